@@ -1,0 +1,231 @@
+"""Every error of polos-redis: one tree, each message one sentence that says what to do.
+
+Catch `PolosError` for all of them. `ResumeError` groups the refusals of a resume;
+`StepExecutionError` is what a workflow sees when a step has finally failed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+
+class PolosError(Exception):
+    """Base of all errors raised by polos-redis."""
+
+
+class ConfigurationError(PolosError):
+    """An option, environment variable or server setting that can't work; says which and why."""
+
+
+# --- the way to Redis -------------------------------------------------------------------
+
+
+class RedisUnavailableError(PolosError):
+    """Redis could not be reached, or was not able to serve, for as long as the caller waits."""
+
+
+class RedisRefusedError(PolosError):
+    """Redis answered a call with an error that repeating it won't cure (rights, memory, type)."""
+
+
+class ConnectionLostError(PolosError):
+    """The connection ended while a call was under way: whether it took effect is not known."""
+
+
+# --- values -----------------------------------------------------------------------------
+
+
+class StoredValueError(PolosError, ValueError):
+    """Base of what can be wrong with a value that is stored or read back."""
+
+
+class NotStorableError(StoredValueError, TypeError):
+    """A value that can't be stored; the message names the path inside it, e.g. `$.items[3].file`."""
+
+
+class ValueTooLargeError(StoredValueError):
+    """A value over the size limit (1 MiB by default)."""
+
+
+class UnreadableValueError(StoredValueError):
+    """A stored value that can't be read here: damaged, or of a type this process has not imported."""
+
+
+class InvalidInputError(StoredValueError):
+    """The input does not fit the workflow's declared type; the message names the fields."""
+
+
+# --- inside a workflow ------------------------------------------------------------------
+
+
+class StepExecutionError(PolosError):
+    """A step has finally failed: raised on this run and again on every replay.
+
+    `step_key`, `error_type` (the original exception's class name), `error_message` (its text) and
+    `attempts` (how often it was tried) are kept from the original failure.
+    """
+
+    def __init__(self, step_key: str, error_type: str, error_message: str, attempts: int = 1) -> None:
+        self.step_key = step_key
+        self.error_type = error_type
+        self.error_message = error_message
+        self.attempts = attempts
+        super().__init__(step_key, error_type, error_message, attempts)
+
+    def __str__(self) -> str:
+        times = "once" if self.attempts == 1 else f"{self.attempts} times"
+        return f"step {self.step_key!r} failed (tried {times}): {self.error_type}: {self.error_message}"
+
+
+class SuspendTimeoutError(StepExecutionError):
+    """Nobody answered a suspension before its deadline."""
+
+    def __init__(self, step_key: str, timeout_seconds: float, attempts: int = 1) -> None:
+        self.timeout_seconds = timeout_seconds
+        super().__init__(
+            step_key, "SuspendTimeoutError", f"nobody answered within {timeout_seconds:g} s", attempts
+        )
+
+    def __str__(self) -> str:
+        return f"suspension {self.step_key!r} timed out: {self.error_message}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.step_key, self.timeout_seconds, self.attempts))
+
+
+class StepKeyError(PolosError):
+    """A step key used twice in one execution, or replayed as another kind of step.
+
+    The execution stops with this error whatever the workflow catches: it never goes on with the
+    value of another step.
+    """
+
+
+# --- executions -------------------------------------------------------------------------
+
+
+class ExecutionNotFoundError(PolosError):
+    """No execution with this id (it never was, or its retention has passed)."""
+
+    def __init__(self, execution_id: str) -> None:
+        self.execution_id = execution_id
+        super().__init__(
+            f"there is no execution {execution_id!r} in this namespace: check the id, the namespace "
+            "and the Redis URL; a finished execution is kept for its retention only"
+        )
+
+
+class ExecutionFailedError(PolosError):
+    """The execution failed. `error_type`, `error_message` and `traceback` are the workflow's own."""
+
+    def __init__(self, execution_id: str, error_type: str, error_message: str, traceback: str = "") -> None:
+        self.execution_id = execution_id
+        self.error_type = error_type
+        self.error_message = error_message
+        self.traceback = traceback
+        super().__init__(execution_id, error_type, error_message, traceback)
+
+    def __str__(self) -> str:
+        text = f"execution {self.execution_id} failed: {self.error_type}: {self.error_message}"
+        return f"{text}\n\n{self.traceback}" if self.traceback else text
+
+
+class ExecutionCancelledError(PolosError):
+    """The execution was cancelled; `by` says by whom, where that is known."""
+
+    def __init__(self, execution_id: str, by: str | None = None) -> None:
+        self.execution_id = execution_id
+        self.by = by
+        super().__init__(execution_id, by)
+
+    def __str__(self) -> str:
+        return f"execution {self.execution_id} was cancelled" + (f" by {self.by}" if self.by else "")
+
+
+class WorkerLostError(PolosError):
+    """The execution ended with its worker `max_deliveries` times in a row, so it was failed."""
+
+
+# --- the refusals of a resume -----------------------------------------------------------
+
+
+class ResumeError(PolosError):
+    """Base of the refusals of a resume: nothing was changed."""
+
+
+class AlreadyResumedError(ResumeError):
+    """Another answer was accepted before; `resumed_by` and `resumed_at` say whose and when."""
+
+    def __init__(self, execution_id: str, step_key: str, resumed_by: str | None, resumed_at: datetime) -> None:
+        self.execution_id = execution_id
+        self.step_key = step_key
+        self.resumed_by = resumed_by
+        self.resumed_at = resumed_at
+        super().__init__(execution_id, step_key, resumed_by, resumed_at)
+
+    def __str__(self) -> str:
+        who = f"by {self.resumed_by} " if self.resumed_by else ""
+        when = self.resumed_at.isoformat(sep=" ", timespec="seconds")
+        return (
+            f"suspension {self.step_key!r} of {self.execution_id} was already answered {who}"
+            f"at {when} with another answer; that one stands"
+        )
+
+
+class SuspensionExpiredError(ResumeError):
+    """The suspension's deadline has passed; `expired_at` says when."""
+
+    def __init__(self, execution_id: str, step_key: str, expired_at: datetime) -> None:
+        self.execution_id = execution_id
+        self.step_key = step_key
+        self.expired_at = expired_at
+        super().__init__(execution_id, step_key, expired_at)
+
+    def __str__(self) -> str:
+        when = self.expired_at.isoformat(sep=" ", timespec="seconds")
+        return f"suspension {self.step_key!r} of {self.execution_id} timed out at {when}: it takes no answer any more"
+
+
+class ExecutionFinishedError(ResumeError):
+    """The execution has ended (or was cancelled), so nothing waits for this any more."""
+
+    def __init__(self, execution_id: str, status: str, what: str = "") -> None:
+        self.execution_id = execution_id
+        self.status = status
+        super().__init__(execution_id, status, what)
+        self.what = what
+
+    def __str__(self) -> str:
+        subject = f"{self.what} of " if self.what else "execution "
+        return f"{subject}{self.execution_id} was closed: the execution is {self.status}"
+
+
+class SuspensionNotFoundError(ResumeError):
+    """No such suspension; `open_steps` lists the step keys that do wait."""
+
+    def __init__(self, execution_id: str, step_key: str, open_steps: list[str]) -> None:
+        self.execution_id = execution_id
+        self.step_key = step_key
+        self.open_steps = open_steps
+        super().__init__(execution_id, step_key, open_steps)
+
+    def __str__(self) -> str:
+        waiting = ", ".join(repr(key) for key in self.open_steps)
+        return f"execution {self.execution_id} has no suspension {self.step_key!r}; " + (
+            f"open: {waiting}" if waiting else "none is open"
+        )
+
+
+class AmbiguousSuspensionError(ResumeError):
+    """Several open suspensions fit; `candidates` lists them: name one."""
+
+    def __init__(self, execution_id: str, candidates: list[str]) -> None:
+        self.execution_id = execution_id
+        self.candidates = candidates
+        super().__init__(execution_id, candidates)
+
+    def __str__(self) -> str:
+        return (
+            f"execution {self.execution_id} has {len(self.candidates)} open suspensions "
+            f"({', '.join(repr(c) for c in self.candidates)}): name the one that is answered"
+        )

@@ -1,0 +1,81 @@
+"""The only place that spells a Redis key.
+
+Every key begins with its partition's prefix, `polos:{<namespace>:<p>}:`; the braces put a whole
+partition into one cluster slot. A script is given that prefix as its one KEYS argument and adds
+the names below to it; `scripts/` repeats them literally and `tests/test_keys.py` holds the two
+against each other.
+"""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from polos_redis.errors import ConfigurationError
+
+EXEC = "exec:"  # hash: one execution
+JOURNAL = "journal:"  # hash: its step records; the field "" counts its changes
+EARLY = "early:"  # hash: answers that came before their suspension
+QUEUE = "queue:"  # stream: one entry per runnable execution
+TOPIC = "topic:"  # stream: events
+INDEX = "index:"  # zset: executions of one status and workflow by creation time
+REPLY = "reply:"  # sharded pub/sub channel of one client or worker
+TIMERS = "timers"  # zset: due time in ms -> what to wake
+SUSPENSIONS = "suspensions"  # zset: open suspensions by opening time
+EXPIRY = "expiry"  # zset: finished executions by the time their retention ends
+WORKFLOWS = "workflows"  # set: every workflow id that has been invoked here
+WORKERS = "workers"  # hash: worker id -> lease counter
+SERVES = "serves"  # hash: worker id -> what it serves (msgpack)
+PUMP = "pump"  # string with a TTL: the worker that fires the timers
+META = "meta"  # hash: facts fixed for the namespace
+
+GROUP = "workers"  # the consumer group of every queue
+DEFAULT_QUEUE = "default"
+
+ID_LENGTH = 32
+
+
+def prefix(namespace: str, partition: int) -> str:
+    """The beginning of every key of one partition."""
+    return f"polos:{{{namespace}:{partition}}}:"
+
+
+def check_namespace(namespace: str) -> str:
+    """Refuse a namespace that would break out of the braces of its keys."""
+    if not namespace or len(namespace) > 200 or any(c in "{}" or c.isspace() for c in namespace):
+        raise ConfigurationError(
+            f"the namespace {namespace!r} can't be used: it needs 1 to 200 characters, none of them a brace or blank"
+        )
+    return namespace
+
+
+def root_of(execution_id: str) -> str:
+    """The root execution's id: a child's id is `<root id>.<hash>`."""
+    return execution_id.partition(".")[0]
+
+
+def partition_of(name: str, partitions: int) -> int:
+    """The partition of a root execution id or of a free topic."""
+    return 0 if partitions == 1 else crc32(name.encode("utf-8", "surrogatepass")) % partitions
+
+
+def is_execution_id(text: str) -> bool:
+    """Whether text has the shape of an execution id (32 hex digits, and a child's hash)."""
+    root, _, child = text.partition(".")
+    return (
+        len(root) == ID_LENGTH
+        and all(c in "0123456789abcdef" for c in root)
+        and all(c in "0123456789abcdef" for c in child)
+    )
+
+
+def suspension_topic(step_key: str, execution_id: str) -> str:
+    """The topic of one suspension, as it stands in its suspend event."""
+    return f"{step_key}/{execution_id}"
+
+
+def parse_topic(topic: str) -> tuple[str | None, str | None]:
+    """(step key, execution id) of a suspension's topic, (None, id) of a workflow's, else two None."""
+    step_key, slash, last = topic.rpartition("/")
+    if not is_execution_id(last):
+        return None, None
+    return (step_key, last) if slash else (None, last)
