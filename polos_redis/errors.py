@@ -229,3 +229,10 @@ class AmbiguousSuspensionError(ResumeError):
             f"execution {self.execution_id} has {len(self.candidates)} open suspensions "
             f"({', '.join(repr(c) for c in self.candidates)}): name the one that is answered"
         )
+
+
+# --- events -----------------------------------------------------------------------------
+
+
+class EventsTrimmedError(PolosError):
+    """The event to continue from is no longer in its topic, so a gap can't be ruled out."""

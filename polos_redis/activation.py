@@ -1,0 +1,622 @@
+"""One pass of a workflow's code on a worker: replay the journal, run what is new, park or finish.
+
+The workflow runs as one task. Everything that decides about it (parking, finishing, losing it) happens
+outside of that task, in callbacks and tasks of ours, so that nothing user code does with cancellation can
+change the outcome. Every write is fenced by the entry and the owner nonce; an activation that is told it
+has been lost ends at once and what its code still does is discarded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass
+from enum import Enum, auto
+from types import CodeType
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+import msgpack
+
+from polos_redis import codec, journal, tasks
+from polos_redis.errors import ConnectionLostError, PolosError, StepKeyError, UnreadableValueError
+from polos_redis.journal import StepRecord, SuspensionRecord
+from polos_redis.store import LOST, Fence, Loaded, Store, raw, text
+
+if TYPE_CHECKING:
+    from polos_redis.workflow import Workflow
+
+logger = logging.getLogger("polos.execution")
+
+IDLE_SECONDS = 0.05  # nothing may have touched ctx for this long, and
+IDLE_TURNS = 16  # for this many turns of the loop, before siblings of a wait are held for idle
+NOTICE_SECONDS = 0.02  # a start is told at once only when the thing lasts longer
+CANCEL_AGAIN_SECONDS = 5.0
+
+
+Place = tuple[CodeType, int]  # where a ctx call stands
+
+
+def described(place: Place) -> str:
+    """file:line of a ctx call."""
+    return f"{place[0].co_filename.rpartition('/')[2]}:{place[1]}"
+
+
+class State(Enum):
+    """Where an activation stands."""
+
+    RUNNING = auto()
+    PARKING = auto()  # the park script is under way: new ctx calls wait for its answer
+    FINISHING = auto()  # the code has returned; its result is on the way
+    ENDED = auto()
+
+
+class Host(Protocol):
+    """What an activation needs of its worker."""
+
+    store: Store
+    worker_id: str
+    value_limit: int
+    draining: bool
+
+    def lease_is_fresh(self) -> bool: ...
+    async def wait_for_lease(self) -> None: ...
+    def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]: ...
+    def spawn(self, coro: Coroutine[Any, Any, Any]) -> None: ...
+    def released(self, activation: Activation) -> None: ...
+    def hand_back(self, activation: Activation) -> None: ...
+
+
+@dataclass(slots=True)
+class Wait:
+    """An open wait that the workflow's code awaits now."""
+
+    future: asyncio.Future[bytes]
+    by_main: bool
+
+
+_WORKFLOW_START = b"workflow_start"
+_STEP_START = b"step_start"
+_STEP_FINISH = b"step_finish"
+
+
+class Activation:
+    """One activation; created by the worker for a delivered entry."""
+
+    __slots__ = (
+        "_fatal",
+        "_gate",
+        "_idle_armed",
+        "_notices",
+        "_outcome",
+        "_touched",
+        "_touches",
+        "_verifying",
+        "children",
+        "ended_as",
+        "epoch",
+        "fence",
+        "host",
+        "id",
+        "in_flight",
+        "input",
+        "journal",
+        "known",
+        "losses",
+        "main",
+        "mark",
+        "places",
+        "queue",
+        "root",
+        "run",
+        "running",
+        "started",
+        "state",
+        "waits",
+        "workflow",
+    )
+
+    def __init__(
+        self, host: Host, workflow: Workflow[Any, Any], execution_id: str, entry: bytes, run: int, queue: str
+    ) -> None:
+        self.host = host
+        self.workflow = workflow
+        self.id = execution_id
+        self.queue = queue
+        self.run = run
+        self.root = execution_id.partition(".")[0]
+        self.mark = b"" if self.root == execution_id else b"\0" + execution_id.encode()
+        owner = f"{host.worker_id}:{secrets.token_hex(6)}".encode()
+        self.fence = Fence(host.store.prefix(execution_id), execution_id.encode(), entry, owner)
+        self.state = State.RUNNING
+        self.ended_as = ""
+        self.journal: dict[bytes, bytes] = {}
+        self.known = 0
+        self.epoch = host.store.wire.epoch
+        self.losses = 0
+        self.started = False
+        self.input: Any = None
+        self.places: dict[str, Place] = {}
+        self.waits: dict[str, Wait] = {}
+        self.running: dict[str, tuple[float, int]] = {}
+        self.in_flight = 0
+        self.children: set[asyncio.Task[Any]] = set()
+        self.main: asyncio.Task[Any] | None = None
+        self._fatal: PolosError | None = None
+        self._gate: asyncio.Event | None = None
+        self._idle_armed = False
+        self._notices: dict[str, bytes] = {}
+        self._outcome: asyncio.Task[Any] | None = None
+        self._touched = 0.0
+        self._touches = 0
+        self._verifying: asyncio.Future[None] | None = None
+
+    # --- beginning ----------------------------------------------------------------------
+
+    def begin(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Start the workflow's code."""
+        context = copy_context()
+        context.run(tasks.OWNER.set, self)
+        loop = asyncio.get_running_loop()
+        self._touched = loop.time()
+        self.main = asyncio.Task(tasks.guard(call()), loop=loop, context=context)
+        self.main.add_done_callback(self._main_done, context=tasks.OUTSIDE)
+        logger.info("start", extra={"execution": self.id, "workflow": self.workflow.id, "run": self.run})
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        """Take a task the workflow's code has started; it ends with this activation."""
+        if self.state is State.ENDED:
+            task.get_loop().call_soon(task.cancel, context=tasks.OUTSIDE)
+            return
+        self.children.add(task)
+        task.add_done_callback(self._child_done, context=tasks.OUTSIDE)
+
+    def _child_done(self, task: asyncio.Task[Any]) -> None:
+        self.children.discard(task)
+        if self.state is State.ENDED and not task.cancelled():
+            task.exception()  # whatever it was, it is discarded; asyncio need not report it
+
+    def take(self, loaded: Loaded, epoch: int) -> None:
+        """What the store knows of an execution that was begun before."""
+        self.journal = loaded.journal
+        self.known = int(loaded.journal.get(journal.COUNT, b"0"))
+        self.started = loaded.started
+        self.losses = loaded.losses
+        self.epoch = epoch
+
+    def fail_before_start(self, error: BaseException) -> None:
+        """The input can't be read or does not fit: fail the execution without running its code."""
+
+        async def refuse() -> NoReturn:
+            raise error
+
+        self.begin(refuse)
+
+    # --- calls of ctx -------------------------------------------------------------------
+
+    async def enter(self, key: str, place: Place) -> bytes | None:
+        """Begin a ctx call: pass the gate, refuse a used key; returns the key's record if it is journaled."""
+        if self.state is not State.RUNNING or self.host.draining or not self.host.lease_is_fresh():
+            await self.pass_gate()
+        self.touch()
+        if not isinstance(key, str) or not key:
+            raise self.stop_with(
+                StepKeyError(f"a step key is a string that is not empty, not {key!r} (at {described(place)})")
+            )
+        if key in self.places:
+            raise self.stop_with(
+                StepKeyError(
+                    f"step key {key!r} is used twice in one execution, at {described(self.places[key])} and at "
+                    f"{described(place)}: every step of an execution needs a key of its own"
+                )
+            )
+        self.places[key] = place
+        return self.journal.get(raw(key))
+
+    async def pass_gate(self) -> None:
+        """Before something new begins: wait while parking, for a fresh lease, or leave when it is over."""
+        while self.state is not State.RUNNING or self.host.draining or not self.host.lease_is_fresh():
+            self.touch()
+            if self.state is State.PARKING:
+                if self._gate is None:
+                    self._gate = asyncio.Event()
+                await self._gate.wait()
+            elif self.over:
+                await self.leave()
+            elif self.host.draining:
+                self.host.hand_back(self)
+                self.end("handed back")
+            else:
+                await self.host.wait_for_lease()
+                await self.verify()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing that the code does counts any more."""
+        return self.state is State.ENDED or self.state is State.FINISHING
+
+    def landed(self) -> None:
+        """A step is no longer in flight; its siblings may be idle now."""
+        self.in_flight -= 1
+        self.arm()
+
+    async def leave(self) -> NoReturn:
+        """A ctx call after the end: yield once, so that a loop around it can't spin, then be cancelled."""
+        await asyncio.sleep(0)
+        raise asyncio.CancelledError("this activation has ended")
+
+    def stop_with(self, error: PolosError) -> PolosError:
+        """The execution will fail with this error, whatever the workflow catches."""
+        self._fatal = self._fatal or error
+        return error
+
+    def touch(self) -> None:
+        """Workflow code has called ctx: it is not idle."""
+        self._touches += 1
+        self._touched = asyncio.get_running_loop().time()
+
+    # --- writes -------------------------------------------------------------------------
+
+    def first_events(self) -> list[bytes]:
+        """The start event, when it has not been told yet; every write carries it until one has."""
+        if self.started:
+            return []
+        self.started = True
+        data = codec.encode({"workflow_id": self.workflow.id, "execution_id": self.id})
+        return [_WORKFLOW_START + self.mark, data]
+
+    async def commit(self, key: str, record: bytes, send: Callable[[], asyncio.Future[Any]]) -> int:
+        """Send a fenced write of one record until it is known to have happened; ends the activation if lost."""
+        while True:
+            if self.epoch != self.host.store.wire.epoch:
+                await self.verify()
+                found = self.journal.get(name)
+                if found is not None and found.startswith(record):
+                    return self.known
+            try:
+                reply = await send()
+            except ConnectionLostError:
+                await self.reconnect()
+                continue
+            except PolosError as error:
+                logger.error("write refused", extra={"execution": self.id, "error": str(error)})
+                self.host.hand_back(self)
+                self.end("refused")
+                await self.leave()
+            changes: int = reply if type(reply) is int else reply[0]
+            if changes < 0:
+                await self.lost(changes)
+            self.known = changes
+            if record:
+                self.journal[name] = record
+            elif type(reply) is not int:
+                self.journal[name] = reply[1]
+            return changes
+
+    async def reconnect(self) -> None:
+        """After a lost connection: be connected again (the epoch has then changed)."""
+        await self.host.store.wire.call("PING", patience=None)
+        if self.state is State.ENDED:
+            await self.leave()
+
+    async def lost(self, code: int) -> NoReturn:
+        """A write was refused by the fence: this activation is over, and its entry is not ours to keep."""
+        self.dropped("lost" if code == LOST else "journal went back")
+        await self.leave()
+
+    def dropped(self, why: str) -> None:
+        """End without a trace in the store, but for handing back what may still be pending here."""
+        if self.state is not State.ENDED:
+            logger.warning("dropped", extra={"execution": self.id, "why": why})
+            self.host.hand_back(self)
+            self.end(why)
+
+    async def verify(self) -> None:
+        """Read the journal again and compare it with what this activation was told.
+
+        Needed after every reconnect: the store may have gone back in time, or an answer may have come while
+        nobody could tell us. A difference ends the activation; an answer is passed on.
+        """
+        if self._verifying is not None:
+            await asyncio.shield(self._verifying)
+        else:
+            self._verifying = asyncio.get_running_loop().create_future()
+            try:
+                await self._verify()
+            finally:
+                self._verifying.set_result(None)
+                self._verifying = None
+        if self.state is State.ENDED:
+            await self.leave()
+
+    async def _verify(self) -> None:
+        while True:
+            epoch = self.host.store.wire.epoch
+            loaded = await self.host.store.load(self.fence)
+            if epoch == self.host.store.wire.epoch:
+                break
+        if self.state is State.ENDED:
+            return
+        if loaded is None:
+            return self.dropped("lost")
+        for name, told in self.journal.items():
+            if name == journal.COUNT:
+                continue
+            now = loaded.journal.get(name)
+            if now is None or not (now.startswith(told) or _may_become(told, now)):
+                return self.dropped("journal went back")
+        known = int(loaded.journal.get(journal.COUNT, b"0"))
+        if known < self.known:
+            return self.dropped("journal went back")
+        self.epoch = epoch
+        self.known = known
+        self.started = self.started and loaded.started
+        self.journal = loaded.journal
+        for key in list(self.waits):
+            self.told(key, loaded.journal[raw(key)])
+
+    # --- waits --------------------------------------------------------------------------
+
+    async def wait(self, key: str) -> bytes:
+        """Wait for the decision of an open wait; returns its record."""
+        loop = asyncio.get_running_loop()
+        wait = Wait(loop.create_future(), asyncio.current_task() is self.main)
+        self.waits[key] = wait
+        notice = self._notices.pop(key, None)
+        if notice is not None:
+            self.told(key, notice)
+        else:
+            self._maybe_park(wait)
+        try:
+            return await wait.future
+        finally:
+            if self.waits.get(key) is wait:
+                del self.waits[key]
+            self.touch()
+
+    def told(self, key: str, record: bytes) -> None:
+        """A decision reaches this activation: from the reply stream, a park or a second look."""
+        if _is_open(record):
+            return
+        wait = self.waits.get(key)
+        if wait is None:
+            self._notices[key] = record  # it may be on its way to wait for this
+            return
+        if wait.future.done():
+            return
+        self.journal[raw(key)] = record
+        self.touch()
+        wait.future.set_result(record)
+
+    def _maybe_park(self, wait: Wait) -> None:
+        """Park at once when nobody else can touch ctx, else when everybody has been idle for a while."""
+        if self.in_flight == 0 and not self.children and all(w.by_main for w in self.waits.values()):
+            self._park()
+        else:
+            self.arm()
+
+    def arm(self) -> None:
+        """Look for idleness in a while, if there is a wait to park at."""
+        if self._idle_armed or not self.waits or self.state is not State.RUNNING:
+            return
+        self._idle_armed = True
+        asyncio.get_running_loop().call_later(IDLE_SECONDS, self._look_idle, context=tasks.OUTSIDE)
+
+    def _look_idle(self) -> None:
+        self._idle_armed = False
+        if self.state is not State.RUNNING or self.in_flight or not self.waits:
+            return  # the end of the step in flight looks again
+        if asyncio.get_running_loop().time() - self._touched < IDLE_SECONDS:
+            self.arm()
+        else:
+            self._idle_armed = True
+            self._count_turns(IDLE_TURNS, self._touches)
+
+    def _count_turns(self, left: int, touches: int) -> None:
+        if left and touches == self._touches and self.state is State.RUNNING:
+            asyncio.get_running_loop().call_soon(self._count_turns, left - 1, touches, context=tasks.OUTSIDE)
+            return
+        self._idle_armed = False
+        if touches != self._touches:
+            self.arm()
+        elif self.state is State.RUNNING and self.waits and not self.in_flight:
+            self._park()
+
+    def _park(self) -> None:
+        if all(wait.future.done() for wait in self.waits.values()):
+            return
+        self.state = State.PARKING
+        self.host.spawn(self._parking())
+
+    async def _parking(self) -> None:
+        waits = [raw(key) for key in self.waits]
+        while True:
+            try:
+                if self.epoch != self.host.store.wire.epoch:
+                    await self.verify()
+                reply = await self.host.store.park(self.fence, self.known, waits)
+            except ConnectionLostError:
+                await self.reconnect()
+                continue
+            except PolosError as error:
+                return self.dropped(f"park refused: {error}")
+            break
+        if self.state is State.ENDED:
+            return
+        if reply == 0:
+            logger.info(
+                "park", extra={"execution": self.id, "workflow": self.workflow.id, "waits": [*self.waits]}
+            )
+            return self.end("parked")
+        if type(reply) is int:
+            return self.dropped("lost" if reply == LOST else "journal went back")
+        self.state = State.RUNNING
+        self._open_gate()
+        for key, record in zip(reply[1::2], reply[2::2], strict=True):
+            self.told(text(key), record)
+        if self._outcome is not None:
+            self._finish(self._outcome)
+        else:
+            self.arm()
+
+    # --- the end ------------------------------------------------------------------------
+
+    def _main_done(self, task: asyncio.Task[Any]) -> None:
+        error = None if task.cancelled() else task.exception()  # retrieved, so that asyncio does not complain
+        del error
+        if self.state is State.PARKING:
+            self._outcome = task  # if the park does not happen, this is how it ended
+        elif self.state is State.RUNNING:
+            self._finish(task)
+
+    def _finish(self, task: asyncio.Task[Any]) -> None:
+        self.state = State.FINISHING
+        status, value, event = self._outcome_of(task)
+        events = self.first_events()
+        unreached = [name for name in self.journal if name and text(name) not in self.places]
+        if unreached and status == "completed":
+            logger.warning(
+                "journaled steps were not reached",
+                extra={"execution": self.id, "steps": [text(name) for name in unreached]},
+            )
+        packed = msgpack.packb([text(name) for name in unreached]) if unreached else b""
+        self._send_finish((status, value, event, packed, events))
+
+    def _send_finish(self, call: tuple[str, bytes, bytes, bytes, Sequence[bytes]]) -> None:
+        if self.epoch != self.host.store.wire.epoch:
+            self.host.spawn(self._finish_again(call))
+            return
+        future = self.host.store.finish(self.fence, self.known, *call)
+
+        def finished(future: asyncio.Future[Any]) -> None:
+            error = future.exception()
+            if isinstance(error, ConnectionLostError):
+                self.host.spawn(self._finish_again(call))
+            elif error is not None:
+                self.dropped(f"finish refused: {error}")
+            elif future.result() != 0:
+                self.dropped("lost" if future.result() == LOST else "journal went back")
+            else:
+                logger.info(
+                    "finish", extra={"execution": self.id, "workflow": self.workflow.id, "status": call[0]}
+                )
+                self.end("finished")
+
+        future.add_done_callback(finished, context=tasks.OUTSIDE)
+
+    async def _finish_again(self, call: tuple[str, bytes, bytes, bytes, Sequence[bytes]]) -> None:
+        await self.reconnect()
+        ended = await self.host.store.watch(self.id, "")
+        if ended is not None and ended.status in ("completed", "failed", "cancelled"):
+            self.end("finished")  # by the call whose answer was lost, or by somebody who was allowed to
+            return
+        await self.verify()
+        self._send_finish(call)
+
+    def _outcome_of(self, task: asyncio.Task[Any]) -> tuple[str, bytes, bytes]:
+        error: BaseException | None = self._fatal
+        if error is None:
+            try:
+                output = codec.encode(task.result(), limit=self.host.value_limit)
+            except asyncio.CancelledError:
+                error = tasks.WorkflowExit("the workflow's code cancelled its own task")
+            except BaseException as raised:
+                error = raised
+            else:
+                return "completed", output, b"\x82\xa6status\xa9completed\xa6result" + output
+        described = journal.text_of(error)
+        event = codec.encode({"status": "failed", "error": f"{type(error).__name__}: {described}"})
+        return "failed", journal.error_record(error), event
+
+    def end(self, how: str) -> None:
+        """It is over here: free the slot at once, then end what is left of the code, and discard it."""
+        if self.state is State.ENDED:
+            return
+        self.state = State.ENDED
+        self.ended_as = how
+        self.host.released(self)
+        self._open_gate()
+        if (self.main is not None and not self.main.done()) or self.children:
+            self._cancel_rest()
+            if (self.main is not None and not self.main.done()) or self.children:
+                asyncio.get_running_loop().call_later(
+                    CANCEL_AGAIN_SECONDS, self._cancel_again, context=tasks.OUTSIDE
+                )
+
+    def _cancel_rest(self) -> None:
+        # One native cancel of the main task: what it awaits, it cancels itself; then what it has left.
+        if self.main is not None and not self.main.done():
+            self.main.cancel("the activation has ended")
+        asyncio.get_running_loop().call_soon(self._cancel_children, context=tasks.OUTSIDE)
+
+    def _cancel_children(self) -> None:
+        for task in list(self.children):
+            task.cancel("the activation has ended")
+
+    def _cancel_again(self) -> None:
+        left = [task for task in (self.main, *self.children) if task is not None and not task.done()]
+        if left:
+            logger.warning("code still runs after its activation's end", extra={"execution": self.id, "tasks": len(left)})
+            self._cancel_rest()
+
+    def _open_gate(self) -> None:
+        if self._gate is not None:
+            self._gate.set()
+            self._gate = None
+
+    # --- start notices ------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Tell the start of what has lasted a while; called by the worker every 20 ms."""
+        if self.state is not State.RUNNING or self.epoch != self.host.store.wire.epoch:
+            return
+        events: list[bytes] = []
+        if not self.started and now - self._touched > NOTICE_SECONDS:
+            events += self.first_events()
+        for key, (since, attempt) in self.running.items():
+            if since and now - since > NOTICE_SECONDS:
+                self.running[key] = (0.0, attempt)
+                events += self.first_events()
+                events += self.step_start(key, attempt)
+        if not events:
+            return
+        future = self.host.store.write(self.fence, self.known, b"", b"", events)
+        future.add_done_callback(self._noticed, context=tasks.OUTSIDE)
+
+    def _noticed(self, future: asyncio.Future[int]) -> None:
+        if future.exception() is None and future.result() < 0:
+            self.dropped("lost" if future.result() == LOST else "journal went back")
+
+    def step_start(self, key: str, attempt: int) -> list[bytes]:
+        data = codec.encode({"step_key": key, "attempt": attempt})
+        return [_STEP_START + self.mark, data]
+
+    def step_finish(self, key: str, attempt: int, status: str, error: str | None = None) -> list[bytes]:
+        data: dict[str, Any] = {"step_key": key, "attempt": attempt, "status": status}
+        if error is not None:
+            data["error"] = error
+        return [_STEP_FINISH + self.mark, codec.encode(data)]
+
+
+def _is_open(record: bytes) -> bool:
+    return journal.parse(record).status in ("open", "backoff")
+
+
+def _may_become(told: bytes, now: bytes) -> bool:
+    """Whether a record may have changed so while we looked away: an open one may have been decided."""
+    before, after = journal.parse(_whole(told)), journal.parse(now)
+    if isinstance(before, SuspensionRecord):
+        return isinstance(after, SuspensionRecord) and before.status == "open" and before.opened_ms == after.opened_ms
+    # only the owner writes a step, so a change is our own write whose answer was lost, or its timer
+    return isinstance(after, StepRecord) and before.status in ("retry", "backoff")
+
+
+def _whole(record: bytes) -> bytes:
+    """A step's record as we sent it lacks its last item, the time, which the script adds."""
+    try:
+        journal.parse(record)
+    except UnreadableValueError:
+        return record + b"\x00"
+    return record

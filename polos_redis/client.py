@@ -1,0 +1,384 @@
+"""The client: start, watch, resume and list executions. Everything a service embeds.
+
+A client connects on first use and need not be closed. It belongs to no event loop: under a second
+`asyncio.run`, or in a forked child, it makes its connections anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from polos_redis import codec, execution, journal, keys, settings
+from polos_redis.errors import (
+    AlreadyResumedError,
+    ConfigurationError,
+    ExecutionFinishedError,
+    ExecutionNotFoundError,
+    SuspensionExpiredError,
+    SuspensionNotFoundError,
+)
+from polos_redis.handle import ExecutionHandle
+from polos_redis.journal import SuspensionRecord
+from polos_redis.notices import Notices
+from polos_redis.page import Page
+from polos_redis.store import FINISHED, STATUSES, Ended, Store, text
+from polos_redis.tail import Tail
+from polos_redis.wire import Wire
+from polos_redis.workflow import Workflow
+
+Out = TypeVar("Out")
+
+RECHECK_SECONDS = 10.0  # a notice may be lost: ask the execution itself this often
+LIST_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A resume that was taken. `outcome` is "accepted" (it woke the workflow), "same" (this very answer had
+    been accepted before: no effect) or "early" (kept until the suspension opens). Who and when are those of
+    the answer that stands."""
+
+    outcome: Literal["accepted", "same", "early"]
+    execution_id: str
+    step_key: str
+    resumed_by: str | None
+    resumed_at: datetime
+
+
+class _Session:
+    """A client's connections in one event loop of one process."""
+
+    def __init__(self, client: PolosClient) -> None:
+        from polos_redis import scripts
+
+        self.pid = os.getpid()
+        self.wire = Wire(client.url, name="polos-client", scripts=scripts.ALL)
+        self.store = Store(self.wire, client.namespace, client.partitions, client.patience)
+        self.name = os.urandom(6).hex()
+        self.notices = Notices(client.url, self.store.prefixes, self.name, self._received, self._look_again)
+        self.tail = Tail(client.url, self.wire)
+        self.ends: dict[bytes, list[asyncio.Future[Ended | None]]] = {}
+        self.checked = False
+        self.listening = False
+
+    def _received(self, notice: list[Any]) -> None:
+        if notice[0] != b"done":
+            return
+        _, id, status, field, value = notice
+        ended: Ended | None = None
+        if value is not None and value is not False:
+            ended = Ended(
+                text(status),
+                value if field == b"output" else None,
+                value if field == b"error" else None,
+                (text(value) or None) if field == b"cancelled_by" else None,
+            )
+        for future in self.ends.get(id, ()):
+            if not future.done():
+                future.set_result(ended)
+
+    def _look_again(self) -> None:
+        for futures in self.ends.values():
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
+
+    async def wait_for_end(self, execution_id: str) -> Ended:
+        if not self.listening:
+            await self.notices.start()
+            self.listening = True
+        id = execution_id.encode("utf-8", "surrogatepass")
+        loop = asyncio.get_running_loop()
+        while True:
+            future: asyncio.Future[Ended | None] = loop.create_future()
+            waiting = self.ends.setdefault(id, [])
+            waiting.append(future)
+            try:
+                ended = await self.store.watch(execution_id, self.name)
+                if ended is None:
+                    raise ExecutionNotFoundError(execution_id)
+                if ended.status in FINISHED:
+                    return ended
+                again = loop.call_later(RECHECK_SECONDS, _resolve, future)
+                try:
+                    ended = await future
+                finally:
+                    again.cancel()
+                if ended is not None:
+                    return ended
+            finally:
+                waiting.remove(future)
+                if not waiting:
+                    self.ends.pop(id, None)
+
+    async def close(self) -> None:
+        await self.tail.close()
+        await self.notices.close()
+        await self.wire.close()
+
+    def abort(self) -> None:
+        for connection in (self.tail, self.notices, self.wire):
+            connection.abort()
+
+
+def _resolve(future: asyncio.Future[Ended | None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class PolosClient:
+    """Starts, watches, resumes and lists the executions of one namespace on one Redis.
+
+    Every option left out comes from its environment variable, else its default (the README has the table).
+    Safe to share between tasks; calls repeat by themselves while Redis is away, for `patience_seconds`.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        namespace: str | None = None,
+        *,
+        partitions: int | None = None,
+        retention_seconds: float | None = None,
+        max_value_bytes: int | None = None,
+        patience_seconds: float | None = None,
+    ) -> None:
+        self.url: str = settings.resolve("url", url)
+        self.namespace = keys.check_namespace(settings.resolve("namespace", namespace))
+        self.partitions: int = settings.resolve("partitions", partitions)
+        self.retention_ms = int(settings.resolve("retention_seconds", retention_seconds) * 1000)
+        self.max_value_bytes: int = settings.resolve("max_value_bytes", max_value_bytes)
+        self.patience: float = settings.resolve("patience_seconds", patience_seconds)
+        self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Session] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    # --- connections --------------------------------------------------------------------
+
+    async def session(self) -> _Session:
+        """The connections of the running loop, made on first use."""
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None or session.pid != os.getpid():
+            session = self._sessions[loop] = _Session(self)
+        if not session.checked:
+            await session.store.check_partitions()
+            session.checked = True
+        return session
+
+    async def store(self) -> Store:
+        """The state, for the running loop."""
+        return (await self.session()).store
+
+    async def aclose(self) -> None:
+        """Close the connections of this loop; the client may be used again afterwards."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # --- starting -----------------------------------------------------------------------
+
+    async def invoke(self, workflow: Workflow[Any, Out] | str, input: Any = None) -> ExecutionHandle[Out]:
+        """Start an execution of a workflow, or of a workflow id this process need not have imported.
+
+        The input is validated where the workflow is known, and in any case by the worker.
+        """
+        if isinstance(workflow, Workflow):
+            workflow_id = workflow.id
+            input = workflow.check_input(input)
+        else:
+            workflow_id = workflow
+            if not isinstance(workflow_id, str) or not workflow_id:
+                raise ConfigurationError(f"invoke takes a workflow or a workflow's id, not {workflow!r}")
+        packed = codec.encode(input, limit=self.max_value_bytes)
+        store = await self.store()
+        execution_id = os.urandom(16).hex()
+        await store.invoke(execution_id, workflow_id, keys.DEFAULT_QUEUE, packed, self.retention_ms)
+        return ExecutionHandle(self, execution_id, workflow_id)
+
+    def get_handle(self, execution_id: str) -> ExecutionHandle[Any]:
+        """A handle to an execution started anywhere. No call is made; `await` the handle to have it checked."""
+        return ExecutionHandle(self, execution_id)
+
+    async def wait_for_end(self, execution_id: str) -> Ended:
+        """How an execution ended; waits for it. Raises `ExecutionNotFoundError`."""
+        return await (await self.session()).wait_for_end(execution_id)
+
+    # --- deciding -----------------------------------------------------------------------
+
+    async def resume(
+        self,
+        *,
+        suspend_execution_id: str,
+        suspend_step_key: str,
+        data: Any,
+        suspend_workflow_id: str | None = None,
+        resumed_by: str | None = None,
+        early: bool = False,
+        channel: str = "client",
+    ) -> Resumed:
+        """Answer a suspension. Exactly one answer decides it; whoever sees the suspend event can answer.
+
+        `suspend_workflow_id` (the root workflow's id) is taken for symmetry; the execution's id is enough.
+        The same answer again has no effect and gets the first outcome. With `early=True` an answer that
+        comes before its suspension is kept and used when it opens.
+
+        Raises `ExecutionNotFoundError`, `AlreadyResumedError`, `SuspensionExpiredError`,
+        `ExecutionFinishedError` or `SuspensionNotFoundError`; nothing is changed then.
+        """
+        packed = codec.encode(data, limit=self.max_value_bytes)
+        digest = codec.canonical_digest(data)
+        store = await self.store()
+        reply = await store.answer(
+            suspend_execution_id, suspend_step_key, packed, digest, resumed_by or "", channel, early
+        )
+        tag = reply[0]
+        if tag in (b"accepted", b"same", b"kept"):
+            outcome: Literal["accepted", "same", "early"] = (
+                "accepted" if tag == b"accepted" else "same" if tag == b"same" else "early"
+            )
+            who = text(reply[2]) or None
+            return Resumed(outcome, suspend_execution_id, suspend_step_key, who, _moment(reply[1]))
+        if tag == b"other":
+            raise AlreadyResumedError(
+                suspend_execution_id, suspend_step_key, text(reply[2]) or None, _moment(reply[1])
+            )
+        if tag == b"expired":
+            raise SuspensionExpiredError(suspend_execution_id, suspend_step_key, _moment(reply[1]))
+        if tag == b"closed":
+            what = f"suspension {suspend_step_key!r}"
+            raise ExecutionFinishedError(suspend_execution_id, text(reply[1]), what)
+        if tag == b"unknown":
+            raise SuspensionNotFoundError(suspend_execution_id, suspend_step_key, [text(k) for k in reply[1:]])
+        raise ExecutionNotFoundError(suspend_execution_id)
+
+    async def cancel(self, execution_id: str, *, cancelled_by: str | None = None) -> None:
+        """End an execution that waits or is queued. No step of it begins afterwards.
+
+        One that runs just then is ended too: what it still does is discarded, a step in flight included.
+        Raises `ExecutionNotFoundError`, or `ExecutionFinishedError` when it has ended before.
+        """
+        store = await self.store()
+        (run,) = await store.read_fields(execution_id, "run")
+        if run is None:
+            raise ExecutionNotFoundError(execution_id)
+        tag, *rest = await store.cancel(execution_id, int(run), cancelled_by or "")
+        if tag == b"missing":
+            raise ExecutionNotFoundError(execution_id)
+        if tag == b"finished":
+            raise ExecutionFinishedError(execution_id, text(rest[0]))
+        if tag == b"run":
+            await self.cancel(execution_id, cancelled_by=cancelled_by)
+
+    # --- reading ------------------------------------------------------------------------
+
+    async def get_execution(self, execution_id: str) -> dict[str, Any]:
+        """Everything known of an execution, as plain JSON values: id, workflow_id, status, input, result,
+        error (type, message, traceback), created_at / started_at / finished_at (ISO 8601), steps,
+        suspensions (what was shown, who answered, when, how) and open_suspensions."""
+        store = await self.store()
+        fields, records = await asyncio.gather(
+            store.read_execution(execution_id), store.read_journal(execution_id)
+        )
+        if "workflow" not in fields:
+            raise ExecutionNotFoundError(execution_id)
+        return execution.describe(execution_id, fields, records)
+
+    async def list_executions(
+        self,
+        *,
+        status: str | None = None,
+        workflow: str | Workflow[Any, Any] | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[dict[str, Any]]:
+        """Executions, newest first: id, workflow_id, status and times. `cursor` is a page's `next_cursor`."""
+        if status is not None and status not in STATUSES:
+            raise ConfigurationError(f"status is one of {', '.join(STATUSES)}, not {status!r}")
+        before = "+inf" if cursor is None else str(_cursor(cursor))
+        limit = _limit(limit)
+        statuses = STATUSES if status is None else (status,)
+        store = await self.store()
+        rows = await store.list(statuses, _workflow_id(workflow), before, limit)
+        found = [
+            {
+                "id": text(row[0]),
+                "workflow_id": text(row[1]),
+                "status": text(row[2]),
+                "created_at": execution.iso(int(row[3]) / 1000),
+                "started_at": execution.iso(int(row[4] or 0)),
+                "finished_at": execution.iso(int(row[5] or 0)),
+            }
+            for row in rows
+            if row[1] is not None
+        ]
+        return Page(found, text(rows[-1][3]) if len(rows) == limit else None)
+
+    async def list_suspensions(
+        self,
+        *,
+        workflow: str | Workflow[Any, Any] | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[dict[str, Any]]:
+        """Open suspensions, oldest first: what waits, since when, until when, and what is shown."""
+        after = "-inf" if cursor is None else str(_cursor(cursor))
+        limit, wanted = _limit(limit), _workflow_id(workflow)
+        store = await self.store()
+        found: list[dict[str, Any]] = []
+        while True:
+            rows = await store.inbox(after, limit if not wanted else LIST_LIMIT)
+            for index, (id, step_key, workflow_id, opened, packed) in enumerate(rows):
+                after = text(opened)
+                if packed is None or (wanted and text(workflow_id) != wanted):
+                    continue
+                record = journal.parse(packed)
+                if isinstance(record, SuspensionRecord):
+                    one = execution.suspension(text(id), text(step_key), record)
+                    found.append({**one, "workflow_id": text(workflow_id)})
+                if len(found) == limit:
+                    last = index == len(rows) - 1 and len(rows) < (LIST_LIMIT if wanted else limit)
+                    return Page(found, None if last else after)
+            if len(rows) < (LIST_LIMIT if wanted else limit):
+                return Page(found, None)
+
+    async def served_workflows(self) -> set[str]:
+        """The workflow ids that workers announce now."""
+        return await (await self.store()).served()
+
+
+def _moment(milliseconds: Any) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+
+
+def _workflow_id(workflow: str | Workflow[Any, Any] | None) -> str:
+    return workflow.id if isinstance(workflow, Workflow) else workflow or ""
+
+
+def _limit(limit: int) -> int:
+    if not isinstance(limit, int) or not 1 <= limit <= LIST_LIMIT:
+        raise ConfigurationError(f"limit is a whole number from 1 to {LIST_LIMIT}, not {limit!r}")
+    return limit
+
+
+def _cursor(cursor: str) -> int:
+    try:
+        return int(cursor)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"cursor is the next_cursor of a page, not {cursor!r}") from None
+
+

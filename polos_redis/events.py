@@ -1,0 +1,174 @@
+"""Event streams: what executions tell while they run, and what user code publishes.
+
+A stream entry holds one event or several that were told in one write (a step's start and its finish): pairs
+of type and data. An event's id is the entry's id and its place in it, so a reader continues in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from polos_redis import codec, keys
+from polos_redis.client import PolosClient
+from polos_redis.errors import EventsTrimmedError, ExecutionNotFoundError, InvalidInputError
+from polos_redis.store import FINISHED, Store, raw, text
+
+EPOCH_MS = 1_577_836_800_000  # 2020: keeps sequence ids below 2 ** 53, as JSON readers need
+PLACES = 8  # events per entry that a sequence id tells apart
+IDLE_SECONDS = 5.0  # then the end of the execution is looked for where its finish event can't be seen
+
+
+@dataclass(frozen=True, slots=True)
+class EventData:
+    """An event to publish: its type, and any storable value."""
+
+    event_type: str
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a topic. `sequence_id` rises within a topic; `created_at` is the server's time;
+    `metadata` has the execution's id ("execution_id") for events of a workflow's stream."""
+
+    id: str
+    sequence_id: int
+    topic: str
+    event_type: str
+    data: Any
+    created_at: datetime
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+async def publish(client: PolosClient, topic: str, event: EventData) -> str:
+    """Publish an event to a topic; returns its id.
+
+    A "resume" event on a suspension's topic (`{step_key}/{execution_id}`) is a resume, with the same
+    outcomes and errors as `client.resume`.
+    """
+    if not isinstance(topic, str) or not topic:
+        raise InvalidInputError(f"a topic is a text that is not empty, not {topic!r}")
+    if not isinstance(event.event_type, str) or not event.event_type or "\0" in event.event_type:
+        raise InvalidInputError(
+            f"an event_type is a text that is not empty and has no NUL in it, not {event.event_type!r}"
+        )
+    step_key, execution_id = keys.parse_topic(topic)
+    if event.event_type == "resume" and step_key is not None and execution_id is not None:
+        resumed = await client.resume(
+            suspend_execution_id=execution_id, suspend_step_key=step_key, data=event.data, channel="topic"
+        )
+        return f"resume-{resumed.outcome}"
+    data = codec.encode(event.data, limit=client.max_value_bytes)
+    store = await client.store()
+    entry = await store.publish(topic, execution_id or "", client.retention_ms, event.event_type, data)
+    return _event_id(entry, 0)
+
+
+async def stream_topic(
+    client: PolosClient, topic: str, *, last_event_id: str | None = None
+) -> AsyncIterator[Event]:
+    """The events of a topic, from its beginning or after `last_event_id`; goes on for ever.
+
+    Survives reconnects and restarts of Redis without gap or duplicate. Raises `EventsTrimmedError` when the
+    event to continue from is no longer there.
+    """
+    async for event in _stream(client, topic, last_event_id, None):
+        yield event
+
+
+async def stream_workflow(
+    client: PolosClient, root_workflow_id: str, root_execution_id: str, *, last_event_id: str | None = None
+) -> AsyncIterator[Event]:
+    """The events of an execution, from its beginning or after `last_event_id`; ends after its finish event.
+
+    Types: workflow_start, step_start, step_finish, suspend_K, resume_K, timeout_K, workflow_finish, and what
+    user code publishes. Raises `ExecutionNotFoundError`.
+    """
+    async for event in _stream(client, keys.root_of(root_execution_id), last_event_id, root_execution_id):
+        yield event
+
+
+async def _stream(
+    client: PolosClient, topic: str, last_event_id: str | None, execution_id: str | None
+) -> AsyncIterator[Event]:
+    session = await client.session()
+    store = session.store
+    if execution_id is not None and not await _exists(store, execution_id):
+        raise ExecutionNotFoundError(execution_id)
+    key = store.topic_prefix(topic) + keys.TOPIC.encode() + raw(topic)
+    after, skip = await _start(store, key, topic, last_event_id)
+    while True:
+        entries = await session.tail.next(key, after, IDLE_SECONDS)
+        for entry_id, flat in entries:
+            count = len(flat) // 2
+            for place in range(count):
+                if place < skip:
+                    continue
+                event = _event(topic, entry_id, place, flat[2 * place], flat[2 * place + 1], execution_id)
+                yield event
+                if (
+                    execution_id is not None
+                    and event.event_type == "workflow_finish"
+                    and event.metadata["execution_id"] == execution_id
+                ):
+                    return
+            after, skip = entry_id, 0
+        if not entries and execution_id is not None:
+            (status,) = await store.read_fields(execution_id, "status")
+            if (status is None or text(status) in FINISHED) and not await session.tail.next(key, after, 0.05):
+                return  # it ended before the event to continue from
+
+
+async def _exists(store: Store, execution_id: str) -> bool:
+    (status,) = await store.read_fields(execution_id, "status")
+    return status is not None
+
+
+async def _start(store: Store, key: bytes, topic: str, last_event_id: str | None) -> tuple[bytes, int]:
+    """Where to read from: the stream id to read after, and how many events of the next entry to skip."""
+    if last_event_id is None or last_event_id in ("", "0", "0-0"):
+        return b"0-0", 0
+    entry, _, place = last_event_id.partition(".")
+    ms, _, sequence = entry.partition("-")
+    try:
+        order = (int(ms), int(sequence or 0))
+        skip = int(place) + 1 if place else 0
+        if min(*order, skip) < 0 or not place.isascii():
+            raise ValueError
+    except ValueError:
+        raise InvalidInputError(f"last_event_id is the id of an event, not {last_event_id!r}") from None
+    name = f"{order[0]}-{order[1]}"
+    found = await store.wire.call("XRANGE", key, name, name, patience=store.patience)
+    if not found:
+        raise EventsTrimmedError(
+            f"topic {topic!r} no longer has event {last_event_id!r}: what followed it may be gone too; "
+            "read from the beginning instead"
+        )
+    if not skip or skip >= len(found[0][1]) // 2:
+        return name.encode(), 0
+    before = f"{order[0]}-{order[1] - 1}" if order[1] else f"{order[0] - 1}-{2**64 - 1}"
+    return before.encode(), skip
+
+
+def _event(
+    topic: str, entry: bytes, place: int, kind: bytes, data: bytes, execution_id: str | None
+) -> Event:
+    ms, _, sequence = entry.partition(b"-")
+    name, _, child = text(kind).partition("\0")
+    metadata = {} if execution_id is None and not child else {"execution_id": child or keys.root_of(topic)}
+    return Event(
+        id=_event_id(entry, place),
+        sequence_id=(((int(ms) - EPOCH_MS) << 10) + int(sequence)) * PLACES + min(place, PLACES - 1),
+        topic=topic,
+        event_type=name,
+        data=codec.decode(data),
+        created_at=datetime.fromtimestamp(int(ms) / 1000, UTC),
+        metadata=metadata,
+    )
+
+
+def _event_id(entry: bytes, place: int) -> str:
+    return f"{entry.decode()}.{place}"

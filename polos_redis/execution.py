@@ -1,0 +1,112 @@
+"""An execution as people and programs read it: plain JSON values only."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgpack
+
+from polos_redis import codec, journal, keys
+from polos_redis.errors import StoredValueError
+from polos_redis.journal import StepRecord, SuspensionRecord
+from polos_redis.store import text
+
+
+def iso(milliseconds: float | None) -> str | None:
+    """A server time as ISO 8601 in UTC with milliseconds; None for none."""
+    if not milliseconds:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def plain(stored: bytes | None) -> Any:
+    """A stored value as plain JSON; one that can't be read is told as such, never raised."""
+    if not stored:
+        return None
+    try:
+        return codec.to_plain(stored)
+    except StoredValueError as error:
+        return {"_unreadable": str(error)}
+
+
+def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, bytes]) -> dict[str, Any]:
+    """Everything that is known of one execution."""
+
+    def number(name: str) -> int | None:
+        return int(fields[name]) if name in fields else None
+
+    created = number("created")
+    steps, suspensions = [], []
+    for name, stored in records.items():
+        if name == journal.COUNT:
+            continue
+        try:
+            record = journal.parse(stored)
+        except StoredValueError as error:
+            steps.append({"step_key": text(name), "status": "unreadable", "error": str(error), "finished_at": None})
+            continue
+        if isinstance(record, StepRecord):
+            steps.append(_step(text(name), record))
+        else:
+            suspensions.append(suspension(execution_id, text(name), record))
+    steps.sort(key=lambda step: step["finished_at"] or "")
+    suspensions.sort(key=lambda one: one["opened_at"])
+    return {
+        "id": execution_id,
+        "workflow_id": text(fields["workflow"]),
+        "status": text(fields["status"]),
+        "run": number("run"),
+        "input": plain(fields.get("input")),
+        "result": plain(fields.get("output")),
+        "error": _error(fields.get("error")),
+        "cancelled_by": text(fields.get("cancelled_by")) or None,
+        "created_at": iso(created / 1000 if created else None),
+        "started_at": iso(number("started")),
+        "finished_at": iso(number("finished")),
+        "root_execution_id": keys.root_of(execution_id),
+        "lost_deliveries": number("attempts") or 0,
+        "unreached_steps": msgpack.unpackb(fields["unreached"]) if fields.get("unreached") else [],
+        "steps": steps,
+        "suspensions": suspensions,
+        "open_suspensions": [one for one in suspensions if one["status"] == "open"],
+    }
+
+
+def suspension(execution_id: str, step_key: str, record: SuspensionRecord) -> dict[str, Any]:
+    """One suspension: what was shown, since when and until when, and the decision."""
+    answered = record.status == "answered"
+    return {
+        "execution_id": execution_id,
+        "step_key": step_key,
+        "topic": keys.suspension_topic(step_key, execution_id),
+        "status": record.status,
+        "data": plain(record.shown),
+        "opened_at": iso(record.opened_ms),
+        "expires_at": iso(record.deadline_ms),
+        "answer": plain(record.answer) if answered else None,
+        "resumed_by": (record.by or None) if answered else None,
+        "channel": record.channel if answered else None,
+        "decided_at": iso(record.decided_ms),
+    }
+
+
+def _step(step_key: str, record: StepRecord) -> dict[str, Any]:
+    failed = record.status != "ok"
+    return {
+        "step_key": step_key,
+        "status": record.status,
+        "attempts": record.attempt,
+        "started_at": iso(record.finished_ms - record.took_ms),
+        "finished_at": iso(record.finished_ms),
+        "took_ms": round(record.took_ms, 3),
+        "value": None if failed else plain(record.value),
+        "error": _error(record.value) if failed else None,
+    }
+
+
+def _error(stored: bytes | None) -> dict[str, str] | None:
+    if not stored:
+        return None
+    error = journal.parse_error(stored)
+    return {"type": error.type, "message": error.message, "traceback": error.traceback}

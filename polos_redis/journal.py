@@ -1,0 +1,125 @@
+"""The records of a journal: what is stored under a step key.
+
+A record is one msgpack array that begins with the format version, a kind and a status. Values inside it
+are opaque bytes of the codec, so a script can change a record without understanding what users store.
+
+step         [1, "step", status, attempt, took ms, value or error, finished ms]
+             status: ok | failed | retry (may run again) | backoff (waits for its durable retry delay)
+suspension   [1, "suspend", status, opened ms, deadline ms or 0, shown, answer, digest, by, channel,
+             decided ms, schema, decisions]      (the last two are reserved)
+             status: open | answered | expired | closed
+error        msgpack [type name, message, traceback text]
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from polos_redis.errors import UnreadableValueError
+
+VERSION = 1
+COUNT = b""  # the journal's field that counts its changes
+
+_pack = msgpack.Packer(use_bin_type=True, unicode_errors="replace").pack
+_ERROR_TEXT_LIMIT = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A step that has run. `value` is codec bytes, or an error's bytes when it did not succeed."""
+
+    status: str
+    attempt: int
+    took_ms: float
+    value: bytes
+    finished_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SuspensionRecord:
+    """A wait for a person. `shown` and `answer` are codec bytes; `deadline_ms` 0 means none."""
+
+    status: str
+    opened_ms: int
+    deadline_ms: int
+    shown: bytes
+    answer: bytes
+    digest: bytes
+    by: str
+    channel: str
+    decided_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """An exception as it is stored: its type's name, its text, its traceback."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+def step_record(status: str, attempt: int, took_ms: float, value: bytes) -> bytes:
+    """A step's record without its last item, the time, which the script adds."""
+    packed: bytes = _pack((VERSION, "step", status, attempt, took_ms, value))
+    return b"\x97" + packed[1:]  # 0x97: an array of seven
+
+
+def parse(raw: bytes) -> StepRecord | SuspensionRecord:
+    """Read a record. Raises `UnreadableValueError` when it is damaged or of a newer format."""
+    try:
+        record: list[Any] = msgpack.unpackb(raw, raw=True, strict_map_key=False)
+        version, kind, status = record[0], record[1], record[2].decode()
+        if version == VERSION and kind == b"step":
+            return StepRecord(status, record[3], record[4], record[5], record[6])
+        if version == VERSION and kind == b"suspend":
+            by, channel = (part.decode("utf-8", "replace") for part in (record[8], record[9]))
+            return SuspensionRecord(
+                status, int(record[3]), int(record[4]), *record[5:8], by, channel, int(record[10])
+            )
+    except Exception as error:
+        raise UnreadableValueError(f"a journal record is damaged: {error}") from None
+    raise UnreadableValueError(
+        f"a journal record is of version {version!r} and kind {kind!r}, which this release can't read: "
+        "deploy the release that wrote it"
+    )
+
+
+def word_for(kind: type) -> str:
+    """The word for a kind of record, for messages."""
+    return "step" if kind is StepRecord else "suspension"
+
+
+def text_of(error: BaseException) -> str:
+    """An exception's text, whatever its __str__ does; bounded."""
+    try:
+        text = str(error)
+    except Exception as broken:
+        text = f"<its text can't be read: {type(broken).__name__}>"
+    return text if len(text) <= _ERROR_TEXT_LIMIT else text[:_ERROR_TEXT_LIMIT] + " ..."
+
+
+def error_record(error: BaseException, *, with_traceback: bool = True) -> bytes:
+    """Store an exception: [type, message, traceback]."""
+    trace = ""
+    if with_traceback:
+        try:
+            trace = "".join(traceback.format_exception(error))
+        except Exception:
+            trace = f"<the traceback of {type(error).__name__} can't be formatted>"
+        if len(trace) > 2 * _ERROR_TEXT_LIMIT:
+            trace = trace[:_ERROR_TEXT_LIMIT] + "\n ... \n" + trace[-_ERROR_TEXT_LIMIT:]
+    packed: bytes = _pack((type(error).__name__, text_of(error), trace))
+    return packed
+
+
+def parse_error(raw: bytes) -> ErrorRecord:
+    """Read a stored exception; a damaged one is told as such, never raised."""
+    try:
+        return ErrorRecord(*msgpack.unpackb(raw, raw=False, unicode_errors="replace")[:3])
+    except Exception:
+        return ErrorRecord("UnreadableValueError", "the stored error is damaged")

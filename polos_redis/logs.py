@@ -1,0 +1,50 @@
+"""The log's two shapes: one line of text with key=value pairs, or one JSON object per line."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def _extras(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+class KeyValueFormatter(logging.Formatter):
+    """`2026-01-01T00:00:00.000+00:00 INFO start execution=... workflow=...`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        pairs = "".join(f" {name}={_word(value)}" for name, value in _extras(record).items())
+        line = f"{_time(record)} {record.levelname} {record.getMessage()}{pairs}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time, level, logger, message, and the ids."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": _time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extras(record),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str, ensure_ascii=False)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        value = ",".join(map(str, value))
+    word = str(value)
+    return json.dumps(word, ensure_ascii=False) if not word or any(c.isspace() or c == '"' for c in word) else word

@@ -1,0 +1,97 @@
+"""Client and worker in one process, for scripts, notebooks and tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from polos_redis import tasks
+from polos_redis.client import PolosClient
+from polos_redis.worker import Worker
+from polos_redis.workflow import Workflow
+
+
+class Polos(PolosClient):
+    """`async with Polos() as polos:` runs a worker beside the client; accepted wherever a client is.
+
+    `embedded=True` starts a private server (extra `embedded`) with its data in `data_dir`, or in a temporary
+    folder, and stops it at the end. `log_file` gets the log of the worker. Other options are those of
+    `PolosClient` and, in `worker_options`, of `Worker`.
+    """
+
+    def __init__(
+        self,
+        log_file: str | Path | None = None,
+        embedded: bool = False,
+        *,
+        workflows: Iterable[Workflow[Any, Any]] | None = None,
+        data_dir: str | Path | None = None,
+        worker_options: dict[str, Any] | None = None,
+        **client_options: Any,
+    ) -> None:
+        super().__init__(**client_options)
+        self._log_file = log_file
+        self._embedded = embedded
+        self._data_dir = data_dir
+        self._workflows = workflows
+        self._worker_options = worker_options or {}
+        self._stack: contextlib.AsyncExitStack | None = None
+        self._worker: Worker | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            if self._log_file is not None:
+                stack.callback(_log_to(self._log_file))
+            if self._embedded:
+                from polos_redis.embedded import EmbeddedServer
+
+                server = await stack.enter_async_context(EmbeddedServer(self._data_dir))
+                self.url = server.url
+            stack.push_async_callback(self.aclose)
+            self._worker = Worker(self, self._workflows, handle_signals=False, **self._worker_options)
+            self._running = tasks.spawn(self._worker.run(), "polos-worker")
+            stack.push_async_callback(self._stop_worker)
+            ready = tasks.spawn(self._worker.ready.wait())
+            await asyncio.wait([ready, self._running], return_when=asyncio.FIRST_COMPLETED)
+            ready.cancel()
+            if self._running.done():
+                self._running.result()
+            self._stack = stack.pop_all()
+        return self
+
+    async def _stop_worker(self) -> None:
+        if self._worker is not None and self._running is not None:
+            self._worker.stop()
+            await self._running
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stack is not None:
+            await self._stack.aclose()
+            self._stack = None
+
+
+def _log_to(path: str | Path) -> Any:
+    """Add a file to the product's log; returns what takes it off again."""
+    from polos_redis.logs import KeyValueFormatter
+
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(KeyValueFormatter())
+    logger = logging.getLogger("polos")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(level or logging.INFO, logging.INFO))
+
+    def undo() -> None:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
+
+    return undo

@@ -1,0 +1,20 @@
+#!lua flags=allow-oom
+-- backoff: journal a failed attempt whose retry comes later, and set the timer that wakes the execution.
+-- KEYS  1 the partition's prefix
+-- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 record, as for write  7 delay in ms
+--       8.. events, as for write
+-- Returns as write does.
+-- #include clock
+-- #include fence
+-- #include waits
+local P, id, key = KEYS[1], ARGV[1], ARGV[5]
+local n, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4])
+if n < 0 then return n end
+claim(P, id, ARGV[3], e, now)
+redis.call('HSET', P .. 'journal:' .. id, '', n + 1, key, ARGV[6] .. cmsgpack.pack(now))
+redis.call('ZADD', P .. 'timers', now + tonumber(ARGV[7]), 'b' .. id .. ' ' .. key)
+note_wait(P, id, key)
+if #ARGV > 7 then
+  redis.call('XADD', P .. 'topic:' .. string.match(id, '^[^.]*'), '*', unpack(ARGV, 8))
+end
+return n + 1

@@ -1,0 +1,22 @@
+#!lua flags=allow-oom
+-- finish: an activation ends its execution as completed or failed, and acknowledges its entry.
+-- KEYS  1 the partition's prefix
+-- ARGV  1 id  2 entry  3 owner  4 known changes  5 'completed' or 'failed'  6 output (codec) or error
+--       7 data of the finish event  8 journaled step keys that were not reached (msgpack list), or ''
+--       9.. events that come before it
+-- Returns 0; -1 or -2 as write does.
+-- #include clock
+-- #include fence
+-- #include queue
+-- #include suspension
+-- #include backoff
+-- #include ending
+local P, id, known = KEYS[1], ARGV[1], tonumber(ARGV[4])
+local n, f = fence(P, id, ARGV[2], ARGV[3], known)
+if n < 0 then return n end
+local exec = P .. 'exec:' .. id
+local e = redis.call('HMGET', exec, unpack(ENDING_FIELDS))
+if not f[4] then redis.call('HSET', exec, 'started', now) end
+if ARGV[8] ~= '' then redis.call('HSET', exec, 'unreached', ARGV[8]) end
+ending(P, id, now, e, ARGV[5], ARGV[5] == 'completed' and 'output' or 'error', ARGV[6], ARGV[7], {unpack(ARGV, 9)})
+return 0

@@ -1,0 +1,58 @@
+#!lua flags=allow-oom
+-- fire: decide what is due, oldest first, a bounded batch. One worker at a time holds the pump; the others
+-- are told to come back, so idle workers cost next to nothing.
+-- KEYS  1 the partition's prefix
+-- ARGV  1 worker  2 how long it holds the pump, ms  3 largest batch
+-- Returns {timers fired, executions forgotten, ms until the next timer or -1}, or {-1} when another holds the pump.
+-- #include clock
+-- #include queue
+-- #include wake
+-- #include suspension
+-- #include backoff
+local P, limit = KEYS[1], tonumber(ARGV[3])
+local holder = redis.call('GET', P .. 'pump')
+if holder and holder ~= ARGV[1] then return {-1} end
+redis.call('SET', P .. 'pump', ARGV[1], 'PX', ARGV[2])
+
+local due = redis.call('ZRANGEBYSCORE', P .. 'timers', '-inf', now, 'LIMIT', 0, limit)
+for _, member in ipairs(due) do
+  local kind, rest = string.sub(member, 1, 1), string.sub(member, 2)
+  if kind == 'p' then
+    redis.call('ZREM', P .. 'timers', member)
+    local e = redis.call('HMGET', P .. 'exec:' .. rest, 'status', 'entry')
+    if e[1] == 'queued' and not e[2] then put_on(P, rest) end
+  else
+    local id, key = string.match(rest, '^(%S+) (.*)$')
+    local packed = redis.call('HGET', P .. 'journal:' .. id, key)
+    local record = packed and cmsgpack.unpack(packed)
+    if kind == 's' and record and record[STATUS] == 'open' then
+      wake(P, id, key, settle(P, id, key, record, 'expired', now))
+    elseif kind == 'b' and record and record[STATUS] == 'backoff' then
+      wake(P, id, key, end_backoff(P, id, key, record))
+    else
+      redis.call('ZREM', P .. 'timers', member)
+    end
+  end
+end
+
+local gone = redis.call('ZRANGEBYSCORE', P .. 'expiry', '-inf', now, 'LIMIT', 0, limit)
+for _, id in ipairs(gone) do
+  redis.call('ZREM', P .. 'expiry', id)
+  local e = redis.call('HMGET', P .. 'exec:' .. id, 'workflow', 'status', 'waits')
+  if e[1] then
+    redis.call('ZREM', P .. 'index:' .. e[2] .. ':' .. e[1], id)
+    for _, key in ipairs(e[3] and cmsgpack.unpack(e[3]) or {}) do
+      redis.call('UNLINK', P .. 'topic:' .. key .. '/' .. id)
+    end
+    redis.call('UNLINK', P .. 'exec:' .. id, P .. 'journal:' .. id, P .. 'topic:' .. id)
+  else
+    for _, workflow in ipairs(redis.call('SMEMBERS', P .. 'workflows')) do
+      for _, status in ipairs({'completed', 'failed', 'cancelled'}) do
+        redis.call('ZREM', P .. 'index:' .. status .. ':' .. workflow, id)
+      end
+    end
+  end
+end
+
+local next_due = redis.call('ZRANGE', P .. 'timers', 0, 0, 'WITHSCORES')
+return {#due, #gone, next_due[2] and math.max(0, tonumber(next_due[2]) - now) or -1}

@@ -1,0 +1,328 @@
+"""`ctx.step`: the journaled calls of a workflow."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Any, TypeVar, overload
+
+from polos_redis import codec, journal, tasks
+from polos_redis.activation import Activation, Place, described
+from polos_redis.errors import (
+    StepExecutionError,
+    StepKeyError,
+    StoredValueError,
+    SuspendTimeoutError,
+)
+from polos_redis.journal import StepRecord, SuspensionRecord
+from polos_redis.store import raw
+
+T = TypeVar("T")
+R = TypeVar("R", StepRecord, SuspensionRecord)
+
+PARK_FROM_SECONDS = 5.0  # a retry that waits longer does not hold its slot
+
+logger = logging.getLogger("polos.execution")
+
+
+class Step:
+    """The journaled calls of one activation. Each needs a key of its own within the execution."""
+
+    __slots__ = ("_activation",)
+
+    def __init__(self, activation: Activation) -> None:
+        self._activation = activation
+
+    # --- run ----------------------------------------------------------------------------
+
+    @overload
+    def run(
+        self,
+        key: str,
+        function: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *args: Any,
+        max_retries: int = ...,
+        base_delay: float = ...,
+        max_delay: float = ...,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def run(
+        self,
+        key: str,
+        function: Callable[..., T],
+        /,
+        *args: Any,
+        max_retries: int = ...,
+        base_delay: float = ...,
+        max_delay: float = ...,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, T]: ...
+    def run(
+        self,
+        key: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        max_retries: int = 2,
+        base_delay: float = 1.0,
+        max_delay: float = 10.0,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, Any]:
+        """Call a function once and journal its result; a replay returns the journaled value.
+
+        An async function runs in the loop, a sync one in a thread. A failed call is tried again up to
+        `max_retries` times, after `base_delay * 2 ** n` seconds, at most `max_delay`; a delay over a few
+        seconds parks the execution. At least once: a call that was under way when its worker died runs again
+        (see `idempotency_key`); a journaled one never does.
+
+        Raises `StepExecutionError` when the last try has failed, on this run and on every replay; a result
+        that can't be stored fails the step without another try.
+        """
+        if not callable(function):
+            raise TypeError(f"step {key!r}: expected a function and its arguments, got {function!r}")
+        call = functools.partial(function, *args, **kwargs) if args or kwargs else function
+        frame = sys._getframe(1)
+        return self._run(
+            key, _is_async(function), call, max_retries, base_delay, max_delay, (frame.f_code, frame.f_lineno)
+        )
+
+    async def _run(
+        self,
+        key: str,
+        in_loop: bool,
+        call: Callable[[], Any],
+        max_retries: int,
+        base_delay: float,
+        max_delay: float,
+        place: Place,
+    ) -> Any:
+        activation = self._activation
+        stored = await activation.enter(key, place)
+        attempt = 0
+        if stored is not None:
+            record = self._read(key, stored, StepRecord, place)
+            if record.status == "backoff":
+                record = self._read(key, await activation.wait(key), StepRecord, place)
+                await activation.pass_gate()
+            if record.status == "ok":
+                return codec.decode(record.value)
+            if record.status == "failed":
+                error = journal.parse_error(record.value)
+                raise StepExecutionError(key, error.type, error.message, record.attempt)
+            attempt = record.attempt
+
+        loop = asyncio.get_running_loop()
+        activation.in_flight += 1
+        try:
+            while True:
+                attempt += 1
+                since = loop.time()
+                activation.running[key] = (since, attempt)
+                try:
+                    result = await (_in_loop(call) if in_loop else self._in_thread(key, attempt, call))
+                    value = codec.encode(result, limit=activation.host.value_limit)
+                except BaseException as raised:
+                    failure = self._own_failure(raised)
+                else:
+                    await self._commit(key, "ok", attempt, (loop.time() - since) * 1000, value)
+                    return result
+                final = attempt > max_retries or isinstance(failure, StoredValueError)
+                delay = 0.0 if final else min(max_delay, base_delay * 2.0 ** min(attempt - 1, 60))
+                status = "failed" if final else "backoff" if delay > PARK_FROM_SECONDS else "retry"
+                took = (loop.time() - since) * 1000
+                await self._commit(key, status, attempt, took, journal.error_record(failure), failure, delay)
+                del activation.running[key]
+                if final:
+                    raise StepExecutionError(
+                        key, type(failure).__name__, journal.text_of(failure), attempt
+                    ) from failure
+                if status == "retry":
+                    await asyncio.sleep(delay)
+                else:
+                    activation.in_flight -= 1
+                    try:
+                        await activation.wait(key)
+                    finally:
+                        activation.in_flight += 1
+                await activation.pass_gate()
+        finally:
+            activation.running.pop(key, None)
+            activation.landed()
+
+    def _own_failure(self, raised: BaseException) -> BaseException:
+        """What the step's function raised; a cancellation that was meant for us goes on."""
+        task = asyncio.current_task()
+        if isinstance(raised, GeneratorExit) or self._activation.over:
+            raise raised
+        if isinstance(raised, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise raised
+        return raised
+
+    async def _in_thread(self, key: str, attempt: int, call: Callable[[], Any]) -> Any:
+        """Run a sync function in a thread. A thread can't be cancelled: should the caller be, the step stays
+        in flight until the thread ends, and a result that comes then is journaled all the same."""
+        activation = self._activation
+        since = asyncio.get_running_loop().time()
+        thread = activation.host.in_thread(call)
+        try:
+            result = await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            if not thread.done() and not activation.over:
+                activation.in_flight += 1
+                activation.host.spawn(self._late(key, attempt, thread, since))
+            raise
+        if inspect.isawaitable(result):  # a lambda around an async call
+            return await _in_loop(lambda: result)
+        return result
+
+    async def _late(self, key: str, attempt: int, thread: asyncio.Future[Any], since: float) -> None:
+        activation = self._activation
+        try:
+            result = await thread
+            if not activation.over and not inspect.isawaitable(result):
+                value = codec.encode(result, limit=activation.host.value_limit)
+                took = (asyncio.get_running_loop().time() - since) * 1000
+                await self._commit(key, "ok", attempt, took, value)
+        except Exception as error:
+            logger.info("a step whose caller had gone failed", extra={"step": key, "error": journal.text_of(error)})
+        finally:
+            activation.landed()
+
+    async def _commit(
+        self,
+        key: str,
+        status: str,
+        attempt: int,
+        took: float,
+        value: bytes,
+        failure: BaseException | None = None,
+        delay: float = 0.0,
+    ) -> None:
+        """Journal the end of an attempt, with the events it has not told yet."""
+        activation = self._activation
+        record = journal.step_record(status, attempt, took, value)
+        events = activation.first_events()
+        if activation.running.get(key, (1.0, 0))[0]:  # its start has not been told
+            events += activation.step_start(key, attempt)
+        error = None if failure is None else f"{type(failure).__name__}: {journal.text_of(failure)}"
+        events += activation.step_finish(key, attempt, status, error)
+        store, name = activation.host.store, raw(key)
+
+        def send() -> asyncio.Future[int]:
+            if status == "backoff":
+                delay_ms = int(delay * 1000)
+                return store.backoff(activation.fence, activation.known, name, record, delay_ms, events)
+            return store.write(activation.fence, activation.known, name, record, events)
+
+        await activation.commit(name, record, send)
+
+    # --- suspend ------------------------------------------------------------------------
+
+    def suspend(
+        self, key: str, data: Any = None, timeout: float | timedelta | None = None
+    ) -> Coroutine[Any, Any, dict[str, Any]]:
+        """Stop until a person answers. While it waits, the execution holds nothing but a few small keys.
+
+        `data` (a dict, or a model, which is shown as a dict) is what the person is shown; `timeout` is in
+        seconds (or a timedelta), counted by the server from when the wait first opened.
+
+        Returns {"data": the answer, "resumed_by": name or None, "resumed_at": aware datetime, "channel": how
+        it came}. Raises `SuspendTimeoutError` when nobody answered in time, now and on every replay.
+        """
+        frame = sys._getframe(1)
+        return self._suspend(key, data, timeout, (frame.f_code, frame.f_lineno))
+
+    async def _suspend(self, key: str, data: Any, timeout: float | timedelta | None, place: Place) -> dict[str, Any]:
+        activation = self._activation
+        stored = await activation.enter(key, place)
+        if stored is None:
+            shown = codec.encode(_shown(data), limit=activation.host.value_limit)
+            timeout_ms = _milliseconds(key, timeout)
+            events = activation.first_events()
+            store, name = activation.host.store, raw(key)
+            activation.in_flight += 1
+            try:
+                await activation.commit(
+                    name,
+                    b"",
+                    lambda: store.suspend(activation.fence, activation.known, name, timeout_ms, shown, events),
+                )
+            finally:
+                activation.landed()
+            stored = activation.journal[name]
+        record = self._read(key, stored, SuspensionRecord, place)
+        if record.status == "open":
+            record = self._read(key, await activation.wait(key), SuspensionRecord, place)
+            await activation.pass_gate()
+        if record.status == "expired":
+            raise SuspendTimeoutError(key, (record.deadline_ms - record.opened_ms) / 1000)
+        return {
+            "data": codec.decode(record.answer),
+            "resumed_by": record.by or None,
+            "resumed_at": datetime.fromtimestamp(record.decided_ms / 1000, UTC),
+            "channel": record.channel,
+        }
+
+    # --- others -------------------------------------------------------------------------
+
+    def idempotency_key(self, key: str) -> str:
+        """A stable key (32 hex digits) for the far side of a step: the same at every attempt and replay."""
+        name = f"{self._activation.id}\0{key}".encode("utf-8", "surrogatepass")
+        return blake2b(name, digest_size=16).hexdigest()
+
+    def _read(self, key: str, stored: bytes, kind: type[R], place: Place) -> R:
+        """Read a record as the kind this call journals; another kind stops the execution."""
+        record = journal.parse(stored)
+        if not isinstance(record, kind):
+            raise self._activation.stop_with(
+                StepKeyError(
+                    f"step key {key!r} at {described(place)} is a {journal.word_for(kind)} now, but was journaled "
+                    f"as a {journal.word_for(type(record))}: give the new call a key of its own, or bring the old "
+                    "code back"
+                )
+            )
+        return record
+
+
+async def _in_loop(call: Callable[[], Any]) -> Any:
+    """Run an async function of a step; the tasks it starts are not the activation's."""
+    owner = tasks.OWNER.set(tasks.INSIDE_STEP)
+    try:
+        return await call()
+    finally:
+        tasks.OWNER.reset(owner)
+
+
+def _is_async(function: Any) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_flags & inspect.CO_COROUTINE:
+        return True
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(type(function), "__call__", None))  # noqa: B004
+
+
+def _shown(data: Any) -> Any:
+    """What a person is shown: a model or dataclass becomes a plain dict, as its readers expect."""
+    if data is None:
+        return {}
+    if isinstance(data, Mapping):
+        return dict(data)
+    return codec.plain(data)
+
+
+def _milliseconds(key: str, timeout: float | timedelta | None) -> int:
+    if timeout is None:
+        return 0
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 < seconds < 1e10:
+        raise ValueError(f"suspension {key!r}: timeout is a positive number of seconds or None, not {timeout!r}")
+    return max(1, int(seconds * 1000))

@@ -1,0 +1,145 @@
+"""Tailing topics: any number of readers in a process on one blocked XREAD.
+
+A reader asks for what comes after an id and gets the next entries; it asks again when it has dealt with
+them, so a slow reader holds up nobody. The read covers all who ask; when somebody new asks while it is
+blocked, CLIENT UNBLOCK (over the multiplexed connection) ends it and the next one covers the newcomer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from polos_redis import tasks
+from polos_redis.errors import ConnectionLostError, PolosError
+from polos_redis.wire import Wire
+
+BLOCK_MS = 2000
+BATCH = 128  # entries per topic and read
+NEWCOMER_SECONDS = 0.02  # an unblock may come before the read it is meant for: repeat it
+IDLE_SECONDS = 10.0  # then the task ends; the connection stays
+
+Entries = list[tuple[bytes, list[bytes]]]  # stream id, flat list of type and data
+
+
+class Tail:
+    """The one blocked read of a process."""
+
+    def __init__(self, url: str, main: Wire) -> None:
+        self._main = main
+        self._wire = Wire(url, name="polos-tail", timeout=BLOCK_MS / 1000 + 5)
+        self._waiting: dict[bytes, list[tuple[bytes, asyncio.Future[Entries]]]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._asked = asyncio.Event()
+        self._blocked = False
+        self._unblocker: asyncio.TimerHandle | None = None
+        self._client_id: tuple[int, int] | None = None  # epoch, id
+
+    async def next(self, key: bytes, after: bytes, timeout: float) -> Entries:
+        """The entries of a stream after an id; empty when none came within `timeout` seconds."""
+        future: asyncio.Future[Entries] = asyncio.get_running_loop().create_future()
+        asked = (after, future)
+        self._waiting.setdefault(key, []).append(asked)
+        self._asked.set()
+        if self._blocked:
+            self._unblock()
+        if self._task is None or self._task.done():
+            self._task = tasks.spawn(self._run(), "polos-tail")
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            return []
+        finally:
+            others = self._waiting.get(key)
+            if others is not None and asked in others:
+                others.remove(asked)
+                if not others:
+                    del self._waiting[key]
+
+    def _unblock(self) -> None:
+        """End the blocked read, again and again until it has noticed."""
+        if self._unblocker is not None or not self._blocked:
+            return
+        if self._client_id is not None and self._main.connected:
+            self._main.send("CLIENT", "UNBLOCK", self._client_id[1]).add_done_callback(_look_away)
+        loop = asyncio.get_running_loop()
+        self._unblocker = loop.call_later(NEWCOMER_SECONDS, self._unblock_again, context=tasks.OUTSIDE)
+
+    def _unblock_again(self) -> None:
+        self._unblocker = None
+        self._unblock()
+
+    async def _run(self) -> None:
+        while True:
+            self._asked.clear()
+            if not self._waiting:
+                try:
+                    async with asyncio.timeout(IDLE_SECONDS):
+                        await self._asked.wait()
+                except TimeoutError:
+                    return
+                continue
+            try:
+                found = await self._read()
+            except PolosError as error:
+                self._fail(error)
+                continue
+            for key, entries in found or ():
+                for after, future in self._waiting.pop(key, []):
+                    if not future.done():
+                        fresh = [(i, f) for i, f in entries if _after(i, after)]
+                        future.set_result(fresh)
+            # let the readers that were served ask again before the next read
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    async def _read(self) -> Any:
+        if not self._wire.connected:
+            await self._wire.call("PING")
+        if self._client_id is None or self._client_id[0] != self._wire.epoch:
+            epoch = self._wire.epoch
+            self._client_id = (epoch, await self._wire.send("CLIENT", "ID"))
+        names = list(self._waiting)
+        earliest = [min((after for after, _ in self._waiting[name]), key=_order) for name in names]
+        self._blocked = True
+        try:
+            return await self._wire.send(
+                "XREAD", "COUNT", BATCH, "BLOCK", BLOCK_MS, "STREAMS", *names, *earliest
+            )
+        finally:
+            self._blocked = False
+            if self._unblocker is not None:
+                self._unblocker.cancel()
+                self._unblocker = None
+
+    def _fail(self, error: PolosError) -> None:
+        if isinstance(error, ConnectionLostError):
+            return  # read again over the next connection, from the same ids
+        for waiting in self._waiting.values():
+            for _, future in waiting:
+                if not future.done():
+                    future.set_exception(error)
+        self._waiting.clear()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        await self._wire.close()
+
+    def abort(self) -> None:
+        self._wire.abort()
+
+
+def _look_away(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()  # without the right to CLIENT UNBLOCK a newcomer waits for BLOCK to end
+
+
+def _order(stream_id: bytes) -> tuple[int, int]:
+    ms, _, sequence = stream_id.partition(b"-")
+    return int(ms), int(sequence or 0)
+
+
+def _after(stream_id: bytes, other: bytes) -> bool:
+    return _order(stream_id) > _order(other)

@@ -1,0 +1,452 @@
+"""The worker: reads runnable executions from the queues and runs their activations."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from polos_redis import codec, keys, settings, tasks
+from polos_redis.activation import Activation, State
+from polos_redis.client import PolosClient
+from polos_redis.context import WorkflowContext
+from polos_redis.errors import ConfigurationError, ConnectionLostError, PolosError, RedisRefusedError
+from polos_redis.lease import Lease
+from polos_redis.notices import Notices
+from polos_redis.reaping import Reaper
+from polos_redis.server_checks import check_server
+from polos_redis.store import Fence, Store, text
+from polos_redis.timers import Timers
+from polos_redis.wire import Wire
+from polos_redis.workflow import Workflow, registered
+
+logger = logging.getLogger("polos.worker")
+
+BLOCK_SECONDS = 2.0
+TICK_SECONDS = 0.02
+CLOSE_SECONDS = 5.0  # at the end: how long giving entries back may take
+READ_COUNT = 256  # entries of one read at the most
+HAND_BACK_BATCH = 100
+
+
+class Worker:
+    """Runs activations of the given workflows (all that this process has defined, when left out).
+
+    Any number of workers share the work. A worker that dies is noticed within `lease_seconds` and its
+    executions go on elsewhere from their journals; on SIGTERM or SIGINT it stops reading, lets running steps
+    finish for up to `grace_seconds`, gives the rest back and returns; a second signal stops it at once.
+    """
+
+    def __init__(
+        self,
+        client: PolosClient,
+        workflows: Iterable[Workflow[Any, Any]] | None = None,
+        *,
+        concurrency: int | None = None,
+        lease_seconds: float | None = None,
+        max_deliveries: int | None = None,
+        grace_seconds: float | None = None,
+        put_back_seconds: float | None = None,
+        handle_signals: bool = True,
+    ) -> None:
+        self.client = client
+        self._workflows = None if workflows is None else list(workflows)
+        self.workflows: dict[bytes, Workflow[Any, Any]] = {}
+        self.concurrency: int = settings.resolve("concurrency", concurrency)
+        self.lease_seconds: float = settings.resolve("lease_seconds", lease_seconds)
+        self.max_deliveries: int = settings.resolve("max_deliveries", max_deliveries)
+        self.grace_seconds: float = settings.resolve("grace_seconds", grace_seconds)
+        self.put_back_ms = int(settings.resolve("put_back_seconds", put_back_seconds) * 1000)
+        self.handle_signals = handle_signals
+        self.value_limit = client.max_value_bytes
+        self.queues = [keys.DEFAULT_QUEUE]
+        self.worker_id = f"{socket.gethostname()[:40].replace(':', '-')}-{os.getpid()}-{os.urandom(4).hex()}"
+        self.block_seconds = min(BLOCK_SECONDS, self.lease_seconds / 2)
+        self.draining = False
+        self.active: set[Activation] = set()
+        self._held: dict[bytes, Activation | None] = {}  # entries delivered here and not yet let go
+        self._given_back: set[Activation] = set()
+        self._stop = 0
+        self._running = False
+        self.ready = asyncio.Event()
+
+    # --- the run ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until stopped. Raises `ConfigurationError` when the server can't be worked with."""
+        if self._running:
+            raise ConfigurationError("this worker runs already: make another Worker for another run")
+        self._running = True
+        chosen = registered().values() if self._workflows is None else self._workflows
+        self.workflows = {workflow.id.encode("utf-8", "surrogatepass"): workflow for workflow in chosen}
+        if not self.workflows:
+            raise ConfigurationError("there is no workflow to work on: import the module that defines them first")
+        for workflow in self.workflows.values():
+            workflow.resolve()
+        loop = self._loop = asyncio.get_running_loop()
+        self._stopping, self._idle, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._ours: set[asyncio.Task[Any]] = set()
+        self._executor = ThreadPoolExecutor(self.concurrency, thread_name_prefix="polos-step")
+        self._ticking = False
+        tasks.install(loop)
+        session = await self.client.session()
+        self.store = Store(session.wire, self.client.namespace, self.client.partitions, patience=None)
+        await check_server(self.store.wire)
+        ids = [workflow.id for workflow in self.workflows.values()]
+        self._lease = Lease(self.store, self.worker_id, self.lease_seconds, ids)
+        self._wire = Wire(self.client.url, name="polos-reader", timeout=self.block_seconds + 5)
+        self._notices = Notices(
+            self.client.url, self.store.prefixes, self.worker_id, self._received, self._recheck
+        )
+        restore = self._take_signals()
+        background: list[asyncio.Task[Any]] = []
+        try:
+            await self._make_groups()
+            await self._lease.renew()
+            await self._notices.start()
+            logger.info("worker ready", extra={"worker": self.worker_id, "workflows": ids})
+            timers = [Timers(self.store, prefix, self.worker_id) for prefix in self.store.prefixes]
+            loops: list[Coroutine[Any, Any, None]] = [self._lease.run(), self._look_around()]
+            loops += [pump.run() for pump in timers]
+            loops += [self._reaper(pump).run() for pump in timers]
+            background = [tasks.spawn(one, "polos-worker-loop") for one in loops]
+            reader = tasks.spawn(self._read(), "polos-reader")
+            background.append(reader)
+            self.ready.set()
+            stopping = tasks.spawn(self._stopping.wait())
+            await asyncio.wait([*background, stopping], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            for task in background:
+                if task.done() and not task.cancelled() and task.exception() is not None:
+                    raise task.exception()  # type: ignore[misc]
+            await self._drain(reader)
+        finally:
+            self.draining = True
+            await self._leave(background)
+            restore()
+        logger.info("worker stopped", extra={"worker": self.worker_id})
+
+    def stop(self) -> None:
+        """Begin to stop, as SIGTERM does; a second call stops at once. From the worker's own loop."""
+        self._stop += 1
+        if self._stop == 1:
+            self.draining = True
+            self._stopping.set()
+            self._room.set()
+        else:
+            self._stop_now.set()
+
+    async def _drain(self, reader: asyncio.Task[None]) -> None:
+        logger.info("worker stops", extra={"worker": self.worker_id, "active": len(self.active)})
+        unblock = tasks.spawn(self._unblock_reader(reader))
+        for activation in list(self.active):
+            if activation.in_flight == 0 and activation.waits and activation.state is State.RUNNING:
+                self.hand_back(activation)  # it only waits here for its siblings: it can do so elsewhere
+                activation.end("handed back")
+        if self.active:
+            self._idle.clear()
+            waits = [tasks.spawn(self._idle.wait()), tasks.spawn(self._stop_now.wait())]
+            await asyncio.wait(waits, timeout=self.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+        for activation in list(self.active):
+            logger.warning("given back", extra={"execution": activation.id})
+            self.hand_back(activation)
+            activation.end("handed back")
+        await asyncio.wait([reader], timeout=self.block_seconds + 1)
+        unblock.cancel()
+
+    async def _unblock_reader(self, reader: asyncio.Task[None]) -> None:
+        """End the blocked read early, where the server lets us; a clean stop waits for its reply in any case."""
+        while not reader.done():
+            if self._reader_id is not None:
+                with contextlib.suppress(PolosError):
+                    await self.store.wire.call("CLIENT", "UNBLOCK", self._reader_id, patience=1.0)
+            await asyncio.sleep(0.02)
+
+    async def _leave(self, background: Sequence[asyncio.Task[Any]]) -> None:
+        for activation in list(self.active):
+            self.hand_back(activation)
+            activation.end("handed back")
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        late = self._loop.time() + CLOSE_SECONDS
+        while self._ours and self._loop.time() < late:
+            await asyncio.wait(list(self._ours), timeout=late - self._loop.time())
+        for task in list(self._ours):
+            task.cancel()
+        with contextlib.suppress(PolosError, TimeoutError):
+            async with asyncio.timeout(1):
+                for prefix in self.store.prefixes:
+                    for queue in self.queues:
+                        counter = await self.store.wire.call(
+                            "HGET", prefix + keys.WORKERS.encode(), self.worker_id, patience=0.5
+                        )
+                        await self.store.prune(prefix, queue, self.worker_id, counter or b"")
+        await self._notices.close()
+        await self._wire.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _take_signals(self) -> Callable[[], None]:
+        taken: list[signal.Signals] = []
+        if self.handle_signals:
+            for one in (signal.SIGTERM, signal.SIGINT):
+                with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                    self._loop.add_signal_handler(one, self.stop)
+                    taken.append(one)
+
+        def restore() -> None:
+            for one in taken:
+                self._loop.remove_signal_handler(one)
+
+        return restore
+
+    def _reaper(self, pump: Timers) -> Reaper:
+        return Reaper(
+            self.store,
+            pump.prefix,
+            self.queues,
+            self.worker_id,
+            lease_seconds=self.lease_seconds,
+            block_seconds=self.block_seconds,
+            max_deliveries=self.max_deliveries,
+            in_charge=lambda: pump.holding,
+        )
+
+    # --- reading ------------------------------------------------------------------------
+
+    _reader_id: int | None = None
+
+    async def _make_groups(self) -> None:
+        for prefix in self.store.prefixes:
+            for queue in self.queues:
+                key = prefix + keys.QUEUE.encode() + queue.encode()
+                try:
+                    await self.store.wire.call(
+                        "XGROUP", "CREATE", key, keys.GROUP, "0", "MKSTREAM", patience=None
+                    )
+                except RedisRefusedError as error:
+                    if getattr(error, "code", "") != "BUSYGROUP":
+                        raise
+
+    async def _read(self) -> None:
+        streams = [
+            (prefix, queue, prefix + keys.QUEUE.encode() + queue.encode())
+            for prefix in self.store.prefixes
+            for queue in self.queues
+        ]
+        by_key = {key: (prefix, queue) for prefix, queue, key in streams}
+        block = max(1, int(self.block_seconds * 1000))
+        epoch, turn, reconciled = -1, 0, 0.0
+        while not self.draining:
+            free = self.concurrency - len(self.active)
+            if free <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            try:
+                await self._lease.wait_until_fresh()
+                if epoch != self._wire.epoch or not self._wire.connected:
+                    await self._wire.call("PING", patience=None)
+                    self._reader_id = await self._wire.send("CLIENT", "ID")
+                    epoch, reconciled = self._wire.epoch, 0.0
+                if self._loop.time() - reconciled > self.lease_seconds / 2:
+                    await self._reconcile(streams)
+                    reconciled = self._loop.time()
+                names = [key for _, _, key in streams]
+                if free < len(names):
+                    turn = (turn + free) % len(names)
+                    names = (names + names)[turn : turn + free]
+                count = min(READ_COUNT, max(1, free // len(names)))
+                reply = await self._wire.send(
+                    "XREADGROUP", "GROUP", keys.GROUP, self.worker_id, "COUNT", count, "BLOCK", block,
+                    "STREAMS", *names, *([">"] * len(names)),
+                )  # fmt: skip
+            except ConnectionLostError as error:
+                if getattr(error, "code", "") != "UNBLOCKED":
+                    logger.warning("reading has to wait", extra={"error": str(error)})
+                    await asyncio.sleep(0.02)
+                continue
+            except RedisRefusedError as error:
+                if getattr(error, "code", "") == "NOGROUP":
+                    await self._make_groups()  # the stream was lost with the store
+                else:
+                    logger.error("the queue can't be read", extra={"error": str(error)})
+                    await asyncio.sleep(1.0)
+                continue
+            for key, entries in reply or ():
+                prefix, queue = by_key[key]
+                for entry, flat in entries:
+                    self._deliver(prefix, queue, entry, flat)
+
+    async def _reconcile(self, streams: Sequence[tuple[bytes, str, bytes]]) -> None:
+        """Hand back what is pending for this worker and not running here: a reply was lost, or the store went
+        back. On the reading connection with no read outstanding, so that nothing is on its way."""
+        for prefix, queue, key in streams:
+            after = "-"
+            while True:
+                rows = await self._wire.send(
+                    "XPENDING", key, keys.GROUP, after, "+", HAND_BACK_BATCH, self.worker_id
+                )
+                unknown = [row[0] for row in rows if row[0] not in self._held]
+                if unknown:
+                    logger.warning("handed back what never arrived", extra={"entries": len(unknown)})
+                    await self._requeue(prefix, queue, unknown)
+                if len(rows) < HAND_BACK_BATCH:
+                    break
+                after = "(" + text(rows[-1][0])
+
+    async def _requeue(self, prefix: bytes, queue: str, entries: Sequence[bytes]) -> None:
+        await self.store.requeue(
+            prefix, queue, self.worker_id, entries, lost=False, max_deliveries=self.max_deliveries
+        )
+
+    def _deliver(self, prefix: bytes, queue: str, entry: bytes, flat: list[bytes] | None) -> None:
+        """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, ..)]."""
+        self._held[entry] = None
+        if not flat or self.draining or not self._lease.is_fresh():
+            self.spawn(self._let_go(prefix, queue, entry))
+            return
+        execution_id = flat[1].decode()
+        workflow = self.workflows.get(flat[3])
+        if workflow is None:
+            logger.info("unknown workflow, put back", extra={"execution": execution_id, "workflow": text(flat[3])})
+            self.spawn(self._put_back(Fence(prefix, flat[1], entry, b""), queue))
+            return
+        activation = Activation(self, workflow, execution_id, entry, int(flat[5]), queue)
+        self._held[entry] = activation
+        self.active.add(activation)
+        if len(flat) > 6:
+            self._begin(activation, flat[7])
+        else:
+            self.spawn(self._load(activation))
+        if not self._ticking:
+            self._ticking = True
+            self._loop.call_later(TICK_SECONDS, self._tick)
+
+    async def _let_go(self, prefix: bytes, queue: str, entry: bytes) -> None:
+        await self._requeue(prefix, queue, [entry])
+        self._held.pop(entry, None)
+
+    async def _put_back(self, fence: Fence, queue: str) -> None:
+        await self.store.put_back(fence, queue, self.put_back_ms)
+        self._held.pop(fence.entry, None)
+
+    async def _load(self, activation: Activation) -> None:
+        try:
+            epoch = -1
+            loaded = None
+            while epoch != self.store.wire.epoch:
+                epoch = self.store.wire.epoch
+                loaded = await self.store.load(activation.fence)
+        except PolosError as error:
+            activation.dropped(f"it can't be loaded: {error}")
+            return
+        if activation.state is State.ENDED:
+            return
+        if loaded is None:
+            activation.dropped("lost")
+            return
+        activation.take(loaded, epoch)
+        self._begin(activation, loaded.input)
+
+    def _begin(self, activation: Activation, packed: bytes) -> None:
+        try:
+            input = activation.workflow.check_input(codec.decode(packed))
+        except Exception as error:
+            activation.fail_before_start(error)
+            return
+        ctx = WorkflowContext(activation)
+        activation.begin(lambda: activation.workflow.call(ctx, input))
+
+    # --- what activations need (their Host) ---------------------------------------------
+
+    def lease_is_fresh(self) -> bool:
+        return self._lease.is_fresh()
+
+    async def wait_for_lease(self) -> None:
+        await self._lease.wait_until_fresh()
+
+    def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
+        context = contextvars.copy_context()
+        return self._loop.run_in_executor(self._executor, context.run, _call_in_thread, function)
+
+    def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:
+        """Run a task of the worker's own; its failure is logged, a cancellation is its end."""
+        task = tasks.spawn(coro)
+        self._ours.add(task)
+        task.add_done_callback(self._spawned_done)
+
+    def _spawned_done(self, task: asyncio.Task[Any]) -> None:
+        self._ours.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("a task of the worker failed", exc_info=task.exception())
+
+    def released(self, activation: Activation) -> None:
+        """An activation has ended: its slot is free."""
+        self.active.discard(activation)
+        if activation not in self._given_back:
+            self._held.pop(activation.fence.entry, None)
+        self._room.set()
+        if not self.active:
+            self._idle.set()
+
+    def hand_back(self, activation: Activation) -> None:
+        """Give an activation's entry back to the queue (or delete it there, if it is not the live one)."""
+        if activation not in self._given_back:
+            self._given_back.add(activation)
+            self.spawn(self._hand_back(activation))
+
+    async def _hand_back(self, activation: Activation) -> None:
+        await self._let_go(activation.fence.prefix, activation.queue, activation.fence.entry)
+        self._given_back.discard(activation)
+
+    # --- around -------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        for activation in list(self.active):
+            activation.tick(now)
+        self._ticking = bool(self.active)
+        if self._ticking:
+            self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def _received(self, notice: list[Any]) -> None:
+        execution_id = notice[1].decode()
+        for activation in self.active:
+            if activation.id == execution_id:
+                if notice[0] == b"wake":
+                    activation.told(text(notice[2]), notice[3])
+                elif notice[0] == b"cancelled":
+                    logger.info("cancelled", extra={"execution": execution_id})
+                    activation.end("cancelled")
+                return
+
+    def _recheck(self) -> None:
+        """Look again at what the living activations wait for: a notice may have been lost."""
+        for activation in self.active:
+            if activation.waits and activation.state is State.RUNNING:
+                self.spawn(activation.verify())
+
+    async def _look_around(self) -> None:
+        while True:
+            await asyncio.sleep(self.lease_seconds / 3)
+            self._recheck()
+
+
+def _call_in_thread(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except StopIteration as error:  # a future can't carry it
+        raise RuntimeError(f"the step's function raised StopIteration({error.value!r})") from error
+
+

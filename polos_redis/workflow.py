@@ -1,0 +1,153 @@
+"""`@workflow`: a plain async function that can stop, wait for days, and go on.
+
+The code between steps runs again at every activation, and `finally:` blocks run at every park: keep effects
+inside steps.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+
+from polos_redis import codec
+from polos_redis.context import WorkflowContext
+from polos_redis.errors import ConfigurationError, InvalidInputError
+
+if TYPE_CHECKING:
+    from polos_redis.client import PolosClient
+    from polos_redis.handle import ExecutionHandle
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_registry: dict[str, Workflow[Any, Any]] = {}
+
+
+class Workflow(Generic[In, Out]):
+    """A workflow: its id, its function, and the type of its input. Made by `@workflow`."""
+
+    def __init__(self, function: Callable[..., Awaitable[Out]], id: str) -> None:
+        self.id = id
+        self.function = function
+        self.__name__ = getattr(function, "__name__", id)
+        self.__doc__ = function.__doc__
+        self.__module__ = function.__module__
+        self.__wrapped__ = function
+        parameters = list(inspect.signature(function).parameters.values())
+        positional = [
+            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        required = [p for p in parameters if p.default is p.empty and p not in positional]
+        if not inspect.iscoroutinefunction(function):
+            raise ConfigurationError(f"workflow {id!r}: {self.__name__} must be an async function")
+        if not 1 <= len(positional) <= 2 or any(p.kind is p.KEYWORD_ONLY for p in required):
+            raise ConfigurationError(
+                f"workflow {id!r}: {self.__name__} must take (ctx) or (ctx, input), not {inspect.signature(function)}"
+            )
+        self.takes_input = len(positional) == 2
+        self._input_parameter = positional[1] if self.takes_input else None
+        self._input_type: Any = _UNRESOLVED
+
+    @property
+    def input_type(self) -> Any:
+        """The input's annotation, or `Any`; resolved on first use, so a forward reference works."""
+        if self._input_type is _UNRESOLVED:
+            parameter = self._input_parameter
+            if parameter is None or parameter.annotation is parameter.empty:
+                self._input_type = Any
+            else:
+                try:
+                    hints = typing.get_type_hints(self.function)
+                except NameError as error:
+                    raise ConfigurationError(f"workflow {self.id!r}: the input's annotation: {error}") from None
+                self._input_type = hints[parameter.name]
+        return self._input_type
+
+    def resolve(self) -> None:
+        """Find out the input's type now: a worker wants to fail at its start, not at the first execution."""
+        _ = self.input_type
+
+    def check_input(self, input: Any) -> Any:
+        """Validate an input against the declared type. Raises `InvalidInputError` that names the fields."""
+        if not self.takes_input:
+            if input is None:
+                return None
+            raise InvalidInputError(f"workflow {self.id!r} takes no input, but was given one")
+        if input is None and self._input_parameter is not None and self._input_parameter.default is None:
+            return None
+        return codec.validate_input(self.input_type, input, workflow_id=self.id)
+
+    def call(self, ctx: WorkflowContext, input: Any) -> Any:
+        """The coroutine of one activation."""
+        return self.function(ctx, input) if self.takes_input else self.function(ctx)
+
+    async def invoke(self, client: PolosClient, input: In | None = None) -> ExecutionHandle[Out]:
+        """Start an execution; returns at once, when it is durably queued.
+
+        Raises `InvalidInputError`, `NotStorableError` or `ValueTooLargeError` when the input can't be used
+        (nothing is written), `RedisUnavailableError` when Redis can't be reached in time.
+        """
+        return await client.invoke(self, input)
+
+    async def __call__(self, ctx: WorkflowContext, *args: Any) -> Out:
+        """Call the function itself, as a test might; inside a workflow this runs it as plain code."""
+        return await cast("Awaitable[Out]", self.function(ctx, *args))
+
+    def __repr__(self) -> str:
+        return f"<Workflow {self.id}>"
+
+
+_UNRESOLVED = object()
+
+
+@overload
+def workflow(function: Callable[[WorkflowContext], Awaitable[Out]], /) -> Workflow[None, Out]: ...
+@overload
+def workflow(function: Callable[[WorkflowContext, In], Awaitable[Out]], /) -> Workflow[In, Out]: ...
+@overload
+def workflow(*, id: str | None = None) -> _Decorator: ...
+def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = None) -> Any:
+    """Make an async function `(ctx)` or `(ctx, input)` a workflow, registered under its id.
+
+    The id is the function's name unless given. The input may be annotated with a pydantic model, a dataclass,
+    a dict or any type pydantic validates; without annotation any storable value is taken as it is.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Workflow[Any, Any]:
+        name = id if id is not None else function.__name__
+        if not isinstance(name, str) or not 0 < len(name) <= 1024:
+            raise ConfigurationError(f"a workflow id is a string of 1 to 1024 characters, not {name!r}")
+        made: Workflow[Any, Any] = Workflow(function, name)
+        known = _registry.get(name)
+        if known is not None and not _same_definition(known.function, function):
+            raise ConfigurationError(
+                f"workflow id {name!r} is taken by {known.function.__module__}.{known.function.__qualname__}: "
+                f"give {function.__module__}.{function.__qualname__} another one with @workflow(id=...)"
+            )
+        _registry[name] = made
+        return made
+
+    return decorate if function is None else decorate(function)
+
+
+class _Decorator(typing.Protocol):
+    @overload
+    def __call__(self, function: Callable[[WorkflowContext], Awaitable[Out]], /) -> Workflow[None, Out]: ...
+    @overload
+    def __call__(self, function: Callable[[WorkflowContext, In], Awaitable[Out]], /) -> Workflow[In, Out]: ...
+
+
+def _same_definition(one: Any, other: Any) -> bool:
+    """A module that is imported again (as __main__, by a reload) may define its workflows again."""
+    return bool(
+        one.__qualname__ == other.__qualname__
+        and one.__code__.co_filename == other.__code__.co_filename
+        and one.__code__.co_firstlineno == other.__code__.co_firstlineno
+    )
+
+
+def registered() -> dict[str, Workflow[Any, Any]]:
+    """All workflows this process has defined, by id."""
+    return dict(_registry)

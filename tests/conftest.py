@@ -1,0 +1,158 @@
+"""Real servers for every test, and the checks that follow each of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from polos_redis.embedded import EmbeddedServer
+from tests.servers import KINDS, ChaosServer, RunningServers, chosen_binary, os_parent, server_binaries
+
+# What the developer's shell says about servers and namespaces is not for the tests.
+for _name in [name for name in os.environ if name.startswith("POLOS_")]:
+    if not _name.startswith(("POLOS_TEST_", "POLOS_REQUIRE_", "POLOS_PYTHON_")):
+        del os.environ[_name]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """asyncio; on uvloop with POLOS_TEST_LOOP=uvloop."""
+    return "asyncio", {"use_uvloop": os.environ.get("POLOS_TEST_LOOP") == "uvloop"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temp_dir() -> Iterator[Path]:
+    """This session's own place for temporary files, so that what a test leaves there is seen."""
+    # Short, and not under pytest's: a unix socket's path has little room.
+    folder = Path(tempfile.mkdtemp(prefix="polos-tests-"))
+    temp = folder / "tmp"
+    temp.mkdir()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TMPDIR", str(temp))
+    patch.setattr(tempfile, "tempdir", None)
+    yield temp
+    patch.undo()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def running_servers(temp_dir: Path) -> Iterator[RunningServers]:
+    """The servers that live as long as the session (the xdist worker)."""
+    servers = RunningServers(temp_dir.parent / "servers")
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(scope="session")
+def server(running_servers: RunningServers) -> EmbeddedServer:
+    """The session's server. Shared: use a `namespace`, never FLUSHALL or CONFIG SET."""
+    return running_servers.of(chosen_binary())
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def every_server(request: pytest.FixtureRequest, running_servers: RunningServers) -> EmbeddedServer:
+    """The session's server of each kind in turn: the test runs once on each."""
+    found = server_binaries()[request.param]
+    if isinstance(found, str):
+        if os.environ.get("POLOS_REQUIRE_ALL") == "1":
+            pytest.fail(f"POLOS_REQUIRE_ALL is set, but no {request.param}: {found}")
+        pytest.skip(f"no {request.param}: {found}")
+    return running_servers.of(found)
+
+
+@pytest.fixture
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """The URL of the test's server: of `every_server` where the test has that, else of `server`."""
+    name = "every_server" if "every_server" in request.fixturenames else "server"
+    server: EmbeddedServer = request.getfixturevalue(name)
+    return server.url
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test has."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def chaos_server(tmp_path: Path, namespace: str) -> Iterator[ChaosServer]:
+    """A server of the test's own, to `kill()`, `pause()`, `restart()`; its data survives that.
+
+    Whatever state the test left it in, it is up again for the invariants to be checked.
+    """
+    with ChaosServer(tmp_path / "redis", binary=chosen_binary()) as server:
+        yield server
+        if server.running:
+            server.resume()
+        server.start()
+        _check_invariants(server.url, namespace)
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test that used a server: the invariants hold in its namespace."""
+    if not {"server", "every_server", "redis_url"} & set(request.fixturenames):
+        yield
+        return
+    # Asked for here so that they, unlike the test's clients and workers, are still there afterwards.
+    url: str = request.getfixturevalue("redis_url")
+    namespace: str = request.getfixturevalue("namespace")
+    yield
+    _check_invariants(url, namespace)
+
+
+def _check_invariants(url: str, namespace: str) -> None:
+    try:
+        from tests.invariants import check
+    except ModuleNotFoundError:
+        return
+    check(url, namespace)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(temp_dir: Path, running_servers: RunningServers, no_leaks: None) -> Iterator[None]:
+    """After each test: no process, thread or temporary file of its that is still there."""
+    threads = set(threading.enumerate())
+    processes = _descendants()
+    files = set(temp_dir.iterdir())
+    yield
+    _wait_until_none(
+        "processes", lambda: {_command(pid) for pid in _descendants() - processes - running_servers.pids()}
+    )
+    _wait_until_none(
+        "threads", lambda: {t.name for t in set(threading.enumerate()) - threads if t.is_alive()}
+    )
+    _wait_until_none("temporary files", lambda: {path.name for path in set(temp_dir.iterdir()) - files})
+
+
+def _wait_until_none(what: str, left: Callable[[], set[str]]) -> None:
+    deadline = time.monotonic() + 3.0
+    while found := left():
+        if time.monotonic() > deadline:
+            pytest.fail(f"the test left {what} behind: {', '.join(sorted(found))}")
+        time.sleep(0.01)
+
+
+def _descendants() -> set[int]:
+    """The processes below this one, zombies included; none where there is no /proc."""
+    parents = {int(path.name): os_parent(int(path.name)) for path in Path("/proc").glob("[0-9]*")}
+    found: set[int] = set()
+    while more := {pid for pid, parent in parents.items() if parent in found | {os.getpid()}} - found:
+        found |= more
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+    except OSError:
+        command = ""
+    return f"{pid} ({command or 'zombie'})"
