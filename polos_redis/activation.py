@@ -267,7 +267,7 @@ class Activation:
         data = codec.encode({"workflow_id": self.workflow.id, "execution_id": self.id})
         return [_WORKFLOW_START + self.mark, data]
 
-    async def commit(self, key: str, record: bytes, send: Callable[[], asyncio.Future[Any]]) -> int:
+    async def commit(self, name: bytes, record: bytes, send: Callable[[], asyncio.Future[Any]]) -> int:
         """Send a fenced write of one record until it is known to have happened; ends the activation if lost."""
         while True:
             if self.epoch != self.host.store.wire.epoch:

@@ -42,8 +42,11 @@ def validate_input(annotation: Any, value: object, *, workflow_id: str) -> objec
     """
     if type(value) is annotation:
         return value
-    check = validator(annotation)
-    if check is _anything:
+    try:
+        check = validator(annotation)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"workflow {workflow_id!r}: {error}") from error.__cause__
+    if check is _anything:  # then pydantic need not be imported
         return value
     from pydantic import ValidationError
 
@@ -55,8 +58,6 @@ def validate_input(annotation: Any, value: object, *, workflow_id: str) -> objec
             for e in error.errors(include_url=False, include_context=False, include_input=False)
         )
         raise InvalidInputError(f"workflow {workflow_id!r}: {fields}") from None
-    except ConfigurationError as error:
-        raise ConfigurationError(f"workflow {workflow_id!r}: {error}") from error.__cause__
     except Exception as error:  # a user's own validator
         raise InvalidInputError(f"workflow {workflow_id!r}: input: {error!r}") from error
 
@@ -71,11 +72,14 @@ def _build(annotation: Any) -> Validator:
     adapter: TypeAdapter[Any]
     try:
         adapter = TypeAdapter(annotation)
-        adapter.rebuild(raise_errors=True) if hasattr(adapter, "rebuild") else None
-    except PydanticUserError:
+        if not getattr(adapter, "pydantic_complete", True):  # a name in the annotation is not known yet
+            adapter.rebuild(raise_errors=True)
+    except (PydanticUserError, NameError):
         try:  # a class pydantic knows nothing of: an instance of it will do
             adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-        except PydanticUserError as error:
+            if not getattr(adapter, "pydantic_complete", True):
+                adapter.rebuild(raise_errors=True)
+        except (PydanticUserError, NameError) as error:
             raise ConfigurationError(f"its input type {annotation!r} can't be checked: {error}") from error
     validate: Validator = adapter.validate_python
     return validate
