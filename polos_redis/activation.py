@@ -208,8 +208,8 @@ class Activation:
         if key in self.places:
             raise self.stop_with(
                 StepKeyError(
-                    f"step key {key!r} is used twice in one execution, at {described(self.places[key])} and at "
-                    f"{described(place)}: every step of an execution needs a key of its own"
+                    f"step key {key!r} is used twice in one execution, at {described(self.places[key])} "
+                    f"and at {described(place)}: every step of an execution needs a key of its own"
                 )
             )
         self.places[key] = place
@@ -268,7 +268,7 @@ class Activation:
         return [_WORKFLOW_START + self.mark, data]
 
     async def commit(self, name: bytes, record: bytes, send: Callable[[], asyncio.Future[Any]]) -> int:
-        """Send a fenced write of one record until it is known to have happened; ends the activation if lost."""
+        """Send a fenced write of one record until it is known to have happened; leaves when it is lost."""
         while True:
             if self.epoch != self.host.store.wire.epoch:
                 await self.verify()
@@ -340,16 +340,19 @@ class Activation:
         if self.state is State.ENDED:
             return
         if loaded is None:
-            return self.dropped("lost")
+            self.dropped("lost")
+            return
         for name, told in self.journal.items():
             if name == journal.COUNT:
                 continue
             now = loaded.journal.get(name)
             if now is None or not (now.startswith(told) or _may_become(told, now)):
-                return self.dropped("journal went back")
+                self.dropped("journal went back")
+                return
         known = int(loaded.journal.get(journal.COUNT, b"0"))
         if known < self.known:
-            return self.dropped("journal went back")
+            self.dropped("journal went back")
+            return
         self.epoch = epoch
         self.known = known
         self.started = self.started and loaded.started
@@ -441,7 +444,8 @@ class Activation:
                 await self.reconnect()
                 continue
             except PolosError as error:
-                return self.dropped(f"park refused: {error}")
+                self.dropped(f"park refused: {error}")
+                return
             break
         if self.state is State.ENDED:
             return
@@ -449,9 +453,11 @@ class Activation:
             logger.info(
                 "park", extra={"execution": self.id, "workflow": self.workflow.id, "waits": [*self.waits]}
             )
-            return self.end("parked")
+            self.end("parked")
+            return
         if type(reply) is int:
-            return self.dropped("lost" if reply == LOST else "journal went back")
+            self.dropped("lost" if reply == LOST else "journal went back")
+            return
         self.state = State.RUNNING
         self._open_gate()
         for key, record in zip(reply[1::2], reply[2::2], strict=True):
@@ -558,7 +564,9 @@ class Activation:
     def _cancel_again(self) -> None:
         left = [task for task in (self.main, *self.children) if task is not None and not task.done()]
         if left:
-            logger.warning("code still runs after its activation's end", extra={"execution": self.id, "tasks": len(left)})
+            logger.warning(
+                "code still runs after its activation's end", extra={"execution": self.id, "tasks": len(left)}
+            )
             self._cancel_rest()
 
     def _open_gate(self) -> None:
@@ -608,7 +616,11 @@ def _may_become(told: bytes, now: bytes) -> bool:
     """Whether a record may have changed so while we looked away: an open one may have been decided."""
     before, after = journal.parse(_whole(told)), journal.parse(now)
     if isinstance(before, SuspensionRecord):
-        return isinstance(after, SuspensionRecord) and before.status == "open" and before.opened_ms == after.opened_ms
+        return (
+            isinstance(after, SuspensionRecord)
+            and before.status == "open"
+            and before.opened_ms == after.opened_ms
+        )
     # only the owner writes a step, so a change is our own write whose answer was lost, or its timer
     return isinstance(after, StepRecord) and before.status in ("retry", "backoff")
 

@@ -70,7 +70,7 @@ class _Session:
     def _received(self, notice: list[Any]) -> None:
         if notice[0] != b"done":
             return
-        _, id, status, field, value = notice
+        _, execution_id, status, field, value = notice
         ended: Ended | None = None
         if value is not None and value is not False:
             ended = Ended(
@@ -79,7 +79,7 @@ class _Session:
                 value if field == b"error" else None,
                 (text(value) or None) if field == b"cancelled_by" else None,
             )
-        for future in self.ends.get(id, ()):
+        for future in self.ends.get(execution_id, ()):
             if not future.done():
                 future.set_result(ended)
 
@@ -93,11 +93,11 @@ class _Session:
         if not self.listening:
             await self.notices.start()
             self.listening = True
-        id = execution_id.encode("utf-8", "surrogatepass")
+        name = execution_id.encode("utf-8", "surrogatepass")
         loop = asyncio.get_running_loop()
         while True:
             future: asyncio.Future[Ended | None] = loop.create_future()
-            waiting = self.ends.setdefault(id, [])
+            waiting = self.ends.setdefault(name, [])
             waiting.append(future)
             try:
                 ended = await self.store.watch(execution_id, self.name)
@@ -115,7 +115,7 @@ class _Session:
             finally:
                 waiting.remove(future)
                 if not waiting:
-                    self.ends.pop(id, None)
+                    self.ends.pop(name, None)
 
     async def close(self) -> None:
         await self.tail.close()
@@ -199,19 +199,19 @@ class PolosClient:
         """
         if isinstance(workflow, Workflow):
             workflow_id = workflow.id
-            input = workflow.check_input(input)
+            checked = workflow.check_input(input)
         else:
-            workflow_id = workflow
+            workflow_id, checked = workflow, input
             if not isinstance(workflow_id, str) or not workflow_id:
                 raise ConfigurationError(f"invoke takes a workflow or a workflow's id, not {workflow!r}")
-        packed = codec.encode(input, limit=self.max_value_bytes)
+        packed = codec.encode(checked, limit=self.max_value_bytes)
         store = await self.store()
         execution_id = os.urandom(16).hex()
         await store.invoke(execution_id, workflow_id, keys.DEFAULT_QUEUE, packed, self.retention_ms)
         return ExecutionHandle(self, execution_id, workflow_id)
 
     def get_handle(self, execution_id: str) -> ExecutionHandle[Any]:
-        """A handle to an execution started anywhere. No call is made; `await` the handle to have it checked."""
+        """A handle to an execution started anywhere. No call is made: `await` it to have it checked."""
         return ExecutionHandle(self, execution_id)
 
     async def wait_for_end(self, execution_id: str) -> Ended:
@@ -263,7 +263,9 @@ class PolosClient:
             what = f"suspension {suspend_step_key!r}"
             raise ExecutionFinishedError(suspend_execution_id, text(reply[1]), what)
         if tag == b"unknown":
-            raise SuspensionNotFoundError(suspend_execution_id, suspend_step_key, [text(k) for k in reply[1:]])
+            raise SuspensionNotFoundError(
+                suspend_execution_id, suspend_step_key, [text(k) for k in reply[1:]]
+            )
         raise ExecutionNotFoundError(suspend_execution_id)
 
     async def cancel(self, execution_id: str, *, cancelled_by: str | None = None) -> None:
@@ -313,7 +315,7 @@ class PolosClient:
         limit = _limit(limit)
         statuses = STATUSES if status is None else (status,)
         store = await self.store()
-        rows = await store.list(statuses, _workflow_id(workflow), before, limit)
+        rows = await store.list_executions(statuses, _workflow_id(workflow), before, limit)
         found = [
             {
                 "id": text(row[0]),
@@ -341,15 +343,16 @@ class PolosClient:
         store = await self.store()
         found: list[dict[str, Any]] = []
         while True:
-            rows = await store.inbox(after, limit if not wanted else LIST_LIMIT)
-            for index, (id, step_key, workflow_id, opened, packed) in enumerate(rows):
-                after = text(opened)
-                if packed is None or (wanted and text(workflow_id) != wanted):
+            rows = await store.list_suspensions(after, limit if not wanted else LIST_LIMIT)
+            for index, row in enumerate(rows):
+                execution_id, step_key, workflow_id = text(row[0]), text(row[1]), text(row[2])
+                after, packed = text(row[3]), row[4]
+                if packed is None or (wanted and workflow_id != wanted):
                     continue
                 record = journal.parse(packed)
                 if isinstance(record, SuspensionRecord):
-                    one = execution.suspension(text(id), text(step_key), record)
-                    found.append({**one, "workflow_id": text(workflow_id)})
+                    one = execution.suspension(execution_id, step_key, record)
+                    found.append({**one, "workflow_id": workflow_id})
                 if len(found) == limit:
                     last = index == len(rows) - 1 and len(rows) < (LIST_LIMIT if wanted else limit)
                     return Page(found, None if last else after)
@@ -380,5 +383,3 @@ def _cursor(cursor: str) -> int:
         return int(cursor)
     except (TypeError, ValueError):
         raise ConfigurationError(f"cursor is the next_cursor of a page, not {cursor!r}") from None
-
-

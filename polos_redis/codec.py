@@ -12,7 +12,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Any
 
-from msgpack import ExtType, packb, unpackb  # type: ignore[import-untyped]
+from msgpack import ExtType, packb, unpackb
 
 from polos_redis import packing
 from polos_redis.errors import NotStorableError, UnreadableValueError, ValueTooLargeError

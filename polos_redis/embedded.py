@@ -156,8 +156,9 @@ class EmbeddedServer:
     Without `data_dir` the data lives in a private temporary directory that is deleted at `stop`; a
     `data_dir` is kept, and opened again by a later start. Only one server at a time may have it.
     It listens on a unix socket, or on a loopback port when `port` is given (0: any free one) or
-    `socket` is false; with a `data_dir` or a port it comes back to the same address. `config` adds settings to
-    `SETTINGS` or replaces them. `binary` is the program to run instead of what `find_server` finds.
+    `socket` is false; with a `data_dir` or a port it comes back to the same address. `config` adds
+    settings to `SETTINGS` or replaces them. `binary` is the program to run instead of what
+    `find_server` finds.
 
     It ends with this process, even if that is killed. A forked child may use the server, but does
     not own it: the child can't stop it and does not keep it alive.

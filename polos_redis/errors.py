@@ -156,7 +156,9 @@ class ResumeError(PolosError):
 class AlreadyResumedError(ResumeError):
     """Another answer was accepted before; `resumed_by` and `resumed_at` say whose and when."""
 
-    def __init__(self, execution_id: str, step_key: str, resumed_by: str | None, resumed_at: datetime) -> None:
+    def __init__(
+        self, execution_id: str, step_key: str, resumed_by: str | None, resumed_at: datetime
+    ) -> None:
         self.execution_id = execution_id
         self.step_key = step_key
         self.resumed_by = resumed_by
@@ -183,7 +185,10 @@ class SuspensionExpiredError(ResumeError):
 
     def __str__(self) -> str:
         when = self.expired_at.isoformat(sep=" ", timespec="seconds")
-        return f"suspension {self.step_key!r} of {self.execution_id} timed out at {when}: it takes no answer any more"
+        return (
+            f"suspension {self.step_key!r} of {self.execution_id} timed out at {when}: "
+            "it takes no answer any more"
+        )
 
 
 class ExecutionFinishedError(ResumeError):

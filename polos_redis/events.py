@@ -153,9 +153,7 @@ async def _start(store: Store, key: bytes, topic: str, last_event_id: str | None
     return before.encode(), skip
 
 
-def _event(
-    topic: str, entry: bytes, place: int, kind: bytes, data: bytes, execution_id: str | None
-) -> Event:
+def _event(topic: str, entry: bytes, place: int, kind: bytes, data: bytes, execution_id: str | None) -> Event:
     ms, _, sequence = entry.partition(b"-")
     name, _, child = text(kind).partition("\0")
     metadata = {} if execution_id is None and not child else {"execution_id": child or keys.root_of(topic)}

@@ -44,7 +44,9 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         try:
             record = journal.parse(stored)
         except StoredValueError as error:
-            steps.append({"step_key": text(name), "status": "unreadable", "error": str(error), "finished_at": None})
+            steps.append(
+                {"step_key": text(name), "status": "unreadable", "error": str(error), "finished_at": None}
+            )
             continue
         if isinstance(record, StepRecord):
             steps.append(_step(text(name), record))

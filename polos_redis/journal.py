@@ -79,7 +79,15 @@ def parse(raw: bytes) -> StepRecord | SuspensionRecord:
         if version == VERSION and kind == b"suspend":
             by, channel = (part.decode("utf-8", "replace") for part in (record[8], record[9]))
             return SuspensionRecord(
-                status, int(record[3]), int(record[4]), *record[5:8], by, channel, int(record[10])
+                status,
+                int(record[3]),
+                int(record[4]),
+                record[5],
+                record[6],
+                record[7],
+                by,
+                channel,
+                int(record[10]),
             )
     except Exception as error:
         raise UnreadableValueError(f"a journal record is damaged: {error}") from None

@@ -43,7 +43,8 @@ def check_namespace(namespace: str) -> str:
     """Refuse a namespace that would break out of the braces of its keys."""
     if not namespace or len(namespace) > 200 or any(c in "{}" or c.isspace() for c in namespace):
         raise ConfigurationError(
-            f"the namespace {namespace!r} can't be used: it needs 1 to 200 characters, none of them a brace or blank"
+            f"the namespace {namespace!r} can't be used: "
+            "it needs 1 to 200 characters, none of them a brace or blank"
         )
     return namespace
 

@@ -49,7 +49,9 @@ class Lease:
         for prefix in self.store.prefixes:
             await wire.call("HINCRBY", prefix + keys.WORKERS.encode(), self.worker_id, 1, patience=None)
             if self._epoch != wire.epoch:  # also after a restart that lost the row
-                await wire.call("HSET", prefix + keys.SERVES.encode(), self.worker_id, self._serves, patience=None)
+                await wire.call(
+                    "HSET", prefix + keys.SERVES.encode(), self.worker_id, self._serves, patience=None
+                )
         self._epoch = wire.epoch
         self._renewed = since
         self._fresh.set()

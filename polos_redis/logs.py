@@ -47,4 +47,8 @@ def _word(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         value = ",".join(map(str, value))
     word = str(value)
-    return json.dumps(word, ensure_ascii=False) if not word or any(c.isspace() or c == '"' for c in word) else word
+    return (
+        json.dumps(word, ensure_ascii=False)
+        if not word or any(c.isspace() or c == '"' for c in word)
+        else word
+    )

@@ -39,7 +39,7 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from msgpack import ExtType, Packer, Unpacker, unpackb  # type: ignore[import-untyped]
+from msgpack import ExtType, Packer, Unpacker, unpackb
 
 from polos_redis import records
 from polos_redis.errors import NotStorableError, UnreadableValueError

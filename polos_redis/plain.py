@@ -12,7 +12,7 @@ from json import dumps
 from math import isfinite
 from typing import Any
 
-from msgpack import ExtType, Timestamp, unpackb  # type: ignore[import-untyped]
+from msgpack import ExtType, Timestamp, unpackb
 
 from polos_redis import packing, records, typenames
 from polos_redis.errors import UnreadableValueError

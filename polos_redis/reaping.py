@@ -100,7 +100,12 @@ class Reaper:
             if not rows:
                 return
             requeued, failed, dropped = await self.store.requeue(
-                self.prefix, queue, consumer, [row[0] for row in rows], lost=True, max_deliveries=self.max_deliveries
+                self.prefix,
+                queue,
+                consumer,
+                [row[0] for row in rows],
+                lost=True,
+                max_deliveries=self.max_deliveries,
             )
             logger.warning(
                 "recovered from a lost worker",

@@ -14,7 +14,7 @@ MIN_REDIS, MIN_VALKEY = (7, 0), (8, 0)
 
 
 async def check_server(wire: Wire) -> None:
-    """Refuse a server that is too old or may evict keys; warn of one that forgets; raises `ConfigurationError`."""
+    """Refuse a server that is too old or may evict keys (`ConfigurationError`); warn of one that forgets."""
     try:
         info = text(await wire.call("INFO", "server"))
         facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)

@@ -52,17 +52,65 @@ OPTIONS = {
     for option in (
         Option("url", "POLOS_REDIS_URL", "redis://127.0.0.1:6379/0", _text, "where Redis is"),
         Option("namespace", "POLOS_NAMESPACE", "default", _text, "keeps installations on one Redis apart"),
-        Option("partitions", "POLOS_PARTITIONS", 1, _count, "hash slots the state is spread over; fixed per namespace"),
-        Option("retention_seconds", "POLOS_RETENTION_SECONDS", 604800.0, _seconds, "how long a finished execution is kept"),
-        Option("max_value_bytes", "POLOS_MAX_VALUE_BYTES", 1_048_576, _count, "largest stored input, result or answer"),
-        Option("patience_seconds", "POLOS_PATIENCE_SECONDS", 30.0, _seconds, "how long a client's call waits for Redis to come back"),
+        Option(
+            "partitions",
+            "POLOS_PARTITIONS",
+            1,
+            _count,
+            "hash slots the state is spread over; fixed per namespace",
+        ),
+        Option(
+            "retention_seconds",
+            "POLOS_RETENTION_SECONDS",
+            604800.0,
+            _seconds,
+            "how long a finished execution is kept",
+        ),
+        Option(
+            "max_value_bytes",
+            "POLOS_MAX_VALUE_BYTES",
+            1_048_576,
+            _count,
+            "largest stored input, result or answer",
+        ),
+        Option(
+            "patience_seconds",
+            "POLOS_PATIENCE_SECONDS",
+            30.0,
+            _seconds,
+            "how long a client's call waits for Redis to come back",
+        ),
         Option("concurrency", "POLOS_CONCURRENCY", 100, _count, "activations a worker runs at once"),
-        Option("lease_seconds", "POLOS_LEASE_SECONDS", 15.0, _seconds, "a worker silent for so long is held for dead"),
-        Option("max_deliveries", "POLOS_MAX_DELIVERIES", 5, _count, "workers an execution may lose in a row before it fails"),
-        Option("grace_seconds", "POLOS_GRACE_SECONDS", 25.0, _seconds, "how long running steps may go on after SIGTERM"),
-        Option("put_back_seconds", "POLOS_PUT_BACK_SECONDS", 2.0, _seconds, "pause before an unknown workflow is offered again"),
+        Option(
+            "lease_seconds",
+            "POLOS_LEASE_SECONDS",
+            15.0,
+            _seconds,
+            "a worker silent for so long is held for dead",
+        ),
+        Option(
+            "max_deliveries",
+            "POLOS_MAX_DELIVERIES",
+            5,
+            _count,
+            "workers an execution may lose in a row before it fails",
+        ),
+        Option(
+            "grace_seconds",
+            "POLOS_GRACE_SECONDS",
+            25.0,
+            _seconds,
+            "how long running steps may go on after SIGTERM",
+        ),
+        Option(
+            "put_back_seconds",
+            "POLOS_PUT_BACK_SECONDS",
+            2.0,
+            _seconds,
+            "pause before an unknown workflow is offered again",
+        ),
     )
-}  # fmt: skip
+}
 
 
 def resolve(name: str, given: Any = None) -> Any:

@@ -192,7 +192,9 @@ class Step:
                 took = (asyncio.get_running_loop().time() - since) * 1000
                 await self._commit(key, "ok", attempt, took, value)
         except Exception as error:
-            logger.info("a step whose caller had gone failed", extra={"step": key, "error": journal.text_of(error)})
+            logger.info(
+                "a step whose caller had gone failed", extra={"step": key, "error": journal.text_of(error)}
+            )
         finally:
             activation.landed()
 
@@ -240,7 +242,9 @@ class Step:
         frame = sys._getframe(1)
         return self._suspend(key, data, timeout, (frame.f_code, frame.f_lineno))
 
-    async def _suspend(self, key: str, data: Any, timeout: float | timedelta | None, place: Place) -> dict[str, Any]:
+    async def _suspend(
+        self, key: str, data: Any, timeout: float | timedelta | None, place: Place
+    ) -> dict[str, Any]:
         activation = self._activation
         stored = await activation.enter(key, place)
         if stored is None:
@@ -253,7 +257,9 @@ class Step:
                 await activation.commit(
                     name,
                     b"",
-                    lambda: store.suspend(activation.fence, activation.known, name, timeout_ms, shown, events),
+                    lambda: store.suspend(
+                        activation.fence, activation.known, name, timeout_ms, shown, events
+                    ),
                 )
             finally:
                 activation.landed()
@@ -284,9 +290,9 @@ class Step:
         if not isinstance(record, kind):
             raise self._activation.stop_with(
                 StepKeyError(
-                    f"step key {key!r} at {described(place)} is a {journal.word_for(kind)} now, but was journaled "
-                    f"as a {journal.word_for(type(record))}: give the new call a key of its own, or bring the old "
-                    "code back"
+                    f"step key {key!r} at {described(place)} is a {journal.word_for(kind)} now, but was "
+                    f"journaled as a {journal.word_for(type(record))}: give the new call a key of its own, or "
+                    "bring the old code back"
                 )
             )
         return record
@@ -307,7 +313,8 @@ def _is_async(function: Any) -> bool:
     code = getattr(function, "__code__", None)
     if code is not None and code.co_flags & inspect.CO_COROUTINE:
         return True
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(type(function), "__call__", None))  # noqa: B004
+    called = getattr(type(function), "__call__", None)  # noqa: B004 - its kind, not whether it has one
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
 def _shown(data: Any) -> Any:
@@ -324,5 +331,7 @@ def _milliseconds(key: str, timeout: float | timedelta | None) -> int:
         return 0
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 < seconds < 1e10:
-        raise ValueError(f"suspension {key!r}: timeout is a positive number of seconds or None, not {timeout!r}")
+        raise ValueError(
+            f"suspension {key!r}: timeout is a positive number of seconds or None, not {timeout!r}"
+        )
     return max(1, int(seconds * 1000))

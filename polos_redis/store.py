@@ -100,9 +100,7 @@ class Store:
     # --- an activation's writes ---------------------------------------------------------
 
     def write(self, by: Fence, known: int, key: bytes, record: bytes, events: Sequence[bytes]) -> Future[int]:
-        return self.wire.run(
-            scripts.WRITE, by.prefix, by.id, by.entry, by.owner, known, key, record, *events
-        )
+        return self.wire.run(scripts.WRITE, by.prefix, by.id, by.entry, by.owner, known, key, record, *events)
 
     def backoff(
         self, by: Fence, known: int, key: bytes, record: bytes, delay_ms: int, events: Sequence[bytes]
@@ -132,16 +130,24 @@ class Store:
         events: Sequence[bytes],
     ) -> Future[int]:
         return self.wire.run(
-            scripts.FINISH, by.prefix, by.id, by.entry, by.owner, known, status, value, event, unreached, *events
+            scripts.FINISH,
+            by.prefix,
+            by.id,
+            by.entry,
+            by.owner,
+            known,
+            status,
+            value,
+            event,
+            unreached,
+            *events,
         )
 
     # --- a worker's calls ---------------------------------------------------------------
 
     async def load(self, by: Fence) -> Loaded | None:
         """Become the owner of a delivered execution; None when its entry is no longer the live one."""
-        reply = await self.wire.call_script(
-            scripts.LOAD, by.prefix, by.id, by.entry, by.owner, patience=None
-        )
+        reply = await self.wire.call_script(scripts.LOAD, by.prefix, by.id, by.entry, by.owner, patience=None)
         if reply is None:
             return None
         flat = reply[3]
@@ -150,7 +156,14 @@ class Store:
         )
 
     async def requeue(
-        self, prefix: bytes, queue: str, consumer: str, entries: Sequence[bytes], *, lost: bool, max_deliveries: int
+        self,
+        prefix: bytes,
+        queue: str,
+        consumer: str,
+        entries: Sequence[bytes],
+        *,
+        lost: bool,
+        max_deliveries: int,
     ) -> tuple[int, int, int]:
         """Give a consumer's entries back to the queue; returns how many were requeued, failed, dropped."""
         why = "lost" if lost else "back"
@@ -176,7 +189,9 @@ class Store:
 
     # --- a client's calls ---------------------------------------------------------------
 
-    async def invoke(self, execution_id: str, workflow_id: str, queue: str, input: bytes, retention_ms: int) -> bool:
+    async def invoke(
+        self, execution_id: str, workflow_id: str, queue: str, input: bytes, retention_ms: int
+    ) -> bool:
         """Create an execution; False when one with this id exists."""
         return bool(
             await self.wire.call_script(
@@ -193,7 +208,14 @@ class Store:
         )
 
     async def answer(
-        self, execution_id: str, step_key: str, answer: bytes, digest: bytes, by: str, channel: str, early: bool
+        self,
+        execution_id: str,
+        step_key: str,
+        answer: bytes,
+        digest: bytes,
+        by: str,
+        channel: str,
+        early: bool,
     ) -> list[Any]:
         """Decide a suspension; the tagged reply of answer.lua."""
         reply: list[Any] = await self.wire.call_script(
@@ -227,7 +249,9 @@ class Store:
         status, output, error, by = (*reply, None, None, None)[:4]
         return Ended(text(status), output, error, text(by) or None)
 
-    async def publish(self, topic: str, execution_id: str, retention_ms: int, event_type: str, data: bytes) -> bytes:
+    async def publish(
+        self, topic: str, execution_id: str, retention_ms: int, event_type: str, data: bytes
+    ) -> bytes:
         """Add an event to a topic; returns its stream id."""
         entry: bytes = await self.wire.call_script(
             scripts.PUBLISH,
@@ -261,7 +285,9 @@ class Store:
         flat = await self.wire.call("HGETALL", key, patience=self.patience)
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
-    async def list(self, statuses: Sequence[str], workflow: str, before: str, limit: int) -> list[list[Any]]:
+    async def list_executions(
+        self, statuses: Sequence[str], workflow: str, before: str, limit: int
+    ) -> list[list[Any]]:
         """Executions, newest first: [id, workflow, status, created us, started ms, finished ms]."""
         found: list[list[Any]] = []
         for prefix in self.prefixes:
@@ -271,7 +297,7 @@ class Store:
         found.sort(key=lambda row: -int(row[3]))
         return found[:limit]
 
-    async def inbox(self, after: str, limit: int) -> list[list[Any]]:
+    async def list_suspensions(self, after: str, limit: int) -> list[list[Any]]:
         """Open suspensions, oldest first: [execution id, step key, workflow, opened us, record]."""
         found: list[list[Any]] = []
         for prefix in self.prefixes:
@@ -283,6 +309,8 @@ class Store:
         """The workflow ids that workers with a lease announce."""
         ids: set[str] = set()
         for prefix in self.prefixes:
-            for packed in await self.wire.call("HVALS", prefix + keys.SERVES.encode(), patience=self.patience):
+            for packed in await self.wire.call(
+                "HVALS", prefix + keys.SERVES.encode(), patience=self.patience
+            ):
                 ids.update(msgpack.unpackb(packed)["workflows"])
         return ids

@@ -31,7 +31,7 @@ OWNER: ContextVar[Owner | None] = ContextVar("polos_owner", default=None)
 OUTSIDE = Context()  # for tasks of ours that are created while user code runs
 
 
-class WorkflowExit(Exception):  # noqa: N818 - it stands for SystemExit and the like
+class WorkflowExit(Exception):
     """User code raised SystemExit, KeyboardInterrupt or another BaseException: an error of its execution."""
 
 
@@ -70,7 +70,7 @@ def install(loop: asyncio.AbstractEventLoop) -> None:
         return task
 
     factory.records_owners = True  # type: ignore[attr-defined]
-    loop.set_task_factory(factory)
+    loop.set_task_factory(factory)  # type: ignore[arg-type] # typeshed lags behind what loops pass
 
 
 def spawn(coro: Coroutine[Any, Any, Any], name: str | None = None) -> asyncio.Task[Any]:

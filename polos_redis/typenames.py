@@ -116,12 +116,11 @@ def _argument_name(argument: Any) -> str:
     name = _ARGUMENT_NAMES.get(id(argument))
     if name is not None:
         return name
-    origin, arguments = typing.get_origin(argument), typing.get_args(argument)
-    inner = ",".join(_argument_name(a) for a in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return f"Union[{inner}]"
-    if origin in (list, dict, tuple, set, frozenset):
-        return f"{origin.__name__}[{inner}]"
+    origin = typing.get_origin(argument)
+    union = origin in (typing.Union, types.UnionType)
+    if union or origin in (list, dict, tuple, set, frozenset):
+        inner = ",".join(_argument_name(a) for a in typing.get_args(argument))
+        return f"{'Union' if union else origin.__name__}[{inner}]"
     if argument is None:
         return "None"
     if isinstance(argument, type) and (is_model(argument) or is_dataclass(argument) or is_enum(argument)):

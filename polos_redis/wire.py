@@ -110,7 +110,7 @@ class _Link(asyncio.BufferedProtocol):
         *("owner", "place", "loop", "pid", "timeout", "window", "on_push", "transport", "gone"),
         *("preparing", "lost", "paused", "waiters", "calls", "out", "healing", "answered"),
         *("confirmed", "drop"),
-        *("buffer", "feed", "gets", "ticker", "history", "quiet"),
+        *("buffer", "view", "feed", "gets", "ticker", "history", "quiet"),
     )
 
     def __init__(self, wire: Wire, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -128,6 +128,7 @@ class _Link(asyncio.BufferedProtocol):
         self.confirmed = 0  # channels of the oldest call confirmed so far
         self.drop = ""  # why to give the connection up after this batch of replies
         self.buffer = bytearray(READ_SIZE)
+        self.view = memoryview(self.buffer)  # asyncio's TLS slices it: of a bytearray that were a copy
         reader = Reader(notEnoughData=_NOTHING)
         self.feed, self.gets = reader.feed, reader.gets
         self.ticker: asyncio.TimerHandle | None = None
@@ -186,8 +187,8 @@ class _Link(asyncio.BufferedProtocol):
 
     # --- the transport's callbacks ---
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self.buffer
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.view
 
     def buffer_updated(self, nbytes: int) -> None:
         try:
@@ -558,7 +559,7 @@ class Wire:
 
     def _outcome(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            raise RedisUnavailableError(f"the connection to Redis at {self.place} was closed meanwhile")
+            raise RedisUnavailableError(f"the attempt to connect to Redis at {self.place} was cancelled")
         if (error := task.exception()) is not None:
             raise error.with_traceback(None)
 

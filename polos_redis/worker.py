@@ -87,7 +87,9 @@ class Worker:
         chosen = registered().values() if self._workflows is None else self._workflows
         self.workflows = {workflow.id.encode("utf-8", "surrogatepass"): workflow for workflow in chosen}
         if not self.workflows:
-            raise ConfigurationError("there is no workflow to work on: import the module that defines them first")
+            raise ConfigurationError(
+                "there is no workflow to work on: import the module that defines them first"
+            )
         for workflow in self.workflows.values():
             workflow.resolve()
         loop = self._loop = asyncio.get_running_loop()
@@ -165,7 +167,7 @@ class Worker:
         unblock.cancel()
 
     async def _unblock_reader(self, reader: asyncio.Task[None]) -> None:
-        """End the blocked read early, where the server lets us; a clean stop waits for its reply in any case."""
+        """End the blocked read early, where the server lets us; a clean stop waits for its reply anyway."""
         while not reader.done():
             if self._reader_id is not None:
                 with contextlib.suppress(PolosError):
@@ -319,7 +321,8 @@ class Worker:
         execution_id = flat[1].decode()
         workflow = self.workflows.get(flat[3])
         if workflow is None:
-            logger.info("unknown workflow, put back", extra={"execution": execution_id, "workflow": text(flat[3])})
+            known_as = {"execution": execution_id, "workflow": text(flat[3])}
+            logger.info("unknown workflow, put back", extra=known_as)
             self.spawn(self._put_back(Fence(prefix, flat[1], entry, b""), queue))
             return
         activation = Activation(self, workflow, execution_id, entry, int(flat[5]), queue)
@@ -361,12 +364,12 @@ class Worker:
 
     def _begin(self, activation: Activation, packed: bytes) -> None:
         try:
-            input = activation.workflow.check_input(codec.decode(packed))
+            given = activation.workflow.check_input(codec.decode(packed))
         except Exception as error:
             activation.fail_before_start(error)
             return
         ctx = WorkflowContext(activation)
-        activation.begin(lambda: activation.workflow.call(ctx, input))
+        activation.begin(lambda: activation.workflow.call(ctx, given))
 
     # --- what activations need (their Host) ---------------------------------------------
 
@@ -448,5 +451,3 @@ def _call_in_thread(function: Callable[[], Any]) -> Any:
         return function()
     except StopIteration as error:  # a future can't carry it
         raise RuntimeError(f"the step's function raised StopIteration({error.value!r})") from error
-
-

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from polos_redis import codec
 from polos_redis.context import WorkflowContext
@@ -36,15 +36,14 @@ class Workflow(Generic[In, Out]):
         self.__module__ = function.__module__
         self.__wrapped__ = function
         parameters = list(inspect.signature(function).parameters.values())
-        positional = [
-            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         required = [p for p in parameters if p.default is p.empty and p not in positional]
         if not inspect.iscoroutinefunction(function):
             raise ConfigurationError(f"workflow {id!r}: {self.__name__} must be an async function")
         if not 1 <= len(positional) <= 2 or any(p.kind is p.KEYWORD_ONLY for p in required):
             raise ConfigurationError(
-                f"workflow {id!r}: {self.__name__} must take (ctx) or (ctx, input), not {inspect.signature(function)}"
+                f"workflow {id!r}: {self.__name__} must take (ctx) or (ctx, input), "
+                f"not {inspect.signature(function)}"
             )
         self.takes_input = len(positional) == 2
         self._input_parameter = positional[1] if self.takes_input else None
@@ -61,7 +60,9 @@ class Workflow(Generic[In, Out]):
                 try:
                     hints = typing.get_type_hints(self.function)
                 except NameError as error:
-                    raise ConfigurationError(f"workflow {self.id!r}: the input's annotation: {error}") from None
+                    raise ConfigurationError(
+                        f"workflow {self.id!r}: the input's annotation: {error}"
+                    ) from None
                 self._input_type = hints[parameter.name]
         return self._input_type
 
@@ -93,7 +94,7 @@ class Workflow(Generic[In, Out]):
 
     async def __call__(self, ctx: WorkflowContext, *args: Any) -> Out:
         """Call the function itself, as a test might; inside a workflow this runs it as plain code."""
-        return await cast("Awaitable[Out]", self.function(ctx, *args))
+        return await self.function(ctx, *args)
 
     def __repr__(self) -> str:
         return f"<Workflow {self.id}>"
@@ -123,7 +124,8 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
         known = _registry.get(name)
         if known is not None and not _same_definition(known.function, function):
             raise ConfigurationError(
-                f"workflow id {name!r} is taken by {known.function.__module__}.{known.function.__qualname__}: "
+                f"workflow id {name!r} is taken by "
+                f"{known.function.__module__}.{known.function.__qualname__}: "
                 f"give {function.__module__}.{function.__qualname__} another one with @workflow(id=...)"
             )
         _registry[name] = made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -29,8 +31,9 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def temp_dir() -> Iterator[Path]:
+def temp_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """This session's own place for temporary files, so that what a test leaves there is seen."""
+    tmp_path_factory.getbasetemp()  # `tmp_path` stays where pytest has it
     # Short, and not under pytest's: a unix socket's path has little room.
     folder = Path(tempfile.mkdtemp(prefix="polos-tests-"))
     temp = folder / "tmp"
@@ -110,11 +113,8 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _check_invariants(url: str, namespace: str) -> None:
-    try:
-        from tests.invariants import check
-    except ModuleNotFoundError:
-        return
-    check(url, namespace)
+    if importlib.util.find_spec("tests.invariants"):
+        importlib.import_module("tests.invariants").check(url, namespace)
 
 
 @pytest.fixture(autouse=True)

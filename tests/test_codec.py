@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import importlib
@@ -19,7 +20,7 @@ from collections import OrderedDict, defaultdict, namedtuple
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from uuid import UUID, uuid4
@@ -29,7 +30,7 @@ import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgpack import ExtType, packb, unpackb  # type: ignore[import-untyped]
+from msgpack import ExtType, packb, unpackb
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, TypeAdapter, field_validator
 
 from polos_redis import codec
@@ -181,7 +182,7 @@ Point = namedtuple("Point", "x y")
 
 
 class Text(str):
-    pass
+    __slots__ = ()
 
 
 class Count(int):
@@ -191,6 +192,16 @@ class Count(int):
 class Odd(tzinfo):
     def utcoffset(self, dt: datetime | None) -> timedelta | None:
         return None if dt is None else timedelta(hours=dt.hour % 2)
+
+    def dst(self, dt: datetime | None) -> None:
+        return None
+
+    def tzname(self, dt: datetime | None) -> None:
+        return None
+
+
+def opened(values: dict[str, Any]) -> Open:
+    return Open.model_validate(values)
 
 
 def back(value: Any) -> Any:
@@ -246,7 +257,14 @@ VALUES: list[Any] = [
         items=[Item(sku="b")],
         by_day={date.min: Item(sku="c")},
     ),
-    *(Doubling(N=2), Open(a=2, b=[1]), Open(), Frozen(a=1, b=(1, 2)), Names(["a"]), Outer.Inner(x=1)),
+    *(
+        Doubling(N=2),
+        opened({"a": 2, "b": [1]}),
+        Open(),
+        Frozen(a=1, b=(1, 2)),
+        Names(["a"]),
+        Outer.Inner(x=1),
+    ),
     *(Box[int](content=1), Box[Item](content=Item(sku="x")), Box[list[Item]](content=[Item(sku="x")])),
     *(Box(content=(1,)), Box[Box[int] | None](content=None), RootModel[dict[str, int]]({"a": 1})),
     *(Plain(1, [2]), Key("a", 2), Slotted(1), Pair[int](3), Inherited(4)),
@@ -312,7 +330,7 @@ def test_mixed_round_trip_and_plain(value: Any) -> None:
     again = codec.decode(data)
     assert codec.encode(again, limit=1 << 30) == data or sets_inside(data)
     assert type(again) is type(value)
-    assert again == value or again != again or "nan" in repr(value).lower()
+    assert "nan" in repr(value).lower() or again == value  # a signaling NaN refuses to be compared
     assert codec.canonical_digest(again) == codec.canonical_digest(value)
     json.dumps(codec.to_plain(data), allow_nan=False).encode("utf-8")
 
@@ -329,20 +347,21 @@ def test_model_keeps_what_it_was_given_and_nothing_runs_again() -> None:
     assert item.model_fields_set == {"sku"}
     assert back(Item(sku="a", price=Decimal(1), tags=set())).model_fields_set == {"sku", "price", "tags"}
     assert back(Doubling(N=2)).n == 4
-    assert back(Open(a=1, more=2)).more == 2
-    assert back(Open(a=1, more=2)).model_extra == {"more": 2}
+    assert back(opened({"a": 1, "more": 2})).more == 2
+    assert back(opened({"a": 1, "more": 2})).model_extra == {"more": 2}
     item.sku = "changed"  # a restored model is a whole one
     assert item.model_dump() == {"sku": "changed", "price": Decimal("1.00"), "tags": set()}
     assert item.model_copy(update={"sku": "x"}).sku == "x"
 
 
 def test_model_private_attributes_and_cached_properties() -> None:
-    model = Secretive(a=3)
+    model = Secretive.model_validate({"a": 3})
     model._seen.append(1)
     assert model.twice == 6
     again = back(model)
     assert (again, again._seen) == (model, [1])
-    assert "twice" not in again.__dict__ and again.twice == 6
+    assert "twice" not in again.__dict__
+    assert again.twice == 6
     with pytest.raises(AttributeError):
         _ = again._unset
 
@@ -376,7 +395,8 @@ def name_of(cls: type) -> str:
 def test_classes_that_have_changed_since() -> None:
     """failure 27: a removed field is dropped, a new one takes its default or is named."""
     item = codec.decode(stored(13, name_of(Item), {"sku": "a", "gone": 1}))
-    assert item == Item(sku="a") and "gone" not in item.__dict__
+    assert item == Item(sku="a")
+    assert "gone" not in item.__dict__
     assert codec.decode(stored(12, name_of(Key), {"name": "a", "gone": 1})) == Key("a")
     assert codec.decode(stored(12, name_of(Slotted), {"a": 1})) == Slotted(1)
     assert codec.decode(stored(11, name_of(Color), "RENAMED", 1)) is Color.RED
@@ -391,11 +411,20 @@ def test_classes_that_have_changed_since() -> None:
 # --- refusals -----------------------------------------------------------------------------
 
 
+def iter_nothing() -> Iterator[int]:
+    yield 1
+
+
 def local_class() -> Any:
     class Local(BaseModel):
         x: int = 1
 
     return Local()
+
+
+def deep_both() -> Any:
+    """Lists right below the limit of msgpack inside typed levels: C recursion, if nothing counted."""
+    return deep(60, lambda v: (deep(900, lambda w: [w]), deep(900, lambda w: [w or v])))
 
 
 def circular(kind: str) -> Any:
@@ -425,7 +454,7 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
         r"^\$\.items\[0\]: an? object can't",
     ),
     ("in a dataclass", lambda: [Key(name=io.BytesIO())], r"^\$\[0\]\.name: a BytesIO"),  # type: ignore[arg-type]
-    ("extra", lambda: Open(more=object()), r"^\$\.more: an? object"),
+    ("extra", lambda: opened({"more": object()}), r"^\$\.more: an? object"),
     ("private", lambda: private(threading.Lock()), r"^\$\._seen\[0\]: a lock can't"),
     ("other attribute", lambda: setattr_(Plain(1), "lock", object()), r"^\$\.lock: an? object"),
     ("namedtuple", lambda: (Point(1, 2),), r"^\$\[0\]: the named tuple Point can't be stored: use a frozen"),
@@ -433,7 +462,7 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
     ("int", lambda: Count(1), r"^\$: a Count .* int\(\.\.\.\)"),
     ("OrderedDict", lambda: OrderedDict(a=1), r"^\$: a OrderedDict .* dict"),
     ("defaultdict", lambda: defaultdict(int), r"^\$: a defaultdict"),
-    ("coroutine", lambda: (n for n in ()), r"^\$: a generator can't be stored: await"),
+    ("coroutine", lambda: iter_nothing(), r"^\$: a generator can't be stored: await"),
     ("function", lambda: {"f": len}, r"^\$\.f: a builtin_function"),
     ("exception", lambda: Failure(1), r"^\$: a Failure is more than its fields"),
     ("zone", lambda: datetime(2020, 1, 1, tzinfo=Odd()), r"^\$: a time zone of type Odd can't"),
@@ -445,7 +474,7 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
         r"^\$: the type argument .*Literal.* named subclass",
     ),
     *(
-        (f"circular {k}", lambda k=k: circular(k), r"^\$[^:]*: a \w+ contains itself")
+        (f"circular {k}", partial(circular, k), r"^\$[^:]*: a \w+ contains itself")
         for k in ("list", "tuple", "model")
     ),
     ("deep list", lambda: deep(3000, lambda v: [v]), r"nested deeper than 200"),
@@ -454,14 +483,14 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
     ("deep model", lambda: deep(3000, lambda v: Node(inner=v)), r"nested deeper than 200"),
     (
         "deep both",
-        lambda: deep(60, lambda v: (deep(1000, lambda w: [w]), deep(900, lambda w, v=v: [w or v]))),
+        ("deep both", deep_both, "nested"),
         "nested",
     ),
 ]
 
 
 def private(value: Any) -> Secretive:
-    model = Secretive(a=1)
+    model = Secretive.model_validate({"a": 1})
     model._seen.append(value)
     return model
 
@@ -514,7 +543,7 @@ def test_bytes_like_come_back_as_bytes() -> None:
 
 
 def test_a_property_that_raises_is_not_a_crash() -> None:
-    class Broken(tzinfo):
+    class Broken(Odd):
         def utcoffset(self, dt: datetime | None) -> timedelta:
             raise ZeroDivisionError
 
@@ -556,10 +585,8 @@ def read(data: bytes) -> None:
     """A value or UnreadableValueError, and nothing new imported."""
     before = set(sys.modules)
     for reader in (codec.decode, codec.to_plain):
-        try:
+        with contextlib.suppress(UnreadableValueError):
             reader(data)
-        except UnreadableValueError:
-            pass
     new = {m for m in set(sys.modules) - before if not m.startswith(("tzdata", "importlib"))}
     assert not new
 
@@ -582,16 +609,28 @@ def test_mutated_bytes(valid: bytes, data: st.DataObject) -> None:
 
 
 WILD = st.recursive(
-    st.none() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary()
-    | st.sampled_from([codec.type_name(c) for c in (Item, Order, Secretive, Plain, Slotted, Key, Color, Rights, Names)])
+    st.none()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.sampled_from(
+        [codec.type_name(c) for c in (Item, Order, Secretive, Plain, Slotted, Key, Color, Rights, Names)]
+    )
     | st.sampled_from(["sku", "a", "n", "name", "__class__", "__dict__", "__init__", "root", "_seen"]),
     lambda c: st.one_of(
         st.lists(c, max_size=5),
-        st.dictionaries(st.text() | st.sampled_from(["sku", "a", "__class__"]) | st.integers(0, 9), c, max_size=4),
-        st.builds(lambda code, body: ExtType(code, packb(body, unicode_errors="surrogatepass")), st.integers(0, 15), c),
+        st.dictionaries(
+            st.text() | st.sampled_from(["sku", "a", "__class__"]) | st.integers(0, 9), c, max_size=4
+        ),
+        st.builds(
+            lambda code, body: ExtType(code, packb(body, unicode_errors="surrogatepass")),
+            st.integers(0, 15),
+            c,
+        ),
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @pytest.mark.failure(30)
@@ -704,7 +743,8 @@ def test_wrong_fields_neither_crash_nor_shadow_methods() -> None:
     model = codec.decode(
         stored(13, name_of(Item), {"sku": 7, "model_dump": 1}, ["sku", "zzz"], {"x": 1}, {"_y": 1})
     )
-    assert model.sku == 7 and model.model_extra is None and callable(model.model_dump)
+    assert (model.sku, model.model_extra) == (7, None)
+    assert callable(model.model_dump)
     for code in (12, 13):
         with pytest.raises(UnreadableValueError):
             codec.decode(stored(code, name_of(Key if code == 12 else Item), [1, 2]))
@@ -728,7 +768,8 @@ def test_names() -> None:
 
 def test_a_parametrised_model_nobody_has_made_here() -> None:
     made = codec.find_type(f"{__name__}:Box[set[{__name__}:Key]]")
-    assert made is not None and issubclass(made, Box)
+    assert made is not None
+    assert issubclass(made, Box)
     again = codec.decode(stored(13, f"{__name__}:Box[bytes]", {"content": b"x"}))
     assert again == Box[bytes](content=b"x")
 
@@ -765,7 +806,7 @@ def test_a_reloaded_module_gives_its_new_class(module: Callable[[str], Any]) -> 
     importlib.reload(new)  # in place: the module object stays
     assert type(codec.decode(data)) is new.M
     del new.M
-    with pytest.raises(UnreadableValueError, match="reloaded_types:M.*not among the modules imported"):
+    with pytest.raises(UnreadableValueError, match=r"reloaded_types:M.*not among the modules imported"):
         codec.decode(data)
 
 
@@ -864,7 +905,7 @@ PLAIN: list[tuple[Any, Any]] = [
     (Plain(1, [2]), {"a": 2, "b": [2], "computed": 2}),
     ([Item(sku="a", price=Decimal("2.50"), tags={"t"})], [{"sku": "a", "price": "2.50", "tags": ["t"]}]),
     (Names(["a"]), ["a"]),
-    (Open(a=1, more=(1,)), {"a": 1, "more": [1]}),
+    (opened({"a": 1, "more": (1,)}), {"a": 1, "more": [1]}),
     (Fancy(secret="x"), {"secret": "***"}),
     (
         {"deep": (Box[Item](content=Item(sku="a")),)},
@@ -889,8 +930,12 @@ def test_plain(value: Any, shown: Any) -> None:
     | st.times()
     | st.uuids()
     | st.decimals()
-    | st.dictionaries(st.integers() | st.booleans() | st.none() | st.dates() | st.tuples(st.integers()), st.text(), max_size=1)
-)  # fmt: skip
+    | st.dictionaries(
+        st.integers() | st.booleans() | st.none() | st.dates() | st.tuples(st.integers()),
+        st.text(),
+        max_size=1,
+    )
+)
 def test_plain_is_what_pydantic_shows(value: Any) -> None:
     assert codec.plain(value) == TypeAdapter(Any).dump_python(value, mode="json")
 
@@ -927,7 +972,7 @@ def test_digest_ignores_order_and_nothing_else() -> None:
     assert digest([(a, frozenset(a))]) == digest([(b, frozenset(b))])
     assert digest(Node(inner={"a": 1, "b": 2})) == digest(Node(inner={"b": 2, "a": 1}))
     assert digest(Item(sku="a")) == digest(Item(sku="a", tags=set()))
-    assert digest(Open(a=1, x=1)) != digest(Open(a=1, x=2))
+    assert digest(opened({"a": 1, "x": 1})) != digest(opened({"a": 1, "x": 2}))
     different = [
         1,
         1.0,
@@ -994,7 +1039,7 @@ def test_bad_input_names_the_workflow_and_each_field() -> None:
     assert "; input.items.0.sku: Input should be a valid string" in message
     with pytest.raises(InvalidInputError, match=r"workflow 'charge': input: Input should be a valid integer"):
         codec.validate_input(int, "x", workflow_id="charge")
-    with pytest.raises(ConfigurationError, match="workflow 'charge'.*can't be checked"):
+    with pytest.raises(ConfigurationError, match=r"workflow 'charge'.*can't be checked"):
         codec.validate_input("Nowhere", 1, workflow_id="charge")
 
 
