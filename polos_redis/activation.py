@@ -487,7 +487,7 @@ class Activation:
                 "journaled steps were not reached",
                 extra={"execution": self.id, "steps": [text(name) for name in unreached]},
             )
-        packed = msgpack.packb([text(name) for name in unreached]) if unreached else b""
+        packed = msgpack.packb(unreached) if unreached else b""
         self._send_finish((status, value, event, packed, events))
 
     def _send_finish(self, call: tuple[str, bytes, bytes, bytes, Sequence[bytes]]) -> None:

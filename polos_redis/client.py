@@ -62,7 +62,7 @@ class _Session:
         self.store = Store(self.wire, client.namespace, client.partitions, client.patience)
         self.name = os.urandom(6).hex()
         self.notices = Notices(client.url, self.store.prefixes, self.name, self._received, self._look_again)
-        self.tail = Tail(client.url, self.wire)
+        self.tail = Tail(client.url, self.wire, client.patience)
         self.ends: dict[bytes, list[asyncio.Future[Ended | None]]] = {}
         self.checked = False
         self.listening = False

@@ -68,7 +68,7 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         "finished_at": iso(number("finished")),
         "root_execution_id": keys.root_of(execution_id),
         "lost_deliveries": number("attempts") or 0,
-        "unreached_steps": msgpack.unpackb(fields["unreached"]) if fields.get("unreached") else [],
+        "unreached_steps": [text(name) for name in msgpack.unpackb(fields.get("unreached", b"\x90"))],
         "steps": steps,
         "suspensions": suspensions,
         "open_suspensions": [one for one in suspensions if one["status"] == "open"],

@@ -47,8 +47,9 @@ class Lease:
         since = time.monotonic()
         wire = self.store.wire
         for prefix in self.store.prefixes:
-            await wire.call("HINCRBY", prefix + keys.WORKERS.encode(), self.worker_id, 1, patience=None)
-            if self._epoch != wire.epoch:  # also after a restart that lost the row
+            row = prefix + keys.WORKERS.encode()
+            counter = await wire.call("HINCRBY", row, self.worker_id, 1, patience=None)
+            if counter == 1 or self._epoch != wire.epoch:  # the rows are new, or may have been lost
                 await wire.call(
                     "HSET", prefix + keys.SERVES.encode(), self.worker_id, self._serves, patience=None
                 )

@@ -25,8 +25,9 @@ Entries = list[tuple[bytes, list[bytes]]]  # stream id, flat list of type and da
 class Tail:
     """The one blocked read of a process."""
 
-    def __init__(self, url: str, main: Wire) -> None:
+    def __init__(self, url: str, main: Wire, patience: float) -> None:
         self._main = main
+        self._patience = patience
         self._wire = Wire(url, name="polos-tail", timeout=BLOCK_MS / 1000 + 5)
         self._waiting: dict[bytes, list[tuple[bytes, asyncio.Future[Entries]]]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -96,7 +97,7 @@ class Tail:
 
     async def _read(self) -> Any:
         if not self._wire.connected:
-            await self._wire.call("PING")
+            await self._wire.call("PING", patience=self._patience)
         if self._client_id is None or self._client_id[0] != self._wire.epoch:
             epoch = self._wire.epoch
             self._client_id = (epoch, await self._wire.send("CLIENT", "ID"))

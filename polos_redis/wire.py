@@ -20,7 +20,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -525,7 +525,9 @@ class Wire:
         if self._attempt is None:
             if backing_off and loop.time() < self._retry_at:
                 return None
-            self._attempt = loop.create_task(self._open(), name=f"polos: connect to {self.place}")
+            # in a context of its own: a caller's task factory must not hold this for the caller's task
+            name = f"polos: connect to {self.place}"
+            self._attempt = loop.create_task(self._open(), name=name, context=Context())
             self._attempt.add_done_callback(self._attempted)
         return self._attempt
 

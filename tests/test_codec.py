@@ -481,11 +481,7 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
     ("deep dict", lambda: deep(3000, lambda v: {"a": v}), r"nested deeper than 200"),
     ("deep tuple", lambda: deep(3000, lambda v: (v,)), r"nested deeper than 200"),
     ("deep model", lambda: deep(3000, lambda v: Node(inner=v)), r"nested deeper than 200"),
-    (
-        "deep both",
-        ("deep both", deep_both, "nested"),
-        "nested",
-    ),
+    ("deep both", deep_both, "nested"),
 ]
 
 

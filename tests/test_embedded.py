@@ -164,8 +164,9 @@ async def test_async_start_leaves_the_loop_free() -> None:
     assert gone(pid)
 
 
-async def test_cancelling_the_start_leaves_no_server() -> None:
-    server = EmbeddedServer(binary=BINARY)
+async def test_cancelling_the_start_leaves_no_server(tmp_path: Path) -> None:
+    slow = program(tmp_path / "slow", f'[ "$1" = --version ] || sleep 1; exec "{BINARY}" "$@"')
+    server = EmbeddedServer(binary=slow)
     starting = asyncio.create_task(server.__aenter__())
     await asyncio.to_thread(wait_for, lambda: server.running, "the keeper to be there")
     starting.cancel()

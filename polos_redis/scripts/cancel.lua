@@ -12,13 +12,13 @@ local P, id, by = KEYS[1], ARGV[1], ARGV[3]
 local exec = P .. 'exec:' .. id
 local e = redis.call('HMGET', exec, unpack(ENDING_FIELDS))
 if not e[1] then return {'missing'} end
-local f = redis.call('HMGET', exec, 'run', 'owner')
-if f[1] ~= ARGV[2] then return {'run', f[1]} end
-if e[2] ~= 'queued' and e[2] ~= 'waiting' then return {'finished', e[2]} end
+local run = redis.call('HGET', exec, 'run')
+if run ~= ARGV[2] then return {'run', run} end
+if e[1] ~= 'queued' and e[1] ~= 'waiting' then return {'finished', e[1]} end
 local event = '\130' .. cmsgpack.pack('status') .. cmsgpack.pack('cancelled')
   .. cmsgpack.pack('cancelled_by') .. (by == '' and '\192' or cmsgpack.pack(by))
-ending(P, id, now, e, 'cancelled', 'cancelled_by', by, event, {})
-if f[2] then
-  redis.pcall('SPUBLISH', P .. 'reply:' .. string.match(f[2], '^[^:]*'), cmsgpack.pack({'cancelled', id}))
+ending(P, id, now, e, 'cancelled', 'cancelled_by', by, event, {}, {})
+if e[3] then
+  redis.pcall('SPUBLISH', P .. 'reply:' .. string.match(e[3], '^[^:]*'), cmsgpack.pack({'cancelled', id}))
 end
 return {'cancelled'}

@@ -12,11 +12,13 @@
 -- #include backoff
 -- #include ending
 local P, id, known = KEYS[1], ARGV[1], tonumber(ARGV[4])
-local n, f = fence(P, id, ARGV[2], ARGV[3], known)
+local n, e = fence(P, id, ARGV[2], ARGV[3], known, unpack(ENDING_FIELDS, 5))
 if n < 0 then return n end
-local exec = P .. 'exec:' .. id
-local e = redis.call('HMGET', exec, unpack(ENDING_FIELDS))
-if not f[4] then redis.call('HSET', exec, 'started', now) end
-if ARGV[8] ~= '' then redis.call('HSET', exec, 'unreached', ARGV[8]) end
-ending(P, id, now, e, ARGV[5], ARGV[5] == 'completed' and 'output' or 'error', ARGV[6], ARGV[7], {unpack(ARGV, 9)})
+local field = ARGV[5] == 'completed' and 'output' or 'error'
+local fields = e[4] and {} or {'started', now}
+if ARGV[8] ~= '' then
+  fields[#fields + 1] = 'unreached'
+  fields[#fields + 1] = ARGV[8]
+end
+ending(P, id, now, e, ARGV[5], field, ARGV[6], ARGV[7], {unpack(ARGV, 9)}, fields)
 return 0

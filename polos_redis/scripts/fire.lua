@@ -19,8 +19,8 @@ for _, member in ipairs(due) do
   local kind, rest = string.sub(member, 1, 1), string.sub(member, 2)
   if kind == 'p' then
     redis.call('ZREM', P .. 'timers', member)
-    local e = redis.call('HMGET', P .. 'exec:' .. rest, 'status', 'entry')
-    if e[1] == 'queued' and not e[2] then put_on(P, rest) end
+    local e = redis.call('HMGET', P .. 'exec:' .. rest, 'status', 'entry', 'workflow', 'run', 'queue')
+    if e[1] == 'queued' and not e[2] then put_on(P, rest, e[3], e[4], e[5]) end
   else
     local id, key = string.match(rest, '^(%S+) (.*)$')
     local packed = redis.call('HGET', P .. 'journal:' .. id, key)

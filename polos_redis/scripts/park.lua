@@ -8,7 +8,7 @@
 -- #include fence
 -- #include queue
 local P, id = KEYS[1], ARGV[1]
-local n = fence(P, id, ARGV[2], ARGV[3], ARGV[4])
+local n, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], 'workflow', 'created', 'queue')
 if n < 0 then return n end
 if #ARGV < 5 then return -3 end
 local decided = {n}
@@ -24,8 +24,8 @@ end
 if #decided > 1 then return decided end
 
 local exec = P .. 'exec:' .. id
-local f = redis.call('HMGET', exec, 'workflow', 'created', 'queue')
-take_off(P, f[3], ARGV[2])
+take_off(P, e[7], ARGV[2])
+reindex(P, id, e[5], e[6], 'queued', 'waiting')
+redis.call('HSET', exec, 'status', 'waiting')
 redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress')
-move(P, id, f[1], f[2], 'queued', 'waiting')
 return 0

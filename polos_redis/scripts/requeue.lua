@@ -21,7 +21,7 @@ for i = 5, #ARGV do
       for j = 1, #found[2], 2 do if found[2][j] == 'id' then id = found[2][j + 1] end end
     end
     local e = id and redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS)) or {}
-    if e[2] ~= 'queued' or e[3] ~= entry then
+    if e[1] ~= 'queued' or e[2] ~= entry then
       dropped = dropped + 1
       take_off(P, ARGV[1], entry)
     else
@@ -39,12 +39,12 @@ for i = 5, #ARGV do
           .. 'last journaled step and the next'
         ending(P, id, now, e, 'failed', 'error', cmsgpack.pack({'WorkerLostError', text, ''}),
           '\130' .. cmsgpack.pack('status') .. cmsgpack.pack('failed') .. cmsgpack.pack('error')
-          .. cmsgpack.pack('WorkerLostError: ' .. text), {})
+          .. cmsgpack.pack('WorkerLostError: ' .. text), {}, {})
       else
         requeued = requeued + 1
         take_off(P, ARGV[1], entry)
         redis.call('HDEL', exec, 'owner')
-        put_on(P, id)
+        put_on(P, id, e[5], redis.call('HGET', exec, 'run'), e[6])
       end
     end
   end

@@ -1,14 +1,13 @@
--- ending: an execution ends, whatever ended it. `e` is HMGET of ENDING_FIELDS; `field` is where its value
--- is kept: output, error or cancelled_by. Closes open waits, takes its entry off the queue, gives every key
--- a TTL, writes the finish event last, and tells who registered for the result.
-local ENDING_FIELDS = {'workflow', 'status', 'entry', 'queue', 'created', 'retention', 'waits', 'notify'}
+-- ending: an execution ends, whatever ended it. `e` is HMGET of ENDING_FIELDS; `fields` are written with its
+-- status. Closes open waits, takes its entry off the queue, gives every key a TTL, writes the finish event
+-- last, after `events`, and tells who registered for the result, which is `value`, kept as `field`.
+local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'workflow', 'queue', 'created', 'retention', 'waits', 'notify'}
 
-local function ending(P, id, now, e, status, field, value, event, extra)
-  local exec = P .. 'exec:' .. id
-  local retention = tonumber(e[6])
-  if e[7] then
-    local journal = P .. 'journal:' .. id
-    for _, key in ipairs(cmsgpack.unpack(e[7])) do
+local function ending(P, id, now, e, status, field, value, event, events, fields)
+  local exec, journal = P .. 'exec:' .. id, P .. 'journal:' .. id
+  local retention = tonumber(e[8])
+  if e[9] then
+    for _, key in ipairs(cmsgpack.unpack(e[9])) do
       local packed = redis.call('HGET', journal, key)
       local record = packed and cmsgpack.unpack(packed) or {}
       if record[STATUS] == 'open' then
@@ -19,26 +18,29 @@ local function ending(P, id, now, e, status, field, value, event, extra)
       redis.call('PEXPIRE', P .. 'topic:' .. key .. '/' .. id, retention)
     end
   end
-  if not e[3] then redis.call('ZREM', P .. 'timers', 'p' .. id) end
-  take_off(P, e[4], e[3])
-  move(P, id, e[1], e[5], e[2], status)
-  redis.call('HSET', exec, 'finished', now, field, value)
+  if e[2] then
+    take_off(P, e[6], e[2])
+  elseif e[1] == 'queued' then
+    redis.call('ZREM', P .. 'timers', 'p' .. id)
+  end
+  reindex(P, id, e[5], e[7], e[1], status)
+  redis.call('HSET', exec, 'status', status, 'finished', now, field, value, unpack(fields))
   redis.call('HDEL', exec, 'entry', 'owner', 'notify', 'attempts', 'progress')
 
   local root = string.match(id, '^[^.]*')
   local topic = P .. 'topic:' .. root
-  extra[#extra + 1] = root == id and 'workflow_finish' or 'workflow_finish\0' .. id
-  extra[#extra + 1] = event
-  redis.call('XADD', topic, '*', unpack(extra))
-  redis.call('PEXPIRE', exec, retention + 60000)
-  redis.call('PEXPIRE', P .. 'journal:' .. id, retention)
-  redis.call('UNLINK', P .. 'early:' .. id)
+  events[#events + 1] = root == id and 'workflow_finish' or 'workflow_finish\0' .. id
+  events[#events + 1] = event
+  redis.call('XADD', topic, '*', unpack(events))
   if root == id then redis.call('PEXPIRE', topic, retention) end
+  redis.call('PEXPIRE', journal, retention)
+  redis.call('UNLINK', P .. 'early:' .. id)
+  redis.call('PEXPIRE', exec, retention + 60000)
   redis.call('ZADD', P .. 'expiry', now + retention, id)
 
-  if e[8] then
+  if e[10] then
     local inline = #value <= 16384 and value or false
     local notice = cmsgpack.pack({'done', id, status, field, inline})
-    for who in string.gmatch(e[8], '%S+') do redis.pcall('SPUBLISH', P .. 'reply:' .. who, notice) end
+    for who in string.gmatch(e[10], '%S+') do redis.pcall('SPUBLISH', P .. 'reply:' .. who, notice) end
   end
 end

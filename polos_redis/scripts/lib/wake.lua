@@ -1,11 +1,10 @@
 -- wake: a wait of this execution was decided. If it is parked it becomes runnable; if an activation of it
 -- lives, that one's worker is told (a notice may be lost: whoever waits re-checks).
 local function wake(P, id, key, record)
-  local exec = P .. 'exec:' .. id
-  local e = redis.call('HMGET', exec, 'status', 'owner', 'workflow', 'created')
+  local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'owner', 'workflow', 'created', 'run', 'queue')
   if e[1] == 'waiting' then
-    move(P, id, e[3], e[4], 'waiting', 'queued')
-    put_on(P, id)
+    reindex(P, id, e[3], e[4], 'waiting', 'queued')
+    put_on(P, id, e[3], e[5], e[6])
   elseif e[1] == 'queued' and e[2] then
     local worker = string.match(e[2], '^[^:]*')
     redis.pcall('SPUBLISH', P .. 'reply:' .. worker, cmsgpack.pack({'wake', id, key, record}))

@@ -1,0 +1,40 @@
+# make demo   the demo, on an embedded server: nothing else to install or start
+# make test   everything that has to pass: lint, format, types, tests
+# make clean  forget the virtual environment and all caches
+
+PYTHON ?= python3
+VENV := .venv
+DEMO_ARGS ?=
+TEST_ARGS ?= -n 2
+
+.PHONY: demo test check lint types tests format clean
+
+demo: $(VENV)/.installed-embedded
+	$(VENV)/bin/polos demo $(DEMO_ARGS)
+
+test check: lint types tests
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(VENV)/bin/mypy --strict
+
+tests: $(VENV)/.installed-dev
+	$(VENV)/bin/pytest $(TEST_ARGS)
+
+format: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each set of extras; newer dependencies are installed when pyproject.toml has changed.
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	touch $@

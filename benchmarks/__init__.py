@@ -1,0 +1,1 @@
+"""What polos-redis costs and how fast it is: `python -m benchmarks` (docs/benchmarks.md)."""

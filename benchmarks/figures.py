@@ -1,0 +1,109 @@
+"""What a benchmark finds out, and how it is shown: one table, or JSON."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """CPU microseconds per execution, by process; None where there was none."""
+
+    worker: float | None
+    client: float
+    redis: float
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number. `target` is what it should at least (`more`) or at most reach."""
+
+    scenario: str
+    name: str
+    value: float
+    unit: str
+    target: float | None = None
+    more: bool = True
+    cpu: Cpu | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is reached; None without one."""
+        if self.target is None:
+            return None
+        return self.value >= self.target if self.more else self.value <= self.target
+
+
+def median(runs: Sequence[Sequence[Figure]]) -> list[Figure]:
+    """The figures of a scenario that was run several times: the median of each."""
+
+    def middle(values: Sequence[float | None]) -> float | None:
+        found = [value for value in values if value is not None]
+        return statistics.median(found) if found else None
+
+    merged = []
+    for same in zip(*runs, strict=True):
+        cpus = [figure.cpu for figure in same if figure.cpu is not None]
+        cpu = None
+        if cpus:
+            cpu = Cpu(
+                middle([one.worker for one in cpus]),
+                statistics.median(one.client for one in cpus),
+                statistics.median(one.redis for one in cpus),
+            )
+        merged.append(replace(same[0], value=statistics.median(figure.value for figure in same), cpu=cpu))
+    return merged
+
+
+def as_json(about: dict[str, str | int], figures: Sequence[Figure]) -> str:
+    """Everything, unrounded."""
+    rows = [{**asdict(figure), "met": figure.met} for figure in figures]
+    return json.dumps({"about": about, "figures": rows}, indent=2)
+
+
+HEAD = ("scenario", "figure", "value", "unit", "target", "worker us", "client us", "redis us")
+
+
+def show(about: dict[str, str | int], figures: Sequence[Figure], out: TextIO) -> None:
+    """One table: drawn on a terminal, plain columns elsewhere."""
+    rows = [_row(figure) for figure in figures]
+    said = ", ".join(f"{name} {value}" for name, value in about.items())
+    note = "us: CPU per execution (per suspended execution, call or resume where the scenario is about those)"
+    if out.isatty():
+        table = Table(caption=f"{said}\n{note}")
+        for index, name in enumerate(HEAD):
+            table.add_column(name, justify="left" if index in (0, 1, 3) else "right")
+        for figure, row in zip(figures, rows, strict=True):
+            table.add_row(*row, style="red" if figure.met is False else "")
+        Console(file=out).print(table)
+        return
+    widths = [max(len(row[index]) for row in [HEAD, *rows]) for index in range(len(HEAD))]
+    for row in [HEAD, *rows]:
+        cells = [
+            cell.ljust(width) if index in (0, 1, 3) else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip(), file=out)
+    print(f"\n{said}\n{note}", file=out)
+
+
+def _row(figure: Figure) -> tuple[str, ...]:
+    target = ""
+    if figure.target is not None:
+        target = f"{'>=' if figure.more else '<='} {_number(figure.target)} {'ok' if figure.met else 'missed'}"
+    cpu = figure.cpu
+    costs = ("", "", "") if cpu is None else tuple(map(_number, (cpu.worker, cpu.client, cpu.redis)))
+    return (figure.scenario, figure.name, _number(figure.value), figure.unit, target, *costs)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,0 +1,183 @@
+"""The scenarios: each gets a stage of its own and returns its figures."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.figures import Cpu, Figure
+from benchmarks.stage import Stage
+from benchmarks.workflows import ANSWER, STEPS, SUSPENSION, approval, noop, ten_steps
+from polos_redis import ExecutionHandle, Workflow
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of everything."""
+
+    executions: int = 20_000
+    ten_steps: int = 4_000
+    samples: int = 2_000
+    storm: int = 5_000
+    suspended: int = 10_000
+    counted: int = 1_000
+
+
+FULL = Size()
+QUICK = Size(executions=500, ten_steps=100, samples=50, storm=200, suspended=500, counted=100)
+
+
+async def invoke(stage: Stage, size: Size) -> list[Figure]:
+    """The client starts executions; no worker runs."""
+    await stage.invoke(noop, 200)
+    async with stage.measured(size.executions) as measured:
+        await stage.invoke(noop, size.executions)
+    return [Figure("invoke", "invokes", size.executions / measured.seconds, "/s", cpu=measured.cpu)]
+
+
+async def end_to_end(stage: Stage, size: Size) -> list[Figure]:
+    """The client starts executions while the worker runs them, until the last has finished."""
+    done = await stage.warm_up(noop)
+    async with stage.measured(size.executions) as measured:
+        await stage.invoke(noop, size.executions)
+        await stage.until("completed", noop, done + size.executions)
+    rate = size.executions / measured.seconds
+    return [Figure("noop", "executions, end to end", rate, "/s", 10_000, cpu=measured.cpu)]
+
+
+async def drain(stage: Stage, size: Size) -> list[Figure]:
+    """The worker alone, on a queue that was filled before it started; the first tenth is its warm-up."""
+    await stage.invoke(noop, size.executions)
+    await stage.worker.run()
+    first = await stage.until("completed", noop, size.executions // 10)
+    async with stage.measured(size.executions - first) as measured:
+        await stage.until("completed", noop, size.executions)
+    rate = (size.executions - first) / measured.seconds
+    return [Figure("drain", "executions from a full queue", rate, "/s", cpu=measured.cpu)]
+
+
+async def steps(stage: Stage, size: Size) -> list[Figure]:
+    """Workflows of ten steps, started and run at the same time."""
+    done = await stage.warm_up(ten_steps)
+    async with stage.measured(size.ten_steps) as measured:
+        await stage.invoke(ten_steps, size.ten_steps)
+        await stage.until("completed", ten_steps, done + size.ten_steps)
+    rate = STEPS * size.ten_steps / measured.seconds
+    return [Figure("steps", "steps, end to end", rate, "/s", 40_000, cpu=measured.cpu)]
+
+
+async def latency(stage: Stage, size: Size) -> list[Figure]:
+    """One after the other: invoke and await the result; resume a parked execution and await its result."""
+    await stage.warm_up(noop)
+    taken = []
+    async with stage.measured(size.samples) as invoked:
+        for _ in range(size.samples):
+            since = time.perf_counter()
+            await (await noop.invoke(stage.client)).result()
+            taken.append(time.perf_counter() - since)
+    found = _percentiles("latency", "invoke -> result", taken, invoked.cpu)
+
+    handles = await _suspended(stage, size.samples)
+    taken = []
+    async with stage.measured(size.samples) as resumed:
+        for handle in handles:
+            since = time.perf_counter()
+            await _resume(stage, handle)
+            await handle.result()
+            taken.append(time.perf_counter() - since)
+    return found + _percentiles("latency", "resume -> finished", taken, resumed.cpu)
+
+
+async def storm(stage: Stage, size: Size) -> list[Figure]:
+    """Everybody answers at once."""
+    await stage.worker.run()
+    handles = await _suspended(stage, size.storm)
+    async with stage.measured(size.storm) as measured:
+        await asyncio.gather(*(_resume(stage, handle) for handle in handles))
+        await stage.until("completed", approval, size.storm)
+    return [
+        Figure("storm", f"{size.storm:,} resumes until all have finished", measured.seconds, "s"),
+        Figure("storm", "resumes", size.storm / measured.seconds, "/s", cpu=measured.cpu),
+    ]
+
+
+async def memory(stage: Stage, size: Size) -> list[Figure]:
+    """What a suspended execution takes in Redis."""
+    there = await stage.warm_up(approval, "waiting")
+    before = await stage.memory()
+    async with stage.measured(size.suspended) as measured:
+        await stage.invoke(approval, size.suspended)
+        await stage.until("waiting", approval, there + size.suspended)
+    grown = (await stage.memory() - before) / size.suspended
+    return [
+        Figure("memory", "per suspended execution", grown, "bytes", 2_500, more=False),
+        Figure("memory", "executions until suspended", size.suspended / measured.seconds, "/s", cpu=measured.cpu),
+    ]
+
+
+async def calls(stage: Stage, size: Size) -> list[Figure]:
+    """How often Redis is called, and the commands its scripts make of it: without a result awaited."""
+    await stage.warm_up(noop)
+
+    async def counted(workflow: Workflow[None, object]) -> tuple[float, float]:
+        before = await stage.calls()
+        done = await stage.count("completed", workflow)
+        await stage.invoke(workflow, size.counted)
+        if workflow is approval:
+            await stage.until("waiting", approval, size.counted)
+            rows = await stage.client.list_suspensions(limit=size.counted)
+            await asyncio.gather(*(_resume(stage, stage.client.get_handle(row["execution_id"])) for row in rows))
+        await stage.until("completed", workflow, done + size.counted)
+        after = await stage.calls()
+        return (after[0] - before[0]) / size.counted, (after[1] - before[1]) / size.counted
+
+    bare, stepped, approved = await counted(noop), await counted(ten_steps), await counted(approval)
+    found = []
+    for index, unit in enumerate(("calls", "commands")):
+        found += [
+            Figure("calls", "per no-op execution", bare[index], unit),
+            Figure("calls", "per step", (stepped[index] - bare[index]) / STEPS, unit),
+            Figure("calls", "per suspend and resume", approved[index] - bare[index], unit),
+        ]
+    return found
+
+
+async def _suspended(stage: Stage, count: int) -> list[ExecutionHandle[bool]]:
+    """Executions that are parked at their suspension."""
+    handles: list[ExecutionHandle[bool]] = []
+
+    async def start() -> None:
+        handles.append(await approval.invoke(stage.client))
+
+    await stage.spread(start, count)
+    await stage.until("waiting", approval, count)
+    return handles
+
+
+async def _resume(stage: Stage, handle: ExecutionHandle[bool]) -> None:
+    await stage.client.resume(suspend_execution_id=handle.id, suspend_step_key=SUSPENSION, data=ANSWER)
+
+
+def _percentiles(scenario: str, name: str, seconds: Sequence[float], cpu: Cpu) -> list[Figure]:
+    ordered = sorted(seconds)
+    p50, p99 = (ordered[int(len(ordered) * part)] * 1000 for part in (0.5, 0.99))
+    return [
+        Figure(scenario, f"{name}, p50", p50, "ms", 0.6, more=False, cpu=cpu),
+        Figure(scenario, f"{name}, p99", p99, "ms", more=False),
+    ]
+
+
+Scenario = Callable[[Stage, Size], Awaitable[list[Figure]]]
+
+ALL: dict[str, Scenario] = {
+    "invoke": invoke,
+    "noop": end_to_end,
+    "drain": drain,
+    "steps": steps,
+    "latency": latency,
+    "storm": storm,
+    "memory": memory,
+    "calls": calls,
+}

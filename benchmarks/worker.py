@@ -1,0 +1,62 @@
+"""The worker process of a benchmark: `python -m benchmarks.worker URL LOOP [PROFILE]`.
+
+It obeys lines on its standard input and answers each with one line: `run` begins to work, `cpu` tells the
+CPU seconds this process has used. It ends when its standard input does, so none outlives its benchmark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import cProfile
+import sys
+import time
+
+from benchmarks.workflows import ALL
+from polos_redis import PolosClient, Worker
+
+NAMESPACE = "benchmark"
+
+
+async def main(url: str, profile: str) -> None:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    profiler = cProfile.Profile() if profile else None
+    async with PolosClient(url, NAMESPACE) as client:
+        worker = Worker(client, ALL)
+        running: asyncio.Task[None] | None = None
+        while line := await _line_or_end(reader, running):
+            if line == "run":
+                if profiler is not None:
+                    profiler.enable()
+                running = asyncio.create_task(worker.run())
+                ready = asyncio.create_task(worker.ready.wait())
+                await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
+                if ready.done():
+                    print("ready", flush=True)
+            elif line == "cpu":
+                print(time.process_time(), flush=True)
+        if profiler is not None:
+            profiler.disable()
+            profiler.dump_stats(profile)
+        if running is not None:
+            worker.stop()
+            await running
+
+
+async def _line_or_end(reader: asyncio.StreamReader, running: asyncio.Task[None] | None) -> str:
+    """The next line; an empty one when the input has ended or the worker has."""
+    line = asyncio.create_task(reader.readline())
+    await asyncio.wait({line, running} if running else {line}, return_when=asyncio.FIRST_COMPLETED)
+    if not line.done():
+        line.cancel()
+        return ""
+    return line.result().decode().strip()
+
+
+if __name__ == "__main__":
+    if sys.argv[2] == "uvloop":
+        import uvloop
+
+        uvloop.run(main(sys.argv[1], sys.argv[3]))
+    else:
+        asyncio.run(main(sys.argv[1], sys.argv[3]))

@@ -1,0 +1,241 @@
+"""The state of a namespace as it stands in Redis, read with nothing of ours in between."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import msgpack
+import redis
+
+from polos_redis import keys
+
+TYPES = {
+    keys.EXEC: "hash",
+    keys.JOURNAL: "hash",
+    keys.EARLY: "hash",
+    keys.QUEUE: "stream",
+    keys.TOPIC: "stream",
+    keys.INDEX: "zset",
+    keys.TIMERS: "zset",
+    keys.SUSPENSIONS: "zset",
+    keys.EXPIRY: "zset",
+    keys.WORKFLOWS: "set",
+    keys.WORKERS: "hash",
+    keys.SERVES: "hash",
+    keys.PUMP: "string",
+    keys.META: "hash",
+}
+
+_READ = {
+    "hash": ("HGETALL",),
+    "zset": ("ZRANGE", "0", "-1", "WITHSCORES"),
+    "set": ("SMEMBERS",),
+    "string": ("GET",),
+    "stream": ("XRANGE", "-", "+"),
+}
+_PENDING_AT_ONCE = 1_000_000
+
+
+class RawConnection:
+    """One connection of redis-py, without what its client makes of the replies."""
+
+    def __init__(self, url: str) -> None:
+        self._connection: Any = redis.ConnectionPool.from_url(url, protocol=2).make_connection()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.disconnect()
+
+    def do(self, *command: str | bytes | int | float) -> Any:
+        """One command's reply; an error reply is raised."""
+        self._connection.send_command(*command)
+        return self._connection.read_response()
+
+    def together(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The replies of commands that nothing came between; error replies among them, as exceptions."""
+        everything = [("MULTI",), *commands, ("EXEC",)]
+        self._connection.send_packed_command(self._connection.pack_commands(everything))
+        for _ in everything[:-1]:
+            self._connection.read_response()
+        replies: list[Any] = self._connection.read_response()
+        return replies
+
+    def names(self, namespace: str) -> list[bytes]:
+        """The namespace's keys."""
+        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", f"polos:{{{namespace}:") + "*"
+        found: set[bytes] = set()
+        cursor: bytes | str = "0"
+        while True:
+            cursor, page = self.do("SCAN", cursor, "MATCH", pattern, "COUNT", 10_000)
+            found.update(page)
+            if int(cursor) == 0:
+                return sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue's stream: its entries, and what its group has given out."""
+
+    entries: dict[bytes, dict[bytes, bytes]]
+    pending: dict[bytes, bytes]  # entry -> consumer
+    delivered: tuple[int, int]
+
+
+@dataclass(slots=True)
+class Partition:
+    """The whole state of one partition, by the names of keys.py."""
+
+    prefix: str
+    now: int = 0  # the server's clock, ms
+    ttl: dict[str, int] = field(default_factory=dict)  # of every key, by its name without the prefix
+    executions: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
+    journals: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
+    early: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
+    queues: dict[bytes, Queue] = field(default_factory=dict)
+    topics: dict[bytes, list[tuple[bytes, list[bytes]]]] = field(default_factory=dict)
+    index: dict[tuple[bytes, bytes], dict[bytes, float]] = field(default_factory=dict)
+    timers: dict[bytes, float] = field(default_factory=dict)
+    suspensions: dict[bytes, float] = field(default_factory=dict)
+    expiry: dict[bytes, float] = field(default_factory=dict)
+    workflows: set[bytes] = field(default_factory=set)
+    workers: dict[bytes, bytes] = field(default_factory=dict)
+    serves: dict[bytes, bytes] = field(default_factory=dict)
+    meta: dict[bytes, bytes] = field(default_factory=dict)
+    pump: bytes | None = None
+    unknown: list[str] = field(default_factory=list)
+
+    def put(self, name: bytes, kind: str, ttl: int, value: Any, groups: Any, pending: Any) -> None:
+        """Take in one key."""
+        head, rest = split(text(name))
+        if head not in TYPES:
+            self.unknown.append(f"{text(name)} is not a key of ours")
+            return
+        if kind != TYPES[head]:
+            self.unknown.append(f"{text(name)} is a {kind}, not a {TYPES[head]}")
+            return
+        self.ttl[text(name)] = ttl
+        if head in (keys.EXEC, keys.JOURNAL, keys.EARLY):
+            by_id = {keys.EXEC: self.executions, keys.JOURNAL: self.journals, keys.EARLY: self.early}
+            by_id[head][rest] = _pairs(value)
+        elif head == keys.QUEUE:
+            self.queues[rest] = _queue(value, groups, pending)
+        elif head == keys.TOPIC:
+            self.topics[rest] = [(entry, flat) for entry, flat in value]
+        elif head == keys.INDEX:
+            status, _, workflow = rest.partition(b":")
+            self.index[status, workflow] = _scores(value)
+        elif head in (keys.TIMERS, keys.SUSPENSIONS, keys.EXPIRY):
+            setattr(self, head, _scores(value))
+        elif head == keys.WORKFLOWS:
+            self.workflows = set(value)
+        elif head == keys.PUMP:
+            self.pump = value
+        else:
+            setattr(self, head, _pairs(value))
+
+
+def read(connection: RawConnection, namespace: str) -> list[Partition]:
+    """The state of every partition, all keys as they were at one and the same moment."""
+    names = connection.names(namespace)
+    types = [kind.decode() for kind in connection.together([("TYPE", name) for name in names])]
+    commands: list[tuple[Any, ...]] = [("TIME",)]
+    for name, kind in zip(names, types, strict=True):
+        command, *rest = _READ.get(kind, ("TYPE",))
+        commands += [("PTTL", name), (command, name, *rest)]
+        if kind == "stream":
+            commands += [
+                ("XINFO", "GROUPS", name),
+                ("XPENDING", name, keys.GROUP, "-", "+", _PENDING_AT_ONCE),
+            ]
+    replies = iter(connection.together(commands))
+    seconds, micros = next(replies)
+    now = int(seconds) * 1000 + int(micros) // 1000
+    partitions: dict[str, Partition] = {}
+    for name, kind in zip(names, types, strict=True):
+        head, _, rest = name.partition(b"}:")
+        prefix = text(head) + "}:"
+        partition = partitions.setdefault(prefix, Partition(prefix, now))
+        ttl, value = next(replies), next(replies)
+        groups, pending = (next(replies), next(replies)) if kind == "stream" else (None, None)
+        if ttl != -2 and not isinstance(value, Exception):  # else it has expired since it was listed
+            partition.put(rest, kind, ttl, value, groups, pending)
+    return list(partitions.values())
+
+
+def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _scores(flat: list[bytes]) -> dict[bytes, float]:
+    return {member: float(score) for member, score in _pairs(flat).items()}
+
+
+def _queue(entries: Any, groups: Any, pending: Any) -> Queue:
+    delivered = (0, 0)
+    for group in groups if isinstance(groups, list) else ():
+        facts = _pairs(group)
+        if facts[b"name"] == keys.GROUP.encode():
+            delivered = order(facts[b"last-delivered-id"])
+    held = {row[0]: row[1] for row in pending} if isinstance(pending, list) else {}
+    return Queue({entry: _pairs(flat) for entry, flat in entries}, held, delivered)
+
+
+# --- the words of the state -------------------------------------------------------------
+
+
+def split(name: str) -> tuple[str, bytes]:
+    """A key's name without its prefix, as the kind of key.py and the rest."""
+    head, colon, rest = name.partition(":")
+    return head + colon, raw(rest)
+
+
+def text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+def raw(value: str) -> bytes:
+    return value.encode("utf-8", "surrogateescape")
+
+
+def show(value: bytes | None) -> str:
+    """A name for a message."""
+    if value is None:
+        return "nothing"
+    plain = value.decode("utf-8", "backslashreplace")
+    return plain if plain.isprintable() and plain else repr(plain)
+
+
+def order(entry: bytes) -> tuple[int, int]:
+    """A stream id as two numbers."""
+    ms, _, sequence = entry.partition(b"-")
+    return int(ms), int(sequence or 0)
+
+
+def record_of(packed: bytes) -> list[Any] | None:
+    """A journal record, or None for one that is damaged."""
+    try:
+        record = msgpack.unpackb(packed, raw=True, strict_map_key=False)
+    except Exception:
+        return None
+    return record if isinstance(record, list) and len(record) >= 7 else None
+
+
+def records(journal: dict[bytes, bytes]) -> Iterator[tuple[bytes, list[Any]]]:
+    """The readable records of a journal."""
+    for key, packed in journal.items():
+        record = record_of(packed) if key else None
+        if record is not None:
+            yield key, record
+
+
+def is_open(record: list[Any]) -> bool:
+    """Whether a record is an open wait."""
+    return record[1:3] in ([b"suspend", b"open"], [b"step", b"backoff"])
