@@ -21,16 +21,20 @@ from polos_redis.errors import PolosError
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="How fast polos-redis is on this machine, and what it costs: one Redis of its own with the "
-        "settings as shipped, one worker process, one client process.",
+        description="How fast polos-redis is on this machine, and what it costs: one Redis of its own "
+        "with the settings as shipped, one worker process, one client process.",
         epilog=f"scenarios: {', '.join(scenarios.ALL)}",
     )
     parser.add_argument("--only", action="append", choices=list(scenarios.ALL), metavar="NAME", default=[])
     parser.add_argument("--quick", action="store_true", help="small numbers: to see that it works")
     parser.add_argument("--json", action="store_true", help="JSON instead of the table")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="medians of N runs")
-    parser.add_argument("--server", default="redis", metavar="WHICH", help="redis (default), valkey, or a path")
-    parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio", help="of worker and client")
+    parser.add_argument(
+        "--server", default="redis", metavar="WHICH", help="redis (default), valkey, or a path"
+    )
+    parser.add_argument(
+        "--loop", choices=("asyncio", "uvloop"), default="asyncio", help="of worker and client"
+    )
     parser.add_argument("--in-flight", type=int, default=256, metavar="N", help="calls of the client at once")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="cProfile of the worker, by scenario")
     chosen = parser.parse_args()
@@ -96,6 +100,7 @@ def main() -> int:
     for name in [name for name in os.environ if name.startswith("POLOS_")]:
         del os.environ[name]  # settings as shipped
     try:
+        load = os.getloadavg()[0]
         server = choose_server(chosen.server)
         if chosen.profile:
             chosen.profile.mkdir(parents=True, exist_ok=True)
@@ -114,6 +119,7 @@ def main() -> int:
         "cores": os.cpu_count() or 0,
         "in flight": chosen.in_flight,
         "runs": chosen.repeat,
+        "load before": f"{load:.1f}",
     }
     if chosen.json:
         print(as_json(about, figures))

@@ -97,7 +97,8 @@ def show(about: dict[str, str | int], figures: Sequence[Figure], out: TextIO) ->
 def _row(figure: Figure) -> tuple[str, ...]:
     target = ""
     if figure.target is not None:
-        target = f"{'>=' if figure.more else '<='} {_number(figure.target)} {'ok' if figure.met else 'missed'}"
+        word, verdict = (">=" if figure.more else "<="), ("ok" if figure.met else "missed")
+        target = f"{word} {_number(figure.target)} {verdict}"
     cpu = figure.cpu
     costs = ("", "", "") if cpu is None else tuple(map(_number, (cpu.worker, cpu.client, cpu.redis)))
     return (figure.scenario, figure.name, _number(figure.value), figure.unit, target, *costs)

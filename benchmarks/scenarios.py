@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.figures import Cpu, Figure
 from benchmarks.stage import Stage
@@ -84,7 +85,7 @@ async def latency(stage: Stage, size: Size) -> list[Figure]:
     async with stage.measured(size.samples) as resumed:
         for handle in handles:
             since = time.perf_counter()
-            await _resume(stage, handle)
+            await _resume(stage, handle.id)
             await handle.result()
             taken.append(time.perf_counter() - since)
     return found + _percentiles("latency", "resume -> finished", taken, resumed.cpu)
@@ -95,7 +96,7 @@ async def storm(stage: Stage, size: Size) -> list[Figure]:
     await stage.worker.run()
     handles = await _suspended(stage, size.storm)
     async with stage.measured(size.storm) as measured:
-        await asyncio.gather(*(_resume(stage, handle) for handle in handles))
+        await asyncio.gather(*(_resume(stage, handle.id) for handle in handles))
         await stage.until("completed", approval, size.storm)
     return [
         Figure("storm", f"{size.storm:,} resumes until all have finished", measured.seconds, "s"),
@@ -110,10 +111,11 @@ async def memory(stage: Stage, size: Size) -> list[Figure]:
     async with stage.measured(size.suspended) as measured:
         await stage.invoke(approval, size.suspended)
         await stage.until("waiting", approval, there + size.suspended)
+    rate = size.suspended / measured.seconds
     grown = (await stage.memory() - before) / size.suspended
     return [
         Figure("memory", "per suspended execution", grown, "bytes", 2_500, more=False),
-        Figure("memory", "executions until suspended", size.suspended / measured.seconds, "/s", cpu=measured.cpu),
+        Figure("memory", "executions until suspended", rate, "/s", cpu=measured.cpu),
     ]
 
 
@@ -121,14 +123,14 @@ async def calls(stage: Stage, size: Size) -> list[Figure]:
     """How often Redis is called, and the commands its scripts make of it: without a result awaited."""
     await stage.warm_up(noop)
 
-    async def counted(workflow: Workflow[None, object]) -> tuple[float, float]:
+    async def counted(workflow: Workflow[None, Any]) -> tuple[float, float]:
         before = await stage.calls()
         done = await stage.count("completed", workflow)
         await stage.invoke(workflow, size.counted)
         if workflow is approval:
             await stage.until("waiting", approval, size.counted)
             rows = await stage.client.list_suspensions(limit=size.counted)
-            await asyncio.gather(*(_resume(stage, stage.client.get_handle(row["execution_id"])) for row in rows))
+            await asyncio.gather(*(_resume(stage, row["execution_id"]) for row in rows))
         await stage.until("completed", workflow, done + size.counted)
         after = await stage.calls()
         return (after[0] - before[0]) / size.counted, (after[1] - before[1]) / size.counted
@@ -156,8 +158,8 @@ async def _suspended(stage: Stage, count: int) -> list[ExecutionHandle[bool]]:
     return handles
 
 
-async def _resume(stage: Stage, handle: ExecutionHandle[bool]) -> None:
-    await stage.client.resume(suspend_execution_id=handle.id, suspend_step_key=SUSPENSION, data=ANSWER)
+async def _resume(stage: Stage, execution_id: str) -> None:
+    await stage.client.resume(suspend_execution_id=execution_id, suspend_step_key=SUSPENSION, data=ANSWER)
 
 
 def _percentiles(scenario: str, name: str, seconds: Sequence[float], cpu: Cpu) -> list[Figure]:

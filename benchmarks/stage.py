@@ -112,7 +112,12 @@ class Stage:
     """One scenario's server, worker and client, and what it asks of them."""
 
     def __init__(
-        self, client: PolosClient, store: Store, worker: WorkerProcess, in_flight: int, say: Callable[[str], None]
+        self,
+        client: PolosClient,
+        store: Store,
+        worker: WorkerProcess,
+        in_flight: int,
+        say: Callable[[str], None],
     ) -> None:
         self.client = client
         self.worker = worker
@@ -151,7 +156,7 @@ class Stage:
                 last, since = now, time.monotonic()
                 self.say(f"{now:,} of {count:,} {status}")
             elif time.monotonic() - since > STUCK_SECONDS:
-                raise BenchmarkError(f"{now} of {count} executions of {workflow.id} are {status}, then nothing moved")
+                raise BenchmarkError(f"{now} of {count} {workflow.id} are {status}, then nothing moved")
             if self.worker.working:
                 self.worker.check()
             await asyncio.sleep(POLL_SECONDS)
@@ -202,7 +207,7 @@ class Stage:
             await asyncio.sleep(0.3)
 
     async def calls(self) -> tuple[int, int]:
-        """How often Redis was called (scripts and queue reads), and how many commands the scripts made of that."""
+        """How often Redis was called (scripts and queue reads), and the commands the scripts made of that."""
         stats = await self.info("commandstats")
         made = {name.partition("_")[2]: int(said.split(",")[0][6:]) for name, said in stats.items()}
         calls = sum(made.get(name, 0) for name in ("eval", "evalsha", "xreadgroup"))

@@ -19,7 +19,8 @@ NAMESPACE = "benchmark"
 
 async def main(url: str, profile: str) -> None:
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    protocol = asyncio.StreamReaderProtocol(reader)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
     profiler = cProfile.Profile() if profile else None
     async with PolosClient(url, NAMESPACE) as client:
         worker = Worker(client, ALL)

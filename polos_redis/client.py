@@ -29,7 +29,7 @@ from polos_redis.notices import Notices
 from polos_redis.page import Page
 from polos_redis.store import FINISHED, STATUSES, Ended, Store, text
 from polos_redis.tail import Tail
-from polos_redis.wire import Wire
+from polos_redis.wire import Wire, place_of
 from polos_redis.workflow import Workflow
 
 Out = TypeVar("Out")
@@ -150,6 +150,7 @@ class PolosClient:
         patience_seconds: float | None = None,
     ) -> None:
         self.url: str = settings.resolve("url", url)
+        place_of(self.url)  # refuse a bad one here, not at the first call
         self.namespace = keys.check_namespace(settings.resolve("namespace", namespace))
         self.partitions: int = settings.resolve("partitions", partitions)
         self.retention_ms = int(settings.resolve("retention_seconds", retention_seconds) * 1000)

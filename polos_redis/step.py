@@ -291,7 +291,7 @@ class Step:
             raise self._activation.stop_with(
                 StepKeyError(
                     f"step key {key!r} at {described(place)} is a {journal.word_for(kind)} now, but was "
-                    f"journaled as a {journal.word_for(type(record))}: give the new call a key of its own, or "
+                    f"journaled as a {journal.word_for(type(record))}: give the new call its own key, or "
                     "bring the old code back"
                 )
             )

@@ -395,7 +395,7 @@ class Wire:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._closed = False
-        self.url, self.place = url, _place(url)
+        self.url, self.place = url, place_of(url)
         self.name, self.scripts = name, tuple(scripts)
         self.timeout, self.connect_timeout, self.window = timeout, connect_timeout, window
         self.epoch = 0  # connections made so far: rises at every reconnect
@@ -668,7 +668,7 @@ async def _until_the_loop_ends(wire: weakref.ref[Wire]) -> AsyncGenerator[None, 
             owner.abort()
 
 
-def _place(url: str) -> str:
+def place_of(url: str) -> str:
     """host:port or the socket's path. The URL and what parsers say of it may hold the password."""
     try:
         parts = urlsplit(url)

@@ -148,8 +148,8 @@ def read(connection: RawConnection, namespace: str) -> list[Partition]:
     types = [kind.decode() for kind in connection.together([("TYPE", name) for name in names])]
     commands: list[tuple[Any, ...]] = [("TIME",)]
     for name, kind in zip(names, types, strict=True):
-        command, *rest = _READ.get(kind, ("TYPE",))
-        commands += [("PTTL", name), (command, name, *rest)]
+        command, *arguments = _READ.get(kind, ("TYPE",))
+        commands += [("PTTL", name), (command, name, *arguments)]
         if kind == "stream":
             commands += [
                 ("XINFO", "GROUPS", name),
