@@ -1,8 +1,10 @@
-"""The `polos` command."""
+"""The `polos` command: one file per command group."""
 
 from __future__ import annotations
 
 
 def main() -> None:
     """Entry point of the `polos` command."""
-    raise SystemExit("polos: no command is built yet")
+    from .app import run_app
+
+    run_app()

@@ -9,8 +9,8 @@ has been lost ends at once and what its code still does is discarded.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -77,6 +77,8 @@ class Wait:
     by_main: bool
 
 
+_nonces = itertools.count(1)  # a worker's id is random, so a number makes an owner of its own
+
 _WORKFLOW_START = b"workflow_start"
 _STEP_START = b"step_start"
 _STEP_FINISH = b"step_finish"
@@ -86,12 +88,12 @@ class Activation:
     """One activation; created by the worker for a delivered entry."""
 
     __slots__ = (
+        "_began",
         "_fatal",
         "_gate",
         "_idle_armed",
         "_notices",
         "_outcome",
-        "_touched",
         "_touches",
         "_verifying",
         "children",
@@ -104,6 +106,7 @@ class Activation:
         "input",
         "journal",
         "known",
+        "loop",
         "losses",
         "main",
         "mark",
@@ -128,7 +131,7 @@ class Activation:
         self.run = run
         self.root = execution_id.partition(".")[0]
         self.mark = b"" if self.root == execution_id else b"\0" + execution_id.encode()
-        owner = f"{host.worker_id}:{secrets.token_hex(6)}".encode()
+        owner = f"{host.worker_id}:{next(_nonces)}".encode()
         self.fence = Fence(host.store.prefix(execution_id), execution_id.encode(), entry, owner)
         self.state = State.RUNNING
         self.ended_as = ""
@@ -149,7 +152,8 @@ class Activation:
         self._idle_armed = False
         self._notices: dict[str, bytes] = {}
         self._outcome: asyncio.Task[Any] | None = None
-        self._touched = 0.0
+        self._began = 0.0
+        self.loop = asyncio.get_running_loop()
         self._touches = 0
         self._verifying: asyncio.Future[None] | None = None
 
@@ -159,11 +163,11 @@ class Activation:
         """Start the workflow's code."""
         context = copy_context()
         context.run(tasks.OWNER.set, self)
-        loop = asyncio.get_running_loop()
-        self._touched = loop.time()
-        self.main = asyncio.Task(tasks.guard(call()), loop=loop, context=context)
+        self._began = self.loop.time()
+        self.main = asyncio.Task(tasks.guard(call()), loop=self.loop, context=context)
         self.main.add_done_callback(self._main_done, context=tasks.OUTSIDE)
-        logger.info("start", extra={"execution": self.id, "workflow": self.workflow.id, "run": self.run})
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("start", extra={"execution": self.id, "workflow": self.workflow.id, "run": self.run})
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
         """Take a task the workflow's code has started; it ends with this activation."""
@@ -196,11 +200,13 @@ class Activation:
 
     # --- calls of ctx -------------------------------------------------------------------
 
-    async def enter(self, key: str, place: Place) -> bytes | None:
-        """Begin a ctx call: pass the gate, refuse a used key; returns the key's record if it is journaled."""
-        if self.state is not State.RUNNING or self.host.draining or not self.host.lease_is_fresh():
-            await self.pass_gate()
-        self.touch()
+    def may_begin(self) -> bool:
+        """Whether a ctx call may begin right now; else it has to pass the gate first."""
+        return self.state is State.RUNNING and not self.host.draining and self.host.lease_is_fresh()
+
+    def register(self, key: str, place: Place) -> bytes | None:
+        """Begin a ctx call: refuse a used key; returns the key's record if it is journaled."""
+        self._touches += 1
         if not isinstance(key, str) or not key:
             raise self.stop_with(
                 StepKeyError(f"a step key is a string that is not empty, not {key!r} (at {described(place)})")
@@ -217,8 +223,8 @@ class Activation:
 
     async def pass_gate(self) -> None:
         """Before something new begins: wait while parking, for a fresh lease, or leave when it is over."""
-        while self.state is not State.RUNNING or self.host.draining or not self.host.lease_is_fresh():
-            self.touch()
+        while not self.may_begin():
+            self._touches += 1
             if self.state is State.PARKING:
                 if self._gate is None:
                     self._gate = asyncio.Event()
@@ -252,11 +258,6 @@ class Activation:
         self._fatal = self._fatal or error
         return error
 
-    def touch(self) -> None:
-        """Workflow code has called ctx: it is not idle."""
-        self._touches += 1
-        self._touched = asyncio.get_running_loop().time()
-
     # --- writes -------------------------------------------------------------------------
 
     def first_events(self) -> list[bytes]:
@@ -267,7 +268,7 @@ class Activation:
         data = codec.encode({"workflow_id": self.workflow.id, "execution_id": self.id})
         return [_WORKFLOW_START + self.mark, data]
 
-    async def commit(self, name: bytes, record: bytes, send: Callable[[], asyncio.Future[Any]]) -> int:
+    async def commit(self, name: bytes, record: bytes, send: Callable[[int], asyncio.Future[Any]]) -> int:
         """Send a fenced write of one record until it is known to have happened; leaves when it is lost."""
         while True:
             if self.epoch != self.host.store.wire.epoch:
@@ -276,7 +277,7 @@ class Activation:
                 if found is not None and found.startswith(record):
                     return self.known
             try:
-                reply = await send()
+                reply = await send(self.known)
             except ConnectionLostError:
                 await self.reconnect()
                 continue
@@ -288,7 +289,7 @@ class Activation:
             changes: int = reply if type(reply) is int else reply[0]
             if changes < 0:
                 await self.lost(changes)
-            self.known = changes
+            self.known = max(self.known, changes)
             if record:
                 self.journal[name] = record
             elif type(reply) is not int:
@@ -377,7 +378,7 @@ class Activation:
         finally:
             if self.waits.get(key) is wait:
                 del self.waits[key]
-            self.touch()
+            self._touches += 1
 
     def told(self, key: str, record: bytes) -> None:
         """A decision reaches this activation: from the reply stream, a park or a second look."""
@@ -390,7 +391,7 @@ class Activation:
         if wait.future.done():
             return
         self.journal[raw(key)] = record
-        self.touch()
+        self._touches += 1
         wait.future.set_result(record)
 
     def _maybe_park(self, wait: Wait) -> None:
@@ -405,13 +406,13 @@ class Activation:
         if self._idle_armed or not self.waits or self.state is not State.RUNNING:
             return
         self._idle_armed = True
-        asyncio.get_running_loop().call_later(IDLE_SECONDS, self._look_idle, context=tasks.OUTSIDE)
+        self.loop.call_later(IDLE_SECONDS, self._look_idle, self._touches, context=tasks.OUTSIDE)
 
-    def _look_idle(self) -> None:
+    def _look_idle(self, touches: int) -> None:
         self._idle_armed = False
         if self.state is not State.RUNNING or self.in_flight or not self.waits:
             return  # the end of the step in flight looks again
-        if asyncio.get_running_loop().time() - self._touched < IDLE_SECONDS:
+        if touches != self._touches:
             self.arm()
         else:
             self._idle_armed = True
@@ -419,7 +420,7 @@ class Activation:
 
     def _count_turns(self, left: int, touches: int) -> None:
         if left and touches == self._touches and self.state is State.RUNNING:
-            asyncio.get_running_loop().call_soon(self._count_turns, left - 1, touches, context=tasks.OUTSIDE)
+            self.loop.call_soon(self._count_turns, left - 1, touches, context=tasks.OUTSIDE)
             return
         self._idle_armed = False
         if touches != self._touches:
@@ -434,6 +435,13 @@ class Activation:
         self.host.spawn(self._parking())
 
     async def _parking(self) -> None:
+        try:
+            await self._ask_to_park()
+        except Exception as error:
+            logger.exception("could not park", extra={"execution": self.id})
+            self.dropped(f"could not park: {type(error).__name__}")
+
+    async def _ask_to_park(self) -> None:
         waits = [raw(key) for key in self.waits]
         while True:
             try:
@@ -505,9 +513,11 @@ class Activation:
             elif future.result() != 0:
                 self.dropped("lost" if future.result() == LOST else "journal went back")
             else:
-                logger.info(
-                    "finish", extra={"execution": self.id, "workflow": self.workflow.id, "status": call[0]}
-                )
+                if logger.isEnabledFor(logging.INFO):
+                    logger.info(
+                        "finish",
+                        extra={"execution": self.id, "workflow": self.workflow.id, "status": call[0]},
+                    )
                 self.end("finished")
 
         future.add_done_callback(finished, context=tasks.OUTSIDE)
@@ -581,7 +591,7 @@ class Activation:
         if self.state is not State.RUNNING or self.epoch != self.host.store.wire.epoch:
             return
         events: list[bytes] = []
-        if not self.started and now - self._touched > NOTICE_SECONDS:
+        if not self.started and now - self._began > NOTICE_SECONDS:
             events += self.first_events()
         for key, (since, attempt) in self.running.items():
             if since and now - since > NOTICE_SECONDS:
@@ -598,6 +608,7 @@ class Activation:
             self.dropped("lost" if future.result() == LOST else "journal went back")
 
     def step_start(self, key: str, attempt: int) -> list[bytes]:
+        """The event of a step's start."""
         data = codec.encode({"step_key": key, "attempt": attempt})
         return [_STEP_START + self.mark, data]
 

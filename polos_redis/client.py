@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import weakref
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -156,9 +155,7 @@ class PolosClient:
         self.retention_ms = int(settings.resolve("retention_seconds", retention_seconds) * 1000)
         self.max_value_bytes: int = settings.resolve("max_value_bytes", max_value_bytes)
         self.patience: float = settings.resolve("patience_seconds", patience_seconds)
-        self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Session] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
 
     # --- connections --------------------------------------------------------------------
 
@@ -167,6 +164,8 @@ class PolosClient:
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
         if session is None or session.pid != os.getpid():
+            for other in [other for other in self._sessions if other.is_closed()]:
+                self._sessions.pop(other).abort()
             session = self._sessions[loop] = _Session(self)
         if not session.checked:
             await session.store.check_partitions()

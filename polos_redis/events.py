@@ -68,31 +68,38 @@ async def publish(client: PolosClient, topic: str, event: EventData) -> str:
 
 
 async def stream_topic(
-    client: PolosClient, topic: str, *, last_event_id: str | None = None
+    client: PolosClient, topic: str, *, last_event_id: str | None = None, plain: bool = False
 ) -> AsyncIterator[Event]:
     """The events of a topic, from its beginning or after `last_event_id`; goes on for ever.
 
     Survives reconnects and restarts of Redis without gap or duplicate. Raises `EventsTrimmedError` when the
-    event to continue from is no longer there.
+    event to continue from is no longer there. With `plain=True` data is plain JSON, and no type need be
+    imported here.
     """
-    async for event in _stream(client, topic, last_event_id, None):
+    async for event in _stream(client, topic, last_event_id, None, plain):
         yield event
 
 
 async def stream_workflow(
-    client: PolosClient, root_workflow_id: str, root_execution_id: str, *, last_event_id: str | None = None
+    client: PolosClient,
+    root_workflow_id: str,
+    root_execution_id: str,
+    *,
+    last_event_id: str | None = None,
+    plain: bool = False,
 ) -> AsyncIterator[Event]:
     """The events of an execution, from its beginning or after `last_event_id`; ends after its finish event.
 
     Types: workflow_start, step_start, step_finish, suspend_K, resume_K, timeout_K, workflow_finish, and what
-    user code publishes. Raises `ExecutionNotFoundError`.
+    user code publishes. With `plain=True` data is plain JSON, and no type need be imported here. Raises
+    `ExecutionNotFoundError`.
     """
-    async for event in _stream(client, keys.root_of(root_execution_id), last_event_id, root_execution_id):
+    async for event in _stream(client, keys.root_of(root_execution_id), last_event_id, root_execution_id, plain):
         yield event
 
 
 async def _stream(
-    client: PolosClient, topic: str, last_event_id: str | None, execution_id: str | None
+    client: PolosClient, topic: str, last_event_id: str | None, execution_id: str | None, plain: bool
 ) -> AsyncIterator[Event]:
     session = await client.session()
     store = session.store
@@ -107,7 +114,9 @@ async def _stream(
             for place in range(count):
                 if place < skip:
                     continue
-                event = _event(topic, entry_id, place, flat[2 * place], flat[2 * place + 1], execution_id)
+                kind, data = flat[2 * place], flat[2 * place + 1]
+                value = codec.to_plain(data) if plain else codec.decode(data)
+                event = _event(topic, entry_id, place, kind, value, execution_id)
                 yield event
                 if (
                     execution_id is not None
@@ -153,7 +162,7 @@ async def _start(store: Store, key: bytes, topic: str, last_event_id: str | None
     return before.encode(), skip
 
 
-def _event(topic: str, entry: bytes, place: int, kind: bytes, data: bytes, execution_id: str | None) -> Event:
+def _event(topic: str, entry: bytes, place: int, kind: bytes, data: Any, execution_id: str | None) -> Event:
     ms, _, sequence = entry.partition(b"-")
     name, _, child = text(kind).partition("\0")
     metadata = {} if execution_id is None and not child else {"execution_id": child or keys.root_of(topic)}
@@ -162,7 +171,7 @@ def _event(topic: str, entry: bytes, place: int, kind: bytes, data: bytes, execu
         sequence_id=(((int(ms) - EPOCH_MS) << 10) + int(sequence)) * PLACES + min(place, PLACES - 1),
         topic=topic,
         event_type=name,
-        data=codec.decode(data),
+        data=data,
         created_at=datetime.fromtimestamp(int(ms) / 1000, UTC),
         metadata=metadata,
     )

@@ -24,7 +24,8 @@ from polos_redis.errors import UnreadableValueError
 VERSION = 1
 COUNT = b""  # the journal's field that counts its changes
 
-_pack = msgpack.Packer(use_bin_type=True, unicode_errors="replace").pack
+# No bin type: the scripts' cmsgpack can't read it, and they do read these records.
+_pack = msgpack.Packer(use_bin_type=False, unicode_errors="replace").pack
 _ERROR_TEXT_LIMIT = 16_384
 
 

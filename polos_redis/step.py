@@ -105,7 +105,9 @@ class Step:
         place: Place,
     ) -> Any:
         activation = self._activation
-        stored = await activation.enter(key, place)
+        if not activation.may_begin():
+            await activation.pass_gate()
+        stored = activation.register(key, place)
         attempt = 0
         if stored is not None:
             record = self._read(key, stored, StepRecord, place)
@@ -119,25 +121,32 @@ class Step:
                 raise StepExecutionError(key, error.type, error.message, record.attempt)
             attempt = record.attempt
 
-        loop = asyncio.get_running_loop()
+        clock = activation.loop.time
         activation.in_flight += 1
         try:
             while True:
                 attempt += 1
-                since = loop.time()
+                since = clock()
                 activation.running[key] = (since, attempt)
                 try:
-                    result = await (_in_loop(call) if in_loop else self._in_thread(key, attempt, call))
+                    if in_loop:  # the tasks it starts are not the activation's
+                        owner = tasks.OWNER.set(tasks.INSIDE_STEP)
+                        try:
+                            result = await call()
+                        finally:
+                            tasks.OWNER.reset(owner)
+                    else:
+                        result = await self._in_thread(key, attempt, call)
                     value = codec.encode(result, limit=activation.host.value_limit)
                 except BaseException as raised:
                     failure = self._own_failure(raised)
                 else:
-                    await self._commit(key, "ok", attempt, (loop.time() - since) * 1000, value)
+                    await self._commit(key, "ok", attempt, (clock() - since) * 1000, value)
                     return result
                 final = attempt > max_retries or isinstance(failure, StoredValueError)
                 delay = 0.0 if final else min(max_delay, base_delay * 2.0 ** min(attempt - 1, 60))
                 status = "failed" if final else "backoff" if delay > PARK_FROM_SECONDS else "retry"
-                took = (loop.time() - since) * 1000
+                took = (clock() - since) * 1000
                 await self._commit(key, status, attempt, took, journal.error_record(failure), failure, delay)
                 del activation.running[key]
                 if final:
@@ -170,8 +179,9 @@ class Step:
         """Run a sync function in a thread. A thread can't be cancelled: should the caller be, the step stays
         in flight until the thread ends, and a result that comes then is journaled all the same."""
         activation = self._activation
-        since = asyncio.get_running_loop().time()
+        since = activation.loop.time()
         thread = activation.host.in_thread(call)
+        thread.add_done_callback(_look_away)
         try:
             result = await asyncio.shield(thread)
         except asyncio.CancelledError:
@@ -180,7 +190,11 @@ class Step:
                 activation.host.spawn(self._late(key, attempt, thread, since))
             raise
         if inspect.isawaitable(result):  # a lambda around an async call
-            return await _in_loop(lambda: result)
+            owner = tasks.OWNER.set(tasks.INSIDE_STEP)
+            try:
+                return await result
+            finally:
+                tasks.OWNER.reset(owner)
         return result
 
     async def _late(self, key: str, attempt: int, thread: asyncio.Future[Any], since: float) -> None:
@@ -189,7 +203,7 @@ class Step:
             result = await thread
             if not activation.over and not inspect.isawaitable(result):
                 value = codec.encode(result, limit=activation.host.value_limit)
-                took = (asyncio.get_running_loop().time() - since) * 1000
+                took = (activation.loop.time() - since) * 1000
                 await self._commit(key, "ok", attempt, took, value)
         except Exception as error:
             logger.info(
@@ -198,7 +212,7 @@ class Step:
         finally:
             activation.landed()
 
-    async def _commit(
+    def _commit(
         self,
         key: str,
         status: str,
@@ -207,7 +221,7 @@ class Step:
         value: bytes,
         failure: BaseException | None = None,
         delay: float = 0.0,
-    ) -> None:
+    ) -> Coroutine[Any, Any, int]:
         """Journal the end of an attempt, with the events it has not told yet."""
         activation = self._activation
         record = journal.step_record(status, attempt, took, value)
@@ -218,13 +232,12 @@ class Step:
         events += activation.step_finish(key, attempt, status, error)
         store, name = activation.host.store, raw(key)
 
-        def send() -> asyncio.Future[int]:
+        def send(known: int) -> asyncio.Future[int]:
             if status == "backoff":
-                delay_ms = int(delay * 1000)
-                return store.backoff(activation.fence, activation.known, name, record, delay_ms, events)
-            return store.write(activation.fence, activation.known, name, record, events)
+                return store.backoff(activation.fence, known, name, record, int(delay * 1000), events)
+            return store.write(activation.fence, known, name, record, events)
 
-        await activation.commit(name, record, send)
+        return activation.commit(name, record, send)
 
     # --- suspend ------------------------------------------------------------------------
 
@@ -246,7 +259,9 @@ class Step:
         self, key: str, data: Any, timeout: float | timedelta | None, place: Place
     ) -> dict[str, Any]:
         activation = self._activation
-        stored = await activation.enter(key, place)
+        if not activation.may_begin():
+            await activation.pass_gate()
+        stored = activation.register(key, place)
         if stored is None:
             shown = codec.encode(_shown(data), limit=activation.host.value_limit)
             timeout_ms = _milliseconds(key, timeout)
@@ -257,9 +272,7 @@ class Step:
                 await activation.commit(
                     name,
                     b"",
-                    lambda: store.suspend(
-                        activation.fence, activation.known, name, timeout_ms, shown, events
-                    ),
+                    lambda known: store.suspend(activation.fence, known, name, timeout_ms, shown, events),
                 )
             finally:
                 activation.landed()
@@ -298,13 +311,9 @@ class Step:
         return record
 
 
-async def _in_loop(call: Callable[[], Any]) -> Any:
-    """Run an async function of a step; the tasks it starts are not the activation's."""
-    owner = tasks.OWNER.set(tasks.INSIDE_STEP)
-    try:
-        return await call()
-    finally:
-        tasks.OWNER.reset(owner)
+def _look_away(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()  # whoever awaits it is told; asyncio need not report it when nobody does
 
 
 def _is_async(function: Any) -> bool:

@@ -47,6 +47,11 @@ async def guard(coro: Coroutine[Any, Any, Any]) -> Any:
         raise WorkflowExit(f"{type(leaving).__name__}: {leaving}") from leaving
 
 
+def close_unbegun(task: asyncio.Future[Any], code: Coroutine[Any, Any, Any]) -> None:
+    """A guarded task that is cancelled before it begins would leave a coroutine that was never awaited."""
+    task.add_done_callback(lambda _: code.close(), context=OUTSIDE)
+
+
 def install(loop: asyncio.AbstractEventLoop) -> None:
     """Make the loop record the tasks of activations; the factory that was there goes on making them."""
     previous = loop.get_task_factory()
@@ -58,6 +63,7 @@ def install(loop: asyncio.AbstractEventLoop) -> None:
     ) -> asyncio.Future[Any]:
         context = kwargs.get("context")
         owner = OWNER.get() if context is None else context.get(OWNER)
+        code = coro
         if owner is not None and asyncio.iscoroutine(coro):
             coro = guard(coro)
         task: asyncio.Future[Any]
@@ -65,6 +71,8 @@ def install(loop: asyncio.AbstractEventLoop) -> None:
             task = asyncio.Task(coro, loop=loop, **kwargs)
         else:
             task = previous(loop, coro, **kwargs)
+        if coro is not code:
+            close_unbegun(task, code)
         if owner is not None and isinstance(task, asyncio.Task):
             owner.adopt(task)
         return task

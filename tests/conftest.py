@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import shutil
 import tempfile
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from polos_redis.embedded import EmbeddedServer
+from tests.invariants import check
 from tests.servers import KINDS, ChaosServer, RunningServers, chosen_binary, os_parent, server_binaries
 
 # What the developer's shell says about servers and namespaces is not for the tests.
@@ -96,7 +95,7 @@ def chaos_server(tmp_path: Path, namespace: str) -> Iterator[ChaosServer]:
         if server.running:
             server.resume()
         server.start()
-        _check_invariants(server.url, namespace)
+        check(server.url, namespace)
 
 
 @pytest.fixture(autouse=True)
@@ -109,12 +108,7 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     url: str = request.getfixturevalue("redis_url")
     namespace: str = request.getfixturevalue("namespace")
     yield
-    _check_invariants(url, namespace)
-
-
-def _check_invariants(url: str, namespace: str) -> None:
-    if importlib.util.find_spec("tests.invariants"):
-        importlib.import_module("tests.invariants").check(url, namespace)
+    check(url, namespace)
 
 
 @pytest.fixture(autouse=True)

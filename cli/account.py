@@ -1,0 +1,102 @@
+"""An execution told to a person: what `polos show` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .output import Part, compact, duration, line, lines, moment, since, status, until
+
+LABEL = 12
+
+
+def print_account(found: dict[str, Any]) -> None:
+    """Print everything known of an execution, in the order in which people ask."""
+    _field("execution", (found["id"], "bold"))
+    _field("workflow", found["workflow_id"])
+    _field("status", status(found["status"]), _ended_by(found))
+    _field("created", moment(found["created_at"]))
+    if found["started_at"]:
+        _field("started", moment(found["started_at"]))
+    if found["finished_at"]:
+        _field("finished", moment(found["finished_at"]))
+    if found["lost_deliveries"]:
+        _field("lost", f"{found['lost_deliveries']} times in a row, with the worker that had it")
+    _field("input", compact(found["input"]))
+    if found["status"] == "completed":
+        _field("result", compact(found["result"]))
+    for one in found["open_suspensions"]:
+        _field("waits for", (one["step_key"], "bold"), f", {until(one['expires_at'])}")
+    for one in found["steps"]:
+        if one["status"] == "backoff" and found["status"] == "waiting":
+            _field("waits for", (one["step_key"], "bold"), ", to try it again")
+    if found["steps"]:
+        line()
+        line(("steps", "bold"))
+        for one in found["steps"]:
+            _step(one)
+    if found["suspensions"]:
+        line()
+        line(("suspensions", "bold"))
+        for one in found["suspensions"]:
+            _suspension(one, found["id"])
+    if found["unreached_steps"]:
+        line()
+        names = ", ".join(found["unreached_steps"])
+        line(("not reached", "bold yellow"), "  journaled, but the code that ended the execution never came to: ", names)
+    if found["error"]:
+        line()
+        line(("error", "bold red"), "  ", f"{found['error']['type']}: {found['error']['message']}")
+        if found["error"].get("traceback"):
+            lines(found["error"]["traceback"], "  ", "dim")
+
+
+def _field(label: str, *parts: Part) -> None:
+    line((label.ljust(LABEL), "dim"), *parts)
+
+
+def _ended_by(found: dict[str, Any]) -> str:
+    return f" by {found['cancelled_by']}" if found["cancelled_by"] else ""
+
+
+def _step(one: dict[str, Any]) -> None:
+    parts: list[Part] = ["  ", (one["step_key"], "bold"), "  ", status(one["status"])]
+    if one["finished_at"]:
+        parts.append(f"  at {moment(one['finished_at'])}")
+    if one.get("took_ms") is not None:
+        parts.append(f"  took {duration(one['took_ms'] / 1000)}")
+    if one.get("attempts", 1) > 1:
+        parts.append(f"  {one['attempts']} attempts")
+    line(*parts)
+    error = one.get("error")
+    if error is None:
+        line("      ", compact(one.get("value")))
+    elif isinstance(error, str):  # the record itself can't be read
+        line("      ", (error, "red"))
+    else:
+        line("      ", (f"{error['type']}: {error['message']}", "red"))
+        if error.get("traceback"):
+            lines(error["traceback"], "      ", "dim")
+
+
+def _suspension(one: dict[str, Any], execution_id: str) -> None:
+    parts: list[Part] = ["  ", (one["step_key"], "bold"), "  ", status(one["status"])]
+    if one["status"] == "open":
+        parts.append(f"  {since(one['opened_at'])}, {until(one['expires_at'])}")
+    elif one["status"] == "answered":
+        by = f" by {one['resumed_by']}" if one["resumed_by"] else ""
+        parts.append(f"{by} at {moment(one['decided_at'])} ({one['channel']})")
+    else:
+        parts.append(f"  at {moment(one['decided_at'])}, opened {moment(one['opened_at'])}")
+    line(*parts)
+    line("      shown   ", compact(one["data"]))
+    if one["status"] == "answered":
+        line("      answer  ", compact(one["answer"]))
+    elif one["status"] == "open":
+        line(("      answer it with  ", "dim"), answer_line(execution_id, one["step_key"]))
+
+
+def answer_line(execution_id: str, step_key: str, *options: str) -> str:
+    """The command that answers a suspension, as a shell takes it."""
+    import shlex
+
+    return shlex.join(["polos", "resume", execution_id, step_key, "--approve", *options])

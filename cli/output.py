@@ -1,0 +1,159 @@
+"""What the commands print: rich on a terminal; elsewhere plain, complete, one record per line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDEST = 40  # columns are not padded further than this in a pipe: one long value is not everybody's margin
+
+Part = str | tuple[str, str]  # text, or text and its style on a terminal
+
+STATUS_STYLES = {
+    **dict.fromkeys(("completed", "answered", "ok"), "green"),
+    **dict.fromkeys(("failed", "expired", "unreadable"), "red"),
+    **dict.fromkeys(("waiting", "open", "backoff", "retry"), "yellow"),
+    **dict.fromkeys(("cancelled", "closed"), "magenta"),
+    "queued": "cyan",
+}
+
+
+def prepare_streams() -> None:
+    """A character that the terminal's encoding lacks is escaped instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: control characters are shown as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def compact(value: Any) -> str:
+    """A value as JSON on one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def print_json(value: Any, *, stream: TextIO | None = None, indent: int | None = 2) -> None:
+    """Print a value as JSON, complete and without colours."""
+    stream = stream or sys.stdout
+    plain_ascii = (stream.encoding or "").lower().replace("-", "") != "utf8"
+    print(json.dumps(value, ensure_ascii=plain_ascii, indent=indent, default=str), file=stream, flush=True)
+
+
+def note(text: str) -> None:
+    """Print to standard error: what is said about the work, not its result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def line(*parts: Part, stream: TextIO | None = None) -> None:
+    """Print one line, never cut; parts are styled on a terminal."""
+    stream = stream or sys.stdout
+    if stream.isatty():
+        from rich.text import Text
+
+        styled = [(printable(part), "") if isinstance(part, str) else (printable(part[0]), part[1]) for part in parts]
+        _console(stream).print(Text.assemble(*styled), soft_wrap=True)
+    else:
+        text = "".join(printable(part if isinstance(part, str) else part[0]) for part in parts)
+        print(text.rstrip(), file=stream, flush=True)
+
+
+def lines(text: str, indent: str = "", style: str = "", stream: TextIO | None = None) -> None:
+    """Print a text of several lines, each indented."""
+    for one in text.rstrip("\n").split("\n"):
+        line(indent, (one.expandtabs(4), style), stream=stream)
+
+
+def status(word: str) -> Part:
+    """A status word in its colour."""
+    return word, STATUS_STYLES.get(word, "")
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[Part]]) -> None:
+    """Print rows in columns: a folding table on a terminal, else aligned text with whole values."""
+    if sys.stdout.isatty():
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table(box=None, pad_edge=False, header_style="bold")
+        for title in titles:
+            grid.add_column(title, overflow="fold")
+        for row in rows:
+            cells = [part if isinstance(part, tuple) else (part, "") for part in row]
+            grid.add_row(*(Text(printable(text), style) for text, style in cells))
+        _console(sys.stdout).print(grid)
+        return
+    texts = [list(titles)]
+    texts += [[printable(part if isinstance(part, str) else part[0]) for part in row] for row in rows]
+    widths = [min(WIDEST, max(len(row[column]) for row in texts)) for column in range(len(titles))]
+    for row in texts:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def panel(title: str, fields: Mapping[str, str], stream: TextIO) -> None:
+    """Print what a person is asked about, as a box on a terminal."""
+    width = max(map(len, fields), default=0)
+    if stream.isatty():
+        from rich.panel import Panel
+        from rich.text import Text
+
+        body = Text("\n").join(
+            Text.assemble((printable(name.ljust(width)), "dim"), "  ", printable(value))
+            for name, value in fields.items()
+        )
+        _console(stream).print(Panel(body, title=Text(printable(title), "bold yellow"), expand=False))
+        return
+    line(title, stream=stream)
+    for name, value in fields.items():
+        line(f"  {name.ljust(width)}  {value}", stream=stream)
+
+
+def moment(iso: str | None) -> str:
+    """A time as people read it, to the second."""
+    if iso is None:
+        return "-"
+    return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def until(iso: str | None) -> str:
+    """A deadline, and how far off it is by this machine's clock."""
+    if iso is None:
+        return "without a deadline"
+    left = (datetime.fromisoformat(iso) - datetime.now(UTC)).total_seconds()
+    return f"until {moment(iso)} ({f'in {duration(left)}' if left > 0 else 'due now'})"
+
+
+def since(iso: str) -> str:
+    """A time that has passed, and how long ago."""
+    ago = (datetime.now(UTC) - datetime.fromisoformat(iso)).total_seconds()
+    return f"since {moment(iso)} ({duration(max(0.0, ago))})"
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units."""
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min {int(seconds % 60)} s"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, markup=False, emoji=False)
