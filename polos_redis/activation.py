@@ -34,6 +34,7 @@ IDLE_SECONDS = 0.05  # nothing may have touched ctx for this long, and
 IDLE_TURNS = 16  # for this many turns of the loop, before siblings of a wait are held for idle
 NOTICE_SECONDS = 0.02  # a start is told at once only when the thing lasts longer
 CANCEL_AGAIN_SECONDS = 5.0
+LEAVES, LEAVE_SECONDS = 16, 0.05  # code that goes on calling ctx after the end: from then on, slowly
 
 
 Place = tuple[CodeType, int]  # where a ctx call stands
@@ -92,6 +93,7 @@ class Activation:
         "_fatal",
         "_gate",
         "_idle_armed",
+        "_leaves",
         "_notices",
         "_outcome",
         "_touches",
@@ -150,6 +152,7 @@ class Activation:
         self._fatal: PolosError | None = None
         self._gate: asyncio.Event | None = None
         self._idle_armed = False
+        self._leaves = 0
         self._notices: dict[str, bytes] = {}
         self._outcome: asyncio.Task[Any] | None = None
         self._began = 0.0
@@ -164,14 +167,16 @@ class Activation:
         context = copy_context()
         context.run(tasks.OWNER.set, self)
         self._began = self.loop.time()
-        self.main = asyncio.Task(tasks.guard(call()), loop=self.loop, context=context)
+        code = call()
+        self.main = asyncio.Task(tasks.guard(code), loop=self.loop, context=context)
+        tasks.close_unbegun(self.main, code)
         self.main.add_done_callback(self._main_done, context=tasks.OUTSIDE)
         if logger.isEnabledFor(logging.INFO):
             logger.info("start", extra={"execution": self.id, "workflow": self.workflow.id, "run": self.run})
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
         """Take a task the workflow's code has started; it ends with this activation."""
-        if self.state is State.ENDED:
+        if self.state is State.ENDED and (self.main is None or self.main.done()):
             task.get_loop().call_soon(task.cancel, context=tasks.OUTSIDE)
             return
         self.children.add(task)
@@ -249,8 +254,9 @@ class Activation:
         self.arm()
 
     async def leave(self) -> NoReturn:
-        """A ctx call after the end: yield once, so that a loop around it can't spin, then be cancelled."""
-        await asyncio.sleep(0)
+        """A ctx call after the end: yield, then be cancelled; a loop around it is slowed down."""
+        self._leaves += 1
+        await asyncio.sleep(0 if self._leaves < LEAVES else LEAVE_SECONDS)
         raise asyncio.CancelledError("this activation has ended")
 
     def stop_with(self, error: PolosError) -> PolosError:
@@ -484,6 +490,8 @@ class Activation:
             self._outcome = task  # if the park does not happen, this is how it ended
         elif self.state is State.RUNNING:
             self._finish(task)
+        elif self.state is State.ENDED:
+            self._cancel_children()
 
     def _finish(self, task: asyncio.Task[Any]) -> None:
         self.state = State.FINISHING
@@ -557,15 +565,23 @@ class Activation:
         if (self.main is not None and not self.main.done()) or self.children:
             self._cancel_rest()
             if (self.main is not None and not self.main.done()) or self.children:
+                self.loop.call_later(IDLE_SECONDS, self._cancel_waits, context=tasks.OUTSIDE)
                 asyncio.get_running_loop().call_later(
                     CANCEL_AGAIN_SECONDS, self._cancel_again, context=tasks.OUTSIDE
                 )
 
     def _cancel_rest(self) -> None:
-        # One native cancel of the main task: what it awaits, it cancels itself; then what it has left.
+        # One native cancel of the main task: what it awaits, it cancels itself, and may await its clean-up;
+        # what it has left is cancelled when it is done.
         if self.main is not None and not self.main.done():
             self.main.cancel("the activation has ended")
-        asyncio.get_running_loop().call_soon(self._cancel_children, context=tasks.OUTSIDE)
+        else:
+            self._cancel_children()
+
+    def _cancel_waits(self) -> None:
+        """What still waits in a shielded scope is not cleaning up: it would wait for ever."""
+        for wait in self.waits.values():
+            wait.future.cancel("the activation has ended")
 
     def _cancel_children(self) -> None:
         for task in list(self.children):
@@ -578,6 +594,7 @@ class Activation:
                 "code still runs after its activation's end", extra={"execution": self.id, "tasks": len(left)}
             )
             self._cancel_rest()
+            self._cancel_children()
 
     def _open_gate(self) -> None:
         if self._gate is not None:

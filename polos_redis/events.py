@@ -94,7 +94,9 @@ async def stream_workflow(
     user code publishes. With `plain=True` data is plain JSON, and no type need be imported here. Raises
     `ExecutionNotFoundError`.
     """
-    async for event in _stream(client, keys.root_of(root_execution_id), last_event_id, root_execution_id, plain):
+    async for event in _stream(
+        client, keys.root_of(root_execution_id), last_event_id, root_execution_id, plain
+    ):
         yield event
 
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import msgpack
 
-from polos_redis import keys
 from polos_redis.errors import PolosError
 from polos_redis.store import Store
 
@@ -30,7 +29,6 @@ class Lease:
         self._serves: bytes = msgpack.packb({"workflows": list(workflows)})
         self._renewed = float("-inf")
         self._fresh = asyncio.Event()
-        self._epoch = -1
 
     def is_fresh(self) -> bool:
         """Whether this worker may begin anything: its last renewal is younger than the lease."""
@@ -45,15 +43,8 @@ class Lease:
     async def renew(self) -> None:
         """Raise the counter. What counts is when it was asked for, not when the answer came."""
         since = time.monotonic()
-        wire = self.store.wire
         for prefix in self.store.prefixes:
-            row = prefix + keys.WORKERS.encode()
-            counter = await wire.call("HINCRBY", row, self.worker_id, 1, patience=None)
-            if counter == 1 or self._epoch != wire.epoch:  # the rows are new, or may have been lost
-                await wire.call(
-                    "HSET", prefix + keys.SERVES.encode(), self.worker_id, self._serves, patience=None
-                )
-        self._epoch = wire.epoch
+            await self.store.renew(prefix, self.worker_id, self._serves)
         self._renewed = since
         self._fresh.set()
 

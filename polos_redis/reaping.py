@@ -49,6 +49,7 @@ class Reaper:
         self.in_charge = in_charge
         self._seen: dict[str, tuple[bytes, float]] = {}
         self._epoch = -1
+        self._looked = 0.0
 
     async def run(self) -> None:
         """Watch for ever; all workers watch, the one that holds the timer pump acts."""
@@ -64,9 +65,10 @@ class Reaper:
         wire = self.store.wire
         leases = await wire.call("HGETALL", self.prefix + keys.WORKERS.encode(), patience=None)
         now = time.monotonic()
-        if self._epoch != wire.epoch:
-            self._seen.clear()  # nobody could renew while we could not see it
+        if self._epoch != wire.epoch or now - self._looked > self.lease_seconds / 2:
+            self._seen.clear()  # Redis or this process was away: they may have been unable to renew
             self._epoch = wire.epoch
+        self._looked = now
         rows = {text(k): v for k, v in zip(leases[::2], leases[1::2], strict=True)}
         present: set[str] = set(rows)
         for queue in self.queues:

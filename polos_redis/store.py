@@ -89,11 +89,13 @@ class Store:
     async def check_partitions(self) -> None:
         """Fix the namespace's number of partitions, or refuse another one."""
         key = self.prefixes[0] + keys.META.encode()
-        await self.wire.call("HSETNX", key, "partitions", self.partitions, patience=self.patience)
-        fixed = int(await self.wire.call("HGET", key, "partitions", patience=self.patience))
-        if fixed != self.partitions:
+        fixed = await self.wire.call("HGET", key, "partitions", patience=self.patience)
+        if fixed is None:
+            await self.wire.call("HSETNX", key, "partitions", self.partitions, patience=self.patience)
+            fixed = await self.wire.call("HGET", key, "partitions", patience=self.patience)
+        if int(fixed) != self.partitions:
             raise ConfigurationError(
-                f"namespace {self.namespace!r} has {fixed} partitions, not {self.partitions}: "
+                f"namespace {self.namespace!r} has {int(fixed)} partitions, not {self.partitions}: "
                 "set POLOS_PARTITIONS to that (it can't be changed later)"
             )
 
@@ -182,6 +184,15 @@ class Store:
         """Decide what is due: (fired, forgotten, ms to the next or -1); None when another holds the pump."""
         reply = await self.wire.call_script(scripts.FIRE, prefix, worker, hold_ms, limit, patience=None)
         return None if reply[0] == -1 else (reply[0], reply[1], reply[2])
+
+    async def make_group(self, prefix: bytes, queue: str) -> None:
+        """Make a queue's stream and group, unless they are there."""
+        await self.wire.call_script(scripts.GROUP, prefix, queue, patience=None)
+
+    async def renew(self, prefix: bytes, worker: str, serves: bytes) -> int:
+        """Raise a worker's lease counter and announce what it serves; returns the counter."""
+        counter: int = await self.wire.call_script(scripts.RENEW, prefix, worker, serves, patience=None)
+        return counter
 
     async def prune(self, prefix: bytes, queue: str, consumer: str, lease: bytes) -> bool:
         """Remove a dead worker's empty consumer and its lease row."""

@@ -79,35 +79,54 @@ class Tail:
                     async with asyncio.timeout(IDLE_SECONDS):
                         await self._asked.wait()
                 except TimeoutError:
-                    return
+                    if not self._waiting:
+                        return
                 continue
             try:
-                found = await self._read()
+                found, starts = await self._read()
             except PolosError as error:
                 self._fail(error)
                 continue
             for key, entries in found or ():
-                for after, future in self._waiting.pop(key, []):
-                    if not future.done():
-                        fresh = [(i, f) for i, f in entries if _after(i, after)]
-                        future.set_result(fresh)
+                self._serve(key, entries, starts[key])
             # let the readers that were served ask again before the next read
             for _ in range(3):
                 await asyncio.sleep(0)
 
-    async def _read(self) -> Any:
+    def _serve(self, key: bytes, entries: Entries, start: bytes) -> None:
+        """Give the readers of a stream what was read after `start`. Who came meanwhile and wants what is
+        before that, or is ahead of all of it, waits for the next read."""
+        waiting = self._waiting.pop(key, [])
+        left = []
+        for after, future in waiting:
+            if future.done():
+                continue
+            fresh = [] if _after(start, after) else [(i, f) for i, f in entries if _after(i, after)]
+            if fresh:
+                future.set_result(fresh)
+            else:
+                left.append((after, future))
+        if left:
+            self._waiting[key] = left
+
+    async def _read(self) -> tuple[Any, dict[bytes, bytes]]:
+        """What came, and after which entry of each stream it was looked for."""
         if not self._wire.connected:
             await self._wire.call("PING", patience=self._patience)
         if self._client_id is None or self._client_id[0] != self._wire.epoch:
             epoch = self._wire.epoch
             self._client_id = (epoch, await self._wire.send("CLIENT", "ID"))
-        names = list(self._waiting)
-        earliest = [min((after for after, _ in self._waiting[name]), key=_order) for name in names]
+        starts = {
+            name: min((after for after, _ in waiting), key=_order) for name, waiting in self._waiting.items()
+        }
+        if not starts:  # they have gone while it connected
+            return None, starts
         self._blocked = True
         try:
-            return await self._wire.send(
-                "XREAD", "COUNT", BATCH, "BLOCK", BLOCK_MS, "STREAMS", *names, *earliest
+            found = await self._wire.send(
+                "XREAD", "COUNT", BATCH, "BLOCK", BLOCK_MS, "STREAMS", *starts, *starts.values()
             )
+            return found, starts
         finally:
             self._blocked = False
             if self._unblocker is not None:

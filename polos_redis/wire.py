@@ -1,13 +1,7 @@
 """One multiplexed Redis connection: everything a process says to one node goes over it.
 
-Calls of one event-loop tick are packed, joined and written at once; replies resolve futures in the
-order of the calls. A user task never holds the connection, so cancelling one can't disturb another
-call's answer. redis-py makes and prepares the connection (TLS, AUTH, SELECT, unix sockets); then its
-transport is ours.
-
-What a future or `call` can raise: `CallLostError` (`sent` says whether the call left the process: if
-it did, its outcome is unknown), `TransientReplyError` (not executed, worth repeating),
-`RefusedReplyError` (repeating won't cure it). The last two carry Redis' error word as `code`.
+Any number of tasks share it; a task never holds the connection, so cancelling one can't disturb another
+call's answer. `replies.py` says what a call can raise.
 """
 
 from __future__ import annotations
@@ -17,347 +11,21 @@ import logging
 import os
 import random
 import weakref
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from contextvars import Context, ContextVar
-from dataclasses import dataclass
-from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
-from hiredis import Reader, ReplyError, pack_command
+from polos_redis.dial import dial, place_of
+from polos_redis.errors import RedisUnavailableError
+from polos_redis.link import Arg, Link, Script
+from polos_redis.replies import CallLostError, RefusedReplyError, TransientReplyError
 
-from polos_redis.errors import (
-    ConfigurationError,
-    ConnectionLostError,
-    RedisRefusedError,
-    RedisUnavailableError,
-)
+__all__ = ["CallLostError", "RefusedReplyError", "Script", "TransientReplyError", "Wire", "place_of"]
 
 log = logging.getLogger("polos.wire")
 
-Arg = bytes | str | int
-Command = tuple[Arg, ...]
-
-CHECKS = 8  # looks at a silent connection before it is given up: each after an eighth of the timeout
-READ_SIZE = 1 << 16
-WRITE_LIMIT = 1 << 20  # bytes in the transport's buffer before `room` says no
-CLOSE_GRACE = 1.0  # seconds that `close` waits for replies, then again for the transport
 FIRST_PAUSE, LONGEST_PAUSE = 0.025, 2.0  # seconds between attempts
-
-TRANSIENT = {"LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"}
-TRANSIENT |= {"UNBLOCKED", "NOREPLICAS", "MISCONF"}
-HINTS = {
-    "OOM": "its memory limit is reached: free memory or raise maxmemory",
-    "NOPERM": "grant the ACL user ~polos:* &polos:* and the command",
-    "NOAUTH": "put user and password into the URL: redis://user:password@host:port",
-    "WRONGPASS": "check the user and password in the URL",
-    "WRONGTYPE": "another program uses this key: give polos a namespace or a Redis of its own",
-    "MOVED": "the key lives on another node of the cluster",
-    "ASK": "the key is moving to another node of the cluster",
-    "CROSSSLOT": "on a cluster all keys of one call must share one {slot}",
-}
-PUSHES = frozenset((b"message", b"smessage", b"pmessage"))
-UNSUBSCRIBED = frozenset((b"unsubscribe", b"sunsubscribe", b"punsubscribe"))
-CONFIRMATIONS = frozenset((b"subscribe", b"ssubscribe", b"psubscribe")) | UNSUBSCRIBED
-
-_pack: Callable[[Command], bytes] = cast(Any, pack_command)  # its stub knows tuples of one item only
-_NOTHING: Any = object()
-_INHERITED: list[asyncio.Transport] = []  # of a parent process: kept, never touched
-
-
-class CallLostError(ConnectionLostError):
-    """The connection is gone. `sent` False: the call never left; True: its outcome is unknown."""
-
-    def __init__(self, message: str, *, sent: bool) -> None:
-        super().__init__(message)
-        self.sent = sent
-
-
-class TransientReplyError(CallLostError):
-    """Redis can't serve right now (`code` says why): not executed, so worth repeating."""
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message, sent=True)
-        self.code = code
-
-
-class RefusedReplyError(RedisRefusedError):
-    """Redis answered with an error that repeating won't cure; `code` is its first word."""
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """One Lua script; `sha` is the SHA-1 of the source in hex."""
-
-    name: str
-    source: bytes
-    sha: bytes
-
-
-# future, command, the script it runs if it does
-Entry = tuple["asyncio.Future[Any]", Command, Script | None]
-
-
-class _Link(asyncio.BufferedProtocol):
-    """One transport from its preparation to its loss."""
-
-    __slots__ = (
-        *("owner", "place", "loop", "pid", "timeout", "window", "on_push", "transport", "gone"),
-        *("preparing", "lost", "paused", "waiters", "calls", "out", "healing", "answered"),
-        *("confirmed", "drop"),
-        *("buffer", "view", "feed", "gets", "ticker", "history", "quiet"),
-    )
-
-    def __init__(self, wire: Wire, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self.owner = weakref.ref(wire)
-        self.place, self.on_push = wire.place, wire._on_push
-        self.timeout, self.window = wire.timeout, wire.window
-        self.loop, self.pid, self.transport = loop, os.getpid(), transport
-        self.gone: asyncio.Future[None] = loop.create_future()  # done once the transport is closed
-        self.preparing, self.lost, self.paused = True, False, False
-        self.waiters: deque[asyncio.Future[None]] = deque()  # callers that wait for room
-        self.calls: deque[Entry] = deque()
-        self.out: list[bytes] = []  # packed and not yet written: the last len(out) of calls
-        self.healing: set[bytes] = set()  # scripts whose EVAL stands in out
-        self.answered = 0
-        self.confirmed = 0  # channels of the oldest call confirmed so far
-        self.drop = ""  # why to give the connection up after this batch of replies
-        self.buffer = bytearray(READ_SIZE)
-        self.view = memoryview(self.buffer)  # asyncio's TLS slices it: of a bytearray that were a copy
-        reader = Reader(notEnoughData=_NOTHING)
-        self.feed, self.gets = reader.feed, reader.gets
-        self.ticker: asyncio.TimerHandle | None = None
-        self.history: deque[int] = deque(maxlen=CHECKS)  # calls written so far, at the latest checks
-        self.quiet = 0  # checks since a subscriber last heard anything
-        transport.set_write_buffer_limits(high=WRITE_LIMIT)
-        transport.set_protocol(self)
-        if self.on_push is not None:
-            self.watch()
-
-    # --- sending ---
-
-    def put(self, command: Command, script: Script | None = None) -> asyncio.Future[Any]:
-        packed = _pack(command)
-        future: asyncio.Future[Any] = self.loop.create_future()
-        out = self.out
-        if not out:
-            self.loop.call_soon(self.flush)
-        out.append(packed)
-        self.calls.append((future, command, script))
-        return future
-
-    def flush(self) -> None:
-        out = self.out
-        if not out or self.transport.is_closing():
-            return  # connection_lost is on its way and fails them as never sent
-        data = b"".join(out)
-        out.clear()
-        if self.healing:
-            self.healing.clear()
-        if self.ticker is None:
-            self.watch()
-        self.transport.write(data)
-
-    def has_room(self) -> bool:
-        return not self.paused and len(self.calls) < self.window
-
-    async def wait_for_room(self) -> None:
-        while not self.lost and not self.has_room():
-            waiter: asyncio.Future[None] = self.loop.create_future()
-            self.waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                # Once this caller has had its chance to send; it may be cancelled or not use it.
-                self.loop.call_soon(self.wake)
-
-    def wake(self) -> None:
-        free = 0 if self.paused else self.window - len(self.calls)
-        waiters = self.waiters
-        while waiters and (free > 0 or self.lost):
-            waiter = waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                free -= 1
-
-    # --- the transport's callbacks ---
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self.view
-
-    def buffer_updated(self, nbytes: int) -> None:
-        try:
-            self.feed(self.buffer, 0, nbytes)  # type: ignore[arg-type]  # takes any buffer
-            if self.on_push is None:
-                self.take_replies()
-            else:
-                self.take_pushes(self.on_push)
-        except Exception as error:  # all that follows could go to the wrong caller
-            self.lose(f"an answer of Redis at {self.place} can't be read ({error})")
-            return
-        if self.waiters:
-            self.wake()
-        if self.drop:
-            self.lose(self.drop)
-
-    def eof_received(self) -> None:
-        self.lose(f"Redis at {self.place} closed the connection")
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.lose(f"the connection to Redis at {self.place} broke" + (f": {error}" if error else ""))
-        if not self.gone.done():
-            self.gone.set_result(None)
-
-    def pause_writing(self) -> None:
-        self.paused = True
-
-    def resume_writing(self) -> None:
-        self.paused = False
-        self.wake()
-
-    # --- replies ---
-
-    def take_replies(self) -> None:
-        gets, popleft, error_reply = self.gets, self.calls.popleft, ReplyError
-        count = 0
-        while (reply := gets()) is not _NOTHING:
-            future, command, script = popleft()
-            count += 1
-            if reply.__class__ is error_reply:
-                self.refuse(future, command, script, str(reply))
-            else:
-                try:  # noqa: SIM105  # the hot path
-                    future.set_result(reply)
-                except asyncio.InvalidStateError:
-                    pass  # cancelled meanwhile
-        self.answered += count
-
-    def take_pushes(self, on_push: Callable[[list[Any]], None]) -> None:
-        while (reply := self.gets()) is not _NOTHING:
-            self.quiet = 0
-            kind = reply[0] if isinstance(reply, list) and reply and isinstance(reply[0], bytes) else None
-            confirmed = kind in CONFIRMATIONS and self.confirms(reply)
-            if kind in PUSHES or (kind in CONFIRMATIONS and not confirmed):
-                try:
-                    on_push(reply)
-                except Exception:
-                    log.exception("the receiver of messages pushed by Redis at %s failed", self.place)
-                continue
-            if confirmed:
-                self.confirmed += 1
-                if self.confirmed < len(self.calls[0][1]) - 1:
-                    continue  # the confirmation of a call's last channel answers it
-            future, command, script = self.calls.popleft()
-            self.answered += 1
-            self.confirmed = 0
-            if isinstance(reply, ReplyError):
-                self.refuse(future, command, script, str(reply))
-            elif not future.done():
-                future.set_result(reply)
-
-    def confirms(self, reply: list[Any]) -> bool:
-        """Whether this is an answer to the oldest call; the server unsubscribes by itself too."""
-        if not self.calls:
-            return False
-        command = [_as_bytes(arg) for arg in self.calls[0][1]]
-        return command[0].lower() == reply[0] and reply[1] in command[1:]
-
-    def refuse(self, future: asyncio.Future[Any], command: Command, script: Script | None, text: str) -> None:
-        code = text.partition(" ")[0]
-        if code == "NOSCRIPT" and script is not None:
-            if not future.done():
-                self.heal(future, command, script)
-            return
-        if code == "READONLY":  # after a failover: find out anew who is the master
-            self.drop = f"Redis at {self.place} is a replica now"
-        if not future.done():
-            what = f"script {script.name!r}" if script else _as_bytes(command[0]).decode(errors="replace")
-            future.set_exception(_refusal(self.place, what, code, text))
-            if code in TRANSIENT:
-                future.exception()  # no report when nobody looks
-
-    def heal(self, future: asyncio.Future[Any], command: Command, script: Script) -> None:
-        """Send a call again that met an empty script cache: one EVAL, which fills it, then EVALSHA."""
-        again = command
-        if script.sha not in self.healing:
-            self.healing.add(script.sha)
-            again = (b"EVAL", script.source, *command[2:])
-        if not self.out:
-            self.loop.call_soon(self.flush)
-        self.out.append(_pack(again))
-        self.calls.append((future, command, script))
-
-    # --- the end ---
-
-    def watch(self) -> None:
-        self.ticker = self.loop.call_later(self.timeout / CHECKS, self.check)
-
-    def check(self) -> None:
-        """Give a silent peer up. Counts checks, not time: a blocked loop or a SIGSTOP is one check."""
-        self.ticker = None
-        if self.lost:
-            return
-        history = self.history
-        if len(history) == CHECKS and self.answered < history[0]:
-            self.lose(f"Redis at {self.place} gave no answer for {self.timeout:g} s")
-            return
-        if self.calls:
-            history.append(self.answered + len(self.calls) - len(self.out))
-            self.watch()
-            return
-        history.clear()
-        if self.on_push is not None:  # a subscriber waits for ever without a call: ask
-            self.quiet += 1
-            if self.quiet >= CHECKS:
-                self.quiet = 0
-                self.put((b"PING",)).cancel()
-            self.watch()
-
-    def lose(self, reason: str) -> None:
-        """End the connection at once and fail what is under way; never raises."""
-        if self.lost:
-            return
-        self.lost = True
-        if self.ticker is not None:
-            self.ticker.cancel()
-        if self.pid != os.getpid() or self.loop.is_closed():
-            self.calls.clear()  # nobody can be awaiting them any more
-            self.out.clear()
-            _discard(self.transport)
-            return
-        self.transport.abort()
-        wire = self.owner()
-        if wire is not None:
-            wire._lost(self)
-        written = len(self.calls) - len(self.out)
-        for index, (future, _, _) in enumerate(self.calls):
-            if not future.done():
-                sent = index < written
-                what = "the outcome of this call is unknown" if sent else "this call was not sent"
-                future.set_exception(CallLostError(f"{reason}: {what}", sent=sent))
-                future.exception()  # no report when nobody looks
-        self.calls.clear()
-        self.out.clear()
-        self.wake()
-
-    async def finish(self) -> None:
-        """Give outstanding replies a moment, then close."""
-        if open_calls := [future for future, _, _ in self.calls if not future.done()]:
-            await asyncio.wait(open_calls, timeout=CLOSE_GRACE)
-        if not self.lost and not self.calls:
-            self.lost = True  # nothing is failed: a plain close
-            if self.ticker is not None:
-                self.ticker.cancel()
-            self.transport.close()
-            self.wake()
-        self.lose(f"the connection to Redis at {self.place} was closed")
-        await asyncio.wait((self.gone,), timeout=CLOSE_GRACE)
-        self.transport.abort()
 
 
 class Wire:
@@ -389,7 +57,7 @@ class Wire:
         on_connect: Callable[[Wire], Awaitable[None]] | None = None,
         on_disconnect: Callable[[], None] | None = None,
     ) -> None:
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._guard: AsyncGenerator[None, None] | None = None
         self._attempt: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -448,6 +116,12 @@ class Wire:
 
     async def call_script(self, script: Script, key: bytes, *args: Arg, patience: float | None = 30.0) -> Any:
         """As `call`, for a script that is safe to repeat."""
+        link = self._link
+        if link is not None and link.has_room() and self._loop is asyncio.get_running_loop():
+            try:  # the usual way, without the machinery of the unusual one
+                return await link.put((b"EVALSHA", script.sha, b"1", key, *args), script)
+            except CallLostError:
+                pass
         return await self._repeat(lambda: self.run(script, key, *args), patience)
 
     async def _repeat(self, send: Callable[[], asyncio.Future[Any]], patience: float | None) -> Any:
@@ -567,8 +241,8 @@ class Wire:
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
-        transport = await _dial(self.url, self.place, self.connect_timeout)
-        link = _Link(self, transport, loop)
+        transport = await dial(self.url, self.place, self.connect_timeout)
+        link = Link(self, transport, loop, self._on_push)
         try:
             await self._introduce(link)
             self.epoch += 1
@@ -586,7 +260,7 @@ class Wire:
             if self._link is not link:
                 link.lose("the new connection was given up")
 
-    async def _introduce(self, link: _Link) -> None:
+    async def _introduce(self, link: Link) -> None:
         """Name the connection and load the scripts; a user without the rights for it may go on."""
         calls = [link.put((b"CLIENT", b"SETNAME", self.name))] if self.name else []
         calls += [link.put((b"SCRIPT", b"LOAD", script.source)) for script in self.scripts]
@@ -596,12 +270,12 @@ class Wire:
             elif isinstance(error, Exception):
                 raise error
 
-    def _prepared(self) -> _Link | None:
+    def _prepared(self) -> Link | None:
         """The new connection, for `on_connect` and what it calls."""
         link = _preparation.get()
         return link if link is not None and _inside_preparation(self) and not link.lost else None
 
-    def _lost(self, link: _Link) -> None:
+    def link_lost(self, link: Link) -> None:
         if self._link is link:
             self._link = None
             if self._on_disconnect is not None and not self._closed:
@@ -651,7 +325,7 @@ class Wire:
             self.abort()
 
 
-_preparation: ContextVar[_Link | None] = ContextVar("polos_wire_preparation", default=None)
+_preparation: ContextVar[Link | None] = ContextVar("polos_wire_preparation", default=None)
 
 
 def _inside_preparation(wire: Wire) -> bool:
@@ -666,114 +340,3 @@ async def _until_the_loop_ends(wire: weakref.ref[Wire]) -> AsyncGenerator[None, 
         if (owner := wire()) is not None and owner._guard is not None:
             owner._guard = None
             owner.abort()
-
-
-def place_of(url: str) -> str:
-    """host:port or the socket's path. The URL and what parsers say of it may hold the password."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme == "unix" and parts.path:
-            return unquote(parts.path)
-        database = parts.path.strip("/")
-        tcp = parts.scheme in ("redis", "rediss")
-        if tcp and not parts.fragment and (not database or database.isdecimal()):
-            host = unquote(parts.hostname or "localhost")
-            return f"[{host}]:{parts.port or 6379}" if ":" in host else f"{host}:{parts.port or 6379}"
-    except ValueError:
-        pass
-    raise _bad_url()
-
-
-def _bad_url() -> ConfigurationError:
-    return ConfigurationError(
-        "the Redis URL can't be used: write redis://user:password@host:port/0, rediss://... for TLS or "
-        "unix:///path/to/socket, with special characters of user and password as %XX"
-    )
-
-
-async def _dial(url: str, place: str, timeout: float) -> asyncio.Transport:
-    """Have redis-py connect, authenticate and select; take the transport away from it."""
-    from redis.asyncio import ConnectionPool
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-    from redis.exceptions import AuthenticationError, RedisError, ResponseError
-
-    options: dict[str, Any] = {
-        "protocol": 2,
-        "decode_responses": False,
-        "client_name": None,
-        "health_check_interval": 0,
-        "socket_timeout": timeout,
-        "socket_connect_timeout": timeout,
-        "retry": Retry(NoBackoff(), 0),
-        "retry_on_timeout": False,
-    }
-    try:
-        from redis.driver_info import DriverInfo  # noqa: F401  # redis-py 7.1 and later
-
-        options["driver_info"] = None
-    except ImportError:
-        options |= {"lib_name": None, "lib_version": None}
-    try:
-        pool: Any = ConnectionPool.from_url(url, **options)
-        pool.connection_kwargs.update(options)  # options in the URL have won over these
-        connection = pool.make_connection()
-    except (ValueError, TypeError, RedisError):
-        raise _bad_url() from None
-    try:
-        async with asyncio.timeout(timeout):
-            await connection.connect()
-        writer, reader = connection._writer, connection._reader
-        if reader.at_eof() or reader._buffer or connection._parser._reader.has_data():
-            raise RedisUnavailableError(f"Redis at {place} closed the connection or spoke out of turn")
-    except BaseException as error:
-        connection._close()
-        if isinstance(error, TimeoutError):
-            raise RedisUnavailableError(f"Redis at {place} did not answer within {timeout:g} s") from error
-        if isinstance(error, (AuthenticationError, ResponseError)):
-            code, text = error.status_code, str(error)
-            text = f"{code} {text}" if code and not text.startswith(code) else text
-            refusal = _refusal(place, "the connection", text.partition(" ")[0], text)
-            if isinstance(refusal, TransientReplyError):
-                raise RedisUnavailableError(str(refusal)) from error
-            raise refusal from error
-        if isinstance(error, (RedisError, OSError)):
-            raise RedisUnavailableError(f"Redis at {place} can't be reached: {error}") from error
-        raise
-    transport: asyncio.Transport = writer.transport
-    # Else they would warn, or close it, when they are collected.
-    connection._writer = connection._reader = None
-    writer._transport = _CLOSED
-    return transport
-
-
-class _Closed:
-    def is_closing(self) -> bool:
-        return True
-
-
-_CLOSED = _Closed()
-
-
-def _refusal(place: str, what: str, code: str, text: str) -> TransientReplyError | RefusedReplyError:
-    if code in TRANSIENT:
-        return TransientReplyError(f"Redis at {place} can't serve {what} now: {text}", code)
-    hint = f" ({HINTS[code]})" if code in HINTS else ""
-    return RefusedReplyError(f"Redis at {place} refused {what}: {text}{hint}", code)
-
-
-def _as_bytes(arg: Arg) -> bytes:
-    return arg if isinstance(arg, bytes) else str(arg).encode()
-
-
-def _discard(transport: Any) -> None:
-    """Free a socket whose loop is closed, or the parent process's: the loop must not be touched."""
-    if hasattr(transport, "_ssl_protocol"):
-        transport._closed = True
-        transport = transport._ssl_protocol._transport
-    sock = getattr(transport, "_sock", None)
-    if sock is not None:
-        transport._sock = None  # its __del__ would warn
-        sock.close()
-    else:
-        _INHERITED.append(transport)

@@ -231,14 +231,7 @@ class Worker:
     async def _make_groups(self) -> None:
         for prefix in self.store.prefixes:
             for queue in self.queues:
-                key = prefix + keys.QUEUE.encode() + queue.encode()
-                try:
-                    await self.store.wire.call(
-                        "XGROUP", "CREATE", key, keys.GROUP, "0", "MKSTREAM", patience=None
-                    )
-                except RedisRefusedError as error:
-                    if getattr(error, "code", "") != "BUSYGROUP":
-                        raise
+                await self.store.make_group(prefix, queue)
 
     async def _read(self) -> None:
         streams = [

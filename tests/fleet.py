@@ -161,7 +161,8 @@ async def _work(knows: str, options: dict[str, Any]) -> None:
     from polos_redis.workflow import registered
     from tests import fleet_workflows  # noqa: F401 - defines the workflows
 
-    chosen = [workflow for id, workflow in registered().items() if not knows or id in knows.split(",")]
+    known = registered().values()
+    chosen = [workflow for workflow in known if not knows or workflow.id in knows.split(",")]
     async with PolosClient() as client:
         await Worker(client, chosen, **options).run()
 

@@ -113,7 +113,7 @@ def _effects(execution_id: str) -> list[str]:
 
 @workflow
 async def chain(ctx: WorkflowContext, input: dict[str, Any]) -> list[int]:
-    """Steps in a row, sync and async in turn, with a suspension in the middle; each step's value is its number."""
+    """Steps in a row, with a suspension after one of them; each step's value is its number."""
     happen = effects_of(ctx)
     values = []
     for number in range(input["steps"]):

@@ -64,20 +64,27 @@ class Checked:
 
     def _keys(self) -> Iterator[str]:
         """Every key has a TTL, or is permanent, or belongs to an execution that goes on."""
+        active_roots = {
+            execution_id.partition(b".")[0]
+            for execution_id, fields in self.state.executions.items()
+            if fields.get(b"status") in UNFINISHED
+        }
         for key, ttl in self.state.ttl.items():
             kind, rest = split(key)
             name = show(raw(key))
             if kind in PERMANENT:
                 if ttl != -1:
-                    yield f"{name} has a TTL ({ttl} ms) but is permanent"
+                    yield f"{name} has a TTL but is permanent"
                 continue
             owner = self._owner(kind, rest)
             status = self.state.executions.get(owner, {}).get(b"status") if owner is not None else None
+            if status not in UNFINISHED and kind == keys.TOPIC and rest in active_roots:
+                continue  # a child outlives its root: its end gives the stream a TTL
             if ttl == -1 and status not in UNFINISHED:
                 whose = "no execution" if status is None else f"execution {show(owner)} ({show(status)})"
                 yield f"{name} has no TTL and belongs to {whose}"
             elif ttl != -1 and status in UNFINISHED and self._lasts(kind, rest, owner or b""):
-                yield f"{name} has a TTL ({ttl} ms) but its execution is {show(status)}"
+                yield f"{name} has a TTL but its execution is {show(status)}"
 
     def _owner(self, kind: str, rest: bytes) -> bytes | None:
         """The execution a key belongs to; None for a free topic and the pump."""

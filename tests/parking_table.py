@@ -213,13 +213,13 @@ async def shields_the_wait(ctx: WorkflowContext) -> Any:
 
 @row()
 async def shields_and_swallows(ctx: WorkflowContext) -> Any:
-    waiting = asyncio.ensure_future(ask(ctx))
-    while True:
-        try:
-            return await asyncio.shield(waiting)
-        except asyncio.CancelledError:
-            if waiting.cancelled() or RELEASED.is_set():
-                raise
+    waiting, released = asyncio.ensure_future(ask(ctx)), asyncio.ensure_future(RELEASED.wait())
+    while not released.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([waiting, released], return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+    return "released"
 
 
 @row(effects="after")

@@ -52,7 +52,14 @@ class RawConnection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._connection.disconnect()
+
+    def receive(self) -> Any:
+        """The next reply: a subscriber's push."""
+        return self._connection.read_response()
 
     def do(self, *command: str | bytes | int | float) -> Any:
         """One command's reply; an error reply is raised."""

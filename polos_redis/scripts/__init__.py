@@ -38,6 +38,8 @@ CANCEL = load("cancel")
 FIRE = load("fire")
 REQUEUE = load("requeue")
 PUTBACK = load("putback")
+GROUP = load("group")
+RENEW = load("renew")
 PRUNE = load("prune")
 WATCH = load("watch")
 PUBLISH = load("publish")
@@ -46,5 +48,5 @@ INBOX = load("inbox")
 
 ALL = (
     *(INVOKE, LOAD, WRITE, BACKOFF, SUSPEND, PARK, FINISH, ANSWER, CANCEL),
-    *(FIRE, REQUEUE, PUTBACK, PRUNE, WATCH, PUBLISH, LIST, INBOX),
+    *(FIRE, REQUEUE, PUTBACK, GROUP, RENEW, PRUNE, WATCH, PUBLISH, LIST, INBOX),
 )

@@ -7,13 +7,14 @@
 -- #include clock
 -- #include queue
 -- #include wake
+-- #include record
 -- #include suspension
 local P, id, key, digest = KEYS[1], ARGV[1], ARGV[2], ARGV[4]
 local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'waits')
 if not e[1] then return {'missing'} end
 local finished = e[1] ~= 'queued' and e[1] ~= 'waiting'
-local packed = redis.call('HGET', P .. 'journal:' .. id, key)
-local record = packed and cmsgpack.unpack(packed)
+local packed = key ~= '' and redis.call('HGET', P .. 'journal:' .. id, key)
+local record = packed and read_record(packed)
 
 if record and record[2] == 'suspend' then
   local status = record[STATUS]
@@ -33,7 +34,7 @@ if record and record[2] == 'suspend' then
 end
 
 if finished and ARGV[7] == '1' then return {'closed', e[1]} end
-if ARGV[7] == '1' and not record then
+if ARGV[7] == '1' and key ~= '' and not record then
   local early = P .. 'early:' .. id
   local kept = redis.call('HGET', early, key)
   if kept then
@@ -47,7 +48,7 @@ local open = {'unknown'}
 if e[2] then
   for _, k in ipairs(cmsgpack.unpack(e[2])) do
     local r = redis.call('HGET', P .. 'journal:' .. id, k)
-    if r and cmsgpack.unpack(r)[STATUS] == 'open' then open[#open + 1] = k end
+    if r and read_record(r)[STATUS] == 'open' then open[#open + 1] = k end
   end
 end
 return open

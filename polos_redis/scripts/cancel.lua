@@ -5,6 +5,7 @@
 -- Returns {'missing'}, {'finished', status}, {'run', current run} when it is another run by now, or {'cancelled'}.
 -- #include clock
 -- #include queue
+-- #include record
 -- #include suspension
 -- #include backoff
 -- #include ending

@@ -8,6 +8,7 @@
 -- #include clock
 -- #include fence
 -- #include queue
+-- #include record
 -- #include suspension
 -- #include backoff
 -- #include ending

@@ -7,6 +7,7 @@
 -- #include clock
 -- #include queue
 -- #include wake
+-- #include record
 -- #include suspension
 -- #include backoff
 local P, limit = KEYS[1], tonumber(ARGV[3])
@@ -23,11 +24,11 @@ for _, member in ipairs(due) do
     if e[1] == 'queued' and not e[2] then put_on(P, rest, e[3], e[4], e[5]) end
   else
     local id, key = string.match(rest, '^(%S+) (.*)$')
-    local packed = redis.call('HGET', P .. 'journal:' .. id, key)
-    local record = packed and cmsgpack.unpack(packed)
-    if kind == 's' and record and record[STATUS] == 'open' then
+    local packed = id and redis.call('HGET', P .. 'journal:' .. id, key)
+    local record = packed and read_record(packed) or {}
+    if kind == 's' and record[STATUS] == 'open' then
       wake(P, id, key, settle(P, id, key, record, 'expired', now))
-    elseif kind == 'b' and record and record[STATUS] == 'backoff' then
+    elseif kind == 'b' and record[STATUS] == 'backoff' then
       wake(P, id, key, end_backoff(P, id, key, record))
     else
       redis.call('ZREM', P .. 'timers', member)
@@ -39,13 +40,13 @@ local gone = redis.call('ZRANGEBYSCORE', P .. 'expiry', '-inf', now, 'LIMIT', 0,
 for _, id in ipairs(gone) do
   redis.call('ZREM', P .. 'expiry', id)
   local e = redis.call('HMGET', P .. 'exec:' .. id, 'workflow', 'status', 'waits')
-  if e[1] then
+  if e[1] and e[2] ~= 'queued' and e[2] ~= 'waiting' then
     redis.call('ZREM', P .. 'index:' .. e[2] .. ':' .. e[1], id)
     for _, key in ipairs(e[3] and cmsgpack.unpack(e[3]) or {}) do
       redis.call('UNLINK', P .. 'topic:' .. key .. '/' .. id)
     end
     redis.call('UNLINK', P .. 'exec:' .. id, P .. 'journal:' .. id, P .. 'topic:' .. id)
-  else
+  else -- nobody fired until its keys had expired; one with the same id may have begun since
     for _, workflow in ipairs(redis.call('SMEMBERS', P .. 'workflows')) do
       for _, status in ipairs({'completed', 'failed', 'cancelled'}) do
         redis.call('ZREM', P .. 'index:' .. status .. ':' .. workflow, id)

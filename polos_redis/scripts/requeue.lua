@@ -6,6 +6,7 @@
 -- Returns {requeued, failed for good, dropped (stale)}.
 -- #include clock
 -- #include queue
+-- #include record
 -- #include suspension
 -- #include backoff
 -- #include ending

@@ -27,6 +27,7 @@ events[#events + 1] = 'suspend_' .. key .. (root == id and '' or '\0' .. id)
 events[#events + 1] = shown
 note_wait(P, id, key)
 redis.call('XADD', P .. 'topic:' .. key .. '/' .. id, '*', 'suspend', shown)
+redis.call('PERSIST', P .. 'topic:' .. key .. '/' .. id) -- somebody may have published to it before
 redis.call('XADD', P .. 'topic:' .. root, '*', unpack(events))
 if early then
   local answer = cmsgpack.unpack(early)

@@ -9,11 +9,14 @@ local function ending(P, id, now, e, status, field, value, event, events, fields
   if e[9] then
     for _, key in ipairs(cmsgpack.unpack(e[9])) do
       local packed = redis.call('HGET', journal, key)
-      local record = packed and cmsgpack.unpack(packed) or {}
+      local record = packed and read_record(packed) or {}
       if record[STATUS] == 'open' then
         settle(P, id, key, record, 'closed', now)
       elseif record[STATUS] == 'backoff' then
         end_backoff(P, id, key, record)
+      elseif not record[STATUS] then
+        redis.call('ZREM', P .. 'suspensions', id .. ' ' .. key)
+        redis.call('ZREM', P .. 'timers', 's' .. id .. ' ' .. key, 'b' .. id .. ' ' .. key)
       end
       redis.call('PEXPIRE', P .. 'topic:' .. key .. '/' .. id, retention)
     end
@@ -32,7 +35,8 @@ local function ending(P, id, now, e, status, field, value, event, events, fields
   events[#events + 1] = root == id and 'workflow_finish' or 'workflow_finish\0' .. id
   events[#events + 1] = event
   redis.call('XADD', topic, '*', unpack(events))
-  if root == id then redis.call('PEXPIRE', topic, retention) end
+  local root_status = root ~= id and redis.call('HGET', P .. 'exec:' .. root, 'status')
+  if root_status ~= 'queued' and root_status ~= 'waiting' then redis.call('PEXPIRE', topic, retention) end
   redis.call('PEXPIRE', journal, retention)
   redis.call('UNLINK', P .. 'early:' .. id)
   redis.call('PEXPIRE', exec, retention + 60000)

@@ -1,0 +1,257 @@
+"""The scripts, each called alone over a plain connection: what Redis does without any of our Python."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import msgpack
+
+from polos_redis import keys, scripts
+from polos_redis.journal import step_record
+from tests.invariants import complaints
+from tests.state import Partition, RawConnection, read
+
+Arg = str | bytes | int
+Snapshot = dict[bytes, tuple[bytes, int]]
+
+RETENTION = 600_000
+FAR = 3_600_000  # ms: a time that no test reaches
+
+_SCRIPTS = {script.name: script for script in scripts.ALL}
+_numbers = itertools.count(1)
+
+
+def new_id(child: str = "") -> str:
+    """An execution id no test has used."""
+    return f"{next(_numbers):032x}" + (f".{child}" if child else "")
+
+
+def step(value: bytes = b"\x01", status: str = "ok", attempt: int = 1) -> bytes:
+    """A step's record as an activation sends it."""
+    return step_record(status, attempt, 1.5, value)
+
+
+class Activated:
+    """An activation: the entry it was given, and its owner nonce."""
+
+    def __init__(self, execution_id: str, entry: bytes, owner: str) -> None:
+        self.id, self.entry, self.owner = execution_id, entry, owner
+        self.known = 0
+
+    @property
+    def fence(self) -> tuple[Arg, ...]:
+        return self.id, self.entry, self.owner, self.known
+
+
+class Desk:
+    """One namespace (of one partition) and a connection to it."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self.url, self.namespace = url, namespace
+        self.connection = RawConnection(url)
+        self.prefix = keys.prefix(namespace, 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()
+
+    # --- calling ------------------------------------------------------------------------
+
+    def do(self, command: str, key: str | bytes, *args: Arg) -> Any:
+        """A command on one key, named without its prefix."""
+        name = key if isinstance(key, bytes) else key.encode()
+        return self.connection.do(command, self.prefix.encode() + name, *args)
+
+    def run(self, script: str, *args: Arg) -> Any:
+        """A script's reply."""
+        return self.connection.do("EVAL", _SCRIPTS[script].source, 1, self.prefix, *args)
+
+    def invoke(
+        self,
+        execution_id: str | None = None,
+        *,
+        workflow: Arg = "wf",
+        queue: str = "default",
+        input: bytes = b"in",
+        retention: int = RETENTION,
+        inline: int = 4096,
+    ) -> str:
+        name = execution_id or new_id()
+        assert self.run("invoke", name, workflow, queue, input, retention, inline) == 1
+        return name
+
+    def deliver(self, consumer: str = "w1", queue: str = "default", owner: str = "") -> Activated:
+        """What a worker gets when it reads one entry."""
+        rows = self.read_entries(consumer, queue)
+        assert rows, f"nothing to read from {queue}"
+        entry, flat = rows[0]
+        return Activated(flat[1].decode(), entry, owner or f"{consumer}:{next(_numbers)}")
+
+    def read_entries(self, consumer: str, queue: str = "default", count: int = 1) -> list[Any]:
+        key = self.prefix + keys.QUEUE + queue
+        if not self.group(queue):
+            self.connection.do("XGROUP", "CREATE", key, keys.GROUP, "0", "MKSTREAM")
+        reply = self.connection.do(
+            "XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT", count, "STREAMS", key, ">"
+        )
+        return list(reply[0][1]) if reply else []
+
+    def group(self, queue: str = "default") -> bool:
+        if not self.do("EXISTS", keys.QUEUE + queue):
+            return False
+        return bool(self.connection.do("XINFO", "GROUPS", self.prefix + keys.QUEUE + queue))
+
+    def start(self, execution_id: str | None = None, consumer: str = "w1", **options: Any) -> Activated:
+        """Invoke an execution, and deliver it."""
+        name = self.invoke(execution_id, **options)
+        activated = self.deliver(consumer, options.get("queue", "default"))
+        assert activated.id == name
+        return activated
+
+    def write(self, by: Activated, key: Arg, record: bytes | None = None, *events: Arg) -> Any:
+        record = step() if record is None else record
+        return _told(by, self.run("write", *by.fence, key, record, *(events or ("e", b"\x01"))))
+
+    def backoff(self, by: Activated, key: Arg, delay: int = FAR, record: bytes | None = None) -> Any:
+        record = step(b"", "backoff") if record is None else record
+        return _told(by, self.run("backoff", *by.fence, key, record, delay, "e", b"\x01"))
+
+    def suspend(self, by: Activated, key: Arg, timeout: int = 0, shown: bytes = b"\x81\xa1a\x01") -> Any:
+        return _told(by, self.run("suspend", *by.fence, key, timeout, shown))
+
+    def park(self, by: Activated, *waits: Arg) -> Any:
+        return self.run("park", *by.fence, *waits)
+
+    def finish(self, by: Activated, status: str = "completed", value: bytes = b"\x01") -> Any:
+        return self.run("finish", *by.fence, status, value, b"\x81\xa6status\x01", "")
+
+    def answer(
+        self, execution_id: str, key: Arg, answer: bytes = b"\xc3", digest: str = "d1", early: bool = False
+    ) -> Any:
+        return self.run("answer", execution_id, key, answer, digest, "ann", "client", int(early))
+
+    def cancel(self, execution_id: str, run: int = 1, by: str = "bob") -> Any:
+        return self.run("cancel", execution_id, run, by)
+
+    def fire(self, limit: int = 100, worker: str = "pump") -> Any:
+        return self.run("fire", worker, 60_000, limit)
+
+    def requeue(
+        self, consumer: str, *entries: bytes, lost: bool = False, most: int = 5, queue: str = "default"
+    ) -> Any:
+        return self.run("requeue", queue, consumer, "lost" if lost else "back", most, *entries)
+
+    def parked(self, key: str = "ok", timeout: int = 0, **options: Any) -> str:
+        """The id of an execution that waits for a person at `key`."""
+        by = self.start(**options)
+        self.suspend(by, key, timeout)
+        assert self.park(by, key) == 0
+        return by.id
+
+    def finished(self, **options: Any) -> str:
+        """The id of an execution that has completed."""
+        by = self.start(**options)
+        assert self.finish(by) == 0
+        return by.id
+
+    def make_due(self, member: Arg) -> None:
+        """Let a timer's time have come."""
+        assert self.do("ZSCORE", keys.TIMERS, member) is not None
+        self.do("ZADD", keys.TIMERS, 1, member)
+
+    # --- looking ------------------------------------------------------------------------
+
+    @property
+    def state(self) -> Partition:
+        """The whole state (of an empty namespace: an empty one)."""
+        found = read(self.connection, self.namespace)
+        assert len(found) <= 1, "the scripts stay in the partition they are given"
+        return found[0] if found else Partition(self.prefix)
+
+    def execution(self, execution_id: str) -> dict[str, bytes]:
+        return {k.decode(): v for k, v in self.state.executions[execution_id.encode()].items()}
+
+    def record(self, execution_id: str, key: str | bytes) -> list[Any]:
+        name = key if isinstance(key, bytes) else key.encode()
+        record: list[Any] = msgpack.unpackb(
+            self.state.journals[execution_id.encode()][name], raw=True, strict_map_key=False
+        )
+        return record
+
+    def events(self, topic: str | bytes) -> list[bytes]:
+        """The types of a topic's events."""
+        name = topic if isinstance(topic, bytes) else topic.encode()
+        return [kind for _, flat in self.state.topics.get(name, []) for kind in flat[::2]]
+
+    def snapshot(self) -> Snapshot:
+        """Every key as it is stored, with the time it expires at: equal only if nothing was written."""
+        names = self.connection.names(self.namespace)
+        commands = [(command, name) for name in names for command in ("DUMP", "PEXPIRETIME")]
+        replies = self.connection.together(commands)
+        return dict(zip(names, zip(replies[::2], replies[1::2], strict=True), strict=True))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put the store back to what it was."""
+        gone = [("DEL", name) for name in self.connection.names(self.namespace)]
+        back = [
+            ("RESTORE", name, max(0, expires), dump, "ABSTTL") for name, (dump, expires) in snapshot.items()
+        ]
+        for reply in self.connection.together([*gone, *back]):
+            assert not isinstance(reply, Exception), reply
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """What is called here writes nothing at all."""
+        before = self.snapshot()
+        yield
+        after = self.snapshot()
+        assert before == after, {name for name in before | after if before.get(name) != after.get(name)}
+
+    def check(self) -> None:
+        """The invariants hold."""
+        found = complaints(self.connection, self.namespace)
+        assert not found, "\n".join(found)
+
+    def now(self) -> int:
+        """The server's clock in ms."""
+        seconds, micros = self.connection.do("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _told(by: Activated, reply: Any) -> Any:
+    """An activation learns the journal's count of changes."""
+    changes = reply if isinstance(reply, int) else reply[0]
+    by.known = max(by.known, changes)
+    return reply
+
+
+class Subscriber:
+    """Hears what the scripts tell one reply channel."""
+
+    def __init__(self, url: str, prefix: str, name: str) -> None:
+        self.connection = RawConnection(url)
+        self.connection.do("SSUBSCRIBE", prefix + keys.REPLY + name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()
+
+    def heard(self, count: int) -> Sequence[list[Any]]:
+        """Exactly so many notices; waits for them, and finds that no other came before a PING's answer."""
+        pushes = [self.connection.receive() for _ in range(count)]
+        pong = self.connection.do("PING")
+        assert pong == [b"pong", b""], f"a notice too many: {pong}"
+        assert all(push[0] == b"smessage" for push in pushes)
+        return [msgpack.unpackb(push[2], raw=True) for push in pushes]

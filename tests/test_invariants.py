@@ -1,0 +1,185 @@
+"""The invariants complain of each thing that is broken by hand, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgpack
+import pytest
+
+from polos_redis import keys
+from polos_redis.embedded import EmbeddedServer
+from tests.desk import FAR, RETENTION, Desk
+from tests.invariants import check
+
+ME = "f" * 32  # the execution that gets broken
+QUEUE, EXEC, JOURNAL = keys.QUEUE + "default", keys.EXEC + ME, keys.JOURNAL + ME
+
+
+@pytest.fixture
+def desk(server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
+    """A desk whose namespace is emptied at the end: it was broken on purpose."""
+    with Desk(server.url, namespace) as desk:
+        yield desk
+        desk.restore({})
+
+
+def queued(desk: Desk) -> None:
+    desk.invoke(ME)
+
+
+def delivered(desk: Desk) -> None:
+    desk.start(ME)
+
+
+def put_back(desk: Desk) -> None:
+    by = desk.start(ME)
+    assert desk.run("putback", "default", by.id, by.entry, FAR) == 1
+
+
+def waiting(desk: Desk) -> None:
+    desk.parked("ok then", FAR, execution_id=ME)
+
+
+def backing_off(desk: Desk) -> None:
+    by = desk.start(ME)
+    desk.backoff(by, "b")
+    assert desk.park(by, "b") == 0
+
+
+def finished(desk: Desk) -> None:
+    by = desk.start(ME)
+    desk.suspend(by, "closed at the end", FAR)
+    desk.finish(by)
+
+
+def anything(desk: Desk) -> None:
+    """An execution in every other state, and all that lies beside executions."""
+    for prepare in (queued, delivered, put_back, waiting, backing_off, finished):
+        before = desk.snapshot()
+        prepare(desk)
+        desk.check()
+        desk.restore(before)
+    desk.start(consumer="w1")
+    desk.write(desk.start(consumer="w2"), "a")
+    desk.parked("no deadline")
+    desk.finished()
+    desk.cancel(desk.parked("c", FAR))
+    desk.answer(desk.start().id, "later", early=True)
+    desk.run("publish", "news", "", RETENTION, "e", b"\x01")
+    desk.fire()
+    desk.do("HSET", keys.WORKERS, "w1", 3)
+    desk.do("HSET", keys.SERVES, "w1", b"\x80")
+    desk.do("HSET", keys.META, "partitions", 1)
+
+
+def nothing(desk: Desk) -> None:
+    pass
+
+
+Break = Callable[[Desk], object]
+BROKEN: list[tuple[Callable[[Desk], None], Break, str]] = [
+    (queued, lambda d: d.do("HSET", EXEC, "status", "running"), "has the status running"),
+    (queued, lambda d: d.do("HDEL", EXEC, "workflow"), "has no workflow"),
+    (queued, lambda d: d.do("HDEL", EXEC, "entry"), f"timers has no row p{ME}"),
+    (queued, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "as entry 1-1, which is not in queue default"),
+    (queued, lambda d: d.do("DEL", QUEUE), "which is not in queue default"),
+    (queued, lambda d: d.do("ZADD", keys.TIMERS, FAR, "p" + ME), "that nothing waits for"),
+    (queued, lambda d: d.do("EXPIRE", EXEC, 1000), "has a TTL"),
+    (queued, lambda d: d.do("DEL", EXEC), "stale entry"),
+    (queued, lambda d: d.do("XADD", QUEUE, "*", "id", ME, "workflow", "wf"), "stale entry"),
+    (queued, lambda d: d.do("XADD", QUEUE, "*", "id", "nobody"), "stale entry .* of nobody"),
+    (queued, lambda d: d.do("EXPIRE", QUEUE, 1000), "queue:default has a TTL"),
+    (queued, lambda d: d.do("ZREM", keys.INDEX + "queued:wf", ME), "has no row in index queued:wf"),
+    (queued, lambda d: d.do("ZADD", keys.INDEX + "queued:wf", 5, ME), "at 5, created"),
+    (queued, lambda d: d.do("ZADD", keys.INDEX + "waiting:wf", 5, ME), "which is queued"),
+    (queued, lambda d: d.do("ZADD", keys.INDEX + "failed:wf", 5, "nobody"), "nobody, which does not exist"),
+    (queued, lambda d: d.do("SREM", keys.WORKFLOWS, "wf"), "is not listed"),
+    (queued, lambda d: d.do("ZADD", keys.EXPIRY, 2**50, ME), "is queued but has a row in expiry"),
+    (delivered, lambda d: d.do("HSET", JOURNAL, "", 0, "a", b"\x97"), "counts 0 changes"),
+    (put_back, lambda d: d.do("ZREM", keys.TIMERS, "p" + ME), "timers has no row"),
+    (put_back, lambda d: d.do("HSET", EXEC, "owner", "w1:1"), "an owner but no entry"),
+    (waiting, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "waiting but has an entry: 1-1"),
+    (waiting, lambda d: d.do("HSET", EXEC, "owner", "w1:1"), "waiting but has an owner: w1:1"),
+    (waiting, lambda d: d.do("DEL", JOURNAL), "waiting for nothing"),
+    (waiting, lambda d: d.do("HDEL", EXEC, "waits"), "not noted its wait ok then"),
+    (waiting, lambda d: d.do("DEL", keys.SUSPENSIONS), f"suspensions has no row {ME} ok then"),
+    (waiting, lambda d: d.do("ZADD", keys.SUSPENSIONS, 1, ME + " b"), f"suspensions has a row {ME} b"),
+    (waiting, lambda d: d.do("DEL", keys.TIMERS), f"timers has no row s{ME} ok then"),
+    (waiting, lambda d: d.do("ZADD", keys.TIMERS, 7, f"s{ME} ok then"), "ok then at 7, not"),
+    (waiting, lambda d: d.do("ZADD", keys.TIMERS, 7, f"b{ME} ok then"), "that nothing waits for"),
+    (waiting, lambda d: d.do("EXPIRE", keys.TOPIC + "ok then/" + ME, 1000), "has a TTL"),
+    (backing_off, lambda d: d.do("DEL", keys.TIMERS), f"timers has no row b{ME} b"),
+    (finished, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "completed but has entry: 1-1"),
+    (finished, lambda d: d.do("HSET", EXEC, "owner", "w1:1"), "completed but has owner: w1:1"),
+    (finished, lambda d: d.do("HSET", EXEC, "notify", "me"), "completed but has notify: me"),
+    (finished, lambda d: d.do("HDEL", EXEC, "finished"), "has no finish time"),
+    (finished, lambda d: d.do("PERSIST", EXEC), "has no TTL and belongs to execution"),
+    (finished, lambda d: d.do("PERSIST", JOURNAL), "has no TTL and belongs to execution"),
+    (finished, lambda d: d.do("PERSIST", keys.TOPIC + ME), "has no TTL and belongs to execution"),
+    (
+        finished,
+        lambda d: d.do("XADD", keys.TOPIC + "other/" + ME, "*", "e", "1"),
+        "has no TTL and belongs to execution",
+    ),
+    (finished, lambda d: d.do("ZADD", keys.TIMERS, 7, "s" + ME + " k"), "that nothing waits for"),
+    (finished, lambda d: d.do("ZADD", keys.SUSPENSIONS, 7, ME + " k"), "that nothing waits for"),
+    (finished, lambda d: d.do("ZREM", keys.EXPIRY, ME), "has no row in expiry"),
+    (finished, lambda d: d.do("ZADD", keys.EXPIRY, 7, ME), "its row in expiry says 7"),
+    (finished, lambda d: d.do("HSET", keys.EARLY + ME, "k", "v"), "still keeps early answers"),
+    (finished, lambda d: d.do("HSET", JOURNAL, "k", _open("k")), "its wait k is open"),
+    (finished, lambda d: d.do("DEL", EXEC), "gone before its time"),
+    (nothing, lambda d: d.do("HSET", JOURNAL, "", 1), "has no TTL and belongs to no execution"),
+    (nothing, lambda d: d.do("HSET", keys.EARLY + ME, "k", "v"), "has no TTL and belongs to no execution"),
+    (nothing, lambda d: d.do("XADD", keys.TOPIC + "old news", "*", "e", "1"), "belongs to no execution"),
+    (nothing, lambda d: d.do("SET", keys.PUMP, "w1"), "belongs to no execution"),
+    (nothing, lambda d: d.do("SET", "lock", "w1"), "lock is not a key of ours"),
+    (nothing, lambda d: d.do("SET", "lock:1", "w1", "EX", 100), "lock:1 is not a key of ours"),
+    (nothing, lambda d: d.do("SET", JOURNAL, "w1", "EX", 100), "is a string, not a hash"),
+]
+
+
+def _open(key: str) -> bytes:
+    packed: bytes = msgpack.packb([1, "suspend", "open", 1, 0, "", "", "", "", "", 0, "", ""])
+    return packed
+
+
+def test_a_sound_state_gets_no_complaint(desk: Desk) -> None:
+    anything(desk)
+    check(desk.url, desk.namespace)
+
+
+@pytest.mark.parametrize(("prepare", "corrupt", "complaint"), BROKEN, ids=[row[2] for row in BROKEN])
+def test_what_is_broken_is_named(
+    desk: Desk, prepare: Callable[[Desk], None], corrupt: Break, complaint: str
+) -> None:
+    anything(desk)
+    prepare(desk)
+    check(desk.url, desk.namespace)
+    corrupt(desk)
+    with pytest.raises(AssertionError, match=complaint):
+        check(desk.url, desk.namespace)
+
+
+def test_an_entry_that_was_given_out_and_is_held_by_nobody_is_a_lost_execution(desk: Desk) -> None:
+    desk.start(ME, consumer="w1")
+    check(desk.url, desk.namespace)
+    desk.connection.do("XGROUP", "DELCONSUMER", desk.prefix + QUEUE, keys.GROUP, "w1")
+    with pytest.raises(AssertionError, match=r"is lost: its entry .* pending for nobody"):
+        check(desk.url, desk.namespace)
+
+
+def test_an_entry_that_was_deleted_but_not_acknowledged_is_named(desk: Desk) -> None:
+    by = desk.start(ME)
+    desk.do("XDEL", QUEUE, by.entry)
+    with pytest.raises(AssertionError, match="pending that was deleted"):
+        check(desk.url, desk.namespace)
+
+
+def test_the_namespace_is_no_pattern(desk: Desk) -> None:
+    with Desk(desk.url, desk.namespace + "*") as other:
+        other.do("SET", "lock", 1)
+        check(desk.url, desk.namespace)
+        desk.do("SET", "lock", 1)
+        other.do("DEL", "lock")
+        check(other.url, other.namespace)

@@ -1,0 +1,73 @@
+"""Names of keys: spelled once in keys.py, repeated literally by the scripts, and never meeting each other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import polos_redis.scripts
+from polos_redis import keys
+from polos_redis.errors import ConfigurationError
+
+SOURCES = {path.name: path.read_text() for path in Path(polos_redis.scripts.__path__[0]).glob("**/*.lua")}
+NAMES = {
+    value
+    for name, value in vars(keys).items()
+    if name.isupper() and isinstance(value, str) and name not in ("GROUP", "DEFAULT_QUEUE")
+}
+NOT_IN_SCRIPTS = {keys.META}  # read and set by Python alone
+
+
+def spelled() -> set[str]:
+    """What the scripts put after a prefix."""
+    found = {
+        name for source in SOURCES.values() for name in re.findall(r"(?:P|KEYS\[1\]) \.\. '([^']*)'", source)
+    }
+    return {name[: name.index(":") + 1] if ":" in name else name for name in found}
+
+
+def test_the_scripts_and_keys_py_spell_the_same_names() -> None:
+    assert spelled() | NOT_IN_SCRIPTS == NAMES
+
+
+def test_a_script_has_one_key_and_spells_no_prefix() -> None:
+    for name, source in SOURCES.items():
+        assert not re.search(r"KEYS\[[^1]|polos:", source), name
+
+
+def test_the_scripts_use_the_group_and_the_default_queue_of_keys_py() -> None:
+    literals = {word for source in SOURCES.values() for word in re.findall(r"'(workers|default)'", source)}
+    assert literals == {keys.GROUP, keys.DEFAULT_QUEUE}
+
+
+def test_no_name_is_the_beginning_of_another() -> None:
+    for one in NAMES:
+        assert not [other for other in NAMES if other != one and other.startswith(one) and one.endswith(":")]
+
+
+@pytest.mark.parametrize("namespace", ["", "a{b", "a}b", "a b", "a\nb", "x" * 201])
+def test_a_namespace_that_would_leave_its_braces_is_refused(namespace: str) -> None:
+    with pytest.raises(ConfigurationError, match="namespace"):
+        keys.check_namespace(namespace)
+
+
+@pytest.mark.failure(21)
+@pytest.mark.parametrize("step_key", ["ok", "a/b", "a b", "{x}", "a:b", "ä\n", "a" * 32, "0" * 32])
+def test_a_suspensions_topic_gives_back_its_key_and_its_execution(step_key: str) -> None:
+    for execution_id in ("0" * 32, "0" * 32 + ".abc"):
+        topic = keys.suspension_topic(step_key, execution_id)
+        assert keys.parse_topic(topic) == (step_key, execution_id)
+
+
+def test_other_topics_belong_to_no_execution() -> None:
+    for topic in ("news", "approval/x", "a/" + "0" * 31, "a/" + "0" * 32 + ".xyz", "0" * 32 + "/a"):
+        assert keys.parse_topic(topic) == (None, None)
+    assert keys.parse_topic("0" * 32) == (None, "0" * 32)
+
+
+def test_a_child_lives_in_its_roots_partition() -> None:
+    root = "0123456789abcdef" * 2
+    assert keys.partition_of(keys.root_of(root + ".77"), 16) == keys.partition_of(root, 16)
+    assert {keys.partition_of(f"{n:032x}", 16) for n in range(1000)} == set(range(16))
