@@ -76,13 +76,7 @@ def show(about: dict[str, str | int], figures: Sequence[Figure], out: TextIO) ->
     rows = [_row(figure) for figure in figures]
     said = ", ".join(f"{name} {value}" for name, value in about.items())
     note = "us: CPU per execution (per suspended execution, call or resume where the scenario is about those)"
-    if out.isatty():
-        table = Table(caption=f"{said}\n{note}")
-        for index, name in enumerate(HEAD):
-            table.add_column(name, justify="left" if index in (0, 1, 3) else "right")
-        for figure, row in zip(figures, rows, strict=True):
-            table.add_row(*row, style="red" if figure.met is False else "")
-        Console(file=out).print(table)
+    if out.isatty() and _drawn(figures, rows, f"{said}\n{note}", out):
         return
     widths = [max(len(row[index]) for row in [HEAD, *rows]) for index in range(len(HEAD))]
     for row in [HEAD, *rows]:
@@ -92,6 +86,20 @@ def show(about: dict[str, str | int], figures: Sequence[Figure], out: TextIO) ->
         ]
         print("  ".join(cells).rstrip(), file=out)
     print(f"\n{said}\n{note}", file=out)
+
+
+def _drawn(figures: Sequence[Figure], rows: Sequence[Sequence[str]], caption: str, out: TextIO) -> bool:
+    """Draw the table, if the terminal is wide enough."""
+    console = Console(file=out)
+    table = Table(caption=caption)
+    for index, name in enumerate(HEAD):
+        table.add_column(name, justify="left" if index in (0, 1, 3) else "right", no_wrap=True)
+    for figure, row in zip(figures, rows, strict=True):
+        table.add_row(*row, style="red" if figure.met is False else "")
+    if console.measure(table, options=console.options.update(max_width=1000)).maximum > console.width:
+        return False
+    console.print(table)
+    return True
 
 
 def _row(figure: Figure) -> tuple[str, ...]:

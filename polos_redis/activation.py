@@ -34,6 +34,7 @@ IDLE_SECONDS = 0.05  # nothing may have touched ctx for this long, and
 IDLE_TURNS = 16  # for this many turns of the loop, before siblings of a wait are held for idle
 NOTICE_SECONDS = 0.02  # a start is told at once only when the thing lasts longer
 CANCEL_AGAIN_SECONDS = 5.0
+EVENTS_PER_ENTRY = 8  # a sequence id tells no more apart
 LEAVES, LEAVE_SECONDS = 16, 0.05  # code that goes on calling ctx after the end: from then on, slowly
 
 
@@ -617,8 +618,10 @@ class Activation:
                 events += self.step_start(key, attempt)
         if not events:
             return
-        future = self.host.store.write(self.fence, self.known, b"", b"", events)
-        future.add_done_callback(self._noticed, context=tasks.OUTSIDE)
+        for first in range(0, len(events), 2 * EVENTS_PER_ENTRY):
+            some = events[first : first + 2 * EVENTS_PER_ENTRY]
+            future = self.host.store.write(self.fence, self.known, b"", b"", some)
+            future.add_done_callback(self._noticed, context=tasks.OUTSIDE)
 
     def _noticed(self, future: asyncio.Future[int]) -> None:
         if future.exception() is None and future.result() < 0:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -35,6 +38,9 @@ def _bad_url() -> ConfigurationError:
 
 async def dial(url: str, place: str, timeout: float) -> asyncio.Transport:
     """Have redis-py connect, authenticate and select; take the transport away from it."""
+    if "redis.asyncio" not in sys.modules:  # it takes a good part of a second, which is not the loop's
+        with ThreadPoolExecutor(1) as thread:
+            await asyncio.get_running_loop().run_in_executor(thread, import_module, "redis.asyncio")
     from redis.asyncio import ConnectionPool
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff

@@ -32,7 +32,7 @@ class EventData:
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event of a topic. `sequence_id` rises within a topic; `created_at` is the server's time;
-    `metadata` has the execution's id ("execution_id") for events of a workflow's stream."""
+    `metadata` has the execution's id ("execution_id") for events of an execution's topics."""
 
     id: str
     sequence_id: int
@@ -109,6 +109,8 @@ async def _stream(
         raise ExecutionNotFoundError(execution_id)
     key = store.topic_prefix(topic) + keys.TOPIC.encode() + raw(topic)
     after, skip = await _start(store, key, topic, last_event_id)
+    if last_event_id and execution_id is not None and await _is_over(store, key, after, execution_id):
+        return
     while True:
         entries = await session.tail.next(key, after, IDLE_SECONDS)
         for entry_id, flat in entries:
@@ -118,7 +120,7 @@ async def _stream(
                     continue
                 kind, data = flat[2 * place], flat[2 * place + 1]
                 value = codec.to_plain(data) if plain else codec.decode(data)
-                event = _event(topic, entry_id, place, kind, value, execution_id)
+                event = _event(topic, entry_id, place, kind, value)
                 yield event
                 if (
                     execution_id is not None
@@ -127,15 +129,22 @@ async def _stream(
                 ):
                     return
             after, skip = entry_id, 0
-        if not entries and execution_id is not None:
-            (status,) = await store.read_fields(execution_id, "status")
-            if (status is None or text(status) in FINISHED) and not await session.tail.next(key, after, 0.05):
-                return  # it ended before the event to continue from
+        if not entries and execution_id is not None and await _is_over(store, key, after, execution_id):
+            return
 
 
 async def _exists(store: Store, execution_id: str) -> bool:
     (status,) = await store.read_fields(execution_id, "status")
     return status is not None
+
+
+async def _is_over(store: Store, key: bytes, after: bytes, execution_id: str) -> bool:
+    """Whether an execution ended before the event to continue from: nothing of it is to come."""
+    (status,) = await store.read_fields(execution_id, "status")
+    if status is not None and text(status) not in FINISHED:
+        return False
+    # its end and its last event are one write: what can't be seen now will not come
+    return not await store.wire.call("XRANGE", key, b"(" + after, "+", "COUNT", 1, patience=store.patience)
 
 
 async def _start(store: Store, key: bytes, topic: str, last_event_id: str | None) -> tuple[bytes, int]:
@@ -164,10 +173,10 @@ async def _start(store: Store, key: bytes, topic: str, last_event_id: str | None
     return before.encode(), skip
 
 
-def _event(topic: str, entry: bytes, place: int, kind: bytes, data: Any, execution_id: str | None) -> Event:
+def _event(topic: str, entry: bytes, place: int, kind: bytes, data: Any) -> Event:
     ms, _, sequence = entry.partition(b"-")
     name, _, child = text(kind).partition("\0")
-    metadata = {} if execution_id is None and not child else {"execution_id": child or keys.root_of(topic)}
+    execution_id = child or keys.parse_topic(topic)[1]
     return Event(
         id=_event_id(entry, place),
         sequence_id=(((int(ms) - EPOCH_MS) << 10) + int(sequence)) * PLACES + min(place, PLACES - 1),
@@ -175,7 +184,7 @@ def _event(topic: str, entry: bytes, place: int, kind: bytes, data: Any, executi
         event_type=name,
         data=data,
         created_at=datetime.fromtimestamp(int(ms) / 1000, UTC),
-        metadata=metadata,
+        metadata={"execution_id": execution_id} if execution_id else {},
     )
 
 

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from polos_redis import codec, keys, settings, tasks
@@ -23,6 +22,7 @@ from polos_redis.notices import Notices
 from polos_redis.reaping import Reaper
 from polos_redis.server_checks import check_server
 from polos_redis.store import Fence, Store, text
+from polos_redis.threads import DaemonThreads
 from polos_redis.timers import Timers
 from polos_redis.wire import Wire
 from polos_redis.workflow import Workflow, registered
@@ -96,7 +96,7 @@ class Worker:
         self._stopping, self._idle, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._stop_now = asyncio.Event()
         self._ours: set[asyncio.Task[Any]] = set()
-        self._executor = ThreadPoolExecutor(self.concurrency, thread_name_prefix="polos-step")
+        self._executor = DaemonThreads(self.concurrency, "polos-step")
         self._ticking = False
         tasks.install(loop)
         session = await self.client.session()
@@ -181,7 +181,7 @@ class Worker:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        late = self._loop.time() + CLOSE_SECONDS
+        late = self._loop.time() + (CLOSE_SECONDS if self.store.wire.connected else 1.0)
         while self._ours and self._loop.time() < late:
             await asyncio.wait(list(self._ours), timeout=late - self._loop.time())
         for task in list(self._ours):

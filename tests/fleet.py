@@ -54,6 +54,14 @@ class WorkerProcess:
         """Wait until its log has this."""
         await until(lambda: text in self.log, f"{text!r} in the log of worker {self.pid}")
 
+    async def held(self) -> tuple[int, int]:
+        """How many activations it has, and how many entries it holds."""
+        told = self.log.count(" active ")
+        self._process.send_signal(signal.SIGUSR1)
+        await until(lambda: self.log.count(" active ") > told, "the worker to tell what it holds")
+        active, _, held = self.log.rpartition(" active ")[2].split()[:3]
+        return int(active), int(held)
+
     def kill(self) -> None:
         """SIGKILL it, and come back when it is gone."""
         self._process.kill()
@@ -98,7 +106,7 @@ class Fleet:
             if worker.running:
                 worker.kill()
             if error is not None:
-                print(f"--- the log of worker {worker.pid}\n{worker.log[-8000:]}", file=sys.stderr)
+                print(f"--- the log of worker {worker.pid}\n{worker.log[-3000:]}", file=sys.stderr)
 
     def launch(self, *, url: str | None = None, knows: str = "", **options: Any) -> WorkerProcess:
         """Start a worker and do not wait for it. `knows` names its workflows, all when left out."""
@@ -164,9 +172,12 @@ async def _work(knows: str, options: dict[str, Any]) -> None:
     known = registered().values()
     chosen = [workflow for workflow in known if not knows or workflow.id in knows.split(",")]
     async with PolosClient() as client:
-        await Worker(client, chosen, **options).run()
+        worker = Worker(client, chosen, **options)
+        tell = lambda: logging.warning("active %d held %d", len(worker.active), len(worker._held))  # noqa: E731
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell)
+        await worker.run()
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     asyncio.run(_work(sys.argv[1], json.loads(sys.argv[2])))

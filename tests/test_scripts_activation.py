@@ -197,6 +197,27 @@ def test_events_of_a_child_stand_in_its_roots_topic(desk: Desk) -> None:
     assert set(desk.state.topics) == {root.encode(), f"ok/{child.id}".encode()}
 
 
+@pytest.mark.failure(16)
+@pytest.mark.parametrize("late", ["retry", "backoff", "ok"])
+def test_a_delayed_duplicate_of_a_write_does_not_undo_a_later_one(desk: Desk, late: str) -> None:
+    by = desk.start()
+    first = by.fence
+    if late == "backoff":
+        desk.backoff(by, "a", FAR)
+        desk.make_due(f"b{by.id} a")
+        desk.fire()
+        script, again = "backoff", (*first, "a", step(b"", "backoff"), FAR, "e", b"\x01")
+    else:
+        desk.write(by, "a", step(b"first", late))
+        script, again = "write", (*first, "a", step(b"first", late), "e", b"\x01")
+    with desk.unchanged():
+        assert desk.run(script, *again) >= 1
+    if late != "ok":
+        desk.write(by, "a", step(b"second", attempt=2))
+    with desk.unchanged():
+        assert desk.run(script, *again) >= 1
+
+
 # --- load -------------------------------------------------------------------------------
 
 

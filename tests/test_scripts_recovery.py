@@ -149,6 +149,23 @@ def test_cancel_takes_a_put_back_execution_out_of_the_timers(desk: Desk) -> None
     assert desk.state.timers == {}
 
 
+# --- group and renew --------------------------------------------------------------------
+
+
+def test_group_makes_a_queue_once_and_from_its_beginning(desk: Desk) -> None:
+    one = desk.invoke()
+    assert desk.run("group", "default") == desk.run("group", "other") == 1
+    assert desk.read_entries("w1", "default")[0][1][1] == one.encode()
+    with desk.unchanged():
+        assert desk.run("group", "default") == 1
+    assert set(desk.state.queues) == {b"default", b"other"}
+
+
+def test_renew_raises_the_counter_and_announces(desk: Desk) -> None:
+    assert [desk.run("renew", "w1", b"\x80"), desk.run("renew", "w1", b"\x81")] == [1, 2]
+    assert desk.state.workers == {b"w1": b"2"} and desk.state.serves == {b"w1": b"\x81"}
+
+
 # --- prune ------------------------------------------------------------------------------
 
 

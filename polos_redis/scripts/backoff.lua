@@ -6,10 +6,12 @@
 -- Returns as write does.
 -- #include clock
 -- #include fence
+-- #include record
+-- #include attempt
 -- #include waits
 local P, id, key = KEYS[1], ARGV[1], ARGV[5]
-local n, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4])
-if n < 0 then return n end
+local n, old, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], key)
+if n < 0 or superseded(old, ARGV[6]) then return n end
 claim(P, id, ARGV[3], e, now)
 redis.call('HSET', P .. 'journal:' .. id, '', n + 1, key, ARGV[6] .. cmsgpack.pack(now))
 redis.call('ZADD', P .. 'timers', now + tonumber(ARGV[7]), 'b' .. id .. ' ' .. key)

@@ -13,7 +13,7 @@
 -- #include backoff
 -- #include ending
 local P, id, known = KEYS[1], ARGV[1], tonumber(ARGV[4])
-local n, e = fence(P, id, ARGV[2], ARGV[3], known, unpack(ENDING_FIELDS, 5))
+local n, _, e = fence(P, id, ARGV[2], ARGV[3], known, '', unpack(ENDING_FIELDS, 5))
 if n < 0 then return n end
 local field = ARGV[5] == 'completed' and 'output' or 'error'
 local fields = e[4] and {} or {'started', now}

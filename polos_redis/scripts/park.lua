@@ -8,7 +8,7 @@
 -- #include fence
 -- #include queue
 local P, id = KEYS[1], ARGV[1]
-local n, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], 'workflow', 'created', 'queue')
+local n, _, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], '', 'workflow', 'created', 'queue')
 if n < 0 then return n end
 if #ARGV < 5 then return -3 end
 local decided = {n}

@@ -10,11 +10,10 @@
 -- #include waits
 -- #include suspension
 local P, id, key = KEYS[1], ARGV[1], ARGV[5]
-local n, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4])
+local n, old, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], key)
 if n < 0 then return n end
 claim(P, id, ARGV[3], e, now)
 local journal = P .. 'journal:' .. id
-local old = redis.call('HGET', journal, key)
 if old then return {n, old} end
 
 local timeout, shown = tonumber(ARGV[6]), ARGV[7]

@@ -6,9 +6,11 @@
 --       7.. events of the workflow's own topic, at least one: type, data, type, data
 -- Returns the journal's count of changes; -1 lost to another activation, -2 the journal went back.
 -- #include fence
+-- #include record
+-- #include attempt
 local P, id, key = KEYS[1], ARGV[1], ARGV[5]
-local n, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4])
-if n < 0 then return n end
+local n, old, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], key)
+if n < 0 or key ~= '' and superseded(old, ARGV[6]) then return n end
 local event = redis.call('XADD', P .. 'topic:' .. string.match(id, '^[^.]*'), '*', unpack(ARGV, 7))
 local now = tonumber(string.match(event, '^%d+'))  -- the hottest script: the event's id is the server's time
 claim(P, id, ARGV[3], e, now)

@@ -1,12 +1,13 @@
 -- fence: may this activation write? -1: its entry is not the live one or another activation owns the
--- execution; -2: the journal has lost records it was told of. Otherwise the journal's count of changes, and
--- the fields: status, entry, owner, started and what else was asked for.
-local function fence(P, id, entry, owner, known, ...)
+-- execution; -2: the journal has lost records it was told of. Otherwise the journal's count of changes, the
+-- record under `key` ('' for none) and the fields: status, entry, owner, started and what else was asked for.
+local function fence(P, id, entry, owner, known, key, ...)
   local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry', 'owner', 'started', ...)
   if e[1] ~= 'queued' or e[2] ~= entry or (e[3] and e[3] ~= owner) then return -1 end
-  local n = tonumber(redis.call('HGET', P .. 'journal:' .. id, '') or 0)
+  local j = redis.call('HMGET', P .. 'journal:' .. id, '', key)
+  local n = tonumber(j[1] or 0)
   if n < tonumber(known) then return -2 end
-  return n, e
+  return n, j[2], e
 end
 
 -- claim: the first write of an activation makes it the owner; the first of all sets the start time.

@@ -1,0 +1,156 @@
+"""Long runs of what the suite tests briefly: `python -m tests.soak crash|race|suspended [--count N]`.
+
+crash      random SIGKILLs of workers and of Redis while executions run; then every execution has finished,
+           every journaled step was journaled once, and nothing is left pending
+race       rounds of fifty answers against a timeout
+suspended  executions that wait for a person on one worker: what they cost
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polos_redis import PolosClient, keys
+from tests import invariants, test_many_suspended, test_race
+from tests.fleet import Fleet
+from tests.fleet_workflows import chain
+from tests.running import until
+from tests.servers import ChaosServer, chosen_binary
+
+STEPS, SUSPEND_AFTER = 5, 2
+WORKERS = 3
+NAMESPACE = "soak"
+
+
+@dataclass(slots=True)
+class Deaths:
+    """What was killed."""
+
+    workers: int = 0
+    redis: int = 0
+    frozen: int = 0
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def crash(
+    server: ChaosServer, namespace: str, folder: Path, count: int, *, pause: float, redis: bool = True
+) -> dict[str, Any]:
+    """Run executions to their end under random kills, check what must hold, and return the figures."""
+    began = time.monotonic()
+    deaths = Deaths()
+    with Fleet(server.url, namespace, folder) as fleet:
+        async with PolosClient(server.url, namespace, patience_seconds=120) as client:
+            for _ in range(WORKERS):
+                await fleet.start(lease_seconds=1.0, max_deliveries=1000)
+            chaos = asyncio.create_task(_kill(server, fleet, deaths, pause, redis))
+            room = asyncio.Semaphore(50)
+            results = await asyncio.gather(*(_one(client, room, number) for number in range(count)))
+            deaths.ended.set()
+            await chaos
+            await _check(client, fleet, results)
+            effects = sum((Counter(counts.values()) for counts in fleet.counts().values()), Counter[int]())
+            invariants.check(server.url, namespace)
+    return {
+        "executions": count,
+        "seconds": round(time.monotonic() - began, 1),
+        "workers killed": deaths.workers,
+        "workers frozen": deaths.frozen,
+        "redis killed": deaths.redis,
+        "effects that happened once, twice, ...": dict(sorted(effects.items())),
+    }
+
+
+async def _one(client: PolosClient, room: asyncio.Semaphore, number: int) -> str:
+    """One execution from its start to its result, which is checked."""
+    async with room:
+        handle = await chain.invoke(client, {"steps": STEPS, "suspend_after": SUSPEND_AFTER, "pause": 0.01})
+        while await handle.status() != "waiting":  # noqa: ASYNC110 - polls Redis
+            await asyncio.sleep(0.02)
+        resumed = await client.resume(
+            suspend_execution_id=handle.id, suspend_step_key="middle", data=f"answer {number}"
+        )
+        assert resumed.outcome in ("accepted", "same")  # same: the reply to the first attempt was lost
+        result = await handle.result()
+        expected: list[Any] = list(range(STEPS))
+        expected.insert(SUSPEND_AFTER + 1, f"answer {number}")
+        assert result == expected
+        return handle.id
+
+
+async def _kill(server: ChaosServer, fleet: Fleet, deaths: Deaths, pause: float, redis: bool) -> None:
+    while not deaths.ended.is_set():
+        try:
+            await asyncio.wait_for(deaths.ended.wait(), random.uniform(0.5, 1.5) * pause)
+        except TimeoutError:
+            pass
+        else:
+            return
+        running = [worker for worker in fleet.workers if worker.running]
+        victim = random.choice(running)
+        what = random.random()
+        if redis and what < 0.25:
+            deaths.redis += 1
+            await asyncio.to_thread(server.restart)
+        elif what < 0.5:
+            deaths.frozen += 1
+            victim.pause()
+            await asyncio.sleep(random.uniform(0.5, 3.0))  # shorter and longer than the lease
+            victim.resume()
+        else:
+            deaths.workers += 1
+            victim.kill()
+            fleet.launch(lease_seconds=1.0, max_deliveries=1000)
+
+
+async def _check(client: PolosClient, fleet: Fleet, ids: list[str]) -> None:
+    store = await client.store()
+    prefix = store.prefixes[0]
+    for execution_id in ids:
+        entries = await store.wire.call("XRANGE", prefix + f"topic:{execution_id}".encode(), "-", "+")
+        told = Counter(
+            name.decode() if name != b"step_finish" else (name, data)
+            for _, flat in entries
+            for name, data in zip(flat[::2], flat[1::2], strict=True)
+        )
+        once = {what: times for what, times in told.items() if what[0] == b"step_finish"}
+        assert len(once) == STEPS and set(once.values()) == {1}, f"journaled twice: {execution_id} {told}"
+        assert told["workflow_finish"] == told["suspend_middle"] == told["resume_middle"] == 1
+        assert set(fleet.counts()[execution_id]) == {f"step-{number}" for number in range(STEPS)}
+
+    async def nothing_pending() -> bool:
+        pending = await store.wire.call("XPENDING", prefix + b"queue:default", keys.GROUP)
+        length = await store.wire.call("XLEN", prefix + b"queue:default")
+        return bool(pending[0] == 0 and length == 0)
+
+    await until(nothing_pending, "the queue to be empty")
+
+
+async def _main(what: str, count: int | None) -> None:
+    with tempfile.TemporaryDirectory(prefix="polos-soak-") as folder:
+        with ChaosServer(Path(folder) / "redis", binary=chosen_binary()) as server:
+            if what == "crash":
+                figures = await crash(server, NAMESPACE, Path(folder), count or 10_000, pause=2.0)
+            elif what == "race":
+                figures = dict(await test_race.rounds(server.url, NAMESPACE, count or 1000))
+            else:
+                figures = await test_many_suspended.suspend_many(
+                    server, NAMESPACE, Path(folder), count or 10_000
+                )
+    for name, value in figures.items():
+        print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("crash", "race", "suspended"))
+    parser.add_argument("--count", type=int)
+    arguments = parser.parse_args()
+    asyncio.run(_main(arguments.what, arguments.count))

@@ -1,0 +1,34 @@
+"""What `import polos_redis` brings with it: a service that only starts workflows pays for nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def _imported(source: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", source], capture_output=True, text=True, check=True
+    )
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+@pytest.mark.parametrize("heavy", ["openai", "fastapi", "starlette", "typer", "rich", "pydantic", "redis"])
+def test_the_import_is_light(heavy: str) -> None:
+    assert heavy not in _imported("import polos_redis")
+
+
+def test_every_public_name_is_there() -> None:
+    source = "import polos_redis\nfor name in polos_redis.__all__: getattr(polos_redis, name)"
+    imported = _imported(source)
+    assert "polos_redis.worker" in imported
+    assert not {"openai", "fastapi", "typer", "rich"} & imported
+
+
+def test_an_unknown_name_is_said_plainly() -> None:
+    import polos_redis
+
+    with pytest.raises(AttributeError, match="module 'polos_redis' has no attribute 'nothing'"):
+        _ = polos_redis.nothing
