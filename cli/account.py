@@ -42,7 +42,11 @@ def print_account(found: dict[str, Any]) -> None:
     if found["unreached_steps"]:
         line()
         names = ", ".join(found["unreached_steps"])
-        line(("not reached", "bold yellow"), "  journaled, but the code that ended the execution never came to: ", names)
+        line(
+            ("not reached", "bold yellow"),
+            "  journaled, but the code that ended the execution never came to: ",
+            names,
+        )
     if found["error"]:
         line()
         line(("error", "bold red"), "  ", f"{found['error']['type']}: {found['error']['message']}")

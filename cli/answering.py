@@ -26,7 +26,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def suspensions(
-    workflow: Annotated[str | None, typer.Option(metavar="WORKFLOW_ID", help="Only of this workflow.")] = None,
+    workflow: Annotated[
+        str | None, typer.Option(metavar="WORKFLOW_ID", help="Only of this workflow.")
+    ] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
     url: Url = None,
@@ -83,19 +85,26 @@ def _print_suspensions(rows: list[dict[str, Any]]) -> None:
 def resume(
     execution_id: Annotated[str, typer.Argument(metavar="EXECUTION_ID", help="The execution that waits.")],
     step_key: Annotated[
-        str | None, typer.Argument(metavar="[STEP_KEY]", help="Which suspension; not needed when only one is open.")
+        str | None,
+        typer.Argument(metavar="[STEP_KEY]", help="Which suspension; not needed when only one is open."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", "-d", metavar="JSON|@FILE|-", help="The answer: JSON, @file, or - for stdin.")
+        str | None,
+        typer.Option("--data", "-d", metavar="JSON|@FILE|-", help="The answer: JSON, @file, or - for stdin."),
     ] = None,
-    approve: Annotated[bool, typer.Option("--approve", help='Short for --data \'{"approved": true}\'.')] = False,
-    reject: Annotated[bool, typer.Option("--reject", help='Short for --data \'{"approved": false}\'.')] = False,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Short for --data '{\"approved\": true}'.")
+    ] = False,
+    reject: Annotated[
+        bool, typer.Option("--reject", help="Short for --data '{\"approved\": false}'.")
+    ] = False,
     reason: Annotated[
         str | None, typer.Option("--reason", metavar="TEXT", help="With --approve or --reject: why.")
     ] = None,
     by: By = None,
     early: Annotated[
-        bool, typer.Option("--early", help="Keep the answer if the suspension is not open yet; needs STEP_KEY.")
+        bool,
+        typer.Option("--early", help="Keep the answer if the suspension is not open yet; needs STEP_KEY."),
     ] = False,
     url: Url = None,
     namespace: Namespace = None,
@@ -134,7 +143,9 @@ def resume(
 
 def _answer(data: str | None, approve: bool, reject: bool, reason: str | None) -> Any:
     ways = [
-        word for word, given in (("--data", data is not None), ("--approve", approve), ("--reject", reject)) if given
+        word
+        for word, given in (("--data", data is not None), ("--approve", approve), ("--reject", reject))
+        if given
     ]
     if len(ways) != 1:
         raise UsageError(

@@ -32,7 +32,9 @@ def demo(
     approve: Annotated[bool, typer.Option("--approve", help="Approve instead of being asked.")] = False,
     reject: Annotated[bool, typer.Option("--reject", help="Reject instead of being asked.")] = False,
     by: By = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the end as JSON; the story goes to stderr.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the end as JSON; the story goes to stderr.")
+    ] = False,
 ) -> None:
     """See a workflow stop for a person's approval and go on: a $5,000 charge, on a Redis of its own.
 
@@ -101,7 +103,11 @@ class _Demo:
         """Tell one event as it happens; a suspension is put before the person."""
         kind, data = event.event_type, event.data
         if kind == "step_finish":
-            self.say("  ", ("done  ", "green") if data["status"] == "ok" else ("failed", "red"), f"  {data['step_key']}")
+            self.say(
+                "  ",
+                ("done  ", "green") if data["status"] == "ok" else ("failed", "red"),
+                f"  {data['step_key']}",
+            )
         elif kind == f"suspend_{SUSPENSION}":
             await self.show(polos, execution_id)
             self.asking = asyncio.create_task(self.answer(polos, execution_id))
@@ -110,7 +116,13 @@ class _Demo:
             await self.stop_asking()
             if elsewhere:
                 line("", stream=self.out)  # the prompt's line is not finished
-            self.say("  ", ("answer", "cyan"), f"  {_answer(data['data'])}", _by(data), " (elsewhere)" if elsewhere else "")
+            self.say(
+                "  ",
+                ("answer", "cyan"),
+                f"  {_answer(data['data'])}",
+                _by(data),
+                " (elsewhere)" if elsewhere else "",
+            )
         elif kind == f"timeout_{SUSPENSION}":
             await self.stop_asking()
             self.say("  nobody answered in time")

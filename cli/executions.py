@@ -36,7 +36,9 @@ def add_to(app: typer.Typer) -> None:
 
 def list_executions(
     status_: Annotated[Status | None, typer.Option("--status", help="Only these.")] = None,
-    workflow: Annotated[str | None, typer.Option(metavar="WORKFLOW_ID", help="Only of this workflow.")] = None,
+    workflow: Annotated[
+        str | None, typer.Option(metavar="WORKFLOW_ID", help="Only of this workflow.")
+    ] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
     url: Url = None,
@@ -61,7 +63,13 @@ def list_executions(
         print_json({"executions": list(page), "next_cursor": page.next_cursor})
         return
     rows = [
-        (row["id"], status(row["status"]), moment(row["created_at"]), moment(row["finished_at"]), row["workflow_id"])
+        (
+            row["id"],
+            status(row["status"]),
+            moment(row["created_at"]),
+            moment(row["finished_at"]),
+            row["workflow_id"],
+        )
         for row in page
     ]
     if rows:
@@ -116,7 +124,9 @@ async def _follow(client: PolosClient, execution_id: str, json: bool) -> None:
     async for event in event_streams.stream_workflow(client, "", execution_id, plain=True):
         at = event.created_at.isoformat(timespec="milliseconds")
         if json:
-            told = {name: getattr(event, name) for name in ("id", "sequence_id", "topic", "event_type", "data")}
+            told = {
+                name: getattr(event, name) for name in ("id", "sequence_id", "topic", "event_type", "data")
+            }
             print_json({**told, "created_at": at, "metadata": event.metadata}, indent=None)
         else:
             line((at, "dim"), "  ", (event.event_type.ljust(16), "bold"), "  ", compact(event.data))

@@ -18,13 +18,21 @@ PATIENCE_SECONDS = 3.0  # a person waits at the other end
 Url = Annotated[
     str | None,
     typer.Option(
-        "--url", envvar="POLOS_REDIS_URL", metavar="URL", show_default="redis://127.0.0.1:6379/0", help="Where Redis is."
+        "--url",
+        envvar="POLOS_REDIS_URL",
+        metavar="URL",
+        show_default="redis://127.0.0.1:6379/0",
+        help="Where Redis is.",
     ),
 ]
 Namespace = Annotated[
     str | None,
     typer.Option(
-        "--namespace", envvar="POLOS_NAMESPACE", metavar="NAME", show_default="default", help="Whose executions."
+        "--namespace",
+        envvar="POLOS_NAMESPACE",
+        metavar="NAME",
+        show_default="default",
+        help="Whose executions.",
     ),
 ]
 Patience = Annotated[

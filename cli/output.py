@@ -62,7 +62,10 @@ def line(*parts: Part, stream: TextIO | None = None) -> None:
     if stream.isatty():
         from rich.text import Text
 
-        styled = [(printable(part), "") if isinstance(part, str) else (printable(part[0]), part[1]) for part in parts]
+        styled = [
+            (printable(part), "") if isinstance(part, str) else (printable(part[0]), part[1])
+            for part in parts
+        ]
         _console(stream).print(Text.assemble(*styled), soft_wrap=True)
     else:
         text = "".join(printable(part if isinstance(part, str) else part[0]) for part in parts)
@@ -87,8 +90,8 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[Part]]) -> None:
         from rich.text import Text
 
         grid = Table(box=None, pad_edge=False, header_style="bold")
-        for title in titles:
-            grid.add_column(title, overflow="fold")
+        for column, title in enumerate(titles):  # the first one, the id, is there to be copied
+            grid.add_column(title, overflow="fold", no_wrap=column == 0)
         for row in rows:
             cells = [part if isinstance(part, tuple) else (part, "") for part in row]
             grid.add_row(*(Text(printable(text), style) for text, style in cells))

@@ -24,9 +24,12 @@ def invoke(
         str | None,
         typer.Option("--input", "-i", metavar="JSON|@FILE|-", help="Its input: JSON, @file, or - for stdin."),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", "-w", help="Wait for the end and print the result.")
+    ] = False,
     timeout: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="With --wait: give up waiting after so long.")
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="With --wait: give up waiting after so long."),
     ] = None,
     url: Url = None,
     namespace: Namespace = None,

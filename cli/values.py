@@ -32,7 +32,9 @@ def read_json(option: str, given: str) -> Any:
     try:
         return json.loads(given, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        raise UsageError(f"{source} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+        raise UsageError(
+            f"{source} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from None
     except RecursionError:
         raise UsageError(f"{source} is not usable JSON: it is nested too deeply") from None
     except ValueError as error:

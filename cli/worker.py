@@ -44,13 +44,17 @@ def worker(
     lease_seconds: Annotated[
         float | None,
         typer.Option(
-            envvar="POLOS_LEASE_SECONDS", show_default="15", help="A worker silent for so long is held for dead."
+            envvar="POLOS_LEASE_SECONDS",
+            show_default="15",
+            help="A worker silent for so long is held for dead.",
         ),
     ] = None,
     grace_seconds: Annotated[
         float | None,
         typer.Option(
-            envvar="POLOS_GRACE_SECONDS", show_default="25", help="How long running steps may go on after SIGTERM."
+            envvar="POLOS_GRACE_SECONDS",
+            show_default="25",
+            help="How long running steps may go on after SIGTERM.",
         ),
     ] = None,
     max_deliveries: Annotated[
@@ -62,7 +66,9 @@ def worker(
             help="Workers an execution may lose in a row before it fails.",
         ),
     ] = None,
-    log_format: Annotated[LogFormat, typer.Option(help="Shape of the log on standard error.")] = LogFormat.text,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Shape of the log on standard error.")
+    ] = LogFormat.text,
     url: Url = None,
     namespace: Namespace = None,
     patience: Patience = PATIENCE_SECONDS,
@@ -88,7 +94,9 @@ def worker(
     for module in modules:
         user_modules.load(module)
     if not registered():
-        raise NoWorkflowError(f"{', '.join(modules)}: no workflow is defined there: decorate an async function with @workflow")
+        raise NoWorkflowError(
+            f"{', '.join(modules)}: no workflow is defined there: decorate an async function with @workflow"
+        )
     options = {
         "concurrency": concurrency,
         "lease_seconds": lease_seconds,

@@ -25,7 +25,9 @@ class DeletionResponse(BaseModel):
 @workflow
 async def deletion_workflow(ctx: WorkflowContext, input: DeletionRequest) -> DeletionResponse:
     try:
-        resume_data = await ctx.step.suspend("approval", data={"request": input.request}, timeout=input.timeout)
+        resume_data = await ctx.step.suspend(
+            "approval", data={"request": input.request}, timeout=input.timeout
+        )
     except StepExecutionError:
         return DeletionResponse(status="timeout", reason="Approval not received in time")
 

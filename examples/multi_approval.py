@@ -30,7 +30,9 @@ def execute_action(request: MultiApprovalInput) -> str:
 @workflow
 async def multi_approval_workflow(ctx: WorkflowContext, input: MultiApprovalInput) -> MultiApprovalOutput:
     # Stage 1: Manager approval
-    manager_data = await ctx.step.suspend("manager_approval", data={"stage": "manager", "amount": input.amount})
+    manager_data = await ctx.step.suspend(
+        "manager_approval", data={"stage": "manager", "amount": input.amount}
+    )
 
     manager_decision = manager_data.get("data", {})
     if not manager_decision.get("approved"):

@@ -563,13 +563,10 @@ class Activation:
         self.ended_as = how
         self.host.released(self)
         self._open_gate()
-        if (self.main is not None and not self.main.done()) or self.children:
+        if self._left():
             self._cancel_rest()
-            if (self.main is not None and not self.main.done()) or self.children:
+            if self._left():
                 self.loop.call_later(IDLE_SECONDS, self._cancel_waits, context=tasks.OUTSIDE)
-                asyncio.get_running_loop().call_later(
-                    CANCEL_AGAIN_SECONDS, self._cancel_again, context=tasks.OUTSIDE
-                )
 
     def _cancel_rest(self) -> None:
         # One native cancel of the main task: what it awaits, it cancels itself, and may await its clean-up;
@@ -581,15 +578,22 @@ class Activation:
 
     def _cancel_waits(self) -> None:
         """What still waits in a shielded scope is not cleaning up: it would wait for ever."""
+        if not self._left():
+            return  # as nearly always: nothing keeps the activation in memory any longer
         for wait in self.waits.values():
             wait.future.cancel("the activation has ended")
+        self.loop.call_later(CANCEL_AGAIN_SECONDS, self._cancel_again, context=tasks.OUTSIDE)
 
     def _cancel_children(self) -> None:
         for task in list(self.children):
             task.cancel("the activation has ended")
 
+    def _left(self) -> list[asyncio.Task[Any]]:
+        """The tasks of its code that have not ended."""
+        return [task for task in (self.main, *self.children) if task is not None and not task.done()]
+
     def _cancel_again(self) -> None:
-        left = [task for task in (self.main, *self.children) if task is not None and not task.done()]
+        left = self._left()
         if left:
             logger.warning(
                 "code still runs after its activation's end", extra={"execution": self.id, "tasks": len(left)}

@@ -72,6 +72,13 @@ class Running:
     def wait(self) -> int:
         return self.process.wait(DEADLINE)
 
+    async def ended(self) -> int:
+        """As `wait`, for a test whose own event loop has to go on meanwhile."""
+        async with asyncio.timeout(DEADLINE):
+            while self.process.poll() is None:
+                await asyncio.sleep(0.02)
+        return self.process.returncode
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

@@ -6,6 +6,7 @@ Run as a program (`python -m tests.fleet`) it is such a worker: it works on test
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -54,13 +55,13 @@ class WorkerProcess:
         """Wait until its log has this."""
         await until(lambda: text in self.log, f"{text!r} in the log of worker {self.pid}")
 
-    async def held(self) -> tuple[int, int]:
-        """How many activations it has, and how many entries it holds."""
-        told = self.log.count(" active ")
+    async def holds(self) -> tuple[int, int, int]:
+        """How many slots are taken, how many entries it holds, how many activations are in its memory."""
+        told = self.log.count(" holds ")
         self._process.send_signal(signal.SIGUSR1)
-        await until(lambda: self.log.count(" active ") > told, "the worker to tell what it holds")
-        active, _, held = self.log.rpartition(" active ")[2].split()[:3]
-        return int(active), int(held)
+        await until(lambda: self.log.count(" holds ") > told, "the worker to tell what it holds")
+        active, entries, alive = self.log.rpartition(" holds ")[2].split()[:3]
+        return int(active), int(entries), int(alive)
 
     def kill(self) -> None:
         """SIGKILL it, and come back when it is gone."""
@@ -166,6 +167,7 @@ class Fleet:
 
 async def _work(knows: str, options: dict[str, Any]) -> None:
     from polos_redis import PolosClient, Worker
+    from polos_redis.activation import Activation
     from polos_redis.workflow import registered
     from tests import fleet_workflows  # noqa: F401 - defines the workflows
 
@@ -173,7 +175,12 @@ async def _work(knows: str, options: dict[str, Any]) -> None:
     chosen = [workflow for workflow in known if not knows or workflow.id in knows.split(",")]
     async with PolosClient() as client:
         worker = Worker(client, chosen, **options)
-        tell = lambda: logging.warning("active %d held %d", len(worker.active), len(worker._held))  # noqa: E731
+
+        def tell() -> None:
+            gc.collect()
+            alive = sum(isinstance(thing, Activation) for thing in gc.get_objects())
+            logging.warning("holds %d %d %d", len(worker.active), len(worker._held), alive)
+
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell)
         await worker.run()
 

@@ -99,9 +99,7 @@ class Proxy:
                     with contextlib.suppress(OSError):
                         await one.wait_closed()
 
-    async def _requests(
-        self, line: _Line, source: asyncio.StreamReader, sink: asyncio.StreamWriter
-    ) -> None:
+    async def _requests(self, line: _Line, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):
             await self._flowing.wait()
             if line.frozen:

@@ -149,7 +149,9 @@ async def _main(what: str, count: int | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("crash", "race", "suspended"))
     parser.add_argument("--count", type=int)
     arguments = parser.parse_args()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,13 @@ COMMANDS = ("demo", "worker", "invoke", "list", "show", "events", "cancel", "sus
 TALKING = (
     ("invoke", "some"),
     ("list",),
-    ("show", "x"),
     ("events", "x"),
-    ("cancel", "x"),
-    ("suspensions",),
     ("resume", "x", "k", "--approve"),
 )
 
 
 @pytest.fixture
-def offline(tmp_path: Path) -> Command:
+def offline(tmp_path: Path) -> Iterator[Command]:
     """The command where nothing listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets it
@@ -38,7 +36,7 @@ def test_version(offline: Command) -> None:
 def test_help_lists_every_command_in_whole_lines(offline: Command) -> None:
     told = offline.run("--help")
     assert told.code == 0
-    assert "..." not in told.out
+    assert "..." not in told.out.partition("Commands:")[2]
     for name in COMMANDS:
         assert f"\n  {name} " in told.out
 

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from polos_redis import ExecutionHandle, Polos, PolosClient, StepExecutionError, WorkflowContext, events, workflow
+from polos_redis import (
+    ExecutionHandle,
+    Polos,
+    PolosClient,
+    StepExecutionError,
+    WorkflowContext,
+    events,
+    workflow,
+)
 from tests.command import DEADLINE, POLOS, Command
 
 LONG = "a long story " * 500  # longer than any terminal is wide
@@ -98,7 +106,7 @@ async def test_events_follow_an_execution_to_its_end(polos: Command, working: Po
         with polos.start(POLOS, "events", handle.id, "--json") as following:
             following.wait_for("suspend_review")  # live: it has not ended yet
             await client.resume(suspend_execution_id=handle.id, suspend_step_key="review", data=None)
-            assert following.wait() == 0
+            assert await following.ended() == 0
             rows = [json.loads(row) for row in following.out.splitlines()]
         plain = await polos("events", handle.id)
     assert [row["event_type"] for row in rows][-3:] == ["suspend_review", "resume_review", "workflow_finish"]

@@ -60,7 +60,9 @@ async def test_waits_and_prints_a_result_of_a_type_it_does_not_know(
         done = await polos("invoke", "cli-send", "--input", "@parcel.json", "--wait")
         assert done.code == 0, done.err
         assert done.json == {"number": 7, "note": place}
-        told = await polos("invoke", "cli-send", "--input", "-", "--wait", "--json", input=b'{"weight":1,"to":"B"}')
+        told = await polos(
+            "invoke", "cli-send", "--input", "-", "--wait", "--json", input=b'{"weight":1,"to":"B"}'
+        )
         assert (told.json["status"], told.json["error"]) == ("completed", None)
         assert told.json["result"] == {"number": 7, "note": "B"}
 

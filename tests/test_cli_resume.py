@@ -57,7 +57,9 @@ async def test_an_answer_its_repetition_and_another_one(polos: Command, working:
 
         again = await polos("resume", handle.id, *answer, "--by", "bob")  # nothing is open: this one is meant
         assert again.code == 0
-        assert again.out.startswith("same answer again: first of ") and "answered so by ana at 20" in again.out
+        assert (
+            again.out.startswith("same answer again: first of ") and "answered so by ana at 20" in again.out
+        )
 
         other = await polos("resume", handle.id, "--reject", "--by", "bob")
         assert other.code == 1

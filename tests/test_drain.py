@@ -57,9 +57,7 @@ async def test_sigterm_under_load_loses_nothing_and_nothing_runs_twice(
 
 
 @pytest.mark.failure(8)
-async def test_a_step_that_outlasts_the_grace_period_is_given_back(
-    fleet: Fleet, client: PolosClient
-) -> None:
+async def test_a_step_that_outlasts_the_grace_period_is_given_back(fleet: Fleet, client: PolosClient) -> None:
     leaving = await fleet.start(lease_seconds=LONG, grace_seconds=0.3)
     handle = await gated.invoke(client, {"gate": "go"})
     await fleet.seen(handle.id, "two")

@@ -15,7 +15,7 @@ from tests.command import Command, Running
 
 DATA = Path(__file__).with_name("data")
 
-FUNCTIONS = '''
+FUNCTIONS = """
 from pydantic import BaseModel
 
 
@@ -43,9 +43,9 @@ def send_email(customer_id, charge_id):
 async def send_slack_message(channel, message, blocks):
     assert "https://admin.example.com/approve/" in blocks[0]["text"]["text"]
     print(f"{channel}: {message}")
-'''
+"""
 
-TIMEOUT = '''
+TIMEOUT = """
 import asyncio
 from polos_redis import PolosClient, StepExecutionError, WorkflowContext, workflow
 from pydantic import BaseModel
@@ -72,9 +72,9 @@ async def main():
 
 if __name__ == "__main__":
     asyncio.run(main())
-'''
+"""
 
-STAGES = '''
+STAGES = """
 import asyncio
 import sys
 from polos_redis import PolosClient, WorkflowContext, workflow
@@ -106,7 +106,7 @@ async def main():
 
 if __name__ == "__main__":
     asyncio.run(main())
-'''
+"""
 
 
 def block(name: str) -> str:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -340,7 +341,7 @@ class Machine(RuleBasedStateMachine):
         for entry in entries:
             del self.pending[entry]
 
-    @precondition(lambda self: set(self.pending) - {by.entry for by in self.activations})
+    @precondition(lambda self: bool(set(self.pending) - {by.entry for by in self.activations}))
     @rule(place=places)
     def put_back(self, place: int) -> None:
         """An entry whose workflow its worker does not know; nobody ran it."""

@@ -1,0 +1,75 @@
+"""Several partitions: every queue is served, and a read takes no more than there is room for."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from polos_redis import ConfigurationError, PolosClient, WorkflowContext, keys, workflow
+from tests.running import soon, until, working
+
+PARTITIONS = 8
+
+
+@workflow(id="partitions-held")
+async def held(ctx: WorkflowContext, number: int) -> int:
+    await _gate.wait()
+    return number
+
+
+@workflow(id="partitions-asks")
+async def asks(ctx: WorkflowContext) -> str:
+    answer: str = (await ctx.step.suspend("ask", timeout=60))["data"]
+    return answer
+
+
+_gate = asyncio.Event()
+
+
+@pytest.mark.failure(40)
+async def test_a_worker_with_few_slots_and_many_queues_takes_no_more_than_it_can_start(
+    redis_url: str, namespace: str
+) -> None:
+    _gate.clear()
+    async with PolosClient(redis_url, namespace, partitions=PARTITIONS) as client:
+        handles = [await held.invoke(client, number) for number in range(40)]
+        assert len({keys.partition_of(handle.id, PARTITIONS) for handle in handles}) > 3
+        async with working(client, held, concurrency=3) as worker:
+            await until(lambda: len(worker.active) == 3)
+            store = await client.store()
+            pending = 0
+            for prefix in store.prefixes:
+                row = await store.wire.call("XPENDING", prefix + b"queue:default", keys.GROUP)
+                pending += row[0]
+            assert pending == 3
+            _gate.set()
+            assert [await soon(handle.result()) for handle in handles] == list(range(40))
+
+
+async def test_suspensions_and_listings_span_all_partitions(redis_url: str, namespace: str) -> None:
+    async with PolosClient(redis_url, namespace, partitions=PARTITIONS) as client, working(client, asks):
+        handles = [await asks.invoke(client) for _ in range(20)]
+
+        async def all_wait() -> bool:
+            return len(await client.list_suspensions()) == 20
+
+        await until(all_wait)
+        assert {row["id"] for row in await client.list_executions(status="waiting")} == {
+            h.id for h in handles
+        }
+        first = await client.list_suspensions(limit=12)
+        rest = await client.list_suspensions(limit=12, cursor=first.next_cursor)
+        seen = [row["execution_id"] for row in (*first, *rest)]
+        assert sorted(seen) == sorted(handle.id for handle in handles)
+        for handle in handles:
+            await client.resume(suspend_execution_id=handle.id, suspend_step_key="ask", data=handle.id)
+        assert [await soon(handle.result()) for handle in handles] == [handle.id for handle in handles]
+
+
+async def test_another_number_of_partitions_is_refused(redis_url: str, namespace: str) -> None:
+    async with PolosClient(redis_url, namespace, partitions=2) as client:
+        await client.list_executions()
+    async with PolosClient(redis_url, namespace, partitions=3) as other:
+        with pytest.raises(ConfigurationError, match="has 2 partitions, not 3"):
+            await other.list_executions()
