@@ -567,6 +567,8 @@ class Activation:
             self._cancel_rest()
             if self._left():
                 self.loop.call_later(IDLE_SECONDS, self._cancel_waits, context=tasks.OUTSIDE)
+        else:
+            self.main = None  # its context holds this activation: without the cycle both are freed at once
 
     def _cancel_rest(self) -> None:
         # One native cancel of the main task: what it awaits, it cancels itself, and may await its clean-up;

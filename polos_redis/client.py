@@ -120,6 +120,7 @@ class _Session:
         await self.tail.close()
         await self.notices.close()
         await self.wire.close()
+        self._look_again()  # who still waits is told that it is closed
 
     def abort(self) -> None:
         for connection in (self.tail, self.notices, self.wire):

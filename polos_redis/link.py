@@ -26,6 +26,7 @@ Command = tuple[Arg, ...]
 
 CHECKS = 8  # looks at a silent connection before it is given up: each after an eighth of the timeout
 READ_SIZE = 1 << 16
+REPLIES_PER_TURN = 32
 WRITE_LIMIT = 1 << 20  # bytes in the transport's buffer before `room` says no
 CLOSE_GRACE = 1.0  # seconds that `finish` waits for replies, then again for the transport
 
@@ -67,7 +68,7 @@ class Link(asyncio.BufferedProtocol):
     __slots__ = (
         *("owner", "place", "loop", "pid", "timeout", "window", "on_push", "transport", "gone"),
         *("preparing", "lost", "paused", "waiters", "calls", "out", "healing", "answered"),
-        *("confirmed", "drop"),
+        *("confirmed", "drop", "taking"),
         *("buffer", "view", "feed", "gets", "ticker", "history", "quiet"),
     )
 
@@ -90,6 +91,7 @@ class Link(asyncio.BufferedProtocol):
         self.healing: set[bytes] = set()  # scripts whose EVAL stands in out
         self.answered = 0
         self.confirmed = 0  # channels of the oldest call confirmed so far
+        self.taking = False  # whether more answers are to be handed out in the next turn
         self.drop = ""  # why to give the connection up after this batch of replies
         self.buffer = bytearray(READ_SIZE)
         self.view = memoryview(self.buffer)  # asyncio's TLS slices it: of a bytearray that were a copy
@@ -157,22 +159,18 @@ class Link(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         try:
             self.feed(self.buffer, 0, nbytes)  # type: ignore[arg-type]  # takes any buffer
-            if self.on_push is None:
-                self.take_replies()
-            else:
-                self.take_pushes(self.on_push)
-        except Exception as error:  # all that follows could go to the wrong caller
-            self.lose(f"an answer of Redis at {self.place} can't be read ({error})")
+        except Exception as error:
+            self.unreadable(error)
             return
-        if self.waiters:
-            self.wake()
-        if self.drop:
-            self.lose(self.drop)
+        if not self.taking:
+            self.take()
 
     def eof_received(self) -> None:
+        self.take(everything=True)
         self.lose(f"Redis at {self.place} closed the connection")
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.take(everything=True)
         self.lose(f"the connection to Redis at {self.place} broke" + (f": {error}" if error else ""))
         if not self.gone.done():
             self.gone.set_result(None)
@@ -186,10 +184,41 @@ class Link(asyncio.BufferedProtocol):
 
     # --- replies ---
 
-    def take_replies(self) -> None:
+    def take(self, everything: bool = False) -> None:
+        """Hand out the answers that have come, a bounded number per turn of the loop.
+
+        All at once, the callers' next calls would leave in one write, and Redis and this process would take
+        turns at working instead of working side by side.
+        """
+        self.taking = False
+        if self.lost:
+            return
+        try:
+            if self.on_push is not None:
+                self.take_pushes(self.on_push)
+            elif self.take_replies(len(self.calls) if everything else REPLIES_PER_TURN):
+                self.taking = True
+                self.loop.call_soon(self.take)
+        except Exception as error:
+            self.unreadable(error)
+            return
+        if self.waiters:
+            self.wake()
+        if self.drop:
+            self.lose(self.drop)
+
+    def unreadable(self, error: Exception) -> None:
+        """An answer makes no sense: all that follows could go to the wrong caller."""
+        self.lose(f"an answer of Redis at {self.place} can't be read ({error})")
+
+    def take_replies(self, most: int) -> bool:
+        """Resolve the oldest calls whose answers have come; True when there may be more of them."""
         gets, popleft, error_reply = self.gets, self.calls.popleft, ReplyError
         count = 0
-        while (reply := gets()) is not _NOTHING:
+        while count < most:
+            reply = gets()
+            if reply is _NOTHING:
+                break
             future, command, script = popleft()
             count += 1
             if reply.__class__ is error_reply:
@@ -200,6 +229,7 @@ class Link(asyncio.BufferedProtocol):
                 except asyncio.InvalidStateError:
                     pass  # cancelled meanwhile
         self.answered += count
+        return count == most and bool(self.calls)
 
     def take_pushes(self, on_push: Callable[[list[Any]], None]) -> None:
         while (reply := self.gets()) is not _NOTHING:

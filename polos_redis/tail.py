@@ -11,7 +11,7 @@ import asyncio
 from typing import Any
 
 from polos_redis import tasks
-from polos_redis.errors import ConnectionLostError, PolosError
+from polos_redis.errors import ConnectionLostError, PolosError, RedisUnavailableError
 from polos_redis.wire import Wire
 
 BLOCK_MS = 2000
@@ -146,6 +146,7 @@ class Tail:
         if self._task is not None:
             self._task.cancel()
         await self._wire.close()
+        self._fail(RedisUnavailableError("the client was closed"))
 
     def abort(self) -> None:
         self._wire.abort()

@@ -179,7 +179,9 @@ async def _work(knows: str, options: dict[str, Any]) -> None:
         def tell() -> None:
             gc.collect()
             alive = sum(isinstance(thing, Activation) for thing in gc.get_objects())
-            logging.warning("holds %d %d %d", len(worker.active), len(worker._held), alive)
+            logging.getLogger("tests.fleet").warning(
+                "holds %d %d %d", len(worker.active), len(worker._held), alive
+            )
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell)
         await worker.run()

@@ -134,16 +134,18 @@ async def _check(client: PolosClient, fleet: Fleet, ids: list[str]) -> None:
 
 
 async def _main(what: str, count: int | None) -> None:
-    with tempfile.TemporaryDirectory(prefix="polos-soak-") as folder:
-        with ChaosServer(Path(folder) / "redis", binary=chosen_binary()) as server:
-            if what == "crash":
-                figures = await crash(server, NAMESPACE, Path(folder), count or 10_000, pause=2.0)
-            elif what == "race":
-                figures = dict(await test_race.rounds(server.url, NAMESPACE, count or 1000))
-            else:
-                figures = await test_many_suspended.suspend_many(
-                    server, NAMESPACE, Path(folder), count or 10_000
-                )
+    figures: dict[str, Any]
+    with (
+        tempfile.TemporaryDirectory(prefix="polos-soak-") as name,
+        ChaosServer(Path(name) / "redis", binary=chosen_binary()) as server,
+    ):
+        folder = Path(name)
+        if what == "crash":
+            figures = await crash(server, NAMESPACE, folder, count or 10_000, pause=2.0)
+        elif what == "race":
+            figures = dict(await test_race.rounds(server.url, NAMESPACE, count or 1000))
+        else:
+            figures = await test_many_suspended.suspend_many(server, NAMESPACE, folder, count or 10_000)
     for name, value in figures.items():
         print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
 

@@ -109,7 +109,9 @@ async def test_events_follow_an_execution_to_its_end(polos: Command, working: Po
             assert await following.ended() == 0
             rows = [json.loads(row) for row in following.out.splitlines()]
         plain = await polos("events", handle.id)
-    assert [row["event_type"] for row in rows][-3:] == ["suspend_review", "resume_review", "workflow_finish"]
+    kinds = [row["event_type"] for row in rows]
+    print(kinds)
+    assert kinds[-3:] == ["suspend_review", "resume_review", "workflow_finish"]
     assert rows[-1]["data"]["status"] == "failed"
     assert len(plain.out.splitlines()) == len(rows)
     assert LONG in plain.out

@@ -1,4 +1,4 @@
-"""Fifty people answer at once while the timeout is due: one of them decides, or the timeout, and all are told."""
+"""Fifty people answer at once while the timeout is due: one of them decides, or the timeout; all are told."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from polos_redis import (
     AlreadyResumedError,
     ExecutionFinishedError,
     PolosClient,
-    SuspensionExpiredError,
     SuspendTimeoutError,
+    SuspensionExpiredError,
     WorkflowContext,
     workflow,
 )

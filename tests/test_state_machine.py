@@ -475,7 +475,7 @@ def _differs(told: bytes, now: bytes | None) -> bool:
 
 
 def _settings() -> settings:
-    many, long = (2000, 80) if DEEP else (60, 50)
+    many, long = (2000, 80) if DEEP else (150, 50)
     return settings(
         max_examples=many,
         stateful_step_count=long,

@@ -34,7 +34,7 @@ def flow(body: Body) -> Workflow[Any, Any]:
 
 
 def _thread_name(*parts: str) -> str:
-    return "-".join((threading.current_thread().name.rpartition("_")[0], *parts))
+    return "-".join((threading.current_thread().name[:10], *parts))
 
 
 async def _loop_thread(*parts: str, last: str = "") -> str:

@@ -1,0 +1,152 @@
+"""What a type checker tells a user of ours, under mypy --strict."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+PROGRAM = """
+    import functools
+    from collections.abc import AsyncIterator, Coroutine
+    from dataclasses import dataclass
+    from typing import Any, assert_type
+
+    from polos_redis import (
+        Event, EventData, ExecutionHandle, Page, Polos, PolosClient, Resumed, Worker, Workflow,
+        WorkflowContext, events, workflow,
+    )
+
+    @dataclass
+    class Order:
+        amount: float
+
+    @dataclass
+    class Receipt:
+        number: int
+
+    def price(order: Order) -> float:
+        return order.amount
+
+    async def charge(order: Order, *, retries: int = 0) -> Receipt:
+        return Receipt(1)
+
+    class Notify:
+        def __call__(self, receipt: Receipt) -> bool:
+            return True
+
+        async def later(self, receipt: Receipt) -> str:
+            return ""
+
+    @workflow
+    async def buy(ctx: WorkflowContext, input: Order) -> Receipt:
+        assert_type(await ctx.step.run("sync", price, input), float)
+        assert_type(await ctx.step.run("async", charge, input, retries=1, max_retries=5), Receipt)
+        assert_type(await ctx.step.run("lambda", lambda: 5), int)
+        assert_type(await ctx.step.run("lambda of a coroutine", lambda: charge(input)), Receipt)
+        assert_type(await ctx.step.run("partial", functools.partial(price, input)), float)
+        assert_type(await ctx.step.run("async partial", functools.partial(charge, input)), Receipt)
+        assert_type(await ctx.step.run("object", Notify(), Receipt(1)), bool)
+        assert_type(await ctx.step.run("method", Notify().later, Receipt(1)), str)
+        answer = await ctx.step.suspend("ask", data={"amount": 1}, timeout=3600)
+        assert_type(answer, dict[str, Any])
+        assert_type(ctx.step.idempotency_key("sync"), str)
+        assert_type(ctx.execution_id, str)
+        return await ctx.step.run("again", charge, input)
+
+    @workflow(id="tidy-up")
+    async def tidy(ctx: WorkflowContext) -> int:
+        return 1
+
+    @workflow(id="with-input")
+    async def with_input(ctx: WorkflowContext, input: dict[str, int]) -> list[str]:
+        return list(input)
+
+    async def main() -> None:
+        client = PolosClient()
+        assert_type(buy, Workflow[Order, Receipt])
+        assert_type(tidy, Workflow[None, int])
+        assert_type(with_input, Workflow[dict[str, int], list[str]])
+        handle = await buy.invoke(client, Order(1.0))
+        assert_type(handle, ExecutionHandle[Receipt])
+        assert_type(await handle.result(), Receipt)
+        assert_type(await handle.result(timeout=5), Receipt)
+        assert_type(await handle.status(), str)
+        assert_type(await (await tidy.invoke(client)).result(), int)
+        assert_type(await (await client.invoke(with_input, {"a": 1})).result(), list[str])
+        general: ExecutionHandle[object] = handle
+        assert_type(await client.get_handle("id").result(), Any)
+        assert_type(await client.get_handle("id"), ExecutionHandle[Any])
+        resumed = await client.resume(suspend_execution_id="id", suspend_step_key="ask", data={"ok": True})
+        assert_type(resumed, Resumed)
+        assert_type(await client.list_executions(), Page[dict[str, Any]])
+        assert_type(events.stream_workflow(client, "w", "id"), AsyncIterator[Event])
+        async for event in events.stream_topic(client, "ask/id"):
+            assert_type(event, Event)
+        assert_type(await events.publish(client, "topic", EventData(event_type="x", data=1)), str)
+        async with Polos() as polos:
+            assert_type(polos, Polos)
+            await buy.invoke(polos, Order(1.0))
+        await Worker(client, [buy, tidy, with_input]).run()
+"""
+
+MISTAKES = """
+    from polos_redis import PolosClient, WorkflowContext, workflow
+
+    @workflow
+    async def buy(ctx: WorkflowContext, input: int) -> str:
+        number: int = await ctx.step.run("key", str, input)  # E: Argument 2 to "run" of "Step"
+        await ctx.step.run("key")  # E: No overload variant
+        await ctx.step.run(5, str)  # E: No overload variant
+        ctx.step.run("never awaited", str)  # E: must be used
+        return ""
+
+    @workflow  # E: Argument 1 to "workflow"
+    def sync(ctx: WorkflowContext) -> str:
+        return ""
+
+    async def main(client: PolosClient) -> None:
+        await buy.invoke(client, "not a number")  # E: Argument 2 to "invoke"
+        handle = await buy.invoke(client, 1)
+        number: int = await handle.result()  # E: Incompatible types in assignment
+        await client.resume(suspend_step_key="ask", data=1)  # E: Missing named argument
+"""
+
+
+def _mypy(source: str, folder: Path) -> dict[int, str]:
+    """What mypy says, by line."""
+    program = folder / "program.py"
+    program.write_text(textwrap.dedent(source))
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-pretty", "--config-file="]
+    command += ["--follow-imports=silent", f"--cache-dir={ROOT / '.mypy_cache' / 'users'}", "program.py"]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    found: dict[int, str] = {}
+    for number, message in re.findall(r"^program\.py:(\d+): error: (.*)$", done.stdout, re.MULTILINE):
+        found[int(number)] = found.get(int(number), "") + message
+    assert found or done.returncode == 0, done.stdout
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_a_users_program_is_typed(tmp_path: Path) -> None:
+    assert (ROOT / "polos_redis" / "py.typed").exists()
+    assert _mypy(PROGRAM, tmp_path) == {}
+
+
+@pytest.mark.timeout(300)
+def test_a_users_mistakes_are_found(tmp_path: Path) -> None:
+    found = _mypy(MISTAKES, tmp_path)
+    lines = textwrap.dedent(MISTAKES).splitlines()
+    expected = {n: line.partition("# E: ")[2] for n, line in enumerate(lines, 1) if "# E: " in line}
+    assert found.keys() == expected.keys(), found
+    for number, part in expected.items():
+        assert part in found[number]
