@@ -13,10 +13,10 @@ import typer
 from polos_redis.errors import PolosError
 
 from . import answering, demo, executions, starting, worker
-from .output import note, printable, prepare_streams
+from .output import note, prepare_streams, printable
 from .values import UsageError
 
-OVERVIEW = """Durable workflows on Redis: run workers, start and watch executions, answer what waits for a person.
+OVERVIEW = """Durable workflows on Redis: run workers, start and watch executions, answer what waits.
 
 \b
   polos demo                                  see it work, in one terminal

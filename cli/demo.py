@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from polos_redis.errors import ResumeError
+from polos_redis.errors import PolosError
 
 from .options import By, who
-from .output import duration, line, moment, panel, print_json, until
+from .output import line, panel, print_json, until
 from .values import UsageError
 
 if TYPE_CHECKING:
@@ -128,15 +128,15 @@ class _Demo:
             self.say("  nobody answered in time")
 
     async def show(self, polos: Polos, execution_id: str) -> None:
-        (open,) = (await polos.get_execution(execution_id))["open_suspensions"]
-        shown = open["data"]
+        (waits,) = (await polos.get_execution(execution_id))["open_suspensions"]
+        shown = waits["data"]
         panel(
             "A high-value charge requires approval",
             {
                 "Customer": shown["customer_id"],
                 "Amount": f"${shown['amount']:,.2f}",
                 "Description": shown["description"],
-                "Waits": until(open["expires_at"]),
+                "Waits": until(waits["expires_at"]),
             },
             self.out,
         )
@@ -157,7 +157,7 @@ class _Demo:
                 resumed_by=self.by,
                 channel="cli",
             )
-        except ResumeError as error:  # somebody else was quicker
+        except PolosError as error:  # somebody else was quicker, say
             self.say("  ", (str(error), "yellow"))
 
     async def ask(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +19,7 @@ Limit = Annotated[int, typer.Option(min=1, max=LIST_LIMIT, help="How many at the
 Cursor = Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on from an earlier page.")]
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     queued = "queued"
     waiting = "waiting"
     completed = "completed"

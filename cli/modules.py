@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -65,9 +66,8 @@ def _make_importable(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def _run(target: str, run: object) -> None:
-    """Import; the user's own error is shown with the traceback of the user's code, then told in a sentence."""
-    assert callable(run)
+def _run(target: str, run: Callable[[], object]) -> None:
+    """Import; the user's own error is shown with the traceback of their code, then told in a sentence."""
     try:
         run()
     except KeyboardInterrupt:

@@ -95,13 +95,13 @@ def _unserved(workflow_id: str, served: set[str]) -> str:
 
 
 def _unfinished(found: dict[str, Any], timeout: float | None) -> str:
-    id, status, error = found["id"], found["status"], found["error"]
+    name, status, error = found["id"], found["status"], found["error"]
     if status == "failed":
         said = f"{error['type']}: {error['message']}" if error else "for an unknown reason"
-        return printable(f"execution {id} failed: {said} (`polos show {id}` has the traceback)")
+        return printable(f"execution {name} failed: {said} (`polos show {name}` has the traceback)")
     if status == "cancelled":
         by = found["cancelled_by"]
-        return printable(f"execution {id} was cancelled" + (f" by {by}" if by else ""))
+        return printable(f"execution {name} was cancelled" + (f" by {by}" if by else ""))
     waits = [one["step_key"] for one in found["open_suspensions"]]
     what = f": it waits for an answer to {', '.join(map(compact, waits))}" if waits else ""
-    return printable(f"execution {id} has not ended within {timeout:g} s{what}; it goes on")
+    return printable(f"execution {name} has not ended within {timeout:g} s{what}; it goes on")

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import threading
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -15,12 +15,12 @@ import typer
 from polos_redis.client import PolosClient
 from polos_redis.errors import PolosError
 
-from .options import PATIENCE_SECONDS, Json, Namespace, Patience, Url, client_of
+from .options import PATIENCE_SECONDS, Namespace, Patience, Url, client_of
 
 LEAVE_SECONDS = 2.0  # after a stop: for exit handlers, and for threads that are about to end
 
 
-class LogFormat(str, Enum):
+class LogFormat(StrEnum):
     text = "text"
     json = "json"
 

@@ -5,7 +5,6 @@ in another:       python examples/approval_timeout.py
 """
 
 import asyncio
-from typing import Optional
 
 from pydantic import BaseModel
 
@@ -19,7 +18,7 @@ class DeletionRequest(BaseModel):
 
 class DeletionResponse(BaseModel):
     status: str
-    reason: Optional[str] = None
+    reason: str | None = None
 
 
 @workflow

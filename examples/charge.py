@@ -6,7 +6,7 @@ and to answer it:   polos resume EXECUTION_ID --approve
 """
 
 import asyncio
-from typing import Any, Optional
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -21,14 +21,14 @@ class ChargeRequest(BaseModel):
 
 class ChargeResponse(BaseModel):
     status: str
-    reason: Optional[str] = None  # Used for rejections
-    charge_id: Optional[str] = None
-    amount: Optional[float] = 0.0
+    reason: str | None = None  # Used for rejections
+    charge_id: str | None = None
+    amount: float | None = 0.0
 
 
 class Validation(BaseModel):
     is_valid: bool
-    error: Optional[str] = None
+    error: str | None = None
 
 
 class Charge(BaseModel):

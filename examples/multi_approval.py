@@ -7,7 +7,6 @@ and to answer:      polos resume EXECUTION_ID manager_approval --approve
 """
 
 import asyncio
-from typing import Optional
 
 from pydantic import BaseModel
 
@@ -20,7 +19,7 @@ class MultiApprovalInput(BaseModel):
 
 class MultiApprovalOutput(BaseModel):
     status: str
-    result: Optional[str] = None
+    result: str | None = None
 
 
 def execute_action(request: MultiApprovalInput) -> str:

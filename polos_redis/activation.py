@@ -612,7 +612,8 @@ class Activation:
 
     def tick(self, now: float) -> None:
         """Tell the start of what has lasted a while; called by the worker every 20 ms."""
-        if self.state is not State.RUNNING or self.epoch != self.host.store.wire.epoch:
+        begun = self.main is not None  # until it is loaded, what has been told is not known
+        if not begun or self.state is not State.RUNNING or self.epoch != self.host.store.wire.epoch:
             return
         events: list[bytes] = []
         if not self.started and now - self._began > NOTICE_SECONDS:

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 from polos_redis import codec, execution, journal, keys, settings
 from polos_redis.errors import (
@@ -193,7 +193,11 @@ class PolosClient:
 
     # --- starting -----------------------------------------------------------------------
 
-    async def invoke(self, workflow: Workflow[Any, Out] | str, input: Any = None) -> ExecutionHandle[Out]:
+    @overload
+    async def invoke(self, workflow: Workflow[Any, Out], input: Any = None) -> ExecutionHandle[Out]: ...
+    @overload
+    async def invoke(self, workflow: str, input: Any = None) -> ExecutionHandle[Any]: ...
+    async def invoke(self, workflow: Workflow[Any, Any] | str, input: Any = None) -> ExecutionHandle[Any]:
         """Start an execution of a workflow, or of a workflow id this process need not have imported.
 
         The input is validated where the workflow is known, and in any case by the worker.

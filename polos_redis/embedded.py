@@ -41,7 +41,7 @@ SETTINGS: Mapping[str, str] = {
     "save": "",
     # A stream preallocates its first node: at the default of 4096 bytes a suspended execution, whose
     # topics hold an event or two, needs four times the memory.
-    "stream-node-max-bytes": "512",
+    "stream-node-max-bytes": "256",
     # Executions and journals with values of up to 1 KB stay in the compact encoding.
     "hash-max-listpack-value": "1024",
     "hash-max-listpack-entries": "128",

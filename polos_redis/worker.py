@@ -288,11 +288,12 @@ class Worker:
         back. On the reading connection with no read outstanding, so that nothing is on its way."""
         for prefix, queue, key in streams:
             after = "-"
+            held = set(self._held)  # as it is before the look: what is let go meanwhile is no news
             while True:
                 rows = await self._wire.send(
                     "XPENDING", key, keys.GROUP, after, "+", HAND_BACK_BATCH, self.worker_id
                 )
-                unknown = [row[0] for row in rows if row[0] not in self._held]
+                unknown = [row[0] for row in rows if row[0] not in held]
                 if unknown:
                     logger.warning("handed back what never arrived", extra={"entries": len(unknown)})
                     await self._requeue(prefix, queue, unknown)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from polos_redis import codec
 from polos_redis.context import WorkflowContext
 from polos_redis.errors import ConfigurationError, InvalidInputError
+from polos_redis.inputs import validator
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
@@ -68,7 +69,11 @@ class Workflow(Generic[In, Out]):
 
     def resolve(self) -> None:
         """Find out the input's type now: a worker wants to fail at its start, not at the first execution."""
-        _ = self.input_type
+        annotation = self.input_type
+        try:
+            validator(annotation)  # imports pydantic, if need be: not while executions run
+        except ConfigurationError as error:
+            raise ConfigurationError(f"workflow {self.id!r}: {error}") from error.__cause__
 
     def check_input(self, input: Any) -> Any:
         """Validate an input against the declared type. Raises `InvalidInputError` that names the fields."""

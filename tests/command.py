@@ -75,7 +75,7 @@ class Running:
     async def ended(self) -> int:
         """As `wait`, for a test whose own event loop has to go on meanwhile."""
         async with asyncio.timeout(DEADLINE):
-            while self.process.poll() is None:
+            while self.process.poll() is None:  # noqa: ASYNC110 - a process has no event
                 await asyncio.sleep(0.02)
         return self.process.returncode
 

@@ -12,7 +12,7 @@ import contextlib
 import sys
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ def row(*stages: tuple[str, ...], result: Any = "yes", effects: str = "") -> Cal
     """Add a row: its stages of step keys (default: one stage, "ask"), its result, its steps' effects."""
 
     def add(function: Function) -> Function:
-        made: Workflow[Any, Any] = Workflow(function, function.__name__)  # type: ignore[attr-defined]
+        made: Workflow[Any, Any] = Workflow(function, function.__name__)
         ROWS.append(Row(made, stages or (("ask",),), result, set(effects.split())))
         return function
 
@@ -181,21 +181,21 @@ async def asks_in_a_loop(ctx: WorkflowContext) -> Any:
 
 @row(effects="inside")
 async def asks_inside_an_async_generator(ctx: WorkflowContext) -> Any:
-    async def answers() -> AsyncIterator[Any]:
+    async def answers() -> AsyncGenerator[Any]:
         try:
             yield await ask(ctx)
         finally:
             await step(ctx, "inside")
 
     async with contextlib.aclosing(answers()) as found:
-        return [answer async for answer in found][0]
+        return [answer async for answer in found].pop()
 
 
 @row(effects="early")
 async def cancels_itself_before(ctx: WorkflowContext) -> Any:
+    task = asyncio.current_task()
+    assert task is not None
     with contextlib.suppress(asyncio.CancelledError):
-        task = asyncio.current_task()
-        assert task is not None
         task.cancel()
         await asyncio.sleep(0)
     task.uncancel()
@@ -262,10 +262,9 @@ async def anyio_shielded_cleanup(ctx: WorkflowContext) -> Any:
 
 @row()
 async def anyio_move_on_after(ctx: WorkflowContext) -> Any:
-    answer = "too late"
     with anyio.move_on_after(60):
-        answer = await ask(ctx)
-    return answer
+        return await ask(ctx)
+    return "too late"
 
 
 # --- more tasks than one ----------------------------------------------------------------

@@ -62,9 +62,7 @@ class Running:
         await until(there, f"suspension {step_key}")
 
     async def answer(self, handle: ExecutionHandle[Any], step_key: str, data: Any = "yes") -> Resumed:
-        return await self.client.resume(
-            suspend_execution_id=handle.id, suspend_step_key=step_key, data=data
-        )
+        return await self.client.resume(suspend_execution_id=handle.id, suspend_step_key=step_key, data=data)
 
     async def result(self, handle: ExecutionHandle[Any]) -> Any:
         return await handle.result(timeout=DEADLINE)
@@ -73,7 +71,9 @@ class Running:
         """All events of an execution that has finished or will."""
 
         async def read() -> list[Event]:
-            return [event async for event in events.stream_workflow(self.client, handle.workflow_id, handle.id)]
+            return [
+                event async for event in events.stream_workflow(self.client, handle.workflow_id, handle.id)
+            ]
 
         found: list[Event] = await soon(read())
         return found
@@ -88,7 +88,9 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def working(client: PolosClient, *workflows: Workflow[Any, Any], **options: Any) -> AsyncIterator[Worker]:
+async def working(
+    client: PolosClient, *workflows: Workflow[Any, Any], **options: Any
+) -> AsyncIterator[Worker]:
     """A worker of the client's, with a short lease, from ready to stopped."""
     options = {"lease_seconds": 2.0, "handle_signals": False, **options}
     worker = Worker(client, workflows, **options)

@@ -112,7 +112,7 @@ async def _kill(server: ChaosServer, fleet: Fleet, deaths: Deaths, pause: float,
 
 async def _check(client: PolosClient, fleet: Fleet, ids: list[str]) -> None:
     store = await client.store()
-    prefix = store.prefixes[0]
+    prefix, effects = store.prefixes[0], fleet.counts()
     for execution_id in ids:
         entries = await store.wire.call("XRANGE", prefix + f"topic:{execution_id}".encode(), "-", "+")
         told = Counter(
@@ -123,7 +123,7 @@ async def _check(client: PolosClient, fleet: Fleet, ids: list[str]) -> None:
         once = {what: times for what, times in told.items() if what[0] == b"step_finish"}
         assert len(once) == STEPS and set(once.values()) == {1}, f"journaled twice: {execution_id} {told}"
         assert told["workflow_finish"] == told["suspend_middle"] == told["resume_middle"] == 1
-        assert set(fleet.counts()[execution_id]) == {f"step-{number}" for number in range(STEPS)}
+        assert set(effects[execution_id]) == {f"step-{number}" for number in range(STEPS)}
 
     async def nothing_pending() -> bool:
         pending = await store.wire.call("XPENDING", prefix + b"queue:default", keys.GROUP)
@@ -141,7 +141,7 @@ async def _main(what: str, count: int | None) -> None:
     ):
         folder = Path(name)
         if what == "crash":
-            figures = await crash(server, NAMESPACE, folder, count or 10_000, pause=2.0)
+            figures = await crash(server, NAMESPACE, folder, count or 10_000, pause=1.0)
         elif what == "race":
             figures = dict(await test_race.rounds(server.url, NAMESPACE, count or 1000))
         else:

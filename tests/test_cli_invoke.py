@@ -47,8 +47,8 @@ async def test_prints_the_id_and_nothing_else(polos: Command, working: Polos) ->
     async with working as client:
         started = await polos("invoke", "cli-send", "--input", '{"weight": 1, "to": "Ana"}')
         assert started.err == ""
-        (id,) = started.out.splitlines()
-        assert await client.get_handle(id).result() == Receipt(number=7, note="Ana")
+        (execution_id,) = started.out.splitlines()
+        assert await client.get_handle(execution_id).result() == Receipt(number=7, note="Ana")
 
 
 async def test_waits_and_prints_a_result_of_a_type_it_does_not_know(
@@ -89,8 +89,8 @@ async def test_gives_up_waiting_and_says_what_is_waited_for(polos: Command, work
         done = await polos("invoke", "cli-asks", "--wait", "--timeout", "1")
         assert done.code == 1
         assert 'it waits for an answer to "permission"; it goes on' in done.err
-        (open,) = await client.list_suspensions()
-        await client.cancel(open["execution_id"])
+        (waits,) = await client.list_suspensions()
+        await client.cancel(waits["execution_id"])
 
 
 async def test_warns_when_no_worker_knows_the_workflow(

@@ -20,6 +20,8 @@ from polos_redis import (
     WorkflowContext,
     events,
 )
+from polos_redis.store import Fence, Loaded
+from polos_redis.worker import TICK_SECONDS
 from tests.running import Running, running, soon, until
 
 
@@ -55,6 +57,22 @@ STORY = [
 ]
 
 
+async def test_a_slow_load_tells_no_second_start(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, tells_a_story) as at:
+        load = at.worker.store.load
+
+        async def load_slowly(by: Fence) -> Loaded | None:
+            loaded = await load(by)
+            ticks = asyncio.Event()  # the worker tells what has lasted at each of its ticks
+            asyncio.get_running_loop().call_later(4 * TICK_SECONDS, ticks.set)
+            await ticks.wait()
+            return loaded
+
+        at.worker.store.load = load_slowly  # type: ignore[method-assign]
+        _, told = await _told(at)
+        assert [event.event_type for event in told] == STORY
+
+
 async def _told(at: Running) -> tuple[str, list[Event]]:
     handle = await tells_a_story.invoke(at.client, 3)
     await at.parked(handle)
@@ -88,9 +106,7 @@ async def test_continuing_after_every_event(redis_url: str, namespace: str) -> N
         execution_id, told = await _told(at)
         assert len({event.id.partition(".")[0] for event in told}) < len(told), "no entry has two events"
         for place, event in enumerate(told):
-            stream = events.stream_workflow(
-                at.client, "tells_a_story", execution_id, last_event_id=event.id
-            )
+            stream = events.stream_workflow(at.client, "tells_a_story", execution_id, last_event_id=event.id)
             rest = await soon(_all(stream))
             assert rest == told[place + 1 :]
             topic = events.stream_topic(at.client, execution_id, last_event_id=event.id)
@@ -147,7 +163,10 @@ async def test_a_long_step_is_told_while_it_runs(steps: int, redis_url: str, nam
         _go_on.set()
         told = await at.events(handle)
         assert told[: 1 + steps] == started
-        assert [event.event_type for event in told[1 + steps :]] == [*["step_finish"] * steps, "workflow_finish"]
+        assert [event.event_type for event in told[1 + steps :]] == [
+            *["step_finish"] * steps,
+            "workflow_finish",
+        ]
         numbers = [event.sequence_id for event in told]
         assert numbers == sorted(set(numbers)), "sequence ids rise"
 
@@ -233,9 +252,7 @@ async def test_publishing_beside_a_run(redis_url: str, namespace: str) -> None:
             assert await store.wire.call("PTTL", key) > 0, name
 
 
-@pytest.mark.parametrize(
-    ("topic", "kind"), [("", "x"), (None, "x"), ("t", ""), ("t", None), ("t", "a\0b")]
-)
+@pytest.mark.parametrize(("topic", "kind"), [("", "x"), (None, "x"), ("t", ""), ("t", None), ("t", "a\0b")])
 async def test_a_bad_topic_or_type_is_refused(topic: Any, kind: Any, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         with pytest.raises(InvalidInputError, match="text that is not empty"):

@@ -104,7 +104,9 @@ async def test_a_cancelled_execution(by: str | None, redis_url: str, namespace: 
         await at.parked(handle)
         await at.client.cancel(handle.id, cancelled_by=by)
         for awaitable in (waiting, handle.result(), at.client.get_handle(handle.id).result()):
-            with pytest.raises(ExecutionCancelledError, match=f"by {by}" if by else "was cancelled$") as caught:
+            with pytest.raises(
+                ExecutionCancelledError, match=f"by {by}" if by else "was cancelled$"
+            ) as caught:
                 await soon(awaitable)
             assert caught.value.by == by
 

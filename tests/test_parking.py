@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def test_the_table_on_other_interpreters(version: str, redis_url: str) -> None:
         if os.environ.get("POLOS_REQUIRE_ALL") == "1":
             pytest.fail(f"POLOS_REQUIRE_ALL is set, but {python}")
         pytest.skip(python)
-    table = [python, "-W", "error", "-m", "tests.parking_table", redis_url]
+    table = [str(python), "-W", "error", "-m", "tests.parking_table", redis_url]
     done = subprocess.run(table, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(ROWS)} rows on {version}." in done.stdout
@@ -66,7 +65,7 @@ def _interpreter(version: str) -> Path | str:
         if not _has_the_project(python):
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([base, "-m", "venv", folder], check=True)
-            install = [python, "-m", "pip", "install", "--quiet", "--editable", ROOT]
+            install = [str(python), "-m", "pip", "install", "--quiet", "--editable", str(ROOT)]
             done = subprocess.run(install, capture_output=True, text=True)
             if not _has_the_project(python):
                 return f"the project can't be installed for Python {version}: {done.stderr.strip()[-300:]}"
@@ -74,7 +73,7 @@ def _interpreter(version: str) -> Path | str:
 
 
 def _has_the_project(python: Path) -> bool:
-    there = [python, "-c", "import polos_redis.worker, pydantic, anyio"]
+    there = [str(python), "-c", "import polos_redis.worker, pydantic, anyio"]
     return python.exists() and subprocess.run(there, cwd="/", capture_output=True).returncode == 0
 
 
@@ -84,7 +83,7 @@ async def asks_two(ctx: WorkflowContext) -> list[Any]:
         answer = await ctx.step.suspend(key)
         return await ctx.step.run(f"after-{key}", lambda: answer["data"])
 
-    return await asyncio.gather(one("a"), one("b"))
+    return list(await asyncio.gather(one("a"), one("b")))
 
 
 @pytest.mark.failure(24)
@@ -119,7 +118,7 @@ async def test_an_answer_while_the_park_is_in_flight(
             asyncio.get_running_loop().call_soon(asyncio.get_running_loop().call_soon, ask)
             return late
 
-        store.park = park_and_answer  # type: ignore[method-assign]
+        store.park = park_and_answer  # type: ignore[assignment,method-assign]
 
     async with running(redis_url, namespace, asks_two) as at:
         await at.client.list_executions()  # connected
@@ -134,9 +133,9 @@ async def test_an_answer_while_the_park_is_in_flight(
 
 
 @pytest.fixture
-def cleaned() -> Iterator[list[str]]:
+def cleaned() -> list[str]:
     _cleaned.clear()
-    yield _cleaned
+    return _cleaned
 
 
 _cleaned: list[str] = []

@@ -170,7 +170,9 @@ async def test_an_unstorable_answer_changes_nothing(resume: Resume, redis_url: s
 @WAYS
 @pytest.mark.failure(28)
 @pytest.mark.parametrize("answer", [None, False, {}, ""], ids=repr)
-async def test_an_empty_answer_is_an_answer(answer: Any, resume: Resume, redis_url: str, namespace: str) -> None:
+async def test_an_empty_answer_is_an_answer(
+    answer: Any, resume: Resume, redis_url: str, namespace: str
+) -> None:
     async with running(redis_url, namespace, approval) as at:
         handle = await _parked(at)
         assert await resume(at, handle.id, "ask", answer) == "accepted"
@@ -217,9 +219,7 @@ async def test_against_a_deadline_and_a_cancel(redis_url: str, namespace: str) -
 
 
 @pytest.mark.parametrize("resumed_by", [None, "alice@example.com"])
-async def test_who_when_and_how_can_be_read(
-    resumed_by: str | None, redis_url: str, namespace: str
-) -> None:
+async def test_who_when_and_how_can_be_read(resumed_by: str | None, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, approval) as at:
         handle = await _parked(at)
         resumed = await at.client.resume(

@@ -98,7 +98,8 @@ def execute_action(input):
 
 
 async def main():
-    handle = await multi_approval_workflow.invoke(PolosClient(), MultiApprovalInput(amount=float(sys.argv[1])))
+    input = MultiApprovalInput(amount=float(sys.argv[1]))
+    handle = await multi_approval_workflow.invoke(PolosClient(), input)
     print(f"started: {{handle.id}}")
     result = await handle.result()
     print(type(result).__name__, result.status, result.result)

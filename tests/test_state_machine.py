@@ -318,9 +318,15 @@ class Machine(RuleBasedStateMachine):
             self.activations[place % len(self.activations)].sure = False
 
     @precondition(lambda self: self.pending)
-    @rule(consumer=consumers, lost=st.booleans())
-    def requeue(self, consumer: str, lost: bool) -> None:
+    @rule(consumer=consumers, heir=consumers, lost=st.booleans())
+    def requeue(self, consumer: str, heir: str, lost: bool) -> None:
         """A worker's lease has lapsed (it may go on all the same), or it hands back what it does not run."""
+        self.give_back(consumer, lost)
+        self.the_state_is_the_models()
+        if lost and self.undelivered():
+            self.deliver(heir, False)
+
+    def give_back(self, consumer: str, lost: bool) -> None:
         running = {by.entry for by in self.activations if by.consumer == consumer}
         entries = [entry for entry, holder in self.pending.items() if holder == consumer]
         if not lost:
@@ -402,16 +408,38 @@ class Machine(RuleBasedStateMachine):
         mine = (self.executions, self.made, self.pending, self.stored, self.called)
         self.saved = (self.desk.snapshot(), copy.deepcopy(mine))
 
+    @precondition(lambda self: self.undelivered())
+    @rule(first=consumers, second=consumers, lost=st.booleans())
+    def deliver_twice(self, first: str, second: str, lost: bool) -> None:
+        """The store forgets that an entry was delivered, and delivers it again."""
+        self.save()
+        self.deliver(first, False)
+        self.journal(len(self.activations) - 1, "a", b"", lost)
+        self.go_back(0)
+        self.deliver(second, False)
+
+    @precondition(lambda self: self.undelivered())
+    @rule(consumer=consumers, place=places)
+    def deliver_unknown(self, consumer: str, place: int) -> None:
+        """A worker that does not know the workflow puts it back."""
+        self.deliver(consumer, True)
+        self.put_back(place)
+
     @precondition(lambda self: self.saved)
-    @rule()
-    def go_back(self) -> None:
-        """The store is what it was; whoever lives has lost the connection, and looks again."""
+    @rule(in_flight=places)
+    def go_back(self, in_flight: int) -> None:
+        """The store is what it was; whoever lives has lost the connection, and looks again.
+
+        A write that was on its way may still arrive.
+        """
         assert self.saved is not None
         self.desk.restore(self.saved[0])
         made = self.made
         mine = copy.deepcopy(self.saved[1])
         self.executions, _, self.pending, self.stored, self.called = mine
         self.made = made
+        if in_flight % 2:
+            self.journal(in_flight, "b", b"", True)
         for by in self.activations:
             by.sure = False
 

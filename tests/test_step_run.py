@@ -7,12 +7,13 @@ import functools
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from polos_redis import ExecutionFailedError, StepExecutionError, Workflow, WorkflowContext
-from tests.running import Running, running, soon
+from tests.running import Running, running, until
 
 CALLS: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
@@ -168,7 +169,11 @@ async def test_a_step_is_tried_again_and_each_try_is_journaled(redis_url: str, n
         assert times == 3
         assert len(keys) == 1, "the idempotency key is the same at every try and replay"
         assert CALLS[handle.id]["flaky"] == 3
-        told = [(e.event_type, e.data["attempt"], e.data.get("status")) for e in _step_events(await at.events(handle))]
+        told = [
+            (event.event_type, event.data["attempt"], event.data.get("status"))
+            for event in await at.events(handle)
+            if event.event_type.startswith("step_")
+        ]
         assert told == [
             ("step_start", 1, None),
             ("step_finish", 1, "retry"),
@@ -177,10 +182,6 @@ async def test_a_step_is_tried_again_and_each_try_is_journaled(redis_url: str, n
             ("step_start", 3, None),
             ("step_finish", 3, "ok"),
         ]
-
-
-def _step_events(events: list[Any]) -> list[Any]:
-    return [event for event in events if event.event_type.startswith("step_")]
 
 
 async def test_delays_double_up_to_the_longest(
@@ -217,7 +218,8 @@ async def waits_long_for_a_retry(ctx: WorkflowContext) -> str:
         return "done"
 
     other = ctx.step.run("other", called, ctx, "other")
-    return (await asyncio.gather(ctx.step.run("flaky", flaky, base_delay=600, max_delay=3600), other))[0]
+    done, _ = await asyncio.gather(ctx.step.run("flaky", flaky, base_delay=600, max_delay=3600), other)
+    return str(done)
 
 
 @pytest.mark.failure(25)
@@ -230,14 +232,9 @@ async def test_a_long_retry_parks(redis_url: str, namespace: str) -> None:
             assert (steps["flaky"]["status"], steps["flaky"]["attempts"]) == ("backoff", attempt)
             assert steps["flaky"]["error"]["message"] == "the far side is down"
             await at.make_due(handle, "flaky", "b")
-            await soon(_until_called(handle.id, attempt + 1))
+            await until(lambda: CALLS[handle.id]["flaky"] == attempt + 1)  # noqa: B023
         assert await at.result(handle) == "done"
         assert CALLS[handle.id] == Counter(flaky=3, other=1)
-
-
-async def _until_called(execution_id: str, times: int) -> None:
-    while CALLS[execution_id]["flaky"] < times:
-        await asyncio.sleep(0.002)
 
 
 async def test_cancelling_ends_a_long_retry(redis_url: str, namespace: str) -> None:
@@ -255,6 +252,11 @@ async def test_cancelling_ends_a_long_retry(redis_url: str, namespace: str) -> N
 
 class Signal(BaseException):
     """A BaseException of the user's own."""
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        return str(1 / 0)
 
 
 def _recurse() -> Any:
@@ -291,7 +293,7 @@ FAILURES: list[tuple[str, Callable[..., Any], tuple[Any, ...], str, str]] = [
     ("a task in it cancelled", _cancel_a_task, (), "CancelledError", ""),
     ("recursion", _recurse, (), "RecursionError", "recursion"),
     ("group", _raise, (ExceptionGroup("two", [ValueError("a"), KeyError("b")]),), "ExceptionGroup", "two"),
-    ("unprintable", _raise, (type("Odd", (Exception,), {"__str__": lambda _: 1 / 0})(),), "Odd", "ZeroDivision"),
+    ("unprintable", _raise, (Unprintable(),), "Unprintable", "ZeroDivision"),
 ]  # fmt: skip
 
 
@@ -319,7 +321,7 @@ async def test_failures_are_journaled_and_raised_again_on_replay(redis_url: str,
         await at.parked(handle)
         await at.answer(handle, "ask")
         found = await at.result(handle)  # from the journal: this was a replay
-        assert [one[:2] for one in found] == [[key, type] for key, _, _, type, _ in FAILURES]
+        assert [one[:2] for one in found] == [[key, kind] for key, _, _, kind, _ in FAILURES]
         for (_, _, message, attempts), (*_, expected) in zip(found, FAILURES, strict=True):
             assert expected in message
             assert attempts == 2
@@ -431,22 +433,19 @@ async def test_the_longest_delay_is_ten_seconds_by_default(redis_url: str, names
         due = await store.wire.call("ZSCORE", store.prefixes[0] + b"timers", f"b{handle.id} fail")
         finished = await _finished_ms(at, handle.id)
         assert int(due) - finished == 10_000
-        for attempt in (1, 2):
-            await at.make_due(handle, "fail", "b")
-            await at.reached(handle, "waiting" if attempt < 2 else "failed")
-            if attempt < 2:
-                await soon(_until_attempt(at, handle.id, 2))
+        await at.make_due(handle, "fail", "b")
+        await until(lambda: _has_attempt(at, handle.id, 2))
+        await at.make_due(handle, "fail", "b")
+        await at.reached(handle, "failed")
         (step,) = (await at.client.get_execution(handle.id))["steps"]
         assert (step["status"], step["attempts"]) == ("failed", 3)
 
 
-async def _until_attempt(at: Running, execution_id: str, attempt: int) -> None:
-    while (await at.client.get_execution(execution_id))["steps"][0]["attempts"] < attempt:
-        await asyncio.sleep(0.002)
+async def _has_attempt(at: Running, execution_id: str, attempt: int) -> bool:
+    (step,) = (await at.client.get_execution(execution_id))["steps"]
+    return bool(step["attempts"] == attempt)
 
 
 async def _finished_ms(at: Running, execution_id: str) -> int:
-    from datetime import datetime
-
     (step,) = (await at.client.get_execution(execution_id))["steps"]
     return round(datetime.fromisoformat(step["finished_at"]).timestamp() * 1000)

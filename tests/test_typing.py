@@ -81,6 +81,8 @@ PROGRAM = """
         assert_type(await handle.status(), str)
         assert_type(await (await tidy.invoke(client)).result(), int)
         assert_type(await (await client.invoke(with_input, {"a": 1})).result(), list[str])
+        by_id = await client.invoke("tidy-up")
+        assert_type(by_id, ExecutionHandle[Any])
         general: ExecutionHandle[object] = handle
         assert_type(await client.get_handle("id").result(), Any)
         assert_type(await client.get_handle("id"), ExecutionHandle[Any])

@@ -13,7 +13,13 @@ from polos_redis.embedded import EmbeddedServer
 from tests.running import Running, running, until
 
 SCRIPTS = {script.sha.decode(): script.name for script in scripts.ALL}
-BESIDES = {"renew", "fire", "xpending", "hgetall", "xinfo"}  # what a worker does by the clock, however little there is to do
+BESIDES = {
+    "renew",
+    "fire",
+    "xpending",
+    "hgetall",
+    "xinfo",
+}  # what a worker does by the clock, however little there is to do
 
 
 class Monitor:
@@ -173,7 +179,9 @@ async def test_nothing_is_asked_while_it_waits(server: EmbeddedServer, namespace
 
 
 @pytest.mark.parametrize("count", [1, 10, 500])
-async def test_calls_of_one_turn_leave_in_one_write(count: int, server: EmbeddedServer, namespace: str) -> None:
+async def test_calls_of_one_turn_leave_in_one_write(
+    count: int, server: EmbeddedServer, namespace: str
+) -> None:
     async with PolosClient(server.url, namespace) as client:
         wire = (await client.store()).wire
         await wire.call("PING")

@@ -41,6 +41,7 @@ if ARGV[7] == '1' and key ~= '' and not record then
     kept = cmsgpack.unpack(kept)
     return {kept[2] == digest and 'kept' or 'other', kept[5], kept[3]}
   end
+  redis.call('HSET', P .. 'exec:' .. id, 'early', 1)
   redis.call('HSET', early, key, cmsgpack.pack({ARGV[3], digest, ARGV[5], ARGV[6], now}))
   return {'kept', now, ARGV[5]}
 end

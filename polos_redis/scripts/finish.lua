@@ -21,5 +21,5 @@ if ARGV[8] ~= '' then
   fields[#fields + 1] = 'unreached'
   fields[#fields + 1] = ARGV[8]
 end
-ending(P, id, now, e, ARGV[5], field, ARGV[6], ARGV[7], {unpack(ARGV, 9)}, fields)
+ending(P, id, now, e, ARGV[5], field, ARGV[6], ARGV[7], {unpack(ARGV, 9)}, fields, n)
 return 0

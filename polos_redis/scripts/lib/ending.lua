@@ -1,9 +1,10 @@
 -- ending: an execution ends, whatever ended it. `e` is HMGET of ENDING_FIELDS; `fields` are written with its
 -- status. Closes open waits, takes its entry off the queue, gives every key a TTL, writes the finish event
 -- last, after `events`, and tells who registered for the result, which is `value`, kept as `field`.
-local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'workflow', 'queue', 'created', 'retention', 'waits', 'notify'}
+-- `changes` 0 says that it has no journal.
+local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'workflow', 'queue', 'created', 'retention', 'waits', 'notify', 'early'}
 
-local function ending(P, id, now, e, status, field, value, event, events, fields)
+local function ending(P, id, now, e, status, field, value, event, events, fields, changes)
   local exec, journal = P .. 'exec:' .. id, P .. 'journal:' .. id
   local retention = tonumber(e[8])
   if e[9] then
@@ -28,7 +29,7 @@ local function ending(P, id, now, e, status, field, value, event, events, fields
   end
   reindex(P, id, e[5], e[7], e[1], status)
   redis.call('HSET', exec, 'status', status, 'finished', now, field, value, unpack(fields))
-  redis.call('HDEL', exec, 'entry', 'owner', 'notify', 'attempts', 'progress')
+  redis.call('HDEL', exec, 'entry', 'owner', 'notify', 'attempts', 'progress', 'early')
 
   local root = string.match(id, '^[^.]*')
   local topic = P .. 'topic:' .. root
@@ -37,8 +38,8 @@ local function ending(P, id, now, e, status, field, value, event, events, fields
   redis.call('XADD', topic, '*', unpack(events))
   local root_status = root ~= id and redis.call('HGET', P .. 'exec:' .. root, 'status')
   if root_status ~= 'queued' and root_status ~= 'waiting' then redis.call('PEXPIRE', topic, retention) end
-  redis.call('PEXPIRE', journal, retention)
-  redis.call('UNLINK', P .. 'early:' .. id)
+  if changes ~= 0 then redis.call('PEXPIRE', journal, retention) end
+  if e[11] then redis.call('UNLINK', P .. 'early:' .. id) end
   redis.call('PEXPIRE', exec, retention + 60000)
   redis.call('ZADD', P .. 'expiry', now + retention, id)
 

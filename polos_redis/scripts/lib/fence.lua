@@ -10,9 +10,10 @@ local function fence(P, id, entry, owner, known, key, ...)
   return n, j[2], e
 end
 
--- claim: the first write of an activation makes it the owner; the first of all sets the start time.
+-- claim: the first write of an activation makes it the owner; the first of all sets the start time (that need
+-- not be the same one: an activation that was loaded is the owner before its first write).
 local function claim(P, id, owner, e, now)
-  if e[3] then return end
+  if e[3] and e[4] then return end
   if e[4] then
     redis.call('HSET', P .. 'exec:' .. id, 'owner', owner)
   else
