@@ -23,7 +23,7 @@ import msgpack
 from polos_redis import codec, journal, tasks
 from polos_redis.errors import ConnectionLostError, PolosError, StepKeyError, UnreadableValueError
 from polos_redis.journal import StepRecord, SuspensionRecord
-from polos_redis.store import LOST, Fence, Loaded, Store, raw, text
+from polos_redis.store import LOST, NO_SUCH_WAIT, Fence, Loaded, Store, raw, text
 
 if TYPE_CHECKING:
     from polos_redis.workflow import Workflow
@@ -68,7 +68,7 @@ class Host(Protocol):
     def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]: ...
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None: ...
     def released(self, activation: Activation) -> None: ...
-    def hand_back(self, activation: Activation) -> None: ...
+    def hand_back(self, activation: Activation, *, pause: bool = False) -> None: ...
 
 
 @dataclass(slots=True)
@@ -290,7 +290,7 @@ class Activation:
                 continue
             except PolosError as error:
                 logger.error("write refused", extra={"execution": self.id, "error": str(error)})
-                self.host.hand_back(self)
+                self.host.hand_back(self, pause=True)
                 self.end("refused")
                 await self.leave()
             changes: int = reply if type(reply) is int else reply[0]
@@ -314,11 +314,12 @@ class Activation:
         self.dropped("lost" if code == LOST else "journal went back")
         await self.leave()
 
-    def dropped(self, why: str) -> None:
-        """End without a trace in the store, but for handing back what may still be pending here."""
+    def dropped(self, why: str, *, pause: bool = False) -> None:
+        """End without a trace in the store, but for handing back what may still be pending here; after a
+        pause, where trying again at once would only be refused again."""
         if self.state is not State.ENDED:
             logger.warning("dropped", extra={"execution": self.id, "why": why})
-            self.host.hand_back(self)
+            self.host.hand_back(self, pause=pause)
             self.end(why)
 
     async def verify(self) -> None:
@@ -393,7 +394,9 @@ class Activation:
             return
         wait = self.waits.get(key)
         if wait is None:
-            self._notices[key] = record  # it may be on its way to wait for this
+            before = self.journal.get(raw(key))
+            if before is None or _is_open(_whole(before)):  # else it comes late: the decision is known
+                self._notices[key] = record  # it may be on its way to wait for this
             return
         if wait.future.done():
             return
@@ -446,7 +449,7 @@ class Activation:
             await self._ask_to_park()
         except Exception as error:
             logger.exception("could not park", extra={"execution": self.id})
-            self.dropped(f"could not park: {type(error).__name__}")
+            self.dropped(f"could not park: {type(error).__name__}", pause=True)
 
     async def _ask_to_park(self) -> None:
         waits = [raw(key) for key in self.waits]
@@ -459,7 +462,7 @@ class Activation:
                 await self.reconnect()
                 continue
             except PolosError as error:
-                self.dropped(f"park refused: {error}")
+                self.dropped(f"park refused: {error}", pause=True)
                 return
             break
         if self.state is State.ENDED:
@@ -471,7 +474,7 @@ class Activation:
             self.end("parked")
             return
         if type(reply) is int:
-            self.dropped("lost" if reply == LOST else "journal went back")
+            self.dropped("lost" if reply == LOST else "journal went back", pause=reply == NO_SUCH_WAIT)
             return
         self.state = State.RUNNING
         self._open_gate()
@@ -518,7 +521,7 @@ class Activation:
             if isinstance(error, ConnectionLostError):
                 self.host.spawn(self._finish_again(call))
             elif error is not None:
-                self.dropped(f"finish refused: {error}")
+                self.dropped(f"finish refused: {error}", pause=True)
             elif future.result() != 0:
                 self.dropped("lost" if future.result() == LOST else "journal went back")
             else:

@@ -21,6 +21,7 @@ from polos_redis.errors import (
     ExecutionNotFoundError,
     SuspensionExpiredError,
     SuspensionNotFoundError,
+    UnreadableValueError,
 )
 from polos_redis.handle import ExecutionHandle
 from polos_redis.journal import SuspensionRecord
@@ -354,7 +355,10 @@ class PolosClient:
                 after, packed = text(row[3]), row[4]
                 if packed is None or (wanted and workflow_id != wanted):
                     continue
-                record = journal.parse(packed)
+                try:
+                    record = journal.parse(packed)
+                except UnreadableValueError:
+                    continue  # `get_execution` tells of it; here it must not hide the others
                 if isinstance(record, SuspensionRecord):
                     one = execution.suspension(execution_id, step_key, record)
                     found.append({**one, "workflow_id": workflow_id})

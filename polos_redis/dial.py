@@ -76,6 +76,8 @@ async def dial(url: str, place: str, timeout: float) -> asyncio.Transport:
             raise RedisUnavailableError(f"Redis at {place} closed the connection or spoke out of turn")
     except BaseException as error:
         connection._close()
+        if isinstance(error.__cause__, (AuthenticationError, ResponseError)):  # a unix socket's is wrapped
+            error = error.__cause__
         if isinstance(error, TimeoutError):
             raise RedisUnavailableError(f"Redis at {place} did not answer within {timeout:g} s") from error
         if isinstance(error, (AuthenticationError, ResponseError)):

@@ -175,7 +175,9 @@ async def _start(store: Store, key: bytes, topic: str, last_event_id: str | None
 
 def _event(topic: str, entry: bytes, place: int, kind: bytes, data: Any) -> Event:
     ms, _, sequence = entry.partition(b"-")
-    name, _, child = text(kind).partition("\0")
+    name, _, child = text(kind).rpartition("\0")
+    if not name or not keys.is_execution_id(child):  # a step key may have a NUL in it
+        name, child = text(kind), ""
     execution_id = child or keys.parse_topic(topic)[1]
     return Event(
         id=_event_id(entry, place),

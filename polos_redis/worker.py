@@ -346,7 +346,7 @@ class Worker:
                 epoch = self.store.wire.epoch
                 loaded = await self.store.load(activation.fence)
         except PolosError as error:
-            activation.dropped(f"it can't be loaded: {error}")
+            activation.dropped(f"it can't be loaded: {error}", pause=True)
             return
         if activation.state is State.ENDED:
             return
@@ -397,14 +397,17 @@ class Worker:
         if not self.active:
             self._idle.set()
 
-    def hand_back(self, activation: Activation) -> None:
+    def hand_back(self, activation: Activation, *, pause: bool = False) -> None:
         """Give an activation's entry back to the queue (or delete it there, if it is not the live one)."""
         if activation not in self._given_back:
             self._given_back.add(activation)
-            self.spawn(self._hand_back(activation))
+            self.spawn(self._hand_back(activation, pause))
 
-    async def _hand_back(self, activation: Activation) -> None:
-        await self._let_go(activation.fence.prefix, activation.queue, activation.fence.entry)
+    async def _hand_back(self, activation: Activation, pause: bool) -> None:
+        if pause:
+            await self._put_back(activation.fence, activation.queue)
+        else:
+            await self._let_go(activation.fence.prefix, activation.queue, activation.fence.entry)
         self._given_back.discard(activation)
 
     # --- around -------------------------------------------------------------------------

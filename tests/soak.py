@@ -141,7 +141,7 @@ async def _main(what: str, count: int | None) -> None:
     ):
         folder = Path(name)
         if what == "crash":
-            figures = await crash(server, NAMESPACE, folder, count or 10_000, pause=1.0)
+            figures = await crash(server, NAMESPACE, folder, count or 10_000, pause=0.5)
         elif what == "race":
             figures = dict(await test_race.rounds(server.url, NAMESPACE, count or 1000))
         else:

@@ -43,17 +43,17 @@ def test_help_lists_every_command_in_whole_lines(offline: Command) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help_with_an_example(offline: Command, name: str) -> None:
-    told = offline.run(name, "--help")
+    told = offline.here(name, "--help")
     assert told.code == 0
     assert f"    polos {name}" in told.out
     assert "--json" in told.out
 
 
 def test_wrong_use_is_exit_code_2(offline: Command) -> None:
-    assert offline.run("nonsense").code == 2
-    assert offline.run("show").code == 2
-    assert offline.run("list", "--status", "asleep").code == 2
-    assert offline.run("list", "--limit", "0").code == 2
+    assert offline.here("nonsense").code == 2
+    assert offline.here("show").code == 2
+    assert offline.here("list", "--status", "asleep").code == 2
+    assert offline.here("list", "--limit", "0").code == 2
 
 
 @pytest.mark.failure(14)
@@ -85,7 +85,7 @@ def test_a_worker_without_redis_says_so(offline: Command, tmp_path: Path) -> Non
 def test_an_option_that_cannot_work_is_one_sentence(
     offline: Command, arguments: tuple[str, ...], said: str
 ) -> None:
-    done = offline.run("list", *arguments)
+    done = offline.here("list", *arguments)
     assert done.code == 1
     assert said in done.sentence
 

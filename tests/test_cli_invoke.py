@@ -120,13 +120,13 @@ async def test_warns_when_no_worker_knows_the_workflow(
 )
 def test_input_that_is_not_json(offline: Command, given: str, said: str) -> None:
     (offline.folder / "latin.json").write_bytes(b'"\xe9"')
-    done = offline.run("invoke", "cli-send", "--input", given, input=b"what")
+    done = offline.here("invoke", "cli-send", "--input", given, input=b"what")
     assert done.code == 2
     assert said in done.sentence
 
 
 def test_a_timeout_without_waiting_is_wrong_use(offline: Command) -> None:
-    assert offline.run("invoke", "cli-send", "--timeout", "1").code == 2
+    assert offline.here("invoke", "cli-send", "--timeout", "1").code == 2
 
 
 @pytest.fixture

@@ -143,6 +143,6 @@ async def test_refusals_of_what_is_over(polos: Command, working: Polos) -> None:
     ],
 )
 def test_an_unclear_answer_is_no_answer(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
-    done = Command("redis://127.0.0.1:1/0", "offline", tmp_path).run("resume", "x", *options)
+    done = Command("redis://127.0.0.1:1/0", "offline", tmp_path).here("resume", "x", *options)
     assert done.code == 2
     assert said in done.sentence

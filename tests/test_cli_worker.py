@@ -25,7 +25,7 @@ import asyncio, pathlib, threading, time
 from polos_redis import workflow
 
 def sleep():
-    threading.Thread(target=threading.Event().wait).start()  # not a daemon: the interpreter waits for it
+    threading.Thread(target=threading.Event().wait, daemon=False).start()  # the interpreter waits for it
     pathlib.Path("asleep").touch()
     threading.Event().wait()
 

@@ -103,6 +103,7 @@ async def suspend_many(server: ChaosServer, namespace: str, folder: Path, count:
             figures["redis per suspended execution"] = (await memory(store) - before) // count
             assert worker.resident - resident < RESIDENT_MARGIN
 
+            await asyncio.to_thread(server.restart)
             await finish(client, store, ids)
             counts = fleet.counts()
             assert len(counts) == count + WARM

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from polos_redis import keys, scripts
+from polos_redis import PolosClient, events, keys, scripts
 from polos_redis.embedded import EmbeddedServer
 from tests.desk import FAR, RETENTION, Desk
 
@@ -197,6 +197,20 @@ def test_workflows_queues_and_topics_may_have_any_name(desk: Desk, name: str | b
     assert listed(desk)[0][:2] == [one.encode(), raw(name)]
     desk.run("publish", raw(name), "", RETENTION, raw(name), b"\x01")
     assert desk.events(raw(name)) == [raw(name)]
+
+
+@pytest.mark.failure(21)
+async def test_a_nul_in_a_step_key_is_no_mark_of_a_child(desk: Desk) -> None:
+    by = desk.start(retention=FAR)
+    child = desk.start(by.id + ".c1d")
+    for one in (by, child):
+        desk.suspend(one, "a\0b")
+        desk.finish(one, value=b"\xc0")
+    async with PolosClient(desk.url, desk.namespace) as client:
+        found = [event async for event in events.stream_workflow(client, "wf", child.id)]
+    assert [(event.event_type, event.metadata["execution_id"]) for event in found] == [
+        (kind, one.id) for one in (by, child) for kind in ("suspend_a\0b", "workflow_finish")
+    ]
 
 
 def test_values_are_kept_byte_for_byte(desk: Desk) -> None:

@@ -201,7 +201,6 @@ def test_the_timeout_block(polos: Command, tmp_path: Path) -> None:
     [
         ("25000", ["manager_approval --approve", "finance_approval --approve"], "completed moved 25000"),
         ("25000", ["manager_approval --approve", "finance_approval --reject"], "rejected_by_finance "),
-        ("25000", ["manager_approval --reject"], "rejected_by_manager "),
         ("500", ["manager_approval --approve"], "completed moved 500"),
     ],
 )

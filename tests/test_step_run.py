@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+import msgpack
 import pytest
 
 from polos_redis import ExecutionFailedError, StepExecutionError, Workflow, WorkflowContext
@@ -235,6 +236,39 @@ async def test_a_long_retry_parks(redis_url: str, namespace: str) -> None:
             await until(lambda: CALLS[handle.id]["flaky"] == attempt + 1)  # noqa: B023
         assert await at.result(handle) == "done"
         assert CALLS[handle.id] == Counter(flaky=3, other=1)
+
+
+_fail_now = asyncio.Event()
+
+
+@flow
+async def fails_when_told(ctx: WorkflowContext) -> None:
+    async def fail() -> None:
+        if called(ctx, "fail") == 2:
+            await _fail_now.wait()
+        raise ConnectionError("down")
+
+    await ctx.step.run("fail", fail, base_delay=600, max_delay=3600)
+
+
+async def test_a_late_notice_does_not_cut_the_next_delay_short(redis_url: str, namespace: str) -> None:
+    global _fail_now
+    _fail_now = asyncio.Event()
+    async with running(redis_url, namespace, fails_when_told) as at:
+        handle = await fails_when_told.invoke(at.client)
+        await at.parked(handle)
+        await at.make_due(handle, "fail", "b")
+        await until(lambda: CALLS[handle.id]["fail"] == 2)
+        store = await at.client.store()
+        record = (await store.read_journal(handle.id))[b"fail"]
+        channel = store.prefixes[0] + f"reply:{at.worker.worker_id}".encode()
+        notice = msgpack.packb(("wake", handle.id, "fail", record))
+        assert await store.wire.call("SPUBLISH", channel, notice) == 1
+        await store.wire.call("PING")
+        _fail_now.set()
+        await until(lambda: _has_attempt(at, handle.id, 2))
+        await at.parked(handle)
+        assert CALLS[handle.id]["fail"] == 2
 
 
 async def test_cancelling_ends_a_long_retry(redis_url: str, namespace: str) -> None:
