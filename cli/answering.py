@@ -86,7 +86,7 @@ def resume(
     execution_id: Annotated[str, typer.Argument(metavar="EXECUTION_ID", help="The execution that waits.")],
     step_key: Annotated[
         str | None,
-        typer.Argument(metavar="[STEP_KEY]", help="Which suspension; not needed when only one is open."),
+        typer.Argument(metavar="STEP_KEY", help="Which suspension; not needed when only one is open."),
     ] = None,
     data: Annotated[
         str | None,

@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 the thing failed, 2 the command was used wrongly.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Annotated
 
@@ -48,7 +49,14 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(help=OVERVIEW)
+def _flowing(text: str) -> str:
+    """Each paragraph on one line, for the terminal to fold; those that begin with \\b stay as they are."""
+    return "\n\n".join(
+        part if part.startswith("\b") else part.replace("\n", " ") for part in text.split("\n\n")
+    )
+
+
+@app.callback(help=_flowing(OVERVIEW))
 def _polos(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
@@ -59,6 +67,8 @@ def _polos(
 
 for group in (demo, worker, starting, executions, answering):
     group.add_to(app)
+for _command in app.registered_commands:
+    _command.help = _flowing(inspect.getdoc(_command.callback) or "")
 
 
 def run_app() -> None:

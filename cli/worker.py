@@ -35,7 +35,7 @@ def add_to(app: typer.Typer) -> None:
 
 def worker(
     modules: Annotated[
-        list[str], typer.Argument(metavar="MODULE_OR_FILE...", help="What defines the workflows.")
+        list[str], typer.Argument(metavar="MODULE_OR_FILE", help="What defines the workflows.")
     ],
     concurrency: Annotated[
         int | None,

@@ -1,4 +1,7 @@
-"""The workflows that tests/fleet.py's workers know: each step leaves a line in the effects file."""
+"""The workflows that tests/fleet.py's workers know: each step leaves a line in the effects file.
+
+Their inputs are not typed: a worker that need not import pydantic starts in half the time.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def effects_of(ctx: WorkflowContext) -> Any:
 
 
 @workflow
-async def gated(ctx: WorkflowContext, input: dict[str, str]) -> list[int]:
+async def gated(ctx: WorkflowContext, input: Any) -> list[int]:
     """Three steps; the second one waits for the gate."""
     happen = effects_of(ctx)
     one = await ctx.step.run("one", happen, "one")
@@ -51,7 +54,7 @@ async def gated(ctx: WorkflowContext, input: dict[str, str]) -> list[int]:
 
 
 @workflow
-async def in_thread(ctx: WorkflowContext, input: float) -> int:
+async def in_thread(ctx: WorkflowContext, input: Any) -> int:
     """A step that holds a thread for so many seconds."""
 
     def hold() -> int:
@@ -63,7 +66,7 @@ async def in_thread(ctx: WorkflowContext, input: float) -> int:
 
 
 @workflow
-async def blocking(ctx: WorkflowContext, input: float) -> int:
+async def blocking(ctx: WorkflowContext, input: Any) -> int:
     """A step that blocks the worker's whole loop, in the first process that runs it."""
 
     async def block() -> int:
@@ -80,7 +83,7 @@ async def blocking(ctx: WorkflowContext, input: float) -> int:
 
 
 @workflow
-async def approval(ctx: WorkflowContext, input: float | None) -> Any:
+async def approval(ctx: WorkflowContext, input: Any) -> Any:
     """Before, a suspension (with a timeout in seconds, if given), after."""
     happen = effects_of(ctx)
     await ctx.step.run("before", happen, "before")
@@ -90,7 +93,7 @@ async def approval(ctx: WorkflowContext, input: float | None) -> Any:
 
 
 @workflow
-async def deadly(ctx: WorkflowContext, input: dict[str, Any]) -> str:
+async def deadly(ctx: WorkflowContext, input: Any) -> str:
     """Ends its worker's process: always, or after each journaled step as long as it has steps left."""
     happen = effects_of(ctx)
     await ctx.step.run("start", happen, "start")
@@ -112,7 +115,7 @@ def _effects(execution_id: str) -> list[str]:
 
 
 @workflow
-async def chain(ctx: WorkflowContext, input: dict[str, Any]) -> list[int]:
+async def chain(ctx: WorkflowContext, input: Any) -> list[int]:
     """Steps in a row, with a suspension after one of them; each step's value is its number."""
     happen = effects_of(ctx)
     values = []

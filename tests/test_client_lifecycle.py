@@ -23,9 +23,17 @@ SETTINGS = pytest.mark.parametrize(
 )
 
 
+PRELUDE = """
+import asyncio, logging, os, sys
+from polos_redis import *
+# in dev mode asyncio reports what took long, and on a busy machine everything may
+logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing"))
+"""
+
+
 def _run(source: str, url: str, namespace: str, *options: str) -> str:
     """A program of a user's, in a process of its own; returns what it printed. Nothing goes to stderr."""
-    source = "import asyncio, os, sys\nfrom polos_redis import *\n" + textwrap.dedent(source)
+    source = PRELUDE + textwrap.dedent(source)
     environment = {**os.environ, "POLOS_REDIS_URL": url, "POLOS_NAMESPACE": namespace}
     done = subprocess.run(
         [sys.executable, *options, "-c", source],
@@ -107,6 +115,27 @@ def test_a_second_run_with_the_same_client(options: tuple[str, ...], redis_url: 
         print(asyncio.run(look(ids[0])))
     """
     assert _run(source, redis_url, namespace, *options) == "queued queued queued\nqueued\n"
+
+
+def test_the_loop_goes_on_while_the_first_call_imports_redis(redis_url: str, namespace: str) -> None:
+    source = """
+        client = PolosClient()
+        seen = set()
+
+        async def look():
+            while True:
+                seen.add(sum(name.startswith("redis.") for name in list(sys.modules)))
+                await asyncio.sleep(0)
+
+        async def main():
+            looking = asyncio.create_task(look())
+            await client.list_executions()
+            looking.cancel()
+            print(min(seen), len(seen) > 2)
+
+        asyncio.run(main())
+    """
+    assert _run(source, redis_url, namespace) == "0 True\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
