@@ -23,7 +23,7 @@ import msgpack
 from polos_redis import codec, journal, tasks
 from polos_redis.errors import ConnectionLostError, PolosError, StepKeyError, UnreadableValueError
 from polos_redis.journal import StepRecord, SuspensionRecord
-from polos_redis.store import LOST, NO_SUCH_WAIT, Fence, Loaded, Store, raw, text
+from polos_redis.store import FINISHED, LOST, NO_SUCH_WAIT, Fence, Loaded, Store, raw, text
 
 if TYPE_CHECKING:
     from polos_redis.workflow import Workflow
@@ -278,20 +278,18 @@ class Activation:
     async def commit(self, name: bytes, record: bytes, send: Callable[[int], asyncio.Future[Any]]) -> int:
         """Send a fenced write of one record until it is known to have happened; leaves when it is lost."""
         while True:
-            if self.epoch != self.host.store.wire.epoch:
-                await self.verify()
-                found = self.journal.get(name)
-                if found is not None and found.startswith(record):
-                    return self.known
             try:
+                if self.epoch != self.host.store.wire.epoch:
+                    await self.verify()
+                    found = self.journal.get(name)
+                    if found is not None and found.startswith(record):
+                        return self.known
                 reply = await send(self.known)
             except ConnectionLostError:
                 await self.reconnect()
                 continue
             except PolosError as error:
-                logger.error("write refused", extra={"execution": self.id, "error": str(error)})
-                self.host.hand_back(self, pause=True)
-                self.end("refused")
+                self.dropped(f"write refused: {error}", pause=True)
                 await self.leave()
             changes: int = reply if type(reply) is int else reply[0]
             if changes < 0:
@@ -535,12 +533,16 @@ class Activation:
         future.add_done_callback(finished, context=tasks.OUTSIDE)
 
     async def _finish_again(self, call: tuple[str, bytes, bytes, bytes, Sequence[bytes]]) -> None:
-        await self.reconnect()
-        ended = await self.host.store.watch(self.id, "")
-        if ended is not None and ended.status in ("completed", "failed", "cancelled"):
-            self.end("finished")  # by the call whose answer was lost, or by somebody who was allowed to
+        try:
+            await self.reconnect()
+            ended = await self.host.store.watch(self.id, "")
+            if ended is not None and ended.status in FINISHED:
+                self.end("finished")  # by the call whose answer was lost, or by somebody who was allowed to
+                return
+            await self.verify()
+        except PolosError as error:
+            self.dropped(f"finish refused: {error}", pause=True)
             return
-        await self.verify()
         self._send_finish(call)
 
     def _outcome_of(self, task: asyncio.Task[Any]) -> tuple[str, bytes, bytes]:

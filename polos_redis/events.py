@@ -18,6 +18,7 @@ from polos_redis.store import FINISHED, Store, raw, text
 
 EPOCH_MS = 1_577_836_800_000  # 2020: keeps sequence ids below 2 ** 53, as JSON readers need
 PLACES = 8  # events per entry that a sequence id tells apart
+RESERVED = {"workflow_start", "workflow_finish"}  # readers rely on these to be true
 IDLE_SECONDS = 5.0  # then the end of the execution is looked for where its finish event can't be seen
 
 
@@ -61,6 +62,10 @@ async def publish(client: PolosClient, topic: str, event: EventData) -> str:
             suspend_execution_id=execution_id, suspend_step_key=step_key, data=event.data, channel="topic"
         )
         return f"resume-{resumed.outcome}"
+    if step_key is None and execution_id is not None and event.event_type in RESERVED:
+        raise InvalidInputError(
+            f"{event.event_type!r} events of an execution's own stream are told by its worker only"
+        )
     data = codec.encode(event.data, limit=client.max_value_bytes)
     store = await client.store()
     entry = await store.publish(topic, execution_id or "", client.retention_ms, event.event_type, data)

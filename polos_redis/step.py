@@ -201,7 +201,9 @@ class Step:
         activation = self._activation
         try:
             result = await thread
-            if not activation.over and not inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()  # nobody is there to await it
+            elif not activation.over:
                 value = codec.encode(result, limit=activation.host.value_limit)
                 took = (activation.loop.time() - since) * 1000
                 await self._commit(key, "ok", attempt, took, value)
@@ -252,6 +254,11 @@ class Step:
         Returns {"data": the answer, "resumed_by": name or None, "resumed_at": aware datetime, "channel": how
         it came}. Raises `SuspendTimeoutError` when nobody answered in time, now and on every replay.
         """
+        if tasks.OWNER.get() is tasks.INSIDE_STEP:
+            raise StepKeyError(
+                f"ctx.step.suspend({key!r}) was called inside a step's function: a step can't wait for a "
+                "person; suspend in the workflow's own code"
+            )
         frame = sys._getframe(1)
         return self._suspend(key, data, timeout, (frame.f_code, frame.f_lineno))
 

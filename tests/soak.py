@@ -37,24 +37,31 @@ class Deaths:
     workers: int = 0
     redis: int = 0
     frozen: int = 0
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    finished: asyncio.Queue[str] = field(
+        default_factory=asyncio.Queue
+    )  # executions that nothing died for yet
 
 
 async def crash(
-    server: ChaosServer, namespace: str, folder: Path, count: int, *, pause: float, redis: bool = True
+    server: ChaosServer, namespace: str, folder: Path, count: int, *, every: int
 ) -> dict[str, Any]:
-    """Run executions to their end under random kills, check what must hold, and return the figures."""
+    """Run executions to their end, one fault for every so many, check what must hold; returns the figures."""
     began = time.monotonic()
     deaths = Deaths()
     with Fleet(server.url, namespace, folder) as fleet:
         async with PolosClient(server.url, namespace, patience_seconds=120) as client:
             for _ in range(WORKERS):
                 await fleet.start(lease_seconds=1.0, max_deliveries=1000)
-            chaos = asyncio.create_task(_kill(server, fleet, deaths, pause, redis))
+            chaos = asyncio.create_task(_kill(server, fleet, deaths, every))
             room = asyncio.Semaphore(50)
-            results = await asyncio.gather(*(_one(client, room, number) for number in range(count)))
-            deaths.ended.set()
-            await chaos
+            ones = (_one(client, room, number, deaths) for number in range(count))
+            results = await asyncio.gather(*ones)
+            if chaos.done():
+                chaos.result()  # it never ends by itself: say why
+            chaos.cancel()
+            for worker in fleet.workers:
+                if worker.running:
+                    worker.resume()
             await _check(client, fleet, results)
             effects = sum((Counter(counts.values()) for counts in fleet.counts().values()), Counter[int]())
             invariants.check(server.url, namespace)
@@ -68,7 +75,7 @@ async def crash(
     }
 
 
-async def _one(client: PolosClient, room: asyncio.Semaphore, number: int) -> str:
+async def _one(client: PolosClient, room: asyncio.Semaphore, number: int, deaths: Deaths) -> str:
     """One execution from its start to its result, which is checked."""
     async with room:
         handle = await chain.invoke(client, {"steps": STEPS, "suspend_after": SUSPEND_AFTER, "pause": 0.01})
@@ -82,32 +89,29 @@ async def _one(client: PolosClient, room: asyncio.Semaphore, number: int) -> str
         expected: list[Any] = list(range(STEPS))
         expected.insert(SUSPEND_AFTER + 1, f"answer {number}")
         assert result == expected
+        deaths.finished.put_nowait(handle.id)
         return handle.id
 
 
-async def _kill(server: ChaosServer, fleet: Fleet, deaths: Deaths, pause: float, redis: bool) -> None:
-    while not deaths.ended.is_set():
-        try:
-            await asyncio.wait_for(deaths.ended.wait(), random.uniform(0.5, 1.5) * pause)
-        except TimeoutError:
-            pass
-        else:
-            return
-        running = [worker for worker in fleet.workers if worker.running]
-        victim = random.choice(running)
-        what = random.random()
-        if redis and what < 0.25:
-            deaths.redis += 1
-            await asyncio.to_thread(server.restart)
-        elif what < 0.5:
-            deaths.frozen += 1
-            victim.pause()
-            await asyncio.sleep(random.uniform(0.5, 3.0))  # shorter and longer than the lease
-            victim.resume()
-        else:
-            deaths.workers += 1
-            victim.kill()
-            fleet.launch(lease_seconds=1.0, max_deliveries=1000)
+async def _kill(server: ChaosServer, fleet: Fleet, deaths: Deaths, every: int) -> None:
+    """One fault for so many executions that have finished, of each kind in turn."""
+    while True:
+        for kind in random.sample(("worker", "freeze", "redis", "worker"), 4):
+            for _ in range(every):
+                await deaths.finished.get()
+            victim = random.choice([worker for worker in fleet.workers if worker.running])
+            if kind == "redis":
+                deaths.redis += 1
+                await asyncio.to_thread(server.restart)
+            elif kind == "freeze":
+                deaths.frozen += 1
+                victim.pause()
+                await asyncio.sleep(random.uniform(0.5, 3.0))  # shorter and longer than the lease
+                victim.resume()
+            else:
+                deaths.workers += 1
+                victim.kill()
+                fleet.launch(lease_seconds=1.0, max_deliveries=1000)
 
 
 async def _check(client: PolosClient, fleet: Fleet, ids: list[str]) -> None:
@@ -141,7 +145,7 @@ async def _main(what: str, count: int | None) -> None:
     ):
         folder = Path(name)
         if what == "crash":
-            figures = await crash(server, NAMESPACE, folder, count or 10_000, pause=0.5)
+            figures = await crash(server, NAMESPACE, folder, count or 10_000, every=80)
         elif what == "race":
             figures = dict(await test_race.rounds(server.url, NAMESPACE, count or 1000))
         else:

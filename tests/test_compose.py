@@ -60,7 +60,7 @@ def compose_redis(tmp_path: Path) -> Iterator[int]:
         port: int = probe.getsockname()[1]
     text = mounted(SERVICES["redis"], conf).read_text().replace("\ndir /data\n", f"\ndir {tmp_path}\n")
     (tmp_path / "redis.conf").write_text(text)
-    command = [binary, tmp_path / "redis.conf", "--port", str(port), "--bind", "127.0.0.1"]
+    command = [str(binary), str(tmp_path / "redis.conf"), "--port", str(port), "--bind", "127.0.0.1"]
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:

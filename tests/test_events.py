@@ -357,3 +357,9 @@ async def test_a_lost_connection_leaves_no_gap(redis_url: str, namespace: str) -
                     if fields.get(b"name") == b"polos-tail":
                         await store.wire.call("CLIENT", "KILL", "ID", fields[b"id"])
         assert [event.data for event in await soon(reading)] == list(range(60))
+
+
+async def test_an_executions_end_can_not_be_published_by_others(redis_url: str, namespace: str) -> None:
+    async with PolosClient(redis_url, namespace) as client:
+        with pytest.raises(InvalidInputError, match="told by its worker only"):
+            await events.publish(client, "0" * 32, EventData("workflow_finish", {"status": "completed"}))

@@ -17,6 +17,7 @@ from polos_redis import (
     SuspendTimeoutError,
     Workflow,
     WorkflowContext,
+    workflow,
 )
 from tests.running import running, soon, until
 
@@ -309,3 +310,21 @@ async def test_a_child_task_that_fails_takes_its_siblings_wait_with_it(
         with pytest.raises(ExecutionFailedError, match="LookupError: gone"):
             await soon(at.result(handle))
         assert not await at.client.list_suspensions()
+
+
+@workflow(id="suspend-inside-a-step")
+async def suspends_inside_a_step(ctx: WorkflowContext) -> str:
+    async def ask() -> Any:
+        return await ctx.step.suspend("ask")
+
+    try:
+        await ctx.step.run("outer", ask, max_retries=0)
+    except StepExecutionError as error:
+        return error.error_message
+    return "asked"
+
+
+async def test_a_suspension_inside_a_steps_function_is_refused(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, suspends_inside_a_step) as at:
+        handle = await suspends_inside_a_step.invoke(at.client)
+        assert "was called inside a step's function" in await at.result(handle)
