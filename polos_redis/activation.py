@@ -34,6 +34,7 @@ IDLE_SECONDS = 0.05  # nothing may have touched ctx for this long, and
 IDLE_TURNS = 16  # for this many turns of the loop, before siblings of a wait are held for idle
 NOTICE_SECONDS = 0.02  # a start is told at once only when the thing lasts longer
 CANCEL_AGAIN_SECONDS = 5.0
+REFUSED_SECONDS = 1.0  # between attempts to connect to a server that refuses us
 EVENTS_PER_ENTRY = 8  # a sequence id tells no more apart
 LEAVES, LEAVE_SECONDS = 16, 0.05  # code that goes on calling ctx after the end: from then on, slowly
 
@@ -213,6 +214,8 @@ class Activation:
     def register(self, key: str, place: Place) -> bytes | None:
         """Begin a ctx call: refuse a used key; returns the key's record if it is journaled."""
         self._touches += 1
+        if self._fatal is not None:
+            raise self._fatal  # it was caught: nothing more begins all the same
         if not isinstance(key, str) or not key:
             raise self.stop_with(
                 StepKeyError(f"a step key is a string that is not empty, not {key!r} (at {described(place)})")
@@ -242,7 +245,10 @@ class Activation:
                 self.end("handed back")
             else:
                 await self.host.wait_for_lease()
-                await self.verify()
+                try:
+                    await self.verify()
+                except PolosError as error:
+                    self.dropped(f"it can't be loaded: {error}", pause=True)
 
     @property
     def over(self) -> bool:
@@ -279,7 +285,7 @@ class Activation:
         """Send a fenced write of one record until it is known to have happened; leaves when it is lost."""
         while True:
             try:
-                if self.epoch != self.host.store.wire.epoch:
+                while self.epoch != self.host.store.wire.epoch:
                     await self.verify()
                     found = self.journal.get(name)
                     if found is not None and found.startswith(record):
@@ -302,8 +308,18 @@ class Activation:
             return changes
 
     async def reconnect(self) -> None:
-        """After a lost connection: be connected again (the epoch has then changed)."""
-        await self.host.store.wire.call("PING", patience=None)
+        """After a lost connection: be connected again (the epoch has then changed).
+
+        A refusal (a password being changed, say) is waited out: it says nothing about the step whose result
+        is at hand, so the workflow's code must not see it as that step's failure.
+        """
+        while self.state is not State.ENDED:
+            try:
+                await self.host.store.wire.call("PING", patience=None)
+                break
+            except PolosError as error:
+                logger.error("can't reconnect", extra={"execution": self.id, "error": str(error)})
+                await asyncio.sleep(REFUSED_SECONDS)
         if self.state is State.ENDED:
             await self.leave()
 
@@ -341,6 +357,7 @@ class Activation:
     async def _verify(self) -> None:
         while True:
             epoch = self.host.store.wire.epoch
+            before = self.journal.copy()
             loaded = await self.host.store.load(self.fence)
             if epoch == self.host.store.wire.epoch:
                 break
@@ -349,7 +366,7 @@ class Activation:
         if loaded is None:
             self.dropped("lost")
             return
-        for name, told in self.journal.items():
+        for name, told in before.items():
             if name == journal.COUNT:
                 continue
             now = loaded.journal.get(name)
@@ -363,9 +380,11 @@ class Activation:
         self.epoch = epoch
         self.known = known
         self.started = self.started and loaded.started
-        self.journal = loaded.journal
+        # what a notice has told while the reply was on its way is newer than the reply
+        newer = {name: told for name, told in self.journal.items() if told is not before.get(name)}
+        self.journal = loaded.journal | newer
         for key in list(self.waits):
-            self.told(key, loaded.journal[raw(key)])
+            self.told(key, self.journal[raw(key)])
 
     # --- waits --------------------------------------------------------------------------
 
@@ -453,7 +472,7 @@ class Activation:
         waits = [raw(key) for key in self.waits]
         while True:
             try:
-                if self.epoch != self.host.store.wire.epoch:
+                while self.epoch != self.host.store.wire.epoch:
                     await self.verify()
                 reply = await self.host.store.park(self.fence, self.known, waits)
             except ConnectionLostError:

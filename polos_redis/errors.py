@@ -201,8 +201,9 @@ class ExecutionFinishedError(ResumeError):
         self.what = what
 
     def __str__(self) -> str:
-        subject = f"{self.what} of " if self.what else "execution "
-        return f"{subject}{self.execution_id} was closed: the execution is {self.status}"
+        if not self.what:
+            return f"execution {self.execution_id} has ended before: it is {self.status}"
+        return f"{self.what} of {self.execution_id} was closed: the execution is {self.status}"
 
 
 class SuspensionNotFoundError(ResumeError):

@@ -19,6 +19,8 @@ from polos_redis.wire import Wire
 
 logger = logging.getLogger("polos.notices")
 
+REFUSED_SECONDS = 1.0
+
 
 class Notices:
     """The reply channel of one process: one connection, however many wait."""
@@ -63,10 +65,14 @@ class Notices:
             self._task = tasks.spawn(self._reconnect(), "polos-notices-reconnect")
 
     async def _reconnect(self) -> None:
-        try:
-            await self._wire.call("PING", patience=None)
-        except PolosError as error:
-            logger.warning("the reply channel is closed: %s", error)
+        while not self._closed:
+            try:
+                await self._wire.call("PING", patience=None)
+                return
+            except PolosError as error:  # refused: a password is being changed, say
+                if not self._closed:
+                    logger.warning("the reply channel is closed", extra={"error": str(error)})
+                    await asyncio.sleep(REFUSED_SECONDS)
 
     async def close(self) -> None:
         self._closed = True

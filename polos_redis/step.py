@@ -180,7 +180,14 @@ class Step:
         in flight until the thread ends, and a result that comes then is journaled all the same."""
         activation = self._activation
         since = activation.loop.time()
-        thread = activation.host.in_thread(call)
+
+        def begin() -> Any:
+            # It may have waited for a thread: what has been cancelled meanwhile must not begin.
+            if activation.over:
+                raise RuntimeError("this activation has ended")
+            return call()
+
+        thread = activation.host.in_thread(begin)
         thread.add_done_callback(_look_away)
         try:
             result = await asyncio.shield(thread)

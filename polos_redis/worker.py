@@ -106,7 +106,7 @@ class Worker:
         self._lease = Lease(self.store, self.worker_id, self.lease_seconds, ids)
         self._wire = Wire(self.client.url, name="polos-reader", timeout=self.block_seconds + 5)
         self._notices = Notices(
-            self.client.url, self.store.prefixes, self.worker_id, self._received, self._recheck
+            self.client.url, self.store.prefixes, self.worker_id, self._received, self._recheck_all
         )
         restore = self._take_signals()
         background: list[asyncio.Task[Any]] = []
@@ -312,14 +312,19 @@ class Worker:
         if not flat or self.draining or not self._lease.is_fresh():
             self.spawn(self._let_go(prefix, queue, entry))
             return
-        execution_id = flat[1].decode()
-        workflow = self.workflows.get(flat[3])
+        try:
+            execution_id, name, run = flat[1].decode(), flat[3], int(flat[5])
+        except (IndexError, ValueError):
+            logger.error("an entry that can't be read was removed", extra={"entry": text(entry)})
+            self.spawn(self._let_go(prefix, queue, entry))
+            return
+        workflow = self.workflows.get(name)
         if workflow is None:
-            known_as = {"execution": execution_id, "workflow": text(flat[3])}
+            known_as = {"execution": execution_id, "workflow": text(name)}
             logger.info("unknown workflow, put back", extra=known_as)
             self.spawn(self._put_back(Fence(prefix, flat[1], entry, b""), queue))
             return
-        activation = Activation(self, workflow, execution_id, entry, int(flat[5]), queue)
+        activation = Activation(self, workflow, execution_id, entry, run, queue)
         self._held[entry] = activation
         self.active.add(activation)
         if len(flat) > 6:
@@ -331,12 +336,16 @@ class Worker:
             self._loop.call_later(TICK_SECONDS, self._tick)
 
     async def _let_go(self, prefix: bytes, queue: str, entry: bytes) -> None:
-        await self._requeue(prefix, queue, [entry])
-        self._held.pop(entry, None)
+        try:
+            await self._requeue(prefix, queue, [entry])
+        finally:
+            self._held.pop(entry, None)  # refused, it is found pending by `_reconcile`
 
     async def _put_back(self, fence: Fence, queue: str) -> None:
-        await self.store.put_back(fence, queue, self.put_back_ms)
-        self._held.pop(fence.entry, None)
+        try:
+            await self.store.put_back(fence, queue, self.put_back_ms)
+        finally:
+            self._held.pop(fence.entry, None)
 
     async def _load(self, activation: Activation) -> None:
         try:
@@ -375,6 +384,7 @@ class Worker:
 
     def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
         context = contextvars.copy_context()
+        context.run(tasks.OWNER.set, tasks.INSIDE_STEP)  # it may start tasks in the loop
         return self._loop.run_in_executor(self._executor, context.run, _call_in_thread, function)
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:
@@ -404,11 +414,13 @@ class Worker:
             self.spawn(self._hand_back(activation, pause))
 
     async def _hand_back(self, activation: Activation, pause: bool) -> None:
-        if pause:
-            await self._put_back(activation.fence, activation.queue)
-        else:
-            await self._let_go(activation.fence.prefix, activation.queue, activation.fence.entry)
-        self._given_back.discard(activation)
+        try:
+            if pause:
+                await self._put_back(activation.fence, activation.queue)
+            else:
+                await self._let_go(activation.fence.prefix, activation.queue, activation.fence.entry)
+        finally:
+            self._given_back.discard(activation)
 
     # --- around -------------------------------------------------------------------------
 
@@ -430,6 +442,12 @@ class Worker:
                     logger.info("cancelled", extra={"execution": execution_id})
                     activation.end("cancelled")
                 return
+
+    def _recheck_all(self) -> None:
+        """After the reply channel was away: an answer or a cancel may have been told to nobody."""
+        for activation in self.active:
+            if activation.main is not None and activation.state is State.RUNNING:
+                self.spawn(activation.verify())
 
     def _recheck(self) -> None:
         """Look again at what the living activations wait for: a notice may have been lost."""

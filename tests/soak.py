@@ -14,7 +14,6 @@ import random
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,90 +27,70 @@ from tests.servers import ChaosServer, chosen_binary
 STEPS, SUSPEND_AFTER = 5, 2
 WORKERS = 3
 NAMESPACE = "soak"
-
-
-@dataclass(slots=True)
-class Deaths:
-    """What was killed."""
-
-    workers: int = 0
-    redis: int = 0
-    frozen: int = 0
-    finished: asyncio.Queue[str] = field(
-        default_factory=asyncio.Queue
-    )  # executions that nothing died for yet
+FAULTS = ("worker killed", "redis killed", "worker frozen", "worker killed")
+WORKER_OPTIONS: dict[str, Any] = {"lease_seconds": 1.0, "max_deliveries": 1000}
 
 
 async def crash(
     server: ChaosServer, namespace: str, folder: Path, count: int, *, every: int
 ) -> dict[str, Any]:
-    """Run executions to their end, one fault for every so many, check what must hold; returns the figures."""
+    """Run executions to their end, with one fault for every so many, and check what must hold."""
     began = time.monotonic()
-    deaths = Deaths()
+    faults: Counter[str] = Counter()
     with Fleet(server.url, namespace, folder) as fleet:
         async with PolosClient(server.url, namespace, patience_seconds=120) as client:
             for _ in range(WORKERS):
-                await fleet.start(lease_seconds=1.0, max_deliveries=1000)
-            chaos = asyncio.create_task(_kill(server, fleet, deaths, every))
-            room = asyncio.Semaphore(50)
-            ones = (_one(client, room, number, deaths) for number in range(count))
-            results = await asyncio.gather(*ones)
-            if chaos.done():
-                chaos.result()  # it never ends by itself: say why
-            chaos.cancel()
-            for worker in fleet.workers:
-                if worker.running:
-                    worker.resume()
+                await fleet.start(**WORKER_OPTIONS)
+            everybody: list[asyncio.Task[str]] = []
+            for number in range(count // every):
+                begun = range(number * every, (number + 1) * every)
+                batch = [asyncio.create_task(_one(client, one)) for one in begun]
+                everybody += batch
+                finished = asyncio.as_completed(batch)
+                for _ in range(every // 2):
+                    await next(finished)
+                kind = FAULTS[number % len(FAULTS)]
+                faults[kind] += 1
+                await _fault(kind, server, fleet)
+            results = await asyncio.gather(*everybody)
             await _check(client, fleet, results)
             effects = sum((Counter(counts.values()) for counts in fleet.counts().values()), Counter[int]())
             invariants.check(server.url, namespace)
     return {
-        "executions": count,
+        "executions": len(results),
         "seconds": round(time.monotonic() - began, 1),
-        "workers killed": deaths.workers,
-        "workers frozen": deaths.frozen,
-        "redis killed": deaths.redis,
+        **faults,
         "effects that happened once, twice, ...": dict(sorted(effects.items())),
     }
 
 
-async def _one(client: PolosClient, room: asyncio.Semaphore, number: int, deaths: Deaths) -> str:
+async def _one(client: PolosClient, number: int) -> str:
     """One execution from its start to its result, which is checked."""
-    async with room:
-        handle = await chain.invoke(client, {"steps": STEPS, "suspend_after": SUSPEND_AFTER, "pause": 0.01})
-        while await handle.status() != "waiting":  # noqa: ASYNC110 - polls Redis
-            await asyncio.sleep(0.02)
-        resumed = await client.resume(
-            suspend_execution_id=handle.id, suspend_step_key="middle", data=f"answer {number}"
-        )
-        assert resumed.outcome in ("accepted", "same")  # same: the reply to the first attempt was lost
-        result = await handle.result()
-        expected: list[Any] = list(range(STEPS))
-        expected.insert(SUSPEND_AFTER + 1, f"answer {number}")
-        assert result == expected
-        deaths.finished.put_nowait(handle.id)
-        return handle.id
+    handle = await chain.invoke(client, {"steps": STEPS, "suspend_after": SUSPEND_AFTER, "pause": 0.01})
+    while await handle.status() != "waiting":  # noqa: ASYNC110 - polls Redis
+        await asyncio.sleep(0.02)
+    resumed = await client.resume(
+        suspend_execution_id=handle.id, suspend_step_key="middle", data=f"answer {number}"
+    )
+    assert resumed.outcome in ("accepted", "same")  # same: the reply to the first attempt was lost
+    result = await handle.result()
+    expected: list[Any] = list(range(STEPS))
+    expected.insert(SUSPEND_AFTER + 1, f"answer {number}")
+    assert result == expected
+    return handle.id
 
 
-async def _kill(server: ChaosServer, fleet: Fleet, deaths: Deaths, every: int) -> None:
-    """One fault for so many executions that have finished, of each kind in turn."""
-    while True:
-        for kind in random.sample(("worker", "freeze", "redis", "worker"), 4):
-            for _ in range(every):
-                await deaths.finished.get()
-            victim = random.choice([worker for worker in fleet.workers if worker.running])
-            if kind == "redis":
-                deaths.redis += 1
-                await asyncio.to_thread(server.restart)
-            elif kind == "freeze":
-                deaths.frozen += 1
-                victim.pause()
-                await asyncio.sleep(random.uniform(0.5, 3.0))  # shorter and longer than the lease
-                victim.resume()
-            else:
-                deaths.workers += 1
-                victim.kill()
-                fleet.launch(lease_seconds=1.0, max_deliveries=1000)
+async def _fault(kind: str, server: ChaosServer, fleet: Fleet) -> None:
+    victim = random.choice([worker for worker in fleet.workers if worker.running])
+    if kind == "redis killed":
+        await asyncio.to_thread(server.restart)
+    elif kind == "worker frozen":
+        victim.pause()
+        await asyncio.sleep(random.uniform(0.5, 3.0))  # shorter and longer than the lease
+        victim.resume()
+    else:
+        victim.kill()
+        fleet.launch(**WORKER_OPTIONS)
 
 
 async def _check(client: PolosClient, fleet: Fleet, ids: list[str]) -> None:

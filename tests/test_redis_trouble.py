@@ -390,6 +390,139 @@ async def test_an_activation_whose_records_were_lost_is_dropped_and_runs_again(
     await client.cancel(early.id)
 
 
+# --- refusals ---------------------------------------------------------------------------
+
+_began: list[str] = []
+_gate = asyncio.Event()
+
+
+@workflow
+async def charges(ctx: WorkflowContext) -> str:
+    async def charge() -> str:
+        _began.append("charge")
+        await _gate.wait()
+        return "charged"
+
+    try:
+        return await ctx.step.run("charge", charge)
+    except Exception:
+        _began.append("refund")
+        raise
+
+
+@workflow
+async def answered_meanwhile(ctx: WorkflowContext) -> Any:
+    async def work() -> str:
+        _began.append("work")
+        await _gate.wait()
+        return "worked"
+
+    resume, worked = await asyncio.gather(ctx.step.suspend("ask"), ctx.step.run("work", work))
+    return [resume["data"], worked]
+
+
+@workflow
+async def pauses(ctx: WorkflowContext) -> None:
+    await ctx.step.run("first", lambda: None)
+    _began.append("paused")
+    await _gate.wait()
+    await ctx.step.run("second", _began.append, "second")
+
+
+@pytest.fixture
+def gate() -> asyncio.Event:
+    global _gate
+    _gate = asyncio.Event()
+    _began.clear()
+    return _gate
+
+
+async def test_a_refused_reconnect_is_no_failure_of_the_step_under_way(
+    chaos_server: ChaosServer, namespace: str, client: PolosClient, gate: asyncio.Event
+) -> None:
+    async with PolosClient(chaos_server.url, namespace) as admin, working(client, charges) as worker:
+        handle = await charges.invoke(admin)
+        await until(lambda: _began)
+        store, theirs = await admin.store(), await client.store()
+        await store.wire.call("CONFIG", "SET", "requirepass", "another")
+        await store.wire.call("CLIENT", "KILL", "SKIPME", "yes", "USER", "default")
+        await until(lambda: not theirs.wire.connected)
+        gate.set()
+        await until(lambda: not any(a.running for a in worker.active) or not worker.lease_is_fresh())
+        await store.wire.call("CONFIG", "SET", "requirepass", "")
+        assert await handle.result(timeout=20) == "charged"
+        assert _began == ["charge"]
+        channel = f"{store.prefixes[0].decode()}reply:{worker.worker_id}"
+        await until(lambda: store.wire.call("PUBSUB", "SHARDCHANNELS", channel), "the worker's reply channel")
+
+
+async def test_what_could_not_be_handed_back_is_handed_back_later(
+    chaos_server: ChaosServer, namespace: str, client: PolosClient, gate: asyncio.Event
+) -> None:
+    async with PolosClient(chaos_server.url, namespace) as admin, working(client, charges) as worker:
+        handle = await charges.invoke(admin)
+        await until(lambda: _began)
+        store = await admin.store()
+        await store.wire.call("ACL", "SETUSER", "default", "-evalsha")
+        gate.set()
+        await until(lambda: not worker.active, "the refused write to end the activation")
+        await store.wire.call("ACL", "SETUSER", "default", "+evalsha")
+        assert await handle.result(timeout=20) == "charged"
+
+
+async def test_a_second_look_that_is_overtaken_by_an_answer_does_not_end_the_activation(
+    client: PolosClient, gate: asyncio.Event
+) -> None:
+    async with working(client, answered_meanwhile) as worker:
+        handle = await answered_meanwhile.invoke(client)
+        await until(lambda: _began and any("ask" in a.waits for a in worker.active))
+        (activation,) = worker.active
+        load = worker.store.load
+
+        async def load_slowly(by: Any) -> Any:
+            loaded = await load(by)
+            await client.resume(suspend_execution_id=handle.id, suspend_step_key="ask", data="yes")
+            await until(lambda: not activation.waits, "the answer's notice")
+            return loaded
+
+        worker.store.load = load_slowly  # type: ignore[method-assign]
+        await activation.verify()
+        gate.set()
+        assert await handle.result(timeout=20) == ["yes", "worked"]
+        assert _began == ["work"]
+
+
+async def test_a_cancel_that_was_told_to_nobody_is_found_after_the_reconnect(
+    chaos_server: ChaosServer, namespace: str, client: PolosClient, gate: asyncio.Event
+) -> None:
+    async with PolosClient(chaos_server.url, namespace) as admin, working(client, pauses) as worker:
+        handle = await pauses.invoke(admin)
+        await until(lambda: _began)
+        store = await admin.store()
+        run = await store.wire.call("HGET", store.prefixes[0] + f"exec:{handle.id}".encode(), "run")
+        killed = store.wire.send("CLIENT", "KILL", "TYPE", "pubsub")
+        await store.cancel(handle.id, int(run), "")  # in the same write
+        assert await killed
+        await until(lambda: not worker.active, "the cancelled activation to end")
+        gate.set()
+        assert _began == ["paused"]
+
+
+async def test_an_entry_that_makes_no_sense_is_removed(client: PolosClient, gate: asyncio.Event) -> None:
+    gate.set()
+    async with working(client, charges):
+        store = await client.store()
+        queue = store.prefixes[0] + b"queue:default"
+        await store.wire.call("XADD", queue, "*", "somebody", "else's")
+        handle = await charges.invoke(client)
+        assert await handle.result(timeout=20) == "charged"
+
+        async def empty() -> bool:
+            return bool(await store.wire.call("XLEN", queue) == 0)
+
+        await until(empty, "the entry to be removed")
+
+
 # --- memory -----------------------------------------------------------------------------
 
 

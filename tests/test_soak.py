@@ -14,5 +14,5 @@ from tests.soak import crash
 async def test_random_kills_lose_and_repeat_nothing(
     chaos_server: ChaosServer, namespace: str, tmp_path: Path
 ) -> None:
-    figures = await crash(chaos_server, namespace, tmp_path, 200, every=20)
-    assert figures["workers killed"] and figures["workers frozen"] and figures["redis killed"]
+    figures = await crash(chaos_server, namespace, tmp_path, 200, every=50)
+    assert figures["executions"] == 200

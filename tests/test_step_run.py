@@ -454,6 +454,64 @@ async def test_what_a_step_starts_outlives_the_activation(redis_url: str, namesp
 
 
 @flow
+async def opens_a_pool_in_a_thread(ctx: WorkflowContext) -> str:
+    loop = asyncio.get_running_loop()
+
+    async def open_pool() -> str:
+        _pool.append(asyncio.create_task(asyncio.sleep(3600)))
+        return "open"
+
+    opened = await ctx.step.run("open", lambda: asyncio.run_coroutine_threadsafe(open_pool(), loop).result())
+    await ctx.step.suspend("ask")
+    return opened
+
+
+async def test_what_a_sync_step_starts_in_the_loop_outlives_the_activation(
+    redis_url: str, namespace: str
+) -> None:
+    _pool.clear()
+    async with running(redis_url, namespace, opens_a_pool_in_a_thread) as at:
+        handle = await opens_a_pool_in_a_thread.invoke(at.client)
+        await at.parked(handle)
+        await at.answer(handle, "ask")
+        assert await at.result(handle) == "open"
+        (task,) = _pool
+        assert not task.done()
+        task.cancel()
+
+
+_release = threading.Event()
+_in_thread: list[str] = []
+
+
+@flow
+async def needs_a_thread(ctx: WorkflowContext, name: str) -> None:
+    def work() -> None:
+        _in_thread.append(name)
+        assert _release.wait(20)
+
+    await ctx.step.run("work", work)
+
+
+async def test_a_step_that_waited_for_a_thread_does_not_begin_after_its_cancel(
+    redis_url: str, namespace: str
+) -> None:
+    _release.clear()
+    _in_thread.clear()
+    async with running(redis_url, namespace, needs_a_thread, concurrency=1) as at:
+        try:
+            for name in ("runs", "waits"):  # a thread can't be stopped: the second one waits for it
+                handle = await needs_a_thread.invoke(at.client, name)
+                await until(lambda: _in_thread and any(a.in_flight for a in at.worker.active))
+                await at.client.cancel(handle.id)
+                await until(lambda: not at.worker.active)
+        finally:
+            _release.set()
+        await at.result(await needs_a_thread.invoke(at.client, "comes later"))
+        assert _in_thread == ["runs", "comes later"]
+
+
+@flow
 async def has_defaults(ctx: WorkflowContext) -> None:
     await ctx.step.run("fail", _raise, ValueError("no"), base_delay=600)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -280,6 +281,27 @@ async def test_a_step_key_used_twice_stops_the_execution(
         with pytest.raises(ExecutionFailedError, match=named) as caught:
             await at.result(await which.invoke(at.client))
         assert caught.value.error_type == StepKeyError.__name__
+
+
+_charged: list[str] = []
+
+
+@workflow
+async def swallows_a_key_error(ctx: WorkflowContext) -> None:
+    await ctx.step.run("key", lambda: 1)
+    with contextlib.suppress(Exception):
+        await ctx.step.run("key", lambda: 2)
+    with contextlib.suppress(Exception):
+        await ctx.step.run("charge", _charged.append, ctx.execution_id)
+    await ctx.step.suspend("ask")
+
+
+async def test_no_step_begins_after_a_key_error_that_was_caught(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, swallows_a_key_error) as at:
+        handle = await swallows_a_key_error.invoke(at.client)
+        with pytest.raises(ExecutionFailedError, match="'key' is used twice"):
+            await at.result(handle)
+        assert handle.id not in _charged
 
 
 _second_time = False
