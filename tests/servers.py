@@ -8,7 +8,8 @@ import shutil
 import signal
 from pathlib import Path
 
-from polos_redis.embedded import EmbeddedServer, ServerBinary, find_server, inspect_server
+from polos_redis.embedded import EmbeddedServer
+from polos_redis.server_binary import ServerBinary, find_server, inspect_server
 
 KINDS = ("valkey", "redis8", "redis7")
 

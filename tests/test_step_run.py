@@ -24,7 +24,7 @@ def called(ctx: WorkflowContext, name: str) -> int:
     return CALLS[ctx.execution_id][name]
 
 
-Body = Callable[[WorkflowContext], Any]
+Body = Callable[..., Any]
 
 
 def flow(body: Body) -> Workflow[Any, Any]:
