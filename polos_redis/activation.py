@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import msgpack
 
 from polos_redis import codec, journal, tasks
-from polos_redis.errors import ConnectionLostError, PolosError, StepKeyError, UnreadableValueError
-from polos_redis.journal import StepRecord, SuspensionRecord
+from polos_redis.errors import ConnectionLostError, PolosError, StepKeyError
 from polos_redis.store import FINISHED, LOST, NO_SUCH_WAIT, Fence, Loaded, Store, raw, text
 
 if TYPE_CHECKING:
@@ -370,7 +369,7 @@ class Activation:
             if name == journal.COUNT:
                 continue
             now = loaded.journal.get(name)
-            if now is None or not (now.startswith(told) or _may_become(told, now)):
+            if now is None or not (now.startswith(told) or journal.may_become(told, now)):
                 self.dropped("journal went back")
                 return
         known = int(loaded.journal.get(journal.COUNT, b"0"))
@@ -407,12 +406,12 @@ class Activation:
 
     def told(self, key: str, record: bytes) -> None:
         """A decision reaches this activation: from the reply stream, a park or a second look."""
-        if _is_open(record):
+        if journal.is_open(record):
             return
         wait = self.waits.get(key)
         if wait is None:
             before = self.journal.get(raw(key))
-            if before is None or _is_open(_whole(before)):  # else it comes late: the decision is known
+            if before is None or journal.is_open(before):  # else it comes late: the decision is known
                 self._notices[key] = record  # it may be on its way to wait for this
             return
         if wait.future.done():
@@ -668,29 +667,3 @@ class Activation:
         if error is not None:
             data["error"] = error
         return [_STEP_FINISH + self.mark, codec.encode(data)]
-
-
-def _is_open(record: bytes) -> bool:
-    return journal.parse(record).status in ("open", "backoff")
-
-
-def _may_become(told: bytes, now: bytes) -> bool:
-    """Whether a record may have changed so while we looked away: an open one may have been decided."""
-    before, after = journal.parse(_whole(told)), journal.parse(now)
-    if isinstance(before, SuspensionRecord):
-        return (
-            isinstance(after, SuspensionRecord)
-            and before.status == "open"
-            and before.opened_ms == after.opened_ms
-        )
-    # only the owner writes a step, so a change is our own write whose answer was lost, or its timer
-    return isinstance(after, StepRecord) and before.status in ("retry", "backoff")
-
-
-def _whole(record: bytes) -> bytes:
-    """A step's record as we sent it lacks its last item, the time, which the script adds."""
-    try:
-        journal.parse(record)
-    except UnreadableValueError:
-        return record + b"\x00"
-    return record

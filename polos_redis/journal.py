@@ -103,6 +103,33 @@ def word_for(kind: type) -> str:
     return "step" if kind is StepRecord else "suspension"
 
 
+def is_open(record: bytes) -> bool:
+    """Whether a wait's record is still undecided."""
+    return parse(_whole(record)).status in ("open", "backoff")
+
+
+def may_become(told: bytes, now: bytes) -> bool:
+    """Whether a record may have changed so while we looked away: an open one may have been decided."""
+    before, after = parse(_whole(told)), parse(now)
+    if isinstance(before, SuspensionRecord):
+        return (
+            isinstance(after, SuspensionRecord)
+            and before.status == "open"
+            and before.opened_ms == after.opened_ms
+        )
+    # only the owner writes a step, so a change is our own write whose answer was lost, or its timer
+    return isinstance(after, StepRecord) and before.status in ("retry", "backoff")
+
+
+def _whole(record: bytes) -> bytes:
+    """A step's record as we sent it lacks its last item, the time, which the script adds."""
+    try:
+        parse(record)
+    except UnreadableValueError:
+        return record + b"\x00"
+    return record
+
+
 def text_of(error: BaseException) -> str:
     """An exception's text, whatever its __str__ does; bounded."""
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from polos_redis.errors import ConfigurationError
+from polos_redis.errors import ConfigurationError, InvalidInputError
 
 EXEC = "exec:"  # hash: one execution
 JOURNAL = "journal:"  # hash: its step records; the field "" counts its changes
@@ -51,6 +51,10 @@ def check_namespace(namespace: str) -> str:
 
 def root_of(execution_id: str) -> str:
     """The root execution's id: a child's id is `<root id>.<hash>`."""
+    if not isinstance(execution_id, str):
+        raise InvalidInputError(
+            f"an execution's id is a text, not {execution_id!r} (a handle has it as its `id`)"
+        )
     return execution_id.partition(".")[0]
 
 

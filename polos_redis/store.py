@@ -75,7 +75,7 @@ class Store:
 
     def prefix(self, execution_id: str) -> bytes:
         """The prefix of the partition an execution lives in."""
-        if self.partitions == 1:
+        if self.partitions == 1 and isinstance(execution_id, str):
             return self.prefixes[0]
         return self.prefixes[keys.partition_of(keys.root_of(execution_id), self.partitions)]
 

@@ -15,9 +15,11 @@ from polos_redis import (
     ExecutionFinishedError,
     ExecutionHandle,
     ExecutionNotFoundError,
+    InvalidInputError,
     PolosClient,
     Workflow,
     WorkflowContext,
+    events,
 )
 from polos_redis import client as client_module
 from tests.running import DEADLINE, running, soon, until
@@ -257,3 +259,19 @@ async def test_cancelling_what_has_finished(redis_url: str, namespace: str) -> N
         await handle.result(timeout=DEADLINE)
         with pytest.raises(ExecutionFinishedError, match="completed"):
             await at.client.cancel(handle.id)
+
+
+async def test_a_handle_in_place_of_its_id_is_named(redis_url: str, namespace: str) -> None:
+    async with PolosClient(redis_url, namespace) as client:
+        wrong: Any = client.get_handle("0" * 32)
+        for call in (
+            lambda: client.resume(suspend_execution_id=wrong, suspend_step_key="ask", data=1),
+            lambda: client.cancel(wrong),
+            lambda: client.get_execution(wrong),
+            lambda: anext(events.stream_workflow(client, "buys", wrong)),
+            lambda: client.get_handle(wrong).result(),
+        ):
+            with pytest.raises(
+                InvalidInputError, match="an execution's id is a text, not <ExecutionHandle 0"
+            ):
+                await call()
