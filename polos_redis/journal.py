@@ -4,7 +4,8 @@ A record is one msgpack array that begins with the format version, a kind and a 
 are opaque bytes of the codec, so a script can change a record without understanding what users store.
 
 step         [1, "step", status, attempt, took ms, value or error, finished ms]
-             status: ok | failed | retry (may run again) | backoff (waits for its durable retry delay)
+             status: ok | failed | retry (may run again) | backoff (waits for its durable retry delay) |
+             abandoned (the workflow's code cancelled the call)
 suspension   [1, "suspend", status, opened ms, deadline ms or 0, shown, answer, digest, by, channel,
              decided ms, schema, decisions]      (the last two are reserved)
              status: open | answered | expired | closed

@@ -88,6 +88,11 @@ class Step:
         """
         if not callable(function):
             raise TypeError(f"step {key!r}: expected a function and its arguments, got {function!r}")
+        if not _are_delays(max_retries, base_delay, max_delay):
+            raise ValueError(
+                f"step {key!r}: max_retries is a whole number, base_delay and max_delay are seconds, all 0 "
+                f"or more; not {max_retries!r}, {base_delay!r}, {max_delay!r}"
+            )
         call = functools.partial(function, *args, **kwargs) if args or kwargs else function
         frame = sys._getframe(1)
         return self._run(
@@ -116,12 +121,15 @@ class Step:
                 await activation.pass_gate()
             if record.status == "ok":
                 return codec.decode(record.value)
+            if record.status == "abandoned":
+                return await self._stay_abandoned()
             if record.status == "failed":
                 error = journal.parse_error(record.value)
                 raise StepExecutionError(key, error.type, error.message, record.attempt)
             attempt = record.attempt
 
         clock = activation.loop.time
+        parked = False
         activation.in_flight += 1
         try:
             while True:
@@ -136,7 +144,7 @@ class Step:
                         finally:
                             tasks.OWNER.reset(owner)
                     else:
-                        result = await self._in_thread(key, attempt, call)
+                        result = await self._in_thread(call)
                     value = codec.encode(result, limit=activation.host.value_limit)
                 except BaseException as raised:
                     failure = self._own_failure(raised)
@@ -157,14 +165,40 @@ class Step:
                     await asyncio.sleep(delay)
                 else:
                     activation.in_flight -= 1
+                    parked = True
                     try:
                         await activation.wait(key)
                     finally:
                         activation.in_flight += 1
+                    parked = False
                 await activation.pass_gate()
+        except asyncio.CancelledError:
+            if not activation.over and not parked:
+                activation.in_flight += 1
+                activation.host.spawn(self._abandon(key, attempt + 1))
+            raise
         finally:
             activation.running.pop(key, None)
             activation.landed()
+
+    async def _abandon(self, key: str, attempt: int) -> None:
+        """The workflow's code has cancelled the call (a timeout around it, say): journal that.
+
+        Otherwise a replay, where the call may be quicker or its late result known, would take another path.
+        """
+        try:
+            if not self._activation.over:
+                await self._commit(key, "abandoned", attempt, 0.0, b"")
+        finally:
+            self._activation.landed()
+
+    async def _stay_abandoned(self) -> None:
+        """On replay, wait to be cancelled again by the same code; nothing parks meanwhile."""
+        self._activation.in_flight += 1
+        try:
+            await self._activation.loop.create_future()
+        finally:
+            self._activation.landed()
 
     def _own_failure(self, raised: BaseException) -> BaseException:
         """What the step's function raised; a cancellation that was meant for us goes on."""
@@ -175,11 +209,10 @@ class Step:
             raise raised
         return raised
 
-    async def _in_thread(self, key: str, attempt: int, call: Callable[[], Any]) -> Any:
+    async def _in_thread(self, call: Callable[[], Any]) -> Any:
         """Run a sync function in a thread. A thread can't be cancelled: should the caller be, the step stays
-        in flight until the thread ends, and a result that comes then is journaled all the same."""
+        in flight until the thread ends; what it returns then is dropped."""
         activation = self._activation
-        since = activation.loop.time()
 
         def begin() -> Any:
             # It may have waited for a thread: what has been cancelled meanwhile must not begin.
@@ -194,7 +227,7 @@ class Step:
         except asyncio.CancelledError:
             if not thread.done() and not activation.over:
                 activation.in_flight += 1
-                activation.host.spawn(self._late(key, attempt, thread, since))
+                thread.add_done_callback(self._thread_ended, context=tasks.OUTSIDE)
             raise
         if inspect.isawaitable(result):  # a lambda around an async call
             owner = tasks.OWNER.set(tasks.INSIDE_STEP)
@@ -204,22 +237,10 @@ class Step:
                 tasks.OWNER.reset(owner)
         return result
 
-    async def _late(self, key: str, attempt: int, thread: asyncio.Future[Any], since: float) -> None:
-        activation = self._activation
-        try:
-            result = await thread
-            if inspect.iscoroutine(result):
-                result.close()  # nobody is there to await it
-            elif not activation.over:
-                value = codec.encode(result, limit=activation.host.value_limit)
-                took = (activation.loop.time() - since) * 1000
-                await self._commit(key, "ok", attempt, took, value)
-        except Exception as error:
-            logger.info(
-                "a step whose caller had gone failed", extra={"step": key, "error": journal.text_of(error)}
-            )
-        finally:
-            activation.landed()
+    def _thread_ended(self, thread: asyncio.Future[Any]) -> None:
+        self._activation.landed()
+        if not thread.cancelled() and thread.exception() is None and inspect.iscoroutine(thread.result()):
+            thread.result().close()  # nobody is there to await it
 
     def _commit(
         self,
@@ -328,6 +349,18 @@ class Step:
 def _look_away(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
         future.exception()  # whoever awaits it is told; asyncio need not report it when nobody does
+
+
+def _are_delays(max_retries: Any, base_delay: Any, max_delay: Any) -> bool:
+    numbers = (int, float)
+    return (
+        type(max_retries) is int
+        and max_retries >= 0
+        and type(base_delay) in numbers
+        and type(max_delay) in numbers
+        and 0 <= base_delay < 1e10
+        and 0 <= max_delay < 1e10
+    )
 
 
 def _is_async(function: Any) -> bool:

@@ -242,7 +242,7 @@ async def gives_up_on_a_thread(ctx: WorkflowContext) -> Any:
     return (await ctx.step.suspend("ask"))["data"]
 
 
-async def test_a_thread_whose_caller_has_gone_is_in_flight_and_journaled(
+async def test_a_thread_whose_caller_has_gone_is_in_flight_and_abandoned(
     redis_url: str, namespace: str
 ) -> None:
     _held.clear()
@@ -253,7 +253,7 @@ async def test_a_thread_whose_caller_has_gone_is_in_flight_and_journaled(
         _held.set()
         await at.parked(handle)
         (step,) = (await at.client.get_execution(handle.id))["steps"]
-        assert (step["step_key"], step["status"], step["value"]) == ("thread", "ok", True)
+        assert (step["step_key"], step["status"], step["value"]) == ("thread", "abandoned", None)
         await at.answer(handle, "ask")
         assert await at.result(handle) == "yes"
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from polos_redis import (
     AlreadyResumedError,
@@ -15,7 +16,9 @@ from polos_redis import (
     ExecutionFinishedError,
     ExecutionHandle,
     ExecutionNotFoundError,
+    InvalidInputError,
     NotStorableError,
+    PolosClient,
     PolosError,
     ResumeError,
     SuspensionExpiredError,
@@ -342,3 +345,29 @@ async def test_the_moment_the_topic_tells_it(redis_url: str, namespace: str) -> 
             await _by_event(at, handle.id, "ask", "at once")
         assert seen == [("suspend", topic), ("resume", topic)]
         assert (await at.result(handle))[0] == "at once"
+
+
+class Decision(BaseModel):
+    approved: bool
+
+
+async def test_an_answer_given_as_a_model_is_sent_as_a_plain_dict(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, approval) as at:
+        handle = await _parked(at)
+        await at.answer(handle, "ask", Decision(approved=True))
+        (suspension,) = (await at.client.get_execution(handle.id))["suspensions"]
+        assert suspension["answer"] == {"approved": True}
+        await at.result(handle)
+
+
+async def test_a_step_key_or_a_name_that_is_no_text_is_refused(redis_url: str, namespace: str) -> None:
+    async with PolosClient(redis_url, namespace) as client:
+        with pytest.raises(InvalidInputError, match="suspend_step_key is the step key"):
+            await client.resume(suspend_execution_id="0" * 32, suspend_step_key=None, data=1)  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match="resumed_by is a name"):
+            await client.resume(
+                suspend_execution_id="0" * 32,
+                suspend_step_key="ask",
+                data=1,
+                resumed_by=5,  # type: ignore[arg-type]
+            )

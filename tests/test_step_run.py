@@ -405,26 +405,61 @@ async def test_an_unstorable_result_names_the_path_and_is_not_retried(redis_url:
         assert CALLS[handle.id] == Counter(build=1)
 
 
+_late = threading.Event()
+
+
 @flow
-async def cancels_a_step(ctx: WorkflowContext) -> str:
-    async def slow() -> None:
-        called(ctx, "slow")
-        await asyncio.sleep(3600)
+async def asks_when_a_step_is_slow(ctx: WorkflowContext, kind: str) -> str:
+    """The first call is slow; were it made again, or its result seen late, nobody would be asked."""
+
+    async def in_loop() -> str:
+        called(ctx, "charge")
+        await asyncio.sleep(3600 if CALLS[ctx.execution_id]["charge"] == 1 else 0)
+        return "charged without asking"
+
+    def in_thread() -> str:
+        called(ctx, "charge")
+        _late.wait(20)
+        return "charged without asking"
 
     try:
-        async with asyncio.timeout(0.01):
-            await ctx.step.run("slow", slow)
+        async with asyncio.timeout(0.05):
+            return await ctx.step.run("charge", in_loop if kind == "async" else in_thread)
     except TimeoutError:
-        return await ctx.step.run("instead", lambda: "instead")
-    return "slow"
+        _late.set()
+        return f"asked: {(await ctx.step.suspend('ask'))['data']}"
 
 
-async def test_a_cancelled_step_is_not_journaled(redis_url: str, namespace: str) -> None:
-    async with running(redis_url, namespace, cancels_a_step) as at:
-        handle = await cancels_a_step.invoke(at.client)
-        assert await at.result(handle) == "instead"
-        assert [s["step_key"] for s in (await at.client.get_execution(handle.id))["steps"]] == ["instead"]
-        assert CALLS[handle.id] == Counter(slow=1)
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_a_step_that_was_abandoned_stays_so_on_replay(
+    redis_url: str, namespace: str, kind: str
+) -> None:
+    _late.clear()
+    async with running(redis_url, namespace, asks_when_a_step_is_slow) as at:
+        handle = await asks_when_a_step_is_slow.invoke(at.client, kind)
+        await at.parked(handle)
+        (step,) = (await at.client.get_execution(handle.id))["steps"]
+        assert (step["step_key"], step["status"]) == ("charge", "abandoned")
+        await at.answer(handle, "ask", "no")
+        assert await at.result(handle) == "asked: no"
+        assert CALLS[handle.id] == Counter(charge=1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_retries": None}, {"max_retries": -1}, {"base_delay": "1"}, {"max_delay": float("inf")}]
+)
+async def test_bad_retry_options_are_named_before_anything_runs(
+    redis_url: str, namespace: str, options: dict[str, Any]
+) -> None:
+    @flow
+    async def wrong(ctx: WorkflowContext) -> None:
+        await ctx.step.run("fine", called, ctx, "fine", **options)
+
+    async with running(redis_url, namespace, wrong) as at:
+        handle = await wrong.invoke(at.client)
+        with pytest.raises(ExecutionFailedError, match="step 'fine': max_retries is a whole number"):
+            await at.result(handle)
+        assert CALLS[handle.id] == Counter()
 
 
 _pool: list[asyncio.Task[Any]] = []
