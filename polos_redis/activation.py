@@ -98,6 +98,7 @@ class Activation:
         "_notices",
         "_outcome",
         "_touches",
+        "_unheard",
         "_verifying",
         "children",
         "ended_as",
@@ -159,6 +160,7 @@ class Activation:
         self._began = 0.0
         self.loop = asyncio.get_running_loop()
         self._touches = 0
+        self._unheard = False
         self._verifying: asyncio.Future[None] | None = None
 
     # --- beginning ----------------------------------------------------------------------
@@ -195,6 +197,14 @@ class Activation:
         self.started = loaded.started
         self.losses = loaded.losses
         self.epoch = epoch
+
+    def take_along(self, records: dict[bytes, bytes]) -> None:
+        """The journal that came with a wake-up. Not having loaded it, this activation is not the owner yet:
+        what was decided since is told to nobody, and is found by its first write."""
+        self.journal = records
+        self.known = int(records[journal.COUNT])
+        self.started = True
+        self._unheard = True
 
     def fail_before_start(self, error: BaseException) -> None:
         """The input can't be read or does not fit: fail the execution without running its code."""
@@ -299,12 +309,20 @@ class Activation:
             changes: int = reply if type(reply) is int else reply[0]
             if changes < 0:
                 await self.lost(changes)
+            self._hear(changes, self.known + 1)
             self.known = max(self.known, changes)
             if record:
                 self.journal[name] = record
             elif type(reply) is not int:
                 self.journal[name] = reply[1]
             return changes
+
+    def _hear(self, changes: int, expected: int) -> None:
+        """After the first write: look again, if the journal has changed otherwise than by that."""
+        if self._unheard:
+            self._unheard = False
+            if changes != expected:
+                self.host.spawn(self.verify())
 
     async def reconnect(self) -> None:
         """After a lost connection: be connected again (the epoch has then changed).
@@ -654,7 +672,11 @@ class Activation:
             future.add_done_callback(self._noticed, context=tasks.OUTSIDE)
 
     def _noticed(self, future: asyncio.Future[int]) -> None:
-        if future.exception() is None and future.result() < 0:
+        if future.exception() is not None:
+            return
+        if future.result() >= 0:
+            self._hear(future.result(), self.known)
+        else:
             self.dropped("lost" if future.result() == LOST else "journal went back")
 
     def step_start(self, key: str, attempt: int) -> list[bytes]:

@@ -12,6 +12,8 @@ import socket
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
+import msgpack
+
 from polos_redis import codec, keys, settings, tasks
 from polos_redis.activation import Activation, State
 from polos_redis.client import PolosClient
@@ -307,13 +309,14 @@ class Worker:
         )
 
     def _deliver(self, prefix: bytes, queue: str, entry: bytes, flat: list[bytes] | None) -> None:
-        """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, ..)]."""
+        """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, journal, ..))]."""
         self._held[entry] = None
         if not flat or self.draining or not self._lease.is_fresh():
             self.spawn(self._let_go(prefix, queue, entry))
             return
         try:
             execution_id, name, run = flat[1].decode(), flat[3], int(flat[5])
+            records = msgpack.unpackb(flat[9], raw=True) if len(flat) > 8 else None
         except (IndexError, ValueError):
             logger.error("an entry that can't be read was removed", extra={"entry": text(entry)})
             self.spawn(self._let_go(prefix, queue, entry))
@@ -327,6 +330,8 @@ class Worker:
         activation = Activation(self, workflow, execution_id, entry, run, queue)
         self._held[entry] = activation
         self.active.add(activation)
+        if records is not None:
+            activation.take_along(dict(zip(records[::2], records[1::2], strict=True)))
         if len(flat) > 6:
             self._begin(activation, flat[7])
         else:

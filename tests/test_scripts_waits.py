@@ -85,9 +85,11 @@ def test_an_answer_decides_and_wakes(desk: Desk) -> None:
     fields = desk.execution(one)
     assert fields["status"] == b"queued" and "owner" not in fields
     assert state.index == {(b"queued", b"wf"): {one.encode(): float(fields["created"])}}
-    assert state.queues[b"default"].entries == {
-        fields["entry"]: {b"id": one.encode(), b"workflow": b"wf", b"run": b"1"}
-    }
+    ((entry, luggage),) = state.queues[b"default"].entries.items()
+    assert entry == fields["entry"]
+    records = msgpack.unpackb(luggage.pop(b"journal"), raw=True)
+    assert dict(zip(records[::2], records[1::2], strict=True)) == desk.state.journals[one.encode()]
+    assert luggage == {b"id": one.encode(), b"workflow": b"wf", b"run": b"1", b"input": fields["input"]}
     for topic, kind in ((f"ok/{one}", b"resume"), (one, b"resume_ok")):
         _, (found, data) = state.topics[topic.encode()][-1]
         assert found == kind

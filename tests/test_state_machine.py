@@ -190,8 +190,13 @@ class Machine(RuleBasedStateMachine):
             self.pending[entry] = consumer
             if not lost:
                 owner = f"{consumer}:{len(self.activations)}-{self.made}-{len(self.called)}"
-                fresh = b"input" in flat  # nothing is journaled yet: it begins without a look
-                self.activations.append(Activation(flat[1].decode(), entry, owner, consumer, fresh))
+                fresh = b"input" in flat  # nothing is journaled yet, or it comes along: no look is needed
+                activation = Activation(flat[1].decode(), entry, owner, consumer, fresh)
+                if b"journal" in flat:
+                    records = msgpack.unpackb(flat[flat.index(b"journal") + 1], raw=True)
+                    activation.told = dict(zip(records[::2], records[1::2], strict=True))
+                    activation.known = int(activation.told[b""])
+                self.activations.append(activation)
 
     @precondition(lambda self: any(not by.sure for by in self.activations))
     @rule(place=places, lost=st.booleans())

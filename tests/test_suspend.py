@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from polos_redis import (
     ExecutionFailedError,
+    PolosClient,
     StepExecutionError,
     SuspendTimeoutError,
     Workflow,
@@ -330,3 +331,39 @@ async def test_a_suspension_inside_a_steps_function_is_refused(redis_url: str, n
     async with running(redis_url, namespace, suspends_inside_a_step) as at:
         handle = await suspends_inside_a_step.invoke(at.client)
         assert (await at.result(handle)).count("was called inside a step's function") == 2
+
+
+_second_seen = asyncio.Event()
+
+
+@workflow(id="suspend-two-and-a-step")
+async def two_and_a_step(ctx: WorkflowContext) -> list[str]:
+    async def until_the_second_is_seen() -> str:
+        await _second_seen.wait()
+        return "both"
+
+    async def first() -> str:
+        await ctx.step.suspend("first")
+        return await ctx.step.run("long", until_the_second_is_seen)
+
+    async def second() -> str:
+        answer: str = (await ctx.step.suspend("second"))["data"]
+        _second_seen.set()
+        return answer
+
+    return list(await asyncio.gather(first(), second()))
+
+
+async def test_an_answer_that_comes_between_a_wake_up_and_its_activation_is_seen_at_once(
+    redis_url: str, namespace: str
+) -> None:
+    _second_seen.clear()
+    async with running(redis_url, namespace, two_and_a_step) as at:
+        handle = await two_and_a_step.invoke(at.client)
+        await at.parked(handle)
+    async with PolosClient(redis_url, namespace) as client:
+        for key in ("first", "second"):  # the wake-up carries the journal as it was before the second
+            await client.resume(suspend_execution_id=handle.id, suspend_step_key=key, data=key)
+    # with this lease nobody looks again by and by
+    async with running(redis_url, namespace, two_and_a_step, lease_seconds=600.0) as at:
+        assert await at.result(at.client.get_handle(handle.id)) == ["both", "second"]

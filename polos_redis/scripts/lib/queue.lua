@@ -10,9 +10,9 @@ local function take_off(P, queue, entry)
   redis.call('XDEL', key, entry)
 end
 
--- put_on: a new entry for an execution that is runnable; it becomes the live one.
-local function put_on(P, id, workflow, run, queue)
-  local entry = redis.call('XADD', queue_key(P, queue), '*', 'id', id, 'workflow', workflow, 'run', run)
+-- put_on: a new entry for an execution that is runnable; it becomes the live one. `more` are further fields.
+local function put_on(P, id, workflow, run, queue, more)
+  local entry = redis.call('XADD', queue_key(P, queue), '*', 'id', id, 'workflow', workflow, 'run', run, unpack(more or {}))
   redis.call('HSET', P .. 'exec:' .. id, 'status', 'queued', 'entry', entry)
 end
 
