@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
@@ -241,8 +241,9 @@ class PolosClient:
         """Answer a suspension. Exactly one answer decides it; whoever sees the suspend event can answer.
 
         `suspend_workflow_id` (the root workflow's id) is taken for symmetry; the execution's id is enough.
-        A model is sent as a plain dict. The same answer again has no effect and gets the first outcome.
-        With `early=True` an answer that comes before its suspension is kept and used when it opens.
+        The same answer again has no effect and gets the first outcome. A workflow that does not know the type
+        of a model given as `data` gets it as plain data. With `early=True` an answer that comes before its
+        suspension is kept and used when it opens.
 
         Raises `ExecutionNotFoundError`, `AlreadyResumedError`, `SuspensionExpiredError`,
         `ExecutionFinishedError` or `SuspensionNotFoundError`; nothing is changed then.
@@ -251,8 +252,6 @@ class PolosClient:
             raise InvalidInputError(f"suspend_step_key is the step key as a text, not {suspend_step_key!r}")
         if resumed_by is not None and not isinstance(resumed_by, str):
             raise InvalidInputError(f"resumed_by is a name as a text, or None, not {resumed_by!r}")
-        if is_dataclass(data) or hasattr(type(data), "model_fields"):
-            data = codec.plain(data)  # the worker need not know the type a person's tool works with
         packed = codec.encode(data, limit=self.max_value_bytes)
         digest = codec.canonical_digest(data)
         store = await self.store()

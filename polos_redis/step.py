@@ -19,6 +19,7 @@ from polos_redis.errors import (
     StepKeyError,
     StoredValueError,
     SuspendTimeoutError,
+    UnreadableValueError,
 )
 from polos_redis.journal import StepRecord, SuspensionRecord
 from polos_redis.store import raw
@@ -319,7 +320,7 @@ class Step:
         if record.status == "expired":
             raise SuspendTimeoutError(key, (record.deadline_ms - record.opened_ms) / 1000)
         return {
-            "data": codec.decode(record.answer),
+            "data": _answered(record.answer),
             "resumed_by": record.by or None,
             "resumed_at": datetime.fromtimestamp(record.decided_ms / 1000, UTC),
             "channel": record.channel,
@@ -371,6 +372,14 @@ def _is_async(function: Any) -> bool:
         return True
     called = getattr(type(function), "__call__", None)  # noqa: B004 - its kind, not whether it has one
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
+
+def _answered(answer: bytes) -> Any:
+    """A person's answer; of a type that only the answering program knows, as plain data: it is not lost."""
+    try:
+        return codec.decode(answer)
+    except UnreadableValueError:
+        return codec.to_plain(answer)
 
 
 def _shown(data: Any) -> Any:
