@@ -67,7 +67,7 @@ def worker(
         ),
     ] = None,
     log_format: Annotated[
-        LogFormat, typer.Option(help="Shape of the log on standard error.")
+        LogFormat, typer.Option(envvar="POLOS_LOG_FORMAT", help="Shape of the log on standard error.")
     ] = LogFormat.text,
     url: Url = None,
     namespace: Namespace = None,

@@ -183,9 +183,7 @@ class Wire:
                         raise
             if loop.time() >= until:
                 reason = self._last_error or f"Redis at {self.place} can't be reached in time"
-                raise RedisUnavailableError(
-                    f"{reason} (no further attempt: the patience of the call is over)"
-                )
+                raise RedisUnavailableError(f"{reason} (is it running, and is the URL right?)")
 
     def _attempt_to_connect(self, *, backing_off: bool = False) -> asyncio.Task[None] | None:
         """The attempt under way, or a new one; None when connected (or while backing off)."""
