@@ -27,6 +27,7 @@ from polos_redis.store import raw
 T = TypeVar("T")
 R = TypeVar("R", StepRecord, SuspensionRecord)
 
+WARN_SECONDS = 60.0
 PARK_FROM_SECONDS = 5.0  # a retry that waits longer does not hold its slot
 
 logger = logging.getLogger("polos.execution")
@@ -123,7 +124,7 @@ class Step:
             if record.status == "ok":
                 return codec.decode(record.value)
             if record.status == "abandoned":
-                return await self._stay_abandoned()
+                return await self._stay_abandoned(key)
             if record.status == "failed":
                 error = journal.parse_error(record.value)
                 raise StepExecutionError(key, error.type, error.message, record.attempt)
@@ -186,6 +187,7 @@ class Step:
         """The workflow's code has cancelled the call (a timeout around it, say): journal that.
 
         Otherwise a replay, where the call may be quicker or its late result known, would take another path.
+        A loop that ends cancels everything, too: by now the worker has ended its activations then.
         """
         try:
             if not self._activation.over:
@@ -193,12 +195,17 @@ class Step:
         finally:
             self._activation.landed()
 
-    async def _stay_abandoned(self) -> None:
+    async def _stay_abandoned(self, key: str) -> None:
         """On replay, wait to be cancelled again by the same code; nothing parks meanwhile."""
+        loop = self._activation.loop
+        told = {"execution": self._activation.id, "step": key}
+        text = "a step abandoned before is not cancelled again: has the timeout around it gone?"
+        warning = loop.call_later(WARN_SECONDS, functools.partial(logger.warning, text, extra=told))
         self._activation.in_flight += 1
         try:
-            await self._activation.loop.create_future()
+            await loop.create_future()
         finally:
+            warning.cancel()
             self._activation.landed()
 
     def _own_failure(self, raised: BaseException) -> BaseException:

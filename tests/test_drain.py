@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from polos_redis import PolosClient, keys
+from polos_redis import PolosClient, Worker, WorkflowContext, keys, workflow
 from tests.fleet import Fleet
 from tests.fleet_workflows import chain, gated, in_thread
-from tests.running import until
+from tests.running import until, working
 from tests.servers import ChaosServer
 
 LONG = 600.0  # a lease that no test waits for: what goes on meanwhile was given back
@@ -133,3 +133,43 @@ async def test_a_busy_worker_leaves_to_others_what_it_cannot_start(fleet: Fleet,
     for handle in handles:
         await handle.result(timeout=20)
     assert begun(first.pid) + begun(second.pid) == 10
+
+
+@workflow(id="drain-at-work")
+async def at_work(ctx: WorkflowContext, where: str) -> str:
+    async def work() -> str:
+        _begun.append(where)
+        if len(_begun) == 1:
+            await asyncio.sleep(3600)
+        return "done"
+
+    return await ctx.step.run("work", work) if where == "in a step" else await work()
+
+
+_begun: list[str] = []
+
+
+@pytest.mark.failure(8)
+@pytest.mark.parametrize("where", ["in a step", "between steps"])
+def test_a_loop_that_ends_with_its_worker_at_work_decides_nothing(
+    redis_url: str, namespace: str, where: str
+) -> None:
+    """asyncio.run cancels whatever is left: neither the step nor the workflow has failed by that."""
+    _begun.clear()
+
+    async def leave_it_at_work() -> str:
+        client = PolosClient(redis_url, namespace)
+        worker = Worker(client, [at_work], handle_signals=False, lease_seconds=1)
+        run = asyncio.create_task(worker.run())
+        await worker.ready.wait()
+        handle = await at_work.invoke(client, where)
+        await until(lambda: _begun and not run.done())
+        return handle.id
+
+    async def go_on(execution_id: str) -> str:
+        async with PolosClient(redis_url, namespace) as client, working(client, at_work):
+            result: str = await client.get_handle(execution_id).result(timeout=20)
+            return result
+
+    assert asyncio.run(go_on(asyncio.run(leave_it_at_work()))) == "done"
+    assert _begun == [where, where]
