@@ -8,12 +8,14 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from polos_redis import PolosClient
 from polos_redis.embedded import EmbeddedServer
+from tests.fleet import Fleet
 from tests.invariants import check
 from tests.servers import KINDS, ChaosServer, RunningServers, chosen_binary, os_parent, server_binaries
 
@@ -150,3 +152,17 @@ def _command(pid: int) -> str:
     except OSError:
         command = ""
     return f"{pid} ({command or 'zombie'})"
+
+
+@pytest.fixture
+def fleet(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Fleet]:
+    """Worker processes on the test's namespace; none outlives the test."""
+    with Fleet(redis_url, namespace, tmp_path) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+async def client(redis_url: str, namespace: str) -> AsyncIterator[PolosClient]:
+    """A client of the test's namespace."""
+    async with PolosClient(redis_url, namespace) as client:
+        yield client

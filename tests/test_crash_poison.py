@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,18 +12,6 @@ from polos_redis import ExecutionFailedError, PolosClient, WorkflowContext, work
 from tests.fleet import Fleet
 from tests.fleet_workflows import chain, deadly, gated
 from tests.running import until, working
-
-
-@pytest.fixture
-def fleet(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Fleet]:
-    with Fleet(redis_url, namespace, tmp_path) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-async def client(redis_url: str, namespace: str) -> AsyncIterator[PolosClient]:
-    async with PolosClient(redis_url, namespace) as client:
-        yield client
 
 
 async def keep_one_running(fleet: Fleet, **options: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,6 @@ from polos_redis.reaping import BATCH
 from tests.fleet import Fleet, WorkerProcess
 from tests.fleet_workflows import approval, blocking, chain, gated, in_thread
 from tests.running import until
-
-
-@pytest.fixture
-def fleet(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Fleet]:
-    with Fleet(redis_url, namespace, tmp_path) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-async def client(redis_url: str, namespace: str) -> AsyncIterator[PolosClient]:
-    async with PolosClient(redis_url, namespace) as client:
-        yield client
 
 
 async def in_step_two(fleet: Fleet, client: PolosClient) -> tuple[ExecutionHandle[list[int]], WorkerProcess]:

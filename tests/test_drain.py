@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,6 @@ from tests.running import until, working
 from tests.servers import ChaosServer
 
 LONG = 600.0  # a lease that no test waits for: what goes on meanwhile was given back
-
-
-@pytest.fixture
-def fleet(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Fleet]:
-    with Fleet(redis_url, namespace, tmp_path) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-async def client(redis_url: str, namespace: str) -> AsyncIterator[PolosClient]:
-    async with PolosClient(redis_url, namespace) as client:
-        yield client
 
 
 async def pending(client: PolosClient) -> list[int]:
