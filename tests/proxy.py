@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import struct
 from types import TracebackType
@@ -22,6 +21,7 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._lines: set[_Line] = set()
+        self._closed = False
         self._marker: bytes | None = None
         self._lost = asyncio.Event()
         self.armed = asyncio.Event()  # a request whose reply will be lost has gone through
@@ -34,11 +34,13 @@ class Proxy:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closed = True
         self._server.close()
         tasks = [line.task for line in self._lines]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # an aborted transport is closed in the next turn of the loop
 
     @property
     def lines(self) -> int:
@@ -73,6 +75,9 @@ class Proxy:
         return self._lost
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closed:  # it was on its way in when the door was shut
+            writer.transport.abort()
+            return
         line = _Line(writer)
         self._lines.add(line)
         back: asyncio.StreamWriter | None = None
@@ -94,10 +99,8 @@ class Proxy:
         finally:
             self._lines.discard(line)
             for one in (writer, back):
-                if one is not None:
-                    one.close()
-                    with contextlib.suppress(OSError):
-                        await one.wait_closed()
+                if one is not None:  # at once: a cancelled wait for the close would leave it open
+                    one.transport.abort()
 
     async def _requests(self, line: _Line, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):
