@@ -22,9 +22,11 @@ import msgpack
 
 from polos_redis import codec, journal, tasks
 from polos_redis.errors import ConnectionLostError, PolosError, StepKeyError
+from polos_redis.starting import About
 from polos_redis.store import FINISHED, LOST, NO_SUCH_WAIT, Fence, Loaded, Store, raw, text
 
 if TYPE_CHECKING:
+    from polos_redis.client import PolosClient
     from polos_redis.workflow import Workflow
 
 logger = logging.getLogger("polos.execution")
@@ -46,6 +48,9 @@ def described(place: Place) -> str:
     return f"{place[0].co_filename.rpartition('/')[2]}:{place[1]}"
 
 
+Ending = tuple[str, bytes, bytes, Sequence[bytes], Sequence[bytes]]  # status, value, event, fields, events
+
+
 class State(Enum):
     """Where an activation stands."""
 
@@ -58,6 +63,7 @@ class State(Enum):
 class Host(Protocol):
     """What an activation needs of its worker."""
 
+    client: PolosClient
     store: Store
     worker_id: str
     value_limit: int
@@ -100,20 +106,23 @@ class Activation:
         "_touches",
         "_unheard",
         "_verifying",
+        "about",
         "children",
         "ended_as",
         "epoch",
         "fence",
+        "given_up",
         "host",
         "id",
         "in_flight",
-        "input",
         "journal",
         "known",
         "loop",
         "losses",
         "main",
         "mark",
+        "may_retry",
+        "passed_over",
         "places",
         "queue",
         "root",
@@ -144,13 +153,16 @@ class Activation:
         self.epoch = host.store.wire.epoch
         self.losses = 0
         self.started = False
-        self.input: Any = None
+        self.about = About(workflow.id)
+        self.given_up: set[str] = set()  # waits whose tasks the workflow's code has cancelled
+        self.passed_over: set[str] = set()  # what losing branches of races have journaled
         self.places: dict[str, Place] = {}
         self.waits: dict[str, Wait] = {}
         self.running: dict[str, tuple[float, int]] = {}
         self.in_flight = 0
         self.children: set[asyncio.Task[Any]] = set()
         self.main: asyncio.Task[Any] | None = None
+        self.may_retry = True
         self._fatal: PolosError | None = None
         self._gate: asyncio.Event | None = None
         self._idle_armed = False
@@ -209,6 +221,8 @@ class Activation:
     def fail_before_start(self, error: BaseException) -> None:
         """The input can't be read or does not fit: fail the execution without running its code."""
 
+        self.may_retry = False  # it would be refused again
+
         async def refuse() -> NoReturn:
             raise error
 
@@ -237,6 +251,9 @@ class Activation:
                 )
             )
         self.places[key] = place
+        branch = tasks.BRANCH.get()
+        if branch is not None:
+            branch.note(key)
         return self.journal.get(raw(key))
 
     async def pass_gate(self) -> None:
@@ -297,8 +314,8 @@ class Activation:
                 while self.epoch != self.host.store.wire.epoch:
                     await self.verify()
                     found = self.journal.get(name)
-                    if found is not None and found.startswith(record):
-                        return self.known
+                    if record and found is not None and found.startswith(record):
+                        return self.known  # a wait is simply asked for again: that finds it open
                 reply = await send(self.known)
             except ConnectionLostError:
                 await self.reconnect()
@@ -417,6 +434,10 @@ class Activation:
             self._maybe_park(wait)
         try:
             return await wait.future
+        except asyncio.CancelledError:
+            if not self.over:
+                self.given_up.add(key)
+            raise
         finally:
             if self.waits.get(key) is wait:
                 del self.waits[key]
@@ -487,11 +508,12 @@ class Activation:
 
     async def _ask_to_park(self) -> None:
         waits = [raw(key) for key in self.waits]
+        given_up = [raw(key) for key in self.given_up]
         while True:
             try:
                 while self.epoch != self.host.store.wire.epoch:
                     await self.verify()
-                reply = await self.host.store.park(self.fence, self.known, waits)
+                reply = await self.host.store.park(self.fence, self.known, b"", given_up, waits)
             except ConnectionLostError:
                 await self.reconnect()
                 continue
@@ -535,16 +557,48 @@ class Activation:
         self.state = State.FINISHING
         status, value, event = self._outcome_of(task)
         events = self.first_events()
-        unreached = [name for name in self.journal if name and text(name) not in self.places]
+        seen = self.places.keys() | self.passed_over
+        unreached = [n for n in self.journal if n and not journal.is_result(n) and text(n) not in seen]
         if unreached and status == "completed":
             logger.warning(
                 "journaled steps were not reached",
                 extra={"execution": self.id, "steps": [text(name) for name in unreached]},
             )
-        packed = msgpack.packb(unreached) if unreached else b""
-        self._send_finish((status, value, event, packed, events))
+        fields = [b"unreached", msgpack.packb(unreached)] if unreached else []
+        call = (status, value, event, fields, events)
+        if status == "failed" and self.may_retry and self.workflow.retries:
+            self.host.spawn(self._try_again(call))
+        else:
+            self._send_finish(call)
 
-    def _send_finish(self, call: tuple[str, bytes, bytes, bytes, Sequence[bytes]]) -> None:
+    async def _try_again(self, call: Ending) -> None:
+        """A failed execution whose workflow has `retries` goes on as a new run, if there is one left."""
+        delay_ms = int(self.workflow.retry_delay * 1000)
+        try:
+            while True:
+                try:
+                    while self.epoch != self.host.store.wire.epoch:
+                        await self.verify()
+                    run = await self.host.store.again(
+                        self.fence, self.known, call[1], self.workflow.retries, delay_ms, call[4]
+                    )
+                    break
+                except ConnectionLostError:
+                    await self.reconnect()
+        except PolosError as error:
+            self.dropped(f"retry refused: {error}", pause=True)
+            return
+        if run == 0:
+            self._send_finish(call)
+        elif run < 0:
+            self.dropped("lost" if run == LOST else "journal went back")
+        else:
+            logger.warning(
+                "failed, goes on as a new run", extra={"execution": self.id, "run": run, "delay_ms": delay_ms}
+            )
+            self.end("tried again")
+
+    def _send_finish(self, call: Ending) -> None:
         if self.epoch != self.host.store.wire.epoch:
             self.host.spawn(self._finish_again(call))
             return
@@ -568,7 +622,7 @@ class Activation:
 
         future.add_done_callback(finished, context=tasks.OUTSIDE)
 
-    async def _finish_again(self, call: tuple[str, bytes, bytes, bytes, Sequence[bytes]]) -> None:
+    async def _finish_again(self, call: Ending) -> None:
         try:
             await self.reconnect()
             ended = await self.host.store.watch(self.id, "")
@@ -591,9 +645,14 @@ class Activation:
             except BaseException as raised:
                 error = raised
             else:
-                return "completed", output, b"\x82\xa6status\xa9completed\xa6result" + output
+                if self.run == 1:
+                    return "completed", output, b"\x82\xa6status\xa9completed\xa6result" + output
+                run = codec.encode(self.run)
+                event = b"\x83\xa6status\xa9completed\xa6result" + output + b"\xa3run" + run
+                return "completed", output, event
         described = journal.text_of(error)
-        event = codec.encode({"status": "failed", "error": f"{type(error).__name__}: {described}"})
+        told = {"status": "failed", "error": f"{type(error).__name__}: {described}", "run": self.run}
+        event = codec.encode(told)
         return "failed", journal.error_record(error), event
 
     def end(self, how: str) -> None:

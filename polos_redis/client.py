@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-from polos_redis import codec, execution, journal, keys, settings
+from polos_redis import codec, execution, journal, keys, settings, tasks
+from polos_redis.definitions import definition_of
 from polos_redis.errors import (
     AlreadyResumedError,
+    AmbiguousSuspensionError,
     ConfigurationError,
     ExecutionFinishedError,
     ExecutionNotFoundError,
+    IdempotencyConflictError,
+    InsideWorkflowError,
     InvalidInputError,
+    NotFailedError,
     SuspensionExpiredError,
     SuspensionNotFoundError,
     UnreadableValueError,
@@ -28,10 +33,11 @@ from polos_redis.handle import ExecutionHandle
 from polos_redis.journal import SuspensionRecord
 from polos_redis.notices import Notices
 from polos_redis.page import Page
-from polos_redis.store import FINISHED, STATUSES, Ended, Store, text
+from polos_redis.starting import About, begin
+from polos_redis.store import FINISHED, STATUSES, Ended, Start, Store, raw, text
 from polos_redis.tail import Tail
 from polos_redis.wire import Wire, place_of
-from polos_redis.workflow import Workflow
+from polos_redis.workflow import InvokeOptions, Workflow
 
 Out = TypeVar("Out")
 
@@ -196,26 +202,90 @@ class PolosClient:
     # --- starting -----------------------------------------------------------------------
 
     @overload
-    async def invoke(self, workflow: Workflow[Any, Out], input: Any = None) -> ExecutionHandle[Out]: ...
+    async def invoke(
+        self, workflow: Workflow[Any, Out], input: Any = None, **options: Unpack[InvokeOptions]
+    ) -> ExecutionHandle[Out]: ...
     @overload
-    async def invoke(self, workflow: str, input: Any = None) -> ExecutionHandle[Any]: ...
-    async def invoke(self, workflow: Workflow[Any, Any] | str, input: Any = None) -> ExecutionHandle[Any]:
+    async def invoke(
+        self, workflow: str, input: Any = None, **options: Unpack[InvokeOptions]
+    ) -> ExecutionHandle[Any]: ...
+    async def invoke(
+        self, workflow: Workflow[Any, Any] | str, input: Any = None, **options: Unpack[InvokeOptions]
+    ) -> ExecutionHandle[Any]:
         """Start an execution of a workflow, or of a workflow id this process need not have imported.
 
-        The input is validated where the workflow is known, and in any case by the worker.
+        The input is validated where the workflow is known, and in any case by the worker. Options:
+        `idempotency_key` starts one execution for it and the workflow, however often it is called while that
+        one is
+        kept (another input raises `IdempotencyConflictError`); `start_delay` (seconds) or `start_at` (an
+        aware
+        datetime) start it later; `run_timeout_seconds` fails it when it has not finished by then, waiting
+        included;
+        `queue` and `concurrency_key` (a limit for each key) say where it waits for a worker; `session_id` and
+        `user_id` are there for its code to see; `initial_state` is for workflows with a `state_schema`.
+
+        Not inside a workflow: use `ctx.step.invoke` there.
         """
+        self._refuse_in_workflow("invoke")
+        if not options and isinstance(workflow, Workflow) and workflow.plain:
+            packed = codec.encode(workflow.check_input(input), limit=self.max_value_bytes)
+            execution_id = os.urandom(16).hex()
+            await (await self.store()).invoke(execution_id, workflow.id, packed, self.retention_ms)
+            return ExecutionHandle(self, execution_id, workflow.id)
+        key = options.pop("idempotency_key", None)
+        workflow_id, packed, start = await self.prepare(workflow, input, **options)
+        if key is None:
+            execution_id = os.urandom(16).hex()
+        else:
+            if not isinstance(key, str) or not key:
+                raise InvalidInputError(f"idempotency_key is a text that is not empty, not {key!r}")
+            execution_id = keys.derived_id(workflow_id, key)
+            start = replace(start, digest=codec.canonical_digest(codec.decode(packed)))
+        store = await self.store()
+        if await store.invoke(execution_id, workflow_id, packed, self.retention_ms, start) < 0:
+            raise IdempotencyConflictError(workflow_id, str(key), execution_id)
+        return ExecutionHandle(self, execution_id, workflow_id)
+
+    async def prepare(
+        self,
+        workflow: Workflow[Any, Any] | str,
+        input: Any,
+        *,
+        parent: tuple[About, str] | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        initial_state: Any = None,
+        **options: Any,
+    ) -> tuple[str, bytes, Start]:
+        """An execution to begin: its workflow's id, its input as stored, and how it is begun. `parent` is
+        what the
+        parent knows of where it comes from, and its id. Nothing is written."""
         if isinstance(workflow, Workflow):
-            workflow_id = workflow.id
-            checked = workflow.check_input(input)
+            workflow_id, checked = workflow.id, workflow.check_input(input)
         else:
             workflow_id, checked = workflow, input
             if not isinstance(workflow_id, str) or not workflow_id:
-                raise ConfigurationError(f"invoke takes a workflow or a workflow's id, not {workflow!r}")
+                raise ConfigurationError(f"expected a workflow or a workflow's id, not {workflow!r}")
         packed = codec.encode(checked, limit=self.max_value_bytes)
-        store = await self.store()
-        execution_id = os.urandom(16).hex()
-        await store.invoke(execution_id, workflow_id, keys.DEFAULT_QUEUE, packed, self.retention_ms)
-        return ExecutionHandle(self, execution_id, workflow_id)
+        definition = await definition_of(await self.store(), workflow)
+        known: dict[str, Any] = {"session_id": session_id, "user_id": user_id, "initial_state": initial_state}
+        about: About | None = None
+        if parent is not None:
+            root, parent_id = parent
+            known["session_id"] = session_id or root.session_id
+            known["user_id"] = user_id or root.user_id
+            about = About(root.root_workflow_id, parent_id, **known)
+        elif any(value is not None for value in known.values()):
+            about = About(workflow_id, None, **known)
+        return workflow_id, packed, begin(definition, workflow_id, about, **options)
+
+    def _refuse_in_workflow(self, call: str) -> None:
+        if tasks.OWNER.get() not in (None, tasks.INSIDE_STEP):
+            raise InsideWorkflowError(
+                f"{call} was called in a workflow's own code, where every replay would start another "
+                f"execution: "
+                "use ctx.step.invoke or ctx.step.invoke_and_wait"
+            )
 
     def get_handle(self, execution_id: str) -> ExecutionHandle[Any]:
         """A handle to an execution started anywhere. No call is made: `await` it to have it checked."""
@@ -275,16 +345,44 @@ class PolosClient:
             what = f"suspension {suspend_step_key!r}"
             raise ExecutionFinishedError(suspend_execution_id, text(reply[1]), what)
         if tag == b"unknown":
-            raise SuspensionNotFoundError(
-                suspend_execution_id, suspend_step_key, [text(k) for k in reply[1:]]
+            below = await self._find_below(store, suspend_execution_id, suspend_step_key)
+            if below is None:
+                open_steps = [text(k) for k in reply[1:]]
+                raise SuspensionNotFoundError(suspend_execution_id, suspend_step_key, open_steps)
+            return await self.resume(
+                suspend_execution_id=below,
+                suspend_step_key=suspend_step_key,
+                data=data,
+                resumed_by=resumed_by,
+                channel=channel,
             )
         raise ExecutionNotFoundError(suspend_execution_id)
 
-    async def cancel(self, execution_id: str, *, cancelled_by: str | None = None) -> None:
-        """End an execution that waits or is queued. No step of it begins afterwards.
+    async def _find_below(self, store: Store, root_id: str, step_key: str) -> str | None:
+        """The descendant that has a suspension of this key: the open one, else the last that was decided. It
+        is
+        looked up once and then answered by its own id, so that a repeated call can't decide another one."""
+        if keys.root_of(root_id) != root_id:
+            return None
+        found = [one for one, key in await store.suspensions_below(root_id) if key == step_key]
+        records = [(one, await store.read_records(one, [raw(step_key)])) for one in found]
+        parsed = [(one, journal.parse(r[0])) for one, r in records if r[0] is not None]
+        suspensions = [(one, r) for one, r in parsed if isinstance(r, SuspensionRecord)]
+        waiting = [one for one, record in suspensions if record.status == "open"]
+        if len(waiting) > 1:
+            raise AmbiguousSuspensionError(root_id, [f"{step_key} of {one}" for one in sorted(waiting)])
+        if waiting:
+            return waiting[0]
+        decided = sorted(suspensions, key=lambda pair: pair[1].decided_ms)
+        return decided[-1][0] if decided else None
 
-        One that runs just then is ended too: what it still does is discarded, a step in flight included.
-        Raises `ExecutionNotFoundError`, or `ExecutionFinishedError` when it has ended before.
+    async def cancel(self, execution_id: str, *, cancelled_by: str | None = None) -> None:
+        """End an execution, and with it its descendants. No step of any of them begins afterwards.
+
+        One that runs just then gets CancelledError at its next await; what it still does is discarded, a
+        step in
+        flight included. Raises `ExecutionNotFoundError`, or `ExecutionFinishedError` when it has ended
+        before.
         """
         store = await self.store()
         (run,) = await store.read_fields(execution_id, "run")
@@ -297,6 +395,25 @@ class PolosClient:
             raise ExecutionFinishedError(execution_id, text(rest[0]))
         if tag == b"run":
             await self.cancel(execution_id, cancelled_by=cancelled_by)
+
+    async def retry(self, execution_id: str) -> int:
+        """Let a failed execution go on from its journal as a new run; returns the run's number.
+
+        What failed, timed out or was closed is tried again, failed children too; what has succeeded is kept.
+        Raises `ExecutionNotFoundError`, or `NotFailedError` when it has not failed.
+        """
+        store = await self.store()
+        (run,) = await store.read_fields(execution_id, "run")
+        if run is None:
+            raise ExecutionNotFoundError(execution_id)
+        tag, *rest = await store.retry(execution_id, int(run))
+        if tag == b"retried":
+            return int(rest[0])
+        if tag == b"status":
+            raise NotFailedError(execution_id, text(rest[0]))
+        if tag == b"run":  # somebody else was quicker
+            return int(rest[0])
+        raise ExecutionNotFoundError(execution_id)
 
     # --- reading ------------------------------------------------------------------------
 

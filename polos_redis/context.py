@@ -11,14 +11,33 @@ if TYPE_CHECKING:
 
 
 class WorkflowContext:
-    """The execution a workflow function runs in, and its journaled calls as `ctx.step`."""
+    """The execution a workflow function runs in, and its journaled calls as `ctx.step`.
 
-    __slots__ = ("execution_id", "root_execution_id", "root_workflow_id", "run", "step", "workflow_id")
+    `root_*` name the execution at the top of its tree (itself, if it has no parent); `session_id` and
+    `user_id` are
+    what `invoke` was given, or the parent's.
+    """
+
+    __slots__ = (
+        "execution_id",
+        "parent_execution_id",
+        "root_execution_id",
+        "root_workflow_id",
+        "run",
+        "session_id",
+        "step",
+        "user_id",
+        "workflow_id",
+    )
 
     def __init__(self, activation: Activation) -> None:
+        about = activation.about
         self.execution_id: str = activation.id
         self.workflow_id: str = activation.workflow.id
         self.root_execution_id: str = activation.root
-        self.root_workflow_id: str = activation.workflow.id
+        self.root_workflow_id: str = about.root_workflow_id
+        self.parent_execution_id: str | None = about.parent_execution_id
+        self.session_id: str | None = about.session_id
+        self.user_id: str | None = about.user_id
         self.run: int = activation.run
         self.step: Step = Step(activation)

@@ -93,6 +93,22 @@ class SuspendTimeoutError(StepExecutionError):
         return (type(self), (self.step_key, self.timeout_seconds, self.attempts))
 
 
+class WaitTimeoutError(StepExecutionError):
+    """No event came before the timeout of a `wait_for_event`."""
+
+    def __init__(self, step_key: str, topic: str, timeout_seconds: float, attempts: int = 1) -> None:
+        self.topic = topic
+        self.timeout_seconds = timeout_seconds
+        text = f"no event on topic {topic!r} within {timeout_seconds:g} s"
+        super().__init__(step_key, "WaitTimeoutError", text, attempts)
+
+    def __str__(self) -> str:
+        return f"wait {self.step_key!r} timed out: {self.error_message}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.step_key, self.topic, self.timeout_seconds, self.attempts))
+
+
 class StepKeyError(PolosError):
     """A step key used twice in one execution, or replayed as another kind of step.
 
@@ -140,6 +156,42 @@ class ExecutionCancelledError(PolosError):
 
     def __str__(self) -> str:
         return f"execution {self.execution_id} was cancelled" + (f" by {self.by}" if self.by else "")
+
+
+class WorkflowTimeoutError(PolosError):
+    """The execution did not finish within its `run_timeout_seconds`, so it was failed."""
+
+
+class InsideWorkflowError(PolosError):
+    """A call that belongs outside of workflows was made in one, where it would not be journaled."""
+
+
+class IdempotencyConflictError(PolosError):
+    """The idempotency key was used before for this workflow, with another input; nothing was started."""
+
+    def __init__(self, workflow_id: str, key: str, execution_id: str) -> None:
+        self.workflow_id = workflow_id
+        self.key = key
+        self.execution_id = execution_id
+        super().__init__(workflow_id, key, execution_id)
+
+    def __str__(self) -> str:
+        return (
+            f"idempotency key {self.key!r} was used before for workflow {self.workflow_id!r} with another "
+            f"input (execution {self.execution_id}): use another key, or give the same input"
+        )
+
+
+class NotFailedError(PolosError):
+    """Only a failed execution can be retried; `status` says how this one stands."""
+
+    def __init__(self, execution_id: str, status: str) -> None:
+        self.execution_id = execution_id
+        self.status = status
+        super().__init__(execution_id, status)
+
+    def __str__(self) -> str:
+        return f"execution {self.execution_id} can't be retried: it is {self.status}, not failed"
 
 
 class WorkerLostError(PolosError):
@@ -203,6 +255,8 @@ class ExecutionFinishedError(ResumeError):
     def __str__(self) -> str:
         if not self.what:
             return f"execution {self.execution_id} has ended before: it is {self.status}"
+        if self.status in ("queued", "waiting"):
+            return f"{self.what} of {self.execution_id} was closed: the workflow went on without it"
         return f"{self.what} of {self.execution_id} was closed: the execution is {self.status}"
 
 

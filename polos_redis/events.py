@@ -18,7 +18,7 @@ from polos_redis.store import FINISHED, Store, raw, text
 
 EPOCH_MS = 1_577_836_800_000  # 2020: keeps sequence ids below 2 ** 53, as JSON readers need
 PLACES = 8  # events per entry that a sequence id tells apart
-RESERVED = {"workflow_start", "workflow_finish"}  # readers rely on these to be true
+RESERVED = {"workflow_start", "workflow_finish", "workflow_retry"}  # readers rely on these to be true
 IDLE_SECONDS = 5.0  # then the end of the execution is looked for where its finish event can't be seen
 
 
@@ -44,12 +44,67 @@ class Event:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class EventPayload:
+    """An event as `wait_for_event` returns it and a triggered workflow is given it."""
+
+    id: str
+    sequence_id: int
+    topic: str
+    event_type: str
+    data: Any
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEventPayload:
+    """Several events, in order, as a workflow triggered in batches is given them."""
+
+    events: list[EventPayload]
+
+
+def payload(topic: str, entry: bytes, event_type: str, data: Any) -> EventPayload:
+    """One event of a stream entry as a payload."""
+    event = _event(topic, entry, 0, raw(event_type), data)
+    return EventPayload(event.id, event.sequence_id, topic, event.event_type, data, event.created_at)
+
+
+async def publish_once(
+    client: PolosClient, topic: str, event: EventData, once: str, execution_id: str
+) -> str:
+    """Publish an event once under a name, however often this is called within the retention; returns its id.
+    On a root's stream, `execution_id` marks it as a descendant's."""
+    step_key, topics_execution = _checked(topic, event)
+    if event.event_type == "resume" and step_key is not None and topics_execution is not None:
+        return await publish(client, topic, event)
+    data = codec.encode(event.data, limit=client.max_value_bytes)
+    kind = f"{event.event_type}\0{execution_id}" if execution_id else event.event_type
+    store = await client.store()
+    return _event_id(
+        await store.publish(topic, topics_execution or "", client.retention_ms, kind, data, once), 0
+    )
+
+
 async def publish(client: PolosClient, topic: str, event: EventData) -> str:
     """Publish an event to a topic; returns its id.
 
     A "resume" event on a suspension's topic (`{step_key}/{execution_id}`) is a resume, with the same
     outcomes and errors as `client.resume`.
     """
+    step_key, execution_id = _checked(topic, event)
+    if event.event_type == "resume" and step_key is not None and execution_id is not None:
+        resumed = await client.resume(
+            suspend_execution_id=execution_id, suspend_step_key=step_key, data=event.data, channel="topic"
+        )
+        return f"resume-{resumed.outcome}"
+    data = codec.encode(event.data, limit=client.max_value_bytes)
+    store = await client.store()
+    entry = await store.publish(topic, execution_id or "", client.retention_ms, event.event_type, data)
+    return _event_id(entry, 0)
+
+
+def _checked(topic: str, event: EventData) -> tuple[str | None, str | None]:
+    """Refuse what can't be published; (step key, execution id) of the topic, where it has them."""
     if not isinstance(topic, str) or not topic:
         raise InvalidInputError(f"a topic is a text that is not empty, not {topic!r}")
     if not isinstance(event.event_type, str) or not event.event_type or "\0" in event.event_type:
@@ -57,19 +112,11 @@ async def publish(client: PolosClient, topic: str, event: EventData) -> str:
             f"an event_type is a text that is not empty and has no NUL in it, not {event.event_type!r}"
         )
     step_key, execution_id = keys.parse_topic(topic)
-    if event.event_type == "resume" and step_key is not None and execution_id is not None:
-        resumed = await client.resume(
-            suspend_execution_id=execution_id, suspend_step_key=step_key, data=event.data, channel="topic"
-        )
-        return f"resume-{resumed.outcome}"
     if step_key is None and execution_id is not None and event.event_type in RESERVED:
         raise InvalidInputError(
             f"{event.event_type!r} events of an execution's own stream are told by its worker only"
         )
-    data = codec.encode(event.data, limit=client.max_value_bytes)
-    store = await client.store()
-    entry = await store.publish(topic, execution_id or "", client.retention_ms, event.event_type, data)
-    return _event_id(entry, 0)
+    return step_key, execution_id
 
 
 async def stream_topic(
@@ -131,6 +178,7 @@ async def _stream(
                     execution_id is not None
                     and event.event_type == "workflow_finish"
                     and event.metadata["execution_id"] == execution_id
+                    and await _is_last_run(store, execution_id, value)
                 ):
                     return
             after, skip = entry_id, 0
@@ -141,6 +189,13 @@ async def _stream(
 async def _exists(store: Store, execution_id: str) -> bool:
     (status,) = await store.read_fields(execution_id, "status")
     return status is not None
+
+
+async def _is_last_run(store: Store, execution_id: str, finish: Any) -> bool:
+    """Whether a finish event is that of the last run: a failed execution may have been retried since."""
+    (run,) = await store.read_fields(execution_id, "run")
+    told = finish.get("run", 1) if isinstance(finish, dict) else 1
+    return run is None or told >= int(run)
 
 
 async def _is_over(store: Store, key: bytes, after: bytes, execution_id: str) -> bool:

@@ -9,8 +9,11 @@ import msgpack
 
 from polos_redis import codec, journal, keys
 from polos_redis.errors import StoredValueError
-from polos_redis.journal import StepRecord, SuspensionRecord
+from polos_redis.journal import ChildRecord, StepRecord, SuspensionRecord, WaitRecord
+from polos_redis.starting import About
 from polos_redis.store import text
+
+MOST_CHILDREN = 1000  # of one step that are listed
 
 
 def iso(milliseconds: float | None) -> str | None:
@@ -37,9 +40,9 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         return int(fields[name]) if name in fields else None
 
     created = number("created")
-    steps, suspensions = [], []
+    steps, suspensions, waits, children = [], [], [], []
     for name, stored in records.items():
-        if name == journal.COUNT:
+        if name == journal.COUNT or journal.is_result(name):
             continue
         try:
             record = journal.parse(stored)
@@ -50,15 +53,18 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
             continue
         if isinstance(record, StepRecord):
             steps.append(_step(text(name), record))
-        else:
+        elif isinstance(record, SuspensionRecord):
             suspensions.append(suspension(execution_id, text(name), record))
+        elif isinstance(record, WaitRecord):
+            waits.append(_wait(text(name), record))
+        elif isinstance(record, ChildRecord):
+            children += _children(execution_id, text(name), record, records)
     steps.sort(key=lambda step: step["finished_at"] or "")
     suspensions.sort(key=lambda one: one["opened_at"])
     return {
         "id": execution_id,
         "workflow_id": text(fields["workflow"]),
         "status": text(fields["status"]),
-        "run": number("run"),
         "input": plain(fields.get("input")),
         "result": plain(fields.get("output")),
         "error": _error(fields.get("error")),
@@ -66,11 +72,17 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         "created_at": iso(created / 1000 if created else None),
         "started_at": iso(number("started")),
         "finished_at": iso(number("finished")),
+        "run": number("run"),
         "root_execution_id": keys.root_of(execution_id),
+        **_about(text(fields["workflow"]), fields.get("about")),
+        "queue": text(fields.get("queue", b"")) or keys.DEFAULT_QUEUE,
+        "state": plain(fields.get("state")),
         "lost_deliveries": number("attempts") or 0,
         "unreached_steps": [text(name) for name in msgpack.unpackb(fields.get("unreached", b"\x90"))],
         "steps": steps,
         "suspensions": suspensions,
+        "waits": sorted(waits, key=lambda wait: wait["opened_at"]),
+        "children": children,
         "open_suspensions": [one for one in suspensions if one["status"] == "open"],
     }
 
@@ -91,6 +103,46 @@ def suspension(execution_id: str, step_key: str, record: SuspensionRecord) -> di
         "channel": record.channel if answered else None,
         "decided_at": iso(record.decided_ms),
     }
+
+
+def _about(workflow_id: str, packed: bytes | None) -> dict[str, Any]:
+    try:
+        about = About.unpack(workflow_id, packed)
+    except (StoredValueError, TypeError):
+        about = About(workflow_id)
+    return {
+        "root_workflow_id": about.root_workflow_id,
+        "parent_execution_id": about.parent_execution_id,
+        "session_id": about.session_id,
+        "user_id": about.user_id,
+    }
+
+
+def _wait(step_key: str, record: WaitRecord) -> dict[str, Any]:
+    return {
+        "step_key": step_key,
+        "status": record.status,
+        "topic": record.topic or None,
+        "opened_at": iso(record.opened_ms),
+        "until": iso(record.due_ms),
+        "decided_at": iso(record.decided_ms),
+        "event": plain(record.data) if record.status == "event" else None,
+    }
+
+
+def _children(
+    execution_id: str, step_key: str, record: ChildRecord, records: dict[bytes, bytes]
+) -> list[dict[str, Any]]:
+    """A step's children; the status of one is known here when it was waited for and has ended."""
+    found = []
+    for index in range(min(record.begun, MOST_CHILDREN)):
+        child_id = keys.child_id(execution_id, step_key, index)
+        stored = records.get(journal.result_name(child_id))
+        status = None if stored is None else journal.parse_result(stored).status
+        found.append(
+            {"step_key": step_key, "id": child_id, "status": status, "waited_for": record.status != "started"}
+        )
+    return found
 
 
 def _step(step_key: str, record: StepRecord) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from polos_redis import codec, journal, keys
 from polos_redis.errors import ExecutionCancelledError, ExecutionFailedError, ExecutionNotFoundError
+from polos_redis.starting import About
 from polos_redis.store import Ended, text
 
 if TYPE_CHECKING:
@@ -21,11 +22,18 @@ class ExecutionHandle(Generic[Out]):
     """One execution, seen from outside. `root_*` name the execution at the top of its tree (itself, if it has
     no parent). Awaiting a handle checks that the execution exists and fills in its workflow id."""
 
-    def __init__(self, client: PolosClient, execution_id: str, workflow_id: str = "") -> None:
+    def __init__(
+        self,
+        client: PolosClient,
+        execution_id: str,
+        workflow_id: str = "",
+        *,
+        root_workflow_id: str | None = None,
+    ) -> None:
         self._client = client
         self.id = execution_id
         self.workflow_id = workflow_id
-        self.root_workflow_id = workflow_id
+        self.root_workflow_id = root_workflow_id or workflow_id
         self.root_execution_id = keys.root_of(execution_id)
 
     def __await__(self) -> Generator[Any, None, ExecutionHandle[Out]]:
@@ -33,10 +41,11 @@ class ExecutionHandle(Generic[Out]):
 
     async def _checked(self) -> ExecutionHandle[Out]:
         store = await self._client.store()
-        (workflow,) = await store.read_fields(self.id, "workflow")
+        workflow, about = await store.read_fields(self.id, "workflow", "about")
         if workflow is None:
             raise ExecutionNotFoundError(self.id)
-        self.workflow_id = self.root_workflow_id = text(workflow)
+        self.workflow_id = text(workflow)
+        self.root_workflow_id = About.unpack(self.workflow_id, about).root_workflow_id
         return self
 
     async def result(self, timeout: float | timedelta | None = None) -> Out:
@@ -64,6 +73,10 @@ class ExecutionHandle(Generic[Out]):
         if status is None:
             raise ExecutionNotFoundError(self.id)
         return text(status)
+
+    async def cancel(self, *, cancelled_by: str | None = None) -> None:
+        """End the execution and its descendants; see `client.cancel`."""
+        await self._client.cancel(self.id, cancelled_by=cancelled_by)
 
     def __repr__(self) -> str:
         return f"<ExecutionHandle {self.id}" + (f" of {self.workflow_id}>" if self.workflow_id else ">")

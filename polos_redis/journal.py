@@ -7,8 +7,17 @@ step         [1, "step", status, attempt, took ms, value or error, finished ms]
              status: ok | failed | retry (may run again) | backoff (waits for its durable retry delay) |
              abandoned (the workflow's code cancelled the call)
 suspension   [1, "suspend", status, opened ms, deadline ms or 0, shown, answer, digest, by, channel,
-             decided ms, schema, decisions]      (the last two are reserved)
-             status: open | answered | expired | closed
+             decided ms, schema, decisions, race]      (schema and decisions are reserved)
+             status: open | answered | expired | closed; race: the step key of the race it takes part in, or
+             ""
+wait         [1, "wait", status, opened ms, due ms or 0, topic ("": a delay), topic is in this partition,
+             event id, event type, data, decided ms, race]
+             status: open | over | event | expired | closed
+child        [1, "child", status, opened ms, children, results to come, children begun, decided ms, race]
+             status: started (nobody waits) | open | done | closed
+race         [1, "race", status, opened ms, winner, decided ms, [step key, branch, ...]]
+             status: open | won
+result       of a child that is waited for, under b"\xff" and the child's hash: [status, output, error or who]
 error        msgpack [type name, message, traceback text]
 """
 
@@ -57,6 +66,54 @@ class SuspensionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitRecord:
+    """A wait for a time, or for an event of `topic`. `data` is codec bytes; `due_ms` 0 means no timeout."""
+
+    status: str
+    opened_ms: int
+    due_ms: int
+    topic: str
+    event_id: bytes
+    event_type: str
+    data: bytes
+    decided_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildRecord:
+    """A step that begins children; `begun` of them so far, `left` have not ended yet."""
+
+    status: str
+    opened_ms: int
+    children: int
+    left: int
+    begun: int
+    decided_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RaceRecord:
+    """A race of several branches; `members` are the waits in it: step key -> branch."""
+
+    status: str
+    opened_ms: int
+    winner: str
+    decided_ms: int
+    members: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRecord:
+    """How a child ended: its status and its output (codec), error, or who cancelled it."""
+
+    status: str
+    value: bytes
+
+
+Record = StepRecord | SuspensionRecord | WaitRecord | ChildRecord | RaceRecord
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorRecord:
     """An exception as it is stored: its type's name, its text, its traceback."""
 
@@ -71,7 +128,26 @@ def step_record(status: str, attempt: int, took_ms: float, value: bytes) -> byte
     return b"\x97" + packed[1:]  # 0x97: an array of seven
 
 
-def parse(raw: bytes) -> StepRecord | SuspensionRecord:
+def result_name(child_id: str) -> bytes:
+    """The journal's field for a child's result."""
+    return b"\xff" + child_id.rpartition(".")[2].encode()
+
+
+def is_result(name: bytes) -> bool:
+    """Whether a field of the journal is a child's result, not a step key."""
+    return name.startswith(b"\xff")
+
+
+def parse_result(raw: bytes) -> ResultRecord:
+    """Read a child's result."""
+    try:
+        status, value = msgpack.unpackb(raw, raw=True)
+        return ResultRecord(status.decode(), value)
+    except Exception as error:
+        raise UnreadableValueError(f"a child's result in the journal is damaged: {error}") from None
+
+
+def parse(raw: bytes) -> Record:
     """Read a record. Raises `UnreadableValueError` when it is damaged or of a newer format."""
     try:
         record: list[Any] = msgpack.unpackb(raw, raw=True, strict_map_key=False)
@@ -91,6 +167,23 @@ def parse(raw: bytes) -> StepRecord | SuspensionRecord:
                 channel,
                 int(record[10]),
             )
+        if version == VERSION and kind == b"wait":
+            return WaitRecord(
+                status,
+                int(record[3]),
+                int(record[4]),
+                _text(record[5]),
+                record[7],
+                _text(record[8]),
+                record[9],
+                int(record[10]),
+            )
+        if version == VERSION and kind == b"child":
+            return ChildRecord(status, *(int(number) for number in record[3:8]))
+        if version == VERSION and kind == b"race":
+            members = [_text(part) for part in record[6] or ()]  # an empty Lua table may arrive as a map
+            pairs = dict(zip(members[::2], members[1::2], strict=True))
+            return RaceRecord(status, int(record[3]), _text(record[4]), int(record[5]), pairs)
     except Exception as error:
         raise UnreadableValueError(f"a journal record is damaged: {error}") from None
     raise UnreadableValueError(
@@ -99,25 +192,39 @@ def parse(raw: bytes) -> StepRecord | SuspensionRecord:
     )
 
 
+def _text(stored: bytes) -> str:
+    return stored.decode("utf-8", "surrogatepass")
+
+
+_WORDS = {
+    StepRecord: "step",
+    SuspensionRecord: "suspension",
+    WaitRecord: "wait",
+    ChildRecord: "child",
+    RaceRecord: "race",
+}
+
+
 def word_for(kind: type) -> str:
     """The word for a kind of record, for messages."""
-    return "step" if kind is StepRecord else "suspension"
+    return _WORDS[kind]
+
+
+_OPEN = ("open", "backoff")
 
 
 def is_open(record: bytes) -> bool:
     """Whether a wait's record is still undecided."""
-    return parse(_whole(record)).status in ("open", "backoff")
+    return parse(_whole(record)).status in _OPEN
 
 
 def may_become(told: bytes, now: bytes) -> bool:
     """Whether a record may have changed so while we looked away: an open one may have been decided."""
     before, after = parse(_whole(told)), parse(now)
-    if isinstance(before, SuspensionRecord):
-        return (
-            isinstance(after, SuspensionRecord)
-            and before.status == "open"
-            and before.opened_ms == after.opened_ms
-        )
+    if isinstance(before, ChildRecord) and before.status == "started":
+        return isinstance(after, ChildRecord) and before.opened_ms == after.opened_ms
+    if not isinstance(before, StepRecord):
+        return type(after) is type(before) and before.status == "open" and before.opened_ms == after.opened_ms
     # only the owner writes a step, so a change is our own write whose answer was lost, or its timer
     return isinstance(after, StepRecord) and before.status in ("retry", "backoff")
 

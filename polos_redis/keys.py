@@ -8,6 +8,7 @@ against each other.
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from zlib import crc32
 
 from polos_redis.errors import ConfigurationError, InvalidInputError
@@ -25,6 +26,16 @@ EXPIRY = "expiry"  # zset: finished executions by the time their retention ends
 WORKFLOWS = "workflows"  # set: every workflow id that has been invoked here
 WORKERS = "workers"  # hash: worker id -> lease counter
 SERVES = "serves"  # hash: worker id -> what it serves (msgpack)
+CHILDREN = "children:"  # set: an execution's children that go on
+BELOW = "below:"  # set: suspensions (open or decided) of a root execution's descendants
+SUBS = "subs:"  # hash: who wants a topic's events -> the id of the last one it has been given
+ONCE = "once:"  # string with a TTL: the id of an event that is published once
+PLACES = "places:"  # hash: executions that have a place in a lane or stand in line -> version
+LINE = "line:"  # zset: those that stand in line
+ERRANDS = "errands"  # zset: due time in ms -> what a worker has to do that one script can't
+QUEUES = "queues"  # set: every queue that has a stream here
+DEFINITIONS = "definitions"  # hash: workflow id -> what its executions are begun with (msgpack)
+SCHEDULES = "schedules"  # hash: schedule id -> schedule (msgpack)
 PUMP = "pump"  # string with a TTL: the worker that fires the timers
 META = "meta"  # hash: facts fixed for the namespace
 
@@ -71,6 +82,18 @@ def is_execution_id(text: str) -> bool:
         and all(c in "0123456789abcdef" for c in root)
         and all(c in "0123456789abcdef" for c in child)
     )
+
+
+def child_id(parent: str, step_key: str, index: int) -> str:
+    """The id of a child: the same at every replay of its parent."""
+    name = f"{parent}\0{step_key}\0{index}".encode("utf-8", "surrogatepass")
+    return f"{root_of(parent)}.{blake2b(name, digest_size=10).hexdigest()}"
+
+
+def derived_id(workflow_id: str, key: str) -> str:
+    """The id of an execution that is begun once for a key."""
+    name = f"{workflow_id}\0{key}".encode("utf-8", "surrogatepass")
+    return blake2b(name, digest_size=ID_LENGTH // 2).hexdigest()
 
 
 def suspension_topic(step_key: str, execution_id: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from polos_redis import keys
@@ -31,7 +31,6 @@ class Reaper:
         self,
         store: Store,
         prefix: bytes,
-        queues: Sequence[str],
         worker_id: str,
         *,
         lease_seconds: float,
@@ -41,7 +40,6 @@ class Reaper:
     ) -> None:
         self.store = store
         self.prefix = prefix
-        self.queues = queues
         self.worker_id = worker_id
         self.lease_seconds = lease_seconds
         self.empty_after = lease_seconds + block_seconds + min(MARGIN_SECONDS, lease_seconds)
@@ -71,7 +69,8 @@ class Reaper:
         self._looked = now
         rows = {text(k): v for k, v in zip(leases[::2], leases[1::2], strict=True)}
         present: set[str] = set(rows)
-        for queue in self.queues:
+        queues = await wire.call("SMEMBERS", self.prefix + keys.QUEUES.encode(), patience=None)
+        for queue in map(text, queues):
             key = self.prefix + keys.QUEUE.encode() + queue.encode()
             found = await wire.call("XINFO", "CONSUMERS", key, keys.GROUP, patience=None)
             consumers = [dict(zip(row[::2], row[1::2], strict=True)) for row in found]

@@ -1,7 +1,7 @@
 """The only module that calls Redis to change state: one typed method per script.
 
-Methods an activation writes with (`write`, `backoff`, `suspend`, `park`, `finish`) return the wire's
-future: they are fenced by entry, owner and known changes, and what to do when the connection is lost is the
+Methods an activation writes with (from `write` to `again` below) return the wire's future: they are fenced
+by entry, owner and known changes, and what to do when the connection is lost is the
 activation's to decide. All others can be repeated safely and are repeated here until `patience` ends.
 """
 
@@ -22,7 +22,7 @@ LOST, WENT_BACK, NO_SUCH_WAIT = -1, -2, -3
 FINISHED = ("completed", "failed", "cancelled")
 STATUSES = ("queued", "waiting", *FINISHED)
 
-INLINE_INPUT = 4096  # bytes; a larger input is read by the worker instead of travelling in its queue entry
+_pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cmsgpack can't read it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,58 @@ class Loaded:
     input: bytes
     started: bool
     losses: int
+    about: bytes | None
     journal: dict[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How an execution is begun, apart from its workflow and input; times in ms.
+
+    `lane`, `limit`: the queue with a limit (or the concurrency key of one) that it needs a place in;
+    `about`: what
+    its code sees of where it comes from (codec); `digest`: of its input, where it is begun once for a key.
+    """
+
+    queue: str = keys.DEFAULT_QUEUE
+    lane: str | None = None
+    limit: int = 0
+    timeout: int | None = None
+    delay: int | None = None
+    at: int | None = None
+    about: bytes | None = None
+    digest: bytes | None = None
+
+
+DEFAULTS = Start()
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A child to begin."""
+
+    id: str
+    workflow_id: str
+    input: bytes
+    start: Start
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Something a worker has to do that no single script can; `due` as the store has it."""
+
+    name: str
+    due: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """What a look at the timers did: ms to the next timer, None for none; and the errands that are due."""
+
+    fired: int
+    forgotten: int
+    next_ms: int | None
+    errands: list[Errand]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +150,25 @@ class Store:
                 "set POLOS_PARTITIONS to that (it can't be changed later)"
             )
 
+    def _options(self, execution_id: str, start: Start, **more: Any) -> bytes:
+        """Options as creation.lua reads them; empty when there is none."""
+        options: dict[str, Any] = dict(more)
+        if start.queue != keys.DEFAULT_QUEUE:
+            options["queue"] = start.queue
+        if start.lane is not None:
+            near = self.lane_prefix(start.lane) == self.prefix(execution_id)
+            options |= {"lane": raw(start.lane), "limit": start.limit, "near": near}
+        for name in ("timeout", "delay", "at", "about", "digest"):
+            value = getattr(start, name)
+            if value is not None:
+                options[name] = value
+        packed: bytes = _pack(options) if options else b""
+        return packed
+
+    def lane_prefix(self, lane: str) -> bytes:
+        """The prefix of a lane's home partition."""
+        return self.prefixes[keys.partition_of(lane, self.partitions)]
+
     # --- an activation's writes ---------------------------------------------------------
 
     def write(self, by: Fence, known: int, key: bytes, record: bytes, events: Sequence[bytes]) -> Future[int]:
@@ -112,14 +182,118 @@ class Store:
         )
 
     def suspend(
-        self, by: Fence, known: int, key: bytes, timeout_ms: int, shown: bytes, events: Sequence[bytes]
+        self,
+        by: Fence,
+        known: int,
+        key: bytes,
+        timeout_ms: int,
+        shown: bytes,
+        race: tuple[bytes, bytes],
+        events: Sequence[bytes],
     ) -> Future[Any]:
+        """Open a wait for a person; `race` is the race's step key and the branch's name, empty for none."""
         return self.wire.run(
-            scripts.SUSPEND, by.prefix, by.id, by.entry, by.owner, known, key, timeout_ms, shown, *events
+            scripts.SUSPEND,
+            by.prefix,
+            by.id,
+            by.entry,
+            by.owner,
+            known,
+            key,
+            timeout_ms,
+            shown,
+            *race,
+            *events,
         )
 
-    def park(self, by: Fence, known: int, waits: Sequence[bytes]) -> Future[Any]:
-        return self.wire.run(scripts.PARK, by.prefix, by.id, by.entry, by.owner, known, *waits)
+    def wait(
+        self,
+        by: Fence,
+        known: int,
+        key: bytes,
+        for_ms: int | None,
+        until_ms: int | None,
+        topic: str,
+        race: tuple[bytes, bytes],
+        events: Sequence[bytes],
+    ) -> Future[Any]:
+        """Open a wait for a time, or for an event of a topic."""
+        near = not topic or self.topic_prefix(topic) == by.prefix
+        return self.wire.run(
+            scripts.WAIT,
+            by.prefix,
+            by.id,
+            by.entry,
+            by.owner,
+            known,
+            key,
+            "" if for_ms is None else for_ms,
+            "" if until_ms is None else until_ms,
+            raw(topic),
+            int(near),
+            *race,
+            *events,
+        )
+
+    def spawn(
+        self,
+        by: Fence,
+        known: int,
+        key: bytes,
+        status: str,
+        total: int,
+        first: int,
+        retention_ms: int,
+        children: Sequence[Child],
+        race: tuple[bytes, bytes],
+        events: Sequence[bytes],
+    ) -> Future[Any]:
+        """Begin some children of a step, `first` the index of the first of them."""
+        parts: list[Any] = []
+        for child in children:
+            options = self._options(child.id, child.start, parent=by.id, key=key)
+            parts += (child.id, raw(child.workflow_id), child.input, options)
+        return self.wire.run(
+            scripts.SPAWN,
+            by.prefix,
+            by.id,
+            by.entry,
+            by.owner,
+            known,
+            key,
+            status,
+            total,
+            first,
+            retention_ms,
+            *race,
+            len(events),
+            *events,
+            *parts,
+        )
+
+    def choose(
+        self, by: Fence, known: int, key: bytes, branch: bytes, others: Sequence[bytes]
+    ) -> Future[Any]:
+        """Journal the winner of a race and close the waits of the other branches."""
+        return self.wire.run(
+            scripts.CHOOSE, by.prefix, by.id, by.entry, by.owner, known, key, branch, *others
+        )
+
+    def park(
+        self, by: Fence, known: int, state: bytes, given_up: Sequence[bytes], waits: Sequence[bytes]
+    ) -> Future[Any]:
+        return self.wire.run(
+            scripts.PARK,
+            by.prefix,
+            by.id,
+            by.entry,
+            by.owner,
+            known,
+            state,
+            len(given_up),
+            *given_up,
+            *waits,
+        )
 
     def finish(
         self,
@@ -128,7 +302,7 @@ class Store:
         status: str,
         value: bytes,
         event: bytes,
-        unreached: bytes,
+        fields: Sequence[bytes],
         events: Sequence[bytes],
     ) -> Future[int]:
         return self.wire.run(
@@ -141,8 +315,16 @@ class Store:
             status,
             value,
             event,
-            unreached,
+            _pack(fields) if fields else b"",
             *events,
+        )
+
+    def again(
+        self, by: Fence, known: int, error: bytes, times: int, delay_ms: int, events: Sequence[bytes]
+    ) -> Future[int]:
+        """Let a failed execution go on as a new run, unless it has been tried again `times` times: then 0."""
+        return self.wire.run(
+            scripts.AGAIN, by.prefix, by.id, by.entry, by.owner, known, error, times, delay_ms, *events
         )
 
     # --- a worker's calls ---------------------------------------------------------------
@@ -152,9 +334,9 @@ class Store:
         reply = await self.wire.call_script(scripts.LOAD, by.prefix, by.id, by.entry, by.owner, patience=None)
         if reply is None:
             return None
-        flat = reply[3]
+        given, started, losses, about, flat = reply
         return Loaded(
-            reply[0], reply[1] is not None, int(reply[2] or 0), dict(zip(flat[::2], flat[1::2], strict=True))
+            given, started is not None, int(losses or 0), about, dict(zip(flat[::2], flat[1::2], strict=True))
         )
 
     async def requeue(
@@ -180,10 +362,81 @@ class Store:
             scripts.PUTBACK, by.prefix, queue, by.id, by.entry, delay_ms, patience=self.patience
         )
 
-    async def fire(self, prefix: bytes, worker: str, hold_ms: int, limit: int) -> tuple[int, int, int] | None:
-        """Decide what is due: (fired, forgotten, ms to the next or -1); None when another holds the pump."""
+    async def fire(self, prefix: bytes, worker: str, hold_ms: int, limit: int) -> Fired | None:
+        """Decide what is due; None when another worker holds the pump."""
         reply = await self.wire.call_script(scripts.FIRE, prefix, worker, hold_ms, limit, patience=None)
-        return None if reply[0] == -1 else (reply[0], reply[1], reply[2])
+        if reply[0] == -1:
+            return None
+        fired, forgotten, next_ms, flat = reply
+        errands = [Errand(text(name), due) for name, due in zip(flat[::2], flat[1::2], strict=True)]
+        return Fired(fired, forgotten, None if next_ms < 0 else next_ms, errands)
+
+    async def errand_done(self, prefix: bytes, errand: Errand) -> None:
+        """An errand was run; one that was renewed meanwhile stays."""
+        await self.wire.call_script(
+            scripts.ERRAND, prefix, raw(errand.name), errand.due, "", "", patience=None
+        )
+
+    async def put_off(self, prefix: bytes, errand: Errand, ms: int) -> None:
+        """An errand has to be run again, in so many ms."""
+        await self.wire.call_script(
+            scripts.ERRAND, prefix, raw(errand.name), errand.due, ms, "", patience=None
+        )
+
+    async def set_errand(self, prefix: bytes, name: str, due_ms: int) -> None:
+        """An errand to be run at a time of the server's clock."""
+        await self.wire.call_script(scripts.ERRAND, prefix, raw(name), "", "", due_ms, patience=self.patience)
+
+    async def lane_of(self, prefix: bytes, execution_id: str) -> tuple[str, int, int, bool] | None:
+        """What an execution wants of its lane: lane, limit, version, whether it wants a place (or has
+        one)."""
+        reply = await self.wire.call_script(scripts.LANE, prefix, execution_id, patience=None)
+        return None if reply is None else (text(reply[0]), reply[1], reply[2], bool(reply[3]))
+
+    async def ask_place(self, lane: str, limit: int, execution_id: str, version: int, *, wants: bool) -> bool:
+        """Ask for a place in a lane, or give it up; whether it is held now."""
+        prefix = self.lane_prefix(lane)
+        return bool(
+            await self.wire.call_script(
+                scripts.PLACE, prefix, raw(lane), limit, execution_id, version, int(wants), patience=None
+            )
+        )
+
+    async def admit(self, execution_id: str) -> tuple[bool, int]:
+        """An execution has a place: it becomes runnable, if it still wants to; and its version."""
+        wants, version = await self.wire.call_script(
+            scripts.ADMIT, self.prefix(execution_id), execution_id, patience=None
+        )
+        return bool(wants), version
+
+    async def subscribe(self, topic: str, member: str) -> bytes:
+        """Note that a member wants the events of a topic from now on; returns its place (a stream id)."""
+        place: bytes = await self.wire.call_script(
+            scripts.SUBSCRIBE, self.topic_prefix(topic), raw(topic), raw(member), patience=self.patience
+        )
+        return place
+
+    async def advance(self, topic: str, member: str, at: bytes, to: bytes) -> bool:
+        """Move a subscriber on from a place (`to` empty: end the subscription); False when it has moved
+        before."""
+        return bool(
+            await self.wire.call_script(
+                scripts.ADVANCE, self.topic_prefix(topic), raw(topic), raw(member), at, to, patience=None
+            )
+        )
+
+    async def deliver(self, execution_id: str, step_key: str, event: bytes, kind: bytes, data: bytes) -> None:
+        """Decide a wait by an event of a topic in another partition."""
+        await self.wire.call_script(
+            scripts.DELIVER,
+            self.prefix(execution_id),
+            execution_id,
+            raw(step_key),
+            event,
+            kind,
+            data,
+            patience=None,
+        )
 
     async def make_group(self, prefix: bytes, queue: str) -> None:
         """Make a queue's stream and group, unless they are there."""
@@ -201,22 +454,21 @@ class Store:
     # --- a client's calls ---------------------------------------------------------------
 
     async def invoke(
-        self, execution_id: str, workflow_id: str, queue: str, input: bytes, retention_ms: int
-    ) -> bool:
-        """Create an execution; False when one with this id exists."""
-        return bool(
-            await self.wire.call_script(
-                scripts.INVOKE,
-                self.prefix(execution_id),
-                execution_id,
-                raw(workflow_id),
-                queue,
-                input,
-                retention_ms,
-                INLINE_INPUT,
-                patience=self.patience,
-            )
+        self, execution_id: str, workflow_id: str, input: bytes, retention_ms: int, start: Start = DEFAULTS
+    ) -> int:
+        """Create an execution: 1; 0 when one with this id exists, -1 when that one has another input."""
+        options = b"" if start is DEFAULTS else self._options(execution_id, start)
+        created: int = await self.wire.call_script(
+            scripts.INVOKE,
+            self.prefix(execution_id),
+            execution_id,
+            raw(workflow_id),
+            input,
+            retention_ms,
+            options,
+            patience=self.patience,
         )
+        return created
 
     async def answer(
         self,
@@ -250,6 +502,13 @@ class Store:
         )
         return reply
 
+    async def retry(self, execution_id: str, run: int) -> list[Any]:
+        """Let a failed execution go on as a new run; the tagged reply of retry.lua."""
+        reply: list[Any] = await self.wire.call_script(
+            scripts.RETRY, self.prefix(execution_id), raw(execution_id), run, patience=self.patience
+        )
+        return reply
+
     async def watch(self, execution_id: str, channel: str) -> Ended | None:
         """Register for the end of an execution (or find it finished); None when there is none."""
         reply = await self.wire.call_script(
@@ -261,9 +520,9 @@ class Store:
         return Ended(text(status), output, error, text(by) or None)
 
     async def publish(
-        self, topic: str, execution_id: str, retention_ms: int, event_type: str, data: bytes
+        self, topic: str, execution_id: str, retention_ms: int, event_type: str, data: bytes, once: str = ""
     ) -> bytes:
-        """Add an event to a topic; returns its stream id."""
+        """Add an event to a topic, once under a name if one is given; returns its stream id."""
         entry: bytes = await self.wire.call_script(
             scripts.PUBLISH,
             self.topic_prefix(topic),
@@ -272,6 +531,7 @@ class Store:
             retention_ms,
             raw(event_type),
             data,
+            once,
             patience=self.patience,
         )
         return entry
@@ -295,6 +555,22 @@ class Store:
         key = self.prefix(execution_id) + keys.JOURNAL.encode() + raw(execution_id)
         flat = await self.wire.call("HGETALL", key, patience=self.patience)
         return dict(zip(flat[::2], flat[1::2], strict=True))
+
+    async def read_records(self, execution_id: str, names: Sequence[bytes]) -> list[bytes | None]:
+        """Some records of the execution's journal."""
+        key = self.prefix(execution_id) + keys.JOURNAL.encode() + raw(execution_id)
+        found: list[bytes | None] = await self.wire.call("HMGET", key, *names, patience=self.patience)
+        return found
+
+    async def suspensions_below(self, root_id: str) -> list[tuple[str, str]]:
+        """Suspensions (open or decided) of a root execution's descendants: execution id and step key."""
+        key = self.prefix(root_id) + keys.BELOW.encode() + raw(root_id)
+        members = await self.wire.call("SMEMBERS", key, patience=self.patience)
+        found = []
+        for member in members:
+            execution_id, _, step_key = text(member).partition(" ")
+            found.append((execution_id, step_key))
+        return found
 
     async def list_executions(
         self, statuses: Sequence[str], workflow: str, before: str, limit: int

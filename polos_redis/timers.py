@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 
+from polos_redis.errands import Errands
 from polos_redis.errors import PolosError
 from polos_redis.store import Store
 
@@ -23,10 +24,11 @@ HOLD_MS = 1500
 class Timers:
     """The timer pump of one partition, on one worker."""
 
-    def __init__(self, store: Store, prefix: bytes, worker_id: str) -> None:
+    def __init__(self, store: Store, prefix: bytes, worker_id: str, errands: Errands) -> None:
         self.store = store
         self.prefix = prefix
         self.worker_id = worker_id
+        self.errands = errands
         self.holding = False
 
     async def run(self) -> None:
@@ -46,7 +48,7 @@ class Timers:
         self.holding = reply is not None
         if reply is None:
             return random.uniform(0.5, 1.0) * HOLD_MS / 1000
-        fired, forgotten, next_ms = reply
-        if fired == BATCH or forgotten == BATCH:
+        self.errands.run(reply.errands)
+        if reply.fired == BATCH or reply.forgotten == BATCH:
             return 0.0
-        return LONGEST_SLEEP if next_ms < 0 else min(LONGEST_SLEEP, next_ms / 1000)
+        return LONGEST_SLEEP if reply.next_ms is None else min(LONGEST_SLEEP, reply.next_ms / 1000)

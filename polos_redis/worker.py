@@ -18,11 +18,14 @@ from polos_redis import codec, keys, settings, tasks
 from polos_redis.activation import Activation, State
 from polos_redis.client import PolosClient
 from polos_redis.context import WorkflowContext
+from polos_redis.definitions import define
+from polos_redis.errands import Errands
 from polos_redis.errors import ConfigurationError, ConnectionLostError, PolosError, RedisRefusedError
 from polos_redis.lease import Lease
 from polos_redis.notices import Notices
 from polos_redis.reaping import Reaper
 from polos_redis.server_checks import check_server
+from polos_redis.starting import About
 from polos_redis.store import Fence, Store, text
 from polos_redis.threads import DaemonThreads
 from polos_redis.timers import Timers
@@ -43,7 +46,9 @@ class Worker:
 
     Any number of workers share the work. A worker that dies is noticed within `lease_seconds` and its
     executions go on elsewhere from their journals; on SIGTERM or SIGINT it stops reading, lets running steps
-    finish for up to `grace_seconds`, gives the rest back and returns; a second signal stops it at once.
+    finish for up to `grace_seconds`, gives the rest back and returns; a second signal stops it at once. It
+    reads
+    the queues of its workflows and the default queue, or only those of `queues`.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Worker:
         max_deliveries: int | None = None,
         grace_seconds: float | None = None,
         put_back_seconds: float | None = None,
+        queues: Iterable[str] | None = None,
         handle_signals: bool = True,
     ) -> None:
         self.client = client
@@ -68,7 +74,8 @@ class Worker:
         self.put_back_ms = int(settings.resolve("put_back_seconds", put_back_seconds) * 1000)
         self.handle_signals = handle_signals
         self.value_limit = client.max_value_bytes
-        self.queues = [keys.DEFAULT_QUEUE]
+        self._queues = None if queues is None else list(queues)
+        self.queues: list[str] = []
         self.worker_id = f"{socket.gethostname()[:40].replace(':', '-')}-{os.getpid()}-{os.urandom(4).hex()}"
         self.block_seconds = min(BLOCK_SECONDS, self.lease_seconds / 2)
         self.draining = False
@@ -94,6 +101,8 @@ class Worker:
             )
         for workflow in self.workflows.values():
             workflow.resolve()
+        own = {keys.DEFAULT_QUEUE, *(workflow.queue.name for workflow in chosen)}
+        self.queues = sorted(own if self._queues is None else set(self._queues))
         loop = self._loop = asyncio.get_running_loop()
         self._stopping, self._idle, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -114,10 +123,14 @@ class Worker:
         background: list[asyncio.Task[Any]] = []
         try:
             await self._make_groups()
+            await define(self.store, self.workflows.values())
             await self._lease.renew()
             await self._notices.start()
             logger.info("worker ready", extra={"worker": self.worker_id, "workflows": ids})
-            timers = [Timers(self.store, prefix, self.worker_id) for prefix in self.store.prefixes]
+            timers = [
+                Timers(self.store, prefix, self.worker_id, Errands(self.client, self.store, prefix))
+                for prefix in self.store.prefixes
+            ]
             loops: list[Coroutine[Any, Any, None]] = [self._lease.run(), self._look_around()]
             loops += [pump.run() for pump in timers]
             loops += [self._reaper(pump).run() for pump in timers]
@@ -218,7 +231,6 @@ class Worker:
         return Reaper(
             self.store,
             pump.prefix,
-            self.queues,
             self.worker_id,
             lease_seconds=self.lease_seconds,
             block_seconds=self.block_seconds,
@@ -309,14 +321,16 @@ class Worker:
         )
 
     def _deliver(self, prefix: bytes, queue: str, entry: bytes, flat: list[bytes] | None) -> None:
-        """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, journal, ..))]."""
+        """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, about, ..) (,
+        journal, ..))]."""
         self._held[entry] = None
         if not flat or self.draining or not self._lease.is_fresh():
             self.spawn(self._let_go(prefix, queue, entry))
             return
         try:
             execution_id, name, run = flat[1].decode(), flat[3], int(flat[5])
-            records = msgpack.unpackb(flat[9], raw=True) if len(flat) > 8 else None
+            more = dict(zip(flat[8::2], flat[9::2], strict=True)) if len(flat) > 8 else {}
+            records = msgpack.unpackb(more[b"journal"], raw=True) if b"journal" in more else None
         except (IndexError, ValueError):
             logger.error("an entry that can't be read was removed", extra={"entry": text(entry)})
             self.spawn(self._let_go(prefix, queue, entry))
@@ -333,7 +347,7 @@ class Worker:
         if records is not None:
             activation.take_along(dict(zip(records[::2], records[1::2], strict=True)))
         if len(flat) > 6:
-            self._begin(activation, flat[7])
+            self._begin(activation, flat[7], more.get(b"about"))
         else:
             self.spawn(self._load(activation))
         if not self._ticking:
@@ -368,10 +382,12 @@ class Worker:
             activation.dropped("lost")
             return
         activation.take(loaded, epoch)
-        self._begin(activation, loaded.input)
+        self._begin(activation, loaded.input, loaded.about)
 
-    def _begin(self, activation: Activation, packed: bytes) -> None:
+    def _begin(self, activation: Activation, packed: bytes, about: bytes | None) -> None:
         try:
+            if about is not None:
+                activation.about = About.unpack(activation.workflow.id, about)
             given = activation.workflow.check_input(codec.decode(packed))
         except Exception as error:
             activation.fail_before_start(error)

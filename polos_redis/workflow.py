@@ -9,16 +9,33 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack, overload
 
-from polos_redis import codec
-from polos_redis.context import WorkflowContext
-from polos_redis.errors import ConfigurationError, InvalidInputError
+from polos_redis import codec, tasks
+from polos_redis.errors import ConfigurationError, InsideWorkflowError, InvalidInputError
 from polos_redis.inputs import validator
+from polos_redis.queues import DEFAULT, Queue, as_queue
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
+    from polos_redis.context import WorkflowContext
     from polos_redis.handle import ExecutionHandle
+
+
+class InvokeOptions(TypedDict, total=False):
+    """How an execution is started; see `PolosClient.invoke`."""
+
+    queue: Queue | str | None
+    concurrency_key: str | None
+    idempotency_key: str | None
+    run_timeout_seconds: float | None
+    start_delay: float | timedelta | None
+    start_at: datetime | None
+    session_id: str | None
+    user_id: str | None
+    initial_state: Any
+
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -29,8 +46,28 @@ _registry: dict[str, Workflow[Any, Any]] = {}
 class Workflow(Generic[In, Out]):
     """A workflow: its id, its function, and the type of its input. Made by `@workflow`."""
 
-    def __init__(self, function: Callable[..., Awaitable[Out]], id: str) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Awaitable[Out]],
+        id: str,
+        *,
+        queue: Queue | str | dict[str, Any] | None = None,
+        run_timeout_seconds: float | None = None,
+        retries: int = 0,
+        retry_delay: float = 1.0,
+    ) -> None:
         self.id = id
+        self.queue = as_queue(queue, id)
+        self.run_timeout_seconds = run_timeout_seconds
+        self.plain = self.queue == DEFAULT and run_timeout_seconds is None  # begun with nothing but an input
+        self.retries = retries
+        self.retry_delay = retry_delay
+        if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
+            raise ConfigurationError(f"workflow {id!r}: retries is a whole number from 0, not {retries!r}")
+        for name, seconds in (("retry_delay", retry_delay), ("run_timeout_seconds", run_timeout_seconds)):
+            least = 0 if name == "retry_delay" else 0.001
+            if seconds is not None and (not isinstance(seconds, (int, float)) or not least <= seconds < 1e10):
+                raise ConfigurationError(f"workflow {id!r}: {name} is a number of seconds, not {seconds!r}")
         self.function = function
         self.__name__ = getattr(function, "__name__", id)
         self.__doc__ = function.__doc__
@@ -89,13 +126,34 @@ class Workflow(Generic[In, Out]):
         """The coroutine of one activation."""
         return self.function(ctx, input) if self.takes_input else self.function(ctx)
 
-    async def invoke(self, client: PolosClient, input: In | None = None) -> ExecutionHandle[Out]:
-        """Start an execution; returns at once, when it is durably queued.
+    async def invoke(
+        self, client: PolosClient, input: In | None = None, **options: Unpack[InvokeOptions]
+    ) -> ExecutionHandle[Out]:
+        """Start an execution; returns at once, when it is durably queued. Options as for `client.invoke`.
 
         Raises `InvalidInputError`, `NotStorableError` or `ValueTooLargeError` when the input can't be used
         (nothing is written), `RedisUnavailableError` when Redis can't be reached in time.
         """
-        return await client.invoke(self, input)
+        return await client.invoke(self, input, **options)
+
+    async def run(
+        self,
+        client: PolosClient,
+        input: In | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[InvokeOptions],
+    ) -> Out:
+        """Start an execution and wait for its result; `timeout` in seconds, after which it goes on alone.
+
+        Not inside a workflow: there it would hold its worker's slot, and nothing of it would be journaled.
+        """
+        if tasks.OWNER.get() is not None:
+            raise InsideWorkflowError(
+                f"workflow {self.id!r}: run was called inside a workflow: use ctx.step.invoke_and_wait there"
+            )
+        handle = await self.invoke(client, input, **options)
+        return await handle.result(timeout=timeout)
 
     async def __call__(self, ctx: WorkflowContext, *args: Any) -> Out:
         """Call the function itself, as a test might; inside a workflow this runs it as plain code."""
@@ -113,19 +171,31 @@ def workflow(function: Callable[[WorkflowContext], Awaitable[Out]], /) -> Workfl
 @overload
 def workflow(function: Callable[[WorkflowContext, In], Awaitable[Out]], /) -> Workflow[In, Out]: ...
 @overload
-def workflow(*, id: str | None = None) -> _Decorator: ...
-def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = None) -> Any:
+def workflow(
+    *,
+    id: str | None = None,
+    queue: Queue | str | dict[str, Any] | None = None,
+    run_timeout_seconds: float | None = None,
+    retries: int = 0,
+    retry_delay: float = 1.0,
+) -> _Decorator: ...
+def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = None, **options: Any) -> Any:
     """Make an async function `(ctx)` or `(ctx, input)` a workflow, registered under its id.
 
     The id is the function's name unless given. The input may be annotated with a pydantic model, a dataclass,
     a dict or any type pydantic validates; without annotation any storable value is taken as it is.
+
+    `queue`: a `Queue`, a name, or {"concurrency_limit": n} for a queue of its own. `run_timeout_seconds`: an
+    execution that has not finished by then, waiting included, fails with `WorkflowTimeoutError`. `retries`:
+    how
+    often a failed execution goes on by itself from its journal as a new run, after `retry_delay` seconds.
     """
 
     def decorate(function: Callable[..., Any]) -> Workflow[Any, Any]:
         name = id if id is not None else function.__name__
         if not isinstance(name, str) or not 0 < len(name) <= 1024:
             raise ConfigurationError(f"a workflow id is a string of 1 to 1024 characters, not {name!r}")
-        made: Workflow[Any, Any] = Workflow(function, name)
+        made: Workflow[Any, Any] = Workflow(function, name, **options)
         known = _registry.get(name)
         if known is not None and not _same_definition(known.function, function):
             raise ConfigurationError(

@@ -163,13 +163,12 @@ async def test_a_reaper_does_not_judge_by_a_time_in_which_it_could_not_watch(
     store = await client.store()
     prefix, queue = store.prefixes[0], store.prefixes[0] + b"queue:default"
     handle = await approval.invoke(client, None)
-    await store.wire.call("XGROUP", "CREATE", queue, keys.GROUP, "0")
+    await store.make_group(prefix, "default")
     await store.wire.call("XREADGROUP", "GROUP", keys.GROUP, "other", "COUNT", 1, "STREAMS", queue, ">")
     await store.wire.call("HSET", prefix + b"workers", "other", 5)
     reaper = Reaper(
         store,
         prefix,
-        ["default"],
         "me",
         lease_seconds=1.0,
         block_seconds=0.5,

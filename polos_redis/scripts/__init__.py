@@ -1,8 +1,8 @@
 """The Lua scripts: one transition of state each, loaded from this folder.
 
 A file opens with `#!lua`, so that Redis refuses one that leaves its partition's slot, and a header:
-what it does, KEYS, ARGV, what it returns. `-- #include x` puts `lib/x.lua` in its place. Checks come
-first and writes last: an error in the middle would keep the writes before it.
+what it does, KEYS, ARGV, what it returns. `-- #include x` puts `lib/x.lua` (with what that one includes) in
+its place, once. Checks come first and writes last: an error in the middle would keep the writes before it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,16 @@ _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 def load(name: str) -> Script:
     """Read one script with its includes; comments are left out of what Redis is sent."""
     folder = files(__name__)
-    text = folder.joinpath(f"{name}.lua").read_text("utf-8")
-    text = _INCLUDE.sub(lambda m: folder.joinpath("lib", f"{m[1]}.lua").read_text("utf-8"), text)
+    included: set[str] = set()
+
+    def include(match: re.Match[str]) -> str:
+        library = match[1]
+        if library in included:
+            return ""
+        included.add(library)
+        return _INCLUDE.sub(include, folder.joinpath("lib", f"{library}.lua").read_text("utf-8"))
+
+    text = _INCLUDE.sub(include, folder.joinpath(f"{name}.lua").read_text("utf-8"))
     source = _COMMENT.sub("", text).encode()
     return Script(name, source, sha1(source).hexdigest().encode())
 
@@ -33,8 +41,13 @@ BACKOFF = load("backoff")
 SUSPEND = load("suspend")
 PARK = load("park")
 FINISH = load("finish")
+AGAIN = load("again")
+SPAWN = load("spawn")
+WAIT = load("wait")
+CHOOSE = load("choose")
 ANSWER = load("answer")
 CANCEL = load("cancel")
+RETRY = load("retry")
 FIRE = load("fire")
 REQUEUE = load("requeue")
 PUTBACK = load("putback")
@@ -43,10 +56,18 @@ RENEW = load("renew")
 PRUNE = load("prune")
 WATCH = load("watch")
 PUBLISH = load("publish")
+SUBSCRIBE = load("subscribe")
+ADVANCE = load("advance")
+DELIVER = load("deliver")
+LANE = load("lane")
+PLACE = load("place")
+ADMIT = load("admit")
+ERRAND = load("errand")
 LIST = load("list")
 INBOX = load("inbox")
 
 ALL = (
-    *(INVOKE, LOAD, WRITE, BACKOFF, SUSPEND, PARK, FINISH, ANSWER, CANCEL),
+    *(INVOKE, LOAD, WRITE, BACKOFF, SUSPEND, WAIT, SPAWN, CHOOSE, PARK, FINISH, AGAIN, ANSWER, CANCEL, RETRY),
+    *(SUBSCRIBE, ADVANCE, DELIVER, LANE, PLACE, ADMIT, ERRAND),
     *(FIRE, REQUEUE, PUTBACK, GROUP, RENEW, PRUNE, WATCH, PUBLISH, LIST, INBOX),
 )

@@ -4,11 +4,8 @@
 -- ARGV  1 id  2 step key  3 answer (codec)  4 its digest  5 who, or ''  6 channel  7 '1' to keep it when early
 -- Returns {'accepted' | 'same' | 'kept', decided in ms, by}, {'other', decided in ms, by}, {'expired', deadline},
 -- {'closed', status}, {'unknown', open step keys ...} or {'missing'} (no such execution).
--- #include clock
--- #include queue
 -- #include wake
--- #include record
--- #include suspension
+-- #include settle
 local P, id, key, digest = KEYS[1], ARGV[1], ARGV[2], ARGV[4]
 local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'waits')
 if not e[1] then return {'missing'} end
@@ -49,7 +46,8 @@ local open = {'unknown'}
 if e[2] then
   for _, k in ipairs(cmsgpack.unpack(e[2])) do
     local r = redis.call('HGET', P .. 'journal:' .. id, k)
-    if r and read_record(r)[STATUS] == 'open' then open[#open + 1] = k end
+    local one = r and read_record(r) or {}
+    if one[2] == 'suspend' and one[STATUS] == 'open' then open[#open + 1] = k end
   end
 end
 return open

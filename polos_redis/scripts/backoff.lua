@@ -4,9 +4,8 @@
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 record, as for write  7 delay in ms
 --       8.. events, as for write
 -- Returns as write does.
--- #include clock
 -- #include fence
--- #include record
+-- #include clock
 -- #include attempt
 -- #include waits
 local P, id, key = KEYS[1], ARGV[1], ARGV[5]

@@ -3,25 +3,33 @@
 -- are told to come back, so idle workers cost next to nothing.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 worker  2 how long it holds the pump, ms  3 largest batch
--- Returns {timers fired, executions forgotten, ms until the next timer or -1}, or {-1} when another holds the pump.
--- #include clock
--- #include queue
--- #include wake
--- #include record
--- #include suspension
--- #include backoff
+-- Returns {timers fired, executions forgotten, ms until the next timer or -1, errands that are due and when: left to
+-- the caller, as they concern other partitions or need more than Lua}, or {-1} when another holds the pump.
+-- #include termination
+-- #include event
 local P, limit = KEYS[1], tonumber(ARGV[3])
 local holder = redis.call('GET', P .. 'pump')
 if holder and holder ~= ARGV[1] then return {-1} end
 redis.call('SET', P .. 'pump', ARGV[1], 'PX', ARGV[2])
 
+local budget = limit -- of children to cancel
 local due = redis.call('ZRANGEBYSCORE', P .. 'timers', '-inf', now, 'LIMIT', 0, limit)
 for _, member in ipairs(due) do
   local kind, rest = string.sub(member, 1, 1), string.sub(member, 2)
   if kind == 'p' then
     redis.call('ZREM', P .. 'timers', member)
-    local e = redis.call('HMGET', P .. 'exec:' .. rest, 'status', 'entry', 'workflow', 'run', 'queue')
-    if e[1] == 'queued' and not e[2] then put_on(P, rest, e[3], e[4], e[5]) end
+    local e = redis.call('HMGET', P .. 'exec:' .. rest, 'status', 'entry', 'workflow', 'run', 'queue', 'ties')
+    if e[1] == 'queued' and not e[2] then offer(P, rest, e[3], e[4], e[5], read_ties(e[6])) end
+  elseif kind == 'c' then
+    if budget > 0 then budget = budget - cancel_children(P, rest, budget) end
+  elseif kind == 't' then
+    redis.call('ZREM', P .. 'timers', member)
+    local e = redis.call('HMGET', P .. 'exec:' .. rest, unpack(ENDING_FIELDS))
+    if e[1] == 'queued' or e[1] == 'waiting' then
+      local text = 'it did not finish within its ' .. read_ties(e[12]).timeout / 1000 .. ' seconds'
+      terminate(P, rest, e, 'failed', 'error', cmsgpack.pack({'WorkflowTimeoutError', text, ''}),
+        finish_event(P, rest, 'failed', 'error', 'WorkflowTimeoutError: ' .. text))
+    end
   else
     local id, key = string.match(rest, '^(%S+) (.*)$')
     local packed = id and redis.call('HGET', P .. 'journal:' .. id, key)
@@ -29,7 +37,9 @@ for _, member in ipairs(due) do
     if kind == 's' and record[STATUS] == 'open' then
       wake(P, id, key, settle(P, id, key, record, 'expired', now))
     elseif kind == 'b' and record[STATUS] == 'backoff' then
-      wake(P, id, key, end_backoff(P, id, key, record))
+      wake(P, id, key, settle(P, id, key, record, 'retry', now))
+    elseif kind == 'w' and record[STATUS] == 'open' then
+      wake(P, id, key, settle(P, id, key, record, record[6] == '' and 'over' or 'expired', now))
     else
       redis.call('ZREM', P .. 'timers', member)
     end
@@ -45,7 +55,7 @@ for _, id in ipairs(gone) do
     for _, key in ipairs(e[3] and cmsgpack.unpack(e[3]) or {}) do
       redis.call('UNLINK', P .. 'topic:' .. key .. '/' .. id)
     end
-    redis.call('UNLINK', P .. 'exec:' .. id, P .. 'journal:' .. id, P .. 'topic:' .. id)
+    redis.call('UNLINK', P .. 'exec:' .. id, P .. 'journal:' .. id, P .. 'topic:' .. id, P .. 'below:' .. id)
   else -- nobody fired until its keys had expired; one with the same id may have begun since
     for _, workflow in ipairs(redis.call('SMEMBERS', P .. 'workflows')) do
       for _, status in ipairs({'completed', 'failed', 'cancelled'}) do
@@ -55,5 +65,6 @@ for _, id in ipairs(gone) do
   end
 end
 
+local errands = redis.call('ZRANGEBYSCORE', P .. 'errands', '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
 local next_due = redis.call('ZRANGE', P .. 'timers', 0, 0, 'WITHSCORES')
-return {#due, #gone, next_due[2] and math.max(0, tonumber(next_due[2]) - now) or -1}
+return {#due, #gone, next_due[2] and math.max(0, tonumber(next_due[2]) - now) or -1, errands}

@@ -1,10 +1,14 @@
 #!lua
--- publish: add an event to a topic.
+-- publish: add an event to a topic, and hand it to who waits for one.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 topic  2 execution the topic belongs to, or ''  3 retention of a free topic, ms  4 event type  5 data (codec)
+--       6 '' or a name: published once under it
 -- Returns the event's stream id.
--- #include clock
-local P, key = KEYS[1], KEYS[1] .. 'topic:' .. ARGV[1]
+-- #include event
+local P, topic, key = KEYS[1], ARGV[1], KEYS[1] .. 'topic:' .. ARGV[1]
+local once = ARGV[6] ~= '' and P .. 'once:' .. ARGV[6]
+local before = once and redis.call('GET', once)
+if before then return before end
 local ttl = redis.call('PTTL', key)
 local entry = redis.call('XADD', key, '*', ARGV[4], ARGV[5])
 local e = ARGV[2] ~= '' and redis.call('HMGET', P .. 'exec:' .. ARGV[2], 'status', 'retention') or {}
@@ -13,7 +17,24 @@ if not e[1] then
   redis.call('PEXPIRE', key, ARGV[3])
 elseif e[1] ~= 'queued' and e[1] ~= 'waiting' then
   if ttl < 0 then redis.call('PEXPIRE', key, e[2]) end
-elseif ttl ~= -1 and ARGV[1] ~= string.match(ARGV[2], '^[^.]*') then
+elseif ttl ~= -1 and topic ~= string.match(ARGV[2], '^[^.]*') then
   redis.call('PEXPIRE', key, e[2]) -- neither its stream nor a suspension's topic: its end does not know of it
 end
+if once then redis.call('SET', once, entry, 'PX', ARGV[3]) end
+
+local subs = P .. 'subs:' .. topic
+local count = redis.call('HLEN', subs)
+if count == 0 then return entry end
+local left = count
+if count <= 100 then
+  for _, member in ipairs(redis.call('HKEYS', subs)) do
+    local id, step = string.match(member, '^w(%S+) (.*)$')
+    if id and redis.call('EXISTS', P .. 'exec:' .. id) == 1 then
+      occur(P, id, step, entry, ARGV[4], ARGV[5])
+      redis.call('HDEL', subs, member)
+      left = left - 1
+    end
+  end
+end
+if left > 0 then redis.call('ZADD', P .. 'errands', now, 'e' .. topic) end
 return entry

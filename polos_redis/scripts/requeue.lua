@@ -4,12 +4,7 @@
 -- ARGV  1 queue  2 consumer  3 'lost' (its worker died: counted) or 'back' (handed back: not counted)
 --       4 how many losses in a row without progress fail an execution  5.. entries
 -- Returns {requeued, failed for good, dropped (stale)}.
--- #include clock
--- #include queue
--- #include record
--- #include suspension
--- #include backoff
--- #include ending
+-- #include termination
 local P, consumer, lost = KEYS[1], ARGV[2], ARGV[3] == 'lost'
 local queue = queue_key(P, ARGV[1])
 local requeued, failed, dropped = 0, 0, 0
@@ -38,9 +33,8 @@ for i = 5, #ARGV do
         failed = failed + 1
         local text = 'its worker was lost ' .. losses .. ' times in a row while it ran; see what it does between its '
           .. 'last journaled step and the next'
-        ending(P, id, now, e, 'failed', 'error', cmsgpack.pack({'WorkerLostError', text, ''}),
-          '\130' .. cmsgpack.pack('status') .. cmsgpack.pack('failed') .. cmsgpack.pack('error')
-          .. cmsgpack.pack('WorkerLostError: ' .. text), {}, {})
+        ending(P, id, e, 'failed', 'error', cmsgpack.pack({'WorkerLostError', text, ''}),
+          finish_event(P, id, 'failed', 'error', 'WorkerLostError: ' .. text), {}, {})
       else
         requeued = requeued + 1
         take_off(P, ARGV[1], entry)

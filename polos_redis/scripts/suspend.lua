@@ -3,37 +3,46 @@
 -- deadline and no second event. An answer that came early decides it at once.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 timeout in ms, 0 for none  7 what is shown (codec)
---       8.. events that come before it on the workflow's topic
+--       8 race or ''  9 branch  10.. events that come before it on the workflow's topic
 -- Returns {changes, record}; -1 or -2 as write does.
--- #include clock
 -- #include fence
--- #include waits
--- #include suspension
+-- #include clock
+-- #include settle
 local P, id, key = KEYS[1], ARGV[1], ARGV[5]
 local n, old, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], key)
 if n < 0 then return n end
 claim(P, id, ARGV[3], e, now)
 local journal = P .. 'journal:' .. id
+local timeout, shown = tonumber(ARGV[6]), ARGV[7]
 if old then return {n, old} end
 
-local timeout, shown = tonumber(ARGV[6]), ARGV[7]
 local deadline = timeout > 0 and now + timeout or 0
-local record = {1, 'suspend', 'open', now, deadline, shown, '', '', '', '', 0, '', ''}
+local record = {1, 'suspend', 'open', now, deadline, shown, '', '', '', '', 0, '', '', ARGV[8]}
+if ARGV[8] ~= '' then
+  if not join(P, id, key, ARGV[8], ARGV[9], now) then
+    record[STATUS], record[DECIDED] = 'closed', now
+    local packed = rewrite(P, id, key, record)
+    return {tonumber(redis.call('HGET', journal, '')), packed}
+  end
+  n = tonumber(redis.call('HGET', journal, ''))
+end
 local early = redis.call('HGET', P .. 'early:' .. id, key)
 local root = string.match(id, '^[^.]*')
-local events = {unpack(ARGV, 8)}
+local events = {unpack(ARGV, 10)}
 events[#events + 1] = 'suspend_' .. key .. (root == id and '' or '\0' .. id)
 events[#events + 1] = shown
 note_wait(P, id, key)
 redis.call('XADD', P .. 'topic:' .. key .. '/' .. id, '*', 'suspend', shown)
 redis.call('PERSIST', P .. 'topic:' .. key .. '/' .. id) -- somebody may have published to it before
 redis.call('XADD', P .. 'topic:' .. root, '*', unpack(events))
+if root ~= id then redis.call('SADD', P .. 'below:' .. root, id .. ' ' .. key) end
 if early then
   local answer = cmsgpack.unpack(early)
   record[ANSWER], record[DIGEST], record[BY], record[CHANNEL] = answer[1], answer[2], answer[3], answer[4]
   redis.call('HDEL', P .. 'early:' .. id, key)
   redis.call('HSET', journal, '', n + 1)
-  return {n + 2, settle(P, id, key, record, 'answered', now)}
+  local packed = settle(P, id, key, record, 'answered', now)
+  return {tonumber(redis.call('HGET', journal, '')), packed}
 end
 local packed = cmsgpack.pack(record)
 redis.call('HSET', journal, '', n + 1, key, packed)

@@ -6,7 +6,6 @@
 --       7.. events of the workflow's own topic, at least one: type, data, type, data
 -- Returns the journal's count of changes; -1 lost to another activation, -2 the journal went back.
 -- #include fence
--- #include record
 -- #include attempt
 local P, id, key = KEYS[1], ARGV[1], ARGV[5]
 local n, old, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], key)

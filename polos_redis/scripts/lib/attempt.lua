@@ -1,3 +1,4 @@
+-- #include record
 -- superseded: is a step's record (without its time) no news, because its attempt or a later one is journaled?
 -- A duplicate that was delayed on the wire must not undo what the same activation has journaled since.
 local function superseded(old, record)

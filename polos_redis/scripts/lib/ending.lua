@@ -1,24 +1,43 @@
+-- #include clock
+-- #include wake
+-- #include settle
+-- A child's result goes into its parent's journal, as the field '\255<the child's hash>': status and value.
+local function result_field(id)
+  return '\255' .. string.match(id, '[^.]*$')
+end
+
+-- tell_parent: a child has ended. Its parent is woken when it was the last that a step waits for.
+local function tell_parent(P, id, ties, status, value)
+  local parent, key = ties.parent, ties.key
+  redis.call('SREM', P .. 'children:' .. parent, id)
+  local is = redis.call('HGET', P .. 'exec:' .. parent, 'status')
+  if is ~= 'queued' and is ~= 'waiting' then return end
+  local journal = P .. 'journal:' .. parent
+  local packed = redis.call('HGET', journal, key)
+  local record = packed and read_record(packed) or {}
+  if record[2] ~= 'child' or record[STATUS] ~= 'open' then return end
+  if redis.call('HSETNX', journal, result_field(id), cmsgpack.pack({status, value})) == 0 then return end
+  record[6] = record[6] - 1
+  if record[6] > 0 then
+    rewrite(P, parent, key, record)
+  else
+    wake(P, parent, key, settle(P, parent, key, record, 'done', now))
+  end
+end
+
 -- ending: an execution ends, whatever ended it. `e` is HMGET of ENDING_FIELDS; `fields` are written with its
 -- status. Closes open waits, takes its entry off the queue, gives every key a TTL, writes the finish event
 -- last, after `events`, and tells who registered for the result, which is `value`, kept as `field`.
 -- `changes` 0 says that it has no journal.
-local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'workflow', 'queue', 'created', 'retention', 'waits', 'notify', 'early'}
+local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'workflow', 'queue', 'created', 'retention', 'waits',
+  'notify', 'early', 'ties'}
 
-local function ending(P, id, now, e, status, field, value, event, events, fields, changes)
+local function ending(P, id, e, status, field, value, event, events, fields, changes)
   local exec, journal = P .. 'exec:' .. id, P .. 'journal:' .. id
   local retention = tonumber(e[8])
   if e[9] then
     for _, key in ipairs(cmsgpack.unpack(e[9])) do
-      local packed = redis.call('HGET', journal, key)
-      local record = packed and read_record(packed) or {}
-      if record[STATUS] == 'open' then
-        settle(P, id, key, record, 'closed', now)
-      elseif record[STATUS] == 'backoff' then
-        end_backoff(P, id, key, record)
-      elseif not record[STATUS] then
-        redis.call('ZREM', P .. 'suspensions', id .. ' ' .. key)
-        redis.call('ZREM', P .. 'timers', 's' .. id .. ' ' .. key, 'b' .. id .. ' ' .. key)
-      end
+      close(P, id, key, now)
       redis.call('PEXPIRE', P .. 'topic:' .. key .. '/' .. id, retention)
     end
   end
@@ -37,7 +56,10 @@ local function ending(P, id, now, e, status, field, value, event, events, fields
   events[#events + 1] = event
   redis.call('XADD', topic, '*', unpack(events))
   local root_status = root ~= id and redis.call('HGET', P .. 'exec:' .. root, 'status')
-  if root_status ~= 'queued' and root_status ~= 'waiting' then redis.call('PEXPIRE', topic, retention) end
+  if root_status ~= 'queued' and root_status ~= 'waiting' then
+    redis.call('PEXPIRE', topic, retention)
+    if e[12] then redis.call('PEXPIRE', P .. 'below:' .. root, retention) end
+  end
   if changes ~= 0 then redis.call('PEXPIRE', journal, retention) end
   if e[11] then redis.call('UNLINK', P .. 'early:' .. id) end
   redis.call('PEXPIRE', exec, retention + 60000)
@@ -47,5 +69,11 @@ local function ending(P, id, now, e, status, field, value, event, events, fields
     local inline = #value <= 16384 and value or false
     local notice = cmsgpack.pack({'done', id, status, field, inline})
     for who in string.gmatch(e[10], '%S+') do redis.pcall('SPUBLISH', P .. 'reply:' .. who, notice) end
+  end
+  if e[12] then
+    local ties = read_ties(e[12])
+    if ties.deadline then redis.call('ZREM', P .. 'timers', 't' .. id) end
+    if e[1] == 'queued' then leave(P, id, ties) end
+    if ties.parent then tell_parent(P, id, ties, status, value) end
   end
 end

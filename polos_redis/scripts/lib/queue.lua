@@ -16,6 +16,22 @@ local function put_on(P, id, workflow, run, queue, more)
   redis.call('HSET', P .. 'exec:' .. id, 'status', 'queued', 'entry', entry)
 end
 
+-- luggage: what an entry carries so that its activation has nothing to read: input and journal, if small.
+local function luggage(P, id, input, about, started)
+  local journal = P .. 'journal:' .. id
+  if #input > 4096 or redis.call('HLEN', journal) > 32 then return end
+  local records, bytes = redis.call('HGETALL', journal), #input + #(about or '')
+  for _, part in ipairs(records) do bytes = bytes + #part end
+  if bytes > 4096 or (#records == 0 and started) then return end
+  local carried = {'input', input}
+  if about then carried = {'input', input, 'about', about} end
+  if #records > 0 then
+    carried[#carried + 1] = 'journal'
+    carried[#carried + 1] = cmsgpack.pack(records)
+  end
+  return carried
+end
+
 -- reindex: an execution's place in the index follows its status.
 local function reindex(P, id, workflow, created, from, to)
   redis.call('ZREM', P .. 'index:' .. from .. ':' .. workflow, id)

@@ -1,0 +1,34 @@
+-- #include clock
+-- #include lane
+-- create: a new execution, runnable at once, when it gets a place, or later. `o` are its options, one map:
+-- queue, about (what its code sees of where it comes from), lane, limit, near, timeout (of the run, ms), delay (ms),
+-- at (ms), digest (of its input), parent, key. `created` is its score in the index, in us.
+local function create(P, id, workflow, input, retention, created, o)
+  local exec = P .. 'exec:' .. id
+  redis.call('ZADD', P .. 'index:queued:' .. workflow, created, id)
+  redis.call('SADD', P .. 'workflows', workflow)
+  local fields = {'workflow', workflow, 'status', 'queued', 'run', 1, 'input', input, 'created', created,
+    'retention', retention}
+  if not o then
+    redis.call('HSET', exec, unpack(fields))
+    return put_on(P, id, workflow, 1, nil, #input <= 4096 and {'input', input} or nil)
+  end
+  for _, name in ipairs({'queue', 'about', 'digest'}) do
+    if o[name] then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = o[name]
+    end
+  end
+  local from = math.max(now + (o.delay or 0), o.at or 0)
+  local ties = {parent = o.parent, key = o.key, lane = o.lane, limit = o.limit, near = o.near, timeout = o.timeout}
+  if o.timeout then
+    ties.deadline = from + o.timeout
+    redis.call('ZADD', P .. 'timers', ties.deadline, 't' .. id)
+  end
+  redis.call('HSET', exec, 'ties', cmsgpack.pack(ties), unpack(fields))
+  if from > now then
+    redis.call('ZADD', P .. 'timers', from, 'p' .. id)
+  else
+    offer(P, id, workflow, 1, o.queue, ties, luggage(P, id, input, o.about))
+  end
+end

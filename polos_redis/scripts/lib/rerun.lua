@@ -1,0 +1,73 @@
+-- #include ending
+-- rerun: a failed execution goes on from its journal as a new run, after `delay` ms. What failed, timed out or
+-- was closed is dropped from the journal; the rest is kept. `e` is HMGET of ENDING_FIELDS; it may have ended
+-- before or be about to.
+local function rerun(P, id, e, delay)
+  local exec, journal = P .. 'exec:' .. id, P .. 'journal:' .. id
+  local flat = redis.call('HGETALL', journal)
+  local gone, newest, dropped = {}, 0, {}
+  for i = 1, #flat, 2 do
+    local key, r = flat[i], flat[i] ~= '' and read_record(flat[i + 1]) or {}
+    if string.byte(key) == 255 then
+      if r[1] ~= 'completed' then dropped[key] = true end
+    elseif r[2] == 'step' then
+      if r[3] == 'failed' then dropped[key] = true end
+      newest = math.max(newest, r[#r] or 0)
+    elseif r[3] == 'expired' or r[3] == 'closed' then
+      dropped[key] = true
+    elseif r[2] == 'suspend' then
+      newest = math.max(newest, r[DECIDED])
+    end
+  end
+  for i = 1, #flat, 2 do
+    local key, r = flat[i], flat[i] ~= '' and read_record(flat[i + 1]) or {}
+    if r[2] == 'step' and r[3] == 'abandoned' and r[#r] >= newest then
+      dropped[key] = true -- nothing has followed that relies on it
+    elseif r[2] == 'child' and r[3] == 'done' then
+      dropped[key] = true -- begun again: the results that are kept count at once
+    elseif r[2] == 'race' then
+      for j = 1, #r[7], 2 do
+        if dropped[r[7][j]] and (r[3] == 'open' or r[5] == r[7][j + 1]) then dropped[key] = true end
+      end
+    end
+  end
+  for key in pairs(dropped) do gone[#gone + 1] = key end
+  for i = 1, #gone, 1000 do redis.call('HDEL', journal, unpack(gone, i, math.min(#gone, i + 999))) end
+  if #flat > 0 then redis.call('HINCRBY', journal, '', 1) end
+
+  local ended = e[1] ~= 'queued'
+  if ended then
+    redis.call('ZREM', P .. 'expiry', id)
+    redis.call('PERSIST', exec)
+    redis.call('PERSIST', journal)
+    redis.call('PERSIST', P .. 'topic:' .. id) -- a child has none of these two of its own
+    redis.call('PERSIST', P .. 'below:' .. id)
+    for _, key in ipairs(e[9] and cmsgpack.unpack(e[9]) or {}) do
+      redis.call('PERSIST', P .. 'topic:' .. key .. '/' .. id)
+    end
+    reindex(P, id, e[5], e[7], e[1], 'queued')
+  elseif e[2] then
+    take_off(P, e[6], e[2])
+  end
+  redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'output', 'error', 'cancelled_by', 'finished', 'unreached')
+  redis.call('HSET', exec, 'status', 'queued')
+  local run = redis.call('HINCRBY', exec, 'run', 1)
+  local ties = read_ties(e[12])
+  if not ended then leave(P, id, ties) end
+  if ended and ties.timeout then
+    ties.deadline = now + delay + ties.timeout
+    redis.call('ZADD', P .. 'timers', ties.deadline, 't' .. id)
+    write_ties(P, id, ties)
+  end
+  if ended and ties.parent then redis.call('SADD', P .. 'children:' .. ties.parent, id) end
+
+  local root = string.match(id, '^[^.]*')
+  local event = '\130' .. cmsgpack.pack('run') .. cmsgpack.pack(run) .. cmsgpack.pack('delay_ms') .. cmsgpack.pack(delay)
+  redis.call('XADD', P .. 'topic:' .. root, '*', root == id and 'workflow_retry' or 'workflow_retry\0' .. id, event)
+  if delay > 0 then
+    redis.call('ZADD', P .. 'timers', now + delay, 'p' .. id)
+  else
+    offer(P, id, e[5], run, e[6], ties)
+  end
+  return run
+end

@@ -1,0 +1,111 @@
+-- #include record
+-- #include waits
+-- A wait's record in the journal, by position. All begin with version, kind, status, opened; then
+-- suspend  deadline, shown, answer, digest, by, channel, decided, schema, decisions (the last two reserved), race
+-- wait     due (0: none), topic ('': a delay), near, event id, event type, data, decided, race
+-- child    children, results to come, children begun, decided, race
+-- race     (not a wait) winner, decided, its members: step key, branch, step key, branch ...
+local STATUS, OPENED, DEADLINE = 3, 4, 5
+local SHOWN, ANSWER, DIGEST, BY, CHANNEL, DECIDED = 6, 7, 8, 9, 10, 11
+local RACE = {suspend = 14, wait = 12, child = 9}
+
+-- answer_event: {data, resumed_by, resumed_at, channel} as one msgpack map around the answer's own bytes.
+local function answer_event(record)
+  return '\132\164data' .. record[ANSWER]
+    .. cmsgpack.pack('resumed_by') .. (record[BY] == '' and '\192' or cmsgpack.pack(record[BY]))
+    .. cmsgpack.pack('resumed_at') .. cmsgpack.pack(record[DECIDED])
+    .. cmsgpack.pack('channel') .. cmsgpack.pack(record[CHANNEL])
+end
+
+-- settle_one: write the decision of an open wait, remove its timer, inbox row and subscription, tell its topics.
+-- Returns the new record. The caller has checked that it is open.
+-- suspend: answered, expired, closed; wait: over, event, expired, closed; child: done, closed; backoff: retry
+local function settle_one(P, id, key, record, status, now)
+  local kind = record[2]
+  record[STATUS] = status
+  local member = id .. ' ' .. key
+  if kind == 'step' then
+    redis.call('ZREM', P .. 'timers', 'b' .. member)
+    forget_wait(P, id, key)
+    return rewrite(P, id, key, record)
+  elseif kind == 'child' then
+    record[8] = now
+    forget_wait(P, id, key)
+    return rewrite(P, id, key, record)
+  elseif kind == 'wait' then
+    record[11] = now
+    if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 'w' .. member) end
+    if record[6] ~= '' and record[7] == 1 then
+      redis.call('HDEL', P .. 'subs:' .. record[6], 'w' .. member)
+    elseif record[6] ~= '' and status ~= 'event' then
+      redis.call('ZADD', P .. 'errands', now, 'u' .. member .. '\0' .. record[6])
+    end
+    forget_wait(P, id, key)
+    return rewrite(P, id, key, record)
+  end
+  record[DECIDED] = now
+  local packed = rewrite(P, id, key, record)
+  redis.call('ZREM', P .. 'suspensions', member)
+  if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 's' .. member) end
+  local root = string.match(id, '^[^.]*')
+  local mark = root == id and '' or '\0' .. id
+  if status == 'answered' then
+    local event = answer_event(record)
+    redis.call('XADD', P .. 'topic:' .. key .. '/' .. id, '*', 'resume', event)
+    redis.call('XADD', P .. 'topic:' .. root, '*', 'resume_' .. key .. mark, event)
+  elseif status == 'expired' then
+    local event = '\129' .. cmsgpack.pack('deadline') .. cmsgpack.pack(record[DEADLINE])
+    redis.call('XADD', P .. 'topic:' .. key .. '/' .. id, '*', 'timeout', event)
+    redis.call('XADD', P .. 'topic:' .. root, '*', 'timeout_' .. key .. mark, event)
+  end
+  return packed
+end
+
+-- close: an open wait is given up.
+local function close(P, id, key, now)
+  local packed = redis.call('HGET', P .. 'journal:' .. id, key)
+  local record = packed and read_record(packed) or {}
+  if record[2] == 'race' then
+    return
+  elseif record[STATUS] == 'open' then
+    settle_one(P, id, key, record, 'closed', now)
+  elseif record[STATUS] == 'backoff' then
+    settle_one(P, id, key, record, 'retry', now)
+  elseif not record[STATUS] then -- lost or damaged: what belongs to it must not stay
+    local member = id .. ' ' .. key
+    redis.call('ZREM', P .. 'suspensions', member)
+    redis.call('ZREM', P .. 'timers', 's' .. member, 'b' .. member, 'w' .. member)
+  end
+end
+
+-- settle: as settle_one, and where the wait is one of a race's members: it has won, the others are closed.
+local function settle(P, id, key, record, status, now)
+  local packed = settle_one(P, id, key, record, status, now)
+  local place = RACE[record[2]]
+  local race = place and record[place]
+  if race and race ~= '' then
+    local held = redis.call('HGET', P .. 'journal:' .. id, race)
+    local r = held and read_record(held) or {}
+    if r[STATUS] == 'open' then
+      r[STATUS], r[6] = 'won', now
+      for i = 1, #r[7], 2 do
+        if r[7][i] == key then r[5] = r[7][i + 1] else close(P, id, r[7][i], now) end
+      end
+      rewrite(P, id, race, r)
+    end
+  end
+  return packed
+end
+
+-- join: a wait that opens becomes a member of its race; false when that has been won before.
+local function join(P, id, key, race, branch, now)
+  if race == '' then return true end
+  local held = redis.call('HGET', P .. 'journal:' .. id, race)
+  local r = held and read_record(held) or {1, 'race', 'open', now, '', 0, {}}
+  if r[STATUS] ~= 'open' then return false end
+  for i = 1, #r[7], 2 do if r[7][i] == key then return true end end
+  r[7][#r[7] + 1] = key
+  r[7][#r[7] + 1] = branch
+  rewrite(P, id, race, r)
+  return true
+end

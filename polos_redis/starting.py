@@ -1,0 +1,114 @@
+"""How an execution is begun: its workflow, its input, and where and when it runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgpack
+
+from polos_redis import codec
+from polos_redis.errors import ConfigurationError, InvalidInputError, UnreadableValueError
+from polos_redis.queues import Queue, as_queue
+from polos_redis.steps.times import milliseconds, moment
+from polos_redis.store import DEFAULTS, Start
+from polos_redis.workflow import Workflow
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Where an execution comes from, as its code sees it."""
+
+    root_workflow_id: str
+    parent_execution_id: str | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    initial_state: Any = None
+
+    def pack(self) -> bytes:
+        """As the store keeps it."""
+        return codec.encode({name: value for name, value in self._fields().items() if value is not None})
+
+    @classmethod
+    def unpack(cls, workflow_id: str, packed: bytes | None) -> About:
+        """As the store has it; nothing means a root execution that knows of nothing."""
+        if packed is None:
+            return cls(workflow_id)
+        found = codec.decode(packed)
+        if not isinstance(found, dict):
+            raise UnreadableValueError("damaged: where the execution comes from can't be read")
+        return cls(**{"root_workflow_id": workflow_id, **found})
+
+    def _fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What executions of a workflow are begun with, for processes that have not imported it."""
+
+    queue: str | None = None
+    limit: int | None = None
+    run_timeout: float | None = None
+
+    @classmethod
+    def of(cls, workflow: Workflow[Any, Any]) -> Definition:
+        """The definition of a workflow this process knows."""
+        queue = workflow.queue
+        name = None if queue.name == DEFAULTS.queue and queue.concurrency_limit is None else queue.name
+        return cls(name, queue.concurrency_limit, workflow.run_timeout_seconds)
+
+    def pack(self) -> bytes:
+        """As the store keeps it."""
+        packed: bytes = msgpack.packb(asdict(self))
+        return packed
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Definition:
+        """As the store has it; fields of newer releases are left out."""
+        found = msgpack.unpackb(packed)
+        return cls(**{name: found[name] for name in cls.__slots__ if name in found})
+
+
+PLAIN = Definition()
+
+
+def begin(
+    definition: Definition,
+    workflow_id: str,
+    about: About | None,
+    *,
+    queue: Queue | str | None = None,
+    concurrency_key: str | None = None,
+    run_timeout_seconds: float | timedelta | None = None,
+    start_delay: float | timedelta | None = None,
+    start_at: datetime | None = None,
+    digest: bytes | None = None,
+) -> Start:
+    """How an execution is begun, from its workflow's definition and what the caller wants otherwise."""
+    what = f"workflow {workflow_id!r}"
+    chosen = Queue(definition.queue or DEFAULTS.queue, definition.limit)
+    if queue is not None:
+        wanted = as_queue(queue, workflow_id)
+        chosen = wanted if wanted.name != chosen.name or wanted.concurrency_limit else chosen
+    lane = None
+    if chosen.concurrency_limit is not None:
+        lane = chosen.name if concurrency_key is None else f"{chosen.name}\0{concurrency_key}"
+    elif concurrency_key is not None:
+        raise ConfigurationError(
+            f"{what}: concurrency_key needs a queue with a concurrency_limit, and {chosen.name!r} has none"
+        )
+    if start_delay is not None and start_at is not None:
+        raise InvalidInputError(f"{what}: give start_delay or start_at, not both")
+    timeout = run_timeout_seconds if run_timeout_seconds is not None else definition.run_timeout
+    return Start(
+        queue=chosen.name,
+        lane=lane,
+        limit=chosen.concurrency_limit or 0,
+        timeout=milliseconds(what, timeout, "run_timeout_seconds"),
+        delay=milliseconds(what, start_delay, "start_delay"),
+        at=None if start_at is None else moment(what, start_at),
+        about=None if about is None else about.pack(),
+        digest=digest,
+    )

@@ -1,0 +1,1 @@
+"""The journaled calls of a workflow, `ctx.step`, by what they do."""

@@ -1,0 +1,107 @@
+"""What all journaled calls have in common."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+from polos_redis import journal, tasks
+from polos_redis.activation import Activation, Place, described
+from polos_redis.errors import StepKeyError
+from polos_redis.journal import ChildRecord, RaceRecord, Record, StepRecord, SuspensionRecord, WaitRecord
+from polos_redis.store import raw
+
+R = TypeVar("R", StepRecord, SuspensionRecord, WaitRecord, ChildRecord, RaceRecord)
+
+WARN_SECONDS = 60.0
+
+logger = logging.getLogger("polos.execution")
+
+
+class Calls:
+    """The journaled calls of one activation. Each needs a key of its own within the execution."""
+
+    __slots__ = ("_activation",)
+
+    def __init__(self, activation: Activation) -> None:
+        self._activation = activation
+
+    async def _begin(self, key: str, place: Place) -> bytes | None:
+        """Begin a call, when it may: the record that is journaled under its key, if there is one."""
+        if not self._activation.may_begin():
+            await self._activation.pass_gate()
+        return self._activation.register(key, place)
+
+    async def _commit_wait(self, key: str, send: Callable[[int], Any]) -> bytes:
+        """Send a write whose reply is {changes, record}; the record."""
+        activation, name = self._activation, raw(key)
+        activation.in_flight += 1
+        try:
+            await activation.commit(name, b"", send)
+        finally:
+            activation.landed()
+        return activation.journal[name]
+
+    async def _decision(self, key: str, stored: bytes, kind: type[R], place: Place) -> R:
+        """The record of a wait once it is decided. One that was given up (its race was lost, its task
+        cancelled)
+        stays pending until the same code gives it up again."""
+        activation = self._activation
+        record = self._read(key, stored, kind, place)
+        if record.status == "open":
+            record = self._read(key, await activation.wait(key), kind, place)
+            await activation.pass_gate()
+        if record.status == "closed":
+            await self._stay(
+                key, "a wait given up before is not given up again: has its timeout or race gone?"
+            )
+        branch = tasks.BRANCH.get()
+        if branch is not None:
+            branch.decided = True
+        return record
+
+    async def _stay(self, key: str, warning: str) -> NoReturn:
+        """On replay, wait to be cancelled again by the same code."""
+        loop = self._activation.loop
+        told = {"execution": self._activation.id, "step": key}
+        timer = loop.call_later(WARN_SECONDS, functools.partial(logger.warning, warning, extra=told))
+        try:
+            await loop.create_future()
+        finally:
+            timer.cancel()
+        raise AssertionError("nobody resolves this future")
+
+    def _refuse_inside_step(self, key: str, call: str) -> None:
+        if tasks.OWNER.get() is tasks.INSIDE_STEP:
+            raise StepKeyError(
+                f"ctx.step.{call}({key!r}) was called inside a step's function: a step can't wait; "
+                f"call {call} in the workflow's own code"
+            )
+
+    def _read(self, key: str, stored: bytes, kind: type[R], place: Place) -> R:
+        """Read a record as the kind this call journals; another kind stops the execution."""
+        record: Record = journal.parse(stored)
+        if not isinstance(record, kind):
+            raise self._activation.stop_with(
+                StepKeyError(
+                    f"step key {key!r} at {described(place)} is a {journal.word_for(kind)} now, but was "
+                    f"journaled as a {journal.word_for(type(record))}: give the new call its own key, or "
+                    "bring the old code back"
+                )
+            )
+        return record
+
+
+def caller() -> Place:
+    """Where the call of the function that calls this stands."""
+    frame = sys._getframe(2)
+    return frame.f_code, frame.f_lineno
+
+
+def race() -> tuple[bytes, bytes]:
+    """The race and the branch that a wait opened now decides; empty for none."""
+    branch = tasks.BRANCH.get()
+    return (branch.race, branch.name) if branch is not None and branch.direct else (b"", b"")

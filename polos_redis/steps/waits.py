@@ -1,0 +1,149 @@
+"""`ctx.step.wait_for`, `wait_until`, `wait_for_event`: durable waits for a time or an event; publishing
+events."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Coroutine
+from datetime import datetime, timedelta
+from typing import Any
+
+from polos_redis import codec
+from polos_redis.activation import Place
+from polos_redis.errors import InvalidInputError, WaitTimeoutError
+from polos_redis.events import EventData, EventPayload, payload, publish_once
+from polos_redis.journal import WaitRecord
+from polos_redis.steps.calls import caller, race
+from polos_redis.steps.run import Runs
+from polos_redis.steps.times import milliseconds, moment
+from polos_redis.store import raw
+
+
+class Waits(Runs):
+    """Waits for times and events; and what other executions may wait for."""
+
+    __slots__ = ()
+
+    # --- times --------------------------------------------------------------------------
+
+    def wait_for(
+        self,
+        key: str,
+        seconds: float = 0,
+        minutes: float = 0,
+        hours: float = 0,
+        days: float = 0,
+        weeks: float = 0,
+    ) -> Coroutine[Any, Any, None]:
+        """Wait for a while, by the server's clock from when the wait first opened; the parts add up.
+
+        The execution is parked and holds nothing. A total of 0 or less is over at once.
+        """
+        self._refuse_inside_step(key, "wait_for")
+        parts = {"seconds": seconds, "minutes": minutes, "hours": hours, "days": days, "weeks": weeks}
+        try:
+            span = timedelta(**{name: part or 0 for name, part in parts.items()})
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"wait {key!r}: its parts are numbers, not {parts!r}") from None
+        return self._wait_for_time(key, max(0, span // timedelta(milliseconds=1)), None, caller())
+
+    def wait_until(self, key: str, when: datetime) -> Coroutine[Any, Any, None]:
+        """Wait until a moment, an aware datetime; one in the past is over at once."""
+        self._refuse_inside_step(key, "wait_until")
+        return self._wait_for_time(key, None, max(1, moment(f"wait {key!r}", when)), caller())
+
+    async def _wait_for_time(self, key: str, for_ms: int | None, until_ms: int | None, place: Place) -> None:
+        stored = await self._begin(key, place)
+        if stored is None:
+            stored = await self._open(key, for_ms, until_ms, "")
+        await self._decision(key, stored, WaitRecord, place)
+
+    # --- events -------------------------------------------------------------------------
+
+    def wait_for_event(
+        self, key: str, topic: str, timeout: float | timedelta | None = None
+    ) -> Coroutine[Any, Any, EventPayload]:
+        """Wait for the first event published to a topic after the wait was opened.
+
+        Published means by `events.publish`, `publish_event` or `publish_workflow_event`. Raises
+        `WaitTimeoutError` (a `StepExecutionError`) when none came within `timeout` seconds.
+        """
+        self._refuse_inside_step(key, "wait_for_event")
+        if not isinstance(topic, str) or not topic:
+            raise InvalidInputError(f"wait {key!r}: a topic is a text that is not empty, not {topic!r}")
+        return self._wait_for_event(key, topic, timeout, caller())
+
+    async def _wait_for_event(
+        self, key: str, topic: str, timeout: float | timedelta | None, place: Place
+    ) -> EventPayload:
+        activation = self._activation
+        timeout_ms = milliseconds(f"wait {key!r}", timeout)
+        stored = await self._begin(key, place)
+        if stored is None:
+            store = activation.host.store
+            if store.topic_prefix(topic) != activation.fence.prefix:
+                await store.subscribe(topic, f"w{activation.id} {key}")
+            stored = await self._open(key, timeout_ms, None, topic)
+        record = await self._decision(key, stored, WaitRecord, place)
+        if record.status == "expired":
+            raise WaitTimeoutError(key, topic, (record.due_ms - record.opened_ms) / 1000)
+        return payload(record.topic, record.event_id, record.event_type, codec.decode(record.data))
+
+    async def _open(self, key: str, for_ms: int | None, until_ms: int | None, topic: str) -> bytes:
+        activation = self._activation
+        events, joined = activation.first_events(), race()
+        store, name = activation.host.store, raw(key)
+        return await self._commit_wait(
+            key,
+            lambda known: store.wait(activation.fence, known, name, for_ms, until_ms, topic, joined, events),
+        )
+
+    # --- telling others -----------------------------------------------------------------
+
+    def publish_event(
+        self, key: str, topic: str, data: Any = None, event_type: str | None = None
+    ) -> Coroutine[Any, Any, str]:
+        """Publish an event to a topic, once however often this is replayed; returns its id."""
+        event = EventData(event_type or "event", data)
+        call = functools.partial(self._publish, key, topic, event)
+        return self._run(key, True, call, 2, 1.0, 10.0, caller())
+
+    def publish_workflow_event(
+        self, key: str, data: Any = None, event_type: str | None = None
+    ) -> Coroutine[Any, Any, str]:
+        """Publish an event, once, to the stream that `stream_workflow` reads: the root execution's."""
+        activation = self._activation
+        event = EventData(event_type or "event", data)
+        call = functools.partial(self._publish, key, activation.root, event)
+        return self._run(key, True, call, 2, 1.0, 10.0, caller())
+
+    async def _publish(self, key: str, topic: str, event: EventData) -> str:
+        activation = self._activation
+        mark = activation.id if topic == activation.root != activation.id else ""
+        once = self.idempotency_key(f"publish {key}")
+        return await publish_once(activation.host.client, topic, event, once, mark)
+
+    def resume(
+        self,
+        key: str,
+        suspend_step_key: str,
+        suspend_execution_id: str,
+        suspend_workflow_id: str | None = None,
+        data: Any = None,
+        *,
+        resumed_by: str | None = None,
+    ) -> Coroutine[Any, Any, None]:
+        """Answer a suspension of another execution, once; its refusals are `StepExecutionError`s."""
+        client, by = self._activation.host.client, resumed_by or f"execution {self._activation.id}"
+
+        async def answer() -> None:
+            await client.resume(
+                suspend_workflow_id=suspend_workflow_id,
+                suspend_execution_id=suspend_execution_id,
+                suspend_step_key=suspend_step_key,
+                data=data,
+                resumed_by=by,
+                channel="workflow",
+            )
+
+        return self._run(key, True, answer, 0, 0.0, 0.0, caller())
