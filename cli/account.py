@@ -13,7 +13,11 @@ def print_account(found: dict[str, Any]) -> None:
     """Print everything known of an execution, in the order in which people ask."""
     _field("execution", (found["id"], "bold"))
     _field("workflow", found["workflow_id"])
+    if found["parent_execution_id"]:
+        _field("child of", found["parent_execution_id"])
     _field("status", status(found["status"]), _ended_by(found))
+    if found["run"] > 1:
+        _field("run", f"{found['run']}{_last_error(found['last_error'])}")
     _field("created", moment(found["created_at"]))
     if found["started_at"]:
         _field("started", moment(found["started_at"]))
@@ -22,6 +26,8 @@ def print_account(found: dict[str, Any]) -> None:
     if found["lost_deliveries"]:
         _field("lost", f"{found['lost_deliveries']} times in a row, with the worker that had it")
     _field("input", compact(found["input"]))
+    if found["state"] is not None:
+        _field("state", compact(found["state"]))
     if found["status"] == "completed":
         _field("result", compact(found["result"]))
     for one in found["open_suspensions"]:
@@ -29,6 +35,12 @@ def print_account(found: dict[str, Any]) -> None:
     for one in found["steps"]:
         if one["status"] == "backoff" and found["status"] == "waiting":
             _field("waits for", (one["step_key"], "bold"), ", to try it again")
+    for one in found["waits"]:
+        if one["status"] == "open":
+            what = f", an event of {one['topic']}" if one["topic"] else ""
+            _field("waits for", (one["step_key"], "bold"), f"{what}, {until(one['until'])}")
+    for key, left in _children_to_come(found["children"]).items():
+        _field("waits for", (key, "bold"), f", {left} {'child' if left == 1 else 'children'}")
     if found["steps"]:
         line()
         line(("steps", "bold"))
@@ -39,6 +51,16 @@ def print_account(found: dict[str, Any]) -> None:
         line(("suspensions", "bold"))
         for one in found["suspensions"]:
             _suspension(one, found["id"])
+    if found["children"]:
+        line()
+        line(("children", "bold"))
+        for one in found["children"]:
+            _child(one)
+    if found["open_suspensions_below"]:
+        line()
+        line(("suspensions below", "bold"))
+        for one in found["open_suspensions_below"]:
+            _suspension(one, one["execution_id"], f" of {one['execution_id']}")
     if found["unreached_steps"]:
         line()
         names = ", ".join(found["unreached_steps"])
@@ -82,8 +104,28 @@ def _step(one: dict[str, Any]) -> None:
             lines(error["traceback"], "      ", "dim")
 
 
-def _suspension(one: dict[str, Any], execution_id: str) -> None:
-    parts: list[Part] = ["  ", (one["step_key"], "bold"), "  ", status(one["status"])]
+def _last_error(error: dict[str, str] | None) -> str:
+    return f", after {error['type']}: {error['message']}" if error else ""
+
+
+def _children_to_come(children: list[dict[str, Any]]) -> dict[str, int]:
+    """How many of the children that a step waits for have not ended."""
+    left: dict[str, int] = {}
+    for one in children:
+        if one["waited_for"] and one["status"] in ("queued", "waiting"):
+            left[one["step_key"]] = left.get(one["step_key"], 0) + 1
+    return left
+
+
+def _child(one: dict[str, Any]) -> None:
+    line(
+        *("  ", (one["step_key"], "bold"), "  ", status(one["status"] or "forgotten")),
+        *("  ", one["id"], f"  {one['workflow_id']}" if one["workflow_id"] else ""),
+    )
+
+
+def _suspension(one: dict[str, Any], execution_id: str, whose: str = "") -> None:
+    parts: list[Part] = ["  ", (one["step_key"], "bold"), whose, "  ", status(one["status"])]
     if one["status"] == "open":
         parts.append(f"  {since(one['opened_at'])}, {until(one['expires_at'])}")
     elif one["status"] == "answered":

@@ -164,7 +164,7 @@ async def _resume(
     client: PolosClient, execution_id: str, step_key: str | None, answer: Any, by: str | None, early: bool
 ) -> Resumed:
     if step_key is None:
-        step_key = _the_one(await client.get_execution(execution_id))
+        execution_id, step_key = _the_one(await client.get_execution(execution_id))
     return await client.resume(
         suspend_execution_id=execution_id,
         suspend_step_key=step_key,
@@ -175,14 +175,19 @@ async def _resume(
     )
 
 
-def _the_one(found: dict[str, Any]) -> str:
-    """The suspension that is meant when none is named: the open one, else the only one there ever was (the
-    store then says what became of it, and takes the same answer again for what it is)."""
-    for rows in (found["open_suspensions"], found["suspensions"]):
+def _the_one(found: dict[str, Any]) -> tuple[str, str]:
+    """The suspension that is meant when none is named, execution and step key: the open one, of a descendant
+    too, else the only one there ever was (the store then says what became of it, and takes the same answer
+    again for what it is)."""
+    below = found["open_suspensions_below"]
+    open_ones = found["open_suspensions"] + below
+    for rows in (open_ones, found["suspensions"]):
         if len(rows) == 1:
-            return str(rows[0]["step_key"])
-        if rows and rows is found["open_suspensions"]:
-            raise AmbiguousSuspensionError(found["id"], [row["step_key"] for row in rows])
+            return str(rows[0]["execution_id"]), str(rows[0]["step_key"])
+        if rows and rows is open_ones:
+            named = [row["step_key"] for row in found["open_suspensions"]]
+            named += [f"{row['step_key']} of {row['execution_id']}" for row in below]
+            raise AmbiguousSuspensionError(found["id"], named)
     past = "; ".join(_past(row) for row in found["suspensions"])
     raise NothingOpenError(
         f"execution {found['id']} waits for no answer: it is {found['status']}"

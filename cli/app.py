@@ -13,7 +13,7 @@ import typer
 
 from polos_redis.errors import PolosError
 
-from . import answering, demo, executions, starting, worker
+from . import answering, demo, executions, schedules, starting, worker
 from .output import note, prepare_streams, printable
 from .values import UsageError
 
@@ -65,9 +65,9 @@ def _polos(
     pass
 
 
-for group in (demo, worker, starting, executions, answering):
+for group in (demo, worker, starting, executions, answering, schedules):
     group.add_to(app)
-for _command in app.registered_commands:
+for _command in (*app.registered_commands, *schedules.group.registered_commands):
     _command.help = _flowing(inspect.getdoc(_command.callback) or "")
 
 

@@ -1,4 +1,4 @@
-"""`polos list`, `show`, `events` and `cancel`: executions as they are."""
+"""`polos list`, `show`, `events`, `cancel` and `retry`: executions as they are."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(short_help="Show everything about an execution.")(show)
     app.command(short_help="Follow the events of an execution.")(events)
     app.command(short_help="End an execution.")(cancel)
+    app.command(short_help="Let a failed execution go on.")(retry)
 
 
 def list_executions(
@@ -129,7 +130,12 @@ async def _follow(client: PolosClient, execution_id: str, json: bool) -> None:
             }
             print_json({**told, "created_at": at, "metadata": event.metadata}, indent=None)
         else:
-            line((at, "dim"), "  ", (event.event_type.ljust(16), "bold"), "  ", compact(event.data))
+            whose = event.metadata.get("execution_id")
+            child = f"  of {whose}" if whose not in (None, execution_id) else ""
+            line(
+                *((at, "dim"), "  ", (event.event_type.ljust(16), "bold"), "  ", compact(event.data)),
+                (child, "dim"),
+            )
 
 
 def cancel(
@@ -140,7 +146,7 @@ def cancel(
     patience: Patience = PATIENCE_SECONDS,
     json: Json = False,
 ) -> None:
-    """End an execution: no step of it begins afterwards, and what waits is closed.
+    """End an execution and its children: no step of them begins afterwards, and what waits is closed.
 
     \b
     Example:
@@ -153,3 +159,26 @@ def cancel(
         print_json(told)
     else:
         line("cancelled ", (execution_id, "bold"))
+
+
+def retry(
+    execution_id: Id,
+    url: Url = None,
+    namespace: Namespace = None,
+    patience: Patience = PATIENCE_SECONDS,
+    json: Json = False,
+) -> None:
+    """Let a failed execution go on from its journal, as a new run.
+
+    What has succeeded is kept; what failed or timed out is tried again, failed children too.
+
+    \b
+    Example:
+      polos retry 3f2a...
+    """
+    client = client_of(url, namespace, patience)
+    run = ask(client, lambda: client.retry(execution_id))
+    if json:
+        print_json({"id": execution_id, "run": run})
+    else:
+        line("goes on ", (execution_id, "bold"), f" as run {run}")

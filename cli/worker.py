@@ -66,6 +66,15 @@ def worker(
             help="Workers an execution may lose in a row before it fails.",
         ),
     ] = None,
+    queues: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME...",
+            envvar="POLOS_QUEUES",
+            show_default="those of the workflows, and default",
+            help="Queues to read, and no others.",
+        ),
+    ] = None,
     log_format: Annotated[
         LogFormat, typer.Option(envvar="POLOS_LOG_FORMAT", help="Shape of the log on standard error.")
     ] = LogFormat.text,
@@ -84,6 +93,7 @@ def worker(
     Examples:
       polos worker charge.py
       polos worker shop.workflows billing.workflows --concurrency 20
+      polos worker shop.workflows --queues emails,reports
       polos worker charge.py --url redis://10.0.0.5:6379/0 --log-format json
     """
     from polos_redis.workflow import registered
@@ -102,6 +112,7 @@ def worker(
         "lease_seconds": lease_seconds,
         "grace_seconds": grace_seconds,
         "max_deliveries": max_deliveries,
+        "queues": queues,
     }
     asyncio.run(_work(client_of(url, namespace, patience), options))
 

@@ -5,9 +5,11 @@ A workflow can stop, ask a person, and go on days later as if nothing had happen
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from polos_redis import errors, events
+from polos_redis.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.client import PolosClient, Resumed
 from polos_redis.context import WorkflowContext
 from polos_redis.errors import (
@@ -19,12 +21,18 @@ from polos_redis.errors import (
     ExecutionFailedError,
     ExecutionFinishedError,
     ExecutionNotFoundError,
+    HookFailedError,
+    IdempotencyConflictError,
+    InsideWorkflowError,
     InvalidInputError,
+    NotFailedError,
     NotStorableError,
     PolosError,
     RedisRefusedError,
     RedisUnavailableError,
     ResumeError,
+    ScheduleNotFoundError,
+    StateConflictError,
     StepExecutionError,
     StepKeyError,
     SuspendTimeoutError,
@@ -32,43 +40,65 @@ from polos_redis.errors import (
     SuspensionNotFoundError,
     UnreadableValueError,
     ValueTooLargeError,
+    WaitTimeoutError,
     WorkerLostError,
+    WorkflowTimeoutError,
 )
-from polos_redis.events import Event, EventData
+from polos_redis.events import BatchEventPayload, Event, EventData, EventPayload
 from polos_redis.handle import ExecutionHandle
+from polos_redis.hooks import HookContext, HookResult
 from polos_redis.page import Page
+from polos_redis.queues import Queue, queue
+from polos_redis.steps.race import Winner
 from polos_redis.workflow import Workflow, workflow
 
 if TYPE_CHECKING:
+    from polos_redis import schedules
     from polos_redis.embedded import EmbeddedServer
     from polos_redis.polos import Polos
+    from polos_redis.schedules import SchedulePayload
     from polos_redis.worker import Worker
+    from polos_redis.workflow_state import WorkflowState
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyResumedError",
     "AmbiguousSuspensionError",
+    "BatchEventPayload",
+    "BatchStepResult",
+    "BatchWorkflowInput",
     "ConfigurationError",
     "EmbeddedServer",
     "Event",
     "EventData",
+    "EventPayload",
     "EventsTrimmedError",
     "ExecutionCancelledError",
     "ExecutionFailedError",
     "ExecutionFinishedError",
     "ExecutionHandle",
     "ExecutionNotFoundError",
+    "HookContext",
+    "HookFailedError",
+    "HookResult",
+    "IdempotencyConflictError",
+    "InsideWorkflowError",
     "InvalidInputError",
+    "NotFailedError",
     "NotStorableError",
     "Page",
     "Polos",
     "PolosClient",
     "PolosError",
+    "Queue",
     "RedisRefusedError",
     "RedisUnavailableError",
     "ResumeError",
     "Resumed",
+    "ScheduleNotFoundError",
+    "SchedulePayload",
+    "StateConflictError",
     "StepExecutionError",
     "StepKeyError",
     "SuspendTimeoutError",
@@ -76,22 +106,34 @@ __all__ = [
     "SuspensionNotFoundError",
     "UnreadableValueError",
     "ValueTooLargeError",
+    "WaitTimeoutError",
+    "Winner",
     "Worker",
     "WorkerLostError",
     "Workflow",
     "WorkflowContext",
+    "WorkflowState",
+    "WorkflowTimeoutError",
     "errors",
     "events",
+    "queue",
+    "schedules",
     "workflow",
 ]
 
-_LAZY = {"Worker": "worker", "Polos": "polos", "EmbeddedServer": "embedded"}
+_LAZY = {
+    "EmbeddedServer": "embedded",
+    "Polos": "polos",
+    "SchedulePayload": "schedules",
+    "Worker": "worker",
+    "WorkflowState": "workflow_state",
+    "schedules": "schedules",
+}
 
 
 def __getattr__(name: str) -> object:
-    module = _LAZY.get(name)
-    if module is None:
+    found = _LAZY.get(name)
+    if found is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    module = import_module(f"{__name__}.{found}")
+    return module if name == found else getattr(module, name)

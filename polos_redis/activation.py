@@ -9,6 +9,7 @@ has been lost ends at once and what its code still does is discarded.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Coroutine, Sequence
@@ -21,12 +22,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import msgpack
 
 from polos_redis import codec, journal, tasks
-from polos_redis.errors import ConnectionLostError, PolosError, StepKeyError
+from polos_redis.errors import ConnectionLostError, PolosError, StepKeyError, StoredValueError
 from polos_redis.starting import About
 from polos_redis.store import FINISHED, LOST, NO_SUCH_WAIT, Fence, Loaded, Store, raw, text
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
+    from polos_redis.state import KeptState
     from polos_redis.workflow import Workflow
 
 logger = logging.getLogger("polos.execution")
@@ -116,6 +118,7 @@ class Activation:
         "id",
         "in_flight",
         "journal",
+        "kept",
         "known",
         "loop",
         "losses",
@@ -154,6 +157,7 @@ class Activation:
         self.losses = 0
         self.started = False
         self.about = About(workflow.id)
+        self.kept: KeptState | None = None
         self.given_up: set[str] = set()  # waits whose tasks the workflow's code has cancelled
         self.passed_over: set[str] = set()  # what losing branches of races have journaled
         self.places: dict[str, Place] = {}
@@ -509,11 +513,18 @@ class Activation:
     async def _ask_to_park(self) -> None:
         waits = [raw(key) for key in self.waits]
         given_up = [raw(key) for key in self.given_up]
+        try:
+            state = b"" if self.kept is None else self.kept.pack()
+        except StoredValueError as error:
+            self.stop_with(error)
+            assert self.main is not None
+            self._finish(self.main)
+            return
         while True:
             try:
                 while self.epoch != self.host.store.wire.epoch:
                     await self.verify()
-                reply = await self.host.store.park(self.fence, self.known, b"", given_up, waits)
+                reply = await self.host.store.park(self.fence, self.known, state, given_up, waits)
             except ConnectionLostError:
                 await self.reconnect()
                 continue
@@ -555,7 +566,7 @@ class Activation:
 
     def _finish(self, task: asyncio.Task[Any]) -> None:
         self.state = State.FINISHING
-        status, value, event = self._outcome_of(task)
+        status, value, event, state = self._outcome_of(task)
         events = self.first_events()
         seen = self.places.keys() | self.passed_over
         unreached = [n for n in self.journal if n and not journal.is_result(n) and text(n) not in seen]
@@ -565,6 +576,8 @@ class Activation:
                 extra={"execution": self.id, "steps": [text(name) for name in unreached]},
             )
         fields = [b"unreached", msgpack.packb(unreached)] if unreached else []
+        if state:
+            fields += [b"state", state]
         call = (status, value, event, fields, events)
         if status == "failed" and self.may_retry and self.workflow.retries:
             self.host.spawn(self._try_again(call))
@@ -635,25 +648,32 @@ class Activation:
             return
         self._send_finish(call)
 
-    def _outcome_of(self, task: asyncio.Task[Any]) -> tuple[str, bytes, bytes]:
+    def _outcome_of(self, task: asyncio.Task[Any]) -> tuple[str, bytes, bytes, bytes]:
+        """The status, the output or error, the data of the finish event, and the state to be saved."""
         error: BaseException | None = self._fatal
+        state = b""
         if error is None:
             try:
                 output = codec.encode(task.result(), limit=self.host.value_limit)
+                if self.kept is not None:
+                    state = self.kept.pack()
             except asyncio.CancelledError:
                 error = tasks.WorkflowExit("the workflow's code cancelled its own task")
             except BaseException as raised:
                 error = raised
             else:
                 if self.run == 1:
-                    return "completed", output, b"\x82\xa6status\xa9completed\xa6result" + output
+                    return "completed", output, b"\x82\xa6status\xa9completed\xa6result" + output, state
                 run = codec.encode(self.run)
                 event = b"\x83\xa6status\xa9completed\xa6result" + output + b"\xa3run" + run
-                return "completed", output, event
+                return "completed", output, event, state
         described = journal.text_of(error)
-        told = {"status": "failed", "error": f"{type(error).__name__}: {described}", "run": self.run}
-        event = codec.encode(told)
-        return "failed", journal.error_record(error), event
+        told: dict[str, Any] = {"status": "failed", "error": f"{type(error).__name__}: {described}"}
+        event = codec.encode(told if self.run == 1 else {**told, "run": self.run})
+        if self.kept is not None:
+            with contextlib.suppress(StoredValueError):
+                state = self.kept.pack()
+        return "failed", journal.error_record(error), event, state
 
     def end(self, how: str) -> None:
         """It is over here: free the slot at once, then end what is left of the code, and discard it."""

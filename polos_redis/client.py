@@ -7,6 +7,7 @@ A client connects on first use and need not be closed. It belongs to no event lo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from polos_redis import codec, execution, journal, keys, settings, tasks
-from polos_redis.definitions import definition_of
+from polos_redis.definitions import definition_of, limit_of
 from polos_redis.errors import (
     AlreadyResumedError,
     AmbiguousSuspensionError,
@@ -33,7 +34,8 @@ from polos_redis.handle import ExecutionHandle
 from polos_redis.journal import SuspensionRecord
 from polos_redis.notices import Notices
 from polos_redis.page import Page
-from polos_redis.starting import About, begin
+from polos_redis.queues import Queue
+from polos_redis.starting import About, begin, queue_of
 from polos_redis.store import FINISHED, STATUSES, Ended, Start, Store, raw, text
 from polos_redis.tail import Tail
 from polos_redis.wire import Wire, place_of
@@ -78,14 +80,14 @@ class _Session:
         if notice[0] != b"done":
             return
         _, execution_id, status, field, value = notice
-        ended: Ended | None = None
+        ended: Ended | None = (
+            None  # unknown: look again, as at a failed one, which may have been retried since
+        )
         if value is not None and value is not False:
-            ended = Ended(
-                text(status),
-                value if field == b"output" else None,
-                value if field == b"error" else None,
-                (text(value) or None) if field == b"cancelled_by" else None,
-            )
+            if field == b"output":
+                ended = Ended(text(status), output=value)
+            elif field == b"cancelled_by":
+                ended = Ended(text(status), cancelled_by=text(value) or None)
         for future in self.ends.get(execution_id, ()):
             if not future.done():
                 future.set_result(ended)
@@ -216,13 +218,11 @@ class PolosClient:
 
         The input is validated where the workflow is known, and in any case by the worker. Options:
         `idempotency_key` starts one execution for it and the workflow, however often it is called while that
-        one is
-        kept (another input raises `IdempotencyConflictError`); `start_delay` (seconds) or `start_at` (an
-        aware
-        datetime) start it later; `run_timeout_seconds` fails it when it has not finished by then, waiting
-        included;
-        `queue` and `concurrency_key` (a limit for each key) say where it waits for a worker; `session_id` and
-        `user_id` are there for its code to see; `initial_state` is for workflows with a `state_schema`.
+        one is kept, failed or not (another input raises `IdempotencyConflictError`); `start_delay` (seconds)
+        or `start_at` (an aware datetime) start it later; `run_timeout_seconds` fails it when it has not
+        finished by then, counted from its start, waiting included; `queue` and `concurrency_key` (a limit for
+        each key) say where it waits for a worker; `session_id` and `user_id` are there for its code to see;
+        `initial_state` is for workflows with a `state_schema`.
 
         Not inside a workflow: use `ctx.step.invoke` there.
         """
@@ -240,7 +240,7 @@ class PolosClient:
             if not isinstance(key, str) or not key:
                 raise InvalidInputError(f"idempotency_key is a text that is not empty, not {key!r}")
             execution_id = keys.derived_id(workflow_id, key)
-            start = replace(start, digest=codec.canonical_digest(codec.decode(packed)))
+            start = replace(start, digest=codec.stored_digest(packed))
         store = await self.store()
         if await store.invoke(execution_id, workflow_id, packed, self.retention_ms, start) < 0:
             raise IdempotencyConflictError(workflow_id, str(key), execution_id)
@@ -255,6 +255,7 @@ class PolosClient:
         session_id: str | None = None,
         user_id: str | None = None,
         initial_state: Any = None,
+        queue: Queue | str | None = None,
         **options: Any,
     ) -> tuple[str, bytes, Start]:
         """An execution to begin: its workflow's id, its input as stored, and how it is begun. `parent` is
@@ -262,13 +263,23 @@ class PolosClient:
         parent knows of where it comes from, and its id. Nothing is written."""
         if isinstance(workflow, Workflow):
             workflow_id, checked = workflow.id, workflow.check_input(input)
+            initial_state = workflow.check_state(initial_state)
         else:
             workflow_id, checked = workflow, input
             if not isinstance(workflow_id, str) or not workflow_id:
                 raise ConfigurationError(f"expected a workflow or a workflow's id, not {workflow!r}")
         packed = codec.encode(checked, limit=self.max_value_bytes)
-        definition = await definition_of(await self.store(), workflow)
-        known: dict[str, Any] = {"session_id": session_id, "user_id": user_id, "initial_state": initial_state}
+        store = await self.store()
+        definition = await definition_of(store, workflow)
+        chosen = queue_of(definition, workflow_id, queue)
+        if options.get("concurrency_key") is not None and chosen.concurrency_limit is None:
+            chosen = Queue(chosen.name, await limit_of(store, chosen.name))
+        state = None if initial_state is None else codec.encode(initial_state, limit=self.max_value_bytes)
+        known: dict[str, Any] = {"session_id": session_id, "user_id": user_id}
+        for name, given in known.items():
+            if given is not None and not isinstance(given, str):
+                raise InvalidInputError(f"workflow {workflow_id!r}: {name} is a text or None, not {given!r}")
+        known["initial_state"] = state
         about: About | None = None
         if parent is not None:
             root, parent_id = parent
@@ -277,10 +288,10 @@ class PolosClient:
             about = About(root.root_workflow_id, parent_id, **known)
         elif any(value is not None for value in known.values()):
             about = About(workflow_id, None, **known)
-        return workflow_id, packed, begin(definition, workflow_id, about, **options)
+        return workflow_id, packed, begin(definition, workflow_id, about, queue=chosen, **options)
 
     def _refuse_in_workflow(self, call: str) -> None:
-        if tasks.OWNER.get() not in (None, tasks.INSIDE_STEP):
+        if tasks.in_workflow():
             raise InsideWorkflowError(
                 f"{call} was called in a workflow's own code, where every replay would start another "
                 f"execution: "
@@ -325,9 +336,16 @@ class PolosClient:
         packed = codec.encode(data, limit=self.max_value_bytes)
         digest = codec.canonical_digest(data)
         store = await self.store()
+        below: str | None = None
         reply = await store.answer(
-            suspend_execution_id, suspend_step_key, packed, digest, resumed_by or "", channel, early
+            suspend_execution_id, suspend_step_key, packed, digest, resumed_by or "", channel, False
         )
+        if reply[0] == b"unknown":
+            below = await self._find_below(store, suspend_execution_id, suspend_step_key)
+            if below is None and early:
+                reply = await store.answer(
+                    suspend_execution_id, suspend_step_key, packed, digest, resumed_by or "", channel, True
+                )
         tag = reply[0]
         if tag in (b"accepted", b"same", b"kept"):
             outcome: Literal["accepted", "same", "early"] = (
@@ -345,7 +363,6 @@ class PolosClient:
             what = f"suspension {suspend_step_key!r}"
             raise ExecutionFinishedError(suspend_execution_id, text(reply[1]), what)
         if tag == b"unknown":
-            below = await self._find_below(store, suspend_execution_id, suspend_step_key)
             if below is None:
                 open_steps = [text(k) for k in reply[1:]]
                 raise SuspensionNotFoundError(suspend_execution_id, suspend_step_key, open_steps)
@@ -360,21 +377,31 @@ class PolosClient:
 
     async def _find_below(self, store: Store, root_id: str, step_key: str) -> str | None:
         """The descendant that has a suspension of this key: the open one, else the last that was decided. It
-        is
-        looked up once and then answered by its own id, so that a repeated call can't decide another one."""
-        if keys.root_of(root_id) != root_id:
-            return None
-        found = [one for one, key in await store.suspensions_below(root_id) if key == step_key]
-        records = [(one, await store.read_records(one, [raw(step_key)])) for one in found]
-        parsed = [(one, journal.parse(r[0])) for one, r in records if r[0] is not None]
-        suspensions = [(one, r) for one, r in parsed if isinstance(r, SuspensionRecord)]
-        waiting = [one for one, record in suspensions if record.status == "open"]
+        is then answered by its own id, so that a repeated call can't decide another one."""
+        found = await self._suspensions_below(store, root_id, step_key)
+        waiting = [one for one, _, record in found if record.status == "open"]
         if len(waiting) > 1:
             raise AmbiguousSuspensionError(root_id, [f"{step_key} of {one}" for one in sorted(waiting)])
         if waiting:
             return waiting[0]
-        decided = sorted(suspensions, key=lambda pair: pair[1].decided_ms)
+        decided = sorted(found, key=lambda row: row[2].decided_ms)
         return decided[-1][0] if decided else None
+
+    async def _suspensions_below(
+        self, store: Store, root_id: str, step_key: str | None = None
+    ) -> list[tuple[str, str, SuspensionRecord]]:
+        """The suspensions of a root's descendants, of one key or all: execution id, step key, record."""
+        if keys.root_of(root_id) != root_id:
+            return []
+        names = [(one, key) for one, key in await store.suspensions_below(root_id) if step_key in (None, key)]
+        stored = await asyncio.gather(*(store.read_records(one, [raw(key)]) for one, key in names))
+        found = []
+        for name, (packed,) in zip(names, stored, strict=True):
+            with contextlib.suppress(UnreadableValueError):  # `get_execution` of the descendant tells of it
+                record = None if packed is None else journal.parse(packed)
+                if isinstance(record, SuspensionRecord):
+                    found.append((*name, record))
+        return found
 
     async def cancel(self, execution_id: str, *, cancelled_by: str | None = None) -> None:
         """End an execution, and with it its descendants. No step of any of them begins afterwards.
@@ -420,14 +447,25 @@ class PolosClient:
     async def get_execution(self, execution_id: str) -> dict[str, Any]:
         """Everything known of an execution, as plain JSON values: id, workflow_id, status, input, result,
         error (type, message, traceback), created_at / started_at / finished_at (ISO 8601), steps,
-        suspensions (what was shown, who answered, when, how) and open_suspensions."""
+        suspensions (what was shown, who answered, when, how), open_suspensions, waits, children (a thousand
+        of each step), and of a root execution what is open below it (open_suspensions_below)."""
         store = await self.store()
         fields, records = await asyncio.gather(
             store.read_execution(execution_id), store.read_journal(execution_id)
         )
         if "workflow" not in fields:
             raise ExecutionNotFoundError(execution_id)
-        return execution.describe(execution_id, fields, records)
+        found = execution.describe(execution_id, fields, records)
+        below = await self._suspensions_below(store, execution_id)
+        found["open_suspensions_below"] = [
+            execution.suspension(*row) for row in below if row[2].status == "open"
+        ]
+        children = found["children"]
+        told = await asyncio.gather(*(store.read_fields(one["id"], "workflow", "status") for one in children))
+        for one, (workflow, status) in zip(children, told, strict=True):
+            one["workflow_id"] = text(workflow) or None
+            one["status"] = text(status) or one["status"]
+        return found
 
     async def list_executions(
         self,

@@ -1,7 +1,8 @@
 """Values to stored bytes and back: the one door between what users return and what Redis holds.
 
 - `encode`, `decode`: a value to bytes and back, typed and equal (packing.py has the format)
-- `canonical_digest`: recognises the same value whatever the order of its dicts and sets
+- `encode_record`, `encode_list`: around values that are encoded already
+- `canonical_digest`, `stored_digest`: recognise the same value whatever the order of its dicts and sets
 - `to_plain`, `plain`: the same as plain JSON values (plain.py)
 - `type_name`, `find_type`: the names of types in the store (typenames.py)
 - `validate_input`, `validator`: workflow inputs (inputs.py)
@@ -17,6 +18,8 @@ from msgpack import ExtType, packb, unpackb
 from polos_redis import packing
 from polos_redis.errors import NotStorableError, UnreadableValueError, ValueTooLargeError
 from polos_redis.inputs import validate_input, validator
+from polos_redis.packing import pack_list as encode_list
+from polos_redis.packing import pack_record as encode_record
 from polos_redis.plain import to_plain
 from polos_redis.typenames import find_type, type_name
 
@@ -24,8 +27,11 @@ __all__ = [
     "canonical_digest",
     "decode",
     "encode",
+    "encode_list",
+    "encode_record",
     "find_type",
     "plain",
+    "stored_digest",
     "to_plain",
     "type_name",
     "validate_input",
@@ -89,8 +95,13 @@ def canonical_digest(value: object) -> bytes:
     1, 1.0 and True differ, and so do a model and the dict of its fields; which fields of a model were
     set explicitly makes no difference, as for `==`. Raises NotStorableError.
     """
+    return stored_digest(_stored(value))
+
+
+def stored_digest(data: bytes) -> bytes:
+    """`canonical_digest` of a value that is encoded already; its types need not be known here."""
     try:
-        canonical = _canonical(_neutral(_stored(value)))
+        canonical = _canonical(_neutral(data))
         return blake2b(_pack_neutral(canonical), digest_size=16).digest()
     except (RecursionError, ValueError) as error:
         if isinstance(error, NotStorableError):

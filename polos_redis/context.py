@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polos_redis.step import Step
 
@@ -19,6 +19,7 @@ class WorkflowContext:
     """
 
     __slots__ = (
+        "_activation",
         "execution_id",
         "parent_execution_id",
         "root_execution_id",
@@ -32,6 +33,7 @@ class WorkflowContext:
 
     def __init__(self, activation: Activation) -> None:
         about = activation.about
+        self._activation = activation
         self.execution_id: str = activation.id
         self.workflow_id: str = activation.workflow.id
         self.root_execution_id: str = activation.root
@@ -41,3 +43,13 @@ class WorkflowContext:
         self.user_id: str | None = about.user_id
         self.run: int = activation.run
         self.step: Step = Step(activation)
+
+    @property
+    def state(self) -> Any:
+        """The execution's state, an instance of its workflow's `state_schema`; None without one.
+
+        Change it in place, in the workflow's code or inside a step. It is saved whenever the execution parks
+        and when it ends; a replay makes it again what it was.
+        """
+        kept = self._activation.kept
+        return None if kept is None else kept.seen()

@@ -6,13 +6,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from polos_redis import keys
+from polos_redis.errors import ConfigurationError
 from polos_redis.starting import PLAIN, Definition
 from polos_redis.store import Store, raw
 from polos_redis.workflow import Workflow
 
 
 async def define(store: Store, workflows: Iterable[Workflow[Any, Any]]) -> None:
-    """Make definitions known, so that an invoke by id alone has the workflow's queue, limit and timeout."""
+    """Make definitions known, so that an invoke by id alone has the workflow's queue, limit and timeout; and
+    the limits of their queues, which count for what has been begun before, too. Raises `ConfigurationError`
+    when they contradict each other."""
+    limits = _limits(workflows)
     key = store.prefixes[0] + keys.DEFINITIONS.encode()
     for workflow in workflows:
         definition = Definition.of(workflow)
@@ -20,6 +24,36 @@ async def define(store: Store, workflows: Iterable[Workflow[Any, Any]]) -> None:
             await store.wire.call("HDEL", key, raw(workflow.id), patience=None)
         else:
             await store.wire.call("HSET", key, raw(workflow.id), definition.pack(), patience=None)
+    for name, limit in limits.items():
+        for prefix in store.prefixes:
+            if limit is None:
+                await store.wire.call("HDEL", prefix + keys.LIMITS.encode(), raw(name), patience=None)
+            else:
+                await store.wire.call("HSET", prefix + keys.LIMITS.encode(), raw(name), limit, patience=None)
+        if limit is not None:
+            await store.free_place(name, limit, "", 0)  # nobody's: a line moves up when there is more room now
+
+
+def _limits(workflows: Iterable[Workflow[Any, Any]]) -> dict[str, int | None]:
+    """The limit of each queue that these workflows define; None for one without."""
+    by: dict[str, Workflow[Any, Any]] = {}
+    for workflow in workflows:
+        if workflow.defines_queue:
+            queue, other = workflow.queue, by.setdefault(workflow.queue.name, workflow)
+            if queue != other.queue:
+                raise ConfigurationError(
+                    f"queue {queue.name!r} has concurrency_limit={queue.concurrency_limit} for workflow "
+                    f"{workflow.id!r}, but {other.queue.concurrency_limit} for {other.id!r}: define it once"
+                )
+    return {name: workflow.queue.concurrency_limit for name, workflow in by.items()}
+
+
+async def limit_of(store: Store, queue: str) -> int | None:
+    """The limit of a queue as workers have made it known, None for none."""
+    found = await store.wire.call(
+        "HGET", store.prefixes[0] + keys.LIMITS.encode(), raw(queue), patience=store.patience
+    )
+    return None if found is None else int(found)
 
 
 async def definition_of(store: Store, workflow: Workflow[Any, Any] | str) -> Definition:

@@ -6,9 +6,12 @@ only
 runs it again: each can be repeated. They are looked at about every 100 ms.
 
 `l<id>`                    settle what an execution wants of a lane that lives in another partition
-`a<id> <version> <lane>`   an execution of another partition has got a place in a lane of this one
-`u<id> <key>\\0<topic>`     an execution no longer waits for an event of a topic in another partition
-`e<topic>`                 a topic has events for those who subscribed to it
+`a<id> <version> <limit> <lane>`  an execution of another partition has got a place in a lane of this one
+`h<limit> <lane>`         look whether those who hold places in a lane of this partition still need them
+`w<event id> <topic>`      give an event to those who wait for one: they are very many, or in other partitions
+`u<bytes of the topic> <topic><subscriber>`  end the subscription of a wait to a topic in another partition
+`e<topic>`                 a topic has events for the workflows that it triggers
+`k<schedule>`              a schedule's tick is due
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from polos_redis import keys, tasks
+from polos_redis import schedules, tasks
 from polos_redis.errors import PolosError
 from polos_redis.store import Errand, Store, raw, text
+from polos_redis.triggering import trigger
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
@@ -28,7 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("polos.worker")
 
 AGAIN_MS = 1000  # after one that failed
-BATCH = 100  # events of a topic looked at in one go
+LOOK_AGAIN_MS = 30_000  # at what two partitions should agree on
+OPENING_MS = 50  # a wait opens within about that after it has subscribed
+BATCH = 100  # waits that are given an event side by side
 
 
 class Errands:
@@ -42,8 +48,11 @@ class Errands:
         self._kinds: dict[str, Callable[[str], Coroutine[Any, Any, int | None]]] = {
             "l": self._settle_lane,
             "a": self._admit,
+            "h": self._look_at_holders,
+            "w": self._give,
             "u": self._unsubscribe,
             "e": self._hand_out,
+            "k": self._fire,
         }
 
     def run(self, errands: Sequence[Errand]) -> None:
@@ -82,57 +91,105 @@ class Errands:
 
     # --- lanes --------------------------------------------------------------------------
 
-    async def _settle_lane(self, execution_id: str) -> None:
+    async def _settle_lane(self, execution_id: str) -> int | None:
         wanted = await self.store.lane_of(self.prefix, execution_id)
         if wanted is None:
-            return
-        lane, limit, version, wants = wanted
-        held = await self.store.ask_place(lane, limit, execution_id, version, wants=wants)
-        if held:
+            return None
+        lane, limit, version = wanted.lane, wanted.limit, wanted.version
+        if not wanted.place:
+            await self.store.free_place(lane, limit, execution_id, version)
+        elif await self.store.ask_place(lane, limit, execution_id, version, LOOK_AGAIN_MS):
             await self._let_in(execution_id, version, lane, limit)
+        else:  # it stands in line, unless that partition forgets it
+            return LOOK_AGAIN_MS
+        return None
 
     async def _admit(self, rest: str) -> None:
-        execution_id, version, lane = rest.split(" ", 2)
-        await self._let_in(execution_id, int(version), lane, 0)
+        execution_id, version, limit, lane = rest.split(" ", 3)
+        await self._let_in(execution_id, int(version), lane, int(limit))
 
     async def _let_in(self, execution_id: str, version: int, lane: str, limit: int) -> None:
-        runnable, now = await self.store.admit(execution_id)
-        if not runnable:  # it has changed its mind: its place is for the next
-            wanted = await self.store.lane_of(self.store.prefix(execution_id), execution_id)
-            limit = wanted[1] if wanted else limit or 1
-            await self.store.ask_place(lane, limit, execution_id, max(version, now), wants=False)
+        if not await self.store.admit(execution_id, version):
+            await self.store.free_place(lane, limit, execution_id, version)
+
+    async def _look_at_holders(self, rest: str) -> int | None:
+        """Free the places of executions that don't know of them: their partition, or this one, has lost what
+        was done last."""
+        limit, lane = rest.split(" ", 1)
+        cursor = b"0"
+        while True:
+            page = await self.store.holders(lane, cursor)
+            if page is None:
+                return None
+            cursor, held = page
+            for execution_id, version in held:
+                wanted = await self.store.lane_of(self.store.prefix(execution_id), execution_id)
+                if wanted is None or not wanted.place:
+                    latest = version if wanted is None else max(version, wanted.version)
+                    await self.store.free_place(lane, int(limit), execution_id, latest)
+            if cursor == b"0":
+                return LOOK_AGAIN_MS
 
     # --- topics -------------------------------------------------------------------------
 
     async def _unsubscribe(self, rest: str) -> None:
-        member, _, topic = rest.partition("\0")
-        key = self.store.topic_prefix(topic) + keys.SUBS.encode() + raw(topic)
-        await self.store.wire.call("HDEL", key, raw("w" + member), patience=None)
+        size, _, both = raw(rest).partition(b" ")
+        topic, subscriber = both[: int(size)], both[int(size) :]
+        await self.store.unsubscribe(text(topic), text(subscriber))
+
+    async def _give(self, rest: str) -> int | None:
+        """Give an event to those who waited for one when it was published; ms until it is to be done again
+        as a wait is about to open, None when all have it."""
+        event, _, topic = rest.partition(" ")
+        found = await self.store.event(topic, event)
+        if found is None:
+            return None
+        waiters = [
+            subscriber
+            for subscriber, place in (await self.store.subscribers(topic)).items()
+            if subscriber[0] in "wf" and _order(text(place)) < _order(event)
+        ]
+        given = [
+            await self._give_some(topic, waiters[i : i + BATCH], event, found)
+            for i in range(0, len(waiters), BATCH)
+        ]
+        return None if all(given) else OPENING_MS
+
+    async def _give_some(self, topic: str, waiters: list[str], event: str, found: list[bytes]) -> bool:
+        """Give some of them the event, side by side; whether all have it, or have stopped waiting."""
+        kind, data = found[:2]
+        given = await asyncio.gather(*(self.store.deliver(one, event, kind, data) for one in waiters))
+        over = [one for one, decided in zip(waiters, given, strict=True) if decided >= 0]
+        await asyncio.gather(*(self.store.unsubscribe(topic, one) for one in over))
+        return len(over) == len(waiters)
 
     async def _hand_out(self, topic: str) -> int | None:
-        """Give a topic's events to those who subscribed; ms until it is to be done again, None when all is
-        given."""
-        store = self.store
-        key = self.prefix + keys.SUBS.encode() + raw(topic)
-        flat = await store.wire.call("HGETALL", key, patience=None)
+        """Give a topic's events to the workflows it triggers; ms until it is to be done again, None when all
+        is given."""
         again: int | None = None
-        for member, place in zip(flat[::2], flat[1::2], strict=True):
-            if member.startswith(b"w"):
-                await self._give_one(topic, text(member), place)
+        client = self.client
+        for member, place in (await self.store.subscribers(topic)).items():
+            if not member.startswith("t"):
+                continue
+            try:
+                wait = await trigger(
+                    self.store, topic, member[1:], place, client.retention_ms, client.max_value_bytes
+                )
+            except PolosError as error:  # the others are given theirs
+                told = {"topic": topic, "to": member, "error": str(error)}
+                logger.error("events can't be given", extra=told)
+                wait = AGAIN_MS
+            if wait is not None:
+                again = wait if again is None else min(again, wait)
         return again
 
-    async def _give_one(self, topic: str, member: str, place: bytes) -> None:
-        """An execution waits for one event."""
-        events = await self._after(topic, place, 1)
-        if events:
-            execution_id, _, step_key = member[1:].partition(" ")
-            event, (kind, data) = events[0][0], events[0][1][:2]
-            await self.store.deliver(execution_id, step_key, event, kind, data)
-            await self.store.advance(topic, member, place, b"")
+    # --- schedules ----------------------------------------------------------------------
 
-    async def _after(self, topic: str, place: bytes, count: int) -> list[Any]:
-        key = self.prefix + keys.TOPIC.encode() + raw(topic)
-        found: list[Any] = await self.store.wire.call(
-            "XRANGE", key, b"(" + place, "+", "COUNT", count, patience=None
-        )
-        return found
+    async def _fire(self, schedule_id: str) -> int | None:
+        return await schedules.fire(self.store, schedule_id, self.client.retention_ms)
+
+
+def _order(event: str) -> tuple[int, int]:
+    """Stream ids by time."""
+    ms, _, sequence = event.partition("-")
+    return int(ms), int(sequence)

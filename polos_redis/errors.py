@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+MOST_NAMED = 10  # things that one message lists
+
 
 class PolosError(Exception):
     """Base of all errors raised by polos-redis."""
@@ -52,7 +54,7 @@ class UnreadableValueError(StoredValueError):
 
 
 class InvalidInputError(StoredValueError):
-    """The input does not fit the workflow's declared type; the message names the fields."""
+    """The input, or the initial state, does not fit the declared type; the message names the fields."""
 
 
 # --- inside a workflow ------------------------------------------------------------------
@@ -109,6 +111,24 @@ class WaitTimeoutError(StepExecutionError):
         return (type(self), (self.step_key, self.topic, self.timeout_seconds, self.attempts))
 
 
+class StateConflictError(StoredValueError):
+    """A step has changed fields of `ctx.state` that another task of its workflow has changed meanwhile."""
+
+    def __init__(self, fields: list[str]) -> None:
+        self.fields = fields
+        super().__init__(fields)
+
+    def __str__(self) -> str:
+        return (
+            f"ctx.state.{', ctx.state.'.join(self.fields)} changed meanwhile, by what runs side by side with "
+            "this step: let such steps return values, and change the state in the workflow's own code"
+        )
+
+
+class HookFailedError(PolosError):
+    """A hook has refused to let its execution go on, or returned what a hook can't return."""
+
+
 class StepKeyError(PolosError):
     """A step key used twice in one execution, or replayed as another kind of step.
 
@@ -128,6 +148,17 @@ class ExecutionNotFoundError(PolosError):
         super().__init__(
             f"there is no execution {execution_id!r} in this namespace: check the id, the namespace "
             "and the Redis URL; a finished execution is kept for its retention only"
+        )
+
+
+class ScheduleNotFoundError(PolosError):
+    """No schedule with this id (it never was, it was deleted, or its workflow no longer declares it)."""
+
+    def __init__(self, schedule_id: str) -> None:
+        self.schedule_id = schedule_id
+        super().__init__(
+            f"there is no schedule {schedule_id!r} in this namespace: check the id and the namespace; "
+            "`polos schedules list` shows those that are there"
         )
 
 
@@ -285,9 +316,12 @@ class AmbiguousSuspensionError(ResumeError):
         super().__init__(execution_id, candidates)
 
     def __str__(self) -> str:
+        shown = [repr(candidate) for candidate in self.candidates[:MOST_NAMED]]
+        if len(self.candidates) > MOST_NAMED:
+            shown.append("...")
         return (
             f"execution {self.execution_id} has {len(self.candidates)} open suspensions "
-            f"({', '.join(repr(c) for c in self.candidates)}): name the one that is answered"
+            f"({', '.join(shown)}): name the one that is answered"
         )
 
 

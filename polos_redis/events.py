@@ -6,7 +6,7 @@ of type and data. An event's id is the entry's id and its place in it, so a read
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from polos_redis import codec, keys
 from polos_redis.client import PolosClient
 from polos_redis.errors import EventsTrimmedError, ExecutionNotFoundError, InvalidInputError
+from polos_redis.inputs import Given
 from polos_redis.store import FINISHED, Store, raw, text
 
 EPOCH_MS = 1_577_836_800_000  # 2020: keeps sequence ids below 2 ** 53, as JSON readers need
@@ -45,7 +46,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class EventPayload:
+class EventPayload(Given):
     """An event as `wait_for_event` returns it and a triggered workflow is given it."""
 
     id: str
@@ -57,7 +58,7 @@ class EventPayload:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchEventPayload:
+class BatchEventPayload(Given):
     """Several events, in order, as a workflow triggered in batches is given them."""
 
     events: list[EventPayload]
@@ -67,6 +68,18 @@ def payload(topic: str, entry: bytes, event_type: str, data: Any) -> EventPayloa
     """One event of a stream entry as a payload."""
     event = _event(topic, entry, 0, raw(event_type), data)
     return EventPayload(event.id, event.sequence_id, topic, event.event_type, data, event.created_at)
+
+
+def encode_payload(topic: str, entry: bytes, event_type: bytes, data: bytes) -> bytes:
+    """An `EventPayload` as an input is stored, around data of a type that need not be known here."""
+    event = payload(topic, entry, text(event_type), None)
+    fields = {name: codec.encode(getattr(event, name)) for name in EventPayload.__slots__}
+    return codec.encode_record(EventPayload, {**fields, "data": data})
+
+
+def encode_batch(payloads: Sequence[bytes]) -> bytes:
+    """A `BatchEventPayload` of payloads that are encoded already."""
+    return codec.encode_record(BatchEventPayload, {"events": codec.encode_list(payloads)})
 
 
 async def publish_once(

@@ -68,6 +68,7 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         "input": plain(fields.get("input")),
         "result": plain(fields.get("output")),
         "error": _error(fields.get("error")),
+        "last_error": _error(fields.get("last_error")),
         "cancelled_by": text(fields.get("cancelled_by")) or None,
         "created_at": iso(created / 1000 if created else None),
         "started_at": iso(number("started")),

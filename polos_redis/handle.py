@@ -7,8 +7,13 @@ from collections.abc import Generator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from polos_redis import codec, journal, keys
-from polos_redis.errors import ExecutionCancelledError, ExecutionFailedError, ExecutionNotFoundError
+from polos_redis import codec, journal, keys, tasks
+from polos_redis.errors import (
+    ExecutionCancelledError,
+    ExecutionFailedError,
+    ExecutionNotFoundError,
+    InsideWorkflowError,
+)
 from polos_redis.starting import About
 from polos_redis.store import Ended, text
 
@@ -53,8 +58,13 @@ class ExecutionHandle(Generic[Out]):
 
         `timeout` in seconds (or a timedelta) raises `TimeoutError`; the execution goes on. Raises
         `ExecutionFailedError` with the workflow's own error, `ExecutionCancelledError`, or
-        `ExecutionNotFoundError` (also when its retention passes meanwhile).
+        `ExecutionNotFoundError` (also when its retention passes meanwhile). Not in a workflow's own code.
         """
+        if tasks.in_workflow():
+            raise InsideWorkflowError(
+                f"the result of {self.id} was awaited in a workflow's own code, where it would hold its "
+                "worker's slot and not be journaled: use ctx.step.invoke_and_wait"
+            )
         if timeout is None:
             ended = await self._client.wait_for_end(self.id)
         else:

@@ -13,6 +13,13 @@ from polos_redis.errors import ConfigurationError, InvalidInputError
 
 Validator = Callable[[object], object]
 
+
+class Given:
+    """An input that nobody wrote: what a schedule or an event begins a workflow with, which may take none."""
+
+    __slots__ = ()
+
+
 _VALIDATORS: dict[Any, Validator] = {}
 
 
@@ -34,8 +41,8 @@ def validator(annotation: Any) -> Validator:
     return known
 
 
-def validate_input(annotation: Any, value: object, *, workflow_id: str) -> object:
-    """The input as the workflow's declared type wants it.
+def validate_input(annotation: Any, value: object, *, workflow_id: str, name: str = "input") -> object:
+    """The input (or what else goes by a `name`) as the workflow's declared type wants it.
 
     An instance of the declared class is returned as it is; a dict (JSON from the CLI or REST) becomes the
     model or dataclass. Raises InvalidInputError naming the workflow and each field that does not fit.
@@ -54,12 +61,12 @@ def validate_input(annotation: Any, value: object, *, workflow_id: str) -> objec
         return check(value)
     except ValidationError as error:
         fields = "; ".join(
-            f"{'.'.join(('input', *map(str, e['loc'])))}: {e['msg']}"
+            f"{'.'.join((name, *map(str, e['loc'])))}: {e['msg']}"
             for e in error.errors(include_url=False, include_context=False, include_input=False)
         )
         raise InvalidInputError(f"workflow {workflow_id!r}: {fields}") from None
     except Exception as error:  # a user's own validator
-        raise InvalidInputError(f"workflow {workflow_id!r}: input: {error!r}") from error
+        raise InvalidInputError(f"workflow {workflow_id!r}: {name}: {error!r}") from error
 
 
 def _anything(value: object) -> object:

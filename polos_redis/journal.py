@@ -3,21 +3,22 @@
 A record is one msgpack array that begins with the format version, a kind and a status. Values inside it
 are opaque bytes of the codec, so a script can change a record without understanding what users store.
 
-step         [1, "step", status, attempt, took ms, value or error, finished ms]
+step         [1, "step", status, attempt, took ms, value or error, (state,) finished ms]
              status: ok | failed | retry (may run again) | backoff (waits for its durable retry delay) |
              abandoned (the workflow's code cancelled the call)
+             state: the fields of ctx.state that it has changed, where it has
 suspension   [1, "suspend", status, opened ms, deadline ms or 0, shown, answer, digest, by, channel,
              decided ms, schema, decisions, race]      (schema and decisions are reserved)
-             status: open | answered | expired | closed; race: the step key of the race it takes part in, or
-             ""
-wait         [1, "wait", status, opened ms, due ms or 0, topic ("": a delay), topic is in this partition,
+             status: open | answered | expired | closed; race: the step key of the race it decides, or ""
+wait         [1, "wait", status, opened ms, due ms or 0, topic ("": a delay), subscriber to the topic,
              event id, event type, data, decided ms, race]
              status: open | over | event | expired | closed
 child        [1, "child", status, opened ms, children, results to come, children begun, decided ms, race]
              status: started (nobody waits) | open | done | closed
 race         [1, "race", status, opened ms, winner, decided ms, [step key, branch, ...]]
-             status: open | won
-result       of a child that is waited for, under b"\xff" and the child's hash: [status, output, error or who]
+             status: open | won; the waits that were opened in its branches, and what else was begun in them
+result       of a child that is waited for, under b"\xff" and the child's hash: [status, output or error or
+             who, step key that waits for it]
 error        msgpack [type name, message, traceback text]
 """
 
@@ -41,12 +42,14 @@ _ERROR_TEXT_LIMIT = 16_384
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A step that has run. `value` is codec bytes, or an error's bytes when it did not succeed."""
+    """A step that has run. `value` is codec bytes, or an error's bytes when it did not succeed; `state` the
+    fields of the workflow's state that it has changed (codec), empty for none."""
 
     status: str
     attempt: int
     took_ms: float
     value: bytes
+    state: bytes
     finished_ms: int
 
 
@@ -63,6 +66,7 @@ class SuspensionRecord:
     by: str
     channel: str
     decided_ms: int
+    race: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class WaitRecord:
     event_type: str
     data: bytes
     decided_ms: int
+    race: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +94,12 @@ class ChildRecord:
     left: int
     begun: int
     decided_ms: int
+    race: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class RaceRecord:
-    """A race of several branches; `members` are the waits in it: step key -> branch."""
+    """A race of several branches; `members` is what was begun in them: step key -> branch."""
 
     status: str
     opened_ms: int
@@ -122,10 +128,11 @@ class ErrorRecord:
     traceback: str = ""
 
 
-def step_record(status: str, attempt: int, took_ms: float, value: bytes) -> bytes:
+def step_record(status: str, attempt: int, took_ms: float, value: bytes, state: bytes = b"") -> bytes:
     """A step's record without its last item, the time, which the script adds."""
-    packed: bytes = _pack((VERSION, "step", status, attempt, took_ms, value))
-    return b"\x97" + packed[1:]  # 0x97: an array of seven
+    parts = (VERSION, "step", status, attempt, took_ms, value)
+    packed: bytes = _pack((*parts, state) if state else parts)
+    return (b"\x98" if state else b"\x97") + packed[1:]  # 0x97: an array of seven
 
 
 def result_name(child_id: str) -> bytes:
@@ -141,7 +148,7 @@ def is_result(name: bytes) -> bool:
 def parse_result(raw: bytes) -> ResultRecord:
     """Read a child's result."""
     try:
-        status, value = msgpack.unpackb(raw, raw=True)
+        status, value = msgpack.unpackb(raw, raw=True)[:2]
         return ResultRecord(status.decode(), value)
     except Exception as error:
         raise UnreadableValueError(f"a child's result in the journal is damaged: {error}") from None
@@ -153,7 +160,8 @@ def parse(raw: bytes) -> Record:
         record: list[Any] = msgpack.unpackb(raw, raw=True, strict_map_key=False)
         version, kind, status = record[0], record[1], record[2].decode()
         if version == VERSION and kind == b"step":
-            return StepRecord(status, record[3], record[4], record[5], record[6])
+            state = record[6] if len(record) > 7 else b""
+            return StepRecord(status, record[3], record[4], record[5], state, record[-1])
         if version == VERSION and kind == b"suspend":
             by, channel = (part.decode("utf-8", "replace") for part in (record[8], record[9]))
             return SuspensionRecord(
@@ -166,6 +174,7 @@ def parse(raw: bytes) -> Record:
                 by,
                 channel,
                 int(record[10]),
+                _race(record, 13),
             )
         if version == VERSION and kind == b"wait":
             return WaitRecord(
@@ -177,9 +186,11 @@ def parse(raw: bytes) -> Record:
                 _text(record[8]),
                 record[9],
                 int(record[10]),
+                _race(record, 11),
             )
         if version == VERSION and kind == b"child":
-            return ChildRecord(status, *(int(number) for number in record[3:8]))
+            opened, children, left, begun, decided = (int(number) for number in record[3:8])
+            return ChildRecord(status, opened, children, left, begun, decided, _race(record, 8))
         if version == VERSION and kind == b"race":
             members = [_text(part) for part in record[6] or ()]  # an empty Lua table may arrive as a map
             pairs = dict(zip(members[::2], members[1::2], strict=True))
@@ -190,6 +201,11 @@ def parse(raw: bytes) -> Record:
         f"a journal record is of version {version!r} and kind {kind!r}, which this release can't read: "
         "deploy the release that wrote it"
     )
+
+
+def _race(record: list[Any], place: int) -> bytes:
+    race: bytes = record[place] if len(record) > place else b""  # earlier releases knew of none
+    return race
 
 
 def _text(stored: bytes) -> str:

@@ -8,6 +8,7 @@ against each other.
 
 from __future__ import annotations
 
+import itertools
 from hashlib import blake2b
 from zlib import crc32
 
@@ -34,8 +35,9 @@ PLACES = "places:"  # hash: executions that have a place in a lane or stand in l
 LINE = "line:"  # zset: those that stand in line
 ERRANDS = "errands"  # zset: due time in ms -> what a worker has to do that one script can't
 QUEUES = "queues"  # set: every queue that has a stream here
+LIMITS = "limits"  # hash: queue -> its concurrency limit, as workers have made it known
 DEFINITIONS = "definitions"  # hash: workflow id -> what its executions are begun with (msgpack)
-SCHEDULES = "schedules"  # hash: schedule id -> schedule (msgpack)
+SCHEDULES = "schedules"  # hash: schedule id -> the schedule (msgpack)
 PUMP = "pump"  # string with a TTL: the worker that fires the timers
 META = "meta"  # hash: facts fixed for the namespace
 
@@ -94,6 +96,22 @@ def derived_id(workflow_id: str, key: str) -> str:
     """The id of an execution that is begun once for a key."""
     name = f"{workflow_id}\0{key}".encode("utf-8", "surrogatepass")
     return blake2b(name, digest_size=ID_LENGTH // 2).hexdigest()
+
+
+def id_in(partition: int, partitions: int, *name: str) -> str:
+    """An execution id derived from a name, the same each time, that lives in a given partition."""
+    for number in itertools.count():
+        text = "\0".join((*name, str(number))).encode("utf-8", "surrogatepass")
+        found = blake2b(text, digest_size=ID_LENGTH // 2).hexdigest()
+        if partition_of(found, partitions) == partition:
+            return found
+    raise AssertionError
+
+
+def schedule_id(workflow_id: str, key: str) -> str:
+    """The id of the schedule of a workflow under a key."""
+    name = f"{workflow_id}\0{key}".encode("utf-8", "surrogatepass")
+    return f"schedule-{blake2b(name, digest_size=10).hexdigest()}"
 
 
 def suspension_topic(step_key: str, execution_id: str) -> str:

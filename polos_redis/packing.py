@@ -32,7 +32,7 @@ packers and hooks, and there are MAX_TYPED levels.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
@@ -43,6 +43,7 @@ from msgpack import ExtType, Packer, Unpacker, unpackb
 
 from polos_redis import records
 from polos_redis.errors import NotStorableError, UnreadableValueError
+from polos_redis.typenames import type_name
 
 INT, TUPLE, SET, FROZENSET, DATETIME, DATE, TIME, TIMEDELTA, DECIMAL, UUID_ = range(1, 11)
 ENUM, DATACLASS, MODEL = 11, 12, 13
@@ -76,6 +77,21 @@ def pack(value: Any, depth: int = 0) -> bytes:
     data: bytes = packer.pack(value)
     if len(data) <= _KEEP:
         pool.append(packer)
+    return data
+
+
+def pack_record(cls: type, fields: Mapping[str, bytes]) -> bytes:
+    """A dataclass's instance whose fields are packed already: of types, perhaps, that only others know."""
+    packer = Packer()
+    body = packer.pack_array_header(2) + packer.pack(type_name(cls)) + packer.pack_map_header(len(fields))
+    body += b"".join(packer.pack(name) + packed for name, packed in fields.items())
+    data: bytes = packer.pack(ExtType(DATACLASS, body))
+    return data
+
+
+def pack_list(items: Sequence[bytes]) -> bytes:
+    """A list of what is packed already."""
+    data: bytes = Packer().pack_array_header(len(items)) + b"".join(items)
     return data
 
 

@@ -12,8 +12,8 @@ from polos_redis.errors import ConfigurationError
 @dataclass(frozen=True, slots=True)
 class Queue:
     """A named queue. With a `concurrency_limit` no more than so many of its executions are at work at a time,
-    across all workers; one that waits (for a person, a child, a time) holds no place. Waiters are served in
-    order.
+    across all workers; one that is parked (for a person, a child, a time) holds no place. Waiters are served
+    in order.
     """
 
     name: str
@@ -28,10 +28,15 @@ class Queue:
                 f"queue {self.name!r}: concurrency_limit is a whole number from 1, or None for no limit, "
                 f"not {limit!r}"
             )
+        if limit is not None and self.name == keys.DEFAULT_QUEUE:
+            raise ConfigurationError(
+                f"the queue {self.name!r} is that of every workflow without one and has no "
+                "concurrency_limit: give the queue another name"
+            )
 
 
 def queue(name: str, concurrency_limit: int | None = None) -> Queue:
-    """A queue for `@workflow(queue=...)`."""
+    """A queue for `@workflow(queue=...)`. Its name alone, given elsewhere, means this very queue."""
     return Queue(name, concurrency_limit)
 
 

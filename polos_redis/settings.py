@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from polos_redis.errors import ConfigurationError
+from polos_redis.queues import as_queue
 
 T = TypeVar("T")
 
@@ -43,6 +44,18 @@ def _positive(kind: type[int] | type[float]) -> Callable[[Any], Any]:
         return number
 
     return parse
+
+
+def _names(value: Any) -> list[str]:
+    """Names of queues, as a list or separated by commas; each once."""
+    given = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    try:
+        names = {as_queue(name, "").name for name in given}
+    except (TypeError, ConfigurationError):
+        names = set()
+    if not names:
+        raise ValueError("names of queues, one at least")
+    return sorted(names)
 
 
 _count, _seconds = _positive(int), _positive(float)
@@ -108,6 +121,13 @@ OPTIONS = {
             2.0,
             _seconds,
             "pause before an unknown workflow is offered again",
+        ),
+        Option(
+            "queues",
+            "POLOS_QUEUES",
+            None,
+            _names,
+            "queues a worker reads, with commas between; when left out, those of its workflows and `default`",
         ),
     )
 }

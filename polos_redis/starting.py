@@ -24,11 +24,12 @@ class About:
     parent_execution_id: str | None = None
     session_id: str | None = None
     user_id: str | None = None
-    initial_state: Any = None
+    initial_state: bytes | None = None  # codec: whoever only looks at an execution need not know its type
 
     def pack(self) -> bytes:
         """As the store keeps it."""
-        return codec.encode({name: value for name, value in self._fields().items() if value is not None})
+        known = {name: value for name, value in self._fields().items() if value is not None}
+        return codec.encode(known, limit=1 << 40)  # what can be large in it has been checked
 
     @classmethod
     def unpack(cls, workflow_id: str, packed: bytes | None) -> About:
@@ -46,18 +47,34 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What executions of a workflow are begun with, for processes that have not imported it."""
+    """What executions of a workflow are begun with, for processes that have not imported it; and by what:
+    `schedule` is the key of the schedule it declares, `topic` that of its events."""
 
     queue: str | None = None
     limit: int | None = None
     run_timeout: float | None = None
+    schedule: str | None = None
+    schedulable: bool = True
+    topic: str | None = None
+    batch_size: int = 1
+    batch_timeout: float | None = None
 
     @classmethod
     def of(cls, workflow: Workflow[Any, Any]) -> Definition:
         """The definition of a workflow this process knows."""
         queue = workflow.queue
         name = None if queue.name == DEFAULTS.queue and queue.concurrency_limit is None else queue.name
-        return cls(name, queue.concurrency_limit, workflow.run_timeout_seconds)
+        schedule, trigger = workflow.schedule, workflow.trigger
+        return cls(
+            name,
+            queue.concurrency_limit,
+            workflow.run_timeout_seconds,
+            schedule=schedule.key if schedule else None,
+            schedulable=workflow.schedulable,
+            topic=trigger.topic if trigger else None,
+            batch_size=trigger.batch_size if trigger else 1,
+            batch_timeout=trigger.batch_timeout_seconds if trigger else None,
+        )
 
     def pack(self) -> bytes:
         """As the store keeps it."""
@@ -74,12 +91,21 @@ class Definition:
 PLAIN = Definition()
 
 
+def queue_of(definition: Definition, workflow_id: str, wanted: Queue | str | dict[str, Any] | None) -> Queue:
+    """The queue an execution is begun in: its workflow's, unless the caller wants another one."""
+    own = Queue(definition.queue or DEFAULTS.queue, definition.limit)
+    if wanted is None:
+        return own
+    chosen = as_queue(wanted, workflow_id)
+    return own if chosen == Queue(own.name) else chosen
+
+
 def begin(
     definition: Definition,
     workflow_id: str,
     about: About | None,
     *,
-    queue: Queue | str | None = None,
+    queue: Queue,
     concurrency_key: str | None = None,
     run_timeout_seconds: float | timedelta | None = None,
     start_delay: float | timedelta | None = None,
@@ -88,26 +114,25 @@ def begin(
 ) -> Start:
     """How an execution is begun, from its workflow's definition and what the caller wants otherwise."""
     what = f"workflow {workflow_id!r}"
-    chosen = Queue(definition.queue or DEFAULTS.queue, definition.limit)
-    if queue is not None:
-        wanted = as_queue(queue, workflow_id)
-        chosen = wanted if wanted.name != chosen.name or wanted.concurrency_limit else chosen
-    lane = None
-    if chosen.concurrency_limit is not None:
-        lane = chosen.name if concurrency_key is None else f"{chosen.name}\0{concurrency_key}"
-    elif concurrency_key is not None:
-        raise ConfigurationError(
-            f"{what}: concurrency_key needs a queue with a concurrency_limit, and {chosen.name!r} has none"
-        )
+    lane = None if queue.name == DEFAULTS.queue else queue.name
+    if concurrency_key is not None:
+        if not isinstance(concurrency_key, str):
+            raise InvalidInputError(f"{what}: concurrency_key is a text, not {concurrency_key!r}")
+        if queue.concurrency_limit is None:
+            raise ConfigurationError(
+                f"{what}: concurrency_key needs a queue with a concurrency_limit, and {queue.name!r} has none "
+                "that is known: give the limit with queue(), here or to a workflow of a worker"
+            )
+        lane = f"{queue.name}\0{concurrency_key}"
     if start_delay is not None and start_at is not None:
         raise InvalidInputError(f"{what}: give start_delay or start_at, not both")
     timeout = run_timeout_seconds if run_timeout_seconds is not None else definition.run_timeout
     return Start(
-        queue=chosen.name,
+        queue=queue.name,
         lane=lane,
-        limit=chosen.concurrency_limit or 0,
+        limit=queue.concurrency_limit,
         timeout=milliseconds(what, timeout, "run_timeout_seconds"),
-        delay=milliseconds(what, start_delay, "start_delay"),
+        delay=milliseconds(what, start_delay, "start_delay", zero=True),
         at=None if start_at is None else moment(what, start_at),
         about=None if about is None else about.pack(),
         digest=digest,

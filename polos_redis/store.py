@@ -10,7 +10,7 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -50,14 +50,14 @@ class Loaded:
 class Start:
     """How an execution is begun, apart from its workflow and input; times in ms.
 
-    `lane`, `limit`: the queue with a limit (or the concurrency key of one) that it needs a place in;
-    `about`: what
-    its code sees of where it comes from (codec); `digest`: of its input, where it is begun once for a key.
+    `lane`: the queue, or the concurrency key of one, that it needs a place in, if there is a limit: the one
+    that workers have made known, else `limit`. `about`: what its code sees of where it comes from (codec);
+    `digest`: of its input, where it is begun once for a key.
     """
 
     queue: str = keys.DEFAULT_QUEUE
     lane: str | None = None
-    limit: int = 0
+    limit: int | None = None
     timeout: int | None = None
     delay: int | None = None
     at: int | None = None
@@ -76,6 +76,29 @@ class Child:
     workflow_id: str
     input: bytes
     start: Start
+
+
+class Entrant(NamedTuple):
+    """The races of a wait: the step key of the one that it decides, empty for none, and all that it takes
+    part in: a msgpack list of [race, branch, step keys begun in that branch ...], empty for none."""
+
+    race: bytes = b""
+    races: bytes = b""
+
+    @classmethod
+    def of(cls, race: bytes, races: Sequence[Sequence[bytes]]) -> Entrant:
+        """Packed as join in settle.lua reads it."""
+        return cls(race, _pack(races) if races else b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an execution wants of its lane: whether it wants a place (or has one), as of which version."""
+
+    lane: str
+    limit: int
+    version: int
+    place: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +180,8 @@ class Store:
             options["queue"] = start.queue
         if start.lane is not None:
             near = self.lane_prefix(start.lane) == self.prefix(execution_id)
-            options |= {"lane": raw(start.lane), "limit": start.limit, "near": near}
-        for name in ("timeout", "delay", "at", "about", "digest"):
+            options |= {"lane": raw(start.lane), "near": near}
+        for name in ("limit", "timeout", "delay", "at", "about", "digest"):
             value = getattr(start, name)
             if value is not None:
                 options[name] = value
@@ -175,10 +198,28 @@ class Store:
         return self.wire.run(scripts.WRITE, by.prefix, by.id, by.entry, by.owner, known, key, record, *events)
 
     def backoff(
-        self, by: Fence, known: int, key: bytes, record: bytes, delay_ms: int, events: Sequence[bytes]
+        self,
+        by: Fence,
+        known: int,
+        key: bytes,
+        record: bytes,
+        delay_ms: int,
+        races: bytes,
+        events: Sequence[bytes],
     ) -> Future[int]:
+        """Journal a failed attempt and wait for its retry; `races` as in `Entrant`."""
         return self.wire.run(
-            scripts.BACKOFF, by.prefix, by.id, by.entry, by.owner, known, key, record, delay_ms, *events
+            scripts.BACKOFF,
+            by.prefix,
+            by.id,
+            by.entry,
+            by.owner,
+            known,
+            key,
+            record,
+            delay_ms,
+            races,
+            *events,
         )
 
     def suspend(
@@ -188,10 +229,10 @@ class Store:
         key: bytes,
         timeout_ms: int,
         shown: bytes,
-        race: tuple[bytes, bytes],
+        entrant: Entrant,
         events: Sequence[bytes],
     ) -> Future[Any]:
-        """Open a wait for a person; `race` is the race's step key and the branch's name, empty for none."""
+        """Open a wait for a person."""
         return self.wire.run(
             scripts.SUSPEND,
             by.prefix,
@@ -202,7 +243,7 @@ class Store:
             key,
             timeout_ms,
             shown,
-            *race,
+            *entrant,
             *events,
         )
 
@@ -214,11 +255,11 @@ class Store:
         for_ms: int | None,
         until_ms: int | None,
         topic: str,
-        race: tuple[bytes, bytes],
+        subscriber: str,
+        entrant: Entrant,
         events: Sequence[bytes],
     ) -> Future[Any]:
-        """Open a wait for a time, or for an event of a topic."""
-        near = not topic or self.topic_prefix(topic) == by.prefix
+        """Open a wait for a time, or for an event of a topic as its subscriber."""
         return self.wire.run(
             scripts.WAIT,
             by.prefix,
@@ -230,8 +271,8 @@ class Store:
             "" if for_ms is None else for_ms,
             "" if until_ms is None else until_ms,
             raw(topic),
-            int(near),
-            *race,
+            raw(subscriber),
+            *entrant,
             *events,
         )
 
@@ -245,7 +286,7 @@ class Store:
         first: int,
         retention_ms: int,
         children: Sequence[Child],
-        race: tuple[bytes, bytes],
+        entrant: Entrant,
         events: Sequence[bytes],
     ) -> Future[Any]:
         """Begin some children of a step, `first` the index of the first of them."""
@@ -265,7 +306,7 @@ class Store:
             total,
             first,
             retention_ms,
-            *race,
+            *entrant,
             len(events),
             *events,
             *parts,
@@ -387,27 +428,46 @@ class Store:
         """An errand to be run at a time of the server's clock."""
         await self.wire.call_script(scripts.ERRAND, prefix, raw(name), "", "", due_ms, patience=self.patience)
 
-    async def lane_of(self, prefix: bytes, execution_id: str) -> tuple[str, int, int, bool] | None:
-        """What an execution wants of its lane: lane, limit, version, whether it wants a place (or has
-        one)."""
+    async def lane_of(self, prefix: bytes, execution_id: str) -> Wanted | None:
+        """What an execution wants of its lane; None when it is in none, or is gone."""
         reply = await self.wire.call_script(scripts.LANE, prefix, execution_id, patience=None)
-        return None if reply is None else (text(reply[0]), reply[1], reply[2], bool(reply[3]))
+        return None if reply is None else Wanted(text(reply[0]), reply[1], reply[2], bool(reply[3]))
 
-    async def ask_place(self, lane: str, limit: int, execution_id: str, version: int, *, wants: bool) -> bool:
-        """Ask for a place in a lane, or give it up; whether it is held now."""
+    async def ask_place(self, lane: str, limit: int, execution_id: str, version: int, look_ms: int) -> bool:
+        """Ask for a place in a lane; whether it is held now. `look_ms`: until its holders are looked at."""
+        return await self._place(lane, limit, execution_id, version, 1, look_ms)
+
+    async def free_place(self, lane: str, limit: int, execution_id: str, version: int) -> None:
+        """Give up a place in a lane, or the turn in line."""
+        await self._place(lane, limit, execution_id, version, 0, 0)
+
+    async def _place(
+        self, lane: str, limit: int, execution_id: str, version: int, asks: int, look_ms: int
+    ) -> bool:
         prefix = self.lane_prefix(lane)
         return bool(
             await self.wire.call_script(
-                scripts.PLACE, prefix, raw(lane), limit, execution_id, version, int(wants), patience=None
+                scripts.PLACE, prefix, raw(lane), limit, execution_id, version, asks, look_ms, patience=None
             )
         )
 
-    async def admit(self, execution_id: str) -> tuple[bool, int]:
-        """An execution has a place: it becomes runnable, if it still wants to; and its version."""
-        wants, version = await self.wire.call_script(
-            scripts.ADMIT, self.prefix(execution_id), execution_id, patience=None
+    async def holders(self, lane: str, cursor: bytes) -> tuple[bytes, list[tuple[str, int]]] | None:
+        """A page of who has a place in a lane and lives in another partition, with versions; None when the
+        lane is empty."""
+        reply = await self.wire.call_script(
+            scripts.HOLDERS, self.lane_prefix(lane), raw(lane), cursor, patience=None
         )
-        return bool(wants), version
+        if reply is None:
+            return None
+        cursor, flat = reply
+        found = [(text(one), int(version)) for one, version in zip(flat[::2], flat[1::2], strict=True)]
+        return cursor, found
+
+    async def admit(self, execution_id: str, version: int) -> bool:
+        """An execution has got a place for this version: it becomes runnable, if that is what it still
+        wants."""
+        prefix = self.prefix(execution_id)
+        return bool(await self.wire.call_script(scripts.ADMIT, prefix, execution_id, version, patience=None))
 
     async def subscribe(self, topic: str, member: str) -> bytes:
         """Note that a member wants the events of a topic from now on; returns its place (a stream id)."""
@@ -425,18 +485,116 @@ class Store:
             )
         )
 
-    async def deliver(self, execution_id: str, step_key: str, event: bytes, kind: bytes, data: bytes) -> None:
-        """Decide a wait by an event of a topic in another partition."""
-        await self.wire.call_script(
-            scripts.DELIVER,
-            self.prefix(execution_id),
+    async def deliver(self, subscriber: str, event: str, kind: bytes, data: bytes) -> int:
+        """Decide a wait by an event of a topic: 1; 0 when it does not wait, -1 when it is about to open."""
+        prefix = self.prefix(subscriber.split(" ", 2)[1])
+        decided: int = await self.wire.call_script(
+            scripts.DELIVER, prefix, raw(subscriber), event, kind, data, patience=None
+        )
+        return decided
+
+    async def unsubscribe(self, topic: str, member: str) -> None:
+        """End a subscription, wherever it is."""
+        key = self.topic_prefix(topic) + keys.SUBS.encode() + raw(topic)
+        await self.wire.call("HDEL", key, raw(member), patience=self.patience)
+
+    async def subscribers(self, topic: str) -> dict[str, bytes]:
+        """Who wants the events of a topic, and the place (the last event given) of each."""
+        key = self.topic_prefix(topic) + keys.SUBS.encode() + raw(topic)
+        found: dict[str, bytes] = {}
+        cursor = b"0"
+        while True:
+            cursor, flat = await self.wire.call("HSCAN", key, cursor, "COUNT", 500, patience=None)
+            found |= {text(member): place for member, place in zip(flat[::2], flat[1::2], strict=True)}
+            if cursor == b"0":
+                return found
+
+    async def event(self, topic: str, event: str) -> list[bytes] | None:
+        """One event of a topic, [type, data, ..]; None when it is no longer there."""
+        key = self.topic_prefix(topic) + keys.TOPIC.encode() + raw(topic)
+        found = await self.wire.call("XRANGE", key, event, event, patience=None)
+        return found[0][1] if found else None
+
+    async def events_after(self, topic: str, place: bytes, count: int) -> list[tuple[bytes, list[bytes]]]:
+        """Events of a topic after a place: stream id, and [type, data, ..]."""
+        key = self.topic_prefix(topic) + keys.TOPIC.encode() + raw(topic)
+        found = await self.wire.call("XRANGE", key, b"(" + place, "+", "COUNT", count, patience=None)
+        return [(entry, flat) for entry, flat in found]
+
+    async def trigger(
+        self,
+        topic: str,
+        workflow_id: str,
+        at: bytes,
+        to: bytes,
+        not_before: int,
+        execution_id: str,
+        input: bytes,
+        retention_ms: int,
+        start: Start,
+    ) -> int:
+        """Begin an execution with the events between two places of a subscription: 0 when it is begun, the ms
+        until it may be, -1 when the subscription is not at the first place any more."""
+        waits: int = await self.wire.call_script(
+            scripts.TRIGGER,
+            self.topic_prefix(topic),
+            raw(topic),
+            raw(workflow_id),
+            at,
+            to,
+            not_before,
             execution_id,
-            raw(step_key),
-            event,
-            kind,
-            data,
+            input,
+            retention_ms,
+            self._options(execution_id, start),
             patience=None,
         )
+        return waits
+
+    async def scheduled(self, schedule_id: str) -> tuple[int, bytes]:
+        """The server's time in ms, and a schedule as it stands: empty when there is none."""
+        now, packed = await self.wire.call_script(
+            scripts.SCHEDULED, self.prefix(schedule_id), schedule_id, patience=self.patience
+        )
+        return now, packed or b""
+
+    async def schedule(
+        self, schedule_id: str, seen: bytes, packed: bytes, due_ms: int | None, *begins: Any
+    ) -> bool:
+        """Change a schedule that is as it was seen (`packed` empty: remove it), with its next tick, and begin
+        an execution (`begins`: id, workflow, input, retention in ms, `Start`); False when it has changed."""
+        parts: list[Any] = [""] * 5
+        if begins:
+            execution_id, workflow_id, packed_input, retention_ms, start = begins
+            options = self._options(execution_id, start)
+            parts = [execution_id, raw(workflow_id), packed_input, retention_ms, options]
+        due = "" if due_ms is None else due_ms
+        return bool(
+            await self.wire.call_script(
+                scripts.SCHEDULE,
+                self.prefix(schedule_id),
+                schedule_id,
+                seen,
+                packed,
+                due,
+                *parts,
+                patience=self.patience,
+            )
+        )
+
+    async def schedules(self) -> dict[str, bytes]:
+        """All schedules, a page at a time."""
+        found: dict[str, bytes] = {}
+        for prefix in self.prefixes:
+            cursor = b"0"
+            while True:
+                cursor, flat = await self.wire.call(
+                    "HSCAN", prefix + keys.SCHEDULES.encode(), cursor, "COUNT", 500, patience=self.patience
+                )
+                found |= {text(name): packed for name, packed in zip(flat[::2], flat[1::2], strict=True)}
+                if cursor == b"0":
+                    break
+        return found
 
     async def make_group(self, prefix: bytes, queue: str) -> None:
         """Make a queue's stream and group, unless they are there."""

@@ -68,6 +68,11 @@ async def guard(coro: Coroutine[Any, Any, Any]) -> Any:
         raise WorkflowExit(f"{type(leaving).__name__}: {leaving}") from leaving
 
 
+def in_workflow() -> bool:
+    """Whether a workflow's own code runs just now, not that of a step."""
+    return OWNER.get() not in (None, INSIDE_STEP)
+
+
 def close_unbegun(task: asyncio.Future[Any], code: Coroutine[Any, Any, Any]) -> None:
     """A guarded task that is cancelled before it begins would leave a coroutine that was never awaited."""
     task.add_done_callback(lambda _: code.close(), context=OUTSIDE)

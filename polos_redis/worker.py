@@ -18,14 +18,17 @@ from polos_redis import codec, keys, settings, tasks
 from polos_redis.activation import Activation, State
 from polos_redis.client import PolosClient
 from polos_redis.context import WorkflowContext
+from polos_redis.declaring import declare
 from polos_redis.definitions import define
 from polos_redis.errands import Errands
 from polos_redis.errors import ConfigurationError, ConnectionLostError, PolosError, RedisRefusedError
 from polos_redis.lease import Lease
 from polos_redis.notices import Notices
+from polos_redis.queues import Queue
 from polos_redis.reaping import Reaper
 from polos_redis.server_checks import check_server
 from polos_redis.starting import About
+from polos_redis.state import KeptState
 from polos_redis.store import Fence, Store, text
 from polos_redis.threads import DaemonThreads
 from polos_redis.timers import Timers
@@ -39,6 +42,8 @@ TICK_SECONDS = 0.02
 CLOSE_SECONDS = 5.0  # at the end: how long giving entries back may take
 READ_COUNT = 256  # entries of one read at the most
 HAND_BACK_BATCH = 100
+
+_Entry = tuple[bytes, str, bytes]  # partition, queue, id: each stream counts its ids for itself
 
 
 class Worker:
@@ -61,7 +66,7 @@ class Worker:
         max_deliveries: int | None = None,
         grace_seconds: float | None = None,
         put_back_seconds: float | None = None,
-        queues: Iterable[str] | None = None,
+        queues: Iterable[str | Queue] | str | None = None,
         handle_signals: bool = True,
     ) -> None:
         self.client = client
@@ -74,13 +79,13 @@ class Worker:
         self.put_back_ms = int(settings.resolve("put_back_seconds", put_back_seconds) * 1000)
         self.handle_signals = handle_signals
         self.value_limit = client.max_value_bytes
-        self._queues = None if queues is None else list(queues)
+        self._queues: list[str] | None = settings.resolve("queues", queues)
         self.queues: list[str] = []
         self.worker_id = f"{socket.gethostname()[:40].replace(':', '-')}-{os.getpid()}-{os.urandom(4).hex()}"
         self.block_seconds = min(BLOCK_SECONDS, self.lease_seconds / 2)
         self.draining = False
         self.active: set[Activation] = set()
-        self._held: dict[bytes, Activation | None] = {}  # entries delivered here and not yet let go
+        self._held: dict[_Entry, Activation | None] = {}  # delivered here and not yet let go
         self._given_back: set[Activation] = set()
         self._stop = 0
         self._running = False
@@ -102,7 +107,7 @@ class Worker:
         for workflow in self.workflows.values():
             workflow.resolve()
         own = {keys.DEFAULT_QUEUE, *(workflow.queue.name for workflow in chosen)}
-        self.queues = sorted(own if self._queues is None else set(self._queues))
+        self.queues = sorted(own if self._queues is None else self._queues)
         loop = self._loop = asyncio.get_running_loop()
         self._stopping, self._idle, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -123,6 +128,7 @@ class Worker:
         background: list[asyncio.Task[Any]] = []
         try:
             await self._make_groups()
+            await declare(self.store, self.workflows.values())
             await define(self.store, self.workflows.values())
             await self._lease.renew()
             await self._notices.start()
@@ -307,7 +313,7 @@ class Worker:
                 rows = await self._wire.send(
                     "XPENDING", key, keys.GROUP, after, "+", HAND_BACK_BATCH, self.worker_id
                 )
-                unknown = [row[0] for row in rows if row[0] not in held]
+                unknown = [row[0] for row in rows if (prefix, queue, row[0]) not in held]
                 if unknown:
                     logger.warning("handed back what never arrived", extra={"entries": len(unknown)})
                     await self._requeue(prefix, queue, unknown)
@@ -323,7 +329,7 @@ class Worker:
     def _deliver(self, prefix: bytes, queue: str, entry: bytes, flat: list[bytes] | None) -> None:
         """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, about, ..) (,
         journal, ..))]."""
-        self._held[entry] = None
+        self._held[prefix, queue, entry] = None
         if not flat or self.draining or not self._lease.is_fresh():
             self.spawn(self._let_go(prefix, queue, entry))
             return
@@ -342,7 +348,7 @@ class Worker:
             self.spawn(self._put_back(Fence(prefix, flat[1], entry, b""), queue))
             return
         activation = Activation(self, workflow, execution_id, entry, run, queue)
-        self._held[entry] = activation
+        self._held[prefix, queue, entry] = activation
         self.active.add(activation)
         if records is not None:
             activation.take_along(dict(zip(records[::2], records[1::2], strict=True)))
@@ -358,13 +364,13 @@ class Worker:
         try:
             await self._requeue(prefix, queue, [entry])
         finally:
-            self._held.pop(entry, None)  # refused, it is found pending by `_reconcile`
+            self._held.pop((prefix, queue, entry), None)  # refused, it is found pending by `_reconcile`
 
     async def _put_back(self, fence: Fence, queue: str) -> None:
         try:
             await self.store.put_back(fence, queue, self.put_back_ms)
         finally:
-            self._held.pop(fence.entry, None)
+            self._held.pop((fence.prefix, queue, fence.entry), None)
 
     async def _load(self, activation: Activation) -> None:
         try:
@@ -389,6 +395,9 @@ class Worker:
             if about is not None:
                 activation.about = About.unpack(activation.workflow.id, about)
             given = activation.workflow.check_input(codec.decode(packed))
+            if activation.about.initial_state is not None:
+                state = activation.workflow.check_state(codec.decode(activation.about.initial_state))
+                activation.kept = KeptState(state, self.value_limit)
         except Exception as error:
             activation.fail_before_start(error)
             return
@@ -423,7 +432,8 @@ class Worker:
         """An activation has ended: its slot is free."""
         self.active.discard(activation)
         if activation not in self._given_back:
-            self._held.pop(activation.fence.entry, None)
+            fence = activation.fence
+            self._held.pop((fence.prefix, activation.queue, fence.entry), None)
         self._room.set()
         if not self.active:
             self._idle.set()
@@ -459,7 +469,7 @@ class Worker:
             if activation.id == execution_id:
                 if notice[0] == b"wake":
                     activation.told(text(notice[2]), notice[3])
-                elif notice[0] == b"cancelled":
+                elif notice[0] == b"cancelled" and notice[2] == activation.fence.entry:
                     logger.info("cancelled", extra={"execution": execution_id})
                     activation.end("cancelled")
                 return

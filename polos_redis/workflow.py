@@ -12,10 +12,14 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack, overload
 
-from polos_redis import codec, tasks
-from polos_redis.errors import ConfigurationError, InsideWorkflowError, InvalidInputError
-from polos_redis.inputs import validator
+from polos_redis import codec, packing, tasks
+from polos_redis.cron import Declared
+from polos_redis.errors import ConfigurationError, InsideWorkflowError, InvalidInputError, NotStorableError
+from polos_redis.hooks import Hooks, as_hooks, surrounded
+from polos_redis.inputs import Given, validator
 from polos_redis.queues import DEFAULT, Queue, as_queue
+from polos_redis.trigger import Trigger
+from polos_redis.typenames import is_model
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
@@ -55,11 +59,33 @@ class Workflow(Generic[In, Out]):
         run_timeout_seconds: float | None = None,
         retries: int = 0,
         retry_delay: float = 1.0,
+        state_schema: type[Any] | None = None,
+        on_start: Hooks = None,
+        on_end: Hooks = None,
+        schedule: str | dict[str, Any] | bool | None = None,
+        trigger_on_event: str | None = None,
+        batch_size: int = 1,
+        batch_timeout_seconds: float | None = None,
     ) -> None:
         self.id = id
         self.queue = as_queue(queue, id)
+        self.defines_queue = isinstance(queue, (Queue, dict))  # a name alone says nothing of a limit
         self.run_timeout_seconds = run_timeout_seconds
-        self.plain = self.queue == DEFAULT and run_timeout_seconds is None  # begun with nothing but an input
+        self.state_schema = _as_schema(state_schema, id)
+        self.on_start = as_hooks(on_start, id, "on_start")
+        self.on_end = as_hooks(on_end, id, "on_end")
+        self.plain = (  # begun with nothing but an input
+            self.queue == DEFAULT and run_timeout_seconds is None and state_schema is None
+        )
+        self._surrounded = bool(state_schema or self.on_start or self.on_end)
+        self.schedule = Declared.of(schedule, id)
+        self.schedulable = schedule is not False
+        self.trigger = Trigger.of(trigger_on_event, batch_size, batch_timeout_seconds, id)
+        if schedule and self.trigger:
+            raise ConfigurationError(
+                f"workflow {id!r} has a schedule and trigger_on_event, which give it different inputs: "
+                "make it two workflows that call one function"
+            )
         self.retries = retries
         self.retry_delay = retry_delay
         if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
@@ -109,21 +135,41 @@ class Workflow(Generic[In, Out]):
         annotation = self.input_type
         try:
             validator(annotation)  # imports pydantic, if need be: not while executions run
-        except ConfigurationError as error:
+            if self.state_schema is not None:
+                validator(self.state_schema)
+                packing.encoder(self.state_schema)
+        except (ConfigurationError, NotStorableError) as error:
             raise ConfigurationError(f"workflow {self.id!r}: {error}") from error.__cause__
 
     def check_input(self, input: Any) -> Any:
         """Validate an input against the declared type. Raises `InvalidInputError` that names the fields."""
         if not self.takes_input:
-            if input is None:
+            if input is None or isinstance(input, Given):
                 return None
             raise InvalidInputError(f"workflow {self.id!r} takes no input, but was given one")
         if input is None and self._input_parameter is not None and self._input_parameter.default is None:
             return None
         return codec.validate_input(self.input_type, input, workflow_id=self.id)
 
+    def check_state(self, given: Any) -> Any:
+        """The state an execution begins with: what it was given, validated, else the schema's defaults; None
+        for a workflow without a schema. Raises `InvalidInputError` that names the fields."""
+        if self.state_schema is None:
+            if given is None:
+                return None
+            raise InvalidInputError(
+                f"workflow {self.id!r} has no state_schema, but was given an initial_state: "
+                "define it with @workflow(state_schema=...)"
+            )
+        state = {} if given is None else given
+        return codec.validate_input(self.state_schema, state, workflow_id=self.id, name="initial_state")
+
     def call(self, ctx: WorkflowContext, input: Any) -> Any:
         """The coroutine of one activation."""
+        return surrounded(self, ctx, input) if self._surrounded else self.bare_call(ctx, input)
+
+    def bare_call(self, ctx: WorkflowContext, input: Any) -> Any:
+        """The coroutine of the function alone."""
         return self.function(ctx, input) if self.takes_input else self.function(ctx)
 
     async def invoke(
@@ -166,6 +212,14 @@ class Workflow(Generic[In, Out]):
 _UNRESOLVED = object()
 
 
+def _as_schema(schema: Any, workflow_id: str) -> type[Any] | None:
+    if schema is None or (isinstance(schema, type) and is_model(schema)):
+        return schema
+    raise ConfigurationError(
+        f"workflow {workflow_id!r}: state_schema is a pydantic model class, not {schema!r}"
+    )
+
+
 @overload
 def workflow(function: Callable[[WorkflowContext], Awaitable[Out]], /) -> Workflow[None, Out]: ...
 @overload
@@ -178,6 +232,13 @@ def workflow(
     run_timeout_seconds: float | None = None,
     retries: int = 0,
     retry_delay: float = 1.0,
+    state_schema: type[Any] | None = None,
+    on_start: Hooks = None,
+    on_end: Hooks = None,
+    schedule: str | dict[str, Any] | bool | None = None,
+    trigger_on_event: str | None = None,
+    batch_size: int = 1,
+    batch_timeout_seconds: float | None = None,
 ) -> _Decorator: ...
 def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = None, **options: Any) -> Any:
     """Make an async function `(ctx)` or `(ctx, input)` a workflow, registered under its id.
@@ -189,6 +250,13 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
     execution that has not finished by then, waiting included, fails with `WorkflowTimeoutError`. `retries`:
     how
     often a failed execution goes on by itself from its journal as a new run, after `retry_delay` seconds.
+    `state_schema`: a pydantic model, of which each execution keeps an instance as `ctx.state`. `on_start`,
+    `on_end`: functions (ctx, hook_context), or lists of them, run before the code and after it has returned.
+
+    `schedule`: a cron expression, or {"cron":, "timezone":, "key":}, that begins it with a `SchedulePayload`;
+    False refuses schedules altogether. `trigger_on_event`: a topic whose events begin it, each with an
+    `EventPayload`; with a `batch_size` above 1 up to so many of them with a `BatchEventPayload`, once there
+    are so many or `batch_timeout_seconds` have passed since the first (None: at once, with what is there).
     """
 
     def decorate(function: Callable[..., Any]) -> Workflow[Any, Any]:

@@ -18,6 +18,8 @@ from tests.state import Partition, RawConnection, read
 Arg = str | bytes | int
 Snapshot = dict[bytes, tuple[bytes, int]]
 
+Race = tuple[bytes, bytes]  # the race that a wait decides, and those it takes part in
+NO_RACE: Race = (b"", b"")
 RETENTION = 600_000
 FAR = 3_600_000  # ms: a time that no test reaches
 
@@ -48,12 +50,12 @@ class Activated:
 
 
 class Desk:
-    """One namespace (of one partition) and a connection to it."""
+    """One partition of a namespace (the only one, unless a test says otherwise) and a connection to it."""
 
-    def __init__(self, url: str, namespace: str) -> None:
+    def __init__(self, url: str, namespace: str, partition: int = 0) -> None:
         self.url, self.namespace = url, namespace
         self.connection = RawConnection(url)
-        self.prefix = keys.prefix(namespace, 0)
+        self.prefix = keys.prefix(namespace, partition)
 
     def __enter__(self) -> Self:
         return self
@@ -79,13 +81,14 @@ class Desk:
         execution_id: str | None = None,
         *,
         workflow: Arg = "wf",
-        queue: str = "default",
         input: bytes = b"in",
         retention: int = RETENTION,
-        inline: int = 4096,
+        **options: Any,
     ) -> str:
+        """Begin an execution; `options` are those of creation.lua."""
         name = execution_id or new_id()
-        assert self.run("invoke", name, workflow, queue, input, retention, inline) == 1
+        given = packed(options) if options else b""
+        assert self.run("invoke", name, workflow, input, retention, given) == 1
         return name
 
     def deliver(self, consumer: str = "w1", queue: str = "default", owner: str = "") -> Activated:
@@ -96,18 +99,12 @@ class Desk:
         return Activated(flat[1].decode(), entry, owner or f"{consumer}:{next(_numbers)}")
 
     def read_entries(self, consumer: str, queue: str = "default", count: int = 1) -> list[Any]:
-        key = self.prefix + keys.QUEUE + queue
-        if not self.group(queue):
-            self.connection.do("XGROUP", "CREATE", key, keys.GROUP, "0", "MKSTREAM")
+        self.run("group", queue)
         reply = self.connection.do(
-            "XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT", count, "STREAMS", key, ">"
+            *("XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT", count),
+            *("STREAMS", self.prefix + keys.QUEUE + queue, ">"),
         )
         return list(reply[0][1]) if reply else []
-
-    def group(self, queue: str = "default") -> bool:
-        if not self.do("EXISTS", keys.QUEUE + queue):
-            return False
-        return bool(self.connection.do("XINFO", "GROUPS", self.prefix + keys.QUEUE + queue))
 
     def start(self, execution_id: str | None = None, consumer: str = "w1", **options: Any) -> Activated:
         """Invoke an execution, and deliver it."""
@@ -120,18 +117,95 @@ class Desk:
         record = step() if record is None else record
         return _told(by, self.run("write", *by.fence, key, record, *(events or ("e", b"\x01"))))
 
-    def backoff(self, by: Activated, key: Arg, delay: int = FAR, record: bytes | None = None) -> Any:
+    def backoff(
+        self, by: Activated, key: Arg, delay: int = FAR, record: bytes | None = None, races: bytes = b""
+    ) -> Any:
         record = step(b"", "backoff") if record is None else record
-        return _told(by, self.run("backoff", *by.fence, key, record, delay, "e", b"\x01"))
+        return _told(by, self.run("backoff", *by.fence, key, record, delay, races, "e", b"\x01"))
 
-    def suspend(self, by: Activated, key: Arg, timeout: int = 0, shown: bytes = b"\x81\xa1a\x01") -> Any:
-        return _told(by, self.run("suspend", *by.fence, key, timeout, shown))
+    def suspend(
+        self,
+        by: Activated,
+        key: Arg,
+        timeout: int = 0,
+        shown: bytes = b"\x81\xa1a\x01",
+        race: Race = NO_RACE,
+    ) -> Any:
+        return _told(by, self.run("suspend", *by.fence, key, timeout, shown, *race))
 
-    def park(self, by: Activated, *waits: Arg) -> Any:
-        return self.run("park", *by.fence, *waits)
+    def wait(
+        self,
+        by: Activated,
+        key: Arg,
+        ms: Arg = "",
+        *,
+        until: Arg = "",
+        topic: Arg = "",
+        subscriber: Arg = "",
+        race: Race = NO_RACE,
+    ) -> Any:
+        return _told(by, self.run("wait", *by.fence, key, ms, until, topic, subscriber, *race))
+
+    def wait_for_event(self, by: Activated, key: str, topic: Arg, ms: Arg = "", race: Race = NO_RACE) -> Any:
+        """Wait for an event of a topic of this partition."""
+        return self.wait(by, key, ms, topic=topic, subscriber=subscriber(by, key), race=race)
+
+    def spawn(
+        self,
+        by: Activated,
+        key: str,
+        count: int = 1,
+        *,
+        first: int = 0,
+        total: int | None = None,
+        status: str = "open",
+        workflow: str = "child",
+        race: Race = NO_RACE,
+        events: Sequence[Arg] = (),
+        **options: Any,
+    ) -> Any:
+        """Begin `count` children of a step that has `total` of them; `options` are those of creation.lua."""
+        children: list[Arg] = []
+        for index in range(first, first + count):
+            given = {**options, "parent": by.id, "key": key}
+            child = keys.child_id(by.id, key, index)
+            children += (child, workflow, b"in %d" % index, packed(given))
+        whole = first + count if total is None else total
+        return _told(
+            by,
+            self.run(
+                "spawn",
+                *(*by.fence, key, status, whole, first, RETENTION, *race),
+                *(len(events), *events, *children),
+            ),
+        )
+
+    def child(self, by: Activated, key: str = "kid", **options: Any) -> Activated:
+        """An activation of the one child of a step."""
+        self.spawn(by, key, **options)
+        activated = self.deliver(queue=options.get("queue", "default"))
+        assert activated.id == keys.child_id(by.id, key, 0)
+        return activated
+
+    def choose(self, by: Activated, key: str, branch: str, *others: Arg) -> Any:
+        return _told(by, self.run("choose", *by.fence, key, branch, *others))
+
+    def park(self, by: Activated, *waits: Arg, given_up: Sequence[Arg] = (), state: bytes = b"") -> Any:
+        return self.run("park", *by.fence, state, len(given_up), *given_up, *waits)
 
     def finish(self, by: Activated, status: str = "completed", value: bytes = b"\x01") -> Any:
         return self.run("finish", *by.fence, status, value, b"\x81\xa6status\x01", "")
+
+    def again(self, by: Activated, times: int = 3, delay: int = 0, error: bytes = b"err") -> Any:
+        return self.run("again", *by.fence, error, times, delay)
+
+    def retry(self, execution_id: str, run: int = 1) -> Any:
+        return self.run("retry", execution_id, run)
+
+    def publish(
+        self, topic: Arg, kind: Arg = "e", data: bytes = b"\x01", *, of: Arg = "", once: str = ""
+    ) -> Any:
+        return self.run("publish", topic, of, RETENTION, kind, data, once)
 
     def answer(
         self, execution_id: str, key: Arg, answer: bytes = b"\xc3", digest: str = "d1", early: bool = False
@@ -142,7 +216,8 @@ class Desk:
         return self.run("cancel", execution_id, run, by)
 
     def fire(self, limit: int = 100, worker: str = "pump") -> Any:
-        return self.run("fire", worker, 60_000, limit)
+        """How many timers were fired, how many executions forgotten, ms to the next timer."""
+        return self.run("fire", worker, 60_000, limit)[:3]
 
     def requeue(
         self, consumer: str, *entries: bytes, lost: bool = False, most: int = 5, queue: str = "default"
@@ -171,10 +246,9 @@ class Desk:
 
     @property
     def state(self) -> Partition:
-        """The whole state (of an empty namespace: an empty one)."""
-        found = read(self.connection, self.namespace)
-        assert len(found) <= 1, "the scripts stay in the partition they are given"
-        return found[0] if found else Partition(self.prefix)
+        """The whole state (of an empty partition: an empty one)."""
+        found = {partition.prefix: partition for partition in read(self.connection, self.namespace)}
+        return found.get(self.prefix, Partition(self.prefix))
 
     def execution(self, execution_id: str) -> dict[str, bytes]:
         return {k.decode(): v for k, v in self.state.executions[execution_id.encode()].items()}
@@ -224,6 +298,22 @@ class Desk:
         """The server's clock in ms."""
         seconds, micros = self.connection.do("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
+
+
+def branch(race: str, name: str, *keys: str) -> Race:
+    """A wait that is a whole branch of a race: it decides it. `keys` are what the branch has begun."""
+    return race.encode(), packed([[race, name, *keys]])
+
+
+def packed(value: Any) -> bytes:
+    """As the scripts read it."""
+    found: bytes = msgpack.packb(value, use_bin_type=False)
+    return found
+
+
+def subscriber(by: Activated, key: str, kind: str = "w") -> str:
+    """How an execution subscribes to a topic: `w` to one of its own partition, `f` to one of another."""
+    return f"{kind}{by.entry.decode()} {by.id} {key}"
 
 
 def _told(by: Activated, reply: Any) -> Any:

@@ -1,6 +1,7 @@
 """Worker processes that a test starts, stops, freezes and kills, and the effects their steps leave behind.
 
-Run as a program (`python -m tests.fleet`) it is such a worker: it works on tests/fleet_workflows.py.
+Run as a program (`python -m tests.fleet`) it is such a worker: it works on tests/fleet_workflows.py, or on
+what another module defines.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -109,11 +111,18 @@ class Fleet:
             if error is not None:
                 print(f"--- the log of worker {worker.pid}\n{worker.log[-3000:]}", file=sys.stderr)
 
-    def launch(self, *, url: str | None = None, knows: str = "", **options: Any) -> WorkerProcess:
+    def launch(
+        self,
+        *,
+        url: str | None = None,
+        knows: str = "",
+        defined_in: str = "tests.fleet_workflows",
+        **options: Any,
+    ) -> WorkerProcess:
         """Start a worker and do not wait for it. `knows` names its workflows, all when left out."""
         options = {"lease_seconds": 1.0, **options}
         log = self.folder / f"worker-{len(self.workers)}.log"
-        command = [sys.executable, "-m", "tests.fleet", knows, json.dumps(options)]
+        command = [sys.executable, "-m", "tests.fleet", defined_in, knows, json.dumps(options)]
         environment = {
             **os.environ,
             "POLOS_REDIS_URL": url or self.url,
@@ -165,12 +174,12 @@ class Fleet:
         return next(worker for worker in self.workers if worker.pid == pid)
 
 
-async def _work(knows: str, options: dict[str, Any]) -> None:
+async def _work(defined_in: str, knows: str, options: dict[str, Any]) -> None:
     from polos_redis import PolosClient, Worker
     from polos_redis.activation import Activation
     from polos_redis.workflow import registered
-    from tests import fleet_workflows  # noqa: F401 - defines the workflows
 
+    import_module(defined_in)
     known = registered().values()
     chosen = [workflow for workflow in known if not knows or workflow.id in knows.split(",")]
     async with PolosClient() as client:
@@ -189,4 +198,4 @@ async def _work(knows: str, options: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
-    asyncio.run(_work(sys.argv[1], json.loads(sys.argv[2])))
+    asyncio.run(_work(sys.argv[1], sys.argv[2], json.loads(sys.argv[3])))

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from polos_redis import WorkflowContext, workflow
+from polos_redis import BatchWorkflowInput, WorkflowContext, queue, workflow
 from tests.fleet import EFFECTS
 
 
@@ -131,3 +131,38 @@ async def chain(ctx: WorkflowContext, input: Any) -> list[int]:
             resume = await ctx.step.suspend("middle", data={"number": number})
             values.append(resume["data"])
     return values
+
+
+@workflow(queue=queue("limited", concurrency_limit=3))
+async def in_queue(ctx: WorkflowContext, input: Any) -> None:
+    """A step at work for so many seconds, and until its gate is open if it has one; its effects say when."""
+
+    async def work() -> None:
+        effect(ctx.execution_id, f"enter@{time.monotonic_ns()}")
+        await asyncio.sleep(input.get("seconds", 0))
+        if input.get("gate"):
+            await gate(input["gate"])
+        effect(ctx.execution_id, f"leave@{time.monotonic_ns()}")
+
+    await ctx.step.run("work", work)
+
+
+@workflow
+async def fan(ctx: WorkflowContext, input: Any) -> list[Any]:
+    """So many children of the workflow `each`, given their numbers from `first`; their results in order."""
+    effect(ctx.execution_id, "activation")
+    first = input.get("first", 0)
+    batch = [BatchWorkflowInput(input["each"], first + index) for index in range(input["count"])]
+    return [one.result for one in await ctx.step.batch_invoke_and_wait("all", batch)]
+
+
+@workflow
+async def number(ctx: WorkflowContext, input: Any) -> int:
+    """One step; its value is the number it was given."""
+
+    async def numbered() -> int:
+        effect(ctx.execution_id, "step")
+        await asyncio.sleep(0.01)  # so that some are under way whenever a worker is killed
+        return int(input)
+
+    return await ctx.step.run("step", numbered)

@@ -12,14 +12,32 @@ from typing import Any
 import msgpack
 
 from polos_redis import keys
-from tests.state import Partition, RawConnection, is_open, order, raw, read, record_of, records, show, split
+from polos_redis.journal import is_result
+from tests.bonds import Bonds
+from tests.state import (
+    FINISHED,
+    UNFINISHED,
+    Namespace,
+    Partition,
+    RawConnection,
+    is_open,
+    order,
+    race_of,
+    raw,
+    read,
+    record_of,
+    records,
+    show,
+    split,
+    ties_of,
+)
 
-UNFINISHED = (b"queued", b"waiting")
-FINISHED = (b"completed", b"failed", b"cancelled")
-
+# Keys that never have a TTL: they are the partition's, or they hold nothing but rows of what goes on.
 PERMANENT = (
-    *(keys.QUEUE, keys.INDEX, keys.TIMERS, keys.SUSPENSIONS, keys.EXPIRY),
-    *(keys.WORKFLOWS, keys.WORKERS, keys.SERVES, keys.META),
+    *(keys.QUEUE, keys.INDEX, keys.TIMERS, keys.SUSPENSIONS, keys.EXPIRY, keys.ERRANDS),
+    *(keys.WORKFLOWS, keys.WORKERS, keys.SERVES, keys.META, keys.QUEUES, keys.LIMITS),
+    *(keys.DEFINITIONS, keys.SCHEDULES),
+    *(keys.CHILDREN, keys.SUBS, keys.PLACES, keys.LINE),
 )
 
 
@@ -39,14 +57,18 @@ def check(url: str, namespace: str) -> None:
 
 def complaints(connection: RawConnection, namespace: str) -> list[str]:
     """What is wrong in a namespace, one sentence each."""
-    return [text for partition in read(connection, namespace) for text in Checked(partition).complaints()]
+    partitions = read(connection, namespace)
+    bonds = Bonds(Namespace(partitions))
+    found = [text for partition in partitions for text in Checked(partition, bonds).complaints()]
+    return [*found, *bonds.complaints()]
 
 
 class Checked:
-    """One partition under examination."""
+    """One partition under examination: what stands in it alone. What binds executions is in bonds.py."""
 
-    def __init__(self, state: Partition) -> None:
+    def __init__(self, state: Partition, bonds: Bonds) -> None:
         self.state = state
+        self.bonds = bonds
 
     def complaints(self) -> Iterator[str]:
         yield from (f"{self.state.prefix}{text}" for text in self.state.unknown)
@@ -54,7 +76,8 @@ class Checked:
         expected = _Expected()
         for execution_id, fields in self.state.executions.items():
             yield from self._execution(execution_id, fields, expected)
-        yield from _difference("timers", self.state.timers, expected.timers)
+        timers = {m: due for m, due in self.state.timers.items() if m not in expected.allowed}
+        yield from _difference("timers", timers, expected.timers)
         yield from _difference("suspensions", self.state.suspensions, expected.suspensions)
         yield from self._expiry()
         yield from self._index()
@@ -78,8 +101,8 @@ class Checked:
                 continue
             owner = self._owner(kind, rest)
             status = self.state.executions.get(owner, {}).get(b"status") if owner is not None else None
-            if status not in UNFINISHED and kind == keys.TOPIC and rest in active_roots:
-                continue  # a child outlives its root: its end gives the stream a TTL
+            if status not in UNFINISHED and kind in (keys.TOPIC, keys.BELOW) and rest in active_roots:
+                continue  # a child outlives its root: its end gives both a TTL
             if ttl == -1 and status not in UNFINISHED:
                 whose = "no execution" if status is None else f"execution {show(owner)} ({show(status)})"
                 yield f"{name} has no TTL and belongs to {whose}"
@@ -87,8 +110,8 @@ class Checked:
                 yield f"{name} has a TTL but its execution is {show(status)}"
 
     def _owner(self, kind: str, rest: bytes) -> bytes | None:
-        """The execution a key belongs to; None for a free topic and the pump."""
-        if kind in (keys.EXEC, keys.JOURNAL, keys.EARLY):
+        """The execution a key belongs to; None for a free topic, an event's name and the pump."""
+        if kind in (keys.EXEC, keys.JOURNAL, keys.EARLY, keys.BELOW):
             return rest
         if kind == keys.TOPIC:
             last = rest.rpartition(b"/")[2]
@@ -121,39 +144,82 @@ class Checked:
 
         if status == b"queued":
             if entry is None:
-                expected.timers[b"p" + execution_id] = None
+                if self.bonds.starts_by_timer(self.state, execution_id, fields):
+                    expected.timers[b"p" + execution_id] = None
                 if owner is not None:
                     yield f"{who} is queued with an owner but no entry"
             else:
                 yield from self._entry(who, execution_id, entry, fields)
         elif status == b"waiting":
-            for name in (b"entry", b"owner"):
+            for name in (b"entry", b"owner", b"attempts", b"progress"):
                 if name in fields:
-                    yield f"{who} is waiting but has an {show(name)}: {show(fields[name])}"
+                    yield f"{who} is waiting but has {show(name)}: {show(fields[name])}"
             if not waits:
                 yield f"{who} is waiting for nothing: its journal has no open wait"
         elif status in FINISHED:
             yield from self._finished(who, execution_id, fields, waits)
         else:
             yield f"{who} has the status {show(status)}"
+        if status in UNFINISHED:
+            for name in (b"finished", b"output", b"error", b"cancelled_by"):
+                if name in fields:
+                    yield f"{who} is {show(status)} but has {show(name)}: {show(fields[name])}"
 
+        self._timers(execution_id, fields, waits, expected)
+
+    def _timers(
+        self, execution_id: bytes, fields: dict[bytes, bytes], waits: dict[bytes, Any], expected: _Expected
+    ) -> None:
+        """The timers and inbox rows an execution calls for."""
+        ties = ties_of(fields)
+        if ties.deadline is not None and fields[b"status"] in UNFINISHED:
+            expected.timers[b"t" + execution_id] = ties.deadline
+        if self.bonds.may_end_its_children(fields):
+            expected.allowed.add(b"c" + execution_id)
         for key, record in waits.items():
+            member, due = execution_id + b" " + key, record[4]
             if record[1] == b"suspend":
-                expected.suspensions[execution_id + b" " + key] = None
-                if record[4]:
-                    expected.timers[b"s" + execution_id + b" " + key] = record[4]
-            else:
-                expected.timers[b"b" + execution_id + b" " + key] = None
+                expected.suspensions[member] = None
+                if due:
+                    expected.timers[b"s" + member] = due
+            elif record[1] == b"wait":
+                if due:
+                    expected.timers[b"w" + member] = due
+            elif record[1] == b"step":
+                expected.timers[b"b" + member] = None
 
     def _journal(
         self, who: str, journal: dict[bytes, bytes], waits: dict[bytes, Any], fields: dict[bytes, bytes]
     ) -> Iterator[str]:
-        count, held = int(journal.get(b"", b"0")), len(journal.keys() - {b""})
-        if count < held:
-            yield f"{who} counts {count} changes of its journal, which has {held} records"
+        count = int(journal.get(b"", b"0"))
+        held = [key for key in journal if key and not is_result(key)]  # a result comes with its step's change
+        if count < len(held):
+            yield f"{who} counts {count} changes of its journal, which has {len(held)} records"
         noted = set(msgpack.unpackb(fields[b"waits"], raw=True)) if b"waits" in fields else set()
         for key in waits.keys() - noted:
             yield f"{who} has not noted its wait {show(key)}: its end would not close it"
+        for key in noted - waits.keys():
+            record = record_of(journal.get(key, b""))
+            if record is not None and record[1] != b"suspend":
+                yield f"{who} still notes its wait {show(key)}, which is decided and has no topic"
+        yield from self._races(who, journal)
+
+    def _races(self, who: str, journal: dict[bytes, bytes]) -> Iterator[str]:
+        """The race of a decided wait is decided, and a race that is decided has closed its other waits."""
+        found = dict(records(journal))
+        for key, record in found.items():
+            if record[1] != b"race":
+                continue
+            members = list(record[6])
+            for member, branch in zip(members[::2], members[1::2], strict=True):
+                other = found.get(member)
+                if other is None or other[1] == b"race":
+                    continue
+                name = f"{who} has the race {show(key)}"
+                if record[2] == b"won" and branch != record[4] and is_open(other):
+                    yield f"{name}, won by {show(record[4])}, but {show(member)} is open"
+                if record[2] == b"open" and race_of(other) == key and other[2] not in (b"open", b"closed"):
+                    yield f"{name}, which is open, but its {show(member)} is {show(other[2])}"
 
     def _entry(
         self, who: str, execution_id: bytes, entry: bytes, fields: dict[bytes, bytes]
@@ -172,7 +238,7 @@ class Checked:
         self, who: str, execution_id: bytes, fields: dict[bytes, bytes], waits: dict[bytes, Any]
     ) -> Iterator[str]:
         status = show(fields[b"status"])
-        for name in (b"entry", b"owner", b"notify", b"attempts", b"progress"):
+        for name in (b"entry", b"owner", b"notify", b"attempts", b"progress", b"early"):
             if name in fields:
                 yield f"{who} is {status} but has {show(name)}: {show(fields[name])}"
         for key in waits:
@@ -233,8 +299,12 @@ class Checked:
                     stands = f"{show(execution.get(b'status'))} as entry {show(execution.get(b'entry'))}"
                     stale = f"stale entry {show(entry)} of {show(execution_id)}"
                     yield f"queue {show(name)} has the {stale}, which is {stands}"
+            if queue.has_group != (name in self.state.listed_queues):
+                yield f"queue {show(name)} is listed or has a group, but not both: no worker reads it"
             for entry in queue.pending.keys() - queue.entries.keys():
                 yield f"queue {show(name)} has entry {show(entry)} pending that was deleted"
+        for name in self.state.listed_queues - self.state.queues.keys():
+            yield f"queue {show(name)} is listed but does not exist"
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +313,7 @@ class _Expected:
 
     timers: dict[bytes, int | None] = field(default_factory=dict)
     suspensions: dict[bytes, int | None] = field(default_factory=dict)
+    allowed: set[bytes] = field(default_factory=set)  # timers that may be there or not
 
 
 def _difference(where: str, rows: dict[bytes, float], expected: dict[bytes, int | None]) -> Iterator[str]:

@@ -1,26 +1,61 @@
-"""What the scripts should make of an execution, in a few lines of Python."""
+"""What the scripts should make of executions, in a few lines of Python."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from tests.desk import Activated
+
+@dataclass(slots=True)
+class Race:
+    """A race: the branch of each step that takes part, and the branch that has won."""
+
+    members: dict[str, str] = field(default_factory=dict)
+    winner: str = ""
+
+
+@dataclass(slots=True)
+class Brood:
+    """The children of one step, and how many of them the step has begun."""
+
+    ids: Sequence[str]
+    begun: int = 0
+
+
+@dataclass(slots=True)
+class Lane:
+    """Who holds a place, and who stands in line."""
+
+    limit: int
+    holders: set[str] = field(default_factory=set)
+    line: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Execution:
-    """An execution. `journal` has the status of each record;"""
+    """An execution. `journal` has the status of each record; `entry` is b"" until it is learnt."""
 
     id: str
-    entry: bytes | None
+    entry: bytes | None = None
     status: str = "queued"
     owner: str | None = None
+    run: int = 1
     count: int = 0
     journal: dict[str, str] = field(default_factory=dict)
-    attempts: dict[str, int] = field(default_factory=dict)
+    races: dict[str, Race] = field(default_factory=dict)
+    broods: dict[str, Brood] = field(default_factory=dict)
+    results: dict[str, str] = field(default_factory=dict)  # child -> how it ended, as the journal has it
     early: set[str] = field(default_factory=set)
     losses: int = 0
     progress: int = 0
+    tried: int = 0  # how often it was tried again by itself
+    later: bool = False  # queued, but for a timer to put it on the queue
+    parent: str = ""
+    key: str = ""  # the parent's step
+    lane: str = ""
+    kids: bool = False  # it has had children
 
     def fence(self, by: Activation) -> int:
         """What a write of an activation would be told: 0 when it passes."""
@@ -32,30 +67,199 @@ class Execution:
         self.journal[key] = status
         self.count += 1
 
-    def decide(self, key: str, status: str) -> None:
-        """A wait is decided; a parked execution becomes runnable, as an entry yet to be learnt."""
-        self.put(key, status)
-        if self.status == "waiting":
-            self.status, self.entry = "queued", b""
+    def join(self, key: str) -> bool:
+        """A wait that opens takes part in its race; False when another branch has won that."""
+        name, branch = race_of(key), branch_of(key)
+        race = self.races.setdefault(name, Race()) if name else None
+        if race is None or race.winner:
+            return race is None or race.winner == branch
+        race.members[key] = branch
+        self.put(name, "open")
+        return True
 
-    def end(self, status: str) -> None:
-        for key, now in self.journal.items():
-            if now in ("open", "backoff"):
-                self.put(key, "closed" if now == "open" else "retry")
-        self.status, self.entry, self.owner = status, None, None
-        self.early.clear()
+    def settle(self, key: str, status: str) -> None:
+        """A wait is decided, and with it the race whose branch it is."""
+        self.put(key, status)
+        race = self.races.get(race_of(key))
+        if race is not None and not race.winner and branch_of(key) == key:
+            self.win(race_of(key), key)
+
+    def win(self, name: str, branch: str, begun: Mapping[str, str] = MappingProxyType({})) -> None:
+        """A branch has won a race: what the others wait for is closed; `begun` are steps it did not know of."""
+        race = self.races.setdefault(name, Race())
+        race.winner = branch
+        race.members = {**begun, **race.members}
+        for key, its in race.members.items():
+            if its != branch:
+                self.give_up(key)
+        self.put(name, "won")
+
+    def give_up(self, key: str) -> None:
+        """The workflow's code no longer waits for it."""
+        before = self.journal.get(key)
+        if before in ("open", "backoff"):
+            self.put(key, "closed" if before == "open" else "abandoned")
+
+    def close_all(self) -> None:
+        for key in self.open:
+            self.put(key, "closed" if self.journal[key] == "open" else "retry")
+
+    def forget_failures(self) -> None:
+        """For a new run: what failed, timed out or was closed is dropped, with the races that it decided."""
+        dropped = {key for key, status in self.journal.items() if status in ("failed", "expired", "closed")}
+        for key, brood in self.broods.items():
+            failed = {child for child in brood.ids if self.results.get(child, "completed") != "completed"}
+            if failed:
+                dropped.add(key)
+                self.results = {child: how for child, how in self.results.items() if child not in failed}
+        for name, race in list(self.races.items()):
+            if race.winner in {race.members[key] for key in race.members.keys() & dropped}:
+                dropped.add(name)
+                del self.races[name]
+            elif not race.winner:
+                race.members = {key: its for key, its in race.members.items() if key not in dropped}
+        self.journal = {key: status for key, status in self.journal.items() if key not in dropped}
+        self.broods = {key: brood for key, brood in self.broods.items() if key not in dropped}
+        if self.count:
+            self.count += 1
 
     @property
     def open(self) -> list[str]:
-        return [key for key, status in self.journal.items() if status == "open"]
-
-    @property
-    def backing_off(self) -> list[str]:
-        return [key for key, status in self.journal.items() if status == "backoff"]
+        """Its waits that are not decided."""
+        found = [key for key, status in self.journal.items() if status in ("open", "backoff")]
+        return [key for key in found if key not in self.races]
 
     @property
     def finished(self) -> bool:
         return self.status not in ("queued", "waiting")
+
+
+@dataclass(slots=True)
+class Model:
+    """All executions of a namespace."""
+
+    executions: dict[str, Execution] = field(default_factory=dict)
+    lanes: dict[str, Lane] = field(default_factory=dict)
+    cascades: set[str] = field(default_factory=set)  # ended from outside, their children yet to follow
+
+    def unfinished(self) -> list[Execution]:
+        return [one for one in self.executions.values() if not one.finished]
+
+    def children(self, parent: str) -> list[Execution]:
+        """Those that go on."""
+        return [one for one in self.unfinished() if one.parent == parent]
+
+    # --- runnable or not ----------------------------------------------------------------
+
+    def create(self, one: Execution) -> None:
+        self.executions[one.id] = one
+        if not one.later:
+            self.offer(one)
+
+    def offer(self, one: Execution) -> None:
+        """Runnable: at once, or when it gets a place in its lane."""
+        one.status, one.later = "queued", False
+        if not one.lane:
+            one.entry = b""
+            return
+        self.lanes[one.lane].line.append(one.id)
+        self.move_up(self.lanes[one.lane])
+
+    def leave(self, one: Execution) -> None:
+        """Not runnable any more: its place is for the next."""
+        one.entry = one.owner = None
+        if one.lane:
+            lane = self.lanes[one.lane]
+            lane.holders.discard(one.id)
+            lane.line = [name for name in lane.line if name != one.id]
+            self.move_up(lane)
+
+    def move_up(self, lane: Lane) -> None:
+        while lane.line and len(lane.holders) < lane.limit:
+            name = lane.line.pop(0)
+            lane.holders.add(name)
+            self.executions[name].entry = b""
+
+    # --- transitions --------------------------------------------------------------------
+
+    def decide(self, one: Execution, key: str, status: str) -> None:
+        """A wait is decided; a parked execution becomes runnable."""
+        one.settle(key, status)
+        if one.status == "waiting":
+            self.offer(one)
+
+    def park(self, one: Execution) -> None:
+        one.status, one.losses = "waiting", 0
+        self.leave(one)
+
+    def put_back(self, one: Execution) -> None:
+        one.later = True
+        self.leave(one)
+
+    def end(self, one: Execution, status: str) -> None:
+        one.close_all()
+        was_queued, one.status, one.later = one.status == "queued", status, False
+        one.early.clear()
+        if was_queued:
+            self.leave(one)
+        parent = self.executions.get(one.parent)
+        if parent is not None and not parent.finished:
+            self.tell(parent, one)
+
+    def tell(self, parent: Execution, child: Execution) -> None:
+        """A parent that waits for a child hears how it has ended, and goes on after the last one."""
+        if parent.journal.get(child.key) != "open" or child.id in parent.results:
+            return
+        parent.results[child.id] = child.status
+        if self.complete(parent, child.key):
+            self.decide(parent, child.key, "done")
+        else:
+            parent.put(child.key, "open")
+
+    def complete(self, parent: Execution, key: str) -> bool:
+        """Whether all children of a step have begun and ended."""
+        brood = parent.broods[key]
+        return brood.begun == len(brood.ids) and all(child in parent.results for child in brood.ids)
+
+    def terminate(self, one: Execution, status: str) -> None:
+        """An end from outside, which its children follow."""
+        self.end(one, status)
+        if one.kids:
+            self.cascades.add(one.id)
+
+    def spawn(
+        self, one: Execution, key: str, status: str, ids: Sequence[str], chunk: Sequence[str], lane: str
+    ) -> None:
+        """A step begins some of its children: new ones, or again those that have failed before."""
+        if key not in one.journal:
+            one.kids = True
+            one.journal[key] = status if one.join(key) else "closed"
+            one.broods[key] = Brood(ids)
+        for child in () if one.journal[key] == "closed" else chunk:
+            before = self.executions.get(child)
+            if child in one.results:
+                continue
+            elif before is None:
+                self.create(Execution(child, parent=one.id, key=key, lane=lane))
+            elif before.status == "completed":
+                if status == "open":
+                    one.results[child] = before.status
+            elif before.finished:
+                self.rerun(before)
+        one.broods[key].begun += len(chunk)
+        if one.journal[key] == "open" and self.complete(one, key):
+            one.settle(key, "done")
+        else:
+            one.put(key, one.journal[key])
+
+    def rerun(self, one: Execution, later: bool = False) -> None:
+        """A failed execution goes on as a new run."""
+        one.forget_failures()
+        self.cascades.discard(one.id)
+        self.leave(one)
+        one.run, one.status, one.later, one.losses = one.run + 1, "queued", later, 0
+        if not later:
+            self.offer(one)
 
 
 class Activation(Activated):
@@ -65,3 +269,13 @@ class Activation(Activated):
         super().__init__(execution_id, entry, owner)
         self.consumer, self.sure = consumer, sure
         self.told: dict[bytes, bytes] = {}
+
+
+def race_of(key: str) -> str:
+    """The race that a step takes part in: "race ask" in "race"."""
+    return "race" if key.startswith("race ") else ""
+
+
+def branch_of(key: str) -> str:
+    """Its branch there: a wait is one by itself, a step is part of a coroutine, which is one."""
+    return "code" if key == "race call" else key

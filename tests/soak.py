@@ -1,9 +1,10 @@
-"""Long runs of what the suite tests briefly: `python -m tests.soak crash|race|suspended [--count N]`.
+"""Long runs of what the suite tests briefly: `python -m tests.soak WHAT [--count N]`.
 
 crash      random SIGKILLs of workers and of Redis while executions run; then every execution has finished,
            every journaled step was journaled once, and nothing is left pending
 race       rounds of fifty answers against a timeout
 suspended  executions that wait for a person on one worker: what they cost
+children   one execution with many children on two workers, of which one is killed twice
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from polos_redis import PolosClient, keys
-from tests import invariants, test_many_suspended, test_race
+from tests import invariants, test_fan_out, test_many_suspended, test_race
 from tests.fleet import Fleet
 from tests.fleet_workflows import chain
 from tests.running import until
@@ -127,6 +128,8 @@ async def _main(what: str, count: int | None) -> None:
             figures = await crash(server, NAMESPACE, folder, count or 10_000, every=80)
         elif what == "race":
             figures = dict(await test_race.rounds(server.url, NAMESPACE, count or 1000))
+        elif what == "children":
+            figures = await test_fan_out.fan_out(server, NAMESPACE, folder, count or 1000)
         else:
             figures = await test_many_suspended.suspend_many(server, NAMESPACE, folder, count or 10_000)
     for name, value in figures.items():
@@ -137,7 +140,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("crash", "race", "suspended"))
+    parser.add_argument("what", choices=("crash", "race", "suspended", "children"))
     parser.add_argument("--count", type=int)
     arguments = parser.parse_args()
     asyncio.run(_main(arguments.what, arguments.count))

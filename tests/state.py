@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
+from zlib import crc32
 
 import msgpack
 import redis
 
 from polos_redis import keys
+from polos_redis.journal import is_result
 
 TYPES = {
     keys.EXEC: "hash",
@@ -26,9 +28,23 @@ TYPES = {
     keys.WORKFLOWS: "set",
     keys.WORKERS: "hash",
     keys.SERVES: "hash",
+    keys.CHILDREN: "set",
+    keys.BELOW: "set",
+    keys.SUBS: "hash",
+    keys.ONCE: "string",
+    keys.PLACES: "hash",
+    keys.LINE: "zset",
+    keys.ERRANDS: "zset",
+    keys.QUEUES: "set",
+    keys.LIMITS: "hash",
+    keys.DEFINITIONS: "hash",
+    keys.SCHEDULES: "hash",
     keys.PUMP: "string",
     keys.META: "hash",
 }
+
+UNFINISHED = (b"queued", b"waiting")
+FINISHED = (b"completed", b"failed", b"cancelled")
 
 _READ = {
     "hash": ("HGETALL",),
@@ -94,6 +110,7 @@ class Queue:
     entries: dict[bytes, dict[bytes, bytes]]
     pending: dict[bytes, bytes]  # entry -> consumer
     delivered: tuple[int, int]
+    has_group: bool
 
 
 @dataclass(slots=True)
@@ -109,10 +126,21 @@ class Partition:
     queues: dict[bytes, Queue] = field(default_factory=dict)
     topics: dict[bytes, list[tuple[bytes, list[bytes]]]] = field(default_factory=dict)
     index: dict[tuple[bytes, bytes], dict[bytes, float]] = field(default_factory=dict)
+    children: dict[bytes, set[bytes]] = field(default_factory=dict)
+    below: dict[bytes, set[bytes]] = field(default_factory=dict)
+    subs: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
+    once: dict[bytes, bytes] = field(default_factory=dict)
+    places: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
+    line: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
     timers: dict[bytes, float] = field(default_factory=dict)
+    errands: dict[bytes, float] = field(default_factory=dict)
     suspensions: dict[bytes, float] = field(default_factory=dict)
     expiry: dict[bytes, float] = field(default_factory=dict)
     workflows: set[bytes] = field(default_factory=set)
+    listed_queues: set[bytes] = field(default_factory=set)
+    limits: dict[bytes, bytes] = field(default_factory=dict)
+    definitions: dict[bytes, bytes] = field(default_factory=dict)
+    schedules: dict[bytes, bytes] = field(default_factory=dict)
     workers: dict[bytes, bytes] = field(default_factory=dict)
     serves: dict[bytes, bytes] = field(default_factory=dict)
     meta: dict[bytes, bytes] = field(default_factory=dict)
@@ -129,24 +157,56 @@ class Partition:
             self.unknown.append(f"{text(name)} is a {kind}, not a {TYPES[head]}")
             return
         self.ttl[text(name)] = ttl
-        if head in (keys.EXEC, keys.JOURNAL, keys.EARLY):
-            by_id = {keys.EXEC: self.executions, keys.JOURNAL: self.journals, keys.EARLY: self.early}
-            by_id[head][rest] = _pairs(value)
-        elif head == keys.QUEUE:
+        if head == keys.QUEUE:
             self.queues[rest] = _queue(value, groups, pending)
         elif head == keys.TOPIC:
             self.topics[rest] = [(entry, flat) for entry, flat in value]
         elif head == keys.INDEX:
             status, _, workflow = rest.partition(b":")
             self.index[status, workflow] = _scores(value)
-        elif head in (keys.TIMERS, keys.SUSPENSIONS, keys.EXPIRY):
-            setattr(self, head, _scores(value))
-        elif head == keys.WORKFLOWS:
-            self.workflows = set(value)
-        elif head == keys.PUMP:
-            self.pump = value
         else:
-            setattr(self, head, _pairs(value))
+            taken = _taken(kind, value)
+            field_name = _FIELDS.get(head, head.rstrip(":"))
+            if head.endswith(":"):
+                getattr(self, field_name)[rest] = taken
+            else:
+                setattr(self, field_name, taken)
+
+
+# Where a field of `Partition` is not named as its key.
+_FIELDS = {keys.EXEC: "executions", keys.JOURNAL: "journals", keys.QUEUES: "listed_queues"}
+
+
+class Namespace:
+    """All partitions of a namespace, seen as one."""
+
+    def __init__(self, partitions: Sequence[Partition]) -> None:
+        self.partitions = {_number(partition.prefix): partition for partition in partitions}
+        zero = self.partitions.get(0)
+        self.count = int(zero.meta.get(b"partitions", b"1")) if zero is not None else 1
+        self._of = {
+            execution_id: partition for partition in partitions for execution_id in partition.executions
+        }
+
+    def of(self, execution_id: bytes) -> Partition | None:
+        """The partition that has an execution."""
+        return self._of.get(execution_id)
+
+    def fields(self, execution_id: bytes) -> dict[bytes, bytes]:
+        """An execution's fields; none when it does not exist."""
+        partition = self._of.get(execution_id)
+        return partition.executions[execution_id] if partition is not None else {}
+
+    def home(self, name: bytes) -> Partition:
+        """The partition a lane or a topic lives in."""
+        execution_id = keys.parse_topic(name.decode("utf-8", "surrogateescape"))[1]
+        of = name if execution_id is None else keys.root_of(execution_id).encode()
+        number = crc32(of) % self.count
+        return self.partitions.get(number, Partition("nowhere:"))
+
+
+def _number(prefix: str) -> int:
+    return int(prefix.rpartition("}")[0].rpartition(":")[2])
 
 
 def read(connection: RawConnection, namespace: str) -> list[Partition]:
@@ -177,6 +237,12 @@ def read(connection: RawConnection, namespace: str) -> list[Partition]:
     return list(partitions.values())
 
 
+def _taken(kind: str, value: Any) -> Any:
+    if kind == "string":
+        return value
+    return set(value) if kind == "set" else _scores(value) if kind == "zset" else _pairs(value)
+
+
 def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
@@ -186,13 +252,13 @@ def _scores(flat: list[bytes]) -> dict[bytes, float]:
 
 
 def _queue(entries: Any, groups: Any, pending: Any) -> Queue:
-    delivered = (0, 0)
+    delivered, has_group = (0, 0), False
     for group in groups if isinstance(groups, list) else ():
         facts = _pairs(group)
         if facts[b"name"] == keys.GROUP.encode():
-            delivered = order(facts[b"last-delivered-id"])
+            delivered, has_group = order(facts[b"last-delivered-id"]), True
     held = {row[0]: row[1] for row in pending} if isinstance(pending, list) else {}
-    return Queue({entry: _pairs(flat) for entry, flat in entries}, held, delivered)
+    return Queue({entry: _pairs(flat) for entry, flat in entries}, held, delivered, has_group)
 
 
 # --- the words of the state -------------------------------------------------------------
@@ -227,7 +293,7 @@ def order(entry: bytes) -> tuple[int, int]:
 
 
 def record_of(packed: bytes) -> list[Any] | None:
-    """A journal record, or None for one that is damaged."""
+    """A journal record, or None for one that is damaged (or a child's result)."""
     try:
         record = msgpack.unpackb(packed, raw=True, strict_map_key=False)
     except Exception:
@@ -238,11 +304,43 @@ def record_of(packed: bytes) -> list[Any] | None:
 def records(journal: dict[bytes, bytes]) -> Iterator[tuple[bytes, list[Any]]]:
     """The readable records of a journal."""
     for key, packed in journal.items():
-        record = record_of(packed) if key else None
+        record = record_of(packed) if key and not is_result(key) else None
         if record is not None:
             yield key, record
 
 
 def is_open(record: list[Any]) -> bool:
     """Whether a record is an open wait."""
-    return record[1:3] in ([b"suspend", b"open"], [b"step", b"backoff"])
+    kind, status = record[1:3]
+    return kind != b"race" and bool(status == (b"backoff" if kind == b"step" else b"open"))
+
+
+_RACE = {b"suspend": 13, b"wait": 11, b"child": 8}  # where a record names its race
+
+
+def race_of(record: list[Any]) -> bytes | None:
+    """The race that a wait was opened in; None for none."""
+    place = _RACE.get(record[1], len(record))
+    return record[place] or None if place < len(record) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """What binds an execution to others."""
+
+    parent: bytes | None = None
+    key: bytes | None = None
+    kids: bool = False
+    lane: bytes | None = None
+    limit: int = 0
+    near: bool = False
+    place: int = 0
+    timeout: int | None = None
+    deadline: int | None = None
+
+
+def ties_of(fields: dict[bytes, bytes]) -> Ties:
+    """The ties of an execution's fields."""
+    packed = fields.get(b"ties")
+    found = msgpack.unpackb(packed, raw=True) if packed else {}
+    return Ties(**{name.decode(): value for name, value in dict(found).items()})  # {} may be packed as []

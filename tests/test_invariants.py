@@ -66,7 +66,7 @@ def anything(desk: Desk) -> None:
     desk.finished()
     desk.cancel(desk.parked("c", FAR))
     desk.answer(desk.start().id, "later", early=True)
-    desk.run("publish", "news", "", RETENTION, "e", b"\x01")
+    desk.publish("news")
     desk.fire()
     desk.do("HSET", keys.WORKERS, "w1", 3)
     desk.do("HSET", keys.SERVES, "w1", b"\x80")
@@ -99,8 +99,8 @@ BROKEN: list[tuple[Callable[[Desk], None], Break, str]] = [
     (delivered, lambda d: d.do("HSET", JOURNAL, "", 0, "a", b"\x97"), "counts 0 changes"),
     (put_back, lambda d: d.do("ZREM", keys.TIMERS, "p" + ME), "timers has no row"),
     (put_back, lambda d: d.do("HSET", EXEC, "owner", "w1:1"), "an owner but no entry"),
-    (waiting, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "waiting but has an entry: 1-1"),
-    (waiting, lambda d: d.do("HSET", EXEC, "owner", "w1:1"), "waiting but has an owner: w1:1"),
+    (waiting, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "waiting but has entry: 1-1"),
+    (waiting, lambda d: d.do("HSET", EXEC, "owner", "w1:1"), "waiting but has owner: w1:1"),
     (waiting, lambda d: d.do("DEL", JOURNAL), "waiting for nothing"),
     (waiting, lambda d: d.do("HDEL", EXEC, "waits"), "not noted its wait ok then"),
     (waiting, lambda d: d.do("DEL", keys.SUSPENSIONS), f"suspensions has no row {ME} ok then"),

@@ -10,7 +10,7 @@ import pytest
 
 from polos_redis import keys
 from polos_redis.embedded import EmbeddedServer
-from tests.desk import FAR, RETENTION, Activated, Desk, Subscriber, new_id, step
+from tests.desk import FAR, RETENTION, Activated, Desk, Subscriber, new_id, packed, step
 
 
 @pytest.fixture
@@ -48,11 +48,13 @@ def test_invoke_creates_an_execution_and_its_entry(desk: Desk) -> None:
 
 
 def test_a_large_input_does_not_travel_in_the_entry(desk: Desk) -> None:
-    one = desk.invoke(input=b"x" * 11, inline=10)
-    (fields,) = desk.state.queues[b"default"].entries.values()
-    assert fields == {b"id": one.encode(), b"workflow": b"wf", b"run": b"1"}
+    small, large = desk.invoke(input=b"x" * 4096), desk.invoke(input=b"x" * 4097)
+    inline, bare = desk.state.queues[b"default"].entries.values()
+    assert (inline[b"id"], inline[b"input"]) == (small.encode(), b"x" * 4096)
+    assert bare == {b"id": large.encode(), b"workflow": b"wf", b"run": b"1"}
+    desk.deliver()
     by = desk.deliver()
-    assert desk.run("load", by.id, by.entry, by.owner)[0] == b"x" * 11
+    assert desk.run("load", by.id, by.entry, by.owner)[0] == b"x" * 4097
 
 
 def test_another_queue_is_kept_for_all_later_entries(desk: Desk) -> None:
@@ -70,9 +72,9 @@ def test_invoke_repeated_changes_nothing(desk: Desk) -> None:
     done = desk.finished()
     one = desk.invoke()
     with desk.unchanged():
-        assert desk.run("invoke", one, "other", "other", b"other", 5, 4096) == 0
+        assert desk.run("invoke", one, "other", b"other", 5, packed({"queue": "other"})) == 0
     with desk.unchanged():
-        assert desk.run("invoke", done, "wf", "default", b"in", RETENTION, 4096) == 0
+        assert desk.run("invoke", done, "wf", b"in", RETENTION, "") == 0
 
 
 # --- the fence --------------------------------------------------------------------------
@@ -183,8 +185,8 @@ def test_a_notice_journals_nothing(desk: Desk) -> None:
 
 
 def test_events_of_a_child_stand_in_its_roots_topic(desk: Desk) -> None:
-    root = desk.start().id
-    child = desk.start(root + ".c1")
+    parent = desk.start()
+    root, child = parent.id, desk.child(parent)
     desk.write(child, "a", step(), f"step_finish\0{child.id}", b"\x80")
     desk.suspend(child, "ok", FAR)
     desk.finish(child)
@@ -206,7 +208,7 @@ def test_a_delayed_duplicate_of_a_write_does_not_undo_a_later_one(desk: Desk, la
         desk.backoff(by, "a", FAR)
         desk.make_due(f"b{by.id} a")
         desk.fire()
-        script, again = "backoff", (*first, "a", step(b"", "backoff"), FAR, "e", b"\x01")
+        script, again = "backoff", (*first, "a", step(b"", "backoff"), FAR, b"", "e", b"\x01")
     else:
         desk.write(by, "a", step(b"first", late))
         script, again = "write", (*first, "a", step(b"first", late), "e", b"\x01")
@@ -226,18 +228,18 @@ def test_load_gives_what_is_known_and_owns(desk: Desk) -> None:
     desk.write(by, "a", step(b"\x05"))
     desk.requeue("w1", by.entry, lost=True)
     again = desk.deliver("w2")
-    given, started, losses, flat = desk.run("load", again.id, again.entry, again.owner)
-    assert given == b"in" and int(started) <= desk.now() and losses == b"1"
+    given, started, losses, about, flat = desk.run("load", again.id, again.entry, again.owner)
+    assert given == b"in" and int(started) <= desk.now() and losses == b"1" and about is None
     journal = dict(zip(flat[::2], flat[1::2], strict=True))
     assert set(journal) == {b"", b"a"} and journal[b""] == b"1"
     assert desk.execution(by.id)["owner"] == again.owner.encode()
     with desk.unchanged():
-        assert desk.run("load", again.id, again.entry, again.owner) == [given, started, losses, flat]
+        assert desk.run("load", again.id, again.entry, again.owner) == [given, started, losses, about, flat]
 
 
 def test_load_of_a_new_execution_does_not_start_it(desk: Desk) -> None:
     by = desk.start()
-    assert desk.run("load", by.id, by.entry, by.owner) == [b"in", None, None, []]
+    assert desk.run("load", by.id, by.entry, by.owner) == [b"in", None, None, None, []]
     assert "started" not in desk.execution(by.id)
 
 
@@ -313,13 +315,12 @@ def test_finish_ends_everything(desk: Desk, status: str, field: str) -> None:
     with Subscriber(desk.url, desk.prefix, "me") as me:
         assert desk.run("watch", by.id, "me") == [b"queued"]
         value = b"\x00value\xff"
-        assert (
-            desk.run("finish", *by.fence, status, value, b"\x80", b"\x91\xa1z", "step_finish", b"\x01") == 0
-        )
+        more = packed(["unreached", "z"])
+        assert desk.run("finish", *by.fence, status, value, b"\x80", more, "step_finish", b"\x01") == 0
         assert me.heard(1) == [[b"done", by.id.encode(), status.encode(), field.encode(), value]]
     fields = desk.execution(by.id)
     assert fields["status"] == status.encode() and fields[field] == value
-    assert fields["unreached"] == b"\x91\xa1z"
+    assert fields["unreached"] == b"z"
     assert not {"entry", "owner", "notify", "attempts", "progress"} & set(fields)
     assert desk.record(by.id, "open")[2] == b"closed"
     assert desk.record(by.id, "b")[2] == b"retry"

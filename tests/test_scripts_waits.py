@@ -30,11 +30,11 @@ def test_suspend_opens_a_wait_and_tells_both_topics(desk: Desk) -> None:
     by = desk.start()
     before = desk.now()
     shown = b"\x81\xa1a\xc4\x02\x00\xff"
-    changes, packed = desk.run("suspend", *by.fence, "ok", FAR, shown, "workflow_start", b"\x80")
+    changes, packed = desk.run("suspend", *by.fence, "ok", FAR, shown, "", "", "workflow_start", b"\x80")
     version, kind, status, opened, deadline, *rest = unpacked(packed)
     assert (changes, version, kind, status) == (1, 1, b"suspend", b"open")
     assert before <= opened <= desk.now() and deadline == opened + FAR
-    assert rest == [shown, b"", b"", b"", b"", 0, b"", b""]
+    assert rest == [shown, b"", b"", b"", b"", 0, b"", b"", b""]
     state, member = desk.state, f"{by.id} ok".encode()
     assert state.timers == {b"s" + member: float(deadline)}
     assert opened == int(state.suspensions[member]) // 1000
@@ -256,7 +256,7 @@ def test_the_forgetting_of_executions_is_bounded_too(desk: Desk) -> None:
 
 def test_one_worker_at_a_time_holds_the_pump(desk: Desk) -> None:
     desk.make_due(f"s{desk.parked('ok', FAR)} ok")
-    assert desk.run("fire", "w1", 60_000, 0) == [0, 0, 0]
+    assert desk.run("fire", "w1", 60_000, 0) == [0, 0, 0, []]
     assert 0 < desk.state.ttl[keys.PUMP] <= 60_000
     with desk.unchanged():
         assert desk.fire(worker="w2") == [-1]
@@ -314,7 +314,7 @@ def test_cancel_tells_who_runs_it_and_who_waits_for_it(desk: Desk) -> None:
         desk.write(by, "a")
         desk.run("watch", by.id, "me")
         desk.cancel(by.id, by="")
-        assert w1.heard(1) == [[b"cancelled", by.id.encode()]]
+        assert w1.heard(1) == [[b"cancelled", by.id.encode(), by.entry]]
         assert me.heard(1) == [[b"done", by.id.encode(), b"cancelled", b"cancelled_by", b""]]
 
 

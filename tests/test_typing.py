@@ -20,9 +20,12 @@ PROGRAM = """
     from typing import Any, assert_type
 
     from polos_redis import (
-        Event, EventData, ExecutionHandle, Page, Polos, PolosClient, Resumed, Worker, Workflow,
-        WorkflowContext, events, workflow,
+        BatchStepResult, BatchWorkflowInput, Event, EventData, EventPayload, ExecutionHandle, HookContext,
+        HookResult, Page, Polos, PolosClient, Resumed, Winner, Worker, Workflow, WorkflowContext,
+        WorkflowState, events, queue, workflow,
     )
+    from polos_redis import types as polos_types
+    from polos_redis.features import events as features
 
     @dataclass
     class Order:
@@ -69,8 +72,53 @@ PROGRAM = """
     async def with_input(ctx: WorkflowContext, input: dict[str, int]) -> list[str]:
         return list(input)
 
+    class Tally(WorkflowState):
+        count: int = 0
+
+    async def check(ctx: WorkflowContext, hook: HookContext) -> HookResult:
+        return HookResult.continue_with(modified_payload=hook.current_payload)
+
+    def note(ctx: WorkflowContext, hook: HookContext) -> None:
+        print(hook.current_output)
+
+    @workflow(state_schema=Tally, on_start=[check, note], on_end=check, queue=queue("till", 3), retries=2)
+    async def counts(ctx: WorkflowContext, input: Order) -> Receipt:
+        assert_type(ctx.state, Any)
+        return Receipt(ctx.state.count)
+
+    @workflow(state_schema=Tally)
+    async def only_counts(ctx: WorkflowContext) -> int:
+        return 1
+
+    @workflow(on_end=[note])
+    async def parent(ctx: WorkflowContext) -> int:
+        assert_type(await ctx.step.invoke_and_wait("one", counts, Order(1.0)), Receipt)
+        assert_type(await ctx.step.invoke_and_wait("id", "counts", {"amount": 1}), Any)
+        assert_type(await ctx.step.invoke("go on", only_counts), ExecutionHandle[int])
+        several = [BatchWorkflowInput(counts, Order(1.0), initial_state=Tally(count=2))]
+        assert_type(await ctx.step.batch_invoke_and_wait("all", several), list[BatchStepResult])
+        assert_type(await ctx.step.batch_invoke("begin", several), list[ExecutionHandle[Any]])
+        event = await ctx.step.wait_for_event("event", "topic", timeout=5)
+        assert_type(event, EventPayload)
+        assert_type(event, polos_types.EventPayload)
+        assert_type(event, features.EventPayload)
+        assert_type(event.sequence_id, int)
+        first = await ctx.step.first_of(
+            "race", {"asked": ctx.step.suspend("ask"), "late": ctx.step.wait_for("late", hours=1)}
+        )
+        assert_type(first, Winner)
+        assert_type(first.name, str)
+        assert_type(await ctx.step.uuid("uuid"), str)
+        assert_type(await ctx.step.now("now"), int)
+        assert_type(await ctx.step.random("random"), float)
+        return 1
+
     async def main() -> None:
         client = PolosClient()
+        assert_type(counts, Workflow[Order, Receipt])
+        assert_type(only_counts, Workflow[None, int])
+        assert_type(parent, Workflow[None, int])
+        assert_type(await counts.run(client, Order(1.0), timeout=5, initial_state={"count": 1}), Receipt)
         assert_type(buy, Workflow[Order, Receipt])
         assert_type(tidy, Workflow[None, int])
         assert_type(with_input, Workflow[dict[str, int], list[str]])
@@ -104,7 +152,7 @@ MISTAKES = """
 
     @workflow
     async def buy(ctx: WorkflowContext, input: int) -> str:
-        number: int = await ctx.step.run("key", str, input)  # E: Argument 2 to "run" of "Step"
+        number: int = await ctx.step.run("key", str, input)  # E: Argument 2 to "run"
         await ctx.step.run("key")  # E: No overload variant
         await ctx.step.run(5, str)  # E: No overload variant
         ctx.step.run("never awaited", str)  # E: must be used
@@ -114,9 +162,20 @@ MISTAKES = """
     def sync(ctx: WorkflowContext) -> str:
         return ""
 
+    def hook(ctx: WorkflowContext) -> None: ...
+
+    @workflow(on_start=hook)  # E: Argument "on_start" to "workflow"
+    async def hooked(ctx: WorkflowContext) -> int:
+        return await ctx.step.invoke_and_wait("key", buy, 1)  # E: Incompatible return value
+
+    @workflow(state_schema="Tally")  # E: No overload variant
+    async def counted(ctx: WorkflowContext) -> int:
+        return 1
+
     async def main(client: PolosClient) -> None:
         await buy.invoke(client, "not a number")  # E: Argument 2 to "invoke"
         handle = await buy.invoke(client, 1)
+        await buy.invoke(client, 1, inital_state={})  # E: Unexpected keyword argument "inital_state"
         number: int = await handle.result()  # E: Incompatible types in assignment
         await client.resume(suspend_step_key="ask", data=1)  # E: Missing named argument
 """

@@ -58,9 +58,13 @@ WATCH = load("watch")
 PUBLISH = load("publish")
 SUBSCRIBE = load("subscribe")
 ADVANCE = load("advance")
+TRIGGER = load("trigger")
+SCHEDULE = load("schedule")
+SCHEDULED = load("scheduled")
 DELIVER = load("deliver")
 LANE = load("lane")
 PLACE = load("place")
+HOLDERS = load("holders")
 ADMIT = load("admit")
 ERRAND = load("errand")
 LIST = load("list")
@@ -68,6 +72,6 @@ INBOX = load("inbox")
 
 ALL = (
     *(INVOKE, LOAD, WRITE, BACKOFF, SUSPEND, WAIT, SPAWN, CHOOSE, PARK, FINISH, AGAIN, ANSWER, CANCEL, RETRY),
-    *(SUBSCRIBE, ADVANCE, DELIVER, LANE, PLACE, ADMIT, ERRAND),
+    *(SUBSCRIBE, ADVANCE, TRIGGER, SCHEDULE, SCHEDULED, DELIVER, LANE, PLACE, HOLDERS, ADMIT, ERRAND),
     *(FIRE, REQUEUE, PUTBACK, GROUP, RENEW, PRUNE, WATCH, PUBLISH, LIST, INBOX),
 )

@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
 -- admit: an execution has got its place in a lane of another partition.
 -- KEYS  1 the partition's prefix
--- ARGV  1 execution
--- Returns {1 when it is runnable, 0 when it no longer wants to, its version}.
+-- ARGV  1 execution  2 the version that got the place
+-- Returns 1 when it is runnable, 0 when it has changed its mind since: then the place is to be given up for that version.
 -- #include lane
-local wants = admit(KEYS[1], ARGV[1])
-return {wants, read_ties(redis.call('HGET', KEYS[1] .. 'exec:' .. ARGV[1], 'ties')).place or 0}
+local P, id = KEYS[1], ARGV[1]
+local ties = read_ties(redis.call('HGET', P .. 'exec:' .. id, 'ties'))
+return ties.place == tonumber(ARGV[2]) and admit(P, id) and 1 or 0

@@ -13,7 +13,8 @@ if n < 0 then return n end
 claim(P, id, ARGV[3], e, now)
 local record = old and cmsgpack.unpack(old) or {1, 'race', 'open', now, '', 0, {}}
 if record[2] ~= 'race' then return {n, old} end
-if record[STATUS] == 'open' then
+local news = record[STATUS] == 'open'
+if news then
   record[STATUS], record[5], record[6] = 'won', ARGV[6], now
 elseif record[5] ~= ARGV[6] then
   return {n, old}
@@ -24,10 +25,12 @@ for i = 7, #ARGV, 2 do
   if not known[ARGV[i]] then
     members[#members + 1] = ARGV[i]
     members[#members + 1] = ARGV[i + 1]
+    news = true
   end
 end
+if not news then return {n, old} end
 for i = 1, #members, 2 do
-  if members[i + 1] ~= ARGV[6] then close(P, id, members[i], now) end
+  if members[i + 1] ~= ARGV[6] then close(P, id, members[i], now, 'abandoned') end
 end
 local packed = rewrite(P, id, key, record)
 return {tonumber(redis.call('HGET', P .. 'journal:' .. id, '')), packed}

@@ -25,7 +25,7 @@ for i = first, #ARGV do
     decided[#decided + 1] = packed
   end
 end
-for i = 7, first - 1 do close(P, id, ARGV[i], now) end
+for i = 7, first - 1 do give_up(P, id, ARGV[i], now) end
 if #decided > 1 then return decided end
 
 local exec = P .. 'exec:' .. id

@@ -1,10 +1,15 @@
 #!lua flags=allow-oom
--- place: an execution of another partition asks for a place in a lane, or gives its place up.
+-- place: an execution of another partition asks for a place in a lane, or gives its place up. As that can be lost on
+-- one of the two sides when a store goes back in time, an errand looks now and then at who holds places.
 -- KEYS  1 the prefix of the lane's home partition
--- ARGV  1 lane  2 limit  3 execution  4 its version  5 '1' to ask, '0' to give up
+-- ARGV  1 lane  2 limit it was begun with  3 execution  4 its version  5 '1' to ask, '0' to give up
+--       6 ms until the first look at the holders
 -- Returns 1 when it holds a place now, else 0.
 -- #include lane
 local P, lane, limit, id, version = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-if ARGV[5] == '1' then return take_place(P, lane, limit, id, version) and 1 or 0 end
-free_place(P, lane, limit, id, version)
-return 0
+if ARGV[5] ~= '1' then
+  free_place(P, lane, limit, id, version)
+  return 0
+end
+redis.call('ZADD', P .. 'errands', 'NX', now + tonumber(ARGV[6]), 'h' .. limit .. ' ' .. lane)
+return take_place(P, lane, limit, id, version) and 1 or 0

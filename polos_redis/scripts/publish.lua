@@ -4,6 +4,7 @@
 -- ARGV  1 topic  2 execution the topic belongs to, or ''  3 retention of a free topic, ms  4 event type  5 data (codec)
 --       6 '' or a name: published once under it
 -- Returns the event's stream id.
+-- #include errands
 -- #include event
 local P, topic, key = KEYS[1], ARGV[1], KEYS[1] .. 'topic:' .. ARGV[1]
 local once = ARGV[6] ~= '' and P .. 'once:' .. ARGV[6]
@@ -25,16 +26,18 @@ if once then redis.call('SET', once, entry, 'PX', ARGV[3]) end
 local subs = P .. 'subs:' .. topic
 local count = redis.call('HLEN', subs)
 if count == 0 then return entry end
-local left = count
+local waiting, others = count > 100, count > 100
 if count <= 100 then
   for _, member in ipairs(redis.call('HKEYS', subs)) do
-    local id, step = string.match(member, '^w(%S+) (.*)$')
-    if id and redis.call('EXISTS', P .. 'exec:' .. id) == 1 then
-      occur(P, id, step, entry, ARGV[4], ARGV[5])
+    local kind = string.sub(member, 1, 1)
+    if kind == 'w' then
+      occur(P, member, entry, ARGV[4], ARGV[5])
       redis.call('HDEL', subs, member)
-      left = left - 1
+    else
+      waiting, others = waiting or kind == 'f', others or kind ~= 'f'
     end
   end
 end
-if left > 0 then redis.call('ZADD', P .. 'errands', now, 'e' .. topic) end
+if waiting then note_errand(P, 'w' .. entry .. ' ' .. topic) end
+if others then note_errand(P, 'e' .. topic) end
 return entry

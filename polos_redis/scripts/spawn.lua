@@ -3,8 +3,8 @@
 -- failed before its parent was retried runs again. Idempotent.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 'open' when they are waited for, else 'started'
---       7 children of the step  8 index of the first of these  9 retention in ms  10 race or ''  11 branch
---       12 number of the following events' arguments, then those, then for each child: id, workflow, input (codec),
+--       7 children of the step  8 index of the first of these  9 retention in ms  10 the race it decides, or ''
+--       11 the races it takes part in, as for join  12 number of the following events' arguments, then those, then for each child: id, workflow, input (codec),
 --       options (msgpack map)
 -- Returns {changes, record}; -1 or -2 as write does.
 -- #include fence
@@ -21,7 +21,7 @@ if record and (record[2] ~= 'child' or record[7] > first) then return {n, old} e
 if last > 12 then redis.call('XADD', P .. 'topic:' .. root, '*', unpack(ARGV, 13, last)) end
 if not record then
   local status = ARGV[6]
-  if not join(P, id, key, ARGV[10], ARGV[11], now) then status = 'closed' end
+  if not join(P, id, ARGV[11], now) then status = 'closed' end
   record = {1, 'child', status, now, total, total, 0, 0, ARGV[10]}
   if status == 'open' then note_wait(P, id, key) end
   local ties = read_ties(e[5])
@@ -33,14 +33,15 @@ end
 if record[STATUS] ~= 'closed' then
   for i = last + 1, #ARGV, 4 do
     local child = ARGV[i]
-    if redis.call('HEXISTS', journal, result_field(child)) == 1 then
-      record[6] = record[6] - 1
+    local held = redis.call('HGET', journal, result_field(child))
+    if held then -- one that came since this step began has been counted
+      if read_record(held)[4] ~= record[OPENED] then record[6] = record[6] - 1 end
     else
       local is = redis.call('HGET', P .. 'exec:' .. child, 'status')
       if is == 'completed' then
         if record[STATUS] == 'open' then
           local output = redis.call('HGET', P .. 'exec:' .. child, 'output')
-          redis.call('HSET', journal, result_field(child), cmsgpack.pack({'completed', output}))
+          redis.call('HSET', journal, result_field(child), cmsgpack.pack({'completed', output, key, record[OPENED]}))
         end
         record[6] = record[6] - 1
       else
@@ -48,7 +49,7 @@ if record[STATUS] ~= 'closed' then
         if is == 'failed' or is == 'cancelled' then
           rerun(P, child, redis.call('HMGET', P .. 'exec:' .. child, unpack(ENDING_FIELDS)), 0)
         elseif not is then
-          create(P, child, ARGV[i + 1], ARGV[i + 2], ARGV[9], now_us + (i - last) / 4, cmsgpack.unpack(ARGV[i + 3]))
+          create(P, child, ARGV[i + 1], ARGV[i + 2], ARGV[9], now_us + (i - last - 1) / 4, cmsgpack.unpack(ARGV[i + 3]))
         end
       end
     end

@@ -3,7 +3,8 @@
 -- deadline and no second event. An answer that came early decides it at once.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 timeout in ms, 0 for none  7 what is shown (codec)
---       8 race or ''  9 branch  10.. events that come before it on the workflow's topic
+--       8 the race it decides, or ''  9 the races it takes part in, as for join  10.. events that come before it on the
+--       workflow's topic
 -- Returns {changes, record}; -1 or -2 as write does.
 -- #include fence
 -- #include clock
@@ -18,13 +19,13 @@ if old then return {n, old} end
 
 local deadline = timeout > 0 and now + timeout or 0
 local record = {1, 'suspend', 'open', now, deadline, shown, '', '', '', '', 0, '', '', ARGV[8]}
-if ARGV[8] ~= '' then
-  if not join(P, id, key, ARGV[8], ARGV[9], now) then
+if ARGV[9] ~= '' then
+  if not join(P, id, ARGV[9], now) then
     record[STATUS], record[DECIDED] = 'closed', now
     local packed = rewrite(P, id, key, record)
     return {tonumber(redis.call('HGET', journal, '')), packed}
   end
-  n = tonumber(redis.call('HGET', journal, ''))
+  n = tonumber(redis.call('HGET', journal, '') or 0)
 end
 local early = redis.call('HGET', P .. 'early:' .. id, key)
 local root = string.match(id, '^[^.]*')

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
-from polos_redis import journal, tasks
+from polos_redis import codec, journal, tasks
 from polos_redis.activation import Activation, Place, described
-from polos_redis.errors import StepKeyError
+from polos_redis.errors import StepKeyError, UnreadableValueError
 from polos_redis.journal import ChildRecord, RaceRecord, Record, StepRecord, SuspensionRecord, WaitRecord
-from polos_redis.store import raw
+from polos_redis.store import Entrant, raw
 
 R = TypeVar("R", StepRecord, SuspensionRecord, WaitRecord, ChildRecord, RaceRecord)
+W = TypeVar("W", SuspensionRecord, WaitRecord, ChildRecord)
 
 WARN_SECONDS = 60.0
 
@@ -41,14 +43,17 @@ class Calls:
         activation.in_flight += 1
         try:
             await activation.commit(name, b"", send)
+        except asyncio.CancelledError:
+            if not activation.over:
+                activation.given_up.add(key)  # it may be open by now
+            raise
         finally:
             activation.landed()
         return activation.journal[name]
 
-    async def _decision(self, key: str, stored: bytes, kind: type[R], place: Place) -> R:
+    async def _decision(self, key: str, stored: bytes, kind: type[W], place: Place) -> W:
         """The record of a wait once it is decided. One that was given up (its race was lost, its task
-        cancelled)
-        stays pending until the same code gives it up again."""
+        cancelled) stays pending until the same code gives it up again."""
         activation = self._activation
         record = self._read(key, stored, kind, place)
         if record.status == "open":
@@ -59,8 +64,9 @@ class Calls:
                 key, "a wait given up before is not given up again: has its timeout or race gone?"
             )
         branch = tasks.BRANCH.get()
-        if branch is not None:
-            branch.decided = True
+        if branch is not None and branch.direct:
+            # one that was decided before it was put into this race does not decide it
+            branch.decided = record.race == branch.race
         return record
 
     async def _stay(self, key: str, warning: str) -> NoReturn:
@@ -95,13 +101,26 @@ class Calls:
         return record
 
 
+def decoded(stored: bytes) -> Any:
+    """What another program has told; of a type that only that one knows, as plain data: it is not lost."""
+    try:
+        return codec.decode(stored)
+    except UnreadableValueError:
+        return codec.to_plain(stored)
+
+
 def caller() -> Place:
     """Where the call of the function that calls this stands."""
     frame = sys._getframe(2)
     return frame.f_code, frame.f_lineno
 
 
-def race() -> tuple[bytes, bytes]:
-    """The race and the branch that a wait opened now decides; empty for none."""
+def entrant() -> Entrant:
+    """The races that a wait opened now takes part in."""
     branch = tasks.BRANCH.get()
-    return (branch.race, branch.name) if branch is not None and branch.direct else (b"", b"")
+    race = branch.race if branch is not None and branch.direct else b""
+    races = []
+    while branch is not None:
+        races.append([branch.race, branch.name, *map(raw, branch.keys)])
+        branch = branch.around
+    return Entrant.of(race, races)

@@ -6,24 +6,35 @@ finds the same child. Its result is put into the parent's journal by the script 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from polos_redis import codec, journal, keys
 from polos_redis.activation import Place, described
 from polos_redis.batch import BatchStepResult, BatchWorkflowInput
-from polos_redis.errors import ConfigurationError, InvalidInputError, StepExecutionError, StepKeyError
+from polos_redis.errors import ConfigurationError, StepExecutionError, StepKeyError, StoredValueError
 from polos_redis.handle import ExecutionHandle
 from polos_redis.journal import ChildRecord, ResultRecord
-from polos_redis.steps.calls import Calls, caller, race
-from polos_redis.store import Child, raw
+from polos_redis.queues import Queue
+from polos_redis.steps.calls import Calls, caller, entrant
+from polos_redis.store import Child, Entrant, raw
 from polos_redis.workflow import Workflow
 
 Out = TypeVar("Out")
 
 CHUNK = 100  # children begun in one call, and
 CHUNK_BYTES = 262_144  # bytes of their inputs, about
+
+
+class ChildOptions(TypedDict, total=False):
+    """How a child is begun; see `PolosClient.invoke`."""
+
+    queue: Queue | str | None
+    concurrency_key: str | None
+    run_timeout_seconds: float | None
+    initial_state: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +57,26 @@ class Children(Calls):
 
     @overload
     def invoke(
-        self, key: str, workflow: Workflow[Any, Out], payload: Any = None, **options: Any
+        self, key: str, workflow: Workflow[Any, Out], payload: Any = None, **options: Unpack[ChildOptions]
     ) -> Coroutine[Any, Any, ExecutionHandle[Out]]: ...
     @overload
     def invoke(
-        self, key: str, workflow: str, payload: Any = None, **options: Any
+        self, key: str, workflow: str, payload: Any = None, **options: Unpack[ChildOptions]
     ) -> Coroutine[Any, Any, ExecutionHandle[Any]]: ...
     def invoke(
-        self, key: str, workflow: Workflow[Any, Any] | str, payload: Any = None, **options: Any
+        self,
+        key: str,
+        workflow: Workflow[Any, Any] | str,
+        payload: Any = None,
+        **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, ExecutionHandle[Any]]:
-        """Begin a child and go on; returns its handle. The child goes on when this execution ends by itself;
-        a
-        cancel of this one, or its run timeout, cancels it too.
+        """Begin a child and go on; returns its handle.
 
-        `options` are `queue=`, `concurrency_key=`, `run_timeout_seconds=`, `initial_state=`.
+        The child goes on when this execution ends by itself; a cancel of this one, or its run timeout, ends
+        it too. `options` are `queue=`, `concurrency_key=`, `run_timeout_seconds=`, `initial_state=`.
         """
         self._refuse_inside_step(key, "invoke")
-        return self._invoke(key, _Wanted(workflow, payload, options), caller())
+        return self._invoke(key, _wanted(key, workflow, payload, options), caller())
 
     async def _invoke(self, key: str, wanted: _Wanted, place: Place) -> ExecutionHandle[Any]:
         return (await self._handles(key, [wanted], place))[0]
@@ -76,19 +90,23 @@ class Children(Calls):
 
     @overload
     def invoke_and_wait(
-        self, key: str, workflow: Workflow[Any, Out], payload: Any = None, **options: Any
+        self, key: str, workflow: Workflow[Any, Out], payload: Any = None, **options: Unpack[ChildOptions]
     ) -> Coroutine[Any, Any, Out]: ...
     @overload
     def invoke_and_wait(
-        self, key: str, workflow: str, payload: Any = None, **options: Any
+        self, key: str, workflow: str, payload: Any = None, **options: Unpack[ChildOptions]
     ) -> Coroutine[Any, Any, Any]: ...
     def invoke_and_wait(
-        self, key: str, workflow: Workflow[Any, Any] | str, payload: Any = None, **options: Any
+        self,
+        key: str,
+        workflow: Workflow[Any, Any] | str,
+        payload: Any = None,
+        **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, Any]:
         """Begin a child and wait for its result, parked; a child that fails or is cancelled raises
         `StepExecutionError` that names it. Options as for `invoke`."""
         self._refuse_inside_step(key, "invoke_and_wait")
-        return self._invoke_and_wait(key, _Wanted(workflow, payload, options), caller())
+        return self._invoke_and_wait(key, _wanted(key, workflow, payload, options), caller())
 
     async def _invoke_and_wait(self, key: str, wanted: _Wanted, place: Place) -> Any:
         ((child_id, result),) = await self._results(key, [wanted], place)
@@ -106,8 +124,10 @@ class Children(Calls):
     def batch_invoke_and_wait(
         self, key: str, workflows: Sequence[BatchWorkflowInput]
     ) -> Coroutine[Any, Any, list[BatchStepResult]]:
-        """Begin any number of children and wait for all of them, parked, woken once; their results in
-        order."""
+        """Begin any number of children and wait for all of them, parked, woken once.
+
+        Returns how each has ended, in order; a child that failed or was cancelled raises nothing.
+        """
         self._refuse_inside_step(key, "batch_invoke_and_wait")
         return self._batch_invoke_and_wait(key, _batch(key, workflows), caller())
 
@@ -165,23 +185,30 @@ class Children(Calls):
             begun == len(wanted) or (record is not None and record.status == "closed")
         ):
             return stored
-        children = [await self._child(key, index, one) for index, one in enumerate(wanted) if index >= begun]
-        while stored is None or children:
-            chunk = _chunk(children)
-            children = children[len(chunk) :]
-            stored = await self._spawn(key, status, len(wanted), begun, chunk)
-            begun += len(chunk)
+        activation.in_flight += 1  # until all of them have been begun, nothing parks
+        try:
+            # all are prepared before the first is begun: one that can't be is refused with nothing written
+            children = await asyncio.gather(
+                *(self._child(key, index, one) for index, one in enumerate(wanted) if index >= begun)
+            )
+            while stored is None or children:
+                chunk = _chunk(children)
+                children = children[len(chunk) :]
+                stored = await self._spawn(key, status, len(wanted), begun, chunk)
+                begun += len(chunk)
+        finally:
+            activation.landed()
         return stored
 
     async def _spawn(self, key: str, status: str, total: int, first: int, chunk: list[Child]) -> bytes:
         activation = self._activation
-        events, joined = activation.first_events(), race()
+        events, races = activation.first_events(), entrant() if status == "open" else Entrant()
         store, name = activation.host.store, raw(key)
         retention = activation.host.client.retention_ms
         return await self._commit_wait(
             key,
             lambda known: store.spawn(
-                activation.fence, known, name, status, total, first, retention, chunk, joined, events
+                activation.fence, known, name, status, total, first, retention, chunk, races, events
             ),
         )
 
@@ -191,9 +218,17 @@ class Children(Calls):
             workflow_id, packed, start = await activation.host.client.prepare(
                 wanted.workflow, wanted.payload, parent=(activation.about, activation.id), **wanted.options
             )
-        except TypeError as error:
-            raise InvalidInputError(f"child {index} of step {key!r}: {error}") from None
+        except (StoredValueError, ConfigurationError) as error:
+            raise type(error)(f"child {index} of step {key!r}: {error}") from error.__cause__
         return Child(keys.child_id(activation.id, key, index), workflow_id, packed, start)
+
+
+def _wanted(key: str, workflow: Workflow[Any, Any] | str, payload: Any, options: ChildOptions) -> _Wanted:
+    known = ChildOptions.__annotations__
+    for name in options:
+        if name not in known:
+            raise TypeError(f"step {key!r}: {name!r} is no option of a child: {', '.join(known)} are")
+    return _Wanted(workflow, payload, dict(options))
 
 
 def _batch(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[_Wanted]:

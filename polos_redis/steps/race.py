@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Mapping
+from contextlib import closing
 from contextvars import copy_context
 from typing import Any, NamedTuple
 
@@ -49,46 +50,39 @@ class Races(Calls):
         """Run several branches and take the one that comes first; returns its name and value.
 
         A branch is a call of `ctx.step` or any coroutine made of such calls. The winner is journaled, so a
-        replay sees the same one and begins no other; where the branches are waits (`suspend`, `wait_for`,
-        `wait_until`, `wait_for_event`, `invoke_and_wait`), the very script that decides the first closes the
-        others, so no late answer is taken and then ignored. Other branches are cancelled, their waits closed.
-        A child that was waited for goes on. Raises what the winning branch raises.
+        replay sees the same one and begins no other. Where the winner is a wait (`suspend`, `wait_for`,
+        `wait_until`, `wait_for_event`, `invoke_and_wait`), the script that decides it closes what waits in
+        the other branches, so no late answer is taken and then ignored; any other branch wins by returning,
+        and the script that journals that does the same. The others are cancelled; a child that was waited
+        for goes on. Raises what the winning branch raises.
         """
         self._refuse_inside_step(key, "first_of")
-        if not branches or not all(
-            isinstance(name, str) and name and asyncio.iscoroutine(branch)
-            for name, branch in branches.items()
+        chosen = _Branches(branches if isinstance(branches, Mapping) else {})
+        if not chosen or not all(
+            isinstance(name, str) and name and asyncio.iscoroutine(branch) for name, branch in chosen.items()
         ):
             raise ValueError(
                 f"race {key!r}: expected a dict of names and coroutines, as "
                 f'{{"approval": ctx.step.suspend(...), "limit": ctx.step.wait_for(...)}}, not {branches!r}'
             )
-        return self._first_of(key, dict(branches), caller())
+        return self._first_of(key, chosen, caller())
 
-    async def _first_of(
-        self, key: str, branches: dict[str, Coroutine[Any, Any, Any]], place: Place
-    ) -> Winner:
-        try:
+    async def _first_of(self, key: str, branches: _Branches, place: Place) -> Winner:
+        with closing(branches):
             stored = await self._begin(key, place)
             name = None if stored is None else self._winner(key, stored, branches, place)
-        except BaseException:
-            _close(branches.values())
-            raise
-        if name is not None:
-            code = branches.pop(name)
-            _close(branches.values())
-            return Winner(name, await code)
-        runners = {name: _Runner(raw(key), name, code) for name, code in branches.items()}
+            if name is not None:
+                return Winner(name, await branches.pop(name))
+            runners = {name: _Runner(raw(key), name, branches.pop(name)) for name in list(branches)}
+        running = [runner.task for runner in runners.values()]
         try:
-            await asyncio.wait(
-                [runner.task for runner in runners.values()], return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             name = await self._choose(key, runners)
             await asyncio.wait([runners[name].task])
         finally:
-            for runner in runners.values():
-                runner.task.cancel()
-            await asyncio.wait([runner.task for runner in runners.values()])
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
         return Winner(name, runners[name].task.result())
 
     def _winner(self, key: str, stored: bytes, branches: Mapping[str, Any], place: Place) -> str | None:
@@ -99,9 +93,8 @@ class Races(Calls):
         if record.winner not in branches:
             raise self._activation.stop_with(
                 StepKeyError(
-                    f"race {key!r} at {described(place)} was won by {record.winner!r}, which is no branch "
-                    f"of it "
-                    f"now: give the new race its own key, or bring the branch back"
+                    f"race {key!r} at {described(place)} was won by {record.winner!r}, which is no branch of "
+                    "it now: give the new race its own key, or bring the branch back"
                 )
             )
         self._activation.passed_over.update(k for k, b in record.members.items() if b != record.winner)
@@ -110,7 +103,7 @@ class Races(Calls):
     async def _choose(self, key: str, runners: dict[str, _Runner]) -> str:
         """Journal who came first, unless the store has done so, and what the others have begun."""
         done = [name for name, runner in runners.items() if runner.task.done()]
-        decided = [name for name in done if runners[name].branch.direct and runners[name].branch.decided]
+        decided = [name for name in done if runners[name].branch.decided]
         first = decided[0] if decided else done[0]
         others = {
             step_key: name
@@ -130,6 +123,18 @@ class Races(Calls):
         return winner.winner
 
 
+class _Branches(dict[str, Coroutine[Any, Any, Any]]):
+    """Branches that have not been begun; those that never are, are closed, also when the race never is."""
+
+    def close(self) -> None:
+        while self:
+            _, code = self.popitem()
+            if asyncio.iscoroutine(code):
+                code.close()
+
+    __del__ = close
+
+
 class _Runner:
     """One branch at work, as a task that belongs to the activation."""
 
@@ -139,9 +144,9 @@ class _Runner:
         context = copy_context()
         context.run(tasks.BRANCH.set, self.branch)
         self.task = asyncio.get_running_loop().create_task(code, context=context)
+        self.task.add_done_callback(_look_away, context=tasks.OUTSIDE)
 
 
-def _close(branches: Iterable[Coroutine[Any, Any, Any]]) -> None:
-    """Branches that are not begun."""
-    for code in branches:
-        code.close()
+def _look_away(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # the winner's is raised; a loser's need not be reported by asyncio

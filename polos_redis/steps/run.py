@@ -10,19 +10,24 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import blake2b
 from typing import Any, TypeVar, overload
 
 from polos_redis import codec, journal, tasks
 from polos_redis.activation import Place
-from polos_redis.errors import StepExecutionError, StoredValueError
+from polos_redis.errors import HookFailedError, StepExecutionError, StoredValueError
 from polos_redis.journal import StepRecord
-from polos_redis.steps.calls import Calls
+from polos_redis.state import Draft
+from polos_redis.steps.calls import Calls, entrant
 from polos_redis.store import raw
 
 T = TypeVar("T")
 
 PARK_FROM_SECONDS = 5.0  # a retry that waits longer does not hold its slot
+
+_FINAL = (StoredValueError, HookFailedError)  # to try again would not help
+_STATELESS: AbstractContextManager[None] = nullcontext()
 
 
 class Runs(Calls):
@@ -107,6 +112,8 @@ class Runs(Calls):
                 record = self._read(key, await activation.wait(key), StepRecord, place)
                 await activation.pass_gate()
             if record.status == "ok":
+                if record.state and activation.kept is not None:
+                    activation.kept.put(record.state)
                 return codec.decode(record.value)
             if record.status == "abandoned":
                 return await self._stay_abandoned(key)
@@ -123,22 +130,27 @@ class Runs(Calls):
                 attempt += 1
                 since = clock()
                 activation.running[key] = (since, attempt)
-                try:
-                    if in_loop:  # the tasks it starts are not the activation's
-                        owner = tasks.OWNER.set(tasks.INSIDE_STEP)
-                        try:
-                            result = await call()
-                        finally:
-                            tasks.OWNER.reset(owner)
+                with self._draft() as draft:
+                    try:
+                        if in_loop:  # the tasks it starts are not the activation's
+                            owner = tasks.OWNER.set(tasks.INSIDE_STEP)
+                            try:
+                                result = await call()
+                            finally:
+                                tasks.OWNER.reset(owner)
+                        else:
+                            result = await self._in_thread(call)
+                        value = codec.encode(result, limit=activation.host.value_limit)
+                        state = b"" if draft is None else draft.changes()
+                    except BaseException as raised:
+                        failure = self._own_failure(raised)
                     else:
-                        result = await self._in_thread(call)
-                    value = codec.encode(result, limit=activation.host.value_limit)
-                except BaseException as raised:
-                    failure = self._own_failure(raised)
-                else:
-                    await self._commit(key, "ok", attempt, (clock() - since) * 1000, value)
-                    return result
-                final = attempt > max_retries or isinstance(failure, StoredValueError)
+                        took = (clock() - since) * 1000
+                        await self._commit(key, "ok", attempt, took, value, state=state)
+                        if draft is not None:
+                            draft.take_over()
+                        return result
+                final = attempt > max_retries or isinstance(failure, _FINAL)
                 delay = 0.0 if final else min(max_delay, base_delay * 2.0 ** min(attempt - 1, 60))
                 status = "failed" if final else "backoff" if delay > PARK_FROM_SECONDS else "retry"
                 took = (clock() - since) * 1000
@@ -154,9 +166,11 @@ class Runs(Calls):
                     activation.in_flight -= 1
                     parked = True
                     try:
-                        await activation.wait(key)
+                        record = self._read(key, await activation.wait(key), StepRecord, place)
                     finally:
                         activation.in_flight += 1
+                    if record.status == "abandoned":
+                        return await self._stay_abandoned(key)
                     parked = False
                 await activation.pass_gate()
         except asyncio.CancelledError:
@@ -167,6 +181,16 @@ class Runs(Calls):
         finally:
             activation.running.pop(key, None)
             activation.landed()
+
+    def _draft(self) -> AbstractContextManager[Draft | None]:
+        """What an attempt changes in the workflow's state, where it has one."""
+        activation = self._activation
+        if activation.kept is None:
+            return _STATELESS
+        try:
+            return activation.kept.draft(alone=activation.in_flight == 1 and not activation.children)
+        except StoredValueError as error:
+            raise activation.stop_with(error) from error.__cause__
 
     async def _abandon(self, key: str, attempt: int) -> None:
         """The workflow's code has cancelled the call (a timeout around it, say): journal that.
@@ -239,20 +263,23 @@ class Runs(Calls):
         value: bytes,
         failure: BaseException | None = None,
         delay: float = 0.0,
+        state: bytes = b"",
     ) -> Coroutine[Any, Any, int]:
         """Journal the end of an attempt, with the events it has not told yet."""
         activation = self._activation
-        record = journal.step_record(status, attempt, took, value)
+        record = journal.step_record(status, attempt, took, value, state)
         events = activation.first_events()
         if activation.running.get(key, (1.0, 0))[0]:  # its start has not been told
             events += activation.step_start(key, attempt)
         error = None if failure is None else f"{type(failure).__name__}: {journal.text_of(failure)}"
         events += activation.step_finish(key, attempt, status, error)
         store, name = activation.host.store, raw(key)
+        races = entrant().races if status == "backoff" else b""
 
         def send(known: int) -> asyncio.Future[int]:
             if status == "backoff":
-                return store.backoff(activation.fence, known, name, record, int(delay * 1000), events)
+                delay_ms = int(delay * 1000)
+                return store.backoff(activation.fence, known, name, record, delay_ms, races, events)
             return store.write(activation.fence, known, name, record, events)
 
         return activation.commit(name, record, send)

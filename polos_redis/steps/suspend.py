@@ -8,9 +8,9 @@ from typing import Any
 
 from polos_redis import codec
 from polos_redis.activation import Place
-from polos_redis.errors import SuspendTimeoutError, UnreadableValueError
+from polos_redis.errors import SuspendTimeoutError
 from polos_redis.journal import SuspensionRecord
-from polos_redis.steps.calls import Calls, caller, race
+from polos_redis.steps.calls import Calls, caller, decoded, entrant
 from polos_redis.steps.times import milliseconds
 from polos_redis.store import raw
 
@@ -42,29 +42,21 @@ class Suspensions(Calls):
         if stored is None:
             shown = codec.encode(_shown(data), limit=activation.host.value_limit)
             timeout_ms = milliseconds(f"suspension {key!r}", timeout) or 0
-            events, joined = activation.first_events(), race()
+            events, races = activation.first_events(), entrant()
             store, name = activation.host.store, raw(key)
             stored = await self._commit_wait(
                 key,
-                lambda known: store.suspend(activation.fence, known, name, timeout_ms, shown, joined, events),
+                lambda known: store.suspend(activation.fence, known, name, timeout_ms, shown, races, events),
             )
         record = await self._decision(key, stored, SuspensionRecord, place)
         if record.status == "expired":
             raise SuspendTimeoutError(key, (record.deadline_ms - record.opened_ms) / 1000)
         return {
-            "data": _answered(record.answer),
+            "data": decoded(record.answer),
             "resumed_by": record.by or None,
             "resumed_at": datetime.fromtimestamp(record.decided_ms / 1000, UTC),
             "channel": record.channel,
         }
-
-
-def _answered(answer: bytes) -> Any:
-    """A person's answer; of a type that only the answering program knows, as plain data: it is not lost."""
-    try:
-        return codec.decode(answer)
-    except UnreadableValueError:
-        return codec.to_plain(answer)
 
 
 def _shown(data: Any) -> Any:

@@ -4,21 +4,44 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from polos_redis.errors import InvalidInputError
 
-def milliseconds(what: str, seconds: float | timedelta | None, name: str = "timeout") -> int | None:
-    """A timeout in ms, at least 1; None for none. `what` and `name` are for the error."""
+LONGEST_SECONDS = 1e10  # about 300 years
+LAST_MS = 253_402_300_799_999  # the end of the year 9999, as far as dates go
+
+
+def milliseconds(
+    what: str, seconds: float | timedelta | None, name: str = "timeout", *, zero: bool = False
+) -> int | None:
+    """A time in ms; None for none. Without `zero` at least 1. `what` and `name` are for the error."""
     if seconds is None:
         return None
     number = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
-    if not isinstance(number, (int, float)) or isinstance(number, bool) or not 0 < number < 1e10:
-        raise ValueError(f"{what}: {name} is a positive number of seconds or None, not {seconds!r}")
+    if zero and number == 0 and not isinstance(number, bool):
+        return 0
+    if not isinstance(number, (int, float)) or isinstance(number, bool) or not 0 < number < LONGEST_SECONDS:
+        raise InvalidInputError(
+            f"{what}: {name} is a positive number of seconds (or a timedelta) or None, not {seconds!r}"
+        )
     return max(1, int(number * 1000))
 
 
+def span(what: str, **parts: float) -> int:
+    """Parts of a time (seconds, minutes, ...) added up, in ms; 0 when that is less."""
+    try:
+        whole = timedelta(**{name: part or 0 for name, part in parts.items()})
+    except (TypeError, ValueError, OverflowError):
+        whole = timedelta.max
+    if whole.total_seconds() >= LONGEST_SECONDS:
+        given = {name: part for name, part in parts.items() if part}
+        raise InvalidInputError(f"{what}: expected numbers, of 300 years at the most together, not {given!r}")
+    return max(0, whole // timedelta(milliseconds=1))
+
+
 def moment(what: str, when: datetime) -> int:
-    """An aware datetime in ms since 1970."""
-    if not isinstance(when, datetime) or when.tzinfo is None:
-        raise ValueError(
+    """An aware datetime in ms since 1970; 1 for all that is before."""
+    if not isinstance(when, datetime) or when.utcoffset() is None:
+        raise InvalidInputError(
             f"{what}: expected a datetime with a time zone (datetime.now(UTC), say), not {when!r}"
         )
-    return int(when.timestamp() * 1000)
+    return min(max(1, int(when.timestamp() * 1000)), LAST_MS)

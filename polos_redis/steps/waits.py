@@ -8,14 +8,13 @@ from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from typing import Any
 
-from polos_redis import codec
 from polos_redis.activation import Place
 from polos_redis.errors import InvalidInputError, WaitTimeoutError
 from polos_redis.events import EventData, EventPayload, payload, publish_once
 from polos_redis.journal import WaitRecord
-from polos_redis.steps.calls import caller, race
+from polos_redis.steps.calls import caller, decoded, entrant
 from polos_redis.steps.run import Runs
-from polos_redis.steps.times import milliseconds, moment
+from polos_redis.steps.times import milliseconds, moment, span
 from polos_redis.store import raw
 
 
@@ -40,22 +39,18 @@ class Waits(Runs):
         The execution is parked and holds nothing. A total of 0 or less is over at once.
         """
         self._refuse_inside_step(key, "wait_for")
-        parts = {"seconds": seconds, "minutes": minutes, "hours": hours, "days": days, "weeks": weeks}
-        try:
-            span = timedelta(**{name: part or 0 for name, part in parts.items()})
-        except (TypeError, ValueError, OverflowError):
-            raise ValueError(f"wait {key!r}: its parts are numbers, not {parts!r}") from None
-        return self._wait_for_time(key, max(0, span // timedelta(milliseconds=1)), None, caller())
+        for_ms = span(f"wait {key!r}", seconds=seconds, minutes=minutes, hours=hours, days=days, weeks=weeks)
+        return self._wait_for_time(key, for_ms, None, caller())
 
     def wait_until(self, key: str, when: datetime) -> Coroutine[Any, Any, None]:
         """Wait until a moment, an aware datetime; one in the past is over at once."""
         self._refuse_inside_step(key, "wait_until")
-        return self._wait_for_time(key, None, max(1, moment(f"wait {key!r}", when)), caller())
+        return self._wait_for_time(key, None, moment(f"wait {key!r}", when), caller())
 
     async def _wait_for_time(self, key: str, for_ms: int | None, until_ms: int | None, place: Place) -> None:
         stored = await self._begin(key, place)
         if stored is None:
-            stored = await self._open(key, for_ms, until_ms, "")
+            stored = await self._open(key, for_ms, until_ms)
         await self._decision(key, stored, WaitRecord, place)
 
     # --- events -------------------------------------------------------------------------
@@ -80,23 +75,48 @@ class Waits(Runs):
         timeout_ms = milliseconds(f"wait {key!r}", timeout)
         stored = await self._begin(key, place)
         if stored is None:
-            store = activation.host.store
-            if store.topic_prefix(topic) != activation.fence.prefix:
-                await store.subscribe(topic, f"w{activation.id} {key}")
-            stored = await self._open(key, timeout_ms, None, topic)
+            who = f"{activation.fence.entry.decode()} {activation.id} {key}"
+            if activation.host.store.topic_prefix(topic) == activation.fence.prefix:
+                stored = await self._open(key, timeout_ms, None, topic, f"w{who}")
+            else:
+                stored = await self._open_far(key, timeout_ms, topic, f"f{who}")
         record = await self._decision(key, stored, WaitRecord, place)
         if record.status == "expired":
             raise WaitTimeoutError(key, topic, (record.due_ms - record.opened_ms) / 1000)
-        return payload(record.topic, record.event_id, record.event_type, codec.decode(record.data))
+        return payload(record.topic, record.event_id, record.event_type, decoded(record.data))
 
-    async def _open(self, key: str, for_ms: int | None, until_ms: int | None, topic: str) -> bytes:
+    async def _open(
+        self, key: str, for_ms: int | None, until_ms: int | None, topic: str = "", subscriber: str = ""
+    ) -> bytes:
         activation = self._activation
-        events, joined = activation.first_events(), race()
+        events, races = activation.first_events(), entrant()
         store, name = activation.host.store, raw(key)
         return await self._commit_wait(
             key,
-            lambda known: store.wait(activation.fence, known, name, for_ms, until_ms, topic, joined, events),
+            lambda known: store.wait(
+                activation.fence, known, name, for_ms, until_ms, topic, subscriber, races, events
+            ),
         )
+
+    async def _open_far(self, key: str, timeout_ms: int | None, topic: str, subscriber: str) -> bytes:
+        """Wait for an event of a topic in another partition: subscribe there first, so none is missed."""
+        activation = self._activation
+        activation.in_flight += 1
+        try:
+            await activation.host.store.subscribe(topic, subscriber)
+            return await self._open(key, timeout_ms, None, topic, subscriber)
+        except BaseException:
+            activation.host.spawn(self._unsubscribe(key, topic, subscriber))
+            raise
+        finally:
+            activation.landed()
+
+    async def _unsubscribe(self, key: str, topic: str, subscriber: str) -> None:
+        """End a subscription unless its wait has opened all the same: then its decision ends it."""
+        store = self._activation.host.store
+        (stored,) = await store.read_records(self._activation.id, [raw(key)])
+        if stored is None:
+            await store.unsubscribe(topic, subscriber)
 
     # --- telling others -----------------------------------------------------------------
 

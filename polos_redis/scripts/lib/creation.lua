@@ -1,8 +1,9 @@
 -- #include clock
 -- #include lane
 -- create: a new execution, runnable at once, when it gets a place, or later. `o` are its options, one map:
--- queue, about (what its code sees of where it comes from), lane, limit, near, timeout (of the run, ms), delay (ms),
--- at (ms), digest (of its input), parent, key. `created` is its score in the index, in us.
+-- queue, about (what its code sees of where it comes from), lane (there is one if a limit is known), limit, near,
+-- timeout (of the run, ms), delay (ms), at (ms), digest (of its input), parent, key. `created` is its score in the
+-- index, in us.
 local function create(P, id, workflow, input, retention, created, o)
   local exec = P .. 'exec:' .. id
   redis.call('ZADD', P .. 'index:queued:' .. workflow, created, id)
@@ -20,7 +21,9 @@ local function create(P, id, workflow, input, retention, created, o)
     end
   end
   local from = math.max(now + (o.delay or 0), o.at or 0)
-  local ties = {parent = o.parent, key = o.key, lane = o.lane, limit = o.limit, near = o.near, timeout = o.timeout}
+  local ties = {parent = o.parent, key = o.key, timeout = o.timeout}
+  local limit = o.lane and limit_of(P, o.lane, o.limit)
+  if limit then ties.lane, ties.limit, ties.near = o.lane, limit, o.near end
   if o.timeout then
     ties.deadline = from + o.timeout
     redis.call('ZADD', P .. 'timers', ties.deadline, 't' .. id)

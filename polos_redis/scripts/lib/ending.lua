@@ -1,24 +1,38 @@
 -- #include clock
 -- #include wake
 -- #include settle
--- A child's result goes into its parent's journal, as the field '\255<the child's hash>': status and value.
+-- A child's result goes into its parent's journal, as the field '\255<the child's hash>': status,
+-- value, the step key that waits for it, and when that began to.
 local function result_field(id)
   return '\255' .. string.match(id, '[^.]*$')
 end
 
--- tell_parent: a child has ended. Its parent is woken when it was the last that a step waits for.
+-- let_go: a child that has ended need not be ended with its parent any more, once its own children have ended too.
+local function let_go(P, id, ties)
+  while ties.parent and redis.call('EXISTS', P .. 'children:' .. id) == 0 do
+    redis.call('SREM', P .. 'children:' .. ties.parent, id)
+    id = ties.parent
+    local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'ties')
+    if e[1] == 'queued' or e[1] == 'waiting' then return end
+    ties = read_ties(e[2])
+  end
+end
+
+-- tell_parent: a child has ended. Its parent is woken when it was the last that a step waits for; one that has failed
+-- keeps the result for its next run.
 local function tell_parent(P, id, ties, status, value)
   local parent, key = ties.parent, ties.key
-  redis.call('SREM', P .. 'children:' .. parent, id)
+  let_go(P, id, ties)
   local is = redis.call('HGET', P .. 'exec:' .. parent, 'status')
-  if is ~= 'queued' and is ~= 'waiting' then return end
+  if is ~= 'queued' and is ~= 'waiting' and is ~= 'failed' then return end
   local journal = P .. 'journal:' .. parent
   local packed = redis.call('HGET', journal, key)
   local record = packed and read_record(packed) or {}
-  if record[2] ~= 'child' or record[STATUS] ~= 'open' then return end
-  if redis.call('HSETNX', journal, result_field(id), cmsgpack.pack({status, value})) == 0 then return end
+  if record[2] ~= 'child' or record[STATUS] == 'started' then return end
+  local result = cmsgpack.pack({status, value, key, record[OPENED]})
+  if redis.call('HSETNX', journal, result_field(id), result) == 0 then return end
   record[6] = record[6] - 1
-  if record[6] > 0 then
+  if record[6] > 0 or record[STATUS] ~= 'open' then
     rewrite(P, parent, key, record)
   else
     wake(P, parent, key, settle(P, parent, key, record, 'done', now))
@@ -37,7 +51,7 @@ local function ending(P, id, e, status, field, value, event, events, fields, cha
   local retention = tonumber(e[8])
   if e[9] then
     for _, key in ipairs(cmsgpack.unpack(e[9])) do
-      close(P, id, key, now)
+      close(P, id, key, now, 'retry')
       redis.call('PEXPIRE', P .. 'topic:' .. key .. '/' .. id, retention)
     end
   end

@@ -7,10 +7,17 @@ local function rerun(P, id, e, delay)
   local flat = redis.call('HGETALL', journal)
   local gone, newest, dropped = {}, 0, {}
   for i = 1, #flat, 2 do
-    local key, r = flat[i], flat[i] ~= '' and read_record(flat[i + 1]) or {}
-    if string.byte(key) == 255 then
-      if r[1] ~= 'completed' then dropped[key] = true end
-    elseif r[2] == 'step' then
+    if string.byte(flat[i]) == 255 then
+      local result = read_record(flat[i + 1])
+      if result[1] ~= 'completed' then
+        dropped[flat[i]] = true
+        if result[3] then dropped[result[3]] = true end -- begun again: results that are kept count at once
+      end
+    end
+  end
+  for i = 1, #flat, 2 do
+    local key, r = flat[i], flat[i] ~= '' and string.byte(flat[i]) ~= 255 and read_record(flat[i + 1]) or {}
+    if r[2] == 'step' then
       if r[3] == 'failed' then dropped[key] = true end
       newest = math.max(newest, r[#r] or 0)
     elseif r[3] == 'expired' or r[3] == 'closed' then
@@ -20,14 +27,22 @@ local function rerun(P, id, e, delay)
     end
   end
   for i = 1, #flat, 2 do
-    local key, r = flat[i], flat[i] ~= '' and read_record(flat[i + 1]) or {}
+    local key, r = flat[i], flat[i] ~= '' and string.byte(flat[i]) ~= 255 and read_record(flat[i + 1]) or {}
     if r[2] == 'step' and r[3] == 'abandoned' and r[#r] >= newest then
       dropped[key] = true -- nothing has followed that relies on it
-    elseif r[2] == 'child' and r[3] == 'done' then
-      dropped[key] = true -- begun again: the results that are kept count at once
     elseif r[2] == 'race' then
+      local members = {}
       for j = 1, #r[7], 2 do
-        if dropped[r[7][j]] and (r[3] == 'open' or r[5] == r[7][j + 1]) then dropped[key] = true end
+        if not dropped[r[7][j]] then
+          members[#members + 1] = r[7][j]
+          members[#members + 1] = r[7][j + 1]
+        elseif r[3] == 'won' and r[5] == r[7][j + 1] then
+          dropped[key] = true
+        end
+      end
+      if r[3] == 'open' and #members < #r[7] then
+        r[7] = members
+        redis.call('HSET', journal, key, cmsgpack.pack(r))
       end
     end
   end
@@ -38,6 +53,7 @@ local function rerun(P, id, e, delay)
   local ended = e[1] ~= 'queued'
   if ended then
     redis.call('ZREM', P .. 'expiry', id)
+    redis.call('ZREM', P .. 'timers', 'c' .. id) -- the children that its end has not reached go on
     redis.call('PERSIST', exec)
     redis.call('PERSIST', journal)
     redis.call('PERSIST', P .. 'topic:' .. id) -- a child has none of these two of its own
@@ -49,6 +65,8 @@ local function rerun(P, id, e, delay)
   elseif e[2] then
     take_off(P, e[6], e[2])
   end
+  local error = redis.call('HGET', exec, 'error')
+  if error then redis.call('HSET', exec, 'last_error', error) end
   redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'output', 'error', 'cancelled_by', 'finished', 'unreached')
   redis.call('HSET', exec, 'status', 'queued')
   local run = redis.call('HINCRBY', exec, 'run', 1)

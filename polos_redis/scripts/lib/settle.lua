@@ -1,13 +1,14 @@
+-- #include errands
 -- #include record
 -- #include waits
 -- A wait's record in the journal, by position. All begin with version, kind, status, opened; then
 -- suspend  deadline, shown, answer, digest, by, channel, decided, schema, decisions (the last two reserved), race
--- wait     due (0: none), topic ('': a delay), near, event id, event type, data, decided, race
+-- wait     due (0: none), topic ('': a delay), subscriber, event id, event type, data, decided, race
 -- child    children, results to come, children begun, decided, race
 -- race     (not a wait) winner, decided, its members: step key, branch, step key, branch ...
 local STATUS, OPENED, DEADLINE = 3, 4, 5
 local SHOWN, ANSWER, DIGEST, BY, CHANNEL, DECIDED = 6, 7, 8, 9, 10, 11
-local RACE = {suspend = 14, wait = 12, child = 9}
+local RACE = {suspend = 14, wait = 12, child = 9} -- the race that the wait decides, '' for none
 
 -- answer_event: {data, resumed_by, resumed_at, channel} as one msgpack map around the answer's own bytes.
 local function answer_event(record)
@@ -19,7 +20,7 @@ end
 
 -- settle_one: write the decision of an open wait, remove its timer, inbox row and subscription, tell its topics.
 -- Returns the new record. The caller has checked that it is open.
--- suspend: answered, expired, closed; wait: over, event, expired, closed; child: done, closed; backoff: retry
+-- suspend: answered, expired, closed; wait: over, event, expired, closed; child: done, closed; backoff: retry, abandoned
 local function settle_one(P, id, key, record, status, now)
   local kind = record[2]
   record[STATUS] = status
@@ -35,10 +36,10 @@ local function settle_one(P, id, key, record, status, now)
   elseif kind == 'wait' then
     record[11] = now
     if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 'w' .. member) end
-    if record[6] ~= '' and record[7] == 1 then
-      redis.call('HDEL', P .. 'subs:' .. record[6], 'w' .. member)
-    elseif record[6] ~= '' and status ~= 'event' then
-      redis.call('ZADD', P .. 'errands', now, 'u' .. member .. '\0' .. record[6])
+    if string.sub(record[7], 1, 1) == 'w' then
+      redis.call('HDEL', P .. 'subs:' .. record[6], record[7])
+    elseif record[7] ~= '' and status ~= 'event' then -- after an event, who has handed it out sees to that
+      note_errand(P, 'u' .. #record[6] .. ' ' .. record[6] .. record[7])
     end
     forget_wait(P, id, key)
     return rewrite(P, id, key, record)
@@ -61,8 +62,8 @@ local function settle_one(P, id, key, record, status, now)
   return packed
 end
 
--- close: an open wait is given up.
-local function close(P, id, key, now)
+-- close: an open wait is given up; a step whose retry waits becomes `step_status`.
+local function close(P, id, key, now, step_status)
   local packed = redis.call('HGET', P .. 'journal:' .. id, key)
   local record = packed and read_record(packed) or {}
   if record[2] == 'race' then
@@ -70,11 +71,22 @@ local function close(P, id, key, now)
   elseif record[STATUS] == 'open' then
     settle_one(P, id, key, record, 'closed', now)
   elseif record[STATUS] == 'backoff' then
-    settle_one(P, id, key, record, 'retry', now)
+    settle_one(P, id, key, record, step_status, now)
   elseif not record[STATUS] then -- lost or damaged: what belongs to it must not stay
     local member = id .. ' ' .. key
     redis.call('ZREM', P .. 'suspensions', member)
     redis.call('ZREM', P .. 'timers', 's' .. member, 'b' .. member, 'w' .. member)
+  end
+end
+
+-- give_up: the workflow's code has cancelled its wait, or the retry of a step that has not begun since.
+local function give_up(P, id, key, now)
+  local packed = redis.call('HGET', P .. 'journal:' .. id, key)
+  local record = packed and read_record(packed) or {}
+  if record[2] == 'step' and record[STATUS] == 'retry' then
+    settle_one(P, id, key, record, 'abandoned', now)
+  else
+    close(P, id, key, now, 'abandoned')
   end
 end
 
@@ -89,7 +101,7 @@ local function settle(P, id, key, record, status, now)
     if r[STATUS] == 'open' then
       r[STATUS], r[6] = 'won', now
       for i = 1, #r[7], 2 do
-        if r[7][i] == key then r[5] = r[7][i + 1] else close(P, id, r[7][i], now) end
+        if r[7][i] == key then r[5] = r[7][i + 1] else close(P, id, r[7][i], now, 'abandoned') end
       end
       rewrite(P, id, race, r)
     end
@@ -97,15 +109,26 @@ local function settle(P, id, key, record, status, now)
   return packed
 end
 
--- join: a wait that opens becomes a member of its race; false when that has been won before.
-local function join(P, id, key, race, branch, now)
-  if race == '' then return true end
-  local held = redis.call('HGET', P .. 'journal:' .. id, race)
-  local r = held and read_record(held) or {1, 'race', 'open', now, '', 0, {}}
-  if r[STATUS] ~= 'open' then return false end
-  for i = 1, #r[7], 2 do if r[7][i] == key then return true end end
-  r[7][#r[7] + 1] = key
-  r[7][#r[7] + 1] = branch
-  rewrite(P, id, race, r)
+-- join: a wait that opens in branches of races becomes a member of each, as do the steps that were begun there
+-- before; false when another branch has won one of them. `packed`: a list of {race, branch, step key ...}, or ''.
+local function join(P, id, packed, now)
+  if packed == '' then return true end
+  local joined, races = cmsgpack.unpack(packed), {}
+  for i, one in ipairs(joined) do
+    local held = redis.call('HGET', P .. 'journal:' .. id, one[1])
+    races[i] = held and read_record(held) or {1, 'race', 'open', now, '', 0, {}}
+    if races[i][STATUS] ~= 'open' and races[i][5] ~= one[2] then return false end
+  end
+  for i, one in ipairs(joined) do
+    local members, known = races[i][7], {}
+    for j = 1, #members, 2 do known[members[j]] = true end
+    for j = 3, #one do
+      if not known[one[j]] then
+        members[#members + 1] = one[j]
+        members[#members + 1] = one[2]
+      end
+    end
+    if races[i][STATUS] == 'open' then rewrite(P, id, one[1], races[i]) end
+  end
   return true
 end

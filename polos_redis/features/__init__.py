@@ -1,0 +1,1 @@
+"""Names where users of Polos look for them."""

@@ -1,0 +1,250 @@
+"""Invariants of what binds executions to each other and to names: parents, lanes, topics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+
+from polos_redis import keys
+from polos_redis.journal import result_name
+from tests.state import UNFINISHED, Namespace, Partition, Ties, is_open, records, show, ties_of
+
+_STREAM_ID = re.compile(rb"\d+-\d+")
+
+
+class Bonds:
+    """All partitions of a namespace under examination."""
+
+    def __init__(self, all_of_it: Namespace) -> None:
+        self.all = all_of_it
+
+    def complaints(self) -> Iterator[str]:
+        for partition in self.all.partitions.values():
+            for execution_id, fields in partition.executions.items():
+                ties = ties_of(fields)
+                yield from self._parent(partition, execution_id, fields, ties)
+                yield from self._children(partition, execution_id, fields)
+                yield from self._place(partition, execution_id, fields, ties)
+                yield from self._suspensions(partition, execution_id)
+                yield from self._waits_for_events(partition, execution_id)
+            yield from self._sets_of_children(partition)
+            yield from self._below(partition)
+            for lane in partition.places.keys() | partition.line.keys():
+                yield from self._lane(partition, lane)
+            yield from self._subscribers(partition)
+
+    # --- parents and children -----------------------------------------------------------
+
+    def may_end_its_children(self, fields: dict[bytes, bytes]) -> bool:
+        """Whether a timer that cancels its children may stand for an execution."""
+        return fields.get(b"status") in (b"failed", b"cancelled") and ties_of(fields).kids
+
+    def _parent(
+        self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes], ties: Ties
+    ) -> Iterator[str]:
+        """A child that goes on is in its parent's set."""
+        goes_on = fields.get(b"status") in UNFINISHED
+        if (
+            ties.parent in partition.executions
+            and goes_on
+            and not self._is_among(partition, execution_id, ties)
+        ):
+            yield f"child {show(execution_id)} goes on but is not among the children of {show(ties.parent)}"
+
+    def _is_among(self, partition: Partition, execution_id: bytes, ties: Ties) -> bool:
+        """Whether its parent, or one that was ended and has taken the parent's place, knows of a child."""
+        parent: bytes | None = ties.parent
+        while parent is not None:
+            if execution_id in partition.children.get(parent, ()):
+                return True
+            fields = partition.executions.get(parent, {})
+            parent = None if fields.get(b"status") in UNFINISHED else ties_of(fields).parent
+        return False
+
+    def _sets_of_children(self, partition: Partition) -> Iterator[str]:
+        """The sets hold children that go on or have such; where the parent was ended, a timer ends them."""
+        for parent, children in partition.children.items():
+            for child in children:
+                fields = partition.executions.get(child, {})
+                goes_on = fields.get(b"status") in UNFINISHED or child in partition.children
+                if not goes_on or not child.startswith(parent.partition(b".")[0] + b"."):
+                    stands = f"which is {show(fields.get(b'status'))}"
+                    yield f"execution {show(parent)} has the child {show(child)}, {stands}"
+            fields = partition.executions.get(parent, {})
+            if fields and not ties_of(fields).kids:
+                yield f"execution {show(parent)} has children but does not know of any"
+            begun_anew = [c for c in children if partition.executions.get(c, {}).get(b"run", b"1") != b"1"]
+            if _was_ended(fields) and not begun_anew and b"c" + parent not in partition.timers:
+                yield f"execution {show(parent)} was ended but nothing ends its children"
+
+    def _children(
+        self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes]
+    ) -> Iterator[str]:
+        """A step that waits for children counts those whose results are to come."""
+        if fields.get(b"status") not in UNFINISHED:
+            return
+        journal = partition.journals.get(execution_id, {})
+        for key, record in records(journal):
+            if record[1] != b"child" or record[2] not in (b"open", b"done"):
+                continue
+            who = f"execution {show(execution_id)} waits at {show(key)}"
+            total, left, begun = record[4:7]
+            ids = [
+                keys.child_id(execution_id.decode(), key.decode("utf-8", "surrogatepass"), n)
+                for n in range(begun)
+            ]
+            missing = [one for one in ids if result_name(one) not in journal]
+            if left != len(missing) + total - begun:
+                yield f"{who} for {left} of {total} children; {len(missing)} of {begun} have no result"
+            if (record[2] == b"done") != (left == 0):
+                yield f"{who}, which is {show(record[2])}, for {left} children"
+            for one in missing if record[2] == b"open" else ():
+                if partition.executions.get(one.encode(), {}).get(b"status") not in UNFINISHED:
+                    yield f"{who} for {one}, which does not go on"
+
+    # --- suspensions of descendants -----------------------------------------------------
+
+    def _suspensions(self, partition: Partition, execution_id: bytes) -> Iterator[str]:
+        root = execution_id.partition(b".")[0]
+        if root == execution_id or partition.executions.get(root, {}).get(b"status") not in UNFINISHED:
+            return
+        for key, record in records(partition.journals.get(execution_id, {})):
+            member = execution_id + b" " + key
+            if record[1:3] == [b"suspend", b"open"] and member not in partition.below.get(root, ()):
+                yield f"suspension {show(member)} is not among those below {show(root)}"
+
+    def _below(self, partition: Partition) -> Iterator[str]:
+        for root, members in partition.below.items():
+            for member in members:
+                execution_id = member.partition(b" ")[0]
+                if not execution_id.startswith(root + b"."):
+                    yield f"the suspensions below {show(root)} have {show(member)}, which is not"
+
+    # --- lanes --------------------------------------------------------------------------
+
+    def starts_by_timer(self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes]) -> bool:
+        """Whether a queued execution without an entry must have a timer that queues it: it stands in no line,
+        and no errand does it."""
+        lane = ties_of(fields).lane
+        if lane is None or b"p" + execution_id in partition.timers:
+            return True
+        home = self.all.home(lane)
+        settles = b"l" + execution_id in partition.errands or _admits(home, execution_id, lane)
+        return not settles and execution_id not in home.line.get(lane, {})
+
+    def _place(
+        self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes], ties: Ties
+    ) -> Iterator[str]:
+        """With an entry it holds a place in its lane."""
+        if ties.lane is None:
+            return
+        who, lane = f"execution {show(execution_id)}", show(ties.lane)
+        home = self.all.home(ties.lane)
+        if ties.near != (home is partition):
+            yield f"{who} and its lane {lane} are {'not ' if ties.near else ''}in the same partition"
+        seen = execution_id in home.places.get(ties.lane, {})
+        in_line = execution_id in home.line.get(ties.lane, {})
+        if b"entry" in fields and (not seen or in_line):
+            yield f"{who} has an entry but no place in lane {lane}"
+
+    def _lane(self, home: Partition, lane: bytes) -> Iterator[str]:
+        """Those with a place are runnable, no more than the limit; those in line have no entry."""
+        places, line, name = home.places.get(lane, {}), home.line.get(lane, {}), f"lane {show(lane)}"
+        for execution_id in line.keys() - places.keys():
+            yield f"{name} has {show(execution_id)} in line but does not know its version"
+        limits = {
+            ties.limit
+            for partition in self.all.partitions.values()
+            for ties in map(ties_of, partition.executions.values())
+            if ties.lane == lane
+        }
+        known = home.limits.get(lane.partition(b"\0")[0])
+        if known is not None:
+            limits.add(int(known))
+        holders = places.keys() - line.keys()
+        if limits and len(holders) > max(limits):
+            yield f"{name} has {len(holders)} executions with a place, {max(limits)} allowed"
+        if limits and line and len(holders) < min(limits):
+            yield f"{name} has a line, but only {len(holders)} places taken of {min(limits)}"
+        for execution_id, version in places.items():
+            yield from self._in_lane(home, lane, execution_id, int(version))
+
+    def _in_lane(self, home: Partition, lane: bytes, execution_id: bytes, version: int) -> Iterator[str]:
+        fields, partition = self.all.fields(execution_id), self.all.of(execution_id)
+        ties, who = ties_of(fields), f"lane {show(lane)} has {show(execution_id)}"
+        if partition is None or ties.lane != lane:
+            yield f"{who}, which {'does not exist' if partition is None else 'is of another lane'}"
+            return
+        settles = b"l" + execution_id in partition.errands or _admits(home, execution_id, lane)
+        if settles and not ties.near:
+            return  # one of the two sides has yet to learn of the other
+        if version != ties.place:
+            yield f"{who} at version {version}, which is at {ties.place}"
+        if fields.get(b"status") != b"queued":
+            yield f"{who}, which is {show(fields.get(b'status'))}"
+        elif execution_id in home.line.get(lane, {}):
+            if b"entry" in fields:
+                yield f"{who} in line, which has an entry"
+            if b"p" + execution_id in partition.timers:
+                yield f"{who} in line, which starts later"
+        elif b"entry" not in fields:
+            yield f"{who} with a place, which has no entry"
+
+    # --- topics -------------------------------------------------------------------------
+
+    def _waits_for_events(self, partition: Partition, execution_id: bytes) -> Iterator[str]:
+        """Who waits for an event has subscribed to its topic."""
+        for key, record in records(partition.journals.get(execution_id, {})):
+            if record[1] != b"wait" or not record[5]:
+                continue
+            topic, subscriber = record[5:7]
+            home = self.all.home(topic)
+            who = f"execution {show(execution_id)} waits at {show(key)} for an event of {show(topic)}"
+            if is_open(record):
+                if (subscriber[:1] == b"w") != (home is partition):
+                    yield f"{who} as {show(subscriber)}, and they are not in the partitions that says"
+                if subscriber not in home.subs.get(topic, {}):
+                    yield f"{who} but has not subscribed"
+            elif subscriber in home.subs.get(topic, {}):
+                unsubscribes = b"u%d %s%s" % (len(topic), topic, subscriber) in partition.errands
+                if subscriber[:1] == b"w" or not (unsubscribes or _hands_out(home, topic)):
+                    yield f"{who} no longer, but is still subscribed"
+
+    def _subscribers(self, home: Partition) -> Iterator[str]:
+        """Who has subscribed has a place in the topic, and in its own partition it waits."""
+        waits = {
+            (record[5], record[6])
+            for journal in home.journals.values()
+            for _, record in records(journal)
+            if record[1] == b"wait"
+        }
+        for topic, members in home.subs.items():
+            for member, place in members.items():
+                who = f"topic {show(topic)} has the subscriber {show(member)}"
+                if not _STREAM_ID.fullmatch(place):
+                    yield f"{who} at {show(place)}, which is no place in a stream"
+                if member[:1] == b"w" and (topic, member) not in waits:
+                    yield f"{who}, which does not wait"
+
+
+def _was_ended(fields: dict[bytes, bytes]) -> bool:
+    """Whether an execution was ended from outside, by a cancel or its run timeout."""
+    if fields.get(b"status") == b"cancelled":
+        return True
+    if fields.get(b"status") != b"failed":
+        return False
+    error: Any = msgpack.unpackb(fields.get(b"error", b"\x90"), raw=True)
+    return isinstance(error, list) and error[:1] == [b"WorkflowTimeoutError"]
+
+
+def _admits(home: Partition, execution_id: bytes, lane: bytes) -> bool:
+    """Whether an errand of the lane's partition tells an execution that it has a place."""
+    return any(e.startswith(b"a" + execution_id + b" ") and e.endswith(b" " + lane) for e in home.errands)
+
+
+def _hands_out(home: Partition, topic: bytes) -> bool:
+    """Whether an errand hands out the topic's events to those who wait for one."""
+    return any(e.startswith(b"w") and e.endswith(b" " + topic) for e in home.errands)

@@ -1,0 +1,575 @@
+"""A Hypothesis machine that drives the scripts by clients and workers in every kind of trouble.
+
+Replies get lost, calls come twice or late, leases lapse while their workers go on, and the whole store goes
+back to what it was. After every step the state is the model's and the invariants hold.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import msgpack
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from polos_redis import keys
+from polos_redis.journal import is_result
+from tests.bonds import Bonds
+from tests.desk import FAR, RETENTION, Desk, Snapshot, step
+from tests.invariants import Checked
+from tests.model import Activation, Execution, Model, branch_of, race_of
+from tests.state import Namespace, Partition, is_open, record_of, records
+
+DEEP = os.environ.get("POLOS_TEST_DEEP") == "1"
+CONSUMERS = ("w1", "w2", "w3")
+STEPS, WAITS, RETRIES = ("a", "b"), ("ask", "ask too"), ("call",)
+MOST = 3  # losses in a row that fail an execution
+
+places = st.integers(0, 99)
+consumers = st.sampled_from(CONSUMERS)
+rarely = st.sampled_from((False, False, False, True))
+Call = tuple[str, tuple[Any, ...]]
+
+
+class Machine(RuleBasedStateMachine):
+    """`desk` is set by the test."""
+
+    desk: Desk
+    many = 4  # executions at a time
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.desk.restore({})
+        self.model = Model()
+        self.made = 0
+        self.activations: list[Activation] = []
+        self.pending: dict[bytes, str] = {}  # entry -> consumer
+        self.stored: dict[str, dict[bytes, bytes]] = {}  # the journals after the latest step
+        self.called: list[Call] = []  # what has been executed, and may come again
+        self.saved: tuple[Snapshot, Any] | None = None
+
+    # --- calling ------------------------------------------------------------------------
+
+    def call(self, script: str, *args: Any) -> Any:
+        """Call a script; whatever is called may come a second time."""
+        reply = self.desk.run(script, *args)
+        self.called.append((script, args))
+        return reply
+
+    def pick(self, place: int, finished: bool | None = False) -> Execution | None:
+        found = [
+            one for one in self.model.executions.values() if finished is None or one.finished is finished
+        ]
+        return found[place % len(found)] if found else None
+
+    def writer(self, place: int) -> Activation | None:
+        """An activation that would write now: one that is sure of what it knows."""
+        found = [one for one in self.activations if one.sure]
+        return found[place % len(found)] if found else None
+
+    def undelivered(self) -> list[bytes]:
+        entries = [one.entry for one in self.model.executions.values() if one.entry]
+        return [entry for entry in entries if entry not in self.pending]
+
+    def write(self, by: Activation, lost: bool, script: str, *args: Any) -> Any:
+        """A fenced write; None when it was refused (which ends the activation) or its reply was lost."""
+        one = self.model.executions.get(by.id)
+        refused = one.fence(by) if one is not None else -1
+        if refused:
+            with self.desk.unchanged():
+                assert self.desk.run(script, *by.fence, *args) == refused
+            if lost:
+                by.sure = False
+            else:
+                self.activations.remove(by)  # its entry is still pending: handed back by a rule below
+            return None
+        assert one is not None
+        reply = self.call(script, *by.fence, *args)
+        assert not isinstance(reply, int) or reply >= 0, reply
+        one.owner = by.owner
+        return reply
+
+    def learn(self, by: Activation, lost: bool) -> None:
+        """The reply reaches the activation, or does not: then it looks before it goes on."""
+        if lost:
+            by.sure = False
+        else:
+            flat = self.desk.do("HGETALL", keys.JOURNAL + by.id)
+            by.known = self.model.executions[by.id].count
+            by.told = dict(zip(flat[::2], flat[1::2], strict=True))
+
+    def over(self, by: Activation, lost: bool) -> None:
+        """Its last write has passed; if the reply is lost, it looks."""
+        if lost:
+            by.sure = False
+        else:
+            self.activations.remove(by)
+
+    @initialize()
+    def begin(self) -> None:
+        for consumer in CONSUMERS:
+            self.invoke()
+            self.the_state_is_the_models()
+            self.deliver(consumer, False)
+
+    # --- clients ------------------------------------------------------------------------
+
+    @rule()
+    def invoke(self) -> None:
+        self.create()
+
+    def create(self, later: bool = False, lane: str = "", options: dict[str, Any] | None = None) -> None:
+        if len(self.model.unfinished()) >= self.many:
+            return
+        self.made += 1
+        name = f"{self.made:032x}"
+        packed = msgpack.packb(options, use_bin_type=False) if options else b""
+        assert self.call("invoke", name, "wf", b"in", RETENTION, packed) == 1
+        self.model.create(Execution(name, later=later, lane=lane))
+
+    @precondition(lambda self: self.model.executions)
+    @rule(place=places, key=st.sampled_from(WAITS), answer=st.sampled_from("yn"), early=st.booleans())
+    def answer(self, place: int, key: str, answer: str, early: bool) -> None:
+        one = self.pick(place, finished=None)
+        if one is None:
+            return
+        status = one.journal.get(key)
+        args = (one.id, key, answer.encode(), answer, "", "client", int(early))
+        if status == "open":
+            assert self.call("answer", *args)[0] == b"accepted"
+            self.model.decide(one, key, "answered")
+        elif status is None and early and not one.finished and key not in one.early:
+            assert self.call("answer", *args)[0] == b"kept"
+            one.early.add(key)
+        else:
+            with self.desk.unchanged():
+                tag = self.desk.run("answer", *args)[0]
+            expected: dict[str | None, tuple[bytes, ...]] = {
+                "answered": (b"same", b"other"),
+                "expired": (b"expired",),
+                "closed": (b"closed",),
+            }
+            assert tag in expected.get(status, (b"unknown", b"kept", b"other", b"closed")), (status, tag)
+
+    @precondition(lambda self: self.pick(0))
+    @rule(place=places)
+    def cancel(self, place: int) -> None:
+        one = self.pick(place)
+        if one is not None and place % 3 == 0:
+            assert self.call("cancel", one.id, one.run, "") == [b"cancelled"]
+            self.model.terminate(one, "cancelled")
+            self.follow(one.id, 100)
+
+    def follow(self, ended: str, limit: int) -> int:
+        """The children of one that was ended from outside are cancelled, so many at the most; how many were."""
+        left = self.desk.do("SMEMBERS", keys.CHILDREN + ended)
+        found = self.model.children(ended)
+        gone = [child for child in found if child.id.encode() not in left]
+        assert len(gone) == min(limit, len(found))
+        for child in gone:
+            self.model.terminate(child, "cancelled")
+        if len(gone) < limit:
+            self.model.cascades.discard(ended)
+        return len(gone)
+
+    @precondition(lambda self: self.model.executions)
+    @rule(place=places)
+    def watch(self, place: int) -> None:
+        one = self.pick(place, finished=None)
+        if one is not None:
+            assert self.desk.run("watch", one.id, "me")[0].decode() == one.status
+
+    # --- workers ------------------------------------------------------------------------
+
+    @precondition(lambda self: self.undelivered())
+    @rule(consumer=consumers, lost=rarely)
+    def deliver(self, consumer: str, lost: bool) -> None:
+        rows = self.desk.read_entries(consumer)
+        waiting = self.undelivered()
+        assert bool(rows) == bool(waiting)
+        for entry, flat in rows:
+            assert entry in waiting
+            self.pending[entry] = consumer
+            if not lost:
+                owner = f"{consumer}:{len(self.activations)}-{self.made}-{len(self.called)}"
+                fresh = b"input" in flat  # nothing is journaled yet, or it comes along: no look is needed
+                activation = Activation(flat[1].decode(), entry, owner, consumer, fresh)
+                if b"journal" in flat:
+                    pairs = msgpack.unpackb(flat[flat.index(b"journal") + 1], raw=True)
+                    activation.told = dict(zip(pairs[::2], pairs[1::2], strict=True))
+                    activation.known = int(activation.told[b""])
+                self.activations.append(activation)
+
+    @precondition(lambda self: any(not by.sure for by in self.activations))
+    @rule(place=places, lost=st.booleans())
+    def look(self, place: int, lost: bool) -> None:
+        """An activation loads the journal, and is over if that is not what it has been told."""
+        found = [one for one in self.activations if not one.sure]
+        if not found:
+            return
+        by = found[place % len(found)]
+        one = self.model.executions.get(by.id)
+        if one is None or one.fence(by) == -1:
+            with self.desk.unchanged():
+                assert self.desk.run("load", by.id, by.entry, by.owner) is None
+            self.activations.remove(by)
+            return
+        flat = self.call("load", by.id, by.entry, by.owner)[4]
+        one.owner = by.owner
+        if lost:
+            return
+        journal = dict(zip(flat[::2], flat[1::2], strict=True))
+        if one.count < by.known or any(
+            _differs(told, journal.get(key)) for key, told in by.told.items() if key
+        ):
+            self.activations.remove(by)
+            return
+        by.sure, by.known, by.told = True, one.count, journal
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places, key=st.sampled_from(STEPS + RETRIES), value=st.binary(max_size=3), lost=st.booleans())
+    def journal(self, place: int, key: str, value: bytes, lost: bool) -> None:
+        by = self.writer(place)
+        if by is None or _status(by.told.get(key.encode())) not in ("", "retry"):
+            return
+        attempt = _attempt(by.told.get(key.encode())) + 1
+        status = "ok" if key in STEPS else "retry" if attempt < 3 else "failed"
+        reply = self.write(by, lost, "write", key, step(value, status, attempt), "step_finish", b"\x80")
+        if reply is not None:
+            one = self.model.executions[by.id]
+            assert one.journal.get(key) not in ("ok", "failed")
+            one.put(key, status)
+            assert reply == one.count
+            self.learn(by, lost)
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places, key=st.sampled_from(RETRIES), lost=st.booleans())
+    def back_off(self, place: int, key: str, lost: bool) -> None:
+        by = self.writer(place)
+        if by is None or _status(by.told.get(key.encode())) not in ("", "retry"):
+            return
+        record = step(b"", "backoff", _attempt(by.told.get(key.encode())) + 1)
+        reply = self.write(
+            by, lost, "backoff", key, record, FAR, entrant(key)[1], "step_finish", b"\x80"
+        )
+        if reply is not None:
+            one = self.model.executions[by.id]
+            one.put(key, "backoff")
+            if not one.join(key):
+                one.give_up(key)
+            assert reply == one.count
+            self.learn(by, lost)
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places, key=st.sampled_from(WAITS), timeout=st.sampled_from((0, FAR)), lost=st.booleans())
+    def suspend(self, place: int, key: str, timeout: int, lost: bool) -> None:
+        by = self.writer(place)
+        if by is None:
+            return
+        events = len(self.desk.events(f"{key}/{by.id}"))
+        reply = self.write(by, lost, "suspend", key, timeout, b"\x80", *entrant(key))
+        if reply is None:
+            return
+        one = self.model.executions[by.id]
+        if key in one.journal:
+            assert reply[1] == self.stored[by.id][key.encode()]
+            assert len(self.desk.events(f"{key}/{by.id}")) == events
+        elif not one.join(key):
+            one.put(key, "closed")
+        else:
+            one.put(key, "open")
+            if key in one.early:
+                one.early.remove(key)
+                one.settle(key, "answered")
+        self.learn(by, lost)
+
+    def believed_waits(self, place: int) -> list[bytes]:
+        """The waits that an activation believes to be open, once it has begun all their children."""
+        by = self.writer(place)
+        found = {key: record for key, record in records(by.told) if is_open(record)} if by else {}
+        begun = all(record[1] != b"child" or record[4] == record[6] for record in found.values())
+        return list(found) if begun else []
+
+    @precondition(lambda self: self.believed_waits(0))
+    @rule(place=places, lost=st.booleans())
+    def park(self, place: int, lost: bool) -> None:
+        """At the waits that this activation believes to be open."""
+        by, waits = self.writer(place), self.believed_waits(place)
+        if by is not None and waits:
+            self.park_at(by, lost, waits, [])
+
+    def park_at(self, by: Activation, lost: bool, waits: list[bytes], given_up: list[bytes]) -> None:
+        one = self.model.executions.get(by.id)
+        decided = [key for key in waits if one and key.decode() not in one.open]
+        count = one.count if one else 0
+        reply = self.write(by, lost, "park", "", len(given_up), *given_up, *waits)
+        if reply is None:
+            return
+        assert one is not None
+        for key in given_up:
+            one.give_up(key.decode())
+        if decided:
+            assert reply[0] == count and reply[1::2] == decided
+            self.learn(by, lost)
+        else:
+            assert reply == 0
+            del self.pending[by.entry]
+            self.model.park(one)
+            self.over(by, lost)
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places, status=st.sampled_from(("completed", "failed")), lost=st.booleans())
+    def finish(self, place: int, status: str, lost: bool) -> None:
+        by = self.writer(place)
+        if by is not None and place % 2 == 0:
+            self.end(by, status, lost)
+
+    def end(self, by: Activation, status: str, lost: bool) -> None:
+        if self.write(by, lost, "finish", status, b"out", b"\x80", "") is not None:
+            self.model.end(self.model.executions[by.id], status)
+            self.over(by, lost)
+
+    # --- trouble ------------------------------------------------------------------------
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places)
+    def reconnect(self, place: int) -> None:
+        """A connection breaks: an activation that lives looks again before it writes."""
+        if self.activations:
+            self.activations[place % len(self.activations)].sure = False
+
+    @precondition(lambda self: self.pending)
+    @rule(consumer=consumers, heir=consumers, lost=st.booleans())
+    def requeue(self, consumer: str, heir: str, lost: bool) -> None:
+        """A worker's lease has lapsed (it may go on all the same), or it hands back what it does not run."""
+        self.give_back(consumer, lost)
+        self.the_state_is_the_models()
+        if lost and self.undelivered():
+            self.deliver(heir, False)
+
+    def give_back(self, consumer: str, lost: bool) -> None:
+        running = {by.entry for by in self.activations if by.consumer == consumer}
+        entries = [entry for entry, holder in self.pending.items() if holder == consumer]
+        if not lost:
+            entries = [entry for entry in entries if entry not in running]
+        by_entry = {one.entry: one for one in self.model.executions.values()}
+        held = [by_entry[entry] for entry in entries if entry in by_entry]
+        reply = self.call("requeue", "default", consumer, "lost" if lost else "back", MOST, *entries)
+        failed = 0
+        for one in held:
+            if lost:
+                one.losses = one.losses + 1 if one.losses and one.progress >= one.count else 1
+                one.progress = one.count
+            if lost and one.losses >= MOST:
+                self.model.end(one, "failed")
+                failed += 1
+            else:
+                one.owner, one.entry = None, b""
+        assert reply == [len(held) - failed, failed, len(entries) - len(held)]
+        for entry in entries:
+            del self.pending[entry]
+
+    @precondition(lambda self: bool(set(self.pending) - {by.entry for by in self.activations}))
+    @rule(place=places)
+    def put_back(self, place: int) -> None:
+        """An entry whose workflow its worker does not know; nobody ran it."""
+        running = {by.entry for by in self.activations}
+        found = [entry for entry in self.pending if entry not in running]
+        entry = found[place % len(found)] if found else None
+        for one in self.model.unfinished():
+            if entry and one.entry == entry:
+                assert self.call("putback", "default", one.id, entry, FAR) == 1
+                del self.pending[entry]
+                self.model.put_back(one)
+
+    @precondition(lambda self: self.desk.do("EXISTS", keys.TIMERS))
+    @rule(place=places)
+    def time_passes(self, place: int) -> None:
+        """One timer is due, whichever: the execution's deadline itself is not changed."""
+        timers = sorted(self.desk.do("ZRANGE", keys.TIMERS, 0, -1))
+        self.desk.make_due(timers[place % len(timers)])
+        self.fire(100)
+
+    def fire(self, limit: int) -> Any:
+        """What is due is decided, in its order."""
+        due = self.desk.do("ZRANGE", keys.TIMERS, "-inf", self.desk.now(), "BYSCORE", "LIMIT", 0, limit)
+        reply = self.desk.fire(limit)
+        assert reply[0] == len(due)
+        budget = limit
+        for member in due:
+            kind, (name, _, key) = member[:1], member[1:].decode().partition(" ")
+            one = self.model.executions.get(name)
+            if kind == b"c":
+                budget -= self.follow(name, budget) if budget else 0
+                continue
+            assert one is not None, member
+            if kind == b"p":
+                assert one.later
+                self.model.offer(one)
+            elif kind == b"t":
+                assert not one.finished
+                self.model.terminate(one, "failed")
+            else:
+                assert key in one.open
+                self.model.decide(one, key, self.when_due(kind, key))
+        return reply
+
+    def when_due(self, kind: bytes, key: str) -> str:
+        """How a wait is decided by its timer."""
+        return {b"s": "expired", b"b": "retry"}[kind]
+
+    @precondition(lambda self: self.pick(0, finished=True))
+    @rule(place=places)
+    def forget(self, place: int) -> None:
+        """A finished execution's retention is over."""
+        one = self.pick(place, finished=True)
+        if one is not None:
+            self.desk.do("ZADD", keys.EXPIRY, 1, one.id)
+            assert self.fire(100)[1] == 1
+            del self.model.executions[one.id]
+            self.called = [(script, args) for script, args in self.called if one.id not in args]
+
+    @precondition(lambda self: self.called)
+    @rule(place=places)
+    def duplicate(self, place: int) -> None:
+        """A call that was made before comes once more, late: it changes nothing."""
+        script, args = self.called[-1 - place % min(len(self.called), 20)]
+        if script == "answer" and self.model.executions[args[0]].journal.get(args[1]) in (None, "open"):
+            return  # it was for an earlier run, whose suspension is gone: it counts again
+        with self.desk.unchanged():
+            self.desk.run(script, *args)
+
+    @rule()
+    def save(self) -> None:
+        mine = (self.model, self.pending, self.stored, self.called)
+        self.saved = (self.desk.snapshot(), copy.deepcopy(mine))
+
+    @precondition(lambda self: self.undelivered())
+    @rule(first=consumers, second=consumers, lost=st.booleans())
+    def deliver_twice(self, first: str, second: str, lost: bool) -> None:
+        """The store forgets that an entry was delivered, and delivers it again."""
+        self.save()
+        self.deliver(first, False)
+        self.journal(len(self.activations) - 1, "a", b"", lost)
+        self.go_back(0)
+        self.deliver(second, False)
+
+    @precondition(lambda self: self.undelivered())
+    @rule(consumer=consumers, place=places)
+    def deliver_unknown(self, consumer: str, place: int) -> None:
+        """A worker that does not know the workflow puts it back."""
+        self.deliver(consumer, True)
+        self.put_back(place)
+
+    @precondition(lambda self: self.saved)
+    @rule(in_flight=places)
+    def go_back(self, in_flight: int) -> None:
+        """The store is what it was; whoever lives has lost the connection, and looks again.
+
+        A write that was on its way may still arrive.
+        """
+        assert self.saved is not None
+        self.desk.restore(self.saved[0])
+        self.model, self.pending, self.stored, self.called = copy.deepcopy(self.saved[1])
+        if in_flight % 2:
+            self.journal(in_flight, "b", b"", True)
+        for by in self.activations:
+            by.sure = False
+
+    # --- what holds after every step ----------------------------------------------------
+
+    @invariant()
+    def the_state_is_the_models(self) -> None:
+        state = self.desk.state
+        assert set(state.executions) == {name.encode() for name in self.model.executions}
+        for one in self.model.executions.values():
+            self.is_as_the_model(one, state)
+        live = {one.entry for one in self.model.executions.values()}
+        self.pending = {entry: consumer for entry, consumer in self.pending.items() if entry in live}
+        queue = state.queues.get(b"default")
+        if queue is not None:
+            assert {entry: holder.decode() for entry, holder in queue.pending.items()} == self.pending
+        bonds = Bonds(Namespace([state]))
+        found = [*Checked(state, bonds).complaints(), *bonds.complaints()]
+        assert not found, "\n".join(found)
+
+    def is_as_the_model(self, one: Execution, state: Partition) -> None:
+        name = one.id.encode()
+        fields = state.executions[name]
+        assert fields[b"status"] == one.status.encode(), one.id
+        assert int(fields[b"run"]) == one.run, one.id
+        entry = fields.get(b"entry")
+        assert (entry is None) == (one.entry is None), one.id
+        assert one.entry in (entry, b""), one.id
+        one.entry = entry
+        assert fields.get(b"owner", b"").decode() == (one.owner or ""), one.id
+        assert (b"p" + name in state.timers) == one.later, one.id
+        assert {key.decode() for key in state.early.get(name, {})} == one.early
+
+        journal = state.journals.get(name, {})
+        steps = {key.decode(): packed for key, packed in journal.items() if key and not is_result(key)}
+        assert {key: _status(packed) for key, packed in steps.items()} == one.journal, one.id
+        assert int(journal.get(b"", b"0")) == one.count, one.id
+        self.keeps(one, journal)
+
+    def keeps(self, one: Execution, journal: dict[bytes, bytes]) -> None:
+        """What has been decided once is never another value later."""
+        for key, before in self.stored.get(one.id, {}).items():
+            if key in journal and _status(before) in _DECIDED:
+                assert journal[key] == before, f"{key!r} of {one.id} was overwritten"
+        self.stored[one.id] = journal
+
+
+_DECIDED = ("ok", "failed", "answered", "expired", "closed", "over", "event", "done")
+_MAY_BECOME = {
+    "open": ("open", "answered", "expired", "closed", "over", "event", "done", "won"),
+    "backoff": ("retry",),
+    "started": ("started",),
+}
+
+
+def _status(packed: bytes | None) -> str:
+    record = record_of(packed) if packed is not None else None
+    return "" if record is None else record[2].decode()
+
+
+def _attempt(packed: bytes | None) -> int:
+    return 0 if packed is None else int(msgpack.unpackb(packed, raw=True)[3])
+
+
+def _differs(told: bytes, now: bytes | None) -> bool:
+    """Whether an activation was told something that is not so, nor could have come of it."""
+    return now != told and _status(now) not in _MAY_BECOME.get(_status(told), ())
+
+
+def entrant(key: str) -> tuple[str, bytes]:
+    """The race that a wait decides, and those it takes part in, as the scripts want them."""
+    name, branch = race_of(key), branch_of(key)
+    races: bytes = msgpack.packb([[name, branch, key]]) if name else b""
+    return name if branch == key else "", races
+
+
+def run(machine: type[Machine], desk: Desk, examples: int, steps: int) -> None:
+    """Drive the scripts `examples` times by so many steps; ten times as many if POLOS_TEST_DEEP is set."""
+    machine.desk = desk
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples * 12 if DEEP else examples,
+            stateful_step_count=steps * 2 if DEEP else steps,
+            deadline=None,
+            database=None,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

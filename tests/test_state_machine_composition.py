@@ -1,0 +1,290 @@
+"""The scripts driven at random: children, waits, races, lanes, delays and new runs, and every trouble."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, precondition, rule
+
+from polos_redis import keys
+from polos_redis.embedded import EmbeddedServer
+from tests.desk import FAR, RETENTION, Desk
+from tests.machine import (
+    DEEP,
+    RETRIES,
+    STEPS,
+    WAITS,
+    Machine,
+    consumers,
+    entrant,
+    places,
+    rarely,
+    run,
+)
+from tests.model import Activation, Execution, Lane, race_of
+from tests.state import Partition, record_of
+
+LIMITS = {"": None, "narrow": 1, "wide": 2}
+BROODS = {"one": 1, "three": 3, "stray": 2, "race kid": 1}  # children of a step; nobody waits for strays
+CHUNK = 2  # children begun in one call
+DELAYS, EVENTS = ("nap", "past", "race nap"), ("news", "race news")
+TOPIC = "gazette"
+AGAIN = 2  # how often an execution is tried again by itself
+
+lanes = st.sampled_from(tuple(LIMITS))
+
+
+class Composition(Machine):
+    """As the base, which knows one execution at a time; here they concern each other."""
+
+    many = 9
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model.lanes = {name: Lane(limit) for name, limit in LIMITS.items() if limit}
+
+    @initialize(key=st.sampled_from(tuple(BROODS)), lane=lanes)
+    def begin(self, key: str, lane: str) -> None:
+        for consumer in ("w1", "w2"):
+            self.create()
+            self.the_state_is_the_models()
+            self.deliver(consumer, False)
+        self.family(0, key, lane)
+
+    # --- clients ------------------------------------------------------------------------
+
+    @rule(lane=lanes, later=rarely, timeout=rarely)
+    def invoke(self, lane: str, later: bool, timeout: bool) -> None:
+        options: dict[str, Any] = {"delay": FAR} if later else {}
+        if timeout:
+            options["timeout"] = FAR
+        self.create(later, lane, options | lane_options(lane))
+
+    @rule(place=places, key=st.sampled_from((*WAITS, "race ask")), answer=st.just("y"), early=st.booleans())
+    def answer(self, place: int, key: str, answer: str, early: bool) -> None:
+        super().answer(place, key, answer, early)
+
+    @rule(once=st.booleans())
+    def publish(self, once: bool) -> None:
+        """An event decides the waits for it; published once under a name, it does so once."""
+        members = self.desk.do("HKEYS", f"subs:{TOPIC}")
+        args = (TOPIC, "", RETENTION, "hot", b"\x01")
+        if once:
+            self.call("publish", *args, f"{len(self.called)} {self.made}")
+        else:
+            self.desk.run("publish", *args, "")
+        for member in members:
+            _, name, key = member.decode().split(" ", 2)
+            self.model.decide(self.model.executions[name], key, "event")
+
+    @precondition(lambda self: self.pick(0, finished=True))
+    @rule(place=places, late=rarely)
+    def retry(self, place: int, late: bool) -> None:
+        """A failed execution goes on, unless it is another run by now than the caller saw."""
+        one = self.pick(place, finished=True)
+        if one is None:
+            return
+        if late and one.run > 1:
+            with self.desk.unchanged():
+                assert self.desk.run("retry", one.id, one.run - 1) == [b"run", b"%d" % one.run]
+        elif one.status != "failed":
+            with self.desk.unchanged():
+                assert self.desk.run("retry", one.id, one.run) == [b"status", one.status.encode()]
+        elif len(self.model.unfinished()) < self.many:
+            assert self.call("retry", one.id, one.run) == [b"retried", one.run + 1]
+            one.tried = 0
+            self.model.rerun(one)
+
+    # --- workers ------------------------------------------------------------------------
+
+    @rule(place=places, key=st.sampled_from((*WAITS, "race ask")), timeout=st.sampled_from((0, FAR)), lost=rarely)
+    def suspend(self, place: int, key: str, timeout: int, lost: bool) -> None:
+        super().suspend(place, key, timeout, lost)
+
+    @rule(place=places, key=st.sampled_from((*RETRIES, "race call")), lost=rarely)
+    def back_off(self, place: int, key: str, lost: bool) -> None:
+        super().back_off(place, key, lost)
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places, key=st.sampled_from(DELAYS + EVENTS), timeout=st.booleans(), lost=rarely)
+    def wait(self, place: int, key: str, timeout: bool, lost: bool) -> None:
+        """Wait for a time, or for an event."""
+        by = self.writer(place)
+        if by is None:
+            return
+        topic = TOPIC if key in EVENTS else ""
+        after = FAR if not topic or timeout else ""
+        when = ("", 1) if key == "past" else (after, "")
+        subscriber = f"w{by.entry.decode()} {by.id} {key}" if topic else ""
+        reply = self.write(by, lost, "wait", key, *when, topic, subscriber, *entrant(key))
+        if reply is None:
+            return
+        one = self.model.executions[by.id]
+        if key in one.journal:
+            assert reply[1] == self.stored[by.id][key.encode()]
+        elif not one.join(key):
+            one.put(key, "closed")
+        elif key == "past":
+            one.settle(key, "over")
+        else:
+            one.put(key, "open")
+        self.learn(by, lost)
+
+    def when_due(self, kind: bytes, key: str) -> str:
+        if kind != b"w":
+            return super().when_due(kind, key)
+        return "expired" if key in EVENTS else "over"
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places, key=st.sampled_from(tuple(BROODS)), lane=lanes, lost=rarely)
+    def spawn(self, place: int, key: str, lane: str, lost: bool) -> None:
+        """The next of a step's children."""
+        by = self.writer(place)
+        if by is not None:
+            self.begin_children(by, key, lane, lost)
+
+    def begin_children(self, by: Activation, key: str, lane: str, lost: bool) -> None:
+        told = record_of(by.told.get(key.encode(), b""))
+        first = 0 if told is None else told[6]
+        ids = [keys.child_id(by.id, key, index) for index in range(BROODS[key])]
+        chunk = ids[first : first + CHUNK]
+        if not chunk or len(self.model.unfinished()) + len(chunk) > self.many:
+            return
+        status = "started" if key == "stray" else "open"
+        parts: list[Any] = []
+        for child in chunk:
+            options = {"parent": by.id, "key": key, **lane_options(lane)}
+            parts += [child, "wf", b"in", msgpack.packb(options, use_bin_type=False)]
+        reply = self.write(
+            by, lost, "spawn", key, status, len(ids), first, RETENTION, *entrant(key), 0, *parts
+        )
+        if reply is None:
+            return
+        self.model.spawn(self.model.executions[by.id], key, status, ids, chunk, lane)
+        self.learn(by, lost)
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places, known=st.booleans(), lost=rarely)
+    def choose(self, place: int, known: bool, lost: bool) -> None:
+        """The branch of a race that is no wait has come first; another such one waited."""
+        by = self.writer(place)
+        if by is None:
+            return
+        others = {"ask too": "other"} if known else {}
+        flat = [part for pair in others.items() for part in pair]
+        reply = self.write(by, lost, "choose", "race", "code", *flat)
+        if reply is None:
+            return
+        one = self.model.executions[by.id]
+        if one.races["race"].winner in ("", "code") if "race" in one.races else True:
+            one.win("race", "code", others)
+        self.learn(by, lost)
+
+    @precondition(lambda self: self.believed_waits(0)[1:])
+    @rule(place=places, lost=rarely)
+    def give_up(self, place: int, lost: bool) -> None:
+        """The code has cancelled one of its waits: parking at the others closes it."""
+        by, waits = self.writer(place), self.believed_waits(place)
+        alone = [key for key in waits if not race_of(key.decode())]
+        if by is not None and len(waits) > 1 and alone:
+            given_up = alone[place % len(alone)]
+            self.park_at(by, lost, [key for key in waits if key != given_up], [given_up])
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places, later=st.booleans(), lost=rarely)
+    def again(self, place: int, later: bool, lost: bool) -> None:
+        """The workflow's code has failed; it is tried again, so many times."""
+        by = self.writer(place)
+        one = self.model.executions.get(by.id) if by is not None else None
+        if by is None:
+            return
+        args = (b"error", AGAIN, FAR if later else 0)
+        if one is not None and one.fence(by) == 0 and one.tried == AGAIN:
+            with self.desk.unchanged():
+                assert self.desk.run("again", *by.fence, *args) == 0
+        elif self.write(by, lost, "again", *args) is not None:
+            assert one is not None
+            one.tried += 1
+            self.model.rerun(one, later)
+            self.over(by, lost)
+
+    # --- several in one go --------------------------------------------------------------
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places, key=st.sampled_from(tuple(BROODS)), lane=lanes)
+    def family(self, place: int, key: str, lane: str) -> None:
+        """All children of a step are begun, and their parent parks."""
+        by = self.writer(place)
+        while by in self.activations:
+            told = record_of(by.told.get(key.encode(), b""))
+            if by.sure and (told is None or told[6] < told[4]):
+                before = len(self.model.executions), self.stored
+                self.begin_children(by, key, lane, False)
+                self.the_state_is_the_models()
+                if before == (len(self.model.executions), self.stored):
+                    return
+            else:
+                break
+        self.park(place, False)
+
+    @precondition(lambda self: self.undelivered())
+    @rule(consumer=consumers, status=st.sampled_from(("completed", "completed", "failed")), lost=rarely)
+    def work(self, consumer: str, status: str, lost: bool) -> None:
+        """An execution that needs one activation more."""
+        self.deliver(consumer, False)
+        self.the_state_is_the_models()
+        by = self.activations[-1]
+        if not by.sure:
+            self.look(len([one for one in self.activations if not one.sure]) - 1, False)
+        if by.sure and by in self.activations:
+            self.end(by, status, lost)
+
+    # --- trouble ------------------------------------------------------------------------
+
+    @precondition(lambda self: self.model.cascades)
+    @rule(limit=st.sampled_from((1, 2, 100)))
+    def cascade(self, limit: int) -> None:
+        """The descendants of what was ended follow, some at a time."""
+        self.fire(limit)
+
+    # --- what holds after every step ----------------------------------------------------
+
+    def is_as_the_model(self, one: Execution, state: Partition) -> None:
+        super().is_as_the_model(one, state)
+        name = one.id.encode()
+        children = {child.id.encode() for child in self.model.children(one.id)}
+        assert state.children.get(name, set()) == children, one.id
+        assert (b"c" + name in state.timers) == (one.id in self.model.cascades), one.id
+        journal = state.journals.get(name, {})
+        results = {key[1:].decode(): record for key, packed in journal.items() if (record := result(key, packed))}
+        expected = {child.rpartition(".")[2]: status for child, status in one.results.items()}
+        assert results == expected, one.id
+        for key, race in one.races.items():
+            record = record_of(journal[key.encode()])
+            assert record is not None and record[4].decode() == race.winner, one.id
+            members = [part.decode() for part in record[6]]
+            assert dict(zip(members[::2], members[1::2], strict=True)) == race.members, one.id
+        if one.lane:
+            lane = self.model.lanes[one.lane]
+            line = state.line.get(one.lane.encode(), {})
+            assert [place.decode() for place in sorted(line, key=line.__getitem__)] == lane.line
+            held = state.places.get(one.lane.encode(), {}).keys() - line.keys()
+            assert {place.decode() for place in held} == lane.holders and len(held) <= lane.limit
+
+
+def result(key: bytes, packed: bytes) -> str:
+    """How a child has ended, by a field of its parent's journal; empty for another field."""
+    return msgpack.unpackb(packed, raw=True)[0].decode() if key[:1] == b"\xff" else ""
+
+
+def lane_options(lane: str) -> dict[str, Any]:
+    return {"lane": lane, "limit": LIMITS[lane], "near": True} if lane else {}
+
+
+@pytest.mark.timeout(7200 if DEEP else 120)
+def test_no_sequence_of_calls_breaks_what_binds_executions(server: EmbeddedServer, namespace: str) -> None:
+    with Desk(server.url, namespace) as desk:
+        run(Composition, desk, examples=100, steps=50)
