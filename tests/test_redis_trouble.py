@@ -175,6 +175,7 @@ async def test_a_reaper_does_not_judge_by_a_time_in_which_it_could_not_watch(
         block_seconds=0.5,
         max_deliveries=5,
         in_charge=lambda: True,
+        in_touch=lambda: True,
     )
     await reaper.sweep()
     chaos_server.pause()
@@ -448,7 +449,12 @@ async def test_a_refused_reconnect_is_no_failure_of_the_step_under_way(
         await store.wire.call("CLIENT", "KILL", "SKIPME", "yes", "USER", "default")
         await until(lambda: not theirs.wire.connected)
         gate.set()
-        await until(lambda: not any(a.running for a in worker.active) or not worker.lease_is_fresh())
+        await until(
+            lambda: (
+                not any(a.running for a in worker.active)
+                or not worker.lease_is_fresh(store.prefix(handle.id))
+            )
+        )
         await store.wire.call("CONFIG", "SET", "requirepass", "")
         assert await handle.result(timeout=20) == "charged"
         assert _began == ["charge"]
@@ -592,7 +598,7 @@ async def test_a_newcomer_to_a_topic_that_is_being_read_misses_nothing(client: P
     key = session.store.prefixes[0] + b"topic:news"
     end = (await session.wire.call("XREVRANGE", key, "+", "-", "COUNT", 1))[0][0]
     reader = asyncio.create_task(session.tail.next(key, end, 20))
-    await until(lambda: session.tail._blocked, "the reader to be blocked")
+    await until(lambda: session.tail.of(key)._blocked, "the reader to be blocked")
     # what comes in the moment before the newcomer has unblocked the read is not the beginning of the topic
     session.wire.send("XADD", key, "*", "new", b"\x05")
     entries = await session.tail.next(key, b"0-0", 20)
