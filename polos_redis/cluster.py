@@ -235,8 +235,10 @@ class ClusterWire:
         troubles: list[str] = []
         nodes = list(self._nodes.values())
         random.shuffle(nodes)
-        connected = [node for node in nodes if node.connected]
-        for node in (*connected, *self._target.seeds, *(node.url for node in nodes if not node.connected)):
+        known: list[Wire | str] = [node for node in nodes if node.connected]
+        known += self._target.seeds
+        known += [node.url for node in nodes if not node.connected]
+        for node in known:
             try:
                 async with asyncio.timeout(2 * ASK_SECONDS):
                     slots = await read_slots(self._target, node)

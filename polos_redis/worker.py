@@ -38,6 +38,8 @@ CLOSE_SECONDS = 5.0  # at the end: how long giving entries back may take
 READ_COUNT = 256  # entries of one read at the most
 HAND_BACK_BATCH = 100
 
+Place = tuple[bytes, str, bytes]  # an entry's partition, queue and id: two streams can give the same id
+
 
 class Worker:
     """Runs activations of the given workflows (all that this process has defined, when left out).
@@ -74,7 +76,7 @@ class Worker:
         self.block_seconds = min(BLOCK_SECONDS, self.lease_seconds / 2)
         self.draining = False
         self.active: set[Activation] = set()
-        self._held: dict[bytes, Activation | None] = {}  # entries delivered here and not yet let go
+        self._held: dict[Place, Activation | None] = {}  # entries delivered here and not yet let go
         self._given_back: set[Activation] = set()
         self._stop = 0
         self._running = False
@@ -296,7 +298,7 @@ class Worker:
                 rows = await reader.wire.send(
                     "XPENDING", key, keys.GROUP, after, "+", HAND_BACK_BATCH, self.worker_id
                 )
-                unknown = [row[0] for row in rows if row[0] not in held]
+                unknown = [row[0] for row in rows if (prefix, queue, row[0]) not in held]
                 if unknown:
                     logger.warning("handed back what never arrived", extra={"entries": len(unknown)})
                     await self._requeue(prefix, queue, unknown)
@@ -311,7 +313,7 @@ class Worker:
 
     def _deliver(self, prefix: bytes, queue: str, entry: bytes, flat: list[bytes] | None) -> None:
         """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, journal, ..))]."""
-        self._held[entry] = None
+        self._held[prefix, queue, entry] = None
         if not flat or self.draining or not self._lease.is_fresh(prefix):
             self.spawn(self._let_go(prefix, queue, entry))
             return
@@ -329,7 +331,7 @@ class Worker:
             self.spawn(self._put_back(Fence(prefix, flat[1], entry, b""), queue))
             return
         activation = Activation(self, workflow, execution_id, entry, run, queue)
-        self._held[entry] = activation
+        self._held[prefix, queue, entry] = activation
         self.active.add(activation)
         if records is not None:
             activation.take_along(dict(zip(records[::2], records[1::2], strict=True)))
@@ -345,13 +347,13 @@ class Worker:
         try:
             await self._requeue(prefix, queue, [entry])
         finally:
-            self._held.pop(entry, None)  # refused, it is found pending by `_reconcile`
+            self._held.pop((prefix, queue, entry), None)  # refused, it is found pending by `_reconcile`
 
     async def _put_back(self, fence: Fence, queue: str) -> None:
         try:
             await self.store.put_back(fence, queue, self.put_back_ms)
         finally:
-            self._held.pop(fence.entry, None)
+            self._held.pop((fence.prefix, queue, fence.entry), None)
 
     async def _load(self, activation: Activation) -> None:
         try:
@@ -408,7 +410,8 @@ class Worker:
         """An activation has ended: its slot is free."""
         self.active.discard(activation)
         if activation not in self._given_back:
-            self._held.pop(activation.fence.entry, None)
+            fence = activation.fence
+            self._held.pop((fence.prefix, activation.queue, fence.entry), None)
         self._room.set()
         if not self.active:
             self._idle.set()

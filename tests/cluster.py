@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 
 from polos_redis import cluster
 from tests.running import until
-from tests.servers import ChaosServer, os_parent
+from tests.servers import ChaosServer
 from tests.state import RawConnection
 
 NODES = 3
@@ -45,32 +44,41 @@ class Node(ChaosServer):
 
 
 class Cluster:
-    """Three masters with a third of the slots each: `with Cluster(folder, binary) as cluster: cluster.url`."""
+    """Three masters with a third of the slots each: `with Cluster(folder, binary) as cluster: ...`."""
 
     def __init__(self, folder: Path, binary: Path) -> None:
         self.nodes = [Node(folder / str(number), binary) for number in range(NODES)]
+        self._running = False
 
     @property
     def url(self) -> str:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
-    def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack:
+    def start(self) -> Self:
+        """Start what is not running, and wait until all nodes know each other."""
+        if not self._running:
+            self._running = True
             for node in self.nodes:
-                stack.enter_context(node)
+                node.start()
             self._join()
-            self._stack = stack.pop_all()
         return self
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+        self._running = False
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
-
-    def pids(self) -> set[int]:
-        """The process ids of the nodes and of their keepers."""
-        running = [node for node in self.nodes if node.running]
-        return {pid for node in running for pid in (node.pid, os_parent(node.pid))}
+        self.stop()
 
     def _join(self) -> None:
         share = cluster.SLOTS // len(self.nodes) + 1

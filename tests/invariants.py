@@ -12,7 +12,19 @@ from typing import Any
 import msgpack
 
 from polos_redis import keys
-from tests.state import Partition, RawConnection, is_open, order, raw, read, record_of, records, show, split
+from tests.state import (
+    Partition,
+    RawConnection,
+    is_open,
+    masters,
+    order,
+    raw,
+    read,
+    record_of,
+    records,
+    show,
+    split,
+)
 
 UNFINISHED = (b"queued", b"waiting")
 FINISHED = (b"completed", b"failed", b"cancelled")
@@ -29,11 +41,12 @@ def check(url: str, namespace: str) -> None:
     A complaint counts when a second look finds it too: the keys are listed and read in two steps, and
     something may still have been writing.
     """
-    with RawConnection(url) as connection:
-        found = complaints(connection, namespace)
-        if found:
-            again = set(complaints(connection, namespace))
-            found = [one for one in found if one in again]
+    found: list[str] = []
+    for server in masters(url):
+        with RawConnection(server) as connection:
+            if some := complaints(connection, namespace):
+                again = set(complaints(connection, namespace))
+                found += [one for one in some if one in again]
     assert not found, f"{len(found)} broken invariants in {namespace!r}:\n  " + "\n  ".join(found[:20])
 
 

@@ -280,7 +280,7 @@ async def test_trimmed_history_is_reported(redis_url: str, namespace: str) -> No
     async with PolosClient(redis_url, namespace) as client:
         ids = [await events.publish(client, "t", EventData("n", n)) for n in range(4)]
         store = await client.store()
-        await store.wire.call("XTRIM", store.prefixes[0] + b"topic:t", "MAXLEN", 2)
+        await store.wire.call("XTRIM", store.topic_prefix("t") + b"topic:t", "MAXLEN", 2)
         with pytest.raises(EventsTrimmedError, match="no longer has event"):
             await soon(_take(events.stream_topic(client, "t", last_event_id=ids[0]), 1))
         (rest,) = await soon(_take(events.stream_topic(client, "t", last_event_id=ids[2]), 1))

@@ -176,7 +176,7 @@ async def test_a_lost_notice(redis_url: str, namespace: str, monkeypatch: pytest
         await until(lambda: _registered(client, handle.id))
         # whoever registers last pushes out the first: here all but strangers
         strangers = " ".join(f"stranger-{n}" for n in range(16))
-        key = at.worker.store.prefixes[0] + b"exec:" + handle.id.encode()
+        key = at.worker.store.prefix(handle.id) + b"exec:" + handle.id.encode()
         answered = asyncio.gather(
             at.worker.store.wire.call("HSET", key, "notify", strangers), at.answer(handle, "ask")
         )
@@ -193,7 +193,8 @@ async def test_an_execution_that_is_forgotten_while_it_is_waited_for(
         waiting = asyncio.create_task(handle.result())
         await until(lambda: _registered(client, handle.id))
         store = await client.store()
-        for key in await store.wire.call("KEYS", store.prefixes[0] + b"*"):
+        prefix = store.prefix(handle.id)
+        for key in await store.wire.call("KEYS", prefix + b"*"):
             await store.wire.call("DEL", key)
         with pytest.raises(ExecutionNotFoundError):
             await soon(waiting)
@@ -208,7 +209,7 @@ async def test_cancelling_what_is_queued(redis_url: str, namespace: str) -> None
         await client.cancel(handle.id)
         assert await handle.status() == "cancelled"
         store = await client.store()
-        assert await store.wire.call("XLEN", store.prefixes[0] + b"queue:default") == 0
+        assert await store.wire.call("XLEN", store.prefix(handle.id) + b"queue:default") == 0
     async with running(redis_url, namespace, buys) as at:
         other = await buys.invoke(at.client, 2)
         await at.parked(other)
