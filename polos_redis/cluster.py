@@ -157,7 +157,7 @@ class ClusterWire:
     async def nodes(self) -> list[Wire]:
         """The connections to all masters that own a slot."""
         await self._look()
-        return list(self._nodes.values())
+        return [self._wire_to(url) for url in sorted(set(self._slots.values()))]
 
     # --- who owns what ---
 

@@ -22,7 +22,7 @@ from polos_redis import (
     events,
 )
 from polos_redis import client as client_module
-from tests.running import DEADLINE, running, soon, until
+from tests.running import DEADLINE, connections, running, soon, until
 
 
 class Receipt(BaseModel):
@@ -131,13 +131,15 @@ async def test_a_thousand_waiters_on_one_connection(redis_url: str, namespace: s
         handles = [await buys.invoke(at.client, n) for n in range(10)]
         async with PolosClient(redis_url, namespace) as client:
             store = await client.store()
-            before = (await store.wire.call("CLIENT", "LIST")).count(b" name=polos-")
+            before = len(await connections(store, "polos-notices"))
             waiting = [
                 asyncio.create_task(client.get_handle(handles[n % 10].id).result()) for n in range(1000)
             ]
             for handle in handles:
                 await at.parked(handle)
-            assert (await store.wire.call("CLIENT", "LIST")).count(b" name=polos-") == before + 1
+            channels = {store.prefix(handle.id) for handle in handles}
+            opened = len(await connections(store, "polos-notices")) - before
+            assert opened == min(len(channels), len(store.wire.groups(store.prefixes)))
             for task in waiting[::3]:
                 task.cancel()
             for handle in handles:
