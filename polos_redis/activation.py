@@ -71,8 +71,8 @@ class Host(Protocol):
     value_limit: int
     draining: bool
 
-    def lease_is_fresh(self) -> bool: ...
-    async def wait_for_lease(self) -> None: ...
+    def lease_is_fresh(self, prefix: bytes) -> bool: ...
+    async def wait_for_lease(self, prefix: bytes) -> None: ...
     def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]: ...
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None: ...
     def released(self, activation: Activation) -> None: ...
@@ -236,7 +236,11 @@ class Activation:
 
     def may_begin(self) -> bool:
         """Whether a ctx call may begin right now; else it has to pass the gate first."""
-        return self.state is State.RUNNING and not self.host.draining and self.host.lease_is_fresh()
+        return (
+            self.state is State.RUNNING
+            and not self.host.draining
+            and self.host.lease_is_fresh(self.fence.prefix)
+        )
 
     def register(self, key: str, place: Place) -> bytes | None:
         """Begin a ctx call: refuse a used key; returns the key's record if it is journaled."""
@@ -274,7 +278,7 @@ class Activation:
                 self.host.hand_back(self)
                 self.end("handed back")
             else:
-                await self.host.wait_for_lease()
+                await self.host.wait_for_lease(self.fence.prefix)
                 try:
                     await self.verify()
                 except PolosError as error:
@@ -353,7 +357,7 @@ class Activation:
         """
         while self.state is not State.ENDED:
             try:
-                await self.host.store.wire.call("PING", patience=None)
+                await self.host.store.wire.ready(self.fence.prefix)
                 break
             except PolosError as error:
                 logger.error("can't reconnect", extra={"execution": self.id, "error": str(error)})

@@ -35,10 +35,11 @@ from polos_redis.journal import SuspensionRecord
 from polos_redis.notices import Notices
 from polos_redis.page import Page
 from polos_redis.queues import Queue
+from polos_redis.route import wire_to
 from polos_redis.starting import About, begin, queue_of
 from polos_redis.store import FINISHED, STATUSES, Ended, Start, Store, raw, text
-from polos_redis.tail import Tail
-from polos_redis.wire import Wire, place_of
+from polos_redis.tail import Tails
+from polos_redis.urls import parse
 from polos_redis.workflow import InvokeOptions, Workflow
 
 Out = TypeVar("Out")
@@ -67,14 +68,13 @@ class _Session:
         from polos_redis import scripts
 
         self.pid = os.getpid()
-        self.wire = Wire(client.url, name="polos-client", scripts=scripts.ALL)
+        self.wire = wire_to(client.url, name="polos-client", scripts=scripts.ALL)
         self.store = Store(self.wire, client.namespace, client.partitions, client.patience)
         self.name = os.urandom(6).hex()
-        self.notices = Notices(client.url, self.store.prefixes, self.name, self._received, self._look_again)
-        self.tail = Tail(client.url, self.wire, client.patience)
+        self.notices = Notices(self.wire, self.store.prefixes, self.name, self._received, self._look_again)
+        self.tail = Tails(self.wire, self.store.prefixes, client.patience)
         self.ends: dict[bytes, list[asyncio.Future[Ended | None]]] = {}
         self.checked = False
-        self.listening = False
 
     def _received(self, notice: list[Any]) -> None:
         if notice[0] != b"done":
@@ -99,9 +99,7 @@ class _Session:
                     future.set_result(None)
 
     async def wait_for_end(self, execution_id: str) -> Ended:
-        if not self.listening:
-            await self.notices.start()
-            self.listening = True
+        await self.notices.start(self.store.prefix(execution_id))
         name = execution_id.encode("utf-8", "surrogatepass")
         loop = asyncio.get_running_loop()
         while True:
@@ -160,7 +158,7 @@ class PolosClient:
         patience_seconds: float | None = None,
     ) -> None:
         self.url: str = settings.resolve("url", url)
-        place_of(self.url)  # refuse a bad one here, not at the first call
+        parse(self.url)  # refuse a bad one here, not at the first call
         self.namespace = keys.check_namespace(settings.resolve("namespace", namespace))
         self.partitions: int = settings.resolve("partitions", partitions)
         self.retention_ms = int(settings.resolve("retention_seconds", retention_seconds) * 1000)

@@ -7,33 +7,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from polos_redis.errors import ConfigurationError, RedisUnavailableError
+from polos_redis.errors import RedisUnavailableError
 from polos_redis.replies import TransientReplyError, refusal
-
-
-def place_of(url: str) -> str:
-    """host:port or the socket's path. The URL and what parsers say of it may hold the password."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme == "unix" and parts.path:
-            return unquote(parts.path)
-        database = parts.path.strip("/")
-        tcp = parts.scheme in ("redis", "rediss")
-        if tcp and not parts.fragment and (not database or database.isdecimal()):
-            host = unquote(parts.hostname or "localhost")
-            return f"[{host}]:{parts.port or 6379}" if ":" in host else f"{host}:{parts.port or 6379}"
-    except ValueError:
-        pass
-    raise _bad_url()
-
-
-def _bad_url() -> ConfigurationError:
-    return ConfigurationError(
-        "the Redis URL can't be used: write redis://user:password@host:port/0, rediss://... for TLS or "
-        "unix:///path/to/socket, with special characters of user and password as %XX"
-    )
+from polos_redis.urls import bad_url
 
 
 async def dial(url: str, place: str, timeout: float) -> asyncio.Transport:
@@ -67,7 +44,7 @@ async def dial(url: str, place: str, timeout: float) -> asyncio.Transport:
         pool.connection_kwargs.update(options)  # options in the URL have won over these
         connection = pool.make_connection()
     except (ValueError, TypeError, RedisError):
-        raise _bad_url() from None
+        raise bad_url() from None
     try:
         async with asyncio.timeout(timeout):
             await connection.connect()

@@ -20,39 +20,49 @@ logger = logging.getLogger("polos.worker")
 
 
 class Lease:
-    """The lease of one worker in all partitions."""
+    """The lease of one worker: a counter in each partition, which counts there alone. Where a partition can't
+    be renewed (its node is away, its slot migrates) the worker works on in the others."""
 
     def __init__(self, store: Store, worker_id: str, seconds: float, workflows: Sequence[str]) -> None:
         self.store = store
         self.worker_id = worker_id
         self.seconds = seconds
         self._serves: bytes = msgpack.packb({"workflows": list(workflows)})
-        self._renewed = float("-inf")
-        self._fresh = asyncio.Event()
+        self._renewed = dict.fromkeys(store.prefixes, float("-inf"))
+        self._fresh = {prefix: asyncio.Event() for prefix in store.prefixes}
 
-    def is_fresh(self) -> bool:
-        """Whether this worker may begin anything: its last renewal is younger than the lease."""
-        return time.monotonic() - self._renewed < self.seconds
+    def age(self, prefix: bytes) -> float:
+        """Seconds since the last renewal in a partition."""
+        return time.monotonic() - self._renewed[prefix]
 
-    async def wait_until_fresh(self) -> None:
+    def is_fresh(self, prefix: bytes) -> bool:
+        """Whether this worker may begin anything there: its last renewal is younger than the lease."""
+        return time.monotonic() - self._renewed[prefix] < self.seconds
+
+    async def wait_until_fresh(self, prefix: bytes) -> None:
         """Return after the next renewal, at once when the lease is fresh."""
-        while not self.is_fresh():
-            self._fresh.clear()
-            await self._fresh.wait()
+        while not self.is_fresh(prefix):
+            self._fresh[prefix].clear()
+            await self._fresh[prefix].wait()
 
     async def renew(self) -> None:
-        """Raise the counter. What counts is when it was asked for, not when the answer came."""
-        since = time.monotonic()
-        for prefix in self.store.prefixes:
-            await self.store.renew(prefix, self.worker_id, self._serves)
-        self._renewed = since
-        self._fresh.set()
+        """Raise the counters."""
+        await asyncio.gather(*(self._renew(prefix) for prefix in self.store.prefixes))
+
+    async def _renew(self, prefix: bytes) -> None:
+        since = time.monotonic()  # what counts is when it was asked for, not when the answer came
+        await self.store.renew(prefix, self.worker_id, self._serves)
+        self._renewed[prefix] = since
+        self._fresh[prefix].set()
 
     async def run(self) -> None:
         """Renew for ever, three times per lease."""
+        await asyncio.gather(*(self._keep(prefix) for prefix in self.store.prefixes))
+
+    async def _keep(self, prefix: bytes) -> None:
         while True:
             await asyncio.sleep(self.seconds / 3)
             try:
-                await self.renew()
+                await self._renew(prefix)
             except PolosError as error:
                 logger.error("the lease could not be renewed", extra={"error": str(error)})

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 from hiredis import Reader, ReplyError, pack_command
 
-from polos_redis.replies import TRANSIENT, CallLostError, refusal
+from polos_redis.replies import REDIRECTS, CallLostError, TransientReplyError, refusal
 
 log = logging.getLogger("polos.wire")
 
@@ -55,6 +55,7 @@ class Owner(Protocol):
     timeout: float
     window: int
 
+    def redirected(self, link: Link, text: str) -> bool: ...
     def link_lost(self, link: Link) -> None: ...
 
 
@@ -269,10 +270,13 @@ class Link(asyncio.BufferedProtocol):
             return
         if code == "READONLY":  # after a failover: find out anew who is the master
             self.drop = f"Redis at {self.place} is a replica now"
+        owner = self.owner()
+        redirected = code in REDIRECTS and owner is not None and owner.redirected(self, text)
         if not future.done():
             what = f"script {script.name!r}" if script else as_bytes(command[0]).decode(errors="replace")
-            future.set_exception(refusal(self.place, what, code, text))
-            if code in TRANSIENT:
+            error = refusal(self.place, what, code, text, redirected=redirected)
+            future.set_exception(error)
+            if isinstance(error, TransientReplyError):
                 future.exception()  # no report when nobody looks
 
     def heal(self, future: asyncio.Future[Any], command: Command, script: Script) -> None:

@@ -1,7 +1,7 @@
 """What the scripts tell a process at once: its reply channel, by sharded PUBLISH.
 
-A notice costs no memory and needs no acknowledgement; it may be lost (a broken connection), so whoever waits
-for one also asks again by itself, and everybody asks again after a reconnect.
+A notice costs no memory and needs no acknowledgement; it may be lost (a broken connection, a slot that has
+moved), so whoever waits for one also asks again by itself, and everybody asks again after a reconnect.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgpack
 
 from polos_redis import keys, tasks
 from polos_redis.errors import PolosError
+from polos_redis.route import AnyWire
 from polos_redis.wire import Wire
 
 logger = logging.getLogger("polos.notices")
@@ -23,23 +24,55 @@ REFUSED_SECONDS = 1.0
 
 
 class Notices:
-    """The reply channel of one process: one connection, however many wait."""
+    """The reply channels of one process, one per partition: on one connection, or on a cluster one each."""
 
     def __init__(
         self,
-        url: str,
+        wire: AnyWire,
         prefixes: Sequence[bytes],
         name: str,
         receive: Callable[[list[Any]], None],
         reconnected: Callable[[], None],
     ) -> None:
+        self._subscriptions = [
+            _Subscription(wire, group, name, receive, reconnected) for group in wire.groups(prefixes)
+        ]
+        self._of = {prefix: one for one in self._subscriptions for prefix in one.prefixes}
+
+    async def start(self, *prefixes: bytes) -> None:
+        """Be subscribed in these partitions; raises what a call would when Redis can't be reached in time."""
+        for prefix in prefixes:
+            if not self._of[prefix].started:
+                await self._of[prefix].start()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(one.close() for one in self._subscriptions))
+
+    def abort(self) -> None:
+        for one in self._subscriptions:
+            one.abort()
+
+
+class _Subscription:
+    """The reply channels on one connection."""
+
+    def __init__(
+        self,
+        wire: AnyWire,
+        prefixes: list[bytes],
+        name: str,
+        receive: Callable[[list[Any]], None],
+        reconnected: Callable[[], None],
+    ) -> None:
+        self.prefixes = prefixes
+        self.started = False
         self._channels = [prefix + keys.REPLY.encode() + name.encode() for prefix in prefixes]
         self._receive = receive
         self._reconnected = reconnected
         self._closed = False
         self._task: asyncio.Task[None] | None = None
-        self._wire = Wire(
-            url,
+        self._wire = wire.beside(
+            prefixes[0],
             name="polos-notices",
             on_push=self._pushed,
             on_connect=self._subscribe,
@@ -47,8 +80,8 @@ class Notices:
         )
 
     async def start(self) -> None:
-        """Be subscribed; raises what a call would when Redis can't be reached in time."""
         await self._wire.call("PING")
+        self.started = True
 
     async def _subscribe(self, wire: Wire) -> None:
         for channel in self._channels:
@@ -59,6 +92,8 @@ class Notices:
     def _pushed(self, push: list[Any]) -> None:
         if push[0] == b"smessage":
             self._receive(msgpack.unpackb(push[2], raw=True))
+        elif push[0] == b"sunsubscribe":
+            self._wire.drop("the slot of the reply channel lives elsewhere now")
 
     def _lost(self) -> None:
         if not self._closed:

@@ -25,7 +25,8 @@ MARGIN_SECONDS = 5.0
 
 
 class Reaper:
-    """Watches the other workers of one partition."""
+    """Watches the other workers of one partition. `in_charge` says whether it is the one to act, `in_touch`
+    whether this worker has been able to renew its own lease there."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Reaper:
         block_seconds: float,
         max_deliveries: int,
         in_charge: Callable[[], bool],
+        in_touch: Callable[[], bool],
     ) -> None:
         self.store = store
         self.prefix = prefix
@@ -45,6 +47,7 @@ class Reaper:
         self.empty_after = lease_seconds + block_seconds + min(MARGIN_SECONDS, lease_seconds)
         self.max_deliveries = max_deliveries
         self.in_charge = in_charge
+        self.in_touch = in_touch
         self._seen: dict[str, tuple[bytes, float]] = {}
         self._epoch = -1
         self._looked = 0.0
@@ -63,7 +66,8 @@ class Reaper:
         wire = self.store.wire
         leases = await wire.call("HGETALL", self.prefix + keys.WORKERS.encode(), patience=None)
         now = time.monotonic()
-        if self._epoch != wire.epoch or now - self._looked > self.lease_seconds / 2:
+        away = now - self._looked > self.lease_seconds / 2 or not self.in_touch()
+        if self._epoch != wire.epoch or away:
             self._seen.clear()  # Redis or this process was away: they may have been unable to renew
             self._epoch = wire.epoch
         self._looked = now

@@ -11,14 +11,15 @@ from polos_redis.errors import ConnectionLostError, RedisRefusedError
 
 TRANSIENT = {"LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"}
 TRANSIENT |= {"UNBLOCKED", "NOREPLICAS", "MISCONF"}
+REDIRECTS = {"MOVED", "ASK"}
 HINTS = {
     "OOM": "its memory limit is reached: free memory or raise maxmemory",
     "NOPERM": "grant the ACL user ~polos:* &polos:* and the command",
     "NOAUTH": "put user and password into the URL: redis://user:password@host:port",
     "WRONGPASS": "check the user and password in the URL",
     "WRONGTYPE": "another program uses this key: give polos a namespace or a Redis of its own",
-    "MOVED": "the key lives on another node of the cluster",
-    "ASK": "the key is moving to another node of the cluster",
+    "MOVED": "this is a cluster: write redis+cluster:// in its URL",
+    "ASK": "this is a cluster: write redis+cluster:// in its URL",
     "CROSSSLOT": "on a cluster all keys of one call must share one {slot}",
 }
 
@@ -47,8 +48,11 @@ class RefusedReplyError(RedisRefusedError):
         self.code = code
 
 
-def refusal(place: str, what: str, code: str, text: str) -> TransientReplyError | RefusedReplyError:
-    if code in TRANSIENT:
+def refusal(
+    place: str, what: str, code: str, text: str, *, redirected: bool = False
+) -> TransientReplyError | RefusedReplyError:
+    """The error for an error reply; `redirected` when the call is to be repeated elsewhere."""
+    if redirected or code in TRANSIENT:
         return TransientReplyError(f"Redis at {place} can't serve {what} now: {text}", code)
     hint = f" ({HINTS[code]})" if code in HINTS else ""
     return RefusedReplyError(f"Redis at {place} refused {what}: {text}{hint}", code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from polos_redis.errors import ConfigurationError, RedisRefusedError
+from polos_redis.route import AnyWire
 from polos_redis.store import text
 from polos_redis.wire import Wire
 
@@ -13,8 +14,13 @@ logger = logging.getLogger("polos.worker")
 MIN_REDIS, MIN_VALKEY = (7, 0), (8, 0)
 
 
-async def check_server(wire: Wire) -> None:
-    """Refuse a server that is too old or may evict keys (`ConfigurationError`); warn of one that forgets."""
+async def check_servers(wire: AnyWire) -> None:
+    """Refuse servers that are too old or may evict keys (`ConfigurationError`); warn of one that forgets."""
+    for node in await wire.nodes():
+        await _check(node)
+
+
+async def _check(wire: Wire) -> None:
     try:
         info = text(await wire.call("INFO", "server"))
         facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
@@ -31,10 +37,14 @@ async def check_server(wire: Wire) -> None:
         return
     if policy != "noeviction":
         raise ConfigurationError(
-            f"Redis may drop keys (maxmemory-policy {policy}): executions would be lost; set it to noeviction"
+            f"Redis at {wire.place} may drop keys (maxmemory-policy {policy}): executions would be lost; "
+            "set it to noeviction"
         )
     if not durable:
-        logger.warning("Redis has appendonly off: a restart of it loses executions; set appendonly to yes")
+        logger.warning(
+            "Redis has appendonly off: a restart of it loses executions; set appendonly to yes",
+            extra={"redis": wire.place},
+        )
 
 
 def _check_version(facts: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ import msgpack
 
 from polos_redis import keys, scripts
 from polos_redis.errors import ConfigurationError
-from polos_redis.wire import Wire
+from polos_redis.route import AnyWire
 
 LOST, WENT_BACK, NO_SUCH_WAIT = -1, -2, -3
 FINISHED = ("completed", "failed", "cancelled")
@@ -140,7 +140,7 @@ def raw(value: str) -> bytes:
 class Store:
     """The state of one namespace, reached over one wire."""
 
-    def __init__(self, wire: Wire, namespace: str, partitions: int, patience: float | None = 30.0) -> None:
+    def __init__(self, wire: AnyWire, namespace: str, partitions: int, patience: float | None = 30.0) -> None:
         self.wire = wire
         self.namespace = namespace
         self.partitions = partitions

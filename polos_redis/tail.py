@@ -1,4 +1,4 @@
-"""Tailing topics: any number of readers in a process on one blocked XREAD.
+"""Tailing topics: any number of readers in a process on one blocked XREAD (on a cluster, one per partition).
 
 A reader asks for what comes after an id and gets the next entries; it asks again when it has dealt with
 them, so a slow reader holds up nobody. The read covers all who ask; when somebody new asks while it is
@@ -8,27 +8,54 @@ blocked, CLIENT UNBLOCK (over the multiplexed connection) ends it and the next o
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from polos_redis import tasks
 from polos_redis.errors import ConnectionLostError, PolosError, RedisUnavailableError
-from polos_redis.wire import Wire
+from polos_redis.route import AnyWire
 
 BLOCK_MS = 2000
 BATCH = 128  # entries per topic and read
 NEWCOMER_SECONDS = 0.02  # an unblock may come before the read it is meant for: repeat it
 IDLE_SECONDS = 10.0  # then the task ends; the connection stays
+TROUBLE_SECONDS = 0.05  # before reading again where Redis could not serve the read
 
 Entries = list[tuple[bytes, list[bytes]]]  # stream id, flat list of type and data
 
 
-class Tail:
-    """The one blocked read of a process."""
+class Tails:
+    """The tails of a process: one, on a cluster one per partition."""
 
-    def __init__(self, url: str, main: Wire, patience: float) -> None:
+    def __init__(self, main: AnyWire, prefixes: Sequence[bytes], patience: float) -> None:
+        tails = {tuple(group): Tail(main, group[0], patience) for group in main.groups(prefixes)}
+        self._of = {prefix: tail for group, tail in tails.items() for prefix in group}
+        self._tails = tails.values()
+
+    async def next(self, key: bytes, after: bytes, timeout: float) -> Entries:
+        """As `Tail.next`."""
+        return await self.of(key).next(key, after, timeout)
+
+    def of(self, key: bytes) -> Tail:
+        """The tail that reads a stream."""
+        return self._of[key[: key.index(b"}") + 2]]
+
+    async def close(self) -> None:
+        await asyncio.gather(*(tail.close() for tail in self._tails))
+
+    def abort(self) -> None:
+        for tail in self._tails:
+            tail.abort()
+
+
+class Tail:
+    """One blocked read."""
+
+    def __init__(self, main: AnyWire, prefix: bytes, patience: float) -> None:
         self._main = main
+        self._prefix = prefix
         self._patience = patience
-        self._wire = Wire(url, name="polos-tail", timeout=BLOCK_MS / 1000 + 5)
+        self._wire = main.beside(prefix, name="polos-tail", timeout=BLOCK_MS / 1000 + 5)
         self._waiting: dict[bytes, list[tuple[bytes, asyncio.Future[Entries]]]] = {}
         self._task: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
@@ -62,8 +89,9 @@ class Tail:
         """End the blocked read, again and again until it has noticed."""
         if self._unblocker is not None or not self._blocked:
             return
-        if self._client_id is not None and self._main.connected:
-            self._main.send("CLIENT", "UNBLOCK", self._client_id[1]).add_done_callback(_look_away)
+        node = self._main.node(self._prefix)
+        if self._client_id is not None and node is not None and node.connected:
+            node.send("CLIENT", "UNBLOCK", self._client_id[1]).add_done_callback(_look_away)
         loop = asyncio.get_running_loop()
         self._unblocker = loop.call_later(NEWCOMER_SECONDS, self._unblock_again, context=tasks.OUTSIDE)
 
@@ -86,6 +114,8 @@ class Tail:
                 found, starts = await self._read()
             except PolosError as error:
                 self._fail(error)
+                if getattr(error, "code", "UNBLOCKED") != "UNBLOCKED":
+                    await asyncio.sleep(TROUBLE_SECONDS)
                 continue
             for key, entries in found or ():
                 self._serve(key, entries, starts[key])

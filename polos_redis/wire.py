@@ -16,16 +16,19 @@ from contextlib import suppress
 from contextvars import Context, ContextVar
 from typing import Any
 
-from polos_redis.dial import dial, place_of
+from polos_redis.dial import dial
 from polos_redis.errors import RedisUnavailableError
 from polos_redis.link import Arg, Link, Script
 from polos_redis.replies import CallLostError, RefusedReplyError, TransientReplyError
+from polos_redis.urls import parse
 
-__all__ = ["CallLostError", "RefusedReplyError", "Script", "TransientReplyError", "Wire", "place_of"]
+__all__ = ["CallLostError", "RefusedReplyError", "Script", "TransientReplyError", "Wire"]
 
 log = logging.getLogger("polos.wire")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.025, 2.0  # seconds between attempts
+
+Locate = Callable[[], Awaitable[str]]
 
 
 class Wire:
@@ -36,11 +39,26 @@ class Wire:
     under way. With `on_push` the connection is a subscriber's: pushed messages go there, and it is
     pinged when silent. `on_connect` runs on each new connection before callers get it;
     `on_disconnect` when one is lost, not when it is closed.
+
+    Where the server can change (the master of a service, the owner of a cluster's slot), `locate` is asked
+    for its URL at every attempt to connect. With `on_moved`, which gets the text of a MOVED, calls that a
+    cluster redirects are worth repeating; a wire that has `locate` too then connects elsewhere.
     """
 
     __slots__ = (
         *("url", "place", "name", "scripts", "timeout", "connect_timeout", "window", "epoch"),
-        *("_on_push", "_on_connect", "_on_disconnect", "_link", "_loop", "_pid", "_attempt", "_guard"),
+        *(
+            "_on_push",
+            "_on_connect",
+            "_on_disconnect",
+            "_on_moved",
+            "_locate",
+            "_link",
+            "_loop",
+            "_pid",
+            "_attempt",
+            "_guard",
+        ),
         *("_closed", "_failures", "_retry_at", "_last_error", "__weakref__"),
     )
 
@@ -56,6 +74,8 @@ class Wire:
         on_push: Callable[[list[Any]], None] | None = None,
         on_connect: Callable[[Wire], Awaitable[None]] | None = None,
         on_disconnect: Callable[[], None] | None = None,
+        on_moved: Callable[[str], None] | None = None,
+        locate: Locate | None = None,
     ) -> None:
         self._link: Link | None = None
         self._guard: AsyncGenerator[None, None] | None = None
@@ -63,11 +83,12 @@ class Wire:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._closed = False
-        self.url, self.place = url, place_of(url)
+        self.url, self.place = url, parse(url).place
         self.name, self.scripts = name, tuple(scripts)
         self.timeout, self.connect_timeout, self.window = timeout, connect_timeout, window
         self.epoch = 0  # connections made so far: rises at every reconnect
         self._on_push, self._on_connect, self._on_disconnect = on_push, on_connect, on_disconnect
+        self._on_moved, self._locate = on_moved, locate
         self._failures = 0  # attempts to connect that failed in a row
         self._retry_at = 0.0  # loop time before which `call` makes no further attempt
         self._last_error = ""
@@ -131,7 +152,7 @@ class Wire:
         while True:
             try:
                 if self._loop is not loop or (self._link is None and not _inside_preparation(self)):
-                    await self._reach(until)
+                    await self.reach(until)
                 if not self.room():
                     await self.wait_for_room()
                 return await send()
@@ -153,6 +174,28 @@ class Wire:
         future.exception()  # no report when nobody looks
         return future
 
+    # --- one server as seen by those who may have to do with several ---
+
+    def groups(self, prefixes: Sequence[bytes]) -> list[list[bytes]]:
+        """The partitions that one blocked read can cover, of each such read."""
+        return [list(prefixes)]
+
+    def beside(self, key: bytes, **options: Any) -> Wire:
+        """Another connection, with these options, to where a key lives."""
+        return Wire(self.url, locate=self._locate, **options)
+
+    def node(self, key: bytes) -> Wire | None:
+        """The connection to where a key lives, if that is known."""
+        return self
+
+    async def nodes(self) -> list[Wire]:
+        """The connections to all masters."""
+        return [self]
+
+    async def ready(self, key: bytes) -> None:
+        """Wait until the server that a key lives on can be called."""
+        await self.call("PING", patience=None)
+
     # --- connecting ---
 
     async def connect(self) -> None:
@@ -162,7 +205,7 @@ class Wire:
             await asyncio.wait((task,))
             self._outcome(task)
 
-    async def _reach(self, until: float) -> None:
+    async def reach(self, until: float) -> None:
         """Attempt to connect until it works; all who wait share the attempts and the pauses."""
         loop = asyncio.get_running_loop()
         while True:
@@ -239,7 +282,11 @@ class Wire:
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
-        transport = await dial(self.url, self.place, self.connect_timeout)
+        url = self.url
+        if self._locate is not None:
+            url = await self._locate()
+            self.place = parse(url).place
+        transport = await dial(url, self.place, self.connect_timeout)
         link = Link(self, transport, loop, self._on_push)
         try:
             await self._introduce(link)
@@ -272,6 +319,21 @@ class Wire:
         """The new connection, for `on_connect` and what it calls."""
         link = _preparation.get()
         return link if link is not None and _inside_preparation(self) and not link.lost else None
+
+    def redirected(self, link: Link, text: str) -> bool:
+        """A cluster says that a key lives, or is about to live, elsewhere; True when calls are repeated."""
+        if self._on_moved is None:
+            return False
+        if text.startswith("MOVED"):
+            self._on_moved(text)
+            if self._locate is not None:
+                link.drop = f"what Redis at {self.place} served lives elsewhere now"
+        return True
+
+    def drop(self, reason: str) -> None:
+        """Give the connection up in the next turn of the loop; the next call makes a new one."""
+        if self._link is not None:
+            self._link.loop.call_soon(self._link.lose, reason)
 
     def link_lost(self, link: Link) -> None:
         if self._link is link:

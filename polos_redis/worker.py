@@ -25,14 +25,15 @@ from polos_redis.errors import ConfigurationError, ConnectionLostError, PolosErr
 from polos_redis.lease import Lease
 from polos_redis.notices import Notices
 from polos_redis.queues import Queue
+from polos_redis.readers import Reader, Readers
 from polos_redis.reaping import Reaper
-from polos_redis.server_checks import check_server
+from polos_redis.server_checks import check_servers
 from polos_redis.starting import About
 from polos_redis.state import KeptState
 from polos_redis.store import Fence, Store, text
 from polos_redis.threads import DaemonThreads
 from polos_redis.timers import Timers
-from polos_redis.wire import Wire
+from polos_redis.wire import FIRST_PAUSE
 from polos_redis.workflow import Workflow, registered
 
 logger = logging.getLogger("polos.worker")
@@ -43,7 +44,7 @@ CLOSE_SECONDS = 5.0  # at the end: how long giving entries back may take
 READ_COUNT = 256  # entries of one read at the most
 HAND_BACK_BATCH = 100
 
-_Entry = tuple[bytes, str, bytes]  # partition, queue, id: each stream counts its ids for itself
+Place = tuple[bytes, str, bytes]  # an entry's partition, queue and id: two streams can give the same id
 
 
 class Worker:
@@ -85,7 +86,7 @@ class Worker:
         self.block_seconds = min(BLOCK_SECONDS, self.lease_seconds / 2)
         self.draining = False
         self.active: set[Activation] = set()
-        self._held: dict[_Entry, Activation | None] = {}  # delivered here and not yet let go
+        self._held: dict[Place, Activation | None] = {}  # entries delivered here and not yet let go
         self._given_back: set[Activation] = set()
         self._stop = 0
         self._running = False
@@ -117,21 +118,21 @@ class Worker:
         tasks.install(loop)
         session = await self.client.session()
         self.store = Store(session.wire, self.client.namespace, self.client.partitions, patience=None)
-        await check_server(self.store.wire)
+        await check_servers(self.store.wire)
         ids = [workflow.id for workflow in self.workflows.values()]
         self._lease = Lease(self.store, self.worker_id, self.lease_seconds, ids)
-        self._wire = Wire(self.client.url, name="polos-reader", timeout=self.block_seconds + 5)
+        self._readers = Readers(self.store.wire, self.store.prefixes, self.block_seconds, self._room)
         self._notices = Notices(
-            self.client.url, self.store.prefixes, self.worker_id, self._received, self._recheck_all
+            self.store.wire, self.store.prefixes, self.worker_id, self._received, self._recheck_all
         )
         restore = self._take_signals()
         background: list[asyncio.Task[Any]] = []
         try:
-            await self._make_groups()
+            await self._make_groups(self.store.prefixes)
             await declare(self.store, self.workflows.values())
             await define(self.store, self.workflows.values())
             await self._lease.renew()
-            await self._notices.start()
+            await self._notices.start(*self.store.prefixes)
             logger.info("worker ready", extra={"worker": self.worker_id, "workflows": ids})
             timers = [
                 Timers(self.store, prefix, self.worker_id, Errands(self.client, self.store, prefix))
@@ -141,8 +142,8 @@ class Worker:
             loops += [pump.run() for pump in timers]
             loops += [self._reaper(pump).run() for pump in timers]
             background = [tasks.spawn(one, "polos-worker-loop") for one in loops]
-            reader = tasks.spawn(self._read(), "polos-reader")
-            background.append(reader)
+            reading = [tasks.spawn(self._read(reader), "polos-reader") for reader in self._readers]
+            background += reading
             self.ready.set()
             stopping = tasks.spawn(self._stopping.wait())
             await asyncio.wait([*background, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -150,7 +151,7 @@ class Worker:
             for task in background:
                 if task.done() and not task.cancelled() and task.exception() is not None:
                     raise task.exception()  # type: ignore[misc]
-            await self._drain(reader)
+            await self._drain(reading)
         finally:
             self.draining = True
             await self._leave(background)
@@ -167,9 +168,9 @@ class Worker:
         else:
             self._stop_now.set()
 
-    async def _drain(self, reader: asyncio.Task[None]) -> None:
+    async def _drain(self, reading: list[asyncio.Task[None]]) -> None:
         logger.info("worker stops", extra={"worker": self.worker_id, "active": len(self.active)})
-        unblock = tasks.spawn(self._unblock_reader(reader))
+        unblock = tasks.spawn(self._unblock_readers(reading))
         for activation in list(self.active):
             if activation.in_flight == 0 and activation.waits and activation.state is State.RUNNING:
                 self.hand_back(activation)  # it only waits here for its siblings: it can do so elsewhere
@@ -184,15 +185,13 @@ class Worker:
             logger.warning("given back", extra={"execution": activation.id})
             self.hand_back(activation)
             activation.end("handed back")
-        await asyncio.wait([reader], timeout=self.block_seconds + 1)
+        await asyncio.wait(reading, timeout=self.block_seconds + 1)
         unblock.cancel()
 
-    async def _unblock_reader(self, reader: asyncio.Task[None]) -> None:
-        """End the blocked read early, where the server lets us; a clean stop waits for its reply anyway."""
-        while not reader.done():
-            if self._reader_id is not None:
-                with contextlib.suppress(PolosError):
-                    await self.store.wire.call("CLIENT", "UNBLOCK", self._reader_id, patience=1.0)
+    async def _unblock_readers(self, reading: list[asyncio.Task[None]]) -> None:
+        """End the blocked reads early; a clean stop waits for their replies anyway."""
+        while not all(task.done() for task in reading):
+            await self._readers.unblock()
             await asyncio.sleep(0.02)
 
     async def _leave(self, background: Sequence[asyncio.Task[Any]]) -> None:
@@ -216,7 +215,7 @@ class Worker:
                         )
                         await self.store.prune(prefix, queue, self.worker_id, counter or b"")
         await self._notices.close()
-        await self._wire.close()
+        await self._readers.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _take_signals(self) -> Callable[[], None]:
@@ -242,75 +241,77 @@ class Worker:
             block_seconds=self.block_seconds,
             max_deliveries=self.max_deliveries,
             in_charge=lambda: pump.holding,
+            in_touch=lambda: self._lease.age(pump.prefix) < self.lease_seconds / 2,
         )
 
     # --- reading ------------------------------------------------------------------------
 
-    _reader_id: int | None = None
-
-    async def _make_groups(self) -> None:
-        for prefix in self.store.prefixes:
+    async def _make_groups(self, prefixes: Sequence[bytes]) -> None:
+        for prefix in prefixes:
             for queue in self.queues:
                 await self.store.make_group(prefix, queue)
 
-    async def _read(self) -> None:
+    async def _read(self, reader: Reader) -> None:
         streams = [
             (prefix, queue, prefix + keys.QUEUE.encode() + queue.encode())
-            for prefix in self.store.prefixes
+            for prefix in reader.prefixes
             for queue in self.queues
         ]
         by_key = {key: (prefix, queue) for prefix, queue, key in streams}
-        block = max(1, int(self.block_seconds * 1000))
-        epoch, turn, reconciled = -1, 0, 0.0
+        epoch, turn, reconciled, pause = -1, 0, 0.0, FIRST_PAUSE
         while not self.draining:
-            free = self.concurrency - len(self.active)
-            if free <= 0:
-                self._room.clear()
-                await self._room.wait()
-                continue
             try:
-                await self._lease.wait_until_fresh()
-                if epoch != self._wire.epoch or not self._wire.connected:
-                    await self._wire.call("PING", patience=None)
-                    self._reader_id = await self._wire.send("CLIENT", "ID")
-                    epoch, reconciled = self._wire.epoch, 0.0
+                for prefix in reader.prefixes:
+                    await self._lease.wait_until_fresh(prefix)
+                if epoch != reader.wire.epoch or not reader.wire.connected:
+                    await reader.wire.call("PING", patience=None)
+                    reader.client_id = await reader.wire.send("CLIENT", "ID")
+                    epoch, reconciled = reader.wire.epoch, 0.0
                 if self._loop.time() - reconciled > self.lease_seconds / 2:
-                    await self._reconcile(streams)
+                    await self._reconcile(reader, streams)
                     reconciled = self._loop.time()
+                free = self.concurrency - len(self.active)
+                free, block = self._readers.share(reader, free, len(streams))
+                if not free:
+                    self._room.clear()
+                    await self._room.wait()
+                    continue
                 names = [key for _, _, key in streams]
                 if free < len(names):
                     turn = (turn + free) % len(names)
                     names = (names + names)[turn : turn + free]
                 count = min(READ_COUNT, max(1, free // len(names)))
-                reply = await self._wire.send(
-                    "XREADGROUP", "GROUP", keys.GROUP, self.worker_id, "COUNT", count, "BLOCK", block,
-                    "STREAMS", *names, *([">"] * len(names)),
-                )  # fmt: skip
+                async with self._readers.reading(reader, count * len(names)):
+                    reply = await reader.wire.send(
+                        "XREADGROUP", "GROUP", keys.GROUP, self.worker_id, "COUNT", count,
+                        "BLOCK", max(1, int(block * 1000)), "STREAMS", *names, *([">"] * len(names)),
+                    )  # fmt: skip
+                    pause, reader.quiet = FIRST_PAUSE, not reply
+                    for key, entries in reply or ():
+                        prefix, queue = by_key[key]
+                        for entry, flat in entries:
+                            self._deliver(prefix, queue, entry, flat)
             except ConnectionLostError as error:
                 if getattr(error, "code", "") != "UNBLOCKED":
-                    logger.warning("reading has to wait", extra={"error": str(error)})
-                    await asyncio.sleep(0.02)
-                continue
+                    if pause == FIRST_PAUSE:
+                        logger.warning("reading has to wait", extra={"error": str(error)})
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, 1.0)
             except RedisRefusedError as error:
                 if getattr(error, "code", "") == "NOGROUP":
-                    await self._make_groups()  # the stream was lost with the store
+                    await self._make_groups(reader.prefixes)  # the stream was lost with the store
                 else:
                     logger.error("the queue can't be read", extra={"error": str(error)})
                     await asyncio.sleep(1.0)
-                continue
-            for key, entries in reply or ():
-                prefix, queue = by_key[key]
-                for entry, flat in entries:
-                    self._deliver(prefix, queue, entry, flat)
 
-    async def _reconcile(self, streams: Sequence[tuple[bytes, str, bytes]]) -> None:
+    async def _reconcile(self, reader: Reader, streams: Sequence[tuple[bytes, str, bytes]]) -> None:
         """Hand back what is pending for this worker and not running here: a reply was lost, or the store went
         back. On the reading connection with no read outstanding, so that nothing is on its way."""
         for prefix, queue, key in streams:
             after = "-"
             held = set(self._held)  # as it is before the look: what is let go meanwhile is no news
             while True:
-                rows = await self._wire.send(
+                rows = await reader.wire.send(
                     "XPENDING", key, keys.GROUP, after, "+", HAND_BACK_BATCH, self.worker_id
                 )
                 unknown = [row[0] for row in rows if (prefix, queue, row[0]) not in held]
@@ -330,7 +331,7 @@ class Worker:
         """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, about, ..) (,
         journal, ..))]."""
         self._held[prefix, queue, entry] = None
-        if not flat or self.draining or not self._lease.is_fresh():
+        if not flat or self.draining or not self._lease.is_fresh(prefix):
             self.spawn(self._let_go(prefix, queue, entry))
             return
         try:
@@ -406,11 +407,11 @@ class Worker:
 
     # --- what activations need (their Host) ---------------------------------------------
 
-    def lease_is_fresh(self) -> bool:
-        return self._lease.is_fresh()
+    def lease_is_fresh(self, prefix: bytes) -> bool:
+        return self._lease.is_fresh(prefix)
 
-    async def wait_for_lease(self) -> None:
-        await self._lease.wait_until_fresh()
+    async def wait_for_lease(self, prefix: bytes) -> None:
+        await self._lease.wait_until_fresh(prefix)
 
     def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
         context = contextvars.copy_context()

@@ -15,6 +15,7 @@ import pytest
 
 from polos_redis import PolosClient
 from polos_redis.embedded import EmbeddedServer
+from tests.cluster import Cluster
 from tests.fleet import Fleet
 from tests.invariants import check
 from tests.servers import KINDS, ChaosServer, RunningServers, chosen_binary, os_parent, server_binaries
@@ -23,6 +24,24 @@ from tests.servers import KINDS, ChaosServer, RunningServers, chosen_binary, os_
 for _name in [name for name in os.environ if name.startswith("POLOS_")]:
     if not _name.startswith(("POLOS_TEST_", "POLOS_REQUIRE_", "POLOS_PYTHON_")):
         del os.environ[_name]
+PARTITIONS = os.environ.get("POLOS_TEST_PARTITIONS", "")
+if PARTITIONS:
+    os.environ["POLOS_PARTITIONS"] = PARTITIONS
+ON_CLUSTER = os.environ.get("POLOS_TEST_CLUSTER") == "1"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests that are marked `also_on_cluster` run there too; with POLOS_TEST_CLUSTER=1 all run there only.
+
+    Tests that ask for `server`, `every_server` or `chaos_server` stay on one server: they look into it with
+    connections of their own, restart it or change its settings.
+    """
+    if "redis_url" not in metafunc.fixturenames or "every_server" in metafunc.fixturenames:
+        return
+    if ON_CLUSTER:
+        metafunc.parametrize("redis_url", ["cluster"], indirect=True)
+    elif metafunc.definition.get_closest_marker("also_on_cluster"):
+        metafunc.parametrize("redis_url", ["server", "cluster"], indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -73,8 +92,19 @@ def every_server(request: pytest.FixtureRequest, running_servers: RunningServers
 
 
 @pytest.fixture
-def redis_url(request: pytest.FixtureRequest) -> str:
-    """The URL of the test's server: of `every_server` where the test has that, else of `server`."""
+def redis_cluster(running_servers: RunningServers) -> Cluster:
+    """The session's cluster of three masters. Shared; a slot that a test moves it moves back."""
+    return running_servers.cluster(chosen_binary())
+
+
+@pytest.fixture
+def redis_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of the test's server: of `every_server` where the test has that, else of `server`, or of the
+    cluster (and then in partitions on all of its nodes)."""
+    if getattr(request, "param", "server") == "cluster":
+        monkeypatch.setenv("POLOS_PARTITIONS", PARTITIONS or "6")
+        cluster: Cluster = request.getfixturevalue("redis_cluster")
+        return cluster.url
     name = "every_server" if "every_server" in request.fixturenames else "server"
     server: EmbeddedServer = request.getfixturevalue(name)
     return server.url
@@ -103,7 +133,7 @@ def chaos_server(tmp_path: Path, namespace: str) -> Iterator[ChaosServer]:
 @pytest.fixture(autouse=True)
 def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """After a test that used a server: the invariants hold in its namespace."""
-    if not {"server", "every_server", "redis_url"} & set(request.fixturenames):
+    if not {"server", "every_server", "redis_url", "redis_cluster"} & set(request.fixturenames):
         yield
         return
     # Asked for here so that they, unlike the test's clients and workers, are still there afterwards.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.state import (
     Partition,
     RawConnection,
     is_open,
+    masters,
     order,
     race_of,
     raw,
@@ -47,17 +49,18 @@ def check(url: str, namespace: str) -> None:
     A complaint counts when a second look finds it too: the keys are listed and read in two steps, and
     something may still have been writing.
     """
-    with RawConnection(url) as connection:
-        found = complaints(connection, namespace)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(RawConnection(server)) for server in masters(url)]
+        found = complaints(namespace, *connections)
         if found:
-            again = set(complaints(connection, namespace))
+            again = set(complaints(namespace, *connections))
             found = [one for one in found if one in again]
     assert not found, f"{len(found)} broken invariants in {namespace!r}:\n  " + "\n  ".join(found[:20])
 
 
-def complaints(connection: RawConnection, namespace: str) -> list[str]:
-    """What is wrong in a namespace, one sentence each."""
-    partitions = read(connection, namespace)
+def complaints(namespace: str, *connections: RawConnection) -> list[str]:
+    """What is wrong in a namespace that is spread over these servers, one sentence each."""
+    partitions = [partition for connection in connections for partition in read(connection, namespace)]
     bonds = Bonds(Namespace(partitions))
     found = [text for partition in partitions for text in Checked(partition, bonds).complaints()]
     return [*found, *bonds.complaints()]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from polos_redis import Event, ExecutionHandle, PolosClient, Resumed, Worker, Workflow, events
+from polos_redis.store import Store
+from polos_redis.wire import Wire
 
 DEADLINE = 20.0  # seconds: only a broken test waits so long
 
@@ -32,6 +34,17 @@ async def soon(awaitable: Awaitable[Any]) -> Any:
     """Await something that must not hang."""
     async with asyncio.timeout(DEADLINE):
         return await awaitable
+
+
+async def connections(store: Store, name: str) -> list[tuple[Wire, bytes]]:
+    """The connections of this name at all servers: where each ends, and its id there."""
+    found = []
+    for node in await store.wire.nodes():
+        for row in (await node.call("CLIENT", "LIST")).splitlines():
+            fields = dict(part.partition(b"=")[::2] for part in row.split())
+            if fields.get(b"name") == name.encode():
+                found.append((node, fields[b"id"]))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

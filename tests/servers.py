@@ -7,9 +7,13 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.server_binary import ServerBinary, find_server, inspect_server
+
+if TYPE_CHECKING:
+    from tests.cluster import Cluster
 
 KINDS = ("valkey", "redis8", "redis7")
 
@@ -42,6 +46,7 @@ class RunningServers:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._servers: dict[Path, EmbeddedServer] = {}
+        self._cluster: Cluster | None = None
 
     def of(self, binary: Path) -> EmbeddedServer:
         server = self._servers.get(binary)
@@ -50,14 +55,25 @@ class RunningServers:
             self._servers[binary] = server
         return server.start()
 
+    def cluster(self, binary: Path) -> Cluster:
+        """The one cluster."""
+        if self._cluster is None:
+            from tests.cluster import Cluster
+
+            self._cluster = Cluster(self._folder / "cluster", binary)
+        return self._cluster.start()
+
     def pids(self) -> set[int]:
         """The process ids of the servers and of their keepers."""
-        running = [server for server in self._servers.values() if server.running]
+        nodes = self._cluster.nodes if self._cluster is not None else []
+        running = [server for server in (*self._servers.values(), *nodes) if server.running]
         return {pid for server in running for pid in (server.pid, os_parent(server.pid))}
 
     def stop(self) -> None:
         for server in self._servers.values():
             server.stop()
+        if self._cluster is not None:
+            self._cluster.stop()
 
 
 class ChaosServer(EmbeddedServer):

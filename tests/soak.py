@@ -96,9 +96,10 @@ async def _fault(kind: str, server: ChaosServer, fleet: Fleet) -> None:
 
 async def _check(client: PolosClient, fleet: Fleet, ids: list[str]) -> None:
     store = await client.store()
-    prefix, effects = store.prefixes[0], fleet.counts()
+    effects = fleet.counts()
     for execution_id in ids:
-        entries = await store.wire.call("XRANGE", prefix + f"topic:{execution_id}".encode(), "-", "+")
+        topic = store.topic_prefix(execution_id) + f"topic:{execution_id}".encode()
+        entries = await store.wire.call("XRANGE", topic, "-", "+")
         told = Counter(
             name.decode() if name != b"step_finish" else (name, data)
             for _, flat in entries
@@ -110,9 +111,11 @@ async def _check(client: PolosClient, fleet: Fleet, ids: list[str]) -> None:
         assert set(effects[execution_id]) == {f"step-{number}" for number in range(STEPS)}
 
     async def nothing_pending() -> bool:
-        pending = await store.wire.call("XPENDING", prefix + b"queue:default", keys.GROUP)
-        length = await store.wire.call("XLEN", prefix + b"queue:default")
-        return bool(pending[0] == 0 and length == 0)
+        for queue in (prefix + b"queue:default" for prefix in store.prefixes):
+            pending = await store.wire.call("XPENDING", queue, keys.GROUP)
+            if pending[0] or await store.wire.call("XLEN", queue):
+                return False
+        return True
 
     await until(nothing_pending, "the queue to be empty")
 

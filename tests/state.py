@@ -14,6 +14,7 @@ import redis
 
 from polos_redis import keys
 from polos_redis.journal import is_result
+from polos_redis.urls import parse
 
 TYPES = {
     keys.EXEC: "hash",
@@ -209,9 +210,25 @@ def _number(prefix: str) -> int:
     return int(prefix.rpartition("}")[0].rpartition(":")[2])
 
 
+def masters(url: str) -> list[str]:
+    """The URLs of all servers that a URL leads to: of a cluster its masters."""
+    target = parse(url)
+    if target.kind == "server":
+        return [url]
+    with RawConnection(target.seeds[0]) as connection:
+        rows = connection.do("CLUSTER", "SLOTS")
+    return sorted({target.server(row[2][0].decode(), row[2][1]) for row in rows})
+
+
 def read(connection: RawConnection, namespace: str) -> list[Partition]:
-    """The state of every partition, all keys as they were at one and the same moment."""
-    names = connection.names(namespace)
+    """The state of every partition that is on this server, all its keys as they were at one moment."""
+    names: dict[bytes, list[bytes]] = {}
+    for name in connection.names(namespace):
+        names.setdefault(name.partition(b"}:")[0] + b"}:", []).append(name)
+    return [_read_partition(connection, text(prefix), some) for prefix, some in names.items()]
+
+
+def _read_partition(connection: RawConnection, prefix: str, names: list[bytes]) -> Partition:
     types = [kind.decode() for kind in connection.together([("TYPE", name) for name in names])]
     commands: list[tuple[Any, ...]] = [("TIME",)]
     for name, kind in zip(names, types, strict=True):
@@ -224,17 +241,13 @@ def read(connection: RawConnection, namespace: str) -> list[Partition]:
             ]
     replies = iter(connection.together(commands))
     seconds, micros = next(replies)
-    now = int(seconds) * 1000 + int(micros) // 1000
-    partitions: dict[str, Partition] = {}
+    partition = Partition(prefix, int(seconds) * 1000 + int(micros) // 1000)
     for name, kind in zip(names, types, strict=True):
-        head, _, rest = name.partition(b"}:")
-        prefix = text(head) + "}:"
-        partition = partitions.setdefault(prefix, Partition(prefix, now))
         ttl, value = next(replies), next(replies)
         groups, pending = (next(replies), next(replies)) if kind == "stream" else (None, None)
         if ttl != -2 and not isinstance(value, Exception):  # else it has expired since it was listed
-            partition.put(rest, kind, ttl, value, groups, pending)
-    return list(partitions.values())
+            partition.put(name[len(raw(prefix)) :], kind, ttl, value, groups, pending)
+    return partition
 
 
 def _taken(kind: str, value: Any) -> Any:

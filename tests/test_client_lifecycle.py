@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from polos_redis import PolosClient, RedisUnavailableError, Workflow, WorkflowContext, events
-from tests.running import running, soon, until
+from tests.running import connections, running, soon, until
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = pytest.mark.parametrize(
@@ -261,16 +261,12 @@ async def test_closing_ends_who_waits(redis_url: str, namespace: str) -> None:
 
     waits = [asyncio.create_task(handle.result()), asyncio.create_task(read())]
     store = await client.store()
-    await until(lambda: _reads(store))
+    await until(lambda: connections(store, "polos-tail"))
     await until(lambda: _watched(store, handle.id))
     await client.aclose()
     for wait in waits:
         with pytest.raises(RedisUnavailableError, match="closed"):
             await soon(wait)
-
-
-async def _reads(store: Any) -> bool:
-    return b" name=polos-tail" in await store.wire.call("CLIENT", "LIST")
 
 
 async def _watched(store: Any, execution_id: str) -> bool:

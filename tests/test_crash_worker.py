@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,15 @@ def names(fleet: Fleet, handle: ExecutionHandle[Any]) -> list[str]:
 
 
 async def group(client: PolosClient) -> dict[str, int]:
-    """The consumers of the queue's group, and what is pending for each."""
-    store = await client.store()
-    rows = await store.wire.call(
-        "XINFO", "CONSUMERS", store.prefixes[0] + b"queue:default", keys.GROUP, patience=None
-    )
-    found = [dict(zip(row[::2], row[1::2], strict=True)) for row in rows]
-    return {row[b"name"].decode(): row[b"pending"] for row in found}
+    """The consumers of the queues' groups, and what is pending for each."""
+    store, pending = await client.store(), Counter[str]()
+    for prefix in store.prefixes:
+        key = prefix + b"queue:default"
+        if await store.wire.call("EXISTS", key):
+            for row in await store.wire.call("XINFO", "CONSUMERS", key, keys.GROUP, patience=None):
+                facts = dict(zip(row[::2], row[1::2], strict=True))
+                pending[facts[b"name"].decode()] += facts[b"pending"]
+    return dict(pending)
 
 
 @pytest.mark.failure(1)
@@ -118,11 +121,12 @@ async def test_what_came_due_while_no_worker_ran_fires_once_afterwards(
         await until_status(handle, "waiting")
     worker.kill()
     store = await client.store()
-    timers = store.prefixes[0] + keys.TIMERS.encode()
 
     async def all_due() -> bool:
         seconds, _ = await store.wire.call("TIME")
-        due: int = await store.wire.call("ZCOUNT", timers, "-inf", int(seconds) * 1000)
+        due = 0
+        for prefix in store.prefixes:
+            due += await store.wire.call("ZCOUNT", prefix + b"timers", "-inf", int(seconds) * 1000)
         return due == len(handles)
 
     await until(all_due, "timers to be due")
@@ -131,7 +135,9 @@ async def test_what_came_due_while_no_worker_ran_fires_once_afterwards(
     for handle in handles:
         with pytest.raises(Exception, match="SuspendTimeoutError"):
             await handle.result(timeout=20)
-        entries = await store.wire.call("XRANGE", store.prefixes[0] + f"topic:{handle.id}".encode(), "-", "+")
+        entries = await store.wire.call(
+            "XRANGE", store.prefix(handle.id) + f"topic:{handle.id}".encode(), "-", "+"
+        )
         told = [name for _, flat in entries for name in flat[::2]]
         assert told.count(b"timeout_ok") == 1
 
@@ -141,13 +147,13 @@ async def test_the_consumers_of_workers_that_came_and_went_are_removed(
     fleet: Fleet, client: PolosClient
 ) -> None:
     store = await client.store()
-    queue = store.prefixes[0] + b"queue:default"
     gone = [f"gone-{number}" for number in range(50)]
     handle = await gated.invoke(client, {"gate": "go"})
+    prefix, queue = store.prefix(handle.id), store.prefix(handle.id) + b"queue:default"
     await store.wire.call("XGROUP", "CREATE", queue, keys.GROUP, "0")
     for name in gone:
         await store.wire.call("XGROUP", "CREATECONSUMER", queue, keys.GROUP, name)
-    await store.wire.call("HSET", store.prefixes[0] + b"workers", gone[0], 7)
+    await store.wire.call("HSET", prefix + b"workers", gone[0], 7)
     # given to a half-open read after its worker's lease row had been removed
     await store.wire.call("XREADGROUP", "GROUP", keys.GROUP, gone[1], "COUNT", 1, "STREAMS", queue, ">")
     fleet.open("go")
@@ -158,7 +164,7 @@ async def test_the_consumers_of_workers_that_came_and_went_are_removed(
         return len(await group(client)) == 1
 
     await until(pruned, "the consumers to be removed")
-    rows = await store.wire.call("HGETALL", store.prefixes[0] + b"workers")
+    rows = await store.wire.call("HGETALL", prefix + b"workers")
     assert gone[0].encode() not in rows
     assert living.running
 
@@ -168,15 +174,15 @@ async def test_a_consumer_with_pending_entries_is_never_removed(
     client: PolosClient,
 ) -> None:
     store = await client.store()
-    queue = store.prefixes[0] + b"queue:default"
     handle = await gated.invoke(client, {"gate": "go"})
+    prefix, queue = store.prefix(handle.id), store.prefix(handle.id) + b"queue:default"
     await store.wire.call("XGROUP", "CREATE", queue, keys.GROUP, "0")
     await store.wire.call("XREADGROUP", "GROUP", keys.GROUP, "dead", "COUNT", 1, "STREAMS", queue, ">")
-    assert not await store.prune(store.prefixes[0], "default", "dead", b"")
+    assert not await store.prune(prefix, "default", "dead", b"")
     assert await group(client) == {"dead": 1}
     await client.cancel(handle.id)
-    assert not await store.prune(store.prefixes[0], "default", "dead", b"3"), "it has renewed since"
-    assert await store.prune(store.prefixes[0], "default", "dead", b"")
+    assert not await store.prune(prefix, "default", "dead", b"3"), "it has renewed since"
+    assert await store.prune(prefix, "default", "dead", b"")
     assert await group(client) == {}
 
 
@@ -185,22 +191,28 @@ async def test_recovering_thousands_of_entries_takes_few_and_small_calls(
     fleet: Fleet, client: PolosClient
 ) -> None:
     store = await client.store()
-    queue = store.prefixes[0] + b"queue:default"
     count = 5000
     handles = await asyncio.gather(*(chain.invoke(client, {"steps": 0}) for _ in range(count)))
-    await store.wire.call("XGROUP", "CREATE", queue, keys.GROUP, "0")
-    await store.wire.call("XREADGROUP", "GROUP", keys.GROUP, "dead", "COUNT", count, "STREAMS", queue, ">")
+    for prefix in store.prefixes:
+        queue = prefix + b"queue:default"
+        await store.wire.call("XGROUP", "CREATE", queue, keys.GROUP, "0")
+        await store.wire.call(
+            "XREADGROUP", "GROUP", keys.GROUP, "dead", "COUNT", count, "STREAMS", queue, ">"
+        )
     assert (await group(client))["dead"] == count
     await asyncio.gather(*(fleet.start(lease_seconds=0.5) for _ in range(3)))
     assert len(handles) == count
-    done = store.prefixes[0] + b"index:completed:chain"
 
     async def all_done() -> bool:
-        return bool(await store.wire.call("ZCARD", done) == count)
+        done = [await store.wire.call("ZCARD", p + b"index:completed:chain") for p in store.prefixes]
+        return bool(sum(done) == count)
 
     await until(all_done, "all of them to finish")
     recoveries = [log.count("recovered from a lost worker") for log in (w.log for w in fleet.workers)]
-    assert sum(recoveries) == count // BATCH, "each batch is recovered by one worker, once"
+    batches = [
+        -(-share // BATCH) for share in Counter(store.prefix(handle.id) for handle in handles).values()
+    ]
+    assert sum(recoveries) == sum(batches), "each batch is recovered by one worker, once"
 
     async def all_acknowledged() -> bool:
         return set((await group(client)).values()) == {0}

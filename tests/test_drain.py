@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ LONG = 600.0  # a lease that no test waits for: what goes on meanwhile was given
 
 async def pending(client: PolosClient) -> list[int]:
     """How many entries each consumer holds."""
-    store = await client.store()
-    queue = store.prefixes[0] + b"queue:default"
-    rows = await store.wire.call("XINFO", "CONSUMERS", queue, keys.GROUP)
-    return [dict(zip(row[::2], row[1::2], strict=True))[b"pending"] for row in rows]
+    store, held = await client.store(), Counter[bytes]()
+    for prefix in store.prefixes:
+        for row in await store.wire.call("XINFO", "CONSUMERS", prefix + b"queue:default", keys.GROUP):
+            facts = dict(zip(row[::2], row[1::2], strict=True))
+            held[facts[b"name"]] += facts[b"pending"]
+    return list(held.values())
 
 
 @pytest.mark.failure(8)

@@ -22,7 +22,7 @@ from polos_redis import (
     events,
 )
 from polos_redis import client as client_module
-from tests.running import DEADLINE, running, soon, until
+from tests.running import DEADLINE, connections, running, soon, until
 
 
 class Receipt(BaseModel):
@@ -131,13 +131,15 @@ async def test_a_thousand_waiters_on_one_connection(redis_url: str, namespace: s
         handles = [await buys.invoke(at.client, n) for n in range(10)]
         async with PolosClient(redis_url, namespace) as client:
             store = await client.store()
-            before = (await store.wire.call("CLIENT", "LIST")).count(b" name=polos-")
+            before = len(await connections(store, "polos-notices"))
             waiting = [
                 asyncio.create_task(client.get_handle(handles[n % 10].id).result()) for n in range(1000)
             ]
             for handle in handles:
                 await at.parked(handle)
-            assert (await store.wire.call("CLIENT", "LIST")).count(b" name=polos-") == before + 1
+            channels = {store.prefix(handle.id) for handle in handles}
+            opened = len(await connections(store, "polos-notices")) - before
+            assert opened == min(len(channels), len(store.wire.groups(store.prefixes)))
             for task in waiting[::3]:
                 task.cancel()
             for handle in handles:
@@ -176,7 +178,7 @@ async def test_a_lost_notice(redis_url: str, namespace: str, monkeypatch: pytest
         await until(lambda: _registered(client, handle.id))
         # whoever registers last pushes out the first: here all but strangers
         strangers = " ".join(f"stranger-{n}" for n in range(16))
-        key = at.worker.store.prefixes[0] + b"exec:" + handle.id.encode()
+        key = at.worker.store.prefix(handle.id) + b"exec:" + handle.id.encode()
         answered = asyncio.gather(
             at.worker.store.wire.call("HSET", key, "notify", strangers), at.answer(handle, "ask")
         )
@@ -193,7 +195,8 @@ async def test_an_execution_that_is_forgotten_while_it_is_waited_for(
         waiting = asyncio.create_task(handle.result())
         await until(lambda: _registered(client, handle.id))
         store = await client.store()
-        for key in await store.wire.call("KEYS", store.prefixes[0] + b"*"):
+        prefix = store.prefix(handle.id)
+        for key in await store.wire.call("KEYS", prefix + b"*"):
             await store.wire.call("DEL", key)
         with pytest.raises(ExecutionNotFoundError):
             await soon(waiting)
@@ -208,7 +211,7 @@ async def test_cancelling_what_is_queued(redis_url: str, namespace: str) -> None
         await client.cancel(handle.id)
         assert await handle.status() == "cancelled"
         store = await client.store()
-        assert await store.wire.call("XLEN", store.prefixes[0] + b"queue:default") == 0
+        assert await store.wire.call("XLEN", store.prefix(handle.id) + b"queue:default") == 0
     async with running(redis_url, namespace, buys) as at:
         other = await buys.invoke(at.client, 2)
         await at.parked(other)

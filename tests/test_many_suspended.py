@@ -47,10 +47,11 @@ async def finish(client: PolosClient, store: Store, ids: list[str]) -> None:
 
 
 async def all_of(store: Store, status: str, count: int) -> None:
-    index = store.prefixes[0] + f"index:{status}:approval".encode()
+    name = f"index:{status}:approval".encode()
 
     async def there() -> bool:
-        return bool(await store.wire.call("ZCARD", index) == count)
+        counts = [await store.wire.call("ZCARD", prefix + name) for prefix in store.prefixes]
+        return bool(sum(counts) == count)
 
     await until(there, f"{count} executions to be {status}")
 
@@ -95,9 +96,9 @@ async def suspend_many(server: ChaosServer, namespace: str, folder: Path, count:
                 return await worker.holds() == (0, 0, 0)
 
             await until(holds_nothing, "no slot taken, no entry held, no activation in memory")
-            queue = store.prefixes[0] + b"queue:default"
-            assert (await store.wire.call("XPENDING", queue, keys.GROUP))[0] == 0
-            assert await store.wire.call("XLEN", queue) == 0
+            for queue in (prefix + b"queue:default" for prefix in store.prefixes):
+                assert (await store.wire.call("XPENDING", queue, keys.GROUP))[0] == 0
+                assert await store.wire.call("XLEN", queue) == 0
             assert await connections(store) == lines
             figures["resident while suspended"] = worker.resident
             figures["redis per suspended execution"] = (await memory(store) - before) // count

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from polos_redis import ConfigurationError, PolosClient, WorkflowContext, keys, workflow
+from polos_redis import (
+    ConfigurationError,
+    ExecutionHandle,
+    PolosClient,
+    Workflow,
+    WorkflowContext,
+    keys,
+    workflow,
+)
 from tests.running import soon, until, working
 
 PARTITIONS = 8
@@ -18,6 +27,27 @@ async def held(ctx: WorkflowContext, number: int) -> int:
     return number
 
 
+@workflow(id="partitions-once")
+async def runs_once(ctx: WorkflowContext, wait: bool) -> None:
+    async def run() -> None:
+        _runs.append(ctx.execution_id)
+        if wait:
+            await _gate.wait()
+
+    await ctx.step.run("run", run)
+
+
+async def in_partition(
+    client: PolosClient, partition: int, workflow: Workflow[Any, Any], input: Any
+) -> ExecutionHandle[Any]:
+    """Invoke until it is in this partition; what went elsewhere is cancelled."""
+    while True:
+        handle = await client.invoke(workflow, input)
+        if keys.partition_of(handle.id, client.partitions) == partition:
+            return handle
+        await client.cancel(handle.id)
+
+
 @workflow(id="partitions-asks")
 async def asks(ctx: WorkflowContext) -> str:
     answer: str = (await ctx.step.suspend("ask", timeout=60))["data"]
@@ -25,13 +55,15 @@ async def asks(ctx: WorkflowContext) -> str:
 
 
 _gate = asyncio.Event()
+_runs: list[str] = []
 
 
 @pytest.mark.failure(40)
 async def test_a_worker_with_few_slots_and_many_queues_takes_no_more_than_it_can_start(
     redis_url: str, namespace: str
 ) -> None:
-    _gate.clear()
+    global _gate
+    _gate = asyncio.Event()
     async with PolosClient(redis_url, namespace, partitions=PARTITIONS) as client:
         handles = [await held.invoke(client, number) for number in range(40)]
         assert len({keys.partition_of(handle.id, PARTITIONS) for handle in handles}) > 3
@@ -45,6 +77,41 @@ async def test_a_worker_with_few_slots_and_many_queues_takes_no_more_than_it_can
             assert pending == 3
             _gate.set()
             assert [await soon(handle.result()) for handle in handles] == list(range(40))
+
+
+async def test_entries_with_the_same_id_in_two_partitions_are_told_apart(
+    redis_url: str, namespace: str
+) -> None:
+    """Redis makes stream ids of its clock, so two streams may well give the same one."""
+    global _gate
+    _gate = asyncio.Event()
+    _runs.clear()
+    async with PolosClient(redis_url, namespace, partitions=2) as client:
+        store = await client.store()
+        here = await in_partition(client, 0, runs_once, False)
+        there = await in_partition(client, 1, runs_once, True)
+        first, second = (store.prefix(handle.id) + b"queue:default" for handle in (here, there))
+        ((entry, _),) = await store.wire.call("XRANGE", first, "-", "+")
+        ((_, flat),) = await store.wire.call("XRANGE", second, "-", "+")
+        await store.wire.call("DEL", second)
+        await store.wire.call("XADD", second, entry, *flat)
+        await store.wire.call("HSET", store.prefixes[1] + b"exec:" + there.id.encode(), "entry", entry)
+        async with working(client, runs_once, lease_seconds=0.3) as worker:
+            looks = 0
+            reconcile = worker._reconcile
+
+            async def counted(*args: Any) -> None:
+                nonlocal looks
+                await reconcile(*args)
+                looks += 1
+
+            worker._reconcile = counted  # type: ignore[method-assign, assignment]
+            await soon(here.result())
+            seen = looks
+            await until(lambda: looks >= seen + 3, "the worker to look for what never arrived")
+            _gate.set()
+            await soon(there.result())
+        assert sorted(_runs) == sorted([here.id, there.id])
 
 
 async def test_suspensions_and_listings_span_all_partitions(redis_url: str, namespace: str) -> None:

@@ -53,7 +53,9 @@ async def reached(handle: ExecutionHandle[Any], status: str) -> None:
 async def finishes(client: PolosClient, handle: ExecutionHandle[Any]) -> Counter[str]:
     """How often each step's end is told in the execution's stream, which is how often it was journaled."""
     store = await client.store()
-    entries = await store.wire.call("XRANGE", store.prefixes[0] + f"topic:{handle.id}".encode(), "-", "+")
+    entries = await store.wire.call(
+        "XRANGE", store.prefix(handle.id) + f"topic:{handle.id}".encode(), "-", "+"
+    )
     told = [
         (name, client_event)
         for _, flat in entries
@@ -103,7 +105,9 @@ async def test_everything_goes_on_through_restarts_of_redis(
     for number, (handle, result) in enumerate(outcomes):
         assert result == [0, 1, 2, number, 3, 4, 5]
         assert set((await finishes(client, handle)).values()) == {1}, "no step is journaled twice"
-        entries = await store.wire.call("XRANGE", store.prefixes[0] + f"topic:{handle.id}".encode(), "-", "+")
+        entries = await store.wire.call(
+            "XRANGE", store.prefix(handle.id) + f"topic:{handle.id}".encode(), "-", "+"
+        )
         written = [f"{i.decode()}.{place}" for i, flat in entries for place in range(len(flat) // 2)]
         assert [event.id for event in read[handle.id]] == written, "no gap, no duplicate, in order"
     for execution_id, counts in fleet.counts().items():
@@ -161,8 +165,8 @@ async def test_a_reaper_does_not_judge_by_a_time_in_which_it_could_not_watch(
     chaos_server: ChaosServer, client: PolosClient
 ) -> None:
     store = await client.store()
-    prefix, queue = store.prefixes[0], store.prefixes[0] + b"queue:default"
     handle = await approval.invoke(client, None)
+    prefix, queue = store.prefix(handle.id), store.prefix(handle.id) + b"queue:default"
     await store.make_group(prefix, "default")
     await store.wire.call("XREADGROUP", "GROUP", keys.GROUP, "other", "COUNT", 1, "STREAMS", queue, ">")
     await store.wire.call("HSET", prefix + b"workers", "other", 5)
@@ -174,6 +178,7 @@ async def test_a_reaper_does_not_judge_by_a_time_in_which_it_could_not_watch(
         block_seconds=0.5,
         max_deliveries=5,
         in_charge=lambda: True,
+        in_touch=lambda: True,
     )
     await reaper.sweep()
     chaos_server.pause()
@@ -250,7 +255,7 @@ async def test_an_invoke_whose_reply_is_lost_starts_one_execution(
         found = await client.list_executions()
         assert [one["id"] for one in found] == [handle.id]
         store = await client.store()
-        assert await store.wire.call("XLEN", store.prefixes[0] + b"queue:default") == 1
+        assert await store.wire.call("XLEN", store.prefix(handle.id) + b"queue:default") == 1
         await client.cancel(handle.id)
 
 
@@ -382,7 +387,7 @@ async def test_an_activation_whose_records_were_lost_is_dropped_and_runs_again(
     await asyncio.to_thread(go_back)
     fleet.open("go")
     await worker.said("dropped")
-    assert await store.wire.call("EXISTS", store.prefixes[0] + f"journal:{two.id}".encode()) == 0
+    assert await store.wire.call("EXISTS", store.prefix(two.id) + f"journal:{two.id}".encode()) == 0
     assert await early.status() == "waiting"
     handle = await gated.invoke(client, {"gate": "go"})
     await handle.result(timeout=20)
@@ -447,11 +452,16 @@ async def test_a_refused_reconnect_is_no_failure_of_the_step_under_way(
         await store.wire.call("CLIENT", "KILL", "SKIPME", "yes", "USER", "default")
         await until(lambda: not theirs.wire.connected)
         gate.set()
-        await until(lambda: not any(a.running for a in worker.active) or not worker.lease_is_fresh())
+        await until(
+            lambda: (
+                not any(a.running for a in worker.active)
+                or not worker.lease_is_fresh(store.prefix(handle.id))
+            )
+        )
         await store.wire.call("CONFIG", "SET", "requirepass", "")
         assert await handle.result(timeout=20) == "charged"
         assert _began == ["charge"]
-        channel = f"{store.prefixes[0].decode()}reply:{worker.worker_id}"
+        channel = f"{store.prefix(handle.id).decode()}reply:{worker.worker_id}"
         await until(lambda: store.wire.call("PUBSUB", "SHARDCHANNELS", channel), "the worker's reply channel")
 
 
@@ -498,7 +508,7 @@ async def test_a_cancel_that_was_told_to_nobody_is_found_after_the_reconnect(
         handle = await pauses.invoke(admin)
         await until(lambda: _began)
         store = await admin.store()
-        run = await store.wire.call("HGET", store.prefixes[0] + f"exec:{handle.id}".encode(), "run")
+        run = await store.wire.call("HGET", store.prefix(handle.id) + f"exec:{handle.id}".encode(), "run")
         killed = store.wire.send("CLIENT", "KILL", "TYPE", "pubsub")
         await store.cancel(handle.id, int(run), "")  # in the same write
         assert await killed
@@ -588,10 +598,10 @@ async def test_a_newcomer_to_a_topic_that_is_being_read_misses_nothing(client: P
     for number in range(5):
         await events.publish(client, "news", EventData("old", number))
     session = await client.session()
-    key = session.store.prefixes[0] + b"topic:news"
+    key = session.store.topic_prefix("news") + b"topic:news"
     end = (await session.wire.call("XREVRANGE", key, "+", "-", "COUNT", 1))[0][0]
     reader = asyncio.create_task(session.tail.next(key, end, 20))
-    await until(lambda: session.tail._blocked, "the reader to be blocked")
+    await until(lambda: session.tail.of(key)._blocked, "the reader to be blocked")
     # what comes in the moment before the newcomer has unblocked the read is not the beginning of the topic
     session.wire.send("XADD", key, "*", "new", b"\x05")
     entries = await session.tail.next(key, b"0-0", 20)
@@ -602,7 +612,7 @@ async def test_a_newcomer_to_a_topic_that_is_being_read_misses_nothing(client: P
 @pytest.mark.failure(31)
 async def test_a_reader_ahead_is_not_told_that_nothing_came_by_a_reader_behind(client: PolosClient) -> None:
     session = await client.session()
-    key = session.store.prefixes[0] + b"topic:news"
+    key = session.store.topic_prefix("news") + b"topic:news"
     for number in range(400):
         await events.publish(client, "news", EventData("n", number))
     ids = [entry for entry, _ in await session.wire.call("XRANGE", key, "-", "+")]

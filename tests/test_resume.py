@@ -203,11 +203,10 @@ async def test_against_a_deadline_and_a_cancel(redis_url: str, namespace: str) -
     async with running(redis_url, namespace, approval) as at:
         handles = await asyncio.gather(*(_parked(at, 3600) for _ in range(20)))
         store = await at.client.store()
-        timers = store.prefixes[0] + b"timers"
         race = [
             asyncio.gather(
                 _by_client(at, handle.id, "ask", "yes"),
-                store.wire.call("ZADD", timers, "XX", 1, f"s{handle.id} ask"),
+                store.wire.call("ZADD", store.prefix(handle.id) + b"timers", "XX", 1, f"s{handle.id} ask"),
                 at.client.cancel(handle.id),
                 return_exceptions=True,
             )

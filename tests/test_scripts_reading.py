@@ -208,7 +208,7 @@ async def test_a_nul_in_a_step_key_is_no_mark_of_a_child(desk: Desk) -> None:
     for one in (by, child):
         desk.suspend(one, "a\0b")
         desk.finish(one, value=b"\xc0")
-    async with PolosClient(desk.url, desk.namespace) as client:
+    async with PolosClient(desk.url, desk.namespace, partitions=1) as client:
         found = [event async for event in events.stream_workflow(client, "wf", child.id)]
     assert [(event.event_type, event.metadata["execution_id"]) for event in found] == [
         (kind, one.id) for one in (by, child) for kind in ("suspend_a\0b", "workflow_finish")

@@ -10,6 +10,7 @@ import pytest
 
 from polos_redis import PolosClient, Workflow, WorkflowContext, scripts
 from polos_redis.embedded import EmbeddedServer
+from polos_redis.wire import Wire
 from tests.running import Running, running, until
 
 SCRIPTS = {script.sha.decode(): script.name for script in scripts.ALL}
@@ -184,6 +185,7 @@ async def test_calls_of_one_turn_leave_in_one_write(
 ) -> None:
     async with PolosClient(server.url, namespace) as client:
         wire = (await client.store()).wire
+        assert isinstance(wire, Wire)
         await wire.call("PING")
         link = wire._link
         assert link is not None

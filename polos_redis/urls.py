@@ -1,0 +1,107 @@
+"""What a Redis URL names: one server, the master of a service that sentinels watch, or a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
+
+from polos_redis.errors import ConfigurationError
+
+SENTINEL_PORT, REDIS_PORT = 26379, 6379
+
+
+@dataclass(frozen=True, slots=True)
+class RedisUrl:
+    """A URL that was understood. `place` is for messages; all else may hold a password. `seeds` are URLs of
+    one server each: the server itself, the sentinels, or some nodes of the cluster."""
+
+    kind: Literal["server", "sentinel", "cluster"]
+    place: str
+    seeds: tuple[str, ...]
+    service: str = ""
+    _around: tuple[str, str] = ("", "")  # what stands before and after host and port of a server
+
+    def server(self, host: str, port: int) -> str:
+        """The URL of a server that was found through the seeds; with no host, it is on the first seed's."""
+        before, after = self._around
+        return f"{before}{_at(host or urlsplit(self.seeds[0]).hostname or 'localhost', port)}{after}"
+
+
+def parse(url: str) -> RedisUrl:
+    """Understand a URL, or say what is wrong with it (`ConfigurationError`, which shows no password)."""
+    try:
+        parts = urlsplit(url)
+        scheme, _, kind = parts.scheme.partition("+")
+        if parts.scheme == "unix" and parts.path:
+            return RedisUrl("server", unquote(parts.path), (url,))
+        if scheme in ("redis", "rediss") and not parts.fragment:
+            path = [unquote(part) for part in parts.path.split("/") if part]
+            if not kind:
+                return _server(url, parts, path)
+            if kind == "cluster":
+                return _cluster(scheme, parts, path)
+            if kind == "sentinel":
+                return _sentinel(scheme, parts, path)
+    except ValueError:
+        pass
+    raise bad_url()
+
+
+def _server(url: str, parts: SplitResult, path: list[str]) -> RedisUrl:
+    servers = _servers(parts, REDIS_PORT)
+    if len(servers) > 1:
+        raise bad_url("several hosts belong to redis+cluster:// or redis+sentinel://")
+    if len(path) > 1 or not all(part.isdecimal() for part in path):
+        raise bad_url()
+    return RedisUrl("server", servers[0], (url,))
+
+
+def _cluster(scheme: str, parts: SplitResult, path: list[str]) -> RedisUrl:
+    if path not in ([], ["0"]):
+        raise bad_url("a cluster has no databases: nothing follows the hosts")
+    servers = _servers(parts, REDIS_PORT)
+    before, after = f"{scheme}://{_user(parts)}", f"?{parts.query}" if parts.query else ""
+    seeds = tuple(f"{before}{server}{after}" for server in servers)
+    return RedisUrl("cluster", f"the cluster at {','.join(servers)}", seeds, "", (before, after))
+
+
+def _sentinel(scheme: str, parts: SplitResult, path: list[str]) -> RedisUrl:
+    if len(path) not in (1, 2) or not all(part.isdecimal() for part in path[1:]):
+        raise bad_url(
+            "the service that the sentinels watch follows their hosts: .../service or .../service/0"
+        )
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    name, password = (options.pop(f"sentinel_{one}", "") for one in ("username", "password"))
+    query = f"?{urlencode(options)}" if options else ""
+    asking = f"{quote(name, '')}:{quote(password, '')}@" if name or password else ""
+    servers = _servers(parts, SENTINEL_PORT)
+    seeds = tuple(f"{scheme}://{asking}{server}{query}" for server in servers)
+    around = f"{scheme}://{_user(parts)}", f"/{path[1] if path[1:] else 0}{query}"
+    return RedisUrl("sentinel", f"{path[0]!r} of the sentinels {','.join(servers)}", seeds, path[0], around)
+
+
+def _user(parts: SplitResult) -> str:
+    user, at, _ = parts.netloc.rpartition("@")
+    return user + at
+
+
+def _servers(parts: SplitResult, default: int) -> list[str]:
+    """host:port of each server, IPv6 addresses in brackets. Raises ValueError."""
+    names = [urlsplit(f"redis://{name}") for name in parts.netloc.rpartition("@")[2].split(",")]
+    if len(names) > 1 and not all(name.hostname for name in names):
+        raise ValueError("a host is missing")
+    return [_at(unquote(name.hostname or "localhost"), name.port or default) for name in names]
+
+
+def _at(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def bad_url(why: str = "") -> ConfigurationError:
+    return ConfigurationError(
+        f"the Redis URL can't be used{f' ({why})' if why else ''}: write redis://user:password@host:port/0, "
+        "unix:///path/to/socket, redis+sentinel://user:password@host:port,host:port/service or "
+        "redis+cluster://user:password@host:port,host:port (rediss for TLS), with special characters of "
+        "user and password as %XX"
+    )
