@@ -31,7 +31,7 @@ async def define(store: Store, workflows: Iterable[Workflow[Any, Any]]) -> None:
             else:
                 await store.wire.call("HSET", prefix + keys.LIMITS.encode(), raw(name), limit, patience=None)
         if limit is not None:
-            await store.free_place(name, limit, "", 0)  # nobody's: a line moves up when there is more room now
+            await store.free_place(name, limit, "", 0)  # nobody's: a line moves up when there is room now
 
 
 def _limits(workflows: Iterable[Workflow[Any, Any]]) -> dict[str, int | None]:

@@ -730,6 +730,16 @@ class Store:
             found.append((execution_id, step_key))
         return found
 
+    async def open_suspensions_below(self, root_id: str) -> list[tuple[str, str]]:
+        """Open suspensions of a root execution's descendants: execution id and step key."""
+        names = await self.suspensions_below(root_id)
+        if not names:
+            return []
+        members = [raw(f"{execution_id} {step_key}") for execution_id, step_key in names]
+        key = self.prefix(root_id) + keys.SUSPENSIONS.encode()
+        scores = await self.wire.call("ZMSCORE", key, *members, patience=self.patience)
+        return [name for name, score in zip(names, scores, strict=True) if score is not None]
+
     async def list_executions(
         self, statuses: Sequence[str], workflow: str, before: str, limit: int
     ) -> list[list[Any]]:
