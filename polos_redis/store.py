@@ -600,6 +600,10 @@ class Store:
         """Make a queue's stream and group, unless they are there."""
         await self.wire.call_script(scripts.GROUP, prefix, queue, patience=None)
 
+    async def define(self, prefix: bytes, kind: str, name: str, value: bytes) -> None:
+        """Make known the definition of a "workflow", or the "limit" of a queue; an empty value removes it."""
+        await self.wire.call_script(scripts.DEFINE, prefix, kind, raw(name), value, patience=None)
+
     async def renew(self, prefix: bytes, worker: str, serves: bytes) -> int:
         """Raise a worker's lease counter and announce what it serves; returns the counter."""
         counter: int = await self.wire.call_script(scripts.RENEW, prefix, worker, serves, patience=None)

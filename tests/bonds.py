@@ -11,7 +11,8 @@ from polos_redis import keys
 from polos_redis.journal import result_name
 from tests.state import UNFINISHED, Namespace, Partition, Ties, is_open, order, records, show, ties_of
 
-_STREAM_ID = re.compile(rb"\d+-\d+")
+# A place in a stream; for a subscriber of another partition also the event it is to be given.
+_PLACE = re.compile(rb"(\d+-\d+)(?:=(\d+-\d+))?")
 
 
 class Bonds:
@@ -222,8 +223,11 @@ class Bonds:
         for topic, members in home.subs.items():
             for member, place in members.items():
                 who = f"topic {show(topic)} has the subscriber {show(member)}"
-                if not _STREAM_ID.fullmatch(place):
+                found = _PLACE.fullmatch(place)
+                if found is None or (found[2] and member[:1] != b"f"):
                     yield f"{who} at {show(place)}, which is no place in a stream"
+                elif found[2] and b"w" + found[2] + b" " + topic not in home.errands:
+                    yield f"{who}, who is to be given {show(found[2])}, but nothing does that"
                 if member[:1] == b"w" and (topic, member) not in waits:
                     yield f"{who}, which does not wait"
 

@@ -183,8 +183,10 @@ class Machine(RuleBasedStateMachine):
         for one in self.model.unfinished():
             if self.desk.do("HGET", keys.EXEC + one.id, "status") == b"cancelled":
                 above = list(self.model.ancestors(one))
-                parent_known = not one.parent or above and not above[-1].parent
-                assert not parent_known or any(a.id in cascades or a.ended_from_outside for a in above)
+                its_parent_is_forgotten = (above or [one])[-1].parent
+                assert (
+                    its_parent_is_forgotten or any(a.id in cascades for a in above) or self.model.doomed(one)
+                )
                 self.model.terminate(one, "cancelled")
 
     @precondition(lambda self: self.model.executions)
@@ -264,9 +266,7 @@ class Machine(RuleBasedStateMachine):
         if by is None or _status(by.told.get(key.encode())) not in ("", "retry"):
             return
         record = step(b"", "backoff", _attempt(by.told.get(key.encode())) + 1)
-        reply = self.write(
-            by, lost, "backoff", key, record, FAR, entrant(key)[1], "step_finish", b"\x80"
-        )
+        reply = self.write(by, lost, "backoff", key, record, FAR, entrant(key)[1], "step_finish", b"\x80")
         if reply is not None:
             one = self.model.executions[by.id]
             one.put(key, "backoff")

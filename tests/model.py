@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from tests.desk import Activated
 
+
 @dataclass(slots=True)
 class Race:
     """A race: the branch of each step that takes part, and the branch that has won."""
@@ -86,7 +87,7 @@ class Execution:
             self.win(race_of(key), key)
 
     def win(self, name: str, branch: str, begun: Mapping[str, str] = MappingProxyType({})) -> None:
-        """A branch has won a race: what the others wait for is closed; `begun` are steps it may not know of."""
+        """A branch has won a race: what the others wait for is closed, with what they have begun besides."""
         race = self.races.setdefault(name, Race())
         if race.winner and (race.winner != branch or begun.keys() <= race.members.keys()):
             return
@@ -253,7 +254,7 @@ class Model:
             before = self.executions.get(child)
             if child in one.results:
                 continue
-            elif before is None:
+            if before is None:
                 self.create(Execution(child, parent=one.id, key=key, lane=lane))
             elif before.status == "completed":
                 if status == "open":

@@ -682,18 +682,21 @@ async def test_the_limit_holds_while_redis_is_killed_and_comes_back(
     chaos_server.start()
     names = [str(number) for number in range(40)]
     stage.close(*names)
-    async with PolosClient(chaos_server.url, namespace, partitions=partitions) as client:
-        async with working(client, double), working(client, double):
-            handles = [await double.invoke(client, name) for name in names]
-            await stage.count(2)
-            for number in range(40):
-                if number in (5, 10, 15):
-                    chaos_server.restart()
-                await stage.one_leaves()
-                await stage.count(min(40, number + 3))
-            assert await results(handles) == names
-            assert stage.most == 2
-            await nothing_is_left(client)
+    async with (
+        PolosClient(chaos_server.url, namespace, partitions=partitions) as client,
+        working(client, double),
+        working(client, double),
+    ):
+        handles = [await double.invoke(client, name) for name in names]
+        await stage.count(2)
+        for number in range(40):
+            if number in (5, 10, 15):
+                chaos_server.restart()
+            await stage.one_leaves()
+            await stage.count(min(40, number + 3))
+        assert await results(handles) == names
+        assert stage.most == 2
+        await nothing_is_left(client)
 
 
 async def make_due(client: PolosClient, prefix: bytes, beginning: str) -> None:

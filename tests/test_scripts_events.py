@@ -180,19 +180,27 @@ def test_a_hundred_waits_are_decided_at_once(desk: Desk) -> None:
     assert not desk.state.subs and not desk.state.errands
 
 
-@pytest.mark.parametrize(
-    ("member", "expected"),
-    [("f1-1 " + "e" * 32 + " k", [b"w%s news"]), ("tworkflow", [b"enews"])],
-)
-def test_subscribers_of_other_kinds_are_given_it_by_an_errand(
-    desk: Desk, member: str, expected: list[bytes]
-) -> None:
-    assert desk.run("subscribe", "news", member) == b"0-0"
+def test_a_workflow_that_is_triggered_is_given_it_by_an_errand(desk: Desk) -> None:
+    assert desk.run("subscribe", "news", "tworkflow") == b"0-0"
+    by = parked(desk)
+    desk.publish("news")
+    assert errands(desk) == [b"enews"]
+    assert desk.state.subs == {b"news": {b"tworkflow": b"0-0"}}, "it is moved on when the errand is run"
+    assert desk.record(by.id, "it then")[2] == b"event"
+
+
+def test_a_wait_in_another_partition_is_given_the_first_event_by_an_errand(desk: Desk) -> None:
+    member = "f1-1 " + "e" * 32 + " k"
+    place = desk.publish("news", "before")
+    desk.run("subscribe", "news", member)
     by = parked(desk)
     entry = desk.publish("news")
-    assert errands(desk) == [one.replace(b"%s", entry) for one in expected]
-    assert desk.state.subs == {b"news": {member.encode(): b"0-0"}}, "it is given it when the errand is run"
+    assert errands(desk) == [b"w" + entry + b" news"]
+    assert desk.state.subs == {b"news": {member.encode(): place + b"=" + entry}}
     assert desk.record(by.id, "it then")[2] == b"event"
+    desk.publish("news", "second")
+    assert errands(desk) == [b"w" + entry + b" news"], "however many follow"
+    assert desk.state.subs == {b"news": {member.encode(): place + b"=" + entry}}
 
 
 def test_an_event_that_nobody_wants_makes_no_errand(desk: Desk) -> None:

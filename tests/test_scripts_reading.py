@@ -271,6 +271,7 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.run("prune", "default", "w1", "")
         desk.run("renew", "w1", b"\x80")
         desk.run("group", "other")
+        desk.run("define", "limit", "narrow", 3)
         compose(desk)
         assert ran.names == {script.name for script in scripts.ALL}
         with pytest.raises(Exception, match=r"NOPERM|ACL|permission"):

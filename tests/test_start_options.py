@@ -65,7 +65,7 @@ async def test_a_key_begins_one_execution(partitions: int, redis_url: str, names
         other = await echo.invoke(client, {"a": 1, "b": [2]}, idempotency_key="another k")
         assert other.id != after.id
         await at.result(other)
-        assert len((await client.list_executions()).items) == 2
+        assert len(await client.list_executions()) == 2
         for one in clients:
             await one.aclose()
 
@@ -83,7 +83,7 @@ async def test_another_input_for_the_same_key_is_a_conflict(redis_url: str, name
                 await echo.invoke(at.client, other, idempotency_key=key)
             assert (caught.value.key, caught.value.execution_id) == (key, first.id)
             assert await at.result(first) == given
-        assert len((await at.client.list_executions()).items) == 7
+        assert len(await at.client.list_executions()) == 7
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,6 @@ async def test_another_input_for_the_same_key_is_a_conflict(redis_url: str, name
         None,
         Order(1, ("a", "b")),
     ],
-    ids=str,
 )
 async def test_any_input_is_the_same_as_itself(given: Any, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, echo) as at:
@@ -145,7 +144,7 @@ async def test_a_key_is_kept_as_long_as_its_execution(redis_url: str, namespace:
         second = await echo.invoke(client, 2, idempotency_key="k")
         assert second.id == first.id
         await until(forgotten)
-        assert (await client.list_executions()).items == []
+        assert not await client.list_executions()
         assert rows(redis_url, namespace) == set()
         del at
 
@@ -154,7 +153,7 @@ async def test_a_key_is_kept_as_long_as_its_execution(redis_url: str, namespace:
 async def test_what_is_no_key_is_refused(key: Any, client: PolosClient) -> None:
     with pytest.raises(InvalidInputError, match="idempotency_key is a text that is not empty"):
         await echo.invoke(client, 1, idempotency_key=key)
-    assert (await client.list_executions()).items == []
+    assert not await client.list_executions()
 
 
 @pytest.mark.failure(21)
@@ -170,7 +169,7 @@ async def test_odd_keys(key: str, client: PolosClient) -> None:
 
 @pytest.mark.parametrize("how", ["seconds", "timedelta", "moment"])
 async def test_a_start_that_comes_later(how: str, redis_url: str, namespace: str) -> None:
-    options: dict[str, Any] = {
+    options: Any = {
         "seconds": {"start_delay": 0.2},
         "timedelta": {"start_delay": timedelta(milliseconds=200)},
         "moment": {"start_at": datetime.now(UTC) + timedelta(milliseconds=200)},
@@ -189,11 +188,10 @@ async def test_a_start_that_comes_later(how: str, redis_url: str, namespace: str
     [
         {"start_delay": 0},
         {"start_delay": timedelta()},
-        {"start_at": datetime.now(UTC) - timedelta(days=1)},
+        {"start_at": datetime(2020, 1, 1, tzinfo=UTC)},
         {"start_at": datetime(1, 1, 1, tzinfo=UTC)},
         {"start_delay": None, "start_at": None},
     ],
-    ids=str,
 )
 async def test_a_start_that_is_due_comes_at_once(options: Any, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
@@ -213,17 +211,19 @@ async def test_a_start_that_is_due_comes_at_once(options: Any, redis_url: str, n
         ({"start_delay": True}, "start_delay is a positive number of seconds"),
         ({"start_at": datetime(2030, 1, 1)}, "expected a datetime with a time zone"),
         ({"start_at": 1_900_000_000}, "expected a datetime with a time zone"),
-        ({"start_delay": 1, "start_at": datetime.now(UTC)}, "give start_delay or start_at, not both"),
+        (
+            {"start_delay": 1, "start_at": datetime(2030, 1, 1, tzinfo=UTC)},
+            "give start_delay or start_at, not both",
+        ),
         ({"run_timeout_seconds": 0}, "run_timeout_seconds is a positive number"),
         ({"session_id": 5}, "session_id is a text or None"),
         ({"user_id": ["ana"]}, "user_id is a text or None"),
     ],
-    ids=str,
 )
 async def test_bad_options_are_named(options: Any, said: str, client: PolosClient) -> None:
     with pytest.raises(InvalidInputError, match=said):
         await echo.invoke(client, 1, **options)
-    assert (await client.list_executions()).items == []
+    assert not await client.list_executions()
 
 
 async def test_a_start_that_is_cancelled_before_it_comes(redis_url: str, namespace: str) -> None:

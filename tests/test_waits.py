@@ -110,7 +110,7 @@ async def test_until_a_moment_in_any_zone(zone: Any, redis_url: str, namespace: 
 @pytest.mark.parametrize(
     "when",
     [
-        datetime.now(UTC) - timedelta(seconds=1),
+        datetime(2020, 1, 1, tzinfo=UTC),
         datetime(1, 1, 1, tzinfo=UTC),
         datetime(1969, 7, 20, tzinfo=UTC),
     ],
@@ -146,7 +146,7 @@ async def several(ctx: WorkflowContext) -> list[str]:
     passed: list[str] = []
 
     async def one(number: int) -> None:
-        await ctx.step.wait_for(f"wait {number}", seconds=0.03 * number)
+        await ctx.step.wait_for(f"wait {number}", hours=number)
         passed.append(await ctx.step.run(f"step {number}", str, number))
 
     await asyncio.gather(*(one(number) for number in (3, 2, 1)))
@@ -156,9 +156,13 @@ async def several(ctx: WorkflowContext) -> list[str]:
 async def test_several_waits_at_once(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, several) as at:
         handle = await several.invoke(at.client)
+        for number in (2, 1, 3):
+            await at.parked(handle)
+            await at.make_due(handle, f"wait {number}", "w")
+            await until(lambda: f"timer wait {number}" not in rows(redis_url, namespace))  # noqa: B023
         assert await at.result(handle) == ["1", "2", "3"]
         steps = (await at.client.get_execution(handle.id))["steps"]
-        assert [step["step_key"] for step in steps] == ["step 1", "step 2", "step 3"]
+        assert [step["step_key"] for step in steps] == ["step 2", "step 1", "step 3"]
 
 
 async def test_a_wait_does_not_hold_up_an_answer(redis_url: str, namespace: str) -> None:
