@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from polos_redis.client import PolosClient
+from polos_redis.workflow import InvokeOptions
 
 from .options import PATIENCE_SECONDS, Json, Namespace, Patience, Url, ask, client_of
 from .output import compact, note, print_json, printable
@@ -31,6 +32,34 @@ def invoke(
         float | None,
         typer.Option(min=0, metavar="SECONDS", help="With --wait: give up waiting after so long."),
     ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Start one execution for this key and the workflow, however often it is asked.",
+        ),
+    ] = None,
+    delay: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Start it after so long.")
+    ] = None,
+    queue: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The queue it waits in, instead of the workflow's own.")
+    ] = None,
+    concurrency_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The queue's limit counts for each key by itself.")
+    ] = None,
+    run_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="SECONDS", help="It fails when it has not ended by then, waiting included."
+        ),
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="ID", help="The session it belongs to, for its code to see.")
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="ID", help="The user it is for, for its code to see.")
+    ] = None,
     url: Url = None,
     namespace: Namespace = None,
     patience: Patience = PATIENCE_SECONDS,
@@ -46,22 +75,38 @@ def invoke(
       polos invoke charge --input '{"customer_id": "cust_123", "amount": 5000}'
       polos invoke charge --input @request.json --wait --timeout 60
       echo '{"amount": 5}' | polos invoke charge --input - --json
+      polos invoke charge --input @request.json --idempotency-key order-1234 --delay 60
     """
     if timeout is not None and not wait:
         raise UsageError("--timeout is for waiting: give --wait too")
     value = None if input is None else read_json("--input", input)
+    given: InvokeOptions = {
+        "idempotency_key": idempotency_key,
+        "start_delay": delay,
+        "queue": queue,
+        "concurrency_key": concurrency_key,
+        "run_timeout_seconds": run_timeout,
+        "session_id": session,
+        "user_id": user,
+    }
     client = client_of(url, namespace, patience)
-    code = ask(client, lambda: _invoke(client, workflow_id, value, wait, timeout, json))
+    code = ask(client, lambda: _invoke(client, workflow_id, value, given, wait, timeout, json))
     raise typer.Exit(code)
 
 
 async def _invoke(
-    client: PolosClient, workflow_id: str, value: Any, wait: bool, timeout: float | None, json: bool
+    client: PolosClient,
+    workflow_id: str,
+    value: Any,
+    options: InvokeOptions,
+    wait: bool,
+    timeout: float | None,
+    json: bool,
 ) -> int:
     served = await client.served_workflows()
     if workflow_id not in served:
         note(f"polos: warning: {_unserved(workflow_id, served)}")
-    handle = await client.invoke(workflow_id, value)
+    handle = await client.invoke(workflow_id, value, **options)
     if not wait:
         if json:
             print_json({"id": handle.id, "workflow_id": workflow_id})

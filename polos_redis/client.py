@@ -376,7 +376,10 @@ class PolosClient:
     async def _find_below(self, store: Store, root_id: str, step_key: str) -> str | None:
         """The descendant that has a suspension of this key: the open one, else the last that was decided. It
         is then answered by its own id, so that a repeated call can't decide another one."""
-        found = await self._suspensions_below(store, root_id, step_key)
+        if keys.root_of(root_id) != root_id:
+            return None
+        names = [(one, key) for one, key in await store.suspensions_below(root_id) if key == step_key]
+        found = await _read_suspensions(store, names)
         waiting = [one for one, _, record in found if record.status == "open"]
         if len(waiting) > 1:
             raise AmbiguousSuspensionError(root_id, [f"{step_key} of {one}" for one in sorted(waiting)])
@@ -384,22 +387,6 @@ class PolosClient:
             return waiting[0]
         decided = sorted(found, key=lambda row: row[2].decided_ms)
         return decided[-1][0] if decided else None
-
-    async def _suspensions_below(
-        self, store: Store, root_id: str, step_key: str | None = None
-    ) -> list[tuple[str, str, SuspensionRecord]]:
-        """The suspensions of a root's descendants, of one key or all: execution id, step key, record."""
-        if keys.root_of(root_id) != root_id:
-            return []
-        names = [(one, key) for one, key in await store.suspensions_below(root_id) if step_key in (None, key)]
-        stored = await asyncio.gather(*(store.read_records(one, [raw(key)]) for one, key in names))
-        found = []
-        for name, (packed,) in zip(names, stored, strict=True):
-            with contextlib.suppress(UnreadableValueError):  # `get_execution` of the descendant tells of it
-                record = None if packed is None else journal.parse(packed)
-                if isinstance(record, SuspensionRecord):
-                    found.append((*name, record))
-        return found
 
     async def cancel(self, execution_id: str, *, cancelled_by: str | None = None) -> None:
         """End an execution, and with it its descendants. No step of any of them begins afterwards.
@@ -454,9 +441,12 @@ class PolosClient:
         if "workflow" not in fields:
             raise ExecutionNotFoundError(execution_id)
         found = execution.describe(execution_id, fields, records)
-        below = await self._suspensions_below(store, execution_id)
+        below: list[tuple[str, str]] = []
+        if keys.root_of(execution_id) == execution_id:
+            below = (await store.open_suspensions_below(execution_id))[: execution.MOST_CHILDREN]
+        rows = await _read_suspensions(store, below)
         found["open_suspensions_below"] = [
-            execution.suspension(*row) for row in below if row[2].status == "open"
+            execution.suspension(*row) for row in rows if row[2].status == "open"
         ]
         children = found["children"]
         told = await asyncio.gather(*(store.read_fields(one["id"], "workflow", "status") for one in children))
@@ -530,6 +520,20 @@ class PolosClient:
     async def served_workflows(self) -> set[str]:
         """The workflow ids that workers announce now."""
         return await (await self.store()).served()
+
+
+async def _read_suspensions(
+    store: Store, names: list[tuple[str, str]]
+) -> list[tuple[str, str, SuspensionRecord]]:
+    """The suspensions of these execution ids and step keys, as far as they can be read."""
+    stored = await asyncio.gather(*(store.read_records(one, [raw(key)]) for one, key in names))
+    found = []
+    for name, (packed,) in zip(names, stored, strict=True):
+        with contextlib.suppress(UnreadableValueError):  # `get_execution` of that one tells of it
+            record = None if packed is None else journal.parse(packed)
+            if isinstance(record, SuspensionRecord):
+                found.append((*name, record))
+    return found
 
 
 def _moment(milliseconds: Any) -> datetime:

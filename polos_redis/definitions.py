@@ -17,21 +17,15 @@ async def define(store: Store, workflows: Iterable[Workflow[Any, Any]]) -> None:
     the limits of their queues, which count for what has been begun before, too. Raises `ConfigurationError`
     when they contradict each other."""
     limits = _limits(workflows)
-    key = store.prefixes[0] + keys.DEFINITIONS.encode()
     for workflow in workflows:
         definition = Definition.of(workflow)
-        if definition == PLAIN:
-            await store.wire.call("HDEL", key, raw(workflow.id), patience=None)
-        else:
-            await store.wire.call("HSET", key, raw(workflow.id), definition.pack(), patience=None)
+        packed = b"" if definition == PLAIN else definition.pack()
+        await store.define(store.prefixes[0], "workflow", workflow.id, packed)
     for name, limit in limits.items():
         for prefix in store.prefixes:
-            if limit is None:
-                await store.wire.call("HDEL", prefix + keys.LIMITS.encode(), raw(name), patience=None)
-            else:
-                await store.wire.call("HSET", prefix + keys.LIMITS.encode(), raw(name), limit, patience=None)
+            await store.define(prefix, "limit", name, b"" if limit is None else str(limit).encode())
         if limit is not None:
-            await store.free_place(name, limit, "", 0)  # nobody's: a line moves up when there is more room now
+            await store.free_place(name, limit, "", 0)  # nobody's: a line moves up when there is room now
 
 
 def _limits(workflows: Iterable[Workflow[Any, Any]]) -> dict[str, int | None]:

@@ -3,7 +3,7 @@ the pump.
 
 An errand is noted by the script that makes it necessary and removed when it was run, so a crash in between
 only
-runs it again: each can be repeated. They are looked at about every 100 ms.
+runs it again: each can be repeated. They are looked at when the script tells of them, and about every 100 ms.
 
 `l<id>`                    settle what an execution wants of a lane that lives in another partition
 `a<id> <version> <limit> <lane>`  an execution of another partition has got a place in a lane of this one
@@ -44,7 +44,7 @@ class Errands:
         self.client = client
         self.store = store
         self.prefix = prefix
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[bool] | None = None
         self._kinds: dict[str, Callable[[str], Coroutine[Any, Any, int | None]]] = {
             "l": self._settle_lane,
             "a": self._admit,
@@ -55,11 +55,19 @@ class Errands:
             "k": self._fire,
         }
 
-    def run(self, errands: Sequence[Errand]) -> None:
-        """Run what is due, unless an earlier batch is still at work: then it is due again at the next
-        look."""
-        if errands and (self._task is None or self._task.done()):
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is at work."""
+        return self._task is not None and not self._task.done()
+
+    def run(self, errands: Sequence[Errand], done: Callable[[], None]) -> None:
+        """Run what is due, and call `done` when all of it has been; unless an earlier batch is still at work:
+        then it is due again at the next look."""
+        if errands and not self.busy:
             self._task = tasks.spawn(self._run(errands), "polos-errands")
+            self._task.add_done_callback(
+                lambda task: done() if not task.cancelled() and task.result() else None
+            )
 
     async def stop(self) -> None:
         """End what is under way."""
@@ -67,7 +75,7 @@ class Errands:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _run(self, errands: Sequence[Errand]) -> None:
+    async def _run(self, errands: Sequence[Errand]) -> bool:
         for errand in errands:
             kind = self._kinds.get(errand.name[:1])
             try:
@@ -79,15 +87,15 @@ class Errands:
                     await self.store.errand_done(self.prefix, errand)
                 else:
                     await self.store.put_off(self.prefix, errand, again)
-            except PolosError as error:
-                logger.error("an errand failed", extra={"errand": errand.name, "error": str(error)})
+            except Exception as error:
+                known = isinstance(error, PolosError)
+                what = {"errand": errand.name, "error": str(error)}
+                logger.error("an errand failed", extra=what, exc_info=None if known else error)
                 try:
                     await self.store.put_off(self.prefix, errand, AGAIN_MS)
                 except PolosError:
-                    return  # Redis is away: it is still due when it is back
-            except Exception:
-                logger.exception("an errand failed", extra={"errand": errand.name})
-                await self.store.put_off(self.prefix, errand, AGAIN_MS)
+                    return False  # Redis is away: it is still due when it is back
+        return True
 
     # --- lanes --------------------------------------------------------------------------
 
@@ -147,7 +155,7 @@ class Errands:
         waiters = [
             subscriber
             for subscriber, place in (await self.store.subscribers(topic)).items()
-            if subscriber[0] in "wf" and _order(text(place)) < _order(event)
+            if subscriber[0] in "wf" and _is_due(text(place), event)
         ]
         given = [
             await self._give_some(topic, waiters[i : i + BATCH], event, found)
@@ -187,6 +195,13 @@ class Errands:
 
     async def _fire(self, schedule_id: str) -> int | None:
         return await schedules.fire(self.store, schedule_id, self.client.retention_ms)
+
+
+def _is_due(place: str, event: str) -> bool:
+    """Whether a waiter is to be given an event: one after its place, and no later one than is its own
+    already (`place=event`)."""
+    after, _, own = place.partition("=")
+    return _order(after) < _order(event) and (not own or _order(event) <= _order(own))
 
 
 def _order(event: str) -> tuple[int, int]:

@@ -145,8 +145,11 @@ class ExecutionNotFoundError(PolosError):
 
     def __init__(self, execution_id: str) -> None:
         self.execution_id = execution_id
-        super().__init__(
-            f"there is no execution {execution_id!r} in this namespace: check the id, the namespace "
+        super().__init__(execution_id)
+
+    def __str__(self) -> str:
+        return (
+            f"there is no execution {self.execution_id!r} in this namespace: check the id, the namespace "
             "and the Redis URL; a finished execution is kept for its retention only"
         )
 
@@ -156,8 +159,11 @@ class ScheduleNotFoundError(PolosError):
 
     def __init__(self, schedule_id: str) -> None:
         self.schedule_id = schedule_id
-        super().__init__(
-            f"there is no schedule {schedule_id!r} in this namespace: check the id and the namespace; "
+        super().__init__(schedule_id)
+
+    def __str__(self) -> str:
+        return (
+            f"there is no schedule {self.schedule_id!r} in this namespace: check the id and the namespace; "
             "`polos schedules list` shows those that are there"
         )
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from polos_redis import codec
 from polos_redis.errors import ConfigurationError, HookFailedError
 from polos_redis.state import make_state
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HookContext:
-    """What a hook is told: the execution it runs for, its input as it is by now, and (on_end) its output."""
+    """What a hook is told: the execution it runs for, copies of its input as it is by now and (on_end) of its
+    output."""
 
     workflow_id: str
     session_id: str | None
@@ -99,14 +101,25 @@ async def _run(ctx: WorkflowContext, hook: Hook, key: str, told: HookContext, se
         return checked(await result)
 
     def call() -> Any:
-        result = hook(ctx, told)
+        result = hook(ctx, _apart(told))
         return later(result) if inspect.isawaitable(result) else checked(result)
 
     async def call_here() -> HookResult | None:
-        return checked(await hook(ctx, told))  # type: ignore[misc] # it is an async function
+        return checked(await hook(ctx, _apart(told)))  # type: ignore[misc] # it is an async function
 
     is_async = inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)
     return (await ctx.step.run(key, call_here if is_async else call)) or HookResult()
+
+
+def _apart(told: HookContext) -> HookContext:
+    """What one hook is told, to itself: what it changes in there a replay would not see."""
+    return replace(
+        told, current_payload=_copy(told.current_payload), current_output=_copy(told.current_output)
+    )
+
+
+def _copy(value: Any) -> Any:
+    return codec.decode(codec.encode(value, limit=1 << 40))
 
 
 def _name(hook: Any) -> str:

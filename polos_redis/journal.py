@@ -239,6 +239,8 @@ def may_become(told: bytes, now: bytes) -> bool:
     before, after = parse(_whole(told)), parse(now)
     if isinstance(before, ChildRecord) and before.status == "started":
         return isinstance(after, ChildRecord) and before.opened_ms == after.opened_ms
+    if isinstance(before, RaceRecord) and before.status == "won":
+        return isinstance(after, RaceRecord) and before.winner == after.winner
     if not isinstance(before, StepRecord):
         return type(after) is type(before) and before.status == "open" and before.opened_ms == after.opened_ms
     # only the owner writes a step, so a change is our own write whose answer was lost, or its timer

@@ -120,8 +120,8 @@ def begin(
             raise InvalidInputError(f"{what}: concurrency_key is a text, not {concurrency_key!r}")
         if queue.concurrency_limit is None:
             raise ConfigurationError(
-                f"{what}: concurrency_key needs a queue with a concurrency_limit, and {queue.name!r} has none "
-                "that is known: give the limit with queue(), here or to a workflow of a worker"
+                f"{what}: concurrency_key needs a queue with a concurrency_limit, and {queue.name!r} has "
+                "none that is known: give the limit with queue(), here or to a workflow of a worker"
             )
         lane = f"{queue.name}\0{concurrency_key}"
     if start_delay is not None and start_at is not None:

@@ -600,6 +600,10 @@ class Store:
         """Make a queue's stream and group, unless they are there."""
         await self.wire.call_script(scripts.GROUP, prefix, queue, patience=None)
 
+    async def define(self, prefix: bytes, kind: str, name: str, value: bytes) -> None:
+        """Make known the definition of a "workflow", or the "limit" of a queue; an empty value removes it."""
+        await self.wire.call_script(scripts.DEFINE, prefix, kind, raw(name), value, patience=None)
+
     async def renew(self, prefix: bytes, worker: str, serves: bytes) -> int:
         """Raise a worker's lease counter and announce what it serves; returns the counter."""
         counter: int = await self.wire.call_script(scripts.RENEW, prefix, worker, serves, patience=None)
@@ -729,6 +733,16 @@ class Store:
             execution_id, _, step_key = text(member).partition(" ")
             found.append((execution_id, step_key))
         return found
+
+    async def open_suspensions_below(self, root_id: str) -> list[tuple[str, str]]:
+        """Open suspensions of a root execution's descendants: execution id and step key."""
+        names = await self.suspensions_below(root_id)
+        if not names:
+            return []
+        members = [raw(f"{execution_id} {step_key}") for execution_id, step_key in names]
+        key = self.prefix(root_id) + keys.SUSPENSIONS.encode()
+        scores = await self.wire.call("ZMSCORE", key, *members, patience=self.patience)
+        return [name for name, score in zip(names, scores, strict=True) if score is not None]
 
     async def list_executions(
         self, statuses: Sequence[str], workflow: str, before: str, limit: int

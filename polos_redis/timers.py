@@ -7,6 +7,7 @@ in now and then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 
@@ -30,17 +31,26 @@ class Timers:
         self.worker_id = worker_id
         self.errands = errands
         self.holding = False
+        self._hurried = asyncio.Event()
 
     async def run(self) -> None:
         """Fire for ever."""
         while True:
+            self._hurried.clear()
             try:
                 pause = await self.fire()
             except PolosError as error:
                 logger.error("timers could not be fired", extra={"error": str(error)})
                 pause = 1.0
             if pause:
-                await asyncio.sleep(pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._hurried.wait()
+
+    def hurry(self) -> None:
+        """There is an errand: fire now, or when the batch that is at work is done."""
+        if not self.errands.busy:
+            self._hurried.set()
 
     async def fire(self) -> float:
         """Fire one batch; returns for how many seconds there is nothing to do."""
@@ -48,7 +58,7 @@ class Timers:
         self.holding = reply is not None
         if reply is None:
             return random.uniform(0.5, 1.0) * HOLD_MS / 1000
-        self.errands.run(reply.errands)
+        self.errands.run(reply.errands, self.hurry)
         if reply.fired == BATCH or reply.forgotten == BATCH:
             return 0.0
         return LONGEST_SLEEP if reply.next_ms is None else min(LONGEST_SLEEP, reply.next_ms / 1000)

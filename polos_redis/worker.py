@@ -88,6 +88,7 @@ class Worker:
         self.active: set[Activation] = set()
         self._held: dict[Place, Activation | None] = {}  # entries delivered here and not yet let go
         self._given_back: set[Activation] = set()
+        self._pumps: dict[bytes, Timers] = {}
         self._stop = 0
         self._running = False
         self.ready = asyncio.Event()
@@ -138,6 +139,7 @@ class Worker:
                 Timers(self.store, prefix, self.worker_id, Errands(self.client, self.store, prefix))
                 for prefix in self.store.prefixes
             ]
+            self._pumps = {pump.prefix: pump for pump in timers}
             loops: list[Coroutine[Any, Any, None]] = [self._lease.run(), self._look_around()]
             loops += [pump.run() for pump in timers]
             loops += [self._reaper(pump).run() for pump in timers]
@@ -201,6 +203,8 @@ class Worker:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        for pump in self._pumps.values():
+            await pump.errands.stop()
         late = self._loop.time() + (CLOSE_SECONDS if self.store.wire.connected else 1.0)
         while self._ours and self._loop.time() < late:
             await asyncio.wait(list(self._ours), timeout=late - self._loop.time())
@@ -465,6 +469,10 @@ class Worker:
             self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _received(self, notice: list[Any]) -> None:
+        if notice[0] == b"errand":
+            if (pump := self._pumps.get(notice[1])) is not None:
+                pump.hurry()
+            return
         execution_id = notice[1].decode()
         for activation in self.active:
             if activation.id == execution_id:

@@ -92,7 +92,8 @@ class Workflow(Generic[In, Out]):
             raise ConfigurationError(f"workflow {id!r}: retries is a whole number from 0, not {retries!r}")
         for name, seconds in (("retry_delay", retry_delay), ("run_timeout_seconds", run_timeout_seconds)):
             least = 0 if name == "retry_delay" else 0.001
-            if seconds is not None and (not isinstance(seconds, (int, float)) or not least <= seconds < 1e10):
+            number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+            if seconds is not None and not (number and least <= seconds < 1e10):
                 raise ConfigurationError(f"workflow {id!r}: {name} is a number of seconds, not {seconds!r}")
         self.function = function
         self.__name__ = getattr(function, "__name__", id)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import msgpack
 
 from polos_redis import keys
 from polos_redis.journal import result_name
-from tests.state import UNFINISHED, Namespace, Partition, Ties, is_open, records, show, ties_of
+from tests.state import UNFINISHED, Namespace, Partition, Ties, is_open, order, records, show, ties_of
 
-_STREAM_ID = re.compile(rb"\d+-\d+")
+# A place in a stream; for a subscriber of another partition also the event it is to be given.
+_PLACE = re.compile(rb"(\d+-\d+)(?:=(\d+-\d+))?")
 
 
 class Bonds:
@@ -35,6 +35,8 @@ class Bonds:
             for lane in partition.places.keys() | partition.line.keys():
                 yield from self._lane(partition, lane)
             yield from self._subscribers(partition)
+            yield from self._triggers(partition)
+            yield from self._schedules(partition)
 
     # --- parents and children -----------------------------------------------------------
 
@@ -46,12 +48,9 @@ class Bonds:
         self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes], ties: Ties
     ) -> Iterator[str]:
         """A child that goes on is in its parent's set."""
-        goes_on = fields.get(b"status") in UNFINISHED
-        if (
-            ties.parent in partition.executions
-            and goes_on
-            and not self._is_among(partition, execution_id, ties)
-        ):
+        if fields.get(b"status") not in UNFINISHED or ties.parent not in partition.executions:
+            return
+        if not self._is_among(partition, execution_id, ties):
             yield f"child {show(execution_id)} goes on but is not among the children of {show(ties.parent)}"
 
     def _is_among(self, partition: Partition, execution_id: bytes, ties: Ties) -> bool:
@@ -224,20 +223,43 @@ class Bonds:
         for topic, members in home.subs.items():
             for member, place in members.items():
                 who = f"topic {show(topic)} has the subscriber {show(member)}"
-                if not _STREAM_ID.fullmatch(place):
+                found = _PLACE.fullmatch(place)
+                if found is None or (found[2] and member[:1] != b"f"):
                     yield f"{who} at {show(place)}, which is no place in a stream"
+                elif found[2] and b"w" + found[2] + b" " + topic not in home.errands:
+                    yield f"{who}, who is to be given {show(found[2])}, but nothing does that"
                 if member[:1] == b"w" and (topic, member) not in waits:
                     yield f"{who}, which does not wait"
+
+    # --- what begins executions ---------------------------------------------------------
+
+    def _triggers(self, home: Partition) -> Iterator[str]:
+        """Events that a workflow is still to be given have an errand."""
+        for topic, members in home.subs.items():
+            newest = max((order(entry) for entry, _ in home.topics.get(topic, ())), default=(0, 0))
+            for member, place in members.items():
+                if member[:1] == b"t" and newest > order(place) and b"e" + topic not in home.errands:
+                    yield f"topic {show(topic)} has events for {show(member[1:])} that nothing hands out"
+
+    def _schedules(self, home: Partition) -> Iterator[str]:
+        """A schedule that is not paused has an errand for its next tick."""
+        for name, packed in home.schedules.items():
+            kept, who = msgpack.unpackb(packed), f"schedule {show(name)}"
+            if self.all.home(name) is not home:
+                yield f"{who} is not in its partition"
+            if kept["paused"] != (kept["next"] is None):
+                yield f"{who} has paused={kept['paused']} but its next tick is {kept['next']}"
+            if (b"k" + name in home.errands) == kept["paused"]:
+                yield f"{who} has paused={kept['paused']}, and its errand says otherwise"
+        for errand in home.errands:
+            if errand[:1] == b"k" and errand[1:] not in home.schedules:
+                yield f"errand {show(errand)} is for a schedule that there is not"
 
 
 def _was_ended(fields: dict[bytes, bytes]) -> bool:
     """Whether an execution was ended from outside, by a cancel or its run timeout."""
-    if fields.get(b"status") == b"cancelled":
-        return True
-    if fields.get(b"status") != b"failed":
-        return False
-    error: Any = msgpack.unpackb(fields.get(b"error", b"\x90"), raw=True)
-    return isinstance(error, list) and error[:1] == [b"WorkflowTimeoutError"]
+    timed_out = b"WorkflowTimeoutError" in fields.get(b"error", b"")
+    return fields.get(b"status") == b"cancelled" or timed_out
 
 
 def _admits(home: Partition, execution_id: bytes, lane: bytes) -> bool:

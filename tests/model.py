@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from tests.desk import Activated
+
 
 @dataclass(slots=True)
 class Race:
@@ -55,7 +56,8 @@ class Execution:
     parent: str = ""
     key: str = ""  # the parent's step
     lane: str = ""
-    kids: bool = False  # it has had children
+    begun_again: int = 0  # when, by the model's clock
+    ended_from_outside: int = 0
 
     def fence(self, by: Activation) -> int:
         """What a write of an activation would be told: 0 when it passes."""
@@ -71,11 +73,11 @@ class Execution:
         """A wait that opens takes part in its race; False when another branch has won that."""
         name, branch = race_of(key), branch_of(key)
         race = self.races.setdefault(name, Race()) if name else None
-        if race is None or race.winner:
-            return race is None or race.winner == branch
+        if race is None or race.winner == branch:
+            return True
         race.members[key] = branch
-        self.put(name, "open")
-        return True
+        self.put(name, "won" if race.winner else "open")
+        return not race.winner
 
     def settle(self, key: str, status: str) -> None:
         """A wait is decided, and with it the race whose branch it is."""
@@ -85,10 +87,11 @@ class Execution:
             self.win(race_of(key), key)
 
     def win(self, name: str, branch: str, begun: Mapping[str, str] = MappingProxyType({})) -> None:
-        """A branch has won a race: what the others wait for is closed; `begun` are steps it did not know of."""
+        """A branch has won a race: what the others wait for is closed, with what they have begun besides."""
         race = self.races.setdefault(name, Race())
-        race.winner = branch
-        race.members = {**begun, **race.members}
+        if race.winner and (race.winner != branch or begun.keys() <= race.members.keys()):
+            return
+        race.winner, race.members = branch, {**begun, **race.members}
         for key, its in race.members.items():
             if its != branch:
                 self.give_up(key)
@@ -140,14 +143,26 @@ class Model:
 
     executions: dict[str, Execution] = field(default_factory=dict)
     lanes: dict[str, Lane] = field(default_factory=dict)
-    cascades: set[str] = field(default_factory=set)  # ended from outside, their children yet to follow
+    clock: int = 0
 
     def unfinished(self) -> list[Execution]:
         return [one for one in self.executions.values() if not one.finished]
 
-    def children(self, parent: str) -> list[Execution]:
-        """Those that go on."""
-        return [one for one in self.unfinished() if one.parent == parent]
+    def ancestors(self, one: Execution) -> Iterator[Execution]:
+        """Its parent, and that one's, as far as they are known still."""
+        while one.parent in self.executions:
+            one = self.executions[one.parent]
+            yield one
+
+    def doomed(self, one: Execution) -> bool:
+        """Whether it has to follow an ancestor that was ended from outside: one that has begun again since
+        need not, nor those below that."""
+        since = one.begun_again
+        for above in self.ancestors(one):
+            if above.ended_from_outside > since:
+                return True
+            since = max(since, above.begun_again)
+        return False
 
     # --- runnable or not ----------------------------------------------------------------
 
@@ -202,19 +217,20 @@ class Model:
         one.early.clear()
         if was_queued:
             self.leave(one)
-        parent = self.executions.get(one.parent)
-        if parent is not None and not parent.finished:
-            self.tell(parent, one)
+        if one.parent in self.executions:
+            self.tell(self.executions[one.parent], one)
 
     def tell(self, parent: Execution, child: Execution) -> None:
-        """A parent that waits for a child hears how it has ended, and goes on after the last one."""
-        if parent.journal.get(child.key) != "open" or child.id in parent.results:
+        """A parent that waits for a child hears how it has ended, and goes on after the last one; one that
+        has failed keeps it for its next run."""
+        status = parent.journal.get(child.key, "started")
+        if parent.status in ("completed", "cancelled") or status == "started" or child.id in parent.results:
             return
         parent.results[child.id] = child.status
-        if self.complete(parent, child.key):
+        if status == "open" and self.complete(parent, child.key):
             self.decide(parent, child.key, "done")
         else:
-            parent.put(child.key, "open")
+            parent.put(child.key, status)
 
     def complete(self, parent: Execution, key: str) -> bool:
         """Whether all children of a step have begun and ended."""
@@ -222,24 +238,23 @@ class Model:
         return brood.begun == len(brood.ids) and all(child in parent.results for child in brood.ids)
 
     def terminate(self, one: Execution, status: str) -> None:
-        """An end from outside, which its children follow."""
+        """An end from outside, which its descendants follow."""
+        self.clock += 1
+        one.ended_from_outside = self.clock
         self.end(one, status)
-        if one.kids:
-            self.cascades.add(one.id)
 
     def spawn(
         self, one: Execution, key: str, status: str, ids: Sequence[str], chunk: Sequence[str], lane: str
     ) -> None:
         """A step begins some of its children: new ones, or again those that have failed before."""
         if key not in one.journal:
-            one.kids = True
             one.journal[key] = status if one.join(key) else "closed"
             one.broods[key] = Brood(ids)
         for child in () if one.journal[key] == "closed" else chunk:
             before = self.executions.get(child)
             if child in one.results:
                 continue
-            elif before is None:
+            if before is None:
                 self.create(Execution(child, parent=one.id, key=key, lane=lane))
             elif before.status == "completed":
                 if status == "open":
@@ -254,8 +269,9 @@ class Model:
 
     def rerun(self, one: Execution, later: bool = False) -> None:
         """A failed execution goes on as a new run."""
+        self.clock += 1
+        one.begun_again, one.ended_from_outside = self.clock, 0
         one.forget_failures()
-        self.cascades.discard(one.id)
         self.leave(one)
         one.run, one.status, one.later, one.losses = one.run + 1, "queued", later, 0
         if not later:

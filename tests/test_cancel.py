@@ -166,7 +166,7 @@ async def test_the_children_of_a_child_that_has_ended_are_descendants_too(
     @flow
     async def begins_one(ctx: WorkflowContext, input: int) -> str:
         if input:
-            return (await ctx.step.invoke_and_wait("deeper", begins_one, input - 1)) + "."
+            return str(await ctx.step.invoke_and_wait("deeper", begins_one, input - 1))
         return (await ctx.step.invoke("leaf", leaf)).id
 
     @flow
@@ -206,7 +206,7 @@ async def test_what_has_still_to_begin(when: str, redis_url: str, namespace: str
         ran.append(ctx.run)
         raise LookupError("once more")
 
-    again = Workflow(body, "again", retries=3, retry_delay=3600)
+    again: Workflow[None, None] = Workflow(body, "again", retries=3, retry_delay=3600)
     async with running(redis_url, namespace, again) as at:
         if when == "before it begins":
             handle = await again.invoke(at.client, start_delay=3600)
@@ -214,7 +214,7 @@ async def test_what_has_still_to_begin(when: str, redis_url: str, namespace: str
             handle = await again.invoke(at.client)
 
             async def second() -> bool:
-                return (await at.client.get_execution(handle.id))["run"] == 2
+                return bool((await at.client.get_execution(handle.id))["run"] == 2)
 
             await until(second, "its second run to be set")
         begun = list(ran)

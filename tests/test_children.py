@@ -274,7 +274,7 @@ async def test_a_fault_while_children_are_begun_begins_none_twice(
                 begun.dropped("by the test")
             return lost
 
-        store.spawn = fail_once  # type: ignore[method-assign]
+        store.spawn = fail_once  # type: ignore[assignment,method-assign]
         assert await at.result(await parent.invoke(at.client)) == list(range(9))
         assert ran == Counter(range(9))
 
@@ -320,7 +320,7 @@ async def test_a_child_of_a_workflow_that_nobody_knows_yet(redis_url: str, names
             assert await at.result(handle) == 2
 
 
-async def test_results_outlive_the_children(redis_url: str, namespace: str) -> None:
+async def test_results_outlive_the_children(redis_url: str, namespace: str, client: PolosClient) -> None:
     @flow
     async def parent(ctx: WorkflowContext) -> list[int]:
         found = await ctx.step.batch_invoke_and_wait(
@@ -330,8 +330,8 @@ async def test_results_outlive_the_children(redis_url: str, namespace: str) -> N
         return [one.result.number for one in found]
 
     async with (
-        PolosClient(redis_url, namespace, retention_seconds=0.1) as client,
-        working(client, parent, sell) as worker,
+        PolosClient(redis_url, namespace, retention_seconds=0.1) as short,  # begins the children
+        working(short, parent, sell) as worker,
     ):
         at = Running(client, worker)
         handle = await parent.invoke(client)
@@ -344,9 +344,12 @@ async def test_results_outlive_the_children(redis_url: str, namespace: str) -> N
         await until(forgotten, "the children to be forgotten")
         with pytest.raises(ExecutionNotFoundError):
             await client.get_execution(ids[0])
-        result = asyncio.create_task(handle.result(timeout=20))
         await at.answer(handle, "ok")
-        assert await result == [0, 2, 4]
+        assert await at.result(handle) == [0, 2, 4]
+        told = await children_of(client, handle)
+        assert [(one["id"], one["workflow_id"], one["status"]) for one in told] == [
+            (child_id, None, "completed") for child_id in ids
+        ]
 
 
 # --- what can't be begun ----------------------------------------------------------------
@@ -362,7 +365,7 @@ async def test_what_can_not_be_begun_is_refused_with_nothing_begun(redis_url: st
             lambda: ctx.step.batch_invoke_and_wait("a", [*batch, BatchWorkflowInput(sell, {"number": "x"})]),
             lambda: ctx.step.batch_invoke("b", [*batch, BatchWorkflowInput("sell", "x" * 2_000_000)]),
             lambda: ctx.step.invoke_and_wait("c", "sell", object()),
-            lambda: ctx.step.invoke("d", sell, {"number": 1}, start_delay=3),
+            lambda: ctx.step.invoke("d", sell, {"number": 1}, start_delay=3),  # type: ignore[call-overload]
             lambda: ctx.step.invoke("e", sell, {"number": 1}, run_timeout_seconds=-1),
             lambda: ctx.step.batch_invoke("f", [("sell", 1)]),  # type: ignore[list-item]
         ]
@@ -371,7 +374,7 @@ async def test_what_can_not_be_begun_is_refused_with_nothing_begun(redis_url: st
                 await call()
             except Exception as error:
                 refused.append(error)
-        return (await ctx.step.invoke_and_wait("right", sell, {"number": 1})).number
+        return int((await ctx.step.invoke_and_wait("right", sell, {"number": 1})).number)
 
     async with running(redis_url, namespace, parent, sell) as at:
         handle = await parent.invoke(at.client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -43,6 +44,21 @@ def _broken() -> None:
     raise OSError("no paper")
 
 
+@workflow(id="cli-magazine")
+async def magazine(ctx: WorkflowContext, input: str) -> str:
+    """A story, and a wait for an event beside it."""
+    one = ctx.step.invoke_and_wait("story", story, Story(text=input))
+    await asyncio.gather(one, ctx.step.wait_for_event("news", "weather", timeout=3600))
+    return "printed"
+
+
+@workflow(id="cli-second-run")
+async def second_run(ctx: WorkflowContext) -> int:
+    if ctx.run == 1:
+        raise LookupError("no ink")
+    return ctx.run
+
+
 @pytest.fixture
 def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
     return Command(redis_url, namespace, tmp_path)
@@ -50,7 +66,7 @@ def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def working(redis_url: str, namespace: str) -> Polos:
-    return Polos(url=redis_url, namespace=namespace, workflows=[story])
+    return Polos(url=redis_url, namespace=namespace, workflows=[story, magazine, second_run])
 
 
 async def waiting(client: PolosClient) -> ExecutionHandle[Story]:
@@ -161,7 +177,43 @@ async def test_cancel_ends_it_once(polos: Command, redis_url: str, namespace: st
     assert "it is cancelled" in again.sentence
 
 
-@pytest.mark.parametrize("command", ["show", "events", "cancel"])
+async def test_show_and_events_tell_of_children(polos: Command, working: Polos) -> None:
+    async with working as client:
+        handle = await magazine.invoke(client, "once upon a time")
+        async for event in events.stream_workflow(client, handle.root_workflow_id, handle.id):
+            if event.event_type == "suspend_review":
+                break
+        child = str(event.metadata["execution_id"])
+        shown, below = await polos("show", handle.id), await polos("show", child)
+        cancelled = await polos("cancel", handle.id, "--by", "ana")
+        assert cancelled.out == f"cancelled {handle.id}\n"
+        await client.wait_for_end(child)
+        followed = await polos("events", handle.id)
+        ended = await polos("show", child)
+    assert "waits for   news, an event of weather, until 20" in shown.out
+    assert "waits for   story, 1 child\n" in shown.out
+    assert f"\nchildren\n  story  waiting  {child}  cli-story\n" in shown.out
+    assert f"  review of {child}  open  since " in shown.out
+    assert f"child of    {handle.id}\n" in below.out
+    assert "status      cancelled by ana" in ended.out
+    assert f"  of {child}\n" in followed.out
+    assert f"  of {handle.id}\n" not in followed.out
+
+
+async def test_retry_lets_a_failed_one_go_on_once(polos: Command, working: Polos) -> None:
+    async with working as client:
+        handle = await second_run.invoke(client)
+        await client.wait_for_end(handle.id)
+        done = await polos("retry", handle.id, "--json")
+        assert done.json == {"id": handle.id, "run": 2}, done.err
+        assert await handle.result(timeout=DEADLINE) == 2
+        again, shown = await polos("retry", handle.id), await polos("show", handle.id)
+    assert again.code == 1
+    assert "it is completed, not failed" in again.sentence
+    assert "run         2, after LookupError: no ink\n" in shown.out
+
+
+@pytest.mark.parametrize("command", ["show", "events", "cancel", "retry"])
 async def test_an_unknown_execution_is_one_sentence(polos: Command, command: str) -> None:
     done = await polos(command, "0" * 32)
     assert done.code == 1

@@ -125,6 +125,43 @@ def test_input_that_is_not_json(offline: Command, given: str, said: str) -> None
     assert said in done.sentence
 
 
+async def test_how_it_is_started(polos: Command, working: Polos) -> None:
+    async with working as client:
+        options = ["--session", "s 1", "--user", "ana", "--queue", "calm", "--run-timeout", "0.2"]
+        told = await polos("invoke", "cli-asks", "--delay", "3600", *options, "--json")
+        found = await client.get_execution(told.json["id"])
+        assert (found["status"], found["queue"]) == ("queued", "calm")
+        assert (found["session_id"], found["user_id"]) == ("s 1", "ana")
+        await client.cancel(found["id"])
+        done = await polos("invoke", "cli-asks", "--run-timeout", "0.2", "--wait")
+        assert done.code == 1
+        assert "WorkflowTimeoutError: it did not finish within its 0.2 seconds" in done.err
+
+
+async def test_a_key_starts_one_execution(polos: Command, working: Polos) -> None:
+    async with working:
+        call = ("invoke", "cli-send", "--idempotency-key", "order 1", "--wait", "--json", "--input")
+        one = await polos(*call, '{"weight": 1, "to": "Ana"}')
+        again = await polos(*call, '{"to": "Ana", "weight": 1}')
+        assert one.json["id"] == again.json["id"]
+        other = await polos(*call, '{"weight": 2, "to": "Ana"}')
+        assert (other.code, other.out) == (1, "")
+        assert "idempotency key 'order 1' was used before for workflow 'cli-send'" in other.sentence
+
+
+async def test_a_concurrency_key_needs_a_limit(polos: Command, working: Polos) -> None:
+    async with working:
+        done = await polos("invoke", "cli-asks", "--concurrency-key", "ana")
+        assert done.code == 1
+        assert "concurrency_key needs a queue with a concurrency_limit" in done.sentence
+
+
+@pytest.mark.parametrize("option", ["--delay", "--run-timeout"])
+@pytest.mark.parametrize("seconds", ["-1", "soon"])
+def test_seconds_that_are_none_are_wrong_use(offline: Command, option: str, seconds: str) -> None:
+    assert offline.here("invoke", "cli-send", option, seconds).code == 2
+
+
 def test_a_timeout_without_waiting_is_wrong_use(offline: Command) -> None:
     assert offline.here("invoke", "cli-send", "--timeout", "1").code == 2
 

@@ -29,6 +29,12 @@ async def both(ctx: WorkflowContext) -> object:
     return [answer["data"] for answer in answers]
 
 
+@workflow(id="cli-asks-below")
+async def asks_below(ctx: WorkflowContext, input: int) -> object:
+    keys = [f"child {number}" for number in range(input)]
+    return await asyncio.gather(*(ctx.step.invoke_and_wait(key, permission, {}) for key in keys))
+
+
 @pytest.fixture
 def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
     return Command(redis_url, namespace, tmp_path)
@@ -36,7 +42,7 @@ def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def working(redis_url: str, namespace: str) -> Polos:
-    return Polos(url=redis_url, namespace=namespace, workflows=[permission, both])
+    return Polos(url=redis_url, namespace=namespace, workflows=[permission, both, asks_below])
 
 
 async def until(client: Polos, handle: ExecutionHandle[object], event_type: str) -> None:
@@ -146,3 +152,32 @@ def test_an_unclear_answer_is_no_answer(tmp_path: Path, options: tuple[str, ...]
     done = Command("redis://127.0.0.1:1/0", "offline", tmp_path).here("resume", "x", *options)
     assert done.code == 2
     assert said in done.sentence
+
+
+async def test_a_childs_suspension_is_answered_by_the_roots_id(polos: Command, working: Polos) -> None:
+    async with working as client:
+        handle = await asks_below.invoke(client, 1)
+        await until(client, handle, "suspend_first")
+        shown = await polos("show", handle.id)
+        done = await polos("resume", handle.id, "--approve", "--by", "ana", "--json")
+        assert await handle.result() == [[{"approved": True}, "ana", "cli"]]
+        child = done.json["execution_id"]
+        assert child.startswith(handle.id + ".")
+        assert f"  first of {child}  open  since " in shown.out
+        assert f"polos resume {child} first --approve" in shown.out
+
+        several = await asks_below.invoke(client, 2)
+        await wait_below(client, several, 2)
+        refused = await polos("resume", several.id, "--approve")
+        assert refused.code == 1
+        assert f"'first of {several.id}." in refused.sentence
+        await client.cancel(several.id)
+
+
+async def wait_below(client: Polos, handle: ExecutionHandle[object], count: int) -> None:
+    """Wait until so many suspensions are open below an execution."""
+    async with asyncio.timeout(20):
+        async for event in events.stream_workflow(client, handle.root_workflow_id, handle.id):
+            count -= event.event_type == "suspend_first"
+            if not count:
+                return

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polos_redis import ConfigurationError
@@ -92,6 +92,7 @@ EXPRESSIONS = ("* * * * * *", "30 2 * * *", "0 30 2 * * *", "15 */3 * * *", "*/7
 ZONES = ("UTC", BERLIN, "America/New_York", "Australia/Lord_Howe", "America/Havana")
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(EXPRESSIONS),
     st.sampled_from(ZONES),

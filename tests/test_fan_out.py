@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from pathlib import Path
@@ -28,8 +29,8 @@ async def fan_out(server: ChaosServer, namespace: str, folder: Path, count: int)
             victim = await fleet.start(**OPTIONS)
             began = time.monotonic()
             handle = await fan.invoke(client, {"count": count, "each": "number"})
-            for part in (1, 2):
-                await until(lambda part=part: len(fleet.counts()) > part * count // 3, "a third of them")
+            for some in (count // 3, 2 * count // 3):
+                await until(functools.partial(_have_run, fleet, some), f"{some} of them")
                 victim.kill()
                 victim = await fleet.start(**OPTIONS)
             assert await handle.result(timeout=120) == list(range(count))
@@ -47,6 +48,10 @@ async def fan_out(server: ChaosServer, namespace: str, folder: Path, count: int)
         "steps that ran again": again,
         "activations of the parent": activations,
     }
+
+
+def _have_run(fleet: Fleet, count: int) -> bool:
+    return len(fleet.counts()) > count
 
 
 async def _each_was_told_once(client: PolosClient, root: str, children: set[str]) -> None:

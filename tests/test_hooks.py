@@ -189,6 +189,22 @@ async def test_a_retry_asks_the_hook_that_refused_again(redis_url: str, namespac
     assert _ran == ["count", "door", "door", "code"]
 
 
+def meddle(ctx: WorkflowContext, hook: HookContext) -> None:
+    hook.current_payload.append("meddled")
+    if hook.current_output:
+        hook.current_output.append("meddled")
+
+
+@workflow(on_start=meddle, on_end=[meddle, meddle])
+async def lists(ctx: WorkflowContext, input: list[str]) -> list[str]:
+    return input
+
+
+async def test_a_hook_changes_nothing_in_place(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, lists) as at:
+        assert await lists.run(at.client, ["given"], timeout=20) == ["given"]
+
+
 @workflow(on_start=lambda ctx, hook: _ran.append("lambda"), on_end=[])
 async def takes_nothing(ctx: WorkflowContext) -> int:
     return 1

@@ -9,7 +9,8 @@ import pytest
 
 from polos_redis import keys
 from polos_redis.embedded import EmbeddedServer
-from tests.desk import FAR, RETENTION, Desk
+from polos_redis.journal import result_name
+from tests.desk import FAR, Desk, branch, packed
 from tests.invariants import check
 
 ME = "f" * 32  # the execution that gets broken
@@ -53,9 +54,80 @@ def finished(desk: Desk) -> None:
     desk.finish(by)
 
 
+def scheduled(desk: Desk) -> None:
+    kept = msgpack.packb({"paused": False, "next": FAR})
+    assert desk.run("schedule", "s1", "", kept, FAR, "", "", "", "", "") == 1
+
+
+def triggered(desk: Desk) -> None:
+    desk.run("subscribe", "news", "twf")
+    desk.publish("news")
+
+
+def timing(desk: Desk) -> None:
+    desk.invoke(ME, timeout=FAR)
+
+
+def pausing(desk: Desk) -> None:
+    by = desk.start(ME)
+    desk.wait(by, "pause", FAR)
+    assert desk.park(by, "pause") == 0
+
+
+def expecting(desk: Desk) -> None:
+    by = desk.start(ME)
+    desk.wait_for_event(by, "it", "news")
+    assert desk.park(by, "it") == 0
+
+
+def racing(desk: Desk) -> None:
+    by = desk.start(ME)
+    desk.suspend(by, "one", race=branch("race", "one", "one"))
+    desk.wait(by, "two", FAR, race=branch("race", "two", "two"))
+
+
+def parent(desk: Desk) -> None:
+    by = desk.start(ME)
+    desk.suspend(desk.child(by), "ask")
+    assert desk.park(by, "kid") == 0
+
+
+def ended_parent(desk: Desk) -> None:
+    by = desk.start(ME, timeout=FAR)
+    desk.child(by)
+    desk.make_due("t" + ME)
+    desk.fire()
+
+
+def heard(desk: Desk) -> None:
+    by = desk.start(ME)
+    desk.finish(desk.child(by))
+
+
+def holding(desk: Desk) -> None:
+    desk.invoke(ME, lane="narrow", limit=1, near=True)
+
+
+def in_line(desk: Desk) -> None:
+    desk.invoke(lane="narrow", limit=1, near=True)
+    holding(desk)
+
+
+def new_run(desk: Desk) -> None:
+    by = desk.start(ME)
+    desk.finish(by, "failed")
+    assert desk.retry(ME) == [b"retried", 2]
+
+
+PREPARED = (
+    *(queued, delivered, put_back, waiting, backing_off, finished, scheduled, triggered),
+    *(timing, pausing, expecting, racing, parent, ended_parent, heard, holding, in_line, new_run),
+)
+
+
 def anything(desk: Desk) -> None:
     """An execution in every other state, and all that lies beside executions."""
-    for prepare in (queued, delivered, put_back, waiting, backing_off, finished):
+    for prepare in PREPARED:
         before = desk.snapshot()
         prepare(desk)
         desk.check()
@@ -129,6 +201,58 @@ BROKEN: list[tuple[Callable[[Desk], None], Break, str]] = [
     (finished, lambda d: d.do("HSET", keys.EARLY + ME, "k", "v"), "still keeps early answers"),
     (finished, lambda d: d.do("HSET", JOURNAL, "k", _open("k")), "its wait k is open"),
     (finished, lambda d: d.do("DEL", EXEC), "gone before its time"),
+    (scheduled, lambda d: d.do("DEL", keys.ERRANDS), "its errand says otherwise"),
+    (scheduled, lambda d: d.do("DEL", keys.SCHEDULES), "for a schedule that there is not"),
+    (
+        scheduled,
+        lambda d: d.do("HSET", keys.SCHEDULES, "s1", msgpack.packb({"paused": False, "next": None})),
+        "has paused=False but its next tick is None",
+    ),
+    (triggered, lambda d: d.do("DEL", keys.ERRANDS), "topic news has events for wf that nothing hands out"),
+    (finished, lambda d: d.do("HSET", EXEC, "early", 1), "completed but has early: 1"),
+    (new_run, lambda d: d.do("HSET", EXEC, "finished", 1), "queued but has finished: 1"),
+    (new_run, lambda d: d.do("HSET", EXEC, "error", "e"), "queued but has error: e"),
+    (waiting, lambda d: d.do("HSET", EXEC, "attempts", 1), "waiting but has attempts: 1"),
+    (delivered, lambda d: d.do("SREM", keys.QUEUES, "default"), "is listed or has a group, but not both"),
+    (queued, lambda d: d.do("SADD", keys.QUEUES, "other"), "queue other is listed but does not exist"),
+    (timing, lambda d: d.do("ZREM", keys.TIMERS, "t" + ME), f"timers has no row t{ME}"),
+    (queued, lambda d: d.do("ZADD", keys.TIMERS, FAR, "t" + ME), "that nothing waits for"),
+    (queued, lambda d: d.do("ZADD", keys.TIMERS, FAR, "c" + ME), "that nothing waits for"),
+    (pausing, lambda d: d.do("ZADD", keys.TIMERS, 7, f"w{ME} pause"), "pause at 7, not"),
+    (heard, lambda d: d.do("HSET", EXEC, "waits", packed(["kid"])), "still notes its wait kid"),
+    (expecting, lambda d: d.do("DEL", keys.SUBS + "news"), "but has not subscribed"),
+    (expecting, lambda d: _change(d, "it", 2, "expired"), "no longer, but is still subscribed"),
+    (expecting, lambda d: d.do("HSET", keys.SUBS + "news", "w1-1 x y", "0-0"), "which does not wait"),
+    (expecting, lambda d: d.do("HSET", keys.SUBS + "news", "f1-1 x y", "$"), "which is no place in a stream"),
+    (nothing, lambda d: d.do("HSET", keys.SUBS + "news", "f1-1 x y", "0-0=1-1"), "but nothing does that"),
+    (expecting, lambda d: _change(d, "it", 6, "f1-1 x it"), "not in the partitions that says"),
+    (racing, lambda d: _change(d, "one", 2, "answered"), "which is open, but its one is answered"),
+    (racing, lambda d: _win(d), "won by two, but one is open"),
+    (parent, lambda d: d.do("DEL", keys.CHILDREN + ME), "is not among the children of"),
+    (parent, lambda d: d.do("SADD", keys.CHILDREN + ME, ME + ".ab"), "which is nothing"),
+    (parent, lambda d: d.do("EXPIRE", keys.CHILDREN + ME, 1000), "has a TTL but is permanent"),
+    (parent, lambda d: d.do("HDEL", EXEC, "ties"), "does not know of any"),
+    (parent, lambda d: _change(d, "kid", 5, 2), "for 2 of 1 children; 1 of 1 have no result"),
+    (parent, lambda d: _change(d, "kid", 2, "done"), "which is done, for 1 children"),
+    (parent, lambda d: d.do("DEL", keys.EXEC + _child()), "for f{32}.* which does not go on"),
+    (parent, lambda d: d.do("DEL", keys.BELOW + ME), "is not among those below"),
+    (parent, lambda d: d.do("SADD", keys.BELOW + ME, "other k"), "have other k, which is not"),
+    (parent, lambda d: d.do("EXPIRE", keys.BELOW + ME, 1000), "has a TTL but its execution is waiting"),
+    (ended_parent, lambda d: d.do("DEL", keys.TIMERS), "was ended but nothing ends its children"),
+    (heard, lambda d: d.do("HDEL", JOURNAL, result_name(_child())), "1 of 1 have no result"),
+    (holding, lambda d: d.do("DEL", keys.PLACES + "narrow"), "has an entry but no place in lane narrow"),
+    (holding, lambda d: d.do("HSET", keys.PLACES + "narrow", ME, 7), "at version 7, which is at 1"),
+    (holding, lambda d: d.do("HSET", keys.PLACES + "narrow", "x", 1), "x, which does not exist"),
+    (holding, lambda d: d.do("HSET", keys.PLACES + "narrow", "x", 1), "2 executions with a place, 1 allowed"),
+    (holding, lambda d: d.do("HSET", EXEC, "status", "waiting"), "lane narrow has f{32}, which is waiting"),
+    (holding, lambda d: d.do("HDEL", EXEC, "entry"), "with a place, which has no entry"),
+    (queued, lambda d: d.do("HSET", keys.PLACES + "other", ME, 1), "which is of another lane"),
+    (in_line, lambda d: d.do("ZREM", keys.LINE + "narrow", ME), f"timers has no row p{ME}"),
+    (in_line, lambda d: d.do("HDEL", keys.PLACES + "narrow", ME), "does not know its version"),
+    (in_line, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "in line, which has an entry"),
+    (in_line, lambda d: d.do("ZADD", keys.TIMERS, 7, "p" + ME), "in line, which starts later"),
+    (in_line, lambda d: _all_but_me(d), "has a line, but only 0 places taken of 1"),
+    (nothing, lambda d: d.do("SET", keys.ONCE + "n", "1-1"), "belongs to no execution"),
     (nothing, lambda d: d.do("HSET", JOURNAL, "", 1), "has no TTL and belongs to no execution"),
     (nothing, lambda d: d.do("HSET", keys.EARLY + ME, "k", "v"), "has no TTL and belongs to no execution"),
     (nothing, lambda d: d.do("XADD", keys.TOPIC + "old news", "*", "e", "1"), "belongs to no execution"),
@@ -137,6 +261,29 @@ BROKEN: list[tuple[Callable[[Desk], None], Break, str]] = [
     (nothing, lambda d: d.do("SET", "lock:1", "w1", "EX", 100), "lock:1 is not a key of ours"),
     (nothing, lambda d: d.do("SET", JOURNAL, "w1", "EX", 100), "is a string, not a hash"),
 ]
+
+
+def _child() -> str:
+    return keys.child_id(ME, "kid", 0)
+
+
+def _change(desk: Desk, key: str, place: int, value: str | int) -> None:
+    """Another item in a record of the journal."""
+    record = desk.record(ME, key)
+    record[place] = value
+    desk.do("HSET", JOURNAL, key, packed(record))
+
+
+def _win(desk: Desk) -> None:
+    _change(desk, "race", 2, "won")
+    _change(desk, "race", 4, "two")
+
+
+def _all_but_me(desk: Desk) -> None:
+    """Whoever has a place loses it, and nobody moves up."""
+    for one in desk.do("HKEYS", keys.PLACES + "narrow"):
+        if one != ME.encode():
+            desk.do("HDEL", keys.PLACES + "narrow", one)
 
 
 def _open(key: str) -> bytes:

@@ -76,6 +76,7 @@ def test_a_workflow_state_checks_what_it_is_assigned() -> None:
         errors.HookFailedError("no"),
         errors.IdempotencyConflictError("workflow", "key", "id"),
         errors.NotFailedError("id", "waiting"),
+        errors.ExecutionNotFoundError("id"),
         errors.ScheduleNotFoundError("id"),
         errors.WorkflowTimeoutError("late"),
         errors.InsideWorkflowError("run"),

@@ -28,7 +28,8 @@ from polos_redis import (
 from polos_redis.workflow import Workflow
 from tests.command import Command
 from tests.fleet import Fleet, WorkerProcess
-from tests.running import DEADLINE, soon, until, working
+from tests.running import DEADLINE, until, working
+from tests.servers import ChaosServer
 
 ONE = queue("queues-one", concurrency_limit=1)
 TWO = queue("queues-two", concurrency_limit=2)
@@ -36,7 +37,7 @@ TWO = queue("queues-two", concurrency_limit=2)
 
 @dataclass
 class Stage:
-    """What the workflows below do in a test: who has begun to work, in order, and how many at most at once."""
+    """What the workflows below do in a test: who has begun to work, in order, and how many at once."""
 
     entered: list[str] = field(default_factory=list)
     inside: set[str] = field(default_factory=set)
@@ -52,6 +53,12 @@ class Stage:
         for name in names:
             self.closed[name].set()
 
+    async def one_leaves(self) -> None:
+        """Let one out that is inside, and wait until it is."""
+        name = min(self.inside)
+        self.let_out(name)
+        await until(lambda: name not in self.inside)
+
     async def work(self, name: str) -> None:
         self.entered.append(name)
         self.inside.add(name)
@@ -59,6 +66,10 @@ class Stage:
         if name in self.closed:
             await self.closed[name].wait()
         self.inside.discard(name)
+
+    async def count(self, number: int) -> None:
+        """Wait until so many have entered."""
+        await until(lambda: len(self.entered) == number, f"{number} to enter")
 
     async def saw(self, *names: str) -> None:
         """Wait until exactly these are inside."""
@@ -243,7 +254,11 @@ async def test_a_hundred_through_a_limit_of_three_with_two_workers_killed(
         held = f"gate-{number}" if number in (10, 50) else None
         handles.append(await spread.invoke("in_queue", {"seconds": 0.01, "gate": held}))
     for number in (10, 50):  # one is held in its step, and its worker killed
-        (pid,) = await until(lambda number=number: entered(fleet, handles[number].id))
+
+        def holders(id: str = handles[number].id) -> list[int]:
+            return [pid for pid in entered(fleet, id) if pid not in killed]
+
+        (pid,) = await until(holders)
         kill(fleet.of(pid), killed)
         await fleet.start(lease_seconds=3.0)
         fleet.open(f"gate-{number}")
@@ -289,10 +304,11 @@ async def test_a_limit_counts_whatever_is_at_work(spread: PolosClient, stage: St
     async with working(spread, double), working(spread, double):
         handles = [await double.invoke(spread, name) for name in names]
         await in_line(spread, TWO.name, 4)
-        for left in range(6, 0, -1):
-            await until(lambda left=left: len(stage.inside) == min(2, left))
-            stage.let_out(next(iter(stage.inside)))
-            await until(lambda left=left: len(stage.entered) >= min(6, 9 - left))
+        await until(lambda: len(stage.inside) == 2)
+        for count in range(3, 7):  # one goes, the next comes
+            await stage.one_leaves()
+            await stage.count(count)
+        stage.let_out(*stage.inside)
         assert await results(handles) == names
         assert stage.most == 2
         await nothing_is_left(spread)
@@ -359,9 +375,13 @@ async def test_each_concurrency_key_has_the_limit_for_itself(spread: PolosClient
     names = ["x1", "x2", "x3", "y1", "y2", "z1"]
     stage.close(*names)
     async with working(spread, single, concurrency=50):
-        handles = [await single.invoke(spread, name, concurrency_key=f"customer {name[0]}") for name in names]
-        await stage.saw("x1", "y1", "z1")
-        assert len(await in_line(spread, f"{ONE.name}\0customer x", 2)) == 2
+        handles = []
+        for name, waiting in zip(names, (0, 1, 2, 0, 1, 0), strict=True):
+            handles.append(await single.invoke(spread, name, concurrency_key=f"customer {name[0]}"))
+            await in_line(spread, f"{ONE.name}\0customer {name[0]}", waiting)
+            if not waiting:
+                await stage.count(1 + ["x1", "y1", "z1"].index(name))
+        assert stage.inside == {"x1", "y1", "z1"}
         stage.let_out("x1", "z1")
         await stage.saw("x2", "y1")
         stage.let_out("x2", "x3", "y1", "y2")
@@ -405,7 +425,9 @@ async def test_one_that_no_worker_here_knows_does_not_keep_the_others(spread: Po
     async with working(spread, single, put_back_seconds=3600.0):
         stranger = await spread.invoke("queues-unknown", None, queue="queues-one")
         store = await spread.store()
-        await until(lambda: store.wire.call("ZSCORE", store.prefix(stranger.id) + b"timers", f"p{stranger.id}"))
+        await until(
+            lambda: store.wire.call("ZSCORE", store.prefix(stranger.id) + b"timers", f"p{stranger.id}")
+        )
         assert await single.run(spread, "a", timeout=DEADLINE) == "a"
         await spread.cancel(stranger.id)
         await nothing_is_left(spread)
@@ -512,7 +534,7 @@ async def test_a_deployment_without_the_limit_lifts_it(client: PolosClient, stag
 
 
 async def test_two_limits_for_one_queue_are_refused(client: PolosClient) -> None:
-    other = Workflow(_work, "queues-contradicts", queue=queue("queues-deployed", 2))
+    other: Workflow[str, str] = Workflow(_work, "queues-contradicts", queue=queue("queues-deployed", 2))
     with pytest.raises(ConfigurationError, match=r"'queues-deployed' has concurrency_limit=2 .* but 1 for"):
         async with working(client, with_limit(1), other):
             pass
@@ -552,6 +574,34 @@ async def test_a_queue_is_read_from_its_beginning_when_its_first_worker_comes(
         await spread.cancel(elsewhere.id)
 
 
+async def test_entries_of_two_queues_may_have_one_id(client: PolosClient, stage: Stage) -> None:
+    """Each stream counts for itself: what ends in one queue says nothing of the other's entry."""
+    stage.close("a")
+    handles = [await free.invoke(client, "a"), await free.invoke(client, "b", queue="queues-other")]
+    store = await client.store()
+    call, prefix, same = store.wire.call, store.prefixes[0], b"%d-0" % (time.time_ns() // 1_000_000 + 60_000)
+    for handle, name in zip(handles, (b"default", b"queues-other"), strict=True):
+        ((entry, fields),) = await call("XRANGE", prefix + b"queue:" + name, "-", "+")
+        await call("XDEL", prefix + b"queue:" + name, entry)
+        await call("XADD", prefix + b"queue:" + name, same, *fields)
+        await call("HSET", prefix + b"exec:" + handle.id.encode(), "entry", same)
+    async with working(client, free, queues=["default", "queues-other"], lease_seconds=0.6) as worker:
+        assert await handles[1].result(timeout=DEADLINE) == "b"
+
+        async def renewed() -> int:
+            return int(await call("HGET", prefix + b"workers", worker.worker_id))
+
+        enough = await renewed() + 6  # two leases: it has compared what is pending with what it runs
+
+        async def compared() -> bool:
+            return await renewed() >= enough
+
+        await until(compared)
+        stage.let_out("a")
+        assert await handles[0].result(timeout=DEADLINE) == "a"
+    assert sorted(stage.entered) == ["a", "b"]
+
+
 async def test_any_worker_looks_after_all_queues(
     fleet: Fleet, client: PolosClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -568,7 +618,7 @@ async def test_any_worker_looks_after_all_queues(
 
     async def requeued() -> bool:
         groups = await store.wire.call("XPENDING", stream, keys.GROUP)
-        return groups[0] == 0
+        return int(groups[0]) == 0
 
     await until(requeued)
     late = await client.invoke("in_queue", {}, run_timeout_seconds=0.01)
@@ -593,14 +643,19 @@ async def parcel(ctx):
 """
 
 
+@pytest.fixture
+def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
+    (tmp_path / "post.py").write_text(SOURCE)
+    return Command(redis_url, namespace, tmp_path)
+
+
 @pytest.mark.parametrize("how", ["option", "environment"])
 async def test_polos_worker_reads_the_queues_it_is_told(
-    polos: Command, client: PolosClient, how: str, monkeypatch: pytest.MonkeyPatch
+    polos: Command, client: PolosClient, how: str
 ) -> None:
-    (polos.folder / "post.py").write_text(SOURCE)
     options = ["--queues", "letters, cards"] if how == "option" else []
     if how == "environment":
-        monkeypatch.setenv("POLOS_QUEUES", "letters,cards")
+        polos.environment["POLOS_QUEUES"] = "letters,cards"
     parcel = await client.invoke("parcel", queue="parcels")
     with polos.worker("post.py", *options):
         assert await (await client.invoke("letter")).result(timeout=DEADLINE) == "letter"
@@ -613,13 +668,35 @@ async def test_polos_worker_reads_the_queues_it_is_told(
 
 
 def test_polos_worker_wants_a_queue_at_least(polos: Command) -> None:
-    (polos.folder / "post.py").write_text(SOURCE)
     done = polos.run("worker", "post.py", "--queues", "letters,,cards")
     assert done.code == 1
     assert "queues= takes names of queues, one at least, not 'letters,,cards'" in done.sentence
 
 
-# --- a store that goes back in one of two partitions ----------------------------------------
+# --- a store that is lost, or goes back -----------------------------------------------------
+
+
+async def test_the_limit_holds_while_redis_is_killed_and_comes_back(
+    chaos_server: ChaosServer, namespace: str, partitions: int, stage: Stage
+) -> None:
+    chaos_server.start()
+    names = [str(number) for number in range(40)]
+    stage.close(*names)
+    async with (
+        PolosClient(chaos_server.url, namespace, partitions=partitions) as client,
+        working(client, double),
+        working(client, double),
+    ):
+        handles = [await double.invoke(client, name) for name in names]
+        await stage.count(2)
+        for number in range(40):
+            if number in (5, 10, 15):
+                chaos_server.restart()
+            await stage.one_leaves()
+            await stage.count(min(40, number + 3))
+        assert await results(handles) == names
+        assert stage.most == 2
+        await nothing_is_left(client)
 
 
 async def make_due(client: PolosClient, prefix: bytes, beginning: str) -> None:

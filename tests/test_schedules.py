@@ -24,6 +24,7 @@ from polos_redis import (
 from polos_redis.store import Store
 from tests.fleet import Fleet, WorkerProcess
 from tests.running import until, working
+from tests.servers import ChaosServer
 
 DAILY = "0 8 * * *"
 SECOND = "* * * * * *"
@@ -70,7 +71,8 @@ async def make_due(client: PolosClient, schedule_id: str, ago: timedelta) -> dat
 async def begun(client: PolosClient, workflow_id: str) -> list[dict[str, Any]]:
     """The executions of a workflow, oldest first, as `get_execution` has them."""
     page = await client.list_executions(workflow=workflow_id, limit=1000)
-    return [await client.get_execution(row["id"]) for row in reversed(page)]
+    found = await asyncio.gather(*(client.get_execution(row["id"]) for row in page))
+    return list(reversed(found))
 
 
 async def ticks_of(client: PolosClient, workflow_id: str) -> list[datetime]:
@@ -139,9 +141,11 @@ async def test_a_change_leaves_a_paused_schedule_paused(client: PolosClient) -> 
 
 
 async def test_many_schedules_are_all_listed(redis_url: str, namespace: str) -> None:
-    async with PolosClient(redis_url, namespace, partitions=4) as client:
-        created = [await schedules.create(client, typed, DAILY, key=f"user-{n}") for n in range(700)]
-        assert len({keys.partition_of(one, 4) for one in created}) == 4
+    """More of them than a page has."""
+    async with PolosClient(redis_url, namespace, partitions=2) as client:
+        creating = (schedules.create(client, typed, DAILY, key=f"user-{n}") for n in range(1500))
+        created = await asyncio.gather(*creating)
+        assert len({keys.partition_of(one, 2) for one in created}) == 2
         assert {one.id for one in await schedules.list(client)} == set(created)
 
 
@@ -440,4 +444,23 @@ async def test_a_worker_that_froze_over_a_tick_fires_nothing_again(fleet: Fleet,
     await schedules.pause(client, schedule_id)
     ticks = await ticks_of(client, "ticked")
     await ticked(client, len(ticks))
+    assert ticks == [ticks[0] + timedelta(seconds=n) for n in range(len(ticks))]
+
+
+@pytest.mark.timeout(90)
+async def test_ticks_go_on_after_the_server_was_away(chaos_server: ChaosServer, namespace: str) -> None:
+    async with PolosClient(chaos_server.url, namespace) as client, working(client, typed):
+        schedule_id = await schedules.create(client, typed, SECOND)
+
+        async def fired(least: int) -> list[datetime]:
+            found = await ticks_of(client, typed.id)
+            return found if len(found) >= least else []
+
+        await until(lambda: fired(2), "two ticks")
+        chaos_server.kill()
+        await asyncio.sleep(2)  # the outage itself
+        chaos_server.start()
+        await until(lambda: fired(6), "the ticks of the outage and more")
+        await schedules.pause(client, schedule_id)
+        ticks = await ticks_of(client, typed.id)
     assert ticks == [ticks[0] + timedelta(seconds=n) for n in range(len(ticks))]

@@ -9,7 +9,7 @@ import pytest
 
 from polos_redis import PolosClient, events, keys, scripts
 from polos_redis.embedded import EmbeddedServer
-from tests.desk import FAR, RETENTION, Desk
+from tests.desk import FAR, RETENTION, Desk, branch, new_id, subscriber
 
 ODD: list[str | bytes] = [
     "{x}",
@@ -271,12 +271,42 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.run("prune", "default", "w1", "")
         desk.run("renew", "w1", b"\x80")
         desk.run("group", "other")
+        desk.run("define", "limit", "narrow", 3)
+        compose(desk)
         assert ran.names == {script.name for script in scripts.ALL}
         with pytest.raises(Exception, match=r"NOPERM|ACL|permission"):
             desk.connection.do("EVAL", scripts.WATCH.source, 1, "polos:{other:0}:", by.id, "")
     finally:
         desk.connection.do("AUTH", "default", "")
         desk.connection.do("ACL", "DELUSER", user)
+
+
+def compose(desk: Desk) -> None:
+    """Whatever binds executions to each other, to lanes, topics and schedules."""
+    by = desk.start(consumer="w1", lane="narrow", limit=1, near=True, timeout=FAR)
+    desk.wait_for_event(by, "it", "news", race=branch("race", "it", "it"))
+    desk.choose(by, "race", "other", "it", "it")
+    desk.wait_for_event(by, "it again", "news")
+    desk.publish("news", once="n1")
+    child = desk.child(by, lane="narrow", limit=2, near=True)
+    desk.suspend(child, "ask")
+    desk.again(child)
+    desk.finish(by, "failed")
+    desk.retry(by.id)
+    desk.cancel(by.id, run=2)
+    desk.run("lane", by.id)
+    desk.run("place", "narrow", 1, "far", 1, 1, FAR)
+    desk.run("holders", "narrow", "0")
+    desk.run("place", "narrow", 1, "far", 1, 0, 0)
+    desk.run("admit", by.id, 1)
+    desk.run("subscribe", "news", "twf")
+    desk.run("deliver", subscriber(by, "it", "f"), "1-1", "e", b"\x01")
+    desk.run("trigger", "news", "wf", "0-0", "1-1", 0, new_id(), b"in", RETENTION, "")
+    desk.run("advance", "news", "twf", "1-1", "")
+    desk.run("errand", "enews", "", "", "")
+    desk.run("schedule", "s1", "", "", "", "", "", "", "", "")
+    desk.run("scheduled", "s1")
+    desk.fire()
 
 
 class Recorder:

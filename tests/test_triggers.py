@@ -119,7 +119,7 @@ async def test_the_workflow_is_given_the_event_as_it_was_published(client: Polos
 async def test_a_worker_that_does_not_know_the_type_of_the_data_hands_it_on(
     fleet: Fleet, client: PolosClient
 ) -> None:
-    other = await fleet.start(defined_in="tests.fleet_beginnings", knows="ticked", lease_seconds=30)
+    other = await fleet.start(defined_in="tests.fleet_beginnings", knows="ticked", queues=["elsewhere"])
     assert await pump_holder(client, fleet) is other
     async with working(client, typed):
         await publish(client, Order(number=8))
@@ -371,7 +371,7 @@ async def test_each_event_begins_one_execution_although_the_worker_that_hands_th
     published = 0
     for _ in range(2):
         victim = await pump_holder(client, fleet)
-        publishing = asyncio.create_task(publish(client, *range(published, published + 300)))
+        publishing = asyncio.create_task(publish(client, *range(published, published + 150)))
 
         async def some(least: int = published + 50) -> bool:
             return len(await client.list_executions(workflow="ordered", limit=1000)) >= least
@@ -379,7 +379,7 @@ async def test_each_event_begins_one_execution_although_the_worker_that_hands_th
         await until(some, "some of them to be begun")
         victim.kill()
         await publishing
-        published += 300
+        published += 150
         await fleet.start(defined_in="tests.fleet_beginnings")
 
     async def all_done() -> bool:

@@ -166,7 +166,7 @@ MISTAKES = """
 
     @workflow(on_start=hook)  # E: Argument "on_start" to "workflow"
     async def hooked(ctx: WorkflowContext) -> int:
-        return await ctx.step.invoke_and_wait("key", buy, 1)  # E: Incompatible return value
+        return await ctx.step.invoke_and_wait("key", buy, 1)  # E: Argument 2 to "invoke_and_wait"
 
     @workflow(state_schema="Tally")  # E: No overload variant
     async def counted(ctx: WorkflowContext) -> int:

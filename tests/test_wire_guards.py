@@ -20,6 +20,7 @@ BESIDES = {
     "xpending",
     "hgetall",
     "xinfo",
+    "smembers",
 }  # what a worker does by the clock, however little there is to do
 
 

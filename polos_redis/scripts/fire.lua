@@ -74,6 +74,6 @@ for _, id in ipairs(gone) do
   if not redis.call('ZSCORE', P .. 'timers', 'c' .. id) then forget(id) end
 end
 
-local errands = redis.call('ZRANGEBYSCORE', P .. 'errands', '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+local errands = redis.call('ZRANGEBYSCORE', P .. 'errands', '-inf', now_us / 1000, 'WITHSCORES', 'LIMIT', 0, limit)
 local next_due = redis.call('ZRANGE', P .. 'timers', 0, 0, 'WITHSCORES')
 return {#due, #gone, next_due[2] and math.max(0, tonumber(next_due[2]) - now) or -1, errands}

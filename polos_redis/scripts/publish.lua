@@ -28,13 +28,17 @@ local count = redis.call('HLEN', subs)
 if count == 0 then return entry end
 local waiting, others = count > 100, count > 100
 if count <= 100 then
-  for _, member in ipairs(redis.call('HKEYS', subs)) do
-    local kind = string.sub(member, 1, 1)
+  local members = redis.call('HGETALL', subs)
+  for i = 1, #members, 2 do
+    local member, kind = members[i], string.sub(members[i], 1, 1)
     if kind == 'w' then
       occur(P, member, entry, ARGV[4], ARGV[5])
       redis.call('HDEL', subs, member)
-    else
-      waiting, others = waiting or kind == 'f', others or kind ~= 'f'
+    elseif kind ~= 'f' then
+      others = true
+    elseif not string.find(members[i + 1], '=', 1, true) then -- its event is this one, however many follow
+      redis.call('HSET', subs, member, members[i + 1] .. '=' .. entry)
+      waiting = true
     end
   end
 end

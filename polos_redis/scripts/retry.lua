@@ -11,5 +11,4 @@ if not e[1] then return {'missing'} end
 local run = redis.call('HGET', P .. 'exec:' .. id, 'run')
 if run ~= ARGV[2] then return {'run', run} end
 if e[1] ~= 'failed' then return {'status', e[1]} end
-redis.call('HDEL', P .. 'exec:' .. id, 'retried')
 return {'retried', rerun(P, id, e, 0)}

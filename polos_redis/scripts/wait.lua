@@ -19,8 +19,7 @@ if ARGV[12] then redis.call('XADD', P .. 'topic:' .. string.match(id, '^[^.]*'),
 local due = ARGV[6] ~= '' and now + tonumber(ARGV[6]) or tonumber(ARGV[7]) or 0
 local record = {1, 'wait', 'open', now, due, topic, ARGV[9], '', '', '', 0, ARGV[10]}
 if not join(P, id, ARGV[11], now) then
-  record[STATUS], record[11] = 'closed', now
-  local packed = rewrite(P, id, key, record)
+  local packed = settle_one(P, id, key, record, 'closed', now)
   return {tonumber(redis.call('HGET', P .. 'journal:' .. id, '')), packed}
 end
 local packed

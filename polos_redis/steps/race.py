@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import closing
 from contextvars import copy_context
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from polos_redis import journal, tasks
 from polos_redis.activation import Place, described
@@ -32,11 +33,15 @@ _WAITS = {
 }
 
 
-class Winner(NamedTuple):
-    """The branch that came first, and what it returned."""
+@dataclass(frozen=True, slots=True)
+class Winner:
+    """The branch that came first, and what it returned; `name, value = ...` takes it apart."""
 
     name: str
     value: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.name, self.value))
 
 
 class Races(Calls):
@@ -61,6 +66,7 @@ class Races(Calls):
         if not chosen or not all(
             isinstance(name, str) and name and asyncio.iscoroutine(branch) for name, branch in chosen.items()
         ):
+            chosen.close()
             raise ValueError(
                 f"race {key!r}: expected a dict of names and coroutines, as "
                 f'{{"approval": ctx.step.suspend(...), "limit": ctx.step.wait_for(...)}}, not {branches!r}'

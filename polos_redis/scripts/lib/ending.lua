@@ -8,9 +8,11 @@ local function result_field(id)
 end
 
 -- let_go: a child that has ended need not be ended with its parent any more, once its own children have ended too.
-local function let_go(P, id, ties)
+-- (An ancestor that is being ended may have taken over `one`, see cancel_children.)
+local function let_go(P, one, ties)
+  local id = one
   while ties.parent and redis.call('EXISTS', P .. 'children:' .. id) == 0 do
-    redis.call('SREM', P .. 'children:' .. ties.parent, id)
+    redis.call('SREM', P .. 'children:' .. ties.parent, id, one)
     id = ties.parent
     local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'ties')
     if e[1] == 'queued' or e[1] == 'waiting' then return end

@@ -54,6 +54,7 @@ local function rerun(P, id, e, delay)
   if ended then
     redis.call('ZREM', P .. 'expiry', id)
     redis.call('ZREM', P .. 'timers', 'c' .. id) -- the children that its end has not reached go on
+    redis.call('HDEL', exec, 'retried') -- its own retries are counted anew
     redis.call('PERSIST', exec)
     redis.call('PERSIST', journal)
     redis.call('PERSIST', P .. 'topic:' .. id) -- a child has none of these two of its own

@@ -113,22 +113,22 @@ end
 -- before; false when another branch has won one of them. `packed`: a list of {race, branch, step key ...}, or ''.
 local function join(P, id, packed, now)
   if packed == '' then return true end
-  local joined, races = cmsgpack.unpack(packed), {}
-  for i, one in ipairs(joined) do
+  local free = true
+  for _, one in ipairs(cmsgpack.unpack(packed)) do
     local held = redis.call('HGET', P .. 'journal:' .. id, one[1])
-    races[i] = held and read_record(held) or {1, 'race', 'open', now, '', 0, {}}
-    if races[i][STATUS] ~= 'open' and races[i][5] ~= one[2] then return false end
-  end
-  for i, one in ipairs(joined) do
-    local members, known = races[i][7], {}
-    for j = 1, #members, 2 do known[members[j]] = true end
-    for j = 3, #one do
-      if not known[one[j]] then
-        members[#members + 1] = one[j]
-        members[#members + 1] = one[2]
+    local race = held and read_record(held) or {1, 'race', 'open', now, '', 0, {}}
+    if race[STATUS] == 'open' or race[5] ~= one[2] then
+      free = free and race[STATUS] == 'open'
+      local members, known = race[7], {}
+      for i = 1, #members, 2 do known[members[i]] = true end
+      for i = 3, #one do
+        if not known[one[i]] then
+          members[#members + 1] = one[i]
+          members[#members + 1] = one[2]
+        end
       end
+      rewrite(P, id, one[1], race)
     end
-    if races[i][STATUS] == 'open' then rewrite(P, id, one[1], races[i]) end
   end
-  return true
+  return free
 end
