@@ -9,14 +9,12 @@ import pytest
 
 from polos_redis import (
     ConfigurationError,
-    ExecutionHandle,
     PolosClient,
-    Workflow,
     WorkflowContext,
     keys,
     workflow,
 )
-from tests.running import soon, until, working
+from tests.running import in_partition, soon, until, working
 
 PARTITIONS = 8
 
@@ -35,17 +33,6 @@ async def runs_once(ctx: WorkflowContext, wait: bool) -> None:
             await _gate.wait()
 
     await ctx.step.run("run", run)
-
-
-async def in_partition(
-    client: PolosClient, partition: int, workflow: Workflow[Any, Any], input: Any
-) -> ExecutionHandle[Any]:
-    """Invoke until it is in this partition; what went elsewhere is cancelled."""
-    while True:
-        handle = await client.invoke(workflow, input)
-        if keys.partition_of(handle.id, client.partitions) == partition:
-            return handle
-        await client.cancel(handle.id)
 
 
 @workflow(id="partitions-asks")
