@@ -41,8 +41,10 @@ def slot_of(key: bytes) -> int:
 def prefix_of(command: Sequence[Arg]) -> bytes | None:
     """The partition's prefix in a command: that of its first argument that is a key of ours."""
     for arg in command:
-        if isinstance(arg, bytes) and arg.startswith(b"polos:{"):
-            return arg[: arg.index(b"}") + 2]
+        if not isinstance(arg, int):
+            key = arg if isinstance(arg, bytes) else arg.encode()
+            if key.startswith(b"polos:{"):
+                return key[: key.index(b"}") + 2]
     return None
 
 

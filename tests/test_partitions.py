@@ -16,6 +16,8 @@ from polos_redis import (
 )
 from tests.running import in_partition, soon, until, working
 
+pytestmark = pytest.mark.also_on_cluster
+
 PARTITIONS = 8
 
 
