@@ -24,6 +24,7 @@ def watched(tmp_path: Path, namespace: str) -> Iterator[Watched]:
         check(f"redis://:{PASSWORD}@127.0.0.1:{watched.master_port()}", namespace)
 
 
+@pytest.mark.failure(18)
 async def test_everything_goes_on_after_a_failover(watched: Watched, namespace: str, tmp_path: Path) -> None:
     with Fleet(watched.url, namespace, tmp_path) as fleet:
         async with PolosClient(watched.url, namespace) as client:
