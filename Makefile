@@ -1,13 +1,15 @@
-# make demo   the demo, on an embedded server: nothing else to install or start
-# make test   everything that has to pass: lint, format, types, tests
-# make clean  forget the virtual environment and all caches
+# make demo             the demo, on an embedded server: nothing else to install or start
+# make test             everything that has to pass: lint, format, types, tests
+# make test-partitions  all tests, in namespaces of four partitions
+# make test-cluster     all tests on a Redis Cluster of three nodes, which they start
+# make clean            forget the virtual environment and all caches
 
 PYTHON ?= python3
 VENV := .venv
 DEMO_ARGS ?=
 TEST_ARGS ?= -n 2
 
-.PHONY: demo test check lint types tests format clean
+.PHONY: demo test test-partitions test-cluster check lint types tests format clean
 
 demo: $(VENV)/.installed-embedded
 	$(VENV)/bin/polos demo $(DEMO_ARGS)
@@ -23,6 +25,12 @@ types: $(VENV)/.installed-dev
 
 tests: $(VENV)/.installed-dev
 	$(VENV)/bin/pytest $(TEST_ARGS)
+
+test-partitions: export POLOS_TEST_PARTITIONS = 4
+test-partitions: tests
+
+test-cluster: export POLOS_TEST_CLUSTER = 1
+test-cluster: tests
 
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .

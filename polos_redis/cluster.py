@@ -27,7 +27,9 @@ from polos_redis.urls import RedisUrl, parse
 from polos_redis.wire import FIRST_PAUSE, LONGEST_PAUSE, Wire
 
 SLOTS = 16384
-REACH_SECONDS = 1.0  # for a node to be reached before it is asked again who owns the slot
+REACH_SECONDS = 0.5  # for a node to be reached before the others are asked who owns the slot now
+LOOK_PAUSE = 0.05  # seconds between two looks
+MIGRATION_PAUSE = 0.25  # seconds at most between attempts while a slot migrates
 
 
 def slot_of(key: bytes) -> int:
@@ -39,8 +41,10 @@ def slot_of(key: bytes) -> int:
 def prefix_of(command: Sequence[Arg]) -> bytes | None:
     """The partition's prefix in a command: that of its first argument that is a key of ours."""
     for arg in command:
-        if isinstance(arg, bytes) and arg.startswith(b"polos:{"):
-            return arg[: arg.index(b"}") + 2]
+        if not isinstance(arg, int):
+            key = arg if isinstance(arg, bytes) else arg.encode()
+            if key.startswith(b"polos:{"):
+                return key[: key.index(b"}") + 2]
     return None
 
 
@@ -60,6 +64,7 @@ class ClusterWire:
         self._nodes: dict[str, Wire] = {}  # by URL
         self._owners: dict[bytes, Wire] = {}  # by prefix: the partitions in use
         self._looking: asyncio.Task[None] | None = None
+        self._looked_at = 0.0
         self._leaving: set[Future[None]] = set()  # the ends of connections to nodes that own nothing now
         self._closed = False
 
@@ -104,17 +109,23 @@ class ClusterWire:
     ) -> Any:
         loop = asyncio.get_running_loop()
         until = float("inf") if patience is None else loop.time() + patience
-        pause = FIRST_PAUSE
+        pause, stale = FIRST_PAUSE, False
         while True:
             try:
-                node = self._owner(prefix)
-                if node is None or not node.connected:
-                    node = await self._find(prefix)
+                if stale:
+                    await self._look()
+                stale = True  # unless the node answers
+                node = self._owner(prefix) or await self._find(prefix)
+                if not node.connected:
                     await node.reach(min(until, loop.time() + REACH_SECONDS))
+                stale = False
                 if not node.room():
                     await node.wait_for_room()
                 return await send(node)
             except (CallLostError, RedisUnavailableError) as error:
+                code = getattr(error, "code", "")
+                stale = stale or code == "CLUSTERDOWN"  # where this node is, maybe
+                longest = MIGRATION_PAUSE if code in ("MOVED", "ASK", "TRYAGAIN") else LONGEST_PAUSE
                 left = until - loop.time()
                 if self._closed:
                     raise RedisUnavailableError(f"the connection to {self.place} was closed") from None
@@ -123,7 +134,7 @@ class ClusterWire:
                         f"{self.place} could not serve a call within {patience:g} s: {error}"
                     ) from error
             await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.0)))
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, longest)
 
     def _unsent(self) -> Future[Any]:
         future: Future[Any] = asyncio.get_running_loop().create_future()
@@ -157,7 +168,7 @@ class ClusterWire:
     async def nodes(self) -> list[Wire]:
         """The connections to all masters that own a slot."""
         await self._look()
-        return [self._wire_to(url) for url in sorted(set(self._slots.values()))]
+        return list(self._nodes.values())
 
     # --- who owns what ---
 
@@ -195,17 +206,18 @@ class ClusterWire:
         self.epoch += 1
 
     def _moved(self, text: str) -> None:
-        """MOVED <slot> <host>:<port>"""
+        """Take in what a MOVED tells: its slot, and host:port of the owner."""
         _, slot, address = text.split(" ")[:3]
         host, _, port = address.rpartition(":")
-        self._learn({int(slot): self._target.server(host, int(port))})
+        owner = self._target.server(host, int(port))
+        if self._slots.get(int(slot)) != owner:
+            self._learn({**self._slots, int(slot): owner})
 
-    def _learn(self, owners: dict[int, str]) -> None:
-        self._slots.update(owners)
-        for prefix, node in self._owners.items():
-            url = self._slots[slot_of(prefix)]
-            if url != node.url:
-                self._owners[prefix] = self._wire_to(url)
+    def _learn(self, slots: dict[int, str]) -> None:
+        self._slots = slots
+        for prefix, node in list(self._owners.items()):
+            if slots.get(slot_of(prefix)) != node.url:
+                del self._owners[prefix]
                 self.epoch += 1
 
     async def _look(self) -> None:
@@ -226,12 +238,13 @@ class ClusterWire:
             raise error.with_traceback(None)
 
     def _looked(self, looking: asyncio.Task[None]) -> None:
-        self._looking = None
+        self._looking, self._looked_at = None, looking.get_loop().time()
         if not looking.cancelled():
             looking.exception()  # no report when nobody waits any more
 
     async def _look_around(self) -> None:
         """Take the answer of any node: connected ones first, then the seeds, then all others."""
+        await asyncio.sleep(self._looked_at + LOOK_PAUSE - asyncio.get_running_loop().time())
         troubles: list[str] = []
         nodes = list(self._nodes.values())
         random.shuffle(nodes)
@@ -249,7 +262,10 @@ class ClusterWire:
                 troubles.append(f"{place} gave no answer")
             else:
                 self._learn(slots)
-                for url in self._nodes.keys() - slots.values():
+                owners = set(slots.values())
+                for url in owners:
+                    self._wire_to(url)
+                for url in self._nodes.keys() - owners:
                     leaving = asyncio.ensure_future(self._nodes.pop(url).close())
                     self._leaving.add(leaving)
                     leaving.add_done_callback(self._leaving.discard)

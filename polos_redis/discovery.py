@@ -6,7 +6,7 @@ from typing import Any
 
 from polos_redis.errors import ConfigurationError, PolosError, RedisUnavailableError
 from polos_redis.replies import RefusedReplyError
-from polos_redis.urls import RedisUrl
+from polos_redis.urls import RedisUrl, parse
 from polos_redis.wire import Wire
 
 ASK_SECONDS = 1.0  # for one server to be reached, and to answer
@@ -33,8 +33,8 @@ async def find_master(target: RedisUrl) -> str:
             continue
         if found is not None:
             return target.server(found[0].decode(), int(found[1]))
-        troubles.append("one knows no such service")
-    raise RedisUnavailableError(f"no sentinel could name {target.place}: {'; '.join(troubles)}")
+        troubles.append(f"{parse(sentinel).place} knows no service {target.service!r}")
+    raise RedisUnavailableError(f"no sentinel named the master: {'; '.join(troubles)}")
 
 
 async def read_slots(target: RedisUrl, node: Wire | str) -> dict[int, str]:

@@ -1,8 +1,8 @@
 """A worker's reading connections: one, or one per partition on a cluster, where a blocked read covers a slot.
 
 A worker is never given more than it can begin, so the readers share its free slots: what one has asked for,
-the others must leave. A reader that got nothing the last time asks for one entry; with fewer free slots than
-readers, they take turns of a short block.
+the others must leave. A reader that got nothing the last time asks for one entry of each queue; one that asks
+for more, or for slots that others need as well, blocks only for a moment.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Reader:
     prefixes: list[bytes]
     client_id: int | None = None
     asked: int = 0  # entries that the read under way may bring
-    quiet: bool = False  # whether its last read brought nothing
+    quiet: bool = True  # whether its last read brought nothing
 
 
 class Readers:
@@ -55,7 +55,8 @@ class Readers:
             return max(0, free), self._block_seconds
         count = min(free, streams) if reader.quiet else free
         unasked = sum(not other.asked for other in self._readers if other is not reader)
-        return count, self._block_seconds if free - count >= unasked else TURN_SECONDS
+        fair = reader.quiet and free - count >= unasked  # nobody has to wait for what it holds
+        return count, self._block_seconds if fair else TURN_SECONDS
 
     @asynccontextmanager
     async def reading(self, reader: Reader, count: int) -> AsyncIterator[None]:

@@ -11,7 +11,7 @@ from polos_redis.errors import ConnectionLostError, RedisRefusedError
 
 TRANSIENT = {"LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"}
 TRANSIENT |= {"UNBLOCKED", "NOREPLICAS", "MISCONF"}
-REDIRECTS = {"MOVED", "ASK"}
+REDIRECTS = {"MOVED", "ASK", "CLUSTERDOWN"}
 HINTS = {
     "OOM": "its memory limit is reached: free memory or raise maxmemory",
     "NOPERM": "grant the ACL user ~polos:* &polos:* and the command",

@@ -321,13 +321,13 @@ class Wire:
         return link if link is not None and _inside_preparation(self) and not link.lost else None
 
     def redirected(self, link: Link, text: str) -> bool:
-        """A cluster says that a key lives, or is about to live, elsewhere; True when calls are repeated."""
+        """A node of a cluster does not serve a key, or not now; True when calls are repeated elsewhere."""
         if self._on_moved is None:
             return False
         if text.startswith("MOVED"):
             self._on_moved(text)
-            if self._locate is not None:
-                link.drop = f"what Redis at {self.place} served lives elsewhere now"
+        if self._locate is not None and not text.startswith("ASK"):
+            link.drop = f"Redis at {self.place} does not serve this slot: {text}"
         return True
 
     def drop(self, reason: str) -> None:

@@ -43,6 +43,7 @@ TICK_SECONDS = 0.02
 CLOSE_SECONDS = 5.0  # at the end: how long giving entries back may take
 READ_COUNT = 256  # entries of one read at the most
 HAND_BACK_BATCH = 100
+LONGEST_READ_PAUSE = 0.25  # seconds between attempts at a read that the server can't serve now
 
 Place = tuple[bytes, str, bytes]  # an entry's partition, queue and id: two streams can give the same id
 
@@ -300,7 +301,7 @@ class Worker:
                     if pause == FIRST_PAUSE:
                         logger.warning("reading has to wait", extra={"error": str(error)})
                     await asyncio.sleep(pause)
-                    pause = min(2 * pause, 1.0)
+                    pause = min(2 * pause, LONGEST_READ_PAUSE)
             except RedisRefusedError as error:
                 if getattr(error, "code", "") == "NOGROUP":
                     await self._make_groups(reader.prefixes)  # the stream was lost with the store

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,11 +14,11 @@ from urllib.parse import urlsplit
 
 from polos_redis import cluster
 from tests.running import until
-from tests.servers import ChaosServer
+from tests.servers import AT_ONCE, ChaosServer, wait_for
 from tests.state import RawConnection
 
 NODES = 3
-SECONDS = 20.0  # for the nodes to find each other
+AT_A_TIME = 10  # keys of a migrating slot
 
 
 class Node(ChaosServer):
@@ -27,7 +29,7 @@ class Node(ChaosServer):
             probe.bind(("127.0.0.1", 0))
             bus: int = probe.getsockname()[1]
         settings = {"cluster-enabled": "yes", "cluster-port": str(bus), "cluster-node-timeout": "2000"}
-        super().__init__(folder, port=0, binary=binary, config=settings)
+        super().__init__(folder, port=0, binary=binary, config={**settings, **AT_ONCE})
         self.bus = bus
         self.id = ""
 
@@ -47,6 +49,7 @@ class Cluster:
     """Three masters with a third of the slots each: `with Cluster(folder, binary) as cluster: ...`."""
 
     def __init__(self, folder: Path, binary: Path) -> None:
+        self._folder, self._binary = folder, binary
         self.nodes = [Node(folder / str(number), binary) for number in range(NODES)]
         self._running = False
 
@@ -89,10 +92,7 @@ class Cluster:
             node.do("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for node in self.nodes[1:]:
             node.do("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port, self.nodes[0].bus)
-        deadline = time.monotonic() + SECONDS
-        while not all(self._knows_all(node) for node in self.nodes):
-            assert time.monotonic() < deadline, self.nodes[0].do("CLUSTER", "NODES").decode()
-            time.sleep(0.02)
+        wait_for(lambda: all(self._knows_all(node) for node in self.nodes), "the nodes to know each other")
 
     def _knows_all(self, node: Node) -> bool:
         facts = node.do("CLUSTER", "INFO").decode()
@@ -108,15 +108,67 @@ class Cluster:
                 return next(node for node in self.nodes if node.port == port)
         raise AssertionError(f"no node has slot {slot}")
 
-    async def move(self, key: bytes, to: Node, *, at_a_time: int = 10, between: float = 0.0) -> None:
+    def next_after(self, node: Node) -> Node:
+        """Another node."""
+        return self.nodes[(self.nodes.index(node) + 1) % len(self.nodes)]
+
+    @property
+    def moves_at_once(self) -> bool:
+        """Whether the servers can migrate a slot as a whole (Valkey 9)."""
+        return "valkey_version:9" in self.nodes[0].do("INFO", "server").decode()
+
+    async def move_at_once(self, key: bytes, to: Node) -> None:
+        """Migrate a key's slot as a whole."""
+        slot, source = cluster.slot_of(key), self.owner(key)
+        command = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", to.id)
+        await asyncio.to_thread(source.do, *command)
+        await until(lambda: self.owner(key) is to, f"slot {slot} to have moved")
+
+    async def move(self, key: bytes, to: Node) -> None:
         """Migrate a key's slot to another node, key by key, as `redis-cli --cluster reshard` does."""
+        async with self.migrating(key, to):
+            pass
+
+    @asynccontextmanager
+    async def migrating(self, key: bytes, to: Node) -> AsyncIterator[None]:
+        """While a key's slot is half migrated; afterwards it has moved."""
         slot, source = cluster.slot_of(key), self.owner(key)
         await asyncio.to_thread(to.do, "CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
         await asyncio.to_thread(source.do, "CLUSTER", "SETSLOT", slot, "MIGRATING", to.id)
-        while keys := await asyncio.to_thread(source.do, "CLUSTER", "GETKEYSINSLOT", slot, at_a_time):
-            command = ("MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *keys)
-            await asyncio.to_thread(source.do, *command)
-            await asyncio.sleep(between)
-        for node in (to, source, *self.nodes):
-            await asyncio.to_thread(node.do, "CLUSTER", "SETSLOT", slot, "NODE", to.id)
+        keys = await asyncio.to_thread(source.do, "CLUSTER", "GETKEYSINSLOT", slot, 1_000_000)
+        half = len(keys) // 2
+        await asyncio.to_thread(_migrate, source, to, keys[:half])
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(_migrate, source, to, keys[half:])
+            for node in (to, source, *self.nodes):
+                await asyncio.to_thread(node.do, "CLUSTER", "SETSLOT", slot, "NODE", to.id)
         await until(lambda: self.owner(key) is to, f"slot {slot} to have moved")
+
+    # --- replicas -----------------------------------------------------------------------
+
+    def add_replica(self, master: Node) -> Node:
+        """Start a replica of a master, and come back when it has all that the master has."""
+        replica = Node(self._folder / str(len(self.nodes)), self._binary)
+        self.nodes.append(replica)
+        replica.start()
+        replica.id = replica.do("CLUSTER", "MYID").decode()
+        replica.do("CLUSTER", "MEET", "127.0.0.1", master.port, master.bus)
+        wait_for(partial(_knows, replica, master), "the replica to know its master")
+        replica.do("CLUSTER", "REPLICATE", master.id)
+        wait_for(lambda: "master_link_status:up" in replica.do("INFO", "replication").decode(), "the replica")
+        for node in self.nodes:
+            wait_for(partial(_knows, node, replica), "the replica's news to spread")
+        return replica
+
+
+def _knows(node: Node, other: Node) -> bool:
+    return other.id in node.do("CLUSTER", "NODES").decode()
+
+
+def _migrate(source: Node, to: Node, keys: list[bytes]) -> None:
+    with RawConnection(source.url) as connection:
+        for first in range(0, len(keys), AT_A_TIME):
+            some = keys[first : first + AT_A_TIME]
+            connection.do("MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *some)

@@ -31,14 +31,15 @@ ON_CLUSTER = os.environ.get("POLOS_TEST_CLUSTER") == "1"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests that are marked `also_on_cluster` run there too; with POLOS_TEST_CLUSTER=1 all run there only.
+    """Tests run on one server; those marked `also_on_cluster` on a cluster too, or `only_on_cluster` only.
+    With POLOS_TEST_CLUSTER=1 all run there only.
 
     Tests that ask for `server`, `every_server` or `chaos_server` stay on one server: they look into it with
     connections of their own, restart it or change its settings.
     """
     if "redis_url" not in metafunc.fixturenames or "every_server" in metafunc.fixturenames:
         return
-    if ON_CLUSTER:
+    if ON_CLUSTER or metafunc.definition.get_closest_marker("only_on_cluster"):
         metafunc.parametrize("redis_url", ["cluster"], indirect=True)
     elif metafunc.definition.get_closest_marker("also_on_cluster"):
         metafunc.parametrize("redis_url", ["server", "cluster"], indirect=True)
@@ -93,7 +94,7 @@ def every_server(request: pytest.FixtureRequest, running_servers: RunningServers
 
 @pytest.fixture
 def redis_cluster(running_servers: RunningServers) -> Cluster:
-    """The session's cluster of three masters. Shared; a slot that a test moves it moves back."""
+    """The session's cluster of three masters. Shared: use a `namespace`; slots may be anywhere."""
     return running_servers.cluster(chosen_binary())
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from polos_redis import Event, ExecutionHandle, PolosClient, Resumed, Worker, Workflow, events
+from polos_redis import Event, ExecutionHandle, PolosClient, Resumed, Worker, Workflow, events, keys
 from polos_redis.store import Store
 from polos_redis.wire import Wire
 
@@ -98,6 +98,17 @@ class Running:
         member = f"{kind}{handle.id} {step_key}"
         await until(lambda: store.wire.call("ZSCORE", timers, member), f"timer {member}")
         await store.wire.call("ZADD", timers, "XX", 1, member)
+
+
+async def in_partition(
+    client: PolosClient, partition: int, workflow: Workflow[Any, Any], input: Any
+) -> ExecutionHandle[Any]:
+    """Invoke until it is in this partition; what went elsewhere is cancelled."""
+    while True:
+        handle = await client.invoke(workflow, input)
+        if keys.partition_of(handle.id, client.partitions) == partition:
+            return handle
+        await client.cancel(handle.id)
 
 
 @contextlib.asynccontextmanager

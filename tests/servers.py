@@ -6,6 +6,8 @@ import importlib.util
 import os
 import shutil
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ from polos_redis.server_binary import ServerBinary, find_server, inspect_server
 if TYPE_CHECKING:
     from tests.cluster import Cluster
 
+AT_ONCE = {"repl-diskless-sync-delay": "0"}  # for a master: a replica is served without delay
+START_SECONDS = 30.0  # for servers to find each other
 KINDS = ("valkey", "redis8", "redis7")
 
 
@@ -96,6 +100,14 @@ class ChaosServer(EmbeddedServer):
         """Kill it and start it again."""
         self.kill()
         self.start()
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Block until a condition is true."""
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
 
 
 def os_parent(pid: int) -> int:

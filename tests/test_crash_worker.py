@@ -16,6 +16,8 @@ from tests.fleet import Fleet, WorkerProcess
 from tests.fleet_workflows import approval, blocking, chain, gated, in_thread
 from tests.running import until
 
+pytestmark = pytest.mark.also_on_cluster
+
 
 async def in_step_two(fleet: Fleet, client: PolosClient) -> tuple[ExecutionHandle[list[int]], WorkerProcess]:
     """An execution whose second step has begun, and the worker that runs it."""

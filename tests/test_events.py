@@ -24,6 +24,8 @@ from polos_redis.store import Fence, Loaded
 from polos_redis.worker import TICK_SECONDS
 from tests.running import Running, connections, running, soon, until
 
+pytestmark = pytest.mark.also_on_cluster
+
 
 class Progress(BaseModel):
     percent: int

@@ -24,6 +24,8 @@ from polos_redis import (
 from polos_redis import client as client_module
 from tests.running import DEADLINE, connections, running, soon, until
 
+pytestmark = pytest.mark.also_on_cluster
+
 
 class Receipt(BaseModel):
     number: int

@@ -13,6 +13,8 @@ from pydantic import BaseModel
 from polos_redis import ConfigurationError, Page, PolosClient, Workflow, WorkflowContext
 from tests.running import running
 
+pytestmark = pytest.mark.also_on_cluster
+
 
 class Order(BaseModel):
     amount: Decimal

@@ -9,14 +9,14 @@ import pytest
 
 from polos_redis import (
     ConfigurationError,
-    ExecutionHandle,
     PolosClient,
-    Workflow,
     WorkflowContext,
     keys,
     workflow,
 )
-from tests.running import soon, until, working
+from tests.running import in_partition, soon, until, working
+
+pytestmark = pytest.mark.also_on_cluster
 
 PARTITIONS = 8
 
@@ -35,17 +35,6 @@ async def runs_once(ctx: WorkflowContext, wait: bool) -> None:
             await _gate.wait()
 
     await ctx.step.run("run", run)
-
-
-async def in_partition(
-    client: PolosClient, partition: int, workflow: Workflow[Any, Any], input: Any
-) -> ExecutionHandle[Any]:
-    """Invoke until it is in this partition; what went elsewhere is cancelled."""
-    while True:
-        handle = await client.invoke(workflow, input)
-        if keys.partition_of(handle.id, client.partitions) == partition:
-            return handle
-        await client.cancel(handle.id)
 
 
 @workflow(id="partitions-asks")
@@ -77,6 +66,22 @@ async def test_a_worker_with_few_slots_and_many_queues_takes_no_more_than_it_can
             assert pending == 3
             _gate.set()
             assert [await soon(handle.result()) for handle in handles] == list(range(40))
+
+
+@pytest.mark.parametrize("concurrency", [2, 12])
+async def test_one_busy_partition_gets_all_slots_and_the_others_are_still_read(
+    concurrency: int, redis_url: str, namespace: str
+) -> None:
+    global _gate
+    _gate = asyncio.Event()
+    async with PolosClient(redis_url, namespace, partitions=PARTITIONS) as client:
+        async with working(client, held, concurrency=concurrency) as worker:
+            busy = [await in_partition(client, 0, held, number) for number in range(2 * concurrency)]
+            await until(lambda: len(worker.active) == concurrency)
+            other = await in_partition(client, 1, held, -1)
+            _gate.set()
+            assert await soon(other.result()) == -1
+            assert [await soon(handle.result()) for handle in busy] == list(range(2 * concurrency))
 
 
 async def test_entries_with_the_same_id_in_two_partitions_are_told_apart(

@@ -22,6 +22,8 @@ from polos_redis import (
 )
 from tests.running import until, working
 
+pytestmark = pytest.mark.also_on_cluster
+
 CLIENTS = 50
 TOGETHER = 10  # rounds under way at the same time
 TIMEOUT = 0.5  # seconds until the suspension of a round expires

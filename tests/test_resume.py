@@ -29,6 +29,8 @@ from polos_redis import (
 )
 from tests.running import Running, running, soon
 
+pytestmark = pytest.mark.also_on_cluster
+
 Resume = Callable[[Running, str, str, Any], Awaitable[str]]
 
 

@@ -16,6 +16,8 @@ import pytest
 from polos_redis import ExecutionFailedError, StepExecutionError, Workflow, WorkflowContext
 from tests.running import Running, running, until
 
+pytestmark = pytest.mark.also_on_cluster
+
 CALLS: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
 

@@ -22,6 +22,8 @@ from polos_redis import (
 )
 from tests.running import running, soon, until
 
+pytestmark = pytest.mark.also_on_cluster
+
 CALLS: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
 

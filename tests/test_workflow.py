@@ -23,6 +23,8 @@ from polos_redis import (
 )
 from tests.running import running
 
+pytestmark = pytest.mark.also_on_cluster
+
 
 class Order(BaseModel):
     customer: str
