@@ -291,7 +291,7 @@ class Desk:
 
     def check(self) -> None:
         """The invariants hold."""
-        found = complaints(self.connection, self.namespace)
+        found = complaints(self.namespace, self.connection)
         assert not found, "\n".join(found)
 
     def now(self) -> int:

@@ -74,14 +74,16 @@ async def test_one_busy_partition_gets_all_slots_and_the_others_are_still_read(
 ) -> None:
     global _gate
     _gate = asyncio.Event()
-    async with PolosClient(redis_url, namespace, partitions=PARTITIONS) as client:
-        async with working(client, held, concurrency=concurrency) as worker:
-            busy = [await in_partition(client, 0, held, number) for number in range(2 * concurrency)]
-            await until(lambda: len(worker.active) == concurrency)
-            other = await in_partition(client, 1, held, -1)
-            _gate.set()
-            assert await soon(other.result()) == -1
-            assert [await soon(handle.result()) for handle in busy] == list(range(2 * concurrency))
+    async with (
+        PolosClient(redis_url, namespace, partitions=PARTITIONS) as client,
+        working(client, held, concurrency=concurrency) as worker,
+    ):
+        busy = [await in_partition(client, 0, held, number) for number in range(2 * concurrency)]
+        await until(lambda: len(worker.active) == concurrency)
+        other = await in_partition(client, 1, held, -1)
+        _gate.set()
+        assert await soon(other.result()) == -1
+        assert [await soon(handle.result()) for handle in busy] == list(range(2 * concurrency))
 
 
 async def test_entries_with_the_same_id_in_two_partitions_are_told_apart(
