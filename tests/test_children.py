@@ -25,8 +25,12 @@ from polos_redis import (
     Workflow,
     WorkflowContext,
 )
+from polos_redis.activation import IDLE_SECONDS
+from polos_redis.definitions import definition_of
 from polos_redis.errors import ConnectionLostError
+from polos_redis.starting import Definition
 from polos_redis.steps import children
+from polos_redis.store import Store
 from tests.running import Running, running, soon, until, working
 
 
@@ -318,6 +322,32 @@ async def test_a_child_of_a_workflow_that_nobody_knows_yet(redis_url: str, names
         await at.parked(handle)
         async with working(at.client, sell):
             assert await at.result(handle) == 2
+
+
+async def test_nothing_parks_while_a_child_is_prepared(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known of a workflow id comes so late that its siblings are long idle."""
+
+    async def look_up_slowly(store: Store, workflow: Workflow[Any, Any] | str) -> Definition:
+        idle = asyncio.Event()
+        asyncio.get_running_loop().call_later(4 * IDLE_SECONDS, idle.set)
+        await idle.wait()
+        return await definition_of(store, workflow)
+
+    @flow
+    async def parent(ctx: WorkflowContext) -> list[Any]:
+        return await asyncio.gather(ctx.step.suspend("ok"), ctx.step.invoke_and_wait("by id", "asks", 1))
+
+    monkeypatch.setattr("polos_redis.client.definition_of", look_up_slowly)
+    async with running(redis_url, namespace, parent, asks) as at:
+        handle = await parent.invoke(at.client)
+        (child,) = await until(lambda: children_of(at.client, handle), "its child to begin")
+        await at.opened(at.client.get_handle(child["id"]), "ok")
+        await at.answer(at.client.get_handle(child["id"]), "ok", "child")
+        await at.answer(handle, "ok", "parent")
+        asked, below = await at.result(handle)
+        assert (asked["data"], below) == ("parent", "child")
 
 
 async def test_results_outlive_the_children(redis_url: str, namespace: str, client: PolosClient) -> None:

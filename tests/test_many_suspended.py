@@ -20,7 +20,10 @@ WARM = 400  # executions that have come and gone before anything is measured
 BATCH = 200
 RESIDENT_MARGIN = 16 << 20
 REDIS_MARGIN = 1 << 20
-PERMANENT = {keys.QUEUE + "default", keys.WORKFLOWS, keys.WORKERS, keys.SERVES, keys.META, keys.PUMP}
+PERMANENT = {
+    *(keys.QUEUE + "default", keys.QUEUES, keys.WORKFLOWS),
+    *(keys.WORKERS, keys.SERVES, keys.META, keys.PUMP),
+}
 
 
 async def start(client: PolosClient, store: Store, count: int) -> list[str]:
@@ -81,7 +84,7 @@ async def suspend_many(server: ChaosServer, namespace: str, folder: Path, count:
     """The whole story of so many suspended executions on one worker; returns what was measured."""
     with Fleet(server.url, namespace, folder) as fleet:
         async with PolosClient(server.url, namespace, retention_seconds=2) as client:
-            worker = await fleet.start(lease_seconds=5)
+            worker = await fleet.start(lease_seconds=5, knows="approval")
             store = await client.store()
             await finish(client, store, await start(client, store, WARM))
             await forgotten(store)

@@ -29,7 +29,7 @@ from tests.model import Activation, Execution, Lane, race_of
 from tests.state import Partition, record_of
 
 LIMITS = {"": None, "narrow": 1, "wide": 2}
-BROODS = {"one": 1, "three": 3, "stray": 2, "race kid": 1}  # children of a step; nobody waits for strays
+BROODS = {"one": 1, "three": 3, "none": 0, "stray": 2, "race kid": 1}  # the children of a step
 CHUNK = 2  # children begun in one call
 DELAYS, EVENTS = ("nap", "past", "race nap"), ("news", "race news")
 TOPIC = "gazette"
@@ -160,7 +160,7 @@ class Composition(Machine):
         first = 0 if told is None else told[6]
         ids = [keys.child_id(by.id, key, index) for index in range(BROODS[key])]
         chunk = ids[first : first + CHUNK]
-        if not chunk or len(self.model.unfinished()) + len(chunk) > self.many:
+        if (first == len(ids) and told) or len(self.model.unfinished()) + len(chunk) > self.many:
             return
         status = "started" if key == "stray" else "open"
         parts: list[Any] = []

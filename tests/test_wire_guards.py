@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polos_redis import PolosClient, Workflow, WorkflowContext, scripts
+from polos_redis import BatchWorkflowInput, PolosClient, Workflow, WorkflowContext, scripts
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.wire import Wire
 from tests.running import Running, running, until
@@ -98,6 +98,23 @@ async def asks(ctx: WorkflowContext) -> None:
     await ctx.step.run("after", _nothing)
 
 
+@flow
+async def naps(ctx: WorkflowContext) -> None:
+    await ctx.step.wait_for("nap", seconds=0.05)
+
+
+@flow
+async def begins_children(ctx: WorkflowContext) -> None:
+    await ctx.step.batch_invoke_and_wait("kids", [BatchWorkflowInput(does_nothing) for _ in range(250)])
+
+
+@flow
+async def races(ctx: WorkflowContext) -> None:
+    await ctx.step.first_of(
+        "race", {"ask": ctx.step.suspend("ask"), "limit": ctx.step.wait_for("limit", seconds=60)}
+    )
+
+
 def _reads(seen: Counter[str]) -> int:
     return seen.pop("xreadgroup", 0)
 
@@ -132,6 +149,40 @@ async def test_calls_of_an_execution(
         seen = await _one(at, monitor, which)
         assert _reads(seen) <= 3  # the one that brings it, the next one, and a timeout in between
         assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        (naps, {"invoke": 1, "wait": 1, "finish": 1}),
+        (begins_children, {"invoke": 1, "spawn": 3, "finish": 251}),
+    ],
+)
+async def test_calls_of_an_execution_that_is_parked(
+    which: Workflow[Any, Any], expected: dict[str, int], server: EmbeddedServer, namespace: str
+) -> None:
+    async with (
+        running(server.url, namespace, which, does_nothing) as at,
+        Monitor(server, namespace) as monitor,
+    ):
+        seen = await _one(at, monitor, which)
+        assert _reads(seen) < 100
+        assert seen.pop("park") == 1
+        assert seen == expected
+
+
+async def test_calls_of_a_race_between_waits(server: EmbeddedServer, namespace: str) -> None:
+    async with running(server.url, namespace, races) as at, Monitor(server, namespace) as monitor:
+        await at.client.list_executions()
+        await monitor.settled(at.client)
+        handle = await races.invoke(at.client)
+        await at.parked(handle)
+        await at.answer(handle, "ask")
+        await until(lambda: _done(at, handle.id))
+        seen = await monitor.settled(at.client)
+        del seen["hmget"]
+        assert _reads(seen) <= 5
+        assert seen == {"invoke": 1, "suspend": 1, "wait": 1, "park": 1, "answer": 1, "finish": 1}
 
 
 async def test_reads_are_shared(server: EmbeddedServer, namespace: str) -> None:
