@@ -79,6 +79,10 @@ class Machine(RuleBasedStateMachine):
         found = [one for one in self.activations if one.sure]
         return found[place % len(found)] if found else None
 
+    def place_of(self, by: Activation) -> int:
+        """The place at which `writer` finds it."""
+        return [one for one in self.activations if one.sure].index(by)
+
     def undelivered(self) -> list[bytes]:
         entries = [one.entry for one in self.model.executions.values() if one.entry]
         return [entry for entry in entries if entry not in self.pending]
@@ -142,7 +146,11 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.executions)
     @rule(place=places, key=st.sampled_from(WAITS), answer=st.sampled_from("yn"), early=st.booleans())
     def answer(self, place: int, key: str, answer: str, early: bool) -> None:
+        """Somebody answers, most often what is asked."""
         one = self.pick(place, finished=None)
+        asked = [(one, key) for one in self.model.unfinished() for key in one.open if "ask" in key]
+        if asked and place % 4:
+            one, key = asked[place % len(asked)]
         if one is None:
             return
         status = one.journal.get(key)

@@ -12,11 +12,14 @@ from hypothesis.stateful import initialize, precondition, rule
 from polos_redis import keys
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.journal import is_result, result_name
+from polos_redis.store import FINISHED
 from tests.desk import FAR, RETENTION, Desk
 from tests.machine import (
+    CONSUMERS,
     DEEP,
     ERROR,
     RETRIES,
+    STEPS,
     WAITS,
     Machine,
     consumers,
@@ -36,6 +39,7 @@ TOPIC = "gazette"
 AGAIN = 2  # how often an execution is tried again by itself
 
 lanes = st.sampled_from(tuple(LIMITS))
+steps = st.sampled_from((*STEPS, *WAITS, "race ask", *RETRIES, "race call", *DELAYS, *EVENTS, *BROODS))
 
 
 class Composition(Machine):
@@ -47,13 +51,12 @@ class Composition(Machine):
         super().__init__()
         self.model.lanes = {name: Lane(limit) for name, limit in LIMITS.items() if limit}
 
-    @initialize(key=st.sampled_from(tuple(BROODS)), lane=lanes)
-    def begin(self, key: str, lane: str) -> None:
-        for consumer in ("w1", "w2"):
+    @initialize(keys=st.lists(steps, min_size=1, max_size=3, unique=True), lane=lanes)
+    def begin(self, keys: list[str], lane: str) -> None:
+        for consumer in CONSUMERS:
             self.create()
             self.the_state_is_the_models()
-            self.deliver(consumer, False)
-        self.family(0, key, lane)
+            self.activate(consumer, keys, lane, "park", False)
 
     # --- clients ------------------------------------------------------------------------
 
@@ -69,6 +72,7 @@ class Composition(Machine):
     def answer(self, place: int, key: str, answer: str, early: bool) -> None:
         super().answer(place, key, answer, early)
 
+    @precondition(lambda self: any(key in EVENTS for one in self.model.unfinished() for key in one.open))
     @rule(once=st.booleans())
     def publish(self, once: bool) -> None:
         """An event decides the waits for it; published once under a name, it does so once."""
@@ -82,12 +86,12 @@ class Composition(Machine):
             _, name, key = member.decode().split(" ", 2)
             self.model.decide(self.model.executions[name], key, "event")
 
-    @precondition(lambda self: self.pick(0, finished=True))
+    @precondition(lambda self: any(one.status == "failed" for one in self.model.executions.values()))
     @rule(place=places, late=rarely)
     def retry(self, place: int, late: bool) -> None:
         """A failed execution goes on, unless it is another run by now than the caller saw."""
-        finished = [one for one in self.model.executions.values() if one.finished]
-        found = [one for one in finished if one.status == "failed"] or finished
+        statuses = ("failed",) if place % 8 else FINISHED
+        found = [one for one in self.model.executions.values() if one.status in statuses]
         one = found[place % len(found)]
         if late and one.run > 1:
             with self.desk.unchanged():
@@ -216,38 +220,44 @@ class Composition(Machine):
             self.model.rerun(one, later)
             self.over(by, lost)
 
-    # --- several in one go --------------------------------------------------------------
-
-    @precondition(lambda self: self.writer(0))
-    @rule(place=places, key=st.sampled_from(tuple(BROODS)), lane=lanes)
-    def family(self, place: int, key: str, lane: str) -> None:
-        """All children of a step are begun, and their parent parks."""
-        by = self.writer(place)
-        if by is None:
-            return
-        for _ in range(0, BROODS[key], CHUNK):
-            if by.sure and by in self.activations:
-                self.begin_children(by, key, lane, False)
-                self.the_state_is_the_models()
-        self.park(place, False)
-
     @precondition(lambda self: self.undelivered())
     @rule(
         consumer=consumers,
-        statuses=st.lists(st.sampled_from(("completed", "completed", "failed")), min_size=1, max_size=3),
+        keys=st.lists(steps, max_size=4, unique=True),
+        lane=lanes,
+        how=st.sampled_from(("park", "park", "completed", "failed", "again")),
         lost=rarely,
     )
-    def work(self, consumer: str, statuses: list[str], lost: bool) -> None:
-        """Executions that need one activation more."""
-        for status in statuses:
-            if self.undelivered():
-                self.deliver(consumer, False)
-                by = self.activations[-1]
-                if not by.sure:
-                    self.look(len([one for one in self.activations if not one.sure]) - 1, False)
-                if by.sure and by in self.activations:
-                    self.end(by, status, lost)
+    def activate(self, consumer: str, keys: list[str], lane: str, how: str, lost: bool) -> None:
+        """An activation from its beginning to its end."""
+        self.deliver(consumer, False)
+        by = self.activations[-1]
+        if not by.sure:
+            self.look(len([one for one in self.activations if not one.sure]) - 1, False)
+        for key in keys:
+            if by.sure and by in self.activations:
+                self.begin_step(self.place_of(by), key, lane)
                 self.the_state_is_the_models()
+        if by.sure and by in self.activations:
+            if how == "park":
+                self.park(self.place_of(by), lost)
+            elif how == "again":
+                self.again(self.place_of(by), False, lost)
+            else:
+                self.end(by, how, lost)
+
+    def begin_step(self, place: int, key: str, lane: str) -> None:
+        if key in BROODS:
+            for _ in range(0, BROODS[key] or 1, CHUNK):
+                self.spawn(place, key, lane, False)
+        elif key in DELAYS + EVENTS:
+            self.wait(place, key, False, False)
+        elif key in STEPS:
+            self.journal(place, key, b"", False)
+        elif "call" in key:
+            self.back_off(place, key, False)
+        else:
+            self.suspend(place, key, FAR, False)
 
     # --- trouble ------------------------------------------------------------------------
 

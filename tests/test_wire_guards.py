@@ -155,7 +155,7 @@ async def test_calls_of_an_execution(
     ("which", "expected"),
     [
         (naps, {"invoke": 1, "wait": 1, "finish": 1}),
-        (begins_children, {"invoke": 1, "spawn": 3, "finish": 251}),
+        (begins_children, {"invoke": 1, "spawn": 3, "load": 1, "finish": 251}),
     ],
 )
 async def test_calls_of_an_execution_that_is_parked(
