@@ -312,13 +312,9 @@ class Store:
             *parts,
         )
 
-    def choose(
-        self, by: Fence, known: int, key: bytes, branch: bytes, others: Sequence[bytes]
-    ) -> Future[Any]:
+    def choose(self, by: Fence, known: int, key: bytes, branch: bytes, begun: Sequence[bytes]) -> Future[Any]:
         """Journal the winner of a race and close the waits of the other branches."""
-        return self.wire.run(
-            scripts.CHOOSE, by.prefix, by.id, by.entry, by.owner, known, key, branch, *others
-        )
+        return self.wire.run(scripts.CHOOSE, by.prefix, by.id, by.entry, by.owner, known, key, branch, *begun)
 
     def park(
         self, by: Fence, known: int, state: bytes, given_up: Sequence[bytes], waits: Sequence[bytes]

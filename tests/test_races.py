@@ -370,6 +370,31 @@ async def test_a_branch_that_raises_has_won(redis_url: str, namespace: str) -> N
             await ends_with(at, await raises.invoke(at.client, how), said)
 
 
+async def test_a_race_that_was_won_by_a_failure_is_run_again_by_a_retry(
+    redis_url: str, namespace: str
+) -> None:
+    @flow
+    async def against(ctx: WorkflowContext) -> str:
+        def fail() -> None:
+            if ctx.run == 1:
+                raise LookupError("not yet")
+            threading.Event().wait(0.2)
+
+        branches = {"ask": ctx.step.suspend("ask"), "work": ctx.step.run("work", fail, max_retries=0)}
+        winner = await ctx.step.first_of("race", branches)
+        await ctx.step.suspend("after")
+        return winner.name
+
+    async with running(redis_url, namespace, against) as at:
+        handle = await against.invoke(at.client)
+        with pytest.raises(ExecutionFailedError, match="not yet"):
+            await at.result(handle)
+        assert await at.client.retry(handle.id) == 2
+        await at.opened(handle, "ask")
+        await at.answer(handle, "ask")
+        await ends_with(at, handle, "ask")
+
+
 async def test_a_step_that_runs_when_it_loses_is_cancelled_and_never_runs_again(
     redis_url: str, namespace: str
 ) -> None:

@@ -2,7 +2,7 @@
 -- choose: journal the winner of a race, unless a wait that was decided has won it before; the other waits are closed.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key of the race  6 the branch that came first
---       7.. what the other branches have begun: step key, branch, ...
+--       7.. what has been begun in the branches: step key, branch, ...
 -- Returns {changes, record}; -1 or -2 as write does.
 -- #include fence
 -- #include clock

@@ -107,20 +107,20 @@ class Races(Calls):
         return record.winner
 
     async def _choose(self, key: str, runners: dict[str, _Runner]) -> str:
-        """Journal who came first, unless the store has done so, and what the others have begun."""
+        """Journal who came first, unless the store has done so, and what has been begun in the branches."""
         done = [name for name, runner in runners.items() if runner.task.done()]
         decided = [name for name in done if runners[name].branch.decided]
         first = decided[0] if decided else done[0]
-        others = {
+        begun = {
             step_key: name
             for name, runner in runners.items()
-            if name != first and not runner.branch.direct
+            if not runner.branch.direct
             for step_key in runner.branch.keys
         }
-        if decided and not others:
+        if decided and not begun:
             return first
         activation, name = self._activation, raw(key)
-        flat = [raw(part) for pair in others.items() for part in pair]
+        flat = [raw(part) for pair in begun.items() for part in pair]
         stored = await self._commit_wait(
             key, lambda known: activation.host.store.choose(activation.fence, known, name, raw(first), flat)
         )
