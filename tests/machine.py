@@ -149,7 +149,7 @@ class Machine(RuleBasedStateMachine):
         """Somebody answers, most often what is asked."""
         one = self.pick(place, finished=None)
         asked = [(one, key) for one in self.model.unfinished() for key in one.open if "ask" in key]
-        if asked and place % 4:
+        if asked and place % 4 != 1:
             one, key = asked[place % len(asked)]
         if one is None:
             return
@@ -175,7 +175,7 @@ class Machine(RuleBasedStateMachine):
     @rule(place=places)
     def cancel(self, place: int) -> None:
         one = self.pick(place)
-        if one is not None and place % 3 == 0:
+        if one is not None and place % 3 == 1:
             cascades = self.cascades() | {one.id}
             assert self.call("cancel", one.id, one.run, "") == [b"cancelled"]
             self.model.terminate(one, "cancelled")
@@ -324,7 +324,7 @@ class Machine(RuleBasedStateMachine):
     def park_at(self, by: Activation, lost: bool, waits: list[bytes], given_up: list[bytes]) -> None:
         one = self.model.executions.get(by.id)
         decided = [key for key in waits if one and key.decode() not in one.open]
-        count = one.count if one else 0
+        count, owner = (one.count, one.owner) if one else (0, None)
         reply = self.write(by, lost, "park", "", len(given_up), *given_up, *waits)
         if reply is None:
             return
@@ -333,6 +333,7 @@ class Machine(RuleBasedStateMachine):
             one.give_up(key.decode())
         if decided:
             assert reply[0] == count and reply[1::2] == decided
+            one.owner = owner  # it has not written
             self.learn(by, lost)
         else:
             assert reply == 0
@@ -528,6 +529,9 @@ class Machine(RuleBasedStateMachine):
 
         journal = state.journals.get(name, {})
         steps = {key.decode(): packed for key, packed in journal.items() if key and not is_result(key)}
+        for key in one.doubtful - steps.keys():
+            del one.journal[key]
+        one.doubtful.clear()
         assert {key: _status(packed) for key, packed in steps.items()} == one.journal, one.id
         assert int(journal.get(b"", b"0")) == one.count, one.id
         self.keeps(one, journal)

@@ -45,10 +45,12 @@ class Execution:
     run: int = 1
     count: int = 0
     journal: dict[str, str] = field(default_factory=dict)
+    code: list[str] = field(default_factory=list)  # the step keys that it has begun in any run
     races: dict[str, Race] = field(default_factory=dict)
     broods: dict[str, Brood] = field(default_factory=dict)
     results: dict[str, str] = field(default_factory=dict)  # child -> how it ended, as the journal has it
     early: set[str] = field(default_factory=set)
+    doubtful: set[str] = field(default_factory=set)  # dropped or not, as the store has it
     losses: int = 0
     progress: int = 0
     tried: int = 0  # how often it was tried again by itself
@@ -66,6 +68,8 @@ class Execution:
         return -2 if self.count < by.known else 0
 
     def put(self, key: str, status: str) -> None:
+        if key not in self.code:
+            self.code.append(key)
         self.journal[key] = status
         self.count += 1
 
@@ -108,7 +112,11 @@ class Execution:
             self.put(key, "closed" if self.journal[key] == "open" else "retry")
 
     def forget_failures(self) -> None:
-        """For a new run: what failed, timed out or was closed is dropped, with the races that it decided."""
+        """For a new run: what failed, timed out or was closed is dropped, with the races that it decided.
+
+        An abandoned step is dropped too, if nothing has come after it.
+        """
+        self.doubtful = {key for key, status in self.journal.items() if status == "abandoned"}
         dropped = {key for key, status in self.journal.items() if status in ("failed", "expired", "closed")}
         for key, brood in self.broods.items():
             failed = {child for child in brood.ids if self.results.get(child, "completed") != "completed"}

@@ -337,7 +337,8 @@ async def test_nothing_parks_while_a_child_is_prepared(
 
     @flow
     async def parent(ctx: WorkflowContext) -> list[Any]:
-        return await asyncio.gather(ctx.step.suspend("ok"), ctx.step.invoke_and_wait("by id", "asks", 1))
+        asked = ctx.step.suspend("ok")
+        return list(await asyncio.gather(asked, ctx.step.invoke_and_wait("by id", "asks", 1)))
 
     monkeypatch.setattr("polos_redis.client.definition_of", look_up_slowly)
     async with running(redis_url, namespace, parent, asks) as at:

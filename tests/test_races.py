@@ -375,10 +375,10 @@ async def test_a_race_that_was_won_by_a_failure_is_run_again_by_a_retry(
 ) -> None:
     @flow
     async def against(ctx: WorkflowContext) -> str:
-        def fail() -> None:
+        async def fail() -> None:
             if ctx.run == 1:
                 raise LookupError("not yet")
-            threading.Event().wait(0.2)
+            await asyncio.Event().wait()
 
         branches = {"ask": ctx.step.suspend("ask"), "work": ctx.step.run("work", fail, max_retries=0)}
         winner = await ctx.step.first_of("race", branches)
