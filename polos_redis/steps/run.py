@@ -271,6 +271,8 @@ class Runs(Calls):
         events = activation.first_events()
         if activation.running.get(key, (1.0, 0))[0]:  # its start has not been told
             events += activation.step_start(key, attempt)
+            if key in activation.running:
+                activation.running[key] = (0.0, attempt)  # nor is it to be told while this is on its way
         error = None if failure is None else f"{type(failure).__name__}: {journal.text_of(failure)}"
         events += activation.step_finish(key, attempt, status, error)
         store, name = activation.host.store, raw(key)
