@@ -375,13 +375,14 @@ class PolosClient:
 
     async def _find_below(self, store: Store, root_id: str, step_key: str) -> str | None:
         """The descendant that has a suspension of this key: the open one, else the last that was decided. It
-        is then answered by its own id, so that a repeated call can't decide another one."""
+        is then answered by its own id, so that a repeated call can't decide another one; an open one that
+        comes after others is refused, as this may repeat a call that was meant for one of those."""
         if keys.root_of(root_id) != root_id:
             return None
         names = [(one, key) for one, key in await store.suspensions_below(root_id) if key == step_key]
         found = await _read_suspensions(store, names)
         waiting = [one for one, _, record in found if record.status == "open"]
-        if len(waiting) > 1:
+        if waiting and len(found) > 1:
             raise AmbiguousSuspensionError(root_id, [f"{step_key} of {one}" for one in sorted(waiting)])
         if waiting:
             return waiting[0]

@@ -34,6 +34,7 @@ logger = logging.getLogger("polos.worker")
 AGAIN_MS = 1000  # after one that failed
 LOOK_AGAIN_MS = 30_000  # at what two partitions should agree on
 OPENING_MS = 50  # a wait opens within about that after it has subscribed
+GIVING = "g"  # among the subscribers of a topic: the last event that is given to very many by errands
 BATCH = 100  # waits that are given an event side by side
 
 
@@ -150,8 +151,13 @@ class Errands:
         as a wait is about to open, None when all have it."""
         event, _, topic = rest.partition(" ")
         found = await self.store.event(topic, event)
-        if found is None:
-            return None
+        if found is not None and not await self._give_all(topic, event, found):
+            return OPENING_MS
+        await self.store.advance(topic, GIVING, raw(event), b"")
+        return None
+
+    async def _give_all(self, topic: str, event: str, found: list[bytes]) -> bool:
+        """Give those who are due an event; whether all have it."""
         waiters = [
             subscriber
             for subscriber, place in (await self.store.subscribers(topic)).items()
@@ -161,7 +167,7 @@ class Errands:
             await self._give_some(topic, waiters[i : i + BATCH], event, found)
             for i in range(0, len(waiters), BATCH)
         ]
-        return None if all(given) else OPENING_MS
+        return all(given)
 
     async def _give_some(self, topic: str, waiters: list[str], event: str, found: list[bytes]) -> bool:
         """Give some of them the event, side by side; whether all have it, or have stopped waiting."""

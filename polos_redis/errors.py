@@ -314,7 +314,7 @@ class SuspensionNotFoundError(ResumeError):
 
 
 class AmbiguousSuspensionError(ResumeError):
-    """Several open suspensions fit; `candidates` lists them: name one."""
+    """Several suspensions fit; `candidates` lists those that are open: name one."""
 
     def __init__(self, execution_id: str, candidates: list[str]) -> None:
         self.execution_id = execution_id
@@ -325,6 +325,12 @@ class AmbiguousSuspensionError(ResumeError):
         shown = [repr(candidate) for candidate in self.candidates[:MOST_NAMED]]
         if len(self.candidates) > MOST_NAMED:
             shown.append("...")
+        if len(shown) == 1:
+            return (
+                f"below execution {self.execution_id} there is an open suspension ({shown[0]}), and there "
+                "were others of its step key, which this answer may have been meant for: answer it by its "
+                "own execution's id"
+            )
         return (
             f"execution {self.execution_id} has {len(self.candidates)} open suspensions "
             f"({', '.join(shown)}): name the one that is answered"

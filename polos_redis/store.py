@@ -7,6 +7,7 @@ activation's to decide. All others can be repeated safely and are repeated here 
 
 from __future__ import annotations
 
+import os
 from asyncio import Future
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from polos_redis.route import AnyWire
 LOST, WENT_BACK, NO_SUCH_WAIT = -1, -2, -3
 FINISHED = ("completed", "failed", "cancelled")
 STATUSES = ("queued", "waiting", *FINISHED)
+REPEATED_MS = 60_000  # beside its patience: a call that was given up may be on its way so long
 
 _pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cmsgpack can't read it
 
@@ -680,7 +682,8 @@ class Store:
     async def publish(
         self, topic: str, execution_id: str, retention_ms: int, event_type: str, data: bytes, once: str = ""
     ) -> bytes:
-        """Add an event to a topic, once under a name if one is given; returns its stream id."""
+        """Add an event to a topic; returns its stream id. Once, also when its reply is lost and the call is
+        repeated; under a name, however often this is called within the retention."""
         entry: bytes = await self.wire.call_script(
             scripts.PUBLISH,
             self.topic_prefix(topic),
@@ -689,7 +692,8 @@ class Store:
             retention_ms,
             raw(event_type),
             data,
-            once,
+            once or os.urandom(16).hex(),
+            "" if once or self.patience is None else int(self.patience * 2000) + REPEATED_MS,
             patience=self.patience,
         )
         return entry

@@ -66,9 +66,10 @@ class Bonds:
     def _sets_of_children(self, partition: Partition) -> Iterator[str]:
         """The sets hold children that go on or have such; where the parent was ended, a timer ends them."""
         for parent, children in partition.children.items():
+            clears_away = b"c" + parent in partition.timers
             for child in children:
                 fields = partition.executions.get(child, {})
-                goes_on = fields.get(b"status") in UNFINISHED or child in partition.children
+                goes_on = fields.get(b"status") in UNFINISHED or child in partition.children or clears_away
                 if not goes_on or not child.startswith(parent.partition(b".")[0] + b"."):
                     stands = f"which is {show(fields.get(b'status'))}"
                     yield f"execution {show(parent)} has the child {show(child)}, {stands}"
@@ -139,6 +140,8 @@ class Bonds:
     ) -> Iterator[str]:
         """With an entry it holds a place in its lane."""
         if ties.lane is None:
+            if b"l" + execution_id in partition.errands:
+                yield f"execution {show(execution_id)} is in no lane but has an errand to settle one"
             return
         who, lane = f"execution {show(execution_id)}", show(ties.lane)
         home = self.all.home(ties.lane)
@@ -222,6 +225,10 @@ class Bonds:
         }
         for topic, members in home.subs.items():
             for member, place in members.items():
+                if member == b"g":
+                    if b"w" + place + b" " + topic not in home.errands:
+                        yield f"topic {show(topic)} has {show(place)} to be given, but nothing does that"
+                    continue
                 who = f"topic {show(topic)} has the subscriber {show(member)}"
                 found = _PLACE.fullmatch(place)
                 if found is None or (found[2] and member[:1] != b"f"):

@@ -101,6 +101,11 @@ class Execution:
                 self.give_up(key)
         self.put(name, "won")
 
+    def lost(self, key: str) -> bool:
+        """Whether the code does not come to a step any more: another branch has won its race."""
+        races = self.races.values()
+        return any(race.winner and race.members.get(key, race.winner) != race.winner for race in races)
+
     def give_up(self, key: str) -> None:
         """The workflow's code no longer waits for it."""
         before = self.journal.get(key)

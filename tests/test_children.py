@@ -569,6 +569,33 @@ async def test_several_below_must_be_named(redis_url: str, namespace: str) -> No
         assert sorted(await at.result(handle)) == list(range(12))
 
 
+async def test_an_answer_by_the_roots_id_that_is_repeated_decides_nothing_else(
+    redis_url: str, namespace: str
+) -> None:
+    @flow
+    async def one_by_one(ctx: WorkflowContext) -> list[Any]:
+        return [await ctx.step.invoke_and_wait(f"page {number}", asks, number) for number in range(2)]
+
+    async with running(redis_url, namespace, one_by_one, asks) as at:
+        handle = await one_by_one.invoke(at.client)
+        (first,) = await waiting_below(at, handle, 1)
+        assert (await at.answer(handle, "ok", "yes")).outcome == "accepted"
+        await until(lambda: _next_below(at, handle, first["execution_id"]))
+        with pytest.raises(AmbiguousSuspensionError) as refused:
+            await at.answer(handle, "ok", "yes")
+        (second,) = await waiting_below(at, handle, 1)
+        assert refused.value.candidates == [f"ok of {second['execution_id']}"]
+        assert "answer it by its own execution's id" in str(refused.value)
+        await at.answer(at.client.get_handle(second["execution_id"]), "ok", "no")
+        assert await at.result(handle) == ["yes", "no"]
+        assert (await at.answer(handle, "ok", "no")).outcome == "same"
+
+
+async def _next_below(at: Running, handle: ExecutionHandle[Any], before: str) -> bool:
+    found = (await at.client.get_execution(handle.id))["open_suspensions_below"]
+    return any(one["execution_id"] != before for one in found)
+
+
 async def test_an_early_answer_does_not_pass_over_what_waits_below(redis_url: str, namespace: str) -> None:
     @flow
     async def asks_too(ctx: WorkflowContext) -> list[Any]:

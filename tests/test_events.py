@@ -75,6 +75,26 @@ async def test_a_slow_load_tells_no_second_start(redis_url: str, namespace: str)
         assert [event.event_type for event in told] == STORY
 
 
+async def test_a_slow_reply_tells_no_second_start_of_a_step(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, tells_a_story) as at:
+        write, tick, ticks = at.worker.store.write, at.worker._tick, 0
+
+        def counted() -> None:
+            nonlocal ticks
+            ticks += 1
+            tick()
+
+        async def late(reply: asyncio.Future[int]) -> int:
+            seen = ticks
+            await until(lambda: ticks >= seen + 3, "the time of a start's notice to pass")
+            return await reply
+
+        at.worker._tick = counted  # type: ignore[method-assign]
+        at.worker.store.write = lambda *call: asyncio.ensure_future(late(write(*call)))  # type: ignore[method-assign]
+        _, told = await _told(at)
+        assert [event.event_type for event in told] == STORY
+
+
 async def _told(at: Running) -> tuple[str, list[Event]]:
     handle = await tells_a_story.invoke(at.client, 3)
     await at.parked(handle)

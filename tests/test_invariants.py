@@ -247,6 +247,7 @@ BROKEN: list[tuple[Callable[[Desk], None], Break, str]] = [
     (holding, lambda d: d.do("HSET", EXEC, "status", "waiting"), "lane narrow has f{32}, which is waiting"),
     (holding, lambda d: d.do("HDEL", EXEC, "entry"), "with a place, which has no entry"),
     (queued, lambda d: d.do("HSET", keys.PLACES + "other", ME, 1), "which is of another lane"),
+    (queued, lambda d: d.do("ZADD", keys.ERRANDS, FAR, "l" + ME), "is in no lane but has an errand"),
     (in_line, lambda d: d.do("ZREM", keys.LINE + "narrow", ME), f"timers has no row p{ME}"),
     (in_line, lambda d: d.do("HDEL", keys.PLACES + "narrow", ME), "does not know its version"),
     (in_line, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "in line, which has an entry"),

@@ -277,6 +277,24 @@ async def test_a_resume_whose_reply_is_lost_counts_once(
 
 
 @pytest.mark.failure(16)
+async def test_an_event_whose_reply_is_lost_is_published_once(
+    client: PolosClient, chaos_server: ChaosServer, namespace: str
+) -> None:
+    async with Proxy(chaos_server.url) as proxy, PolosClient(proxy.url, namespace) as behind:
+        await behind.list_executions()
+        lost = proxy.lose_reply(b"orders")
+        told = await events.publish(behind, "orders", EventData("paid", {"amount": 5}))
+        assert lost.is_set()
+        again = await events.publish(behind, "orders", EventData("paid", {"amount": 5}))
+    found = []
+    async for event in events.stream_topic(client, "orders"):
+        found.append(event.id)
+        if event.id == again:
+            break
+    assert found == [told, again]
+
+
+@pytest.mark.failure(16)
 @pytest.mark.parametrize("marker", [b"step-1", b"middle", b"workflow_finish", b"step-4"])
 async def test_a_write_whose_reply_is_lost_is_journaled_once(
     chaos_server: ChaosServer, client: PolosClient, fleet: Fleet, marker: bytes

@@ -118,6 +118,14 @@ def test_spawn_repeated_changes_nothing_whatever_has_become_of_the_children(desk
     assert changes == 3 and msgpack.unpackb(record, raw=True) == desk.record(by.id, "kids")
 
 
+@pytest.mark.parametrize("status", ["open", "started"])
+def test_spawn_of_no_children_repeated_changes_nothing(desk: Desk, status: str) -> None:
+    by = desk.start()
+    changes, record = desk.spawn(by, "kids", 0, status=status)
+    with desk.unchanged():
+        assert desk.spawn(by, "kids", 0, status=status, events=("e", b"\x01")) == [changes, record]
+
+
 def test_spawn_at_the_key_of_a_step_gives_its_record(desk: Desk) -> None:
     by = desk.start()
     desk.write(by, "a")
@@ -396,6 +404,26 @@ def test_the_last_descendant_to_end_leaves_no_set_behind(desk: Desk) -> None:
     desk.finish(child)
     desk.finish(grandchild)
     assert desk.state.children == {}
+
+
+def test_the_end_of_a_grandchild_leaves_its_parent_the_child_that_it_is(desk: Desk) -> None:
+    by = desk.start()
+    child = desk.child(by, status="started")
+    desk.finish(desk.child(child, status="started"))
+    assert desk.state.children == {by.id.encode(): {child.id.encode()}}
+
+
+def test_a_child_that_expired_by_itself_does_not_hold_up_the_end(desk: Desk) -> None:
+    by = desk.start()
+    child = desk.child(by, status="started")
+    grandchild = desk.child(child, status="started")
+    desk.finish(child)
+    desk.do("PEXPIRE", keys.EXEC + child.id, 0)  # nobody fired timers since
+    desk.finish(grandchild)
+    desk.cancel(by.id)
+    assert desk.state.children == {} and desk.state.timers == {}
+    desk.do("ZADD", keys.EXPIRY, 1, child.id)
+    desk.fire()
 
 
 def test_a_child_that_is_forgotten_is_no_child_any_more(desk: Desk) -> None:

@@ -165,11 +165,26 @@ def test_very_many_waits_are_decided_by_an_errand(desk: Desk) -> None:
     other = parked(desk)
     entry = desk.publish("news")
     assert desk.record(other.id, "it then")[2] == b"open"
-    assert len(desk.state.subs[b"news"]) == 101
+    members = desk.state.subs[b"news"].keys() - {b"g"}
+    assert len(members) == 101
     assert errands(desk) == [b"w" + entry + b" news", b"enews"]
-    for member in desk.do("HKEYS", keys.SUBS + "news"):
+    for member in members:
         assert desk.run("deliver", member, entry, "e", b"\x01") == 1
+    assert desk.state.subs == {b"news": {b"g": entry}}
+    assert desk.run("advance", "news", "g", entry, "") == 1
     assert not desk.state.subs
+
+
+def test_a_later_event_does_not_overtake_one_that_is_given_to_very_many(desk: Desk) -> None:
+    by = desk.start()
+    for number in range(101):
+        desk.wait_for_event(by, f"k{number}", "news")
+    first = desk.publish("news")
+    for number in range(100):
+        assert desk.run("deliver", subscriber(by, f"k{number}"), first, "e", b"\x01") == 1
+    second = desk.publish("news")
+    assert desk.record(by.id, "k100")[2] == b"open", "it is still to be given the first"
+    assert b"w" + second + b" news" in errands(desk)
 
 
 def test_a_hundred_waits_are_decided_at_once(desk: Desk) -> None:

@@ -416,6 +416,15 @@ def test_who_starts_later_wants_no_place_yet(desk: Desk, home: Desk) -> None:
     assert "entry" in desk.execution(one)
 
 
+def test_an_execution_without_a_lane_makes_no_errand(desk: Desk) -> None:
+    by = desk.start(timeout=FAR)
+    desk.suspend(by, "ok")
+    desk.park(by, "ok")
+    desk.answer(by.id, "ok")
+    desk.finish(desk.deliver())
+    assert desk.state.errands == {} and version(desk, by.id) == 0
+
+
 def test_an_execution_without_a_lane_wants_nothing(desk: Desk) -> None:
     plain = desk.invoke()
     with desk.unchanged():

@@ -300,7 +300,7 @@ def test_waits_that_the_failure_closed_are_opened_again(desk: Desk) -> None:
 
 
 @both
-@pytest.mark.parametrize("follows", ["nothing", "step", "answer"])
+@pytest.mark.parametrize("follows", ["nothing", "step", "answer", "wait", "child", "children begun", "race"])
 def test_an_abandoned_step_runs_again_if_nothing_relies_on_it(desk: Desk, how: str, follows: str) -> None:
     by = desk.start()
     desk.suspend(by, "ask")
@@ -308,6 +308,14 @@ def test_an_abandoned_step_runs_again_if_nothing_relies_on_it(desk: Desk, how: s
     at = desk.record(by.id, "left")[6]
     while desk.now() <= at:
         pass
+    if follows == "wait":
+        desk.wait(by, "past", -1)
+    if follows == "children begun":
+        desk.spawn(by, "kid", 1, status="started")
+    if follows == "child":
+        desk.finish(desk.child(by))
+    if follows == "race":
+        desk.choose(by, "race", "one")
     if follows == "step":
         desk.write(by, "next")
     if follows == "answer":
@@ -315,6 +323,19 @@ def test_an_abandoned_step_runs_again_if_nothing_relies_on_it(desk: Desk, how: s
     by.known = 0
     run_again(desk, by, how)
     assert (b"left" in journal(desk, by)) == (follows != "nothing")
+
+
+@both
+def test_steps_that_were_abandoned_together_all_run_again(desk: Desk, how: str) -> None:
+    by = desk.start()
+    for key in ("left", "left too"):  # not within the same ms, as happens to a large group
+        desk.write(by, key, step(status="abandoned"))
+        at = desk.record(by.id, key)[6]
+        while desk.now() <= at:
+            pass
+    by.known = 0
+    run_again(desk, by, how)
+    assert journal(desk, by) == set()
 
 
 @both
@@ -333,6 +354,26 @@ def test_children_that_completed_are_kept_and_others_run_again(desk: Desk, how: 
     ids = [keys.child_id(by.id, key, index) for key, index in (("good", 0), ("good", 1), ("bad", 0))]
     assert journal(desk, by) == {b"good", b"detached", *map(result_name, ids)}
     assert desk.record(by.id, "good")[2] == b"done"
+
+
+@both
+def test_a_failed_child_that_is_forgotten_does_not_begin_anew(desk: Desk, how: str) -> None:
+    by = desk.start()
+    desk.spawn(by, "kids", 2)
+    kids = [desk.deliver() for _ in range(2)]
+    for kid in kids:
+        fail(desk, kid)
+    desk.do("ZADD", keys.EXPIRY, 1, kids[0].id)
+    desk.fire()
+    by.known = 0
+    run_again(desk, by, how)
+    assert journal(desk, by) == {result_name(kids[0].id)}, "the other one is begun again"
+    again = desk.deliver()
+    desk.spawn(again, "kids", 2)
+    kid = desk.deliver()
+    assert kid.id == kids[1].id
+    desk.finish(kid)
+    assert desk.record(by.id, "kids")[2] == b"done"
 
 
 # --- races ------------------------------------------------------------------------------

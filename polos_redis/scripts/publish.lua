@@ -2,7 +2,7 @@
 -- publish: add an event to a topic, and hand it to who waits for one.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 topic  2 execution the topic belongs to, or ''  3 retention of a free topic, ms  4 event type  5 data (codec)
---       6 '' or a name: published once under it
+--       6 '' or a name: published once under it  7 for so many ms, '' for the retention
 -- Returns the event's stream id.
 -- #include errands
 -- #include event
@@ -21,13 +21,16 @@ elseif e[1] ~= 'queued' and e[1] ~= 'waiting' then
 elseif ttl ~= -1 and topic ~= string.match(ARGV[2], '^[^.]*') then
   redis.call('PEXPIRE', key, e[2]) -- neither its stream nor a suspension's topic: its end does not know of it
 end
-if once then redis.call('SET', once, entry, 'PX', ARGV[3]) end
+if once then redis.call('SET', once, entry, 'PX', ARGV[7] ~= '' and ARGV[7] or ARGV[3]) end
 
 local subs = P .. 'subs:' .. topic
 local count = redis.call('HLEN', subs)
 if count == 0 then return entry end
-local waiting, others = count > 100, count > 100
-if count <= 100 then
+local many = count > 100 or redis.call('HEXISTS', subs, 'g') == 1 -- no event overtakes one that is being given
+local waiting, others = many, many
+if many then
+  redis.call('HSET', subs, 'g', entry)
+else
   local members = redis.call('HGETALL', subs)
   for i = 1, #members, 2 do
     local member, kind = members[i], string.sub(members[i], 1, 1)

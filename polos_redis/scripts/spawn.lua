@@ -17,7 +17,7 @@ claim(P, id, ARGV[3], e, now)
 local journal, root = P .. 'journal:' .. id, string.match(id, '^[^.]*')
 local last = 12 + tonumber(ARGV[12])
 local record = old and cmsgpack.unpack(old)
-if record and (record[2] ~= 'child' or record[7] > first) then return {n, old} end
+if record and (record[2] ~= 'child' or record[7] > first or record[7] == total) then return {n, old} end
 if last > 12 then redis.call('XADD', P .. 'topic:' .. root, '*', unpack(ARGV, 13, last)) end
 if not record then
   local status = ARGV[6]

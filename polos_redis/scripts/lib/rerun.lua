@@ -1,4 +1,6 @@
 -- #include ending
+local LAST = {suspend = DECIDED, wait = 11, child = 8, race = 6} -- when it was decided, 0 while it is open
+
 -- rerun: a failed execution goes on from its journal as a new run, after `delay` ms. What failed, timed out or
 -- was closed is dropped from the journal; the rest is kept. `e` is HMGET of ENDING_FIELDS; it may have ended
 -- before or be about to.
@@ -9,7 +11,9 @@ local function rerun(P, id, e, delay)
   for i = 1, #flat, 2 do
     if string.byte(flat[i]) == 255 then
       local result = read_record(flat[i + 1])
-      if result[1] ~= 'completed' then
+      -- a child that was forgotten would begin anew, and repeat what it has done: its result stands
+      local child = string.match(id, '^[^.]*') .. '.' .. string.sub(flat[i], 2)
+      if result[1] ~= 'completed' and redis.call('EXISTS', P .. 'exec:' .. child) == 1 then
         dropped[flat[i]] = true
         if result[3] then dropped[result[3]] = true end -- begun again: results that are kept count at once
       end
@@ -19,11 +23,11 @@ local function rerun(P, id, e, delay)
     local key, r = flat[i], flat[i] ~= '' and string.byte(flat[i]) ~= 255 and read_record(flat[i + 1]) or {}
     if r[2] == 'step' then
       if r[3] == 'failed' then dropped[key] = true end
-      newest = math.max(newest, r[#r] or 0)
+      if r[3] ~= 'abandoned' then newest = math.max(newest, r[#r] or 0) end
     elseif r[3] == 'expired' or r[3] == 'closed' then
       dropped[key] = true
-    elseif r[2] == 'suspend' then
-      newest = math.max(newest, r[DECIDED])
+    elseif r[2] then
+      newest = math.max(newest, r[OPENED], r[LAST[r[2]]])
     end
   end
   for i = 1, #flat, 2 do
