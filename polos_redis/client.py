@@ -230,6 +230,9 @@ class PolosClient:
             execution_id = os.urandom(16).hex()
             await (await self.store()).invoke(execution_id, workflow.id, packed, self.retention_ms)
             return ExecutionHandle(self, execution_id, workflow.id)
+        for name in options.keys() - InvokeOptions.__annotations__.keys():
+            known = ", ".join(sorted(InvokeOptions.__annotations__))
+            raise TypeError(f"invoke has no option {name!r}; it has {known}")
         key = options.pop("idempotency_key", None)
         workflow_id, packed, start = await self.prepare(workflow, input, **options)
         if key is None:

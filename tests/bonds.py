@@ -60,7 +60,8 @@ class Bonds:
             if execution_id in partition.children.get(parent, ()):
                 return True
             fields = partition.executions.get(parent, {})
-            parent = None if fields.get(b"status") in UNFINISHED else ties_of(fields).parent
+            never_ended = fields.get(b"status") in UNFINISHED and fields.get(b"run") == b"1"
+            parent = None if never_ended else ties_of(fields).parent
         return False
 
     def _sets_of_children(self, partition: Partition) -> Iterator[str]:

@@ -149,6 +149,13 @@ async def test_a_key_is_kept_as_long_as_its_execution(redis_url: str, namespace:
         del at
 
 
+async def test_an_option_that_there_is_not_is_named(client: PolosClient) -> None:
+    with pytest.raises(
+        TypeError, match=r"invoke has no option 'retires'; it has concurrency_key, idempotency_key"
+    ):
+        await client.invoke("echo", 1, retires=3)  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize("key", ["", 5, b"k"])
 async def test_what_is_no_key_is_refused(key: Any, client: PolosClient) -> None:
     with pytest.raises(InvalidInputError, match="idempotency_key is a text that is not empty"):
