@@ -152,7 +152,7 @@ async def test_the_consumers_of_workers_that_came_and_went_are_removed(
     gone = [f"gone-{number}" for number in range(50)]
     handle = await gated.invoke(client, {"gate": "go"})
     prefix, queue = store.prefix(handle.id), store.prefix(handle.id) + b"queue:default"
-    await store.wire.call("XGROUP", "CREATE", queue, keys.GROUP, "0")
+    await store.make_group(prefix, "default")
     for name in gone:
         await store.wire.call("XGROUP", "CREATECONSUMER", queue, keys.GROUP, name)
     await store.wire.call("HSET", prefix + b"workers", gone[0], 7)
@@ -178,7 +178,7 @@ async def test_a_consumer_with_pending_entries_is_never_removed(
     store = await client.store()
     handle = await gated.invoke(client, {"gate": "go"})
     prefix, queue = store.prefix(handle.id), store.prefix(handle.id) + b"queue:default"
-    await store.wire.call("XGROUP", "CREATE", queue, keys.GROUP, "0")
+    await store.make_group(prefix, "default")
     await store.wire.call("XREADGROUP", "GROUP", keys.GROUP, "dead", "COUNT", 1, "STREAMS", queue, ">")
     assert not await store.prune(prefix, "default", "dead", b"")
     assert await group(client) == {"dead": 1}
@@ -197,7 +197,7 @@ async def test_recovering_thousands_of_entries_takes_few_and_small_calls(
     handles = await asyncio.gather(*(chain.invoke(client, {"steps": 0}) for _ in range(count)))
     for prefix in store.prefixes:
         queue = prefix + b"queue:default"
-        await store.wire.call("XGROUP", "CREATE", queue, keys.GROUP, "0")
+        await store.make_group(prefix, "default")
         await store.wire.call(
             "XREADGROUP", "GROUP", keys.GROUP, "dead", "COUNT", count, "STREAMS", queue, ">"
         )

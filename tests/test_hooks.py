@@ -206,13 +206,13 @@ async def test_a_hook_changes_nothing_in_place(redis_url: str, namespace: str) -
 
 
 @workflow(on_start=lambda ctx, hook: _ran.append("lambda"), on_end=[])
-async def takes_nothing(ctx: WorkflowContext) -> int:
+async def needs_no_input(ctx: WorkflowContext) -> int:
     return 1
 
 
 async def test_a_workflow_without_an_input_has_hooks_too(redis_url: str, namespace: str) -> None:
-    async with running(redis_url, namespace, takes_nothing) as at:
-        handle = await at.client.invoke("takes_nothing")
+    async with running(redis_url, namespace, needs_no_input) as at:
+        handle = await at.client.invoke("needs_no_input")
         assert await at.result(handle) == 1
         (step,) = (await at.client.get_execution(handle.id))["steps"]
         assert step["step_key"] == "on_start.<lambda>.0"
