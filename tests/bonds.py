@@ -65,21 +65,29 @@ class Bonds:
         return False
 
     def _sets_of_children(self, partition: Partition) -> Iterator[str]:
-        """The sets hold children that go on or have such; where the parent was ended, a timer ends them."""
+        """The sets hold children that go on or have descendants that do; where the parent was ended, a timer
+        ends them, and clears away others."""
+        living = set(self._with_ancestors(partition))
         for parent, children in partition.children.items():
-            clears_away = b"c" + parent in partition.timers
+            ends = b"c" + parent in partition.timers
             for child in children:
-                fields = partition.executions.get(child, {})
-                goes_on = fields.get(b"status") in UNFINISHED or child in partition.children or clears_away
-                if not goes_on or not child.startswith(parent.partition(b".")[0] + b"."):
-                    stands = f"which is {show(fields.get(b'status'))}"
+                if not (child in living or ends) or not child.startswith(parent.partition(b".")[0] + b"."):
+                    stands = f"which is {show(partition.executions.get(child, {}).get(b'status'))}"
                     yield f"execution {show(parent)} has the child {show(child)}, {stands}"
             fields = partition.executions.get(parent, {})
             if fields and not ties_of(fields).kids:
                 yield f"execution {show(parent)} has children but does not know of any"
-            begun_anew = [c for c in children if partition.executions.get(c, {}).get(b"run", b"1") != b"1"]
-            if _was_ended(fields) and not begun_anew and b"c" + parent not in partition.timers:
+            if _was_ended(fields) and not ends and not any(_begins_anew(partition, c) for c in children):
                 yield f"execution {show(parent)} was ended but nothing ends its children"
+
+    def _with_ancestors(self, partition: Partition) -> Iterator[bytes]:
+        """Executions that go on or have still to end their children, and all above them."""
+        for execution_id, fields in partition.executions.items():
+            if fields.get(b"status") in UNFINISHED or b"c" + execution_id in partition.timers:
+                one: bytes | None = execution_id
+                while one is not None:
+                    yield one
+                    one = ties_of(partition.executions.get(one, {})).parent
 
     def _children(
         self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes]
@@ -262,6 +270,15 @@ class Bonds:
         for errand in home.errands:
             if errand[:1] == b"k" and errand[1:] not in home.schedules:
                 yield f"errand {show(errand)} is for a schedule that there is not"
+
+
+def _begins_anew(partition: Partition, execution_id: bytes) -> bool:
+    """Whether an execution, or below one that has ended another, has been retried."""
+    fields = partition.executions.get(execution_id, {})
+    return fields.get(b"run", b"1") != b"1" or (
+        fields.get(b"status") not in UNFINISHED
+        and any(_begins_anew(partition, child) for child in partition.children.get(execution_id, ()))
+    )
 
 
 def _was_ended(fields: dict[bytes, bytes]) -> bool:

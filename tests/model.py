@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -116,15 +116,20 @@ class Execution:
         for key in self.open:
             self.put(key, "closed" if self.journal[key] == "open" else "retry")
 
-    def forget_failures(self) -> None:
+    def forget_failures(self, known: Container[str]) -> None:
         """For a new run: what failed, timed out or was closed is dropped, with the races that it decided.
 
-        An abandoned step is dropped too, if nothing has come after it.
+        An abandoned step is dropped too, if nothing has come after it; of failed children those that are
+        known still.
         """
         self.doubtful = {key for key, status in self.journal.items() if status == "abandoned"}
         dropped = {key for key, status in self.journal.items() if status in ("failed", "expired", "closed")}
         for key, brood in self.broods.items():
-            failed = {child for child in brood.ids if self.results.get(child, "completed") != "completed"}
+            failed = {
+                child
+                for child in brood.ids
+                if child in known and self.results.get(child, "completed") != "completed"
+            }
             if failed:
                 dropped.add(key)
                 self.results = {child: how for child, how in self.results.items() if child not in failed}
@@ -284,7 +289,7 @@ class Model:
         """A failed execution goes on as a new run."""
         self.clock += 1
         one.begun_again, one.ended_from_outside = self.clock, 0
-        one.forget_failures()
+        one.forget_failures(self.executions)
         self.leave(one)
         one.run, one.status, one.later, one.losses = one.run + 1, "queued", later, 0
         if not later:

@@ -85,8 +85,12 @@ WRITES: dict[str, Write] = {
     "notice": lambda desk, by: desk.write(by, "", b""),
     "backoff": lambda desk, by: desk.backoff(by, "new"),
     "suspend": lambda desk, by: desk.suspend(by, "new", FAR),
+    "wait": lambda desk, by: desk.wait(by, "new", FAR),
+    "spawn": lambda desk, by: desk.spawn(by, "new"),
+    "choose": lambda desk, by: desk.choose(by, "new", "branch"),
     "park": lambda desk, by: desk.park(by, "open"),
     "finish": lambda desk, by: desk.finish(by),
+    "again": lambda desk, by: desk.again(by),
     "load": lambda desk, by: desk.run("load", by.id, by.entry, by.owner),
 }
 
@@ -177,6 +181,15 @@ def test_the_first_write_owns_and_starts_the_execution(desk: Desk) -> None:
     assert again == fields, "later writes leave the execution alone"
 
 
+@pytest.mark.parametrize("write", ["write", "notice", "backoff", "suspend", "wait", "spawn", "choose"])
+def test_whatever_is_written_first_owns_the_execution(desk: Desk, write: str) -> None:
+    by = desk.start()
+    before = desk.now()
+    WRITES[write](desk, by)
+    fields = desk.execution(by.id)
+    assert fields["owner"] == by.owner.encode() and before <= int(fields["started"]) <= desk.now()
+
+
 def test_a_notice_journals_nothing(desk: Desk) -> None:
     by = desk.start()
     assert desk.write(by, "", b"", "workflow_start", b"\x80") == 0
@@ -255,6 +268,7 @@ def test_backoff_journals_the_failure_and_sets_its_timer(desk: Desk) -> None:
     assert before + FAR <= due <= desk.now() + FAR
     assert msgpack.unpackb(desk.execution(by.id)["waits"]) == ["call it"]
     assert desk.state.suspensions == {}
+    assert desk.events(by.id) == [b"e"]
 
 
 def test_a_backoff_that_is_over_lets_the_step_run_again(desk: Desk) -> None:

@@ -413,6 +413,47 @@ def test_the_end_of_a_grandchild_leaves_its_parent_the_child_that_it_is(desk: De
     assert desk.state.children == {by.id.encode(): {child.id.encode()}}
 
 
+def test_a_grandchild_that_is_retried_is_ended_with_the_root(desk: Desk) -> None:
+    by = desk.start()
+    child = desk.child(by, status="started")
+    grandchild = desk.child(child, status="started")
+    fail(desk, grandchild)
+    desk.finish(child)
+    assert desk.state.children == {}
+    assert desk.run("retry", grandchild.id, 1) == [b"retried", 2]
+    desk.cancel(by.id, by="ann")
+    while desk.state.timers:
+        assert desk.fire()[0] > 0
+    assert desk.execution(grandchild.id)["cancelled_by"] == b"ann" and desk.state.children == {}
+
+
+def test_a_descendant_that_is_forgotten_leaves_no_child_behind(desk: Desk) -> None:
+    by = desk.start()
+    child = desk.child(by, status="started")
+    grandchild = desk.child(child, status="started")
+    desk.child(grandchild, status="started")
+    desk.finish(child)
+    desk.finish(grandchild)
+    desk.do("ZADD", keys.EXPIRY, 1, grandchild.id)
+    assert desk.fire()[1] == 1
+    assert desk.state.children == {}, "nobody is left who would know of what goes on below"
+
+
+def test_a_cascade_that_ends_below_others_leaves_no_child_behind(desk: Desk) -> None:
+    by = desk.start()
+    child = desk.child(by, status="started")
+    second = desk.child(child, status="started")
+    third = desk.child(second, status="started")
+    desk.child(third, status="started")
+    desk.finish(second)
+    desk.cancel(child.id)
+    assert desk.state.children[child.id.encode()] == {third.id.encode()}, "taken over, and ended next"
+    desk.cancel(third.id)
+    while desk.state.timers:
+        assert desk.fire()[0] > 0
+    assert desk.state.children == {}
+
+
 def test_a_child_that_expired_by_itself_does_not_hold_up_the_end(desk: Desk) -> None:
     by = desk.start()
     child = desk.child(by, status="started")
@@ -432,6 +473,16 @@ def test_a_child_that_is_forgotten_is_no_child_any_more(desk: Desk) -> None:
     desk.child(child, status="started")
     desk.finish(child)
     desk.do("ZADD", keys.EXPIRY, 1, child.id)
+    assert desk.fire() == [0, 1, -1]
+    assert desk.state.children == {}
+
+
+def test_a_parent_that_expired_by_itself_leaves_no_set_of_children(desk: Desk) -> None:
+    by = desk.start()
+    desk.child(by, status="started")
+    desk.finish(by)
+    desk.do("PEXPIRE", keys.EXEC + by.id, 0)
+    desk.do("ZADD", keys.EXPIRY, 1, by.id)
     assert desk.fire() == [0, 1, -1]
     assert desk.state.children == {}
 
@@ -495,6 +546,16 @@ def test_an_end_in_time_takes_the_timer_along(desk: Desk) -> None:
     desk.finish(desk.start(timeout=FAR))
     desk.cancel(desk.invoke(timeout=FAR))
     assert desk.state.timers == {}
+
+
+@pytest.mark.failure(37)
+@pytest.mark.parametrize("kind", "ptc")
+def test_a_timer_of_what_has_ended_goes(desk: Desk, kind: str) -> None:
+    """As a store that went back may have it."""
+    done = desk.finished(timeout=FAR)
+    desk.do("ZADD", keys.TIMERS, 1, kind + done)
+    assert desk.fire()[0] == 1
+    assert desk.state.timers == {} and status(desk, done) == b"completed"
 
 
 def test_a_cancel_tells_a_worker_that_has_not_written_yet(desk: Desk) -> None:

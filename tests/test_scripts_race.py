@@ -10,7 +10,7 @@ import pytest
 
 from polos_redis import keys
 from polos_redis.embedded import EmbeddedServer
-from tests.desk import FAR, Activated, Desk, Race, branch, packed, step
+from tests.desk import FAR, Activated, Desk, Race, branch, packed
 
 
 @pytest.fixture
@@ -249,6 +249,15 @@ def test_what_opens_in_a_race_that_is_won_is_closed_from_the_start(desk: Desk) -
     assert int(state.journals[by.id.encode()][b""]) == by.known
 
 
+def test_a_suspension_that_comes_too_late_tells_what_came_before_it(desk: Desk) -> None:
+    by = desk.start()
+    desk.suspend(by, "first", race=branch("race", "first", "first"))
+    desk.answer(by.id, "first")
+    late = branch("race", "ask", "ask")
+    desk.run("suspend", *by.fence, "ask", 0, b"\x80", *late, "told", b"\x80")
+    assert desk.events(by.id)[-1] == b"told" and status(desk, by, "ask") == b"closed"
+
+
 def test_the_winning_branch_goes_on_to_open_waits(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "one", race=inside(("race", "both", "one")))
@@ -314,20 +323,12 @@ def test_choose_of_the_winner_closes_what_the_store_did_not_know_of(desk: Desk) 
     assert status(desk, by, "ask") == b"answered"
 
 
-def test_choose_at_the_key_of_a_step_gives_its_record(desk: Desk) -> None:
+def test_choose_at_the_key_of_something_else_gives_its_record(desk: Desk) -> None:
     by = desk.start()
-    desk.write(by, "race", step(b"\x07"))
+    desk.suspend(by, "race")
     with desk.unchanged():
         _, record = desk.choose(by, "race", "quick")
-    assert msgpack.unpackb(record, raw=True)[1] == b"step"
-
-
-@pytest.mark.failure(2)
-def test_choose_of_a_lost_activation_changes_nothing(desk: Desk) -> None:
-    by = opened(desk)
-    desk.requeue("w1", by.entry)
-    with desk.unchanged():
-        assert desk.run("choose", *by.fence, "race", "quick") == -1
+    assert msgpack.unpackb(record, raw=True)[1:3] == [b"suspend", b"open"]
 
 
 # --- races inside races -----------------------------------------------------------------

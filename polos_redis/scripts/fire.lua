@@ -54,10 +54,9 @@ local function forget(id)
     for _, key in ipairs(e[3] and cmsgpack.unpack(e[3]) or {}) do
       redis.call('UNLINK', P .. 'topic:' .. key .. '/' .. id)
     end
-    local parent = read_ties(e[4]).parent
-    if parent then redis.call('SREM', P .. 'children:' .. parent, id) end
     redis.call('UNLINK', P .. 'exec:' .. id, P .. 'journal:' .. id, P .. 'topic:' .. id, P .. 'below:' .. id,
       P .. 'children:' .. id)
+    let_go(P, id, read_ties(e[4]))
   else -- nobody fired until its keys had expired; one with the same id may have begun since
     if not e[1] then redis.call('UNLINK', P .. 'children:' .. id) end
     for _, workflow in ipairs(redis.call('SMEMBERS', P .. 'workflows')) do

@@ -22,6 +22,7 @@ local record = {1, 'suspend', 'open', now, deadline, shown, '', '', '', '', 0, '
 if ARGV[9] ~= '' then
   if not join(P, id, ARGV[9], now) then
     record[STATUS], record[DECIDED] = 'closed', now
+    if ARGV[10] then redis.call('XADD', P .. 'topic:' .. string.match(id, '^[^.]*'), '*', unpack(ARGV, 10)) end
     local packed = rewrite(P, id, key, record)
     return {tonumber(redis.call('HGET', journal, '')), packed}
   end

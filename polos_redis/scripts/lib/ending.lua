@@ -20,6 +20,17 @@ local function let_go(P, one, ties)
   end
 end
 
+-- take_back: a child that begins again is to be ended with its parent, and where that has ended, with those above it.
+local function take_back(P, id, ties)
+  while ties.parent do
+    redis.call('SADD', P .. 'children:' .. ties.parent, id)
+    id = ties.parent
+    local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'ties')
+    if e[1] == 'queued' or e[1] == 'waiting' then return end
+    ties = read_ties(e[2])
+  end
+end
+
 -- tell_parent: a child has ended. Its parent is woken when it was the last that a step waits for; one that has failed
 -- keeps the result for its next run.
 local function tell_parent(P, id, ties, status, value)

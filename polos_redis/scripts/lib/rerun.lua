@@ -82,7 +82,7 @@ local function rerun(P, id, e, delay)
     redis.call('ZADD', P .. 'timers', ties.deadline, 't' .. id)
     write_ties(P, id, ties)
   end
-  if ended and ties.parent then redis.call('SADD', P .. 'children:' .. ties.parent, id) end
+  if ended then take_back(P, id, ties) end
 
   local root = string.match(id, '^[^.]*')
   local event = '\130' .. cmsgpack.pack('run') .. cmsgpack.pack(run) .. cmsgpack.pack('delay_ms') .. cmsgpack.pack(delay)

@@ -43,6 +43,9 @@ local function cancel_children(P, id, limit)
       if redis.call('EXISTS', below) == 0 then redis.call('SREM', set, child) end
     end
   end
-  if redis.call('EXISTS', set) == 0 then redis.call('ZREM', P .. 'timers', 'c' .. id) end
+  if redis.call('EXISTS', set) == 0 then
+    redis.call('ZREM', P .. 'timers', 'c' .. id)
+    let_go(P, id, read_ties(redis.call('HGET', P .. 'exec:' .. id, 'ties')))
+  end
   return count
 end
