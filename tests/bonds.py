@@ -47,22 +47,12 @@ class Bonds:
     def _parent(
         self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes], ties: Ties
     ) -> Iterator[str]:
-        """A child that goes on is in its parent's set."""
+        """A child that goes on is in its parent's set, or in that of one above which was ended and has taken
+        the parent's place."""
         if fields.get(b"status") not in UNFINISHED or ties.parent not in partition.executions:
             return
-        if not self._is_among(partition, execution_id, ties):
+        if not any(execution_id in children for children in partition.children.values()):
             yield f"child {show(execution_id)} goes on but is not among the children of {show(ties.parent)}"
-
-    def _is_among(self, partition: Partition, execution_id: bytes, ties: Ties) -> bool:
-        """Whether its parent, or one that was ended and has taken the parent's place, knows of a child."""
-        parent: bytes | None = ties.parent
-        while parent is not None:
-            if execution_id in partition.children.get(parent, ()):
-                return True
-            fields = partition.executions.get(parent, {})
-            never_ended = fields.get(b"status") in UNFINISHED and fields.get(b"run") == b"1"
-            parent = None if never_ended else ties_of(fields).parent
-        return False
 
     def _sets_of_children(self, partition: Partition) -> Iterator[str]:
         """The sets hold children that go on or have descendants that do; where the parent was ended, a timer

@@ -199,11 +199,8 @@ class Machine(RuleBasedStateMachine):
         """Some descendants of what was ended from outside have been cancelled: which, the store knows."""
         for one in self.model.unfinished():
             if self.desk.do("HGET", keys.EXEC + one.id, "status") == b"cancelled":
-                above = list(self.model.ancestors(one))
-                its_parent_is_forgotten = (above or [one])[-1].parent
-                assert (
-                    its_parent_is_forgotten or any(a.id in cascades for a in above) or self.model.doomed(one)
-                )
+                above = self.model.ancestors(one)
+                assert self.model.doomed(one) or any(a.id in cascades for a in above), one.id
                 self.model.terminate(one, "cancelled")
 
     @precondition(lambda self: self.model.executions)
@@ -453,9 +450,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.pick(0, finished=True))
     @rule(place=places)
     def forget(self, place: int) -> None:
-        """A finished execution's retention is over."""
+        """A finished execution's retention is over, which is longer than its descendants go on."""
         one = self.pick(place, finished=True)
-        if one is not None and one.id not in self.cascades():
+        if one is not None and not any(one in self.model.ancestors(two) for two in self.model.unfinished()):
             self.desk.do("ZADD", keys.EXPIRY, 1, one.id)
             assert self.fire(100)[1] == 1
             del self.model.executions[one.id]

@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from tests.door import Door
+
 NIL = b"*-1\r\n"  # what a blocked read says when nothing came
 
 
@@ -21,26 +23,20 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._lines: set[_Line] = set()
-        self._closed = False
+        self._door = Door(self._accept)
         self._marker: bytes | None = None
         self._lost = asyncio.Event()
         self.armed = asyncio.Event()  # a request whose reply will be lost has gone through
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        await self._door.__aenter__()
+        self.url = f"redis://127.0.0.1:{self._door.port}/0"
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closed = True
-        self._server.close()
-        tasks = [line.task for line in self._lines]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # an aborted transport is closed in the next turn of the loop
+        await self._door.__aexit__(kind, error, trace)
 
     @property
     def lines(self) -> int:
@@ -75,9 +71,6 @@ class Proxy:
         return self._lost
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._closed:  # it was on its way in when the door was shut
-            writer.transport.abort()
-            return
         line = _Line(writer)
         self._lines.add(line)
         back: asyncio.StreamWriter | None = None

@@ -102,8 +102,11 @@ class Watched:
         wait_for(lambda: self._follows(before), "the old master to follow")
 
     def _follows(self, port: int) -> bool:
-        with RawConnection(f"redis://:{PASSWORD}@127.0.0.1:{port}") as connection:
-            return bool(connection.do("ROLE")[0] == b"slave")
+        try:
+            with RawConnection(f"redis://:{PASSWORD}@127.0.0.1:{port}") as connection:
+                return bool(connection.do("ROLE")[0] == b"slave")
+        except redis.ConnectionError:  # it closes all connections when its role changes
+            return False
 
     def _in_sync(self) -> bool:
         replicas = self.sentinel.do("SENTINEL", "REPLICAS", SERVICE)

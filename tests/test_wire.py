@@ -32,6 +32,7 @@ from polos_redis.errors import (
     RedisUnavailableError,
 )
 from polos_redis.wire import CallLostError, RefusedReplyError, Script, TransientReplyError, Wire
+from tests.door import Door
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -110,31 +111,25 @@ class Proxy:
         self.target = port
         self.flowing = asyncio.Event()
         self.flowing.set()
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.door = Door(self.accept)
 
     async def __aenter__(self) -> Proxy:
-        self.server = await asyncio.start_server(self.accept, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+        await self.door.__aenter__()
+        self.url = f"redis://127.0.0.1:{self.door.port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.server.close()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.door.__aexit__(None, None, None)
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.tasks.add(task)
         there, back = await asyncio.open_connection("127.0.0.1", self.target)
         try:
             await asyncio.gather(self.pump(reader, back), self.pump(there, writer))
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            writer.close()
-            back.close()
+            writer.transport.abort()  # at once: a close would wait for what is still to be sent
+            back.transport.abort()
 
     async def pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):
@@ -405,15 +400,14 @@ def test_nonsense_from_the_peer_ends_the_connection(run: Run) -> None:
             await reader.read()
             writer.close()
 
-        server = await asyncio.start_server(speak, "127.0.0.1", 0)
-        wire = Wire(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        await wire.connect()
-        first, second = wire.send("PING"), wire.send("PING")
-        assert await first == b"PONG"
-        assert "can't be read" in str(await error_of(second))
-        assert not wire.connected
-        await wire.close()
-        server.close()
+        async with Door(speak) as door:
+            wire = Wire(f"redis://127.0.0.1:{door.port}")
+            await wire.connect()
+            first, second = wire.send("PING"), wire.send("PING")
+            assert await first == b"PONG"
+            assert "can't be read" in str(await error_of(second))
+            assert not wire.connected
+            await wire.close()
 
     run(main())
 
@@ -890,18 +884,17 @@ def test_closing_while_connecting(run: Run) -> None:
             await reader.read()
             writer.close()
 
-        server = await asyncio.start_server(mute, "127.0.0.1", 0)
-        for user in ("", ":pw@"):  # our own handshake, and redis-py's
-            wire = Wire(f"redis://{user}127.0.0.1:{server.sockets[0].getsockname()[1]}", connect_timeout=60)
-            callers = [
-                asyncio.create_task(error_of(attempt)) for attempt in (wire.connect(), wire.call("PING"))
-            ]
-            for _ in range(20):
-                await asyncio.sleep(0.001)
-            await wire.close()
-            assert {type(e) for e in await asyncio.gather(*callers)} == {RedisUnavailableError}
-            assert not [t for t in asyncio.all_tasks() if "polos" in t.get_name()]
-        server.close()
+        async with Door(mute) as door:
+            for user in ("", ":pw@"):  # our own handshake, and redis-py's
+                wire = Wire(f"redis://{user}127.0.0.1:{door.port}", connect_timeout=60)
+                callers = [
+                    asyncio.create_task(error_of(attempt)) for attempt in (wire.connect(), wire.call("PING"))
+                ]
+                for _ in range(20):
+                    await asyncio.sleep(0.001)
+                await wire.close()
+                assert {type(e) for e in await asyncio.gather(*callers)} == {RedisUnavailableError}
+                assert not [t for t in asyncio.all_tasks() if "polos" in t.get_name()]
 
     run(main())
 

@@ -1,0 +1,49 @@
+"""A listening socket of a test's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self
+
+Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+class Door:
+    """`async with Door(handle) as door: ... door.port`; at the end no connection through it is left, not even
+    one that came while it was shut."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self._writers: list[asyncio.StreamWriter] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._shut = False
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._enter, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._shut = True
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._turns()  # what is just being accepted comes in
+        for writer in self._writers:
+            writer.transport.abort()
+        await self._turns()  # an aborted transport is closed in the next one
+
+    async def _turns(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def _enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Not a coroutine: one that is cancelled before it begins could close nothing.
+        self._writers.append(writer)
+        if not self._shut:
+            self._tasks.append(asyncio.create_task(self._handle(reader, writer)))
