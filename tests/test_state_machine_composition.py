@@ -299,11 +299,12 @@ class Composition(Machine):
     def cascade(self, limit: int) -> None:
         """The descendants of what was ended follow: one generation, or all of them, some at a time."""
         self.fire(limit)
-        while (
-            limit < 100 and self.cascades()
-        ):  # which of them come first is left to chance: all do in the end
-            self.the_state_is_the_models()
+        for _ in range(100):
+            if limit == 100 or not self.cascades():
+                return
+            self.the_state_is_the_models()  # which of them come first is left to chance: all do in the end
             self.fire(limit)
+        raise AssertionError("the end of the descendants comes to no end")
 
     # --- what holds after every step ----------------------------------------------------
 
