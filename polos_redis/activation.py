@@ -342,6 +342,16 @@ class Activation:
                 self.journal[name] = reply[1]
             return changes
 
+    async def _sent(self, send: Callable[[], asyncio.Future[Any]]) -> Any:
+        """Send a fenced write until its reply is known. Raises what the server refuses it with."""
+        while True:
+            try:
+                while self.epoch != self.host.store.wire.epoch:
+                    await self.verify()
+                return await send()
+            except ConnectionLostError:
+                await self.reconnect()
+
     def _hear(self, changes: int, expected: int) -> None:
         """After the first write: look again, if the journal has changed otherwise than by that."""
         if self._unheard:
@@ -524,18 +534,12 @@ class Activation:
             assert self.main is not None
             self._finish(self.main)
             return
-        while True:
-            try:
-                while self.epoch != self.host.store.wire.epoch:
-                    await self.verify()
-                reply = await self.host.store.park(self.fence, self.known, state, given_up, waits)
-            except ConnectionLostError:
-                await self.reconnect()
-                continue
-            except PolosError as error:
-                self.dropped(f"park refused: {error}", pause=True)
-                return
-            break
+        park = self.host.store.park
+        try:
+            reply = await self._sent(lambda: park(self.fence, self.known, state, given_up, waits))
+        except PolosError as error:
+            self.dropped(f"park refused: {error}", pause=True)
+            return
         if self.state is State.ENDED:
             return
         if reply == 0:
@@ -590,18 +594,10 @@ class Activation:
 
     async def _try_again(self, call: Ending) -> None:
         """A failed execution whose workflow has `retries` goes on as a new run, if there is one left."""
-        delay_ms = int(self.workflow.retry_delay * 1000)
+        times, delay_ms = self.workflow.retries, int(self.workflow.retry_delay * 1000)
+        again = self.host.store.again
         try:
-            while True:
-                try:
-                    while self.epoch != self.host.store.wire.epoch:
-                        await self.verify()
-                    run = await self.host.store.again(
-                        self.fence, self.known, call[1], self.workflow.retries, delay_ms, call[4]
-                    )
-                    break
-                except ConnectionLostError:
-                    await self.reconnect()
+            run = await self._sent(lambda: again(self.fence, self.known, call[1], times, delay_ms, call[4]))
         except PolosError as error:
             self.dropped(f"retry refused: {error}", pause=True)
             return

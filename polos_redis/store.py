@@ -17,6 +17,7 @@ import msgpack
 
 from polos_redis import keys, scripts
 from polos_redis.errors import ConfigurationError
+from polos_redis.link import Arg, Script
 from polos_redis.route import AnyWire
 
 LOST, WENT_BACK, NO_SUCH_WAIT = -1, -2, -3
@@ -196,8 +197,11 @@ class Store:
 
     # --- an activation's writes ---------------------------------------------------------
 
+    def _fenced(self, script: Script, by: Fence, known: int, *rest: Arg) -> Future[Any]:
+        return self.wire.run(script, by.prefix, by.id, by.entry, by.owner, known, *rest)
+
     def write(self, by: Fence, known: int, key: bytes, record: bytes, events: Sequence[bytes]) -> Future[int]:
-        return self.wire.run(scripts.WRITE, by.prefix, by.id, by.entry, by.owner, known, key, record, *events)
+        return self._fenced(scripts.WRITE, by, known, key, record, *events)
 
     def backoff(
         self,
@@ -210,19 +214,7 @@ class Store:
         events: Sequence[bytes],
     ) -> Future[int]:
         """Journal a failed attempt and wait for its retry; `races` as in `Entrant`."""
-        return self.wire.run(
-            scripts.BACKOFF,
-            by.prefix,
-            by.id,
-            by.entry,
-            by.owner,
-            known,
-            key,
-            record,
-            delay_ms,
-            races,
-            *events,
-        )
+        return self._fenced(scripts.BACKOFF, by, known, key, record, delay_ms, races, *events)
 
     def suspend(
         self,
@@ -235,19 +227,7 @@ class Store:
         events: Sequence[bytes],
     ) -> Future[Any]:
         """Open a wait for a person."""
-        return self.wire.run(
-            scripts.SUSPEND,
-            by.prefix,
-            by.id,
-            by.entry,
-            by.owner,
-            known,
-            key,
-            timeout_ms,
-            shown,
-            *entrant,
-            *events,
-        )
+        return self._fenced(scripts.SUSPEND, by, known, key, timeout_ms, shown, *entrant, *events)
 
     def wait(
         self,
@@ -262,12 +242,9 @@ class Store:
         events: Sequence[bytes],
     ) -> Future[Any]:
         """Open a wait for a time, or for an event of a topic as its subscriber."""
-        return self.wire.run(
+        return self._fenced(
             scripts.WAIT,
-            by.prefix,
-            by.id,
-            by.entry,
-            by.owner,
+            by,
             known,
             key,
             "" if for_ms is None else for_ms,
@@ -296,12 +273,9 @@ class Store:
         for child in children:
             options = self._options(child.id, child.start, parent=by.id, key=key)
             parts += (child.id, raw(child.workflow_id), child.input, options)
-        return self.wire.run(
+        return self._fenced(
             scripts.SPAWN,
-            by.prefix,
-            by.id,
-            by.entry,
-            by.owner,
+            by,
             known,
             key,
             status,
@@ -316,23 +290,12 @@ class Store:
 
     def choose(self, by: Fence, known: int, key: bytes, branch: bytes, begun: Sequence[bytes]) -> Future[Any]:
         """Journal the winner of a race and close the waits of the other branches."""
-        return self.wire.run(scripts.CHOOSE, by.prefix, by.id, by.entry, by.owner, known, key, branch, *begun)
+        return self._fenced(scripts.CHOOSE, by, known, key, branch, *begun)
 
     def park(
         self, by: Fence, known: int, state: bytes, given_up: Sequence[bytes], waits: Sequence[bytes]
     ) -> Future[Any]:
-        return self.wire.run(
-            scripts.PARK,
-            by.prefix,
-            by.id,
-            by.entry,
-            by.owner,
-            known,
-            state,
-            len(given_up),
-            *given_up,
-            *waits,
-        )
+        return self._fenced(scripts.PARK, by, known, state, len(given_up), *given_up, *waits)
 
     def finish(
         self,
@@ -344,27 +307,15 @@ class Store:
         fields: Sequence[bytes],
         events: Sequence[bytes],
     ) -> Future[int]:
-        return self.wire.run(
-            scripts.FINISH,
-            by.prefix,
-            by.id,
-            by.entry,
-            by.owner,
-            known,
-            status,
-            value,
-            event,
-            _pack(fields) if fields else b"",
-            *events,
+        return self._fenced(
+            scripts.FINISH, by, known, status, value, event, _pack(fields) if fields else b"", *events
         )
 
     def again(
         self, by: Fence, known: int, error: bytes, times: int, delay_ms: int, events: Sequence[bytes]
     ) -> Future[int]:
         """Let a failed execution go on as a new run, unless it has been tried again `times` times: then 0."""
-        return self.wire.run(
-            scripts.AGAIN, by.prefix, by.id, by.entry, by.owner, known, error, times, delay_ms, *events
-        )
+        return self._fenced(scripts.AGAIN, by, known, error, times, delay_ms, *events)
 
     # --- a worker's calls ---------------------------------------------------------------
 

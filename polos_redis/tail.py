@@ -91,7 +91,8 @@ class Tail:
             return
         node = self._main.node(self._prefix)
         if self._client_id is not None and node is not None and node.connected:
-            node.send("CLIENT", "UNBLOCK", self._client_id[1]).add_done_callback(_look_away)
+            unblocked = node.send("CLIENT", "UNBLOCK", self._client_id[1])
+            unblocked.add_done_callback(tasks.look_away)  # without the right to, who comes waits for BLOCK
         loop = asyncio.get_running_loop()
         self._unblocker = loop.call_later(NEWCOMER_SECONDS, self._unblock_again, context=tasks.OUTSIDE)
 
@@ -180,11 +181,6 @@ class Tail:
 
     def abort(self) -> None:
         self._wire.abort()
-
-
-def _look_away(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()  # without the right to CLIENT UNBLOCK a newcomer waits for BLOCK to end
 
 
 def _order(stream_id: bytes) -> tuple[int, int]:

@@ -73,6 +73,12 @@ def in_workflow() -> bool:
     return OWNER.get() not in (None, INSIDE_STEP)
 
 
+def look_away(future: asyncio.Future[Any]) -> None:
+    """A failure that asyncio need not report when nobody awaits it; whoever does is told all the same."""
+    if not future.cancelled():
+        future.exception()
+
+
 def close_unbegun(task: asyncio.Future[Any], code: Coroutine[Any, Any, Any]) -> None:
     """A guarded task that is cancelled before it begins would leave a coroutine that was never awaited."""
     task.add_done_callback(lambda _: code.close(), context=OUTSIDE)

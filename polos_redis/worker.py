@@ -45,7 +45,7 @@ READ_COUNT = 256  # entries of one read at the most
 HAND_BACK_BATCH = 100
 LONGEST_READ_PAUSE = 0.25  # seconds between attempts at a read that the server can't serve now
 
-Place = tuple[bytes, str, bytes]  # an entry's partition, queue and id: two streams can give the same id
+EntryPlace = tuple[bytes, str, bytes]  # an entry's partition, queue and id: two streams can give the same id
 
 
 class Worker:
@@ -54,8 +54,7 @@ class Worker:
     Any number of workers share the work. A worker that dies is noticed within `lease_seconds` and its
     executions go on elsewhere from their journals; on SIGTERM or SIGINT it stops reading, lets running steps
     finish for up to `grace_seconds`, gives the rest back and returns; a second signal stops it at once. It
-    reads
-    the queues of its workflows and the default queue, or only those of `queues`.
+    reads the queues of its workflows and the default queue, or only those of `queues`.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class Worker:
         self.block_seconds = min(BLOCK_SECONDS, self.lease_seconds / 2)
         self.draining = False
         self.active: set[Activation] = set()
-        self._held: dict[Place, Activation | None] = {}  # entries delivered here and not yet let go
+        self._held: dict[EntryPlace, Activation | None] = {}  # entries delivered here and not yet let go
         self._given_back: set[Activation] = set()
         self._pumps: dict[bytes, Timers] = {}
         self._stop = 0

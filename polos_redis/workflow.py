@@ -249,8 +249,7 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
 
     `queue`: a `Queue`, a name, or {"concurrency_limit": n} for a queue of its own. `run_timeout_seconds`: an
     execution that has not finished by then, waiting included, fails with `WorkflowTimeoutError`. `retries`:
-    how
-    often a failed execution goes on by itself from its journal as a new run, after `retry_delay` seconds.
+    how often a failed execution goes on by itself from its journal as a new run, after `retry_delay` seconds.
     `state_schema`: a pydantic model, of which each execution keeps an instance as `ctx.state`. `on_start`,
     `on_end`: functions (ctx, hook_context), or lists of them, run before the code and after it has returned.
 

@@ -29,11 +29,14 @@ class Door:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._shut = True
+        # Accept nothing more, then close: a closing server forgets a connection that it is just accepting.
+        for sock in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(sock.fileno())
+        await self._turns()
         self._server.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._turns()  # what is just being accepted comes in
         for writer in self._writers:
             writer.transport.abort()
         await self._turns()  # an aborted transport is closed in the next one

@@ -581,6 +581,11 @@ async def test_a_branch_that_loses_while_its_worker_is_dead_does_not_run_again(
     first = await fleet.start(defined_in="tests.fleet_races")
     handle = await overtaken.invoke(client)
     await fleet.seen(handle.id, "work")
+
+    async def asked() -> bool:
+        return bool((await client.get_execution(handle.id))["open_suspensions"])
+
+    await until(asked)
     first.kill()
     await client.resume(suspend_execution_id=handle.id, suspend_step_key="ask", data="stop")
     await fleet.start(defined_in="tests.fleet_races")

@@ -150,9 +150,4 @@ class _Runner:
         context = copy_context()
         context.run(tasks.BRANCH.set, self.branch)
         self.task = asyncio.get_running_loop().create_task(code, context=context)
-        self.task.add_done_callback(_look_away, context=tasks.OUTSIDE)
-
-
-def _look_away(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()  # the winner's is raised; a loser's need not be reported by asyncio
+        self.task.add_done_callback(tasks.look_away, context=tasks.OUTSIDE)

@@ -233,7 +233,7 @@ class Runs(Calls):
             return call()
 
         thread = activation.host.in_thread(begin)
-        thread.add_done_callback(_look_away)
+        thread.add_done_callback(tasks.look_away)
         try:
             result = await asyncio.shield(thread)
         except asyncio.CancelledError:
@@ -311,11 +311,6 @@ class Runs(Calls):
         """A stable key (32 hex digits) for the far side of a step: the same at every attempt and replay."""
         name = f"{self._activation.id}\0{key}".encode("utf-8", "surrogatepass")
         return blake2b(name, digest_size=16).hexdigest()
-
-
-def _look_away(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()  # whoever awaits it is told; asyncio need not report it when nobody does
 
 
 def _are_delays(max_retries: Any, base_delay: Any, max_delay: Any) -> bool:
