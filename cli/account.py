@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from polos_redis import schemas
+from polos_redis.terms import verdict
+
 from .output import Part, compact, duration, line, lines, moment, since, status, until
 
 LABEL = 12
@@ -137,12 +140,43 @@ def _suspension(one: dict[str, Any], execution_id: str, whose: str = "") -> None
     line("      shown   ", compact(one["data"]))
     if one["status"] == "answered":
         line("      answer  ", compact(one["answer"]))
-    elif one["status"] == "open":
-        line(("      answer it with  ", "dim"), answer_line(execution_id, one["step_key"]))
+    elif one["status"] == "expired" and one["on_timeout"]:
+        line("      answer  ", compact(one["on_timeout"]["data"]), (" (nobody answered in time)", "dim"))
+    for made in one["decisions"]:
+        who, at = made["by"] or "somebody", moment(made["at"])
+        line("      decided ", f"{compact(made['data'])} by {who} at {at} ({made['channel']})")
+    if one["status"] == "open":
+        if asks := asked_of(one):
+            line("      asks    ", asks)
+        line(
+            ("      answer it with  ", "dim"),
+            answer_line(execution_id, one["step_key"], schema=one["schema"]),
+        )
 
 
-def answer_line(execution_id: str, step_key: str, *options: str) -> str:
+def asked_of(one: dict[str, Any]) -> str:
+    """What a suspension asks of its answers, on one line; "" for anything from anybody."""
+    asks = []
+    approvals = sum(verdict(made["data"]) is True for made in one["decisions"])
+    if one["approvers"]:
+        asks.append(f"of {', '.join(one['approvers'])}")
+    if one["required"] > 1:
+        asks.append(f"{one['required']} approvals, {approvals} so far")
+    if one["rejections"] > 1:
+        asks.append(f"or {one['rejections']} rejections, {len(one['decisions']) - approvals} so far")
+    if not one["allow_self"]:
+        asks.append("not of who has started it")
+    if one["schema"]:
+        fields = schemas.properties(one["schema"])
+        asks.append("with " + ", ".join(fields) if fields else "of a type of its own")
+    return "; ".join(asks)
+
+
+def answer_line(execution_id: str, step_key: str, *options: str, schema: dict[str, Any] | None = None) -> str:
     """The command that answers a suspension, as a shell takes it."""
     import shlex
 
-    return shlex.join(["polos", "resume", execution_id, step_key, "--approve", *options])
+    answer = ["--approve"]
+    if schema is not None and schemas.sample(schema) != {"approved": True}:
+        answer = ["--data", compact(schemas.sample(schema))]
+    return shlex.join(["polos", "resume", execution_id, step_key, *answer, *options])

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from polos_redis.client import PolosClient, Resumed
+from polos_redis.answering import Resumed
+from polos_redis.client import PolosClient
 from polos_redis.errors import AmbiguousSuspensionError, ResumeError
 
-from .account import answer_line
+from .account import answer_line, asked_of
 from .executions import Cursor, Limit
 from .options import PATIENCE_SECONDS, By, Json, Namespace, Patience, Url, ask, client_of, who
 from .output import compact, line, moment, note, print_json, since, table, until
@@ -63,6 +64,8 @@ def _print_suspensions(rows: list[dict[str, Any]]) -> None:
             line((row["step_key"], "bold yellow"), f" of {row['workflow_id']}")
             line(("  waits   ", "dim"), f"{since(row['opened_at'])}, {until(row['expires_at'])}")
             line(("  shown   ", "dim"), compact(row["data"]))
+            if asks := asked_of(row):
+                line(("  asks    ", "dim"), asks)
             line(("  answer  ", "dim"), answer_line(row["execution_id"], row["step_key"]))
     else:
         titles = ("ID", "SINCE", "UNTIL", "STEP", "WORKFLOW", "SHOWN")
@@ -102,6 +105,10 @@ def resume(
         str | None, typer.Option("--reason", metavar="TEXT", help="With --approve or --reject: why.")
     ] = None,
     by: By = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option("--group", metavar="NAME", help="A group that who answers belongs to; may be repeated."),
+    ] = None,
     early: Annotated[
         bool,
         typer.Option("--early", help="Keep the answer if the suspension is not open yet; needs STEP_KEY."),
@@ -111,10 +118,11 @@ def resume(
     patience: Patience = PATIENCE_SECONDS,
     json: Json = False,
 ) -> None:
-    """Answer a suspension. Exactly one answer counts; the same one again changes nothing.
+    """Answer a suspension. Exactly one answer counts; the same one again changes nothing. Where several
+    people have to agree, one of them is recorded.
 
-    Any refusal (answered otherwise before, timed out, ended, no such suspension) is one sentence and exit
-    code 1.
+    Any refusal (answered otherwise before, not the type that is asked for, not an approver, timed out, ended,
+    no such suspension) is one sentence and exit code 1.
 
     \b
     Examples:
@@ -126,7 +134,7 @@ def resume(
     if early and step_key is None:
         raise UsageError("--early needs STEP_KEY: a suspension that is not open yet can't be found by itself")
     client, name = client_of(url, namespace, patience), who(by)
-    resumed = ask(client, lambda: _resume(client, execution_id, step_key, answer, name, early))
+    resumed = ask(client, lambda: _resume(client, execution_id, step_key, answer, name, group or [], early))
     if json:
         print_json(
             {
@@ -135,6 +143,8 @@ def resume(
                 "step_key": resumed.step_key,
                 "resumed_by": resumed.resumed_by,
                 "resumed_at": resumed.resumed_at.isoformat(timespec="milliseconds"),
+                "approvals": resumed.approvals,
+                "required": resumed.required,
             }
         )
     else:
@@ -161,7 +171,13 @@ def _answer(data: str | None, approve: bool, reject: bool, reason: str | None) -
 
 
 async def _resume(
-    client: PolosClient, execution_id: str, step_key: str | None, answer: Any, by: str | None, early: bool
+    client: PolosClient,
+    execution_id: str,
+    step_key: str | None,
+    answer: Any,
+    by: str | None,
+    groups: list[str],
+    early: bool,
 ) -> Resumed:
     if step_key is None:
         execution_id, step_key = _the_one(await client.get_execution(execution_id))
@@ -170,6 +186,7 @@ async def _resume(
         suspend_step_key=step_key,
         data=answer,
         resumed_by=by,
+        groups=groups,
         early=early,
         channel="cli",
     )
@@ -206,6 +223,9 @@ def _told(resumed: Resumed) -> tuple[Any, ...]:
     what = f"{resumed.step_key} of {resumed.execution_id}"
     if resumed.outcome == "accepted":
         return ("accepted", "bold green"), f": {what} is answered{who}"
+    if resumed.outcome == "recorded":
+        count = f"{resumed.approvals} of {resumed.required}"
+        return ("recorded", "bold"), f", {count}: {what} waits for more answers like this{who}"
     if resumed.outcome == "same":
         return ("same answer again", "bold"), f": {what} was answered so{who} at {at}; nothing was changed"
     return ("kept", "bold"), f": {what} is not open yet; the answer{who} is used when it opens"

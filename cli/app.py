@@ -13,7 +13,7 @@ import typer
 
 from polos_redis.errors import PolosError
 
-from . import answering, demo, executions, schedules, starting, worker
+from . import answering, audit, demo, executions, schedules, serve, starting, worker
 from .output import note, prepare_streams, printable
 from .values import UsageError
 
@@ -26,6 +26,7 @@ OVERVIEW = """Durable workflows on Redis: run workers, start and watch execution
   polos suspensions                           what waits for a person
   polos resume ID --approve                   answer it
   polos show ID                               everything about an execution
+  polos audit ID                              who decided what
 
 Redis is found by --url or POLOS_REDIS_URL, the namespace by --namespace or POLOS_NAMESPACE. Every command
 takes --json. Exit codes: 0 fine, 1 the thing failed, 2 the command was used wrongly.
@@ -65,7 +66,7 @@ def _polos(
     pass
 
 
-for group in (demo, worker, starting, executions, answering, schedules):
+for group in (demo, worker, serve, starting, executions, answering, audit, schedules):
     group.add_to(app)
 for _command in (*app.registered_commands, *schedules.group.registered_commands):
     _command.help = _flowing(inspect.getdoc(_command.callback) or "")

@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from polos_redis import errors, events
+from polos_redis.answering import Resumed
 from polos_redis.batch import BatchStepResult, BatchWorkflowInput
-from polos_redis.client import PolosClient, Resumed
+from polos_redis.client import PolosClient
 from polos_redis.context import WorkflowContext
 from polos_redis.errors import (
     AlreadyResumedError,
     AmbiguousSuspensionError,
+    ApiKeyNotFoundError,
     ConfigurationError,
     EventsTrimmedError,
     ExecutionCancelledError,
@@ -24,14 +26,19 @@ from polos_redis.errors import (
     HookFailedError,
     IdempotencyConflictError,
     InsideWorkflowError,
+    InvalidAnswerError,
     InvalidInputError,
+    LinkError,
+    NotApproverError,
     NotFailedError,
+    NotFinishedError,
     NotStorableError,
     PolosError,
     RedisRefusedError,
     RedisUnavailableError,
     ResumeError,
     ScheduleNotFoundError,
+    ShownChangedError,
     StateConflictError,
     StepExecutionError,
     StepKeyError,
@@ -65,6 +72,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AlreadyResumedError",
     "AmbiguousSuspensionError",
+    "ApiKeyNotFoundError",
     "BatchEventPayload",
     "BatchStepResult",
     "BatchWorkflowInput",
@@ -84,8 +92,12 @@ __all__ = [
     "HookResult",
     "IdempotencyConflictError",
     "InsideWorkflowError",
+    "InvalidAnswerError",
     "InvalidInputError",
+    "LinkError",
+    "NotApproverError",
     "NotFailedError",
+    "NotFinishedError",
     "NotStorableError",
     "Page",
     "Polos",
@@ -98,6 +110,7 @@ __all__ = [
     "Resumed",
     "ScheduleNotFoundError",
     "SchedulePayload",
+    "ShownChangedError",
     "StateConflictError",
     "StepExecutionError",
     "StepKeyError",

@@ -28,6 +28,8 @@ from polos_redis.store import FINISHED, LOST, NO_SUCH_WAIT, Fence, Loaded, Store
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
+    from polos_redis.counts import Counts
+    from polos_redis.links import Links
     from polos_redis.state import KeptState
     from polos_redis.workflow import Workflow
 
@@ -68,7 +70,11 @@ class Host(Protocol):
     client: PolosClient
     store: Store
     worker_id: str
+    counts: Counts
     value_limit: int
+    audit_ms: int
+    channel_names: Sequence[str]
+    links: Links | None
     draining: bool
 
     def lease_is_fresh(self, prefix: bytes) -> bool: ...
@@ -133,6 +139,7 @@ class Activation:
         "running",
         "started",
         "state",
+        "waited",
         "waits",
         "workflow",
     )
@@ -162,6 +169,7 @@ class Activation:
         self.passed_over: set[str] = set()  # what losing branches of races have journaled
         self.places: dict[str, Place] = {}
         self.waits: dict[str, Wait] = {}
+        self.waited: list[tuple[str, int]] = []  # decided waits the code has come past: kind, how many ms
         self.running: dict[str, tuple[float, int]] = {}
         self.in_flight = 0
         self.children: set[asyncio.Task[Any]] = set()
@@ -385,6 +393,7 @@ class Activation:
         pause, where trying again at once would only be refused again."""
         if self.state is not State.ENDED:
             logger.warning("dropped", extra={"execution": self.id, "why": why})
+            self.host.counts.dropped[self.workflow.id] += 1
             self.host.hand_back(self, pause=pause)
             self.end(why)
 
@@ -546,6 +555,7 @@ class Activation:
             logger.info(
                 "park", extra={"execution": self.id, "workflow": self.workflow.id, "waits": [*self.waits]}
             )
+            self.host.counts.parks[self.workflow.id] += 1
             self.end("parked")
             return
         if type(reply) is int:
@@ -631,9 +641,16 @@ class Activation:
                         "finish",
                         extra={"execution": self.id, "workflow": self.workflow.id, "status": call[0]},
                     )
+                self._count_end(call[0])
                 self.end("finished")
 
         future.add_done_callback(finished, context=tasks.OUTSIDE)
+
+    def _count_end(self, status: str) -> None:
+        counts = self.host.counts
+        counts.ended[self.workflow.id, status] += 1
+        for kind, ms in self.waited:
+            counts.waits[kind].add(ms / 1000)
 
     async def _finish_again(self, call: Ending) -> None:
         try:

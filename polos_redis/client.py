@@ -7,18 +7,16 @@ A client connects on first use and need not be closed. It belongs to no event lo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
-from polos_redis import codec, execution, journal, keys, settings, tasks
+from polos_redis import answering, audit, codec, execution, journal, keys, settings, tasks
+from polos_redis.answering import Resumed, find_below, read_suspensions
 from polos_redis.definitions import definition_of, limit_of
 from polos_redis.errors import (
-    AlreadyResumedError,
-    AmbiguousSuspensionError,
     ConfigurationError,
     ExecutionFinishedError,
     ExecutionNotFoundError,
@@ -26,7 +24,7 @@ from polos_redis.errors import (
     InsideWorkflowError,
     InvalidInputError,
     NotFailedError,
-    SuspensionExpiredError,
+    NotFinishedError,
     SuspensionNotFoundError,
     UnreadableValueError,
 )
@@ -37,7 +35,7 @@ from polos_redis.page import Page
 from polos_redis.queues import Queue
 from polos_redis.route import wire_to
 from polos_redis.starting import About, begin, queue_of
-from polos_redis.store import FINISHED, STATUSES, Ended, Start, Store, raw, text
+from polos_redis.store import FINISHED, STATUSES, Ended, Start, Store, text
 from polos_redis.tail import Tails
 from polos_redis.urls import parse
 from polos_redis.workflow import InvokeOptions, Workflow
@@ -46,19 +44,6 @@ Out = TypeVar("Out")
 
 RECHECK_SECONDS = 10.0  # a notice may be lost: ask the execution itself this often
 LIST_LIMIT = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """A resume that was taken. `outcome` is "accepted" (it woke the workflow), "same" (this very answer had
-    been accepted before: no effect) or "early" (kept until the suspension opens). Who and when are those of
-    the answer that stands."""
-
-    outcome: Literal["accepted", "same", "early"]
-    execution_id: str
-    step_key: str
-    resumed_by: str | None
-    resumed_at: datetime
 
 
 class _Session:
@@ -317,6 +302,8 @@ class PolosClient:
         data: Any,
         suspend_workflow_id: str | None = None,
         resumed_by: str | None = None,
+        groups: Sequence[str] = (),
+        shown_digest: str | None = None,
         early: bool = False,
         channel: str = "client",
     ) -> Resumed:
@@ -325,72 +312,27 @@ class PolosClient:
         `suspend_workflow_id` (the root workflow's id) is taken for symmetry; the execution's id is enough.
         The same answer again has no effect and gets the first outcome. A workflow that does not know the type
         of a model given as `data` gets it as plain data. With `early=True` an answer that comes before its
-        suspension is kept and used when it opens.
+        suspension is kept and used when it opens (and dropped then, with a warning, if it does not fit).
 
-        Raises `ExecutionNotFoundError`, `AlreadyResumedError`, `SuspensionExpiredError`,
-        `ExecutionFinishedError` or `SuspensionNotFoundError`; nothing is changed then.
+        Where the suspension says who may answer, and what: `resumed_by` and `groups` are who this is, as this
+        program knows them; data is checked first. `shown_digest` is the digest of what was shown
+        to that person: what shows something else by now is not decided.
+
+        Raises `ExecutionNotFoundError`, or a `ResumeError`: `AlreadyResumedError`, `SuspensionExpiredError`,
+        `ExecutionFinishedError`, `SuspensionNotFoundError`, `AmbiguousSuspensionError`, `InvalidAnswerError`,
+        `NotApproverError`, `ShownChangedError`; nothing is changed then.
         """
-        if not isinstance(suspend_step_key, str):
-            raise InvalidInputError(f"suspend_step_key is the step key as a text, not {suspend_step_key!r}")
-        if resumed_by is not None and not isinstance(resumed_by, str):
-            raise InvalidInputError(f"resumed_by is a name as a text, or None, not {resumed_by!r}")
-        packed = codec.encode(data, limit=self.max_value_bytes)
-        digest = codec.canonical_digest(data)
-        store = await self.store()
-        below: str | None = None
-        reply = await store.answer(
-            suspend_execution_id, suspend_step_key, packed, digest, resumed_by or "", channel, False
+        return await answering.decide(
+            self,
+            suspend_execution_id,
+            suspend_step_key,
+            data,
+            by=resumed_by,
+            groups=groups,
+            digest=shown_digest,
+            early=early,
+            channel=channel,
         )
-        if reply[0] == b"unknown":
-            below = await self._find_below(store, suspend_execution_id, suspend_step_key)
-            if below is None and early:
-                reply = await store.answer(
-                    suspend_execution_id, suspend_step_key, packed, digest, resumed_by or "", channel, True
-                )
-        tag = reply[0]
-        if tag in (b"accepted", b"same", b"kept"):
-            outcome: Literal["accepted", "same", "early"] = (
-                "accepted" if tag == b"accepted" else "same" if tag == b"same" else "early"
-            )
-            who = text(reply[2]) or None
-            return Resumed(outcome, suspend_execution_id, suspend_step_key, who, _moment(reply[1]))
-        if tag == b"other":
-            raise AlreadyResumedError(
-                suspend_execution_id, suspend_step_key, text(reply[2]) or None, _moment(reply[1])
-            )
-        if tag == b"expired":
-            raise SuspensionExpiredError(suspend_execution_id, suspend_step_key, _moment(reply[1]))
-        if tag == b"closed":
-            what = f"suspension {suspend_step_key!r}"
-            raise ExecutionFinishedError(suspend_execution_id, text(reply[1]), what)
-        if tag == b"unknown":
-            if below is None:
-                open_steps = [text(k) for k in reply[1:]]
-                raise SuspensionNotFoundError(suspend_execution_id, suspend_step_key, open_steps)
-            return await self.resume(
-                suspend_execution_id=below,
-                suspend_step_key=suspend_step_key,
-                data=data,
-                resumed_by=resumed_by,
-                channel=channel,
-            )
-        raise ExecutionNotFoundError(suspend_execution_id)
-
-    async def _find_below(self, store: Store, root_id: str, step_key: str) -> str | None:
-        """The descendant that has a suspension of this key: the open one, else the last that was decided. It
-        is then answered by its own id, so that a repeated call can't decide another one; an open one that
-        comes after others is refused, as this may repeat a call that was meant for one of those."""
-        if keys.root_of(root_id) != root_id:
-            return None
-        names = [(one, key) for one, key in await store.suspensions_below(root_id) if key == step_key]
-        found = await _read_suspensions(store, names)
-        waiting = [one for one, _, record in found if record.status == "open"]
-        if waiting and len(found) > 1:
-            raise AmbiguousSuspensionError(root_id, [f"{step_key} of {one}" for one in sorted(waiting)])
-        if waiting:
-            return waiting[0]
-        decided = sorted(found, key=lambda row: row[2].decided_ms)
-        return decided[-1][0] if decided else None
 
     async def cancel(self, execution_id: str, *, cancelled_by: str | None = None) -> None:
         """End an execution, and with it its descendants. No step of any of them begins afterwards.
@@ -448,7 +390,7 @@ class PolosClient:
         below: list[tuple[str, str]] = []
         if keys.root_of(execution_id) == execution_id:
             below = (await store.open_suspensions_below(execution_id))[: execution.MOST_CHILDREN]
-        rows = await _read_suspensions(store, below)
+        rows = await read_suspensions(store, below)
         found["open_suspensions_below"] = [
             execution.suspension(*row) for row in rows if row[2].status == "open"
         ]
@@ -521,27 +463,78 @@ class PolosClient:
             if len(rows) < (LIST_LIMIT if wanted else limit):
                 return Page(found, None)
 
+    async def get_suspension(self, execution_id: str, step_key: str) -> dict[str, Any]:
+        """One suspension, open or not, as `list_suspensions` has it, and of its execution the run,
+        `root_workflow_id`, `root_execution_id`, `user_id` and `execution_status`.
+
+        By a root's id one of a descendant is found too. Raises `ExecutionNotFoundError`,
+        `SuspensionNotFoundError` or `AmbiguousSuspensionError`.
+        """
+        store = await self.store()
+        fields = await store.read_fields(execution_id, "workflow", "status", "run", "about")
+        if fields[0] is None:
+            raise ExecutionNotFoundError(execution_id)
+        found = await read_suspensions(store, [(execution_id, step_key)])
+        if not found:
+            below = await find_below(store, execution_id, step_key)
+            if below is not None:
+                return await self.get_suspension(below, step_key)
+            known = (await self.get_execution(execution_id))["open_suspensions"]
+            raise SuspensionNotFoundError(execution_id, step_key, [one["step_key"] for one in known])
+        return {**execution.suspension(*found[0]), **execution.around(execution_id, *fields)}
+
+    async def audit(self, execution_id: str) -> list[dict[str, Any]]:
+        """What became of an execution's suspensions, and of its descendants', oldest first; kept for longer
+        than the execution itself (`audit_seconds` of the worker, a year by default).
+
+        Each with execution_id, workflow_id, step_key, status ("recorded", "answered", "expired", "closed"),
+        by, at, channel, digest (of what was shown), opened_at and data (the answer; None once it was
+        deleted). Raises `ExecutionNotFoundError` where there is neither an execution nor an audit.
+        """
+        store = await self.store()
+        stored = await store.audit(keys.root_of(execution_id))
+        found = audit.told(stored, execution_id)
+        if not found and (await store.read_fields(execution_id, "status"))[0] is None:
+            raise ExecutionNotFoundError(execution_id)
+        return found
+
+    # --- deleting -----------------------------------------------------------------------
+
+    async def delete(self, execution_id: str) -> int:
+        """Delete a root execution that has ended, and its descendants: input, results, journal, events. Of
+        its audit who, when and what it was about stay, the answers go. Returns how many executions were
+        deleted. What other systems were told, and topics that user code publishes to, are not touched.
+
+        Can be repeated when it was cut short. Raises `ExecutionNotFoundError`, `NotFinishedError`, or
+        `InvalidInputError` for a child's id.
+        """
+        if keys.root_of(execution_id) != execution_id:
+            raise InvalidInputError(
+                f"execution {execution_id} is a child, a part of its root's events and journal: delete "
+                f"{keys.root_of(execution_id)}"
+            )
+        store = await self.store()
+        (status,) = await store.read_fields(execution_id, "status")
+        if status is not None and text(status) not in FINISHED:
+            raise NotFinishedError(execution_id, text(status))
+        deleted = 0
+        async for some in store.ended_below(execution_id):
+            for reply in await asyncio.gather(*(store.delete(one) for one in some)):
+                if reply[0] == b"deleted":
+                    deleted += int(reply[1])
+        reply = await store.delete(execution_id)
+        if reply[0] == b"status":
+            raise NotFinishedError(execution_id, text(reply[1]))
+        deleted += int(reply[1])
+        if not deleted and not reply[2]:
+            raise ExecutionNotFoundError(execution_id)
+        return deleted
+
+    # --- workers ------------------------------------------------------------------------
+
     async def served_workflows(self) -> set[str]:
         """The workflow ids that workers announce now."""
         return await (await self.store()).served()
-
-
-async def _read_suspensions(
-    store: Store, names: list[tuple[str, str]]
-) -> list[tuple[str, str, SuspensionRecord]]:
-    """The suspensions of these execution ids and step keys, as far as they can be read."""
-    stored = await asyncio.gather(*(store.read_records(one, [raw(key)]) for one, key in names))
-    found = []
-    for name, (packed,) in zip(names, stored, strict=True):
-        with contextlib.suppress(UnreadableValueError):  # `get_execution` of that one tells of it
-            record = None if packed is None else journal.parse(packed)
-            if isinstance(record, SuspensionRecord):
-                found.append((*name, record))
-    return found
-
-
-def _moment(milliseconds: Any) -> datetime:
-    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
 
 
 def _workflow_id(workflow: str | Workflow[Any, Any] | None) -> str:

@@ -12,6 +12,7 @@ runs it again: each can be repeated. They are looked at when the script tells of
 `u<bytes of the topic> <topic><subscriber>`  end the subscription of a wait to a topic in another partition
 `e<topic>`                 a topic has events for the workflows that it triggers
 `k<schedule>`              a schedule's tick is due
+`y<id> <step key>`         an answer that came before its suspension has to be checked against its terms
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from polos_redis import schedules, tasks
-from polos_redis.errors import PolosError
+from polos_redis import answering, schedules, tasks
+from polos_redis.errors import ExecutionNotFoundError, PolosError, ResumeError, StoredValueError
 from polos_redis.store import Errand, Store, raw, text
 from polos_redis.triggering import trigger
 
@@ -54,6 +55,7 @@ class Errands:
             "u": self._unsubscribe,
             "e": self._hand_out,
             "k": self._fire,
+            "y": self._take_early,
         }
 
     @property
@@ -196,6 +198,21 @@ class Errands:
             if wait is not None:
                 again = wait if again is None else min(again, wait)
         return again
+
+    # --- suspensions --------------------------------------------------------------------
+
+    async def _take_early(self, rest: str) -> None:
+        """Give a suspension the answer that came before it, if it fits its terms."""
+        execution_id, _, step_key = rest.partition(" ")
+        answer = await self.store.early_answer(execution_id, step_key)
+        if answer is None:
+            return
+        try:
+            await answering.take(self.store, execution_id, step_key, answer)
+        except (ResumeError, StoredValueError, ExecutionNotFoundError) as error:
+            told = {"execution": execution_id, "step": step_key, "why": str(error)}
+            logger.warning("an early answer is dropped", extra=told)
+        await self.store.drop_early_answer(execution_id, step_key)
 
     # --- schedules ----------------------------------------------------------------------
 

@@ -219,6 +219,21 @@ class IdempotencyConflictError(PolosError):
         )
 
 
+class NotFinishedError(PolosError):
+    """Only what has finished can be deleted; `status` says how this one stands."""
+
+    def __init__(self, execution_id: str, status: str) -> None:
+        self.execution_id = execution_id
+        self.status = status
+        super().__init__(execution_id, status)
+
+    def __str__(self) -> str:
+        return (
+            f"execution {self.execution_id} can't be deleted: it is {self.status}; cancel it first, or wait "
+            "for its end"
+        )
+
+
 class NotFailedError(PolosError):
     """Only a failed execution can be retried; `status` says how this one stands."""
 
@@ -313,6 +328,59 @@ class SuspensionNotFoundError(ResumeError):
         )
 
 
+class InvalidAnswerError(ResumeError):
+    """The answer is not of the type that the suspension asks for.
+
+    `errors` lists what is wrong: {"field": "limit.amount" ("" for the whole answer), "message": ...}.
+    """
+
+    def __init__(self, execution_id: str, step_key: str, errors: list[dict[str, str]]) -> None:
+        self.execution_id = execution_id
+        self.step_key = step_key
+        self.errors = errors
+        super().__init__(execution_id, step_key, errors)
+
+    def __str__(self) -> str:
+        told = [
+            f"{one['field']}: {one['message']}" if one["field"] else one["message"] for one in self.errors
+        ]
+        if len(told) > MOST_NAMED:
+            told[MOST_NAMED:] = ["..."]
+        return (
+            f"the answer does not fit suspension {self.step_key!r} of {self.execution_id}: {'; '.join(told)}"
+        )
+
+
+class NotApproverError(ResumeError):
+    """Who answers may not decide this suspension; `reason` says why."""
+
+    def __init__(self, execution_id: str, step_key: str, who: str | None, reason: str) -> None:
+        self.execution_id = execution_id
+        self.step_key = step_key
+        self.who = who
+        self.reason = reason
+        super().__init__(execution_id, step_key, who, reason)
+
+    def __str__(self) -> str:
+        who = f"{self.who} may" if self.who else "an answer without a name may"
+        return f"{who} not decide suspension {self.step_key!r} of {self.execution_id}: {self.reason}"
+
+
+class ShownChangedError(ResumeError):
+    """What the suspension shows is not what this answer was given to: look again, then decide."""
+
+    def __init__(self, execution_id: str, step_key: str) -> None:
+        self.execution_id = execution_id
+        self.step_key = step_key
+        super().__init__(execution_id, step_key)
+
+    def __str__(self) -> str:
+        return (
+            f"what suspension {self.step_key!r} of {self.execution_id} shows has changed since it was looked "
+            "at: look at it again, then decide"
+        )
+
+
 class AmbiguousSuspensionError(ResumeError):
     """Several suspensions fit; `candidates` lists those that are open: name one."""
 
@@ -334,6 +402,34 @@ class AmbiguousSuspensionError(ResumeError):
         return (
             f"execution {self.execution_id} has {len(self.candidates)} open suspensions "
             f"({', '.join(shown)}): name the one that is answered"
+        )
+
+
+# --- who calls, who decides -------------------------------------------------------------
+
+
+class LinkError(PolosError):
+    """A signed link that can't be used: not one of this namespace, or expired (`expired_at` says when)."""
+
+    def __init__(self, message: str, expired_at: datetime | None = None) -> None:
+        self.expired_at = expired_at
+        super().__init__(message, expired_at)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ApiKeyNotFoundError(PolosError):
+    """No API key with this id or name."""
+
+    def __init__(self, id_or_name: str) -> None:
+        self.id_or_name = id_or_name
+        super().__init__(id_or_name)
+
+    def __str__(self) -> str:
+        return (
+            f"there is no API key {self.id_or_name!r} in this namespace: check the id or name and the "
+            "namespace; `polos keys list` shows those that are there"
         )
 
 

@@ -141,7 +141,9 @@ async def stream_topic(
     event to continue from is no longer there. With `plain=True` data is plain JSON, and no type need be
     imported here.
     """
-    async for event in _stream(client, topic, last_event_id, None, plain):
+    found = await follow(client, topic, last_event_id=last_event_id, plain=plain)
+    assert found is not None
+    async for event in found:
         yield event
 
 
@@ -159,23 +161,47 @@ async def stream_workflow(
     user code publishes. With `plain=True` data is plain JSON, and no type need be imported here. Raises
     `ExecutionNotFoundError`.
     """
-    async for event in _stream(
-        client, keys.root_of(root_execution_id), last_event_id, root_execution_id, plain
-    ):
-        yield event
+    topic = keys.root_of(root_execution_id)
+    found = await follow(
+        client, topic, execution_id=root_execution_id, last_event_id=last_event_id, plain=plain
+    )
+    if found is not None:
+        async for event in found:
+            yield event
 
 
-async def _stream(
-    client: PolosClient, topic: str, last_event_id: str | None, execution_id: str | None, plain: bool
-) -> AsyncIterator[Event]:
-    session = await client.session()
-    store = session.store
+async def follow(
+    client: PolosClient,
+    topic: str,
+    *,
+    execution_id: str | None = None,
+    last_event_id: str | None = None,
+    plain: bool = False,
+) -> AsyncIterator[Event] | None:
+    """As `stream_topic`, or with `execution_id` as `stream_workflow` (of the topic that is its root's), but
+    what those raise at their beginning is raised here. None when the execution has ended and nothing follows
+    the event to continue from."""
+    store = await client.store()
     if execution_id is not None and not await _exists(store, execution_id):
         raise ExecutionNotFoundError(execution_id)
     key = store.topic_prefix(topic) + keys.TOPIC.encode() + raw(topic)
     after, skip = await _start(store, key, topic, last_event_id)
     if last_event_id and execution_id is not None and await _is_over(store, key, after, execution_id):
-        return
+        return None
+    return _read(client, topic, key, after, skip, execution_id, plain)
+
+
+async def _read(
+    client: PolosClient,
+    topic: str,
+    key: bytes,
+    after: bytes,
+    skip: int,
+    execution_id: str | None,
+    plain: bool,
+) -> AsyncIterator[Event]:
+    session = await client.session()
+    store = session.store
     while True:
         entries = await session.tail.next(key, after, IDLE_SECONDS)
         for entry_id, flat in entries:

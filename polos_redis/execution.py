@@ -9,9 +9,10 @@ import msgpack
 
 from polos_redis import codec, journal, keys
 from polos_redis.errors import StoredValueError
-from polos_redis.journal import ChildRecord, StepRecord, SuspensionRecord, WaitRecord
+from polos_redis.journal import ChildRecord, DecisionRecord, StepRecord, SuspensionRecord, WaitRecord
 from polos_redis.starting import About
 from polos_redis.store import text
+from polos_redis.terms import Terms
 
 MOST_CHILDREN = 1000  # of one step that are listed
 
@@ -91,18 +92,53 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
 def suspension(execution_id: str, step_key: str, record: SuspensionRecord) -> dict[str, Any]:
     """One suspension: what was shown, since when and until when, and the decision."""
     answered = record.status == "answered"
+    terms = Terms.unpack(record.terms)
+    default = record.status in ("open", "expired") and record.answer
     return {
         "execution_id": execution_id,
         "step_key": step_key,
         "topic": keys.suspension_topic(step_key, execution_id),
         "status": record.status,
         "data": plain(record.shown),
+        "digest": record.shown_digest.hex() or None,
         "opened_at": iso(record.opened_ms),
         "expires_at": iso(record.deadline_ms),
         "answer": plain(record.answer) if answered else None,
         "resumed_by": (record.by or None) if answered else None,
         "channel": record.channel if answered else None,
         "decided_at": iso(record.decided_ms),
+        "schema": terms.schema,
+        "approvers": list(terms.approvers),
+        "required": terms.required,
+        "rejections": terms.rejections,
+        "allow_self": terms.allow_self,
+        "on_timeout": {"data": plain(record.answer)} if default else None,
+        "decisions": [decision(one) for one in record.decisions],
+    }
+
+
+def decision(record: DecisionRecord) -> dict[str, Any]:
+    """What one of several people has decided."""
+    return {
+        "data": plain(record.answer),
+        "by": record.by or None,
+        "at": iso(record.at_ms),
+        "channel": record.channel,
+    }
+
+
+def around(
+    execution_id: str, workflow: bytes | None, status: bytes | None, run: bytes | None, about: bytes | None
+) -> dict[str, Any]:
+    """What there is to know of the execution that a suspension belongs to."""
+    found = _about(text(workflow), about)
+    return {
+        "workflow_id": text(workflow),
+        "run": int(run or 1),
+        "root_workflow_id": found["root_workflow_id"],
+        "root_execution_id": keys.root_of(execution_id),
+        "user_id": found["user_id"],
+        "execution_status": text(status),
     }
 
 

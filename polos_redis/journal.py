@@ -8,8 +8,10 @@ step         [1, "step", status, attempt, took ms, value or error, (state,) fini
              abandoned (the workflow's code cancelled the call)
              state: the fields of ctx.state that it has changed, where it has
 suspension   [1, "suspend", status, opened ms, deadline ms or 0, shown, answer, digest, by, channel,
-             decided ms, schema, decisions, race]      (schema and decisions are reserved)
-             status: open | answered | expired | closed; race: the step key of the race it decides, or ""
+             decided ms, terms, decisions, race, digest of what is shown, retention of its audit in ms]
+             status: open | answered | expired | closed; race: the step key of the race it decides, or "";
+             answer: before it is decided, what holds when nobody answers, or ""; terms: see terms.py;
+             decisions: a packed list of [answer, digest, by, channel, ms, "1" (approves) or "0"], or ""
 wait         [1, "wait", status, opened ms, due ms or 0, topic ("": a delay), subscriber to the topic,
              event id, event type, data, decided ms, race]
              status: open | over | event | expired | closed
@@ -24,6 +26,7 @@ error        msgpack [type name, message, traceback text]
 
 from __future__ import annotations
 
+import hashlib
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +57,16 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """What one person has decided, where several have to. `answer` is codec bytes."""
+
+    answer: bytes
+    by: str
+    channel: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class SuspensionRecord:
     """A wait for a person. `shown` and `answer` are codec bytes; `deadline_ms` 0 means none."""
 
@@ -66,7 +79,17 @@ class SuspensionRecord:
     by: str
     channel: str
     decided_ms: int
+    terms: bytes = b""
+    decisions: tuple[DecisionRecord, ...] = ()
     race: bytes = b""
+    shown_digest: bytes = b""
+
+    @property
+    def seen(self) -> str:
+        """What tells this opening of the suspension, with what it shows and asks for, from any other: what
+        an answer was checked against. As in answer.lua."""
+        what = hashlib.sha1(self.terms + self.shown_digest, usedforsecurity=False).hexdigest()
+        return f"{self.opened_ms}:{what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +197,10 @@ def parse(raw: bytes) -> Record:
                 by,
                 channel,
                 int(record[10]),
+                record[11],
+                _decisions(record[12]),
                 _race(record, 13),
+                record[14] if len(record) > 14 else b"",
             )
         if version == VERSION and kind == b"wait":
             return WaitRecord(
@@ -200,6 +226,14 @@ def parse(raw: bytes) -> Record:
     raise UnreadableValueError(
         f"a journal record is of version {version!r} and kind {kind!r}, which this release can't read: "
         "deploy the release that wrote it"
+    )
+
+
+def _decisions(packed: bytes) -> tuple[DecisionRecord, ...]:
+    made = msgpack.unpackb(packed, raw=True) if packed else ()
+    return tuple(
+        DecisionRecord(one[0], one[2].decode("utf-8", "replace"), one[3].decode(), int(one[4]))
+        for one in made
     )
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from polos_redis.errors import ConfigurationError
 from polos_redis.queues import as_queue
 
 T = TypeVar("T")
+
+SHORTEST_SECRET = 32  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Option:
     default: Any
     parse: Callable[[Any], Any]
     meaning: str
+    private: bool = False  # not to be repeated by a message
 
 
 def _text(value: Any) -> str:
@@ -58,12 +63,72 @@ def _names(value: Any) -> list[str]:
     return sorted(names)
 
 
+def _web_address(value: Any) -> str:
+    """An http or https URL."""
+    try:
+        parts = urlsplit(value)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except (TypeError, ValueError, AttributeError):
+        fits = False
+    if not fits or not value.isascii() or any(c.isspace() for c in value) or parts.fragment:
+        raise ValueError("an address as https://polos.example.com/path, without #")
+    return str(value)
+
+
+def _web_folder(value: Any) -> str:
+    """An http or https URL to put paths behind."""
+    if "?" in (found := _web_address(value)):
+        raise ValueError("an address as https://polos.example.com, without ?")
+    return found.rstrip("/")
+
+
+def _texts(value: Any) -> list[str]:
+    """Texts that are not empty, as a list or separated by commas."""
+    given = value.split(",") if isinstance(value, str) else value
+    try:
+        return [one.strip() for one in given if one.strip()]
+    except (TypeError, AttributeError):
+        return []
+
+
+def _secrets(value: Any) -> list[str]:
+    found = _texts(value)
+    if not found or min(map(len, found)) < SHORTEST_SECRET:
+        raise ValueError(
+            f"secrets of {SHORTEST_SECRET} characters at least, with commas between (the first signs)"
+        )
+    return found
+
+
+def _webhook_secrets(value: Any) -> list[str]:
+    """Secrets as the Standard Webhooks specification writes them."""
+    found = _texts(value)
+    try:
+        sizes = [len(b64decode(one.removeprefix("whsec_"), validate=True)) for one in found]
+    except ValueError:
+        sizes = []
+    if not sizes or not all(24 <= size <= 64 for size in sizes):
+        raise ValueError("secrets as whsec_<base64 of 24 to 64 bytes>, with commas between")
+    return found
+
+
+def _port(value: Any) -> int:
+    """A TCP port; 0 means any free one."""
+    try:
+        port = -1 if isinstance(value, bool) else int(value)
+    except (TypeError, ValueError):
+        port = -1
+    if not 0 <= port <= 65535:
+        raise ValueError("a port, 1 to 65535 (0 for any that is free)")
+    return port
+
+
 _count, _seconds = _positive(int), _positive(float)
 
 OPTIONS = {
     option.name: option
     for option in (
-        Option("url", "POLOS_REDIS_URL", "redis://127.0.0.1:6379/0", _text, "where Redis is"),
+        Option("url", "POLOS_REDIS_URL", "redis://127.0.0.1:6379/0", _text, "where Redis is", private=True),
         Option("namespace", "POLOS_NAMESPACE", "default", _text, "keeps installations on one Redis apart"),
         Option(
             "partitions",
@@ -92,6 +157,13 @@ OPTIONS = {
             30.0,
             _seconds,
             "how long a client's call waits for Redis to come back",
+        ),
+        Option(
+            "audit_seconds",
+            "POLOS_AUDIT_SECONDS",
+            31_536_000.0,
+            _seconds,
+            "how long the audit of a suspension is kept",
         ),
         Option("concurrency", "POLOS_CONCURRENCY", 100, _count, "activations a worker runs at once"),
         Option(
@@ -129,6 +201,52 @@ OPTIONS = {
             _names,
             "queues a worker reads, with commas between; when left out, those of its workflows and `default`",
         ),
+        Option(
+            "metrics_port",
+            "POLOS_METRICS_PORT",
+            None,
+            _port,
+            "the port at which a worker shows its metrics; when left out, it shows none",
+        ),
+        Option(
+            "metrics_host",
+            "POLOS_METRICS_HOST",
+            "127.0.0.1",
+            _text,
+            "the address for that; `0.0.0.0` in a container",
+        ),
+        Option(
+            "public_url",
+            "POLOS_PUBLIC_URL",
+            None,
+            _web_folder,
+            "where people reach the approval page; suspend events and notifications then have its address",
+        ),
+        Option(
+            "secret",
+            "POLOS_SECRET",
+            None,
+            _secrets,
+            "signs approval links; several with commas between: the first signs, all verify",
+            private=True,
+        ),
+        Option("link_seconds", "POLOS_LINK_SECONDS", 604800.0, _seconds, "how long a signed link holds"),
+        Option(
+            "webhook_url",
+            "POLOS_WEBHOOK_URL",
+            None,
+            _web_address,
+            "where workers send a notification of every suspension",
+            private=True,
+        ),
+        Option(
+            "webhook_secret",
+            "POLOS_WEBHOOK_SECRET",
+            None,
+            _webhook_secrets,
+            "signs notifications, as `whsec_...`; several with commas between: all sign",
+            private=True,
+        ),
     )
 }
 
@@ -144,5 +262,5 @@ def resolve(name: str, given: Any = None) -> Any:
     try:
         return option.parse(value)
     except ValueError as wanted:
-        shown = "it" if name == "url" else repr(value)
+        shown = "what it was given" if option.private else repr(value)
         raise ConfigurationError(f"{source} takes {wanted}, not {shown}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from asyncio import Future
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -81,6 +81,39 @@ class Child:
     start: Start
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a suspension asks: what is shown (codec) and its digest, until when (0: for ever), for how long
+    its audit is kept; its terms; the answer that holds when nobody gives one in time (codec, empty for none);
+    what its events tell, if that is more than what is shown; the channels by which people are notified."""
+
+    shown: bytes
+    digest: bytes
+    timeout_ms: int
+    audit_ms: int
+    terms: bytes = b""
+    default: bytes = b""
+    told: bytes = b""
+    channels: Sequence[str] = ()
+
+
+ASKED_MORE = ("terms", "default", "told", "channels")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer to a suspension: its value (codec) and digest, who gives it and how; the opening of the
+    suspension it was checked against ("" for none); whether it approves."""
+
+    value: bytes
+    digest: bytes
+    by: str
+    groups: Sequence[str]
+    channel: str
+    seen: str = ""
+    approves: bool = False
+
+
 class Entrant(NamedTuple):
     """The races of a wait: the step key of the one that it decides, empty for none, and all that it takes
     part in: a msgpack list of [race, branch, step keys begun in that branch ...], empty for none."""
@@ -102,6 +135,15 @@ class Wanted:
     limit: int
     version: int
     place: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A notification that a worker has taken to send it; `due`: ms when it is to be sent by another one."""
+
+    execution_id: str
+    step_key: str
+    due: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,13 +263,25 @@ class Store:
         by: Fence,
         known: int,
         key: bytes,
-        timeout_ms: int,
-        shown: bytes,
+        asked: Asked,
         entrant: Entrant,
         events: Sequence[bytes],
     ) -> Future[Any]:
         """Open a wait for a person."""
-        return self._fenced(scripts.SUSPEND, by, known, key, timeout_ms, shown, *entrant, *events)
+        more = {name: value for name in ASKED_MORE if (value := getattr(asked, name))}
+        return self._fenced(
+            scripts.SUSPEND,
+            by,
+            known,
+            key,
+            asked.timeout_ms,
+            asked.shown,
+            *entrant,
+            asked.digest,
+            asked.audit_ms,
+            _pack(more) if more else b"",
+            *events,
+        )
 
     def wait(
         self,
@@ -376,6 +430,19 @@ class Store:
     async def set_errand(self, prefix: bytes, name: str, due_ms: int) -> None:
         """An errand to be run at a time of the server's clock."""
         await self.wire.call_script(scripts.ERRAND, prefix, raw(name), "", "", due_ms, patience=self.patience)
+
+    async def take(self, prefix: bytes, channel: str, limit: int, hold_ms: int) -> list[Taken]:
+        """Take notifications that a channel has to send now, for so long."""
+        due, *members = await self.wire.call_script(
+            scripts.TAKE, prefix, channel, limit, hold_ms, patience=None
+        )
+        names = [text(member).partition(" ") for member in members]
+        return [Taken(execution_id, step_key, due) for execution_id, _, step_key in names]
+
+    async def sent(self, prefix: bytes, channel: str, taken: Taken, again_ms: int | None) -> None:
+        """A notification was sent, or is to be sent in so many ms; one that was noted anew meanwhile stays."""
+        member, again = raw(f"{taken.execution_id} {taken.step_key}"), "" if again_ms is None else again_ms
+        await self.wire.call_script(scripts.SENT, prefix, channel, member, taken.due, again, patience=None)
 
     async def lane_of(self, prefix: bytes, execution_id: str) -> Wanted | None:
         """What an execution wants of its lane; None when it is in none, or is gone."""
@@ -545,6 +612,23 @@ class Store:
                     break
         return found
 
+    async def put_api_key(self, key_id: str, packed: bytes) -> None:
+        """Store an API key, or change it."""
+        name = self.prefixes[0] + keys.KEYS.encode()
+        await self.wire.call("HSET", name, key_id, packed, patience=self.patience)
+
+    async def api_key(self, key_id: str) -> bytes | None:
+        """An API key as it is stored."""
+        name = self.prefixes[0] + keys.KEYS.encode()
+        packed: bytes | None = await self.wire.call("HGET", name, key_id, patience=self.patience)
+        return packed
+
+    async def api_keys(self) -> list[bytes]:
+        """All API keys as they are stored."""
+        name = self.prefixes[0] + keys.KEYS.encode()
+        packed: list[bytes] = await self.wire.call("HVALS", name, patience=self.patience)
+        return packed
+
     async def make_group(self, prefix: bytes, queue: str) -> None:
         """Make a queue's stream and group, unless they are there."""
         await self.wire.call_script(scripts.GROUP, prefix, queue, patience=None)
@@ -581,30 +665,64 @@ class Store:
         )
         return created
 
-    async def answer(
-        self,
-        execution_id: str,
-        step_key: str,
-        answer: bytes,
-        digest: bytes,
-        by: str,
-        channel: str,
-        early: bool,
-    ) -> list[Any]:
+    async def answer(self, execution_id: str, step_key: str, answer: Answer, *, early: bool) -> list[Any]:
         """Decide a suspension; the tagged reply of answer.lua."""
         reply: list[Any] = await self.wire.call_script(
             scripts.ANSWER,
             self.prefix(execution_id),
             raw(execution_id),
             raw(step_key),
-            answer,
-            digest,
-            raw(by),
-            channel,
+            answer.value,
+            answer.digest,
+            raw(answer.by),
+            answer.channel,
             int(early),
+            answer.seen,
+            int(answer.approves),
+            _pack([raw(group) for group in answer.groups]) if answer.groups else b"",
             patience=self.patience,
         )
         return reply
+
+    async def early_answer(self, execution_id: str, step_key: str) -> Answer | None:
+        """An answer that came before its suspension; None when there is none."""
+        key = self.prefix(execution_id) + keys.EARLY.encode() + raw(execution_id)
+        packed = await self.wire.call("HGET", key, raw(step_key), patience=None)
+        if packed is None:
+            return None
+        value, digest, by, channel, _, groups = msgpack.unpackb(packed, raw=True)
+        names = [text(group) for group in msgpack.unpackb(groups, raw=True)] if groups else []
+        return Answer(value, digest, text(by), names, text(channel))
+
+    async def drop_early_answer(self, execution_id: str, step_key: str) -> None:
+        """An early answer was taken or refused."""
+        key = self.prefix(execution_id) + keys.EARLY.encode() + raw(execution_id)
+        await self.wire.call("HDEL", key, raw(step_key), patience=None)
+
+    async def delete(self, execution_id: str) -> list[Any]:
+        """Forget an execution that has ended; the tagged reply of delete.lua."""
+        reply: list[Any] = await self.wire.call_script(
+            scripts.DELETE, self.prefix(execution_id), raw(execution_id), patience=self.patience
+        )
+        return reply
+
+    async def ended_below(self, root_id: str) -> AsyncIterator[list[str]]:
+        """The descendants of a root that have ended and are still kept, some at a time."""
+        key = self.prefix(root_id) + keys.EXPIRY.encode()
+        pattern, cursor = raw(root_id) + b".*", b"0"
+        while True:
+            cursor, flat = await self.wire.call(
+                "ZSCAN", key, cursor, "MATCH", pattern, "COUNT", 1000, patience=self.patience
+            )
+            yield [text(member) for member in flat[::2]]
+            if cursor == b"0":
+                return
+
+    async def audit(self, root_id: str) -> list[bytes]:
+        """What became of the suspensions of a root and its descendants, oldest first, packed."""
+        key = self.prefix(root_id) + keys.AUDIT.encode() + raw(root_id)
+        found: list[bytes] = await self.wire.call("LRANGE", key, 0, -1, patience=self.patience)
+        return found
 
     async def cancel(self, execution_id: str, run: int, by: str) -> list[Any]:
         """End an execution as cancelled; the tagged reply of cancel.lua."""

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
@@ -18,12 +18,16 @@ from polos_redis import codec, keys, settings, tasks
 from polos_redis.activation import Activation, State
 from polos_redis.client import PolosClient
 from polos_redis.context import WorkflowContext
+from polos_redis.counts import Counts
 from polos_redis.declaring import declare
 from polos_redis.definitions import define
 from polos_redis.errands import Errands
 from polos_redis.errors import ConfigurationError, ConnectionLostError, PolosError, RedisRefusedError
 from polos_redis.lease import Lease
+from polos_redis.links import Links
 from polos_redis.notices import Notices
+from polos_redis.notifications import Channel, channels_of
+from polos_redis.outbox import Outbox
 from polos_redis.queues import Queue
 from polos_redis.readers import Reader, Readers
 from polos_redis.reaping import Reaper
@@ -35,6 +39,9 @@ from polos_redis.threads import DaemonThreads
 from polos_redis.timers import Timers
 from polos_redis.wire import FIRST_PAUSE
 from polos_redis.workflow import Workflow, registered
+
+if TYPE_CHECKING:
+    from polos_redis.metrics_door import MetricsDoor
 
 logger = logging.getLogger("polos.worker")
 
@@ -54,7 +61,9 @@ class Worker:
     Any number of workers share the work. A worker that dies is noticed within `lease_seconds` and its
     executions go on elsewhere from their journals; on SIGTERM or SIGINT it stops reading, lets running steps
     finish for up to `grace_seconds`, gives the rest back and returns; a second signal stops it at once. It
-    reads the queues of its workflows and the default queue, or only those of `queues`.
+    reads the queues of its workflows and the default queue, or only those of `queues`. `channels` send
+    notifications of suspensions (all workers should have the same; left out, there is the webhook of
+    POLOS_WEBHOOK_URL, if that is set).
     """
 
     def __init__(
@@ -67,7 +76,11 @@ class Worker:
         max_deliveries: int | None = None,
         grace_seconds: float | None = None,
         put_back_seconds: float | None = None,
+        audit_seconds: float | None = None,
         queues: Iterable[str | Queue] | str | None = None,
+        metrics_port: int | None = None,
+        metrics_host: str | None = None,
+        channels: Iterable[Channel] | None = None,
         handle_signals: bool = True,
     ) -> None:
         self.client = client
@@ -79,7 +92,15 @@ class Worker:
         self.grace_seconds: float = settings.resolve("grace_seconds", grace_seconds)
         self.put_back_ms = int(settings.resolve("put_back_seconds", put_back_seconds) * 1000)
         self.handle_signals = handle_signals
+        self.metrics_port: int | None = settings.resolve("metrics_port", metrics_port)
+        self.metrics_host: str = settings.resolve("metrics_host", metrics_host)
+        self.metrics_url: str | None = None
+        self.counts = Counts()
         self.value_limit = client.max_value_bytes
+        self.audit_ms = int(settings.resolve("audit_seconds", audit_seconds) * 1000)
+        self.links = Links.from_settings(client.namespace)
+        self.channels = channels_of(channels)
+        self.channel_names: Sequence[str] = [channel.name for channel in self.channels]
         self._queues: list[str] | None = settings.resolve("queues", queues)
         self.queues: list[str] = []
         self.worker_id = f"{socket.gethostname()[:40].replace(':', '-')}-{os.getpid()}-{os.urandom(4).hex()}"
@@ -89,6 +110,8 @@ class Worker:
         self._held: dict[EntryPlace, Activation | None] = {}  # entries delivered here and not yet let go
         self._given_back: set[Activation] = set()
         self._pumps: dict[bytes, Timers] = {}
+        self._outboxes: list[Outbox] = []
+        self._door: MetricsDoor | None = None
         self._stop = 0
         self._running = False
         self.ready = asyncio.Event()
@@ -121,7 +144,7 @@ class Worker:
         self.store = Store(session.wire, self.client.namespace, self.client.partitions, patience=None)
         await check_servers(self.store.wire)
         ids = [workflow.id for workflow in self.workflows.values()]
-        self._lease = Lease(self.store, self.worker_id, self.lease_seconds, ids)
+        self._lease = Lease(self.store, self.worker_id, self.lease_seconds, ids, self.counts)
         self._readers = Readers(self.store.wire, self.store.prefixes, self.block_seconds, self._room)
         self._notices = Notices(
             self.store.wire, self.store.prefixes, self.worker_id, self._received, self._recheck_all
@@ -134,6 +157,8 @@ class Worker:
             await define(self.store, self.workflows.values())
             await self._lease.renew()
             await self._notices.start(*self.store.prefixes)
+            self._first_epoch = self.store.wire.epoch
+            await self._show_metrics()
             logger.info("worker ready", extra={"worker": self.worker_id, "workflows": ids})
             timers = [
                 Timers(self.store, prefix, self.worker_id, Errands(self.client, self.store, prefix))
@@ -143,6 +168,12 @@ class Worker:
             loops: list[Coroutine[Any, Any, None]] = [self._lease.run(), self._look_around()]
             loops += [pump.run() for pump in timers]
             loops += [self._reaper(pump).run() for pump in timers]
+            self._outboxes = [
+                Outbox(self.client, self.store, prefix, channel, self.links)
+                for prefix in self.store.prefixes
+                for channel in self.channels
+            ]
+            loops += [outbox.run() for outbox in self._outboxes]
             background = [tasks.spawn(one, "polos-worker-loop") for one in loops]
             reading = [tasks.spawn(self._read(reader), "polos-reader") for reader in self._readers]
             background += reading
@@ -205,6 +236,7 @@ class Worker:
         await asyncio.gather(*background, return_exceptions=True)
         for pump in self._pumps.values():
             await pump.errands.stop()
+        await asyncio.gather(*(outbox.stop() for outbox in self._outboxes))
         late = self._loop.time() + (CLOSE_SECONDS if self.store.wire.connected else 1.0)
         while self._ours and self._loop.time() < late:
             await asyncio.wait(list(self._ours), timeout=late - self._loop.time())
@@ -218,6 +250,8 @@ class Worker:
                             "HGET", prefix + keys.WORKERS.encode(), self.worker_id, patience=0.5
                         )
                         await self.store.prune(prefix, queue, self.worker_id, counter or b"")
+        if self._door is not None:
+            await self._door.close()
         await self._notices.close()
         await self._readers.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -246,7 +280,34 @@ class Worker:
             max_deliveries=self.max_deliveries,
             in_charge=lambda: pump.holding,
             in_touch=lambda: self._lease.age(pump.prefix) < self.lease_seconds / 2,
+            counts=self.counts,
         )
+
+    # --- what it counts -----------------------------------------------------------------
+
+    async def _show_metrics(self) -> None:
+        if self.metrics_port is None:
+            return
+        from polos_redis.metrics_door import MetricsDoor
+
+        self._door = MetricsDoor(self, self.metrics_host, self.metrics_port)
+        self.metrics_url = await self._door.open()
+        logger.info("metrics", extra={"worker": self.worker_id, "url": self.metrics_url})
+
+    @property
+    def lease_age(self) -> float:
+        """Seconds since the last renewal of its lease, in the partition where that is longest ago; 0 before
+        it is ready."""
+        if not self.ready.is_set():
+            return 0.0
+        return max(self._lease.age(prefix) for prefix in self.store.prefixes)
+
+    @property
+    def reconnects(self) -> int:
+        """How many connections were made anew since it was ready: that of its calls, and of its reads."""
+        if not self.ready.is_set():
+            return 0
+        return self.store.wire.epoch - self._first_epoch + self._readers.reconnects
 
     # --- reading ------------------------------------------------------------------------
 
@@ -352,6 +413,7 @@ class Worker:
             logger.info("unknown workflow, put back", extra=known_as)
             self.spawn(self._put_back(Fence(prefix, flat[1], entry, b""), queue))
             return
+        self.counts.activations[workflow.id] += 1
         activation = Activation(self, workflow, execution_id, entry, run, queue)
         self._held[prefix, queue, entry] = activation
         self.active.add(activation)

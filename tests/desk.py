@@ -21,6 +21,8 @@ Snapshot = dict[bytes, tuple[bytes, int]]
 Race = tuple[bytes, bytes]  # the race that a wait decides, and those it takes part in
 NO_RACE: Race = (b"", b"")
 RETENTION = 600_000
+SHOWN_DIGEST = b"d" * 32
+AUDIT_MS = 3_600_000
 FAR = 3_600_000  # ms: a time that no test reaches
 
 _SCRIPTS = {script.name: script for script in scripts.ALL}
@@ -130,8 +132,12 @@ class Desk:
         timeout: int = 0,
         shown: bytes = b"\x81\xa1a\x01",
         race: Race = NO_RACE,
+        **more: Any,
     ) -> Any:
-        return _told(by, self.run("suspend", *by.fence, key, timeout, shown, *race))
+        """`more`: terms, default, told, channels; see suspend.lua."""
+        packed = msgpack.packb(more, use_bin_type=False) if more else b""
+        asked = (key, timeout, shown, *race, SHOWN_DIGEST, AUDIT_MS, packed)
+        return _told(by, self.run("suspend", *by.fence, *asked))
 
     def wait(
         self,
@@ -210,7 +216,7 @@ class Desk:
     def answer(
         self, execution_id: str, key: Arg, answer: bytes = b"\xc3", digest: str = "d1", early: bool = False
     ) -> Any:
-        return self.run("answer", execution_id, key, answer, digest, "ann", "client", int(early))
+        return self.run("answer", execution_id, key, answer, digest, "ann", "client", int(early), "", 0, "")
 
     def cancel(self, execution_id: str, run: int = 1, by: str = "bob") -> Any:
         return self.run("cancel", execution_id, run, by)

@@ -38,7 +38,7 @@ from tests.state import (
 PERMANENT = (
     *(keys.QUEUE, keys.INDEX, keys.TIMERS, keys.SUSPENSIONS, keys.EXPIRY, keys.ERRANDS),
     *(keys.WORKFLOWS, keys.WORKERS, keys.SERVES, keys.META, keys.QUEUES, keys.LIMITS),
-    *(keys.DEFINITIONS, keys.SCHEDULES),
+    *(keys.DEFINITIONS, keys.SCHEDULES, keys.KEYS),
     *(keys.CHILDREN, keys.SUBS, keys.PLACES, keys.LINE),
 )
 
@@ -143,7 +143,7 @@ class Checked:
         entry, owner = fields.get(b"entry"), fields.get(b"owner")
         journal = self.state.journals.get(execution_id, {})
         waits = {key: record for key, record in records(journal) if is_open(record)}
-        yield from self._journal(who, journal, waits, fields)
+        yield from self._journal(execution_id, journal, waits, fields)
 
         if status == b"queued":
             if entry is None:
@@ -192,8 +192,13 @@ class Checked:
                 expected.timers[b"b" + member] = None
 
     def _journal(
-        self, who: str, journal: dict[bytes, bytes], waits: dict[bytes, Any], fields: dict[bytes, bytes]
+        self,
+        execution_id: bytes,
+        journal: dict[bytes, bytes],
+        waits: dict[bytes, Any],
+        fields: dict[bytes, bytes],
     ) -> Iterator[str]:
+        who = f"execution {show(execution_id)}"
         count = int(journal.get(b"", b"0"))
         held = [key for key in journal if key and not is_result(key)]  # a result comes with its step's change
         if count < len(held):
@@ -201,11 +206,28 @@ class Checked:
         noted = set(msgpack.unpackb(fields[b"waits"], raw=True)) if b"waits" in fields else set()
         for key in waits.keys() - noted:
             yield f"{who} has not noted its wait {show(key)}: its end would not close it"
+        yield from self._audit(who, execution_id, journal)
         for key in noted - waits.keys():
             record = record_of(journal.get(key, b""))
             if record is not None and record[1] != b"suspend":
                 yield f"{who} still notes its wait {show(key)}, which is decided and has no topic"
         yield from self._races(who, journal)
+
+    def _audit(self, who: str, execution_id: bytes, journal: dict[bytes, bytes]) -> Iterator[str]:
+        """What became of a suspension is in the audit, once; and so is each of several decisions on it."""
+        entries = self.state.audit.get(execution_id.partition(b".")[0], [])
+        told = [msgpack.unpackb(entry, raw=True) for entry in entries]
+        for key, record in records(journal):
+            if record[1] != b"suspend":
+                continue
+            of_it = [one for one in told if (one[0], one[1], one[8]) == (execution_id, key, record[3])]
+            ends = [one[3] for one in of_it if one[3] != b"recorded"]
+            if ends != ([] if record[2] == b"open" else [record[2]]):
+                yield f"{who} has {show(key)} {show(record[2])}, but its audit says {ends}"
+            made = len(msgpack.unpackb(record[12], raw=True)) if record[12] else 0
+            last = int(bool(made) and record[2] == b"answered")  # it has decided
+            if sum(one[3] == b"recorded" for one in of_it) != made - last:
+                yield f"{who} has {made} decisions on {show(key)}, but its audit has another number"
 
     def _races(self, who: str, journal: dict[bytes, bytes]) -> Iterator[str]:
         """The race of a decided wait is decided, and a race that is decided has closed its other waits."""

@@ -160,7 +160,7 @@ class Machine(RuleBasedStateMachine):
         if one is None:
             return
         status = one.journal.get(key)
-        args = (one.id, key, answer.encode(), answer, "", "client", int(early))
+        args = (one.id, key, answer.encode(), answer, "", "client", int(early), "", 0, "")
         if status == "open":
             assert self.call("answer", *args)[0] == b"accepted"
             self.model.decide(one, key, "answered")
@@ -297,7 +297,7 @@ class Machine(RuleBasedStateMachine):
         if by is None:
             return
         events = len(self.desk.events(f"{key}/{by.id}"))
-        reply = self.write(by, lost, "suspend", key, timeout, b"\x80", *entrant(key))
+        reply = self.write(by, lost, "suspend", key, timeout, b"\x80", *entrant(key), b"d" * 32, 60_000, "")
         if reply is None:
             return
         one = self.model.executions[by.id]

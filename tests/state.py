@@ -31,15 +31,18 @@ TYPES = {
     keys.SERVES: "hash",
     keys.CHILDREN: "set",
     keys.BELOW: "set",
+    keys.AUDIT: "list",
     keys.SUBS: "hash",
     keys.ONCE: "string",
     keys.PLACES: "hash",
     keys.LINE: "zset",
     keys.ERRANDS: "zset",
+    keys.OUTBOX: "zset",
     keys.QUEUES: "set",
     keys.LIMITS: "hash",
     keys.DEFINITIONS: "hash",
     keys.SCHEDULES: "hash",
+    keys.KEYS: "hash",
     keys.PUMP: "string",
     keys.META: "hash",
 }
@@ -51,6 +54,7 @@ _READ = {
     "hash": ("HGETALL",),
     "zset": ("ZRANGE", "0", "-1", "WITHSCORES"),
     "set": ("SMEMBERS",),
+    "list": ("LRANGE", "0", "-1"),
     "string": ("GET",),
     "stream": ("XRANGE", "-", "+"),
 }
@@ -129,12 +133,14 @@ class Partition:
     index: dict[tuple[bytes, bytes], dict[bytes, float]] = field(default_factory=dict)
     children: dict[bytes, set[bytes]] = field(default_factory=dict)
     below: dict[bytes, set[bytes]] = field(default_factory=dict)
+    audit: dict[bytes, list[bytes]] = field(default_factory=dict)
     subs: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
     once: dict[bytes, bytes] = field(default_factory=dict)
     places: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
     line: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
     timers: dict[bytes, float] = field(default_factory=dict)
     errands: dict[bytes, float] = field(default_factory=dict)
+    outbox: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
     suspensions: dict[bytes, float] = field(default_factory=dict)
     expiry: dict[bytes, float] = field(default_factory=dict)
     workflows: set[bytes] = field(default_factory=set)
@@ -142,6 +148,7 @@ class Partition:
     limits: dict[bytes, bytes] = field(default_factory=dict)
     definitions: dict[bytes, bytes] = field(default_factory=dict)
     schedules: dict[bytes, bytes] = field(default_factory=dict)
+    api_keys: dict[bytes, bytes] = field(default_factory=dict)
     workers: dict[bytes, bytes] = field(default_factory=dict)
     serves: dict[bytes, bytes] = field(default_factory=dict)
     meta: dict[bytes, bytes] = field(default_factory=dict)
@@ -175,7 +182,12 @@ class Partition:
 
 
 # Where a field of `Partition` is not named as its key.
-_FIELDS = {keys.EXEC: "executions", keys.JOURNAL: "journals", keys.QUEUES: "listed_queues"}
+_FIELDS = {
+    keys.EXEC: "executions",
+    keys.JOURNAL: "journals",
+    keys.QUEUES: "listed_queues",
+    keys.KEYS: "api_keys",
+}
 
 
 class Namespace:
@@ -251,7 +263,7 @@ def _read_partition(connection: RawConnection, prefix: str, names: list[bytes]) 
 
 
 def _taken(kind: str, value: Any) -> Any:
-    if kind == "string":
+    if kind in ("string", "list"):
         return value
     return set(value) if kind == "set" else _scores(value) if kind == "zset" else _pairs(value)
 

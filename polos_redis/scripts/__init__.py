@@ -48,6 +48,7 @@ CHOOSE = load("choose")
 ANSWER = load("answer")
 CANCEL = load("cancel")
 RETRY = load("retry")
+DELETE = load("delete")
 FIRE = load("fire")
 REQUEUE = load("requeue")
 PUTBACK = load("putback")
@@ -68,11 +69,15 @@ PLACE = load("place")
 HOLDERS = load("holders")
 ADMIT = load("admit")
 ERRAND = load("errand")
+TAKE = load("take")
+SENT = load("sent")
 LIST = load("list")
 INBOX = load("inbox")
+CENSUS = load("census")
 
 ALL = (
-    *(INVOKE, LOAD, WRITE, BACKOFF, SUSPEND, WAIT, SPAWN, CHOOSE, PARK, FINISH, AGAIN, ANSWER, CANCEL, RETRY),
+    *(INVOKE, LOAD, WRITE, BACKOFF, SUSPEND, WAIT, SPAWN, CHOOSE, PARK, FINISH, AGAIN, ANSWER, CANCEL, RETRY, DELETE),
     *(SUBSCRIBE, ADVANCE, TRIGGER, SCHEDULE, SCHEDULED, DELIVER, LANE, PLACE, HOLDERS, ADMIT, ERRAND),
-    *(FIRE, REQUEUE, PUTBACK, GROUP, DEFINE, RENEW, PRUNE, WATCH, PUBLISH, LIST, INBOX),
+    *(TAKE, SENT),
+    *(FIRE, REQUEUE, PUTBACK, GROUP, DEFINE, RENEW, PRUNE, WATCH, PUBLISH, LIST, INBOX, CENSUS),
 )

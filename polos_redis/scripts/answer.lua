@@ -1,9 +1,13 @@
 #!lua
--- answer: decide a suspension with a person's answer, or say why not.
+-- answer: decide a suspension with a person's answer, or say why not. One that has terms is only decided by an answer
+-- that was checked against them.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 step key  3 answer (codec)  4 its digest  5 who, or ''  6 channel  7 '1' to keep it when early
--- Returns {'accepted' | 'same' | 'kept', decided in ms, by}, {'other', decided in ms, by}, {'expired', deadline},
--- {'closed', status}, {'unknown', open step keys ...} or {'missing'} (no such execution).
+--       8 the opening of the suspension that it was checked against, '' for none  9 '1' when it approves, '0' when not
+--       10 the groups of who answers (msgpack list), kept with an early one
+-- Returns {'accepted' | 'same' | 'kept', decided in ms, by}, {'recorded', ms, by, how many of them, how many it takes},
+-- {'other', decided in ms, by}, {'expired', deadline}, {'closed', status}, {'unknown', open step keys ...},
+-- {'look', record, about or false} when it has to be checked against this, or {'missing'} (no such execution).
 -- #include wake
 -- #include settle
 local P, id, key, digest = KEYS[1], ARGV[1], ARGV[2], ARGV[4]
@@ -14,9 +18,17 @@ local packed = key ~= '' and redis.call('HGET', P .. 'journal:' .. id, key)
 local record = packed and read_record(packed)
 
 if record and record[2] == 'suspend' then
-  local status = record[STATUS]
+  local status, terms = record[STATUS], record[TERMS]
+  local opening = string.format('%.0f:', record[OPENED]) .. redis.sha1hex(terms .. (record[SHOWN_DIGEST] or ''))
+  if (terms ~= '' or ARGV[8] ~= '') and ARGV[8] ~= opening then
+    return {'look', packed, redis.call('HGET', P .. 'exec:' .. id, 'about')}
+  end
+  local made = record[DECISIONS] ~= '' and cmsgpack.unpack(record[DECISIONS]) or {}
+  local mine -- what the same person has decided before, where several have to
+  for _, one in ipairs(made) do if one[3] == ARGV[5] then mine = one end end
+  if mine and mine[2] ~= digest then return {'other', mine[5], mine[3]} end
   if status == 'answered' then
-    return {record[DIGEST] == digest and 'same' or 'other', record[DECIDED], record[BY]}
+    return {(mine or record[DIGEST] == digest) and 'same' or 'other', record[DECIDED], record[BY]}
   elseif status == 'expired' then
     return {'expired', record[DEADLINE]}
   elseif status == 'closed' then
@@ -25,9 +37,25 @@ if record and record[2] == 'suspend' then
     wake(P, id, key, settle(P, id, key, record, 'expired', now))
     return {'expired', record[DEADLINE]}
   end
+  local wanted = terms ~= '' and cmsgpack.unpack(terms) or {required = 1, rejections = 1}
+  local needed = ARGV[9] == '1' and wanted.required or wanted.rejections
+  if wanted.required > 1 or wanted.rejections > 1 then
+    if not mine then made[#made + 1] = {ARGV[3], digest, ARGV[5], ARGV[6], now, ARGV[9]} end
+    local alike = 0
+    for _, one in ipairs(made) do if one[6] == ARGV[9] then alike = alike + 1 end end
+    if mine then return {'recorded', mine[5], mine[3], alike, needed} end
+    record[DECISIONS] = cmsgpack.pack(made)
+    if alike < needed then
+      rewrite(P, id, key, record)
+      record[ANSWER], record[BY], record[CHANNEL], record[DECIDED] = ARGV[3], ARGV[5], ARGV[6], now
+      note_audit(P, id, key, record, 'recorded', now)
+      tell(P, id, key, 'decision', answer_event(record))
+      return {'recorded', now, ARGV[5], alike, needed}
+    end
+  end
   record[ANSWER], record[DIGEST], record[BY], record[CHANNEL] = ARGV[3], digest, ARGV[5], ARGV[6]
   wake(P, id, key, settle(P, id, key, record, 'answered', now))
-  return {'accepted', now, ARGV[5]}
+  return {'accepted', now, ARGV[5], needed, needed}
 end
 
 if finished and ARGV[7] == '1' then return {'closed', e[1]} end
@@ -39,7 +67,7 @@ if ARGV[7] == '1' and key ~= '' and not record then
     return {kept[2] == digest and 'kept' or 'other', kept[5], kept[3]}
   end
   redis.call('HSET', P .. 'exec:' .. id, 'early', 1)
-  redis.call('HSET', early, key, cmsgpack.pack({ARGV[3], digest, ARGV[5], ARGV[6], now}))
+  redis.call('HSET', early, key, cmsgpack.pack({ARGV[3], digest, ARGV[5], ARGV[6], now, ARGV[10]}))
   return {'kept', now, ARGV[5]}
 end
 local open = {'unknown'}

@@ -7,6 +7,7 @@
 -- the caller, as they concern other partitions or need more than Lua}, or {-1} when another holds the pump.
 -- #include termination
 -- #include event
+-- #include forgetting
 local P, limit = KEYS[1], tonumber(ARGV[3])
 local holder = redis.call('GET', P .. 'pump')
 if holder and holder ~= ARGV[1] then return {-1} end
@@ -46,31 +47,10 @@ for _, member in ipairs(due) do
   end
 end
 
-local function forget(id)
-  redis.call('ZREM', P .. 'expiry', id)
-  local e = redis.call('HMGET', P .. 'exec:' .. id, 'workflow', 'status', 'waits', 'ties')
-  if e[1] and e[2] ~= 'queued' and e[2] ~= 'waiting' then
-    redis.call('ZREM', P .. 'index:' .. e[2] .. ':' .. e[1], id)
-    for _, key in ipairs(e[3] and cmsgpack.unpack(e[3]) or {}) do
-      redis.call('UNLINK', P .. 'topic:' .. key .. '/' .. id)
-    end
-    redis.call('UNLINK', P .. 'exec:' .. id, P .. 'journal:' .. id, P .. 'topic:' .. id, P .. 'below:' .. id,
-      P .. 'children:' .. id)
-    let_go(P, id, read_ties(e[4]))
-  else -- nobody fired until its keys had expired; one with the same id may have begun since
-    if not e[1] then redis.call('UNLINK', P .. 'children:' .. id) end
-    for _, workflow in ipairs(redis.call('SMEMBERS', P .. 'workflows')) do
-      for _, status in ipairs({'completed', 'failed', 'cancelled'}) do
-        redis.call('ZREM', P .. 'index:' .. status .. ':' .. workflow, id)
-      end
-    end
-  end
-end
-
 local gone = redis.call('ZRANGEBYSCORE', P .. 'expiry', '-inf', now, 'LIMIT', 0, limit)
 for _, id in ipairs(gone) do
   -- one whose descendants have still to be ended is kept until then
-  if not redis.call('ZSCORE', P .. 'timers', 'c' .. id) then forget(id) end
+  if not redis.call('ZSCORE', P .. 'timers', 'c' .. id) then forget(P, id) end
 end
 
 local errands = redis.call('ZRANGEBYSCORE', P .. 'errands', '-inf', now_us / 1000, 'WITHSCORES', 'LIMIT', 0, limit)

@@ -63,6 +63,7 @@ class Calls:
             await self._stay(
                 key, "a wait given up before is not given up again: has its timeout or race gone?"
             )
+        activation.waited.append((_kind(record), record.decided_ms - record.opened_ms))
         branch = tasks.BRANCH.get()
         if branch is not None and branch.direct:
             # one that was decided before it was put into this race does not decide it
@@ -99,6 +100,13 @@ class Calls:
                 )
             )
         return record
+
+
+def _kind(record: SuspensionRecord | WaitRecord | ChildRecord) -> str:
+    """What was waited for, as metrics call it."""
+    if isinstance(record, WaitRecord):
+        return "event" if record.topic else "time"
+    return "suspension" if isinstance(record, SuspensionRecord) else "child"
 
 
 def decoded(stored: bytes) -> Any:

@@ -267,6 +267,7 @@ class Runs(Calls):
     ) -> Coroutine[Any, Any, int]:
         """Journal the end of an attempt, with the events it has not told yet."""
         activation = self._activation
+        activation.host.counts.steps[activation.workflow.id, status].add(took / 1000)
         record = journal.step_record(status, attempt, took, value, state)
         events = activation.first_events()
         if activation.running.get(key, (1.0, 0))[0]:  # its start has not been told

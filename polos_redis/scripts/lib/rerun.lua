@@ -24,8 +24,8 @@ local function rerun(P, id, e, delay)
     if r[2] == 'step' then
       if r[3] == 'failed' then dropped[key] = true end
       if r[3] ~= 'abandoned' then newest = math.max(newest, r[#r] or 0) end
-    elseif r[3] == 'expired' or r[3] == 'closed' then
-      dropped[key] = true
+    elseif r[3] == 'closed' or (r[3] == 'expired' and not (r[2] == 'suspend' and r[ANSWER] ~= '')) then
+      dropped[key] = true -- but not what was decided by the default for a timeout
     elseif r[2] then
       newest = math.max(newest, r[OPENED], r[LAST[r[2]]])
     end

@@ -2,12 +2,14 @@
 -- #include record
 -- #include waits
 -- A wait's record in the journal, by position. All begin with version, kind, status, opened; then
--- suspend  deadline, shown, answer, digest, by, channel, decided, schema, decisions (the last two reserved), race
+-- suspend  deadline, shown, answer (before it is decided: what holds when nobody answers, or ''), digest, by, channel,
+--          decided, terms, decisions, race, digest of what is shown, retention of its audit in ms
 -- wait     due (0: none), topic ('': a delay), subscriber, event id, event type, data, decided, race
 -- child    children, results to come, children begun, decided, race
 -- race     (not a wait) winner, decided, its members: step key, branch, step key, branch ...
 local STATUS, OPENED, DEADLINE = 3, 4, 5
-local SHOWN, ANSWER, DIGEST, BY, CHANNEL, DECIDED = 6, 7, 8, 9, 10, 11
+local SHOWN, ANSWER, DIGEST, BY, CHANNEL, DECIDED, TERMS, DECISIONS = 6, 7, 8, 9, 10, 11, 12, 13
+local SHOWN_DIGEST, AUDIT = 15, 16
 local RACE = {suspend = 14, wait = 12, child = 9} -- the race that the wait decides, '' for none
 
 -- answer_event: {data, resumed_by, resumed_at, channel} as one msgpack map around the answer's own bytes.
@@ -16,6 +18,22 @@ local function answer_event(record)
     .. cmsgpack.pack('resumed_by') .. (record[BY] == '' and '\192' or cmsgpack.pack(record[BY]))
     .. cmsgpack.pack('resumed_at') .. cmsgpack.pack(record[DECIDED])
     .. cmsgpack.pack('channel') .. cmsgpack.pack(record[CHANNEL])
+end
+
+-- tell: an event of a suspension, on its own topic and on the workflow's.
+local function tell(P, id, key, kind, data)
+  local root = string.match(id, '^[^.]*')
+  redis.call('XADD', P .. 'topic:' .. key .. '/' .. id, '*', kind, data)
+  redis.call('XADD', P .. 'topic:' .. root, '*', kind .. '_' .. key .. (root == id and '' or '\0' .. id), data)
+end
+
+-- note_audit: what has become of a suspension, or one of several decisions on it, is kept for long after the execution:
+-- execution, step key, workflow, what, ms, by, channel, digest of what was shown, opened ms, the answer (codec) or ''.
+local function note_audit(P, id, key, record, what, now)
+  local audit = P .. 'audit:' .. string.match(id, '^[^.]*')
+  redis.call('RPUSH', audit, cmsgpack.pack({id, key, redis.call('HGET', P .. 'exec:' .. id, 'workflow') or '', what, now,
+    record[BY], record[CHANNEL], record[SHOWN_DIGEST] or '', record[OPENED], what == 'closed' and '' or record[ANSWER]}))
+  redis.call('PEXPIRE', audit, record[AUDIT] or 31536000000)
 end
 
 -- settle_one: write the decision of an open wait, remove its timer, inbox row and subscription, tell its topics.
@@ -48,16 +66,11 @@ local function settle_one(P, id, key, record, status, now)
   local packed = rewrite(P, id, key, record)
   redis.call('ZREM', P .. 'suspensions', member)
   if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 's' .. member) end
-  local root = string.match(id, '^[^.]*')
-  local mark = root == id and '' or '\0' .. id
+  note_audit(P, id, key, record, status, now)
   if status == 'answered' then
-    local event = answer_event(record)
-    redis.call('XADD', P .. 'topic:' .. key .. '/' .. id, '*', 'resume', event)
-    redis.call('XADD', P .. 'topic:' .. root, '*', 'resume_' .. key .. mark, event)
+    tell(P, id, key, 'resume', answer_event(record))
   elseif status == 'expired' then
-    local event = '\129' .. cmsgpack.pack('deadline') .. cmsgpack.pack(record[DEADLINE])
-    redis.call('XADD', P .. 'topic:' .. key .. '/' .. id, '*', 'timeout', event)
-    redis.call('XADD', P .. 'topic:' .. root, '*', 'timeout_' .. key .. mark, event)
+    tell(P, id, key, 'timeout', '\129' .. cmsgpack.pack('deadline') .. cmsgpack.pack(record[DEADLINE]))
   end
   return packed
 end

@@ -1,0 +1,187 @@
+"""Types of answers as JSON schemas: made where the workflow runs, checked anywhere.
+
+Where the type itself is imported it has the last word, its own validators included; elsewhere the JSON
+schema has.
+pydantic and jsonschema are imported by the first use.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from polos_redis import typenames
+from polos_redis.errors import ConfigurationError, NotStorableError
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+    from pydantic import TypeAdapter
+
+MOST_ERRORS = 50  # that one refusal tells
+
+
+def describe(what: str, annotation: Any) -> tuple[dict[str, Any], str]:
+    """The JSON schema of a type, and its name in the store ("" when other processes can't find it).
+
+    Raises `ConfigurationError` for what has none.
+    """
+    try:
+        schema = _schema(annotation)
+    except Exception as error:  # pydantic's several, and those of the type's own hooks
+        raise ConfigurationError(f"{what}: schema={annotation!r} has no JSON schema: {error}") from error
+    name = ""
+    if isinstance(annotation, type) and (
+        typenames.is_model(annotation) or typenames.is_dataclass(annotation)
+    ):
+        try:
+            name = typenames.type_name(annotation)
+        except NotStorableError:
+            name = ""
+    return schema, name if name and typenames.find_type(name) is annotation else ""
+
+
+def parse(annotation: Any, answer: Any) -> Any:
+    """A plain JSON answer as the type wants it. Raises pydantic's ValidationError."""
+    return _adapter(annotation).validate_json(json.dumps(answer))
+
+
+def properties(schema: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an object's schema, behind a reference too."""
+    found = resolved(schema).get("properties", {})
+    return found if isinstance(found, dict) else {}
+
+
+def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    """What a schema that is but a reference, as that of a recursive model, refers to."""
+    reference = str(schema.get("$ref", ""))
+    if not reference.startswith("#/$defs/"):
+        return schema
+    found = schema.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {})
+    return found if isinstance(found, dict) else {}
+
+
+def sample(schema: dict[str, Any]) -> Any:
+    """What an answer looks like: the fields that are needed, with a value of about their type."""
+    fields = properties(schema)
+    if not fields:
+        return _SAMPLES.get(str(schema.get("type")))
+    needed = resolved(schema).get("required", [])
+    return {name: _SAMPLES.get(str(fields[name].get("type"))) for name in needed if name in fields}
+
+
+_SAMPLES: dict[str, Any] = {
+    "boolean": True,
+    "integer": 1,
+    "number": 1,
+    "string": "...",
+    "array": [],
+    "object": {},
+}
+
+
+def errors_in(schema: dict[str, Any], type_name: str, answer: Any) -> list[dict[str, str]]:
+    """What is wrong with a plain JSON answer: field ("" for the whole) and message; empty when it fits."""
+    known = typenames.find_type(type_name) if type_name else None
+    found = _by_schema(schema, answer) if known is None else _by_type(known, answer)
+    return found[:MOST_ERRORS]
+
+
+def _by_type(cls: type, answer: Any) -> list[dict[str, str]]:
+    from pydantic import ValidationError
+
+    try:
+        parse(cls, answer)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        return [{"field": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in found]
+    except Exception as error:  # a validator of the user's own
+        return [{"field": "", "message": f"{type(error).__name__}: {error}"}]
+    return []
+
+
+def _by_schema(schema: dict[str, Any], answer: Any) -> list[dict[str, str]]:
+    from jsonschema.exceptions import best_match
+
+    found = []
+    for error in _validator(json.dumps(schema, sort_keys=True)).iter_errors(answer):
+        best = best_match([error]) or error
+        path = list(best.absolute_path)
+        if best.validator == "required" and isinstance(best.instance, dict):
+            needed: Any = best.validator_value
+            path += [name for name in needed if best.message.startswith(repr(name))][:1]
+        found.append({"field": ".".join(map(str, path)), "message": best.message})
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _validator(schema: str) -> Validator:
+    from jsonschema import Draft202012Validator
+    from referencing import Registry
+
+    # An empty registry: nothing that a schema refers to is ever fetched.
+    return Draft202012Validator(json.loads(schema), registry=Registry(), format_checker=_formats())
+
+
+@functools.cache
+def _formats() -> Any:
+    """The formats that pydantic's schemas name, checked by pydantic's own types."""
+    from datetime import date, datetime, time, timedelta
+    from uuid import UUID
+
+    from jsonschema import FormatChecker
+    from pydantic import AnyUrl, TypeAdapter
+
+    def by_type(annotation: Any) -> Callable[[object], bool]:
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+
+        def check(value: object) -> bool:
+            if isinstance(value, str):
+                adapter.validate_json(json.dumps(value))
+            return True
+
+        return check
+
+    def email(value: object) -> bool:
+        return not isinstance(value, str) or re.fullmatch(r"[^@\s]+@[^@\s]+", value) is not None
+
+    checker = FormatChecker(formats=())
+    for name, annotation in {
+        "date-time": datetime,
+        "date": date,
+        "time": time,
+        "duration": timedelta,
+        "uuid": UUID,
+        "uri": AnyUrl,
+    }.items():
+        checker.checks(name, raises=ValueError)(by_type(annotation))
+    checker.checks("email")(email)
+    return checker
+
+
+def _schema(annotation: Any) -> dict[str, Any]:
+    try:
+        return _kept_schema(annotation)
+    except TypeError:  # an annotation that can't be hashed is looked at each time
+        return _adapter(annotation).json_schema()
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return _kept_adapter(annotation)
+    except TypeError:
+        return _kept_adapter.__wrapped__(annotation)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_schema(annotation: Any) -> dict[str, Any]:
+    return _adapter(annotation).json_schema()
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_adapter(annotation: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(annotation)
