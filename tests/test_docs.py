@@ -54,5 +54,5 @@ async def test_the_examples_of_a_page_run(page: ModuleType, client: PolosClient)
 
 
 def test_the_pages_about_composition_have_examples() -> None:
-    wanted = {"children.md", "waiting.md", "queues.md", "schedules.md", "state-and-hooks.md"}
+    wanted = {"children.md", "waiting.md", "queues.md", "schedules.md", "state-and-hooks.md", "decisions.md"}
     assert wanted <= set(PAGES)
