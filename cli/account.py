@@ -33,6 +33,9 @@ def print_account(found: dict[str, Any]) -> None:
         _field("state", compact(found["state"]))
     if found["status"] == "completed":
         _field("result", compact(found["result"]))
+    if usage := found["usage"]:
+        tokens = f"{usage['input_tokens']} tokens in, {usage['output_tokens']} out"
+        _field("models", f"{tokens}, {usage['requests']} requests")
     for one in found["open_suspensions"]:
         _field("waits for", (one["step_key"], "bold"), f", {until(one['expires_at'])}")
     for one in found["steps"]:

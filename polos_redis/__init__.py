@@ -14,6 +14,8 @@ from polos_redis.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.client import PolosClient
 from polos_redis.context import WorkflowContext
 from polos_redis.errors import (
+    AgentError,
+    AgentStoppedError,
     AlreadyResumedError,
     AmbiguousSuspensionError,
     ApiKeyNotFoundError,
@@ -28,7 +30,10 @@ from polos_redis.errors import (
     InsideWorkflowError,
     InvalidAnswerError,
     InvalidInputError,
+    InvalidOutputError,
     LinkError,
+    ModelRefusalError,
+    NoRetryError,
     NotApproverError,
     NotFailedError,
     NotFinishedError,
@@ -61,6 +66,7 @@ from polos_redis.workflow import Workflow, workflow
 
 if TYPE_CHECKING:
     from polos_redis import schedules
+    from polos_redis.agents import Agent, AgentResult, Tool, Usage, ask_user, tool
     from polos_redis.embedded import EmbeddedServer
     from polos_redis.polos import Polos
     from polos_redis.schedules import SchedulePayload
@@ -70,6 +76,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agent",
+    "AgentError",
+    "AgentResult",
+    "AgentStoppedError",
     "AlreadyResumedError",
     "AmbiguousSuspensionError",
     "ApiKeyNotFoundError",
@@ -94,7 +104,10 @@ __all__ = [
     "InsideWorkflowError",
     "InvalidAnswerError",
     "InvalidInputError",
+    "InvalidOutputError",
     "LinkError",
+    "ModelRefusalError",
+    "NoRetryError",
     "NotApproverError",
     "NotFailedError",
     "NotFinishedError",
@@ -117,7 +130,9 @@ __all__ = [
     "SuspendTimeoutError",
     "SuspensionExpiredError",
     "SuspensionNotFoundError",
+    "Tool",
     "UnreadableValueError",
+    "Usage",
     "ValueTooLargeError",
     "WaitTimeoutError",
     "Winner",
@@ -127,14 +142,22 @@ __all__ = [
     "WorkflowContext",
     "WorkflowState",
     "WorkflowTimeoutError",
+    "ask_user",
     "errors",
     "events",
     "queue",
     "schedules",
+    "tool",
     "workflow",
 ]
 
 _LAZY = {
+    "tool": "agents",
+    "ask_user": "agents",
+    "Usage": "agents",
+    "Tool": "agents",
+    "AgentResult": "agents",
+    "Agent": "agents",
     "EmbeddedServer": "embedded",
     "Polos": "polos",
     "SchedulePayload": "schedules",

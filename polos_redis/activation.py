@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from polos_redis.client import PolosClient
     from polos_redis.counts import Counts
     from polos_redis.links import Links
+    from polos_redis.shared import Shared
     from polos_redis.state import KeptState
     from polos_redis.workflow import Workflow
 
@@ -75,6 +76,7 @@ class Host(Protocol):
     audit_ms: int
     channel_names: Sequence[str]
     links: Links | None
+    shared: Shared
     draining: bool
 
     def lease_is_fresh(self, prefix: bytes) -> bool: ...

@@ -315,8 +315,8 @@ class PolosClient:
         suspension is kept and used when it opens (and dropped then, with a warning, if it does not fit).
 
         Where the suspension says who may answer, and what: `resumed_by` and `groups` are who this is, as this
-        program knows them; data is checked first. `shown_digest` is the digest of what was shown
-        to that person: what shows something else by now is not decided.
+        program knows them; that is checked first. `shown_digest` is the digest of what was shown to that
+        person: what shows something else by now is not decided, and nothing is answered early.
 
         Raises `ExecutionNotFoundError`, or a `ResumeError`: `AlreadyResumedError`, `SuspensionExpiredError`,
         `ExecutionFinishedError`, `SuspensionNotFoundError`, `AmbiguousSuspensionError`, `InvalidAnswerError`,
@@ -378,8 +378,9 @@ class PolosClient:
     async def get_execution(self, execution_id: str) -> dict[str, Any]:
         """Everything known of an execution, as plain JSON values: id, workflow_id, status, input, result,
         error (type, message, traceback), created_at / started_at / finished_at (ISO 8601), steps,
-        suspensions (what was shown, who answered, when, how), open_suspensions, waits, children (a thousand
-        of each step), and of a root execution what is open below it (open_suspensions_below)."""
+        suspensions (what was shown, who answered, when, how), open_suspensions, usage (of models), waits,
+        children (a thousand of each step), and of a root execution what is open below it
+        (open_suspensions_below)."""
         store = await self.store()
         fields, records = await asyncio.gather(
             store.read_execution(execution_id), store.read_journal(execution_id)
@@ -514,19 +515,14 @@ class PolosClient:
                 f"{keys.root_of(execution_id)}"
             )
         store = await self.store()
-        (status,) = await store.read_fields(execution_id, "status")
-        if status is not None and text(status) not in FINISHED:
-            raise NotFinishedError(execution_id, text(status))
-        deleted = 0
+        tag, *rest = await store.delete(execution_id)  # the root first: it says whether all below have ended
+        if tag == b"status":
+            raise NotFinishedError(execution_id, text(rest[0]))
+        deleted, entries = int(rest[0]), int(rest[1])
         async for some in store.ended_below(execution_id):
-            for reply in await asyncio.gather(*(store.delete(one) for one in some)):
-                if reply[0] == b"deleted":
-                    deleted += int(reply[1])
-        reply = await store.delete(execution_id)
-        if reply[0] == b"status":
-            raise NotFinishedError(execution_id, text(reply[1]))
-        deleted += int(reply[1])
-        if not deleted and not reply[2]:
+            for tag, *rest in await asyncio.gather(*(store.delete(one) for one in some)):
+                deleted += int(rest[0]) if tag == b"deleted" else 0
+        if not deleted and not entries:
             raise ExecutionNotFoundError(execution_id)
         return deleted
 

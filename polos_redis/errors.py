@@ -79,6 +79,10 @@ class StepExecutionError(PolosError):
         return f"step {self.step_key!r} failed (tried {times}): {self.error_type}: {self.error_message}"
 
 
+class NoRetryError(PolosError):
+    """Raised by a step's function: it has failed for good, to try again would not help."""
+
+
 class SuspendTimeoutError(StepExecutionError):
     """Nobody answered a suspension before its deadline."""
 
@@ -248,6 +252,25 @@ class NotFailedError(PolosError):
 
 class WorkerLostError(PolosError):
     """The execution ended with its worker `max_deliveries` times in a row, so it was failed."""
+
+
+# --- agents -----------------------------------------------------------------------------
+
+
+class AgentError(PolosError):
+    """Base of what fails an agent's run."""
+
+
+class InvalidOutputError(AgentError):
+    """The model's answer does not fit the agent's output_schema, however often it was sent back."""
+
+
+class ModelRefusalError(AgentError):
+    """The model, or its provider's content filter, refuses to answer."""
+
+
+class AgentStoppedError(AgentError):
+    """A stop condition ended the run before there was an answer of the agent's output_schema."""
 
 
 # --- the refusals of a resume -----------------------------------------------------------

@@ -41,9 +41,12 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         return int(fields[name]) if name in fields else None
 
     created = number("created")
-    steps, suspensions, waits, children = [], [], [], []
+    steps, suspensions, waits, children, results = [], [], [], [], []
     for name, stored in records.items():
-        if name == journal.COUNT or journal.is_result(name):
+        if name == journal.COUNT:
+            continue
+        if journal.is_result(name):
+            results.append(stored)
             continue
         try:
             record = journal.parse(stored)
@@ -79,6 +82,7 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         **_about(text(fields["workflow"]), fields.get("about")),
         "queue": text(fields.get("queue", b"")) or keys.DEFAULT_QUEUE,
         "state": plain(fields.get("state")),
+        "usage": _usage(steps, results),
         "lost_deliveries": number("attempts") or 0,
         "unreached_steps": [text(name) for name in msgpack.unpackb(fields.get("unreached", b"\x90"))],
         "steps": steps,
@@ -194,6 +198,27 @@ def _step(step_key: str, record: StepRecord) -> dict[str, Any]:
         "value": None if failed else plain(record.value),
         "error": _error(record.value) if failed else None,
     }
+
+
+def _usage(steps: list[dict[str, Any]], results: list[bytes]) -> dict[str, int] | None:
+    """What models have cost, as far as it is journaled here: by this execution's own calls, and by agents
+    that it has waited for. None where no model was asked."""
+    values = [step.get("value") for step in steps]
+    for stored in results:
+        try:
+            result = journal.parse_result(stored)
+        except StoredValueError:
+            continue
+        values.append(plain(result.value) if result.status == "completed" else None)
+    used = [value["usage"] for value in values if isinstance(value, dict) and "usage" in value]
+    counted = [
+        one for one in used if isinstance(one, dict) and one.keys() >= {"input_tokens", "output_tokens"}
+    ]
+    if not counted:
+        return None
+    names = ("input_tokens", "output_tokens", "requests")
+    total = {name: sum(int(one.get(name) or 0) for one in counted) for name in names}
+    return {**total, "total_tokens": total["input_tokens"] + total["output_tokens"]}
 
 
 def _error(stored: bytes | None) -> dict[str, str] | None:

@@ -8,6 +8,7 @@ pydantic and jsonschema are imported by the first use.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -17,10 +18,14 @@ from polos_redis import typenames
 from polos_redis.errors import ConfigurationError, NotStorableError
 
 if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
     from pydantic import TypeAdapter
 
 MOST_ERRORS = 50  # that one refusal tells
+LONGEST_MESSAGE = 300  # characters: it may repeat what was given
+DEEPEST = 100  # levels of an answer
+TOO_DEEP = {"field": "", "message": f"nested deeper than {DEEPEST} levels"}
 
 
 def describe(what: str, annotation: Any) -> tuple[dict[str, Any], str]:
@@ -30,8 +35,10 @@ def describe(what: str, annotation: Any) -> tuple[dict[str, Any], str]:
     """
     try:
         schema = _schema(annotation)
+        json.dumps(schema)  # a type may add to it what it likes
     except Exception as error:  # pydantic's several, and those of the type's own hooks
-        raise ConfigurationError(f"{what}: schema={annotation!r} has no JSON schema: {error}") from error
+        why = str(error).partition("\n")[0]  # pydantic goes on with advice and addresses
+        raise ConfigurationError(f"{what}: schema={annotation!r} has no JSON schema: {why}") from error
     name = ""
     if isinstance(annotation, type) and (
         typenames.is_model(annotation) or typenames.is_dataclass(annotation)
@@ -45,7 +52,12 @@ def describe(what: str, annotation: Any) -> tuple[dict[str, Any], str]:
 
 def parse(annotation: Any, answer: Any) -> Any:
     """A plain JSON answer as the type wants it. Raises pydantic's ValidationError."""
-    return _adapter(annotation).validate_json(json.dumps(answer))
+    return parse_json(annotation, json.dumps(answer))
+
+
+def parse_json(annotation: Any, text: str) -> Any:
+    """JSON as the type wants it. Raises pydantic's ValidationError."""
+    return _adapter(annotation).validate_json(text)
 
 
 def properties(schema: dict[str, Any]) -> dict[str, Any]:
@@ -84,17 +96,33 @@ _SAMPLES: dict[str, Any] = {
 
 def errors_in(schema: dict[str, Any], type_name: str, answer: Any) -> list[dict[str, str]]:
     """What is wrong with a plain JSON answer: field ("" for the whole) and message; empty when it fits."""
+    if _is_deep(answer):
+        return [TOO_DEEP]
     known = typenames.find_type(type_name) if type_name else None
     found = _by_schema(schema, answer) if known is None else _by_type(known, answer)
-    return found[:MOST_ERRORS]
+    return [{**one, "message": _shortened(one["message"])} for one in found[:MOST_ERRORS]]
+
+
+def _is_deep(answer: Any) -> bool:
+    level = [answer]
+    for _ in range(DEEPEST):
+        parts = [
+            one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))
+        ]
+        level = [*itertools.chain.from_iterable(parts)]
+    return bool(level)
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + " ..."
 
 
 def _by_type(cls: type, answer: Any) -> list[dict[str, str]]:
-    from pydantic import ValidationError
+    from pydantic import ValidationError as Refusal
 
     try:
         parse(cls, answer)
-    except ValidationError as error:
+    except Refusal as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         return [{"field": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in found]
     except Exception as error:  # a validator of the user's own
@@ -103,17 +131,29 @@ def _by_type(cls: type, answer: Any) -> list[dict[str, str]]:
 
 
 def _by_schema(schema: dict[str, Any], answer: Any) -> list[dict[str, str]]:
+    from referencing.exceptions import Unresolvable
+
+    try:
+        errors = _validator(json.dumps(schema, sort_keys=True)).iter_errors(answer)
+        return [_told(error) for error in itertools.islice(errors, MOST_ERRORS)]
+    except RecursionError:
+        return [TOO_DEEP]
+    except Unresolvable as error:
+        return [
+            {"field": "", "message": f"the schema refers to {error.ref}, and nothing is fetched from there"}
+        ]
+
+
+def _told(error: ValidationError) -> dict[str, str]:
+    """What is wrong, and in which field: of several possibilities that which fits best."""
     from jsonschema.exceptions import best_match
 
-    found = []
-    for error in _validator(json.dumps(schema, sort_keys=True)).iter_errors(answer):
-        best = best_match([error]) or error
-        path = list(best.absolute_path)
-        if best.validator == "required" and isinstance(best.instance, dict):
-            needed: Any = best.validator_value
-            path += [name for name in needed if best.message.startswith(repr(name))][:1]
-        found.append({"field": ".".join(map(str, path)), "message": best.message})
-    return found
+    best = best_match([error]) or error
+    path = list(best.absolute_path)
+    if best.validator == "required" and isinstance(best.instance, dict):
+        needed: Any = best.validator_value
+        path += [name for name in needed if best.message.startswith(repr(name))][:1]
+    return {"field": ".".join(map(str, path)), "message": best.message}
 
 
 @functools.lru_cache(maxsize=256)

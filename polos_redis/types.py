@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from polos_redis.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.answering import Resumed
+from polos_redis.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.context import WorkflowContext
 from polos_redis.events import BatchEventPayload, Event, EventData, EventPayload
 from polos_redis.handle import ExecutionHandle

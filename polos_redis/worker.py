@@ -32,6 +32,7 @@ from polos_redis.queues import Queue
 from polos_redis.readers import Reader, Readers
 from polos_redis.reaping import Reaper
 from polos_redis.server_checks import check_servers
+from polos_redis.shared import Shared
 from polos_redis.starting import About
 from polos_redis.state import KeptState
 from polos_redis.store import Fence, Store, text
@@ -62,8 +63,7 @@ class Worker:
     executions go on elsewhere from their journals; on SIGTERM or SIGINT it stops reading, lets running steps
     finish for up to `grace_seconds`, gives the rest back and returns; a second signal stops it at once. It
     reads the queues of its workflows and the default queue, or only those of `queues`. `channels` send
-    notifications of suspensions (all workers should have the same; left out, there is the webhook of
-    POLOS_WEBHOOK_URL, if that is set).
+    notifications of its suspensions; left out, there is the webhook of POLOS_WEBHOOK_URL, if that is set.
     """
 
     def __init__(
@@ -106,6 +106,7 @@ class Worker:
         self.worker_id = f"{socket.gethostname()[:40].replace(':', '-')}-{os.getpid()}-{os.urandom(4).hex()}"
         self.block_seconds = min(BLOCK_SECONDS, self.lease_seconds / 2)
         self.draining = False
+        self.shared = Shared()
         self.active: set[Activation] = set()
         self._held: dict[EntryPlace, Activation | None] = {}  # entries delivered here and not yet let go
         self._given_back: set[Activation] = set()
@@ -252,6 +253,8 @@ class Worker:
                         await self.store.prune(prefix, queue, self.worker_id, counter or b"")
         if self._door is not None:
             await self._door.close()
+        with contextlib.suppress(Exception):  # of other services, which are left in any case
+            await self.shared.close()
         await self._notices.close()
         await self._readers.close()
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -10,6 +10,7 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from types import CodeType
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack, overload
 
 from polos_redis import codec, packing, tasks
@@ -96,6 +97,7 @@ class Workflow(Generic[In, Out]):
             if seconds is not None and not (number and least <= seconds < 1e10):
                 raise ConfigurationError(f"workflow {id!r}: {name} is a number of seconds, not {seconds!r}")
         self.function = function
+        self.defined: tuple[str, str, int] = ("", "", 0)
         self.__name__ = getattr(function, "__name__", id)
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
@@ -264,15 +266,7 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
         if not isinstance(name, str) or not 0 < len(name) <= 1024:
             raise ConfigurationError(f"a workflow id is a string of 1 to 1024 characters, not {name!r}")
         made: Workflow[Any, Any] = Workflow(function, name, **options)
-        known = _registry.get(name)
-        if known is not None and not _same_definition(known.function, function):
-            raise ConfigurationError(
-                f"workflow id {name!r} is taken by "
-                f"{known.function.__module__}.{known.function.__qualname__}: "
-                f"give {function.__module__}.{function.__qualname__} another one with @workflow(id=...)"
-            )
-        _registry[name] = made
-        return made
+        return register(made, f"{function.__module__}.{function.__qualname__}", function.__code__)
 
     return decorate if function is None else decorate(function)
 
@@ -284,13 +278,21 @@ class _Decorator(typing.Protocol):
     def __call__(self, function: Callable[[WorkflowContext, In], Awaitable[Out]], /) -> Workflow[In, Out]: ...
 
 
-def _same_definition(one: Any, other: Any) -> bool:
-    """A module that is imported again (as __main__, by a reload) may define its workflows again."""
-    return bool(
-        one.__qualname__ == other.__qualname__
-        and one.__code__.co_filename == other.__code__.co_filename
-        and one.__code__.co_firstlineno == other.__code__.co_firstlineno
-    )
+W = TypeVar("W", bound=Workflow[Any, Any])
+
+
+def register(made: W, name: str, code: CodeType, line: int = 0) -> W:
+    """Make a workflow known by its id; `name` and where in which code it is defined tell it from others. A
+    module that is imported again (as __main__, by a reload) may define its workflows again."""
+    made.defined = (name.rpartition(".")[2], code.co_filename, line or code.co_firstlineno)
+    known = _registry.get(made.id)
+    if known is not None and known.defined != made.defined:
+        _, file, line = known.defined
+        raise ConfigurationError(
+            f"workflow id {made.id!r} is taken by the one defined at {file}:{line}: give {name} another id"
+        )
+    _registry[made.id] = made
+    return made
 
 
 def registered() -> dict[str, Workflow[Any, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import math
 import random
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any, TypeVar, overload
 
 from polos_redis import codec, journal, tasks
 from polos_redis.activation import Place
-from polos_redis.errors import HookFailedError, StepExecutionError, StoredValueError
+from polos_redis.errors import HookFailedError, NoRetryError, StepExecutionError, StoredValueError
 from polos_redis.journal import StepRecord
 from polos_redis.state import Draft
 from polos_redis.steps.calls import Calls, entrant
@@ -26,7 +27,9 @@ T = TypeVar("T")
 
 PARK_FROM_SECONDS = 5.0  # a retry that waits longer does not hold its slot
 
-_FINAL = (StoredValueError, HookFailedError)  # to try again would not help
+LONGEST_RETRY_AFTER = 86_400.0
+
+_FINAL = (StoredValueError, HookFailedError, NoRetryError)  # to try again would not help
 _STATELESS: AbstractContextManager[None] = nullcontext()
 
 
@@ -74,8 +77,9 @@ class Runs(Calls):
 
         An async function runs in the loop, a sync one in a thread. A failed call is tried again up to
         `max_retries` times, after `base_delay * 2 ** n` seconds, at most `max_delay`; a delay over a few
-        seconds parks the execution. At least once: a call that was under way when its worker died runs again
-        (see `idempotency_key`); a journaled one never does.
+        seconds parks the execution. An exception with an attribute `retry_after` (seconds, a day at most) is
+        not tried again before, and `NoRetryError` not at all. At least once: a call that was under way when
+        its worker died runs again (see `idempotency_key`); a journaled one never does.
 
         Raises `StepExecutionError` when the last try has failed, on this run and on every replay; a result
         that can't be stored fails the step without another try.
@@ -152,6 +156,7 @@ class Runs(Calls):
                         return result
                 final = attempt > max_retries or isinstance(failure, _FINAL)
                 delay = 0.0 if final else min(max_delay, base_delay * 2.0 ** min(attempt - 1, 60))
+                delay = max(delay, _retry_after(failure))
                 status = "failed" if final else "backoff" if delay > PARK_FROM_SECONDS else "retry"
                 took = (clock() - since) * 1000
                 await self._commit(key, status, attempt, took, journal.error_record(failure), failure, delay)
@@ -312,6 +317,14 @@ class Runs(Calls):
         """A stable key (32 hex digits) for the far side of a step: the same at every attempt and replay."""
         name = f"{self._activation.id}\0{key}".encode("utf-8", "surrogatepass")
         return blake2b(name, digest_size=16).hexdigest()
+
+
+def _retry_after(failure: BaseException) -> float:
+    """How long a failure asks to be left alone, in seconds."""
+    seconds = getattr(failure, "retry_after", None)
+    if isinstance(seconds, int | float) and 0 < seconds < math.inf:
+        return min(float(seconds), LONGEST_RETRY_AFTER)
+    return 0.0
 
 
 def _are_delays(max_retries: Any, base_delay: Any, max_delay: Any) -> bool:

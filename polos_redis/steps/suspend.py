@@ -81,8 +81,8 @@ class Suspensions(Calls):
         `schema` is the type of the answer (a model, a dataclass, whatever pydantic knows): every way in
         refuses an answer that is none, before the workflow wakes. `approvers` are those who may answer:
         names, or `group:NAME`. `required` approvals (`approved: true`) by distinct people decide, or
-        `rejections` rejections; `allow_self=False` keeps the one who has started the execution (its `user_id`) from it.
-        `on_timeout` is "fail", or the answer that holds when nobody decides in time.
+        `rejections` rejections; `allow_self=False` keeps the one who has started the execution (its
+        `user_id`) from it. `on_timeout` is "fail", or the answer that holds when nobody decides in time.
 
         Returns an instance of `schema`; without one {"data": the answer, "resumed_by": name or None,
         "resumed_at": aware datetime, "channel": how it came}, and where several decide "decisions": theirs.
@@ -160,10 +160,11 @@ class Suspensions(Calls):
         """What the suspend event tells where there is an approval page: its address too."""
         activation = self._activation
         links = activation.host.links
-        if links is None or links.public_url is None:
+        shown = _shown(data)
+        if links is None or links.public_url is None or not isinstance(shown, dict):
             return b""
         url = links.url(activation.id, key, activation.run)
-        return codec.encode({**_shown(data), "_approval_url": url}, limit=1 << 40)
+        return codec.encode({**shown, "_approval_url": url}, limit=1 << 40)
 
 
 def _is_fail(on_timeout: Any) -> bool:
@@ -188,7 +189,7 @@ class _Ask:
         """Whether there is more to it than: anything from anybody."""
         return (
             self.schema is not None
-            or bool(self.approvers)
+            or self.approvers != ()
             or self.required != 1
             or self.rejections != 1
             or self.allow_self is not True

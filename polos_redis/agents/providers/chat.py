@@ -1,0 +1,90 @@
+"""The chat-completions API, of OpenAI and of all that are compatible with it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from polos_redis.agents.conversation import Message, ToolAnswer, ToolCall, Turn, Usage
+from polos_redis.agents.output import Schema
+from polos_redis.agents.providers import ModelCallError, Request, Shared
+from polos_redis.agents.providers.openai import client_for, told_plainly
+
+
+class ChatCompletions:
+    """Asks by `POST /chat/completions`, streamed."""
+
+    def __init__(self, base_url: str | None) -> None:
+        self.base_url = base_url
+
+    async def ask(self, request: Request, shared: Shared, told: Callable[[str], Awaitable[None]]) -> Turn:
+        client = await client_for(shared, self.base_url)
+        text, refusal, finish_reason, usage = [], [], "", Usage(requests=1)
+        calls: dict[int, list[str]] = {}  # id, name, arguments so far
+        async with told_plainly():
+            stream: Any = await client.chat.completions.create(**_parameters(request))
+            async with stream:
+                async for chunk in stream:
+                    if chunk.usage is not None:
+                        usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens, 1)
+                    for choice in chunk.choices[:1]:
+                        delta = choice.delta
+                        finish_reason = choice.finish_reason or finish_reason
+                        if delta.content:
+                            text.append(delta.content)
+                            await told(delta.content)
+                        if delta.refusal:
+                            refusal.append(delta.refusal)
+                        for part in delta.tool_calls or ():
+                            call = calls.setdefault(part.index, ["", "", ""])
+                            call[0] = part.id or call[0]
+                            if part.function is not None:
+                                call[1] += part.function.name or ""
+                                call[2] += part.function.arguments or ""
+        if not finish_reason:
+            raise ModelCallError("the model's answer was cut off on its way")
+        made = [ToolCall(*calls[index]) for index in sorted(calls)]
+        return Turn("".join(text), "".join(refusal), made, usage, finish_reason)
+
+
+def _parameters(request: Request) -> dict[str, Any]:
+    parameters: dict[str, Any] = {
+        "model": request.model,
+        "messages": [_message(one) for one in request.messages],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if request.tools:
+        parameters["tools"] = [{"type": "function", "function": _function(one)} for one in request.tools]
+    if request.output is not None:
+        output = request.output
+        parameters["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": output.name, "schema": output.schema, "strict": output.strict},
+        }
+    if request.temperature is not None:
+        parameters["temperature"] = request.temperature
+    if request.max_output_tokens is not None:
+        parameters["max_completion_tokens"] = request.max_output_tokens
+    return parameters | request.extra
+
+
+def _function(tool: Schema) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": tool.name, "parameters": tool.schema, "strict": tool.strict}
+    return {**found, "description": tool.description} if tool.description else found
+
+
+def _message(message: Message) -> dict[str, Any]:
+    if isinstance(message, ToolAnswer):
+        return {"role": "tool", "tool_call_id": message.call_id, "content": message.content}
+    if not isinstance(message, Turn):
+        return message
+    found: dict[str, Any] = {"role": "assistant", "content": message.text or None}
+    if message.refusal:
+        found["refusal"] = message.refusal
+    if message.tool_calls:
+        found["tool_calls"] = [
+            {"id": one.id, "type": "function", "function": {"name": one.name, "arguments": one.arguments}}
+            for one in message.tool_calls
+        ]
+    return found
