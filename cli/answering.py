@@ -180,7 +180,7 @@ async def _resume(
     early: bool,
 ) -> Resumed:
     if step_key is None:
-        execution_id, step_key = _the_one(await client.get_execution(execution_id))
+        execution_id, step_key = the_one(await client.get_execution(execution_id))
     return await client.resume(
         suspend_execution_id=execution_id,
         suspend_step_key=step_key,
@@ -192,7 +192,7 @@ async def _resume(
     )
 
 
-def _the_one(found: dict[str, Any]) -> tuple[str, str]:
+def the_one(found: dict[str, Any]) -> tuple[str, str]:
     """The suspension that is meant when none is named, execution and step key: the open one, of a descendant
     too, else the only one there ever was (the store then says what became of it, and takes the same answer
     again for what it is)."""

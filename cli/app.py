@@ -13,7 +13,7 @@ import typer
 
 from polos_redis.errors import PolosError
 
-from . import answering, audit, demo, executions, schedules, serve, starting, worker
+from . import answering, audit, demo, executions, keys, links, schedules, serve, starting, worker
 from .output import note, prepare_streams, printable
 from .values import UsageError
 
@@ -66,9 +66,10 @@ def _polos(
     pass
 
 
-for group in (demo, worker, serve, starting, executions, answering, audit, schedules):
+for group in (demo, worker, serve, starting, executions, answering, audit, links, keys, schedules):
     group.add_to(app)
-for _command in (*app.registered_commands, *schedules.group.registered_commands):
+_groups = (keys.group, schedules.group)
+for _command in (*app.registered_commands, *(one for group in _groups for one in group.registered_commands)):
     _command.help = _flowing(inspect.getdoc(_command.callback) or "")
 
 

@@ -75,6 +75,26 @@ def worker(
             help="Queues to read, and no others.",
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            envvar="POLOS_METRICS_PORT",
+            show_default="none",
+            help="Show metrics for Prometheus at this port.",
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            envvar="POLOS_METRICS_HOST",
+            show_default="127.0.0.1",
+            help="The address for that.",
+        ),
+    ] = None,
     log_format: Annotated[
         LogFormat, typer.Option(envvar="POLOS_LOG_FORMAT", help="Shape of the log on standard error.")
     ] = LogFormat.text,
@@ -94,13 +114,14 @@ def worker(
       polos worker charge.py
       polos worker shop.workflows billing.workflows --concurrency 20
       polos worker shop.workflows --queues emails,reports
+      polos worker shop.workflows --metrics-port 9464
       polos worker charge.py --url redis://10.0.0.5:6379/0 --log-format json
     """
     from polos_redis.workflow import registered
 
     from . import modules as user_modules
 
-    _log_to_stderr(LogFormat.json if json else log_format)
+    log_to_stderr(LogFormat.json if json else log_format)
     for module in modules:
         user_modules.load(module)
     if not registered():
@@ -113,6 +134,8 @@ def worker(
         "grace_seconds": grace_seconds,
         "max_deliveries": max_deliveries,
         "queues": queues,
+        "metrics_port": metrics_port,
+        "metrics_host": metrics_host,
     }
     asyncio.run(_work(client_of(url, namespace, patience), options))
 
@@ -145,7 +168,8 @@ def _leave_soon(code: int) -> None:
     timer.start()
 
 
-def _log_to_stderr(format: LogFormat) -> None:
+def log_to_stderr(format: LogFormat) -> None:
+    """Have this process's log on standard error, in this shape."""
     from polos_redis.logs import JsonFormatter, KeyValueFormatter
 
     handler = logging.StreamHandler(sys.stderr)

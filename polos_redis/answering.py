@@ -91,7 +91,7 @@ async def decide(
         if below is not None:
             execution_id = below
             reply = await _give(store, execution_id, step_key, answer, digest)
-        elif early:
+        elif early and digest is None:  # who has been shown something answers that
             reply = await _give(store, execution_id, step_key, answer, digest, early=True)
     return _told(execution_id, step_key, reply)
 
@@ -105,22 +105,14 @@ async def _give(
     store: Store, execution_id: str, step_key: str, answer: Answer, digest: str | None, early: bool = False
 ) -> list[Any]:
     """The reply of the store to an answer that was checked, where it has to be."""
-    plain: Any = None
+    given = answer
     while True:
         reply = await store.answer(execution_id, step_key, answer, early=early)
         if reply[0] != b"look":
             return reply
         record = journal.parse(reply[1])
         assert isinstance(record, SuspensionRecord)
-        terms = Terms.unpack(record.terms)
-        if record.terms and plain is None:
-            plain = codec.to_plain(answer.value)
-            answer = replace(
-                answer,
-                value=codec.encode(plain, limit=len(answer.value) * 2 + 1024),
-                digest=codec.canonical_digest(plain),
-                approves=verdict(plain) is True,
-            )
+        terms, plain = Terms.unpack(record.terms), codec.to_plain(given.value)
         if record.status == "open":
             if digest is not None and not hmac.compare_digest(record.shown_digest.hex(), digest.lower()):
                 raise ShownChangedError(execution_id, step_key)
@@ -128,7 +120,10 @@ async def _give(
                 started_by = About.unpack("", reply[2]).user_id
                 terms.check_person(execution_id, step_key, answer.by or None, answer.groups, started_by)
                 terms.check_answer(execution_id, step_key, plain)
-        answer = replace(answer, seen=record.seen)
+        answer = replace(given, seen=record.seen, approves=verdict(plain) is True)
+        if terms.schema is not None:  # whatever type it was given as
+            value = codec.encode(plain, limit=1 << 40)  # the size of what was given has been checked
+            answer = replace(answer, value=value, digest=codec.canonical_digest(plain))
 
 
 def _check(step_key: str, by: str | None, groups: Sequence[str], digest: str | None) -> None:

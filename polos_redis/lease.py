@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import msgpack
 
+from polos_redis.counts import Counts
 from polos_redis.errors import PolosError
 from polos_redis.store import Store
 
@@ -23,11 +24,14 @@ class Lease:
     """The lease of one worker: a counter in each partition, which counts there alone. Where a partition can't
     be renewed (its node is away, its slot migrates) the worker works on in the others."""
 
-    def __init__(self, store: Store, worker_id: str, seconds: float, workflows: Sequence[str]) -> None:
+    def __init__(
+        self, store: Store, worker_id: str, seconds: float, workflows: Sequence[str], counts: Counts
+    ) -> None:
         self.store = store
         self.worker_id = worker_id
         self.seconds = seconds
-        self._serves: bytes = msgpack.packb({"workflows": list(workflows)})
+        self._counts = counts
+        self._serves: bytes = msgpack.packb({"workflows": list(workflows), "lease_seconds": seconds})
         self._renewed = dict.fromkeys(store.prefixes, float("-inf"))
         self._fresh = {prefix: asyncio.Event() for prefix in store.prefixes}
 
@@ -52,6 +56,8 @@ class Lease:
     async def _renew(self, prefix: bytes) -> None:
         since = time.monotonic()  # what counts is when it was asked for, not when the answer came
         await self.store.renew(prefix, self.worker_id, self._serves)
+        if (before := self._renewed[prefix]) > 0:
+            self._counts.renewals_missed += max(0, round((since - before) / (self.seconds / 3)) - 1)
         self._renewed[prefix] = since
         self._fresh[prefix].set()
 

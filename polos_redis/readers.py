@@ -47,6 +47,11 @@ class Readers:
     def __iter__(self) -> Iterator[Reader]:
         return iter(self._readers)
 
+    @property
+    def reconnects(self) -> int:
+        """How many connections were made anew."""
+        return sum(max(0, reader.wire.epoch - 1) for reader in self._readers)
+
     def share(self, reader: Reader, free: int, streams: int) -> tuple[int, float]:
         """For a reader's next read, of so many streams and with so many slots free: how many entries it may
         ask for (0: it has to wait for a slot), and how many seconds it may block."""

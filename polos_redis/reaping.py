@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from polos_redis import keys
+from polos_redis.counts import Counts
 from polos_redis.errors import PolosError
 from polos_redis.store import Store, text
 
@@ -39,6 +40,7 @@ class Reaper:
         max_deliveries: int,
         in_charge: Callable[[], bool],
         in_touch: Callable[[], bool],
+        counts: Counts,
     ) -> None:
         self.store = store
         self.prefix = prefix
@@ -48,6 +50,7 @@ class Reaper:
         self.max_deliveries = max_deliveries
         self.in_charge = in_charge
         self.in_touch = in_touch
+        self.counts = counts
         self._seen: dict[str, tuple[bytes, float]] = {}
         self._epoch = -1
         self._looked = 0.0
@@ -112,7 +115,6 @@ class Reaper:
                 lost=True,
                 max_deliveries=self.max_deliveries,
             )
-            logger.warning(
-                "recovered from a lost worker",
-                extra={"lost": consumer, "requeued": requeued, "failed": failed, "dropped": dropped},
-            )
+            outcome = {"requeued": requeued, "failed": failed, "dropped": dropped}
+            self.counts.recovered.update(outcome)
+            logger.warning("recovered from a lost worker", extra={"lost": consumer, **outcome})

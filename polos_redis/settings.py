@@ -115,7 +115,7 @@ def _webhook_secrets(value: Any) -> list[str]:
 def _port(value: Any) -> int:
     """A TCP port; 0 means any free one."""
     try:
-        port = -1 if isinstance(value, bool) else int(value)
+        port = -1 if isinstance(value, (bool, float)) else int(value)
     except (TypeError, ValueError):
         port = -1
     if not 0 <= port <= 65535:

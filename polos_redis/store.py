@@ -440,7 +440,7 @@ class Store:
         return [Taken(execution_id, step_key, due) for execution_id, _, step_key in names]
 
     async def sent(self, prefix: bytes, channel: str, taken: Taken, again_ms: int | None) -> None:
-        """A notification was sent, or is to be sent in so many ms; one that was noted anew meanwhile stays."""
+        """A notification was sent, or is to be in so many ms; one that was noted anew meanwhile stays."""
         member, again = raw(f"{taken.execution_id} {taken.step_key}"), "" if again_ms is None else again_ms
         await self.wire.call_script(scripts.SENT, prefix, channel, member, taken.due, again, patience=None)
 

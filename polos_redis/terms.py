@@ -7,7 +7,7 @@ before the workflow wakes, and needs none of the workflow's code.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,10 @@ class Terms:
     ) -> Terms:
         """As a workflow declares them. Raises `ConfigurationError`."""
         schema, type_name = schemas.describe(what, annotation) if annotation is not None else (None, "")
-        if isinstance(approvers, str) or not all(isinstance(one, str) and one for one in approvers):
+        wanted = tuple(approvers) if isinstance(approvers, Iterable) else (approvers,)
+        if isinstance(approvers, str) or not all(
+            isinstance(one, str) and one.removeprefix(GROUP) for one in wanted
+        ):
             raise ConfigurationError(
                 f"{what}: approvers is a list of names and group:NAME, not {approvers!r}"
             )
@@ -58,18 +61,19 @@ class Terms:
                 raise ConfigurationError(
                     f"{what}: {name} is a whole number from 1 to {MOST_REQUIRED}, not {number!r}"
                 )
-        names = [one for one in set(approvers) if not one.startswith(GROUP)]
-        if approvers and len(names) == len(set(approvers)) < max(required, rejections):
-            raise ConfigurationError(
-                f"{what}: {max(required, rejections)} people have to agree, but approvers names "
-                f"{len(names)}: it could never be decided"
-            )
         if not allow_self and started_by is None:
             raise ConfigurationError(
                 f"{what}: allow_self=False needs to know who has started the execution: give user_id= "
                 "at invoke"
             )
-        terms = cls(schema, type_name, tuple(approvers), required, rejections, bool(allow_self))
+        people = {one for one in wanted if not one.startswith(GROUP)}
+        may_decide = len(people if allow_self else people - {started_by})
+        if wanted and len(people) == len(set(wanted)) and may_decide < max(required, rejections):
+            raise ConfigurationError(
+                f"{what}: {max(required, rejections)} people have to agree, but approvers names "
+                f"{may_decide} who may decide: it could never be decided"
+            )
+        terms = cls(schema, type_name, wanted, required, rejections, bool(allow_self))
         if terms.counts and schema is not None and "approved" not in schemas.properties(schema):
             raise ConfigurationError(
                 f"{what}: with required= or rejections= an answer says whether it approves: "

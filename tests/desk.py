@@ -214,9 +214,20 @@ class Desk:
         return self.run("publish", topic, of, RETENTION, kind, data, once)
 
     def answer(
-        self, execution_id: str, key: Arg, answer: bytes = b"\xc3", digest: str = "d1", early: bool = False
+        self,
+        execution_id: str,
+        key: Arg,
+        answer: bytes = b"\xc3",
+        digest: str = "d1",
+        early: bool = False,
+        *,
+        by: str = "ann",
+        seen: str = "",
+        approves: bool = False,
+        groups: bytes = b"",
     ) -> Any:
-        return self.run("answer", execution_id, key, answer, digest, "ann", "client", int(early), "", 0, "")
+        asked = (execution_id, key, answer, digest, by, "client", int(early), seen, int(approves), groups)
+        return self.run("answer", *asked)
 
     def cancel(self, execution_id: str, run: int = 1, by: str = "bob") -> Any:
         return self.run("cancel", execution_id, run, by)

@@ -14,14 +14,15 @@ class Door:
     """`async with Door(handle) as door: ... door.port`; at the end no connection through it is left, not even
     one that came while it was shut."""
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: Handle, port: int = 0) -> None:
         self._handle = handle
+        self._port = port
         self._writers: list[asyncio.StreamWriter] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._shut = False
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._enter, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._enter, "127.0.0.1", self._port)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -222,7 +222,8 @@ class Checked:
                 continue
             of_it = [one for one in told if (one[0], one[1], one[8]) == (execution_id, key, record[3])]
             ends = [one[3] for one in of_it if one[3] != b"recorded"]
-            if ends != ([] if record[2] == b"open" else [record[2]]):
+            never_asked = record[2] == b"closed" and record[3] == record[10]  # its race was over before
+            if ends != ([] if record[2] == b"open" else [record[2]]) and not (never_asked and not ends):
                 yield f"{who} has {show(key)} {show(record[2])}, but its audit says {ends}"
             made = len(msgpack.unpackb(record[12], raw=True)) if record[12] else 0
             last = int(bool(made) and record[2] == b"answered")  # it has decided

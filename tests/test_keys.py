@@ -17,7 +17,7 @@ NAMES = {
     for name, value in vars(keys).items()
     if name.isupper() and isinstance(value, str) and name not in ("GROUP", "DEFAULT_QUEUE")
 }
-NOT_IN_SCRIPTS = {keys.META}  # read and set by Python alone
+NOT_IN_SCRIPTS = {keys.META, keys.KEYS}  # read and set by Python alone
 
 
 def spelled() -> set[str]:

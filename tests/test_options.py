@@ -15,7 +15,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=list(OPTIONS))
 def test_readme_has_every_option(option: object) -> None:
     default = OPTIONS[option.name].default  # type: ignore[attr-defined]
-    shown = f"{default:g}" if isinstance(default, float) else str(default)
+    shown = f"{default:.10g}" if isinstance(default, float) else str(default)
     o = OPTIONS[option.name]  # type: ignore[attr-defined]
     assert f"| `{o.name}` | `{o.environment}` | `{shown}` | {o.meaning} |" in README
 

@@ -10,7 +10,7 @@ import pytest
 
 from polos_redis import keys
 from polos_redis.embedded import EmbeddedServer
-from tests.desk import FAR, Activated, Desk, Race, branch, packed
+from tests.desk import AUDIT_MS, FAR, SHOWN_DIGEST, Activated, Desk, Race, branch, packed
 
 
 @pytest.fixture
@@ -254,7 +254,8 @@ def test_a_suspension_that_comes_too_late_tells_what_came_before_it(desk: Desk) 
     desk.suspend(by, "first", race=branch("race", "first", "first"))
     desk.answer(by.id, "first")
     late = branch("race", "ask", "ask")
-    desk.run("suspend", *by.fence, "ask", 0, b"\x80", *late, "told", b"\x80")
+    asked = ("ask", 0, b"\x80", *late, SHOWN_DIGEST, AUDIT_MS, "")
+    desk.run("suspend", *by.fence, *asked, "told", b"\x80")
     assert desk.events(by.id)[-1] == b"told" and status(desk, by, "ask") == b"closed"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from polos_redis import keys
 from polos_redis.embedded import EmbeddedServer
-from tests.desk import FAR, Activated, Desk, Subscriber, new_id, step
+from tests.desk import AUDIT_MS, FAR, SHOWN_DIGEST, Activated, Desk, Subscriber, new_id, step
 
 
 @pytest.fixture
@@ -30,11 +30,12 @@ def test_suspend_opens_a_wait_and_tells_both_topics(desk: Desk) -> None:
     by = desk.start()
     before = desk.now()
     shown = b"\x81\xa1a\xc4\x02\x00\xff"
-    changes, packed = desk.run("suspend", *by.fence, "ok", FAR, shown, "", "", "workflow_start", b"\x80")
+    asked = ("ok", FAR, shown, "", "", SHOWN_DIGEST, AUDIT_MS, "")
+    changes, packed = desk.run("suspend", *by.fence, *asked, "workflow_start", b"\x80")
     version, kind, status, opened, deadline, *rest = unpacked(packed)
     assert (changes, version, kind, status) == (1, 1, b"suspend", b"open")
     assert before <= opened <= desk.now() and deadline == opened + FAR
-    assert rest == [shown, b"", b"", b"", b"", 0, b"", b"", b""]
+    assert rest == [shown, b"", b"", b"", b"", 0, b"", b"", b"", SHOWN_DIGEST, AUDIT_MS]
     state, member = desk.state, f"{by.id} ok".encode()
     assert state.timers == {b"s" + member: float(deadline)}
     assert opened == int(state.suspensions[member]) // 1000
@@ -76,8 +77,8 @@ def test_suspend_at_the_key_of_a_step_gives_its_record(desk: Desk) -> None:
 def test_an_answer_decides_and_wakes(desk: Desk) -> None:
     one = desk.parked("ok", FAR)
     before, answer = desk.now(), b"\x81\xa1y\xc4\x02\x00\xff"
-    tag, at, who = desk.answer(one, "ok", answer)
-    assert (tag, who) == (b"accepted", b"ann") and before <= at <= desk.now()
+    tag, at, *rest = desk.answer(one, "ok", answer)
+    assert (tag, *rest) == (b"accepted", b"ann", 1, 1) and before <= at <= desk.now()
     record = desk.record(one, "ok")
     assert record[2] == b"answered" and record[6:11] == [answer, b"d1", b"ann", b"client", at]
     state = desk.state
@@ -103,7 +104,7 @@ def test_an_answer_decides_and_wakes(desk: Desk) -> None:
 
 def test_an_answer_by_nobody_in_particular_says_so(desk: Desk) -> None:
     one = desk.parked("ok")
-    desk.run("answer", one, "ok", b"\xc3", "d", "", "rest", 0)
+    desk.answer(one, "ok", by="")
     _, (_, data) = desk.state.topics[one.encode()][-1]
     assert msgpack.unpackb(data)["resumed_by"] is None
 
@@ -125,7 +126,7 @@ def test_an_answer_reaches_the_activation_that_lives(desk: Desk) -> None:
 @pytest.mark.parametrize("later", ["at once", "after the end"])
 def test_a_second_answer_has_no_effect_and_learns_the_first(desk: Desk, later: str) -> None:
     one = desk.parked("ok", FAR)
-    _, at, _ = desk.answer(one, "ok")
+    _, at, *_ = desk.answer(one, "ok")
     if later == "after the end":
         desk.finish(desk.deliver())
     with desk.unchanged():

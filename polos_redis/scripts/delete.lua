@@ -17,5 +17,8 @@ for i, packed in ipairs(entries) do
   entry[10] = ''
   redis.call('LSET', audit, i - 1, cmsgpack.pack(entry))
 end
-if status then forget(P, id) end
+if status then
+  forget(P, id)
+  redis.call('ZREM', P .. 'timers', 'c' .. id) -- there is no child to be ended any more
+end
 return {'deleted', status and 1 or 0, #entries}

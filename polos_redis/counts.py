@@ -1,0 +1,53 @@
+"""What a worker counts of its own work: plain numbers, so that counting costs next to nothing. metrics.py
+shows them.
+
+They are counted in the event loop and may be read from any thread: a reader copies what grows.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+
+STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+WAIT_SECONDS = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0, 604_800.0)
+
+
+class Durations:
+    """How many durations ended within each bound and after the one before, those beyond the last one, and
+    the sum of all, in seconds."""
+
+    __slots__ = ("bounds", "counts", "seconds")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.seconds += seconds
+
+
+def _steps() -> Durations:
+    return Durations(STEP_SECONDS)
+
+
+def _waits() -> Durations:
+    return Durations(WAIT_SECONDS)
+
+
+class Counts:
+    """The counts of one worker since it was made. The names of workflows are those that it works on."""
+
+    __slots__ = ("activations", "dropped", "ended", "parks", "recovered", "renewals_missed", "steps", "waits")
+
+    def __init__(self) -> None:
+        self.activations = Counter[str]()  # by workflow
+        self.parks = Counter[str]()  # by workflow
+        self.dropped = Counter[str]()  # activations that ended without a trace in the store, by workflow
+        self.ended = Counter[tuple[str, str]]()  # executions, by workflow and status
+        self.steps = defaultdict[tuple[str, str], Durations](_steps)  # attempts, by workflow and status
+        self.waits = defaultdict[str, Durations](_waits)  # by kind
+        self.recovered = Counter[str]()  # entries of lost workers, by what became of them
+        self.renewals_missed = 0
