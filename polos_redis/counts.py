@@ -7,7 +7,7 @@ They are counted in the event loop and may be read from any thread: a reader cop
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 WAIT_SECONDS = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0, 604_800.0)
@@ -43,11 +43,11 @@ class Counts:
     __slots__ = ("activations", "dropped", "ended", "parks", "recovered", "renewals_missed", "steps", "waits")
 
     def __init__(self) -> None:
-        self.activations = Counter[str]()  # by workflow
-        self.parks = Counter[str]()  # by workflow
-        self.dropped = Counter[str]()  # activations that ended without a trace in the store, by workflow
-        self.ended = Counter[tuple[str, str]]()  # executions, by workflow and status
+        self.activations = defaultdict[str, int](int)  # by workflow
+        self.parks = defaultdict[str, int](int)  # by workflow
+        self.dropped = defaultdict[str, int](int)  # activations that were lost or refused, by workflow
+        self.ended = defaultdict[tuple[str, str], int](int)  # executions, by workflow and status
         self.steps = defaultdict[tuple[str, str], Durations](_steps)  # attempts, by workflow and status
         self.waits = defaultdict[str, Durations](_waits)  # by kind
-        self.recovered = Counter[str]()  # entries of lost workers, by what became of them
+        self.recovered = defaultdict[str, int](int)  # entries of lost workers, by what became of them
         self.renewals_missed = 0

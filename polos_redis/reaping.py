@@ -116,5 +116,6 @@ class Reaper:
                 max_deliveries=self.max_deliveries,
             )
             outcome = {"requeued": requeued, "failed": failed, "dropped": dropped}
-            self.counts.recovered.update(outcome)
+            for what, entries in outcome.items():
+                self.counts.recovered[what] += entries
             logger.warning("recovered from a lost worker", extra={"lost": consumer, **outcome})

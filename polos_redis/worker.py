@@ -57,7 +57,8 @@ EntryPlace = tuple[bytes, str, bytes]  # an entry's partition, queue and id: two
 
 
 class Worker:
-    """Runs activations of the given workflows (all that this process has defined, when left out).
+    """Runs activations of the given workflows (all that this process has defined, when left out), and of the
+    tools of agents among them.
 
     Any number of workers share the work. A worker that dies is noticed within `lease_seconds` and its
     executions go on elsewhere from their journals; on SIGTERM or SIGINT it stops reading, lets running steps
@@ -124,7 +125,7 @@ class Worker:
         if self._running:
             raise ConfigurationError("this worker runs already: make another Worker for another run")
         self._running = True
-        chosen = registered().values() if self._workflows is None else self._workflows
+        chosen = _with_needed(registered().values() if self._workflows is None else self._workflows)
         self.workflows = {workflow.id.encode("utf-8", "surrogatepass"): workflow for workflow in chosen}
         if not self.workflows:
             raise ConfigurationError(
@@ -564,6 +565,18 @@ class Worker:
         while True:
             await asyncio.sleep(self.lease_seconds / 3)
             self._recheck()
+
+
+def _with_needed(chosen: Iterable[Workflow[Any, Any]]) -> list[Workflow[Any, Any]]:
+    """These workflows and what they need beside them, each once."""
+    found: dict[int, Workflow[Any, Any]] = {}
+    left = list(chosen)
+    while left:
+        one = left.pop(0)
+        if id(one) not in found:
+            found[id(one)] = one
+            left += one.needed
+    return list(found.values())
 
 
 def _call_in_thread(function: Callable[[], Any]) -> Any:

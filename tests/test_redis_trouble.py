@@ -22,6 +22,7 @@ from polos_redis import (
     keys,
     workflow,
 )
+from polos_redis.counts import Counts
 from polos_redis.errors import RedisRefusedError
 from polos_redis.reaping import Reaper
 from tests.fleet import Fleet
@@ -179,6 +180,7 @@ async def test_a_reaper_does_not_judge_by_a_time_in_which_it_could_not_watch(
         max_deliveries=5,
         in_charge=lambda: True,
         in_touch=lambda: True,
+        counts=Counts(),
     )
     await reaper.sweep()
     chaos_server.pause()
