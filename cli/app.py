@@ -27,6 +27,7 @@ OVERVIEW = """Durable workflows on Redis: run workers, start and watch execution
   polos resume ID --approve                   answer it
   polos show ID                               everything about an execution
   polos audit ID                              who decided what
+  polos serve --insecure-dev                  the REST API and the pages, on your own machine
 
 Redis is found by --url or POLOS_REDIS_URL, the namespace by --namespace or POLOS_NAMESPACE. Every command
 takes --json. Exit codes: 0 fine, 1 the thing failed, 2 the command was used wrongly.

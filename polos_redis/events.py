@@ -98,14 +98,6 @@ async def publish_once(
     )
 
 
-async def tell(client: PolosClient, root_id: str, execution_id: str, event: EventData) -> None:
-    """Add an event of an execution to its root's stream; a call that is repeated may add it twice."""
-    data = codec.encode(event.data, limit=client.max_value_bytes)
-    kind = event.event_type if root_id == execution_id else f"{event.event_type}\0{execution_id}"
-    store = await client.store()
-    await store.publish(root_id, root_id, client.retention_ms, kind, data)
-
-
 async def publish(client: PolosClient, topic: str, event: EventData) -> str:
     """Publish an event to a topic; returns its id.
 

@@ -1,0 +1,1 @@
+"""The server: the REST API, the approval page and the inbox (extra `server`)."""

@@ -1,0 +1,89 @@
+"""The app: routes, middleware and refusals put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from polos_redis.client import PolosClient
+from polos_redis.errors import ConfigurationError
+from polos_redis.links import Links
+from polos_redis.server import executions, health, problems, streams, suspensions
+from polos_redis.server.bodies import Bounds
+from polos_redis.server.headers import Headers
+from polos_redis.server.pages import add_pages
+from polos_redis.server.rates import Rate
+from polos_redis.server.site import Site
+
+DESCRIPTION = """Start, watch, answer and end the executions of one namespace.
+
+Every refusal is a problem (RFC 9457). Times are ISO 8601, ids are texts, values are plain JSON.
+"""
+
+
+def create_app(
+    client: PolosClient,
+    *,
+    links: Links | None = None,
+    insecure_dev: bool = False,
+    cors_origins: Iterable[str] = (),
+    rate_limit: str = "600/minute",
+    max_body_bytes: int | None = None,
+) -> FastAPI:
+    """The server for one client's namespace, an ASGI app. The client stays the caller's to close.
+
+    `links` makes signed links known. `insecure_dev` lets anybody in who sends no credentials, as long as the
+    request is for a loopback address: for a developer's own machine only. Pages of `cors_origins` (as
+    "https://app.example.com"; "*" is all) may call the API from a browser. `rate_limit` counts for each API
+    key, else for each address, in this process. A body has `max_body_bytes` at most (default: room for a
+    value of the client's `max_value_bytes`).
+    """
+    origins = [origin.rstrip("/") for origin in cors_origins]
+    if insecure_dev and "*" in origins:
+        raise ConfigurationError(
+            "with insecure_dev any site could use this server through a developer's browser: name the origins"
+        )
+    site = Site(
+        client,
+        links=links,
+        insecure_dev=insecure_dev,
+        cors_origins=frozenset(origins),
+        rate=Rate(rate_limit),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        site.stopping.set()
+
+    from polos_redis import __version__
+
+    app = FastAPI(
+        title="polos-redis",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        responses={"default": problems.DOCUMENTED},
+    )
+    app.state.site = site
+    problems.install(app)
+    for router in (executions.router, suspensions.router, streams.router, health.router):
+        app.include_router(router)
+    add_pages(app)
+    # The last one is the outermost: what it adds is on every answer of those inside.
+    app.add_middleware(Bounds, most_bytes=max_body_bytes or 2 * client.max_value_bytes + (1 << 16))
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+        expose_headers=["Location", "Retry-After"],
+    )
+    app.add_middleware(Headers)
+    return app

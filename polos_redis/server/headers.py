@@ -1,0 +1,77 @@
+"""What every answer carries, pages and refusals alike, and the log of requests."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("polos.server")
+
+ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",  # a signed link's token is in a page's address
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+UNLESS_SET = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+HSTS = "max-age=31536000"
+QUIET = ("/healthz", "/readyz", "/metrics")  # asked all day long
+
+
+class Headers:
+    """ASGI middleware: security headers on every answer, one log line for every request.
+
+    The log has the path without its query, which may hold a token, and who called.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers.update(ALWAYS)
+                for name, value in UNLESS_SET.items():
+                    headers.setdefault(name, value)
+                if scope["scheme"] == "https":
+                    headers["Strict-Transport-Security"] = HSTS
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        finally:
+            _tell(scope, status, time.monotonic() - began)
+
+
+def _tell(scope: Scope, status: int, seconds: float) -> None:
+    level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
+    if not log.isEnabledFor(level):
+        return
+    caller = scope.get("state", {}).get("caller")
+    log.log(
+        level,
+        "request",
+        extra={
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "took_ms": round(seconds * 1000, 1),
+            "caller": (caller.key_id or caller.source) if caller is not None else "",
+        },
+    )

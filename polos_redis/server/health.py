@@ -1,0 +1,64 @@
+"""Whether the server lives, whether it can work, and its figures."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from polos_redis.errors import PolosError
+from polos_redis.server import shapes
+from polos_redis.server.bodies import Json
+from polos_redis.server.problems import RETRY_SECONDS, Problem
+from polos_redis.server.security import Caller, require
+from polos_redis.server.site import Client
+
+PATIENCE_SECONDS = 2.0
+
+FIGURES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The figures, as Prometheus reads them.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+}
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", responses={200: {"model": shapes.Health}})
+async def healthz() -> Response:
+    """The process answers."""
+    return Json({"status": "ok"})
+
+
+@router.get("/readyz", responses={200: {"model": shapes.Health}})
+async def readyz(client: Client) -> Response:
+    """Redis answers too; on a cluster, all of its masters."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            store = await client.store()
+            await asyncio.gather(*(node.call("PING") for node in await store.wire.nodes()))
+    except (PolosError, TimeoutError):
+        raise Problem(
+            503,
+            "Redis does not answer",
+            kind="redis-unavailable",
+            title="Redis is away",
+            headers={"Retry-After": str(RETRY_SECONDS)},
+        ) from None
+    return Json({"status": "ready"})
+
+
+@router.get(
+    "/metrics",
+    responses={
+        200: {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    },
+)
+async def metrics(client: Client, caller: Annotated[Caller, Depends(require("read"))]) -> Response:
+    """Figures of the namespace, for Prometheus."""
+    from polos_redis.metrics import CONTENT_TYPE, exposition
+
+    return Response(await exposition(client), headers={"Content-Type": CONTENT_TYPE})

@@ -1,0 +1,42 @@
+"""The pages' stylesheet, script and icon: read once, served under addresses that change with them."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import Final
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from polos_redis.server.problems import Problem
+
+KINDS: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+FOR_EVER: Final = "public, max-age=31536000, immutable"
+
+_FILES: Final = {
+    file.name: file.read_bytes()
+    for file in files("polos_redis.server.pages").joinpath("static").iterdir()
+    if file.name.rpartition(".")[2] in KINDS
+}
+
+router = APIRouter()
+
+
+def address(name: str) -> str:
+    """Where a file is served."""
+    return f"/static/{hashlib.sha256(_FILES[name]).hexdigest()[:12]}/{name}"
+
+
+@router.api_route("/static/{version}/{name}", methods=["GET", "HEAD"])
+async def asset(request: Request, version: str, name: str) -> Response:
+    if name not in _FILES or request.url.path != address(name):
+        raise Problem(404, f"there is no {request.url.path}")
+    kind = KINDS[name.rpartition(".")[2]]
+    return Response(_FILES[name], headers={"Cache-Control": FOR_EVER}, media_type=kind)
+
+
+@router.api_route("/favicon.ico", methods=["GET", "HEAD"])
+async def favicon() -> Response:
+    return Response(_FILES["icon.svg"], headers={"Cache-Control": "max-age=86400"}, media_type=KINDS["svg"])

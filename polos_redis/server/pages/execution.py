@@ -1,0 +1,99 @@
+"""One execution's page: its steps in time, what it waits for, who decided, what went in and came out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from polos_redis.client import PolosClient
+from polos_redis.errors import ExecutionFinishedError, ExecutionNotFoundError, NotFailedError
+from polos_redis.execution import iso
+from polos_redis.server.pages import display
+from polos_redis.server.pages.layout import PageRoute, go, render, visitor
+from polos_redis.server.pages.sessions import sessions_of
+from polos_redis.server.pages.timeline import ENDED, timeline
+from polos_redis.server.site import site_of
+from polos_redis.terms import verdict
+
+CHILDREN = 100  # that are shown
+
+router = APIRouter(route_class=PageRoute)
+
+
+@router.api_route("/executions/{execution_id}", methods=["GET", "HEAD"])
+async def show(request: Request, execution_id: str) -> Response:
+    await visitor(request)
+    return await _page(request, execution_id)
+
+
+@router.post("/executions/{execution_id}/cancel")
+async def cancel(request: Request, execution_id: str) -> Response:
+    name = await _changing(request)
+    try:
+        await site_of(request).client.cancel(execution_id, cancelled_by=name)
+    except ExecutionFinishedError as error:
+        return await _page(request, execution_id, f"It had ended before: it is {error.status}.", 409)
+    return go(f"/executions/{execution_id}")
+
+
+@router.post("/executions/{execution_id}/retry")
+async def retry(request: Request, execution_id: str) -> Response:
+    await _changing(request)
+    try:
+        await site_of(request).client.retry(execution_id)
+    except NotFailedError as error:
+        return await _page(request, execution_id, f"Not retried: it is {error.status}, not failed.", 409)
+    return go(f"/executions/{execution_id}")
+
+
+async def _changing(request: Request) -> str | None:
+    """Who sends a form that changes something, and may."""
+    caller = await visitor(request, "invoke")
+    sent = await request.form(max_files=0, max_fields=10)
+    sessions_of(request).check_form(request, str(sent.get("form_token", "")))
+    return caller.name
+
+
+async def _page(request: Request, execution_id: str, notice: str = "", status: int = 200) -> Response:
+    caller = request.state.caller
+    client = site_of(request).client
+    execution = await client.get_execution(execution_id)
+    try:
+        trail = await client.audit(execution_id)
+    except ExecutionNotFoundError:
+        trail = []
+    children = execution["children"][:CHILDREN]
+    await _add_times(client, children)
+    hidden = len(execution["children"]) - len(children)
+    execution["children"] = children
+    over = execution["status"] in ENDED
+    return render(
+        request,
+        "execution.html",
+        {
+            "execution": execution,
+            "timeline": timeline(execution),
+            "hidden_children": hidden,
+            "audit": trail,
+            "json": display.as_json,
+            "outcome": display.outcome,
+            "verdict": verdict,
+            "notice": notice,
+            "over": over,
+            "can_cancel": not over and caller.may("invoke"),
+            "can_retry": execution["status"] == "failed" and caller.may("invoke"),
+        },
+        status=status,
+    )
+
+
+async def _add_times(client: PolosClient, children: list[dict[str, Any]]) -> None:
+    store = await client.store()
+    rows = await asyncio.gather(*(store.read_fields(one["id"], "created", "finished") for one in children))
+    for one, (created, finished) in zip(children, rows, strict=True):
+        one["created_at"] = iso(int(created) / 1000 if created else None)
+        one["finished_at"] = iso(int(finished) if finished else None)

@@ -1,0 +1,43 @@
+"""The list of executions, newest first."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from polos_redis.errors import ConfigurationError
+from polos_redis.server.pages.layout import PageRoute, render, visitor
+from polos_redis.server.problems import Problem
+from polos_redis.server.site import site_of
+from polos_redis.store import STATUSES
+
+PAGE = 50
+
+router = APIRouter(route_class=PageRoute)
+
+
+@router.api_route("/executions", methods=["GET", "HEAD"])
+async def show(request: Request, status: str = "", workflow: str = "", cursor: str = "") -> Response:
+    await visitor(request)
+    client = site_of(request).client
+    wanted = workflow.strip()
+    try:
+        page = await client.list_executions(
+            status=status or None, workflow=wanted or None, limit=PAGE, cursor=cursor or None
+        )
+    except ConfigurationError as error:
+        raise Problem(422, str(error)) from None
+    return render(
+        request,
+        "executions.html",
+        {
+            "rows": list(page),
+            "status": status,
+            "statuses": STATUSES,
+            "workflow": wanted,
+            "workflows": sorted(await client.served_workflows()),
+            "cursor": cursor,
+            "more": page.next_cursor,
+        },
+    )

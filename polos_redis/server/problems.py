@@ -1,0 +1,188 @@
+"""What the API answers when it refuses: problem details (RFC 9457), one shape for every error.
+
+`type` names the kind of problem, `title` is its constant text, `detail` the sentence about this very case;
+some kinds have members of their own beside them (who decided, and when; which fields are wrong).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+from polos_redis import errors
+from polos_redis.errors import PolosError
+from polos_redis.server.shapes import ProblemShape
+
+log = logging.getLogger("polos.server")
+
+MEDIA_TYPE = "application/problem+json"
+KIND = "urn:polos:problem:"
+DOCUMENTED: dict[str, Any] = {
+    "description": "A problem (RFC 9457).",
+    "content": {MEDIA_TYPE: {"schema": ProblemShape.model_json_schema()}},
+}
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+RETRY_SECONDS = 2  # for whoever met a Redis that is away
+
+
+class Problem(HTTPException):
+    """A refusal: its HTTP status, what is wrong, and members of its own. Raise it anywhere in a route."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        kind: str = "",
+        title: str = "",
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(status, detail, dict(headers) if headers else None)
+        self.kind = kind
+        self.title = title or HTTPStatus(status).phrase
+        self.members = members
+
+    def body(self) -> dict[str, Any]:
+        """The problem as JSON values."""
+        kind = KIND + self.kind if self.kind else "about:blank"
+        return {
+            "type": kind,
+            "title": self.title,
+            "status": self.status_code,
+            "detail": self.detail,
+            **self.members,
+        }
+
+    def response(self) -> Response:
+        """The problem as an answer."""
+        body = json.dumps(self.body())  # ASCII: a text may hold what UTF-8 can't
+        return Response(body, self.status_code, self.headers, media_type=MEDIA_TYPE)
+
+
+_Row = tuple[int, str, tuple[str, ...]]  # status, title, attributes of the error that become members
+
+REFUSALS: dict[type[PolosError], _Row] = {
+    errors.ExecutionNotFoundError: (404, "No such execution", ()),
+    errors.SuspensionNotFoundError: (404, "No such suspension", ("open_steps",)),
+    errors.AlreadyResumedError: (409, "Already decided", ("resumed_by", "resumed_at")),
+    errors.ExecutionFinishedError: (409, "The execution has ended", ("status",)),
+    errors.AmbiguousSuspensionError: (409, "Several suspensions fit", ("candidates",)),
+    errors.ShownChangedError: (409, "What was shown has changed", ()),
+    errors.NotFailedError: (409, "The execution has not failed", ("status",)),
+    errors.NotFinishedError: (409, "The execution has not ended", ("status",)),
+    errors.IdempotencyConflictError: (409, "The idempotency key was used otherwise", ("execution_id",)),
+    errors.SuspensionExpiredError: (410, "The suspension has expired", ("expired_at",)),
+    errors.EventsTrimmedError: (410, "The event is gone", ()),
+    errors.NotApproverError: (403, "Not an approver", ("reason",)),
+    errors.InvalidAnswerError: (422, "The answer does not fit", ("errors",)),
+    errors.InvalidInputError: (422, "The input does not fit", ()),
+    errors.NotStorableError: (422, "The value can't be stored", ()),
+    errors.ValueTooLargeError: (413, "The value is too large", ()),
+}
+AWAY = (errors.RedisUnavailableError, errors.ConnectionLostError)
+RENAMED = {"status": "execution_status"}  # `status` is the HTTP status in a problem
+
+
+def of(error: PolosError) -> Problem:
+    """The problem that an error is to whoever asked. What is wrong on this side is logged, not told."""
+    if isinstance(error, AWAY):
+        log.warning("Redis is away: %s", error)
+        detail = "Redis can't be reached: whether this had an effect is not known; repeat it"
+        return Problem(
+            503,
+            detail,
+            kind="redis-unavailable",
+            title="Redis is away",
+            headers={"Retry-After": str(RETRY_SECONDS)},
+        )
+    for kind in type(error).__mro__:
+        if kind in REFUSALS:
+            status, title, names = REFUSALS[kind]
+            members = {RENAMED.get(name, name): _plain(getattr(error, name)) for name in names}
+            return Problem(status, str(error), kind=kind_of(kind), title=title, **members)
+    log.error("%s: %s", type(error).__name__, error)
+    return unexpected()
+
+
+def kind_of(error: type[PolosError]) -> str:
+    """The kind of problem that an error of this class is: its name in small letters."""
+    return re.sub(r"(?<=.)(?=[A-Z])", "-", error.__name__.removesuffix("Error")).lower()
+
+
+def unexpected() -> Problem:
+    """Something failed that should not have."""
+    return Problem(500, "something went wrong here: the server's log says what")
+
+
+def too_many(seconds: float) -> Problem:
+    """The caller's rate limit is reached; room again in so many seconds."""
+    wait = max(1, round(seconds + 0.5))
+    return Problem(
+        429,
+        f"too many requests: try again in {wait} s",
+        kind="too-many-requests",
+        headers={"Retry-After": str(wait)},
+    )
+
+
+def invalid(found: Sequence[Mapping[str, Any]]) -> Problem:
+    """A request that is not what the route takes; `errors` names each field, never what was given."""
+    told = [{"field": _field(one["loc"]), "message": str(one["msg"])} for one in found]
+    detail = "; ".join(f"{one['field'] or 'the body'}: {one['message']}" for one in told[: errors.MOST_NAMED])
+    return Problem(422, detail, kind="invalid-request", title="The request does not fit", errors=told)
+
+
+def install(app: FastAPI) -> None:
+    """Have an app answer with problems."""
+
+    async def refused(request: Request, error: Exception) -> Response:
+        if isinstance(error, PolosError):
+            return of(error).response()
+        if isinstance(error, RequestValidationError):
+            return invalid(error.errors()).response()
+        assert isinstance(error, HTTPException)
+        if not isinstance(error, Problem):
+            error = _unrouted(request, error)
+        return error.response()
+
+    for kind in (PolosError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, refused)
+
+
+def _unrouted(request: Request, error: HTTPException) -> Problem:
+    """What the router refuses, which knows nothing of problems."""
+    path = request.scope["path"]
+    if error.status_code == 404:
+        return Problem(404, f"there is no {path}")
+    if error.status_code != 405:
+        return Problem(error.status_code, str(error.detail), headers=error.headers)
+    routes = request.app.routes
+    allowed = [
+        method
+        for method in METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+    detail = f"{path} takes {' and '.join(allowed)}, not {request.method}"
+    return Problem(405, detail, headers={"Allow": ", ".join(allowed)})
+
+
+def _field(location: Sequence[Any]) -> str:
+    """A field's path as a resume's field errors have it, without the part of the request it is in."""
+    return ".".join(str(part) for part in location[1:])
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else value

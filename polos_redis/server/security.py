@@ -1,0 +1,156 @@
+"""Who calls: an API key, a signed link, a session's cookie, or anybody on a developer's own machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import Request
+
+from polos_redis import apikeys
+from polos_redis.errors import LinkError
+from polos_redis.server import problems
+from polos_redis.server.problems import Problem
+from polos_redis.server.rates import neighbourhood
+from polos_redis.server.site import Site, site_of
+
+if TYPE_CHECKING:
+    from polos_redis.links import Link
+
+SAFE = ("GET", "HEAD", "OPTIONS")
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+BEARER = HTTPBearer(
+    auto_error=False, description="An API key (`polos keys create`), or a signed link's token."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and what they may do. `name` and `groups` are what approvers are compared with. With a
+    `link` they may see and, if that says so, decide its suspension and nothing else."""
+
+    name: str | None
+    groups: tuple[str, ...]
+    scopes: frozenset[str]
+    source: Literal["key", "session", "link", "dev"]
+    key_id: str | None = None
+    link: Link | None = None
+
+    def may(self, scope: str) -> bool:
+        """Whether they have a scope; admin has all."""
+        return scope in self.scopes or "admin" in self.scopes
+
+
+async def caller_of(request: Request) -> Caller:
+    """Who sent a request, found once per request. Raises `Problem` 401, or 429 over the rate limit."""
+    known: Caller | None = getattr(request.state, "caller", None)
+    if known is not None:
+        return known
+    site = site_of(request)
+    address = neighbourhood(request.client.host if request.client else "")
+    try:
+        caller = await _identify(request, site)
+    except Problem as problem:
+        if problem.status_code == 401:
+            counted = site.failures if "authorization" in request.headers else site.rate
+            if wait := counted.take(address):
+                raise problems.too_many(wait) from None
+        raise
+    if wait := site.rate.take(caller.key_id or address):
+        raise problems.too_many(wait)
+    request.state.caller = caller
+    return caller
+
+
+def require(scope: str, *, link: bool = False) -> Callable[..., Awaitable[Caller]]:
+    """A dependency that gives the caller, who must have a scope (`Problem` 403). Callers with a signed link
+    are let in only where `link` says that the route looks at it."""
+
+    async def caller(
+        request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
+    ) -> Caller:
+        found = await caller_of(request)
+        if found.link is not None and not link:
+            raise _forbidden("a signed link is for looking at and deciding its own suspension only", scope)
+        if not found.may(scope):
+            raise _forbidden(f"this needs the scope {scope!r}, which the caller does not have", scope)
+        return found
+
+    return caller
+
+
+def check_link(caller: Caller, suspension: dict[str, Any]) -> None:
+    """Refuse a caller whose link is for another suspension than this one (as `client.get_suspension` has it),
+    or for an earlier run of its execution."""
+    link = caller.link
+    if link is None:
+        return
+    if (link.execution_id, link.step_key) != (suspension["execution_id"], suspension["step_key"]):
+        raise _forbidden("this link is for another suspension", "approve")
+    if link.run != suspension["run"]:
+        raise _forbidden("the execution began anew after this link was made: ask for a new one", "approve")
+
+
+async def _identify(request: Request, site: Site) -> Caller:
+    given = request.headers.get("authorization")
+    if given is not None:
+        scheme, _, token = given.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise _unauthorized("the Authorization header is not of the form: Bearer KEY")
+        return await bearer(site, token.strip())
+    if request.method in SAFE or not request.scope["path"].startswith("/api/"):
+        # a cookie goes along with what other sites make a browser send: it must not change anything here
+        from polos_redis.server.pages import sessions
+
+        session = await sessions.read(request)
+        if session is not None:
+            return session
+    if site.insecure_dev:
+        return _developer(request, site)
+    raise _unauthorized("this needs an API key: send it as Authorization: Bearer KEY")
+
+
+async def bearer(site: Site, token: str) -> Caller:
+    """The caller whom a key or a signed link's token stands for. Raises `Problem` 401."""
+    if token.startswith(apikeys.PREFIX):
+        key = await apikeys.find(site.client, token)
+        if key is None:
+            raise _unauthorized("this API key is not known here, or it has expired or was revoked")
+        return Caller(key.name, tuple(key.groups), frozenset(key.scopes), "key", key_id=key.id)
+    if site.links is None or not site.links.secrets:
+        raise _unauthorized("this is not an API key, and this server knows no signed links")
+    try:
+        link = site.links.read(token)
+    except LinkError as error:
+        raise _unauthorized(str(error)) from None
+    return of_link(link)
+
+
+def of_link(link: Link) -> Caller:
+    """The caller that a signed link makes of whoever has it."""
+    scopes = {"read", "approve"} if link.scope == "decide" else {"read"}
+    return Caller(link.name, tuple(link.groups), frozenset(scopes), "link", link=link)
+
+
+def _developer(request: Request, site: Site) -> Caller:
+    """Anybody on this machine; not a page of another site that the developer's browser has open."""
+    host = request.headers.get("host", "")
+    if re.sub(r":\d*$", "", host).lower() not in LOOPBACK:
+        raise _forbidden(f"--insecure-dev answers to {', '.join(LOOPBACK)} only, not to {host!r}", "admin")
+    origin = request.headers.get("origin")
+    own = f"{request.scope['scheme']}://{host}"
+    if origin is not None and origin != own and origin not in site.cors_origins:
+        raise _forbidden(f"the origin {origin!r} is not among those of --cors-origin", "admin")
+    return Caller(None, (), frozenset(apikeys.SCOPES), "dev")
+
+
+def _unauthorized(detail: str) -> Problem:
+    return Problem(401, detail, kind="unauthorized", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _forbidden(detail: str, scope: str) -> Problem:
+    return Problem(403, detail, kind="forbidden", scope=scope)

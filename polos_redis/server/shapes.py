@@ -1,0 +1,220 @@
+"""What the API takes, and the shapes of what it gives, for /openapi.json."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+Text = Annotated[str, Field(min_length=1)]
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Status = Literal["queued", "waiting", "completed", "failed", "cancelled"]
+
+
+class Taken(BaseModel):
+    """A body: unknown fields are refused, as they are most likely misspelt."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Start(Taken):
+    """An execution to start. All but `workflow_id` and `input` are options of `client.invoke`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "description": "not both: start_delay and start_at",
+                "required": ["start_delay", "start_at"],
+                "properties": {"start_delay": {"type": "number"}, "start_at": {"type": "string"}},
+            }
+        }
+    )
+
+    workflow_id: Text
+    input: Any = None
+    idempotency_key: Text | None = Field(None, description="The same as the header Idempotency-Key.")
+    queue: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")] | None = None
+    concurrency_key: str | None = None
+    run_timeout_seconds: Annotated[float, Field(gt=0, le=1e9, strict=True)] | None = None
+    start_delay: Annotated[float, Field(ge=0, le=1e9, strict=True)] | None = Field(
+        None, description="In seconds."
+    )
+    start_at: AwareDatetime | None = None
+    session_id: str | None = None
+    user_id: str | None = Field(None, description="The caller's name unless given.")
+    initial_state: Any = None
+
+
+class Answer(Taken):
+    """An answer to a suspension."""
+
+    step_key: str
+    data: Any
+    shown_digest: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = Field(
+        None, description="The digest of what was shown to whoever decides: refused when that has changed."
+    )
+    early: bool = Field(
+        False, strict=True, description="Keep the answer when it comes before its suspension."
+    )
+    resumed_by: Text | None = Field(
+        None, description="Whose answer it is, when the scope admin gives it on somebody's behalf."
+    )
+
+
+class Shape(BaseModel):
+    """An answer of the API; later releases may add members."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Started(Shape):
+    id: str
+    workflow_id: str
+
+
+class Summary(Shape):
+    id: str
+    workflow_id: str
+    status: Status
+    created_at: Moment | None
+    started_at: Moment | None
+    finished_at: Moment | None
+
+
+class Executions(Shape):
+    executions: list[Summary]
+    next_cursor: str | None
+
+
+class Decision(Shape):
+    """One person's answer."""
+
+    data: Any
+    by: str | None
+    at: Moment
+    channel: str
+
+
+class Suspension(Shape):
+    execution_id: str
+    step_key: str
+    topic: str
+    status: Literal["open", "answered", "expired", "closed"]
+    data: Any
+    digest: str
+    opened_at: Moment
+    expires_at: Moment | None
+    answer: Any
+    resumed_by: str | None
+    channel: str | None
+    decided_at: Moment | None
+    schema_: dict[str, Any] | None = Field(alias="schema")
+    approvers: list[str]
+    required: int
+    rejections: int
+    allow_self: bool
+    on_timeout: dict[str, Any] | None
+    decisions: list[Decision]
+
+
+class WorkflowsSuspension(Suspension):
+    workflow_id: str
+
+
+class OneSuspension(WorkflowsSuspension):
+    run: int
+    root_workflow_id: str
+    root_execution_id: str
+    user_id: str | None
+    execution_status: Status
+
+
+class Suspensions(Shape):
+    suspensions: list[WorkflowsSuspension]
+    next_cursor: str | None
+
+
+class Failure(Shape):
+    type: str
+    message: str
+    traceback: str
+
+
+class Step(Shape):
+    step_key: str
+    status: str
+
+
+class Execution(Summary):
+    input: Any
+    result: Any
+    error: Failure | None
+    cancelled_by: str | None
+    run: int | None
+    root_execution_id: str
+    user_id: str | None
+    steps: list[Step]
+    suspensions: list[Suspension]
+    open_suspensions: list[Suspension]
+    open_suspensions_below: list[Suspension]
+
+
+class Decided(Shape):
+    """`outcome`: accepted (the workflow goes on), same (this answer was given before), recorded (one of
+    several approvals), early (kept until the suspension opens)."""
+
+    outcome: Literal["accepted", "same", "recorded", "early"]
+    execution_id: str
+    step_key: str
+    resumed_by: str | None
+    resumed_at: Moment
+    approvals: int
+    required: int
+
+
+class Cancelled(Shape):
+    id: str
+    status: Literal["cancelled"]
+    cancelled_by: str | None
+
+
+class Retried(Shape):
+    id: str
+    run: int
+
+
+class Deleted(Shape):
+    deleted: int
+
+
+class AuditEntry(Shape):
+    execution_id: str
+    workflow_id: str
+    step_key: str
+    status: Literal["recorded", "answered", "expired", "closed"]
+    by: str | None
+    at: Moment
+    channel: str | None
+    digest: str
+    opened_at: Moment
+    data: Any
+
+
+class Audit(Shape):
+    audit: list[AuditEntry]
+
+
+class Health(Shape):
+    status: str
+
+
+class ProblemShape(Shape):
+    """Problem details (RFC 9457); kinds of problems have members of their own."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] | None = Field(
+        None, description="The fields that are wrong: field, as in a.b.0, and message."
+    )

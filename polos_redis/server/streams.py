@@ -1,0 +1,120 @@
+"""Server-sent events: an execution's events, and a topic's.
+
+Each message's `id` is the event's id, its data the event as JSON. A reader that comes back with Last-Event-ID
+misses nothing; one that comes back to an execution that has ended is told 204, so that a browser stops.
+All readers share the client's few connections to Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from polos_redis import events, keys
+from polos_redis.errors import PolosError
+from polos_redis.events import Event
+from polos_redis.server import problems
+from polos_redis.server.security import Caller, require
+from polos_redis.server.site import Client, Site, site_of
+from polos_redis.server.tokens import for_caller
+
+HEARTBEAT_SECONDS = 15.0  # so that nothing on the way takes a quiet stream for dead
+RETRY_MS = 2000  # a browser's pause before it comes back
+
+router = APIRouter(prefix="/api/v1", tags=["events"])
+
+Reader = Annotated[Caller, Depends(require("read"))]
+EVENT_ID = r"^([0-9]{1,20}(-[0-9]{1,20}(\.[0-9]{1,9})?)?)?$"
+# A browser keeps the header by itself; the query parameter is for its first request.
+LastEventId = Annotated[str, Header(pattern=EVENT_ID, description="The id of the last event that was read.")]
+After = Annotated[str, Query(pattern=EVENT_ID, description="The same as the header Last-Event-ID.")]
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The events, as they come.", "content": {"text/event-stream": {}}},
+    204: {"description": "The execution has ended, and nothing comes after that event."},
+}
+
+
+@router.get("/executions/{execution_id}/events", response_class=Response, responses=STREAM)
+async def of_execution(
+    execution_id: str,
+    request: Request,
+    client: Client,
+    caller: Reader,
+    last_event_id: LastEventId = "",
+    after: After = "",
+) -> Response:
+    """The events of an execution and of its descendants, from the beginning; ends with its finish."""
+    found = await events.follow(
+        client,
+        keys.root_of(execution_id),
+        execution_id=execution_id,
+        last_event_id=last_event_id or after,
+        plain=True,
+    )
+    return _answer(site_of(request), caller, found)
+
+
+@router.get("/topics/{topic:path}/events", response_class=Response, responses=STREAM)
+async def of_topic(
+    topic: str,
+    request: Request,
+    client: Client,
+    caller: Reader,
+    last_event_id: LastEventId = "",
+    after: After = "",
+) -> Response:
+    """The events of a topic, from its beginning; goes on until the reader leaves."""
+    found = await events.follow(client, topic, last_event_id=last_event_id or after, plain=True)
+    return _answer(site_of(request), caller, found)
+
+
+def _answer(site: Site, caller: Caller, found: AsyncIterator[Event] | None) -> Response:
+    if found is None:
+        return Response(status_code=204)
+    return StreamingResponse(_messages(site, caller, found), media_type="text/event-stream")
+
+
+async def _messages(site: Site, caller: Caller, found: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    yield b"retry: %d\n\n" % RETRY_MS  # the headers go out at once
+    stopping = asyncio.ensure_future(site.stopping.wait())
+    coming: asyncio.Future[Event] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(found))
+            await asyncio.wait(
+                (coming, stopping), timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if coming.done():
+                yield _message(caller, coming.result())
+                coming = None
+            elif stopping.done():
+                return
+            else:
+                yield b":\n\n"
+    except StopAsyncIteration:
+        pass
+    except PolosError as error:  # the reader comes back, and is told then if that is in vain
+        problems.of(error)
+    finally:
+        stopping.cancel()
+        if coming is not None:
+            coming.cancel()
+
+
+def _message(caller: Caller, event: Event) -> bytes:
+    told = {
+        "id": event.id,
+        "sequence_id": event.sequence_id,
+        "topic": event.topic,
+        "event_type": event.event_type,
+        "data": for_caller(caller, event.data),
+        "created_at": event.created_at.isoformat(timespec="milliseconds"),
+        "metadata": event.metadata,
+    }
+    # no `event:` field: types are texts of any kind, and a browser's onmessage gets those without one
+    return f"id: {event.id}\ndata: {json.dumps(told, allow_nan=False)}\n\n".encode("ascii")

@@ -1,0 +1,98 @@
+"""Suspensions: what waits for people, and answering it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from polos_redis.server import shapes
+from polos_redis.server.bodies import Json, JsonRoute
+from polos_redis.server.executions import Cursor, Limit
+from polos_redis.server.problems import Problem
+from polos_redis.server.security import Caller, check_link, require
+from polos_redis.server.site import Client
+from polos_redis.server.tokens import for_caller
+
+router = APIRouter(prefix="/api/v1", route_class=JsonRoute, tags=["suspensions"])
+
+
+@router.get("/suspensions", responses={200: {"model": shapes.Suspensions}})
+async def find(
+    client: Client,
+    caller: Annotated[Caller, Depends(require("read"))],
+    workflow: str | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """Open suspensions, oldest first."""
+    page = await client.list_suspensions(workflow=workflow, limit=limit, cursor=cursor)
+    return Json(for_caller(caller, {"suspensions": list(page), "next_cursor": page.next_cursor}))
+
+
+@router.get(
+    "/executions/{execution_id}/suspensions/{step_key:path}",
+    responses={200: {"model": shapes.OneSuspension}},
+)
+async def look(
+    execution_id: str,
+    step_key: str,
+    client: Client,
+    caller: Annotated[Caller, Depends(require("read", link=True))],
+) -> Response:
+    """One suspension, open or not: what is shown, what an answer has to look like, who may give it."""
+    found = await client.get_suspension(execution_id, step_key)
+    check_link(caller, found)
+    return Json(for_caller(caller, found))
+
+
+@router.post(
+    "/executions/{execution_id}/resume",
+    responses={200: {"model": shapes.Decided}, 202: {"model": shapes.Decided, "description": "Kept: early."}},
+)
+async def resume(
+    execution_id: str,
+    body: shapes.Answer,
+    client: Client,
+    caller: Annotated[Caller, Depends(require("approve", link=True))],
+) -> Response:
+    """Answer a suspension. Exactly one answer decides it; the same one again gets the first outcome."""
+    digest = body.shown_digest
+    if caller.link is not None:
+        found = await client.get_suspension(execution_id, body.step_key)
+        check_link(caller, found)
+        digest = digest or found["digest"]  # should it be opened anew meanwhile, the link is not for that
+    done = await client.resume(
+        suspend_execution_id=execution_id,
+        suspend_step_key=body.step_key,
+        data=body.data,
+        shown_digest=digest,
+        early=body.early,
+        **_identity(caller, body.resumed_by),
+    )
+    told = {
+        "outcome": done.outcome,
+        "execution_id": done.execution_id,
+        "step_key": done.step_key,
+        "resumed_by": done.resumed_by,
+        "resumed_at": done.resumed_at.isoformat(timespec="milliseconds"),
+        "approvals": done.approvals,
+        "required": done.required,
+    }
+    return Json(told, 202 if done.outcome == "early" else 200)
+
+
+def _identity(caller: Caller, on_behalf: str | None) -> dict[str, Any]:
+    """Who answers, as `client.resume` takes it: the caller; or whom one with the scope admin names."""
+    if on_behalf is None or on_behalf == caller.name:
+        return {"resumed_by": caller.name, "groups": caller.groups, "channel": "api"}
+    if caller.source != "dev" and not caller.may("admin"):
+        raise Problem(
+            403,
+            "resumed_by needs the scope 'admin': an answer is its key's own",
+            kind="forbidden",
+            scope="admin",
+        )
+    channel = "api" if caller.name is None else f"api, on behalf: {caller.name}"
+    return {"resumed_by": on_behalf, "groups": (), "channel": channel}

@@ -1,0 +1,54 @@
+"""The real server in the test's own loop, on a free port, and callers with keys of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+
+from polos_redis import PolosClient, apikeys
+from polos_redis.server.app import create_app
+from polos_redis.server.listening import Listener, listen
+
+KIND = "urn:polos:problem:"
+
+
+@contextlib.asynccontextmanager
+async def serving(client: PolosClient, **options: Any) -> AsyncIterator[str]:
+    """Serve `create_app(client, **options)` until the block ends; gives its base URL."""
+    listener = Listener(create_app(client, **options))
+    socket = listen("127.0.0.1", 0)
+    run = asyncio.create_task(listener.serve([socket]))
+    try:
+        # it has a backlog from the start: a request may come before it is accepted
+        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+    finally:
+        listener.stop()
+        await run
+
+
+@contextlib.asynccontextmanager
+async def calling(client: PolosClient, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A caller of a server in developer's mode, who needs no key."""
+    async with serving(client, insecure_dev=True, **options) as url, httpx.AsyncClient(base_url=url) as api:
+        yield api
+
+
+async def key(client: PolosClient, *scopes: str, name: str = "ops", groups: tuple[str, ...] = ()) -> Any:
+    """Headers with a new API key; the default is the scope admin."""
+    _, secret = await apikeys.create(client, name, scopes or ("admin",), groups)
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
+    """The problem that an answer has to be."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert body["status"] == status
+    assert body["type"] == (KIND + kind if kind else "about:blank")
+    assert body["title"] and body["detail"]
+    return body

@@ -1,0 +1,244 @@
+"""How plain values, times and executions are told to people."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polos_redis.server.pages import display, moments, words
+from polos_redis.server.pages.display import Shown, asked, gist, show
+from polos_redis.server.pages.layout import ENVIRONMENT
+from polos_redis.server.pages.timeline import timeline
+
+
+@pytest.mark.parametrize(
+    ("key", "label"),
+    [
+        ("estimated_cost", "Estimated cost"),
+        ("estimatedCost", "Estimated cost"),
+        ("high-value-approval", "High value approval"),
+        ("customer_id", "Customer ID"),
+        ("URLOfPage", "URL of page"),
+        ("step2", "Step 2"),
+        ("größe", "Größe"),
+        ("Already a label", "Already a label"),
+        ("a/b", "a/b"),
+        ("_", "_"),
+        ("", ""),
+        ("<b>", "<b>"),
+    ],
+)
+def test_labels(key: str, label: str) -> None:
+    assert words.label_of(key) == label
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0, "0 ms"),
+        (0.0042, "4.2 ms"),
+        (0.42, "420 ms"),
+        (3.2, "3.2 s"),
+        (5, "5 s"),
+        (59.97, "1 min"),
+        (310, "5 min 10 s"),
+        (7500, "2 h 5 min"),
+        (7199.9, "2 h"),
+        (86400, "1 d"),
+        (270000, "3 d 3 h"),
+        (-5, "0 ms"),
+    ],
+)
+def test_lengths_of_time(seconds: float, told: str) -> None:
+    assert words.span(seconds) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "kind", "text"),
+    [
+        (5000.0, "amount", "number", "5,000"),
+        (12345.67, "total", "number", "12,345.67"),
+        (1200345, "rows", "number", "1,200,345"),
+        (2026, "since", "number", "2026"),
+        (48211, "customer_id", "number", "48211"),
+        (True, "urgent", "text", "Yes"),
+        (False, "urgent", "text", "No"),
+        (None, "x", "none", "none"),
+        ("", "x", "none", "empty"),
+        ([], "x", "none", "none"),
+        ({}, "x", "none", "nothing"),
+        ("2026-03-01", "x", "date", "1 March 2026"),
+        ("2026-13-01", "x", "text", "2026-13-01"),
+        ("2026-03-01T22:00:00Z", "x", "time", "1 Mar 2026, 22:00 UTC"),
+        ("2026-03-01T22:00:00", "x", "text", "2026-03-01T22:00:00"),
+        ("https://example.com/a?b=c", "x", "link", "https://example.com/a?b=c"),
+        ("http://[broken", "x", "text", "http://[broken"),
+        ("https://good.example@evil.example/", "x", "text", "https://good.example@evil.example/"),
+        ("javascript:alert(1)", "x", "text", "javascript:alert(1)"),
+        ("a\u202eb\x00c", "x", "text", "a⟨U+202E⟩b\N{REPLACEMENT CHARACTER}c"),
+    ],
+)
+def test_single_values(value: Any, key: str, kind: str, text: str) -> None:
+    found = show(value, key)
+    assert (found.kind, found.text) == (kind, text)
+
+
+def test_alike_objects_are_a_table_and_others_a_list() -> None:
+    table = show([{"what": "pen", "price": 2}, {"what": "ink"}])
+    assert table.columns == ["What", "Price"] and [one.text for one in table.rows[1]] == [
+        "ink",
+        "\N{EN DASH}",
+    ]
+    assert show([{"a": 1}, {"b": 2}, {"c": 3}]).kind == "list"
+    assert show([{"a": [1]}, {"a": [2]}]).kind == "list"
+    assert show(["one", "two"], "steps").ordered
+
+
+def test_what_is_long_is_folded() -> None:
+    assert show("x" * 1000).folded and show("a\n" * 20).folded and not show("x" * 100).folded
+    deep: Any = "end"
+    for _ in range(50):
+        deep = {"a": deep}
+    inner = show(deep)
+    while inner.kind == "map":
+        inner = inner.pairs[0][1]
+    assert inner.kind == "code" and "end" in inner.text
+
+
+def parts(shown: Shown) -> int:
+    below = [*shown.items, *(one for _, one in shown.pairs), *(one for row in shown.rows for one in row)]
+    return 1 + sum(parts(one) for one in below)
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+values = st.recursive(leaves, lambda one: st.lists(one) | st.dictionaries(st.text(), one), max_leaves=40)
+
+
+@given(values)
+@settings(max_examples=100, deadline=None)
+def test_any_value_is_shown(value: Any) -> None:
+    template = ENVIRONMENT.from_string('{% from "values.html" import value %}{{ value(one) }}')
+    html = template.render(one=show(value))
+    assert "<script" not in html.lower()
+    json.loads(display.as_json(value).replace("\N{REPLACEMENT CHARACTER}", "")) if value is None else None
+
+
+def test_a_large_value_is_shown_within_bounds() -> None:
+    wide = {f"k{number}": [[number] * 50] * 50 for number in range(50)}
+    assert parts(show(wide)) < 10_000
+
+
+class TestAsked:
+    def test_a_sentence_of_the_data_leads(self) -> None:
+        found = asked("wait_for_approval", {"description": "Delete it?", "rows": 5})
+        assert (found.title, found.lead) == ("Wait for approval", "Delete it?")
+        assert found.facts is not None and [label for label, _ in found.facts.pairs] == ["Rows"]
+
+    def test_a_form_says_it_all(self) -> None:
+        form = {"title": "T", "description": "D", "context": {"a": 1}, "fields": []}
+        found = asked("key", {"_form": form, "description": "stays", "_approval_url": "https://x"})
+        assert (found.title, found.lead) == ("T", "D")
+        assert found.context is not None and found.facts is not None
+        assert [label for label, _ in found.facts.pairs] == ["Description"]
+
+    @pytest.mark.parametrize(
+        "data", [None, {}, 5, "text", ["a"], {"_form": 5}, {"_form": {"title": 5, "context": ""}}]
+    )
+    def test_data_may_be_anything(self, data: Any) -> None:
+        assert asked("key", data).title == "Key"
+        assert isinstance(gist(data), list)
+
+    def test_the_gist_is_short(self) -> None:
+        data = {"note": "x" * 200, "a": 1, "b": {"c": 2}, "d": "e", "f": 3, "g": 4}
+        assert [label for label, _ in gist(data)] == ["A", "D", "F"]
+
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def after(seconds: float) -> str:
+    return (NOW + timedelta(seconds=seconds)).isoformat()
+
+
+def execution(**told: Any) -> dict[str, Any]:
+    empty: dict[str, Any] = {"steps": [], "suspensions": [], "waits": [], "children": []}
+    return {"created_at": after(0), "finished_at": None, "status": "waiting", **empty, **told}
+
+
+def step(name: str, start: float, took: float) -> dict[str, Any]:
+    times = {"started_at": after(start), "finished_at": after(start + took), "took_ms": took * 1000}
+    return {"step_key": name, "status": "ok", "attempts": 1, **times}
+
+
+def waited(name: str, start: float, end: float | None, status: str) -> dict[str, Any]:
+    decided = None if end is None else after(end)
+    return {
+        "step_key": name,
+        "status": status,
+        "opened_at": after(start),
+        "decided_at": decided,
+        "expires_at": None,
+        "resumed_by": None,
+        "answer": {"approved": True} if status == "answered" else None,
+    }
+
+
+class TestTimeline:
+    def test_bars_are_to_scale(self) -> None:
+        found = timeline(
+            execution(
+                steps=[step("b", 50, 25), step("a", 0, 50)],
+                suspensions=[waited("ok", 75, None, "open")],
+            ),
+            NOW + timedelta(seconds=100),
+        )
+        assert [(one.name, one.x, one.width, one.open) for one in found.bars] == [
+            ("a", 0, 50, False),
+            ("b", 50, 25, False),
+            ("ok", 75, 25, True),
+        ]
+        assert [(tick.x, tick.text) for tick in found.ticks] == [
+            (x, text)
+            for x, text in zip(
+                (0, 20, 40, 60, 80, 100),
+                ("0 ms", "20 s", "40 s", "1 min", "1 min 20 s", "1 min 40 s"),
+                strict=True,
+            )
+        ]
+
+    def test_what_is_over_ends_where_it_ended(self) -> None:
+        told = execution(
+            status="completed", finished_at=after(10), suspensions=[waited("ok", 2, 8, "answered")]
+        )
+        (bar,) = timeline(told, NOW + timedelta(days=9)).bars
+        assert (bar.x, bar.width, bar.note) == (20, 60, "approved")
+
+    def test_the_shortest_step_is_seen(self) -> None:
+        (bar,) = timeline(execution(steps=[step("a", 86400, 0)]), NOW + timedelta(days=1)).bars
+        assert bar.width > 0 and bar.x + bar.width <= 100
+
+    def test_nothing_yet(self) -> None:
+        assert timeline(execution(), NOW).bars == []
+
+    @given(st.lists(st.tuples(st.floats(0, 1e7), st.floats(0, 1e7)), max_size=8), st.floats(0, 1e8))
+    @settings(max_examples=50, deadline=None)
+    def test_nothing_stands_outside(self, spans: list[tuple[float, float]], now: float) -> None:
+        steps = [step(f"s{number}", *one) for number, one in enumerate(spans)]
+        found = timeline(execution(steps=steps), NOW + timedelta(seconds=now))
+        assert all(bar.x >= 0 and bar.x + bar.width <= 100.01 for bar in found.bars)
+        assert all(0 <= tick.x <= 100.001 for tick in found.ticks) and len(found.ticks) <= 6
+
+
+def test_times_are_told_from_now() -> None:
+    now = datetime.now(UTC)
+    assert "5 minutes ago" in moments.ago((now - timedelta(minutes=5, seconds=1)).isoformat())
+    assert "just now" in moments.ago(now.isoformat())
+    assert "in 1 h 59 min" in moments.left((now + timedelta(hours=1, minutes=59, seconds=30)).isoformat())
+    assert "1 hour ago" in moments.left((now - timedelta(hours=1, seconds=1)).isoformat())
+    assert moments.when(None) == "&ndash;"
+    assert "<b>" not in moments.when("<b>")

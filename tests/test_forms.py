@@ -1,0 +1,523 @@
+"""Forms of the approval page: from a schema or a `_form` to fields, from what was typed to an answer."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field, HttpUrl, TypeAdapter, create_model
+
+from polos_redis.server.pages import forms
+from polos_redis.server.pages.fields import MISSING, Checkbox, Choice, Choices, Input
+from polos_redis.server.pages.groups import Group, Rows, Variants
+from polos_redis.server.pages.sheets import MOST_ROWS, Sheet
+
+
+class Risk(StrEnum):
+    low = "low"
+    high = "high"
+
+
+class Card(BaseModel):
+    kind: Literal["card"] = "card"
+    number: str
+
+
+class Bank(BaseModel):
+    kind: Literal["bank"] = "bank"
+    iban: str
+
+
+class Item(BaseModel):
+    what: str
+    price: Decimal = Field(ge=0)
+    count: int = 1
+
+
+class Node(BaseModel):
+    name: str
+    below: list[Node] = []
+    next: Node | None = None
+
+
+Email = Annotated[str, Field(json_schema_extra={"format": "email"})]
+
+
+def form_of(annotation: Any, default: Any = ...) -> forms.Form:
+    """The form of a model with one field, `it`."""
+    model: type[BaseModel] = create_model("Answer", it=(annotation, default))
+    return forms.of_schema(model.model_json_schema())
+
+
+def only(form: forms.Form) -> Any:
+    assert isinstance(form.root, Group)
+    return form.root.fields["it"]
+
+
+def typed(**texts: Any) -> Sheet:
+    """A sheet: `it` is the field itself, `it__0` the row below it."""
+    pairs = []
+    for name, given_ in texts.items():
+        html = "answer/" + name.replace("__", "/").replace("_is", "=").replace("_n", "#").replace("_q", "?")
+        pairs += [(html, one) for one in ([given_] if isinstance(given_, str) else given_)]
+    return Sheet(pairs)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "sheet", "answer"),
+    [
+        (str, typed(it="hello"), "hello"),
+        (str, typed(it=" two\r\nlines "), " two\nlines "),
+        (int, typed(it=" 42 "), 42),
+        (int, typed(it="-7"), -7),
+        (int, typed(it="123456789012345678901234567890"), 123456789012345678901234567890),
+        (float, typed(it="12.5"), 12.5),
+        (float, typed(it="5"), 5),
+        (float, typed(it="1e3"), 1000.0),
+        (Decimal, typed(it="12.50"), "12.50"),
+        (Annotated[Decimal, Field(gt=0)], typed(it="0.1"), "0.1"),
+        (bool, typed(it="true"), True),
+        (bool, typed(it="false"), False),
+        (date, typed(it="2026-03-31"), "2026-03-31"),
+        (time, typed(it="14:30"), "14:30"),
+        (datetime, typed(it="2026-03-31T14:30"), "2026-03-31T14:30:00Z"),
+        (HttpUrl, typed(it="https://example.com/a"), "https://example.com/a"),
+        (Email, typed(it="ann@example.com"), "ann@example.com"),
+        (Risk, typed(it='"high"'), "high"),
+        (Literal[1, "1", True], typed(it='"1"'), "1"),
+        (Literal["a", "b", "c", "d", "e", "f", "g"], typed(it='"g"'), "g"),
+        (list[str], typed(it_n=["0", "2"], it__0="x", it__2="y"), ["x", "y"]),
+        (list[str], typed(), []),
+        (list[Literal["a", "b"]], typed(it=['"b"']), ["b"]),
+        (set[Risk], typed(it=['"high"', '"low"']), ["low", "high"]),
+        (dict[str, int], typed(it_n="0", it__0_is="eur", it__0="3"), {"eur": 3}),
+        (
+            Item,
+            typed(it__what="pen", it__price="2.50", it__count="4"),
+            {"what": "pen", "price": "2.50", "count": 4},
+        ),
+        (Card | Bank, typed(it_q="1", **{"it__1~__iban": "DE1"}), {"kind": "bank", "iban": "DE1"}),
+        (int | str, typed(it_q="1", **{"it__1~": "7"}), "7"),
+        (int | str, typed(it_q="0", **{"it__0~": "7"}), 7),
+        (Any, typed(it='{"a": [1, null]}'), {"a": [1, None]}),
+        (tuple[int, str], typed(it='[1, "x"]'), [1, "x"]),
+        (int | None, typed(it=""), None),
+        (Item | None, typed(it_q="1"), None),
+        (bool | None, typed(it=""), None),
+        (None, typed(), None),
+    ],
+)
+def test_what_is_typed_becomes_the_answer(annotation: Any, sheet: Sheet, answer: Any) -> None:
+    form = form_of(annotation)
+    found = form.read(sheet)
+    assert sheet.complaints == {}
+    assert found == {"it": answer}
+    assert type(found["it"]) is type(answer)
+    TypeAdapter(annotation).validate_python(found["it"])  # the type takes it
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        (int, "12.5"),
+        (int, "1,000"),
+        (int, "twelve"),
+        (float, "nan"),
+        (float, "1e999"),
+        (float, "1_000"),
+        (Decimal, "ten"),
+        (date, "31.3.2026"),
+        (time, "half past two"),
+        (datetime, "tomorrow"),
+        (HttpUrl, "javascript:alert(1)"),
+        (HttpUrl, "example.com"),
+        (Email, "ann"),
+        (Any, "{broken"),
+        (Any, "NaN"),
+        (Any, "[" * 100_000),
+        (Risk, '"extreme"'),
+        (Risk, "high"),
+        (bool, "yes"),
+        (bool, "1"),
+        (Literal[1, 2], "true"),
+    ],
+)
+def test_what_can_not_be_read_is_complained_of_and_kept(annotation: Any, text: str) -> None:
+    form = form_of(annotation)
+    sheet = typed(it=text)
+    assert "it" not in form.read(sheet)
+    assert set(sheet.complaints) == {"it"}
+    assert sheet.get("answer/it") == text
+
+
+@pytest.mark.parametrize(
+    "annotation", [str, int, float, Decimal, bool, date, datetime, Risk, Item, Card | Bank]
+)
+def test_nothing_typed_is_no_answer(annotation: Any) -> None:
+    form = form_of(annotation)
+    sheet = form.blank()
+    form.read(sheet)
+    assert sheet.complaints
+
+
+def test_left_out_is_what_need_not_be_given() -> None:
+    for annotation in (int | None, str | None, date | None, bool | None, Item | None, list[str] | None):
+        form = form_of(annotation, None)
+        sheet = form.blank()
+        found = form.read(sheet)
+        assert found in ({}, {"it": None}) and sheet.complaints == {}
+
+
+def test_a_default_that_was_taken_out_does_not_come_back_unseen() -> None:
+    form = form_of(int, 5)
+    assert form.blank().get("answer/it") == "5"
+    sheet = typed(it="")
+    form.read(sheet)
+    assert "it" in sheet.complaints
+    text = form_of(str, "EUR")
+    assert text.read(typed(it="")) == {"it": ""}
+
+
+class TestDecision:
+    def test_an_approved_of_yes_or_no_becomes_the_buttons(self) -> None:
+        form = forms.of_schema({"type": "object", "properties": {"approved": {"type": "boolean"}}})
+        assert form.decides
+        assert form.read(Sheet([("answer/approved", "true")])) == {"approved": True}
+        assert form.read(Sheet([("answer/approved", "false")])) == {"approved": False}
+
+    @pytest.mark.parametrize("schema", [{"type": "boolean"}, {"type": "boolean", "default": True}])
+    @pytest.mark.parametrize("text", ["", "yes", "True", "1", "on", None])
+    def test_nothing_but_true_approves(self, schema: Any, text: str | None) -> None:
+        form = forms.of_schema({"type": "object", "properties": {"approved": schema}})
+        sheet = Sheet([] if text is None else [("answer/approved", text)])
+        assert form.read(sheet) == {} and "approved" in sheet.complaints
+
+    def test_without_schema_or_form_it_is_approve_or_reject_with_a_reason(self) -> None:
+        form = forms.of_suspension({"schema": None, "data": {"amount": 5}})
+        assert form.decides
+        sheet = Sheet([("answer/approved", "false"), ("answer/reason", "too much")])
+        assert form.read(sheet) == {"approved": False, "reason": "too much"}
+        assert form.read(Sheet([("answer/approved", "true"), ("answer/reason", "")])) == {"approved": True}
+
+    def test_a_schema_wins_over_a_form(self) -> None:
+        data = {"_form": {"fields": [{"name": "a", "type": "text"}]}}
+        schema = {"type": "object", "properties": {"b": {"type": "string"}}}
+        form = forms.of_suspension({"schema": schema, "data": data})
+        assert isinstance(form.root, Group) and list(form.root.fields) == ["b"]
+
+    def test_several_approvals_need_the_buttons(self) -> None:
+        data = {"_form": {"fields": [{"name": "note"}]}}
+        assert not forms.of_suspension({"data": data, "required": 1}).decides
+        assert forms.of_suspension({"data": data, "required": 2}).decides
+
+
+class TestDeclaredForm:
+    def form(self, **field: Any) -> forms.Form:
+        return forms.of_suspension({"data": {"_form": {"fields": [{"name": "it", **field}]}}})
+
+    @pytest.mark.parametrize(
+        ("kind", "text", "answer"),
+        [
+            ("text", "a", "a"),
+            ("textarea", "a\nb", "a\nb"),
+            ("number", "1.5", 1.5),
+            ("integer", "3", 3),
+            ("checkbox", "true", True),
+            ("date", "2026-01-31", "2026-01-31"),
+            ("datetime", "2026-01-31T10:00", "2026-01-31T10:00:00Z"),
+            ("email", "a@b.example", "a@b.example"),
+            ("url", "https://b.example", "https://b.example"),
+            ("something else", "a", "a"),
+        ],
+    )
+    def test_each_type(self, kind: str, text: str, answer: Any) -> None:
+        form = self.form(type=kind, label="It", description="What it is", required=True)
+        field = only(form)
+        assert (field.label, field.help) == ("It", "What it is")
+        sheet = typed(it=text)
+        assert form.read(sheet) == {"it": answer} and not sheet.complaints
+        empty = Sheet()
+        form.read(empty)
+        assert "it" in empty.complaints
+
+    def test_an_option_may_have_a_label(self) -> None:
+        form = self.form(type="select", options=["a", {"value": 2, "label": "Two"}], default=2)
+        field = only(form)
+        assert isinstance(field, Choice)
+        assert [(one.value, one.label) for one in field.options] == [("a", "a"), (2, "Two")]
+        assert form.read(form.blank()) == {"it": 2}
+
+    def test_what_need_not_be_given_is_left_out(self) -> None:
+        form = self.form(type="number")
+        sheet = form.blank()
+        assert form.read(sheet) == {} and not sheet.complaints
+
+    def test_a_default_is_there_and_may_be_taken_out(self) -> None:
+        form = self.form(type="integer", default=10)
+        assert form.read(form.blank()) == {"it": 10}
+        assert form.read(typed(it="")) == {"it": None}
+
+
+class TestRows:
+    form = form_of(list[Item])
+
+    def test_rows_are_added_and_removed(self) -> None:
+        sheet = self.form.blank()
+        sheet.put("_add", "answer/it")
+        assert self.form.change_rows(sheet)
+        assert sheet.rows("answer/it") == [0]
+        assert sheet.get("answer/it/0/count") == "1"  # a new row has its defaults
+        assert sheet.focus == "answer/it/0"
+        sheet.put("answer/it/0/what", "pen")
+        self.form.change_rows(sheet)
+        sheet.texts.pop("_add")
+        sheet.put("_remove", "answer/it/0")
+        assert self.form.change_rows(sheet)
+        assert sheet.rows("answer/it") == [1]
+        sheet.texts.pop("_remove")
+        assert not self.form.change_rows(sheet)
+
+    def test_a_complaint_is_at_its_place_in_the_answer_and_shown_at_its_row(self) -> None:
+        sheet = typed(it_n=["3", "5"], it__3__what="a", it__3__price="1", it__5__what="b", it__5__price="x")
+        self.form.read(sheet)
+        assert set(sheet.complaints) == {"it.1.price", "it.0.count", "it.1.count"}
+        field, _ = self.form.complaints(sheet)[1]
+        assert field is not None and field.name == "answer/it/5/price"
+
+    def test_there_is_an_end_to_rows(self) -> None:
+        sheet = Sheet(("answer/it#", str(number)) for number in range(10 * MOST_ROWS))
+        assert len(sheet.rows("answer/it")) == MOST_ROWS
+        sheet.put("_add", "answer/it")
+        self.form.change_rows(sheet)
+        assert len(sheet.rows("answer/it")) == MOST_ROWS
+
+    def test_keys_are_given_once(self) -> None:
+        form = form_of(dict[str, int])
+        sheet = typed(
+            it_n=["0", "1", "2"], it__0_is="a", it__0="1", it__1_is="a", it__1="2", it__2_is="", it__2="3"
+        )
+        form.read(sheet)
+        assert len(sheet.complaints) == 2
+
+
+def test_a_complaint_from_elsewhere_is_shown_at_the_field_or_above_it() -> None:
+    form = form_of(list[Item])
+    sheet = typed(it_n="0", it__0__what="a", it__0__price="1", it__0__count="1")
+    errors = [
+        {"field": "it.0.price", "message": "too dear"},
+        {"field": "it.0.nothing.like.it", "message": "odd"},
+        {"field": "elsewhere", "message": "hm"},
+    ]
+    form.blame(sheet, errors)
+    assert sheet.complaints == {"it.0.price": "too dear", "it.0": "odd", "": "hm"}
+    assert [words for _, words in form.complaints(sheet)] == ["hm", "odd", "too dear"]
+
+
+def test_times_are_in_the_zone_of_who_types_them() -> None:
+    form = form_of(datetime)
+    sheet = typed(it="2026-07-01T10:00")
+    sheet.put("zone", "Europe/Berlin")
+    assert form.read(sheet) == {"it": "2026-07-01T10:00:00+02:00"}
+    sheet.put("zone", "../../etc/passwd")
+    assert form.read(sheet) == {"it": "2026-07-01T10:00:00Z"}
+
+
+def test_types_that_contain_themselves_have_forms() -> None:
+    form = forms.of_schema(Node.model_json_schema())
+    sheet = form.blank()
+    sheet.put("answer/name", "root")
+    sheet.put("_add", "answer/below")
+    form.change_rows(sheet)
+    sheet.put("answer/below/0/name", "leaf")
+    found = form.read(sheet)
+    assert Node.model_validate(found) == Node(name="root", below=[Node(name="leaf")])
+
+
+def test_a_tree_has_a_form_of_some_size() -> None:
+    child = {"anyOf": [{"$ref": "#"}, {"type": "null"}]}
+    form = forms.of_schema({"type": "object", "properties": dict.fromkeys("abcdefgh", child)})
+    sheet = form.blank()
+    assert len(list(form.fields(sheet))) < 500
+    assert set(form.read(sheet).values()) <= {None} and not sheet.complaints
+
+
+@pytest.mark.parametrize("name", ["a/b", "a~b", "a.b", "", " ", "ä ö", "#", "a=", "x?", "</script>"])
+def test_a_property_may_have_any_name(name: str) -> None:
+    form = forms.of_schema({"type": "object", "properties": {name: {"type": "string"}}, "required": [name]})
+    assert isinstance(form.root, Group)
+    sheet = Sheet([(form.root.fields[name].name, "x")])
+    assert form.read(sheet) == {name: "x"}
+    empty = Sheet()
+    form.read(empty)
+    assert form.complaints(empty) != []
+
+
+@pytest.mark.parametrize("annotation", [bool, int, list[int], Literal["a", "b"], Card | Bank, dict[str, str]])
+def test_an_answer_need_not_be_an_object(annotation: Any) -> None:
+    form = forms.of_schema(TypeAdapter(annotation).json_schema())
+    sheet = form.blank()
+    form.read(sheet)
+    kinds = (Choice, Input, Rows, Variants)
+    assert isinstance(form.root, kinds) and not form.decides
+
+
+def test_labels_are_words() -> None:
+    class Model(BaseModel):
+        estimatedCost: int
+        due_on: date = Field(title="Pay until")
+        item: Item
+        risk: Risk
+
+    fields = forms.of_schema(Model.model_json_schema()).root.fields  # type: ignore[attr-defined]
+    assert [one.label for one in fields.values()] == ["Estimated cost", "Pay until", "Item", "Risk"]
+
+
+def test_limits_are_told() -> None:
+    class Model(BaseModel):
+        a: int = Field(ge=1, le=9, description="A number.")
+        b: float = Field(gt=0)
+        c: str = Field(max_length=20)
+
+    fields = forms.of_schema(Model.model_json_schema()).root.fields  # type: ignore[attr-defined]
+    assert [one.help for one in fields.values()] == [
+        "A number. From 1 to 9.",
+        "More than 0.",
+        "At most 20 characters.",
+    ]
+
+
+class Everything(BaseModel):
+    text: str
+    number: float
+    whole: int
+    exact: Decimal
+    yes: bool
+    ticked: bool = False
+    day: date
+    moment: datetime
+    risk: Risk
+    risks: list[Risk] = []
+    perhaps: int | None = None
+    item: Item
+    items: list[Item] = []
+    names: list[str] = []
+    limits: dict[str, float] = {}
+    payment: Card | Bank = Field(discriminator="kind")
+    maybe: Item | None = None
+    anything: Any = None
+
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=8).filter(
+    str.strip
+)
+items = st.builds(Item, what=words, price=st.decimals(0, 1000, places=2), count=st.integers())
+everything = st.builds(
+    Everything,
+    text=words,
+    number=st.floats(allow_nan=False, allow_infinity=False),
+    exact=st.decimals(-1000, 1000, places=3),
+    day=st.dates(min_value=date(1000, 1, 1)),
+    moment=st.datetimes(min_value=datetime(1000, 1, 2)).map(lambda one: one.astimezone()),
+    risks=st.lists(st.sampled_from(Risk), unique=True).map(sorted),
+    perhaps=st.none() | st.integers(),
+    item=items,
+    items=st.lists(items, max_size=2),
+    names=st.lists(words, max_size=3),
+    limits=st.dictionaries(words.map(str.strip), st.floats(-10, 10), max_size=2),
+    payment=st.builds(Card, number=words) | st.builds(Bank, iban=words),
+    maybe=st.none() | items,
+    anything=st.recursive(st.booleans() | st.integers() | words, st.lists, max_leaves=3),
+)
+
+
+@given(everything)
+@settings(max_examples=50, deadline=None)
+def test_what_is_filled_in_is_read_back(value: Everything) -> None:
+    form = forms.of_schema(Everything.model_json_schema())
+    sheet = Sheet()
+    form.root.fill(sheet, value.model_dump(mode="json"))
+    again = Sheet((name, text) for name, texts in sheet.texts.items() for text in texts)
+    found = form.read(again)
+    assert again.complaints == {}
+    read = Everything.model_validate(found)
+    assert read.risks == sorted(value.risks, key=list(Risk).index)
+    assert read.model_copy(update={"risks": []}) == value.model_copy(update={"risks": []})
+
+
+keys_of_schemas = st.sampled_from(
+    [
+        *(
+            "type",
+            "properties",
+            "items",
+            "required",
+            "enum",
+            "const",
+            "anyOf",
+            "oneOf",
+            "allOf",
+            "$ref",
+            "$defs",
+        ),
+        *("title", "description", "default", "format", "minimum", "minLength", "additionalProperties"),
+        *("fields", "name", "options", "label", "value", "a", "b"),
+    ]
+)
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(
+        [
+            "object",
+            "array",
+            "string",
+            "number",
+            "boolean",
+            "null",
+            "#",
+            "#/$defs/a",
+            "date-time",
+            "textarea",
+            "",
+        ]
+    )
+)
+junk = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys_of_schemas, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(keys_of_schemas, junk, max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_whatever_a_schema_says_a_form_comes_of_it(schema: dict[str, Any]) -> None:
+    form = forms.of_schema(schema)
+    sheet = form.blank()
+    form.read(sheet)
+    form.complaints(sheet)
+
+
+@given(junk)
+@settings(max_examples=100, deadline=None)
+def test_whatever_a_form_declares_a_form_comes_of_it(declared: Any) -> None:
+    form = forms.of_suspension({"data": {"_form": {"fields": declared}}})
+    form.read(form.blank())
+    form = forms.of_suspension({"data": {"_form": declared}})
+    form.read(form.blank())
+
+
+def test_the_kinds_of_fields() -> None:
+    assert isinstance(only(form_of(bool, False)), Checkbox)
+    assert isinstance(only(form_of(bool)), Choice)
+    assert isinstance(only(form_of(list[Risk])), Choices)
+    assert only(form_of(Literal[True])).must
+    assert only(form_of(str)).default is MISSING
+    assert only(form_of(Annotated[str, Field(max_length=1000)])).type == "textarea"
