@@ -11,7 +11,7 @@ TEST_ARGS ?= -n 2
 
 .PHONY: demo test test-partitions test-cluster check lint types tests format clean
 
-demo: $(VENV)/.installed-embedded
+demo: $(VENV)/.installed-embedded,server
 	$(VENV)/bin/polos demo $(DEMO_ARGS)
 
 test check: lint types tests

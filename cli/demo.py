@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import shlex
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from polos_redis.errors import PolosError
 
-from .options import By, who
+from .options import SERVER_NEEDS, By, who
 from .output import line, panel, print_json, until
 from .values import UsageError
 
@@ -39,7 +42,7 @@ def demo(
     """See a workflow stop for a person's approval and go on: a $5,000 charge, on a Redis of its own.
 
     Nothing needs to be installed or running, and nothing is left behind. While it asks, another terminal may
-    answer instead, with the `polos resume` line that is shown.
+    answer instead, with the `polos resume` line that is shown, or a browser, on the page whose address is.
 
     \b
     Examples:
@@ -67,6 +70,7 @@ class _Demo:
         self.decision, self.by, self.out, self.json = decision, by, out, json
         self.asking: asyncio.Task[None] | None = None
         self.prompting = False
+        self.pages: str | None = None
 
     async def run(self) -> None:
         from polos_redis.events import stream_workflow
@@ -75,7 +79,10 @@ class _Demo:
         from .demo_charge import ChargeRequest, charge_customer
 
         self.say(("starting a Redis server and a worker", "dim"))
-        async with Polos(embedded=True, namespace=NAMESPACE, workflows=[charge_customer]) as polos:
+        async with (
+            Polos(embedded=True, namespace=NAMESPACE, workflows=[charge_customer]) as polos,
+            _pages(polos, wanted=self.decision is None) as self.pages,
+        ):
             request = ChargeRequest(
                 customer_id="cust_123", amount=5000.00, description="Enterprise annual subscription"
             )
@@ -143,6 +150,9 @@ class _Demo:
         command = ["polos", "resume", execution_id, SUSPENSION, "--approve"]
         self.say("The workflow holds no task and no connection now. Another terminal could answer, too:")
         self.say("  ", (shlex.join([*command, "--url", polos.url, "--namespace", NAMESPACE]), "cyan"))
+        if self.pages:
+            self.say("Or a browser:")
+            self.say("  ", (f"{self.pages}/approve/{execution_id}", "cyan"))
 
     # --- asking -------------------------------------------------------------------------
 
@@ -185,6 +195,18 @@ class _Demo:
             self.asking.cancel()
             await asyncio.wait([self.asking])
             self.asking = None
+
+
+@asynccontextmanager
+async def _pages(polos: Polos, *, wanted: bool) -> AsyncIterator[str | None]:
+    """The approval page and the inbox of this run, where what they need is installed: their address."""
+    if not wanted or any(importlib.util.find_spec(name) is None for name in SERVER_NEEDS):
+        yield None
+        return
+    from polos_redis.server.listening import serving
+
+    async with serving(polos, insecure_dev=True) as url:
+        yield url
 
 
 async def _read_line() -> str | None:

@@ -13,6 +13,7 @@ from polos_redis.client import PolosClient
 
 T = TypeVar("T")
 
+SERVER_NEEDS = ("fastapi", "jinja2", "python_multipart", "uvicorn")  # what the extra `server` brings
 PATIENCE_SECONDS = 3.0  # a person waits at the other end
 
 Url = Annotated[

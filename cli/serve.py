@@ -15,14 +15,13 @@ import typer
 from polos_redis.client import PolosClient
 from polos_redis.errors import ConfigurationError, RedisUnavailableError
 
-from .options import PATIENCE_SECONDS, Namespace, Patience, Url, client_of
+from .options import PATIENCE_SECONDS, SERVER_NEEDS, Namespace, Patience, Url, client_of
 from .worker import LogFormat, log_to_stderr
 
 if TYPE_CHECKING:
     from polos_redis.server.listening import Listener
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-NEEDED = ("fastapi", "jinja2", "python_multipart", "uvicorn")
 
 log = logging.getLogger("polos.server")
 
@@ -87,7 +86,7 @@ def serve(
       polos serve --insecure-dev
       polos serve --host 0.0.0.0 --port 80 --cors-origin https://app.example.com
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in SERVER_NEEDS if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigurationError(
             f"polos serve needs {', '.join(missing)}: install it with pip install 'polos-redis[server]'"

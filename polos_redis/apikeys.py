@@ -88,6 +88,12 @@ async def find(client: PolosClient, secret: str) -> ApiKey | None:
     return key if hmac.compare_digest(digest, _digest(secret)) and key.holds else None
 
 
+async def get(client: PolosClient, key_id: str) -> ApiKey | None:
+    """The key of an id, whether it still holds or not; None when there is none."""
+    packed = await (await client.store()).api_key(key_id)
+    return None if packed is None else _unpack(packed)[0]
+
+
 async def list_keys(client: PolosClient) -> list[ApiKey]:
     """All keys, oldest first; revoked and expired ones too."""
     found = [_unpack(packed)[0] for packed in await (await client.store()).api_keys()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,24 +9,11 @@ from typing import Any
 import httpx
 
 from polos_redis import PolosClient, apikeys
-from polos_redis.server.app import create_app
-from polos_redis.server.listening import Listener, listen
+from polos_redis.server.listening import serving
+
+__all__ = ["calling", "key", "problem", "serving"]
 
 KIND = "urn:polos:problem:"
-
-
-@contextlib.asynccontextmanager
-async def serving(client: PolosClient, **options: Any) -> AsyncIterator[str]:
-    """Serve `create_app(client, **options)` until the block ends; gives its base URL."""
-    listener = Listener(create_app(client, **options))
-    socket = listen("127.0.0.1", 0)
-    run = asyncio.create_task(listener.serve([socket]))
-    try:
-        # it has a backlog from the start: a request may come before it is accepted
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
-    finally:
-        listener.stop()
-        await run
 
 
 @contextlib.asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, Literal
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -243,3 +244,25 @@ async def test_who_answers_is_who_the_key_is_of(client: PolosClient) -> None:
         assert (await desk.resume(execution_id, headers=admin, resumed_by="ann")).status_code == 200
         (audit,) = (await api.get(f"/api/v1/executions/{execution_id}/audit", headers=admin)).json()["audit"]
         assert (audit["by"], audit["channel"]) == ("ann", "api, on behalf: root")
+
+
+@workflow(id="api-odd-key")
+async def odd_key(ctx: WorkflowContext, input: str) -> Any:
+    return (await ctx.step.suspend(input))["data"]
+
+
+@pytest.mark.parametrize("step_key", ["a/b/../c", "two\nlines", "ünï 🙂", "?&#%2F", " "])
+async def test_a_step_key_may_be_any_text(client: PolosClient, step_key: str) -> None:
+    async with working(client, odd_key), calling(client) as api:
+        handle = await odd_key.invoke(client, step_key)
+
+        async def asked() -> bool:
+            return bool((await client.get_execution(handle.id))["open_suspensions"])
+
+        await until(asked)
+        path = f"/api/v1/executions/{handle.id}"
+        found = await api.get(f"{path}/suspensions/{quote(step_key, safe='')}")
+        assert found.json()["step_key"] == step_key
+        answered = await api.post(f"{path}/resume", json={"step_key": step_key, "data": 7})
+        assert answered.status_code == 200
+        assert await handle.result() == 7

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.command import DEADLINE, POLOS, Command
@@ -129,6 +130,24 @@ def test_another_terminal_may_answer_with_the_line_that_is_shown(polos: Command)
         assert person.end() == 0
         assert "answer  approved by ana (elsewhere)" in person.screen
         assert "Charge completed: ch_cust_123_5000" in person.screen
+
+
+def test_a_browser_may_answer_on_the_page_that_is_shown(polos: Command) -> None:
+    with terminal(polos) as screen:
+        screen.wait_for("y/N")
+        page = re.search(r"http://127\.0\.0\.1:\d+/approve/[0-9a-f]{32}", screen.screen)
+        assert page is not None
+        with httpx.Client(follow_redirects=True) as browser:
+            shown = browser.get(page[0])
+            assert "Enterprise annual subscription" in shown.text
+            hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', shown.text))
+            button = re.search(r'<button class="approve" name="([^"]+)" value="true"', shown.text)
+            assert button is not None
+            answered = browser.post(str(shown.url), data={**hidden, button[1]: "true"})
+        assert answered.status_code == 200
+        screen.wait_for("(elsewhere)")
+        assert screen.end() == 0
+    assert "Charge completed" in screen.screen
 
 
 def test_ctrl_c_leaves_nothing_behind(polos: Command) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from polos_redis.client import PolosClient
 from polos_redis.errors import ConfigurationError
+from polos_redis.server.app import create_app
 from polos_redis.server.site import Site
 
 BACKLOG = 2048
@@ -59,3 +63,18 @@ class Listener(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+
+@contextlib.asynccontextmanager
+async def serving(client: PolosClient, **options: Any) -> AsyncIterator[str]:
+    """Serve `create_app(client, **options)` in this loop, on a free loopback port, until the block ends;
+    gives its base URL."""
+    listener = Listener(create_app(client, **options))
+    door = listen("127.0.0.1", 0)
+    run = asyncio.create_task(listener.serve([door]))
+    try:
+        # it has a backlog from the start: a request may come before it is accepted
+        yield f"http://127.0.0.1:{door.getsockname()[1]}"
+    finally:
+        listener.stop()
+        await run

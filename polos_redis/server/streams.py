@@ -18,7 +18,10 @@ from starlette.responses import Response, StreamingResponse
 from polos_redis import events, keys
 from polos_redis.errors import PolosError
 from polos_redis.events import Event
-from polos_redis.server import problems
+from polos_redis.server import (
+    paths,  # noqa: F401 - `anything` in the routes
+    problems,
+)
 from polos_redis.server.security import Caller, require
 from polos_redis.server.site import Client, Site, site_of
 from polos_redis.server.tokens import for_caller
@@ -59,7 +62,7 @@ async def of_execution(
     return _answer(site_of(request), caller, found)
 
 
-@router.get("/topics/{topic:path}/events", response_class=Response, responses=STREAM)
+@router.get("/topics/{topic:anything}/events", response_class=Response, responses=STREAM)
 async def of_topic(
     topic: str,
     request: Request,

@@ -7,7 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from polos_redis.server import shapes
+from polos_redis.server import (
+    paths,  # noqa: F401 - `anything` in the routes
+    shapes,
+)
 from polos_redis.server.bodies import Json, JsonRoute
 from polos_redis.server.executions import Cursor, Limit
 from polos_redis.server.problems import Problem
@@ -32,7 +35,7 @@ async def find(
 
 
 @router.get(
-    "/executions/{execution_id}/suspensions/{step_key:path}",
+    "/executions/{execution_id}/suspensions/{step_key:anything}",
     responses={200: {"model": shapes.OneSuspension}},
 )
 async def look(

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -23,6 +22,7 @@ from polos_redis.errors import (
     ShownChangedError,
     SuspensionExpiredError,
 )
+from polos_redis.server import paths  # noqa: F401 - `anything` in the routes
 from polos_redis.server.pages import display, forms
 from polos_redis.server.pages.layout import PageRoute, approve_path, go, render, visitor
 from polos_redis.server.pages.sessions import sessions_of
@@ -36,19 +36,6 @@ MOST_FIELDS = 4000  # of one sent form
 OURS = ("form_token", "token", "shown_digest", "resumed_by")  # what a form carries beside the answer
 
 
-class _Anything(Convertor[str]):
-    """A step key: any text, slashes and line breaks included."""
-
-    regex = r"[\s\S]+"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("anything", _Anything())
 router = APIRouter(route_class=PageRoute)
 
 

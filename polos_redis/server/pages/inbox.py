@@ -62,7 +62,7 @@ async def _find(
 
 
 def _has(suspension: Mapping[str, Any], words: list[str]) -> bool:
-    """Whether every word stands in what is shown; or begins the execution's id, of which any letter is one."""
+    """Whether every word stands in what is shown, or begins the execution's id."""
     shown = json.dumps(suspension["data"], ensure_ascii=False)
     where = f"{suspension['step_key']} {suspension['workflow_id']} {shown}".casefold()
     execution_id = suspension["execution_id"]

@@ -51,10 +51,10 @@ class Sessions:
             key_id, _ = self._cookies.loads(request.cookies.get(COOKIE, ""), max_age=SECONDS)
         except (BadData, ValueError, TypeError):
             return None
-        for key in await apikeys.list_keys(self._client):
-            if key.id == key_id and key.holds:
-                return Caller(key.name, key.groups, frozenset(key.scopes), "session", key_id=key.id)
-        return None
+        key = await apikeys.get(self._client, str(key_id))
+        if key is None or not key.holds:
+            return None
+        return Caller(key.name, key.groups, frozenset(key.scopes), "session", key_id=key.id)
 
     def begin(self, request: Request, response: Response, key: ApiKey) -> None:
         """Let an answer log in the holder of a key."""
