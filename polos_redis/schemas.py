@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from polos_redis import typenames
 from polos_redis.errors import ConfigurationError, NotStorableError
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
     from pydantic import TypeAdapter
+    from pydantic.json_schema import GenerateJsonSchema
 
 MOST_ERRORS = 50  # that one refusal tells
 LONGEST_MESSAGE = 300  # characters: it may repeat what was given
+DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 DEEPEST = 100  # levels of an answer
 TOO_DEEP = {"field": "", "message": f"nested deeper than {DEEPEST} levels"}
 
@@ -148,12 +150,23 @@ def _told(error: ValidationError) -> dict[str, str]:
     """What is wrong, and in which field: of several possibilities that which fits best."""
     from jsonschema.exceptions import best_match
 
-    best = best_match([error]) or error
+    best = best_match(_meant(error)) or error
     path = list(best.absolute_path)
     if best.validator == "required" and isinstance(best.instance, dict):
         needed: Any = best.validator_value
         path += [name for name in needed if best.message.startswith(repr(name))][:1]
     return {"field": ".".join(map(str, path)), "message": best.message}
+
+
+def _meant(error: ValidationError) -> list[ValidationError]:
+    """Of a union whose members have a tag, what is wrong with the member that was meant."""
+    schema, answer, union = error.schema, error.instance, cast(Any, error.validator_value)
+    tags = schema.get("discriminator") if isinstance(schema, dict) else None
+    if error.validator == "oneOf" and isinstance(tags, dict) and isinstance(answer, dict):
+        member = {"$ref": tags.get("mapping", {}).get(answer.get(tags.get("propertyName")))}
+        found = [one for one in error.context or () if union[one.relative_schema_path[0]] == member]
+        return found or [error]
+    return [error]
 
 
 @functools.lru_cache(maxsize=256)
@@ -205,7 +218,7 @@ def _schema(annotation: Any) -> dict[str, Any]:
     try:
         return _kept_schema(annotation)
     except TypeError:  # an annotation that can't be hashed is looked at each time
-        return _adapter(annotation).json_schema()
+        return _adapter(annotation).json_schema(schema_generator=_generator())
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
@@ -217,7 +230,24 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 @functools.lru_cache(maxsize=256)
 def _kept_schema(annotation: Any) -> dict[str, Any]:
-    return _adapter(annotation).json_schema()
+    return _adapter(annotation).json_schema(schema_generator=_generator())
+
+
+@functools.cache
+def _generator() -> type[GenerateJsonSchema]:
+    from pydantic.json_schema import GenerateJsonSchema
+
+    class Generator(GenerateJsonSchema):
+        """As pydantic's, but not every text is a decimal number."""
+
+        def decimal_schema(self, schema: Any) -> dict[str, Any]:
+            found = super().decimal_schema(schema)
+            for one in found.get("anyOf", ()):
+                if one.get("type") == "string":
+                    one.setdefault("pattern", DECIMAL)
+            return found
+
+    return Generator
 
 
 @functools.lru_cache(maxsize=256)

@@ -207,6 +207,9 @@ class Checked:
         for key in waits.keys() - noted:
             yield f"{who} has not noted its wait {show(key)}: its end would not close it"
         yield from self._audit(who, execution_id, journal)
+        for key in self.state.early.get(execution_id, {}).keys() & waits.keys():
+            if b"y" + execution_id + b" " + key not in self.state.errands:
+                yield f"{who} has an early answer for {show(key)}, which is open, but nothing gives it"
         for key in noted - waits.keys():
             record = record_of(journal.get(key, b""))
             if record is not None and record[1] != b"suspend":

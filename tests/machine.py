@@ -22,17 +22,21 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from polos_redis import keys
-from polos_redis.journal import is_result
+from polos_redis import journal, keys
+from polos_redis.journal import SuspensionRecord, is_result
+from polos_redis.terms import Terms
 from tests.bonds import Bonds
-from tests.desk import FAR, RETENTION, Desk, Snapshot, step
+from tests.desk import AUDIT_MS, FAR, RETENTION, SHOWN_DIGEST, Desk, Snapshot, packed, step
 from tests.invariants import Checked
-from tests.model import Activation, Execution, Model, branch_of, race_of
+from tests.model import REQUIRED, Activation, Execution, Model, branch_of, race_of
 from tests.state import Namespace, Partition, is_open, record_of, records
 
 DEEP = os.environ.get("POLOS_TEST_DEEP") == "1"
 CONSUMERS = ("w1", "w2", "w3")
-STEPS, WAITS, RETRIES = ("a", "b"), ("ask", "ask too"), ("call",)
+STEPS, WAITS, RETRIES = ("a", "b"), ("ask", "ask too", "ask both"), ("call",)
+DEFAULTS = ("ask too",)  # with a timeout, these have an answer for when nobody gives one
+TERMS = {"ask both": Terms(required=REQUIRED).pack()}
+PEOPLE = ("ann", "bob")
 ERROR = msgpack.packb(["Error", "it failed", ""])  # as good as a result
 MOST = 3  # losses in a row that fail an execution
 
@@ -150,32 +154,99 @@ class Machine(RuleBasedStateMachine):
         self.model.create(Execution(name, later=later, lane=lane))
 
     @precondition(lambda self: self.model.executions)
-    @rule(place=places, key=st.sampled_from(WAITS), answer=st.sampled_from("yn"), early=st.booleans())
-    def answer(self, place: int, key: str, answer: str, early: bool) -> None:
+    @rule(
+        place=places,
+        key=st.sampled_from(WAITS),
+        answer=st.sampled_from("yyn"),
+        early=st.booleans(),
+        who=st.sampled_from(PEOPLE),
+    )
+    def answer(self, place: int, key: str, answer: str, early: bool, who: str) -> None:
         """Somebody answers, most often what is asked."""
         one = self.pick(place, finished=None)
         asked = [(one, key) for one in self.model.unfinished() for key in one.open if "ask" in key]
         if asked and place % 4 != 1:
             one, key = asked[place % len(asked)]
-        if one is None:
-            return
+        if one is not None:
+            self.give(one, key, answer, early, who)
+
+    def give(self, one: Execution, key: str, answer: str, early: bool, who: str) -> None:
         status = one.journal.get(key)
-        args = (one.id, key, answer.encode(), answer, "", "client", int(early), "", 0, "")
+        who = who if key in TERMS else ""
+        seen = self.seen(one, key) if key in TERMS else ""
+        approves = int(answer == "y")
+        args = (one.id, key, answer.encode(), answer, who, "client", int(early), seen, approves, "")
         if status == "open":
-            assert self.call("answer", *args)[0] == b"accepted"
-            self.model.decide(one, key, "answered")
+            outcome = one.decides(key, who, answer) if key in TERMS else "accepted"
+            if outcome in ("again", "other"):
+                with self.desk.unchanged():
+                    tag = self.desk.run("answer", *args)[0]
+                assert tag == {"again": b"recorded", "other": b"other"}[outcome]
+                return
+            assert self.call("answer", *args)[0] == outcome.encode()
+            if outcome == "accepted":
+                self.model.decide(one, key, "answered")
         elif status is None and early and not one.finished and key not in one.early:
             assert self.call("answer", *args)[0] == b"kept"
-            one.early.add(key)
+            one.early[key] = who, answer
         else:
             with self.desk.unchanged():
                 tag = self.desk.run("answer", *args)[0]
             expected: dict[str | None, tuple[bytes, ...]] = {
                 "answered": (b"same", b"other"),
-                "expired": (b"expired",),
-                "closed": (b"closed",),
+                "expired": (b"expired", b"other"),
+                "closed": (b"closed", b"other"),
             }
             assert tag in expected.get(status, (b"unknown", b"kept", b"other", b"closed")), (status, tag)
+
+    @precondition(lambda self: self.writer(0))
+    @rule(
+        place=places,
+        said=st.lists(st.tuples(st.sampled_from(PEOPLE), st.sampled_from("yyn")), min_size=1, max_size=4),
+        early=rarely,
+    )
+    def several_decide(self, place: int, said: list[tuple[str, str]], early: bool) -> None:
+        """Some people answer one after the other what several have to; one of them before it is asked."""
+        by = self.writer(place)
+        one = self.model.executions.get(by.id) if by is not None else None
+        if one is None:
+            return
+        for number, (who, answer) in enumerate(said):
+            if number == early:
+                self.suspend(place, "ask both", FAR, False)
+                self.the_state_is_the_models()
+            self.give(one, "ask both", answer, True, who)
+            self.the_state_is_the_models()
+
+    def seen(self, one: Execution, key: str) -> str:
+        """What an answer is checked against: the suspension as it stands."""
+        packed = self.desk.do("HGET", keys.JOURNAL + one.id, key)
+        record = journal.parse(packed) if packed else None
+        return record.seen if isinstance(record, SuspensionRecord) else "?"
+
+    def unchecked(self) -> list[str]:
+        """The errands to check an early answer."""
+        errands = self.desk.do("ZRANGE", keys.ERRANDS, 0, -1)
+        return [name.decode() for name in errands if name[:1] == b"y"]
+
+    @precondition(lambda self: any(one.early.keys() & TERMS.keys() for one in self.model.unfinished()))
+    @rule(place=places, twice=rarely)
+    def take_early(self, place: int, twice: bool) -> None:
+        """A worker gives an answer that came before its suspension, if that has opened."""
+        errands = self.unchecked()
+        if not errands:
+            return
+        errand = errands[place % len(errands)]
+        name, _, key = errand[1:].partition(" ")
+        one = self.model.executions.get(name)
+        if one is not None and key in one.early and key in one.journal:
+            who, answer = one.early[key]
+            self.give(one, key, answer, False, who)
+            if twice:  # the worker dies before it has noted that
+                return
+            del one.early[key]
+            assert self.desk.do("HDEL", keys.EARLY + name, key) == 1
+        self.desk.run("errand", errand, "", "", "")
 
     @precondition(lambda self: self.pick(0))
     @rule(place=places)
@@ -297,7 +368,10 @@ class Machine(RuleBasedStateMachine):
         if by is None:
             return
         events = len(self.desk.events(f"{key}/{by.id}"))
-        reply = self.write(by, lost, "suspend", key, timeout, b"\x80", *entrant(key), b"d" * 32, 60_000, "")
+        default = b"none" if timeout and key in DEFAULTS else b""
+        more = {"terms": TERMS.get(key, b""), "default": default}
+        asked = (key, timeout, b"\x80", *entrant(key), SHOWN_DIGEST, AUDIT_MS, packed(more))
+        reply = self.write(by, lost, "suspend", *asked)
         if reply is None:
             return
         one = self.model.executions[by.id]
@@ -308,9 +382,12 @@ class Machine(RuleBasedStateMachine):
             one.put(key, "closed")
         else:
             one.put(key, "open")
-            if key in one.early:
-                one.early.remove(key)
+            if default:
+                one.defaults.add(key)
+            if key in one.early and key not in TERMS:
+                del one.early[key]
                 one.settle(key, "answered")
+            self.wait_for_the_clock()  # another opening is at another time
         self.learn(by, lost)
 
     def believed_waits(self, place: int) -> list[bytes]:
@@ -458,13 +535,39 @@ class Machine(RuleBasedStateMachine):
             del self.model.executions[one.id]
             self.called = [(script, args) for script, args in self.called if one.id not in args]
 
+    @precondition(
+        lambda self: any("." not in one.id for one in self.model.executions.values() if one.finished)
+    )
+    @rule(place=places, cut_short=rarely)
+    def delete(self, place: int, cut_short: bool) -> None:
+        """A root is deleted, and its descendants after it, unless one of them goes on."""
+        roots = [one for one in self.model.executions.values() if one.finished and "." not in one.id]
+        if place % 3 != 1:
+            return
+        root = roots[place % len(roots)]
+        alive = any(one.id.startswith(root.id) for one in self.model.unfinished())
+        if alive or self.desk.do("EXISTS", keys.CHILDREN + root.id):
+            assert alive or self.cascades(), f"{root.id} has children that have all ended"
+            with self.desk.unchanged():
+                assert self.desk.run("delete", root.id)[0] == b"status"
+            return
+        below = [one for one in self.model.executions.values() if one.id.startswith(root.id + ".")]
+        for one in [root] if cut_short else [root, *below]:
+            assert self.desk.run("delete", one.id)[:2] == [b"deleted", 1]
+            del self.model.executions[one.id]
+            self.called = [(script, args) for script, args in self.called if one.id not in args]
+        audit = self.desk.state.audit.get(root.id.encode(), [])
+        assert not any(msgpack.unpackb(entry, raw=True)[9] for entry in audit), "an answer is left"
+
     @precondition(lambda self: self.called)
     @rule(back=st.sampled_from((0, 0, 0, 1, 1, 2, 3, 5, 8, 13, 21)))
     def duplicate(self, back: int) -> None:
         """A call that was made before, more or less lately, comes once more: it changes nothing."""
         script, args = self.called[-1 - min(back, len(self.called) - 1)]
-        if script == "answer" and self.model.executions[args[0]].journal.get(args[1]) in (None, "open"):
-            return  # it was for an earlier run, whose suspension is gone: it counts again
+        if script == "answer":
+            status = self.model.executions[args[0]].journal.get(args[1])
+            if status is None or (status == "open" and args[1] not in TERMS):
+                return  # it was for an earlier run, whose suspension is gone: it counts again
         with self.desk.unchanged():
             self.desk.run(script, *args)
 
@@ -534,7 +637,7 @@ class Machine(RuleBasedStateMachine):
         one.entry = entry
         assert fields.get(b"owner", b"").decode() == (one.owner or ""), one.id
         assert (b"p" + name in state.timers) == one.later, one.id
-        assert {key.decode() for key in state.early.get(name, {})} == one.early
+        assert {key.decode() for key in state.early.get(name, {})} == one.early.keys()
 
         journal = state.journals.get(name, {})
         steps = {key.decode(): packed for key, packed in journal.items() if key and not is_result(key)}
@@ -543,6 +646,11 @@ class Machine(RuleBasedStateMachine):
         one.doubtful.clear()
         assert {key: _status(packed) for key, packed in steps.items()} == one.journal, one.id
         assert int(journal.get(b"", b"0")) == one.count, one.id
+        for key in one.journal.keys() & TERMS.keys():
+            made = decisions_of(steps[key])
+            assert made == one.decisions.get(key, {}), one.id
+            if one.journal[key] == "answered":
+                assert "n" in made.values() or len(made) == REQUIRED, f"{one.id} was decided by {made}"
         self.keeps(one, journal)
 
     def keeps(self, one: Execution, journal: dict[bytes, bytes]) -> None:
@@ -565,6 +673,13 @@ _MAY_BECOME = {
 def _status(packed: bytes | None) -> str:
     record = record_of(packed) if packed is not None else None
     return "" if record is None else record[2].decode()
+
+
+def decisions_of(packed: bytes) -> dict[str, str]:
+    """What several people have decided on a suspension: who -> answer."""
+    record = journal.parse(packed)
+    assert isinstance(record, SuspensionRecord)
+    return {one.by: one.answer.decode() for one in record.decisions}
 
 
 def _attempt(packed: bytes | None) -> int:

@@ -8,6 +8,8 @@ from types import MappingProxyType
 
 from tests.desk import Activated
 
+REQUIRED = 2  # approvals where several people have to agree; one rejection will do
+
 
 @dataclass(slots=True)
 class Race:
@@ -49,7 +51,9 @@ class Execution:
     races: dict[str, Race] = field(default_factory=dict)
     broods: dict[str, Brood] = field(default_factory=dict)
     results: dict[str, str] = field(default_factory=dict)  # child -> how it ended, as the journal has it
-    early: set[str] = field(default_factory=set)
+    early: dict[str, tuple[str, str]] = field(default_factory=dict)  # who, and the answer
+    decisions: dict[str, dict[str, str]] = field(default_factory=dict)  # of several people: who -> answer
+    defaults: set[str] = field(default_factory=set)  # suspensions that have an answer for when time is up
     doubtful: set[str] = field(default_factory=set)  # dropped or not, as the store has it
     losses: int = 0
     progress: int = 0
@@ -124,6 +128,7 @@ class Execution:
         """
         self.doubtful = {key for key, status in self.journal.items() if status == "abandoned"}
         dropped = {key for key, status in self.journal.items() if status in ("failed", "expired", "closed")}
+        dropped -= {key for key in self.defaults if self.journal.get(key) == "expired"}
         for key, brood in self.broods.items():
             failed = {
                 child
@@ -141,8 +146,22 @@ class Execution:
                 race.members = {key: its for key, its in race.members.items() if key not in dropped}
         self.journal = {key: status for key, status in self.journal.items() if key not in dropped}
         self.broods = {key: brood for key, brood in self.broods.items() if key not in dropped}
+        self.decisions = {key: made for key, made in self.decisions.items() if key not in dropped}
+        self.defaults -= dropped
         if self.count:
             self.count += 1
+
+    def decides(self, key: str, who: str, answer: str) -> str:
+        """One of several people answers an open suspension: "recorded", "accepted" (which decides it), or why
+        it changes nothing: "again" or "other"."""
+        made = self.decisions.setdefault(key, {})
+        if who in made:
+            return "again" if made[who] == answer else "other"
+        made[who] = answer
+        if answer == "y" and list(made.values()).count("y") < REQUIRED:
+            self.put(key, "open")
+            return "recorded"
+        return "accepted"
 
     @property
     def open(self) -> list[str]:

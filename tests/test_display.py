@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -125,7 +124,7 @@ def test_any_value_is_shown(value: Any) -> None:
     template = ENVIRONMENT.from_string('{% from "values.html" import value %}{{ value(one) }}')
     html = template.render(one=show(value))
     assert "<script" not in html.lower()
-    json.loads(display.as_json(value).replace("\N{REPLACEMENT CHARACTER}", "")) if value is None else None
+    assert display.as_json(value)
 
 
 def test_a_large_value_is_shown_within_bounds() -> None:

@@ -18,6 +18,7 @@ from tests.machine import (
     CONSUMERS,
     DEEP,
     ERROR,
+    PEOPLE,
     RETRIES,
     STEPS,
     WAITS,
@@ -70,9 +71,15 @@ class Composition(Machine):
         self.create(later, lane, options | lane_options(lane))
 
     @precondition(lambda self: self.model.executions)
-    @rule(place=places, key=st.sampled_from((*WAITS, "race ask")), answer=st.just("y"), early=st.booleans())
-    def answer(self, place: int, key: str, answer: str, early: bool) -> None:
-        super().answer(place, key, answer, early)
+    @rule(
+        place=places,
+        key=st.sampled_from((*WAITS, "race ask")),
+        answer=st.just("y"),
+        early=st.booleans(),
+        who=st.sampled_from(PEOPLE),
+    )
+    def answer(self, place: int, key: str, answer: str, early: bool, who: str) -> None:
+        super().answer(place, key, answer, early, who)
 
     @precondition(lambda self: any(key in EVENTS for one in self.model.unfinished() for key in one.open))
     @rule(once=st.booleans())
