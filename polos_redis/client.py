@@ -465,14 +465,14 @@ class PolosClient:
                 return Page(found, None)
 
     async def get_suspension(self, execution_id: str, step_key: str) -> dict[str, Any]:
-        """One suspension, open or not, as `list_suspensions` has it, and of its execution the run,
+        """One suspension, open or not, as `list_suspensions` has it, and of its execution
         `root_workflow_id`, `root_execution_id`, `user_id` and `execution_status`.
 
         By a root's id one of a descendant is found too. Raises `ExecutionNotFoundError`,
         `SuspensionNotFoundError` or `AmbiguousSuspensionError`.
         """
         store = await self.store()
-        fields = await store.read_fields(execution_id, "workflow", "status", "run", "about")
+        fields = await store.read_fields(execution_id, "workflow", "status", "about")
         if fields[0] is None:
             raise ExecutionNotFoundError(execution_id)
         found = await read_suspensions(store, [(execution_id, step_key)])

@@ -103,6 +103,7 @@ def suspension(execution_id: str, step_key: str, record: SuspensionRecord) -> di
         "step_key": step_key,
         "topic": keys.suspension_topic(step_key, execution_id),
         "status": record.status,
+        "run": record.run,
         "data": plain(record.shown),
         "digest": record.shown_digest.hex() or None,
         "opened_at": iso(record.opened_ms),
@@ -132,13 +133,12 @@ def decision(record: DecisionRecord) -> dict[str, Any]:
 
 
 def around(
-    execution_id: str, workflow: bytes | None, status: bytes | None, run: bytes | None, about: bytes | None
+    execution_id: str, workflow: bytes | None, status: bytes | None, about: bytes | None
 ) -> dict[str, Any]:
     """What there is to know of the execution that a suspension belongs to."""
     found = _about(text(workflow), about)
     return {
         "workflow_id": text(workflow),
-        "run": int(run or 1),
         "root_workflow_id": found["root_workflow_id"],
         "root_execution_id": keys.root_of(execution_id),
         "user_id": found["user_id"],

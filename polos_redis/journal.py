@@ -8,7 +8,7 @@ step         [1, "step", status, attempt, took ms, value or error, (state,) fini
              abandoned (the workflow's code cancelled the call)
              state: the fields of ctx.state that it has changed, where it has
 suspension   [1, "suspend", status, opened ms, deadline ms or 0, shown, answer, digest, by, channel,
-             decided ms, terms, decisions, race, digest of what is shown, retention of its audit in ms]
+             decided ms, terms, decisions, race, digest of what is shown, retention of its audit in ms, run]
              status: open | answered | expired | closed; race: the step key of the race it decides, or "";
              answer: before it is decided, what holds when nobody answers, or ""; terms: see terms.py;
              decisions: a packed list of [answer, digest, by, channel, ms, "1" (approves) or "0"], or ""
@@ -83,6 +83,7 @@ class SuspensionRecord:
     decisions: tuple[DecisionRecord, ...] = ()
     race: bytes = b""
     shown_digest: bytes = b""
+    run: int = 1
 
     @property
     def seen(self) -> str:
@@ -201,6 +202,7 @@ def parse(raw: bytes) -> Record:
                 _decisions(record[12]),
                 _race(record, 13),
                 record[14] if len(record) > 14 else b"",
+                int(record[16]) if len(record) > 16 else 1,
             )
         if version == VERSION and kind == b"wait":
             return WaitRecord(

@@ -85,7 +85,8 @@ class Child:
 class Asked:
     """What a suspension asks: what is shown (codec) and its digest, until when (0: for ever), for how long
     its audit is kept; its terms; the answer that holds when nobody gives one in time (codec, empty for none);
-    what its events tell, if that is more than what is shown; the channels by which people are notified."""
+    what its events tell, if that is more than what is shown; the channels by which people are notified; the
+    execution's run."""
 
     shown: bytes
     digest: bytes
@@ -95,6 +96,7 @@ class Asked:
     default: bytes = b""
     told: bytes = b""
     channels: Sequence[str] = ()
+    run: int = 1
 
 
 ASKED_MORE = ("terms", "default", "told", "channels")
@@ -268,7 +270,9 @@ class Store:
         events: Sequence[bytes],
     ) -> Future[Any]:
         """Open a wait for a person."""
-        more = {name: value for name in ASKED_MORE if (value := getattr(asked, name))}
+        more: dict[str, Any] = {name: value for name in ASKED_MORE if (value := getattr(asked, name))}
+        if asked.run > 1:
+            more["run"] = asked.run
         return self._fenced(
             scripts.SUSPEND,
             by,

@@ -41,7 +41,7 @@ class Terms:
         cls,
         what: str,
         annotation: Any,
-        approvers: Sequence[str],
+        approvers: Iterable[str] | None,
         required: int,
         rejections: int,
         allow_self: bool,
@@ -49,13 +49,16 @@ class Terms:
     ) -> Terms:
         """As a workflow declares them. Raises `ConfigurationError`."""
         schema, type_name = schemas.describe(what, annotation) if annotation is not None else (None, "")
-        wanted = tuple(approvers) if isinstance(approvers, Iterable) else (approvers,)
-        if isinstance(approvers, str) or not all(
-            isinstance(one, str) and one.removeprefix(GROUP) for one in wanted
-        ):
-            raise ConfigurationError(
-                f"{what}: approvers is a list of names and group:NAME, not {approvers!r}"
+        wanted: tuple[str, ...] = ()
+        if approvers is not None:
+            wanted = (
+                () if isinstance(approvers, str) or not isinstance(approvers, Iterable) else tuple(approvers)
             )
+            if not wanted or not all(isinstance(one, str) and one.removeprefix(GROUP) for one in wanted):
+                raise ConfigurationError(
+                    f"{what}: approvers is a list of names and group:NAME, one at least, not {approvers!r}; "
+                    "leave it out to let anybody decide"
+                )
         for name, number in (("required", required), ("rejections", rejections)):
             if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST_REQUIRED:
                 raise ConfigurationError(
@@ -68,10 +71,11 @@ class Terms:
             )
         people = {one for one in wanted if not one.startswith(GROUP)}
         may_decide = len(people if allow_self else people - {started_by})
-        if wanted and len(people) == len(set(wanted)) and may_decide < max(required, rejections):
+        needed = required + rejections - 1  # so many people decide it in any case
+        if wanted and len(people) == len(set(wanted)) and may_decide < needed:
             raise ConfigurationError(
-                f"{what}: {max(required, rejections)} people have to agree, but approvers names "
-                f"{may_decide} who may decide: it could never be decided"
+                f"{what}: with required={required} and rejections={rejections} it may take {needed} people, "
+                f"but approvers names {may_decide} who may decide: it could stay undecided"
             )
         terms = cls(schema, type_name, wanted, required, rejections, bool(allow_self))
         if terms.counts and schema is not None and "approved" not in schemas.properties(schema):

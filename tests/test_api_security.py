@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from typing import Any
@@ -185,11 +186,63 @@ async def test_a_link_is_for_its_own_suspension_of_its_own_run(client: PolosClie
         failing = {"step_key": "second", "data": "fail"}
         await api.post(f"{path}/resume", json=failing, headers=bearer("second"))
         await run.reached(handle, "failed")
-        old = bearer("first")
         await client.retry(handle.id)
-        refused = problem(await api.get(f"{path}/suspensions/first", headers=old), 403, "forbidden")
-        assert "began anew" in refused["detail"]
+        kept = await api.get(f"{path}/suspensions/first", headers=bearer("first"))
+        assert (kept.json()["status"], kept.json()["run"]) == ("answered", 1)
         await run.reached(handle, "failed")
+
+
+@workflow(id="api-beside", retries=1, retry_delay=0.01)
+async def beside(ctx: WorkflowContext, input: dict[str, bool]) -> Any:
+    """Asks, and fails once while it does: by itself again, or finally."""
+
+    async def fail() -> None:
+        if ctx.run == 1 or (input["finally"] and ctx.run == 2):
+            await ctx.step.wait_for(f"a moment {ctx.run}", seconds=0.05)
+            raise ValueError("beside")
+
+    answer, _ = await asyncio.gather(ctx.step.suspend("ask", {"run": ctx.run}), fail())
+    return answer["data"]
+
+
+async def test_a_link_goes_on_when_the_suspension_stays_open_in_the_next_run(client: PolosClient) -> None:
+    links = Links([SECRET], client.namespace, None, 3600)
+    async with serving(client, links=links) as url, working(client, beside) as worker:
+        run = Running(client, worker)
+        handle = await client.invoke(beside, {"finally": False})
+        await run.opened(handle, "ask")
+        token = links.token(handle.id, "ask", 1)
+
+        async def in_the_next_run() -> bool:
+            return bool((await client.get_execution(handle.id))["run"] == 2)
+
+        await until(in_the_next_run)
+        assert (await client.get_suspension(handle.id, "ask"))["run"] == 1
+        async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}) as api:
+            path = f"/api/v1/executions/{handle.id}/resume"
+            done = await api.post(path, json={"step_key": "ask", "data": 5})
+        assert done.json()["outcome"] == "accepted"
+        assert await handle.result() == 5
+
+
+async def test_a_link_ends_when_the_suspension_is_closed_and_opened_anew(client: PolosClient) -> None:
+    links = Links([SECRET], client.namespace, None, 3600)
+    async with serving(client, links=links) as url, working(client, beside) as worker:
+        run = Running(client, worker)
+        handle = await client.invoke(beside, {"finally": True})
+        await run.reached(handle, "failed")
+        await client.retry(handle.id)
+        await run.opened(handle, "ask")
+        async with httpx.AsyncClient(base_url=url) as api:
+            for number, status in ((1, 403), (2, 403), (3, 200)):
+                token = links.token(handle.id, "ask", number)
+                answered = await api.post(
+                    f"/api/v1/executions/{handle.id}/resume",
+                    json={"step_key": "ask", "data": number},
+                    headers={"Authorization": f"Bearer {token}"},
+                )
+                assert answered.status_code == status, answered.text
+        assert await handle.result() == 3
 
 
 async def test_a_link_that_does_not_hold_is_refused(client: PolosClient) -> None:

@@ -35,7 +35,7 @@ def test_suspend_opens_a_wait_and_tells_both_topics(desk: Desk) -> None:
     version, kind, status, opened, deadline, *rest = unpacked(packed)
     assert (changes, version, kind, status) == (1, 1, b"suspend", b"open")
     assert before <= opened <= desk.now() and deadline == opened + FAR
-    assert rest == [shown, b"", b"", b"", b"", 0, b"", b"", b"", SHOWN_DIGEST, AUDIT_MS]
+    assert rest == [shown, b"", b"", b"", b"", 0, b"", b"", b"", SHOWN_DIGEST, AUDIT_MS, 1]
     state, member = desk.state, f"{by.id} ok".encode()
     assert state.timers == {b"s" + member: float(deadline)}
     assert opened == int(state.suspensions[member]) // 1000

@@ -6,7 +6,7 @@
 --       8 the race it decides, or ''  9 the races it takes part in, as for join  10 digest of what is shown
 --       11 retention of its audit, ms  12 further options (msgpack map), or '': terms, default (codec: what holds when
 --       nobody answers in time), told (codec: the events' data, where it is more than what is shown), channels (a list:
---       who is to be notified)  13.. events that come before it on the workflow's topic
+--       who is to be notified), run (where it is not the first)  13.. events that come before it on the workflow's topic
 -- Returns {changes, record}; -1 or -2 as write does.
 -- #include fence
 -- #include clock
@@ -24,7 +24,7 @@ if old then return {n, old} end
 local deadline = timeout > 0 and now + timeout or 0
 local more = ARGV[12] ~= '' and cmsgpack.unpack(ARGV[12]) or {}
 local record = {1, 'suspend', 'open', now, deadline, shown, more.default or '', '', '', '', 0, more.terms or '', '', ARGV[8],
-  ARGV[10], tonumber(ARGV[11])}
+  ARGV[10], tonumber(ARGV[11]), more.run or 1}
 if ARGV[9] ~= '' then
   if not join(P, id, ARGV[9], now) then
     record[STATUS], record[DECIDED] = 'closed', now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, overload
@@ -40,7 +40,7 @@ class Suspensions(Calls):
         timeout: float | timedelta | None = None,
         *,
         schema: None = None,
-        approvers: Sequence[str] = (),
+        approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
         allow_self: bool = True,
@@ -54,7 +54,7 @@ class Suspensions(Calls):
         timeout: float | timedelta | None = None,
         *,
         schema: type[T],
-        approvers: Sequence[str] = (),
+        approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
         allow_self: bool = True,
@@ -67,7 +67,7 @@ class Suspensions(Calls):
         timeout: float | timedelta | None = None,
         *,
         schema: Any = None,
-        approvers: Sequence[str] = (),
+        approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
         allow_self: bool = True,
@@ -154,6 +154,7 @@ class Suspensions(Calls):
             default,
             self._with_url(key, ask.data),
             host.channel_names,
+            activation.run,
         )
 
     def _with_url(self, key: str, data: Any) -> bytes:
@@ -178,7 +179,7 @@ class _Ask:
     data: Any
     timeout: float | timedelta | None
     schema: Any
-    approvers: Sequence[str]
+    approvers: Iterable[str] | None
     required: int
     rejections: int
     allow_self: bool
@@ -189,7 +190,7 @@ class _Ask:
         """Whether there is more to it than: anything from anybody."""
         return (
             self.schema is not None
-            or self.approvers != ()
+            or self.approvers is not None
             or self.required != 1
             or self.rejections != 1
             or self.allow_self is not True

@@ -3,7 +3,7 @@
 -- #include waits
 -- A wait's record in the journal, by position. All begin with version, kind, status, opened; then
 -- suspend  deadline, shown, answer (before it is decided: what holds when nobody answers, or ''), digest, by, channel,
---          decided, terms, decisions, race, digest of what is shown, retention of its audit in ms
+--          decided, terms, decisions, race, digest of what is shown, retention of its audit in ms, run
 -- wait     due (0: none), topic ('': a delay), subscriber, event id, event type, data, decided, race
 -- child    children, results to come, children begun, decided, race
 -- race     (not a wait) winner, decided, its members: step key, branch, step key, branch ...
