@@ -139,6 +139,39 @@ def test_the_worker_starts_serves_and_stops_in_its_grace_period(compose_redis: i
         worker.wait()
 
 
+def test_the_server_starts_is_healthy_and_stops_in_its_grace_period(
+    compose_redis: int, tmp_path: Path
+) -> None:
+    service = SERVICES["server"]
+    assert service["depends_on"]["redis"]["condition"] == "service_healthy"
+    assert all(str(port).startswith("127.0.0.1:") for port in service["ports"])
+    assert service["environment"] == SERVICES["worker"]["environment"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [port if word == "8000" else word for word in service["command"]]
+    command[command.index("0.0.0.0")] = "127.0.0.1"
+    given = {**service["environment"], "POLOS_SECRET": "s" * 32}
+    given["POLOS_REDIS_URL"] = given["POLOS_REDIS_URL"].replace("redis:6379", f"127.0.0.1:{compose_redis}")
+    _, *check = [word.replace(":8000/", f":{port}/") for word in service["healthcheck"]["test"]]
+    polos = Path(sys.executable).with_name("polos")
+    with (tmp_path / "server.log").open("wb") as log:
+        server = subprocess.Popen([polos, *command], env={**os.environ, **given}, stdout=log, stderr=log)
+    try:
+
+        def healthy() -> bool:
+            assert server.poll() is None, (tmp_path / "server.log").read_text()
+            done = subprocess.run([sys.executable, *check[1:]], capture_output=True, check=False)
+            return done.returncode == 0
+
+        wait_for(healthy, "the server to be ready")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(float(service["stop_grace_period"].removesuffix("s"))) == 0
+    finally:
+        server.kill()
+        server.wait()
+
+
 def test_the_image_has_what_its_build_needs() -> None:
     """The Dockerfile copies only what is there, and what pyproject.toml names."""
     lines = (ROOT / "Dockerfile").read_text().splitlines()
