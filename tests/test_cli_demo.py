@@ -87,10 +87,13 @@ def terminal(polos: Command, *args: str) -> Iterator[Terminal]:
 
 
 def _own_the_terminal() -> None:
+    """So that Ctrl-C, typed, is a signal; and is not ignored, as whatever a script runs in the background is
+    told to."""
     import fcntl
     import termios
 
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C, typed, is a signal
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_asks_and_goes_on_with_a_yes(polos: Command) -> None:
