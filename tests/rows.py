@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from tests.state import RawConnection, read
+from tests.state import read_all
 
 
 def rows(url: str, namespace: str) -> set[str]:
     """Timers, suspensions and subscriptions (each with its step key at the end), and errands."""
     found: set[str] = set()
-    with RawConnection(url) as connection:
-        for partition in read(connection, namespace):
-            found |= {f"timer {_key(member)}" for member in partition.timers}
-            found |= {f"suspension {_key(member)}" for member in partition.suspensions}
-            found |= {f"errand {member.decode()}" for member in partition.errands}
-            for topic, members in partition.subs.items():
-                found |= {f"{topic.decode()} {member.decode().split(' ', 2)[2]}" for member in members}
+    for partition in read_all(url, namespace):
+        found |= {f"timer {_key(member)}" for member in partition.timers}
+        found |= {f"suspension {_key(member)}" for member in partition.suspensions}
+        found |= {f"errand {member.decode()}" for member in partition.errands}
+        for topic, members in partition.subs.items():
+            found |= {f"{topic.decode()} {member.decode().split(' ', 2)[2]}" for member in members}
     return found
 
 

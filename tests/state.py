@@ -232,6 +232,15 @@ def masters(url: str) -> list[str]:
     return sorted({target.server(row[2][0].decode(), row[2][1]) for row in rows})
 
 
+def read_all(url: str, namespace: str) -> list[Partition]:
+    """The state of every partition, on whichever server of this URL it is."""
+    partitions = []
+    for server in masters(url):
+        with RawConnection(server) as connection:
+            partitions += read(connection, namespace)
+    return partitions
+
+
 def read(connection: RawConnection, namespace: str) -> list[Partition]:
     """The state of every partition that is on this server, all its keys as they were at one moment."""
     names: dict[bytes, list[bytes]] = {}

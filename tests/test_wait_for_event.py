@@ -27,6 +27,7 @@ from tests.fleet import Fleet
 from tests.fleet_waits import announces
 from tests.rows import rows
 from tests.running import Running, running, soon, until, working
+from tests.state import read_all
 
 
 @dataclass(frozen=True)
@@ -185,12 +186,8 @@ async def test_any_number_of_waits_for_one_event(count: int, redis_url: str, nam
 
 
 def left_ids(at: Running) -> set[bytes]:
-    from tests.state import RawConnection, read
-
-    with RawConnection(at.client.url) as connection:
-        return {
-            member for one in read(connection, at.client.namespace) for member in one.subs.get(b"all", ())
-        }
+    partitions = read_all(at.client.url, at.client.namespace)
+    return {member for one in partitions for member in one.subs.get(b"all", ())}
 
 
 async def test_data_of_a_type_that_only_the_publisher_knows(redis_url: str, namespace: str) -> None:
