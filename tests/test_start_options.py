@@ -176,18 +176,24 @@ async def test_odd_keys(key: str, client: PolosClient) -> None:
 
 @pytest.mark.parametrize("how", ["seconds", "timedelta", "moment"])
 async def test_a_start_that_comes_later(how: str, redis_url: str, namespace: str) -> None:
+    hour = timedelta(hours=1)
+    moment = datetime.now(UTC) + hour
     options: Any = {
-        "seconds": {"start_delay": 0.2},
-        "timedelta": {"start_delay": timedelta(milliseconds=200)},
-        "moment": {"start_at": datetime.now(UTC) + timedelta(milliseconds=200)},
+        "seconds": {"start_delay": 3600},
+        "timedelta": {"start_delay": hour},
+        "moment": {"start_at": moment},
     }[how]
     async with running(redis_url, namespace, echo) as at:
         handle = await echo.invoke(at.client, 1, **options)
+        created = datetime.fromisoformat((await at.client.get_execution(handle.id))["created_at"])
+        store = await at.client.store()
+        timers, start = store.prefix(handle.id) + b"timers", f"p{handle.id}"
+        due = datetime.fromtimestamp(float(await store.wire.call("ZSCORE", timers, start)) / 1000, UTC)
+        wanted = moment if how == "moment" else created + hour
+        assert abs(due - wanted) < timedelta(milliseconds=2), "timers count in whole ms"
         assert await handle.status() == "queued"
+        await store.wire.call("ZADD", timers, "XX", 1, start)
         assert await at.result(handle) == 1
-        found = await at.client.get_execution(handle.id)
-        waited = datetime.fromisoformat(found["started_at"]) - datetime.fromisoformat(found["created_at"])
-        assert waited >= timedelta(milliseconds=150)
 
 
 @pytest.mark.parametrize(
