@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -101,14 +102,13 @@ class Running:
 
 
 async def in_partition(
-    client: PolosClient, partition: int, workflow: Workflow[Any, Any], input: Any
+    client: PolosClient, partition: int, workflow: Workflow[Any, Any], input: Any, **options: Any
 ) -> ExecutionHandle[Any]:
-    """Invoke until it is in this partition; what went elsewhere is cancelled."""
+    """Invoke into this partition: under a key whose execution lives there."""
     while True:
-        handle = await client.invoke(workflow, input)
-        if keys.partition_of(handle.id, client.partitions) == partition:
-            return handle
-        await client.cancel(handle.id)
+        key = uuid.uuid4().hex
+        if keys.partition_of(keys.derived_id(workflow.id, key), client.partitions) == partition:
+            return await client.invoke(workflow, input, idempotency_key=key, **options)
 
 
 @contextlib.asynccontextmanager

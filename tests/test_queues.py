@@ -28,7 +28,7 @@ from polos_redis import (
 from polos_redis.workflow import Workflow
 from tests.command import Command
 from tests.fleet import Fleet, WorkerProcess
-from tests.running import DEADLINE, until, working
+from tests.running import DEADLINE, in_partition, until, working
 from tests.servers import ChaosServer
 
 ONE = queue("queues-one", concurrency_limit=1)
@@ -506,20 +506,30 @@ async def test_a_deployment_that_raises_the_limit_lets_the_line_move_up(
 
 
 async def test_a_deployment_that_lowers_the_limit_admits_nobody_until_there_is_room(
-    client: PolosClient, stage: Stage
+    spread: PolosClient, stage: Stage
 ) -> None:
     names = [str(number) for number in range(5)]
     stage.close(*names)
-    async with working(client, with_limit(3)):
-        handles = [await with_limit(3).invoke(client, name) for name in names]
-        await stage.saw("0", "1", "2")
-        async with working(client, with_limit(1)):
-            for name, waiting in (("0", ["3", "4"]), ("1", ["3", "4"]), ("2", ["4"]), ("3", [])):
-                stage.let_out(name)
-                await handles[int(name)].result(timeout=DEADLINE)
-                assert await line(client, "queues-deployed") == [handles[int(one)].id for one in waiting]
-            stage.let_out("4")
+    async with working(spread, with_limit(3)):
+        handles = [await with_limit(3).invoke(spread, name) for name in names]
+        third, fourth = await in_line(spread, "queues-deployed", 2)
+        await until(lambda: len(stage.inside) == 3)
+        store = await spread.store()
+        places = store.lane_prefix("queues-deployed") + keys.PLACES.encode() + b"queues-deployed"
+
+        async def counted(number: int) -> bool:
+            return int(await store.wire.call("HLEN", places)) == number
+
+        async with working(spread, with_limit(1)):
+            for number, waiting in ((4, [third, fourth]), (3, [third, fourth]), (2, [fourth]), (1, [])):
+                await until(lambda: stage.inside)
+                await stage.one_leaves()
+                # who gives up a place and who is admitted to it is one script
+                await until(lambda: counted(number), f"{number} to be counted")  # noqa: B023
+                assert await line(spread, "queues-deployed") == waiting
+            stage.let_out(*names)
             assert await results(handles) == names
+    await nothing_is_left(spread)
 
 
 async def test_a_deployment_without_the_limit_lifts_it(client: PolosClient, stage: Stage) -> None:
@@ -577,7 +587,10 @@ async def test_a_queue_is_read_from_its_beginning_when_its_first_worker_comes(
 async def test_entries_of_two_queues_may_have_one_id(client: PolosClient, stage: Stage) -> None:
     """Each stream counts for itself: what ends in one queue says nothing of the other's entry."""
     stage.close("a")
-    handles = [await free.invoke(client, "a"), await free.invoke(client, "b", queue="queues-other")]
+    handles = [
+        await in_partition(client, 0, free, "a"),
+        await in_partition(client, 0, free, "b", queue="queues-other"),
+    ]
     store = await client.store()
     call, prefix, same = store.wire.call, store.prefixes[0], b"%d-0" % (time.time_ns() // 1_000_000 + 60_000)
     for handle, name in zip(handles, (b"default", b"queues-other"), strict=True):
@@ -613,7 +626,7 @@ async def test_any_worker_looks_after_all_queues(
     handle = await client.invoke("in_queue", {"gate": "gate"})
     await until(lambda: entered(fleet, handle.id))
     store = await client.store()
-    stream = store.prefixes[0] + b"queue:limited"
+    stream = store.prefix(handle.id) + b"queue:limited"
     dies.kill()
 
     async def requeued() -> bool:

@@ -293,13 +293,15 @@ async def test_a_retry_stops_the_end_of_its_children(redis_url: str, namespace: 
             await until(lambda: _is(handle, "waiting"))
 
         # no worker is there: what is due is decided by hand, a batch at a time
+        home = store.prefix(handle.id)
+
         async def fire() -> int:
-            await until(lambda: _unheld(store, store.prefixes[0]))
-            await store.fire(store.prefixes[0], "by-hand", 1, 100)
+            await until(lambda: _unheld(store, home))
+            await store.fire(home, "by-hand", 1, 100)
             return len(await client.list_executions(status="cancelled", limit=1000))
 
-        await store.wire.call("DEL", store.prefixes[0] + b"pump")
-        await store.wire.call("ZADD", store.prefixes[0] + b"timers", "XX", 1, b"t" + handle.id.encode())
+        await store.wire.call("DEL", home + b"pump")
+        await store.wire.call("ZADD", home + b"timers", "XX", 1, b"t" + handle.id.encode())
         await fire()
         assert await fire() == 100, "the end of the parent, and then of a hundred of its children"
         await client.retry(handle.id)

@@ -341,7 +341,8 @@ async def test_a_schedule_that_changes_while_it_is_fired_is_fired_as_it_was_or_n
             schedules.fire(store, schedule_id, client.retention_ms), schedules.delete(client, schedule_id)
         )
     assert await schedules.list(client) == []
-    assert await store.wire.call("ZCARD", store.prefixes[0] + keys.ERRANDS.encode()) == 0
+    for prefix in store.prefixes:
+        assert await store.wire.call("ZCARD", prefix + keys.ERRANDS.encode()) == 0
     found = await begun(client, typed.id)
     assert len({one["input"]["schedule_id"] for one in found}) == len(found)
 
@@ -371,17 +372,17 @@ async def test_a_tick_whose_schedule_is_of_no_use_here_does_not_stop_the_others(
 # --- a fleet ----------------------------------------------------------------------------
 
 
-async def pump_holder(client: PolosClient, fleet: Fleet) -> WorkerProcess:
-    """The worker that fires the timers now."""
+async def pump_holder(client: PolosClient, fleet: Fleet, name: str) -> WorkerProcess:
+    """The worker that fires the timers and runs the errands now where a schedule or a topic lives."""
     store = await client.store()
-    key = store.prefixes[0] + keys.PUMP.encode()
+    key = store.topic_prefix(name) + keys.PUMP.encode()
 
     async def holder() -> bytes | None:
         found: bytes | None = await store.wire.call("GET", key)
         return found
 
-    name: bytes = await until(holder, "a holder of the pump")
-    return fleet.of(int(name.split(b"-")[-2]))
+    worker_id: bytes = await until(holder, "a holder of the pump")
+    return fleet.of(int(worker_id.split(b"-")[-2]))
 
 
 async def count_of(client: PolosClient, workflow_id: str, status: str) -> int:
@@ -422,7 +423,7 @@ async def test_each_tick_is_fired_once_although_the_worker_that_fires_them_is_ki
     schedule_id = await schedules.create(client, "ticked", SECOND)
     for times in (3, 6):
         await ticked(client, times)
-        (await pump_holder(client, fleet)).kill()
+        (await pump_holder(client, fleet, schedule_id)).kill()
         await fleet.start(defined_in="tests.fleet_beginnings")
     await ticked(client, 10)
     await schedules.pause(client, schedule_id)
@@ -436,7 +437,7 @@ async def test_a_worker_that_froze_over_a_tick_fires_nothing_again(fleet: Fleet,
     await asyncio.gather(*(fleet.start(defined_in="tests.fleet_beginnings") for _ in range(2)))
     schedule_id = await schedules.create(client, "ticked", SECOND)
     await ticked(client, 2)
-    frozen = await pump_holder(client, fleet)
+    frozen = await pump_holder(client, fleet, schedule_id)
     frozen.pause()
     await ticked(client, 6)
     frozen.resume()

@@ -120,11 +120,11 @@ async def test_a_worker_that_does_not_know_the_type_of_the_data_hands_it_on(
     fleet: Fleet, client: PolosClient
 ) -> None:
     other = await fleet.start(defined_in="tests.fleet_beginnings", knows="ticked", queues=["elsewhere"])
-    assert await pump_holder(client, fleet) is other
+    assert await pump_holder(client, fleet, "orders") is other
     async with working(client, typed):
         await publish(client, Order(number=8))
         (found,) = await completed(client, typed, 1)
-        assert await pump_holder(client, fleet) is other
+        assert await pump_holder(client, fleet, "orders") is other
         assert (await client.get_handle(found["id"]).result()).data == Order(number=8)
 
 
@@ -235,9 +235,10 @@ async def test_a_full_batch_does_not_wait_and_one_that_is_not_does(client: Polos
         await publish(client, *range(7))
         assert data_of(await completed(client, waiting, 2)) == [[0, 1, 2], [3, 4, 5]]
         store = await client.store()
+        errands = store.topic_prefix("orders") + keys.ERRANDS.encode()
 
         async def put_off() -> bool:
-            due = await store.wire.call("ZSCORE", store.prefixes[0] + keys.ERRANDS.encode(), "eorders")
+            due = await store.wire.call("ZSCORE", errands, "eorders")
             seconds, _ = await store.wire.call("TIME")
             return due is not None and float(due) > (int(seconds) + 3000) * 1000
 
@@ -370,7 +371,7 @@ async def test_each_event_begins_one_execution_although_the_worker_that_hands_th
     await asyncio.gather(*(fleet.start(defined_in="tests.fleet_beginnings") for _ in range(2)))
     published = 0
     for _ in range(2):
-        victim = await pump_holder(client, fleet)
+        victim = await pump_holder(client, fleet, "orders")
         publishing = asyncio.create_task(publish(client, *range(published, published + 150)))
 
         async def some(least: int = published + 50) -> bool:
