@@ -190,6 +190,7 @@ def fleet(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Fleet]:
     """Worker processes on the test's namespace; none outlives the test."""
     with Fleet(redis_url, namespace, tmp_path) as fleet:
         yield fleet
+        fleet.show_logs()  # pytest shows it with a test that has failed
 
 
 @pytest.fixture

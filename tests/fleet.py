@@ -108,8 +108,14 @@ class Fleet:
         for worker in self.workers:
             if worker.running:
                 worker.kill()
-            if error is not None:
-                print(f"--- the log of worker {worker.pid}\n{worker.log[-3000:]}", file=sys.stderr)
+        if error is not None:
+            self.show_logs()
+
+    def show_logs(self) -> None:
+        """What the workers said last, and the effects, on stderr."""
+        for worker in self.workers:
+            print(f"--- the log of worker {worker.pid}\n{worker.log[-3000:]}", file=sys.stderr)
+        print(f"--- the effects\n{self.effects_file.read_text()[-3000:]}", file=sys.stderr)
 
     def launch(
         self,
