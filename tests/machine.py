@@ -421,7 +421,7 @@ class Machine(RuleBasedStateMachine):
             self.learn(by, lost)
         else:
             assert reply == 0
-            del self.pending[by.entry]
+            self.pending.pop(by.entry, None)  # a store that went back may have it undelivered
             self.model.park(one)
             self.over(by, lost)
 
