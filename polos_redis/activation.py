@@ -344,13 +344,21 @@ class Activation:
             changes: int = reply if type(reply) is int else reply[0]
             if changes < 0:
                 await self.lost(changes)
-            self._hear(changes, self.known + 1)
+            self._hear(changes, self.known + (name != b""))
             self.known = max(self.known, changes)
             if record:
                 self.journal[name] = record
             elif type(reply) is not int:
                 self.journal[name] = reply[1]
             return changes
+
+    async def tell(self, event_type: str, value: Any) -> None:
+        """Tell an event of this execution now. It is fenced as any write: a worker that was held for dead
+        tells nothing more. At least once, as a repeated call may tell it twice."""
+        data = codec.encode(value, limit=self.host.value_limit)
+        events = [*self.first_events(), event_type.encode() + self.mark, data]
+        write = self.host.store.write
+        await self.commit(b"", b"", lambda known: write(self.fence, known, b"", b"", events))
 
     async def _sent(self, send: Callable[[], asyncio.Future[Any]]) -> Any:
         """Send a fenced write until its reply is known. Raises what the server refuses it with."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack, overload
@@ -132,6 +132,11 @@ class Workflow(Generic[In, Out]):
                     ) from None
                 self._input_type = hints[parameter.name]
         return self._input_type
+
+    @property
+    def needed(self) -> Sequence[Workflow[Any, Any]]:
+        """What a worker has to serve beside it, as it is part of it: an agent's tools, say."""
+        return ()
 
     def resolve(self) -> None:
         """Find out the input's type now: a worker wants to fail at its start, not at the first execution."""

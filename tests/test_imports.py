@@ -32,3 +32,20 @@ def test_an_unknown_name_is_said_plainly() -> None:
 
     with pytest.raises(AttributeError, match="module 'polos_redis' has no attribute 'nothing'"):
         _ = polos_redis.nothing
+
+
+@pytest.mark.parametrize("heavy", ["openai", "httpx", "httpx2", "fastapi", "typer", "rich", "redis"])
+def test_an_agent_is_light(heavy: str) -> None:
+    """Who only defines and asks agents, and has no tools or types of its own, pays for little."""
+    assert heavy not in _imported(_AGENT)
+
+
+def test_an_agent_without_types_needs_no_pydantic() -> None:
+    assert "pydantic" not in _imported(_AGENT)
+
+
+_AGENT = """
+import polos_redis.agents
+polos_redis.Agent(id="light", model="gpt-4o", provider="openai").with_input("Hi")
+polos_redis.Agent(id="lighter", model="gpt-4o", provider="openai-responses").with_input("Hi")
+"""

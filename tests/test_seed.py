@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from textwrap import indent
 
 import pytest
 
-from tests.command import Command, Running
+from tests.command import Command, Running, wait_until
+from tests.llm import llm_process, read_log
 
 DATA = Path(__file__).with_name("data")
 
@@ -217,3 +219,93 @@ def test_the_multi_stage_block(
             assert answered.code == 0, answered.err
         assert running.wait() == 0, running.err
     assert running.out.endswith(f"\nMultiApprovalOutput {end}\n")
+
+
+# --- the first program: an agent plans, a person approves, a step executes ---------------
+
+ACTION = """
+def execute_action(plan):
+    print(f"executing: {plan.description}")
+    return f"{type(plan).__name__}: {len(plan.steps)} steps"
+"""
+
+PLAN = {
+    "description": "Delete 1000 customer records from archive",
+    "steps": ["Backup data", "Run deletion query", "Verify deletion"],
+    "estimated_cost": 50.0,
+    "risk_level": "high",
+}
+
+
+def agent_program(folder: Path) -> Path:
+    """The page's first program, and the one that listens; what they leave open is defined before."""
+    page = block("agent_block.txt") + "\n\n" + block("listening_block.txt")
+    assert page.count("from polos import") == 2
+    program = folder / "plan.py"
+    program.write_text(ACTION + page.replace("from polos import", "from polos_redis import"))
+    return program
+
+
+@contextmanager
+def planning(polos: Command, folder: Path) -> Iterator[Path]:
+    """The model's provider, which gives the plan once; its log."""
+    path, log = folder / "script.json", folder / "llm.log"
+    path.write_text(json.dumps([{"say": PLAN, "usage": [120, 60]}]))
+    with llm_process(path, log) as base_url:
+        polos.environment |= {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": base_url}
+        yield log
+
+
+def test_the_agent_program_is_the_page_with_another_import_line(tmp_path: Path) -> None:
+    page = (block("agent_block.txt") + "\n\n" + block("listening_block.txt")).splitlines()
+    ours = agent_program(tmp_path).read_text().removeprefix(ACTION).splitlines()
+    assert [(a, b) for a, b in zip(page, ours, strict=True) if a != b] == [
+        (
+            "from polos import workflow, WorkflowContext, Agent",
+            "from polos_redis import workflow, WorkflowContext, Agent",
+        ),
+        ("from polos import PolosClient, events", "from polos_redis import PolosClient, events"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [
+        (["--approve"], {"status": "completed", "result": "ActionPlan: 3 steps", "rejection_reason": None}),
+        (
+            ["--reject", "--reason", "too risky"],
+            {"status": "rejected", "result": None, "rejection_reason": "too risky"},
+        ),
+    ],
+    ids=["approved", "rejected"],
+)
+def test_a_plan_of_an_agent(
+    polos: Command, tmp_path: Path, answer: list[str], result: dict[str, str]
+) -> None:
+    program = agent_program(tmp_path)
+    with planning(polos, tmp_path) as log, polos.worker(str(program)) as worker:
+        with script(polos, program) as (running, execution_id):
+            assert running.wait() == 0, running.err
+            assert "Workflow suspended, awaiting approval:" in running.out
+            assert "  Steps: Backup data, Run deletion query, Verify deletion\n  Cost: $50.0" in running.out
+            assert "  Approver: manager@company.com" in running.out
+        answered = polos.run("resume", execution_id, *answer)
+        assert answered.code == 0, answered.err
+
+        def ended() -> bool:
+            return bool(polos.run("show", execution_id, "--json").json["status"] == "completed")
+
+        wait_until(ended, "the workflow never ended")
+        found = polos.run("show", execution_id, "--json").json
+        (request,) = read_log(log)
+    assert found["result"] == result
+    assert found["usage"]["total_tokens"] == 180
+    assert ("executing: " in worker.out) == (answer == ["--approve"])
+    assert request.messages == [
+        {
+            "role": "system",
+            "content": "Analyze requests and create detailed action plans with cost estimates.",
+        },
+        {"role": "user", "content": "Create an action plan for: delete old customer records from archive"},
+    ]
+    assert request.response_format is not None and request.response_format["strict"] is True

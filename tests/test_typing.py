@@ -20,6 +20,7 @@ PROGRAM = """
     from typing import Any, assert_type
 
     from polos_redis import (
+        Agent, AgentResult, Tool, Usage, ask_user, tool,
         BatchStepResult, BatchWorkflowInput, Event, EventData, EventPayload, ExecutionHandle, HookContext,
         HookResult, Page, Polos, PolosClient, Resumed, Winner, Worker, Workflow, WorkflowContext,
         WorkflowState, events, queue, workflow,
@@ -90,6 +91,47 @@ PROGRAM = """
     async def only_counts(ctx: WorkflowContext) -> int:
         return 1
 
+    @tool
+    def look_up(order: Order) -> float:
+        return order.amount
+
+    @tool(description="Buy.", approval=lambda order: order.amount > 5, approvers=["group:till"])
+    async def order_it(ctx: WorkflowContext, order: Order) -> str:
+        return ""
+
+    tools = [look_up, order_it, tidy, ask_user()]
+    planner = Agent(id="planner", model="m", output_schema=Receipt, tools=tools)
+    talker = Agent(id="talker", model="m", tools=[planner])
+
+    @workflow
+    async def asks(ctx: WorkflowContext) -> int:
+        plan = await ctx.step.agent_invoke_and_wait("plan", planner.with_input("a plan"))
+        assert_type(plan, AgentResult[Receipt])
+        assert_type(plan.result, Receipt)
+        assert_type(plan.usage, Usage)
+        messages = [{"role": "user", "content": ""}]
+        text = await ctx.step.agent_invoke_and_wait("talk", talker.with_input(messages))
+        assert_type(text.result, str)
+        begun = await ctx.step.agent_invoke("begin", planner.with_input("a plan"))
+        assert_type(begun, ExecutionHandle[AgentResult[Receipt]])
+        calls = [planner.with_input("a"), talker.with_input("b")]
+        assert_type(await ctx.step.batch_agent_invoke("all", calls), list[ExecutionHandle[Any]])
+        assert_type(await ctx.step.batch_agent_invoke_and_wait("wait", calls), list[BatchStepResult])
+        return plan.usage.total_tokens
+
+    async def converse(client: PolosClient) -> None:
+        assert_type(look_up, Tool)
+        assert_type(order_it, Tool)
+        assert_type(planner, Agent[Receipt])
+        assert_type(talker, Agent[str])
+        assert_type((await planner.run(client, "a plan", timeout=5)).result, Receipt)
+        async with planner.stream(client, "a plan") as stream:
+            async for chunk in stream.text_chunks:
+                assert_type(chunk, str)
+            async for event in stream.events:
+                assert_type(event, Event)
+            assert_type((await stream.result()).result, Receipt)
+
     @workflow(on_end=[note])
     async def parent(ctx: WorkflowContext) -> int:
         assert_type(await ctx.step.invoke_and_wait("one", counts, Order(1.0)), Receipt)
@@ -148,7 +190,19 @@ PROGRAM = """
 """
 
 MISTAKES = """
-    from polos_redis import PolosClient, WorkflowContext, workflow
+    from polos_redis import Agent, PolosClient, WorkflowContext, tool, workflow
+
+    talker = Agent(id="talker", model="m", temprature=1)  # E: Unexpected keyword argument "temprature"
+
+    @tool(approval="maybe")  # E: No overload variant
+    def look() -> str:
+        return ""
+
+    @workflow
+    async def talk(ctx: WorkflowContext) -> int:
+        await ctx.step.agent_invoke_and_wait("talk", "Hi")  # E: Argument 2 to "agent_invoke_and_wait"
+        found = await ctx.step.agent_invoke_and_wait("talk", talker.with_input(""))
+        return found.result  # E: Incompatible return value
 
     @workflow
     async def buy(ctx: WorkflowContext, input: int) -> str:

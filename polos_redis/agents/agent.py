@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, Unpack, cast
 
-from polos_redis import schemas
 from polos_redis.agents.conversation import AgentInput, AgentResult, RunSoFar
-from polos_redis.agents.output import Schema, schema_of
+from polos_redis.agents.output import Schema, check_fields, schema_of
 from polos_redis.agents.providers import Provider, provider_of
 from polos_redis.agents.run import AgentRun
 from polos_redis.agents.tools import Tool, as_tool
 from polos_redis.errors import ConfigurationError, InvalidInputError
 from polos_redis.queues import Queue
+from polos_redis.steps.times import milliseconds
 from polos_redis.workflow import InvokeOptions, Workflow, register
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from polos_redis.agents.stream import AgentStream
     from polos_redis.client import PolosClient
     from polos_redis.context import WorkflowContext
 
-Out = TypeVar("Out")
+    Out = TypeVar("Out", default=str)  # an agent without output_schema answers with text
+else:
+    from typing import TypeVar
 
-StopCondition = Callable[[RunSoFar], bool]
+    Out = TypeVar("Out")
+Answer = TypeVar("Answer", covariant=True)
+
+StopCondition = Callable[[RunSoFar], bool | Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +43,10 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class AgentCall(Generic[Out]):
+class AgentCall(Generic[Answer]):
     """An agent and what it is asked, for `ctx.step.agent_invoke_and_wait` and its kin."""
 
-    agent: Agent[Out]
+    agent: Agent[Answer]
     input: AgentInput
 
 
@@ -50,7 +57,7 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
     `model`, `temperature`, `max_output_tokens` (of one answer) and `provider_options` (further parameters, as
     they are) go to the provider: "openai" (chat completions, which many others serve too:
     `provider_base_url`) or "openai-responses". `OPENAI_API_KEY` is needed in the workers, `OPENAI_BASE_URL`
-    is honoured.
+    is honoured. A call fails when nothing comes for `provider_timeout` seconds (the openai package's 600).
 
     `output_schema`, a pydantic model or dataclass, is what the answer has to be: one that is not is sent
     back with what is wrong, up to `max_output_retries` times. `tools` are `@tool` functions, workflows, or
@@ -77,6 +84,7 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         temperature: float | None = None,
         max_output_tokens: int | None = None,
         provider_base_url: str | None = None,
+        provider_timeout: float | None = None,
         provider_options: dict[str, Any] | None = None,
         max_steps: int = 20,
         max_tokens: int | None = None,
@@ -102,6 +110,7 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
             fits = isinstance(number, int) and not isinstance(number, bool) and number >= least
             if not fits and not (number is None and name in ("max_tokens", "max_output_tokens")):
                 raise ConfigurationError(f"{what}: {name} is a whole number from {least}, not {number!r}")
+        milliseconds(what, provider_timeout, "provider_timeout")
 
         async def run_agent(ctx: WorkflowContext, input: AgentInput) -> AgentResult[Out]:
             return await AgentRun(self, ctx).run(input)
@@ -113,6 +122,7 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         self.system_prompt = system_prompt
         self.temperature = temperature
         self.max_output_tokens = max_output_tokens
+        self.provider_timeout = provider_timeout
         self.provider_options = dict(provider_options or {})
         self.max_steps = max_steps
         self.max_tokens = max_tokens
@@ -122,11 +132,7 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         self.output_schema = output_schema
         self.output: Schema | None = None
         if output_schema is not None:
-            plain, _ = schemas.describe(what, output_schema)
-            if "properties" not in schemas.resolved(plain):
-                raise ConfigurationError(
-                    f"{what}: output_schema is a pydantic model or a dataclass, not {output_schema!r}"
-                )
+            check_fields(f"{what}: output_schema", output_schema)
             self.output = schema_of(output_schema, output_schema.__name__, what)
         self.tools: dict[str, Tool] = {}
         for one in map(as_tool, tools):
@@ -158,6 +164,16 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
                 f'{{"role": "user", "content": ...}}, not {input!r}'
             )
         return AgentInput(messages)
+
+    def resolve(self) -> None:
+        """As any workflow's, and its provider's."""
+        super().resolve()
+        self.provider.resolve()
+
+    @property
+    def needed(self) -> Sequence[Workflow[Any, Any]]:
+        """The workflows among its tools."""
+        return [one.workflow for one in self.tools.values() if one.workflow is not None]
 
     @asynccontextmanager
     async def stream(

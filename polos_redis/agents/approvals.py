@@ -6,11 +6,13 @@ Anything but an explicit approval is a no.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from polos_redis import codec
+from polos_redis.agents.output import complaints
 from polos_redis.agents.tools import Tool
 from polos_redis.errors import StepExecutionError, SuspendTimeoutError
 
@@ -30,37 +32,35 @@ class Ruling:
 
 
 async def rule(ctx: WorkflowContext, tool: Tool, place: str, input: Any) -> Ruling:
-    """Ask for approval, where the tool's policy wants it."""
+    """Ask for approval, where the tool's policy wants it. What a person has changed is checked against the
+    policy again, and a policy that wants that approved, too, is another question."""
     if tool.approval == "never":
         return Ruling(True, input)
-    wanted, told = input, ""
+    wanted, told, problem = input, "", ""
     for number in itertools.count(1):
-        again = "" if number == 1 else f"_{number}"
-        if not await _is_needed(ctx, tool, f"policy_{place}_{tool.name}{again}", wanted):
+        name = f"{place}_{tool.name}" + ("" if number == 1 else f"_{number}")
+        if not problem and not await _is_needed(ctx, tool, f"policy_{name}", wanted):
             return Ruling(True, wanted, told)
         if number > MOST_QUESTIONS:
-            return Ruling(False, told="the person went on changing the arguments; do not call it again")
+            return Ruling(False, wanted, "the decision on this call went on changing; do not call it again")
         try:
-            decision = await _ask(ctx, tool, f"approve_{place}_{tool.name}{again}", wanted)
+            decision = await _ask(ctx, tool, f"approve_{name}", wanted, problem)
         except SuspendTimeoutError:
-            return Ruling(False, told="nobody approved this call in time, so it was not made")
-        except StepExecutionError as error:  # the answer does not fit the tool's input as it is now
-            return Ruling(False, told=f"the decision on this call can't be used: {error.error_message}")
-        feedback = decision.get("feedback") or ""
-        if decision.get("approved") is not True:
-            return Ruling(False, told=f"a person rejected this call{_said(feedback)}")
-        edited = decision.get("arguments")
+            return Ruling(False, wanted, "nobody approved this call in time, so it was not made")
+        except StepExecutionError as error:  # what only the input's own validators could find: ask again
+            problem = complaints(error.__cause__ or error)
+            continue
+        said = f", saying: {decision.reason}" if decision.reason else ""
+        if decision.approved is not True:
+            return Ruling(False, wanted, f"a person rejected this call{said}")
+        edited = getattr(decision, "arguments", None)
         if edited is None or codec.plain(edited) == codec.plain(wanted):
-            return Ruling(True, wanted, f"approved{_said(feedback)}" if feedback else told)
-        wanted = edited
-        told = f"a person changed the arguments to {codec.plain(edited)!r}{_said(feedback)}"
+            return Ruling(True, wanted, f"a person approved this call{said}" if said else told)
+        wanted, problem = edited, ""
+        told = f"a person changed the arguments{said}"
         if tool.approval == "always":  # who has changed them has approved them
             return Ruling(True, wanted, told)
     raise AssertionError("the loop has no end of its own")
-
-
-def _said(feedback: str) -> str:
-    return f", saying: {feedback}" if feedback else ""
 
 
 async def _is_needed(ctx: WorkflowContext, tool: Tool, key: str, input: Any) -> bool:
@@ -74,30 +74,34 @@ async def _is_needed(ctx: WorkflowContext, tool: Tool, key: str, input: Any) -> 
         return True
 
 
-async def _ask(ctx: WorkflowContext, tool: Tool, key: str, input: Any) -> dict[str, Any]:
-    shown = {"tool": tool.name, "description": tool.description, "arguments": codec.plain(input)}
-    answer: Any = await ctx.step.suspend(
-        key,
+async def _ask(ctx: WorkflowContext, tool: Tool, key: str, input: Any, problem: str) -> Any:
+    """Ask a person. The key has a digest of the arguments in it: nobody can answer before they are known."""
+    arguments = codec.plain(input)
+    shown = {"tool": tool.name, "description": tool.description, "arguments": arguments}
+    if problem:
+        shown["problem"] = f"The last decision could not be used: {problem}"
+    return await ctx.step.suspend(
+        f"{key}_{codec.canonical_digest(arguments).hex()[:8]}",
         data={**shown, "agent_id": ctx.workflow_id},
         timeout=tool.approval_timeout,
-        schema=decision_type(tool),
-        approvers=tool.approvers,
+        schema=_decision_type(tool.input_type if tool.required == 1 else None),
+        approvers=tool.approvers or None,
         required=tool.required,
     )
-    found: dict[str, Any] = {name: getattr(answer, name) for name in ("approved", "feedback")}
-    return {**found, "arguments": getattr(answer, "arguments", None)}
 
 
-def decision_type(tool: Tool) -> Any:
-    """The type of a decision on a call of a tool: approved, feedback, and other arguments; but what several
-    people have to agree on, none of them may change."""
-    from pydantic import Field, create_model
+@functools.lru_cache(maxsize=256)
+def _decision_type(input_type: Any) -> Any:
+    """The type of a decision on a call of a tool: approved, reason, and other arguments where there is a type
+    for them: what several people have to agree on, none of them may change. Nothing else may be in it: an
+    edit under another name would be lost, and the call approved as it was."""
+    from pydantic import ConfigDict, Field, create_model
 
     fields: dict[str, Any] = {
         "approved": (bool, Field(description="May it be called?")),
-        "feedback": (str | None, Field(default=None, description="What the model is told")),
+        "reason": (str | None, Field(default=None, description="What the model is told")),
     }
-    if tool.input_type is not None and tool.required == 1:
+    if input_type is not None:
         other = Field(default=None, description="Call it with these instead")
-        fields["arguments"] = (tool.input_type | None, other)
-    return create_model("ToolDecision", **fields)
+        fields["arguments"] = (input_type | None, other)
+    return create_model("ToolDecision", __config__=ConfigDict(extra="forbid"), **fields)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,7 +38,7 @@ class AskUser:
 def ask_user(
     *,
     description: str = "Ask the user a question, when you need a fact or a decision that only they can give.",
-    approvers: Sequence[str] = (),
+    approvers: Iterable[str] | None = None,
     timeout: float | None = None,
 ) -> Tool:
     """A tool by which the model asks a person: a suspension `ask_user_<turn>.<n>` with a form, in the inbox
@@ -46,6 +46,9 @@ def ask_user(
     nobody did."""
 
     async def answer(ctx: WorkflowContext, place: str, asked: AskUser) -> tuple[str, Any]:
+        names = [one.name for one in asked.fields]
+        if "" in names or len(set(names)) < len(names):
+            return "invalid", "every field of the form needs a name of its own"
         fields = [codec.plain(one) for one in asked.fields] or [
             {"name": "answer", "label": "Answer", "type": "textarea", "required": True}
         ]

@@ -58,9 +58,8 @@ class ToolAnswer:
     content: str
 
 
-Message = (
-    dict[str, Any] | Turn | ToolAnswer
-)  # a dict: {"role": "system" | "user" | "assistant", "content": ..}
+# A dict is {"role": "system" | "user" | "assistant", "content": ...}.
+Message = dict[str, Any] | Turn | ToolAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +71,18 @@ class AgentInput:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """How a tool call went. `status`: "ok", "failed", "rejected" (a person, or nobody in time), "invalid"
-    (the arguments, or no such tool). `result` is what the tool returned, else what the model was told."""
+    """How a tool call went. `arguments` are those it was called with. `status`: "ok", "failed", "rejected"
+    (by a person, or nobody in time), "invalid" (the arguments, or no such tool). `result` is what the tool
+    returned as plain JSON, else what the model was told; `note` what it was told beside it; `spent` what an
+    agent that was called has used."""
 
     tool: str
     call_id: str
     arguments: Any
     status: str
     result: Any
+    note: str = ""
+    spent: Usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)

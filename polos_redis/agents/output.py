@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from polos_redis import schemas
+from polos_redis.errors import ConfigurationError
 
-# What the strict mode of OpenAI's API refuses, and a model can do without.
-_DROPPED = ("default", "discriminator", "uniqueItems")
+# What the strict mode of OpenAI's API knows. The rest only says more closely what a value looks like: it is
+# left out there, and checked here all the same.
+_WORDS = {
+    *("type", "enum", "const", "anyOf", "$ref", "$defs", "title", "description"),
+    *("properties", "required", "additionalProperties", "items", "minItems", "maxItems"),
+    *("pattern", "format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+}
+_FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +33,17 @@ class Schema:
 def schema_of(annotation: Any, name: str, what: str, description: str = "") -> Schema:
     """The schema of a model or dataclass as a provider wants it. Raises `ConfigurationError`."""
     plain, _ = schemas.describe(what, annotation)
-    strict = _can_be_strict(plain)
-    return Schema(plain_name(name), _strictly(plain) if strict else plain, strict, description)
+    root = {**plain, **schemas.resolved(plain)}  # a recursive model's is but a reference to itself
+    root.pop("$ref", None)
+    strict = _can_be_strict(root)
+    return Schema(plain_name(name), _strictly(root) if strict else root, strict, description)
+
+
+def check_fields(what: str, annotation: Any) -> None:
+    """Refuse what is not a model or dataclass: a provider wants named fields. Raises `ConfigurationError`."""
+    plain, _ = schemas.describe(what, annotation)
+    if "properties" not in schemas.resolved(plain):
+        raise ConfigurationError(f"{what} is a pydantic model or a dataclass, not {annotation!r}")
 
 
 def plain_name(name: str) -> str:
@@ -35,7 +51,7 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64] or "_"
 
 
-def complaints(error: Exception) -> str:
+def complaints(error: BaseException) -> str:
     """What is wrong with something that a model has written, for it to mend."""
     from pydantic import ValidationError
 
@@ -54,36 +70,38 @@ def _parts(schema: dict[str, Any]) -> list[Any]:
 
 def _can_be_strict(schema: Any) -> bool:
     """Whether every object in it has named fields only, and everything in it a type."""
-    if not isinstance(schema, dict) or "prefixItems" in schema:
+    if not isinstance(schema, dict) or "prefixItems" in schema or len(schema.get("allOf", [])) > 1:
         return False
     if schema.get("type") == "object" and (
-        not schema.get("properties") or schema.get("additionalProperties", False) is not False
+        "properties" not in schema or schema.get("additionalProperties", False) is not False
     ):
         return False
     if not {"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"} & schema.keys():
         return False
     if schema.get("type") == "array" and "items" not in schema:
         return False
-    return all(_can_be_strict(part) for part in _parts(schema))
+    return all(map(_can_be_strict, _parts(schema)))
 
 
 def _strictly(schema: dict[str, Any]) -> dict[str, Any]:
     """The same schema in the words of strict mode: every field is required, no other is allowed."""
-    found = {name: value for name, value in schema.items() if name not in _DROPPED}
-    if "oneOf" in found:
-        found["anyOf"] = found.pop("oneOf")
+    found = {name: value for name, value in schema.items() if name in _WORDS}
+    for name in ("oneOf", "allOf"):  # there is one of those at the most
+        if name in schema:
+            found["anyOf"] = schema[name]
+    if "$ref" in found and len(found.keys() - {"$defs"}) > 1:  # a reference stands alone
+        found["anyOf"] = [{"$ref": found.pop("$ref")}]
     for name in ("properties", "$defs"):
         if name in found:
             found[name] = {key: _strictly(part) for key, part in found[name].items()}
-    for name in ("anyOf", "allOf"):
-        if name in found:
-            found[name] = [_strictly(part) for part in found[name]]
+    if "anyOf" in found:
+        found["anyOf"] = [_strictly(part) for part in found["anyOf"]]
     if "items" in found:
         found["items"] = _strictly(found["items"])
     if "properties" in found:
         found |= {"required": list(found["properties"]), "additionalProperties": False}
     if "(?" in str(found.get("pattern", "")):  # it knows of no lookahead
         del found["pattern"]
-    if "$ref" in found and len(found.keys() - {"$defs"}) > 1:  # a reference stands alone
-        found["anyOf"] = [{"$ref": found.pop("$ref")}]
+    if found.get("format") not in _FORMATS:
+        found.pop("format", None)
     return found

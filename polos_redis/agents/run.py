@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from polos_redis import codec, schemas
-from polos_redis.agents.approvals import Ruling, rule
+from polos_redis import codec, journal, schemas
+from polos_redis.agents.approvals import rule
 from polos_redis.agents.conversation import (
     AgentInput,
     AgentResult,
@@ -23,9 +24,18 @@ from polos_redis.agents.conversation import (
 )
 from polos_redis.agents.output import complaints
 from polos_redis.agents.providers import Request
-from polos_redis.agents.telling import TextTeller, tell
+from polos_redis.agents.telling import Teller
 from polos_redis.agents.tools import Tool
-from polos_redis.errors import AgentStoppedError, InvalidOutputError, ModelRefusalError, StepExecutionError
+from polos_redis.errors import (
+    AgentStoppedError,
+    InvalidOutputError,
+    ModelRefusalError,
+    NoRetryError,
+    PolosError,
+    StepExecutionError,
+)
+from polos_redis.journal import StepRecord
+from polos_redis.store import raw, text
 
 if TYPE_CHECKING:
     from polos_redis.agents.agent import Agent
@@ -67,7 +77,8 @@ class AgentRun:
                     *(self._call(f"{number}.{index}", call) for index, call in enumerate(turn.tool_calls, 1))
                 )
                 self.results += results
-                self.messages += [ToolAnswer(one.call_id, _as_text(one.result)) for one in results]
+                self.usage = sum((one.spent for one in results), self.usage)
+                self.messages += [ToolAnswer(one.call_id, _as_text(one)) for one in results]
             else:
                 found, complaint = self._read(turn)
                 if not complaint:
@@ -82,7 +93,7 @@ class AgentRun:
                 self.messages.append(
                     {"role": "user", "content": f"That does not fit the schema: {complaint}. Answer again."}
                 )
-            stopped_by = self._stopped_by(number, turn)
+            stopped_by = await self._stopped_by(number, turn)
             if stopped_by:
                 if agent.output_schema is not None:
                     raise AgentStoppedError(
@@ -95,23 +106,30 @@ class AgentRun:
     def _result(self, found: Any, steps: int, stopped_by: str | None = None) -> AgentResult[Any]:
         return AgentResult(self.agent.id, found, self.usage, self.results, steps, stopped_by)
 
-    def _stopped_by(self, number: int, turn: Turn) -> str | None:
+    async def _stopped_by(self, number: int, turn: Turn) -> str | None:
         agent = self.agent
         if number >= agent.max_steps:
             return f"max_steps={agent.max_steps}"
         if agent.max_tokens is not None and self.usage.total_tokens >= agent.max_tokens:
             return f"max_tokens={agent.max_tokens}"
+        if not agent.stop_conditions:
+            return None
         so_far = RunSoFar(number, self.usage, turn, list(self.results))
-        for condition in agent.stop_conditions:
-            if condition(so_far):
-                return getattr(condition, "__name__", "a stop condition")
+        found: str | None = await self.ctx.step.run(f"stop_{number}", self._first_met, so_far, max_retries=0)
+        return found
+
+    async def _first_met(self, so_far: RunSoFar) -> str | None:
+        """The name of the first stop condition that is met."""
+        for condition in self.agent.stop_conditions:
+            met = condition(so_far)
+            if await met if inspect.isawaitable(met) else met:
+                return str(getattr(condition, "__name__", "a stop condition"))
         return None
 
     # --- the model ----------------------------------------------------------------------
 
     async def _ask(self, number: int) -> Turn:
         agent, ctx = self.agent, self.ctx
-        teller = TextTeller(ctx, number)
         request = Request(
             agent.model,
             self.messages,
@@ -119,13 +137,18 @@ class AgentRun:
             agent.output,
             agent.temperature,
             agent.max_output_tokens,
+            agent.provider_timeout,
             agent.provider_options,
         )
-        turn = await agent.provider.ask(request, ctx._activation.host.shared, teller.tell)
-        await teller.flush()
-        for call in turn.tool_calls:
-            told = {"agent_id": agent.id, "turn": number, "call_id": call.id, "tool": call.name}
-            await tell(ctx, "tool_call", {**told, "arguments": call.arguments})
+        teller = Teller(ctx, number)
+        await teller.start()
+        try:
+            turn = await agent.provider.ask(request, ctx._activation.host.shared, teller.text)
+        except PolosError:  # a `ModelCallError` is worth another try
+            raise
+        except Exception as error:  # no doing of the provider's: it would fail again, once it is paid for
+            raise NoRetryError(f"the model can't be asked: {type(error).__name__}: {error}") from error
+        await teller.end(turn)
         return turn
 
     def _refuse(self, turn: Turn) -> None:
@@ -149,48 +172,65 @@ class AgentRun:
     # --- tools --------------------------------------------------------------------------
 
     async def _call(self, place: str, call: ToolCall) -> ToolResult:
-        """Call a tool as the model wants it, if it may."""
+        """The result of a call. Once it is journaled it stands: a retry that drops what has failed or timed
+        out must not call a tool behind the back of a model that has been told otherwise."""
+        key = f"call_{place}"
+        result = None if self._is_settled(key, place) else await self._checked(place, call)
+        settled: ToolResult = await self.ctx.step.run(key, self._settle, result)
+        return settled
+
+    def _is_settled(self, key: str, place: str) -> bool:
+        """Whether the result of a call is journaled; the steps that have led to it are passed over then."""
+        activation = self.ctx._activation
+        stored = activation.journal.get(raw(key))
+        record = None if stored is None else journal.parse(stored)
+        if not isinstance(record, StepRecord) or record.status != "ok":
+            return False
+        names = [text(name) for name in activation.journal if name and not journal.is_result(name)]
+        activation.passed_over.update(name for name in names if f"_{place}_" in f"{name}_")
+        return True
+
+    async def _settle(self, result: ToolResult) -> ToolResult:
+        told = {"agent_id": self.agent.id, "call_id": result.call_id, "tool": result.tool}
+        await self.ctx._activation.tell("tool_result", {**told, "status": result.status})
+        return result
+
+    async def _checked(self, place: str, call: ToolCall) -> ToolResult:
         tool = self.agent.tools.get(call.name)
         if tool is None:
             known = ", ".join(self.agent.tools) or "none"
-            text = f"there is no tool {call.name!r}; there are: {known}"
-            return ToolResult(call.name, call.id, call.arguments, "invalid", text)
+            why = f"there is no tool {call.name!r}; there are: {known}"
+            return ToolResult(call.name, call.id, call.arguments, "invalid", why)
         try:
             wanted = tool.parse(call.arguments)
         except Exception as error:  # pydantic's, or a validator's own
-            text = f"these arguments do not fit: {complaints(error)}"
-            return ToolResult(tool.name, call.id, call.arguments, "invalid", text)
-        result = await self._carry_out(place, tool, call.id, wanted)
-        told = {"agent_id": self.agent.id, "call_id": call.id, "tool": tool.name, "status": result.status}
-        await self.ctx.step.publish_workflow_event(f"told_{place}_{tool.name}", told, "tool_result")
-        return result
-
-    async def _carry_out(self, place: str, tool: Tool, call_id: str, wanted: Any) -> ToolResult:
-        step = self.ctx.step
+            why = f"these arguments do not fit: {complaints(error)}"
+            return ToolResult(tool.name, call.id, call.arguments, "invalid", why)
         if tool.answer is not None:
             status, found = await tool.answer(self.ctx, place, wanted)
-            return ToolResult(tool.name, call_id, codec.plain(wanted), status, found)
-        ruling: Ruling = await rule(self.ctx, tool, place, wanted)
+            return ToolResult(tool.name, call.id, codec.plain(wanted), status, found)
+        ruling = await rule(self.ctx, tool, place, wanted)
+        given = codec.plain(ruling.input)
         if not ruling.approved:
-            return ToolResult(tool.name, call_id, codec.plain(wanted), "rejected", ruling.told)
-        given, key = ruling.input, f"tool_{place}_{tool.name}"
+            return ToolResult(tool.name, call.id, given, "rejected", ruling.told)
         try:
-            if tool.workflow is not None:
-                value = await step.invoke_and_wait(key, tool.workflow, given)
-            else:
-                arguments = () if tool.input_type is None else (given,)
-                value = await step.run(key, tool.function, *arguments, max_retries=tool.max_retries)
+            value = await self._value(f"tool_{place}_{tool.name}", tool, ruling.input)
         except StepExecutionError as error:
-            text = f"it failed: {error.error_type}: {error.error_message}"
-            return ToolResult(tool.name, call_id, codec.plain(given), "failed", text)
+            why = f"it failed: {error.error_type}: {error.error_message}"
+            return ToolResult(tool.name, call.id, given, "failed", why, ruling.told)
+        spent = Usage()
         if isinstance(value, AgentResult):
-            self.usage += value.usage
-            value = value.result
-        found = codec.plain(value)
-        told = {"note": ruling.told, "result": found} if ruling.told else found
-        return ToolResult(tool.name, call_id, codec.plain(given), "ok", told)
+            value, spent = value.result, value.usage
+        return ToolResult(tool.name, call.id, given, "ok", codec.plain(value), ruling.told, spent)
+
+    async def _value(self, key: str, tool: Tool, given: Any) -> Any:
+        if tool.workflow is not None:
+            return await self.ctx.step.invoke_and_wait(key, tool.workflow, given)
+        arguments = () if tool.input_type is None else (given,)
+        return await self.ctx.step.run(key, tool.function, *arguments, max_retries=tool.max_retries)
 
 
-def _as_text(value: Any) -> str:
-    """What a tool has returned, as the model is told it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _as_text(result: ToolResult) -> str:
+    """How a tool call went, as the model is told it."""
+    told = {"note": result.note, "result": result.result} if result.note else result.result
+    return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)

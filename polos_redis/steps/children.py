@@ -38,7 +38,7 @@ class ChildOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class Wanted:
     """A child as it is asked for."""
 
     workflow: Workflow[Any, Any] | str
@@ -76,9 +76,9 @@ class Children(Calls):
         it too. `options` are `queue=`, `concurrency_key=`, `run_timeout_seconds=`, `initial_state=`.
         """
         self._refuse_inside_step(key, "invoke")
-        return self._invoke(key, _wanted(key, workflow, payload, options), caller())
+        return self._invoke(key, want(key, workflow, payload, options), caller())
 
-    async def _invoke(self, key: str, wanted: _Wanted, place: Place) -> ExecutionHandle[Any]:
+    async def _invoke(self, key: str, wanted: Wanted, place: Place) -> ExecutionHandle[Any]:
         return (await self._handles(key, [wanted], place))[0]
 
     def batch_invoke(
@@ -106,9 +106,9 @@ class Children(Calls):
         """Begin a child and wait for its result, parked; a child that fails or is cancelled raises
         `StepExecutionError` that names it. Options as for `invoke`."""
         self._refuse_inside_step(key, "invoke_and_wait")
-        return self._invoke_and_wait(key, _wanted(key, workflow, payload, options), caller())
+        return self._invoke_and_wait(key, want(key, workflow, payload, options), caller())
 
-    async def _invoke_and_wait(self, key: str, wanted: _Wanted, place: Place) -> Any:
+    async def _invoke_and_wait(self, key: str, wanted: Wanted, place: Place) -> Any:
         ((child_id, result),) = await self._results(key, [wanted], place)
         if result.status == "completed":
             return codec.decode(result.value)
@@ -132,14 +132,14 @@ class Children(Calls):
         return self._batch_invoke_and_wait(key, _batch(key, workflows), caller())
 
     async def _batch_invoke_and_wait(
-        self, key: str, wanted: list[_Wanted], place: Place
+        self, key: str, wanted: list[Wanted], place: Place
     ) -> list[BatchStepResult]:
         found = await self._results(key, wanted, place)
         return [_told(one.workflow_id, result) for one, (_, result) in zip(wanted, found, strict=True)]
 
     # --- how ----------------------------------------------------------------------------
 
-    async def _handles(self, key: str, wanted: list[_Wanted], place: Place) -> list[ExecutionHandle[Any]]:
+    async def _handles(self, key: str, wanted: list[Wanted], place: Place) -> list[ExecutionHandle[Any]]:
         activation = self._activation
         await self._start(key, wanted, "started", place)
         return [
@@ -152,7 +152,7 @@ class Children(Calls):
             for index, one in enumerate(wanted)
         ]
 
-    async def _results(self, key: str, wanted: list[_Wanted], place: Place) -> list[tuple[str, ResultRecord]]:
+    async def _results(self, key: str, wanted: list[Wanted], place: Place) -> list[tuple[str, ResultRecord]]:
         activation = self._activation
         ids = [keys.child_id(activation.id, key, index) for index in range(len(wanted))]
         stored = await self._start(key, wanted, "open", place)
@@ -168,7 +168,7 @@ class Children(Calls):
             for child_id, name in zip(ids, names, strict=True)
         ]
 
-    async def _start(self, key: str, wanted: list[_Wanted], status: str, place: Place) -> bytes:
+    async def _start(self, key: str, wanted: list[Wanted], status: str, place: Place) -> bytes:
         """Begin those children that have not been begun; the step's record."""
         activation = self._activation
         stored = await self._begin(key, place)
@@ -212,7 +212,7 @@ class Children(Calls):
             ),
         )
 
-    async def _child(self, key: str, index: int, wanted: _Wanted) -> Child:
+    async def _child(self, key: str, index: int, wanted: Wanted) -> Child:
         activation = self._activation
         try:
             workflow_id, packed, start = await activation.host.client.prepare(
@@ -223,15 +223,15 @@ class Children(Calls):
         return Child(keys.child_id(activation.id, key, index), workflow_id, packed, start)
 
 
-def _wanted(key: str, workflow: Workflow[Any, Any] | str, payload: Any, options: ChildOptions) -> _Wanted:
+def want(key: str, workflow: Workflow[Any, Any] | str, payload: Any, options: ChildOptions) -> Wanted:
     known = ChildOptions.__annotations__
     for name in options:
         if name not in known:
             raise TypeError(f"step {key!r}: {name!r} is no option of a child: {', '.join(known)} are")
-    return _Wanted(workflow, payload, dict(options))
+    return Wanted(workflow, payload, dict(options))
 
 
-def _batch(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[_Wanted]:
+def _batch(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[Wanted]:
     found = []
     for index, one in enumerate(workflows):
         if not isinstance(one, BatchWorkflowInput):
@@ -241,7 +241,7 @@ def _batch(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[_Wanted]:
             "run_timeout_seconds": one.run_timeout_seconds,
         }
         given = {name: value for name, value in options.items() if value is not None}
-        found.append(_Wanted(one.id, one.payload, given))
+        found.append(Wanted(one.id, one.payload, given))
     return found
 
 

@@ -25,6 +25,7 @@ class Request:
     output: Schema | None = None
     temperature: float | None = None
     max_output_tokens: int | None = None
+    timeout: float | None = None  # seconds that the provider may be silent; None: as its package has it
     extra: dict[str, Any] = field(default_factory=dict)  # further parameters of the API, as they are
 
 
@@ -37,9 +38,12 @@ class Shared(Protocol):
 class Provider(Protocol):
     """An API that serves models."""
 
+    def resolve(self) -> None:
+        """Import what it needs, if it is there: at a worker's start, not while executions run."""
+
     async def ask(self, request: Request, shared: Shared, told: Callable[[str], Awaitable[None]]) -> Turn:
         """Ask a model; `told` is given its text as it comes. Raises `ModelCallError` when to ask again may
-        help, and `ModelRefusedCallError` when it won't."""
+        help, and `NoRetryError` when it won't."""
 
 
 class ModelCallError(PolosError):

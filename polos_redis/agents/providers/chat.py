@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from polos_redis.agents.conversation import Message, ToolAnswer, ToolCall, Turn, Usage
 from polos_redis.agents.output import Schema
 from polos_redis.agents.providers import ModelCallError, Request, Shared
-from polos_redis.agents.providers.openai import client_for, told_plainly
+from polos_redis.agents.providers.openai import client_for, import_package, told_plainly
 
 
 class ChatCompletions:
@@ -16,6 +17,9 @@ class ChatCompletions:
 
     def __init__(self, base_url: str | None) -> None:
         self.base_url = base_url
+
+    def resolve(self) -> None:
+        import_package()
 
     async def ask(self, request: Request, shared: Shared, told: Callable[[str], Awaitable[None]]) -> Turn:
         client = await client_for(shared, self.base_url)
@@ -43,7 +47,10 @@ class ChatCompletions:
                                 call[2] += part.function.arguments or ""
         if not finish_reason:
             raise ModelCallError("the model's answer was cut off on its way")
-        made = [ToolCall(*calls[index]) for index in sorted(calls)]
+        made = [
+            ToolCall(call_id or f"call_{os.urandom(8).hex()}", name, arguments)
+            for _, (call_id, name, arguments) in sorted(calls.items())
+        ]
         return Turn("".join(text), "".join(refusal), made, usage, finish_reason)
 
 
@@ -66,6 +73,8 @@ def _parameters(request: Request) -> dict[str, Any]:
         parameters["temperature"] = request.temperature
     if request.max_output_tokens is not None:
         parameters["max_completion_tokens"] = request.max_output_tokens
+    if request.timeout is not None:
+        parameters["timeout"] = request.timeout
     return parameters | request.extra
 
 
@@ -79,10 +88,9 @@ def _message(message: Message) -> dict[str, Any]:
         return {"role": "tool", "tool_call_id": message.call_id, "content": message.content}
     if not isinstance(message, Turn):
         return message
-    found: dict[str, Any] = {"role": "assistant", "content": message.text or None}
-    if message.refusal:
-        found["refusal"] = message.refusal
+    found: dict[str, Any] = {"role": "assistant", "content": message.text}
     if message.tool_calls:
+        found["content"] = message.text or None
         found["tool_calls"] = [
             {"id": one.id, "type": "function", "function": {"name": one.name, "arguments": one.arguments}}
             for one in message.tool_calls

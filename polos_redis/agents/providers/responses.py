@@ -8,7 +8,7 @@ from typing import Any
 from polos_redis.agents.conversation import Message, ToolAnswer, ToolCall, Turn, Usage
 from polos_redis.agents.output import Schema
 from polos_redis.agents.providers import ModelCallError, Request, Shared
-from polos_redis.agents.providers.openai import client_for, told_plainly
+from polos_redis.agents.providers.openai import client_for, import_package, told_plainly
 from polos_redis.errors import NoRetryError
 
 
@@ -17,6 +17,9 @@ class Responses:
 
     def __init__(self, base_url: str | None) -> None:
         self.base_url = base_url
+
+    def resolve(self) -> None:
+        import_package()
 
     async def ask(self, request: Request, shared: Shared, told: Callable[[str], Awaitable[None]]) -> Turn:
         client = await client_for(shared, self.base_url)
@@ -29,6 +32,8 @@ class Responses:
                         await told(event.delta)
                     elif event.type in ("response.completed", "response.incomplete", "response.failed"):
                         response = event.response
+                    elif event.type == "error":
+                        raise ModelCallError(f"the model's provider broke off: {event.message}")
         if response is None:
             raise ModelCallError("the model's answer was cut off on its way")
         if response.status == "failed":
@@ -87,6 +92,8 @@ def _parameters(request: Request) -> dict[str, Any]:
         parameters["temperature"] = request.temperature
     if request.max_output_tokens is not None:
         parameters["max_output_tokens"] = request.max_output_tokens
+    if request.timeout is not None:
+        parameters["timeout"] = request.timeout
     return parameters | request.extra
 
 
