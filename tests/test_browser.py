@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
 from collections.abc import AsyncIterator
 from datetime import date
 from typing import Any, Literal
@@ -15,29 +13,22 @@ from pydantic import BaseModel, Field
 
 from polos_redis import Workflow, WorkflowContext, apikeys
 from polos_redis.links import Links
+from tests.chromium import (
+    ARGS,
+    CHROMIUM,
+    SECRET,
+    Browser,
+    ConsoleMessage,
+    Page,
+    async_playwright,
+    chromium,
+    expect,
+)
 from tests.running import Running, running
 from tests.serving import serving
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-try:
-    from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
-except ImportError:  # pragma: no cover
-    CHROMIUM = None
-
-ARGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-SECRET = "a secret of more than 32 characters, for tests"
+__all__ = ["chromium"]  # the fixture that skips, or fails, without a browser
 EXPECTED = ("status of 422", "status of 409", "status of 403")  # what a browser's console says of them
-
-
-@pytest.fixture(autouse=True)
-def chromium() -> None:
-    if CHROMIUM is None:
-        if os.environ.get("POLOS_REQUIRE_ALL") == "1":
-            pytest.fail("POLOS_REQUIRE_ALL is set, but there is no Chromium, or no playwright")
-        pytest.skip("no Chromium, or no playwright")
 
 
 class ChargeRequest(BaseModel):

@@ -6,7 +6,6 @@ Anything but an explicit approval is a no.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,17 +83,17 @@ async def _ask(ctx: WorkflowContext, tool: Tool, key: str, input: Any, problem: 
         f"{key}_{codec.canonical_digest(arguments).hex()[:8]}",
         data={**shown, "agent_id": ctx.workflow_id},
         timeout=tool.approval_timeout,
-        schema=_decision_type(tool.input_type if tool.required == 1 else None),
+        schema=_decision_type(tool.input_type if tool.required == 1 else None, arguments),
         approvers=tool.approvers or None,
         required=tool.required,
     )
 
 
-@functools.lru_cache(maxsize=256)
-def _decision_type(input_type: Any) -> Any:
-    """The type of a decision on a call of a tool: approved, reason, and other arguments where there is a type
-    for them: what several people have to agree on, none of them may change. Nothing else may be in it: an
-    edit under another name would be lost, and the call approved as it was."""
+def _decision_type(input_type: Any, arguments: Any) -> Any:
+    """The type of a decision on a call of a tool: approved, reason, and other arguments (a form begins with
+    those of the call) where there is a type for them: what several people have to agree on, none of them may
+    change. Nothing else may be in it: an edit under another name would be lost, and the call approved as it
+    was."""
     from pydantic import ConfigDict, Field, create_model
 
     fields: dict[str, Any] = {
@@ -102,6 +101,6 @@ def _decision_type(input_type: Any) -> Any:
         "reason": (str | None, Field(default=None, description="What the model is told")),
     }
     if input_type is not None:
-        other = Field(default=None, description="Call it with these instead")
+        other = Field(default=None, description="Call it with these instead", examples=[arguments])
         fields["arguments"] = (input_type | None, other)
     return create_model("ToolDecision", __config__=ConfigDict(extra="forbid"), **fields)

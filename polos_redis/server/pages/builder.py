@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from polos_redis.server.pages.display import visible
 from polos_redis.server.pages.fields import (
     MISSING,
     MOST_RADIOS,
@@ -65,6 +66,7 @@ class Builder:
         if depth is None:  # an outermost field
             depth, self._left = name.count("/"), MOST_FIELDS
         self._left -= 1
+        examples = schema.get("examples") if isinstance(schema, Mapping) else None
         schema, nullable, several = self._plain(schema)
         ref = schema.pop(REF, "")
         title = schema.get("title")
@@ -74,11 +76,12 @@ class Builder:
         told: dict[str, Any] = {
             "name": name,
             "path": path,
-            "label": label,
-            "help": about if isinstance(about, str) else "",
+            "label": visible(label),
+            "help": visible(about) if isinstance(about, str) else "",
             "required": required,
             "nullable": nullable,
             "default": schema.get("default", MISSING),
+            "example": examples[0] if isinstance(examples, list) and examples else MISSING,
         }
         if depth > DEEPEST or self._left < 0 or (ref and self._open.count(ref) > 1):
             return Input(type="json", **told)
@@ -265,7 +268,7 @@ def _options(schema: Schema) -> list[Option] | None:
     """The options of an enum, a constant, or a list of titled constants."""
     if "const" in schema:
         title = schema.get("title")
-        return [Option(value=schema["const"], label=title if isinstance(title, str) else "")]
+        return [Option(value=schema["const"], label=visible(title) if isinstance(title, str) else "")]
     enum = schema.get("enum")
     if isinstance(enum, list):
         return [Option(value=one, label=option_label(one)) for one in enum if one is not None]
@@ -275,7 +278,7 @@ def _options(schema: Schema) -> list[Option] | None:
     if not all(isinstance(one, Mapping) and "const" in one for one in several):
         return None
     return [
-        Option(value=one["const"], label=str(one.get("title") or option_label(one["const"])))
+        Option(value=one["const"], label=visible(str(one.get("title") or option_label(one["const"]))))
         for one in several
     ]
 
@@ -283,7 +286,7 @@ def _options(schema: Schema) -> list[Option] | None:
 def option_label(value: Any) -> str:
     if isinstance(value, bool):
         return "Yes" if value else "No"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _choice(options: list[Option], told: dict[str, Any]) -> Field:

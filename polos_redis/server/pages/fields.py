@@ -36,6 +36,7 @@ class Field:
     required: bool = False
     nullable: bool = False
     default: Any = MISSING
+    example: Any = MISSING  # what is written into a kind of value before it is chosen
     shown: bool = True  # False: a button gives it, or there is nothing to fill in
 
     def fill(self, sheet: Sheet, value: Any) -> None:
@@ -125,7 +126,7 @@ _WRONG = {
     "url": "This is not a web address. Write it like https://example.com/page.",
     "json": "This is not JSON.",
 }
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 def _parse(kind: str, text: str, sheet: Sheet) -> Any:

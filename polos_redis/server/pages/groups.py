@@ -127,6 +127,10 @@ class Variants(Field):
     def fill_default(self, sheet: Sheet) -> None:
         for variant in self.variants:
             variant.fill_default(sheet)
+        if self.example is not MISSING:
+            fitting = [variant for variant in self.variants if _fits(variant, self.example)]
+            for variant in fitting[:1]:
+                variant.fill(sheet, self.example)
         if self.default is not MISSING:
             self.fill(sheet, self.default)
 
