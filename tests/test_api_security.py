@@ -170,6 +170,9 @@ async def test_a_link_is_for_its_own_suspension_of_its_own_run(client: PolosClie
             problem(await api.request(method, place, headers=first), 403, "forbidden")
         problem(await api.get("/api/v1/suspensions", headers=first), 403, "forbidden")
 
+        for place in (f"{path}/suspensions/unknown", "/api/v1/executions/unknown/suspensions/first"):
+            problem(await api.get(place, headers=first), 403, "forbidden")  # it tells nothing of others
+
         answer = {"step_key": "first", "data": "yes"}
         view = bearer("first", scope="view")
         assert (await api.get(f"{path}/suspensions/first", headers=view)).status_code == 200
@@ -287,6 +290,8 @@ async def test_a_developers_browser_is_no_way_in_for_other_sites(client: PolosCl
         for host in ("evil.example.com", "127.0.0.1.evil.example.com:80", "[", "evil@localhost", ""):
             rebound = await api.post(path, headers={"Host": host})
             assert "--insecure-dev" in problem(rebound, 403, "forbidden")["detail"]
+        proxied = await api.post(path, headers={"X-Forwarded-For": "192.0.2.1"})
+        assert "this machine only" in problem(proxied, 403, "forbidden")["detail"]
         plain = {"Content-Type": "text/plain", "Origin": str(api.base_url).rstrip("/")}
         body = '{"workflow_id": "x"}'
         problem(await api.post("/api/v1/executions", content=body, headers=plain), 415, "not-json")

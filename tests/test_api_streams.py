@@ -122,7 +122,8 @@ async def test_what_cannot_be_read_is_a_problem(client: PolosClient) -> None:
         path = "/api/v1/executions/nothing/events"
         problem(await api.get(path), 404, "execution-not-found")
         path = "/api/v1/topics/prices/events"
-        problem(await api.get(path, headers={"Last-Event-ID": "next"}), 422, "invalid-request")
+        for odd in ("next", "9" * 20, f"1-{'9' * 20}"):  # more than Redis counts to
+            problem(await api.get(path, headers={"Last-Event-ID": odd}), 422, "invalid-request")
         problem(await api.get(path, headers={"Last-Event-ID": "1-1.0"}), 410, "events-trimmed")
 
 

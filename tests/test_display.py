@@ -30,6 +30,7 @@ from polos_redis.server.pages.timeline import timeline
         ("_", "_"),
         ("", ""),
         ("<b>", "<b>"),
+        ("a_" * 50_000 + "!", "a_" * 50_000 + "!"),  # is not looked at in ever more ways
     ],
 )
 def test_labels(key: str, label: str) -> None:

@@ -140,6 +140,7 @@ def test_what_is_typed_becomes_the_answer(annotation: Any, sheet: Sheet, answer:
         (Any, "{broken"),
         (Any, "NaN"),
         (Any, "[" * 100_000),
+        (float, "1" * 200_000 + "x"),
         (Risk, '"extreme"'),
         (Risk, "high"),
         (bool, "yes"),
@@ -375,6 +376,26 @@ def test_labels_are_words() -> None:
 
     fields = forms.of_schema(Model.model_json_schema()).root.fields  # type: ignore[attr-defined]
     assert [one.label for one in fields.values()] == ["Estimated cost", "Pay until", "Item", "Risk"]
+
+
+def test_what_turns_the_direction_of_writing_is_written_out() -> None:
+    declared = {
+        "fields": [
+            {
+                "name": "to",
+                "type": "select",
+                "label": "\u202eto",
+                "description": "\u2066",
+                "options": ["\u202e001"],
+            },
+            {"name": "way", "type": "select", "options": [{"value": 1, "label": "\u202e001"}, 2]},
+        ]
+    }
+    form = forms.of_suspension({"data": {"_form": declared}})
+    to, way = form.root.fields.values()  # type: ignore[attr-defined]
+    assert (to.label, to.help) == ("⟨U+202E⟩to", "⟨U+2066⟩")
+    assert to.options[0].label == way.options[0].label == "⟨U+202E⟩001"
+    assert form.read(typed(to=to.options[0].text)) == {"to": "\u202e001"}  # what is sent is what was given
 
 
 def test_limits_are_told() -> None:

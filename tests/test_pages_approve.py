@@ -337,6 +337,7 @@ class TestEnds:
 
     async def test_a_default_that_was_taken(self, desk: Desk) -> None:
         handle = await desk.asked(timeout=3600, on_timeout={"approved": False, "reason": "too late"})
+        assert "decided by default in 59 min" in (await desk.by_link(handle)).text
         await desk.run.make_due(handle, "ok", "s")
         await desk.run.result(handle)
         page = await desk.by_link(handle)

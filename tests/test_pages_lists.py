@@ -104,6 +104,8 @@ class TestInbox:
         (after,) = [link for link in first.links if "cursor=" in link]
         second = await visitor.get(after)
         assert len([link for link in second.links if "/approve/" in link]) == 3
+        page = await visitor.get("/", cursor="odd")
+        assert page.status == 422 and "odd" in page.text
 
 
 class TestExecutions:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from polos_redis import PolosClient, Workflow, WorkflowContext, apikeys
 from polos_redis.links import Links
+from polos_redis.server.app import create_app
 from tests.running import running
 from tests.serving import serving
-from tests.visiting import Visitor, visiting
+from tests.visiting import Page, Visitor, visiting
 
 SECRET = "a secret of more than 32 characters, for tests"
 
@@ -192,6 +194,11 @@ async def test_an_expired_and_a_forged_link_say_so(client: PolosClient, namespac
         assert page.status == 403 and "no signed links" in page.text
 
 
+async def test_a_form_that_can_not_be_read_is_refused_with_a_page(site: Visitor) -> None:
+    response = await site.http.post("/login", data={f"field {number}": "" for number in range(20)})
+    assert response.status_code == 400 and response.headers["content-type"].startswith("text/html")
+
+
 async def test_guessing_is_slowed_down(client: PolosClient, namespace: str) -> None:
     async with serving(client, links=Links([SECRET], namespace, "", 60)) as base, visiting(base) as visitor:
         statuses = {(await visitor.log_in(f"polos_x_{n}")).status for n in range(30)}
@@ -209,3 +216,46 @@ async def test_pages_are_kept_by_nobody_and_say_what_they_may_load(site: Visitor
         assert asset.status_code == 200 and "immutable" in asset.headers["cache-control"]
         assert (await site.http.get(path.replace("/static/", "/static/0"))).status_code == 404
     assert (await site.http.get("/favicon.ico")).headers["content-type"] == "image/svg+xml"
+
+
+@pytest.mark.parametrize("scope", ["decide", "view"])
+async def test_a_link_opens_its_own_page_only_however_its_token_comes(
+    redis_url: str, namespace: str, scope: Literal["decide", "view"]
+) -> None:
+    links = Links([SECRET], namespace, "", 60)
+    async with (
+        running(redis_url, namespace, WAITS) as run,
+        serving(run.client, links=links) as base,
+        visiting(base) as eve,
+    ):
+        handle, other = await run.client.invoke(WAITS), await run.client.invoke(WAITS)
+        await run.parked(handle)
+        await run.parked(other)
+        page = await eve.get("/login")
+        form = {"form_token": page.form("/login").get("form_token")}
+        eve.http.headers["Authorization"] = f"Bearer {links.token(handle.id, 'ok', 1, scope=scope)}"
+        for path in ("/", "/executions", f"/executions/{other.id}", f"/approve/{other.id}/ok"):
+            response = await eve.get(path)
+            assert response.status == 403 and other.id not in response.text
+        for path in (f"/executions/{other.id}/cancel", f"/executions/{handle.id}/cancel"):
+            assert (await eve.http.post(path, data=form)).status_code == 403
+        assert {await handle.status(), await other.status()} == {"waiting"}
+
+
+async def test_in_another_app_a_sessions_cookie_changes_nothing_through_the_api(
+    redis_url: str, namespace: str
+) -> None:
+    outer = FastAPI()
+    async with running(redis_url, namespace, WAITS) as run:
+        outer.mount("/below", create_app(run.client))
+        here = httpx.ASGITransport(app=outer)
+        async with httpx.AsyncClient(transport=here, base_url="http://here") as http:
+            handle = await run.client.invoke(WAITS)
+            await run.parked(handle)
+            _, secret = await key_of(run.client, "admin")
+            page = Page(await http.get("/below/login"))
+            form = {"form_token": page.form("/login").get("form_token"), "key": secret}
+            assert (await http.post("/below/login", data=form)).status_code == 303
+            assert (await http.get(f"/below/api/v1/executions/{handle.id}")).status_code == 200
+            assert (await http.post(f"/below/api/v1/executions/{handle.id}/cancel")).status_code == 401
+        assert await handle.status() == "waiting"

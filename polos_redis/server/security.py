@@ -11,7 +11,7 @@ from fastapi import Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
-from polos_redis import apikeys
+from polos_redis import apikeys, keys
 from polos_redis.errors import LinkError
 from polos_redis.server import problems
 from polos_redis.server.problems import Problem
@@ -83,6 +83,17 @@ def require(scope: str, *, link: bool = False) -> Callable[..., Awaitable[Caller
     return caller
 
 
+def check_address(caller: Caller, execution_id: str, step_key: str) -> None:
+    """Refuse a caller whose link is for another suspension than the one that is asked for, before anything of
+    that is looked at: a link tells nothing of others, not even whether there are any."""
+    link = caller.link
+    if link is None:
+        return
+    ours = (link.execution_id, keys.root_of(link.execution_id))
+    if step_key != link.step_key or execution_id not in ours:
+        raise _forbidden("this link is for another suspension", "approve")
+
+
 def check_link(caller: Caller, suspension: dict[str, Any]) -> None:
     """Refuse a caller whose link is for another suspension than this one (as `client.get_suspension` has it),
     or for an earlier run of its execution."""
@@ -102,7 +113,8 @@ async def _identify(request: Request, site: Site) -> Caller:
         if scheme.lower() != "bearer" or not token.strip():
             raise _unauthorized("the Authorization header is not of the form: Bearer KEY")
         return await bearer(site, token.strip())
-    if request.method in SAFE or not request.scope["path"].startswith("/api/"):
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    if request.method in SAFE or not path.startswith("/api/"):
         # a cookie goes along with what other sites make a browser send: it must not change anything here
         from polos_redis.server.pages import sessions
 
@@ -137,7 +149,10 @@ def of_link(link: Link) -> Caller:
 
 
 def _developer(request: Request, site: Site) -> Caller:
-    """Anybody on this machine; not a page of another site that the developer's browser has open."""
+    """Anybody on this machine; not whom a proxy on it lets through, nor a page of another site that the
+    developer's browser has open."""
+    if request.client is not None and request.client.host not in ("127.0.0.1", "::1"):
+        raise _forbidden(f"--insecure-dev is for this machine only, not for {request.client.host}", "admin")
     host = request.headers.get("host", "")
     if re.sub(r":\d*$", "", host).lower() not in LOOPBACK:
         raise _forbidden(f"--insecure-dev answers to {', '.join(LOOPBACK)} only, not to {host!r}", "admin")

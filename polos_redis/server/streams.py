@@ -32,7 +32,7 @@ RETRY_MS = 2000  # a browser's pause before it comes back
 router = APIRouter(prefix="/api/v1", tags=["events"])
 
 Reader = Annotated[Caller, Depends(require("read"))]
-EVENT_ID = r"^([0-9]{1,20}(-[0-9]{1,20}(\.[0-9]{1,9})?)?)?$"
+EVENT_ID = r"^([0-9]{1,19}(-[0-9]{1,19}(\.[0-9]{1,9})?)?)?$"  # 20 digits may be more than Redis counts to
 # A browser keeps the header by itself; the query parameter is for its first request.
 LastEventId = Annotated[str, Header(pattern=EVENT_ID, description="The id of the last event that was read.")]
 After = Annotated[str, Query(pattern=EVENT_ID, description="The same as the header Last-Event-ID.")]

@@ -14,7 +14,7 @@ from polos_redis.server import (
 from polos_redis.server.bodies import Json, JsonRoute
 from polos_redis.server.executions import Cursor, Limit
 from polos_redis.server.problems import Problem
-from polos_redis.server.security import Caller, check_link, require
+from polos_redis.server.security import Caller, check_address, check_link, require
 from polos_redis.server.site import Client
 from polos_redis.server.tokens import for_caller
 
@@ -45,6 +45,7 @@ async def look(
     caller: Annotated[Caller, Depends(require("read", link=True))],
 ) -> Response:
     """One suspension, open or not: what is shown, what an answer has to look like, who may give it."""
+    check_address(caller, execution_id, step_key)
     found = await client.get_suspension(execution_id, step_key)
     check_link(caller, found)
     return Json(for_caller(caller, found))
@@ -63,6 +64,7 @@ async def resume(
     """Answer a suspension. Exactly one answer decides it; the same one again gets the first outcome."""
     digest = body.shown_digest
     if caller.link is not None:
+        check_address(caller, execution_id, body.step_key)
         found = await client.get_suspension(execution_id, body.step_key)
         check_link(caller, found)
         digest = digest or found["digest"]  # should it be opened anew meanwhile, the link is not for that

@@ -28,7 +28,7 @@ from polos_redis.server.pages.layout import PageRoute, approve_path, go, render,
 from polos_redis.server.pages.sessions import sessions_of
 from polos_redis.server.pages.sheets import Sheet
 from polos_redis.server.problems import Problem
-from polos_redis.server.security import Caller, check_link
+from polos_redis.server.security import Caller, check_address, check_link
 from polos_redis.server.site import site_of
 from polos_redis.terms import Terms, verdict
 
@@ -56,6 +56,7 @@ async def find(request: Request, execution_id: str, token: str = "") -> Response
 @router.api_route("/approve/{execution_id}/{step_key:anything}", methods=["GET", "HEAD"])
 async def look(request: Request, execution_id: str, step_key: str, token: str = "") -> Response:
     caller = await visitor(request, token=token)
+    check_address(caller, execution_id, step_key)
     suspension = await site_of(request).client.get_suspension(execution_id, step_key)
     check_link(caller, suspension)
     form = forms.of_suspension(suspension)
@@ -69,6 +70,7 @@ async def decide(request: Request, execution_id: str, step_key: str) -> Response
     token = given["token"]
     caller = await visitor(request, token=token)
     sessions_of(request).check_form(request, given["form_token"], token)
+    check_address(caller, execution_id, step_key)
     client = site_of(request).client
     suspension = await client.get_suspension(execution_id, step_key)
     check_link(caller, suspension)

@@ -11,8 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from polos_redis.client import PolosClient
+from polos_redis.errors import ConfigurationError
 from polos_redis.server.pages import display
 from polos_redis.server.pages.layout import PageRoute, render, visitor
+from polos_redis.server.problems import Problem
 from polos_redis.server.site import site_of
 from polos_redis.terms import verdict
 
@@ -28,7 +30,10 @@ router = APIRouter(route_class=PageRoute)
 async def show(request: Request, workflow: str = "", q: str = "", cursor: str = "") -> Response:
     await visitor(request)
     client = site_of(request).client
-    rows, more = await _find(client, workflow.strip(), q.strip(), cursor or None)
+    try:
+        rows, more = await _find(client, workflow.strip(), q.strip(), cursor or None)
+    except ConfigurationError as error:
+        raise Problem(422, str(error)) from None
     return render(
         request,
         "inbox.html",

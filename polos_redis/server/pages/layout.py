@@ -8,6 +8,7 @@ from urllib.parse import quote, urlencode
 
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -39,7 +40,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     env.filters |= {
-        "label": words.label_of,
+        "label": lambda name: display.visible(words.label_of(name)),
         "ident": lambda name: "f-" + quote(name, safe="", errors="replace"),
         "when": moments.when,
         "ago": moments.ago,
@@ -100,9 +101,15 @@ def go(path: str, **query: str) -> Response:
 
 
 async def visitor(request: Request, scope: str = "read", token: str = "") -> Caller:
-    """Who looks at a page: by the link's token where there is one, else as everywhere. `Problem` 401, 403."""
-    caller = await (_by_link(request, token) if token else caller_of(request))
-    if caller.link is None and not caller.may(scope):
+    """Who looks at a page: by the link's token where there is one, else as everywhere; a link opens no page
+    but its own, which takes the token from its address. `Problem` 401, 403."""
+    if token:
+        return await _by_link(request, token)
+    caller = await caller_of(request)
+    if caller.link is not None:
+        detail = "a signed link opens the page of its own suspension only"
+        raise Problem(403, detail, kind="forbidden", scope=scope)
+    if not caller.may(scope):
         raise Problem(
             403,
             f"your API key does not have the scope “{scope}” that this needs",
@@ -143,6 +150,8 @@ class PageRoute(APIRoute):
                 problem = problems.of(error)
             except Problem as error:
                 problem = error
+            except HTTPException as error:  # a form that can't be read
+                problem = Problem(error.status_code, str(error.detail), headers=error.headers)
             if problem.status_code == 401:
                 path = request.url.path
                 return go("/login", next=path + (f"?{request.url.query}" if request.url.query else ""))

@@ -27,7 +27,7 @@ _BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za
 def label_of(key: str) -> str:
     """A name of code as people read it: "estimated_cost" and "estimatedCost" as "Estimated cost". What does
     not look like one (it has blanks, say) stays as it is."""
-    if not re.fullmatch(r"[^\W]+([-_.][^\W]+)*_*", key, re.UNICODE):
+    if not re.fullmatch(r"\w+([-.]\w+)*", key):
         return key
     words = [word for part in re.split(r"[-_.]+", key) for word in _BORDER.split(part) if word]
     told = [word.upper() if word.lower() in _ACRONYMS else _lower(word) for word in words]
