@@ -117,8 +117,8 @@ async def _give(
             if digest is not None and not hmac.compare_digest(record.shown_digest.hex(), digest.lower()):
                 raise ShownChangedError(execution_id, step_key)
             if record.terms:
-                started_by = About.unpack("", reply[2]).user_id
-                terms.check_person(execution_id, step_key, answer.by or None, answer.groups, started_by)
+                starters = About.unpack("", reply[2]).starters
+                terms.check_person(execution_id, step_key, answer.by or None, answer.groups, starters)
                 terms.check_answer(execution_id, step_key, plain)
         answer = replace(given, seen=record.seen, approves=verdict(plain) is True)
         if terms.schema is not None:  # whatever type it was given as
@@ -158,6 +158,11 @@ def _told(execution_id: str, step_key: str, reply: list[Any]) -> Resumed:
         raise ExecutionFinishedError(execution_id, text(reply[1]), f"suspension {step_key!r}")
     if tag == b"unknown":
         raise SuspensionNotFoundError(execution_id, step_key, [text(key) for key in reply[1:]])
+    if tag == b"full":
+        raise InvalidInputError(
+            f"execution {execution_id} has a hundred answers that came early, and keeps no more: answer when "
+            "the suspension is open"
+        )
     raise ExecutionNotFoundError(execution_id)
 
 

@@ -204,8 +204,9 @@ class PolosClient:
         one is kept, failed or not (another input raises `IdempotencyConflictError`); `start_delay` (seconds)
         or `start_at` (an aware datetime) start it later; `run_timeout_seconds` fails it when it has not
         finished by then, counted from its start, waiting included; `queue` and `concurrency_key` (a limit for
-        each key) say where it waits for a worker; `session_id` and `user_id` are there for its code to see;
-        `initial_state` is for workflows with a `state_schema`.
+        each key) say where it waits for a worker; `session_id` and `user_id` are there for its code to see,
+        `started_by` is who has started it, where that is not the user it is for; `initial_state` is for
+        workflows with a `state_schema`.
 
         Not inside a workflow: use `ctx.step.invoke` there.
         """
@@ -240,6 +241,7 @@ class PolosClient:
         parent: tuple[About, str] | None = None,
         session_id: str | None = None,
         user_id: str | None = None,
+        started_by: str | None = None,
         initial_state: Any = None,
         queue: Queue | str | None = None,
         **options: Any,
@@ -261,7 +263,7 @@ class PolosClient:
         if options.get("concurrency_key") is not None and chosen.concurrency_limit is None:
             chosen = Queue(chosen.name, await limit_of(store, chosen.name))
         state = None if initial_state is None else codec.encode(initial_state, limit=self.max_value_bytes)
-        known: dict[str, Any] = {"session_id": session_id, "user_id": user_id}
+        known: dict[str, Any] = {"session_id": session_id, "user_id": user_id, "started_by": started_by}
         for name, given in known.items():
             if given is not None and not isinstance(given, str):
                 raise InvalidInputError(f"workflow {workflow_id!r}: {name} is a text or None, not {given!r}")
@@ -271,6 +273,7 @@ class PolosClient:
             root, parent_id = parent
             known["session_id"] = session_id or root.session_id
             known["user_id"] = user_id or root.user_id
+            known["started_by"] = root.started_by
             about = About(root.root_workflow_id, parent_id, **known)
         elif any(value is not None for value in known.values()):
             about = About(workflow_id, None, **known)

@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
@@ -22,6 +22,7 @@ from polos_redis.people import check_groups, check_name
 if TYPE_CHECKING:
     from itsdangerous import URLSafeSerializer
 
+SLACK = timedelta(minutes=15)  # between the clocks of whoever makes links and of Redis
 SALT = "polos approval link 1 "  # and the namespace
 
 Scope = Literal["decide", "view"]
@@ -29,7 +30,7 @@ Scope = Literal["decide", "view"]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What a token says. Whoever checks one compares `run` with the execution's: a link is for one run.
+    """What a token says. Whoever checks one asks `is_for`: a link is for one suspension of one run.
 
     `name` and `groups` are those of the person it was made for, None and () when it is for whoever has it.
     """
@@ -41,6 +42,12 @@ class Link:
     scope: Scope
     name: str | None
     groups: tuple[str, ...]
+    made_at: datetime
+
+    def is_for(self, run: int, opened_at: datetime) -> bool:
+        """Whether it is for a suspension of this run that was opened then. An execution that was deleted
+        may be begun again under the same id: a link that was made long before that is not for it."""
+        return self.run == run and self.made_at > opened_at - SLACK
 
 
 class Links:
@@ -91,15 +98,16 @@ class Links:
         if name is not None:
             check_name("a link's name", name)
         groups = check_groups("a link", groups)
-        until = time.time() + settings.resolve("link_seconds", self.seconds if seconds is None else seconds)
-        return str(self._signer().dumps([execution_id, step_key, run, until, scope, name, groups]))
+        now = time.time()
+        until = now + settings.resolve("link_seconds", self.seconds if seconds is None else seconds)
+        return str(self._signer().dumps([execution_id, step_key, run, until, scope, name, groups, now]))
 
     def read(self, token: str) -> Link:
         """What a token says. Raises `LinkError` when it is not ours, or when its time is over."""
         from itsdangerous import BadData
 
         try:
-            execution_id, step_key, run, until, scope, name, groups = self._signer().loads(token)
+            execution_id, step_key, run, until, scope, name, groups, made = self._signer().loads(token)
         except (BadData, ValueError):  # a secret's owner alone could sign anything of another shape
             raise LinkError(
                 "this link can't be used: it is incomplete or was changed, or its signature is of another "
@@ -110,7 +118,8 @@ class Links:
             raise LinkError(
                 f"this link has expired at {expires_at:%Y-%m-%d %H:%M:%S} UTC; ask for a new one", expires_at
             )
-        return Link(execution_id, step_key, run, expires_at, scope, name, tuple(groups))
+        made_at = datetime.fromtimestamp(made, UTC)
+        return Link(execution_id, step_key, run, expires_at, scope, name, tuple(groups), made_at)
 
     def url(
         self,

@@ -26,8 +26,8 @@ from polos_redis.errors import (
 )
 from polos_redis.links import Links
 from polos_redis.notifications import Channel, Notification
+from polos_redis.people import GROUP
 from polos_redis.store import Store, Taken
-from polos_redis.terms import GROUP
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient

@@ -11,8 +11,8 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from polos_redis import typenames
 from polos_redis.errors import ConfigurationError, NotStorableError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MOST_ERRORS = 50  # that one refusal tells
 LONGEST_MESSAGE = 300  # characters: it may repeat what was given
-DECIMAL = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
+DECIMAL = r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$"
 DEEPEST = 100  # levels of an answer
 TOO_DEEP = {"field": "", "message": f"nested deeper than {DEEPEST} levels"}
 
@@ -171,11 +171,64 @@ def _meant(error: ValidationError) -> list[ValidationError]:
 
 @functools.lru_cache(maxsize=256)
 def _validator(schema: str) -> Validator:
-    from jsonschema import Draft202012Validator
     from referencing import Registry
 
     # An empty registry: nothing that a schema refers to is ever fetched.
-    return Draft202012Validator(json.loads(schema), registry=Registry(), format_checker=_formats())
+    made: Validator = _dialect()(json.loads(schema), registry=Registry(), format_checker=_formats())
+    return made
+
+
+@functools.cache
+def _dialect() -> Any:
+    """JSON schema, but in linear time whatever the answer is: one person's answer must not hold up others."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.validators import extend
+
+    def pattern(validator: Any, wanted: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        if isinstance(instance, str) and not _matches(wanted, instance):
+            yield ValidationError(f"{instance!r} does not match {wanted!r}")
+
+    def unique_items(validator: Any, wanted: bool, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        found = instance if wanted and isinstance(instance, list) else []
+        if len({json.dumps(one, sort_keys=True) for one in found}) < len(found):
+            yield ValidationError(f"{instance!r} has the same item twice")
+
+    def pattern_properties(
+        validator: Any, wanted: dict[str, Any], instance: Any, schema: Any
+    ) -> Iterator[ValidationError]:
+        for key, part in instance.items() if isinstance(instance, dict) else ():
+            for one, below in wanted.items():
+                if _matches(one, key):
+                    yield from validator.descend(part, below, path=key, schema_path=one)
+
+    keywords = {"pattern": pattern, "uniqueItems": unique_items, "patternProperties": pattern_properties}
+    return extend(Draft202012Validator, keywords)  # type: ignore[no-untyped-call]
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """Whether a pattern is found in a text, by pydantic's engine, which takes linear time. One that it does
+    not know (lookahead, say) is left to the type itself."""
+    from pydantic import ValidationError as Refusal
+
+    adapter = _pattern(pattern)
+    try:
+        if adapter is not None:
+            adapter.validate_python(text)
+    except Refusal:
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=256)
+def _pattern(pattern: str) -> TypeAdapter[str] | None:
+    from pydantic import StringConstraints, TypeAdapter
+    from pydantic_core import SchemaError
+
+    try:
+        return TypeAdapter(Annotated[str, StringConstraints(pattern=pattern)])
+    except SchemaError:
+        return None
 
 
 @functools.cache

@@ -25,6 +25,12 @@ class About:
     session_id: str | None = None
     user_id: str | None = None
     initial_state: bytes | None = None  # codec: whoever only looks at an execution need not know its type
+    started_by: str | None = None
+
+    @property
+    def starters(self) -> set[str]:
+        """Who has started it: whom it is for, and who that was left to."""
+        return {one for one in (self.user_id, self.started_by) if one}
 
     def pack(self) -> bytes:
         """As the store keeps it."""

@@ -18,6 +18,7 @@ import msgpack
 from polos_redis import keys, scripts
 from polos_redis.errors import ConfigurationError
 from polos_redis.link import Arg, Script
+from polos_redis.people import canonical
 from polos_redis.route import AnyWire
 
 LOST, WENT_BACK, NO_SUCH_WAIT = -1, -2, -3
@@ -684,6 +685,7 @@ class Store:
             answer.seen,
             int(answer.approves),
             _pack([raw(group) for group in answer.groups]) if answer.groups else b"",
+            raw(canonical(answer.by)),
             patience=self.patience,
         )
         return reply

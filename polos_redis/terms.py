@@ -7,7 +7,7 @@ before the workflow wakes, and needs none of the workflow's code.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ import msgpack
 
 from polos_redis import schemas
 from polos_redis.errors import ConfigurationError, InvalidAnswerError, NotApproverError
+from polos_redis.people import GROUP, canonical
 
-GROUP = "group:"
 MOST_REQUIRED = 100
 
 
@@ -45,9 +45,9 @@ class Terms:
         required: int,
         rejections: int,
         allow_self: bool,
-        started_by: str | None,
+        starters: Collection[str],
     ) -> Terms:
-        """As a workflow declares them. Raises `ConfigurationError`."""
+        """As a workflow declares them; `starters` have started the execution. Raises `ConfigurationError`."""
         schema, type_name = schemas.describe(what, annotation) if annotation is not None else (None, "")
         wanted: tuple[str, ...] = ()
         if approvers is not None:
@@ -64,13 +64,14 @@ class Terms:
                 raise ConfigurationError(
                     f"{what}: {name} is a whole number from 1 to {MOST_REQUIRED}, not {number!r}"
                 )
-        if not allow_self and started_by is None:
+        if not allow_self and not starters:
             raise ConfigurationError(
                 f"{what}: allow_self=False needs to know who has started the execution: give user_id= "
                 "at invoke"
             )
         people = {one for one in wanted if not one.startswith(GROUP)}
-        may_decide = len(people if allow_self else people - {started_by})
+        several = {canonical(one) for one in people}
+        may_decide = len(several if allow_self else several - {canonical(one) for one in starters})
         needed = required + rejections - 1  # so many people decide it in any case
         if wanted and len(people) == len(set(wanted)) and may_decide < needed:
             raise ConfigurationError(
@@ -132,7 +133,12 @@ class Terms:
             raise InvalidAnswerError(execution_id, step_key, errors)
 
     def check_person(
-        self, execution_id: str, step_key: str, who: str | None, groups: Sequence[str], started_by: str | None
+        self,
+        execution_id: str,
+        step_key: str,
+        who: str | None,
+        groups: Sequence[str],
+        starters: Collection[str],
     ) -> None:
         """Refuse one who may not decide: `NotApproverError`."""
         named = bool(who)
@@ -143,7 +149,7 @@ class Terms:
             may.discard(who)
         if self.approvers and may.isdisjoint(self.approvers):
             raise NotApproverError(execution_id, step_key, who, f"it is for {', '.join(self.approvers)}")
-        if not self.allow_self and who == started_by:
+        if not self.allow_self and canonical(who or "") in {canonical(one) for one in starters}:
             raise NotApproverError(execution_id, step_key, who, "who has started it may not decide it")
 
 

@@ -39,6 +39,7 @@ class InvokeOptions(TypedDict, total=False):
     start_at: datetime | None
     session_id: str | None
     user_id: str | None
+    started_by: str | None
     initial_state: Any
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from typing import Any
 
 import httpx
@@ -23,7 +24,7 @@ SECRET = "0123456789abcdef0123456789abcdef"
 @workflow(id="api-guarded")
 async def guarded(ctx: WorkflowContext, input: list[str]) -> Any:
     for name in input:
-        decided = await ctx.step.suspend(name, data={"for": name})
+        decided = await ctx.step.suspend(name, data={"for": name}, allow_self=name != "own")
         if decided["data"] == "fail":
             raise ValueError(name)
     return "done"
@@ -246,6 +247,45 @@ async def test_a_link_ends_when_the_suspension_is_closed_and_opened_anew(client:
                 )
                 assert answered.status_code == status, answered.text
         assert await handle.result() == 3
+
+
+async def test_a_link_is_not_for_an_execution_begun_again_after_it_was_deleted(
+    client: PolosClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links = Links([SECRET], client.namespace, None, 36_000)
+    async with serving(client, links=links) as url, working(client, guarded) as worker:
+        run = Running(client, worker)
+        handle = await client.invoke(guarded, ["first"], idempotency_key="once")
+        with monkeypatch.context() as earlier:
+            an_hour_ago = time.time() - 3600
+            earlier.setattr(time, "time", lambda: an_hour_ago)
+            token = links.token(handle.id, "first", 1)  # as of an hour ago, when it was opened the first time
+        headers = {"Authorization": f"Bearer {token}"}
+        await run.opened(handle, "first")
+        await client.cancel(handle.id)
+        await client.delete(handle.id)
+        again = await client.invoke(guarded, ["first"], idempotency_key="once")
+        assert again.id == handle.id
+        await run.opened(again, "first")
+        async with httpx.AsyncClient(base_url=url, headers=headers) as api:
+            answer = {"step_key": "first", "data": "yes"}
+            refused = await api.post(f"/api/v1/executions/{again.id}/resume", json=answer)
+        assert "began anew" in problem(refused, 403, "forbidden")["detail"]
+
+
+async def test_who_has_started_it_is_the_key_whatever_the_body_says(client: PolosClient) -> None:
+    async with serving(client) as url, working(client, guarded) as worker:
+        run = Running(client, worker)
+        mallory = await key(client, "invoke", "approve", name="mallory")
+        async with httpx.AsyncClient(base_url=url) as api:
+            for user_id in ("bob", ""):
+                body = {"workflow_id": guarded.id, "input": ["own"], "user_id": user_id}
+                started = await api.post("/api/v1/executions", json=body, headers=mallory)
+                handle = client.get_handle(started.json()["id"])
+                await run.opened(handle, "own")
+                path = f"/api/v1/executions/{handle.id}/resume"
+                answer = {"step_key": "own", "data": "yes"}
+                problem(await api.post(path, json=answer, headers=mallory), 403, "not-approver")
 
 
 async def test_a_link_that_does_not_hold_is_refused(client: PolosClient) -> None:

@@ -137,6 +137,25 @@ async def test_nobody_decides_on_their_own_request(at: Running) -> None:
     assert (await at.result(handle))["resumed_by"] == "bob"
 
 
+async def test_nor_who_has_started_it_for_somebody_else_nor_under_another_spelling(at: Running) -> None:
+    handle = await asks.invoke(at.client, {"allow_self": False}, user_id="bob", started_by="Mallory")
+    await at.parked(handle)
+    for by in ("bob", "Mallory", "mallory ", "\uff22\uff2f\uff22"):
+        with pytest.raises(NotApproverError, match="who has started it"):
+            await says(at, handle, by)
+    await says(at, handle, "ann")
+    await at.result(handle)
+
+
+async def test_one_person_under_two_spellings_is_one(at: Running) -> None:
+    handle = await asked(at, required=2)
+    await says(at, handle, "ann")
+    again = await says(at, handle, "Ann ")
+    assert (again.outcome, again.approvals, again.resumed_by) == ("recorded", 1, "ann")
+    assert (await says(at, handle, "bob")).outcome == "accepted"
+    await at.result(handle)
+
+
 async def test_nor_by_way_of_a_child(at: Running) -> None:
     handle = await asks_below.invoke(at.client, {"allow_self": False}, user_id="ann")
     await at.parked(handle)

@@ -28,7 +28,7 @@ def test_a_token_says_what_it_was_made_of() -> None:
     before = time.time()
     links = made(NEW)
     link = links.read(links.token(ID, "a/b c", 3, scope="view", name="Zoë", groups=["ops", "audit", "ops"]))
-    assert link == Link(ID, "a/b c", 3, link.expires_at, "view", "Zoë", ("ops", "audit"))
+    assert link == Link(ID, "a/b c", 3, link.expires_at, "view", "Zoë", ("ops", "audit"), link.made_at)
     assert link.expires_at.tzinfo is UTC
     assert before + 60 <= link.expires_at.timestamp() <= time.time() + 60
 

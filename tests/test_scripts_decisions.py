@@ -101,7 +101,7 @@ def test_the_first_of_two_approvals_is_recorded_and_decides_nothing(desk: Desk) 
     assert (tag, *rest) == (b"recorded", b"ann", 1, 2) and before <= at <= desk.now()
     record = desk.record(one, "ok")
     assert record[2] == b"open" and record[6:11] == [DEFAULT, b"", b"", b"", 0]
-    assert msgpack.unpackb(record[12], raw=True) == [[YES, b"yes", b"ann", b"client", at, b"1"]]
+    assert msgpack.unpackb(record[12], raw=True) == [[YES, b"yes", b"ann", b"client", at, b"1", b"ann"]]
     state = desk.state
     assert state.timers == was.timers and state.suspensions == was.suspensions
     assert state.executions == was.executions and state.queues == was.queues
@@ -126,7 +126,7 @@ def test_the_second_approval_decides(desk: Desk) -> None:
     record = desk.record(one, "ok")
     assert record[2] == b"answered" and record[6:11] == [YES, b"yes", b"bob", b"client", at]
     made = msgpack.unpackb(record[12], raw=True)
-    assert [(who, when) for _, _, who, _, when, _ in made] == [(b"ann", first), (b"bob", at)]
+    assert [(who, when) for _, _, who, _, when, *_ in made] == [(b"ann", first), (b"bob", at)]
     state = desk.state
     assert not state.timers and not state.suspensions
     assert desk.execution(one)["status"] == b"queued"
@@ -357,3 +357,12 @@ def test_what_ran_too_long_is_deleted_before_its_timer_has_looked_for_children(d
     assert f"c{by.id}".encode() in desk.state.timers
     assert desk.run("delete", by.id)[:2] == [b"deleted", 1]
     assert not desk.state.timers
+
+
+def test_so_many_early_answers_are_kept_and_no_more(desk: Desk) -> None:
+    by = desk.start()
+    for number in range(100):
+        assert desk.answer(by.id, f"later {number}", early=True)[0] == b"kept"
+    with desk.unchanged():
+        assert desk.answer(by.id, "one more", early=True) == [b"full"]
+    assert desk.answer(by.id, "later 5", early=True)[0] == b"kept", "one that is there already is found"

@@ -4,10 +4,11 @@
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 step key  3 answer (codec)  4 its digest  5 who, or ''  6 channel  7 '1' to keep it when early
 --       8 the opening of the suspension that it was checked against, '' for none  9 '1' when it approves, '0' when not
---       10 the groups of who answers (msgpack list), kept with an early one
+--       10 the groups of who answers (msgpack list), kept with an early one  11 who, as several people are told apart
 -- Returns {'accepted' | 'same' | 'kept', decided in ms, by}, {'recorded', ms, by, how many of them, how many it takes},
 -- {'other', decided in ms, by}, {'expired', deadline}, {'closed', status}, {'unknown', open step keys ...},
--- {'look', record, about or false} when it has to be checked against this, or {'missing'} (no such execution).
+-- {'look', record, about or false} when it has to be checked against this, {'full'} (too many early ones), or {'missing'} (no
+-- such execution).
 -- #include wake
 -- #include settle
 local P, id, key, digest = KEYS[1], ARGV[1], ARGV[2], ARGV[4]
@@ -25,7 +26,8 @@ if record and record[2] == 'suspend' then
   end
   local made = record[DECISIONS] ~= '' and cmsgpack.unpack(record[DECISIONS]) or {}
   local mine -- what the same person has decided before, where several have to
-  for _, one in ipairs(made) do if one[3] == ARGV[5] then mine = one end end
+  local person = ARGV[11] or ARGV[5]
+  for _, one in ipairs(made) do if (one[7] or one[3]) == person then mine = one end end
   if mine and mine[2] ~= digest then return {'other', mine[5], mine[3]} end
   if status == 'answered' then
     return {(mine or record[DIGEST] == digest) and 'same' or 'other', record[DECIDED], record[BY]}
@@ -40,7 +42,7 @@ if record and record[2] == 'suspend' then
   local wanted = terms ~= '' and cmsgpack.unpack(terms) or {required = 1, rejections = 1}
   local needed = ARGV[9] == '1' and wanted.required or wanted.rejections
   if wanted.required > 1 or wanted.rejections > 1 then
-    if not mine then made[#made + 1] = {ARGV[3], digest, ARGV[5], ARGV[6], now, ARGV[9]} end
+    if not mine then made[#made + 1] = {ARGV[3], digest, ARGV[5], ARGV[6], now, ARGV[9], person} end
     local alike = 0
     for _, one in ipairs(made) do if one[6] == ARGV[9] then alike = alike + 1 end end
     if mine then return {'recorded', mine[5], mine[3], alike, needed} end
@@ -66,6 +68,7 @@ if ARGV[7] == '1' and key ~= '' and not record then
     kept = cmsgpack.unpack(kept)
     return {kept[2] == digest and 'kept' or 'other', kept[5], kept[3]}
   end
+  if redis.call('HLEN', early) >= 100 then return {'full'} end
   redis.call('HSET', P .. 'exec:' .. id, 'early', 1)
   redis.call('HSET', early, key, cmsgpack.pack({ARGV[3], digest, ARGV[5], ARGV[6], now, ARGV[10]}))
   return {'kept', now, ARGV[5]}

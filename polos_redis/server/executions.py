@@ -39,8 +39,9 @@ async def start(
     named = body.model_fields_set - {"workflow_id", "input"}
     options = InvokeOptions(**{name: getattr(body, name) for name in named})  # type: ignore[typeddict-item]
     options["idempotency_key"] = given or idempotency_key or None
-    if body.user_id is None:
+    if not body.user_id:
         options["user_id"] = caller.name
+    options["started_by"] = caller.name
     try:
         handle = await client.invoke(body.workflow_id, body.input, **options)
     except ConfigurationError as error:  # the queue is not one for this

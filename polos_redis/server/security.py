@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Security
@@ -102,7 +103,7 @@ def check_link(caller: Caller, suspension: dict[str, Any]) -> None:
         return
     if (link.execution_id, link.step_key) != (suspension["execution_id"], suspension["step_key"]):
         raise _forbidden("this link is for another suspension", "approve")
-    if link.run != suspension["run"]:
+    if not link.is_for(suspension["run"], datetime.fromisoformat(suspension["opened_at"])):
         raise _forbidden("the execution began anew after this link was made: ask for a new one", "approve")
 
 

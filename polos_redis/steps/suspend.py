@@ -81,8 +81,9 @@ class Suspensions(Calls):
         `schema` is the type of the answer (a model, a dataclass, whatever pydantic knows): every way in
         refuses an answer that is none, before the workflow wakes. `approvers` are those who may answer:
         names, or `group:NAME`. `required` approvals (`approved: true`) by distinct people decide, or
-        `rejections` rejections; `allow_self=False` keeps the one who has started the execution (its
-        `user_id`) from it. `on_timeout` is "fail", or the answer that holds when nobody decides in time.
+        `rejections` rejections; `allow_self=False` keeps those who have started the execution (its
+        `user_id`, and `started_by`) from it. `on_timeout` is "fail", or the answer that holds when nobody
+        decides in time.
 
         Returns an instance of `schema`; without one {"data": the answer, "resumed_by": name or None,
         "resumed_at": aware datetime, "channel": how it came}, and where several decide "decisions": theirs.
@@ -128,9 +129,9 @@ class Suspensions(Calls):
         shown = codec.encode(_shown(ask.data), limit=host.value_limit)
         terms = b""
         if ask.has_terms:
-            started_by = activation.about.user_id
+            starters = activation.about.starters
             declared = Terms.of(
-                what, ask.schema, ask.approvers, ask.required, ask.rejections, ask.allow_self, started_by
+                what, ask.schema, ask.approvers, ask.required, ask.rejections, ask.allow_self, starters
             )
             terms = declared.pack()
         timeout_ms = milliseconds(what, ask.timeout) or 0
