@@ -116,14 +116,16 @@ class WebhookChannel:
         }
         body = json.dumps(payload, separators=(",", ":")).encode()
         headers = {"content-type": "application/json", **self._signed(notification.id, body)}
+        request = httpx.Request("POST", self._url, content=body, headers=headers)
         try:
-            async with (
-                asyncio.timeout(self.timeout),
-                httpx.AsyncClient(verify=self._tls, timeout=None) as client,
-                client.stream("POST", self._url, content=body, headers=headers) as response,
-            ):
-                if not response.is_success:
-                    raise NotSentError(f"the receiver answered {response.status_code}")
+            # The transport alone: a client would log the URL, which may be a secret.
+            async with asyncio.timeout(self.timeout), httpx.AsyncHTTPTransport(verify=self._tls) as transport:
+                response = await transport.handle_async_request(request)
+                try:
+                    if not response.is_success:
+                        raise NotSentError(f"the receiver answered {response.status_code}")
+                finally:
+                    await response.aclose()
         except TimeoutError:
             raise NotSentError(f"the receiver did not answer within {self.timeout:g} s") from None
         except httpx.HTTPError as error:

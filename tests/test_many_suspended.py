@@ -84,7 +84,7 @@ async def suspend_many(server: ChaosServer, namespace: str, folder: Path, count:
     """The whole story of so many suspended executions on one worker; returns what was measured."""
     with Fleet(server.url, namespace, folder) as fleet:
         async with PolosClient(server.url, namespace, retention_seconds=2) as client:
-            worker = await fleet.start(lease_seconds=5, knows="approval")
+            worker = await fleet.start(lease_seconds=5, audit_seconds=2, knows="approval")
             store = await client.store()
             await finish(client, store, await start(client, store, WARM))
             await forgotten(store)
