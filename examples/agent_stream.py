@@ -13,13 +13,13 @@ teller = Agent(id="teller", provider="openai", model="gpt-4o", system_prompt="Yo
 
 
 async def main() -> None:
-    async with teller.stream(PolosClient(), "A story about a fox, please.") as stream:
-        print(f"started: {stream.execution_id}")
-        async for chunk in stream.text_chunks:
-            if isinstance(chunk, Restarted):
-                print("\n[the model begins anew]")
-            print(chunk, end="", flush=True)
-        print(f"\n({(await stream.result()).usage.total_tokens} tokens)")
+    stream = await teller.stream(PolosClient(), "A story about a fox, please.")
+    print(f"started: {stream.execution_id}")
+    async for chunk in stream.text_chunks:
+        if isinstance(chunk, Restarted):
+            print("\n[the model begins anew]")
+        print(chunk, end="", flush=True)
+    print(f"\n({(await stream.result()).usage.total_tokens} tokens)")
 
 
 if __name__ == "__main__":

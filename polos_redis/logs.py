@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_REPEATED = {"color_message"}  # uvicorn's message once more, with a terminal's colours
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD | _REPEATED}
 
 
 def _time(record: logging.LogRecord) -> str:

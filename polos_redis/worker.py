@@ -115,6 +115,8 @@ class Worker:
         self._outboxes: list[Outbox] = []
         self._door: MetricsDoor | None = None
         self._stop = 0
+        self._stopping, self._stop_now = asyncio.Event(), asyncio.Event()
+        self._idle, self._room = asyncio.Event(), asyncio.Event()
         self._running = False
         self.ready = asyncio.Event()
 
@@ -136,8 +138,6 @@ class Worker:
         own = {keys.DEFAULT_QUEUE, *(workflow.queue.name for workflow in chosen)}
         self.queues = sorted(own if self._queues is None else self._queues)
         loop = self._loop = asyncio.get_running_loop()
-        self._stopping, self._idle, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._stop_now = asyncio.Event()
         self._ours: set[asyncio.Task[Any]] = set()
         self._executor = DaemonThreads(self.concurrency, "polos-step")
         self._ticking = False
@@ -194,7 +194,8 @@ class Worker:
         logger.info("worker stopped", extra={"worker": self.worker_id})
 
     def stop(self) -> None:
-        """Begin to stop, as SIGTERM does; a second call stops at once. From the worker's own loop."""
+        """Begin to stop, as SIGTERM does; a second call stops at once. From the worker's own loop. One that
+        has not begun to run stops as soon as it does."""
         self._stop += 1
         if self._stop == 1:
             self.draining = True

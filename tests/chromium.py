@@ -14,6 +14,7 @@ __all__ = [
     "Browser",
     "ConsoleMessage",
     "Page",
+    "Route",
     "async_playwright",
     "chromium",
     "expect",
@@ -21,7 +22,7 @@ __all__ = [
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 try:
-    from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
+    from playwright.async_api import Browser, ConsoleMessage, Page, Route, async_playwright, expect
 except ImportError:  # pragma: no cover
     CHROMIUM = None
 

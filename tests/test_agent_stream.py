@@ -59,10 +59,8 @@ async def test_text_and_events(redis_url: str, namespace: str, provider: str) ->
         Say("Let me see. ", tool_calls=[Call("look", id="call_1")]),
         Say(TEXT, chunks=9, pause_seconds=0.08),
     ]
-    async with (
-        talking(redis_url, namespace, replies, agent) as (server, at_work),
-        agent.stream(at_work.client, "Tell") as stream,
-    ):
+    async with talking(redis_url, namespace, replies, agent) as (server, at_work):
+        stream = await agent.stream(at_work.client, "Tell")
         chunks: list[str] = []
         async for chunk in stream.text_chunks:
             if chunk.startswith("The"):
@@ -89,10 +87,8 @@ async def test_an_attempt_that_says_the_same_again_shows_nothing_twice(
 ) -> None:
     replies = [Say(TEXT, chunks=8, pause_seconds=0.08, cut_after=5), Say(TEXT)]
     agent = teller["openai"]
-    async with (
-        talking(redis_url, namespace, replies, agent) as (_, at_work),
-        agent.stream(at_work.client, "Tell") as stream,
-    ):
+    async with talking(redis_url, namespace, replies, agent) as (_, at_work):
+        stream = await agent.stream(at_work.client, "Tell")
         chunks = await soon(collected(stream.text_chunks))
         kinds = [event.event_type async for event in stream.events]
     assert "".join(chunks) == TEXT and kinds.count("turn_start") == 2
@@ -113,10 +109,8 @@ async def test_an_attempt_that_says_something_else(
         *([Say("")] if calls else []),
     ]
     agent = teller["openai"]
-    async with (
-        talking(redis_url, namespace, replies, agent) as (_, at_work),
-        agent.stream(at_work.client, "Tell") as stream,
-    ):
+    async with talking(redis_url, namespace, replies, agent) as (_, at_work):
+        stream = await agent.stream(at_work.client, "Tell")
         chunks = await soon(collected(stream.text_chunks))
     assert sum(isinstance(chunk, Restarted) for chunk in chunks) == 1
     assert shown(chunks) == again
@@ -133,10 +127,8 @@ async def test_only_the_agents_own_text_is_followed(redis_url: str, namespace: s
             return Say("the inner text")
         return Say("outer") if request.round else Say(tool_calls=[Call("inner", {"input": "inside"})])
 
-    async with (
-        talking(redis_url, namespace, reply, outer) as (_, at_work),
-        outer.stream(at_work.client, "outside") as stream,
-    ):
+    async with talking(redis_url, namespace, reply, outer) as (_, at_work):
+        stream = await outer.stream(at_work.client, "outside")
         chunks = await soon(collected(stream.text_chunks))
         texts = {e.data["agent_id"] async for e in stream.events if e.event_type == "text_delta"}
     assert "".join(chunks) == "outer" and texts == {"inner", "outer"}
@@ -159,15 +151,15 @@ async def test_a_worker_killed_while_the_model_writes(
     async with llm(replies) as server:
         openai_environment.setenv("OPENAI_BASE_URL", server.base_url)
         victim = await fleet.start(**AGENTS)
-        async with writer.stream(client, "Tell") as stream:
-            chunks: list[str] = []
-            following = asyncio.create_task(_follow(stream, chunks))
-            await until(lambda: server.log and server.log[0].hanging and len("".join(chunks)) > 10)
-            victim.kill()
-            await fleet.start(**AGENTS)
-            await soon(following)
-            assert (await stream.result()).result == TEXT
-            late = await soon(collected(stream.text_chunks))
+        stream = await writer.stream(client, "Tell")
+        chunks: list[str] = []
+        following = asyncio.create_task(_follow(stream, chunks))
+        await until(lambda: server.log and server.log[0].hanging and len("".join(chunks)) > 10)
+        victim.kill()
+        await fleet.start(**AGENTS)
+        await soon(following)
+        assert (await stream.result()).result == TEXT
+        late = await soon(collected(stream.text_chunks))
     assert "".join(chunks) == "".join(late) == TEXT
     assert not any(isinstance(chunk, Restarted) for chunk in chunks)
     assert [request.outcome for request in server.log] == ["left", "finished"]
@@ -194,16 +186,16 @@ async def test_what_a_worker_writes_that_was_thought_dead_is_not_told(
     async with llm(reply) as server:
         openai_environment.setenv("OPENAI_BASE_URL", server.base_url)
         frozen = await fleet.start(**AGENTS)
-        async with writer.stream(client, "Tell") as stream:
-            await until(lambda: server.log and server.log[0].chunks >= 2)
-            frozen.pause()
-            await fleet.start(**AGENTS)
-            await until(lambda: len(server.log) == 2)
-            frozen.resume()
-            await frozen.said("dropped")
-            gate.set()
-            chunks = await soon(collected(stream.text_chunks))
-            events = [event async for event in stream.events]
+        stream = await writer.stream(client, "Tell")
+        await until(lambda: server.log and server.log[0].chunks >= 2)
+        frozen.pause()
+        await fleet.start(**AGENTS)
+        await until(lambda: len(server.log) == 2)
+        frozen.resume()
+        await frozen.said("dropped")
+        gate.set()
+        chunks = await soon(collected(stream.text_chunks))
+        events = [event async for event in stream.events]
     assert shown(chunks) == TEXT
     starts = [number for number, event in enumerate(events) if event.event_type == "turn_start"]
     assert len(starts) == 2

@@ -5,10 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from polos_redis import PolosClient, WorkflowContext, workflow
 from polos_redis.queues import queue
+from polos_redis.server.app import create_app
 from tests.running import soon, until, working
 from tests.serving import calling, key, problem
 
@@ -49,6 +52,27 @@ async def test_an_execution_is_started_and_looked_at(client: PolosClient) -> Non
         found = (await api.get(answer.headers["location"])).json()
         assert found == await client.get_execution(started["id"])
         assert (found["status"], found["result"]["n"]) == ("completed", 1)
+
+
+async def test_below_a_prefix_of_another_app_the_api_works(client: PolosClient) -> None:
+    outer = FastAPI()
+    outer.mount("/below", create_app(client, insecure_dev=True))
+    here = httpx.ASGITransport(app=outer)
+    async with (
+        httpx.AsyncClient(transport=here, base_url="http://localhost/below") as api,
+        working(client, plain),
+    ):
+        answer = await api.post(PATH, json={"workflow_id": "api-plain", "input": {"ask": True}})
+        assert answer.status_code == 201
+        execution = answer.headers["location"]
+        assert execution == f"{PATH}/{answer.json()['id']}", "without the prefix, as docs/api.md says"
+        await until(partial(_opened, client, 1))
+        decided = await api.post(f"{execution}/resume", json={"step_key": "ask", "data": 1})
+        assert decided.json()["outcome"] == "accepted"
+        stream = (await api.get(f"{execution}/events")).text
+        assert '"workflow_finish"' in stream
+        assert (await api.get(execution)).json()["status"] == "completed"
+        assert 'href="/executions"' in (await api.get("/")).text, "the pages need the root of their host"
 
 
 async def test_an_idempotency_key_starts_once(client: PolosClient) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from polos_redis import EventData, PolosClient, WorkflowContext, events, workflow
+from polos_redis import EventData, PolosClient, WorkflowContext, apikeys, events, workflow
 from polos_redis.server import streams
 from tests.running import soon, until, working
 from tests.serving import calling, key, problem, serving
@@ -135,6 +135,52 @@ async def test_a_quiet_stream_gives_signs_of_life(
         lines = answer.aiter_lines()
         while await soon(anext(lines)) != ":":
             pass
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["quiet", "busy"])
+async def test_a_stream_ends_when_its_key_is_revoked(
+    busy: bool, client: PolosClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.05)
+
+    async def publishing() -> None:
+        while True:
+            await events.publish(client, "prices", EventData("price", {"n": 1}))
+
+    async with contextlib.AsyncExitStack() as stack:
+        api = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=await stack.enter_async_context(serving(client)))
+        )
+        headers = {name: await key(client, "read", name=name) for name in ("ann", "bob")}
+        anns, bobs = [
+            (
+                await stack.enter_async_context(
+                    api.stream("GET", "/api/v1/topics/prices/events", headers=headers[name])
+                )
+            ).aiter_lines()
+            for name in ("ann", "bob")
+        ]
+        if busy:
+            publisher = asyncio.create_task(publishing())
+            stack.callback(publisher.cancel)
+        await _heartbeats(anns)
+        await _heartbeats(bobs)  # a key that holds has been looked at, several times
+        await apikeys.revoke(client, "bob")
+        await soon(_end(bobs))
+        await _heartbeats(anns)
+        again = await api.get("/api/v1/topics/prices/events", headers=headers["bob"])
+        problem(again, 401, "unauthorized")
+
+
+async def _heartbeats(lines: AsyncIterator[str]) -> None:
+    for _ in range(3):
+        while await soon(anext(lines)) != ":":
+            pass
+
+
+async def _end(lines: AsyncIterator[str]) -> None:
+    async for _ in lines:
+        pass
 
 
 async def test_a_stop_ends_open_streams(client: PolosClient) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import date
-from typing import Any, Literal
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import AnyUrl, BaseModel, Field, SecretStr, field_serializer
 
 from polos_redis import Workflow, WorkflowContext, apikeys
 from polos_redis.links import Links
@@ -20,11 +22,12 @@ from tests.chromium import (
     Browser,
     ConsoleMessage,
     Page,
+    Route,
     async_playwright,
     chromium,
     expect,
 )
-from tests.running import Running, running
+from tests.running import Running, running, until
 from tests.serving import serving
 
 __all__ = ["chromium"]  # the fixture that skips, or fails, without a browser
@@ -85,8 +88,67 @@ async def decides(ctx: WorkflowContext, input: None) -> Decision:
     return found
 
 
+class Carrier(Enum):
+    VAN = "van"
+    SHIP = "ship"
+
+
+class Address(BaseModel):
+    street: str
+    house: int
+
+
+class Card(BaseModel):
+    holder: str
+    digits: str
+
+
+class Transfer(BaseModel):
+    iban: str
+
+
+class Order(BaseModel):
+    """A field of every type that `Decision` has none of."""
+
+    approved: bool
+    seats: int
+    price: Decimal
+    opens: time
+    leaves: datetime
+    contact: Annotated[str, Field(json_schema_extra={"format": "email"})]
+    site: AnyUrl
+    pin: SecretStr
+    comment: str
+    essay: str = Field(max_length=1000)
+    colours: set[Literal["red", "green", "blue"]]
+    names: set[str]
+    rates: dict[str, float]
+    payment: Card | Transfer
+    code: int | str
+    extras: Any
+    address: Address
+    carrier: Carrier
+    level: Literal["low", "high"]
+
+    @field_serializer("pin", when_used="json")
+    def _kept(self, pin: SecretStr) -> str:
+        return pin.get_secret_value()
+
+
+async def orders(ctx: WorkflowContext, input: None) -> str:
+    found: Order = await ctx.step.suspend("order", schema=Order)
+    return found.model_dump_json()
+
+
+async def twice(ctx: WorkflowContext, input: None) -> None:
+    await ctx.step.suspend("first")
+    await ctx.step.suspend("second")
+
+
 CHARGE: Workflow[Any, Any] = Workflow(charge, "browser_charge")
+ORDERS: Workflow[Any, Any] = Workflow(orders, "browser_orders")
 DECIDES: Workflow[Any, Any] = Workflow(decides, "browser_decides")
+TWICE: Workflow[Any, Any] = Workflow(twice, "browser_twice")
 REQUEST = ChargeRequest(customer_id="cust_123", amount=5000.0, description="Enterprise annual subscription")
 
 
@@ -125,7 +187,7 @@ class Desk:
 
 @pytest.fixture
 async def desk(redis_url: str, namespace: str) -> AsyncIterator[Desk]:
-    async with running(redis_url, namespace, CHARGE, DECIDES) as run:
+    async with running(redis_url, namespace, CHARGE, DECIDES, ORDERS, TWICE) as run:
         links = Links([SECRET], namespace, "", 3600)
         async with serving(run.client, links=links) as base, async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
@@ -226,6 +288,77 @@ async def test_a_form_of_a_schema_is_filled_in_and_put_right(desk: Desk) -> None
     )
 
 
+async def test_every_other_type_is_filled_in(desk: Desk) -> None:
+    handle = await desk.run.client.invoke(ORDERS, None)
+    await desk.run.parked(handle)
+    async with desk.page(timezone_id="Asia/Tokyo") as page:
+        await page.goto(desk.links.url(handle.id, "order", 1, name="ann"))
+        for label, kind, text in (
+            ("Seats", "text", "12"),
+            ("Price", "text", "0.10000000000000000001"),  # a float would lose the end of it
+            ("Opens", "time", "09:30"),
+            ("Leaves", "datetime-local", "2026-03-31T08:15"),
+            ("Contact", "email", "ann@example.com"),
+            ("Site", "url", "https://example.com/offers?of=today"),
+            ("Pin", "password", " 0042 "),
+            ("Comment", "textarea", "two\nlines"),
+            ("Essay", "textarea", "“Long” <b>text</b>"),
+            ("Extras", "textarea", '{"list": [1, null, true]}'),
+            ("Street", "text", "Rue de l'Été"),
+            ("House", "text", "7"),
+        ):
+            field = page.get_by_label(label, exact=True)
+            assert await field.evaluate("one => one.type") == kind, label
+            await field.fill(text)
+        await expect(page.locator("[data-zone]")).to_have_text("Time zone: Asia/Tokyo")
+
+        colours = page.get_by_role("group", name="Colours")
+        for colour in ("red", "blue"):
+            await colours.get_by_label(colour).check()
+        await page.get_by_role("radiogroup", name="Carrier").get_by_label("ship").check()
+        await page.get_by_role("radiogroup", name="Level").get_by_label("high").check()
+
+        for number, name in enumerate(("Ann", "Bob", "Ann"), 1):  # a set: Ann is one of it
+            await page.get_by_role("button", name=": Names").click()
+            await page.get_by_label(f"Names {number}", exact=True).fill(name)
+        rates = page.get_by_role("group", name="Rates")
+        for number, (name, rate) in enumerate((("EUR", "1"), ("JPY", "0.0061"))):
+            await page.get_by_role("button", name=": Rates").click()
+            await rates.get_by_label("Name").nth(number).fill(name)
+            await rates.get_by_label("Value", exact=True).nth(number).fill(rate)
+
+        payment = page.get_by_role("group", name="Payment")
+        await payment.get_by_label("Transfer").check()
+        await payment.get_by_label("IBAN").fill("DE02 1203 0000 0000 2020 51")
+        code = page.get_by_role("group", name="Code")
+        await code.get_by_role("radio", name="Text").check()
+        await code.get_by_role("textbox", name="Text").fill("007")
+
+        await page.get_by_role("button", name="Approve").click()
+        await expect(page.get_by_role("heading", name="Approved")).to_be_visible()
+    assert Order.model_validate_json(await desk.run.result(handle)) == Order(
+        approved=True,
+        seats=12,
+        price=Decimal("0.10000000000000000001"),
+        opens=time(9, 30),
+        leaves=datetime(2026, 3, 30, 23, 15, tzinfo=UTC),
+        contact="ann@example.com",
+        site=AnyUrl("https://example.com/offers?of=today"),
+        pin=SecretStr(" 0042 "),
+        comment="two\nlines",
+        essay="“Long” <b>text</b>",
+        colours={"red", "blue"},
+        names={"Ann", "Bob"},
+        rates={"EUR": 1.0, "JPY": 0.0061},
+        payment=Transfer(iban="DE02 1203 0000 0000 2020 51"),
+        code="007",
+        extras={"list": [1, None, True]},
+        address=Address(street="Rue de l'Été", house=7),
+        carrier=Carrier.SHIP,
+        level="high",
+    )
+
+
 async def test_what_others_decide_is_seen_without_reloading(desk: Desk) -> None:
     handle = await desk.run.client.invoke(CHARGE, REQUEST)
     await desk.run.parked(handle)
@@ -281,6 +414,44 @@ async def test_an_execution_is_followed_as_it_goes_on(desk: Desk) -> None:
         await expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
 
 
+async def test_a_page_that_takes_long_is_looked_at_less_often(desk: Desk) -> None:
+    handle = await desk.run.client.invoke(TWICE, None)
+    await desk.run.parked(handle)
+    looks: list[str] = []
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        if route.request.resource_type == "fetch":
+            looks.append(route.request.url)
+            asked.set()
+            await answered.wait()
+        await route.continue_()
+
+    async with desk.page() as page:
+        await desk.log_in(page)
+        await page.add_init_script(HEARD)
+        await page.clock.install()
+        await page.clock.pause_at(datetime.now(UTC) + timedelta(days=1))  # time goes on when told so
+        await page.route(f"**/executions/{handle.id}", hold)
+        await page.goto(f"{desk.base}/executions/{handle.id}")
+        await until(lambda: page.evaluate("heard.includes('suspend_first')"))
+        await desk.run.answer(handle, "first")
+        await until(lambda: page.evaluate("heard.includes('suspend_second')"))
+        await page.clock.run_for(200)
+        await asked.wait()
+        await page.clock.run_for(5000)  # so long the look takes
+        answered.set()
+        await expect(page.locator(".waits")).to_contain_text("Second")
+
+        await desk.run.answer(handle, "second")
+        await until(lambda: page.evaluate("heard.includes('workflow_finish')"))
+        await page.clock.run_for(45_000)
+        assert len(looks) == 1
+        await page.clock.run_for(10_000)
+        await expect(page.locator(".pill").first).to_have_text("Completed")
+        assert len(looks) == 2
+
+
 async def test_cancelling_asks_first(desk: Desk) -> None:
     handle = await desk.run.client.invoke(CHARGE, REQUEST)
     await desk.run.parked(handle)
@@ -321,6 +492,15 @@ async def test_pages_fit_and_can_be_read(desk: Desk, width: int, scheme: Literal
             faint = await page.evaluate(CONTRAST)
             assert faint == [], (path, faint)
 
+
+# Keeps what a page hears of an execution.
+HEARD = """window.heard = [];
+window.EventSource = class extends EventSource {
+  constructor(url) {
+    super(url);
+    this.addEventListener("message", ({ data }) => window.heard.push(JSON.parse(data).event_type));
+  }
+};"""
 
 # Texts that stand out too little from what is behind them (WCAG AA).
 CONTRAST = """() => {

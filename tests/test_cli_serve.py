@@ -42,6 +42,7 @@ def test_it_serves_until_it_is_told_to_stop(polos: Command, number: signal.Signa
     assert "server stopped" in server.err
     assert "--insecure-dev is for development only" in server.err
     assert "Traceback" not in server.err
+    assert "color_message" not in server.err  # which uvicorn puts beside its messages, with escape codes
     assert server.out == ""
 
 

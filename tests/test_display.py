@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from polos_redis.server.pages import display, moments, words
 from polos_redis.server.pages.display import Shown, asked, gist, show
 from polos_redis.server.pages.layout import ENVIRONMENT
-from polos_redis.server.pages.timeline import timeline
+from polos_redis.server.pages.timeline import MOST_BARS, timeline
 
 
 @pytest.mark.parametrize(
@@ -224,6 +224,15 @@ class TestTimeline:
 
     def test_nothing_yet(self) -> None:
         assert timeline(execution(), NOW).bars == []
+
+    def test_of_very_many_the_newest_and_the_open_are_shown(self) -> None:
+        steps = [step(f"s{number}", 1 + number, 1) for number in range(MOST_BARS + 3)]
+        told = execution(steps=steps, suspensions=[waited("first of all", 0, None, "open")])
+        found = timeline(told, NOW + timedelta(seconds=2 * MOST_BARS))
+        names = [f"s{number}" for number in range(4, MOST_BARS + 3)]
+        assert [bar.name for bar in found.bars] == ["first of all", *names]
+        assert found.hidden == 4
+        assert (found.seconds, found.bars[1].began) == (2 * MOST_BARS, 5), "the scale is that of the whole"
 
     @given(st.lists(st.tuples(st.floats(0, 1e7), st.floats(0, 1e7)), max_size=8), st.floats(0, 1e8))
     @settings(max_examples=50, deadline=None)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from polos_redis import PolosClient, Workflow, WorkflowContext, apikeys
+from polos_redis.server.pages.execution import NEWEST
 from tests.running import Running, running, until
 from tests.servers import ChaosServer
 from tests.serving import serving
@@ -36,14 +37,20 @@ async def works(ctx: WorkflowContext, input: dict[str, Any]) -> Any:
     return await ctx.step.run("last", last, max_retries=0)
 
 
+async def walks(ctx: WorkflowContext, input: int) -> None:
+    for number in range(input):
+        await ctx.step.run(f"walk {number:04}", lambda: None)
+
+
 ASKS: Workflow[Any, Any] = Workflow(asks, "lists_asks")
 CHILD: Workflow[Any, Any] = Workflow(child, "lists_child")
+WALKS: Workflow[Any, Any] = Workflow(walks, "lists_walks")
 WORKS: Workflow[Any, Any] = Workflow(works, "lists_works")
 
 
 @pytest.fixture
 async def run(redis_url: str, namespace: str) -> AsyncIterator[Running]:
-    async with running(redis_url, namespace, ASKS, CHILD, WORKS) as run:
+    async with running(redis_url, namespace, ASKS, CHILD, WALKS, WORKS) as run:
         yield run
 
 
@@ -156,6 +163,7 @@ class TestExecution:
             "Audit",
         ):
             assert text in page.text, text
+        assert "left out here" not in page.text
         (below,) = {link for link in page.links if link.startswith(f"/executions/{handle.id}.")}
         child_page = await visitor.get(below)
         assert "Result 42" in child_page.text and f"/executions/{handle.id}" in child_page.links
@@ -172,6 +180,20 @@ class TestExecution:
             x >= 0 and x + float(one["width"].rstrip("%")) <= 100.01
             for x, one in zip(starts, bars, strict=True)
         )
+
+    async def test_a_very_long_one_is_shown_from_its_newest_steps(
+        self, run: Running, visitor: Visitor
+    ) -> None:
+        handle = await run.client.invoke(WALKS, NEWEST + 3)
+        await run.result(handle)
+        page = await visitor.get(f"/executions/{handle.id}")
+        assert "3 earlier bars are left out here" in page.text
+        assert "3 earlier steps are left out here" in page.text
+        steps = [given["data-key"] for tag, given in page.tags if tag == "details" and "data-key" in given]
+        bars = [given["data-key"].strip() for tag, given in page.tags if tag == "li" and "data-key" in given]
+        assert len(set(steps)) == len(set(bars)) == NEWEST
+        last = f"walk {NEWEST + 2:04}"
+        assert last in steps and f"step {last}" in bars
 
     async def test_a_failed_one_is_retried(self, run: Running, visitor: Visitor) -> None:
         handle = await run.client.invoke(WORKS, {})

@@ -125,12 +125,12 @@ PROGRAM = """
         assert_type(planner, Agent[Receipt])
         assert_type(talker, Agent[str])
         assert_type((await planner.run(client, "a plan", timeout=5)).result, Receipt)
-        async with planner.stream(client, "a plan") as stream:
-            async for chunk in stream.text_chunks:
-                assert_type(chunk, str)
-            async for event in stream.events:
-                assert_type(event, Event)
-            assert_type((await stream.result()).result, Receipt)
+        stream = await planner.stream(client, "a plan")
+        async for chunk in stream.text_chunks:
+            assert_type(chunk, str)
+        async for event in stream.events:
+            assert_type(event, Event)
+        assert_type((await stream.result()).result, Receipt)
 
     @workflow(on_end=[note])
     async def parent(ctx: WorkflowContext) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Unpack, cast
 
@@ -175,16 +174,16 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         """The workflows among its tools."""
         return [one.workflow for one in self.tools.values() if one.workflow is not None]
 
-    @asynccontextmanager
     async def stream(
         self, client: PolosClient, input: Any, **options: Unpack[InvokeOptions]
-    ) -> AsyncIterator[AgentStream[Out]]:
-        """Start the agent and follow it: `async with agent.stream(client, "...") as stream:`, then
-        `stream.text_chunks`, `stream.events`, `await stream.result()`. The agent goes on when it is left."""
+    ) -> AgentStream[Out]:
+        """Start the agent, to follow it: `stream.text_chunks`, `stream.events`, `await stream.result()`. It
+        holds nothing: the agent goes on when nobody follows any more. Options and errors as for
+        `invoke`."""
         from polos_redis.agents.stream import AgentStream
 
         handle = await self.invoke(client, input, **options)
-        yield AgentStream(client, cast("Any", handle))
+        return AgentStream(client, cast("Any", handle))
 
     def __repr__(self) -> str:
         return f"<Agent {self.id}>"

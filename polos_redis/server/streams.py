@@ -2,7 +2,8 @@
 
 Each message's `id` is the event's id, its data the event as JSON. A reader that comes back with Last-Event-ID
 misses nothing; one that comes back to an execution that has ended is told 204, so that a browser stops.
-All readers share the client's few connections to Redis.
+A stream ends soon after its key was revoked or has expired. All readers share the client's few connections to
+Redis.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from polos_redis import events, keys
+from polos_redis import apikeys, events, keys
 from polos_redis.errors import PolosError
 from polos_redis.events import Event
 from polos_redis.server import (
@@ -84,21 +85,25 @@ def _answer(site: Site, caller: Caller, found: AsyncIterator[Event] | None) -> R
 
 async def _messages(site: Site, caller: Caller, found: AsyncIterator[Event]) -> AsyncIterator[bytes]:
     yield b"retry: %d\n\n" % RETRY_MS  # the headers go out at once
+    now = asyncio.get_running_loop().time
     stopping = asyncio.ensure_future(site.stopping.wait())
     coming: asyncio.Future[Event] | None = None
+    beat = now() + HEARTBEAT_SECONDS
     try:
         while True:
             coming = coming or asyncio.ensure_future(anext(found))
-            await asyncio.wait(
-                (coming, stopping), timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
-            )
+            left = max(0.0, beat - now())
+            await asyncio.wait((coming, stopping), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if now() >= beat:  # by the clock: a stream that is never quiet has one too
+                if not await _still_known(site, caller):
+                    return
+                yield b":\n\n"
+                beat = now() + HEARTBEAT_SECONDS
             if coming.done():
                 yield _message(caller, coming.result())
                 coming = None
             elif stopping.done():
                 return
-            else:
-                yield b":\n\n"
     except StopAsyncIteration:
         pass
     except PolosError as error:  # the reader comes back, and is told then if that is in vain
@@ -107,6 +112,14 @@ async def _messages(site: Site, caller: Caller, found: AsyncIterator[Event]) -> 
         stopping.cancel()
         if coming is not None:
             coming.cancel()
+
+
+async def _still_known(site: Site, caller: Caller) -> bool:
+    """Whether the key that a caller came or logged in with still holds. Raises `PolosError` without Redis."""
+    if caller.key_id is None:  # a developer on their own machine
+        return True
+    key = await apikeys.get(site.client, caller.key_id)
+    return key is not None and key.holds
 
 
 def _message(caller: Caller, event: Event) -> bytes:

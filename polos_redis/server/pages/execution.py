@@ -20,6 +20,8 @@ from polos_redis.server.site import site_of
 from polos_redis.terms import verdict
 
 CHILDREN = 100  # that are shown
+WAITING = 100  # links to open decisions
+NEWEST = 500  # steps, decisions, entries of the audit
 
 router = APIRouter(route_class=PageRoute)
 
@@ -66,19 +68,29 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
         trail = await client.audit(execution_id)
     except ExecutionNotFoundError:
         trail = []
-    children = execution["children"][:CHILDREN]
-    await _add_times(client, children)
-    hidden = len(execution["children"]) - len(children)
-    execution["children"] = children
+    waiting = execution["open_suspensions"] + execution["open_suspensions_below"]
+    hidden = {
+        "children": len(execution["children"]) - CHILDREN,
+        "waiting": len(waiting) - WAITING,
+        "steps": len(execution["steps"]) - NEWEST,
+        "suspensions": len(execution["suspensions"]) - NEWEST,
+        "audit": len(trail) - NEWEST,
+    }
+    execution["children"] = execution["children"][:CHILDREN]
+    await _add_times(client, execution["children"])
+    drawn = timeline(execution)  # of all its steps
+    for name in ("steps", "suspensions"):
+        execution[name] = execution[name][-NEWEST:]
     over = execution["status"] in ENDED
     return render(
         request,
         "execution.html",
         {
             "execution": execution,
-            "timeline": timeline(execution),
-            "hidden_children": hidden,
-            "audit": trail,
+            "waiting": waiting[:WAITING],
+            "timeline": drawn,
+            "hidden": hidden,
+            "audit": trail[-NEWEST:],
             "json": display.as_json,
             "outcome": display.outcome,
             "verdict": verdict,

@@ -17,6 +17,7 @@ TICKS = (
     *(30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400, 172800, 604800, 2592000, 31536000),
 )
 ENDED = ("completed", "failed", "cancelled")
+MOST_BARS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,12 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
+    """`hidden` is how many earlier bars are left out; `seconds` is the length of the whole scale."""
+
     bars: Sequence[Bar]
     ticks: Sequence[Tick]
     seconds: float
+    hidden: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +70,11 @@ class _Span:
 
 
 def timeline(execution: Mapping[str, Any], now: datetime | None = None) -> Timeline:
-    """The bars of an execution as `client.get_execution` has it, by when they began. A child of it may have
-    `created_at` and `finished_at`, then it is one of them."""
+    """The bars of an execution as `client.get_execution` has it, by when they began: of very many, those that
+    ended last and those that are open. A child of it may have `created_at` and `finished_at`, then it is one
+    of them."""
     now = now or datetime.now(UTC)
-    spans = sorted(_spans(execution), key=lambda one: (one.start, one.end or now))
+    spans = list(_spans(execution))
     begin = moments.parse(execution["created_at"]) or now
     begin = min([begin, *(one.start for one in spans)])
     end = moments.parse(execution["finished_at"])
@@ -77,8 +82,10 @@ def timeline(execution: Mapping[str, Any], now: datetime | None = None) -> Timel
         end = now
     end = max([end, *(one.end for one in spans if one.end is not None), begin])
     total = max((end - begin).total_seconds(), 0.001)
-    bars = [_bar(one, begin, end, total) for one in spans]
-    return Timeline(bars, _ticks(total), total)
+    newest = sorted(spans, key=lambda one: (one.end is None, one.end or end))[-MOST_BARS:]
+    newest.sort(key=lambda one: (one.start, one.end or now))
+    bars = [_bar(one, begin, end, total) for one in newest]
+    return Timeline(bars, _ticks(total), total, len(spans) - len(newest))
 
 
 def _bar(one: _Span, begin: datetime, end: datetime, total: float) -> Bar:

@@ -130,12 +130,15 @@ function told(root) {
 }
 
 function stayCurrent(part) {
-  let busy = false, again = false, stream = null, timer = null;
+  let busy = false, again = false, stream = null, timer = null, earliest = 0;
   const every = Number(part.dataset.every || 10) * 1000;
 
   async function look() {
     if (busy) { again = true; return; }
     busy = true;
+    clearTimeout(timer);
+    timer = null;
+    const began = performance.now();
     try {
       const answer = await fetch(window.location.href, { headers: { Accept: "text/html" }, credentials: "same-origin" });
       if (!answer.ok || answer.redirected) return;
@@ -146,8 +149,16 @@ function stayCurrent(part) {
       // the server is away: the next look will do
     } finally {
       busy = false;
-      if (again) { again = false; setTimeout(look, 200); }
+      const now = performance.now();
+      earliest = now + Math.max(1000, 10 * (now - began));
+      if (again) { again = false; soon(); }
     }
+  }
+
+  // After an event. Many make one look, and looking is a tenth of the time: a large page is looked at less often.
+  function soon() {
+    if (busy) again = true;
+    else timer ??= setTimeout(look, Math.max(120, earliest - performance.now()));
   }
 
   function take(fresh) {
@@ -189,13 +200,12 @@ function stayCurrent(part) {
       return;
     }
     stream = new EventSource(url);
-    const soon = () => { clearTimeout(timer); timer = setTimeout(look, 120); };
     stream.onmessage = soon;
     stream.onopen = soon;
     stream.onerror = () => { stream?.close(); stream = null; };  // polling goes on, and tries again
   }
 
-  setInterval(() => { if (!document.hidden && !part.dataset.over) { look(); } }, every);
+  setInterval(() => { if (!document.hidden && !part.dataset.over && performance.now() >= earliest) look(); }, every);
   document.addEventListener("visibilitychange", () => { if (!document.hidden && !part.dataset.over) look(); });
   follow();
 }
