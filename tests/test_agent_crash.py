@@ -59,6 +59,7 @@ async def test_a_worker_killed_between_two_calls(fleet: Fleet, client: PolosClie
     assert list(requests[1].results.values()) == ["noted one", "noted two"]
 
 
+@pytest.mark.failure(1)
 async def test_a_worker_killed_during_a_call(fleet: Fleet, client: PolosClient, tmp_path: Path) -> None:
     """Only the call that it did not see the end of is made again."""
     script = (
@@ -81,6 +82,7 @@ async def test_a_worker_killed_during_a_call(fleet: Fleet, client: PolosClient, 
     assert [name for name, _ in fleet.effects(handle.id)] == ["one"]
 
 
+@pytest.mark.failure(1)
 async def test_workers_killed_again_and_again(fleet: Fleet, client: PolosClient, tmp_path: Path) -> None:
     """Every turn is cut off once, by the death of its worker."""
     script: list[dict[str, Any]] = []

@@ -95,6 +95,7 @@ async def told(at: Running, handle: ExecutionHandle[Any]) -> list[tuple[str, str
 # --- who --------------------------------------------------------------------------------
 
 
+@pytest.mark.failure(28)
 async def test_only_those_who_are_named_decide(at: Running) -> None:
     handle = await asked(at, approvers=["ann", "group:finance"])
     for by, groups in (
@@ -216,6 +217,7 @@ async def test_as_many_rejections_as_asked_for(at: Running) -> None:
     assert await at.result(handle) == Decision(approved=False)
 
 
+@pytest.mark.failure(23)
 async def test_many_at_the_very_same_moment(at: Running) -> None:
     people = [f"person {number}" for number in range(12)]
     for required in (1, 2, 5):
@@ -314,6 +316,7 @@ async def test_an_early_answer_is_one_of_two(redis_url: str, namespace: str) -> 
 # --- time that passes -------------------------------------------------------------------
 
 
+@pytest.mark.failure(23)
 async def test_time_passes_with_one_of_two(at: Running) -> None:
     handle = await asked(at, required=2, timeout=3600)
     await says(at, handle, "ann")

@@ -245,6 +245,7 @@ def fields(caught: pytest.ExceptionInfo[InvalidAnswerError]) -> list[str]:
     return [one["field"] for one in caught.value.errors]
 
 
+@pytest.mark.failure(28)
 @pytest.mark.parametrize(
     ("name", "imported"),
     [(name, False) for name in TYPES] + [(name, True) for name in OWN],
@@ -532,6 +533,7 @@ def deep(levels: int) -> Any:
     return answer
 
 
+@pytest.mark.failure(29, 30)
 @pytest.mark.parametrize("imported", [True, False])
 async def test_hostile_answers_are_refused_in_few_words(
     imported: bool, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
