@@ -469,7 +469,7 @@ class PolosClient:
 
     async def get_suspension(self, execution_id: str, step_key: str) -> dict[str, Any]:
         """One suspension, open or not, as `list_suspensions` has it, and of its execution
-        `root_workflow_id`, `root_execution_id`, `user_id` and `execution_status`.
+        `root_workflow_id`, `root_execution_id`, `user_id`, `started_by` and `execution_status`.
 
         By a root's id one of a descendant is found too. Raises `ExecutionNotFoundError`,
         `SuspensionNotFoundError` or `AmbiguousSuspensionError`.

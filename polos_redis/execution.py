@@ -142,6 +142,7 @@ def around(
         "root_workflow_id": found["root_workflow_id"],
         "root_execution_id": keys.root_of(execution_id),
         "user_id": found["user_id"],
+        "started_by": found["started_by"],
         "execution_status": text(status),
     }
 
@@ -156,6 +157,7 @@ def _about(workflow_id: str, packed: bytes | None) -> dict[str, Any]:
         "parent_execution_id": about.parent_execution_id,
         "session_id": about.session_id,
         "user_id": about.user_id,
+        "started_by": about.started_by,
     }
 
 

@@ -7,7 +7,7 @@ before the workflow wakes, and needs none of the workflow's code.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Terms:
         required: int,
         rejections: int,
         allow_self: bool,
-        starters: Collection[str],
+        starters: Set[str],
     ) -> Terms:
         """As a workflow declares them; `starters` have started the execution. Raises `ConfigurationError`."""
         schema, type_name = schemas.describe(what, annotation) if annotation is not None else (None, "")
@@ -138,7 +138,7 @@ class Terms:
         step_key: str,
         who: str | None,
         groups: Sequence[str],
-        starters: Collection[str],
+        starters: Set[str],
     ) -> None:
         """Refuse one who may not decide: `NotApproverError`."""
         named = bool(who)

@@ -112,7 +112,7 @@ def _made(
         raise ConfigurationError(
             f"{what}: approval is 'never', 'always' or a function of the input, not {approval!r}"
         )
-    terms = Terms.of(what, None, approvers, required, 1, True, ())
+    terms = Terms.of(what, None, approvers, required, 1, True, frozenset())
     timeout_ms = milliseconds(f"the approval of {what}", approval_timeout)
     if approval == "never" and (terms != ANYTHING or timeout_ms):
         raise ConfigurationError(f"{what} says how it is approved, but not when: give approval=")

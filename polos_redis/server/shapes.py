@@ -126,6 +126,7 @@ class OneSuspension(WorkflowsSuspension):
     root_workflow_id: str
     root_execution_id: str
     user_id: str | None
+    started_by: str | None
     execution_status: Status
 
 
@@ -153,6 +154,7 @@ class Execution(Summary):
     run: int | None
     root_execution_id: str
     user_id: str | None
+    started_by: str | None
     steps: list[Step]
     suspensions: list[Suspension]
     open_suspensions: list[Suspension]

@@ -183,7 +183,7 @@ def _hindrance(caller: Caller, suspension: Mapping[str, Any]) -> str:
             suspension["step_key"],
             caller.name,
             caller.groups,
-            suspension["user_id"],
+            {one for one in (suspension["user_id"], suspension["started_by"]) if one},
         )
     except NotApproverError as error:
         return f"This is not yours to decide: {error.reason}."
