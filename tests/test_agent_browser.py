@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from polos_redis import WorkflowContext, workflow
+from polos_redis import PolosClient, WorkflowContext, workflow
 from polos_redis.agents import Agent, tool
 from polos_redis.links import Links
 from tests.agents import asked, talking
 from tests.chromium import ARGS, CHROMIUM, SECRET, async_playwright, chromium, expect
-from tests.llm import Call, Say
-from tests.running import Running
+from tests.command import Command
+from tests.llm import Call, Say, read_log
+from tests.running import until
 from tests.serving import serving
+from tests.test_seed import agent_program, planning, script
 
 __all__ = ["chromium"]  # the fixture that skips, or fails, without a browser
 
@@ -72,11 +75,11 @@ async def approval_workflow(ctx: WorkflowContext, request: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def page_of(run: Running, suspension: dict[str, Any]) -> AsyncIterator[Any]:
+async def page_of(client: PolosClient, suspension: dict[str, Any]) -> AsyncIterator[Any]:
     """The approval page of a suspension, opened by its signed link on a phone."""
-    namespace = run.client.namespace
+    namespace = client.namespace
     links = Links([SECRET], namespace, "", 3600)
-    async with serving(run.client, links=links) as base, async_playwright() as playwright:
+    async with serving(client, links=links) as base, async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
         page = await browser.new_page(viewport={"width": 390, "height": 844})
         place = suspension["execution_id"], suspension["step_key"], suspension["run"]
@@ -93,7 +96,7 @@ async def test_a_plan_of_an_agent_is_approved(redis_url: str, namespace: str) ->
     async with talking(redis_url, namespace, said, approval_workflow, planner) as (_, run):
         handle = await run.client.invoke(approval_workflow, "delete old customer records")
         (suspension,) = await asked(run)
-        async with page_of(run, suspension) as page:
+        async with page_of(run.client, suspension) as page:
             await expect(page.locator("main")).to_contain_text("Delete old records")
             await expect(page.locator("main")).to_contain_text("Back up")
             await page.get_by_role("button", name="Approve").click()
@@ -108,7 +111,7 @@ async def test_a_tool_call_is_decided(redis_url: str, namespace: str, decision: 
     async with talking(redis_url, namespace, [Say("", tool_calls=[call]), Say("ok")], clerk) as (llm, run):
         handle = await run.client.invoke(clerk, "refund it")
         (suspension,) = await asked(run)
-        async with page_of(run, suspension) as page:
+        async with page_of(run.client, suspension) as page:
             await expect(page.locator("main")).to_contain_text("cust_123")
             await page.get_by_label("Reason").fill("as agreed")
             if decision == "edit":
@@ -125,3 +128,33 @@ async def test_a_tool_call_is_decided(redis_url: str, namespace: str, decision: 
     assert [one.amount for one in REFUNDS] == amounts
     assert [one.status for one in result.tool_results] == ["rejected" if decision == "reject" else "ok"]
     assert "as agreed" in told
+
+
+async def test_the_seeds_first_program_is_approved(
+    redis_url: str, namespace: str, client: PolosClient, tmp_path: Path
+) -> None:
+    """To the letter, in processes of their own: a worker, the script that starts it, the provider."""
+    polos = Command(redis_url, namespace, tmp_path)
+    program = agent_program(tmp_path)
+    with planning(polos, tmp_path) as log, polos.worker(str(program)) as worker:
+        with script(polos, program) as (started, execution_id):
+            assert await started.ended() == 0, started.err
+        suspension = await client.get_suspension(execution_id, "wait_for_approval")
+        async with page_of(client, suspension) as page:
+            await expect(page.locator("main")).to_contain_text("Delete 1000 customer records from archive")
+            await expect(page.locator("main")).to_contain_text("Run deletion query")
+            await page.get_by_role("button", name="Approve").click()
+            await expect(page.get_by_role("heading", name="Approved")).to_be_visible()
+
+        async def ended() -> dict[str, Any] | None:
+            found = await client.get_execution(execution_id)
+            return found if found["status"] == "completed" else None
+
+        found = await until(ended)
+        assert "executing: " in worker.out
+        assert len(read_log(log)) == 1
+    assert found["result"] == {
+        "status": "completed",
+        "result": "ActionPlan: 3 steps",
+        "rejection_reason": None,
+    }
