@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from polos_redis.agents.conversation import Message, Turn
 from polos_redis.agents.output import Schema
 from polos_redis.errors import ConfigurationError, PolosError
-
-T = TypeVar("T")
+from polos_redis.shared import Shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +25,6 @@ class Request:
     max_output_tokens: int | None = None
     timeout: float | None = None  # seconds that the provider may be silent; None: as its package has it
     extra: dict[str, Any] = field(default_factory=dict)  # further parameters of the API, as they are
-
-
-class Shared(Protocol):
-    """What a worker shares among executions: made once, closed when it stops."""
-
-    async def get(self, name: Any, make: Callable[[], AbstractAsyncContextManager[T]]) -> T: ...
 
 
 class Provider(Protocol):

@@ -8,8 +8,9 @@ from typing import Any
 
 from polos_redis.agents.conversation import Message, ToolAnswer, ToolCall, Turn, Usage
 from polos_redis.agents.output import Schema
-from polos_redis.agents.providers import ModelCallError, Request, Shared
+from polos_redis.agents.providers import ModelCallError, Request
 from polos_redis.agents.providers.openai import client_for, import_package, told_plainly
+from polos_redis.shared import Shared
 
 
 class ChatCompletions:

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from polos_redis.agents.providers import ModelCallError, Shared
+from polos_redis.agents.providers import ModelCallError
 from polos_redis.errors import NoRetryError
+from polos_redis.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
