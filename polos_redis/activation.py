@@ -97,6 +97,22 @@ class Wait:
 
 _nonces = itertools.count(1)  # a worker's id is random, so a number makes an owner of its own
 
+
+def _event_around(fields: dict[str, Any]) -> bytes:
+    """The encoded event {**fields, "result": ...} up to its result, which follows as it is stored."""
+    return codec.encode({**fields, "result": None})[: -len(codec.encode(None))]
+
+
+_COMPLETED = _event_around({"status": "completed"})
+
+
+def _completed_event(output: bytes, run: int) -> bytes:
+    """The data of a finish event, around an output that is encoded already."""
+    if run == 1:
+        return _COMPLETED + output
+    return _event_around({"status": "completed", "run": run}) + output
+
+
 _WORKFLOW_START = b"workflow_start"
 _STEP_START = b"step_start"
 _STEP_FINISH = b"step_finish"
@@ -347,7 +363,7 @@ class Activation:
             self._hear(changes, self.known + (name != b""))
             self.known = max(self.known, changes)
             if record:
-                self.journal[name] = record
+                self.journal[name] = record + journal.UNTIMED
             elif type(reply) is not int:
                 self.journal[name] = reply[1]
             return changes
@@ -441,7 +457,7 @@ class Activation:
             if name == journal.COUNT:
                 continue
             now = loaded.journal.get(name)
-            if now is None or not (now.startswith(told) or journal.may_become(told, now)):
+            if now is None or not (now == told or journal.may_become(told, now)):
                 self.dropped("journal went back")
                 return
         known = int(loaded.journal.get(journal.COUNT, b"0"))
@@ -689,11 +705,7 @@ class Activation:
             except BaseException as raised:
                 error = raised
             else:
-                if self.run == 1:
-                    return "completed", output, b"\x82\xa6status\xa9completed\xa6result" + output, state
-                run = codec.encode(self.run)
-                event = b"\x83\xa6status\xa9completed\xa6result" + output + b"\xa3run" + run
-                return "completed", output, event, state
+                return "completed", output, _completed_event(output, self.run), state
         described = journal.text_of(error)
         told: dict[str, Any] = {"status": "failed", "error": f"{type(error).__name__}: {described}"}
         event = codec.encode(told if self.run == 1 else {**told, "run": self.run})

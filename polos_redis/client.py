@@ -246,9 +246,10 @@ class PolosClient:
         queue: Queue | str | None = None,
         **options: Any,
     ) -> tuple[str, bytes, Start]:
-        """An execution to begin: its workflow's id, its input as stored, and how it is begun. `parent` is
-        what the
-        parent knows of where it comes from, and its id. Nothing is written."""
+        """Validate and encode a new execution: its workflow's id, its input as stored, and how it starts.
+
+        `parent` is the parent's origin and id. Nothing is written.
+        """
         if isinstance(workflow, Workflow):
             workflow_id, checked = workflow.id, workflow.check_input(input)
             initial_state = workflow.check_state(initial_state)
@@ -283,8 +284,7 @@ class PolosClient:
         if tasks.in_workflow():
             raise InsideWorkflowError(
                 f"{call} was called in a workflow's own code, where every replay would start another "
-                f"execution: "
-                "use ctx.step.invoke or ctx.step.invoke_and_wait"
+                "execution: use ctx.step.invoke or ctx.step.invoke_and_wait"
             )
 
     def get_handle(self, execution_id: str) -> ExecutionHandle[Any]:
@@ -338,11 +338,10 @@ class PolosClient:
         )
 
     async def cancel(self, execution_id: str, *, cancelled_by: str | None = None) -> None:
-        """End an execution, and with it its descendants. No step of any of them begins afterwards.
+        """End an execution and its descendants as cancelled. None of them starts another step.
 
-        One that runs just then gets CancelledError at its next await; what it still does is discarded, a
-        step in
-        flight included. Raises `ExecutionNotFoundError`, or `ExecutionFinishedError` when it has ended
+        A running one gets CancelledError at its next await, and what its code still does is discarded, a step
+        in flight included. Raises `ExecutionNotFoundError`, or `ExecutionFinishedError` when it had ended
         before.
         """
         store = await self.store()

@@ -4,8 +4,7 @@
 - `encode_record`, `encode_list`: around values that are encoded already
 - `canonical_digest`, `stored_digest`: recognise the same value whatever the order of its dicts and sets
 - `to_plain`, `plain`: the same as plain JSON values (plain.py)
-- `type_name`, `find_type`: the names of types in the store (typenames.py)
-- `validate_input`, `validator`: workflow inputs (inputs.py)
+- `validate_input`: workflow inputs (inputs.py)
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from msgpack import ExtType, packb, unpackb
 
 from polos_redis import packing
 from polos_redis.errors import NotStorableError, UnreadableValueError, ValueTooLargeError
-from polos_redis.inputs import validate_input, validator
+from polos_redis.inputs import validate_input
 from polos_redis.packing import pack_list as encode_list
 from polos_redis.packing import pack_record as encode_record
 from polos_redis.plain import to_plain
-from polos_redis.typenames import find_type, type_name
 
 __all__ = [
     "canonical_digest",
@@ -29,13 +27,10 @@ __all__ = [
     "encode",
     "encode_list",
     "encode_record",
-    "find_type",
     "plain",
     "stored_digest",
     "to_plain",
-    "type_name",
     "validate_input",
-    "validator",
 ]
 
 DEFAULT_LIMIT = 1_048_576  # bytes

@@ -14,8 +14,7 @@ class WorkflowContext:
     """The execution a workflow function runs in, and its journaled calls as `ctx.step`.
 
     `root_*` name the execution at the top of its tree (itself, if it has no parent); `session_id` and
-    `user_id` are
-    what `invoke` was given, or the parent's.
+    `user_id` are those given to `invoke`, else the parent's.
     """
 
     __slots__ = (

@@ -1,9 +1,8 @@
-"""What concerns two partitions, or needs more than Lua: noted in the store as errands, run by whoever holds
-the pump.
+"""Errands: work that spans two partitions or needs more than Lua.
 
-An errand is noted by the script that makes it necessary and removed when it was run, so a crash in between
-only
-runs it again: each can be repeated. They are looked at when the script tells of them, and about every 100 ms.
+The script that makes an errand necessary stores it; the worker that holds the partition's pump runs it and
+then removes it. A crash in between runs it again, so every errand is idempotent. The holder looks for due
+errands when a script notifies it, and about every 100 ms.
 
 `l<id>`                    settle what an execution wants of a lane that lives in another partition
 `a<id> <version> <limit> <lane>`  an execution of another partition has got a place in a lane of this one

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import hashlib
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack
@@ -37,6 +37,7 @@ from polos_redis.errors import UnreadableValueError
 
 VERSION = 1
 COUNT = b""  # the journal's field that counts its changes
+UNTIMED = b"\0"  # msgpack's 0: completes a step's record whose time only the server knows
 
 # No bin type: the scripts' cmsgpack can't read it, and they do read these records.
 _pack = msgpack.Packer(use_bin_type=False, unicode_errors="replace").pack
@@ -153,10 +154,10 @@ class ErrorRecord:
 
 
 def step_record(status: str, attempt: int, took_ms: float, value: bytes, state: bytes = b"") -> bytes:
-    """A step's record without its last item, the time, which the script adds."""
-    parts = (VERSION, "step", status, attempt, took_ms, value)
-    packed: bytes = _pack((*parts, state) if state else parts)
-    return (b"\x98" if state else b"\x97") + packed[1:]  # 0x97: an array of seven
+    """A step's record without its last item, the time, which the script appends (or `UNTIMED`)."""
+    fields = (VERSION, "step", status, attempt, took_ms, value, *((state,) if state else ()))
+    packed: bytes = _pack((*fields, 0))
+    return packed[: -len(UNTIMED)]
 
 
 def result_name(child_id: str) -> bytes:
@@ -267,29 +268,24 @@ _OPEN = ("open", "backoff")
 
 def is_open(record: bytes) -> bool:
     """Whether a wait's record is still undecided."""
-    return parse(_whole(record)).status in _OPEN
+    return parse(record).status in _OPEN
 
 
-def may_become(told: bytes, now: bytes) -> bool:
-    """Whether a record may have changed so while we looked away: an open one may have been decided."""
-    before, after = parse(_whole(told)), parse(now)
+def may_become(known: bytes, now: bytes) -> bool:
+    """Whether `now` is a legitimate successor of a record that an activation knows."""
+    before, after = parse(known), parse(now)
     if isinstance(before, ChildRecord) and before.status == "started":
         return isinstance(after, ChildRecord) and before.opened_ms == after.opened_ms
     if isinstance(before, RaceRecord) and before.status == "won":
         return isinstance(after, RaceRecord) and before.winner == after.winner
     if not isinstance(before, StepRecord):
         return type(after) is type(before) and before.status == "open" and before.opened_ms == after.opened_ms
-    # only the owner writes a step, so a change is our own write whose answer was lost, or its timer
-    return isinstance(after, StepRecord) and before.status in ("retry", "backoff")
-
-
-def _whole(record: bytes) -> bytes:
-    """A step's record as we sent it lacks its last item, the time, which the script adds."""
-    try:
-        parse(record)
-    except UnreadableValueError:
-        return record + b"\x00"
-    return record
+    if not isinstance(after, StepRecord):
+        return False
+    if before.finished_ms == 0 and before == replace(after, finished_ms=0):
+        return True  # as this activation sent it, without the server's time
+    # only the owner writes a step, so another change is a write of our own whose reply was lost, or its timer
+    return before.status in ("retry", "backoff")
 
 
 def text_of(error: BaseException) -> str:

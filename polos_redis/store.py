@@ -422,19 +422,11 @@ class Store:
 
     async def errand_done(self, prefix: bytes, errand: Errand) -> None:
         """An errand was run; one that was renewed meanwhile stays."""
-        await self.wire.call_script(
-            scripts.ERRAND, prefix, raw(errand.name), errand.due, "", "", patience=None
-        )
+        await self.wire.call_script(scripts.ERRAND, prefix, raw(errand.name), errand.due, "", patience=None)
 
     async def put_off(self, prefix: bytes, errand: Errand, ms: int) -> None:
         """An errand has to be run again, in so many ms."""
-        await self.wire.call_script(
-            scripts.ERRAND, prefix, raw(errand.name), errand.due, ms, "", patience=None
-        )
-
-    async def set_errand(self, prefix: bytes, name: str, due_ms: int) -> None:
-        """An errand to be run at a time of the server's clock."""
-        await self.wire.call_script(scripts.ERRAND, prefix, raw(name), "", "", due_ms, patience=self.patience)
+        await self.wire.call_script(scripts.ERRAND, prefix, raw(errand.name), errand.due, ms, patience=None)
 
     async def take(self, prefix: bytes, channel: str, limit: int, hold_ms: int) -> list[Taken]:
         """Take notifications that a channel has to send now, for so long."""

@@ -29,9 +29,10 @@ class _InsideStep:
 
 @dataclass(slots=True)
 class Branch:
-    """A branch of a race, while it runs: the step keys it has begun, and whether its wait is decided.
-    `direct`
-    says that it is one wait and nothing else."""
+    """A running branch of a race: the step keys it has started, and whether its wait is decided.
+
+    `direct` is true for a branch that consists of one wait and nothing else.
+    """
 
     race: bytes
     name: bytes

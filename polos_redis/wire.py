@@ -22,7 +22,7 @@ from polos_redis.link import Arg, Link, Script
 from polos_redis.replies import CallLostError, RefusedReplyError, TransientReplyError
 from polos_redis.urls import parse
 
-__all__ = ["CallLostError", "RefusedReplyError", "Script", "TransientReplyError", "Wire"]
+__all__ = ["Script", "Wire"]
 
 log = logging.getLogger("polos.wire")
 

@@ -225,8 +225,7 @@ async def test_what_no_worker_has_taken_waits(client: PolosClient) -> None:
 
 async def test_an_errand_that_is_due_is_told(client: PolosClient) -> None:
     store = await client.store()
-    await store.set_errand(store.prefixes[0], "emetrics", 1)
-    await store.set_errand(store.prefixes[0], "efar", 1 << 45)
+    await store.wire.call("ZADD", store.prefixes[0] + b"errands", 1, "emetrics", 1 << 45, "efar")
     seen = await look(client)
     assert (seen["polos_errands"], seen["polos_errands_due"]) == (2, 1)
     await store.wire.call("DEL", store.prefixes[0] + b"errands")

@@ -31,7 +31,8 @@ from polos_redis.errors import (
     RedisRefusedError,
     RedisUnavailableError,
 )
-from polos_redis.wire import CallLostError, RefusedReplyError, Script, TransientReplyError, Wire
+from polos_redis.replies import CallLostError, RefusedReplyError, TransientReplyError
+from polos_redis.wire import Script, Wire
 from tests.door import Door
 
 Run = Callable[[Coroutine[Any, Any, None]], None]

@@ -6,7 +6,8 @@ import asyncio
 import functools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from types import CodeType
 from typing import Any, NoReturn, TypeVar
 
 from polos_redis import codec, journal, tasks
@@ -17,6 +18,7 @@ from polos_redis.store import Entrant, raw
 
 R = TypeVar("R", StepRecord, SuspensionRecord, WaitRecord, ChildRecord, RaceRecord)
 W = TypeVar("W", SuspensionRecord, WaitRecord, ChildRecord)
+F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 WARN_SECONDS = 60.0
 
@@ -115,6 +117,24 @@ def decoded(stored: bytes) -> Any:
         return codec.decode(stored)
     except UnreadableValueError:
         return codec.to_plain(stored)
+
+
+_ONE_WAIT: set[CodeType] = set()
+
+
+def one_wait(function: F) -> F:
+    """Mark a coroutine function that opens one wait and does nothing else.
+
+    As a branch of a race, a call of it is decided with the race, by the script that decides the wait.
+    A coroutine object knows the code it runs, so a call is recognised without wrapping it.
+    """
+    _ONE_WAIT.add(function.__code__)
+    return function
+
+
+def is_one_wait(call: Coroutine[Any, Any, Any]) -> bool:
+    """Whether this is a call of a function marked with `one_wait`."""
+    return getattr(call, "cr_code", None) in _ONE_WAIT
 
 
 def caller() -> Place:

@@ -18,7 +18,7 @@ from polos_redis.errors import ConfigurationError, StepExecutionError, StepKeyEr
 from polos_redis.handle import ExecutionHandle
 from polos_redis.journal import ChildRecord, ResultRecord
 from polos_redis.queues import Queue
-from polos_redis.steps.calls import Calls, caller, entrant
+from polos_redis.steps.calls import Calls, caller, entrant, one_wait
 from polos_redis.store import Child, Entrant, raw
 from polos_redis.workflow import Workflow
 
@@ -108,6 +108,7 @@ class Children(Calls):
         self._refuse_inside_step(key, "invoke_and_wait")
         return self._invoke_and_wait(key, want(key, workflow, payload, options), caller())
 
+    @one_wait
     async def _invoke_and_wait(self, key: str, wanted: Wanted, place: Place) -> Any:
         ((child_id, result),) = await self._results(key, [wanted], place)
         if result.status == "completed":
@@ -131,6 +132,7 @@ class Children(Calls):
         self._refuse_inside_step(key, "batch_invoke_and_wait")
         return self._batch_invoke_and_wait(key, _batch(key, workflows), caller())
 
+    @one_wait
     async def _batch_invoke_and_wait(
         self, key: str, wanted: list[Wanted], place: Place
     ) -> list[BatchStepResult]:

@@ -13,24 +13,8 @@ from polos_redis import journal, tasks
 from polos_redis.activation import Place, described
 from polos_redis.errors import StepKeyError
 from polos_redis.journal import RaceRecord
-from polos_redis.steps.calls import Calls, caller
-from polos_redis.steps.children import Children
-from polos_redis.steps.suspend import Suspensions
-from polos_redis.steps.waits import Waits
+from polos_redis.steps.calls import Calls, caller, is_one_wait
 from polos_redis.store import raw
-
-# A branch that is one of these calls and nothing else is decided, with the race, by the script that decides
-# the wait.
-_WAITS = {
-    function.__code__
-    for function in (
-        Suspensions._suspend,
-        Waits._wait_for_time,
-        Waits._wait_for_event,
-        Children._invoke_and_wait,
-        Children._batch_invoke_and_wait,
-    )
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +129,7 @@ class _Runner:
     """One branch at work, as a task that belongs to the activation."""
 
     def __init__(self, race: bytes, name: str, code: Coroutine[Any, Any, Any]) -> None:
-        direct = getattr(code, "cr_code", None) in _WAITS
-        self.branch = tasks.Branch(race, raw(name), direct, tasks.BRANCH.get())
+        self.branch = tasks.Branch(race, raw(name), is_one_wait(code), tasks.BRANCH.get())
         context = copy_context()
         context.run(tasks.BRANCH.set, self.branch)
         self.task = asyncio.get_running_loop().create_task(code, context=context)

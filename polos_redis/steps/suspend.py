@@ -17,7 +17,7 @@ from polos_redis.errors import (
     SuspendTimeoutError,
 )
 from polos_redis.journal import SuspensionRecord
-from polos_redis.steps.calls import Calls, caller, decoded, entrant
+from polos_redis.steps.calls import Calls, caller, decoded, entrant, one_wait
 from polos_redis.steps.times import milliseconds
 from polos_redis.store import Asked, raw
 from polos_redis.terms import Terms
@@ -94,6 +94,7 @@ class Suspensions(Calls):
         ask = _Ask(data, timeout, schema, approvers, required, rejections, allow_self, on_timeout)
         return self._suspend(key, ask, caller())
 
+    @one_wait
     async def _suspend(self, key: str, ask: _Ask, place: Place) -> Any:
         activation = self._activation
         stored = await self._begin(key, place)

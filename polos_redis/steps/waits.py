@@ -12,7 +12,7 @@ from polos_redis.activation import Place
 from polos_redis.errors import InvalidInputError, WaitTimeoutError
 from polos_redis.events import EventData, EventPayload, payload, publish_once
 from polos_redis.journal import WaitRecord
-from polos_redis.steps.calls import caller, decoded, entrant
+from polos_redis.steps.calls import caller, decoded, entrant, one_wait
 from polos_redis.steps.run import Runs
 from polos_redis.steps.times import milliseconds, moment, span
 from polos_redis.store import raw
@@ -47,6 +47,7 @@ class Waits(Runs):
         self._refuse_inside_step(key, "wait_until")
         return self._wait_for_time(key, None, moment(f"wait {key!r}", when), caller())
 
+    @one_wait
     async def _wait_for_time(self, key: str, for_ms: int | None, until_ms: int | None, place: Place) -> None:
         stored = await self._begin(key, place)
         if stored is None:
@@ -68,6 +69,7 @@ class Waits(Runs):
             raise InvalidInputError(f"wait {key!r}: a topic is a text that is not empty, not {topic!r}")
         return self._wait_for_event(key, topic, timeout, caller())
 
+    @one_wait
     async def _wait_for_event(
         self, key: str, topic: str, timeout: float | timedelta | None, place: Place
     ) -> EventPayload:
