@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks import scenarios
 from benchmarks.figures import Figure, as_json, median, show
 from benchmarks.stage import BenchmarkError, choose_server, open_stage
+from polos_redis.embedded.binary import ServerBinary
 from polos_redis.errors import PolosError
-from polos_redis.server_binary import ServerBinary
 
 
 def arguments() -> argparse.Namespace:

@@ -15,10 +15,11 @@ from typing import Any
 
 from benchmarks.figures import Cpu
 from benchmarks.worker import NAMESPACE
-from polos_redis import PolosClient, Workflow, keys
+from polos_redis import PolosClient, Workflow
 from polos_redis.embedded import EmbeddedServer
-from polos_redis.server_binary import ServerBinary, find_server, inspect_server
-from polos_redis.store import Store
+from polos_redis.embedded.binary import ServerBinary, find_server, inspect_server
+from polos_redis.state import keys
+from polos_redis.state.store import Store
 
 POLL_SECONDS = 0.005
 STUCK_SECONDS = 30.0

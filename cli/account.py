@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from polos_redis import schemas
-from polos_redis.terms import verdict
+from polos_redis.decisions.terms import verdict
+from polos_redis.values import schemas
 
 from .output import Part, compact, duration, line, lines, moment, since, status, until
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from polos_redis.answering import Resumed
 from polos_redis.client import PolosClient
+from polos_redis.decisions.answers import Resumed
 from polos_redis.errors import AmbiguousSuspensionError, ResumeError
 
 from .account import answer_line, asked_of

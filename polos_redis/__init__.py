@@ -9,10 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from polos_redis import errors, events
-from polos_redis.answering import Resumed
-from polos_redis.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.client import PolosClient
-from polos_redis.context import WorkflowContext
+from polos_redis.decisions.answers import Resumed
+from polos_redis.definitions.queue import Queue, queue
 from polos_redis.errors import (
     AgentError,
     AgentStoppedError,
@@ -57,21 +56,22 @@ from polos_redis.errors import (
     WorkflowTimeoutError,
 )
 from polos_redis.events import BatchEventPayload, Event, EventData, EventPayload
-from polos_redis.handle import ExecutionHandle
-from polos_redis.hooks import HookContext, HookResult
-from polos_redis.page import Page
-from polos_redis.queues import Queue, queue
-from polos_redis.steps.race import Winner
+from polos_redis.executions.batch import BatchStepResult, BatchWorkflowInput
+from polos_redis.executions.handle import ExecutionHandle
+from polos_redis.executions.page import Page
+from polos_redis.runtime.context import WorkflowContext
+from polos_redis.runtime.hooks import HookContext, HookResult
+from polos_redis.runtime.steps.race import Winner
 from polos_redis.workflow import Workflow, workflow
 
 if TYPE_CHECKING:
     from polos_redis import schedules
     from polos_redis.agents import Agent, AgentResult, Tool, Usage, ask_user, tool
-    from polos_redis.embedded import EmbeddedServer
+    from polos_redis.embedded.server import EmbeddedServer
     from polos_redis.polos import Polos
+    from polos_redis.runtime.workflow_state import WorkflowState
     from polos_redis.schedules import SchedulePayload
-    from polos_redis.worker import Worker
-    from polos_redis.workflow_state import WorkflowState
+    from polos_redis.worker.worker import Worker
 
 __version__ = "0.1.0"
 
@@ -162,7 +162,7 @@ _LAZY = {
     "Polos": "polos",
     "SchedulePayload": "schedules",
     "Worker": "worker",
-    "WorkflowState": "workflow_state",
+    "WorkflowState": "runtime.workflow_state",
     "schedules": "schedules",
 }
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import msgpack
 
+from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.errors import ApiKeyNotFoundError, ConfigurationError
-from polos_redis.people import check_groups, check_name
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient

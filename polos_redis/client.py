@@ -13,9 +13,13 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
-from polos_redis import answering, audit, codec, execution, journal, keys, settings, tasks
-from polos_redis.answering import Resumed, find_below, read_suspensions
-from polos_redis.definitions import definition_of, limit_of
+from polos_redis import settings, tasks
+from polos_redis.connection.notices import Notices
+from polos_redis.connection.tails import Tails
+from polos_redis.decisions import answers, audit
+from polos_redis.decisions.answers import Resumed, find_below, read_suspensions
+from polos_redis.definitions.published import definition_of, limit_of
+from polos_redis.definitions.queue import Queue
 from polos_redis.errors import (
     ConfigurationError,
     ExecutionFinishedError,
@@ -28,16 +32,16 @@ from polos_redis.errors import (
     SuspensionNotFoundError,
     UnreadableValueError,
 )
-from polos_redis.handle import ExecutionHandle
-from polos_redis.journal import SuspensionRecord
-from polos_redis.notices import Notices
-from polos_redis.page import Page
-from polos_redis.queues import Queue
-from polos_redis.route import wire_to
-from polos_redis.starting import About, begin, queue_of
-from polos_redis.store import FINISHED, STATUSES, Ended, Start, Store, text
-from polos_redis.tail import Tails
-from polos_redis.urls import parse
+from polos_redis.executions import views
+from polos_redis.executions.handle import ExecutionHandle
+from polos_redis.executions.page import Page
+from polos_redis.executions.starting import About, begin, queue_of
+from polos_redis.state import journal, keys
+from polos_redis.state.journal import SuspensionRecord
+from polos_redis.state.store import FINISHED, STATUSES, Ended, Start, Store, text
+from polos_redis.values import codec
+from polos_redis.wire.routing import wire_to
+from polos_redis.wire.urls import parse
 from polos_redis.workflow import InvokeOptions, Workflow
 
 Out = TypeVar("Out")
@@ -50,7 +54,7 @@ class _Session:
     """A client's connections in one event loop of one process."""
 
     def __init__(self, client: PolosClient) -> None:
-        from polos_redis import scripts
+        from polos_redis.state import scripts
 
         self.pid = os.getpid()
         self.wire = wire_to(client.url, name="polos-client", scripts=scripts.ALL)
@@ -325,7 +329,7 @@ class PolosClient:
         `ExecutionFinishedError`, `SuspensionNotFoundError`, `AmbiguousSuspensionError`, `InvalidAnswerError`,
         `NotApproverError`, `ShownChangedError`; nothing is changed then.
         """
-        return await answering.decide(
+        return await answers.decide(
             self,
             suspend_execution_id,
             suspend_step_key,
@@ -389,14 +393,12 @@ class PolosClient:
         )
         if "workflow" not in fields:
             raise ExecutionNotFoundError(execution_id)
-        found = execution.describe(execution_id, fields, records)
+        found = views.describe(execution_id, fields, records)
         below: list[tuple[str, str]] = []
         if keys.root_of(execution_id) == execution_id:
-            below = (await store.open_suspensions_below(execution_id))[: execution.MOST_CHILDREN]
+            below = (await store.open_suspensions_below(execution_id))[: views.MOST_CHILDREN]
         rows = await read_suspensions(store, below)
-        found["open_suspensions_below"] = [
-            execution.suspension(*row) for row in rows if row[2].status == "open"
-        ]
+        found["open_suspensions_below"] = [views.suspension(*row) for row in rows if row[2].status == "open"]
         children = found["children"]
         told = await asyncio.gather(*(store.read_fields(one["id"], "workflow", "status") for one in children))
         for one, (workflow, status) in zip(children, told, strict=True):
@@ -425,9 +427,9 @@ class PolosClient:
                 "id": text(row[0]),
                 "workflow_id": text(row[1]),
                 "status": text(row[2]),
-                "created_at": execution.iso(int(row[3]) / 1000),
-                "started_at": execution.iso(int(row[4] or 0)),
-                "finished_at": execution.iso(int(row[5] or 0)),
+                "created_at": views.iso(int(row[3]) / 1000),
+                "started_at": views.iso(int(row[4] or 0)),
+                "finished_at": views.iso(int(row[5] or 0)),
             }
             for row in rows
             if row[1] is not None
@@ -458,7 +460,7 @@ class PolosClient:
                 except UnreadableValueError:
                     continue  # `get_execution` tells of it; here it must not hide the others
                 if isinstance(record, SuspensionRecord):
-                    one = execution.suspension(execution_id, step_key, record)
+                    one = views.suspension(execution_id, step_key, record)
                     found.append({**one, "workflow_id": workflow_id})
                 if len(found) == limit:
                     last = index == len(rows) - 1 and len(rows) < (LIST_LIMIT if wanted else limit)
@@ -484,7 +486,7 @@ class PolosClient:
                 return await self.get_suspension(below, step_key)
             known = (await self.get_execution(execution_id))["open_suspensions"]
             raise SuspensionNotFoundError(execution_id, step_key, [one["step_key"] for one in known])
-        return {**execution.suspension(*found[0]), **execution.around(execution_id, *fields)}
+        return {**views.suspension(*found[0]), **views.around(execution_id, *fields)}
 
     async def audit(self, execution_id: str) -> list[dict[str, Any]]:
         """What became of an execution's suspensions, and of its descendants', oldest first; kept for longer

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from polos_redis import codec, keys
 from polos_redis.client import PolosClient
 from polos_redis.errors import EventsTrimmedError, ExecutionNotFoundError, InvalidInputError
-from polos_redis.inputs import Given
-from polos_redis.store import FINISHED, Store, raw, text
+from polos_redis.state import keys
+from polos_redis.state.store import FINISHED, Store, raw, text
+from polos_redis.values import codec
+from polos_redis.values.validation import Given
 
 EPOCH_MS = 1_577_836_800_000  # 2020: keeps sequence ids below 2 ** 53, as JSON readers need
 PLACES = 8  # events per entry that a sequence id tells apart

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from polos_redis import settings
+from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.errors import ConfigurationError, LinkError
-from polos_redis.people import check_groups, check_name
 
 if TYPE_CHECKING:
     from itsdangerous import URLSafeSerializer

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from polos_redis import tasks
 from polos_redis.client import PolosClient
-from polos_redis.worker import Worker
+from polos_redis.worker.worker import Worker
 from polos_redis.workflow import Workflow
 
 
@@ -49,7 +49,7 @@ class Polos(PolosClient):
             if self._log_file is not None:
                 stack.callback(_log_to(self._log_file))
             if self._embedded:
-                from polos_redis.embedded import EmbeddedServer
+                from polos_redis.embedded.server import EmbeddedServer
 
                 server = await stack.enter_async_context(EmbeddedServer(self._data_dir))
                 self.url = server.url

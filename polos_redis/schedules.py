@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from polos_redis import codec, keys
-from polos_redis.cron import Cron, Declared, check_key
-from polos_redis.definitions import definition_of
+from polos_redis.definitions.cron import Cron, Declared, check_key
+from polos_redis.definitions.published import definition_of
 from polos_redis.errors import ConfigurationError, ScheduleNotFoundError
-from polos_redis.inputs import Given
-from polos_redis.starting import begin, queue_of
-from polos_redis.store import Store
+from polos_redis.executions.starting import begin, queue_of
+from polos_redis.state import keys
+from polos_redis.state.store import Store
+from polos_redis.values import codec
+from polos_redis.values.validation import Given
 from polos_redis.workflow import Workflow
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from polos_redis.definitions.queue import as_queue
 from polos_redis.errors import ConfigurationError
-from polos_redis.queues import as_queue
 
 T = TypeVar("T")
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from polos_redis.answering import Resumed
-from polos_redis.batch import BatchStepResult, BatchWorkflowInput
-from polos_redis.context import WorkflowContext
+from polos_redis.decisions.answers import Resumed
+from polos_redis.definitions.queue import Queue
 from polos_redis.events import BatchEventPayload, Event, EventData, EventPayload
-from polos_redis.handle import ExecutionHandle
-from polos_redis.hooks import HookContext, HookResult
-from polos_redis.page import Page
-from polos_redis.queues import Queue
+from polos_redis.executions.batch import BatchStepResult, BatchWorkflowInput
+from polos_redis.executions.handle import ExecutionHandle
+from polos_redis.executions.page import Page
+from polos_redis.runtime.context import WorkflowContext
+from polos_redis.runtime.hooks import HookContext, HookResult
+from polos_redis.runtime.steps.race import Winner
+from polos_redis.runtime.workflow_state import WorkflowState
 from polos_redis.schedules import SchedulePayload
-from polos_redis.steps.race import Winner
-from polos_redis.workflow_state import WorkflowState
 
 __all__ = [
     "BatchEventPayload",

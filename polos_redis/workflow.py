@@ -13,19 +13,20 @@ from datetime import datetime, timedelta
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack, overload
 
-from polos_redis import codec, packing, tasks
-from polos_redis.cron import Declared
+from polos_redis import tasks
+from polos_redis.definitions.cron import Declared
+from polos_redis.definitions.queue import DEFAULT, Queue, as_queue
+from polos_redis.definitions.trigger import Trigger
 from polos_redis.errors import ConfigurationError, InsideWorkflowError, InvalidInputError, NotStorableError
-from polos_redis.hooks import Hooks, as_hooks, surrounded
-from polos_redis.inputs import Given, validator
-from polos_redis.queues import DEFAULT, Queue, as_queue
-from polos_redis.trigger import Trigger
-from polos_redis.typenames import is_model
+from polos_redis.runtime.hooks import Hooks, as_hooks, surrounded
+from polos_redis.values import codec, packing
+from polos_redis.values.type_names import is_model
+from polos_redis.values.validation import Given, validator
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
-    from polos_redis.context import WorkflowContext
-    from polos_redis.handle import ExecutionHandle
+    from polos_redis.executions.handle import ExecutionHandle
+    from polos_redis.runtime.context import WorkflowContext
 
 
 class InvokeOptions(TypedDict, total=False):

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import msgpack
 
-from polos_redis import keys
-from polos_redis.journal import result_name
+from polos_redis.state import keys
+from polos_redis.state.journal import result_name
 from tests.state import UNFINISHED, Namespace, Partition, Ties, is_open, order, records, show, ties_of
 
 # A place in a stream; for a subscriber of another partition also the event it is to be given.

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from polos_redis import cluster
+from polos_redis.wire import cluster
 from tests.running import until
 from tests.servers import AT_ONCE, ChaosServer, wait_for
 from tests.state import RawConnection

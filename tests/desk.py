@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import msgpack
 
-from polos_redis import keys, scripts
-from polos_redis.journal import step_record
+from polos_redis.state import keys, scripts
+from polos_redis.state.journal import step_record
 from tests.invariants import complaints
 from tests.state import Partition, RawConnection, read
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from polos_redis import WorkflowContext, workflow
 from polos_redis.events import publish_once
-from polos_redis.steps import waits
+from polos_redis.runtime.steps import waits
 from tests.fleet import EFFECTS
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgpack
 
-from polos_redis import keys
-from polos_redis.journal import is_result
+from polos_redis.state import keys
+from polos_redis.state.journal import is_result
 from tests.bonds import Bonds
 from tests.state import (
     FINISHED,

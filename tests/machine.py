@@ -22,9 +22,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from polos_redis import journal, keys
-from polos_redis.journal import SuspensionRecord, is_result
-from polos_redis.terms import Terms
+from polos_redis.decisions.terms import Terms
+from polos_redis.state import journal, keys
+from polos_redis.state.journal import SuspensionRecord, is_result
 from tests.bonds import Bonds
 from tests.desk import AUDIT_MS, FAR, RETENTION, SHOWN_DIGEST, Desk, Snapshot, packed, step
 from tests.invariants import Checked

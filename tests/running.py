@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from polos_redis import Event, ExecutionHandle, PolosClient, Resumed, Worker, Workflow, events, keys
-from polos_redis.store import Store
-from polos_redis.wire import Wire
+from polos_redis import Event, ExecutionHandle, PolosClient, Resumed, Worker, Workflow, events
+from polos_redis.state import keys
+from polos_redis.state.store import Store
+from polos_redis.wire.wire import Wire
 
 DEADLINE = 20.0  # seconds: only a broken test waits so long
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polos_redis.embedded import EmbeddedServer
-from polos_redis.server_binary import ServerBinary, find_server, inspect_server
+from polos_redis.embedded.binary import ServerBinary, find_server, inspect_server
 
 if TYPE_CHECKING:
     from tests.cluster import Cluster

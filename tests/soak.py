@@ -18,7 +18,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from polos_redis import PolosClient, keys
+from polos_redis import PolosClient
+from polos_redis.state import keys
 from tests import invariants, test_fan_out, test_many_suspended, test_race
 from tests.fleet import Fleet
 from tests.fleet_workflows import chain

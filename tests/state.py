@@ -12,9 +12,9 @@ from zlib import crc32
 import msgpack
 import redis
 
-from polos_redis import keys
-from polos_redis.journal import is_result
-from polos_redis.urls import parse
+from polos_redis.state import keys
+from polos_redis.state.journal import is_result
+from polos_redis.wire.urls import parse
 
 TYPES = {
     keys.EXEC: "hash",

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from polos_redis import Agent, ExecutionHandle, keys
+from polos_redis import Agent, ExecutionHandle
 from polos_redis.agents.providers.openai import retry_after
+from polos_redis.state import keys
 from tests.agents import KEY, PROVIDERS, error_of, talking
 from tests.llm import Fail, Hang, Reply, Say, Server, When
 from tests.running import Running, until

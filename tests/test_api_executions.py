@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from polos_redis import PolosClient, WorkflowContext, workflow
-from polos_redis.queues import queue
+from polos_redis.definitions.queue import queue
 from polos_redis.server.app import create_app
 from tests.running import soon, until, working
 from tests.serving import calling, key, problem

@@ -9,16 +9,10 @@ from typing import Any
 
 import pytest
 
-from polos_redis import (
-    ExecutionNotFoundError,
-    PolosClient,
-    Workflow,
-    WorkflowContext,
-    events,
-    keys,
-)
-from polos_redis.answering import shown_digest
-from polos_redis.codec import encode
+from polos_redis import ExecutionNotFoundError, PolosClient, Workflow, WorkflowContext, events
+from polos_redis.decisions.answers import shown_digest
+from polos_redis.state import keys
+from polos_redis.values.codec import encode
 from tests.command import Command
 from tests.running import running, until
 

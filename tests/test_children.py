@@ -25,12 +25,12 @@ from polos_redis import (
     Workflow,
     WorkflowContext,
 )
-from polos_redis.activation import IDLE_SECONDS
-from polos_redis.definitions import definition_of
+from polos_redis.definitions.published import definition_of
 from polos_redis.errors import ConnectionLostError
-from polos_redis.starting import Definition
-from polos_redis.steps import children
-from polos_redis.store import Store
+from polos_redis.executions.starting import Definition
+from polos_redis.runtime.activation import IDLE_SECONDS
+from polos_redis.runtime.steps import children
+from polos_redis.state.store import Store
 from tests.running import Running, running, soon, until, working
 
 

@@ -18,12 +18,11 @@ from polos_redis import (
     PolosClient,
     RedisUnavailableError,
     events,
-    keys,
-    scripts,
 )
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.errors import ConnectionLostError, RedisRefusedError
-from polos_redis.route import wire_to
+from polos_redis.state import keys, scripts
+from polos_redis.wire.routing import wire_to
 from tests.cluster import Cluster, Node
 from tests.fleet import Fleet
 from tests.fleet_workflows import approval, chain, gated

@@ -33,7 +33,6 @@ from hypothesis import strategies as st
 from msgpack import ExtType, packb, unpackb
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, TypeAdapter, field_validator
 
-from polos_redis import codec, inputs, typenames
 from polos_redis.errors import (
     ConfigurationError,
     InvalidInputError,
@@ -41,6 +40,7 @@ from polos_redis.errors import (
     UnreadableValueError,
     ValueTooLargeError,
 )
+from polos_redis.values import codec, type_names, validation
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
@@ -394,7 +394,7 @@ def stored(code: int, *body: Any) -> bytes:
 
 
 def name_of(cls: type) -> str:
-    return typenames.type_name(cls)
+    return type_names.type_name(cls)
 
 
 def test_classes_that_have_changed_since() -> None:
@@ -616,7 +616,7 @@ WILD = st.recursive(
     | st.text()
     | st.binary()
     | st.sampled_from(
-        [typenames.type_name(c) for c in (Item, Order, Secretive, Plain, Slotted, Key, Color, Rights, Names)]
+        [type_names.type_name(c) for c in (Item, Order, Secretive, Plain, Slotted, Key, Color, Rights, Names)]
     )
     | st.sampled_from(["sku", "a", "n", "name", "__class__", "__dict__", "__init__", "root", "_seen"]),
     lambda c: st.one_of(
@@ -763,20 +763,20 @@ def test_wrong_fields_neither_crash_nor_shadow_methods() -> None:
 
 
 def test_names() -> None:
-    assert typenames.type_name(Outer.Inner) == f"{__name__}:Outer.Inner"
-    assert typenames.find_type(f"{__name__}:Outer.Inner") is Outer.Inner
-    assert typenames.type_name(Box[dict[str, list[Item] | None]]) == (
+    assert type_names.type_name(Outer.Inner) == f"{__name__}:Outer.Inner"
+    assert type_names.find_type(f"{__name__}:Outer.Inner") is Outer.Inner
+    assert type_names.type_name(Box[dict[str, list[Item] | None]]) == (
         f"{__name__}:Box[dict[str,Union[list[{__name__}:Item],None]]]"
     )
-    assert typenames.find_type(f"{__name__}:Box[int]") is Box[int]
-    assert typenames.find_type(f"{__name__}:Missing") is None
-    assert typenames.find_type("not_imported:X") is None
+    assert type_names.find_type(f"{__name__}:Box[int]") is Box[int]
+    assert type_names.find_type(f"{__name__}:Missing") is None
+    assert type_names.find_type("not_imported:X") is None
     for wrong in ("builtins:dict", f"{__name__}:Trap", f"{__name__}:Box[int]]", f"{__name__}:Box[int", ""):
-        assert typenames.find_type(wrong) is None
+        assert type_names.find_type(wrong) is None
 
 
 def test_a_parametrised_model_nobody_has_made_here() -> None:
-    made = typenames.find_type(f"{__name__}:Box[set[{__name__}:Key]]")
+    made = type_names.find_type(f"{__name__}:Box[set[{__name__}:Key]]")
     assert made is not None
     assert issubclass(made, Box)
     again = codec.decode(stored(13, f"{__name__}:Box[bytes]", {"content": b"x"}))
@@ -842,7 +842,7 @@ class Charge(BaseModel):
 VALUE = [Charge(kind=Kind.CARD, money=Money(5)), Charge.Note(text="x")]
 
 if __name__ == "__main__":
-    from polos_redis import codec
+    from polos_redis.values import codec
     if sys.argv[1] == "write":
         print(codec.encode(VALUE).hex())
     else:
@@ -852,7 +852,7 @@ if __name__ == "__main__":
 """
 OTHER = """
 import sys, charge
-from polos_redis import codec
+from polos_redis.values import codec
 if sys.argv[1] == "write":
     print(codec.encode(charge.VALUE).hex())
 else:
@@ -1056,15 +1056,15 @@ def test_bad_input_names_the_workflow_and_each_field() -> None:
 
 def test_a_check_is_built_once() -> None:
     annotation = dict[str, Item]
-    assert inputs.validator(annotation) is inputs.validator(annotation)
-    assert inputs.validator(annotation)({"a": {"sku": "x"}}) == {"a": Item(sku="x")}
+    assert validation.validator(annotation) is validation.validator(annotation)
+    assert validation.validator(annotation)({"a": {"sku": "x"}}) == {"a": Item(sku="x")}
 
 
 def test_importing_the_codec_does_not_import_pydantic() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import types; p = types.ModuleType('polos_redis'); "
         "p.__path__ = [sys.argv[1] + '/polos_redis']; sys.modules['polos_redis'] = p; "
-        "from polos_redis import codec; assert codec.decode(codec.encode([(1,)])) == [(1,)]; "
+        "from polos_redis.values import codec; assert codec.decode(codec.encode([(1,)])) == [(1,)]; "
         "print('pydantic' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, check=True)

@@ -18,7 +18,7 @@ import yaml
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from polos_redis.embedded import SETTINGS
+from polos_redis.embedded.server import SETTINGS
 from tests.servers import chosen_binary, server_binaries
 
 ROOT = Path(__file__).parent.parent

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from polos_redis import ExecutionHandle, PolosClient, keys
-from polos_redis.reaping import BATCH
+from polos_redis import ExecutionHandle, PolosClient
+from polos_redis.state import keys
+from polos_redis.worker.reaper import BATCH
 from tests.fleet import Fleet, WorkerProcess
 from tests.fleet_workflows import approval, blocking, chain, gated, in_thread
 from tests.running import until

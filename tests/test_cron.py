@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polos_redis import ConfigurationError
-from polos_redis.cron import Cron
+from polos_redis.definitions.cron import Cron
 
 # 2027: forward at 02:00 on 28 March, back at 03:00 on 31 October
 BERLIN = "Europe/Berlin"

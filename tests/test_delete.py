@@ -20,9 +20,9 @@ from polos_redis import (
     WorkflowContext,
     WorkflowState,
     events,
-    keys,
 )
-from polos_redis.store import Store
+from polos_redis.state import keys
+from polos_redis.state.store import Store
 from tests.running import Running, running, soon
 
 pytestmark = pytest.mark.also_on_cluster

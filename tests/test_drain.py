@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from polos_redis import PolosClient, Worker, WorkflowContext, keys, workflow
+from polos_redis import PolosClient, Worker, WorkflowContext, workflow
+from polos_redis.state import keys
 from tests.fleet import Fleet
 from tests.fleet_workflows import chain, gated, in_thread
 from tests.running import until, working

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from polos_redis.embedded import SETTINGS, EmbeddedServer
+from polos_redis.embedded.binary import find_server, inspect_server
+from polos_redis.embedded.server import SETTINGS, EmbeddedServer
 from polos_redis.errors import ConfigurationError, RedisUnavailableError
-from polos_redis.server_binary import find_server, inspect_server
 from tests.servers import ChaosServer, chosen_binary
 
 BINARY = chosen_binary()

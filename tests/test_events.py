@@ -20,8 +20,8 @@ from polos_redis import (
     WorkflowContext,
     events,
 )
-from polos_redis.store import Fence, Loaded
-from polos_redis.worker import TICK_SECONDS
+from polos_redis.state.store import Fence, Loaded
+from polos_redis.worker.worker import TICK_SECONDS
 from tests.running import Running, connections, running, soon, until
 
 pytestmark = pytest.mark.also_on_cluster

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from polos_redis import PolosClient, keys
+from polos_redis import PolosClient
+from polos_redis.state import keys
 from tests import invariants
 from tests.fleet import Fleet
 from tests.fleet_workflows import fan

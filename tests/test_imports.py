@@ -23,7 +23,7 @@ def test_the_import_is_light(heavy: str) -> None:
 def test_every_public_name_is_there() -> None:
     source = "import polos_redis\nfor name in polos_redis.__all__: getattr(polos_redis, name)"
     imported = _imported(source)
-    assert "polos_redis.worker" in imported
+    assert "polos_redis.worker.worker" in imported
     assert not {"openai", "fastapi", "typer", "rich"} & imported
 
 

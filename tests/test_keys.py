@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import polos_redis.scripts
-from polos_redis import keys
+import polos_redis.state.scripts
 from polos_redis.errors import ConfigurationError
+from polos_redis.state import keys
 
-SOURCES = {path.name: path.read_text() for path in Path(polos_redis.scripts.__path__[0]).glob("**/*.lua")}
+SOURCES = {
+    path.name: path.read_text() for path in Path(polos_redis.state.scripts.__path__[0]).glob("**/*.lua")
+}
 NAMES = {
     value
     for name, value in vars(keys).items()

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from polos_redis import PolosClient, keys
-from polos_redis.store import Store
+from polos_redis import PolosClient
+from polos_redis.state import keys
+from polos_redis.state.store import Store
 from tests.fleet import Fleet
 from tests.fleet_workflows import approval
 from tests.running import until

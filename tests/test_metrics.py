@@ -25,10 +25,10 @@ from polos_redis import (
     events,
     workflow,
 )
-from polos_redis.census import MOST_NAMES, Lease, Lives
-from polos_redis.counts import Durations
-from polos_redis.metrics import CONTENT_TYPE, STATE, WORKER, Metric, exposition
-from polos_redis.queues import Queue
+from polos_redis.definitions.queue import Queue
+from polos_redis.metrics.namespace_stats import MOST_NAMES, Lease, Lives
+from polos_redis.metrics.prometheus import CONTENT_TYPE, STATE, WORKER, Metric, exposition
+from polos_redis.metrics.worker_stats import Durations
 from polos_redis.workflow import Workflow
 from tests.command import POLOS, Command, wait_until
 from tests.fleet import Fleet
@@ -263,7 +263,7 @@ async def test_the_server_tells_it(client: PolosClient) -> None:
 async def test_a_redis_that_is_away_is_said(
     chaos_server: ChaosServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polos_redis.metrics.LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("polos_redis.metrics.prometheus.LOOK_SECONDS", 0.2)
     async with PolosClient(chaos_server.url, namespace) as client:
         await exposition(client)
         chaos_server.pause()
@@ -292,7 +292,7 @@ async def test_a_worker_that_was_killed_is_no_longer_told(fleet: Fleet, client: 
 
 def test_a_worker_lives_as_long_as_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("polos_redis.census.time.monotonic", lambda: now)
+    monkeypatch.setattr("polos_redis.metrics.namespace_stats.time.monotonic", lambda: now)
     lives, leases = Lives(), {"long": Lease(7, 15.0), "short": Lease(7, 2.0)}
     assert lives.count(leases) == 2
     now = 102.0
@@ -449,7 +449,7 @@ async def test_without_a_port_nothing_is_opened_and_nothing_imported(redis_url: 
     async with running(redis_url, namespace, steps) as polos:
         assert polos.worker.metrics_url is None
     source = (
-        "import sys, polos_redis.worker, polos_redis.counts\nassert 'prometheus_client' not in sys.modules"
+        "import sys, polos_redis.worker, polos_redis.metrics\nassert 'prometheus_client' not in sys.modules"
     )
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", source], check=True)
 

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
-from polos_redis import ConfigurationError, PolosClient, Worker, WorkflowContext, keys, outbox, workflow
+from polos_redis import ConfigurationError, PolosClient, Worker, WorkflowContext, workflow
 from polos_redis.links import Links
-from polos_redis.notifications import Channel, Notification, WebhookChannel
-from polos_redis.store import Taken
+from polos_redis.notifications import outbox
+from polos_redis.notifications.channels import Channel, Notification, WebhookChannel
+from polos_redis.state import keys
+from polos_redis.state.store import Taken
 from tests.command import POLOS, Command
 from tests.receiver import HANG, Receiver, free_port
 from tests.running import running, soon, until, working
@@ -119,7 +121,7 @@ def the_check_of_the_page() -> Callable[[str, dict[str, str], bytes], bool]:
 
 def test_a_signature_is_that_of_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
     """The vector that its own libraries are tested with."""
-    monkeypatch.setattr("polos_redis.notifications.time.time", lambda: 1614265330.7)
+    monkeypatch.setattr("polos_redis.notifications.channels.time.time", lambda: 1614265330.7)
     channel = WebhookChannel("https://example.com", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     assert channel._signed("msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}') == {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
@@ -485,6 +487,6 @@ def test_what_is_shown_of_a_webhook_has_no_secrets() -> None:
 
 
 async def test_the_worker_says_that_httpx_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polos_redis.notifications.find_spec", lambda name: None)
+    monkeypatch.setattr("polos_redis.notifications.channels.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"pip install 'polos-redis\[webhook\]'"):
         WebhookChannel("https://example.com", SECRET)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from polos_redis import Workflow, WorkflowContext, workflow
-from polos_redis.store import Fence
+from polos_redis.state.store import Fence
 from tests import parking_table
 from tests.parking_table import ROWS, Row
 from tests.running import Running, running, soon, until
@@ -73,7 +73,7 @@ def _interpreter(version: str) -> Path | str:
 
 
 def _has_the_project(python: Path) -> bool:
-    there = [str(python), "-c", "import polos_redis.worker, pydantic, anyio"]
+    there = [str(python), "-c", "import polos_redis.worker.worker, pydantic, anyio"]
     return python.exists() and subprocess.run(there, cwd="/", capture_output=True).returncode == 0
 
 

@@ -7,13 +7,8 @@ from typing import Any
 
 import pytest
 
-from polos_redis import (
-    ConfigurationError,
-    PolosClient,
-    WorkflowContext,
-    keys,
-    workflow,
-)
+from polos_redis import ConfigurationError, PolosClient, WorkflowContext, workflow
+from polos_redis.state import keys
 from tests.running import in_partition, soon, until, working
 
 pytestmark = pytest.mark.also_on_cluster

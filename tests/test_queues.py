@@ -21,10 +21,10 @@ from polos_redis import (
     PolosClient,
     Queue,
     WorkflowContext,
-    keys,
     queue,
     workflow,
 )
+from polos_redis.state import keys
 from polos_redis.workflow import Workflow
 from tests.command import Command
 from tests.fleet import Fleet, WorkerProcess

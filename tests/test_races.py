@@ -24,8 +24,8 @@ from polos_redis import (
     WorkflowContext,
     events,
 )
-from polos_redis.batch import BatchWorkflowInput
-from polos_redis.steps.race import Winner
+from polos_redis.executions.batch import BatchWorkflowInput
+from polos_redis.runtime.steps.race import Winner
 from tests.fleet import Fleet
 from tests.fleet_races import interrupted, overtaken
 from tests.rows import rows

@@ -19,12 +19,12 @@ from polos_redis import (
     PolosClient,
     WorkflowContext,
     events,
-    keys,
     workflow,
 )
-from polos_redis.counts import Counts
 from polos_redis.errors import RedisRefusedError
-from polos_redis.reaping import Reaper
+from polos_redis.metrics.worker_stats import Counts
+from polos_redis.state import keys
+from polos_redis.worker.reaper import Reaper
 from tests.fleet import Fleet
 from tests.fleet_workflows import approval, chain, gated
 from tests.proxy import Proxy

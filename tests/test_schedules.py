@@ -17,11 +17,11 @@ from polos_redis import (
     SchedulePayload,
     Workflow,
     WorkflowContext,
-    keys,
     schedules,
     workflow,
 )
-from polos_redis.store import Store
+from polos_redis.state import keys
+from polos_redis.state.store import Store
 from tests.fleet import Fleet, WorkerProcess
 from tests.running import until, working
 from tests.servers import ChaosServer

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field
 
-from polos_redis import schemas
+from polos_redis.values import schemas
 
 
 class Priced(BaseModel):

@@ -8,9 +8,9 @@ from typing import Any
 import msgpack
 import pytest
 
-from polos_redis import keys
 from polos_redis.embedded import EmbeddedServer
-from polos_redis.journal import result_name
+from polos_redis.state import keys
+from polos_redis.state.journal import result_name
 from tests.desk import FAR, RETENTION, Activated, Desk, Subscriber, packed
 from tests.state import ties_of
 

@@ -8,10 +8,10 @@ from typing import Any
 import msgpack
 import pytest
 
-from polos_redis import journal, keys
+from polos_redis.decisions.terms import Terms
 from polos_redis.embedded import EmbeddedServer
-from polos_redis.journal import SuspensionRecord
-from polos_redis.terms import Terms
+from polos_redis.state import journal, keys
+from polos_redis.state.journal import SuspensionRecord
 from tests.desk import AUDIT_MS, FAR, SHOWN_DIGEST, Desk, branch, packed
 
 TWO = Terms(required=2).pack()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import msgpack
 import pytest
 
-from polos_redis import keys
 from polos_redis.embedded import EmbeddedServer
+from polos_redis.state import keys
 from tests.desk import FAR, RETENTION, Activated, Desk, Subscriber, subscriber
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from polos_redis import PolosClient, events, keys, scripts
+from polos_redis import PolosClient, events
 from polos_redis.embedded import EmbeddedServer
+from polos_redis.state import keys, scripts
 from tests.desk import FAR, RETENTION, Desk, branch, new_id, subscriber
 
 ODD: list[str | bytes] = [

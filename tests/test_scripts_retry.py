@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import msgpack
 import pytest
 
-from polos_redis import keys
 from polos_redis.embedded import EmbeddedServer
-from polos_redis.journal import result_name
+from polos_redis.state import keys
+from polos_redis.state.journal import result_name
 from tests.desk import FAR, Activated, Desk, branch, new_id, packed, step
 from tests.state import ties_of
 

@@ -8,8 +8,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from polos_redis import keys
 from polos_redis.embedded import EmbeddedServer
+from polos_redis.state import keys
 from tests.desk import AUDIT_MS, FAR, SHOWN_DIGEST, Activated, Desk, Subscriber, new_id, step
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from polos_redis import keys
 from polos_redis.embedded import EmbeddedServer
+from polos_redis.state import keys
 from tests.desk import FAR, Activated, Desk, Subscriber, branch, step, subscriber
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from polos_redis import ConfigurationError, PolosClient, RedisUnavailableError, Worker, events
 from polos_redis.errors import PolosError
-from polos_redis.store import Store
+from polos_redis.state.store import Store
 from tests.fleet import Fleet
 from tests.fleet_workflows import approval, gated
 from tests.running import soon, until

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from polos_redis import ExecutionFailedError, PolosClient, WorkflowContext, codec
+from polos_redis import ExecutionFailedError, PolosClient, WorkflowContext
 from polos_redis.errors import IdempotencyConflictError, InvalidInputError
+from polos_redis.values import codec
 from polos_redis.workflow import Workflow
 from tests.rows import rows
 from tests.running import Running, running, until, working

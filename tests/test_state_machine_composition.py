@@ -9,10 +9,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from polos_redis import keys
 from polos_redis.embedded import EmbeddedServer
-from polos_redis.journal import is_result, result_name
-from polos_redis.store import FINISHED
+from polos_redis.state import keys
+from polos_redis.state.journal import is_result, result_name
+from polos_redis.state.store import FINISHED
 from tests.desk import FAR, RETENTION, Desk
 from tests.machine import (
     CONSUMERS,

@@ -203,7 +203,7 @@ async def test_delays_double_up_to_the_longest(
         def fail() -> None:
             raise ValueError("never")
 
-        monkeypatch.setattr("polos_redis.steps.run.asyncio.sleep", note)
+        monkeypatch.setattr("polos_redis.runtime.steps.run.asyncio.sleep", note)
         await ctx.step.run("fail", fail, max_retries=4, base_delay=0.011, max_delay=0.03)
 
     async with running(redis_url, namespace, always_fails) as at:

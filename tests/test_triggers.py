@@ -18,11 +18,11 @@ from polos_redis import (
     Workflow,
     WorkflowContext,
     events,
-    keys,
     workflow,
 )
-from polos_redis.triggering import IN_A_ROW, READ, subscriber
-from polos_redis.triggering import trigger as hand_out
+from polos_redis.state import keys
+from polos_redis.triggers.subscriptions import IN_A_ROW, READ, subscriber
+from polos_redis.triggers.subscriptions import trigger as hand_out
 from tests.fleet import Fleet
 from tests.running import until, working
 from tests.test_schedules import begun, count_of, pump_holder

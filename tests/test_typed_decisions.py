@@ -25,11 +25,11 @@ from polos_redis import (
     ValueTooLargeError,
     Workflow,
     WorkflowContext,
-    codec,
     events,
 )
 from polos_redis.errors import NotStorableError
-from polos_redis.schemas import DEEPEST, MOST_ERRORS
+from polos_redis.values import codec
+from polos_redis.values.schemas import DEEPEST, MOST_ERRORS
 from tests.command import Command
 from tests.running import Running, running, until
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from polos_redis import ConfigurationError, PolosClient
-from polos_redis.cluster import SLOTS, prefix_of, slot_of
-from polos_redis.keys import prefix
-from polos_redis.urls import parse
+from polos_redis.state.keys import prefix
+from polos_redis.wire.cluster import SLOTS, prefix_of, slot_of
+from polos_redis.wire.urls import parse
 
 
 @pytest.mark.parametrize(

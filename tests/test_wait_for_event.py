@@ -22,7 +22,7 @@ from polos_redis import (
 )
 from polos_redis.errors import WaitTimeoutError
 from polos_redis.events import EventPayload
-from polos_redis.keys import partition_of
+from polos_redis.state.keys import partition_of
 from tests.fleet import Fleet
 from tests.fleet_waits import announces
 from tests.rows import rows
@@ -201,7 +201,7 @@ async def test_data_of_a_type_that_only_the_publisher_knows(redis_url: str, name
         handle = await waits.invoke(at.client, options("unknown"))
         await at.parked(handle)
         store = await at.client.store()
-        from polos_redis import codec
+        from polos_redis.values import codec
 
         packed = codec.encode(Order(5)).replace(b"Order", b"Ordnr")
         await store.publish("unknown", "", 60_000, "event", packed)

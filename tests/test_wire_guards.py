@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from polos_redis import BatchWorkflowInput, PolosClient, Workflow, WorkflowContext, scripts
+from polos_redis import BatchWorkflowInput, PolosClient, Workflow, WorkflowContext
 from polos_redis.embedded import EmbeddedServer
-from polos_redis.wire import Wire
+from polos_redis.state import scripts
+from polos_redis.wire.wire import Wire
 from tests.running import Running, running, until
 
 SCRIPTS = {script.sha.decode(): script.name for script in scripts.ALL}

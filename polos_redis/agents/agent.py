@@ -12,9 +12,9 @@ from polos_redis.agents.output import Schema, check_fields, schema_of
 from polos_redis.agents.providers import Provider, provider_of
 from polos_redis.agents.run import AgentRun
 from polos_redis.agents.tools import Tool, as_tool
+from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, InvalidInputError
-from polos_redis.queues import Queue
-from polos_redis.steps.times import milliseconds
+from polos_redis.runtime.steps.times import milliseconds
 from polos_redis.workflow import InvokeOptions, Workflow, register
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from polos_redis.agents.stream import AgentStream
     from polos_redis.client import PolosClient
-    from polos_redis.context import WorkflowContext
+    from polos_redis.runtime.context import WorkflowContext
 
     Out = TypeVar("Out", default=str)  # an agent without output_schema answers with text
 else:

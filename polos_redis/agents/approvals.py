@@ -10,13 +10,13 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from polos_redis import codec
 from polos_redis.agents.output import complaints
 from polos_redis.agents.tools import Tool
 from polos_redis.errors import StepExecutionError, SuspendTimeoutError
+from polos_redis.values import codec
 
 if TYPE_CHECKING:
-    from polos_redis.context import WorkflowContext
+    from polos_redis.runtime.context import WorkflowContext
 
 MOST_QUESTIONS = 10  # about one tool call
 

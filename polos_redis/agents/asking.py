@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from polos_redis import codec
 from polos_redis.agents.tools import Tool
 from polos_redis.errors import SuspendTimeoutError
+from polos_redis.values import codec
 
 if TYPE_CHECKING:
-    from polos_redis.context import WorkflowContext
+    from polos_redis.runtime.context import WorkflowContext
 
 NAME = "ask_user"
 

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from polos_redis import schemas
 from polos_redis.errors import ConfigurationError
+from polos_redis.values import schemas
 
 # What the strict mode of OpenAI's API knows. The rest only says more closely what a value looks like: it is
 # left out there, and checked here all the same.

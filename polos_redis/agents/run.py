@@ -9,7 +9,6 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from polos_redis import codec, journal, schemas
 from polos_redis.agents.approvals import rule
 from polos_redis.agents.conversation import (
     AgentInput,
@@ -34,12 +33,14 @@ from polos_redis.errors import (
     PolosError,
     StepExecutionError,
 )
-from polos_redis.journal import StepRecord
-from polos_redis.store import raw, text
+from polos_redis.state import journal
+from polos_redis.state.journal import StepRecord
+from polos_redis.state.store import raw, text
+from polos_redis.values import codec, schemas
 
 if TYPE_CHECKING:
     from polos_redis.agents.agent import Agent
-    from polos_redis.context import WorkflowContext
+    from polos_redis.runtime.context import WorkflowContext
 
 FIRST_DELAY, LONGEST_DELAY = 2.0, 120.0  # seconds between calls of a model that fail
 

@@ -11,7 +11,7 @@ from polos_redis.events import Event
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
-    from polos_redis.handle import ExecutionHandle
+    from polos_redis.executions.handle import ExecutionHandle
 
 Out = TypeVar("Out")
 

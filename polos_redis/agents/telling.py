@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from polos_redis.agents.conversation import Turn
 
 if TYPE_CHECKING:
-    from polos_redis.context import WorkflowContext
+    from polos_redis.runtime.context import WorkflowContext
 
 TOGETHER_SECONDS = 0.05  # text is told this often at the most, so that a fast model costs few calls
 

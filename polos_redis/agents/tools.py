@@ -8,15 +8,15 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from polos_redis import schemas
 from polos_redis.agents.output import Schema, check_fields, plain_name, schema_of
+from polos_redis.decisions.terms import ANYTHING, Terms
 from polos_redis.errors import ConfigurationError
-from polos_redis.steps.times import milliseconds
-from polos_redis.terms import ANYTHING, Terms
+from polos_redis.runtime.steps.times import milliseconds
+from polos_redis.values import schemas
 from polos_redis.workflow import Workflow, workflow
 
 if TYPE_CHECKING:
-    from polos_redis.context import WorkflowContext
+    from polos_redis.runtime.context import WorkflowContext
 
 Approval = Literal["never", "always"] | Callable[[Any], Any]
 
@@ -130,7 +130,7 @@ def _made(
 
 
 def _of_function(function: Callable[..., Any], name: str) -> Tool:
-    from polos_redis.context import WorkflowContext
+    from polos_redis.runtime.context import WorkflowContext
 
     what = f"tool {name!r}"
     if plain_name(name) != name:

@@ -59,6 +59,6 @@ async def readyz(client: Client) -> Response:
 )
 async def metrics(client: Client, caller: Annotated[Caller, Depends(require("read"))]) -> Response:
     """Figures of the namespace, for Prometheus."""
-    from polos_redis.metrics import CONTENT_TYPE, exposition
+    from polos_redis.metrics.prometheus import CONTENT_TYPE, exposition
 
     return Response(await exposition(client), headers={"Content-Type": CONTENT_TYPE})

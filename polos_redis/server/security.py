@@ -12,12 +12,13 @@ from fastapi import Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
-from polos_redis import apikeys, keys
+from polos_redis import apikeys
 from polos_redis.errors import LinkError
 from polos_redis.server import problems
 from polos_redis.server.problems import Problem
 from polos_redis.server.rates import neighbourhood
 from polos_redis.server.site import Site, site_of
+from polos_redis.state import keys
 
 if TYPE_CHECKING:
     from polos_redis.links import Link

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from polos_redis import apikeys, events, keys
+from polos_redis import apikeys, events
 from polos_redis.errors import PolosError
 from polos_redis.events import Event
 from polos_redis.server import (
@@ -26,6 +26,7 @@ from polos_redis.server import (
 from polos_redis.server.security import Caller, require
 from polos_redis.server.site import Client, Site, site_of
 from polos_redis.server.tokens import for_caller
+from polos_redis.state import keys
 
 HEARTBEAT_SECONDS = 15.0  # so that nothing on the way takes a quiet stream for dead
 RETRY_MS = 2000  # a browser's pause before it comes back

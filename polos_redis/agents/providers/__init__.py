@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from polos_redis.agents.conversation import Message, Turn
 from polos_redis.agents.output import Schema
 from polos_redis.errors import ConfigurationError, PolosError
-from polos_redis.shared import Shared
+from polos_redis.runtime.resources import Shared
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from polos_redis.agents.conversation import Message, ToolAnswer, ToolCall, Turn,
 from polos_redis.agents.output import Schema
 from polos_redis.agents.providers import ModelCallError, Request
 from polos_redis.agents.providers.openai import client_for, import_package, told_plainly
-from polos_redis.shared import Shared
+from polos_redis.runtime.resources import Shared
 
 
 class ChatCompletions:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from polos_redis.agents.providers import ModelCallError
 from polos_redis.errors import NoRetryError
-from polos_redis.shared import Shared
+from polos_redis.runtime.resources import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

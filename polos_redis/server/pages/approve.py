@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from polos_redis.decisions.terms import Terms, verdict
 from polos_redis.errors import (
     AlreadyResumedError,
     ExecutionFinishedError,
@@ -30,7 +31,6 @@ from polos_redis.server.pages.sheets import Sheet
 from polos_redis.server.problems import Problem
 from polos_redis.server.security import Caller, check_address, check_link
 from polos_redis.server.site import site_of
-from polos_redis.terms import Terms, verdict
 
 MOST_FIELDS = 4000  # of one sent form
 OURS = ("form_token", "token", "shown_digest", "resumed_by")  # what a form carries beside the answer

@@ -13,9 +13,9 @@ from datetime import date, datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from polos_redis.decisions.terms import verdict
 from polos_redis.server.pages import moments
 from polos_redis.server.pages.words import label_of
-from polos_redis.terms import verdict
 
 DEEPEST = 6  # levels that are laid out; what lies deeper is shown as JSON
 MOST_PARTS = 1500  # of one value, all levels together

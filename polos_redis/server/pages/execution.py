@@ -10,14 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from polos_redis.client import PolosClient
+from polos_redis.decisions.terms import verdict
 from polos_redis.errors import ExecutionFinishedError, ExecutionNotFoundError, NotFailedError
-from polos_redis.execution import iso
+from polos_redis.executions.views import iso
 from polos_redis.server.pages import display
 from polos_redis.server.pages.layout import PageRoute, go, render, visitor
 from polos_redis.server.pages.sessions import sessions_of
 from polos_redis.server.pages.timeline import ENDED, timeline
 from polos_redis.server.site import site_of
-from polos_redis.terms import verdict
 
 CHILDREN = 100  # that are shown
 WAITING = 100  # links to open decisions

@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from polos_redis.client import PolosClient
+from polos_redis.decisions.terms import verdict
 from polos_redis.errors import ConfigurationError
 from polos_redis.server.pages import display
 from polos_redis.server.pages.layout import PageRoute, render, visitor
 from polos_redis.server.problems import Problem
 from polos_redis.server.site import site_of
-from polos_redis.terms import verdict
 
 PAGE = 50
 BATCH = 250  # that are looked at in one call while a text is looked for

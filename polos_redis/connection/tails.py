@@ -1,0 +1,192 @@
+"""Tailing topics: any number of readers in a process on one blocked XREAD (on a cluster, one per partition).
+
+A reader asks for what comes after an id and gets the next entries; it asks again when it has dealt with
+them, so a slow reader holds up nobody. The read covers all who ask; when somebody new asks while it is
+blocked, CLIENT UNBLOCK (over the multiplexed connection) ends it and the next one covers the newcomer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from polos_redis import tasks
+from polos_redis.errors import ConnectionLostError, PolosError, RedisUnavailableError
+from polos_redis.wire.routing import AnyWire
+
+BLOCK_MS = 2000
+BATCH = 128  # entries per topic and read
+NEWCOMER_SECONDS = 0.02  # an unblock may come before the read it is meant for: repeat it
+IDLE_SECONDS = 10.0  # then the task ends; the connection stays
+TROUBLE_SECONDS = 0.05  # before reading again where Redis could not serve the read
+
+Entries = list[tuple[bytes, list[bytes]]]  # stream id, flat list of type and data
+
+
+class Tails:
+    """The tails of a process: one, on a cluster one per partition."""
+
+    def __init__(self, main: AnyWire, prefixes: Sequence[bytes], patience: float) -> None:
+        tails = {tuple(group): Tail(main, group[0], patience) for group in main.groups(prefixes)}
+        self._of = {prefix: tail for group, tail in tails.items() for prefix in group}
+        self._tails = tails.values()
+
+    async def next(self, key: bytes, after: bytes, timeout: float) -> Entries:
+        """As `Tail.next`."""
+        return await self.of(key).next(key, after, timeout)
+
+    def of(self, key: bytes) -> Tail:
+        """The tail that reads a stream."""
+        return self._of[key[: key.index(b"}") + 2]]
+
+    async def close(self) -> None:
+        await asyncio.gather(*(tail.close() for tail in self._tails))
+
+    def abort(self) -> None:
+        for tail in self._tails:
+            tail.abort()
+
+
+class Tail:
+    """One blocked read."""
+
+    def __init__(self, main: AnyWire, prefix: bytes, patience: float) -> None:
+        self._main = main
+        self._prefix = prefix
+        self._patience = patience
+        self._wire = main.beside(prefix, name="polos-tail", timeout=BLOCK_MS / 1000 + 5)
+        self._waiting: dict[bytes, list[tuple[bytes, asyncio.Future[Entries]]]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._asked = asyncio.Event()
+        self._blocked = False
+        self._unblocker: asyncio.TimerHandle | None = None
+        self._client_id: tuple[int, int] | None = None  # epoch, id
+
+    async def next(self, key: bytes, after: bytes, timeout: float) -> Entries:
+        """The entries of a stream after an id; empty when none came within `timeout` seconds."""
+        future: asyncio.Future[Entries] = asyncio.get_running_loop().create_future()
+        asked = (after, future)
+        self._waiting.setdefault(key, []).append(asked)
+        self._asked.set()
+        if self._blocked:
+            self._unblock()
+        if self._task is None or self._task.done():
+            self._task = tasks.spawn(self._run(), "polos-tail")
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            return []
+        finally:
+            others = self._waiting.get(key)
+            if others is not None and asked in others:
+                others.remove(asked)
+                if not others:
+                    del self._waiting[key]
+
+    def _unblock(self) -> None:
+        """End the blocked read, again and again until it has noticed."""
+        if self._unblocker is not None or not self._blocked:
+            return
+        node = self._main.node(self._prefix)
+        if self._client_id is not None and node is not None and node.connected:
+            unblocked = node.send("CLIENT", "UNBLOCK", self._client_id[1])
+            unblocked.add_done_callback(tasks.look_away)  # without the right to, who comes waits for BLOCK
+        loop = asyncio.get_running_loop()
+        self._unblocker = loop.call_later(NEWCOMER_SECONDS, self._unblock_again, context=tasks.OUTSIDE)
+
+    def _unblock_again(self) -> None:
+        self._unblocker = None
+        self._unblock()
+
+    async def _run(self) -> None:
+        while True:
+            self._asked.clear()
+            if not self._waiting:
+                try:
+                    async with asyncio.timeout(IDLE_SECONDS):
+                        await self._asked.wait()
+                except TimeoutError:
+                    if not self._waiting:
+                        return
+                continue
+            try:
+                found, starts = await self._read()
+            except PolosError as error:
+                self._fail(error)
+                if getattr(error, "code", "UNBLOCKED") != "UNBLOCKED":
+                    await asyncio.sleep(TROUBLE_SECONDS)
+                continue
+            for key, entries in found or ():
+                self._serve(key, entries, starts[key])
+            # let the readers that were served ask again before the next read
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    def _serve(self, key: bytes, entries: Entries, start: bytes) -> None:
+        """Give the readers of a stream what was read after `start`. Who came meanwhile and wants what is
+        before that, or is ahead of all of it, waits for the next read."""
+        waiting = self._waiting.pop(key, [])
+        left = []
+        for after, future in waiting:
+            if future.done():
+                continue
+            fresh = [] if _after(start, after) else [(i, f) for i, f in entries if _after(i, after)]
+            if fresh:
+                future.set_result(fresh)
+            else:
+                left.append((after, future))
+        if left:
+            self._waiting[key] = left
+
+    async def _read(self) -> tuple[Any, dict[bytes, bytes]]:
+        """What came, and after which entry of each stream it was looked for."""
+        if not self._wire.connected:
+            await self._wire.call("PING", patience=self._patience)
+        if self._client_id is None or self._client_id[0] != self._wire.epoch:
+            epoch = self._wire.epoch
+            self._client_id = (epoch, await self._wire.send("CLIENT", "ID"))
+        starts = {
+            name: min((after for after, _ in waiting), key=_order) for name, waiting in self._waiting.items()
+        }
+        if not starts:  # they have gone while it connected
+            return None, starts
+        self._blocked = True
+        try:
+            found = await self._wire.send(
+                "XREAD", "COUNT", BATCH, "BLOCK", BLOCK_MS, "STREAMS", *starts, *starts.values()
+            )
+            return found, starts
+        finally:
+            self._blocked = False
+            if self._unblocker is not None:
+                self._unblocker.cancel()
+                self._unblocker = None
+
+    def _fail(self, error: PolosError) -> None:
+        if isinstance(error, ConnectionLostError):
+            return  # read again over the next connection, from the same ids
+        for waiting in self._waiting.values():
+            for _, future in waiting:
+                if not future.done():
+                    future.set_exception(error)
+        self._waiting.clear()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        await self._wire.close()
+        self._fail(RedisUnavailableError("the client was closed"))
+
+    def abort(self) -> None:
+        self._wire.abort()
+
+
+def _order(stream_id: bytes) -> tuple[int, int]:
+    ms, _, sequence = stream_id.partition(b"-")
+    return int(ms), int(sequence or 0)
+
+
+def _after(stream_id: bytes, other: bytes) -> bool:
+    return _order(stream_id) > _order(other)

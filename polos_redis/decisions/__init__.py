@@ -1,0 +1,1 @@
+"""Decisions on suspensions: answer policies, answers, people and the audit."""

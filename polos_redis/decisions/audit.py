@@ -1,0 +1,36 @@
+"""The audit of suspensions: who decided what, when, how, and on what they were shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+
+from polos_redis.executions import views
+from polos_redis.state import keys
+from polos_redis.state.store import text
+
+
+def told(stored: Sequence[bytes], execution_id: str) -> list[dict[str, Any]]:
+    """The entries of a root's audit that concern an execution, all of them for the root."""
+    found = [_entry(packed) for packed in stored]
+    if keys.root_of(execution_id) != execution_id:
+        found = [entry for entry in found if entry["execution_id"] == execution_id]
+    return found
+
+
+def _entry(packed: bytes) -> dict[str, Any]:
+    one, key, workflow, what, at, by, channel, digest, opened, answer = msgpack.unpackb(packed, raw=True)[:10]
+    return {
+        "execution_id": text(one),
+        "workflow_id": text(workflow),
+        "step_key": text(key),
+        "status": text(what),
+        "by": text(by) or None,
+        "at": views.iso(int(at)),
+        "channel": text(channel) or None,
+        "digest": digest.hex() or None,
+        "opened_at": views.iso(int(opened)),
+        "data": views.plain(answer),
+    }

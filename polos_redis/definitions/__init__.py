@@ -1,0 +1,1 @@
+"""What `@workflow` declares: queues, schedules, triggers, and the definitions that workers publish."""

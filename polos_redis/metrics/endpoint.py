@@ -1,0 +1,59 @@
+"""A worker's metrics over HTTP, from threads of their own: also while something blocks the worker's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIServer
+
+from polos_redis.errors import ConfigurationError
+from polos_redis.metrics.prometheus import WorkerMetrics, need_prometheus
+from polos_redis.threads import DaemonThreads
+
+if TYPE_CHECKING:
+    from polos_redis.worker.worker import Worker
+
+
+class MetricsDoor:
+    """Shows what a worker counts, and its process's memory and CPU, at http://host:port/metrics."""
+
+    def __init__(self, worker: Worker, host: str, port: int) -> None:
+        self._worker = worker
+        self._host = host
+        self._port = port
+        self._threads = DaemonThreads(1, "polos-metrics")  # opening and closing may take a moment
+        self._server: tuple[WSGIServer, threading.Thread] | None = None
+
+    async def open(self) -> str:
+        """Begin; returns the URL. Raises `ConfigurationError` when the port can't be had."""
+        need_prometheus()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._open)
+
+    async def close(self) -> None:
+        """Accept nothing more. A door that was never opened is closed."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._close)
+        self._threads.shutdown()
+
+    def _open(self) -> str:
+        from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+
+        registry = CollectorRegistry()
+        registry.register(WorkerMetrics(self._worker))
+        ProcessCollector(registry=registry)
+        try:
+            self._server = start_http_server(self._port, self._host, registry)
+        except OSError as error:
+            raise ConfigurationError(
+                f"metrics can't be shown at {self._host}:{self._port}: {error.strerror or error}: choose "
+                "another POLOS_METRICS_PORT or POLOS_METRICS_HOST"
+            ) from None
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._server[0].server_port}/metrics"
+
+    def _close(self) -> None:
+        if self._server is not None:
+            server, thread = self._server
+            server.shutdown()
+            server.server_close()
+            thread.join()

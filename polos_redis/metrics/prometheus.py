@@ -1,0 +1,213 @@
+"""Metrics for Prometheus: of a namespace's state, which any process can read, and of what one worker counts.
+
+prometheus_client is imported when something is shown, not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
+
+from polos_redis.errors import ConfigurationError, RedisUnavailableError
+from polos_redis.metrics.namespace_stats import Census, Lives, take_census
+from polos_redis.metrics.worker_stats import Durations
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric as Family
+
+    from polos_redis.client import PolosClient
+    from polos_redis.worker.worker import Worker
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+LOOK_SECONDS = 5.0  # Prometheus gives up after ten
+
+Sample = tuple[Sequence[str], Any]  # the labels' values, and a number; of a histogram, `Durations`
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric: what it is called, which labels it has, and what it tells."""
+
+    name: str
+    kind: Literal["gauge", "counter", "histogram"]
+    labels: tuple[str, ...]
+    meaning: str
+
+
+STATE = (
+    Metric("polos_executions", "gauge", ("workflow", "status"), "executions, until they are forgotten"),
+    Metric("polos_suspensions_open", "gauge", (), "suspensions that wait for a person"),
+    Metric("polos_suspension_oldest_seconds", "gauge", (), "how long the oldest of them is open; 0 for none"),
+    Metric("polos_queue_waiting", "gauge", ("queue",), "runnable executions that no worker has taken yet"),
+    Metric("polos_queue_delivered", "gauge", ("queue",), "executions that workers have taken"),
+    Metric("polos_queue_limit", "gauge", ("queue",), "the queue's limit, where it has one"),
+    Metric("polos_queue_places", "gauge", ("queue",), "places taken under the limit"),
+    Metric("polos_queue_line", "gauge", ("queue",), "executions that stand in line for a place"),
+    Metric("polos_timers", "gauge", (), "timers that are set"),
+    Metric("polos_timers_due", "gauge", (), "timers that are due and not fired yet"),
+    Metric("polos_errands", "gauge", (), "errands that are noted"),
+    Metric("polos_errands_due", "gauge", (), "errands that are due and not done yet"),
+    Metric("polos_workers", "gauge", (), "workers alive"),
+    Metric("polos_partitions_unattended", "gauge", (), "partitions in which no worker fires timers"),
+    Metric("polos_names_left_out", "gauge", ("what",), "workflows and queues beyond the first 1000 by name"),
+)
+
+WORKER = (
+    Metric("polos_worker_active", "gauge", (), "activations under way"),
+    Metric("polos_worker_concurrency", "gauge", (), "how many may be"),
+    Metric("polos_activations_total", "counter", ("workflow",), "activations begun"),
+    Metric("polos_parks_total", "counter", ("workflow",), "activations that have parked"),
+    Metric(
+        "polos_activations_dropped_total", "counter", ("workflow",), "activations that were lost or refused"
+    ),
+    Metric("polos_executions_ended_total", "counter", ("workflow", "status"), "executions ended here"),
+    Metric("polos_step_seconds", "histogram", ("workflow", "status"), "attempts of steps, by how they ended"),
+    Metric("polos_wait_seconds", "histogram", ("kind",), "decided waits of executions ended here"),
+    Metric("polos_lease_age_seconds", "gauge", (), "since the lease was renewed"),
+    Metric(
+        "polos_lease_renewals_missed_total", "counter", (), "renewals of the lease that were late or failed"
+    ),
+    Metric("polos_entries_recovered_total", "counter", ("outcome",), "what lost workers held"),
+    Metric("polos_reconnects_total", "counter", (), "connections to Redis that were made anew"),
+)
+
+_lives: WeakKeyDictionary[PolosClient, Lives] = WeakKeyDictionary()
+
+
+async def exposition(client: PolosClient) -> bytes:
+    """The state of the client's namespace as Prometheus reads it, of `CONTENT_TYPE`.
+
+    Raises `RedisUnavailableError` when it can't be read within five seconds.
+    """
+    try:
+        async with asyncio.timeout(LOOK_SECONDS):
+            census = await take_census(await client.store())
+    except TimeoutError:
+        raise RedisUnavailableError(
+            f"the state could not be read for metrics within {LOOK_SECONDS:g} s: Redis is away or busy"
+        ) from None
+    workers = _lives.setdefault(client, Lives()).count(census.leases)
+    return _text(_of_state(census, workers))
+
+
+class WorkerMetrics:
+    """What a worker counts, as a collector of prometheus_client: `REGISTRY.register(WorkerMetrics(worker))`
+    where a service has the worker in its own process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def describe(self) -> list[Family]:
+        """Every metric without its values, so that registering asks for none."""
+        return list(_families(WORKER, {}))
+
+    def collect(self) -> Iterator[Family]:
+        """Every metric as it is now. From any thread."""
+        worker = self._worker
+        counts = worker.counts
+        return _families(
+            WORKER,
+            {
+                "polos_worker_active": [((), len(worker.active))],
+                "polos_worker_concurrency": [((), worker.concurrency)],
+                "polos_activations_total": _by_name(counts.activations),
+                "polos_parks_total": _by_name(counts.parks),
+                "polos_activations_dropped_total": _by_name(counts.dropped),
+                "polos_executions_ended_total": list(counts.ended.copy().items()),
+                "polos_step_seconds": list(counts.steps.copy().items()),
+                "polos_wait_seconds": _by_name(counts.waits),
+                "polos_lease_age_seconds": [((), worker.lease_age)],
+                "polos_lease_renewals_missed_total": [((), counts.renewals_missed)],
+                "polos_entries_recovered_total": _by_name(counts.recovered),
+                "polos_reconnects_total": [((), worker.reconnects)],
+            },
+        )
+
+
+def need_prometheus() -> None:
+    """Raises `ConfigurationError` when the library that shows metrics is not installed."""
+    try:
+        import prometheus_client  # noqa: F401
+    except ImportError:
+        raise ConfigurationError(
+            "metrics need prometheus_client: pip install 'polos-redis[metrics]'"
+        ) from None
+
+
+def _of_state(census: Census, workers: int) -> Iterator[Family]:
+    queues = [((name,), queue) for name, queue in census.queues.items()]
+    return _families(
+        STATE,
+        {
+            "polos_executions": list(census.executions.items()),
+            "polos_suspensions_open": [((), census.suspensions)],
+            "polos_suspension_oldest_seconds": [((), census.oldest_suspension_ms / 1000)],
+            "polos_queue_waiting": [(name, queue.waiting) for name, queue in queues],
+            "polos_queue_delivered": [(name, queue.delivered) for name, queue in queues],
+            "polos_queue_limit": [(name, queue.limit) for name, queue in queues if queue.limit is not None],
+            "polos_queue_places": [(name, queue.places) for name, queue in queues if queue.limit is not None],
+            "polos_queue_line": [(name, queue.line) for name, queue in queues if queue.limit is not None],
+            "polos_timers": [((), census.timers)],
+            "polos_timers_due": [((), census.timers_due)],
+            "polos_errands": [((), census.errands)],
+            "polos_errands_due": [((), census.errands_due)],
+            "polos_workers": [((), workers)],
+            "polos_partitions_unattended": [((), census.unattended)],
+            "polos_names_left_out": _by_name(census.left_out),
+        },
+    )
+
+
+def _by_name(values: dict[str, Any]) -> list[Sample]:
+    return [((name,), value) for name, value in values.copy().items()]
+
+
+def _families(table: Iterable[Metric], samples: dict[str, list[Sample]]) -> Iterator[Family]:
+    from prometheus_client import metrics_core as core
+
+    for metric in table:
+        family: Family
+        given = [
+            ([_label(value) for value in labels], value) for labels, value in samples.get(metric.name, ())
+        ]
+        if metric.kind == "gauge":
+            family = core.GaugeMetricFamily(metric.name, metric.meaning, labels=metric.labels)
+            for labels, value in given:
+                family.add_metric(labels, value)
+        elif metric.kind == "counter":
+            family = core.CounterMetricFamily(metric.name, metric.meaning, labels=metric.labels)
+            for labels, value in given:
+                family.add_metric(labels, value)
+        else:
+            family = core.HistogramMetricFamily(metric.name, metric.meaning, labels=metric.labels)
+            for labels, value in given:
+                family.add_metric(labels, *_histogram(value))
+        yield family
+
+
+def _histogram(durations: Durations) -> tuple[list[tuple[str, float]], float]:
+    """Buckets as Prometheus wants them, each with all that is below it, and the sum."""
+    bounds = [*map(str, durations.bounds), "+Inf"]
+    return list(zip(bounds, accumulate(durations.counts[:]), strict=True)), durations.seconds
+
+
+def _label(value: str) -> str:
+    """A label's value: ids may be what UTF-8 can't say."""
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+def _text(families: Iterable[Family]) -> bytes:
+    need_prometheus()
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    class Once:
+        def collect(self) -> Iterable[Family]:
+            return families
+
+    registry = CollectorRegistry()
+    registry.register(Once())
+    return generate_latest(registry)

@@ -1,0 +1,1 @@
+"""Running a workflow's code: activations, steps and durable state."""

@@ -1,0 +1,54 @@
+"""What a workflow function is given as `ctx`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from polos_redis.runtime.step import Step
+
+if TYPE_CHECKING:
+    from polos_redis.runtime.activation import Activation
+
+
+class WorkflowContext:
+    """The execution a workflow function runs in, and its journaled calls as `ctx.step`.
+
+    `root_*` name the execution at the top of its tree (itself, if it has no parent); `session_id` and
+    `user_id` are those given to `invoke`, else the parent's.
+    """
+
+    __slots__ = (
+        "_activation",
+        "execution_id",
+        "parent_execution_id",
+        "root_execution_id",
+        "root_workflow_id",
+        "run",
+        "session_id",
+        "step",
+        "user_id",
+        "workflow_id",
+    )
+
+    def __init__(self, activation: Activation) -> None:
+        about = activation.about
+        self._activation = activation
+        self.execution_id: str = activation.id
+        self.workflow_id: str = activation.workflow.id
+        self.root_execution_id: str = activation.root
+        self.root_workflow_id: str = about.root_workflow_id
+        self.parent_execution_id: str | None = about.parent_execution_id
+        self.session_id: str | None = about.session_id
+        self.user_id: str | None = about.user_id
+        self.run: int = activation.run
+        self.step: Step = Step(activation)
+
+    @property
+    def state(self) -> Any:
+        """The execution's state, an instance of its workflow's `state_schema`; None without one.
+
+        Change it in place, in the workflow's code or inside a step. It is saved whenever the execution parks
+        and when it ends; a replay makes it again what it was.
+        """
+        kept = self._activation.kept
+        return None if kept is None else kept.seen()

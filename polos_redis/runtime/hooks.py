@@ -1,0 +1,128 @@
+"""Hooks: functions around a workflow, `on_start` before its code and `on_end` after it has returned.
+
+Each runs as a step, `on_start.<function>.<index>`, so once however often the workflow is replayed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from polos_redis.errors import ConfigurationError, HookFailedError
+from polos_redis.runtime.durable_state import make_state
+from polos_redis.values import codec
+
+if TYPE_CHECKING:
+    from polos_redis.runtime.context import WorkflowContext
+    from polos_redis.workflow import Workflow
+
+
+@dataclass(frozen=True, slots=True)
+class HookContext:
+    """What a hook is told: the execution it runs for, copies of its input as it is by now and (on_end) of its
+    output."""
+
+    workflow_id: str
+    session_id: str | None
+    user_id: str | None
+    current_payload: Any
+    current_output: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class HookResult:
+    """What a hook wants: made by `continue_with` and `fail`. None returned is `continue_with()`."""
+
+    modified_payload: Any = None
+    modified_output: Any = None
+    error_message: str | None = None
+
+    @classmethod
+    def continue_with(cls, *, modified_payload: Any = None, modified_output: Any = None) -> HookResult:
+        """Go on: with another input (an on_start hook) or another output (an on_end hook), unless it is None.
+        The input is validated again."""
+        return cls(modified_payload, modified_output)
+
+    @classmethod
+    def fail(cls, message: str) -> HookResult:
+        """Fail the execution, at once."""
+        return cls(error_message=message)
+
+
+Hook: TypeAlias = "Callable[[WorkflowContext, HookContext], HookResult | Awaitable[HookResult | None] | None]"
+Hooks: TypeAlias = "Hook | Sequence[Hook] | None"
+
+
+def as_hooks(hooks: Any, workflow_id: str, kind: str) -> tuple[Hook, ...]:
+    """The hooks of a workflow as it was given them: a function, several, or none."""
+    several = () if hooks is None else (hooks,) if callable(hooks) else hooks
+    if not isinstance(several, list | tuple) or not all(map(callable, several)):
+        raise ConfigurationError(
+            f"workflow {workflow_id!r}: {kind} is a function (ctx, hook_context) or a list of them, "
+            f"not {hooks!r}"
+        )
+    return tuple(several)
+
+
+async def surrounded(workflow: Workflow[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
+    """A workflow's code with all that is around it: the state it begins with, its hooks."""
+    if workflow.state_schema is not None:
+        await make_state(ctx, workflow)
+    told = HookContext(ctx.workflow_id, ctx.session_id, ctx.user_id, input)
+    for index, hook in enumerate(workflow.on_start):
+        result = await _run(ctx, hook, f"on_start.{_name(hook)}.{index}", told, "modified_output")
+        if result.modified_payload is not None:
+            told = replace(told, current_payload=workflow.check_input(result.modified_payload))
+    output = await workflow.bare_call(ctx, told.current_payload)
+    told = replace(told, current_output=output)
+    for index, hook in enumerate(workflow.on_end):
+        result = await _run(ctx, hook, f"on_end.{_name(hook)}.{index}", told, "modified_payload")
+        if result.modified_output is not None:
+            told = replace(told, current_output=result.modified_output)
+    return told.current_output
+
+
+async def _run(ctx: WorkflowContext, hook: Hook, key: str, told: HookContext, senseless: str) -> HookResult:
+    """One hook as a step; `senseless` is what one of its kind can't modify."""
+
+    def checked(result: Any) -> HookResult | None:
+        if result is not None and not isinstance(result, HookResult):
+            raise HookFailedError(f"the hook {key} must return a HookResult or None, not {result!r}")
+        if result is not None and result.error_message is not None:
+            raise HookFailedError(result.error_message)
+        if getattr(result, senseless, None) is not None:
+            raise HookFailedError(f"the hook {key} can't return {senseless}=: it would have no effect")
+        return result
+
+    async def later(result: Awaitable[Any]) -> HookResult | None:
+        return checked(await result)
+
+    def call() -> Any:
+        result = hook(ctx, _apart(told))
+        return later(result) if inspect.isawaitable(result) else checked(result)
+
+    async def call_here() -> HookResult | None:
+        return checked(await hook(ctx, _apart(told)))  # type: ignore[misc] # it is an async function
+
+    is_async = inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)
+    return (await ctx.step.run(key, call_here if is_async else call)) or HookResult()
+
+
+def _apart(told: HookContext) -> HookContext:
+    """What one hook is told, to itself: what it changes in there a replay would not see."""
+    return replace(
+        told, current_payload=_copy(told.current_payload), current_output=_copy(told.current_output)
+    )
+
+
+def _copy(value: Any) -> Any:
+    return codec.decode(codec.encode(value, limit=1 << 40))
+
+
+def _name(hook: Any) -> str:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return getattr(hook, "__name__", type(hook).__name__)

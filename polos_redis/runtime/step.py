@@ -1,0 +1,14 @@
+"""`ctx.step`: all the journaled calls of a workflow."""
+
+from __future__ import annotations
+
+from polos_redis.runtime.steps.agents import Agents
+from polos_redis.runtime.steps.race import Races
+from polos_redis.runtime.steps.suspend import Suspensions
+from polos_redis.runtime.steps.waits import Waits
+
+
+class Step(Races, Agents, Suspensions, Waits):
+    """The journaled calls of one activation. Each needs a key of its own within the execution."""
+
+    __slots__ = ()

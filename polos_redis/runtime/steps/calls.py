@@ -1,0 +1,163 @@
+"""What all journaled calls have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import sys
+from collections.abc import Callable, Coroutine
+from types import CodeType
+from typing import Any, NoReturn, TypeVar
+
+from polos_redis import tasks
+from polos_redis.errors import StepKeyError, UnreadableValueError
+from polos_redis.runtime.activation import Activation, Place, described
+from polos_redis.state import journal
+from polos_redis.state.journal import (
+    ChildRecord,
+    RaceRecord,
+    Record,
+    StepRecord,
+    SuspensionRecord,
+    WaitRecord,
+)
+from polos_redis.state.store import Entrant, raw
+from polos_redis.values import codec
+
+R = TypeVar("R", StepRecord, SuspensionRecord, WaitRecord, ChildRecord, RaceRecord)
+W = TypeVar("W", SuspensionRecord, WaitRecord, ChildRecord)
+F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+WARN_SECONDS = 60.0
+
+logger = logging.getLogger("polos.execution")
+
+
+class Calls:
+    """The journaled calls of one activation. Each needs a key of its own within the execution."""
+
+    __slots__ = ("_activation",)
+
+    def __init__(self, activation: Activation) -> None:
+        self._activation = activation
+
+    async def _begin(self, key: str, place: Place) -> bytes | None:
+        """Begin a call, when it may: the record that is journaled under its key, if there is one."""
+        if not self._activation.may_begin():
+            await self._activation.pass_gate()
+        return self._activation.register(key, place)
+
+    async def _commit_wait(self, key: str, send: Callable[[int], Any]) -> bytes:
+        """Send a write whose reply is {changes, record}; the record."""
+        activation, name = self._activation, raw(key)
+        activation.in_flight += 1
+        try:
+            await activation.commit(name, b"", send)
+        except asyncio.CancelledError:
+            if not activation.over:
+                activation.given_up.add(key)  # it may be open by now
+            raise
+        finally:
+            activation.landed()
+        return activation.journal[name]
+
+    async def _decision(self, key: str, stored: bytes, kind: type[W], place: Place) -> W:
+        """The record of a wait once it is decided. One that was given up (its race was lost, its task
+        cancelled) stays pending until the same code gives it up again."""
+        activation = self._activation
+        record = self._read(key, stored, kind, place)
+        if record.status == "open":
+            record = self._read(key, await activation.wait(key), kind, place)
+            await activation.pass_gate()
+        if record.status == "closed":
+            await self._stay(
+                key, "a wait given up before is not given up again: has its timeout or race gone?"
+            )
+        activation.waited.append((_kind(record), record.decided_ms - record.opened_ms))
+        branch = tasks.BRANCH.get()
+        if branch is not None and branch.direct:
+            # one that was decided before it was put into this race does not decide it
+            branch.decided = record.race == branch.race
+        return record
+
+    async def _stay(self, key: str, warning: str) -> NoReturn:
+        """On replay, wait to be cancelled again by the same code."""
+        loop = self._activation.loop
+        told = {"execution": self._activation.id, "step": key}
+        timer = loop.call_later(WARN_SECONDS, functools.partial(logger.warning, warning, extra=told))
+        try:
+            await loop.create_future()
+        finally:
+            timer.cancel()
+        raise AssertionError("nobody resolves this future")
+
+    def _refuse_inside_step(self, key: str, call: str) -> None:
+        if tasks.OWNER.get() is tasks.INSIDE_STEP:
+            raise StepKeyError(
+                f"ctx.step.{call}({key!r}) was called inside a step's function: a step can't wait; "
+                f"call {call} in the workflow's own code"
+            )
+
+    def _read(self, key: str, stored: bytes, kind: type[R], place: Place) -> R:
+        """Read a record as the kind this call journals; another kind stops the execution."""
+        record: Record = journal.parse(stored)
+        if not isinstance(record, kind):
+            raise self._activation.stop_with(
+                StepKeyError(
+                    f"step key {key!r} at {described(place)} is a {journal.word_for(kind)} now, but was "
+                    f"journaled as a {journal.word_for(type(record))}: give the new call its own key, or "
+                    "bring the old code back"
+                )
+            )
+        return record
+
+
+def _kind(record: SuspensionRecord | WaitRecord | ChildRecord) -> str:
+    """What was waited for, as metrics call it."""
+    if isinstance(record, WaitRecord):
+        return "event" if record.topic else "time"
+    return "suspension" if isinstance(record, SuspensionRecord) else "child"
+
+
+def decoded(stored: bytes) -> Any:
+    """What another program has told; of a type that only that one knows, as plain data: it is not lost."""
+    try:
+        return codec.decode(stored)
+    except UnreadableValueError:
+        return codec.to_plain(stored)
+
+
+_ONE_WAIT: set[CodeType] = set()
+
+
+def one_wait(function: F) -> F:
+    """Mark a coroutine function that opens one wait and does nothing else.
+
+    As a branch of a race, a call of it is decided with the race, by the script that decides the wait.
+    A coroutine object knows the code it runs, so a call is recognised without wrapping it.
+    """
+    _ONE_WAIT.add(function.__code__)
+    return function
+
+
+def is_one_wait(call: Coroutine[Any, Any, Any]) -> bool:
+    """Whether this is a call of a function marked with `one_wait`."""
+    return getattr(call, "cr_code", None) in _ONE_WAIT
+
+
+def caller() -> Place:
+    """Where the call of the function that calls this stands."""
+    frame = sys._getframe(2)
+    return frame.f_code, frame.f_lineno
+
+
+def entrant() -> Entrant:
+    """The races that a wait opened now takes part in."""
+    branch = tasks.BRANCH.get()
+    race = branch.race if branch is not None and branch.direct else b""
+    races = []
+    while branch is not None:
+        races.append([branch.race, branch.name, *map(raw, branch.keys)])
+        branch = branch.around
+    return Entrant.of(race, races)

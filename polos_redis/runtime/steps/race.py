@@ -1,0 +1,137 @@
+"""`ctx.step.first_of`: a journaled choice between branches that a replay sees again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import closing
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any
+
+from polos_redis import tasks
+from polos_redis.errors import StepKeyError
+from polos_redis.runtime.activation import Place, described
+from polos_redis.runtime.steps.calls import Calls, caller, is_one_wait
+from polos_redis.state import journal
+from polos_redis.state.journal import RaceRecord
+from polos_redis.state.store import raw
+
+
+@dataclass(frozen=True, slots=True)
+class Winner:
+    """The branch that came first, and what it returned; `name, value = ...` takes it apart."""
+
+    name: str
+    value: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.name, self.value))
+
+
+class Races(Calls):
+    """Races between branches."""
+
+    __slots__ = ()
+
+    def first_of(
+        self, key: str, branches: Mapping[str, Coroutine[Any, Any, Any]]
+    ) -> Coroutine[Any, Any, Winner]:
+        """Run several branches and take the one that comes first; returns its name and value.
+
+        A branch is a call of `ctx.step` or any coroutine made of such calls. The winner is journaled, so a
+        replay sees the same one and begins no other. Where the winner is a wait (`suspend`, `wait_for`,
+        `wait_until`, `wait_for_event`, `invoke_and_wait`), the script that decides it closes what waits in
+        the other branches, so no late answer is taken and then ignored; any other branch wins by returning,
+        and the script that journals that does the same. The others are cancelled; a child that was waited
+        for goes on. Raises what the winning branch raises.
+        """
+        self._refuse_inside_step(key, "first_of")
+        chosen = _Branches(branches if isinstance(branches, Mapping) else {})
+        if not chosen or not all(
+            isinstance(name, str) and name and asyncio.iscoroutine(branch) for name, branch in chosen.items()
+        ):
+            chosen.close()
+            raise ValueError(
+                f"race {key!r}: expected a dict of names and coroutines, as "
+                f'{{"approval": ctx.step.suspend(...), "limit": ctx.step.wait_for(...)}}, not {branches!r}'
+            )
+        return self._first_of(key, chosen, caller())
+
+    async def _first_of(self, key: str, branches: _Branches, place: Place) -> Winner:
+        with closing(branches):
+            stored = await self._begin(key, place)
+            name = None if stored is None else self._winner(key, stored, branches, place)
+            if name is not None:
+                return Winner(name, await branches.pop(name))
+            runners = {name: _Runner(raw(key), name, branches.pop(name)) for name in list(branches)}
+        running = [runner.task for runner in runners.values()]
+        try:
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            name = await self._choose(key, runners)
+            await asyncio.wait([runners[name].task])
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
+        return Winner(name, runners[name].task.result())
+
+    def _winner(self, key: str, stored: bytes, branches: Mapping[str, Any], place: Place) -> str | None:
+        """The branch that has won before, None while the race is open."""
+        record = self._read(key, stored, RaceRecord, place)
+        if record.status != "won":
+            return None
+        if record.winner not in branches:
+            raise self._activation.stop_with(
+                StepKeyError(
+                    f"race {key!r} at {described(place)} was won by {record.winner!r}, which is no branch of "
+                    "it now: give the new race its own key, or bring the branch back"
+                )
+            )
+        self._activation.passed_over.update(k for k, b in record.members.items() if b != record.winner)
+        return record.winner
+
+    async def _choose(self, key: str, runners: dict[str, _Runner]) -> str:
+        """Journal who came first, unless the store has done so, and what has been begun in the branches."""
+        done = [name for name, runner in runners.items() if runner.task.done()]
+        decided = [name for name in done if runners[name].branch.decided]
+        first = decided[0] if decided else done[0]
+        begun = {
+            step_key: name
+            for name, runner in runners.items()
+            if not runner.branch.direct
+            for step_key in runner.branch.keys
+        }
+        if decided and not begun:
+            return first
+        activation, name = self._activation, raw(key)
+        flat = [raw(part) for pair in begun.items() for part in pair]
+        stored = await self._commit_wait(
+            key, lambda known: activation.host.store.choose(activation.fence, known, name, raw(first), flat)
+        )
+        winner = journal.parse(stored)
+        assert isinstance(winner, RaceRecord)
+        return winner.winner
+
+
+class _Branches(dict[str, Coroutine[Any, Any, Any]]):
+    """Branches that have not been begun; those that never are, are closed, also when the race never is."""
+
+    def close(self) -> None:
+        while self:
+            _, code = self.popitem()
+            if asyncio.iscoroutine(code):
+                code.close()
+
+    __del__ = close
+
+
+class _Runner:
+    """One branch at work, as a task that belongs to the activation."""
+
+    def __init__(self, race: bytes, name: str, code: Coroutine[Any, Any, Any]) -> None:
+        self.branch = tasks.Branch(race, raw(name), is_one_wait(code), tasks.BRANCH.get())
+        context = copy_context()
+        context.run(tasks.BRANCH.set, self.branch)
+        self.task = asyncio.get_running_loop().create_task(code, context=context)
+        self.task.add_done_callback(tasks.look_away, context=tasks.OUTSIDE)

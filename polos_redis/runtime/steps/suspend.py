@@ -1,0 +1,217 @@
+"""`ctx.step.suspend`: stop until a person answers; `ctx.step.resume`: answer another execution."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, overload
+
+from polos_redis.decisions.answers import moment, shown_digest
+from polos_redis.decisions.terms import Terms
+from polos_redis.errors import (
+    ConfigurationError,
+    InvalidAnswerError,
+    StepExecutionError,
+    SuspendTimeoutError,
+)
+from polos_redis.runtime.activation import Place
+from polos_redis.runtime.steps.calls import Calls, caller, decoded, entrant, one_wait
+from polos_redis.runtime.steps.times import milliseconds
+from polos_redis.state import journal
+from polos_redis.state.journal import SuspensionRecord
+from polos_redis.state.store import Asked, raw
+from polos_redis.values import codec, schemas
+
+T = TypeVar("T")
+
+FAIL = "fail"
+
+
+class Suspensions(Calls):
+    """Waits for people."""
+
+    __slots__ = ()
+
+    @overload
+    def suspend(
+        self,
+        key: str,
+        data: Any = None,
+        timeout: float | timedelta | None = None,
+        *,
+        schema: None = None,
+        approvers: Iterable[str] | None = None,
+        required: int = 1,
+        rejections: int = 1,
+        allow_self: bool = True,
+        on_timeout: Any = "fail",
+    ) -> Coroutine[Any, Any, dict[str, Any]]: ...
+    @overload
+    def suspend(
+        self,
+        key: str,
+        data: Any = None,
+        timeout: float | timedelta | None = None,
+        *,
+        schema: type[T],
+        approvers: Iterable[str] | None = None,
+        required: int = 1,
+        rejections: int = 1,
+        allow_self: bool = True,
+        on_timeout: Any = "fail",
+    ) -> Coroutine[Any, Any, T]: ...
+    def suspend(
+        self,
+        key: str,
+        data: Any = None,
+        timeout: float | timedelta | None = None,
+        *,
+        schema: Any = None,
+        approvers: Iterable[str] | None = None,
+        required: int = 1,
+        rejections: int = 1,
+        allow_self: bool = True,
+        on_timeout: Any = FAIL,
+    ) -> Coroutine[Any, Any, Any]:
+        """Stop until a person answers. While it waits, the execution holds nothing but a few small keys.
+
+        `data` (a dict, or a model, which is shown as a dict) is what the person is shown; `timeout` is in
+        seconds (or a timedelta), counted by the server from when the wait first opened.
+
+        `schema` is the type of the answer (a model, a dataclass, whatever pydantic knows): every way in
+        refuses an answer that is none, before the workflow wakes. `approvers` are those who may answer:
+        names, or `group:NAME`. `required` approvals (`approved: true`) by distinct people decide, or
+        `rejections` rejections; `allow_self=False` keeps those who have started the execution (its
+        `user_id`, and `started_by`) from it. `on_timeout` is "fail", or the answer that holds when nobody
+        decides in time.
+
+        Returns an instance of `schema`; without one {"data": the answer, "resumed_by": name or None,
+        "resumed_at": aware datetime, "channel": how it came}, and where several decide "decisions": theirs.
+        Raises `SuspendTimeoutError` when nobody decided in time, now and on every replay. Raises
+        `StepExecutionError` when the answer does not fit a type that has changed since.
+        """
+        self._refuse_inside_step(key, "suspend")
+        ask = _Ask(data, timeout, schema, approvers, required, rejections, allow_self, on_timeout)
+        return self._suspend(key, ask, caller())
+
+    @one_wait
+    async def _suspend(self, key: str, ask: _Ask, place: Place) -> Any:
+        activation = self._activation
+        stored = await self._begin(key, place)
+        if stored is None:
+            asked = self._asked(key, ask)
+            events, races = activation.first_events(), entrant()
+            store, name = activation.host.store, raw(key)
+            stored = await self._commit_wait(
+                key, lambda known: store.suspend(activation.fence, known, name, asked, races, events)
+            )
+        record = await self._decision(key, stored, SuspensionRecord, place)
+        if record.status == "expired" and not record.answer:
+            raise SuspendTimeoutError(key, (record.deadline_ms - record.opened_ms) / 1000)
+        if ask.schema is not None:
+            return _typed(key, ask.schema, record)
+        answer = {
+            "data": decoded(record.answer),
+            "resumed_by": record.by or None,
+            "resumed_at": moment(record.decided_ms),
+            "channel": record.channel or "timeout",
+        }
+        if record.decisions:
+            answer["decisions"] = [
+                {"data": decoded(one.answer), "by": one.by, "at": moment(one.at_ms), "channel": one.channel}
+                for one in record.decisions
+            ]
+        return answer
+
+    def _asked(self, key: str, ask: _Ask) -> Asked:
+        """What the store is to ask. Raises for what can't be asked."""
+        activation = self._activation
+        host, what = activation.host, f"suspension {key!r}"
+        shown = codec.encode(_shown(ask.data), limit=host.value_limit)
+        terms = b""
+        if ask.has_terms:
+            starters = activation.about.starters
+            declared = Terms.of(
+                what, ask.schema, ask.approvers, ask.required, ask.rejections, ask.allow_self, starters
+            )
+            terms = declared.pack()
+        timeout_ms = milliseconds(what, ask.timeout) or 0
+        default = b""
+        if not _is_fail(ask.on_timeout):
+            if not timeout_ms:
+                raise ConfigurationError(f"{what}: on_timeout= is for a suspension that has a timeout=")
+            plain = codec.to_plain(codec.encode(ask.on_timeout, limit=host.value_limit))
+            if ask.has_terms:
+                try:
+                    declared.check_answer(activation.id, key, plain)
+                except InvalidAnswerError as error:
+                    raise ConfigurationError(f"{what}: on_timeout={ask.on_timeout!r}: {error}") from None
+            default = codec.encode(plain if ask.schema is not None else ask.on_timeout)
+        return Asked(
+            shown,
+            shown_digest(shown),
+            timeout_ms,
+            host.audit_ms,
+            terms,
+            default,
+            self._with_url(key, ask.data),
+            host.channel_names,
+            activation.run,
+        )
+
+    def _with_url(self, key: str, data: Any) -> bytes:
+        """What the suspend event tells where there is an approval page: its address too."""
+        activation = self._activation
+        links = activation.host.links
+        shown = _shown(data)
+        if links is None or links.public_url is None or not isinstance(shown, dict):
+            return b""
+        url = links.url(activation.id, key, activation.run)
+        return codec.encode({**shown, "_approval_url": url}, limit=1 << 40)
+
+
+def _is_fail(on_timeout: Any) -> bool:
+    return isinstance(on_timeout, str) and on_timeout == FAIL
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """The arguments of a suspension."""
+
+    data: Any
+    timeout: float | timedelta | None
+    schema: Any
+    approvers: Iterable[str] | None
+    required: int
+    rejections: int
+    allow_self: bool
+    on_timeout: Any
+
+    @property
+    def has_terms(self) -> bool:
+        """Whether there is more to it than: anything from anybody."""
+        return (
+            self.schema is not None
+            or self.approvers is not None
+            or self.required != 1
+            or self.rejections != 1
+            or self.allow_self is not True
+        )
+
+
+def _typed(key: str, schema: Any, record: SuspensionRecord) -> Any:
+    """The answer as the type that was asked for."""
+    try:
+        return schemas.parse(schema, codec.to_plain(record.answer))
+    except Exception as error:  # pydantic's, or those of the type's own validators
+        raise StepExecutionError(key, "InvalidAnswerError", journal.text_of(error)) from error
+
+
+def _shown(data: Any) -> Any:
+    """What a person is shown: a model or dataclass becomes a plain dict, as its readers expect."""
+    if data is None:
+        return {}
+    if isinstance(data, Mapping):
+        return dict(data)
+    return codec.plain(data)

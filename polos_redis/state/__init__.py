@@ -1,0 +1,1 @@
+"""State in Redis: its keys, its records, and the scripts that change it."""

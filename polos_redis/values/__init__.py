@@ -1,0 +1,1 @@
+"""Values: stored bytes and back, their types, and how people see them."""

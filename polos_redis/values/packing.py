@@ -1,0 +1,337 @@
+"""The stored format of values: msgpack, with one extension type for each thing msgpack lacks.
+
+Values of this format live as long as executions do, and processes of several versions share a
+Redis, so a code keeps its meaning for ever; what has to change gets a new code.
+
+    code  type         payload
+    0     -            never written: a later format can wrap a value in it, and this one refuses it
+    1     int          beyond 64 bits: two's complement, big-endian
+    2     tuple        array
+    3     set          array
+    4     frozenset    array
+    5     datetime     ISO 8601; with a zone or a fold "<ISO>|<fold>|<zone key>", the ISO without offset
+    6     date         ISO 8601
+    7     time         as datetime
+    8     timedelta    array: days, seconds, microseconds
+    9     Decimal      its string
+    10    UUID         16 bytes
+    11    enum member  array, see records.py
+    12    dataclass    array, see records.py
+    13    model        array, see records.py
+    14+   -            free; 64 to 127 never stored (digests use some)
+
+Strings are UTF-8 with lone surrogates let through. Arrays and texts in payloads are this same format
+without a header. bytearray and memoryview are packed as bytes and come back as bytes, and msgpack's
+own ExtType and Timestamp are written as they are: telling them apart would cost a Python call a value.
+
+Plain values never leave C. Depth is bounded on both ways because C recursion ends in a crash, not in
+an error: msgpack itself stops at 1024 nested lists and dicts, each level of extension types has its own
+packers and hooks, and there are MAX_TYPED levels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, time, timedelta, tzinfo
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from msgpack import ExtType, Packer, Unpacker, unpackb
+
+from polos_redis.errors import NotStorableError, UnreadableValueError
+from polos_redis.values import records
+from polos_redis.values.type_names import type_name
+
+INT, TUPLE, SET, FROZENSET, DATETIME, DATE, TIME, TIMEDELTA, DECIMAL, UUID_ = range(1, 11)
+ENUM, DATACLASS, MODEL = 11, 12, 13
+RECORD_KINDS = {ENUM: records.ENUM, DATACLASS: records.DATACLASS, MODEL: records.MODEL}
+_RECORD_CODES = {kind: code for code, kind in RECORD_KINDS.items()}
+
+MAX_TYPED = 100  # levels of tuples, sets and records inside each other
+MAX_NESTING = 200  # levels of everything, once a value has more than _UNCHECKED levels of the former
+_UNCHECKED = 4  # 4 x 1024 C frames of about 0.5 KB are safe on any stack; then the rest is measured
+_IN_C_STACK = 8  # unpackb keeps 40 KB on the C stack at each level, an Unpacker on the heap
+_KEEP = 65_536  # bytes: a packer that grew beyond is not kept
+_ZONE_KEY = re.compile(r"[A-Za-z0-9_+\-]+(/[A-Za-z0-9_+\-]+)*")
+
+TOO_DEEP = f"nested deeper than {MAX_NESTING} levels (or it contains itself)"
+
+# type -> (code, function to the body, whether the body still has to be packed)
+Encoder = tuple[int, Callable[[Any], Any], bool]
+
+
+def pack(value: Any, depth: int = 0) -> bytes:
+    """msgpack of a value that may hold anything storable. Raises NotStorableError, and what msgpack raises.
+
+    A packer is taken out of its pool while it works: another thread, or a level further in, never
+    finds it half-way. One that has raised does not go back.
+    """
+    pool = _POOLS[depth]
+    try:
+        packer = pool.pop()
+    except IndexError:
+        packer = _new_packer(depth)
+    data: bytes = packer.pack(value)
+    if len(data) <= _KEEP:
+        pool.append(packer)
+    return data
+
+
+def pack_record(cls: type, fields: Mapping[str, bytes]) -> bytes:
+    """A dataclass's instance whose fields are packed already: of types, perhaps, that only others know."""
+    packer = Packer()
+    body = packer.pack_array_header(2) + packer.pack(type_name(cls)) + packer.pack_map_header(len(fields))
+    body += b"".join(packer.pack(name) + packed for name, packed in fields.items())
+    data: bytes = packer.pack(ExtType(DATACLASS, body))
+    return data
+
+
+def pack_list(items: Sequence[bytes]) -> bytes:
+    """A list of what is packed already."""
+    data: bytes = Packer().pack_array_header(len(items)) + b"".join(items)
+    return data
+
+
+def unpack(data: bytes, depth: int = 0) -> Any:
+    """The value packed in data. Raises UnreadableValueError, and for damage whatever it happens to cause."""
+    if depth <= _IN_C_STACK:
+        return unpackb(data, ext_hook=_HOOKS[depth], strict_map_key=False, unicode_errors="surrogatepass")
+    if depth > MAX_TYPED:
+        raise UnreadableValueError(TOO_DEEP)
+    unpacker = Unpacker(
+        ext_hook=_HOOKS[depth],
+        strict_map_key=False,
+        unicode_errors="surrogatepass",
+        max_buffer_size=max(len(data), 1),
+    )
+    unpacker.feed(data)
+    value = unpacker.unpack()
+    if unpacker.tell() != len(data):
+        raise UnreadableValueError("damaged: something follows the end of a value")
+    return value
+
+
+def encoder(cls: type) -> Encoder:
+    """How a type that msgpack lacks is stored. Raises NotStorableError if it can't be."""
+    known = _ENCODERS.get(cls)
+    if known is not None:
+        return known
+    kind = records.kind_of(cls)
+    if kind is None:
+        raise NotStorableError(_refusal(cls))
+    body = records.body_of(cls)
+    if kind == records.ENUM:
+        known = (ENUM, _enum_packer(cls, body), False)
+    else:
+        known = (_RECORD_CODES[kind], body, True)
+    _ENCODERS[cls] = known
+    return known
+
+
+def _new_packer(depth: int) -> Packer:
+    if depth > MAX_TYPED:
+        raise NotStorableError(TOO_DEEP)
+    below = depth + 1
+
+    def default(value: Any) -> ExtType:
+        code, body, packs = _ENCODERS.get(type(value)) or encoder(type(value))
+        payload = body(value)
+        if packs:
+            if depth == _UNCHECKED:
+                _check_nesting(payload)
+            payload = pack(payload, below)
+        # ExtType's own __new__ is Python and checks what is known here.
+        return tuple.__new__(ExtType, (code, payload))
+
+    options: dict[str, Any] = {"buf_size": 1024} if _TAKES_BUF_SIZE else {}  # its default is 256 KB each
+    return Packer(
+        default=default, strict_types=True, use_bin_type=True, unicode_errors="surrogatepass", **options
+    )
+
+
+def _takes_buf_size() -> bool:
+    try:
+        Packer(buf_size=1024)
+    except TypeError:  # msgpack < 1.1
+        return False
+    return True
+
+
+_TAKES_BUF_SIZE = _takes_buf_size()
+_POOLS: list[list[Packer]] = [[] for _ in range(MAX_TYPED + 2)]
+
+
+def _check_nesting(value: Any) -> None:
+    """Refuse what is nested too deeply, level by level and without recursion."""
+    level = [value]
+    for _ in range(MAX_NESTING):
+        below: dict[int, Any] = {}  # by identity, so that shared parts count once
+        kept = []  # bodies made here must live as long as their id is used
+        for item in level:
+            children = parts(item)
+            kept.append(children)
+            below.update((id(child), child) for child in children)
+        level = list(below.values())
+        if not level:
+            return
+    raise NotStorableError(TOO_DEEP)
+
+
+def parts(value: Any) -> list[Any]:
+    """What lies directly inside a value, as it will be packed. Raises NotStorableError."""
+    cls = type(value)
+    if cls is list:
+        return list(value)
+    if cls is dict:
+        return [*value.keys(), *value.values()]
+    if cls in _LEAVES:
+        return []
+    _, body, packs = encoder(cls)
+    inside = body(value)
+    return parts(inside) if packs else []
+
+
+_LEAVES = frozenset((type(None), bool, int, float, str, bytes, bytearray, memoryview))
+
+
+_BASES: tuple[type, ...] = (str, bytes, int, float, list, dict, set, frozenset)
+_BASES += (datetime, date, time, timedelta, Decimal, UUID)
+
+
+def _refusal(cls: type) -> str:
+    if cls.__name__ in ("coroutine", "async_generator", "generator"):
+        return f"a {cls.__name__} can't be stored: await it, or collect what it yields"
+    if issubclass(cls, tuple):
+        return f"the named tuple {cls.__qualname__} can't be stored: use a frozen dataclass"
+    for base in _BASES:
+        if issubclass(cls, base):
+            return (
+                f"a {cls.__qualname__} can't be stored, because it would come back as {base.__name__}: "
+                f"convert it, {base.__name__}(...)"
+            )
+    article = "an" if cls.__name__[:1] in "AEIOUaeiou" else "a"
+    return (
+        f"{article} {cls.__qualname__} can't be stored: use plain data, a pydantic model, a dataclass, "
+        "or a reference such as an id or a path"
+    )
+
+
+# --- single types to payloads -----------------------------------------------------------
+
+
+def _int_body(value: int) -> bytes:
+    return value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
+
+
+def _clock_body(value: Any) -> bytes:
+    """datetime or time."""
+    zone, fold = value.tzinfo, value.fold
+    if zone is None or type(zone) is not ZoneInfo:
+        # A tzinfo that answers without a date has one offset for ever (timezone, pydantic's, dateutil's UTC).
+        if zone is not None and zone.utcoffset(None) is None:
+            raise NotStorableError(
+                f"a time zone of type {type(zone).__name__} can't be stored: "
+                "use zoneinfo.ZoneInfo or datetime.timezone"
+            )
+        text = value.isoformat() + ("|1|" if fold else "")
+    elif zone.key is None:
+        raise NotStorableError("a ZoneInfo without a key can't be stored: make it by ZoneInfo('Area/City')")
+    else:
+        text = f"{value.replace(tzinfo=None).isoformat()}|{fold}|{zone.key}"
+    return bytes(text, "utf-8")
+
+
+def _enum_packer(cls: Any, body: records.Body) -> Callable[[Any], bytes]:
+    """A member's payload never changes, so it is packed once."""
+    packed: dict[Any, bytes] = {}
+
+    def payload(member: Any) -> bytes:
+        known = packed.get(member._name_)
+        if known is not None:
+            return known
+        content = body(member)
+        try:
+            data = pack(content)
+        except Exception:  # a value of any kind; the name alone restores the member
+            data = pack([content[0], content[1], content[1]])
+        if member._name_ in cls._member_map_:  # the combinations of a flag are too many to keep
+            packed[member._name_] = data
+        return data
+
+    return payload
+
+
+_ENCODERS: dict[type, Encoder] = {
+    int: (INT, _int_body, False),
+    tuple: (TUPLE, list, True),
+    set: (SET, list, True),
+    frozenset: (FROZENSET, list, True),
+    datetime: (DATETIME, _clock_body, False),
+    date: (DATE, lambda v: bytes(v.isoformat(), "ascii"), False),
+    time: (TIME, _clock_body, False),
+    timedelta: (TIMEDELTA, lambda v: [v.days, v.seconds, v.microseconds], True),
+    Decimal: (DECIMAL, lambda v: bytes(str(v), "ascii"), False),
+    UUID: (UUID_, lambda v: v.bytes, False),
+}
+
+
+# --- and back ---------------------------------------------------------------------------
+
+
+def _make_hook(depth: int) -> Callable[[int, bytes], Any]:
+    below = depth + 1
+
+    def hook(code: int, data: bytes) -> Any:
+        if code == MODEL:
+            return records.restore(records.MODEL, unpack(data, below))
+        if code in _FROM_BYTES:
+            return _FROM_BYTES[code](data)
+        body = unpack(data, below)
+        if code in RECORD_KINDS:
+            return records.restore(RECORD_KINDS[code], body)
+        if type(body) is list and code in _FROM_LIST:
+            return _FROM_LIST[code](body)
+        raise UnreadableValueError(
+            f"it is damaged, or newer than this version of polos-redis (extension type {code})"
+        )
+
+    return hook
+
+
+def _parse_clock(kind: Callable[[str], Any]) -> Callable[[bytes], Any]:
+    def parse(data: bytes) -> Any:
+        iso, bar, rest = str(data, "utf-8").partition("|")
+        value = kind(iso)
+        if bar:
+            fold, _, key = rest.partition("|")
+            value = value.replace(fold=int(fold), tzinfo=_zone(key) if key else value.tzinfo)
+        return value
+
+    return parse
+
+
+def _zone(key: str) -> tzinfo:
+    # ZoneInfo looks for unknown keys in the package tzdata: nothing but a key may get there.
+    if not _ZONE_KEY.fullmatch(key):
+        raise UnreadableValueError("damaged: a time zone's key")
+    return ZoneInfo(key)
+
+
+_HOOKS = [_make_hook(depth) for depth in range(MAX_TYPED + 1)]
+_FROM_BYTES: dict[int, Callable[[bytes], Any]] = {
+    INT: lambda data: int.from_bytes(data, "big", signed=True),
+    DATETIME: _parse_clock(datetime.fromisoformat),
+    DATE: lambda data: date.fromisoformat(str(data, "ascii")),
+    TIME: _parse_clock(time.fromisoformat),
+    DECIMAL: lambda data: Decimal(str(data, "ascii")),
+    UUID_: lambda data: UUID(bytes=data),
+}
+_FROM_LIST: dict[int, Callable[[list[Any]], Any]] = {
+    TUPLE: tuple,
+    SET: set,
+    FROZENSET: frozenset,
+    TIMEDELTA: lambda body: timedelta(*body),
+}

@@ -1,0 +1,139 @@
+"""Stored values as plain JSON values, for people: `--json`, REST, `get_execution`.
+
+Works without the types: extensions are read by their code, not by their class. A pydantic model whose
+class is imported here is shown by its own JSON mode (its serializers count); the rest follows that mode.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from datetime import datetime, time, timedelta
+from json import dumps
+from math import isfinite
+from typing import Any
+
+from msgpack import ExtType, Timestamp, unpackb
+
+from polos_redis.errors import UnreadableValueError
+from polos_redis.values import packing, records, type_names
+
+_BIG = 14_000  # bits: Python refuses to print an int of more than 4300 digits
+_DEEPEST = 200  # levels that json.dumps and its like take without trouble
+_DEEPER = f"... (nested deeper than {_DEEPEST} levels)"
+
+
+def to_plain(data: bytes) -> Any:
+    """Stored bytes as dict, list, str, int, float, bool and None, whether or not the types are imported.
+
+    Lossy, for display: nan and inf become None, bytes text (UTF-8, else base64), keys strings, lone
+    surrogates "?", what lies deeper than 200 levels a note. Raises UnreadableValueError for damaged bytes.
+    """
+    try:
+        return _plain(_neutral(data), 0)
+    except UnreadableValueError as error:
+        raise UnreadableValueError(f"a stored value can't be read: {error}") from None
+    except Exception as error:
+        raise UnreadableValueError(f"a stored value can't be read, it is damaged: {error!r}") from error
+
+
+def _neutral(data: bytes) -> Any:
+    # Without a hook an extension stays an ExtType, which is hashable: any key can be held.
+    return unpackb(data, strict_map_key=False, unicode_errors="surrogatepass")
+
+
+def _plain(value: Any, depth: int) -> Any:
+    cls = type(value)
+    if cls is str:
+        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    if value is None or cls is bool:
+        return value
+    if cls is int:
+        return value if value.bit_length() < _BIG else hex(value)
+    if cls is float:
+        return value if isfinite(value) else None
+    if cls is bytes:
+        return _text(value)
+    if depth >= _DEEPEST:
+        return _DEEPER
+    if cls is list:
+        return [_plain(item, depth + 1) for item in value]
+    if cls is dict:
+        return {_key(key, depth): _plain(item, depth + 1) for key, item in value.items()}
+    if cls is Timestamp:
+        return str(value)
+    if cls is not ExtType:
+        raise UnreadableValueError(f"a {cls.__name__} where a stored value should be")
+    return _extension(value.code, value.data, depth)
+
+
+def _extension(code: int, data: bytes, depth: int) -> Any:
+    if code in (packing.TUPLE, packing.SET, packing.FROZENSET):
+        return _plain(_list(data), depth)
+    if code in packing.RECORD_KINDS:
+        return _record(code, data, depth)
+    value = packing.unpack(_ext_bytes(code, data))  # one of the standard library's types, or unknown
+    if isinstance(value, timedelta):
+        return _duration(value)
+    if isinstance(value, datetime | time):
+        iso = value.isoformat()
+        return iso[:-6] + "Z" if iso.endswith("+00:00") else iso
+    return _plain(value if type(value) is int else str(value), depth)
+
+
+def _ext_bytes(code: int, data: bytes) -> bytes:
+    packed: bytes = packing.pack(ExtType(code, data))
+    return packed
+
+
+def _record(code: int, data: bytes, depth: int) -> Any:
+    body = _list(data)
+    name = body[0]
+    if code == packing.ENUM:
+        return _plain(body[2], depth)
+    if code == packing.MODEL and type(name) is str and type_names.find_type(name) is not None:
+        try:
+            model = records.restore(records.MODEL, packing.unpack(data, 1))
+            return _plain(model.model_dump(mode="json", warnings=False), depth)
+        except Exception:
+            pass  # a field's type is not imported, or a serializer of the user's fails: the raw state will do
+    extra = body[3] if code == packing.MODEL and len(body) > 3 and type(body[3]) is dict else {}
+    return _plain({**body[1], **extra}, depth)
+
+
+def _list(data: bytes) -> list[Any]:
+    body = _neutral(data)
+    if type(body) is not list:
+        raise UnreadableValueError("damaged: an extension that should hold an array")
+    return body
+
+
+def _key(key: Any, depth: int) -> str:
+    """A key as pydantic's JSON mode writes it."""
+    value = _plain(key, depth + 1)
+    if type(value) is str:
+        return value
+    if type(value) is bool:
+        return "true" if value else "false"
+    if type(value) is list:
+        return ",".join(_key(item, depth + 1) for item in value)
+    return dumps(value) if type(value) is dict else str(value)
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return b64encode(value).decode("ascii")
+
+
+def _duration(value: timedelta) -> str:
+    """ISO 8601 as pydantic writes it: years of 365 days, and no weeks or months."""
+    sign, value = ("-", -value) if value < timedelta(0) else ("", value)
+    years, days = divmod(value.days, 365)
+    hours, rest = divmod(value.seconds, 3600)
+    minutes, seconds = divmod(rest, 60)
+    fraction = f".{value.microseconds:06}".rstrip("0") if value.microseconds else ""
+    dates = (f"{years}Y" if years else "") + (f"{days}D" if days else "")
+    clock = (f"{hours}H" if hours else "") + (f"{minutes}M" if minutes else "")
+    clock += f"{seconds}{fraction}S" if seconds or fraction else ""
+    return f"{sign}P{dates}" + (f"T{clock}" if clock else "") if dates or clock else "PT0S"

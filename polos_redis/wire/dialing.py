@@ -1,0 +1,82 @@
+"""Making a connection: redis-py connects, authenticates and selects; its transport is then ours."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from typing import Any
+
+from polos_redis.errors import RedisUnavailableError
+from polos_redis.wire.replies import TransientReplyError, refusal
+from polos_redis.wire.urls import bad_url
+
+
+async def dial(url: str, place: str, timeout: float) -> asyncio.Transport:
+    """Have redis-py connect, authenticate and select; take the transport away from it."""
+    if "redis.asyncio" not in sys.modules:  # it takes a good part of a second, which is not the loop's
+        with ThreadPoolExecutor(1) as thread:
+            await asyncio.get_running_loop().run_in_executor(thread, import_module, "redis.asyncio")
+    from redis.asyncio import ConnectionPool
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "decode_responses": False,
+        "client_name": None,
+        "health_check_interval": 0,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_timeout": False,
+    }
+    try:
+        from redis.driver_info import DriverInfo  # noqa: F401  # redis-py 7.1 and later
+
+        options["driver_info"] = None
+    except ImportError:
+        options |= {"lib_name": None, "lib_version": None}
+    try:
+        pool: Any = ConnectionPool.from_url(url, **options)
+        pool.connection_kwargs.update(options)  # options in the URL have won over these
+        connection = pool.make_connection()
+    except (ValueError, TypeError, RedisError):
+        raise bad_url() from None
+    try:
+        async with asyncio.timeout(timeout):
+            await connection.connect()
+        writer, reader = connection._writer, connection._reader
+        if reader.at_eof() or reader._buffer or connection._parser._reader.has_data():
+            raise RedisUnavailableError(f"Redis at {place} closed the connection or spoke out of turn")
+    except BaseException as error:
+        connection._close()
+        if isinstance(error.__cause__, (AuthenticationError, ResponseError)):  # a unix socket's is wrapped
+            error = error.__cause__
+        if isinstance(error, TimeoutError):
+            raise RedisUnavailableError(f"Redis at {place} did not answer within {timeout:g} s") from error
+        if isinstance(error, (AuthenticationError, ResponseError)):
+            code, text = error.status_code, str(error)
+            text = f"{code} {text}" if code and not text.startswith(code) else text
+            refused = refusal(place, "the connection", text.partition(" ")[0], text)
+            if isinstance(refused, TransientReplyError):
+                raise RedisUnavailableError(str(refused)) from error
+            raise refused from error
+        if isinstance(error, (RedisError, OSError)):
+            raise RedisUnavailableError(f"Redis at {place} can't be reached: {error}") from error
+        raise
+    transport: asyncio.Transport = writer.transport
+    # Else they would warn, or close it, when they are collected.
+    connection._writer = connection._reader = None
+    writer._transport = _CLOSED
+    return transport
+
+
+class _Closed:
+    def is_closing(self) -> bool:
+        return True
+
+
+_CLOSED = _Closed()

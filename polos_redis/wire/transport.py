@@ -1,0 +1,375 @@
+"""One transport of a connection to Redis: calls go out joined, replies come back in order.
+
+All calls of one event-loop tick are packed, joined and written at once; replies resolve futures in the order
+of the calls. A cancelled call's answer is skipped when it comes and disturbs nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from hiredis import Reader, ReplyError, pack_command
+
+from polos_redis.wire.replies import REDIRECTS, CallLostError, TransientReplyError, refusal
+
+log = logging.getLogger("polos.wire")
+
+Arg = bytes | str | int
+Command = tuple[Arg, ...]
+
+CHECKS = 8  # looks at a silent connection before it is given up: each after an eighth of the timeout
+READ_SIZE = 1 << 16
+REPLIES_PER_TURN = 32
+WRITE_LIMIT = 1 << 20  # bytes in the transport's buffer before `room` says no
+CLOSE_GRACE = 1.0  # seconds that `finish` waits for replies, then again for the transport
+
+PUSHES = frozenset((b"message", b"smessage", b"pmessage"))
+UNSUBSCRIBED = frozenset((b"unsubscribe", b"sunsubscribe", b"punsubscribe"))
+CONFIRMATIONS = frozenset((b"subscribe", b"ssubscribe", b"psubscribe")) | UNSUBSCRIBED
+
+_pack: Callable[[Command], bytes] = cast(Any, pack_command)  # its stub knows tuples of one item only
+_NOTHING: Any = object()
+_INHERITED: list[asyncio.Transport] = []  # of a parent process: kept, never touched
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One Lua script; `sha` is the SHA-1 of the source in hex."""
+
+    name: str
+    source: bytes
+    sha: bytes
+
+
+class Owner(Protocol):
+    """Whose connection it is."""
+
+    place: str
+    timeout: float
+    window: int
+
+    def redirected(self, link: Link, text: str) -> bool: ...
+    def link_lost(self, link: Link) -> None: ...
+
+
+# future, command, the script it runs if it does
+Entry = tuple["asyncio.Future[Any]", Command, Script | None]
+
+
+class Link(asyncio.BufferedProtocol):
+    """One transport from its preparation to its loss."""
+
+    __slots__ = (
+        *("owner", "place", "loop", "pid", "timeout", "window", "on_push", "transport", "gone"),
+        *("preparing", "lost", "paused", "waiters", "calls", "out", "healing", "answered"),
+        *("confirmed", "drop", "taking"),
+        *("buffer", "view", "feed", "gets", "ticker", "history", "quiet"),
+    )
+
+    def __init__(
+        self,
+        owner: Owner,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        on_push: Callable[[list[Any]], None] | None,
+    ) -> None:
+        self.owner = weakref.ref(owner)
+        self.place, self.on_push = owner.place, on_push
+        self.timeout, self.window = owner.timeout, owner.window
+        self.loop, self.pid, self.transport = loop, os.getpid(), transport
+        self.gone: asyncio.Future[None] = loop.create_future()  # done once the transport is closed
+        self.preparing, self.lost, self.paused = True, False, False
+        self.waiters: deque[asyncio.Future[None]] = deque()  # callers that wait for room
+        self.calls: deque[Entry] = deque()
+        self.out: list[bytes] = []  # packed and not yet written: the last len(out) of calls
+        self.healing: set[bytes] = set()  # scripts whose EVAL stands in out
+        self.answered = 0
+        self.confirmed = 0  # channels of the oldest call confirmed so far
+        self.taking = False  # whether more answers are to be handed out in the next turn
+        self.drop = ""  # why to give the connection up after this batch of replies
+        self.buffer = bytearray(READ_SIZE)
+        self.view = memoryview(self.buffer)  # asyncio's TLS slices it: of a bytearray that were a copy
+        reader = Reader(notEnoughData=_NOTHING)
+        self.feed, self.gets = reader.feed, reader.gets
+        self.ticker: asyncio.TimerHandle | None = None
+        self.history: deque[int] = deque(maxlen=CHECKS)  # calls written so far, at the latest checks
+        self.quiet = 0  # checks since a subscriber last heard anything
+        transport.set_write_buffer_limits(high=WRITE_LIMIT)
+        transport.set_protocol(self)
+        if self.on_push is not None:
+            self.watch()
+
+    # --- sending ---
+
+    def put(self, command: Command, script: Script | None = None) -> asyncio.Future[Any]:
+        packed = _pack(command)
+        future: asyncio.Future[Any] = self.loop.create_future()
+        out = self.out
+        if not out:
+            self.loop.call_soon(self.flush)
+        out.append(packed)
+        self.calls.append((future, command, script))
+        return future
+
+    def flush(self) -> None:
+        out = self.out
+        if not out or self.transport.is_closing():
+            return  # connection_lost is on its way and fails them as never sent
+        data = b"".join(out)
+        out.clear()
+        if self.healing:
+            self.healing.clear()
+        if self.ticker is None:
+            self.watch()
+        self.transport.write(data)
+
+    def has_room(self) -> bool:
+        return not self.paused and len(self.calls) < self.window
+
+    async def wait_for_room(self) -> None:
+        while not self.lost and not self.has_room():
+            waiter: asyncio.Future[None] = self.loop.create_future()
+            self.waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                # Once this caller has had its chance to send; it may be cancelled or not use it.
+                self.loop.call_soon(self.wake)
+
+    def wake(self) -> None:
+        free = 0 if self.paused else self.window - len(self.calls)
+        waiters = self.waiters
+        while waiters and (free > 0 or self.lost):
+            waiter = waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                free -= 1
+
+    # --- the transport's callbacks ---
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        try:
+            self.feed(self.buffer, 0, nbytes)  # type: ignore[arg-type]  # takes any buffer
+        except Exception as error:
+            self.unreadable(error)
+            return
+        if not self.taking:
+            self.take()
+
+    def eof_received(self) -> None:
+        self.take(everything=True)
+        self.lose(f"Redis at {self.place} closed the connection")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.take(everything=True)
+        self.lose(f"the connection to Redis at {self.place} broke" + (f": {error}" if error else ""))
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.wake()
+
+    # --- replies ---
+
+    def take(self, everything: bool = False) -> None:
+        """Hand out the answers that have come, a bounded number per turn of the loop.
+
+        All at once, the callers' next calls would leave in one write, and Redis and this process would take
+        turns at working instead of working side by side.
+        """
+        self.taking = False
+        if self.lost:
+            return
+        try:
+            if self.on_push is not None:
+                self.take_pushes(self.on_push)
+            elif self.take_replies(len(self.calls) if everything else REPLIES_PER_TURN):
+                self.taking = True
+                self.loop.call_soon(self.take)
+        except Exception as error:
+            self.unreadable(error)
+            return
+        if self.waiters:
+            self.wake()
+        if self.drop:
+            self.lose(self.drop)
+
+    def unreadable(self, error: Exception) -> None:
+        """An answer makes no sense: all that follows could go to the wrong caller."""
+        self.lose(f"an answer of Redis at {self.place} can't be read ({error})")
+
+    def take_replies(self, most: int) -> bool:
+        """Resolve the oldest calls whose answers have come; True when there may be more of them."""
+        gets, popleft, error_reply = self.gets, self.calls.popleft, ReplyError
+        count = 0
+        while count < most:
+            reply = gets()
+            if reply is _NOTHING:
+                break
+            future, command, script = popleft()
+            count += 1
+            if reply.__class__ is error_reply:
+                self.refuse(future, command, script, str(reply))
+            else:
+                try:  # noqa: SIM105  # the hot path
+                    future.set_result(reply)
+                except asyncio.InvalidStateError:
+                    pass  # cancelled meanwhile
+        self.answered += count
+        return count == most and bool(self.calls)
+
+    def take_pushes(self, on_push: Callable[[list[Any]], None]) -> None:
+        while (reply := self.gets()) is not _NOTHING:
+            self.quiet = 0
+            kind = reply[0] if isinstance(reply, list) and reply and isinstance(reply[0], bytes) else None
+            confirmed = kind in CONFIRMATIONS and self.confirms(reply)
+            if kind in PUSHES or (kind in CONFIRMATIONS and not confirmed):
+                try:
+                    on_push(reply)
+                except Exception:
+                    log.exception("the receiver of messages pushed by Redis at %s failed", self.place)
+                continue
+            if confirmed:
+                self.confirmed += 1
+                if self.confirmed < len(self.calls[0][1]) - 1:
+                    continue  # the confirmation of a call's last channel answers it
+            future, command, script = self.calls.popleft()
+            self.answered += 1
+            self.confirmed = 0
+            if isinstance(reply, ReplyError):
+                self.refuse(future, command, script, str(reply))
+            elif not future.done():
+                future.set_result(reply)
+
+    def confirms(self, reply: list[Any]) -> bool:
+        """Whether this is an answer to the oldest call; the server unsubscribes by itself too."""
+        if not self.calls:
+            return False
+        command = [as_bytes(arg) for arg in self.calls[0][1]]
+        return command[0].lower() == reply[0] and reply[1] in command[1:]
+
+    def refuse(self, future: asyncio.Future[Any], command: Command, script: Script | None, text: str) -> None:
+        code = text.partition(" ")[0]
+        if code == "NOSCRIPT" and script is not None:
+            if not future.done():
+                self.heal(future, command, script)
+            return
+        if code == "READONLY":  # after a failover: find out anew who is the master
+            self.drop = f"Redis at {self.place} is a replica now"
+        owner = self.owner()
+        redirected = code in REDIRECTS and owner is not None and owner.redirected(self, text)
+        if not future.done():
+            what = f"script {script.name!r}" if script else as_bytes(command[0]).decode(errors="replace")
+            error = refusal(self.place, what, code, text, redirected=redirected)
+            future.set_exception(error)
+            if isinstance(error, TransientReplyError):
+                future.exception()  # no report when nobody looks
+
+    def heal(self, future: asyncio.Future[Any], command: Command, script: Script) -> None:
+        """Send a call again that met an empty script cache: one EVAL, which fills it, then EVALSHA."""
+        again = command
+        if script.sha not in self.healing:
+            self.healing.add(script.sha)
+            again = (b"EVAL", script.source, *command[2:])
+        if not self.out:
+            self.loop.call_soon(self.flush)
+        self.out.append(_pack(again))
+        self.calls.append((future, command, script))
+
+    # --- the end ---
+
+    def watch(self) -> None:
+        self.ticker = self.loop.call_later(self.timeout / CHECKS, self.check)
+
+    def check(self) -> None:
+        """Give a silent peer up. Counts checks, not time: a blocked loop or a SIGSTOP is one check."""
+        self.ticker = None
+        if self.lost:
+            return
+        history = self.history
+        if len(history) == CHECKS and self.answered < history[0]:
+            self.lose(f"Redis at {self.place} gave no answer for {self.timeout:g} s")
+            return
+        if self.calls:
+            history.append(self.answered + len(self.calls) - len(self.out))
+            self.watch()
+            return
+        history.clear()
+        if self.on_push is not None:  # a subscriber waits for ever without a call: ask
+            self.quiet += 1
+            if self.quiet >= CHECKS:
+                self.quiet = 0
+                self.put((b"PING",)).cancel()
+            self.watch()
+
+    def lose(self, reason: str) -> None:
+        """End the connection at once and fail what is under way; never raises."""
+        if self.lost:
+            return
+        self.lost = True
+        if self.ticker is not None:
+            self.ticker.cancel()
+        if self.pid != os.getpid() or self.loop.is_closed():
+            self.calls.clear()  # nobody can be awaiting them any more
+            self.out.clear()
+            discard(self.transport)
+            return
+        self.transport.abort()
+        owner = self.owner()
+        if owner is not None:
+            owner.link_lost(self)
+        written = len(self.calls) - len(self.out)
+        for index, (future, _, _) in enumerate(self.calls):
+            if not future.done():
+                sent = index < written
+                what = "the outcome of this call is unknown" if sent else "this call was not sent"
+                future.set_exception(CallLostError(f"{reason}: {what}", sent=sent))
+                future.exception()  # no report when nobody looks
+        self.calls.clear()
+        self.out.clear()
+        self.wake()
+
+    async def finish(self) -> None:
+        """Give outstanding replies a moment, then close."""
+        if open_calls := [future for future, _, _ in self.calls if not future.done()]:
+            await asyncio.wait(open_calls, timeout=CLOSE_GRACE)
+        if not self.lost and not self.calls:
+            self.lost = True  # nothing is failed: a plain close
+            if self.ticker is not None:
+                self.ticker.cancel()
+            self.transport.close()
+            self.wake()
+        self.lose(f"the connection to Redis at {self.place} was closed")
+        await asyncio.wait((self.gone,), timeout=CLOSE_GRACE)
+        self.transport.abort()
+
+
+def as_bytes(arg: Arg) -> bytes:
+    return arg if isinstance(arg, bytes) else str(arg).encode()
+
+
+def discard(transport: Any) -> None:
+    """Free a socket whose loop is closed, or the parent process's: the loop must not be touched."""
+    if hasattr(transport, "_ssl_protocol"):
+        transport._closed = True
+        transport = transport._ssl_protocol._transport
+    sock = getattr(transport, "_sock", None)
+    if sock is not None:
+        transport._sock = None  # its __del__ would warn
+        sock.close()
+    else:
+        _INHERITED.append(transport)

@@ -1,0 +1,402 @@
+"""One multiplexed Redis connection: everything a process says to one node goes over it.
+
+Any number of tasks share it; a task never holds the connection, so cancelling one can't disturb another
+call's answer. `replies.py` says what a call can raise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from contextvars import Context, ContextVar
+from typing import Any
+
+from polos_redis.errors import RedisUnavailableError
+from polos_redis.wire.dialing import dial
+from polos_redis.wire.replies import CallLostError, RefusedReplyError, TransientReplyError
+from polos_redis.wire.transport import Arg, Link, Script
+from polos_redis.wire.urls import parse
+
+__all__ = ["Script", "Wire"]
+
+log = logging.getLogger("polos.wire")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.025, 2.0  # seconds between attempts
+
+Locate = Callable[[], Awaitable[str]]
+
+
+class Wire:
+    """One connection of one event loop to one Redis node, shared by any number of callers.
+
+    `timeout` (seconds) is how long Redis may leave a call unanswered before the connection is given
+    up: above BLOCK for a blocking read, which needs a Wire of its own. `window` bounds the calls
+    under way. With `on_push` the connection is a subscriber's: pushed messages go there, and it is
+    pinged when silent. `on_connect` runs on each new connection before callers get it;
+    `on_disconnect` when one is lost, not when it is closed.
+
+    Where the server can change (the master of a service, the owner of a cluster's slot), `locate` is asked
+    for its URL at every attempt to connect. With `on_moved`, which gets the text of a MOVED, calls that a
+    cluster redirects are worth repeating; a wire that has `locate` too then connects elsewhere.
+    """
+
+    __slots__ = (
+        *("url", "place", "name", "scripts", "timeout", "connect_timeout", "window", "epoch"),
+        *(
+            "_on_push",
+            "_on_connect",
+            "_on_disconnect",
+            "_on_moved",
+            "_locate",
+            "_link",
+            "_loop",
+            "_pid",
+            "_attempt",
+            "_guard",
+        ),
+        *("_closed", "_failures", "_retry_at", "_last_error", "__weakref__"),
+    )
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str = "polos",
+        scripts: Sequence[Script] = (),
+        timeout: float = 5.0,
+        connect_timeout: float = 5.0,
+        window: int = 8192,
+        on_push: Callable[[list[Any]], None] | None = None,
+        on_connect: Callable[[Wire], Awaitable[None]] | None = None,
+        on_disconnect: Callable[[], None] | None = None,
+        on_moved: Callable[[str], None] | None = None,
+        locate: Locate | None = None,
+    ) -> None:
+        self._link: Link | None = None
+        self._guard: AsyncGenerator[None, None] | None = None
+        self._attempt: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+        self._closed = False
+        self.url, self.place = url, parse(url).place
+        self.name, self.scripts = name, tuple(scripts)
+        self.timeout, self.connect_timeout, self.window = timeout, connect_timeout, window
+        self.epoch = 0  # connections made so far: rises at every reconnect
+        self._on_push, self._on_connect, self._on_disconnect = on_push, on_connect, on_disconnect
+        self._on_moved, self._locate = on_moved, locate
+        self._failures = 0  # attempts to connect that failed in a row
+        self._retry_at = 0.0  # loop time before which `call` makes no further attempt
+        self._last_error = ""
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "connected" if self.connected else "not connected"
+        return f"<Wire {self.name!r} to {self.place}: {state}>"
+
+    @property
+    def connected(self) -> bool:
+        return self._link is not None
+
+    # --- calls ---
+
+    def send(self, *args: Arg) -> asyncio.Future[Any]:
+        """Queue a command; all of one loop tick leave in one write. Never waits, never repeats."""
+        link = self._link
+        if link is None and (link := self._prepared()) is None:
+            return self._unsent()
+        return link.put(args)
+
+    def run(self, script: Script, key: bytes, *args: Arg) -> asyncio.Future[Any]:
+        """Queue a script call with its one key; a server that forgot the script is told it again."""
+        link = self._link
+        if link is None and (link := self._prepared()) is None:
+            return self._unsent()
+        return link.put((b"EVALSHA", script.sha, b"1", key, *args), script)
+
+    def room(self) -> bool:
+        """Whether the window and the socket take another call."""
+        link = self._link
+        return link is None or link.has_room()
+
+    async def wait_for_room(self) -> None:
+        """Wait until there is room, or the connection is lost."""
+        if self._link is not None:
+            await self._link.wait_for_room()
+
+    async def call(self, *args: Arg, patience: float | None = 30.0) -> Any:
+        """Send a command that is safe to repeat, until Redis answers it.
+
+        Connects when needed, backs off, waits for room. After `patience` seconds (None: never) it
+        raises RedisUnavailableError; a refusal is raised at once.
+        """
+        return await self._repeat(lambda: self.send(*args), patience)
+
+    async def call_script(self, script: Script, key: bytes, *args: Arg, patience: float | None = 30.0) -> Any:
+        """As `call`, for a script that is safe to repeat."""
+        link = self._link
+        if link is not None and link.has_room() and self._loop is asyncio.get_running_loop():
+            try:  # the usual way, without the machinery of the unusual one
+                return await link.put((b"EVALSHA", script.sha, b"1", key, *args), script)
+            except CallLostError:
+                pass
+        return await self._repeat(lambda: self.run(script, key, *args), patience)
+
+    async def _repeat(self, send: Callable[[], asyncio.Future[Any]], patience: float | None) -> Any:
+        loop = asyncio.get_running_loop()
+        until = float("inf") if patience is None else loop.time() + patience
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                if self._loop is not loop or (self._link is None and not _inside_preparation(self)):
+                    await self.reach(until)
+                if not self.room():
+                    await self.wait_for_room()
+                return await send()
+            except CallLostError as error:
+                if self._closed or _inside_preparation(self):
+                    raise
+                left = until - loop.time()
+                if left <= 0:
+                    raise RedisUnavailableError(
+                        f"Redis at {self.place} could not serve a call within {patience:g} s: {error}"
+                    ) from error
+            await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.0)))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _unsent(self) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        state = "is closed" if self._closed else "is down"
+        future.set_exception(CallLostError(f"the connection to Redis at {self.place} {state}", sent=False))
+        future.exception()  # no report when nobody looks
+        return future
+
+    # --- one server as seen by those who may have to do with several ---
+
+    def groups(self, prefixes: Sequence[bytes]) -> list[list[bytes]]:
+        """The partitions that one blocked read can cover, of each such read."""
+        return [list(prefixes)]
+
+    def beside(self, key: bytes, **options: Any) -> Wire:
+        """Another connection, with these options, to where a key lives."""
+        return Wire(self.url, locate=self._locate, **options)
+
+    def node(self, key: bytes) -> Wire | None:
+        """The connection to where a key lives, if that is known."""
+        return self
+
+    async def nodes(self) -> list[Wire]:
+        """The connections to all masters."""
+        return [self]
+
+    async def ready(self, key: bytes) -> None:
+        """Wait until the server that a key lives on can be called."""
+        await self.call("PING", patience=None)
+
+    # --- connecting ---
+
+    async def connect(self) -> None:
+        """Make one attempt to connect; concurrent callers share it."""
+        task = self._attempt_to_connect()
+        if task is not None:
+            await asyncio.wait((task,))
+            self._outcome(task)
+
+    async def reach(self, until: float) -> None:
+        """Attempt to connect until it works; all who wait share the attempts and the pauses."""
+        loop = asyncio.get_running_loop()
+        while True:
+            task = self._attempt_to_connect(backing_off=True)
+            if self.connected:
+                return
+            left = max(0.0, until - loop.time())
+            if task is None:
+                await asyncio.sleep(min(left, self._retry_at - loop.time()))
+            else:
+                await asyncio.wait((task,), timeout=None if left == float("inf") else left)
+                try:
+                    if task.done():
+                        self._outcome(task)
+                        return
+                except RedisUnavailableError:
+                    if self._closed:
+                        raise
+            if loop.time() >= until:
+                reason = self._last_error or f"Redis at {self.place} can't be reached in time"
+                raise RedisUnavailableError(f"{reason} (is it running, and is the URL right?)")
+
+    def _attempt_to_connect(self, *, backing_off: bool = False) -> asyncio.Task[None] | None:
+        """The attempt under way, or a new one; None when connected (or while backing off)."""
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise RedisUnavailableError(f"the connection to Redis at {self.place} was closed: make a new one")
+        if self._loop is not loop or self._pid != os.getpid():
+            self._move_to(loop)
+        if self.connected or _inside_preparation(self):
+            return None
+        if self._attempt is None:
+            if backing_off and loop.time() < self._retry_at:
+                return None
+            # in a context of its own: a caller's task factory must not hold this for the caller's task
+            name = f"polos: connect to {self.place}"
+            self._attempt = loop.create_task(self._open(), name=name, context=Context())
+            self._attempt.add_done_callback(self._attempted)
+        return self._attempt
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not None and self._pid == os.getpid() and not self._loop.is_closed():
+            raise RuntimeError("a Wire belongs to the event loop it was first used on: make one per loop")
+        if self._link is not None:
+            link, self._link = self._link, None
+            link.lose("")
+        self._loop, self._pid, self._attempt = loop, os.getpid(), None
+        self._failures, self._retry_at = 0, 0.0
+        # asyncio.run ends open async generators before it closes the loop: the one moment at which
+        # a connection that nobody closed can still be closed properly.
+        self._guard = _until_the_loop_ends(weakref.ref(self))
+        with suppress(StopIteration):
+            self._guard.asend(None).send(None)
+
+    def _attempted(self, task: asyncio.Task[None]) -> None:
+        if self._attempt is task:
+            self._attempt = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        self._last_error = str(error) if error else ""
+        if error is None:
+            self._failures, self._retry_at = 0, 0.0
+        else:
+            pause = min(FIRST_PAUSE * 2.0 ** min(self._failures, 16), LONGEST_PAUSE)
+            self._failures += 1
+            self._retry_at = task.get_loop().time() + pause * random.uniform(0.5, 1.0)
+
+    def _outcome(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            raise RedisUnavailableError(f"the attempt to connect to Redis at {self.place} was cancelled")
+        if (error := task.exception()) is not None:
+            raise error.with_traceback(None)
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        url = self.url
+        if self._locate is not None:
+            url = await self._locate()
+            self.place = parse(url).place
+        transport = await dial(url, self.place, self.connect_timeout)
+        link = Link(self, transport, loop, self._on_push)
+        try:
+            await self._introduce(link)
+            self.epoch += 1
+            if self._on_connect is not None:
+                _preparation.set(link)
+                await self._on_connect(self)
+            if link.lost:
+                raise CallLostError(f"Redis at {self.place} closed the new connection", sent=True)
+        except CallLostError as error:
+            raise RedisUnavailableError(str(error)) from error
+        else:
+            self._link = link
+        finally:
+            link.preparing = False
+            if self._link is not link:
+                link.lose("the new connection was given up")
+
+    async def _introduce(self, link: Link) -> None:
+        """Name the connection and load the scripts; a user without the rights for it may go on."""
+        calls = [link.put((b"CLIENT", b"SETNAME", self.name))] if self.name else []
+        calls += [link.put((b"SCRIPT", b"LOAD", script.source)) for script in self.scripts]
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(error, (TransientReplyError, RefusedReplyError)) and error.code != "NOAUTH":
+                log.debug("while preparing a connection: %s", error)
+            elif isinstance(error, Exception):
+                raise error
+
+    def _prepared(self) -> Link | None:
+        """The new connection, for `on_connect` and what it calls."""
+        link = _preparation.get()
+        return link if link is not None and _inside_preparation(self) and not link.lost else None
+
+    def redirected(self, link: Link, text: str) -> bool:
+        """A node of a cluster does not serve a key, or not now; True when calls are repeated elsewhere."""
+        if self._on_moved is None:
+            return False
+        if text.startswith("MOVED"):
+            self._on_moved(text)
+        if self._locate is not None and not text.startswith("ASK"):
+            link.drop = f"Redis at {self.place} does not serve this slot: {text}"
+        return True
+
+    def drop(self, reason: str) -> None:
+        """Give the connection up in the next turn of the loop; the next call makes a new one."""
+        if self._link is not None:
+            self._link.loop.call_soon(self._link.lose, reason)
+
+    def link_lost(self, link: Link) -> None:
+        if self._link is link:
+            self._link = None
+            if self._on_disconnect is not None and not self._closed:
+                try:
+                    self._on_disconnect()
+                except Exception:
+                    log.exception("the receiver of the loss of Redis at %s failed", self.place)
+
+    # --- closing ---
+
+    async def close(self) -> None:
+        """Let outstanding replies arrive (about a second at most) and close; for good."""
+        self._closed = True
+        try:
+            if (task := self._attempt) is not None and task.get_loop() is asyncio.get_running_loop():
+                task.cancel()
+                await asyncio.wait((task,))
+            link = self._link
+            if link is not None and link.loop is asyncio.get_running_loop() and link.pid == os.getpid():
+                self._link = None  # a call from now on is refused
+                try:
+                    await link.finish()
+                finally:
+                    link.lose(f"the connection to Redis at {self.place} was closed")
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once, for good. Safe on a closed loop and after a fork (the parent's socket stays)."""
+        self._closed = True
+        task, self._attempt = self._attempt, None
+        if task is not None and self._pid == os.getpid() and not task.get_loop().is_closed():
+            task.cancel()
+        link, self._link = self._link, None
+        if link is not None:
+            link.lose(f"the connection to Redis at {self.place} was closed")
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            with suppress(StopAsyncIteration, RuntimeError):
+                guard.asend(None).send(None)
+
+    def __del__(self) -> None:
+        link = self._link
+        if link is not None and link.loop.is_running() and asyncio._get_running_loop() is not link.loop:
+            link.loop.call_soon_threadsafe(link.lose, "its Wire was dropped")  # from another thread
+        else:
+            self.abort()
+
+
+_preparation: ContextVar[Link | None] = ContextVar("polos_wire_preparation", default=None)
+
+
+def _inside_preparation(wire: Wire) -> bool:
+    link = _preparation.get()
+    return link is not None and link.preparing and link.owner() is wire
+
+
+async def _until_the_loop_ends(wire: weakref.ref[Wire]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        if (owner := wire()) is not None and owner._guard is not None:
+            owner._guard = None
+            owner.abort()

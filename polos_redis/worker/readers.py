@@ -1,0 +1,88 @@
+"""A worker's reading connections: one, or one per partition on a cluster, where a blocked read covers a slot.
+
+A worker is never given more than it can begin, so the readers share its free slots: what one has asked for,
+the others must leave. A reader that got nothing the last time asks for one entry of each queue; one that asks
+for more, or for slots that others need as well, blocks only for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from polos_redis.wire.routing import AnyWire
+from polos_redis.wire.wire import Wire
+
+TURN_SECONDS = 0.05
+
+
+@dataclass(slots=True, eq=False)
+class Reader:
+    """One connection and the partitions it reads."""
+
+    wire: Wire
+    prefixes: list[bytes]
+    client_id: int | None = None
+    asked: int = 0  # entries that the read under way may bring
+    quiet: bool = True  # whether its last read brought nothing
+
+
+class Readers:
+    """All reading connections of a worker. `block_seconds` is how long a read may wait at the server; `room`
+    is set when slots that a read had asked for are free again."""
+
+    def __init__(
+        self, main: AnyWire, prefixes: Sequence[bytes], block_seconds: float, room: asyncio.Event
+    ) -> None:
+        self._main = main
+        self._block_seconds = block_seconds
+        self._room = room
+        self._readers = [
+            Reader(main.beside(group[0], name="polos-reader", timeout=block_seconds + 5), group)
+            for group in main.groups(prefixes)
+        ]
+
+    def __iter__(self) -> Iterator[Reader]:
+        return iter(self._readers)
+
+    @property
+    def reconnects(self) -> int:
+        """How many connections were made anew."""
+        return sum(max(0, reader.wire.epoch - 1) for reader in self._readers)
+
+    def share(self, reader: Reader, free: int, streams: int) -> tuple[int, float]:
+        """For a reader's next read, of so many streams and with so many slots free: how many entries it may
+        ask for (0: it has to wait for a slot), and how many seconds it may block."""
+        free -= sum(other.asked for other in self._readers)
+        if len(self._readers) == 1 or free <= 0:
+            return max(0, free), self._block_seconds
+        count = min(free, streams) if reader.quiet else free
+        unasked = sum(not other.asked for other in self._readers if other is not reader)
+        fair = reader.quiet and free - count >= unasked  # nobody has to wait for what it holds
+        return count, self._block_seconds if fair else TURN_SECONDS
+
+    @asynccontextmanager
+    async def reading(self, reader: Reader, count: int) -> AsyncIterator[None]:
+        """While a read for so many entries is under way; then the other readers have their turn."""
+        reader.asked = count
+        try:
+            yield
+        finally:
+            reader.asked = 0
+            if len(self._readers) > 1:
+                self._room.set()
+                await asyncio.sleep(0)
+
+    async def unblock(self) -> None:
+        """End the blocked reads, where the server lets us."""
+        await asyncio.gather(*map(self._unblock, self._readers), return_exceptions=True)
+
+    async def _unblock(self, reader: Reader) -> None:
+        node = self._main.node(reader.prefixes[0])
+        if reader.asked and reader.client_id is not None and node is not None and node.connected:
+            await node.send("CLIENT", "UNBLOCK", reader.client_id)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(reader.wire.close() for reader in self._readers))

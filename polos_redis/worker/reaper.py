@@ -1,0 +1,121 @@
+"""Recovering what dead workers held.
+
+A consumer is held for dead when its lease counter (or its absence) has stood still for a full lease on the
+reaper's own monotonic clock, watched without a break: an outage or a clock jump kills nobody. It works from
+the group's list of consumers, because a half-open blocked read can be given entries after its lease row is
+gone. Its entries go back to the queue in bounded batches; an empty consumer is removed later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from polos_redis.errors import PolosError
+from polos_redis.metrics.worker_stats import Counts
+from polos_redis.state import keys
+from polos_redis.state.store import Store, text
+
+logger = logging.getLogger("polos.worker")
+
+BATCH = 100
+MARGIN_SECONDS = 5.0
+
+
+class Reaper:
+    """Watches the other workers of one partition. `in_charge` says whether it is the one to act, `in_touch`
+    whether this worker has been able to renew its own lease there."""
+
+    def __init__(
+        self,
+        store: Store,
+        prefix: bytes,
+        worker_id: str,
+        *,
+        lease_seconds: float,
+        block_seconds: float,
+        max_deliveries: int,
+        in_charge: Callable[[], bool],
+        in_touch: Callable[[], bool],
+        counts: Counts,
+    ) -> None:
+        self.store = store
+        self.prefix = prefix
+        self.worker_id = worker_id
+        self.lease_seconds = lease_seconds
+        self.empty_after = lease_seconds + block_seconds + min(MARGIN_SECONDS, lease_seconds)
+        self.max_deliveries = max_deliveries
+        self.in_charge = in_charge
+        self.in_touch = in_touch
+        self.counts = counts
+        self._seen: dict[str, tuple[bytes, float]] = {}
+        self._epoch = -1
+        self._looked = 0.0
+
+    async def run(self) -> None:
+        """Watch for ever; all workers watch, the one that holds the timer pump acts."""
+        while True:
+            await asyncio.sleep(self.lease_seconds / 4)
+            try:
+                await self.sweep()
+            except PolosError as error:
+                logger.warning("reaping has to wait", extra={"error": str(error)})
+
+    async def sweep(self) -> None:
+        """One look at everybody."""
+        wire = self.store.wire
+        leases = await wire.call("HGETALL", self.prefix + keys.WORKERS.encode(), patience=None)
+        now = time.monotonic()
+        away = now - self._looked > self.lease_seconds / 2 or not self.in_touch()
+        if self._epoch != wire.epoch or away:
+            self._seen.clear()  # Redis or this process was away: they may have been unable to renew
+            self._epoch = wire.epoch
+        self._looked = now
+        rows = {text(k): v for k, v in zip(leases[::2], leases[1::2], strict=True)}
+        present: set[str] = set(rows)
+        queues = await wire.call("SMEMBERS", self.prefix + keys.QUEUES.encode(), patience=None)
+        for queue in map(text, queues):
+            key = self.prefix + keys.QUEUE.encode() + queue.encode()
+            found = await wire.call("XINFO", "CONSUMERS", key, keys.GROUP, patience=None)
+            consumers = [dict(zip(row[::2], row[1::2], strict=True)) for row in found]
+            present.update(text(consumer[b"name"]) for consumer in consumers)
+            for name in {text(c[b"name"]) for c in consumers} | set(rows):
+                still = self._still_for(name, rows.get(name, b""), now)
+                if name != self.worker_id and still >= self.lease_seconds and self.in_charge():
+                    pending = any(text(c[b"name"]) == name and c[b"pending"] for c in consumers)
+                    if pending:
+                        await self._recover(queue, key, name)
+                    elif still >= self.empty_after:
+                        await self.store.prune(self.prefix, queue, name, rows.get(name, b""))
+        self._seen = {name: seen for name, seen in self._seen.items() if name in present}
+
+    def _still_for(self, name: str, counter: bytes, now: float) -> float:
+        """For how long a counter has not changed, as far as this worker has seen."""
+        seen = self._seen.get(name)
+        if seen is None or seen[0] != counter:
+            self._seen[name] = (counter, now)
+            return 0.0
+        return now - seen[1]
+
+    async def _recover(self, queue: str, key: bytes, consumer: str) -> None:
+        while self.in_charge():
+            rows: list[Any] = await self.store.wire.call(
+                "XPENDING", key, keys.GROUP, "-", "+", BATCH, consumer, patience=None
+            )
+            if not rows:
+                return
+            requeued, failed, dropped = await self.store.requeue(
+                self.prefix,
+                queue,
+                consumer,
+                [row[0] for row in rows],
+                lost=True,
+                max_deliveries=self.max_deliveries,
+            )
+            outcome = {"requeued": requeued, "failed": failed, "dropped": dropped}
+            for what, entries in outcome.items():
+                self.counts.recovered[what] += entries
+            logger.warning("recovered from a lost worker", extra={"lost": consumer, **outcome})
