@@ -257,7 +257,7 @@ async def test_a_delete_that_was_cut_short_is_repeated(
 ) -> None:
     handle = await finished(at)
     store = await at.client.store()
-    delete = store.delete
+    delete = store.executions.delete
     calls: list[str] = []
 
     async def dies(execution_id: str) -> list[Any]:
