@@ -443,7 +443,7 @@ async def test_what_opens_anew_between_the_look_and_the_answer(
                 await at.opened(handle, "ask")
             return reply
 
-        monkeypatch.setattr(store, "answer", opens_anew)
+        monkeypatch.setattr(store.suspensions, "answer", opens_anew)
         refusal = ShownChangedError if changed == "shown" else NotApproverError
         with pytest.raises(refusal):
             await says(at, handle, "ann", shown_digest=digest)

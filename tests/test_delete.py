@@ -267,7 +267,7 @@ async def test_a_delete_that_was_cut_short_is_repeated(
         return await delete(execution_id)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "delete", dies)
+        patch.setattr(store.executions, "delete", dies)
         with pytest.raises(ConnectionError):
             await at.client.delete(handle.id)
     assert len(await holders(at.client, namespace, MARK)) > 0

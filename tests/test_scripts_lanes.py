@@ -473,9 +473,8 @@ def test_an_errand_that_was_renewed_is_not_taken_for_done(desk: Desk, home: Desk
         assert desk.run("errand", name, due, "", "") == 0
 
 
-def test_an_errand_is_put_off_or_set_to_a_time(desk: Desk) -> None:
-    assert desk.run("errand", "zsomething", "", "", 17) == 1
-    assert desk.state.errands == {b"zsomething": 17.0}
+def test_an_errand_is_put_off(desk: Desk) -> None:
+    desk.do("ZADD", keys.ERRANDS, 17, "zsomething")
     assert desk.run("fire", "pump", 60_000, 100)[3] == [b"zsomething", b"17"]
     before = desk.now()
     assert desk.run("errand", "zsomething", 17, FAR, "") == 1
@@ -485,5 +484,5 @@ def test_an_errand_is_put_off_or_set_to_a_time(desk: Desk) -> None:
 
 def test_errands_are_told_oldest_first_in_bounded_batches(desk: Desk) -> None:
     for due in (3, 1, 2):
-        desk.run("errand", f"z{due}", "", "", due)
+        desk.do("ZADD", keys.ERRANDS, due, f"z{due}")
     assert desk.run("fire", "pump", 60_000, 2)[3][::2] == [b"z1", b"z2"]

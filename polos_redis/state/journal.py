@@ -60,8 +60,11 @@ class StepRecord:
 
     @classmethod
     def from_array(cls, array: list[Any]) -> StepRecord:
-        _, _, status, attempt, took_ms, value, *state, finished_ms = array
-        return cls(status.decode(), attempt, took_ms, value, state[0] if state else b"", finished_ms)
+        if len(array) == 7:  # the usual one, without state
+            _, _, status, attempt, took_ms, value, finished_ms = array
+            return cls(status.decode(), attempt, took_ms, value, b"", finished_ms)
+        _, _, status, attempt, took_ms, value, state, *_, finished_ms = array
+        return cls(status.decode(), attempt, took_ms, value, state, finished_ms)
 
 
 @dataclass(frozen=True, slots=True)
