@@ -19,7 +19,7 @@ from polos_redis.state.store import Store
 from polos_redis.values import codec
 from polos_redis.values.text import raw, text
 from polos_redis.values.times import to_datetime
-from polos_redis.values.validation import Given
+from polos_redis.values.validation import GeneratedInput
 
 EPOCH_MS = 1_577_836_800_000  # 2020: keeps sequence ids below 2 ** 53, as JSON readers need
 PLACES = 8  # events per entry that a sequence id tells apart
@@ -50,7 +50,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class EventPayload(Given):
+class EventPayload(GeneratedInput):
     """An event as `wait_for_event` returns it and a triggered workflow is given it."""
 
     id: str
@@ -62,7 +62,7 @@ class EventPayload(Given):
 
 
 @dataclass(frozen=True, slots=True)
-class BatchEventPayload(Given):
+class BatchEventPayload(GeneratedInput):
     """Several events, in order, as a workflow triggered in batches is given them."""
 
     events: list[EventPayload]

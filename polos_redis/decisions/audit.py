@@ -13,7 +13,7 @@ from polos_redis.values.text import text
 from polos_redis.values.times import iso
 
 
-def told(stored: Sequence[bytes], execution_id: str) -> list[dict[str, Any]]:
+def entries(stored: Sequence[bytes], execution_id: str) -> list[dict[str, Any]]:
     """The entries of a root's audit that concern an execution, all of them for the root."""
     found = [_entry(packed) for packed in stored]
     if keys.root_of(execution_id) != execution_id:

@@ -23,7 +23,9 @@ async def define(store: Store, workflows: Iterable[Workflow[Any, Any]]) -> None:
     for name, limit in limits.items():
         await store.definitions.put_limit(name, limit)
         if limit is not None:
-            await store.semaphores.free_place(name, limit, "", 0)  # of nobody: a raised limit admits waiters
+            await store.semaphores.release_slot(
+                name, limit, "", 0
+            )  # of nobody: a raised limit admits waiters
 
 
 def _limits(workflows: Iterable[Workflow[Any, Any]]) -> dict[str, int | None]:

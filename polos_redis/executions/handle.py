@@ -16,7 +16,7 @@ from polos_redis.errors import (
 )
 from polos_redis.state import keys, stored_errors
 from polos_redis.state.executions import Ended
-from polos_redis.state.origin import About
+from polos_redis.state.origin import Origin
 from polos_redis.values import codec
 from polos_redis.values.text import text
 
@@ -49,11 +49,11 @@ class ExecutionHandle(Generic[Out]):
 
     async def _checked(self) -> ExecutionHandle[Out]:
         store = await self._client.store()
-        workflow, about = await store.executions.read_fields(self.id, "workflow", "about")
+        workflow, origin = await store.executions.read_fields(self.id, "workflow", "origin")
         if workflow is None:
             raise ExecutionNotFoundError(self.id)
         self.workflow_id = text(workflow)
-        self.root_workflow_id = About.unpack(self.workflow_id, about).root_workflow_id
+        self.root_workflow_id = Origin.unpack(self.workflow_id, origin).root_workflow_id
         return self
 
     async def result(self, timeout: float | timedelta | None = None) -> Out:

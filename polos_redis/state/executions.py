@@ -23,7 +23,7 @@ class Loaded:
     input: bytes
     started: bool
     losses: int
-    about: bytes | None
+    origin: bytes | None
     journal: dict[bytes, bytes]
 
 
@@ -68,9 +68,13 @@ class Executions:
         )
         if reply is None:
             return None
-        given, started, losses, about, flat = reply
+        given, started, losses, origin, flat = reply
         return Loaded(
-            given, started is not None, int(losses or 0), about, dict(zip(flat[::2], flat[1::2], strict=True))
+            given,
+            started is not None,
+            int(losses or 0),
+            origin,
+            dict(zip(flat[::2], flat[1::2], strict=True)),
         )
 
     async def cancel(self, execution_id: str, run: int, by: str) -> list[Any]:

@@ -17,7 +17,7 @@ import msgpack
 from polos_redis.state import scripts
 from polos_redis.state.partitions import Partitions
 from polos_redis.state.start import Child
-from polos_redis.state.suspensions import Asked
+from polos_redis.state.suspensions import SuspensionRequest
 from polos_redis.values.text import raw
 from polos_redis.wire.transport import Arg, Script
 
@@ -37,7 +37,7 @@ class Fence:
     owner: bytes
 
 
-class Entrant(NamedTuple):
+class RaceMembership(NamedTuple):
     """The races a wait takes part in. `race` is the step key of the race it decides, empty for none; `races`
     a msgpack list of [race, branch, step keys begun in that branch ...], empty for none."""
 
@@ -45,7 +45,7 @@ class Entrant(NamedTuple):
     races: bytes = b""
 
     @classmethod
-    def of(cls, race: bytes, races: Sequence[Sequence[bytes]]) -> Entrant:
+    def of(cls, race: bytes, races: Sequence[Sequence[bytes]]) -> RaceMembership:
         """Packed for `join` in scripts/lib/settle.lua."""
         return cls(race, _pack(races) if races else b"")
 
@@ -76,7 +76,7 @@ class FencedWrites:
         races: bytes,
         events: Sequence[bytes],
     ) -> Future[int]:
-        """Journal a failed attempt and wait for its retry; `races` as in `Entrant`."""
+        """Journal a failed attempt and wait for its retry; `races` as in `RaceMembership`."""
         return self._run(scripts.BACKOFF, by, known, key, record, delay_ms, races, *events)
 
     def suspend(
@@ -84,8 +84,8 @@ class FencedWrites:
         by: Fence,
         known: int,
         key: bytes,
-        asked: Asked,
-        entrant: Entrant,
+        request: SuspensionRequest,
+        race_membership: RaceMembership,
         events: Sequence[bytes],
     ) -> Future[Any]:
         """Open a wait for a person."""
@@ -94,12 +94,12 @@ class FencedWrites:
             by,
             known,
             key,
-            asked.timeout_ms,
-            asked.shown,
-            *entrant,
-            asked.digest,
-            asked.audit_ms,
-            asked.pack_optional(),
+            request.timeout_ms,
+            request.shown,
+            *race_membership,
+            request.digest,
+            request.audit_ms,
+            request.pack_optional(),
             *events,
         )
 
@@ -113,7 +113,7 @@ class FencedWrites:
         until_ms: int | None,
         topic: str,
         subscriber: str,
-        entrant: Entrant,
+        race_membership: RaceMembership,
         events: Sequence[bytes],
     ) -> Future[Any]:
         """Open a wait for a time, or for an event of a topic as its subscriber."""
@@ -126,7 +126,7 @@ class FencedWrites:
             "" if until_ms is None else until_ms,
             raw(topic),
             raw(subscriber),
-            *entrant,
+            *race_membership,
             *events,
         )
 
@@ -141,7 +141,7 @@ class FencedWrites:
         first: int,
         retention_ms: int,
         children: Sequence[Child],
-        entrant: Entrant,
+        race_membership: RaceMembership,
         events: Sequence[bytes],
     ) -> Future[Any]:
         """Start some of a step's `total` children; `first` is the index of the first of them."""
@@ -158,15 +158,17 @@ class FencedWrites:
             total,
             first,
             retention_ms,
-            *entrant,
+            *race_membership,
             len(events),
             *events,
             *parts,
         )
 
-    def choose(self, by: Fence, known: int, key: bytes, branch: bytes, begun: Sequence[bytes]) -> Future[Any]:
+    def choose(
+        self, by: Fence, known: int, key: bytes, branch: bytes, started: Sequence[bytes]
+    ) -> Future[Any]:
         """Journal the winner of a race and close the waits of the other branches."""
-        return self._run(scripts.CHOOSE, by, known, key, branch, *begun)
+        return self._run(scripts.CHOOSE, by, known, key, branch, *started)
 
     def park(
         self, by: Fence, known: int, state: bytes, given_up: Sequence[bytes], waits: Sequence[bytes]
@@ -190,9 +192,9 @@ class FencedWrites:
             scripts.FINISH, by, known, status, value, event, _pack(fields) if fields else b"", *events
         )
 
-    def again(
+    def auto_retry(
         self, by: Fence, known: int, error: bytes, times: int, delay_ms: int, events: Sequence[bytes]
     ) -> Future[int]:
         """Let a failed execution go on as a new run and reply with the number of that run; 0 if it has been
         retried `times` times before."""
-        return self._run(scripts.AGAIN, by, known, error, times, delay_ms, *events)
+        return self._run(scripts.AUTO_RETRY, by, known, error, times, delay_ms, *events)

@@ -95,7 +95,7 @@ class SuspensionRecord:
     by: str
     channel: str
     decided_ms: int
-    terms: bytes = b""
+    policy: bytes = b""
     decisions: tuple[DecisionRecord, ...] = ()
     race: bytes = b""
     shown_digest: bytes = b""
@@ -106,7 +106,7 @@ class SuspensionRecord:
         if len(array) < 17:
             array += _NEWER_OF_SUSPENSION[len(array) - 17 :]
         _, _, status, opened, deadline, shown, answer, digest, by, channel, decided = array[:11]
-        terms, decisions, race, shown_digest, _, run = array[11:17]
+        policy, decisions, race, shown_digest, _, run = array[11:17]
         return cls(
             status.decode(),
             int(opened),
@@ -117,7 +117,7 @@ class SuspensionRecord:
             by.decode("utf-8", "replace"),
             channel.decode("utf-8", "replace"),
             int(decided),
-            terms,
+            policy,
             tuple(map(DecisionRecord.from_array, msgpack.unpackb(decisions, raw=True))) if decisions else (),
             race,
             shown_digest,
@@ -128,7 +128,7 @@ class SuspensionRecord:
     def seen(self) -> str:
         """The identity of this opening of the suspension, with all it shows and asks for: an answer names the
         opening it was checked against. Computed as in answer.lua."""
-        what = hashlib.sha1(self.terms + self.shown_digest, usedforsecurity=False).hexdigest()
+        what = hashlib.sha1(self.policy + self.shown_digest, usedforsecurity=False).hexdigest()
         return f"{self.opened_ms}:{what}"
 
 
@@ -174,19 +174,19 @@ class ChildRecord:
     opened_ms: int
     children: int
     left: int
-    begun: int
+    started: int
     decided_ms: int
     race: bytes = b""
 
     @classmethod
     def from_array(cls, array: list[Any]) -> ChildRecord:
-        _, _, status, opened, children, left, begun, decided, *race = array
+        _, _, status, opened, children, left, started, decided, *race = array
         return cls(
             status.decode(),
             int(opened),
             int(children),
             int(left),
-            int(begun),
+            int(started),
             int(decided),
             race[0] if race else b"",
         )

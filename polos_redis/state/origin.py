@@ -10,7 +10,7 @@ from polos_redis.values import codec
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class Origin:
     """Where an execution comes from, as its code sees it."""
 
     root_workflow_id: str
@@ -31,7 +31,7 @@ class About:
         return codec.encode(known, limit=codec.UNLIMITED)  # the initial state has been checked
 
     @classmethod
-    def unpack(cls, workflow_id: str, packed: bytes | None) -> About:
+    def unpack(cls, workflow_id: str, packed: bytes | None) -> Origin:
         """Read the stored form; None stands for a root execution with no more to say."""
         if packed is None:
             return cls(workflow_id)

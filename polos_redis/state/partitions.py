@@ -37,9 +37,9 @@ class Partitions:
             return self.prefix(execution_id)
         return self.prefixes[keys.partition_of(topic, self.number)]
 
-    def lane_prefix(self, lane: str) -> bytes:
+    def semaphore_prefix(self, semaphore: str) -> bytes:
         """The prefix of the partition a limited queue, or a concurrency key of one, lives in."""
-        return self.prefixes[keys.partition_of(lane, self.number)]
+        return self.prefixes[keys.partition_of(semaphore, self.number)]
 
     async def check(self) -> None:
         """Fix the namespace's number of partitions on first use. Raises `ConfigurationError` if another

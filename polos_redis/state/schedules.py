@@ -33,7 +33,7 @@ class Schedules:
     async def read(self, schedule_id: str) -> tuple[int, bytes]:
         """The server's time in ms, and a schedule; empty when there is none."""
         now, packed = await self._wire.call_script(
-            scripts.SCHEDULED,
+            scripts.READ_SCHEDULE,
             self._partitions.prefix(schedule_id),
             schedule_id,
             patience=self._partitions.patience,

@@ -16,13 +16,13 @@ from polos_redis.values.text import raw, text
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class SlotRequest:
     """An execution's request to its semaphore: whether it wants (or has) a slot, as of a version."""
 
-    lane: str
+    semaphore: str
     limit: int
     version: int
-    place: bool
+    wants_slot: bool
 
 
 class Semaphores:
@@ -32,35 +32,49 @@ class Semaphores:
         self._partitions = partitions
         self._wire = partitions.wire
 
-    async def lane_of(self, prefix: bytes, execution_id: str) -> Wanted | None:
+    async def slot_request(self, prefix: bytes, execution_id: str) -> SlotRequest | None:
         """The request of an execution; None when it needs no slot, or is gone."""
-        reply = await self._wire.call_script(scripts.LANE, prefix, execution_id, patience=None)
-        return None if reply is None else Wanted(text(reply[0]), reply[1], reply[2], bool(reply[3]))
+        reply = await self._wire.call_script(scripts.SLOT_REQUEST, prefix, execution_id, patience=None)
+        return None if reply is None else SlotRequest(text(reply[0]), reply[1], reply[2], bool(reply[3]))
 
-    async def ask_place(self, lane: str, limit: int, execution_id: str, version: int, look_ms: int) -> bool:
+    async def request_slot(
+        self, semaphore: str, limit: int, execution_id: str, version: int, look_ms: int
+    ) -> bool:
         """Acquire a slot for an execution of another partition, or join the waiters; returns whether it has
         the slot now. `look_ms` is the time until an errand checks the holders."""
-        return await self._place(lane, limit, execution_id, version, 1, look_ms)
+        return await self._change_slot(semaphore, limit, execution_id, version, 1, look_ms)
 
-    async def free_place(self, lane: str, limit: int, execution_id: str, version: int) -> None:
+    async def release_slot(self, semaphore: str, limit: int, execution_id: str, version: int) -> None:
         """Release a slot, or leave the waiters."""
-        await self._place(lane, limit, execution_id, version, 0, 0)
+        await self._change_slot(semaphore, limit, execution_id, version, 0, 0)
 
-    async def _place(
-        self, lane: str, limit: int, execution_id: str, version: int, asks: int, look_ms: int
+    async def _change_slot(
+        self, semaphore: str, limit: int, execution_id: str, version: int, asks: int, look_ms: int
     ) -> bool:
-        prefix = self._partitions.lane_prefix(lane)
+        prefix = self._partitions.semaphore_prefix(semaphore)
         return bool(
             await self._wire.call_script(
-                scripts.PLACE, prefix, raw(lane), limit, execution_id, version, asks, look_ms, patience=None
+                scripts.REQUEST_SLOT,
+                prefix,
+                raw(semaphore),
+                limit,
+                execution_id,
+                version,
+                asks,
+                look_ms,
+                patience=None,
             )
         )
 
-    async def holders(self, lane: str, cursor: bytes) -> tuple[bytes, list[tuple[str, int]]] | None:
+    async def slot_holders(self, semaphore: str, cursor: bytes) -> tuple[bytes, list[tuple[str, int]]] | None:
         """A page of the holders that live in other partitions, with their versions; None when there are
         neither holders nor waiters."""
         reply = await self._wire.call_script(
-            scripts.HOLDERS, self._partitions.lane_prefix(lane), raw(lane), cursor, patience=None
+            scripts.SLOT_HOLDERS,
+            self._partitions.semaphore_prefix(semaphore),
+            raw(semaphore),
+            cursor,
+            patience=None,
         )
         if reply is None:
             return None
@@ -68,8 +82,10 @@ class Semaphores:
         found = [(text(one), int(version)) for one, version in zip(flat[::2], flat[1::2], strict=True)]
         return cursor, found
 
-    async def admit(self, execution_id: str, version: int) -> bool:
+    async def grant_slot(self, execution_id: str, version: int) -> bool:
         """Make an execution runnable that got a slot; False when it no longer wants the slot of this
         version."""
         prefix = self._partitions.prefix(execution_id)
-        return bool(await self._wire.call_script(scripts.ADMIT, prefix, execution_id, version, patience=None))
+        return bool(
+            await self._wire.call_script(scripts.GRANT_SLOT, prefix, execution_id, version, patience=None)
+        )

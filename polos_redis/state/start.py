@@ -18,18 +18,18 @@ _pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cms
 class Start:
     """Where and when an execution starts; times in ms.
 
-    `lane` is the queue, or the concurrency key of one, whose limit applies, None for no limit. `limit` counts
-    unless workers have published another one. `about` is the packed `About`; `digest`, that of the input, is
+    `semaphore` is the queue, or the concurrency key of one, whose limit applies, None for no limit. `limit` counts
+    unless workers have published another one. `origin` is the packed `Origin`; `digest`, that of the input, is
     given with an idempotency key.
     """
 
     queue: str = keys.DEFAULT_QUEUE
-    lane: str | None = None
+    semaphore: str | None = None
     limit: int | None = None
     timeout: int | None = None
     delay: int | None = None
     at: int | None = None
-    about: bytes | None = None
+    origin: bytes | None = None
     digest: bytes | None = None
 
     def pack(self, partitions: Partitions, execution_id: str, **more: Any) -> bytes:
@@ -37,10 +37,10 @@ class Start:
         options: dict[str, Any] = dict(more)
         if self.queue != keys.DEFAULT_QUEUE:
             options["queue"] = self.queue
-        if self.lane is not None:
-            near = partitions.lane_prefix(self.lane) == partitions.prefix(execution_id)
-            options |= {"lane": raw(self.lane), "near": near}
-        for name in ("limit", "timeout", "delay", "at", "about", "digest"):
+        if self.semaphore is not None:
+            near = partitions.semaphore_prefix(self.semaphore) == partitions.prefix(execution_id)
+            options |= {"semaphore": raw(self.semaphore), "near": near}
+        for name in ("limit", "timeout", "delay", "at", "origin", "digest"):
             value = getattr(self, name)
             if value is not None:
                 options[name] = value

@@ -16,11 +16,11 @@ _pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cms
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SuspensionRequest:
     """What a suspension shows and asks for.
 
     `shown` (codec) and its `digest`; `timeout_ms`, 0 for none; `audit_ms`, the retention of its audit;
-    `terms`; `default`, the answer (codec) that holds after the timeout, empty for none; `told`, the data of
+    `policy`; `default`, the answer (codec) that holds after the timeout, empty for none; `told`, the data of
     its events where they say more than `shown`; `channels`, by which people are notified; `run`, the
     execution's.
     """
@@ -29,9 +29,9 @@ class Asked:
     digest: bytes
     timeout_ms: int
     audit_ms: int
-    terms: bytes = b""
+    policy: bytes = b""
     default: bytes = b""
-    told: bytes = b""
+    event_data: bytes = b""
     channels: Sequence[str] = ()
     run: int = 1
 
@@ -44,7 +44,7 @@ class Asked:
         return packed
 
 
-_OPTIONAL = ("terms", "default", "told", "channels")
+_OPTIONAL = ("policy", "default", "event_data", "channels")
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,10 +56,10 @@ class Topics:
         found = await self._wire.call("XRANGE", self._key(keys.TOPIC, topic), event, event, patience=None)
         return found[0][1] if found else None
 
-    async def events_after(self, topic: str, place: bytes, count: int) -> list[tuple[bytes, list[bytes]]]:
+    async def events_after(self, topic: str, position: bytes, count: int) -> list[tuple[bytes, list[bytes]]]:
         """Events of a topic after a place: (stream id, [type, data, ..])."""
         key = self._key(keys.TOPIC, topic)
-        found = await self._wire.call("XRANGE", key, b"(" + place, "+", "COUNT", count, patience=None)
+        found = await self._wire.call("XRANGE", key, b"(" + position, "+", "COUNT", count, patience=None)
         return [(entry, flat) for entry, flat in found]
 
     # --- subscribers ---
@@ -67,14 +67,14 @@ class Topics:
     async def subscribe(self, topic: str, member: str) -> bytes:
         """Subscribe a member to a topic from now on; returns its place. One that has subscribed before keeps
         its place."""
-        place: bytes = await self._wire.call_script(
+        position: bytes = await self._wire.call_script(
             scripts.SUBSCRIBE,
             self._partitions.topic_prefix(topic),
             raw(topic),
             raw(member),
             patience=self._partitions.patience,
         )
-        return place
+        return position
 
     async def unsubscribe(self, topic: str, member: str) -> None:
         """End a subscription, whatever its place."""
@@ -88,7 +88,7 @@ class Topics:
         cursor = b"0"
         while True:
             cursor, flat = await self._wire.call("HSCAN", key, cursor, "COUNT", 500, patience=None)
-            found |= {text(member): place for member, place in zip(flat[::2], flat[1::2], strict=True)}
+            found |= {text(member): position for member, position in zip(flat[::2], flat[1::2], strict=True)}
             if cursor == b"0":
                 return found
 
