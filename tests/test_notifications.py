@@ -411,12 +411,12 @@ async def test_what_is_taken_is_due_again_unless_it_is_sent(redis_url: str, name
     async with PolosClient(redis_url, namespace) as client:
         store = await client.store()
         prefix = store.partitions.prefix(handle.id)
-        assert await store.outbox.take(prefix, "pager", 10, 60_000) == [], "it is put off"
+        assert await store.outbox.claim(prefix, "pager", 10, 60_000) == [], "it is put off"
         await make_due(client, handle.id, "approval/1", "pager")
-        (taken,) = await store.outbox.take(prefix, "pager", 10, 60_000)
+        (taken,) = await store.outbox.claim(prefix, "pager", 10, 60_000)
         assert (taken.execution_id, taken.step_key) == (handle.id, "approval/1")
         assert await waiting(client, "pager") == {f"{handle.id} approval/1": taken.due}
-        assert await store.outbox.take(prefix, "pager", 10, 60_000) == [], "it is held"
+        assert await store.outbox.claim(prefix, "pager", 10, 60_000) == [], "it is held"
 
         late = ClaimedNotification(taken.execution_id, taken.step_key, taken.due - 1)
         await store.outbox.sent(prefix, "pager", late, None)
@@ -428,7 +428,7 @@ async def test_what_is_taken_is_due_again_unless_it_is_sent(redis_url: str, name
         assert 0 < await store.wire.call("PTTL", key) <= 604_800_000
         again: list[ClaimedNotification] = []
         while not again:
-            again = await store.outbox.take(prefix, "pager", 10, 60_000)
+            again = await store.outbox.claim(prefix, "pager", 10, 60_000)
         await store.outbox.sent(prefix, "pager", again[0], None)
         assert not await waiting(client, "pager")
 

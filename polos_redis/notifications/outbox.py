@@ -66,7 +66,7 @@ class Outbox:
                 await self._room.wait()
                 continue
             try:
-                claimed = await self.store.outbox.take(self.prefix, self.channel.name, free, HOLD_MS)
+                claimed = await self.store.outbox.claim(self.prefix, self.channel.name, free, HOLD_MS)
             except PolosError as error:
                 told = {"channel": self.channel.name, "error": str(error)}
                 logger.error("the outbox can't be read", extra=told)

@@ -638,7 +638,7 @@ class Activation:
     async def _auto_retry(self, call: Ending) -> None:
         """A failed execution whose workflow has `retries` goes on as a new run, if there is one left."""
         times, delay_ms = self.workflow.retries, int(self.workflow.retry_delay * 1000)
-        again = self.host.store.fenced.again
+        again = self.host.store.fenced.auto_retry
         try:
             run = await self._sent(lambda: again(self.fence, self.known, call[1], times, delay_ms, call[4]))
         except PolosError as error:

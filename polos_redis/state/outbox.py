@@ -24,7 +24,7 @@ class Outbox:
     def __init__(self, partitions: Partitions) -> None:
         self._wire = partitions.wire
 
-    async def claim_notifications(
+    async def claim(
         self, prefix: bytes, channel: str, limit: int, hold_ms: int
     ) -> list[ClaimedNotification]:
         """Claim notifications that a channel has to send now, for `hold_ms`."""
@@ -34,7 +34,7 @@ class Outbox:
         names = [text(member).partition(" ") for member in members]
         return [ClaimedNotification(execution_id, step_key, due) for execution_id, _, step_key in names]
 
-    async def notification_sent(
+    async def sent(
         self, prefix: bytes, channel: str, claimed: ClaimedNotification, retry_ms: int | None
     ) -> None:
         """Remove a claimed notification, or make it due again in `retry_ms`. One that was claimed or added
