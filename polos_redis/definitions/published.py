@@ -23,9 +23,8 @@ async def define(store: Store, workflows: Iterable[Workflow[Any, Any]]) -> None:
     for name, limit in limits.items():
         await store.definitions.put_limit(name, limit)
         if limit is not None:
-            await store.semaphores.release_slot(
-                name, limit, "", 0
-            )  # of nobody: a raised limit admits waiters
+            # Nobody's slot: where the limit was raised, waiters are granted theirs.
+            await store.semaphores.release_slot(name, limit, "", 0)
 
 
 def _limits(workflows: Iterable[Workflow[Any, Any]]) -> dict[str, int | None]:

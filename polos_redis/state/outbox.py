@@ -24,9 +24,7 @@ class Outbox:
     def __init__(self, partitions: Partitions) -> None:
         self._wire = partitions.wire
 
-    async def claim(
-        self, prefix: bytes, channel: str, limit: int, hold_ms: int
-    ) -> list[ClaimedNotification]:
+    async def claim(self, prefix: bytes, channel: str, limit: int, hold_ms: int) -> list[ClaimedNotification]:
         """Claim notifications that a channel has to send now, for `hold_ms`."""
         due, *members = await self._wire.call_script(
             scripts.CLAIM_NOTIFICATIONS, prefix, channel, limit, hold_ms, patience=None
@@ -39,10 +37,8 @@ class Outbox:
     ) -> None:
         """Remove a claimed notification, or make it due again in `retry_ms`. One that was claimed or added
         again meanwhile stays as it is."""
-        member, again = (
-            raw(f"{claimed.execution_id} {claimed.step_key}"),
-            "" if retry_ms is None else retry_ms,
-        )
+        member = raw(f"{claimed.execution_id} {claimed.step_key}")
+        retry = "" if retry_ms is None else retry_ms
         await self._wire.call_script(
-            scripts.NOTIFICATION_SENT, prefix, channel, member, claimed.due, again, patience=None
+            scripts.NOTIFICATION_SENT, prefix, channel, member, claimed.due, retry, patience=None
         )

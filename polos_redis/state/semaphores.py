@@ -1,9 +1,8 @@
 """Semaphores: the concurrency limits of queues and of concurrency keys.
 
-A semaphore ("lane") lives in the partition of its name. An execution of that partition acquires and releases
-its slot ("place") within the scripts that start and end it; for an execution of another partition, errands
-carry the request and the grant between the two. Each request has a version, so that one that is late or
-repeated changes nothing.
+A semaphore lives in the partition of its name. An execution of that partition acquires and releases its slot
+within the scripts that start and end it; for an execution of another partition, errands carry the request and
+the grant between the two. Each request has a version, so that one that is late or repeated changes nothing.
 """
 
 from __future__ import annotations

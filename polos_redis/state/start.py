@@ -18,9 +18,9 @@ _pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cms
 class Start:
     """Where and when an execution starts; times in ms.
 
-    `semaphore` is the queue, or the concurrency key of one, whose limit applies, None for no limit. `limit` counts
-    unless workers have published another one. `origin` is the packed `Origin`; `digest`, that of the input, is
-    given with an idempotency key.
+    `semaphore` is the queue with a limit, or the concurrency key of one, to acquire a slot from; its limit is
+    the one that workers have published, else `limit`. `origin` is the packed `Origin`; `digest`, that of the
+    input, is given with an idempotency key.
     """
 
     queue: str = keys.DEFAULT_QUEUE
