@@ -12,11 +12,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgpack
 
+from polos_redis.connection.connection import Connection
 from polos_redis.definitions.cron import Cron, Declared, check_key
+from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.published import definition_of
 from polos_redis.errors import ConfigurationError, ScheduleNotFoundError
 from polos_redis.executions.starting import queue_of, start_options
@@ -26,10 +28,6 @@ from polos_redis.state.store import Store
 from polos_redis.values import codec
 from polos_redis.values.times import to_datetime
 from polos_redis.values.validation import GeneratedInput
-from polos_redis.workflow import Workflow
-
-if TYPE_CHECKING:
-    from polos_redis.client import PolosClient
 
 logger = logging.getLogger("polos.worker")
 
@@ -72,8 +70,8 @@ class Schedule:
 
 
 async def create(
-    client: PolosClient,
-    workflow: Workflow[Any, Any] | str,
+    connection: Connection,
+    workflow: WorkflowDefinition[Any, Any] | str,
     cron: str,
     timezone: str = "UTC",
     key: str = "global",
@@ -84,59 +82,59 @@ async def create(
     leaves it paused if it is. The first tick is the first one after now. Raises `ConfigurationError` for an
     expression, a time zone or a key that can't be used, and for a workflow with `schedule=False`.
     """
-    workflow_id = workflow.id if isinstance(workflow, Workflow) else workflow
+    workflow_id = workflow.id if isinstance(workflow, WorkflowDefinition) else workflow
     if not isinstance(workflow_id, str) or not workflow_id:
         raise ConfigurationError(f"expected a workflow or a workflow's id, not {workflow!r}")
-    store = await client.store()
+    store = await connection.store()
     if not (await definition_of(store, workflow)).schedulable:
         raise ConfigurationError(f"workflow {workflow_id!r} has schedule=False: it is not to be scheduled")
     return await put(store, workflow_id, Declared(cron, timezone, check_key(key)), declared=False)
 
 
-async def get(client: PolosClient, schedule_id: str) -> Schedule:
+async def get(connection: Connection, schedule_id: str) -> Schedule:
     """A schedule. Raises `ScheduleNotFoundError`."""
-    _, packed = await (await client.store()).schedules.read(schedule_id)
+    _, packed = await (await connection.store()).schedules.read(schedule_id)
     if not packed:
         raise ScheduleNotFoundError(schedule_id)
     return StoredSchedule.unpack(packed).shown(schedule_id)
 
 
-async def pause(client: PolosClient, schedule_id: str) -> None:
+async def pause(connection: Connection, schedule_id: str) -> None:
     """Let a schedule rest until `resume`: its ticks are not missed, there are none. Raises
     `ScheduleNotFoundError`."""
-    await _change(client, schedule_id, lambda kept, now: replace(kept, paused=True, next=None))
+    await _change(connection, schedule_id, lambda kept, now: replace(kept, paused=True, next=None))
 
 
-async def resume(client: PolosClient, schedule_id: str) -> None:
+async def resume(connection: Connection, schedule_id: str) -> None:
     """Let a paused schedule go on, from now. Raises `ScheduleNotFoundError`."""
 
     def resumed(kept: StoredSchedule, now: int) -> StoredSchedule:
         return replace(kept, paused=False, next=kept.ticks.after(now)) if kept.paused else kept
 
-    await _change(client, schedule_id, resumed)
+    await _change(connection, schedule_id, resumed)
 
 
-async def delete(client: PolosClient, schedule_id: str) -> None:
+async def delete(connection: Connection, schedule_id: str) -> None:
     """Remove a schedule; what it has begun goes on. One that a workflow declares comes back with the next
     start of a worker that does: pause it instead. Raises `ScheduleNotFoundError`."""
-    await _change(client, schedule_id, lambda kept, now: None)
+    await _change(connection, schedule_id, lambda kept, now: None)
 
 
 async def list(  # noqa: A001 - schedules.list
-    client: PolosClient, workflow: Workflow[Any, Any] | str | None = None
+    connection: Connection, workflow: WorkflowDefinition[Any, Any] | str | None = None
 ) -> builtins.list[Schedule]:
     """All schedules, or those of a workflow, by workflow and key."""
-    wanted = workflow.id if isinstance(workflow, Workflow) else workflow
-    found = await (await client.store()).schedules.read_all()
+    wanted = workflow.id if isinstance(workflow, WorkflowDefinition) else workflow
+    found = await (await connection.store()).schedules.read_all()
     schedules = [StoredSchedule.unpack(packed).shown(schedule_id) for schedule_id, packed in found.items()]
     chosen = [one for one in schedules if wanted is None or one.workflow_id == wanted]
     return sorted(chosen, key=lambda one: (one.workflow_id, one.key))
 
 
 async def _change(
-    client: PolosClient, schedule_id: str, change: Callable[[StoredSchedule, int], StoredSchedule | None]
+    connection: Connection, schedule_id: str, change: Callable[[StoredSchedule, int], StoredSchedule | None]
 ) -> None:
-    store = await client.store()
+    store = await connection.store()
     tried = False
     while True:
         now, seen = await store.schedules.read(schedule_id)

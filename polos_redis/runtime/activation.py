@@ -32,12 +32,12 @@ from polos_redis.values import codec
 from polos_redis.values.text import raw, text
 
 if TYPE_CHECKING:
-    from polos_redis.client import PolosClient
+    from polos_redis.connection.connection import Connection
+    from polos_redis.definitions.definition import WorkflowDefinition
     from polos_redis.links import Links
     from polos_redis.metrics.worker_stats import WorkerStats
     from polos_redis.runtime.durable_state import DurableState
     from polos_redis.runtime.resources import Resources
-    from polos_redis.workflow import Workflow
 
 logger = logging.getLogger("polos.execution")
 
@@ -73,7 +73,6 @@ class State(Enum):
 class Host(Protocol):
     """What an activation needs of its worker."""
 
-    client: PolosClient
     store: Store
     worker_id: str
     stats: WorkerStats
@@ -84,6 +83,8 @@ class Host(Protocol):
     resources: Resources
     draining: bool
 
+    @property
+    def client(self) -> Connection: ...
     def lease_is_fresh(self, prefix: bytes) -> bool: ...
     async def wait_for_lease(self, prefix: bytes) -> None: ...
     def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]: ...
@@ -168,7 +169,13 @@ class Activation:
     )
 
     def __init__(
-        self, host: Host, workflow: Workflow[Any, Any], execution_id: str, entry: bytes, run: int, queue: str
+        self,
+        host: Host,
+        workflow: WorkflowDefinition[Any, Any],
+        execution_id: str,
+        entry: bytes,
+        run: int,
+        queue: str,
     ) -> None:
         self.host = host
         self.workflow = workflow

@@ -16,8 +16,8 @@ from polos_redis.errors import StateConflictError, StoredValueError
 from polos_redis.values import codec
 
 if TYPE_CHECKING:
+    from polos_redis.definitions.definition import WorkflowDefinition
     from polos_redis.runtime.context import WorkflowContext
-    from polos_redis.workflow import Workflow
 
 _EXTRA, _PRIVATE = "*", "_"  # names that no field of a model has
 _NO_LIMIT = 1 << 40  # bytes; for what is only compared
@@ -133,7 +133,7 @@ class Draft:
             _put(self._value, codec.decode(packed))
 
 
-async def make_state(ctx: WorkflowContext, workflow: Workflow[Any, Any]) -> None:
+async def make_state(ctx: WorkflowContext, workflow: WorkflowDefinition[Any, Any]) -> None:
     """The state of an execution that was begun without one, by an id alone: the schema's defaults, as a step,
     for they need not be the same twice."""
     activation = ctx._activation

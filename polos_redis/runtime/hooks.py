@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from polos_redis.errors import ConfigurationError, HookFailedError
+from polos_redis.definitions.definition import WorkflowDefinition
+from polos_redis.errors import HookFailedError
 from polos_redis.runtime.durable_state import make_state
 from polos_redis.values import codec
 
 if TYPE_CHECKING:
     from polos_redis.runtime.context import WorkflowContext
-    from polos_redis.workflow import Workflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +56,12 @@ Hook: TypeAlias = "Callable[[WorkflowContext, HookContext], HookResult | Awaitab
 Hooks: TypeAlias = "Hook | Sequence[Hook] | None"
 
 
-def as_hooks(hooks: Any, workflow_id: str, kind: str) -> tuple[Hook, ...]:
-    """The hooks of a workflow as it was given them: a function, several, or none."""
-    several = () if hooks is None else (hooks,) if callable(hooks) else hooks
-    if not isinstance(several, list | tuple) or not all(map(callable, several)):
-        raise ConfigurationError(
-            f"workflow {workflow_id!r}: {kind} is a function (ctx, hook_context) or a list of them, "
-            f"not {hooks!r}"
-        )
-    return tuple(several)
+def coroutine_of(workflow: WorkflowDefinition[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
+    """The coroutine of one activation: the workflow's function, its state and hooks around it."""
+    return _surrounded(workflow, ctx, input) if workflow.has_surroundings else workflow.call(ctx, input)
 
 
-async def surrounded(workflow: Workflow[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
+async def _surrounded(workflow: WorkflowDefinition[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
     """A workflow's code with all that is around it: the state it begins with, its hooks."""
     if workflow.state_schema is not None:
         await make_state(ctx, workflow)
@@ -76,7 +70,7 @@ async def surrounded(workflow: Workflow[Any, Any], ctx: WorkflowContext, input: 
         result = await _run(ctx, hook, f"on_start.{_name(hook)}.{index}", told, "modified_output")
         if result.modified_payload is not None:
             told = replace(told, current_payload=workflow.check_input(result.modified_payload))
-    output = await workflow.bare_call(ctx, told.current_payload)
+    output = await workflow.call(ctx, told.current_payload)
     told = replace(told, current_output=output)
     for index, hook in enumerate(workflow.on_end):
         result = await _run(ctx, hook, f"on_end.{_name(hook)}.{index}", told, "modified_payload")

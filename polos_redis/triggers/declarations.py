@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from polos_redis import schedules
+from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.published import definition_of
 from polos_redis.state.store import Store
 from polos_redis.triggers.subscriptions import subscriber
-from polos_redis.workflow import Workflow
 
 
-async def declare(store: Store, workflows: Iterable[Workflow[Any, Any]]) -> None:
+async def declare(store: Store, workflows: Iterable[WorkflowDefinition[Any, Any]]) -> None:
     """Make the schedules and subscriptions of workflows known, and end those they no longer declare."""
     for workflow in workflows:
         before = await definition_of(store, workflow.id)

@@ -17,6 +17,7 @@ import msgpack
 from polos_redis import settings, tasks
 from polos_redis.client import PolosClient
 from polos_redis.connection.notices import Notices
+from polos_redis.definitions.definition import WorkflowDefinition, registered
 from polos_redis.definitions.published import define
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, ConnectionLostError, PolosError, RedisRefusedError
@@ -27,6 +28,7 @@ from polos_redis.notifications.outbox import Outbox
 from polos_redis.runtime.activation import Activation, State
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.durable_state import DurableState
+from polos_redis.runtime.hooks import coroutine_of
 from polos_redis.runtime.resources import Resources
 from polos_redis.state import keys
 from polos_redis.state.fencing import Fence
@@ -43,7 +45,6 @@ from polos_redis.worker.readers import Reader, Readers
 from polos_redis.worker.reaper import Reaper
 from polos_redis.worker.server_checks import check_servers
 from polos_redis.worker.timers import Timers
-from polos_redis.workflow import Workflow, registered
 
 if TYPE_CHECKING:
     from polos_redis.metrics.endpoint import MetricsEndpoint
@@ -74,7 +75,7 @@ class Worker:
     def __init__(
         self,
         client: PolosClient,
-        workflows: Iterable[Workflow[Any, Any]] | None = None,
+        workflows: Iterable[WorkflowDefinition[Any, Any]] | None = None,
         *,
         concurrency: int | None = None,
         lease_seconds: float | None = None,
@@ -90,7 +91,7 @@ class Worker:
     ) -> None:
         self.client = client
         self._workflows = None if workflows is None else list(workflows)
-        self.workflows: dict[bytes, Workflow[Any, Any]] = {}
+        self.workflows: dict[bytes, WorkflowDefinition[Any, Any]] = {}
         self.concurrency: int = settings.resolve("concurrency", concurrency)
         self.lease_seconds: float = settings.resolve("lease_seconds", lease_seconds)
         self.max_deliveries: int = settings.resolve("max_deliveries", max_deliveries)
@@ -478,7 +479,7 @@ class Worker:
             activation.fail_before_start(error)
             return
         ctx = WorkflowContext(activation)
-        activation.start(lambda: activation.workflow.call(ctx, given))
+        activation.start(lambda: coroutine_of(activation.workflow, ctx, given))
 
     # --- what activations need (their Host) ---------------------------------------------
 
@@ -572,9 +573,9 @@ class Worker:
             self._recheck()
 
 
-def _with_needed(chosen: Iterable[Workflow[Any, Any]]) -> list[Workflow[Any, Any]]:
+def _with_needed(chosen: Iterable[WorkflowDefinition[Any, Any]]) -> list[WorkflowDefinition[Any, Any]]:
     """These workflows and what they need beside them, each once."""
-    found: dict[int, Workflow[Any, Any]] = {}
+    found: dict[int, WorkflowDefinition[Any, Any]] = {}
     left = list(chosen)
     while left:
         one = left.pop(0)

@@ -11,10 +11,12 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
+from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, StepExecutionError, StepKeyError, StoredValueError
 from polos_redis.executions.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.executions.handle import ExecutionHandle
+from polos_redis.executions.starting import prepare
 from polos_redis.runtime.activation import CallSite, described
 from polos_redis.runtime.steps.calls import Calls, caller, one_wait, race_membership
 from polos_redis.state import journal, keys, stored_errors
@@ -23,7 +25,6 @@ from polos_redis.state.journal import ChildRecord, ResultRecord
 from polos_redis.state.start import Child
 from polos_redis.values import codec
 from polos_redis.values.text import raw
-from polos_redis.workflow import Workflow
 
 Out = TypeVar("Out")
 
@@ -44,13 +45,13 @@ class ChildOptions(TypedDict, total=False):
 class ChildCall:
     """A child as it is asked for."""
 
-    workflow: Workflow[Any, Any] | str
+    workflow: WorkflowDefinition[Any, Any] | str
     payload: Any
     options: dict[str, Any]
 
     @property
     def workflow_id(self) -> str:
-        return self.workflow.id if isinstance(self.workflow, Workflow) else self.workflow
+        return self.workflow.id if isinstance(self.workflow, WorkflowDefinition) else self.workflow
 
 
 class Children(Calls):
@@ -60,7 +61,11 @@ class Children(Calls):
 
     @overload
     def invoke(
-        self, key: str, workflow: Workflow[Any, Out], payload: Any = None, **options: Unpack[ChildOptions]
+        self,
+        key: str,
+        workflow: WorkflowDefinition[Any, Out],
+        payload: Any = None,
+        **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, ExecutionHandle[Out]]: ...
     @overload
     def invoke(
@@ -69,7 +74,7 @@ class Children(Calls):
     def invoke(
         self,
         key: str,
-        workflow: Workflow[Any, Any] | str,
+        workflow: WorkflowDefinition[Any, Any] | str,
         payload: Any = None,
         **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, ExecutionHandle[Any]]:
@@ -93,7 +98,11 @@ class Children(Calls):
 
     @overload
     def invoke_and_wait(
-        self, key: str, workflow: Workflow[Any, Out], payload: Any = None, **options: Unpack[ChildOptions]
+        self,
+        key: str,
+        workflow: WorkflowDefinition[Any, Out],
+        payload: Any = None,
+        **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, Out]: ...
     @overload
     def invoke_and_wait(
@@ -102,7 +111,7 @@ class Children(Calls):
     def invoke_and_wait(
         self,
         key: str,
-        workflow: Workflow[Any, Any] | str,
+        workflow: WorkflowDefinition[Any, Any] | str,
         payload: Any = None,
         **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, Any]:
@@ -233,15 +242,21 @@ class Children(Calls):
     async def _child(self, key: str, index: int, wanted: ChildCall) -> Child:
         activation = self._activation
         try:
-            workflow_id, packed, start = await activation.host.client.prepare(
-                wanted.workflow, wanted.payload, parent=(activation.origin, activation.id), **wanted.options
+            workflow_id, packed, start = await prepare(
+                activation.host.client,
+                wanted.workflow,
+                wanted.payload,
+                parent=(activation.origin, activation.id),
+                **wanted.options,
             )
         except (StoredValueError, ConfigurationError) as error:
             raise type(error)(f"child {index} of step {key!r}: {error}") from error.__cause__
         return Child(keys.child_id(activation.id, key, index), workflow_id, packed, start)
 
 
-def want(key: str, workflow: Workflow[Any, Any] | str, payload: Any, options: ChildOptions) -> ChildCall:
+def want(
+    key: str, workflow: WorkflowDefinition[Any, Any] | str, payload: Any, options: ChildOptions
+) -> ChildCall:
     known = ChildOptions.__annotations__
     for name in options:
         if name not in known:

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from typing import Any
 
+from polos_redis.decisions import answers
 from polos_redis.errors import InvalidInputError, WaitTimeoutError
 from polos_redis.events import EventData, EventPayload, payload, publish_once
 from polos_redis.runtime.activation import CallSite
@@ -169,13 +170,8 @@ class Waits(Runs):
         client, by = self._activation.host.client, resumed_by or f"execution {self._activation.id}"
 
         async def answer() -> None:
-            await client.resume(
-                suspend_workflow_id=suspend_workflow_id,
-                suspend_execution_id=suspend_execution_id,
-                suspend_step_key=suspend_step_key,
-                data=data,
-                resumed_by=by,
-                channel="workflow",
+            await answers.decide(
+                client, suspend_execution_id, suspend_step_key, data, by=by, channel="workflow"
             )
 
         return self._run(key, True, answer, 0, 0.0, 0.0, caller())
