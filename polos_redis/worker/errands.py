@@ -21,10 +21,11 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from polos_redis import schedules, tasks
+from polos_redis import tasks
 from polos_redis.decisions import answers
 from polos_redis.errors import ExecutionNotFoundError, PolosError, ResumeError, StoredValueError
 from polos_redis.state.store import Errand, Store, raw, text
+from polos_redis.triggers import ticks
 from polos_redis.triggers.subscriptions import trigger
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ class Errands:
     # --- schedules ----------------------------------------------------------------------
 
     async def _fire(self, schedule_id: str) -> int | None:
-        return await schedules.fire(self.store, schedule_id, self.client.retention_ms)
+        return await ticks.fire(self.store, schedule_id, self.client.retention_ms)
 
 
 def _is_due(place: str, event: str) -> bool:
