@@ -43,7 +43,7 @@ class SchedulePayload(Given):
     upcoming: datetime
 
 
-async def fire(store: Store, schedule_id: str, retention_ms: int) -> int | None:
+async def fire(store: Store, retention_ms: int, schedule_id: str) -> int | None:
     """Fire the due ticks of a schedule; returns the ms until the next one, None when there is none."""
     for _ in range(IN_A_ROW):
         now, seen = await store.scheduled(schedule_id)

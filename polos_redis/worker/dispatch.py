@@ -1,0 +1,104 @@
+"""Dispatch: from a delivered entry to a running activation.
+
+The entry of a new execution carries the input, so its first activation reads nothing from Redis; the entry of
+a woken execution carries its journal when that is small. Anything else is loaded. The input is decoded and
+validated here, once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+
+from polos_redis.errors import PolosError
+from polos_redis.executions.starting import About
+from polos_redis.runtime.activation import Activation, State
+from polos_redis.runtime.context import WorkflowContext
+from polos_redis.runtime.durable_state import KeptState
+from polos_redis.state.store import Fence, text
+from polos_redis.values import codec
+from polos_redis.worker.deliveries import Delivery
+from polos_redis.worker.host import WorkerHost
+from polos_redis.workflow import Workflow
+
+logger = logging.getLogger("polos.worker")
+
+
+class Dispatch:
+    """Creates and begins the activations of one worker."""
+
+    def __init__(self, host: WorkerHost, workflows: Mapping[bytes, Workflow[Any, Any]]) -> None:
+        self._host = host
+        self._lease = host.lease
+        self._deliveries = host.deliveries
+        self._workflows = workflows
+
+    def deliver(self, delivery: Delivery, flat: list[bytes] | None) -> None:
+        """Begin an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, about, ..) (,
+        journal, ..))]. Entries that can't run here are returned."""
+        self._deliveries.hold(delivery)
+        prefix, queue, entry = delivery
+        if not flat or self._host.draining or not self._lease.is_fresh(prefix):
+            self._deliveries.let_go(delivery)
+            return
+        try:
+            execution_id, name, run = flat[1].decode(), flat[3], int(flat[5])
+            more = dict(zip(flat[8::2], flat[9::2], strict=True)) if len(flat) > 8 else {}
+            records = msgpack.unpackb(more[b"journal"], raw=True) if b"journal" in more else None
+        except (IndexError, ValueError):
+            logger.error("an entry that can't be read was removed", extra={"entry": text(entry)})
+            self._deliveries.let_go(delivery)
+            return
+        workflow = self._workflows.get(name)
+        if workflow is None:
+            facts = {"execution": execution_id, "workflow": text(name)}
+            logger.info("unknown workflow, put back", extra=facts)
+            self._deliveries.put_back(Fence(prefix, flat[1], entry, b""), queue)
+            return
+        activation = Activation(self._host, workflow, execution_id, entry, run, queue)
+        self._host.add(activation)
+        if records is not None:
+            activation.take_along(dict(zip(records[::2], records[1::2], strict=True)))
+        if len(flat) > 6:
+            self._begin(activation, flat[7], more.get(b"about"))
+        else:
+            self._host.spawn(self._load(activation))
+
+    async def _load(self, activation: Activation) -> None:
+        store = self._host.store
+        try:
+            epoch = -1
+            loaded = None
+            while epoch != store.wire.epoch:
+                epoch = store.wire.epoch
+                loaded = await store.load(activation.fence)
+        except PolosError as error:
+            activation.dropped(f"it can't be loaded: {error}", pause=True)
+            return
+        if activation.state is State.ENDED:
+            return
+        if loaded is None:
+            activation.dropped("lost")
+            return
+        activation.take(loaded, epoch)
+        self._begin(activation, loaded.input, loaded.about)
+
+    def _begin(self, activation: Activation, packed: bytes, about: bytes | None) -> None:
+        """Decode and validate the input and run the code with it. One that does not fit fails the
+        execution."""
+        workflow = activation.workflow
+        try:
+            if about is not None:
+                activation.about = About.unpack(workflow.id, about)
+            given = workflow.check_input(codec.decode(packed))
+            if activation.about.initial_state is not None:
+                state = workflow.check_state(codec.decode(activation.about.initial_state))
+                activation.kept = KeptState(state, self._host.value_limit)
+        except Exception as error:
+            activation.fail_before_start(error)
+            return
+        ctx = WorkflowContext(activation)
+        activation.begin(lambda: workflow.call(ctx, given))
