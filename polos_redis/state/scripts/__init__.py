@@ -75,9 +75,4 @@ LIST = load("list")
 INBOX = load("inbox")
 CENSUS = load("census")
 
-ALL = (
-    *(INVOKE, LOAD, WRITE, BACKOFF, SUSPEND, WAIT, SPAWN, CHOOSE, PARK, FINISH, AGAIN, ANSWER, CANCEL, RETRY),
-    *(SUBSCRIBE, ADVANCE, TRIGGER, SCHEDULE, SCHEDULED, DELIVER, LANE, PLACE, HOLDERS, ADMIT, ERRAND),
-    *(TAKE, SENT),
-    *(FIRE, REQUEUE, PUTBACK, GROUP, DEFINE, RENEW, PRUNE, WATCH, PUBLISH, LIST, INBOX, CENSUS, DELETE),
-)
+ALL = tuple(value for value in list(globals().values()) if isinstance(value, Script))
