@@ -13,7 +13,7 @@ from polos_redis.metrics.worker_stats import ObservedWorker
 from polos_redis.threads import DaemonThreads
 
 
-class MetricsDoor:
+class MetricsEndpoint:
     """Serves a worker's statistics, and its process's memory and CPU, at http://host:port/metrics."""
 
     def __init__(self, worker: ObservedWorker, host: str, port: int) -> None:

@@ -39,7 +39,7 @@ def _waits() -> Durations:
     return Durations(WAIT_SECONDS)
 
 
-class Counts:
+class WorkerStats:
     """Counts since the worker was created, for the workflows it runs."""
 
     __slots__ = ("activations", "dropped", "ended", "parks", "recovered", "renewals_missed", "steps", "waits")
@@ -59,7 +59,7 @@ class ObservedWorker(Protocol):
     """The state of a worker that its metrics read, from any thread."""
 
     @property
-    def counts(self) -> Counts: ...
+    def counts(self) -> WorkerStats: ...
     @property
     def concurrency(self) -> int: ...
     @property

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from polos_redis.definitions.published import definition_of
 from polos_redis.errors import PolosError
 from polos_redis.events import encode_batch, encode_payload
-from polos_redis.executions.starting import begin, queue_of
+from polos_redis.executions.starting import queue_of, start_options
 from polos_redis.state import keys
 from polos_redis.state.store import Store
 
@@ -54,7 +54,7 @@ async def trigger(
     repeated, None when all events are handled. A batch's input is at most `largest_input` bytes, unless it
     consists of one event."""
     definition = await definition_of(store, workflow_id)
-    start = begin(definition, workflow_id, None, queue=queue_of(definition, workflow_id, None))
+    start = start_options(definition, workflow_id, None, queue=queue_of(definition, workflow_id, None))
     partition, size = store.prefixes.index(store.topic_prefix(topic)), definition.batch_size
     patience_ms = int((definition.batch_timeout or 0) * 1000)
     count = max(READ, size)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from polos_redis.definitions.published import definition_of
-from polos_redis.executions.starting import begin, queue_of
+from polos_redis.executions.starting import queue_of, start_options
 from polos_redis.state import keys
 from polos_redis.state.store import Store
 from polos_redis.triggers.stored_schedule import StoredSchedule, to_datetime
 from polos_redis.values import codec
-from polos_redis.values.validation import Given
+from polos_redis.values.validation import GeneratedInput
 
 logger = logging.getLogger("polos.worker")
 
@@ -28,7 +28,7 @@ IN_A_ROW = 100  # ticks fired before other errands get their turn
 
 
 @dataclass(frozen=True, slots=True)
-class SchedulePayload(Given):
+class SchedulePayload(GeneratedInput):
     """The input of an execution that a schedule has started. Times are UTC; `timezone` is the schedule's.
 
     `timestamp` is the time of the tick, which may be a little before the start; `last_timestamp` is the tick
@@ -75,7 +75,9 @@ async def _fire_one(
     partition = keys.partition_of(schedule_id, store.partitions)
     execution_id = keys.id_in(partition, store.partitions, schedule_id, str(tick))
     definition = await definition_of(store, schedule.workflow)
-    start = begin(definition, schedule.workflow, None, queue=queue_of(definition, schedule.workflow, None))
+    start = start_options(
+        definition, schedule.workflow, None, queue=queue_of(definition, schedule.workflow, None)
+    )
     packed = replace(schedule, last=tick, next=after).pack()
     execution = execution_id, schedule.workflow, codec.encode(payload), retention_ms, start
     await store.schedule(schedule_id, seen, packed, after, *execution)

@@ -14,10 +14,10 @@ from typing import Any
 import msgpack
 
 from polos_redis.errors import PolosError
-from polos_redis.executions.starting import About
+from polos_redis.executions.starting import Origin
 from polos_redis.runtime.activation import Activation, State
 from polos_redis.runtime.context import WorkflowContext
-from polos_redis.runtime.durable_state import KeptState
+from polos_redis.runtime.durable_state import DurableState
 from polos_redis.state.store import Fence, text
 from polos_redis.values import codec
 from polos_redis.worker.deliveries import Delivery
@@ -63,7 +63,7 @@ class Dispatch:
         if records is not None:
             activation.take_along(dict(zip(records[::2], records[1::2], strict=True)))
         if len(flat) > 6:
-            self._begin(activation, flat[7], more.get(b"about"))
+            self._start(activation, flat[7], more.get(b"origin"))
         else:
             self._host.spawn(self._load(activation))
 
@@ -84,21 +84,21 @@ class Dispatch:
             activation.dropped("lost")
             return
         activation.take(loaded, epoch)
-        self._begin(activation, loaded.input, loaded.about)
+        self._start(activation, loaded.input, loaded.origin)
 
-    def _begin(self, activation: Activation, packed: bytes, about: bytes | None) -> None:
+    def _start(self, activation: Activation, packed: bytes, origin: bytes | None) -> None:
         """Decode and validate the input and run the code with it. One that does not fit fails the
         execution."""
         workflow = activation.workflow
         try:
-            if about is not None:
-                activation.about = About.unpack(workflow.id, about)
+            if origin is not None:
+                activation.origin = Origin.unpack(workflow.id, origin)
             given = workflow.check_input(codec.decode(packed))
-            if activation.about.initial_state is not None:
-                state = workflow.check_state(codec.decode(activation.about.initial_state))
-                activation.kept = KeptState(state, self._host.value_limit)
+            if activation.origin.initial_state is not None:
+                state = workflow.check_state(codec.decode(activation.origin.initial_state))
+                activation.durable_state = DurableState(state, self._host.value_limit)
         except Exception as error:
             activation.fail_before_start(error)
             return
         ctx = WorkflowContext(activation)
-        activation.begin(lambda: workflow.call(ctx, given))
+        activation.start(lambda: workflow.call(ctx, given))

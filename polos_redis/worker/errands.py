@@ -7,8 +7,8 @@ errands when a script notifies it, and about every 100 ms.
 An errand's name is a letter and what it concerns:
 
 `l<id>`                    acquire or release the slot that an execution wants in another partition
-`a<id> <version> <limit> <lane>`  a slot of this partition was granted to an execution of another one
-`h<limit> <lane>`          check that those who hold slots of a semaphore still need them
+`a<id> <version> <limit> <semaphore>`  a slot of this partition was granted to an execution of another one
+`h<limit> <semaphore>`          check that those who hold slots of a semaphore still need them
 `w<event id> <topic>`      deliver an event to waits: there are very many, or they live in other partitions
 `u<bytes of the topic> <topic><subscriber>`  end a wait's subscription to a topic of another partition
 `e<topic>`                 a topic has events for the workflows it triggers
@@ -33,7 +33,7 @@ from polos_redis.worker import semaphores, topic_waits
 
 logger = logging.getLogger("polos.worker")
 
-AGAIN_MS = 1000  # until an errand that failed runs again
+RETRY_MS = 1000  # until an errand that failed runs again
 
 Run = Callable[[str], Coroutine[Any, Any, int | None]]  # returns the ms until it runs again, None for never
 
@@ -85,14 +85,14 @@ class Errands:
                 facts = {"errand": errand.name, "error": str(error)}
                 logger.error("an errand failed", extra=facts, exc_info=None if known else error)
                 try:
-                    await self.store.put_off(self.prefix, errand, AGAIN_MS)
+                    await self.store.put_off(self.prefix, errand, RETRY_MS)
                 except PolosError:
                     return False  # Redis is away: the errand is still due when it is back
         return True
 
     async def _run_one(self, errand: Errand) -> None:
         run = self._kinds.get(errand.name[:1])  # None for a kind of a newer release
-        again = AGAIN_MS if run is None else await run(errand.name[1:])
+        again = RETRY_MS if run is None else await run(errand.name[1:])
         if again is None:
             await self.store.errand_done(self.prefix, errand)
         else:

@@ -12,9 +12,9 @@ from typing import Any
 from polos_redis import tasks
 from polos_redis.client import PolosClient
 from polos_redis.links import Links
-from polos_redis.metrics.worker_stats import Counts
+from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.runtime.activation import Activation, State
-from polos_redis.runtime.resources import Shared
+from polos_redis.runtime.resources import Resources
 from polos_redis.state.store import Store, text
 from polos_redis.threads import DaemonThreads
 from polos_redis.worker.background import Background
@@ -38,7 +38,7 @@ class WorkerHost:
         deliveries: Deliveries,
         background: Background,
         *,
-        counts: Counts,
+        stats: WorkerStats,
         concurrency: int,
         audit_ms: int,
         channel_names: Sequence[str],
@@ -47,12 +47,12 @@ class WorkerHost:
         self.client = client
         self.store = store
         self.worker_id = worker_id
-        self.counts = counts
+        self.stats = stats
         self.value_limit = client.max_value_bytes
         self.audit_ms = audit_ms
         self.channel_names = channel_names
         self.links = links
-        self.shared = Shared()
+        self.resources = Resources()
         self.draining = False
         self.active: set[Activation] = set()
         self.room, self.idle = asyncio.Event(), asyncio.Event()
@@ -65,7 +65,7 @@ class WorkerHost:
 
     def add(self, activation: Activation) -> None:
         """Take an activation that has just been created."""
-        self.counts.activations[activation.workflow.id] += 1
+        self.stats.activations[activation.workflow.id] += 1
         self.active.add(activation)
         if not self._ticking:
             self._ticking = True
@@ -115,7 +115,7 @@ class WorkerHost:
         for activation in self.active:
             if activation.id == execution_id:
                 if notice[0] == b"wake":
-                    activation.told(text(notice[2]), notice[3])
+                    activation.notify(text(notice[2]), notice[3])
                 elif notice[0] == b"cancelled" and notice[2] == activation.fence.entry:
                     logger.info("cancelled", extra={"execution": execution_id})
                     activation.end("cancelled")
@@ -166,7 +166,7 @@ class WorkerHost:
     async def close(self) -> None:
         """Close the shared resources and start nothing more in a thread."""
         with contextlib.suppress(Exception):  # of other services, which are left in any case
-            await self.shared.close()
+            await self.resources.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -13,14 +13,14 @@ CHECK_MS = 30_000  # between looks at what two partitions should agree on
 
 async def sync(store: Store, prefix: bytes, execution_id: str) -> int | None:
     """Acquire or release the slot of an execution of this partition, as the execution wants it."""
-    wanted = await store.lane_of(prefix, execution_id)
+    wanted = await store.slot_request(prefix, execution_id)
     if wanted is None:
         return None
-    lane, limit, version = wanted.lane, wanted.limit, wanted.version
-    if not wanted.place:
-        await store.free_place(lane, limit, execution_id, version)
-    elif await store.ask_place(lane, limit, execution_id, version, CHECK_MS):
-        await _admit(store, execution_id, version, lane, limit)
+    semaphore, limit, version = wanted.semaphore, wanted.limit, wanted.version
+    if not wanted.wants_slot:
+        await store.release_slot(semaphore, limit, execution_id, version)
+    elif await store.request_slot(semaphore, limit, execution_id, version, CHECK_MS):
+        await _grant(store, execution_id, version, semaphore, limit)
     else:  # it is among the waiters, unless the semaphore's partition forgets it
         return CHECK_MS
     return None
@@ -28,29 +28,29 @@ async def sync(store: Store, prefix: bytes, execution_id: str) -> int | None:
 
 async def grant(store: Store, rest: str) -> None:
     """Tell an execution of another partition that it has a slot."""
-    execution_id, version, limit, lane = rest.split(" ", 3)
-    await _admit(store, execution_id, int(version), lane, int(limit))
+    execution_id, version, limit, semaphore = rest.split(" ", 3)
+    await _grant(store, execution_id, int(version), semaphore, int(limit))
 
 
-async def _admit(store: Store, execution_id: str, version: int, lane: str, limit: int) -> None:
-    if not await store.admit(execution_id, version):
-        await store.free_place(lane, limit, execution_id, version)
+async def _grant(store: Store, execution_id: str, version: int, semaphore: str, limit: int) -> None:
+    if not await store.grant_slot(execution_id, version):
+        await store.release_slot(semaphore, limit, execution_id, version)
 
 
 async def check_holders(store: Store, rest: str) -> int | None:
     """Release the slots of executions that don't know of them: their partition, or this one, has lost its
     latest changes."""
-    limit, lane = rest.split(" ", 1)
+    limit, semaphore = rest.split(" ", 1)
     cursor = b"0"
     while True:
-        page = await store.holders(lane, cursor)
+        page = await store.slot_holders(semaphore, cursor)
         if page is None:
             return None
         cursor, held = page
         for execution_id, version in held:
-            wanted = await store.lane_of(store.prefix(execution_id), execution_id)
-            if wanted is None or not wanted.place:
+            wanted = await store.slot_request(store.prefix(execution_id), execution_id)
+            if wanted is None or not wanted.wants_slot:
                 latest = version if wanted is None else max(version, wanted.version)
-                await store.free_place(lane, int(limit), execution_id, latest)
+                await store.release_slot(semaphore, int(limit), execution_id, latest)
         if cursor == b"0":
             return CHECK_MS

@@ -24,7 +24,7 @@ from polos_redis.definitions.published import define
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, PolosError
 from polos_redis.links import Links
-from polos_redis.metrics.worker_stats import Counts
+from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.notifications.channels import Channel, channels_of
 from polos_redis.notifications.outbox import Outbox
 from polos_redis.runtime.activation import Activation
@@ -90,7 +90,7 @@ class Worker:
         self.metrics_port: int | None = settings.resolve("metrics_port", metrics_port)
         self.metrics_host: str = settings.resolve("metrics_host", metrics_host)
         self.metrics_url: str | None = None
-        self.counts = Counts()
+        self.stats = WorkerStats()
         self.links = Links.from_settings(client.namespace)
         self.channels = channels_of(channels)
         self.queues: list[str] = []  # those it reads, once it runs
@@ -160,7 +160,7 @@ class Worker:
         store = Store(session.wire, self.client.namespace, self.client.partitions, patience=None)
         await check_servers(store.wire)
         ids = [workflow.id for workflow in workflows]
-        lease = Lease(store, self.worker_id, self.lease_seconds, ids, self.counts)
+        lease = Lease(store, self.worker_id, self.lease_seconds, ids, self.stats)
         deliveries = Deliveries(
             store,
             self.worker_id,
@@ -175,7 +175,7 @@ class Worker:
             lease,
             deliveries,
             self._background,
-            counts=self.counts,
+            stats=self.stats,
             concurrency=self.concurrency,
             audit_ms=self.audit_ms,
             channel_names=[channel.name for channel in self.channels],
@@ -222,7 +222,7 @@ class Worker:
             max_deliveries=self.max_deliveries,
             in_charge=lambda: timers.holding,
             in_touch=lambda: host.lease.age(prefix) < self.lease_seconds / 2,
-            counts=self.counts,
+            stats=self.stats,
         )
         return Duties(
             timers, reaper, [Outbox(client, store, prefix, channel, self.links) for channel in self.channels]
@@ -302,9 +302,9 @@ class Worker:
     async def _show_metrics(self) -> None:
         if self.metrics_port is None:
             return
-        from polos_redis.metrics.endpoint import MetricsDoor
+        from polos_redis.metrics.endpoint import MetricsEndpoint
 
-        endpoint = MetricsDoor(self, self.metrics_host, self.metrics_port)
+        endpoint = MetricsEndpoint(self, self.metrics_host, self.metrics_port)
         self._closing.push_async_callback(endpoint.close)
         self.metrics_url = await endpoint.open()
         logger.info("metrics", extra={"worker": self.worker_id, "url": self.metrics_url})
