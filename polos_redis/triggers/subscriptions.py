@@ -21,7 +21,7 @@ logger = logging.getLogger("polos.worker")
 
 READ = 100  # events read at a time
 IN_A_ROW = 500  # events handled before other errands get their turn
-AGAIN_MS = 1000  # until a workflow that could not be triggered is tried again
+RETRY_MS = 1000  # until a workflow that could not be triggered is tried again
 
 
 def subscriber(workflow_id: str) -> str:
@@ -41,7 +41,7 @@ async def trigger_all(store: Store, retention_ms: int, largest_input: int, topic
         except PolosError as error:
             facts = {"topic": topic, "to": member, "error": str(error)}
             logger.error("events can't be given", extra=facts)
-            wait = AGAIN_MS
+            wait = RETRY_MS
         if wait is not None:
             again = wait if again is None else min(again, wait)
     return again

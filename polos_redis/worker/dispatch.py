@@ -28,7 +28,7 @@ logger = logging.getLogger("polos.worker")
 
 
 class Dispatch:
-    """Creates and begins the activations of one worker."""
+    """Creates and starts the activations of one worker."""
 
     def __init__(self, host: WorkerHost, workflows: Mapping[bytes, Workflow[Any, Any]]) -> None:
         self._host = host
@@ -37,7 +37,7 @@ class Dispatch:
         self._workflows = workflows
 
     def deliver(self, delivery: Delivery, flat: list[bytes] | None) -> None:
-        """Begin an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, about, ..) (,
+        """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, origin, ..) (,
         journal, ..))]. Entries that can't run here are returned."""
         self._deliveries.hold(delivery)
         prefix, queue, entry = delivery

@@ -6,14 +6,14 @@ errands when a script notifies it, and about every 100 ms.
 
 An errand's name is a letter and what it concerns:
 
-`l<id>`                    acquire or release the slot that an execution wants in another partition
-`a<id> <version> <limit> <semaphore>`  a slot of this partition was granted to an execution of another one
-`h<limit> <semaphore>`          check that those who hold slots of a semaphore still need them
-`w<event id> <topic>`      deliver an event to waits: there are very many, or they live in other partitions
+`l<id>`                                      acquire or release the slot that an execution wants in another partition
+`a<id> <version> <limit> <semaphore>`        a slot of this partition was granted to an execution of another one
+`h<limit> <semaphore>`                       check that those who hold slots of a semaphore still need them
+`w<event id> <topic>`                        deliver an event to waits: there are very many, or they live in other partitions
 `u<bytes of the topic> <topic><subscriber>`  end a wait's subscription to a topic of another partition
-`e<topic>`                 a topic has events for the workflows it triggers
-`k<schedule>`              a schedule's tick is due
-`y<id> <step key>`         check an answer that came before its suspension
+`e<topic>`                                   a topic has events for the workflows it triggers
+`k<schedule>`                                a schedule's tick is due
+`y<id> <step key>`                           check an answer that came before its suspension
 """
 
 from __future__ import annotations

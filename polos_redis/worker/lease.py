@@ -40,7 +40,7 @@ class Lease:
         return time.monotonic() - self._renewed[prefix]
 
     def is_fresh(self, prefix: bytes) -> bool:
-        """Whether this worker may begin anything in a partition: its last renewal is younger than the
+        """Whether this worker may start anything in a partition: its last renewal is younger than the
         lease."""
         return time.monotonic() - self._renewed[prefix] < self.seconds
 

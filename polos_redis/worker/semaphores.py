@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from polos_redis.state.store import Store
 
-CHECK_MS = 30_000  # between looks at what two partitions should agree on
+RECHECK_MS = 30_000  # between looks at what two partitions should agree on
 
 
 async def sync(store: Store, prefix: bytes, execution_id: str) -> int | None:
@@ -19,10 +19,10 @@ async def sync(store: Store, prefix: bytes, execution_id: str) -> int | None:
     semaphore, limit, version = wanted.semaphore, wanted.limit, wanted.version
     if not wanted.wants_slot:
         await store.release_slot(semaphore, limit, execution_id, version)
-    elif await store.request_slot(semaphore, limit, execution_id, version, CHECK_MS):
+    elif await store.request_slot(semaphore, limit, execution_id, version, RECHECK_MS):
         await _grant(store, execution_id, version, semaphore, limit)
     else:  # it is among the waiters, unless the semaphore's partition forgets it
-        return CHECK_MS
+        return RECHECK_MS
     return None
 
 
@@ -53,4 +53,4 @@ async def check_holders(store: Store, rest: str) -> int | None:
                 latest = version if wanted is None else max(version, wanted.version)
                 await store.release_slot(semaphore, int(limit), execution_id, latest)
         if cursor == b"0":
-            return CHECK_MS
+            return RECHECK_MS

@@ -185,7 +185,7 @@ class Worker:
     async def _start(
         self, host: WorkerHost, workflows: Collection[Workflow[Any, Any]]
     ) -> list[asyncio.Task[None]]:
-        """Announce this worker and its workflows, then begin to work; returns the tasks that read."""
+        """Announce this worker and its workflows, then start working; returns the tasks that read."""
         store = host.store
         self._duties = {prefix: self._duties_in(prefix, host) for prefix in store.prefixes}
         notices = Notices(store.wire, store.prefixes, self.worker_id, self._notify, host.verify_all)
