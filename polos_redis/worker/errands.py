@@ -6,10 +6,10 @@ errands when a script notifies it, and about every 100 ms.
 
 An errand's name is a letter and what it concerns:
 
-`l<id>`                                      acquire or release the slot that an execution wants in another partition
-`a<id> <version> <limit> <semaphore>`        a slot of this partition was granted to an execution of another one
+`l<id>`                                      acquire or release an execution's slot in another partition
+`a<id> <version> <limit> <semaphore>`        an execution of another partition was granted a slot
 `h<limit> <semaphore>`                       check that those who hold slots of a semaphore still need them
-`w<event id> <topic>`                        deliver an event to waits: there are very many, or they live in other partitions
+`w<event id> <topic>`                        deliver an event to waits: too many, or in other partitions
 `u<bytes of the topic> <topic><subscriber>`  end a wait's subscription to a topic of another partition
 `e<topic>`                                   a topic has events for the workflows it triggers
 `k<schedule>`                                a schedule's tick is due
