@@ -15,8 +15,9 @@ from polos_redis.definitions.cron import Declared, check_key
 from polos_redis.definitions.published import definition_of
 from polos_redis.errors import ConfigurationError, ScheduleNotFoundError
 from polos_redis.triggers import stored_schedule
-from polos_redis.triggers.stored_schedule import StoredSchedule, to_datetime
+from polos_redis.triggers.stored_schedule import StoredSchedule
 from polos_redis.triggers.ticks import SchedulePayload
+from polos_redis.values.times import to_datetime
 from polos_redis.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ async def create(
 
 async def get(client: PolosClient, schedule_id: str) -> Schedule:
     """Return a schedule. Raises `ScheduleNotFoundError`."""
-    _, packed = await (await client.store()).scheduled(schedule_id)
+    _, packed = await (await client.store()).schedules.read(schedule_id)
     if not packed:
         raise ScheduleNotFoundError(schedule_id)
     return Schedule._of(schedule_id, packed)
@@ -115,7 +116,7 @@ async def list(  # noqa: A001 - schedules.list
 ) -> builtins.list[Schedule]:
     """Return all schedules, or those of a workflow, sorted by workflow and key."""
     wanted = workflow.id if isinstance(workflow, Workflow) else workflow
-    found = await (await client.store()).schedules()
+    found = await (await client.store()).schedules.read_all()
     schedules = [Schedule._of(schedule_id, packed) for schedule_id, packed in found.items()]
     chosen = [one for one in schedules if wanted is None or one.workflow_id == wanted]
     return sorted(chosen, key=lambda one: (one.workflow_id, one.key))
@@ -127,7 +128,7 @@ async def _change(
     store = await client.store()
     tried = False
     while True:
-        now, seen = await store.scheduled(schedule_id)
+        now, seen = await store.schedules.read(schedule_id)
         if not seen and tried:
             return  # removed: by this very call, whose reply was lost, or by another
         if not seen:
@@ -135,6 +136,6 @@ async def _change(
         stored = StoredSchedule.unpack(seen)
         changed = change(stored, now)
         packed, due = (b"", None) if changed is None else (changed.pack(), changed.next)
-        if changed == stored or await store.schedule(schedule_id, seen, packed, due):
+        if changed == stored or await store.schedules.change(schedule_id, seen, packed, due):
             return
         tried = True

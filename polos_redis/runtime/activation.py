@@ -23,10 +23,13 @@ import msgpack
 
 from polos_redis import tasks
 from polos_redis.errors import ConnectionLostError, PolosError, StepKeyError, StoredValueError
-from polos_redis.executions.starting import Origin
-from polos_redis.state import journal
-from polos_redis.state.store import FINISHED, LOST, NO_SUCH_WAIT, Fence, Loaded, Store, raw, text
+from polos_redis.state import journal, stored_errors
+from polos_redis.state.executions import FINISHED, Loaded
+from polos_redis.state.fencing import LOST, NO_SUCH_WAIT, Fence
+from polos_redis.state.origin import Origin
+from polos_redis.state.store import Store
 from polos_redis.values import codec
+from polos_redis.values.text import raw, text
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
@@ -175,7 +178,7 @@ class Activation:
         self.root = execution_id.partition(".")[0]
         self.mark = b"" if self.root == execution_id else b"\0" + execution_id.encode()
         owner = f"{host.worker_id}:{next(_nonces)}".encode()
-        self.fence = Fence(host.store.prefix(execution_id), execution_id.encode(), entry, owner)
+        self.fence = Fence(host.store.partitions.prefix(execution_id), execution_id.encode(), entry, owner)
         self.state = State.RUNNING
         self.ended_as = ""
         self.journal: dict[bytes, bytes] = {}
@@ -377,7 +380,7 @@ class Activation:
         tells nothing more. At least once, as a repeated call may tell it twice."""
         data = codec.encode(value, limit=self.host.value_limit)
         events = [*self.first_events(), event_type.encode() + self.mark, data]
-        write = self.host.store.write
+        write = self.host.store.fenced.write
         await self.commit(b"", b"", lambda known: write(self.fence, known, b"", b"", events))
 
     async def _sent(self, send: Callable[[], asyncio.Future[Any]]) -> Any:
@@ -449,7 +452,7 @@ class Activation:
         while True:
             epoch = self.host.store.wire.epoch
             before = self.journal.copy()
-            loaded = await self.host.store.load(self.fence)
+            loaded = await self.host.store.executions.load(self.fence)
             if epoch == self.host.store.wire.epoch:
                 break
         if self.state is State.ENDED:
@@ -573,7 +576,7 @@ class Activation:
             assert self.main is not None
             self._finish(self.main)
             return
-        park = self.host.store.park
+        park = self.host.store.fenced.park
         try:
             reply = await self._sent(lambda: park(self.fence, self.known, state, given_up, waits))
         except PolosError as error:
@@ -635,7 +638,7 @@ class Activation:
     async def _auto_retry(self, call: Ending) -> None:
         """A failed execution whose workflow has `retries` goes on as a new run, if there is one left."""
         times, delay_ms = self.workflow.retries, int(self.workflow.retry_delay * 1000)
-        again = self.host.store.auto_retry
+        again = self.host.store.fenced.auto_retry
         try:
             run = await self._sent(lambda: again(self.fence, self.known, call[1], times, delay_ms, call[4]))
         except PolosError as error:
@@ -655,7 +658,7 @@ class Activation:
         if self.epoch != self.host.store.wire.epoch:
             self.host.spawn(self._resend_finish(call))
             return
-        future = self.host.store.finish(self.fence, self.known, *call)
+        future = self.host.store.fenced.finish(self.fence, self.known, *call)
 
         def finished(future: asyncio.Future[Any]) -> None:
             error = future.exception()
@@ -685,7 +688,7 @@ class Activation:
     async def _resend_finish(self, call: Ending) -> None:
         try:
             await self.reconnect()
-            ended = await self.host.store.watch(self.id, "")
+            ended = await self.host.store.executions.watch(self.id, "")
             if ended is not None and ended.status in FINISHED:
                 self.end("finished")  # by the call whose answer was lost, or by somebody who was allowed to
                 return
@@ -710,13 +713,13 @@ class Activation:
                 error = raised
             else:
                 return "completed", output, _completed_event(output, self.run), state
-        described = journal.text_of(error)
+        described = stored_errors.text_of(error)
         told: dict[str, Any] = {"status": "failed", "error": f"{type(error).__name__}: {described}"}
         event = codec.encode(told if self.run == 1 else {**told, "run": self.run})
         if self.durable_state is not None:
             with contextlib.suppress(StoredValueError):
                 state = self.durable_state.pack()
-        return "failed", journal.error_record(error), event, state
+        return "failed", stored_errors.error_record(error), event, state
 
     def end(self, how: str) -> None:
         """It is over here: free the slot at once, then end what is left of the code, and discard it."""
@@ -790,7 +793,7 @@ class Activation:
             return
         for first in range(0, len(events), 2 * EVENTS_PER_ENTRY):
             some = events[first : first + 2 * EVENTS_PER_ENTRY]
-            future = self.host.store.write(self.fence, self.known, b"", b"", some)
+            future = self.host.store.fenced.write(self.fence, self.known, b"", b"", some)
             future.add_done_callback(self._noticed, context=tasks.OUTSIDE)
 
     def _noticed(self, future: asyncio.Future[int]) -> None:

@@ -119,7 +119,7 @@ def _apart(told: HookContext) -> HookContext:
 
 
 def _copy(value: Any) -> Any:
-    return codec.decode(codec.encode(value, limit=1 << 40))
+    return codec.decode(codec.encode(value, limit=codec.UNLIMITED))
 
 
 def _name(hook: Any) -> str:

@@ -6,7 +6,6 @@ Each change is a compare-and-set on the packed schedule, repeated until nobody e
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 
 import msgpack
 
@@ -44,17 +43,12 @@ class StoredSchedule:
         return cls(**{name: found[name] for name in cls.__slots__ if name in found})
 
 
-def to_datetime(ms: int) -> datetime:
-    """A time in ms since 1970 as a datetime in UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC)
-
-
 async def put(store: Store, workflow_id: str, wanted: Declared, *, declared: bool) -> str:
     """Create a schedule, or change the existing one to what is wanted; returns its id."""
     ticks = Cron(wanted.cron, wanted.timezone)
     schedule_id = keys.schedule_id(workflow_id, wanted.key)
     while True:
-        now, seen = await store.scheduled(schedule_id)
+        now, seen = await store.schedules.read(schedule_id)
         if not seen:
             stored = StoredSchedule(workflow_id, wanted.cron, wanted.timezone, wanted.key, declared, now)
             stored = replace(stored, next=ticks.after(now))
@@ -63,7 +57,8 @@ async def put(store: Store, workflow_id: str, wanted: Declared, *, declared: boo
             stored = replace(before, cron=wanted.cron, timezone=wanted.timezone, declared=declared)
             if not stored.paused and (stored.cron, stored.timezone) != (before.cron, before.timezone):
                 stored = replace(stored, next=ticks.after(now))
-        if stored.pack() == seen or await store.schedule(schedule_id, seen, stored.pack(), stored.next):
+        packed = stored.pack()
+        if packed == seen or await store.schedules.change(schedule_id, seen, packed, stored.next):
             return schedule_id
 
 
@@ -71,7 +66,7 @@ async def withdraw(store: Store, workflow_id: str, key: str) -> None:
     """Remove a schedule that its workflow no longer declares, unless a client has taken it over since."""
     schedule_id = keys.schedule_id(workflow_id, key)
     while True:
-        _, seen = await store.scheduled(schedule_id)
+        _, seen = await store.schedules.read(schedule_id)
         gone = not seen or not StoredSchedule.unpack(seen).declared
-        if gone or await store.schedule(schedule_id, seen, b"", None):
+        if gone or await store.schedules.change(schedule_id, seen, b"", None):
             return

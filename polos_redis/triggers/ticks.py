@@ -15,9 +15,11 @@ from datetime import datetime
 from polos_redis.definitions.published import definition_of
 from polos_redis.executions.starting import queue_of, start_options
 from polos_redis.state import keys
+from polos_redis.state.schedules import TickExecution
 from polos_redis.state.store import Store
-from polos_redis.triggers.stored_schedule import StoredSchedule, to_datetime
+from polos_redis.triggers.stored_schedule import StoredSchedule
 from polos_redis.values import codec
+from polos_redis.values.times import to_datetime
 from polos_redis.values.validation import GeneratedInput
 
 logger = logging.getLogger("polos.worker")
@@ -46,7 +48,7 @@ class SchedulePayload(GeneratedInput):
 async def fire(store: Store, retention_ms: int, schedule_id: str) -> int | None:
     """Fire the due ticks of a schedule; returns the ms until the next one, None when there is none."""
     for _ in range(IN_A_ROW):
-        now, seen = await store.scheduled(schedule_id)
+        now, seen = await store.schedules.read(schedule_id)
         schedule = StoredSchedule.unpack(seen) if seen else None
         if schedule is None or schedule.next is None:
             return None
@@ -72,15 +74,15 @@ async def _fire_one(
         key=schedule.key,
         upcoming=to_datetime(after),
     )
-    partition = keys.partition_of(schedule_id, store.partitions)
-    execution_id = keys.id_in(partition, store.partitions, schedule_id, str(tick))
+    partition = keys.partition_of(schedule_id, store.partitions.number)
+    execution_id = keys.id_in(partition, store.partitions.number, schedule_id, str(tick))
     definition = await definition_of(store, schedule.workflow)
     start = start_options(
         definition, schedule.workflow, None, queue=queue_of(definition, schedule.workflow, None)
     )
     packed = replace(schedule, last=tick, next=after).pack()
-    execution = execution_id, schedule.workflow, codec.encode(payload), retention_ms, start
-    await store.schedule(schedule_id, seen, packed, after, *execution)
+    execution = TickExecution(execution_id, schedule.workflow, codec.encode(payload), retention_ms, start)
+    await store.schedules.change(schedule_id, seen, packed, after, execution)
 
 
 async def _skip(
@@ -93,7 +95,7 @@ async def _skip(
         tick, missed = ticks.after(tick), missed + 1
     if tick < now - MISSED_MS:
         tick = ticks.after(now - MISSED_MS - 1)
-    if await store.schedule(schedule_id, seen, replace(schedule, next=tick).pack(), tick):
+    if await store.schedules.change(schedule_id, seen, replace(schedule, next=tick).pack(), tick):
         facts = {
             "schedule": schedule_id,
             "workflow": schedule.workflow,

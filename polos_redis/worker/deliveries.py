@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from polos_redis.runtime.activation import Activation
-from polos_redis.state.store import Fence, Store
+from polos_redis.state.fencing import Fence
+from polos_redis.state.store import Store
 from polos_redis.worker.background import Background
 
 Delivery = tuple[bytes, str, bytes]  # an entry's partition, queue and id: two streams may have the same id
@@ -80,12 +81,12 @@ class Deliveries:
 
     async def _put_back(self, fence: Fence, queue: str) -> None:
         try:
-            await self._store.put_back(fence, queue, self._put_back_ms)
+            await self._store.queues.put_back(fence, queue, self._put_back_ms)
         finally:
             self._held.discard((fence.prefix, queue, fence.entry))
 
     async def requeue(self, prefix: bytes, queue: str, entries: Sequence[bytes]) -> None:
         """Return entries of one queue at once. A delivery that failed here is not counted as lost."""
-        await self._store.requeue(
+        await self._store.queues.requeue(
             prefix, queue, self._worker_id, entries, lost=False, max_deliveries=self._max_deliveries
         )

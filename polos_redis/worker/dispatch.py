@@ -14,12 +14,13 @@ from typing import Any
 import msgpack
 
 from polos_redis.errors import PolosError
-from polos_redis.executions.starting import Origin
 from polos_redis.runtime.activation import Activation, State
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.durable_state import DurableState
-from polos_redis.state.store import Fence, text
+from polos_redis.state.fencing import Fence
+from polos_redis.state.origin import Origin
 from polos_redis.values import codec
+from polos_redis.values.text import text
 from polos_redis.worker.deliveries import Delivery
 from polos_redis.worker.host import WorkerHost
 from polos_redis.workflow import Workflow
@@ -74,7 +75,7 @@ class Dispatch:
             loaded = None
             while epoch != store.wire.epoch:
                 epoch = store.wire.epoch
-                loaded = await store.load(activation.fence)
+                loaded = await store.executions.load(activation.fence)
         except PolosError as error:
             activation.dropped(f"it can't be loaded: {error}", pause=True)
             return

@@ -10,13 +10,13 @@ from typing import Any
 
 from polos_redis.notifications.outbox import Outbox
 from polos_redis.worker.reaper import Reaper
-from polos_redis.worker.timers import Timers
+from polos_redis.worker.timers import TimerLeader
 
 
 class Duties:
     """Runs the loops of one partition beside each other."""
 
-    def __init__(self, timers: Timers, reaper: Reaper, outboxes: Iterable[Outbox]) -> None:
+    def __init__(self, timers: TimerLeader, reaper: Reaper, outboxes: Iterable[Outbox]) -> None:
         self._timers = timers
         self._reaper = reaper
         self._outboxes = list(outboxes)

@@ -27,7 +27,8 @@ from typing import Any
 from polos_redis import tasks
 from polos_redis.decisions import answers
 from polos_redis.errors import ExecutionNotFoundError, PolosError, ResumeError, StoredValueError
-from polos_redis.state.store import Errand, Store
+from polos_redis.state.errands import Errand
+from polos_redis.state.store import Store
 from polos_redis.triggers import subscriptions, ticks
 from polos_redis.worker import semaphores, topic_waits
 
@@ -38,7 +39,7 @@ RETRY_MS = 1000  # until an errand that failed runs again
 Run = Callable[[str], Coroutine[Any, Any, int | None]]  # returns the ms until it runs again, None for never
 
 
-class Errands:
+class ErrandRunner:
     """The errands of one partition, on one worker: a batch at a time, beside the timers."""
 
     def __init__(self, store: Store, prefix: bytes, *, retention_ms: int, largest_input: int) -> None:
@@ -85,7 +86,7 @@ class Errands:
                 facts = {"errand": errand.name, "error": str(error)}
                 logger.error("an errand failed", extra=facts, exc_info=None if known else error)
                 try:
-                    await self.store.put_off(self.prefix, errand, RETRY_MS)
+                    await self.store.errands.put_off(self.prefix, errand, RETRY_MS)
                 except PolosError:
                     return False  # Redis is away: the errand is still due when it is back
         return True
@@ -94,15 +95,15 @@ class Errands:
         run = self._kinds.get(errand.name[:1])  # None for a kind of a newer release
         again = RETRY_MS if run is None else await run(errand.name[1:])
         if again is None:
-            await self.store.errand_done(self.prefix, errand)
+            await self.store.errands.done(self.prefix, errand)
         else:
-            await self.store.put_off(self.prefix, errand, again)
+            await self.store.errands.put_off(self.prefix, errand, again)
 
 
 async def _take_early_answer(store: Store, rest: str) -> None:
     """Give a suspension the answer that came before it, if the answer fits."""
     execution_id, _, step_key = rest.partition(" ")
-    answer = await store.early_answer(execution_id, step_key)
+    answer = await store.suspensions.early_answer(execution_id, step_key)
     if answer is None:
         return
     try:
@@ -110,4 +111,4 @@ async def _take_early_answer(store: Store, rest: str) -> None:
     except (ResumeError, StoredValueError, ExecutionNotFoundError) as error:
         facts = {"execution": execution_id, "step": step_key, "why": str(error)}
         logger.warning("an early answer is dropped", extra=facts)
-    await store.drop_early_answer(execution_id, step_key)
+    await store.suspensions.drop_early_answer(execution_id, step_key)

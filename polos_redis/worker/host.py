@@ -15,8 +15,9 @@ from polos_redis.links import Links
 from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.runtime.activation import Activation, State
 from polos_redis.runtime.resources import Resources
-from polos_redis.state.store import Store, text
+from polos_redis.state.store import Store
 from polos_redis.threads import DaemonThreads
+from polos_redis.values.text import text
 from polos_redis.worker.background import Background
 from polos_redis.worker.deliveries import Deliveries
 from polos_redis.worker.lease import Lease

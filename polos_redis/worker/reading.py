@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from polos_redis.errors import ConnectionLostError, RedisRefusedError
 from polos_redis.state import keys
-from polos_redis.state.store import Store, text
+from polos_redis.state.store import Store
+from polos_redis.values.text import text
 from polos_redis.wire.wire import FIRST_PAUSE
 from polos_redis.worker.dispatch import Dispatch
 from polos_redis.worker.host import WorkerHost
@@ -31,7 +32,7 @@ async def make_groups(store: Store, prefixes: Sequence[bytes], queues: Sequence[
     """Create the streams and consumer groups of queues that don't have them."""
     for prefix in prefixes:
         for queue in queues:
-            await store.make_group(prefix, queue)
+            await store.queues.make_group(prefix, queue)
 
 
 class Reading:

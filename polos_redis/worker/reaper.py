@@ -17,7 +17,8 @@ from typing import Any
 from polos_redis.errors import PolosError
 from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.state import keys
-from polos_redis.state.store import Store, text
+from polos_redis.state.store import Store
+from polos_redis.values.text import text
 
 logger = logging.getLogger("polos.worker")
 
@@ -90,7 +91,7 @@ class Reaper:
                     if pending.get(name):
                         await self._recover(queue, key, name)
                     elif silent >= self.empty_after:
-                        await self.store.prune(self.prefix, queue, name, counter)
+                        await self.store.workers.prune(self.prefix, queue, name, counter)
         self._seen = {name: seen for name, seen in self._seen.items() if name in present}
 
     def _silent_for(self, name: str, counter: bytes, now: float) -> float:
@@ -108,7 +109,7 @@ class Reaper:
             )
             if not rows:
                 return
-            requeued, failed, dropped = await self.store.requeue(
+            requeued, failed, dropped = await self.store.queues.requeue(
                 self.prefix,
                 queue,
                 consumer,

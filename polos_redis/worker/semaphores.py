@@ -13,13 +13,13 @@ RECHECK_MS = 30_000  # between looks at what two partitions should agree on
 
 async def sync(store: Store, prefix: bytes, execution_id: str) -> int | None:
     """Acquire or release the slot of an execution of this partition, as the execution wants it."""
-    wanted = await store.slot_request(prefix, execution_id)
+    wanted = await store.semaphores.slot_request(prefix, execution_id)
     if wanted is None:
         return None
     semaphore, limit, version = wanted.semaphore, wanted.limit, wanted.version
     if not wanted.wants_slot:
-        await store.release_slot(semaphore, limit, execution_id, version)
-    elif await store.request_slot(semaphore, limit, execution_id, version, RECHECK_MS):
+        await store.semaphores.release_slot(semaphore, limit, execution_id, version)
+    elif await store.semaphores.request_slot(semaphore, limit, execution_id, version, RECHECK_MS):
         await _grant(store, execution_id, version, semaphore, limit)
     else:  # it is among the waiters, unless the semaphore's partition forgets it
         return RECHECK_MS
@@ -33,8 +33,8 @@ async def grant(store: Store, rest: str) -> None:
 
 
 async def _grant(store: Store, execution_id: str, version: int, semaphore: str, limit: int) -> None:
-    if not await store.grant_slot(execution_id, version):
-        await store.release_slot(semaphore, limit, execution_id, version)
+    if not await store.semaphores.grant_slot(execution_id, version):
+        await store.semaphores.release_slot(semaphore, limit, execution_id, version)
 
 
 async def check_holders(store: Store, rest: str) -> int | None:
@@ -43,14 +43,14 @@ async def check_holders(store: Store, rest: str) -> int | None:
     limit, semaphore = rest.split(" ", 1)
     cursor = b"0"
     while True:
-        page = await store.slot_holders(semaphore, cursor)
+        page = await store.semaphores.slot_holders(semaphore, cursor)
         if page is None:
             return None
         cursor, held = page
         for execution_id, version in held:
-            wanted = await store.slot_request(store.prefix(execution_id), execution_id)
+            wanted = await store.semaphores.slot_request(store.partitions.prefix(execution_id), execution_id)
             if wanted is None or not wanted.wants_slot:
                 latest = version if wanted is None else max(version, wanted.version)
-                await store.release_slot(semaphore, int(limit), execution_id, latest)
+                await store.semaphores.release_slot(semaphore, int(limit), execution_id, latest)
         if cursor == b"0":
             return RECHECK_MS

@@ -13,7 +13,7 @@ import random
 
 from polos_redis.errors import PolosError
 from polos_redis.state.store import Store
-from polos_redis.worker.errands import Errands
+from polos_redis.worker.errands import ErrandRunner
 
 logger = logging.getLogger("polos.worker")
 
@@ -23,10 +23,10 @@ RETRY_SECONDS = 1.0  # after a pass that failed
 HOLD_MS = 1500
 
 
-class Timers:
-    """The timers of one partition, on one worker. `holding` says whether this worker leads them."""
+class TimerLeader:
+    """Fires the timers of one partition while this worker leads them, as `holding` says."""
 
-    def __init__(self, store: Store, prefix: bytes, worker_id: str, errands: Errands) -> None:
+    def __init__(self, store: Store, prefix: bytes, worker_id: str, errands: ErrandRunner) -> None:
         self.store = store
         self.prefix = prefix
         self.worker_id = worker_id
@@ -55,7 +55,7 @@ class Timers:
 
     async def fire(self) -> float:
         """Fire one batch; returns the seconds until the next pass."""
-        reply = await self.store.fire(self.prefix, self.worker_id, HOLD_MS, BATCH)
+        reply = await self.store.timers.fire(self.prefix, self.worker_id, HOLD_MS, BATCH)
         self.holding = reply is not None
         if reply is None:
             return random.uniform(0.5, 1.0) * HOLD_MS / 1000

@@ -35,14 +35,14 @@ from polos_redis.worker.background import Background
 from polos_redis.worker.deliveries import Deliveries
 from polos_redis.worker.dispatch import Dispatch
 from polos_redis.worker.duties import Duties
-from polos_redis.worker.errands import Errands
+from polos_redis.worker.errands import ErrandRunner
 from polos_redis.worker.host import WorkerHost
 from polos_redis.worker.lease import Lease
 from polos_redis.worker.readers import Readers
 from polos_redis.worker.reading import Reading, make_groups
 from polos_redis.worker.reaper import Reaper
 from polos_redis.worker.server_checks import check_servers
-from polos_redis.worker.timers import Timers
+from polos_redis.worker.timers import TimerLeader
 from polos_redis.workflow import Workflow, registered
 
 logger = logging.getLogger("polos.worker")
@@ -209,10 +209,10 @@ class Worker:
 
     def _duties_in(self, prefix: bytes, host: WorkerHost) -> Duties:
         store, client = host.store, self.client
-        errands = Errands(
+        errands = ErrandRunner(
             store, prefix, retention_ms=client.retention_ms, largest_input=client.max_value_bytes
         )
-        timers = Timers(store, prefix, self.worker_id, errands)
+        timers = TimerLeader(store, prefix, self.worker_id, errands)
         reaper = Reaper(
             store,
             prefix,
@@ -279,7 +279,7 @@ class Worker:
                 counter = await store.wire.call(
                     "HGET", prefix + keys.WORKERS.encode(), self.worker_id, patience=0.5
                 )
-                await store.prune(prefix, queue, self.worker_id, counter or b"")
+                await store.workers.prune(prefix, queue, self.worker_id, counter or b"")
 
     def _take_signals(self) -> Callable[[], None]:
         """Stop on SIGTERM and SIGINT; returns what undoes that."""

@@ -14,6 +14,7 @@ from polos_redis import tasks
 from polos_redis.errors import StepKeyError, UnreadableValueError
 from polos_redis.runtime.activation import Activation, CallSite, described
 from polos_redis.state import journal
+from polos_redis.state.fencing import RaceMembership
 from polos_redis.state.journal import (
     ChildRecord,
     RaceRecord,
@@ -22,8 +23,8 @@ from polos_redis.state.journal import (
     SuspensionRecord,
     WaitRecord,
 )
-from polos_redis.state.store import RaceMembership, raw
 from polos_redis.values import codec
+from polos_redis.values.text import raw
 
 R = TypeVar("R", StepRecord, SuspensionRecord, WaitRecord, ChildRecord, RaceRecord)
 W = TypeVar("W", SuspensionRecord, WaitRecord, ChildRecord)

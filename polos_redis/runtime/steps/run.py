@@ -20,10 +20,10 @@ from polos_redis.errors import HookFailedError, NoRetryError, StepExecutionError
 from polos_redis.runtime.activation import CallSite
 from polos_redis.runtime.durable_state import Draft
 from polos_redis.runtime.steps.calls import Calls, race_membership
-from polos_redis.state import journal
+from polos_redis.state import journal, stored_errors
 from polos_redis.state.journal import StepRecord
-from polos_redis.state.store import raw
 from polos_redis.values import codec
+from polos_redis.values.text import raw
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ class Runs(Calls):
             if record.status == "abandoned":
                 return await self._stay_abandoned(key)
             if record.status == "failed":
-                error = journal.parse_error(record.value)
+                error = stored_errors.parse_error(record.value)
                 raise StepExecutionError(key, error.type, error.message, record.attempt)
             attempt = record.attempt
 
@@ -161,11 +161,12 @@ class Runs(Calls):
                 delay = max(delay, _retry_after(failure))
                 status = "failed" if final else "backoff" if delay > PARK_FROM_SECONDS else "retry"
                 took = (clock() - since) * 1000
-                await self._commit(key, status, attempt, took, journal.error_record(failure), failure, delay)
+                stored_error = stored_errors.error_record(failure)
+                await self._commit(key, status, attempt, took, stored_error, failure, delay)
                 del activation.running[key]
                 if final:
                     raise StepExecutionError(
-                        key, type(failure).__name__, journal.text_of(failure), attempt
+                        key, type(failure).__name__, stored_errors.text_of(failure), attempt
                     ) from failure
                 if status == "retry":
                     await asyncio.sleep(delay)
@@ -281,7 +282,7 @@ class Runs(Calls):
             events += activation.step_start(key, attempt)
             if key in activation.running:
                 activation.running[key] = (0.0, attempt)  # nor is it to be told while this is on its way
-        error = None if failure is None else f"{type(failure).__name__}: {journal.text_of(failure)}"
+        error = None if failure is None else f"{type(failure).__name__}: {stored_errors.text_of(failure)}"
         events += activation.step_finish(key, attempt, status, error)
         store, name = activation.host.store, raw(key)
         races = race_membership().races if status == "backoff" else b""
@@ -289,8 +290,10 @@ class Runs(Calls):
         def send(known: int) -> asyncio.Future[int]:
             if status == "backoff":
                 delay_ms = int(delay * 1000)
-                return store.backoff(activation.fence, known, name, record, delay_ms, races, events)
-            return store.write(activation.fence, known, name, record, events)
+                return store.fenced.backoff(
+                    activation.fence, known, name, record, delay_ms=delay_ms, races=races, events=events
+                )
+            return store.fenced.write(activation.fence, known, name, record, events)
 
         return activation.commit(name, record, send)
 
