@@ -260,7 +260,7 @@ async def test_a_fault_while_children_are_begun_begins_none_twice(
         return [one.result for one in found]
 
     async with running(redis_url, namespace, parent, count) as at:
-        store, calls = at.worker.store, 0
+        store, calls = at.host.store, 0
         spawn = store.fenced.spawn
 
         def fail_once(*args: Any, **options: Any) -> Any:

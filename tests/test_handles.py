@@ -180,9 +180,9 @@ async def test_a_lost_notice(redis_url: str, namespace: str, monkeypatch: pytest
         await until(lambda: _registered(client, handle.id))
         # whoever registers last pushes out the first: here all but strangers
         strangers = " ".join(f"stranger-{n}" for n in range(16))
-        key = at.worker.store.partitions.prefix(handle.id) + b"exec:" + handle.id.encode()
+        key = at.host.store.partitions.prefix(handle.id) + b"exec:" + handle.id.encode()
         answered = asyncio.gather(
-            at.worker.store.wire.call("HSET", key, "notify", strangers), at.answer(handle, "ask")
+            at.host.store.wire.call("HSET", key, "notify", strangers), at.answer(handle, "ask")
         )
         await soon(answered)
         assert await soon(waiting) == Receipt(number=1, total=9.5)

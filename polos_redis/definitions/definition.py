@@ -149,7 +149,7 @@ class WorkflowDefinition(Generic[In, Out]):
         state = {} if given is None else given
         return codec.validate_input(self.state_schema, state, workflow_id=self.id, name="initial_state")
 
-    def call(self, ctx: Any, input: Any) -> Any:
+    def bare_call(self, ctx: Any, input: Any) -> Any:
         """The coroutine of the function alone, without state or hooks."""
         return self.function(ctx, input) if self.takes_input else self.function(ctx)
 

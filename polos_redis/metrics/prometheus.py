@@ -15,12 +15,11 @@ from weakref import WeakKeyDictionary
 from polos_redis.connection.connection import Connection
 from polos_redis.errors import ConfigurationError, RedisUnavailableError
 from polos_redis.metrics.namespace_stats import LeaseWatch, NamespaceStats, read_namespace_stats
-from polos_redis.metrics.worker_stats import Durations
+from polos_redis.metrics.worker_stats import Durations, ObservedWorker
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
 
-    from polos_redis.worker.worker import Worker
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LOOK_SECONDS = 5.0  # Prometheus gives up after ten
@@ -98,7 +97,7 @@ class WorkerMetrics:
     """What a worker counts, as a collector of prometheus_client: `REGISTRY.register(WorkerMetrics(worker))`
     where a service has the worker in its own process."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: ObservedWorker) -> None:
         self._worker = worker
 
     def describe(self) -> list[Family]:

@@ -58,7 +58,7 @@ Hooks: TypeAlias = "Hook | Sequence[Hook] | None"
 
 def coroutine_of(workflow: WorkflowDefinition[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
     """The coroutine of one activation: the workflow's function, its state and hooks around it."""
-    return _surrounded(workflow, ctx, input) if workflow.has_surroundings else workflow.call(ctx, input)
+    return _surrounded(workflow, ctx, input) if workflow.has_surroundings else workflow.bare_call(ctx, input)
 
 
 async def _surrounded(workflow: WorkflowDefinition[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
@@ -70,7 +70,7 @@ async def _surrounded(workflow: WorkflowDefinition[Any, Any], ctx: WorkflowConte
         result = await _run(ctx, hook, f"on_start.{_name(hook)}.{index}", told, "modified_output")
         if result.modified_payload is not None:
             told = replace(told, current_payload=workflow.check_input(result.modified_payload))
-    output = await workflow.call(ctx, told.current_payload)
+    output = await workflow.bare_call(ctx, told.current_payload)
     told = replace(told, current_output=output)
     for index, hook in enumerate(workflow.on_end):
         result = await _run(ctx, hook, f"on_end.{_name(hook)}.{index}", told, "modified_payload")
