@@ -16,7 +16,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from enum import Enum, auto
-from types import CodeType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import msgpack
@@ -24,6 +23,8 @@ import msgpack
 from polos_redis import tasks
 from polos_redis.errors import ConnectionLostError, PolosError, StepKeyError, StoredValueError
 from polos_redis.executions.starting import About
+from polos_redis.runtime.branches import BRANCH
+from polos_redis.runtime.call_sites import Place, described
 from polos_redis.state import journal
 from polos_redis.state.store import FINISHED, LOST, NO_SUCH_WAIT, Fence, Loaded, Store, raw, text
 from polos_redis.values import codec
@@ -45,14 +46,6 @@ CANCEL_AGAIN_SECONDS = 5.0
 REFUSED_SECONDS = 1.0  # between attempts to connect to a server that refuses us
 EVENTS_PER_ENTRY = 8  # a sequence id tells no more apart
 LEAVES, LEAVE_SECONDS = 16, 0.05  # code that goes on calling ctx after the end: from then on, slowly
-
-
-Place = tuple[CodeType, int]  # where a ctx call stands
-
-
-def described(place: Place) -> str:
-    """file:line of a ctx call."""
-    return f"{place[0].co_filename.rpartition('/')[2]}:{place[1]}"
 
 
 Ending = tuple[str, bytes, bytes, Sequence[bytes], Sequence[bytes]]  # status, value, event, fields, events
@@ -287,7 +280,7 @@ class Activation:
                 )
             )
         self.places[key] = place
-        branch = tasks.BRANCH.get()
+        branch = BRANCH.get()
         if branch is not None:
             branch.note(key)
         return self.journal.get(raw(key))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from polos_redis.errors import ConfigurationError
 from polos_redis.executions.batch import BatchStepResult
 from polos_redis.executions.handle import ExecutionHandle
-from polos_redis.runtime.steps.calls import caller
+from polos_redis.runtime.call_sites import caller
 from polos_redis.runtime.steps.children import ChildOptions, Children, Wanted, want
 
 if TYPE_CHECKING:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import sys
-from collections.abc import Callable, Coroutine
-from types import CodeType
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from polos_redis import tasks
 from polos_redis.errors import StepKeyError, UnreadableValueError
-from polos_redis.runtime.activation import Activation, Place, described
+from polos_redis.runtime.activation import Activation
+from polos_redis.runtime.branches import BRANCH
+from polos_redis.runtime.call_sites import Place, described
 from polos_redis.state import journal
 from polos_redis.state.journal import (
     ChildRecord,
@@ -22,12 +22,11 @@ from polos_redis.state.journal import (
     SuspensionRecord,
     WaitRecord,
 )
-from polos_redis.state.store import Entrant, raw
+from polos_redis.state.store import raw
 from polos_redis.values import codec
 
 R = TypeVar("R", StepRecord, SuspensionRecord, WaitRecord, ChildRecord, RaceRecord)
 W = TypeVar("W", SuspensionRecord, WaitRecord, ChildRecord)
-F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 WARN_SECONDS = 60.0
 
@@ -75,7 +74,7 @@ class Calls:
                 key, "a wait given up before is not given up again: has its timeout or race gone?"
             )
         activation.waited.append((_kind(record), record.decided_ms - record.opened_ms))
-        branch = tasks.BRANCH.get()
+        branch = BRANCH.get()
         if branch is not None and branch.direct:
             # one that was decided before it was put into this race does not decide it
             branch.decided = record.race == branch.race
@@ -126,38 +125,3 @@ def decoded(stored: bytes) -> Any:
         return codec.decode(stored)
     except UnreadableValueError:
         return codec.to_plain(stored)
-
-
-_ONE_WAIT: set[CodeType] = set()
-
-
-def one_wait(function: F) -> F:
-    """Mark a coroutine function that opens one wait and does nothing else.
-
-    As a branch of a race, a call of it is decided with the race, by the script that decides the wait.
-    A coroutine object knows the code it runs, so a call is recognised without wrapping it.
-    """
-    _ONE_WAIT.add(function.__code__)
-    return function
-
-
-def is_one_wait(call: Coroutine[Any, Any, Any]) -> bool:
-    """Whether this is a call of a function marked with `one_wait`."""
-    return getattr(call, "cr_code", None) in _ONE_WAIT
-
-
-def caller() -> Place:
-    """Where the call of the function that calls this stands."""
-    frame = sys._getframe(2)
-    return frame.f_code, frame.f_lineno
-
-
-def entrant() -> Entrant:
-    """The races that a wait opened now takes part in."""
-    branch = tasks.BRANCH.get()
-    race = branch.race if branch is not None and branch.direct else b""
-    races = []
-    while branch is not None:
-        races.append([branch.race, branch.name, *map(raw, branch.keys)])
-        branch = branch.around
-    return Entrant.of(race, races)

@@ -15,8 +15,9 @@ from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, StepExecutionError, StepKeyError, StoredValueError
 from polos_redis.executions.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.executions.handle import ExecutionHandle
-from polos_redis.runtime.activation import Place, described
-from polos_redis.runtime.steps.calls import Calls, caller, entrant, one_wait
+from polos_redis.runtime.branches import entrant, one_wait
+from polos_redis.runtime.call_sites import Place, caller, described
+from polos_redis.runtime.steps.calls import Calls
 from polos_redis.state import journal, keys
 from polos_redis.state.journal import ChildRecord, ResultRecord
 from polos_redis.state.store import Child, Entrant, raw

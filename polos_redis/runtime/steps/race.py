@@ -11,8 +11,9 @@ from typing import Any
 
 from polos_redis import tasks
 from polos_redis.errors import StepKeyError
-from polos_redis.runtime.activation import Place, described
-from polos_redis.runtime.steps.calls import Calls, caller, is_one_wait
+from polos_redis.runtime.branches import BRANCH, Branch, is_one_wait
+from polos_redis.runtime.call_sites import Place, caller, described
+from polos_redis.runtime.steps.calls import Calls
 from polos_redis.state import journal
 from polos_redis.state.journal import RaceRecord
 from polos_redis.state.store import raw
@@ -130,8 +131,8 @@ class _Runner:
     """One branch at work, as a task that belongs to the activation."""
 
     def __init__(self, race: bytes, name: str, code: Coroutine[Any, Any, Any]) -> None:
-        self.branch = tasks.Branch(race, raw(name), is_one_wait(code), tasks.BRANCH.get())
+        self.branch = Branch(race, raw(name), is_one_wait(code), BRANCH.get())
         context = copy_context()
-        context.run(tasks.BRANCH.set, self.branch)
+        context.run(BRANCH.set, self.branch)
         self.task = asyncio.get_running_loop().create_task(code, context=context)
         self.task.add_done_callback(tasks.look_away, context=tasks.OUTSIDE)

@@ -17,9 +17,10 @@ from typing import Any, TypeVar, overload
 
 from polos_redis import tasks
 from polos_redis.errors import HookFailedError, NoRetryError, StepExecutionError, StoredValueError
-from polos_redis.runtime.activation import Place
+from polos_redis.runtime.branches import entrant
+from polos_redis.runtime.call_sites import Place
 from polos_redis.runtime.durable_state import Draft
-from polos_redis.runtime.steps.calls import Calls, entrant
+from polos_redis.runtime.steps.calls import Calls
 from polos_redis.state import journal
 from polos_redis.state.journal import StepRecord
 from polos_redis.state.store import raw

@@ -15,8 +15,9 @@ from polos_redis.errors import (
     StepExecutionError,
     SuspendTimeoutError,
 )
-from polos_redis.runtime.activation import Place
-from polos_redis.runtime.steps.calls import Calls, caller, decoded, entrant, one_wait
+from polos_redis.runtime.branches import entrant, one_wait
+from polos_redis.runtime.call_sites import Place, caller
+from polos_redis.runtime.steps.calls import Calls, decoded
 from polos_redis.runtime.steps.times import milliseconds
 from polos_redis.state import journal
 from polos_redis.state.journal import SuspensionRecord

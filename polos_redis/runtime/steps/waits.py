@@ -10,8 +10,9 @@ from typing import Any
 
 from polos_redis.errors import InvalidInputError, WaitTimeoutError
 from polos_redis.events import EventData, EventPayload, payload, publish_once
-from polos_redis.runtime.activation import Place
-from polos_redis.runtime.steps.calls import caller, decoded, entrant, one_wait
+from polos_redis.runtime.branches import entrant, one_wait
+from polos_redis.runtime.call_sites import Place, caller
+from polos_redis.runtime.steps.calls import decoded
 from polos_redis.runtime.steps.run import Runs
 from polos_redis.runtime.steps.times import milliseconds, moment, span
 from polos_redis.state.journal import WaitRecord
