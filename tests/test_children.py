@@ -28,7 +28,7 @@ from polos_redis import (
 from polos_redis.definitions.published import definition_of
 from polos_redis.errors import ConnectionLostError
 from polos_redis.executions.starting import Definition
-from polos_redis.runtime.activation import IDLE_SECONDS
+from polos_redis.runtime.idleness import IDLE_SECONDS
 from polos_redis.runtime.steps import children
 from polos_redis.state.store import Store
 from tests.running import Running, running, soon, until, working

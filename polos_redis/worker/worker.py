@@ -555,14 +555,14 @@ class Worker:
     def _recheck_all(self) -> None:
         """After the reply channel was away: an answer or a cancel may have been told to nobody."""
         for activation in self.active:
-            if activation.main is not None and activation.state is State.RUNNING:
-                self.spawn(activation.verify())
+            if activation.begun and activation.state is State.RUNNING:
+                self.spawn(activation.journal.verify())
 
     def _recheck(self) -> None:
         """Look again at what the living activations wait for: a notice may have been lost."""
         for activation in self.active:
             if activation.waits and activation.state is State.RUNNING:
-                self.spawn(activation.verify())
+                self.spawn(activation.journal.verify())
 
     async def _look_around(self) -> None:
         while True:

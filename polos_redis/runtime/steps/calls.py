@@ -52,14 +52,14 @@ class Calls:
         activation, name = self._activation, raw(key)
         activation.in_flight += 1
         try:
-            await activation.commit(name, b"", send)
+            await activation.journal.commit(name, b"", send)
         except asyncio.CancelledError:
             if not activation.over:
                 activation.given_up.add(key)  # it may be open by now
             raise
         finally:
             activation.landed()
-        return activation.journal[name]
+        return activation.journal.records[name]
 
     async def _decision(self, key: str, stored: bytes, kind: type[W], place: Place) -> W:
         """The record of a wait once it is decided. One that was given up (its race was lost, its task

@@ -163,12 +163,14 @@ class Children(Calls):
         if wanted:
             await self._decision(key, stored, ChildRecord, place)
         names = [journal.result_name(child_id) for child_id in ids]
-        missing = [name for name in names if name not in activation.journal]
+        missing = [name for name in names if name not in activation.journal.records]
         if missing:  # they came while this activation lived
             found = await activation.host.store.read_records(activation.id, missing)
-            activation.journal.update((n, v) for n, v in zip(missing, found, strict=True) if v is not None)
+            came = {n: v for n, v in zip(missing, found, strict=True) if v is not None}
+            activation.journal.records |= came
+        records = activation.journal.records
         return [
-            (child_id, journal.parse_result(activation.journal.get(name, b"")))
+            (child_id, journal.parse_result(records.get(name, b"")))
             for child_id, name in zip(ids, names, strict=True)
         ]
 
@@ -206,7 +208,7 @@ class Children(Calls):
 
     async def _spawn(self, key: str, status: str, total: int, first: int, chunk: list[Child]) -> bytes:
         activation = self._activation
-        events, races = activation.first_events(), entrant() if status == "open" else Entrant()
+        events, races = activation.events.first(), entrant() if status == "open" else Entrant()
         store, name = activation.host.store, raw(key)
         retention = activation.host.client.retention_ms
         return await self._commit_wait(

@@ -136,7 +136,7 @@ class Runs(Calls):
             while True:
                 attempt += 1
                 since = clock()
-                activation.running[key] = (since, attempt)
+                activation.events.running[key] = (since, attempt)
                 with self._draft() as draft:
                     try:
                         if in_loop:  # the tasks it starts are not the activation's
@@ -163,7 +163,7 @@ class Runs(Calls):
                 status = "failed" if final else "backoff" if delay > PARK_FROM_SECONDS else "retry"
                 took = (clock() - since) * 1000
                 await self._commit(key, status, attempt, took, journal.error_record(failure), failure, delay)
-                del activation.running[key]
+                del activation.events.running[key]
                 if final:
                     raise StepExecutionError(
                         key, type(failure).__name__, journal.text_of(failure), attempt
@@ -187,7 +187,7 @@ class Runs(Calls):
                 activation.host.spawn(self._abandon(key, attempt + 1))
             raise
         finally:
-            activation.running.pop(key, None)
+            activation.events.running.pop(key, None)
             activation.landed()
 
     def _draft(self) -> AbstractContextManager[Draft | None]:
@@ -196,7 +196,7 @@ class Runs(Calls):
         if activation.kept is None:
             return _STATELESS
         try:
-            return activation.kept.draft(alone=activation.in_flight == 1 and not activation.children)
+            return activation.kept.draft(alone=activation.in_flight == 1 and not activation.code.started)
         except StoredValueError as error:
             raise activation.stop_with(error) from error.__cause__
 
@@ -277,13 +277,8 @@ class Runs(Calls):
         activation = self._activation
         activation.host.counts.steps[activation.workflow.id, status].add(took / 1000)
         record = journal.step_record(status, attempt, took, value, state)
-        events = activation.first_events()
-        if activation.running.get(key, (1.0, 0))[0]:  # its start has not been told
-            events += activation.step_start(key, attempt)
-            if key in activation.running:
-                activation.running[key] = (0.0, attempt)  # nor is it to be told while this is on its way
         error = None if failure is None else f"{type(failure).__name__}: {journal.text_of(failure)}"
-        events += activation.step_finish(key, attempt, status, error)
+        events = activation.events.step_finish(key, attempt, status, error)
         store, name = activation.host.store, raw(key)
         races = entrant().races if status == "backoff" else b""
 
@@ -293,7 +288,7 @@ class Runs(Calls):
                 return store.backoff(activation.fence, known, name, record, delay_ms, races, events)
             return store.write(activation.fence, known, name, record, events)
 
-        return activation.commit(name, record, send)
+        return activation.journal.commit(name, record, send)
 
     # --- values -------------------------------------------------------------------------
 

@@ -102,7 +102,7 @@ class Suspensions(Calls):
         stored = await self._begin(key, place)
         if stored is None:
             asked = self._asked(key, ask)
-            events, races = activation.first_events(), entrant()
+            events, races = activation.events.first(), entrant()
             store, name = activation.host.store, raw(key)
             stored = await self._commit_wait(
                 key, lambda known: store.suspend(activation.fence, known, name, asked, races, events)

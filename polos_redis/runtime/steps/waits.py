@@ -92,7 +92,7 @@ class Waits(Runs):
         self, key: str, for_ms: int | None, until_ms: int | None, topic: str = "", subscriber: str = ""
     ) -> bytes:
         activation = self._activation
-        events, races = activation.first_events(), entrant()
+        events, races = activation.events.first(), entrant()
         store, name = activation.host.store, raw(key)
         return await self._commit_wait(
             key,
