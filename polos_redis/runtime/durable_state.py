@@ -10,14 +10,10 @@ from __future__ import annotations
 
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from polos_redis.errors import StateConflictError, StoredValueError
 from polos_redis.values import codec
-
-if TYPE_CHECKING:
-    from polos_redis.runtime.context import WorkflowContext
-    from polos_redis.workflow import Workflow
 
 _EXTRA, _PRIVATE = "*", "_"  # names that no field of a model has
 _NO_LIMIT = 1 << 40  # bytes; for what is only compared
@@ -129,19 +125,6 @@ class Draft:
             pass  # so it has been changed
         for packed in self._before.values():
             _put(self._value, codec.decode(packed))
-
-
-async def make_state(ctx: WorkflowContext, workflow: Workflow[Any, Any]) -> None:
-    """The state of an execution that was begun without one, by an id alone: the schema's defaults, as a step,
-    for they need not be the same twice."""
-    activation = ctx._activation
-    if activation.kept is None:
-
-        async def defaults() -> Any:
-            return workflow.check_state(None)
-
-        made = await ctx.step.run("ctx.state", defaults, max_retries=0)
-        activation.kept = KeptState(made, activation.host.value_limit)
 
 
 def _encode(value: Any, limit: int) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from polos_redis.errors import ConfigurationError, HookFailedError
-from polos_redis.runtime.durable_state import make_state
+from polos_redis.runtime.durable_state import KeptState
 from polos_redis.values import codec
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def as_hooks(hooks: Any, workflow_id: str, kind: str) -> tuple[Hook, ...]:
 async def surrounded(workflow: Workflow[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
     """A workflow's code with all that is around it: the state it begins with, its hooks."""
     if workflow.state_schema is not None:
-        await make_state(ctx, workflow)
+        await _make_state(ctx, workflow)
     told = HookContext(ctx.workflow_id, ctx.session_id, ctx.user_id, input)
     for index, hook in enumerate(workflow.on_start):
         result = await _run(ctx, hook, f"on_start.{_name(hook)}.{index}", told, "modified_output")
@@ -83,6 +83,19 @@ async def surrounded(workflow: Workflow[Any, Any], ctx: WorkflowContext, input: 
         if result.modified_output is not None:
             told = replace(told, current_output=result.modified_output)
     return told.current_output
+
+
+async def _make_state(ctx: WorkflowContext, workflow: Workflow[Any, Any]) -> None:
+    """Make the state of an execution that was started without one, by an id alone: the schema's defaults, as
+    a step, for they need not be the same twice."""
+    activation = ctx._activation
+    if activation.kept is None:
+
+        async def defaults() -> Any:
+            return workflow.check_state(None)
+
+        made = await ctx.step.run("ctx.state", defaults, max_retries=0)
+        activation.kept = KeptState(made, activation.host.value_limit)
 
 
 async def _run(ctx: WorkflowContext, hook: Hook, key: str, told: HookContext, senseless: str) -> HookResult:

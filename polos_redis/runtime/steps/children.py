@@ -1,23 +1,24 @@
-"""`ctx.step.invoke` and its kin: executions begun by an execution, waited for or not.
+"""`ctx.step.invoke` and its kin: children, with or without waiting for them.
 
-A child lives in its root's partition; its id comes from its parent's id and the step key, so a repeated call
-finds the same child. Its result is put into the parent's journal by the script that ends it.
+A child lives in its root's partition, under an id made of the root's id and a hash of parent, step key and
+index, so a repeated call finds the same child. Up to `CHUNK` children are started by one script call. The
+script that ends a child puts its result into the parent's journal; the last one wakes the parent. So the
+parent's replay needs its own journal only, however long ago the child was deleted.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar, Unpack, overload
+from typing import Any, TypeVar, Unpack, overload
 
-from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, StepExecutionError, StepKeyError, StoredValueError
 from polos_redis.executions.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.runtime.branches import entrant, one_wait
 from polos_redis.runtime.call_sites import Place, caller, described
 from polos_redis.runtime.steps.calls import Calls
+from polos_redis.runtime.steps.child_requests import ChildOptions, Wanted, want, want_batch
 from polos_redis.state import journal, keys
 from polos_redis.state.journal import ChildRecord, ResultRecord
 from polos_redis.state.store import Child, Entrant, raw
@@ -28,28 +29,6 @@ Out = TypeVar("Out")
 
 CHUNK = 100  # children begun in one call, and
 CHUNK_BYTES = 262_144  # bytes of their inputs, about
-
-
-class ChildOptions(TypedDict, total=False):
-    """How a child is begun; see `PolosClient.invoke`."""
-
-    queue: Queue | str | None
-    concurrency_key: str | None
-    run_timeout_seconds: float | None
-    initial_state: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A child as it is asked for."""
-
-    workflow: Workflow[Any, Any] | str
-    payload: Any
-    options: dict[str, Any]
-
-    @property
-    def workflow_id(self) -> str:
-        return self.workflow.id if isinstance(self.workflow, Workflow) else self.workflow
 
 
 class Children(Calls):
@@ -88,7 +67,7 @@ class Children(Calls):
     ) -> Coroutine[Any, Any, list[ExecutionHandle[Any]]]:
         """Begin any number of children and go on; returns their handles in order."""
         self._refuse_inside_step(key, "batch_invoke")
-        return self._handles(key, _batch(key, workflows), caller())
+        return self._handles(key, want_batch(key, workflows), caller())
 
     @overload
     def invoke_and_wait(
@@ -132,7 +111,7 @@ class Children(Calls):
         Returns how each has ended, in order; a child that failed or was cancelled raises nothing.
         """
         self._refuse_inside_step(key, "batch_invoke_and_wait")
-        return self._batch_invoke_and_wait(key, _batch(key, workflows), caller())
+        return self._batch_invoke_and_wait(key, want_batch(key, workflows), caller())
 
     @one_wait
     async def _batch_invoke_and_wait(
@@ -227,28 +206,6 @@ class Children(Calls):
         except (StoredValueError, ConfigurationError) as error:
             raise type(error)(f"child {index} of step {key!r}: {error}") from error.__cause__
         return Child(keys.child_id(activation.id, key, index), workflow_id, packed, start)
-
-
-def want(key: str, workflow: Workflow[Any, Any] | str, payload: Any, options: ChildOptions) -> Wanted:
-    known = ChildOptions.__annotations__
-    for name in options:
-        if name not in known:
-            raise TypeError(f"step {key!r}: {name!r} is no option of a child: {', '.join(known)} are")
-    return Wanted(workflow, payload, dict(options))
-
-
-def _batch(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[Wanted]:
-    found = []
-    for index, one in enumerate(workflows):
-        if not isinstance(one, BatchWorkflowInput):
-            raise ConfigurationError(f"child {index} of step {key!r} is a BatchWorkflowInput, not {one!r}")
-        options = {
-            "initial_state": one.initial_state,
-            "run_timeout_seconds": one.run_timeout_seconds,
-        }
-        given = {name: value for name, value in options.items() if value is not None}
-        found.append(Wanted(one.id, one.payload, given))
-    return found
 
 
 def _chunk(children: list[Child]) -> list[Child]:

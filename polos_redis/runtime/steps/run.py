@@ -1,26 +1,27 @@
-"""`ctx.step.run`: call a function once and journal its result; and values that a replay sees again."""
+"""`ctx.step.run`: call a function once and journal its result.
+
+A record is written per attempt, with the events that were not emitted yet: one script call for a step that
+succeeds. `retry` is journaled so that a crash does not start the count again; `backoff` waits for a timer in
+Redis, and `abandoned` means the workflow's code has cancelled the call, which a replay has to see again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import inspect
-import math
-import random
 import sys
-import time
-import uuid
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
-from hashlib import blake2b
-from typing import Any, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 from polos_redis import tasks
-from polos_redis.errors import HookFailedError, NoRetryError, StepExecutionError, StoredValueError
+from polos_redis.errors import StepExecutionError, StoredValueError
 from polos_redis.runtime.branches import entrant
 from polos_redis.runtime.call_sites import Place
 from polos_redis.runtime.durable_state import Draft
 from polos_redis.runtime.steps.calls import Calls
+from polos_redis.runtime.steps.retries import check_retries, retry_delay
 from polos_redis.state import journal
 from polos_redis.state.journal import StepRecord
 from polos_redis.state.store import raw
@@ -30,9 +31,6 @@ T = TypeVar("T")
 
 PARK_FROM_SECONDS = 5.0  # a retry that waits longer does not hold its slot
 
-LONGEST_RETRY_AFTER = 86_400.0
-
-_FINAL = (StoredValueError, HookFailedError, NoRetryError)  # to try again would not help
 _STATELESS: AbstractContextManager[None] = nullcontext()
 
 
@@ -89,11 +87,7 @@ class Runs(Calls):
         """
         if not callable(function):
             raise TypeError(f"step {key!r}: expected a function and its arguments, got {function!r}")
-        if not _are_delays(max_retries, base_delay, max_delay):
-            raise ValueError(
-                f"step {key!r}: max_retries is a whole number, base_delay and max_delay are seconds, all 0 "
-                f"or more; not {max_retries!r}, {base_delay!r}, {max_delay!r}"
-            )
+        check_retries(key, max_retries, base_delay, max_delay)
         call = functools.partial(function, *args, **kwargs) if args or kwargs else function
         frame = sys._getframe(1)
         return self._run(
@@ -114,29 +108,19 @@ class Runs(Calls):
         stored = await self._begin(key, place)
         attempt = 0
         if stored is not None:
-            record = self._read(key, stored, StepRecord, place)
-            if record.status == "backoff":
-                record = self._read(key, await activation.wait(key), StepRecord, place)
-                await activation.pass_gate()
+            record = await self._journaled(key, stored, place)
             if record.status == "ok":
-                if record.state and activation.kept is not None:
-                    activation.kept.put(record.state)
                 return codec.decode(record.value)
-            if record.status == "abandoned":
-                return await self._stay_abandoned(key)
-            if record.status == "failed":
-                error = journal.parse_error(record.value)
-                raise StepExecutionError(key, error.type, error.message, record.attempt)
             attempt = record.attempt
 
-        clock = activation.loop.time
+        clock, running = activation.loop.time, activation.events.running
         parked = False
         activation.in_flight += 1
         try:
             while True:
                 attempt += 1
                 since = clock()
-                activation.events.running[key] = (since, attempt)
+                running[key] = (since, attempt)
                 with self._draft() as draft:
                     try:
                         if in_loop:  # the tasks it starts are not the activation's
@@ -157,28 +141,19 @@ class Runs(Calls):
                         if draft is not None:
                             draft.take_over()
                         return result
-                final = attempt > max_retries or isinstance(failure, _FINAL)
-                delay = 0.0 if final else min(max_delay, base_delay * 2.0 ** min(attempt - 1, 60))
-                delay = max(delay, _retry_after(failure))
-                status = "failed" if final else "backoff" if delay > PARK_FROM_SECONDS else "retry"
-                took = (clock() - since) * 1000
-                await self._commit(key, status, attempt, took, journal.error_record(failure), failure, delay)
-                del activation.events.running[key]
-                if final:
-                    raise StepExecutionError(
-                        key, type(failure).__name__, journal.text_of(failure), attempt
-                    ) from failure
+                delay = retry_delay(failure, attempt, max_retries, base_delay, max_delay)
+                status = "failed" if delay is None else "backoff" if delay > PARK_FROM_SECONDS else "retry"
+                took, error = (clock() - since) * 1000, journal.error_record(failure)
+                await self._commit(key, status, attempt, took, error, failure, delay or 0.0)
+                del running[key]
+                if delay is None:
+                    name, message = type(failure).__name__, journal.text_of(failure)
+                    raise StepExecutionError(key, name, message, attempt) from failure
                 if status == "retry":
                     await asyncio.sleep(delay)
                 else:
-                    activation.in_flight -= 1
                     parked = True
-                    try:
-                        record = self._read(key, await activation.wait(key), StepRecord, place)
-                    finally:
-                        activation.in_flight += 1
-                    if record.status == "abandoned":
-                        return await self._stay_abandoned(key)
+                    await self._back_off(key, place)
                     parked = False
                 await activation.pass_gate()
         except asyncio.CancelledError:
@@ -187,8 +162,36 @@ class Runs(Calls):
                 activation.host.spawn(self._abandon(key, attempt + 1))
             raise
         finally:
-            activation.events.running.pop(key, None)
+            running.pop(key, None)
             activation.landed()
+
+    async def _journaled(self, key: str, stored: bytes, place: Place) -> StepRecord:
+        """A journaled step on replay: its record once it is "ok", or "retry" with attempts left; a failed one
+        raises, an abandoned one waits to be cancelled."""
+        activation = self._activation
+        record = self._read(key, stored, StepRecord, place)
+        if record.status == "backoff":
+            record = self._read(key, await activation.wait(key), StepRecord, place)
+            await activation.pass_gate()
+        if record.status == "ok" and record.state and activation.kept is not None:
+            activation.kept.put(record.state)
+        elif record.status == "abandoned":
+            await self._stay_abandoned(key)
+        elif record.status == "failed":
+            error = journal.parse_error(record.value)
+            raise StepExecutionError(key, error.type, error.message, record.attempt)
+        return record
+
+    async def _back_off(self, key: str, place: Place) -> None:
+        """Wait for the timer of a retry; meanwhile the execution may park."""
+        activation = self._activation
+        activation.in_flight -= 1
+        try:
+            record = self._read(key, await activation.wait(key), StepRecord, place)
+        finally:
+            activation.in_flight += 1
+        if record.status == "abandoned":
+            await self._stay_abandoned(key)
 
     def _draft(self) -> AbstractContextManager[Draft | None]:
         """What an attempt changes in the workflow's state, where it has one."""
@@ -212,7 +215,7 @@ class Runs(Calls):
         finally:
             self._activation.landed()
 
-    async def _stay_abandoned(self, key: str) -> None:
+    async def _stay_abandoned(self, key: str) -> NoReturn:
         """On replay, wait to be cancelled again by the same code; nothing parks meanwhile."""
         self._activation.in_flight += 1
         try:
@@ -289,52 +292,6 @@ class Runs(Calls):
             return store.write(activation.fence, known, name, record, events)
 
         return activation.journal.commit(name, record, send)
-
-    # --- values -------------------------------------------------------------------------
-
-    def uuid(self, key: str) -> Coroutine[Any, Any, str]:
-        """A random UUID (version 4) as text, the same at every replay."""
-        return self._value(key, lambda: str(uuid.uuid4()))
-
-    def now(self, key: str) -> Coroutine[Any, Any, int]:
-        """The time in ms since 1970 by the worker's clock when this was first reached."""
-        return self._value(key, lambda: time.time_ns() // 1_000_000)
-
-    def random(self, key: str) -> Coroutine[Any, Any, float]:
-        """A random number from 0 to 1 (1 excluded), the same at every replay. Not for secrets."""
-        return self._value(key, random.random)
-
-    def _value(self, key: str, make: Callable[[], T]) -> Coroutine[Any, Any, T]:
-        async def made() -> T:
-            return make()
-
-        frame = sys._getframe(2)
-        return self._run(key, True, made, 0, 0.0, 0.0, (frame.f_code, frame.f_lineno))
-
-    def idempotency_key(self, key: str) -> str:
-        """A stable key (32 hex digits) for the far side of a step: the same at every attempt and replay."""
-        name = f"{self._activation.id}\0{key}".encode("utf-8", "surrogatepass")
-        return blake2b(name, digest_size=16).hexdigest()
-
-
-def _retry_after(failure: BaseException) -> float:
-    """How long a failure asks to be left alone, in seconds."""
-    seconds = getattr(failure, "retry_after", None)
-    if isinstance(seconds, int | float) and 0 < seconds < math.inf:
-        return min(float(seconds), LONGEST_RETRY_AFTER)
-    return 0.0
-
-
-def _are_delays(max_retries: Any, base_delay: Any, max_delay: Any) -> bool:
-    numbers = (int, float)
-    return (
-        type(max_retries) is int
-        and max_retries >= 0
-        and type(base_delay) in numbers
-        and type(max_delay) in numbers
-        and 0 <= base_delay < 1e10
-        and 0 <= max_delay < 1e10
-    )
 
 
 def _is_async(function: Any) -> bool:

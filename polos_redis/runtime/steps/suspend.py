@@ -17,7 +17,8 @@ from polos_redis.errors import (
 )
 from polos_redis.runtime.branches import entrant, one_wait
 from polos_redis.runtime.call_sites import Place, caller
-from polos_redis.runtime.steps.calls import Calls, decoded
+from polos_redis.runtime.steps.calls import decoded
+from polos_redis.runtime.steps.run import Runs
 from polos_redis.runtime.steps.times import milliseconds
 from polos_redis.state import journal
 from polos_redis.state.journal import SuspensionRecord
@@ -29,8 +30,8 @@ T = TypeVar("T")
 FAIL = "fail"
 
 
-class Suspensions(Calls):
-    """Waits for people."""
+class Suspensions(Runs):
+    """Steps that wait for a person, or answer in place of one."""
 
     __slots__ = ()
 
@@ -170,6 +171,31 @@ class Suspensions(Calls):
             return b""
         url = links.url(activation.id, key, activation.run)
         return codec.encode({**shown, "_approval_url": url}, limit=1 << 40)
+
+    def resume(
+        self,
+        key: str,
+        suspend_step_key: str,
+        suspend_execution_id: str,
+        suspend_workflow_id: str | None = None,
+        data: Any = None,
+        *,
+        resumed_by: str | None = None,
+    ) -> Coroutine[Any, Any, None]:
+        """Answer a suspension of another execution, once; its refusals are `StepExecutionError`s."""
+        client, by = self._activation.host.client, resumed_by or f"execution {self._activation.id}"
+
+        async def answer() -> None:
+            await client.resume(
+                suspend_workflow_id=suspend_workflow_id,
+                suspend_execution_id=suspend_execution_id,
+                suspend_step_key=suspend_step_key,
+                data=data,
+                resumed_by=by,
+                channel="workflow",
+            )
+
+        return self._run(key, True, answer, 0, 0.0, 0.0, caller())
 
 
 def _is_fail(on_timeout: Any) -> bool:

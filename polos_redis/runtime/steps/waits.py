@@ -1,26 +1,27 @@
-"""`ctx.step.wait_for`, `wait_until`, `wait_for_event`: durable waits for a time or an event; publishing
-events."""
+"""`ctx.step.wait_for`, `wait_until`, `wait_for_event`: durable waits for a time or an event.
+
+A topic may live in another partition than the execution. Then the wait is subscribed there first and opened
+second, so no event is missed; a worker's errand delivers the event.
+"""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from typing import Any
 
 from polos_redis.errors import InvalidInputError, WaitTimeoutError
-from polos_redis.events import EventData, EventPayload, payload, publish_once
+from polos_redis.events import EventPayload, payload
 from polos_redis.runtime.branches import entrant, one_wait
 from polos_redis.runtime.call_sites import Place, caller
-from polos_redis.runtime.steps.calls import decoded
-from polos_redis.runtime.steps.run import Runs
+from polos_redis.runtime.steps.calls import Calls, decoded
 from polos_redis.runtime.steps.times import milliseconds, moment, span
 from polos_redis.state.journal import WaitRecord
 from polos_redis.state.store import raw
 
 
-class Waits(Runs):
-    """Waits for times and events; and what other executions may wait for."""
+class Waits(Calls):
+    """Steps that wait for a time or an event."""
 
     __slots__ = ()
 
@@ -120,53 +121,3 @@ class Waits(Runs):
         (stored,) = await store.read_records(self._activation.id, [raw(key)])
         if stored is None:
             await store.unsubscribe(topic, subscriber)
-
-    # --- telling others -----------------------------------------------------------------
-
-    def publish_event(
-        self, key: str, topic: str, data: Any = None, event_type: str | None = None
-    ) -> Coroutine[Any, Any, str]:
-        """Publish an event to a topic, once however often this is replayed; returns its id."""
-        event = EventData(event_type or "event", data)
-        call = functools.partial(self._publish, key, topic, event)
-        return self._run(key, True, call, 2, 1.0, 10.0, caller())
-
-    def publish_workflow_event(
-        self, key: str, data: Any = None, event_type: str | None = None
-    ) -> Coroutine[Any, Any, str]:
-        """Publish an event, once, to the stream that `stream_workflow` reads: the root execution's."""
-        activation = self._activation
-        event = EventData(event_type or "event", data)
-        call = functools.partial(self._publish, key, activation.root, event)
-        return self._run(key, True, call, 2, 1.0, 10.0, caller())
-
-    async def _publish(self, key: str, topic: str, event: EventData) -> str:
-        activation = self._activation
-        mark = activation.id if topic == activation.root != activation.id else ""
-        once = self.idempotency_key(f"publish {key}")
-        return await publish_once(activation.host.client, topic, event, once, mark)
-
-    def resume(
-        self,
-        key: str,
-        suspend_step_key: str,
-        suspend_execution_id: str,
-        suspend_workflow_id: str | None = None,
-        data: Any = None,
-        *,
-        resumed_by: str | None = None,
-    ) -> Coroutine[Any, Any, None]:
-        """Answer a suspension of another execution, once; its refusals are `StepExecutionError`s."""
-        client, by = self._activation.host.client, resumed_by or f"execution {self._activation.id}"
-
-        async def answer() -> None:
-            await client.resume(
-                suspend_workflow_id=suspend_workflow_id,
-                suspend_execution_id=suspend_execution_id,
-                suspend_step_key=suspend_step_key,
-                data=data,
-                resumed_by=by,
-                channel="workflow",
-            )
-
-        return self._run(key, True, answer, 0, 0.0, 0.0, caller())
