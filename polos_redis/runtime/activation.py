@@ -13,6 +13,7 @@ place. Only when it has parked the execution is the code cancelled and what it s
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Coroutine
@@ -60,6 +61,9 @@ class Wait:
 
 
 _nonces = itertools.count(1)  # a worker's id is random, so worker id and number make a unique owner
+
+
+_origin_of_a_root = functools.lru_cache(About)  # the same for all that know of nothing else
 
 
 class Activation:
@@ -121,10 +125,10 @@ class Activation:
         self.loop = asyncio.get_running_loop()
         self.code = CodeTasks(execution_id, self.loop)
         self.events = LifecycleEvents(workflow.id, execution_id)
-        self.journal = FencedJournal(host, self.fence, self.dropped, self._reread, self.code.leave)
+        self.journal = FencedJournal(host, self.fence, self.code, self)
         self.state = State.RUNNING
         self.ended_as = ""
-        self.about = About(workflow.id)
+        self.about = _origin_of_a_root(workflow.id)
         self.kept: KeptState | None = None
         self.given_up: set[str] = set()
         self.passed_over: set[str] = set()
@@ -250,7 +254,7 @@ class Activation:
 
     def tick(self, now: float) -> None:
         """Emit the starts of what has lasted a while; the worker calls this every 20 ms."""
-        if self.begun and self.state is State.RUNNING and self.journal.current:
+        if self.state is State.RUNNING and self.begun and self.journal.current:
             self.journal.emit(self.events.overdue(now))
 
     # --- waits --------------------------------------------------------------------------
@@ -293,7 +297,8 @@ class Activation:
         self.touches += 1
         wait.future.set_result(record)
 
-    def _reread(self, loaded: Loaded) -> None:
+    def reread(self, loaded: Loaded) -> None:
+        """The journal was read again: take the decisions that have come."""
         self.events.started = self.events.started and loaded.started
         for key in list(self.waits):
             self.told(key, self.journal.records[raw(key)])

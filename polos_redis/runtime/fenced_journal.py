@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence, Set
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable, Sequence, Set
+from typing import Any, Protocol
 
 from polos_redis import tasks
 from polos_redis.errors import ConnectionLostError, PolosError
+from polos_redis.runtime.code_tasks import CodeTasks
 from polos_redis.runtime.host import Host
 from polos_redis.runtime.outcome import Outcome
 from polos_redis.state import journal
@@ -30,25 +31,24 @@ REFUSED_SECONDS = 1.0  # between attempts to reconnect to a server that refuses 
 EVENTS_PER_ENTRY = 8  # a sequence id tells no more apart
 
 
-class Drop(Protocol):
-    """Ends the activation without a trace in the store; after a pause its entry goes back to the queue."""
+class Holder(Protocol):
+    """The activation that holds the journal. `dropped` is called when the execution is lost or a write is
+    refused, `reread` when the journal was read again and decisions may have come; neither after `close`."""
 
-    def __call__(self, why: str, *, pause: bool = False) -> None: ...
+    def dropped(self, why: str, *, pause: bool = False) -> None: ...
+    def reread(self, loaded: Loaded) -> None: ...
 
 
 class FencedJournal:
     """The journal of one activation behind its fence.
 
-    `records` is the journal as far as known, `known` how many changes that includes. `drop` is called when
-    the execution is lost or a write is refused, `reread` when the journal was read again (decisions may have
-    come); neither after `close`. `leave` never returns: it ends the ctx call that can't go on.
+    `records` is the journal as far as known, `known` how many changes that includes.
     """
 
     __slots__ = (
-        "_drop",
+        "_code",
+        "_holder",
         "_host",
-        "_leave",
-        "_reread",
         "_store",
         "_unheard",
         "_verifying",
@@ -58,20 +58,12 @@ class FencedJournal:
         "records",
     )
 
-    def __init__(
-        self,
-        host: Host[Any],
-        fence: Fence,
-        drop: Drop,
-        reread: Callable[[Loaded], None],
-        leave: Callable[[], Coroutine[Any, Any, NoReturn]],
-    ) -> None:
+    def __init__(self, host: Host[Any], fence: Fence, code: CodeTasks, holder: Holder) -> None:
         self._host = host
         self._store = host.store
         self.fence = fence
-        self._drop: Drop | None = drop
-        self._reread: Callable[[Loaded], None] | None = reread
-        self._leave = leave
+        self._code = code
+        self._holder: Holder | None = holder
         self.records: dict[bytes, bytes] = {}
         self.known = 0
         self.epoch = host.store.wire.epoch
@@ -85,11 +77,11 @@ class FencedJournal:
 
     @property
     def closed(self) -> bool:
-        return self._drop is None
+        return self._holder is None
 
     def close(self) -> None:
         """The activation has ended: call back no more."""
-        self._drop = self._reread = None  # without the cycle the activation is freed at once
+        self._holder = None  # without the cycle the activation is freed at once
 
     # --- reading ------------------------------------------------------------------------
 
@@ -126,7 +118,7 @@ class FencedJournal:
                 self._verifying.set_result(None)
                 self._verifying = None
         if self.closed:
-            await self._leave()
+            await self._code.leave()
 
     async def _verify(self) -> None:
         while True:
@@ -135,7 +127,7 @@ class FencedJournal:
             loaded = await self._store.load(self.fence)
             if epoch == self._store.wire.epoch:
                 break
-        if self._reread is None:
+        if self._holder is None:
             return
         if loaded is None:
             self._end("lost")
@@ -149,7 +141,7 @@ class FencedJournal:
         # what a notice has brought while the reply was on its way is newer than the reply
         newer = {name: record for name, record in self.records.items() if record is not before.get(name)}
         self.records = loaded.journal | newer
-        self._reread(loaded)
+        self._holder.reread(loaded)
 
     # --- writing ------------------------------------------------------------------------
 
@@ -172,11 +164,11 @@ class FencedJournal:
                 continue
             except PolosError as error:
                 self._end(f"write refused: {error}", pause=True)
-                await self._leave()
+                await self._code.leave()
             changes: int = reply if type(reply) is int else reply[0]
             if changes < 0:
                 self._end(refusal(changes))
-                await self._leave()
+                await self._code.leave()
             self._hear(changes, self.known + (name != b""))
             self.known = max(self.known, changes)
             if record:
@@ -221,7 +213,7 @@ class FencedJournal:
     def finish(self, outcome: Outcome, done: Callable[[Outcome, bool], None]) -> None:
         """End the execution. Calls `done` once it has ended, with whether this write is known to have ended
         it; not if the activation is dropped. Starts a task only when the connection is lost."""
-        if not self.current:
+        if self.epoch != self._store.wire.epoch:
             self._host.spawn(self._finish_again(outcome, done))
             return
 
@@ -273,11 +265,11 @@ class FencedJournal:
                 )
                 await asyncio.sleep(REFUSED_SECONDS)
         if self.closed:
-            await self._leave()
+            await self._code.leave()
 
     def _end(self, why: str, *, pause: bool = False) -> None:
-        if self._drop is not None:
-            self._drop(why, pause=pause)
+        if self._holder is not None:
+            self._holder.dropped(why, pause=pause)
 
 
 def refusal(code: int) -> str:

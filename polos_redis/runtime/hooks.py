@@ -1,6 +1,7 @@
-"""Hooks: functions around a workflow, `on_start` before its code and `on_end` after it has returned.
+"""Hooks: functions that run before a workflow's code (`on_start`) and after it has returned (`on_end`).
 
-Each runs as a step, `on_start.<function>.<index>`, so once however often the workflow is replayed.
+Each runs as a step, `on_start.<function>.<index>`, so its effects happen once however often the workflow is
+replayed.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HookContext:
-    """What a hook is told: the execution it runs for, copies of its input as it is by now and (on_end) of its
-    output."""
+    """The second argument of a hook: the execution it runs for, a copy of its current input and, in on_end,
+    of its output."""
 
     workflow_id: str
     session_id: str | None
@@ -34,7 +35,7 @@ class HookContext:
 
 @dataclass(frozen=True, slots=True)
 class HookResult:
-    """What a hook wants: made by `continue_with` and `fail`. None returned is `continue_with()`."""
+    """A hook's decision, made by `continue_with` or `fail`. Returning None means `continue_with()`."""
 
     modified_payload: Any = None
     modified_output: Any = None
@@ -42,13 +43,13 @@ class HookResult:
 
     @classmethod
     def continue_with(cls, *, modified_payload: Any = None, modified_output: Any = None) -> HookResult:
-        """Go on: with another input (an on_start hook) or another output (an on_end hook), unless it is None.
-        The input is validated again."""
+        """Continue, with another input (on_start) or another output (on_end) unless that is None. A new input
+        is validated."""
         return cls(modified_payload, modified_output)
 
     @classmethod
     def fail(cls, message: str) -> HookResult:
-        """Fail the execution, at once."""
+        """Fail the execution immediately."""
         return cls(error_message=message)
 
 
@@ -57,7 +58,7 @@ Hooks: TypeAlias = "Hook | Sequence[Hook] | None"
 
 
 def as_hooks(hooks: Any, workflow_id: str, kind: str) -> tuple[Hook, ...]:
-    """The hooks of a workflow as it was given them: a function, several, or none."""
+    """Returns a workflow's hooks, given as a function, several, or None. Raises `ConfigurationError`."""
     several = () if hooks is None else (hooks,) if callable(hooks) else hooks
     if not isinstance(several, list | tuple) or not all(map(callable, several)):
         raise ConfigurationError(
@@ -68,7 +69,7 @@ def as_hooks(hooks: Any, workflow_id: str, kind: str) -> tuple[Hook, ...]:
 
 
 async def surrounded(workflow: Workflow[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
-    """A workflow's code with all that is around it: the state it begins with, its hooks."""
+    """Run a workflow's code between its hooks, with its initial state in place."""
     if workflow.state_schema is not None:
         await _make_state(ctx, workflow)
     told = HookContext(ctx.workflow_id, ctx.session_id, ctx.user_id, input)
@@ -99,7 +100,7 @@ async def _make_state(ctx: WorkflowContext, workflow: Workflow[Any, Any]) -> Non
 
 
 async def _run(ctx: WorkflowContext, hook: Hook, key: str, told: HookContext, senseless: str) -> HookResult:
-    """One hook as a step; `senseless` is what one of its kind can't modify."""
+    """Run one hook as a step; `senseless` is the field that a hook of its kind can't modify."""
 
     def checked(result: Any) -> HookResult | None:
         if result is not None and not isinstance(result, HookResult):
@@ -125,7 +126,7 @@ async def _run(ctx: WorkflowContext, hook: Hook, key: str, told: HookContext, se
 
 
 def _apart(told: HookContext) -> HookContext:
-    """What one hook is told, to itself: what it changes in there a replay would not see."""
+    """A copy for one hook: a replay would not see what it changes in there."""
     return replace(
         told, current_payload=_copy(told.current_payload), current_output=_copy(told.current_output)
     )

@@ -1,4 +1,4 @@
-"""What all journaled calls have in common."""
+"""The base of all journaled calls: begin one, commit a wait, await its decision, read its record."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Calls:
         self._activation = activation
 
     async def _begin(self, key: str, place: Place) -> bytes | None:
-        """Begin a call, when it may: the record that is journaled under its key, if there is one."""
+        """Begin a call once it may begin; returns the record journaled under its key, if any."""
         if not self._activation.may_begin():
             await self._activation.pass_gate()
         return self._activation.register(key, place)
 
     async def _commit_wait(self, key: str, send: Callable[[int], Any]) -> bytes:
-        """Send a write whose reply is {changes, record}; the record."""
+        """Send a write whose reply is {changes, record}; returns the record."""
         activation, name = self._activation, raw(key)
         activation.in_flight += 1
         try:
@@ -62,7 +62,7 @@ class Calls:
         return activation.journal.records[name]
 
     async def _decision(self, key: str, stored: bytes, kind: type[W], place: Place) -> W:
-        """The record of a wait once it is decided. One that was given up (its race was lost, its task
+        """Returns the record of a wait once it is decided. A wait that was given up (its race lost, its task
         cancelled) stays pending until the same code gives it up again."""
         activation = self._activation
         record = self._read(key, stored, kind, place)
@@ -76,7 +76,7 @@ class Calls:
         activation.waited.append((_kind(record), record.decided_ms - record.opened_ms))
         branch = BRANCH.get()
         if branch is not None and branch.direct:
-            # one that was decided before it was put into this race does not decide it
+            # a wait decided before it was put into this race does not decide the race
             branch.decided = record.race == branch.race
         return record
 
@@ -113,14 +113,14 @@ class Calls:
 
 
 def _kind(record: SuspensionRecord | WaitRecord | ChildRecord) -> str:
-    """What was waited for, as metrics call it."""
+    """The kind of a wait, as metrics call it."""
     if isinstance(record, WaitRecord):
         return "event" if record.topic else "time"
     return "suspension" if isinstance(record, SuspensionRecord) else "child"
 
 
 def decoded(stored: bytes) -> Any:
-    """What another program has told; of a type that only that one knows, as plain data: it is not lost."""
+    """Decode a value that another program stored; as plain data if only that program knows its type."""
     try:
         return codec.decode(stored)
     except UnreadableValueError:

@@ -27,12 +27,12 @@ from polos_redis.workflow import Workflow
 
 Out = TypeVar("Out")
 
-CHUNK = 100  # children begun in one call, and
+CHUNK = 100  # children started by one call, and
 CHUNK_BYTES = 262_144  # bytes of their inputs, about
 
 
 class Children(Calls):
-    """Executions begun by this one."""
+    """Steps that start executions as children of this one."""
 
     __slots__ = ()
 
@@ -51,10 +51,10 @@ class Children(Calls):
         payload: Any = None,
         **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, ExecutionHandle[Any]]:
-        """Begin a child and go on; returns its handle.
+        """Start a child without waiting for it; returns its handle.
 
-        The child goes on when this execution ends by itself; a cancel of this one, or its run timeout, ends
-        it too. `options` are `queue=`, `concurrency_key=`, `run_timeout_seconds=`, `initial_state=`.
+        The child outlives this execution, unless that is cancelled or hits its run timeout, which ends the
+        child too. `options` are `queue=`, `concurrency_key=`, `run_timeout_seconds=`, `initial_state=`.
         """
         self._refuse_inside_step(key, "invoke")
         return self._invoke(key, want(key, workflow, payload, options), caller())
@@ -65,7 +65,7 @@ class Children(Calls):
     def batch_invoke(
         self, key: str, workflows: Sequence[BatchWorkflowInput]
     ) -> Coroutine[Any, Any, list[ExecutionHandle[Any]]]:
-        """Begin any number of children and go on; returns their handles in order."""
+        """Start any number of children without waiting for them; returns their handles in order."""
         self._refuse_inside_step(key, "batch_invoke")
         return self._handles(key, want_batch(key, workflows), caller())
 
@@ -84,8 +84,8 @@ class Children(Calls):
         payload: Any = None,
         **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, Any]:
-        """Begin a child and wait for its result, parked; a child that fails or is cancelled raises
-        `StepExecutionError` that names it. Options as for `invoke`."""
+        """Start a child and wait for its result, parked. Raises `StepExecutionError`, which names the child,
+        if it fails or is cancelled. Options as for `invoke`."""
         self._refuse_inside_step(key, "invoke_and_wait")
         return self._invoke_and_wait(key, want(key, workflow, payload, options), caller())
 
@@ -106,7 +106,7 @@ class Children(Calls):
     def batch_invoke_and_wait(
         self, key: str, workflows: Sequence[BatchWorkflowInput]
     ) -> Coroutine[Any, Any, list[BatchStepResult]]:
-        """Begin any number of children and wait for all of them, parked, woken once.
+        """Start any number of children and wait for all of them, parked, woken once.
 
         Returns how each has ended, in order; a child that failed or was cancelled raises nothing.
         """
@@ -154,7 +154,7 @@ class Children(Calls):
         ]
 
     async def _start(self, key: str, wanted: list[Wanted], status: str, place: Place) -> bytes:
-        """Begin those children that have not been begun; the step's record."""
+        """Start the children that have not been started; returns the step's record."""
         activation = self._activation
         stored = await self._begin(key, place)
         record = None if stored is None else self._read(key, stored, ChildRecord, place)
@@ -170,9 +170,9 @@ class Children(Calls):
             begun == len(wanted) or (record is not None and record.status == "closed")
         ):
             return stored
-        activation.in_flight += 1  # until all of them have been begun, nothing parks
+        activation.in_flight += 1  # nothing parks until all of them have been started
         try:
-            # all are prepared before the first is begun: one that can't be is refused with nothing written
+            # all are prepared before the first is started: an invalid one is refused with nothing written
             children = await asyncio.gather(
                 *(self._child(key, index, one) for index, one in enumerate(wanted) if index >= begun)
             )
@@ -209,7 +209,7 @@ class Children(Calls):
 
 
 def _chunk(children: list[Child]) -> list[Child]:
-    """As many of them as one call may begin."""
+    """The first of them, as many as one call may start."""
     size, count = 0, 0
     for child in children[:CHUNK]:
         size += len(child.input)

@@ -35,7 +35,7 @@ _STATELESS: AbstractContextManager[None] = nullcontext()
 
 
 class Runs(Calls):
-    """Steps that call a function."""
+    """Steps that call a function of the user's."""
 
     __slots__ = ()
 
@@ -79,8 +79,8 @@ class Runs(Calls):
         An async function runs in the loop, a sync one in a thread. A failed call is tried again up to
         `max_retries` times, after `base_delay * 2 ** n` seconds, at most `max_delay`; a delay over a few
         seconds parks the execution. An exception with an attribute `retry_after` (seconds, a day at most) is
-        not tried again before, and `NoRetryError` not at all. At least once: a call that was under way when
-        its worker died runs again (see `idempotency_key`); a journaled one never does.
+        not tried again before, and `NoRetryError` not at all. A call runs at least once: one that was under
+        way when its worker died runs again (see `idempotency_key`); a journaled one never does.
 
         Raises `StepExecutionError` when the last try has failed, on this run and on every replay; a result
         that can't be stored fails the step without another try.
@@ -194,7 +194,7 @@ class Runs(Calls):
             await self._stay_abandoned(key)
 
     def _draft(self) -> AbstractContextManager[Draft | None]:
-        """What an attempt changes in the workflow's state, where it has one."""
+        """Returns the draft of the workflow's state for one attempt, if it has a state."""
         activation = self._activation
         if activation.kept is None:
             return _STATELESS
@@ -204,10 +204,10 @@ class Runs(Calls):
             raise activation.stop_with(error) from error.__cause__
 
     async def _abandon(self, key: str, attempt: int) -> None:
-        """The workflow's code has cancelled the call (a timeout around it, say): journal that.
+        """Journal that the workflow's code has cancelled the call (a timeout around it, say).
 
-        Otherwise a replay, where the call may be quicker or its late result known, would take another path.
-        A loop that ends cancels everything, too: by now the worker has ended its activations then.
+        Otherwise a replay, where the call may be quicker, would take another path. When the event loop closes
+        it cancels everything, too, but the worker has ended its activations by then.
         """
         try:
             if not self._activation.over:
@@ -216,7 +216,7 @@ class Runs(Calls):
             self._activation.landed()
 
     async def _stay_abandoned(self, key: str) -> NoReturn:
-        """On replay, wait to be cancelled again by the same code; nothing parks meanwhile."""
+        """On replay, wait for the same code to cancel this call again; nothing parks meanwhile."""
         self._activation.in_flight += 1
         try:
             await self._stay(key, "a step abandoned before is not cancelled again: has its timeout gone?")
@@ -224,7 +224,7 @@ class Runs(Calls):
             self._activation.landed()
 
     def _own_failure(self, raised: BaseException) -> BaseException:
-        """What the step's function raised; a cancellation that was meant for us goes on."""
+        """Returns what the step's function raised; re-raises a cancellation of this call itself."""
         task = asyncio.current_task()
         if isinstance(raised, GeneratorExit) or self._activation.over:
             raise raised
@@ -233,12 +233,12 @@ class Runs(Calls):
         return raised
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
-        """Run a sync function in a thread. A thread can't be cancelled: should the caller be, the step stays
-        in flight until the thread ends; what it returns then is dropped."""
+        """Run a sync function in a thread. A thread can't be cancelled: if the caller is, the step stays in
+        flight until the thread ends, and its result is dropped."""
         activation = self._activation
 
         def begin() -> Any:
-            # It may have waited for a thread: what has been cancelled meanwhile must not begin.
+            # It may have waited for a free thread, and must not begin if it was cancelled meanwhile.
             if activation.over:
                 raise RuntimeError("this activation has ended")
             return call()
@@ -276,7 +276,7 @@ class Runs(Calls):
         delay: float = 0.0,
         state: bytes = b"",
     ) -> Coroutine[Any, Any, int]:
-        """Journal the end of an attempt, with the events it has not told yet."""
+        """Journal the end of an attempt, with the events not emitted yet."""
         activation = self._activation
         activation.host.counts.steps[activation.workflow.id, status].add(took / 1000)
         record = journal.step_record(status, attempt, took, value, state)

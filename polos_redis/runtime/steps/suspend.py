@@ -127,7 +127,7 @@ class Suspensions(Runs):
         return answer
 
     def _asked(self, key: str, ask: _Ask) -> Asked:
-        """What the store is to ask. Raises for what can't be asked."""
+        """Returns the request to store. Raises `ConfigurationError` or `InvalidInputError`."""
         activation = self._activation
         host, what = activation.host, f"suspension {key!r}"
         shown = codec.encode(_shown(ask.data), limit=host.value_limit)
@@ -163,7 +163,7 @@ class Suspensions(Runs):
         )
 
     def _with_url(self, key: str, data: Any) -> bytes:
-        """What the suspend event tells where there is an approval page: its address too."""
+        """Returns the suspend event's data with the approval page's URL; empty without such a page."""
         activation = self._activation
         links = activation.host.links
         shown = _shown(data)
@@ -182,7 +182,7 @@ class Suspensions(Runs):
         *,
         resumed_by: str | None = None,
     ) -> Coroutine[Any, Any, None]:
-        """Answer a suspension of another execution, once; its refusals are `StepExecutionError`s."""
+        """Answer a suspension of another execution, once. Raises `StepExecutionError` if it is refused."""
         client, by = self._activation.host.client, resumed_by or f"execution {self._activation.id}"
 
         async def answer() -> None:
@@ -217,7 +217,7 @@ class _Ask:
 
     @property
     def has_terms(self) -> bool:
-        """Whether there is more to it than: anything from anybody."""
+        """Whether it restricts answers at all: a suspension without terms accepts anything from anyone."""
         return (
             self.schema is not None
             or self.approvers is not None
@@ -228,7 +228,7 @@ class _Ask:
 
 
 def _typed(key: str, schema: Any, record: SuspensionRecord) -> Any:
-    """The answer as the type that was asked for."""
+    """Returns the answer as an instance of the suspension's schema."""
     try:
         return schemas.parse(schema, codec.to_plain(record.answer))
     except Exception as error:  # pydantic's, or those of the type's own validators
@@ -236,7 +236,7 @@ def _typed(key: str, schema: Any, record: SuspensionRecord) -> Any:
 
 
 def _shown(data: Any) -> Any:
-    """What a person is shown: a model or dataclass becomes a plain dict, as its readers expect."""
+    """Returns `data` as a person is shown it: a model or dataclass as a plain dict."""
     if data is None:
         return {}
     if isinstance(data, Mapping):

@@ -1,4 +1,4 @@
-"""Times as users give them, in the store's ms."""
+"""Times as users give them, converted to the ms of the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ LAST_MS = 253_402_300_799_999  # the end of the year 9999, as far as dates go
 def milliseconds(
     what: str, seconds: float | timedelta | None, name: str = "timeout", *, zero: bool = False
 ) -> int | None:
-    """A time in ms; None for none. Without `zero` at least 1. `what` and `name` are for the error."""
+    """Returns a duration in ms, None for None; at least 1 unless `zero` allows 0. Raises `InvalidInputError`,
+    which names `what` and `name`."""
     if seconds is None:
         return None
     number = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
@@ -27,7 +28,7 @@ def milliseconds(
 
 
 def span(what: str, **parts: float) -> int:
-    """Parts of a time (seconds, minutes, ...) added up, in ms; 0 when that is less."""
+    """Returns the sum of the parts of a duration (seconds, minutes, ...) in ms, 0 if it is negative."""
     try:
         whole = timedelta(**{name: part or 0 for name, part in parts.items()})
     except (TypeError, ValueError, OverflowError):
@@ -39,7 +40,7 @@ def span(what: str, **parts: float) -> int:
 
 
 def moment(what: str, when: datetime) -> int:
-    """An aware datetime in ms since 1970; 1 for all that is before."""
+    """Returns an aware datetime as ms since 1970; 1 for earlier ones."""
     if not isinstance(when, datetime) or when.utcoffset() is None:
         raise InvalidInputError(
             f"{what}: expected a datetime with a time zone (datetime.now(UTC), say), not {when!r}"

@@ -36,16 +36,16 @@ class Waits(Calls):
         days: float = 0,
         weeks: float = 0,
     ) -> Coroutine[Any, Any, None]:
-        """Wait for a while, by the server's clock from when the wait first opened; the parts add up.
+        """Wait for a duration, the sum of the parts, by the server's clock from when the wait first opened.
 
-        The execution is parked and holds nothing. A total of 0 or less is over at once.
+        The execution is parked and holds no slot. A total of 0 or less is over immediately.
         """
         self._refuse_inside_step(key, "wait_for")
         for_ms = span(f"wait {key!r}", seconds=seconds, minutes=minutes, hours=hours, days=days, weeks=weeks)
         return self._wait_for_time(key, for_ms, None, caller())
 
     def wait_until(self, key: str, when: datetime) -> Coroutine[Any, Any, None]:
-        """Wait until a moment, an aware datetime; one in the past is over at once."""
+        """Wait until an aware datetime; one in the past is over immediately."""
         self._refuse_inside_step(key, "wait_until")
         return self._wait_for_time(key, None, moment(f"wait {key!r}", when), caller())
 
@@ -63,7 +63,7 @@ class Waits(Calls):
     ) -> Coroutine[Any, Any, EventPayload]:
         """Wait for the first event published to a topic after the wait was opened.
 
-        Published means by `events.publish`, `publish_event` or `publish_workflow_event`. Raises
+        Events are published by `events.publish`, `publish_event` and `publish_workflow_event`. Raises
         `WaitTimeoutError` (a `StepExecutionError`) when none came within `timeout` seconds.
         """
         self._refuse_inside_step(key, "wait_for_event")
@@ -103,7 +103,7 @@ class Waits(Calls):
         )
 
     async def _open_far(self, key: str, timeout_ms: int | None, topic: str, subscriber: str) -> bytes:
-        """Wait for an event of a topic in another partition: subscribe there first, so none is missed."""
+        """Wait for an event of a topic in another partition: subscribe there first, so no event is missed."""
         activation = self._activation
         activation.in_flight += 1
         try:
@@ -116,7 +116,7 @@ class Waits(Calls):
             activation.landed()
 
     async def _unsubscribe(self, key: str, topic: str, subscriber: str) -> None:
-        """End a subscription unless its wait has opened all the same: then its decision ends it."""
+        """End a subscription, unless its wait did open: then the wait's decision ends it."""
         store = self._activation.host.store
         (stored,) = await store.read_records(self._activation.id, [raw(key)])
         if stored is None:
