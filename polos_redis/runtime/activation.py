@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from polos_redis import tasks
 from polos_redis.errors import PolosError, StepKeyError, StoredValueError
-from polos_redis.executions.starting import About
+from polos_redis.executions.starting import Origin
 from polos_redis.runtime.branches import BRANCH
-from polos_redis.runtime.call_sites import Place, described
+from polos_redis.runtime.call_sites import CallSite, described
 from polos_redis.runtime.code_tasks import CodeTasks
 from polos_redis.runtime.fenced_journal import FencedJournal, refusal
 from polos_redis.runtime.host import Host
@@ -37,7 +37,7 @@ from polos_redis.state.store import NO_SUCH_WAIT, Fence, Loaded, raw, text
 from polos_redis.values import codec
 
 if TYPE_CHECKING:
-    from polos_redis.runtime.durable_state import KeptState
+    from polos_redis.runtime.durable_state import DurableState
     from polos_redis.workflow import Workflow
 
 logger = logging.getLogger("polos.execution")
@@ -63,7 +63,7 @@ class Wait:
 _nonces = itertools.count(1)  # a worker's id is random, so worker id and number make a unique owner
 
 
-_origin_of_a_root = functools.lru_cache(About)  # the same for all that know of nothing else
+_origin_of_a_root = functools.lru_cache(Origin)  # the same for all that know of nothing else
 
 
 class Activation:
@@ -81,8 +81,9 @@ class Activation:
         "_notices",
         "_outcome",
         "_watch",
-        "about",
+        "call_sites",
         "code",
+        "durable_state",
         "ended_as",
         "events",
         "fence",
@@ -91,10 +92,9 @@ class Activation:
         "id",
         "in_flight",
         "journal",
-        "kept",
         "loop",
+        "origin",
         "passed_over",
-        "places",
         "queue",
         "root",
         "run",
@@ -128,11 +128,11 @@ class Activation:
         self.journal = FencedJournal(host, self.fence, self.code, self)
         self.state = State.RUNNING
         self.ended_as = ""
-        self.about = _origin_of_a_root(workflow.id)
-        self.kept: KeptState | None = None
+        self.origin = _origin_of_a_root(workflow.id)
+        self.durable_state: DurableState | None = None
         self.given_up: set[str] = set()
         self.passed_over: set[str] = set()
-        self.places: dict[str, Place] = {}
+        self.call_sites: dict[str, CallSite] = {}
         self.waits: dict[str, Wait] = {}
         self.waited: list[tuple[str, int]] = []
         self.in_flight = 0
@@ -146,10 +146,10 @@ class Activation:
 
     # --- beginning ----------------------------------------------------------------------
 
-    def begin(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    def start(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Start the workflow's code."""
         self.events.began = self.loop.time()
-        self.code.begin(call, self._code_done)
+        self.code.start(call, self._code_done)
         if logger.isEnabledFor(logging.INFO):
             logger.info("start", extra={"execution": self.id, "workflow": self.workflow.id, "run": self.run})
 
@@ -171,16 +171,16 @@ class Activation:
         async def refuse() -> NoReturn:
             raise error
 
-        self.begin(refuse)
+        self.start(refuse)
 
     @property
-    def begun(self) -> bool:
+    def started(self) -> bool:
         """Whether the code has been started: before, what the store knows is not known here."""
         return self.code.main is not None
 
     # --- calls of ctx -------------------------------------------------------------------
 
-    def may_begin(self) -> bool:
+    def may_start(self) -> bool:
         """Whether a ctx call may begin right now; else it has to pass the gate first."""
         return (
             self.state is State.RUNNING
@@ -188,23 +188,25 @@ class Activation:
             and self.host.lease_is_fresh(self.fence.prefix)
         )
 
-    def register(self, key: str, place: Place) -> bytes | None:
+    def register(self, key: str, call_site: CallSite) -> bytes | None:
         """Begin a ctx call: refuse a used key; returns the key's record if it is journaled."""
         self.touches += 1
         if self._fatal is not None:
             raise self._fatal  # it was caught: nothing more begins all the same
         if not isinstance(key, str) or not key:
             raise self.stop_with(
-                StepKeyError(f"a step key is a string that is not empty, not {key!r} (at {described(place)})")
-            )
-        if key in self.places:
-            raise self.stop_with(
                 StepKeyError(
-                    f"step key {key!r} is used twice in one execution, at {described(self.places[key])} "
-                    f"and at {described(place)}: every step of an execution needs a key of its own"
+                    f"a step key is a string that is not empty, not {key!r} (at {described(call_site)})"
                 )
             )
-        self.places[key] = place
+        if key in self.call_sites:
+            raise self.stop_with(
+                StepKeyError(
+                    f"step key {key!r} is used twice in one execution, at {described(self.call_sites[key])} "
+                    f"and at {described(call_site)}: every step of an execution needs a key of its own"
+                )
+            )
+        self.call_sites[key] = call_site
         branch = BRANCH.get()
         if branch is not None:
             branch.note(key)
@@ -212,7 +214,7 @@ class Activation:
 
     async def pass_gate(self) -> None:
         """Before something new begins: wait while parking, for a fresh lease, or leave when it is over."""
-        while not self.may_begin():
+        while not self.may_start():
             self.touches += 1
             if self.state is State.PARKING:
                 if self._gate is None:
@@ -245,7 +247,7 @@ class Activation:
         self._fatal = self._fatal or error
         return error
 
-    async def tell(self, event_type: str, value: Any) -> None:
+    async def emit(self, event_type: str, value: Any) -> None:
         """Emit an event of this execution now, at least once. The write is fenced: a worker that has lost the
         execution emits nothing more."""
         events = self.events.custom(event_type, codec.encode(value, limit=self.host.value_limit))
@@ -254,7 +256,7 @@ class Activation:
 
     def tick(self, now: float) -> None:
         """Emit the starts of what has lasted a while; the worker calls this every 20 ms."""
-        if self.state is State.RUNNING and self.begun and self.journal.current:
+        if self.state is State.RUNNING and self.started and self.journal.current:
             self.journal.emit(self.events.overdue(now))
 
     # --- waits --------------------------------------------------------------------------
@@ -265,7 +267,7 @@ class Activation:
         self.waits[key] = wait
         notice = self._notices.pop(key, None)
         if notice is not None:
-            self.told(key, notice)
+            self.notify(key, notice)
         elif self.in_flight == 0 and not self.code.started and all(w.by_main for w in self.waits.values()):
             self.park()
         else:
@@ -281,7 +283,7 @@ class Activation:
                 del self.waits[key]
             self.touches += 1
 
-    def told(self, key: str, record: bytes) -> None:
+    def notify(self, key: str, record: bytes) -> None:
         """A decision reaches this activation: by a notice, a park, or reading the journal again."""
         if journal.is_open(record):
             return
@@ -301,7 +303,7 @@ class Activation:
         """The journal was read again: take the decisions that have come."""
         self.events.started = self.events.started and loaded.started
         for key in list(self.waits):
-            self.told(key, self.journal.records[raw(key)])
+            self.notify(key, self.journal.records[raw(key)])
 
     def _cancel_waits(self) -> None:
         for wait in self.waits.values():
@@ -337,7 +339,7 @@ class Activation:
         waits = [raw(key) for key in self.waits]
         given_up = [raw(key) for key in self.given_up]
         try:
-            state = b"" if self.kept is None else self.kept.pack()
+            state = b"" if self.durable_state is None else self.durable_state.pack()
         except StoredValueError as error:
             self.stop_with(error)
             assert self.code.main is not None
@@ -357,7 +359,7 @@ class Activation:
             logger.info(
                 "park", extra={"execution": self.id, "workflow": self.workflow.id, "waits": [*self.waits]}
             )
-            self.host.counts.parks[self.workflow.id] += 1
+            self.host.stats.parks[self.workflow.id] += 1
             self.end("parked")
         else:
             self.dropped(refusal(reply), pause=reply == NO_SUCH_WAIT)
@@ -367,7 +369,7 @@ class Activation:
         self.state = State.RUNNING
         self._open_gate()
         for key, record in zip(reply[1::2], reply[2::2], strict=True):
-            self.told(text(key), record)
+            self.notify(text(key), record)
         if self._outcome is not None:
             self._finish(self._outcome_of(self._outcome))
         else:
@@ -391,27 +393,27 @@ class Activation:
 
     def _outcome_of(self, task: asyncio.Task[Any]) -> Outcome:
         if self._fatal is not None:
-            return failed(self._fatal, self.kept, self.run)
-        return outcome_of(task, self.kept, self.run, self.host.value_limit)
+            return failed(self._fatal, self.durable_state, self.run)
+        return outcome_of(task, self.durable_state, self.run, self.host.value_limit)
 
     def _finish(self, outcome: Outcome) -> None:
         self.state = State.FINISHING
         outcome.events = self.events.first()
-        outcome.unreached = self.journal.unreached(self.places.keys() | self.passed_over)
+        outcome.unreached = self.journal.unreached(self.call_sites.keys() | self.passed_over)
         if outcome.unreached and outcome.status == "completed":
             logger.warning(
                 "journaled steps were not reached",
                 extra={"execution": self.id, "steps": [text(name) for name in outcome.unreached]},
             )
         if outcome.status == "failed" and self._may_retry and self.workflow.retries:
-            self.host.spawn(self._try_again(outcome))
+            self.host.spawn(self._auto_retry(outcome))
         else:
             self.journal.finish(outcome, self._finished)
 
-    async def _try_again(self, outcome: Outcome) -> None:
+    async def _auto_retry(self, outcome: Outcome) -> None:
         """Let a failed execution go on as a new run, if its workflow has `retries` left."""
         times, delay_ms = self.workflow.retries, int(self.workflow.retry_delay * 1000)
-        again = self.host.store.again
+        again = self.host.store.auto_retry
         try:
             run = await self.journal.reply_to(
                 lambda known: again(self.fence, known, outcome.value, times, delay_ms, outcome.events)
@@ -435,10 +437,10 @@ class Activation:
             if logger.isEnabledFor(logging.INFO):
                 told = {"execution": self.id, "workflow": self.workflow.id, "status": outcome.status}
                 logger.info("finish", extra=told)
-            counts = self.host.counts
-            counts.ended[self.workflow.id, outcome.status] += 1
+            stats = self.host.stats
+            stats.ended[self.workflow.id, outcome.status] += 1
             for kind, ms in self.waited:
-                counts.waits[kind].add(ms / 1000)
+                stats.waits[kind].add(ms / 1000)
         self.end("finished")
 
     def dropped(self, why: str, *, pause: bool = False) -> None:
@@ -446,7 +448,7 @@ class Activation:
         pause, where trying again at once would only be refused again."""
         if self.state is not State.ENDED:
             logger.warning("dropped", extra={"execution": self.id, "why": why})
-            self.host.counts.dropped[self.workflow.id] += 1
+            self.host.stats.dropped[self.workflow.id] += 1
             self.host.hand_back(self, pause=pause)
             self.end(why)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any, TypeVar
 
-from polos_redis.state.store import Entrant, raw
+from polos_redis.state.store import RaceMembership, raw
 
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
@@ -42,7 +42,7 @@ class Branch:
 BRANCH: ContextVar[Branch | None] = ContextVar("polos_branch", default=None)
 
 
-def entrant() -> Entrant:
+def race_membership() -> RaceMembership:
     """Returns the races that a wait opened now takes part in."""
     branch = BRANCH.get()
     race = branch.race if branch is not None and branch.direct else b""
@@ -50,7 +50,7 @@ def entrant() -> Entrant:
     while branch is not None:
         races.append([branch.race, branch.name, *map(raw, branch.keys)])
         branch = branch.around
-    return Entrant.of(race, races)
+    return RaceMembership.of(race, races)
 
 
 _ONE_WAIT: set[CodeType] = set()

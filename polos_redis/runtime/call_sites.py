@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from types import CodeType
 
-Place = tuple[CodeType, int]
+CallSite = tuple[CodeType, int]
 
 
-def caller() -> Place:
+def caller() -> CallSite:
     """Returns the call site of the function that calls this one."""
     frame = sys._getframe(2)
     return frame.f_code, frame.f_lineno
 
 
-def described(place: Place) -> str:
+def described(call_site: CallSite) -> str:
     """Returns a call site as `file:line`."""
-    return f"{place[0].co_filename.rpartition('/')[2]}:{place[1]}"
+    return f"{call_site[0].co_filename.rpartition('/')[2]}:{call_site[1]}"

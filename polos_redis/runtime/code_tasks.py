@@ -17,7 +17,7 @@ from polos_redis import tasks
 logger = logging.getLogger("polos.execution")
 
 CLEAN_UP_SECONDS = 0.05  # after the first cancel: code still at a wait of ours is in a shielded scope
-CANCEL_AGAIN_SECONDS = 5.0
+RECANCEL_SECONDS = 5.0
 LEAVES, LEAVE_SECONDS = 16, 0.05  # throttle ctx calls made after the end: from this many on, this long
 ENDED = "the activation has ended"
 
@@ -48,7 +48,7 @@ class CodeTasks:
         context.run(tasks.OWNER.set, self)
         code = call()
         self.main = asyncio.Task(tasks.guard(code), loop=self.loop, context=context)
-        tasks.close_unbegun(self.main, code)
+        tasks.close_unstarted(self.main, code)
         self.main.add_done_callback(done, context=tasks.OUTSIDE)
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
@@ -95,9 +95,9 @@ class CodeTasks:
     def _cancel_waits(self, cancel_waits: Callable[[], None]) -> None:
         if self._left():  # rarely
             cancel_waits()
-            self.loop.call_later(CANCEL_AGAIN_SECONDS, self._cancel_again, context=tasks.OUTSIDE)
+            self.loop.call_later(RECANCEL_SECONDS, self._recancel, context=tasks.OUTSIDE)
 
-    def _cancel_again(self) -> None:
+    def _recancel(self) -> None:
         left = self._left()
         if left:
             logger.warning(

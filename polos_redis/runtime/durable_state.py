@@ -23,7 +23,7 @@ _set = object.__setattr__  # past frozen models and pydantic's own __setattr__
 _draft: ContextVar[Draft | None] = ContextVar("polos_draft", default=None)
 
 
-class KeptState:
+class DurableState:
     """The state of an execution in one activation: a pydantic model, only ever changed in place."""
 
     __slots__ = ("claimed", "limit", "value")
@@ -36,7 +36,7 @@ class KeptState:
     def seen(self) -> Any:
         """Returns the state as its caller sees it: inside a step's function, that step's draft."""
         draft = _draft.get()
-        return self.value if draft is None or draft.kept is not self else draft.value
+        return self.value if draft is None or draft.durable_state is not self else draft.value
 
     def pack(self) -> bytes:
         """Returns the encoded state. Raises `NotStorableError` naming the path inside it, or
@@ -60,12 +60,12 @@ class Draft:
     other step works on a copy made at its first access.
     """
 
-    __slots__ = ("_before", "_changed", "_seen", "_token", "_value", "kept")
+    __slots__ = ("_before", "_changed", "_seen", "_token", "_value", "durable_state")
 
-    def __init__(self, kept: KeptState, alone: bool) -> None:
-        self.kept = kept
-        self._value = kept.value if alone else None
-        self._before = _packed(kept.value) if alone else {}
+    def __init__(self, durable_state: DurableState, alone: bool) -> None:
+        self.durable_state = durable_state
+        self._value = durable_state.value if alone else None
+        self._before = _packed(durable_state.value) if alone else {}
         self._seen: dict[str, bytes] = {}  # the state when it was copied
         self._changed: dict[str, Any] | None = None
         self._token: Token[Draft | None] | None = None
@@ -74,8 +74,8 @@ class Draft:
     def value(self) -> Any:
         """The state inside the step's function."""
         if self._value is None:
-            self._value = codec.decode(self.kept.pack())
-            self._before, self._seen = _packed(self._value), _packed(self.kept.value)
+            self._value = codec.decode(self.durable_state.pack())
+            self._before, self._seen = _packed(self._value), _packed(self.durable_state.value)
         return self._value
 
     def changes(self) -> bytes:
@@ -90,18 +90,20 @@ class Draft:
         if not changed:
             return b""
         if self._seen:
-            lost = changed & (_differing(self._seen, _packed(self.kept.value)) | self.kept.claimed)
+            lost = changed & (
+                _differing(self._seen, _packed(self.durable_state.value)) | self.durable_state.claimed
+            )
             if lost:
                 raise StateConflictError(sorted(lost))
-            self.kept.claimed |= changed
+            self.durable_state.claimed |= changed
         self._changed = {name: part for name, part in _parts(self._value).items() if name in changed}
-        return _encode(self._changed, self.kept.limit)
+        return _encode(self._changed, self.durable_state.limit)
 
     def take_over(self) -> None:
         """Merge the changes, which are journaled now, into the state."""
         if self._changed and self._seen:
-            _put(self.kept.value, self._changed)
-            self.kept.claimed -= self._changed.keys()
+            _put(self.durable_state.value, self._changed)
+            self.durable_state.claimed -= self._changed.keys()
         self._before, self._changed = {}, None
 
     def __enter__(self) -> Self:
@@ -114,7 +116,7 @@ class Draft:
         assert self._token is not None
         _draft.reset(self._token)
         if self._seen:
-            self.kept.claimed -= (self._changed or {}).keys()
+            self.durable_state.claimed -= (self._changed or {}).keys()
         elif self._before:
             self._undo()
 

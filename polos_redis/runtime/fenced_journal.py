@@ -214,13 +214,13 @@ class FencedJournal:
         """End the execution. Calls `done` once it has ended, with whether this write is known to have ended
         it; not if the activation is dropped. Starts a task only when the connection is lost."""
         if self.epoch != self._store.wire.epoch:
-            self._host.spawn(self._finish_again(outcome, done))
+            self._host.spawn(self._resend_finish(outcome, done))
             return
 
         def replied(future: asyncio.Future[int]) -> None:
             error = future.exception()
             if isinstance(error, ConnectionLostError):
-                self._host.spawn(self._finish_again(outcome, done))
+                self._host.spawn(self._resend_finish(outcome, done))
             elif error is not None:
                 self._end(f"finish refused: {error}", pause=True)
             elif future.result() != 0:
@@ -234,7 +234,7 @@ class FencedJournal:
         )
         future.add_done_callback(replied, context=tasks.OUTSIDE)
 
-    async def _finish_again(self, outcome: Outcome, done: Callable[[Outcome, bool], None]) -> None:
+    async def _resend_finish(self, outcome: Outcome, done: Callable[[Outcome, bool], None]) -> None:
         try:
             await self.reconnect()
             ended = await self._store.watch(self.fence.id.decode(), "")

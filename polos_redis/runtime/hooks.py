@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from polos_redis.errors import ConfigurationError, HookFailedError
-from polos_redis.runtime.durable_state import KeptState
+from polos_redis.runtime.durable_state import DurableState
 from polos_redis.values import codec
 
 if TYPE_CHECKING:
@@ -90,13 +90,13 @@ async def _make_state(ctx: WorkflowContext, workflow: Workflow[Any, Any]) -> Non
     """Make the state of an execution that was started without one, by an id alone: the schema's defaults, as
     a step, for they need not be the same twice."""
     activation = ctx._activation
-    if activation.kept is None:
+    if activation.durable_state is None:
 
         async def defaults() -> Any:
             return workflow.check_state(None)
 
         made = await ctx.step.run("ctx.state", defaults, max_retries=0)
-        activation.kept = KeptState(made, activation.host.value_limit)
+        activation.durable_state = DurableState(made, activation.host.value_limit)
 
 
 async def _run(ctx: WorkflowContext, hook: Hook, key: str, told: HookContext, senseless: str) -> HookResult:

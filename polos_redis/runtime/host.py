@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
     from polos_redis.links import Links
-    from polos_redis.metrics.worker_stats import Counts
-    from polos_redis.runtime.resources import Shared
+    from polos_redis.metrics.worker_stats import WorkerStats
+    from polos_redis.runtime.resources import Resources
     from polos_redis.state.store import Store
 
 A = TypeVar("A", contravariant=True)
@@ -27,12 +27,12 @@ class Host(Protocol[A]):
     client: PolosClient
     store: Store
     worker_id: str
-    counts: Counts
+    stats: WorkerStats
     value_limit: int
     audit_ms: int
     channel_names: Sequence[str]
     links: Links | None
-    shared: Shared
+    resources: Resources
     draining: bool
 
     def lease_is_fresh(self, prefix: bytes) -> bool: ...

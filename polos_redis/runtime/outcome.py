@@ -20,7 +20,7 @@ from polos_redis.state import journal
 from polos_redis.values import codec
 
 if TYPE_CHECKING:
-    from polos_redis.runtime.durable_state import KeptState
+    from polos_redis.runtime.durable_state import DurableState
 
 
 @dataclass(slots=True)
@@ -47,26 +47,28 @@ class Outcome:
         return fields
 
 
-def outcome_of(task: asyncio.Task[Any], kept: KeptState | None, run: int, value_limit: int) -> Outcome:
+def outcome_of(
+    task: asyncio.Task[Any], durable_state: DurableState | None, run: int, value_limit: int
+) -> Outcome:
     """Returns the outcome of the code's main task, which is done."""
     try:
         output = codec.encode(task.result(), limit=value_limit)
-        state = b"" if kept is None else kept.pack()
+        state = b"" if durable_state is None else durable_state.pack()
     except asyncio.CancelledError:
-        return failed(tasks.WorkflowExit("the workflow's code cancelled its own task"), kept, run)
+        return failed(tasks.WorkflowExit("the workflow's code cancelled its own task"), durable_state, run)
     except BaseException as error:
-        return failed(error, kept, run)
+        return failed(error, durable_state, run)
     return Outcome("completed", output, _completed_event(output, run), state)
 
 
-def failed(error: BaseException, kept: KeptState | None, run: int) -> Outcome:
+def failed(error: BaseException, durable_state: DurableState | None, run: int) -> Outcome:
     """Returns the outcome of a failure; a state that can't be saved is left out."""
     told: dict[str, Any] = {"status": "failed", "error": f"{type(error).__name__}: {journal.text_of(error)}"}
     event = codec.encode(told if run == 1 else {**told, "run": run})
     state = b""
-    if kept is not None:
+    if durable_state is not None:
         with contextlib.suppress(StoredValueError):
-            state = kept.pack()
+            state = durable_state.pack()
     return Outcome("failed", journal.error_record(error), event, state)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 T = TypeVar("T")
 
 
-class Shared:
+class Resources:
     """Resources by name; `close` closes them in reverse order."""
 
     def __init__(self) -> None:

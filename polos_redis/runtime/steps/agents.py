@@ -9,7 +9,7 @@ from polos_redis.errors import ConfigurationError
 from polos_redis.executions.batch import BatchStepResult
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.runtime.call_sites import caller
-from polos_redis.runtime.steps.child_requests import ChildOptions, Wanted, want
+from polos_redis.runtime.steps.child_requests import ChildCall, ChildOptions, want
 from polos_redis.runtime.steps.children import Children
 from polos_redis.runtime.workflow_call import WorkflowCall
 
@@ -54,7 +54,7 @@ class Agents(Children):
         return self._batch_invoke_and_wait(key, [_wanted(key, call, {}) for call in calls], caller())
 
 
-def _wanted(key: str, call: Any, options: ChildOptions) -> Wanted:
+def _wanted(key: str, call: Any, options: ChildOptions) -> ChildCall:
     if not isinstance(call, WorkflowCall):
         raise ConfigurationError(f"step {key!r}: an agent is called as agent.with_input(...), not {call!r}")
     return want(key, call.workflow, call.input, options)

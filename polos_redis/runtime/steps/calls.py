@@ -12,7 +12,7 @@ from polos_redis import tasks
 from polos_redis.errors import StepKeyError, UnreadableValueError
 from polos_redis.runtime.activation import Activation
 from polos_redis.runtime.branches import BRANCH
-from polos_redis.runtime.call_sites import Place, described
+from polos_redis.runtime.call_sites import CallSite, described
 from polos_redis.state import journal
 from polos_redis.state.journal import (
     ChildRecord,
@@ -41,11 +41,11 @@ class Calls:
     def __init__(self, activation: Activation) -> None:
         self._activation = activation
 
-    async def _begin(self, key: str, place: Place) -> bytes | None:
+    async def _start_call(self, key: str, call_site: CallSite) -> bytes | None:
         """Begin a call once it may begin; returns the record journaled under its key, if any."""
-        if not self._activation.may_begin():
+        if not self._activation.may_start():
             await self._activation.pass_gate()
-        return self._activation.register(key, place)
+        return self._activation.register(key, call_site)
 
     async def _commit_wait(self, key: str, send: Callable[[int], Any]) -> bytes:
         """Send a write whose reply is {changes, record}; returns the record."""
@@ -61,13 +61,13 @@ class Calls:
             activation.landed()
         return activation.journal.records[name]
 
-    async def _decision(self, key: str, stored: bytes, kind: type[W], place: Place) -> W:
+    async def _decision(self, key: str, stored: bytes, kind: type[W], call_site: CallSite) -> W:
         """Returns the record of a wait once it is decided. A wait that was given up (its race lost, its task
         cancelled) stays pending until the same code gives it up again."""
         activation = self._activation
-        record = self._read(key, stored, kind, place)
+        record = self._read(key, stored, kind, call_site)
         if record.status == "open":
-            record = self._read(key, await activation.wait(key), kind, place)
+            record = self._read(key, await activation.wait(key), kind, call_site)
             await activation.pass_gate()
         if record.status == "closed":
             await self._stay(
@@ -98,13 +98,13 @@ class Calls:
                 f"call {call} in the workflow's own code"
             )
 
-    def _read(self, key: str, stored: bytes, kind: type[R], place: Place) -> R:
+    def _read(self, key: str, stored: bytes, kind: type[R], call_site: CallSite) -> R:
         """Read a record as the kind this call journals; another kind stops the execution."""
         record: Record = journal.parse(stored)
         if not isinstance(record, kind):
             raise self._activation.stop_with(
                 StepKeyError(
-                    f"step key {key!r} at {described(place)} is a {journal.word_for(kind)} now, but was "
+                    f"step key {key!r} at {described(call_site)} is a {journal.word_for(kind)} now, but was "
                     f"journaled as a {journal.word_for(type(record))}: give the new call its own key, or "
                     "bring the old code back"
                 )

@@ -22,7 +22,7 @@ class ChildOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ChildCall:
     """A requested child: a workflow or its id, its input and `ChildOptions`."""
 
     workflow: Workflow[Any, Any] | str
@@ -34,16 +34,16 @@ class Wanted:
         return self.workflow.id if isinstance(self.workflow, Workflow) else self.workflow
 
 
-def want(key: str, workflow: Workflow[Any, Any] | str, payload: Any, options: ChildOptions) -> Wanted:
+def want(key: str, workflow: Workflow[Any, Any] | str, payload: Any, options: ChildOptions) -> ChildCall:
     """Returns the request of step `key`. Raises `TypeError` for an unknown option."""
     known = ChildOptions.__annotations__
     for name in options:
         if name not in known:
             raise TypeError(f"step {key!r}: {name!r} is no option of a child: {', '.join(known)} are")
-    return Wanted(workflow, payload, dict(options))
+    return ChildCall(workflow, payload, dict(options))
 
 
-def want_batch(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[Wanted]:
+def want_batch(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[ChildCall]:
     """Returns the requests of a batch step."""
     found = []
     for index, one in enumerate(workflows):
@@ -54,5 +54,5 @@ def want_batch(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[Wanted
             "run_timeout_seconds": one.run_timeout_seconds,
         }
         given = {name: value for name, value in options.items() if value is not None}
-        found.append(Wanted(one.id, one.payload, given))
+        found.append(ChildCall(one.id, one.payload, given))
     return found

@@ -17,8 +17,8 @@ from typing import Any, NoReturn, TypeVar, overload
 
 from polos_redis import tasks
 from polos_redis.errors import StepExecutionError, StoredValueError
-from polos_redis.runtime.branches import entrant
-from polos_redis.runtime.call_sites import Place
+from polos_redis.runtime.branches import race_membership
+from polos_redis.runtime.call_sites import CallSite
 from polos_redis.runtime.durable_state import Draft
 from polos_redis.runtime.steps.calls import Calls
 from polos_redis.runtime.steps.retries import check_retries, retry_delay
@@ -102,13 +102,13 @@ class Runs(Calls):
         max_retries: int,
         base_delay: float,
         max_delay: float,
-        place: Place,
+        call_site: CallSite,
     ) -> Any:
         activation = self._activation
-        stored = await self._begin(key, place)
+        stored = await self._start_call(key, call_site)
         attempt = 0
         if stored is not None:
-            record = await self._journaled(key, stored, place)
+            record = await self._journaled(key, stored, call_site)
             if record.status == "ok":
                 return codec.decode(record.value)
             attempt = record.attempt
@@ -153,7 +153,7 @@ class Runs(Calls):
                     await asyncio.sleep(delay)
                 else:
                     parked = True
-                    await self._back_off(key, place)
+                    await self._back_off(key, call_site)
                     parked = False
                 await activation.pass_gate()
         except asyncio.CancelledError:
@@ -165,16 +165,16 @@ class Runs(Calls):
             running.pop(key, None)
             activation.landed()
 
-    async def _journaled(self, key: str, stored: bytes, place: Place) -> StepRecord:
+    async def _journaled(self, key: str, stored: bytes, call_site: CallSite) -> StepRecord:
         """A journaled step on replay: its record once it is "ok", or "retry" with attempts left; a failed one
         raises, an abandoned one waits to be cancelled."""
         activation = self._activation
-        record = self._read(key, stored, StepRecord, place)
+        record = self._read(key, stored, StepRecord, call_site)
         if record.status == "backoff":
-            record = self._read(key, await activation.wait(key), StepRecord, place)
+            record = self._read(key, await activation.wait(key), StepRecord, call_site)
             await activation.pass_gate()
-        if record.status == "ok" and record.state and activation.kept is not None:
-            activation.kept.put(record.state)
+        if record.status == "ok" and record.state and activation.durable_state is not None:
+            activation.durable_state.put(record.state)
         elif record.status == "abandoned":
             await self._stay_abandoned(key)
         elif record.status == "failed":
@@ -182,12 +182,12 @@ class Runs(Calls):
             raise StepExecutionError(key, error.type, error.message, record.attempt)
         return record
 
-    async def _back_off(self, key: str, place: Place) -> None:
+    async def _back_off(self, key: str, call_site: CallSite) -> None:
         """Wait for the timer of a retry; meanwhile the execution may park."""
         activation = self._activation
         activation.in_flight -= 1
         try:
-            record = self._read(key, await activation.wait(key), StepRecord, place)
+            record = self._read(key, await activation.wait(key), StepRecord, call_site)
         finally:
             activation.in_flight += 1
         if record.status == "abandoned":
@@ -196,10 +196,12 @@ class Runs(Calls):
     def _draft(self) -> AbstractContextManager[Draft | None]:
         """Returns the draft of the workflow's state for one attempt, if it has a state."""
         activation = self._activation
-        if activation.kept is None:
+        if activation.durable_state is None:
             return _STATELESS
         try:
-            return activation.kept.draft(alone=activation.in_flight == 1 and not activation.code.started)
+            return activation.durable_state.draft(
+                alone=activation.in_flight == 1 and not activation.code.started
+            )
         except StoredValueError as error:
             raise activation.stop_with(error) from error.__cause__
 
@@ -278,12 +280,12 @@ class Runs(Calls):
     ) -> Coroutine[Any, Any, int]:
         """Journal the end of an attempt, with the events not emitted yet."""
         activation = self._activation
-        activation.host.counts.steps[activation.workflow.id, status].add(took / 1000)
+        activation.host.stats.steps[activation.workflow.id, status].add(took / 1000)
         record = journal.step_record(status, attempt, took, value, state)
         error = None if failure is None else f"{type(failure).__name__}: {journal.text_of(failure)}"
         events = activation.events.step_finish(key, attempt, status, error)
         store, name = activation.host.store, raw(key)
-        races = entrant().races if status == "backoff" else b""
+        races = race_membership().races if status == "backoff" else b""
 
         def send(known: int) -> asyncio.Future[int]:
             if status == "backoff":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from hashlib import blake2b
 from typing import Any, TypeVar
 
-from polos_redis.runtime.call_sites import Place, caller
+from polos_redis.runtime.call_sites import CallSite, caller
 from polos_redis.runtime.steps.run import Runs
 
 T = TypeVar("T")
@@ -32,11 +32,11 @@ class Values(Runs):
         """A random number from 0 to 1 (1 excluded), the same at every replay. Not for secrets."""
         return self._value(key, random.random, caller())
 
-    def _value(self, key: str, make: Callable[[], T], place: Place) -> Coroutine[Any, Any, T]:
+    def _value(self, key: str, make: Callable[[], T], call_site: CallSite) -> Coroutine[Any, Any, T]:
         async def made() -> T:
             return make()
 
-        return self._run(key, True, made, 0, 0.0, 0.0, place)
+        return self._run(key, True, made, 0, 0.0, 0.0, call_site)
 
     def idempotency_key(self, key: str) -> str:
         """A stable key (32 hex digits) for the far side of a step: the same at every attempt and replay."""

@@ -41,7 +41,7 @@ BACKOFF = load("backoff")
 SUSPEND = load("suspend")
 PARK = load("park")
 FINISH = load("finish")
-AGAIN = load("again")
+AUTO_RETRY = load("auto_retry")
 SPAWN = load("spawn")
 WAIT = load("wait")
 CHOOSE = load("choose")
@@ -62,22 +62,63 @@ SUBSCRIBE = load("subscribe")
 ADVANCE = load("advance")
 TRIGGER = load("trigger")
 SCHEDULE = load("schedule")
-SCHEDULED = load("scheduled")
+READ_SCHEDULE = load("read_schedule")
 DELIVER = load("deliver")
-LANE = load("lane")
-PLACE = load("place")
-HOLDERS = load("holders")
-ADMIT = load("admit")
+SLOT_REQUEST = load("slot_request")
+REQUEST_SLOT = load("request_slot")
+SLOT_HOLDERS = load("slot_holders")
+GRANT_SLOT = load("grant_slot")
 ERRAND = load("errand")
-TAKE = load("take")
-SENT = load("sent")
+CLAIM_NOTIFICATIONS = load("claim_notifications")
+NOTIFICATION_SENT = load("notification_sent")
 LIST = load("list")
 INBOX = load("inbox")
-CENSUS = load("census")
+NAMESPACE_STATS = load("namespace_stats")
 
 ALL = (
-    *(INVOKE, LOAD, WRITE, BACKOFF, SUSPEND, WAIT, SPAWN, CHOOSE, PARK, FINISH, AGAIN, ANSWER, CANCEL, RETRY),
-    *(SUBSCRIBE, ADVANCE, TRIGGER, SCHEDULE, SCHEDULED, DELIVER, LANE, PLACE, HOLDERS, ADMIT, ERRAND),
-    *(TAKE, SENT),
-    *(FIRE, REQUEUE, PUTBACK, GROUP, DEFINE, RENEW, PRUNE, WATCH, PUBLISH, LIST, INBOX, CENSUS, DELETE),
+    *(
+        INVOKE,
+        LOAD,
+        WRITE,
+        BACKOFF,
+        SUSPEND,
+        WAIT,
+        SPAWN,
+        CHOOSE,
+        PARK,
+        FINISH,
+        AUTO_RETRY,
+        ANSWER,
+        CANCEL,
+        RETRY,
+    ),
+    *(
+        SUBSCRIBE,
+        ADVANCE,
+        TRIGGER,
+        SCHEDULE,
+        READ_SCHEDULE,
+        DELIVER,
+        SLOT_REQUEST,
+        REQUEST_SLOT,
+        SLOT_HOLDERS,
+        GRANT_SLOT,
+        ERRAND,
+    ),
+    *(CLAIM_NOTIFICATIONS, NOTIFICATION_SENT),
+    *(
+        FIRE,
+        REQUEUE,
+        PUTBACK,
+        GROUP,
+        DEFINE,
+        RENEW,
+        PRUNE,
+        WATCH,
+        PUBLISH,
+        LIST,
+        INBOX,
+        NAMESPACE_STATS,
+        DELETE,
+    ),
 )

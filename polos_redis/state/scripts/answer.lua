@@ -1,5 +1,5 @@
 #!lua
--- answer: decide a suspension with a person's answer, or say why not. One that has terms is only decided by an answer
+-- answer: decide a suspension with a person's answer, or say why not. One that has policy is only decided by an answer
 -- that was checked against them.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 step key  3 answer (codec)  4 its digest  5 who, or ''  6 channel  7 '1' to keep it when early
@@ -10,7 +10,7 @@
 -- {'look', record, about or false} when it has to be checked against this, {'full'} (too many early ones), or {'missing'} (no
 -- such execution).
 -- #include wake
--- #include settle
+-- #include resolve
 local P, id, key, digest = KEYS[1], ARGV[1], ARGV[2], ARGV[4]
 local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'waits')
 if not e[1] then return {'missing'} end
@@ -19,10 +19,10 @@ local packed = key ~= '' and redis.call('HGET', P .. 'journal:' .. id, key)
 local record = packed and read_record(packed)
 
 if record and record[2] == 'suspend' then
-  local status, terms = record[STATUS], record[TERMS]
-  local opening = string.format('%.0f:', record[OPENED]) .. redis.sha1hex(terms .. (record[SHOWN_DIGEST] or ''))
-  if (terms ~= '' or ARGV[8] ~= '') and ARGV[8] ~= opening then
-    return {'look', packed, redis.call('HGET', P .. 'exec:' .. id, 'about')}
+  local status, policy = record[STATUS], record[POLICY]
+  local opening = string.format('%.0f:', record[OPENED]) .. redis.sha1hex(policy .. (record[SHOWN_DIGEST] or ''))
+  if (policy ~= '' or ARGV[8] ~= '') and ARGV[8] ~= opening then
+    return {'look', packed, redis.call('HGET', P .. 'exec:' .. id, 'origin')}
   end
   local made = record[DECISIONS] ~= '' and cmsgpack.unpack(record[DECISIONS]) or {}
   local mine -- what the same person has decided before, where several have to
@@ -36,10 +36,10 @@ if record and record[2] == 'suspend' then
   elseif status == 'closed' then
     return {'closed', e[1]}
   elseif record[DEADLINE] > 0 and record[DEADLINE] <= now then
-    wake(P, id, key, settle(P, id, key, record, 'expired', now))
+    wake(P, id, key, resolve(P, id, key, record, 'expired', now))
     return {'expired', record[DEADLINE]}
   end
-  local wanted = terms ~= '' and cmsgpack.unpack(terms) or {required = 1, rejections = 1}
+  local wanted = policy ~= '' and cmsgpack.unpack(policy) or {required = 1, rejections = 1}
   local needed = ARGV[9] == '1' and wanted.required or wanted.rejections
   if wanted.required > 1 or wanted.rejections > 1 then
     if not mine then made[#made + 1] = {ARGV[3], digest, ARGV[5], ARGV[6], now, ARGV[9], person} end
@@ -51,12 +51,12 @@ if record and record[2] == 'suspend' then
       rewrite(P, id, key, record)
       record[ANSWER], record[BY], record[CHANNEL], record[DECIDED] = ARGV[3], ARGV[5], ARGV[6], now
       note_audit(P, id, key, record, 'recorded', now)
-      tell(P, id, key, 'decision', answer_event(record))
+      emit(P, id, key, 'decision', answer_event(record))
       return {'recorded', now, ARGV[5], alike, needed}
     end
   end
   record[ANSWER], record[DIGEST], record[BY], record[CHANNEL] = ARGV[3], digest, ARGV[5], ARGV[6]
-  wake(P, id, key, settle(P, id, key, record, 'answered', now))
+  wake(P, id, key, resolve(P, id, key, record, 'answered', now))
   return {'accepted', now, ARGV[5], needed, needed}
 end
 

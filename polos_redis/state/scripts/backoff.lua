@@ -7,7 +7,7 @@
 -- #include fence
 -- #include clock
 -- #include attempt
--- #include settle
+-- #include resolve
 local P, id, key = KEYS[1], ARGV[1], ARGV[5]
 local n, old, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], key)
 if n < 0 or superseded(old, ARGV[6]) then return n end

@@ -13,5 +13,5 @@ local run = redis.call('HGET', exec, 'run')
 if run ~= ARGV[2] then return {'run', run} end
 if e[1] ~= 'queued' and e[1] ~= 'waiting' then return {'finished', e[1]} end
 cancel(P, id, e, ARGV[3])
-if read_ties(e[12]).kids then cancel_children(P, id, 100) end
+if read_relations(e[12]).kids then cancel_children(P, id, 100) end
 return {'cancelled'}

@@ -6,7 +6,7 @@
 -- Returns {changes, record}; -1 or -2 as write does.
 -- #include fence
 -- #include clock
--- #include settle
+-- #include resolve
 local P, id, key = KEYS[1], ARGV[1], ARGV[5]
 local n, old, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], key)
 if n < 0 then return n end

@@ -11,5 +11,5 @@ local P, id = KEYS[1], ARGV[1]
 local n, _, e = fence(P, id, ARGV[2], ARGV[3], 0, '')
 if n < 0 then return false end
 claim(P, id, ARGV[3], {e[1], e[2], e[3], true}, now)
-local f = redis.call('HMGET', P .. 'exec:' .. id, 'input', 'started', 'attempts', 'about')
+local f = redis.call('HMGET', P .. 'exec:' .. id, 'input', 'started', 'attempts', 'origin')
 return {f[1], f[2], f[3], f[4], redis.call('HGETALL', P .. 'journal:' .. id)}

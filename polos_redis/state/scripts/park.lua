@@ -8,10 +8,10 @@
 -- -3 when the journal does not hold one of the waits.
 -- #include fence
 -- #include clock
--- #include settle
--- #include lane
+-- #include resolve
+-- #include semaphore
 local P, id = KEYS[1], ARGV[1]
-local n, _, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], '', 'workflow', 'created', 'queue', 'ties')
+local n, _, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], '', 'workflow', 'created', 'queue', 'relations')
 if n < 0 then return n end
 local first = 7 + tonumber(ARGV[6])
 if #ARGV < first then return -3 end
@@ -34,5 +34,5 @@ reindex(P, id, e[5], e[6], 'queued', 'waiting')
 if ARGV[5] ~= '' then redis.call('HSET', exec, 'state', ARGV[5]) end
 redis.call('HSET', exec, 'status', 'waiting')
 redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress')
-if e[8] then leave(P, id, read_ties(e[8])) end
+if e[8] then leave(P, id, read_relations(e[8])) end
 return 0

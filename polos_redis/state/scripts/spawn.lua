@@ -11,7 +11,7 @@
 -- #include creation
 -- #include rerun
 local P, id, key, total, first = KEYS[1], ARGV[1], ARGV[5], tonumber(ARGV[7]), tonumber(ARGV[8])
-local n, old, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], key, 'ties')
+local n, old, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], key, 'relations')
 if n < 0 then return n end
 claim(P, id, ARGV[3], e, now)
 local journal, root = P .. 'journal:' .. id, string.match(id, '^[^.]*')
@@ -24,10 +24,10 @@ if not record then
   if not join(P, id, ARGV[11], now) then status = 'closed' end
   record = {1, 'child', status, now, total, total, 0, 0, ARGV[10]}
   if status == 'open' then note_wait(P, id, key) end
-  local ties = read_ties(e[5])
-  if not ties.kids then
-    ties.kids = true
-    write_ties(P, id, ties)
+  local relations = read_relations(e[5])
+  if not relations.kids then
+    relations.kids = true
+    write_relations(P, id, relations)
   end
 end
 if record[STATUS] ~= 'closed' then
@@ -58,7 +58,7 @@ end
 record[7] = first + (#ARGV - last) / 4
 local packed
 if record[STATUS] == 'open' and record[6] == 0 then
-  packed = settle(P, id, key, record, 'done', now)
+  packed = resolve(P, id, key, record, 'done', now)
 else
   packed = rewrite(P, id, key, record)
 end

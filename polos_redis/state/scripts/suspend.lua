@@ -10,7 +10,7 @@
 -- Returns {changes, record}; -1 or -2 as write does.
 -- #include fence
 -- #include clock
--- #include settle
+-- #include resolve
 -- #include errands
 -- #include outbox
 local P, id, key = KEYS[1], ARGV[1], ARGV[5]
@@ -23,7 +23,7 @@ if old then return {n, old} end
 
 local deadline = timeout > 0 and now + timeout or 0
 local more = ARGV[12] ~= '' and cmsgpack.unpack(ARGV[12]) or {}
-local record = {1, 'suspend', 'open', now, deadline, shown, more.default or '', '', '', '', 0, more.terms or '', '', ARGV[8],
+local record = {1, 'suspend', 'open', now, deadline, shown, more.default or '', '', '', '', 0, more.policy or '', '', ARGV[8],
   ARGV[10], tonumber(ARGV[11]), more.run or 1}
 if ARGV[9] ~= '' then
   if not join(P, id, ARGV[9], now) then
@@ -36,20 +36,20 @@ if ARGV[9] ~= '' then
 end
 local early = redis.call('HGET', P .. 'early:' .. id, key)
 local root = string.match(id, '^[^.]*')
-local events, told = {unpack(ARGV, 13)}, more.told or shown
+local events, event_data = {unpack(ARGV, 13)}, more.event_data or shown
 events[#events + 1] = 'suspend_' .. key .. (root == id and '' or '\0' .. id)
-events[#events + 1] = told
+events[#events + 1] = event_data
 note_wait(P, id, key)
-redis.call('XADD', P .. 'topic:' .. key .. '/' .. id, '*', 'suspend', told)
+redis.call('XADD', P .. 'topic:' .. key .. '/' .. id, '*', 'suspend', event_data)
 redis.call('PERSIST', P .. 'topic:' .. key .. '/' .. id) -- somebody may have published to it before
 redis.call('XADD', P .. 'topic:' .. root, '*', unpack(events))
 if root ~= id then redis.call('SADD', P .. 'below:' .. root, id .. ' ' .. key) end
-if early and record[TERMS] == '' then
+if early and record[POLICY] == '' then
   local answer = cmsgpack.unpack(early)
   record[ANSWER], record[DIGEST], record[BY], record[CHANNEL] = answer[1], answer[2], answer[3], answer[4]
   redis.call('HDEL', P .. 'early:' .. id, key)
   redis.call('HSET', journal, '', n + 1)
-  local packed = settle(P, id, key, record, 'answered', now)
+  local packed = resolve(P, id, key, record, 'answered', now)
   return {tonumber(redis.call('HGET', journal, '')), packed}
 end
 local packed = cmsgpack.pack(record)

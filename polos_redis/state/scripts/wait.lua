@@ -8,7 +8,7 @@
 -- Returns {changes, record}; -1 or -2 as write does.
 -- #include fence
 -- #include clock
--- #include settle
+-- #include resolve
 -- #include subscribe
 local P, id, key, topic = KEYS[1], ARGV[1], ARGV[5], ARGV[8]
 local n, old, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], key)
@@ -19,12 +19,12 @@ if ARGV[12] then redis.call('XADD', P .. 'topic:' .. string.match(id, '^[^.]*'),
 local due = ARGV[6] ~= '' and now + tonumber(ARGV[6]) or tonumber(ARGV[7]) or 0
 local record = {1, 'wait', 'open', now, due, topic, ARGV[9], '', '', '', 0, ARGV[10]}
 if not join(P, id, ARGV[11], now) then
-  local packed = settle_one(P, id, key, record, 'closed', now)
+  local packed = resolve_one(P, id, key, record, 'closed', now)
   return {tonumber(redis.call('HGET', P .. 'journal:' .. id, '')), packed}
 end
 local packed
 if due > 0 and due <= now then
-  packed = settle(P, id, key, record, topic == '' and 'over' or 'expired', now)
+  packed = resolve(P, id, key, record, topic == '' and 'over' or 'expired', now)
 else
   note_wait(P, id, key)
   if due > 0 then redis.call('ZADD', P .. 'timers', due, 'w' .. id .. ' ' .. key) end

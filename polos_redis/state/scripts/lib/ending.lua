@@ -1,6 +1,6 @@
 -- #include clock
 -- #include wake
--- #include settle
+-- #include resolve
 -- A child's result goes into its parent's journal, as the field '\255<the child's hash>': status,
 -- value, the step key that waits for it, and when that began to.
 local function result_field(id)
@@ -9,33 +9,33 @@ end
 
 -- let_go: a child that has ended need not be ended with its parent any more, once its own children have ended too.
 -- (An ancestor that is being ended may have taken over `one`, see cancel_children.)
-local function let_go(P, one, ties)
+local function let_go(P, one, relations)
   local id = one
-  while ties.parent and redis.call('EXISTS', P .. 'children:' .. id) == 0 do
-    redis.call('SREM', P .. 'children:' .. ties.parent, id, one)
-    id = ties.parent
-    local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'ties')
+  while relations.parent and redis.call('EXISTS', P .. 'children:' .. id) == 0 do
+    redis.call('SREM', P .. 'children:' .. relations.parent, id, one)
+    id = relations.parent
+    local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'relations')
     if e[1] == 'queued' or e[1] == 'waiting' then return end
-    ties = read_ties(e[2])
+    relations = read_relations(e[2])
   end
 end
 
 -- take_back: a child that begins again is to be ended with its parent, and where that has ended, with those above it.
-local function take_back(P, id, ties)
-  while ties.parent do
-    redis.call('SADD', P .. 'children:' .. ties.parent, id)
-    id = ties.parent
-    local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'ties')
+local function take_back(P, id, relations)
+  while relations.parent do
+    redis.call('SADD', P .. 'children:' .. relations.parent, id)
+    id = relations.parent
+    local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'relations')
     if e[1] == 'queued' or e[1] == 'waiting' then return end
-    ties = read_ties(e[2])
+    relations = read_relations(e[2])
   end
 end
 
--- tell_parent: a child has ended. Its parent is woken when it was the last that a step waits for; one that has failed
+-- notify_parent: a child has ended. Its parent is woken when it was the last that a step waits for; one that has failed
 -- keeps the result for its next run.
-local function tell_parent(P, id, ties, status, value)
-  local parent, key = ties.parent, ties.key
-  let_go(P, id, ties)
+local function notify_parent(P, id, relations, status, value)
+  local parent, key = relations.parent, relations.key
+  let_go(P, id, relations)
   local is = redis.call('HGET', P .. 'exec:' .. parent, 'status')
   if is ~= 'queued' and is ~= 'waiting' and is ~= 'failed' then return end
   local journal = P .. 'journal:' .. parent
@@ -48,7 +48,7 @@ local function tell_parent(P, id, ties, status, value)
   if record[6] > 0 or record[STATUS] ~= 'open' then
     rewrite(P, parent, key, record)
   else
-    wake(P, parent, key, settle(P, parent, key, record, 'done', now))
+    wake(P, parent, key, resolve(P, parent, key, record, 'done', now))
   end
 end
 
@@ -57,7 +57,7 @@ end
 -- last, after `events`, and tells who registered for the result, which is `value`, kept as `field`.
 -- `changes` 0 says that it has no journal.
 local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'workflow', 'queue', 'created', 'retention', 'waits',
-  'notify', 'early', 'ties'}
+  'notify', 'early', 'relations'}
 
 local function ending(P, id, e, status, field, value, event, events, fields, changes)
   local exec, journal = P .. 'exec:' .. id, P .. 'journal:' .. id
@@ -98,9 +98,9 @@ local function ending(P, id, e, status, field, value, event, events, fields, cha
     for who in string.gmatch(e[10], '%S+') do redis.pcall('SPUBLISH', P .. 'reply:' .. who, notice) end
   end
   if e[12] then
-    local ties = read_ties(e[12])
-    if ties.deadline then redis.call('ZREM', P .. 'timers', 't' .. id) end
-    if e[1] == 'queued' then leave(P, id, ties) end
-    if ties.parent then tell_parent(P, id, ties, status, value) end
+    local relations = read_relations(e[12])
+    if relations.deadline then redis.call('ZREM', P .. 'timers', 't' .. id) end
+    if e[1] == 'queued' then leave(P, id, relations) end
+    if relations.parent then notify_parent(P, id, relations, status, value) end
   end
 end

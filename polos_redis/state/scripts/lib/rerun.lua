@@ -75,14 +75,14 @@ local function rerun(P, id, e, delay)
   redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'output', 'error', 'cancelled_by', 'finished', 'unreached')
   redis.call('HSET', exec, 'status', 'queued')
   local run = redis.call('HINCRBY', exec, 'run', 1)
-  local ties = read_ties(e[12])
-  if not ended then leave(P, id, ties) end
-  if ended and ties.timeout then
-    ties.deadline = now + delay + ties.timeout
-    redis.call('ZADD', P .. 'timers', ties.deadline, 't' .. id)
-    write_ties(P, id, ties)
+  local relations = read_relations(e[12])
+  if not ended then leave(P, id, relations) end
+  if ended and relations.timeout then
+    relations.deadline = now + delay + relations.timeout
+    redis.call('ZADD', P .. 'timers', relations.deadline, 't' .. id)
+    write_relations(P, id, relations)
   end
-  if ended then take_back(P, id, ties) end
+  if ended then take_back(P, id, relations) end
 
   local root = string.match(id, '^[^.]*')
   local event = '\130' .. cmsgpack.pack('run') .. cmsgpack.pack(run) .. cmsgpack.pack('delay_ms') .. cmsgpack.pack(delay)
@@ -90,7 +90,7 @@ local function rerun(P, id, e, delay)
   if delay > 0 then
     redis.call('ZADD', P .. 'timers', now + delay, 'p' .. id)
   else
-    offer(P, id, e[5], run, e[6], ties)
+    offer(P, id, e[5], run, e[6], relations)
   end
   return run
 end

@@ -8,7 +8,7 @@
 -- child    children, results to come, children begun, decided, race
 -- race     (not a wait) winner, decided, its members: step key, branch, step key, branch ...
 local STATUS, OPENED, DEADLINE = 3, 4, 5
-local SHOWN, ANSWER, DIGEST, BY, CHANNEL, DECIDED, TERMS, DECISIONS = 6, 7, 8, 9, 10, 11, 12, 13
+local SHOWN, ANSWER, DIGEST, BY, CHANNEL, DECIDED, POLICY, DECISIONS = 6, 7, 8, 9, 10, 11, 12, 13
 local SHOWN_DIGEST, AUDIT = 15, 16
 local RACE = {suspend = 14, wait = 12, child = 9} -- the race that the wait decides, '' for none
 
@@ -21,7 +21,7 @@ local function answer_event(record)
 end
 
 -- tell: an event of a suspension, on its own topic and on the workflow's.
-local function tell(P, id, key, kind, data)
+local function emit(P, id, key, kind, data)
   local root = string.match(id, '^[^.]*')
   redis.call('XADD', P .. 'topic:' .. key .. '/' .. id, '*', kind, data)
   redis.call('XADD', P .. 'topic:' .. root, '*', kind .. '_' .. key .. (root == id and '' or '\0' .. id), data)
@@ -36,10 +36,10 @@ local function note_audit(P, id, key, record, what, now)
   redis.call('PEXPIRE', audit, record[AUDIT] or 31536000000)
 end
 
--- settle_one: write the decision of an open wait, remove its timer, inbox row and subscription, tell its topics.
+-- resolve_one: write the decision of an open wait, remove its timer, inbox row and subscription, tell its topics.
 -- Returns the new record. The caller has checked that it is open.
 -- suspend: answered, expired, closed; wait: over, event, expired, closed; child: done, closed; backoff: retry, abandoned
-local function settle_one(P, id, key, record, status, now)
+local function resolve_one(P, id, key, record, status, now)
   local kind = record[2]
   record[STATUS] = status
   local member = id .. ' ' .. key
@@ -68,9 +68,9 @@ local function settle_one(P, id, key, record, status, now)
   if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 's' .. member) end
   note_audit(P, id, key, record, status, now)
   if status == 'answered' then
-    tell(P, id, key, 'resume', answer_event(record))
+    emit(P, id, key, 'resume', answer_event(record))
   elseif status == 'expired' then
-    tell(P, id, key, 'timeout', '\129' .. cmsgpack.pack('deadline') .. cmsgpack.pack(record[DEADLINE]))
+    emit(P, id, key, 'timeout', '\129' .. cmsgpack.pack('deadline') .. cmsgpack.pack(record[DEADLINE]))
   end
   return packed
 end
@@ -82,9 +82,9 @@ local function close(P, id, key, now, step_status)
   if record[2] == 'race' then
     return
   elseif record[STATUS] == 'open' then
-    settle_one(P, id, key, record, 'closed', now)
+    resolve_one(P, id, key, record, 'closed', now)
   elseif record[STATUS] == 'backoff' then
-    settle_one(P, id, key, record, step_status, now)
+    resolve_one(P, id, key, record, step_status, now)
   elseif not record[STATUS] then -- lost or damaged: what belongs to it must not stay
     local member = id .. ' ' .. key
     redis.call('ZREM', P .. 'suspensions', member)
@@ -97,17 +97,17 @@ local function give_up(P, id, key, now)
   local packed = redis.call('HGET', P .. 'journal:' .. id, key)
   local record = packed and read_record(packed) or {}
   if record[2] == 'step' and record[STATUS] == 'retry' then
-    settle_one(P, id, key, record, 'abandoned', now)
+    resolve_one(P, id, key, record, 'abandoned', now)
   else
     close(P, id, key, now, 'abandoned')
   end
 end
 
--- settle: as settle_one, and where the wait is one of a race's members: it has won, the others are closed.
-local function settle(P, id, key, record, status, now)
-  local packed = settle_one(P, id, key, record, status, now)
-  local place = RACE[record[2]]
-  local race = place and record[place]
+-- resolve: as resolve_one, and where the wait is one of a race's members: it has won, the others are closed.
+local function resolve(P, id, key, record, status, now)
+  local packed = resolve_one(P, id, key, record, status, now)
+  local position = RACE[record[2]]
+  local race = position and record[position]
   if race and race ~= '' then
     local held = redis.call('HGET', P .. 'journal:' .. id, race)
     local r = held and read_record(held) or {}
