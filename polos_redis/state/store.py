@@ -55,7 +55,7 @@ class Start:
     """How an execution is begun, apart from its workflow and input; times in ms.
 
     `semaphore`: the queue with a limit, or the concurrency key of one, to acquire a slot from; its limit is
-    the one that workers have published, else `limit`. `origin`: what its code sees of where it comes from (codec);
+    the one that workers have published, else `limit`. `origin`: the packed `Origin`;
     `digest`: of its input, where it is begun once for a key.
     """
 
