@@ -61,16 +61,14 @@ class Wait:
 
 
 _nonces = itertools.count(1)  # a worker's id is random, so worker id and number make a unique owner
-
-
-_origin_of_a_root = functools.lru_cache(Origin)  # the same for all that know of nothing else
+_origin_of_a_root = functools.lru_cache(Origin)  # the same for every execution without another
 
 
 class Activation:
     """One activation; the worker creates it for a delivered queue entry.
 
     `waits`: the open waits its code awaits; `given_up`: those whose tasks the code has cancelled; `waited`:
-    decided waits the code has come past, each as (kind, ms), for metrics. `places`: the step keys used so
+    decided waits the code has come past, each as (kind, ms), for metrics. `call_sites`: the step keys used so
     far; `passed_over`: step keys that this replay rightly does not reach. `in_flight`: ctx calls at work.
     """
 
@@ -148,7 +146,7 @@ class Activation:
 
     def start(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Start the workflow's code."""
-        self.events.began = self.loop.time()
+        self.events.started_at = self.loop.time()
         self.code.start(call, self._code_done)
         if logger.isEnabledFor(logging.INFO):
             logger.info("start", extra={"execution": self.id, "workflow": self.workflow.id, "run": self.run})
@@ -156,12 +154,12 @@ class Activation:
     def take(self, loaded: Loaded, epoch: int) -> None:
         """Take what the store knows of an execution that was begun before, loaded on this connection."""
         self.journal.take(loaded, epoch)
-        self.events.started = loaded.started
+        self.events.start_emitted = loaded.started
 
     def take_along(self, records: dict[bytes, bytes]) -> None:
         """Take the journal that came with the queue entry of a wake-up."""
         self.journal.take_along(records)
-        self.events.started = True
+        self.events.start_emitted = True
 
     def fail_before_start(self, error: BaseException) -> None:
         """Fail the execution without running its code: its input can't be read or does not fit."""
@@ -268,7 +266,7 @@ class Activation:
         notice = self._notices.pop(key, None)
         if notice is not None:
             self.notify(key, notice)
-        elif self.in_flight == 0 and not self.code.started and all(w.by_main for w in self.waits.values()):
+        elif self.in_flight == 0 and not self.code.spawned and all(w.by_main for w in self.waits.values()):
             self.park()
         else:
             self._arm()
@@ -301,7 +299,7 @@ class Activation:
 
     def reread(self, loaded: Loaded) -> None:
         """The journal was read again: take the decisions that have come."""
-        self.events.started = self.events.started and loaded.started
+        self.events.start_emitted = self.events.start_emitted and loaded.started
         for key in list(self.waits):
             self.notify(key, self.journal.records[raw(key)])
 
@@ -389,7 +387,7 @@ class Activation:
         elif self.state is State.PARKING:
             self._outcome = task  # this is how it ended, if the park does not happen
         elif self.state is State.ENDED:
-            self.code.cancel_started()
+            self.code.cancel_spawned()
 
     def _outcome_of(self, task: asyncio.Task[Any]) -> Outcome:
         if self._fatal is not None:
@@ -435,8 +433,8 @@ class Activation:
         """The execution has ended, `here` or by a write that was not known to have succeeded."""
         if here:
             if logger.isEnabledFor(logging.INFO):
-                told = {"execution": self.id, "workflow": self.workflow.id, "status": outcome.status}
-                logger.info("finish", extra=told)
+                extra = {"execution": self.id, "workflow": self.workflow.id, "status": outcome.status}
+                logger.info("finish", extra=extra)
             stats = self.host.stats
             stats.ended[self.workflow.id, outcome.status] += 1
             for kind, ms in self.waited:

@@ -23,24 +23,24 @@ ENDED = "the activation has ended"
 
 
 class CodeTasks:
-    """The main task, which runs the workflow function, and the tasks that function has started.
+    """`main`, which runs the workflow function, and `spawned`, the tasks that function has started.
 
     All of them end with the activation, and what they return or raise afterwards is discarded. `end` cancels
     the main task once; it cancels what it awaits and may await its own clean-up. The tasks it leaves behind
     are cancelled when it is done. Whatever survives that is cancelled again after a grace period.
     """
 
-    __slots__ = ("_leaves", "ended", "execution_id", "loop", "main", "started")
+    __slots__ = ("_leaves", "ended", "execution_id", "loop", "main", "spawned")
 
     def __init__(self, execution_id: str, loop: asyncio.AbstractEventLoop) -> None:
         self.execution_id = execution_id
         self.loop = loop
         self.main: asyncio.Task[Any] | None = None
-        self.started: set[asyncio.Task[Any]] = set()
+        self.spawned: set[asyncio.Task[Any]] = set()
         self.ended = False
         self._leaves = 0
 
-    def begin(
+    def start(
         self, call: Callable[[], Coroutine[Any, Any, Any]], done: Callable[[asyncio.Task[Any]], None]
     ) -> None:
         """Start the workflow function as the main task; `done` is called when it returns or raises."""
@@ -56,11 +56,11 @@ class CodeTasks:
         if self.ended and (self.main is None or self.main.done()):
             task.get_loop().call_soon(task.cancel, context=tasks.OUTSIDE)
             return
-        self.started.add(task)
-        task.add_done_callback(self._started_done, context=tasks.OUTSIDE)
+        self.spawned.add(task)
+        task.add_done_callback(self._spawned_done, context=tasks.OUTSIDE)
 
-    def _started_done(self, task: asyncio.Task[Any]) -> None:
-        self.started.discard(task)
+    def _spawned_done(self, task: asyncio.Task[Any]) -> None:
+        self.spawned.discard(task)
         if self.ended:
             tasks.look_away(task)
 
@@ -81,16 +81,16 @@ class CodeTasks:
         else:
             self.main = None  # its context refers back to this object: without the cycle both are freed now
 
-    def cancel_started(self) -> None:
+    def cancel_spawned(self) -> None:
         """Cancel what the main task has left behind."""
-        for task in list(self.started):
+        for task in list(self.spawned):
             task.cancel(ENDED)
 
     def _cancel(self) -> None:
         if self.main is not None and not self.main.done():
             self.main.cancel(ENDED)
         else:
-            self.cancel_started()
+            self.cancel_spawned()
 
     def _cancel_waits(self, cancel_waits: Callable[[], None]) -> None:
         if self._left():  # rarely
@@ -105,8 +105,8 @@ class CodeTasks:
                 extra={"execution": self.execution_id, "tasks": len(left)},
             )
             self._cancel()
-            self.cancel_started()
+            self.cancel_spawned()
 
     def _left(self) -> list[asyncio.Task[Any]]:
         """The tasks that have not ended."""
-        return [task for task in (self.main, *self.started) if task is not None and not task.done()]
+        return [task for task in (self.main, *self.spawned) if task is not None and not task.done()]

@@ -72,18 +72,20 @@ async def surrounded(workflow: Workflow[Any, Any], ctx: WorkflowContext, input: 
     """Run a workflow's code between its hooks, with its initial state in place."""
     if workflow.state_schema is not None:
         await _make_state(ctx, workflow)
-    told = HookContext(ctx.workflow_id, ctx.session_id, ctx.user_id, input)
+    hook_context = HookContext(ctx.workflow_id, ctx.session_id, ctx.user_id, input)
     for index, hook in enumerate(workflow.on_start):
-        result = await _run(ctx, hook, f"on_start.{_name(hook)}.{index}", told, "modified_output")
+        result = await _run(ctx, hook, f"on_start.{_name(hook)}.{index}", hook_context, "modified_output")
         if result.modified_payload is not None:
-            told = replace(told, current_payload=workflow.check_input(result.modified_payload))
-    output = await workflow.bare_call(ctx, told.current_payload)
-    told = replace(told, current_output=output)
+            hook_context = replace(
+                hook_context, current_payload=workflow.check_input(result.modified_payload)
+            )
+    output = await workflow.bare_call(ctx, hook_context.current_payload)
+    hook_context = replace(hook_context, current_output=output)
     for index, hook in enumerate(workflow.on_end):
-        result = await _run(ctx, hook, f"on_end.{_name(hook)}.{index}", told, "modified_payload")
+        result = await _run(ctx, hook, f"on_end.{_name(hook)}.{index}", hook_context, "modified_payload")
         if result.modified_output is not None:
-            told = replace(told, current_output=result.modified_output)
-    return told.current_output
+            hook_context = replace(hook_context, current_output=result.modified_output)
+    return hook_context.current_output
 
 
 async def _make_state(ctx: WorkflowContext, workflow: Workflow[Any, Any]) -> None:
@@ -99,7 +101,9 @@ async def _make_state(ctx: WorkflowContext, workflow: Workflow[Any, Any]) -> Non
         activation.durable_state = DurableState(made, activation.host.value_limit)
 
 
-async def _run(ctx: WorkflowContext, hook: Hook, key: str, told: HookContext, senseless: str) -> HookResult:
+async def _run(
+    ctx: WorkflowContext, hook: Hook, key: str, hook_context: HookContext, senseless: str
+) -> HookResult:
     """Run one hook as a step; `senseless` is the field that a hook of its kind can't modify."""
 
     def checked(result: Any) -> HookResult | None:
@@ -115,20 +119,22 @@ async def _run(ctx: WorkflowContext, hook: Hook, key: str, told: HookContext, se
         return checked(await result)
 
     def call() -> Any:
-        result = hook(ctx, _apart(told))
+        result = hook(ctx, _apart(hook_context))
         return later(result) if inspect.isawaitable(result) else checked(result)
 
     async def call_here() -> HookResult | None:
-        return checked(await hook(ctx, _apart(told)))  # type: ignore[misc] # it is an async function
+        return checked(await hook(ctx, _apart(hook_context)))  # type: ignore[misc] # it is an async function
 
     is_async = inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)
     return (await ctx.step.run(key, call_here if is_async else call)) or HookResult()
 
 
-def _apart(told: HookContext) -> HookContext:
+def _apart(hook_context: HookContext) -> HookContext:
     """A copy for one hook: a replay would not see what it changes in there."""
     return replace(
-        told, current_payload=_copy(told.current_payload), current_output=_copy(told.current_output)
+        hook_context,
+        current_payload=_copy(hook_context.current_payload),
+        current_output=_copy(hook_context.current_output),
     )
 
 

@@ -24,26 +24,26 @@ _STEP_FINISH = b"step_finish"
 class LifecycleEvents:
     """The events of one activation: which starts have been emitted, and the encoding of all.
 
-    Each method returns what the next write has to carry, and counts it as emitted. `started`: the
-    execution's start has been emitted, by this activation or an earlier one. `running`: the steps whose
+    Each method returns what the next write has to carry, and counts it as emitted. `start_emitted`:
+    whether the execution's start has been, by this activation or an earlier one. `running`: the steps whose
     function runs now, with the time they began, 0 once their start has been emitted, and the attempt.
     """
 
-    __slots__ = ("_execution_id", "_mark", "_workflow_id", "began", "running", "started")
+    __slots__ = ("_execution_id", "_mark", "_workflow_id", "running", "start_emitted", "started_at")
 
     def __init__(self, workflow_id: str, execution_id: str) -> None:
         self._workflow_id = workflow_id
         self._execution_id = execution_id
         self._mark = b"\0" + execution_id.encode() if "." in execution_id else b""
-        self.began = 0.0
-        self.started = False
+        self.started_at = 0.0
+        self.start_emitted = False
         self.running: dict[str, tuple[float, int]] = {}
 
     def first(self) -> list[bytes]:
         """The execution's start, unless it has been emitted; every write carries it until one has."""
-        if self.started:
+        if self.start_emitted:
             return []
-        self.started = True
+        self.start_emitted = True
         data = codec.encode({"workflow_id": self._workflow_id, "execution_id": self._execution_id})
         return [_WORKFLOW_START + self._mark, data]
 
@@ -68,7 +68,7 @@ class LifecycleEvents:
     def overdue(self, now: float) -> list[bytes]:
         """The starts to emit at once: of what has lasted longer than `NOTICE_SECONDS`."""
         events: list[bytes] = []
-        if not self.started and now - self.began > NOTICE_SECONDS:
+        if not self.start_emitted and now - self.started_at > NOTICE_SECONDS:
             events += self.first()
         for key, (since, attempt) in self.running.items():
             if since and now - since > NOTICE_SECONDS:

@@ -63,8 +63,11 @@ def outcome_of(
 
 def failed(error: BaseException, durable_state: DurableState | None, run: int) -> Outcome:
     """Returns the outcome of a failure; a state that can't be saved is left out."""
-    told: dict[str, Any] = {"status": "failed", "error": f"{type(error).__name__}: {journal.text_of(error)}"}
-    event = codec.encode(told if run == 1 else {**told, "run": run})
+    fields: dict[str, Any] = {
+        "status": "failed",
+        "error": f"{type(error).__name__}: {journal.text_of(error)}",
+    }
+    event = codec.encode(fields if run == 1 else {**fields, "run": run})
     state = b""
     if durable_state is not None:
         with contextlib.suppress(StoredValueError):

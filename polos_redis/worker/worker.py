@@ -555,7 +555,7 @@ class Worker:
     def _recheck_all(self) -> None:
         """After the reply channel was away: an answer or a cancel may have been told to nobody."""
         for activation in self.active:
-            if activation.begun and activation.state is State.RUNNING:
+            if activation.started and activation.state is State.RUNNING:
                 self.spawn(activation.journal.verify())
 
     def _recheck(self) -> None:

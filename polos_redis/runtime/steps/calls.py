@@ -83,8 +83,8 @@ class Calls:
     async def _stay(self, key: str, warning: str) -> NoReturn:
         """On replay, wait to be cancelled again by the same code."""
         loop = self._activation.loop
-        told = {"execution": self._activation.id, "step": key}
-        timer = loop.call_later(WARN_SECONDS, functools.partial(logger.warning, warning, extra=told))
+        extra = {"execution": self._activation.id, "step": key}
+        timer = loop.call_later(WARN_SECONDS, functools.partial(logger.warning, warning, extra=extra))
         try:
             await loop.create_future()
         finally:

@@ -200,7 +200,7 @@ class Runs(Calls):
             return _STATELESS
         try:
             return activation.durable_state.draft(
-                alone=activation.in_flight == 1 and not activation.code.started
+                alone=activation.in_flight == 1 and not activation.code.spawned
             )
         except StoredValueError as error:
             raise activation.stop_with(error) from error.__cause__
@@ -239,13 +239,13 @@ class Runs(Calls):
         flight until the thread ends, and its result is dropped."""
         activation = self._activation
 
-        def begin() -> Any:
-            # It may have waited for a free thread, and must not begin if it was cancelled meanwhile.
+        def start() -> Any:
+            # It may have waited for a free thread, and must not start if it was cancelled meanwhile.
             if activation.over:
                 raise RuntimeError("this activation has ended")
             return call()
 
-        thread = activation.host.in_thread(begin)
+        thread = activation.host.in_thread(start)
         thread.add_done_callback(tasks.look_away)
         try:
             result = await asyncio.shield(thread)

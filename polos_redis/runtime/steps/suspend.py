@@ -217,7 +217,7 @@ class _Ask:
 
     @property
     def has_policy(self) -> bool:
-        """Whether it restricts answers at all: a suspension without terms accepts anything from anyone."""
+        """Whether it restricts answers at all: a suspension without a policy accepts anything from anyone."""
         return (
             self.schema is not None
             or self.approvers is not None
