@@ -18,7 +18,7 @@ from polos_redis.connection.notices import Notices
 from polos_redis.connection.tails import Tails
 from polos_redis.decisions import answers, audit
 from polos_redis.decisions.answers import Resumed, find_below, read_suspensions
-from polos_redis.definitions.published import definition_of, limit_of
+from polos_redis.definitions.published import definition_of
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import (
     ConfigurationError,
@@ -35,11 +35,16 @@ from polos_redis.errors import (
 from polos_redis.executions import views
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.page import Page
-from polos_redis.executions.starting import Origin, queue_of, start_options
+from polos_redis.executions.starting import queue_of, start_options
 from polos_redis.state import journal, keys
+from polos_redis.state.executions import FINISHED, STATUSES, Ended
 from polos_redis.state.journal import SuspensionRecord
-from polos_redis.state.store import FINISHED, STATUSES, Ended, Start, Store, text
-from polos_redis.values import codec
+from polos_redis.state.origin import Origin
+from polos_redis.state.start import Start
+from polos_redis.state.store import Store
+from polos_redis.values import codec, digests
+from polos_redis.values.text import text
+from polos_redis.values.times import iso
 from polos_redis.wire.routing import wire_to
 from polos_redis.wire.urls import parse
 from polos_redis.workflow import InvokeOptions, Workflow
@@ -88,7 +93,7 @@ class _Session:
                     future.set_result(None)
 
     async def wait_for_end(self, execution_id: str) -> Ended:
-        await self.notices.start(self.store.prefix(execution_id))
+        await self.notices.start(self.store.partitions.prefix(execution_id))
         name = execution_id.encode("utf-8", "surrogatepass")
         loop = asyncio.get_running_loop()
         while True:
@@ -96,7 +101,7 @@ class _Session:
             waiting = self.ends.setdefault(name, [])
             waiting.append(future)
             try:
-                ended = await self.store.watch(execution_id, self.name)
+                ended = await self.store.executions.watch(execution_id, self.name)
                 if ended is None:
                     raise ExecutionNotFoundError(execution_id)
                 if ended.status in FINISHED:
@@ -166,7 +171,7 @@ class PolosClient:
                 self._sessions.pop(other).abort()
             session = self._sessions[loop] = _Session(self)
         if not session.checked:
-            await session.store.check_partitions()
+            await session.store.partitions.check()
             session.checked = True
         return session
 
@@ -218,7 +223,7 @@ class PolosClient:
         if not options and isinstance(workflow, Workflow) and workflow.plain:
             packed = codec.encode(workflow.check_input(input), limit=self.max_value_bytes)
             execution_id = os.urandom(16).hex()
-            await (await self.store()).invoke(execution_id, workflow.id, packed, self.retention_ms)
+            await (await self.store()).executions.invoke(execution_id, workflow.id, packed, self.retention_ms)
             return ExecutionHandle(self, execution_id, workflow.id)
         for name in options.keys() - InvokeOptions.__annotations__.keys():
             known = ", ".join(sorted(InvokeOptions.__annotations__))
@@ -231,9 +236,9 @@ class PolosClient:
             if not isinstance(key, str) or not key:
                 raise InvalidInputError(f"idempotency_key is a text that is not empty, not {key!r}")
             execution_id = keys.derived_id(workflow_id, key)
-            start = replace(start, digest=codec.stored_digest(packed))
+            start = replace(start, digest=digests.stored_digest(packed))
         store = await self.store()
-        if await store.invoke(execution_id, workflow_id, packed, self.retention_ms, start) < 0:
+        if await store.executions.invoke(execution_id, workflow_id, packed, self.retention_ms, start) < 0:
             raise IdempotencyConflictError(workflow_id, str(key), execution_id)
         return ExecutionHandle(self, execution_id, workflow_id)
 
@@ -266,7 +271,7 @@ class PolosClient:
         definition = await definition_of(store, workflow)
         chosen = queue_of(definition, workflow_id, queue)
         if options.get("concurrency_key") is not None and chosen.concurrency_limit is None:
-            chosen = Queue(chosen.name, await limit_of(store, chosen.name))
+            chosen = Queue(chosen.name, await store.definitions.limit(chosen.name))
         state = None if initial_state is None else codec.encode(initial_state, limit=self.max_value_bytes)
         known: dict[str, Any] = {"session_id": session_id, "user_id": user_id, "started_by": started_by}
         for name, given in known.items():
@@ -349,10 +354,10 @@ class PolosClient:
         before.
         """
         store = await self.store()
-        (run,) = await store.read_fields(execution_id, "run")
+        (run,) = await store.executions.read_fields(execution_id, "run")
         if run is None:
             raise ExecutionNotFoundError(execution_id)
-        tag, *rest = await store.cancel(execution_id, int(run), cancelled_by or "")
+        tag, *rest = await store.executions.cancel(execution_id, int(run), cancelled_by or "")
         if tag == b"missing":
             raise ExecutionNotFoundError(execution_id)
         if tag == b"finished":
@@ -367,10 +372,10 @@ class PolosClient:
         Raises `ExecutionNotFoundError`, or `NotFailedError` when it has not failed.
         """
         store = await self.store()
-        (run,) = await store.read_fields(execution_id, "run")
+        (run,) = await store.executions.read_fields(execution_id, "run")
         if run is None:
             raise ExecutionNotFoundError(execution_id)
-        tag, *rest = await store.retry(execution_id, int(run))
+        tag, *rest = await store.executions.retry(execution_id, int(run))
         if tag == b"retried":
             return int(rest[0])
         if tag == b"status":
@@ -389,18 +394,20 @@ class PolosClient:
         (open_suspensions_below)."""
         store = await self.store()
         fields, records = await asyncio.gather(
-            store.read_execution(execution_id), store.read_journal(execution_id)
+            store.executions.read(execution_id), store.executions.read_journal(execution_id)
         )
         if "workflow" not in fields:
             raise ExecutionNotFoundError(execution_id)
         found = views.describe(execution_id, fields, records)
         below: list[tuple[str, str]] = []
         if keys.root_of(execution_id) == execution_id:
-            below = (await store.open_suspensions_below(execution_id))[: views.MOST_CHILDREN]
+            below = (await store.suspensions.open_below(execution_id))[: views.MOST_CHILDREN]
         rows = await read_suspensions(store, below)
         found["open_suspensions_below"] = [views.suspension(*row) for row in rows if row[2].status == "open"]
         children = found["children"]
-        told = await asyncio.gather(*(store.read_fields(one["id"], "workflow", "status") for one in children))
+        told = await asyncio.gather(
+            *(store.executions.read_fields(one["id"], "workflow", "status") for one in children)
+        )
         for one, (workflow, status) in zip(children, told, strict=True):
             one["workflow_id"] = text(workflow) or None
             one["status"] = text(status) or one["status"]
@@ -421,15 +428,15 @@ class PolosClient:
         limit = _limit(limit)
         statuses = STATUSES if status is None else (status,)
         store = await self.store()
-        rows = await store.list_executions(statuses, _workflow_id(workflow), before, limit)
+        rows = await store.executions.newest(statuses, _workflow_id(workflow), before, limit)
         found = [
             {
                 "id": text(row[0]),
                 "workflow_id": text(row[1]),
                 "status": text(row[2]),
-                "created_at": views.iso(int(row[3]) / 1000),
-                "started_at": views.iso(int(row[4] or 0)),
-                "finished_at": views.iso(int(row[5] or 0)),
+                "created_at": iso(int(row[3]) / 1000),
+                "started_at": iso(int(row[4] or 0)),
+                "finished_at": iso(int(row[5] or 0)),
             }
             for row in rows
             if row[1] is not None
@@ -449,7 +456,7 @@ class PolosClient:
         store = await self.store()
         found: list[dict[str, Any]] = []
         while True:
-            rows = await store.list_suspensions(after, limit if not wanted else LIST_LIMIT)
+            rows = await store.suspensions.oldest_open(after, limit if not wanted else LIST_LIMIT)
             for index, row in enumerate(rows):
                 execution_id, step_key, workflow_id = text(row[0]), text(row[1]), text(row[2])
                 after, packed = text(row[3]), row[4]
@@ -476,7 +483,7 @@ class PolosClient:
         `SuspensionNotFoundError` or `AmbiguousSuspensionError`.
         """
         store = await self.store()
-        fields = await store.read_fields(execution_id, "workflow", "status", "origin")
+        fields = await store.executions.read_fields(execution_id, "workflow", "status", "origin")
         if fields[0] is None:
             raise ExecutionNotFoundError(execution_id)
         found = await read_suspensions(store, [(execution_id, step_key)])
@@ -497,9 +504,9 @@ class PolosClient:
         deleted). Raises `ExecutionNotFoundError` where there is neither an execution nor an audit.
         """
         store = await self.store()
-        stored = await store.audit(keys.root_of(execution_id))
+        stored = await store.suspensions.audit(keys.root_of(execution_id))
         found = audit.entries(stored, execution_id)
-        if not found and (await store.read_fields(execution_id, "status"))[0] is None:
+        if not found and (await store.executions.read_fields(execution_id, "status"))[0] is None:
             raise ExecutionNotFoundError(execution_id)
         return found
 
@@ -519,12 +526,14 @@ class PolosClient:
                 f"{keys.root_of(execution_id)}"
             )
         store = await self.store()
-        tag, *rest = await store.delete(execution_id)  # the root first: it says whether all below have ended
+        tag, *rest = await store.executions.delete(
+            execution_id
+        )  # the root first: it says whether all below have ended
         if tag == b"status":
             raise NotFinishedError(execution_id, text(rest[0]))
         deleted, entries = int(rest[0]), int(rest[1])
-        async for some in store.ended_below(execution_id):
-            for tag, *rest in await asyncio.gather(*(store.delete(one) for one in some)):
+        async for some in store.executions.ended_below(execution_id):
+            for tag, *rest in await asyncio.gather(*(store.executions.delete(one) for one in some)):
                 deleted += int(rest[0]) if tag == b"deleted" else 0
         if not deleted and not entries:
             raise ExecutionNotFoundError(execution_id)
@@ -534,7 +543,7 @@ class PolosClient:
 
     async def served_workflows(self) -> set[str]:
         """The workflow ids that workers announce now."""
-        return await (await self.store()).served()
+        return await (await self.store()).workers.served()
 
 
 def _workflow_id(workflow: str | Workflow[Any, Any] | None) -> str:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from polos_redis.client import PolosClient
 from polos_redis.errors import EventsTrimmedError, ExecutionNotFoundError, InvalidInputError
 from polos_redis.state import keys
-from polos_redis.state.store import FINISHED, Store, raw, text
+from polos_redis.state.executions import FINISHED
+from polos_redis.state.store import Store
 from polos_redis.values import codec
+from polos_redis.values.text import raw, text
+from polos_redis.values.times import to_datetime
 from polos_redis.values.validation import GeneratedInput
 
 EPOCH_MS = 1_577_836_800_000  # 2020: keeps sequence ids below 2 ** 53, as JSON readers need
@@ -95,7 +98,7 @@ async def publish_once(
     kind = f"{event.event_type}\0{execution_id}" if execution_id else event.event_type
     store = await client.store()
     return _event_id(
-        await store.publish(topic, topics_execution or "", client.retention_ms, kind, data, once), 0
+        await store.topics.publish(topic, topics_execution or "", client.retention_ms, kind, data, once), 0
     )
 
 
@@ -113,7 +116,7 @@ async def publish(client: PolosClient, topic: str, event: EventData) -> str:
         return f"resume-{resumed.outcome}"
     data = codec.encode(event.data, limit=client.max_value_bytes)
     store = await client.store()
-    entry = await store.publish(topic, execution_id or "", client.retention_ms, event.event_type, data)
+    entry = await store.topics.publish(topic, execution_id or "", client.retention_ms, event.event_type, data)
     return _event_id(entry, 0)
 
 
@@ -185,7 +188,7 @@ async def follow(
     store = await client.store()
     if execution_id is not None and not await _exists(store, execution_id):
         raise ExecutionNotFoundError(execution_id)
-    key = store.topic_prefix(topic) + keys.TOPIC.encode() + raw(topic)
+    key = store.partitions.topic_prefix(topic) + keys.TOPIC.encode() + raw(topic)
     after, skip = await _start(store, key, topic, last_event_id)
     if last_event_id and execution_id is not None and await _is_over(store, key, after, execution_id):
         return None
@@ -227,24 +230,26 @@ async def _read(
 
 
 async def _exists(store: Store, execution_id: str) -> bool:
-    (status,) = await store.read_fields(execution_id, "status")
+    (status,) = await store.executions.read_fields(execution_id, "status")
     return status is not None
 
 
 async def _is_last_run(store: Store, execution_id: str, finish: Any) -> bool:
     """Whether a finish event is that of the last run: a failed execution may have been retried since."""
-    (run,) = await store.read_fields(execution_id, "run")
+    (run,) = await store.executions.read_fields(execution_id, "run")
     told = finish.get("run", 1) if isinstance(finish, dict) else 1
     return run is None or told >= int(run)
 
 
 async def _is_over(store: Store, key: bytes, after: bytes, execution_id: str) -> bool:
     """Whether an execution ended before the event to continue from: nothing of it is to come."""
-    (status,) = await store.read_fields(execution_id, "status")
+    (status,) = await store.executions.read_fields(execution_id, "status")
     if status is not None and text(status) not in FINISHED:
         return False
     # its end and its last event are one write: what can't be seen now will not come
-    return not await store.wire.call("XRANGE", key, b"(" + after, "+", "COUNT", 1, patience=store.patience)
+    return not await store.wire.call(
+        "XRANGE", key, b"(" + after, "+", "COUNT", 1, patience=store.partitions.patience
+    )
 
 
 async def _start(store: Store, key: bytes, topic: str, last_event_id: str | None) -> tuple[bytes, int]:
@@ -261,7 +266,7 @@ async def _start(store: Store, key: bytes, topic: str, last_event_id: str | None
     except ValueError:
         raise InvalidInputError(f"last_event_id is the id of an event, not {last_event_id!r}") from None
     name = f"{order[0]}-{order[1]}"
-    found = await store.wire.call("XRANGE", key, name, name, patience=store.patience)
+    found = await store.wire.call("XRANGE", key, name, name, patience=store.partitions.patience)
     if not found:
         raise EventsTrimmedError(
             f"topic {topic!r} no longer has event {last_event_id!r}: what followed it may be gone too; "
@@ -285,7 +290,7 @@ def _event(topic: str, entry: bytes, place: int, kind: bytes, data: Any) -> Even
         topic=topic,
         event_type=name,
         data=data,
-        created_at=datetime.fromtimestamp(int(ms) / 1000, UTC),
+        created_at=to_datetime(int(ms)),
         metadata={"execution_id": execution_id} if execution_id else {},
     )
 

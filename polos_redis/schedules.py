@@ -11,7 +11,7 @@ import builtins
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -21,8 +21,10 @@ from polos_redis.definitions.published import definition_of
 from polos_redis.errors import ConfigurationError, ScheduleNotFoundError
 from polos_redis.executions.starting import queue_of, start_options
 from polos_redis.state import keys
+from polos_redis.state.schedules import TickExecution
 from polos_redis.state.store import Store
 from polos_redis.values import codec
+from polos_redis.values.times import to_datetime
 from polos_redis.values.validation import GeneratedInput
 from polos_redis.workflow import Workflow
 
@@ -93,7 +95,7 @@ async def create(
 
 async def get(client: PolosClient, schedule_id: str) -> Schedule:
     """A schedule. Raises `ScheduleNotFoundError`."""
-    _, packed = await (await client.store()).scheduled(schedule_id)
+    _, packed = await (await client.store()).schedules.read(schedule_id)
     if not packed:
         raise ScheduleNotFoundError(schedule_id)
     return StoredSchedule.unpack(packed).shown(schedule_id)
@@ -125,7 +127,7 @@ async def list(  # noqa: A001 - schedules.list
 ) -> builtins.list[Schedule]:
     """All schedules, or those of a workflow, by workflow and key."""
     wanted = workflow.id if isinstance(workflow, Workflow) else workflow
-    found = await (await client.store()).schedules()
+    found = await (await client.store()).schedules.read_all()
     schedules = [StoredSchedule.unpack(packed).shown(schedule_id) for schedule_id, packed in found.items()]
     chosen = [one for one in schedules if wanted is None or one.workflow_id == wanted]
     return sorted(chosen, key=lambda one: (one.workflow_id, one.key))
@@ -137,7 +139,7 @@ async def _change(
     store = await client.store()
     tried = False
     while True:
-        now, seen = await store.scheduled(schedule_id)
+        now, seen = await store.schedules.read(schedule_id)
         if not seen and tried:
             return  # removed: by this very call, whose reply was lost, or by another
         if not seen:
@@ -145,7 +147,7 @@ async def _change(
         kept = StoredSchedule.unpack(seen)
         changed = change(kept, now)
         packed, due = (b"", None) if changed is None else (changed.pack(), changed.next)
-        if changed == kept or await store.schedule(schedule_id, seen, packed, due):
+        if changed == kept or await store.schedules.change(schedule_id, seen, packed, due):
             return
         tried = True
 
@@ -158,7 +160,7 @@ async def put(store: Store, workflow_id: str, wanted: Declared, *, declared: boo
     ticks = Cron(wanted.cron, wanted.timezone)
     schedule_id = keys.schedule_id(workflow_id, wanted.key)
     while True:
-        now, seen = await store.scheduled(schedule_id)
+        now, seen = await store.schedules.read(schedule_id)
         if not seen:
             kept = StoredSchedule(workflow_id, wanted.cron, wanted.timezone, wanted.key, declared, now)
             kept = replace(kept, next=ticks.after(now))
@@ -167,7 +169,7 @@ async def put(store: Store, workflow_id: str, wanted: Declared, *, declared: boo
             kept = replace(before, cron=wanted.cron, timezone=wanted.timezone, declared=declared)
             if not kept.paused and (kept.cron, kept.timezone) != (before.cron, before.timezone):
                 kept = replace(kept, next=ticks.after(now))
-        if kept.pack() == seen or await store.schedule(schedule_id, seen, kept.pack(), kept.next):
+        if kept.pack() == seen or await store.schedules.change(schedule_id, seen, kept.pack(), kept.next):
             return schedule_id
 
 
@@ -175,16 +177,16 @@ async def withdraw(store: Store, workflow_id: str, key: str) -> None:
     """Remove a schedule that its workflow no longer declares, unless a client has made it its own since."""
     schedule_id = keys.schedule_id(workflow_id, key)
     while True:
-        _, seen = await store.scheduled(schedule_id)
+        _, seen = await store.schedules.read(schedule_id)
         gone = not seen or not StoredSchedule.unpack(seen).declared
-        if gone or await store.schedule(schedule_id, seen, b"", None):
+        if gone or await store.schedules.change(schedule_id, seen, b"", None):
             return
 
 
 async def fire(store: Store, schedule_id: str, retention_ms: int) -> int | None:
     """Fire the ticks of a schedule that are due; ms until the next one, None when there is none."""
     for _ in range(IN_A_ROW):
-        now, seen = await store.scheduled(schedule_id)
+        now, seen = await store.schedules.read(schedule_id)
         kept = StoredSchedule.unpack(seen) if seen else None
         if kept is None or kept.next is None:
             return None
@@ -195,22 +197,22 @@ async def fire(store: Store, schedule_id: str, retention_ms: int) -> int | None:
             continue
         after = kept.ticks.after(kept.next)
         payload = SchedulePayload(
-            timestamp=_moment(kept.next),
-            last_timestamp=None if kept.last is None else _moment(kept.last),
+            timestamp=to_datetime(kept.next),
+            last_timestamp=None if kept.last is None else to_datetime(kept.last),
             timezone=kept.timezone,
             schedule_id=schedule_id,
             key=kept.key,
-            upcoming=_moment(after),
+            upcoming=to_datetime(after),
         )
-        partition = keys.partition_of(schedule_id, store.partitions)
-        execution_id = keys.id_in(partition, store.partitions, schedule_id, str(kept.next))
+        partition = keys.partition_of(schedule_id, store.partitions.number)
+        execution_id = keys.id_in(partition, store.partitions.number, schedule_id, str(kept.next))
         definition = await definition_of(store, kept.workflow)
         start = start_options(
             definition, kept.workflow, None, queue=queue_of(definition, kept.workflow, None)
         )
         packed = replace(kept, last=kept.next, next=after).pack()
-        starts = execution_id, kept.workflow, codec.encode(payload), retention_ms, start
-        await store.schedule(schedule_id, seen, packed, after, *starts)
+        execution = TickExecution(execution_id, kept.workflow, codec.encode(payload), retention_ms, start)
+        await store.schedules.change(schedule_id, seen, packed, after, execution)
     return 0
 
 
@@ -222,14 +224,14 @@ async def _skip(
         tick, missed = kept.ticks.after(tick), missed + 1
     if tick < now - MISSED_MS:
         tick = kept.ticks.after(now - MISSED_MS - 1)
-    if await store.schedule(schedule_id, seen, replace(kept, next=tick).pack(), tick):
+    if await store.schedules.change(schedule_id, seen, replace(kept, next=tick).pack(), tick):
         told = {
             "schedule": schedule_id,
             "workflow": kept.workflow,
             "key": kept.key,
             "missed": missed if missed < COUNTED else f"{COUNTED} or more",
-            "first": _moment(first).isoformat(),
-            "next": _moment(tick).isoformat(),
+            "first": to_datetime(first).isoformat(),
+            "next": to_datetime(tick).isoformat(),
         }
         logger.warning("a schedule's ticks were missed and are skipped", extra=told)
 
@@ -273,11 +275,7 @@ class StoredSchedule:
             key=self.key,
             declared=self.declared,
             paused=self.paused,
-            created_at=_moment(self.created),
-            last_at=None if self.last is None else _moment(self.last),
-            next_at=None if self.next is None else _moment(self.next),
+            created_at=to_datetime(self.created),
+            last_at=None if self.last is None else to_datetime(self.last),
+            next_at=None if self.next is None else to_datetime(self.next),
         )
-
-
-def _moment(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)

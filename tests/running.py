@@ -96,7 +96,7 @@ class Running:
     async def make_due(self, handle: ExecutionHandle[Any], step_key: str, kind: str) -> None:
         """Move a timer (s: suspension, b: backoff) of the execution into the past."""
         store = await self.client.store()
-        timers = store.prefix(handle.id) + b"timers"
+        timers = store.partitions.prefix(handle.id) + b"timers"
         member = f"{kind}{handle.id} {step_key}"
         await until(lambda: store.wire.call("ZSCORE", timers, member), f"timer {member}")
         await store.wire.call("ZADD", timers, "XX", 1, member)

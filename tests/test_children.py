@@ -25,9 +25,9 @@ from polos_redis import (
     Workflow,
     WorkflowContext,
 )
+from polos_redis.definitions.definition import Definition
 from polos_redis.definitions.published import definition_of
 from polos_redis.errors import ConnectionLostError
-from polos_redis.executions.starting import Definition
 from polos_redis.runtime.idleness import IDLE_SECONDS
 from polos_redis.runtime.steps import children
 from polos_redis.state.store import Store
@@ -262,23 +262,23 @@ async def test_a_fault_while_children_are_begun_begins_none_twice(
 
     async with running(redis_url, namespace, parent, count) as at:
         store, calls = at.worker.store, 0
-        spawn = store.spawn
+        spawn = store.fenced.spawn
 
-        def fail_once(*args: Any) -> Any:
+        def fail_once(*args: Any, **options: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls != 3:
-                return spawn(*args)
+                return spawn(*args, **options)
             lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             lost.set_exception(ConnectionLostError("by the test"))
             if fault == "reply lost":
-                spawn(*args)
+                spawn(*args, **options)
             else:
                 (begun,) = [one for one in at.worker.active if one.workflow is parent]
                 begun.dropped("by the test")
             return lost
 
-        store.spawn = fail_once  # type: ignore[assignment,method-assign]
+        store.fenced.spawn = fail_once  # type: ignore[method-assign]
         assert await at.result(await parent.invoke(at.client)) == list(range(9))
         assert ran == Counter(range(9))
 

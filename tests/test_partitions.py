@@ -92,7 +92,7 @@ async def test_entries_with_the_same_id_in_two_partitions_are_told_apart(
         store = await client.store()
         here = await in_partition(client, 0, runs_once, False)
         there = await in_partition(client, 1, runs_once, True)
-        first, second = (store.prefix(handle.id) + b"queue:default" for handle in (here, there))
+        first, second = (store.partitions.prefix(handle.id) + b"queue:default" for handle in (here, there))
         ((entry, _),) = await store.wire.call("XRANGE", first, "-", "+")
         ((_, flat),) = await store.wire.call("XRANGE", second, "-", "+")
         await store.wire.call("DEL", second)

@@ -61,10 +61,10 @@ async def server_ms(store: Store) -> int:
 async def make_due(client: PolosClient, schedule_id: str, ago: timedelta) -> datetime:
     """Move a schedule's next tick to the last whole minute before so long ago; returns it."""
     store = await client.store()
-    now, seen = await store.scheduled(schedule_id)
+    now, seen = await store.schedules.read(schedule_id)
     tick = (now - int(ago.total_seconds() * 1000)) // 60_000 * 60_000
     changed = msgpack.packb({**msgpack.unpackb(seen), "next": tick})
-    assert await store.schedule(schedule_id, seen, changed, tick)
+    assert await store.schedules.change(schedule_id, seen, changed, tick)
     return datetime.fromtimestamp(tick / 1000, UTC)
 
 
@@ -290,7 +290,7 @@ async def test_a_tick_that_many_workers_fire_is_fired_once(
         } >= expected
         assert len(found) == len({(one["input"]["schedule_id"], one["input"]["timestamp"]) for one in found})
         for one in found:
-            assert store.prefix(one["id"]) == store.prefix(one["input"]["schedule_id"])
+            assert store.partitions.prefix(one["id"]) == store.partitions.prefix(one["input"]["schedule_id"])
 
 
 async def test_ticks_that_are_late_are_fired_and_ticks_that_were_missed_are_skipped(
@@ -356,9 +356,9 @@ async def test_a_tick_whose_schedule_is_of_no_use_here_does_not_stop_the_others(
     good = await schedules.create(client, bare, "* * * * *", key="good")
     for one in (odd, good):
         await make_due(client, one, timedelta(0))
-    now, seen = await store.scheduled(odd)
+    now, seen = await store.schedules.read(odd)
     unknown = msgpack.packb({**msgpack.unpackb(seen), "timezone": "Mars/Olympus"})
-    assert await store.schedule(odd, seen, unknown, now - 1000)
+    assert await store.schedules.change(odd, seen, unknown, now - 1000)
     async with working(client, bare):
 
         async def ran() -> bool:
@@ -375,7 +375,7 @@ async def test_a_tick_whose_schedule_is_of_no_use_here_does_not_stop_the_others(
 async def pump_holder(client: PolosClient, fleet: Fleet, name: str) -> WorkerProcess:
     """The worker that fires the timers and runs the errands now where a schedule or a topic lives."""
     store = await client.store()
-    key = store.topic_prefix(name) + keys.TIMER_LEADER.encode()
+    key = store.partitions.topic_prefix(name) + keys.TIMER_LEADER.encode()
 
     async def holder() -> bytes | None:
         found: bytes | None = await store.wire.call("GET", key)

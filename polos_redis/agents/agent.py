@@ -14,8 +14,8 @@ from polos_redis.agents.run import AgentRun
 from polos_redis.agents.tools import Tool, as_tool
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, InvalidInputError
-from polos_redis.runtime.steps.times import milliseconds
 from polos_redis.runtime.workflow_call import WorkflowCall
+from polos_redis.values.times import milliseconds
 from polos_redis.workflow import InvokeOptions, Workflow, register
 
 if TYPE_CHECKING:

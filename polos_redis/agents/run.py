@@ -35,8 +35,8 @@ from polos_redis.errors import (
 )
 from polos_redis.state import journal
 from polos_redis.state.journal import StepRecord
-from polos_redis.state.store import raw, text
 from polos_redis.values import codec, schemas
+from polos_redis.values.text import raw, text
 
 if TYPE_CHECKING:
     from polos_redis.agents.agent import Agent

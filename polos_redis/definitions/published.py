@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from polos_redis.definitions.definition import PLAIN, Definition
 from polos_redis.errors import ConfigurationError
-from polos_redis.executions.starting import PLAIN, Definition
-from polos_redis.state import keys
-from polos_redis.state.store import Store, raw
+from polos_redis.state.store import Store
 from polos_redis.workflow import Workflow
 
 
@@ -20,12 +19,12 @@ async def define(store: Store, workflows: Iterable[Workflow[Any, Any]]) -> None:
     for workflow in workflows:
         definition = Definition.of(workflow)
         packed = b"" if definition == PLAIN else definition.pack()
-        await store.define(store.prefixes[0], "workflow", workflow.id, packed)
+        await store.definitions.put_workflow(workflow.id, packed)
     for name, limit in limits.items():
-        for prefix in store.prefixes:
-            await store.define(prefix, "limit", name, b"" if limit is None else str(limit).encode())
+        await store.definitions.put_limit(name, limit)
         if limit is not None:
-            await store.release_slot(name, limit, "", 0)  # nobody's: a line moves up when there is room now
+            # Nobody's slot: where the limit was raised, waiters are granted theirs.
+            await store.semaphores.release_slot(name, limit, "", 0)
 
 
 def _limits(workflows: Iterable[Workflow[Any, Any]]) -> dict[str, int | None]:
@@ -42,18 +41,9 @@ def _limits(workflows: Iterable[Workflow[Any, Any]]) -> dict[str, int | None]:
     return {name: workflow.queue.concurrency_limit for name, workflow in by.items()}
 
 
-async def limit_of(store: Store, queue: str) -> int | None:
-    """The limit of a queue as workers have made it known, None for none."""
-    found = await store.wire.call(
-        "HGET", store.prefixes[0] + keys.LIMITS.encode(), raw(queue), patience=store.patience
-    )
-    return None if found is None else int(found)
-
-
 async def definition_of(store: Store, workflow: Workflow[Any, Any] | str) -> Definition:
     """The definition of a workflow, or of a workflow id as workers have made it known."""
     if isinstance(workflow, Workflow):
         return Definition.of(workflow)
-    key = store.prefixes[0] + keys.DEFINITIONS.encode()
-    packed = await store.wire.call("HGET", key, raw(workflow), patience=store.patience)
+    packed = await store.definitions.workflow(workflow)
     return PLAIN if packed is None else Definition.unpack(packed)

@@ -14,10 +14,11 @@ from polos_redis.errors import (
     ExecutionNotFoundError,
     InsideWorkflowError,
 )
-from polos_redis.executions.starting import Origin
-from polos_redis.state import journal, keys
-from polos_redis.state.store import Ended, text
+from polos_redis.state import keys, stored_errors
+from polos_redis.state.executions import Ended
+from polos_redis.state.origin import Origin
 from polos_redis.values import codec
+from polos_redis.values.text import text
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
@@ -48,7 +49,7 @@ class ExecutionHandle(Generic[Out]):
 
     async def _checked(self) -> ExecutionHandle[Out]:
         store = await self._client.store()
-        workflow, origin = await store.read_fields(self.id, "workflow", "origin")
+        workflow, origin = await store.executions.read_fields(self.id, "workflow", "origin")
         if workflow is None:
             raise ExecutionNotFoundError(self.id)
         self.workflow_id = text(workflow)
@@ -81,7 +82,7 @@ class ExecutionHandle(Generic[Out]):
     async def status(self) -> str:
         """The status word: queued, waiting, completed, failed or cancelled."""
         store = await self._client.store()
-        (status,) = await store.read_fields(self.id, "status")
+        (status,) = await store.executions.read_fields(self.id, "status")
         if status is None:
             raise ExecutionNotFoundError(self.id)
         return text(status)
@@ -100,5 +101,5 @@ def outcome(execution_id: str, ended: Ended) -> Any:
         return codec.decode(ended.output or b"\xc0")
     if ended.status == "cancelled":
         raise ExecutionCancelledError(execution_id, ended.cancelled_by)
-    error = journal.parse_error(ended.error or b"")
+    error = stored_errors.parse_error(ended.error or b"")
     raise ExecutionFailedError(execution_id, error.type, error.message, error.traceback)

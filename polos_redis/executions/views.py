@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import msgpack
 
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.errors import StoredValueError
-from polos_redis.executions.starting import Origin
-from polos_redis.state import journal, keys
+from polos_redis.state import journal, keys, stored_errors
 from polos_redis.state.journal import ChildRecord, DecisionRecord, StepRecord, SuspensionRecord, WaitRecord
-from polos_redis.state.store import text
+from polos_redis.state.origin import Origin
 from polos_redis.values import codec
+from polos_redis.values.text import text
+from polos_redis.values.times import iso
 
 MOST_CHILDREN = 1000  # of one step that are listed
-
-
-def iso(milliseconds: float | None) -> str | None:
-    """A server time as ISO 8601 in UTC with milliseconds; None for none."""
-    if not milliseconds:
-        return None
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def plain(stored: bytes | None) -> Any:
@@ -227,5 +220,5 @@ def _usage(steps: list[dict[str, Any]], results: list[bytes]) -> dict[str, int] 
 def _error(stored: bytes | None) -> dict[str, str] | None:
     if not stored:
         return None
-    error = journal.parse_error(stored)
+    error = stored_errors.parse_error(stored)
     return {"type": error.type, "message": error.message, "traceback": error.traceback}

@@ -27,7 +27,8 @@ from polos_redis.errors import (
 )
 from polos_redis.links import Links
 from polos_redis.notifications.channels import Channel, Notification
-from polos_redis.state.store import ClaimedNotification, Store
+from polos_redis.state.outbox import ClaimedNotification
+from polos_redis.state.store import Store
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
@@ -65,7 +66,7 @@ class Outbox:
                 await self._room.wait()
                 continue
             try:
-                claimed = await self.store.claim_notifications(self.prefix, self.channel.name, free, HOLD_MS)
+                claimed = await self.store.outbox.claim(self.prefix, self.channel.name, free, HOLD_MS)
             except PolosError as error:
                 told = {"channel": self.channel.name, "error": str(error)}
                 logger.error("the outbox can't be read", extra=told)
@@ -117,7 +118,7 @@ class Outbox:
                 # What other errors say is not ours to repeat: it may name a secret.
                 why = str(error) if isinstance(error, PolosError) else type(error).__name__
                 logger.warning("a notification was not sent", extra={**told, "error": why, "again_ms": again})
-        await self.store.notification_sent(self.prefix, self.channel.name, claimed, again)
+        await self.store.outbox.sent(self.prefix, self.channel.name, claimed, again)
 
     async def _open_suspension(self, claimed: ClaimedNotification) -> dict[str, Any] | None:
         """The suspension as it stands; None when it is not open any more."""

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from polos_redis import tasks
 from polos_redis.errors import PolosError, StepKeyError, StoredValueError
-from polos_redis.executions.starting import Origin
 from polos_redis.runtime.branches import BRANCH
 from polos_redis.runtime.call_sites import CallSite, described
 from polos_redis.runtime.code_tasks import CodeTasks
@@ -33,8 +32,11 @@ from polos_redis.runtime.idleness import IdleWatch
 from polos_redis.runtime.lifecycle_events import LifecycleEvents
 from polos_redis.runtime.outcome import Outcome, failed, outcome_of
 from polos_redis.state import journal
-from polos_redis.state.store import NO_SUCH_WAIT, Fence, Loaded, raw, text
+from polos_redis.state.executions import Loaded
+from polos_redis.state.fencing import NO_SUCH_WAIT, Fence
+from polos_redis.state.origin import Origin
 from polos_redis.values import codec
+from polos_redis.values.text import raw, text
 
 if TYPE_CHECKING:
     from polos_redis.runtime.durable_state import DurableState
@@ -119,7 +121,7 @@ class Activation:
         self.run = run
         self.root = execution_id.partition(".")[0]
         owner = f"{host.worker_id}:{next(_nonces)}".encode()
-        self.fence = Fence(host.store.prefix(execution_id), execution_id.encode(), entry, owner)
+        self.fence = Fence(host.store.partitions.prefix(execution_id), execution_id.encode(), entry, owner)
         self.loop = asyncio.get_running_loop()
         self.code = CodeTasks(execution_id, self.loop)
         self.events = LifecycleEvents(workflow.id, execution_id)
@@ -249,7 +251,7 @@ class Activation:
         """Emit an event of this execution now, at least once. The write is fenced: a worker that has lost the
         execution emits nothing more."""
         events = self.events.custom(event_type, codec.encode(value, limit=self.host.value_limit))
-        write = self.host.store.write
+        write = self.host.store.fenced.write
         await self.journal.commit(b"", b"", lambda known: write(self.fence, known, b"", b"", events))
 
     def tick(self, now: float) -> None:
@@ -343,7 +345,7 @@ class Activation:
             assert self.code.main is not None
             self._finish(self._outcome_of(self.code.main))
             return
-        park = self.host.store.park
+        park = self.host.store.fenced.park
         try:
             reply = await self.journal.reply_to(lambda known: park(self.fence, known, state, given_up, waits))
         except PolosError as error:
@@ -411,10 +413,10 @@ class Activation:
     async def _auto_retry(self, outcome: Outcome) -> None:
         """Let a failed execution go on as a new run, if its workflow has `retries` left."""
         times, delay_ms = self.workflow.retries, int(self.workflow.retry_delay * 1000)
-        again = self.host.store.auto_retry
+        auto_retry = self.host.store.fenced.auto_retry
         try:
             run = await self.journal.reply_to(
-                lambda known: again(self.fence, known, outcome.value, times, delay_ms, outcome.events)
+                lambda known: auto_retry(self.fence, known, outcome.value, times, delay_ms, outcome.events)
             )
         except PolosError as error:
             self.dropped(f"retry refused: {error}", pause=True)

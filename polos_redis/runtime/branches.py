@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any, TypeVar
 
-from polos_redis.state.store import RaceMembership, raw
+from polos_redis.state.fencing import RaceMembership
+from polos_redis.values.text import raw
 
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 

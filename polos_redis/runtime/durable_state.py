@@ -16,7 +16,6 @@ from polos_redis.errors import StateConflictError, StoredValueError
 from polos_redis.values import codec
 
 _EXTRA, _PRIVATE = "*", "_"  # names that no field of a model has
-_NO_LIMIT = 1 << 40  # bytes; for what is only compared
 
 _set = object.__setattr__  # past frozen models and pydantic's own __setattr__
 
@@ -148,7 +147,7 @@ def _parts(state: Any) -> dict[str, Any]:
 
 
 def _packed(state: Any) -> dict[str, bytes]:
-    return {name: _encode({name: part}, _NO_LIMIT) for name, part in _parts(state).items()}
+    return {name: _encode({name: part}, codec.UNLIMITED) for name, part in _parts(state).items()}
 
 
 def _differing(one: dict[str, bytes], other: dict[str, bytes]) -> set[str]:

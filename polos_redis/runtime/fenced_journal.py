@@ -23,7 +23,9 @@ from polos_redis.runtime.code_tasks import CodeTasks
 from polos_redis.runtime.host import Host
 from polos_redis.runtime.outcome import Outcome
 from polos_redis.state import journal
-from polos_redis.state.store import FINISHED, LOST, Fence, Loaded, text
+from polos_redis.state.executions import FINISHED, Loaded
+from polos_redis.state.fencing import LOST, Fence
+from polos_redis.values.text import text
 
 logger = logging.getLogger("polos.execution")
 
@@ -124,7 +126,7 @@ class FencedJournal:
         while True:
             epoch = self._store.wire.epoch
             before = self.records.copy()
-            loaded = await self._store.load(self.fence)
+            loaded = await self._store.executions.load(self.fence)
             if epoch == self._store.wire.epoch:
                 break
         if self._holder is None:
@@ -192,7 +194,7 @@ class FencedJournal:
         """Emit events by writes of their own, without waiting for them: at most once."""
         for first in range(0, len(events), 2 * EVENTS_PER_ENTRY):
             some = events[first : first + 2 * EVENTS_PER_ENTRY]
-            future = self._store.write(self.fence, self.known, b"", b"", some)
+            future = self._store.fenced.write(self.fence, self.known, b"", b"", some)
             future.add_done_callback(self._emitted, context=tasks.OUTSIDE)
 
     def _emitted(self, future: asyncio.Future[int]) -> None:
@@ -229,7 +231,7 @@ class FencedJournal:
                 done(outcome, True)
 
         one = outcome
-        future = self._store.finish(
+        future = self._store.fenced.finish(
             self.fence, self.known, one.status, one.value, one.event, one.fields(), one.events
         )
         future.add_done_callback(replied, context=tasks.OUTSIDE)
@@ -237,7 +239,7 @@ class FencedJournal:
     async def _resend_finish(self, outcome: Outcome, done: Callable[[Outcome, bool], None]) -> None:
         try:
             await self.reconnect()
-            ended = await self._store.watch(self.fence.id.decode(), "")
+            ended = await self._store.executions.watch(self.fence.id.decode(), "")
             if ended is not None and ended.status in FINISHED:
                 done(outcome, False)  # by the write whose reply was lost, or by someone entitled to
                 return

@@ -139,7 +139,7 @@ def _apart(hook_context: HookContext) -> HookContext:
 
 
 def _copy(value: Any) -> Any:
-    return codec.decode(codec.encode(value, limit=1 << 40))
+    return codec.decode(codec.encode(value, limit=codec.UNLIMITED))
 
 
 def _name(hook: Any) -> str:

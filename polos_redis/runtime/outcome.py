@@ -16,7 +16,7 @@ import msgpack
 
 from polos_redis import tasks
 from polos_redis.errors import StoredValueError
-from polos_redis.state import journal
+from polos_redis.state.stored_errors import error_record, text_of
 from polos_redis.values import codec
 
 if TYPE_CHECKING:
@@ -65,14 +65,14 @@ def failed(error: BaseException, durable_state: DurableState | None, run: int) -
     """Returns the outcome of a failure; a state that can't be saved is left out."""
     fields: dict[str, Any] = {
         "status": "failed",
-        "error": f"{type(error).__name__}: {journal.text_of(error)}",
+        "error": f"{type(error).__name__}: {text_of(error)}",
     }
     event = codec.encode(fields if run == 1 else {**fields, "run": run})
     state = b""
     if durable_state is not None:
         with contextlib.suppress(StoredValueError):
             state = durable_state.pack()
-    return Outcome("failed", journal.error_record(error), event, state)
+    return Outcome("failed", error_record(error), event, state)
 
 
 def _event_around(fields: dict[str, Any]) -> bytes:

@@ -26,6 +26,6 @@ async def declare(store: Store, workflows: Iterable[Workflow[Any, Any]]) -> None
         if before.schedule is not None and (schedule is None or schedule.key != before.schedule):
             await schedules.withdraw(store, workflow.id, before.schedule)
         if trigger is not None:
-            await store.subscribe(trigger.topic, subscriber(workflow.id))
+            await store.topics.subscribe(trigger.topic, subscriber(workflow.id))
         if before.topic is not None and (trigger is None or trigger.topic != before.topic):
-            await store.unsubscribe(before.topic, subscriber(workflow.id))
+            await store.topics.unsubscribe(before.topic, subscriber(workflow.id))

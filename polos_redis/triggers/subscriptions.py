@@ -31,28 +31,30 @@ async def trigger(
     all is given. A batch's input is no larger than `largest_input` bytes, unless its only event is."""
     definition = await definition_of(store, workflow_id)
     start = start_options(definition, workflow_id, None, queue=queue_of(definition, workflow_id, None))
-    partition, size = store.prefixes.index(store.topic_prefix(topic)), definition.batch_size
+    partition, size = store.prefixes.index(store.partitions.topic_prefix(topic)), definition.batch_size
     patience_ms = int((definition.batch_timeout or 0) * 1000)
     count = max(READ, size)
     given = 0
     while given < IN_A_ROW:
-        found = await store.events_after(topic, position, count)
+        found = await store.topics.events_after(topic, position, count)
         more = len(found) == count
         while found and (not more or len(found) >= size):
             payloads = [encode_payload(topic, entry, flat[0], flat[1]) for entry, flat in found[:size]]
             fitting = _fitting(payloads, largest_input)
             first, last = found[0][0], found[fitting - 1][0]
             full = fitting == size or fitting < len(payloads)
-            waits = await store.trigger(
+            waits = await store.topics.trigger(
                 topic,
                 workflow_id,
-                position,
-                last,
-                0 if full else int(first.partition(b"-")[0]) + patience_ms,
-                keys.id_in(partition, store.partitions, workflow_id, topic, first.decode()),
-                payloads[0] if size == 1 else encode_batch(payloads[:fitting]),
-                retention_ms,
-                start,
+                at=position,
+                to=last,
+                not_before=0 if full else int(first.partition(b"-")[0]) + patience_ms,
+                execution_id=keys.id_in(
+                    partition, store.partitions.number, workflow_id, topic, first.decode()
+                ),
+                input=payloads[0] if size == 1 else encode_batch(payloads[:fitting]),
+                retention_ms=retention_ms,
+                start=start,
             )
             if waits:
                 return max(0, waits)  # -1: another was quicker, so what is there now is looked at again

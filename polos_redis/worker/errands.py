@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any
 from polos_redis import schedules, tasks
 from polos_redis.decisions import answers
 from polos_redis.errors import ExecutionNotFoundError, PolosError, ResumeError, StoredValueError
-from polos_redis.state.store import Errand, Store, raw, text
+from polos_redis.state.errands import Errand
+from polos_redis.state.store import Store
 from polos_redis.triggers.subscriptions import trigger
+from polos_redis.values.text import raw, text
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
@@ -83,19 +85,19 @@ class Errands:
             kind = self._kinds.get(errand.name[:1])
             try:
                 if kind is None:  # of a newer release
-                    await self.store.put_off(self.prefix, errand, RETRY_MS)
+                    await self.store.errands.put_off(self.prefix, errand, RETRY_MS)
                     continue
                 again = await kind(errand.name[1:])
                 if again is None:
-                    await self.store.errand_done(self.prefix, errand)
+                    await self.store.errands.done(self.prefix, errand)
                 else:
-                    await self.store.put_off(self.prefix, errand, again)
+                    await self.store.errands.put_off(self.prefix, errand, again)
             except Exception as error:
                 known = isinstance(error, PolosError)
                 what = {"errand": errand.name, "error": str(error)}
                 logger.error("an errand failed", extra=what, exc_info=None if known else error)
                 try:
-                    await self.store.put_off(self.prefix, errand, RETRY_MS)
+                    await self.store.errands.put_off(self.prefix, errand, RETRY_MS)
                 except PolosError:
                     return False  # Redis is away: it is still due when it is back
         return True
@@ -103,13 +105,13 @@ class Errands:
     # --- lanes --------------------------------------------------------------------------
 
     async def _request_slot(self, execution_id: str) -> int | None:
-        wanted = await self.store.slot_request(self.prefix, execution_id)
+        wanted = await self.store.semaphores.slot_request(self.prefix, execution_id)
         if wanted is None:
             return None
         semaphore, limit, version = wanted.semaphore, wanted.limit, wanted.version
         if not wanted.wants_slot:
-            await self.store.release_slot(semaphore, limit, execution_id, version)
-        elif await self.store.request_slot(semaphore, limit, execution_id, version, RECHECK_MS):
+            await self.store.semaphores.release_slot(semaphore, limit, execution_id, version)
+        elif await self.store.semaphores.request_slot(semaphore, limit, execution_id, version, RECHECK_MS):
             await self._grant_slot(execution_id, version, semaphore, limit)
         else:  # it stands in line, unless that partition forgets it
             return RECHECK_MS
@@ -120,8 +122,8 @@ class Errands:
         await self._grant_slot(execution_id, int(version), semaphore, int(limit))
 
     async def _grant_slot(self, execution_id: str, version: int, semaphore: str, limit: int) -> None:
-        if not await self.store.grant_slot(execution_id, version):
-            await self.store.release_slot(semaphore, limit, execution_id, version)
+        if not await self.store.semaphores.grant_slot(execution_id, version):
+            await self.store.semaphores.release_slot(semaphore, limit, execution_id, version)
 
     async def _check_slot_holders(self, rest: str) -> int | None:
         """Free the places of executions that don't know of them: their partition, or this one, has lost what
@@ -129,15 +131,17 @@ class Errands:
         limit, semaphore = rest.split(" ", 1)
         cursor = b"0"
         while True:
-            page = await self.store.slot_holders(semaphore, cursor)
+            page = await self.store.semaphores.slot_holders(semaphore, cursor)
             if page is None:
                 return None
             cursor, held = page
             for execution_id, version in held:
-                wanted = await self.store.slot_request(self.store.prefix(execution_id), execution_id)
+                wanted = await self.store.semaphores.slot_request(
+                    self.store.partitions.prefix(execution_id), execution_id
+                )
                 if wanted is None or not wanted.wants_slot:
                     latest = version if wanted is None else max(version, wanted.version)
-                    await self.store.release_slot(semaphore, int(limit), execution_id, latest)
+                    await self.store.semaphores.release_slot(semaphore, int(limit), execution_id, latest)
             if cursor == b"0":
                 return RECHECK_MS
 
@@ -146,23 +150,23 @@ class Errands:
     async def _unsubscribe(self, rest: str) -> None:
         size, _, both = raw(rest).partition(b" ")
         topic, subscriber = both[: int(size)], both[int(size) :]
-        await self.store.unsubscribe(text(topic), text(subscriber))
+        await self.store.topics.unsubscribe(text(topic), text(subscriber))
 
     async def _give(self, rest: str) -> int | None:
         """Give an event to those who waited for one when it was published; ms until it is to be done again
         as a wait is about to open, None when all have it."""
         event, _, topic = rest.partition(" ")
-        found = await self.store.event(topic, event)
+        found = await self.store.topics.event(topic, event)
         if found is not None and not await self._give_all(topic, event, found):
             return OPENING_MS
-        await self.store.advance(topic, GIVING, raw(event), b"")
+        await self.store.topics.advance(topic, GIVING, raw(event), b"")
         return None
 
     async def _give_all(self, topic: str, event: str, found: list[bytes]) -> bool:
         """Give those who are due an event; whether all have it."""
         waiters = [
             subscriber
-            for subscriber, position in (await self.store.subscribers(topic)).items()
+            for subscriber, position in (await self.store.topics.subscribers(topic)).items()
             if subscriber[0] in "wf" and _is_due(text(position), event)
         ]
         given = [
@@ -174,9 +178,9 @@ class Errands:
     async def _give_some(self, topic: str, waiters: list[str], event: str, found: list[bytes]) -> bool:
         """Give some of them the event, side by side; whether all have it, or have stopped waiting."""
         kind, data = found[:2]
-        given = await asyncio.gather(*(self.store.deliver(one, event, kind, data) for one in waiters))
+        given = await asyncio.gather(*(self.store.topics.deliver(one, event, kind, data) for one in waiters))
         over = [one for one, decided in zip(waiters, given, strict=True) if decided >= 0]
-        await asyncio.gather(*(self.store.unsubscribe(topic, one) for one in over))
+        await asyncio.gather(*(self.store.topics.unsubscribe(topic, one) for one in over))
         return len(over) == len(waiters)
 
     async def _hand_out(self, topic: str) -> int | None:
@@ -184,7 +188,7 @@ class Errands:
         is given."""
         again: int | None = None
         client = self.client
-        for member, position in (await self.store.subscribers(topic)).items():
+        for member, position in (await self.store.topics.subscribers(topic)).items():
             if not member.startswith("t"):
                 continue
             try:
@@ -204,7 +208,7 @@ class Errands:
     async def _take_early(self, rest: str) -> None:
         """Give a suspension the answer that came before it, if it fits its terms."""
         execution_id, _, step_key = rest.partition(" ")
-        answer = await self.store.early_answer(execution_id, step_key)
+        answer = await self.store.suspensions.early_answer(execution_id, step_key)
         if answer is None:
             return
         try:
@@ -212,7 +216,7 @@ class Errands:
         except (ResumeError, StoredValueError, ExecutionNotFoundError) as error:
             told = {"execution": execution_id, "step": step_key, "why": str(error)}
             logger.warning("an early answer is dropped", extra=told)
-        await self.store.drop_early_answer(execution_id, step_key)
+        await self.store.suspensions.drop_early_answer(execution_id, step_key)
 
     # --- schedules ----------------------------------------------------------------------
 

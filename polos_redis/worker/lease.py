@@ -55,7 +55,7 @@ class Lease:
 
     async def _renew(self, prefix: bytes) -> None:
         since = time.monotonic()  # what counts is when it was asked for, not when the answer came
-        await self.store.renew(prefix, self.worker_id, self._serves)
+        await self.store.workers.renew(prefix, self.worker_id, self._serves)
         if (before := self._renewed[prefix]) > 0:
             self._stats.renewals_missed += max(0, round((since - before) / (self.seconds / 3)) - 1)
         self._renewed[prefix] = since

@@ -17,7 +17,8 @@ from typing import Any
 from polos_redis.errors import PolosError
 from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.state import keys
-from polos_redis.state.store import Store, text
+from polos_redis.state.store import Store
+from polos_redis.values.text import text
 
 logger = logging.getLogger("polos.worker")
 
@@ -89,7 +90,7 @@ class Reaper:
                     if pending:
                         await self._recover(queue, key, name)
                     elif still >= self.empty_after:
-                        await self.store.prune(self.prefix, queue, name, rows.get(name, b""))
+                        await self.store.workers.prune(self.prefix, queue, name, rows.get(name, b""))
         self._seen = {name: seen for name, seen in self._seen.items() if name in present}
 
     def _still_for(self, name: str, counter: bytes, now: float) -> float:
@@ -107,7 +108,7 @@ class Reaper:
             )
             if not rows:
                 return
-            requeued, failed, dropped = await self.store.requeue(
+            requeued, failed, dropped = await self.store.queues.requeue(
                 self.prefix,
                 queue,
                 consumer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from polos_redis.errors import ConfigurationError, RedisRefusedError
-from polos_redis.state.store import text
+from polos_redis.values.text import text
 from polos_redis.wire.routing import AnyWire
 from polos_redis.wire.wire import Wire
 

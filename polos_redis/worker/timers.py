@@ -54,7 +54,7 @@ class Timers:
 
     async def fire(self) -> float:
         """Fire one batch; returns for how many seconds there is nothing to do."""
-        reply = await self.store.fire(self.prefix, self.worker_id, HOLD_MS, BATCH)
+        reply = await self.store.timers.fire(self.prefix, self.worker_id, HOLD_MS, BATCH)
         self.holding = reply is not None
         if reply is None:
             return random.uniform(0.5, 1.0) * HOLD_MS / 1000

@@ -20,7 +20,6 @@ from polos_redis.connection.notices import Notices
 from polos_redis.definitions.published import define
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, ConnectionLostError, PolosError, RedisRefusedError
-from polos_redis.executions.starting import Origin
 from polos_redis.links import Links
 from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.notifications.channels import Channel, channels_of
@@ -30,10 +29,13 @@ from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.durable_state import DurableState
 from polos_redis.runtime.resources import Resources
 from polos_redis.state import keys
-from polos_redis.state.store import Fence, Store, text
+from polos_redis.state.fencing import Fence
+from polos_redis.state.origin import Origin
+from polos_redis.state.store import Store
 from polos_redis.threads import DaemonThreads
 from polos_redis.triggers.declarations import declare
 from polos_redis.values import codec
+from polos_redis.values.text import text
 from polos_redis.wire.wire import FIRST_PAUSE
 from polos_redis.worker.errands import Errands
 from polos_redis.worker.lease import Lease
@@ -254,7 +256,7 @@ class Worker:
                         counter = await self.store.wire.call(
                             "HGET", prefix + keys.WORKERS.encode(), self.worker_id, patience=0.5
                         )
-                        await self.store.prune(prefix, queue, self.worker_id, counter or b"")
+                        await self.store.workers.prune(prefix, queue, self.worker_id, counter or b"")
         if self._endpoint is not None:
             await self._endpoint.close()
         with contextlib.suppress(Exception):  # of other services, which are left in any case
@@ -321,7 +323,7 @@ class Worker:
     async def _make_groups(self, prefixes: Sequence[bytes]) -> None:
         for prefix in prefixes:
             for queue in self.queues:
-                await self.store.make_group(prefix, queue)
+                await self.store.queues.make_group(prefix, queue)
 
     async def _read(self, reader: Reader) -> None:
         streams = [
@@ -395,7 +397,7 @@ class Worker:
                 after = "(" + text(rows[-1][0])
 
     async def _requeue(self, prefix: bytes, queue: str, entries: Sequence[bytes]) -> None:
-        await self.store.requeue(
+        await self.store.queues.requeue(
             prefix, queue, self.worker_id, entries, lost=False, max_deliveries=self.max_deliveries
         )
 
@@ -442,7 +444,7 @@ class Worker:
 
     async def _put_back(self, fence: Fence, queue: str) -> None:
         try:
-            await self.store.put_back(fence, queue, self.put_back_ms)
+            await self.store.queues.put_back(fence, queue, self.put_back_ms)
         finally:
             self._held.pop((fence.prefix, queue, fence.entry), None)
 
@@ -452,7 +454,7 @@ class Worker:
             loaded = None
             while epoch != self.store.wire.epoch:
                 epoch = self.store.wire.epoch
-                loaded = await self.store.load(activation.fence)
+                loaded = await self.store.executions.load(activation.fence)
         except PolosError as error:
             activation.dropped(f"it can't be loaded: {error}", pause=True)
             return

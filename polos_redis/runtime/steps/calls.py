@@ -22,8 +22,8 @@ from polos_redis.state.journal import (
     SuspensionRecord,
     WaitRecord,
 )
-from polos_redis.state.store import raw
 from polos_redis.values import codec
+from polos_redis.values.text import raw
 
 R = TypeVar("R", StepRecord, SuspensionRecord, WaitRecord, ChildRecord, RaceRecord)
 W = TypeVar("W", SuspensionRecord, WaitRecord, ChildRecord)

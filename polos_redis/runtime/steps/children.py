@@ -19,10 +19,12 @@ from polos_redis.runtime.branches import one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller, described
 from polos_redis.runtime.steps.calls import Calls
 from polos_redis.runtime.steps.child_requests import ChildCall, ChildOptions, want, want_batch
-from polos_redis.state import journal, keys
+from polos_redis.state import journal, keys, stored_errors
+from polos_redis.state.fencing import RaceMembership
 from polos_redis.state.journal import ChildRecord, ResultRecord
-from polos_redis.state.store import Child, RaceMembership, raw
+from polos_redis.state.start import Child
 from polos_redis.values import codec
+from polos_redis.values.text import raw
 from polos_redis.workflow import Workflow
 
 Out = TypeVar("Out")
@@ -100,7 +102,7 @@ class Children(Calls):
             raise StepExecutionError(
                 key, "ExecutionCancelledError", f"{name} was cancelled" + (f" by {by}" if by else "")
             )
-        error = journal.parse_error(result.value)
+        error = stored_errors.parse_error(result.value)
         raise StepExecutionError(key, error.type, f"{name} failed: {error.message}")
 
     def batch_invoke_and_wait(
@@ -148,7 +150,7 @@ class Children(Calls):
         names = [journal.result_name(child_id) for child_id in ids]
         missing = [name for name in names if name not in activation.journal.records]
         if missing:  # they came while this activation lived
-            found = await activation.host.store.read_records(activation.id, missing)
+            found = await activation.host.store.executions.read_records(activation.id, missing)
             came = {n: v for n, v in zip(missing, found, strict=True) if v is not None}
             activation.journal.records |= came
         records = activation.journal.records
@@ -193,11 +195,20 @@ class Children(Calls):
         activation = self._activation
         events, races = activation.events.first(), race_membership() if status == "open" else RaceMembership()
         store, name = activation.host.store, raw(key)
-        retention = activation.host.client.retention_ms
+        retention_ms = activation.host.client.retention_ms
         return await self._commit_wait(
             key,
-            lambda known: store.spawn(
-                activation.fence, known, name, status, total, first, retention, chunk, races, events
+            lambda known: store.fenced.spawn(
+                activation.fence,
+                known,
+                name,
+                status=status,
+                total=total,
+                first=first,
+                retention_ms=retention_ms,
+                children=chunk,
+                race_membership=races,
+                events=events,
             ),
         )
 
@@ -230,6 +241,6 @@ def _told(workflow_id: str, result: ResultRecord) -> BatchStepResult:
         by = result.value.decode("utf-8", "replace")
         text = "ExecutionCancelledError: cancelled" + (f" by {by}" if by else "")
     else:
-        error = journal.parse_error(result.value)
+        error = stored_errors.parse_error(result.value)
         text = f"{error.type}: {error.message}"
     return BatchStepResult(workflow_id=workflow_id, success=False, error=text)

@@ -22,7 +22,7 @@ from polos_redis.runtime.call_sites import CallSite, caller, described
 from polos_redis.runtime.steps.calls import Calls
 from polos_redis.state import journal
 from polos_redis.state.journal import RaceRecord
-from polos_redis.state.store import raw
+from polos_redis.values.text import raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,10 @@ class Races(Calls):
         activation, name = self._activation, raw(key)
         flat = [raw(part) for pair in started.items() for part in pair]
         stored = await self._commit_wait(
-            key, lambda known: activation.host.store.choose(activation.fence, known, name, raw(first), flat)
+            key,
+            lambda known: activation.host.store.fenced.choose(
+                activation.fence, known, name, raw(first), flat
+            ),
         )
         winner = journal.parse(stored)
         assert isinstance(winner, RaceRecord)

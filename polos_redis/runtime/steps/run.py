@@ -22,10 +22,10 @@ from polos_redis.runtime.call_sites import CallSite
 from polos_redis.runtime.durable_state import Draft
 from polos_redis.runtime.steps.calls import Calls
 from polos_redis.runtime.steps.retries import check_retries, retry_delay
-from polos_redis.state import journal
+from polos_redis.state import journal, stored_errors
 from polos_redis.state.journal import StepRecord
-from polos_redis.state.store import raw
 from polos_redis.values import codec
+from polos_redis.values.text import raw
 
 T = TypeVar("T")
 
@@ -143,11 +143,11 @@ class Runs(Calls):
                         return result
                 delay = retry_delay(failure, attempt, max_retries, base_delay, max_delay)
                 status = "failed" if delay is None else "backoff" if delay > PARK_FROM_SECONDS else "retry"
-                took, error = (clock() - since) * 1000, journal.error_record(failure)
+                took, error = (clock() - since) * 1000, stored_errors.error_record(failure)
                 await self._commit(key, status, attempt, took, error, failure, delay or 0.0)
                 del running[key]
                 if delay is None:
-                    name, message = type(failure).__name__, journal.text_of(failure)
+                    name, message = type(failure).__name__, stored_errors.text_of(failure)
                     raise StepExecutionError(key, name, message, attempt) from failure
                 if status == "retry":
                     await asyncio.sleep(delay)
@@ -178,7 +178,7 @@ class Runs(Calls):
         elif record.status == "abandoned":
             await self._stay_abandoned(key)
         elif record.status == "failed":
-            error = journal.parse_error(record.value)
+            error = stored_errors.parse_error(record.value)
             raise StepExecutionError(key, error.type, error.message, record.attempt)
         return record
 
@@ -282,15 +282,17 @@ class Runs(Calls):
         activation = self._activation
         activation.host.stats.steps[activation.workflow.id, status].add(took / 1000)
         record = journal.step_record(status, attempt, took, value, state)
-        error = None if failure is None else f"{type(failure).__name__}: {journal.text_of(failure)}"
+        error = None if failure is None else f"{type(failure).__name__}: {stored_errors.text_of(failure)}"
         events = activation.events.step_finish(key, attempt, status, error)
-        store, name = activation.host.store, raw(key)
+        store, name = activation.host.store.fenced, raw(key)
         races = race_membership().races if status == "backoff" else b""
 
         def send(known: int) -> asyncio.Future[int]:
             if status == "backoff":
                 delay_ms = int(delay * 1000)
-                return store.backoff(activation.fence, known, name, record, delay_ms, races, events)
+                return store.backoff(
+                    activation.fence, known, name, record, delay_ms=delay_ms, races=races, events=events
+                )
             return store.write(activation.fence, known, name, record, events)
 
         return activation.journal.commit(name, record, send)

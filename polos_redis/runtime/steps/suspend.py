@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any, TypeVar, overload
 
 from polos_redis.decisions.answer_policy import AnswerPolicy
-from polos_redis.decisions.answers import moment, shown_digest
 from polos_redis.errors import (
     ConfigurationError,
     InvalidAnswerError,
@@ -19,11 +18,12 @@ from polos_redis.runtime.branches import one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller
 from polos_redis.runtime.steps.calls import decoded
 from polos_redis.runtime.steps.run import Runs
-from polos_redis.runtime.steps.times import milliseconds
-from polos_redis.state import journal
+from polos_redis.state import stored_errors
 from polos_redis.state.journal import SuspensionRecord
-from polos_redis.state.store import SuspensionRequest, raw
-from polos_redis.values import codec, schemas
+from polos_redis.state.suspensions import SuspensionRequest
+from polos_redis.values import codec, digests, schemas
+from polos_redis.values.text import raw
+from polos_redis.values.times import milliseconds, to_datetime
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ class Suspensions(Runs):
             events, races = activation.events.first(), race_membership()
             store, name = activation.host.store, raw(key)
             stored = await self._commit_wait(
-                key, lambda known: store.suspend(activation.fence, known, name, request, races, events)
+                key, lambda known: store.fenced.suspend(activation.fence, known, name, request, races, events)
             )
         record = await self._decision(key, stored, SuspensionRecord, call_site)
         if record.status == "expired" and not record.answer:
@@ -116,12 +116,17 @@ class Suspensions(Runs):
         answer = {
             "data": decoded(record.answer),
             "resumed_by": record.by or None,
-            "resumed_at": moment(record.decided_ms),
+            "resumed_at": to_datetime(record.decided_ms),
             "channel": record.channel or "timeout",
         }
         if record.decisions:
             answer["decisions"] = [
-                {"data": decoded(one.answer), "by": one.by, "at": moment(one.at_ms), "channel": one.channel}
+                {
+                    "data": decoded(one.answer),
+                    "by": one.by,
+                    "at": to_datetime(one.at_ms),
+                    "channel": one.channel,
+                }
                 for one in record.decisions
             ]
         return answer
@@ -152,7 +157,7 @@ class Suspensions(Runs):
             default = codec.encode(plain if ask.schema is not None else ask.on_timeout)
         return SuspensionRequest(
             shown,
-            shown_digest(shown),
+            digests.shown_digest(shown),
             timeout_ms,
             host.audit_ms,
             policy,
@@ -170,7 +175,7 @@ class Suspensions(Runs):
         if links is None or links.public_url is None or not isinstance(shown, dict):
             return b""
         url = links.url(activation.id, key, activation.run)
-        return codec.encode({**shown, "_approval_url": url}, limit=1 << 40)
+        return codec.encode({**shown, "_approval_url": url}, limit=codec.UNLIMITED)
 
     def resume(
         self,
@@ -232,7 +237,7 @@ def _typed(key: str, schema: Any, record: SuspensionRecord) -> Any:
     try:
         return schemas.parse(schema, codec.to_plain(record.answer))
     except Exception as error:  # pydantic's, or those of the type's own validators
-        raise StepExecutionError(key, "InvalidAnswerError", journal.text_of(error)) from error
+        raise StepExecutionError(key, "InvalidAnswerError", stored_errors.text_of(error)) from error
 
 
 def _shown(data: Any) -> Any:

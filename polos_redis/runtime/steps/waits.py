@@ -15,9 +15,9 @@ from polos_redis.events import EventPayload, payload
 from polos_redis.runtime.branches import one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller
 from polos_redis.runtime.steps.calls import Calls, decoded
-from polos_redis.runtime.steps.times import milliseconds, moment, span
 from polos_redis.state.journal import WaitRecord
-from polos_redis.state.store import raw
+from polos_redis.values.text import raw
+from polos_redis.values.times import checked_ms, milliseconds, span
 
 
 class Waits(Calls):
@@ -47,7 +47,7 @@ class Waits(Calls):
     def wait_until(self, key: str, when: datetime) -> Coroutine[Any, Any, None]:
         """Wait until an aware datetime; one in the past is over immediately."""
         self._refuse_inside_step(key, "wait_until")
-        return self._wait_for_time(key, None, moment(f"wait {key!r}", when), caller())
+        return self._wait_for_time(key, None, checked_ms(f"wait {key!r}", when), caller())
 
     @one_wait
     async def _wait_for_time(
@@ -82,7 +82,7 @@ class Waits(Calls):
         stored = await self._start_call(key, call_site)
         if stored is None:
             who = f"{activation.fence.entry.decode()} {activation.id} {key}"
-            if activation.host.store.topic_prefix(topic) == activation.fence.prefix:
+            if activation.host.store.partitions.topic_prefix(topic) == activation.fence.prefix:
                 stored = await self._open(key, timeout_ms, None, topic, f"w{who}")
             else:
                 stored = await self._open_far(key, timeout_ms, topic, f"f{who}")
@@ -99,8 +99,16 @@ class Waits(Calls):
         store, name = activation.host.store, raw(key)
         return await self._commit_wait(
             key,
-            lambda known: store.wait(
-                activation.fence, known, name, for_ms, until_ms, topic, subscriber, races, events
+            lambda known: store.fenced.wait(
+                activation.fence,
+                known,
+                name,
+                for_ms=for_ms,
+                until_ms=until_ms,
+                topic=topic,
+                subscriber=subscriber,
+                race_membership=races,
+                events=events,
             ),
         )
 
@@ -109,7 +117,7 @@ class Waits(Calls):
         activation = self._activation
         activation.in_flight += 1
         try:
-            await activation.host.store.subscribe(topic, subscriber)
+            await activation.host.store.topics.subscribe(topic, subscriber)
             return await self._open(key, timeout_ms, None, topic, subscriber)
         except BaseException:
             activation.host.spawn(self._unsubscribe(key, topic, subscriber))
@@ -120,6 +128,6 @@ class Waits(Calls):
     async def _unsubscribe(self, key: str, topic: str, subscriber: str) -> None:
         """End a subscription, unless its wait did open: then the wait's decision ends it."""
         store = self._activation.host.store
-        (stored,) = await store.read_records(self._activation.id, [raw(key)])
+        (stored,) = await store.executions.read_records(self._activation.id, [raw(key)])
         if stored is None:
-            await store.unsubscribe(topic, subscriber)
+            await store.topics.unsubscribe(topic, subscriber)
