@@ -27,7 +27,7 @@ from polos_redis import (
 )
 from polos_redis.definitions.published import PublishedDefinition, definition_of
 from polos_redis.errors import ConnectionLostError
-from polos_redis.runtime.activation import IDLE_SECONDS
+from polos_redis.runtime.idleness import IDLE_SECONDS
 from polos_redis.runtime.steps import children
 from polos_redis.state.store import Store
 from tests.running import Running, running, soon, until, working

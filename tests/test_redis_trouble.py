@@ -476,7 +476,7 @@ async def test_a_refused_reconnect_is_no_failure_of_the_step_under_way(
         gate.set()
         await until(
             lambda: (
-                not any(a.running for a in worker.active)
+                not any(a.events.running for a in worker.active)
                 or not host_of(worker).lease_is_fresh(store.partitions.prefix(handle.id))
             )
         )
@@ -517,7 +517,7 @@ async def test_a_second_look_that_is_overtaken_by_an_answer_does_not_end_the_act
             return loaded
 
         host_of(worker).store.executions.load = load_slowly  # type: ignore[method-assign]
-        await activation.verify()
+        await activation.journal.verify()
         gate.set()
         assert await handle.result(timeout=20) == ["yes", "worked"]
         assert _began == ["work"]

@@ -126,14 +126,14 @@ class WorkerHost:
         """Compare every running activation with Redis, after the reply channel was away: the notice of an
         answer or a cancel may be lost."""
         for activation in self.active:
-            if activation.main is not None and activation.state is State.RUNNING:
-                self.spawn(activation.verify())
+            if activation.started and activation.state is State.RUNNING:
+                self.spawn(activation.journal.verify())
 
     def verify_waiting(self) -> None:
         """Compare the activations that wait for something with Redis, as a notice may be lost."""
         for activation in self.active:
             if activation.waits and activation.state is State.RUNNING:
-                self.spawn(activation.verify())
+                self.spawn(activation.journal.verify())
 
     async def verify_regularly(self) -> None:
         """Verify the waiting activations three times per lease."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, overload
 
+from polos_redis.decisions import answers
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.errors import (
     ConfigurationError,
@@ -14,8 +15,10 @@ from polos_redis.errors import (
     StepExecutionError,
     SuspendTimeoutError,
 )
-from polos_redis.runtime.activation import CallSite
-from polos_redis.runtime.steps.calls import Calls, caller, decoded, one_wait, race_membership
+from polos_redis.runtime.branches import one_wait, race_membership
+from polos_redis.runtime.call_sites import CallSite, caller
+from polos_redis.runtime.steps.calls import decoded
+from polos_redis.runtime.steps.run import Runs
 from polos_redis.state import stored_errors
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.suspensions import SuspensionRequest
@@ -28,8 +31,8 @@ T = TypeVar("T")
 FAIL = "fail"
 
 
-class Suspensions(Calls):
-    """Waits for people."""
+class Suspensions(Runs):
+    """Steps that wait for a person, or answer in place of one."""
 
     __slots__ = ()
 
@@ -101,7 +104,7 @@ class Suspensions(Calls):
         stored = await self._start_call(key, call_site)
         if stored is None:
             request = self._request(key, ask)
-            events, races = activation.first_events(), race_membership()
+            events, races = activation.events.first(), race_membership()
             store, name = activation.host.store, raw(key)
             stored = await self._commit_wait(
                 key, lambda known: store.fenced.suspend(activation.fence, known, name, request, races, events)
@@ -130,7 +133,7 @@ class Suspensions(Calls):
         return answer
 
     def _request(self, key: str, ask: _Ask) -> SuspensionRequest:
-        """What the store is to ask. Raises for what can't be asked."""
+        """Returns the request to store. Raises `ConfigurationError` or `InvalidInputError`."""
         activation = self._activation
         host, what = activation.host, f"suspension {key!r}"
         shown = codec.encode(_shown(ask.data), limit=host.value_limit)
@@ -166,7 +169,7 @@ class Suspensions(Calls):
         )
 
     def _with_url(self, key: str, data: Any) -> bytes:
-        """What the suspend event tells where there is an approval page: its address too."""
+        """Returns the suspend event's data with the approval page's URL; empty without such a page."""
         activation = self._activation
         links = activation.host.links
         shown = _shown(data)
@@ -174,6 +177,26 @@ class Suspensions(Calls):
             return b""
         url = links.url(activation.id, key, activation.run)
         return codec.encode({**shown, "_approval_url": url}, limit=codec.UNLIMITED)
+
+    def resume(
+        self,
+        key: str,
+        suspend_step_key: str,
+        suspend_execution_id: str,
+        suspend_workflow_id: str | None = None,
+        data: Any = None,
+        *,
+        resumed_by: str | None = None,
+    ) -> Coroutine[Any, Any, None]:
+        """Answer a suspension of another execution, once. Raises `StepExecutionError` if it is refused."""
+        client, by = self._activation.host.client, resumed_by or f"execution {self._activation.id}"
+
+        async def answer() -> None:
+            await answers.decide(
+                client, suspend_execution_id, suspend_step_key, data, by=by, channel="workflow"
+            )
+
+        return self._run(key, True, answer, 0, 0.0, 0.0, caller())
 
 
 def _is_fail(on_timeout: Any) -> bool:
@@ -195,7 +218,7 @@ class _Ask:
 
     @property
     def has_policy(self) -> bool:
-        """Whether there is more to it than: anything from anybody."""
+        """Whether it restricts answers at all: a suspension without a policy accepts anything from anyone."""
         return (
             self.schema is not None
             or self.approvers is not None
@@ -206,7 +229,7 @@ class _Ask:
 
 
 def _typed(key: str, schema: Any, record: SuspensionRecord) -> Any:
-    """The answer as the type that was asked for."""
+    """Returns the answer as an instance of the suspension's schema."""
     try:
         return schemas.parse(schema, codec.to_plain(record.answer))
     except Exception as error:  # pydantic's, or those of the type's own validators
@@ -214,7 +237,7 @@ def _typed(key: str, schema: Any, record: SuspensionRecord) -> Any:
 
 
 def _shown(data: Any) -> Any:
-    """What a person is shown: a model or dataclass becomes a plain dict, as its readers expect."""
+    """Returns `data` as a person is shown it: a model or dataclass as a plain dict."""
     if data is None:
         return {}
     if isinstance(data, Mapping):
