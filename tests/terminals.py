@@ -1,0 +1,289 @@
+"""A reader who follows a page: writes its files, types its commands, and compares what is printed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.markdown import Block, Mark, MarkdownPage
+from tests.receiver import free_port
+
+DEADLINE = 60.0
+PORTS = ("6379", "8000", "9464")  # what pages listen on; something else may do so here
+
+_PIP = '''\
+#!{python}
+"""Stands in for pip: what is asked for has to be part of the environment under test."""
+import sys
+from importlib.metadata import distribution
+from packaging.requirements import Requirement
+
+assert sys.argv[1] == "install", sys.argv
+for argument in sys.argv[2:]:
+    if argument in ("-U", "--upgrade"):
+        continue
+    wanted = Requirement(argument)
+    found = distribution(wanted.name)
+    assert wanted.specifier.contains(found.version, prereleases=True), argument
+    missing = wanted.extras - set(found.metadata.get_all("Provides-Extra") or [])
+    assert not missing, f"{{argument}}: there is no such extra"
+    for extra in wanted.extras:
+        for line in found.requires or []:
+            needed = Requirement(line)
+            if needed.marker and needed.marker.evaluate({{"extra": extra}}):
+                distribution(needed.name)
+'''
+
+
+class Terminal:
+    """A shell in which one block after the other is typed; the last one may still be running."""
+
+    def __init__(self, reader: Reader, name: str) -> None:
+        self.reader, self.name = reader, name
+        self.process: subprocess.Popen[bytes] | None = None
+        self.block: Block | Mark | None = None
+        self.expected_code = 0
+        stem = re.sub(r"\W+", "-", name)
+        self._state = reader.home / f"{stem}.state"
+        self._out = reader.home / f"{stem}.out"
+        self._out.touch()
+        self._seen = 0  # how much of the output the page has shown so far
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text(errors="replace")
+
+    @property
+    def unseen(self) -> str:
+        return self.out[self._seen :]
+
+    def type(self, block: Block | Mark, expected_code: int = 0) -> None:
+        """Run a block's commands; come back at once."""
+        self.finish()
+        self.block, self.expected_code = block, expected_code
+        script = (
+            f"[ ! -e '{self._state}' ] || . '{self._state}'\n"
+            f'trap \'code=$?; {{ export -p; echo "cd $(printf %q "$PWD")"; }} > {self._state}; exit $code\' EXIT\n'
+            f"set -e -o pipefail\n{self.reader.adapt(block.code)}"
+        )
+        self._seen = len(self.out)
+        with self._out.open("ab") as out:
+            self.process = subprocess.Popen(
+                ["bash", "--norc", "-c", script],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                cwd=self.reader.folder,
+                env=self.reader.environment,
+                start_new_session=True,
+                preexec_fn=_take_interrupts,
+            )
+
+    def finish(self) -> None:
+        """Wait until its commands have ended, and as they should."""
+        if self.process is None:
+            return
+        code = self.process.wait(DEADLINE)
+        assert code == self.expected_code, f"{self.reader.place(self.block)}: exit code {code}\n{self.out}"
+        self.process = None
+
+    def interrupt(self) -> None:
+        """Ctrl-C, for whatever runs."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGINT)
+            code = self.process.wait(DEADLINE)
+            assert code in (0, 130, -signal.SIGINT), f"{self.name}: Ctrl-C ended it with {code}\n{self.out}"
+            self.process = None
+        self.finish()
+
+    def kill(self) -> None:
+        """Whatever a failed test has left running."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def shows(self, block: Block) -> None:
+        """The whole output of commands that have ended is what the page shows."""
+        self.finish()
+        text = self.reader.restore(self.unseen)
+        pattern = _pattern(self.reader.fill(block.code))
+        assert re.fullmatch(pattern, _trimmed(text)), f"{block.place}: what was printed is\n{text}"
+        self._seen = len(self.out)
+
+    def will_show(self, block: Block) -> None:
+        """What the page shows is printed sooner or later; further lines may stand before and after."""
+        pattern = re.compile(r"(?:^|(?<=\n))" + _pattern(self.reader.fill(block.code)))
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            over = self.process is None or self.process.poll() is not None
+            if pattern.search(_trimmed(self.reader.restore(self.unseen))):
+                break
+            assert not over, f"{block.place}: it ended, and had printed\n{self.unseen}"
+            assert time.monotonic() < deadline, f"{block.place}: what was printed is\n{self.unseen}"
+            time.sleep(0.05)
+        self._seen = len(self.out)
+
+    def wait_for(self, mark: Mark) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while mark.rest not in self.reader.restore(self.unseen):
+            assert self.process is not None and self.process.poll() is None, f"it ended:\n{self.out}"
+            assert time.monotonic() < deadline, f"{self.reader.place(mark)}: never printed; but\n{self.out}"
+            time.sleep(0.05)
+
+
+class Reader:
+    """Someone who does what a page says, in an empty folder."""
+
+    def __init__(self, page: MarkdownPage, folder: Path, environment: Mapping[str, str]) -> None:
+        self.page = page
+        self.folder, self.home = folder / "work", folder / "home"
+        self.folder.mkdir()
+        (self.home / "bin").mkdir(parents=True)
+        pip = self.home / "bin" / "pip"
+        pip.write_text(_PIP.format(python=sys.executable))
+        pip.chmod(0o755)
+        self._ports = {port: str(free_port()) for port in PORTS}
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("POLOS_")},
+            "PATH": os.pathsep.join(
+                [str(self.home / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+            ),
+            "HOME": str(self.home),
+            "PYTHONUNBUFFERED": "1",
+            "POLOS_PORT": self._ports["8000"],
+            "POLOS_PATIENCE_SECONDS": "30",
+            "COLUMNS": "120",
+            **environment,
+        }
+        if page.has("own") and "redis" in page.rests("own"):
+            self.environment["POLOS_REDIS_URL"] = f"redis://127.0.0.1:{self._ports['6379']}/0"
+            self.environment.pop("POLOS_NAMESPACE", None)
+        self._words: dict[str, str] = {}
+        self._terminals: dict[str, Terminal] = {}
+
+    def place(self, part: Block | Mark | None) -> str:
+        return f"{self.page.name}:{part.line if part else '?'}"
+
+    def fill(self, text: str) -> str:
+        """With the values that the page's words stand for."""
+        for word, value in self._words.items():
+            text = re.sub(rf"\b{re.escape(word)}\b", value.replace("\\", r"\\"), text)
+        return text
+
+    def adapt(self, text: str) -> str:
+        """What is typed or written here for what the page says."""
+        text = self.fill(text)
+        for port, ours in self._ports.items():
+            text = re.sub(rf"\b{port}\b", ours, text)
+        return text
+
+    def restore(self, text: str) -> str:
+        """What a reader sees for what was printed here."""
+        for port, ours in self._ports.items():
+            text = re.sub(rf"\b{ours}\b", port, text)
+        return text
+
+    def follow(self) -> None:
+        """Do all of it, from top to bottom; raises `AssertionError` where the page is wrong."""
+        try:
+            last: Terminal | None = None  # the terminal of the block before, whose output may follow
+            for part in self.page.parts:
+                if isinstance(part, Mark):
+                    self._obey(part, last)
+                elif part.skip is not None:
+                    last = None
+                elif part.is_file:
+                    self._write(part.title, part.code)
+                elif part.language == "bash":
+                    last = self._terminal(part.title)
+                    codes = [int(mark.rest) for mark in part.marks if mark.kind == "exits"]
+                    last.type(part, *codes)
+                    if not part.is_terminal and not self._is_output(part):
+                        last.finish()
+                elif part.language == "text":
+                    terminal = self._terminals[part.title] if part.is_terminal else last
+                    assert terminal is not None, f"{part.place}: this is the output of no command"
+                    if terminal.name == "Terminal":
+                        terminal.shows(part)
+                    else:
+                        terminal.will_show(part)
+            for terminal in reversed(self._terminals.values()):
+                terminal.interrupt()
+        finally:
+            for terminal in self._terminals.values():
+                terminal.kill()
+
+    def _is_output(self, block: Block) -> bool:
+        """Whether the next block is this one's output."""
+        blocks = self.page.blocks
+        after = blocks[blocks.index(block) + 1 :][:1]
+        return bool(after) and after[0].language == "text" and not after[0].title and after[0].skip is None
+
+    def _obey(self, mark: Mark, last: Terminal | None) -> None:
+        match mark.kind:
+            case "bash":
+                terminal = self._terminal("Terminal")
+                terminal.type(mark)
+                terminal.finish()
+            case "file":
+                self._write(mark.rest, mark.code)
+            case "let":
+                word, _, pattern = mark.rest.partition(" = ")
+                self._words[word] = self._find(mark, pattern)
+            case "wait":
+                assert last is not None, f"{self.place(mark)}: there is no terminal before"
+                mark = Mark(mark.line, mark.kind, mark.rest.removeprefix("for "))
+                last.wait_for(mark)
+            case "ctrl-c":
+                self._terminals[mark.rest].interrupt()
+
+    def _find(self, mark: Mark, pattern: str) -> str:
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            printed = "\n".join(terminal.out for terminal in self._terminals.values())
+            if found := re.findall(pattern, self.restore(printed)):
+                return str(found[-1])
+            assert time.monotonic() < deadline, f"{self.place(mark)}: not found in\n{printed}"
+            time.sleep(0.05)
+
+    def _terminal(self, title: str) -> Terminal:
+        name = title or "Terminal"
+        if name not in self._terminals:
+            self._terminals[name] = Terminal(self, name)
+        return self._terminals[name]
+
+    def _write(self, name: str, code: str) -> None:
+        path = self.folder / name
+        assert path.resolve().is_relative_to(self.folder.resolve()), name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.adapt(code))
+
+
+def _take_interrupts() -> None:
+    """Ctrl-C is ignored by whatever a script runs in the background, and by its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _trimmed(text: str) -> str:
+    return "".join(line.rstrip() + "\n" for line in text.splitlines())
+
+
+def _pattern(shown: str) -> str:
+    """As a regular expression: `...` is any text, on a line of its own any lines."""
+    lines = []
+    for line in shown.splitlines():
+        if line.strip() == "...":
+            lines.append(r"(?:[^\n]*\n)*?")
+        else:
+            lines.append("[^\n]*?".join(re.escape(part) for part in line.rstrip().split("...")) + "\n")
+    return "".join(lines)
