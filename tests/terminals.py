@@ -42,6 +42,14 @@ for argument in sys.argv[2:]:
 '''
 
 
+# Variables and the folder are as the block before has left them.
+_SCRIPT = """\
+[ ! -e '{state}' ] || . '{state}'
+trap '{{ export -p; echo cd "$(printf %q "$PWD")"; }} > {state}' EXIT
+set -e -o pipefail
+{commands}"""
+
+
 class Terminal:
     """A shell in which one block after the other is typed; the last one may still be running."""
 
@@ -68,11 +76,7 @@ class Terminal:
         """Run a block's commands; come back at once."""
         self.finish()
         self.block, self.expected_code = block, expected_code
-        script = (
-            f"[ ! -e '{self._state}' ] || . '{self._state}'\n"
-            f'trap \'code=$?; {{ export -p; echo "cd $(printf %q "$PWD")"; }} > {self._state}; exit $code\' EXIT\n'
-            f"set -e -o pipefail\n{self.reader.adapt(block.code)}"
-        )
+        script = _SCRIPT.format(state=self._state, commands=self.reader.adapt(block.code))
         self._seen = len(self.out)
         with self._out.open("ab") as out:
             self.process = subprocess.Popen(
