@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from tests.markdown import Block, Mark, MarkdownPage
 from tests.receiver import free_port
+from tests.visiting import visiting
 
 DEADLINE = 60.0
 PORTS = ("6379", "8000", "9464")  # what pages listen on; something else may do so here
@@ -248,8 +250,21 @@ class Reader:
                 assert last is not None, f"{self.place(mark)}: there is no terminal before"
                 mark = Mark(mark.line, mark.kind, mark.rest.removeprefix("for "))
                 last.wait_for(mark)
+            case "press":
+                asyncio.run(self._press(mark))
             case "ctrl-c":
                 self._terminals[mark.rest].interrupt()
+
+    async def _press(self, mark: Mark) -> None:
+        """A page in the browser, and one of its buttons."""
+        button, _, rest = mark.rest.partition(" at ")
+        address, *fields = self.adapt(rest).split(" ")
+        async with visiting(address) as visitor:
+            page = await visitor.get(address)
+            assert page.status == 200, f"{self.place(mark)}: {page.text}"
+            given = dict(one.split("=", 1) for one in fields)
+            done = await visitor.send(page, page.form("/approve"), button, **given)
+            assert done.status == 200, f"{self.place(mark)}: {done.text}"
 
     def _find(self, mark: Mark, pattern: str) -> str:
         deadline = time.monotonic() + DEADLINE
@@ -282,12 +297,26 @@ def _trimmed(text: str) -> str:
     return "".join(line.rstrip() + "\n" for line in text.splitlines())
 
 
+# Of what differs from run to run, only the shape has to be as shown.
+_SHAPES = (
+    r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?: UTC|\+00:00|Z)?",  # a time
+    r"\b[0-9a-f]{16,}\b",  # an id, a digest
+    r"\b[\d.]+ (?:ms|s)\b",  # a duration
+)
+_VARYING = re.compile(r"(\.\.\.|" + "|".join(_SHAPES) + ")")
+
+
 def _pattern(shown: str) -> str:
     """As a regular expression: `...` is any text, on a line of its own any lines."""
-    lines = []
-    for line in shown.splitlines():
-        if line.strip() == "...":
-            lines.append(r"(?:[^\n]*\n)*?")
-        else:
-            lines.append("[^\n]*?".join(re.escape(part) for part in line.rstrip().split("...")) + "\n")
-    return "".join(lines)
+    return "".join(
+        r"(?:[^\n]*\n)*?"
+        if line.strip() == "..."
+        else "".join(map(_one, _VARYING.split(line.rstrip()))) + "\n"
+        for line in shown.splitlines()
+    )
+
+
+def _one(text: str) -> str:
+    if text == "...":
+        return r"[^\n]*?"
+    return next((shape for shape in _SHAPES if re.fullmatch(shape, text)), re.escape(text))

@@ -14,8 +14,8 @@ and the marks right before it (HTML comments, which readers don't see):
   block for it waits for its end, or `<!-- test: ctrl-c Terminal 2 -->` brings that about. When the page is
   over all get a Ctrl-C, and have to leave with 0 or 130.
 - `text` right after a `bash`: its output. Commands have to print this and nothing else; a terminal has to
-  print it sooner or later. `...` is any text, on a line of its own any lines. `text title="Terminal 2: ..."`:
-  what that terminal prints next.
+  print it sooner or later. `...` is any text, on a line of its own any lines; of times, ids and durations
+  only the shape counts. `text title="Terminal 2: ..."`: what that terminal prints next.
 - `json`, `yaml`, `toml`, `ini`, `js`: has to be well-formed. `mermaid`: see test_docs_site.py.
 - anything after `<!-- test: skip: reason -->`: is not run. Python has to compile still, and `polos` commands
   have to exist, with their options.
@@ -25,6 +25,8 @@ More marks:
 - `<!-- test: let EXECUTION_ID = started: (\\S+) -->`: waits until the regular expression is found in what was
   printed so far; the word then stands for that (its last match) in later commands, files and outputs.
 - `<!-- test: wait for TEXT -->`: waits until the terminal of the block before has printed it.
+- `<!-- test: press Approve at http://127.0.0.1:8000/approve/EXECUTION_ID resumed_by=ann -->`: opens the page,
+  fills in its form and presses the button.
 - `<!-- test: own redis -->`: the page starts a Redis on port 6379 itself. Others have the test's server, by
   POLOS_REDIS_URL and POLOS_NAMESPACE.
 - of several lines, up to the `-->`: `<!-- test:python` and code that joins the module, `<!-- test:bash` and
@@ -68,7 +70,20 @@ from tests.running import soon, working
 from tests.terminals import Reader
 
 PAGES = [MarkdownPage.read(name) for name in pages()]
-MARKS = {"skip", "exits", "uncalled", "let", "wait", "own", "ctrl-c", "python", "bash", "file", "model"}
+MARKS = {
+    "skip",
+    "exits",
+    "uncalled",
+    "let",
+    "wait",
+    "own",
+    "ctrl-c",
+    "press",
+    "python",
+    "bash",
+    "file",
+    "model",
+}
 
 
 def in_module(part: Block | Mark) -> bool:
