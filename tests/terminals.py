@@ -18,7 +18,7 @@ from tests.receiver import free_port
 from tests.visiting import visiting
 
 DEADLINE = 60.0
-PORTS = ("6379", "8000", "9464")  # what pages listen on; something else may do so here
+PORTS = ("6379", "8000", "8080", "9000", "9464")  # what pages listen on; something else may do so here
 
 _PIP = '''\
 #!{python}

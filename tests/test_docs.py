@@ -29,6 +29,7 @@ More marks:
   fills in its form and presses the button.
 - `<!-- test: own redis -->`: the page starts a Redis on port 6379 itself. Others have the test's server, by
   POLOS_REDIS_URL and POLOS_NAMESPACE.
+- `<!-- test: needs curl -->`: the page's commands are skipped where there is no such program.
 - of several lines, up to the `-->`: `<!-- test:python` and code that joins the module, `<!-- test:bash` and
   commands, `<!-- test:file NAME` and what is in it, `<!-- test:model` and JSON: what the page's LLM says
   (`tests.llm.Script`). `--\\>` stands for `-->`.
@@ -44,6 +45,7 @@ import ast
 import configparser
 import inspect
 import json
+import os
 import re
 import shlex
 import shutil
@@ -136,13 +138,34 @@ def check_syntax(block: Block) -> None:
         case "json":
             json.loads(block.code)
         case "yaml":
-            list(yaml.safe_load_all(block.code))
+            for document in yaml.safe_load_all(block.code):
+                for command in _commands_in(document):
+                    check_command(command, block.place)
         case "toml":
             tomllib.loads(block.code)
         case "ini":
-            configparser.ConfigParser(strict=False, interpolation=None).read_string(block.code)
+            parsed = configparser.ConfigParser(strict=False, interpolation=None)
+            parsed.read_string(block.code)
+            if start := parsed.get("Service", "ExecStart", fallback=""):
+                program, *arguments = shlex.split(start)
+                check_command([Path(program).name, *arguments], block.place)
         case "js" if node := shutil.which("node"):
             subprocess.run([node, "--check", "-"], input=block.code.encode(), check=True)
+
+
+def _commands_in(document: Any) -> Iterator[list[str]]:
+    """The `polos` commands that containers of a YAML document run."""
+    if isinstance(document, dict):
+        for name, value in document.items():
+            if name in {"command", "args"} and isinstance(value, list) and value:
+                words = [str(word) for word in value]
+                # An image whose entrypoint is `polos` gets the arguments only.
+                yield ["polos", *words] if words[0] in {"worker", "serve"} else words
+            else:
+                yield from _commands_in(value)
+    elif isinstance(document, list):
+        for one in document:
+            yield from _commands_in(one)
 
 
 def check_skipped(block: Block) -> None:
@@ -289,6 +312,11 @@ async def test_the_examples_of_a_page_run(
 def test_what_a_page_says_can_be_followed(
     page: MarkdownPage, redis_url: str, namespace: str, tmp_path: Path
 ) -> None:
+    for program in page.rests("needs"):
+        if shutil.which(program) is None:
+            if os.environ.get("POLOS_REQUIRE_ALL") == "1":
+                pytest.fail(f"POLOS_REQUIRE_ALL is set, but there is no {program}")
+            pytest.skip(f"no {program} on PATH")
     environment = {"POLOS_REDIS_URL": redis_url, "POLOS_NAMESPACE": namespace}
     said = model_of(page)
     if said is not None:
