@@ -79,6 +79,7 @@ MARKS = {
     "let",
     "wait",
     "own",
+    "needs",
     "ctrl-c",
     "press",
     "python",
