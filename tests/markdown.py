@@ -70,7 +70,10 @@ class MarkdownPage:
 
     @classmethod
     def read(cls, name: str) -> MarkdownPage:
-        text = (ROOT / name).read_text()
+        return cls.of(name, (ROOT / name).read_text("utf-8"))
+
+    @classmethod
+    def of(cls, name: str, text: str) -> MarkdownPage:
         return cls(name, text, list(_parts(name, text)))
 
     @property

@@ -111,6 +111,38 @@ def page_id(page: MarkdownPage) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_block_can_be_run_or_says_why_not(page: MarkdownPage) -> None:
+    check_blocks(page)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("```\nx\n```\n", "nothing runs this block without a language"),
+        ("```lua\nx\n```\n", "nothing runs this lua"),
+        ("```text\nx\n```\n", "nothing runs this text"),
+        ("<!-- test: skip: because -->\n```bash\nx\n```\n", "give the reason"),
+        ("<!-- test: skip: needs a fleet -->\n```bash\npolos wrok x.py\n```\n", "there is no polos wrok"),
+        ("<!-- test: skip: needs a fleet -->\n```bash\npolos keys list --al\n```\n", "no option --al"),
+        ("```yaml\nargs: [worker, x.py, --fast]\n```\n", "polos worker has no option --fast"),
+        ("```ini\n[Service]\nExecStart=/a/bin/polos sevre\n```\n", "there is no polos sevre"),
+        ("<!-- test: skpi: needs a fleet -->\n", "skpi"),
+        ("~~~bash\nx\n~~~\n", "~~~"),
+    ],
+)
+def test_a_block_that_nothing_runs_is_noticed(text: str, why: str) -> None:
+    with pytest.raises(AssertionError, match=re.escape(why)):
+        check_blocks(MarkdownPage.of("page.md", text))
+
+
+@pytest.mark.parametrize(
+    "text", ["```python\nx = (\n```\n", "<!-- test: skip: too slow -->\n```python\nx = (\n```\n"]
+)
+def test_python_that_is_none_is_noticed(text: str) -> None:
+    with pytest.raises(SyntaxError):
+        check_blocks(MarkdownPage.of("page.md", text))
+
+
+def check_blocks(page: MarkdownPage) -> None:
     before: Block | None = None
     for block in page.blocks:
         if block.skip is not None:
@@ -126,7 +158,7 @@ def test_every_block_can_be_run_or_says_why_not(page: MarkdownPage) -> None:
             )
             check_syntax(block)
         before = block
-    assert {mark.kind for mark in page.marks} <= MARKS
+    assert {mark.kind for mark in page.marks} <= MARKS, page.name
     assert "~~~" not in page.text
 
 
