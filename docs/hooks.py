@@ -1,18 +1,42 @@
-"""Generates the reference pages of the command line, from its help, and of REST, from its OpenAPI."""
+"""What the site has beyond its Markdown.
+
+The reference pages of the command line, from its help, and of REST, from its OpenAPI. Mermaid diagrams become
+SVG here, so that readers load no script from another host, and a diagram that can't be drawn fails the build.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
+import mermaidx
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from pymdownx.superfences import SuperFencesException
 from typer.cli import get_docs_for_click
 
 Json = dict[str, Any]
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    fence = {"name": "mermaid", "class": "diagram", "format": diagram}
+    config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
+    return config
+
+
+def diagram(source: str, language: str, css_class: str, options: Json, md: Any, **rest: Any) -> str:
+    try:
+        svg = mermaidx.render(source).svg()
+    except Exception as error:
+        raise SuperFencesException(f"a diagram can't be drawn: {error}\n{source}") from error
+    # Its styles are for its id only: a page may have several diagrams.
+    svg = svg.replace("my-svg", f"diagram-{hashlib.sha256(source.encode()).hexdigest()[:8]}")
+    style = "background: white; padding: 1em; text-align: center"
+    return f'<figure class="{css_class}" style="{style}">{svg}</figure>'
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

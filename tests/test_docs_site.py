@@ -21,7 +21,7 @@ from polos_redis import PolosClient
 from polos_redis.server.app import create_app
 from tests.markdown import ROOT, MarkdownPage, pages
 
-NEEDED = ("mkdocs", "material", "mkdocstrings", "griffe_pydantic")
+NEEDED = ("mkdocs", "material", "mkdocstrings", "griffe_pydantic", "mermaidx")
 missing = [name for name in NEEDED if find_spec(name) is None]
 pytestmark = pytest.mark.skipif(
     bool(missing), reason=f"{', '.join(missing)} not installed: pip install -e '.[docs]'"
@@ -144,16 +144,17 @@ def test_every_block_of_a_page_is_one_that_is_tested(site: Path, name: str) -> N
     """What the site shows as code is what `tests/test_docs.py` finds: nothing is written in another way."""
     blocks = MarkdownPage.read(name).blocks
     html = html_of(site, name.removeprefix("docs/"))
-    shown = re.findall(r'<pre(?: class="mermaid")?>', html)
-    signatures = html.count("doc-signature")
-    assert len(shown) - signatures == len(blocks)
-    assert len(re.findall('<pre class="mermaid">', html)) == [b.language for b in blocks].count("mermaid")
+    diagrams = html.count('<figure class="diagram"')
+    code = len(re.findall(r"<pre\b", html)) - html.count("doc-signature")
+    assert code + diagrams == len(blocks)
+    assert diagrams == [block.language for block in blocks].count("mermaid")
+    assert html.count("<svg id=") >= diagrams
     assert "<!-- test" not in re.sub(r"<!-- test.*?-->", "", html, flags=re.DOTALL)
     assert not re.search(r"<p>(```|=== |!!! )", html)
 
 
 def test_the_site_needs_no_other_host(site: Path) -> None:
-    """Neither styles, scripts nor fonts; but the script that draws diagrams, on the pages that have some."""
+    """For styles, scripts, fonts or pictures."""
     for path in site.rglob("*.html"):
         loaded = re.findall(
             r'<(?:script|img|iframe)[^>]* src="([^"]*)"|<link[^>]* href="([^"]*)"', path.read_text()
