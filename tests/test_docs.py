@@ -16,7 +16,7 @@ and the marks right before it (HTML comments, which readers don't see):
 - `text` right after a `bash`: its output. Commands have to print this and nothing else; a terminal has to
   print it sooner or later. `...` is any text, on a line of its own any lines; of times, ids and durations
   only the shape counts. `text title="Terminal 2: ..."`: what that terminal prints next.
-- `json`, `yaml`, `toml`, `ini`, `js`: has to be well-formed. `mermaid`: the site draws it (test_docs_site.py).
+- `json`, `yaml`, `toml`, `ini`, `js`: has to be well-formed. `mermaid`: the site draws it: test_docs_site.py.
 - anything after `<!-- test: skip: reason -->`: is not run. Python has to compile still, and `polos` commands
   have to exist, with their options.
 
