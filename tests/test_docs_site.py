@@ -115,6 +115,17 @@ def test_the_reference_has_every_step(python_names: set[str]) -> None:
     assert {f"{path}.{call}" for call in calls} <= python_names
 
 
+def test_the_reference_has_the_members_it_names(python_names: set[str]) -> None:
+    """It shows only what users call of some classes. What does not exist would be left out silently."""
+    pages = [path.read_text() for path in (ROOT / "docs/reference/python").glob("*.md")]
+    named = re.findall(
+        r"^::: (\S+)\n    options:\n(?:      .*\n)*?      members: \[(.*)\]$", "\n".join(pages), re.MULTILINE
+    )
+    assert len(named) > 5
+    wanted = {f"{path}.{member}" for path, members in named for member in members.split(", ") if member}
+    assert wanted <= python_names
+
+
 def test_the_page_of_the_command_line_has_every_command(site: Path) -> None:
     def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, command
