@@ -1,7 +1,7 @@
-"""What the site has beyond its Markdown.
+"""MkDocs hooks: generated reference pages and diagrams.
 
-The reference pages of the command line, from its help, and of REST, from its OpenAPI. Mermaid diagrams become
-SVG here, so that readers load no script from another host, and a diagram that can't be drawn fails the build.
+The command line's page comes from its help, REST's from its OpenAPI document. Mermaid diagrams are drawn as SVG
+at build time: the site loads no script from another host, and a broken diagram fails the build.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def diagram(source: str, language: str, css_class: str, options: Json, md: Any, 
         svg = mermaidx.render(source).svg()
     except Exception as error:
         raise SuperFencesException(f"a diagram can't be drawn: {error}\n{source}") from error
-    # Its styles are for its id only: a page may have several diagrams.
+    # Unique ids: a page may have several diagrams, and each styles itself by its id.
     svg = svg.replace("my-svg", f"diagram-{hashlib.sha256(source.encode()).hexdigest()[:8]}")
     style = "background: white; padding: 1em; text-align: center"
     return f'<figure class="{css_class}" style="{style}">{svg}</figure>'
@@ -54,13 +54,13 @@ def cli_page() -> str:
     _fence_examples(command)
     with command.make_context("polos", [], resilient_parsing=True) as context:
         page = get_docs_for_click(obj=command, ctx=context, name="polos", title="The `polos` command")
-    # Its name for the shell's prompt; and what could be taken for HTML.
+    # Drop the prompt, and the angle brackets of types.
     page = page.replace("```console\n$ ", "```\n")
     return re.sub(r"^(\* `[^`]*) <([^`]*)>`", r"\1 \2`", page, flags=re.MULTILINE)
 
 
 def _fence_examples(command: Any) -> None:
-    """Paragraphs that the terminal shows as they stand become code."""
+    """Turn preformatted paragraphs (marked with \\b) into code blocks."""
     paragraphs = []
     for part in (command.help or "").split("\n\n"):
         if part.startswith("\b"):
@@ -138,7 +138,7 @@ def _fields(schema: Json) -> Iterator[str]:
 
 
 def _type(schema: Json) -> str:
-    """A schema as one phrase; those with a name are links."""
+    """A schema in one phrase; named schemas become links."""
     if ref := schema.get("$ref"):
         name = ref.rpartition("/")[2]
         return f"[{name}](#{name.lower()})"

@@ -1,7 +1,4 @@
-"""The blocks of a Markdown page, and the comments that say how they are tested.
-
-`tests/test_docs.py` tells writers of pages about the marks.
-"""
+"""Parses Markdown pages into code blocks and test marks; `tests/test_docs.py` documents the marks."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ _TITLE = re.compile(r'\btitle="([^"]*)"')
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """`<!-- test: KIND REST -->`; what follows on lines of its own is its `code`."""
+    """`<!-- test: KIND REST -->`; further lines are its `code`."""
 
     line: int
     kind: str
@@ -33,7 +30,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block, with the marks right before it."""
+    """A fenced code block and the marks right before it."""
 
     page: str
     line: int
@@ -48,7 +45,7 @@ class Block:
 
     @property
     def skip(self) -> str | None:
-        """The reason not to run it."""
+        """Why it does not run; None if it does."""
         return next((mark.rest for mark in self.marks if mark.kind == "skip"), None)
 
     @property
@@ -62,7 +59,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class MarkdownPage:
-    """A page of the documentation, by its path from the root of the repository."""
+    """A page of the documentation; `name` is its path from the root of the repository."""
 
     name: str
     text: str
@@ -82,7 +79,7 @@ class MarkdownPage:
 
     @property
     def marks(self) -> list[Mark]:
-        """All marks of the page, those before blocks too."""
+        """All marks of the page, including those before blocks."""
         return [mark for part in self.parts for mark in (part.marks if isinstance(part, Block) else [part])]
 
     def has(self, kind: str) -> bool:
@@ -96,7 +93,7 @@ _BEFORE_A_BLOCK = {"skip", "exits"}
 
 
 def _parts(page: str, text: str) -> Iterator[Block | Mark]:
-    waiting: list[Mark] = []  # for the block they are about
+    waiting: list[Mark] = []  # for the next block
     for found in _PART.finditer(text):
         line = text.count("\n", 0, found.start()) + 1
         if found["mark"] is not None:

@@ -1,4 +1,4 @@
-"""A reader who follows a page: writes its files, types its commands, and compares what is printed."""
+"""Follows a page as a reader does: writes its files, runs its commands, compares the output."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.receiver import free_port
 from tests.visiting import visiting
 
 DEADLINE = 60.0
-PORTS = ("6379", "8000", "8080", "9000", "9464")  # what pages listen on; something else may do so here
+PORTS = ("6379", "8000", "8080", "9000", "9464")  # that pages listen on; replaced by free ones
 KEPT = {"POLOS_PARTITIONS"}  # tests may run in namespaces of several partitions
 
 _PIP = '''\
 #!{python}
-"""Stands in for pip: what is asked for has to be part of the environment under test."""
+"""A stand-in for pip: checks that the requested packages are in the test environment."""
 import sys
 from importlib.metadata import distribution
 from packaging.requirements import Requirement
@@ -45,7 +45,7 @@ for argument in sys.argv[2:]:
 '''
 
 
-# Variables and the folder are as the block before has left them.
+# Exported variables and the working directory carry over from the previous block.
 _SCRIPT = """\
 [ ! -e '{state}' ] || . '{state}'
 trap '{{ export -p; echo cd "$(printf %q "$PWD")"; }} > {state}' EXIT
@@ -54,7 +54,7 @@ set -e -o pipefail
 
 
 class Terminal:
-    """A shell in which one block after the other is typed; the last one may still be running."""
+    """A shell that runs one block at a time; the last one may still be running."""
 
     def __init__(self, reader: Reader, name: str) -> None:
         self.reader, self.name = reader, name
@@ -65,7 +65,7 @@ class Terminal:
         self._state = reader.home / f"{stem}.state"
         self._out = reader.home / f"{stem}.out"
         self._out.touch()
-        self._seen = 0  # how much of the output the page has shown so far
+        self._seen = 0  # length of the output that the page has shown so far
 
     @property
     def out(self) -> str:
@@ -76,7 +76,7 @@ class Terminal:
         return self.out[self._seen :]
 
     def type(self, block: Block | Mark, expected_code: int = 0) -> None:
-        """Run a block's commands; come back at once."""
+        """Start a block's commands."""
         self.finish()
         self.block, self.expected_code = block, expected_code
         script = _SCRIPT.format(state=self._state, commands=self.reader.adapt(block.code))
@@ -94,7 +94,7 @@ class Terminal:
             )
 
     def finish(self) -> None:
-        """Wait until its commands have ended, and as they should."""
+        """Wait for its commands to exit with the expected code."""
         if self.process is None:
             return
         code = self.process.wait(DEADLINE)
@@ -102,7 +102,7 @@ class Terminal:
         self.process = None
 
     def interrupt(self) -> None:
-        """Ctrl-C, for whatever runs."""
+        """Send Ctrl-C to whatever is running."""
         if self.process is None:
             return
         if self.process.poll() is None:
@@ -113,14 +113,14 @@ class Terminal:
         self.finish()
 
     def kill(self) -> None:
-        """Whatever a failed test has left running."""
+        """Kill what a failed test left running."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     def shows(self, block: Block) -> None:
-        """The whole output of commands that have ended is what the page shows."""
+        """Wait for the commands to exit; their whole output must match the page."""
         self.finish()
         text = self.reader.restore(self.unseen)
         pattern = _pattern(self.reader.fill(block.code))
@@ -128,7 +128,7 @@ class Terminal:
         self._seen = len(self.out)
 
     def will_show(self, block: Block) -> None:
-        """What the page shows is printed sooner or later; further lines may stand before and after."""
+        """Wait for the output shown on the page; other lines may precede and follow it."""
         pattern = re.compile(r"(?:^|(?<=\n))" + _pattern(self.reader.fill(block.code)))
         deadline = time.monotonic() + DEADLINE
         while True:
@@ -149,7 +149,7 @@ class Terminal:
 
 
 class Reader:
-    """Someone who does what a page says, in an empty folder."""
+    """Follows a page in an empty folder."""
 
     def __init__(self, page: MarkdownPage, folder: Path, environment: Mapping[str, str]) -> None:
         self.page = page
@@ -182,28 +182,28 @@ class Reader:
         return f"{self.page.name}:{part.line if part else '?'}"
 
     def fill(self, text: str) -> str:
-        """With the values that the page's words stand for."""
+        """Replace words that the page defined with `let`."""
         for word, value in self._words.items():
             text = re.sub(rf"\b{re.escape(word)}\b", value.replace("\\", r"\\"), text)
         return text
 
     def adapt(self, text: str) -> str:
-        """What is typed or written here for what the page says."""
+        """The page's text with defined words and free ports."""
         text = self.fill(text)
         for port, ours in self._ports.items():
             text = re.sub(rf"\b{port}\b", ours, text)
         return text
 
     def restore(self, text: str) -> str:
-        """What a reader sees for what was printed here."""
+        """Output with the page's ports."""
         for port, ours in self._ports.items():
             text = re.sub(rf"\b{ours}\b", port, text)
         return text
 
     def follow(self) -> None:
-        """Do all of it, from top to bottom; raises `AssertionError` where the page is wrong."""
+        """Follow the page from top to bottom; raises `AssertionError` where it is wrong."""
         try:
-            last: Terminal | None = None  # the terminal of the block before, whose output may follow
+            last: Terminal | None = None  # the previous block's terminal, whose output may follow
             for part in self.page.parts:
                 if isinstance(part, Mark):
                     self._obey(part, last)
@@ -231,7 +231,7 @@ class Reader:
                 terminal.kill()
 
     def _is_output(self, block: Block) -> bool:
-        """Whether the next block is this one's output."""
+        """Whether the next block shows this one's output."""
         blocks = self.page.blocks
         after = blocks[blocks.index(block) + 1 :][:1]
         return bool(after) and after[0].language == "text" and not after[0].title and after[0].skip is None
@@ -257,7 +257,7 @@ class Reader:
                 self._terminals[mark.rest].interrupt()
 
     async def _press(self, mark: Mark) -> None:
-        """A page in the browser, and one of its buttons."""
+        """Open a page and press one of its buttons."""
         button, _, rest = mark.rest.partition(" at ")
         address, *fields = self.adapt(rest).split(" ")
         async with visiting(address) as visitor:
@@ -290,7 +290,7 @@ class Reader:
 
 
 def _take_interrupts() -> None:
-    """Ctrl-C is ignored by whatever a script runs in the background, and by its children."""
+    """Undo an inherited SIG_IGN: background jobs of a script ignore Ctrl-C, and so would their children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -298,7 +298,7 @@ def _trimmed(text: str) -> str:
     return "".join(line.rstrip() + "\n" for line in text.splitlines())
 
 
-# Of what differs from run to run, only the shape has to be as shown.
+# Values that differ between runs match any other of the same shape.
 _SHAPES = (
     r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?: UTC|\+00:00|Z)?",  # a time
     r"\b[0-9a-f]{16,}\b",  # an id, a digest
@@ -308,7 +308,7 @@ _VARYING = re.compile(r"(\.\.\.|" + "|".join(_SHAPES) + ")")
 
 
 def _pattern(shown: str) -> str:
-    """As a regular expression: `...` is any text, on a line of its own any lines."""
+    """A regular expression for shown output: `...` is any text, on a line of its own any lines."""
     return "".join(
         r"(?:[^\n]*\n)*?"
         if line.strip() == "..."

@@ -1,42 +1,42 @@
-"""README.md and the pages of docs/ do what they say: every block in them is run, or says why not.
+"""README.md and every page of docs/: each code block runs, or says why it does not.
 
-A block that these tests have no way to run fails them. How each is run follows from its language, its title,
-and the marks right before it (HTML comments, which readers don't see):
+A block that these tests have no way to run fails them. How a block runs depends on its language, its title,
+and the marks right before it (HTML comments, invisible to readers):
 
-- `python` without a title: all of a page are one module, in order. Each `async def example_*(client)` in it
-  runs against a worker that has the page's workflows. Every function of the page has to be called by then, or
-  be excused anywhere on the page: `<!-- test: uncalled NAME: reason -->`.
-- any language with `title="charge.py"`: a file. It is written into the page's folder, which is empty at
-  first, when its turn comes.
-- `bash`: commands, without prompts. They run in the page's folder and have to end with 0 (`<!-- test: exits 1
-  -->`: with another code). What they export, and where they `cd` to, stays for later blocks.
-- `bash title="Terminal 2: ..."`: a shell of its own, in the background, that may go on running. The next
-  block for it waits for its end, or `<!-- test: ctrl-c Terminal 2 -->` brings that about. When the page is
-  over all get a Ctrl-C, and have to leave with 0 or 130.
-- `text` right after a `bash`: its output. Commands have to print this and nothing else; a terminal has to
-  print it sooner or later. `...` is any text, on a line of its own any lines; of times, ids and durations
-  only the shape counts. `text title="Terminal 2: ..."`: what that terminal prints next.
-- `json`, `yaml`, `toml`, `ini`, `js`: has to be well-formed. `mermaid`: the site draws it: test_docs_site.py.
-- anything after `<!-- test: skip: reason -->`: is not run. Python has to compile still, and `polos` commands
-  have to exist, with their options.
+- `python` without a title: all such blocks of a page form one module, in order. Each `async def
+  example_*(client)` in it runs against a worker that has the page's workflows. Every function on the page
+  must be called by then, or be excused anywhere on the page: `<!-- test: uncalled NAME: reason -->`.
+- any language with `title="charge.py"`: a file. It is written to the page's folder, which starts empty, when
+  its turn comes.
+- `bash`: commands, without prompts. They run in the page's folder and must exit with 0 (`<!-- test: exits 1
+  -->`: with that code instead). `export` and `cd` carry over to later blocks.
+- `bash title="Terminal 2: ..."`: a separate shell in the background, which may keep running. The next block
+  for the same terminal waits until it exits; `<!-- test: ctrl-c Terminal 2: ... -->` makes it. At the end of
+  the page every terminal gets Ctrl-C and must exit with 0 or 130.
+- `text` right after a `bash` block: its output. Commands must print exactly this; a terminal must print it
+  sooner or later. `...` matches any text, on a line of its own any lines. Times, ids and durations match any
+  others. `text title="Terminal 2: ..."`: what that terminal prints next.
+- `json`, `yaml`, `toml`, `ini`, `js`: must be well-formed. `mermaid`: test_docs_site.py draws it.
+- any block after `<!-- test: skip: reason -->`: does not run. Python must still compile, and `polos` commands
+  must exist, with their options.
 
 More marks:
 
-- `<!-- test: let EXECUTION_ID = started: (\\S+) -->`: waits until the regular expression is found in what was
-  printed so far; the word then stands for that (its last match) in later commands, files and outputs.
-- `<!-- test: wait for TEXT -->`: waits until the terminal of the block before has printed it.
+- `<!-- test: let EXECUTION_ID = started: (\\S+) -->`: waits until the regular expression matches something
+  printed so far. From then on the word stands for the last match, in commands, files and outputs.
+- `<!-- test: wait for TEXT -->`: waits until the terminal of the preceding block prints the text.
 - `<!-- test: press Approve at http://127.0.0.1:8000/approve/EXECUTION_ID resumed_by=ann -->`: opens the page,
-  fills in its form and presses the button.
-- `<!-- test: own redis -->`: the page starts a Redis on port 6379 itself. Others have the test's server, by
-  POLOS_REDIS_URL and POLOS_NAMESPACE.
-- `<!-- test: needs curl -->`: the page's commands are skipped where there is no such program.
-- of several lines, up to the `-->`: `<!-- test:python` and code that joins the module, `<!-- test:bash` and
-  commands, `<!-- test:file NAME` and what is in it, `<!-- test:model` and JSON: what the page's LLM says
-  (`tests.llm.Script`). `--\\>` stands for `-->`.
+  fills in the form and presses the button.
+- `<!-- test: own redis -->`: the page starts its own Redis on port 6379. Other pages use the test's server,
+  through POLOS_REDIS_URL and POLOS_NAMESPACE.
+- `<!-- test: needs curl -->`: skips the page's commands where this program is missing.
+- multi-line marks, up to the closing `-->`: `<!-- test:python` adds code to the module, `<!-- test:bash` runs
+  commands, `<!-- test:file NAME` writes a file, `<!-- test:model` is what the page's LLM says, as JSON for
+  `tests.llm.Script`. Write `--\\>` for a literal `-->`.
 
 Two things differ from what a reader does. Ports that pages listen on are replaced by free ones, in commands
-and files, and back in what they print. `pip` stands in for itself: it checks that what is asked for is
-installed where the tests run.
+and files, and back in the output. `pip` is a stand-in: it checks that the requested packages are installed in
+the test environment.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def in_module(part: Block | Mark) -> bool:
 
 
 def is_followed(part: Block | Mark) -> bool:
-    """Whether a reader at a shell has something to do there."""
+    """Whether a reader acts on it: writes a file or runs a command."""
     if isinstance(part, Mark):
         return part.kind in {"bash", "file"}
     return part.skip is None and (part.language == "bash" or part.is_file)
@@ -106,7 +106,7 @@ def page_id(page: MarkdownPage) -> str:
     return page.name
 
 
-# --- every block has its fate ---
+# --- every block runs or says why not ---
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -187,7 +187,7 @@ def check_syntax(block: Block) -> None:
 
 
 def _commands_in(document: Any) -> Iterator[list[str]]:
-    """The `polos` commands that containers of a YAML document run."""
+    """Commands of the containers in a YAML document."""
     if isinstance(document, dict):
         for name, value in document.items():
             if name in {"command", "args"} and isinstance(value, list) and value:
@@ -210,7 +210,7 @@ def check_skipped(block: Block) -> None:
 
 
 def check_command(words: list[str], place: str) -> None:
-    """A `polos` command has to exist, and its options."""
+    """Check that a `polos` command and its options exist."""
     while words and re.fullmatch(r"\w+=.*", words[0]):
         words = words[1:]
     if not words or words[0] != "polos":
@@ -235,12 +235,12 @@ def test_the_commands_that_the_text_names_exist(page: MarkdownPage) -> None:
         check_command(shlex.split(text, comments=True), page.name)
 
 
-# --- Python without a title: a module, whose examples run ---
+# --- untitled Python: one module per page ---
 
 
 @dataclass
 class PageModule:
-    """The module that a page's blocks make, and which of its functions were called."""
+    """A page's Python blocks as a module, and the functions called so far."""
 
     page: MarkdownPage
     module: ModuleType
@@ -253,7 +253,7 @@ class PageModule:
 
 
 class _NoteCalls(ast.NodeTransformer):
-    """Has every function say that it was called."""
+    """Makes every function record its name when called."""
 
     def __init__(self) -> None:
         self.functions: set[str] = set()
@@ -274,7 +274,7 @@ class _NoteCalls(ast.NodeTransformer):
 
 @pytest.fixture
 def module(page: MarkdownPage, tmp_path: Path) -> Iterator[PageModule]:
-    # Each line where the page has it, so that tracebacks lead there.
+    # Keep the page's line numbers, so that tracebacks point into the page.
     lines = [""] * (page.text.count("\n") + 1)
     for part in filter(in_module, page.parts):
         for number, row in enumerate(part.code.splitlines(), part.line):
@@ -300,15 +300,15 @@ def module(page: MarkdownPage, tmp_path: Path) -> Iterator[PageModule]:
 
 
 def model_of(page: MarkdownPage) -> str | None:
-    """What the page's LLM says, as JSON."""
+    """The page's script for its LLM, as JSON."""
     found = [mark.code for mark in page.marks if mark.kind == "model"]
-    assert len(found) < 2, f"{page.name}: the model says one thing"
+    assert len(found) < 2, f"{page.name}: has several models"
     return found[0] if found else None
 
 
 @pytest.fixture
 async def model(page: MarkdownPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """What the agents of the page ask."""
+    """The LLM that the page's agents call."""
     said = model_of(page)
     if said is None:
         yield
@@ -338,7 +338,7 @@ async def test_the_examples_of_a_page_run(
     assert never == excused, f"{page.name}: never called {never - excused}, but called {excused - never}"
 
 
-# --- files, commands and what they print ---
+# --- files, commands and their output ---
 
 
 @pytest.mark.parametrize("page", [one for one in PAGES if any(map(is_followed, one.parts))], ids=page_id)

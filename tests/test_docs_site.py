@@ -1,4 +1,4 @@
-"""The documentation as a site: it builds without a warning, and its reference leaves out nothing."""
+"""The documentation site builds without warnings, and its reference is complete."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
     bool(missing), reason=f"{', '.join(missing)} not installed: pip install -e '.[docs]'"
 )
 
-# What users import from modules that have no `__all__`.
+# Public names of modules without `__all__`.
 OF_MODULES = {
     "client": ["PolosClient"],
     "workflow": ["Workflow", "workflow"],
@@ -45,7 +45,7 @@ OF_MODULES = {
     "server.app": ["create_app"],
 }
 WITH_ALL = ("types", "features.events", "agents")
-MODULES = {"errors", "events", "schedules"}  # what is in `polos_redis.__all__` and has a page of its own
+MODULES = {"errors", "events", "schedules"}  # modules in `polos_redis.__all__`
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def html_of(site: Path, page: str) -> str:
-    """A page's own part of its HTML, by the name of its Markdown in docs/."""
+    """The article of a page, given its Markdown file in docs/."""
     name = page.removesuffix(".md")
     folder = site if name == "index" else site / name
     html = (folder / "index.html").read_text()
@@ -80,7 +80,7 @@ def headings(html: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def python_names(site: Path) -> set[str]:
-    """What the Python reference has an anchor for: each name's own, and those of its aliases."""
+    """Anchors of the Python reference: canonical names and their aliases."""
     names: set[str] = set()
     for path in (site / "reference" / "python").rglob("index.html"):
         names |= set(re.findall(r'\bid="(polos_redis[\w.]*)"', path.read_text()))
@@ -88,7 +88,7 @@ def python_names(site: Path) -> set[str]:
 
 
 def own_name(module: str, name: str) -> Iterator[str]:
-    """The names an object may stand under."""
+    """Names that the reference may list an object under."""
     yield f"polos_redis.{module}.{name}" if module else f"polos_redis.{name}"
     value = getattr(import_module(f"polos_redis.{module}" if module else "polos_redis"), name)
     if hasattr(value, "__qualname__"):
@@ -152,7 +152,7 @@ def test_the_page_of_rest_has_every_operation(site: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in pages() if name != "README.md"])
 def test_every_block_of_a_page_is_one_that_is_tested(site: Path, name: str) -> None:
-    """What the site shows as code is what `tests/test_docs.py` finds: nothing is written in another way."""
+    """The site shows exactly the blocks that `tests/test_docs.py` finds, so none escapes it."""
     blocks = MarkdownPage.read(name).blocks
     html = html_of(site, name.removeprefix("docs/"))
     diagrams = html.count('<figure class="diagram"')
@@ -165,7 +165,7 @@ def test_every_block_of_a_page_is_one_that_is_tested(site: Path, name: str) -> N
 
 
 def test_the_site_needs_no_other_host(site: Path) -> None:
-    """For styles, scripts, fonts or pictures."""
+    """Styles, scripts, fonts and pictures are all local."""
     for path in site.rglob("*.html"):
         loaded = re.findall(
             r'<(?:script|img|iframe)[^>]* src="([^"]*)"|<link[^>]* href="([^"]*)"', path.read_text()

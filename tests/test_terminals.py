@@ -1,4 +1,4 @@
-"""The reader of pages (`tests.terminals`) notices when a page is wrong."""
+"""`tests.terminals` fails a page that is wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.terminals import Reader
 
 
 def follow(tmp_path: Path, text: str) -> Path:
-    """Do what a page says; the folder it was done in."""
+    """Follow a page; returns its folder."""
     reader = Reader(MarkdownPage.of("page.md", text), tmp_path, {})
     reader.follow()
     return reader.folder
