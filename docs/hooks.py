@@ -1,7 +1,7 @@
 """MkDocs hooks: generated reference pages and diagrams.
 
-The command line's page comes from its help, REST's from its OpenAPI document. Mermaid diagrams are drawn as SVG
-at build time: the site loads no script from another host, and a broken diagram fails the build.
+The command line's page comes from its help, REST's from its OpenAPI document. Mermaid diagrams are drawn as
+SVG at build time: the site loads no script from another host, and a broken diagram fails the build.
 """
 
 from __future__ import annotations
