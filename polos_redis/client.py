@@ -128,7 +128,7 @@ def _resolve(future: asyncio.Future[Ended | None]) -> None:
 class PolosClient:
     """Starts, watches, resumes and lists the executions of one namespace on one Redis.
 
-    Every option left out comes from its environment variable, else its default (see the reference of options).
+    Every option left out comes from its environment variable, else its default (see the options reference).
     Safe to share between tasks; calls repeat by themselves while Redis is away, for `patience_seconds`.
     """
 
