@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import os
 import re
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.markdown import Block, Mark, MarkdownPage
-from tests.receiver import free_port
 from tests.visiting import visiting
 
 DEADLINE = 60.0
@@ -159,7 +160,7 @@ class Reader:
         pip = self.home / "bin" / "pip"
         pip.write_text(_PIP.format(python=sys.executable))
         pip.chmod(0o755)
-        self._ports = {port: str(free_port()) for port in PORTS}
+        self._ports = {port: _free_port() for port in PORTS}
         self.environment = {
             **{name: value for name, value in os.environ.items() if name in KEPT or name[:6] != "POLOS_"},
             "PATH": os.pathsep.join(
@@ -287,6 +288,15 @@ class Reader:
         assert path.resolve().is_relative_to(self.folder.resolve()), name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.adapt(code))
+
+
+def _free_port() -> str:
+    """A port outside the range that outgoing connections take theirs from: it is used only later."""
+    while True:
+        port = secrets.choice(range(20000, 32000))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return str(port)
 
 
 def _take_interrupts() -> None:
