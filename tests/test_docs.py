@@ -23,7 +23,9 @@ from tests.running import soon, working
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = sorted(page.name for page in DOCS.glob("*.md") if BLOCK.search(page.read_text()))
+PAGES = sorted(
+    str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if BLOCK.search(page.read_text("utf-8"))
+)
 
 
 REFUND = {"order_id": "o-17", "amount": 250.0}
@@ -93,12 +95,12 @@ async def test_the_examples_of_a_page_run(page: ModuleType, client: PolosClient,
 
 def test_the_pages_about_composition_have_examples() -> None:
     wanted = {
-        "agents.md",
-        "children.md",
-        "waiting.md",
-        "queues.md",
-        "schedules.md",
-        "state-and-hooks.md",
-        "decisions.md",
+        "guides/agents.md",
+        "guides/children.md",
+        "guides/waiting.md",
+        "guides/queues.md",
+        "guides/schedules.md",
+        "guides/state-and-hooks.md",
+        "guides/decisions.md",
     }
     assert wanted <= set(PAGES)
