@@ -1,4 +1,4 @@
-"""docs/guides/rest-api.md says what the code does: its routes with their scopes, its options, its problems."""
+"""docs/guides/rest-api.md says what the code does: its routes with scopes, its options, its problems."""
 
 from __future__ import annotations
 
