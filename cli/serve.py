@@ -78,8 +78,8 @@ def serve(
     """Serve the REST API, the approval page and the inbox until told to stop.
 
     Callers need an API key (`polos keys create`) or a signed link. POLOS_PUBLIC_URL says where people reach
-    this server and POLOS_SECRET signs links; see docs/api.md. On SIGTERM or Ctrl-C it ends open streams, lets
-    requests finish and leaves with exit code 0; a second signal stops it at once.
+    this server and POLOS_SECRET signs links; see docs/guides/rest-api.md. On SIGTERM or Ctrl-C it ends open
+    streams, lets requests finish and leaves with exit code 0; a second signal stops it at once.
 
     \b
     Examples:

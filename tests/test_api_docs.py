@@ -1,4 +1,4 @@
-"""docs/api.md says what the code does: its routes with their scopes, its options, its problems."""
+"""docs/guides/rest-api.md says what the code does: its routes with scopes, its options, its problems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from polos_redis.server.app import create_app
 from tests.command import Command
 from tests.test_api_security import ROUTES
 
-PAGE = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "guides" / "rest-api.md").read_text()
 SERVER = Path(problems.__file__).parent
 
 

@@ -65,7 +65,7 @@ async def test_below_a_prefix_of_another_app_the_api_works(client: PolosClient) 
         answer = await api.post(PATH, json={"workflow_id": "api-plain", "input": {"ask": True}})
         assert answer.status_code == 201
         execution = answer.headers["location"]
-        assert execution == f"{PATH}/{answer.json()['id']}", "without the prefix, as docs/api.md says"
+        assert execution == f"{PATH}/{answer.json()['id']}", "no prefix, as docs/guides/rest-api.md says"
         await until(partial(_opened, client, 1))
         decided = await api.post(f"{execution}/resume", json={"step_key": "ask", "data": 1})
         assert decided.json()["outcome"] == "accepted"

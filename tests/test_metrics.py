@@ -37,7 +37,7 @@ from tests.running import Running, running, until, working
 from tests.servers import ChaosServer
 from tests.serving import calling
 
-DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
+DOCS = Path(__file__).parent.parent / "docs" / "operations" / "metrics.md"
 
 
 class Scrape:

@@ -110,8 +110,8 @@ async def make_due(client: PolosClient, execution_id: str, step_key: str, channe
 
 
 def the_check_of_the_page() -> Callable[[str, dict[str, str], bytes], bool]:
-    """The function of docs/notifications.md by which a receiver knows what is ours."""
-    page = (Path(__file__).parent.parent / "docs/notifications.md").read_text()
+    """The function of docs/guides/notifications.md by which a receiver knows what is ours."""
+    page = (Path(__file__).parent.parent / "docs/guides/notifications.md").read_text()
     (block,) = re.findall(r"```python\n(import base64\n.*?)```", page, re.DOTALL)
     found: dict[str, Any] = {}
     exec(block, found)
