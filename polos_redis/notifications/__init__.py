@@ -1,5 +1,5 @@
 """Notifications of opened suspensions: channels, and the outbox that delivers them."""
 
-from polos_redis.notifications.channels import Channel, Notification, WebhookChannel
+from polos_redis.notifications.channels import Channel, Notification, NotSentError, WebhookChannel
 
-__all__ = ["Channel", "Notification", "WebhookChannel"]
+__all__ = ["Channel", "NotSentError", "Notification", "WebhookChannel"]
