@@ -17,7 +17,8 @@ from types import ModuleType
 import pytest
 
 from polos_redis import PolosClient
-from polos_redis.workflow import Workflow, _registry
+from polos_redis.definitions.definition import _registry
+from polos_redis.workflow import Workflow
 from tests.llm import Call, Reply, Say, When, llm
 from tests.running import soon, working
 

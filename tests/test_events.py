@@ -22,7 +22,7 @@ from polos_redis import (
 )
 from polos_redis.state.executions import Loaded
 from polos_redis.state.fencing import Fence
-from polos_redis.worker.worker import TICK_SECONDS
+from polos_redis.worker.host import TICK_SECONDS
 from tests.running import Running, connections, running, soon, until
 
 pytestmark = pytest.mark.also_on_cluster
@@ -62,7 +62,7 @@ STORY = [
 
 async def test_a_slow_load_tells_no_second_start(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, tells_a_story) as at:
-        load = at.worker.store.executions.load
+        load = at.host.store.executions.load
 
         async def load_slowly(by: Fence) -> Loaded | None:
             loaded = await load(by)
@@ -71,14 +71,14 @@ async def test_a_slow_load_tells_no_second_start(redis_url: str, namespace: str)
             await ticks.wait()
             return loaded
 
-        at.worker.store.executions.load = load_slowly  # type: ignore[method-assign]
+        at.host.store.executions.load = load_slowly  # type: ignore[method-assign]
         _, told = await _told(at)
         assert [event.event_type for event in told] == STORY
 
 
 async def test_a_slow_reply_tells_no_second_start_of_a_step(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, tells_a_story) as at:
-        write, tick, ticks = at.worker.store.fenced.write, at.worker._tick, 0
+        write, tick, ticks = at.host.store.fenced.write, at.host.tick, 0
 
         def counted() -> None:
             nonlocal ticks
@@ -90,8 +90,8 @@ async def test_a_slow_reply_tells_no_second_start_of_a_step(redis_url: str, name
             await until(lambda: ticks >= seen + 3, "the time of a start's notice to pass")
             return await reply
 
-        at.worker._tick = counted  # type: ignore[method-assign]
-        at.worker.store.fenced.write = lambda *call: asyncio.ensure_future(late(write(*call)))  # type: ignore[method-assign]
+        at.host.tick = counted  # type: ignore[method-assign]
+        at.host.store.fenced.write = lambda *call: asyncio.ensure_future(late(write(*call)))  # type: ignore[method-assign]
         _, told = await _told(at)
         assert [event.event_type for event in told] == STORY
 

@@ -21,7 +21,7 @@ from polos_redis import (
     WorkflowContext,
     events,
 )
-from polos_redis import client as client_module
+from polos_redis.connection import session
 from tests.running import DEADLINE, connections, running, soon, until
 
 pytestmark = pytest.mark.also_on_cluster
@@ -172,7 +172,7 @@ async def _registered(client: PolosClient, execution_id: str) -> bool:
 
 @pytest.mark.failure(13)
 async def test_a_lost_notice(redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr(session, "RECHECK_SECONDS", 0.05)
     async with running(redis_url, namespace, buys) as at, PolosClient(redis_url, namespace) as client:
         handle = await buys.invoke(at.client, 1)
         await at.parked(handle)
@@ -180,9 +180,9 @@ async def test_a_lost_notice(redis_url: str, namespace: str, monkeypatch: pytest
         await until(lambda: _registered(client, handle.id))
         # whoever registers last pushes out the first: here all but strangers
         strangers = " ".join(f"stranger-{n}" for n in range(16))
-        key = at.worker.store.partitions.prefix(handle.id) + b"exec:" + handle.id.encode()
+        key = at.host.store.partitions.prefix(handle.id) + b"exec:" + handle.id.encode()
         answered = asyncio.gather(
-            at.worker.store.wire.call("HSET", key, "notify", strangers), at.answer(handle, "ask")
+            at.host.store.wire.call("HSET", key, "notify", strangers), at.answer(handle, "ask")
         )
         await soon(answered)
         assert await soon(waiting) == Receipt(number=1, total=9.5)
@@ -191,7 +191,7 @@ async def test_a_lost_notice(redis_url: str, namespace: str, monkeypatch: pytest
 async def test_an_execution_that_is_forgotten_while_it_is_waited_for(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr(session, "RECHECK_SECONDS", 0.05)
     async with PolosClient(redis_url, namespace) as client:
         handle = await client.invoke("nobody-runs-it")
         waiting = asyncio.create_task(handle.result())

@@ -466,7 +466,7 @@ def test_a_webhook_without_a_secret_is_refused(idle: PolosClient, monkeypatch: p
     monkeypatch.setenv("POLOS_WEBHOOK_URL", "https://example.com/hook")
     with pytest.raises(ConfigurationError, match="needs POLOS_WEBHOOK_SECRET"):
         Worker(idle, [approval])
-    assert Worker(idle, [approval], channels=[]).channel_names == []
+    assert Worker(idle, [approval], channels=[]).channels == []
 
 
 @pytest.mark.parametrize("secret", ["whsec_short", "whsec_!!!", "x", base64.b64encode(bytes(23)).decode()])

@@ -94,7 +94,7 @@ async def test_an_answer_while_the_park_is_in_flight(
     answering: list[asyncio.Task[Any]] = []
 
     def interpose(at: Running) -> None:
-        store = at.worker.store
+        store = at.host.store
         park = store.fenced.park
 
         def park_and_answer(by: Fence, *args: Any) -> asyncio.Future[Any]:

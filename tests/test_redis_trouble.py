@@ -28,7 +28,7 @@ from polos_redis.worker.reaper import Reaper
 from tests.fleet import Fleet
 from tests.fleet_workflows import approval, chain, gated
 from tests.proxy import Proxy
-from tests.running import soon, until, working
+from tests.running import host_of, soon, until, working
 from tests.servers import ChaosServer
 
 
@@ -477,7 +477,7 @@ async def test_a_refused_reconnect_is_no_failure_of_the_step_under_way(
         await until(
             lambda: (
                 not any(a.events.running for a in worker.active)
-                or not worker.lease_is_fresh(store.partitions.prefix(handle.id))
+                or not host_of(worker).lease_is_fresh(store.partitions.prefix(handle.id))
             )
         )
         await store.wire.call("CONFIG", "SET", "requirepass", "")
@@ -508,7 +508,7 @@ async def test_a_second_look_that_is_overtaken_by_an_answer_does_not_end_the_act
         handle = await answered_meanwhile.invoke(client)
         await until(lambda: _began and any("ask" in a.waits for a in worker.active))
         (activation,) = worker.active
-        load = worker.store.executions.load
+        load = host_of(worker).store.executions.load
 
         async def load_slowly(by: Any) -> Any:
             loaded = await load(by)
@@ -516,7 +516,7 @@ async def test_a_second_look_that_is_overtaken_by_an_answer_does_not_end_the_act
             await until(lambda: not activation.waits, "the answer's notice")
             return loaded
 
-        worker.store.executions.load = load_slowly  # type: ignore[method-assign]
+        host_of(worker).store.executions.load = load_slowly  # type: ignore[method-assign]
         await activation.journal.verify()
         gate.set()
         assert await handle.result(timeout=20) == ["yes", "worked"]

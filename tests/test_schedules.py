@@ -22,6 +22,7 @@ from polos_redis import (
 )
 from polos_redis.state import keys
 from polos_redis.state.store import Store
+from polos_redis.triggers import ticks
 from tests.fleet import Fleet, WorkerProcess
 from tests.running import until, working
 from tests.servers import ChaosServer
@@ -282,7 +283,7 @@ async def test_a_tick_that_many_workers_fire_is_fired_once(
         created = [await schedules.create(client, typed, "* * * * *", key=str(n)) for n in range(8)]
         expected = {(one, await make_due(client, one, timedelta(0))) for one in created}
         await asyncio.gather(
-            *(schedules.fire(store, one, client.retention_ms) for one in created for _ in range(10))
+            *(ticks.fire(store, client.retention_ms, one) for one in created for _ in range(10))
         )
         found = await begun(client, typed.id)
         assert {
@@ -300,7 +301,7 @@ async def test_ticks_that_are_late_are_fired_and_ticks_that_were_missed_are_skip
     schedule_id = await schedules.create(client, typed, "* * * * *")
     first = await make_due(client, schedule_id, timedelta(hours=1))
     with caplog.at_level(logging.WARNING, "polos.worker"):
-        await schedules.fire(store, schedule_id, client.retention_ms)
+        await ticks.fire(store, client.retention_ms, schedule_id)
     now = datetime.fromtimestamp(await server_ms(store) / 1000, UTC)
     (record,) = [r for r in caplog.records if "missed" in r.getMessage()]
     told = vars(record)
@@ -321,7 +322,7 @@ async def test_very_many_missed_ticks_are_not_all_counted(
     schedule_id = await schedules.create(client, typed, SECOND)
     await make_due(client, schedule_id, timedelta(days=2))
     with caplog.at_level(logging.WARNING, "polos.worker"):
-        while await schedules.fire(store, schedule_id, client.retention_ms) == 0:
+        while await ticks.fire(store, client.retention_ms, schedule_id) == 0:
             pass
     missed = [vars(record)["missed"] for record in caplog.records if "missed" in record.getMessage()]
     assert missed[0] == "1000 or more"
@@ -338,7 +339,7 @@ async def test_a_schedule_that_changes_while_it_is_fired_is_fired_as_it_was_or_n
         schedule_id = await schedules.create(client, typed, "* * * * *", key=str(n))
         await make_due(client, schedule_id, timedelta(0))
         await asyncio.gather(
-            schedules.fire(store, schedule_id, client.retention_ms), schedules.delete(client, schedule_id)
+            ticks.fire(store, client.retention_ms, schedule_id), schedules.delete(client, schedule_id)
         )
     assert await schedules.list(client) == []
     for prefix in store.prefixes:

@@ -13,8 +13,9 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from polos_redis.connection.connection import Connection
 from polos_redis.decisions.answer_policy import AnswerPolicy, verdict
 from polos_redis.errors import (
     AlreadyResumedError,
@@ -36,9 +37,6 @@ from polos_redis.values import codec, digests
 from polos_redis.values.text import raw, text
 from polos_redis.values.times import to_datetime
 
-if TYPE_CHECKING:
-    from polos_redis.client import PolosClient
-
 LOOK = "?"  # an opening that none has: the suspension is handed out before it is decided
 
 
@@ -59,28 +57,28 @@ class Resumed:
 
 
 async def decide(
-    client: PolosClient,
+    connection: Connection,
     execution_id: str,
     step_key: str,
     data: Any,
     *,
-    by: str | None,
-    groups: Sequence[str],
-    digest: str | None,
-    early: bool,
+    by: str | None = None,
+    groups: Sequence[str] = (),
+    digest: str | None = None,
+    early: bool = False,
     channel: str,
 ) -> Resumed:
     """Give an answer; see `PolosClient.resume`."""
     _check(step_key, by, groups, digest)
     answer = Answer(
-        codec.encode(data, limit=client.max_value_bytes),
+        codec.encode(data, limit=connection.max_value_bytes),
         digests.canonical_digest(data),
         by or "",
         groups,
         channel,
         seen="" if digest is None else LOOK,
     )
-    store = await client.store()
+    store = await connection.store()
     reply = await _give(store, execution_id, step_key, answer, digest)
     if reply[0] == b"unknown":
         below = await find_below(store, execution_id, step_key)

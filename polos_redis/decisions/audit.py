@@ -7,8 +7,8 @@ from typing import Any
 
 import msgpack
 
-from polos_redis.executions import views
 from polos_redis.state import keys
+from polos_redis.values.plain import readable
 from polos_redis.values.text import text
 from polos_redis.values.times import iso
 
@@ -33,5 +33,5 @@ def _entry(packed: bytes) -> dict[str, Any]:
         "channel": text(channel) or None,
         "digest": digest.hex() or None,
         "opened_at": iso(int(opened)),
-        "data": views.plain(answer),
+        "data": readable(answer),
     }

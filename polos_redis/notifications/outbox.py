@@ -14,9 +14,10 @@ import logging
 import random
 from datetime import datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from polos_redis import tasks
+from polos_redis.connection.connection import Connection
 from polos_redis.decisions.people import GROUP
 from polos_redis.errors import (
     ConfigurationError,
@@ -25,13 +26,11 @@ from polos_redis.errors import (
     RedisUnavailableError,
     ResumeError,
 )
+from polos_redis.executions import queries
 from polos_redis.links import Links
 from polos_redis.notifications.channels import Channel, Notification
 from polos_redis.state.outbox import ClaimedNotification
 from polos_redis.state.store import Store
-
-if TYPE_CHECKING:
-    from polos_redis.client import PolosClient
 
 logger = logging.getLogger("polos.worker")
 
@@ -47,9 +46,9 @@ class Outbox:
     """What one channel has to send of one partition, on one worker."""
 
     def __init__(
-        self, client: PolosClient, store: Store, prefix: bytes, channel: Channel, links: Links | None
+        self, connection: Connection, store: Store, prefix: bytes, channel: Channel, links: Links | None
     ) -> None:
-        self.client = client
+        self.connection = connection
         self.store = store
         self.prefix = prefix
         self.channel = channel
@@ -123,7 +122,7 @@ class Outbox:
     async def _open_suspension(self, claimed: ClaimedNotification) -> dict[str, Any] | None:
         """The suspension as it stands; None when it is not open any more."""
         try:
-            found = await self.client.get_suspension(claimed.execution_id, claimed.step_key)
+            found = await queries.get_suspension(self.connection, claimed.execution_id, claimed.step_key)
         except (ExecutionNotFoundError, ResumeError):
             return None
         is_open = found["status"] == "open" and found["execution_id"] == claimed.execution_id

@@ -39,8 +39,8 @@ from polos_redis.values import codec
 from polos_redis.values.text import raw, text
 
 if TYPE_CHECKING:
+    from polos_redis.definitions.definition import WorkflowDefinition
     from polos_redis.runtime.durable_state import DurableState
-    from polos_redis.workflow import Workflow
 
 logger = logging.getLogger("polos.execution")
 
@@ -108,7 +108,7 @@ class Activation:
     def __init__(
         self,
         host: Host[Activation],
-        workflow: Workflow[Any, Any],
+        workflow: WorkflowDefinition[Any, Any],
         execution_id: str,
         entry: bytes,
         run: int,

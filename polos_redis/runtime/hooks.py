@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from polos_redis.errors import ConfigurationError, HookFailedError
+from polos_redis.errors import HookFailedError
 from polos_redis.runtime.durable_state import DurableState
 from polos_redis.values import codec
 
 if TYPE_CHECKING:
+    from polos_redis.definitions.definition import WorkflowDefinition
     from polos_redis.runtime.context import WorkflowContext
-    from polos_redis.workflow import Workflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +57,12 @@ Hook: TypeAlias = "Callable[[WorkflowContext, HookContext], HookResult | Awaitab
 Hooks: TypeAlias = "Hook | Sequence[Hook] | None"
 
 
-def as_hooks(hooks: Any, workflow_id: str, kind: str) -> tuple[Hook, ...]:
-    """Returns a workflow's hooks, given as a function, several, or None. Raises `ConfigurationError`."""
-    several = () if hooks is None else (hooks,) if callable(hooks) else hooks
-    if not isinstance(several, list | tuple) or not all(map(callable, several)):
-        raise ConfigurationError(
-            f"workflow {workflow_id!r}: {kind} is a function (ctx, hook_context) or a list of them, "
-            f"not {hooks!r}"
-        )
-    return tuple(several)
+def coroutine_of(workflow: WorkflowDefinition[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
+    """The coroutine of one activation: the workflow's function, its state and hooks around it."""
+    return _surrounded(workflow, ctx, input) if workflow.has_surroundings else workflow.bare_call(ctx, input)
 
 
-async def surrounded(workflow: Workflow[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
+async def _surrounded(workflow: WorkflowDefinition[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
     """Run a workflow's code between its hooks, with its initial state in place."""
     if workflow.state_schema is not None:
         await _make_state(ctx, workflow)
@@ -88,7 +82,7 @@ async def surrounded(workflow: Workflow[Any, Any], ctx: WorkflowContext, input: 
     return hook_context.current_output
 
 
-async def _make_state(ctx: WorkflowContext, workflow: Workflow[Any, Any]) -> None:
+async def _make_state(ctx: WorkflowContext, workflow: WorkflowDefinition[Any, Any]) -> None:
     """Make the state of an execution that was started without one, by an id alone: the schema's defaults, as
     a step, for they need not be the same twice."""
     activation = ctx._activation

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from polos_redis.client import PolosClient
+    from polos_redis.connection.connection import Connection
     from polos_redis.links import Links
     from polos_redis.metrics.worker_stats import WorkerStats
     from polos_redis.runtime.resources import Resources
@@ -24,7 +24,6 @@ class Host(Protocol[A]):
     refused again. `spawn` starts a task that outlives the activation and logs its failure.
     """
 
-    client: PolosClient
     store: Store
     worker_id: str
     stats: WorkerStats
@@ -35,6 +34,8 @@ class Host(Protocol[A]):
     resources: Resources
     draining: bool
 
+    @property
+    def client(self) -> Connection: ...
     def lease_is_fresh(self, prefix: bytes) -> bool: ...
     async def wait_for_lease(self, prefix: bytes) -> None: ...
     def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]: ...

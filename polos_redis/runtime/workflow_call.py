@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from polos_redis.workflow import Workflow
+    from polos_redis.definitions.definition import WorkflowDefinition
 
 R = TypeVar("R", covariant=True)
 
@@ -18,5 +18,5 @@ class WorkflowCall(Generic[R]):
     `agent.with_input(...)` returns one.
     """
 
-    workflow: Workflow[Any, R]
+    workflow: WorkflowDefinition[Any, R]
     input: Any

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError
 from polos_redis.executions.batch import BatchWorkflowInput
-from polos_redis.workflow import Workflow
 
 
 class ChildOptions(TypedDict, total=False):
@@ -25,16 +25,18 @@ class ChildOptions(TypedDict, total=False):
 class ChildCall:
     """A requested child: a workflow or its id, its input and `ChildOptions`."""
 
-    workflow: Workflow[Any, Any] | str
+    workflow: WorkflowDefinition[Any, Any] | str
     payload: Any
     options: dict[str, Any]
 
     @property
     def workflow_id(self) -> str:
-        return self.workflow.id if isinstance(self.workflow, Workflow) else self.workflow
+        return self.workflow.id if isinstance(self.workflow, WorkflowDefinition) else self.workflow
 
 
-def want(key: str, workflow: Workflow[Any, Any] | str, payload: Any, options: ChildOptions) -> ChildCall:
+def want(
+    key: str, workflow: WorkflowDefinition[Any, Any] | str, payload: Any, options: ChildOptions
+) -> ChildCall:
     """Returns the request of step `key`. Raises `TypeError` for an unknown option."""
     known = ChildOptions.__annotations__
     for name in options:

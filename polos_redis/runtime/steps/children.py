@@ -12,9 +12,11 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
+from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.errors import ConfigurationError, StepExecutionError, StepKeyError, StoredValueError
 from polos_redis.executions.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.executions.handle import ExecutionHandle
+from polos_redis.executions.starting import prepare
 from polos_redis.runtime.branches import one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller, described
 from polos_redis.runtime.steps.calls import Calls
@@ -25,7 +27,6 @@ from polos_redis.state.journal import ChildRecord, ResultRecord
 from polos_redis.state.start import Child
 from polos_redis.values import codec
 from polos_redis.values.text import raw
-from polos_redis.workflow import Workflow
 
 Out = TypeVar("Out")
 
@@ -40,7 +41,11 @@ class Children(Calls):
 
     @overload
     def invoke(
-        self, key: str, workflow: Workflow[Any, Out], payload: Any = None, **options: Unpack[ChildOptions]
+        self,
+        key: str,
+        workflow: WorkflowDefinition[Any, Out],
+        payload: Any = None,
+        **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, ExecutionHandle[Out]]: ...
     @overload
     def invoke(
@@ -49,7 +54,7 @@ class Children(Calls):
     def invoke(
         self,
         key: str,
-        workflow: Workflow[Any, Any] | str,
+        workflow: WorkflowDefinition[Any, Any] | str,
         payload: Any = None,
         **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, ExecutionHandle[Any]]:
@@ -73,7 +78,11 @@ class Children(Calls):
 
     @overload
     def invoke_and_wait(
-        self, key: str, workflow: Workflow[Any, Out], payload: Any = None, **options: Unpack[ChildOptions]
+        self,
+        key: str,
+        workflow: WorkflowDefinition[Any, Out],
+        payload: Any = None,
+        **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, Out]: ...
     @overload
     def invoke_and_wait(
@@ -82,7 +91,7 @@ class Children(Calls):
     def invoke_and_wait(
         self,
         key: str,
-        workflow: Workflow[Any, Any] | str,
+        workflow: WorkflowDefinition[Any, Any] | str,
         payload: Any = None,
         **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, Any]:
@@ -215,8 +224,12 @@ class Children(Calls):
     async def _child(self, key: str, index: int, wanted: ChildCall) -> Child:
         activation = self._activation
         try:
-            workflow_id, packed, start = await activation.host.client.prepare(
-                wanted.workflow, wanted.payload, parent=(activation.origin, activation.id), **wanted.options
+            workflow_id, packed, start = await prepare(
+                activation.host.client,
+                wanted.workflow,
+                wanted.payload,
+                parent=(activation.origin, activation.id),
+                **wanted.options,
             )
         except (StoredValueError, ConfigurationError) as error:
             raise type(error)(f"child {index} of step {key!r}: {error}") from error.__cause__

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, overload
 
+from polos_redis.decisions import answers
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.errors import (
     ConfigurationError,
@@ -191,13 +192,8 @@ class Suspensions(Runs):
         client, by = self._activation.host.client, resumed_by or f"execution {self._activation.id}"
 
         async def answer() -> None:
-            await client.resume(
-                suspend_workflow_id=suspend_workflow_id,
-                suspend_execution_id=suspend_execution_id,
-                suspend_step_key=suspend_step_key,
-                data=data,
-                resumed_by=by,
-                channel="workflow",
+            await answers.decide(
+                client, suspend_execution_id, suspend_step_key, data, by=by, channel="workflow"
             )
 
         return self._run(key, True, answer, 0, 0.0, 0.0, caller())
