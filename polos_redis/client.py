@@ -26,7 +26,7 @@ Out = TypeVar("Out")
 class PolosClient(Connection):
     """Starts, watches, resumes and lists the executions of one namespace on one Redis.
 
-    Every option left out comes from its environment variable, else its default (the README has the table).
+    Every option left out comes from its environment variable, else its default (see the options reference).
     Safe to share between tasks; calls repeat by themselves while Redis is away, for `patience_seconds`.
     """
 
