@@ -8,7 +8,7 @@ from typing import Any
 
 from polos_redis import WorkflowContext, workflow
 from polos_redis.events import publish_once
-from polos_redis.runtime.steps import waits
+from polos_redis.runtime.steps import publish
 from tests.fleet import EFFECTS
 
 
@@ -24,7 +24,7 @@ async def publish_and_die(*args: Any) -> str:
 
 @workflow
 async def announces(ctx: WorkflowContext) -> str:
-    vars(waits)["publish_once"] = publish_and_die
+    vars(publish)["publish_once"] = publish_and_die
     told = await ctx.step.publish_event("announce", "announced", "hello")
     await ctx.step.publish_workflow_event("tell", "everybody", event_type="hello")
     return told
