@@ -1,12 +1,12 @@
 #!lua flags=no-writes
--- lane: what an execution wants of its lane now.
+-- lane: look up what an execution wants of its lane now.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 execution
--- Returns {lane, limit, version, 1 when it wants a place or has one}, or nil when it is in no lane.
+-- Returns {lane, limit, version, 1 when it wants a place or has one else 0}, or nil when it is in no lane.
 -- #include ties
-local P, id = KEYS[1], ARGV[1]
-local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'ties')
-local ties = read_ties(e[2])
+local P, id = KEYS[1], unpack(ARGV)
+local status, packed = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'ties'))
+local ties = read_ties(packed)
 if not ties.lane then return false end
-local wants = e[1] == 'queued' and not redis.call('ZSCORE', P .. 'timers', 'p' .. id)
+local wants = status == 'queued' and not redis.call('ZSCORE', P .. 'timers', 'p' .. id)
 return {ties.lane, ties.limit, ties.place or 0, wants and 1 or 0}

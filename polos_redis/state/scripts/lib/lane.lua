@@ -2,27 +2,27 @@
 -- #include errands
 -- #include queue
 -- #include ties
--- A lane is a queue with a limit (or one concurrency key of it): so many of its executions may be on the
--- queue or at work at a time. `places:<lane>` holds execution -> version for those that have a place or stand
--- in line, `line:<lane>` is the line. Both live in the lane's home partition; an execution whose own partition
--- is another one (not `near`) gets there by errands. A version is counted up by the execution at every change
--- of mind, so that what was delayed on the way can't undo what is newer.
+-- A lane is a queue with a limit, or one concurrency key of it: at most that many of its executions may be on the queue
+-- or at work at a time. `places:<lane>` maps executions to versions, for those that have a place and those that stand
+-- in line; `line:<lane>` is the line. Both live in the lane's home partition. An execution that lives in another one
+-- (not `near`) reaches them by errands. An execution counts its version up whenever it changes its mind, so that a
+-- delayed request can't undo a newer one.
 
--- limit_of: what workers have made known of the lane's queue, else what the execution was begun with, if anything.
-local function limit_of(P, lane, begun_with)
-  return tonumber(redis.call('HGET', P .. 'limits', string.match(lane, '^[^%z]*'))) or begun_with
+-- limit_of: the limit that workers have announced for the lane's queue, else the one the execution came with, if any.
+local function limit_of(P, lane, own)
+  return tonumber(redis.call('HGET', P .. 'limits', string.match(lane, '^[^%z]*'))) or own
 end
 
--- admit: an execution that has a place becomes runnable, if it still wants to be.
+-- admit: make an execution that has a place runnable, if it still wants to be. Returns whether it does.
 local function admit(P, id)
-  local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry', 'workflow', 'run', 'queue', 'input', 'about', 'started')
-  if e[1] ~= 'queued' or redis.call('ZSCORE', P .. 'timers', 'p' .. id) then return false end
-  if not e[2] then put_on(P, id, e[3], e[4], e[5], luggage(P, id, e[6], e[7], e[8])) end
+  local status, entry, workflow, run, queue, input, about, started = unpack(redis.call('HMGET', P .. 'exec:' .. id,
+    'status', 'entry', 'workflow', 'run', 'queue', 'input', 'about', 'started'))
+  if status ~= 'queued' or redis.call('ZSCORE', P .. 'timers', 'p' .. id) then return false end
+  if not entry then put_on(P, id, workflow, run, queue, luggage(P, id, input, about, started)) end
   return true
 end
 
--- move_up: those at the head of the line take the places that are free, a hundred at the most in one go.
--- Returns how many places are free for others.
+-- move_up: give the free places to the head of the line, at most a hundred in one go. Returns how many places are left.
 local function move_up(P, lane, limit)
   local places, line = P .. 'places:' .. lane, P .. 'line:' .. lane
   local waiting = redis.call('ZCARD', line)
@@ -39,7 +39,7 @@ local function move_up(P, lane, limit)
   return moving == waiting and free - moving or 0
 end
 
--- take_place: does the execution hold a place now? Otherwise it stands in line.
+-- take_place: give the execution a place, or the last turn in line. Returns whether it holds a place now.
 local function take_place(P, lane, limit, id, version)
   local places, line = P .. 'places:' .. lane, P .. 'line:' .. lane
   local free = move_up(P, lane, limit)
@@ -47,7 +47,7 @@ local function take_place(P, lane, limit, id, version)
   if not seen or tonumber(seen) < version then redis.call('HSET', places, id, version) end
   if seen then return not redis.call('ZSCORE', line, id) end
   if free > 0 then return true end
-  local last = redis.call('ZRANGE', line, -1, -1, 'WITHSCORES')[2]
+  local _, last = unpack(redis.call('ZRANGE', line, -1, -1, 'WITHSCORES'))
   redis.call('ZADD', line, math.max(now_us, (last or 0) + 1), id)
   return false
 end
@@ -63,7 +63,7 @@ local function free_place(P, lane, limit, id, version)
   if redis.call('EXISTS', places) == 0 then redis.call('ZREM', P .. 'errands', 'h' .. limit .. ' ' .. lane) end
 end
 
--- offer: an execution becomes runnable: at once, or when it gets a place in its lane.
+-- offer: make an execution runnable: at once, or when it gets a place in its lane.
 local function offer(P, id, workflow, run, queue, ties, more)
   if not ties.lane then return put_on(P, id, workflow, run, queue, more) end
   ties.place = (ties.place or 0) + 1
@@ -75,7 +75,7 @@ local function offer(P, id, workflow, run, queue, ties, more)
   end
 end
 
--- leave: an execution is no longer runnable: its place is for the next.
+-- leave: hand the place of an execution that is no longer runnable to the next one.
 local function leave(P, id, ties)
   if not ties.lane then return end
   ties.place = (ties.place or 0) + 1

@@ -1,13 +1,16 @@
 -- #include lane
--- wake: a wait of this execution was decided. If it is parked it becomes runnable; if an activation of it
--- lives, that one's worker is told (a notice may be lost: whoever waits re-checks).
-local function wake(P, id, key, record)
-  local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'owner', 'workflow', 'created', 'run', 'queue', 'input', 'about', 'ties')
-  if e[1] == 'waiting' then
-    reindex(P, id, e[3], e[4], 'waiting', 'queued')
-    offer(P, id, e[3], e[5], e[6], read_ties(e[9]), luggage(P, id, e[7], e[8], true))
-  elseif e[1] == 'queued' and e[2] then
-    local worker = string.match(e[2], '^[^:]*')
-    redis.pcall('SPUBLISH', P .. 'reply:' .. worker, cmsgpack.pack({'wake', id, key, record}))
+-- #include notify
+-- #include settle
+-- wake: settle an open wait and wake its execution. If it is parked, it becomes runnable; if an activation of it lives,
+-- its worker is notified.
+local function wake(P, id, key, record, decision)
+  local packed = settle(P, id, key, record, decision)
+  local status, owner, workflow, created, run, queue, input, about, ties = unpack(redis.call('HMGET',
+    P .. 'exec:' .. id, 'status', 'owner', 'workflow', 'created', 'run', 'queue', 'input', 'about', 'ties'))
+  if status == 'waiting' then
+    reindex(P, id, workflow, created, 'waiting', 'queued')
+    offer(P, id, workflow, run, queue, read_ties(ties), luggage(P, id, input, about, true))
+  elseif status == 'queued' and owner then
+    notify(P, string.match(owner, '^[^:]*'), {'wake', id, key, packed}) -- the owner is '<worker>:<number>'
   end
 end
