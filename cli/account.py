@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from polos_redis.decisions.terms import verdict
+from polos_redis.decisions.answer_policy import verdict
 from polos_redis.values import schemas
 
 from .output import Part, compact, duration, line, lines, moment, since, status, until

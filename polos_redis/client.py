@@ -35,7 +35,7 @@ from polos_redis.errors import (
 from polos_redis.executions import views
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.page import Page
-from polos_redis.executions.starting import About, begin, queue_of
+from polos_redis.executions.starting import Origin, queue_of, start_options
 from polos_redis.state import journal, keys
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.store import FINISHED, STATUSES, Ended, Start, Store, text
@@ -60,7 +60,7 @@ class _Session:
         self.wire = wire_to(client.url, name="polos-client", scripts=scripts.ALL)
         self.store = Store(self.wire, client.namespace, client.partitions, client.patience)
         self.name = os.urandom(6).hex()
-        self.notices = Notices(self.wire, self.store.prefixes, self.name, self._received, self._look_again)
+        self.notices = Notices(self.wire, self.store.prefixes, self.name, self._received, self._recheck)
         self.tail = Tails(self.wire, self.store.prefixes, client.patience)
         self.ends: dict[bytes, list[asyncio.Future[Ended | None]]] = {}
         self.checked = False
@@ -81,7 +81,7 @@ class _Session:
             if not future.done():
                 future.set_result(ended)
 
-    def _look_again(self) -> None:
+    def _recheck(self) -> None:
         for futures in self.ends.values():
             for future in futures:
                 if not future.done():
@@ -117,7 +117,7 @@ class _Session:
         await self.tail.close()
         await self.notices.close()
         await self.wire.close()
-        self._look_again()  # who still waits is told that it is closed
+        self._recheck()  # who still waits is told that it is closed
 
     def abort(self) -> None:
         for connection in (self.tail, self.notices, self.wire):
@@ -242,7 +242,7 @@ class PolosClient:
         workflow: Workflow[Any, Any] | str,
         input: Any,
         *,
-        parent: tuple[About, str] | None = None,
+        parent: tuple[Origin, str] | None = None,
         session_id: str | None = None,
         user_id: str | None = None,
         started_by: str | None = None,
@@ -273,16 +273,16 @@ class PolosClient:
             if given is not None and not isinstance(given, str):
                 raise InvalidInputError(f"workflow {workflow_id!r}: {name} is a text or None, not {given!r}")
         known["initial_state"] = state
-        about: About | None = None
+        origin: Origin | None = None
         if parent is not None:
             root, parent_id = parent
             known["session_id"] = session_id or root.session_id
             known["user_id"] = user_id or root.user_id
             known["started_by"] = root.started_by
-            about = About(root.root_workflow_id, parent_id, **known)
+            origin = Origin(root.root_workflow_id, parent_id, **known)
         elif any(value is not None for value in known.values()):
-            about = About(workflow_id, None, **known)
-        return workflow_id, packed, begin(definition, workflow_id, about, queue=chosen, **options)
+            origin = Origin(workflow_id, None, **known)
+        return workflow_id, packed, start_options(definition, workflow_id, origin, queue=chosen, **options)
 
     def _refuse_in_workflow(self, call: str) -> None:
         if tasks.in_workflow():
@@ -476,7 +476,7 @@ class PolosClient:
         `SuspensionNotFoundError` or `AmbiguousSuspensionError`.
         """
         store = await self.store()
-        fields = await store.read_fields(execution_id, "workflow", "status", "about")
+        fields = await store.read_fields(execution_id, "workflow", "status", "origin")
         if fields[0] is None:
             raise ExecutionNotFoundError(execution_id)
         found = await read_suspensions(store, [(execution_id, step_key)])
@@ -498,7 +498,7 @@ class PolosClient:
         """
         store = await self.store()
         stored = await store.audit(keys.root_of(execution_id))
-        found = audit.told(stored, execution_id)
+        found = audit.entries(stored, execution_id)
         if not found and (await store.read_fields(execution_id, "status"))[0] is None:
             raise ExecutionNotFoundError(execution_id)
         return found

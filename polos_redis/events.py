@@ -16,7 +16,7 @@ from polos_redis.errors import EventsTrimmedError, ExecutionNotFoundError, Inval
 from polos_redis.state import keys
 from polos_redis.state.store import FINISHED, Store, raw, text
 from polos_redis.values import codec
-from polos_redis.values.validation import Given
+from polos_redis.values.validation import GeneratedInput
 
 EPOCH_MS = 1_577_836_800_000  # 2020: keeps sequence ids below 2 ** 53, as JSON readers need
 PLACES = 8  # events per entry that a sequence id tells apart
@@ -47,7 +47,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class EventPayload(Given):
+class EventPayload(GeneratedInput):
     """An event as `wait_for_event` returns it and a triggered workflow is given it."""
 
     id: str
@@ -59,7 +59,7 @@ class EventPayload(Given):
 
 
 @dataclass(frozen=True, slots=True)
-class BatchEventPayload(Given):
+class BatchEventPayload(GeneratedInput):
     """Several events, in order, as a workflow triggered in batches is given them."""
 
     events: list[EventPayload]

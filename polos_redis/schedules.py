@@ -19,11 +19,11 @@ import msgpack
 from polos_redis.definitions.cron import Cron, Declared, check_key
 from polos_redis.definitions.published import definition_of
 from polos_redis.errors import ConfigurationError, ScheduleNotFoundError
-from polos_redis.executions.starting import begin, queue_of
+from polos_redis.executions.starting import queue_of, start_options
 from polos_redis.state import keys
 from polos_redis.state.store import Store
 from polos_redis.values import codec
-from polos_redis.values.validation import Given
+from polos_redis.values.validation import GeneratedInput
 from polos_redis.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ IN_A_ROW = 100  # ticks fired before other errands have their turn
 
 
 @dataclass(frozen=True, slots=True)
-class SchedulePayload(Given):
+class SchedulePayload(GeneratedInput):
     """The input of an execution that a schedule has begun. Times are UTC; `timezone` is the schedule's.
 
     `timestamp` is the tick, not the moment of the begin; `last_timestamp` the tick that was fired before,
@@ -96,7 +96,7 @@ async def get(client: PolosClient, schedule_id: str) -> Schedule:
     _, packed = await (await client.store()).scheduled(schedule_id)
     if not packed:
         raise ScheduleNotFoundError(schedule_id)
-    return _Kept.unpack(packed).shown(schedule_id)
+    return StoredSchedule.unpack(packed).shown(schedule_id)
 
 
 async def pause(client: PolosClient, schedule_id: str) -> None:
@@ -108,7 +108,7 @@ async def pause(client: PolosClient, schedule_id: str) -> None:
 async def resume(client: PolosClient, schedule_id: str) -> None:
     """Let a paused schedule go on, from now. Raises `ScheduleNotFoundError`."""
 
-    def resumed(kept: _Kept, now: int) -> _Kept:
+    def resumed(kept: StoredSchedule, now: int) -> StoredSchedule:
         return replace(kept, paused=False, next=kept.ticks.after(now)) if kept.paused else kept
 
     await _change(client, schedule_id, resumed)
@@ -126,13 +126,13 @@ async def list(  # noqa: A001 - schedules.list
     """All schedules, or those of a workflow, by workflow and key."""
     wanted = workflow.id if isinstance(workflow, Workflow) else workflow
     found = await (await client.store()).schedules()
-    schedules = [_Kept.unpack(packed).shown(schedule_id) for schedule_id, packed in found.items()]
+    schedules = [StoredSchedule.unpack(packed).shown(schedule_id) for schedule_id, packed in found.items()]
     chosen = [one for one in schedules if wanted is None or one.workflow_id == wanted]
     return sorted(chosen, key=lambda one: (one.workflow_id, one.key))
 
 
 async def _change(
-    client: PolosClient, schedule_id: str, change: Callable[[_Kept, int], _Kept | None]
+    client: PolosClient, schedule_id: str, change: Callable[[StoredSchedule, int], StoredSchedule | None]
 ) -> None:
     store = await client.store()
     tried = False
@@ -142,7 +142,7 @@ async def _change(
             return  # removed: by this very call, whose reply was lost, or by another
         if not seen:
             raise ScheduleNotFoundError(schedule_id)
-        kept = _Kept.unpack(seen)
+        kept = StoredSchedule.unpack(seen)
         changed = change(kept, now)
         packed, due = (b"", None) if changed is None else (changed.pack(), changed.next)
         if changed == kept or await store.schedule(schedule_id, seen, packed, due):
@@ -160,10 +160,10 @@ async def put(store: Store, workflow_id: str, wanted: Declared, *, declared: boo
     while True:
         now, seen = await store.scheduled(schedule_id)
         if not seen:
-            kept = _Kept(workflow_id, wanted.cron, wanted.timezone, wanted.key, declared, now)
+            kept = StoredSchedule(workflow_id, wanted.cron, wanted.timezone, wanted.key, declared, now)
             kept = replace(kept, next=ticks.after(now))
         else:
-            before = _Kept.unpack(seen)
+            before = StoredSchedule.unpack(seen)
             kept = replace(before, cron=wanted.cron, timezone=wanted.timezone, declared=declared)
             if not kept.paused and (kept.cron, kept.timezone) != (before.cron, before.timezone):
                 kept = replace(kept, next=ticks.after(now))
@@ -176,7 +176,7 @@ async def withdraw(store: Store, workflow_id: str, key: str) -> None:
     schedule_id = keys.schedule_id(workflow_id, key)
     while True:
         _, seen = await store.scheduled(schedule_id)
-        gone = not seen or not _Kept.unpack(seen).declared
+        gone = not seen or not StoredSchedule.unpack(seen).declared
         if gone or await store.schedule(schedule_id, seen, b"", None):
             return
 
@@ -185,7 +185,7 @@ async def fire(store: Store, schedule_id: str, retention_ms: int) -> int | None:
     """Fire the ticks of a schedule that are due; ms until the next one, None when there is none."""
     for _ in range(IN_A_ROW):
         now, seen = await store.scheduled(schedule_id)
-        kept = _Kept.unpack(seen) if seen else None
+        kept = StoredSchedule.unpack(seen) if seen else None
         if kept is None or kept.next is None:
             return None
         if kept.next > now:
@@ -205,14 +205,18 @@ async def fire(store: Store, schedule_id: str, retention_ms: int) -> int | None:
         partition = keys.partition_of(schedule_id, store.partitions)
         execution_id = keys.id_in(partition, store.partitions, schedule_id, str(kept.next))
         definition = await definition_of(store, kept.workflow)
-        start = begin(definition, kept.workflow, None, queue=queue_of(definition, kept.workflow, None))
+        start = start_options(
+            definition, kept.workflow, None, queue=queue_of(definition, kept.workflow, None)
+        )
         packed = replace(kept, last=kept.next, next=after).pack()
-        begins = execution_id, kept.workflow, codec.encode(payload), retention_ms, start
-        await store.schedule(schedule_id, seen, packed, after, *begins)
+        starts = execution_id, kept.workflow, codec.encode(payload), retention_ms, start
+        await store.schedule(schedule_id, seen, packed, after, *starts)
     return 0
 
 
-async def _skip(store: Store, schedule_id: str, seen: bytes, kept: _Kept, first: int, now: int) -> None:
+async def _skip(
+    store: Store, schedule_id: str, seen: bytes, kept: StoredSchedule, first: int, now: int
+) -> None:
     tick, missed = first, 0
     while tick < now - MISSED_MS and missed < COUNTED:
         tick, missed = kept.ticks.after(tick), missed + 1
@@ -234,7 +238,7 @@ async def _skip(store: Store, schedule_id: str, seen: bytes, kept: _Kept, first:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class StoredSchedule:
     """A schedule as it is stored; times in ms since 1970."""
 
     workflow: str
@@ -256,7 +260,7 @@ class _Kept:
         return packed
 
     @classmethod
-    def unpack(cls, packed: bytes) -> _Kept:
+    def unpack(cls, packed: bytes) -> StoredSchedule:
         found = msgpack.unpackb(packed, unicode_errors="surrogatepass")
         return cls(**{name: found[name] for name in cls.__slots__ if name in found})
 

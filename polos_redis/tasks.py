@@ -80,7 +80,7 @@ def look_away(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-def close_unbegun(task: asyncio.Future[Any], code: Coroutine[Any, Any, Any]) -> None:
+def close_unstarted(task: asyncio.Future[Any], code: Coroutine[Any, Any, Any]) -> None:
     """A guarded task that is cancelled before it begins would leave a coroutine that was never awaited."""
     task.add_done_callback(lambda _: code.close(), context=OUTSIDE)
 
@@ -105,7 +105,7 @@ def install(loop: asyncio.AbstractEventLoop) -> None:
         else:
             task = previous(loop, coro, **kwargs)
         if coro is not code:
-            close_unbegun(task, code)
+            close_unstarted(task, code)
         if owner is not None and isinstance(task, asyncio.Task):
             owner.adopt(task)
         return task

@@ -21,7 +21,7 @@ from polos_redis.errors import ConfigurationError, InsideWorkflowError, InvalidI
 from polos_redis.runtime.hooks import Hooks, as_hooks, surrounded
 from polos_redis.values import codec, packing
 from polos_redis.values.type_names import is_model
-from polos_redis.values.validation import Given, validator
+from polos_redis.values.validation import GeneratedInput, validator
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
@@ -154,7 +154,7 @@ class Workflow(Generic[In, Out]):
     def check_input(self, input: Any) -> Any:
         """Validate an input against the declared type. Raises `InvalidInputError` that names the fields."""
         if not self.takes_input:
-            if input is None or isinstance(input, Given):
+            if input is None or isinstance(input, GeneratedInput):
                 return None
             raise InvalidInputError(f"workflow {self.id!r} takes no input, but was given one")
         if input is None and self._input_parameter is not None and self._input_parameter.default is None:

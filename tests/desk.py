@@ -203,7 +203,7 @@ class Desk:
         return self.run("finish", *by.fence, status, value, b"\x81\xa6status\x01", "")
 
     def again(self, by: Activated, times: int = 3, delay: int = 0, error: bytes = b"err") -> Any:
-        return self.run("again", *by.fence, error, times, delay)
+        return self.run("auto_retry", *by.fence, error, times, delay)
 
     def retry(self, execution_id: str, run: int = 1) -> Any:
         return self.run("retry", execution_id, run)
@@ -232,7 +232,7 @@ class Desk:
     def cancel(self, execution_id: str, run: int = 1, by: str = "bob") -> Any:
         return self.run("cancel", execution_id, run, by)
 
-    def fire(self, limit: int = 100, worker: str = "pump") -> Any:
+    def fire(self, limit: int = 100, worker: str = "leader") -> Any:
         """How many timers were fired, how many executions forgotten, ms to the next timer."""
         return self.run("fire", worker, 60_000, limit)[:3]
 

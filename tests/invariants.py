@@ -14,7 +14,7 @@ import msgpack
 
 from polos_redis.state import keys
 from polos_redis.state.journal import is_result
-from tests.bonds import Bonds
+from tests.relations import Bonds
 from tests.state import (
     FINISHED,
     UNFINISHED,
@@ -29,9 +29,9 @@ from tests.state import (
     read,
     record_of,
     records,
+    relations_of,
     show,
     split,
-    ties_of,
 )
 
 # Keys that never have a TTL: they are the partition's, or they hold nothing but rows of what goes on.
@@ -39,7 +39,7 @@ PERMANENT = (
     *(keys.QUEUE, keys.INDEX, keys.TIMERS, keys.SUSPENSIONS, keys.EXPIRY, keys.ERRANDS),
     *(keys.WORKFLOWS, keys.WORKERS, keys.SERVES, keys.META, keys.QUEUES, keys.LIMITS),
     *(keys.DEFINITIONS, keys.SCHEDULES, keys.KEYS),
-    *(keys.CHILDREN, keys.SUBS, keys.PLACES, keys.LINE),
+    *(keys.CHILDREN, keys.SUBS, keys.SLOTS, keys.WAITERS),
 )
 
 
@@ -174,9 +174,9 @@ class Checked:
         self, execution_id: bytes, fields: dict[bytes, bytes], waits: dict[bytes, Any], expected: _Expected
     ) -> None:
         """The timers and inbox rows an execution calls for."""
-        ties = ties_of(fields)
-        if ties.deadline is not None and fields[b"status"] in UNFINISHED:
-            expected.timers[b"t" + execution_id] = ties.deadline
+        relations = relations_of(fields)
+        if relations.deadline is not None and fields[b"status"] in UNFINISHED:
+            expected.timers[b"t" + execution_id] = relations.deadline
         if self.bonds.may_end_its_children(fields):
             expected.allowed.add(b"c" + execution_id)
         for key, record in waits.items():

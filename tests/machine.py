@@ -22,20 +22,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from polos_redis.decisions.terms import Terms
+from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.state import journal, keys
 from polos_redis.state.journal import SuspensionRecord, is_result
-from tests.bonds import Bonds
 from tests.desk import AUDIT_MS, FAR, RETENTION, SHOWN_DIGEST, Desk, Snapshot, packed, step
 from tests.invariants import Checked
 from tests.model import REQUIRED, Activation, Execution, Model, branch_of, race_of
+from tests.relations import Bonds
 from tests.state import Namespace, Partition, is_open, record_of, records
 
 DEEP = os.environ.get("POLOS_TEST_DEEP") == "1"
 CONSUMERS = ("w1", "w2", "w3")
 STEPS, WAITS, RETRIES = ("a", "b"), ("ask", "ask too", "ask both"), ("call",)
 DEFAULTS = ("ask too",)  # with a timeout, these have an answer for when nobody gives one
-TERMS = {"ask both": Terms(required=REQUIRED).pack()}
+TERMS = {"ask both": AnswerPolicy(required=REQUIRED).pack()}
 PEOPLE = ("ann", "bob")
 ERROR = msgpack.packb(["Error", "it failed", ""])  # as good as a result
 MOST = 3  # losses in a row that fail an execution
@@ -144,14 +144,14 @@ class Machine(RuleBasedStateMachine):
     def invoke(self) -> None:
         self.create()
 
-    def create(self, later: bool = False, lane: str = "", options: dict[str, Any] | None = None) -> None:
+    def create(self, later: bool = False, semaphore: str = "", options: dict[str, Any] | None = None) -> None:
         if len(self.model.unfinished()) >= self.many:
             return
         self.made += 1
         name = f"{self.made:032x}"
         packed = msgpack.packb(options, use_bin_type=False) if options else b""
         assert self.call("invoke", name, "wf", b"in", RETENTION, packed) == 1
-        self.model.create(Execution(name, later=later, lane=lane))
+        self.model.create(Execution(name, later=later, semaphore=semaphore))
 
     @precondition(lambda self: self.model.executions)
     @rule(
@@ -369,7 +369,7 @@ class Machine(RuleBasedStateMachine):
             return
         events = len(self.desk.events(f"{key}/{by.id}"))
         default = b"none" if timeout and key in DEFAULTS else b""
-        more = {"terms": TERMS.get(key, b""), "default": default}
+        more = {"policy": TERMS.get(key, b""), "default": default}
         asked = (key, timeout, b"\x80", *entrant(key), SHOWN_DIGEST, AUDIT_MS, packed(more))
         reply = self.write(by, lost, "suspend", *asked)
         if reply is None:

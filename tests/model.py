@@ -28,12 +28,12 @@ class Brood:
 
 
 @dataclass(slots=True)
-class Lane:
+class Semaphore:
     """Who holds a place, and who stands in line."""
 
     limit: int
     holders: set[str] = field(default_factory=set)
-    line: list[str] = field(default_factory=list)
+    waiters: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Execution:
     later: bool = False  # queued, but for a timer to put it on the queue
     parent: str = ""
     key: str = ""  # the parent's step
-    lane: str = ""
+    semaphore: str = ""
     begun_again: int = 0  # when, by the model's clock
     ended_from_outside: int = 0
 
@@ -179,7 +179,7 @@ class Model:
     """All executions of a namespace."""
 
     executions: dict[str, Execution] = field(default_factory=dict)
-    lanes: dict[str, Lane] = field(default_factory=dict)
+    semaphores: dict[str, Semaphore] = field(default_factory=dict)
     clock: int = 0
 
     def unfinished(self) -> list[Execution]:
@@ -211,25 +211,25 @@ class Model:
     def offer(self, one: Execution) -> None:
         """Runnable: at once, or when it gets a place in its lane."""
         one.status, one.later = "queued", False
-        if not one.lane:
+        if not one.semaphore:
             one.entry = b""
             return
-        self.lanes[one.lane].line.append(one.id)
-        self.move_up(self.lanes[one.lane])
+        self.semaphores[one.semaphore].waiters.append(one.id)
+        self.move_up(self.semaphores[one.semaphore])
 
     def leave(self, one: Execution) -> None:
         """Not runnable any more: its place is for the next."""
         one.entry = one.owner = None
-        if one.lane:
-            lane = self.lanes[one.lane]
-            lane.holders.discard(one.id)
-            lane.line = [name for name in lane.line if name != one.id]
-            self.move_up(lane)
+        if one.semaphore:
+            semaphore = self.semaphores[one.semaphore]
+            semaphore.holders.discard(one.id)
+            semaphore.waiters = [name for name in semaphore.waiters if name != one.id]
+            self.move_up(semaphore)
 
-    def move_up(self, lane: Lane) -> None:
-        while lane.line and len(lane.holders) < lane.limit:
-            name = lane.line.pop(0)
-            lane.holders.add(name)
+    def move_up(self, semaphore: Semaphore) -> None:
+        while semaphore.waiters and len(semaphore.holders) < semaphore.limit:
+            name = semaphore.waiters.pop(0)
+            semaphore.holders.add(name)
             self.executions[name].entry = b""
 
     # --- transitions --------------------------------------------------------------------
@@ -281,7 +281,7 @@ class Model:
         self.end(one, status)
 
     def spawn(
-        self, one: Execution, key: str, status: str, ids: Sequence[str], chunk: Sequence[str], lane: str
+        self, one: Execution, key: str, status: str, ids: Sequence[str], chunk: Sequence[str], semaphore: str
     ) -> None:
         """A step begins some of its children: new ones, or again those that have failed before."""
         if key not in one.journal:
@@ -292,7 +292,7 @@ class Model:
             if child in one.results:
                 continue
             if before is None:
-                self.create(Execution(child, parent=one.id, key=key, lane=lane))
+                self.create(Execution(child, parent=one.id, key=key, semaphore=semaphore))
             elif before.status == "completed":
                 if status == "open":
                     one.results[child] = before.status

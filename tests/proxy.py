@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from tests.door import Door
+from tests.endpoint import Door
 
 NIL = b"*-1\r\n"  # what a blocked read says when nothing came
 

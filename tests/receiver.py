@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from tests.door import Door
+from tests.endpoint import Door
 
 HANG = 0  # instead of a status: never answer
 

@@ -34,8 +34,8 @@ TYPES = {
     keys.AUDIT: "list",
     keys.SUBS: "hash",
     keys.ONCE: "string",
-    keys.PLACES: "hash",
-    keys.LINE: "zset",
+    keys.SLOTS: "hash",
+    keys.WAITERS: "zset",
     keys.ERRANDS: "zset",
     keys.OUTBOX: "zset",
     keys.QUEUES: "set",
@@ -43,7 +43,7 @@ TYPES = {
     keys.DEFINITIONS: "hash",
     keys.SCHEDULES: "hash",
     keys.KEYS: "hash",
-    keys.PUMP: "string",
+    keys.TIMER_LEADER: "string",
     keys.META: "hash",
 }
 
@@ -136,8 +136,8 @@ class Partition:
     audit: dict[bytes, list[bytes]] = field(default_factory=dict)
     subs: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
     once: dict[bytes, bytes] = field(default_factory=dict)
-    places: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
-    line: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
+    slots: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
+    waiters: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
     timers: dict[bytes, float] = field(default_factory=dict)
     errands: dict[bytes, float] = field(default_factory=dict)
     outbox: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
@@ -152,7 +152,7 @@ class Partition:
     workers: dict[bytes, bytes] = field(default_factory=dict)
     serves: dict[bytes, bytes] = field(default_factory=dict)
     meta: dict[bytes, bytes] = field(default_factory=dict)
-    pump: bytes | None = None
+    timer_leader: bytes | None = None
     unknown: list[str] = field(default_factory=list)
 
     def put(self, name: bytes, kind: str, ttl: int, value: Any, groups: Any, pending: Any) -> None:
@@ -359,22 +359,24 @@ def race_of(record: list[Any]) -> bytes | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Ties:
+class Relations:
     """What binds an execution to others."""
 
     parent: bytes | None = None
     key: bytes | None = None
     kids: bool = False
-    lane: bytes | None = None
+    semaphore: bytes | None = None
     limit: int = 0
     near: bool = False
-    place: int = 0
+    slot: int = 0
     timeout: int | None = None
     deadline: int | None = None
 
 
-def ties_of(fields: dict[bytes, bytes]) -> Ties:
+def relations_of(fields: dict[bytes, bytes]) -> Relations:
     """The ties of an execution's fields."""
-    packed = fields.get(b"ties")
+    packed = fields.get(b"relations")
     found = msgpack.unpackb(packed, raw=True) if packed else {}
-    return Ties(**{name.decode(): value for name, value in dict(found).items()})  # {} may be packed as []
+    return Relations(
+        **{name.decode(): value for name, value in dict(found).items()}
+    )  # {} may be packed as []

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from polos_redis import ExecutionHandle, PolosClient, WorkflowContext, workflow
-from tests.door import Door
+from tests.endpoint import Door
 from tests.running import Running, working
 from tests.serving import calling
 

@@ -166,7 +166,7 @@ async def test_a_call_finds_the_slot_and_a_write_is_told_that_it_has_moved(
         assert wire.epoch > epoch
     assert await wire.call_script(scripts.WATCH, prefix, b"nobody", b"") is None
     there = wire.node(prefix)
-    assert there is not None and there.place == f"127.0.0.1:{source.port}"
+    assert there is not None and there.address == f"127.0.0.1:{source.port}"
     await wire.close()
     with pytest.raises(RedisUnavailableError, match="closed"):
         await wire.call("PING")

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polos_redis.server.pages import display, moments, words
-from polos_redis.server.pages.display import Shown, asked, gist, show
+from polos_redis.server.pages import display, words
+from polos_redis.server.pages import times as page_times
+from polos_redis.server.pages.display import Shown, gist, show, summary
 from polos_redis.server.pages.layout import ENVIRONMENT
 from polos_redis.server.pages.timeline import MOST_BARS, timeline
 
@@ -135,13 +136,13 @@ def test_a_large_value_is_shown_within_bounds() -> None:
 
 class TestAsked:
     def test_a_sentence_of_the_data_leads(self) -> None:
-        found = asked("wait_for_approval", {"description": "Delete it?", "rows": 5})
+        found = summary("wait_for_approval", {"description": "Delete it?", "rows": 5})
         assert (found.title, found.lead) == ("Wait for approval", "Delete it?")
         assert found.facts is not None and [label for label, _ in found.facts.pairs] == ["Rows"]
 
     def test_a_form_says_it_all(self) -> None:
         form = {"title": "T", "description": "D", "context": {"a": 1}, "fields": []}
-        found = asked("key", {"_form": form, "description": "stays", "_approval_url": "https://x"})
+        found = summary("key", {"_form": form, "description": "stays", "_approval_url": "https://x"})
         assert (found.title, found.lead) == ("T", "D")
         assert found.context is not None and found.facts is not None
         assert [label for label, _ in found.facts.pairs] == ["Description"]
@@ -150,7 +151,7 @@ class TestAsked:
         "data", [None, {}, 5, "text", ["a"], {"_form": 5}, {"_form": {"title": 5, "context": ""}}]
     )
     def test_data_may_be_anything(self, data: Any) -> None:
-        assert asked("key", data).title == "Key"
+        assert summary("key", data).title == "Key"
         assert isinstance(gist(data), list)
 
     def test_the_gist_is_short(self) -> None:
@@ -245,9 +246,9 @@ class TestTimeline:
 
 def test_times_are_told_from_now() -> None:
     now = datetime.now(UTC)
-    assert "5 minutes ago" in moments.ago((now - timedelta(minutes=5, seconds=1)).isoformat())
-    assert "just now" in moments.ago(now.isoformat())
-    assert "in 1 h 59 min" in moments.left((now + timedelta(hours=1, minutes=59, seconds=30)).isoformat())
-    assert "1 hour ago" in moments.left((now - timedelta(hours=1, seconds=1)).isoformat())
-    assert moments.when(None) == "&ndash;"
-    assert "<b>" not in moments.when("<b>")
+    assert "5 minutes ago" in page_times.ago((now - timedelta(minutes=5, seconds=1)).isoformat())
+    assert "just now" in page_times.ago(now.isoformat())
+    assert "in 1 h 59 min" in page_times.left((now + timedelta(hours=1, minutes=59, seconds=30)).isoformat())
+    assert "1 hour ago" in page_times.left((now - timedelta(hours=1, seconds=1)).isoformat())
+    assert page_times.when(None) == "&ndash;"
+    assert "<b>" not in page_times.when("<b>")

@@ -105,11 +105,11 @@ def heard(desk: Desk) -> None:
 
 
 def holding(desk: Desk) -> None:
-    desk.invoke(ME, lane="narrow", limit=1, near=True)
+    desk.invoke(ME, semaphore="narrow", limit=1, near=True)
 
 
 def in_line(desk: Desk) -> None:
-    desk.invoke(lane="narrow", limit=1, near=True)
+    desk.invoke(semaphore="narrow", limit=1, near=True)
     holding(desk)
 
 
@@ -231,7 +231,7 @@ BROKEN: list[tuple[Callable[[Desk], None], Break, str]] = [
     (parent, lambda d: d.do("DEL", keys.CHILDREN + ME), "is not among the children of"),
     (parent, lambda d: d.do("SADD", keys.CHILDREN + ME, ME + ".ab"), "which is nothing"),
     (parent, lambda d: d.do("EXPIRE", keys.CHILDREN + ME, 1000), "has a TTL but is permanent"),
-    (parent, lambda d: d.do("HDEL", EXEC, "ties"), "does not know of any"),
+    (parent, lambda d: d.do("HDEL", EXEC, "relations"), "does not know of any"),
     (parent, lambda d: _change(d, "kid", 5, 2), "for 2 of 1 children; 1 of 1 have no result"),
     (parent, lambda d: _change(d, "kid", 2, "done"), "which is done, for 1 children"),
     (parent, lambda d: d.do("DEL", keys.EXEC + _child()), "for f{32}.* which does not go on"),
@@ -240,24 +240,28 @@ BROKEN: list[tuple[Callable[[Desk], None], Break, str]] = [
     (parent, lambda d: d.do("EXPIRE", keys.BELOW + ME, 1000), "has a TTL but its execution is waiting"),
     (ended_parent, lambda d: d.do("DEL", keys.TIMERS), "was ended but nothing ends its children"),
     (heard, lambda d: d.do("HDEL", JOURNAL, result_name(_child())), "1 of 1 have no result"),
-    (holding, lambda d: d.do("DEL", keys.PLACES + "narrow"), "has an entry but no place in lane narrow"),
-    (holding, lambda d: d.do("HSET", keys.PLACES + "narrow", ME, 7), "at version 7, which is at 1"),
-    (holding, lambda d: d.do("HSET", keys.PLACES + "narrow", "x", 1), "x, which does not exist"),
-    (holding, lambda d: d.do("HSET", keys.PLACES + "narrow", "x", 1), "2 executions with a place, 1 allowed"),
-    (holding, lambda d: d.do("HSET", EXEC, "status", "waiting"), "lane narrow has f{32}, which is waiting"),
-    (holding, lambda d: d.do("HDEL", EXEC, "entry"), "with a place, which has no entry"),
-    (queued, lambda d: d.do("HSET", keys.PLACES + "other", ME, 1), "which is of another lane"),
-    (queued, lambda d: d.do("ZADD", keys.ERRANDS, FAR, "l" + ME), "is in no lane but has an errand"),
-    (in_line, lambda d: d.do("ZREM", keys.LINE + "narrow", ME), f"timers has no row p{ME}"),
-    (in_line, lambda d: d.do("HDEL", keys.PLACES + "narrow", ME), "does not know its version"),
-    (in_line, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "in line, which has an entry"),
-    (in_line, lambda d: d.do("ZADD", keys.TIMERS, 7, "p" + ME), "in line, which starts later"),
-    (in_line, lambda d: _all_but_me(d), "has a line, but only 0 places taken of 1"),
+    (holding, lambda d: d.do("DEL", keys.SLOTS + "narrow"), "has an entry but no slot of semaphore narrow"),
+    (holding, lambda d: d.do("HSET", keys.SLOTS + "narrow", ME, 7), "at version 7, which is at 1"),
+    (holding, lambda d: d.do("HSET", keys.SLOTS + "narrow", "x", 1), "x, which does not exist"),
+    (holding, lambda d: d.do("HSET", keys.SLOTS + "narrow", "x", 1), "2 executions with a slot, 1 allowed"),
+    (
+        holding,
+        lambda d: d.do("HSET", EXEC, "status", "waiting"),
+        "semaphore narrow has f{32}, which is waiting",
+    ),
+    (holding, lambda d: d.do("HDEL", EXEC, "entry"), "with a slot, which has no entry"),
+    (queued, lambda d: d.do("HSET", keys.SLOTS + "other", ME, 1), "which is of another semaphore"),
+    (queued, lambda d: d.do("ZADD", keys.ERRANDS, FAR, "l" + ME), "is in no semaphore but has an errand"),
+    (in_line, lambda d: d.do("ZREM", keys.WAITERS + "narrow", ME), f"timers has no row p{ME}"),
+    (in_line, lambda d: d.do("HDEL", keys.SLOTS + "narrow", ME), "does not know its version"),
+    (in_line, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "among the waiters, which has an entry"),
+    (in_line, lambda d: d.do("ZADD", keys.TIMERS, 7, "p" + ME), "among the waiters, which starts later"),
+    (in_line, lambda d: _all_but_me(d), "has waiters, but only 0 slots taken of 1"),
     (nothing, lambda d: d.do("SET", keys.ONCE + "n", "1-1"), "belongs to no execution"),
     (nothing, lambda d: d.do("HSET", JOURNAL, "", 1), "has no TTL and belongs to no execution"),
     (nothing, lambda d: d.do("HSET", keys.EARLY + ME, "k", "v"), "has no TTL and belongs to no execution"),
     (nothing, lambda d: d.do("XADD", keys.TOPIC + "old news", "*", "e", "1"), "belongs to no execution"),
-    (nothing, lambda d: d.do("SET", keys.PUMP, "w1"), "belongs to no execution"),
+    (nothing, lambda d: d.do("SET", keys.TIMER_LEADER, "w1"), "belongs to no execution"),
     (nothing, lambda d: d.do("SET", "lock", "w1"), "lock is not a key of ours"),
     (nothing, lambda d: d.do("SET", "lock:1", "w1", "EX", 100), "lock:1 is not a key of ours"),
     (nothing, lambda d: d.do("SET", JOURNAL, "w1", "EX", 100), "is a string, not a hash"),
@@ -282,9 +286,9 @@ def _win(desk: Desk) -> None:
 
 def _all_but_me(desk: Desk) -> None:
     """Whoever has a place loses it, and nobody moves up."""
-    for one in desk.do("HKEYS", keys.PLACES + "narrow"):
+    for one in desk.do("HKEYS", keys.SLOTS + "narrow"):
         if one != ME.encode():
-            desk.do("HDEL", keys.PLACES + "narrow", one)
+            desk.do("HDEL", keys.SLOTS + "narrow", one)
 
 
 def _open(key: str) -> bytes:

@@ -23,7 +23,7 @@ RESIDENT_MARGIN = 16 << 20
 REDIS_MARGIN = 1 << 20
 PERMANENT = {
     *(keys.QUEUE + "default", keys.QUEUES, keys.WORKFLOWS),
-    *(keys.WORKERS, keys.SERVES, keys.META, keys.PUMP),
+    *(keys.WORKERS, keys.SERVES, keys.META, keys.TIMER_LEADER),
 }
 
 

@@ -26,7 +26,7 @@ from polos_redis import (
     workflow,
 )
 from polos_redis.definitions.queue import Queue
-from polos_redis.metrics.namespace_stats import MOST_NAMES, Lease, Lives
+from polos_redis.metrics.namespace_stats import MOST_NAMES, LeaseReading, LeaseWatch
 from polos_redis.metrics.prometheus import CONTENT_TYPE, STATE, WORKER, Metric, exposition
 from polos_redis.metrics.worker_stats import Durations
 from polos_redis.workflow import Workflow
@@ -97,7 +97,7 @@ async def steps(ctx: WorkflowContext, input: Any) -> int:
             raise ValueError("once")
         return 1
 
-    await ctx.step.run("again", again, base_delay=0.001)
+    await ctx.step.run("auto_retry", again, base_delay=0.001)
     return await ctx.step.run("plain", lambda: 2)
 
 
@@ -193,7 +193,7 @@ async def test_a_queue_tells_who_waits_and_who_is_at_work(polos: Running) -> Non
 
     async def settled() -> Scrape | None:
         seen = await look(polos.client)
-        places = seen["polos_queue_places", "metrics-narrow"], seen["polos_queue_line", "metrics-narrow"]
+        places = seen["polos_queue_slots", "metrics-narrow"], seen["polos_queue_waiters", "metrics-narrow"]
         return seen if places == (1, 2) and seen["polos_queue_delivered", "metrics-narrow"] else None
 
     seen: Scrape = await until(settled)
@@ -205,7 +205,9 @@ async def test_a_queue_tells_who_waits_and_who_is_at_work(polos: Running) -> Non
     for handle in handles:
         await polos.result(handle)
     seen = await look(polos.client)
-    assert seen["polos_queue_delivered", "metrics-narrow"] == seen["polos_queue_line", "metrics-narrow"] == 0
+    assert (
+        seen["polos_queue_delivered", "metrics-narrow"] == seen["polos_queue_waiters", "metrics-narrow"] == 0
+    )
 
 
 async def test_what_no_worker_has_taken_waits(client: PolosClient) -> None:
@@ -293,7 +295,7 @@ async def test_a_worker_that_was_killed_is_no_longer_told(fleet: Fleet, client: 
 def test_a_worker_lives_as_long_as_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("polos_redis.metrics.namespace_stats.time.monotonic", lambda: now)
-    lives, leases = Lives(), {"long": Lease(7, 15.0), "short": Lease(7, 2.0)}
+    lives, leases = LeaseWatch(), {"long": LeaseReading(7, 15.0), "short": LeaseReading(7, 2.0)}
     assert lives.count(leases) == 2
     now = 102.0
     assert lives.count(leases) == 1

@@ -20,7 +20,7 @@ from polos_redis.links import Links
 from polos_redis.notifications import outbox
 from polos_redis.notifications.channels import Channel, Notification, WebhookChannel
 from polos_redis.state import keys
-from polos_redis.state.store import Taken
+from polos_redis.state.store import ClaimedNotification
 from tests.command import POLOS, Command
 from tests.receiver import HANG, Receiver, free_port
 from tests.running import running, soon, until, working
@@ -397,7 +397,7 @@ def test_the_next_try_waits_as_long_as_it_has_been_open(age_ms: int, pause: int)
     opened = datetime(2024, 5, 1, tzinfo=UTC)
     notification = Notification("i", "e", "w", "k", 1, {}, "", opened, None, (), None, {})
     due = int(opened.timestamp() * 1000) + age_ms + outbox.HOLD_MS
-    assert outbox._pause(notification, Taken("e", "k", due)) == pause
+    assert outbox._pause(notification, ClaimedNotification("e", "k", due)) == pause
 
 
 # --- the outbox in the store ------------------------------------------------------------
@@ -411,25 +411,25 @@ async def test_what_is_taken_is_due_again_unless_it_is_sent(redis_url: str, name
     async with PolosClient(redis_url, namespace) as client:
         store = await client.store()
         prefix = store.prefix(handle.id)
-        assert await store.take(prefix, "pager", 10, 60_000) == [], "it is put off"
+        assert await store.claim_notifications(prefix, "pager", 10, 60_000) == [], "it is put off"
         await make_due(client, handle.id, "approval/1", "pager")
-        (taken,) = await store.take(prefix, "pager", 10, 60_000)
+        (taken,) = await store.claim_notifications(prefix, "pager", 10, 60_000)
         assert (taken.execution_id, taken.step_key) == (handle.id, "approval/1")
         assert await waiting(client, "pager") == {f"{handle.id} approval/1": taken.due}
-        assert await store.take(prefix, "pager", 10, 60_000) == [], "it is held"
+        assert await store.claim_notifications(prefix, "pager", 10, 60_000) == [], "it is held"
 
-        late = Taken(taken.execution_id, taken.step_key, taken.due - 1)
-        await store.sent(prefix, "pager", late, None)
+        late = ClaimedNotification(taken.execution_id, taken.step_key, taken.due - 1)
+        await store.notification_sent(prefix, "pager", late, None)
         assert await waiting(client, "pager"), "whoever was thought dead changes nothing"
-        await store.sent(prefix, "pager", taken, 5)
+        await store.notification_sent(prefix, "pager", taken, 5)
         (due,) = (await waiting(client, "pager")).values()
         assert due < taken.due
         key = prefix + keys.OUTBOX.encode() + b"pager"
         assert 0 < await store.wire.call("PTTL", key) <= 604_800_000
-        again: list[Taken] = []
+        again: list[ClaimedNotification] = []
         while not again:
-            again = await store.take(prefix, "pager", 10, 60_000)
-        await store.sent(prefix, "pager", again[0], None)
+            again = await store.claim_notifications(prefix, "pager", 10, 60_000)
+        await store.notification_sent(prefix, "pager", again[0], None)
         assert not await waiting(client, "pager")
 
 

@@ -159,21 +159,23 @@ async def spread(redis_url: str, namespace: str, partitions: int) -> AsyncIterat
         yield client
 
 
-async def line(client: PolosClient, lane: str) -> list[str]:
+async def line(client: PolosClient, semaphore: str) -> list[str]:
     """Who stands in line for a lane, in order."""
     store = await client.store()
-    found = await store.wire.call("ZRANGE", store.lane_prefix(lane) + b"line:" + lane.encode(), 0, -1)
+    found = await store.wire.call(
+        "ZRANGE", store.semaphore_prefix(semaphore) + b"waiters:" + semaphore.encode(), 0, -1
+    )
     return [one.decode() for one in found]
 
 
-async def in_line(client: PolosClient, lane: str, count: int) -> list[str]:
+async def in_line(client: PolosClient, semaphore: str, count: int) -> list[str]:
     """Wait until so many stand in line; returns them in order."""
 
     async def there() -> list[str] | None:
-        found = await line(client, lane)
+        found = await line(client, semaphore)
         return [*found, ""] if len(found) == count else None
 
-    return (await until(there, f"{count} in line for {lane}"))[:-1]  # type: ignore[no-any-return]
+    return (await until(there, f"{count} among the waiters for {semaphore}"))[:-1]  # type: ignore[no-any-return]
 
 
 async def nothing_is_left(client: PolosClient) -> None:
@@ -183,7 +185,7 @@ async def nothing_is_left(client: PolosClient) -> None:
     async def left() -> list[bytes]:
         found = []
         for prefix in store.prefixes:
-            for kind in (b"places:*", b"line:*", b"errands", b"timers"):
+            for kind in (b"slots:*", b"waiters:*", b"errands", b"timers"):
                 pattern = re.sub(rb"([\[\]*?])", rb"\\\1", prefix) + kind
                 found += await store.wire.call("KEYS", pattern)
         return found
@@ -515,7 +517,7 @@ async def test_a_deployment_that_lowers_the_limit_admits_nobody_until_there_is_r
         third, fourth = await in_line(spread, "queues-deployed", 2)
         await until(lambda: len(stage.inside) == 3)
         store = await spread.store()
-        places = store.lane_prefix("queues-deployed") + keys.PLACES.encode() + b"queues-deployed"
+        places = store.semaphore_prefix("queues-deployed") + keys.SLOTS.encode() + b"queues-deployed"
 
         async def counted(number: int) -> bool:
             return int(await store.wire.call("HLEN", places)) == number
@@ -729,8 +731,8 @@ async def make_due(client: PolosClient, prefix: bytes, beginning: str) -> None:
 async def test_a_place_that_nobody_knows_of_is_freed(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace, partitions=4) as client:
         store = await client.store()
-        home = store.lane_prefix(ONE.name)
-        await store.wire.call("HSET", home + b"places:" + ONE.name.encode(), "f" * 32, 7)
+        home = store.semaphore_prefix(ONE.name)
+        await store.wire.call("HSET", home + b"slots:" + ONE.name.encode(), "f" * 32, 7)
         async with working(client, single):
             handles = [await single.invoke(client, str(number)) for number in range(12)]
             await in_line(client, ONE.name, 12)
@@ -744,7 +746,7 @@ async def test_a_turn_in_line_that_is_forgotten_is_taken_anew(
 ) -> None:
     async with PolosClient(redis_url, namespace, partitions=4) as client:
         store = await client.store()
-        home, lane = store.lane_prefix(ONE.name), ONE.name.encode()
+        home, semaphore = store.semaphore_prefix(ONE.name), ONE.name.encode()
         stage.close("a")
         async with working(client, single):
             handles = [await single.invoke(client, "a")]
@@ -752,8 +754,8 @@ async def test_a_turn_in_line_that_is_forgotten_is_taken_anew(
             handles += [await single.invoke(client, str(number)) for number in range(12)]
             await in_line(client, ONE.name, 12)
             far = next(handle for handle in handles[1:] if store.prefix(handle.id) != home)
-            await store.wire.call("ZREM", home + b"line:" + lane, far.id)
-            await store.wire.call("HDEL", home + b"places:" + lane, far.id)
+            await store.wire.call("ZREM", home + b"waiters:" + semaphore, far.id)
+            await store.wire.call("HDEL", home + b"slots:" + semaphore, far.id)
             await make_due(client, store.prefix(far.id), f"l{far.id}")
             assert (await in_line(client, ONE.name, 12))[-1] == far.id
             stage.let_out("a")

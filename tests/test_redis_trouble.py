@@ -22,7 +22,7 @@ from polos_redis import (
     workflow,
 )
 from polos_redis.errors import RedisRefusedError
-from polos_redis.metrics.worker_stats import Counts
+from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.state import keys
 from polos_redis.worker.reaper import Reaper
 from tests.fleet import Fleet
@@ -180,7 +180,7 @@ async def test_a_reaper_does_not_judge_by_a_time_in_which_it_could_not_watch(
         max_deliveries=5,
         in_charge=lambda: True,
         in_touch=lambda: True,
-        counts=Counts(),
+        stats=WorkerStats(),
     )
     await reaper.sweep()
     chaos_server.pause()

@@ -300,7 +300,7 @@ async def test_a_retry_stops_the_end_of_its_children(redis_url: str, namespace: 
             await store.fire(home, "by-hand", 1, 100)
             return len(await client.list_executions(status="cancelled", limit=1000))
 
-        await store.wire.call("DEL", home + b"pump")
+        await store.wire.call("DEL", home + b"timer_leader")
         await store.wire.call("ZADD", home + b"timers", "XX", 1, b"t" + handle.id.encode())
         await fire()
         assert await fire() == 100, "the end of the parent, and then of a hundred of its children"
@@ -321,7 +321,7 @@ async def _is(handle: ExecutionHandle[Any], status: str) -> bool:
 
 
 async def _unheld(store: Any, prefix: bytes) -> bool:
-    return bool(await store.wire.call("EXISTS", prefix + b"pump") == 0)
+    return bool(await store.wire.call("EXISTS", prefix + b"timer_leader") == 0)
 
 
 # --- by itself --------------------------------------------------------------------------

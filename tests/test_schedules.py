@@ -375,7 +375,7 @@ async def test_a_tick_whose_schedule_is_of_no_use_here_does_not_stop_the_others(
 async def pump_holder(client: PolosClient, fleet: Fleet, name: str) -> WorkerProcess:
     """The worker that fires the timers and runs the errands now where a schedule or a topic lives."""
     store = await client.store()
-    key = store.topic_prefix(name) + keys.PUMP.encode()
+    key = store.topic_prefix(name) + keys.TIMER_LEADER.encode()
 
     async def holder() -> bytes | None:
         found: bytes | None = await store.wire.call("GET", key)
@@ -404,7 +404,7 @@ async def ticked(client: PolosClient, times: int) -> None:
 async def test_every_second_for_twenty_seconds_on_two_workers_is_twenty_firings(
     fleet: Fleet, client: PolosClient
 ) -> None:
-    await asyncio.gather(*(fleet.start(defined_in="tests.fleet_beginnings") for _ in range(2)))
+    await asyncio.gather(*(fleet.start(defined_in="tests.fleet_starts") for _ in range(2)))
     schedule_id = await schedules.create(client, "ticked", SECOND)
     await ticked(client, 20)
     await schedules.pause(client, schedule_id)
@@ -419,12 +419,12 @@ async def test_every_second_for_twenty_seconds_on_two_workers_is_twenty_firings(
 async def test_each_tick_is_fired_once_although_the_worker_that_fires_them_is_killed(
     fleet: Fleet, client: PolosClient
 ) -> None:
-    await asyncio.gather(*(fleet.start(defined_in="tests.fleet_beginnings") for _ in range(2)))
+    await asyncio.gather(*(fleet.start(defined_in="tests.fleet_starts") for _ in range(2)))
     schedule_id = await schedules.create(client, "ticked", SECOND)
     for times in (3, 6):
         await ticked(client, times)
         (await pump_holder(client, fleet, schedule_id)).kill()
-        await fleet.start(defined_in="tests.fleet_beginnings")
+        await fleet.start(defined_in="tests.fleet_starts")
     await ticked(client, 10)
     await schedules.pause(client, schedule_id)
     ticks = await ticks_of(client, "ticked")
@@ -434,7 +434,7 @@ async def test_each_tick_is_fired_once_although_the_worker_that_fires_them_is_ki
 
 @pytest.mark.timeout(90)
 async def test_a_worker_that_froze_over_a_tick_fires_nothing_again(fleet: Fleet, client: PolosClient) -> None:
-    await asyncio.gather(*(fleet.start(defined_in="tests.fleet_beginnings") for _ in range(2)))
+    await asyncio.gather(*(fleet.start(defined_in="tests.fleet_starts") for _ in range(2)))
     schedule_id = await schedules.create(client, "ticked", SECOND)
     await ticked(client, 2)
     frozen = await pump_holder(client, fleet, schedule_id)

@@ -12,7 +12,7 @@ from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys
 from polos_redis.state.journal import result_name
 from tests.desk import FAR, RETENTION, Activated, Desk, Subscriber, packed
-from tests.state import ties_of
+from tests.state import relations_of
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_spawn_begins_children_and_notes_the_wait(desk: Desk) -> None:
     by = desk.start(workflow="parent")
     before = desk.now()
     changes, record = desk.spawn(
-        by, "kids", 2, workflow="kid", events=("workflow_start", b"\x80"), about=b"\x81"
+        by, "kids", 2, workflow="kid", events=("workflow_start", b"\x80"), origin=b"\x81"
     )
     first, second = child_id(by), child_id(by, index=1)
     assert changes == 1
@@ -82,23 +82,23 @@ def test_spawn_begins_children_and_notes_the_wait(desk: Desk) -> None:
         by.id.encode(): [(state.topics[by.id.encode()][0][0], [b"workflow_start", b"\x80"])]
     }
     assert msgpack.unpackb(desk.execution(by.id)["waits"]) == ["kids"]
-    assert ties_of(state.executions[by.id.encode()]).kids is True
+    assert relations_of(state.executions[by.id.encode()]).kids is True
     created = []
     for index, one in enumerate((first, second)):
         fields = state.executions[one.encode()]
-        ties = ties_of(fields)
-        assert (ties.parent, ties.key, ties.kids) == (by.id.encode(), b"kids", False)
+        relations = relations_of(fields)
+        assert (relations.parent, relations.key, relations.kids) == (by.id.encode(), b"kids", False)
         created.append(int(fields.pop(b"created")))
-        entry, _ = fields.pop(b"entry"), fields.pop(b"ties")
+        entry, _ = fields.pop(b"entry"), fields.pop(b"relations")
         assert fields == {
             b"workflow": b"kid",
             b"status": b"queued",
             b"run": b"1",
             b"input": b"in %d" % index,
             b"retention": str(RETENTION).encode(),
-            b"about": b"\x81",
+            b"origin": b"\x81",
         }
-        carried = {b"input": b"in %d" % index, b"about": b"\x81"}
+        carried = {b"input": b"in %d" % index, b"origin": b"\x81"}
         head = {b"id": one.encode(), b"workflow": b"kid", b"run": b"1"}
         assert state.queues[b"default"].entries[entry] == head | carried
     assert before * 1000 <= created[0] == created[1] - 1
@@ -506,7 +506,7 @@ def test_an_ended_execution_is_kept_until_its_descendants_have_ended(desk: Desk)
 def test_the_run_timeout_ends_an_execution_wherever_it_stands(desk: Desk, state: str) -> None:
     before = desk.now()
     one = desk.invoke(timeout=FAR)
-    deadline = ties_of(desk.state.executions[one.encode()]).deadline
+    deadline = relations_of(desk.state.executions[one.encode()]).deadline
     assert deadline is not None and before + FAR <= deadline <= desk.now() + FAR
     if state != "queued":
         by = desk.deliver()

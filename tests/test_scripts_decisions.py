@@ -8,15 +8,15 @@ from typing import Any
 import msgpack
 import pytest
 
-from polos_redis.decisions.terms import Terms
+from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import journal, keys
 from polos_redis.state.journal import SuspensionRecord
 from tests.desk import AUDIT_MS, FAR, SHOWN_DIGEST, Desk, branch, packed
 
-TWO = Terms(required=2).pack()
-TWO_OF_EACH = Terms(required=2, rejections=2).pack()
-ANN = Terms(approvers=("ann",)).pack()
+TWO = AnswerPolicy(required=2).pack()
+TWO_OF_EACH = AnswerPolicy(required=2, rejections=2).pack()
+ANN = AnswerPolicy(approvers=("ann",)).pack()
 YES, NO = b"\x81\xa8approved\xc3", b"\x81\xa8approved\xc2"
 DEFAULT = b"\xa4none"
 
@@ -60,7 +60,7 @@ def changes(desk: Desk, one: str) -> int:
 
 
 def test_what_has_terms_is_handed_out_before_it_is_decided(desk: Desk) -> None:
-    one = asked(desk, terms=ANN)
+    one = asked(desk, policy=ANN)
     stored = desk.do("HGET", keys.JOURNAL + one, "ok")
     with desk.unchanged():
         for seen in ("", "?", "0:abc", found(desk, one).seen[:-1]):
@@ -70,8 +70,8 @@ def test_what_has_terms_is_handed_out_before_it_is_decided(desk: Desk) -> None:
 
 
 def test_who_has_started_it_is_handed_out_too(desk: Desk) -> None:
-    by = desk.start(about=b"\x81\xa7user_id\xa3ann")
-    desk.suspend(by, "ok", terms=ANN)
+    by = desk.start(origin=b"\x81\xa7user_id\xa3ann")
+    desk.suspend(by, "ok", policy=ANN)
     assert desk.answer(by.id, "ok")[2] == b"\x81\xa7user_id\xa3ann"
 
 
@@ -81,12 +81,12 @@ def test_what_has_no_terms_is_handed_out_on_demand(desk: Desk) -> None:
     assert desk.answer(one, "ok", seen=found(desk, one).seen)[0] == b"accepted"
 
 
-@pytest.mark.parametrize("other", ["terms", "shown"])
+@pytest.mark.parametrize("other", ["policy", "shown"])
 def test_an_opening_is_told_from_another_one_of_the_same_moment(desk: Desk, other: str) -> None:
-    one = asked(desk, terms=ANN)
+    one = asked(desk, policy=ANN)
     seen = found(desk, one).seen
     record = desk.record(one, "ok")
-    record[11 if other == "terms" else 14] = Terms(approvers=("bob",)).pack()
+    record[11 if other == "policy" else 14] = AnswerPolicy(approvers=("bob",)).pack()
     desk.do("HSET", keys.JOURNAL + one, "ok", packed(record))
     assert desk.answer(one, "ok", seen=seen)[0] == b"look"
 
@@ -95,7 +95,7 @@ def test_an_opening_is_told_from_another_one_of_the_same_moment(desk: Desk, othe
 
 
 def test_the_first_of_two_approvals_is_recorded_and_decides_nothing(desk: Desk) -> None:
-    one = asked(desk, "ok", FAR, terms=TWO, default=DEFAULT)
+    one = asked(desk, "ok", FAR, policy=TWO, default=DEFAULT)
     before, was, count = desk.now(), desk.state, changes(desk, one)
     tag, at, *rest = says(desk, one, "ann", True)
     assert (tag, *rest) == (b"recorded", b"ann", 1, 2) and before <= at <= desk.now()
@@ -119,7 +119,7 @@ def test_the_first_of_two_approvals_is_recorded_and_decides_nothing(desk: Desk) 
 
 
 def test_the_second_approval_decides(desk: Desk) -> None:
-    one = asked(desk, "ok", FAR, terms=TWO, default=DEFAULT)
+    one = asked(desk, "ok", FAR, policy=TWO, default=DEFAULT)
     _, first, *_ = says(desk, one, "ann", True)
     tag, at, *rest = says(desk, one, "bob", True)
     assert (tag, *rest) == (b"accepted", b"bob", 2, 2)
@@ -142,7 +142,7 @@ def test_the_second_approval_decides(desk: Desk) -> None:
 
 
 def test_a_person_counts_once_and_cannot_change_sides(desk: Desk) -> None:
-    one = asked(desk, terms=TWO_OF_EACH)
+    one = asked(desk, policy=TWO_OF_EACH)
     recorded = says(desk, one, "ann", True)
     with desk.unchanged():
         for _ in range(3):
@@ -154,7 +154,7 @@ def test_a_person_counts_once_and_cannot_change_sides(desk: Desk) -> None:
 
 
 def test_one_rejection_decides_unless_told_otherwise(desk: Desk) -> None:
-    one, two = asked(desk, terms=TWO), asked(desk, terms=TWO_OF_EACH)
+    one, two = asked(desk, policy=TWO), asked(desk, policy=TWO_OF_EACH)
     for each in (one, two):
         says(desk, each, "ann", True)
     assert says(desk, one, "bob", False)[:1] == [b"accepted"]
@@ -164,7 +164,7 @@ def test_one_rejection_decides_unless_told_otherwise(desk: Desk) -> None:
 
 def test_what_lives_and_was_not_told_of_a_decision_parks_all_the_same(desk: Desk) -> None:
     by = desk.start()
-    desk.suspend(by, "ok", terms=TWO)
+    desk.suspend(by, "ok", policy=TWO)
     says(desk, by.id, "ann", True)
     assert desk.park(by, "ok") == 0
     assert says(desk, by.id, "bob", True)[0] == b"accepted"
@@ -173,7 +173,7 @@ def test_what_lives_and_was_not_told_of_a_decision_parks_all_the_same(desk: Desk
 
 def test_a_decision_of_several_wins_its_race(desk: Desk) -> None:
     by = desk.start()
-    desk.suspend(by, "ok", race=branch("race", "ok", "ok"), terms=TWO)
+    desk.suspend(by, "ok", race=branch("race", "ok", "ok"), policy=TWO)
     desk.wait(by, "nap", FAR, race=branch("race", "nap", "nap"))
     assert desk.park(by, "ok", "nap") == 0
     says(desk, by.id, "ann", True)
@@ -189,7 +189,7 @@ def test_a_decision_of_several_wins_its_race(desk: Desk) -> None:
 @pytest.mark.parametrize("how", ["timer", "a late answer"])
 @pytest.mark.parametrize("default", [DEFAULT, b""], ids=["default", "fail"])
 def test_a_deadline_that_passes_with_one_of_two(desk: Desk, default: bytes, how: str) -> None:
-    one = asked(desk, "ok", FAR, terms=TWO, **({"default": default} if default else {}))
+    one = asked(desk, "ok", FAR, policy=TWO, **({"default": default} if default else {}))
     says(desk, one, "ann", True)
     record = desk.record(one, "ok")
     if how == "timer":
@@ -214,7 +214,7 @@ def test_a_new_run_keeps_what_a_default_has_decided_and_asks_again_what_nobody_h
     by = desk.start()
     desk.suspend(by, "kept", FAR, default=DEFAULT)
     desk.suspend(by, "gone", FAR)
-    desk.suspend(by, "open", FAR, default=DEFAULT, terms=TWO)
+    desk.suspend(by, "open", FAR, default=DEFAULT, policy=TWO)
     says(desk, by.id, "ann", True, "open")
     for key in ("kept", "gone"):
         desk.make_due(f"s{by.id} {key}")
@@ -224,7 +224,7 @@ def test_a_new_run_keeps_what_a_default_has_decided_and_asks_again_what_nobody_h
     again = desk.deliver()
     assert {name for name in desk.state.journals[by.id.encode()] if name} == {b"kept"}
     again.known = changes(desk, by.id)
-    desk.suspend(again, "open", FAR, terms=TWO)
+    desk.suspend(again, "open", FAR, policy=TWO)
     assert desk.record(by.id, "open")[12] == b"", "what was decided before is not counted"
     assert says(desk, by.id, "bob", True, "open")[::3] == [b"recorded", 1]
 
@@ -236,7 +236,7 @@ def test_an_early_answer_is_not_taken_unchecked(desk: Desk) -> None:
     by = desk.start()
     groups = packed(["finance"])
     assert desk.answer(by.id, "ok", YES, "yes", early=True, by="ann", groups=groups)[0] == b"kept"
-    _, opened = desk.suspend(by, "ok", FAR, terms=ANN)
+    _, opened = desk.suspend(by, "ok", FAR, policy=ANN)
     assert msgpack.unpackb(opened, raw=True)[2] == b"open"
     state = desk.state
     kept = msgpack.unpackb(state.early[by.id.encode()][b"ok"], raw=True)
@@ -298,7 +298,7 @@ def test_what_was_never_asked_is_not_in_the_audit(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "first", race=branch("race", "first", "first"))
     desk.answer(by.id, "first")
-    desk.suspend(by, "late", race=branch("race", "late", "late"), terms=TWO)
+    desk.suspend(by, "late", race=branch("race", "late", "late"), policy=TWO)
     assert desk.record(by.id, "late")[2] == b"closed"
     assert [entry[1] for entry in audit(desk, by.id)] == [b"first"]
 
@@ -313,7 +313,7 @@ def everything(desk: Desk) -> bytes:
 def test_delete_leaves_who_when_and_what_it_was_about(desk: Desk) -> None:
     by = desk.start(input=b"marker input")
     desk.write(by, "a", None, "e", b"\xa6marker")
-    desk.suspend(by, "ok", FAR, b"\xa6marker", terms=TWO, told=b"\xa6marker")
+    desk.suspend(by, "ok", FAR, b"\xa6marker", policy=TWO, event_data=b"\xa6marker")
     says(desk, by.id, "ann", True)
     says(desk, by.id, "bob", True)
     desk.finish(by, value=b"\xa6marker")

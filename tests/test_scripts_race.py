@@ -255,8 +255,8 @@ def test_a_suspension_that_comes_too_late_tells_what_came_before_it(desk: Desk) 
     desk.answer(by.id, "first")
     late = branch("race", "ask", "ask")
     asked = ("ask", 0, b"\x80", *late, SHOWN_DIGEST, AUDIT_MS, "")
-    desk.run("suspend", *by.fence, *asked, "told", b"\x80")
-    assert desk.events(by.id)[-1] == b"told" and status(desk, by, "ask") == b"closed"
+    desk.run("suspend", *by.fence, *asked, "event_data", b"\x80")
+    assert desk.events(by.id)[-1] == b"event_data" and status(desk, by, "ask") == b"closed"
 
 
 def test_the_winning_branch_goes_on_to_open_waits(desk: Desk) -> None:

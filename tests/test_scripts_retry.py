@@ -11,7 +11,7 @@ from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys
 from polos_redis.state.journal import result_name
 from tests.desk import FAR, Activated, Desk, branch, new_id, packed, step
-from tests.state import ties_of
+from tests.state import relations_of
 
 ERROR = packed(["ValueError", "no", ""])
 
@@ -53,7 +53,7 @@ both = pytest.mark.parametrize("how", ["again", "retry"])
 
 
 def test_retry_puts_a_failed_execution_back_on_the_queue(desk: Desk) -> None:
-    by = desk.start(workflow="parent", queue="slow", about=b"\x80")
+    by = desk.start(workflow="parent", queue="slow", origin=b"\x80")
     desk.write(by, "a", step(b"\x07"))
     desk.run("watch", by.id, "me")
     more = packed(["unreached", "z", "state", "s"])
@@ -63,7 +63,7 @@ def test_retry_puts_a_failed_execution_back_on_the_queue(desk: Desk) -> None:
     fields = desk.execution(by.id)
     entry = fields.pop("entry")
     assert entry != by.entry
-    kept = ("workflow", "queue", "input", "about", "created", "started", "retention", "state", "ties")
+    kept = ("workflow", "queue", "input", "origin", "created", "started", "retention", "state", "relations")
     new = {"status": b"queued", "run": b"2", "last_error": ERROR}
     assert fields == {name: before[name] for name in kept} | new
     state = desk.state
@@ -135,7 +135,7 @@ def test_a_new_run_has_its_whole_time_again(desk: Desk) -> None:
     desk.retry(by.id)
     due = desk.state.timers[b"t" + by.id.encode()]
     assert before + FAR <= due <= desk.now() + FAR
-    assert ties_of(desk.state.executions[by.id.encode()]).deadline == due
+    assert relations_of(desk.state.executions[by.id.encode()]).deadline == due
 
 
 def test_a_retry_stops_the_end_of_the_children(desk: Desk) -> None:
@@ -170,7 +170,7 @@ def test_again_ends_the_run_and_queues_the_next(desk: Desk) -> None:
     desk.requeue("w1", by.entry, lost=True)
     by = desk.deliver()
     desk.run("load", by.id, by.entry, by.owner)
-    assert desk.run("again", *by.fence, ERROR, 3, 0, "step_finish", b"\x80") == 2
+    assert desk.run("auto_retry", *by.fence, ERROR, 3, 0, "step_finish", b"\x80") == 2
     fields, state = desk.execution(by.id), desk.state
     assert (fields["run"], fields["retried"], fields["last_error"]) == (b"2", b"1", ERROR)
     assert not {"owner", "attempts", "progress", "error"} & set(fields)

@@ -231,7 +231,7 @@ def test_a_late_timer_changes_nothing_of_what_is_decided(desk: Desk, decided: st
     member = f"s{one} {'never' if decided == 'forgotten' else 'ok'}"
     desk.do("ZADD", keys.TIMERS, 1, member)
     assert desk.fire() == [1, 0, -1]
-    desk.do("DEL", keys.PUMP)
+    desk.do("DEL", keys.TIMER_LEADER)
     assert desk.snapshot() == before
 
 
@@ -258,11 +258,11 @@ def test_the_forgetting_of_executions_is_bounded_too(desk: Desk) -> None:
 def test_one_worker_at_a_time_holds_the_pump(desk: Desk) -> None:
     desk.make_due(f"s{desk.parked('ok', FAR)} ok")
     assert desk.run("fire", "w1", 60_000, 0) == [0, 0, 0, []]
-    assert 0 < desk.state.ttl[keys.PUMP] <= 60_000
+    assert 0 < desk.state.ttl[keys.TIMER_LEADER] <= 60_000
     with desk.unchanged():
         assert desk.fire(worker="w2") == [-1]
     assert desk.fire(worker="w1") == [1, 0, -1]
-    desk.do("DEL", keys.PUMP)
+    desk.do("DEL", keys.TIMER_LEADER)
     assert desk.fire(worker="w2") == [0, 0, -1]
 
 

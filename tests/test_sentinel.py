@@ -48,7 +48,7 @@ async def test_everything_goes_on_after_a_failover(watched: Watched, namespace: 
             handle = await chain.invoke(client, {"steps": 3})
             assert await handle.result(timeout=20) == [0, 1, 2]
             store = await client.store()
-            assert store.wire.place == f"127.0.0.1:{watched.master_port()}" != f"127.0.0.1:{before}"
+            assert store.wire.address == f"127.0.0.1:{watched.master_port()}" != f"127.0.0.1:{before}"
             assert all(worker.running for worker in workers)
 
 

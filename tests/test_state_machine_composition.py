@@ -29,7 +29,7 @@ from tests.machine import (
     rarely,
     run,
 )
-from tests.model import Activation, Execution, Lane, race_of
+from tests.model import Activation, Execution, Semaphore, race_of
 from tests.state import Partition, record_of
 
 LIMITS = {"": None, "narrow": 1, "wide": 2}
@@ -39,7 +39,7 @@ DELAYS, EVENTS = ("nap", "past", "race nap"), ("news", "race news")
 TOPIC = "gazette"
 AGAIN = 2  # how often an execution is tried again by itself
 
-lanes = st.sampled_from(tuple(LIMITS))
+semaphores = st.sampled_from(tuple(LIMITS))
 broods = st.sampled_from(tuple(BROODS))
 steps = st.sampled_from((*STEPS, *WAITS, "race ask", *RETRIES, "race call", *DELAYS, *EVENTS, *BROODS))
 
@@ -52,23 +52,23 @@ class Composition(Machine):
     def __init__(self) -> None:
         super().__init__()
         self.latest = ""  # who was activated at last
-        self.model.lanes = {name: Lane(limit) for name, limit in LIMITS.items() if limit}
+        self.model.semaphores = {name: Semaphore(limit) for name, limit in LIMITS.items() if limit}
 
-    @initialize(keys=st.lists(steps, min_size=1, max_size=3, unique=True), lane=lanes)
-    def begin(self, keys: list[str], lane: str) -> None:
+    @initialize(keys=st.lists(steps, min_size=1, max_size=3, unique=True), semaphore=semaphores)
+    def begin(self, keys: list[str], semaphore: str) -> None:
         for consumer in CONSUMERS:
             self.create()
             self.the_state_is_the_models()
-            self.activate(consumer, keys, lane, "park", False)
+            self.activate(consumer, keys, semaphore, "park", False)
 
     # --- clients ------------------------------------------------------------------------
 
-    @rule(lane=lanes, later=rarely, timeout=rarely)
-    def invoke(self, lane: str, later: bool, timeout: bool) -> None:
+    @rule(semaphore=semaphores, later=rarely, timeout=rarely)
+    def invoke(self, semaphore: str, later: bool, timeout: bool) -> None:
         options: dict[str, Any] = {"delay": FAR} if later else {}
         if timeout:
             options["timeout"] = FAR
-        self.create(later, lane, options | lane_options(lane))
+        self.create(later, semaphore, options | lane_options(semaphore))
 
     @precondition(lambda self: self.model.executions)
     @rule(
@@ -168,14 +168,14 @@ class Composition(Machine):
         return "expired" if key in EVENTS else "over"
 
     @precondition(lambda self: self.writer(0))
-    @rule(place=places, key=broods, lane=lanes, lost=rarely)
-    def spawn(self, place: int, key: str, lane: str, lost: bool) -> None:
+    @rule(place=places, key=broods, semaphore=semaphores, lost=rarely)
+    def spawn(self, place: int, key: str, semaphore: str, lost: bool) -> None:
         """The next of a step's children."""
         by = self.writer(place)
         if by is not None:
-            self.begin_children(by, key, lane, lost)
+            self.begin_children(by, key, semaphore, lost)
 
-    def begin_children(self, by: Activation, key: str, lane: str, lost: bool) -> None:
+    def begin_children(self, by: Activation, key: str, semaphore: str, lost: bool) -> None:
         told = record_of(by.told.get(key.encode(), b""))
         first = 0 if told is None else told[6]
         ids = [keys.child_id(by.id, key, index) for index in range(BROODS[key])]
@@ -185,14 +185,14 @@ class Composition(Machine):
         status = "started" if key == "stray" else "open"
         parts: list[Any] = []
         for child in chunk:
-            options = {"parent": by.id, "key": key, **lane_options(lane)}
+            options = {"parent": by.id, "key": key, **lane_options(semaphore)}
             parts += [child, "wf", b"in", msgpack.packb(options, use_bin_type=False)]
         reply = self.write(
             by, lost, "spawn", key, status, len(ids), first, RETENTION, *entrant(key), 0, *parts
         )
         if reply is None:
             return
-        self.model.spawn(self.model.executions[by.id], key, status, ids, chunk, lane)
+        self.model.spawn(self.model.executions[by.id], key, status, ids, chunk, semaphore)
         self.learn(by, lost)
 
     @precondition(lambda self: self.writer(0))
@@ -229,7 +229,7 @@ class Composition(Machine):
         args = (ERROR, AGAIN, FAR if later else 0)
         if one is not None and one.fence(by) == 0 and one.tried == AGAIN:
             with self.desk.unchanged():
-                assert self.desk.run("again", *by.fence, *args) == 0
+                assert self.desk.run("auto_retry", *by.fence, *args) == 0
         elif self.write(by, lost, "again", *args) is not None:
             assert one is not None
             one.tried += 1
@@ -240,11 +240,11 @@ class Composition(Machine):
     @rule(
         consumer=consumers,
         keys=st.lists(steps, max_size=4, unique=True),
-        lane=lanes,
+        semaphore=semaphores,
         how=st.sampled_from(("park", "park", "completed", "completed", "failed", "again")),
         lost=rarely,
     )
-    def activate(self, consumer: str, keys: list[str], lane: str, how: str, lost: bool) -> None:
+    def activate(self, consumer: str, keys: list[str], semaphore: str, how: str, lost: bool) -> None:
         """An activation from its beginning to its end. Code begins again what a new run has dropped."""
         self.deliver(consumer, False)
         by = self.activations[-1]
@@ -254,7 +254,7 @@ class Composition(Machine):
         dropped = [key for key in one.code if key not in one.journal and key != "race"]
         for key in [*dropped, *keys]:
             if by.sure and by in self.activations:
-                self.begin_step(self.place_of(by), key, lane)
+                self.begin_step(self.place_of(by), key, semaphore)
                 self.the_state_is_the_models()
         if by.sure and by in self.activations:
             if how == "park":
@@ -266,10 +266,10 @@ class Composition(Machine):
             else:
                 self.end(by, how, lost)
 
-    def begin_step(self, place: int, key: str, lane: str) -> None:
+    def begin_step(self, place: int, key: str, semaphore: str) -> None:
         if key in BROODS:
             for _ in range(0, BROODS[key] or 1, CHUNK):
-                self.spawn(place, key, lane, False)
+                self.spawn(place, key, semaphore, False)
         elif key in DELAYS + EVENTS:
             self.wait(place, key, False, False)
         elif key in STEPS:
@@ -329,12 +329,12 @@ class Composition(Machine):
             assert record is not None and record[4].decode() == race.winner, one.id
             members = [part.decode() for part in record[6]]
             assert dict(zip(members[::2], members[1::2], strict=True)) == race.members, one.id
-        if one.lane:
-            lane = self.model.lanes[one.lane]
-            line = state.line.get(one.lane.encode(), {})
-            assert [place.decode() for place in sorted(line, key=line.__getitem__)] == lane.line
-            held = state.places.get(one.lane.encode(), {}).keys() - line.keys()
-            assert {place.decode() for place in held} == lane.holders and len(held) <= lane.limit
+        if one.semaphore:
+            semaphore = self.model.semaphores[one.semaphore]
+            line = state.waiters.get(one.semaphore.encode(), {})
+            assert [place.decode() for place in sorted(line, key=line.__getitem__)] == semaphore.waiters
+            held = state.slots.get(one.semaphore.encode(), {}).keys() - line.keys()
+            assert {place.decode() for place in held} == semaphore.holders and len(held) <= semaphore.limit
 
 
 def result(packed: bytes) -> str:
@@ -343,8 +343,8 @@ def result(packed: bytes) -> str:
     return status.decode()
 
 
-def lane_options(lane: str) -> dict[str, Any]:
-    return {"lane": lane, "limit": LIMITS[lane], "near": True} if lane else {}
+def lane_options(semaphore: str) -> dict[str, Any]:
+    return {"semaphore": semaphore, "limit": LIMITS[semaphore], "near": True} if semaphore else {}
 
 
 @pytest.mark.timeout(7200 if DEEP else 300)

@@ -119,7 +119,7 @@ async def test_the_workflow_is_given_the_event_as_it_was_published(client: Polos
 async def test_a_worker_that_does_not_know_the_type_of_the_data_hands_it_on(
     fleet: Fleet, client: PolosClient
 ) -> None:
-    other = await fleet.start(defined_in="tests.fleet_beginnings", knows="ticked", queues=["elsewhere"])
+    other = await fleet.start(defined_in="tests.fleet_starts", knows="ticked", queues=["elsewhere"])
     assert await pump_holder(client, fleet, "orders") is other
     async with working(client, typed):
         await publish(client, Order(number=8))
@@ -368,7 +368,7 @@ async def test_events_of_topics_in_all_partitions_reach_the_workers(
 async def test_each_event_begins_one_execution_although_the_worker_that_hands_them_out_is_killed(
     fleet: Fleet, client: PolosClient
 ) -> None:
-    await asyncio.gather(*(fleet.start(defined_in="tests.fleet_beginnings") for _ in range(2)))
+    await asyncio.gather(*(fleet.start(defined_in="tests.fleet_starts") for _ in range(2)))
     published = 0
     for _ in range(2):
         victim = await pump_holder(client, fleet, "orders")
@@ -381,7 +381,7 @@ async def test_each_event_begins_one_execution_although_the_worker_that_hands_th
         victim.kill()
         await publishing
         published += 150
-        await fleet.start(defined_in="tests.fleet_beginnings")
+        await fleet.start(defined_in="tests.fleet_starts")
 
     async def all_done() -> bool:
         return await count_of(client, "ordered", "completed") == published

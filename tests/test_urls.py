@@ -11,7 +11,7 @@ from polos_redis.wire.urls import parse
 
 
 @pytest.mark.parametrize(
-    ("url", "place"),
+    ("url", "address"),
     [
         ("redis://h", "h:6379"),
         ("redis://", "localhost:6379"),
@@ -21,9 +21,9 @@ from polos_redis.wire.urls import parse
         ("unix://user:s3cret@/run/redis.sock", "/run/redis.sock"),
     ],
 )
-def test_one_server(url: str, place: str) -> None:
+def test_one_server(url: str, address: str) -> None:
     target = parse(url)
-    assert (target.kind, target.place, target.seeds) == ("server", place, (url,))
+    assert (target.kind, target.address, target.seeds) == ("server", address, (url,))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_cluster(url: str, seeds: list[str], found: str) -> None:
     target = parse(url)
     assert (target.kind, list(target.seeds)) == ("cluster", seeds)
     assert target.server("10.0.0.1", 7000) == found
-    assert "s3cret" not in target.place
+    assert "s3cret" not in target.address
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_service_that_sentinels_watch(url: str, seeds: list[str], service: str
     target = parse(url)
     assert (target.kind, list(target.seeds), target.service) == ("sentinel", seeds, service)
     assert target.server("m", 1) == found
-    assert "s3cret" not in target.place
+    assert "s3cret" not in target.address
 
 
 def test_a_node_that_names_no_host_is_on_the_seeds_host() -> None:

@@ -33,7 +33,7 @@ from polos_redis.errors import (
 )
 from polos_redis.wire.replies import CallLostError, RefusedReplyError, TransientReplyError
 from polos_redis.wire.wire import Script, Wire
-from tests.door import Door
+from tests.endpoint import Door
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -181,8 +181,8 @@ def test_the_calls_of_one_tick_leave_in_one_write(wire_server: Server, run: Run)
     async def main() -> None:
         wire = Wire(wire_server.url, scripts=[ECHO])
         await wire.connect()
-        assert wire._link is not None
-        transport, writes = wire._link.transport, []
+        assert wire._transport is not None
+        transport, writes = wire._transport.transport, []
 
         class Counting:
             def write(self, data: bytes) -> None:
@@ -192,7 +192,7 @@ def test_the_calls_of_one_tick_leave_in_one_write(wire_server: Server, run: Run)
             def __getattr__(self, name: str) -> Any:
                 return getattr(transport, name)
 
-        wire._link.transport = Counting()  # type: ignore[assignment]
+        wire._transport.transport = Counting()  # type: ignore[assignment]
         calls = [wire.run(ECHO, b"k", n) for n in range(300)]
         assert writes == []
         assert await asyncio.gather(*calls) == [str(n).encode() for n in range(300)]
@@ -467,7 +467,7 @@ def test_refusals_say_what_redis_says_and_what_to_do(wire_server: Server, run: R
             assert error.code == code
             assert text in str(error)
             assert hint in str(error)
-            assert wire.place in str(error)
+            assert wire.address in str(error)
         wire_server.do("CONFIG", "SET", "maxmemory", "1")
         for call in (wire.send("SET", "a", "b"), wire.run(WRITE, b"k", "v")):
             error = await error_of(call)
@@ -515,23 +515,23 @@ def test_passwords(wire_server: Server, run: Run) -> None:
     wire_server.start("--requirepass", "s3cret/pw")
 
     async def main() -> None:
-        place = f"127.0.0.1:{wire_server.port}"
+        address = f"127.0.0.1:{wire_server.port}"
         for url, code, hint in (
-            (f"redis://{place}", "NOAUTH", "redis://user:password@host:port"),
-            (f"redis://:wr0ng@{place}", "WRONGPASS", "check the user and password"),
-            (f"redis://nobody:wr0ng@{place}/1", "WRONGPASS", "check the user and password"),
+            (f"redis://{address}", "NOAUTH", "redis://user:password@host:port"),
+            (f"redis://:wr0ng@{address}", "WRONGPASS", "check the user and password"),
+            (f"redis://nobody:wr0ng@{address}/1", "WRONGPASS", "check the user and password"),
         ):
             wire = Wire(url)
             for attempt in (wire.connect(), wire.call("PING")):
                 error = await error_of(attempt)
                 assert isinstance(error, RefusedReplyError), error
                 assert error.code == code
-                assert place in str(error)
+                assert address in str(error)
                 assert hint in str(error)
                 assert "wr0ng" not in "".join(traceback.format_exception(error))
             await wire.close()
         for url in (
-            f"redis://:s3cret%2Fpw@{place}/3",
+            f"redis://:s3cret%2Fpw@{address}/3",
             f"unix://{wire_server.socket}?password=s3cret%2Fpw&db=3&protocol=3",
         ):
             wire = Wire(url, name="named")
@@ -657,7 +657,7 @@ def test_the_window_bounds_the_calls_under_way(wire_server: Server, run: Run) ->
     async def main() -> None:
         wire = Wire(wire_server.url, window=4)
         await wire.connect()
-        link = wire._link
+        link = wire._transport
         assert link is not None
         most = 0
 

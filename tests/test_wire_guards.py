@@ -240,7 +240,7 @@ async def test_calls_of_one_turn_leave_in_one_write(
         wire = (await client.store()).wire
         assert isinstance(wire, Wire)
         await wire.call("PING")
-        link = wire._link
+        link = wire._transport
         assert link is not None
         writes: list[int] = []
         transport = link.transport

@@ -27,7 +27,7 @@ class Ruling:
 
     approved: bool
     input: Any = None
-    told: str = ""
+    note: str = ""
 
 
 async def rule(ctx: WorkflowContext, tool: Tool, place: str, input: Any) -> Ruling:
@@ -35,11 +35,11 @@ async def rule(ctx: WorkflowContext, tool: Tool, place: str, input: Any) -> Ruli
     policy again, and a policy that wants that approved, too, is another question."""
     if tool.approval == "never":
         return Ruling(True, input)
-    wanted, told, problem = input, "", ""
+    wanted, note, problem = input, "", ""
     for number in itertools.count(1):
         name = f"{place}_{tool.name}" + ("" if number == 1 else f"_{number}")
         if not problem and not await _is_needed(ctx, tool, f"policy_{name}", wanted):
-            return Ruling(True, wanted, told)
+            return Ruling(True, wanted, note)
         if number > MOST_QUESTIONS:
             return Ruling(False, wanted, "the decision on this call went on changing; do not call it again")
         try:
@@ -54,11 +54,11 @@ async def rule(ctx: WorkflowContext, tool: Tool, place: str, input: Any) -> Ruli
             return Ruling(False, wanted, f"a person rejected this call{said}")
         edited = getattr(decision, "arguments", None)
         if edited is None or codec.plain(edited) == codec.plain(wanted):
-            return Ruling(True, wanted, f"a person approved this call{said}" if said else told)
+            return Ruling(True, wanted, f"a person approved this call{said}" if said else note)
         wanted, problem = edited, ""
-        told = f"a person changed the arguments{said}"
+        note = f"a person changed the arguments{said}"
         if tool.approval == "always":  # who has changed them has approved them
-            return Ruling(True, wanted, told)
+            return Ruling(True, wanted, note)
     raise AssertionError("the loop has no end of its own")
 
 
@@ -98,7 +98,7 @@ def _decision_type(input_type: Any, arguments: Any) -> Any:
 
     fields: dict[str, Any] = {
         "approved": (bool, Field(description="May it be called?")),
-        "reason": (str | None, Field(default=None, description="What the model is told")),
+        "reason": (str | None, Field(default=None, description="What the model is note")),
     }
     if input_type is not None:
         other = Field(default=None, description="Call it with these instead", examples=[arguments])

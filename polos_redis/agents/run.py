@@ -23,8 +23,8 @@ from polos_redis.agents.conversation import (
 )
 from polos_redis.agents.output import complaints
 from polos_redis.agents.providers import Request
-from polos_redis.agents.telling import Teller
 from polos_redis.agents.tools import Tool
+from polos_redis.agents.turn_events import TurnEvents
 from polos_redis.errors import (
     AgentStoppedError,
     InvalidOutputError,
@@ -141,15 +141,15 @@ class AgentRun:
             agent.provider_timeout,
             agent.provider_options,
         )
-        teller = Teller(ctx, number)
-        await teller.start()
+        turn_events = TurnEvents(ctx, number)
+        await turn_events.start()
         try:
-            turn = await agent.provider.ask(request, ctx._activation.host.shared, teller.text)
+            turn = await agent.provider.ask(request, ctx._activation.host.resources, turn_events.text)
         except PolosError:  # a `ModelCallError` is worth another try
             raise
         except Exception as error:  # no doing of the provider's: it would fail again, once it is paid for
             raise NoRetryError(f"the model can't be asked: {type(error).__name__}: {error}") from error
-        await teller.end(turn)
+        await turn_events.end(turn)
         return turn
 
     def _refuse(self, turn: Turn) -> None:
@@ -176,11 +176,11 @@ class AgentRun:
         """The result of a call. Once it is journaled it stands: a retry that drops what has failed or timed
         out must not call a tool behind the back of a model that has been told otherwise."""
         key = f"call_{place}"
-        result = None if self._is_settled(key, place) else await self._checked(place, call)
-        settled: ToolResult = await self.ctx.step.run(key, self._settle, result)
+        result = None if self._is_recorded(key, place) else await self._checked(place, call)
+        settled: ToolResult = await self.ctx.step.run(key, self._recorded, result)
         return settled
 
-    def _is_settled(self, key: str, place: str) -> bool:
+    def _is_recorded(self, key: str, place: str) -> bool:
         """Whether the result of a call is journaled; the steps that have led to it are passed over then."""
         activation = self.ctx._activation
         stored = activation.journal.get(raw(key))
@@ -191,9 +191,9 @@ class AgentRun:
         activation.passed_over.update(name for name in names if f"_{place}_" in f"{name}_")
         return True
 
-    async def _settle(self, result: ToolResult) -> ToolResult:
+    async def _recorded(self, result: ToolResult) -> ToolResult:
         told = {"agent_id": self.agent.id, "call_id": result.call_id, "tool": result.tool}
-        await self.ctx._activation.tell("tool_result", {**told, "status": result.status})
+        await self.ctx._activation.emit("tool_result", {**told, "status": result.status})
         return result
 
     async def _checked(self, place: str, call: ToolCall) -> ToolResult:
@@ -213,16 +213,16 @@ class AgentRun:
         ruling = await rule(self.ctx, tool, place, wanted)
         given = codec.plain(ruling.input)
         if not ruling.approved:
-            return ToolResult(tool.name, call.id, given, "rejected", ruling.told)
+            return ToolResult(tool.name, call.id, given, "rejected", ruling.note)
         try:
             value = await self._value(f"tool_{place}_{tool.name}", tool, ruling.input)
         except StepExecutionError as error:
             why = f"it failed: {error.error_type}: {error.error_message}"
-            return ToolResult(tool.name, call.id, given, "failed", why, ruling.told)
+            return ToolResult(tool.name, call.id, given, "failed", why, ruling.note)
         spent = Usage()
         if isinstance(value, AgentResult):
             value, spent = value.result, value.usage
-        return ToolResult(tool.name, call.id, given, "ok", codec.plain(value), ruling.told, spent)
+        return ToolResult(tool.name, call.id, given, "ok", codec.plain(value), ruling.note, spent)
 
     async def _value(self, key: str, tool: Tool, given: Any) -> Any:
         if tool.workflow is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from polos_redis.agents.output import Schema, check_fields, plain_name, schema_of
-from polos_redis.decisions.terms import ANYTHING, Terms
+from polos_redis.decisions.answer_policy import ANYTHING, AnswerPolicy
 from polos_redis.errors import ConfigurationError
 from polos_redis.runtime.steps.times import milliseconds
 from polos_redis.values import schemas
@@ -112,9 +112,9 @@ def _made(
         raise ConfigurationError(
             f"{what}: approval is 'never', 'always' or a function of the input, not {approval!r}"
         )
-    terms = Terms.of(what, None, approvers, required, 1, True, frozenset())
+    policy = AnswerPolicy.of(what, None, approvers, required, 1, True, frozenset())
     timeout_ms = milliseconds(f"the approval of {what}", approval_timeout)
-    if approval == "never" and (terms != ANYTHING or timeout_ms):
+    if approval == "never" and (policy != ANYTHING or timeout_ms):
         raise ConfigurationError(f"{what} says how it is approved, but not when: give approval=")
     if not isinstance(max_retries, int) or isinstance(max_retries, bool) or max_retries < 0:
         raise ConfigurationError(f"{what}: max_retries is a whole number from 0, not {max_retries!r}")
@@ -122,7 +122,7 @@ def _made(
         made,
         description=description or made.description,
         approval=approval,
-        approvers=terms.approvers,
+        approvers=policy.approvers,
         required=required,
         approval_timeout=approval_timeout,
         max_retries=max_retries,

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
-from polos_redis.decisions.terms import Terms, verdict
+from polos_redis.decisions.answer_policy import AnswerPolicy, verdict
 from polos_redis.errors import (
     AlreadyResumedError,
     AmbiguousSuspensionError,
@@ -29,7 +29,7 @@ from polos_redis.errors import (
     SuspensionNotFoundError,
     UnreadableValueError,
 )
-from polos_redis.executions.starting import About
+from polos_redis.executions.starting import Origin
 from polos_redis.state import journal, keys
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.store import Answer, Store, raw, text
@@ -113,16 +113,16 @@ async def _give(
             return reply
         record = journal.parse(reply[1])
         assert isinstance(record, SuspensionRecord)
-        terms, plain = Terms.unpack(record.terms), codec.to_plain(given.value)
+        policy, plain = AnswerPolicy.unpack(record.policy), codec.to_plain(given.value)
         if record.status == "open":
             if digest is not None and not hmac.compare_digest(record.shown_digest.hex(), digest.lower()):
                 raise ShownChangedError(execution_id, step_key)
-            if record.terms:
-                starters = About.unpack("", reply[2]).starters
-                terms.check_person(execution_id, step_key, answer.by or None, answer.groups, starters)
-                terms.check_answer(execution_id, step_key, plain)
+            if record.policy:
+                starters = Origin.unpack("", reply[2]).starters
+                policy.check_person(execution_id, step_key, answer.by or None, answer.groups, starters)
+                policy.check_answer(execution_id, step_key, plain)
         answer = replace(given, seen=record.seen, approves=verdict(plain) is True)
-        if terms.schema is not None:  # whatever type it was given as
+        if policy.schema is not None:  # whatever type it was given as
             value = codec.encode(plain, limit=1 << 40)  # the size of what was given has been checked
             answer = replace(answer, value=value, digest=codec.canonical_digest(plain))
 

@@ -12,7 +12,7 @@ from polos_redis.state import keys
 from polos_redis.state.store import text
 
 
-def told(stored: Sequence[bytes], execution_id: str) -> list[dict[str, Any]]:
+def entries(stored: Sequence[bytes], execution_id: str) -> list[dict[str, Any]]:
     """The entries of a root's audit that concern an execution, all of them for the root."""
     found = [_entry(packed) for packed in stored]
     if keys.root_of(execution_id) != execution_id:

@@ -25,7 +25,7 @@ async def define(store: Store, workflows: Iterable[Workflow[Any, Any]]) -> None:
         for prefix in store.prefixes:
             await store.define(prefix, "limit", name, b"" if limit is None else str(limit).encode())
         if limit is not None:
-            await store.free_place(name, limit, "", 0)  # nobody's: a line moves up when there is room now
+            await store.release_slot(name, limit, "", 0)  # nobody's: a line moves up when there is room now
 
 
 def _limits(workflows: Iterable[Workflow[Any, Any]]) -> dict[str, int | None]:

@@ -14,7 +14,7 @@ from polos_redis.errors import (
     ExecutionNotFoundError,
     InsideWorkflowError,
 )
-from polos_redis.executions.starting import About
+from polos_redis.executions.starting import Origin
 from polos_redis.state import journal, keys
 from polos_redis.state.store import Ended, text
 from polos_redis.values import codec
@@ -48,11 +48,11 @@ class ExecutionHandle(Generic[Out]):
 
     async def _checked(self) -> ExecutionHandle[Out]:
         store = await self._client.store()
-        workflow, about = await store.read_fields(self.id, "workflow", "about")
+        workflow, origin = await store.read_fields(self.id, "workflow", "origin")
         if workflow is None:
             raise ExecutionNotFoundError(self.id)
         self.workflow_id = text(workflow)
-        self.root_workflow_id = About.unpack(self.workflow_id, about).root_workflow_id
+        self.root_workflow_id = Origin.unpack(self.workflow_id, origin).root_workflow_id
         return self
 
     async def result(self, timeout: float | timedelta | None = None) -> Out:

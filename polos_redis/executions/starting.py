@@ -17,7 +17,7 @@ from polos_redis.workflow import Workflow
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class Origin:
     """Where an execution comes from, as its code sees it."""
 
     root_workflow_id: str
@@ -38,7 +38,7 @@ class About:
         return codec.encode(known, limit=1 << 40)  # what can be large in it has been checked
 
     @classmethod
-    def unpack(cls, workflow_id: str, packed: bytes | None) -> About:
+    def unpack(cls, workflow_id: str, packed: bytes | None) -> Origin:
         """As the store has it; nothing means a root execution that knows of nothing."""
         if packed is None:
             return cls(workflow_id)
@@ -106,10 +106,10 @@ def queue_of(definition: Definition, workflow_id: str, wanted: Queue | str | dic
     return own if chosen == Queue(own.name) else chosen
 
 
-def begin(
+def start_options(
     definition: Definition,
     workflow_id: str,
-    about: About | None,
+    origin: Origin | None,
     *,
     queue: Queue,
     concurrency_key: str | None = None,
@@ -120,7 +120,7 @@ def begin(
 ) -> Start:
     """How an execution is begun, from its workflow's definition and what the caller wants otherwise."""
     what = f"workflow {workflow_id!r}"
-    lane = None if queue.name == DEFAULTS.queue else queue.name
+    semaphore = None if queue.name == DEFAULTS.queue else queue.name
     if concurrency_key is not None:
         if not isinstance(concurrency_key, str):
             raise InvalidInputError(f"{what}: concurrency_key is a text, not {concurrency_key!r}")
@@ -129,17 +129,17 @@ def begin(
                 f"{what}: concurrency_key needs a queue with a concurrency_limit, and {queue.name!r} has "
                 "none that is known: give the limit with queue(), here or to a workflow of a worker"
             )
-        lane = f"{queue.name}\0{concurrency_key}"
+        semaphore = f"{queue.name}\0{concurrency_key}"
     if start_delay is not None and start_at is not None:
         raise InvalidInputError(f"{what}: give start_delay or start_at, not both")
     timeout = run_timeout_seconds if run_timeout_seconds is not None else definition.run_timeout
     return Start(
         queue=queue.name,
-        lane=lane,
+        semaphore=semaphore,
         limit=queue.concurrency_limit,
         timeout=milliseconds(what, timeout, "run_timeout_seconds"),
         delay=milliseconds(what, start_delay, "start_delay", zero=True),
         at=None if start_at is None else moment(what, start_at),
-        about=None if about is None else about.pack(),
+        origin=None if origin is None else origin.pack(),
         digest=digest,
     )

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgpack
 
-from polos_redis.decisions.terms import Terms
+from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.errors import StoredValueError
-from polos_redis.executions.starting import About
+from polos_redis.executions.starting import Origin
 from polos_redis.state import journal, keys
 from polos_redis.state.journal import ChildRecord, DecisionRecord, StepRecord, SuspensionRecord, WaitRecord
 from polos_redis.state.store import text
@@ -80,7 +80,7 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         "finished_at": iso(number("finished")),
         "run": number("run"),
         "root_execution_id": keys.root_of(execution_id),
-        **_about(text(fields["workflow"]), fields.get("about")),
+        **_origin(text(fields["workflow"]), fields.get("origin")),
         "queue": text(fields.get("queue", b"")) or keys.DEFAULT_QUEUE,
         "state": plain(fields.get("state")),
         "usage": _usage(steps, results),
@@ -97,7 +97,7 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
 def suspension(execution_id: str, step_key: str, record: SuspensionRecord) -> dict[str, Any]:
     """One suspension: what was shown, since when and until when, and the decision."""
     answered = record.status == "answered"
-    terms = Terms.unpack(record.terms)
+    policy = AnswerPolicy.unpack(record.policy)
     default = record.status in ("open", "expired") and record.answer
     return {
         "execution_id": execution_id,
@@ -113,11 +113,11 @@ def suspension(execution_id: str, step_key: str, record: SuspensionRecord) -> di
         "resumed_by": (record.by or None) if answered else None,
         "channel": record.channel if answered else None,
         "decided_at": iso(record.decided_ms),
-        "schema": terms.schema,
-        "approvers": list(terms.approvers),
-        "required": terms.required,
-        "rejections": terms.rejections,
-        "allow_self": terms.allow_self,
+        "schema": policy.schema,
+        "approvers": list(policy.approvers),
+        "required": policy.required,
+        "rejections": policy.rejections,
+        "allow_self": policy.allow_self,
         "on_timeout": {"data": plain(record.answer)} if default else None,
         "decisions": [decision(one) for one in record.decisions],
     }
@@ -134,10 +134,10 @@ def decision(record: DecisionRecord) -> dict[str, Any]:
 
 
 def around(
-    execution_id: str, workflow: bytes | None, status: bytes | None, about: bytes | None
+    execution_id: str, workflow: bytes | None, status: bytes | None, origin: bytes | None
 ) -> dict[str, Any]:
     """What there is to know of the execution that a suspension belongs to."""
-    found = _about(text(workflow), about)
+    found = _origin(text(workflow), origin)
     return {
         "workflow_id": text(workflow),
         "root_workflow_id": found["root_workflow_id"],
@@ -148,17 +148,17 @@ def around(
     }
 
 
-def _about(workflow_id: str, packed: bytes | None) -> dict[str, Any]:
+def _origin(workflow_id: str, packed: bytes | None) -> dict[str, Any]:
     try:
-        about = About.unpack(workflow_id, packed)
+        origin = Origin.unpack(workflow_id, packed)
     except (StoredValueError, TypeError):
-        about = About(workflow_id)
+        origin = Origin(workflow_id)
     return {
-        "root_workflow_id": about.root_workflow_id,
-        "parent_execution_id": about.parent_execution_id,
-        "session_id": about.session_id,
-        "user_id": about.user_id,
-        "started_by": about.started_by,
+        "root_workflow_id": origin.root_workflow_id,
+        "parent_execution_id": origin.parent_execution_id,
+        "session_id": origin.session_id,
+        "user_id": origin.user_id,
+        "started_by": origin.started_by,
     }
 
 
@@ -179,7 +179,7 @@ def _children(
 ) -> list[dict[str, Any]]:
     """A step's children; the status of one is known here when it was waited for and has ended."""
     found = []
-    for index in range(min(record.begun, MOST_CHILDREN)):
+    for index in range(min(record.started, MOST_CHILDREN)):
         child_id = keys.child_id(execution_id, step_key, index)
         stored = records.get(journal.result_name(child_id))
         status = None if stored is None else journal.parse_result(stored).status

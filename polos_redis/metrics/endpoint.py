@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from polos_redis.worker.worker import Worker
 
 
-class MetricsDoor:
+class MetricsEndpoint:
     """Shows what a worker counts, and its process's memory and CPU, at http://host:port/metrics."""
 
     def __init__(self, worker: Worker, host: str, port: int) -> None:

@@ -12,7 +12,7 @@ import msgpack
 
 from polos_redis import settings
 from polos_redis.state import keys
-from polos_redis.state.scripts import CENSUS
+from polos_redis.state.scripts import NAMESPACE_STATS
 from polos_redis.state.store import STATUSES, Store, raw, text
 
 MOST_NAMES = 1000  # workflows, and queues, that are told apart
@@ -21,26 +21,26 @@ PAGE = 200  # of each in one call: about 1 ms of Redis' time
 
 
 @dataclass(slots=True)
-class QueueCensus:
-    """One queue in all partitions. `waiting` and `delivered` are entries; `places` and `line` are of its own
+class QueueStats:
+    """One queue in all partitions. `waiting` and `delivered` are entries; `slots` and `line` are of its own
     lane, not of those of its concurrency keys; `limit` None when it has none."""
 
     waiting: int = 0
     delivered: int = 0
-    places: int = 0
-    line: int = 0
+    slots: int = 0
+    waiters: int = 0
     limit: int | None = None
 
-    def add(self, waiting: int, delivered: int, places: int, line: int) -> None:
+    def add(self, waiting: int, delivered: int, slots: int, line: int) -> None:
         """What another partition has of it."""
         self.waiting += waiting
         self.delivered += delivered
-        self.places += places
-        self.line += line
+        self.slots += slots
+        self.waiters += line
 
 
 @dataclass(slots=True)
-class Lease:
+class LeaseReading:
     """What a worker says of itself: how often it was renewed in all partitions, and how many seconds it is
     good for."""
 
@@ -49,12 +49,12 @@ class Lease:
 
 
 @dataclass(slots=True)
-class Census:
+class NamespaceStats:
     """What stands in a namespace. Partitions are looked at one after the other, so the sums are of a short
     while, not of a moment."""
 
     executions: Counter[tuple[str, str]] = field(default_factory=Counter)  # (workflow, status) -> how many
-    queues: defaultdict[str, QueueCensus] = field(default_factory=lambda: defaultdict(QueueCensus))
+    queues: defaultdict[str, QueueStats] = field(default_factory=lambda: defaultdict(QueueStats))
     suspensions: int = 0
     oldest_suspension_ms: int = 0
     timers: int = 0
@@ -62,13 +62,13 @@ class Census:
     errands: int = 0
     errands_due: int = 0
     unattended: int = 0  # partitions in which no worker fires timers now
-    leases: dict[str, Lease] = field(default_factory=dict)  # by worker
+    leases: dict[str, LeaseReading] = field(default_factory=dict)  # by worker
     left_out: dict[str, int] = field(default_factory=dict)  # "workflows", "queues": names beyond MOST_NAMES
 
 
-async def take_census(store: Store) -> Census:
+async def read_namespace_stats(store: Store) -> NamespaceStats:
     """Count. Raises what a call would when Redis is away."""
-    census = Census()
+    stats = NamespaceStats()
     workflows, limits = set[str](), dict[str, int]()
     for prefix in store.prefixes:
         workflows |= await _members(store, prefix + keys.WORKFLOWS.encode())
@@ -77,41 +77,41 @@ async def take_census(store: Store) -> Census:
     for prefix in store.prefixes:
         queues |= await _members(store, prefix + keys.QUEUES.encode())
     shown = _some(workflows), _some(queues)
-    census.left_out = {"workflows": len(workflows) - len(shown[0]), "queues": len(queues) - len(shown[1])}
+    stats.left_out = {"workflows": len(workflows) - len(shown[0]), "queues": len(queues) - len(shown[1])}
     for prefix in store.prefixes:
-        await _count(store, prefix, *shown, census)
-        await _read_leases(store, prefix, census)
+        await _count(store, prefix, *shown, stats)
+        await _read_leases(store, prefix, stats)
     for name, limit in limits.items():
-        if name in census.queues:
-            census.queues[name].limit = limit
-    return census
+        if name in stats.queues:
+            stats.queues[name].limit = limit
+    return stats
 
 
 async def _count(
-    store: Store, prefix: bytes, workflows: list[str], queues: list[str], census: Census
+    store: Store, prefix: bytes, workflows: list[str], queues: list[str], stats: NamespaceStats
 ) -> None:
     for first in range(0, max(len(workflows), len(queues), 1), PAGE):
         some, others = workflows[first : first + PAGE], queues[first : first + PAGE]
         names = map(raw, [*some, *others])
         *facts, by_workflow, by_queue = await store.wire.call_script(
-            CENSUS, prefix, len(some), *names, patience=store.patience
+            NAMESPACE_STATS, prefix, len(some), *names, patience=store.patience
         )
         for workflow, counts in zip(some, by_workflow, strict=True):
             for status, count in zip(STATUSES, counts, strict=True):
-                census.executions[workflow, status] += count
+                stats.executions[workflow, status] += count
         for queue, counts in zip(others, by_queue, strict=True):
-            census.queues[queue].add(*counts)
+            stats.queues[queue].add(*counts)
     suspensions, oldest, timers, timers_due, errands, errands_due, attended = facts
-    census.suspensions += suspensions
-    census.oldest_suspension_ms = max(census.oldest_suspension_ms, oldest)
-    census.timers += timers
-    census.timers_due += timers_due
-    census.errands += errands
-    census.errands_due += errands_due
-    census.unattended += not attended
+    stats.suspensions += suspensions
+    stats.oldest_suspension_ms = max(stats.oldest_suspension_ms, oldest)
+    stats.timers += timers
+    stats.timers_due += timers_due
+    stats.errands += errands
+    stats.errands_due += errands_due
+    stats.unattended += not attended
 
 
-async def _read_leases(store: Store, prefix: bytes, census: Census) -> None:
+async def _read_leases(store: Store, prefix: bytes, stats: NamespaceStats) -> None:
     workers, serves = await asyncio.gather(
         store.wire.call("HGETALL", prefix + keys.WORKERS.encode(), patience=store.patience),
         store.wire.call("HGETALL", prefix + keys.SERVES.encode(), patience=store.patience),
@@ -120,7 +120,7 @@ async def _read_leases(store: Store, prefix: bytes, census: Census) -> None:
     usual: float = settings.OPTIONS["lease_seconds"].default
     for worker, counter in zip(workers[::2], workers[1::2], strict=True):
         says = msgpack.unpackb(announced[worker]) if worker in announced else {}
-        lease = census.leases.setdefault(text(worker), Lease(0, says.get("lease_seconds", usual)))
+        lease = stats.leases.setdefault(text(worker), LeaseReading(0, says.get("lease_seconds", usual)))
         lease.renewals += int(counter)
 
 
@@ -151,7 +151,7 @@ def _some(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if len(name) <= LONGEST_NAME)[:MOST_NAMES]
 
 
-class Lives:
+class LeaseWatch:
     """Which workers are alive, as far as this process has seen: one whose lease has not been renewed for as
     long as it is good is dead, by this process's own monotonic clock. One that is seen for the first time is
     alive."""
@@ -159,7 +159,7 @@ class Lives:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, float]] = {}
 
-    def count(self, leases: dict[str, Lease]) -> int:
+    def count(self, leases: dict[str, LeaseReading]) -> int:
         """How many are alive, by what their leases are now."""
         now, before = time.monotonic(), self._seen
         self._seen = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 from polos_redis.errors import ConfigurationError, RedisUnavailableError
-from polos_redis.metrics.namespace_stats import Census, Lives, take_census
+from polos_redis.metrics.namespace_stats import LeaseWatch, NamespaceStats, read_namespace_stats
 from polos_redis.metrics.worker_stats import Durations
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ STATE = (
     Metric("polos_queue_waiting", "gauge", ("queue",), "runnable executions that no worker has taken yet"),
     Metric("polos_queue_delivered", "gauge", ("queue",), "executions that workers have taken"),
     Metric("polos_queue_limit", "gauge", ("queue",), "the queue's limit, where it has one"),
-    Metric("polos_queue_places", "gauge", ("queue",), "places taken under the limit"),
-    Metric("polos_queue_line", "gauge", ("queue",), "executions that stand in line for a place"),
+    Metric("polos_queue_slots", "gauge", ("queue",), "slots taken under the limit"),
+    Metric("polos_queue_waiters", "gauge", ("queue",), "executions that wait for a slot"),
     Metric("polos_timers", "gauge", (), "timers that are set"),
     Metric("polos_timers_due", "gauge", (), "timers that are due and not fired yet"),
     Metric("polos_errands", "gauge", (), "errands that are noted"),
@@ -75,7 +75,7 @@ WORKER = (
     Metric("polos_reconnects_total", "counter", (), "connections to Redis that were made anew"),
 )
 
-_lives: WeakKeyDictionary[PolosClient, Lives] = WeakKeyDictionary()
+_lives: WeakKeyDictionary[PolosClient, LeaseWatch] = WeakKeyDictionary()
 
 
 async def exposition(client: PolosClient) -> bytes:
@@ -85,13 +85,13 @@ async def exposition(client: PolosClient) -> bytes:
     """
     try:
         async with asyncio.timeout(LOOK_SECONDS):
-            census = await take_census(await client.store())
+            stats = await read_namespace_stats(await client.store())
     except TimeoutError:
         raise RedisUnavailableError(
             f"the state could not be read for metrics within {LOOK_SECONDS:g} s: Redis is away or busy"
         ) from None
-    workers = _lives.setdefault(client, Lives()).count(census.leases)
-    return _text(_of_state(census, workers))
+    workers = _lives.setdefault(client, LeaseWatch()).count(stats.leases)
+    return _text(_of_state(stats, workers))
 
 
 class WorkerMetrics:
@@ -108,21 +108,21 @@ class WorkerMetrics:
     def collect(self) -> Iterator[Family]:
         """Every metric as it is now. From any thread."""
         worker = self._worker
-        counts = worker.counts
+        stats = worker.stats
         return _families(
             WORKER,
             {
                 "polos_worker_active": [((), len(worker.active))],
                 "polos_worker_concurrency": [((), worker.concurrency)],
-                "polos_activations_total": _by_name(counts.activations),
-                "polos_parks_total": _by_name(counts.parks),
-                "polos_activations_dropped_total": _by_name(counts.dropped),
-                "polos_executions_ended_total": list(counts.ended.copy().items()),
-                "polos_step_seconds": list(counts.steps.copy().items()),
-                "polos_wait_seconds": _by_name(counts.waits),
+                "polos_activations_total": _by_name(stats.activations),
+                "polos_parks_total": _by_name(stats.parks),
+                "polos_activations_dropped_total": _by_name(stats.dropped),
+                "polos_executions_ended_total": list(stats.ended.copy().items()),
+                "polos_step_seconds": list(stats.steps.copy().items()),
+                "polos_wait_seconds": _by_name(stats.waits),
                 "polos_lease_age_seconds": [((), worker.lease_age)],
-                "polos_lease_renewals_missed_total": [((), counts.renewals_missed)],
-                "polos_entries_recovered_total": _by_name(counts.recovered),
+                "polos_lease_renewals_missed_total": [((), stats.renewals_missed)],
+                "polos_entries_recovered_total": _by_name(stats.recovered),
                 "polos_reconnects_total": [((), worker.reconnects)],
             },
         )
@@ -138,26 +138,28 @@ def need_prometheus() -> None:
         ) from None
 
 
-def _of_state(census: Census, workers: int) -> Iterator[Family]:
-    queues = [((name,), queue) for name, queue in census.queues.items()]
+def _of_state(stats: NamespaceStats, workers: int) -> Iterator[Family]:
+    queues = [((name,), queue) for name, queue in stats.queues.items()]
     return _families(
         STATE,
         {
-            "polos_executions": list(census.executions.items()),
-            "polos_suspensions_open": [((), census.suspensions)],
-            "polos_suspension_oldest_seconds": [((), census.oldest_suspension_ms / 1000)],
+            "polos_executions": list(stats.executions.items()),
+            "polos_suspensions_open": [((), stats.suspensions)],
+            "polos_suspension_oldest_seconds": [((), stats.oldest_suspension_ms / 1000)],
             "polos_queue_waiting": [(name, queue.waiting) for name, queue in queues],
             "polos_queue_delivered": [(name, queue.delivered) for name, queue in queues],
             "polos_queue_limit": [(name, queue.limit) for name, queue in queues if queue.limit is not None],
-            "polos_queue_places": [(name, queue.places) for name, queue in queues if queue.limit is not None],
-            "polos_queue_line": [(name, queue.line) for name, queue in queues if queue.limit is not None],
-            "polos_timers": [((), census.timers)],
-            "polos_timers_due": [((), census.timers_due)],
-            "polos_errands": [((), census.errands)],
-            "polos_errands_due": [((), census.errands_due)],
+            "polos_queue_slots": [(name, queue.slots) for name, queue in queues if queue.limit is not None],
+            "polos_queue_waiters": [
+                (name, queue.waiters) for name, queue in queues if queue.limit is not None
+            ],
+            "polos_timers": [((), stats.timers)],
+            "polos_timers_due": [((), stats.timers_due)],
+            "polos_errands": [((), stats.errands)],
+            "polos_errands_due": [((), stats.errands_due)],
             "polos_workers": [((), workers)],
-            "polos_partitions_unattended": [((), census.unattended)],
-            "polos_names_left_out": _by_name(census.left_out),
+            "polos_partitions_unattended": [((), stats.unattended)],
+            "polos_names_left_out": _by_name(stats.left_out),
         },
     )
 

@@ -37,7 +37,7 @@ def _waits() -> Durations:
     return Durations(WAIT_SECONDS)
 
 
-class Counts:
+class WorkerStats:
     """The counts of one worker since it was made. The names of workflows are those that it works on."""
 
     __slots__ = ("activations", "dropped", "ended", "parks", "recovered", "renewals_missed", "steps", "waits")

@@ -27,7 +27,7 @@ from polos_redis.errors import (
 )
 from polos_redis.links import Links
 from polos_redis.notifications.channels import Channel, Notification
-from polos_redis.state.store import Store, Taken
+from polos_redis.state.store import ClaimedNotification, Store
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
@@ -65,16 +65,16 @@ class Outbox:
                 await self._room.wait()
                 continue
             try:
-                taken = await self.store.take(self.prefix, self.channel.name, free, HOLD_MS)
+                claimed = await self.store.claim_notifications(self.prefix, self.channel.name, free, HOLD_MS)
             except PolosError as error:
                 told = {"channel": self.channel.name, "error": str(error)}
                 logger.error("the outbox can't be read", extra=told)
-                taken = []
-            for one in taken:
+                claimed = []
+            for one in claimed:
                 task = tasks.spawn(self._send(one), "polos-notification")
                 self._sending.add(task)
                 task.add_done_callback(self._sent)
-            if len(taken) < free:
+            if len(claimed) < free:
                 await asyncio.sleep(random.uniform(0.5, 1.0) * LOOK_SECONDS)
 
     async def stop(self) -> None:
@@ -91,16 +91,16 @@ class Outbox:
         if not task.cancelled() and task.exception() is not None:
             logger.error("an outbox failed", exc_info=task.exception())
 
-    async def _send(self, taken: Taken) -> None:
+    async def _send(self, claimed: ClaimedNotification) -> None:
         """Send one, and note what became of it. What Redis can't be asked about stays as it was taken."""
         told: dict[str, Any] = {
             "channel": self.channel.name,
-            "execution": taken.execution_id,
-            "step": taken.step_key,
+            "execution": claimed.execution_id,
+            "step": claimed.step_key,
         }
         again: int | None = None
         try:
-            found = await self._open_suspension(taken)
+            found = await self._open_suspension(claimed)
         except RedisUnavailableError as error:
             logger.warning("a notification has to wait", extra={**told, "error": str(error)})
             return
@@ -113,26 +113,26 @@ class Outbox:
                     await self.channel.send(notification)
                 logger.info("a notification was sent", extra=told)
             except Exception as error:
-                again = _pause(notification, taken)
+                again = _pause(notification, claimed)
                 # What other errors say is not ours to repeat: it may name a secret.
                 why = str(error) if isinstance(error, PolosError) else type(error).__name__
                 logger.warning("a notification was not sent", extra={**told, "error": why, "again_ms": again})
-        await self.store.sent(self.prefix, self.channel.name, taken, again)
+        await self.store.notification_sent(self.prefix, self.channel.name, claimed, again)
 
-    async def _open_suspension(self, taken: Taken) -> dict[str, Any] | None:
+    async def _open_suspension(self, claimed: ClaimedNotification) -> dict[str, Any] | None:
         """The suspension as it stands; None when it is not open any more."""
         try:
-            found = await self.client.get_suspension(taken.execution_id, taken.step_key)
+            found = await self.client.get_suspension(claimed.execution_id, claimed.step_key)
         except (ExecutionNotFoundError, ResumeError):
             return None
-        is_open = found["status"] == "open" and found["execution_id"] == taken.execution_id
+        is_open = found["status"] == "open" and found["execution_id"] == claimed.execution_id
         return found if is_open else None
 
 
-def _pause(notification: Notification, taken: Taken) -> int:
+def _pause(notification: Notification, claimed: ClaimedNotification) -> int:
     """How long to wait with the next try, ms: as long as it has been open, by the server's clock."""
     opened_ms = int(notification.opened_at.timestamp() * 1000)
-    return min(max(taken.due - HOLD_MS - opened_ms, FIRST_MS), LONGEST_MS)
+    return min(max(claimed.due - HOLD_MS - opened_ms, FIRST_MS), LONGEST_MS)
 
 
 def _notification(found: dict[str, Any], links: Links | None) -> Notification:

@@ -23,7 +23,7 @@ import msgpack
 
 from polos_redis import tasks
 from polos_redis.errors import ConnectionLostError, PolosError, StepKeyError, StoredValueError
-from polos_redis.executions.starting import About
+from polos_redis.executions.starting import Origin
 from polos_redis.state import journal
 from polos_redis.state.store import FINISHED, LOST, NO_SUCH_WAIT, Fence, Loaded, Store, raw, text
 from polos_redis.values import codec
@@ -31,9 +31,9 @@ from polos_redis.values import codec
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
     from polos_redis.links import Links
-    from polos_redis.metrics.worker_stats import Counts
-    from polos_redis.runtime.durable_state import KeptState
-    from polos_redis.runtime.resources import Shared
+    from polos_redis.metrics.worker_stats import WorkerStats
+    from polos_redis.runtime.durable_state import DurableState
+    from polos_redis.runtime.resources import Resources
     from polos_redis.workflow import Workflow
 
 logger = logging.getLogger("polos.execution")
@@ -41,18 +41,18 @@ logger = logging.getLogger("polos.execution")
 IDLE_SECONDS = 0.05  # nothing may have touched ctx for this long, and
 IDLE_TURNS = 16  # for this many turns of the loop, before siblings of a wait are held for idle
 NOTICE_SECONDS = 0.02  # a start is told at once only when the thing lasts longer
-CANCEL_AGAIN_SECONDS = 5.0
+RECANCEL_SECONDS = 5.0
 REFUSED_SECONDS = 1.0  # between attempts to connect to a server that refuses us
 EVENTS_PER_ENTRY = 8  # a sequence id tells no more apart
 LEAVES, LEAVE_SECONDS = 16, 0.05  # code that goes on calling ctx after the end: from then on, slowly
 
 
-Place = tuple[CodeType, int]  # where a ctx call stands
+CallSite = tuple[CodeType, int]  # where a ctx call stands
 
 
-def described(place: Place) -> str:
+def described(call_site: CallSite) -> str:
     """file:line of a ctx call."""
-    return f"{place[0].co_filename.rpartition('/')[2]}:{place[1]}"
+    return f"{call_site[0].co_filename.rpartition('/')[2]}:{call_site[1]}"
 
 
 Ending = tuple[str, bytes, bytes, Sequence[bytes], Sequence[bytes]]  # status, value, event, fields, events
@@ -73,12 +73,12 @@ class Host(Protocol):
     client: PolosClient
     store: Store
     worker_id: str
-    counts: Counts
+    stats: WorkerStats
     value_limit: int
     audit_ms: int
     channel_names: Sequence[str]
     links: Links | None
-    shared: Shared
+    resources: Resources
     draining: bool
 
     def lease_is_fresh(self, prefix: bytes) -> bool: ...
@@ -124,18 +124,19 @@ class Activation:
     """One activation; created by the worker for a delivered entry."""
 
     __slots__ = (
-        "_began",
         "_fatal",
         "_gate",
         "_idle_armed",
         "_leaves",
         "_notices",
         "_outcome",
+        "_started_at",
         "_touches",
         "_unheard",
         "_verifying",
-        "about",
+        "call_sites",
         "children",
+        "durable_state",
         "ended_as",
         "epoch",
         "fence",
@@ -144,15 +145,14 @@ class Activation:
         "id",
         "in_flight",
         "journal",
-        "kept",
         "known",
         "loop",
         "losses",
         "main",
         "mark",
         "may_retry",
+        "origin",
         "passed_over",
-        "places",
         "queue",
         "root",
         "run",
@@ -183,11 +183,11 @@ class Activation:
         self.epoch = host.store.wire.epoch
         self.losses = 0
         self.started = False
-        self.about = About(workflow.id)
-        self.kept: KeptState | None = None
+        self.origin = Origin(workflow.id)
+        self.durable_state: DurableState | None = None
         self.given_up: set[str] = set()  # waits whose tasks the workflow's code has cancelled
         self.passed_over: set[str] = set()  # what losing branches of races have journaled
-        self.places: dict[str, Place] = {}
+        self.call_sites: dict[str, CallSite] = {}
         self.waits: dict[str, Wait] = {}
         self.waited: list[tuple[str, int]] = []  # decided waits the code has come past: kind, how many ms
         self.running: dict[str, tuple[float, int]] = {}
@@ -201,7 +201,7 @@ class Activation:
         self._leaves = 0
         self._notices: dict[str, bytes] = {}
         self._outcome: asyncio.Task[Any] | None = None
-        self._began = 0.0
+        self._started_at = 0.0
         self.loop = asyncio.get_running_loop()
         self._touches = 0
         self._unheard = False
@@ -209,14 +209,14 @@ class Activation:
 
     # --- beginning ----------------------------------------------------------------------
 
-    def begin(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    def start(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Start the workflow's code."""
         context = copy_context()
         context.run(tasks.OWNER.set, self)
-        self._began = self.loop.time()
+        self._started_at = self.loop.time()
         code = call()
         self.main = asyncio.Task(tasks.guard(code), loop=self.loop, context=context)
-        tasks.close_unbegun(self.main, code)
+        tasks.close_unstarted(self.main, code)
         self.main.add_done_callback(self._main_done, context=tasks.OUTSIDE)
         if logger.isEnabledFor(logging.INFO):
             logger.info("start", extra={"execution": self.id, "workflow": self.workflow.id, "run": self.run})
@@ -258,11 +258,11 @@ class Activation:
         async def refuse() -> NoReturn:
             raise error
 
-        self.begin(refuse)
+        self.start(refuse)
 
     # --- calls of ctx -------------------------------------------------------------------
 
-    def may_begin(self) -> bool:
+    def may_start(self) -> bool:
         """Whether a ctx call may begin right now; else it has to pass the gate first."""
         return (
             self.state is State.RUNNING
@@ -270,23 +270,25 @@ class Activation:
             and self.host.lease_is_fresh(self.fence.prefix)
         )
 
-    def register(self, key: str, place: Place) -> bytes | None:
+    def register(self, key: str, call_site: CallSite) -> bytes | None:
         """Begin a ctx call: refuse a used key; returns the key's record if it is journaled."""
         self._touches += 1
         if self._fatal is not None:
             raise self._fatal  # it was caught: nothing more begins all the same
         if not isinstance(key, str) or not key:
             raise self.stop_with(
-                StepKeyError(f"a step key is a string that is not empty, not {key!r} (at {described(place)})")
-            )
-        if key in self.places:
-            raise self.stop_with(
                 StepKeyError(
-                    f"step key {key!r} is used twice in one execution, at {described(self.places[key])} "
-                    f"and at {described(place)}: every step of an execution needs a key of its own"
+                    f"a step key is a string that is not empty, not {key!r} (at {described(call_site)})"
                 )
             )
-        self.places[key] = place
+        if key in self.call_sites:
+            raise self.stop_with(
+                StepKeyError(
+                    f"step key {key!r} is used twice in one execution, at {described(self.call_sites[key])} "
+                    f"and at {described(call_site)}: every step of an execution needs a key of its own"
+                )
+            )
+        self.call_sites[key] = call_site
         branch = tasks.BRANCH.get()
         if branch is not None:
             branch.note(key)
@@ -294,7 +296,7 @@ class Activation:
 
     async def pass_gate(self) -> None:
         """Before something new begins: wait while parking, for a fresh lease, or leave when it is over."""
-        while not self.may_begin():
+        while not self.may_start():
             self._touches += 1
             if self.state is State.PARKING:
                 if self._gate is None:
@@ -370,7 +372,7 @@ class Activation:
                 self.journal[name] = reply[1]
             return changes
 
-    async def tell(self, event_type: str, value: Any) -> None:
+    async def emit(self, event_type: str, value: Any) -> None:
         """Tell an event of this execution now. It is fenced as any write: a worker that was held for dead
         tells nothing more. At least once, as a repeated call may tell it twice."""
         data = codec.encode(value, limit=self.host.value_limit)
@@ -421,7 +423,7 @@ class Activation:
         pause, where trying again at once would only be refused again."""
         if self.state is not State.ENDED:
             logger.warning("dropped", extra={"execution": self.id, "why": why})
-            self.host.counts.dropped[self.workflow.id] += 1
+            self.host.stats.dropped[self.workflow.id] += 1
             self.host.hand_back(self, pause=pause)
             self.end(why)
 
@@ -473,7 +475,7 @@ class Activation:
         newer = {name: told for name, told in self.journal.items() if told is not before.get(name)}
         self.journal = loaded.journal | newer
         for key in list(self.waits):
-            self.told(key, self.journal[raw(key)])
+            self.notify(key, self.journal[raw(key)])
 
     # --- waits --------------------------------------------------------------------------
 
@@ -484,7 +486,7 @@ class Activation:
         self.waits[key] = wait
         notice = self._notices.pop(key, None)
         if notice is not None:
-            self.told(key, notice)
+            self.notify(key, notice)
         else:
             self._maybe_park(wait)
         try:
@@ -498,7 +500,7 @@ class Activation:
                 del self.waits[key]
             self._touches += 1
 
-    def told(self, key: str, record: bytes) -> None:
+    def notify(self, key: str, record: bytes) -> None:
         """A decision reaches this activation: from the reply stream, a park or a second look."""
         if journal.is_open(record):
             return
@@ -565,7 +567,7 @@ class Activation:
         waits = [raw(key) for key in self.waits]
         given_up = [raw(key) for key in self.given_up]
         try:
-            state = b"" if self.kept is None else self.kept.pack()
+            state = b"" if self.durable_state is None else self.durable_state.pack()
         except StoredValueError as error:
             self.stop_with(error)
             assert self.main is not None
@@ -583,7 +585,7 @@ class Activation:
             logger.info(
                 "park", extra={"execution": self.id, "workflow": self.workflow.id, "waits": [*self.waits]}
             )
-            self.host.counts.parks[self.workflow.id] += 1
+            self.host.stats.parks[self.workflow.id] += 1
             self.end("parked")
             return
         if type(reply) is int:
@@ -592,7 +594,7 @@ class Activation:
         self.state = State.RUNNING
         self._open_gate()
         for key, record in zip(reply[1::2], reply[2::2], strict=True):
-            self.told(text(key), record)
+            self.notify(text(key), record)
         if self._outcome is not None:
             self._finish(self._outcome)
         else:
@@ -614,7 +616,7 @@ class Activation:
         self.state = State.FINISHING
         status, value, event, state = self._outcome_of(task)
         events = self.first_events()
-        seen = self.places.keys() | self.passed_over
+        seen = self.call_sites.keys() | self.passed_over
         unreached = [n for n in self.journal if n and not journal.is_result(n) and text(n) not in seen]
         if unreached and status == "completed":
             logger.warning(
@@ -626,14 +628,14 @@ class Activation:
             fields += [b"state", state]
         call = (status, value, event, fields, events)
         if status == "failed" and self.may_retry and self.workflow.retries:
-            self.host.spawn(self._try_again(call))
+            self.host.spawn(self._auto_retry(call))
         else:
             self._send_finish(call)
 
-    async def _try_again(self, call: Ending) -> None:
+    async def _auto_retry(self, call: Ending) -> None:
         """A failed execution whose workflow has `retries` goes on as a new run, if there is one left."""
         times, delay_ms = self.workflow.retries, int(self.workflow.retry_delay * 1000)
-        again = self.host.store.again
+        again = self.host.store.auto_retry
         try:
             run = await self._sent(lambda: again(self.fence, self.known, call[1], times, delay_ms, call[4]))
         except PolosError as error:
@@ -651,14 +653,14 @@ class Activation:
 
     def _send_finish(self, call: Ending) -> None:
         if self.epoch != self.host.store.wire.epoch:
-            self.host.spawn(self._finish_again(call))
+            self.host.spawn(self._resend_finish(call))
             return
         future = self.host.store.finish(self.fence, self.known, *call)
 
         def finished(future: asyncio.Future[Any]) -> None:
             error = future.exception()
             if isinstance(error, ConnectionLostError):
-                self.host.spawn(self._finish_again(call))
+                self.host.spawn(self._resend_finish(call))
             elif error is not None:
                 self.dropped(f"finish refused: {error}", pause=True)
             elif future.result() != 0:
@@ -675,12 +677,12 @@ class Activation:
         future.add_done_callback(finished, context=tasks.OUTSIDE)
 
     def _count_end(self, status: str) -> None:
-        counts = self.host.counts
-        counts.ended[self.workflow.id, status] += 1
+        stats = self.host.stats
+        stats.ended[self.workflow.id, status] += 1
         for kind, ms in self.waited:
-            counts.waits[kind].add(ms / 1000)
+            stats.waits[kind].add(ms / 1000)
 
-    async def _finish_again(self, call: Ending) -> None:
+    async def _resend_finish(self, call: Ending) -> None:
         try:
             await self.reconnect()
             ended = await self.host.store.watch(self.id, "")
@@ -700,8 +702,8 @@ class Activation:
         if error is None:
             try:
                 output = codec.encode(task.result(), limit=self.host.value_limit)
-                if self.kept is not None:
-                    state = self.kept.pack()
+                if self.durable_state is not None:
+                    state = self.durable_state.pack()
             except asyncio.CancelledError:
                 error = tasks.WorkflowExit("the workflow's code cancelled its own task")
             except BaseException as raised:
@@ -711,9 +713,9 @@ class Activation:
         described = journal.text_of(error)
         told: dict[str, Any] = {"status": "failed", "error": f"{type(error).__name__}: {described}"}
         event = codec.encode(told if self.run == 1 else {**told, "run": self.run})
-        if self.kept is not None:
+        if self.durable_state is not None:
             with contextlib.suppress(StoredValueError):
-                state = self.kept.pack()
+                state = self.durable_state.pack()
         return "failed", journal.error_record(error), event, state
 
     def end(self, how: str) -> None:
@@ -745,7 +747,7 @@ class Activation:
             return  # as nearly always: nothing keeps the activation in memory any longer
         for wait in self.waits.values():
             wait.future.cancel("the activation has ended")
-        self.loop.call_later(CANCEL_AGAIN_SECONDS, self._cancel_again, context=tasks.OUTSIDE)
+        self.loop.call_later(RECANCEL_SECONDS, self._recancel, context=tasks.OUTSIDE)
 
     def _cancel_children(self) -> None:
         for task in list(self.children):
@@ -755,7 +757,7 @@ class Activation:
         """The tasks of its code that have not ended."""
         return [task for task in (self.main, *self.children) if task is not None and not task.done()]
 
-    def _cancel_again(self) -> None:
+    def _recancel(self) -> None:
         left = self._left()
         if left:
             logger.warning(
@@ -773,11 +775,11 @@ class Activation:
 
     def tick(self, now: float) -> None:
         """Tell the start of what has lasted a while; called by the worker every 20 ms."""
-        begun = self.main is not None  # until it is loaded, what has been told is not known
-        if not begun or self.state is not State.RUNNING or self.epoch != self.host.store.wire.epoch:
+        started = self.main is not None  # until it is loaded, what has been told is not known
+        if not started or self.state is not State.RUNNING or self.epoch != self.host.store.wire.epoch:
             return
         events: list[bytes] = []
-        if not self.started and now - self._began > NOTICE_SECONDS:
+        if not self.started and now - self._started_at > NOTICE_SECONDS:
             events += self.first_events()
         for key, (since, attempt) in self.running.items():
             if since and now - since > NOTICE_SECONDS:

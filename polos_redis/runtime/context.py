@@ -31,15 +31,15 @@ class WorkflowContext:
     )
 
     def __init__(self, activation: Activation) -> None:
-        about = activation.about
+        origin = activation.origin
         self._activation = activation
         self.execution_id: str = activation.id
         self.workflow_id: str = activation.workflow.id
         self.root_execution_id: str = activation.root
-        self.root_workflow_id: str = about.root_workflow_id
-        self.parent_execution_id: str | None = about.parent_execution_id
-        self.session_id: str | None = about.session_id
-        self.user_id: str | None = about.user_id
+        self.root_workflow_id: str = origin.root_workflow_id
+        self.parent_execution_id: str | None = origin.parent_execution_id
+        self.session_id: str | None = origin.session_id
+        self.user_id: str | None = origin.user_id
         self.run: int = activation.run
         self.step: Step = Step(activation)
 
@@ -50,5 +50,5 @@ class WorkflowContext:
         Change it in place, in the workflow's code or inside a step. It is saved whenever the execution parks
         and when it ends; a replay makes it again what it was.
         """
-        kept = self._activation.kept
-        return None if kept is None else kept.seen()
+        durable_state = self._activation.durable_state
+        return None if durable_state is None else durable_state.seen()

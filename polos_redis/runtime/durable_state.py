@@ -27,7 +27,7 @@ _set = object.__setattr__  # past frozen models and pydantic's own __setattr__
 _draft: ContextVar[Draft | None] = ContextVar("polos_draft", default=None)
 
 
-class KeptState:
+class DurableState:
     """The state of one activation's execution: a pydantic model, changed in place only."""
 
     __slots__ = ("claimed", "limit", "value")
@@ -40,7 +40,7 @@ class KeptState:
     def seen(self) -> Any:
         """The state as the code that asks sees it: inside a step's function, that step's draft of it."""
         draft = _draft.get()
-        return self.value if draft is None or draft.kept is not self else draft.value
+        return self.value if draft is None or draft.durable_state is not self else draft.value
 
     def pack(self) -> bytes:
         """As it is saved. Raises `NotStorableError` naming the path inside it, or `ValueTooLargeError`."""
@@ -63,12 +63,12 @@ class Draft:
     other has a copy from when it first asked.
     """
 
-    __slots__ = ("_before", "_changed", "_seen", "_token", "_value", "kept")
+    __slots__ = ("_before", "_changed", "_seen", "_token", "_value", "durable_state")
 
-    def __init__(self, kept: KeptState, alone: bool) -> None:
-        self.kept = kept
-        self._value = kept.value if alone else None
-        self._before = _packed(kept.value) if alone else {}
+    def __init__(self, durable_state: DurableState, alone: bool) -> None:
+        self.durable_state = durable_state
+        self._value = durable_state.value if alone else None
+        self._before = _packed(durable_state.value) if alone else {}
         self._seen: dict[str, bytes] = {}  # the state when it was copied
         self._changed: dict[str, Any] | None = None
         self._token: Token[Draft | None] | None = None
@@ -77,8 +77,8 @@ class Draft:
     def value(self) -> Any:
         """The state inside the step's function."""
         if self._value is None:
-            self._value = codec.decode(self.kept.pack())
-            self._before, self._seen = _packed(self._value), _packed(self.kept.value)
+            self._value = codec.decode(self.durable_state.pack())
+            self._before, self._seen = _packed(self._value), _packed(self.durable_state.value)
         return self._value
 
     def changes(self) -> bytes:
@@ -93,18 +93,20 @@ class Draft:
         if not changed:
             return b""
         if self._seen:
-            lost = changed & (_differing(self._seen, _packed(self.kept.value)) | self.kept.claimed)
+            lost = changed & (
+                _differing(self._seen, _packed(self.durable_state.value)) | self.durable_state.claimed
+            )
             if lost:
                 raise StateConflictError(sorted(lost))
-            self.kept.claimed |= changed
+            self.durable_state.claimed |= changed
         self._changed = {name: part for name, part in _parts(self._value).items() if name in changed}
-        return _encode(self._changed, self.kept.limit)
+        return _encode(self._changed, self.durable_state.limit)
 
     def take_over(self) -> None:
         """Its changes are journaled: they are the state's."""
         if self._changed and self._seen:
-            _put(self.kept.value, self._changed)
-            self.kept.claimed -= self._changed.keys()
+            _put(self.durable_state.value, self._changed)
+            self.durable_state.claimed -= self._changed.keys()
         self._before, self._changed = {}, None
 
     def __enter__(self) -> Self:
@@ -117,7 +119,7 @@ class Draft:
         assert self._token is not None
         _draft.reset(self._token)
         if self._seen:
-            self.kept.claimed -= (self._changed or {}).keys()
+            self.durable_state.claimed -= (self._changed or {}).keys()
         elif self._before:
             self._undo()
 
@@ -135,13 +137,13 @@ async def make_state(ctx: WorkflowContext, workflow: Workflow[Any, Any]) -> None
     """The state of an execution that was begun without one, by an id alone: the schema's defaults, as a step,
     for they need not be the same twice."""
     activation = ctx._activation
-    if activation.kept is None:
+    if activation.durable_state is None:
 
         async def defaults() -> Any:
             return workflow.check_state(None)
 
         made = await ctx.step.run("ctx.state", defaults, max_retries=0)
-        activation.kept = KeptState(made, activation.host.value_limit)
+        activation.durable_state = DurableState(made, activation.host.value_limit)
 
 
 def _encode(value: Any, limit: int) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 T = TypeVar("T")
 
 
-class Shared:
+class Resources:
     """Things by name. `async with` it; what was made is closed at the end, the last first."""
 
     def __init__(self) -> None:

@@ -7,17 +7,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 Text = Annotated[str, Field(min_length=1)]
-Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Status = Literal["queued", "waiting", "completed", "failed", "cancelled"]
 
 
-class Taken(BaseModel):
+class RequestBody(BaseModel):
     """A body: unknown fields are refused, as they are most likely misspelt."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Start(Taken):
+class Start(RequestBody):
     """An execution to start. All but `workflow_id` and `input` are options of `client.invoke`."""
 
     model_config = ConfigDict(
@@ -45,7 +45,7 @@ class Start(Taken):
     initial_state: Any = None
 
 
-class Answer(Taken):
+class Answer(RequestBody):
     """An answer to a suspension."""
 
     step_key: str
@@ -76,9 +76,9 @@ class Summary(Shape):
     id: str
     workflow_id: str
     status: Status
-    created_at: Moment | None
-    started_at: Moment | None
-    finished_at: Moment | None
+    created_at: Timestamp | None
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
 
 
 class Executions(Shape):
@@ -91,7 +91,7 @@ class Decision(Shape):
 
     data: Any
     by: str | None
-    at: Moment
+    at: Timestamp
     channel: str
 
 
@@ -102,12 +102,12 @@ class Suspension(Shape):
     status: Literal["open", "answered", "expired", "closed"]
     data: Any
     digest: str
-    opened_at: Moment
-    expires_at: Moment | None
+    opened_at: Timestamp
+    expires_at: Timestamp | None
     answer: Any
     resumed_by: str | None
     channel: str | None
-    decided_at: Moment | None
+    decided_at: Timestamp | None
     schema_: dict[str, Any] | None = Field(alias="schema")
     approvers: list[str]
     required: int
@@ -169,7 +169,7 @@ class Decided(Shape):
     execution_id: str
     step_key: str
     resumed_by: str | None
-    resumed_at: Moment
+    resumed_at: Timestamp
     approvals: int
     required: int
 
@@ -195,10 +195,10 @@ class AuditEntry(Shape):
     step_key: str
     status: Literal["recorded", "answered", "expired", "closed"]
     by: str | None
-    at: Moment
+    at: Timestamp
     channel: str | None
     digest: str
-    opened_at: Moment
+    opened_at: Timestamp
     data: Any
 
 

@@ -80,7 +80,7 @@ class SuspensionRecord:
     by: str
     channel: str
     decided_ms: int
-    terms: bytes = b""
+    policy: bytes = b""
     decisions: tuple[DecisionRecord, ...] = ()
     race: bytes = b""
     shown_digest: bytes = b""
@@ -90,7 +90,7 @@ class SuspensionRecord:
     def seen(self) -> str:
         """What tells this opening of the suspension, with what it shows and asks for, from any other: what
         an answer was checked against. As in answer.lua."""
-        what = hashlib.sha1(self.terms + self.shown_digest, usedforsecurity=False).hexdigest()
+        what = hashlib.sha1(self.policy + self.shown_digest, usedforsecurity=False).hexdigest()
         return f"{self.opened_ms}:{what}"
 
 
@@ -117,7 +117,7 @@ class ChildRecord:
     opened_ms: int
     children: int
     left: int
-    begun: int
+    started: int
     decided_ms: int
     race: bytes = b""
 
@@ -218,8 +218,8 @@ def parse(raw: bytes) -> Record:
                 _race(record, 11),
             )
         if version == VERSION and kind == b"child":
-            opened, children, left, begun, decided = (int(number) for number in record[3:8])
-            return ChildRecord(status, opened, children, left, begun, decided, _race(record, 8))
+            opened, children, left, started, decided = (int(number) for number in record[3:8])
+            return ChildRecord(status, opened, children, left, started, decided, _race(record, 8))
         if version == VERSION and kind == b"race":
             members = [_text(part) for part in record[6] or ()]  # an empty Lua table may arrive as a map
             pairs = dict(zip(members[::2], members[1::2], strict=True))
@@ -240,8 +240,8 @@ def _decisions(packed: bytes) -> tuple[DecisionRecord, ...]:
     )
 
 
-def _race(record: list[Any], place: int) -> bytes:
-    race: bytes = record[place] if len(record) > place else b""  # earlier releases knew of none
+def _race(record: list[Any], position: int) -> bytes:
+    race: bytes = record[position] if len(record) > position else b""  # earlier releases knew of none
     return race
 
 

@@ -46,7 +46,7 @@ class Loaded:
     input: bytes
     started: bool
     losses: int
-    about: bytes | None
+    origin: bytes | None
     journal: dict[bytes, bytes]
 
 
@@ -54,18 +54,18 @@ class Loaded:
 class Start:
     """How an execution is begun, apart from its workflow and input; times in ms.
 
-    `lane`: the queue, or the concurrency key of one, that it needs a place in, if there is a limit: the one
-    that workers have made known, else `limit`. `about`: what its code sees of where it comes from (codec);
+    `semaphore`: the queue with a limit, or the concurrency key of one, to acquire a slot from; its limit is
+    the one that workers have published, else `limit`. `origin`: what its code sees of where it comes from (codec);
     `digest`: of its input, where it is begun once for a key.
     """
 
     queue: str = keys.DEFAULT_QUEUE
-    lane: str | None = None
+    semaphore: str | None = None
     limit: int | None = None
     timeout: int | None = None
     delay: int | None = None
     at: int | None = None
-    about: bytes | None = None
+    origin: bytes | None = None
     digest: bytes | None = None
 
 
@@ -83,7 +83,7 @@ class Child:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SuspensionRequest:
     """What a suspension asks: what is shown (codec) and its digest, until when (0: for ever), for how long
     its audit is kept; its terms; the answer that holds when nobody gives one in time (codec, empty for none);
     what its events tell, if that is more than what is shown; the channels by which people are notified; the
@@ -93,14 +93,14 @@ class Asked:
     digest: bytes
     timeout_ms: int
     audit_ms: int
-    terms: bytes = b""
+    policy: bytes = b""
     default: bytes = b""
-    told: bytes = b""
+    event_data: bytes = b""
     channels: Sequence[str] = ()
     run: int = 1
 
 
-ASKED_MORE = ("terms", "default", "told", "channels")
+OPTIONAL_FIELDS = ("policy", "default", "event_data", "channels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Answer:
     approves: bool = False
 
 
-class Entrant(NamedTuple):
+class RaceMembership(NamedTuple):
     """The races of a wait: the step key of the one that it decides, empty for none, and all that it takes
     part in: a msgpack list of [race, branch, step keys begun in that branch ...], empty for none."""
 
@@ -125,23 +125,23 @@ class Entrant(NamedTuple):
     races: bytes = b""
 
     @classmethod
-    def of(cls, race: bytes, races: Sequence[Sequence[bytes]]) -> Entrant:
+    def of(cls, race: bytes, races: Sequence[Sequence[bytes]]) -> RaceMembership:
         """Packed as join in settle.lua reads it."""
         return cls(race, _pack(races) if races else b"")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class SlotRequest:
     """What an execution wants of its lane: whether it wants a place (or has one), as of which version."""
 
-    lane: str
+    semaphore: str
     limit: int
     version: int
-    place: bool
+    wants_slot: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ClaimedNotification:
     """A notification that a worker has taken to send it; `due`: ms when it is to be sent by another one."""
 
     execution_id: str
@@ -226,19 +226,19 @@ class Store:
         options: dict[str, Any] = dict(more)
         if start.queue != keys.DEFAULT_QUEUE:
             options["queue"] = start.queue
-        if start.lane is not None:
-            near = self.lane_prefix(start.lane) == self.prefix(execution_id)
-            options |= {"lane": raw(start.lane), "near": near}
-        for name in ("limit", "timeout", "delay", "at", "about", "digest"):
+        if start.semaphore is not None:
+            near = self.semaphore_prefix(start.semaphore) == self.prefix(execution_id)
+            options |= {"semaphore": raw(start.semaphore), "near": near}
+        for name in ("limit", "timeout", "delay", "at", "origin", "digest"):
             value = getattr(start, name)
             if value is not None:
                 options[name] = value
         packed: bytes = _pack(options) if options else b""
         return packed
 
-    def lane_prefix(self, lane: str) -> bytes:
+    def semaphore_prefix(self, semaphore: str) -> bytes:
         """The prefix of a lane's home partition."""
-        return self.prefixes[keys.partition_of(lane, self.partitions)]
+        return self.prefixes[keys.partition_of(semaphore, self.partitions)]
 
     # --- an activation's writes ---------------------------------------------------------
 
@@ -258,7 +258,7 @@ class Store:
         races: bytes,
         events: Sequence[bytes],
     ) -> Future[int]:
-        """Journal a failed attempt and wait for its retry; `races` as in `Entrant`."""
+        """Journal a failed attempt and wait for its retry; `races` as in `RaceMembership`."""
         return self._fenced(scripts.BACKOFF, by, known, key, record, delay_ms, races, *events)
 
     def suspend(
@@ -266,24 +266,24 @@ class Store:
         by: Fence,
         known: int,
         key: bytes,
-        asked: Asked,
-        entrant: Entrant,
+        request: SuspensionRequest,
+        race_membership: RaceMembership,
         events: Sequence[bytes],
     ) -> Future[Any]:
         """Open a wait for a person."""
-        more: dict[str, Any] = {name: value for name in ASKED_MORE if (value := getattr(asked, name))}
-        if asked.run > 1:
-            more["run"] = asked.run
+        more: dict[str, Any] = {name: value for name in OPTIONAL_FIELDS if (value := getattr(request, name))}
+        if request.run > 1:
+            more["run"] = request.run
         return self._fenced(
             scripts.SUSPEND,
             by,
             known,
             key,
-            asked.timeout_ms,
-            asked.shown,
-            *entrant,
-            asked.digest,
-            asked.audit_ms,
+            request.timeout_ms,
+            request.shown,
+            *race_membership,
+            request.digest,
+            request.audit_ms,
             _pack(more) if more else b"",
             *events,
         )
@@ -297,7 +297,7 @@ class Store:
         until_ms: int | None,
         topic: str,
         subscriber: str,
-        entrant: Entrant,
+        race_membership: RaceMembership,
         events: Sequence[bytes],
     ) -> Future[Any]:
         """Open a wait for a time, or for an event of a topic as its subscriber."""
@@ -310,7 +310,7 @@ class Store:
             "" if until_ms is None else until_ms,
             raw(topic),
             raw(subscriber),
-            *entrant,
+            *race_membership,
             *events,
         )
 
@@ -324,7 +324,7 @@ class Store:
         first: int,
         retention_ms: int,
         children: Sequence[Child],
-        entrant: Entrant,
+        race_membership: RaceMembership,
         events: Sequence[bytes],
     ) -> Future[Any]:
         """Begin some children of a step, `first` the index of the first of them."""
@@ -341,15 +341,17 @@ class Store:
             total,
             first,
             retention_ms,
-            *entrant,
+            *race_membership,
             len(events),
             *events,
             *parts,
         )
 
-    def choose(self, by: Fence, known: int, key: bytes, branch: bytes, begun: Sequence[bytes]) -> Future[Any]:
+    def choose(
+        self, by: Fence, known: int, key: bytes, branch: bytes, started: Sequence[bytes]
+    ) -> Future[Any]:
         """Journal the winner of a race and close the waits of the other branches."""
-        return self._fenced(scripts.CHOOSE, by, known, key, branch, *begun)
+        return self._fenced(scripts.CHOOSE, by, known, key, branch, *started)
 
     def park(
         self, by: Fence, known: int, state: bytes, given_up: Sequence[bytes], waits: Sequence[bytes]
@@ -370,11 +372,11 @@ class Store:
             scripts.FINISH, by, known, status, value, event, _pack(fields) if fields else b"", *events
         )
 
-    def again(
+    def auto_retry(
         self, by: Fence, known: int, error: bytes, times: int, delay_ms: int, events: Sequence[bytes]
     ) -> Future[int]:
         """Let a failed execution go on as a new run, unless it has been tried again `times` times: then 0."""
-        return self._fenced(scripts.AGAIN, by, known, error, times, delay_ms, *events)
+        return self._fenced(scripts.AUTO_RETRY, by, known, error, times, delay_ms, *events)
 
     # --- a worker's calls ---------------------------------------------------------------
 
@@ -383,9 +385,13 @@ class Store:
         reply = await self.wire.call_script(scripts.LOAD, by.prefix, by.id, by.entry, by.owner, patience=None)
         if reply is None:
             return None
-        given, started, losses, about, flat = reply
+        given, started, losses, origin, flat = reply
         return Loaded(
-            given, started is not None, int(losses or 0), about, dict(zip(flat[::2], flat[1::2], strict=True))
+            given,
+            started is not None,
+            int(losses or 0),
+            origin,
+            dict(zip(flat[::2], flat[1::2], strict=True)),
         )
 
     async def requeue(
@@ -428,47 +434,66 @@ class Store:
         """An errand has to be run again, in so many ms."""
         await self.wire.call_script(scripts.ERRAND, prefix, raw(errand.name), errand.due, ms, patience=None)
 
-    async def take(self, prefix: bytes, channel: str, limit: int, hold_ms: int) -> list[Taken]:
+    async def claim_notifications(
+        self, prefix: bytes, channel: str, limit: int, hold_ms: int
+    ) -> list[ClaimedNotification]:
         """Take notifications that a channel has to send now, for so long."""
         due, *members = await self.wire.call_script(
-            scripts.TAKE, prefix, channel, limit, hold_ms, patience=None
+            scripts.CLAIM_NOTIFICATIONS, prefix, channel, limit, hold_ms, patience=None
         )
         names = [text(member).partition(" ") for member in members]
-        return [Taken(execution_id, step_key, due) for execution_id, _, step_key in names]
+        return [ClaimedNotification(execution_id, step_key, due) for execution_id, _, step_key in names]
 
-    async def sent(self, prefix: bytes, channel: str, taken: Taken, again_ms: int | None) -> None:
+    async def notification_sent(
+        self, prefix: bytes, channel: str, claimed: ClaimedNotification, retry_ms: int | None
+    ) -> None:
         """A notification was sent, or is to be in so many ms; one that was noted anew meanwhile stays."""
-        member, again = raw(f"{taken.execution_id} {taken.step_key}"), "" if again_ms is None else again_ms
-        await self.wire.call_script(scripts.SENT, prefix, channel, member, taken.due, again, patience=None)
+        member, again = (
+            raw(f"{claimed.execution_id} {claimed.step_key}"),
+            "" if retry_ms is None else retry_ms,
+        )
+        await self.wire.call_script(
+            scripts.NOTIFICATION_SENT, prefix, channel, member, claimed.due, again, patience=None
+        )
 
-    async def lane_of(self, prefix: bytes, execution_id: str) -> Wanted | None:
+    async def slot_request(self, prefix: bytes, execution_id: str) -> SlotRequest | None:
         """What an execution wants of its lane; None when it is in none, or is gone."""
-        reply = await self.wire.call_script(scripts.LANE, prefix, execution_id, patience=None)
-        return None if reply is None else Wanted(text(reply[0]), reply[1], reply[2], bool(reply[3]))
+        reply = await self.wire.call_script(scripts.SLOT_REQUEST, prefix, execution_id, patience=None)
+        return None if reply is None else SlotRequest(text(reply[0]), reply[1], reply[2], bool(reply[3]))
 
-    async def ask_place(self, lane: str, limit: int, execution_id: str, version: int, look_ms: int) -> bool:
-        """Ask for a place in a lane; whether it is held now. `look_ms`: until its holders are looked at."""
-        return await self._place(lane, limit, execution_id, version, 1, look_ms)
-
-    async def free_place(self, lane: str, limit: int, execution_id: str, version: int) -> None:
-        """Give up a place in a lane, or the turn in line."""
-        await self._place(lane, limit, execution_id, version, 0, 0)
-
-    async def _place(
-        self, lane: str, limit: int, execution_id: str, version: int, asks: int, look_ms: int
+    async def request_slot(
+        self, semaphore: str, limit: int, execution_id: str, version: int, look_ms: int
     ) -> bool:
-        prefix = self.lane_prefix(lane)
+        """Ask for a place in a lane; whether it is held now. `look_ms`: until its holders are looked at."""
+        return await self._change_slot(semaphore, limit, execution_id, version, 1, look_ms)
+
+    async def release_slot(self, semaphore: str, limit: int, execution_id: str, version: int) -> None:
+        """Give up a place in a lane, or the turn in line."""
+        await self._change_slot(semaphore, limit, execution_id, version, 0, 0)
+
+    async def _change_slot(
+        self, semaphore: str, limit: int, execution_id: str, version: int, asks: int, look_ms: int
+    ) -> bool:
+        prefix = self.semaphore_prefix(semaphore)
         return bool(
             await self.wire.call_script(
-                scripts.PLACE, prefix, raw(lane), limit, execution_id, version, asks, look_ms, patience=None
+                scripts.REQUEST_SLOT,
+                prefix,
+                raw(semaphore),
+                limit,
+                execution_id,
+                version,
+                asks,
+                look_ms,
+                patience=None,
             )
         )
 
-    async def holders(self, lane: str, cursor: bytes) -> tuple[bytes, list[tuple[str, int]]] | None:
+    async def slot_holders(self, semaphore: str, cursor: bytes) -> tuple[bytes, list[tuple[str, int]]] | None:
         """A page of who has a place in a lane and lives in another partition, with versions; None when the
         lane is empty."""
         reply = await self.wire.call_script(
-            scripts.HOLDERS, self.lane_prefix(lane), raw(lane), cursor, patience=None
+            scripts.SLOT_HOLDERS, self.semaphore_prefix(semaphore), raw(semaphore), cursor, patience=None
         )
         if reply is None:
             return None
@@ -476,18 +501,20 @@ class Store:
         found = [(text(one), int(version)) for one, version in zip(flat[::2], flat[1::2], strict=True)]
         return cursor, found
 
-    async def admit(self, execution_id: str, version: int) -> bool:
+    async def grant_slot(self, execution_id: str, version: int) -> bool:
         """An execution has got a place for this version: it becomes runnable, if that is what it still
         wants."""
         prefix = self.prefix(execution_id)
-        return bool(await self.wire.call_script(scripts.ADMIT, prefix, execution_id, version, patience=None))
+        return bool(
+            await self.wire.call_script(scripts.GRANT_SLOT, prefix, execution_id, version, patience=None)
+        )
 
     async def subscribe(self, topic: str, member: str) -> bytes:
         """Note that a member wants the events of a topic from now on; returns its place (a stream id)."""
-        place: bytes = await self.wire.call_script(
+        position: bytes = await self.wire.call_script(
             scripts.SUBSCRIBE, self.topic_prefix(topic), raw(topic), raw(member), patience=self.patience
         )
-        return place
+        return position
 
     async def advance(self, topic: str, member: str, at: bytes, to: bytes) -> bool:
         """Move a subscriber on from a place (`to` empty: end the subscription); False when it has moved
@@ -518,7 +545,7 @@ class Store:
         cursor = b"0"
         while True:
             cursor, flat = await self.wire.call("HSCAN", key, cursor, "COUNT", 500, patience=None)
-            found |= {text(member): place for member, place in zip(flat[::2], flat[1::2], strict=True)}
+            found |= {text(member): position for member, position in zip(flat[::2], flat[1::2], strict=True)}
             if cursor == b"0":
                 return found
 
@@ -528,10 +555,10 @@ class Store:
         found = await self.wire.call("XRANGE", key, event, event, patience=None)
         return found[0][1] if found else None
 
-    async def events_after(self, topic: str, place: bytes, count: int) -> list[tuple[bytes, list[bytes]]]:
+    async def events_after(self, topic: str, position: bytes, count: int) -> list[tuple[bytes, list[bytes]]]:
         """Events of a topic after a place: stream id, and [type, data, ..]."""
         key = self.topic_prefix(topic) + keys.TOPIC.encode() + raw(topic)
-        found = await self.wire.call("XRANGE", key, b"(" + place, "+", "COUNT", count, patience=None)
+        found = await self.wire.call("XRANGE", key, b"(" + position, "+", "COUNT", count, patience=None)
         return [(entry, flat) for entry, flat in found]
 
     async def trigger(
@@ -567,18 +594,18 @@ class Store:
     async def scheduled(self, schedule_id: str) -> tuple[int, bytes]:
         """The server's time in ms, and a schedule as it stands: empty when there is none."""
         now, packed = await self.wire.call_script(
-            scripts.SCHEDULED, self.prefix(schedule_id), schedule_id, patience=self.patience
+            scripts.READ_SCHEDULE, self.prefix(schedule_id), schedule_id, patience=self.patience
         )
         return now, packed or b""
 
     async def schedule(
-        self, schedule_id: str, seen: bytes, packed: bytes, due_ms: int | None, *begins: Any
+        self, schedule_id: str, seen: bytes, packed: bytes, due_ms: int | None, *starts: Any
     ) -> bool:
         """Change a schedule that is as it was seen (`packed` empty: remove it), with its next tick, and begin
-        an execution (`begins`: id, workflow, input, retention in ms, `Start`); False when it has changed."""
+        an execution (`starts`: id, workflow, input, retention in ms, `Start`); False when it has changed."""
         parts: list[Any] = [""] * 5
-        if begins:
-            execution_id, workflow_id, packed_input, retention_ms, start = begins
+        if starts:
+            execution_id, workflow_id, packed_input, retention_ms, start = starts
             options = self._options(execution_id, start)
             parts = [execution_id, raw(workflow_id), packed_input, retention_ms, options]
         due = "" if due_ms is None else due_ms

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from polos_redis.definitions.published import definition_of
 from polos_redis.events import encode_batch, encode_payload
-from polos_redis.executions.starting import begin, queue_of
+from polos_redis.executions.starting import queue_of, start_options
 from polos_redis.state import keys
 from polos_redis.state.store import Store
 
@@ -25,18 +25,18 @@ def subscriber(workflow_id: str) -> str:
 
 
 async def trigger(
-    store: Store, topic: str, workflow_id: str, place: bytes, retention_ms: int, largest_input: int
+    store: Store, topic: str, workflow_id: str, position: bytes, retention_ms: int, largest_input: int
 ) -> int | None:
     """Begin a workflow with the events of a topic after a place; ms until it is to be done again, None when
     all is given. A batch's input is no larger than `largest_input` bytes, unless its only event is."""
     definition = await definition_of(store, workflow_id)
-    start = begin(definition, workflow_id, None, queue=queue_of(definition, workflow_id, None))
+    start = start_options(definition, workflow_id, None, queue=queue_of(definition, workflow_id, None))
     partition, size = store.prefixes.index(store.topic_prefix(topic)), definition.batch_size
     patience_ms = int((definition.batch_timeout or 0) * 1000)
     count = max(READ, size)
     given = 0
     while given < IN_A_ROW:
-        found = await store.events_after(topic, place, count)
+        found = await store.events_after(topic, position, count)
         more = len(found) == count
         while found and (not more or len(found) >= size):
             payloads = [encode_payload(topic, entry, flat[0], flat[1]) for entry, flat in found[:size]]
@@ -46,7 +46,7 @@ async def trigger(
             waits = await store.trigger(
                 topic,
                 workflow_id,
-                place,
+                position,
                 last,
                 0 if full else int(first.partition(b"-")[0]) + patience_ms,
                 keys.id_in(partition, store.partitions, workflow_id, topic, first.decode()),
@@ -56,7 +56,7 @@ async def trigger(
             )
             if waits:
                 return max(0, waits)  # -1: another was quicker, so what is there now is looked at again
-            place, found, given = last, found[fitting:], given + fitting
+            position, found, given = last, found[fitting:], given + fitting
         if not more:
             return None
     return 0

@@ -14,7 +14,7 @@ from polos_redis.errors import ConfigurationError, InvalidInputError
 Validator = Callable[[object], object]
 
 
-class Given:
+class GeneratedInput:
     """An input that nobody wrote: what a schedule or an event begins a workflow with, which may take none."""
 
     __slots__ = ()

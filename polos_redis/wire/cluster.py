@@ -57,7 +57,7 @@ class ClusterWire:
 
     def __init__(self, target: RedisUrl, *, name: str, scripts: Sequence[Script]) -> None:
         self.epoch = 0
-        self.place = target.place
+        self.address = target.address
         self._target = target
         self._name, self._scripts = name, scripts
         self._slots: dict[int, str] = {}  # -> the URL of the owner
@@ -128,10 +128,10 @@ class ClusterWire:
                 longest = MIGRATION_PAUSE if code in ("MOVED", "ASK", "TRYAGAIN") else LONGEST_PAUSE
                 left = until - loop.time()
                 if self._closed:
-                    raise RedisUnavailableError(f"the connection to {self.place} was closed") from None
+                    raise RedisUnavailableError(f"the connection to {self.address} was closed") from None
                 if left <= 0:
                     raise RedisUnavailableError(
-                        f"{self.place} could not serve a call within {patience:g} s: {error}"
+                        f"{self.address} could not serve a call within {patience:g} s: {error}"
                     ) from error
             await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.0)))
             pause = min(2 * pause, longest)
@@ -139,7 +139,7 @@ class ClusterWire:
     def _unsent(self) -> Future[Any]:
         future: Future[Any] = asyncio.get_running_loop().create_future()
         state = "is closed" if self._closed else "is not made yet"
-        future.set_exception(CallLostError(f"the connection to {self.place} {state}", sent=False))
+        future.set_exception(CallLostError(f"the connection to {self.address} {state}", sent=False))
         future.exception()  # no report when nobody looks
         return future
 
@@ -187,7 +187,7 @@ class ClusterWire:
         await self._look()
         owner = self._owner(prefix)
         if owner is None:
-            raise RedisUnavailableError(f"{self.place} has a slot that no node serves")
+            raise RedisUnavailableError(f"{self.address} has a slot that no node serves")
         return owner
 
     def _wire_to(self, url: str) -> Wire:
@@ -223,17 +223,17 @@ class ClusterWire:
     async def _look(self) -> None:
         """Ask who owns what; all who want to know meanwhile share the question."""
         if self._closed:
-            raise RedisUnavailableError(f"the connection to {self.place} was closed: make a new one")
+            raise RedisUnavailableError(f"the connection to {self.address} was closed: make a new one")
         if self._looking is None:
             # in a context of its own: a caller's task factory must not hold this for the caller's task
             self._looking = asyncio.get_running_loop().create_task(
-                self._look_around(), name=f"polos: look at {self.place}", context=Context()
+                self._look_around(), name=f"polos: look at {self.address}", context=Context()
             )
             self._looking.add_done_callback(self._looked)
         looking = self._looking
         await asyncio.wait((looking,))
         if looking.cancelled():
-            raise RedisUnavailableError(f"the connection to {self.place} was closed")
+            raise RedisUnavailableError(f"the connection to {self.address} was closed")
         if (error := looking.exception()) is not None:
             raise error.with_traceback(None)
 
@@ -258,8 +258,8 @@ class ClusterWire:
             except (ConnectionLostError, RedisUnavailableError) as error:
                 troubles.append(str(error))
             except TimeoutError:
-                place = node.place if isinstance(node, Wire) else parse(node).place
-                troubles.append(f"{place} gave no answer")
+                address = node.address if isinstance(node, Wire) else parse(node).address
+                troubles.append(f"{address} gave no answer")
             else:
                 self._learn(slots)
                 owners = set(slots.values())
@@ -270,7 +270,7 @@ class ClusterWire:
                     self._leaving.add(leaving)
                     leaving.add_done_callback(self._leaving.discard)
                 return
-        raise RedisUnavailableError(f"no node of {self.place} could be asked: {'; '.join(troubles)}")
+        raise RedisUnavailableError(f"no node of {self.address} could be asked: {'; '.join(troubles)}")
 
     # --- closing ---
 

@@ -13,7 +13,7 @@ from polos_redis.wire.replies import TransientReplyError, refusal
 from polos_redis.wire.urls import bad_url
 
 
-async def dial(url: str, place: str, timeout: float) -> asyncio.Transport:
+async def dial(url: str, address: str, timeout: float) -> asyncio.Transport:
     """Have redis-py connect, authenticate and select; take the transport away from it."""
     if "redis.asyncio" not in sys.modules:  # it takes a good part of a second, which is not the loop's
         with ThreadPoolExecutor(1) as thread:
@@ -50,22 +50,22 @@ async def dial(url: str, place: str, timeout: float) -> asyncio.Transport:
             await connection.connect()
         writer, reader = connection._writer, connection._reader
         if reader.at_eof() or reader._buffer or connection._parser._reader.has_data():
-            raise RedisUnavailableError(f"Redis at {place} closed the connection or spoke out of turn")
+            raise RedisUnavailableError(f"Redis at {address} closed the connection or spoke out of turn")
     except BaseException as error:
         connection._close()
         if isinstance(error.__cause__, (AuthenticationError, ResponseError)):  # a unix socket's is wrapped
             error = error.__cause__
         if isinstance(error, TimeoutError):
-            raise RedisUnavailableError(f"Redis at {place} did not answer within {timeout:g} s") from error
+            raise RedisUnavailableError(f"Redis at {address} did not answer within {timeout:g} s") from error
         if isinstance(error, (AuthenticationError, ResponseError)):
             code, text = error.status_code, str(error)
             text = f"{code} {text}" if code and not text.startswith(code) else text
-            refused = refusal(place, "the connection", text.partition(" ")[0], text)
+            refused = refusal(address, "the connection", text.partition(" ")[0], text)
             if isinstance(refused, TransientReplyError):
                 raise RedisUnavailableError(str(refused)) from error
             raise refused from error
         if isinstance(error, (RedisError, OSError)):
-            raise RedisUnavailableError(f"Redis at {place} can't be reached: {error}") from error
+            raise RedisUnavailableError(f"Redis at {address} can't be reached: {error}") from error
         raise
     transport: asyncio.Transport = writer.transport
     # Else they would warn, or close it, when they are collected.

@@ -33,7 +33,7 @@ async def find_master(target: RedisUrl) -> str:
             continue
         if found is not None:
             return target.server(found[0].decode(), int(found[1]))
-        troubles.append(f"{parse(sentinel).place} knows no service {target.service!r}")
+        troubles.append(f"{parse(sentinel).address} knows no service {target.service!r}")
     raise RedisUnavailableError(f"no sentinel named the master: {'; '.join(troubles)}")
 
 
@@ -44,7 +44,7 @@ async def read_slots(target: RedisUrl, node: Wire | str) -> dict[int, str]:
         rows = await (node.send(*command) if isinstance(node, Wire) else ask(node, *command))
     except RefusedReplyError as error:
         if "cluster support disabled" in str(error):
-            raise ConfigurationError(f"{target.place} is no cluster: write redis:// in the URL") from None
+            raise ConfigurationError(f"{target.address} is no cluster: write redis:// in the URL") from None
         raise
     slots: dict[int, str] = {}
     for first, last, (host, port, *_), *_ in rows:

@@ -49,10 +49,10 @@ class RefusedReplyError(RedisRefusedError):
 
 
 def refusal(
-    place: str, what: str, code: str, text: str, *, redirected: bool = False
+    address: str, what: str, code: str, text: str, *, redirected: bool = False
 ) -> TransientReplyError | RefusedReplyError:
     """The error for an error reply; `redirected` when the call is to be repeated elsewhere."""
     if redirected or code in TRANSIENT:
-        return TransientReplyError(f"Redis at {place} can't serve {what} now: {text}", code)
+        return TransientReplyError(f"Redis at {address} can't serve {what} now: {text}", code)
     hint = f" ({HINTS[code]})" if code in HINTS else ""
-    return RefusedReplyError(f"Redis at {place} refused {what}: {text}{hint}", code)
+    return RefusedReplyError(f"Redis at {address} refused {what}: {text}{hint}", code)

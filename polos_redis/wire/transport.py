@@ -51,23 +51,23 @@ class Script:
 class Owner(Protocol):
     """Whose connection it is."""
 
-    place: str
+    address: str
     timeout: float
     window: int
 
-    def redirected(self, link: Link, text: str) -> bool: ...
-    def link_lost(self, link: Link) -> None: ...
+    def redirected(self, link: Transport, text: str) -> bool: ...
+    def transport_lost(self, link: Transport) -> None: ...
 
 
 # future, command, the script it runs if it does
 Entry = tuple["asyncio.Future[Any]", Command, Script | None]
 
 
-class Link(asyncio.BufferedProtocol):
+class Transport(asyncio.BufferedProtocol):
     """One transport from its preparation to its loss."""
 
     __slots__ = (
-        *("owner", "place", "loop", "pid", "timeout", "window", "on_push", "transport", "gone"),
+        *("owner", "address", "loop", "pid", "timeout", "window", "on_push", "transport", "gone"),
         *("preparing", "lost", "paused", "waiters", "calls", "out", "healing", "answered"),
         *("confirmed", "drop", "taking"),
         *("buffer", "view", "feed", "gets", "ticker", "history", "quiet"),
@@ -81,7 +81,7 @@ class Link(asyncio.BufferedProtocol):
         on_push: Callable[[list[Any]], None] | None,
     ) -> None:
         self.owner = weakref.ref(owner)
-        self.place, self.on_push = owner.place, on_push
+        self.address, self.on_push = owner.address, on_push
         self.timeout, self.window = owner.timeout, owner.window
         self.loop, self.pid, self.transport = loop, os.getpid(), transport
         self.gone: asyncio.Future[None] = loop.create_future()  # done once the transport is closed
@@ -168,11 +168,11 @@ class Link(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         self.take(everything=True)
-        self.lose(f"Redis at {self.place} closed the connection")
+        self.lose(f"Redis at {self.address} closed the connection")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.take(everything=True)
-        self.lose(f"the connection to Redis at {self.place} broke" + (f": {error}" if error else ""))
+        self.lose(f"the connection to Redis at {self.address} broke" + (f": {error}" if error else ""))
         if not self.gone.done():
             self.gone.set_result(None)
 
@@ -210,7 +210,7 @@ class Link(asyncio.BufferedProtocol):
 
     def unreadable(self, error: Exception) -> None:
         """An answer makes no sense: all that follows could go to the wrong caller."""
-        self.lose(f"an answer of Redis at {self.place} can't be read ({error})")
+        self.lose(f"an answer of Redis at {self.address} can't be read ({error})")
 
     def take_replies(self, most: int) -> bool:
         """Resolve the oldest calls whose answers have come; True when there may be more of them."""
@@ -241,7 +241,7 @@ class Link(asyncio.BufferedProtocol):
                 try:
                     on_push(reply)
                 except Exception:
-                    log.exception("the receiver of messages pushed by Redis at %s failed", self.place)
+                    log.exception("the receiver of messages pushed by Redis at %s failed", self.address)
                 continue
             if confirmed:
                 self.confirmed += 1
@@ -269,12 +269,12 @@ class Link(asyncio.BufferedProtocol):
                 self.heal(future, command, script)
             return
         if code == "READONLY":  # after a failover: find out anew who is the master
-            self.drop = f"Redis at {self.place} is a replica now"
+            self.drop = f"Redis at {self.address} is a replica now"
         owner = self.owner()
         redirected = code in REDIRECTS and owner is not None and owner.redirected(self, text)
         if not future.done():
             what = f"script {script.name!r}" if script else as_bytes(command[0]).decode(errors="replace")
-            error = refusal(self.place, what, code, text, redirected=redirected)
+            error = refusal(self.address, what, code, text, redirected=redirected)
             future.set_exception(error)
             if isinstance(error, TransientReplyError):
                 future.exception()  # no report when nobody looks
@@ -302,7 +302,7 @@ class Link(asyncio.BufferedProtocol):
             return
         history = self.history
         if len(history) == CHECKS and self.answered < history[0]:
-            self.lose(f"Redis at {self.place} gave no answer for {self.timeout:g} s")
+            self.lose(f"Redis at {self.address} gave no answer for {self.timeout:g} s")
             return
         if self.calls:
             history.append(self.answered + len(self.calls) - len(self.out))
@@ -331,7 +331,7 @@ class Link(asyncio.BufferedProtocol):
         self.transport.abort()
         owner = self.owner()
         if owner is not None:
-            owner.link_lost(self)
+            owner.transport_lost(self)
         written = len(self.calls) - len(self.out)
         for index, (future, _, _) in enumerate(self.calls):
             if not future.done():
@@ -353,7 +353,7 @@ class Link(asyncio.BufferedProtocol):
                 self.ticker.cancel()
             self.transport.close()
             self.wake()
-        self.lose(f"the connection to Redis at {self.place} was closed")
+        self.lose(f"the connection to Redis at {self.address} was closed")
         await asyncio.wait((self.gone,), timeout=CLOSE_GRACE)
         self.transport.abort()
 

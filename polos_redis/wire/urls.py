@@ -17,7 +17,7 @@ class RedisUrl:
     one server each: the server itself, the sentinels, or some nodes of the cluster."""
 
     kind: Literal["server", "sentinel", "cluster"]
-    place: str
+    address: str
     seeds: tuple[str, ...]
     service: str = ""
     _around: tuple[str, str] = ("", "")  # what stands before and after host and port of a server

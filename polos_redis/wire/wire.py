@@ -19,7 +19,7 @@ from typing import Any
 from polos_redis.errors import RedisUnavailableError
 from polos_redis.wire.dialing import dial
 from polos_redis.wire.replies import CallLostError, RefusedReplyError, TransientReplyError
-from polos_redis.wire.transport import Arg, Link, Script
+from polos_redis.wire.transport import Arg, Script, Transport
 from polos_redis.wire.urls import parse
 
 __all__ = ["Script", "Wire"]
@@ -46,14 +46,14 @@ class Wire:
     """
 
     __slots__ = (
-        *("url", "place", "name", "scripts", "timeout", "connect_timeout", "window", "epoch"),
+        *("url", "address", "name", "scripts", "timeout", "connect_timeout", "window", "epoch"),
         *(
             "_on_push",
             "_on_connect",
             "_on_disconnect",
             "_on_moved",
             "_locate",
-            "_link",
+            "_transport",
             "_loop",
             "_pid",
             "_attempt",
@@ -77,13 +77,13 @@ class Wire:
         on_moved: Callable[[str], None] | None = None,
         locate: Locate | None = None,
     ) -> None:
-        self._link: Link | None = None
+        self._transport: Transport | None = None
         self._guard: AsyncGenerator[None, None] | None = None
         self._attempt: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._closed = False
-        self.url, self.place = url, parse(url).place
+        self.url, self.address = url, parse(url).address
         self.name, self.scripts = name, tuple(scripts)
         self.timeout, self.connect_timeout, self.window = timeout, connect_timeout, window
         self.epoch = 0  # connections made so far: rises at every reconnect
@@ -95,37 +95,37 @@ class Wire:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "connected" if self.connected else "not connected"
-        return f"<Wire {self.name!r} to {self.place}: {state}>"
+        return f"<Wire {self.name!r} to {self.address}: {state}>"
 
     @property
     def connected(self) -> bool:
-        return self._link is not None
+        return self._transport is not None
 
     # --- calls ---
 
     def send(self, *args: Arg) -> asyncio.Future[Any]:
         """Queue a command; all of one loop tick leave in one write. Never waits, never repeats."""
-        link = self._link
-        if link is None and (link := self._prepared()) is None:
+        transport = self._transport
+        if transport is None and (transport := self._prepared()) is None:
             return self._unsent()
-        return link.put(args)
+        return transport.put(args)
 
     def run(self, script: Script, key: bytes, *args: Arg) -> asyncio.Future[Any]:
         """Queue a script call with its one key; a server that forgot the script is told it again."""
-        link = self._link
-        if link is None and (link := self._prepared()) is None:
+        transport = self._transport
+        if transport is None and (transport := self._prepared()) is None:
             return self._unsent()
-        return link.put((b"EVALSHA", script.sha, b"1", key, *args), script)
+        return transport.put((b"EVALSHA", script.sha, b"1", key, *args), script)
 
     def room(self) -> bool:
         """Whether the window and the socket take another call."""
-        link = self._link
-        return link is None or link.has_room()
+        transport = self._transport
+        return transport is None or transport.has_room()
 
     async def wait_for_room(self) -> None:
         """Wait until there is room, or the connection is lost."""
-        if self._link is not None:
-            await self._link.wait_for_room()
+        if self._transport is not None:
+            await self._transport.wait_for_room()
 
     async def call(self, *args: Arg, patience: float | None = 30.0) -> Any:
         """Send a command that is safe to repeat, until Redis answers it.
@@ -137,10 +137,10 @@ class Wire:
 
     async def call_script(self, script: Script, key: bytes, *args: Arg, patience: float | None = 30.0) -> Any:
         """As `call`, for a script that is safe to repeat."""
-        link = self._link
-        if link is not None and link.has_room() and self._loop is asyncio.get_running_loop():
+        transport = self._transport
+        if transport is not None and transport.has_room() and self._loop is asyncio.get_running_loop():
             try:  # the usual way, without the machinery of the unusual one
-                return await link.put((b"EVALSHA", script.sha, b"1", key, *args), script)
+                return await transport.put((b"EVALSHA", script.sha, b"1", key, *args), script)
             except CallLostError:
                 pass
         return await self._repeat(lambda: self.run(script, key, *args), patience)
@@ -151,7 +151,7 @@ class Wire:
         pause = FIRST_PAUSE
         while True:
             try:
-                if self._loop is not loop or (self._link is None and not _inside_preparation(self)):
+                if self._loop is not loop or (self._transport is None and not _inside_preparation(self)):
                     await self.reach(until)
                 if not self.room():
                     await self.wait_for_room()
@@ -162,7 +162,7 @@ class Wire:
                 left = until - loop.time()
                 if left <= 0:
                     raise RedisUnavailableError(
-                        f"Redis at {self.place} could not serve a call within {patience:g} s: {error}"
+                        f"Redis at {self.address} could not serve a call within {patience:g} s: {error}"
                     ) from error
             await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.0)))
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -170,7 +170,7 @@ class Wire:
     def _unsent(self) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         state = "is closed" if self._closed else "is down"
-        future.set_exception(CallLostError(f"the connection to Redis at {self.place} {state}", sent=False))
+        future.set_exception(CallLostError(f"the connection to Redis at {self.address} {state}", sent=False))
         future.exception()  # no report when nobody looks
         return future
 
@@ -225,14 +225,16 @@ class Wire:
                     if self._closed:
                         raise
             if loop.time() >= until:
-                reason = self._last_error or f"Redis at {self.place} can't be reached in time"
+                reason = self._last_error or f"Redis at {self.address} can't be reached in time"
                 raise RedisUnavailableError(f"{reason} (is it running, and is the URL right?)")
 
     def _attempt_to_connect(self, *, backing_off: bool = False) -> asyncio.Task[None] | None:
         """The attempt under way, or a new one; None when connected (or while backing off)."""
         loop = asyncio.get_running_loop()
         if self._closed:
-            raise RedisUnavailableError(f"the connection to Redis at {self.place} was closed: make a new one")
+            raise RedisUnavailableError(
+                f"the connection to Redis at {self.address} was closed: make a new one"
+            )
         if self._loop is not loop or self._pid != os.getpid():
             self._move_to(loop)
         if self.connected or _inside_preparation(self):
@@ -241,7 +243,7 @@ class Wire:
             if backing_off and loop.time() < self._retry_at:
                 return None
             # in a context of its own: a caller's task factory must not hold this for the caller's task
-            name = f"polos: connect to {self.place}"
+            name = f"polos: connect to {self.address}"
             self._attempt = loop.create_task(self._open(), name=name, context=Context())
             self._attempt.add_done_callback(self._attempted)
         return self._attempt
@@ -249,9 +251,9 @@ class Wire:
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None and self._pid == os.getpid() and not self._loop.is_closed():
             raise RuntimeError("a Wire belongs to the event loop it was first used on: make one per loop")
-        if self._link is not None:
-            link, self._link = self._link, None
-            link.lose("")
+        if self._transport is not None:
+            transport, self._transport = self._transport, None
+            transport.lose("")
         self._loop, self._pid, self._attempt = loop, os.getpid(), None
         self._failures, self._retry_at = 0, 0.0
         # asyncio.run ends open async generators before it closes the loop: the one moment at which
@@ -276,7 +278,7 @@ class Wire:
 
     def _outcome(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            raise RedisUnavailableError(f"the attempt to connect to Redis at {self.place} was cancelled")
+            raise RedisUnavailableError(f"the attempt to connect to Redis at {self.address} was cancelled")
         if (error := task.exception()) is not None:
             raise error.with_traceback(None)
 
@@ -285,64 +287,66 @@ class Wire:
         url = self.url
         if self._locate is not None:
             url = await self._locate()
-            self.place = parse(url).place
-        transport = await dial(url, self.place, self.connect_timeout)
-        link = Link(self, transport, loop, self._on_push)
+            self.address = parse(url).address
+        stream = await dial(url, self.address, self.connect_timeout)
+        transport = Transport(self, stream, loop, self._on_push)
         try:
-            await self._introduce(link)
+            await self._introduce(transport)
             self.epoch += 1
             if self._on_connect is not None:
-                _preparation.set(link)
+                _preparation.set(transport)
                 await self._on_connect(self)
-            if link.lost:
-                raise CallLostError(f"Redis at {self.place} closed the new connection", sent=True)
+            if transport.lost:
+                raise CallLostError(f"Redis at {self.address} closed the new connection", sent=True)
         except CallLostError as error:
             raise RedisUnavailableError(str(error)) from error
         else:
-            self._link = link
+            self._transport = transport
         finally:
-            link.preparing = False
-            if self._link is not link:
-                link.lose("the new connection was given up")
+            transport.preparing = False
+            if self._transport is not transport:
+                transport.lose("the new connection was given up")
 
-    async def _introduce(self, link: Link) -> None:
+    async def _introduce(self, transport: Transport) -> None:
         """Name the connection and load the scripts; a user without the rights for it may go on."""
-        calls = [link.put((b"CLIENT", b"SETNAME", self.name))] if self.name else []
-        calls += [link.put((b"SCRIPT", b"LOAD", script.source)) for script in self.scripts]
+        calls = [transport.put((b"CLIENT", b"SETNAME", self.name))] if self.name else []
+        calls += [transport.put((b"SCRIPT", b"LOAD", script.source)) for script in self.scripts]
         for error in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(error, (TransientReplyError, RefusedReplyError)) and error.code != "NOAUTH":
                 log.debug("while preparing a connection: %s", error)
             elif isinstance(error, Exception):
                 raise error
 
-    def _prepared(self) -> Link | None:
+    def _prepared(self) -> Transport | None:
         """The new connection, for `on_connect` and what it calls."""
-        link = _preparation.get()
-        return link if link is not None and _inside_preparation(self) and not link.lost else None
+        transport = _preparation.get()
+        return (
+            transport if transport is not None and _inside_preparation(self) and not transport.lost else None
+        )
 
-    def redirected(self, link: Link, text: str) -> bool:
+    def redirected(self, transport: Transport, text: str) -> bool:
         """A node of a cluster does not serve a key, or not now; True when calls are repeated elsewhere."""
         if self._on_moved is None:
             return False
         if text.startswith("MOVED"):
             self._on_moved(text)
         if self._locate is not None and not text.startswith("ASK"):
-            link.drop = f"Redis at {self.place} does not serve this slot: {text}"
+            transport.drop = f"Redis at {self.address} does not serve this slot: {text}"
         return True
 
     def drop(self, reason: str) -> None:
         """Give the connection up in the next turn of the loop; the next call makes a new one."""
-        if self._link is not None:
-            self._link.loop.call_soon(self._link.lose, reason)
+        if self._transport is not None:
+            self._transport.loop.call_soon(self._transport.lose, reason)
 
-    def link_lost(self, link: Link) -> None:
-        if self._link is link:
-            self._link = None
+    def transport_lost(self, transport: Transport) -> None:
+        if self._transport is transport:
+            self._transport = None
             if self._on_disconnect is not None and not self._closed:
                 try:
                     self._on_disconnect()
                 except Exception:
-                    log.exception("the receiver of the loss of Redis at %s failed", self.place)
+                    log.exception("the receiver of the loss of Redis at %s failed", self.address)
 
     # --- closing ---
 
@@ -353,13 +357,17 @@ class Wire:
             if (task := self._attempt) is not None and task.get_loop() is asyncio.get_running_loop():
                 task.cancel()
                 await asyncio.wait((task,))
-            link = self._link
-            if link is not None and link.loop is asyncio.get_running_loop() and link.pid == os.getpid():
-                self._link = None  # a call from now on is refused
+            transport = self._transport
+            if (
+                transport is not None
+                and transport.loop is asyncio.get_running_loop()
+                and transport.pid == os.getpid()
+            ):
+                self._transport = None  # a call from now on is refused
                 try:
-                    await link.finish()
+                    await transport.finish()
                 finally:
-                    link.lose(f"the connection to Redis at {self.place} was closed")
+                    transport.lose(f"the connection to Redis at {self.address} was closed")
         finally:
             self.abort()
 
@@ -369,28 +377,32 @@ class Wire:
         task, self._attempt = self._attempt, None
         if task is not None and self._pid == os.getpid() and not task.get_loop().is_closed():
             task.cancel()
-        link, self._link = self._link, None
-        if link is not None:
-            link.lose(f"the connection to Redis at {self.place} was closed")
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.lose(f"the connection to Redis at {self.address} was closed")
         guard, self._guard = self._guard, None
         if guard is not None:
             with suppress(StopAsyncIteration, RuntimeError):
                 guard.asend(None).send(None)
 
     def __del__(self) -> None:
-        link = self._link
-        if link is not None and link.loop.is_running() and asyncio._get_running_loop() is not link.loop:
-            link.loop.call_soon_threadsafe(link.lose, "its Wire was dropped")  # from another thread
+        transport = self._transport
+        if (
+            transport is not None
+            and transport.loop.is_running()
+            and asyncio._get_running_loop() is not transport.loop
+        ):
+            transport.loop.call_soon_threadsafe(transport.lose, "its Wire was dropped")  # from another thread
         else:
             self.abort()
 
 
-_preparation: ContextVar[Link | None] = ContextVar("polos_wire_preparation", default=None)
+_preparation: ContextVar[Transport | None] = ContextVar("polos_wire_preparation", default=None)
 
 
 def _inside_preparation(wire: Wire) -> bool:
-    link = _preparation.get()
-    return link is not None and link.preparing and link.owner() is wire
+    transport = _preparation.get()
+    return transport is not None and transport.preparing and transport.owner() is wire
 
 
 async def _until_the_loop_ends(wire: weakref.ref[Wire]) -> AsyncGenerator[None, None]:

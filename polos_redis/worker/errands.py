@@ -5,8 +5,8 @@ then removes it. A crash in between runs it again, so every errand is idempotent
 errands when a script notifies it, and about every 100 ms.
 
 `l<id>`                    settle what an execution wants of a lane that lives in another partition
-`a<id> <version> <limit> <lane>`  an execution of another partition has got a place in a lane of this one
-`h<limit> <lane>`         look whether those who hold places in a lane of this partition still need them
+`a<id> <version> <limit> <semaphore>`  an execution of another partition has got a place in a lane of this one
+`h<limit> <semaphore>`         look whether those who hold places in a lane of this partition still need them
 `w<event id> <topic>`      give an event to those who wait for one: they are very many, or in other partitions
 `u<bytes of the topic> <topic><subscriber>`  end the subscription of a wait to a topic in another partition
 `e<topic>`                 a topic has events for the workflows that it triggers
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("polos.worker")
 
-AGAIN_MS = 1000  # after one that failed
-LOOK_AGAIN_MS = 30_000  # at what two partitions should agree on
+RETRY_MS = 1000  # after one that failed
+RECHECK_MS = 30_000  # at what two partitions should agree on
 OPENING_MS = 50  # a wait opens within about that after it has subscribed
 GIVING = "g"  # among the subscribers of a topic: the last event that is given to very many by errands
 BATCH = 100  # waits that are given an event side by side
@@ -48,9 +48,9 @@ class Errands:
         self.prefix = prefix
         self._task: asyncio.Task[bool] | None = None
         self._kinds: dict[str, Callable[[str], Coroutine[Any, Any, int | None]]] = {
-            "l": self._settle_lane,
-            "a": self._admit,
-            "h": self._look_at_holders,
+            "l": self._request_slot,
+            "a": self._grant,
+            "h": self._check_slot_holders,
             "w": self._give,
             "u": self._unsubscribe,
             "e": self._hand_out,
@@ -83,7 +83,7 @@ class Errands:
             kind = self._kinds.get(errand.name[:1])
             try:
                 if kind is None:  # of a newer release
-                    await self.store.put_off(self.prefix, errand, AGAIN_MS)
+                    await self.store.put_off(self.prefix, errand, RETRY_MS)
                     continue
                 again = await kind(errand.name[1:])
                 if again is None:
@@ -95,51 +95,51 @@ class Errands:
                 what = {"errand": errand.name, "error": str(error)}
                 logger.error("an errand failed", extra=what, exc_info=None if known else error)
                 try:
-                    await self.store.put_off(self.prefix, errand, AGAIN_MS)
+                    await self.store.put_off(self.prefix, errand, RETRY_MS)
                 except PolosError:
                     return False  # Redis is away: it is still due when it is back
         return True
 
     # --- lanes --------------------------------------------------------------------------
 
-    async def _settle_lane(self, execution_id: str) -> int | None:
-        wanted = await self.store.lane_of(self.prefix, execution_id)
+    async def _request_slot(self, execution_id: str) -> int | None:
+        wanted = await self.store.slot_request(self.prefix, execution_id)
         if wanted is None:
             return None
-        lane, limit, version = wanted.lane, wanted.limit, wanted.version
-        if not wanted.place:
-            await self.store.free_place(lane, limit, execution_id, version)
-        elif await self.store.ask_place(lane, limit, execution_id, version, LOOK_AGAIN_MS):
-            await self._let_in(execution_id, version, lane, limit)
+        semaphore, limit, version = wanted.semaphore, wanted.limit, wanted.version
+        if not wanted.wants_slot:
+            await self.store.release_slot(semaphore, limit, execution_id, version)
+        elif await self.store.request_slot(semaphore, limit, execution_id, version, RECHECK_MS):
+            await self._grant_slot(execution_id, version, semaphore, limit)
         else:  # it stands in line, unless that partition forgets it
-            return LOOK_AGAIN_MS
+            return RECHECK_MS
         return None
 
-    async def _admit(self, rest: str) -> None:
-        execution_id, version, limit, lane = rest.split(" ", 3)
-        await self._let_in(execution_id, int(version), lane, int(limit))
+    async def _grant(self, rest: str) -> None:
+        execution_id, version, limit, semaphore = rest.split(" ", 3)
+        await self._grant_slot(execution_id, int(version), semaphore, int(limit))
 
-    async def _let_in(self, execution_id: str, version: int, lane: str, limit: int) -> None:
-        if not await self.store.admit(execution_id, version):
-            await self.store.free_place(lane, limit, execution_id, version)
+    async def _grant_slot(self, execution_id: str, version: int, semaphore: str, limit: int) -> None:
+        if not await self.store.grant_slot(execution_id, version):
+            await self.store.release_slot(semaphore, limit, execution_id, version)
 
-    async def _look_at_holders(self, rest: str) -> int | None:
+    async def _check_slot_holders(self, rest: str) -> int | None:
         """Free the places of executions that don't know of them: their partition, or this one, has lost what
         was done last."""
-        limit, lane = rest.split(" ", 1)
+        limit, semaphore = rest.split(" ", 1)
         cursor = b"0"
         while True:
-            page = await self.store.holders(lane, cursor)
+            page = await self.store.slot_holders(semaphore, cursor)
             if page is None:
                 return None
             cursor, held = page
             for execution_id, version in held:
-                wanted = await self.store.lane_of(self.store.prefix(execution_id), execution_id)
-                if wanted is None or not wanted.place:
+                wanted = await self.store.slot_request(self.store.prefix(execution_id), execution_id)
+                if wanted is None or not wanted.wants_slot:
                     latest = version if wanted is None else max(version, wanted.version)
-                    await self.store.free_place(lane, int(limit), execution_id, latest)
+                    await self.store.release_slot(semaphore, int(limit), execution_id, latest)
             if cursor == b"0":
-                return LOOK_AGAIN_MS
+                return RECHECK_MS
 
     # --- topics -------------------------------------------------------------------------
 
@@ -162,8 +162,8 @@ class Errands:
         """Give those who are due an event; whether all have it."""
         waiters = [
             subscriber
-            for subscriber, place in (await self.store.subscribers(topic)).items()
-            if subscriber[0] in "wf" and _is_due(text(place), event)
+            for subscriber, position in (await self.store.subscribers(topic)).items()
+            if subscriber[0] in "wf" and _is_due(text(position), event)
         ]
         given = [
             await self._give_some(topic, waiters[i : i + BATCH], event, found)
@@ -184,17 +184,17 @@ class Errands:
         is given."""
         again: int | None = None
         client = self.client
-        for member, place in (await self.store.subscribers(topic)).items():
+        for member, position in (await self.store.subscribers(topic)).items():
             if not member.startswith("t"):
                 continue
             try:
                 wait = await trigger(
-                    self.store, topic, member[1:], place, client.retention_ms, client.max_value_bytes
+                    self.store, topic, member[1:], position, client.retention_ms, client.max_value_bytes
                 )
             except PolosError as error:  # the others are given theirs
                 told = {"topic": topic, "to": member, "error": str(error)}
                 logger.error("events can't be given", extra=told)
-                wait = AGAIN_MS
+                wait = RETRY_MS
             if wait is not None:
                 again = wait if again is None else min(again, wait)
         return again
@@ -220,10 +220,10 @@ class Errands:
         return await schedules.fire(self.store, schedule_id, self.client.retention_ms)
 
 
-def _is_due(place: str, event: str) -> bool:
+def _is_due(position: str, event: str) -> bool:
     """Whether a waiter is to be given an event: one after its place, and no later one than is its own
-    already (`place=event`)."""
-    after, _, own = place.partition("=")
+    already (`position=event`)."""
+    after, _, own = position.partition("=")
     return _order(after) < _order(event) and (not own or _order(event) <= _order(own))
 
 

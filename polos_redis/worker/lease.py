@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgpack
 
 from polos_redis.errors import PolosError
-from polos_redis.metrics.worker_stats import Counts
+from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.state.store import Store
 
 logger = logging.getLogger("polos.worker")
@@ -25,12 +25,12 @@ class Lease:
     be renewed (its node is away, its slot migrates) the worker works on in the others."""
 
     def __init__(
-        self, store: Store, worker_id: str, seconds: float, workflows: Sequence[str], counts: Counts
+        self, store: Store, worker_id: str, seconds: float, workflows: Sequence[str], stats: WorkerStats
     ) -> None:
         self.store = store
         self.worker_id = worker_id
         self.seconds = seconds
-        self._counts = counts
+        self._stats = stats
         self._serves: bytes = msgpack.packb({"workflows": list(workflows), "lease_seconds": seconds})
         self._renewed = dict.fromkeys(store.prefixes, float("-inf"))
         self._fresh = {prefix: asyncio.Event() for prefix in store.prefixes}
@@ -57,7 +57,7 @@ class Lease:
         since = time.monotonic()  # what counts is when it was asked for, not when the answer came
         await self.store.renew(prefix, self.worker_id, self._serves)
         if (before := self._renewed[prefix]) > 0:
-            self._counts.renewals_missed += max(0, round((since - before) / (self.seconds / 3)) - 1)
+            self._stats.renewals_missed += max(0, round((since - before) / (self.seconds / 3)) - 1)
         self._renewed[prefix] = since
         self._fresh[prefix].set()
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from polos_redis.errors import PolosError
-from polos_redis.metrics.worker_stats import Counts
+from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.state import keys
 from polos_redis.state.store import Store, text
 
@@ -40,7 +40,7 @@ class Reaper:
         max_deliveries: int,
         in_charge: Callable[[], bool],
         in_touch: Callable[[], bool],
-        counts: Counts,
+        stats: WorkerStats,
     ) -> None:
         self.store = store
         self.prefix = prefix
@@ -50,7 +50,7 @@ class Reaper:
         self.max_deliveries = max_deliveries
         self.in_charge = in_charge
         self.in_touch = in_touch
-        self.counts = counts
+        self.stats = stats
         self._seen: dict[str, tuple[bytes, float]] = {}
         self._epoch = -1
         self._looked = 0.0
@@ -117,5 +117,5 @@ class Reaper:
             )
             outcome = {"requeued": requeued, "failed": failed, "dropped": dropped}
             for what, entries in outcome.items():
-                self.counts.recovered[what] += entries
+                self.stats.recovered[what] += entries
             logger.warning("recovered from a lost worker", extra={"lost": consumer, **outcome})

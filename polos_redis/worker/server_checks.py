@@ -37,13 +37,13 @@ async def _check(wire: Wire) -> None:
         return
     if policy != "noeviction":
         raise ConfigurationError(
-            f"Redis at {wire.place} may drop keys (maxmemory-policy {policy}): executions would be lost; "
+            f"Redis at {wire.address} may drop keys (maxmemory-policy {policy}): executions would be lost; "
             "set it to noeviction"
         )
     if not durable:
         logger.warning(
             "Redis has appendonly off: a restart of it loses executions; set appendonly to yes",
-            extra={"redis": wire.place},
+            extra={"redis": wire.address},
         )
 
 

@@ -20,15 +20,15 @@ from polos_redis.connection.notices import Notices
 from polos_redis.definitions.published import define
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, ConnectionLostError, PolosError, RedisRefusedError
-from polos_redis.executions.starting import About
+from polos_redis.executions.starting import Origin
 from polos_redis.links import Links
-from polos_redis.metrics.worker_stats import Counts
+from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.notifications.channels import Channel, channels_of
 from polos_redis.notifications.outbox import Outbox
 from polos_redis.runtime.activation import Activation, State
 from polos_redis.runtime.context import WorkflowContext
-from polos_redis.runtime.durable_state import KeptState
-from polos_redis.runtime.resources import Shared
+from polos_redis.runtime.durable_state import DurableState
+from polos_redis.runtime.resources import Resources
 from polos_redis.state import keys
 from polos_redis.state.store import Fence, Store, text
 from polos_redis.threads import DaemonThreads
@@ -44,7 +44,7 @@ from polos_redis.worker.timers import Timers
 from polos_redis.workflow import Workflow, registered
 
 if TYPE_CHECKING:
-    from polos_redis.metrics.endpoint import MetricsDoor
+    from polos_redis.metrics.endpoint import MetricsEndpoint
 
 logger = logging.getLogger("polos.worker")
 
@@ -98,7 +98,7 @@ class Worker:
         self.metrics_port: int | None = settings.resolve("metrics_port", metrics_port)
         self.metrics_host: str = settings.resolve("metrics_host", metrics_host)
         self.metrics_url: str | None = None
-        self.counts = Counts()
+        self.stats = WorkerStats()
         self.value_limit = client.max_value_bytes
         self.audit_ms = int(settings.resolve("audit_seconds", audit_seconds) * 1000)
         self.links = Links.from_settings(client.namespace)
@@ -109,13 +109,13 @@ class Worker:
         self.worker_id = f"{socket.gethostname()[:40].replace(':', '-')}-{os.getpid()}-{os.urandom(4).hex()}"
         self.block_seconds = min(BLOCK_SECONDS, self.lease_seconds / 2)
         self.draining = False
-        self.shared = Shared()
+        self.resources = Resources()
         self.active: set[Activation] = set()
         self._held: dict[EntryPlace, Activation | None] = {}  # entries delivered here and not yet let go
         self._given_back: set[Activation] = set()
-        self._pumps: dict[bytes, Timers] = {}
+        self._timers: dict[bytes, Timers] = {}
         self._outboxes: list[Outbox] = []
-        self._door: MetricsDoor | None = None
+        self._endpoint: MetricsEndpoint | None = None
         self._stop = 0
         self._stopping, self._stop_now = asyncio.Event(), asyncio.Event()
         self._idle, self._room = asyncio.Event(), asyncio.Event()
@@ -148,7 +148,7 @@ class Worker:
         self.store = Store(session.wire, self.client.namespace, self.client.partitions, patience=None)
         await check_servers(self.store.wire)
         ids = [workflow.id for workflow in self.workflows.values()]
-        self._lease = Lease(self.store, self.worker_id, self.lease_seconds, ids, self.counts)
+        self._lease = Lease(self.store, self.worker_id, self.lease_seconds, ids, self.stats)
         self._readers = Readers(self.store.wire, self.store.prefixes, self.block_seconds, self._room)
         self._notices = Notices(
             self.store.wire, self.store.prefixes, self.worker_id, self._received, self._recheck_all
@@ -168,10 +168,10 @@ class Worker:
                 Timers(self.store, prefix, self.worker_id, Errands(self.client, self.store, prefix))
                 for prefix in self.store.prefixes
             ]
-            self._pumps = {pump.prefix: pump for pump in timers}
+            self._timers = {timers.prefix: timers for timers in timers}
             loops: list[Coroutine[Any, Any, None]] = [self._lease.run(), self._look_around()]
-            loops += [pump.run() for pump in timers]
-            loops += [self._reaper(pump).run() for pump in timers]
+            loops += [timers.run() for timers in timers]
+            loops += [self._reaper(timers).run() for timers in timers]
             self._outboxes = [
                 Outbox(self.client, self.store, prefix, channel, self.links)
                 for prefix in self.store.prefixes
@@ -239,8 +239,8 @@ class Worker:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        for pump in self._pumps.values():
-            await pump.errands.stop()
+        for timers in self._timers.values():
+            await timers.errands.stop()
         await asyncio.gather(*(outbox.stop() for outbox in self._outboxes))
         late = self._loop.time() + (CLOSE_SECONDS if self.store.wire.connected else 1.0)
         while self._ours and self._loop.time() < late:
@@ -255,10 +255,10 @@ class Worker:
                             "HGET", prefix + keys.WORKERS.encode(), self.worker_id, patience=0.5
                         )
                         await self.store.prune(prefix, queue, self.worker_id, counter or b"")
-        if self._door is not None:
-            await self._door.close()
+        if self._endpoint is not None:
+            await self._endpoint.close()
         with contextlib.suppress(Exception):  # of other services, which are left in any case
-            await self.shared.close()
+            await self.resources.close()
         await self._notices.close()
         await self._readers.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -277,17 +277,17 @@ class Worker:
 
         return restore
 
-    def _reaper(self, pump: Timers) -> Reaper:
+    def _reaper(self, timers: Timers) -> Reaper:
         return Reaper(
             self.store,
-            pump.prefix,
+            timers.prefix,
             self.worker_id,
             lease_seconds=self.lease_seconds,
             block_seconds=self.block_seconds,
             max_deliveries=self.max_deliveries,
-            in_charge=lambda: pump.holding,
-            in_touch=lambda: self._lease.age(pump.prefix) < self.lease_seconds / 2,
-            counts=self.counts,
+            in_charge=lambda: timers.holding,
+            in_touch=lambda: self._lease.age(timers.prefix) < self.lease_seconds / 2,
+            stats=self.stats,
         )
 
     # --- what it counts -----------------------------------------------------------------
@@ -295,10 +295,10 @@ class Worker:
     async def _show_metrics(self) -> None:
         if self.metrics_port is None:
             return
-        from polos_redis.metrics.endpoint import MetricsDoor
+        from polos_redis.metrics.endpoint import MetricsEndpoint
 
-        self._door = MetricsDoor(self, self.metrics_host, self.metrics_port)
-        self.metrics_url = await self._door.open()
+        self._endpoint = MetricsEndpoint(self, self.metrics_host, self.metrics_port)
+        self.metrics_url = await self._endpoint.open()
         logger.info("metrics", extra={"worker": self.worker_id, "url": self.metrics_url})
 
     @property
@@ -420,14 +420,14 @@ class Worker:
             logger.info("unknown workflow, put back", extra=known_as)
             self.spawn(self._put_back(Fence(prefix, flat[1], entry, b""), queue))
             return
-        self.counts.activations[workflow.id] += 1
+        self.stats.activations[workflow.id] += 1
         activation = Activation(self, workflow, execution_id, entry, run, queue)
         self._held[prefix, queue, entry] = activation
         self.active.add(activation)
         if records is not None:
             activation.take_along(dict(zip(records[::2], records[1::2], strict=True)))
         if len(flat) > 6:
-            self._begin(activation, flat[7], more.get(b"about"))
+            self._start(activation, flat[7], more.get(b"origin"))
         else:
             self.spawn(self._load(activation))
         if not self._ticking:
@@ -462,21 +462,21 @@ class Worker:
             activation.dropped("lost")
             return
         activation.take(loaded, epoch)
-        self._begin(activation, loaded.input, loaded.about)
+        self._start(activation, loaded.input, loaded.origin)
 
-    def _begin(self, activation: Activation, packed: bytes, about: bytes | None) -> None:
+    def _start(self, activation: Activation, packed: bytes, origin: bytes | None) -> None:
         try:
-            if about is not None:
-                activation.about = About.unpack(activation.workflow.id, about)
+            if origin is not None:
+                activation.origin = Origin.unpack(activation.workflow.id, origin)
             given = activation.workflow.check_input(codec.decode(packed))
-            if activation.about.initial_state is not None:
-                state = activation.workflow.check_state(codec.decode(activation.about.initial_state))
-                activation.kept = KeptState(state, self.value_limit)
+            if activation.origin.initial_state is not None:
+                state = activation.workflow.check_state(codec.decode(activation.origin.initial_state))
+                activation.durable_state = DurableState(state, self.value_limit)
         except Exception as error:
             activation.fail_before_start(error)
             return
         ctx = WorkflowContext(activation)
-        activation.begin(lambda: activation.workflow.call(ctx, given))
+        activation.start(lambda: activation.workflow.call(ctx, given))
 
     # --- what activations need (their Host) ---------------------------------------------
 
@@ -539,14 +539,14 @@ class Worker:
 
     def _received(self, notice: list[Any]) -> None:
         if notice[0] == b"errand":
-            if (pump := self._pumps.get(notice[1])) is not None:
-                pump.hurry()
+            if (timers := self._timers.get(notice[1])) is not None:
+                timers.hurry()
             return
         execution_id = notice[1].decode()
         for activation in self.active:
             if activation.id == execution_id:
                 if notice[0] == b"wake":
-                    activation.told(text(notice[2]), notice[3])
+                    activation.notify(text(notice[2]), notice[3])
                 elif notice[0] == b"cancelled" and notice[2] == activation.fence.entry:
                     logger.info("cancelled", extra={"execution": execution_id})
                     activation.end("cancelled")

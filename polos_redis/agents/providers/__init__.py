@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from polos_redis.agents.conversation import Message, Turn
 from polos_redis.agents.output import Schema
 from polos_redis.errors import ConfigurationError, PolosError
-from polos_redis.runtime.resources import Shared
+from polos_redis.runtime.resources import Resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,9 @@ class Provider(Protocol):
     def resolve(self) -> None:
         """Import what it needs, if it is there: at a worker's start, not while executions run."""
 
-    async def ask(self, request: Request, shared: Shared, told: Callable[[str], Awaitable[None]]) -> Turn:
+    async def ask(
+        self, request: Request, resources: Resources, on_text: Callable[[str], Awaitable[None]]
+    ) -> Turn:
         """Ask a model; `told` is given its text as it comes. Raises `ModelCallError` when to ask again may
         help, and `NoRetryError` when it won't."""
 

@@ -9,8 +9,8 @@ from typing import Any
 from polos_redis.agents.conversation import Message, ToolAnswer, ToolCall, Turn, Usage
 from polos_redis.agents.output import Schema
 from polos_redis.agents.providers import ModelCallError, Request
-from polos_redis.agents.providers.openai import client_for, import_package, told_plainly
-from polos_redis.runtime.resources import Shared
+from polos_redis.agents.providers.openai import client_for, import_package, plain_errors
+from polos_redis.runtime.resources import Resources
 
 
 class ChatCompletions:
@@ -22,11 +22,13 @@ class ChatCompletions:
     def resolve(self) -> None:
         import_package()
 
-    async def ask(self, request: Request, shared: Shared, told: Callable[[str], Awaitable[None]]) -> Turn:
-        client = await client_for(shared, self.base_url)
+    async def ask(
+        self, request: Request, resources: Resources, on_text: Callable[[str], Awaitable[None]]
+    ) -> Turn:
+        client = await client_for(resources, self.base_url)
         text, refusal, finish_reason, usage = [], [], "", Usage(requests=1)
         calls: dict[int, list[str]] = {}  # id, name, arguments so far
-        async with told_plainly():
+        async with plain_errors():
             stream: Any = await client.chat.completions.create(**_parameters(request))
             async with stream:
                 async for chunk in stream:
@@ -37,7 +39,7 @@ class ChatCompletions:
                         finish_reason = choice.finish_reason or finish_reason
                         if delta.content:
                             text.append(delta.content)
-                            await told(delta.content)
+                            await on_text(delta.content)
                         if delta.refusal:
                             refusal.append(delta.refusal)
                         for part in delta.tool_calls or ():

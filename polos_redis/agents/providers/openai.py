@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from polos_redis.agents.providers import ModelCallError
 from polos_redis.errors import NoRetryError
-from polos_redis.runtime.resources import Shared
+from polos_redis.runtime.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,7 @@ def import_package() -> None:
         importlib.import_module("openai.resources.responses")
 
 
-async def client_for(shared: Shared, base_url: str | None) -> AsyncOpenAI:
+async def client_for(resources: Resources, base_url: str | None) -> AsyncOpenAI:
     """The client for a base URL (None: `OPENAI_BASE_URL`, else OpenAI's), one for all executions of a
     worker. Raises `NoRetryError` where there is no package or no key."""
     try:
@@ -51,7 +51,7 @@ async def client_for(shared: Shared, base_url: str | None) -> AsyncOpenAI:
         async with AsyncOpenAI(api_key=key, base_url=base_url, http_client=http) as client:
             yield client
 
-    return await shared.get(("openai", base_url, key, os.environ.get(BASE_URL)), made)
+    return await resources.get(("openai", base_url, key, os.environ.get(BASE_URL)), made)
 
 
 async def _leave_long_waits(response: Any) -> None:
@@ -61,7 +61,7 @@ async def _leave_long_waits(response: Any) -> None:
 
 
 @asynccontextmanager
-async def told_plainly() -> AsyncIterator[None]:
+async def plain_errors() -> AsyncIterator[None]:
     """What the package raises, as `ModelCallError` or `NoRetryError` with the provider's own message.
 
     Without their causes, whose texts are not ours: a provider may repeat the key in what it answers.

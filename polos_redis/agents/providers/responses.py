@@ -8,9 +8,9 @@ from typing import Any
 from polos_redis.agents.conversation import Message, ToolAnswer, ToolCall, Turn, Usage
 from polos_redis.agents.output import Schema
 from polos_redis.agents.providers import ModelCallError, Request
-from polos_redis.agents.providers.openai import client_for, import_package, told_plainly
+from polos_redis.agents.providers.openai import client_for, import_package, plain_errors
 from polos_redis.errors import NoRetryError
-from polos_redis.runtime.resources import Shared
+from polos_redis.runtime.resources import Resources
 
 
 class Responses:
@@ -22,15 +22,17 @@ class Responses:
     def resolve(self) -> None:
         import_package()
 
-    async def ask(self, request: Request, shared: Shared, told: Callable[[str], Awaitable[None]]) -> Turn:
-        client = await client_for(shared, self.base_url)
+    async def ask(
+        self, request: Request, resources: Resources, on_text: Callable[[str], Awaitable[None]]
+    ) -> Turn:
+        client = await client_for(resources, self.base_url)
         response: Any = None
-        async with told_plainly():
+        async with plain_errors():
             stream: Any = await client.responses.create(**_parameters(request))
             async with stream:
                 async for event in stream:
                     if event.type == "response.output_text.delta":
-                        await told(event.delta)
+                        await on_text(event.delta)
                     elif event.type in ("response.completed", "response.incomplete", "response.failed"):
                         response = event.response
                     elif event.type == "error":

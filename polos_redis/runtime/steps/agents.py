@@ -9,7 +9,7 @@ from polos_redis.errors import ConfigurationError
 from polos_redis.executions.batch import BatchStepResult
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.runtime.steps.calls import caller
-from polos_redis.runtime.steps.children import ChildOptions, Children, Wanted, want
+from polos_redis.runtime.steps.children import ChildCall, ChildOptions, Children, want
 
 if TYPE_CHECKING:
     from polos_redis.agents import AgentCall, AgentResult
@@ -55,7 +55,7 @@ class Agents(Children):
         return self._batch_invoke_and_wait(key, [_wanted(key, call, {}) for call in calls], caller())
 
 
-def _wanted(key: str, call: Any, options: ChildOptions) -> Wanted:
+def _wanted(key: str, call: Any, options: ChildOptions) -> ChildCall:
     if not (hasattr(call, "agent") and hasattr(call, "input")):
         raise ConfigurationError(f"step {key!r}: an agent is called as agent.with_input(...), not {call!r}")
     return want(key, call.agent, call.input, options)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from polos_redis import tasks
 from polos_redis.errors import StepKeyError, UnreadableValueError
-from polos_redis.runtime.activation import Activation, Place, described
+from polos_redis.runtime.activation import Activation, CallSite, described
 from polos_redis.state import journal
 from polos_redis.state.journal import (
     ChildRecord,
@@ -22,7 +22,7 @@ from polos_redis.state.journal import (
     SuspensionRecord,
     WaitRecord,
 )
-from polos_redis.state.store import Entrant, raw
+from polos_redis.state.store import RaceMembership, raw
 from polos_redis.values import codec
 
 R = TypeVar("R", StepRecord, SuspensionRecord, WaitRecord, ChildRecord, RaceRecord)
@@ -42,11 +42,11 @@ class Calls:
     def __init__(self, activation: Activation) -> None:
         self._activation = activation
 
-    async def _begin(self, key: str, place: Place) -> bytes | None:
+    async def _start_call(self, key: str, call_site: CallSite) -> bytes | None:
         """Begin a call, when it may: the record that is journaled under its key, if there is one."""
-        if not self._activation.may_begin():
+        if not self._activation.may_start():
             await self._activation.pass_gate()
-        return self._activation.register(key, place)
+        return self._activation.register(key, call_site)
 
     async def _commit_wait(self, key: str, send: Callable[[int], Any]) -> bytes:
         """Send a write whose reply is {changes, record}; the record."""
@@ -62,13 +62,13 @@ class Calls:
             activation.landed()
         return activation.journal[name]
 
-    async def _decision(self, key: str, stored: bytes, kind: type[W], place: Place) -> W:
+    async def _decision(self, key: str, stored: bytes, kind: type[W], call_site: CallSite) -> W:
         """The record of a wait once it is decided. One that was given up (its race was lost, its task
         cancelled) stays pending until the same code gives it up again."""
         activation = self._activation
-        record = self._read(key, stored, kind, place)
+        record = self._read(key, stored, kind, call_site)
         if record.status == "open":
-            record = self._read(key, await activation.wait(key), kind, place)
+            record = self._read(key, await activation.wait(key), kind, call_site)
             await activation.pass_gate()
         if record.status == "closed":
             await self._stay(
@@ -99,13 +99,13 @@ class Calls:
                 f"call {call} in the workflow's own code"
             )
 
-    def _read(self, key: str, stored: bytes, kind: type[R], place: Place) -> R:
+    def _read(self, key: str, stored: bytes, kind: type[R], call_site: CallSite) -> R:
         """Read a record as the kind this call journals; another kind stops the execution."""
         record: Record = journal.parse(stored)
         if not isinstance(record, kind):
             raise self._activation.stop_with(
                 StepKeyError(
-                    f"step key {key!r} at {described(place)} is a {journal.word_for(kind)} now, but was "
+                    f"step key {key!r} at {described(call_site)} is a {journal.word_for(kind)} now, but was "
                     f"journaled as a {journal.word_for(type(record))}: give the new call its own key, or "
                     "bring the old code back"
                 )
@@ -146,13 +146,13 @@ def is_one_wait(call: Coroutine[Any, Any, Any]) -> bool:
     return getattr(call, "cr_code", None) in _ONE_WAIT
 
 
-def caller() -> Place:
+def caller() -> CallSite:
     """Where the call of the function that calls this stands."""
     frame = sys._getframe(2)
     return frame.f_code, frame.f_lineno
 
 
-def entrant() -> Entrant:
+def race_membership() -> RaceMembership:
     """The races that a wait opened now takes part in."""
     branch = tasks.BRANCH.get()
     race = branch.race if branch is not None and branch.direct else b""
@@ -160,4 +160,4 @@ def entrant() -> Entrant:
     while branch is not None:
         races.append([branch.race, branch.name, *map(raw, branch.keys)])
         branch = branch.around
-    return Entrant.of(race, races)
+    return RaceMembership.of(race, races)

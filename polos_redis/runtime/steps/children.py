@@ -15,11 +15,11 @@ from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, StepExecutionError, StepKeyError, StoredValueError
 from polos_redis.executions.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.executions.handle import ExecutionHandle
-from polos_redis.runtime.activation import Place, described
-from polos_redis.runtime.steps.calls import Calls, caller, entrant, one_wait
+from polos_redis.runtime.activation import CallSite, described
+from polos_redis.runtime.steps.calls import Calls, caller, one_wait, race_membership
 from polos_redis.state import journal, keys
 from polos_redis.state.journal import ChildRecord, ResultRecord
-from polos_redis.state.store import Child, Entrant, raw
+from polos_redis.state.store import Child, RaceMembership, raw
 from polos_redis.values import codec
 from polos_redis.workflow import Workflow
 
@@ -39,7 +39,7 @@ class ChildOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ChildCall:
     """A child as it is asked for."""
 
     workflow: Workflow[Any, Any] | str
@@ -79,8 +79,8 @@ class Children(Calls):
         self._refuse_inside_step(key, "invoke")
         return self._invoke(key, want(key, workflow, payload, options), caller())
 
-    async def _invoke(self, key: str, wanted: Wanted, place: Place) -> ExecutionHandle[Any]:
-        return (await self._handles(key, [wanted], place))[0]
+    async def _invoke(self, key: str, wanted: ChildCall, call_site: CallSite) -> ExecutionHandle[Any]:
+        return (await self._handles(key, [wanted], call_site))[0]
 
     def batch_invoke(
         self, key: str, workflows: Sequence[BatchWorkflowInput]
@@ -110,8 +110,8 @@ class Children(Calls):
         return self._invoke_and_wait(key, want(key, workflow, payload, options), caller())
 
     @one_wait
-    async def _invoke_and_wait(self, key: str, wanted: Wanted, place: Place) -> Any:
-        ((child_id, result),) = await self._results(key, [wanted], place)
+    async def _invoke_and_wait(self, key: str, wanted: ChildCall, call_site: CallSite) -> Any:
+        ((child_id, result),) = await self._results(key, [wanted], call_site)
         if result.status == "completed":
             return codec.decode(result.value)
         name = f"child {child_id} of workflow {wanted.workflow_id!r}"
@@ -135,32 +135,36 @@ class Children(Calls):
 
     @one_wait
     async def _batch_invoke_and_wait(
-        self, key: str, wanted: list[Wanted], place: Place
+        self, key: str, wanted: list[ChildCall], call_site: CallSite
     ) -> list[BatchStepResult]:
-        found = await self._results(key, wanted, place)
+        found = await self._results(key, wanted, call_site)
         return [_told(one.workflow_id, result) for one, (_, result) in zip(wanted, found, strict=True)]
 
     # --- how ----------------------------------------------------------------------------
 
-    async def _handles(self, key: str, wanted: list[Wanted], place: Place) -> list[ExecutionHandle[Any]]:
+    async def _handles(
+        self, key: str, wanted: list[ChildCall], call_site: CallSite
+    ) -> list[ExecutionHandle[Any]]:
         activation = self._activation
-        await self._start(key, wanted, "started", place)
+        await self._start(key, wanted, "started", call_site)
         return [
             ExecutionHandle(
                 activation.host.client,
                 keys.child_id(activation.id, key, index),
                 one.workflow_id,
-                root_workflow_id=activation.about.root_workflow_id,
+                root_workflow_id=activation.origin.root_workflow_id,
             )
             for index, one in enumerate(wanted)
         ]
 
-    async def _results(self, key: str, wanted: list[Wanted], place: Place) -> list[tuple[str, ResultRecord]]:
+    async def _results(
+        self, key: str, wanted: list[ChildCall], call_site: CallSite
+    ) -> list[tuple[str, ResultRecord]]:
         activation = self._activation
         ids = [keys.child_id(activation.id, key, index) for index in range(len(wanted))]
-        stored = await self._start(key, wanted, "open", place)
+        stored = await self._start(key, wanted, "open", call_site)
         if wanted:
-            await self._decision(key, stored, ChildRecord, place)
+            await self._decision(key, stored, ChildRecord, call_site)
         names = [journal.result_name(child_id) for child_id in ids]
         missing = [name for name in names if name not in activation.journal]
         if missing:  # they came while this activation lived
@@ -171,41 +175,41 @@ class Children(Calls):
             for child_id, name in zip(ids, names, strict=True)
         ]
 
-    async def _start(self, key: str, wanted: list[Wanted], status: str, place: Place) -> bytes:
+    async def _start(self, key: str, wanted: list[ChildCall], status: str, call_site: CallSite) -> bytes:
         """Begin those children that have not been begun; the step's record."""
         activation = self._activation
-        stored = await self._begin(key, place)
-        record = None if stored is None else self._read(key, stored, ChildRecord, place)
+        stored = await self._start_call(key, call_site)
+        record = None if stored is None else self._read(key, stored, ChildRecord, call_site)
         if record is not None and record.status != "closed" and record.children != len(wanted):
             raise activation.stop_with(
                 StepKeyError(
-                    f"step key {key!r} at {described(place)} has {len(wanted)} children now, but began "
+                    f"step key {key!r} at {described(call_site)} has {len(wanted)} children now, but began "
                     f"{record.children} before: what it is given must be the same at every replay"
                 )
             )
-        begun = 0 if record is None else record.begun
+        started = 0 if record is None else record.started
         if stored is not None and (
-            begun == len(wanted) or (record is not None and record.status == "closed")
+            started == len(wanted) or (record is not None and record.status == "closed")
         ):
             return stored
         activation.in_flight += 1  # until all of them have been begun, nothing parks
         try:
             # all are prepared before the first is begun: one that can't be is refused with nothing written
             children = await asyncio.gather(
-                *(self._child(key, index, one) for index, one in enumerate(wanted) if index >= begun)
+                *(self._child(key, index, one) for index, one in enumerate(wanted) if index >= started)
             )
             while stored is None or children:
                 chunk = _chunk(children)
                 children = children[len(chunk) :]
-                stored = await self._spawn(key, status, len(wanted), begun, chunk)
-                begun += len(chunk)
+                stored = await self._spawn(key, status, len(wanted), started, chunk)
+                started += len(chunk)
         finally:
             activation.landed()
         return stored
 
     async def _spawn(self, key: str, status: str, total: int, first: int, chunk: list[Child]) -> bytes:
         activation = self._activation
-        events, races = activation.first_events(), entrant() if status == "open" else Entrant()
+        events, races = activation.first_events(), race_membership() if status == "open" else RaceMembership()
         store, name = activation.host.store, raw(key)
         retention = activation.host.client.retention_ms
         return await self._commit_wait(
@@ -215,26 +219,26 @@ class Children(Calls):
             ),
         )
 
-    async def _child(self, key: str, index: int, wanted: Wanted) -> Child:
+    async def _child(self, key: str, index: int, wanted: ChildCall) -> Child:
         activation = self._activation
         try:
             workflow_id, packed, start = await activation.host.client.prepare(
-                wanted.workflow, wanted.payload, parent=(activation.about, activation.id), **wanted.options
+                wanted.workflow, wanted.payload, parent=(activation.origin, activation.id), **wanted.options
             )
         except (StoredValueError, ConfigurationError) as error:
             raise type(error)(f"child {index} of step {key!r}: {error}") from error.__cause__
         return Child(keys.child_id(activation.id, key, index), workflow_id, packed, start)
 
 
-def want(key: str, workflow: Workflow[Any, Any] | str, payload: Any, options: ChildOptions) -> Wanted:
+def want(key: str, workflow: Workflow[Any, Any] | str, payload: Any, options: ChildOptions) -> ChildCall:
     known = ChildOptions.__annotations__
     for name in options:
         if name not in known:
             raise TypeError(f"step {key!r}: {name!r} is no option of a child: {', '.join(known)} are")
-    return Wanted(workflow, payload, dict(options))
+    return ChildCall(workflow, payload, dict(options))
 
 
-def _batch(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[Wanted]:
+def _batch(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[ChildCall]:
     found = []
     for index, one in enumerate(workflows):
         if not isinstance(one, BatchWorkflowInput):
@@ -244,7 +248,7 @@ def _batch(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[Wanted]:
             "run_timeout_seconds": one.run_timeout_seconds,
         }
         given = {name: value for name, value in options.items() if value is not None}
-        found.append(Wanted(one.id, one.payload, given))
+        found.append(ChildCall(one.id, one.payload, given))
     return found
 
 

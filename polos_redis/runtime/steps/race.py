@@ -11,7 +11,7 @@ from typing import Any
 
 from polos_redis import tasks
 from polos_redis.errors import StepKeyError
-from polos_redis.runtime.activation import Place, described
+from polos_redis.runtime.activation import CallSite, described
 from polos_redis.runtime.steps.calls import Calls, caller, is_one_wait
 from polos_redis.state import journal
 from polos_redis.state.journal import RaceRecord
@@ -58,10 +58,10 @@ class Races(Calls):
             )
         return self._first_of(key, chosen, caller())
 
-    async def _first_of(self, key: str, branches: _Branches, place: Place) -> Winner:
+    async def _first_of(self, key: str, branches: _Branches, call_site: CallSite) -> Winner:
         with closing(branches):
-            stored = await self._begin(key, place)
-            name = None if stored is None else self._winner(key, stored, branches, place)
+            stored = await self._start_call(key, call_site)
+            name = None if stored is None else self._winner(key, stored, branches, call_site)
             if name is not None:
                 return Winner(name, await branches.pop(name))
             runners = {name: _Runner(raw(key), name, branches.pop(name)) for name in list(branches)}
@@ -76,16 +76,18 @@ class Races(Calls):
             await asyncio.wait(running)
         return Winner(name, runners[name].task.result())
 
-    def _winner(self, key: str, stored: bytes, branches: Mapping[str, Any], place: Place) -> str | None:
+    def _winner(
+        self, key: str, stored: bytes, branches: Mapping[str, Any], call_site: CallSite
+    ) -> str | None:
         """The branch that has won before, None while the race is open."""
-        record = self._read(key, stored, RaceRecord, place)
+        record = self._read(key, stored, RaceRecord, call_site)
         if record.status != "won":
             return None
         if record.winner not in branches:
             raise self._activation.stop_with(
                 StepKeyError(
-                    f"race {key!r} at {described(place)} was won by {record.winner!r}, which is no branch of "
-                    "it now: give the new race its own key, or bring the branch back"
+                    f"race {key!r} at {described(call_site)} was won by {record.winner!r}, which is no "
+                    "branch of it now: give the new race its own key, or bring the branch back"
                 )
             )
         self._activation.passed_over.update(k for k, b in record.members.items() if b != record.winner)
@@ -96,16 +98,16 @@ class Races(Calls):
         done = [name for name, runner in runners.items() if runner.task.done()]
         decided = [name for name in done if runners[name].branch.decided]
         first = decided[0] if decided else done[0]
-        begun = {
+        started = {
             step_key: name
             for name, runner in runners.items()
             if not runner.branch.direct
             for step_key in runner.branch.keys
         }
-        if decided and not begun:
+        if decided and not started:
             return first
         activation, name = self._activation, raw(key)
-        flat = [raw(part) for pair in begun.items() for part in pair]
+        flat = [raw(part) for pair in started.items() for part in pair]
         stored = await self._commit_wait(
             key, lambda known: activation.host.store.choose(activation.fence, known, name, raw(first), flat)
         )

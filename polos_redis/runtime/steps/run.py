@@ -17,9 +17,9 @@ from typing import Any, TypeVar, overload
 
 from polos_redis import tasks
 from polos_redis.errors import HookFailedError, NoRetryError, StepExecutionError, StoredValueError
-from polos_redis.runtime.activation import Place
+from polos_redis.runtime.activation import CallSite
 from polos_redis.runtime.durable_state import Draft
-from polos_redis.runtime.steps.calls import Calls, entrant
+from polos_redis.runtime.steps.calls import Calls, race_membership
 from polos_redis.state import journal
 from polos_redis.state.journal import StepRecord
 from polos_redis.state.store import raw
@@ -107,19 +107,19 @@ class Runs(Calls):
         max_retries: int,
         base_delay: float,
         max_delay: float,
-        place: Place,
+        call_site: CallSite,
     ) -> Any:
         activation = self._activation
-        stored = await self._begin(key, place)
+        stored = await self._start_call(key, call_site)
         attempt = 0
         if stored is not None:
-            record = self._read(key, stored, StepRecord, place)
+            record = self._read(key, stored, StepRecord, call_site)
             if record.status == "backoff":
-                record = self._read(key, await activation.wait(key), StepRecord, place)
+                record = self._read(key, await activation.wait(key), StepRecord, call_site)
                 await activation.pass_gate()
             if record.status == "ok":
-                if record.state and activation.kept is not None:
-                    activation.kept.put(record.state)
+                if record.state and activation.durable_state is not None:
+                    activation.durable_state.put(record.state)
                 return codec.decode(record.value)
             if record.status == "abandoned":
                 return await self._stay_abandoned(key)
@@ -173,7 +173,7 @@ class Runs(Calls):
                     activation.in_flight -= 1
                     parked = True
                     try:
-                        record = self._read(key, await activation.wait(key), StepRecord, place)
+                        record = self._read(key, await activation.wait(key), StepRecord, call_site)
                     finally:
                         activation.in_flight += 1
                     if record.status == "abandoned":
@@ -192,10 +192,10 @@ class Runs(Calls):
     def _draft(self) -> AbstractContextManager[Draft | None]:
         """What an attempt changes in the workflow's state, where it has one."""
         activation = self._activation
-        if activation.kept is None:
+        if activation.durable_state is None:
             return _STATELESS
         try:
-            return activation.kept.draft(alone=activation.in_flight == 1 and not activation.children)
+            return activation.durable_state.draft(alone=activation.in_flight == 1 and not activation.children)
         except StoredValueError as error:
             raise activation.stop_with(error) from error.__cause__
 
@@ -274,7 +274,7 @@ class Runs(Calls):
     ) -> Coroutine[Any, Any, int]:
         """Journal the end of an attempt, with the events it has not told yet."""
         activation = self._activation
-        activation.host.counts.steps[activation.workflow.id, status].add(took / 1000)
+        activation.host.stats.steps[activation.workflow.id, status].add(took / 1000)
         record = journal.step_record(status, attempt, took, value, state)
         events = activation.first_events()
         if activation.running.get(key, (1.0, 0))[0]:  # its start has not been told
@@ -284,7 +284,7 @@ class Runs(Calls):
         error = None if failure is None else f"{type(failure).__name__}: {journal.text_of(failure)}"
         events += activation.step_finish(key, attempt, status, error)
         store, name = activation.host.store, raw(key)
-        races = entrant().races if status == "backoff" else b""
+        races = race_membership().races if status == "backoff" else b""
 
         def send(known: int) -> asyncio.Future[int]:
             if status == "backoff":

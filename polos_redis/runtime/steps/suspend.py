@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, overload
 
+from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.decisions.answers import moment, shown_digest
-from polos_redis.decisions.terms import Terms
 from polos_redis.errors import (
     ConfigurationError,
     InvalidAnswerError,
     StepExecutionError,
     SuspendTimeoutError,
 )
-from polos_redis.runtime.activation import Place
-from polos_redis.runtime.steps.calls import Calls, caller, decoded, entrant, one_wait
+from polos_redis.runtime.activation import CallSite
+from polos_redis.runtime.steps.calls import Calls, caller, decoded, one_wait, race_membership
 from polos_redis.runtime.steps.times import milliseconds
 from polos_redis.state import journal
 from polos_redis.state.journal import SuspensionRecord
-from polos_redis.state.store import Asked, raw
+from polos_redis.state.store import SuspensionRequest, raw
 from polos_redis.values import codec, schemas
 
 T = TypeVar("T")
@@ -96,17 +96,17 @@ class Suspensions(Calls):
         return self._suspend(key, ask, caller())
 
     @one_wait
-    async def _suspend(self, key: str, ask: _Ask, place: Place) -> Any:
+    async def _suspend(self, key: str, ask: _Ask, call_site: CallSite) -> Any:
         activation = self._activation
-        stored = await self._begin(key, place)
+        stored = await self._start_call(key, call_site)
         if stored is None:
-            asked = self._asked(key, ask)
-            events, races = activation.first_events(), entrant()
+            request = self._request(key, ask)
+            events, races = activation.first_events(), race_membership()
             store, name = activation.host.store, raw(key)
             stored = await self._commit_wait(
-                key, lambda known: store.suspend(activation.fence, known, name, asked, races, events)
+                key, lambda known: store.suspend(activation.fence, known, name, request, races, events)
             )
-        record = await self._decision(key, stored, SuspensionRecord, place)
+        record = await self._decision(key, stored, SuspensionRecord, call_site)
         if record.status == "expired" and not record.answer:
             raise SuspendTimeoutError(key, (record.deadline_ms - record.opened_ms) / 1000)
         if ask.schema is not None:
@@ -124,36 +124,36 @@ class Suspensions(Calls):
             ]
         return answer
 
-    def _asked(self, key: str, ask: _Ask) -> Asked:
+    def _request(self, key: str, ask: _Ask) -> SuspensionRequest:
         """What the store is to ask. Raises for what can't be asked."""
         activation = self._activation
         host, what = activation.host, f"suspension {key!r}"
         shown = codec.encode(_shown(ask.data), limit=host.value_limit)
-        terms = b""
-        if ask.has_terms:
-            starters = activation.about.starters
-            declared = Terms.of(
+        policy = b""
+        if ask.has_policy:
+            starters = activation.origin.starters
+            declared = AnswerPolicy.of(
                 what, ask.schema, ask.approvers, ask.required, ask.rejections, ask.allow_self, starters
             )
-            terms = declared.pack()
+            policy = declared.pack()
         timeout_ms = milliseconds(what, ask.timeout) or 0
         default = b""
         if not _is_fail(ask.on_timeout):
             if not timeout_ms:
                 raise ConfigurationError(f"{what}: on_timeout= is for a suspension that has a timeout=")
             plain = codec.to_plain(codec.encode(ask.on_timeout, limit=host.value_limit))
-            if ask.has_terms:
+            if ask.has_policy:
                 try:
                     declared.check_answer(activation.id, key, plain)
                 except InvalidAnswerError as error:
                     raise ConfigurationError(f"{what}: on_timeout={ask.on_timeout!r}: {error}") from None
             default = codec.encode(plain if ask.schema is not None else ask.on_timeout)
-        return Asked(
+        return SuspensionRequest(
             shown,
             shown_digest(shown),
             timeout_ms,
             host.audit_ms,
-            terms,
+            policy,
             default,
             self._with_url(key, ask.data),
             host.channel_names,
@@ -189,7 +189,7 @@ class _Ask:
     on_timeout: Any
 
     @property
-    def has_terms(self) -> bool:
+    def has_policy(self) -> bool:
         """Whether there is more to it than: anything from anybody."""
         return (
             self.schema is not None

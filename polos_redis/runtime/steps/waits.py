@@ -10,8 +10,8 @@ from typing import Any
 
 from polos_redis.errors import InvalidInputError, WaitTimeoutError
 from polos_redis.events import EventData, EventPayload, payload, publish_once
-from polos_redis.runtime.activation import Place
-from polos_redis.runtime.steps.calls import caller, decoded, entrant, one_wait
+from polos_redis.runtime.activation import CallSite
+from polos_redis.runtime.steps.calls import caller, decoded, one_wait, race_membership
 from polos_redis.runtime.steps.run import Runs
 from polos_redis.runtime.steps.times import milliseconds, moment, span
 from polos_redis.state.journal import WaitRecord
@@ -48,11 +48,13 @@ class Waits(Runs):
         return self._wait_for_time(key, None, moment(f"wait {key!r}", when), caller())
 
     @one_wait
-    async def _wait_for_time(self, key: str, for_ms: int | None, until_ms: int | None, place: Place) -> None:
-        stored = await self._begin(key, place)
+    async def _wait_for_time(
+        self, key: str, for_ms: int | None, until_ms: int | None, call_site: CallSite
+    ) -> None:
+        stored = await self._start_call(key, call_site)
         if stored is None:
             stored = await self._open(key, for_ms, until_ms)
-        await self._decision(key, stored, WaitRecord, place)
+        await self._decision(key, stored, WaitRecord, call_site)
 
     # --- events -------------------------------------------------------------------------
 
@@ -71,18 +73,18 @@ class Waits(Runs):
 
     @one_wait
     async def _wait_for_event(
-        self, key: str, topic: str, timeout: float | timedelta | None, place: Place
+        self, key: str, topic: str, timeout: float | timedelta | None, call_site: CallSite
     ) -> EventPayload:
         activation = self._activation
         timeout_ms = milliseconds(f"wait {key!r}", timeout)
-        stored = await self._begin(key, place)
+        stored = await self._start_call(key, call_site)
         if stored is None:
             who = f"{activation.fence.entry.decode()} {activation.id} {key}"
             if activation.host.store.topic_prefix(topic) == activation.fence.prefix:
                 stored = await self._open(key, timeout_ms, None, topic, f"w{who}")
             else:
                 stored = await self._open_far(key, timeout_ms, topic, f"f{who}")
-        record = await self._decision(key, stored, WaitRecord, place)
+        record = await self._decision(key, stored, WaitRecord, call_site)
         if record.status == "expired":
             raise WaitTimeoutError(key, topic, (record.due_ms - record.opened_ms) / 1000)
         return payload(record.topic, record.event_id, record.event_type, decoded(record.data))
@@ -91,7 +93,7 @@ class Waits(Runs):
         self, key: str, for_ms: int | None, until_ms: int | None, topic: str = "", subscriber: str = ""
     ) -> bytes:
         activation = self._activation
-        events, races = activation.first_events(), entrant()
+        events, races = activation.first_events(), race_membership()
         store, name = activation.host.store, raw(key)
         return await self._commit_wait(
             key,

@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from polos_redis.decisions.terms import Terms, verdict
+from polos_redis.decisions.answer_policy import AnswerPolicy, verdict
 from polos_redis.errors import (
     AlreadyResumedError,
     ExecutionFinishedError,
@@ -143,7 +143,7 @@ def _page(
         "approve.html",
         {
             "suspension": suspension,
-            "asked": display.asked(suspension["step_key"], suspension["data"]),
+            "asked": display.summary(suspension["step_key"], suspension["data"]),
             "json": display.as_json(suspension["data"]),
             "outcome": display.outcome(suspension),
             "form": form,
@@ -171,14 +171,14 @@ def _hindrance(caller: Caller, suspension: Mapping[str, Any]) -> str:
         return "Your decision is recorded. Others still have to decide."
     if caller.source == "dev":
         return ""
-    terms = Terms(
+    policy = AnswerPolicy(
         approvers=tuple(suspension["approvers"]),
         required=suspension["required"],
         rejections=suspension["rejections"],
         allow_self=suspension["allow_self"],
     )
     try:
-        terms.check_person(
+        policy.check_person(
             suspension["execution_id"],
             suspension["step_key"],
             caller.name,

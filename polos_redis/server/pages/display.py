@@ -13,8 +13,8 @@ from datetime import date, datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from polos_redis.decisions.terms import verdict
-from polos_redis.server.pages import moments
+from polos_redis.decisions.answer_policy import verdict
+from polos_redis.server.pages import times
 from polos_redis.server.pages.words import label_of
 
 DEEPEST = 6  # levels that are laid out; what lies deeper is shown as JSON
@@ -146,8 +146,8 @@ def _scalar(value: Any, key: str) -> Shown:
     if isinstance(value, int | float):
         return Shown("number", number(value, key))
     text = str(value)
-    if _MOMENT.fullmatch(text) and (moment := moments.parse(text)) is not None:
-        return Shown("time", moments.written(moment), iso=text)
+    if _MOMENT.fullmatch(text) and (moment := times.parse(text)) is not None:
+        return Shown("time", times.written(moment), iso=text)
     if _DAY.fullmatch(text) and (day := _day(text)):
         return Shown("date", day, iso=text)
     if _is_link(text):
@@ -190,7 +190,7 @@ LEADS = ("description", "question", "message", "summary", "prompt")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Summary:
     """What a suspension asks, told: a title, a sentence under it, the context its form gives, the rest."""
 
     title: str
@@ -199,7 +199,7 @@ class Asked:
     facts: Shown | None
 
 
-def asked(step_key: str, data: Any) -> Asked:
+def summary(step_key: str, data: Any) -> Summary:
     """What a suspension shows, laid out. Only the form's fields and `_approval_url` are left out."""
     form = data.get("_form") if isinstance(data, dict) else None
     form = form if isinstance(form, dict) else {}
@@ -220,7 +220,7 @@ def asked(step_key: str, data: Any) -> Asked:
     title = form.get("title")
     title = title if isinstance(title, str) and title.strip() else label_of(step_key)
     context = form.get("context")
-    return Asked(
+    return Summary(
         visible(title)[:300],
         visible(lead)[:4000],
         show(context) if context not in (None, "", {}, []) else None,
@@ -239,6 +239,6 @@ def outcome(suspension: Mapping[str, Any]) -> str:
 
 def gist(data: Any, most: int = 3) -> list[tuple[str, Shown]]:
     """The first few short facts of what is shown, for a line in a list."""
-    facts = asked("", data).facts
+    facts = summary("", data).facts
     pairs = facts.pairs if facts is not None else ()
     return [(label, one) for label, one in pairs if one.small and len(one.text) <= 60][:most]

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from polos_redis.client import PolosClient
-from polos_redis.decisions.terms import verdict
+from polos_redis.decisions.answer_policy import verdict
 from polos_redis.errors import ConfigurationError
 from polos_redis.server.pages import display
 from polos_redis.server.pages.layout import PageRoute, render, visitor
@@ -75,11 +75,11 @@ def _has(suspension: Mapping[str, Any], words: list[str]) -> bool:
 
 
 def _row(suspension: Mapping[str, Any]) -> dict[str, Any]:
-    asked = display.asked(suspension["step_key"], suspension["data"])
+    summary = display.summary(suspension["step_key"], suspension["data"])
     return {
         **suspension,
-        "title": asked.title,
-        "lead": asked.lead[:200],
+        "title": summary.title,
+        "lead": summary.lead[:200],
         "gist": display.gist(suspension["data"]),
         "approvals": sum(verdict(one["data"]) is True for one in suspension["decisions"]),
     }

@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 
 from polos_redis.errors import LinkError, PolosError
 from polos_redis.server import problems
-from polos_redis.server.pages import display, moments, words
+from polos_redis.server.pages import display, times, words
 from polos_redis.server.pages.assets import address
 from polos_redis.server.pages.sessions import sessions_of
 from polos_redis.server.problems import Problem
@@ -42,15 +42,15 @@ def _environment() -> Environment:
     env.filters |= {
         "label": lambda name: display.visible(words.label_of(name)),
         "ident": lambda name: "f-" + quote(name, safe="", errors="replace"),
-        "when": moments.when,
-        "ago": moments.ago,
-        "left": moments.left,
+        "when": times.when,
+        "ago": times.ago,
+        "left": times.left,
         "show": display.show,
         "span": words.span,
         "state": words.state,
         "approve_path": approve_path,
     }
-    env.globals |= {"count": words.count, "asset": address, "took": moments.took, "rest_of": _rest_of}
+    env.globals |= {"count": words.count, "asset": address, "took": times.took, "rest_of": _rest_of}
     return env
 
 
@@ -89,7 +89,7 @@ def render(
     return response
 
 
-def tell(request: Request, status: int, title: str, detail: str, token: str = "") -> Response:
+def message_page(request: Request, status: int, title: str, detail: str, token: str = "") -> Response:
     """A page that says one thing."""
     return render(request, "message.html", {"title": title, "detail": detail}, status=status, token=token)
 
@@ -156,7 +156,7 @@ class PageRoute(APIRoute):
                 path = request.url.path
                 return go("/login", next=path + (f"?{request.url.query}" if request.url.query else ""))
             title = "Not allowed" if problem.title == "Forbidden" else problem.title
-            response = tell(request, problem.status_code, title, str(problem.detail))
+            response = message_page(request, problem.status_code, title, str(problem.detail))
             response.headers.update(problem.headers or {})
             return response
 

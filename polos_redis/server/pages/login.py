@@ -36,7 +36,7 @@ async def log_in(request: Request) -> Response:
         complaint = "This key is not known here, or it has expired or was revoked."
         return render(request, "login.html", {"next": after, "complaint": complaint}, status=403)
     response = go(after)
-    sessions.begin(request, response, key)
+    sessions.start(request, response, key)
     return response
 
 

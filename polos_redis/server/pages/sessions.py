@@ -56,7 +56,7 @@ class Sessions:
             return None
         return Caller(key.name, key.groups, frozenset(key.scopes), "session", key_id=key.id)
 
-    def begin(self, request: Request, response: Response, key: ApiKey) -> None:
+    def start(self, request: Request, response: Response, key: ApiKey) -> None:
         """Let an answer log in the holder of a key."""
         value = self._cookies.dumps([key.id, secrets.token_urlsafe(12)])
         _set(request, response, COOKIE, str(value), SECONDS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from polos_redis.server.pages import moments
+from polos_redis.server.pages import times
 from polos_redis.server.pages.display import outcome
 from polos_redis.server.pages.words import span
 
@@ -75,9 +75,9 @@ def timeline(execution: Mapping[str, Any], now: datetime | None = None) -> Timel
     of them."""
     now = now or datetime.now(UTC)
     spans = list(_spans(execution))
-    begin = moments.parse(execution["created_at"]) or now
+    begin = times.parse(execution["created_at"]) or now
     begin = min([begin, *(one.start for one in spans)])
-    end = moments.parse(execution["finished_at"])
+    end = times.parse(execution["finished_at"])
     if end is None or execution["status"] not in ENDED:
         end = now
     end = max([end, *(one.end for one in spans if one.end is not None), begin])
@@ -116,7 +116,7 @@ def _ticks(total: float) -> list[Tick]:
 
 def _spans(execution: Mapping[str, Any]) -> Iterable[_Span]:
     for step in execution["steps"]:
-        start, end = moments.parse(step.get("started_at")), moments.parse(step.get("finished_at"))
+        start, end = times.parse(step.get("started_at")), times.parse(step.get("finished_at"))
         if start is not None and end is not None:
             tries = step.get("attempts") or 1
             told = [
@@ -126,25 +126,25 @@ def _spans(execution: Mapping[str, Any]) -> Iterable[_Span]:
             end = start + timedelta(milliseconds=step["took_ms"])
             yield _Span("step", step["step_key"], step["status"], ", ".join(told), start, end)
     for one in execution["suspensions"]:
-        start = moments.parse(one["opened_at"])
+        start = times.parse(one["opened_at"])
         if start is not None:
             by = one["resumed_by"]
-            end = moments.parse(one["decided_at"]) if one["status"] != "open" else None
+            end = times.parse(one["decided_at"]) if one["status"] != "open" else None
             note = outcome(one) + (f" by {by}" if by else "")
             if one["status"] != "open" and end is None:
-                end = moments.parse(one["expires_at"]) or start
+                end = times.parse(one["expires_at"]) or start
             yield _Span("suspension", one["step_key"], one["status"], note, start, end)
     for wait in execution["waits"]:
-        start, decided = moments.parse(wait["opened_at"]), moments.parse(wait["decided_at"])
+        start, decided = times.parse(wait["opened_at"]), times.parse(wait["decided_at"])
         if start is not None:
             note = f"waits for {wait['topic']}" if wait["topic"] else "waits"
             if decided is not None:
                 note = note.replace("waits", "waited", 1)
             yield _Span("wait", wait["step_key"], wait["status"], note, start, decided)
     for child in execution["children"]:
-        start = moments.parse(child.get("created_at"))
+        start = times.parse(child.get("created_at"))
         if start is not None:
             note = ", ".join(part for part in (child["workflow_id"], child["status"]) if part)
-            end = moments.parse(child.get("finished_at")) if child["status"] in ENDED else None
+            end = times.parse(child.get("finished_at")) if child["status"] in ENDED else None
             href = f"/executions/{child['id']}"
             yield _Span("child", child["step_key"], child["status"] or "", note, start, end, href)

@@ -1,5 +1,5 @@
 #!lua
--- answer: decide a suspension with a person's answer, or say why not. A suspension with terms is only decided by an
+-- answer: decide a suspension with a person's answer, or say why not. A suspension with policy is only decided by an
 -- answer that was checked against them.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 step key  3 answer (codec)  4 its digest  5 who, or ''  6 channel  7 '1' to keep it when early
@@ -25,10 +25,10 @@ local packed = key ~= '' and redis.call('HGET', P .. 'journal:' .. id, key)
 local record = packed and read_record(packed)
 
 if record and record[KIND] == 'suspend' then
-  local is, terms = record[STATUS], record[TERMS]
-  local opening = string.format('%.0f:', record[OPENED]) .. redis.sha1hex(terms .. (record[SHOWN_DIGEST] or ''))
-  if (terms ~= '' or seen ~= '') and seen ~= opening then
-    return {'look', packed, redis.call('HGET', P .. 'exec:' .. id, 'about')}
+  local is, policy = record[STATUS], record[POLICY]
+  local opening = string.format('%.0f:', record[OPENED]) .. redis.sha1hex(policy .. (record[SHOWN_DIGEST] or ''))
+  if (policy ~= '' or seen ~= '') and seen ~= opening then
+    return {'look', packed, redis.call('HGET', P .. 'exec:' .. id, 'origin')}
   end
   local made = record[DECISIONS] ~= '' and cmsgpack.unpack(record[DECISIONS]) or {}
   local mine -- the same person's earlier decision
@@ -44,7 +44,7 @@ if record and record[KIND] == 'suspend' then
     wake(P, id, key, record, 'expired')
     return {'expired', record[DEADLINE]}
   end
-  local wanted = terms ~= '' and cmsgpack.unpack(terms) or {required = 1, rejections = 1}
+  local wanted = policy ~= '' and cmsgpack.unpack(policy) or {required = 1, rejections = 1}
   local needed = approves == '1' and wanted.required or wanted.rejections
   if wanted.required > 1 or wanted.rejections > 1 then
     if not mine then made[#made + 1] = {answer, digest, by, channel, now, approves, person} end
@@ -56,7 +56,7 @@ if record and record[KIND] == 'suspend' then
       rewrite(P, id, key, record)
       record[ANSWER], record[BY], record[CHANNEL], record[DECIDED] = answer, by, channel, now
       note_audit(P, id, key, record, 'recorded')
-      tell(P, id, key, 'decision', answer_event(record))
+      emit(P, id, key, 'decision', answer_event(record))
       return {'recorded', now, by, alike, needed}
     end
   end

@@ -7,7 +7,7 @@
 -- #include fence
 -- #include clock
 -- #include attempt
--- #include settle
+-- #include resolve
 local P, id, entry, owner, known, key, record, delay, races = KEYS[1], unpack(ARGV, 1, 8)
 local EVENTS <const> = 9
 local count, old, is = fence(P, id, entry, owner, known, key)

@@ -6,7 +6,7 @@
 -- Returns {changes, record}; -1 or -2 as write does.
 -- #include fence
 -- #include clock
--- #include settle
+-- #include resolve
 local P, id, entry, owner, known, key, branch = KEYS[1], unpack(ARGV, 1, 6)
 local BEGUN <const> = 7
 local count, old, is = fence(P, id, entry, owner, known, key)

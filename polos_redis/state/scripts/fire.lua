@@ -1,32 +1,32 @@
 #!lua flags=allow-oom
--- fire: decide what is due, oldest first, in a bounded batch. One worker at a time holds the pump; the others are told
+-- fire: decide what is due, oldest first, in a bounded batch. One worker at a time holds timer leadership; the others are told
 -- to come back, so idle workers cost next to nothing.
 -- KEYS  1 the partition's prefix
--- ARGV  1 worker  2 how long it holds the pump, ms  3 largest batch
+-- ARGV  1 worker  2 how long it holds timer leadership, ms  3 largest batch
 -- Returns {timers fired, executions forgotten, ms until the next timer or -1, flat list of errands that are due and
 -- their times: the caller runs these, as they concern other partitions or need more than Lua}, or {-1} when another
--- worker holds the pump.
+-- worker holds timer leadership.
 -- #include termination
 -- #include event
 -- #include forgetting
 local P, worker, hold, batch = KEYS[1], unpack(ARGV)
 local limit = tonumber(batch)
-local holder = redis.call('GET', P .. 'pump')
+local holder = redis.call('GET', P .. 'timer_leader')
 if holder and holder ~= worker then return {-1} end
-redis.call('SET', P .. 'pump', worker, 'PX', hold)
+redis.call('SET', P .. 'timer_leader', worker, 'PX', hold)
 
 -- make_runnable: its delay is over, or a worker knows its workflow by now.
 local function make_runnable(id)
-  local status, entry, workflow, run, queue, ties = unpack(redis.call('HMGET', P .. 'exec:' .. id,
-    'status', 'entry', 'workflow', 'run', 'queue', 'ties'))
-  if status == 'queued' and not entry then offer(P, id, workflow, run, queue, read_ties(ties)) end
+  local status, entry, workflow, run, queue, relations = unpack(redis.call('HMGET', P .. 'exec:' .. id,
+    'status', 'entry', 'workflow', 'run', 'queue', 'relations'))
+  if status == 'queued' and not entry then offer(P, id, workflow, run, queue, read_relations(relations)) end
 end
 
 -- time_out: its run has reached its deadline.
 local function time_out(id)
   local e = redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS))
   if not is_live(e[EXEC_STATUS]) then return end
-  local text = 'it did not finish within its ' .. read_ties(e[EXEC_TIES]).timeout / 1000 .. ' seconds'
+  local text = 'it did not finish within its ' .. read_relations(e[EXEC_TIES]).timeout / 1000 .. ' seconds'
   terminate(P, id, e, 'failed', 'error', cmsgpack.pack({'WorkflowTimeoutError', text, ''}),
     finish_event(P, id, 'failed', 'error', 'WorkflowTimeoutError: ' .. text))
 end

@@ -9,6 +9,6 @@ local P, id, entry, owner = KEYS[1], unpack(ARGV)
 local count, _, is = fence(P, id, entry, owner, 0, '')
 if count < 0 then return false end
 if not is[EXEC_OWNER] then redis.call('HSET', P .. 'exec:' .. id, 'owner', owner) end
-local input, started, losses, about = unpack(redis.call('HMGET', P .. 'exec:' .. id,
-  'input', 'started', 'attempts', 'about'))
-return {input, started, losses, about, redis.call('HGETALL', P .. 'journal:' .. id)}
+local input, started, losses, origin = unpack(redis.call('HMGET', P .. 'exec:' .. id,
+  'input', 'started', 'attempts', 'origin'))
+return {input, started, losses, origin, redis.call('HGETALL', P .. 'journal:' .. id)}

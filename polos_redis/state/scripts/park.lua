@@ -7,11 +7,11 @@
 -- -3 when the journal does not hold one of the waits.
 -- #include fence
 -- #include clock
--- #include settle
--- #include lane
+-- #include resolve
+-- #include semaphore
 local P, id, entry, owner, known, state, given_up = KEYS[1], unpack(ARGV, 1, 6)
 local STEP_KEYS <const> = 7
-local count, _, is = fence(P, id, entry, owner, known, '', 'workflow', 'created', 'queue', 'ties')
+local count, _, is = fence(P, id, entry, owner, known, '', 'workflow', 'created', 'queue', 'relations')
 if count < 0 then return count end
 local first = STEP_KEYS + tonumber(given_up) -- where the waits begin
 if #ARGV < first then return -3 end
@@ -26,11 +26,11 @@ for i = STEP_KEYS, first - 1 do give_up(P, id, ARGV[i]) end
 if #decided > 1 then return decided end
 
 local exec = P .. 'exec:' .. id
-local workflow, created, queue, ties = unpack(is, FURTHER)
+local workflow, created, queue, relations = unpack(is, FURTHER)
 take_off(P, queue, entry)
 reindex(P, id, workflow, created, 'queued', 'waiting')
 if state ~= '' then redis.call('HSET', exec, 'state', state) end
 redis.call('HSET', exec, 'status', 'waiting')
 redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress')
-if ties then leave(P, id, read_ties(ties)) end
+if relations then leave(P, id, read_relations(relations)) end
 return 0

@@ -35,7 +35,7 @@ if many then
 else
   local members = redis.call('HGETALL', subs)
   for i = 1, #members, 2 do
-    local member, place = members[i], members[i + 1]
+    local member, position = members[i], members[i + 1]
     local member_kind = string.sub(member, 1, 1)
     if member_kind == 'w' then
       occur(P, member, event, kind, data)

@@ -16,7 +16,7 @@ local EVENTS <const> = 13
 local PER_CHILD <const> = 4
 total, first = tonumber(total), tonumber(first)
 local children = EVENTS + tonumber(events) -- where they begin
-local count, old, is = fence(P, id, entry, owner, known, key, 'ties')
+local count, old, is = fence(P, id, entry, owner, known, key, 'relations')
 if count < 0 then return count end
 claim(P, id, owner, is, now)
 local record = old and cmsgpack.unpack(old)
@@ -28,10 +28,10 @@ end
 local function open()
   if not join(P, id, races) then status = 'closed' end
   if status == 'open' then note_wait(P, id, key) end
-  local ties = read_ties(unpack(is, FURTHER))
-  if not ties.kids then
-    ties.kids = true
-    write_ties(P, id, ties)
+  local relations = read_relations(unpack(is, FURTHER))
+  if not relations.kids then
+    relations.kids = true
+    write_relations(P, id, relations)
   end
   local left, begun, decided = total, 0, 0
   return {1, 'child', status, now, total, left, begun, decided, decides}
@@ -72,7 +72,7 @@ end
 record[CHILD_BEGUN] = first + (#ARGV - children + 1) / PER_CHILD
 local packed
 if record[STATUS] == 'open' and record[CHILD_LEFT] == 0 then
-  packed = settle(P, id, key, record, 'done')
+  packed = resolve(P, id, key, record, 'done')
 else
   packed = rewrite(P, id, key, record)
 end

@@ -11,7 +11,7 @@
 -- Returns {changes, record}; -1 or -2 as write does.
 -- #include fence
 -- #include clock
--- #include settle
+-- #include resolve
 -- #include errands
 -- #include outbox
 local P, id, entry, owner, known, key, timeout, shown, decides, races, shown_digest, audit, options =
@@ -40,18 +40,18 @@ end
 local journal, member, topic = P .. 'journal:' .. id, id .. ' ' .. key, P .. 'topic:' .. key .. '/' .. id
 local early = redis.call('HGET', P .. 'early:' .. id, key)
 local root = root_of(id)
-local events, told = {unpack(ARGV, EVENTS)}, options.told or shown
-append(events, event_of(id, root, 'suspend_' .. key), told)
+local events, event_data = {unpack(ARGV, EVENTS)}, options.told or shown
+append(events, event_of(id, root, 'suspend_' .. key), event_data)
 note_wait(P, id, key)
-redis.call('XADD', topic, '*', 'suspend', told)
+redis.call('XADD', topic, '*', 'suspend', event_data)
 redis.call('PERSIST', topic) -- somebody may have published to it before
 redis.call('XADD', P .. 'topic:' .. root, '*', unpack(events))
 if root ~= id then redis.call('SADD', P .. 'below:' .. root, member) end
-if early and record[TERMS] == '' then
+if early and record[POLICY] == '' then
   record[ANSWER], record[DIGEST], record[BY], record[CHANNEL] = unpack(cmsgpack.unpack(early))
   redis.call('HDEL', P .. 'early:' .. id, key)
   redis.call('HSET', journal, '', count + 1)
-  local packed = settle(P, id, key, record, 'answered')
+  local packed = resolve(P, id, key, record, 'answered')
   return {changes(P, id), packed}
 end
 local packed = cmsgpack.pack(record)

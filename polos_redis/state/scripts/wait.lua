@@ -8,7 +8,7 @@
 -- Returns {changes, record}; -1 or -2 as write does.
 -- #include fence
 -- #include clock
--- #include settle
+-- #include resolve
 -- #include subscribe
 local P, id, entry, owner, known, key, delay, at, topic, subscriber, decides, races = KEYS[1], unpack(ARGV, 1, 11)
 local EVENTS <const> = 12
@@ -22,9 +22,9 @@ local event, event_type, data, decided = '', '', '', 0
 local record = {1, 'wait', 'open', now, due, topic, subscriber, event, event_type, data, decided, decides}
 local packed
 if not join(P, id, races) then
-  packed = settle_one(P, id, key, record, 'closed')
+  packed = resolve_one(P, id, key, record, 'closed')
 elseif due > 0 and due <= now then
-  packed = settle(P, id, key, record, topic == '' and 'over' or 'expired')
+  packed = resolve(P, id, key, record, topic == '' and 'over' or 'expired')
 else
   note_wait(P, id, key)
   if due > 0 then redis.call('ZADD', P .. 'timers', due, 'w' .. id .. ' ' .. key) end

@@ -1,7 +1,7 @@
 -- #include clock
--- #include lane
+-- #include semaphore
 -- create: create an execution and make it runnable: at once, when it gets a place, or later. `created` is its score in
--- the index, us. `o` are its options, one map: queue, about (where it comes from, for its code), lane (if a limit is
+-- the index, us. `o` are its options, one map: queue, about (where it comes from, for its code), semaphore (if a limit is
 -- known), limit, near, timeout (of the run, ms), delay (ms), at (ms), digest (of its input), parent, key.
 local function create(P, id, workflow, input, retention, created, o)
   local exec = P .. 'exec:' .. id
@@ -13,21 +13,21 @@ local function create(P, id, workflow, input, retention, created, o)
     redis.call('HSET', exec, unpack(fields))
     return put_on(P, id, workflow, 1, nil, #input <= 4096 and {'input', input} or nil)
   end
-  for _, name in ipairs({'queue', 'about', 'digest'}) do
+  for _, name in ipairs({'queue', 'origin', 'digest'}) do
     if o[name] then append(fields, name, o[name]) end
   end
   local from = math.max(now + (o.delay or 0), o.at or 0)
-  local ties = {parent = o.parent, key = o.key, timeout = o.timeout}
-  local limit = o.lane and limit_of(P, o.lane, o.limit)
-  if limit then ties.lane, ties.limit, ties.near = o.lane, limit, o.near end
+  local relations = {parent = o.parent, key = o.key, timeout = o.timeout}
+  local limit = o.semaphore and limit_of(P, o.semaphore, o.limit)
+  if limit then relations.semaphore, relations.limit, relations.near = o.semaphore, limit, o.near end
   if o.timeout then
-    ties.deadline = from + o.timeout
-    redis.call('ZADD', P .. 'timers', ties.deadline, 't' .. id)
+    relations.deadline = from + o.timeout
+    redis.call('ZADD', P .. 'timers', relations.deadline, 't' .. id)
   end
-  redis.call('HSET', exec, 'ties', cmsgpack.pack(ties), unpack(fields))
+  redis.call('HSET', exec, 'relations', cmsgpack.pack(relations), unpack(fields))
   if from > now then
     redis.call('ZADD', P .. 'timers', from, 'p' .. id)
   else
-    offer(P, id, workflow, 1, o.queue, ties, luggage(P, id, input, o.about))
+    offer(P, id, workflow, 1, o.queue, relations, inlined_payload(P, id, input, o.origin))
   end
 end

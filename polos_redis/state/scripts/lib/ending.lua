@@ -1,11 +1,11 @@
 -- #include clock
 -- #include execution
 -- #include append
--- #include lane
+-- #include semaphore
 -- #include wake
 -- What the end of an execution and its next run need to know of it, by the positions in execution.lua.
 local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'workflow', 'queue', 'created', 'retention', 'waits',
-  'notify', 'early', 'ties'}
+  'notify', 'early', 'relations'}
 
 -- result_field: the field of the parent's journal that holds a child's result: status, value, the step key that waits
 -- for it, and when that began to wait.
@@ -13,28 +13,28 @@ local function result_field(id)
   return '\255' .. string.match(id, '[^.]*$') -- the child's hash
 end
 
--- ties_of_ended: the ties of an execution that has ended; nil while it is live.
+-- ties_of_ended: the relations of an execution that has ended; nil while it is live.
 local function ties_of_ended(P, id)
-  local status, ties = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'ties'))
-  if not is_live(status) then return read_ties(ties) end
+  local status, relations = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'relations'))
+  if not is_live(status) then return read_relations(relations) end
 end
 
 -- let_go: a child that has ended need not be ended with its parent any more, once its own children have ended too. An
 -- ancestor that is being ended may have taken over `one`, see cancel_children.
-local function let_go(P, one, ties)
+local function let_go(P, one, relations)
   local id = one
-  while ties and ties.parent and redis.call('EXISTS', P .. 'children:' .. id) == 0 do
-    redis.call('SREM', P .. 'children:' .. ties.parent, id, one)
-    id = ties.parent
-    ties = ties_of_ended(P, id)
+  while relations and relations.parent and redis.call('EXISTS', P .. 'children:' .. id) == 0 do
+    redis.call('SREM', P .. 'children:' .. relations.parent, id, one)
+    id = relations.parent
+    relations = ties_of_ended(P, id)
   end
 end
 
--- tell_parent: a child has ended. Its parent is woken when a step waited for this child last; one that has failed keeps
+-- notify_parent: a child has ended. Its parent is woken when a step waited for this child last; one that has failed keeps
 -- the result for its next run.
-local function tell_parent(P, id, ties, status, value)
-  local parent, key = ties.parent, ties.key
-  let_go(P, id, ties)
+local function notify_parent(P, id, relations, status, value)
+  local parent, key = relations.parent, relations.key
+  let_go(P, id, relations)
   local is = redis.call('HGET', P .. 'exec:' .. parent, 'status')
   if not is_live(is) and is ~= 'failed' then return end
   local record = record_of(P, parent, key)
@@ -88,9 +88,9 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
     for who in string.gmatch(e[EXEC_NOTIFY], '%S+') do notify(P, who, notice) end
   end
   if e[EXEC_TIES] then
-    local ties = read_ties(e[EXEC_TIES])
-    if ties.deadline then redis.call('ZREM', P .. 'timers', 't' .. id) end
-    if e[EXEC_STATUS] == 'queued' then leave(P, id, ties) end
-    if ties.parent then tell_parent(P, id, ties, status, value) end
+    local relations = read_relations(e[EXEC_TIES])
+    if relations.deadline then redis.call('ZREM', P .. 'timers', 't' .. id) end
+    if e[EXEC_STATUS] == 'queued' then leave(P, id, relations) end
+    if relations.parent then notify_parent(P, id, relations, status, value) end
   end
 end

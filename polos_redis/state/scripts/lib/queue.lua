@@ -18,15 +18,15 @@ local function put_on(P, id, workflow, run, queue, more)
   redis.call('HSET', P .. 'exec:' .. id, 'status', 'queued', 'entry', entry)
 end
 
--- luggage: what an entry carries so that its activation need not read anything: input and journal, if they are small.
-local function luggage(P, id, input, about, started)
+-- inlined_payload: what an entry carries so that its activation need not read anything: input and journal, if they are small.
+local function inlined_payload(P, id, input, origin, started)
   local journal = P .. 'journal:' .. id
   if #input > 4096 or redis.call('HLEN', journal) > 32 then return end
-  local records, bytes = redis.call('HGETALL', journal), #input + #(about or '')
+  local records, bytes = redis.call('HGETALL', journal), #input + #(origin or '')
   for _, part in ipairs(records) do bytes = bytes + #part end
   if bytes > 4096 or (#records == 0 and started) then return end
   local carried = {'input', input}
-  if about then append(carried, 'about', about) end
+  if origin then append(carried, 'origin', origin) end
   if #records > 0 then append(carried, 'journal', cmsgpack.pack(records)) end
   return carried
 end

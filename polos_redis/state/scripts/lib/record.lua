@@ -3,7 +3,7 @@
 local KIND <const> = 2
 local STATUS <const> = 3
 local OPENED <const> = 4 -- ms; of a step, which has none: ATTEMPT
--- step: how often it took, value or error, in places the state, and the time as the last item
+-- step: how often it took, value or error, in slots the state, and the time as the last item
 local ATTEMPT <const> = 4
 -- suspend
 local DEADLINE <const> = 5 -- ms, 0 for none; of a wait: when it is over
@@ -13,7 +13,7 @@ local DIGEST <const> = 8 -- of the answer
 local BY <const> = 9
 local CHANNEL <const> = 10
 local DECIDED <const> = 11 -- ms, 0 while it is open; likewise below
-local TERMS <const> = 12
+local POLICY <const> = 12
 local DECISIONS <const> = 13 -- a packed list of several people's, or ''
 local SUSPEND_RACE <const> = 14 -- the step key of the race that it decides, or ''; likewise below
 local SHOWN_DIGEST <const> = 15

@@ -96,18 +96,18 @@ local function revive(P, id, e)
 end
 
 -- take_back: a child that runs again is to be ended with its parent, and where that has ended, with those above it.
-local function take_back(P, id, ties)
-  while ties and ties.parent do
-    redis.call('SADD', P .. 'children:' .. ties.parent, id)
-    id = ties.parent
-    ties = ties_of_ended(P, id)
+local function take_back(P, id, relations)
+  while relations and relations.parent do
+    redis.call('SADD', P .. 'children:' .. relations.parent, id)
+    id = relations.parent
+    relations = ties_of_ended(P, id)
   end
 end
 
 -- rerun: continue a failed execution from its journal as a new run, after `delay` ms. `e` is HMGET of ENDING_FIELDS; it
 -- has ended, or is about to. Returns the number of the new run.
 local function rerun(P, id, e, delay)
-  local exec, ties, ended = P .. 'exec:' .. id, read_ties(e[EXEC_TIES]), e[EXEC_STATUS] ~= 'queued'
+  local exec, relations, ended = P .. 'exec:' .. id, read_relations(e[EXEC_TIES]), e[EXEC_STATUS] ~= 'queued'
   prune(P, id)
   if ended then
     revive(P, id, e)
@@ -120,20 +120,20 @@ local function rerun(P, id, e, delay)
     'unreached')
   redis.call('HSET', exec, 'status', 'queued')
   local run = redis.call('HINCRBY', exec, 'run', 1)
-  if not ended then leave(P, id, ties) end
-  if ended and ties.timeout then
-    ties.deadline = now + delay + ties.timeout
-    redis.call('ZADD', P .. 'timers', ties.deadline, 't' .. id)
-    write_ties(P, id, ties)
+  if not ended then leave(P, id, relations) end
+  if ended and relations.timeout then
+    relations.deadline = now + delay + relations.timeout
+    redis.call('ZADD', P .. 'timers', relations.deadline, 't' .. id)
+    write_relations(P, id, relations)
   end
-  if ended then take_back(P, id, ties) end
+  if ended then take_back(P, id, relations) end
 
   local root, event = root_of(id), '\130' .. cmsgpack.pack('run', run, 'delay_ms', delay) -- a map of two
   redis.call('XADD', P .. 'topic:' .. root, '*', event_of(id, root, 'workflow_retry'), event)
   if delay > 0 then
     redis.call('ZADD', P .. 'timers', now + delay, 'p' .. id)
   else
-    offer(P, id, e[EXEC_WORKFLOW], run, e[EXEC_QUEUE], ties)
+    offer(P, id, e[EXEC_WORKFLOW], run, e[EXEC_QUEUE], relations)
   end
   return run
 end

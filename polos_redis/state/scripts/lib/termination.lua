@@ -18,7 +18,7 @@ local function terminate(P, id, e, status, field, value, event)
   end
   ending(P, id, e, status, field, value, event, {}, {})
   if worker then notify(P, worker, {'cancelled', id, e[EXEC_ENTRY]}) end
-  if read_ties(e[EXEC_TIES]).kids then redis.call('ZADD', P .. 'timers', now, 'c' .. id) end
+  if read_relations(e[EXEC_TIES]).kids then redis.call('ZADD', P .. 'timers', now, 'c' .. id) end
 end
 
 local function cancel(P, id, e, by)
@@ -47,7 +47,7 @@ local function cancel_children(P, id, limit)
   end
   if redis.call('EXISTS', set) == 0 then
     redis.call('ZREM', P .. 'timers', 'c' .. id)
-    let_go(P, id, read_ties(redis.call('HGET', P .. 'exec:' .. id, 'ties')))
+    let_go(P, id, read_relations(redis.call('HGET', P .. 'exec:' .. id, 'relations')))
   end
   return count
 end

@@ -21,7 +21,7 @@ MOST_REQUIRED = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class AnswerPolicy:
     """What a suspension asks of its answers.
 
     `schema` is a JSON schema and `type_name` the type it was made of; `approvers` are names or `group:NAME`,
@@ -46,7 +46,7 @@ class Terms:
         rejections: int,
         allow_self: bool,
         starters: Set[str],
-    ) -> Terms:
+    ) -> AnswerPolicy:
         """As a workflow declares them; `starters` have started the execution. Raises `ConfigurationError`."""
         schema, type_name = schemas.describe(what, annotation) if annotation is not None else (None, "")
         wanted: tuple[str, ...] = ()
@@ -78,13 +78,13 @@ class Terms:
                 f"{what}: with required={required} and rejections={rejections} it may take {needed} people, "
                 f"but approvers names {may_decide} who may decide: it could stay undecided"
             )
-        terms = cls(schema, type_name, wanted, required, rejections, bool(allow_self))
-        if terms.counts and schema is not None and "approved" not in schemas.properties(schema):
+        policy = cls(schema, type_name, wanted, required, rejections, bool(allow_self))
+        if policy.counts and schema is not None and "approved" not in schemas.properties(schema):
             raise ConfigurationError(
                 f"{what}: with required= or rejections= an answer says whether it approves: "
                 "the schema needs a field `approved: bool`"
             )
-        return terms
+        return policy
 
     @property
     def counts(self) -> bool:
@@ -110,7 +110,7 @@ class Terms:
         return packed
 
     @classmethod
-    def unpack(cls, packed: bytes) -> Terms:
+    def unpack(cls, packed: bytes) -> AnswerPolicy:
         """As the store has them; fields of newer releases are left out."""
         if not packed:
             return ANYTHING
@@ -153,7 +153,7 @@ class Terms:
             raise NotApproverError(execution_id, step_key, who, "who has started it may not decide it")
 
 
-ANYTHING = Terms()
+ANYTHING = AnswerPolicy()
 
 
 def verdict(answer: Any) -> bool | None:

@@ -11,7 +11,7 @@ local function answer_event(record)
 end
 
 -- tell: emit an event of a suspension, on its own topic and on the workflow's.
-local function tell(P, id, key, kind, data)
+local function emit(P, id, key, kind, data)
   local root = root_of(id)
   redis.call('XADD', P .. 'topic:' .. key .. '/' .. id, '*', kind, data)
   redis.call('XADD', P .. 'topic:' .. root, '*', event_of(id, root, kind .. '_' .. key), data)
@@ -29,11 +29,11 @@ local function note_audit(P, id, key, record, what)
   redis.call('PEXPIRE', audit, record[AUDIT] or 31536000000)
 end
 
--- settle_one: write the decision of an open wait, remove its timer, inbox row and subscription, emit its events.
+-- resolve_one: write the decision of an open wait, remove its timer, inbox row and subscription, emit its events.
 -- Returns the new record, packed. The caller has checked that the wait is open. The statuses that it can get:
 -- suspend: answered, expired, closed; wait: over, event, expired, closed; child: done, closed; step whose retry waits:
 -- retry, abandoned
-local function settle_one(P, id, key, record, status)
+local function resolve_one(P, id, key, record, status)
   local kind, member = record[KIND], id .. ' ' .. key
   record[STATUS] = status
   if kind == 'suspend' then
@@ -43,9 +43,9 @@ local function settle_one(P, id, key, record, status)
     if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 's' .. member) end
     note_audit(P, id, key, record, status)
     if status == 'answered' then
-      tell(P, id, key, 'resume', answer_event(record))
+      emit(P, id, key, 'resume', answer_event(record))
     elseif status == 'expired' then -- a map of one
-      tell(P, id, key, 'timeout', '\129' .. cmsgpack.pack('deadline', record[DEADLINE]))
+      emit(P, id, key, 'timeout', '\129' .. cmsgpack.pack('deadline', record[DEADLINE]))
     end
     return packed
   elseif kind == 'wait' then
@@ -72,9 +72,9 @@ local function close(P, id, key, step_status)
   if record[KIND] == 'race' then
     return
   elseif record[STATUS] == 'open' then
-    settle_one(P, id, key, record, 'closed')
+    resolve_one(P, id, key, record, 'closed')
   elseif record[STATUS] == 'backoff' then
-    settle_one(P, id, key, record, step_status)
+    resolve_one(P, id, key, record, step_status)
   elseif not record[STATUS] then -- lost or damaged: its rows must not stay
     local member = id .. ' ' .. key
     redis.call('ZREM', P .. 'suspensions', member)
@@ -86,15 +86,15 @@ end
 local function give_up(P, id, key)
   local record = record_of(P, id, key)
   if record[KIND] == 'step' and record[STATUS] == 'retry' then
-    settle_one(P, id, key, record, 'abandoned')
+    resolve_one(P, id, key, record, 'abandoned')
   else
     close(P, id, key, 'abandoned')
   end
 end
 
--- settle: as settle_one; a wait that is a member of a race also wins it, and the other members are closed.
-local function settle(P, id, key, record, status)
-  local packed = settle_one(P, id, key, record, status)
+-- resolve: as resolve_one; a wait that is a member of a race also wins it, and the other members are closed.
+local function resolve(P, id, key, record, status)
+  local packed = resolve_one(P, id, key, record, status)
   local position = ({suspend = SUSPEND_RACE, wait = WAIT_RACE, child = CHILD_RACE})[record[KIND]]
   local race_key = position and record[position]
   if race_key and race_key ~= '' then

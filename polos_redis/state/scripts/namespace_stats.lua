@@ -3,8 +3,8 @@
 -- KEYS  1 the partition's prefix
 -- ARGV  1 how many workflows follow  2.. workflows, then queues: the caller asks for a bounded number of each
 -- Returns {open suspensions, age of the oldest (ms), timers, timers that are due, errands, errands that are due, 1 when
--- a worker holds the pump else 0, by workflow a list of counts (queued, waiting, completed, failed, cancelled), by
--- queue a list of counts (entries to be delivered, entries delivered, places taken in its lane, executions in line)}.
+-- a worker holds timer leadership else 0, by workflow a list of counts (queued, waiting, completed, failed, cancelled), by
+-- queue a list of counts (entries to be delivered, entries delivered, slots taken in its semaphore, executions in line)}.
 -- #include clock
 local P, workflows = KEYS[1], unpack(ARGV, 1, 1)
 local NAMES <const> = 2
@@ -19,17 +19,17 @@ for i = NAMES, queues - 1 do
   by_workflow[#by_workflow + 1] = counts
 end
 for i = queues, #ARGV do
-  local stream, line = P .. 'queue:' .. ARGV[i], redis.call('ZCARD', P .. 'line:' .. ARGV[i])
+  local stream, waiters = P .. 'queue:' .. ARGV[i], redis.call('ZCARD', P .. 'waiters:' .. ARGV[i])
   local entries, delivered = redis.call('XLEN', stream), 0
   if entries > 0 then
     local pending = redis.pcall('XPENDING', stream, 'workers')
     if not pending.err then delivered = unpack(pending) end -- no worker may have created the group yet
   end
   by_queue[#by_queue + 1] = {math.max(0, entries - delivered), delivered,
-    redis.call('HLEN', P .. 'places:' .. ARGV[i]) - line, line}
+    redis.call('HLEN', P .. 'slots:' .. ARGV[i]) - waiters, waiters}
 end
 local _, oldest = unpack(redis.call('ZRANGE', P .. 'suspensions', 0, 0, 'WITHSCORES'))
 return {redis.call('ZCARD', P .. 'suspensions'), oldest and math.max(0, now - math.floor(oldest / 1000)) or 0,
   redis.call('ZCARD', P .. 'timers'), redis.call('ZCOUNT', P .. 'timers', '-inf', now),
   redis.call('ZCARD', P .. 'errands'), redis.call('ZCOUNT', P .. 'errands', '-inf', now),
-  redis.call('EXISTS', P .. 'pump'), by_workflow, by_queue}
+  redis.call('EXISTS', P .. 'timer_leader'), by_workflow, by_queue}

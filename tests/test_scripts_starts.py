@@ -37,10 +37,10 @@ def errand(desk: Desk, name: str) -> float | None:
 
 
 def test_a_schedule_is_read_with_the_servers_time(desk: Desk) -> None:
-    now, packed = desk.run("scheduled", "s")
+    now, packed = desk.run("read_schedule", "s")
     assert packed is None
     assert desk.run("schedule", "s", "", TICKING, 1, *NOTHING) == 1
-    later, packed = desk.run("scheduled", "s")
+    later, packed = desk.run("read_schedule", "s")
     assert packed == TICKING and later >= now > 1_700_000_000_000
 
 
@@ -82,7 +82,7 @@ def test_a_tick_that_has_begun_its_execution_before_begins_no_other(desk: Desk) 
 
 def test_what_is_begun_takes_options(desk: Desk) -> None:
     desk.run("schedule", "s", "", TICKING, 1, *NOTHING)
-    begun = begins({"queue": "q", "lane": "q", "limit": 1, "near": True})
+    begun = begins({"queue": "q", "semaphore": "q", "limit": 1, "near": True})
     desk.run("schedule", "s", TICKING, NEXT, 2, *begun)
     assert desk.deliver(queue="q").id == begun[0]
 
@@ -112,7 +112,7 @@ def test_events_begin_an_execution_once(desk: Desk) -> None:
 
 def test_a_batch_may_have_to_wait(desk: Desk) -> None:
     start, last = subscribed(desk, "a")
-    now, _ = desk.run("scheduled", "s")
+    now, _ = desk.run("read_schedule", "s")
     with desk.unchanged():
         left = desk.run("trigger", "news", "wf", start, last, now + FAR, *begun_as(begins()))
     assert FAR - 60_000 < left <= FAR

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 TOGETHER_SECONDS = 0.05  # text is told this often at the most, so that a fast model costs few calls
 
 
-class Teller:
+class TurnEvents:
     """Tells of one attempt at one turn. Every event has the agent's id, the turn (from 1) and the attempt
     (random: one that is made again has another).
 
@@ -31,7 +31,7 @@ class Teller:
         self._last = 0.0
 
     async def start(self) -> None:
-        await self._tell("turn_start")
+        await self._emit("turn_start")
 
     async def text(self, text: str) -> None:
         """Some more text."""
@@ -43,15 +43,15 @@ class Teller:
         """The rest."""
         await self._flush()
         for call in turn.tool_calls:
-            await self._tell("tool_call", call_id=call.id, tool=call.name, arguments=call.arguments)
+            await self._emit("tool_call", call_id=call.id, tool=call.name, arguments=call.arguments)
 
     async def _flush(self) -> None:
         if self._text:
             text, index = "".join(self._text), self._index
             self._text.clear()
             self._index += 1
-            await self._tell("text_delta", index=index, text=text)
+            await self._emit("text_delta", index=index, text=text)
             self._last = time.monotonic()
 
-    async def _tell(self, event_type: str, **data: Any) -> None:
-        await self._activation.tell(event_type, {**self._about, **data})
+    async def _emit(self, event_type: str, **data: Any) -> None:
+        await self._activation.emit(event_type, {**self._about, **data})

@@ -9,7 +9,17 @@ import msgpack
 
 from polos_redis.state import keys
 from polos_redis.state.journal import result_name
-from tests.state import UNFINISHED, Namespace, Partition, Ties, is_open, order, records, show, ties_of
+from tests.state import (
+    UNFINISHED,
+    Namespace,
+    Partition,
+    Relations,
+    is_open,
+    order,
+    records,
+    relations_of,
+    show,
+)
 
 # A place in a stream; for a subscriber of another partition also the event it is to be given.
 _PLACE = re.compile(rb"(\d+-\d+)(?:=(\d+-\d+))?")
@@ -24,16 +34,16 @@ class Bonds:
     def complaints(self) -> Iterator[str]:
         for partition in self.all.partitions.values():
             for execution_id, fields in partition.executions.items():
-                ties = ties_of(fields)
-                yield from self._parent(partition, execution_id, fields, ties)
+                relations = relations_of(fields)
+                yield from self._parent(partition, execution_id, fields, relations)
                 yield from self._children(partition, execution_id, fields)
-                yield from self._place(partition, execution_id, fields, ties)
+                yield from self._place(partition, execution_id, fields, relations)
                 yield from self._suspensions(partition, execution_id)
                 yield from self._waits_for_events(partition, execution_id)
             yield from self._sets_of_children(partition)
             yield from self._below(partition)
-            for lane in partition.places.keys() | partition.line.keys():
-                yield from self._lane(partition, lane)
+            for semaphore in partition.slots.keys() | partition.waiters.keys():
+                yield from self._semaphore(partition, semaphore)
             yield from self._subscribers(partition)
             yield from self._triggers(partition)
             yield from self._schedules(partition)
@@ -42,17 +52,18 @@ class Bonds:
 
     def may_end_its_children(self, fields: dict[bytes, bytes]) -> bool:
         """Whether a timer that cancels its children may stand for an execution."""
-        return fields.get(b"status") in (b"failed", b"cancelled") and ties_of(fields).kids
+        return fields.get(b"status") in (b"failed", b"cancelled") and relations_of(fields).kids
 
     def _parent(
-        self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes], ties: Ties
+        self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes], relations: Relations
     ) -> Iterator[str]:
         """A child that goes on is in its parent's set, or in that of one above which was ended and has taken
         the parent's place."""
-        if fields.get(b"status") not in UNFINISHED or ties.parent not in partition.executions:
+        if fields.get(b"status") not in UNFINISHED or relations.parent not in partition.executions:
             return
         if not any(execution_id in children for children in partition.children.values()):
-            yield f"child {show(execution_id)} goes on but is not among the children of {show(ties.parent)}"
+            child, parent = show(execution_id), show(relations.parent)
+            yield f"child {child} goes on but is not among the children of {parent}"
 
     def _sets_of_children(self, partition: Partition) -> Iterator[str]:
         """The sets hold children that go on or have descendants that do; where the parent was ended, a timer
@@ -65,7 +76,7 @@ class Bonds:
                     stands = f"which is {show(partition.executions.get(child, {}).get(b'status'))}"
                     yield f"execution {show(parent)} has the child {show(child)}, {stands}"
             fields = partition.executions.get(parent, {})
-            if fields and not ties_of(fields).kids:
+            if fields and not relations_of(fields).kids:
                 yield f"execution {show(parent)} has children but does not know of any"
             if _was_ended(fields) and not ends and not any(_begins_anew(partition, c) for c in children):
                 yield f"execution {show(parent)} was ended but nothing ends its children"
@@ -77,7 +88,7 @@ class Bonds:
                 one: bytes | None = execution_id
                 while one is not None:
                     yield one
-                    one = ties_of(partition.executions.get(one, {})).parent
+                    one = relations_of(partition.executions.get(one, {})).parent
 
     def _children(
         self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes]
@@ -127,72 +138,79 @@ class Bonds:
     def starts_by_timer(self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes]) -> bool:
         """Whether a queued execution without an entry must have a timer that queues it: it stands in no line,
         and no errand does it."""
-        lane = ties_of(fields).lane
-        if lane is None or b"p" + execution_id in partition.timers:
+        semaphore = relations_of(fields).semaphore
+        if semaphore is None or b"p" + execution_id in partition.timers:
             return True
-        home = self.all.home(lane)
-        settles = b"l" + execution_id in partition.errands or _admits(home, execution_id, lane)
-        return not settles and execution_id not in home.line.get(lane, {})
+        home = self.all.home(semaphore)
+        settles = b"l" + execution_id in partition.errands or _admits(home, execution_id, semaphore)
+        return not settles and execution_id not in home.waiters.get(semaphore, {})
 
     def _place(
-        self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes], ties: Ties
+        self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes], relations: Relations
     ) -> Iterator[str]:
         """With an entry it holds a place in its lane."""
-        if ties.lane is None:
+        if relations.semaphore is None:
             if b"l" + execution_id in partition.errands:
-                yield f"execution {show(execution_id)} is in no lane but has an errand to settle one"
+                yield f"execution {show(execution_id)} is in no semaphore but has an errand to settle one"
             return
-        who, lane = f"execution {show(execution_id)}", show(ties.lane)
-        home = self.all.home(ties.lane)
-        if ties.near != (home is partition):
-            yield f"{who} and its lane {lane} are {'not ' if ties.near else ''}in the same partition"
-        seen = execution_id in home.places.get(ties.lane, {})
-        in_line = execution_id in home.line.get(ties.lane, {})
+        who, semaphore = f"execution {show(execution_id)}", show(relations.semaphore)
+        home = self.all.home(relations.semaphore)
+        if relations.near != (home is partition):
+            negation = "not " if relations.near else ""
+            yield f"{who} and its semaphore {semaphore} are {negation}in the same partition"
+        seen = execution_id in home.slots.get(relations.semaphore, {})
+        in_line = execution_id in home.waiters.get(relations.semaphore, {})
         if b"entry" in fields and (not seen or in_line):
-            yield f"{who} has an entry but no place in lane {lane}"
+            yield f"{who} has an entry but no slot of semaphore {semaphore}"
 
-    def _lane(self, home: Partition, lane: bytes) -> Iterator[str]:
+    def _semaphore(self, home: Partition, semaphore: bytes) -> Iterator[str]:
         """Those with a place are runnable, no more than the limit; those in line have no entry."""
-        places, line, name = home.places.get(lane, {}), home.line.get(lane, {}), f"lane {show(lane)}"
-        for execution_id in line.keys() - places.keys():
-            yield f"{name} has {show(execution_id)} in line but does not know its version"
+        slots, waiters, name = (
+            home.slots.get(semaphore, {}),
+            home.waiters.get(semaphore, {}),
+            f"semaphore {show(semaphore)}",
+        )
+        for execution_id in waiters.keys() - slots.keys():
+            yield f"{name} has {show(execution_id)} among the waiters but does not know its version"
         limits = {
-            ties.limit
+            relations.limit
             for partition in self.all.partitions.values()
-            for ties in map(ties_of, partition.executions.values())
-            if ties.lane == lane
+            for relations in map(relations_of, partition.executions.values())
+            if relations.semaphore == semaphore
         }
-        known = home.limits.get(lane.partition(b"\0")[0])
+        known = home.limits.get(semaphore.partition(b"\0")[0])
         if known is not None:
             limits.add(int(known))
-        holders = places.keys() - line.keys()
+        holders = slots.keys() - waiters.keys()
         if limits and len(holders) > max(limits):
-            yield f"{name} has {len(holders)} executions with a place, {max(limits)} allowed"
-        if limits and line and len(holders) < min(limits):
-            yield f"{name} has a line, but only {len(holders)} places taken of {min(limits)}"
-        for execution_id, version in places.items():
-            yield from self._in_lane(home, lane, execution_id, int(version))
+            yield f"{name} has {len(holders)} executions with a slot, {max(limits)} allowed"
+        if limits and waiters and len(holders) < min(limits):
+            yield f"{name} has waiters, but only {len(holders)} slots taken of {min(limits)}"
+        for execution_id, version in slots.items():
+            yield from self._in_semaphore(home, semaphore, execution_id, int(version))
 
-    def _in_lane(self, home: Partition, lane: bytes, execution_id: bytes, version: int) -> Iterator[str]:
+    def _in_semaphore(
+        self, home: Partition, semaphore: bytes, execution_id: bytes, version: int
+    ) -> Iterator[str]:
         fields, partition = self.all.fields(execution_id), self.all.of(execution_id)
-        ties, who = ties_of(fields), f"lane {show(lane)} has {show(execution_id)}"
-        if partition is None or ties.lane != lane:
-            yield f"{who}, which {'does not exist' if partition is None else 'is of another lane'}"
+        relations, who = relations_of(fields), f"semaphore {show(semaphore)} has {show(execution_id)}"
+        if partition is None or relations.semaphore != semaphore:
+            yield f"{who}, which {'does not exist' if partition is None else 'is of another semaphore'}"
             return
-        settles = b"l" + execution_id in partition.errands or _admits(home, execution_id, lane)
-        if settles and not ties.near:
+        settles = b"l" + execution_id in partition.errands or _admits(home, execution_id, semaphore)
+        if settles and not relations.near:
             return  # one of the two sides has yet to learn of the other
-        if version != ties.place:
-            yield f"{who} at version {version}, which is at {ties.place}"
+        if version != relations.slot:
+            yield f"{who} at version {version}, which is at {relations.slot}"
         if fields.get(b"status") != b"queued":
             yield f"{who}, which is {show(fields.get(b'status'))}"
-        elif execution_id in home.line.get(lane, {}):
+        elif execution_id in home.waiters.get(semaphore, {}):
             if b"entry" in fields:
-                yield f"{who} in line, which has an entry"
+                yield f"{who} among the waiters, which has an entry"
             if b"p" + execution_id in partition.timers:
-                yield f"{who} in line, which starts later"
+                yield f"{who} among the waiters, which starts later"
         elif b"entry" not in fields:
-            yield f"{who} with a place, which has no entry"
+            yield f"{who} with a slot, which has no entry"
 
     # --- topics -------------------------------------------------------------------------
 
@@ -277,9 +295,11 @@ def _was_ended(fields: dict[bytes, bytes]) -> bool:
     return fields.get(b"status") == b"cancelled" or timed_out
 
 
-def _admits(home: Partition, execution_id: bytes, lane: bytes) -> bool:
+def _admits(home: Partition, execution_id: bytes, semaphore: bytes) -> bool:
     """Whether an errand of the lane's partition tells an execution that it has a place."""
-    return any(e.startswith(b"a" + execution_id + b" ") and e.endswith(b" " + lane) for e in home.errands)
+    return any(
+        e.startswith(b"a" + execution_id + b" ") and e.endswith(b" " + semaphore) for e in home.errands
+    )
 
 
 def _hands_out(home: Partition, topic: bytes) -> bool:
