@@ -2,7 +2,7 @@
 FROM python:3.13-slim
 
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY polos_redis polos_redis
 COPY cli cli
 RUN pip install --no-cache-dir '.[agents,metrics,server,webhook]' && rm -rf /src

@@ -2,6 +2,7 @@
 # make test             everything that has to pass: lint, format, types, tests
 # make test-partitions  all tests, in namespaces of four partitions
 # make test-cluster     all tests on a Redis Cluster of three nodes, which they start
+# make docs             the documentation as a site, in site/
 # make clean            forget the virtual environment and all caches
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV := .venv
 DEMO_ARGS ?=
 TEST_ARGS ?= -n 2
 
-.PHONY: demo test test-partitions test-cluster check lint types tests format clean
+.PHONY: demo test test-partitions test-cluster check lint types tests format docs clean
 
 demo: $(VENV)/.installed-embedded,server
 	$(VENV)/bin/polos demo $(DEMO_ARGS)
@@ -36,8 +37,13 @@ format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# Links and anchors are checked. The theme's own advertisement is not a warning of ours.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

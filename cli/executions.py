@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from polos_redis import events as event_streams
-from polos_redis.client import LIST_LIMIT, PolosClient
+from polos_redis.client import PolosClient
+from polos_redis.executions.queries import LIST_LIMIT
 
 from . import account
 from .options import PATIENCE_SECONDS, By, Json, Namespace, Patience, Url, ask, client_of, who

@@ -62,6 +62,7 @@ from polos_redis.executions.page import Page
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.hooks import HookContext, HookResult
 from polos_redis.runtime.steps.race import Winner
+from polos_redis.version import __version__ as __version__
 from polos_redis.workflow import Workflow, workflow
 
 if TYPE_CHECKING:
@@ -72,8 +73,6 @@ if TYPE_CHECKING:
     from polos_redis.runtime.workflow_state import WorkflowState
     from polos_redis.schedules import SchedulePayload
     from polos_redis.worker.worker import Worker
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Agent",

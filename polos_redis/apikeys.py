@@ -13,15 +13,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import msgpack
 
+from polos_redis.connection.connection import Connection
 from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.errors import ApiKeyNotFoundError, ConfigurationError
-
-if TYPE_CHECKING:
-    from polos_redis.client import PolosClient
+from polos_redis.values.times import to_datetime, to_ms
 
 SCOPES = ("read", "invoke", "approve", "admin")
 PREFIX = "polos_"
@@ -47,7 +45,7 @@ class ApiKey:
 
 
 async def create(
-    client: PolosClient,
+    connection: Connection,
     name: str,
     scopes: Iterable[str],
     groups: Iterable[str] = (),
@@ -69,44 +67,44 @@ async def create(
         name=name,
         groups=check_groups("a key", groups),
         scopes=tuple(scope for scope in SCOPES if scope in wanted),
-        created_at=_moment(int(now * 1000)),
-        expires_at=None if expires_in is None else _moment(int((now + expires_in) * 1000)),
+        created_at=to_datetime(int(now * 1000)),
+        expires_at=None if expires_in is None else to_datetime(int((now + expires_in) * 1000)),
     )
     secret = f"{PREFIX}{key.id}_{secrets.token_urlsafe(32)}"
-    await (await client.store()).put_api_key(key.id, _pack(key, _digest(secret)))
+    await (await connection.store()).api_keys.put(key.id, _pack(key, _digest(secret)))
     return key, secret
 
 
-async def find(client: PolosClient, secret: str) -> ApiKey | None:
+async def find(connection: Connection, secret: str) -> ApiKey | None:
     """The key that a secret text is of; None when it is unknown, revoked or expired."""
     if not secret.startswith(PREFIX) or not secret.isascii():
         return None
-    packed = await (await client.store()).api_key(secret[len(PREFIX) :].partition("_")[0])
+    packed = await (await connection.store()).api_keys.read(secret[len(PREFIX) :].partition("_")[0])
     if packed is None:
         return None
     key, digest = _unpack(packed)
     return key if hmac.compare_digest(digest, _digest(secret)) and key.holds else None
 
 
-async def get(client: PolosClient, key_id: str) -> ApiKey | None:
+async def get(connection: Connection, key_id: str) -> ApiKey | None:
     """The key of an id, whether it still holds or not; None when there is none."""
-    packed = await (await client.store()).api_key(key_id)
+    packed = await (await connection.store()).api_keys.read(key_id)
     return None if packed is None else _unpack(packed)[0]
 
 
-async def list_keys(client: PolosClient) -> list[ApiKey]:
+async def list_keys(connection: Connection) -> list[ApiKey]:
     """All keys, oldest first; revoked and expired ones too."""
-    found = [_unpack(packed)[0] for packed in await (await client.store()).api_keys()]
+    found = [_unpack(packed)[0] for packed in await (await connection.store()).api_keys.read_all()]
     return sorted(found, key=lambda key: (key.created_at, key.id))
 
 
-async def revoke(client: PolosClient, id_or_name: str) -> list[ApiKey]:
+async def revoke(connection: Connection, id_or_name: str) -> list[ApiKey]:
     """Let a key, or all keys of a name, hold no longer; returns them. One revoked before stays as it is.
 
     Raises `ApiKeyNotFoundError`.
     """
-    store = await client.store()
-    stored = [_unpack(packed) for packed in await store.api_keys()]
+    store = await connection.store()
+    stored = [_unpack(packed) for packed in await store.api_keys.read_all()]
     meant = [row for row in stored if row[0].id == id_or_name] or [
         row for row in stored if row[0].name == id_or_name
     ]
@@ -115,8 +113,8 @@ async def revoke(client: PolosClient, id_or_name: str) -> list[ApiKey]:
     revoked = []
     for key, digest in meant:
         if key.revoked_at is None:
-            key = replace(key, revoked_at=_moment(int(time.time() * 1000)))
-            await store.put_api_key(key.id, _pack(key, digest))
+            key = replace(key, revoked_at=to_datetime(int(time.time() * 1000)))
+            await store.api_keys.put(key.id, _pack(key, digest))
         revoked.append(key)
     return revoked
 
@@ -134,9 +132,9 @@ def _pack(key: ApiKey, digest: bytes) -> bytes:
         "name": key.name,
         "groups": key.groups,
         "scopes": key.scopes,
-        "created": _ms(key.created_at),
-        "expires": None if key.expires_at is None else _ms(key.expires_at),
-        "revoked": None if key.revoked_at is None else _ms(key.revoked_at),
+        "created": to_ms(key.created_at),
+        "expires": None if key.expires_at is None else to_ms(key.expires_at),
+        "revoked": None if key.revoked_at is None else to_ms(key.revoked_at),
         "digest": digest,
     }
     packed: bytes = msgpack.packb(stored)
@@ -151,16 +149,8 @@ def _unpack(packed: bytes) -> tuple[ApiKey, bytes]:
         found["name"],
         tuple(found["groups"]),
         tuple(found["scopes"]),
-        _moment(found["created"]),
-        None if expires is None else _moment(expires),
-        None if revoked is None else _moment(revoked),
+        to_datetime(found["created"]),
+        None if expires is None else to_datetime(expires),
+        None if revoked is None else to_datetime(revoked),
     )
     return key, found["digest"]
-
-
-def _ms(when: datetime) -> int:
-    return round(when.timestamp() * 1000)
-
-
-def _moment(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)

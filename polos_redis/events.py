@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from polos_redis.client import PolosClient
+from polos_redis.connection.connection import Connection
+from polos_redis.decisions import answers
 from polos_redis.errors import EventsTrimmedError, ExecutionNotFoundError, InvalidInputError
 from polos_redis.state import keys
-from polos_redis.state.store import FINISHED, Store, raw, text
+from polos_redis.state.executions import FINISHED
+from polos_redis.state.store import Store
 from polos_redis.values import codec
+from polos_redis.values.text import raw, text
+from polos_redis.values.times import to_datetime
 from polos_redis.values.validation import GeneratedInput
 
 EPOCH_MS = 1_577_836_800_000  # 2020: keeps sequence ids below 2 ** 53, as JSON readers need
@@ -84,36 +88,37 @@ def encode_batch(payloads: Sequence[bytes]) -> bytes:
 
 
 async def publish_once(
-    client: PolosClient, topic: str, event: EventData, once: str, execution_id: str
+    connection: Connection, topic: str, event: EventData, once: str, execution_id: str
 ) -> str:
     """Publish an event once under a name, however often this is called within the retention; returns its id.
     On a root's stream, `execution_id` marks it as a descendant's."""
     step_key, topics_execution = _checked(topic, event)
     if event.event_type == "resume" and step_key is not None and topics_execution is not None:
-        return await publish(client, topic, event)
-    data = codec.encode(event.data, limit=client.max_value_bytes)
+        return await publish(connection, topic, event)
+    data = codec.encode(event.data, limit=connection.max_value_bytes)
     kind = f"{event.event_type}\0{execution_id}" if execution_id else event.event_type
-    store = await client.store()
+    store = await connection.store()
     return _event_id(
-        await store.publish(topic, topics_execution or "", client.retention_ms, kind, data, once), 0
+        await store.topics.publish(topic, topics_execution or "", connection.retention_ms, kind, data, once),
+        0,
     )
 
 
-async def publish(client: PolosClient, topic: str, event: EventData) -> str:
+async def publish(connection: Connection, topic: str, event: EventData) -> str:
     """Publish an event to a topic; returns its id.
 
     A "resume" event on a suspension's topic (`{step_key}/{execution_id}`) is a resume, with the same
-    outcomes and errors as `client.resume`.
+    outcomes and errors as `connection.resume`.
     """
     step_key, execution_id = _checked(topic, event)
     if event.event_type == "resume" and step_key is not None and execution_id is not None:
-        resumed = await client.resume(
-            suspend_execution_id=execution_id, suspend_step_key=step_key, data=event.data, channel="topic"
-        )
+        resumed = await answers.decide(connection, execution_id, step_key, event.data, channel="topic")
         return f"resume-{resumed.outcome}"
-    data = codec.encode(event.data, limit=client.max_value_bytes)
-    store = await client.store()
-    entry = await store.publish(topic, execution_id or "", client.retention_ms, event.event_type, data)
+    data = codec.encode(event.data, limit=connection.max_value_bytes)
+    store = await connection.store()
+    entry = await store.topics.publish(
+        topic, execution_id or "", connection.retention_ms, event.event_type, data
+    )
     return _event_id(entry, 0)
 
 
@@ -134,7 +139,7 @@ def _checked(topic: str, event: EventData) -> tuple[str | None, str | None]:
 
 
 async def stream_topic(
-    client: PolosClient, topic: str, *, last_event_id: str | None = None, plain: bool = False
+    connection: Connection, topic: str, *, last_event_id: str | None = None, plain: bool = False
 ) -> AsyncIterator[Event]:
     """The events of a topic, from its beginning or after `last_event_id`; goes on for ever.
 
@@ -142,14 +147,14 @@ async def stream_topic(
     event to continue from is no longer there. With `plain=True` data is plain JSON, and no type need be
     imported here.
     """
-    found = await follow(client, topic, last_event_id=last_event_id, plain=plain)
+    found = await follow(connection, topic, last_event_id=last_event_id, plain=plain)
     assert found is not None
     async for event in found:
         yield event
 
 
 async def stream_workflow(
-    client: PolosClient,
+    connection: Connection,
     root_workflow_id: str,
     root_execution_id: str,
     *,
@@ -164,7 +169,7 @@ async def stream_workflow(
     """
     topic = keys.root_of(root_execution_id)
     found = await follow(
-        client, topic, execution_id=root_execution_id, last_event_id=last_event_id, plain=plain
+        connection, topic, execution_id=root_execution_id, last_event_id=last_event_id, plain=plain
     )
     if found is not None:
         async for event in found:
@@ -172,7 +177,7 @@ async def stream_workflow(
 
 
 async def follow(
-    client: PolosClient,
+    connection: Connection,
     topic: str,
     *,
     execution_id: str | None = None,
@@ -182,18 +187,18 @@ async def follow(
     """As `stream_topic`, or with `execution_id` as `stream_workflow` (of the topic that is its root's), but
     what those raise at their beginning is raised here. None when the execution has ended and nothing follows
     the event to continue from."""
-    store = await client.store()
+    store = await connection.store()
     if execution_id is not None and not await _exists(store, execution_id):
         raise ExecutionNotFoundError(execution_id)
-    key = store.topic_prefix(topic) + keys.TOPIC.encode() + raw(topic)
+    key = store.partitions.topic_prefix(topic) + keys.TOPIC.encode() + raw(topic)
     after, skip = await _start(store, key, topic, last_event_id)
     if last_event_id and execution_id is not None and await _is_over(store, key, after, execution_id):
         return None
-    return _read(client, topic, key, after, skip, execution_id, plain)
+    return _read(connection, topic, key, after, skip, execution_id, plain)
 
 
 async def _read(
-    client: PolosClient,
+    connection: Connection,
     topic: str,
     key: bytes,
     after: bytes,
@@ -201,7 +206,7 @@ async def _read(
     execution_id: str | None,
     plain: bool,
 ) -> AsyncIterator[Event]:
-    session = await client.session()
+    session = await connection.session()
     store = session.store
     while True:
         entries = await session.tail.next(key, after, IDLE_SECONDS)
@@ -227,24 +232,26 @@ async def _read(
 
 
 async def _exists(store: Store, execution_id: str) -> bool:
-    (status,) = await store.read_fields(execution_id, "status")
+    (status,) = await store.executions.read_fields(execution_id, "status")
     return status is not None
 
 
 async def _is_last_run(store: Store, execution_id: str, finish: Any) -> bool:
     """Whether a finish event is that of the last run: a failed execution may have been retried since."""
-    (run,) = await store.read_fields(execution_id, "run")
+    (run,) = await store.executions.read_fields(execution_id, "run")
     told = finish.get("run", 1) if isinstance(finish, dict) else 1
     return run is None or told >= int(run)
 
 
 async def _is_over(store: Store, key: bytes, after: bytes, execution_id: str) -> bool:
     """Whether an execution ended before the event to continue from: nothing of it is to come."""
-    (status,) = await store.read_fields(execution_id, "status")
+    (status,) = await store.executions.read_fields(execution_id, "status")
     if status is not None and text(status) not in FINISHED:
         return False
     # its end and its last event are one write: what can't be seen now will not come
-    return not await store.wire.call("XRANGE", key, b"(" + after, "+", "COUNT", 1, patience=store.patience)
+    return not await store.wire.call(
+        "XRANGE", key, b"(" + after, "+", "COUNT", 1, patience=store.partitions.patience
+    )
 
 
 async def _start(store: Store, key: bytes, topic: str, last_event_id: str | None) -> tuple[bytes, int]:
@@ -261,7 +268,7 @@ async def _start(store: Store, key: bytes, topic: str, last_event_id: str | None
     except ValueError:
         raise InvalidInputError(f"last_event_id is the id of an event, not {last_event_id!r}") from None
     name = f"{order[0]}-{order[1]}"
-    found = await store.wire.call("XRANGE", key, name, name, patience=store.patience)
+    found = await store.wire.call("XRANGE", key, name, name, patience=store.partitions.patience)
     if not found:
         raise EventsTrimmedError(
             f"topic {topic!r} no longer has event {last_event_id!r}: what followed it may be gone too; "
@@ -285,7 +292,7 @@ def _event(topic: str, entry: bytes, place: int, kind: bytes, data: Any) -> Even
         topic=topic,
         event_type=name,
         data=data,
-        created_at=datetime.fromtimestamp(int(ms) / 1000, UTC),
+        created_at=to_datetime(int(ms)),
         metadata={"execution_id": execution_id} if execution_id else {},
     )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextvars import Context, ContextVar
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -27,28 +26,7 @@ class _InsideStep:
         pass
 
 
-@dataclass(slots=True)
-class Branch:
-    """A running branch of a race: the step keys it has started, and whether its wait is decided.
-
-    `direct` is true for a branch that consists of one wait and nothing else.
-    """
-
-    race: bytes
-    name: bytes
-    direct: bool
-    around: Branch | None
-    keys: list[str] = field(default_factory=list)
-    decided: bool = False
-
-    def note(self, key: str) -> None:
-        self.keys.append(key)
-        if self.around is not None:
-            self.around.note(key)
-
-
 INSIDE_STEP = _InsideStep()
-BRANCH: ContextVar[Branch | None] = ContextVar("polos_branch", default=None)
 OWNER: ContextVar[Owner | None] = ContextVar("polos_owner", default=None)
 OUTSIDE = Context()  # for tasks of ours that are created while user code runs
 

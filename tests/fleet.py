@@ -194,9 +194,8 @@ async def _work(defined_in: str, knows: str, options: dict[str, Any]) -> None:
         def tell() -> None:
             gc.collect()
             alive = sum(isinstance(thing, Activation) for thing in gc.get_objects())
-            logging.getLogger("tests.fleet").warning(
-                "holds %d %d %d", len(worker.active), len(worker._held), alive
-            )
+            held = 0 if worker.host is None else len(worker.host.deliveries)
+            logging.getLogger("tests.fleet").warning("holds %d %d %d", len(worker.active), held, alive)
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell)
         await worker.run()

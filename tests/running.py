@@ -14,6 +14,7 @@ from polos_redis import Event, ExecutionHandle, PolosClient, Resumed, Worker, Wo
 from polos_redis.state import keys
 from polos_redis.state.store import Store
 from polos_redis.wire.wire import Wire
+from polos_redis.worker.host import WorkerHost
 
 DEADLINE = 20.0  # seconds: only a broken test waits so long
 
@@ -38,6 +39,12 @@ async def soon(awaitable: Awaitable[Any]) -> Any:
         return await awaitable
 
 
+def host_of(worker: Worker) -> WorkerHost:
+    """The host of a worker that is ready."""
+    assert worker.host is not None
+    return worker.host
+
+
 async def connections(store: Store, name: str) -> list[tuple[Wire, bytes]]:
     """The connections of this name at all servers: where each ends, and its id there."""
     found = []
@@ -55,6 +62,11 @@ class Running:
 
     client: PolosClient
     worker: Worker
+
+    @property
+    def host(self) -> WorkerHost:
+        """What the worker's activations run in."""
+        return host_of(self.worker)
 
     async def parked(self, handle: ExecutionHandle[Any]) -> None:
         """Wait until the execution waits and its slot is free."""
@@ -96,7 +108,7 @@ class Running:
     async def make_due(self, handle: ExecutionHandle[Any], step_key: str, kind: str) -> None:
         """Move a timer (s: suspension, b: backoff) of the execution into the past."""
         store = await self.client.store()
-        timers = store.prefix(handle.id) + b"timers"
+        timers = store.partitions.prefix(handle.id) + b"timers"
         member = f"{kind}{handle.id} {step_key}"
         await until(lambda: store.wire.call("ZSCORE", timers, member), f"timer {member}")
         await store.wire.call("ZADD", timers, "XX", 1, member)

@@ -99,7 +99,7 @@ async def _check(client: PolosClient, fleet: Fleet, ids: list[str]) -> None:
     store = await client.store()
     effects = fleet.counts()
     for execution_id in ids:
-        topic = store.topic_prefix(execution_id) + f"topic:{execution_id}".encode()
+        topic = store.partitions.topic_prefix(execution_id) + f"topic:{execution_id}".encode()
         entries = await store.wire.call("XRANGE", topic, "-", "+")
         told = Counter(
             name.decode() if name != b"step_finish" else (name, data)

@@ -38,7 +38,7 @@ async def backing_off(at_work: Running, handle: ExecutionHandle[Any]) -> float:
     """Wait until the model's next try is a timer and no slot is held; the seconds until then."""
     await at_work.parked(handle)
     store = await at_work.client.store()
-    timers = store.prefix(handle.id) + keys.TIMERS.encode()
+    timers = store.partitions.prefix(handle.id) + keys.TIMERS.encode()
     due = float(await store.wire.call("ZSCORE", timers, f"b{handle.id} model_1"))
     return due / 1000 - time.time()
 
@@ -128,7 +128,9 @@ async def test_what_will_not_pass_fails_at_once(
         kind, message = await error_of(at_work, handle)
         told = repr(await at_work.client.get_execution(handle.id)) + repr(await at_work.events(handle))
         store = await at_work.client.store()
-        kept = repr(await store.read_execution(handle.id)) + repr(await store.read_journal(handle.id))
+        kept = repr(await store.executions.read(handle.id)) + repr(
+            await store.executions.read_journal(handle.id)
+        )
     assert kind == "StepExecutionError"
     assert f"(tried once): NoRetryError: the model's provider answered {words}" in message
     assert len(server.log) == (3 if fail.code else 1), "a 429 is tried again by the package"

@@ -290,7 +290,7 @@ async def test_an_early_answer_of_one_who_may_not_decide_is_dropped(redis_url: s
         store = await at.client.store()
 
         async def dropped() -> bool:
-            return await store.early_answer(handle.id, "ask") is None
+            return await store.suspensions.early_answer(handle.id, "ask") is None
 
         await until(dropped)
         assert await told(at, handle) == [] and await handle.status() == "waiting"
@@ -431,7 +431,7 @@ async def test_what_opens_anew_between_the_look_and_the_answer(
         await at.parked(handle)
         digest = (await at.client.get_suspension(handle.id, "ask"))["digest"]
         store = await at.client.store()
-        give = store.answer
+        give = store.suspensions.answer
 
         async def opens_anew(*args: Any, **options: Any) -> Any:
             reply = await give(*args, **options)
@@ -443,7 +443,7 @@ async def test_what_opens_anew_between_the_look_and_the_answer(
                 await at.opened(handle, "ask")
             return reply
 
-        monkeypatch.setattr(store, "answer", opens_anew)
+        monkeypatch.setattr(store.suspensions, "answer", opens_anew)
         refusal = ShownChangedError if changed == "shown" else NotApproverError
         with pytest.raises(refusal):
             await says(at, handle, "ann", shown_digest=digest)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from polos_redis import ExecutionNotFoundError, PolosClient, Workflow, WorkflowContext, events
-from polos_redis.decisions.answers import shown_digest
 from polos_redis.state import keys
 from polos_redis.values.codec import encode
+from polos_redis.values.digests import shown_digest
 from tests.command import Command
 from tests.running import running, until
 
@@ -41,18 +41,20 @@ asks_below: Workflow[Any, Any] = Workflow(_asks_below, "audit-asks-below")
 
 async def ttl(client: PolosClient, root: str) -> int:
     store = await client.store()
-    found: int = await store.wire.call("PTTL", store.prefix(root) + keys.AUDIT.encode() + root.encode())
+    found: int = await store.wire.call(
+        "PTTL", store.partitions.prefix(root) + keys.AUDIT.encode() + root.encode()
+    )
     return found
 
 
 async def forgotten(client: PolosClient, execution_id: str) -> None:
     """Let an execution's retention be over, and wait until it is gone."""
     store = await client.store()
-    prefix = store.prefix(execution_id)
+    prefix = store.partitions.prefix(execution_id)
     await store.wire.call("ZADD", prefix + b"expiry", "XX", 1, execution_id.encode())
 
     async def gone() -> bool:
-        return (await store.read_fields(execution_id, "status"))[0] is None
+        return (await store.executions.read_fields(execution_id, "status"))[0] is None
 
     await until(gone)
 

@@ -62,7 +62,7 @@ async def all_are(client: PolosClient, status: str, count: int) -> None:
 async def left(client: PolosClient, handle: ExecutionHandle[Any]) -> list[Any]:
     """What must be gone: timers, inbox rows, subscriptions, and the set of children."""
     store = await client.store()
-    prefix = store.prefix(handle.id)
+    prefix = store.partitions.prefix(handle.id)
     found = [await store.wire.call("ZRANGE", prefix + name, 0, -1) for name in (b"timers", b"suspensions")]
     found.append(await store.wire.call("KEYS", prefix.replace(b"{", b"\\{") + b"children:*"))
     return [row for rows in found for row in rows]
@@ -256,7 +256,7 @@ async def _count(client: PolosClient, status: str, count: int) -> bool:
 
 async def _is_past(client: PolosClient, handle: ExecutionHandle[Any]) -> bool:
     store = await client.store()
-    due = await store.wire.call("ZSCORE", store.prefix(handle.id) + b"expiry", handle.id)
+    due = await store.wire.call("ZSCORE", store.partitions.prefix(handle.id) + b"expiry", handle.id)
     return bool(int((await store.wire.call("TIME"))[0]) > float(due) / 1000)
 
 

@@ -25,10 +25,9 @@ from polos_redis import (
     Workflow,
     WorkflowContext,
 )
-from polos_redis.definitions.published import definition_of
+from polos_redis.definitions.published import PublishedDefinition, definition_of
 from polos_redis.errors import ConnectionLostError
-from polos_redis.executions.starting import Definition
-from polos_redis.runtime.activation import IDLE_SECONDS
+from polos_redis.runtime.idleness import IDLE_SECONDS
 from polos_redis.runtime.steps import children
 from polos_redis.state.store import Store
 from tests.running import Running, running, soon, until, working
@@ -261,24 +260,24 @@ async def test_a_fault_while_children_are_begun_begins_none_twice(
         return [one.result for one in found]
 
     async with running(redis_url, namespace, parent, count) as at:
-        store, calls = at.worker.store, 0
-        spawn = store.spawn
+        store, calls = at.host.store, 0
+        spawn = store.fenced.spawn
 
-        def fail_once(*args: Any) -> Any:
+        def fail_once(*args: Any, **options: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls != 3:
-                return spawn(*args)
+                return spawn(*args, **options)
             lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             lost.set_exception(ConnectionLostError("by the test"))
             if fault == "reply lost":
-                spawn(*args)
+                spawn(*args, **options)
             else:
                 (begun,) = [one for one in at.worker.active if one.workflow is parent]
                 begun.dropped("by the test")
             return lost
 
-        store.spawn = fail_once  # type: ignore[assignment,method-assign]
+        store.fenced.spawn = fail_once  # type: ignore[method-assign]
         assert await at.result(await parent.invoke(at.client)) == list(range(9))
         assert ran == Counter(range(9))
 
@@ -329,7 +328,7 @@ async def test_nothing_parks_while_a_child_is_prepared(
 ) -> None:
     """What is known of a workflow id comes so late that its siblings are long idle."""
 
-    async def look_up_slowly(store: Store, workflow: Workflow[Any, Any] | str) -> Definition:
+    async def look_up_slowly(store: Store, workflow: Workflow[Any, Any] | str) -> PublishedDefinition:
         idle = asyncio.Event()
         asyncio.get_running_loop().call_later(4 * IDLE_SECONDS, idle.set)
         await idle.wait()
@@ -340,7 +339,7 @@ async def test_nothing_parks_while_a_child_is_prepared(
         asked = ctx.step.suspend("ok")
         return list(await asyncio.gather(asked, ctx.step.invoke_and_wait("by id", "asks", 1)))
 
-    monkeypatch.setattr("polos_redis.client.definition_of", look_up_slowly)
+    monkeypatch.setattr("polos_redis.executions.starting.definition_of", look_up_slowly)
     async with running(redis_url, namespace, parent, asks) as at:
         handle = await parent.invoke(at.client)
         (child,) = await until(lambda: children_of(at.client, handle), "its child to begin")

@@ -270,5 +270,5 @@ async def test_closing_ends_who_waits(redis_url: str, namespace: str) -> None:
 
 
 async def _watched(store: Any, execution_id: str) -> bool:
-    (notify,) = await store.read_fields(execution_id, "notify")
+    (notify,) = await store.executions.read_fields(execution_id, "notify")
     return notify is not None

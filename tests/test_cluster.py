@@ -178,7 +178,7 @@ async def test_a_slots_move_is_no_news_to_a_subscriber_for_long(
     """The channel follows the slot, and whoever waits asks again in between."""
     handle = await client.invoke("nobody-runs-it")
     store = await client.store()
-    prefix = store.prefix(handle.id)
+    prefix = store.partitions.prefix(handle.id)
     waiting = asyncio.create_task(handle.result())
     session = await client.session()
     channel = prefix + f"reply:{session.name}".encode()

@@ -177,6 +177,6 @@ def test_the_image_has_what_its_build_needs() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     sources = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
     assert all((ROOT / name).exists() for name in sources)
-    assert {"pyproject.toml", "README.md", "LICENSE", "polos_redis", "cli"} == set(sources)
+    assert {"pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "polos_redis", "cli"} == set(sources)
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(sources) <= allowed

@@ -73,12 +73,12 @@ async def test_a_frozen_worker_that_wakes_after_its_recovery_changes_nothing(
     result = await handle.result(timeout=20)
     assert result == [frozen.pid, heir.pid, heir.pid]
     store = await client.store()
-    before = await store.read_execution(handle.id), await store.read_journal(handle.id)
+    before = await store.executions.read(handle.id), await store.executions.read_journal(handle.id)
 
     frozen.resume()  # its step ends now, and is journaled too late
     await fleet.seen(handle.id, "two-through", times=2)
     await frozen.said("dropped")
-    assert (await store.read_execution(handle.id), await store.read_journal(handle.id)) == before
+    assert (await store.executions.read(handle.id), await store.executions.read_journal(handle.id)) == before
     assert names(fleet, handle).count("three") == 1
     heir.terminate()
     assert await heir.ended() == 0
@@ -139,7 +139,7 @@ async def test_what_came_due_while_no_worker_ran_fires_once_afterwards(
         with pytest.raises(Exception, match="SuspendTimeoutError"):
             await handle.result(timeout=20)
         entries = await store.wire.call(
-            "XRANGE", store.prefix(handle.id) + f"topic:{handle.id}".encode(), "-", "+"
+            "XRANGE", store.partitions.prefix(handle.id) + f"topic:{handle.id}".encode(), "-", "+"
         )
         told = [name for _, flat in entries for name in flat[::2]]
         assert told.count(b"timeout_ok") == 1
@@ -152,8 +152,8 @@ async def test_the_consumers_of_workers_that_came_and_went_are_removed(
     store = await client.store()
     gone = [f"gone-{number}" for number in range(50)]
     handle = await gated.invoke(client, {"gate": "go"})
-    prefix, queue = store.prefix(handle.id), store.prefix(handle.id) + b"queue:default"
-    await store.make_group(prefix, "default")
+    prefix, queue = store.partitions.prefix(handle.id), store.partitions.prefix(handle.id) + b"queue:default"
+    await store.queues.make_group(prefix, "default")
     for name in gone:
         await store.wire.call("XGROUP", "CREATECONSUMER", queue, keys.GROUP, name)
     await store.wire.call("HSET", prefix + b"workers", gone[0], 7)
@@ -178,14 +178,14 @@ async def test_a_consumer_with_pending_entries_is_never_removed(
 ) -> None:
     store = await client.store()
     handle = await gated.invoke(client, {"gate": "go"})
-    prefix, queue = store.prefix(handle.id), store.prefix(handle.id) + b"queue:default"
-    await store.make_group(prefix, "default")
+    prefix, queue = store.partitions.prefix(handle.id), store.partitions.prefix(handle.id) + b"queue:default"
+    await store.queues.make_group(prefix, "default")
     await store.wire.call("XREADGROUP", "GROUP", keys.GROUP, "dead", "COUNT", 1, "STREAMS", queue, ">")
-    assert not await store.prune(prefix, "default", "dead", b"")
+    assert not await store.workers.prune(prefix, "default", "dead", b"")
     assert await group(client) == {"dead": 1}
     await client.cancel(handle.id)
-    assert not await store.prune(prefix, "default", "dead", b"3"), "it has renewed since"
-    assert await store.prune(prefix, "default", "dead", b"")
+    assert not await store.workers.prune(prefix, "default", "dead", b"3"), "it has renewed since"
+    assert await store.workers.prune(prefix, "default", "dead", b"")
     assert await group(client) == {}
 
 
@@ -198,7 +198,7 @@ async def test_recovering_thousands_of_entries_takes_few_and_small_calls(
     handles = await asyncio.gather(*(chain.invoke(client, {"steps": 0}) for _ in range(count)))
     for prefix in store.prefixes:
         queue = prefix + b"queue:default"
-        await store.make_group(prefix, "default")
+        await store.queues.make_group(prefix, "default")
         await store.wire.call(
             "XREADGROUP", "GROUP", keys.GROUP, "dead", "COUNT", count, "STREAMS", queue, ">"
         )
@@ -213,7 +213,8 @@ async def test_recovering_thousands_of_entries_takes_few_and_small_calls(
     await until(all_done, "all of them to finish")
     recoveries = [log.count("recovered from a lost worker") for log in (w.log for w in fleet.workers)]
     batches = [
-        -(-share // BATCH) for share in Counter(store.prefix(handle.id) for handle in handles).values()
+        -(-share // BATCH)
+        for share in Counter(store.partitions.prefix(handle.id) for handle in handles).values()
     ]
     assert sum(recoveries) == sum(batches), "each batch is recovered by one worker, once"
 

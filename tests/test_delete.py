@@ -257,7 +257,7 @@ async def test_a_delete_that_was_cut_short_is_repeated(
 ) -> None:
     handle = await finished(at)
     store = await at.client.store()
-    delete = store.delete
+    delete = store.executions.delete
     calls: list[str] = []
 
     async def dies(execution_id: str) -> list[Any]:
@@ -267,7 +267,7 @@ async def test_a_delete_that_was_cut_short_is_repeated(
         return await delete(execution_id)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "delete", dies)
+        patch.setattr(store.executions, "delete", dies)
         with pytest.raises(ConnectionError):
             await at.client.delete(handle.id)
     assert len(await holders(at.client, namespace, MARK)) > 0

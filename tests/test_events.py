@@ -20,8 +20,9 @@ from polos_redis import (
     WorkflowContext,
     events,
 )
-from polos_redis.state.store import Fence, Loaded
-from polos_redis.worker.worker import TICK_SECONDS
+from polos_redis.state.executions import Loaded
+from polos_redis.state.fencing import Fence
+from polos_redis.worker.host import TICK_SECONDS
 from tests.running import Running, connections, running, soon, until
 
 pytestmark = pytest.mark.also_on_cluster
@@ -61,7 +62,7 @@ STORY = [
 
 async def test_a_slow_load_tells_no_second_start(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, tells_a_story) as at:
-        load = at.worker.store.load
+        load = at.host.store.executions.load
 
         async def load_slowly(by: Fence) -> Loaded | None:
             loaded = await load(by)
@@ -70,14 +71,14 @@ async def test_a_slow_load_tells_no_second_start(redis_url: str, namespace: str)
             await ticks.wait()
             return loaded
 
-        at.worker.store.load = load_slowly  # type: ignore[method-assign]
+        at.host.store.executions.load = load_slowly  # type: ignore[method-assign]
         _, told = await _told(at)
         assert [event.event_type for event in told] == STORY
 
 
 async def test_a_slow_reply_tells_no_second_start_of_a_step(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, tells_a_story) as at:
-        write, tick, ticks = at.worker.store.write, at.worker._tick, 0
+        write, tick, ticks = at.host.store.fenced.write, at.host.tick, 0
 
         def counted() -> None:
             nonlocal ticks
@@ -89,8 +90,8 @@ async def test_a_slow_reply_tells_no_second_start_of_a_step(redis_url: str, name
             await until(lambda: ticks >= seen + 3, "the time of a start's notice to pass")
             return await reply
 
-        at.worker._tick = counted  # type: ignore[method-assign]
-        at.worker.store.write = lambda *call: asyncio.ensure_future(late(write(*call)))  # type: ignore[method-assign]
+        at.host.tick = counted  # type: ignore[method-assign]
+        at.host.store.fenced.write = lambda *call: asyncio.ensure_future(late(write(*call)))  # type: ignore[method-assign]
         _, told = await _told(at)
         assert [event.event_type for event in told] == STORY
 
@@ -270,7 +271,7 @@ async def test_publishing_beside_a_run(redis_url: str, namespace: str) -> None:
         assert [e.event_type for e in await soon(_take(topic, 3))] == ["suspend", "comment", "resume"]
         store = await at.client.store()
         for name in (handle.id, progress, f"ask/{handle.id}"):
-            key = store.prefix(handle.id) + b"topic:" + name.encode()
+            key = store.partitions.prefix(handle.id) + b"topic:" + name.encode()
             assert await store.wire.call("PTTL", key) > 0, name
 
 
@@ -302,7 +303,7 @@ async def test_trimmed_history_is_reported(redis_url: str, namespace: str) -> No
     async with PolosClient(redis_url, namespace) as client:
         ids = [await events.publish(client, "t", EventData("n", n)) for n in range(4)]
         store = await client.store()
-        await store.wire.call("XTRIM", store.topic_prefix("t") + b"topic:t", "MAXLEN", 2)
+        await store.wire.call("XTRIM", store.partitions.topic_prefix("t") + b"topic:t", "MAXLEN", 2)
         with pytest.raises(EventsTrimmedError, match="no longer has event"):
             await soon(_take(events.stream_topic(client, "t", last_event_id=ids[0]), 1))
         (rest,) = await soon(_take(events.stream_topic(client, "t", last_event_id=ids[2]), 1))

@@ -58,7 +58,9 @@ def _have_run(fleet: Fleet, count: int) -> bool:
 async def _each_was_told_once(client: PolosClient, root: str, children: set[str]) -> None:
     """On the root's stream: one step and one end of each child, and last of all the end of the parent."""
     store = await client.store()
-    entries = await store.wire.call("XRANGE", store.prefix(root) + f"topic:{root}".encode(), "-", "+")
+    entries = await store.wire.call(
+        "XRANGE", store.partitions.prefix(root) + f"topic:{root}".encode(), "-", "+"
+    )
     told = [name.decode().partition("\0") for _, flat in entries for name in flat[::2]]
     for kind in ("step_finish", "workflow_finish"):
         expected = Counter(children)

@@ -21,7 +21,7 @@ from polos_redis import (
     WorkflowContext,
     events,
 )
-from polos_redis import client as client_module
+from polos_redis.connection import session
 from tests.running import DEADLINE, connections, running, soon, until
 
 pytestmark = pytest.mark.also_on_cluster
@@ -139,7 +139,7 @@ async def test_a_thousand_waiters_on_one_connection(redis_url: str, namespace: s
             ]
             for handle in handles:
                 await at.parked(handle)
-            channels = {store.prefix(handle.id) for handle in handles}
+            channels = {store.partitions.prefix(handle.id) for handle in handles}
             opened = len(await connections(store, "polos-notices")) - before
             assert opened == min(len(channels), len(store.wire.groups(store.prefixes)))
             for task in waiting[::3]:
@@ -166,13 +166,13 @@ async def test_a_lost_notice_connection(redis_url: str, namespace: str) -> None:
 
 
 async def _registered(client: PolosClient, execution_id: str) -> bool:
-    (notify,) = await (await client.store()).read_fields(execution_id, "notify")
+    (notify,) = await (await client.store()).executions.read_fields(execution_id, "notify")
     return notify is not None
 
 
 @pytest.mark.failure(13)
 async def test_a_lost_notice(redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr(session, "RECHECK_SECONDS", 0.05)
     async with running(redis_url, namespace, buys) as at, PolosClient(redis_url, namespace) as client:
         handle = await buys.invoke(at.client, 1)
         await at.parked(handle)
@@ -180,9 +180,9 @@ async def test_a_lost_notice(redis_url: str, namespace: str, monkeypatch: pytest
         await until(lambda: _registered(client, handle.id))
         # whoever registers last pushes out the first: here all but strangers
         strangers = " ".join(f"stranger-{n}" for n in range(16))
-        key = at.worker.store.prefix(handle.id) + b"exec:" + handle.id.encode()
+        key = at.host.store.partitions.prefix(handle.id) + b"exec:" + handle.id.encode()
         answered = asyncio.gather(
-            at.worker.store.wire.call("HSET", key, "notify", strangers), at.answer(handle, "ask")
+            at.host.store.wire.call("HSET", key, "notify", strangers), at.answer(handle, "ask")
         )
         await soon(answered)
         assert await soon(waiting) == Receipt(number=1, total=9.5)
@@ -191,13 +191,13 @@ async def test_a_lost_notice(redis_url: str, namespace: str, monkeypatch: pytest
 async def test_an_execution_that_is_forgotten_while_it_is_waited_for(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr(session, "RECHECK_SECONDS", 0.05)
     async with PolosClient(redis_url, namespace) as client:
         handle = await client.invoke("nobody-runs-it")
         waiting = asyncio.create_task(handle.result())
         await until(lambda: _registered(client, handle.id))
         store = await client.store()
-        prefix = store.prefix(handle.id)
+        prefix = store.partitions.prefix(handle.id)
         for key in await store.wire.call("KEYS", prefix + b"*"):
             await store.wire.call("DEL", key)
         with pytest.raises(ExecutionNotFoundError):
@@ -213,7 +213,7 @@ async def test_cancelling_what_is_queued(redis_url: str, namespace: str) -> None
         await client.cancel(handle.id)
         assert await handle.status() == "cancelled"
         store = await client.store()
-        assert await store.wire.call("XLEN", store.prefix(handle.id) + b"queue:default") == 0
+        assert await store.wire.call("XLEN", store.partitions.prefix(handle.id) + b"queue:default") == 0
     async with running(redis_url, namespace, buys) as at:
         other = await buys.invoke(at.client, 2)
         await at.parked(other)

@@ -339,7 +339,7 @@ async def test_waits_are_counted_once_however_often_they_are_replayed(polos: Run
 
     async def waits_for_news() -> bool:
         store = await polos.client.store()
-        return bool(await store.subscribers("metrics-news"))
+        return bool(await store.topics.subscribers("metrics-news"))
 
     await until(waits_for_news)
     await events.publish(polos.client, "metrics-news", events.EventData("told", 1))

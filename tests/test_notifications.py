@@ -20,7 +20,7 @@ from polos_redis.links import Links
 from polos_redis.notifications import outbox
 from polos_redis.notifications.channels import Channel, Notification, WebhookChannel
 from polos_redis.state import keys
-from polos_redis.state.store import ClaimedNotification
+from polos_redis.state.outbox import ClaimedNotification
 from tests.command import POLOS, Command
 from tests.receiver import HANG, Receiver, free_port
 from tests.running import running, soon, until, working
@@ -102,7 +102,7 @@ async def nothing_waits(client: PolosClient, channel: str = "webhook") -> None:
 
 async def make_due(client: PolosClient, execution_id: str, step_key: str, channel: str = "webhook") -> None:
     store = await client.store()
-    key = store.prefix(execution_id) + keys.OUTBOX.encode() + channel.encode()
+    key = store.partitions.prefix(execution_id) + keys.OUTBOX.encode() + channel.encode()
     assert await store.wire.call("ZADD", key, "XX", "CH", 1, f"{execution_id} {step_key}") == 1
 
 
@@ -410,26 +410,26 @@ async def test_what_is_taken_is_due_again_unless_it_is_sent(redis_url: str, name
         await until(lambda: pager.tried)
     async with PolosClient(redis_url, namespace) as client:
         store = await client.store()
-        prefix = store.prefix(handle.id)
-        assert await store.claim_notifications(prefix, "pager", 10, 60_000) == [], "it is put off"
+        prefix = store.partitions.prefix(handle.id)
+        assert await store.outbox.claim(prefix, "pager", 10, 60_000) == [], "it is put off"
         await make_due(client, handle.id, "approval/1", "pager")
-        (taken,) = await store.claim_notifications(prefix, "pager", 10, 60_000)
+        (taken,) = await store.outbox.claim(prefix, "pager", 10, 60_000)
         assert (taken.execution_id, taken.step_key) == (handle.id, "approval/1")
         assert await waiting(client, "pager") == {f"{handle.id} approval/1": taken.due}
-        assert await store.claim_notifications(prefix, "pager", 10, 60_000) == [], "it is held"
+        assert await store.outbox.claim(prefix, "pager", 10, 60_000) == [], "it is held"
 
         late = ClaimedNotification(taken.execution_id, taken.step_key, taken.due - 1)
-        await store.notification_sent(prefix, "pager", late, None)
+        await store.outbox.sent(prefix, "pager", late, None)
         assert await waiting(client, "pager"), "whoever was thought dead changes nothing"
-        await store.notification_sent(prefix, "pager", taken, 5)
+        await store.outbox.sent(prefix, "pager", taken, 5)
         (due,) = (await waiting(client, "pager")).values()
         assert due < taken.due
         key = prefix + keys.OUTBOX.encode() + b"pager"
         assert 0 < await store.wire.call("PTTL", key) <= 604_800_000
         again: list[ClaimedNotification] = []
         while not again:
-            again = await store.claim_notifications(prefix, "pager", 10, 60_000)
-        await store.notification_sent(prefix, "pager", again[0], None)
+            again = await store.outbox.claim(prefix, "pager", 10, 60_000)
+        await store.outbox.sent(prefix, "pager", again[0], None)
         assert not await waiting(client, "pager")
 
 
@@ -466,7 +466,7 @@ def test_a_webhook_without_a_secret_is_refused(idle: PolosClient, monkeypatch: p
     monkeypatch.setenv("POLOS_WEBHOOK_URL", "https://example.com/hook")
     with pytest.raises(ConfigurationError, match="needs POLOS_WEBHOOK_SECRET"):
         Worker(idle, [approval])
-    assert Worker(idle, [approval], channels=[]).channel_names == []
+    assert Worker(idle, [approval], channels=[]).channels == []
 
 
 @pytest.mark.parametrize("secret", ["whsec_short", "whsec_!!!", "x", base64.b64encode(bytes(23)).decode()])

@@ -1,4 +1,4 @@
-"""The README's one table of options is the table in the code."""
+"""The documentation's one table of options is the table in the code."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 from polos_redis import ConfigurationError, PolosClient
 from polos_redis.settings import OPTIONS, resolve
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+PAGE = (Path(__file__).parent.parent / "docs/reference/options.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=list(OPTIONS))
-def test_readme_has_every_option(option: object) -> None:
+def test_the_page_has_every_option(option: object) -> None:
     default = OPTIONS[option.name].default  # type: ignore[attr-defined]
     shown = f"{default:.10g}" if isinstance(default, float) else str(default)
     o = OPTIONS[option.name]  # type: ignore[attr-defined]
-    assert f"| `{o.name}` | `{o.environment}` | `{shown}` | {o.meaning} |" in README
+    assert f"| `{o.name}` | `{o.environment}` | `{shown}` | {o.meaning} |" in PAGE
 
 
 def test_environment_gives_way_to_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:

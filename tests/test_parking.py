@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from polos_redis import Workflow, WorkflowContext, workflow
-from polos_redis.state.store import Fence
+from polos_redis.state.fencing import Fence
 from tests import parking_table
 from tests.parking_table import ROWS, Row
 from tests.running import Running, running, soon, until
@@ -94,8 +94,8 @@ async def test_an_answer_while_the_park_is_in_flight(
     answering: list[asyncio.Task[Any]] = []
 
     def interpose(at: Running) -> None:
-        store = at.worker.store
-        park = store.park
+        store = at.host.store
+        park = store.fenced.park
 
         def park_and_answer(by: Fence, *args: Any) -> asyncio.Future[Any]:
             def answer() -> None:  # written in this very turn of the loop, on the same connection
@@ -105,7 +105,7 @@ async def test_an_answer_while_the_park_is_in_flight(
                 )
                 answering.append(loop.create_task(coroutine))
 
-            store.park = park  # type: ignore[method-assign]
+            store.fenced.park = park  # type: ignore[method-assign]
             if not answer_first:
                 answer()
                 return park(by, *args)
@@ -118,7 +118,7 @@ async def test_an_answer_while_the_park_is_in_flight(
             asyncio.get_running_loop().call_soon(asyncio.get_running_loop().call_soon, ask)
             return late
 
-        store.park = park_and_answer  # type: ignore[assignment,method-assign]
+        store.fenced.park = park_and_answer  # type: ignore[assignment,method-assign]
 
     async with running(redis_url, namespace, asks_two) as at:
         await at.client.list_executions()  # connected

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from polos_redis import ConfigurationError, PolosClient, WorkflowContext, workflow
 from polos_redis.state import keys
+from polos_redis.worker.reading import Reading
 from tests.running import in_partition, soon, until, working
 
 pytestmark = pytest.mark.also_on_cluster
@@ -92,7 +92,7 @@ async def test_entries_with_the_same_id_in_two_partitions_are_told_apart(
         store = await client.store()
         here = await in_partition(client, 0, runs_once, False)
         there = await in_partition(client, 1, runs_once, True)
-        first, second = (store.prefix(handle.id) + b"queue:default" for handle in (here, there))
+        first, second = (store.partitions.prefix(handle.id) + b"queue:default" for handle in (here, there))
         ((entry, _),) = await store.wire.call("XRANGE", first, "-", "+")
         ((_, flat),) = await store.wire.call("XRANGE", second, "-", "+")
         await store.wire.call("DEL", second)
@@ -100,14 +100,19 @@ async def test_entries_with_the_same_id_in_two_partitions_are_told_apart(
         await store.wire.call("HSET", store.prefixes[1] + b"exec:" + there.id.encode(), "entry", entry)
         async with working(client, runs_once, lease_seconds=0.3) as worker:
             looks = 0
-            reconcile = worker._reconcile
 
-            async def counted(*args: Any) -> None:
-                nonlocal looks
-                await reconcile(*args)
-                looks += 1
+            def count(reading: Reading) -> None:
+                reconcile = reading.reconcile
 
-            worker._reconcile = counted  # type: ignore[method-assign, assignment]
+                async def counted() -> None:
+                    nonlocal looks
+                    await reconcile()
+                    looks += 1
+
+                reading.reconcile = counted  # type: ignore[method-assign]
+
+            for reading in worker._readings:
+                count(reading)
             await soon(here.result())
             seen = looks
             await until(lambda: looks >= seen + 3, "the worker to look for what never arrived")

@@ -163,7 +163,7 @@ async def line(client: PolosClient, semaphore: str) -> list[str]:
     """Who stands in line for a lane, in order."""
     store = await client.store()
     found = await store.wire.call(
-        "ZRANGE", store.semaphore_prefix(semaphore) + b"waiters:" + semaphore.encode(), 0, -1
+        "ZRANGE", store.partitions.semaphore_prefix(semaphore) + b"waiters:" + semaphore.encode(), 0, -1
     )
     return [one.decode() for one in found]
 
@@ -415,7 +415,7 @@ async def test_the_delay_before_a_retry_holds_no_place(spread: PolosClient) -> N
     async with working(spread, single, fails_once):
         fails = await fails_once.invoke(spread, "a")
         store = await spread.store()
-        timers = store.prefix(fails.id) + b"timers"
+        timers = store.partitions.prefix(fails.id) + b"timers"
         await until(lambda: store.wire.call("ZSCORE", timers, f"p{fails.id}"))
         assert await single.run(spread, "b", timeout=DEADLINE) == "b"
         await store.wire.call("ZADD", timers, "XX", 1, f"p{fails.id}")
@@ -428,7 +428,9 @@ async def test_one_that_no_worker_here_knows_does_not_keep_the_others(spread: Po
         stranger = await spread.invoke("queues-unknown", None, queue="queues-one")
         store = await spread.store()
         await until(
-            lambda: store.wire.call("ZSCORE", store.prefix(stranger.id) + b"timers", f"p{stranger.id}")
+            lambda: store.wire.call(
+                "ZSCORE", store.partitions.prefix(stranger.id) + b"timers", f"p{stranger.id}"
+            )
         )
         assert await single.run(spread, "a", timeout=DEADLINE) == "a"
         await spread.cancel(stranger.id)
@@ -517,7 +519,9 @@ async def test_a_deployment_that_lowers_the_limit_admits_nobody_until_there_is_r
         third, fourth = await in_line(spread, "queues-deployed", 2)
         await until(lambda: len(stage.inside) == 3)
         store = await spread.store()
-        places = store.semaphore_prefix("queues-deployed") + keys.SLOTS.encode() + b"queues-deployed"
+        places = (
+            store.partitions.semaphore_prefix("queues-deployed") + keys.SLOTS.encode() + b"queues-deployed"
+        )
 
         async def counted(number: int) -> bool:
             return int(await store.wire.call("HLEN", places)) == number
@@ -628,7 +632,7 @@ async def test_any_worker_looks_after_all_queues(
     handle = await client.invoke("in_queue", {"gate": "gate"})
     await until(lambda: entered(fleet, handle.id))
     store = await client.store()
-    stream = store.prefix(handle.id) + b"queue:limited"
+    stream = store.partitions.prefix(handle.id) + b"queue:limited"
     dies.kill()
 
     async def requeued() -> bool:
@@ -731,7 +735,7 @@ async def make_due(client: PolosClient, prefix: bytes, beginning: str) -> None:
 async def test_a_place_that_nobody_knows_of_is_freed(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace, partitions=4) as client:
         store = await client.store()
-        home = store.semaphore_prefix(ONE.name)
+        home = store.partitions.semaphore_prefix(ONE.name)
         await store.wire.call("HSET", home + b"slots:" + ONE.name.encode(), "f" * 32, 7)
         async with working(client, single):
             handles = [await single.invoke(client, str(number)) for number in range(12)]
@@ -746,17 +750,17 @@ async def test_a_turn_in_line_that_is_forgotten_is_taken_anew(
 ) -> None:
     async with PolosClient(redis_url, namespace, partitions=4) as client:
         store = await client.store()
-        home, semaphore = store.semaphore_prefix(ONE.name), ONE.name.encode()
+        home, semaphore = store.partitions.semaphore_prefix(ONE.name), ONE.name.encode()
         stage.close("a")
         async with working(client, single):
             handles = [await single.invoke(client, "a")]
             await stage.saw("a")
             handles += [await single.invoke(client, str(number)) for number in range(12)]
             await in_line(client, ONE.name, 12)
-            far = next(handle for handle in handles[1:] if store.prefix(handle.id) != home)
+            far = next(handle for handle in handles[1:] if store.partitions.prefix(handle.id) != home)
             await store.wire.call("ZREM", home + b"waiters:" + semaphore, far.id)
             await store.wire.call("HDEL", home + b"slots:" + semaphore, far.id)
-            await make_due(client, store.prefix(far.id), f"l{far.id}")
+            await make_due(client, store.partitions.prefix(far.id), f"l{far.id}")
             assert (await in_line(client, ONE.name, 12))[-1] == far.id
             stage.let_out("a")
             await results(handles)

@@ -28,7 +28,7 @@ from polos_redis.worker.reaper import Reaper
 from tests.fleet import Fleet
 from tests.fleet_workflows import approval, chain, gated
 from tests.proxy import Proxy
-from tests.running import soon, until, working
+from tests.running import host_of, soon, until, working
 from tests.servers import ChaosServer
 
 
@@ -55,7 +55,7 @@ async def finishes(client: PolosClient, handle: ExecutionHandle[Any]) -> Counter
     """How often each step's end is told in the execution's stream, which is how often it was journaled."""
     store = await client.store()
     entries = await store.wire.call(
-        "XRANGE", store.prefix(handle.id) + f"topic:{handle.id}".encode(), "-", "+"
+        "XRANGE", store.partitions.prefix(handle.id) + f"topic:{handle.id}".encode(), "-", "+"
     )
     told = [
         (name, client_event)
@@ -107,7 +107,7 @@ async def test_everything_goes_on_through_restarts_of_redis(
         assert result == [0, 1, 2, number, 3, 4, 5]
         assert set((await finishes(client, handle)).values()) == {1}, "no step is journaled twice"
         entries = await store.wire.call(
-            "XRANGE", store.prefix(handle.id) + f"topic:{handle.id}".encode(), "-", "+"
+            "XRANGE", store.partitions.prefix(handle.id) + f"topic:{handle.id}".encode(), "-", "+"
         )
         written = [f"{i.decode()}.{place}" for i, flat in entries for place in range(len(flat) // 2)]
         assert [event.id for event in read[handle.id]] == written, "no gap, no duplicate, in order"
@@ -167,8 +167,8 @@ async def test_a_reaper_does_not_judge_by_a_time_in_which_it_could_not_watch(
 ) -> None:
     store = await client.store()
     handle = await approval.invoke(client, None)
-    prefix, queue = store.prefix(handle.id), store.prefix(handle.id) + b"queue:default"
-    await store.make_group(prefix, "default")
+    prefix, queue = store.partitions.prefix(handle.id), store.partitions.prefix(handle.id) + b"queue:default"
+    await store.queues.make_group(prefix, "default")
     await store.wire.call("XREADGROUP", "GROUP", keys.GROUP, "other", "COUNT", 1, "STREAMS", queue, ">")
     await store.wire.call("HSET", prefix + b"workers", "other", 5)
     reaper = Reaper(
@@ -257,7 +257,7 @@ async def test_an_invoke_whose_reply_is_lost_starts_one_execution(
         found = await client.list_executions()
         assert [one["id"] for one in found] == [handle.id]
         store = await client.store()
-        assert await store.wire.call("XLEN", store.prefix(handle.id) + b"queue:default") == 1
+        assert await store.wire.call("XLEN", store.partitions.prefix(handle.id) + b"queue:default") == 1
         await client.cancel(handle.id)
 
 
@@ -407,7 +407,9 @@ async def test_an_activation_whose_records_were_lost_is_dropped_and_runs_again(
     await asyncio.to_thread(go_back)
     fleet.open("go")
     await worker.said("dropped")
-    assert await store.wire.call("EXISTS", store.prefix(two.id) + f"journal:{two.id}".encode()) == 0
+    assert (
+        await store.wire.call("EXISTS", store.partitions.prefix(two.id) + f"journal:{two.id}".encode()) == 0
+    )
     assert await early.status() == "waiting"
     handle = await gated.invoke(client, {"gate": "go"})
     await handle.result(timeout=20)
@@ -474,14 +476,14 @@ async def test_a_refused_reconnect_is_no_failure_of_the_step_under_way(
         gate.set()
         await until(
             lambda: (
-                not any(a.running for a in worker.active)
-                or not worker.lease_is_fresh(store.prefix(handle.id))
+                not any(a.events.running for a in worker.active)
+                or not host_of(worker).lease_is_fresh(store.partitions.prefix(handle.id))
             )
         )
         await store.wire.call("CONFIG", "SET", "requirepass", "")
         assert await handle.result(timeout=20) == "charged"
         assert _began == ["charge"]
-        channel = f"{store.prefix(handle.id).decode()}reply:{worker.worker_id}"
+        channel = f"{store.partitions.prefix(handle.id).decode()}reply:{worker.worker_id}"
         await until(lambda: store.wire.call("PUBSUB", "SHARDCHANNELS", channel), "the worker's reply channel")
 
 
@@ -506,7 +508,7 @@ async def test_a_second_look_that_is_overtaken_by_an_answer_does_not_end_the_act
         handle = await answered_meanwhile.invoke(client)
         await until(lambda: _began and any("ask" in a.waits for a in worker.active))
         (activation,) = worker.active
-        load = worker.store.load
+        load = host_of(worker).store.executions.load
 
         async def load_slowly(by: Any) -> Any:
             loaded = await load(by)
@@ -514,8 +516,8 @@ async def test_a_second_look_that_is_overtaken_by_an_answer_does_not_end_the_act
             await until(lambda: not activation.waits, "the answer's notice")
             return loaded
 
-        worker.store.load = load_slowly  # type: ignore[method-assign]
-        await activation.verify()
+        host_of(worker).store.executions.load = load_slowly  # type: ignore[method-assign]
+        await activation.journal.verify()
         gate.set()
         assert await handle.result(timeout=20) == ["yes", "worked"]
         assert _began == ["work"]
@@ -528,9 +530,11 @@ async def test_a_cancel_that_was_told_to_nobody_is_found_after_the_reconnect(
         handle = await pauses.invoke(admin)
         await until(lambda: _began)
         store = await admin.store()
-        run = await store.wire.call("HGET", store.prefix(handle.id) + f"exec:{handle.id}".encode(), "run")
+        run = await store.wire.call(
+            "HGET", store.partitions.prefix(handle.id) + f"exec:{handle.id}".encode(), "run"
+        )
         killed = store.wire.send("CLIENT", "KILL", "TYPE", "pubsub")
-        await store.cancel(handle.id, int(run), "")  # in the same write
+        await store.executions.cancel(handle.id, int(run), "")  # in the same write
         assert await killed
         await until(lambda: not worker.active, "the cancelled activation to end")
         gate.set()
@@ -618,7 +622,7 @@ async def test_a_newcomer_to_a_topic_that_is_being_read_misses_nothing(client: P
     for number in range(5):
         await events.publish(client, "news", EventData("old", number))
     session = await client.session()
-    key = session.store.topic_prefix("news") + b"topic:news"
+    key = session.store.partitions.topic_prefix("news") + b"topic:news"
     end = (await session.wire.call("XREVRANGE", key, "+", "-", "COUNT", 1))[0][0]
     reader = asyncio.create_task(session.tail.next(key, end, 20))
     await until(lambda: session.tail.of(key)._blocked, "the reader to be blocked")
@@ -632,7 +636,7 @@ async def test_a_newcomer_to_a_topic_that_is_being_read_misses_nothing(client: P
 @pytest.mark.failure(31)
 async def test_a_reader_ahead_is_not_told_that_nothing_came_by_a_reader_behind(client: PolosClient) -> None:
     session = await client.session()
-    key = session.store.topic_prefix("news") + b"topic:news"
+    key = session.store.partitions.topic_prefix("news") + b"topic:news"
     for number in range(400):
         await events.publish(client, "news", EventData("n", number))
     ids = [entry for entry, _ in await session.wire.call("XRANGE", key, "-", "+")]

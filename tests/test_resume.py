@@ -208,7 +208,9 @@ async def test_against_a_deadline_and_a_cancel(redis_url: str, namespace: str) -
         race = [
             asyncio.gather(
                 _by_client(at, handle.id, "ask", "yes"),
-                store.wire.call("ZADD", store.prefix(handle.id) + b"timers", "XX", 1, f"s{handle.id} ask"),
+                store.wire.call(
+                    "ZADD", store.partitions.prefix(handle.id) + b"timers", "XX", 1, f"s{handle.id} ask"
+                ),
                 at.client.cancel(handle.id),
                 return_exceptions=True,
             )

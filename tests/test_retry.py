@@ -293,11 +293,11 @@ async def test_a_retry_stops_the_end_of_its_children(redis_url: str, namespace: 
             await until(lambda: _is(handle, "waiting"))
 
         # no worker is there: what is due is decided by hand, a batch at a time
-        home = store.prefix(handle.id)
+        home = store.partitions.prefix(handle.id)
 
         async def fire() -> int:
             await until(lambda: _unheld(store, home))
-            await store.fire(home, "by-hand", 1, 100)
+            await store.timers.fire(home, "by-hand", 1, 100)
             return len(await client.list_executions(status="cancelled", limit=1000))
 
         await store.wire.call("DEL", home + b"timer_leader")

@@ -53,20 +53,22 @@ async def timed_out(at: Running, handle: ExecutionHandle[Any]) -> str:
 
 async def timers(client: PolosClient, handle: ExecutionHandle[Any]) -> list[bytes]:
     store = await client.store()
-    found: list[bytes] = await store.wire.call("ZRANGE", store.prefix(handle.id) + b"timers", 0, -1)
+    found: list[bytes] = await store.wire.call(
+        "ZRANGE", store.partitions.prefix(handle.id) + b"timers", 0, -1
+    )
     return found
 
 
 async def deadline(client: PolosClient, handle: ExecutionHandle[Any]) -> datetime:
     store = await client.store()
-    score = await store.wire.call("ZSCORE", store.prefix(handle.id) + b"timers", "t" + handle.id)
+    score = await store.wire.call("ZSCORE", store.partitions.prefix(handle.id) + b"timers", "t" + handle.id)
     return datetime.fromtimestamp(float(score) / 1000, UTC)
 
 
 async def expire(client: PolosClient, handle: ExecutionHandle[Any]) -> None:
     """Move the end of an execution's time into the past."""
     store = await client.store()
-    timers = store.prefix(handle.id) + b"timers"
+    timers = store.partitions.prefix(handle.id) + b"timers"
     assert await store.wire.call("ZADD", timers, "XX", "CH", 1, "t" + handle.id) == 1
 
 
@@ -133,7 +135,7 @@ async def test_a_delay_before_the_start_does_not_count(redis_url: str, namespace
     async with PolosClient(redis_url, namespace) as client:
         handle = await asks.invoke(client, start_delay=60, run_timeout_seconds=30)
         store = await client.store()
-        key = store.prefix(handle.id) + b"timers"
+        key = store.partitions.prefix(handle.id) + b"timers"
         begins, ends = [float(await store.wire.call("ZSCORE", key, kind + handle.id)) for kind in "pt"]
         assert ends - begins == 30_000
         await handle.cancel()

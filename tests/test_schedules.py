@@ -22,6 +22,7 @@ from polos_redis import (
 )
 from polos_redis.state import keys
 from polos_redis.state.store import Store
+from polos_redis.triggers import ticks
 from tests.fleet import Fleet, WorkerProcess
 from tests.running import until, working
 from tests.servers import ChaosServer
@@ -61,10 +62,10 @@ async def server_ms(store: Store) -> int:
 async def make_due(client: PolosClient, schedule_id: str, ago: timedelta) -> datetime:
     """Move a schedule's next tick to the last whole minute before so long ago; returns it."""
     store = await client.store()
-    now, seen = await store.scheduled(schedule_id)
+    now, seen = await store.schedules.read(schedule_id)
     tick = (now - int(ago.total_seconds() * 1000)) // 60_000 * 60_000
     changed = msgpack.packb({**msgpack.unpackb(seen), "next": tick})
-    assert await store.schedule(schedule_id, seen, changed, tick)
+    assert await store.schedules.change(schedule_id, seen, changed, tick)
     return datetime.fromtimestamp(tick / 1000, UTC)
 
 
@@ -282,7 +283,7 @@ async def test_a_tick_that_many_workers_fire_is_fired_once(
         created = [await schedules.create(client, typed, "* * * * *", key=str(n)) for n in range(8)]
         expected = {(one, await make_due(client, one, timedelta(0))) for one in created}
         await asyncio.gather(
-            *(schedules.fire(store, one, client.retention_ms) for one in created for _ in range(10))
+            *(ticks.fire(store, client.retention_ms, one) for one in created for _ in range(10))
         )
         found = await begun(client, typed.id)
         assert {
@@ -290,7 +291,7 @@ async def test_a_tick_that_many_workers_fire_is_fired_once(
         } >= expected
         assert len(found) == len({(one["input"]["schedule_id"], one["input"]["timestamp"]) for one in found})
         for one in found:
-            assert store.prefix(one["id"]) == store.prefix(one["input"]["schedule_id"])
+            assert store.partitions.prefix(one["id"]) == store.partitions.prefix(one["input"]["schedule_id"])
 
 
 async def test_ticks_that_are_late_are_fired_and_ticks_that_were_missed_are_skipped(
@@ -300,7 +301,7 @@ async def test_ticks_that_are_late_are_fired_and_ticks_that_were_missed_are_skip
     schedule_id = await schedules.create(client, typed, "* * * * *")
     first = await make_due(client, schedule_id, timedelta(hours=1))
     with caplog.at_level(logging.WARNING, "polos.worker"):
-        await schedules.fire(store, schedule_id, client.retention_ms)
+        await ticks.fire(store, client.retention_ms, schedule_id)
     now = datetime.fromtimestamp(await server_ms(store) / 1000, UTC)
     (record,) = [r for r in caplog.records if "missed" in r.getMessage()]
     told = vars(record)
@@ -321,7 +322,7 @@ async def test_very_many_missed_ticks_are_not_all_counted(
     schedule_id = await schedules.create(client, typed, SECOND)
     await make_due(client, schedule_id, timedelta(days=2))
     with caplog.at_level(logging.WARNING, "polos.worker"):
-        while await schedules.fire(store, schedule_id, client.retention_ms) == 0:
+        while await ticks.fire(store, client.retention_ms, schedule_id) == 0:
             pass
     missed = [vars(record)["missed"] for record in caplog.records if "missed" in record.getMessage()]
     assert missed[0] == "1000 or more"
@@ -338,7 +339,7 @@ async def test_a_schedule_that_changes_while_it_is_fired_is_fired_as_it_was_or_n
         schedule_id = await schedules.create(client, typed, "* * * * *", key=str(n))
         await make_due(client, schedule_id, timedelta(0))
         await asyncio.gather(
-            schedules.fire(store, schedule_id, client.retention_ms), schedules.delete(client, schedule_id)
+            ticks.fire(store, client.retention_ms, schedule_id), schedules.delete(client, schedule_id)
         )
     assert await schedules.list(client) == []
     for prefix in store.prefixes:
@@ -356,9 +357,9 @@ async def test_a_tick_whose_schedule_is_of_no_use_here_does_not_stop_the_others(
     good = await schedules.create(client, bare, "* * * * *", key="good")
     for one in (odd, good):
         await make_due(client, one, timedelta(0))
-    now, seen = await store.scheduled(odd)
+    now, seen = await store.schedules.read(odd)
     unknown = msgpack.packb({**msgpack.unpackb(seen), "timezone": "Mars/Olympus"})
-    assert await store.schedule(odd, seen, unknown, now - 1000)
+    assert await store.schedules.change(odd, seen, unknown, now - 1000)
     async with working(client, bare):
 
         async def ran() -> bool:
@@ -375,7 +376,7 @@ async def test_a_tick_whose_schedule_is_of_no_use_here_does_not_stop_the_others(
 async def pump_holder(client: PolosClient, fleet: Fleet, name: str) -> WorkerProcess:
     """The worker that fires the timers and runs the errands now where a schedule or a topic lives."""
     store = await client.store()
-    key = store.topic_prefix(name) + keys.TIMER_LEADER.encode()
+    key = store.partitions.topic_prefix(name) + keys.TIMER_LEADER.encode()
 
     async def holder() -> bytes | None:
         found: bytes | None = await store.wire.call("GET", key)

@@ -308,7 +308,7 @@ def compose(desk: Desk) -> None:
     desk.run("deliver", subscriber(by, "it", "f"), "1-1", "e", b"\x01")
     desk.run("trigger", "news", "wf", "0-0", "1-1", 0, new_id(), b"in", RETENTION, "")
     desk.run("advance", "news", "twf", "1-1", "")
-    desk.run("errand", "enews", "", "", "")
+    desk.run("errand", "enews", 0, "")
     desk.run("schedule", "s1", "", "", "", "", "", "", "", "")
     desk.run("read_schedule", "s1")
     desk.fire()

@@ -324,7 +324,7 @@ def give_up(home: Desk, execution_id: str, version: int) -> None:
 
 def done(desk: Desk, errand: str) -> None:
     due = desk.do("ZSCORE", keys.ERRANDS, errand)
-    assert desk.run("errand", errand, due, "", "") == 1
+    assert desk.run("errand", errand, due, "") == 1
 
 
 def settle(desk: Desk, home: Desk, execution_id: str) -> None:
@@ -475,24 +475,24 @@ def test_an_errand_that_was_renewed_is_not_taken_for_done(desk: Desk, home: Desk
     assert name == b"l" + one.encode()
     desk.cancel(one)
     with desk.unchanged():
-        assert desk.run("errand", name, due, "", "") == 0
-        assert desk.run("errand", name, due, 1000, "") == 0
+        assert desk.run("errand", name, due, "") == 0
+        assert desk.run("errand", name, due, 1000) == 0
     settle(desk, home, one)
     with desk.unchanged():
-        assert desk.run("errand", name, due, "", "") == 0
+        assert desk.run("errand", name, due, "") == 0
 
 
-def test_an_errand_is_put_off_or_set_to_a_time(desk: Desk) -> None:
-    assert desk.run("errand", "zsomething", "", "", 17) == 1
+def test_an_errand_is_put_off(desk: Desk) -> None:
+    desk.do("ZADD", "errands", 17, "zsomething")
     assert desk.state.errands == {b"zsomething": 17.0}
     assert desk.run("fire", "leader", 60_000, 100)[3] == [b"zsomething", b"17"]
     before = desk.now()
-    assert desk.run("errand", "zsomething", 17, FAR, "") == 1
+    assert desk.run("errand", "zsomething", 17, FAR) == 1
     assert before + FAR <= desk.state.errands[b"zsomething"] <= desk.now() + FAR
     assert desk.run("fire", "leader", 60_000, 100)[3] == []
 
 
 def test_errands_are_told_oldest_first_in_bounded_batches(desk: Desk) -> None:
     for due in (3, 1, 2):
-        desk.run("errand", f"z{due}", "", "", due)
+        desk.do("ZADD", "errands", due, f"z{due}")
     assert desk.run("fire", "leader", 60_000, 2)[3][::2] == [b"z1", b"z2"]

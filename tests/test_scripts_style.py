@@ -10,6 +10,7 @@ import pytest
 
 import polos_redis.state.scripts
 from polos_redis.state import scripts
+from polos_redis.wire.transport import Script
 
 FOLDER = Path(polos_redis.state.scripts.__path__[0])
 FILES = {str(path.relative_to(FOLDER)): path.read_text() for path in FOLDER.glob("**/*.lua")}
@@ -120,7 +121,7 @@ def test_a_constant_has_one_meaning_and_is_used(name: str) -> None:
 
 
 @pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
-def test_what_redis_is_sent_has_no_comments_constants_or_unused_functions(script: scripts.Script) -> None:
+def test_what_redis_is_sent_has_no_comments_constants_or_unused_functions(script: Script) -> None:
     source = script.source.decode()
     assert source.startswith("#!lua")
     assert "--" not in source and "<const>" not in source

@@ -136,7 +136,7 @@ async def test_a_key_is_kept_as_long_as_its_execution(redis_url: str, namespace:
         at = Running(client, worker)
         first = await echo.invoke(client, 1, idempotency_key="k")
         store = await client.store()
-        key = store.prefix(first.id) + b"exec:" + first.id.encode()
+        key = store.partitions.prefix(first.id) + b"exec:" + first.id.encode()
 
         async def forgotten() -> bool:
             return not await store.wire.call("EXISTS", key)
@@ -188,7 +188,7 @@ async def test_a_start_that_comes_later(how: str, redis_url: str, namespace: str
         handle = await echo.invoke(at.client, 1, **options)
         created = datetime.fromisoformat((await at.client.get_execution(handle.id))["created_at"])
         store = await at.client.store()
-        timers, start = store.prefix(handle.id) + b"timers", f"p{handle.id}"
+        timers, start = store.partitions.prefix(handle.id) + b"timers", f"p{handle.id}"
         due = datetime.fromtimestamp(float(await store.wire.call("ZSCORE", timers, start)) / 1000, UTC)
         wanted = moment if how == "moment" else created + hour
         assert abs(due - wanted) < timedelta(milliseconds=2), "timers count in whole ms"

@@ -11,8 +11,8 @@ from hypothesis.stateful import initialize, precondition, rule
 
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys
+from polos_redis.state.executions import FINISHED
 from polos_redis.state.journal import is_result, result_name
-from polos_redis.state.store import FINISHED
 from tests.desk import FAR, RETENTION, Desk
 from tests.machine import (
     CONSUMERS,

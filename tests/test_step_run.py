@@ -262,8 +262,8 @@ async def test_a_late_notice_does_not_cut_the_next_delay_short(redis_url: str, n
         await at.make_due(handle, "fail", "b")
         await until(lambda: CALLS[handle.id]["fail"] == 2)
         store = await at.client.store()
-        record = (await store.read_journal(handle.id))[b"fail"]
-        channel = store.prefix(handle.id) + f"reply:{at.worker.worker_id}".encode()
+        record = (await store.executions.read_journal(handle.id))[b"fail"]
+        channel = store.partitions.prefix(handle.id) + f"reply:{at.worker.worker_id}".encode()
         notice = msgpack.packb(("wake", handle.id, "fail", record))
         assert await store.wire.call("SPUBLISH", channel, notice) == 1
         await store.wire.call("PING")
@@ -279,7 +279,7 @@ async def test_cancelling_ends_a_long_retry(redis_url: str, namespace: str) -> N
         await at.parked(handle)
         await at.client.cancel(handle.id)
         store = await at.client.store()
-        assert await store.wire.call("ZCARD", store.prefix(handle.id) + b"timers") == 0
+        assert await store.wire.call("ZCARD", store.partitions.prefix(handle.id) + b"timers") == 0
         assert await handle.status() == "cancelled"
 
 
@@ -559,7 +559,9 @@ async def test_the_longest_delay_is_ten_seconds_by_default(redis_url: str, names
         await at.parked(handle)
         (step,) = (await at.client.get_execution(handle.id))["steps"]
         store = await at.client.store()
-        due = await store.wire.call("ZSCORE", store.prefix(handle.id) + b"timers", f"b{handle.id} fail")
+        due = await store.wire.call(
+            "ZSCORE", store.partitions.prefix(handle.id) + b"timers", f"b{handle.id} fail"
+        )
         finished = await _finished_ms(at, handle.id)
         assert int(due) - finished == 10_000
         await at.make_due(handle, "fail", "b")

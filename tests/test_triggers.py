@@ -184,7 +184,7 @@ async def test_more_events_than_are_given_in_a_row_are_all_given(client: PolosCl
     await asyncio.gather(*(publish(client, number) for number in range(count)))
     async with working(client, typed):
         await until(lambda: count_is(client, typed.id, count))
-    stream = store.topic_prefix("orders") + keys.TOPIC.encode() + b"orders"
+    stream = store.partitions.topic_prefix("orders") + keys.TOPIC.encode() + b"orders"
     published = [entry.decode() + ".0" for entry, _ in await store.wire.call("XRANGE", stream, "-", "+")]
     assert [one["input"]["id"] for one in await begun(client, typed.id)] == published[-1000:]
 
@@ -235,7 +235,7 @@ async def test_a_full_batch_does_not_wait_and_one_that_is_not_does(client: Polos
         await publish(client, *range(7))
         assert data_of(await completed(client, waiting, 2)) == [[0, 1, 2], [3, 4, 5]]
         store = await client.store()
-        errands = store.topic_prefix("orders") + keys.ERRANDS.encode()
+        errands = store.partitions.topic_prefix("orders") + keys.ERRANDS.encode()
 
         async def put_off() -> bool:
             due = await store.wire.call("ZSCORE", errands, "eorders")
@@ -275,14 +275,16 @@ async def test_a_batch_is_no_larger_than_a_value_may_be(redis_url: str, namespac
 async def test_what_is_no_longer_declared_ends(client: PolosClient) -> None:
     store = await client.store()
     await known(client, batching("orders"))
-    assert list(await store.subscribers("orders")) == [subscriber("triggers-batching")]
+    assert list(await store.topics.subscribers("orders")) == [subscriber("triggers-batching")]
     await known(client, batching("news"))
-    assert await store.subscribers("orders") == {}
-    assert list(await store.subscribers("news")) == [subscriber("triggers-batching")]
+    assert await store.topics.subscribers("orders") == {}
+    assert list(await store.topics.subscribers("news")) == [subscriber("triggers-batching")]
     await known(client, typed)
-    assert list(await store.subscribers("news")) == [subscriber("triggers-batching")], "not known there"
+    assert list(await store.topics.subscribers("news")) == [subscriber("triggers-batching")], (
+        "not known there"
+    )
     await known(client, batching(None))
-    assert await store.subscribers("news") == {}
+    assert await store.topics.subscribers("news") == {}
 
 
 async def test_another_batch_size_counts_from_the_next_start_of_a_worker_on(client: PolosClient) -> None:
@@ -325,21 +327,21 @@ async def test_events_that_many_workers_hand_out_are_given_once(
     async with PolosClient(redis_url, namespace, partitions=partitions) as client:
         store = await client.store()
         for topic in topics:
-            await store.subscribe(topic, subscriber("triggers-batching"))
+            await store.topics.subscribe(topic, subscriber("triggers-batching"))
             await publish(client, *range(40), topic=topic)
 
         async def hand_out_all(topic: str) -> None:
-            while place := (await store.subscribers(topic))[subscriber("triggers-batching")]:
+            while place := (await store.topics.subscribers(topic))[subscriber("triggers-batching")]:
                 if await hand_out(store, topic, "triggers-batching", place, 60_000, 1000) is None:
                     return
 
         await asyncio.gather(*(hand_out_all(topic) for topic in topics for _ in range(8)))
-        found = await begun(client, "triggers-batching")
+        found, prefix = await begun(client, "triggers-batching"), store.partitions.prefix
         for topic in topics:
             mine = [one for one in found if one["input"]["topic"] == topic]
             assert data_of(mine) == list(range(40)), "each once, and created in order"
-            assert {store.prefix(one["id"]) for one in mine} == {store.topic_prefix(topic)}
-        assert len({store.prefix(one["id"]) for one in found}) == (1 if partitions == 1 else 4)
+            assert {prefix(one["id"]) for one in mine} == {store.partitions.topic_prefix(topic)}
+        assert len({prefix(one["id"]) for one in found}) == (1 if partitions == 1 else 4)
 
 
 @pytest.mark.parametrize("partitions", [1, 4])

@@ -392,7 +392,7 @@ async def test_an_early_answer_that_does_not_fit_is_dropped(redis_url: str, name
         store = await at.client.store()
 
         async def dropped() -> bool:
-            return await store.early_answer(handle.id, "ask") is None
+            return await store.suspensions.early_answer(handle.id, "ask") is None
 
         await until(dropped)
         assert (await at.client.get_suspension(handle.id, "ask"))["status"] == "open"

@@ -146,7 +146,7 @@ async def test_a_subscription_whose_wait_never_opened_goes_with_the_next_event(a
     store = await at.client.store()
     handle = await waits.invoke(at.client, options("other"))
     await at.parked(handle)
-    await store.subscribe("lost", f"f1-1 {handle.id} wait")
+    await store.topics.subscribe("lost", f"f1-1 {handle.id} wait")
     await events.publish(at.client, "lost", EventData("event"))
     await until(lambda: not any(row.startswith(("lost", "errand")) for row in left(at)))
     assert await handle.status() == "waiting"
@@ -204,7 +204,7 @@ async def test_data_of_a_type_that_only_the_publisher_knows(redis_url: str, name
         from polos_redis.values import codec
 
         packed = codec.encode(Order(5)).replace(b"Order", b"Ordnr")
-        await store.publish("unknown", "", 60_000, "event", packed)
+        await store.topics.publish("unknown", "", 60_000, "event", packed)
         assert (await at.result(handle)).data == {"number": 5}
 
 
@@ -341,7 +341,7 @@ async def test_an_event_is_published_once_across_a_crash(fleet: Fleet, client: P
     async with asyncio.timeout(20):
         assert [event.id async for event in _take(client, "announced", 1)] == [told]
     store = await client.store()
-    assert await store.wire.call("XLEN", store.topic_prefix("announced") + b"topic:announced") == 1
+    assert await store.wire.call("XLEN", store.partitions.topic_prefix("announced") + b"topic:announced") == 1
     stream = [event async for event in events.stream_workflow(client, "announces", handle.id)]
     assert [event.data for event in stream if event.event_type == "hello"] == ["everybody"]
 

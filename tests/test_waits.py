@@ -192,7 +192,7 @@ async def test_a_time_that_passes_while_no_worker_is_there(redis_url: str, names
         await at.parked(handle)
     async with PolosClient(redis_url, namespace) as client:
         store = await client.store()
-        timers = store.prefix(handle.id) + b"timers"
+        timers = store.partitions.prefix(handle.id) + b"timers"
         await store.wire.call("ZADD", timers, "XX", 1, f"w{handle.id} wait")
         async with working(client, waits_for) as worker:
             at = Running(client, worker)

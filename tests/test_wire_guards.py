@@ -131,7 +131,7 @@ async def _one(at: Running, monitor: Monitor, one: Workflow[Any, Any]) -> Counte
 
 
 async def _done(at: Running, execution_id: str) -> bool:
-    (status,) = await (await at.client.store()).read_fields(execution_id, "status")
+    (status,) = await (await at.client.store()).executions.read_fields(execution_id, "status")
     return status == b"completed"
 
 

@@ -14,7 +14,8 @@ from polos_redis.agents.run import AgentRun
 from polos_redis.agents.tools import Tool, as_tool
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, InvalidInputError
-from polos_redis.runtime.steps.times import milliseconds
+from polos_redis.runtime.workflow_call import WorkflowCall
+from polos_redis.values.times import milliseconds
 from polos_redis.workflow import InvokeOptions, Workflow, register
 
 if TYPE_CHECKING:
@@ -42,10 +43,9 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class AgentCall(Generic[Answer]):
-    """An agent and what it is asked, for `ctx.step.agent_invoke_and_wait` and its kin."""
+class AgentCall(WorkflowCall[AgentResult[Answer]], Generic[Answer]):
+    """An agent and its input, for `ctx.step.agent_invoke_and_wait` and its kin."""
 
-    agent: Agent[Answer]
     input: AgentInput
 
 

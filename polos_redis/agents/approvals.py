@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from polos_redis.agents.output import complaints
 from polos_redis.agents.tools import Tool
 from polos_redis.errors import StepExecutionError, SuspendTimeoutError
-from polos_redis.values import codec
+from polos_redis.values import codec, digests
 
 if TYPE_CHECKING:
     from polos_redis.runtime.context import WorkflowContext
@@ -80,7 +80,7 @@ async def _ask(ctx: WorkflowContext, tool: Tool, key: str, input: Any, problem: 
     if problem:
         shown["problem"] = f"The last decision could not be used: {problem}"
     return await ctx.step.suspend(
-        f"{key}_{codec.canonical_digest(arguments).hex()[:8]}",
+        f"{key}_{digests.canonical_digest(arguments).hex()[:8]}",
         data={**shown, "agent_id": ctx.workflow_id},
         timeout=tool.approval_timeout,
         schema=_decision_type(tool.input_type if tool.required == 1 else None, arguments),

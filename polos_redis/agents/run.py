@@ -35,8 +35,8 @@ from polos_redis.errors import (
 )
 from polos_redis.state import journal
 from polos_redis.state.journal import StepRecord
-from polos_redis.state.store import raw, text
 from polos_redis.values import codec, schemas
+from polos_redis.values.text import raw, text
 
 if TYPE_CHECKING:
     from polos_redis.agents.agent import Agent
@@ -183,11 +183,11 @@ class AgentRun:
     def _is_recorded(self, key: str, place: str) -> bool:
         """Whether the result of a call is journaled; the steps that have led to it are passed over then."""
         activation = self.ctx._activation
-        stored = activation.journal.get(raw(key))
+        stored = activation.journal.records.get(raw(key))
         record = None if stored is None else journal.parse(stored)
         if not isinstance(record, StepRecord) or record.status != "ok":
             return False
-        names = [text(name) for name in activation.journal if name and not journal.is_result(name)]
+        names = [text(name) for name in activation.journal.records if name and not journal.is_result(name)]
         activation.passed_over.update(name for name in names if f"_{place}_" in f"{name}_")
         return True
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from polos_redis.agents.output import Schema, check_fields, plain_name, schema_of
 from polos_redis.decisions.answer_policy import ANYTHING, AnswerPolicy
 from polos_redis.errors import ConfigurationError
-from polos_redis.runtime.steps.times import milliseconds
 from polos_redis.values import schemas
+from polos_redis.values.times import milliseconds
 from polos_redis.workflow import Workflow, workflow
 
 if TYPE_CHECKING:

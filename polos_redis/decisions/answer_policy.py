@@ -13,9 +13,10 @@ from typing import Any
 
 import msgpack
 
-from polos_redis.decisions.people import GROUP, canonical
+from polos_redis.decisions.people import GROUP
 from polos_redis.errors import ConfigurationError, InvalidAnswerError, NotApproverError
 from polos_redis.values import schemas
+from polos_redis.values.text import canonical
 
 MOST_REQUIRED = 100
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import datetime
+from typing import Any, Literal
 
+from polos_redis.connection.connection import Connection
 from polos_redis.decisions.answer_policy import AnswerPolicy, verdict
 from polos_redis.errors import (
     AlreadyResumedError,
@@ -29,14 +28,14 @@ from polos_redis.errors import (
     SuspensionNotFoundError,
     UnreadableValueError,
 )
-from polos_redis.executions.starting import Origin
 from polos_redis.state import journal, keys
 from polos_redis.state.journal import SuspensionRecord
-from polos_redis.state.store import Answer, Store, raw, text
-from polos_redis.values import codec
-
-if TYPE_CHECKING:
-    from polos_redis.client import PolosClient
+from polos_redis.state.origin import Origin
+from polos_redis.state.store import Store
+from polos_redis.state.suspensions import Answer
+from polos_redis.values import codec, digests
+from polos_redis.values.text import raw, text
+from polos_redis.values.times import to_datetime
 
 LOOK = "?"  # an opening that none has: the suspension is handed out before it is decided
 
@@ -57,35 +56,29 @@ class Resumed:
     required: int = 1
 
 
-def shown_digest(shown: bytes) -> bytes:
-    """The digest of what a suspension shows: SHA-256 of its JSON, keys sorted, no blanks, UTF-8."""
-    plain = json.dumps(codec.to_plain(shown), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return sha256(plain.encode("utf-8", "surrogatepass")).digest()
-
-
 async def decide(
-    client: PolosClient,
+    connection: Connection,
     execution_id: str,
     step_key: str,
     data: Any,
     *,
-    by: str | None,
-    groups: Sequence[str],
-    digest: str | None,
-    early: bool,
+    by: str | None = None,
+    groups: Sequence[str] = (),
+    digest: str | None = None,
+    early: bool = False,
     channel: str,
 ) -> Resumed:
     """Give an answer; see `PolosClient.resume`."""
     _check(step_key, by, groups, digest)
     answer = Answer(
-        codec.encode(data, limit=client.max_value_bytes),
-        codec.canonical_digest(data),
+        codec.encode(data, limit=connection.max_value_bytes),
+        digests.canonical_digest(data),
         by or "",
         groups,
         channel,
         seen="" if digest is None else LOOK,
     )
-    store = await client.store()
+    store = await connection.store()
     reply = await _give(store, execution_id, step_key, answer, digest)
     if reply[0] == b"unknown":
         below = await find_below(store, execution_id, step_key)
@@ -108,7 +101,7 @@ async def _give(
     """The reply of the store to an answer that was checked, where it has to be."""
     given = answer
     while True:
-        reply = await store.answer(execution_id, step_key, answer, early=early)
+        reply = await store.suspensions.answer(execution_id, step_key, answer, early=early)
         if reply[0] != b"look":
             return reply
         record = journal.parse(reply[1])
@@ -123,8 +116,8 @@ async def _give(
                 policy.check_answer(execution_id, step_key, plain)
         answer = replace(given, seen=record.seen, approves=verdict(plain) is True)
         if policy.schema is not None:  # whatever type it was given as
-            value = codec.encode(plain, limit=1 << 40)  # the size of what was given has been checked
-            answer = replace(answer, value=value, digest=codec.canonical_digest(plain))
+            value = codec.encode(plain, limit=codec.UNLIMITED)  # the size of what was given has been checked
+            answer = replace(answer, value=value, digest=digests.canonical_digest(plain))
 
 
 def _check(step_key: str, by: str | None, groups: Sequence[str], digest: str | None) -> None:
@@ -150,11 +143,11 @@ def _told(execution_id: str, step_key: str, reply: list[Any]) -> Resumed:
     if tag in outcomes:
         counts = [int(number) for number in reply[3:5]] or [1, 1]
         by = text(reply[2]) or None
-        return Resumed(outcomes[tag], execution_id, step_key, by, moment(reply[1]), *counts)
+        return Resumed(outcomes[tag], execution_id, step_key, by, to_datetime(int(reply[1])), *counts)
     if tag == b"other":
-        raise AlreadyResumedError(execution_id, step_key, text(reply[2]) or None, moment(reply[1]))
+        raise AlreadyResumedError(execution_id, step_key, text(reply[2]) or None, to_datetime(int(reply[1])))
     if tag == b"expired":
-        raise SuspensionExpiredError(execution_id, step_key, moment(reply[1]))
+        raise SuspensionExpiredError(execution_id, step_key, to_datetime(int(reply[1])))
     if tag == b"closed":
         raise ExecutionFinishedError(execution_id, text(reply[1]), f"suspension {step_key!r}")
     if tag == b"unknown":
@@ -173,7 +166,7 @@ async def find_below(store: Store, root_id: str, step_key: str) -> str | None:
     comes after others is refused, as this may repeat a call that was meant for one of those."""
     if keys.root_of(root_id) != root_id:
         return None
-    names = [(one, key) for one, key in await store.suspensions_below(root_id) if key == step_key]
+    names = [(one, key) for one, key in await store.suspensions.below(root_id) if key == step_key]
     found = await read_suspensions(store, names)
     waiting = [one for one, _, record in found if record.status == "open"]
     if waiting and len(found) > 1:
@@ -188,7 +181,7 @@ async def read_suspensions(
     store: Store, names: list[tuple[str, str]]
 ) -> list[tuple[str, str, SuspensionRecord]]:
     """The suspensions of these execution ids and step keys, as far as they can be read."""
-    stored = await asyncio.gather(*(store.read_records(one, [raw(key)]) for one, key in names))
+    stored = await asyncio.gather(*(store.executions.read_records(one, [raw(key)]) for one, key in names))
     found = []
     for name, (packed,) in zip(names, stored, strict=True):
         with contextlib.suppress(UnreadableValueError):  # `get_execution` of that one tells of it
@@ -196,8 +189,3 @@ async def read_suspensions(
             if isinstance(record, SuspensionRecord):
                 found.append((*name, record))
     return found
-
-
-def moment(milliseconds: Any) -> datetime:
-    """A time of the store."""
-    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)

@@ -7,9 +7,10 @@ from typing import Any
 
 import msgpack
 
-from polos_redis.executions import views
 from polos_redis.state import keys
-from polos_redis.state.store import text
+from polos_redis.values.plain import readable
+from polos_redis.values.text import text
+from polos_redis.values.times import iso
 
 
 def entries(stored: Sequence[bytes], execution_id: str) -> list[dict[str, Any]]:
@@ -28,9 +29,9 @@ def _entry(packed: bytes) -> dict[str, Any]:
         "step_key": text(key),
         "status": text(what),
         "by": text(by) or None,
-        "at": views.iso(int(at)),
+        "at": iso(int(at)),
         "channel": text(channel) or None,
         "digest": digest.hex() or None,
-        "opened_at": views.iso(int(opened)),
-        "data": views.plain(answer),
+        "opened_at": iso(int(opened)),
+        "data": readable(answer),
     }

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 
 from polos_redis.errors import ConfigurationError
 
 GROUP = "group:"  # before a group's name, among approvers
 LONGEST = 200  # characters
-
-
-def canonical(name: str) -> str:
-    """A name as people are told apart: one that is written otherwise is not another person."""
-    return unicodedata.normalize("NFKC", name).strip().casefold()
 
 
 def check_name(what: str, name: str) -> str:

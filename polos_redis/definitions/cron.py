@@ -19,6 +19,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from polos_redis.errors import ConfigurationError
+from polos_redis.values.times import to_datetime, to_ms
 
 FIELDS = "minute hour day month weekday, or six with seconds first"
 
@@ -38,10 +39,10 @@ class Cron:
 
     def after(self, moment: int) -> int:
         """The first tick after a moment."""
-        start = datetime.fromtimestamp(moment / 1000, UTC)
+        start = to_datetime(moment)
         for tick in self._from(start.astimezone(self.zone)):
             if tick > start:
-                return round(tick.timestamp() * 1000)
+                return to_ms(tick)
         raise ConfigurationError(f"the cron expression {self.expression!r} never comes due")
 
     def _from(self, start: datetime) -> Iterator[datetime]:

@@ -1,36 +1,84 @@
-"""What workers make known of their workflows: what executions of them are begun with."""
+"""Published definitions: the start options of workflows, for processes that have not imported them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgpack
+
+from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.errors import ConfigurationError
-from polos_redis.executions.starting import PLAIN, Definition
 from polos_redis.state import keys
-from polos_redis.state.store import Store, raw
-from polos_redis.workflow import Workflow
+from polos_redis.state.store import Store
 
 
-async def define(store: Store, workflows: Iterable[Workflow[Any, Any]]) -> None:
+@dataclass(frozen=True, slots=True)
+class PublishedDefinition:
+    """The options that executions of a workflow start with. `schedule` is the key of the schedule it
+    declares, `topic` the topic that triggers it."""
+
+    queue: str | None = None
+    limit: int | None = None
+    run_timeout: float | None = None
+    schedule: str | None = None
+    schedulable: bool = True
+    topic: str | None = None
+    batch_size: int = 1
+    batch_timeout: float | None = None
+
+    @classmethod
+    def of(cls, workflow: WorkflowDefinition[Any, Any]) -> PublishedDefinition:
+        """The definition of a workflow this process knows."""
+        queue = workflow.queue
+        name = None if queue.name == keys.DEFAULT_QUEUE and queue.concurrency_limit is None else queue.name
+        schedule, trigger = workflow.schedule, workflow.trigger
+        return cls(
+            name,
+            queue.concurrency_limit,
+            workflow.run_timeout_seconds,
+            schedule=schedule.key if schedule else None,
+            schedulable=workflow.schedulable,
+            topic=trigger.topic if trigger else None,
+            batch_size=trigger.batch_size if trigger else 1,
+            batch_timeout=trigger.batch_timeout_seconds if trigger else None,
+        )
+
+    def pack(self) -> bytes:
+        """The stored form."""
+        packed: bytes = msgpack.packb(asdict(self))
+        return packed
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> PublishedDefinition:
+        """Read the stored form; fields of newer releases are left out."""
+        found = msgpack.unpackb(packed)
+        return cls(**{name: found[name] for name in cls.__slots__ if name in found})
+
+
+PLAIN = PublishedDefinition()
+
+
+async def define(store: Store, workflows: Iterable[WorkflowDefinition[Any, Any]]) -> None:
     """Make definitions known, so that an invoke by id alone has the workflow's queue, limit and timeout; and
     the limits of their queues, which count for what has been begun before, too. Raises `ConfigurationError`
     when they contradict each other."""
     limits = _limits(workflows)
     for workflow in workflows:
-        definition = Definition.of(workflow)
+        definition = PublishedDefinition.of(workflow)
         packed = b"" if definition == PLAIN else definition.pack()
-        await store.define(store.prefixes[0], "workflow", workflow.id, packed)
+        await store.definitions.put_workflow(workflow.id, packed)
     for name, limit in limits.items():
-        for prefix in store.prefixes:
-            await store.define(prefix, "limit", name, b"" if limit is None else str(limit).encode())
+        await store.definitions.put_limit(name, limit)
         if limit is not None:
-            await store.release_slot(name, limit, "", 0)  # nobody's: a line moves up when there is room now
+            # Nobody's slot: where the limit was raised, waiters are granted theirs.
+            await store.semaphores.release_slot(name, limit, "", 0)
 
 
-def _limits(workflows: Iterable[Workflow[Any, Any]]) -> dict[str, int | None]:
+def _limits(workflows: Iterable[WorkflowDefinition[Any, Any]]) -> dict[str, int | None]:
     """The limit of each queue that these workflows define; None for one without."""
-    by: dict[str, Workflow[Any, Any]] = {}
+    by: dict[str, WorkflowDefinition[Any, Any]] = {}
     for workflow in workflows:
         if workflow.defines_queue:
             queue, other = workflow.queue, by.setdefault(workflow.queue.name, workflow)
@@ -42,18 +90,9 @@ def _limits(workflows: Iterable[Workflow[Any, Any]]) -> dict[str, int | None]:
     return {name: workflow.queue.concurrency_limit for name, workflow in by.items()}
 
 
-async def limit_of(store: Store, queue: str) -> int | None:
-    """The limit of a queue as workers have made it known, None for none."""
-    found = await store.wire.call(
-        "HGET", store.prefixes[0] + keys.LIMITS.encode(), raw(queue), patience=store.patience
-    )
-    return None if found is None else int(found)
-
-
-async def definition_of(store: Store, workflow: Workflow[Any, Any] | str) -> Definition:
+async def definition_of(store: Store, workflow: WorkflowDefinition[Any, Any] | str) -> PublishedDefinition:
     """The definition of a workflow, or of a workflow id as workers have made it known."""
-    if isinstance(workflow, Workflow):
-        return Definition.of(workflow)
-    key = store.prefixes[0] + keys.DEFINITIONS.encode()
-    packed = await store.wire.call("HGET", key, raw(workflow), patience=store.patience)
-    return PLAIN if packed is None else Definition.unpack(packed)
+    if isinstance(workflow, WorkflowDefinition):
+        return PublishedDefinition.of(workflow)
+    packed = await store.definitions.workflow(workflow)
+    return PLAIN if packed is None else PublishedDefinition.unpack(packed)

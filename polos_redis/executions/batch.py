@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from polos_redis.workflow import Workflow
+from polos_redis.definitions.definition import WorkflowDefinition
 
 
 @dataclass(frozen=True, slots=True)
 class BatchWorkflowInput:
     """One child of a batch: a workflow or its id, and its input."""
 
-    id: str | Workflow[Any, Any]
+    id: str | WorkflowDefinition[Any, Any]
     payload: Any = None
     initial_state: Any = None
     run_timeout_seconds: float | None = None

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from polos_redis import tasks
+from polos_redis.connection.connection import Connection
 from polos_redis.errors import (
     ExecutionCancelledError,
     ExecutionFailedError,
     ExecutionNotFoundError,
     InsideWorkflowError,
 )
-from polos_redis.executions.starting import Origin
-from polos_redis.state import journal, keys
-from polos_redis.state.store import Ended, text
+from polos_redis.executions import ending
+from polos_redis.state import keys, stored_errors
+from polos_redis.state.executions import Ended
+from polos_redis.state.origin import Origin
 from polos_redis.values import codec
-
-if TYPE_CHECKING:
-    from polos_redis.client import PolosClient
+from polos_redis.values.text import text
 
 Out = TypeVar("Out", covariant=True)
 
@@ -31,13 +31,13 @@ class ExecutionHandle(Generic[Out]):
 
     def __init__(
         self,
-        client: PolosClient,
+        connection: Connection,
         execution_id: str,
         workflow_id: str = "",
         *,
         root_workflow_id: str | None = None,
     ) -> None:
-        self._client = client
+        self._connection = connection
         self.id = execution_id
         self.workflow_id = workflow_id
         self.root_workflow_id = root_workflow_id or workflow_id
@@ -47,8 +47,8 @@ class ExecutionHandle(Generic[Out]):
         return self._checked().__await__()
 
     async def _checked(self) -> ExecutionHandle[Out]:
-        store = await self._client.store()
-        workflow, origin = await store.read_fields(self.id, "workflow", "origin")
+        store = await self._connection.store()
+        workflow, origin = await store.executions.read_fields(self.id, "workflow", "origin")
         if workflow is None:
             raise ExecutionNotFoundError(self.id)
         self.workflow_id = text(workflow)
@@ -68,27 +68,27 @@ class ExecutionHandle(Generic[Out]):
                 "worker's slot and not be journaled: use ctx.step.invoke_and_wait"
             )
         if timeout is None:
-            ended = await self._client.wait_for_end(self.id)
+            ended = await self._connection.wait_for_end(self.id)
         else:
             seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
             try:
                 async with asyncio.timeout(seconds):
-                    ended = await self._client.wait_for_end(self.id)
+                    ended = await self._connection.wait_for_end(self.id)
             except TimeoutError:
                 raise TimeoutError(f"execution {self.id} has not finished within {seconds:g} s") from None
         return cast("Out", outcome(self.id, ended))
 
     async def status(self) -> str:
         """The status word: queued, waiting, completed, failed or cancelled."""
-        store = await self._client.store()
-        (status,) = await store.read_fields(self.id, "status")
+        store = await self._connection.store()
+        (status,) = await store.executions.read_fields(self.id, "status")
         if status is None:
             raise ExecutionNotFoundError(self.id)
         return text(status)
 
     async def cancel(self, *, cancelled_by: str | None = None) -> None:
         """End the execution and its descendants; see `client.cancel`."""
-        await self._client.cancel(self.id, cancelled_by=cancelled_by)
+        await ending.cancel(self._connection, self.id, cancelled_by=cancelled_by)
 
     def __repr__(self) -> str:
         return f"<ExecutionHandle {self.id}" + (f" of {self.workflow_id}>" if self.workflow_id else ">")
@@ -100,5 +100,5 @@ def outcome(execution_id: str, ended: Ended) -> Any:
         return codec.decode(ended.output or b"\xc0")
     if ended.status == "cancelled":
         raise ExecutionCancelledError(execution_id, ended.cancelled_by)
-    error = journal.parse_error(ended.error or b"")
+    error = stored_errors.parse_error(ended.error or b"")
     raise ExecutionFailedError(execution_id, error.type, error.message, error.traceback)

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import msgpack
 
-from polos_redis.decisions.answer_policy import AnswerPolicy
+from polos_redis.decisions.views import suspension_view
 from polos_redis.errors import StoredValueError
-from polos_redis.executions.starting import Origin
-from polos_redis.state import journal, keys
-from polos_redis.state.journal import ChildRecord, DecisionRecord, StepRecord, SuspensionRecord, WaitRecord
-from polos_redis.state.store import text
-from polos_redis.values import codec
+from polos_redis.state import journal, keys, stored_errors
+from polos_redis.state.journal import ChildRecord, StepRecord, SuspensionRecord, WaitRecord
+from polos_redis.state.origin import Origin
+from polos_redis.values.plain import readable
+from polos_redis.values.text import text
+from polos_redis.values.times import iso
 
 MOST_CHILDREN = 1000  # of one step that are listed
-
-
-def iso(milliseconds: float | None) -> str | None:
-    """A server time as ISO 8601 in UTC with milliseconds; None for none."""
-    if not milliseconds:
-        return None
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
-
-
-def plain(stored: bytes | None) -> Any:
-    """A stored value as plain JSON; one that can't be read is told as such, never raised."""
-    if not stored:
-        return None
-    try:
-        return codec.to_plain(stored)
-    except StoredValueError as error:
-        return {"_unreadable": str(error)}
 
 
 def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, bytes]) -> dict[str, Any]:
@@ -59,7 +42,7 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         if isinstance(record, StepRecord):
             steps.append(_step(text(name), record))
         elif isinstance(record, SuspensionRecord):
-            suspensions.append(suspension(execution_id, text(name), record))
+            suspensions.append(suspension_view(execution_id, text(name), record))
         elif isinstance(record, WaitRecord):
             waits.append(_wait(text(name), record))
         elif isinstance(record, ChildRecord):
@@ -70,8 +53,8 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         "id": execution_id,
         "workflow_id": text(fields["workflow"]),
         "status": text(fields["status"]),
-        "input": plain(fields.get("input")),
-        "result": plain(fields.get("output")),
+        "input": readable(fields.get("input")),
+        "result": readable(fields.get("output")),
         "error": _error(fields.get("error")),
         "last_error": _error(fields.get("last_error")),
         "cancelled_by": text(fields.get("cancelled_by")) or None,
@@ -82,7 +65,7 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         "root_execution_id": keys.root_of(execution_id),
         **_origin(text(fields["workflow"]), fields.get("origin")),
         "queue": text(fields.get("queue", b"")) or keys.DEFAULT_QUEUE,
-        "state": plain(fields.get("state")),
+        "state": readable(fields.get("state")),
         "usage": _usage(steps, results),
         "lost_deliveries": number("attempts") or 0,
         "unreached_steps": [text(name) for name in msgpack.unpackb(fields.get("unreached", b"\x90"))],
@@ -91,45 +74,6 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         "waits": sorted(waits, key=lambda wait: wait["opened_at"]),
         "children": children,
         "open_suspensions": [one for one in suspensions if one["status"] == "open"],
-    }
-
-
-def suspension(execution_id: str, step_key: str, record: SuspensionRecord) -> dict[str, Any]:
-    """One suspension: what was shown, since when and until when, and the decision."""
-    answered = record.status == "answered"
-    policy = AnswerPolicy.unpack(record.policy)
-    default = record.status in ("open", "expired") and record.answer
-    return {
-        "execution_id": execution_id,
-        "step_key": step_key,
-        "topic": keys.suspension_topic(step_key, execution_id),
-        "status": record.status,
-        "run": record.run,
-        "data": plain(record.shown),
-        "digest": record.shown_digest.hex() or None,
-        "opened_at": iso(record.opened_ms),
-        "expires_at": iso(record.deadline_ms),
-        "answer": plain(record.answer) if answered else None,
-        "resumed_by": (record.by or None) if answered else None,
-        "channel": record.channel if answered else None,
-        "decided_at": iso(record.decided_ms),
-        "schema": policy.schema,
-        "approvers": list(policy.approvers),
-        "required": policy.required,
-        "rejections": policy.rejections,
-        "allow_self": policy.allow_self,
-        "on_timeout": {"data": plain(record.answer)} if default else None,
-        "decisions": [decision(one) for one in record.decisions],
-    }
-
-
-def decision(record: DecisionRecord) -> dict[str, Any]:
-    """What one of several people has decided."""
-    return {
-        "data": plain(record.answer),
-        "by": record.by or None,
-        "at": iso(record.at_ms),
-        "channel": record.channel,
     }
 
 
@@ -170,7 +114,7 @@ def _wait(step_key: str, record: WaitRecord) -> dict[str, Any]:
         "opened_at": iso(record.opened_ms),
         "until": iso(record.due_ms),
         "decided_at": iso(record.decided_ms),
-        "event": plain(record.data) if record.status == "event" else None,
+        "event": readable(record.data) if record.status == "event" else None,
     }
 
 
@@ -198,7 +142,7 @@ def _step(step_key: str, record: StepRecord) -> dict[str, Any]:
         "started_at": iso(record.finished_ms - record.took_ms),
         "finished_at": iso(record.finished_ms),
         "took_ms": round(record.took_ms, 3),
-        "value": None if failed else plain(record.value),
+        "value": None if failed else readable(record.value),
         "error": _error(record.value) if failed else None,
     }
 
@@ -212,7 +156,7 @@ def _usage(steps: list[dict[str, Any]], results: list[bytes]) -> dict[str, int] 
             result = journal.parse_result(stored)
         except StoredValueError:
             continue
-        values.append(plain(result.value) if result.status == "completed" else None)
+        values.append(readable(result.value) if result.status == "completed" else None)
     used = [value["usage"] for value in values if isinstance(value, dict) and "usage" in value]
     counted = [
         one for one in used if isinstance(one, dict) and one.keys() >= {"input_tokens", "output_tokens"}
@@ -227,5 +171,5 @@ def _usage(steps: list[dict[str, Any]], results: list[bytes]) -> dict[str, int] 
 def _error(stored: bytes | None) -> dict[str, str] | None:
     if not stored:
         return None
-    error = journal.parse_error(stored)
+    error = stored_errors.parse_error(stored)
     return {"type": error.type, "message": error.message, "traceback": error.traceback}

@@ -1,24 +1,22 @@
-"""A worker's metrics over HTTP, from threads of their own: also while something blocks the worker's loop."""
+"""The HTTP endpoint of a worker's metrics. It has its own threads, so it answers while something blocks the
+worker's loop."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIServer
 
 from polos_redis.errors import ConfigurationError
 from polos_redis.metrics.prometheus import WorkerMetrics, need_prometheus
+from polos_redis.metrics.worker_stats import ObservedWorker
 from polos_redis.threads import DaemonThreads
-
-if TYPE_CHECKING:
-    from polos_redis.worker.worker import Worker
 
 
 class MetricsEndpoint:
-    """Shows what a worker counts, and its process's memory and CPU, at http://host:port/metrics."""
+    """Serves a worker's statistics, and its process's memory and CPU, at http://host:port/metrics."""
 
-    def __init__(self, worker: Worker, host: str, port: int) -> None:
+    def __init__(self, worker: ObservedWorker, host: str, port: int) -> None:
         self._worker = worker
         self._host = host
         self._port = port
@@ -26,12 +24,12 @@ class MetricsEndpoint:
         self._server: tuple[WSGIServer, threading.Thread] | None = None
 
     async def open(self) -> str:
-        """Begin; returns the URL. Raises `ConfigurationError` when the port can't be had."""
+        """Start serving; returns the URL. Raises `ConfigurationError` when the port is not available."""
         need_prometheus()
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._open)
 
     async def close(self) -> None:
-        """Accept nothing more. A door that was never opened is closed."""
+        """Stop serving, if it ever did."""
         await asyncio.get_running_loop().run_in_executor(self._threads, self._close)
         self._threads.shutdown()
 

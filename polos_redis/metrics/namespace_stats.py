@@ -12,8 +12,10 @@ import msgpack
 
 from polos_redis import settings
 from polos_redis.state import keys
+from polos_redis.state.executions import STATUSES
 from polos_redis.state.scripts import NAMESPACE_STATS
-from polos_redis.state.store import STATUSES, Store, raw, text
+from polos_redis.state.store import Store
+from polos_redis.values.text import raw, text
 
 MOST_NAMES = 1000  # workflows, and queues, that are told apart
 LONGEST_NAME = 200  # characters of one
@@ -94,7 +96,7 @@ async def _count(
         some, others = workflows[first : first + PAGE], queues[first : first + PAGE]
         names = map(raw, [*some, *others])
         *facts, by_workflow, by_queue = await store.wire.call_script(
-            NAMESPACE_STATS, prefix, len(some), *names, patience=store.patience
+            NAMESPACE_STATS, prefix, len(some), *names, patience=store.partitions.patience
         )
         for workflow, counts in zip(some, by_workflow, strict=True):
             for status, count in zip(STATUSES, counts, strict=True):
@@ -113,8 +115,8 @@ async def _count(
 
 async def _read_leases(store: Store, prefix: bytes, stats: NamespaceStats) -> None:
     workers, serves = await asyncio.gather(
-        store.wire.call("HGETALL", prefix + keys.WORKERS.encode(), patience=store.patience),
-        store.wire.call("HGETALL", prefix + keys.SERVES.encode(), patience=store.patience),
+        store.wire.call("HGETALL", prefix + keys.WORKERS.encode(), patience=store.partitions.patience),
+        store.wire.call("HGETALL", prefix + keys.SERVES.encode(), patience=store.partitions.patience),
     )
     announced = dict(zip(serves[::2], serves[1::2], strict=True))
     usual: float = settings.OPTIONS["lease_seconds"].default
@@ -128,7 +130,9 @@ async def _members(store: Store, key: bytes) -> set[str]:
     found: set[str] = set()
     cursor = b"0"
     while True:
-        cursor, page = await store.wire.call("SSCAN", key, cursor, "COUNT", 500, patience=store.patience)
+        cursor, page = await store.wire.call(
+            "SSCAN", key, cursor, "COUNT", 500, patience=store.partitions.patience
+        )
         found.update(map(text, page))
         if cursor == b"0":
             return found
@@ -139,7 +143,7 @@ async def _limits(store: Store, prefix: bytes) -> dict[str, int]:
     cursor = b"0"
     while True:
         cursor, flat = await store.wire.call(
-            "HSCAN", prefix + keys.LIMITS.encode(), cursor, "COUNT", 500, patience=store.patience
+            "HSCAN", prefix + keys.LIMITS.encode(), cursor, "COUNT", 500, patience=store.partitions.patience
         )
         found |= {text(name): int(limit) for name, limit in zip(flat[::2], flat[1::2], strict=True)}
         if cursor == b"0":

@@ -12,15 +12,14 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
+from polos_redis.connection.connection import Connection
 from polos_redis.errors import ConfigurationError, RedisUnavailableError
 from polos_redis.metrics.namespace_stats import LeaseWatch, NamespaceStats, read_namespace_stats
-from polos_redis.metrics.worker_stats import Durations
+from polos_redis.metrics.worker_stats import Durations, ObservedWorker
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
 
-    from polos_redis.client import PolosClient
-    from polos_redis.worker.worker import Worker
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LOOK_SECONDS = 5.0  # Prometheus gives up after ten
@@ -75,22 +74,22 @@ WORKER = (
     Metric("polos_reconnects_total", "counter", (), "connections to Redis that were made anew"),
 )
 
-_lives: WeakKeyDictionary[PolosClient, LeaseWatch] = WeakKeyDictionary()
+_lives: WeakKeyDictionary[Connection, LeaseWatch] = WeakKeyDictionary()
 
 
-async def exposition(client: PolosClient) -> bytes:
+async def exposition(connection: Connection) -> bytes:
     """The state of the client's namespace as Prometheus reads it, of `CONTENT_TYPE`.
 
     Raises `RedisUnavailableError` when it can't be read within five seconds.
     """
     try:
         async with asyncio.timeout(LOOK_SECONDS):
-            stats = await read_namespace_stats(await client.store())
+            stats = await read_namespace_stats(await connection.store())
     except TimeoutError:
         raise RedisUnavailableError(
             f"the state could not be read for metrics within {LOOK_SECONDS:g} s: Redis is away or busy"
         ) from None
-    workers = _lives.setdefault(client, LeaseWatch()).count(stats.leases)
+    workers = _lives.setdefault(connection, LeaseWatch()).count(stats.leases)
     return _text(_of_state(stats, workers))
 
 
@@ -98,7 +97,7 @@ class WorkerMetrics:
     """What a worker counts, as a collector of prometheus_client: `REGISTRY.register(WorkerMetrics(worker))`
     where a service has the worker in its own process."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: ObservedWorker) -> None:
         self._worker = worker
 
     def describe(self) -> list[Family]:

@@ -1,21 +1,23 @@
-"""What a worker counts of its own work: plain numbers, so that counting costs next to nothing. metrics.py
-shows them.
+"""Statistics of one worker: plain numbers, so that counting costs next to nothing.
 
-They are counted in the event loop and may be read from any thread: a reader copies what grows.
+`prometheus.py` shows them. They are counted in the event loop and may be read from any thread: a reader
+copies what grows.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Sized
+from typing import Protocol
 
 STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 WAIT_SECONDS = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0, 604_800.0)
 
 
 class Durations:
-    """How many durations ended within each bound and after the one before, those beyond the last one, and
-    the sum of all, in seconds."""
+    """A histogram: the number of durations up to each bound and above the one before, of those above the last
+    bound, and the sum of all, in seconds."""
 
     __slots__ = ("bounds", "counts", "seconds")
 
@@ -38,7 +40,7 @@ def _waits() -> Durations:
 
 
 class WorkerStats:
-    """The counts of one worker since it was made. The names of workflows are those that it works on."""
+    """Counts since the worker was created, for the workflows it runs."""
 
     __slots__ = ("activations", "dropped", "ended", "parks", "recovered", "renewals_missed", "steps", "waits")
 
@@ -51,3 +53,18 @@ class WorkerStats:
         self.waits = defaultdict[str, Durations](_waits)  # by kind
         self.recovered = defaultdict[str, int](int)  # entries of lost workers, by what became of them
         self.renewals_missed = 0
+
+
+class ObservedWorker(Protocol):
+    """The state of a worker that its metrics read, from any thread."""
+
+    @property
+    def stats(self) -> WorkerStats: ...
+    @property
+    def concurrency(self) -> int: ...
+    @property
+    def active(self) -> Sized: ...
+    @property
+    def lease_age(self) -> float: ...
+    @property
+    def reconnects(self) -> int: ...

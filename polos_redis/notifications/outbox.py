@@ -14,9 +14,10 @@ import logging
 import random
 from datetime import datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from polos_redis import tasks
+from polos_redis.connection.connection import Connection
 from polos_redis.decisions.people import GROUP
 from polos_redis.errors import (
     ConfigurationError,
@@ -25,12 +26,11 @@ from polos_redis.errors import (
     RedisUnavailableError,
     ResumeError,
 )
+from polos_redis.executions import queries
 from polos_redis.links import Links
 from polos_redis.notifications.channels import Channel, Notification
-from polos_redis.state.store import ClaimedNotification, Store
-
-if TYPE_CHECKING:
-    from polos_redis.client import PolosClient
+from polos_redis.state.outbox import ClaimedNotification
+from polos_redis.state.store import Store
 
 logger = logging.getLogger("polos.worker")
 
@@ -46,9 +46,9 @@ class Outbox:
     """What one channel has to send of one partition, on one worker."""
 
     def __init__(
-        self, client: PolosClient, store: Store, prefix: bytes, channel: Channel, links: Links | None
+        self, connection: Connection, store: Store, prefix: bytes, channel: Channel, links: Links | None
     ) -> None:
-        self.client = client
+        self.connection = connection
         self.store = store
         self.prefix = prefix
         self.channel = channel
@@ -65,7 +65,7 @@ class Outbox:
                 await self._room.wait()
                 continue
             try:
-                claimed = await self.store.claim_notifications(self.prefix, self.channel.name, free, HOLD_MS)
+                claimed = await self.store.outbox.claim(self.prefix, self.channel.name, free, HOLD_MS)
             except PolosError as error:
                 told = {"channel": self.channel.name, "error": str(error)}
                 logger.error("the outbox can't be read", extra=told)
@@ -117,12 +117,12 @@ class Outbox:
                 # What other errors say is not ours to repeat: it may name a secret.
                 why = str(error) if isinstance(error, PolosError) else type(error).__name__
                 logger.warning("a notification was not sent", extra={**told, "error": why, "again_ms": again})
-        await self.store.notification_sent(self.prefix, self.channel.name, claimed, again)
+        await self.store.outbox.sent(self.prefix, self.channel.name, claimed, again)
 
     async def _open_suspension(self, claimed: ClaimedNotification) -> dict[str, Any] | None:
         """The suspension as it stands; None when it is not open any more."""
         try:
-            found = await self.client.get_suspension(claimed.execution_id, claimed.step_key)
+            found = await queries.get_suspension(self.connection, claimed.execution_id, claimed.step_key)
         except (ExecutionNotFoundError, ResumeError):
             return None
         is_open = found["status"] == "open" and found["execution_id"] == claimed.execution_id

@@ -1,4 +1,4 @@
-"""What a workflow function is given as `ctx`."""
+"""`ctx`, the first argument of a workflow function."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 class WorkflowContext:
-    """The execution a workflow function runs in, and its journaled calls as `ctx.step`.
+    """The execution that a workflow function runs in; its journaled calls are `ctx.step`.
 
     `root_*` name the execution at the top of its tree (itself, if it has no parent); `session_id` and
-    `user_id` are those given to `invoke`, else the parent's.
+    `user_id` are those given to `invoke`, else the parent's. `run` counts from 1; a retry of the failed
+    execution is the next one.
     """
 
     __slots__ = (
@@ -48,7 +49,7 @@ class WorkflowContext:
         """The execution's state, an instance of its workflow's `state_schema`; None without one.
 
         Change it in place, in the workflow's code or inside a step. It is saved whenever the execution parks
-        and when it ends; a replay makes it again what it was.
+        and when it ends; a replay rebuilds it.
         """
         durable_state = self._activation.durable_state
         return None if durable_state is None else durable_state.seen()

@@ -1,26 +1,21 @@
-"""`ctx.state`: what a workflow keeps for others to see, saved at every park and at the end.
+"""`ctx.state`: a workflow's state, saved at every park and at the end, visible to others.
 
-Every activation begins with the initial state, and the workflow's code makes of it what it made before. A
-step's function does not run again, so the fields it has changed are journaled with its result, and a replay
-puts them back. Side by side with other tasks of the workflow, a step works on a copy: its changes are its
-own, whatever the others do meanwhile, and are taken over when it has succeeded.
+Every activation starts from the initial state and rebuilds it, as the workflow's code between steps runs
+again. A step's function does not, so the fields it has changed are journaled with its result, and a replay
+restores them. A step that runs beside other tasks of the workflow works on a copy, whose changes are merged
+when the step has succeeded; two steps that change the same field conflict.
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from polos_redis.errors import StateConflictError, StoredValueError
 from polos_redis.values import codec
 
-if TYPE_CHECKING:
-    from polos_redis.runtime.context import WorkflowContext
-    from polos_redis.workflow import Workflow
-
 _EXTRA, _PRIVATE = "*", "_"  # names that no field of a model has
-_NO_LIMIT = 1 << 40  # bytes; for what is only compared
 
 _set = object.__setattr__  # past frozen models and pydantic's own __setattr__
 
@@ -28,39 +23,40 @@ _draft: ContextVar[Draft | None] = ContextVar("polos_draft", default=None)
 
 
 class DurableState:
-    """The state of one activation's execution: a pydantic model, changed in place only."""
+    """The state of an execution in one activation: a pydantic model, only ever changed in place."""
 
     __slots__ = ("claimed", "limit", "value")
 
     def __init__(self, value: Any, limit: int) -> None:
         self.value = value
         self.limit = limit
-        self.claimed: set[str] = set()  # fields that steps are about to change: their results are on the way
+        self.claimed: set[str] = set()  # fields changed by steps whose results are on the way
 
     def seen(self) -> Any:
-        """The state as the code that asks sees it: inside a step's function, that step's draft of it."""
+        """Returns the state as its caller sees it: inside a step's function, that step's draft."""
         draft = _draft.get()
         return self.value if draft is None or draft.durable_state is not self else draft.value
 
     def pack(self) -> bytes:
-        """As it is saved. Raises `NotStorableError` naming the path inside it, or `ValueTooLargeError`."""
+        """Returns the encoded state. Raises `NotStorableError` naming the path inside it, or
+        `ValueTooLargeError`."""
         return _encode(self.value, self.limit)
 
     def put(self, changes: bytes) -> None:
-        """What a step has changed before, on replay."""
+        """Restore the changes of a step on replay."""
         _put(self.value, codec.decode(changes))
 
     def draft(self, *, alone: bool) -> Draft:
-        """For one attempt of a step; `alone` says that nothing else of the workflow runs meanwhile."""
+        """Returns a draft for one attempt of a step; `alone`: nothing else of the workflow runs meanwhile."""
         return Draft(self, alone)
 
 
 class Draft:
-    """The state as one attempt of a step changes it: `with` it, and `take_over` its changes once they are
-    journaled. What has not been taken over by then is undone.
+    """The state as one attempt of a step changes it, a context manager: `take_over` merges the changes once
+    they are journaled, and leaving the context undoes what was not merged.
 
-    A step that runs alone has the state itself, so that a reference to it from outside does as well. Any
-    other has a copy from when it first asked.
+    A step that runs alone works on the state itself, so a reference taken outside the step stays valid. Any
+    other step works on a copy made at its first access.
     """
 
     __slots__ = ("_before", "_changed", "_seen", "_token", "_value", "durable_state")
@@ -82,10 +78,10 @@ class Draft:
         return self._value
 
     def changes(self) -> bytes:
-        """The fields that were changed, as journaled; empty for none.
+        """Returns the changed fields, encoded; empty for none.
 
-        Raises `StateConflictError` when one of them has been changed from outside meanwhile, and what `pack`
-        does.
+        Raises `StateConflictError` when one of them was changed outside the step meanwhile, and what `pack`
+        raises.
         """
         if self._value is None:
             return b""
@@ -103,7 +99,7 @@ class Draft:
         return _encode(self._changed, self.durable_state.limit)
 
     def take_over(self) -> None:
-        """Its changes are journaled: they are the state's."""
+        """Merge the changes, which are journaled now, into the state."""
         if self._changed and self._seen:
             _put(self.durable_state.value, self._changed)
             self.durable_state.claimed -= self._changed.keys()
@@ -133,19 +129,6 @@ class Draft:
             _put(self._value, codec.decode(packed))
 
 
-async def make_state(ctx: WorkflowContext, workflow: Workflow[Any, Any]) -> None:
-    """The state of an execution that was begun without one, by an id alone: the schema's defaults, as a step,
-    for they need not be the same twice."""
-    activation = ctx._activation
-    if activation.durable_state is None:
-
-        async def defaults() -> Any:
-            return workflow.check_state(None)
-
-        made = await ctx.step.run("ctx.state", defaults, max_retries=0)
-        activation.durable_state = DurableState(made, activation.host.value_limit)
-
-
 def _encode(value: Any, limit: int) -> bytes:
     try:
         return codec.encode(value, limit=limit)
@@ -154,7 +137,7 @@ def _encode(value: Any, limit: int) -> bytes:
 
 
 def _parts(state: Any) -> dict[str, Any]:
-    """The fields of a model, and what else it holds: extra fields and private attributes."""
+    """A model's fields, and its extra fields and private attributes."""
     parts = {name: state.__dict__[name] for name in type(state).model_fields if name in state.__dict__}
     if state.__pydantic_extra__ is not None:
         parts[_EXTRA] = state.__pydantic_extra__
@@ -164,7 +147,7 @@ def _parts(state: Any) -> dict[str, Any]:
 
 
 def _packed(state: Any) -> dict[str, bytes]:
-    return {name: _encode({name: part}, _NO_LIMIT) for name, part in _parts(state).items()}
+    return {name: _encode({name: part}, codec.UNLIMITED) for name, part in _parts(state).items()}
 
 
 def _differing(one: dict[str, bytes], other: dict[str, bytes]) -> set[str]:
@@ -172,7 +155,7 @@ def _differing(one: dict[str, bytes], other: dict[str, bytes]) -> set[str]:
 
 
 def _put(state: Any, parts: dict[str, Any]) -> None:
-    """Put parts in their places, without validators: they have been there before."""
+    """Set parts without running validators: they were valid before."""
     fields = type(state).model_fields
     for name, part in parts.items():
         if name in fields:

@@ -1,6 +1,7 @@
-"""Hooks: functions around a workflow, `on_start` before its code and `on_end` after it has returned.
+"""Hooks: functions that run before a workflow's code (`on_start`) and after it has returned (`on_end`).
 
-Each runs as a step, `on_start.<function>.<index>`, so once however often the workflow is replayed.
+Each runs as a step, `on_start.<function>.<index>`, so its effects happen once however often the workflow is
+replayed.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from polos_redis.errors import ConfigurationError, HookFailedError
-from polos_redis.runtime.durable_state import make_state
+from polos_redis.errors import HookFailedError
+from polos_redis.runtime.durable_state import DurableState
 from polos_redis.values import codec
 
 if TYPE_CHECKING:
+    from polos_redis.definitions.definition import WorkflowDefinition
     from polos_redis.runtime.context import WorkflowContext
-    from polos_redis.workflow import Workflow
 
 
 @dataclass(frozen=True, slots=True)
 class HookContext:
-    """What a hook is told: the execution it runs for, copies of its input as it is by now and (on_end) of its
-    output."""
+    """The second argument of a hook: the execution it runs for, a copy of its current input and, in on_end,
+    of its output."""
 
     workflow_id: str
     session_id: str | None
@@ -34,7 +35,7 @@ class HookContext:
 
 @dataclass(frozen=True, slots=True)
 class HookResult:
-    """What a hook wants: made by `continue_with` and `fail`. None returned is `continue_with()`."""
+    """A hook's decision, made by `continue_with` or `fail`. Returning None means `continue_with()`."""
 
     modified_payload: Any = None
     modified_output: Any = None
@@ -42,13 +43,13 @@ class HookResult:
 
     @classmethod
     def continue_with(cls, *, modified_payload: Any = None, modified_output: Any = None) -> HookResult:
-        """Go on: with another input (an on_start hook) or another output (an on_end hook), unless it is None.
-        The input is validated again."""
+        """Continue, with another input (on_start) or another output (on_end) unless that is None. A new input
+        is validated."""
         return cls(modified_payload, modified_output)
 
     @classmethod
     def fail(cls, message: str) -> HookResult:
-        """Fail the execution, at once."""
+        """Fail the execution immediately."""
         return cls(error_message=message)
 
 
@@ -56,37 +57,48 @@ Hook: TypeAlias = "Callable[[WorkflowContext, HookContext], HookResult | Awaitab
 Hooks: TypeAlias = "Hook | Sequence[Hook] | None"
 
 
-def as_hooks(hooks: Any, workflow_id: str, kind: str) -> tuple[Hook, ...]:
-    """The hooks of a workflow as it was given them: a function, several, or none."""
-    several = () if hooks is None else (hooks,) if callable(hooks) else hooks
-    if not isinstance(several, list | tuple) or not all(map(callable, several)):
-        raise ConfigurationError(
-            f"workflow {workflow_id!r}: {kind} is a function (ctx, hook_context) or a list of them, "
-            f"not {hooks!r}"
-        )
-    return tuple(several)
+def coroutine_of(workflow: WorkflowDefinition[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
+    """The coroutine of one activation: the workflow's function, its state and hooks around it."""
+    return _surrounded(workflow, ctx, input) if workflow.has_surroundings else workflow.bare_call(ctx, input)
 
 
-async def surrounded(workflow: Workflow[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
-    """A workflow's code with all that is around it: the state it begins with, its hooks."""
+async def _surrounded(workflow: WorkflowDefinition[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
+    """Run a workflow's code between its hooks, with its initial state in place."""
     if workflow.state_schema is not None:
-        await make_state(ctx, workflow)
-    told = HookContext(ctx.workflow_id, ctx.session_id, ctx.user_id, input)
+        await _make_state(ctx, workflow)
+    hook_context = HookContext(ctx.workflow_id, ctx.session_id, ctx.user_id, input)
     for index, hook in enumerate(workflow.on_start):
-        result = await _run(ctx, hook, f"on_start.{_name(hook)}.{index}", told, "modified_output")
+        result = await _run(ctx, hook, f"on_start.{_name(hook)}.{index}", hook_context, "modified_output")
         if result.modified_payload is not None:
-            told = replace(told, current_payload=workflow.check_input(result.modified_payload))
-    output = await workflow.bare_call(ctx, told.current_payload)
-    told = replace(told, current_output=output)
+            hook_context = replace(
+                hook_context, current_payload=workflow.check_input(result.modified_payload)
+            )
+    output = await workflow.bare_call(ctx, hook_context.current_payload)
+    hook_context = replace(hook_context, current_output=output)
     for index, hook in enumerate(workflow.on_end):
-        result = await _run(ctx, hook, f"on_end.{_name(hook)}.{index}", told, "modified_payload")
+        result = await _run(ctx, hook, f"on_end.{_name(hook)}.{index}", hook_context, "modified_payload")
         if result.modified_output is not None:
-            told = replace(told, current_output=result.modified_output)
-    return told.current_output
+            hook_context = replace(hook_context, current_output=result.modified_output)
+    return hook_context.current_output
 
 
-async def _run(ctx: WorkflowContext, hook: Hook, key: str, told: HookContext, senseless: str) -> HookResult:
-    """One hook as a step; `senseless` is what one of its kind can't modify."""
+async def _make_state(ctx: WorkflowContext, workflow: WorkflowDefinition[Any, Any]) -> None:
+    """Make the state of an execution that was started without one, by an id alone: the schema's defaults, as
+    a step, for they need not be the same twice."""
+    activation = ctx._activation
+    if activation.durable_state is None:
+
+        async def defaults() -> Any:
+            return workflow.check_state(None)
+
+        made = await ctx.step.run("ctx.state", defaults, max_retries=0)
+        activation.durable_state = DurableState(made, activation.host.value_limit)
+
+
+async def _run(
+    ctx: WorkflowContext, hook: Hook, key: str, hook_context: HookContext, senseless: str
+) -> HookResult:
+    """Run one hook as a step; `senseless` is the field that a hook of its kind can't modify."""
 
     def checked(result: Any) -> HookResult | None:
         if result is not None and not isinstance(result, HookResult):
@@ -101,25 +113,27 @@ async def _run(ctx: WorkflowContext, hook: Hook, key: str, told: HookContext, se
         return checked(await result)
 
     def call() -> Any:
-        result = hook(ctx, _apart(told))
+        result = hook(ctx, _apart(hook_context))
         return later(result) if inspect.isawaitable(result) else checked(result)
 
     async def call_here() -> HookResult | None:
-        return checked(await hook(ctx, _apart(told)))  # type: ignore[misc] # it is an async function
+        return checked(await hook(ctx, _apart(hook_context)))  # type: ignore[misc] # it is an async function
 
     is_async = inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)
     return (await ctx.step.run(key, call_here if is_async else call)) or HookResult()
 
 
-def _apart(told: HookContext) -> HookContext:
-    """What one hook is told, to itself: what it changes in there a replay would not see."""
+def _apart(hook_context: HookContext) -> HookContext:
+    """A copy for one hook: a replay would not see what it changes in there."""
     return replace(
-        told, current_payload=_copy(told.current_payload), current_output=_copy(told.current_output)
+        hook_context,
+        current_payload=_copy(hook_context.current_payload),
+        current_output=_copy(hook_context.current_output),
     )
 
 
 def _copy(value: Any) -> Any:
-    return codec.decode(codec.encode(value, limit=1 << 40))
+    return codec.decode(codec.encode(value, limit=codec.UNLIMITED))
 
 
 def _name(hook: Any) -> str:

@@ -1,5 +1,5 @@
-"""What the executions of a worker share: clients of other services, made at first use, closed when it
-stops."""
+"""Resources that a worker's executions share, such as HTTP clients: opened at first use, closed when the
+worker stops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Resources:
-    """Things by name. `async with` it; what was made is closed at the end, the last first."""
+    """Resources by name; `close` closes them in reverse order."""
 
     def __init__(self) -> None:
         self._made: dict[Any, Any] = {}
@@ -20,13 +20,13 @@ class Resources:
         self._lock = asyncio.Lock()
 
     async def get(self, name: Any, make: Callable[[], AbstractAsyncContextManager[T]]) -> T:
-        """The thing of a name; it is made and entered when it is asked for first."""
+        """Returns the resource of a name; the first call makes it and enters it."""
         async with self._lock:
             if name not in self._made:
                 self._made[name] = await self._stack.enter_async_context(make())
         return cast("T", self._made[name])
 
     async def close(self) -> None:
-        """Close everything."""
+        """Close all resources."""
         self._made.clear()
         await self._stack.aclose()

@@ -1,4 +1,4 @@
-"""`WorkflowState`: a base class for state schemas. Apart, because it imports pydantic."""
+"""`WorkflowState`: a base class for state schemas, in a file of its own because it imports pydantic."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class WorkflowState(BaseModel):
-    """What a workflow keeps as `ctx.state`: a pydantic model whose assignments are validated, too.
+    """A base class for `ctx.state`: a pydantic model that validates assignments, too.
 
-    `@workflow(state_schema=...)` takes any pydantic model; this is one with a good default.
+    `@workflow(state_schema=...)` takes any pydantic model; this one has a good default.
     """
 
     model_config = ConfigDict(validate_assignment=True)

@@ -17,6 +17,7 @@ from polos_redis.server.headers import Headers
 from polos_redis.server.pages import add_pages
 from polos_redis.server.rates import Rate
 from polos_redis.server.site import Site
+from polos_redis.version import __version__
 
 DESCRIPTION = """Start, watch, answer and end the executions of one namespace.
 
@@ -58,8 +59,6 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         site.stopping.set()
-
-    from polos_redis import __version__
 
     app = FastAPI(
         title="polos-redis",

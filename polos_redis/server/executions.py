@@ -10,8 +10,9 @@ from starlette.responses import Response
 from polos_redis.errors import ConfigurationError
 from polos_redis.server import shapes
 from polos_redis.server.bodies import Json, JsonRoute
+from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
-from polos_redis.server.security import Caller, require
+from polos_redis.server.security import require
 from polos_redis.server.site import Client
 from polos_redis.server.tokens import for_caller
 from polos_redis.workflow import InvokeOptions

@@ -11,8 +11,9 @@ from starlette.responses import Response
 from polos_redis.errors import PolosError
 from polos_redis.server import shapes
 from polos_redis.server.bodies import Json
+from polos_redis.server.callers import Caller
 from polos_redis.server.problems import RETRY_SECONDS, Problem
-from polos_redis.server.security import Caller, require
+from polos_redis.server.security import require
 from polos_redis.server.site import Client
 
 PATIENCE_SECONDS = 2.0

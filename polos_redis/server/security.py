@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -14,37 +13,19 @@ from starlette.requests import Request
 
 from polos_redis import apikeys
 from polos_redis.errors import LinkError
+from polos_redis.links import Link
 from polos_redis.server import problems
+from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
 from polos_redis.server.rates import neighbourhood
 from polos_redis.server.site import Site, site_of
 from polos_redis.state import keys
-
-if TYPE_CHECKING:
-    from polos_redis.links import Link
 
 SAFE = ("GET", "HEAD", "OPTIONS")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 BEARER = HTTPBearer(
     auto_error=False, description="An API key (`polos keys create`), or a signed link's token."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls, and what they may do. `name` and `groups` are what approvers are compared with. With a
-    `link` they may see and, if that says so, decide its suspension and nothing else."""
-
-    name: str | None
-    groups: tuple[str, ...]
-    scopes: frozenset[str]
-    source: Literal["key", "session", "link", "dev"]
-    key_id: str | None = None
-    link: Link | None = None
-
-    def may(self, scope: str) -> bool:
-        """Whether they have a scope; admin has all."""
-        return scope in self.scopes or "admin" in self.scopes
 
 
 async def caller_of(request: Request) -> Caller:

@@ -23,7 +23,8 @@ from polos_redis.server import (
     paths,  # noqa: F401 - `anything` in the routes
     problems,
 )
-from polos_redis.server.security import Caller, require
+from polos_redis.server.callers import Caller
+from polos_redis.server.security import require
 from polos_redis.server.site import Client, Site, site_of
 from polos_redis.server.tokens import for_caller
 from polos_redis.state import keys

@@ -12,9 +12,10 @@ from polos_redis.server import (
     shapes,
 )
 from polos_redis.server.bodies import Json, JsonRoute
+from polos_redis.server.callers import Caller
 from polos_redis.server.executions import Cursor, Limit
 from polos_redis.server.problems import Problem
-from polos_redis.server.security import Caller, check_address, check_link, require
+from polos_redis.server.security import check_address, check_link, require
 from polos_redis.server.site import Client
 from polos_redis.server.tokens import for_caller
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from polos_redis.server.security import Caller
+from polos_redis.server.callers import Caller
 
 FIELD = "_approval_url"
 

@@ -1,7 +1,8 @@
-"""The records of a journal: what is stored under a step key.
+"""Journal records: what is stored under a step key.
 
 A record is one msgpack array that begins with the format version, a kind and a status. Values inside it
 are opaque bytes of the codec, so a script can change a record without understanding what users store.
+Each class below reads its own array with `from_array`; `parse` finds the class.
 
 step         [1, "step", status, attempt, took ms, value or error, (state,) finished ms]
              status: ok | failed | retry (may run again) | backoff (waits for its durable retry delay) |
@@ -21,33 +22,34 @@ race         [1, "race", status, opened ms, winner, decided ms, [step key, branc
              status: open | won; the waits that were opened in its branches, and what else was begun in them
 result       of a child that is waited for, under b"\xff" and the child's hash: [status, output or error or
              who, step key that waits for it]
-error        msgpack [type name, message, traceback text]
+
+An error is stored as stored_errors.py has it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack
 
 from polos_redis.errors import UnreadableValueError
+from polos_redis.values.text import text
 
 VERSION = 1
 COUNT = b""  # the journal's field that counts its changes
 UNTIMED = b"\0"  # msgpack's 0: completes a step's record whose time only the server knows
 
 # No bin type: the scripts' cmsgpack can't read it, and they do read these records.
-_pack = msgpack.Packer(use_bin_type=False, unicode_errors="replace").pack
-_ERROR_TEXT_LIMIT = 16_384
+_pack = msgpack.Packer(use_bin_type=False).pack
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A step that has run. `value` is codec bytes, or an error's bytes when it did not succeed; `state` the
-    fields of the workflow's state that it has changed (codec), empty for none."""
+    """A step that has run. `value` is codec bytes, or a stored error if it did not succeed; `state` holds the
+    fields of the workflow's state it has changed (codec), empty for none."""
 
     status: str
     attempt: int
@@ -56,15 +58,28 @@ class StepRecord:
     state: bytes
     finished_ms: int
 
+    @classmethod
+    def from_array(cls, array: list[Any]) -> StepRecord:
+        if len(array) == 7:  # the usual one, without state
+            _, _, status, attempt, took_ms, value, finished_ms = array
+            return cls(status.decode(), attempt, took_ms, value, b"", finished_ms)
+        _, _, status, attempt, took_ms, value, state, *_, finished_ms = array
+        return cls(status.decode(), attempt, took_ms, value, state, finished_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """What one person has decided, where several have to. `answer` is codec bytes."""
+    """The decision of one person where several have to decide. `answer` is codec bytes."""
 
     answer: bytes
     by: str
     channel: str
     at_ms: int
+
+    @classmethod
+    def from_array(cls, array: list[Any]) -> DecisionRecord:
+        answer, _, by, channel, at_ms, *_ = array
+        return cls(answer, by.decode("utf-8", "replace"), channel.decode(), int(at_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +101,39 @@ class SuspensionRecord:
     shown_digest: bytes = b""
     run: int = 1
 
+    @classmethod
+    def from_array(cls, array: list[Any]) -> SuspensionRecord:
+        if len(array) < 17:
+            array += _NEWER_OF_SUSPENSION[len(array) - 17 :]
+        _, _, status, opened, deadline, shown, answer, digest, by, channel, decided = array[:11]
+        policy, decisions, race, shown_digest, _, run = array[11:17]
+        return cls(
+            status.decode(),
+            int(opened),
+            int(deadline),
+            shown,
+            answer,
+            digest,
+            by.decode("utf-8", "replace"),
+            channel.decode("utf-8", "replace"),
+            int(decided),
+            policy,
+            tuple(map(DecisionRecord.from_array, msgpack.unpackb(decisions, raw=True))) if decisions else (),
+            race,
+            shown_digest,
+            int(run),
+        )
+
     @property
     def seen(self) -> str:
-        """What tells this opening of the suspension, with what it shows and asks for, from any other: what
-        an answer was checked against. As in answer.lua."""
+        """The identity of this opening of the suspension, with all it shows and asks for: an answer names the
+        opening it was checked against. Computed as in answer.lua."""
         what = hashlib.sha1(self.policy + self.shown_digest, usedforsecurity=False).hexdigest()
         return f"{self.opened_ms}:{what}"
+
+
+# For a record of an earlier release: race, digest of what is shown, retention of the audit, run.
+_NEWER_OF_SUSPENSION: tuple[Any, ...] = (b"", b"", 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +150,25 @@ class WaitRecord:
     decided_ms: int
     race: bytes = b""
 
+    @classmethod
+    def from_array(cls, array: list[Any]) -> WaitRecord:
+        _, _, status, opened, due, topic, _, event, event_type, data, decided, *race = array
+        return cls(
+            status.decode(),
+            int(opened),
+            int(due),
+            text(topic),
+            event,
+            text(event_type),
+            data,
+            int(decided),
+            race[0] if race else b"",
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ChildRecord:
-    """A step that begins children; `begun` of them so far, `left` have not ended yet."""
+    """A step that starts children: `begun` have started so far, `left` have not ended yet."""
 
     status: str
     opened_ms: int
@@ -121,16 +178,41 @@ class ChildRecord:
     decided_ms: int
     race: bytes = b""
 
+    @classmethod
+    def from_array(cls, array: list[Any]) -> ChildRecord:
+        _, _, status, opened, children, left, started, decided, *race = array
+        return cls(
+            status.decode(),
+            int(opened),
+            int(children),
+            int(left),
+            int(started),
+            int(decided),
+            race[0] if race else b"",
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RaceRecord:
-    """A race of several branches; `members` is what was begun in them: step key -> branch."""
+    """A race of several branches; `members` maps the step keys started in them to their branch."""
 
     status: str
     opened_ms: int
     winner: str
     decided_ms: int
     members: dict[str, str]
+
+    @classmethod
+    def from_array(cls, array: list[Any]) -> RaceRecord:
+        _, _, status, opened, winner, decided, members, *_ = array
+        names = [text(name) for name in members or ()]  # an empty Lua table may arrive as a map
+        return cls(
+            status.decode(),
+            int(opened),
+            text(winner),
+            int(decided),
+            dict(zip(names[::2], names[1::2], strict=True)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +225,13 @@ class ResultRecord:
 
 Record = StepRecord | SuspensionRecord | WaitRecord | ChildRecord | RaceRecord
 
-
-@dataclass(frozen=True, slots=True)
-class ErrorRecord:
-    """An exception as it is stored: its type's name, its text, its traceback."""
-
-    type: str
-    message: str
-    traceback: str = ""
+_READERS: dict[bytes, Callable[[list[Any]], Record]] = {
+    b"step": StepRecord.from_array,
+    b"suspend": SuspensionRecord.from_array,
+    b"wait": WaitRecord.from_array,
+    b"child": ChildRecord.from_array,
+    b"race": RaceRecord.from_array,
+}
 
 
 def step_record(status: str, attempt: int, took_ms: float, value: bytes, state: bytes = b"") -> bytes:
@@ -182,71 +263,17 @@ def parse_result(raw: bytes) -> ResultRecord:
 def parse(raw: bytes) -> Record:
     """Read a record. Raises `UnreadableValueError` when it is damaged or of a newer format."""
     try:
-        record: list[Any] = msgpack.unpackb(raw, raw=True, strict_map_key=False)
-        version, kind, status = record[0], record[1], record[2].decode()
-        if version == VERSION and kind == b"step":
-            state = record[6] if len(record) > 7 else b""
-            return StepRecord(status, record[3], record[4], record[5], state, record[-1])
-        if version == VERSION and kind == b"suspend":
-            by, channel = (part.decode("utf-8", "replace") for part in (record[8], record[9]))
-            return SuspensionRecord(
-                status,
-                int(record[3]),
-                int(record[4]),
-                record[5],
-                record[6],
-                record[7],
-                by,
-                channel,
-                int(record[10]),
-                record[11],
-                _decisions(record[12]),
-                _race(record, 13),
-                record[14] if len(record) > 14 else b"",
-                int(record[16]) if len(record) > 16 else 1,
-            )
-        if version == VERSION and kind == b"wait":
-            return WaitRecord(
-                status,
-                int(record[3]),
-                int(record[4]),
-                _text(record[5]),
-                record[7],
-                _text(record[8]),
-                record[9],
-                int(record[10]),
-                _race(record, 11),
-            )
-        if version == VERSION and kind == b"child":
-            opened, children, left, started, decided = (int(number) for number in record[3:8])
-            return ChildRecord(status, opened, children, left, started, decided, _race(record, 8))
-        if version == VERSION and kind == b"race":
-            members = [_text(part) for part in record[6] or ()]  # an empty Lua table may arrive as a map
-            pairs = dict(zip(members[::2], members[1::2], strict=True))
-            return RaceRecord(status, int(record[3]), _text(record[4]), int(record[5]), pairs)
+        array: list[Any] = msgpack.unpackb(raw, raw=True, strict_map_key=False)
+        version, kind = array[0], array[1]
+        read = _READERS.get(kind) if version == VERSION else None
+        if read is not None:
+            return read(array)
     except Exception as error:
         raise UnreadableValueError(f"a journal record is damaged: {error}") from None
     raise UnreadableValueError(
         f"a journal record is of version {version!r} and kind {kind!r}, which this release can't read: "
         "deploy the release that wrote it"
     )
-
-
-def _decisions(packed: bytes) -> tuple[DecisionRecord, ...]:
-    made = msgpack.unpackb(packed, raw=True) if packed else ()
-    return tuple(
-        DecisionRecord(one[0], one[2].decode("utf-8", "replace"), one[3].decode(), int(one[4]))
-        for one in made
-    )
-
-
-def _race(record: list[Any], position: int) -> bytes:
-    race: bytes = record[position] if len(record) > position else b""  # earlier releases knew of none
-    return race
-
-
-def _text(stored: bytes) -> str:
-    return stored.decode("utf-8", "surrogatepass")
 
 
 _WORDS = {
@@ -284,36 +311,5 @@ def may_become(known: bytes, now: bytes) -> bool:
         return False
     if before.finished_ms == 0 and before == replace(after, finished_ms=0):
         return True  # as this activation sent it, without the server's time
-    # only the owner writes a step, so another change is a write of our own whose reply was lost, or its timer
+    # Only the owner writes a step: any other change is its own write whose reply was lost, or its timer.
     return before.status in ("retry", "backoff")
-
-
-def text_of(error: BaseException) -> str:
-    """An exception's text, whatever its __str__ does; bounded."""
-    try:
-        text = str(error)
-    except Exception as broken:
-        text = f"<its text can't be read: {type(broken).__name__}>"
-    return text if len(text) <= _ERROR_TEXT_LIMIT else text[:_ERROR_TEXT_LIMIT] + " ..."
-
-
-def error_record(error: BaseException, *, with_traceback: bool = True) -> bytes:
-    """Store an exception: [type, message, traceback]."""
-    trace = ""
-    if with_traceback:
-        try:
-            trace = "".join(traceback.format_exception(error))
-        except Exception:
-            trace = f"<the traceback of {type(error).__name__} can't be formatted>"
-        if len(trace) > 2 * _ERROR_TEXT_LIMIT:
-            trace = trace[:_ERROR_TEXT_LIMIT] + "\n ... \n" + trace[-_ERROR_TEXT_LIMIT:]
-    packed: bytes = _pack((type(error).__name__, text_of(error), trace))
-    return packed
-
-
-def parse_error(raw: bytes) -> ErrorRecord:
-    """Read a stored exception; a damaged one is told as such, never raised."""
-    try:
-        return ErrorRecord(*msgpack.unpackb(raw, raw=False, unicode_errors="replace")[:3])
-    except Exception:
-        return ErrorRecord("UnreadableValueError", "the stored error is damaged")

@@ -1,7 +1,7 @@
-"""What workers declare of what begins their workflows: schedules, and events of topics.
+"""The triggers that workers declare for their workflows: schedules and subscriptions to topics.
 
-What the worker that started last declares counts. It is compared with what was declared before, as the
-workflow's definition has it, so that what is no longer declared ends; `define` comes afterwards.
+The declarations of the worker that started last apply. They are compared with the earlier ones, which the
+published definition records, so that a trigger no longer declared ends; `define` therefore comes afterwards.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from polos_redis import schedules
+from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.published import definition_of
 from polos_redis.state.store import Store
+from polos_redis.triggers import stored_schedule
 from polos_redis.triggers.subscriptions import subscriber
-from polos_redis.workflow import Workflow
 
 
-async def declare(store: Store, workflows: Iterable[Workflow[Any, Any]]) -> None:
-    """Make the schedules and subscriptions of workflows known, and end those they no longer declare."""
+async def declare(store: Store, workflows: Iterable[WorkflowDefinition[Any, Any]]) -> None:
+    """Create the schedules and subscriptions that workflows declare, and end those no longer declared."""
     for workflow in workflows:
         before = await definition_of(store, workflow.id)
         schedule, trigger = workflow.schedule, workflow.trigger
         if schedule is not None:
-            await schedules.put(store, workflow.id, schedule, declared=True)
+            await stored_schedule.put(store, workflow.id, schedule, declared=True)
         if before.schedule is not None and (schedule is None or schedule.key != before.schedule):
-            await schedules.withdraw(store, workflow.id, before.schedule)
+            await stored_schedule.withdraw(store, workflow.id, before.schedule)
         if trigger is not None:
-            await store.subscribe(trigger.topic, subscriber(workflow.id))
+            await store.topics.subscribe(trigger.topic, subscriber(workflow.id))
         if before.topic is not None and (trigger is None or trigger.topic != before.topic):
-            await store.unsubscribe(before.topic, subscriber(workflow.id))
+            await store.topics.unsubscribe(before.topic, subscriber(workflow.id))

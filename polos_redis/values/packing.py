@@ -187,14 +187,14 @@ def parts(value: Any) -> list[Any]:
         return list(value)
     if cls is dict:
         return [*value.keys(), *value.values()]
-    if cls in _LEAVES:
+    if cls in LEAVES:
         return []
     _, body, packs = encoder(cls)
     inside = body(value)
     return parts(inside) if packs else []
 
 
-_LEAVES = frozenset((type(None), bool, int, float, str, bytes, bytearray, memoryview))
+LEAVES = frozenset((type(None), bool, int, float, str, bytes, bytearray, memoryview))
 
 
 _BASES: tuple[type, ...] = (str, bytes, int, float, list, dict, set, frozenset)

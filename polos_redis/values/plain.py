@@ -14,7 +14,7 @@ from typing import Any
 
 from msgpack import ExtType, Timestamp, unpackb
 
-from polos_redis.errors import UnreadableValueError
+from polos_redis.errors import StoredValueError, UnreadableValueError
 from polos_redis.values import packing, records, type_names
 
 _BIG = 14_000  # bits: Python refuses to print an int of more than 4300 digits
@@ -34,6 +34,16 @@ def to_plain(data: bytes) -> Any:
         raise UnreadableValueError(f"a stored value can't be read: {error}") from None
     except Exception as error:
         raise UnreadableValueError(f"a stored value can't be read, it is damaged: {error!r}") from error
+
+
+def readable(stored: bytes | None) -> Any:
+    """A stored value as plain JSON, for people: one that can't be read is described, never raised."""
+    if not stored:
+        return None
+    try:
+        return to_plain(stored)
+    except StoredValueError as error:
+        return {"_unreadable": str(error)}
 
 
 def _neutral(data: bytes) -> Any:

@@ -1,6 +1,6 @@
-"""A worker's claim to be alive: a counter in Redis that it raises every few seconds.
+"""The lease: a worker's claim to be alive, a counter in Redis that the worker raises every few seconds.
 
-No clock is compared across machines: others judge a worker by its counter standing still on their own
+No clock is compared across machines: others presume a worker dead when its counter stands still on their own
 monotonic clock, and a worker judges itself by its own last renewal.
 """
 
@@ -21,8 +21,8 @@ logger = logging.getLogger("polos.worker")
 
 
 class Lease:
-    """The lease of one worker: a counter in each partition, which counts there alone. Where a partition can't
-    be renewed (its node is away, its slot migrates) the worker works on in the others."""
+    """The lease of one worker: a counter in each partition, valid only there. While a partition can't be
+    renewed (its node is away, its slot migrates) the worker continues in the others."""
 
     def __init__(
         self, store: Store, worker_id: str, seconds: float, workflows: Sequence[str], stats: WorkerStats
@@ -36,15 +36,16 @@ class Lease:
         self._fresh = {prefix: asyncio.Event() for prefix in store.prefixes}
 
     def age(self, prefix: bytes) -> float:
-        """Seconds since the last renewal in a partition."""
+        """Returns the seconds since the last renewal in a partition."""
         return time.monotonic() - self._renewed[prefix]
 
     def is_fresh(self, prefix: bytes) -> bool:
-        """Whether this worker may begin anything there: its last renewal is younger than the lease."""
+        """Whether this worker may start anything in a partition: its last renewal is younger than the
+        lease."""
         return time.monotonic() - self._renewed[prefix] < self.seconds
 
     async def wait_until_fresh(self, prefix: bytes) -> None:
-        """Return after the next renewal, at once when the lease is fresh."""
+        """Return after the next renewal, or at once when the lease is fresh."""
         while not self.is_fresh(prefix):
             self._fresh[prefix].clear()
             await self._fresh[prefix].wait()
@@ -54,15 +55,15 @@ class Lease:
         await asyncio.gather(*(self._renew(prefix) for prefix in self.store.prefixes))
 
     async def _renew(self, prefix: bytes) -> None:
-        since = time.monotonic()  # what counts is when it was asked for, not when the answer came
-        await self.store.renew(prefix, self.worker_id, self._serves)
+        since = time.monotonic()  # from the request on, not from the reply
+        await self.store.workers.renew(prefix, self.worker_id, self._serves)
         if (before := self._renewed[prefix]) > 0:
             self._stats.renewals_missed += max(0, round((since - before) / (self.seconds / 3)) - 1)
         self._renewed[prefix] = since
         self._fresh[prefix].set()
 
     async def run(self) -> None:
-        """Renew for ever, three times per lease."""
+        """Renew until cancelled, three times per lease."""
         await asyncio.gather(*(self._keep(prefix) for prefix in self.store.prefixes))
 
     async def _keep(self, prefix: bytes) -> None:

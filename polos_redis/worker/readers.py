@@ -1,8 +1,9 @@
-"""A worker's reading connections: one, or one per partition on a cluster, where a blocked read covers a slot.
+"""The reading connections of a worker: one, or one per partition on a cluster, where a blocked read covers a
+slot of the cluster.
 
-A worker is never given more than it can begin, so the readers share its free slots: what one has asked for,
-the others must leave. A reader that got nothing the last time asks for one entry of each queue; one that asks
-for more, or for slots that others need as well, blocks only for a moment.
+A worker is never given more than it can run, so the readers share its free slots: what one has asked for, the
+others must leave. A reader that got nothing the last time asks for one entry of each queue; one that asks for
+more, or for slots that others need as well, blocks only for a moment.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from polos_redis.wire.routing import AnyWire
 from polos_redis.wire.wire import Wire
 
-TURN_SECONDS = 0.05
+TURN_SECONDS = 0.05  # how long a read may block that others wait for
+UNBLOCK_SECONDS = 0.02  # between attempts to end the blocked reads
 
 
 @dataclass(slots=True, eq=False)
@@ -25,8 +27,13 @@ class Reader:
     wire: Wire
     prefixes: list[bytes]
     client_id: int | None = None
-    asked: int = 0  # entries that the read under way may bring
+    asked: int = 0  # entries that the current read may bring
     quiet: bool = True  # whether its last read brought nothing
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was made again."""
+        return max(0, self.wire.epoch - 1)
 
 
 class Readers:
@@ -36,9 +43,9 @@ class Readers:
     def __init__(
         self, main: AnyWire, prefixes: Sequence[bytes], block_seconds: float, room: asyncio.Event
     ) -> None:
+        self.room = room
         self._main = main
         self._block_seconds = block_seconds
-        self._room = room
         self._readers = [
             Reader(main.beside(group[0], name="polos-reader", timeout=block_seconds + 5), group)
             for group in main.groups(prefixes)
@@ -47,14 +54,9 @@ class Readers:
     def __iter__(self) -> Iterator[Reader]:
         return iter(self._readers)
 
-    @property
-    def reconnects(self) -> int:
-        """How many connections were made anew."""
-        return sum(max(0, reader.wire.epoch - 1) for reader in self._readers)
-
     def share(self, reader: Reader, free: int, streams: int) -> tuple[int, float]:
-        """For a reader's next read, of so many streams and with so many slots free: how many entries it may
-        ask for (0: it has to wait for a slot), and how many seconds it may block."""
+        """Returns how many entries a reader may ask for in its next read of this many streams with this many
+        slots free (0: it has to wait for a slot), and how many seconds the read may block."""
         free -= sum(other.asked for other in self._readers)
         if len(self._readers) == 1 or free <= 0:
             return max(0, free), self._block_seconds
@@ -65,19 +67,21 @@ class Readers:
 
     @asynccontextmanager
     async def reading(self, reader: Reader, count: int) -> AsyncIterator[None]:
-        """While a read for so many entries is under way; then the other readers have their turn."""
+        """The span of one read for this many entries; after it the other readers have their turn."""
         reader.asked = count
         try:
             yield
         finally:
             reader.asked = 0
             if len(self._readers) > 1:
-                self._room.set()
+                self.room.set()
                 await asyncio.sleep(0)
 
     async def unblock(self) -> None:
-        """End the blocked reads, where the server lets us."""
-        await asyncio.gather(*map(self._unblock, self._readers), return_exceptions=True)
+        """End blocked reads early, where the server lets us, until cancelled."""
+        while True:
+            await asyncio.gather(*map(self._unblock, self._readers), return_exceptions=True)
+            await asyncio.sleep(UNBLOCK_SECONDS)
 
     async def _unblock(self, reader: Reader) -> None:
         node = self._main.node(reader.prefixes[0])

@@ -1,9 +1,9 @@
-"""Recovering what dead workers held.
+"""The reaper: recovers the entries of dead workers.
 
-A consumer is held for dead when its lease counter (or its absence) has stood still for a full lease on the
-reaper's own monotonic clock, watched without a break: an outage or a clock jump kills nobody. It works from
-the group's list of consumers, because a half-open blocked read can be given entries after its lease row is
-gone. Its entries go back to the queue in bounded batches; an empty consumer is removed later.
+A consumer is presumed dead when its lease counter (or the lack of one) has stood still for a full lease on
+the reaper's own monotonic clock, watched without a break: an outage or a clock jump kills nobody. The reaper
+works from the group's list of consumers, because a half-open blocked read can be given entries after its
+lease row is gone. The entries go back to the queue in bounded batches; an empty consumer is removed later.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 from polos_redis.errors import PolosError
 from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.state import keys
-from polos_redis.state.store import Store, text
+from polos_redis.state.store import Store
+from polos_redis.values.text import text
 
 logger = logging.getLogger("polos.worker")
 
@@ -26,8 +27,8 @@ MARGIN_SECONDS = 5.0
 
 
 class Reaper:
-    """Watches the other workers of one partition. `in_charge` says whether it is the one to act, `in_touch`
-    whether this worker has been able to renew its own lease there."""
+    """Watches the other workers of one partition. `in_charge` says whether this worker is the one to act,
+    `in_touch` whether it has been able to renew its own lease there."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class Reaper:
         self._looked = 0.0
 
     async def run(self) -> None:
-        """Watch for ever; all workers watch, the one that holds the timer pump acts."""
+        """Watch until cancelled. All workers watch; the leader of the timers acts."""
         while True:
             await asyncio.sleep(self.lease_seconds / 4)
             try:
@@ -65,13 +66,13 @@ class Reaper:
                 logger.warning("reaping has to wait", extra={"error": str(error)})
 
     async def sweep(self) -> None:
-        """One look at everybody."""
+        """Look at every worker once."""
         wire = self.store.wire
         leases = await wire.call("HGETALL", self.prefix + keys.WORKERS.encode(), patience=None)
         now = time.monotonic()
         away = now - self._looked > self.lease_seconds / 2 or not self.in_touch()
         if self._epoch != wire.epoch or away:
-            self._seen.clear()  # Redis or this process was away: they may have been unable to renew
+            self._seen.clear()  # Redis or this process was away: the others may have been unable to renew
             self._epoch = wire.epoch
         self._looked = now
         rows = {text(k): v for k, v in zip(leases[::2], leases[1::2], strict=True)}
@@ -81,19 +82,20 @@ class Reaper:
             key = self.prefix + keys.QUEUE.encode() + queue.encode()
             found = await wire.call("XINFO", "CONSUMERS", key, keys.GROUP, patience=None)
             consumers = [dict(zip(row[::2], row[1::2], strict=True)) for row in found]
-            present.update(text(consumer[b"name"]) for consumer in consumers)
-            for name in {text(c[b"name"]) for c in consumers} | set(rows):
-                still = self._still_for(name, rows.get(name, b""), now)
-                if name != self.worker_id and still >= self.lease_seconds and self.in_charge():
-                    pending = any(text(c[b"name"]) == name and c[b"pending"] for c in consumers)
-                    if pending:
+            pending = {text(consumer[b"name"]): consumer[b"pending"] for consumer in consumers}
+            present.update(pending)
+            for name in pending.keys() | rows.keys():
+                counter = rows.get(name, b"")
+                silent = self._silent_for(name, counter, now)
+                if name != self.worker_id and silent >= self.lease_seconds and self.in_charge():
+                    if pending.get(name):
                         await self._recover(queue, key, name)
-                    elif still >= self.empty_after:
-                        await self.store.prune(self.prefix, queue, name, rows.get(name, b""))
+                    elif silent >= self.empty_after:
+                        await self.store.workers.prune(self.prefix, queue, name, counter)
         self._seen = {name: seen for name, seen in self._seen.items() if name in present}
 
-    def _still_for(self, name: str, counter: bytes, now: float) -> float:
-        """For how long a counter has not changed, as far as this worker has seen."""
+    def _silent_for(self, name: str, counter: bytes, now: float) -> float:
+        """Returns for how many seconds this worker has seen a counter unchanged."""
         seen = self._seen.get(name)
         if seen is None or seen[0] != counter:
             self._seen[name] = (counter, now)
@@ -107,7 +109,7 @@ class Reaper:
             )
             if not rows:
                 return
-            requeued, failed, dropped = await self.store.requeue(
+            requeued, failed, dropped = await self.store.queues.requeue(
                 self.prefix,
                 queue,
                 consumer,

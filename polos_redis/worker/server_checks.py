@@ -1,11 +1,11 @@
-"""What a worker checks of its Redis before it starts."""
+"""Checks of the Redis server before a worker starts."""
 
 from __future__ import annotations
 
 import logging
 
 from polos_redis.errors import ConfigurationError, RedisRefusedError
-from polos_redis.state.store import text
+from polos_redis.values.text import text
 from polos_redis.wire.routing import AnyWire
 from polos_redis.wire.wire import Wire
 
@@ -15,7 +15,8 @@ MIN_REDIS, MIN_VALKEY = (7, 0), (8, 0)
 
 
 async def check_servers(wire: AnyWire) -> None:
-    """Refuse servers that are too old or may evict keys (`ConfigurationError`); warn of one that forgets."""
+    """Refuse servers that are too old or may evict keys (`ConfigurationError`); warn of one that does not
+    persist."""
     for node in await wire.nodes():
         await _check(node)
 

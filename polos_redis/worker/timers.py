@@ -1,7 +1,7 @@
-"""Firing what is due: suspension timeouts, retries, put-backs; and forgetting what has been kept long enough.
+"""Timers: suspension timeouts, retries, put-backs and the end of retention, fired when they are due.
 
-Any worker may do it, the script is atomic; one at a time holds the pump of a partition and the others look
-in now and then.
+Any worker may fire them, as the script is atomic. One at a time is the leader of a partition's timers, for
+`HOLD_MS` after each pass; the others try now and then to take over.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import random
 
 from polos_redis.errors import PolosError
 from polos_redis.state.store import Store
-from polos_redis.worker.errands import Errands
+from polos_redis.worker.errands import ErrandRunner
 
 logger = logging.getLogger("polos.worker")
 
 BATCH = 100  # per call: 2 ms of Redis' time
 LONGEST_SLEEP = 0.1  # seconds: a new timer may be due before all others
+RETRY_SECONDS = 1.0  # after a pass that failed
 HOLD_MS = 1500
 
 
-class Timers:
-    """The timer pump of one partition, on one worker."""
+class TimerLeader:
+    """Fires the timers of one partition while this worker leads them, as `holding` says."""
 
-    def __init__(self, store: Store, prefix: bytes, worker_id: str, errands: Errands) -> None:
+    def __init__(self, store: Store, prefix: bytes, worker_id: str, errands: ErrandRunner) -> None:
         self.store = store
         self.prefix = prefix
         self.worker_id = worker_id
@@ -34,27 +35,27 @@ class Timers:
         self._hurried = asyncio.Event()
 
     async def run(self) -> None:
-        """Fire for ever."""
+        """Fire until cancelled."""
         while True:
             self._hurried.clear()
             try:
                 pause = await self.fire()
             except PolosError as error:
                 logger.error("timers could not be fired", extra={"error": str(error)})
-                pause = 1.0
+                pause = RETRY_SECONDS
             if pause:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._hurried.wait()
 
     def hurry(self) -> None:
-        """There is an errand: fire now, or when the batch that is at work is done."""
+        """Fire now because there is an errand; while a batch of errands is running, its end does that."""
         if not self.errands.busy:
             self._hurried.set()
 
     async def fire(self) -> float:
-        """Fire one batch; returns for how many seconds there is nothing to do."""
-        reply = await self.store.fire(self.prefix, self.worker_id, HOLD_MS, BATCH)
+        """Fire one batch; returns the seconds until the next pass."""
+        reply = await self.store.timers.fire(self.prefix, self.worker_id, HOLD_MS, BATCH)
         self.holding = reply is not None
         if reply is None:
             return random.uniform(0.5, 1.0) * HOLD_MS / 1000

@@ -1,1 +1,1 @@
-"""The journaled calls of a workflow, `ctx.step`, by what they do."""
+"""The journaled calls of `ctx.step`, one file per noun."""

@@ -1,37 +1,36 @@
-"""`ctx.step.agent_invoke` and its kin: agents as children."""
+"""`ctx.step.agent_invoke` and its kin: calls of agents (or any `WorkflowCall`) as children."""
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from polos_redis.errors import ConfigurationError
 from polos_redis.executions.batch import BatchStepResult
 from polos_redis.executions.handle import ExecutionHandle
-from polos_redis.runtime.steps.calls import caller
-from polos_redis.runtime.steps.children import ChildCall, ChildOptions, Children, want
+from polos_redis.runtime.call_sites import caller
+from polos_redis.runtime.steps.child_requests import ChildCall, ChildOptions, want
+from polos_redis.runtime.steps.children import Children
+from polos_redis.runtime.workflow_call import WorkflowCall
 
-if TYPE_CHECKING:
-    from polos_redis.agents import AgentCall, AgentResult
-
-Out = TypeVar("Out")
+R = TypeVar("R")
 
 
 class Agents(Children):
-    """Calls of agents, as `agent.with_input(...)` makes them."""
+    """Steps that run an agent as a child; a call is what `agent.with_input(...)` returns."""
 
     __slots__ = ()
 
     def agent_invoke(
-        self, key: str, call: AgentCall[Out], **options: Unpack[ChildOptions]
-    ) -> Coroutine[Any, Any, ExecutionHandle[AgentResult[Out]]]:
-        """Begin an agent as a child, without waiting for it; as `invoke`."""
+        self, key: str, call: WorkflowCall[R], **options: Unpack[ChildOptions]
+    ) -> Coroutine[Any, Any, ExecutionHandle[R]]:
+        """Start an agent as a child, without waiting for it; as `invoke`."""
         self._refuse_inside_step(key, "agent_invoke")
         return self._invoke(key, _wanted(key, call, options), caller())
 
     def agent_invoke_and_wait(
-        self, key: str, call: AgentCall[Out], **options: Unpack[ChildOptions]
-    ) -> Coroutine[Any, Any, AgentResult[Out]]:
+        self, key: str, call: WorkflowCall[R], **options: Unpack[ChildOptions]
+    ) -> Coroutine[Any, Any, R]:
         """Ask an agent and wait for its result, parked; as `invoke_and_wait`.
 
         `.result` is an instance of the agent's output_schema, else text; `.usage`, `.tool_results`,
@@ -41,14 +40,14 @@ class Agents(Children):
         return self._invoke_and_wait(key, _wanted(key, call, options), caller())
 
     def batch_agent_invoke(
-        self, key: str, calls: Sequence[AgentCall[Any]]
+        self, key: str, calls: Sequence[WorkflowCall[Any]]
     ) -> Coroutine[Any, Any, list[ExecutionHandle[Any]]]:
-        """Begin several agents, without waiting for them; as `batch_invoke`."""
+        """Start several agents, without waiting for them; as `batch_invoke`."""
         self._refuse_inside_step(key, "batch_agent_invoke")
         return self._handles(key, [_wanted(key, call, {}) for call in calls], caller())
 
     def batch_agent_invoke_and_wait(
-        self, key: str, calls: Sequence[AgentCall[Any]]
+        self, key: str, calls: Sequence[WorkflowCall[Any]]
     ) -> Coroutine[Any, Any, list[BatchStepResult]]:
         """Ask several agents and wait for all of them; as `batch_invoke_and_wait`."""
         self._refuse_inside_step(key, "batch_agent_invoke_and_wait")
@@ -56,6 +55,6 @@ class Agents(Children):
 
 
 def _wanted(key: str, call: Any, options: ChildOptions) -> ChildCall:
-    if not (hasattr(call, "agent") and hasattr(call, "input")):
+    if not isinstance(call, WorkflowCall):
         raise ConfigurationError(f"step {key!r}: an agent is called as agent.with_input(...), not {call!r}")
-    return want(key, call.agent, call.input, options)
+    return want(key, call.workflow, call.input, options)

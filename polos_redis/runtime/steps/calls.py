@@ -1,18 +1,18 @@
-"""What all journaled calls have in common."""
+"""The base of all journaled calls: begin one, commit a wait, await its decision, read its record."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import logging
-import sys
-from collections.abc import Callable, Coroutine
-from types import CodeType
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from polos_redis import tasks
 from polos_redis.errors import StepKeyError, UnreadableValueError
-from polos_redis.runtime.activation import Activation, CallSite, described
+from polos_redis.runtime.activation import Activation
+from polos_redis.runtime.branches import BRANCH
+from polos_redis.runtime.call_sites import CallSite, described
 from polos_redis.state import journal
 from polos_redis.state.journal import (
     ChildRecord,
@@ -22,12 +22,11 @@ from polos_redis.state.journal import (
     SuspensionRecord,
     WaitRecord,
 )
-from polos_redis.state.store import RaceMembership, raw
 from polos_redis.values import codec
+from polos_redis.values.text import raw
 
 R = TypeVar("R", StepRecord, SuspensionRecord, WaitRecord, ChildRecord, RaceRecord)
 W = TypeVar("W", SuspensionRecord, WaitRecord, ChildRecord)
-F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 WARN_SECONDS = 60.0
 
@@ -43,27 +42,27 @@ class Calls:
         self._activation = activation
 
     async def _start_call(self, key: str, call_site: CallSite) -> bytes | None:
-        """Begin a call, when it may: the record that is journaled under its key, if there is one."""
+        """Begin a call once it may begin; returns the record journaled under its key, if any."""
         if not self._activation.may_start():
             await self._activation.pass_gate()
         return self._activation.register(key, call_site)
 
     async def _commit_wait(self, key: str, send: Callable[[int], Any]) -> bytes:
-        """Send a write whose reply is {changes, record}; the record."""
+        """Send a write whose reply is {changes, record}; returns the record."""
         activation, name = self._activation, raw(key)
         activation.in_flight += 1
         try:
-            await activation.commit(name, b"", send)
+            await activation.journal.commit(name, b"", send)
         except asyncio.CancelledError:
             if not activation.over:
                 activation.given_up.add(key)  # it may be open by now
             raise
         finally:
             activation.landed()
-        return activation.journal[name]
+        return activation.journal.records[name]
 
     async def _decision(self, key: str, stored: bytes, kind: type[W], call_site: CallSite) -> W:
-        """The record of a wait once it is decided. One that was given up (its race was lost, its task
+        """Returns the record of a wait once it is decided. A wait that was given up (its race lost, its task
         cancelled) stays pending until the same code gives it up again."""
         activation = self._activation
         record = self._read(key, stored, kind, call_site)
@@ -75,17 +74,17 @@ class Calls:
                 key, "a wait given up before is not given up again: has its timeout or race gone?"
             )
         activation.waited.append((_kind(record), record.decided_ms - record.opened_ms))
-        branch = tasks.BRANCH.get()
+        branch = BRANCH.get()
         if branch is not None and branch.direct:
-            # one that was decided before it was put into this race does not decide it
+            # a wait decided before it was put into this race does not decide the race
             branch.decided = record.race == branch.race
         return record
 
     async def _stay(self, key: str, warning: str) -> NoReturn:
         """On replay, wait to be cancelled again by the same code."""
         loop = self._activation.loop
-        told = {"execution": self._activation.id, "step": key}
-        timer = loop.call_later(WARN_SECONDS, functools.partial(logger.warning, warning, extra=told))
+        extra = {"execution": self._activation.id, "step": key}
+        timer = loop.call_later(WARN_SECONDS, functools.partial(logger.warning, warning, extra=extra))
         try:
             await loop.create_future()
         finally:
@@ -114,50 +113,15 @@ class Calls:
 
 
 def _kind(record: SuspensionRecord | WaitRecord | ChildRecord) -> str:
-    """What was waited for, as metrics call it."""
+    """The kind of a wait, as metrics call it."""
     if isinstance(record, WaitRecord):
         return "event" if record.topic else "time"
     return "suspension" if isinstance(record, SuspensionRecord) else "child"
 
 
 def decoded(stored: bytes) -> Any:
-    """What another program has told; of a type that only that one knows, as plain data: it is not lost."""
+    """Decode a value that another program stored; as plain data if only that program knows its type."""
     try:
         return codec.decode(stored)
     except UnreadableValueError:
         return codec.to_plain(stored)
-
-
-_ONE_WAIT: set[CodeType] = set()
-
-
-def one_wait(function: F) -> F:
-    """Mark a coroutine function that opens one wait and does nothing else.
-
-    As a branch of a race, a call of it is decided with the race, by the script that decides the wait.
-    A coroutine object knows the code it runs, so a call is recognised without wrapping it.
-    """
-    _ONE_WAIT.add(function.__code__)
-    return function
-
-
-def is_one_wait(call: Coroutine[Any, Any, Any]) -> bool:
-    """Whether this is a call of a function marked with `one_wait`."""
-    return getattr(call, "cr_code", None) in _ONE_WAIT
-
-
-def caller() -> CallSite:
-    """Where the call of the function that calls this stands."""
-    frame = sys._getframe(2)
-    return frame.f_code, frame.f_lineno
-
-
-def race_membership() -> RaceMembership:
-    """The races that a wait opened now takes part in."""
-    branch = tasks.BRANCH.get()
-    race = branch.race if branch is not None and branch.direct else b""
-    races = []
-    while branch is not None:
-        races.append([branch.race, branch.name, *map(raw, branch.keys)])
-        branch = branch.around
-    return RaceMembership.of(race, races)

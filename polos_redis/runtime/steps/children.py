@@ -1,64 +1,51 @@
-"""`ctx.step.invoke` and its kin: executions begun by an execution, waited for or not.
+"""`ctx.step.invoke` and its kin: children, with or without waiting for them.
 
-A child lives in its root's partition; its id comes from its parent's id and the step key, so a repeated call
-finds the same child. Its result is put into the parent's journal by the script that ends it.
+A child lives in its root's partition, under an id made of the root's id and a hash of parent, step key and
+index, so a repeated call finds the same child. Up to `CHUNK` children are started by one script call. The
+script that ends a child puts its result into the parent's journal; the last one wakes the parent. So the
+parent's replay needs its own journal only, however long ago the child was deleted.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar, Unpack, overload
+from typing import Any, TypeVar, Unpack, overload
 
-from polos_redis.definitions.queue import Queue
+from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.errors import ConfigurationError, StepExecutionError, StepKeyError, StoredValueError
 from polos_redis.executions.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.executions.handle import ExecutionHandle
-from polos_redis.runtime.activation import CallSite, described
-from polos_redis.runtime.steps.calls import Calls, caller, one_wait, race_membership
-from polos_redis.state import journal, keys
+from polos_redis.executions.starting import prepare
+from polos_redis.runtime.branches import one_wait, race_membership
+from polos_redis.runtime.call_sites import CallSite, caller, described
+from polos_redis.runtime.steps.calls import Calls
+from polos_redis.runtime.steps.child_requests import ChildCall, ChildOptions, want, want_batch
+from polos_redis.state import journal, keys, stored_errors
+from polos_redis.state.fencing import RaceMembership
 from polos_redis.state.journal import ChildRecord, ResultRecord
-from polos_redis.state.store import Child, RaceMembership, raw
+from polos_redis.state.start import Child
 from polos_redis.values import codec
-from polos_redis.workflow import Workflow
+from polos_redis.values.text import raw
 
 Out = TypeVar("Out")
 
-CHUNK = 100  # children begun in one call, and
+CHUNK = 100  # children started by one call, and
 CHUNK_BYTES = 262_144  # bytes of their inputs, about
 
 
-class ChildOptions(TypedDict, total=False):
-    """How a child is begun; see `PolosClient.invoke`."""
-
-    queue: Queue | str | None
-    concurrency_key: str | None
-    run_timeout_seconds: float | None
-    initial_state: Any
-
-
-@dataclass(frozen=True, slots=True)
-class ChildCall:
-    """A child as it is asked for."""
-
-    workflow: Workflow[Any, Any] | str
-    payload: Any
-    options: dict[str, Any]
-
-    @property
-    def workflow_id(self) -> str:
-        return self.workflow.id if isinstance(self.workflow, Workflow) else self.workflow
-
-
 class Children(Calls):
-    """Executions begun by this one."""
+    """Steps that start executions as children of this one."""
 
     __slots__ = ()
 
     @overload
     def invoke(
-        self, key: str, workflow: Workflow[Any, Out], payload: Any = None, **options: Unpack[ChildOptions]
+        self,
+        key: str,
+        workflow: WorkflowDefinition[Any, Out],
+        payload: Any = None,
+        **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, ExecutionHandle[Out]]: ...
     @overload
     def invoke(
@@ -67,14 +54,14 @@ class Children(Calls):
     def invoke(
         self,
         key: str,
-        workflow: Workflow[Any, Any] | str,
+        workflow: WorkflowDefinition[Any, Any] | str,
         payload: Any = None,
         **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, ExecutionHandle[Any]]:
-        """Begin a child and go on; returns its handle.
+        """Start a child without waiting for it; returns its handle.
 
-        The child goes on when this execution ends by itself; a cancel of this one, or its run timeout, ends
-        it too. `options` are `queue=`, `concurrency_key=`, `run_timeout_seconds=`, `initial_state=`.
+        The child outlives this execution, unless that is cancelled or hits its run timeout, which ends the
+        child too. `options` are `queue=`, `concurrency_key=`, `run_timeout_seconds=`, `initial_state=`.
         """
         self._refuse_inside_step(key, "invoke")
         return self._invoke(key, want(key, workflow, payload, options), caller())
@@ -85,13 +72,17 @@ class Children(Calls):
     def batch_invoke(
         self, key: str, workflows: Sequence[BatchWorkflowInput]
     ) -> Coroutine[Any, Any, list[ExecutionHandle[Any]]]:
-        """Begin any number of children and go on; returns their handles in order."""
+        """Start any number of children without waiting for them; returns their handles in order."""
         self._refuse_inside_step(key, "batch_invoke")
-        return self._handles(key, _batch(key, workflows), caller())
+        return self._handles(key, want_batch(key, workflows), caller())
 
     @overload
     def invoke_and_wait(
-        self, key: str, workflow: Workflow[Any, Out], payload: Any = None, **options: Unpack[ChildOptions]
+        self,
+        key: str,
+        workflow: WorkflowDefinition[Any, Out],
+        payload: Any = None,
+        **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, Out]: ...
     @overload
     def invoke_and_wait(
@@ -100,12 +91,12 @@ class Children(Calls):
     def invoke_and_wait(
         self,
         key: str,
-        workflow: Workflow[Any, Any] | str,
+        workflow: WorkflowDefinition[Any, Any] | str,
         payload: Any = None,
         **options: Unpack[ChildOptions],
     ) -> Coroutine[Any, Any, Any]:
-        """Begin a child and wait for its result, parked; a child that fails or is cancelled raises
-        `StepExecutionError` that names it. Options as for `invoke`."""
+        """Start a child and wait for its result, parked. Raises `StepExecutionError`, which names the child,
+        if it fails or is cancelled. Options as for `invoke`."""
         self._refuse_inside_step(key, "invoke_and_wait")
         return self._invoke_and_wait(key, want(key, workflow, payload, options), caller())
 
@@ -120,18 +111,18 @@ class Children(Calls):
             raise StepExecutionError(
                 key, "ExecutionCancelledError", f"{name} was cancelled" + (f" by {by}" if by else "")
             )
-        error = journal.parse_error(result.value)
+        error = stored_errors.parse_error(result.value)
         raise StepExecutionError(key, error.type, f"{name} failed: {error.message}")
 
     def batch_invoke_and_wait(
         self, key: str, workflows: Sequence[BatchWorkflowInput]
     ) -> Coroutine[Any, Any, list[BatchStepResult]]:
-        """Begin any number of children and wait for all of them, parked, woken once.
+        """Start any number of children and wait for all of them, parked, woken once.
 
         Returns how each has ended, in order; a child that failed or was cancelled raises nothing.
         """
         self._refuse_inside_step(key, "batch_invoke_and_wait")
-        return self._batch_invoke_and_wait(key, _batch(key, workflows), caller())
+        return self._batch_invoke_and_wait(key, want_batch(key, workflows), caller())
 
     @one_wait
     async def _batch_invoke_and_wait(
@@ -166,17 +157,19 @@ class Children(Calls):
         if wanted:
             await self._decision(key, stored, ChildRecord, call_site)
         names = [journal.result_name(child_id) for child_id in ids]
-        missing = [name for name in names if name not in activation.journal]
+        missing = [name for name in names if name not in activation.journal.records]
         if missing:  # they came while this activation lived
-            found = await activation.host.store.read_records(activation.id, missing)
-            activation.journal.update((n, v) for n, v in zip(missing, found, strict=True) if v is not None)
+            found = await activation.host.store.executions.read_records(activation.id, missing)
+            came = {n: v for n, v in zip(missing, found, strict=True) if v is not None}
+            activation.journal.records |= came
+        records = activation.journal.records
         return [
-            (child_id, journal.parse_result(activation.journal.get(name, b"")))
+            (child_id, journal.parse_result(records.get(name, b"")))
             for child_id, name in zip(ids, names, strict=True)
         ]
 
     async def _start(self, key: str, wanted: list[ChildCall], status: str, call_site: CallSite) -> bytes:
-        """Begin those children that have not been begun; the step's record."""
+        """Start the children that have not been started; returns the step's record."""
         activation = self._activation
         stored = await self._start_call(key, call_site)
         record = None if stored is None else self._read(key, stored, ChildRecord, call_site)
@@ -192,9 +185,9 @@ class Children(Calls):
             started == len(wanted) or (record is not None and record.status == "closed")
         ):
             return stored
-        activation.in_flight += 1  # until all of them have been begun, nothing parks
+        activation.in_flight += 1  # nothing parks until all of them have been started
         try:
-            # all are prepared before the first is begun: one that can't be is refused with nothing written
+            # all are prepared before the first is started: an invalid one is refused with nothing written
             children = await asyncio.gather(
                 *(self._child(key, index, one) for index, one in enumerate(wanted) if index >= started)
             )
@@ -209,51 +202,42 @@ class Children(Calls):
 
     async def _spawn(self, key: str, status: str, total: int, first: int, chunk: list[Child]) -> bytes:
         activation = self._activation
-        events, races = activation.first_events(), race_membership() if status == "open" else RaceMembership()
+        events, races = activation.events.first(), race_membership() if status == "open" else RaceMembership()
         store, name = activation.host.store, raw(key)
-        retention = activation.host.client.retention_ms
+        retention_ms = activation.host.client.retention_ms
         return await self._commit_wait(
             key,
-            lambda known: store.spawn(
-                activation.fence, known, name, status, total, first, retention, chunk, races, events
+            lambda known: store.fenced.spawn(
+                activation.fence,
+                known,
+                name,
+                status=status,
+                total=total,
+                first=first,
+                retention_ms=retention_ms,
+                children=chunk,
+                race_membership=races,
+                events=events,
             ),
         )
 
     async def _child(self, key: str, index: int, wanted: ChildCall) -> Child:
         activation = self._activation
         try:
-            workflow_id, packed, start = await activation.host.client.prepare(
-                wanted.workflow, wanted.payload, parent=(activation.origin, activation.id), **wanted.options
+            workflow_id, packed, start = await prepare(
+                activation.host.client,
+                wanted.workflow,
+                wanted.payload,
+                parent=(activation.origin, activation.id),
+                **wanted.options,
             )
         except (StoredValueError, ConfigurationError) as error:
             raise type(error)(f"child {index} of step {key!r}: {error}") from error.__cause__
         return Child(keys.child_id(activation.id, key, index), workflow_id, packed, start)
 
 
-def want(key: str, workflow: Workflow[Any, Any] | str, payload: Any, options: ChildOptions) -> ChildCall:
-    known = ChildOptions.__annotations__
-    for name in options:
-        if name not in known:
-            raise TypeError(f"step {key!r}: {name!r} is no option of a child: {', '.join(known)} are")
-    return ChildCall(workflow, payload, dict(options))
-
-
-def _batch(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[ChildCall]:
-    found = []
-    for index, one in enumerate(workflows):
-        if not isinstance(one, BatchWorkflowInput):
-            raise ConfigurationError(f"child {index} of step {key!r} is a BatchWorkflowInput, not {one!r}")
-        options = {
-            "initial_state": one.initial_state,
-            "run_timeout_seconds": one.run_timeout_seconds,
-        }
-        given = {name: value for name, value in options.items() if value is not None}
-        found.append(ChildCall(one.id, one.payload, given))
-    return found
-
-
 def _chunk(children: list[Child]) -> list[Child]:
-    """As many of them as one call may begin."""
+    """The first of them, as many as one call may start."""
     size, count = 0, 0
     for child in children[:CHUNK]:
         size += len(child.input)
@@ -270,6 +254,6 @@ def _told(workflow_id: str, result: ResultRecord) -> BatchStepResult:
         by = result.value.decode("utf-8", "replace")
         text = "ExecutionCancelledError: cancelled" + (f" by {by}" if by else "")
     else:
-        error = journal.parse_error(result.value)
+        error = stored_errors.parse_error(result.value)
         text = f"{error.type}: {error.message}"
     return BatchStepResult(workflow_id=workflow_id, success=False, error=text)

@@ -1,4 +1,10 @@
-"""`ctx.step.first_of`: a journaled choice between branches that a replay sees again."""
+"""`ctx.step.first_of`: a race between branches, whose winner is journaled.
+
+Where the winner is a wait, the script that resolves the wait decides the race and closes the waits of the
+other branches, so an answer that comes a moment too late is refused, never taken and ignored. A branch made
+of several calls can't be decided by a script: when it returns first, `choose` journals it as the winner,
+unless a wait was resolved before.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +17,17 @@ from typing import Any
 
 from polos_redis import tasks
 from polos_redis.errors import StepKeyError
-from polos_redis.runtime.activation import CallSite, described
-from polos_redis.runtime.steps.calls import Calls, caller, is_one_wait
+from polos_redis.runtime.branches import BRANCH, Branch, is_one_wait
+from polos_redis.runtime.call_sites import CallSite, caller, described
+from polos_redis.runtime.steps.calls import Calls
 from polos_redis.state import journal
 from polos_redis.state.journal import RaceRecord
-from polos_redis.state.store import raw
+from polos_redis.values.text import raw
 
 
 @dataclass(frozen=True, slots=True)
 class Winner:
-    """The branch that came first, and what it returned; `name, value = ...` takes it apart."""
+    """The branch that came first and its result; unpacks as `name, value`."""
 
     name: str
     value: Any
@@ -30,7 +37,7 @@ class Winner:
 
 
 class Races(Calls):
-    """Races between branches."""
+    """Steps that race branches against each other."""
 
     __slots__ = ()
 
@@ -79,7 +86,7 @@ class Races(Calls):
     def _winner(
         self, key: str, stored: bytes, branches: Mapping[str, Any], call_site: CallSite
     ) -> str | None:
-        """The branch that has won before, None while the race is open."""
+        """Returns the journaled winner, None while the race is open."""
         record = self._read(key, stored, RaceRecord, call_site)
         if record.status != "won":
             return None
@@ -94,7 +101,7 @@ class Races(Calls):
         return record.winner
 
     async def _choose(self, key: str, runners: dict[str, _Runner]) -> str:
-        """Journal who came first, unless the store has done so, and what has been begun in the branches."""
+        """Journal the winner, unless a script has, and the steps its branches began; returns the winner."""
         done = [name for name, runner in runners.items() if runner.task.done()]
         decided = [name for name in done if runners[name].branch.decided]
         first = decided[0] if decided else done[0]
@@ -109,7 +116,10 @@ class Races(Calls):
         activation, name = self._activation, raw(key)
         flat = [raw(part) for pair in started.items() for part in pair]
         stored = await self._commit_wait(
-            key, lambda known: activation.host.store.choose(activation.fence, known, name, raw(first), flat)
+            key,
+            lambda known: activation.host.store.fenced.choose(
+                activation.fence, known, name, raw(first), flat
+            ),
         )
         winner = journal.parse(stored)
         assert isinstance(winner, RaceRecord)
@@ -117,7 +127,7 @@ class Races(Calls):
 
 
 class _Branches(dict[str, Coroutine[Any, Any, Any]]):
-    """Branches that have not been begun; those that never are, are closed, also when the race never is."""
+    """Branches that have not begun. Those that never do are closed, even if the race itself never begins."""
 
     def close(self) -> None:
         while self:
@@ -129,11 +139,11 @@ class _Branches(dict[str, Coroutine[Any, Any, Any]]):
 
 
 class _Runner:
-    """One branch at work, as a task that belongs to the activation."""
+    """A running branch: a task that belongs to the activation."""
 
     def __init__(self, race: bytes, name: str, code: Coroutine[Any, Any, Any]) -> None:
-        self.branch = tasks.Branch(race, raw(name), is_one_wait(code), tasks.BRANCH.get())
+        self.branch = Branch(race, raw(name), is_one_wait(code), BRANCH.get())
         context = copy_context()
-        context.run(tasks.BRANCH.set, self.branch)
+        context.run(BRANCH.set, self.branch)
         self.task = asyncio.get_running_loop().create_task(code, context=context)
         self.task.add_done_callback(tasks.look_away, context=tasks.OUTSIDE)

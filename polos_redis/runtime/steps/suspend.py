@@ -7,29 +7,32 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, overload
 
+from polos_redis.decisions import answers
 from polos_redis.decisions.answer_policy import AnswerPolicy
-from polos_redis.decisions.answers import moment, shown_digest
 from polos_redis.errors import (
     ConfigurationError,
     InvalidAnswerError,
     StepExecutionError,
     SuspendTimeoutError,
 )
-from polos_redis.runtime.activation import CallSite
-from polos_redis.runtime.steps.calls import Calls, caller, decoded, one_wait, race_membership
-from polos_redis.runtime.steps.times import milliseconds
-from polos_redis.state import journal
+from polos_redis.runtime.branches import one_wait, race_membership
+from polos_redis.runtime.call_sites import CallSite, caller
+from polos_redis.runtime.steps.calls import decoded
+from polos_redis.runtime.steps.run import Runs
+from polos_redis.state import stored_errors
 from polos_redis.state.journal import SuspensionRecord
-from polos_redis.state.store import SuspensionRequest, raw
-from polos_redis.values import codec, schemas
+from polos_redis.state.suspensions import SuspensionRequest
+from polos_redis.values import codec, digests, schemas
+from polos_redis.values.text import raw
+from polos_redis.values.times import milliseconds, to_datetime
 
 T = TypeVar("T")
 
 FAIL = "fail"
 
 
-class Suspensions(Calls):
-    """Waits for people."""
+class Suspensions(Runs):
+    """Steps that wait for a person, or answer in place of one."""
 
     __slots__ = ()
 
@@ -101,10 +104,10 @@ class Suspensions(Calls):
         stored = await self._start_call(key, call_site)
         if stored is None:
             request = self._request(key, ask)
-            events, races = activation.first_events(), race_membership()
+            events, races = activation.events.first(), race_membership()
             store, name = activation.host.store, raw(key)
             stored = await self._commit_wait(
-                key, lambda known: store.suspend(activation.fence, known, name, request, races, events)
+                key, lambda known: store.fenced.suspend(activation.fence, known, name, request, races, events)
             )
         record = await self._decision(key, stored, SuspensionRecord, call_site)
         if record.status == "expired" and not record.answer:
@@ -114,18 +117,23 @@ class Suspensions(Calls):
         answer = {
             "data": decoded(record.answer),
             "resumed_by": record.by or None,
-            "resumed_at": moment(record.decided_ms),
+            "resumed_at": to_datetime(record.decided_ms),
             "channel": record.channel or "timeout",
         }
         if record.decisions:
             answer["decisions"] = [
-                {"data": decoded(one.answer), "by": one.by, "at": moment(one.at_ms), "channel": one.channel}
+                {
+                    "data": decoded(one.answer),
+                    "by": one.by,
+                    "at": to_datetime(one.at_ms),
+                    "channel": one.channel,
+                }
                 for one in record.decisions
             ]
         return answer
 
     def _request(self, key: str, ask: _Ask) -> SuspensionRequest:
-        """What the store is to ask. Raises for what can't be asked."""
+        """Returns the request to store. Raises `ConfigurationError` or `InvalidInputError`."""
         activation = self._activation
         host, what = activation.host, f"suspension {key!r}"
         shown = codec.encode(_shown(ask.data), limit=host.value_limit)
@@ -150,7 +158,7 @@ class Suspensions(Calls):
             default = codec.encode(plain if ask.schema is not None else ask.on_timeout)
         return SuspensionRequest(
             shown,
-            shown_digest(shown),
+            digests.shown_digest(shown),
             timeout_ms,
             host.audit_ms,
             policy,
@@ -161,14 +169,34 @@ class Suspensions(Calls):
         )
 
     def _with_url(self, key: str, data: Any) -> bytes:
-        """What the suspend event tells where there is an approval page: its address too."""
+        """Returns the suspend event's data with the approval page's URL; empty without such a page."""
         activation = self._activation
         links = activation.host.links
         shown = _shown(data)
         if links is None or links.public_url is None or not isinstance(shown, dict):
             return b""
         url = links.url(activation.id, key, activation.run)
-        return codec.encode({**shown, "_approval_url": url}, limit=1 << 40)
+        return codec.encode({**shown, "_approval_url": url}, limit=codec.UNLIMITED)
+
+    def resume(
+        self,
+        key: str,
+        suspend_step_key: str,
+        suspend_execution_id: str,
+        suspend_workflow_id: str | None = None,
+        data: Any = None,
+        *,
+        resumed_by: str | None = None,
+    ) -> Coroutine[Any, Any, None]:
+        """Answer a suspension of another execution, once. Raises `StepExecutionError` if it is refused."""
+        client, by = self._activation.host.client, resumed_by or f"execution {self._activation.id}"
+
+        async def answer() -> None:
+            await answers.decide(
+                client, suspend_execution_id, suspend_step_key, data, by=by, channel="workflow"
+            )
+
+        return self._run(key, True, answer, 0, 0.0, 0.0, caller())
 
 
 def _is_fail(on_timeout: Any) -> bool:
@@ -190,7 +218,7 @@ class _Ask:
 
     @property
     def has_policy(self) -> bool:
-        """Whether there is more to it than: anything from anybody."""
+        """Whether it restricts answers at all: a suspension without a policy accepts anything from anyone."""
         return (
             self.schema is not None
             or self.approvers is not None
@@ -201,15 +229,15 @@ class _Ask:
 
 
 def _typed(key: str, schema: Any, record: SuspensionRecord) -> Any:
-    """The answer as the type that was asked for."""
+    """Returns the answer as an instance of the suspension's schema."""
     try:
         return schemas.parse(schema, codec.to_plain(record.answer))
     except Exception as error:  # pydantic's, or those of the type's own validators
-        raise StepExecutionError(key, "InvalidAnswerError", journal.text_of(error)) from error
+        raise StepExecutionError(key, "InvalidAnswerError", stored_errors.text_of(error)) from error
 
 
 def _shown(data: Any) -> Any:
-    """What a person is shown: a model or dataclass becomes a plain dict, as its readers expect."""
+    """Returns `data` as a person is shown it: a model or dataclass as a plain dict."""
     if data is None:
         return {}
     if isinstance(data, Mapping):

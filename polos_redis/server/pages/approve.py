@@ -24,12 +24,13 @@ from polos_redis.errors import (
     SuspensionExpiredError,
 )
 from polos_redis.server import paths  # noqa: F401 - `anything` in the routes
+from polos_redis.server.callers import Caller
 from polos_redis.server.pages import display, forms
 from polos_redis.server.pages.layout import PageRoute, approve_path, go, render, visitor
 from polos_redis.server.pages.sessions import sessions_of
 from polos_redis.server.pages.sheets import Sheet
 from polos_redis.server.problems import Problem
-from polos_redis.server.security import Caller, check_address, check_link
+from polos_redis.server.security import check_address, check_link
 from polos_redis.server.site import site_of
 
 MOST_FIELDS = 4000  # of one sent form

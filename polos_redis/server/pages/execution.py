@@ -12,12 +12,12 @@ from starlette.responses import Response
 from polos_redis.client import PolosClient
 from polos_redis.decisions.answer_policy import verdict
 from polos_redis.errors import ExecutionFinishedError, ExecutionNotFoundError, NotFailedError
-from polos_redis.executions.views import iso
 from polos_redis.server.pages import display
 from polos_redis.server.pages.layout import PageRoute, go, render, visitor
 from polos_redis.server.pages.sessions import sessions_of
 from polos_redis.server.pages.timeline import ENDED, timeline
 from polos_redis.server.site import site_of
+from polos_redis.values.times import iso
 
 CHILDREN = 100  # that are shown
 WAITING = 100  # links to open decisions
@@ -105,7 +105,9 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
 
 async def _add_times(client: PolosClient, children: list[dict[str, Any]]) -> None:
     store = await client.store()
-    rows = await asyncio.gather(*(store.read_fields(one["id"], "created", "finished") for one in children))
+    rows = await asyncio.gather(
+        *(store.executions.read_fields(one["id"], "created", "finished") for one in children)
+    )
     for one, (created, finished) in zip(children, rows, strict=True):
         one["created_at"] = iso(int(created) / 1000 if created else None)
         one["finished_at"] = iso(int(finished) if finished else None)

@@ -10,7 +10,7 @@ from polos_redis.errors import ConfigurationError
 from polos_redis.server.pages.layout import PageRoute, render, visitor
 from polos_redis.server.problems import Problem
 from polos_redis.server.site import site_of
-from polos_redis.state.store import STATUSES
+from polos_redis.state.executions import STATUSES
 
 PAGE = 50
 

@@ -14,12 +14,13 @@ from starlette.responses import RedirectResponse, Response
 
 from polos_redis.errors import LinkError, PolosError
 from polos_redis.server import problems
+from polos_redis.server.callers import Caller
 from polos_redis.server.pages import display, times, words
 from polos_redis.server.pages.assets import address
 from polos_redis.server.pages.sessions import sessions_of
 from polos_redis.server.problems import Problem
 from polos_redis.server.rates import neighbourhood
-from polos_redis.server.security import Caller, caller_of, of_link
+from polos_redis.server.security import caller_of, of_link
 from polos_redis.server.site import site_of
 
 HEADERS = {

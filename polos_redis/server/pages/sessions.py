@@ -17,8 +17,8 @@ from starlette.responses import Response
 from polos_redis import apikeys
 from polos_redis.apikeys import ApiKey
 from polos_redis.client import PolosClient
+from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
-from polos_redis.server.security import Caller
 
 COOKIE = "polos_session"
 VISITOR = "polos_visitor"

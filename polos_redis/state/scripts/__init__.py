@@ -63,9 +63,8 @@ def _with_numbers(text: str) -> str:
 
 def _without_unused(text: str) -> str:
     """The text without functions that nothing calls."""
-    for function in reversed(
-        list(_FUNCTION.finditer(text))
-    ):  # from the last one, as no function calls a later one
+    functions = list(_FUNCTION.finditer(text))
+    for function in reversed(functions):  # a function is called by later ones only
         if len(re.findall(rf"\b{function[1]}\b", text)) == 1:
             text = text.replace(function[0], "")
     return text

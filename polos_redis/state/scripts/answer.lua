@@ -1,6 +1,6 @@
 #!lua
--- answer: decide a suspension with a person's answer, or say why not. A suspension with policy is only decided by an
--- answer that was checked against them.
+-- answer: decide a suspension with a person's answer, or say why not. A suspension with an answer policy is only
+-- decided by an answer that was checked against it.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 step key  3 answer (codec)  4 its digest  5 who, or ''  6 channel  7 '1' to keep it when early
 --       8 the opening of the suspension that it was checked against, '' for none  9 '1' when it approves, '0' when not
@@ -8,7 +8,7 @@
 --       11 who, by the name that tells people apart (5 where it is left out)
 -- Returns {'accepted' | 'recorded', decided in ms, by, how many decided alike, how many it takes},
 -- {'same' | 'kept' | 'other', decided in ms, by}, {'expired', deadline}, {'closed', status},
--- {'unknown', open step keys ...}, {'look', record, about or false} when it has to be checked against this,
+-- {'unknown', open step keys ...}, {'look', record, origin or false} when it has to be checked against this,
 -- {'full'} (too many early ones), or {'missing'} (no such execution).
 -- #include wake
 local P, id, key, answer, digest, by, channel, keep, seen, approves, groups, person = KEYS[1], unpack(ARGV)

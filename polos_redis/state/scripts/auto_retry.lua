@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- again: retry a failed execution automatically: it continues from its journal as a new run.
+-- auto_retry: retry a failed execution automatically: it continues from its journal as a new run.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 error  6 how many retries it has  7 delay in ms
 --       8.. events that come before the retry's

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- take: claim the notifications that a channel has to send now, oldest first. They are due again after a while, unless
--- the worker reports before what became of them.
+-- claim_notifications: claim the notifications that a channel has to send now, oldest first. They are due again after a
+-- while, unless the worker reports before what became of them.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 channel  2 how many at most  3 how long they are claimed, ms
 -- Returns {ms when they are due again, notification, notification, ..}.

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- fire: decide what is due, oldest first, in a bounded batch. One worker at a time holds timer leadership; the others are told
--- to come back, so idle workers cost next to nothing.
+-- fire: decide what is due, oldest first, in a bounded batch. One worker at a time is the timer leader; the others
+-- are told to come back, so idle workers cost next to nothing.
 -- KEYS  1 the partition's prefix
--- ARGV  1 worker  2 how long it holds timer leadership, ms  3 largest batch
+-- ARGV  1 worker  2 how long it is the timer leader, ms  3 largest batch
 -- Returns {timers fired, executions forgotten, ms until the next timer or -1, flat list of errands that are due and
 -- their times: the caller runs these, as they concern other partitions or need more than Lua}, or {-1} when another
--- worker holds timer leadership.
+-- worker is the timer leader.
 -- #include termination
 -- #include event
 -- #include forgetting

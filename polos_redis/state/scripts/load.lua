@@ -3,7 +3,7 @@
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner
 -- Returns nil when the entry is not the live one or another activation owns the execution, else
--- {input, started in ms or nil, losses or nil, about or nil, the journal as a flat list of field and record}.
+-- {input, started in ms or nil, losses or nil, origin or nil, the journal as a flat list of field and record}.
 -- #include fence
 local P, id, entry, owner = KEYS[1], unpack(ARGV)
 local count, _, is = fence(P, id, entry, owner, 0, '')

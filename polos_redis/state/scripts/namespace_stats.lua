@@ -1,10 +1,10 @@
 #!lua flags=no-writes
--- census: count everything in a partition without scanning it.
+-- namespace_stats: count everything in a partition without scanning it.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 how many workflows follow  2.. workflows, then queues: the caller asks for a bounded number of each
 -- Returns {open suspensions, age of the oldest (ms), timers, timers that are due, errands, errands that are due, 1 when
--- a worker holds timer leadership else 0, by workflow a list of counts (queued, waiting, completed, failed, cancelled), by
--- queue a list of counts (entries to be delivered, entries delivered, slots taken in its semaphore, executions in line)}.
+-- there is a timer leader else 0, by workflow a list of counts (queued, waiting, completed, failed, cancelled), by
+-- queue a list of counts (entries to be delivered, entries delivered, slots held, waiters)}.
 -- #include clock
 local P, workflows = KEYS[1], unpack(ARGV, 1, 1)
 local NAMES <const> = 2

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- sent: remove a notification that was sent, or note when it is to be sent again.
+-- notification_sent: remove a notification that was sent, or note when it is to be sent again.
 -- KEYS  1 the partition's prefix
--- ARGV  1 channel  2 notification  3 when it is due again, as `take` said
+-- ARGV  1 channel  2 notification  3 when it is due again, as claim_notifications said
 --       4 ms from now until it is to be sent again, '' when that is not needed
--- Returns 1, or 0 when it was taken again or noted again meanwhile (nothing is changed).
+-- Returns 1, or 0 when it was claimed or noted again meanwhile (nothing is changed).
 -- #include clock
 -- #include outbox
 local P, channel, notification, due, delay = KEYS[1], unpack(ARGV)

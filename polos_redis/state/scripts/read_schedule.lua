@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- scheduled: read a schedule, and the time that counts for it.
+-- read_schedule: read a schedule, and the time that counts for it.
 -- KEYS  1 the prefix of the schedule's partition
 -- ARGV  1 schedule
 -- Returns {now in ms, schedule (msgpack) or nil}.

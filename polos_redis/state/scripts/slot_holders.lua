@@ -1,9 +1,9 @@
 #!lua flags=no-writes
--- holders: a page of the executions that have a place in a semaphore and live in another partition.
+-- slot_holders: a page of the executions that hold slots of a semaphore and live in another partition.
 -- KEYS  1 the prefix of the semaphore's home partition
 -- ARGV  1 semaphore  2 cursor, '0' for the first page
--- Returns {the next cursor, '0' after the last page, flat list of executions and their versions}, or nil when nobody
--- has a place or stands in line.
+-- Returns {the next cursor, '0' after the last page, flat list of executions and their versions}, or nil when the
+-- semaphore has neither holders nor waiters.
 -- #include append
 local P, semaphore, cursor = KEYS[1], unpack(ARGV)
 local slots = P .. 'slots:' .. semaphore

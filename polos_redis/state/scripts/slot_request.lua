@@ -1,8 +1,8 @@
 #!lua flags=no-writes
--- semaphore: look up what an execution wants of its semaphore now.
+-- slot_request: look up what an execution wants of its semaphore now.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 execution
--- Returns {semaphore, limit, version, 1 when it wants a place or has one else 0}, or nil when it is in no semaphore.
+-- Returns {semaphore, limit, version, 1 when it wants a slot or holds one else 0}, or nil when it is in no semaphore.
 -- #include relations
 local P, id = KEYS[1], unpack(ARGV)
 local status, packed = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'relations'))

@@ -20,7 +20,7 @@ local count, old, is = fence(P, id, entry, owner, known, key, 'relations')
 if count < 0 then return count end
 claim(P, id, owner, is, now)
 local record = old and cmsgpack.unpack(old)
-if record and (record[KIND] ~= 'child' or record[CHILD_BEGUN] > first or record[CHILD_BEGUN] == total) then
+if record and (record[KIND] ~= 'child' or record[CHILD_STARTED] > first or record[CHILD_STARTED] == total) then
   return {count, old}
 end
 
@@ -33,8 +33,8 @@ local function open()
     relations.kids = true
     write_relations(P, id, relations)
   end
-  local left, begun, decided = total, 0, 0
-  return {1, 'child', status, now, total, left, begun, decided, decides}
+  local left, started, decided = total, 0, 0
+  return {1, 'child', status, now, total, left, started, decided, decides}
 end
 
 -- start: start a child, or take in the result that it has already.
@@ -69,7 +69,7 @@ if record[STATUS] ~= 'closed' then
     start(ARGV[i], now_us + (i - children) / PER_CHILD, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
   end
 end
-record[CHILD_BEGUN] = first + (#ARGV - children + 1) / PER_CHILD
+record[CHILD_STARTED] = first + (#ARGV - children + 1) / PER_CHILD
 local packed
 if record[STATUS] == 'open' and record[CHILD_LEFT] == 0 then
   packed = resolve(P, id, key, record, 'done')

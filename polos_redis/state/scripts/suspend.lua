@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
 -- suspend: open a wait for a person. Idempotent: an existing record is returned as it is, with its first deadline and
--- no second event. An early answer decides it at once, if it has no terms.
+-- no second event. An early answer decides it at once, if it has no policy.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 timeout in ms, 0 for none  7 what is shown (codec)
 --       8 the race it decides, or ''  9 the races it takes part in, as for join  10 digest of what is shown
---       11 retention of its audit, ms  12 further options (msgpack map), or '': terms, default (codec: what holds when
---       nobody answers in time), told (codec: the data of its events, where that is more than what is shown), channels
---       (a list: by which people are notified), run (where it is not the first)
+--       11 retention of its audit, ms  12 further options (msgpack map), or '': policy (of answers), default (codec:
+--       what holds when nobody answers in time), event_data (codec: where it is more than what is shown), channels (a
+--       list: by which people are notified), run (where it is not the first)
 --       13.. events that come before it on the workflow's topic
 -- Returns {changes, record}; -1 or -2 as write does.
 -- #include fence
@@ -26,7 +26,7 @@ timeout = tonumber(timeout)
 options = options ~= '' and cmsgpack.unpack(options) or {}
 local deadline = timeout > 0 and now + timeout or 0
 local answer, digest, by, channel, decided, decisions = options.default or '', '', '', '', 0, ''
-local record = {1, 'suspend', 'open', now, deadline, shown, answer, digest, by, channel, decided, options.terms or '',
+local record = {1, 'suspend', 'open', now, deadline, shown, answer, digest, by, channel, decided, options.policy or '',
   decisions, decides, shown_digest, tonumber(audit), options.run or 1}
 if races ~= '' then
   if not join(P, id, races) then
@@ -40,7 +40,7 @@ end
 local journal, member, topic = P .. 'journal:' .. id, id .. ' ' .. key, P .. 'topic:' .. key .. '/' .. id
 local early = redis.call('HGET', P .. 'early:' .. id, key)
 local root = root_of(id)
-local events, event_data = {unpack(ARGV, EVENTS)}, options.told or shown
+local events, event_data = {unpack(ARGV, EVENTS)}, options.event_data or shown
 append(events, event_of(id, root, 'suspend_' .. key), event_data)
 note_wait(P, id, key)
 redis.call('XADD', topic, '*', 'suspend', event_data)
@@ -58,6 +58,6 @@ local packed = cmsgpack.pack(record)
 redis.call('HSET', journal, '', count + 1, key, packed)
 redis.call('ZADD', P .. 'suspensions', now_us, member)
 if deadline > 0 then redis.call('ZADD', P .. 'timers', deadline, 's' .. member) end
-if early then note_errand(P, 'y' .. member) end -- its terms have to be checked
+if early then note_errand(P, 'y' .. member) end -- it has to be checked against the policy
 for _, name in ipairs(options.channels or {}) do post(P, name, now, member) end
 return {count + 1, packed}

@@ -30,8 +30,8 @@ local function let_go(P, one, relations)
   end
 end
 
--- notify_parent: a child has ended. Its parent is woken when a step waited for this child last; one that has failed keeps
--- the result for its next run.
+-- notify_parent: a child has ended. Its parent is woken when a step waited for this child last; one that has failed
+-- keeps the result for its next run.
 local function notify_parent(P, id, relations, status, value)
   local parent, key = relations.parent, relations.key
   let_go(P, id, relations)

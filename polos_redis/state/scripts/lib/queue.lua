@@ -18,7 +18,7 @@ local function put_on(P, id, workflow, run, queue, more)
   redis.call('HSET', P .. 'exec:' .. id, 'status', 'queued', 'entry', entry)
 end
 
--- inlined_payload: what an entry carries so that its activation need not read anything: input and journal, if they are small.
+-- inlined_payload: what an entry carries so that its activation need not read anything: input and journal, if small.
 local function inlined_payload(P, id, input, origin, started)
   local journal = P .. 'journal:' .. id
   if #input > 4096 or redis.call('HLEN', journal) > 32 then return end

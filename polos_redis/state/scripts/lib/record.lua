@@ -29,13 +29,13 @@ local WAIT_RACE <const> = 12
 -- child: a step that starts children
 local CHILD_TOTAL <const> = 5
 local CHILD_LEFT <const> = 6 -- how many have not ended yet
-local CHILD_BEGUN <const> = 7
+local CHILD_STARTED <const> = 7
 local CHILD_DECIDED <const> = 8
 local CHILD_RACE <const> = 9
 -- race: not a wait itself
 local RACE_WINNER <const> = 5
 local RACE_DECIDED <const> = 6
-local RACE_MEMBERS <const> = 7 -- what was begun in its branches: step key, branch, step key, branch ...
+local RACE_MEMBERS <const> = 7 -- what was started in its branches: step key, branch, step key, branch ...
 -- A child's result is no such record: it begins with status and value.
 local RESULT_STATUS <const> = 1
 local RESULT_STEP <const> = 3 -- the step key that waits for it

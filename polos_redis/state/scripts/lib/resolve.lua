@@ -10,7 +10,7 @@ local function answer_event(record)
     'resumed_at', record[DECIDED], 'channel', record[CHANNEL])
 end
 
--- tell: emit an event of a suspension, on its own topic and on the workflow's.
+-- emit: emit an event of a suspension, on its own topic and on the workflow's.
 local function emit(P, id, key, kind, data)
   local root = root_of(id)
   redis.call('XADD', P .. 'topic:' .. key .. '/' .. id, '*', kind, data)
@@ -82,7 +82,7 @@ local function close(P, id, key, step_status)
   end
 end
 
--- give_up: the workflow's code has cancelled a wait, or a step's retry that has not begun yet.
+-- give_up: the workflow's code has cancelled a wait, or a step's retry that has not started yet.
 local function give_up(P, id, key)
   local record = record_of(P, id, key)
   if record[KIND] == 'step' and record[STATUS] == 'retry' then
@@ -111,22 +111,22 @@ local function resolve(P, id, key, record, status)
   return packed
 end
 
--- add_members: add what was begun in a race's branches to its members, unless it is there: step key, branch, step key,
--- branch ... Returns whether anything was added.
-local function add_members(members, begun)
+-- add_members: add what was started in a race's branches to its members, unless it is there: step key, branch, step
+-- key, branch ... Returns whether anything was added.
+local function add_members(members, started)
   local known, more = {}, false
   for i = 1, #members, 2 do known[members[i]] = true end
-  for i = 1, #begun, 2 do
-    if not known[begun[i]] then
-      append(members, begun[i], begun[i + 1])
+  for i = 1, #started, 2 do
+    if not known[started[i]] then
+      append(members, started[i], started[i + 1])
       more = true
     end
   end
   return more
 end
 
--- join: make a wait that opens in branches of races a member of each, with the steps begun there before. Returns false
--- when another branch has won one of the races. `packed`: a list of {race, branch, step key ...}, or ''.
+-- join: make a wait that opens in branches of races a member of each, with the steps started there before. Returns
+-- false when another branch has won one of the races. `packed`: a list of {race, branch, step key ...}, or ''.
 local function join(P, id, packed)
   if packed == '' then return true end
   local free = true
@@ -136,9 +136,9 @@ local function join(P, id, packed)
     local race = held and read_record(held) or {1, 'race', 'open', now, '', 0, {}} -- no winner, undecided, no members
     if race[STATUS] == 'open' or race[RACE_WINNER] ~= branch then
       free = free and race[STATUS] == 'open'
-      local begun = {}
-      for i = FIRST_STEP, #entrant do append(begun, entrant[i], branch) end
-      add_members(race[RACE_MEMBERS], begun)
+      local started = {}
+      for i = FIRST_STEP, #entrant do append(started, entrant[i], branch) end
+      add_members(race[RACE_MEMBERS], started)
       rewrite(P, id, race_key, race)
     end
   end

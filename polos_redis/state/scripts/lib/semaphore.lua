@@ -2,18 +2,19 @@
 -- #include errands
 -- #include queue
 -- #include relations
--- A semaphore is a queue with a limit, or one concurrency key of it: at most that many of its executions may be on the queue
--- or at work at a time. `slots:<semaphore>` maps executions to versions, for those that have a place and those that stand
--- in line; `line:<semaphore>` is the line. Both live in the semaphore's home partition. An execution that lives in another one
--- (not `near`) reaches them by errands. An execution counts its version up whenever it changes its mind, so that a
--- delayed request can't undo a newer one.
+-- A semaphore is a queue with a limit, or one concurrency key of it: at most that many of its executions may be on the
+-- queue or at work at a time. `slots:<semaphore>` maps executions to versions, for those that hold a slot and those
+-- that wait for one; `waiters:<semaphore>` has the waiters. Both live in the semaphore's home partition; an execution
+-- that lives in another one (not `near`) reaches them by errands. An execution counts its version up whenever it
+-- changes its mind, so that a delayed request can't undo a newer one.
 
--- limit_of: the limit that workers have announced for the semaphore's queue, else the one the execution came with, if any.
+-- limit_of: the limit that workers have published for the semaphore's queue, else the one the execution came with, if
+-- any.
 local function limit_of(P, semaphore, own)
   return tonumber(redis.call('HGET', P .. 'limits', string.match(semaphore, '^[^%z]*'))) or own
 end
 
--- admit: make an execution that has a place runnable, if it still wants to be. Returns whether it does.
+-- admit: make an execution that holds a slot runnable, if it still wants to be. Returns whether it does.
 local function admit(P, id)
   local status, entry, workflow, run, queue, input, origin, started = unpack(redis.call('HMGET', P .. 'exec:' .. id,
     'status', 'entry', 'workflow', 'run', 'queue', 'input', 'origin', 'started'))
@@ -22,7 +23,7 @@ local function admit(P, id)
   return true
 end
 
--- move_up: give the free slots to the head of the line, at most a hundred in one go. Returns how many slots are left.
+-- move_up: give the free slots to the first waiters, at most a hundred in one go. Returns how many slots are left.
 local function move_up(P, semaphore, limit)
   local slots, waiters = P .. 'slots:' .. semaphore, P .. 'waiters:' .. semaphore
   local waiting = redis.call('ZCARD', waiters)
@@ -39,7 +40,7 @@ local function move_up(P, semaphore, limit)
   return moving == waiting and free - moving or 0
 end
 
--- acquire_slot: give the execution a place, or the last turn in line. Returns whether it holds a place now.
+-- acquire_slot: give the execution a slot, or make it the last waiter. Returns whether it holds a slot now.
 local function acquire_slot(P, semaphore, limit, id, version)
   local slots, waiters = P .. 'slots:' .. semaphore, P .. 'waiters:' .. semaphore
   local free = move_up(P, semaphore, limit)
@@ -52,7 +53,7 @@ local function acquire_slot(P, semaphore, limit, id, version)
   return false
 end
 
--- release_slot: give up a place, or the turn in line.
+-- release_slot: give up a slot, or the wait for one.
 local function release_slot(P, semaphore, limit, id, version)
   local slots = P .. 'slots:' .. semaphore
   local seen = redis.call('HGET', slots, id)
@@ -63,7 +64,7 @@ local function release_slot(P, semaphore, limit, id, version)
   if redis.call('EXISTS', slots) == 0 then redis.call('ZREM', P .. 'errands', 'h' .. limit .. ' ' .. semaphore) end
 end
 
--- offer: make an execution runnable: at once, or when it gets a place in its semaphore.
+-- offer: make an execution runnable: at once, or when it gets a slot of its semaphore.
 local function offer(P, id, workflow, run, queue, relations, more)
   if not relations.semaphore then return put_on(P, id, workflow, run, queue, more) end
   relations.slot = (relations.slot or 0) + 1
@@ -75,7 +76,7 @@ local function offer(P, id, workflow, run, queue, relations, more)
   end
 end
 
--- leave: hand the place of an execution that is no longer runnable to the next one.
+-- leave: hand the slot of an execution that is no longer runnable to the first waiter.
 local function leave(P, id, relations)
   if not relations.semaphore then return end
   relations.slot = (relations.slot or 0) + 1

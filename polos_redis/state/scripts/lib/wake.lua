@@ -1,8 +1,8 @@
 -- #include semaphore
 -- #include notify
 -- #include resolve
--- wake: resolve an open wait and wake its execution. If it is parked, it becomes runnable; if an activation of it lives,
--- its worker is notified.
+-- wake: resolve an open wait and wake its execution. If it is parked, it becomes runnable; if an activation of it
+-- lives, its worker is notified.
 local function wake(P, id, key, record, decision)
   local packed = resolve(P, id, key, record, decision)
   local status, owner, workflow, created, run, queue, input, origin, relations = unpack(redis.call('HMGET',

@@ -1,19 +1,43 @@
-"""Times as users give them, in the store's ms."""
+"""Conversions between the store's milliseconds since 1970 and the times users see and give."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from polos_redis.errors import InvalidInputError
 
 LONGEST_SECONDS = 1e10  # about 300 years
 LAST_MS = 253_402_300_799_999  # the end of the year 9999, as far as dates go
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def to_datetime(ms: float) -> datetime:
+    """A stored time as an aware datetime in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def to_ms(when: datetime) -> int:
+    """An aware datetime in whole ms, rounded down."""
+    return (when - _EPOCH) // _MILLISECOND
+
+
+def iso(ms: float | None) -> str | None:
+    """A stored time as ISO 8601 in UTC with milliseconds; None for None or 0."""
+    return to_datetime(ms).isoformat(timespec="milliseconds") if ms else None
+
+
+# --- times as users give them ---
+
 
 def milliseconds(
     what: str, seconds: float | timedelta | None, name: str = "timeout", *, zero: bool = False
 ) -> int | None:
-    """A time in ms; None for none. Without `zero` at least 1. `what` and `name` are for the error."""
+    """A duration in ms; None for None. At least 1, unless `zero` allows 0.
+
+    Raises `InvalidInputError`; `what` and `name` appear in its message.
+    """
     if seconds is None:
         return None
     number = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
@@ -27,7 +51,7 @@ def milliseconds(
 
 
 def span(what: str, **parts: float) -> int:
-    """Parts of a time (seconds, minutes, ...) added up, in ms; 0 when that is less."""
+    """The sum of the parts of a duration (seconds, minutes, ...) in ms, at least 0."""
     try:
         whole = timedelta(**{name: part or 0 for name, part in parts.items()})
     except (TypeError, ValueError, OverflowError):
@@ -35,13 +59,13 @@ def span(what: str, **parts: float) -> int:
     if whole.total_seconds() >= LONGEST_SECONDS:
         given = {name: part for name, part in parts.items() if part}
         raise InvalidInputError(f"{what}: expected numbers, of 300 years at the most together, not {given!r}")
-    return max(0, whole // timedelta(milliseconds=1))
+    return max(0, whole // _MILLISECOND)
 
 
-def moment(what: str, when: datetime) -> int:
-    """An aware datetime in ms since 1970; 1 for all that is before."""
+def checked_ms(what: str, when: datetime) -> int:
+    """A point in time in ms; 1 for everything before 1970. Raises `InvalidInputError`."""
     if not isinstance(when, datetime) or when.utcoffset() is None:
         raise InvalidInputError(
             f"{what}: expected a datetime with a time zone (datetime.now(UTC), say), not {when!r}"
         )
-    return min(max(1, int(when.timestamp() * 1000)), LAST_MS)
+    return min(max(1, to_ms(when)), LAST_MS)

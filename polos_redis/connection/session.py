@@ -1,0 +1,104 @@
+"""A client's connections in one event loop of one process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from polos_redis.connection.notices import Notices
+from polos_redis.connection.tails import Tails
+from polos_redis.errors import ExecutionNotFoundError
+from polos_redis.state import scripts
+from polos_redis.state.executions import FINISHED, Ended
+from polos_redis.state.store import Store
+from polos_redis.values.text import text
+from polos_redis.wire.routing import wire_to
+
+RECHECK_SECONDS = 10.0  # a notice may be lost: ask the execution itself this often
+
+
+class Session:
+    """The wire, the reply channel and the tails of one event loop. A forked child needs its own."""
+
+    def __init__(self, url: str, namespace: str, partitions: int, patience: float) -> None:
+        self.pid = os.getpid()
+        self.wire = wire_to(url, name="polos-client", scripts=scripts.ALL)
+        self.store = Store(self.wire, namespace, partitions, patience)
+        self.name = os.urandom(6).hex()
+        self.notices = Notices(self.wire, self.store.prefixes, self.name, self._received, self._recheck)
+        self.tail = Tails(self.wire, self.store.prefixes, patience)
+        self.checked = False
+        self._ends: dict[bytes, list[asyncio.Future[Ended | None]]] = {}
+
+    async def check(self) -> None:
+        """Check, once, that the namespace has this number of partitions. Raises `ConfigurationError`."""
+        if not self.checked:
+            await self.store.partitions.check()
+            self.checked = True
+
+    async def wait_for_end(self, execution_id: str) -> Ended:
+        """Wait until an execution has ended. Raises `ExecutionNotFoundError`."""
+        await self.notices.start(self.store.partitions.prefix(execution_id))
+        name = execution_id.encode("utf-8", "surrogatepass")
+        loop = asyncio.get_running_loop()
+        while True:
+            future: asyncio.Future[Ended | None] = loop.create_future()
+            waiting = self._ends.setdefault(name, [])
+            waiting.append(future)
+            try:
+                ended = await self.store.executions.watch(execution_id, self.name)
+                if ended is None:
+                    raise ExecutionNotFoundError(execution_id)
+                if ended.status in FINISHED:
+                    return ended
+                recheck = loop.call_later(RECHECK_SECONDS, _wake, future)
+                try:
+                    ended = await future
+                finally:
+                    recheck.cancel()
+                if ended is not None:
+                    return ended
+            finally:
+                waiting.remove(future)
+                if not waiting:
+                    self._ends.pop(name, None)
+
+    def _received(self, notice: list[Any]) -> None:
+        if notice[0] != b"done":
+            return
+        _, execution_id, status, field, value = notice
+        ended: Ended | None = (
+            None  # look again: the value was too large, or it failed and may have been retried
+        )
+        if value is not None and value is not False:
+            if field == b"output":
+                ended = Ended(text(status), output=value)
+            elif field == b"cancelled_by":
+                ended = Ended(text(status), cancelled_by=text(value) or None)
+        for future in self._ends.get(execution_id, ()):
+            if not future.done():
+                future.set_result(ended)
+
+    def _recheck(self) -> None:
+        """Make everybody who waits ask the execution itself."""
+        for futures in self._ends.values():
+            for future in futures:
+                _wake(future)
+
+    async def close(self) -> None:
+        """Close the connections; whoever still waits gets `RedisUnavailableError`."""
+        await self.tail.close()
+        await self.notices.close()
+        await self.wire.close()
+        self._recheck()
+
+    def abort(self) -> None:
+        """Drop the connections without a loop to close them in."""
+        for connection in (self.tail, self.notices, self.wire):
+            connection.abort()
+
+
+def _wake(future: asyncio.Future[Ended | None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,50 @@
+"""Suspensions as people and programs read them: plain JSON values only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from polos_redis.decisions.answer_policy import AnswerPolicy
+from polos_redis.state import keys
+from polos_redis.state.journal import DecisionRecord, SuspensionRecord
+from polos_redis.values.plain import readable
+from polos_redis.values.times import iso
+
+
+def suspension_view(execution_id: str, step_key: str, record: SuspensionRecord) -> dict[str, Any]:
+    """One suspension: what was shown, since when and until when, and the decision."""
+    answered = record.status == "answered"
+    policy = AnswerPolicy.unpack(record.policy)
+    default = record.status in ("open", "expired") and record.answer
+    return {
+        "execution_id": execution_id,
+        "step_key": step_key,
+        "topic": keys.suspension_topic(step_key, execution_id),
+        "status": record.status,
+        "run": record.run,
+        "data": readable(record.shown),
+        "digest": record.shown_digest.hex() or None,
+        "opened_at": iso(record.opened_ms),
+        "expires_at": iso(record.deadline_ms),
+        "answer": readable(record.answer) if answered else None,
+        "resumed_by": (record.by or None) if answered else None,
+        "channel": record.channel if answered else None,
+        "decided_at": iso(record.decided_ms),
+        "schema": policy.schema,
+        "approvers": list(policy.approvers),
+        "required": policy.required,
+        "rejections": policy.rejections,
+        "allow_self": policy.allow_self,
+        "on_timeout": {"data": readable(record.answer)} if default else None,
+        "decisions": [_decision(one) for one in record.decisions],
+    }
+
+
+def _decision(record: DecisionRecord) -> dict[str, Any]:
+    """The decision of one of several people."""
+    return {
+        "data": readable(record.answer),
+        "by": record.by or None,
+        "at": iso(record.at_ms),
+        "channel": record.channel,
+    }

@@ -1,0 +1,198 @@
+"""The definition of a workflow: its id, its function, the type of its input, and what `@workflow` was given.
+
+This is what most of the package needs to know of a workflow. `Workflow` extends it by what users call.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable, Sequence
+from types import CodeType
+from typing import Any, Generic, TypeVar
+
+from polos_redis.definitions.cron import Declared
+from polos_redis.definitions.queue import DEFAULT, Queue, as_queue
+from polos_redis.definitions.trigger import Trigger
+from polos_redis.errors import ConfigurationError, InvalidInputError, NotStorableError
+from polos_redis.values import codec, packing
+from polos_redis.values.type_names import is_model
+from polos_redis.values.validation import GeneratedInput, validator
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_registry: dict[str, WorkflowDefinition[Any, Any]] = {}
+
+
+class WorkflowDefinition(Generic[In, Out]):
+    """A workflow as the runtime sees it. Raises `ConfigurationError` for options that can't be used."""
+
+    def __init__(
+        self,
+        function: Callable[..., Awaitable[Out]],
+        id: str,
+        *,
+        queue: Queue | str | dict[str, Any] | None = None,
+        run_timeout_seconds: float | None = None,
+        retries: int = 0,
+        retry_delay: float = 1.0,
+        state_schema: type[Any] | None = None,
+        on_start: Any = None,
+        on_end: Any = None,
+        schedule: str | dict[str, Any] | bool | None = None,
+        trigger_on_event: str | None = None,
+        batch_size: int = 1,
+        batch_timeout_seconds: float | None = None,
+    ) -> None:
+        self.id = id
+        self.queue = as_queue(queue, id)
+        self.defines_queue = isinstance(queue, (Queue, dict))  # a name alone says nothing of a limit
+        self.run_timeout_seconds = run_timeout_seconds
+        self.state_schema = _as_schema(state_schema, id)
+        self.on_start = _hooks(on_start, id, "on_start")
+        self.on_end = _hooks(on_end, id, "on_end")
+        self.plain = (  # begun with nothing but an input
+            self.queue == DEFAULT and run_timeout_seconds is None and state_schema is None
+        )
+        self.has_surroundings = bool(state_schema or self.on_start or self.on_end)
+        self.schedule = Declared.of(schedule, id)
+        self.schedulable = schedule is not False
+        self.trigger = Trigger.of(trigger_on_event, batch_size, batch_timeout_seconds, id)
+        if schedule and self.trigger:
+            raise ConfigurationError(
+                f"workflow {id!r} has a schedule and trigger_on_event, which give it different inputs: "
+                "make it two workflows that call one function"
+            )
+        self.retries = retries
+        self.retry_delay = retry_delay
+        if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
+            raise ConfigurationError(f"workflow {id!r}: retries is a whole number from 0, not {retries!r}")
+        for name, seconds in (("retry_delay", retry_delay), ("run_timeout_seconds", run_timeout_seconds)):
+            least = 0 if name == "retry_delay" else 0.001
+            number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+            if seconds is not None and not (number and least <= seconds < 1e10):
+                raise ConfigurationError(f"workflow {id!r}: {name} is a number of seconds, not {seconds!r}")
+        self.function = function
+        self.defined: tuple[str, str, int] = ("", "", 0)
+        self.__name__ = getattr(function, "__name__", id)
+        self.__doc__ = function.__doc__
+        self.__module__ = function.__module__
+        self.__wrapped__ = function
+        parameters = list(inspect.signature(function).parameters.values())
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        required = [p for p in parameters if p.default is p.empty and p not in positional]
+        if not inspect.iscoroutinefunction(function):
+            raise ConfigurationError(f"workflow {id!r}: {self.__name__} must be an async function")
+        if not 1 <= len(positional) <= 2 or any(p.kind is p.KEYWORD_ONLY for p in required):
+            raise ConfigurationError(
+                f"workflow {id!r}: {self.__name__} must take (ctx) or (ctx, input), "
+                f"not {inspect.signature(function)}"
+            )
+        self.takes_input = len(positional) == 2
+        self._input_parameter = positional[1] if self.takes_input else None
+        self._input_type: Any = _UNRESOLVED
+
+    @property
+    def input_type(self) -> Any:
+        """The input's annotation, or `Any`; resolved on first use, so a forward reference works."""
+        if self._input_type is _UNRESOLVED:
+            parameter = self._input_parameter
+            if parameter is None or parameter.annotation is parameter.empty:
+                self._input_type = Any
+            else:
+                try:
+                    hints = typing.get_type_hints(self.function)
+                except NameError as error:
+                    raise ConfigurationError(
+                        f"workflow {self.id!r}: the input's annotation: {error}"
+                    ) from None
+                self._input_type = hints[parameter.name]
+        return self._input_type
+
+    @property
+    def needed(self) -> Sequence[WorkflowDefinition[Any, Any]]:
+        """What a worker has to serve beside it, as it is part of it: an agent's tools, say."""
+        return ()
+
+    def resolve(self) -> None:
+        """Find out the input's type now: a worker wants to fail at its start, not at the first execution."""
+        annotation = self.input_type
+        try:
+            validator(annotation)  # imports pydantic, if need be: not while executions run
+            if self.state_schema is not None:
+                validator(self.state_schema)
+                packing.encoder(self.state_schema)
+        except (ConfigurationError, NotStorableError) as error:
+            raise ConfigurationError(f"workflow {self.id!r}: {error}") from error.__cause__
+
+    def check_input(self, input: Any) -> Any:
+        """Validate an input against the declared type. Raises `InvalidInputError` that names the fields."""
+        if not self.takes_input:
+            if input is None or isinstance(input, GeneratedInput):
+                return None
+            raise InvalidInputError(f"workflow {self.id!r} takes no input, but was given one")
+        if input is None and self._input_parameter is not None and self._input_parameter.default is None:
+            return None
+        return codec.validate_input(self.input_type, input, workflow_id=self.id)
+
+    def check_state(self, given: Any) -> Any:
+        """The state an execution begins with: what it was given, validated, else the schema's defaults; None
+        for a workflow without a schema. Raises `InvalidInputError` that names the fields."""
+        if self.state_schema is None:
+            if given is None:
+                return None
+            raise InvalidInputError(
+                f"workflow {self.id!r} has no state_schema, but was given an initial_state: "
+                "define it with @workflow(state_schema=...)"
+            )
+        state = {} if given is None else given
+        return codec.validate_input(self.state_schema, state, workflow_id=self.id, name="initial_state")
+
+    def bare_call(self, ctx: Any, input: Any) -> Any:
+        """The coroutine of the function alone, without state or hooks."""
+        return self.function(ctx, input) if self.takes_input else self.function(ctx)
+
+
+def _hooks(hooks: Any, workflow_id: str, kind: str) -> tuple[Callable[..., Any], ...]:
+    """The hooks of a workflow, which may be given as a function, a list of them, or None."""
+    several = () if hooks is None else (hooks,) if callable(hooks) else hooks
+    if not isinstance(several, list | tuple) or not all(map(callable, several)):
+        raise ConfigurationError(
+            f"workflow {workflow_id!r}: {kind} is a function (ctx, hook_context) or a list of them, "
+            f"not {hooks!r}"
+        )
+    return tuple(several)
+
+
+_UNRESOLVED = object()
+
+
+def _as_schema(schema: Any, workflow_id: str) -> type[Any] | None:
+    if schema is None or (isinstance(schema, type) and is_model(schema)):
+        return schema
+    raise ConfigurationError(
+        f"workflow {workflow_id!r}: state_schema is a pydantic model class, not {schema!r}"
+    )
+
+
+W = TypeVar("W", bound=WorkflowDefinition[Any, Any])
+
+
+def register(made: W, name: str, code: CodeType, line: int = 0) -> W:
+    """Make a workflow known by its id; `name` and where in which code it is defined tell it from others. A
+    module that is imported again (as __main__, by a reload) may define its workflows again."""
+    made.defined = (name.rpartition(".")[2], code.co_filename, line or code.co_firstlineno)
+    known = _registry.get(made.id)
+    if known is not None and known.defined != made.defined:
+        _, file, line = known.defined
+        raise ConfigurationError(
+            f"workflow id {made.id!r} is taken by the one defined at {file}:{line}: give {name} another id"
+        )
+    _registry[made.id] = made
+    return made
+
+
+def registered() -> dict[str, WorkflowDefinition[Any, Any]]:
+    """All workflows this process has defined, by id."""
+    return dict(_registry)

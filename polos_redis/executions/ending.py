@@ -1,0 +1,69 @@
+"""Ending executions, retrying them, and deleting what has ended."""
+
+from __future__ import annotations
+
+import asyncio
+
+from polos_redis.connection.connection import Connection
+from polos_redis.errors import (
+    ExecutionFinishedError,
+    ExecutionNotFoundError,
+    InvalidInputError,
+    NotFailedError,
+    NotFinishedError,
+)
+from polos_redis.state import keys
+from polos_redis.values.text import text
+
+
+async def cancel(connection: Connection, execution_id: str, *, cancelled_by: str | None = None) -> None:
+    """See `PolosClient.cancel`."""
+    store = await connection.store()
+    (run,) = await store.executions.read_fields(execution_id, "run")
+    if run is None:
+        raise ExecutionNotFoundError(execution_id)
+    tag, *rest = await store.executions.cancel(execution_id, int(run), cancelled_by or "")
+    if tag == b"missing":
+        raise ExecutionNotFoundError(execution_id)
+    if tag == b"finished":
+        raise ExecutionFinishedError(execution_id, text(rest[0]))
+    if tag == b"run":
+        await cancel(connection, execution_id, cancelled_by=cancelled_by)
+
+
+async def retry(connection: Connection, execution_id: str) -> int:
+    """See `PolosClient.retry`."""
+    store = await connection.store()
+    (run,) = await store.executions.read_fields(execution_id, "run")
+    if run is None:
+        raise ExecutionNotFoundError(execution_id)
+    tag, *rest = await store.executions.retry(execution_id, int(run))
+    if tag == b"retried":
+        return int(rest[0])
+    if tag == b"status":
+        raise NotFailedError(execution_id, text(rest[0]))
+    if tag == b"run":  # somebody else was quicker
+        return int(rest[0])
+    raise ExecutionNotFoundError(execution_id)
+
+
+async def delete(connection: Connection, execution_id: str) -> int:
+    """See `PolosClient.delete`."""
+    if keys.root_of(execution_id) != execution_id:
+        raise InvalidInputError(
+            f"execution {execution_id} is a child, a part of its root's events and journal: delete "
+            f"{keys.root_of(execution_id)}"
+        )
+    store = await connection.store()
+    tag, *rest = await store.executions.delete(
+        execution_id
+    )  # the root first: it says whether all below have ended
+    if tag == b"status":
+        raise NotFinishedError(execution_id, text(rest[0]))
+    deleted, entries = int(rest[0]), int(rest[1])
+    async for some in store.executions.ended_below(execution_id):
+        for tag, *rest in await asyncio.gather(*(store.executions.delete(one) for one in some)):
+            deleted += int(rest[0]) if tag == b"deleted" else 0
+    if not deleted and not entries:
+        raise ExecutionNotFoundError(execution_id)
+    return deleted

@@ -1,0 +1,158 @@
+"""Reading executions and suspensions, as plain JSON values."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from polos_redis.connection.connection import Connection
+from polos_redis.decisions import audit as audit_log
+from polos_redis.decisions.answers import find_below, read_suspensions
+from polos_redis.decisions.views import suspension_view
+from polos_redis.definitions.definition import WorkflowDefinition
+from polos_redis.errors import (
+    ConfigurationError,
+    ExecutionNotFoundError,
+    SuspensionNotFoundError,
+    UnreadableValueError,
+)
+from polos_redis.executions import views
+from polos_redis.executions.page import Page
+from polos_redis.state import journal, keys
+from polos_redis.state.executions import STATUSES
+from polos_redis.state.journal import SuspensionRecord
+from polos_redis.values.text import text
+from polos_redis.values.times import iso
+
+LIST_LIMIT = 1000
+
+
+async def get_execution(connection: Connection, execution_id: str) -> dict[str, Any]:
+    """See `PolosClient.get_execution`."""
+    store = await connection.store()
+    fields, records = await asyncio.gather(
+        store.executions.read(execution_id), store.executions.read_journal(execution_id)
+    )
+    if "workflow" not in fields:
+        raise ExecutionNotFoundError(execution_id)
+    found = views.describe(execution_id, fields, records)
+    below: list[tuple[str, str]] = []
+    if keys.root_of(execution_id) == execution_id:
+        below = (await store.suspensions.open_below(execution_id))[: views.MOST_CHILDREN]
+    rows = await read_suspensions(store, below)
+    found["open_suspensions_below"] = [suspension_view(*row) for row in rows if row[2].status == "open"]
+    children = found["children"]
+    told = await asyncio.gather(
+        *(store.executions.read_fields(one["id"], "workflow", "status") for one in children)
+    )
+    for one, (workflow, status) in zip(children, told, strict=True):
+        one["workflow_id"] = text(workflow) or None
+        one["status"] = text(status) or one["status"]
+    return found
+
+
+async def list_executions(
+    connection: Connection,
+    *,
+    status: str | None = None,
+    workflow: str | WorkflowDefinition[Any, Any] | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> Page[dict[str, Any]]:
+    """See `PolosClient.list_executions`."""
+    if status is not None and status not in STATUSES:
+        raise ConfigurationError(f"status is one of {', '.join(STATUSES)}, not {status!r}")
+    before = "+inf" if cursor is None else str(_cursor(cursor))
+    limit = _limit(limit)
+    statuses = STATUSES if status is None else (status,)
+    store = await connection.store()
+    rows = await store.executions.newest(statuses, _workflow_id(workflow), before, limit)
+    found = [
+        {
+            "id": text(row[0]),
+            "workflow_id": text(row[1]),
+            "status": text(row[2]),
+            "created_at": iso(int(row[3]) / 1000),
+            "started_at": iso(int(row[4] or 0)),
+            "finished_at": iso(int(row[5] or 0)),
+        }
+        for row in rows
+        if row[1] is not None
+    ]
+    return Page(found, text(rows[-1][3]) if len(rows) == limit else None)
+
+
+async def list_suspensions(
+    connection: Connection,
+    *,
+    workflow: str | WorkflowDefinition[Any, Any] | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> Page[dict[str, Any]]:
+    """See `PolosClient.list_suspensions`."""
+    after = "-inf" if cursor is None else str(_cursor(cursor))
+    limit, wanted = _limit(limit), _workflow_id(workflow)
+    store = await connection.store()
+    found: list[dict[str, Any]] = []
+    while True:
+        rows = await store.suspensions.oldest_open(after, limit if not wanted else LIST_LIMIT)
+        for index, row in enumerate(rows):
+            execution_id, step_key, workflow_id = text(row[0]), text(row[1]), text(row[2])
+            after, packed = text(row[3]), row[4]
+            if packed is None or (wanted and workflow_id != wanted):
+                continue
+            try:
+                record = journal.parse(packed)
+            except UnreadableValueError:
+                continue  # `get_execution` tells of it; here it must not hide the others
+            if isinstance(record, SuspensionRecord):
+                one = suspension_view(execution_id, step_key, record)
+                found.append({**one, "workflow_id": workflow_id})
+            if len(found) == limit:
+                last = index == len(rows) - 1 and len(rows) < (LIST_LIMIT if wanted else limit)
+                return Page(found, None if last else after)
+        if len(rows) < (LIST_LIMIT if wanted else limit):
+            return Page(found, None)
+
+
+async def get_suspension(connection: Connection, execution_id: str, step_key: str) -> dict[str, Any]:
+    """See `PolosClient.get_suspension`."""
+    store = await connection.store()
+    fields = await store.executions.read_fields(execution_id, "workflow", "status", "origin")
+    if fields[0] is None:
+        raise ExecutionNotFoundError(execution_id)
+    found = await read_suspensions(store, [(execution_id, step_key)])
+    if not found:
+        below = await find_below(store, execution_id, step_key)
+        if below is not None:
+            return await get_suspension(connection, below, step_key)
+        known = (await get_execution(connection, execution_id))["open_suspensions"]
+        raise SuspensionNotFoundError(execution_id, step_key, [one["step_key"] for one in known])
+    return {**suspension_view(*found[0]), **views.around(execution_id, *fields)}
+
+
+async def audit(connection: Connection, execution_id: str) -> list[dict[str, Any]]:
+    """See `PolosClient.audit`."""
+    store = await connection.store()
+    stored = await store.suspensions.audit(keys.root_of(execution_id))
+    found = audit_log.entries(stored, execution_id)
+    if not found and (await store.executions.read_fields(execution_id, "status"))[0] is None:
+        raise ExecutionNotFoundError(execution_id)
+    return found
+
+
+def _workflow_id(workflow: str | WorkflowDefinition[Any, Any] | None) -> str:
+    return workflow.id if isinstance(workflow, WorkflowDefinition) else workflow or ""
+
+
+def _limit(limit: int) -> int:
+    if not isinstance(limit, int) or not 1 <= limit <= LIST_LIMIT:
+        raise ConfigurationError(f"limit is a whole number from 1 to {LIST_LIMIT}, not {limit!r}")
+    return limit
+
+
+def _cursor(cursor: str) -> int:
+    try:
+        return int(cursor)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"cursor is the next_cursor of a page, not {cursor!r}") from None

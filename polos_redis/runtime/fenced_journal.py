@@ -1,0 +1,290 @@
+"""The fenced journal: what one activation knows of its execution's journal, and all it writes.
+
+Every write names the fence (queue entry and owner nonce) and how many changes of the journal the activation
+knows of; the script refuses it unless the entry is live, the owner is this one and the store has not gone
+back behind that count. So a worker presumed dead, an entry delivered twice and a store that lost its last
+seconds change nothing.
+
+A write also relies on the connection (its epoch). When that has changed, the journal is read again and
+compared before the write is sent: a lost record ends the activation and hands its entry back, a decision made
+meanwhile is delivered, and a write whose reply was lost is recognised or repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence, Set
+from typing import Any, Protocol
+
+from polos_redis import tasks
+from polos_redis.errors import ConnectionLostError, PolosError
+from polos_redis.runtime.code_tasks import CodeTasks
+from polos_redis.runtime.host import Host
+from polos_redis.runtime.outcome import Outcome
+from polos_redis.state import journal
+from polos_redis.state.executions import FINISHED, Loaded
+from polos_redis.state.fencing import LOST, Fence
+from polos_redis.values.text import text
+
+logger = logging.getLogger("polos.execution")
+
+REFUSED_SECONDS = 1.0  # between attempts to reconnect to a server that refuses us
+EVENTS_PER_ENTRY = 8  # a sequence id tells no more apart
+
+
+class Holder(Protocol):
+    """The activation that holds the journal. `dropped` is called when the execution is lost or a write is
+    refused, `reread` when the journal was read again and decisions may have come; neither after `close`."""
+
+    def dropped(self, why: str, *, pause: bool = False) -> None: ...
+    def reread(self, loaded: Loaded) -> None: ...
+
+
+class FencedJournal:
+    """The journal of one activation behind its fence.
+
+    `records` is the journal as far as known, `known` how many changes that includes.
+    """
+
+    __slots__ = (
+        "_code",
+        "_holder",
+        "_host",
+        "_store",
+        "_unheard",
+        "_verifying",
+        "epoch",
+        "fence",
+        "known",
+        "records",
+    )
+
+    def __init__(self, host: Host[Any], fence: Fence, code: CodeTasks, holder: Holder) -> None:
+        self._host = host
+        self._store = host.store
+        self.fence = fence
+        self._code = code
+        self._holder: Holder | None = holder
+        self.records: dict[bytes, bytes] = {}
+        self.known = 0
+        self.epoch = host.store.wire.epoch
+        self._unheard = False
+        self._verifying: asyncio.Future[None] | None = None
+
+    @property
+    def current(self) -> bool:
+        """Whether the connection is still the one that `records` was read on."""
+        return self.epoch == self._store.wire.epoch
+
+    @property
+    def closed(self) -> bool:
+        return self._holder is None
+
+    def close(self) -> None:
+        """The activation has ended: call back no more."""
+        self._holder = None  # without the cycle the activation is freed at once
+
+    # --- reading ------------------------------------------------------------------------
+
+    def take(self, loaded: Loaded, epoch: int) -> None:
+        """Start from a journal that was loaded, which made this activation the owner."""
+        self.records = loaded.journal
+        self.known = int(loaded.journal.get(journal.COUNT, b"0"))
+        self.epoch = epoch
+
+    def take_along(self, records: dict[bytes, bytes]) -> None:
+        """Start from a journal that came with the queue entry. Not having loaded it, this activation is not
+        the owner yet: it is not notified of decisions, and its first write shows whether there were any."""
+        self.records = records
+        self.known = int(records[journal.COUNT])
+        self._unheard = True
+
+    def unreached(self, seen: Set[str]) -> list[bytes]:
+        """Returns the names of journaled steps that are not among the step keys `seen`."""
+        return [n for n in self.records if n and not journal.is_result(n) and text(n) not in seen]
+
+    async def verify(self) -> None:
+        """Read the journal again and compare it with what this activation knows.
+
+        Needed after every reconnect: the store may have gone back in time, or a decision may have come while
+        nobody could be notified. A difference ends the activation; decisions are passed on to `reread`.
+        """
+        if self._verifying is not None:
+            await asyncio.shield(self._verifying)
+        else:
+            self._verifying = asyncio.get_running_loop().create_future()
+            try:
+                await self._verify()
+            finally:
+                self._verifying.set_result(None)
+                self._verifying = None
+        if self.closed:
+            await self._code.leave()
+
+    async def _verify(self) -> None:
+        while True:
+            epoch = self._store.wire.epoch
+            before = self.records.copy()
+            loaded = await self._store.executions.load(self.fence)
+            if epoch == self._store.wire.epoch:
+                break
+        if self._holder is None:
+            return
+        if loaded is None:
+            self._end("lost")
+            return
+        known = int(loaded.journal.get(journal.COUNT, b"0"))
+        if known < self.known or not _continues(before, loaded.journal):
+            self._end("journal went back")
+            return
+        self.epoch = epoch
+        self.known = known
+        # what a notice has brought while the reply was on its way is newer than the reply
+        newer = {name: record for name, record in self.records.items() if record is not before.get(name)}
+        self.records = loaded.journal | newer
+        self._holder.reread(loaded)
+
+    # --- writing ------------------------------------------------------------------------
+
+    async def commit(self, name: bytes, record: bytes, send: Callable[[int], asyncio.Future[Any]]) -> int:
+        """Send a write of one record until it is known to have happened; leaves when the execution is lost.
+
+        `send` gets the number of known changes. Without a `record`, the reply is [changes, record]: a wait
+        that is opened again is found open. Returns the number of changes.
+        """
+        while True:
+            try:
+                while self.epoch != self._store.wire.epoch:
+                    await self.verify()
+                    found = self.records.get(name)
+                    if record and found is not None and found.startswith(record):
+                        return self.known
+                reply = await send(self.known)
+            except ConnectionLostError:
+                await self.reconnect()
+                continue
+            except PolosError as error:
+                self._end(f"write refused: {error}", pause=True)
+                await self._code.leave()
+            changes: int = reply if type(reply) is int else reply[0]
+            if changes < 0:
+                self._end(refusal(changes))
+                await self._code.leave()
+            self._hear(changes, self.known + (name != b""))
+            self.known = max(self.known, changes)
+            if record:
+                self.records[name] = record + journal.UNTIMED
+            elif type(reply) is not int:
+                self.records[name] = reply[1]
+            return changes
+
+    async def reply_to(self, send: Callable[[int], asyncio.Future[Any]]) -> Any:
+        """Send a write that journals nothing until its reply is known; returns it. Raises the server's
+        refusal."""
+        while True:
+            try:
+                while self.epoch != self._store.wire.epoch:
+                    await self.verify()
+                return await send(self.known)
+            except ConnectionLostError:
+                await self.reconnect()
+
+    def emit(self, events: Sequence[bytes]) -> None:
+        """Emit events by writes of their own, without waiting for them: at most once."""
+        for first in range(0, len(events), 2 * EVENTS_PER_ENTRY):
+            some = events[first : first + 2 * EVENTS_PER_ENTRY]
+            future = self._store.fenced.write(self.fence, self.known, b"", b"", some)
+            future.add_done_callback(self._emitted, context=tasks.OUTSIDE)
+
+    def _emitted(self, future: asyncio.Future[int]) -> None:
+        if future.exception() is not None:
+            return
+        if future.result() >= 0:
+            self._hear(future.result(), self.known)
+        else:
+            self._end(refusal(future.result()))
+
+    def _hear(self, changes: int, expected: int) -> None:
+        """After the first write: read the journal again if it has changed otherwise than by that write."""
+        if self._unheard:
+            self._unheard = False
+            if changes != expected:
+                self._host.spawn(self.verify())
+
+    def finish(self, outcome: Outcome, done: Callable[[Outcome, bool], None]) -> None:
+        """End the execution. Calls `done` once it has ended, with whether this write is known to have ended
+        it; not if the activation is dropped. Starts a task only when the connection is lost."""
+        if self.epoch != self._store.wire.epoch:
+            self._host.spawn(self._resend_finish(outcome, done))
+            return
+
+        def replied(future: asyncio.Future[int]) -> None:
+            error = future.exception()
+            if isinstance(error, ConnectionLostError):
+                self._host.spawn(self._resend_finish(outcome, done))
+            elif error is not None:
+                self._end(f"finish refused: {error}", pause=True)
+            elif future.result() != 0:
+                self._end(refusal(future.result()))
+            else:
+                done(outcome, True)
+
+        one = outcome
+        future = self._store.fenced.finish(
+            self.fence, self.known, one.status, one.value, one.event, one.fields(), one.events
+        )
+        future.add_done_callback(replied, context=tasks.OUTSIDE)
+
+    async def _resend_finish(self, outcome: Outcome, done: Callable[[Outcome, bool], None]) -> None:
+        try:
+            await self.reconnect()
+            ended = await self._store.executions.watch(self.fence.id.decode(), "")
+            if ended is not None and ended.status in FINISHED:
+                done(outcome, False)  # by the write whose reply was lost, or by someone entitled to
+                return
+            await self.verify()
+        except PolosError as error:
+            self._end(f"finish refused: {error}", pause=True)
+            return
+        self.finish(outcome, done)
+
+    # --- trouble ------------------------------------------------------------------------
+
+    async def reconnect(self) -> None:
+        """After a lost connection: wait for a new one, which has another epoch.
+
+        A refusal (while a password is being changed, say) is waited out: it says nothing about the step whose
+        result is at hand, so the workflow's code must not see it as that step's failure.
+        """
+        while not self.closed:
+            try:
+                await self._store.wire.ready(self.fence.prefix)
+                break
+            except PolosError as error:
+                logger.error(
+                    "can't reconnect", extra={"execution": self.fence.id.decode(), "error": str(error)}
+                )
+                await asyncio.sleep(REFUSED_SECONDS)
+        if self.closed:
+            await self._code.leave()
+
+    def _end(self, why: str, *, pause: bool = False) -> None:
+        if self._holder is not None:
+            self._holder.dropped(why, pause=pause)
+
+
+def refusal(code: int) -> str:
+    """Returns why the fence refused a write, from the script's reply."""
+    return "lost" if code == LOST else "journal went back"
+
+
+def _continues(before: dict[bytes, bytes], now: dict[bytes, bytes]) -> bool:
+    """Whether a journal can have become another one: nothing is lost or undone."""
+    for name, record in before.items():
+        if name == journal.COUNT:
+            continue
+        found = now.get(name)
+        if found is None or not (found == record or journal.may_become(record, found)):
+            return False
+    return True

@@ -1,0 +1,44 @@
+"""The host: a worker as its activations see it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from polos_redis.connection.connection import Connection
+    from polos_redis.links import Links
+    from polos_redis.metrics.worker_stats import WorkerStats
+    from polos_redis.runtime.resources import Resources
+    from polos_redis.state.store import Store
+
+A = TypeVar("A", contravariant=True)
+
+
+class Host(Protocol[A]):
+    """What an activation (`A`) needs of the worker it runs on.
+
+    `draining`: the worker stops, so nothing new may begin. `released` frees the slot of an activation that
+    has ended; `hand_back` gives its queue entry back, after a pause where an immediate retry would only be
+    refused again. `spawn` starts a task that outlives the activation and logs its failure.
+    """
+
+    store: Store
+    worker_id: str
+    stats: WorkerStats
+    value_limit: int
+    audit_ms: int
+    channel_names: Sequence[str]
+    links: Links | None
+    resources: Resources
+    draining: bool
+
+    @property
+    def client(self) -> Connection: ...
+    def lease_is_fresh(self, prefix: bytes) -> bool: ...
+    async def wait_for_lease(self, prefix: bytes) -> None: ...
+    def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]: ...
+    def spawn(self, coro: Coroutine[Any, Any, Any]) -> None: ...
+    def released(self, activation: A) -> None: ...
+    def hand_back(self, activation: A, *, pause: bool = False) -> None: ...

@@ -1,0 +1,90 @@
+"""The outcome of an execution: what its code's end is stored as.
+
+A value that can't be stored, a state that can't be saved, `SystemExit` and a cancellation of its own task are
+errors of the execution like any exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from polos_redis import tasks
+from polos_redis.errors import StoredValueError
+from polos_redis.state.stored_errors import error_record, text_of
+from polos_redis.values import codec
+
+if TYPE_CHECKING:
+    from polos_redis.runtime.durable_state import DurableState
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How an execution ends, as the finish script takes it.
+
+    `value` is the output (codec) or the error's record; `event` the data of the finish event (codec);
+    `state` the workflow's state (codec), empty for none; `unreached` the journaled steps that the code did
+    not come past; `events` what is emitted before the finish event.
+    """
+
+    status: str
+    value: bytes
+    event: bytes
+    state: bytes
+    unreached: Sequence[bytes] = ()
+    events: Sequence[bytes] = ()
+
+    def fields(self) -> list[bytes]:
+        """Fields of the execution beside its status and value: name, value, ..."""
+        fields = [b"unreached", msgpack.packb(self.unreached)] if self.unreached else []
+        if self.state:
+            fields += [b"state", self.state]
+        return fields
+
+
+def outcome_of(
+    task: asyncio.Task[Any], durable_state: DurableState | None, run: int, value_limit: int
+) -> Outcome:
+    """Returns the outcome of the code's main task, which is done."""
+    try:
+        output = codec.encode(task.result(), limit=value_limit)
+        state = b"" if durable_state is None else durable_state.pack()
+    except asyncio.CancelledError:
+        return failed(tasks.WorkflowExit("the workflow's code cancelled its own task"), durable_state, run)
+    except BaseException as error:
+        return failed(error, durable_state, run)
+    return Outcome("completed", output, _completed_event(output, run), state)
+
+
+def failed(error: BaseException, durable_state: DurableState | None, run: int) -> Outcome:
+    """Returns the outcome of a failure; a state that can't be saved is left out."""
+    fields: dict[str, Any] = {
+        "status": "failed",
+        "error": f"{type(error).__name__}: {text_of(error)}",
+    }
+    event = codec.encode(fields if run == 1 else {**fields, "run": run})
+    state = b""
+    if durable_state is not None:
+        with contextlib.suppress(StoredValueError):
+            state = durable_state.pack()
+    return Outcome("failed", error_record(error), event, state)
+
+
+def _event_around(fields: dict[str, Any]) -> bytes:
+    """The encoded event {**fields, "result": ...} up to its result, which follows as it is stored."""
+    return codec.encode({**fields, "result": None})[: -len(codec.encode(None))]
+
+
+_COMPLETED = _event_around({"status": "completed"})
+
+
+def _completed_event(output: bytes, run: int) -> bytes:
+    """The data of a finish event, around an output that is encoded already."""
+    if run == 1:
+        return _COMPLETED + output
+    return _event_around({"status": "completed", "run": run}) + output

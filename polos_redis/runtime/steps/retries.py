@@ -1,0 +1,46 @@
+"""The retry policy of a step: whether a failed attempt is tried again, and after how long."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from polos_redis.errors import HookFailedError, NoRetryError, StoredValueError
+
+LONGEST_RETRY_AFTER = 86_400.0
+
+_FINAL = (StoredValueError, HookFailedError, NoRetryError)  # to try again would not help
+
+
+def check_retries(key: str, max_retries: Any, base_delay: Any, max_delay: Any) -> None:
+    """Raise `ValueError` unless these are a number of retries and two delays in seconds."""
+    numbers = (int, float)
+    if not (
+        type(max_retries) is int
+        and max_retries >= 0
+        and type(base_delay) in numbers
+        and type(max_delay) in numbers
+        and 0 <= base_delay < 1e10
+        and 0 <= max_delay < 1e10
+    ):
+        raise ValueError(
+            f"step {key!r}: max_retries is a whole number, base_delay and max_delay are seconds, all 0 "
+            f"or more; not {max_retries!r}, {base_delay!r}, {max_delay!r}"
+        )
+
+
+def retry_delay(
+    failure: BaseException, attempt: int, max_retries: int, base_delay: float, max_delay: float
+) -> float | None:
+    """Returns the seconds until the next attempt; None if this one (from 1) was the last."""
+    if attempt > max_retries or isinstance(failure, _FINAL):
+        return None
+    return max(min(max_delay, base_delay * 2.0 ** min(attempt - 1, 60)), _retry_after(failure))
+
+
+def _retry_after(failure: BaseException) -> float:
+    """The delay in seconds that a failure asks for."""
+    seconds = getattr(failure, "retry_after", None)
+    if isinstance(seconds, int | float) and 0 < seconds < math.inf:
+        return min(float(seconds), LONGEST_RETRY_AFTER)
+    return 0.0

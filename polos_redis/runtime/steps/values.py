@@ -1,0 +1,44 @@
+"""`ctx.step.uuid`, `now`, `random`: values that are the same at every replay; and idempotency keys."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+from polos_redis.runtime.call_sites import CallSite, caller
+from polos_redis.runtime.steps.run import Runs
+
+T = TypeVar("T")
+
+
+class Values(Runs):
+    """Steps that journal a value instead of the result of a user's function."""
+
+    __slots__ = ()
+
+    def uuid(self, key: str) -> Coroutine[Any, Any, str]:
+        """A random UUID (version 4) as text, the same at every replay."""
+        return self._value(key, lambda: str(uuid.uuid4()), caller())
+
+    def now(self, key: str) -> Coroutine[Any, Any, int]:
+        """The time in ms since 1970 by the worker's clock when this was first reached."""
+        return self._value(key, lambda: time.time_ns() // 1_000_000, caller())
+
+    def random(self, key: str) -> Coroutine[Any, Any, float]:
+        """A random number from 0 to 1 (1 excluded), the same at every replay. Not for secrets."""
+        return self._value(key, random.random, caller())
+
+    def _value(self, key: str, make: Callable[[], T], call_site: CallSite) -> Coroutine[Any, Any, T]:
+        async def made() -> T:
+            return make()
+
+        return self._run(key, True, made, 0, 0.0, 0.0, call_site)
+
+    def idempotency_key(self, key: str) -> str:
+        """A stable key (32 hex digits) for the far side of a step: the same at every attempt and replay."""
+        name = f"{self._activation.id}\0{key}".encode("utf-8", "surrogatepass")
+        return blake2b(name, digest_size=16).hexdigest()

@@ -1,0 +1,186 @@
+"""Executions: created, loaded, ended from outside, and read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from polos_redis.state import keys, scripts
+from polos_redis.state.fencing import Fence
+from polos_redis.state.partitions import Partitions
+from polos_redis.state.start import DEFAULTS, Start
+from polos_redis.values.text import raw, text
+
+FINISHED = ("completed", "failed", "cancelled")
+STATUSES = ("queued", "waiting", *FINISHED)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What an activation is given of an execution that has started before."""
+
+    input: bytes
+    started: bool
+    losses: int
+    origin: bytes | None
+    journal: dict[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The status of an execution and, when it has finished, the one value that goes with it."""
+
+    status: str
+    output: bytes | None = None
+    error: bytes | None = None
+    cancelled_by: str | None = None
+
+
+class Executions:
+    """All executions of the namespace."""
+
+    def __init__(self, partitions: Partitions) -> None:
+        self._partitions = partitions
+        self._wire = partitions.wire
+
+    async def invoke(
+        self, execution_id: str, workflow_id: str, input: bytes, retention_ms: int, start: Start = DEFAULTS
+    ) -> int:
+        """Create an execution: 1; 0 when one with this id exists, -1 when that one has another input."""
+        options = b"" if start is DEFAULTS else start.pack(self._partitions, execution_id)
+        created: int = await self._wire.call_script(
+            scripts.INVOKE,
+            self._partitions.prefix(execution_id),
+            execution_id,
+            raw(workflow_id),
+            input,
+            retention_ms,
+            options,
+            patience=self._partitions.patience,
+        )
+        return created
+
+    async def load(self, by: Fence) -> Loaded | None:
+        """Become the owner of a delivered execution; None when its entry is no longer the live one."""
+        reply = await self._wire.call_script(
+            scripts.LOAD, by.prefix, by.id, by.entry, by.owner, patience=None
+        )
+        if reply is None:
+            return None
+        given, started, losses, origin, flat = reply
+        return Loaded(
+            given,
+            started is not None,
+            int(losses or 0),
+            origin,
+            dict(zip(flat[::2], flat[1::2], strict=True)),
+        )
+
+    async def cancel(self, execution_id: str, run: int, by: str) -> list[Any]:
+        """End an execution as cancelled; returns the tagged reply of cancel.lua."""
+        reply: list[Any] = await self._wire.call_script(
+            scripts.CANCEL,
+            self._partitions.prefix(execution_id),
+            raw(execution_id),
+            run,
+            raw(by),
+            patience=self._partitions.patience,
+        )
+        return reply
+
+    async def retry(self, execution_id: str, run: int) -> list[Any]:
+        """Let a failed execution go on as a new run; returns the tagged reply of retry.lua."""
+        reply: list[Any] = await self._wire.call_script(
+            scripts.RETRY,
+            self._partitions.prefix(execution_id),
+            raw(execution_id),
+            run,
+            patience=self._partitions.patience,
+        )
+        return reply
+
+    async def delete(self, execution_id: str) -> list[Any]:
+        """Forget an execution that has ended; returns the tagged reply of delete.lua."""
+        reply: list[Any] = await self._wire.call_script(
+            scripts.DELETE,
+            self._partitions.prefix(execution_id),
+            raw(execution_id),
+            patience=self._partitions.patience,
+        )
+        return reply
+
+    async def ended_below(self, root_id: str) -> AsyncIterator[list[str]]:
+        """The descendants of a root that have ended and are still kept, a page at a time."""
+        key = self._partitions.prefix(root_id) + keys.EXPIRY.encode()
+        pattern, cursor = raw(root_id) + b".*", b"0"
+        while True:
+            cursor, flat = await self._wire.call(
+                "ZSCAN", key, cursor, "MATCH", pattern, "COUNT", 1000, patience=self._partitions.patience
+            )
+            yield [text(member) for member in flat[::2]]
+            if cursor == b"0":
+                return
+
+    async def watch(self, execution_id: str, channel: str) -> Ended | None:
+        """Register for the end of an execution, or find it finished; None when there is no such execution.
+        Without a channel, only look."""
+        reply = await self._wire.call_script(
+            scripts.WATCH,
+            self._partitions.prefix(execution_id),
+            raw(execution_id),
+            channel,
+            patience=self._partitions.patience,
+        )
+        if reply is None:
+            return None
+        status, output, error, by = (*reply, None, None, None)[:4]
+        return Ended(text(status), output, error, text(by) or None)
+
+    # --- reading ---
+
+    async def read(self, execution_id: str) -> dict[str, bytes]:
+        """All fields of an execution's hash; empty when there is none."""
+        key = self._partitions.prefix(execution_id) + keys.EXEC.encode() + raw(execution_id)
+        flat = await self._wire.call("HGETALL", key, patience=self._partitions.patience)
+        return {text(k): v for k, v in zip(flat[::2], flat[1::2], strict=True)}
+
+    async def read_fields(self, execution_id: str, *fields: str) -> list[bytes | None]:
+        """Some fields of an execution's hash."""
+        key = self._partitions.prefix(execution_id) + keys.EXEC.encode() + raw(execution_id)
+        found: list[bytes | None] = await self._wire.call(
+            "HMGET", key, *fields, patience=self._partitions.patience
+        )
+        return found
+
+    async def read_journal(self, execution_id: str) -> dict[bytes, bytes]:
+        """An execution's journal: step key -> record, and "" -> the count of changes."""
+        key = self._partitions.prefix(execution_id) + keys.JOURNAL.encode() + raw(execution_id)
+        flat = await self._wire.call("HGETALL", key, patience=self._partitions.patience)
+        return dict(zip(flat[::2], flat[1::2], strict=True))
+
+    async def read_records(self, execution_id: str, names: Sequence[bytes]) -> list[bytes | None]:
+        """Some records of an execution's journal."""
+        key = self._partitions.prefix(execution_id) + keys.JOURNAL.encode() + raw(execution_id)
+        found: list[bytes | None] = await self._wire.call(
+            "HMGET", key, *names, patience=self._partitions.patience
+        )
+        return found
+
+    async def newest(
+        self, statuses: Sequence[str], workflow: str, before: str, limit: int
+    ) -> list[list[Any]]:
+        """Executions, newest first: [id, workflow, status, created us, started ms, finished ms]."""
+        found: list[list[Any]] = []
+        for prefix in self._partitions.prefixes:
+            found += await self._wire.call_script(
+                scripts.LIST,
+                prefix,
+                before,
+                limit,
+                raw(workflow),
+                *statuses,
+                patience=self._partitions.patience,
+            )
+        found.sort(key=lambda row: -int(row[3]))
+        return found[:limit]

@@ -1,0 +1,200 @@
+"""The writes of an activation, fenced: they change nothing once another activation owns the execution.
+
+Every write names the activation's queue entry and owner nonce and the number of journal changes it knows of.
+The methods of `FencedWrites` return the wire's future and repeat nothing: when the connection is lost, the
+activation decides what to do.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgpack
+
+from polos_redis.state import scripts
+from polos_redis.state.partitions import Partitions
+from polos_redis.state.start import Child
+from polos_redis.state.suspensions import SuspensionRequest
+from polos_redis.values.text import raw
+from polos_redis.wire.transport import Arg, Script
+
+LOST, WENT_BACK, NO_SUCH_WAIT = -1, -2, -3  # replies to a write that was refused
+
+_pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cmsgpack can't read it
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The identity of a writer: an activation's execution, queue entry and owner nonce, as scripts take
+    them."""
+
+    prefix: bytes
+    id: bytes
+    entry: bytes
+    owner: bytes
+
+
+class RaceMembership(NamedTuple):
+    """The races a wait takes part in. `race` is the step key of the race it decides, empty for none; `races`
+    a msgpack list of [race, branch, step keys begun in that branch ...], empty for none."""
+
+    race: bytes = b""
+    races: bytes = b""
+
+    @classmethod
+    def of(cls, race: bytes, races: Sequence[Sequence[bytes]]) -> RaceMembership:
+        """Packed for `join` in scripts/lib/resolve.lua."""
+        return cls(race, _pack(races) if races else b"")
+
+
+class FencedWrites:
+    """All writes of activations. `by` is the writer's fence, `known` the number of journal changes it knows,
+    `events` alternates types and encoded data."""
+
+    def __init__(self, partitions: Partitions) -> None:
+        self._partitions = partitions
+        self._wire = partitions.wire
+
+    def _run(self, script: Script, by: Fence, known: int, *rest: Arg) -> Future[Any]:
+        return self._wire.run(script, by.prefix, by.id, by.entry, by.owner, known, *rest)
+
+    def write(self, by: Fence, known: int, key: bytes, record: bytes, events: Sequence[bytes]) -> Future[int]:
+        """Journal a step's record. With an empty key, emit events only."""
+        return self._run(scripts.WRITE, by, known, key, record, *events)
+
+    def backoff(
+        self,
+        by: Fence,
+        known: int,
+        key: bytes,
+        record: bytes,
+        *,
+        delay_ms: int,
+        races: bytes,
+        events: Sequence[bytes],
+    ) -> Future[int]:
+        """Journal a failed attempt and wait for its retry; `races` as in `RaceMembership`."""
+        return self._run(scripts.BACKOFF, by, known, key, record, delay_ms, races, *events)
+
+    def suspend(
+        self,
+        by: Fence,
+        known: int,
+        key: bytes,
+        request: SuspensionRequest,
+        race_membership: RaceMembership,
+        events: Sequence[bytes],
+    ) -> Future[Any]:
+        """Open a wait for a person."""
+        return self._run(
+            scripts.SUSPEND,
+            by,
+            known,
+            key,
+            request.timeout_ms,
+            request.shown,
+            *race_membership,
+            request.digest,
+            request.audit_ms,
+            request.pack_optional(),
+            *events,
+        )
+
+    def wait(
+        self,
+        by: Fence,
+        known: int,
+        key: bytes,
+        *,
+        for_ms: int | None,
+        until_ms: int | None,
+        topic: str,
+        subscriber: str,
+        race_membership: RaceMembership,
+        events: Sequence[bytes],
+    ) -> Future[Any]:
+        """Open a wait for a time, or for an event of a topic as its subscriber."""
+        return self._run(
+            scripts.WAIT,
+            by,
+            known,
+            key,
+            "" if for_ms is None else for_ms,
+            "" if until_ms is None else until_ms,
+            raw(topic),
+            raw(subscriber),
+            *race_membership,
+            *events,
+        )
+
+    def spawn(
+        self,
+        by: Fence,
+        known: int,
+        key: bytes,
+        *,
+        status: str,
+        total: int,
+        first: int,
+        retention_ms: int,
+        children: Sequence[Child],
+        race_membership: RaceMembership,
+        events: Sequence[bytes],
+    ) -> Future[Any]:
+        """Start some of a step's `total` children; `first` is the index of the first of them."""
+        parts: list[Any] = []
+        for child in children:
+            options = child.start.pack(self._partitions, child.id, parent=by.id, key=key)
+            parts += (child.id, raw(child.workflow_id), child.input, options)
+        return self._run(
+            scripts.SPAWN,
+            by,
+            known,
+            key,
+            status,
+            total,
+            first,
+            retention_ms,
+            *race_membership,
+            len(events),
+            *events,
+            *parts,
+        )
+
+    def choose(
+        self, by: Fence, known: int, key: bytes, branch: bytes, started: Sequence[bytes]
+    ) -> Future[Any]:
+        """Journal the winner of a race and close the waits of the other branches."""
+        return self._run(scripts.CHOOSE, by, known, key, branch, *started)
+
+    def park(
+        self, by: Fence, known: int, state: bytes, given_up: Sequence[bytes], waits: Sequence[bytes]
+    ) -> Future[Any]:
+        """End the activation at its open waits, closing those it has given up."""
+        return self._run(scripts.PARK, by, known, state, len(given_up), *given_up, *waits)
+
+    def finish(
+        self,
+        by: Fence,
+        known: int,
+        status: str,
+        value: bytes,
+        event: bytes,
+        fields: Sequence[bytes],
+        events: Sequence[bytes],
+    ) -> Future[int]:
+        """End the execution with its output or error. `event` is its finish event, `fields` what else is
+        stored with it: names and values in turn."""
+        return self._run(
+            scripts.FINISH, by, known, status, value, event, _pack(fields) if fields else b"", *events
+        )
+
+    def auto_retry(
+        self, by: Fence, known: int, error: bytes, times: int, delay_ms: int, events: Sequence[bytes]
+    ) -> Future[int]:
+        """Let a failed execution go on as a new run and reply with the number of that run; 0 if it has been
+        retried `times` times before."""
+        return self._run(scripts.AUTO_RETRY, by, known, error, times, delay_ms, *events)

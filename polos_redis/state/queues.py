@@ -1,0 +1,54 @@
+"""Queues: the streams of runnable executions that workers read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from polos_redis.state import scripts
+from polos_redis.state.fencing import Fence
+from polos_redis.state.partitions import Partitions
+
+
+class Queues:
+    """The queues' streams and their consumer groups, one of each per partition."""
+
+    def __init__(self, partitions: Partitions) -> None:
+        self._partitions = partitions
+        self._wire = partitions.wire
+
+    async def make_group(self, prefix: bytes, queue: str) -> None:
+        """Create a queue's stream and group unless they exist."""
+        await self._wire.call_script(scripts.GROUP, prefix, queue, patience=None)
+
+    async def requeue(
+        self,
+        prefix: bytes,
+        queue: str,
+        consumer: str,
+        entries: Sequence[bytes],
+        *,
+        lost: bool,
+        max_deliveries: int,
+    ) -> tuple[int, int, int]:
+        """Give a consumer's entries back to the queue; returns how many were requeued, failed, dropped.
+
+        Entries that were `lost` with their worker count towards `max_deliveries`.
+        """
+        why = "lost" if lost else "back"
+        requeued, failed, dropped = await self._wire.call_script(
+            scripts.REQUEUE,
+            prefix,
+            queue,
+            consumer,
+            why,
+            max_deliveries,
+            *entries,
+            patience=self._partitions.patience,
+        )
+        return requeued, failed, dropped
+
+    async def put_back(self, by: Fence, queue: str, delay_ms: int) -> None:
+        """Return an execution of an unknown workflow to the queue after a delay; counts as no delivery."""
+        await self._wire.call_script(
+            scripts.PUTBACK, by.prefix, queue, by.id, by.entry, delay_ms, patience=self._partitions.patience
+        )

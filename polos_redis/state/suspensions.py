@@ -1,0 +1,144 @@
+"""Suspensions: what they ask for, how they are answered, and their audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from polos_redis.state import keys, scripts
+from polos_redis.state.partitions import Partitions
+from polos_redis.values.text import canonical, raw, text
+
+_pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cmsgpack can't read it
+
+
+@dataclass(frozen=True, slots=True)
+class SuspensionRequest:
+    """What a suspension shows and asks for.
+
+    `shown` (codec) and its `digest`; `timeout_ms`, 0 for none; `audit_ms`, the retention of its audit;
+    `policy`; `default`, the answer (codec) that holds after the timeout, empty for none; `told`, the data of
+    its events where they say more than `shown`; `channels`, by which people are notified; `run`, the
+    execution's.
+    """
+
+    shown: bytes
+    digest: bytes
+    timeout_ms: int
+    audit_ms: int
+    policy: bytes = b""
+    default: bytes = b""
+    event_data: bytes = b""
+    channels: Sequence[str] = ()
+    run: int = 1
+
+    def pack_optional(self) -> bytes:
+        """The script's argument for what has a default; empty when nothing differs from it."""
+        found: dict[str, Any] = {name: value for name in _OPTIONAL if (value := getattr(self, name))}
+        if self.run > 1:
+            found["run"] = self.run
+        packed: bytes = _pack(found) if found else b""
+        return packed
+
+
+_OPTIONAL = ("policy", "default", "event_data", "channels")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer to a suspension: its value (codec) and digest, who gives it and how.
+
+    `seen` is the opening of the suspension it was checked against, empty for none; `approves`, whether it
+    counts as an approval.
+    """
+
+    value: bytes
+    digest: bytes
+    by: str
+    groups: Sequence[str]
+    channel: str
+    seen: str = ""
+    approves: bool = False
+
+
+class Suspensions:
+    """All suspensions of the namespace. An activation opens them with `FencedWrites.suspend`."""
+
+    def __init__(self, partitions: Partitions) -> None:
+        self._partitions = partitions
+        self._wire = partitions.wire
+
+    async def answer(self, execution_id: str, step_key: str, answer: Answer, *, early: bool) -> list[Any]:
+        """Decide a suspension; returns the tagged reply of answer.lua. `early` keeps the answer if the
+        suspension is not open yet."""
+        reply: list[Any] = await self._wire.call_script(
+            scripts.ANSWER,
+            self._partitions.prefix(execution_id),
+            raw(execution_id),
+            raw(step_key),
+            answer.value,
+            answer.digest,
+            raw(answer.by),
+            answer.channel,
+            int(early),
+            answer.seen,
+            int(answer.approves),
+            _pack([raw(group) for group in answer.groups]) if answer.groups else b"",
+            raw(canonical(answer.by)),
+            patience=self._partitions.patience,
+        )
+        return reply
+
+    async def early_answer(self, execution_id: str, step_key: str) -> Answer | None:
+        """The answer that came before its suspension; None when there is none."""
+        key = self._partitions.prefix(execution_id) + keys.EARLY.encode() + raw(execution_id)
+        packed = await self._wire.call("HGET", key, raw(step_key), patience=None)
+        if packed is None:
+            return None
+        value, digest, by, channel, _, groups = msgpack.unpackb(packed, raw=True)
+        names = [text(group) for group in msgpack.unpackb(groups, raw=True)] if groups else []
+        return Answer(value, digest, text(by), names, text(channel))
+
+    async def drop_early_answer(self, execution_id: str, step_key: str) -> None:
+        """Remove an early answer that was taken or refused."""
+        key = self._partitions.prefix(execution_id) + keys.EARLY.encode() + raw(execution_id)
+        await self._wire.call("HDEL", key, raw(step_key), patience=None)
+
+    async def below(self, root_id: str) -> list[tuple[str, str]]:
+        """The suspensions of a root execution's descendants, open or decided: (execution id, step key)."""
+        key = self._partitions.prefix(root_id) + keys.BELOW.encode() + raw(root_id)
+        members = await self._wire.call("SMEMBERS", key, patience=self._partitions.patience)
+        found = []
+        for member in members:
+            execution_id, _, step_key = text(member).partition(" ")
+            found.append((execution_id, step_key))
+        return found
+
+    async def open_below(self, root_id: str) -> list[tuple[str, str]]:
+        """The open suspensions of a root execution's descendants: (execution id, step key)."""
+        names = await self.below(root_id)
+        if not names:
+            return []
+        members = [raw(f"{execution_id} {step_key}") for execution_id, step_key in names]
+        key = self._partitions.prefix(root_id) + keys.SUSPENSIONS.encode()
+        scores = await self._wire.call("ZMSCORE", key, *members, patience=self._partitions.patience)
+        return [name for name, score in zip(names, scores, strict=True) if score is not None]
+
+    async def oldest_open(self, after: str, limit: int) -> list[list[Any]]:
+        """Open suspensions, oldest first: [execution id, step key, workflow, opened us, record]."""
+        found: list[list[Any]] = []
+        for prefix in self._partitions.prefixes:
+            found += await self._wire.call_script(
+                scripts.INBOX, prefix, after, limit, patience=self._partitions.patience
+            )
+        found.sort(key=lambda row: int(row[3]))
+        return found[:limit]
+
+    async def audit(self, root_id: str) -> list[bytes]:
+        """The audit of a root and its descendants, oldest entry first, packed."""
+        key = self._partitions.prefix(root_id) + keys.AUDIT.encode() + raw(root_id)
+        found: list[bytes] = await self._wire.call("LRANGE", key, 0, -1, patience=self._partitions.patience)
+        return found

@@ -1,0 +1,38 @@
+"""Timers: what is due at a time, fired by whichever worker leads in a partition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from polos_redis.state import scripts
+from polos_redis.state.errands import Errand
+from polos_redis.state.partitions import Partitions
+from polos_redis.values.text import text
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """Result of one timer pass: how many timers fired and executions were forgotten, the ms to the next timer
+    (None: there is none), and the errands that are due."""
+
+    fired: int
+    forgotten: int
+    next_ms: int | None
+    errands: list[Errand]
+
+
+class Timers:
+    """All timers of the namespace."""
+
+    def __init__(self, partitions: Partitions) -> None:
+        self._wire = partitions.wire
+
+    async def fire(self, prefix: bytes, worker: str, hold_ms: int, limit: int) -> Fired | None:
+        """Decide what is due; None when another worker is the partition's timer leader. The caller is the
+        leader for the next `hold_ms`."""
+        reply = await self._wire.call_script(scripts.FIRE, prefix, worker, hold_ms, limit, patience=None)
+        if reply[0] == -1:
+            return None
+        fired, forgotten, next_ms, flat = reply
+        errands = [Errand(text(name), due) for name, due in zip(flat[::2], flat[1::2], strict=True)]
+        return Fired(fired, forgotten, None if next_ms < 0 else next_ms, errands)

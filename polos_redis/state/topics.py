@@ -1,0 +1,150 @@
+"""Topics: their events, and who subscribes to them.
+
+A subscriber is a wait, `f<entry> <execution id> <step key>`, or a workflow that the topic triggers,
+`t<workflow id>`. Its place is the stream id of the last event it was given.
+"""
+
+from __future__ import annotations
+
+import os
+
+from polos_redis.state import keys, scripts
+from polos_redis.state.partitions import Partitions
+from polos_redis.state.start import Start
+from polos_redis.values.text import raw, text
+
+REPEATED_MS = 60_000  # beyond the patience: for so long a call that was given up may still arrive
+
+
+class Topics:
+    """All topics of the namespace."""
+
+    def __init__(self, partitions: Partitions) -> None:
+        self._partitions = partitions
+        self._wire = partitions.wire
+
+    def _key(self, kind: str, topic: str) -> bytes:
+        return self._partitions.topic_prefix(topic) + kind.encode() + raw(topic)
+
+    # --- events ---
+
+    async def publish(
+        self, topic: str, execution_id: str, retention_ms: int, event_type: str, data: bytes, once: str = ""
+    ) -> bytes:
+        """Add an event to a topic; returns its stream id.
+
+        A call that is repeated because its reply was lost adds nothing. Under a name (`once`), only the first
+        call within the retention does.
+        """
+        patience = self._partitions.patience
+        entry: bytes = await self._wire.call_script(
+            scripts.PUBLISH,
+            self._partitions.topic_prefix(topic),
+            raw(topic),
+            execution_id,
+            retention_ms,
+            raw(event_type),
+            data,
+            once or os.urandom(16).hex(),
+            "" if once or patience is None else int(patience * 2000) + REPEATED_MS,
+            patience=patience,
+        )
+        return entry
+
+    async def event(self, topic: str, event: str) -> list[bytes] | None:
+        """One event of a topic, [type, data, ..]; None when it is no longer there."""
+        found = await self._wire.call("XRANGE", self._key(keys.TOPIC, topic), event, event, patience=None)
+        return found[0][1] if found else None
+
+    async def events_after(self, topic: str, position: bytes, count: int) -> list[tuple[bytes, list[bytes]]]:
+        """Events of a topic after a place: (stream id, [type, data, ..])."""
+        key = self._key(keys.TOPIC, topic)
+        found = await self._wire.call("XRANGE", key, b"(" + position, "+", "COUNT", count, patience=None)
+        return [(entry, flat) for entry, flat in found]
+
+    # --- subscribers ---
+
+    async def subscribe(self, topic: str, member: str) -> bytes:
+        """Subscribe a member to a topic from now on; returns its place. One that has subscribed before keeps
+        its place."""
+        position: bytes = await self._wire.call_script(
+            scripts.SUBSCRIBE,
+            self._partitions.topic_prefix(topic),
+            raw(topic),
+            raw(member),
+            patience=self._partitions.patience,
+        )
+        return position
+
+    async def unsubscribe(self, topic: str, member: str) -> None:
+        """End a subscription, whatever its place."""
+        key = self._key(keys.SUBS, topic)
+        await self._wire.call("HDEL", key, raw(member), patience=self._partitions.patience)
+
+    async def subscribers(self, topic: str) -> dict[str, bytes]:
+        """The subscribers of a topic and their places."""
+        key = self._key(keys.SUBS, topic)
+        found: dict[str, bytes] = {}
+        cursor = b"0"
+        while True:
+            cursor, flat = await self._wire.call("HSCAN", key, cursor, "COUNT", 500, patience=None)
+            found |= {text(member): position for member, position in zip(flat[::2], flat[1::2], strict=True)}
+            if cursor == b"0":
+                return found
+
+    async def advance(self, topic: str, member: str, at: bytes, to: bytes) -> bool:
+        """Move a subscriber on from a place (`to` empty: end the subscription); False when it is no longer
+        at that place."""
+        return bool(
+            await self._wire.call_script(
+                scripts.ADVANCE,
+                self._partitions.topic_prefix(topic),
+                raw(topic),
+                raw(member),
+                at,
+                to,
+                patience=None,
+            )
+        )
+
+    async def deliver(self, subscriber: str, event: str, kind: bytes, data: bytes) -> int:
+        """Decide a wait by an event: 1; 0 when it does not wait, -1 when it has subscribed but not opened."""
+        prefix = self._partitions.prefix(subscriber.split(" ", 2)[1])
+        decided: int = await self._wire.call_script(
+            scripts.DELIVER, prefix, raw(subscriber), event, kind, data, patience=None
+        )
+        return decided
+
+    async def trigger(
+        self,
+        topic: str,
+        workflow_id: str,
+        *,
+        at: bytes,
+        to: bytes,
+        not_before: int,
+        execution_id: str,
+        input: bytes,
+        retention_ms: int,
+        start: Start,
+    ) -> int:
+        """Start an execution with the events between two places of a workflow's subscription.
+
+        Returns 0 when it was started, the ms until it may be (`not_before`), or -1 when the subscription is
+        no longer at the first place.
+        """
+        waits: int = await self._wire.call_script(
+            scripts.TRIGGER,
+            self._partitions.topic_prefix(topic),
+            raw(topic),
+            raw(workflow_id),
+            at,
+            to,
+            not_before,
+            execution_id,
+            input,
+            retention_ms,
+            start.pack(self._partitions, execution_id),
+            patience=None,
+        )
+        return waits

@@ -1,0 +1,38 @@
+"""Workers: their leases, what they serve, and the removal of dead ones."""
+
+from __future__ import annotations
+
+import msgpack
+
+from polos_redis.state import keys, scripts
+from polos_redis.state.partitions import Partitions
+
+
+class Workers:
+    """All workers of the namespace. A worker has a lease in every partition."""
+
+    def __init__(self, partitions: Partitions) -> None:
+        self._partitions = partitions
+        self._wire = partitions.wire
+
+    async def renew(self, prefix: bytes, worker: str, serves: bytes) -> int:
+        """Raise a worker's lease counter and announce what it serves; returns the counter."""
+        counter: int = await self._wire.call_script(scripts.RENEW, prefix, worker, serves, patience=None)
+        return counter
+
+    async def prune(self, prefix: bytes, queue: str, consumer: str, lease: bytes) -> bool:
+        """Remove a dead worker's empty consumer and its lease; False when the consumer holds entries, or the
+        counter is no longer `lease`."""
+        return bool(
+            await self._wire.call_script(scripts.PRUNE, prefix, queue, consumer, lease, patience=None)
+        )
+
+    async def served(self) -> set[str]:
+        """The ids of the workflows that workers with a lease serve."""
+        ids: set[str] = set()
+        for prefix in self._partitions.prefixes:
+            for packed in await self._wire.call(
+                "HVALS", prefix + keys.SERVES.encode(), patience=self._partitions.patience
+            ):
+                ids.update(msgpack.unpackb(packed)["workflows"])
+        return ids

@@ -1,0 +1,106 @@
+"""Dispatch: from a delivered entry to a running activation.
+
+The entry of a new execution carries the input, so its first activation reads nothing from Redis; the entry of
+a woken execution carries its journal when that is small. Anything else is loaded. The input is decoded and
+validated here, once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+
+from polos_redis.definitions.definition import WorkflowDefinition
+from polos_redis.errors import PolosError
+from polos_redis.runtime.activation import Activation, State
+from polos_redis.runtime.context import WorkflowContext
+from polos_redis.runtime.durable_state import DurableState
+from polos_redis.runtime.hooks import coroutine_of
+from polos_redis.state.fencing import Fence
+from polos_redis.state.origin import Origin
+from polos_redis.values import codec
+from polos_redis.values.text import text
+from polos_redis.worker.deliveries import Delivery
+from polos_redis.worker.host import WorkerHost
+
+logger = logging.getLogger("polos.worker")
+
+
+class Dispatch:
+    """Creates and starts the activations of one worker."""
+
+    def __init__(self, host: WorkerHost, workflows: Mapping[bytes, WorkflowDefinition[Any, Any]]) -> None:
+        self._host = host
+        self._lease = host.lease
+        self._deliveries = host.deliveries
+        self._workflows = workflows
+
+    def deliver(self, delivery: Delivery, flat: list[bytes] | None) -> None:
+        """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, origin, ..) (,
+        journal, ..))]. Entries that can't run here are returned."""
+        self._deliveries.hold(delivery)
+        prefix, queue, entry = delivery
+        if not flat or self._host.draining or not self._lease.is_fresh(prefix):
+            self._deliveries.let_go(delivery)
+            return
+        try:
+            execution_id, name, run = flat[1].decode(), flat[3], int(flat[5])
+            more = dict(zip(flat[8::2], flat[9::2], strict=True)) if len(flat) > 8 else {}
+            records = msgpack.unpackb(more[b"journal"], raw=True) if b"journal" in more else None
+        except (IndexError, ValueError):
+            logger.error("an entry that can't be read was removed", extra={"entry": text(entry)})
+            self._deliveries.let_go(delivery)
+            return
+        workflow = self._workflows.get(name)
+        if workflow is None:
+            facts = {"execution": execution_id, "workflow": text(name)}
+            logger.info("unknown workflow, put back", extra=facts)
+            self._deliveries.put_back(Fence(prefix, flat[1], entry, b""), queue)
+            return
+        activation = Activation(self._host, workflow, execution_id, entry, run, queue)
+        self._host.add(activation)
+        if records is not None:
+            activation.take_along(dict(zip(records[::2], records[1::2], strict=True)))
+        if len(flat) > 6:
+            self._start(activation, flat[7], more.get(b"origin"))
+        else:
+            self._host.spawn(self._load(activation))
+
+    async def _load(self, activation: Activation) -> None:
+        store = self._host.store
+        try:
+            epoch = -1
+            loaded = None
+            while epoch != store.wire.epoch:
+                epoch = store.wire.epoch
+                loaded = await store.executions.load(activation.fence)
+        except PolosError as error:
+            activation.dropped(f"it can't be loaded: {error}", pause=True)
+            return
+        if activation.state is State.ENDED:
+            return
+        if loaded is None:
+            activation.dropped("lost")
+            return
+        activation.take(loaded, epoch)
+        self._start(activation, loaded.input, loaded.origin)
+
+    def _start(self, activation: Activation, packed: bytes, origin: bytes | None) -> None:
+        """Decode and validate the input and run the code with it. One that does not fit fails the
+        execution."""
+        workflow = activation.workflow
+        try:
+            if origin is not None:
+                activation.origin = Origin.unpack(workflow.id, origin)
+            given = workflow.check_input(codec.decode(packed))
+            if activation.origin.initial_state is not None:
+                state = workflow.check_state(codec.decode(activation.origin.initial_state))
+                activation.durable_state = DurableState(state, self._host.value_limit)
+        except Exception as error:
+            activation.fail_before_start(error)
+            return
+        ctx = WorkflowContext(activation)
+        activation.start(lambda: coroutine_of(workflow, ctx, given))

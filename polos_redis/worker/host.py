@@ -1,0 +1,178 @@
+"""The host of a worker's activations: the active ones, and what runtime's `Host` asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from polos_redis import tasks
+from polos_redis.client import PolosClient
+from polos_redis.links import Links
+from polos_redis.metrics.worker_stats import WorkerStats
+from polos_redis.runtime.activation import Activation, State
+from polos_redis.runtime.resources import Resources
+from polos_redis.state.store import Store
+from polos_redis.threads import DaemonThreads
+from polos_redis.values.text import text
+from polos_redis.worker.background import Background
+from polos_redis.worker.deliveries import Deliveries
+from polos_redis.worker.lease import Lease
+
+logger = logging.getLogger("polos.worker")
+
+TICK_SECONDS = 0.02
+
+
+class WorkerHost:
+    """The active activations of a worker. `room` is set when a slot is free, `idle` when all are."""
+
+    def __init__(
+        self,
+        client: PolosClient,
+        store: Store,
+        worker_id: str,
+        lease: Lease,
+        deliveries: Deliveries,
+        background: Background,
+        *,
+        stats: WorkerStats,
+        concurrency: int,
+        audit_ms: int,
+        channel_names: Sequence[str],
+        links: Links | None,
+    ) -> None:
+        self.client = client
+        self.store = store
+        self.worker_id = worker_id
+        self.stats = stats
+        self.value_limit = client.max_value_bytes
+        self.audit_ms = audit_ms
+        self.channel_names = channel_names
+        self.links = links
+        self.resources = Resources()
+        self.draining = False
+        self.active: set[Activation] = set()
+        self.room, self.idle = asyncio.Event(), asyncio.Event()
+        self.lease = lease
+        self.deliveries = deliveries
+        self._background = background
+        self._loop = asyncio.get_running_loop()
+        self._threads = DaemonThreads(concurrency, "polos-step")
+        self._ticking = False
+
+    def add(self, activation: Activation) -> None:
+        """Take an activation that has just been created."""
+        self.stats.activations[activation.workflow.id] += 1
+        self.active.add(activation)
+        if not self._ticking:
+            self._ticking = True
+            self._loop.call_later(TICK_SECONDS, self.tick)
+
+    def tick(self) -> None:
+        """Let activations emit the starts of what has lasted a while; repeated while there are any."""
+        now = self._loop.time()
+        for activation in list(self.active):
+            activation.tick(now)
+        self._ticking = bool(self.active)
+        if self._ticking:
+            self._loop.call_later(TICK_SECONDS, self.tick)
+
+    # --- runtime's Host -----------------------------------------------------------------
+
+    def lease_is_fresh(self, prefix: bytes) -> bool:
+        return self.lease.is_fresh(prefix)
+
+    async def wait_for_lease(self, prefix: bytes) -> None:
+        await self.lease.wait_until_fresh(prefix)
+
+    def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
+        context = contextvars.copy_context()
+        context.run(tasks.OWNER.set, tasks.INSIDE_STEP)  # it may start tasks in the loop
+        return self._loop.run_in_executor(self._threads, context.run, _call_in_thread, function)
+
+    def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:
+        self._background.spawn(coro)
+
+    def released(self, activation: Activation) -> None:
+        """An activation has ended: its slot is free."""
+        self.active.discard(activation)
+        self.deliveries.release(activation)
+        self.room.set()
+        if not self.active:
+            self.idle.set()
+
+    def hand_back(self, activation: Activation, *, pause: bool = False) -> None:
+        self.deliveries.hand_back(activation, pause=pause)
+
+    # --- notices ------------------------------------------------------------------------
+
+    def notify(self, notice: Sequence[Any]) -> None:
+        """Pass a notice of a script on to the activation it concerns."""
+        execution_id = notice[1].decode()
+        for activation in self.active:
+            if activation.id == execution_id:
+                if notice[0] == b"wake":
+                    activation.notify(text(notice[2]), notice[3])
+                elif notice[0] == b"cancelled" and notice[2] == activation.fence.entry:
+                    logger.info("cancelled", extra={"execution": execution_id})
+                    activation.end("cancelled")
+                return
+
+    def verify_all(self) -> None:
+        """Compare every running activation with Redis, after the reply channel was away: the notice of an
+        answer or a cancel may be lost."""
+        for activation in self.active:
+            if activation.started and activation.state is State.RUNNING:
+                self.spawn(activation.journal.verify())
+
+    def verify_waiting(self) -> None:
+        """Compare the activations that wait for something with Redis, as a notice may be lost."""
+        for activation in self.active:
+            if activation.waits and activation.state is State.RUNNING:
+                self.spawn(activation.journal.verify())
+
+    async def verify_regularly(self) -> None:
+        """Verify the waiting activations three times per lease."""
+        while True:
+            await asyncio.sleep(self.lease.seconds / 3)
+            self.verify_waiting()
+
+    # --- the end ------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Begin nothing more."""
+        self.draining = True
+        self.room.set()
+
+    def return_waiting(self) -> None:
+        """Hand back activations that only wait: any other worker can do that."""
+        for activation in list(self.active):
+            if activation.in_flight == 0 and activation.waits and activation.state is State.RUNNING:
+                self._return(activation)
+
+    def return_all(self) -> None:
+        """Hand back every activation that is still active."""
+        for activation in list(self.active):
+            logger.warning("given back", extra={"execution": activation.id})
+            self._return(activation)
+
+    def _return(self, activation: Activation) -> None:
+        self.hand_back(activation)
+        activation.end("handed back")
+
+    async def close(self) -> None:
+        """Close the shared resources and start nothing more in a thread."""
+        with contextlib.suppress(Exception):  # of other services, which are left in any case
+            await self.resources.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _call_in_thread(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except StopIteration as error:  # a future can't carry it
+        raise RuntimeError(f"the step's function raised StopIteration({error.value!r})") from error
