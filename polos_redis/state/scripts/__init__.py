@@ -1,8 +1,22 @@
 """The Lua scripts: one transition of state each, loaded from this folder.
 
-A file opens with `#!lua`, so that Redis refuses one that leaves its partition's slot, and a header:
-what it does, KEYS, ARGV, what it returns. `-- #include x` puts `lib/x.lua` (with what that one includes) in
-its place, once. Checks come first and writes last: an error in the middle would keep the writes before it.
+A file opens with `#!lua`, which makes Redis refuse a script that leaves its partition's slot, and a header:
+what it does, KEYS, ARGV, what it returns. `-- #include x` inserts `lib/x.lua`, with its own includes, once.
+Checks come first and writes last: an error in the middle would keep the writes before it.
+
+Every position has a name (`tests/test_scripts_style.py` holds the scripts to this):
+
+- The first statement names all arguments, in the order of the header:
+  `local P, id, entry = KEYS[1], unpack(ARGV)`. Arguments without a number of their own ("7..") begin at a
+  constant: `unpack(ARGV, EVENTS)`.
+- A reply of HMGET, and any short list, is unpacked into locals:
+  `local status, entry = unpack(redis.call('HMGET', exec, 'status', 'entry'))`. A bare number only follows a
+  call directly: `redis.call('ZPOPMIN', line)[1]`.
+- The positions in a record are constants, `record[STATUS]`, written as Lua 5.4 has them:
+  `local STATUS <const> = 3`. `load` replaces them by their numbers, since Redis' Lua 5.1 has only variables:
+  each would cost something in every run of a script, and in every function that uses it.
+
+A function, too, costs something in every run of a script that contains it: `load` leaves out the unused ones.
 """
 
 from __future__ import annotations
@@ -14,11 +28,14 @@ from importlib.resources import files
 from polos_redis.wire.wire import Script
 
 _INCLUDE = re.compile(r"^-- #include (\w+)$", re.MULTILINE)
+_CONSTANT = re.compile(r"^local (\w+) <const> = (\d+).*\n", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
+_FUNCTION = re.compile(r"^local function (\w+)\(.*?^end\n", re.MULTILINE | re.DOTALL)
+_TOKEN = re.compile(r"\s*--.*|'[^'\n]*'|\w+")  # a comment, a string or a word
 
 
 def load(name: str) -> Script:
-    """Read one script with its includes; comments are left out of what Redis is sent."""
+    """Read one script with its includes."""
     folder = files(__name__)
     included: set[str] = set()
 
@@ -30,8 +47,27 @@ def load(name: str) -> Script:
         return _INCLUDE.sub(include, folder.joinpath("lib", f"{library}.lua").read_text("utf-8"))
 
     text = _INCLUDE.sub(include, folder.joinpath(f"{name}.lua").read_text("utf-8"))
-    source = _COMMENT.sub("", text).encode()
+    source = _without_unused(_with_numbers(text)).encode()
     return Script(name, source, sha1(source).hexdigest().encode())
+
+
+def _with_numbers(text: str) -> str:
+    """The text without comments, its constants replaced."""
+    constants = dict(_CONSTANT.findall(text))
+
+    def token(match: re.Match[str]) -> str:
+        return "" if match[0].lstrip().startswith("--") else constants.get(match[0], match[0])
+
+    return _TOKEN.sub(token, _COMMENT.sub("", _CONSTANT.sub("", text)))
+
+
+def _without_unused(text: str) -> str:
+    """The text without functions that nothing calls."""
+    functions = list(_FUNCTION.finditer(text))
+    for function in reversed(functions):  # a function is called by later ones only
+        if len(re.findall(rf"\b{function[1]}\b", text)) == 1:
+            text = text.replace(function[0], "")
+    return text
 
 
 INVOKE = load("invoke")
