@@ -22,21 +22,24 @@ A function, too, costs something in every run of a script that contains it: `loa
 from __future__ import annotations
 
 import re
+from collections import Counter
+from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 
 from polos_redis.wire.wire import Script
 
+_FOLDER = files(__name__)
 _INCLUDE = re.compile(r"^-- #include (\w+)$", re.MULTILINE)
 _CONSTANT = re.compile(r"^local (\w+) <const> = (\d+).*\n", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 _FUNCTION = re.compile(r"^local function (\w+)\(.*?^end\n", re.MULTILINE | re.DOTALL)
-_TOKEN = re.compile(r"\s*--.*|'[^'\n]*'|\w+")  # a comment, a string or a word
+_TOKEN = re.compile(r"\s*--.*|'[^'\n]*'|\b[A-Z][A-Z_]+\b")  # a comment, a string or the name of a constant
+_WORD = re.compile(r"\w+")
 
 
 def load(name: str) -> Script:
     """Read one script with its includes."""
-    folder = files(__name__)
     included: set[str] = set()
 
     def include(match: re.Match[str]) -> str:
@@ -44,29 +47,37 @@ def load(name: str) -> Script:
         if library in included:
             return ""
         included.add(library)
-        return _INCLUDE.sub(include, folder.joinpath("lib", f"{library}.lua").read_text("utf-8"))
+        return _INCLUDE.sub(include, _read(f"lib/{library}.lua"))
 
-    text = _INCLUDE.sub(include, folder.joinpath(f"{name}.lua").read_text("utf-8"))
+    text = _INCLUDE.sub(include, _read(f"{name}.lua"))
     source = _without_unused(_with_numbers(text)).encode()
     return Script(name, source, sha1(source).hexdigest().encode())
 
 
+@cache
+def _read(path: str) -> str:
+    """A file without its comments, of which those that include others stay."""
+    text = _FOLDER.joinpath(path).read_text("utf-8")
+    return _COMMENT.sub(lambda match: match[0] if match[0].startswith("-- #include ") else "", text)
+
+
 def _with_numbers(text: str) -> str:
-    """The text without comments, its constants replaced."""
+    """The text with its constants replaced, and without comments behind code."""
     constants = dict(_CONSTANT.findall(text))
 
     def token(match: re.Match[str]) -> str:
         return "" if match[0].lstrip().startswith("--") else constants.get(match[0], match[0])
 
-    return _TOKEN.sub(token, _COMMENT.sub("", _CONSTANT.sub("", text)))
+    return _TOKEN.sub(token, _CONSTANT.sub("", text))
 
 
 def _without_unused(text: str) -> str:
     """The text without functions that nothing calls."""
-    functions = list(_FUNCTION.finditer(text))
-    for function in reversed(functions):  # a function is called by later ones only
-        if len(re.findall(rf"\b{function[1]}\b", text)) == 1:
-            text = text.replace(function[0], "")
+    uses = Counter(_WORD.findall(text))
+    for function in reversed(list(_FUNCTION.finditer(text))):  # a function is called by later ones only
+        if uses[function[1]] == 1:
+            text = text[: function.start()] + text[function.end() :]
+            uses.subtract(_WORD.findall(function[0]))
     return text
 
 
