@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
@@ -38,47 +39,86 @@ _TOKEN = re.compile(r"\s*--.*|'[^'\n]*'|\b[A-Z][A-Z_]+\b")  # a comment, a strin
 _WORD = re.compile(r"\w+")
 
 
+@dataclass(frozen=True, slots=True)
+class _Function:
+    name: str
+    text: str
+    words: Counter[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file: its opening line, the libraries it includes, its code and the functions in it."""
+
+    opening: str
+    includes: tuple[str, ...]
+    text: str
+    words: Counter[str]
+    functions: tuple[_Function, ...]
+
+
 def load(name: str) -> Script:
     """Read one script with its includes."""
-    included: set[str] = set()
-
-    def include(match: re.Match[str]) -> str:
-        library = match[1]
-        if library in included:
-            return ""
-        included.add(library)
-        return _INCLUDE.sub(include, _read(f"lib/{library}.lua"))
-
-    text = _INCLUDE.sub(include, _read(f"{name}.lua"))
-    source = _without_unused(_with_numbers(text)).encode()
+    main = _read(f"{name}.lua")
+    files = [*_libraries(main), main]
+    words: Counter[str] = Counter()
+    for file in files:
+        words.update(file.words)
+    parts = []
+    for file in reversed(files):
+        text = file.text
+        for function in reversed(file.functions):  # a function is called by later ones only
+            if words[function.name] == 1:
+                text = text.replace(function.text, "", 1)
+                words.subtract(function.words)
+        parts.append(text)
+    source = (main.opening + "".join(reversed(parts))).encode()
     return Script(name, source, sha1(source).hexdigest().encode())
 
 
+def _libraries(file: _File) -> list[_File]:
+    """What a file includes, each library once and behind those it includes itself."""
+    found: dict[str, _File] = {}
+
+    def visit(file: _File) -> None:
+        for name in file.includes:
+            if name not in found:
+                library = _read(f"lib/{name}.lua")
+                visit(library)
+                found[name] = library
+
+    visit(file)
+    return list(found.values())
+
+
 @cache
-def _read(path: str) -> str:
-    """A file without its comments, of which those that include others stay."""
+def _read(path: str) -> _File:
+    """Read a file: comments are left out, constants replaced."""
     text = _FOLDER.joinpath(path).read_text("utf-8")
-    return _COMMENT.sub(lambda match: match[0] if match[0].startswith("-- #include ") else "", text)
-
-
-def _with_numbers(text: str) -> str:
-    """The text with its constants replaced, and without comments behind code."""
-    constants = dict(_CONSTANT.findall(text))
+    constants = _constants_of_libraries() | dict(_CONSTANT.findall(text))
+    includes = tuple(_INCLUDE.findall(text))
+    opening, _, rest = text.partition("\n") if text.startswith("#!") else ("", "", text)
 
     def token(match: re.Match[str]) -> str:
         return "" if match[0].lstrip().startswith("--") else constants.get(match[0], match[0])
 
-    return _TOKEN.sub(token, _CONSTANT.sub("", text))
+    code = _TOKEN.sub(token, _COMMENT.sub("", _CONSTANT.sub("", rest)))
+    functions = [
+        _Function(match[1], match[0], Counter(_WORD.findall(match[0]))) for match in _FUNCTION.finditer(code)
+    ]
+    return _File(opening and opening + "\n", includes, code, Counter(_WORD.findall(code)), tuple(functions))
 
 
-def _without_unused(text: str) -> str:
-    """The text without functions that nothing calls."""
-    uses = Counter(_WORD.findall(text))
-    for function in reversed(list(_FUNCTION.finditer(text))):  # a function is called by later ones only
-        if uses[function[1]] == 1:
-            text = text[: function.start()] + text[function.end() :]
-            uses.subtract(_WORD.findall(function[0]))
-    return text
+@cache
+def _constants_of_libraries() -> dict[str, str]:
+    """The constants of all libraries; a name means the same number in each."""
+    found: dict[str, str] = {}
+    for file in _FOLDER.joinpath("lib").iterdir():
+        if file.name.endswith(".lua"):
+            for name, number in _CONSTANT.findall(file.read_text("utf-8")):
+                if found.setdefault(name, number) != number:
+                    raise ValueError(f"lib/{file.name}: {name} is {number} here, but {found[name]} elsewhere")
+    return found
 
 
 INVOKE = load("invoke")
