@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 import pytest
+from playwright.async_api import Browser, ConsoleMessage, Page, Route, async_playwright, expect
+
+from tests.programs import program
 
 __all__ = [
     "ARGS",
     "CHROMIUM",
+    "CHROMIUM_NAMES",
     "SECRET",
     "Browser",
     "ConsoleMessage",
@@ -20,11 +23,8 @@ __all__ = [
     "expect",
 ]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-try:
-    from playwright.async_api import Browser, ConsoleMessage, Page, Route, async_playwright, expect
-except ImportError:  # pragma: no cover
-    CHROMIUM = None
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
 
 ARGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -35,7 +35,5 @@ SECRET = "a secret of more than 32 characters, for tests"
 
 @pytest.fixture(autouse=True)
 def chromium() -> None:
-    if CHROMIUM is None:
-        if os.environ.get("POLOS_REQUIRE_ALL") == "1":
-            pytest.fail("POLOS_REQUIRE_ALL is set, but there is no Chromium, or no playwright")
-        pytest.skip("no Chromium, or no playwright")
+    """Skips the module's tests where there is no browser."""
+    program(*CHROMIUM_NAMES)

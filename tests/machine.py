@@ -699,12 +699,14 @@ def entrant(key: str) -> tuple[str, bytes]:
 
 
 def run(machine: type[Machine], desk: Desk, examples: int, steps: int) -> None:
-    """Drive the scripts `examples` times by so many steps; 24 times as much with POLOS_TEST_DEEP=1."""
+    """Drive the scripts `examples` times by so many steps, a quarter of that in a quick run; 24 times as much
+    with POLOS_TEST_DEEP=1."""
     machine.desk = desk
+    examples = examples * (1200 if DEEP else settings().max_examples) // 100
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples * 12 if DEEP else examples,
+            max_examples=examples,
             stateful_step_count=steps * 2 if DEEP else steps,
             deadline=None,
             database=None,

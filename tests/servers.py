@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = {"repl-diskless-sync-delay": "0"}  # for a master: a replica is served without delay
 START_SECONDS = 30.0  # for servers to find each other
-KINDS = ("valkey", "redis8", "redis7")
+KINDS = {"valkey": "valkey-server 8 or 9", "redis8": "redis-server 8", "redis7": "redis-server 7"}
 
 
 def server_binaries() -> dict[str, Path | str]:
@@ -32,7 +33,10 @@ def server_binaries() -> dict[str, Path | str]:
 
 
 def chosen_binary() -> Path:
-    """The program most tests run on: `POLOS_TEST_SERVER` (a kind or a path), else what is found."""
+    """The program most tests run on: `POLOS_TEST_SERVER` (a kind or a path), else what is found.
+
+    Raises `ConfigurationError` where this machine has none.
+    """
     wanted = os.environ.get("POLOS_TEST_SERVER", "")
     if not wanted:
         return find_server().path
@@ -42,6 +46,21 @@ def chosen_binary() -> Path:
     if isinstance(found, str):
         raise RuntimeError(f"POLOS_TEST_SERVER={wanted}: {found}")
     return found
+
+
+def binary_with_tls() -> Path | str:
+    """A server program that was built with TLS, or why this machine has none."""
+    rejected = []
+    for found in server_binaries().values():
+        if isinstance(found, Path):
+            # Without a certificate it ends at once, whether it has TLS or not.
+            attempt = [str(found), "--port", "0", "--tls-port", "1"]
+            done = subprocess.run(attempt, capture_output=True, text=True, timeout=10, check=False)
+            if "tls-cert-file" in done.stdout + done.stderr:
+                return found
+            found = f"{found} was built without TLS"
+        rejected.append(found)
+    return "; ".join(rejected)
 
 
 class RunningServers:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from polos_redis import ExecutionHandle, PolosClient, WorkflowContext, workflow
+from tests.chromium import CHROMIUM_NAMES
 from tests.endpoint import Door
+from tests.programs import program
 from tests.running import Running, working
 from tests.serving import calling
 
@@ -23,16 +21,6 @@ APPROVAL = 'const approval = { approved: true, approved_by: "ann", reason: "fits
 @workflow(id="api-fetched")
 async def fetched(ctx: WorkflowContext) -> Any:
     return await ctx.step.suspend("high_value_approval", data={"amount": 5000})
-
-
-def program(*names: str) -> str:
-    """A program of this machine; without it the test is skipped, or fails where all has to run."""
-    for name in names:
-        if (found := shutil.which(name)) is not None:
-            return found
-    if os.environ.get("POLOS_REQUIRE_ALL") == "1":
-        pytest.fail(f"POLOS_REQUIRE_ALL is set, but there is no {names[0]} on PATH")
-    pytest.skip(f"there is no {names[0]} on PATH")
 
 
 async def waiting(client: PolosClient, run: Running) -> ExecutionHandle[Any]:
@@ -67,7 +55,7 @@ async def test_the_pages_fetch_answers_from_node(client: PolosClient, tmp_path: 
 async def test_the_pages_fetch_answers_from_a_page_of_a_chosen_origin(client: PolosClient) -> None:
     from playwright.async_api import async_playwright
 
-    chromium = program("chromium", "chromium-browser", "google-chrome")
+    chromium = program(*CHROMIUM_NAMES)
 
     async def page_of_another_site(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

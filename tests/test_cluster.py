@@ -28,7 +28,6 @@ from tests.fleet import Fleet
 from tests.fleet_workflows import approval, chain, gated
 from tests.invariants import check
 from tests.running import in_partition, soon, until
-from tests.servers import chosen_binary
 from tests.state import RawConnection
 
 pytestmark = pytest.mark.only_on_cluster
@@ -195,12 +194,14 @@ async def test_a_slots_move_is_no_news_to_a_subscriber_for_long(
         await soon(waiting)
 
 
-async def test_a_url_of_another_kind_is_named(redis_cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+async def test_a_url_of_another_kind_is_named(
+    binary: Path, redis_cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
     alone = redis_cluster.nodes[0].url
     async with PolosClient(alone, namespace, partitions=64) as client:
         with pytest.raises(RedisRefusedError, match=r"write redis\+cluster:// in its URL"):
             await client.list_executions()
-    with EmbeddedServer(tmp_path / "alone", port=0) as server:
+    with EmbeddedServer(tmp_path / "alone", port=0, binary=binary) as server:
         async with PolosClient(server.url.replace("redis://", "redis+cluster://"), namespace) as client:
             with pytest.raises(ConfigurationError, match="is no cluster: write redis://"):
                 await client.list_executions()
@@ -219,9 +220,9 @@ async def test_one_seed_that_answers_is_enough(redis_cluster: Cluster, namespace
 
 
 @pytest.fixture
-def own_cluster(tmp_path: Path, namespace: str) -> Iterator[Cluster]:
+def own_cluster(binary: Path, tmp_path: Path, namespace: str) -> Iterator[Cluster]:
     """A cluster of the test's own, whose nodes it may kill."""
-    with Cluster(tmp_path / "cluster", chosen_binary()) as cluster:
+    with Cluster(tmp_path / "cluster", binary) as cluster:
         yield cluster
         check(cluster.url, namespace)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from polos_redis.embedded.server import SETTINGS
-from tests.servers import chosen_binary, server_binaries
+from tests.programs import program
+from tests.servers import server_binaries
 
 ROOT = Path(__file__).parent.parent
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -49,18 +49,18 @@ def mounted(service: dict[str, Any], path: str) -> Path:
 
 
 @pytest.fixture
-def compose_redis(tmp_path: Path) -> Iterator[int]:
+def compose_redis(binary: Path, tmp_path: Path) -> Iterator[int]:
     """The redis service: its command and its mounted file, but on a port and a directory of the test's."""
-    program, conf = SERVICES["redis"]["command"]
-    assert program == "redis-server"
+    name, conf = SERVICES["redis"]["command"]
+    assert name == "redis-server"
     found = server_binaries()["redis8"]
-    binary = chosen_binary() if isinstance(found, str) else found
+    redis_server = binary if isinstance(found, str) else found
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     text = mounted(SERVICES["redis"], conf).read_text().replace("\ndir /data\n", f"\ndir {tmp_path}\n")
     (tmp_path / "redis.conf").write_text(text)
-    command = [str(binary), str(tmp_path / "redis.conf"), "--port", str(port), "--bind", "127.0.0.1"]
+    command = [str(redis_server), str(tmp_path / "redis.conf"), "--port", str(port), "--bind", "127.0.0.1"]
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
@@ -98,11 +98,9 @@ def test_redis_runs_with_its_settings(compose_redis: int) -> None:
 
 
 def test_the_health_check_sees_redis_come_and_go(compose_redis: int) -> None:
-    kind, program, *arguments = SERVICES["redis"]["healthcheck"]["test"]
-    assert (kind, program, arguments[-1]) == ("CMD", "redis-cli", "ping")
-    if shutil.which(program) is None:
-        pytest.skip("no redis-cli on PATH")
-    check = [program, "-p", str(compose_redis), *arguments]
+    kind, name, *arguments = SERVICES["redis"]["healthcheck"]["test"]
+    assert (kind, name, arguments[-1]) == ("CMD", "redis-cli", "ping")
+    check = [program(name), "-p", str(compose_redis), *arguments]
     done = subprocess.run(check, capture_output=True, text=True, timeout=10, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "PONG")
     with socket.socket() as nobody:

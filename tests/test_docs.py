@@ -69,6 +69,7 @@ from polos_redis.definitions.definition import _registry
 from polos_redis.workflow import Workflow
 from tests.llm import Script, llm, llm_process
 from tests.markdown import Block, Mark, MarkdownPage, pages
+from tests.programs import skip_without
 from tests.running import soon, working
 from tests.terminals import Reader
 
@@ -350,7 +351,7 @@ def test_what_a_page_says_can_be_followed(
         if shutil.which(program) is None:
             if os.environ.get("POLOS_REQUIRE_ALL") == "1":
                 pytest.fail(f"POLOS_REQUIRE_ALL is set, but there is no {program}")
-            pytest.skip(f"no {program} on PATH")
+            skip_without(program, "it is not on PATH")
     environment = {"POLOS_REDIS_URL": redis_url, "POLOS_NAMESPACE": namespace}
     said = model_of(page)
     if said is not None:

@@ -22,9 +22,7 @@ from redis import Redis
 from polos_redis.embedded.binary import find_server, inspect_server
 from polos_redis.embedded.server import SETTINGS, EmbeddedServer
 from polos_redis.errors import ConfigurationError, RedisUnavailableError
-from tests.servers import ChaosServer, chosen_binary
-
-BINARY = chosen_binary()
+from tests.servers import ChaosServer
 
 
 def ask(server: EmbeddedServer, *command: str) -> object:
@@ -64,8 +62,8 @@ def only_on_path(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
 # --- serving --------------------------------------------------------------------------------
 
 
-def test_serves_on_a_private_unix_socket_and_leaves_nothing() -> None:
-    with EmbeddedServer(binary=BINARY) as server:
+def test_serves_on_a_private_unix_socket_and_leaves_nothing(binary: Path) -> None:
+    with EmbeddedServer(binary=binary) as server:
         assert ask(server, "PING") is True
         path = Path(server.url.removeprefix("unix://"))
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
@@ -81,17 +79,17 @@ def test_every_setting_is_in_force(every_server: EmbeddedServer) -> None:
         assert ask(every_server, "CONFIG", "GET", name) == {name: value}
 
 
-def test_config_replaces_a_setting() -> None:
+def test_config_replaces_a_setting(binary: Path) -> None:
     config = {"appendfsync": "always", "client-output-buffer-limit": "pubsub 1048576 0 0"}
-    with EmbeddedServer(config=config, binary=BINARY) as server:
+    with EmbeddedServer(config=config, binary=binary) as server:
         assert ask(server, "CONFIG", "GET", "appendfsync") == {"appendfsync": "always"}
         limits = ask(server, "CONFIG", "GET", "client-output-buffer-limit")
         assert isinstance(limits, dict)
         assert limits["client-output-buffer-limit"].endswith("pubsub 1048576 0 0")
 
 
-def test_a_port_is_on_loopback_only() -> None:
-    with EmbeddedServer(port=0, binary=BINARY) as server:
+def test_a_port_is_on_loopback_only(binary: Path) -> None:
+    with EmbeddedServer(port=0, binary=binary) as server:
         assert server.url.startswith("redis://127.0.0.1:")
         assert ask(server, "PING") is True
         assert ask(server, "CONFIG", "GET", "bind") == {"bind": "127.0.0.1"}
@@ -107,8 +105,8 @@ def test_config_can_not_open_it_to_others(name: str) -> None:
         EmbeddedServer(config={name: "0.0.0.0"})
 
 
-def test_restarts_with_its_data_at_the_same_address(tmp_path: Path) -> None:
-    server = EmbeddedServer(tmp_path / "data", port=0, binary=BINARY)
+def test_restarts_with_its_data_at_the_same_address(binary: Path, tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / "data", port=0, binary=binary)
     try:
         url = server.start().url
         ask(server, "SET", "answer", "42")
@@ -118,7 +116,7 @@ def test_restarts_with_its_data_at_the_same_address(tmp_path: Path) -> None:
         assert ask(server, "GET", "answer") == "42"
     finally:
         server.stop()
-    with EmbeddedServer(tmp_path / "data", binary=BINARY) as second:
+    with EmbeddedServer(tmp_path / "data", binary=binary) as second:
         assert ask(second, "GET", "answer") == "42"
 
 
@@ -131,8 +129,8 @@ def test_comes_back_after_a_kill(chaos_server: ChaosServer) -> None:
     assert ask(chaos_server, "GET", "answer") == "42"
 
 
-def test_starting_twice_and_stopping_twice_do_nothing() -> None:
-    server = EmbeddedServer(binary=BINARY)
+def test_starting_twice_and_stopping_twice_do_nothing(binary: Path) -> None:
+    server = EmbeddedServer(binary=binary)
     pid = server.start().pid
     assert server.start().pid == pid
     server.stop()
@@ -141,13 +139,13 @@ def test_starting_twice_and_stopping_twice_do_nothing() -> None:
         _ = server.pid
 
 
-def test_a_data_dir_too_long_for_a_socket(tmp_path: Path) -> None:
-    with EmbeddedServer(tmp_path / ("long" * 20) / ("é " * 20), binary=BINARY) as server:
+def test_a_data_dir_too_long_for_a_socket(binary: Path, tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / ("long" * 20) / ("é " * 20), binary=binary) as server:
         assert ask(server, "PING") is True
         assert len(server.url) < 110
 
 
-async def test_async_start_leaves_the_loop_free() -> None:
+async def test_async_start_leaves_the_loop_free(binary: Path) -> None:
     ticks = 0
 
     async def tick() -> None:
@@ -157,7 +155,7 @@ async def test_async_start_leaves_the_loop_free() -> None:
             ticks += 1
 
     ticking = asyncio.create_task(tick())
-    async with EmbeddedServer(binary=BINARY) as server:
+    async with EmbeddedServer(binary=binary) as server:
         assert server.running
         pid = server.pid
     ticking.cancel()
@@ -165,8 +163,8 @@ async def test_async_start_leaves_the_loop_free() -> None:
     assert gone(pid)
 
 
-async def test_cancelling_the_start_leaves_no_server(tmp_path: Path) -> None:
-    slow = program(tmp_path / "slow", f'[ "$1" = --version ] || sleep 1; exec "{BINARY}" "$@"')
+async def test_cancelling_the_start_leaves_no_server(binary: Path, tmp_path: Path) -> None:
+    slow = program(tmp_path / "slow", f'[ "$1" = --version ] || sleep 1; exec "{binary}" "$@"')
     server = EmbeddedServer(binary=slow)
     starting = asyncio.create_task(server.__aenter__())
     await asyncio.to_thread(wait_for, lambda: server.running, "the keeper to be there")
@@ -207,12 +205,12 @@ class Owner:
 
 
 @pytest.fixture
-def start_owner() -> Iterator[Callable[..., Owner]]:
+def start_owner(binary: Path) -> Iterator[Callable[..., Owner]]:
     """Starts owners; those that still live after the test are killed, with what they forked."""
     started: list[subprocess.Popen[str]] = []
 
     def start(data_dir: str | Path, *how: str) -> Owner:
-        command = [sys.executable, "-W", "error", "-c", OWNER, str(data_dir), str(BINARY), *how]
+        command = [sys.executable, "-W", "error", "-c", OWNER, str(data_dir), str(binary), *how]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         started.append(process)
         assert process.stdout is not None
@@ -251,40 +249,40 @@ def test_a_forked_child_neither_stops_it_nor_keeps_it_alive(start_owner: Callabl
     wait_for(lambda: gone(owner.pid), "the server to end while the forked child lives")
 
 
-def test_an_interrupt_of_the_terminal_is_for_the_owner() -> None:
-    with EmbeddedServer(binary=BINARY) as server:
+def test_an_interrupt_of_the_terminal_is_for_the_owner(binary: Path) -> None:
+    with EmbeddedServer(binary=binary) as server:
         assert os.getsid(server.pid) != os.getsid(0)
 
 
 def test_a_killed_owners_directory_can_be_opened_at_once(
-    start_owner: Callable[..., Owner], tmp_path: Path
+    binary: Path, start_owner: Callable[..., Owner], tmp_path: Path
 ) -> None:
     owner = start_owner(tmp_path / "data")
     with Redis.from_url(owner.url) as redis:
         redis.set("answer", "42")
     owner.end()
-    with EmbeddedServer(tmp_path / "data", binary=BINARY) as server:
+    with EmbeddedServer(tmp_path / "data", binary=binary) as server:
         assert gone(owner.pid)
         assert ask(server, "GET", "answer") == "42"
 
 
-def test_two_owners_of_one_directory(tmp_path: Path) -> None:
-    with EmbeddedServer(tmp_path, binary=BINARY) as first:
+def test_two_owners_of_one_directory(binary: Path, tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path, binary=binary) as first:
         with pytest.raises(ConfigurationError, match=f"in use by process {os.getpid()}"):
-            EmbeddedServer(tmp_path, binary=BINARY).start()
+            EmbeddedServer(tmp_path, binary=binary).start()
         assert ask(first, "PING") is True
 
 
-def test_never_takes_another_server_for_its_own(tmp_path: Path) -> None:
-    with EmbeddedServer(port=0, binary=BINARY) as first:
+def test_never_takes_another_server_for_its_own(binary: Path, tmp_path: Path) -> None:
+    with EmbeddedServer(port=0, binary=binary) as first:
         port = int(first.url.removeprefix("redis://127.0.0.1:").removesuffix("/0"))
         with pytest.raises(RedisUnavailableError, match=f"port {port} is taken"):
-            EmbeddedServer(port=port, binary=BINARY).start()
+            EmbeddedServer(port=port, binary=binary).start()
         assert ask(first, "PING") is True
 
 
-def test_a_failed_start_shows_the_servers_log() -> None:
-    server = EmbeddedServer(config={"maxmemory-policy": "nonsense"}, binary=BINARY)
+def test_a_failed_start_shows_the_servers_log(binary: Path) -> None:
+    server = EmbeddedServer(config={"maxmemory-policy": "nonsense"}, binary=binary)
     with pytest.raises(RedisUnavailableError, match="maxmemory-policy"):
         server.start()
     assert not server.running
@@ -293,9 +291,9 @@ def test_a_failed_start_shows_the_servers_log() -> None:
 # --- finding a server -----------------------------------------------------------------------
 
 
-def test_the_named_server_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POLOS_REDIS_SERVER", str(BINARY))
-    assert find_server().path == BINARY
+def test_the_named_server_is_used(binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLOS_REDIS_SERVER", str(binary))
+    assert find_server().path == binary
 
 
 @pytest.mark.parametrize(
@@ -324,9 +322,11 @@ def test_no_server_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_pat
         find_server()
 
 
-def test_passes_over_a_server_that_can_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_passes_over_a_server_that_can_not_start(
+    binary: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     broken = program(tmp_path / "a" / "valkey-server", "exit 127")
-    working = program(tmp_path / "b" / "redis-server", f'exec "{BINARY}" "$@"')
+    working = program(tmp_path / "b" / "redis-server", f'exec "{binary}" "$@"')
     only_on_path(monkeypatch, broken.parent, working.parent)
     assert find_server().path == working
 
@@ -338,8 +338,8 @@ def test_every_server_passed_over_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
         find_server()
 
 
-def test_a_wheels_server_without_its_execute_bit(tmp_path: Path) -> None:
-    copy = Path(shutil.copy(BINARY, tmp_path / "valkey-server"))
+def test_a_wheels_server_without_its_execute_bit(binary: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(binary, tmp_path / "valkey-server"))
     copy.chmod(0o644)
     found = inspect_server(copy)
     assert not isinstance(found, str)

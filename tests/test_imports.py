@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 
 import pytest
 
 
+@functools.cache
 def _imported(source: str) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", source], capture_output=True, text=True, check=True

@@ -14,12 +14,11 @@ from tests.fleet_workflows import approval, chain, gated
 from tests.invariants import check
 from tests.running import until
 from tests.sentinel import PASSWORD, SERVICE, Watched
-from tests.servers import chosen_binary
 
 
 @pytest.fixture
-def watched(tmp_path: Path, namespace: str) -> Iterator[Watched]:
-    with Watched(tmp_path / "watched", chosen_binary()) as watched:
+def watched(binary: Path, tmp_path: Path, namespace: str) -> Iterator[Watched]:
+    with Watched(tmp_path / "watched", binary) as watched:
         yield watched
         check(f"redis://:{PASSWORD}@127.0.0.1:{watched.master_port()}", namespace)
 

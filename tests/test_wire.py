@@ -8,7 +8,6 @@ import gc
 import hashlib
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -34,6 +33,8 @@ from polos_redis.errors import (
 from polos_redis.wire.replies import CallLostError, RefusedReplyError, TransientReplyError
 from polos_redis.wire.wire import Script, Wire
 from tests.endpoint import Door
+from tests.programs import program, skip_without
+from tests.servers import binary_with_tls
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -47,9 +48,10 @@ WRITE = script("write", "#!lua\nreturn redis.call('SET', KEYS[1], ARGV[1])")
 
 
 class Server:
-    """A redis-server of its own: killed, stopped and started again at will."""
+    """A server of the test's own: killed, stopped and started again at will."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, binary: Path, folder: Path) -> None:
+        self.binary = binary
         self.folder = folder
         self.process: subprocess.Popen[bytes] | None = None
         with socket.socket() as probe:
@@ -59,7 +61,7 @@ class Server:
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
     def start(self, *options: str) -> None:
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command = [str(self.binary), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--unixsocket", str(self.socket), "--dir", str(self.folder), *options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
@@ -78,6 +80,8 @@ class Server:
             self.process.wait()
             self.process = None
 
+    close = kill
+
     def do(self, *command: Any) -> Any:
         """One command on a connection of its own, without the wire."""
         with redis.Redis(unix_socket_path=str(self.socket), protocol=2) as client:
@@ -85,11 +89,20 @@ class Server:
 
 
 @pytest.fixture
-def wire_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("wire"))
-    server.start()
-    yield server
-    server.kill()
+def wire_server(every_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with contextlib.closing(Server(every_binary, tmp_path_factory.mktemp("wire"))) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def tls_server(tmp_path: Path) -> Iterator[Server]:
+    """Not started: that takes a certificate."""
+    binary = binary_with_tls()
+    if isinstance(binary, str):
+        skip_without("redis-server or valkey-server with TLS", binary)
+    with contextlib.closing(Server(binary, tmp_path)) as server:
+        yield server
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -1000,6 +1013,7 @@ def test_a_program_that_never_closes_ends_in_silence(wire_server: Server, way: s
 
         if {way!r} == "bare loop":
             loop = asyncio.new_event_loop()
+            loop.slow_callback_duration = 60
             asyncio.set_event_loop(loop)
             wire = Wire({wire_server.url!r})
             loop.run_until_complete(wire.connect())
@@ -1033,26 +1047,20 @@ def test_importing_it_is_light() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_tls(wire_server: Server, run: Run) -> None:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl to make a certificate")
-    key, cert = wire_server.folder / "key.pem", wire_server.folder / "cert.pem"
+def test_tls(tls_server: Server, run: Run) -> None:
+    openssl = program("openssl")
+    key, cert = tls_server.folder / "key.pem", tls_server.folder / "cert.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
     make = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
     subprocess.run(
         [*make, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True, timeout=60
     )
-    wire_server.kill()
-    options = {"--tls-port": str(wire_server.port), "--tls-cert-file": str(cert), "--tls-key-file": str(key)}
+    options = {"--tls-port": str(tls_server.port), "--tls-cert-file": str(cert), "--tls-key-file": str(key)}
     pairs = [word for pair in options.items() for word in pair]
-    try:
-        wire_server.start("--port", "0", *pairs, "--tls-ca-cert-file", str(cert), "--tls-auth-clients", "no")
-    except OSError:
-        pytest.skip("this redis-server has no TLS")
+    tls_server.start("--port", "0", *pairs, "--tls-ca-cert-file", str(cert), "--tls-auth-clients", "no")
 
     async def main() -> None:
-        url = f"rediss://127.0.0.1:{wire_server.port}"
+        url = f"rediss://127.0.0.1:{tls_server.port}"
         wire = Wire(f"{url}?ssl_ca_certs={cert}", scripts=[ECHO])
         await wire.connect()
         big = b"x" * 300_000
@@ -1061,8 +1069,8 @@ def test_tls(wire_server: Server, run: Run) -> None:
         )
         assert answers == [*(str(n).encode() for n in range(200)), big]
         blocked = wire.send("BLPOP", "nothing", 0)
-        await until(lambda: wire_server.do("INFO", "clients")["blocked_clients"] == 1)
-        wire_server.do("CLIENT", "KILL", "TYPE", "normal")
+        await until(lambda: tls_server.do("INFO", "clients")["blocked_clients"] == 1)
+        tls_server.do("CLIENT", "KILL", "TYPE", "normal")
         assert isinstance(await error_of(blocked), CallLostError)
         assert await wire.call("ECHO", "again") == b"again"
         await wire.close()
