@@ -16,14 +16,14 @@ import pytest
 from polos_redis import PolosClient
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.errors import ConfigurationError
-from tests.cluster import Cluster
-from tests.fleet import Fleet
-from tests.invariants import check
-from tests.programs import skip_without
-from tests.servers import KINDS, ChaosServer, RunningServers, chosen_binary, server_binaries
-from tests.state import erase
+from tests.harness.cluster import Cluster
+from tests.harness.fleet import Fleet
+from tests.harness.programs import skip_without
+from tests.harness.servers import KINDS, ChaosServer, RunningServers, chosen_binary, server_binaries
+from tests.invariants.state import erase
+from tests.invariants.state_invariants import check
 
-pytest_plugins = ["tests.left_out"]
+pytest_plugins = ["tests.harness.left_out"]
 
 # What the developer's shell says about servers, proxies, models and terminals is not for the tests.
 for _name in list(os.environ):

@@ -4,7 +4,7 @@ A file opens with `#!lua`, which makes Redis refuse a script that leaves its par
 what it does, KEYS, ARGV, what it returns. `-- #include x` inserts `lib/x.lua`, with its own includes, once.
 Checks come first and writes last: an error in the middle would keep the writes before it.
 
-Every position has a name (`tests/test_scripts_style.py` holds the scripts to this):
+Every position has a name (`tests/scripts/test_style.py` holds the scripts to this):
 
 - The first statement names all arguments, in the order of the header:
   `local P, id, entry = KEYS[1], unpack(ARGV)`. Arguments without a number of their own ("7..") begin at a
