@@ -25,7 +25,7 @@ from polos_redis import (
     events,
 )
 from polos_redis.executions.batch import BatchWorkflowInput
-from polos_redis.runtime.steps.race import Winner
+from polos_redis.runtime.steps.first_of import Winner
 from tests.harness.fleet import Fleet
 from tests.harness.fleet_races import interrupted, overtaken
 from tests.harness.running import Running, running, soon, until, working
