@@ -142,7 +142,7 @@ def test_strings_are_sent_as_they_are_written() -> None:
 GLOBALS = (
     "KEYS ARGV redis cmsgpack string math table unpack pairs ipairs tonumber tostring type next pcall error"
 )
-KEYWORDS = "and break do else elseif end false for function if in local nil not or repeat return then true until while"
+KEYWORDS = "and break do else elseif end false for function if in local nil not or return then true while"
 
 
 @pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
