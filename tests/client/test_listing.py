@@ -187,9 +187,7 @@ async def test_a_bad_cursor_is_refused(cursor: Any, redis_url: str, namespace: s
 @pytest.mark.parametrize("status", ["running", "", "Completed", 5])
 async def test_a_bad_status_is_refused(status: Any, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
-        with pytest.raises(
-            ConfigurationError, match="status must be one of queued, waiting, completed, failed"
-        ):
+        with pytest.raises(ConfigurationError, match="status must be one of queued, waiting"):
             await client.list_executions(status=status)
 
 
