@@ -278,7 +278,7 @@ async def test_publishing_beside_a_run(redis_url: str, namespace: str) -> None:
 @pytest.mark.parametrize(("topic", "kind"), [("", "x"), (None, "x"), ("t", ""), ("t", None), ("t", "a\0b")])
 async def test_a_bad_topic_or_type_is_refused(topic: Any, kind: Any, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
-        with pytest.raises(InvalidInputError, match="text that is not empty"):
+        with pytest.raises(InvalidInputError, match="must be a non-empty string"):
             await events.publish(client, topic, EventData(kind))
 
 

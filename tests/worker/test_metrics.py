@@ -468,7 +468,7 @@ async def test_the_door_is_shut_when_the_worker_has_stopped(redis_url: str, name
 async def test_a_port_that_is_taken_is_one_sentence(redis_url: str, namespace: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigurationError, match=f"can't be shown at 127.0.0.1:{port}: .*in use"):
+        with pytest.raises(ConfigurationError, match=f"can't be served at 127.0.0.1:{port}: .*in use"):
             async with running(redis_url, namespace, steps, metrics_port=port):
                 raise AssertionError("it has started")
 
