@@ -117,7 +117,7 @@ def worker(
       polos worker shop.workflows --metrics-port 9464
       polos worker charge.py --url redis://10.0.0.5:6379/0 --log-format json
     """
-    from polos_redis.workflow import registered
+    from polos_redis.definitions.definition import registered
 
     from . import modules as user_modules
 

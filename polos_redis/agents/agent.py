@@ -12,11 +12,12 @@ from polos_redis.agents.output import Schema, check_fields, schema_of
 from polos_redis.agents.providers import Provider, provider_of
 from polos_redis.agents.run import AgentRun
 from polos_redis.agents.tools import Tool, as_tool
+from polos_redis.definitions.definition import register
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, InvalidInputError
 from polos_redis.runtime.workflow_call import WorkflowCall
 from polos_redis.values.times import milliseconds
-from polos_redis.workflow import InvokeOptions, Workflow, register
+from polos_redis.workflow import InvokeOptions, Workflow
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar

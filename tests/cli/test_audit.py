@@ -135,7 +135,7 @@ async def test_what_goes_on_and_a_child_alone_are_not_deleted(polos: Command, at
     root, child = await decided(at)
     done = await polos("delete", child, "--yes")
     assert done.code == 1
-    assert f"is a child, a part of its root's events and journal: delete {root.id}" in done.sentence
+    assert f"is a child and shares its root's events: delete {root.id} instead" in done.sentence
     for kept in (handle.id, root.id, child):
         assert (await at.client.get_execution(kept))["id"] == kept
 
