@@ -63,7 +63,7 @@ def test_a_port_that_is_taken_is_one_sentence(polos: Command) -> None:
         port = taken.getsockname()[1]
         done = polos.run("serve", "--port", str(port))
     assert done.code == 1
-    assert f"can't listen on 127.0.0.1, port {port}: another program has it" in done.sentence
+    assert f"can't listen on 127.0.0.1, port {port}: another program is using it" in done.sentence
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_port_that_is_taken_is_one_sentence(polos: Command) -> None:
     [
         (("--insecure-dev", "--host", "0.0.0.0"), "--insecure-dev lets anybody in who reaches 0.0.0.0"),
         (("--insecure-dev", "--cors-origin", "*"), "name the origins"),
-        (("--rate-limit", "many"), "a rate limit is a number per second"),
+        (("--rate-limit", "many"), "a rate limit must be a number per second"),
         (("--host", "no.such.host.invalid"), "can't listen on no.such.host.invalid"),
     ],
 )

@@ -351,7 +351,7 @@ class TestEnds:
         await desk.client.retry(handle.id)
         await desk.run.parked(handle)
         page = await desk.by_link(handle)
-        assert page.status == 403 and "began anew" in page.text
+        assert page.status == 403 and "was restarted" in page.text
         assert (await desk.by_link(handle, run=2)).status == 200
 
     async def test_no_such_thing(self, desk: Desk) -> None:
