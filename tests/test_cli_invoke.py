@@ -110,7 +110,7 @@ async def test_warns_when_no_worker_knows_the_workflow(
     [
         ('{"a": 1,}', "--input is not JSON: line 1, column 9"),
         ('{"a":\n  tru}', "--input is not JSON: line 2, column 3"),
-        ("[NaN]", "--input is not usable JSON: NaN"),
+        ("[NaN]", "--input is not usable JSON: JSON has no NaN"),
         ("", "--input is empty"),
         ("[" * 100_000, "nested too deeply"),
         ("@missing.json", "--input (missing.json) can't be read: No such file or directory"),

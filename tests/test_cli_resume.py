@@ -138,7 +138,7 @@ async def test_refusals_of_what_is_over(polos: Command, working: Polos) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "give --approve, --reject or --data"),
+        ((), "pass the answer: --approve, --reject or --data"),
         (("--approve", "--reject"), "--approve and --reject contradict each other"),
         (("--data", "{}", "--approve"), "--data and --approve contradict each other"),
         (("--data", "{}", "--reason", "r"), "--reason goes with"),
