@@ -16,8 +16,8 @@ from polos_redis.client import PolosClient
 from polos_redis.errors import ConfigurationError, RedisUnavailableError
 
 from . import commands
+from .log_format import JsonLogs, LogFormat, LogFormatOption, log_to_stderr
 from .options import SERVER_NEEDS, ConnectionOptions
-from .worker import LogFormat, log_to_stderr
 
 if TYPE_CHECKING:
     from polos_redis.server.listening import Listener
@@ -73,12 +73,10 @@ def serve(
             help="Proxies whose X-Forwarded-For header is trusted.",
         ),
     ] = "127.0.0.1,::1",
-    log_format: Annotated[
-        LogFormat, typer.Option(envvar="POLOS_LOG_FORMAT", help="Log format on standard error.")
-    ] = LogFormat.text,
+    log_format: LogFormatOption = LogFormat.text,
     *,
     connection: ConnectionOptions,
-    json: Annotated[bool, typer.Option("--json", help="The same as --log-format json.")] = False,
+    json: JsonLogs = False,
 ) -> None:
     """Serve the REST API, the approval page and the inbox until SIGTERM or Ctrl-C.
 

@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 import threading
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -16,14 +15,10 @@ from polos_redis.client import PolosClient
 from polos_redis.errors import PolosError
 
 from . import commands
+from .log_format import JsonLogs, LogFormat, LogFormatOption, log_to_stderr
 from .options import ConnectionOptions
 
 EXIT_SECONDS = 2.0  # after a stop: time for exit handlers and for threads about to end
-
-
-class LogFormat(StrEnum):
-    text = "text"
-    json = "json"
 
 
 class NoWorkflowError(PolosError):
@@ -101,12 +96,10 @@ def worker(
             help="The address to serve metrics on.",
         ),
     ] = None,
-    log_format: Annotated[
-        LogFormat, typer.Option(envvar="POLOS_LOG_FORMAT", help="Log format on standard error.")
-    ] = LogFormat.text,
+    log_format: LogFormatOption = LogFormat.text,
     *,
     connection: ConnectionOptions,
-    json: Annotated[bool, typer.Option("--json", help="The same as --log-format json.")] = False,
+    json: JsonLogs = False,
 ) -> None:
     """Run the workflows of modules or files until SIGTERM or Ctrl-C.
 
@@ -171,12 +164,3 @@ def _exit_soon(code: int) -> None:
     timer = threading.Timer(EXIT_SECONDS, exit_now)
     timer.daemon = True
     timer.start()
-
-
-def log_to_stderr(format: LogFormat) -> None:
-    """Sends this process's log to standard error."""
-    from polos_redis.logs import JsonFormatter, KeyValueFormatter
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if format is LogFormat.json else KeyValueFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

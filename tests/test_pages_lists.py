@@ -217,7 +217,7 @@ class TestExecution:
         assert "Cancelled" in (await visitor.send(page, form)).text
         assert (await run.client.get_execution(waiting))["cancelled_by"] == "ann"
         late = await visitor.send(page, form)
-        assert late.status == 409 and "It had ended before" in late.text
+        assert late.status == 409 and "Not cancelled: this execution already ended" in late.text
         assert not [one for one in late.forms if "cancel" in one.action]
 
     async def test_who_may_only_read_has_no_buttons(self, run: Running) -> None:

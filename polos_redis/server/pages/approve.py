@@ -120,10 +120,7 @@ def _text(sent: FormData, name: str) -> str:
 def _refusal(error: ResumeError) -> tuple[int, str]:
     """Returns the HTTP status and the notice for an answer that was refused."""
     if isinstance(error, ShownChangedError):
-        return (
-            409,
-            "Your answer was not recorded: the data has changed since you opened this page. Review it again.",
-        )
+        return 409, "The data has changed since you opened this page; your answer was not recorded."
     if isinstance(error, AlreadyResumedError):
         return 409, "Someone already decided differently; your answer was not recorded."
     if isinstance(error, SuspensionExpiredError):
