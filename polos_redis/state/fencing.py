@@ -46,7 +46,7 @@ class RaceMembership(NamedTuple):
 
     @classmethod
     def of(cls, race: bytes, races: Sequence[Sequence[bytes]]) -> RaceMembership:
-        """Packed for `join` in scripts/lib/settle.lua."""
+        """Packed for `join` in scripts/lib/resolve.lua."""
         return cls(race, _pack(races) if races else b"")
 
 

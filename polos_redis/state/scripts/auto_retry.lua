@@ -1,18 +1,19 @@
 #!lua flags=allow-oom
--- again: an execution that has failed is tried again by itself: it goes on from its journal as a new run.
+-- auto_retry: retry a failed execution automatically: it continues from its journal as a new run.
 -- KEYS  1 the partition's prefix
--- ARGV  1 id  2 entry  3 owner  4 known changes  5 error  6 how often it is tried again at the most  7 ms until then
---       8.. events that come before it
--- Returns the number of the new run; 0 when it has been tried often enough (nothing is changed); -1 or -2 as write does.
+-- ARGV  1 id  2 entry  3 owner  4 known changes  5 error  6 how many retries it has  7 delay in ms
+--       8.. events that come before the retry's
+-- Returns the number of the new run; 0 when no retry is left (nothing is changed); -1 or -2 as write does.
 -- #include fence
 -- #include rerun
-local P, id = KEYS[1], ARGV[1]
+local P, id, entry, owner, known, error, most, delay = KEYS[1], unpack(ARGV, 1, 7)
+local EVENTS <const> = 8
 local exec = P .. 'exec:' .. id
-local n, _, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], '', unpack(ENDING_FIELDS, 5))
-if n < 0 then return n end
-if tonumber(redis.call('HGET', exec, 'retried') or 0) >= tonumber(ARGV[6]) then return 0 end
-claim(P, id, ARGV[3], e, now)
+local count, _, is = fence(P, id, entry, owner, known, '', unpack(ENDING_FIELDS, FURTHER))
+if count < 0 then return count end
+if tonumber(redis.call('HGET', exec, 'retried') or 0) >= tonumber(most) then return 0 end
+claim(P, id, owner, is, now)
 redis.call('HINCRBY', exec, 'retried', 1)
-redis.call('HSET', exec, 'last_error', ARGV[5])
-if ARGV[8] then redis.call('XADD', P .. 'topic:' .. string.match(id, '^[^.]*'), '*', unpack(ARGV, 8)) end
-return rerun(P, id, e, tonumber(ARGV[7]))
+redis.call('HSET', exec, 'last_error', error)
+if #ARGV >= EVENTS then redis.call('XADD', P .. 'topic:' .. root_of(id), '*', unpack(ARGV, EVENTS)) end
+return rerun(P, id, is, tonumber(delay))

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- backoff: journal a failed attempt whose retry comes later, and set the timer that wakes the execution.
+-- backoff: journal a failed attempt that is retried later, and set the timer that wakes the execution.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 record, as for write  7 delay in ms
 --       8 the races it takes part in, as for join  9.. events, as for write
@@ -8,16 +8,14 @@
 -- #include clock
 -- #include attempt
 -- #include resolve
-local P, id, key = KEYS[1], ARGV[1], ARGV[5]
-local n, old, e = fence(P, id, ARGV[2], ARGV[3], ARGV[4], key)
-if n < 0 or superseded(old, ARGV[6]) then return n end
-claim(P, id, ARGV[3], e, now)
-local journal = P .. 'journal:' .. id
-redis.call('HSET', journal, '', n + 1, key, ARGV[6] .. cmsgpack.pack(now))
-redis.call('ZADD', P .. 'timers', now + tonumber(ARGV[7]), 'b' .. id .. ' ' .. key)
+local P, id, entry, owner, known, key, record, delay, races = KEYS[1], unpack(ARGV, 1, 8)
+local EVENTS <const> = 9
+local count, old, is = fence(P, id, entry, owner, known, key)
+if count < 0 or superseded(old, record) then return count end
+claim(P, id, owner, is, now)
+redis.call('HSET', P .. 'journal:' .. id, '', count + 1, key, record .. cmsgpack.pack(now))
+redis.call('ZADD', P .. 'timers', now + tonumber(delay), 'b' .. id .. ' ' .. key)
 note_wait(P, id, key)
-if not join(P, id, ARGV[8], now) then close(P, id, key, now, 'abandoned') end
-if #ARGV > 8 then
-  redis.call('XADD', P .. 'topic:' .. string.match(id, '^[^.]*'), '*', unpack(ARGV, 9))
-end
-return tonumber(redis.call('HGET', journal, ''))
+if not join(P, id, races) then close(P, id, key, 'abandoned') end
+if #ARGV >= EVENTS then redis.call('XADD', P .. 'topic:' .. root_of(id), '*', unpack(ARGV, EVENTS)) end
+return changes(P, id)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- finish: an activation ends its execution as completed or failed, and acknowledges its entry.
+-- finish: end an execution as completed or failed from its activation, and acknowledge its entry.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 'completed' or 'failed'  6 output (codec) or error
 --       7 data of the finish event  8 further fields of the execution (msgpack list), or ''
@@ -7,14 +7,12 @@
 -- Returns 0; -1 or -2 as write does.
 -- #include fence
 -- #include ending
-local P, id, known = KEYS[1], ARGV[1], tonumber(ARGV[4])
-local n, _, e = fence(P, id, ARGV[2], ARGV[3], known, '', unpack(ENDING_FIELDS, 5))
-if n < 0 then return n end
-local field = ARGV[5] == 'completed' and 'output' or 'error'
-local fields = ARGV[8] ~= '' and cmsgpack.unpack(ARGV[8]) or {}
-if not e[4] then
-  fields[#fields + 1] = 'started'
-  fields[#fields + 1] = now
-end
-ending(P, id, e, ARGV[5], field, ARGV[6], ARGV[7], {unpack(ARGV, 9)}, fields, n)
+local P, id, entry, owner, known, status, value, event, more = KEYS[1], unpack(ARGV, 1, 8)
+local EVENTS <const> = 9
+local count, _, e = fence(P, id, entry, owner, known, '', unpack(ENDING_FIELDS, FURTHER))
+if count < 0 then return count end
+local field = status == 'completed' and 'output' or 'error'
+local fields = more ~= '' and cmsgpack.unpack(more) or {}
+if not e[EXEC_STARTED] then append(fields, 'started', now) end
+ending(P, id, e, status, field, value, event, {unpack(ARGV, EVENTS)}, fields, count)
 return 0

@@ -1,58 +1,75 @@
 #!lua flags=allow-oom
--- fire: decide what is due, oldest first, a bounded batch. One worker at a time holds timer leadership; the others
+-- fire: decide what is due, oldest first, in a bounded batch. One worker at a time is the timer leader; the others
 -- are told to come back, so idle workers cost next to nothing.
 -- KEYS  1 the partition's prefix
--- ARGV  1 worker  2 how long it holds timer leadership, ms  3 largest batch
--- Returns {timers fired, executions forgotten, ms until the next timer or -1, errands that are due and when: left to
--- the caller, as they concern other partitions or need more than Lua}, or {-1} when another holds timer leadership.
+-- ARGV  1 worker  2 how long it is the timer leader, ms  3 largest batch
+-- Returns {timers fired, executions forgotten, ms until the next timer or -1, flat list of errands that are due and
+-- their times: the caller runs these, as they concern other partitions or need more than Lua}, or {-1} when another
+-- worker is the timer leader.
 -- #include termination
 -- #include event
 -- #include forgetting
-local P, limit = KEYS[1], tonumber(ARGV[3])
+local P, worker, hold, batch = KEYS[1], unpack(ARGV)
+local limit = tonumber(batch)
 local holder = redis.call('GET', P .. 'timer_leader')
-if holder and holder ~= ARGV[1] then return {-1} end
-redis.call('SET', P .. 'timer_leader', ARGV[1], 'PX', ARGV[2])
+if holder and holder ~= worker then return {-1} end
+redis.call('SET', P .. 'timer_leader', worker, 'PX', hold)
+
+-- make_runnable: its delay is over, or a worker knows its workflow by now.
+local function make_runnable(id)
+  local status, entry, workflow, run, queue, relations = unpack(redis.call('HMGET', P .. 'exec:' .. id,
+    'status', 'entry', 'workflow', 'run', 'queue', 'relations'))
+  if status == 'queued' and not entry then offer(P, id, workflow, run, queue, read_relations(relations)) end
+end
+
+-- time_out: its run has reached its deadline.
+local function time_out(id)
+  local e = redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS))
+  if not is_live(e[EXEC_STATUS]) then return end
+  local text = 'it did not finish within its ' .. read_relations(e[EXEC_RELATIONS]).timeout / 1000 .. ' seconds'
+  terminate(P, id, e, 'failed', 'error', cmsgpack.pack({'WorkflowTimeoutError', text, ''}),
+    finish_event(P, id, 'failed', 'error', 'WorkflowTimeoutError: ' .. text))
+end
+
+-- decide_due: the timer of a wait: 's' of a suspension, 'b' of a step's retry, 'w' of a wait for a time or an event.
+local function decide_due(kind, member, row)
+  local id, key = string.match(row, '^(%S+) (.*)$')
+  local record = id and record_of(P, id, key) or {}
+  local status = record[STATUS]
+  if kind == 's' and status == 'open' then
+    wake(P, id, key, record, 'expired')
+  elseif kind == 'b' and status == 'backoff' then
+    wake(P, id, key, record, 'retry')
+  elseif kind == 'w' and status == 'open' then
+    wake(P, id, key, record, record[WAIT_TOPIC] == '' and 'over' or 'expired')
+  else
+    redis.call('ZREM', P .. 'timers', member)
+  end
+end
 
 local budget = limit -- of children to cancel
 local due = redis.call('ZRANGEBYSCORE', P .. 'timers', '-inf', now, 'LIMIT', 0, limit)
 for _, member in ipairs(due) do
-  local kind, rest = string.sub(member, 1, 1), string.sub(member, 2)
+  local kind, id = string.sub(member, 1, 1), string.sub(member, 2)
   if kind == 'p' then
     redis.call('ZREM', P .. 'timers', member)
-    local e = redis.call('HMGET', P .. 'exec:' .. rest, 'status', 'entry', 'workflow', 'run', 'queue', 'relations')
-    if e[1] == 'queued' and not e[2] then offer(P, rest, e[3], e[4], e[5], read_relations(e[6])) end
+    make_runnable(id)
   elseif kind == 'c' then
-    if budget > 0 then budget = budget - cancel_children(P, rest, budget) end
+    if budget > 0 then budget = budget - cancel_children(P, id, budget) end
   elseif kind == 't' then
     redis.call('ZREM', P .. 'timers', member)
-    local e = redis.call('HMGET', P .. 'exec:' .. rest, unpack(ENDING_FIELDS))
-    if e[1] == 'queued' or e[1] == 'waiting' then
-      local text = 'it did not finish within its ' .. read_relations(e[12]).timeout / 1000 .. ' seconds'
-      terminate(P, rest, e, 'failed', 'error', cmsgpack.pack({'WorkflowTimeoutError', text, ''}),
-        finish_event(P, rest, 'failed', 'error', 'WorkflowTimeoutError: ' .. text))
-    end
+    time_out(id)
   else
-    local id, key = string.match(rest, '^(%S+) (.*)$')
-    local packed = id and redis.call('HGET', P .. 'journal:' .. id, key)
-    local record = packed and read_record(packed) or {}
-    if kind == 's' and record[STATUS] == 'open' then
-      wake(P, id, key, resolve(P, id, key, record, 'expired', now))
-    elseif kind == 'b' and record[STATUS] == 'backoff' then
-      wake(P, id, key, resolve(P, id, key, record, 'retry', now))
-    elseif kind == 'w' and record[STATUS] == 'open' then
-      wake(P, id, key, resolve(P, id, key, record, record[6] == '' and 'over' or 'expired', now))
-    else
-      redis.call('ZREM', P .. 'timers', member)
-    end
+    decide_due(kind, member, id)
   end
 end
 
 local gone = redis.call('ZRANGEBYSCORE', P .. 'expiry', '-inf', now, 'LIMIT', 0, limit)
 for _, id in ipairs(gone) do
-  -- one whose descendants have still to be ended is kept until then
+  -- an execution is kept until its descendants have been ended
   if not redis.call('ZSCORE', P .. 'timers', 'c' .. id) then forget(P, id) end
 end
 
 local errands = redis.call('ZRANGEBYSCORE', P .. 'errands', '-inf', now_us / 1000, 'WITHSCORES', 'LIMIT', 0, limit)
-local next_due = redis.call('ZRANGE', P .. 'timers', 0, 0, 'WITHSCORES')
-return {#due, #gone, next_due[2] and math.max(0, tonumber(next_due[2]) - now) or -1, errands}
+local _, next_due = unpack(redis.call('ZRANGE', P .. 'timers', 0, 0, 'WITHSCORES'))
+return {#due, #gone, next_due and math.max(0, tonumber(next_due) - now) or -1, errands}

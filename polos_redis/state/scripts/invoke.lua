@@ -4,11 +4,12 @@
 -- ARGV  1 id  2 workflow  3 input (codec)  4 retention in ms  5 options (msgpack map, see creation.lua), or ''
 -- Returns 1 when created, 0 when there was one with this id (nothing is changed), -1 when that one had another input.
 -- #include creation
-local P, id, options = KEYS[1], ARGV[1], ARGV[5]
+local P, id, workflow, input, retention, options = KEYS[1], unpack(ARGV)
+options = options ~= '' and cmsgpack.unpack(options)
 if redis.call('EXISTS', P .. 'exec:' .. id) == 0 then
-  create(P, id, ARGV[2], ARGV[3], ARGV[4], now_us, options ~= '' and cmsgpack.unpack(options))
+  create(P, id, workflow, input, retention, now_us, options)
   return 1
 end
-local digest = options ~= '' and cmsgpack.unpack(options).digest
+local digest = options and options.digest
 if digest and redis.call('HGET', P .. 'exec:' .. id, 'digest') ~= digest then return -1 end
 return 0

@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
--- sent: a notification that was taken needs no sending any more, or is to be sent later.
+-- notification_sent: remove a notification that was sent, or note when it is to be sent again.
 -- KEYS  1 the partition's prefix
--- ARGV  1 channel  2 notification  3 when it is due again, as `take` said  4 ms from now until it is to be sent, or ''
--- Returns 1, or 0 when it was taken again or noted anew meanwhile (nothing is changed).
+-- ARGV  1 channel  2 notification  3 when it is due again, as claim_notifications said
+--       4 ms from now until it is to be sent again, '' when that is not needed
+-- Returns 1, or 0 when it was claimed or noted again meanwhile (nothing is changed).
 -- #include clock
 -- #include outbox
-local P, channel, notification = KEYS[1], ARGV[1], ARGV[2]
-local due = redis.call('ZSCORE', P .. 'outbox:' .. channel, notification)
-if tonumber(due or -1) ~= tonumber(ARGV[3]) then return 0 end
-if ARGV[4] ~= '' then
-  post(P, channel, now + tonumber(ARGV[4]), notification)
+local P, channel, notification, due, delay = KEYS[1], unpack(ARGV)
+if tonumber(redis.call('ZSCORE', P .. 'outbox:' .. channel, notification) or -1) ~= tonumber(due) then return 0 end
+if delay ~= '' then
+  post(P, channel, now + tonumber(delay), notification)
 else
   redis.call('ZREM', P .. 'outbox:' .. channel, notification)
 end

@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
--- putback: this worker does not know the workflow: the execution goes back to the queue after a delay.
+-- putback: return an execution to the queue after a delay, because this worker does not know its workflow.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 queue  2 id  3 entry  4 delay in ms
 -- Returns 1, or 0 when the entry was not the live one (it is deleted).
 -- #include semaphore
-local P, id, entry = KEYS[1], ARGV[2], ARGV[3]
-local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry', 'relations')
-take_off(P, ARGV[1], entry)
-if e[1] ~= 'queued' or e[2] ~= entry then return 0 end
+local P, queue, id, entry, delay = KEYS[1], unpack(ARGV)
+local status, live, relations = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry', 'relations'))
+take_off(P, queue, entry)
+if status ~= 'queued' or live ~= entry then return 0 end
 redis.call('HDEL', P .. 'exec:' .. id, 'entry', 'owner')
-redis.call('ZADD', P .. 'timers', now + tonumber(ARGV[4]), 'p' .. id)
-leave(P, id, read_relations(e[3]))
+redis.call('ZADD', P .. 'timers', now + tonumber(delay), 'p' .. id)
+leave(P, id, read_relations(relations))
 return 1

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- subscribe: note that somebody wants the events of a topic from now on; who has subscribed before keeps the place.
+-- subscribe: note that a member wants the events of a topic from now on. One that has done so before keeps its place.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 topic  2 member: 'f<entry> <id> <step key>' (see wait) or 't<workflow>'
--- Returns the id of the last event before.
+-- Returns its place: the id of the topic's last event when it subscribed.
 -- #include subscribe
-return subscribe(KEYS[1], ARGV[1], ARGV[2])
+local P, topic, member = KEYS[1], unpack(ARGV)
+return subscribe(P, topic, member)

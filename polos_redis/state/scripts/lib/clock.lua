@@ -1,4 +1,7 @@
--- The server's clock, read once per script: us for index scores (unique within a partition), ms for all else.
+-- The server's clock, read once per script: `now_us` for index scores (unique within a partition), `now` in ms for
+-- everything else.
+local SECONDS <const> = 1
+local MICROSECONDS <const> = 2
 local time = redis.call('TIME')
-local now_us = time[1] * 1000000 + time[2]
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_us = time[SECONDS] * 1000000 + time[MICROSECONDS]
+local now = time[SECONDS] * 1000 + math.floor(time[MICROSECONDS] / 1000)

@@ -1,9 +1,8 @@
 -- #include clock
 -- #include semaphore
--- create: a new execution, runnable at once, when it gets a place, or later. `o` are its options, one map:
--- queue, about (what its code sees of where it comes from), semaphore (there is one if a limit is known), limit, near,
--- timeout (of the run, ms), delay (ms), at (ms), digest (of its input), parent, key. `created` is its score in the
--- index, in us.
+-- create: create an execution and make it runnable: at once, when it gets a slot, or later. `created` is its score in
+-- the index, us. `o` are its options, one map: queue, origin (where it comes from, for its code), semaphore (if a limit
+-- is known), limit, near, timeout (of the run, ms), delay (ms), at (ms), digest (of its input), parent, key.
 local function create(P, id, workflow, input, retention, created, o)
   local exec = P .. 'exec:' .. id
   redis.call('ZADD', P .. 'index:queued:' .. workflow, created, id)
@@ -15,10 +14,7 @@ local function create(P, id, workflow, input, retention, created, o)
     return put_on(P, id, workflow, 1, nil, #input <= 4096 and {'input', input} or nil)
   end
   for _, name in ipairs({'queue', 'origin', 'digest'}) do
-    if o[name] then
-      fields[#fields + 1] = name
-      fields[#fields + 1] = o[name]
-    end
+    if o[name] then append(fields, name, o[name]) end
   end
   local from = math.max(now + (o.delay or 0), o.at or 0)
   local relations = {parent = o.parent, key = o.key, timeout = o.timeout}

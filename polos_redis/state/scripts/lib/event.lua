@@ -1,22 +1,20 @@
--- #include clock
 -- #include wake
--- #include resolve
--- who_waits: the execution and step key of a subscriber: 'w' or 'f', entry, id, step key.
+-- who_waits: the execution and the step key of a subscriber: 'w' or 'f', then entry, id, step key.
 local function who_waits(member)
   return string.match(member, '^%a%S+ (%S+) (.*)$')
 end
 
--- occur: an event decides the wait that has subscribed as `member`; nil when it does not wait (any more).
+-- occur: decide the wait that has subscribed as `member` with an event. Returns true, or nil when it does not wait, or
+-- no longer.
 local function occur(P, member, event, kind, data)
   local id, key = who_waits(member)
-  local packed = redis.call('HGET', P .. 'journal:' .. id, key)
-  local record = packed and read_record(packed) or {}
-  if record[2] ~= 'wait' or record[STATUS] ~= 'open' or record[7] ~= member then return end
+  local record = record_of(P, id, key)
+  if record[KIND] ~= 'wait' or record[STATUS] ~= 'open' or record[WAIT_SUBSCRIBER] ~= member then return end
   if record[DEADLINE] > 0 and record[DEADLINE] <= now then
-    wake(P, id, key, resolve(P, id, key, record, 'expired', now))
+    wake(P, id, key, record, 'expired')
     return
   end
-  record[8], record[9], record[10] = event, kind, data
-  wake(P, id, key, resolve(P, id, key, record, 'event', now))
+  record[WAIT_EVENT], record[WAIT_EVENT_TYPE], record[WAIT_DATA] = event, kind, data
+  wake(P, id, key, record, 'event')
   return true
 end

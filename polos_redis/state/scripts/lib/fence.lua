@@ -1,20 +1,22 @@
--- fence: may this activation write? -1: its entry is not the live one or another activation owns the
--- execution; -2: the journal has lost records it was told of. Otherwise the journal's count of changes, the
--- record under `key` ('' for none) and the fields: status, entry, owner, started and what else was asked for.
+-- #include execution
+-- fence: check that this activation may write. Returns -1 when its entry is not the live one or another activation owns
+-- the execution, -2 when the journal has lost records that the activation knows of. Otherwise returns the journal's
+-- count of changes, the record under `key` ('' for none), and the execution's fields by the positions in execution.lua.
 local function fence(P, id, entry, owner, known, key, ...)
-  local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry', 'owner', 'started', ...)
-  if e[1] ~= 'queued' or e[2] ~= entry or (e[3] and e[3] ~= owner) then return -1 end
-  local j = redis.call('HMGET', P .. 'journal:' .. id, '', key)
-  local n = tonumber(j[1] or 0)
-  if n < tonumber(known) then return -2 end
-  return n, j[2], e
+  local is = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry', 'owner', 'started', ...)
+  local owned = is[EXEC_OWNER]
+  if is[EXEC_STATUS] ~= 'queued' or is[EXEC_ENTRY] ~= entry or (owned and owned ~= owner) then return -1 end
+  local count, record = unpack(redis.call('HMGET', P .. 'journal:' .. id, '', key))
+  count = tonumber(count or 0)
+  if count < tonumber(known) then return -2 end
+  return count, record, is
 end
 
--- claim: the first write of an activation makes it the owner; the first of all sets the start time (that need
--- not be the same one: an activation that was loaded is the owner before its first write).
-local function claim(P, id, owner, e, now)
-  if e[3] and e[4] then return end
-  if e[4] then
+-- claim: make an activation the owner with its first write, and set the start time with the first write of all. These
+-- can differ: an activation that has loaded is the owner before its first write.
+local function claim(P, id, owner, is, now)
+  if is[EXEC_OWNER] and is[EXEC_STARTED] then return end
+  if is[EXEC_STARTED] then
     redis.call('HSET', P .. 'exec:' .. id, 'owner', owner)
   else
     redis.call('HSET', P .. 'exec:' .. id, 'owner', owner, 'started', now)

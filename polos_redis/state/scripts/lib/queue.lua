@@ -1,4 +1,5 @@
--- queue_key: the stream an execution's entries go to.
+-- #include append
+-- queue_key: the stream that an execution's entries go to.
 local function queue_key(P, queue)
   return P .. 'queue:' .. (queue or 'default')
 end
@@ -10,13 +11,14 @@ local function take_off(P, queue, entry)
   redis.call('XDEL', key, entry)
 end
 
--- put_on: a new entry for an execution that is runnable; it becomes the live one. `more` are further fields.
+-- put_on: add an entry for a runnable execution; it becomes the live one. `more` are further fields of the entry.
 local function put_on(P, id, workflow, run, queue, more)
-  local entry = redis.call('XADD', queue_key(P, queue), '*', 'id', id, 'workflow', workflow, 'run', run, unpack(more or {}))
+  local entry = redis.call('XADD', queue_key(P, queue), '*', 'id', id, 'workflow', workflow, 'run', run,
+    unpack(more or {}))
   redis.call('HSET', P .. 'exec:' .. id, 'status', 'queued', 'entry', entry)
 end
 
--- inlined_payload: what an entry carries so that its activation has nothing to read: input and journal, if small.
+-- inlined_payload: what an entry carries so that its activation need not read anything: input and journal, if small.
 local function inlined_payload(P, id, input, origin, started)
   local journal = P .. 'journal:' .. id
   if #input > 4096 or redis.call('HLEN', journal) > 32 then return end
@@ -24,15 +26,12 @@ local function inlined_payload(P, id, input, origin, started)
   for _, part in ipairs(records) do bytes = bytes + #part end
   if bytes > 4096 or (#records == 0 and started) then return end
   local carried = {'input', input}
-  if origin then carried = {'input', input, 'origin', origin} end
-  if #records > 0 then
-    carried[#carried + 1] = 'journal'
-    carried[#carried + 1] = cmsgpack.pack(records)
-  end
+  if origin then append(carried, 'origin', origin) end
+  if #records > 0 then append(carried, 'journal', cmsgpack.pack(records)) end
   return carried
 end
 
--- reindex: an execution's place in the index follows its status.
+-- reindex: move an execution in the index with its status.
 local function reindex(P, id, workflow, created, from, to)
   redis.call('ZREM', P .. 'index:' .. from .. ':' .. workflow, id)
   redis.call('ZADD', P .. 'index:' .. to .. ':' .. workflow, created, id)

@@ -1,6 +1,6 @@
--- relations: what binds an execution to others, one msgpack map in its field `relations` (none: there is nothing):
--- parent, key (its parent and the step key there), kids (it has had children), semaphore, limit, near, place (its
--- queue's limit, see semaphore), timeout, deadline (of the run, in ms).
+-- An execution's field `relations` is one msgpack map of what binds it to others; without the field there is nothing.
+-- parent, key (its parent and the step key there), kids (whether it has had children), semaphore, limit, near, slot
+-- (its version there, see semaphore.lua), timeout, deadline (of the run, ms).
 local function read_relations(packed)
   return packed and cmsgpack.unpack(packed) or {}
 end

@@ -1,81 +1,125 @@
 -- #include ending
-local LAST = {suspend = DECIDED, wait = 11, child = 8, race = 6} -- when it was decided, 0 while it is open
+-- is_result: whether a field of a journal is a child's result, not a step key.
+local function is_result(field)
+  return string.byte(field) == 255
+end
 
--- rerun: a failed execution goes on from its journal as a new run, after `delay` ms. What failed, timed out or
--- was closed is dropped from the journal; the rest is kept. `e` is HMGET of ENDING_FIELDS; it may have ended
--- before or be about to.
-local function rerun(P, id, e, delay)
-  local exec, journal = P .. 'exec:' .. id, P .. 'journal:' .. id
-  local flat = redis.call('HGETALL', journal)
-  local gone, newest, dropped = {}, 0, {}
+-- decided_at: when a record other than a step's was decided, ms; 0 while it is open.
+local function decided_at(record)
+  local position = {suspend = DECIDED, wait = WAIT_DECIDED, child = CHILD_DECIDED, race = RACE_DECIDED}
+  return record[position[record[KIND]]]
+end
+
+-- failed_results: the fields of the results to drop, and of the step keys that wait for them. A child that was
+-- forgotten would start over and repeat what it has done: its result stands.
+local function failed_results(P, id, flat)
+  local dropped = {}
   for i = 1, #flat, 2 do
-    if string.byte(flat[i]) == 255 then
+    local field = flat[i]
+    if is_result(field) then
       local result = read_record(flat[i + 1])
-      -- a child that was forgotten would begin anew, and repeat what it has done: its result stands
-      local child = string.match(id, '^[^.]*') .. '.' .. string.sub(flat[i], 2)
-      if result[1] ~= 'completed' and redis.call('EXISTS', P .. 'exec:' .. child) == 1 then
-        dropped[flat[i]] = true
-        if result[3] then dropped[result[3]] = true end -- begun again: results that are kept count at once
+      local child = root_of(id) .. '.' .. string.sub(field, 2)
+      if result[RESULT_STATUS] ~= 'completed' and redis.call('EXISTS', P .. 'exec:' .. child) == 1 then
+        dropped[field] = true
+        -- the step runs again: the results that stay count at once
+        if result[RESULT_STEP] then dropped[result[RESULT_STEP]] = true end
       end
     end
   end
+  return dropped
+end
+
+-- prune_race: remove the dropped steps from a race's members; a race whose winner's steps are among them is dropped.
+local function prune_race(P, id, key, race, dropped)
+  local all, left = race[RACE_MEMBERS], {}
+  for i = 1, #all, 2 do
+    if not dropped[all[i]] then
+      append(left, all[i], all[i + 1])
+    elseif race[STATUS] == 'won' and race[RACE_WINNER] == all[i + 1] then
+      dropped[key] = true
+    end
+  end
+  if race[STATUS] == 'open' and #left < #all then
+    race[RACE_MEMBERS] = left
+    redis.call('HSET', P .. 'journal:' .. id, key, cmsgpack.pack(race))
+  end
+end
+
+-- prune: drop from the journal what failed, timed out or was closed. The rest stays.
+local function prune(P, id)
+  local journal = P .. 'journal:' .. id
+  local flat = redis.call('HGETALL', journal)
+  local dropped, newest, records = failed_results(P, id, flat), 0, {}
   for i = 1, #flat, 2 do
-    local key, r = flat[i], flat[i] ~= '' and string.byte(flat[i]) ~= 255 and read_record(flat[i + 1]) or {}
-    if r[2] == 'step' then
-      if r[3] == 'failed' then dropped[key] = true end
-      if r[3] ~= 'abandoned' then newest = math.max(newest, r[#r] or 0) end
-    elseif r[3] == 'closed' or (r[3] == 'expired' and not (r[2] == 'suspend' and r[ANSWER] ~= '')) then
-      dropped[key] = true -- but not what was decided by the default for a timeout
-    elseif r[2] then
-      newest = math.max(newest, r[OPENED], r[LAST[r[2]]])
+    local key = flat[i]
+    local record = key ~= '' and not is_result(key) and read_record(flat[i + 1]) or {}
+    local kind, status = record[KIND], record[STATUS]
+    records[key] = record
+    if kind == 'step' then
+      if status == 'failed' then dropped[key] = true end
+      if status ~= 'abandoned' then newest = math.max(newest, record[#record] or 0) end
+    elseif status == 'closed' or (status == 'expired' and not (kind == 'suspend' and record[ANSWER] ~= '')) then
+      dropped[key] = true -- but not what the default for a timeout has decided
+    elseif kind then
+      newest = math.max(newest, record[OPENED], decided_at(record))
     end
   end
   for i = 1, #flat, 2 do
-    local key, r = flat[i], flat[i] ~= '' and string.byte(flat[i]) ~= 255 and read_record(flat[i + 1]) or {}
-    if r[2] == 'step' and r[3] == 'abandoned' and r[#r] >= newest then
+    local key = flat[i]
+    local record = records[key]
+    if record[KIND] == 'step' and record[STATUS] == 'abandoned' and record[#record] >= newest then
       dropped[key] = true -- nothing has followed that relies on it
-    elseif r[2] == 'race' then
-      local members = {}
-      for j = 1, #r[7], 2 do
-        if not dropped[r[7][j]] then
-          members[#members + 1] = r[7][j]
-          members[#members + 1] = r[7][j + 1]
-        elseif r[3] == 'won' and r[5] == r[7][j + 1] then
-          dropped[key] = true
-        end
-      end
-      if r[3] == 'open' and #members < #r[7] then
-        r[7] = members
-        redis.call('HSET', journal, key, cmsgpack.pack(r))
-      end
+    elseif record[KIND] == 'race' then
+      prune_race(P, id, key, record, dropped)
     end
   end
+  local gone = {}
   for key in pairs(dropped) do gone[#gone + 1] = key end
   for i = 1, #gone, 1000 do redis.call('HDEL', journal, unpack(gone, i, math.min(#gone, i + 999))) end
   if #flat > 0 then redis.call('HINCRBY', journal, '', 1) end
+end
 
-  local ended = e[1] ~= 'queued'
+-- revive: undo the end of an execution: nothing of it expires, and its children are not ended any more.
+local function revive(P, id, e)
+  local exec = P .. 'exec:' .. id
+  redis.call('ZREM', P .. 'expiry', id)
+  redis.call('ZREM', P .. 'timers', 'c' .. id) -- the children that its end has not reached go on
+  redis.call('HDEL', exec, 'retried') -- its own retries are counted from zero
+  redis.call('PERSIST', exec)
+  redis.call('PERSIST', P .. 'journal:' .. id)
+  redis.call('PERSIST', P .. 'topic:' .. id) -- a child has no topic of its own, and none below
+  redis.call('PERSIST', P .. 'below:' .. id)
+  for _, key in ipairs(read_waits(e[EXEC_WAITS])) do
+    redis.call('PERSIST', P .. 'topic:' .. key .. '/' .. id)
+  end
+  reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_STATUS], 'queued')
+end
+
+-- take_back: a child that runs again is to be ended with its parent, and where that has ended, with those above it.
+local function take_back(P, id, relations)
+  while relations and relations.parent do
+    redis.call('SADD', P .. 'children:' .. relations.parent, id)
+    id = relations.parent
+    relations = relations_of_ended(P, id)
+  end
+end
+
+-- rerun: continue a failed execution from its journal as a new run, after `delay` ms. `e` is HMGET of ENDING_FIELDS; it
+-- has ended, or is about to. Returns the number of the new run.
+local function rerun(P, id, e, delay)
+  local exec, relations, ended = P .. 'exec:' .. id, read_relations(e[EXEC_RELATIONS]), e[EXEC_STATUS] ~= 'queued'
+  prune(P, id)
   if ended then
-    redis.call('ZREM', P .. 'expiry', id)
-    redis.call('ZREM', P .. 'timers', 'c' .. id) -- the children that its end has not reached go on
-    redis.call('HDEL', exec, 'retried') -- its own retries are counted anew
-    redis.call('PERSIST', exec)
-    redis.call('PERSIST', journal)
-    redis.call('PERSIST', P .. 'topic:' .. id) -- a child has none of these two of its own
-    redis.call('PERSIST', P .. 'below:' .. id)
-    for _, key in ipairs(e[9] and cmsgpack.unpack(e[9]) or {}) do
-      redis.call('PERSIST', P .. 'topic:' .. key .. '/' .. id)
-    end
-    reindex(P, id, e[5], e[7], e[1], 'queued')
-  elseif e[2] then
-    take_off(P, e[6], e[2])
+    revive(P, id, e)
+  elseif e[EXEC_ENTRY] then
+    take_off(P, e[EXEC_QUEUE], e[EXEC_ENTRY])
   end
   local error = redis.call('HGET', exec, 'error')
   if error then redis.call('HSET', exec, 'last_error', error) end
-  redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'output', 'error', 'cancelled_by', 'finished', 'unreached')
+  redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'output', 'error', 'cancelled_by', 'finished',
+    'unreached')
   redis.call('HSET', exec, 'status', 'queued')
   local run = redis.call('HINCRBY', exec, 'run', 1)
-  local relations = read_relations(e[12])
   if not ended then leave(P, id, relations) end
   if ended and relations.timeout then
     relations.deadline = now + delay + relations.timeout
@@ -84,13 +128,12 @@ local function rerun(P, id, e, delay)
   end
   if ended then take_back(P, id, relations) end
 
-  local root = string.match(id, '^[^.]*')
-  local event = '\130' .. cmsgpack.pack('run') .. cmsgpack.pack(run) .. cmsgpack.pack('delay_ms') .. cmsgpack.pack(delay)
-  redis.call('XADD', P .. 'topic:' .. root, '*', root == id and 'workflow_retry' or 'workflow_retry\0' .. id, event)
+  local root, event = root_of(id), '\130' .. cmsgpack.pack('run', run, 'delay_ms', delay) -- a map of two
+  redis.call('XADD', P .. 'topic:' .. root, '*', event_of(id, root, 'workflow_retry'), event)
   if delay > 0 then
     redis.call('ZADD', P .. 'timers', now + delay, 'p' .. id)
   else
-    offer(P, id, e[5], run, e[6], relations)
+    offer(P, id, e[EXEC_WORKFLOW], run, e[EXEC_QUEUE], relations)
   end
   return run
 end

@@ -1,146 +1,145 @@
 -- #include errands
--- #include record
+-- #include execution
+-- #include append
 -- #include waits
--- A wait's record in the journal, by position. All begin with version, kind, status, opened; then
--- suspend  deadline, shown, answer (before it is decided: what holds when nobody answers, or ''), digest, by, channel,
---          decided, terms, decisions, race, digest of what is shown, retention of its audit in ms, run
--- wait     due (0: none), topic ('': a delay), subscriber, event id, event type, data, decided, race
--- child    children, results to come, children begun, decided, race
--- race     (not a wait) winner, decided, its members: step key, branch, step key, branch ...
-local STATUS, OPENED, DEADLINE = 3, 4, 5
-local SHOWN, ANSWER, DIGEST, BY, CHANNEL, DECIDED, POLICY, DECISIONS = 6, 7, 8, 9, 10, 11, 12, 13
-local SHOWN_DIGEST, AUDIT = 15, 16
-local RACE = {suspend = 14, wait = 12, child = 9} -- the race that the wait decides, '' for none
+local FIRST_STEP <const> = 3 -- in an entrant of a race: {race, branch, step key ...}
 
--- answer_event: {data, resumed_by, resumed_at, channel} as one msgpack map around the answer's own bytes.
+-- answer_event: {data, resumed_by, resumed_at, channel} as one msgpack map of four, around the answer's own bytes.
 local function answer_event(record)
-  return '\132\164data' .. record[ANSWER]
-    .. cmsgpack.pack('resumed_by') .. (record[BY] == '' and '\192' or cmsgpack.pack(record[BY]))
-    .. cmsgpack.pack('resumed_at') .. cmsgpack.pack(record[DECIDED])
-    .. cmsgpack.pack('channel') .. cmsgpack.pack(record[CHANNEL])
+  return '\132\164data' .. record[ANSWER] .. cmsgpack.pack('resumed_by', record[BY] ~= '' and record[BY] or nil,
+    'resumed_at', record[DECIDED], 'channel', record[CHANNEL])
 end
 
--- tell: an event of a suspension, on its own topic and on the workflow's.
+-- emit: emit an event of a suspension, on its own topic and on the workflow's.
 local function emit(P, id, key, kind, data)
-  local root = string.match(id, '^[^.]*')
+  local root = root_of(id)
   redis.call('XADD', P .. 'topic:' .. key .. '/' .. id, '*', kind, data)
-  redis.call('XADD', P .. 'topic:' .. root, '*', kind .. '_' .. key .. (root == id and '' or '\0' .. id), data)
+  redis.call('XADD', P .. 'topic:' .. root, '*', event_of(id, root, kind .. '_' .. key), data)
 end
 
--- note_audit: what has become of a suspension, or one of several decisions on it, is kept for long after the execution:
--- execution, step key, workflow, what, ms, by, channel, digest of what was shown, opened ms, the answer (codec) or ''.
-local function note_audit(P, id, key, record, what, now)
-  local audit = P .. 'audit:' .. string.match(id, '^[^.]*')
-  redis.call('RPUSH', audit, cmsgpack.pack({id, key, redis.call('HGET', P .. 'exec:' .. id, 'workflow') or '', what, now,
-    record[BY], record[CHANNEL], record[SHOWN_DIGEST] or '', record[OPENED], what == 'closed' and '' or record[ANSWER]}))
+-- note_audit: add what became of a suspension, or one of several decisions on it, to the audit, which outlives the
+-- execution: execution, step key, workflow, what, ms, by, channel, digest of what was shown, opened ms, and the answer
+-- (codec) or ''.
+local function note_audit(P, id, key, record, what)
+  local audit = P .. 'audit:' .. root_of(id)
+  local workflow = redis.call('HGET', P .. 'exec:' .. id, 'workflow') or ''
+  local answer = what == 'closed' and '' or record[ANSWER]
+  redis.call('RPUSH', audit, cmsgpack.pack({id, key, workflow, what, now, record[BY], record[CHANNEL],
+    record[SHOWN_DIGEST] or '', record[OPENED], answer}))
   redis.call('PEXPIRE', audit, record[AUDIT] or 31536000000)
 end
 
--- resolve_one: write the decision of an open wait, remove its timer, inbox row and subscription, tell its topics.
--- Returns the new record. The caller has checked that it is open.
--- suspend: answered, expired, closed; wait: over, event, expired, closed; child: done, closed; backoff: retry, abandoned
-local function resolve_one(P, id, key, record, status, now)
-  local kind = record[2]
+-- resolve_one: write the decision of an open wait, remove its timer, inbox row and subscription, emit its events.
+-- Returns the new record, packed. The caller has checked that the wait is open. The statuses that it can get:
+-- suspend: answered, expired, closed; wait: over, event, expired, closed; child: done, closed; step whose retry waits:
+-- retry, abandoned
+local function resolve_one(P, id, key, record, status)
+  local kind, member = record[KIND], id .. ' ' .. key
   record[STATUS] = status
-  local member = id .. ' ' .. key
-  if kind == 'step' then
-    redis.call('ZREM', P .. 'timers', 'b' .. member)
-    forget_wait(P, id, key)
-    return rewrite(P, id, key, record)
-  elseif kind == 'child' then
-    record[8] = now
-    forget_wait(P, id, key)
-    return rewrite(P, id, key, record)
-  elseif kind == 'wait' then
-    record[11] = now
-    if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 'w' .. member) end
-    if string.sub(record[7], 1, 1) == 'w' then
-      redis.call('HDEL', P .. 'subs:' .. record[6], record[7])
-    elseif record[7] ~= '' and status ~= 'event' then -- after an event, who has handed it out sees to that
-      note_errand(P, 'u' .. #record[6] .. ' ' .. record[6] .. record[7])
+  if kind == 'suspend' then
+    record[DECIDED] = now
+    local packed = rewrite(P, id, key, record)
+    redis.call('ZREM', P .. 'suspensions', member)
+    if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 's' .. member) end
+    note_audit(P, id, key, record, status)
+    if status == 'answered' then
+      emit(P, id, key, 'resume', answer_event(record))
+    elseif status == 'expired' then -- a map of one
+      emit(P, id, key, 'timeout', '\129' .. cmsgpack.pack('deadline', record[DEADLINE]))
     end
-    forget_wait(P, id, key)
-    return rewrite(P, id, key, record)
+    return packed
+  elseif kind == 'wait' then
+    local topic, subscriber = record[WAIT_TOPIC], record[WAIT_SUBSCRIBER]
+    record[WAIT_DECIDED] = now
+    if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 'w' .. member) end
+    if string.sub(subscriber, 1, 1) == 'w' then
+      redis.call('HDEL', P .. 'subs:' .. topic, subscriber)
+    elseif subscriber ~= '' and status ~= 'event' then -- after an event, whoever handed it out sees to that
+      note_errand(P, 'u' .. #topic .. ' ' .. topic .. subscriber)
+    end
+  elseif kind == 'child' then
+    record[CHILD_DECIDED] = now
+  else
+    redis.call('ZREM', P .. 'timers', 'b' .. member)
   end
-  record[DECIDED] = now
-  local packed = rewrite(P, id, key, record)
-  redis.call('ZREM', P .. 'suspensions', member)
-  if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 's' .. member) end
-  note_audit(P, id, key, record, status, now)
-  if status == 'answered' then
-    emit(P, id, key, 'resume', answer_event(record))
-  elseif status == 'expired' then
-    emit(P, id, key, 'timeout', '\129' .. cmsgpack.pack('deadline') .. cmsgpack.pack(record[DEADLINE]))
-  end
-  return packed
+  forget_wait(P, id, key)
+  return rewrite(P, id, key, record)
 end
 
--- close: an open wait is given up; a step whose retry waits becomes `step_status`.
-local function close(P, id, key, now, step_status)
-  local packed = redis.call('HGET', P .. 'journal:' .. id, key)
-  local record = packed and read_record(packed) or {}
-  if record[2] == 'race' then
+-- close: give up an open wait; a step whose retry waits becomes `step_status`.
+local function close(P, id, key, step_status)
+  local record = record_of(P, id, key)
+  if record[KIND] == 'race' then
     return
   elseif record[STATUS] == 'open' then
-    resolve_one(P, id, key, record, 'closed', now)
+    resolve_one(P, id, key, record, 'closed')
   elseif record[STATUS] == 'backoff' then
-    resolve_one(P, id, key, record, step_status, now)
-  elseif not record[STATUS] then -- lost or damaged: what belongs to it must not stay
+    resolve_one(P, id, key, record, step_status)
+  elseif not record[STATUS] then -- lost or damaged: its rows must not stay
     local member = id .. ' ' .. key
     redis.call('ZREM', P .. 'suspensions', member)
     redis.call('ZREM', P .. 'timers', 's' .. member, 'b' .. member, 'w' .. member)
   end
 end
 
--- give_up: the workflow's code has cancelled its wait, or the retry of a step that has not begun since.
-local function give_up(P, id, key, now)
-  local packed = redis.call('HGET', P .. 'journal:' .. id, key)
-  local record = packed and read_record(packed) or {}
-  if record[2] == 'step' and record[STATUS] == 'retry' then
-    resolve_one(P, id, key, record, 'abandoned', now)
+-- give_up: the workflow's code has cancelled a wait, or a step's retry that has not started yet.
+local function give_up(P, id, key)
+  local record = record_of(P, id, key)
+  if record[KIND] == 'step' and record[STATUS] == 'retry' then
+    resolve_one(P, id, key, record, 'abandoned')
   else
-    close(P, id, key, now, 'abandoned')
+    close(P, id, key, 'abandoned')
   end
 end
 
--- resolve: as resolve_one, and where the wait is one of a race's members: it has won, the others are closed.
-local function resolve(P, id, key, record, status, now)
-  local packed = resolve_one(P, id, key, record, status, now)
-  local position = RACE[record[2]]
-  local race = position and record[position]
-  if race and race ~= '' then
-    local held = redis.call('HGET', P .. 'journal:' .. id, race)
-    local r = held and read_record(held) or {}
-    if r[STATUS] == 'open' then
-      r[STATUS], r[6] = 'won', now
-      for i = 1, #r[7], 2 do
-        if r[7][i] == key then r[5] = r[7][i + 1] else close(P, id, r[7][i], now, 'abandoned') end
+-- resolve: as resolve_one; a wait that is a member of a race also wins it, and the other members are closed.
+local function resolve(P, id, key, record, status)
+  local packed = resolve_one(P, id, key, record, status)
+  local position = ({suspend = SUSPEND_RACE, wait = WAIT_RACE, child = CHILD_RACE})[record[KIND]]
+  local race_key = position and record[position]
+  if race_key and race_key ~= '' then
+    local race = record_of(P, id, race_key)
+    if race[STATUS] == 'open' then
+      race[STATUS], race[RACE_DECIDED] = 'won', now
+      local members = race[RACE_MEMBERS]
+      for i = 1, #members, 2 do
+        if members[i] == key then race[RACE_WINNER] = members[i + 1] else close(P, id, members[i], 'abandoned') end
       end
-      rewrite(P, id, race, r)
+      rewrite(P, id, race_key, race)
     end
   end
   return packed
 end
 
--- join: a wait that opens in branches of races becomes a member of each, as do the steps that were begun there
--- before; false when another branch has won one of them. `packed`: a list of {race, branch, step key ...}, or ''.
-local function join(P, id, packed, now)
+-- add_members: add what was started in a race's branches to its members, unless it is there: step key, branch, step
+-- key, branch ... Returns whether anything was added.
+local function add_members(members, started)
+  local known, more = {}, false
+  for i = 1, #members, 2 do known[members[i]] = true end
+  for i = 1, #started, 2 do
+    if not known[started[i]] then
+      append(members, started[i], started[i + 1])
+      more = true
+    end
+  end
+  return more
+end
+
+-- join: make a wait that opens in branches of races a member of each, with the steps started there before. Returns
+-- false when another branch has won one of the races. `packed`: a list of {race, branch, step key ...}, or ''.
+local function join(P, id, packed)
   if packed == '' then return true end
   local free = true
-  for _, one in ipairs(cmsgpack.unpack(packed)) do
-    local held = redis.call('HGET', P .. 'journal:' .. id, one[1])
-    local race = held and read_record(held) or {1, 'race', 'open', now, '', 0, {}}
-    if race[STATUS] == 'open' or race[5] ~= one[2] then
+  for _, entrant in ipairs(cmsgpack.unpack(packed)) do
+    local race_key, branch = unpack(entrant)
+    local held = redis.call('HGET', P .. 'journal:' .. id, race_key)
+    local race = held and read_record(held) or {1, 'race', 'open', now, '', 0, {}} -- no winner, undecided, no members
+    if race[STATUS] == 'open' or race[RACE_WINNER] ~= branch then
       free = free and race[STATUS] == 'open'
-      local members, known = race[7], {}
-      for i = 1, #members, 2 do known[members[i]] = true end
-      for i = 3, #one do
-        if not known[one[i]] then
-          members[#members + 1] = one[i]
-          members[#members + 1] = one[2]
-        end
-      end
-      rewrite(P, id, one[1], race)
+      local started = {}
+      for i = FIRST_STEP, #entrant do append(started, entrant[i], branch) end
+      add_members(race[RACE_MEMBERS], started)
+      rewrite(P, id, race_key, race)
     end
   end
   return free

@@ -2,27 +2,28 @@
 -- #include errands
 -- #include queue
 -- #include relations
--- A semaphore is a queue with a limit (or one concurrency key of it): so many of its executions may be on the
--- queue or at work at a time. `slots:<semaphore>` holds execution -> version for those that have a place or stand
--- in line, `line:<semaphore>` is the line. Both live in the semaphore's home partition; an execution whose own partition
--- is another one (not `near`) gets there by errands. A version is counted up by the execution at every change
--- of mind, so that what was delayed on the way can't undo what is newer.
+-- A semaphore is a queue with a limit, or one concurrency key of it: at most that many of its executions may be on the
+-- queue or at work at a time. `slots:<semaphore>` maps executions to versions, for those that hold a slot and those
+-- that wait for one; `waiters:<semaphore>` has the waiters. Both live in the semaphore's home partition; an execution
+-- that lives in another one (not `near`) reaches them by errands. An execution counts its version up whenever it
+-- changes its mind, so that a delayed request can't undo a newer one.
 
--- limit_of: what workers have made known of the semaphore's queue, else what the execution was begun with, if anything.
-local function limit_of(P, semaphore, started_with)
-  return tonumber(redis.call('HGET', P .. 'limits', string.match(semaphore, '^[^%z]*'))) or started_with
+-- limit_of: the limit that workers have published for the semaphore's queue, else the one the execution came with, if
+-- any.
+local function limit_of(P, semaphore, own)
+  return tonumber(redis.call('HGET', P .. 'limits', string.match(semaphore, '^[^%z]*'))) or own
 end
 
--- admit: an execution that has a place becomes runnable, if it still wants to be.
+-- admit: make an execution that holds a slot runnable, if it still wants to be. Returns whether it does.
 local function admit(P, id)
-  local e = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry', 'workflow', 'run', 'queue', 'input', 'origin', 'started')
-  if e[1] ~= 'queued' or redis.call('ZSCORE', P .. 'timers', 'p' .. id) then return false end
-  if not e[2] then put_on(P, id, e[3], e[4], e[5], inlined_payload(P, id, e[6], e[7], e[8])) end
+  local status, entry, workflow, run, queue, input, origin, started = unpack(redis.call('HMGET', P .. 'exec:' .. id,
+    'status', 'entry', 'workflow', 'run', 'queue', 'input', 'origin', 'started'))
+  if status ~= 'queued' or redis.call('ZSCORE', P .. 'timers', 'p' .. id) then return false end
+  if not entry then put_on(P, id, workflow, run, queue, inlined_payload(P, id, input, origin, started)) end
   return true
 end
 
--- move_up: those at the head of the line take the slots that are free, a hundred at the most in one go.
--- Returns how many slots are free for others.
+-- move_up: give the free slots to the first waiters, at most a hundred in one go. Returns how many slots are left.
 local function move_up(P, semaphore, limit)
   local slots, waiters = P .. 'slots:' .. semaphore, P .. 'waiters:' .. semaphore
   local waiting = redis.call('ZCARD', waiters)
@@ -39,7 +40,7 @@ local function move_up(P, semaphore, limit)
   return moving == waiting and free - moving or 0
 end
 
--- acquire_slot: does the execution hold a place now? Otherwise it stands in line.
+-- acquire_slot: give the execution a slot, or make it the last waiter. Returns whether it holds a slot now.
 local function acquire_slot(P, semaphore, limit, id, version)
   local slots, waiters = P .. 'slots:' .. semaphore, P .. 'waiters:' .. semaphore
   local free = move_up(P, semaphore, limit)
@@ -47,12 +48,12 @@ local function acquire_slot(P, semaphore, limit, id, version)
   if not seen or tonumber(seen) < version then redis.call('HSET', slots, id, version) end
   if seen then return not redis.call('ZSCORE', waiters, id) end
   if free > 0 then return true end
-  local last = redis.call('ZRANGE', waiters, -1, -1, 'WITHSCORES')[2]
+  local _, last = unpack(redis.call('ZRANGE', waiters, -1, -1, 'WITHSCORES'))
   redis.call('ZADD', waiters, math.max(now_us, (last or 0) + 1), id)
   return false
 end
 
--- release_slot: give up a place, or the turn in line.
+-- release_slot: give up a slot, or the wait for one.
 local function release_slot(P, semaphore, limit, id, version)
   local slots = P .. 'slots:' .. semaphore
   local seen = redis.call('HGET', slots, id)
@@ -63,7 +64,7 @@ local function release_slot(P, semaphore, limit, id, version)
   if redis.call('EXISTS', slots) == 0 then redis.call('ZREM', P .. 'errands', 'h' .. limit .. ' ' .. semaphore) end
 end
 
--- offer: an execution becomes runnable: at once, or when it gets a place in its semaphore.
+-- offer: make an execution runnable: at once, or when it gets a slot of its semaphore.
 local function offer(P, id, workflow, run, queue, relations, more)
   if not relations.semaphore then return put_on(P, id, workflow, run, queue, more) end
   relations.slot = (relations.slot or 0) + 1
@@ -75,7 +76,7 @@ local function offer(P, id, workflow, run, queue, relations, more)
   end
 end
 
--- leave: an execution is no longer runnable: its place is for the next.
+-- leave: hand the slot of an execution that is no longer runnable to the first waiter.
 local function leave(P, id, relations)
   if not relations.semaphore then return end
   relations.slot = (relations.slot or 0) + 1

@@ -1,6 +1,8 @@
--- subscribe: a member wants the events of a topic after the last one there is now. Returns its place: that one's id.
+-- subscribe: note that a member wants the events of a topic that come after its last one now. Returns the member's
+-- place: the id of that last event.
 local function subscribe(P, topic, member)
   local last = redis.call('XREVRANGE', P .. 'topic:' .. topic, '+', '-', 'COUNT', 1)[1]
-  redis.call('HSETNX', P .. 'subs:' .. topic, member, last and last[1] or '0-0')
+  local id = unpack(last or {'0-0'})
+  redis.call('HSETNX', P .. 'subs:' .. topic, member, id)
   return redis.call('HGET', P .. 'subs:' .. topic, member)
 end

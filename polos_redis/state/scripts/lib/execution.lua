@@ -1,0 +1,30 @@
+-- The positions in what `fence` and ENDING_FIELDS read of an execution. `fence` reads the first four, and then what a
+-- script asks for further.
+local EXEC_STATUS <const> = 1
+local EXEC_ENTRY <const> = 2
+local EXEC_OWNER <const> = 3
+local EXEC_STARTED <const> = 4
+local FURTHER <const> = 5
+local EXEC_WORKFLOW <const> = 5
+local EXEC_QUEUE <const> = 6
+local EXEC_CREATED <const> = 7
+local EXEC_RETENTION <const> = 8
+local EXEC_WAITS <const> = 9
+local EXEC_NOTIFY <const> = 10
+local EXEC_EARLY <const> = 11
+local EXEC_RELATIONS <const> = 12
+
+-- is_live: whether an execution of this status has yet to end; false for one that does not exist.
+local function is_live(status)
+  return status == 'queued' or status == 'waiting'
+end
+
+-- root_of: the id of the root execution; a child's id is `<root id>.<hash>`.
+local function root_of(id)
+  return string.match(id, '^[^.]*')
+end
+
+-- event_of: an event's type as it stands on the topic of the root, where a child's events carry the child's id.
+local function event_of(id, root, kind)
+  return id == root and kind or kind .. '\0' .. id
+end
