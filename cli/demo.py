@@ -170,7 +170,7 @@ class _Demo:
                 resumed_by=self.by,
                 channel="cli",
             )
-        except PolosError as error:  # for example, somebody else was faster
+        except PolosError as error:  # for example, someone else was faster
             self.say("  ", (str(error), "yellow"))
 
     async def ask(self) -> bool:
