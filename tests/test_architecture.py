@@ -37,7 +37,9 @@ def test_it_has_every_key() -> None:
 
 
 def test_it_has_every_folder() -> None:
-    folders = {f"{folder.name}/" for folder in (ROOT / "polos_redis").iterdir() if (folder / "__init__.py").exists()}
+    folders = {
+        f"{folder.name}/" for folder in (ROOT / "polos_redis").iterdir() if (folder / "__init__.py").exists()
+    }
     assert _first_cells("Layers") == (folders - {"features/"}) | {"cli/"}
 
 

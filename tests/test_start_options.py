@@ -79,7 +79,7 @@ async def test_another_input_for_the_same_key_is_a_conflict(redis_url: str, name
             key = f"key {number}"
             first = await echo.invoke(at.client, given, idempotency_key=key)
             with pytest.raises(
-                IdempotencyConflictError, match="was used before for workflow 'echo'"
+                IdempotencyConflictError, match="was already used for workflow 'echo'"
             ) as caught:
                 await echo.invoke(at.client, other, idempotency_key=key)
             assert (caught.value.key, caught.value.execution_id) == (key, first.id)

@@ -141,7 +141,7 @@ def too_many(seconds: float) -> Problem:
 def invalid(found: Sequence[Mapping[str, Any]]) -> Problem:
     """A request that is not what the route takes; `errors` names each field, never what was given."""
     told = [{"field": _field(one["loc"]), "message": str(one["msg"])} for one in found]
-    detail = "; ".join(f"{one['field'] or 'the body'}: {one['message']}" for one in told[: errors.MOST_NAMED])
+    detail = "; ".join(f"{one['field'] or 'the body'}: {one['message']}" for one in told[: errors.MAX_LISTED])
     return Problem(422, detail, kind="invalid-request", title="The request does not fit", errors=told)
 
 
