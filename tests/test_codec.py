@@ -539,7 +539,7 @@ def test_size_limit() -> None:
         ValueTooLargeError, match=r"102 bytes.* limit is 100.*max_value_bytes.*POLOS_MAX_VALUE"
     ):
         codec.encode("x" * 100, limit=100)
-    with pytest.raises(ValueTooLargeError, match=r"1,048,58\d bytes stored and the limit is 1,048,576"):
+    with pytest.raises(ValueTooLargeError, match=r"1,048,58\d bytes, and the limit is 1,048,576"):
         codec.encode(b"x" * 1_048_576)
 
 
