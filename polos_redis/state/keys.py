@@ -2,7 +2,7 @@
 
 Every key begins with its partition's prefix, `polos:{<namespace>:<p>}:`; the braces put a whole
 partition into one cluster slot. A script is given that prefix as its one KEYS argument and adds
-the names below to it; `scripts/` repeats them literally and `tests/test_keys.py` holds the two
+the names below to it; `scripts/` repeats them literally and `tests/scripts/test_keys.py` holds the two
 against each other.
 """
 

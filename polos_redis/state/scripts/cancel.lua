@@ -12,5 +12,5 @@ local run = redis.call('HGET', P .. 'exec:' .. id, 'run')
 if run ~= seen then return {'run', run} end
 if not is_live(e[EXEC_STATUS]) then return {'finished', e[EXEC_STATUS]} end
 cancel(P, id, e, by)
-if read_relations(e[EXEC_TIES]).kids then cancel_children(P, id, 100) end
+if read_relations(e[EXEC_RELATIONS]).kids then cancel_children(P, id, 100) end
 return {'cancelled'}

@@ -13,8 +13,8 @@ local function result_field(id)
   return '\255' .. string.match(id, '[^.]*$') -- the child's hash
 end
 
--- ties_of_ended: the relations of an execution that has ended; nil while it is live.
-local function ties_of_ended(P, id)
+-- relations_of_ended: the relations of an execution that has ended; nil while it is live.
+local function relations_of_ended(P, id)
   local status, relations = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'relations'))
   if not is_live(status) then return read_relations(relations) end
 end
@@ -26,7 +26,7 @@ local function let_go(P, one, relations)
   while relations and relations.parent and redis.call('EXISTS', P .. 'children:' .. id) == 0 do
     redis.call('SREM', P .. 'children:' .. relations.parent, id, one)
     id = relations.parent
-    relations = ties_of_ended(P, id)
+    relations = relations_of_ended(P, id)
   end
 end
 
@@ -76,7 +76,7 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
   redis.call('XADD', topic, '*', unpack(events))
   if root == id or not is_live(redis.call('HGET', P .. 'exec:' .. root, 'status')) then
     redis.call('PEXPIRE', topic, retention)
-    if e[EXEC_TIES] then redis.call('PEXPIRE', P .. 'below:' .. root, retention) end
+    if e[EXEC_RELATIONS] then redis.call('PEXPIRE', P .. 'below:' .. root, retention) end
   end
   if count ~= 0 then redis.call('PEXPIRE', P .. 'journal:' .. id, retention) end
   if e[EXEC_EARLY] then redis.call('UNLINK', P .. 'early:' .. id) end
@@ -87,8 +87,8 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
     local notice = {'done', id, status, field, #value <= 16384 and value or false}
     for who in string.gmatch(e[EXEC_NOTIFY], '%S+') do notify(P, who, notice) end
   end
-  if e[EXEC_TIES] then
-    local relations = read_relations(e[EXEC_TIES])
+  if e[EXEC_RELATIONS] then
+    local relations = read_relations(e[EXEC_RELATIONS])
     if relations.deadline then redis.call('ZREM', P .. 'timers', 't' .. id) end
     if e[EXEC_STATUS] == 'queued' then leave(P, id, relations) end
     if relations.parent then notify_parent(P, id, relations, status, value) end

@@ -12,7 +12,7 @@ local EXEC_RETENTION <const> = 8
 local EXEC_WAITS <const> = 9
 local EXEC_NOTIFY <const> = 10
 local EXEC_EARLY <const> = 11
-local EXEC_TIES <const> = 12
+local EXEC_RELATIONS <const> = 12
 
 -- is_live: whether an execution of this status has yet to end; false for one that does not exist.
 local function is_live(status)

@@ -100,14 +100,14 @@ local function take_back(P, id, relations)
   while relations and relations.parent do
     redis.call('SADD', P .. 'children:' .. relations.parent, id)
     id = relations.parent
-    relations = ties_of_ended(P, id)
+    relations = relations_of_ended(P, id)
   end
 end
 
 -- rerun: continue a failed execution from its journal as a new run, after `delay` ms. `e` is HMGET of ENDING_FIELDS; it
 -- has ended, or is about to. Returns the number of the new run.
 local function rerun(P, id, e, delay)
-  local exec, relations, ended = P .. 'exec:' .. id, read_relations(e[EXEC_TIES]), e[EXEC_STATUS] ~= 'queued'
+  local exec, relations, ended = P .. 'exec:' .. id, read_relations(e[EXEC_RELATIONS]), e[EXEC_STATUS] ~= 'queued'
   prune(P, id)
   if ended then
     revive(P, id, e)

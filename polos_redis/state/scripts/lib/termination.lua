@@ -18,7 +18,7 @@ local function terminate(P, id, e, status, field, value, event)
   end
   ending(P, id, e, status, field, value, event, {}, {})
   if worker then notify(P, worker, {'cancelled', id, e[EXEC_ENTRY]}) end
-  if read_relations(e[EXEC_TIES]).kids then redis.call('ZADD', P .. 'timers', now, 'c' .. id) end
+  if read_relations(e[EXEC_RELATIONS]).kids then redis.call('ZADD', P .. 'timers', now, 'c' .. id) end
 end
 
 local function cancel(P, id, e, by)
