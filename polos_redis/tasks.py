@@ -52,8 +52,8 @@ def in_workflow() -> bool:
     return OWNER.get() not in (None, INSIDE_STEP)
 
 
-def look_away(future: asyncio.Future[Any]) -> None:
-    """Keep asyncio from logging a failure that nobody awaits. Awaiting the future still raises it."""
+def mark_retrieved(future: asyncio.Future[Any]) -> None:
+    """Mark a failure as retrieved, so that asyncio doesn't log it when nobody awaits it."""
     if not future.cancelled():
         future.exception()
 
