@@ -689,7 +689,7 @@ async def test_polos_worker_reads_the_queues_it_is_told(
 def test_polos_worker_wants_a_queue_at_least(polos: Command) -> None:
     done = polos.run("worker", "post.py", "--queues", "letters,,cards")
     assert done.code == 1
-    assert "queues= takes names of queues, one at least, not 'letters,,cards'" in done.sentence
+    assert "queues= must be a list of at least one queue name, not 'letters,,cards'" in done.sentence
 
 
 # --- a store that is lost, or goes back -----------------------------------------------------
