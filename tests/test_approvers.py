@@ -25,6 +25,8 @@ from polos_redis import (
     Workflow,
     WorkflowContext,
 )
+from polos_redis.decisions import answers
+from polos_redis.executions.queries import read_suspension
 from tests.running import Running, in_partition, running, soon, until, working
 
 pytestmark = pytest.mark.also_on_cluster
@@ -452,6 +454,43 @@ async def test_what_opens_anew_between_the_look_and_the_answer(
         await at.result(handle)
 
 
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("changed", ["shown", "policy"])
+async def test_an_answer_to_a_suspension_that_was_read_before_it_opened_again(
+    changed: str, shown: bool, redis_url: str, namespace: str
+) -> None:
+    first = ({"amount": 5}, {"approvers": ["ann"]})
+    second = ({"amount": 5000}, {"approvers": ["bob"]}) if changed == "shown" else (
+        *({"amount": 5}, {"approvers": ["bob"]}),
+    )  # fmt: skip
+    SHOWN[namespace] = [first]
+    async with running(redis_url, namespace, shows) as at:
+        handle = await shows.invoke(at.client, namespace)
+        await at.parked(handle)
+        stale, view = await read_suspension(at.client, handle.id, "ask")
+        SHOWN[namespace] = [second]
+        await at.make_due(handle, "ask", "s")
+        await at.reached(handle, "failed")
+
+        async def says_stale(by: str) -> Resumed:
+            digest = view["digest"] if shown else None
+            return await answers.decide_stored(at.client, stale, YES, by=by, digest=digest, channel="page")
+
+        with pytest.raises(SuspensionExpiredError):
+            await says_stale("ann")
+        await at.client.retry(handle.id)
+        await at.opened(handle, "ask")
+        with pytest.raises(ShownChangedError if shown and changed == "shown" else NotApproverError):
+            await says_stale("ann")
+        assert await told(at, handle) == [("expired", None)]
+        fresh, _ = await read_suspension(at.client, handle.id, "ask")
+        done = await answers.decide_stored(at.client, fresh, YES, by="bob", channel="page")
+        assert done.outcome == "accepted"
+        assert await at.result(handle) == "bob"
+        done = await answers.decide_stored(at.client, fresh, YES, by="bob", channel="page")
+        assert done.outcome == "same"
+
+
 # --- races and crashes ------------------------------------------------------------------
 
 
@@ -588,6 +627,6 @@ async def test_approvers_may_come_from_a_generator(redis_url: str, namespace: st
 )
 async def test_a_caller_that_says_it_wrongly_is_told_so(wrong: dict[str, Any], at: Running) -> None:
     handle = await asked(at)
-    with pytest.raises(PolosError, match=r"groups is a list|shown_digest is the digest"):
+    with pytest.raises(PolosError, match=r"groups must be a list|shown_digest must be the digest"):
         await says(at, handle, "ann", **wrong)
     assert await handle.status() == "waiting"

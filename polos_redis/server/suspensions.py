@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
+from polos_redis.decisions import answers
+from polos_redis.executions.queries import read_suspension
 from polos_redis.server import (
     paths,  # noqa: F401 - `anything` in the routes
     shapes,
@@ -66,17 +68,16 @@ async def resume(
     digest = body.shown_digest
     if caller.link is not None:
         check_address(caller, execution_id, body.step_key)
-        found = await client.get_suspension(execution_id, body.step_key)
-        check_link(caller, found)
-        digest = digest or found["digest"]  # should it be opened anew meanwhile, the link is not for that
-    done = await client.resume(
-        suspend_execution_id=execution_id,
-        suspend_step_key=body.step_key,
-        data=body.data,
-        shown_digest=digest,
-        early=body.early,
-        **_identity(caller, body.resumed_by),
-    )
+        suspension, view = await read_suspension(client, execution_id, body.step_key)
+        check_link(caller, view)
+        digest = digest or view["digest"]  # the link does not cover what a later opening may show
+        who = _identity(caller, body.resumed_by)
+        done = await answers.decide_stored(client, suspension, body.data, digest=digest, **who)
+    else:
+        who = _identity(caller, body.resumed_by)
+        done = await answers.decide(
+            client, execution_id, body.step_key, body.data, digest=digest, early=body.early, **who
+        )
     told = {
         "outcome": done.outcome,
         "execution_id": done.execution_id,
@@ -90,9 +91,9 @@ async def resume(
 
 
 def _identity(caller: Caller, on_behalf: str | None) -> dict[str, Any]:
-    """Who answers, as `client.resume` takes it: the caller; or whom one with the scope admin names."""
+    """Returns who answers, and through which channel: the caller, or the person an admin names."""
     if on_behalf is None or on_behalf == caller.name:
-        return {"resumed_by": caller.name, "groups": caller.groups, "channel": "api"}
+        return {"by": caller.name, "groups": caller.groups, "channel": "api"}
     if caller.source != "dev" and not caller.may("admin"):
         raise Problem(
             403,
@@ -101,4 +102,4 @@ def _identity(caller: Caller, on_behalf: str | None) -> dict[str, Any]:
             scope="admin",
         )
     channel = "api" if caller.name is None else f"api, on behalf: {caller.name}"
-    return {"resumed_by": on_behalf, "groups": (), "channel": channel}
+    return {"by": on_behalf, "groups": (), "channel": channel}

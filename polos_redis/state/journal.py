@@ -125,7 +125,7 @@ class SuspensionRecord:
         )
 
     @property
-    def seen(self) -> str:
+    def opening(self) -> str:
         """The identity of this opening of the suspension, with all it shows and asks for: an answer names the
         opening it was checked against. Computed as in answer.lua."""
         what = hashlib.sha1(self.policy + self.shown_digest, usedforsecurity=False).hexdigest()

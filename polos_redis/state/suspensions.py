@@ -51,7 +51,7 @@ _OPTIONAL = ("policy", "default", "event_data", "channels")
 class Answer:
     """An answer to a suspension: its value (codec) and digest, who gives it and how.
 
-    `seen` is the opening of the suspension it was checked against, empty for none; `approves`, whether it
+    `opening` is the opening of the suspension it was checked against, empty for none; `approves`, whether it
     counts as an approval.
     """
 
@@ -60,7 +60,7 @@ class Answer:
     by: str
     groups: Sequence[str]
     channel: str
-    seen: str = ""
+    opening: str = ""
     approves: bool = False
 
 
@@ -84,7 +84,7 @@ class Suspensions:
             raw(answer.by),
             answer.channel,
             int(early),
-            answer.seen,
+            answer.opening,
             int(answer.approves),
             _pack([raw(group) for group in answer.groups]) if answer.groups else b"",
             raw(canonical(answer.by)),

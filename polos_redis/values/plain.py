@@ -36,6 +36,11 @@ def to_plain(data: bytes) -> Any:
         raise UnreadableValueError(f"a stored value can't be read, it is damaged: {error!r}") from error
 
 
+def is_plain(data: bytes, plain: Any) -> bool:
+    """Returns whether `plain`, made of `data` by `to_plain`, is unchanged: it would be encoded the same."""
+    return bool(_neutral(data) == plain)
+
+
 def readable(stored: bytes | None) -> Any:
     """A stored value as plain JSON, for people: one that can't be read is described, never raised."""
     if not stored:

@@ -107,7 +107,7 @@ async def _take_early_answer(store: Store, rest: str) -> None:
     if answer is None:
         return
     try:
-        await answers.take(store, execution_id, step_key, answer)
+        await answers.decide_early(store, execution_id, step_key, answer)
     except (ResumeError, StoredValueError, ExecutionNotFoundError) as error:
         facts = {"execution": execution_id, "step": step_key, "why": str(error)}
         logger.warning("an early answer is dropped", extra=facts)

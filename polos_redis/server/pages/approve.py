@@ -1,7 +1,7 @@
 """The approval page: what is asked, by whom, until when; a form; and what has become of it.
 
-Looking never decides (mail scanners follow links): only the form's POST does, and `client.resume` has the
-last word on it.
+Looking never decides (mail scanners follow links): only the form's POST does, and the script has the last
+word on it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from polos_redis.decisions import answers
 from polos_redis.decisions.answer_policy import AnswerPolicy, verdict
 from polos_redis.errors import (
     AlreadyResumedError,
@@ -23,6 +24,7 @@ from polos_redis.errors import (
     ShownChangedError,
     SuspensionExpiredError,
 )
+from polos_redis.executions.queries import read_suspension
 from polos_redis.server import paths  # noqa: F401 - `anything` in the routes
 from polos_redis.server.callers import Caller
 from polos_redis.server.pages import display, forms
@@ -73,7 +75,7 @@ async def decide(request: Request, execution_id: str, step_key: str) -> Response
     sessions_of(request).check_form(request, given["form_token"], token)
     check_address(caller, execution_id, step_key)
     client = site_of(request).client
-    suspension = await client.get_suspension(execution_id, step_key)
+    stored, suspension = await read_suspension(client, execution_id, step_key)
     check_link(caller, suspension)
     if not caller.may("approve"):
         raise Problem(403, "you may look at this, but not decide it", kind="forbidden", scope="approve")
@@ -90,14 +92,9 @@ async def decide(request: Request, execution_id: str, step_key: str) -> Response
         return again(422)
     name = caller.name or (given["resumed_by"].strip() if caller.source == "dev" else "") or None
     try:
-        await client.resume(
-            suspend_execution_id=suspension["execution_id"],
-            suspend_step_key=suspension["step_key"],
-            data=answer,
-            resumed_by=name,
-            groups=caller.groups,
-            shown_digest=given["shown_digest"] or None,
-            channel="page",
+        digest = given["shown_digest"] or None
+        await answers.decide_stored(
+            client, stored, answer, by=name, groups=caller.groups, digest=digest, channel="page"
         )
     except InvalidAnswerError as error:
         form.blame(sheet, error.errors)
