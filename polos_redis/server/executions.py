@@ -25,7 +25,7 @@ Cursor = Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$", description="A pa
 
 @router.post("", status_code=201, responses={201: {"model": shapes.Started}})
 async def start(
-    body: shapes.Start,
+    body: shapes.StartRequest,
     client: Client,
     caller: Annotated[Caller, Depends(require("invoke"))],
     idempotency_key: Annotated[str, Header()] = "",
@@ -51,7 +51,7 @@ async def start(
     return Json({"id": handle.id, "workflow_id": handle.workflow_id}, 201, {"Location": where})
 
 
-@router.get("", responses={200: {"model": shapes.Executions}})
+@router.get("", responses={200: {"model": shapes.ExecutionPage}})
 async def find(
     client: Client,
     caller: Annotated[Caller, Depends(require("read"))],

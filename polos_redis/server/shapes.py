@@ -17,7 +17,7 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Start(RequestBody):
+class StartRequest(RequestBody):
     """An execution to start. All but `workflow_id` and `input` are options of `client.invoke`."""
 
     model_config = ConfigDict(
@@ -45,7 +45,7 @@ class Start(RequestBody):
     initial_state: Any = None
 
 
-class Answer(RequestBody):
+class ResumeRequest(RequestBody):
     """An answer to a suspension."""
 
     step_key: str
@@ -72,7 +72,7 @@ class Started(Shape):
     workflow_id: str
 
 
-class Summary(Shape):
+class ExecutionSummary(Shape):
     id: str
     workflow_id: str
     status: Status
@@ -81,8 +81,8 @@ class Summary(Shape):
     finished_at: Timestamp | None
 
 
-class Executions(Shape):
-    executions: list[Summary]
+class ExecutionPage(Shape):
+    executions: list[ExecutionSummary]
     next_cursor: str | None
 
 
@@ -130,7 +130,7 @@ class OneSuspension(WorkflowsSuspension):
     execution_status: Status
 
 
-class Suspensions(Shape):
+class SuspensionPage(Shape):
     suspensions: list[WorkflowsSuspension]
     next_cursor: str | None
 
@@ -141,12 +141,12 @@ class Failure(Shape):
     traceback: str
 
 
-class Step(Shape):
+class ExecutionStep(Shape):
     step_key: str
     status: str
 
 
-class Execution(Summary):
+class Execution(ExecutionSummary):
     input: Any
     result: Any
     error: Failure | None
@@ -155,7 +155,7 @@ class Execution(Summary):
     root_execution_id: str
     user_id: str | None
     started_by: str | None
-    steps: list[Step]
+    steps: list[ExecutionStep]
     suspensions: list[Suspension]
     open_suspensions: list[Suspension]
     open_suspensions_below: list[Suspension]

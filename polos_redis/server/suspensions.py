@@ -24,7 +24,7 @@ from polos_redis.server.tokens import for_caller
 router = APIRouter(prefix="/api/v1", route_class=JsonRoute, tags=["suspensions"])
 
 
-@router.get("/suspensions", responses={200: {"model": shapes.Suspensions}})
+@router.get("/suspensions", responses={200: {"model": shapes.SuspensionPage}})
 async def find(
     client: Client,
     caller: Annotated[Caller, Depends(require("read"))],
@@ -60,7 +60,7 @@ async def look(
 )
 async def resume(
     execution_id: str,
-    body: shapes.Answer,
+    body: shapes.ResumeRequest,
     client: Client,
     caller: Annotated[Caller, Depends(require("approve", link=True))],
 ) -> Response:

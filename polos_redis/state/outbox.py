@@ -18,7 +18,7 @@ class ClaimedNotification:
     due: int
 
 
-class Outbox:
+class Outboxes:
     """The notifications of every channel in every partition."""
 
     def __init__(self, partitions: Partitions) -> None:

@@ -31,7 +31,7 @@ T = TypeVar("T")
 FAIL = "fail"
 
 
-class Suspensions(Runs):
+class Suspending(Runs):
     """Steps that wait for a person, or answer in place of one."""
 
     __slots__ = ()

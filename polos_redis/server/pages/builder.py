@@ -15,11 +15,11 @@ from polos_redis.server.pages.fields import (
     YES_NO,
     Checkbox,
     Choice,
+    ChoiceOption,
     Choices,
     Field,
     Fixed,
     Input,
-    Option,
 )
 from polos_redis.server.pages.groups import Group, Rows, Variants
 from polos_redis.server.pages.words import label_of
@@ -264,21 +264,21 @@ def _type(schema: Schema) -> str:
     return "array" if "items" in schema else ""
 
 
-def _options(schema: Schema) -> list[Option] | None:
+def _options(schema: Schema) -> list[ChoiceOption] | None:
     """The options of an enum, a constant, or a list of titled constants."""
     if "const" in schema:
         title = schema.get("title")
-        return [Option(value=schema["const"], label=visible(title) if isinstance(title, str) else "")]
+        return [ChoiceOption(value=schema["const"], label=visible(title) if isinstance(title, str) else "")]
     enum = schema.get("enum")
     if isinstance(enum, list):
-        return [Option(value=one, label=option_label(one)) for one in enum if one is not None]
+        return [ChoiceOption(value=one, label=option_label(one)) for one in enum if one is not None]
     several = schema.get("oneOf", schema.get("anyOf"))
     if not isinstance(several, list) or not several:
         return None
     if not all(isinstance(one, Mapping) and "const" in one for one in several):
         return None
     return [
-        Option(value=one["const"], label=visible(str(one.get("title") or option_label(one["const"]))))
+        ChoiceOption(value=one["const"], label=visible(str(one.get("title") or option_label(one["const"]))))
         for one in several
     ]
 
@@ -289,7 +289,7 @@ def option_label(value: Any) -> str:
     return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
-def _choice(options: list[Option], told: dict[str, Any]) -> Field:
+def _choice(options: list[ChoiceOption], told: dict[str, Any]) -> Field:
     only = options[0].value if len(options) == 1 and not told["nullable"] else None
     if only is not None and (told["required"] or told["default"] == only):
         if only is True:

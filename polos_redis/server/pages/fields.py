@@ -178,7 +178,7 @@ def _local(text: str, zone: tzinfo) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Option:
+class ChoiceOption:
     value: Any
     label: str
 
@@ -188,7 +188,7 @@ class Option:
         return json.dumps(self.value, ensure_ascii=False)
 
 
-YES_NO = (Option(value=True, label="Yes"), Option(value=False, label="No"))
+YES_NO = (ChoiceOption(value=True, label="Yes"), ChoiceOption(value=False, label="No"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,14 +196,14 @@ class Choice(Field):
     """One of several options; none at first, so that nothing is decided by not looking."""
 
     kind: ClassVar[str] = "choice"
-    options: Sequence[Option] = ()
+    options: Sequence[ChoiceOption] = ()
 
     @property
     def radios(self) -> bool:
         return len(self.options) <= MOST_RADIOS
 
     def fill(self, sheet: Sheet, value: Any) -> None:
-        sheet.put(self.name, "" if value is None else Option(value=value, label="").text)
+        sheet.put(self.name, "" if value is None else ChoiceOption(value=value, label="").text)
 
     def read(self, sheet: Sheet) -> Any:
         text = sheet.get(self.name)
@@ -241,11 +241,11 @@ class Choices(Field):
     """Any number of options, ticked."""
 
     kind: ClassVar[str] = "choices"
-    options: Sequence[Option] = ()
+    options: Sequence[ChoiceOption] = ()
 
     def fill(self, sheet: Sheet, value: Any) -> None:
         chosen = value if isinstance(value, list) else []
-        sheet.put(self.name, *(Option(value=one, label="").text for one in chosen))
+        sheet.put(self.name, *(ChoiceOption(value=one, label="").text for one in chosen))
 
     def read(self, sheet: Sheet) -> Any:
         texts = {option.text: option.value for option in self.options}
