@@ -179,7 +179,11 @@ WRONG: dict[str, tuple[dict[str, Any], Any, str]] = {
     "id": ({"id": "a b"}, square, "tool 'a b': a tool's id has 1 to 64 letters, digits, _ and -"),
     "approval": ({"approval": "maybe"}, square, "approval is 'never', 'always' or a function of the input"),
     "approvers": ({"approvers": ["a"]}, square, "says how it is approved, but not when: give approval="),
-    "required": ({"approval": "always", "required": 0}, square, "required is a whole number from 1 to 100"),
+    "required": (
+        {"approval": "always", "required": 0},
+        square,
+        "required must be a whole number from 1 to 100",
+    ),
     "too few": (
         {"approval": "always", "required": 2, "approvers": ["a"]},
         square,
