@@ -53,16 +53,7 @@ class AnswerPolicy:
         Raises `ConfigurationError`.
         """
         schema, type_name = schemas.describe(what, annotation) if annotation is not None else (None, "")
-        names: tuple[str, ...] = ()
-        if approvers is not None:
-            names = (
-                () if isinstance(approvers, str) or not isinstance(approvers, Iterable) else tuple(approvers)
-            )
-            if not names or not all(isinstance(one, str) and one.removeprefix(GROUP) for one in names):
-                raise ConfigurationError(
-                    f"{what}: approvers must be a non-empty list of names and group:NAME, not {approvers!r}; "
-                    "omit it to let anybody decide"
-                )
+        names = () if approvers is None else _approver_names(what, approvers)
         for name, number in (("required", required), ("rejections", rejections)):
             if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST_REQUIRED:
                 raise ConfigurationError(
@@ -72,22 +63,28 @@ class AnswerPolicy:
             raise ConfigurationError(
                 f"{what}: allow_self=False needs to know who started the execution: pass user_id= to invoke"
             )
-        people = {one for one in names if not one.startswith(GROUP)}
-        distinct = {canonical(one) for one in people}
-        may_decide = len(distinct if allow_self else distinct - {canonical(one) for one in starters})
-        needed = required + rejections - 1  # this many people always reach a decision
-        if names and len(people) == len(set(names)) and may_decide < needed:
-            raise ConfigurationError(
-                f"{what}: with required={required} and rejections={rejections} it may take {needed} people, "
-                f"but approvers names {may_decide} who may decide: it could stay undecided"
-            )
         policy = cls(schema, type_name, names, required, rejections, bool(allow_self))
         if policy.counts and schema is not None and "approved" not in schemas.properties(schema):
             raise ConfigurationError(
                 f"{what}: with required= or rejections= an answer must say whether it approves: "
                 "give the schema a field `approved: bool`"
             )
+        policy._check_reachable(what, starters)
         return policy
+
+    def _check_reachable(self, what: str, starters: Set[str]) -> None:
+        """Raises `ConfigurationError` if the named approvers are too few to always reach a decision."""
+        people = {one for one in self.approvers if not one.startswith(GROUP)}
+        if not people or len(people) < len(set(self.approvers)):
+            return  # anybody, or somebody of a group
+        distinct = {canonical(one) for one in people}
+        may_decide = len(distinct if self.allow_self else distinct - {canonical(one) for one in starters})
+        needed = self.required + self.rejections - 1
+        if may_decide < needed:
+            raise ConfigurationError(
+                f"{what}: with required={self.required} and rejections={self.rejections} it may take "
+                f"{needed} people, but approvers names {may_decide} who may decide: it could stay undecided"
+            )
 
     @property
     def counts(self) -> bool:
@@ -156,6 +153,16 @@ class AnswerPolicy:
 
 
 ANYTHING = AnswerPolicy()
+
+
+def _approver_names(what: str, approvers: Iterable[str]) -> tuple[str, ...]:
+    names = () if isinstance(approvers, str) or not isinstance(approvers, Iterable) else tuple(approvers)
+    if not names or not all(isinstance(one, str) and one.removeprefix(GROUP) for one in names):
+        raise ConfigurationError(
+            f"{what}: approvers must be a non-empty list of names and group:NAME, not {approvers!r}; "
+            "omit it to let anybody decide"
+        )
+    return names
 
 
 def verdict(answer: Any) -> bool | None:

@@ -148,7 +148,7 @@ class Suspending(Runs):
         default = b""
         if not _is_fail(ask.on_timeout):
             if not timeout_ms:
-                raise ConfigurationError(f"{what}: on_timeout= is for a suspension that has a timeout=")
+                raise ConfigurationError(f"{what}: on_timeout= needs timeout=")
             plain = codec.to_plain(codec.encode(ask.on_timeout, limit=host.value_limit))
             if ask.has_policy:
                 try:
