@@ -1,8 +1,8 @@
 """The store: the state of one namespace, one attribute per noun.
 
-The modules beside this one are the only ones that change state in Redis, with one typed method per script.
-`FencedWrites` returns the wire's future and leaves a lost connection to the activation. All other methods can
-be repeated safely, and are repeated until the patience ends.
+Only the modules of this package change state in Redis, with one typed method per script. The methods of
+`FencedWrites` return the wire's future and leave a lost connection to the activation. All other methods are
+safe to repeat, and are repeated while Redis is away, until the patience ends.
 """
 
 from __future__ import annotations
