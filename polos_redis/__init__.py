@@ -61,7 +61,7 @@ from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.page import Page
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.hooks import HookContext, HookResult
-from polos_redis.runtime.steps.race import Winner
+from polos_redis.runtime.steps.first_of import Winner
 from polos_redis.version import __version__ as __version__
 from polos_redis.workflow import Workflow, workflow
 

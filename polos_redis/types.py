@@ -10,7 +10,7 @@ from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.page import Page
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.hooks import HookContext, HookResult
-from polos_redis.runtime.steps.race import Winner
+from polos_redis.runtime.steps.first_of import Winner
 from polos_redis.runtime.workflow_state import WorkflowState
 from polos_redis.schedules import SchedulePayload
 

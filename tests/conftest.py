@@ -15,15 +15,23 @@ import pytest
 
 from polos_redis import PolosClient
 from polos_redis.embedded import EmbeddedServer
-from tests.cluster import Cluster
-from tests.fleet import Fleet
-from tests.invariants import check
-from tests.servers import KINDS, ChaosServer, RunningServers, chosen_binary, os_parent, server_binaries
+from polos_redis.errors import ConfigurationError
+from tests.harness.cluster import Cluster
+from tests.harness.fleet import Fleet
+from tests.harness.programs import skip_without
+from tests.harness.servers import KINDS, ChaosServer, RunningServers, chosen_binary, server_binaries
+from tests.invariants.state import erase
+from tests.invariants.state_invariants import check
 
-# What the developer's shell says about servers and namespaces is not for the tests.
-for _name in [name for name in os.environ if name.startswith("POLOS_")]:
-    if not _name.startswith(("POLOS_TEST_", "POLOS_REQUIRE_", "POLOS_PYTHON_")):
+pytest_plugins = ["tests.harness.left_out"]
+
+# What the developer's shell says about servers, proxies, models and terminals is not for the tests.
+for _name in list(os.environ):
+    _ours = _name.startswith("POLOS_") and not _name.startswith(("POLOS_TEST_", "POLOS_PYTHON_"))
+    if _ours or _name.startswith("OPENAI_") or _name.lower().endswith("_proxy"):
         del os.environ[_name]
+for _name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
 PARTITIONS = os.environ.get("POLOS_TEST_PARTITIONS", "")
 if PARTITIONS:
     os.environ["POLOS_PARTITIONS"] = PARTITIONS
@@ -37,12 +45,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     Tests that ask for `server`, `every_server` or `chaos_server` stay on one server: they look into it with
     connections of their own, restart it or change its settings.
     """
+    if "every_binary" in metafunc.fixturenames and metafunc.config.getoption("servers") == "all":
+        metafunc.parametrize("every_binary", KINDS, indirect=True, scope="session")
     if "redis_url" not in metafunc.fixturenames or "every_server" in metafunc.fixturenames:
         return
     if ON_CLUSTER or metafunc.definition.get_closest_marker("only_on_cluster"):
         metafunc.parametrize("redis_url", ["cluster"], indirect=True)
     elif metafunc.definition.get_closest_marker("also_on_cluster"):
         metafunc.parametrize("redis_url", ["server", "cluster"], indirect=True)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto` is three for each core, as most tests wait: for a server, a lease or a process. No more than
+    twelve, each with servers of its own: a container may see cores that it does not have."""
+    return min(12, 3 * (os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")
@@ -76,26 +92,42 @@ def running_servers(temp_dir: Path) -> Iterator[RunningServers]:
 
 
 @pytest.fixture(scope="session")
-def server(running_servers: RunningServers) -> EmbeddedServer:
+def binary() -> Path:
+    """The server program that tests run on."""
+    try:
+        return chosen_binary()
+    except ConfigurationError as error:
+        skip_without("valkey-server or redis-server", str(error))
+
+
+@pytest.fixture(scope="session")
+def server(running_servers: RunningServers, binary: Path) -> EmbeddedServer:
     """The session's server. Shared: use a `namespace`, never FLUSHALL or CONFIG SET."""
-    return running_servers.of(chosen_binary())
+    return running_servers.of(binary)
 
 
-@pytest.fixture(scope="session", params=KINDS)
-def every_server(request: pytest.FixtureRequest, running_servers: RunningServers) -> EmbeddedServer:
-    """The session's server of each kind in turn: the test runs once on each."""
+@pytest.fixture(scope="session")
+def every_binary(request: pytest.FixtureRequest) -> Path:
+    """With `--servers=all` the program of each kind of server in turn: the test runs once on each."""
+    if not hasattr(request, "param"):
+        chosen: Path = request.getfixturevalue("binary")
+        return chosen
     found = server_binaries()[request.param]
     if isinstance(found, str):
-        if os.environ.get("POLOS_REQUIRE_ALL") == "1":
-            pytest.fail(f"POLOS_REQUIRE_ALL is set, but no {request.param}: {found}")
-        pytest.skip(f"no {request.param}: {found}")
-    return running_servers.of(found)
+        skip_without(KINDS[request.param], found)
+    return found
+
+
+@pytest.fixture(scope="session")
+def every_server(running_servers: RunningServers, every_binary: Path) -> EmbeddedServer:
+    """The session's server that runs `every_binary`."""
+    return running_servers.of(every_binary)
 
 
 @pytest.fixture
-def redis_cluster(running_servers: RunningServers) -> Cluster:
+def redis_cluster(running_servers: RunningServers, binary: Path) -> Cluster:
     """The session's cluster of three masters. Shared: use a `namespace`; slots may be anywhere."""
-    return running_servers.cluster(chosen_binary())
+    return running_servers.cluster(binary)
 
 
 @pytest.fixture
@@ -118,12 +150,12 @@ def namespace() -> str:
 
 
 @pytest.fixture
-def chaos_server(tmp_path: Path, namespace: str) -> Iterator[ChaosServer]:
+def chaos_server(binary: Path, tmp_path: Path, namespace: str) -> Iterator[ChaosServer]:
     """A server of the test's own, to `kill()`, `pause()`, `restart()`; its data survives that.
 
     Whatever state the test left it in, it is up again for the invariants to be checked.
     """
-    with ChaosServer(tmp_path / "redis", binary=chosen_binary()) as server:
+    with ChaosServer(tmp_path / "redis", binary=binary) as server:
         yield server
         if server.running:
             server.resume()
@@ -133,7 +165,7 @@ def chaos_server(tmp_path: Path, namespace: str) -> Iterator[ChaosServer]:
 
 @pytest.fixture(autouse=True)
 def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After a test that used a server: the invariants hold in its namespace."""
+    """After a test that used a server: the invariants hold in its namespace. Then it is erased."""
     if not {"server", "every_server", "redis_url", "redis_cluster"} & set(request.fixturenames):
         yield
         return
@@ -142,6 +174,7 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     namespace: str = request.getfixturevalue("namespace")
     yield
     check(url, namespace)
+    erase(url, namespace)
 
 
 @pytest.fixture(autouse=True)
@@ -169,20 +202,39 @@ def _wait_until_none(what: str, left: Callable[[], set[str]]) -> None:
 
 
 def _descendants() -> set[int]:
-    """The processes below this one, zombies included; none where there is no /proc."""
-    parents = {int(path.name): os_parent(int(path.name)) for path in Path("/proc").glob("[0-9]*")}
+    """The processes below this one, zombies included; none where the kernel has no lists of children.
+
+    Asked two times and more for each test, so it does not look at every process of the machine.
+    """
     found: set[int] = set()
-    while more := {pid for pid, parent in parents.items() if parent in found | {os.getpid()}} - found:
-        found |= more
+    unseen = [os.getpid()]
+    while unseen:
+        threads = _listed(Path(f"/proc/{unseen.pop()}/task"))
+        children = {int(pid) for thread in threads for pid in _text(thread / "children").split()}
+        unseen += children - found
+        found |= children
     return found
 
 
 def _command(pid: int) -> str:
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
-    except OSError:
-        command = ""
+    command = _text(Path(f"/proc/{pid}/cmdline")).replace("\0", " ").strip()
     return f"{pid} ({command or 'zombie'})"
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder of /proc; nothing when its process has gone."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _text(path: Path) -> str:
+    """What a file of /proc says; nothing when its process has gone."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 @pytest.fixture

@@ -20,11 +20,14 @@ from typing import Any
 
 from polos_redis import PolosClient
 from polos_redis.state import keys
-from tests import invariants, test_fan_out, test_many_suspended, test_race
-from tests.fleet import Fleet
-from tests.fleet_workflows import chain
-from tests.running import until
-from tests.servers import ChaosServer, chosen_binary
+from tests.decisions import test_answer_races
+from tests.harness.fleet import Fleet
+from tests.harness.fleet_workflows import chain
+from tests.harness.running import until
+from tests.harness.servers import ChaosServer, chosen_binary
+from tests.invariants import state_invariants
+from tests.steps import test_fan_out
+from tests.worker import test_many_suspended
 
 STEPS, SUSPEND_AFTER = 5, 2
 WORKERS = 3
@@ -57,7 +60,7 @@ async def crash(
             results = await asyncio.gather(*everybody)
             await _check(client, fleet, results)
             effects = sum((Counter(counts.values()) for counts in fleet.counts().values()), Counter[int]())
-            invariants.check(server.url, namespace)
+            state_invariants.check(server.url, namespace)
     return {
         "executions": len(results),
         "seconds": round(time.monotonic() - began, 1),
@@ -131,7 +134,7 @@ async def _main(what: str, count: int | None) -> None:
         if what == "crash":
             figures = await crash(server, NAMESPACE, folder, count or 10_000, every=80)
         elif what == "race":
-            figures = dict(await test_race.rounds(server.url, NAMESPACE, count or 1000))
+            figures = dict(await test_answer_races.rounds(server.url, NAMESPACE, count or 1000))
         elif what == "children":
             figures = await test_fan_out.fan_out(server, NAMESPACE, folder, count or 1000)
         else:

@@ -399,7 +399,7 @@ class Activation:
     def _finish(self, outcome: Outcome) -> None:
         self.state = State.FINISHING
         outcome.events = self.events.first()
-        outcome.unreached = self.journal.unreached(self.call_sites.keys() | self.passed_over)
+        outcome.unreached = self.journal.unreached(self.call_sites, self.passed_over)
         if outcome.unreached and outcome.status == "completed":
             logger.warning(
                 "journaled steps were not reached",

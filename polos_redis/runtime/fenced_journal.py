@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Protocol
 
 from polos_redis import tasks
@@ -100,9 +100,14 @@ class FencedJournal:
         self.known = int(records[journal.COUNT])
         self._unheard = True
 
-    def unreached(self, seen: Set[str]) -> list[bytes]:
-        """Returns the names of journaled steps that are not among the step keys `seen`."""
-        return [n for n in self.records if n and not journal.is_result(n) and text(n) not in seen]
+    def unreached(self, used: Container[str], passed_over: Container[str]) -> list[bytes]:
+        """Returns the names of journaled steps that are in neither collection of step keys."""
+        return [
+            name
+            for name in self.records
+            if name and not journal.is_result(name)
+            if (key := text(name)) not in used and key not in passed_over
+        ]
 
     async def verify(self) -> None:
         """Read the journal again and compare it with what this activation knows.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from polos_redis.runtime.steps.agents import Agents
+from polos_redis.runtime.steps.first_of import Races
 from polos_redis.runtime.steps.publish import Publishing
-from polos_redis.runtime.steps.race import Races
 from polos_redis.runtime.steps.suspend import Suspending
 from polos_redis.runtime.steps.waits import Waits
 

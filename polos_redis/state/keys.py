@@ -2,7 +2,7 @@
 
 Every key begins with its partition's prefix, `polos:{<namespace>:<p>}:`; the braces put a whole partition
 into one cluster slot. A script takes that prefix as its one KEYS argument and appends the names below, which
-`scripts/` repeats literally; `tests/test_keys.py` compares the two.
+`scripts/` repeats literally; `tests/scripts/test_keys.py` compares the two.
 """
 
 from __future__ import annotations

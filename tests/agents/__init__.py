@@ -1,0 +1,1 @@
+"""Agents, on a real HTTP server that speaks the models' API."""

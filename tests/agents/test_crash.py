@@ -1,0 +1,105 @@
+"""Workers of agents that are killed: no finished call of a model is paid for twice.
+
+The LLM server is a process of its own, and its log the witness.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polos_redis import PolosClient
+from tests.harness.agent_workflows import ask_the_writer
+from tests.harness.fleet import Fleet
+from tests.harness.llm import llm_process, read_log, repeated
+from tests.harness.running import until
+
+pytestmark = pytest.mark.also_on_cluster
+AGENTS = {"knows": "writer,note,ask_the_writer", "defined_in": "tests.harness.agent_workflows"}
+NOTES = [{"name": "note", "arguments": {"text": text}, "id": f"call_{text}"} for text in ("one", "two")]
+
+
+@contextmanager
+def serving(folder: Path, *script: dict[str, Any]) -> Iterator[Path]:
+    """The server, playing a script; its log."""
+    path, log = folder / "script.json", folder / "log"
+    path.write_text(json.dumps(script))
+    with pytest.MonkeyPatch.context() as patch, llm_process(path, log) as base_url:
+        patch.setenv("OPENAI_API_KEY", "sk-test")
+        patch.setenv("OPENAI_BASE_URL", base_url)
+        yield log
+
+
+async def hanging(log: Path, count: int) -> None:
+    """Wait until so many requests have come and the last one hangs."""
+    await until(lambda: len(read_log(log)) == count and read_log(log)[-1].hanging)
+
+
+async def test_a_worker_killed_between_two_calls(fleet: Fleet, client: PolosClient, tmp_path: Path) -> None:
+    """While the tools work that the first answer has called."""
+    script = {"say": "", "tool_calls": NOTES}, {"say": "all noted"}
+    with serving(tmp_path, *script) as log:
+        victim = await fleet.start(**AGENTS)
+        handle = await ask_the_writer.invoke(client, "Note this")
+        await fleet.seen(handle.id, "one")
+        await fleet.seen(handle.id, "two")
+        victim.kill()
+        await fleet.start(**AGENTS)
+        await fleet.seen(handle.id, "one", times=2)
+        fleet.open("go")
+        assert await handle.result(timeout=20) == "all noted"
+        requests = read_log(log)
+    assert [request.outcome for request in requests] == ["finished", "finished"]
+    assert repeated(requests) == []
+    assert list(requests[1].results.values()) == ["noted one", "noted two"]
+
+
+@pytest.mark.failure(1)
+async def test_a_worker_killed_during_a_call(fleet: Fleet, client: PolosClient, tmp_path: Path) -> None:
+    """Only the call that it did not see the end of is made again."""
+    script = (
+        {"say": "", "tool_calls": NOTES[:1]},
+        {"say": "all noted", "chunks": 4, "hang_after": 2},
+        {"say": "all noted"},
+    )
+    with serving(tmp_path, *script) as log:
+        victim = await fleet.start(**AGENTS)
+        fleet.open("go")
+        handle = await ask_the_writer.invoke(client, "Note this")
+        await until(lambda: any(request.hanging for request in read_log(log)))
+        victim.kill()
+        await fleet.start(**AGENTS)
+        assert await handle.result(timeout=20) == "all noted"
+        requests = read_log(log)
+    assert [request.outcome for request in requests] == ["finished", "left", "finished"]
+    assert repeated(requests) == []
+    assert requests[1].body == requests[2].body, "built of journaled values only"
+    assert [name for name, _ in fleet.effects(handle.id)] == ["one"]
+
+
+@pytest.mark.failure(1)
+async def test_workers_killed_again_and_again(fleet: Fleet, client: PolosClient, tmp_path: Path) -> None:
+    """Every turn is cut off once, by the death of its worker."""
+    script: list[dict[str, Any]] = []
+    for number in range(3):
+        calls = [{**NOTES[0], "id": f"call_{number}"}] if number < 2 else []
+        said = {"say": f"turn {number}", "tool_calls": calls}
+        script += [{**said, "hang_after": 1}, said]
+    fleet.open("go")
+    with serving(tmp_path, *script) as log:
+        handle = await ask_the_writer.invoke(client, "Note this")
+        for number in range(3):
+            victim = await fleet.start(**AGENTS)
+            await hanging(log, 2 * number + 1)
+            victim.kill()
+        await fleet.start(**AGENTS)
+        assert await handle.result(timeout=20) == "turn 2"
+        requests = read_log(log)
+    assert [request.outcome for request in requests] == ["left", "finished"] * 3
+    assert repeated(requests) == []
+    assert len(fleet.effects(handle.id)) == 2

@@ -1,0 +1,191 @@
+"""What goes wrong between an agent and its model's provider."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from polos_redis import Agent, ExecutionHandle
+from polos_redis.agents.providers.openai import retry_after
+from polos_redis.state import keys
+from tests.harness.agents import KEY, PROVIDERS, error_of, talking
+from tests.harness.llm import Fail, Hang, Reply, Say, Server, When
+from tests.harness.running import Running, until
+
+agents = {
+    name: Agent(id=f"troubled-{name}", model="gpt-4o", provider=name, provider_timeout=0.5)
+    for name in PROVIDERS
+}
+impatient = Agent(id="impatient", model="gpt-4o", provider_timeout=0.2, max_retries=0)
+both = pytest.mark.parametrize("provider", PROVIDERS)
+
+
+async def arrived(server: Server, count: int) -> None:
+    """Wait until so many requests have come."""
+    await until(lambda: len(server.log) == count)
+
+
+async def backing_off(at_work: Running, handle: ExecutionHandle[Any]) -> float:
+    """Wait until the model's next try is a timer and no slot is held; the seconds until then."""
+    await at_work.parked(handle)
+    store = await at_work.client.store()
+    timers = store.partitions.prefix(handle.id) + keys.TIMERS.encode()
+    due = float(await store.wire.call("ZSCORE", timers, f"b{handle.id} model_1"))
+    return due / 1000 - time.time()
+
+
+@both
+async def test_retry_after_is_waited_for_without_a_slot(
+    redis_url: str, namespace: str, provider: str
+) -> None:
+    """The package would wait for 90 seconds itself, and try at once where it is told to wait for an hour."""
+    replies: list[Reply | When] = [
+        Fail(429, "slow down", retry_after=90),
+        Fail(503, "busy", retry_after=7200),
+        Say("ok"),
+    ]
+    async with talking(redis_url, namespace, replies, agents[provider]) as (server, at_work):
+        handle = await agents[provider].invoke(at_work.client, "Hi")
+        for number, seconds in enumerate((90, 7200), 1):
+            await arrived(server, number)
+            assert seconds - 30 < await backing_off(at_work, handle) <= seconds
+            assert len(server.log) == number
+            await at_work.make_due(handle, "model_1", "b")
+        assert (await at_work.result(handle)).result == "ok"
+        (step,) = (await at_work.client.get_execution(handle.id))["steps"]
+    assert step["attempts"] == 3
+
+
+@both
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Fail(429, "slow down", retry_after=0.1),
+        Fail(500),
+        Say("a half", chunks=4, cut_after=2),
+        Say("a half", chunks=4, fail_after=2),
+        Say("a half", cut_after=0),
+        Say("a half", chunks=4, hang_after=2),
+        Hang(),
+    ],
+    ids=["429", "500", "cut", "failed", "cut at once", "hangs in the middle", "hangs"],
+)
+async def test_trouble_that_passes(redis_url: str, namespace: str, provider: str, trouble: Reply) -> None:
+    async with talking(redis_url, namespace, [trouble, Say("ok")], agents[provider]) as (server, at_work):
+        found = await agents[provider].run(at_work.client, "Hi", timeout=30)
+    assert (found.result, found.usage.requests, len(server.log)) == ("ok", 1, 2)
+
+
+async def test_trouble_that_stays_fails_at_last(redis_url: str, namespace: str) -> None:
+    agent = Agent(id="hopeless", model="gpt-4o", max_retries=1)
+    async with talking(redis_url, namespace, lambda _: Fail(500, "on fire"), agent) as (server, at_work):
+        handle = await agent.invoke(at_work.client, "Hi")
+        kind, message = await error_of(at_work, handle)
+    assert kind == "StepExecutionError"
+    assert "(tried 2 times): ModelCallError: the model's provider answered 500: on fire" in message
+    assert len(server.log) == 6, "each try is three of the package's own"
+
+
+async def test_a_provider_that_hangs_is_given_up(redis_url: str, namespace: str) -> None:
+    async with talking(redis_url, namespace, lambda _: Hang(), impatient) as (server, at_work):
+        _, message = await error_of(at_work, await impatient.invoke(at_work.client, "Hi"))
+        await until(lambda: all(request.outcome == "left" for request in server.log))
+    assert "ModelCallError: the model's provider did not answer in time" in message
+
+
+async def test_nobody_is_there(redis_url: str, namespace: str) -> None:
+    agent = Agent(id="lonely", model="m", provider_base_url="http://127.0.0.1:9/v1", max_retries=0)
+    async with talking(redis_url, namespace, [], agent) as (_, at_work):
+        _, message = await error_of(at_work, await agent.invoke(at_work.client, "Hi"))
+    assert "ModelCallError: the connection to the model's provider failed: ConnectError" in message
+
+
+@both
+@pytest.mark.parametrize(
+    ("fail", "words"),
+    [
+        (Fail(400, "the model gpt-4o has no such parameter"), "400: the model gpt-4o has no such parameter"),
+        (Fail(401, f"Incorrect API key provided: {KEY}"), "401: Incorrect API key provided: ***"),
+        (Fail(404, "no model gpt-4o"), "404: no model gpt-4o"),
+        (Fail(429, "You have no money left", code="insufficient_quota"), "429: You have no money left"),
+    ],
+)
+async def test_what_will_not_pass_fails_at_once(
+    redis_url: str, namespace: str, provider: str, fail: Fail, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with talking(redis_url, namespace, lambda _: fail, agents[provider]) as (server, at_work):
+        handle = await agents[provider].invoke(at_work.client, "Hi")
+        kind, message = await error_of(at_work, handle)
+        told = repr(await at_work.client.get_execution(handle.id)) + repr(await at_work.events(handle))
+        store = await at_work.client.store()
+        kept = repr(await store.executions.read(handle.id)) + repr(
+            await store.executions.read_journal(handle.id)
+        )
+    assert kind == "StepExecutionError"
+    assert f"(tried once): NoRetryError: the model's provider answered {words}" in message
+    assert len(server.log) == (3 if fail.code else 1), "a 429 is tried again by the package"
+    assert KEY not in told + kept + caplog.text
+
+
+async def test_no_key(redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with talking(redis_url, namespace, [], agents["openai"]) as (_, at_work):
+        monkeypatch.delenv("OPENAI_API_KEY")
+        _, message = await error_of(at_work, await agents["openai"].invoke(at_work.client, "Hi"))
+    assert message.endswith(
+        "(tried once): NoRetryError: the model can't be asked without an API key: "
+        "set OPENAI_API_KEY for the workers"
+    )
+
+
+async def test_a_parameter_that_the_package_does_not_know(redis_url: str, namespace: str) -> None:
+    agent = Agent(id="mistyped", model="gpt-4o", provider_options={"temprature": 1})
+    async with talking(redis_url, namespace, [], agent) as (server, at_work):
+        _, message = await error_of(at_work, await agent.invoke(at_work.client, "Hi"))
+    assert "(tried once): NoRetryError: the model can't be asked: TypeError: " in message
+    assert "temprature" in message and not server.log
+
+
+def test_no_openai_package(redis_url: str, namespace: str, tmp_path: Path) -> None:
+    """Agents are defined and asked without it; who misses it is the worker."""
+    program = """
+        import asyncio, sys
+        sys.modules["openai"] = None
+        from polos_redis import Agent, Polos
+
+        agent = Agent(id="packless", model="gpt-4o")
+
+        async def main() -> None:
+            async with Polos() as polos:
+                await agent.run(polos, "Hi", timeout=30)
+
+        asyncio.run(main())
+    """
+    command = [sys.executable, "-c", dedent(program)]
+    environment = {"POLOS_REDIS_URL": redis_url, "POLOS_NAMESPACE": namespace, "OPENAI_API_KEY": "key"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "agents need the openai package in the workers: pip install 'polos-redis[agents]'" in done.stderr
+
+
+def test_how_long_to_wait() -> None:
+    def of(**headers: str) -> float | None:
+        return retry_after({name.replace("_", "-"): value for name, value in headers.items()})
+
+    assert of() is None
+    assert of(retry_after="7") == 7.0
+    assert of(retry_after="0.5") == 0.5
+    assert of(retry_after="-1") == 0.0
+    assert of(retry_after_ms="1500", retry_after="7") == 1.5
+    assert of(retry_after="soon") is None
+    assert of(retry_after=format_datetime(datetime(2020, 1, 1, tzinfo=UTC), usegmt=True)) == 0.0
+    date = of(retry_after=format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True))
+    assert date is not None and 3500 < date <= 3600

@@ -1,0 +1,186 @@
+"""`polos demo`: the whole story in one terminal, and with a second one that answers."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.harness.command import DEADLINE, POLOS, Command
+
+END_OF_INPUT = b"\x04"
+
+
+@pytest.fixture
+def polos(tmp_path: Path) -> Command:
+    """The command where the shell names another server and namespace: the demo has its own."""
+    return Command("redis://127.0.0.1:1/0", "elsewhere", tmp_path)
+
+
+class Terminal:
+    """What a person sees and types."""
+
+    def __init__(self, controller: int, process: subprocess.Popen[bytes]) -> None:
+        self.controller, self.process = controller, process
+        self.raw = b""
+
+    @property
+    def screen(self) -> str:
+        return re.sub(r"\x1b\[[0-9;]*m", "", self.raw.decode(errors="replace"))
+
+    def type(self, text: bytes) -> None:
+        os.write(self.controller, text)
+
+    def wait_for(self, text: str) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while text not in self.screen:
+            assert time.monotonic() < deadline, f"{text!r} never came:\n{self.screen}"
+            assert self._read(), f"it ended without {text!r}:\n{self.screen}"
+
+    def end(self) -> int:
+        """Read to the end; the exit code."""
+        while self._read():
+            pass
+        return self.process.wait(DEADLINE)
+
+    def _read(self) -> bool:
+        if not select.select([self.controller], [], [], DEADLINE)[0]:
+            return False
+        try:
+            data = os.read(self.controller, 65536)
+        except OSError:  # Linux says so when the other side has closed
+            return False
+        self.raw += data
+        return bool(data)
+
+
+@contextmanager
+def terminal(polos: Command, *args: str) -> Iterator[Terminal]:
+    controller, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [POLOS, "demo", *args],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**polos.environment, "TERM": "xterm-256color", "COLUMNS": "100"},
+        start_new_session=True,
+        preexec_fn=_own_the_terminal,
+    )
+    os.close(theirs)
+    try:
+        yield Terminal(controller, process)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(controller)
+
+
+def _own_the_terminal() -> None:
+    """So that Ctrl-C, typed, is a signal; and is not ignored, as whatever a script runs in the background is
+    told to."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_asks_and_goes_on_with_a_yes(polos: Command) -> None:
+    with terminal(polos) as person:
+        person.wait_for("approve? y/N ")
+        assert "╭" in person.screen and "\x1b[" in person.raw.decode()
+        assert re.search(r"Amount +\$5,000.00", person.screen)
+        person.type(b"perhaps\n")
+        person.wait_for("please answer y or n")
+        person.type(b"y\n")
+        assert person.end() == 0
+        assert re.search(r"answer  approved by \S+\s", person.screen)
+        assert "Charge completed: ch_cust_123_5000" in person.screen
+        assert "elsewhere" not in person.screen
+
+
+@pytest.mark.parametrize("typed", [b"\n", END_OF_INPUT], ids=["nothing", "end of input"])
+def test_anything_but_a_yes_is_a_no(polos: Command, typed: bytes) -> None:
+    with terminal(polos) as person:
+        person.wait_for("approve? y/N ")
+        person.type(typed)
+        assert person.end() == 0
+        assert "Charge rejected: Rejected in the demo" in person.screen
+        assert "execute_charge" not in person.screen
+
+
+def test_another_terminal_may_answer_with_the_line_that_is_shown(polos: Command) -> None:
+    with terminal(polos) as person:
+        person.wait_for("approve? y/N ")
+        line = next(
+            row.strip() for row in person.screen.splitlines() if row.strip().startswith("polos resume ")
+        )
+        program, *arguments = shlex.split(line)
+        assert program == "polos"
+        answered = polos.run(*arguments, "--by", "ana")
+        assert answered.code == 0, answered.err
+        assert person.end() == 0
+        assert "answer  approved by ana (elsewhere)" in person.screen
+        assert "Charge completed: ch_cust_123_5000" in person.screen
+
+
+def test_a_browser_may_answer_on_the_page_that_is_shown(polos: Command) -> None:
+    with terminal(polos) as screen:
+        screen.wait_for("y/N")
+        page = re.search(r"http://127\.0\.0\.1:\d+/approve/[0-9a-f]{32}", screen.screen)
+        assert page is not None
+        with httpx.Client(follow_redirects=True) as browser:
+            shown = browser.get(page[0])
+            assert "Enterprise annual subscription" in shown.text
+            hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', shown.text))
+            button = re.search(r'<button class="approve" name="([^"]+)" value="true"', shown.text)
+            assert button is not None
+            answered = browser.post(str(shown.url), data={**hidden, button[1]: "true"})
+        assert answered.status_code == 200
+        screen.wait_for("(elsewhere)")
+        assert screen.end() == 0
+    assert "Charge completed" in screen.screen
+
+
+def test_ctrl_c_leaves_nothing_behind(polos: Command) -> None:
+    with terminal(polos) as person:
+        person.wait_for("approve? y/N ")
+        person.type(b"\x03")
+        assert person.end() == 128 + signal.SIGINT
+        assert "stopped; nothing is left behind" in person.screen
+        assert "Traceback" not in person.screen
+
+
+def test_without_a_terminal_a_flag_decides(polos: Command) -> None:
+    approved = polos.run("demo", "--approve", "--by", "ana")
+    assert approved.code == 0, approved.err
+    story = approved.out.splitlines()
+    assert [row.split()[-1] for row in story if row.startswith("  done")] == [
+        "validate_charge",
+        "execute_charge",
+        "send_confirmation",
+    ]
+    assert "  answer  approved by ana" in story
+    assert story[-1] == "Charge completed: ch_cust_123_5000"
+    rejected = polos.run("demo", "--reject", "--json")
+    assert rejected.code == 0, rejected.err
+    assert rejected.json["result"]["status"] == "rejected"
+    assert "requires approval" in rejected.err
+
+
+@pytest.mark.parametrize("flags", [(), ("--approve", "--reject")])
+def test_without_a_terminal_and_one_flag_it_does_not_hang(polos: Command, flags: tuple[str, ...]) -> None:
+    done = polos.run("demo", *flags)
+    assert done.code == 2
+    assert "--approve" in done.sentence

@@ -1,0 +1,259 @@
+"""`polos list`, `show`, `events`, `suspensions` and `cancel`: executions as they are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from polos_redis import (
+    ExecutionHandle,
+    Polos,
+    PolosClient,
+    StepExecutionError,
+    WorkflowContext,
+    events,
+    workflow,
+)
+from tests.harness.command import DEADLINE, POLOS, Command
+
+LONG = "a long story " * 500  # longer than any terminal is wide
+
+
+class Story(BaseModel):
+    text: str
+
+
+@workflow(id="cli-story")
+async def story(ctx: WorkflowContext, input: Story) -> Story:
+    await ctx.step.run("write", lambda: input)
+    with contextlib.suppress(StepExecutionError):
+        await ctx.step.run("print", _broken, max_retries=1, base_delay=0.001)
+    await ctx.step.suspend("review", data={"text": input.text}, timeout=3600)
+    raise LookupError("no reader\x1b[2J")
+
+
+def _broken() -> None:
+    raise OSError("no paper")
+
+
+@workflow(id="cli-magazine")
+async def magazine(ctx: WorkflowContext, input: str) -> str:
+    """A story, and a wait for an event beside it."""
+    one = ctx.step.invoke_and_wait("story", story, Story(text=input))
+    await asyncio.gather(one, ctx.step.wait_for_event("news", "weather", timeout=3600))
+    return "printed"
+
+
+@workflow(id="cli-second-run")
+async def second_run(ctx: WorkflowContext) -> int:
+    if ctx.run == 1:
+        raise LookupError("no ink")
+    return ctx.run
+
+
+@pytest.fixture
+def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
+    return Command(redis_url, namespace, tmp_path)
+
+
+@pytest.fixture
+def working(redis_url: str, namespace: str) -> Polos:
+    return Polos(url=redis_url, namespace=namespace, workflows=[story, magazine, second_run])
+
+
+async def waiting(client: PolosClient) -> ExecutionHandle[Story]:
+    """An execution that waits for its review."""
+    handle = await story.invoke(client, Story(text=LONG))
+    async for event in events.stream_workflow(client, handle.root_workflow_id, handle.id):
+        if event.event_type == "suspend_review":
+            break
+    return handle
+
+
+async def test_show_tells_what_is_waited_for(polos: Command, working: Polos) -> None:
+    async with working as client:
+        handle = await waiting(client)
+        shown = await polos("show", handle.id)
+        (one,) = (await client.get_execution(handle.id))["open_suspensions"]
+        await client.cancel(handle.id, cancelled_by="bob")
+        cancelled = await polos("show", handle.id)
+    assert shown.code == 0, shown.err
+    deadline = one["expires_at"][:19].replace("T", " ")
+    assert f"waits for   review, until {deadline} UTC (in " in shown.out
+    assert "status      waiting" in shown.out
+    assert "  write  ok  at " in shown.out
+    assert "  print  failed  at " in shown.out
+    assert "2 attempts\n      OSError: no paper\n" in shown.out
+    assert 'raise OSError("no paper")' in shown.out
+    assert json.dumps({"text": LONG}) in shown.out
+    assert f"polos resume {handle.id} review --approve" in shown.out
+    assert "status      cancelled by bob" in cancelled.out
+    assert "  review  closed  at " in cancelled.out
+
+
+async def test_show_tells_who_answered_and_why_it_failed(polos: Command, working: Polos) -> None:
+    async with working as client:
+        handle = await waiting(client)
+        await client.resume(
+            suspend_execution_id=handle.id, suspend_step_key="review", data={"ok": LONG}, resumed_by="ana"
+        )
+        await client.wait_for_end(handle.id)
+        shown, told = await polos("show", handle.id), await polos("show", handle.id, "--json")
+        assert told.json == await client.get_execution(handle.id)
+    assert "  review  answered by ana at " in shown.out
+    assert f"answer  {json.dumps({'ok': LONG})}\n" in shown.out
+    assert "\nerror  LookupError: no reader\\x1b[2J\n" in shown.out  # a terminal would have obeyed it
+    assert "Traceback (most recent call last):" in shown.out
+    assert "\x1b" not in shown.out
+
+
+async def test_events_follow_an_execution_to_its_end(polos: Command, working: Polos) -> None:
+    async with working as client:
+        handle = await waiting(client)
+        with polos.start(POLOS, "events", handle.id, "--json") as following:
+            following.wait_for("suspend_review")  # live: it has not ended yet
+            await client.resume(suspend_execution_id=handle.id, suspend_step_key="review", data=None)
+            assert await following.ended() == 0
+            rows = [json.loads(row) for row in following.out.splitlines()]
+        plain = await polos("events", handle.id)
+    kinds = [row["event_type"] for row in rows]
+    assert kinds.count("workflow_start") == 1  # also with an input too large for the queue's entry
+    assert kinds[-3:] == ["suspend_review", "resume_review", "workflow_finish"]
+    assert rows[-1]["data"]["status"] == "failed"
+    assert len(plain.out.splitlines()) == len(rows)
+    assert LONG in plain.out
+
+
+async def test_suspensions_say_what_waits(polos: Command, working: Polos) -> None:
+    async with working as client:
+        handle = await waiting(client)
+        plain = await polos("suspensions")
+        told = await polos("suspensions", "--workflow", "cli-story", "--json")
+        other = await polos("suspensions", "--workflow", "cli-other", "--json")
+        assert told.json["suspensions"] == list(await client.list_suspensions())
+        await client.cancel(handle.id)
+    titles, row = plain.out.splitlines()
+    assert titles.split() == ["ID", "SINCE", "UNTIL", "STEP", "WORKFLOW", "SHOWN"]
+    assert row.startswith(handle.id) and row.endswith(json.dumps({"text": LONG}))
+    assert other.json == {"suspensions": [], "next_cursor": None}
+
+
+async def test_list_filters_and_goes_on_by_cursor(polos: Command, redis_url: str, namespace: str) -> None:
+    workflow_id = "cli-" + "w" * 300
+    async with PolosClient(redis_url, namespace) as client:
+        ids = [(await client.invoke(workflow_id)).id for _ in range(3)]
+        await client.invoke("cli-another")
+        await client.cancel(ids[0])
+        newest = (await polos("list", "--workflow", workflow_id, "--limit", "2", "--json")).json
+        older = await polos("list", "--workflow", workflow_id, "--cursor", newest["next_cursor"], "--json")
+        plain = await polos("list", "--status", "cancelled")
+        first = await polos("list", "--limit", "1")
+        for row in await client.list_executions(status="queued"):
+            await client.cancel(row["id"])
+    assert [row["id"] for row in newest["executions"] + older.json["executions"]] == ids[::-1]
+    assert older.json["next_cursor"] is None
+    (cancelled,) = plain.out.splitlines()[1:]
+    assert cancelled.split()[:2] == [ids[0], "cancelled"] and cancelled.endswith(workflow_id)
+    assert "there are more: --cursor " in first.err
+
+
+async def test_cancel_ends_it_once(polos: Command, redis_url: str, namespace: str) -> None:
+    async with PolosClient(redis_url, namespace) as client:
+        handle = await client.invoke("cli-nobody")
+        done = await polos("cancel", handle.id, "--by", "ana", "--json")
+        again = await polos("cancel", handle.id)
+        found = await client.get_execution(handle.id)
+    assert done.json == {"id": handle.id, "status": "cancelled", "cancelled_by": "ana"}
+    assert (found["status"], found["cancelled_by"]) == ("cancelled", "ana")
+    assert again.code == 1
+    assert "it is cancelled" in again.sentence
+
+
+async def test_show_and_events_tell_of_children(polos: Command, working: Polos) -> None:
+    async with working as client:
+        handle = await magazine.invoke(client, "once upon a time")
+        async for event in events.stream_workflow(client, handle.root_workflow_id, handle.id):
+            if event.event_type == "suspend_review":
+                break
+        child = str(event.metadata["execution_id"])
+        shown, below = await polos("show", handle.id), await polos("show", child)
+        cancelled = await polos("cancel", handle.id, "--by", "ana")
+        assert cancelled.out == f"cancelled {handle.id}\n"
+        await client.wait_for_end(child)
+        followed = await polos("events", handle.id)
+        ended = await polos("show", child)
+    assert "waits for   news, an event of weather, until 20" in shown.out
+    assert "waits for   story, 1 child\n" in shown.out
+    assert f"\nchildren\n  story  waiting  {child}  cli-story\n" in shown.out
+    assert f"  review of {child}  open  since " in shown.out
+    assert f"child of    {handle.id}\n" in below.out
+    assert "status      cancelled by ana" in ended.out
+    assert f"  of {child}\n" in followed.out
+    assert f"  of {handle.id}\n" not in followed.out
+
+
+async def test_retry_lets_a_failed_one_go_on_once(polos: Command, working: Polos) -> None:
+    async with working as client:
+        handle = await second_run.invoke(client)
+        await client.wait_for_end(handle.id)
+        done = await polos("retry", handle.id, "--json")
+        assert done.json == {"id": handle.id, "run": 2}, done.err
+        assert await handle.result(timeout=DEADLINE) == 2
+        again, shown = await polos("retry", handle.id), await polos("show", handle.id)
+    assert again.code == 1
+    assert "it is completed, not failed" in again.sentence
+    assert "run         2, after LookupError: no ink\n" in shown.out
+
+
+@pytest.mark.parametrize("command", ["show", "events", "cancel", "retry"])
+async def test_an_unknown_execution_is_one_sentence(polos: Command, command: str) -> None:
+    done = await polos(command, "0" * 32)
+    assert done.code == 1
+    assert "there is no execution '000" in done.sentence
+
+
+async def test_a_terminal_gets_colours_and_whole_values(polos: Command, working: Polos) -> None:
+    async with working as client:
+        handle = await waiting(client)
+        screen = _on_a_terminal(polos, "suspensions")
+        table = _on_a_terminal(polos, "list")
+        await client.cancel(handle.id)
+    assert "\x1b[" in screen
+    assert handle.id in screen
+    assert "".join(screen.split()).count("".join(LONG.split())) == 1
+    assert "…" not in screen + table
+    assert handle.id in table
+
+
+def _on_a_terminal(polos: Command, *args: str) -> str:
+    """What a terminal of 80 columns is told by a command."""
+    controller, terminal = pty.openpty()
+    environment = {**polos.environment, "TERM": "xterm-256color", "COLUMNS": "80"}
+    environment.pop("NO_COLOR", None)
+    process = subprocess.Popen([POLOS, *args], stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    said = b""
+    try:
+        while data := _read(controller):
+            said += data
+        assert process.wait(DEADLINE) == 0, said
+    finally:
+        process.kill()
+        process.wait()
+        os.close(controller)
+    return said.decode()
+
+
+def _read(controller: int) -> bytes:
+    try:
+        return os.read(controller, 65536)
+    except OSError:  # Linux says so when the other side has closed
+        return b""

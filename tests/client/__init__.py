@@ -1,0 +1,1 @@
+"""What a client does: define, start, await, list, end, delete."""

@@ -1,0 +1,295 @@
+"""`client.delete`: nothing personal is left in Redis, only a stub of the audit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from polos_redis import (
+    ExecutionFailedError,
+    ExecutionHandle,
+    ExecutionNotFoundError,
+    InvalidInputError,
+    NotFinishedError,
+    PolosClient,
+    Workflow,
+    WorkflowContext,
+    WorkflowState,
+    events,
+)
+from polos_redis.state import keys
+from polos_redis.state.store import Store
+from tests.harness.running import Running, running, soon
+
+pytestmark = pytest.mark.also_on_cluster
+
+MARK = "Jane-Roe-1984"
+
+
+class Kept(WorkflowState):
+    name: str = ""
+
+
+class Answer(BaseModel):
+    approved: bool
+    reason: str = ""
+
+
+async def _below(ctx: WorkflowContext, input: str) -> str:
+    await ctx.step.suspend("ask below", {"who": input})
+    return f"{input} of a child"
+
+
+below: Workflow[Any, Any] = Workflow(_below, "delete-below")
+
+
+async def _personal(ctx: WorkflowContext, input: dict[str, Any]) -> Any:
+    ctx.state.name = MARK
+    await ctx.step.run("step", lambda: f"{MARK} of a step")
+    await ctx.step.publish_workflow_event("told", {"who": MARK})
+    children = [ctx.step.invoke_and_wait(f"child {n}", below, MARK) for n in range(input["children"])]
+    await asyncio.gather(*children)
+    await ctx.step.suspend(
+        "ask",
+        {"who": MARK},
+        timeout=3600,
+        schema=Answer,
+        required=2,
+        on_timeout=Answer(approved=False, reason=MARK),
+    )
+    if input.get("fails"):
+        raise LookupError(f"no {MARK}")
+    return f"{MARK} as a result"
+
+
+personal: Workflow[Any, Any] = Workflow(_personal, "delete-personal", state_schema=Kept)
+
+
+@pytest.fixture
+async def at(redis_url: str, namespace: str) -> AsyncIterator[Running]:
+    async with running(redis_url, namespace, personal, below) as at:
+        yield at
+
+
+async def begun(at: Running, **input: Any) -> ExecutionHandle[Any]:
+    return await personal.invoke(
+        at.client,
+        {"children": 2, "who": MARK, **input},
+        session_id=MARK,
+        user_id="user",
+        initial_state=Kept(name=MARK),
+    )
+
+
+async def answered(at: Running, handle: ExecutionHandle[Any]) -> None:
+    """All that it and its descendants ask is answered."""
+    answer = {"approved": True, "reason": MARK}
+    async for event in events.stream_workflow(at.client, handle.workflow_id, handle.id):
+        if event.event_type == "suspend_ask below":
+            for one in (await at.client.get_execution(handle.id))["open_suspensions_below"]:
+                await at.client.resume(
+                    suspend_execution_id=one["execution_id"], suspend_step_key="ask below", data=MARK
+                )
+        elif event.event_type == "suspend_ask":
+            break
+    for by in ("ann", "bob"):
+        await at.client.resume(
+            suspend_execution_id=handle.id, suspend_step_key="ask", data=answer, resumed_by=by
+        )
+
+
+async def finished(at: Running, **input: Any) -> ExecutionHandle[Any]:
+    handle = await begun(at, **input)
+    await soon(answered(at, handle))
+    if input.get("fails"):
+        with pytest.raises(ExecutionFailedError):
+            await at.result(handle)
+    else:
+        await at.result(handle)
+    return handle
+
+
+async def names(store: Store, namespace: str) -> list[tuple[Any, bytes]]:
+    """Every key of the namespace, and the server that holds it."""
+    found = []
+    for node in await store.wire.nodes():
+        cursor = b"0"
+        while True:
+            cursor, some = await node.call("SCAN", cursor, "MATCH", f"polos:{{{namespace}:*", "COUNT", 1000)
+            found += [(node, name) for name in some]
+            if cursor == b"0":
+                break
+    return found
+
+
+_READ = {
+    b"string": ("GET",),
+    b"hash": ("HGETALL",),
+    b"set": ("SMEMBERS",),
+    b"zset": ("ZRANGE", "0", "-1"),
+    b"list": ("LRANGE", "0", "-1"),
+    b"stream": ("XRANGE", "-", "+"),
+}
+
+
+async def holders(client: PolosClient, namespace: str, mark: str) -> list[str]:
+    """The keys whose name or content has the mark."""
+    store, found = await client.store(), []
+    for node, name in await names(store, namespace):
+        kind = await node.call("TYPE", name)
+        if kind == b"none":
+            continue
+        command, *args = _READ[kind]
+        content = await node.call(command, name, *args)
+        if mark in repr(name) + repr(content):
+            found.append(name.decode().partition("}:")[2])
+    return sorted(found)
+
+
+async def test_nothing_is_left_but_a_stub_of_the_audit(at: Running, namespace: str) -> None:
+    handle = await finished(at)
+    told = await at.client.audit(handle.id)
+    assert {one.partition(":")[0] for one in await holders(at.client, namespace, MARK)} >= {
+        *("exec", "journal", "topic", "audit")
+    }, "the mark is where it should be found"
+    assert await at.client.delete(handle.id) == 3
+    assert await holders(at.client, namespace, MARK) == []
+    assert await holders(at.client, namespace, handle.id) == [f"audit:{handle.id}"]
+    stub = await at.client.audit(handle.id)
+    assert stub == [{**entry, "data": None} for entry in told]
+    assert [(one["step_key"], one["by"]) for one in stub][2:] == [("ask", "ann"), ("ask", "bob")]
+    with pytest.raises(ExecutionNotFoundError):
+        await at.client.get_execution(handle.id)
+    assert list(await at.client.list_executions()) == []
+    assert await at.client.delete(handle.id) == 0, "it can be repeated"
+
+
+@pytest.mark.parametrize("how", ["failed", "cancelled", "retried", "timed out"])
+async def test_however_it_ended(how: str, at: Running, namespace: str) -> None:
+    if how in ("failed", "retried"):
+        handle = await finished(at, fails=True)
+        if how == "retried":
+            await at.client.retry(handle.id)
+            with pytest.raises(ExecutionFailedError):
+                await at.result(handle)
+    else:
+        handle = await begun(at, children=0 if how == "timed out" else 2)
+        if how == "timed out":
+            await at.make_due(handle, "ask", "s")
+            await at.result(handle)
+        else:
+            await at.parked(handle)
+            await at.client.cancel(handle.id, cancelled_by=MARK)
+            for one in (await at.client.get_execution(handle.id))["children"]:
+                await at.reached(at.client.get_handle(one["id"]), "cancelled")
+    await at.client.delete(handle.id)
+    assert await holders(at.client, namespace, MARK) == []
+
+
+async def test_early_answers_and_what_was_never_run_go_too(at: Running, namespace: str) -> None:
+    handle = await personal.invoke(at.client, {"children": 0, "who": MARK}, start_delay=3600)
+    await at.client.resume(
+        suspend_execution_id=handle.id, suspend_step_key="ask", data=MARK, resumed_by="ann", early=True
+    )
+    await at.client.cancel(handle.id)
+    assert await at.client.delete(handle.id) == 1
+    assert await holders(at.client, namespace, MARK) == []
+    with pytest.raises(ExecutionNotFoundError):
+        await at.client.delete(handle.id)
+
+
+async def test_the_others_stay(at: Running) -> None:
+    one, other = await finished(at), await finished(at)
+    await at.client.delete(one.id)
+    found = await at.client.get_execution(other.id)
+    assert found["result"] == f"{MARK} as a result" and len(found["children"]) == 2
+    assert (await at.client.audit(other.id))[-1]["data"] == {"approved": True, "reason": MARK}
+    assert {one["id"] for one in await at.client.list_executions()} == {
+        *(other.id, *(child["id"] for child in found["children"]))
+    }
+
+
+async def test_what_goes_on_is_not_deleted(at: Running) -> None:
+    handle = await begun(at, children=1)
+    await at.parked(handle)
+    with pytest.raises(NotFinishedError, match="it is waiting; cancel it first"):
+        await at.client.delete(handle.id)
+    (child,) = (await at.client.get_execution(handle.id))["children"]
+    with pytest.raises(InvalidInputError, match=f"is a child.*: delete {handle.id}"):
+        await at.client.delete(child["id"])
+    await soon(answered(at, handle))
+    assert await at.result(handle)
+
+
+async def test_what_has_a_descendant_that_goes_on_stays_whole(redis_url: str, namespace: str) -> None:
+    async def starts(ctx: WorkflowContext) -> str:
+        await ctx.step.invoke_and_wait("ended", short, None)
+        await ctx.step.invoke("goes on", below, MARK)
+        return MARK
+
+    async def nothing(ctx: WorkflowContext) -> str:
+        return MARK
+
+    short: Workflow[Any, Any] = Workflow(nothing, "delete-short")
+    parent: Workflow[Any, Any] = Workflow(starts, "delete-starts")
+    async with running(redis_url, namespace, parent, short, below) as at:
+        handle = await parent.invoke(at.client)
+        await at.result(handle)
+        before = await at.client.get_execution(handle.id)
+        goes_on = next(one["id"] for one in before["children"] if one["step_key"] == "goes on")
+        await at.reached(at.client.get_handle(goes_on), "waiting")
+        before = await at.client.get_execution(handle.id)
+        with pytest.raises(NotFinishedError, match="waiting for descendants"):
+            await at.client.delete(handle.id)
+        assert await at.client.get_execution(handle.id) == before, "nothing was deleted"
+        await at.client.resume(suspend_execution_id=goes_on, suspend_step_key="ask below", data=1)
+        await at.result(at.client.get_handle(goes_on))
+        assert await at.client.delete(handle.id) == 3
+        assert await holders(at.client, namespace, MARK) == []
+
+
+async def test_a_delete_that_was_cut_short_is_repeated(
+    at: Running, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = await finished(at)
+    store = await at.client.store()
+    delete = store.executions.delete
+    calls: list[str] = []
+
+    async def dies(execution_id: str) -> list[Any]:
+        if calls:
+            raise ConnectionError("the process is gone")
+        calls.append(execution_id)
+        return await delete(execution_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.executions, "delete", dies)
+        with pytest.raises(ConnectionError):
+            await at.client.delete(handle.id)
+    assert len(await holders(at.client, namespace, MARK)) > 0
+    assert await at.client.delete(handle.id) == 2
+    assert await holders(at.client, namespace, MARK) == []
+
+
+async def test_deleted_by_two_at_once(at: Running, namespace: str) -> None:
+    handle = await finished(at)
+    given = await asyncio.gather(*(at.client.delete(handle.id) for _ in range(4)), return_exceptions=True)
+    assert sum(one for one in given if isinstance(one, int)) == 3
+    assert await holders(at.client, namespace, MARK) == []
+
+
+async def test_an_idempotency_key_is_free_again(at: Running) -> None:
+    again: Workflow[Any, Any] = below
+    handle = await again.invoke(at.client, MARK, idempotency_key="order 7")
+    await at.parked(handle)
+    await at.client.cancel(handle.id)
+    await at.client.delete(handle.id)
+    anew = await again.invoke(at.client, "other", idempotency_key="order 7")
+    await at.parked(anew)
+    assert anew.id == handle.id and keys.root_of(anew.id) == anew.id
+    await at.answer(anew, "ask below")
+    assert await at.result(anew) == "other of a child"

@@ -1,0 +1,1 @@
+"""Decisions on suspensions: answers, policies, people, links, notifications."""

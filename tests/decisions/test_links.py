@@ -1,0 +1,178 @@
+"""Signed links: for one suspension of one run, for a while, and for nobody else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import time
+from datetime import UTC, datetime
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from polos_redis import ConfigurationError
+from polos_redis.errors import LinkError
+from polos_redis.links import SALT, Link, Links
+from tests.harness.running import until
+
+ID = "0123456789abcdef" * 2
+OLD, NEW = "o" * 32, "n" * 32
+
+
+def made(*secrets: str, namespace: str = "shop", url: str | None = "https://polos.example.com") -> Links:
+    return Links(secrets, namespace, url, 60.0)
+
+
+def test_a_token_says_what_it_was_made_of() -> None:
+    before = time.time()
+    links = made(NEW)
+    link = links.read(links.token(ID, "a/b c", 3, scope="view", name="Zoë", groups=["ops", "audit", "ops"]))
+    assert link == Link(ID, "a/b c", 3, link.expires_at, "view", "Zoë", ("ops", "audit"), link.made_at)
+    assert link.expires_at.tzinfo is UTC
+    assert before + 60 <= link.expires_at.timestamp() <= time.time() + 60
+
+
+def test_who_it_is_for_may_be_left_open() -> None:
+    links = made(NEW)
+    link = links.read(links.token(ID, "approval", 1, seconds=5))
+    assert (link.scope, link.name, link.groups) == ("decide", None, ())
+
+
+@pytest.mark.parametrize("step_key", ["a/../b", "ü?&#", "a b", "%2F", "\ud800", "x" * 2000])
+def test_any_step_key_goes_through(step_key: str) -> None:
+    links = made(NEW)
+    assert links.read(links.token(ID, step_key, 1)).step_key == step_key
+
+
+def test_a_signature_can_be_checked_without_our_code() -> None:
+    token = made(NEW).token(ID, "approval", 1)
+    signed, _, signature = token.rpartition(".")
+    key = hmac.digest(NEW.encode(), SALT.encode() + b"shop", "sha256")
+    expected = hmac.new(key, signed.encode(), hashlib.sha256).digest()
+    assert base64.urlsafe_b64encode(expected).rstrip(b"=").decode() == signature
+
+
+def test_a_forged_token_is_refused() -> None:
+    links = made(NEW)
+    token = links.token(ID, "approval", 1, scope="view")
+    payload, _, signature = token.rpartition(".")
+    other = links.token(ID, "payment", 1).rpartition(".")[0]
+    for forged in (
+        "",
+        ".",
+        "x",
+        payload,
+        f"{other}.{signature}",
+        f"{payload}.{signature[::-1]}",
+        token[:-3],
+        "ü",
+    ):
+        with pytest.raises(LinkError, match="was changed"):
+            links.read(forged)
+
+
+def test_a_token_of_another_namespace_or_secret_is_refused() -> None:
+    token = made(NEW).token(ID, "approval", 1)
+    for other in (made(NEW, namespace="shop2"), made(OLD)):
+        with pytest.raises(LinkError, match="another secret or namespace") as caught:
+            other.read(token)
+        assert caught.value.expired_at is None
+
+
+async def test_an_expired_token_says_when() -> None:
+    links = made(NEW)
+    token = links.token(ID, "approval", 1, seconds=0.05)
+    until_when = time.time() + 0.05
+    await until(lambda: time.time() > until_when)
+    with pytest.raises(LinkError, match=r"has expired at 20\d\d-\d\d-\d\d") as caught:
+        links.read(token)
+    assert caught.value.expired_at is not None
+    assert caught.value.expired_at < datetime.now(UTC)
+
+
+def test_secrets_are_changed_without_breaking_links() -> None:
+    old, both, new = made(OLD), made(NEW, OLD), made(NEW)
+    given_before, given_now = old.token(ID, "approval", 1), both.token(ID, "approval", 1)
+    assert both.read(given_before).step_key == "approval"
+    assert new.read(given_now).step_key == "approval"
+    with pytest.raises(LinkError):
+        new.read(given_before)
+
+
+@pytest.mark.parametrize("step_key", ["approval", "a/b", "a/../b", "ü ?#&", "%2F"])
+def test_an_address_leads_to_the_page_of_one_suspension(step_key: str) -> None:
+    links = made(NEW, url="https://example.com/polos")
+    url = urlsplit(links.url(ID, step_key, 2, name="alice"))
+    assert (url.scheme, url.netloc, url.fragment) == ("https", "example.com", "")
+    page, approve, execution_id, key = url.path.removeprefix("/").split("/")
+    assert (page, approve, execution_id, unquote(key)) == ("polos", "approve", ID, step_key)
+    link = links.read(url.query.removeprefix("token="))
+    assert (link.step_key, link.run, link.name) == (step_key, 2, "alice")
+
+
+def test_without_a_secret_an_address_has_no_token() -> None:
+    assert made().url(ID, "approval", 1) == f"https://polos.example.com/approve/{ID}/approval"
+    with pytest.raises(ConfigurationError, match="POLOS_SECRET"):
+        made().token(ID, "approval", 1)
+    with pytest.raises(ConfigurationError, match="POLOS_SECRET"):
+        made().read(made(NEW).token(ID, "approval", 1))
+
+
+def test_without_a_public_url_there_is_no_address() -> None:
+    with pytest.raises(ConfigurationError, match="POLOS_PUBLIC_URL"):
+        made(NEW, url=None).url(ID, "approval", 1)
+
+
+def test_links_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Links.from_settings("shop") is None
+    monkeypatch.setenv("POLOS_PUBLIC_URL", "https://polos.example.com/")
+    unsigned = Links.from_settings("shop")
+    assert unsigned is not None
+    assert unsigned.url(ID, "approval", 1) == made().url(ID, "approval", 1)
+    monkeypatch.setenv("POLOS_SECRET", f"{NEW}, {OLD}")
+    monkeypatch.setenv("POLOS_LINK_SECONDS", "5")
+    links = Links.from_settings("shop")
+    assert links is not None
+    assert links.secrets == (NEW, OLD)
+    assert links.read(links.token(ID, "k", 1)).expires_at.timestamp() <= time.time() + 5
+
+
+@pytest.mark.parametrize("secret", ["short", f"{NEW},short", " , ", "s" * 31])
+def test_a_secret_that_can_be_guessed_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    monkeypatch.setenv("POLOS_SECRET", secret)
+    with pytest.raises(ConfigurationError, match="POLOS_SECRET takes secrets of 32 characters") as caught:
+        Links.from_settings("shop")
+    assert "short" not in str(caught.value) and "sss" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "polos.example.com",
+        "ftp://x",
+        "https://",
+        "https://x/?a=1",
+        "https://x/#a",
+        "https://x:a",
+        "https://a b",
+    ],
+)
+def test_a_public_url_that_leads_nowhere_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="public_url= takes an address"):
+        Links.from_settings("shop", public_url=url)
+
+
+@pytest.mark.parametrize("name", ["", " alice", "group:ops", "a\nb", "x" * 201])
+def test_a_name_that_could_be_taken_for_another_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="a link's name is 1 to 200"):
+        made(NEW).token(ID, "approval", 1, name=name)
+    with pytest.raises(ConfigurationError, match="a group's name is 1 to 200"):
+        made(NEW).token(ID, "approval", 1, groups=[name])
+
+
+def test_a_scope_is_decide_or_view() -> None:
+    with pytest.raises(ConfigurationError, match="scope"):
+        made(NEW).token(ID, "approval", 1, scope="admin")  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""The documentation, the packaging, and the layers are as they say."""

@@ -1,0 +1,180 @@
+"""docker-compose.yml: what its services run is run here, without Docker, on the local programs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from polos_redis.embedded.server import SETTINGS
+from tests import ROOT
+from tests.harness.programs import program
+from tests.harness.servers import server_binaries
+
+SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+# What deploy/redis.conf says beyond SETTINGS: only where this deployment listens and keeps its data.
+DEPLOYMENT = {"dir", "daemonize", "bind", "protected-mode"}
+
+
+def settings_of(conf: Path) -> dict[str, str]:
+    lines = [line.split(maxsplit=1) for line in conf.read_text().splitlines() if line and line[0] != "#"]
+    return {name: value.strip('"') for name, value in lines}
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+def mounted(service: dict[str, Any], path: str) -> Path:
+    """The file of this repository that a service sees at a path."""
+    for volume in service["volumes"]:
+        source, target = str(volume).split(":")[:2]
+        if source.startswith("./") and (path == target or path.startswith(target + "/")):
+            return ROOT / source / Path(path).relative_to(target)
+    raise AssertionError(f"nothing is mounted at {path}")
+
+
+@pytest.fixture
+def compose_redis(binary: Path, tmp_path: Path) -> Iterator[int]:
+    """The redis service: its command and its mounted file, but on a port and a directory of the test's."""
+    name, conf = SERVICES["redis"]["command"]
+    assert name == "redis-server"
+    found = server_binaries()["redis8"]
+    redis_server = binary if isinstance(found, str) else found
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    text = mounted(SERVICES["redis"], conf).read_text().replace("\ndir /data\n", f"\ndir {tmp_path}\n")
+    (tmp_path / "redis.conf").write_text(text)
+    command = [str(redis_server), str(tmp_path / "redis.conf"), "--port", str(port), "--bind", "127.0.0.1"]
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        with Redis(port=port) as redis:
+
+            def healthy() -> bool:
+                assert server.poll() is None, (tmp_path / "log").read_text()
+                try:
+                    return bool(redis.ping())
+                except RedisConnectionError:
+                    return False
+
+            wait_for(healthy, "redis to answer")
+        yield port
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def test_the_redis_configuration_is_the_embedded_servers() -> None:
+    conf = settings_of(ROOT / "deploy" / "redis.conf")
+    assert {name: value for name, value in conf.items() if name not in DEPLOYMENT} == SETTINGS
+    assert set(conf) - set(SETTINGS) == DEPLOYMENT
+    assert conf["dir"] in {volume.split(":")[1] for volume in SERVICES["redis"]["volumes"]}
+
+
+def test_redis_is_published_to_this_machine_only() -> None:
+    assert all(str(port).startswith("127.0.0.1:") for port in SERVICES["redis"]["ports"])
+
+
+def test_redis_runs_with_its_settings(compose_redis: int) -> None:
+    with Redis(port=compose_redis, decode_responses=True) as redis:
+        for name, value in SETTINGS.items():
+            assert redis.config_get(name) == {name: value}
+
+
+def test_the_health_check_sees_redis_come_and_go(compose_redis: int) -> None:
+    kind, name, *arguments = SERVICES["redis"]["healthcheck"]["test"]
+    assert (kind, name, arguments[-1]) == ("CMD", "redis-cli", "ping")
+    check = [program(name), "-p", str(compose_redis), *arguments]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=10, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "PONG")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        check[2] = str(nobody.getsockname()[1])
+        assert subprocess.run(check, capture_output=True, timeout=10, check=False).returncode != 0
+
+
+def test_the_worker_starts_serves_and_stops_in_its_grace_period(compose_redis: int, tmp_path: Path) -> None:
+    service = SERVICES["worker"]
+    assert service["depends_on"]["redis"]["condition"] == "service_healthy"
+    assert service["deploy"]["replicas"] == 2
+    command, module = service["command"]
+    # In the image relative paths start at /app.
+    assert mounted(service, "/app/" + module) == ROOT / module
+    url = service["environment"]["POLOS_REDIS_URL"]
+    environment = {**os.environ, "POLOS_REDIS_URL": url.replace("redis:6379", f"127.0.0.1:{compose_redis}")}
+
+    polos = Path(sys.executable).with_name("polos")
+    with (tmp_path / "worker.log").open("wb") as log:
+        worker = subprocess.Popen([polos, command, module], cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        with Redis(port=compose_redis, decode_responses=True) as redis:
+
+            def announced() -> bool:
+                assert worker.poll() is None, (tmp_path / "worker.log").read_text()
+                return bool(redis.hlen("polos:{default:0}:workers"))
+
+            wait_for(announced, "the worker to announce itself")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(float(service["stop_grace_period"].removesuffix("s"))) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_the_server_starts_is_healthy_and_stops_in_its_grace_period(
+    compose_redis: int, tmp_path: Path
+) -> None:
+    service = SERVICES["server"]
+    assert service["depends_on"]["redis"]["condition"] == "service_healthy"
+    assert all(str(port).startswith("127.0.0.1:") for port in service["ports"])
+    assert service["environment"] == SERVICES["worker"]["environment"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [port if word == "8000" else word for word in service["command"]]
+    command[command.index("0.0.0.0")] = "127.0.0.1"
+    given = {**service["environment"], "POLOS_SECRET": "s" * 32}
+    given["POLOS_REDIS_URL"] = given["POLOS_REDIS_URL"].replace("redis:6379", f"127.0.0.1:{compose_redis}")
+    _, *check = [word.replace(":8000/", f":{port}/") for word in service["healthcheck"]["test"]]
+    polos = Path(sys.executable).with_name("polos")
+    with (tmp_path / "server.log").open("wb") as log:
+        server = subprocess.Popen([polos, *command], env={**os.environ, **given}, stdout=log, stderr=log)
+    try:
+
+        def healthy() -> bool:
+            assert server.poll() is None, (tmp_path / "server.log").read_text()
+            done = subprocess.run([sys.executable, *check[1:]], capture_output=True, check=False)
+            return done.returncode == 0
+
+        wait_for(healthy, "the server to be ready")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(float(service["stop_grace_period"].removesuffix("s"))) == 0
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_the_image_has_what_its_build_needs() -> None:
+    """The Dockerfile copies only what is there, and what pyproject.toml names."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    sources = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert all((ROOT / name).exists() for name in sources)
+    assert {"pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "polos_redis", "cli"} == set(sources)
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert set(sources) <= allowed

@@ -1,0 +1,378 @@
+"""The scripts, each called alone over a plain connection: what Redis does without any of our Python."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import msgpack
+
+from polos_redis.state import keys, scripts
+from polos_redis.state.journal import step_record
+from tests.invariants.state import Partition, RawConnection, read
+from tests.invariants.state_invariants import complaints
+
+Arg = str | bytes | int
+Snapshot = dict[bytes, tuple[bytes, int]]
+
+Race = tuple[bytes, bytes]  # the race that a wait decides, and those it takes part in
+NO_RACE: Race = (b"", b"")
+RETENTION = 600_000
+SHOWN_DIGEST = b"d" * 32
+AUDIT_MS = 3_600_000
+FAR = 3_600_000  # ms: a time that no test reaches
+
+_SCRIPTS = {script.name: script for script in scripts.ALL}
+_numbers = itertools.count(1)
+
+
+def new_id(child: str = "") -> str:
+    """An execution id no test has used."""
+    return f"{next(_numbers):032x}" + (f".{child}" if child else "")
+
+
+def step(value: bytes = b"\x01", status: str = "ok", attempt: int = 1) -> bytes:
+    """A step's record as an activation sends it."""
+    return step_record(status, attempt, 1.5, value)
+
+
+class Activated:
+    """An activation: the entry it was given, and its owner nonce."""
+
+    def __init__(self, execution_id: str, entry: bytes, owner: str) -> None:
+        self.id, self.entry, self.owner = execution_id, entry, owner
+        self.known = 0
+
+    @property
+    def fence(self) -> tuple[Arg, ...]:
+        return self.id, self.entry, self.owner, self.known
+
+
+class Desk:
+    """One partition of a namespace (the only one, unless a test says otherwise) and a connection to it."""
+
+    def __init__(self, url: str, namespace: str, partition: int = 0) -> None:
+        self.url, self.namespace = url, namespace
+        self.connection = RawConnection(url)
+        self.prefix = keys.prefix(namespace, partition)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()
+
+    # --- calling ------------------------------------------------------------------------
+
+    def do(self, command: str, key: str | bytes, *args: Arg) -> Any:
+        """A command on one key, named without its prefix."""
+        name = key if isinstance(key, bytes) else key.encode()
+        return self.connection.do(command, self.prefix.encode() + name, *args)
+
+    def run(self, script: str, *args: Arg) -> Any:
+        """A script's reply."""
+        return self.connection.do("EVAL", _SCRIPTS[script].source, 1, self.prefix, *args)
+
+    def invoke(
+        self,
+        execution_id: str | None = None,
+        *,
+        workflow: Arg = "wf",
+        input: bytes = b"in",
+        retention: int = RETENTION,
+        **options: Any,
+    ) -> str:
+        """Begin an execution; `options` are those of creation.lua."""
+        name = execution_id or new_id()
+        given = packed(options) if options else b""
+        assert self.run("invoke", name, workflow, input, retention, given) == 1
+        return name
+
+    def deliver(self, consumer: str = "w1", queue: str = "default", owner: str = "") -> Activated:
+        """What a worker gets when it reads one entry."""
+        rows = self.read_entries(consumer, queue)
+        assert rows, f"nothing to read from {queue}"
+        entry, flat = rows[0]
+        return Activated(flat[1].decode(), entry, owner or f"{consumer}:{next(_numbers)}")
+
+    def read_entries(self, consumer: str, queue: str = "default", count: int = 1) -> list[Any]:
+        self.run("group", queue)
+        reply = self.connection.do(
+            *("XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT", count),
+            *("STREAMS", self.prefix + keys.QUEUE + queue, ">"),
+        )
+        return list(reply[0][1]) if reply else []
+
+    def start(self, execution_id: str | None = None, consumer: str = "w1", **options: Any) -> Activated:
+        """Invoke an execution, and deliver it."""
+        name = self.invoke(execution_id, **options)
+        activated = self.deliver(consumer, options.get("queue", "default"))
+        assert activated.id == name
+        return activated
+
+    def write(self, by: Activated, key: Arg, record: bytes | None = None, *events: Arg) -> Any:
+        record = step() if record is None else record
+        return _told(by, self.run("write", *by.fence, key, record, *(events or ("e", b"\x01"))))
+
+    def backoff(
+        self, by: Activated, key: Arg, delay: int = FAR, record: bytes | None = None, races: bytes = b""
+    ) -> Any:
+        record = step(b"", "backoff") if record is None else record
+        return _told(by, self.run("backoff", *by.fence, key, record, delay, races, "e", b"\x01"))
+
+    def suspend(
+        self,
+        by: Activated,
+        key: Arg,
+        timeout: int = 0,
+        shown: bytes = b"\x81\xa1a\x01",
+        race: Race = NO_RACE,
+        **more: Any,
+    ) -> Any:
+        """`more`: terms, default, told, channels; see suspend.lua."""
+        packed = msgpack.packb(more, use_bin_type=False) if more else b""
+        asked = (key, timeout, shown, *race, SHOWN_DIGEST, AUDIT_MS, packed)
+        return _told(by, self.run("suspend", *by.fence, *asked))
+
+    def wait(
+        self,
+        by: Activated,
+        key: Arg,
+        ms: Arg = "",
+        *,
+        until: Arg = "",
+        topic: Arg = "",
+        subscriber: Arg = "",
+        race: Race = NO_RACE,
+    ) -> Any:
+        return _told(by, self.run("wait", *by.fence, key, ms, until, topic, subscriber, *race))
+
+    def wait_for_event(self, by: Activated, key: str, topic: Arg, ms: Arg = "", race: Race = NO_RACE) -> Any:
+        """Wait for an event of a topic of this partition."""
+        return self.wait(by, key, ms, topic=topic, subscriber=subscriber(by, key), race=race)
+
+    def spawn(
+        self,
+        by: Activated,
+        key: str,
+        count: int = 1,
+        *,
+        first: int = 0,
+        total: int | None = None,
+        status: str = "open",
+        workflow: str = "child",
+        race: Race = NO_RACE,
+        events: Sequence[Arg] = (),
+        **options: Any,
+    ) -> Any:
+        """Begin `count` children of a step that has `total` of them; `options` are those of creation.lua."""
+        children: list[Arg] = []
+        for index in range(first, first + count):
+            given = {**options, "parent": by.id, "key": key}
+            child = keys.child_id(by.id, key, index)
+            children += (child, workflow, b"in %d" % index, packed(given))
+        whole = first + count if total is None else total
+        return _told(
+            by,
+            self.run(
+                "spawn",
+                *(*by.fence, key, status, whole, first, RETENTION, *race),
+                *(len(events), *events, *children),
+            ),
+        )
+
+    def child(self, by: Activated, key: str = "kid", **options: Any) -> Activated:
+        """An activation of the one child of a step."""
+        self.spawn(by, key, **options)
+        activated = self.deliver(queue=options.get("queue", "default"))
+        assert activated.id == keys.child_id(by.id, key, 0)
+        return activated
+
+    def choose(self, by: Activated, key: str, branch: str, *others: Arg) -> Any:
+        return _told(by, self.run("choose", *by.fence, key, branch, *others))
+
+    def park(self, by: Activated, *waits: Arg, given_up: Sequence[Arg] = (), state: bytes = b"") -> Any:
+        return self.run("park", *by.fence, state, len(given_up), *given_up, *waits)
+
+    def finish(self, by: Activated, status: str = "completed", value: bytes = b"\x01") -> Any:
+        return self.run("finish", *by.fence, status, value, b"\x81\xa6status\x01", "")
+
+    def next_millisecond(self) -> None:
+        """Come back when the server's clock has gone on: what several runs have opened under one key is told
+        apart by when it was opened."""
+
+        def now() -> tuple[int, int]:
+            seconds, micros = self.connection.do("TIME")
+            return int(seconds), int(micros) // 1000
+
+        before = now()
+        while now() == before:
+            pass
+
+    def again(self, by: Activated, times: int = 3, delay: int = 0, error: bytes = b"err") -> Any:
+        self.next_millisecond()
+        return self.run("auto_retry", *by.fence, error, times, delay)
+
+    def retry(self, execution_id: str, run: int = 1) -> Any:
+        self.next_millisecond()
+        return self.run("retry", execution_id, run)
+
+    def publish(
+        self, topic: Arg, kind: Arg = "e", data: bytes = b"\x01", *, of: Arg = "", once: str = ""
+    ) -> Any:
+        return self.run("publish", topic, of, RETENTION, kind, data, once)
+
+    def answer(
+        self,
+        execution_id: str,
+        key: Arg,
+        answer: bytes = b"\xc3",
+        digest: str = "d1",
+        early: bool = False,
+        *,
+        by: str = "ann",
+        opening: str = "",
+        approves: bool = False,
+        groups: bytes = b"",
+    ) -> Any:
+        asked = (execution_id, key, answer, digest, by, "client", int(early), opening, int(approves), groups)
+        return self.run("answer", *asked)
+
+    def cancel(self, execution_id: str, run: int = 1, by: str = "bob") -> Any:
+        return self.run("cancel", execution_id, run, by)
+
+    def fire(self, limit: int = 100, worker: str = "leader") -> Any:
+        """How many timers were fired, how many executions forgotten, ms to the next timer."""
+        return self.run("fire", worker, 60_000, limit)[:3]
+
+    def requeue(
+        self, consumer: str, *entries: bytes, lost: bool = False, most: int = 5, queue: str = "default"
+    ) -> Any:
+        return self.run("requeue", queue, consumer, "lost" if lost else "back", most, *entries)
+
+    def parked(self, key: str = "ok", timeout: int = 0, **options: Any) -> str:
+        """The id of an execution that waits for a person at `key`."""
+        by = self.start(**options)
+        self.suspend(by, key, timeout)
+        assert self.park(by, key) == 0
+        return by.id
+
+    def finished(self, **options: Any) -> str:
+        """The id of an execution that has completed."""
+        by = self.start(**options)
+        assert self.finish(by) == 0
+        return by.id
+
+    def make_due(self, member: Arg) -> None:
+        """Let a timer's time have come."""
+        assert self.do("ZSCORE", keys.TIMERS, member) is not None
+        self.do("ZADD", keys.TIMERS, 1, member)
+
+    # --- looking ------------------------------------------------------------------------
+
+    @property
+    def state(self) -> Partition:
+        """The whole state (of an empty partition: an empty one)."""
+        found = {partition.prefix: partition for partition in read(self.connection, self.namespace)}
+        return found.get(self.prefix, Partition(self.prefix))
+
+    def execution(self, execution_id: str) -> dict[str, bytes]:
+        return {k.decode(): v for k, v in self.state.executions[execution_id.encode()].items()}
+
+    def record(self, execution_id: str, key: str | bytes) -> list[Any]:
+        name = key if isinstance(key, bytes) else key.encode()
+        record: list[Any] = msgpack.unpackb(
+            self.state.journals[execution_id.encode()][name], raw=True, strict_map_key=False
+        )
+        return record
+
+    def events(self, topic: str | bytes) -> list[bytes]:
+        """The types of a topic's events."""
+        name = topic if isinstance(topic, bytes) else topic.encode()
+        return [kind for _, flat in self.state.topics.get(name, []) for kind in flat[::2]]
+
+    def snapshot(self) -> Snapshot:
+        """Every key as it is stored, with the time it expires at: equal only if nothing was written."""
+        names = self.connection.names(self.namespace)
+        commands = [(command, name) for name in names for command in ("DUMP", "PEXPIRETIME")]
+        replies = self.connection.together(commands)
+        return dict(zip(names, zip(replies[::2], replies[1::2], strict=True), strict=True))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put the store back to what it was."""
+        gone = [("DEL", name) for name in self.connection.names(self.namespace)]
+        back = [
+            ("RESTORE", name, max(0, expires), dump, "ABSTTL") for name, (dump, expires) in snapshot.items()
+        ]
+        for reply in self.connection.together([*gone, *back]):
+            assert not isinstance(reply, Exception), reply
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """What is called here writes nothing at all."""
+        before = self.snapshot()
+        yield
+        after = self.snapshot()
+        assert before == after, {name for name in before | after if before.get(name) != after.get(name)}
+
+    def check(self) -> None:
+        """The invariants hold."""
+        found = complaints(self.namespace, self.connection)
+        assert not found, "\n".join(found)
+
+    def now(self) -> int:
+        """The server's clock in ms."""
+        seconds, micros = self.connection.do("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+
+def branch(race: str, name: str, *keys: str) -> Race:
+    """A wait that is a whole branch of a race: it decides it. `keys` are what the branch has begun."""
+    return race.encode(), packed([[race, name, *keys]])
+
+
+def packed(value: Any) -> bytes:
+    """As the scripts read it."""
+    found: bytes = msgpack.packb(value, use_bin_type=False)
+    return found
+
+
+def subscriber(by: Activated, key: str, kind: str = "w") -> str:
+    """How an execution subscribes to a topic: `w` to one of its own partition, `f` to one of another."""
+    return f"{kind}{by.entry.decode()} {by.id} {key}"
+
+
+def _told(by: Activated, reply: Any) -> Any:
+    """An activation learns the journal's count of changes."""
+    changes = reply if isinstance(reply, int) else reply[0]
+    by.known = max(by.known, changes)
+    return reply
+
+
+class Subscriber:
+    """Hears what the scripts tell one reply channel."""
+
+    def __init__(self, url: str, prefix: str, name: str) -> None:
+        self.connection = RawConnection(url)
+        self.connection.do("SSUBSCRIBE", prefix + keys.REPLY + name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()
+
+    def heard(self, count: int) -> Sequence[list[Any]]:
+        """Exactly so many notices; waits for them, and finds that no other came before a PING's answer."""
+        pushes = [self.connection.receive() for _ in range(count)]
+        pong = self.connection.do("PING")
+        assert pong == [b"pong", b""], f"a notice too many: {pong}"
+        assert all(push[0] == b"smessage" for push in pushes)
+        return [msgpack.unpackb(push[2], raw=True) for push in pushes]

@@ -1,0 +1,31 @@
+"""Workflows with races, for tests/harness/fleet.py's workers: `defined_in="tests.harness.fleet_races"`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from polos_redis import WorkflowContext, workflow
+from tests.harness.fleet_workflows import effects_of
+
+
+@workflow
+async def interrupted(ctx: WorkflowContext) -> str:
+    """Two branches of code: one returns at once, the other when the gate opens; then a step with a gate."""
+    happen = effects_of(ctx)
+
+    async def branch(name: str, until: str = "") -> Any:
+        return await ctx.step.run(name, happen, name, until)
+
+    winner = await ctx.step.first_of("race", {"loser": branch("loser", "loser"), "winner": branch("winner")})
+    await ctx.step.run("then", happen, "then", "then")
+    return winner.name
+
+
+@workflow
+async def overtaken(ctx: WorkflowContext) -> str:
+    """A step that ends when the gate opens, against an answer."""
+    happen = effects_of(ctx)
+    winner = await ctx.step.first_of(
+        "race", {"work": ctx.step.run("work", happen, "work", "work"), "ask": ctx.step.suspend("ask")}
+    )
+    return winner.name

@@ -1,0 +1,30 @@
+"""Workflows that wait and publish, for workers with `defined_in="tests.harness.fleet_waits"`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from polos_redis import WorkflowContext, workflow
+from polos_redis.events import publish_once
+from polos_redis.runtime.steps import publish
+from tests.harness.fleet import EFFECTS
+
+
+async def publish_and_die(*args: Any) -> str:
+    """Publish; the first time, the process ends before anything can be journaled."""
+    event = await publish_once(*args)
+    mark = Path(os.environ[EFFECTS]).with_name("published")
+    if not mark.exists():
+        mark.touch()
+        os._exit(1)
+    return event
+
+
+@workflow
+async def announces(ctx: WorkflowContext) -> str:
+    vars(publish)["publish_once"] = publish_and_die
+    told = await ctx.step.publish_event("announce", "announced", "hello")
+    await ctx.step.publish_workflow_event("tell", "everybody", event_type="hello")
+    return told

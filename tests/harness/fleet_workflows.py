@@ -1,0 +1,168 @@
+"""The workflows that tests/harness/fleet.py's workers know: each step leaves a line in the effects file.
+
+Their inputs are not typed: a worker that need not import pydantic starts in half the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from polos_redis import BatchWorkflowInput, WorkflowContext, queue, workflow
+from tests.harness.fleet import EFFECTS
+
+
+def effect(execution_id: str, name: str) -> int:
+    """One line, appended at once."""
+    file = os.open(os.environ[EFFECTS], os.O_WRONLY | os.O_APPEND)
+    os.write(file, f"{execution_id} {name} {os.getpid()}\n".encode())
+    os.close(file)
+    return os.getpid()
+
+
+async def gate(name: str) -> None:
+    path = Path(os.environ[EFFECTS]).parent / name
+    while not path.exists():  # noqa: ASYNC110 - the other end is another process
+        await asyncio.sleep(0.01)
+
+
+def effects_of(ctx: WorkflowContext) -> Any:
+    execution_id = ctx.execution_id
+
+    async def happen(name: str, until: str = "") -> int:
+        """An effect, and when it waits for a gate, another one when it is through."""
+        pid = effect(execution_id, name)
+        if until:
+            await gate(until)
+            effect(execution_id, f"{name}-through")
+        return pid
+
+    return happen
+
+
+@workflow
+async def gated(ctx: WorkflowContext, input: Any) -> list[int]:
+    """Three steps; the second one waits for the gate."""
+    happen = effects_of(ctx)
+    one = await ctx.step.run("one", happen, "one")
+    two = await ctx.step.run("two", happen, "two", input["gate"])
+    three = await ctx.step.run("three", happen, "three")
+    return [one, two, three]
+
+
+@workflow
+async def in_thread(ctx: WorkflowContext, input: Any) -> int:
+    """A step that holds a thread for so many seconds."""
+
+    def hold() -> int:
+        effect(ctx.execution_id, "hold")
+        time.sleep(input)
+        return os.getpid()
+
+    return await ctx.step.run("hold", hold)
+
+
+@workflow
+async def blocking(ctx: WorkflowContext, input: Any) -> int:
+    """A step that blocks the worker's whole loop, in the first process that runs it."""
+
+    async def block() -> int:
+        first = not Path(os.environ[EFFECTS]).with_name("blocked").exists()
+        effect(ctx.execution_id, "block")
+        if first:
+            Path(os.environ[EFFECTS]).with_name("blocked").touch()
+            time.sleep(input)  # noqa: ASYNC251 - the point of it
+        return os.getpid()
+
+    blocked = await ctx.step.run("block", block)
+    await ctx.step.run("after", effects_of(ctx), "after")
+    return blocked
+
+
+@workflow
+async def approval(ctx: WorkflowContext, input: Any) -> Any:
+    """Before, a suspension (with a timeout in seconds, if given), after."""
+    happen = effects_of(ctx)
+    await ctx.step.run("before", happen, "before")
+    resume = await ctx.step.suspend("ok", data={"amount": 5}, timeout=input)
+    await ctx.step.run("after", happen, "after")
+    return resume["data"]
+
+
+@workflow
+async def deadly(ctx: WorkflowContext, input: Any) -> str:
+    """Ends its worker's process: always, or after each journaled step as long as it has steps left."""
+    happen = effects_of(ctx)
+    await ctx.step.run("start", happen, "start")
+    for number in range(input.get("steps", 0)):
+        first = not any(name == f"death-{number}" for name in _effects(ctx.execution_id))
+        await ctx.step.run(f"step-{number}", happen, f"step-{number}")
+        if first:
+            effect(ctx.execution_id, f"death-{number}")
+            os._exit(1)
+    if input.get("always") and not Path(os.environ[EFFECTS]).with_name("mended").exists():
+        effect(ctx.execution_id, "death")
+        os._exit(1)
+    return "lived"
+
+
+def _effects(execution_id: str) -> list[str]:
+    lines = [line.split() for line in Path(os.environ[EFFECTS]).read_text().splitlines()]
+    return [line[1] for line in lines if line[0] == execution_id]
+
+
+@workflow
+async def chain(ctx: WorkflowContext, input: Any) -> list[int]:
+    """Steps in a row, with a suspension after one of them; each step's value is its number."""
+    happen = effects_of(ctx)
+    values = []
+    for number in range(input["steps"]):
+
+        async def numbered(number: int = number) -> int:
+            await happen(f"step-{number}")
+            await asyncio.sleep(input.get("pause", 0))
+            return number
+
+        values.append(await ctx.step.run(f"step-{number}", numbered))
+        if number == input.get("suspend_after"):
+            resume = await ctx.step.suspend("middle", data={"number": number})
+            values.append(resume["data"])
+    return values
+
+
+@workflow(queue=queue("limited", concurrency_limit=3))
+async def in_queue(ctx: WorkflowContext, input: Any) -> None:
+    """A step at work for so many seconds, and until its gate is open if it has one; its effects say when."""
+
+    async def work() -> None:
+        effect(ctx.execution_id, f"enter@{time.monotonic_ns()}")
+        await asyncio.sleep(input.get("seconds", 0))
+        if input.get("gate"):
+            await gate(input["gate"])
+        effect(ctx.execution_id, f"leave@{time.monotonic_ns()}")
+
+    await ctx.step.run("work", work)
+
+
+@workflow
+async def fan(ctx: WorkflowContext, input: Any) -> list[Any]:
+    """So many children of the workflow `each`, given their numbers from `first`; their results in order."""
+    effect(ctx.execution_id, "activation")
+    first = input.get("first", 0)
+    batch = [BatchWorkflowInput(input["each"], first + index) for index in range(input["count"])]
+    return [one.result for one in await ctx.step.batch_invoke_and_wait("all", batch)]
+
+
+@workflow
+async def number(ctx: WorkflowContext, input: Any) -> int:
+    """One step; its value is the number it was given."""
+
+    async def numbered() -> int:
+        effect(ctx.execution_id, "step")
+        await asyncio.sleep(0.01)  # so that some are under way whenever a worker is killed
+        return int(input)
+
+    return await ctx.step.run("step", numbered)

@@ -1,0 +1,138 @@
+"""A TCP proxy in front of a Redis server that misbehaves on request: stalls, resets, loses a reply."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from types import TracebackType
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from tests.harness.endpoint import Door
+
+NIL = b"*-1\r\n"  # what a blocked read says when nothing came
+
+
+class Proxy:
+    """`async with Proxy(server.url) as proxy: ... proxy.url`; forwards faithfully until told otherwise."""
+
+    def __init__(self, target: str) -> None:
+        parts = urlsplit(target)
+        self._target = unquote(parts.path) if parts.scheme == "unix" else (parts.hostname, parts.port)
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._lines: set[_Line] = set()
+        self._door = Door(self._accept)
+        self._marker: bytes | None = None
+        self._lost = asyncio.Event()
+        self.armed = asyncio.Event()  # a request whose reply will be lost has gone through
+
+    async def __aenter__(self) -> Self:
+        await self._door.__aenter__()
+        self.url = f"redis://127.0.0.1:{self._door.port}/0"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._door.__aexit__(kind, error, trace)
+
+    @property
+    def lines(self) -> int:
+        """How many connections go through it."""
+        return len(self._lines)
+
+    def stall(self) -> None:
+        """Forward nothing more, in either direction, and keep every connection open; new ones too."""
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        """Go on with everything that was held back."""
+        self._flowing.set()
+
+    def freeze(self) -> None:
+        """The connections there are now go silent for ever, without an end; new ones work."""
+        for line in self._lines:
+            line.frozen = True
+
+    def reset(self) -> None:
+        """Break every connection, with what was held back on it."""
+        for line in list(self._lines):
+            line.reset()
+
+    def lose_reply(self, marker: bytes) -> asyncio.Event:
+        """The next request with this in it reaches Redis, but its reply is lost: the connection breaks.
+
+        Returns an event that is set when that has happened. Empty replies of blocked reads are not meant.
+        """
+        self._marker, self._lost = marker, asyncio.Event()
+        self.armed.clear()
+        return self._lost
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = _Line(writer)
+        self._lines.add(line)
+        back: asyncio.StreamWriter | None = None
+        try:
+            if isinstance(self._target, str):
+                there, back = await asyncio.open_unix_connection(self._target)
+            else:
+                there, back = await asyncio.open_connection(*self._target)
+            requests = asyncio.create_task(self._requests(line, reader, back))
+            replies = asyncio.create_task(self._replies(line, there, writer))
+            try:
+                await asyncio.wait([requests, replies], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                requests.cancel()
+                replies.cancel()
+                await asyncio.gather(requests, replies, return_exceptions=True)
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._lines.discard(line)
+            for one in (writer, back):
+                if one is not None:  # at once: a cancelled wait for the close would leave it open
+                    one.transport.abort()
+
+    async def _requests(self, line: _Line, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            await self._flowing.wait()
+            if line.frozen:
+                continue
+            if self._marker is not None and self._marker in data:
+                self._marker = None
+                line.loses = True
+                self.armed.set()
+            sink.write(data)
+            await sink.drain()
+
+    async def _replies(self, line: _Line, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            await self._flowing.wait()
+            if line.frozen:
+                continue
+            if line.loses and data != NIL:
+                line.reset()
+                self._lost.set()
+                return
+            sink.write(data)
+            await sink.drain()
+
+
+class _Line:
+    """One connection through the proxy."""
+
+    def __init__(self, client: asyncio.StreamWriter) -> None:
+        self._client = client
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+        self.loses = False
+        self.frozen = False
+
+    def reset(self) -> None:
+        sock: socket.socket = self._client.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST, not FIN
+        self._client.transport.abort()
+        self.task.cancel()

@@ -1,0 +1,716 @@
+"""A Hypothesis machine that drives the scripts by clients and workers in every kind of trouble.
+
+Replies get lost, calls come twice or late, leases lapse while their workers go on, and the whole store goes
+back to what it was. After every step the state is the model's and the invariants hold.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import msgpack
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from polos_redis.decisions.answer_policy import AnswerPolicy
+from polos_redis.state import journal, keys
+from polos_redis.state.journal import SuspensionRecord, is_result
+from tests.harness.desk import AUDIT_MS, FAR, RETENTION, SHOWN_DIGEST, Desk, Snapshot, packed, step
+from tests.invariants.model import REQUIRED, Activation, Execution, Model, branch_of, race_of
+from tests.invariants.relation_invariants import Bonds
+from tests.invariants.state import Namespace, Partition, is_open, record_of, records
+from tests.invariants.state_invariants import Checked
+
+DEEP = os.environ.get("POLOS_TEST_DEEP") == "1"
+CONSUMERS = ("w1", "w2", "w3")
+STEPS, WAITS, RETRIES = ("a", "b"), ("ask", "ask too", "ask both"), ("call",)
+DEFAULTS = ("ask too",)  # with a timeout, these have an answer for when nobody gives one
+TERMS = {"ask both": AnswerPolicy(required=REQUIRED).pack()}
+PEOPLE = ("ann", "bob")
+ERROR = msgpack.packb(["Error", "it failed", ""])  # as good as a result
+MOST = 3  # losses in a row that fail an execution
+
+places = st.integers(0, 99)
+consumers = st.sampled_from(CONSUMERS)
+rarely = st.sampled_from((False, False, False, True))
+Call = tuple[str, tuple[Any, ...]]
+
+
+class Machine(RuleBasedStateMachine):
+    """`desk` is set by the test."""
+
+    desk: Desk
+    many = 4  # executions at a time
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.desk.restore({})
+        self.model = Model()
+        self.made = 0
+        self.activations: list[Activation] = []
+        self.pending: dict[bytes, str] = {}  # entry -> consumer
+        self.stored: dict[str, dict[bytes, bytes]] = {}  # the journals after the latest step
+        self.timers: list[bytes] = []  # as they stood after the latest step
+        self.called: list[Call] = []  # what has been executed, and may come again
+        self.saved: tuple[Snapshot, Any] | None = None
+
+    # --- calling ------------------------------------------------------------------------
+
+    def call(self, script: str, *args: Any) -> Any:
+        """Call a script; whatever is called may come a second time."""
+        reply = self.desk.run(script, *args)
+        self.called.append((script, args))
+        return reply
+
+    def pick(self, place: int, finished: bool | None = False) -> Execution | None:
+        found = [
+            one for one in self.model.executions.values() if finished is None or one.finished is finished
+        ]
+        return found[place % len(found)] if found else None
+
+    def writer(self, place: int) -> Activation | None:
+        """An activation that would write now: one that is sure of what it knows."""
+        found = [one for one in self.activations if one.sure]
+        return found[place % len(found)] if found else None
+
+    def place_of(self, by: Activation) -> int:
+        """The place at which `writer` finds it."""
+        return [one for one in self.activations if one.sure].index(by)
+
+    def undelivered(self) -> list[bytes]:
+        entries = [one.entry for one in self.model.executions.values() if one.entry]
+        return [entry for entry in entries if entry not in self.pending]
+
+    def write(self, by: Activation, lost: bool, script: str, *args: Any) -> Any:
+        """A fenced write; None when it was refused (which ends the activation) or its reply was lost."""
+        one = self.model.executions.get(by.id)
+        refused = one.fence(by) if one is not None else -1
+        if refused:
+            with self.desk.unchanged():
+                assert self.desk.run(script, *by.fence, *args) == refused
+            if lost:
+                by.sure = False
+            else:
+                self.activations.remove(by)  # its entry is still pending: handed back by a rule below
+            return None
+        assert one is not None
+        reply = self.call(script, *by.fence, *args)
+        assert not isinstance(reply, int) or reply >= 0, reply
+        one.owner = by.owner
+        return reply
+
+    def wait_for_the_clock(self) -> None:
+        """Let the server's clock, in ms, go on."""
+        now = self.desk.now()
+        while self.desk.now() == now:
+            pass
+
+    def learn(self, by: Activation, lost: bool) -> None:
+        """The reply reaches the activation, or does not: then it looks before it goes on."""
+        if lost:
+            by.sure = False
+        else:
+            flat = self.desk.do("HGETALL", keys.JOURNAL + by.id)
+            by.known = self.model.executions[by.id].count
+            by.told = dict(zip(flat[::2], flat[1::2], strict=True))
+
+    def over(self, by: Activation, lost: bool) -> None:
+        """Its last write has passed; if the reply is lost, it looks."""
+        if lost:
+            by.sure = False
+        else:
+            self.activations.remove(by)
+
+    @initialize()
+    def begin(self) -> None:
+        for consumer in CONSUMERS:
+            self.invoke()
+            self.the_state_is_the_models()
+            self.deliver(consumer, False)
+
+    # --- clients ------------------------------------------------------------------------
+
+    @rule()
+    def invoke(self) -> None:
+        self.create()
+
+    def create(self, later: bool = False, semaphore: str = "", options: dict[str, Any] | None = None) -> None:
+        if len(self.model.unfinished()) >= self.many:
+            return
+        self.made += 1
+        name = f"{self.made:032x}"
+        packed = msgpack.packb(options, use_bin_type=False) if options else b""
+        assert self.call("invoke", name, "wf", b"in", RETENTION, packed) == 1
+        self.model.create(Execution(name, later=later, semaphore=semaphore))
+
+    @precondition(lambda self: self.model.executions)
+    @rule(
+        place=places,
+        key=st.sampled_from(WAITS),
+        answer=st.sampled_from("yyn"),
+        early=st.booleans(),
+        who=st.sampled_from(PEOPLE),
+    )
+    def answer(self, place: int, key: str, answer: str, early: bool, who: str) -> None:
+        """Somebody answers, most often what is asked."""
+        one = self.pick(place, finished=None)
+        asked = [(one, key) for one in self.model.unfinished() for key in one.open if "ask" in key]
+        if asked and place % 4 != 1:
+            one, key = asked[place % len(asked)]
+        if one is not None:
+            self.give(one, key, answer, early, who)
+
+    def give(self, one: Execution, key: str, answer: str, early: bool, who: str) -> None:
+        status = one.journal.get(key)
+        who = who if key in TERMS else ""
+        seen = self.seen(one, key) if key in TERMS else ""
+        approves = int(answer == "y")
+        args = (one.id, key, answer.encode(), answer, who, "client", int(early), seen, approves, "")
+        if status == "open":
+            outcome = one.decides(key, who, answer) if key in TERMS else "accepted"
+            if outcome in ("again", "other"):
+                with self.desk.unchanged():
+                    tag = self.desk.run("answer", *args)[0]
+                assert tag == {"again": b"recorded", "other": b"other"}[outcome]
+                return
+            assert self.call("answer", *args)[0] == outcome.encode()
+            if outcome == "accepted":
+                self.model.decide(one, key, "answered")
+        elif status is None and early and not one.finished and key not in one.early:
+            assert self.call("answer", *args)[0] == b"kept"
+            one.early[key] = who, answer
+        else:
+            with self.desk.unchanged():
+                tag = self.desk.run("answer", *args)[0]
+            expected: dict[str | None, tuple[bytes, ...]] = {
+                "answered": (b"same", b"other"),
+                "expired": (b"expired", b"other"),
+                "closed": (b"closed", b"other"),
+            }
+            assert tag in expected.get(status, (b"unknown", b"kept", b"other", b"closed")), (status, tag)
+
+    @precondition(lambda self: self.writer(0))
+    @rule(
+        place=places,
+        said=st.lists(st.tuples(st.sampled_from(PEOPLE), st.sampled_from("yyn")), min_size=1, max_size=4),
+        early=rarely,
+    )
+    def several_decide(self, place: int, said: list[tuple[str, str]], early: bool) -> None:
+        """Some people answer one after the other what several have to; one of them before it is asked."""
+        by = self.writer(place)
+        one = self.model.executions.get(by.id) if by is not None else None
+        if one is None:
+            return
+        for number, (who, answer) in enumerate(said):
+            if number == early:
+                self.suspend(place, "ask both", FAR, False)
+                self.the_state_is_the_models()
+            self.give(one, "ask both", answer, True, who)
+            self.the_state_is_the_models()
+
+    def seen(self, one: Execution, key: str) -> str:
+        """What an answer is checked against: the suspension as it stands."""
+        packed = self.desk.do("HGET", keys.JOURNAL + one.id, key)
+        record = journal.parse(packed) if packed else None
+        return record.opening if isinstance(record, SuspensionRecord) else "?"
+
+    def unchecked(self) -> list[str]:
+        """The errands to check an early answer."""
+        errands = self.desk.do("ZRANGE", keys.ERRANDS, 0, -1)
+        return [name.decode() for name in errands if name[:1] == b"y"]
+
+    @precondition(lambda self: any(one.early.keys() & TERMS.keys() for one in self.model.unfinished()))
+    @rule(place=places, twice=rarely)
+    def take_early(self, place: int, twice: bool) -> None:
+        """A worker gives an answer that came before its suspension, if that has opened."""
+        errands = self.unchecked()
+        if not errands:
+            return
+        errand = errands[place % len(errands)]
+        name, _, key = errand[1:].partition(" ")
+        one = self.model.executions.get(name)
+        if one is not None and key in one.early and key in one.journal:
+            who, answer = one.early[key]
+            self.give(one, key, answer, False, who)
+            if twice:  # the worker dies before it has noted that
+                return
+            del one.early[key]
+            assert self.desk.do("HDEL", keys.EARLY + name, key) == 1
+        self.desk.run("errand", errand, "", "", "")
+
+    @precondition(lambda self: self.pick(0))
+    @rule(place=places)
+    def cancel(self, place: int) -> None:
+        one = self.pick(place)
+        if one is not None and place % 3 == 1:
+            self.cancel_one(one)
+
+    def cancel_one(self, one: Execution) -> None:
+        cascades = self.cascades() | {one.id}
+        assert self.call("cancel", one.id, one.run, "") == [b"cancelled"]
+        self.model.terminate(one, "cancelled")
+        self.follow(cascades)
+
+    def cascades(self) -> set[str]:
+        """Executions whose descendants have still to be ended, by timers."""
+        timers = self.desk.do("ZRANGE", keys.TIMERS, 0, -1)
+        return {member[1:].decode() for member in timers if member[:1] == b"c"}
+
+    def follow(self, cascades: set[str]) -> None:
+        """Some descendants of what was ended from outside have been cancelled: which, the store knows."""
+        for one in self.model.unfinished():
+            if self.desk.do("HGET", keys.EXEC + one.id, "status") == b"cancelled":
+                above = self.model.ancestors(one)
+                assert self.model.doomed(one) or any(a.id in cascades for a in above), one.id
+                self.model.terminate(one, "cancelled")
+
+    @precondition(lambda self: self.model.executions)
+    @rule(place=places)
+    def watch(self, place: int) -> None:
+        one = self.pick(place, finished=None)
+        if one is not None:
+            assert self.desk.run("watch", one.id, "me")[0].decode() == one.status
+
+    # --- workers ------------------------------------------------------------------------
+
+    @precondition(lambda self: self.undelivered())
+    @rule(consumer=consumers, lost=rarely)
+    def deliver(self, consumer: str, lost: bool) -> None:
+        rows = self.desk.read_entries(consumer)
+        waiting = self.undelivered()
+        assert bool(rows) == bool(waiting)
+        for entry, flat in rows:
+            assert entry in waiting
+            self.pending[entry] = consumer
+            if not lost:
+                owner = f"{consumer}:{len(self.activations)}-{self.made}-{len(self.called)}"
+                fresh = b"input" in flat  # nothing is journaled yet, or it comes along: no look is needed
+                activation = Activation(flat[1].decode(), entry, owner, consumer, fresh)
+                if b"journal" in flat:
+                    pairs = msgpack.unpackb(flat[flat.index(b"journal") + 1], raw=True)
+                    activation.told = dict(zip(pairs[::2], pairs[1::2], strict=True))
+                    activation.known = int(activation.told[b""])
+                self.activations.append(activation)
+
+    @precondition(lambda self: any(not by.sure for by in self.activations))
+    @rule(place=places, lost=st.booleans())
+    def look(self, place: int, lost: bool) -> None:
+        """An activation loads the journal, and is over if that is not what it has been told."""
+        found = [one for one in self.activations if not one.sure]
+        if not found:
+            return
+        by = found[place % len(found)]
+        one = self.model.executions.get(by.id)
+        if one is None or one.fence(by) == -1:
+            with self.desk.unchanged():
+                assert self.desk.run("load", by.id, by.entry, by.owner) is None
+            self.activations.remove(by)
+            return
+        flat = self.call("load", by.id, by.entry, by.owner)[4]
+        one.owner = by.owner
+        if lost:
+            return
+        journal = dict(zip(flat[::2], flat[1::2], strict=True))
+        if one.count < by.known or any(
+            _differs(told, journal.get(key)) for key, told in by.told.items() if key
+        ):
+            self.activations.remove(by)
+            return
+        by.sure, by.known, by.told = True, one.count, journal
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places, key=st.sampled_from(STEPS + RETRIES), value=st.binary(max_size=3), lost=st.booleans())
+    def journal(self, place: int, key: str, value: bytes, lost: bool) -> None:
+        by = self.writer(place)
+        if by is None or _status(by.told.get(key.encode())) not in ("", "retry"):
+            return
+        attempt = _attempt(by.told.get(key.encode())) + 1
+        status = "ok" if key in STEPS else "retry" if attempt < 3 else "failed"
+        reply = self.write(by, lost, "write", key, step(value, status, attempt), "step_finish", b"\x80")
+        if reply is not None:
+            one = self.model.executions[by.id]
+            assert one.journal.get(key) not in ("ok", "failed")
+            one.put(key, status)
+            assert reply == one.count
+            self.learn(by, lost)
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places, key=st.sampled_from(RETRIES), lost=st.booleans())
+    def back_off(self, place: int, key: str, lost: bool) -> None:
+        by = self.writer(place)
+        if by is None or _status(by.told.get(key.encode())) not in ("", "retry"):
+            return
+        record = step(b"", "backoff", _attempt(by.told.get(key.encode())) + 1)
+        reply = self.write(by, lost, "backoff", key, record, FAR, entrant(key)[1], "step_finish", b"\x80")
+        if reply is not None:
+            self.wait_for_the_clock()  # what comes later has a later time, by which a new run goes
+            one = self.model.executions[by.id]
+            one.put(key, "backoff")
+            if not one.join(key):
+                one.give_up(key)
+            assert reply == one.count
+            self.learn(by, lost)
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places, key=st.sampled_from(WAITS), timeout=st.sampled_from((0, FAR)), lost=st.booleans())
+    def suspend(self, place: int, key: str, timeout: int, lost: bool) -> None:
+        by = self.writer(place)
+        if by is None:
+            return
+        events = len(self.desk.events(f"{key}/{by.id}"))
+        default = b"none" if timeout and key in DEFAULTS else b""
+        more = {"policy": TERMS.get(key, b""), "default": default}
+        asked = (key, timeout, b"\x80", *entrant(key), SHOWN_DIGEST, AUDIT_MS, packed(more))
+        reply = self.write(by, lost, "suspend", *asked)
+        if reply is None:
+            return
+        one = self.model.executions[by.id]
+        if key in one.journal:
+            assert reply[1] == self.stored[by.id][key.encode()]
+            assert len(self.desk.events(f"{key}/{by.id}")) == events
+        elif not one.join(key):
+            one.put(key, "closed")
+        else:
+            one.put(key, "open")
+            if default:
+                one.defaults.add(key)
+            if key in one.early and key not in TERMS:
+                del one.early[key]
+                one.settle(key, "answered")
+            self.wait_for_the_clock()  # another opening is at another time
+        self.learn(by, lost)
+
+    def believed_waits(self, place: int) -> list[bytes]:
+        """The waits that an activation believes to be open, once it has begun all their children."""
+        by = self.writer(place)
+        found = {key: record for key, record in records(by.told) if is_open(record)} if by else {}
+        begun = all(record[1] != b"child" or record[4] == record[6] for record in found.values())
+        return list(found) if begun else []
+
+    @precondition(lambda self: self.believed_waits(0))
+    @rule(place=places, lost=st.booleans())
+    def park(self, place: int, lost: bool) -> None:
+        """At the waits that this activation believes to be open."""
+        by, waits = self.writer(place), self.believed_waits(place)
+        if by is not None and waits:
+            self.park_at(by, lost, waits, [])
+
+    def park_at(self, by: Activation, lost: bool, waits: list[bytes], given_up: list[bytes]) -> None:
+        one = self.model.executions.get(by.id)
+        decided = [key for key in waits if one and key.decode() not in one.open]
+        count, owner = (one.count, one.owner) if one else (0, None)
+        reply = self.write(by, lost, "park", "", len(given_up), *given_up, *waits)
+        if reply is None:
+            return
+        assert one is not None
+        for key in given_up:
+            one.give_up(key.decode())
+        if decided:
+            assert reply[0] == count and reply[1::2] == decided
+            one.owner = owner  # it has not written
+            self.learn(by, lost)
+        else:
+            assert reply == 0
+            self.pending.pop(by.entry, None)  # a store that went back may have it undelivered
+            self.model.park(one)
+            self.over(by, lost)
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places, status=st.sampled_from(("completed", "failed")), lost=st.booleans())
+    def finish(self, place: int, status: str, lost: bool) -> None:
+        by = self.writer(place)
+        if by is not None and place % 2 == 0:
+            self.end(by, status, lost)
+
+    def end(self, by: Activation, status: str, lost: bool) -> None:
+        if self.write(by, lost, "finish", status, ERROR, b"\x80", "") is not None:
+            self.model.end(self.model.executions[by.id], status)
+            self.over(by, lost)
+
+    # --- trouble ------------------------------------------------------------------------
+
+    @precondition(lambda self: self.writer(0))
+    @rule(place=places)
+    def reconnect(self, place: int) -> None:
+        """A connection breaks: an activation that lives looks again before it writes."""
+        if self.activations:
+            self.activations[place % len(self.activations)].sure = False
+
+    @precondition(lambda self: self.pending)
+    @rule(consumer=consumers, heir=consumers, lost=st.booleans())
+    def requeue(self, consumer: str, heir: str, lost: bool) -> None:
+        """A worker's lease has lapsed (it may go on all the same), or it hands back what it does not run."""
+        self.give_back(consumer, lost)
+        self.the_state_is_the_models()
+        if lost and self.undelivered():
+            self.deliver(heir, False)
+
+    def give_back(self, consumer: str, lost: bool) -> None:
+        running = {by.entry for by in self.activations if by.consumer == consumer}
+        entries = [entry for entry, holder in self.pending.items() if holder == consumer]
+        if not lost:
+            entries = [entry for entry in entries if entry not in running]
+        by_entry = {one.entry: one for one in self.model.executions.values()}
+        held = [by_entry[entry] for entry in entries if entry in by_entry]
+        reply = self.call("requeue", "default", consumer, "lost" if lost else "back", MOST, *entries)
+        failed = 0
+        for one in held:
+            if lost:
+                one.losses = one.losses + 1 if one.losses and one.progress >= one.count else 1
+                one.progress = one.count
+            if lost and one.losses >= MOST:
+                self.model.end(one, "failed")
+                failed += 1
+            else:
+                one.owner, one.entry = None, b""
+        assert reply == [len(held) - failed, failed, len(entries) - len(held)]
+        for entry in entries:
+            del self.pending[entry]
+
+    @precondition(lambda self: bool(set(self.pending) - {by.entry for by in self.activations}))
+    @rule(place=places)
+    def put_back(self, place: int) -> None:
+        """An entry whose workflow its worker does not know; nobody ran it."""
+        running = {by.entry for by in self.activations}
+        found = [entry for entry in self.pending if entry not in running]
+        entry = found[place % len(found)] if found else None
+        for one in self.model.unfinished():
+            if entry and one.entry == entry:
+                assert self.call("putback", "default", one.id, entry, FAR) == 1
+                del self.pending[entry]
+                self.model.put_back(one)
+
+    @precondition(lambda self: self.timers)
+    @rule(place=places)
+    def time_passes(self, place: int) -> None:
+        """One timer is due, whichever: the execution's deadline itself is not changed."""
+        self.desk.make_due(self.timers[place % len(self.timers)])
+        self.fire(100)
+
+    def fire(self, limit: int) -> Any:
+        """What is due is decided, in its order."""
+        cascades = self.cascades()
+        for order, name in enumerate(sorted(cascades), 2):  # the same in every run of a test
+            self.desk.do("ZADD", keys.TIMERS, order, f"c{name}")
+        due = self.desk.do("ZRANGE", keys.TIMERS, "-inf", self.desk.now(), "BYSCORE", "LIMIT", 0, limit)
+        reply = self.desk.fire(limit)
+        assert reply[0] == len(due)
+        for member in due:
+            kind, (name, _, key) = member[:1], member[1:].decode().partition(" ")
+            one = self.model.executions[name]
+            if kind == b"p":
+                assert one.later
+                self.model.offer(one)
+            elif kind == b"t":
+                assert not one.finished
+                self.model.terminate(one, "failed")
+            elif kind != b"c":
+                assert key in one.open
+                self.model.decide(one, key, self.when_due(kind, key))
+        self.follow(cascades)
+        return reply
+
+    def when_due(self, kind: bytes, key: str) -> str:
+        """How a wait is decided by its timer."""
+        return {b"s": "expired", b"b": "retry"}[kind]
+
+    @precondition(lambda self: self.pick(0, finished=True))
+    @rule(place=places)
+    def forget(self, place: int) -> None:
+        """A finished execution's retention is over, which is longer than its descendants go on."""
+        one = self.pick(place, finished=True)
+        if one is not None and not any(one in self.model.ancestors(two) for two in self.model.unfinished()):
+            self.desk.do("ZADD", keys.EXPIRY, 1, one.id)
+            assert self.fire(100)[1] == 1
+            del self.model.executions[one.id]
+            self.called = [(script, args) for script, args in self.called if one.id not in args]
+
+    @precondition(
+        lambda self: any("." not in one.id for one in self.model.executions.values() if one.finished)
+    )
+    @rule(place=places, cut_short=rarely)
+    def delete(self, place: int, cut_short: bool) -> None:
+        """A root is deleted, and its descendants after it, unless one of them goes on."""
+        roots = [one for one in self.model.executions.values() if one.finished and "." not in one.id]
+        if place % 3 != 1:
+            return
+        root = roots[place % len(roots)]
+        alive = any(one.id.startswith(root.id) for one in self.model.unfinished())
+        if alive or self.desk.do("EXISTS", keys.CHILDREN + root.id):
+            assert alive or self.cascades(), f"{root.id} has children that have all ended"
+            with self.desk.unchanged():
+                assert self.desk.run("delete", root.id)[0] == b"status"
+            return
+        below = [one for one in self.model.executions.values() if one.id.startswith(root.id + ".")]
+        for one in [root] if cut_short else [root, *below]:
+            assert self.desk.run("delete", one.id)[:2] == [b"deleted", 1]
+            del self.model.executions[one.id]
+            self.called = [(script, args) for script, args in self.called if one.id not in args]
+        audit = self.desk.state.audit.get(root.id.encode(), [])
+        assert not any(msgpack.unpackb(entry, raw=True)[9] for entry in audit), "an answer is left"
+
+    @precondition(lambda self: self.called)
+    @rule(back=st.sampled_from((0, 0, 0, 1, 1, 2, 3, 5, 8, 13, 21)))
+    def duplicate(self, back: int) -> None:
+        """A call that was made before, more or less lately, comes once more: it changes nothing."""
+        script, args = self.called[-1 - min(back, len(self.called) - 1)]
+        if script == "answer":
+            status = self.model.executions[args[0]].journal.get(args[1])
+            if status is None or (status == "open" and args[1] not in TERMS):
+                return  # it was for an earlier run, whose suspension is gone: it counts again
+        with self.desk.unchanged():
+            self.desk.run(script, *args)
+
+    @rule()
+    def save(self) -> None:
+        mine = (self.model, self.pending, self.stored, self.called)
+        self.saved = (self.desk.snapshot(), copy.deepcopy(mine))
+
+    @precondition(lambda self: self.undelivered())
+    @rule(first=consumers, second=consumers, lost=st.booleans())
+    def deliver_twice(self, first: str, second: str, lost: bool) -> None:
+        """The store forgets that an entry was delivered, and delivers it again."""
+        self.save()
+        self.deliver(first, False)
+        self.journal(len(self.activations) - 1, "a", b"", lost)
+        self.go_back(0)
+        self.deliver(second, False)
+
+    @precondition(lambda self: self.undelivered())
+    @rule(consumer=consumers, place=places)
+    def deliver_unknown(self, consumer: str, place: int) -> None:
+        """A worker that does not know the workflow puts it back."""
+        self.deliver(consumer, True)
+        self.put_back(place)
+
+    @precondition(lambda self: self.saved)
+    @rule(in_flight=places)
+    def go_back(self, in_flight: int) -> None:
+        """The store is what it was; whoever lives has lost the connection, and looks again.
+
+        A write that was on its way may still arrive.
+        """
+        assert self.saved is not None
+        self.desk.restore(self.saved[0])
+        self.model, self.pending, self.stored, self.called = copy.deepcopy(self.saved[1])
+        if in_flight % 2:
+            self.journal(in_flight, "b", b"", True)
+        for by in self.activations:
+            by.sure = False
+
+    # --- what holds after every step ----------------------------------------------------
+
+    @invariant()
+    def the_state_is_the_models(self) -> None:
+        state = self.desk.state
+        assert set(state.executions) == {name.encode() for name in self.model.executions}
+        for one in self.model.executions.values():
+            self.is_as_the_model(one, state)
+        live = {one.entry for one in self.model.executions.values()}
+        self.pending = {entry: consumer for entry, consumer in self.pending.items() if entry in live}
+        self.timers = sorted(state.timers)
+        queue = state.queues.get(b"default")
+        if queue is not None:
+            assert {entry: holder.decode() for entry, holder in queue.pending.items()} == self.pending
+        bonds = Bonds(Namespace([state]))
+        found = [*Checked(state, bonds).complaints(), *bonds.complaints()]
+        assert not found, "\n".join(found)
+
+    def is_as_the_model(self, one: Execution, state: Partition) -> None:
+        name = one.id.encode()
+        fields = state.executions[name]
+        assert fields[b"status"] == one.status.encode(), one.id
+        assert int(fields[b"run"]) == one.run, one.id
+        entry = fields.get(b"entry")
+        assert (entry is None) == (one.entry is None), one.id
+        assert one.entry in (entry, b""), one.id
+        one.entry = entry
+        assert fields.get(b"owner", b"").decode() == (one.owner or ""), one.id
+        assert (b"p" + name in state.timers) == one.later, one.id
+        assert {key.decode() for key in state.early.get(name, {})} == one.early.keys()
+
+        journal = state.journals.get(name, {})
+        steps = {key.decode(): packed for key, packed in journal.items() if key and not is_result(key)}
+        for key in one.doubtful - steps.keys():
+            del one.journal[key]
+        one.doubtful.clear()
+        assert {key: _status(packed) for key, packed in steps.items()} == one.journal, one.id
+        assert int(journal.get(b"", b"0")) == one.count, one.id
+        for key in one.journal.keys() & TERMS.keys():
+            made = decisions_of(steps[key])
+            assert made == one.decisions.get(key, {}), one.id
+            if one.journal[key] == "answered":
+                assert "n" in made.values() or len(made) == REQUIRED, f"{one.id} was decided by {made}"
+        self.keeps(one, journal)
+
+    def keeps(self, one: Execution, journal: dict[bytes, bytes]) -> None:
+        """What has been decided once is never another value later."""
+        for key, before in self.stored.get(one.id, {}).items():
+            if key in journal and _status(before) in _DECIDED:
+                counts = b"child" in before and _status(before) == _status(journal[key]) == "closed"
+                assert journal[key] == before or counts, f"{key!r} of {one.id} was overwritten"
+        self.stored[one.id] = journal
+
+
+_DECIDED = ("ok", "failed", "answered", "expired", "closed", "over", "event", "done")
+_MAY_BECOME = {
+    "open": ("open", "answered", "expired", "closed", "over", "event", "done", "won"),
+    "backoff": ("retry",),
+    "started": ("started",),
+}
+
+
+def _status(packed: bytes | None) -> str:
+    record = record_of(packed) if packed is not None else None
+    return "" if record is None else record[2].decode()
+
+
+def decisions_of(packed: bytes) -> dict[str, str]:
+    """What several people have decided on a suspension: who -> answer."""
+    record = journal.parse(packed)
+    assert isinstance(record, SuspensionRecord)
+    return {one.by: one.answer.decode() for one in record.decisions}
+
+
+def _attempt(packed: bytes | None) -> int:
+    return 0 if packed is None else int(msgpack.unpackb(packed, raw=True)[3])
+
+
+def _differs(told: bytes, now: bytes | None) -> bool:
+    """Whether an activation was told something that is not so, nor could have come of it."""
+    return now != told and _status(now) not in _MAY_BECOME.get(_status(told), ())
+
+
+def entrant(key: str) -> tuple[str, bytes]:
+    """The race that a wait decides, and those it takes part in, as the scripts want them."""
+    name, branch = race_of(key), branch_of(key)
+    races: bytes = msgpack.packb([[name, branch, key]]) if name else b""
+    return name if branch == key else "", races
+
+
+def run(machine: type[Machine], desk: Desk, examples: int, steps: int) -> None:
+    """Drive the scripts `examples` times by so many steps, a quarter of that in a quick run; 24 times as much
+    with POLOS_TEST_DEEP=1."""
+    machine.desk = desk
+    examples = examples * (1200 if DEEP else settings().max_examples) // 100
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps * 2 if DEEP else steps,
+            deadline=None,
+            database=None,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,21 @@
+"""The rows that open waits have in a namespace, read with nothing of ours in between."""
+
+from __future__ import annotations
+
+from tests.invariants.state import read_all
+
+
+def rows(url: str, namespace: str) -> set[str]:
+    """Timers, suspensions and subscriptions (each with its step key at the end), and errands."""
+    found: set[str] = set()
+    for partition in read_all(url, namespace):
+        found |= {f"timer {_key(member)}" for member in partition.timers}
+        found |= {f"suspension {_key(member)}" for member in partition.suspensions}
+        found |= {f"errand {member.decode()}" for member in partition.errands}
+        for topic, members in partition.subs.items():
+            found |= {f"{topic.decode()} {member.decode().split(' ', 2)[2]}" for member in members}
+    return found
+
+
+def _key(member: bytes) -> str:
+    return member.decode().partition(" ")[2]

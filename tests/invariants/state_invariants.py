@@ -1,0 +1,360 @@
+"""What must hold of the state in Redis whatever has happened: the invariants of docs/architecture.md.
+
+`check` is called after every test that used a server. It reads nothing but the namespace's keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from polos_redis.state import keys
+from polos_redis.state.journal import is_result
+from tests.invariants.relation_invariants import Bonds
+from tests.invariants.state import (
+    FINISHED,
+    UNFINISHED,
+    Namespace,
+    Partition,
+    RawConnection,
+    is_open,
+    masters,
+    order,
+    race_of,
+    raw,
+    read,
+    record_of,
+    records,
+    relations_of,
+    show,
+    split,
+)
+
+# Keys that never have a TTL: they are the partition's, or they hold nothing but rows of what goes on.
+PERMANENT = (
+    *(keys.QUEUE, keys.INDEX, keys.TIMERS, keys.SUSPENSIONS, keys.EXPIRY, keys.ERRANDS),
+    *(keys.WORKFLOWS, keys.WORKERS, keys.SERVES, keys.META, keys.QUEUES, keys.LIMITS),
+    *(keys.DEFINITIONS, keys.SCHEDULES, keys.KEYS),
+    *(keys.CHILDREN, keys.SUBS, keys.SLOTS, keys.WAITERS),
+)
+
+
+def check(url: str, namespace: str) -> None:
+    """Raise AssertionError, saying what is wrong, unless every invariant holds in the namespace.
+
+    A complaint counts when a second look finds it too: the keys are listed and read in two steps, and
+    something may still have been writing.
+    """
+    with ExitStack() as stack:
+        connections = [stack.enter_context(RawConnection(server)) for server in masters(url)]
+        found = complaints(namespace, *connections)
+        if found:
+            again = set(complaints(namespace, *connections))
+            found = [one for one in found if one in again]
+    assert not found, f"{len(found)} broken invariants in {namespace!r}:\n  " + "\n  ".join(found[:20])
+
+
+def complaints(namespace: str, *connections: RawConnection) -> list[str]:
+    """What is wrong in a namespace that is spread over these servers, one sentence each."""
+    partitions = [partition for connection in connections for partition in read(connection, namespace)]
+    bonds = Bonds(Namespace(partitions))
+    found = [text for partition in partitions for text in Checked(partition, bonds).complaints()]
+    return [*found, *bonds.complaints()]
+
+
+class Checked:
+    """One partition under examination: what stands in it alone. What binds executions is in bonds.py."""
+
+    def __init__(self, state: Partition, bonds: Bonds) -> None:
+        self.state = state
+        self.bonds = bonds
+
+    def complaints(self) -> Iterator[str]:
+        yield from (f"{self.state.prefix}{text}" for text in self.state.unknown)
+        yield from self._keys()
+        expected = _Expected()
+        for execution_id, fields in self.state.executions.items():
+            yield from self._execution(execution_id, fields, expected)
+        timers = {m: due for m, due in self.state.timers.items() if m not in expected.allowed}
+        yield from _difference("timers", timers, expected.timers)
+        yield from _difference("suspensions", self.state.suspensions, expected.suspensions)
+        yield from self._expiry()
+        yield from self._index()
+        yield from self._queues()
+
+    # --- keys ---------------------------------------------------------------------------
+
+    def _keys(self) -> Iterator[str]:
+        """Every key has a TTL, or is permanent, or belongs to an execution that goes on."""
+        active_roots = {
+            execution_id.partition(b".")[0]
+            for execution_id, fields in self.state.executions.items()
+            if fields.get(b"status") in UNFINISHED
+        }
+        for key, ttl in self.state.ttl.items():
+            kind, rest = split(key)
+            name = show(raw(key))
+            if kind in PERMANENT:
+                if ttl != -1:
+                    yield f"{name} has a TTL but is permanent"
+                continue
+            owner = self._owner(kind, rest)
+            status = self.state.executions.get(owner, {}).get(b"status") if owner is not None else None
+            if status not in UNFINISHED and kind in (keys.TOPIC, keys.BELOW) and rest in active_roots:
+                continue  # a child outlives its root: its end gives both a TTL
+            if ttl == -1 and status not in UNFINISHED:
+                whose = "no execution" if status is None else f"execution {show(owner)} ({show(status)})"
+                yield f"{name} has no TTL and belongs to {whose}"
+            elif ttl != -1 and status in UNFINISHED and self._lasts(kind, rest, owner or b""):
+                yield f"{name} has a TTL but its execution is {show(status)}"
+
+    def _owner(self, kind: str, rest: bytes) -> bytes | None:
+        """The execution a key belongs to; None for a free topic, an event's name and the pump."""
+        if kind in (keys.EXEC, keys.JOURNAL, keys.EARLY, keys.BELOW):
+            return rest
+        if kind == keys.TOPIC:
+            last = rest.rpartition(b"/")[2]
+            return last if last in self.state.executions else None
+        return None
+
+    def _lasts(self, kind: str, rest: bytes, execution_id: bytes) -> bool:
+        """Whether a key must last as long as its execution: all but topics that only users write to."""
+        if kind != keys.TOPIC:
+            return True
+        journal = self.state.journals.get(execution_id, {})
+        record = record_of(journal.get(rest.rpartition(b"/")[0] or b"-", b""))
+        of_wait = record is not None and record[1] == b"suspend"
+        return of_wait or rest == execution_id.partition(b".")[0]
+
+    # --- executions ---------------------------------------------------------------------
+
+    def _execution(
+        self, execution_id: bytes, fields: dict[bytes, bytes], expected: _Expected
+    ) -> Iterator[str]:
+        who, status = f"execution {show(execution_id)}", fields.get(b"status")
+        missing = {b"workflow", b"status", b"run", b"input", b"created", b"retention"} - set(fields)
+        if missing:
+            yield f"{who} has no {', '.join(show(name) for name in sorted(missing))}"
+            return
+        entry, owner = fields.get(b"entry"), fields.get(b"owner")
+        journal = self.state.journals.get(execution_id, {})
+        waits = {key: record for key, record in records(journal) if is_open(record)}
+        yield from self._journal(execution_id, journal, waits, fields)
+
+        if status == b"queued":
+            if entry is None:
+                if self.bonds.starts_by_timer(self.state, execution_id, fields):
+                    expected.timers[b"p" + execution_id] = None
+                if owner is not None:
+                    yield f"{who} is queued with an owner but no entry"
+            else:
+                yield from self._entry(who, execution_id, entry, fields)
+        elif status == b"waiting":
+            for name in (b"entry", b"owner", b"attempts", b"progress"):
+                if name in fields:
+                    yield f"{who} is waiting but has {show(name)}: {show(fields[name])}"
+            if not waits:
+                yield f"{who} is waiting for nothing: its journal has no open wait"
+        elif status in FINISHED:
+            yield from self._finished(who, execution_id, fields, waits)
+        else:
+            yield f"{who} has the status {show(status)}"
+        if status in UNFINISHED:
+            for name in (b"finished", b"output", b"error", b"cancelled_by"):
+                if name in fields:
+                    yield f"{who} is {show(status)} but has {show(name)}: {show(fields[name])}"
+
+        self._timers(execution_id, fields, waits, expected)
+
+    def _timers(
+        self, execution_id: bytes, fields: dict[bytes, bytes], waits: dict[bytes, Any], expected: _Expected
+    ) -> None:
+        """The timers and inbox rows an execution calls for."""
+        relations = relations_of(fields)
+        if relations.deadline is not None and fields[b"status"] in UNFINISHED:
+            expected.timers[b"t" + execution_id] = relations.deadline
+        if self.bonds.may_end_its_children(fields):
+            expected.allowed.add(b"c" + execution_id)
+        for key, record in waits.items():
+            member, due = execution_id + b" " + key, record[4]
+            if record[1] == b"suspend":
+                expected.suspensions[member] = None
+                if due:
+                    expected.timers[b"s" + member] = due
+            elif record[1] == b"wait":
+                if due:
+                    expected.timers[b"w" + member] = due
+            elif record[1] == b"step":
+                expected.timers[b"b" + member] = None
+
+    def _journal(
+        self,
+        execution_id: bytes,
+        journal: dict[bytes, bytes],
+        waits: dict[bytes, Any],
+        fields: dict[bytes, bytes],
+    ) -> Iterator[str]:
+        who = f"execution {show(execution_id)}"
+        count = int(journal.get(b"", b"0"))
+        held = [key for key in journal if key and not is_result(key)]  # a result comes with its step's change
+        if count < len(held):
+            yield f"{who} counts {count} changes of its journal, which has {len(held)} records"
+        noted = set(msgpack.unpackb(fields[b"waits"], raw=True)) if b"waits" in fields else set()
+        for key in waits.keys() - noted:
+            yield f"{who} has not noted its wait {show(key)}: its end would not close it"
+        yield from self._audit(who, execution_id, fields, journal)
+        for key in self.state.early.get(execution_id, {}).keys() & waits.keys():
+            if b"y" + execution_id + b" " + key not in self.state.errands:
+                yield f"{who} has an early answer for {show(key)}, which is open, but nothing gives it"
+        for key in noted - waits.keys():
+            record = record_of(journal.get(key, b""))
+            if record is not None and record[1] != b"suspend":
+                yield f"{who} still notes its wait {show(key)}, which is decided and has no topic"
+        yield from self._races(who, journal)
+
+    def _audit(
+        self, who: str, execution_id: bytes, fields: dict[bytes, bytes], journal: dict[bytes, bytes]
+    ) -> Iterator[str]:
+        """What became of a suspension is in the audit, once; and so is each of several decisions on it."""
+        entries = self.state.audit.get(execution_id.partition(b".")[0], [])
+        told = [msgpack.unpackb(entry, raw=True) for entry in entries]
+        for key, record in records(journal):
+            if record[1] != b"suspend":
+                continue
+            of_it = [one for one in told if (one[0], one[1], one[8]) == (execution_id, key, record[3])]
+            ends = [one[3] for one in of_it if one[3] != b"recorded"]
+            never_asked = record[2] == b"closed" and record[3] == record[10]  # its race was over before
+            expected = [] if record[2] == b"open" else [record[2]]
+            # an earlier run may have opened the same suspension, and closed it, within the same millisecond
+            earlier_run = int(fields.get(b"run", b"1")) > 1 and ends[len(ends) - len(expected) :] == expected
+            if ends != expected and not (never_asked and not ends) and not earlier_run:
+                yield f"{who} has {show(key)} {show(record[2])}, but its audit says {ends}"
+            made = len(msgpack.unpackb(record[12], raw=True)) if record[12] else 0
+            last = int(bool(made) and record[2] == b"answered")  # it has decided
+            if sum(one[3] == b"recorded" for one in of_it) != made - last:
+                yield f"{who} has {made} decisions on {show(key)}, but its audit has another number"
+
+    def _races(self, who: str, journal: dict[bytes, bytes]) -> Iterator[str]:
+        """The race of a decided wait is decided, and a race that is decided has closed its other waits."""
+        found = dict(records(journal))
+        for key, record in found.items():
+            if record[1] != b"race":
+                continue
+            members = list(record[6])
+            for member, branch in zip(members[::2], members[1::2], strict=True):
+                other = found.get(member)
+                if other is None or other[1] == b"race":
+                    continue
+                name = f"{who} has the race {show(key)}"
+                if record[2] == b"won" and branch != record[4] and is_open(other):
+                    yield f"{name}, won by {show(record[4])}, but {show(member)} is open"
+                if record[2] == b"open" and race_of(other) == key and other[2] not in (b"open", b"closed"):
+                    yield f"{name}, which is open, but its {show(member)} is {show(other[2])}"
+
+    def _entry(
+        self, who: str, execution_id: bytes, entry: bytes, fields: dict[bytes, bytes]
+    ) -> Iterator[str]:
+        name = fields.get(b"queue", keys.DEFAULT_QUEUE.encode())
+        queue = self.state.queues.get(name)
+        found = queue.entries.get(entry) if queue is not None else None
+        if found is None or queue is None:
+            yield f"{who} is queued as entry {show(entry)}, which is not in queue {show(name)}"
+        elif found.get(b"id") != execution_id or found.get(b"workflow") != fields[b"workflow"]:
+            yield f"{who} is queued as entry {show(entry)}, which is for {show(found.get(b'id'))}"
+        elif entry not in queue.pending and order(entry) <= queue.delivered:
+            yield f"{who} is lost: its entry {show(entry)} was delivered and is pending for nobody"
+
+    def _finished(
+        self, who: str, execution_id: bytes, fields: dict[bytes, bytes], waits: dict[bytes, Any]
+    ) -> Iterator[str]:
+        status = show(fields[b"status"])
+        for name in (b"entry", b"owner", b"notify", b"attempts", b"progress", b"early"):
+            if name in fields:
+                yield f"{who} is {status} but has {show(name)}: {show(fields[name])}"
+        for key in waits:
+            yield f"{who} is {status} but its wait {show(key)} is open"
+        if execution_id in self.state.early:
+            yield f"{who} is {status} but still keeps early answers"
+        if b"finished" not in fields:
+            yield f"{who} is {status} but has no finish time"
+            return
+        due = int(fields[b"finished"]) + int(fields[b"retention"])
+        row = self.state.expiry.get(execution_id)
+        if row is None and due > self.state.now:
+            yield f"{who} is {status} but has no row in expiry"
+        elif row is not None and row != due:
+            yield f"{who} is {status} until {due} but its row in expiry says {row:.0f}"
+
+    # --- what lies beside them ----------------------------------------------------------
+
+    def _expiry(self) -> Iterator[str]:
+        for execution_id, due in self.state.expiry.items():
+            status = self.state.executions.get(execution_id, {}).get(b"status")
+            if status in UNFINISHED and due > self.state.now:  # else a predecessor's, not yet cleared away
+                yield f"execution {show(execution_id)} is {show(status)} but has a row in expiry"
+            elif status is None and due > self.state.now:
+                yield f"expiry has a row for {show(execution_id)}, which is gone before its time"
+
+    def _index(self) -> Iterator[str]:
+        """Every execution stands in one index, that of its status and workflow, by its creation time."""
+        for (status, workflow), rows in self.state.index.items():
+            where = f"index {show(status)}:{show(workflow)}"
+            for execution_id, score in rows.items():
+                fields = self.state.executions.get(execution_id)
+                forgotten_later = execution_id in self.state.expiry
+                if fields is None:
+                    if not forgotten_later:
+                        yield f"{where} has a row for {show(execution_id)}, which does not exist"
+                elif (fields.get(b"status"), fields.get(b"workflow")) != (status, workflow):
+                    if not forgotten_later or fields.get(b"status") in FINISHED:
+                        now = show(fields.get(b"status"))
+                        yield f"{where} has a row for {show(execution_id)}, which is {now}"
+                elif score != int(fields.get(b"created", b"0")):
+                    created = show(fields.get(b"created"))
+                    yield f"{where} has {show(execution_id)} at {score:.0f}, created {created}"
+        for execution_id, fields in self.state.executions.items():
+            status, workflow = fields.get(b"status", b""), fields.get(b"workflow", b"")
+            if execution_id not in self.state.index.get((status, workflow), {}):
+                yield f"execution {show(execution_id)} has no row in index {show(status)}:{show(workflow)}"
+            if workflow not in self.state.workflows:
+                yield f"the workflow of execution {show(execution_id)}, {show(workflow)}, is not listed"
+
+    def _queues(self) -> Iterator[str]:
+        """Every entry is the live one of a queued execution: all scripts change the two together."""
+        for name, queue in self.state.queues.items():
+            for entry, fields in queue.entries.items():
+                execution_id = fields.get(b"id", b"")
+                execution = self.state.executions.get(execution_id, {})
+                if execution.get(b"status") != b"queued" or execution.get(b"entry") != entry:
+                    stands = f"{show(execution.get(b'status'))} as entry {show(execution.get(b'entry'))}"
+                    stale = f"stale entry {show(entry)} of {show(execution_id)}"
+                    yield f"queue {show(name)} has the {stale}, which is {stands}"
+            if queue.has_group != (name in self.state.listed_queues):
+                yield f"queue {show(name)} is listed or has a group, but not both: no worker reads it"
+            for entry in queue.pending.keys() - queue.entries.keys():
+                yield f"queue {show(name)} has entry {show(entry)} pending that was deleted"
+        for name in self.state.listed_queues - self.state.queues.keys():
+            yield f"queue {show(name)} is listed but does not exist"
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """The rows that the executions' journals call for; None where the score is free."""
+
+    timers: dict[bytes, int | None] = field(default_factory=dict)
+    suspensions: dict[bytes, int | None] = field(default_factory=dict)
+    allowed: set[bytes] = field(default_factory=set)  # timers that may be there or not
+
+
+def _difference(where: str, rows: dict[bytes, float], expected: dict[bytes, int | None]) -> Iterator[str]:
+    for member in expected.keys() - rows.keys():
+        yield f"{where} has no row {show(member)}"
+    for member in rows.keys() - expected.keys():
+        yield f"{where} has a row {show(member)} that nothing waits for"
+    for member, score in expected.items():
+        if score is not None and rows.get(member, score) != score:
+            yield f"{where} has {show(member)} at {rows[member]:.0f}, not {score}"

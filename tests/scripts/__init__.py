@@ -1,0 +1,1 @@
+"""The Lua scripts, each alone, against the exact state of Redis."""

@@ -1,0 +1,393 @@
+"""invoke, load, write, backoff, park and finish, each against the exact state of Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgpack
+import pytest
+
+from polos_redis.embedded import EmbeddedServer
+from polos_redis.state import keys
+from tests.harness.desk import FAR, RETENTION, Activated, Desk, Subscriber, new_id, packed, step
+
+
+@pytest.fixture
+def desk(every_server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
+    with Desk(every_server.url, namespace) as desk:
+        yield desk
+
+
+# --- invoke -----------------------------------------------------------------------------
+
+
+def test_invoke_creates_an_execution_and_its_entry(desk: Desk) -> None:
+    before = desk.now()
+    one = desk.invoke(workflow="charge", input=b"\x00\xffin")
+    state = desk.state
+    fields = desk.execution(one)
+    entry = fields["entry"]
+    assert before * 1000 <= int(fields.pop("created")) <= desk.now() * 1000 + 999
+    assert fields == {
+        "workflow": b"charge",
+        "status": b"queued",
+        "run": b"1",
+        "input": b"\x00\xffin",
+        "retention": str(RETENTION).encode(),
+        "entry": entry,
+    }
+    assert state.queues[b"default"].entries == {
+        entry: {b"id": one.encode(), b"workflow": b"charge", b"run": b"1", b"input": b"\x00\xffin"}
+    }
+    assert state.workflows == {b"charge"}
+    assert set(state.ttl) == {
+        *(keys.EXEC + one, keys.QUEUE + "default", keys.WORKFLOWS),
+        keys.INDEX + "queued:charge",
+    }
+
+
+def test_a_large_input_does_not_travel_in_the_entry(desk: Desk) -> None:
+    small, large = desk.invoke(input=b"x" * 4096), desk.invoke(input=b"x" * 4097)
+    inline, bare = desk.state.queues[b"default"].entries.values()
+    assert (inline[b"id"], inline[b"input"]) == (small.encode(), b"x" * 4096)
+    assert bare == {b"id": large.encode(), b"workflow": b"wf", b"run": b"1"}
+    desk.deliver()
+    by = desk.deliver()
+    assert desk.run("load", by.id, by.entry, by.owner)[0] == b"x" * 4097
+
+
+def test_another_queue_is_kept_for_all_later_entries(desk: Desk) -> None:
+    by = desk.start(queue="slow")
+    assert desk.execution(by.id)["queue"] == b"slow"
+    desk.suspend(by, "ok")
+    assert desk.park(by, "ok") == 0
+    desk.answer(by.id, "ok")
+    assert list(desk.state.queues) == [b"slow"]
+    assert desk.deliver(queue="slow").id == by.id
+
+
+@pytest.mark.failure(16)
+def test_invoke_repeated_changes_nothing(desk: Desk) -> None:
+    done = desk.finished()
+    one = desk.invoke()
+    with desk.unchanged():
+        assert desk.run("invoke", one, "other", b"other", 5, packed({"queue": "other"})) == 0
+    with desk.unchanged():
+        assert desk.run("invoke", done, "wf", b"in", RETENTION, "") == 0
+
+
+# --- the fence --------------------------------------------------------------------------
+
+Write = Callable[[Desk, Activated], Any]
+WRITES: dict[str, Write] = {
+    "write": lambda desk, by: desk.write(by, "new"),
+    "notice": lambda desk, by: desk.write(by, "", b""),
+    "backoff": lambda desk, by: desk.backoff(by, "new"),
+    "suspend": lambda desk, by: desk.suspend(by, "new", FAR),
+    "wait": lambda desk, by: desk.wait(by, "new", FAR),
+    "spawn": lambda desk, by: desk.spawn(by, "new"),
+    "choose": lambda desk, by: desk.choose(by, "new", "branch"),
+    "park": lambda desk, by: desk.park(by, "open"),
+    "finish": lambda desk, by: desk.finish(by),
+    "again": lambda desk, by: desk.again(by),
+    "load": lambda desk, by: desk.run("load", by.id, by.entry, by.owner),
+}
+
+
+def begun(desk: Desk) -> Activated:
+    """An activation that has journaled a step and opened a wait."""
+    by = desk.start()
+    desk.write(by, "a")
+    desk.suspend(by, "open")
+    return by
+
+
+def stale_entry(desk: Desk, by: Activated) -> None:
+    assert desk.requeue("w1", by.entry) == [1, 0, 0]
+
+
+def other_owner(desk: Desk, by: Activated) -> None:
+    by.owner = "w2:7"
+
+
+def never_queued(desk: Desk, by: Activated) -> None:
+    by.id = new_id()
+
+
+def parked(desk: Desk, by: Activated) -> None:
+    assert desk.park(by, "open") == 0
+
+
+def parked_and_woken(desk: Desk, by: Activated) -> None:
+    assert desk.park(by, "open") == 0
+    assert desk.answer(by.id, "open")[0] == b"accepted"
+
+
+def cancelled(desk: Desk, by: Activated) -> None:
+    assert desk.cancel(by.id) == [b"cancelled"]
+
+
+def finished(desk: Desk, by: Activated) -> None:
+    assert desk.finish(by) == 0
+
+
+def put_back(desk: Desk, by: Activated) -> None:
+    assert desk.run("putback", "default", by.id, by.entry, FAR) == 1
+
+
+@pytest.mark.failure(2)
+@pytest.mark.parametrize(
+    "lose",
+    [
+        *(stale_entry, other_owner, never_queued, parked, parked_and_woken, cancelled, finished, put_back),
+    ],
+)
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_of_a_lost_activation_changes_nothing(
+    desk: Desk, write: str, lose: Callable[[Desk, Activated], None]
+) -> None:
+    by = begun(desk)
+    lose(desk, by)
+    with desk.unchanged():
+        assert WRITES[write](desk, by) == (None if write == "load" else -1)
+
+
+@pytest.mark.failure(37)
+@pytest.mark.parametrize("write", [name for name in WRITES if name != "load"])
+def test_a_write_on_a_journal_that_went_back_changes_nothing(desk: Desk, write: str) -> None:
+    by = begun(desk)
+    earlier = desk.snapshot()
+    desk.write(by, "b")
+    desk.restore(earlier)
+    with desk.unchanged():
+        assert WRITES[write](desk, by) == -2
+
+
+def test_the_first_write_owns_and_starts_the_execution(desk: Desk) -> None:
+    by = desk.start()
+    before = desk.now()
+    assert desk.write(by, "a", step(b"\xc4\x01\x00"), "step_finish", b"\x80") == 1
+    fields = desk.execution(by.id)
+    assert fields["owner"] == by.owner.encode()
+    assert before <= int(fields["started"]) <= desk.now()
+    version, kind, status, attempt, took, value, at = desk.record(by.id, "a")
+    assert (version, kind, status, attempt, took, value) == (1, b"step", b"ok", 1, 1.5, b"\xc4\x01\x00")
+    assert before <= at <= desk.now()
+    assert desk.state.journals[by.id.encode()][b""] == b"1"
+    assert desk.state.topics[by.id.encode()][0][1] == [b"step_finish", b"\x80"]
+    desk.write(by, "b")
+    again = desk.execution(by.id)
+    assert again == fields, "later writes leave the execution alone"
+
+
+@pytest.mark.parametrize("write", ["write", "notice", "backoff", "suspend", "wait", "spawn", "choose"])
+def test_whatever_is_written_first_owns_the_execution(desk: Desk, write: str) -> None:
+    by = desk.start()
+    before = desk.now()
+    WRITES[write](desk, by)
+    fields = desk.execution(by.id)
+    assert fields["owner"] == by.owner.encode() and before <= int(fields["started"]) <= desk.now()
+
+
+def test_a_notice_journals_nothing(desk: Desk) -> None:
+    by = desk.start()
+    assert desk.write(by, "", b"", "workflow_start", b"\x80") == 0
+    assert by.id.encode() not in desk.state.journals
+    assert desk.events(by.id) == [b"workflow_start"]
+
+
+def test_events_of_a_child_stand_in_its_roots_topic(desk: Desk) -> None:
+    parent = desk.start()
+    root, child = parent.id, desk.child(parent)
+    desk.write(child, "a", step(), f"step_finish\0{child.id}", b"\x80")
+    desk.suspend(child, "ok", FAR)
+    desk.finish(child)
+    assert desk.events(root) == [
+        f"step_finish\0{child.id}".encode(),
+        f"suspend_ok\0{child.id}".encode(),
+        f"workflow_finish\0{child.id}".encode(),
+    ]
+    assert desk.state.ttl[keys.TOPIC + root] == -1, "the root goes on"
+    assert set(desk.state.topics) == {root.encode(), f"ok/{child.id}".encode()}
+
+
+@pytest.mark.failure(16)
+@pytest.mark.parametrize("late", ["retry", "backoff", "ok"])
+def test_a_delayed_duplicate_of_a_write_does_not_undo_a_later_one(desk: Desk, late: str) -> None:
+    by = desk.start()
+    first = by.fence
+    if late == "backoff":
+        desk.backoff(by, "a", FAR)
+        desk.make_due(f"b{by.id} a")
+        desk.fire()
+        script, again = "backoff", (*first, "a", step(b"", "backoff"), FAR, b"", "e", b"\x01")
+    else:
+        desk.write(by, "a", step(b"first", late))
+        script, again = "write", (*first, "a", step(b"first", late), "e", b"\x01")
+    with desk.unchanged():
+        assert desk.run(script, *again) >= 1
+    if late != "ok":
+        desk.write(by, "a", step(b"second", attempt=2))
+    with desk.unchanged():
+        assert desk.run(script, *again) >= 1
+
+
+# --- load -------------------------------------------------------------------------------
+
+
+def test_load_gives_what_is_known_and_owns(desk: Desk) -> None:
+    by = desk.start()
+    desk.write(by, "a", step(b"\x05"))
+    desk.requeue("w1", by.entry, lost=True)
+    again = desk.deliver("w2")
+    given, started, losses, about, flat = desk.run("load", again.id, again.entry, again.owner)
+    assert given == b"in" and int(started) <= desk.now() and losses == b"1" and about is None
+    journal = dict(zip(flat[::2], flat[1::2], strict=True))
+    assert set(journal) == {b"", b"a"} and journal[b""] == b"1"
+    assert desk.execution(by.id)["owner"] == again.owner.encode()
+    with desk.unchanged():
+        assert desk.run("load", again.id, again.entry, again.owner) == [given, started, losses, about, flat]
+
+
+def test_load_of_a_new_execution_does_not_start_it(desk: Desk) -> None:
+    by = desk.start()
+    assert desk.run("load", by.id, by.entry, by.owner) == [b"in", None, None, None, []]
+    assert "started" not in desk.execution(by.id)
+
+
+# --- backoff ----------------------------------------------------------------------------
+
+
+def test_backoff_journals_the_failure_and_sets_its_timer(desk: Desk) -> None:
+    by = desk.start()
+    before = desk.now()
+    assert desk.backoff(by, "call it", FAR, step(b"err", "backoff", 3)) == 1
+    assert desk.record(by.id, "call it")[2:6] == [b"backoff", 3, 1.5, b"err"]
+    due = desk.state.timers[f"b{by.id} call it".encode()]
+    assert before + FAR <= due <= desk.now() + FAR
+    assert msgpack.unpackb(desk.execution(by.id)["waits"]) == ["call it"]
+    assert desk.state.suspensions == {}
+    assert desk.events(by.id) == [b"e"]
+
+
+def test_a_backoff_that_is_over_lets_the_step_run_again(desk: Desk) -> None:
+    by = desk.start()
+    record = step(b"\xc4\x02\x00\xff" * 9, "backoff", 3)
+    desk.backoff(by, "b", FAR, record)
+    assert desk.park(by, "b") == 0
+    before = desk.record(by.id, "b")
+    desk.make_due(f"b{by.id} b")
+    assert desk.fire() == [1, 0, -1]
+    assert desk.record(by.id, "b") == [*before[:2], b"retry", *before[3:]]
+    assert desk.execution(by.id)["status"] == b"queued"
+    assert desk.fire() == [0, 0, -1]
+
+
+# --- park -------------------------------------------------------------------------------
+
+
+def test_park_leaves_nothing_of_the_activation(desk: Desk) -> None:
+    by = begun(desk)
+    desk.backoff(by, "b")
+    assert desk.park(by, "open", "b") == 0
+    fields = desk.execution(by.id)
+    assert fields["status"] == b"waiting" and not {"entry", "owner", "attempts", "progress"} & set(fields)
+    assert not desk.state.queues[b"default"].entries and not desk.state.queues[b"default"].pending
+    assert desk.state.index == {(b"waiting", b"wf"): {by.id.encode(): float(fields["created"])}}
+
+
+@pytest.mark.failure(24)
+def test_park_on_a_decided_wait_gives_its_record_and_changes_nothing(desk: Desk) -> None:
+    by = begun(desk)
+    desk.suspend(by, "other")
+    desk.answer(by.id, "open")
+    with desk.unchanged():
+        reply = desk.park(by, "other", "open")
+    assert reply[0] == 4 and reply[1] == b"open" and len(reply) == 3
+    assert msgpack.unpackb(reply[2], raw=True) == desk.record(by.id, "open")
+    assert desk.park(by, "other") == 0
+
+
+@pytest.mark.failure(37)
+def test_park_on_a_wait_that_the_journal_does_not_hold_is_refused(desk: Desk) -> None:
+    by = begun(desk)
+    with desk.unchanged():
+        assert desk.park(by, "open", "forgotten") == -3
+        assert desk.park(by) == -3
+
+
+# --- finish -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("status", "field"), [("completed", "output"), ("failed", "error")])
+def test_finish_ends_everything(desk: Desk, status: str, field: str) -> None:
+    by = desk.start()
+    desk.suspend(by, "open", FAR)
+    desk.backoff(by, "b")
+    desk.answer(by.id, "never asked", early=True)
+    with Subscriber(desk.url, desk.prefix, "me") as me:
+        assert desk.run("watch", by.id, "me") == [b"queued"]
+        value = b"\x00value\xff"
+        more = packed(["unreached", "z"])
+        assert desk.run("finish", *by.fence, status, value, b"\x80", more, "step_finish", b"\x01") == 0
+        assert me.heard(1) == [[b"done", by.id.encode(), status.encode(), field.encode(), value]]
+    fields = desk.execution(by.id)
+    assert fields["status"] == status.encode() and fields[field] == value
+    assert fields["unreached"] == b"z"
+    assert not {"entry", "owner", "notify", "attempts", "progress"} & set(fields)
+    assert desk.record(by.id, "open")[2] == b"closed"
+    assert desk.record(by.id, "b")[2] == b"retry"
+    assert desk.events(by.id)[-2:] == [b"step_finish", b"workflow_finish"]
+    state = desk.state
+    assert not state.timers and not state.suspensions and not state.early
+    assert state.expiry == {by.id.encode(): float(int(fields["finished"]) + RETENTION)}
+    topics = (keys.TOPIC + by.id, keys.TOPIC + "open/" + by.id)
+    for name in (keys.JOURNAL + by.id, *topics):
+        assert RETENTION - 60_000 < state.ttl[name] <= RETENTION, name
+    assert RETENTION < state.ttl[keys.EXEC + by.id] <= RETENTION + 60_000
+
+
+def test_an_execution_without_a_step_is_started_by_its_end(desk: Desk) -> None:
+    fields = desk.execution(desk.finished())
+    assert int(fields["started"]) == int(fields["finished"])
+    assert "unreached" not in fields
+
+
+def test_a_large_result_is_not_sent_with_the_notice(desk: Desk) -> None:
+    by = desk.start()
+    with Subscriber(desk.url, desk.prefix, "me") as me:
+        desk.run("watch", by.id, "me")
+        desk.finish(by, value=b"x" * 16385)
+        assert me.heard(1) == [[b"done", by.id.encode(), b"completed", b"output", False]]
+
+
+def test_what_has_been_kept_long_enough_is_forgotten(desk: Desk) -> None:
+    by = desk.start()
+    desk.suspend(by, "ok")
+    desk.finish(by)
+    other = desk.finished()
+    desk.do("ZADD", keys.EXPIRY, 1, by.id)
+    assert desk.fire() == [0, 1, -1]
+    state = desk.state
+    assert list(state.executions) == [other.encode()] == list(state.expiry)
+    assert list(state.topics) == [other.encode()] and state.journals == {}
+    assert state.index == {(b"completed", b"wf"): {other.encode(): float(desk.execution(other)["created"])}}
+
+
+def test_what_expired_by_itself_leaves_no_row_behind(desk: Desk) -> None:
+    one = desk.finished(retention=5)
+    desk.do("PEXPIRE", keys.EXEC + one, 0)
+    desk.do("ZADD", keys.EXPIRY, 1, one)
+    assert desk.fire() == [0, 1, -1]
+    assert desk.state.index == {} and desk.state.expiry == {}
+
+
+def test_an_execution_begun_anew_is_not_forgotten_with_its_predecessor(desk: Desk) -> None:
+    one = desk.finished(retention=5)
+    desk.do("PEXPIRE", keys.EXEC + one, 0)  # nobody fired timers since, and the same id is used again
+    desk.do("ZADD", keys.EXPIRY, 1, one)
+    desk.invoke(one)
+    assert desk.fire() == [0, 1, -1]
+    assert desk.execution(one)["status"] == b"queued"
+    assert list(desk.state.index) == [(b"queued", b"wf")] and desk.state.expiry == {}

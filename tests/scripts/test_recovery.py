@@ -1,0 +1,227 @@
+"""requeue, putback, prune and watch: what workers give back, and who is told of an end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgpack
+import pytest
+
+from polos_redis.embedded import EmbeddedServer
+from polos_redis.state import keys
+from tests.harness.desk import FAR, Desk, Subscriber, new_id
+
+
+@pytest.fixture
+def desk(every_server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
+    with Desk(every_server.url, namespace) as desk:
+        yield desk
+
+
+# --- requeue ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_requeue_puts_an_entry_at_the_end_of_the_queue(desk: Desk, lost: bool) -> None:
+    by = desk.start()
+    desk.write(by, "a")
+    later = desk.invoke()
+    assert desk.requeue("w1", by.entry, lost=lost) == [1, 0, 0]
+    fields = desk.execution(by.id)
+    assert "owner" not in fields and fields["entry"] != by.entry
+    assert fields.get("attempts") == (b"1" if lost else None)
+    assert desk.state.queues[b"default"].pending == {}
+    assert [desk.deliver("w2").id for _ in range(2)] == [later, by.id]
+    with desk.unchanged():
+        assert desk.requeue("w1", by.entry, lost=lost) == [0, 0, 0]
+
+
+def test_requeue_leaves_what_another_consumer_holds(desk: Desk) -> None:
+    by = desk.start(consumer="w2")
+    with desk.unchanged():
+        assert desk.requeue("w1", by.entry, b"1-1") == [0, 0, 0]
+
+
+def test_requeue_drops_an_entry_that_is_not_the_live_one(desk: Desk) -> None:
+    by = desk.start()
+    live = desk.execution(by.id)["entry"]
+    desk.do("XADD", keys.QUEUE + "default", "*", "id", by.id, "workflow", "wf", "run", 1)
+    stale = desk.deliver()
+    assert desk.requeue("w1", stale.entry) == [0, 0, 1]
+    assert desk.execution(by.id)["entry"] == live
+    assert set(desk.state.queues[b"default"].pending) == {live}
+
+
+def test_requeue_forgets_an_entry_that_was_deleted(desk: Desk) -> None:
+    by = desk.start()
+    desk.do("XADD", keys.QUEUE + "default", "*", "id", by.id)
+    stale = desk.read_entries("w1")[0][0]
+    desk.do("XDEL", keys.QUEUE + "default", stale)
+    assert desk.requeue("w1", stale) == [0, 0, 1]
+
+
+@pytest.mark.failure(9)
+def test_losses_in_a_row_without_progress_fail_the_execution(desk: Desk) -> None:
+    by = desk.start()
+    desk.suspend(by, "ok", FAR)
+    with Subscriber(desk.url, desk.prefix, "me") as me:
+        desk.run("watch", by.id, "me")
+        assert desk.requeue("w1", by.entry, lost=True, most=3) == [1, 0, 0]
+        assert desk.requeue("w1", desk.deliver().entry, lost=True, most=3) == [1, 0, 0]
+        assert desk.requeue("w1", desk.deliver().entry, lost=True, most=3) == [0, 1, 0]
+        (notice,) = me.heard(1)
+    assert notice[:4] == [b"done", by.id.encode(), b"failed", b"error"]
+    fields = desk.execution(by.id)
+    assert fields["status"] == b"failed" and fields["input"] == b"in"
+    kind, text, _ = msgpack.unpackb(fields["error"])
+    assert kind == "WorkerLostError" and "3 times in a row" in text
+    _, (event, data) = desk.state.topics[by.id.encode()][-1]
+    assert event == b"workflow_finish"
+    assert msgpack.unpackb(data) == {"status": "failed", "error": f"WorkerLostError: {text}"}
+    assert desk.record(by.id, "ok")[2] == b"closed", "the journal is kept, its waits are closed"
+
+
+@pytest.mark.failure(9)
+def test_progress_starts_the_count_of_losses_again(desk: Desk) -> None:
+    by = desk.start()
+    for key in ("a", "b", "c", "d"):
+        assert desk.requeue("w1", by.entry, lost=True, most=2) == [1, 0, 0], key
+        by = desk.deliver()
+        desk.run("load", by.id, by.entry, by.owner)
+        desk.write(by, key)
+    assert desk.execution(by.id)["attempts"] == b"1"
+    desk.suspend(by, "ok")
+    assert desk.park(by, "ok") == 0
+    assert "attempts" not in desk.execution(by.id)
+
+
+@pytest.mark.failure(39)
+def test_handing_back_is_not_counted_as_a_loss(desk: Desk) -> None:
+    desk.invoke()
+    for _ in range(9):
+        assert desk.requeue("w1", desk.deliver().entry, most=1) == [1, 0, 0]
+
+
+@pytest.mark.failure(6)
+def test_requeue_takes_a_batch_and_tells_what_became_of_each(desk: Desk) -> None:
+    entries = [desk.start().entry for _ in range(4)]
+    cancelled = desk.start()
+    desk.cancel(cancelled.id)
+    desk.requeue("w1", entries[0], lost=True, most=2)
+    worn = desk.deliver()
+    reply = desk.requeue("w1", worn.entry, *entries, cancelled.entry, lost=True, most=2)
+    assert reply == [3, 1, 0]
+
+
+# --- putback ----------------------------------------------------------------------------
+
+
+@pytest.mark.failure(10)
+def test_putback_returns_an_execution_after_a_delay(desk: Desk) -> None:
+    by = desk.start()
+    desk.run("load", by.id, by.entry, by.owner)
+    before = desk.now()
+    assert desk.run("putback", "default", by.id, by.entry, FAR) == 1
+    state, fields = desk.state, desk.execution(by.id)
+    assert fields["status"] == b"queued" and not {"entry", "owner", "attempts"} & set(fields)
+    assert not state.queues[b"default"].entries and not state.queues[b"default"].pending
+    assert before + FAR <= state.timers[b"p" + by.id.encode()] <= desk.now() + FAR
+    with desk.unchanged():
+        assert desk.run("putback", "default", by.id, by.entry, FAR) == 0
+    desk.make_due("p" + by.id)
+    assert desk.fire() == [1, 0, -1]
+    assert desk.deliver().id == by.id
+    assert desk.fire() == [0, 0, -1]
+
+
+def test_putback_of_an_entry_that_is_not_the_live_one_deletes_it(desk: Desk) -> None:
+    by = desk.start()
+    desk.do("XADD", keys.QUEUE + "default", "*", "id", by.id, "workflow", "wf", "run", 1)
+    stale = desk.deliver()
+    assert desk.run("putback", "default", by.id, stale.entry, FAR) == 0
+    assert desk.execution(by.id)["entry"] == by.entry and desk.state.timers == {}
+
+
+def test_cancel_takes_a_put_back_execution_out_of_the_timers(desk: Desk) -> None:
+    by = desk.start()
+    desk.run("putback", "default", by.id, by.entry, FAR)
+    desk.cancel(by.id)
+    assert desk.state.timers == {}
+
+
+# --- group and renew --------------------------------------------------------------------
+
+
+def test_group_makes_a_queue_once_and_from_its_beginning(desk: Desk) -> None:
+    one = desk.invoke()
+    assert desk.run("group", "default") == desk.run("group", "other") == 1
+    assert desk.read_entries("w1", "default")[0][1][1] == one.encode()
+    with desk.unchanged():
+        assert desk.run("group", "default") == 1
+    assert set(desk.state.queues) == {b"default", b"other"}
+
+
+def test_renew_raises_the_counter_and_announces(desk: Desk) -> None:
+    assert [desk.run("renew", "w1", b"\x80"), desk.run("renew", "w1", b"\x81")] == [1, 2]
+    assert desk.state.workers == {b"w1": b"2"} and desk.state.serves == {b"w1": b"\x81"}
+
+
+# --- prune ------------------------------------------------------------------------------
+
+
+@pytest.mark.failure(7)
+def test_prune_removes_an_empty_consumer_and_its_rows(desk: Desk) -> None:
+    desk.finish(desk.start(consumer="gone"))
+    desk.do("HSET", keys.WORKERS, "gone", 7, "here", 3)
+    desk.do("HSET", keys.SERVES, "gone", b"\x80", "here", b"\x80")
+    assert desk.run("prune", "default", "gone", 7) == 1
+    assert desk.connection.do("XINFO", "CONSUMERS", desk.prefix + keys.QUEUE + "default", "workers") == []
+    assert set(desk.state.workers) == set(desk.state.serves) == {b"here"}
+    assert desk.run("prune", "default", "gone", "") == 1, "repeated, it finds nothing to do"
+    assert set(desk.state.workers) == {b"here"}
+
+
+@pytest.mark.failure(7)
+def test_prune_spares_who_holds_entries_or_has_renewed(desk: Desk) -> None:
+    desk.start(consumer="w1")
+    desk.do("HSET", keys.WORKERS, "w1", 7)
+    with desk.unchanged():
+        assert desk.run("prune", "default", "w1", 7) == 0
+        assert desk.run("prune", "default", "w1", 6) == 0
+        assert desk.run("prune", "default", "w1", "") == 0
+
+
+# --- watch ------------------------------------------------------------------------------
+
+
+def test_watch_registers_each_client_once_and_the_latest_sixteen(desk: Desk) -> None:
+    one = desk.invoke()
+    with desk.unchanged():
+        assert desk.run("watch", one, "") == [b"queued"]
+        assert desk.run("watch", new_id(), "me") is None
+    for place in range(20):
+        assert desk.run("watch", one, f"c{place}") == [b"queued"]
+    assert desk.run("watch", one, "c10") == [b"queued"]
+    names = desk.execution(one)["notify"].split()
+    assert names == [f"c{place}".encode() for place in [*range(4, 10), *range(11, 20), 10]]
+
+
+def test_watch_tells_how_it_ended(desk: Desk) -> None:
+    done = desk.finished()
+    by = desk.start()
+    desk.finish(by, "failed", b"err")
+    stopped = desk.parked()
+    desk.cancel(stopped)
+    with desk.unchanged():
+        assert desk.run("watch", done, "me") == [b"completed", b"\x01", None, None]
+        assert desk.run("watch", by.id, "me") == [b"failed", None, b"err", None]
+        assert desk.run("watch", stopped, "me") == [b"cancelled", None, None, b"bob"]
+
+
+def test_everyone_registered_is_told_once(desk: Desk) -> None:
+    by = desk.start()
+    with Subscriber(desk.url, desk.prefix, "a") as a, Subscriber(desk.url, desk.prefix, "b") as b:
+        for name in ("a", "b", "gone", "a"):
+            desk.run("watch", by.id, name)
+        desk.finish(by)
+        assert a.heard(1) == b.heard(1) == [[b"done", by.id.encode(), b"completed", b"output", b"\x01"]]

@@ -1,0 +1,467 @@
+"""retry and again: what of a failed execution goes on in its next run, and what is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgpack
+import pytest
+
+from polos_redis.embedded import EmbeddedServer
+from polos_redis.state import keys
+from polos_redis.state.journal import result_name
+from tests.harness.desk import FAR, Activated, Desk, branch, new_id, packed, step
+from tests.invariants.state import relations_of
+
+ERROR = packed(["ValueError", "no", ""])
+
+
+@pytest.fixture
+def desk(every_server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
+    with Desk(every_server.url, namespace) as desk:
+        yield desk
+
+
+def fail(desk: Desk, by: Activated) -> None:
+    assert desk.finish(by, "failed", ERROR) == 0
+
+
+def failed(desk: Desk) -> str:
+    by = desk.start()
+    fail(desk, by)
+    return by.id
+
+
+def journal(desk: Desk, by: Activated) -> set[bytes]:
+    """The names in its journal, without that of the count."""
+    return desk.state.journals[by.id.encode()].keys() - {b""}
+
+
+def run_again(desk: Desk, by: Activated, how: str) -> None:
+    """Begin the second run: by its own `retries`, or after it has failed."""
+    if how == "again":
+        assert desk.again(by) == 2
+    else:
+        fail(desk, by)
+        assert desk.retry(by.id) == [b"retried", 2]
+
+
+both = pytest.mark.parametrize("how", ["again", "retry"])
+
+
+# --- retry ------------------------------------------------------------------------------
+
+
+def test_retry_puts_a_failed_execution_back_on_the_queue(desk: Desk) -> None:
+    by = desk.start(workflow="parent", queue="slow", origin=b"\x80")
+    desk.write(by, "a", step(b"\x07"))
+    desk.run("watch", by.id, "me")
+    more = packed(["unreached", "z", "state", "s"])
+    assert desk.run("finish", *by.fence, "failed", ERROR, b"\x80", more) == 0
+    before = desk.execution(by.id)
+    assert desk.retry(by.id) == [b"retried", 2]
+    fields = desk.execution(by.id)
+    entry = fields.pop("entry")
+    assert entry != by.entry
+    kept = ("workflow", "queue", "input", "origin", "created", "started", "retention", "state", "relations")
+    new = {"status": b"queued", "run": b"2", "last_error": ERROR}
+    assert fields == {name: before[name] for name in kept} | new
+    state = desk.state
+    assert state.queues[b"slow"].entries == {
+        entry: {b"id": by.id.encode(), b"workflow": b"parent", b"run": b"2"}
+    }
+    assert state.index == {(b"queued", b"parent"): {by.id.encode(): float(fields["created"])}}
+    assert state.expiry == state.timers == {}
+    _, (kind, data) = state.topics[by.id.encode()][-1]
+    assert kind == b"workflow_retry" and msgpack.unpackb(data) == {"run": 2, "delay_ms": 0}
+    assert desk.record(by.id, "a")[5] == b"\x07"
+
+
+def test_no_key_of_a_new_run_goes_away(desk: Desk) -> None:
+    by = desk.start()
+    desk.suspend(by, "ok")
+    desk.answer(by.id, "ok")
+    desk.suspend(by, "open")
+    child = desk.child(by, status="started")
+    desk.suspend(child, "ask")
+    desk.finish(child)
+    fail(desk, by)
+    kept = (keys.EXEC, keys.JOURNAL, keys.TOPIC, keys.BELOW, keys.TOPIC + "ok/", keys.TOPIC + "open/")
+    assert all(desk.state.ttl[name + by.id] > 0 for name in kept)
+    desk.retry(by.id)
+    assert {name: desk.state.ttl[name + by.id] for name in kept} == dict.fromkeys(kept, -1)
+
+
+def test_an_execution_that_has_not_failed_is_not_retried(desk: Desk) -> None:
+    waiting, done, cancelled, queued = desk.parked(), desk.finished(), desk.invoke(), desk.invoke()
+    desk.cancel(cancelled)
+    with desk.unchanged():
+        assert desk.retry(waiting) == [b"status", b"waiting"]
+        assert desk.retry(queued) == [b"status", b"queued"]
+        assert desk.retry(done) == [b"status", b"completed"]
+        assert desk.retry(cancelled) == [b"status", b"cancelled"]
+        assert desk.retry(new_id()) == [b"missing"]
+
+
+@pytest.mark.failure(36)
+def test_a_retry_that_comes_twice_begins_one_run(desk: Desk) -> None:
+    one = failed(desk)
+    assert desk.retry(one) == [b"retried", 2]
+    with desk.unchanged():
+        assert desk.retry(one) == [b"run", b"2"]
+    fail(desk, desk.deliver())
+    with desk.unchanged():
+        assert desk.retry(one) == [b"run", b"2"], "it has seen the first failure only"
+        assert desk.cancel(one, run=1) == [b"run", b"2"]
+    assert desk.retry(one, run=2) == [b"retried", 3]
+
+
+def test_the_end_of_a_later_run_says_which_it_was(desk: Desk) -> None:
+    one, other = failed(desk), failed(desk)
+    for name in (one, other):
+        desk.retry(name)
+    desk.cancel(one, run=2)
+    (entry,) = [entry for entry, _ in desk.read_entries("w1")]
+    assert desk.requeue("w1", entry, lost=True, most=1) == [0, 1, 0]
+    for name in (one, other):
+        assert msgpack.unpackb(desk.state.topics[name.encode()][-1][1][1])["run"] == 2
+
+
+def test_a_new_run_has_its_whole_time_again(desk: Desk) -> None:
+    by = desk.start(timeout=FAR)
+    fail(desk, by)
+    assert desk.state.timers == {}
+    before = desk.now()
+    desk.retry(by.id)
+    due = desk.state.timers[b"t" + by.id.encode()]
+    assert before + FAR <= due <= desk.now() + FAR
+    assert relations_of(desk.state.executions[by.id.encode()]).deadline == due
+
+
+def test_a_retry_stops_the_end_of_the_children(desk: Desk) -> None:
+    by = desk.start(timeout=FAR)
+    child = desk.child(by)
+    desk.make_due("t" + by.id)
+    desk.fire()
+    desk.retry(by.id)
+    assert list(desk.state.timers) == [b"t" + by.id.encode()]
+    assert desk.execution(child.id)["status"] == b"queued"
+    assert desk.state.children == {by.id.encode(): {child.id.encode()}}
+
+
+def test_a_child_that_is_retried_belongs_to_its_parent_again(desk: Desk) -> None:
+    by = desk.start()
+    child = desk.child(by, status="started")
+    fail(desk, child)
+    assert desk.state.children == {}
+    assert desk.retry(child.id) == [b"retried", 2]
+    assert desk.state.children == {by.id.encode(): {child.id.encode()}}
+    assert desk.events(by.id)[-1] == f"workflow_retry\0{child.id}".encode()
+    desk.cancel(by.id)
+    assert desk.execution(child.id)["status"] == b"cancelled"
+
+
+# --- again ------------------------------------------------------------------------------
+
+
+def test_again_ends_the_run_and_queues_the_next(desk: Desk) -> None:
+    by = desk.start()
+    desk.write(by, "a")
+    desk.requeue("w1", by.entry, lost=True)
+    by = desk.deliver()
+    desk.run("load", by.id, by.entry, by.owner)
+    assert desk.run("auto_retry", *by.fence, ERROR, 3, 0, "step_finish", b"\x80") == 2
+    fields, state = desk.execution(by.id), desk.state
+    assert (fields["run"], fields["retried"], fields["last_error"]) == (b"2", b"1", ERROR)
+    assert not {"owner", "attempts", "progress", "error"} & set(fields)
+    assert list(state.queues[b"default"].entries) == [fields["entry"]] and fields["entry"] != by.entry
+    assert state.queues[b"default"].pending == {} and state.expiry == {}
+    assert desk.events(by.id)[-2:] == [b"step_finish", b"workflow_retry"]
+    assert desk.finish(by) == -1
+
+
+def test_again_as_the_first_write_starts_the_execution(desk: Desk) -> None:
+    by = desk.start()
+    desk.again(by)
+    assert int(desk.execution(by.id)["started"]) <= desk.now()
+    assert by.id.encode() not in desk.state.journals
+
+
+def test_again_waits_for_its_delay(desk: Desk) -> None:
+    by = desk.start()
+    before = desk.now()
+    assert desk.again(by, delay=FAR) == 2
+    due = desk.state.timers[b"p" + by.id.encode()]
+    assert before + FAR <= due <= desk.now() + FAR and "entry" not in desk.execution(by.id)
+    _, (_, data) = desk.state.topics[by.id.encode()][-1]
+    assert msgpack.unpackb(data) == {"run": 2, "delay_ms": FAR}
+    desk.make_due("p" + by.id)
+    desk.fire()
+    (entry,) = desk.state.queues[b"default"].entries.values()
+    assert entry[b"run"] == b"2"
+
+
+def test_again_has_an_end(desk: Desk) -> None:
+    desk.invoke()
+    for run in (2, 3):
+        assert desk.again(desk.deliver(), times=2) == run
+    by = desk.deliver()
+    with desk.unchanged():
+        assert desk.again(by, times=2) == 0
+    fail(desk, by)
+    assert desk.execution(by.id)["last_error"] == b"err"
+    desk.retry(by.id, run=3)
+    assert "retried" not in desk.execution(by.id), "a person's retry counts anew"
+    assert desk.again(desk.deliver(), times=2) == 5
+
+
+def test_again_keeps_the_time_that_was_set_for_it_all(desk: Desk) -> None:
+    by = desk.start(timeout=FAR)
+    before = desk.state.timers
+    desk.again(by)
+    assert desk.state.timers == before
+
+
+@pytest.mark.failure(2)
+def test_again_of_a_lost_activation_changes_nothing(desk: Desk) -> None:
+    by = desk.start()
+    desk.requeue("w1", by.entry)
+    with desk.unchanged():
+        assert desk.again(by) == -1
+    again = desk.deliver()
+    desk.write(again, "a")
+    again.known = 2
+    with desk.unchanged():
+        assert desk.again(again) == -2
+
+
+def test_again_leaves_open_waits_open(desk: Desk) -> None:
+    by = desk.start()
+    desk.suspend(by, "ask", FAR)
+    desk.backoff(by, "call")
+    desk.spawn(by, "kids", 1)
+    desk.wait_for_event(by, "event", "news", FAR)
+    before = {key: desk.record(by.id, key) for key in ("ask", "call", "kids", "event")}
+    timers = desk.state.timers
+    kid = desk.deliver()
+    assert desk.again(by) == 2
+    assert {key: desk.record(by.id, key) for key in before} == before
+    assert desk.state.timers == timers and set(desk.state.subs) == {b"news"}
+    desk.finish(kid)
+    assert desk.record(by.id, "kids")[2] == b"done"
+
+
+# --- what is dropped --------------------------------------------------------------------
+
+
+@both
+def test_steps_that_failed_run_again_and_those_that_did_not_do_not(desk: Desk, how: str) -> None:
+    by = desk.start()
+    for status in ("ok", "failed", "retry"):
+        desk.write(by, status, step(status=status))
+    run_again(desk, by, how)
+    assert journal(desk, by) == {b"ok", b"retry"}
+
+
+@both
+def test_waits_that_nobody_decided_are_opened_again(desk: Desk, how: str) -> None:
+    by = desk.start()
+    desk.suspend(by, "answered")
+    desk.answer(by.id, "answered")
+    desk.suspend(by, "too late", FAR)
+    desk.make_due(f"s{by.id} too late")
+    desk.wait(by, "over", 0)
+    desk.wait_for_event(by, "event", "news")
+    desk.wait_for_event(by, "no event", "quiet", FAR)
+    desk.make_due(f"w{by.id} no event")
+    desk.fire()
+    desk.publish("news")
+    desk.suspend(by, "given up")
+    desk.suspend(by, "open")
+    desk.answer(by.id, "open")
+    assert desk.park(by, "open", given_up=["given up"])[1] == b"open"
+    statuses = {key: desk.record(by.id, key)[2] for key in ("too late", "no event", "given up")}
+    assert statuses == {"too late": b"expired", "no event": b"expired", "given up": b"closed"}
+    by.known = 0
+    run_again(desk, by, how)
+    assert journal(desk, by) == {b"answered", b"over", b"event", b"open"}
+    again = desk.deliver()
+    desk.suspend(again, "too late", FAR)
+    assert desk.record(by.id, "too late")[2] == b"open"
+
+
+def test_waits_that_the_failure_closed_are_opened_again(desk: Desk) -> None:
+    by = desk.start()
+    desk.suspend(by, "ask", FAR)
+    desk.wait(by, "pause", FAR)
+    run_again(desk, by, "retry")
+    assert journal(desk, by) == set()
+    assert desk.state.suspensions == desk.state.timers == {}
+
+
+@both
+@pytest.mark.parametrize("follows", ["nothing", "step", "answer", "wait", "child", "children begun", "race"])
+def test_an_abandoned_step_runs_again_if_nothing_relies_on_it(desk: Desk, how: str, follows: str) -> None:
+    by = desk.start()
+    desk.suspend(by, "ask")
+    desk.write(by, "left", step(status="abandoned"))
+    at = desk.record(by.id, "left")[6]
+    while desk.now() <= at:
+        pass
+    if follows == "wait":
+        desk.wait(by, "past", -1)
+    if follows == "children begun":
+        desk.spawn(by, "kid", 1, status="started")
+    if follows == "child":
+        desk.finish(desk.child(by))
+    if follows == "race":
+        desk.choose(by, "race", "one")
+    if follows == "step":
+        desk.write(by, "next")
+    if follows == "answer":
+        desk.answer(by.id, "ask")
+    by.known = 0
+    run_again(desk, by, how)
+    assert (b"left" in journal(desk, by)) == (follows != "nothing")
+
+
+@both
+def test_steps_that_were_abandoned_together_all_run_again(desk: Desk, how: str) -> None:
+    by = desk.start()
+    for key in ("left", "left too"):  # not within the same ms, as happens to a large group
+        desk.write(by, key, step(status="abandoned"))
+        at = desk.record(by.id, key)[6]
+        while desk.now() <= at:
+            pass
+    by.known = 0
+    run_again(desk, by, how)
+    assert journal(desk, by) == set()
+
+
+@both
+def test_children_that_completed_are_kept_and_others_run_again(desk: Desk, how: str) -> None:
+    by = desk.start()
+    desk.spawn(by, "good", 2)
+    desk.spawn(by, "bad", 2)
+    desk.spawn(by, "detached", 1, status="started")
+    kids = [desk.deliver() for _ in range(5)]
+    for kid in kids[:3]:
+        desk.finish(kid)
+    fail(desk, kids[3])
+    desk.finish(kids[4])
+    by.known = 0
+    run_again(desk, by, how)
+    ids = [keys.child_id(by.id, key, index) for key, index in (("good", 0), ("good", 1), ("bad", 0))]
+    assert journal(desk, by) == {b"good", b"detached", *map(result_name, ids)}
+    assert desk.record(by.id, "good")[2] == b"done"
+
+
+@both
+def test_a_failed_child_that_is_forgotten_does_not_begin_anew(desk: Desk, how: str) -> None:
+    by = desk.start()
+    desk.spawn(by, "kids", 2)
+    kids = [desk.deliver() for _ in range(2)]
+    for kid in kids:
+        fail(desk, kid)
+    desk.do("ZADD", keys.EXPIRY, 1, kids[0].id)
+    desk.fire()
+    by.known = 0
+    run_again(desk, by, how)
+    assert journal(desk, by) == {result_name(kids[0].id)}, "the other one is begun again"
+    again = desk.deliver()
+    desk.spawn(again, "kids", 2)
+    kid = desk.deliver()
+    assert kid.id == kids[1].id
+    desk.finish(kid)
+    assert desk.record(by.id, "kids")[2] == b"done"
+
+
+# --- races ------------------------------------------------------------------------------
+
+
+def race(desk: Desk, by: Activated, *names: str) -> None:
+    """A race between suspensions."""
+    for name in names:
+        desk.suspend(by, name, FAR, race=branch("race", name, name))
+
+
+@both
+def test_a_race_that_was_won_by_what_is_kept_stays_won(desk: Desk, how: str) -> None:
+    by = desk.start()
+    race(desk, by, "one", "two")
+    desk.answer(by.id, "one")
+    by.known = 0
+    run_again(desk, by, how)
+    assert journal(desk, by) == {b"race", b"one"}
+    assert desk.record(by.id, "race")[2:5:2] == [b"won", b"one"]
+
+
+@both
+@pytest.mark.parametrize("winner", ["suspension", "child"])
+def test_a_race_that_was_won_by_what_is_dropped_is_run_again(desk: Desk, how: str, winner: str) -> None:
+    by = desk.start()
+    race(desk, by, "one")
+    if winner == "child":
+        desk.spawn(by, "kid", race=branch("race", "kid", "kid"))
+        fail(desk, desk.deliver())
+    else:
+        desk.make_due(f"s{by.id} one")
+        desk.fire()
+    assert desk.record(by.id, "race")[2] == b"won"
+    by.known = 0
+    run_again(desk, by, how)
+    assert journal(desk, by) == set()
+
+
+@both
+def test_a_race_that_was_won_by_a_child_that_completed_stays_won(desk: Desk, how: str) -> None:
+    by = desk.start()
+    race(desk, by, "one")
+    desk.spawn(by, "kid", race=branch("race", "kid", "kid"))
+    desk.finish(desk.deliver())
+    by.known = 0
+    run_again(desk, by, how)
+    assert journal(desk, by) == {b"race", b"kid", result_name(keys.child_id(by.id, "kid", 0))}
+
+
+def test_an_open_race_keeps_the_members_that_are_still_open(desk: Desk) -> None:
+    by = desk.start()
+    race(desk, by, "one", "two", "three")
+    desk.answer(by.id, "nothing")
+    desk.suspend(by, "other")
+    desk.answer(by.id, "other")
+    desk.park(by, "other", given_up=["two"])
+    by.known = 0
+    run_again(desk, by, "again")
+    assert desk.record(by.id, "race")[2] == b"open"
+    assert desk.record(by.id, "race")[6] == [b"one", b"one", b"three", b"three"]
+    desk.answer(by.id, "one")
+    assert desk.record(by.id, "race")[4] == b"one" and desk.record(by.id, "three")[2] == b"closed"
+
+
+def test_a_race_whose_members_the_failure_closed_is_begun_anew(desk: Desk) -> None:
+    by = desk.start()
+    race(desk, by, "one", "two")
+    run_again(desk, by, "retry")
+    again = desk.deliver()
+    race(desk, again, "two", "one")
+    desk.answer(by.id, "two")
+    assert desk.record(by.id, "race")[4] == b"two" and desk.record(by.id, "one")[2] == b"closed"
+
+
+def test_the_changes_of_a_journal_are_counted_across_runs(desk: Desk) -> None:
+    by = desk.start()
+    desk.write(by, "a", step(status="failed"))
+    before = int(desk.state.journals[by.id.encode()][b""])
+    desk.again(by)
+    assert int(desk.state.journals[by.id.encode()][b""]) == before + 1
+
+
+@pytest.mark.failure(26)
+def test_a_journal_of_any_length_is_gone_through(desk: Desk) -> None:
+    by = desk.start()
+    for number in range(2100):
+        desk.write(by, f"{number}", step(status="failed"))
+    desk.write(by, "kept")
+    desk.again(by)
+    assert journal(desk, by) == {b"kept"}

@@ -1,0 +1,498 @@
+"""Queues with limits: who has a place, who stands in line, and in what order, in the exact state of Redis."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgpack
+import pytest
+
+from polos_redis.embedded import EmbeddedServer
+from polos_redis.state import keys
+from tests.harness.desk import FAR, Activated, Desk, new_id, packed
+from tests.invariants.state import relations_of
+
+SEMAPHORE = "narrow"
+
+
+@pytest.fixture
+def desk(every_server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
+    with Desk(every_server.url, namespace) as desk:
+        yield desk
+
+
+def invoke(desk: Desk, limit: int = 1, semaphore: str = SEMAPHORE, **options: Any) -> str:
+    """Begin an execution whose lane is in its own partition."""
+    return desk.invoke(queue=SEMAPHORE, semaphore=semaphore, limit=limit, near=True, **options)
+
+
+def start(desk: Desk, **options: Any) -> Activated:
+    """An activation of a new execution that has got a place."""
+    one = invoke(desk, **options)
+    by = desk.deliver(queue=SEMAPHORE)
+    assert by.id == one
+    return by
+
+
+def holders(desk: Desk, semaphore: str = SEMAPHORE) -> set[str]:
+    """Who has a place."""
+    state, name = desk.state, semaphore.encode()
+    return {one.decode() for one in state.slots.get(name, {}).keys() - state.waiters.get(name, {}).keys()}
+
+
+def line(desk: Desk, semaphore: str = SEMAPHORE) -> list[str]:
+    """Who stands in line, in order."""
+    rows = desk.state.waiters.get(semaphore.encode(), {})
+    return [one.decode() for one in sorted(rows, key=lambda one: rows[one])]
+
+
+def entries(desk: Desk) -> list[str]:
+    """Who is on the queue or at work, in order."""
+    queue = desk.state.queues.get(SEMAPHORE.encode())
+    return [] if queue is None else [fields[b"id"].decode() for fields in queue.entries.values()]
+
+
+def version(desk: Desk, execution_id: str) -> int:
+    return relations_of(desk.state.executions[execution_id.encode()]).slot
+
+
+# --- places and the line ----------------------------------------------------------------
+
+
+def test_so_many_are_runnable_and_the_others_stand_in_line(desk: Desk) -> None:
+    made = [invoke(desk, limit=2) for _ in range(4)]
+    assert entries(desk) == made[:2] and holders(desk) == set(made[:2]) and line(desk) == made[2:]
+    state = desk.state
+    assert set(state.slots[SEMAPHORE.encode()].values()) == {b"1"}
+    for one in made:
+        relations = relations_of(state.executions[one.encode()])
+        assert (relations.semaphore, relations.limit, relations.near, relations.slot) == (
+            SEMAPHORE.encode(),
+            2,
+            True,
+            1,
+        )
+        fields = desk.execution(one)
+        assert fields["status"] == b"queued" and fields["queue"] == SEMAPHORE.encode()
+        assert ("entry" in fields) == (one in made[:2])
+    assert state.timers == state.errands == {}
+
+
+Leave = Callable[[Desk, Activated], object]
+
+
+def park(desk: Desk, by: Activated) -> None:
+    desk.suspend(by, "ok")
+    assert desk.park(by, "ok") == 0
+
+
+def lose(desk: Desk, by: Activated) -> None:
+    assert desk.requeue("w1", by.entry, lost=True, most=1, queue=SEMAPHORE) == [0, 1, 0]
+
+
+def put_back(desk: Desk, by: Activated) -> None:
+    assert desk.run("putback", SEMAPHORE, by.id, by.entry, FAR) == 1
+
+
+def time_out(desk: Desk, by: Activated) -> None:
+    desk.make_due("t" + by.id)
+    assert desk.fire()[0] == 1
+
+
+def try_again_later(desk: Desk, by: Activated) -> None:
+    assert desk.again(by, delay=FAR) == 2
+
+
+LEAVES: list[Leave] = [
+    *(park, lose, put_back, time_out, try_again_later),
+    lambda desk, by: desk.finish(by),
+    lambda desk, by: desk.finish(by, "failed"),
+    lambda desk, by: desk.cancel(by.id),
+]
+
+
+@pytest.mark.parametrize("leave", LEAVES)
+def test_a_place_that_is_given_up_goes_to_the_first_in_line(desk: Desk, leave: Leave) -> None:
+    by = start(desk, timeout=FAR)
+    second, third = invoke(desk, input=b"second"), invoke(desk)
+    leave(desk, by)
+    assert entries(desk) == [second] and holders(desk) == {second} and line(desk) == [third]
+    (entry,) = desk.state.queues[SEMAPHORE.encode()].entries.values()
+    assert entry == {b"id": second.encode(), b"workflow": b"wf", b"run": b"1", b"input": b"second"}
+    assert version(desk, by.id) == 2
+
+
+@pytest.mark.failure(6)
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_requeue_keeps_the_place(desk: Desk, lost: bool) -> None:
+    by = start(desk)
+    second = invoke(desk)
+    assert desk.requeue("w1", by.entry, lost=lost, queue=SEMAPHORE) == [1, 0, 0]
+    assert entries(desk) == [by.id] and holders(desk) == {by.id} and line(desk) == [second]
+    assert version(desk, by.id) == 1
+
+
+def test_the_line_is_served_in_order(desk: Desk) -> None:
+    made = [invoke(desk) for _ in range(6)]
+    served = []
+    for _ in made:
+        by = desk.deliver(queue=SEMAPHORE)
+        served.append(by.id)
+        desk.finish(by)
+    assert served == made
+    assert not desk.state.slots and not desk.state.waiters
+
+
+def test_a_clock_that_goes_back_lets_nobody_jump_the_line(desk: Desk) -> None:
+    invoke(desk)
+    second = invoke(desk)
+    later = (desk.now() + FAR) * 1000
+    desk.do("ZADD", keys.WAITERS + SEMAPHORE, later, second)
+    third, fourth = invoke(desk), invoke(desk)
+    assert line(desk) == [second, third, fourth]
+
+
+@pytest.mark.parametrize("how", ["cancel", "time out"])
+def test_who_ends_in_line_leaves_it(desk: Desk, how: str) -> None:
+    by = start(desk)
+    second, third, fourth = (invoke(desk, timeout=FAR) for _ in range(3))
+    if how == "cancel":
+        assert desk.cancel(third) == [b"cancelled"]
+    else:
+        desk.make_due("t" + third)
+        desk.fire()
+    assert line(desk) == [second, fourth] and holders(desk) == {by.id}
+    assert third.encode() not in desk.state.slots[SEMAPHORE.encode()]
+    desk.finish(by)
+    assert entries(desk) == [second]
+
+
+def test_who_waits_holds_no_place_and_asks_again_at_the_end(desk: Desk) -> None:
+    by = start(desk)
+    desk.suspend(by, "ok")
+    assert desk.park(by, "ok") == 0
+    assert not desk.state.slots
+    second, third = invoke(desk), invoke(desk)
+    assert desk.answer(by.id, "ok")[0] == b"accepted"
+    assert entries(desk) == [second] and line(desk) == [third, by.id]
+    assert desk.execution(by.id)["status"] == b"queued" and version(desk, by.id) == 3
+    desk.cancel(third)
+    desk.finish(desk.deliver(queue=SEMAPHORE))
+    (entry,) = desk.state.queues[SEMAPHORE.encode()].entries.values()
+    assert entry[b"id"] == by.id.encode() and entry[b"input"] == b"in"
+    records = msgpack.unpackb(entry[b"journal"], raw=True)
+    assert dict(zip(records[::2], records[1::2], strict=True)) == desk.state.journals[by.id.encode()]
+
+
+def test_a_wake_with_room_left_is_runnable_at_once(desk: Desk) -> None:
+    by = start(desk, limit=2)
+    invoke(desk, limit=2)
+    park(desk, by)
+    desk.answer(by.id, "ok")
+    (_, entry) = desk.state.queues[SEMAPHORE.encode()].entries.values()
+    assert entry[b"id"] == by.id.encode() and b"journal" in entry
+
+
+def test_who_is_put_back_asks_again_when_the_time_has_come(desk: Desk) -> None:
+    by = start(desk)
+    put_back(desk, by)
+    assert not desk.state.slots
+    other = invoke(desk)
+    desk.make_due("p" + by.id)
+    assert desk.fire()[0] == 1
+    assert entries(desk) == [other] and line(desk) == [by.id] and desk.state.timers == {}
+    desk.finish(desk.deliver(queue=SEMAPHORE))
+    assert entries(desk) == [by.id]
+
+
+@pytest.mark.parametrize("when", ["delay", "at"])
+def test_who_starts_later_takes_no_place_until_then(desk: Desk, when: str) -> None:
+    later: dict[str, Any] = {when: FAR if when == "delay" else desk.now() + FAR}
+    one = invoke(desk, **later)
+    assert not desk.state.slots and list(desk.state.timers) == [b"p" + one.encode()]
+    assert "entry" not in desk.execution(one)
+    first = start(desk)
+    desk.make_due("p" + one)
+    desk.fire()
+    assert line(desk) == [one] and desk.state.timers == {}
+    desk.finish(first)
+    assert entries(desk) == [one]
+
+
+def test_a_new_run_goes_to_the_end_of_the_line(desk: Desk) -> None:
+    by = start(desk)
+    second = invoke(desk)
+    assert desk.again(by) == 2
+    assert entries(desk) == [second] and line(desk) == [by.id]
+    failing = desk.deliver(queue=SEMAPHORE)
+    desk.finish(failing, "failed", packed(["ValueError", "no", ""]))
+    assert entries(desk) == [by.id]
+    assert desk.retry(second) == [b"retried", 2]
+    assert line(desk) == [second]
+
+
+# --- which limit counts -----------------------------------------------------------------
+
+
+def test_without_a_known_limit_there_is_no_lane(desk: Desk) -> None:
+    made = [desk.invoke(queue=SEMAPHORE, semaphore=SEMAPHORE, near=True) for _ in range(3)]
+    assert entries(desk) == made and not desk.state.slots
+    assert relations_of(desk.state.executions[made[0].encode()]).semaphore is None
+
+
+def test_the_limit_that_workers_make_known_counts(desk: Desk) -> None:
+    desk.do("HSET", keys.LIMITS, SEMAPHORE, 2)
+    made = [
+        desk.invoke(queue=SEMAPHORE, semaphore=SEMAPHORE, near=True),
+        invoke(desk, limit=1),
+        invoke(desk, limit=5),
+    ]
+    assert entries(desk) == made[:2] and line(desk) == made[2:]
+    assert [relations_of(desk.state.executions[one.encode()]).limit for one in made] == [2, 2, 2]
+
+
+def test_a_limit_that_is_raised_lets_the_line_move_up_at_the_next_change(desk: Desk) -> None:
+    made = [invoke(desk) for _ in range(5)]
+    desk.do("HSET", keys.LIMITS, SEMAPHORE, 3)
+    last = invoke(desk)
+    assert entries(desk) == made[:3] and line(desk) == [*made[3:], last]
+
+
+def test_a_limit_that_is_lowered_lets_nobody_in_until_enough_have_left(desk: Desk) -> None:
+    activations = [start(desk, limit=3) for _ in range(3)]
+    waiting = invoke(desk, limit=3)
+    desk.do("HSET", keys.LIMITS, SEMAPHORE, 1)
+    for by in activations[:2]:
+        desk.finish(by)
+        assert line(desk) == [waiting]
+    desk.finish(activations[2])
+    assert entries(desk) == [waiting]
+
+
+def test_places_that_come_free_at_once_go_to_a_hundred_at_the_most(desk: Desk) -> None:
+    made = [invoke(desk) for _ in range(103)]
+    desk.do("HSET", keys.LIMITS, SEMAPHORE, 1000)
+    desk.finish(desk.deliver(queue=SEMAPHORE))
+    assert entries(desk) == made[1:101] and line(desk) == made[101:]
+    newest = invoke(desk)
+    assert entries(desk) == [*made[1:], newest]
+
+
+def test_each_concurrency_key_is_a_lane_of_its_own_with_the_queues_limit(desk: Desk) -> None:
+    desk.do("HSET", keys.LIMITS, SEMAPHORE, 1)
+    first, second = (invoke(desk, semaphore=f"{SEMAPHORE}\0{who}") for who in ("ann", "bob"))
+    third = invoke(desk, semaphore=f"{SEMAPHORE}\0ann")
+    assert entries(desk) == [first, second]
+    assert line(desk, f"{SEMAPHORE}\0ann") == [third] and line(desk, f"{SEMAPHORE}\0bob") == []
+    assert not desk.state.waiters.get(SEMAPHORE.encode())
+
+
+# --- a lane in another partition --------------------------------------------------------
+
+
+@pytest.fixture
+def home(desk: Desk) -> Iterator[Desk]:
+    """The partition of `FAR_SEMAPHORE`, in a namespace of two; `desk` is the other one."""
+    desk.do("HSET", keys.META, "partitions", 2)
+    with Desk(desk.url, desk.namespace, 1) as home:
+        yield home
+
+
+FAR_SEMAPHORE = next(name for name in map(str, itertools.count()) if keys.partition_of(name, 2) == 1)
+
+
+def begin(desk: Desk, limit: int = 1, **options: Any) -> str:
+    return desk.invoke(semaphore=FAR_SEMAPHORE, limit=limit, near=False, **options)
+
+
+def wants(desk: Desk, execution_id: str) -> tuple[int, bool]:
+    """The version of what an execution wants of its lane, and whether that is a place."""
+    semaphore, limit, version, place = desk.run("slot_request", execution_id)
+    assert (semaphore, limit) == (FAR_SEMAPHORE.encode(), 1)
+    return version, bool(place)
+
+
+def ask(home: Desk, execution_id: str, version: int) -> bool:
+    return bool(home.run("request_slot", FAR_SEMAPHORE, 1, execution_id, version, 1, FAR))
+
+
+def give_up(home: Desk, execution_id: str, version: int) -> None:
+    assert home.run("request_slot", FAR_SEMAPHORE, 1, execution_id, version, 0, 0) == 0
+
+
+def done(desk: Desk, errand: str) -> None:
+    due = desk.do("ZSCORE", keys.ERRANDS, errand)
+    assert desk.run("errand", errand, due, "") == 1
+
+
+def settle(desk: Desk, home: Desk, execution_id: str) -> None:
+    """As a worker runs the errand of an execution."""
+    version, place = wants(desk, execution_id)
+    if not place or (ask(home, execution_id, version) and not desk.run("grant_slot", execution_id, version)):
+        give_up(home, execution_id, version)
+    done(desk, "l" + execution_id)
+
+
+def test_an_execution_asks_for_a_place_elsewhere_by_an_errand(desk: Desk, home: Desk) -> None:
+    one = begin(desk)
+    assert list(desk.state.errands) == [b"l" + one.encode()] and "entry" not in desk.execution(one)
+    assert wants(desk, one) == (1, True)
+    before = home.now()
+    assert ask(home, one, 1)
+    assert home.state.slots == {FAR_SEMAPHORE.encode(): {one.encode(): b"1"}}
+    due = home.state.errands[f"h1 {FAR_SEMAPHORE}".encode()]
+    assert before + FAR <= due <= home.now() + FAR
+    assert desk.run("grant_slot", one, 1) == 1
+    entry = desk.execution(one)["entry"]
+    assert desk.state.queues[b"default"].entries[entry][b"input"] == b"in"
+    with desk.unchanged():
+        assert ask(home, one, 1), "repeated, the answer is the same"
+        assert desk.run("grant_slot", one, 1) == 1
+    done(desk, "l" + one)
+
+
+def test_who_stands_in_line_elsewhere_is_told_by_an_errand(desk: Desk, home: Desk) -> None:
+    first, second = begin(desk), begin(desk)
+    for one in (first, second):
+        settle(desk, home, one)
+    assert "entry" not in desk.execution(second)
+    assert line(home, FAR_SEMAPHORE) == [second]
+    by = desk.deliver()
+    assert desk.finish(by) == 0
+    assert wants(desk, first) == (2, False)
+    settle(desk, home, first)
+    told = f"a{second} 1 1 {FAR_SEMAPHORE}"
+    assert set(home.state.errands) == {told.encode(), f"h1 {FAR_SEMAPHORE}".encode()}
+    assert holders(home, FAR_SEMAPHORE) == {second}
+    assert desk.run("grant_slot", second, 1) == 1
+    done(home, told)
+    assert desk.finish(desk.deliver()) == 0
+    settle(desk, home, second)
+    assert not home.state.slots and home.state.errands == {}, "nobody is left to look at"
+
+
+def test_who_has_changed_its_mind_is_not_admitted(desk: Desk, home: Desk) -> None:
+    one = begin(desk)
+    assert ask(home, one, 1)
+    desk.cancel(one)
+    with desk.unchanged():
+        assert desk.run("grant_slot", one, 1) == 0
+        assert desk.run("grant_slot", new_id(), 1) == 0
+    settle(desk, home, one)
+    assert not home.state.slots
+
+
+def test_a_place_of_an_earlier_version_is_no_place(desk: Desk, home: Desk) -> None:
+    one = begin(desk)
+    settle(desk, home, one)
+    by = desk.deliver()
+    desk.suspend(by, "ok")
+    desk.park(by, "ok")
+    desk.answer(one, "ok")
+    assert wants(desk, one) == (3, True)
+    with desk.unchanged():
+        assert desk.run("grant_slot", one, 1) == 0
+    settle(desk, home, one)
+    assert home.state.slots == {FAR_SEMAPHORE.encode(): {one.encode(): b"3"}}
+    assert "entry" in desk.execution(one)
+
+
+def test_what_was_delayed_on_the_way_undoes_nothing_newer(desk: Desk, home: Desk) -> None:
+    one = begin(desk)
+    settle(desk, home, one)
+    by = desk.deliver()
+    desk.suspend(by, "ok")
+    desk.park(by, "ok")
+    desk.answer(one, "ok")
+    settle(desk, home, one)
+    with desk.unchanged():
+        give_up(home, one, 2)
+        assert ask(home, one, 1)
+    assert home.state.slots == {FAR_SEMAPHORE.encode(): {one.encode(): b"3"}}
+
+
+def test_who_starts_later_wants_no_place_yet(desk: Desk, home: Desk) -> None:
+    one = begin(desk, delay=FAR)
+    assert desk.state.errands == {} and wants(desk, one) == (0, False)
+    with desk.unchanged():
+        assert desk.run("grant_slot", one, 0) == 0
+    desk.make_due("p" + one)
+    desk.fire()
+    assert wants(desk, one) == (1, True)
+    settle(desk, home, one)
+    assert "entry" in desk.execution(one)
+
+
+def test_an_execution_without_a_lane_makes_no_errand(desk: Desk) -> None:
+    by = desk.start(timeout=FAR)
+    desk.suspend(by, "ok")
+    desk.park(by, "ok")
+    desk.answer(by.id, "ok")
+    desk.finish(desk.deliver())
+    assert desk.state.errands == {} and version(desk, by.id) == 0
+
+
+def test_an_execution_without_a_lane_wants_nothing(desk: Desk) -> None:
+    plain = desk.invoke()
+    with desk.unchanged():
+        assert desk.run("slot_request", plain) is None
+        assert desk.run("slot_request", new_id()) is None
+
+
+def test_the_holders_from_elsewhere_are_told_in_pages(desk: Desk, home: Desk) -> None:
+    with desk.unchanged():
+        assert home.run("slot_holders", FAR_SEMAPHORE, "0") is None
+    made = [begin(desk, limit=1000) for _ in range(300)]
+    for one in made:
+        home.run("request_slot", FAR_SEMAPHORE, 1000, one, 1, 1, FAR)
+    near = home.invoke(semaphore=FAR_SEMAPHORE, limit=1000, near=True)
+    found: dict[bytes, bytes] = {}
+    cursor, pages = b"0", 0
+    while pages == 0 or cursor != b"0":
+        cursor, flat = home.run("slot_holders", FAR_SEMAPHORE, cursor)
+        found |= dict(zip(flat[::2], flat[1::2], strict=True))
+        pages += 1
+    assert found == {one.encode(): b"1" for one in made} and pages > 1
+    assert near.encode() in home.state.slots[FAR_SEMAPHORE.encode()]
+
+
+def test_who_stands_in_line_is_no_holder(desk: Desk, home: Desk) -> None:
+    first, second = begin(desk), begin(desk)
+    for one in (first, second):
+        settle(desk, home, one)
+    assert home.run("slot_holders", FAR_SEMAPHORE, "0") == [b"0", [first.encode(), b"1"]]
+
+
+# --- errands ----------------------------------------------------------------------------
+
+
+def test_an_errand_that_was_renewed_is_not_taken_for_done(desk: Desk, home: Desk) -> None:
+    one = begin(desk)
+    fired = desk.run("fire", "leader", 60_000, 100)
+    name, due = fired[3]
+    assert name == b"l" + one.encode()
+    desk.cancel(one)
+    with desk.unchanged():
+        assert desk.run("errand", name, due, "") == 0
+        assert desk.run("errand", name, due, 1000) == 0
+    settle(desk, home, one)
+    with desk.unchanged():
+        assert desk.run("errand", name, due, "") == 0
+
+
+def test_an_errand_is_put_off(desk: Desk) -> None:
+    desk.do("ZADD", "errands", 17, "zsomething")
+    assert desk.state.errands == {b"zsomething": 17.0}
+    assert desk.run("fire", "leader", 60_000, 100)[3] == [b"zsomething", b"17"]
+    before = desk.now()
+    assert desk.run("errand", "zsomething", 17, FAR) == 1
+    assert before + FAR <= desk.state.errands[b"zsomething"] <= desk.now() + FAR
+    assert desk.run("fire", "leader", 60_000, 100)[3] == []
+
+
+def test_errands_are_told_oldest_first_in_bounded_batches(desk: Desk) -> None:
+    for due in (3, 1, 2):
+        desk.do("ZADD", "errands", due, f"z{due}")
+    assert desk.run("fire", "leader", 60_000, 2)[3][::2] == [b"z1", b"z2"]

@@ -1,0 +1,430 @@
+"""The approval page over HTTP, as a browser without a script uses it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from polos_redis import ExecutionHandle, PolosClient, Workflow, WorkflowContext, apikeys
+from polos_redis.links import Links
+from tests.harness.running import Running, running, until
+from tests.harness.serving import serving
+from tests.harness.visiting import Page, Visitor, visiting
+
+SECRET = "a secret of more than 32 characters, for tests"
+
+
+class Decision(BaseModel):
+    approved: bool
+    amount: float = Field(le=100)
+    pay_by: date
+    way: Literal["mail", "phone"] = "mail"
+    names: list[str] = []
+    reason: str | None = None
+
+
+async def asks(ctx: WorkflowContext, input: dict[str, Any]) -> Any:
+    options = dict(input)
+    key = options.pop("key", "ok")
+    if options.pop("typed", False):
+        options["schema"] = Decision
+    return await ctx.step.suspend(key, **options)
+
+
+async def asks_twice(ctx: WorkflowContext, input: None) -> Any:
+    return await asyncio.gather(ctx.step.suspend("first"), ctx.step.suspend("second"))
+
+
+async def asks_below(ctx: WorkflowContext, input: dict[str, Any]) -> Any:
+    return await ctx.step.invoke_and_wait("child", ASKS, input)
+
+
+ASKS: Workflow[Any, Any] = Workflow(asks, "pages_asks")
+TWICE: Workflow[Any, Any] = Workflow(asks_twice, "pages_asks_twice")
+BELOW: Workflow[Any, Any] = Workflow(asks_below, "pages_asks_below")
+
+
+@dataclass
+class Desk:
+    """A worker, a server, and somebody with a browser."""
+
+    run: Running
+    links: Links
+    base: str
+    visitor: Visitor
+
+    @property
+    def client(self) -> PolosClient:
+        return self.run.client
+
+    async def asked(self, **options: Any) -> ExecutionHandle[Any]:
+        handle = await self.client.invoke(ASKS, {"data": {"amount": 5}, **options}, user_id="starter")
+        await self.run.parked(handle)
+        return handle
+
+    def link(self, handle: ExecutionHandle[Any], key: str = "ok", run: int = 1, **options: Any) -> str:
+        return self.links.url(handle.id, key, run, **options)
+
+    async def by_link(
+        self, handle: ExecutionHandle[Any], key: str = "ok", run: int = 1, **options: Any
+    ) -> Page:
+        return await self.visitor.get(self.link(handle, key, run, **options))
+
+    async def decision(self, handle: ExecutionHandle[Any], key: str = "ok") -> dict[str, Any]:
+        return await self.client.get_suspension(handle.id, key)
+
+    async def key(self, name: str = "ann", *scopes: str, groups: tuple[str, ...] = ()) -> str:
+        _, secret = await apikeys.create(self.client, name, scopes or ("read", "approve"), groups=groups)
+        return secret
+
+
+@pytest.fixture
+async def desk(redis_url: str, namespace: str) -> AsyncIterator[Desk]:
+    async with running(redis_url, namespace, ASKS, TWICE, BELOW) as run:
+        links = Links([SECRET], namespace, "", 3600)
+        async with serving(run.client, links=links) as base, visiting(base) as visitor:
+            yield Desk(run, Links([SECRET], namespace, base, 3600), base, visitor)
+
+
+@pytest.fixture
+async def open_desk(redis_url: str, namespace: str) -> AsyncIterator[Desk]:
+    """One that lets anybody in, for development."""
+    async with (
+        running(redis_url, namespace, ASKS, TWICE, BELOW) as run,
+        serving(run.client, insecure_dev=True) as base,
+        visiting(base) as visitor,
+    ):
+        yield Desk(run, Links([SECRET], namespace, base, 3600), base, visitor)
+
+
+class TestDeciding:
+    @pytest.mark.parametrize(("button", "approved"), [("Approve", True), ("Reject", False)])
+    async def test_by_a_link(self, desk: Desk, button: str, approved: bool) -> None:
+        handle = await desk.asked()
+        page = await desk.by_link(handle, name="ann@example.com")
+        assert page.status == 200 and "Pages asks asks" in page.text and "Amount 5" in page.text
+        done = await desk.visitor.send(page, page.form("/approve"), button, reason="as agreed")
+        assert done.status == 200 and ("Approved" if approved else "Rejected") in done.text
+        assert "by ann@example.com" in done.text and "as agreed" in done.text
+        assert [form for form in done.forms if "approve" in form.action] == []
+        answer = (await desk.run.result(handle))["data"]
+        assert answer == {"approved": approved, "reason": "as agreed"}
+        found = await desk.decision(handle)
+        assert (found["resumed_by"], found["channel"]) == ("ann@example.com", "page")
+
+    async def test_looking_decides_nothing(self, desk: Desk) -> None:
+        handle = await desk.asked()
+        url = desk.link(handle)
+        for method in ("GET", "HEAD"):
+            response = await desk.visitor.http.request(method, url)
+            assert response.status_code == 200
+        assert (await desk.decision(handle))["status"] == "open"
+
+    async def test_by_a_session(self, desk: Desk) -> None:
+        handle = await desk.asked(approvers=["group:finance"])
+        before = await desk.visitor.get(f"/approve/{handle.id}/ok")
+        assert before.url.startswith(f"{desk.base}/login") and "Log in" in before.text
+        assert before.form("/login").get("next") == f"/approve/{handle.id}/ok"
+        key = await desk.key("bob", groups=("finance",))
+        page = await desk.visitor.send(before, before.form("/login"), key=key)
+        assert page.url == f"{desk.base}/approve/{handle.id}/ok" and "You decide as bob" in page.text
+        await desk.visitor.send(page, page.form("/approve"), "Approve")
+        assert (await desk.decision(handle))["resumed_by"] == "bob"
+
+    async def test_in_development_by_a_name_that_is_asked_for(self, open_desk: Desk) -> None:
+        handle = await open_desk.asked(approvers=["carol"])
+        page = await open_desk.visitor.get(f"/approve/{handle.id}/ok")
+        refused = await open_desk.visitor.send(page, page.form("/approve"), "Approve", resumed_by="dave")
+        assert refused.status == 403 and "carol" in refused.text
+        assert refused.form("/approve").get("resumed_by") == "dave"
+        done = await open_desk.visitor.send(page, page.form("/approve"), "Approve", resumed_by="carol")
+        assert "Approved by carol" in done.text
+
+    async def test_twice_the_same_is_one_decision(self, desk: Desk) -> None:
+        handle = await desk.asked()
+        page = await desk.by_link(handle)
+        form = page.form("/approve")
+        both = await asyncio.gather(*(desk.visitor.send(page, form, "Approve") for _ in range(2)))
+        assert [one.status for one in both] == [200, 200]
+        assert all("Approved" in one.text for one in both)
+        events = await desk.run.events(handle)
+        assert [one.event_type for one in events].count("resume_ok") == 1
+
+    async def test_otherwise_than_it_was_decided_is_refused_and_said_so(self, desk: Desk) -> None:
+        handle = await desk.asked()
+        page = await desk.by_link(handle, name="ann")
+        await desk.run.client.resume(
+            suspend_execution_id=handle.id, suspend_step_key="ok", data={"approved": True}, resumed_by="bob"
+        )
+        late = await desk.visitor.send(page, page.form("/approve"), "Reject")
+        assert late.status == 409 and "already decided" in late.text and "Approved by bob" in late.text
+
+    async def test_a_step_key_may_be_any_text(self, desk: Desk) -> None:
+        for key in ("a/b c?d#e&f=g", "//", "ä ö 🙂", "100%", "two\nlines\n", "..a", "<b>", "a;b", "a+b", "/"):
+            handle = await desk.asked(key=key)
+            page = await desk.by_link(handle, key, name="ann")
+            assert page.status == 200, key
+            done = await desk.visitor.send(page, page.form("/approve"), "Approve")
+            assert "Approved" in done.text, key
+
+    async def test_a_descendants_by_the_roots_id(self, desk: Desk) -> None:
+        handle = await desk.client.invoke(BELOW, {"data": {"amount": 7}})
+        await desk.run.reached(handle, "waiting")
+        await until(lambda: desk.client.list_suspensions())
+        await desk.visitor.log_in(await desk.key())
+        page = await desk.visitor.get(f"/approve/{handle.id}/ok")
+        assert "Amount 7" in page.text
+        done = await desk.visitor.send(page, page.form("/approve"), "Approve")
+        assert "Approved" in done.text
+        await desk.run.result(handle)
+
+
+class TestForm:
+    async def test_what_is_wrong_is_said_beside_it_and_what_was_typed_is_kept(self, desk: Desk) -> None:
+        handle = await desk.asked(typed=True)
+        page = await desk.by_link(handle, name="ann")
+        form = page.form("/approve")
+        typed = {"amount": "much", "pay_by": "2026-02-30", "way": '"phone"', "reason": "<b>because</b>"}
+        wrong = await desk.visitor.send(page, form, "Approve", **typed)
+        assert wrong.status == 422
+        again = wrong.form("/approve")
+        assert {name: again.get(f"answer/{name}") for name in typed} == typed
+        for name, words in (("amount", "not a number"), ("pay_by", "not a date")):
+            control = again.controls[f"answer/{name}"]
+            assert control["aria-invalid"] == "true"
+            wrongs = [given["id"] for tag, given in wrong.tags if given.get("class") == "wrong"]
+            assert control["aria-describedby"].split()[-1] in wrongs and words in wrong.text
+        assert (await desk.decision(handle))["status"] == "open"
+
+        # what only the model's own rules refuse, the same way
+        wrong = await desk.visitor.send(wrong, again, "Approve", amount="101", pay_by="2026-02-28")
+        assert wrong.status == 422 and wrong.form("/approve").controls["answer/amount"]["aria-invalid"]
+        assert "aria-invalid" not in wrong.form("/approve").controls["answer/pay_by"]
+        done = await desk.visitor.send(wrong, wrong.form("/approve"), "Approve", amount="99.5")
+        assert done.status == 200 and "Approved" in done.text
+        result = await desk.run.result(handle)
+        assert result == Decision(
+            approved=True, amount=99.5, pay_by=date(2026, 2, 28), way="phone", reason="<b>because</b>"
+        )
+
+    async def test_rows_are_added_and_removed_without_deciding(self, desk: Desk) -> None:
+        handle = await desk.asked(typed=True)
+        page = await desk.by_link(handle)
+        for _ in range(2):
+            page = await desk.visitor.send(page, page.form("/approve"), "Add", amount="5", reason="kept")
+            assert page.status == 200
+        form = page.form("/approve")
+        assert form.get("answer/amount") == "5" and form.get("answer/reason") == "kept"
+        page = await desk.visitor.send(page, form, "Remove", **{"names/1": "zoe"})
+        assert [name for name, _ in page.form("/approve").fields if name.startswith("answer/names/")] == [
+            "answer/names/1"
+        ]
+        assert (await desk.decision(handle))["status"] == "open"
+        await desk.visitor.send(page, page.form("/approve"), "Reject", pay_by="2026-01-01")
+        assert (await desk.run.result(handle)).names == ["zoe"]
+
+    async def test_a_declared_form(self, desk: Desk) -> None:
+        form = {
+            "title": "Ship it?",
+            "description": "All is green.",
+            "context": {"branch": "main"},
+            "fields": [
+                {"name": "when", "type": "select", "options": ["now", "later"], "required": True},
+                {"name": "percent", "type": "integer", "label": "Percent of users", "default": 10},
+            ],
+        }
+        handle = await desk.asked(
+            data={"version": "2.4", "_form": form, "_approval_url": "https://x.example"}
+        )
+        page = await desk.by_link(handle)
+        assert "Ship it?" in page.text and "All is green." in page.text and "Branch main" in page.text
+        assert "Version 2.4" in page.text and "Percent of users" in page.text
+        done = await desk.visitor.send(page, page.form("/approve"), "Send", when='"later"', percent="25")
+        assert "Answered" in done.text
+        assert (await desk.run.result(handle))["data"] == {"when": "later", "percent": 25}
+
+    async def test_enter_decides_nothing(self, desk: Desk) -> None:
+        page = await desk.by_link(await desk.asked())
+        inside = [given for tag, given in page.tags if tag == "button"]
+        assert "disabled" in inside[0]  # the form's default button
+
+    async def test_every_control_has_a_name_that_is_read_out(self, desk: Desk) -> None:
+        page = await desk.by_link(await desk.asked(typed=True))
+        labelled = {given["for"] for tag, given in page.tags if tag == "label"}
+        for tag, given in page.tags:
+            if tag in ("input", "textarea", "select") and given.get("type") != "hidden":
+                assert given["id"] in labelled
+        identities = [given["id"] for _, given in page.tags if "id" in given]
+        assert len(identities) == len(set(identities))
+
+
+class TestApprovers:
+    async def test_one_of_two_is_recorded_and_shown(self, desk: Desk) -> None:
+        handle = await desk.asked(approvers=["ann", "bob", "carol"], required=2)
+        page = await desk.by_link(handle, name="ann")
+        assert "0 of 2 approvals" in page.text
+        page = await desk.visitor.send(page, page.form("/approve"), "Approve", reason="fine by me")
+        assert "1 of 2 approvals" in page.text and "ann approved" in page.text and "fine by me" in page.text
+        assert "Your decision is recorded" in page.text
+        assert [form for form in page.forms if "approve" in form.action] == []
+        other = await desk.by_link(handle, name="bob")
+        assert "1 of 2 approvals" in other.text
+        done = await desk.visitor.send(other, other.form("/approve"), "Approve")
+        assert "2 of 2 approvals" in done.text and "Approved" in done.text
+
+    async def test_who_may_not_decide_is_told_before_and_after(self, desk: Desk) -> None:
+        handle = await desk.asked(approvers=["ann"])
+        page = await desk.by_link(handle, name="ann")
+        form = page.form("/approve")
+        other = await desk.by_link(handle, name="bob")
+        assert "not yours to decide" in other.text and "ann" in other.text
+        assert [one for one in other.forms if "approve" in one.action] == []
+        mine = {**desk.visitor.data(form, "Approve")}
+        token = desk.links.token(handle.id, "ok", 1, name="bob")
+        response = await desk.visitor.http.post(form.action, data={**mine, "token": [token]})
+        assert response.status_code == 403  # the form was given to ann
+        assert (await desk.decision(handle))["status"] == "open"
+
+    async def test_not_by_who_has_started_it(self, desk: Desk) -> None:
+        handle = await desk.asked(allow_self=False)
+        page = await desk.by_link(handle, name="starter")
+        assert "not yours to decide" in page.text
+
+    async def test_a_link_to_look_only(self, desk: Desk) -> None:
+        handle = await desk.asked()
+        page = await desk.by_link(handle, scope="view")
+        assert "for looking only" in page.text and "Amount 5" in page.text
+        token = desk.links.token(handle.id, "ok", 1, scope="view")
+        form = (await desk.by_link(handle)).form("/approve")
+        response = await desk.visitor.http.post(
+            form.action, data={**desk.visitor.data(form, "Approve"), "token": [token]}
+        )
+        assert response.status_code == 403
+        assert (await desk.decision(handle))["status"] == "open"
+
+    async def test_a_key_that_may_only_read(self, desk: Desk) -> None:
+        handle = await desk.asked()
+        await desk.visitor.log_in(await desk.key("eve", "read"))
+        page = await desk.visitor.get(f"/approve/{handle.id}/ok")
+        assert "not decide it" in page.text
+
+
+class TestEnds:
+    async def test_an_expired_one(self, desk: Desk) -> None:
+        handle = await desk.asked(timeout=3600)
+        page = await desk.by_link(handle)
+        assert "expires in 59 min" in page.text
+        await desk.run.make_due(handle, "ok", "s")
+        await desk.run.reached(handle, "failed")
+        late = await desk.visitor.send(page, page.form("/approve"), "Approve")
+        assert (
+            late.status == 410 and "Your answer was not taken" in late.text and "Nobody answered" in late.text
+        )
+        assert "Expired" in (await desk.by_link(handle)).text
+
+    async def test_one_that_was_cancelled(self, desk: Desk) -> None:
+        handle = await desk.asked()
+        page = await desk.by_link(handle)
+        await desk.client.cancel(handle.id)
+        late = await desk.visitor.send(page, page.form("/approve"), "Approve")
+        assert late.status == 409 and "Closed" in late.text and "the execution is cancelled" in late.text
+
+    async def test_a_default_that_was_taken(self, desk: Desk) -> None:
+        handle = await desk.asked(timeout=3600, on_timeout={"approved": False, "reason": "too late"})
+        assert "decided by default in 59 min" in (await desk.by_link(handle)).text
+        await desk.run.make_due(handle, "ok", "s")
+        await desk.run.result(handle)
+        page = await desk.by_link(handle)
+        assert page.status == 200 and "too late" in page.text
+        assert [one for one in page.forms if "approve" in one.action] == []
+
+    async def test_a_link_of_an_earlier_run(self, desk: Desk) -> None:
+        handle = await desk.asked(timeout=3600)
+        await desk.run.make_due(handle, "ok", "s")
+        await desk.run.reached(handle, "failed")
+        await desk.client.retry(handle.id)
+        await desk.run.parked(handle)
+        page = await desk.by_link(handle)
+        assert page.status == 403 and "began anew" in page.text
+        assert (await desk.by_link(handle, run=2)).status == 200
+
+    async def test_no_such_thing(self, desk: Desk) -> None:
+        await desk.visitor.log_in(await desk.key())
+        page = await desk.visitor.get("/approve/nothing/ok")
+        assert page.status == 404 and "No such execution" in page.text
+        handle = await desk.asked()
+        assert (await desk.visitor.get(f"/approve/{handle.id}/other")).status == 404
+
+
+class TestFinding:
+    async def test_the_only_open_one(self, desk: Desk) -> None:
+        handle = await desk.asked(key="a/b")
+        await desk.visitor.log_in(await desk.key())
+        page = await desk.visitor.get(f"/approve/{handle.id}")
+        assert page.url.endswith(f"/approve/{handle.id}/a%2Fb")
+
+    async def test_a_list_of_several_then_of_what_was_decided(self, desk: Desk) -> None:
+        handle = await desk.client.invoke(TWICE)
+        await desk.run.opened(handle, "first")
+        await desk.run.opened(handle, "second")
+        await desk.visitor.log_in(await desk.key())
+        page = await desk.visitor.get(f"/approve/{handle.id}")
+        assert "2 decisions open" in page.text
+        assert {f"/approve/{handle.id}/first", f"/approve/{handle.id}/second"} <= set(page.links)
+        for key in ("first", "second"):
+            await desk.run.answer(handle, key)
+        await desk.run.result(handle)
+        page = await desk.visitor.get(f"/approve/{handle.id}")
+        assert "Nothing is to be decided" in page.text and f"/approve/{handle.id}/first" in page.links
+
+    async def test_by_a_link_its_own(self, desk: Desk) -> None:
+        handle = await desk.asked()
+        token = desk.links.token(handle.id, "ok", 1)
+        page = await desk.visitor.get(f"/approve/{handle.id}", token=token)
+        assert page.url.startswith(f"{desk.base}/approve/{handle.id}/ok?token=")
+
+
+class TestHostileData:
+    async def test_it_is_shown_and_does_nothing(self, desk: Desk) -> None:
+        bad = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+        data = {
+            bad: bad,
+            "link": "javascript:alert(1)",
+            "trick": "https://good.example@evil.example/",
+            "turned": "\u202e001",
+            "deep": [[[[[[[[[{"a": bad}]]]]]]]]],
+            "long": "x" * 300_000,
+            "many": list(range(5000)),
+            "description": bad,
+            "_form": {"title": bad, "description": bad, "fields": [{"name": bad, "label": bad, "type": bad}]},
+        }
+        handle = await desk.asked(key=bad, data=data)
+        page = await desk.by_link(handle, bad, name=bad[:60])
+        assert page.status == 200
+        tags = [(tag, given) for tag, given in page.tags if tag in ("script", "img", "iframe")]
+        assert [tag for tag, given in tags if not given.get("src", "").startswith("/static/")] == []
+        assert not any(name.startswith("on") for _, given in page.tags for name in given)
+        assert all(link.startswith(("/", "#")) for link in page.links)
+        assert "\u202e" not in page.response.text
+        assert len(page.response.content) < 3_000_000
+        policy = page.response.headers["content-security-policy"]
+        assert "script-src 'self'" in policy and "unsafe" not in policy
+        assert not any("style" in given for _, given in page.tags)
+
+
+async def test_what_has_changed_since_it_was_shown_is_not_decided(desk: Desk) -> None:
+    handle = await desk.asked()
+    page = await desk.by_link(handle)
+    form = page.form("/approve")
+    form.fields = [(name, "0" * 64 if name == "shown_digest" else value) for name, value in form.fields]
+    again = await desk.visitor.send(page, form, "Approve", reason="typed")
+    assert again.status == 409 and "has changed since" in again.text
+    assert again.form("/approve").get("answer/reason") == "typed"
+    done = await desk.visitor.send(again, again.form("/approve"), "Approve")
+    assert "Approved" in done.text

@@ -1,0 +1,264 @@
+"""The inbox, the list of executions and an execution's page, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from polos_redis import PolosClient, Workflow, WorkflowContext, apikeys
+from polos_redis.server.pages.execution import NEWEST
+from tests.harness.running import Running, running, until
+from tests.harness.servers import ChaosServer
+from tests.harness.serving import serving
+from tests.harness.visiting import Visitor, visiting
+
+
+async def asks(ctx: WorkflowContext, input: Any) -> Any:
+    return await ctx.step.suspend("check it", data=input, timeout=3600)
+
+
+async def child(ctx: WorkflowContext, input: int) -> int:
+    return await ctx.step.run("double", lambda: input * 2)
+
+
+async def works(ctx: WorkflowContext, input: dict[str, Any]) -> Any:
+    await ctx.step.run("first step", asyncio.sleep, 0)
+    doubled = await ctx.step.invoke_and_wait("below", CHILD, 21)
+    answer = await ctx.step.suspend("look", data={"doubled": doubled})
+
+    def last() -> dict[str, Any]:
+        if not answer["data"]["approved"]:
+            raise ValueError("<b>not approved</b>")
+        return {"total_cost": 12345.5, "lines": [{"what": "pen", "price": 2}, {"what": "ink", "price": 3}]}
+
+    return await ctx.step.run("last", last, max_retries=0)
+
+
+async def walks(ctx: WorkflowContext, input: int) -> None:
+    for number in range(input):
+        await ctx.step.run(f"walk {number:04}", lambda: None)
+
+
+ASKS: Workflow[Any, Any] = Workflow(asks, "lists_asks")
+CHILD: Workflow[Any, Any] = Workflow(child, "lists_child")
+WALKS: Workflow[Any, Any] = Workflow(walks, "lists_walks")
+WORKS: Workflow[Any, Any] = Workflow(works, "lists_works")
+
+
+@pytest.fixture
+async def run(redis_url: str, namespace: str) -> AsyncIterator[Running]:
+    async with running(redis_url, namespace, ASKS, CHILD, WALKS, WORKS) as run:
+        yield run
+
+
+@pytest.fixture
+async def visitor(run: Running) -> AsyncIterator[Visitor]:
+    """Somebody who has logged in and may do everything but administer."""
+    _, secret = await apikeys.create(run.client, "ann", ["read", "invoke", "approve"])
+    async with serving(run.client) as base, visiting(base) as visitor:
+        await visitor.log_in(secret)
+        yield visitor
+
+
+async def asked(run: Running, *inputs: Any) -> list[str]:
+    """Executions that wait, in this order."""
+    found = []
+    for given in inputs:
+        handle = await run.client.invoke(ASKS, given)
+        await run.parked(handle)
+        found.append(handle.id)
+    return found
+
+
+class TestInbox:
+    async def test_it_shows_what_is_open_oldest_first(self, run: Running, visitor: Visitor) -> None:
+        assert "Nothing is waiting for anybody" in (await visitor.get("/")).text
+        ids = await asked(run, {"amount": 1, "customer": "Ann"}, {"description": "<b>Second</b>"})
+        page = await visitor.get("/")
+        assert "2 decisions open" in page.text
+        assert [link for link in page.links if "/approve/" in link] == [
+            f"/approve/{one}/check%20it" for one in ids
+        ]
+        assert "Amount 1" in page.text and "Customer Ann" in page.text and "<b>Second</b>" in page.text
+        await run.client.resume(suspend_execution_id=ids[0], suspend_step_key="check it", data=1)
+        assert "1 decision open" in (await visitor.get("/")).text
+
+    async def test_it_is_filtered(self, run: Running, visitor: Visitor) -> None:
+        ids = await asked(run, {"who": "Zoë Müller", "amount": 5}, {"who": "Bob", "amount": 7})
+        for query, wanted in (
+            ({"q": "zoë 5"}, ids[:1]),
+            ({"q": "BOB"}, ids[1:]),
+            ({"q": "check"}, ids),
+            ({"q": ids[1]}, ids[1:]),
+            ({"q": "zoë 7"}, []),
+            ({"workflow": "lists_asks"}, ids),
+            ({"workflow": "lists_asks", "q": "bob"}, ids[1:]),
+            ({"workflow": "other"}, []),
+        ):
+            page = await visitor.get("/", **query)
+            found = [link.split("/")[2] for link in page.links if "/approve/" in link]
+            assert found == wanted, query
+            assert ("Nothing that is open fits" in page.text) == (not wanted)
+            assert page.forms[1].get("q") == query.get("q", "")
+
+    async def test_it_goes_on_on_another_page(self, run: Running, visitor: Visitor) -> None:
+        await asked(run, *range(53))
+        first = await visitor.get("/")
+        assert "More than 50 decisions open" in first.text
+        (after,) = [link for link in first.links if "cursor=" in link]
+        second = await visitor.get(after)
+        assert len([link for link in second.links if "/approve/" in link]) == 3
+        page = await visitor.get("/", cursor="odd")
+        assert page.status == 422 and "odd" in page.text
+
+
+class TestExecutions:
+    async def test_they_are_listed_and_filtered(self, run: Running, visitor: Visitor) -> None:
+        assert "No execution has been started here yet" in (await visitor.get("/executions")).text
+        (waiting,) = await asked(run, 1)
+        done = await run.client.invoke(CHILD, 1)
+        await run.result(done)
+        page = await visitor.get("/executions")
+        assert [one for one in page.links if one.startswith("/executions/")] == [
+            f"/executions/{done.id}",
+            f"/executions/{waiting}",
+        ]
+        for query, wanted in (
+            ({"status": "waiting"}, waiting),
+            ({"status": "completed"}, done.id),
+            ({"workflow": "lists_child"}, done.id),
+            ({"workflow": "lists_asks", "status": "waiting"}, waiting),
+        ):
+            page = await visitor.get("/executions", **query)
+            assert [one for one in page.links if one.startswith("/executions/")] == [f"/executions/{wanted}"]
+        assert "No execution fits" in (await visitor.get("/executions", status="failed")).text
+
+    @pytest.mark.parametrize("query", [{"status": "odd"}, {"cursor": "odd"}])
+    async def test_what_makes_no_sense_is_refused(self, visitor: Visitor, query: dict[str, str]) -> None:
+        page = await visitor.get("/executions", **query)
+        assert page.status == 422 and "odd" in page.text
+
+
+class TestExecution:
+    async def test_it_shows_everything(self, run: Running, visitor: Visitor) -> None:
+        handle = await run.client.invoke(WORKS, {"day": "2026-03-01", "sources": ["crm"]}, user_id="carol")
+        await run.opened(handle, "look")
+        page = await visitor.get(f"/executions/{handle.id}")
+        assert "Waits for a decision: Look" in page.text and f"/approve/{handle.id}/look" in page.links
+        await run.answer(handle, "look", {"approved": True})
+        await run.result(handle)
+        page = await visitor.get(f"/executions/{handle.id}")
+        for text in (
+            "Lists works Completed",
+            "first step",
+            "below lists_child, completed",
+            "look approved",
+            "Day 1 March 2026",
+            "Total cost 12,345.5",
+            "What Price pen 2 ink 3",
+            "Started by carol",
+            "Audit",
+        ):
+            assert text in page.text, text
+        assert "left out here" not in page.text
+        (below,) = {link for link in page.links if link.startswith(f"/executions/{handle.id}.")}
+        child_page = await visitor.get(below)
+        assert "Result 42" in child_page.text and f"/executions/{handle.id}" in child_page.links
+        bars = [given for tag, given in page.tags if tag == "rect" and given["class"] != "track"]
+        assert [one["class"] for one in bars] == [
+            "step ok",
+            "child completed",
+            "suspension answered",
+            "step ok",
+        ]
+        starts = [float(one["x"].rstrip("%")) for one in bars]
+        assert starts == sorted(starts)
+        assert all(
+            x >= 0 and x + float(one["width"].rstrip("%")) <= 100.01
+            for x, one in zip(starts, bars, strict=True)
+        )
+
+    async def test_a_very_long_one_is_shown_from_its_newest_steps(
+        self, run: Running, visitor: Visitor
+    ) -> None:
+        handle = await run.client.invoke(WALKS, NEWEST + 3)
+        await run.result(handle)
+        page = await visitor.get(f"/executions/{handle.id}")
+        assert "3 earlier bars are left out here" in page.text
+        assert "3 earlier steps are left out here" in page.text
+        steps = [given["data-key"] for tag, given in page.tags if tag == "details" and "data-key" in given]
+        bars = [given["data-key"].strip() for tag, given in page.tags if tag == "li" and "data-key" in given]
+        assert len(set(steps)) == len(set(bars)) == NEWEST
+        last = f"walk {NEWEST + 2:04}"
+        assert last in steps and f"step {last}" in bars
+
+    async def test_a_failed_one_is_retried(self, run: Running, visitor: Visitor) -> None:
+        handle = await run.client.invoke(WORKS, {})
+        await run.opened(handle, "look")
+        await run.answer(handle, "look", {"approved": False})
+        await run.reached(handle, "failed")
+        page = await visitor.get(f"/executions/{handle.id}")
+        assert "StepExecutionError" in page.text and "<b>not approved</b>" in page.text
+        assert "<b>not" not in page.response.text
+        again = await visitor.send(page, page.form("/retry"))
+        assert again.url == f"{visitor.base}/executions/{handle.id}"
+        await until(lambda: run.client.get_execution(handle.id))
+        await run.reached(handle, "failed")
+        assert (await run.client.get_execution(handle.id))["run"] == 2
+        assert "run 2" in (await visitor.get(f"/executions/{handle.id}")).text
+
+    async def test_a_waiting_one_is_cancelled_once(self, run: Running, visitor: Visitor) -> None:
+        (waiting,) = await asked(run, 1)
+        page = await visitor.get(f"/executions/{waiting}")
+        form = page.form("/cancel")
+        assert "Cancelled" in (await visitor.send(page, form)).text
+        assert (await run.client.get_execution(waiting))["cancelled_by"] == "ann"
+        late = await visitor.send(page, form)
+        assert late.status == 409 and "It had ended before" in late.text
+        assert not [one for one in late.forms if "cancel" in one.action]
+
+    async def test_who_may_only_read_has_no_buttons(self, run: Running) -> None:
+        (waiting,) = await asked(run, 1)
+        _, secret = await apikeys.create(run.client, "eve", ["read"])
+        async with serving(run.client) as base, visiting(base) as eve:
+            await eve.log_in(secret)
+            page = await eve.get(f"/executions/{waiting}")
+            assert [one.action for one in page.forms] == ["/logout"]
+            token = page.form("/logout").get("form_token")
+            response = await eve.http.post(f"/executions/{waiting}/cancel", data={"form_token": token})
+            assert response.status_code == 403 and "invoke" in response.text
+        assert (await run.client.get_execution(waiting))["status"] == "waiting"
+
+    async def test_who_may_not_read_sees_nothing(self, run: Running) -> None:
+        (waiting,) = await asked(run, {"secret": "xyzzy"})
+        _, secret = await apikeys.create(run.client, "eve", ["invoke"])
+        async with serving(run.client) as base, visiting(base) as eve:
+            await eve.log_in(secret)
+            for path in ("/", "/executions", f"/executions/{waiting}", f"/approve/{waiting}"):
+                page = await eve.get(path)
+                assert page.status == 403 and "xyzzy" not in page.response.text
+
+    async def test_one_that_is_not_there(self, visitor: Visitor) -> None:
+        page = await visitor.get("/executions/nothing")
+        assert page.status == 404 and "No such execution" in page.text
+
+
+async def test_a_page_while_redis_is_away_says_so(chaos_server: ChaosServer, namespace: str) -> None:
+    async with (
+        PolosClient(chaos_server.url, namespace, patience_seconds=0.2) as client,
+        serving(client, insecure_dev=True) as base,
+        visiting(base) as visitor,
+    ):
+        assert (await visitor.get("/")).status == 200
+        chaos_server.kill()
+        page = await visitor.get("/")
+        assert page.status == 503 and "Redis" in page.text and page.response.headers["retry-after"]
+        chaos_server.start()
+        await until(lambda: _works(visitor))
+
+
+async def _works(visitor: Visitor) -> bool:
+    return (await visitor.get("/")).status == 200

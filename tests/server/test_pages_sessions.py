@@ -1,0 +1,261 @@
+"""Logging in and out, and forms that other sites can't send."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from polos_redis import PolosClient, Workflow, WorkflowContext, apikeys
+from polos_redis.links import Links
+from polos_redis.server.app import create_app
+from tests.harness.running import running
+from tests.harness.serving import serving
+from tests.harness.visiting import Page, Visitor, visiting
+
+SECRET = "a secret of more than 32 characters, for tests"
+
+
+async def waits(ctx: WorkflowContext, input: None) -> None:
+    await ctx.step.suspend("ok", data={"amount": 5})
+
+
+WAITS: Workflow[Any, Any] = Workflow(waits, "sessions_waits")
+
+
+@pytest.fixture
+async def site(client: PolosClient, namespace: str) -> AsyncIterator[Visitor]:
+    async with serving(client, links=Links([SECRET], namespace, "", 60)) as base, visiting(base) as visitor:
+        yield visitor
+
+
+async def key_of(client: PolosClient, *scopes: str) -> tuple[str, str]:
+    """A key's id and secret."""
+    key, secret = await apikeys.create(client, "ann", scopes or ("read", "approve", "invoke"))
+    return key.id, secret
+
+
+def cookie(visitor: Visitor, name: str) -> str:
+    return next(one for one in visitor.http.cookies.jar if one.name == name).value or ""
+
+
+async def test_who_is_not_known_is_sent_to_log_in_and_back(client: PolosClient, site: Visitor) -> None:
+    page = await site.get("/executions", workflow="a b")
+    assert page.url.startswith(f"{site.base}/login") and page.status == 200
+    _, secret = await key_of(client)
+    page = await site.send(page, page.form("/login"), key=f" {secret} ")
+    assert page.url == f"{site.base}/executions?workflow=a+b" and "ann" in page.text
+
+
+async def test_a_wrong_key_is_refused(client: PolosClient, site: Visitor) -> None:
+    key_id, secret = await key_of(client)
+    for wrong in ("", "polos_", secret[:-1], f"polos_{key_id}_x", "ä" * 50):
+        page = await site.log_in(wrong)
+        assert page.status == 403 and "not known here" in page.text
+        assert secret not in page.response.text and (not wrong or wrong not in page.response.text)
+    assert (await site.get("/")).url.startswith(f"{site.base}/login")
+
+
+async def test_the_cookie_is_kept_from_scripts_and_other_sites(client: PolosClient, site: Visitor) -> None:
+    _, secret = await key_of(client)
+    page = await site.get("/login")
+    response = await site.http.post(
+        "/login", data=site.data(page.form("/login"), key=secret), follow_redirects=False
+    )
+    assert response.status_code == 303 and response.headers["location"] == "/"
+    (header,) = response.headers.get_list("set-cookie")
+    assert "HttpOnly" in header and "SameSite=lax" in header and secret not in header
+
+
+@pytest.mark.parametrize(
+    "after",
+    ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)", "/login", "\n/x"],
+)
+async def test_after_logging_in_no_other_site_is_gone_to(
+    client: PolosClient, site: Visitor, after: str
+) -> None:
+    _, secret = await key_of(client)
+    page = await site.get("/login", next=after)
+    form = page.form("/login")
+    assert form.get("next") == "/"
+    data = {**site.data(form, key=secret), "next": [after]}
+    response = await site.http.post("/login", data=data, follow_redirects=False)
+    assert response.headers["location"] == "/"
+
+
+async def test_a_session_ends_with_its_key(client: PolosClient, site: Visitor) -> None:
+    key_id, secret = await key_of(client)
+    assert (await site.log_in(secret)).url == f"{site.base}/"
+    await apikeys.revoke(client, key_id)
+    assert (await site.get("/")).url.startswith(f"{site.base}/login")
+
+
+async def test_logging_out(client: PolosClient, site: Visitor) -> None:
+    _, secret = await key_of(client)
+    page = await site.log_in(secret)
+    page = await site.send(page, page.form("/logout"))
+    assert page.url.startswith(f"{site.base}/login")
+    assert (await site.get("/")).url.startswith(f"{site.base}/login")
+
+
+@pytest.mark.parametrize("change", ["x", "", "swap"])
+async def test_a_changed_cookie_is_nobodys(client: PolosClient, site: Visitor, change: str) -> None:
+    _, secret = await key_of(client)
+    await site.log_in(secret)
+    value = cookie(site, "polos_session")
+    site.http.cookies.clear()
+    forged = ("A" if value[0] != "A" else "B") + value[1:] if change == "swap" else change
+    page = await site.http.get("/", headers={"Cookie": f"polos_session={forged}"})
+    assert page.url.path == "/login"
+
+
+async def test_a_session_may_read_the_api_and_change_nothing_there(
+    client: PolosClient, site: Visitor
+) -> None:
+    _, secret = await key_of(client, "admin")
+    await site.log_in(secret)
+    assert (await site.http.get("/api/v1/executions")).status_code == 200
+    response = await site.http.post("/api/v1/executions", json={"workflow_id": "x", "input": None})
+    assert response.status_code == 401
+
+
+async def test_a_secret_that_was_changed_with_the_old_one_kept_ends_no_session(
+    client: PolosClient, namespace: str
+) -> None:
+    _, secret = await key_of(client)
+    new = "another secret of more than 32 characters"
+    async with serving(client, links=Links([SECRET], namespace, "", 60)) as base, visiting(base) as visitor:
+        await visitor.log_in(secret)
+        value = cookie(visitor, "polos_session")
+    for secrets, path in (([new, SECRET], "/"), ([new], "/login")):
+        async with (
+            serving(client, links=Links(secrets, namespace, "", 60)) as base,
+            httpx.AsyncClient(base_url=base, follow_redirects=True) as http,
+        ):
+            response = await http.get("/", headers={"Cookie": f"polos_session={value}"})
+            assert response.url.path == path
+
+
+@pytest.mark.parametrize("token", ["", "x", "of another"])
+async def test_a_form_of_another_site_is_refused(redis_url: str, namespace: str, token: str) -> None:
+    async with (
+        running(redis_url, namespace, WAITS) as run,
+        serving(run.client, links=Links([SECRET], namespace, "", 60)) as base,
+        visiting(base) as ann,
+        visiting(base) as eve,
+    ):
+        handle = await run.client.invoke(WAITS)
+        await run.parked(handle)
+        _, secret = await key_of(run.client)
+        await ann.log_in(secret)
+        await eve.log_in(secret)
+        other = await eve.get(f"/approve/{handle.id}/ok")
+        given = other.form("/approve").get("form_token") if token == "of another" else token
+        for path, data in (
+            (f"/approve/{handle.id}/ok", {"answer/approved": "true"}),
+            (f"/executions/{handle.id}/cancel", {}),
+            (f"/executions/{handle.id}/retry", {}),
+            ("/logout", {}),
+        ):
+            response = await ann.http.post(path, data={"form_token": given, **data})
+            assert response.status_code == 403 and "try again" in response.text.lower()
+        assert await handle.status() == "waiting"
+        assert (await ann.get("/")).status == 200  # still logged in
+
+
+async def test_in_development_another_sites_form_is_refused_too(redis_url: str, namespace: str) -> None:
+    async with (
+        running(redis_url, namespace, WAITS) as run,
+        serving(run.client, insecure_dev=True) as base,
+        visiting(base) as visitor,
+    ):
+        handle = await run.client.invoke(WAITS)
+        await run.parked(handle)
+        response = await visitor.http.post(f"/approve/{handle.id}/ok", data={"answer/approved": "true"})
+        assert response.status_code == 403
+        page = await visitor.get(f"/approve/{handle.id}/ok")
+        done = await visitor.send(page, page.form("/approve"), "Approve")
+        assert "Approved" in done.text
+
+
+async def test_an_expired_and_a_forged_link_say_so(client: PolosClient, namespace: str) -> None:
+    links = Links([SECRET], namespace, "", 60)
+    async with serving(client, links=links) as base, visiting(base) as visitor:
+        short = links.token("some", "ok", 1, seconds=1e-6)
+        page = await visitor.get("/approve/some/ok", token=short)
+        assert page.status == 403 and "This link has expired" in page.text
+        page = await visitor.get("/approve/some/ok", token=links.token("some", "ok", 1)[:-2])
+        assert page.status == 403 and "does not work" in page.text
+    async with serving(client) as base, visiting(base) as visitor:
+        page = await visitor.get("/approve/some/ok", token="x")
+        assert page.status == 403 and "no signed links" in page.text
+
+
+async def test_a_form_that_can_not_be_read_is_refused_with_a_page(site: Visitor) -> None:
+    response = await site.http.post("/login", data={f"field {number}": "" for number in range(20)})
+    assert response.status_code == 400 and response.headers["content-type"].startswith("text/html")
+
+
+async def test_guessing_is_slowed_down(client: PolosClient, namespace: str) -> None:
+    async with serving(client, links=Links([SECRET], namespace, "", 60)) as base, visiting(base) as visitor:
+        statuses = {(await visitor.log_in(f"polos_x_{n}")).status for n in range(30)}
+        assert statuses == {403, 429}
+
+
+async def test_pages_are_kept_by_nobody_and_say_what_they_may_load(site: Visitor) -> None:
+    page = await site.get("/login")
+    headers = page.response.headers
+    assert headers["cache-control"] == "no-store" and headers["x-frame-options"] == "DENY"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assets = [given.get("src") or given.get("href", "") for _, given in page.tags]
+    for path in (one for one in assets if one.startswith("/static/")):
+        asset = await site.http.get(path)
+        assert asset.status_code == 200 and "immutable" in asset.headers["cache-control"]
+        assert (await site.http.get(path.replace("/static/", "/static/0"))).status_code == 404
+    assert (await site.http.get("/favicon.ico")).headers["content-type"] == "image/svg+xml"
+
+
+@pytest.mark.parametrize("scope", ["decide", "view"])
+async def test_a_link_opens_its_own_page_only_however_its_token_comes(
+    redis_url: str, namespace: str, scope: Literal["decide", "view"]
+) -> None:
+    links = Links([SECRET], namespace, "", 60)
+    async with (
+        running(redis_url, namespace, WAITS) as run,
+        serving(run.client, links=links) as base,
+        visiting(base) as eve,
+    ):
+        handle, other = await run.client.invoke(WAITS), await run.client.invoke(WAITS)
+        await run.parked(handle)
+        await run.parked(other)
+        page = await eve.get("/login")
+        form = {"form_token": page.form("/login").get("form_token")}
+        eve.http.headers["Authorization"] = f"Bearer {links.token(handle.id, 'ok', 1, scope=scope)}"
+        for path in ("/", "/executions", f"/executions/{other.id}", f"/approve/{other.id}/ok"):
+            response = await eve.get(path)
+            assert response.status == 403 and other.id not in response.text
+        for path in (f"/executions/{other.id}/cancel", f"/executions/{handle.id}/cancel"):
+            assert (await eve.http.post(path, data=form)).status_code == 403
+        assert {await handle.status(), await other.status()} == {"waiting"}
+
+
+async def test_in_another_app_a_sessions_cookie_changes_nothing_through_the_api(
+    redis_url: str, namespace: str
+) -> None:
+    outer = FastAPI()
+    async with running(redis_url, namespace, WAITS) as run:
+        outer.mount("/below", create_app(run.client))
+        here = httpx.ASGITransport(app=outer)
+        async with httpx.AsyncClient(transport=here, base_url="http://here") as http:
+            handle = await run.client.invoke(WAITS)
+            await run.parked(handle)
+            _, secret = await key_of(run.client, "admin")
+            page = Page(await http.get("/below/login"))
+            form = {"form_token": page.form("/login").get("form_token"), "key": secret}
+            assert (await http.post("/below/login", data=form)).status_code == 303
+            assert (await http.get(f"/below/api/v1/executions/{handle.id}")).status_code == 200
+            assert (await http.post(f"/below/api/v1/executions/{handle.id}/cancel")).status_code == 401
+        assert await handle.status() == "waiting"

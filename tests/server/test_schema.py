@@ -1,0 +1,51 @@
+"""/openapi.json tells the truth: schemathesis calls every route as it says, and otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+from polos_redis import PolosClient, WorkflowContext, workflow
+from tests.harness.running import Running, working
+from tests.harness.serving import key, serving
+
+SCHEMATHESIS = str(Path(sys.executable).with_name("schemathesis"))
+GONE_IS_FINE = """
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", "401", "403", "404", "409", "410", "429"]
+"""
+ENDLESS = "/api/v1/topics/{topic}/events"
+
+
+@workflow(id="api-schema")
+async def waiter(ctx: WorkflowContext, input: Any) -> Any:
+    return (await ctx.step.suspend("ask", data={"n": 1}, timeout=3600))["data"]
+
+
+async def test_every_route_does_what_its_schema_says(client: PolosClient, tmp_path: Path) -> None:
+    headers = await key(client, "admin")
+    (tmp_path / "gone.toml").write_text(GONE_IS_FINE)
+    async with serving(client, rate_limit="1000000/minute") as url, working(client, waiter) as worker:
+        for _ in range(2):
+            await Running(client, worker).opened(await client.invoke(waiter, 1), "ask")
+        process = await asyncio.create_subprocess_exec(
+            *(
+                SCHEMATHESIS,
+                "--config-file",
+                "gone.toml",
+                "run",
+                f"{url}/openapi.json",
+                "--exclude-path",
+                ENDLESS,
+            ),
+            *("--header", f"Authorization: {headers['Authorization']}"),
+            *("--max-examples", "10", "--phases", "coverage,fuzzing", "--continue-on-failure"),
+            *("--generation-deterministic", "--no-color"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd=tmp_path,
+        )
+        out, _ = await process.communicate()
+        assert process.returncode == 0, out.decode()

@@ -1,0 +1,239 @@
+"""Events over HTTP: server-sent events of executions and topics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from polos_redis import EventData, PolosClient, WorkflowContext, apikeys, events, workflow
+from polos_redis.server import streams
+from tests.harness.running import soon, until, working
+from tests.harness.serving import calling, key, problem, serving
+
+READERS = 1000
+
+
+@workflow(id="api-told")
+async def told(ctx: WorkflowContext, input: int) -> int:
+    for n in range(input):
+        await ctx.step.run(f"step {n}\nof two lines", abs, n)
+    await ctx.step.suspend("go")
+    return input
+
+
+class Reader:
+    """One stream that is being read."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self.answer = answer
+        self._lines = answer.aiter_lines()
+
+    async def next(self) -> dict[str, Any]:
+        """The next message's data; its id stands in "last"."""
+        found: dict[str, Any] = {}
+        async for line in self._lines:
+            name, _, value = line.partition(": ")
+            if name == "id":
+                found["last"] = value
+            elif name == "data":
+                found |= json.loads(value)
+            elif not line and "last" in found:
+                return found
+        raise EOFError
+
+    async def rest(self) -> list[dict[str, Any]]:
+        found = []
+        with contextlib.suppress(EOFError):
+            while True:
+                found.append(await soon(self.next()))
+        return found
+
+
+@contextlib.asynccontextmanager
+async def reading(api: httpx.AsyncClient, path: str, **headers: str) -> AsyncIterator[Reader]:
+    async with api.stream("GET", f"/api/v1/{path}/events", headers=headers, timeout=30) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        yield Reader(answer)
+
+
+@pytest.mark.also_on_cluster
+async def test_an_executions_events_come_as_they_happen_and_end(client: PolosClient) -> None:
+    async with calling(client) as api, working(client, told):
+        handle = await client.invoke(told, 2)
+        async with reading(api, f"executions/{handle.id}") as reader:
+            seen: list[dict[str, Any]] = []
+            while not seen or seen[-1]["event_type"] != "suspend_go":
+                seen.append(await soon(reader.next()))
+            body = {"step_key": "go", "data": 1}
+            await api.post(f"/api/v1/executions/{handle.id}/resume", json=body)
+            seen += await reader.rest()
+        mine = [event async for event in events.stream_workflow(client, "api-told", handle.id, plain=True)]
+        assert [(one["id"], one["event_type"], one["data"]) for one in seen] == [
+            (one.id, one.event_type, one.data) for one in mine
+        ]
+        assert seen[0]["event_type"] == "workflow_start"
+        assert seen[-1]["event_type"] == "workflow_finish"
+        assert "step 1\nof two lines" in {one["data"].get("step_key") for one in seen}
+        assert all(one["last"] == one["id"] for one in seen)
+
+
+async def test_a_reader_goes_on_where_it_was(client: PolosClient) -> None:
+    async with calling(client) as api, working(client, told):
+        handle = await client.invoke(told, 3)
+        path = f"executions/{handle.id}"
+        async with reading(api, path) as reader:
+            seen = [await soon(reader.next()) for _ in range(3)]
+        body = {"step_key": "go", "data": 1}
+        while (await api.post(f"/api/v1/{path}/resume", json=body)).status_code != 200:
+            pass
+        while True:
+            async with reading(api, path, **{"Last-Event-ID": seen[-1]["last"]}) as reader:
+                seen.append(await soon(reader.next()))
+            if seen[-1]["event_type"] == "workflow_finish":
+                break
+        async with reading(api, path) as reader:
+            assert await reader.rest() == seen
+        # a browser that comes back after the end is told to stay away
+        headers = {"Last-Event-ID": seen[-1]["last"]}
+        assert (await api.get(f"/api/v1/{path}/events", headers=headers)).status_code == 204
+        after = await api.get(f"/api/v1/{path}/events", params={"after": seen[-1]["last"]})
+        assert after.status_code == 204
+
+
+async def test_a_topic_is_read_from_its_beginning(client: PolosClient) -> None:
+    async with calling(client) as api:
+        await events.publish(client, "prices/of the day/events", EventData("price", {"n": 0}))
+        async with reading(api, "topics/prices%2Fof%20the%20day/events") as reader:
+            assert (await soon(reader.next()))["data"] == {"n": 0}
+            await events.publish(client, "prices/of the day/events", EventData("price", {"n": 1}))
+            second = await soon(reader.next())
+            assert (second["data"], second["topic"]) == ({"n": 1}, "prices/of the day/events")
+
+
+async def test_what_cannot_be_read_is_a_problem(client: PolosClient) -> None:
+    async with calling(client) as api:
+        path = "/api/v1/executions/nothing/events"
+        problem(await api.get(path), 404, "execution-not-found")
+        path = "/api/v1/topics/prices/events"
+        for odd in ("next", "9" * 20, f"1-{'9' * 20}"):  # more than Redis counts to
+            problem(await api.get(path, headers={"Last-Event-ID": odd}), 422, "invalid-request")
+        problem(await api.get(path, headers={"Last-Event-ID": "1-1.0"}), 410, "events-trimmed")
+
+
+async def test_a_quiet_stream_gives_signs_of_life(
+    client: PolosClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.05)
+    async with calling(client) as api, api.stream("GET", "/api/v1/topics/quiet/events") as answer:
+        lines = answer.aiter_lines()
+        while await soon(anext(lines)) != ":":
+            pass
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["quiet", "busy"])
+async def test_a_stream_ends_when_its_key_is_revoked(
+    busy: bool, client: PolosClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.05)
+
+    async def publishing() -> None:
+        while True:
+            await events.publish(client, "prices", EventData("price", {"n": 1}))
+
+    async with contextlib.AsyncExitStack() as stack:
+        api = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=await stack.enter_async_context(serving(client)))
+        )
+        headers = {name: await key(client, "read", name=name) for name in ("ann", "bob")}
+        anns, bobs = [
+            (
+                await stack.enter_async_context(
+                    api.stream("GET", "/api/v1/topics/prices/events", headers=headers[name])
+                )
+            ).aiter_lines()
+            for name in ("ann", "bob")
+        ]
+        if busy:
+            publisher = asyncio.create_task(publishing())
+            stack.callback(publisher.cancel)
+        await _heartbeats(anns)
+        await _heartbeats(bobs)  # a key that holds has been looked at, several times
+        await apikeys.revoke(client, "bob")
+        await soon(_end(bobs))
+        await _heartbeats(anns)
+        again = await api.get("/api/v1/topics/prices/events", headers=headers["bob"])
+        problem(again, 401, "unauthorized")
+
+
+async def _heartbeats(lines: AsyncIterator[str]) -> None:
+    for _ in range(3):
+        while await soon(anext(lines)) != ":":
+            pass
+
+
+async def _end(lines: AsyncIterator[str]) -> None:
+    async for _ in lines:
+        pass
+
+
+async def test_a_stop_ends_open_streams(client: PolosClient) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        api = await stack.enter_async_context(httpx.AsyncClient())
+        async with serving(client, insecure_dev=True) as url:
+            answer = await stack.enter_async_context(api.stream("GET", f"{url}/api/v1/topics/quiet/events"))
+            assert answer.status_code == 200
+        assert "retry" in (await answer.aread()).decode()  # it came to a proper end
+
+
+async def test_a_reader_who_leaves_is_forgotten(client: PolosClient) -> None:
+    def followed() -> int:
+        return sum("Event.wait" in str(task.get_coro()) for task in asyncio.all_tasks())  # for the stop
+
+    async with calling(client) as api:
+        async with reading(api, "topics/quiet"), reading(api, "topics/quiet"):
+            await until(lambda: followed() == 2)
+        await until(lambda: followed() == 0)
+
+
+async def test_tokens_are_for_those_who_may_decide(client: PolosClient) -> None:
+    url = "https://polos.example.com/approve/x/y?token=secret&theme=dark"
+    async with serving(client) as server, httpx.AsyncClient(base_url=server) as api:
+        await events.publish(client, "links", EventData("suspend", {"in": [{"_approval_url": url}]}))
+        for scope, shown in (("read", url.replace("token=secret&", "")), ("approve", url), ("admin", url)):
+            headers = await key(client, "read", scope)
+            async with reading(api, "topics/links", **headers) as reader:
+                assert (await soon(reader.next()))["data"] == {"in": [{"_approval_url": shown}]}
+
+
+async def test_a_thousand_readers_share_a_handful_of_connections(client: PolosClient) -> None:
+    async with serving(client, insecure_dev=True, rate_limit="100000/minute") as url:
+        host, port = url.removeprefix("http://").split(":")
+        request = f"GET /api/v1/topics/busy/events HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
+
+        async def opened() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(request)
+            await reader.readuntil(b"retry:")
+            return reader, writer
+
+        doors = []
+        for _ in range(READERS // 100):  # not more at once than a backlog holds
+            doors += await asyncio.gather(*(opened() for _ in range(100)))
+        await events.publish(client, "busy", EventData("news", {"number": 42}))
+        came = await soon(asyncio.gather(*(reader.readuntil(b'"number": 42') for reader, _ in doors)))
+        assert len(came) == READERS
+        store = await client.store()
+        (node,) = await store.wire.nodes()
+        rows = (await node.call("CLIENT", "LIST")).splitlines()
+        everybody = [row for row in rows if b" name=polos-" in row]
+        assert 1 <= len(everybody) <= 5
+        for _, writer in doors:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for _, writer in doors), return_exceptions=True)

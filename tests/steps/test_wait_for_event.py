@@ -1,0 +1,417 @@
+"""`ctx.step.wait_for_event` and the publishing steps: the first event after the wait opened, once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from polos_redis import (
+    EventData,
+    ExecutionFailedError,
+    ExecutionHandle,
+    PolosClient,
+    StepExecutionError,
+    Workflow,
+    WorkflowContext,
+    events,
+)
+from polos_redis.errors import WaitTimeoutError
+from polos_redis.events import EventPayload
+from polos_redis.state.keys import partition_of
+from tests.harness.fleet import Fleet
+from tests.harness.fleet_waits import announces
+from tests.harness.running import Running, running, soon, until, working
+from tests.invariants.rows import rows
+from tests.invariants.state import read_all
+
+
+@dataclass(frozen=True)
+class Order:
+    number: int
+
+
+def flow(body: Any) -> Workflow[Any, Any]:
+    """A workflow that need not be registered."""
+    return Workflow(body, body.__name__)
+
+
+@flow
+async def waits(ctx: WorkflowContext, input: dict[str, Any]) -> Any:
+    try:
+        return await ctx.step.wait_for_event(input.get("key", "wait"), **input["options"])
+    except WaitTimeoutError as error:
+        await ctx.step.suspend("after")
+        return str(error)
+
+
+def options(topic: str, **more: Any) -> dict[str, Any]:
+    return {"options": {"topic": topic, **more}}
+
+
+@pytest.fixture(params=[1, 4])
+async def at(request: pytest.FixtureRequest, redis_url: str, namespace: str) -> AsyncIterator[Running]:
+    """A worker in a namespace of one partition, then of four: nearly all subscribers are elsewhere then."""
+    async with (
+        PolosClient(redis_url, namespace, partitions=request.param) as client,
+        working(client, waits, tells, tells_itself) as worker,
+    ):
+        yield Running(client, worker)
+
+
+def left(at: Running) -> set[str]:
+    return rows(at.client.url, at.client.namespace)
+
+
+@flow
+async def tells(ctx: WorkflowContext, input: list[Any]) -> Any:
+    topic, data, event_type = input
+    return await ctx.step.publish_event("tell", topic, data, event_type)
+
+
+@flow
+async def tells_itself(ctx: WorkflowContext, topic: str) -> Any:
+    async def tell() -> None:
+        await ctx.step.wait_for("a while", seconds=0.01)
+        await ctx.step.publish_event("tell", topic, {"by": "itself"})
+
+    event, _ = await asyncio.gather(ctx.step.wait_for_event("wait", topic), tell())
+    return event.data
+
+
+# --- an event -----------------------------------------------------------------------------
+
+
+async def test_the_first_event_after_the_wait_opened(at: Running) -> None:
+    await events.publish(at.client, "orders", EventData("order", Order(0)))
+    handles = [await waits.invoke(at.client, options("orders")) for _ in range(6)]
+    for handle in handles:
+        await at.parked(handle)
+    ids = [await events.publish(at.client, "orders", EventData("order", Order(number))) for number in (1, 2)]
+    for handle in handles:
+        event = await at.result(handle)
+        assert isinstance(event, EventPayload)
+        assert (event.id, event.topic, event.event_type) == (ids[0], "orders", "order")
+        assert event.data == Order(1)
+        assert abs((event.created_at - datetime.now(UTC)).total_seconds()) < 60
+        streamed = [one async for one in _take(at.client, "orders", 2)]
+        assert event.sequence_id == streamed[1].sequence_id
+    await until(lambda: left(at) == set(), "nothing left")
+
+
+async def _take(client: PolosClient, topic: str, count: int) -> AsyncIterator[Any]:
+    async for event in events.stream_topic(client, topic):
+        yield event
+        count -= 1
+        if not count:
+            return
+
+
+async def test_an_event_by_another_workflow_and_by_itself(at: Running) -> None:
+    handle = await waits.invoke(at.client, options("news"))
+    await at.parked(handle)
+    told = await at.result(await tells.invoke(at.client, ["news", [1, 2], None]))
+    event = await at.result(handle)
+    assert (event.id, event.event_type, event.data) == (told, "event", [1, 2])
+    for topic in ("mine 0", "mine 1", "mine 2"):
+        assert await at.result(await tells_itself.invoke(at.client, topic)) == {"by": "itself"}
+    await until(lambda: left(at) == set(), "nothing left")
+
+
+@pytest.mark.failure(24)
+async def test_events_published_while_waits_open(at: Running) -> None:
+    """Every wait gets one: none falls between its subscription and its opening."""
+    stop = asyncio.Event()
+
+    async def publish() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            await events.publish(at.client, "clock", EventData("tick", number))
+
+    publishing = asyncio.create_task(publish())
+    handles = [await waits.invoke(at.client, options("clock")) for _ in range(60)]
+    numbers = [(await at.result(handle)).data for handle in handles]
+    stop.set()
+    await publishing
+    assert all(number >= 1 for number in numbers)
+    await until(lambda: left(at) == set(), "nothing left")
+
+
+async def test_a_subscription_whose_wait_never_opened_goes_with_the_next_event(at: Running) -> None:
+    store = await at.client.store()
+    handle = await waits.invoke(at.client, options("other"))
+    await at.parked(handle)
+    await store.topics.subscribe("lost", f"f1-1 {handle.id} wait")
+    await events.publish(at.client, "lost", EventData("event"))
+    await until(lambda: not any(row.startswith(("lost", "errand")) for row in left(at)))
+    assert await handle.status() == "waiting"
+    await handle.cancel()
+
+
+async def test_only_what_is_published_counts_on_an_executions_own_topics(at: Running) -> None:
+    asked = await waits.invoke(at.client, options("nothing", timeout=0.01))
+    await at.opened(asked, "after")
+    own = await waits.invoke(at.client, options(asked.id))
+    of_suspension = await waits.invoke(at.client, options(f"after/{asked.id}"))
+    for handle in (own, of_suspension):
+        await at.parked(handle)
+    await events.publish(at.client, f"after/{asked.id}", EventData("comment", "take your time"))
+    assert (await at.result(of_suspension)).data == "take your time"
+    late = await waits.invoke(at.client, options(f"after/{asked.id}", timeout=0.3))
+    await until(lambda: f"after/{asked.id} wait" in left(at))
+    await at.answer(asked, "after")  # tells both topics, and its stream that it has finished
+    await at.result(asked)
+    await at.opened(late, "after")
+    await at.answer(late, "after")
+    assert "no event on topic" in await at.result(late)
+    assert await own.status() == "waiting"
+    await events.publish(at.client, asked.id, EventData("comment", "well done"))
+    assert (await at.result(own)).data == "well done"
+
+
+@pytest.mark.parametrize("count", [1, 100, 101, 300])
+async def test_any_number_of_waits_for_one_event(count: int, redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, waits, concurrency=50) as at:
+        handles = await asyncio.gather(*(waits.invoke(at.client, options("all")) for _ in range(count)))
+        await until(lambda: len(left_ids(at)) == count, "all wait")
+        await events.publish(at.client, "all", EventData("one", 1))
+        await events.publish(at.client, "all", EventData("two", 2))
+        assert [(await at.result(handle)).data for handle in handles] == [1] * count
+        await until(lambda: left(at) == set(), "nothing left")
+
+
+def left_ids(at: Running) -> set[bytes]:
+    partitions = read_all(at.client.url, at.client.namespace)
+    return {member for one in partitions for member in one.subs.get(b"all", ())}
+
+
+async def test_data_of_a_type_that_only_the_publisher_knows(redis_url: str, namespace: str) -> None:
+    @dataclass
+    class Unknown:
+        """No importable module has it, so it can't be told apart from another program's type."""
+
+        number: int
+
+    async with running(redis_url, namespace, waits) as at:
+        handle = await waits.invoke(at.client, options("unknown"))
+        await at.parked(handle)
+        store = await at.client.store()
+        from polos_redis.values import codec
+
+        packed = codec.encode(Order(5)).replace(b"Order", b"Ordnr")
+        await store.topics.publish("unknown", "", 60_000, "event", packed)
+        assert (await at.result(handle)).data == {"number": 5}
+
+
+# --- no event ---------------------------------------------------------------------------
+
+
+async def test_a_timeout(at: Running) -> None:
+    handle = await waits.invoke(at.client, options("quiet", timeout=0.02))
+    await at.opened(handle, "after")
+    await until(lambda: left(at) == {"suspension after"}, "nothing else left")
+    await events.publish(at.client, "quiet", EventData("late"))
+    await at.answer(handle, "after")
+    assert await at.result(handle) == "wait 'wait' timed out: no event on topic 'quiet' within 0.02 s"
+    (told,) = (await at.client.get_execution(handle.id))["waits"]
+    assert (told["status"], told["topic"], told["event"]) == ("expired", "quiet", None)
+
+
+async def test_a_cancel_leaves_no_subscription(at: Running) -> None:
+    handles = [await waits.invoke(at.client, options(f"topic {n}", timeout=3600)) for n in range(6)]
+    for handle in handles:
+        await at.parked(handle)
+    for handle in handles:
+        await handle.cancel()
+    await until(lambda: left(at) == set(), "nothing left")
+
+
+async def test_a_failed_wait_that_is_tried_again_keeps_its_new_subscription(
+    redis_url: str, namespace: str
+) -> None:
+    async def times_out_first(ctx: WorkflowContext) -> Any:
+        return (await ctx.step.wait_for_event("wait", "again", timeout=None if ctx.run > 1 else 0.01)).data
+
+    body: Workflow[Any, Any] = Workflow(times_out_first, "tried-again", retries=1, retry_delay=0)
+    async with (
+        PolosClient(redis_url, namespace, partitions=4) as client,
+        working(client, body) as worker,
+    ):
+        at = Running(client, worker)
+        handles = [await body.invoke(client) for _ in range(8)]
+        for handle in handles:
+
+            async def second(handle: ExecutionHandle[Any] = handle) -> bool:
+                found = await client.get_execution(handle.id)
+                return (found["run"], found["status"]) == (2, "waiting")
+
+            await until(second)
+        await until(lambda: not any(row.startswith("errand") for row in left(at)))
+        await events.publish(client, "again", EventData("event", 1))
+        assert [await at.result(handle) for handle in handles] == [1] * 8
+        await until(lambda: left(at) == set(), "nothing left")
+
+
+async def test_a_wait_that_is_cancelled_while_it_opens_is_closed(redis_url: str, namespace: str) -> None:
+    @flow
+    async def gives_up(ctx: WorkflowContext, spins: int) -> str:
+        wait = asyncio.ensure_future(ctx.step.wait_for_event("wait", "given up"))
+        for _ in range(spins):
+            await asyncio.sleep(0)
+        wait.cancel()
+        await asyncio.wait([wait])
+        await ctx.step.suspend("after")
+        return "done"
+
+    async with (
+        PolosClient(redis_url, namespace, partitions=4) as client,
+        working(client, gives_up) as worker,
+    ):
+        at = Running(client, worker)
+        for spins in range(12):
+            handle = await gives_up.invoke(client, spins)
+            await at.opened(handle, "after")
+            await at.parked(handle)
+            await until(lambda: left(at) == {"suspension after"}, "nothing else left")
+            await at.answer(handle, "after")
+            assert await at.result(handle) == "done"
+
+
+# --- odd names and wrong use ------------------------------------------------------------
+
+NAMES = ["two words", "a\nb", "nul\0nul", "é✓", "{brace}", " ", "x" * 500, "w1-1 a b"]
+
+
+@pytest.mark.failure(21)
+@pytest.mark.parametrize("name", NAMES)
+async def test_odd_topics_and_step_keys(name: str, redis_url: str, namespace: str) -> None:
+    async with (
+        PolosClient(redis_url, namespace, partitions=4) as client,
+        working(client, waits) as worker,
+    ):
+        at = Running(client, worker)
+        handles = [
+            await waits.invoke(client, {"key": name, **options(name + str(number))}) for number in range(4)
+        ]
+        near = {partition_of(name + str(n), 4) == partition_of(h.id, 4) for n, h in enumerate(handles)}
+        assert near
+        for number, handle in enumerate(handles):
+            await at.parked(handle)
+            await events.publish(client, name + str(number), EventData("event", number))
+            assert (await at.result(handle)).data == number
+        gone = [await waits.invoke(client, {"key": name, **options(name + str(n))}) for n in range(4)]
+        for handle in gone:
+            await at.parked(handle)
+            await handle.cancel()
+        await until(lambda: left(at) == set(), "nothing left")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"topic": ""}, "a topic is a text that is not empty"),
+        ({"topic": 5}, "a topic is a text that is not empty"),
+        ({"topic": "t", "timeout": 0}, "timeout is a positive number of seconds"),
+        ({"topic": "t", "timeout": float("inf")}, "timeout is a positive number of seconds"),
+    ],
+)
+async def test_wrong_use_is_named(given: Any, said: str, redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, waits) as at:
+        with pytest.raises(ExecutionFailedError, match=said):
+            await at.result(await waits.invoke(at.client, {"options": given}))
+
+
+# --- publishing -------------------------------------------------------------------------
+
+
+@pytest.mark.failure(16)
+async def test_an_event_is_published_once_across_a_crash(fleet: Fleet, client: PolosClient) -> None:
+    """The worker dies after the event is out and before that is journaled."""
+    first = await fleet.start(defined_in="tests.harness.fleet_waits")
+    handle = await announces.invoke(client)
+    assert await soon(_ended(first)) != 0
+    assert not (await client.get_execution(handle.id))["steps"]
+    await fleet.start(defined_in="tests.harness.fleet_waits")
+    told = await handle.result(timeout=20)
+    async with asyncio.timeout(20):
+        assert [event.id async for event in _take(client, "announced", 1)] == [told]
+    store = await client.store()
+    assert await store.wire.call("XLEN", store.partitions.topic_prefix("announced") + b"topic:announced") == 1
+    stream = [event async for event in events.stream_workflow(client, "announces", handle.id)]
+    assert [event.data for event in stream if event.event_type == "hello"] == ["everybody"]
+
+
+async def _ended(worker: Any) -> int:
+    return int(await worker.ended())
+
+
+async def test_the_workflows_stream_has_what_it_and_its_children_publish(
+    redis_url: str, namespace: str
+) -> None:
+    @flow
+    async def below(ctx: WorkflowContext) -> None:
+        await ctx.step.publish_workflow_event("tell", "below", event_type="said")
+
+    @flow
+    async def above(ctx: WorkflowContext) -> None:
+        await ctx.step.publish_workflow_event("tell", "above", event_type="said")
+        await ctx.step.invoke_and_wait("child", below)
+
+    async with running(redis_url, namespace, above, below) as at:
+        handle = await above.invoke(at.client)
+        await at.result(handle)
+        told = [event for event in await at.events(handle) if event.event_type == "said"]
+        assert [event.data for event in told] == ["above", "below"]
+        assert told[0].metadata["execution_id"] == handle.id
+        assert told[1].metadata["execution_id"].startswith(f"{handle.id}.")
+
+
+@pytest.mark.parametrize(
+    ("topic", "event_type", "said"),
+    [
+        ("", "event", "a topic is a text that is not empty"),
+        ("t", "nul\0", "an event_type is a text"),
+        ("0" * 32, "workflow_finish", "are told by its worker only"),
+    ],
+)
+async def test_what_can_not_be_published_is_refused_at_once(
+    topic: str, event_type: str, said: str, redis_url: str, namespace: str
+) -> None:
+    async with running(redis_url, namespace, tells) as at:
+        with pytest.raises(ExecutionFailedError, match=f"tried once.*{said}"):
+            await at.result(await tells.invoke(at.client, [topic, 1, event_type]))
+
+
+async def test_resuming_another_execution(redis_url: str, namespace: str) -> None:
+    @flow
+    async def asks(ctx: WorkflowContext) -> Any:
+        return await ctx.step.suspend("ask")
+
+    @flow
+    async def answers(ctx: WorkflowContext, input: list[str]) -> str:
+        execution_id, data = input
+        try:
+            await ctx.step.resume("answer", "ask", execution_id, "asks", {"said": data})
+        except StepExecutionError as error:
+            return error.error_type
+        await ctx.step.suspend("after")
+        return "answered"
+
+    async with running(redis_url, namespace, asks, answers) as at:
+        asked = await asks.invoke(at.client)
+        await at.parked(asked)
+        first = await answers.invoke(at.client, [asked.id, "yes"])
+        answer = await at.result(asked)
+        assert answer["data"] == {"said": "yes"}
+        assert (answer["resumed_by"], answer["channel"]) == (f"execution {first.id}", "workflow")
+        second = await answers.invoke(at.client, [asked.id, "no"])
+        assert await at.result(second) == "AlreadyResumedError"
+        nobody = await answers.invoke(at.client, ["0" * 32, "no"])
+        assert await at.result(nobody) == "ExecutionNotFoundError"
+        await at.answer(first, "after")
+        assert await at.result(first) == "answered"

@@ -1,0 +1,1 @@
+"""Stored values: packing, types, schemas."""

@@ -1,0 +1,1 @@
+"""Connections to Redis: one server, sentinels, clusters, and every kind of trouble."""

@@ -1,0 +1,1 @@
+"""Workers: crashes, stops, queues, limits, metrics."""
