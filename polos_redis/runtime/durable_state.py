@@ -19,7 +19,7 @@ _EXTRA, _PRIVATE = "*", "_"  # names that no field of a model has
 
 _set = object.__setattr__  # past frozen models and pydantic's own __setattr__
 
-_draft: ContextVar[Draft | None] = ContextVar("polos_draft", default=None)
+_draft: ContextVar[StateDraft | None] = ContextVar("polos_draft", default=None)
 
 
 class DurableState:
@@ -46,12 +46,12 @@ class DurableState:
         """Restore the changes of a step on replay."""
         _put(self.value, codec.decode(changes))
 
-    def draft(self, *, alone: bool) -> Draft:
+    def draft(self, *, alone: bool) -> StateDraft:
         """Returns a draft for one attempt of a step; `alone`: nothing else of the workflow runs meanwhile."""
-        return Draft(self, alone)
+        return StateDraft(self, alone)
 
 
-class Draft:
+class StateDraft:
     """The state as one attempt of a step changes it, a context manager: `take_over` merges the changes once
     they are journaled, and leaving the context undoes what was not merged.
 
@@ -67,7 +67,7 @@ class Draft:
         self._before = _packed(durable_state.value) if alone else {}
         self._original: dict[str, bytes] = {}  # the state when it was copied
         self._changed: dict[str, Any] | None = None
-        self._token: Token[Draft | None] | None = None
+        self._token: Token[StateDraft | None] | None = None
 
     @property
     def value(self) -> Any:

@@ -19,7 +19,7 @@ from polos_redis import tasks
 from polos_redis.errors import StepExecutionError, StoredValueError
 from polos_redis.runtime.branches import race_membership
 from polos_redis.runtime.call_sites import CallSite
-from polos_redis.runtime.durable_state import Draft
+from polos_redis.runtime.durable_state import StateDraft
 from polos_redis.runtime.steps.calls import Calls
 from polos_redis.runtime.steps.retries import check_retries, retry_delay
 from polos_redis.state import journal, stored_errors
@@ -193,7 +193,7 @@ class Runs(Calls):
         if record.status == "abandoned":
             await self._stay_abandoned(key)
 
-    def _draft(self) -> AbstractContextManager[Draft | None]:
+    def _draft(self) -> AbstractContextManager[StateDraft | None]:
         """Returns the draft of the workflow's state for one attempt, if it has a state."""
         activation = self._activation
         if activation.durable_state is None:
