@@ -17,7 +17,7 @@ NAME = "ask_user"
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class FormField:
     """One field of the form. `options` are for a select."""
 
     name: str
@@ -32,7 +32,7 @@ class AskUser:
     """The model's question and the form's fields; without fields, the answer is one text."""
 
     question: str
-    fields: list[Field] = field(default_factory=list)
+    fields: list[FormField] = field(default_factory=list)
 
 
 def ask_user(

@@ -7,7 +7,7 @@ from typing import Any
 
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions import audit as audit_log
-from polos_redis.decisions.answers import find_below, read_suspensions
+from polos_redis.decisions.suspensions import StoredSuspension, find_below, read_suspensions
 from polos_redis.decisions.views import suspension_view
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.errors import (
@@ -126,18 +126,30 @@ def _open_suspension(row: list[Any]) -> dict[str, Any] | None:
 
 async def get_suspension(connection: Connection, execution_id: str, step_key: str) -> dict[str, Any]:
     """See `PolosClient.get_suspension`."""
+    _, view = await read_suspension(connection, execution_id, step_key)
+    return view
+
+
+async def read_suspension(
+    connection: Connection, execution_id: str, step_key: str
+) -> tuple[StoredSuspension, dict[str, Any]]:
+    """Returns a suspension as an answer is checked against it, and as `get_suspension` returns it."""
     store = await connection.store()
-    fields = await store.executions.read_fields(execution_id, "workflow", "status", "origin")
-    if fields[0] is None:
+    fields, found = await asyncio.gather(
+        store.executions.read_fields(execution_id, "workflow", "status", "origin"),
+        read_suspensions(store, [(execution_id, step_key)]),
+    )
+    workflow, status, origin = fields
+    if workflow is None:
         raise ExecutionNotFoundError(execution_id)
-    rows = await read_suspensions(store, [(execution_id, step_key)])
-    if not rows:
-        below = await find_below(store, execution_id, step_key)
-        if below is not None:
-            return await get_suspension(connection, below, step_key)
-        others = (await get_execution(connection, execution_id))["open_suspensions"]
-        raise SuspensionNotFoundError(execution_id, step_key, [one["step_key"] for one in others])
-    return {**suspension_view(*rows[0]), **views.suspended_execution(execution_id, *fields)}
+    if found:
+        around = views.suspended_execution(execution_id, workflow, status, origin)
+        return StoredSuspension(*found[0], origin), {**suspension_view(*found[0]), **around}
+    below = await find_below(store, execution_id, step_key)
+    if below is not None:
+        return await read_suspension(connection, below, step_key)
+    others = (await get_execution(connection, execution_id))["open_suspensions"]
+    raise SuspensionNotFoundError(execution_id, step_key, [one["step_key"] for one in others])
 
 
 async def audit(connection: Connection, execution_id: str) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ router = APIRouter(prefix="/api/v1/executions", route_class=JsonRoute, tags=["ex
 
 @router.post("", status_code=201, responses={201: {"model": shapes.Started}})
 async def start(
-    body: shapes.Start,
+    body: shapes.StartRequest,
     client: Client,
     caller: Annotated[Caller, Depends(require("invoke"))],
     idempotency_key: Annotated[str, Header()] = "",
@@ -47,7 +47,7 @@ async def start(
     return Json({"id": handle.id, "workflow_id": handle.workflow_id}, 201, {"Location": location})
 
 
-@router.get("", responses={200: {"model": shapes.Executions}})
+@router.get("", responses={200: {"model": shapes.ExecutionPage}})
 async def list_executions(
     client: Client,
     caller: Annotated[Caller, Depends(require("read"))],

@@ -23,7 +23,7 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Start(RequestBody):
+class StartRequest(RequestBody):
     """An execution to start. All fields but `workflow_id` and `input` are options of `client.invoke`."""
 
     model_config = ConfigDict(
@@ -51,7 +51,7 @@ class Start(RequestBody):
     initial_state: Any = None
 
 
-class Answer(RequestBody):
+class ResumeRequest(RequestBody):
     """An answer to a suspension."""
 
     step_key: str
@@ -75,7 +75,7 @@ class Started(Shape):
     workflow_id: str
 
 
-class Summary(Shape):
+class ExecutionSummary(Shape):
     id: str
     workflow_id: str
     status: Status
@@ -84,8 +84,8 @@ class Summary(Shape):
     finished_at: Timestamp | None
 
 
-class Executions(Shape):
-    executions: list[Summary]
+class ExecutionPage(Shape):
+    executions: list[ExecutionSummary]
     next_cursor: str | None
 
 
@@ -133,7 +133,7 @@ class SuspensionDetails(ListedSuspension):
     execution_status: Status
 
 
-class Suspensions(Shape):
+class SuspensionPage(Shape):
     suspensions: list[ListedSuspension]
     next_cursor: str | None
 
@@ -144,12 +144,12 @@ class Failure(Shape):
     traceback: str
 
 
-class Step(Shape):
+class ExecutionStep(Shape):
     step_key: str
     status: str
 
 
-class Execution(Summary):
+class Execution(ExecutionSummary):
     input: Any
     result: Any
     error: Failure | None
@@ -158,7 +158,7 @@ class Execution(Summary):
     root_execution_id: str
     user_id: str | None
     started_by: str | None
-    steps: list[Step]
+    steps: list[ExecutionStep]
     suspensions: list[Suspension]
     open_suspensions: list[Suspension]
     open_suspensions_below: list[Suspension]

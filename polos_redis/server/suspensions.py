@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
+from polos_redis.decisions import answers
+from polos_redis.executions.queries import read_suspension
 from polos_redis.server import (
     paths,  # noqa: F401 - `anything` in the routes
     shapes,
@@ -21,7 +23,7 @@ from polos_redis.server.tokens import for_caller
 router = APIRouter(prefix="/api/v1", route_class=JsonRoute, tags=["suspensions"])
 
 
-@router.get("/suspensions", responses={200: {"model": shapes.Suspensions}})
+@router.get("/suspensions", responses={200: {"model": shapes.SuspensionPage}})
 async def list_suspensions(
     client: Client,
     caller: Annotated[Caller, Depends(require("read"))],
@@ -60,7 +62,7 @@ async def get_suspension(
 )
 async def resume(
     execution_id: str,
-    body: shapes.Answer,
+    body: shapes.ResumeRequest,
     client: Client,
     caller: Annotated[Caller, Depends(require("approve", link=True))],
 ) -> Response:
@@ -68,17 +70,16 @@ async def resume(
     digest = body.shown_digest
     if caller.link is not None:
         check_address(caller, execution_id, body.step_key)
-        found = await client.get_suspension(execution_id, body.step_key)
-        check_link(caller, found)
-        digest = digest or found["digest"]  # the link does not cover what a later opening may show
-    done = await client.resume(
-        suspend_execution_id=execution_id,
-        suspend_step_key=body.step_key,
-        data=body.data,
-        shown_digest=digest,
-        early=body.early,
-        **_identity(caller, body.resumed_by),
-    )
+        suspension, view = await read_suspension(client, execution_id, body.step_key)
+        check_link(caller, view)
+        digest = digest or view["digest"]  # the link does not cover what a later opening may show
+        who = _identity(caller, body.resumed_by)
+        done = await answers.decide_stored(client, suspension, body.data, digest=digest, **who)
+    else:
+        who = _identity(caller, body.resumed_by)
+        done = await answers.decide(
+            client, execution_id, body.step_key, body.data, digest=digest, early=body.early, **who
+        )
     outcome = {
         "outcome": done.outcome,
         "execution_id": done.execution_id,
@@ -92,9 +93,9 @@ async def resume(
 
 
 def _identity(caller: Caller, on_behalf: str | None) -> dict[str, Any]:
-    """Who answers, as options of `client.resume`: the caller, or the person an admin names."""
+    """Who answers, and through which channel: the caller, or the person an admin names."""
     if on_behalf is None or on_behalf == caller.name:
-        return {"resumed_by": caller.name, "groups": caller.groups, "channel": "api"}
+        return {"by": caller.name, "groups": caller.groups, "channel": "api"}
     if caller.source != "dev" and not caller.may("admin"):
         raise Problem(
             403,
@@ -103,4 +104,4 @@ def _identity(caller: Caller, on_behalf: str | None) -> dict[str, Any]:
             scope="admin",
         )
     channel = "api" if caller.name is None else f"api, on behalf: {caller.name}"
-    return {"resumed_by": on_behalf, "groups": (), "channel": channel}
+    return {"by": on_behalf, "groups": (), "channel": channel}

@@ -37,6 +37,11 @@ def to_plain(data: bytes) -> Any:
         raise UnreadableValueError(f"a stored value can't be read: it is damaged ({error!r})") from error
 
 
+def is_plain(data: bytes, plain: Any) -> bool:
+    """Returns whether `plain`, made of `data` by `to_plain`, is unchanged: it would be encoded the same."""
+    return bool(_neutral(data) == plain)
+
+
 def readable(stored: bytes | None) -> Any:
     """As `to_plain`, but never raises: `{"_unreadable": reason}` if unreadable, None if there is no value."""
     if not stored:

@@ -48,7 +48,7 @@ class Script:
     sha: bytes
 
 
-class Owner(Protocol):
+class TransportOwner(Protocol):
     """Owner of a transport: its settings and its callbacks for redirections and for the loss."""
 
     address: str
@@ -75,7 +75,7 @@ class Transport(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        owner: Owner,
+        owner: TransportOwner,
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
         on_push: Callable[[list[Any]], None] | None,

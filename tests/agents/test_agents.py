@@ -304,7 +304,7 @@ def test_what_can_not_work_is_refused_at_once(name: str) -> None:
 
 async def test_two_agents_of_one_id_are_refused() -> None:
     Agent(id="twice", model="gpt-4o")
-    with pytest.raises(ConfigurationError, match="workflow id 'twice' is taken by the one defined at"):
+    with pytest.raises(ConfigurationError, match="workflow id 'twice' is already used at"):
         Agent(id="twice", model="gpt-4o")
 
 

@@ -191,7 +191,7 @@ WRONG: dict[str, tuple[dict[str, Any], Any, str]] = {
         "approval must be 'never', 'always' or a function of the input",
     ),
     "approvers": ({"approvers": ["a"]}, square, "has approval options but no approval="),
-    "required": ({"approval": "always", "required": 0}, square, "required is a whole number from 1 to 100"),
+    "required": ({"approval": "always", "required": 0}, square, "required must be a whole number from 1"),
     "too few": (
         {"approval": "always", "required": 2, "approvers": ["a"]},
         square,

@@ -276,5 +276,5 @@ async def test_a_handle_in_place_of_its_id_is_named(redis_url: str, namespace: s
             lambda: anext(events.stream_workflow(client, "buys", wrong)),
             lambda: client.get_handle(wrong).result(),
         ):
-            with pytest.raises(InvalidInputError, match="id is a text, not <ExecutionHandle 0"):
+            with pytest.raises(InvalidInputError, match="id must be a string, not <ExecutionHandle 0"):
                 await call()

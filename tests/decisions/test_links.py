@@ -169,9 +169,9 @@ def test_a_public_url_that_leads_nowhere_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize("name", ["", " alice", "group:ops", "a\nb", "x" * 201])
 def test_a_name_that_could_be_taken_for_another_is_refused(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="a link's name is 1 to 200"):
+    with pytest.raises(ConfigurationError, match="a link's name must be 1 to 200"):
         made(NEW).token(ID, "approval", 1, name=name)
-    with pytest.raises(ConfigurationError, match="a group's name is 1 to 200"):
+    with pytest.raises(ConfigurationError, match="a group's name must be 1 to 200"):
         made(NEW).token(ID, "approval", 1, groups=[name])
 
 

@@ -417,11 +417,11 @@ async def test_what_can_not_be_begun_is_refused_with_nothing_begun(redis_url: st
     assert isinstance(refused[1], ValueTooLargeError) and second.startswith("child 2 of step 'b': ")
     assert third.startswith("child 0 of step 'c': ")
     assert option == (
-        "step 'd': 'start_delay' is no option of a child: "
-        "queue, concurrency_key, run_timeout_seconds, initial_state are"
+        "step 'd': unexpected option 'start_delay'; expected one of "
+        "queue, concurrency_key, run_timeout_seconds, initial_state"
     )
     assert "run_timeout_seconds must be a positive number" in timeout
-    assert kind == "child 0 of step 'f' is a BatchWorkflowInput, not ('sell', 1)"
+    assert kind == "child 0 of step 'f' must be a BatchWorkflowInput, not ('sell', 1)"
 
 
 async def test_another_number_of_children_on_replay_stops_the_execution(
@@ -445,7 +445,7 @@ async def test_another_number_of_children_on_replay_stops_the_execution(
             await at.result(handle)
         assert failed.value.error_type == "StepKeyError"
         assert "'all'" in failed.value.error_message
-        assert "has 3 children now, but began 2 before" in failed.value.error_message
+        assert "has 3 children now, but started 2 before" in failed.value.error_message
 
 
 # --- inside and outside -----------------------------------------------------------------

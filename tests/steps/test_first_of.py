@@ -611,7 +611,7 @@ async def test_a_branch_that_has_won_and_is_gone_is_named(redis_url: str, namesp
         await at.parked(handle)
     async with running(redis_url, namespace, Workflow(race("yes"), "deployed")) as at:
         await at.answer(handle, "after")
-        with pytest.raises(ExecutionFailedError, match="was won by 'approval', which is no branch of it now"):
+        with pytest.raises(ExecutionFailedError, match="won by 'approval', which is not a branch of it now"):
             await at.result(at.client.get_handle(handle.id))
 
 

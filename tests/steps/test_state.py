@@ -501,7 +501,7 @@ async def test_a_state_that_cannot_be_saved_fails_its_execution(
 
 @pytest.mark.parametrize("schema", [int, dict, "Cart", Cart()])
 def test_a_schema_is_a_model(schema: Any) -> None:
-    with pytest.raises(ConfigurationError, match="state_schema is a pydantic model class"):
+    with pytest.raises(ConfigurationError, match="state_schema must be a pydantic model class"):
         Workflow(_nothing, "bad-schema", state_schema=schema)
 
 

@@ -314,8 +314,8 @@ async def test_odd_topics_and_step_keys(name: str, redis_url: str, namespace: st
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"topic": ""}, "a topic is a text that is not empty"),
-        ({"topic": 5}, "a topic is a text that is not empty"),
+        ({"topic": ""}, "a topic must be a non-empty string"),
+        ({"topic": 5}, "a topic must be a non-empty string"),
         ({"topic": "t", "timeout": 0}, "timeout must be a positive number of seconds"),
         ({"topic": "t", "timeout": float("inf")}, "timeout must be a positive number of seconds"),
     ],

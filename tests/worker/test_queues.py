@@ -561,11 +561,13 @@ async def test_what_is_no_queue_is_refused(client: PolosClient) -> None:
         with pytest.raises(ConfigurationError, match="a queue's name"):
             queue(bad)
     for limit in (0, -1, True, 1.5, "3"):
-        with pytest.raises(ConfigurationError, match="concurrency_limit is a whole number from 1"):
+        with pytest.raises(
+            ConfigurationError, match="concurrency_limit must be a whole number of at least 1"
+        ):
             queue("x", limit)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="give the queue another name"):
         queue("default", 3)
-    with pytest.raises(ConfigurationError, match="queue is a queue, a name or"):
+    with pytest.raises(ConfigurationError, match="queue must be a queue, a name or"):
         workflow(id="queues-bad", queue=3)(_work)  # type: ignore[call-overload]
     with pytest.raises(InvalidInputError, match="concurrency_key must be a string, not 5"):
         await single.invoke(client, "a", concurrency_key=5)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """The approval page: shows a suspension, takes the answer from a form, and shows the outcome.
 
-A GET never decides, because mail scanners follow links: only the form's POST does, and `client.resume` has
-the final say.
+A GET never decides, because mail scanners follow links: only the form's POST does, and the script has the
+final say.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
+from polos_redis.decisions import answers
 from polos_redis.decisions.answer_policy import AnswerPolicy, verdict
 from polos_redis.errors import (
     AlreadyResumedError,
@@ -24,6 +25,7 @@ from polos_redis.errors import (
     ShownChangedError,
     SuspensionExpiredError,
 )
+from polos_redis.executions.queries import read_suspension
 from polos_redis.server import paths  # noqa: F401 - `anything` in the routes
 from polos_redis.server.callers import Caller
 from polos_redis.server.pages import forms
@@ -75,7 +77,7 @@ async def decide(request: Request, execution_id: str, step_key: str) -> Response
     sessions_of(request).check_form(request, _text(sent, "form_token"), token)
     check_address(caller, execution_id, step_key)
     client = site_of(request).client
-    suspension = await client.get_suspension(execution_id, step_key)
+    stored, suspension = await read_suspension(client, execution_id, step_key)
     check_link(caller, suspension)
     if not caller.may("approve"):
         raise Problem(403, "you may view this, but not decide it", kind="forbidden", scope="approve")
@@ -92,13 +94,13 @@ async def decide(request: Request, execution_id: str, step_key: str) -> Response
         return page(422)
     typed_name = _text(sent, "resumed_by").strip() if caller.source == "dev" else ""
     try:
-        await client.resume(
-            suspend_execution_id=suspension["execution_id"],
-            suspend_step_key=suspension["step_key"],
-            data=answer,
-            resumed_by=caller.name or typed_name or None,
+        await answers.decide_stored(
+            client,
+            stored,
+            answer,
+            by=caller.name or typed_name or None,
             groups=caller.groups,
-            shown_digest=_text(sent, "shown_digest") or None,
+            digest=_text(sent, "shown_digest") or None,
             channel="page",
         )
     except InvalidAnswerError as error:

@@ -13,11 +13,11 @@ from polos_redis.server.pages.fields import (
     YES_NO,
     Checkbox,
     Choice,
+    ChoiceOption,
     Choices,
     Field,
     Fixed,
     Input,
-    Option,
 )
 from polos_redis.server.pages.labels import label_of
 from polos_redis.server.pages.nested_fields import Group, Rows, Variants
@@ -205,7 +205,7 @@ def _escape(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
 
 
-def _choice(options: list[Option], common: Attributes) -> Field:
+def _choice(options: list[ChoiceOption], common: Attributes) -> Field:
     only = options[0].value if len(options) == 1 and not common["nullable"] else None
     if only is not None and (common["required"] or common["default"] == only):
         if only is True:

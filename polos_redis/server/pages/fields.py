@@ -177,7 +177,7 @@ def _local(text: str, zone: tzinfo) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Option:
+class ChoiceOption:
     value: Any
     label: str
 
@@ -187,7 +187,7 @@ class Option:
         return json.dumps(self.value, ensure_ascii=False)
 
 
-YES_NO = (Option(value=True, label="Yes"), Option(value=False, label="No"))
+YES_NO = (ChoiceOption(value=True, label="Yes"), ChoiceOption(value=False, label="No"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,14 +195,14 @@ class Choice(Field):
     """One of several options. None is preselected, so that nobody chooses by accident."""
 
     kind: ClassVar[str] = "choice"
-    options: Sequence[Option] = ()
+    options: Sequence[ChoiceOption] = ()
 
     @property
     def radios(self) -> bool:
         return len(self.options) <= MAX_RADIOS
 
     def fill(self, draft: Draft, value: Any) -> None:
-        draft.put(self.name, "" if value is None else Option(value=value, label="").text)
+        draft.put(self.name, "" if value is None else ChoiceOption(value=value, label="").text)
 
     def read(self, draft: Draft) -> Any:
         text = draft.get(self.name)
@@ -240,11 +240,11 @@ class Choices(Field):
     """Any number of options, as checkboxes."""
 
     kind: ClassVar[str] = "choices"
-    options: Sequence[Option] = ()
+    options: Sequence[ChoiceOption] = ()
 
     def fill(self, draft: Draft, value: Any) -> None:
         chosen = value if isinstance(value, list) else []
-        draft.put(self.name, *(Option(value=one, label="").text for one in chosen))
+        draft.put(self.name, *(ChoiceOption(value=one, label="").text for one in chosen))
 
     def read(self, draft: Draft) -> Any:
         texts = {option.text: option.value for option in self.options}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from polos_redis.server.pages.fields import Option
+from polos_redis.server.pages.fields import ChoiceOption
 from polos_redis.server.pages.shown_values import visible
 
 Schema = Mapping[str, Any]
@@ -91,21 +91,21 @@ def type_of(schema: Schema) -> str:
     return "array" if "items" in schema else ""
 
 
-def options_of(schema: Schema) -> list[Option] | None:
+def options_of(schema: Schema) -> list[ChoiceOption] | None:
     """Returns the options of an enum, a constant, or a list of titled constants; None for other schemas."""
     if "const" in schema:
         title = schema.get("title")
-        return [Option(value=schema["const"], label=visible(title) if isinstance(title, str) else "")]
+        return [ChoiceOption(value=schema["const"], label=visible(title) if isinstance(title, str) else "")]
     enum = schema.get("enum")
     if isinstance(enum, list):
-        return [Option(value=one, label=option_label(one)) for one in enum if one is not None]
+        return [ChoiceOption(value=one, label=option_label(one)) for one in enum if one is not None]
     variants = schema.get("oneOf", schema.get("anyOf"))
     if not isinstance(variants, list) or not variants:
         return None
     if not all(isinstance(one, Mapping) and "const" in one for one in variants):
         return None
     return [
-        Option(value=one["const"], label=visible(str(one.get("title") or option_label(one["const"]))))
+        ChoiceOption(value=one["const"], label=visible(str(one.get("title") or option_label(one["const"]))))
         for one in variants
     ]
 
