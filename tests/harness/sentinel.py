@@ -1,4 +1,4 @@
-"""A master, a replica and a sentinel that watches them, on this machine's loopback interface."""
+"""A master, a replica and the sentinel that watches them, on this machine's loopback interface."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PASSWORD = "s3cret"
 
 
 class Sentinel(EmbeddedServer):
-    """One sentinel. Without a password; the servers have one."""
+    """One sentinel. It has no password; the servers have one."""
 
     def __init__(self, folder: Path, binary: Path, master: EmbeddedServer) -> None:
         super().__init__(folder, port=0, binary=binary)
@@ -27,7 +27,7 @@ class Sentinel(EmbeddedServer):
 
     def _arguments(self) -> list[str]:
         super()._arguments()  # chooses the port
-        settings = self.data_dir / "sentinel.conf"  # the sentinel writes into it what it finds out
+        settings = self.data_dir / "sentinel.conf"  # the sentinel writes its findings into this file
         settings.write_text(
             f"sentinel monitor {SERVICE} 127.0.0.1 {self._master_port} 1\n"
             f"sentinel auth-pass {SERVICE} {PASSWORD}\n"
@@ -37,14 +37,14 @@ class Sentinel(EmbeddedServer):
         return [str(settings), "--sentinel", *listen]
 
     def _ask(self) -> tuple[str, int | None]:
-        """A sentinel knows no QUIT."""
+        """Like the parent's, without QUIT, which a sentinel does not know."""
         try:
             return f"+{self.do('PING').decode()}", None
         except redis.ConnectionError as error:
             raise OSError(str(error)) from error
 
     def do(self, *command: str) -> Any:
-        """One command over a connection of its own."""
+        """Run one command over its own connection."""
         with RawConnection(self.url) as connection:
             return connection.do(*command)
 
@@ -69,7 +69,7 @@ class Watched:
                     connection.do("CONFIG", "SET", "masterauth", PASSWORD)
                     connection.do("CONFIG", "SET", "requirepass", PASSWORD)
             self.sentinel = stack.enter_context(Sentinel(self._folder / "sentinel", self._binary, master))
-            self.sentinel.do("SENTINEL", "DEBUG", "INFO-PERIOD", "100")  # it looks every 10 s otherwise
+            self.sentinel.do("SENTINEL", "DEBUG", "INFO-PERIOD", "100")  # by default it looks every 10 s
             wait_for(self._in_sync, "the sentinel to see the replica in sync")
             self._stack = stack.pop_all()
         return self
@@ -87,7 +87,7 @@ class Watched:
         return int(self.sentinel.do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
 
     def replicated(self) -> None:
-        """Come back when the replica has what the master has by now."""
+        """Wait until the replica has everything the master has now."""
         url = f"redis://:{PASSWORD}@127.0.0.1:{self.master_port()}"
         with RawConnection(url) as connection:
             connection.do("SET", "polos-replicated", "yes")
@@ -95,7 +95,7 @@ class Watched:
             connection.do("DEL", "polos-replicated")
 
     def fail_over(self) -> None:
-        """Have the replica promoted, and come back when the old master follows it."""
+        """Promote the replica, and return once the old master follows it."""
         before = self.master_port()
         assert self.sentinel.do("SENTINEL", "FAILOVER", SERVICE) == b"OK"
         wait_for(lambda: self.master_port() != before, "the failover")

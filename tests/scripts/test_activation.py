@@ -90,7 +90,7 @@ WRITES: dict[str, Write] = {
     "choose": lambda desk, by: desk.choose(by, "new", "branch"),
     "park": lambda desk, by: desk.park(by, "open"),
     "finish": lambda desk, by: desk.finish(by),
-    "again": lambda desk, by: desk.again(by),
+    "again": lambda desk, by: desk.auto_retry(by),
     "load": lambda desk, by: desk.run("load", by.id, by.entry, by.owner),
 }
 
@@ -331,7 +331,7 @@ def test_finish_ends_everything(desk: Desk, status: str, field: str) -> None:
         value = b"\x00value\xff"
         more = packed(["unreached", "z"])
         assert desk.run("finish", *by.fence, status, value, b"\x80", more, "step_finish", b"\x01") == 0
-        assert me.heard(1) == [[b"done", by.id.encode(), status.encode(), field.encode(), value]]
+        assert me.received(1) == [[b"done", by.id.encode(), status.encode(), field.encode(), value]]
     fields = desk.execution(by.id)
     assert fields["status"] == status.encode() and fields[field] == value
     assert fields["unreached"] == b"z"
@@ -359,7 +359,7 @@ def test_a_large_result_is_not_sent_with_the_notice(desk: Desk) -> None:
     with Subscriber(desk.url, desk.prefix, "me") as me:
         desk.run("watch", by.id, "me")
         desk.finish(by, value=b"x" * 16385)
-        assert me.heard(1) == [[b"done", by.id.encode(), b"completed", b"output", False]]
+        assert me.received(1) == [[b"done", by.id.encode(), b"completed", b"output", False]]
 
 
 def test_what_has_been_kept_long_enough_is_forgotten(desk: Desk) -> None:

@@ -206,7 +206,7 @@ def test_the_last_result_reaches_a_parent_that_lives(desk: Desk) -> None:
         entry = desk.execution(by.id)["entry"]
         for _ in range(2):
             desk.finish(desk.deliver())
-        (notice,) = w1.heard(1)
+        (notice,) = w1.received(1)
     assert notice[:3] == [b"wake", by.id.encode(), b"kids"]
     assert msgpack.unpackb(notice[3], raw=True) == desk.record(by.id, "kids")
     assert desk.execution(by.id)["entry"] == entry
@@ -535,7 +535,7 @@ def test_the_run_timeout_ends_the_children_and_tells_the_worker(desk: Desk) -> N
         child = desk.child(by)
         desk.make_due("t" + by.id)
         desk.fire()
-        assert w1.heard(1) == [[b"cancelled", by.id.encode(), by.entry]]
+        assert w1.received(1) == [[b"cancelled", by.id.encode(), by.entry]]
     assert status(desk, child.id) == b"queued"
     desk.fire()
     assert desk.execution(child.id)["cancelled_by"] == f"the end of {by.id}".encode()
@@ -562,7 +562,7 @@ def test_a_cancel_tells_a_worker_that_has_not_written_yet(desk: Desk) -> None:
     with Subscriber(desk.url, desk.prefix, "w7") as w7:
         by = desk.start(consumer="w7")
         desk.cancel(by.id)
-        assert w7.heard(1) == [[b"cancelled", by.id.encode(), by.entry]]
+        assert w7.received(1) == [[b"cancelled", by.id.encode(), by.entry]]
 
 
 def test_a_cancel_before_delivery_tells_no_worker(desk: Desk) -> None:
@@ -570,7 +570,7 @@ def test_a_cancel_before_delivery_tells_no_worker(desk: Desk) -> None:
         assert desk.cancel(desk.invoke()) == [b"cancelled"]
         desk.run("group", "default")
         assert desk.cancel(desk.invoke()) == [b"cancelled"]
-        assert w7.heard(0) == []
+        assert w7.received(0) == []
 
 
 # --- suspensions of children ------------------------------------------------------------

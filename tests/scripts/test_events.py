@@ -79,7 +79,7 @@ def test_an_event_reaches_the_activation_that_lives(desk: Desk) -> None:
         by.owner = "w1:abc"
         desk.wait_for_event(by, "it then", "news")
         desk.publish("news")
-        (notice,) = w1.heard(1)
+        (notice,) = w1.received(1)
     assert notice[:3] == [b"wake", by.id.encode(), b"it then"]
     assert msgpack.unpackb(notice[3], raw=True) == desk.record(by.id, "it then")
 
@@ -228,7 +228,7 @@ def test_an_errand_tells_the_worker_that_holds_the_pump(desk: Desk) -> None:
     desk.run("subscribe", "news", "tworkflow")
     with Subscriber(desk.url, desk.prefix, "w1") as w1:
         desk.publish("news")
-        assert w1.heard(1) == [[b"errand", desk.prefix.encode()]]
+        assert w1.received(1) == [[b"errand", desk.prefix.encode()]]
 
 
 # --- subscribe and advance --------------------------------------------------------------

@@ -295,7 +295,7 @@ def compose(desk: Desk) -> None:
     desk.publish("news", once="n1")
     child = desk.child(by, semaphore="narrow", limit=2, near=True)
     desk.suspend(child, "ask")
-    desk.again(child)
+    desk.auto_retry(child)
     desk.finish(by, "failed")
     desk.retry(by.id)
     desk.cancel(by.id, run=2)

@@ -69,7 +69,7 @@ def test_losses_in_a_row_without_progress_fail_the_execution(desk: Desk) -> None
         assert desk.requeue("w1", by.entry, lost=True, most=3) == [1, 0, 0]
         assert desk.requeue("w1", desk.deliver().entry, lost=True, most=3) == [1, 0, 0]
         assert desk.requeue("w1", desk.deliver().entry, lost=True, most=3) == [0, 1, 0]
-        (notice,) = me.heard(1)
+        (notice,) = me.received(1)
     assert notice[:4] == [b"done", by.id.encode(), b"failed", b"error"]
     fields = desk.execution(by.id)
     assert fields["status"] == b"failed" and fields["input"] == b"in"
@@ -224,4 +224,4 @@ def test_everyone_registered_is_told_once(desk: Desk) -> None:
         for name in ("a", "b", "gone", "a"):
             desk.run("watch", by.id, name)
         desk.finish(by)
-        assert a.heard(1) == b.heard(1) == [[b"done", by.id.encode(), b"completed", b"output", b"\x01"]]
+        assert a.received(1) == b.received(1) == [[b"done", by.id.encode(), b"completed", b"output", b"\x01"]]

@@ -40,7 +40,7 @@ def journal(desk: Desk, by: Activated) -> set[bytes]:
 def run_again(desk: Desk, by: Activated, how: str) -> None:
     """Begin the second run: by its own `retries`, or after it has failed."""
     if how == "again":
-        assert desk.again(by) == 2
+        assert desk.auto_retry(by) == 2
     else:
         fail(desk, by)
         assert desk.retry(by.id) == [b"retried", 2]
@@ -182,7 +182,7 @@ def test_again_ends_the_run_and_queues_the_next(desk: Desk) -> None:
 
 def test_again_as_the_first_write_starts_the_execution(desk: Desk) -> None:
     by = desk.start()
-    desk.again(by)
+    desk.auto_retry(by)
     assert int(desk.execution(by.id)["started"]) <= desk.now()
     assert by.id.encode() not in desk.state.journals
 
@@ -190,7 +190,7 @@ def test_again_as_the_first_write_starts_the_execution(desk: Desk) -> None:
 def test_again_waits_for_its_delay(desk: Desk) -> None:
     by = desk.start()
     before = desk.now()
-    assert desk.again(by, delay=FAR) == 2
+    assert desk.auto_retry(by, delay=FAR) == 2
     due = desk.state.timers[b"p" + by.id.encode()]
     assert before + FAR <= due <= desk.now() + FAR and "entry" not in desk.execution(by.id)
     _, (_, data) = desk.state.topics[by.id.encode()][-1]
@@ -204,21 +204,21 @@ def test_again_waits_for_its_delay(desk: Desk) -> None:
 def test_again_has_an_end(desk: Desk) -> None:
     desk.invoke()
     for run in (2, 3):
-        assert desk.again(desk.deliver(), times=2) == run
+        assert desk.auto_retry(desk.deliver(), times=2) == run
     by = desk.deliver()
     with desk.unchanged():
-        assert desk.again(by, times=2) == 0
+        assert desk.auto_retry(by, times=2) == 0
     fail(desk, by)
     assert desk.execution(by.id)["last_error"] == b"err"
     desk.retry(by.id, run=3)
     assert "retried" not in desk.execution(by.id), "a person's retry counts anew"
-    assert desk.again(desk.deliver(), times=2) == 5
+    assert desk.auto_retry(desk.deliver(), times=2) == 5
 
 
 def test_again_keeps_the_time_that_was_set_for_it_all(desk: Desk) -> None:
     by = desk.start(timeout=FAR)
     before = desk.state.timers
-    desk.again(by)
+    desk.auto_retry(by)
     assert desk.state.timers == before
 
 
@@ -227,12 +227,12 @@ def test_again_of_a_lost_activation_changes_nothing(desk: Desk) -> None:
     by = desk.start()
     desk.requeue("w1", by.entry)
     with desk.unchanged():
-        assert desk.again(by) == -1
+        assert desk.auto_retry(by) == -1
     again = desk.deliver()
     desk.write(again, "a")
     again.known = 2
     with desk.unchanged():
-        assert desk.again(again) == -2
+        assert desk.auto_retry(again) == -2
 
 
 def test_again_leaves_open_waits_open(desk: Desk) -> None:
@@ -244,7 +244,7 @@ def test_again_leaves_open_waits_open(desk: Desk) -> None:
     before = {key: desk.record(by.id, key) for key in ("ask", "call", "kids", "event")}
     timers = desk.state.timers
     kid = desk.deliver()
-    assert desk.again(by) == 2
+    assert desk.auto_retry(by) == 2
     assert {key: desk.record(by.id, key) for key in before} == before
     assert desk.state.timers == timers and set(desk.state.subs) == {b"news"}
     desk.finish(kid)
@@ -453,7 +453,7 @@ def test_the_changes_of_a_journal_are_counted_across_runs(desk: Desk) -> None:
     by = desk.start()
     desk.write(by, "a", step(status="failed"))
     before = int(desk.state.journals[by.id.encode()][b""])
-    desk.again(by)
+    desk.auto_retry(by)
     assert int(desk.state.journals[by.id.encode()][b""]) == before + 1
 
 
@@ -463,5 +463,5 @@ def test_a_journal_of_any_length_is_gone_through(desk: Desk) -> None:
     for number in range(2100):
         desk.write(by, f"{number}", step(status="failed"))
     desk.write(by, "kept")
-    desk.again(by)
+    desk.auto_retry(by)
     assert journal(desk, by) == {b"kept"}

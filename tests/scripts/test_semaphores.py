@@ -102,7 +102,7 @@ def time_out(desk: Desk, by: Activated) -> None:
 
 
 def try_again_later(desk: Desk, by: Activated) -> None:
-    assert desk.again(by, delay=FAR) == 2
+    assert desk.auto_retry(by, delay=FAR) == 2
 
 
 LEAVES: list[Leave] = [
@@ -224,7 +224,7 @@ def test_who_starts_later_takes_no_place_until_then(desk: Desk, when: str) -> No
 def test_a_new_run_goes_to_the_end_of_the_line(desk: Desk) -> None:
     by = start(desk)
     second = invoke(desk)
-    assert desk.again(by) == 2
+    assert desk.auto_retry(by) == 2
     assert entries(desk) == [second] and line(desk) == [by.id]
     failing = desk.deliver(queue=SEMAPHORE)
     desk.finish(failing, "failed", packed(["ValueError", "no", ""]))

@@ -116,7 +116,7 @@ def test_an_answer_reaches_the_activation_that_lives(desk: Desk) -> None:
         by.owner = "w1:abc"
         desk.suspend(by, "ok")
         desk.answer(by.id, "ok")
-        (notice,) = w1.heard(1)
+        (notice,) = w1.received(1)
     assert notice[:3] == [b"wake", by.id.encode(), b"ok"]
     assert unpacked(notice[3]) == desk.record(by.id, "ok")
     assert desk.execution(by.id)["entry"] == by.entry, "it is not queued a second time"
@@ -315,8 +315,8 @@ def test_cancel_tells_who_runs_it_and_who_waits_for_it(desk: Desk) -> None:
         desk.write(by, "a")
         desk.run("watch", by.id, "me")
         desk.cancel(by.id, by="")
-        assert w1.heard(1) == [[b"cancelled", by.id.encode(), by.entry]]
-        assert me.heard(1) == [[b"done", by.id.encode(), b"cancelled", b"cancelled_by", b""]]
+        assert w1.received(1) == [[b"cancelled", by.id.encode(), by.entry]]
+        assert me.received(1) == [[b"done", by.id.encode(), b"cancelled", b"cancelled_by", b""]]
 
 
 @pytest.mark.failure(36)

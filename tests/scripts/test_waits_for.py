@@ -111,7 +111,7 @@ def test_a_wait_that_is_over_reaches_the_activation_that_lives(desk: Desk) -> No
         desk.wait(by, "pause", FAR)
         desk.make_due(f"w{by.id} pause")
         desk.fire()
-        (notice,) = w1.heard(1)
+        (notice,) = w1.received(1)
     assert notice[:3] == [b"wake", by.id.encode(), b"pause"]
     assert unpacked(notice[3]) == desk.record(by.id, "pause")
 

@@ -32,7 +32,7 @@ from polos_redis.errors import (
 )
 from polos_redis.wire.replies import CallLostError, RefusedReplyError, TransientReplyError
 from polos_redis.wire.wire import Script, Wire
-from tests.harness.endpoint import Door
+from tests.harness.endpoint import Listener
 from tests.harness.programs import program, skip_without
 from tests.harness.servers import binary_with_tls
 
@@ -125,15 +125,15 @@ class Proxy:
         self.target = port
         self.flowing = asyncio.Event()
         self.flowing.set()
-        self.door = Door(self.accept)
+        self.listener = Listener(self.accept)
 
     async def __aenter__(self) -> Proxy:
-        await self.door.__aenter__()
-        self.url = f"redis://127.0.0.1:{self.door.port}"
+        await self.listener.__aenter__()
+        self.url = f"redis://127.0.0.1:{self.listener.port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.door.__aexit__(None, None, None)
+        await self.listener.__aexit__(None, None, None)
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self.target)
@@ -414,8 +414,8 @@ def test_nonsense_from_the_peer_ends_the_connection(run: Run) -> None:
             await reader.read()
             writer.close()
 
-        async with Door(speak) as door:
-            wire = Wire(f"redis://127.0.0.1:{door.port}")
+        async with Listener(speak) as listener:
+            wire = Wire(f"redis://127.0.0.1:{listener.port}")
             await wire.connect()
             first, second = wire.send("PING"), wire.send("PING")
             assert await first == b"PONG"
@@ -898,9 +898,9 @@ def test_closing_while_connecting(run: Run) -> None:
             await reader.read()
             writer.close()
 
-        async with Door(mute) as door:
+        async with Listener(mute) as listener:
             for user in ("", ":pw@"):  # our own handshake, and redis-py's
-                wire = Wire(f"redis://{user}127.0.0.1:{door.port}", connect_timeout=60)
+                wire = Wire(f"redis://{user}127.0.0.1:{listener.port}", connect_timeout=60)
                 callers = [
                     asyncio.create_task(error_of(attempt)) for attempt in (wire.connect(), wire.call("PING"))
                 ]
