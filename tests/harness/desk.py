@@ -13,7 +13,7 @@ import msgpack
 from polos_redis.state import keys, scripts
 from polos_redis.state.journal import step_record
 from tests.invariants.state import Partition, RawConnection, read
-from tests.invariants.state_invariants import complaints
+from tests.invariants.state_invariants import violations
 
 Arg = str | bytes | int
 Snapshot = dict[bytes, tuple[bytes, int]]
@@ -322,7 +322,7 @@ class Desk:
 
     def check(self) -> None:
         """Assert that the invariants hold."""
-        found = complaints(self.namespace, self.connection)
+        found = violations(self.namespace, self.connection)
         assert not found, "\n".join(found)
 
     def now(self) -> int:
