@@ -299,7 +299,7 @@ def _check_schema(schema: Json, what: str, param: str, code: str, at: tuple[str,
         raise Refused(f"the schema of {what} is not strict: at {at}, {why}", param, code)
 
     if not at and schema.get("type") != "object":
-        refuse("the root has to be of type object")
+        refuse("the root must be of type object")
     if found := [word for word in _NOT_STRICT if word in schema]:
         refuse(f"{found[0]} is not permitted")
     if "$ref" in schema and len(schema) > 1:
@@ -309,7 +309,7 @@ def _check_schema(schema: Json, what: str, param: str, code: str, at: tuple[str,
     properties = schema.get("properties", {})
     if schema.get("type") == "object":
         if schema.get("additionalProperties") is not False:
-            refuse("additionalProperties has to be given and false")
+            refuse("additionalProperties must be given and false")
         if missing := [name for name in properties if name not in schema.get("required", ())]:
             refuse(f"required has to name every property; not there: {missing}")
     for word in ("properties", "$defs"):

@@ -52,7 +52,7 @@ class Proxy:
         self._flowing.set()
 
     def freeze(self) -> None:
-        """Silence the current connections for good, without closing them; new ones work."""
+        """Silence the current connections permanently, without closing them; new ones work."""
         for line in self._lines:
             line.frozen = True
 
