@@ -462,7 +462,7 @@ async def test_ticks_continue_after_an_outage(chaos_server: ChaosServer, namespa
         chaos_server.kill()
         await asyncio.sleep(2)  # the outage itself
         chaos_server.start()
-        await until(lambda: fired(6), "the ticks of the outage and more")
+        await until(lambda: fired(6), "the ticks of the outage and later ones")
         await schedules.pause(client, schedule_id)
         ticks = await ticks_of(client, typed.id)
     assert ticks == [ticks[0] + timedelta(seconds=n) for n in range(len(ticks))]

@@ -242,7 +242,7 @@ async def test_only_an_incomplete_batch_waits(client: PolosClient) -> None:
             seconds, _ = await store.wire.call("TIME")
             return due is not None and float(due) > (int(seconds) + 3000) * 1000
 
-        await until(postponed, "the last event to be waited with")
+        await until(postponed, "the last event to be postponed")
         assert len(await executions_of(client, waiting.id)) == 2
         await publish(client, 7, 8)
         assert data_of(await completed(client, waiting, 3))[2] == [6, 7, 8]

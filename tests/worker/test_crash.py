@@ -139,8 +139,8 @@ async def test_timers_that_came_due_without_a_worker_fire_once_afterwards(
         entries = await store.wire.call(
             "XRANGE", store.partitions.prefix(handle.id) + f"topic:{handle.id}".encode(), "-", "+"
         )
-        names = [name for _, flat in entries for name in flat[::2]]
-        assert events.count(b"timeout_ok") == 1
+        found = [name for _, flat in entries for name in flat[::2]]
+        assert found.count(b"timeout_ok") == 1
 
 
 @pytest.mark.failure(7, 34)

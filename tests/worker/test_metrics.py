@@ -435,7 +435,7 @@ def test_the_command_serves_metrics_even_while_its_loop_is_blocked(command: Comm
     with command.worker("flow.py", "--metrics-port", "0") as worker:
         (url,) = re.findall(r"http://127\.0\.0\.1:\d+/metrics", worker.err)
         with command.start(POLOS, "invoke", "metrics-blocks", "--wait") as invoked:
-            wait_until((command.folder / "blocked").exists, "the step never began")
+            wait_until((command.folder / "blocked").exists, "the step never started")
             seen = Scrape(httpx.get(url).text)
             assert seen["polos_activations_total", "metrics-blocks"] == seen["polos_worker_active"] == 1
             (command.folder / "go").touch()
