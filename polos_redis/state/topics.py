@@ -62,6 +62,21 @@ class Topics:
         found = await self._wire.call("XRANGE", key, b"(" + position, "+", "COUNT", count, patience=None)
         return [(entry, flat) for entry, flat in found]
 
+    def stream_key(self, topic: str) -> bytes:
+        """The key of a topic's stream, for a tail that reads it."""
+        return self._key(keys.TOPIC, topic)
+
+    async def count_in(self, topic: str, entry: str) -> int:
+        """The number of events in one entry of a topic; 0 when the entry is gone."""
+        key, patience = self._key(keys.TOPIC, topic), self._partitions.patience
+        found = await self._wire.call("XRANGE", key, entry, entry, patience=patience)
+        return len(found[0][1]) // 2 if found else 0
+
+    async def ends_at(self, topic: str, position: bytes) -> bool:
+        """Whether a topic has no entry after a position."""
+        key, patience = self._key(keys.TOPIC, topic), self._partitions.patience
+        return not await self._wire.call("XRANGE", key, b"(" + position, "+", "COUNT", 1, patience=patience)
+
     # --- subscribers ---
 
     async def subscribe(self, topic: str, member: str) -> bytes:

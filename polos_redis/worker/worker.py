@@ -26,7 +26,8 @@ from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, PolosError
 from polos_redis.links import Links
 from polos_redis.metrics.worker_stats import WorkerStats
-from polos_redis.notifications.channels import Channel, channels_of
+from polos_redis.notifications.channels import Channel
+from polos_redis.notifications.configured import configured_channels
 from polos_redis.notifications.outbox import Outbox
 from polos_redis.runtime.activation import Activation
 from polos_redis.state import keys
@@ -92,7 +93,7 @@ class Worker:
         self.metrics_url: str | None = None
         self.stats = WorkerStats()
         self.links = Links.from_settings(client.namespace)
-        self.channels = channels_of(channels)
+        self.channels = configured_channels(channels)
         self.queues: list[str] = []  # those it reads, once it runs
         self.worker_id = f"{socket.gethostname()[:40].replace(':', '-')}-{os.getpid()}-{os.urandom(4).hex()}"
         self.block_seconds = min(BLOCK_SECONDS, self.lease_seconds / 2)

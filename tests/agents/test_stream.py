@@ -235,7 +235,7 @@ def test_whatever_attempts_say_the_last_one_is_shown(
                 for _ in range(data.draw(st.integers(1, 2))):
                     chunks += text.add(name, index, piece)
         if data.draw(st.booleans()):
-            chunks += text.settle()  # else the next turn does
+            chunks += text.finish()  # else the next turn does
             whole += shown(chunks)
             assert shown(chunks) == "".join(tries[-1])
             assert all(chunk for chunk in chunks if not isinstance(chunk, Restarted))
@@ -251,5 +251,5 @@ def test_attempts_that_agree_are_never_restarted() -> None:
     text = TurnText()
     shown_so_far = [*text.start(1, "a"), *text.add("a", 0, "Hello wo")]
     shown_so_far += [*text.start(1, "b"), *text.add("b", 0, "Hel"), *text.add("b", 1, "lo world")]
-    assert shown_so_far + text.settle() == ["Hello wo", "rld"]
+    assert shown_so_far + text.finish() == ["Hello wo", "rld"]
     assert text.add("a", 1, "an attempt of the past") == []

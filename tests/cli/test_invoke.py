@@ -88,7 +88,7 @@ async def test_gives_up_waiting_and_says_what_is_waited_for(polos: Command, work
     async with working as client:
         done = await polos("invoke", "cli-asks", "--wait", "--timeout", "1")
         assert done.code == 1
-        assert 'it waits for an answer to "permission"; it goes on' in done.err
+        assert 'it waits for an answer to "permission"; it keeps running' in done.err
         (waits,) = await client.list_suspensions()
         await client.cancel(waits["execution_id"])
 
@@ -98,7 +98,7 @@ async def test_warns_when_no_worker_knows_the_workflow(
 ) -> None:
     done = await polos("invoke", "cli-unheard-of", "--json")
     assert done.code == 0
-    assert done.err.startswith("polos: warning: no worker announces the workflow 'cli-unheard-of'")
+    assert done.err.startswith("polos: warning: no worker serves workflow 'cli-unheard-of'")
     async with PolosClient(redis_url, namespace) as client:
         assert (await client.get_execution(done.json["id"]))["status"] == "queued"
         await client.cancel(done.json["id"])
@@ -110,7 +110,7 @@ async def test_warns_when_no_worker_knows_the_workflow(
     [
         ('{"a": 1,}', "--input is not JSON: line 1, column 9"),
         ('{"a":\n  tru}', "--input is not JSON: line 2, column 3"),
-        ("[NaN]", "--input is not usable JSON: NaN"),
+        ("[NaN]", "--input is not usable JSON: JSON has no NaN"),
         ("", "--input is empty"),
         ("[" * 100_000, "nested too deeply"),
         ("@missing.json", "--input (missing.json) can't be read: No such file or directory"),

@@ -63,9 +63,7 @@ async def test_an_answer_its_repetition_and_another_one(polos: Command, working:
 
         again = await polos("resume", handle.id, *answer, "--by", "bob")  # nothing is open: this one is meant
         assert again.code == 0
-        assert (
-            again.out.startswith("same answer again: first of ") and "answered so by ana at 20" in again.out
-        )
+        assert again.out.startswith("unchanged: first of ") and "given by ana at 20" in again.out
 
         other = await polos("resume", handle.id, "--reject", "--by", "bob")
         assert other.code == 1
@@ -81,7 +79,7 @@ async def test_approve_reject_and_reason_are_short_for_data(polos: Command, work
             handle = await permission.invoke(client, {})
             await until(client, handle, "suspend_first")
             done = await polos("resume", handle.id, *options)
-            assert done.out.startswith(f"accepted: first of {handle.id} is answered by ")
+            assert done.out.startswith(f"accepted: first of {handle.id} was answered by ")
             assert await handle.result() == [data, getpass.getuser(), "cli"]
 
 
@@ -97,7 +95,7 @@ async def test_of_several_open_ones_one_has_to_be_named(polos: Command, working:
         assert await handle.result() == ["left", "right"]
         late = await polos("resume", handle.id, "--approve", "--by", "zoe")
         assert late.code == 1
-        assert "waits for no answer: it is completed" in late.sentence
+        assert "has no open suspension: it is completed" in late.sentence
         assert "'left' was answered by " in late.sentence
 
 
@@ -112,7 +110,7 @@ async def test_an_early_answer_is_kept(polos: Command, redis_url: str, namespace
         refused = await polos("resume", handle.id, "first", "--approve")
         assert refused.code == 1
         unknown = await polos("resume", handle.id, "--approve")
-        assert "it is queued and has had no suspension so far" in unknown.sentence
+        assert "it is queued; it has never had one" in unknown.sentence
     async with Polos(url=redis_url, namespace=namespace, workflows=[permission]) as client:
         assert await client.get_handle(handle.id).result() == [[1], getpass.getuser(), "cli"]
 
@@ -140,7 +138,7 @@ async def test_refusals_of_what_is_over(polos: Command, working: Polos) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "give --approve, --reject or --data"),
+        ((), "pass the answer: --approve, --reject or --data"),
         (("--approve", "--reject"), "--approve and --reject contradict each other"),
         (("--data", "{}", "--approve"), "--data and --approve contradict each other"),
         (("--data", "{}", "--reason", "r"), "--reason goes with"),

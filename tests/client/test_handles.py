@@ -59,7 +59,7 @@ async def test_a_result_in_its_own_type(redis_url: str, namespace: str) -> None:
         assert isinstance(handle, ExecutionHandle)
         assert await handle.status() in ("queued", "waiting")
         for timeout in (0.01, timedelta(milliseconds=10)):
-            with pytest.raises(TimeoutError, match=f"{handle.id} has not finished within 0.01 s"):
+            with pytest.raises(TimeoutError, match=f"{handle.id} did not finish within 0.01 s"):
                 await handle.result(timeout=timeout)
         waiting = asyncio.create_task(handle.result())
         await at.parked(handle)

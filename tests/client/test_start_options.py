@@ -152,14 +152,14 @@ async def test_a_key_is_kept_as_long_as_its_execution(redis_url: str, namespace:
 
 async def test_an_option_that_there_is_not_is_named(client: PolosClient) -> None:
     with pytest.raises(
-        TypeError, match=r"invoke has no option 'retires'; it has concurrency_key, idempotency_key"
+        TypeError, match=r"unexpected option 'retires'; expected one of concurrency_key, idempotency_key"
     ):
         await client.invoke("echo", 1, retires=3)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("key", ["", 5, b"k"])
 async def test_what_is_no_key_is_refused(key: Any, client: PolosClient) -> None:
-    with pytest.raises(InvalidInputError, match="idempotency_key is a text that is not empty"):
+    with pytest.raises(InvalidInputError, match="idempotency_key must be a non-empty string"):
         await echo.invoke(client, 1, idempotency_key=key)
     assert not await client.list_executions()
 
@@ -230,8 +230,8 @@ async def test_a_start_that_is_due_comes_at_once(options: Any, redis_url: str, n
             "give start_delay or start_at, not both",
         ),
         ({"run_timeout_seconds": 0}, "run_timeout_seconds is a positive number"),
-        ({"session_id": 5}, "session_id is a text or None"),
-        ({"user_id": ["ana"]}, "user_id is a text or None"),
+        ({"session_id": 5}, "session_id must be a string or None"),
+        ({"user_id": ["ana"]}, "user_id must be a string or None"),
     ],
 )
 async def test_bad_options_are_named(options: Any, said: str, client: PolosClient) -> None:

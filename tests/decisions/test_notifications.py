@@ -17,8 +17,7 @@ import pytest
 
 from polos_redis import ConfigurationError, PolosClient, Worker, WorkflowContext, workflow
 from polos_redis.links import Links
-from polos_redis.notifications import outbox
-from polos_redis.notifications.channels import Channel, Notification, WebhookChannel
+from polos_redis.notifications import Channel, Notification, WebhookChannel, outbox
 from polos_redis.state import keys
 from polos_redis.state.outbox import ClaimedNotification
 from tests import ROOT
@@ -72,9 +71,9 @@ class Pager:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is looked, and tried again, at once."""
-    monkeypatch.setattr(outbox, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(outbox, "FIRST_MS", 10)
-    monkeypatch.setattr(outbox, "LONGEST_MS", 10)
+    monkeypatch.setattr(outbox, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(outbox, "MIN_RETRY_MS", 10)
+    monkeypatch.setattr(outbox, "MAX_RETRY_MS", 10)
 
 
 @pytest.fixture
@@ -122,9 +121,9 @@ def the_check_of_the_page() -> Callable[[str, dict[str, str], bytes], bool]:
 
 def test_a_signature_is_that_of_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
     """The vector that its own libraries are tested with."""
-    monkeypatch.setattr("polos_redis.notifications.channels.time.time", lambda: 1614265330.7)
+    monkeypatch.setattr("polos_redis.notifications.webhook.time.time", lambda: 1614265330.7)
     channel = WebhookChannel("https://example.com", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-    assert channel._signed("msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}') == {
+    assert channel._signature("msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}') == {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
         "webhook-timestamp": "1614265330",
         "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
@@ -251,7 +250,7 @@ async def test_one_that_nobody_waits_for_any_more_is_given_up(
             await run.client.cancel(cancelled.id)
             await run.result(answered)
             await nothing_waits(run.client)
-    given_up = {one.execution for one in caplog.records if "is given up" in one.message}  # type: ignore[attr-defined]
+    given_up = {one.execution for one in caplog.records if "was dropped" in one.message}  # type: ignore[attr-defined]
     assert given_up == {answered.id, cancelled.id}
 
 
@@ -347,7 +346,7 @@ async def test_a_channel_that_hangs_holds_up_nothing(redis_url: str, namespace: 
     """More of them than are sent at once; other channels, executions and their errands go on."""
     stuck, mail = Pager("stuck", hangs=True), Pager("mail")
     async with running(redis_url, namespace, approval, plain, channels=[stuck, mail]) as run:
-        most = outbox.AT_ONCE * run.client.partitions
+        most = outbox.CONCURRENCY * run.client.partitions
         handles = [await approval.invoke(run.client, n) for n in range(2 * most)]
         await until(lambda: len(mail.sent) == len(handles))
         await until(lambda: stuck.tried)
@@ -398,7 +397,7 @@ def test_the_next_try_waits_as_long_as_it_has_been_open(age_ms: int, pause: int)
     opened = datetime(2024, 5, 1, tzinfo=UTC)
     notification = Notification("i", "e", "w", "k", 1, {}, "", opened, None, (), None, {})
     due = int(opened.timestamp() * 1000) + age_ms + outbox.HOLD_MS
-    assert outbox._pause(notification, ClaimedNotification("e", "k", due)) == pause
+    assert outbox._backoff_ms(notification, ClaimedNotification("e", "k", due)) == pause
 
 
 # --- the outbox in the store ------------------------------------------------------------
@@ -449,13 +448,13 @@ class Nameless:
 @pytest.mark.parametrize(
     ("channels", "said"),
     [
-        ([Nameless()], "has a name and an async send"),
-        ([Pager], "has a name and an async send"),
-        (["webhook"], "has a name and an async send"),
+        ([Nameless()], "needs a name and an async send"),
+        ([Pager], "needs a name and an async send"),
+        (["webhook"], "needs a name and an async send"),
         ([Pager("Pager")], "not 'Pager'"),
         ([Pager("a b")], "not 'a b'"),
         ([Pager("")], "not ''"),
-        ([Pager(), Pager()], "a name of its own, not pager, pager"),
+        ([Pager(), Pager()], "need different names, not pager, pager"),
     ],
 )
 def test_what_is_no_channel_is_refused(idle: PolosClient, channels: Any, said: str) -> None:
@@ -488,6 +487,6 @@ def test_what_is_shown_of_a_webhook_has_no_secrets() -> None:
 
 
 async def test_the_worker_says_that_httpx_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polos_redis.notifications.channels.find_spec", lambda name: None)
+    monkeypatch.setattr("polos_redis.notifications.webhook.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"pip install 'polos-redis\[webhook\]'"):
         WebhookChannel("https://example.com", SECRET)

@@ -270,7 +270,7 @@ async def test_a_link_is_not_for_an_execution_begun_again_after_it_was_deleted(
         async with httpx.AsyncClient(base_url=url, headers=headers) as api:
             answer = {"step_key": "first", "data": "yes"}
             refused = await api.post(f"/api/v1/executions/{again.id}/resume", json=answer)
-        assert "began anew" in problem(refused, 403, "forbidden")["detail"]
+        assert "was restarted" in problem(refused, 403, "forbidden")["detail"]
 
 
 async def test_who_has_started_it_is_the_key_whatever_the_body_says(client: PolosClient) -> None:

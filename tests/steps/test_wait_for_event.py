@@ -374,9 +374,9 @@ async def test_the_workflows_stream_has_what_it_and_its_children_publish(
 @pytest.mark.parametrize(
     ("topic", "event_type", "said"),
     [
-        ("", "event", "a topic is a text that is not empty"),
-        ("t", "nul\0", "an event_type is a text"),
-        ("0" * 32, "workflow_finish", "are told by its worker only"),
+        ("", "event", "a topic must be a non-empty string"),
+        ("t", "nul\0", "an event_type must be"),
+        ("0" * 32, "workflow_finish", "are published by its worker only"),
     ],
 )
 async def test_what_can_not_be_published_is_refused_at_once(

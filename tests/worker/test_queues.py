@@ -468,7 +468,7 @@ async def test_an_id_or_a_name_alone_means_the_queue_as_workers_define_it(
         handles.append(await free.invoke(spread, "d", queue="queues-one"))
         assert await free.run(spread, "e", timeout=DEADLINE) == "e"
         await expect_waiters(spread, ONE.name, 3)
-        with pytest.raises(ConfigurationError, match="'queues-other' has none that is known"):
+        with pytest.raises(ConfigurationError, match="'queues-other' has no known limit"):
             await free.invoke(spread, "f", queue="queues-other", concurrency_key="x")
         handles.append(await free.invoke(spread, "g", queue="queues-one", concurrency_key="x"))
         assert await handles[-1].result(timeout=DEADLINE) == "g"
@@ -565,7 +565,7 @@ async def test_an_invalid_queue_is_refused(client: PolosClient) -> None:
         queue("default", 3)
     with pytest.raises(ConfigurationError, match="queue is a queue, a name or"):
         workflow(id="queues-bad", queue=3)(_work)  # type: ignore[call-overload]
-    with pytest.raises(InvalidInputError, match="concurrency_key is a text, not 5"):
+    with pytest.raises(InvalidInputError, match="concurrency_key must be a string, not 5"):
         await single.invoke(client, "a", concurrency_key=5)  # type: ignore[arg-type]
 
 
