@@ -92,7 +92,9 @@ class Tail:
         node = self._main.node(self._prefix)
         if self._client_id is not None and node is not None and node.connected:
             unblocked = node.send("CLIENT", "UNBLOCK", self._client_id[1])
-            unblocked.add_done_callback(tasks.look_away)  # without the right to, who comes waits for BLOCK
+            unblocked.add_done_callback(
+                tasks.mark_retrieved
+            )  # without the right to, who comes waits for BLOCK
         loop = asyncio.get_running_loop()
         self._unblocker = loop.call_later(NEWCOMER_SECONDS, self._unblock_again, context=tasks.OUTSIDE)
 

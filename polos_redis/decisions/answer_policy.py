@@ -15,7 +15,7 @@ import msgpack
 
 from polos_redis.decisions.people import GROUP
 from polos_redis.errors import ConfigurationError, InvalidAnswerError, NotApproverError
-from polos_redis.values import schemas
+from polos_redis.values import schema_errors, schemas
 from polos_redis.values.text import canonical
 
 MOST_REQUIRED = 100
@@ -127,7 +127,7 @@ class AnswerPolicy:
 
     def check_answer(self, execution_id: str, step_key: str, answer: Any) -> None:
         """Refuse an answer (plain JSON) that does not fit: `InvalidAnswerError`."""
-        errors = [] if self.schema is None else schemas.errors_in(self.schema, self.type_name, answer)
+        errors = [] if self.schema is None else schema_errors.errors_in(self.schema, self.type_name, answer)
         if not errors and self.counts and verdict(answer) is None:
             errors = [{"field": "approved", "message": "true or false is needed: does this answer approve?"}]
         if errors:

@@ -383,7 +383,7 @@ class Activation:
     # --- the end ------------------------------------------------------------------------
 
     def _code_done(self, task: asyncio.Task[Any]) -> None:
-        tasks.look_away(task)
+        tasks.mark_retrieved(task)
         if self.state is State.RUNNING:
             self._finish(self._outcome_of(task))
         elif self.state is State.PARKING:

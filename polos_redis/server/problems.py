@@ -147,7 +147,7 @@ def invalid(details: Sequence[Mapping[str, Any]]) -> Problem:
     """The problem for an invalid request. `errors` names each field, but never contains its value."""
     listed = [{"field": _field(one["loc"]), "message": str(one["msg"])} for one in details]
     detail = "; ".join(
-        f"{one['field'] or 'the body'}: {one['message']}" for one in listed[: errors.MOST_NAMED]
+        f"{one['field'] or 'the body'}: {one['message']}" for one in listed[: errors.MAX_LISTED]
     )
     return Problem(422, detail, kind="invalid-request", title="Invalid request", errors=listed)
 

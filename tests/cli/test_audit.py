@@ -131,7 +131,7 @@ async def test_what_goes_on_and_a_child_alone_are_not_deleted(polos: Command, at
     handle = await asked(at)
     done = await polos("delete", handle.id, "--yes")
     assert done.code == 1
-    assert "it is waiting; cancel it first" in done.sentence
+    assert "deleted while it is waiting: cancel it" in done.sentence
     root, child = await decided(at)
     done = await polos("delete", child, "--yes")
     assert done.code == 1

@@ -146,7 +146,7 @@ async def test_a_key_starts_one_execution(polos: Command, working: Polos) -> Non
         assert one.json["id"] == again.json["id"]
         other = await polos(*call, '{"weight": 2, "to": "Ana"}')
         assert (other.code, other.out) == (1, "")
-        assert "idempotency key 'order 1' was used before for workflow 'cli-send'" in other.sentence
+        assert "idempotency key 'order 1' was already used for workflow 'cli-send'" in other.sentence
 
 
 async def test_a_concurrency_key_needs_a_limit(polos: Command, working: Polos) -> None:

@@ -216,7 +216,7 @@ async def test_the_others_stay(at: Running) -> None:
 async def test_what_goes_on_is_not_deleted(at: Running) -> None:
     handle = await begun(at, children=1)
     await at.parked(handle)
-    with pytest.raises(NotFinishedError, match="it is waiting; cancel it first"):
+    with pytest.raises(NotFinishedError, match="deleted while it is waiting: cancel it"):
         await at.client.delete(handle.id)
     (child,) = (await at.client.get_execution(handle.id))["children"]
     with pytest.raises(InvalidInputError, match=f"is a child.*: delete {handle.id}"):

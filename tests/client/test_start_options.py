@@ -79,7 +79,7 @@ async def test_another_input_for_the_same_key_is_a_conflict(redis_url: str, name
             key = f"key {number}"
             first = await echo.invoke(at.client, given, idempotency_key=key)
             with pytest.raises(
-                IdempotencyConflictError, match="was used before for workflow 'echo'"
+                IdempotencyConflictError, match="was already used for workflow 'echo'"
             ) as caught:
                 await echo.invoke(at.client, other, idempotency_key=key)
             assert (caught.value.key, caught.value.execution_id) == (key, first.id)
@@ -218,18 +218,18 @@ async def test_a_start_that_is_due_comes_at_once(options: Any, redis_url: str, n
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"start_delay": -1}, "start_delay is a positive number of seconds"),
-        ({"start_delay": float("nan")}, "start_delay is a positive number of seconds"),
-        ({"start_delay": float("inf")}, "start_delay is a positive number of seconds"),
-        ({"start_delay": "1"}, "start_delay is a positive number of seconds"),
-        ({"start_delay": True}, "start_delay is a positive number of seconds"),
+        ({"start_delay": -1}, "start_delay must be a positive number of seconds"),
+        ({"start_delay": float("nan")}, "start_delay must be a positive number of seconds"),
+        ({"start_delay": float("inf")}, "start_delay must be a positive number of seconds"),
+        ({"start_delay": "1"}, "start_delay must be a positive number of seconds"),
+        ({"start_delay": True}, "start_delay must be a positive number of seconds"),
         ({"start_at": datetime(2030, 1, 1)}, "expected a datetime with a time zone"),
         ({"start_at": 1_900_000_000}, "expected a datetime with a time zone"),
         (
             {"start_delay": 1, "start_at": datetime(2030, 1, 1, tzinfo=UTC)},
             "give start_delay or start_at, not both",
         ),
-        ({"run_timeout_seconds": 0}, "run_timeout_seconds is a positive number"),
+        ({"run_timeout_seconds": 0}, "run_timeout_seconds must be a positive number"),
         ({"session_id": 5}, "session_id must be a string or None"),
         ({"user_id": ["ana"]}, "user_id must be a string or None"),
     ],

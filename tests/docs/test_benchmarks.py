@@ -1,4 +1,4 @@
-"""`python -m benchmarks` runs to its end; what it finds out is not judged here."""
+"""`python -m benchmarks` completes and reports every figure. The values are not judged."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_environment_gives_way_to_an_argument(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "nan", "inf", "1e400"])
 def test_a_bad_number_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("POLOS_CONCURRENCY", value)
-    with pytest.raises(ConfigurationError, match="POLOS_CONCURRENCY takes a positive whole number"):
+    with pytest.raises(ConfigurationError, match="POLOS_CONCURRENCY must be a positive whole number"):
         resolve("concurrency")
 
 

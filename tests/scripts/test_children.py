@@ -268,7 +268,7 @@ def test_a_child_that_completed_without_a_waiting_parent_does_not_start_again(de
 
 
 @pytest.mark.parametrize("how", [b"failed", b"cancelled"])
-@pytest.mark.parametrize("heard", [False, True])
+@pytest.mark.parametrize("with_result", [False, True])
 def test_a_child_that_did_not_complete_runs_again(desk: Desk, how: bytes, with_result: bool) -> None:
     by = desk.start()
     desk.spawn(by, "kids", 2)

@@ -420,7 +420,7 @@ async def test_what_can_not_be_begun_is_refused_with_nothing_begun(redis_url: st
         "step 'd': 'start_delay' is no option of a child: "
         "queue, concurrency_key, run_timeout_seconds, initial_state are"
     )
-    assert "run_timeout_seconds is a positive number" in timeout
+    assert "run_timeout_seconds must be a positive number" in timeout
     assert kind == "child 0 of step 'f' is a BatchWorkflowInput, not ('sell', 1)"
 
 
@@ -584,7 +584,7 @@ async def test_an_answer_by_the_roots_id_that_is_repeated_decides_nothing_else(
             await at.answer(handle, "ok", "yes")
         (second,) = await waiting_below(at, handle, 1)
         assert refused.value.candidates == [f"ok of {second['execution_id']}"]
-        assert "answer it by its own execution's id" in str(refused.value)
+        assert "use the id of the execution that asked" in str(refused.value)
         await at.answer(at.client.get_handle(second["execution_id"]), "ok", "no")
         assert await at.result(handle) == ["yes", "no"]
         assert (await at.answer(handle, "ok", "no")).outcome == "same"

@@ -54,7 +54,7 @@ async def statuses(client: PolosClient, handle: ExecutionHandle[Any]) -> dict[st
 
 async def refused(at: Running, handle: ExecutionHandle[Any], step_key: str) -> None:
     """An answer that comes too late is told so."""
-    with pytest.raises(ExecutionFinishedError, match="was closed: the workflow went on without it"):
+    with pytest.raises(ExecutionFinishedError, match="was closed: the workflow continued without an answer"):
         await at.answer(handle, step_key)
 
 
@@ -312,7 +312,7 @@ async def test_the_script_that_decides_closes_the_others(redis_url: str, namespa
         )
         assert resumed.outcome == "accepted"
         for key in ("beside", "one", "two"):
-            with pytest.raises(ExecutionFinishedError, match="the workflow went on without it"):
+            with pytest.raises(ExecutionFinishedError, match="the workflow continued without an answer"):
                 await client.resume(suspend_execution_id=handle.id, suspend_step_key=key, data="yes")
         assert rows(redis_url, namespace) == set()
     async with running(redis_url, namespace, nests) as at:

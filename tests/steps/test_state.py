@@ -324,7 +324,7 @@ async def test_steps_side_by_side_may_not_change_the_same_field(redis_url: str, 
         assert total in (1, 2)
         await at.answer(handle, "ask")
         (conflict,), state = await at.result(handle)
-        assert "StateConflictError: ctx.state.total changed meanwhile" in conflict
+        assert "StateConflictError: ctx.state.total changed while this step ran" in conflict
         assert state == Cart(total=total)
 
 

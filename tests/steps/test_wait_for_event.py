@@ -316,8 +316,8 @@ async def test_odd_topics_and_step_keys(name: str, redis_url: str, namespace: st
     [
         ({"topic": ""}, "a topic is a text that is not empty"),
         ({"topic": 5}, "a topic is a text that is not empty"),
-        ({"topic": "t", "timeout": 0}, "timeout is a positive number of seconds"),
-        ({"topic": "t", "timeout": float("inf")}, "timeout is a positive number of seconds"),
+        ({"topic": "t", "timeout": 0}, "timeout must be a positive number of seconds"),
+        ({"topic": "t", "timeout": float("inf")}, "timeout must be a positive number of seconds"),
     ],
 )
 async def test_wrong_use_is_named(given: Any, said: str, redis_url: str, namespace: str) -> None:

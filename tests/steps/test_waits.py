@@ -86,7 +86,7 @@ async def test_no_time_at_all_is_over_at_once(parts: Any, redis_url: str, namesp
 async def test_absurd_times_are_named(parts: Any, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits_for) as at:
         with pytest.raises(
-            ExecutionFailedError, match="wait 'wait': expected numbers, of 300 years at the most"
+            ExecutionFailedError, match="wait 'wait': expected numbers that add up to at most 300 years"
         ):
             await at.result(await waits_for.invoke(at.client, parts))
 

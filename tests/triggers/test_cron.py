@@ -111,7 +111,7 @@ def test_the_ticks_do_not_depend_on_the_start_of_the_search(
 
 
 @pytest.mark.parametrize(
-    ("expression", "said"),
+    ("expression", "message"),
     [
         ("", "five fields"),
         ("* * * *", "five fields"),

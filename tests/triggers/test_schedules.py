@@ -151,7 +151,7 @@ async def test_list_returns_all_schedules(redis_url: str, namespace: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("8 o'clock",), "five fields"),
         (("99 * * * *",), "bad minute"),
@@ -169,7 +169,7 @@ async def test_an_invalid_schedule_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("schedule", "said"),
+    ("schedule", "message"),
     [
         ("99 * * * *", "workflow 'schedules-declared': .*bad minute"),
         ({"cron": DAILY, "timezone": "Mars/Olympus"}, "workflow 'schedules-declared': there is no time zone"),

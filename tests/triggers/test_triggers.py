@@ -295,7 +295,7 @@ async def test_another_batch_size_takes_effect_when_a_worker_starts(client: Polo
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"trigger_on_event": ""}, "a topic's name"),
         ({"trigger_on_event": 5}, "a topic's name"),

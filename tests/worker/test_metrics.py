@@ -485,5 +485,5 @@ async def test_a_missing_library_is_one_sentence(
 
 @pytest.mark.parametrize("port", [-1, 65536, "http", 1.5, True])
 def test_a_bad_port_is_reported(port: Any) -> None:
-    with pytest.raises(ConfigurationError, match="metrics_port= takes a port"):
+    with pytest.raises(ConfigurationError, match="metrics_port= must be a port"):
         Worker(PolosClient(), [steps], metrics_port=port)

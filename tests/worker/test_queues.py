@@ -685,7 +685,7 @@ async def test_polos_worker_reads_the_given_queues(polos: Command, client: Polos
 def test_polos_worker_needs_at_least_one_queue(polos: Command) -> None:
     done = polos.run("worker", "post.py", "--queues", "letters,,cards")
     assert done.code == 1
-    assert "queues= takes names of queues, one at least, not 'letters,,cards'" in done.sentence
+    assert "queues= must be a list of at least one queue name, not 'letters,,cards'" in done.sentence
 
 
 # --- a store that is lost, or goes back in time ---------------------------------------------

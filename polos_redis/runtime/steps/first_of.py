@@ -146,4 +146,4 @@ class _Runner:
         context = copy_context()
         context.run(BRANCH.set, self.branch)
         self.task = asyncio.get_running_loop().create_task(code, context=context)
-        self.task.add_done_callback(tasks.look_away, context=tasks.OUTSIDE)
+        self.task.add_done_callback(tasks.mark_retrieved, context=tasks.OUTSIDE)

@@ -246,7 +246,7 @@ class Runs(Calls):
             return call()
 
         thread = activation.host.in_thread(start)
-        thread.add_done_callback(tasks.look_away)
+        thread.add_done_callback(tasks.mark_retrieved)
         try:
             result = await asyncio.shield(thread)
         except asyncio.CancelledError:
