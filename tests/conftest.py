@@ -25,7 +25,7 @@ from tests.invariants.state_invariants import check
 
 pytest_plugins = ["tests.harness.left_out"]
 
-# What the developer's shell says about servers, proxies, models and terminals is not for the tests.
+# The tests ignore the developer's shell settings for servers, proxies, models and terminals.
 for _name in list(os.environ):
     _ours = _name.startswith("POLOS_") and not _name.startswith(("POLOS_TEST_", "POLOS_PYTHON_"))
     if _ours or _name.startswith("OPENAI_") or _name.lower().endswith("_proxy"):
@@ -39,11 +39,11 @@ ON_CLUSTER = os.environ.get("POLOS_TEST_CLUSTER") == "1"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests run on one server; those marked `also_on_cluster` on a cluster too, or `only_on_cluster` only.
-    With POLOS_TEST_CLUSTER=1 all run there only.
+    """Parametrise `redis_url` by the markers `also_on_cluster` and `only_on_cluster`; POLOS_TEST_CLUSTER=1
+    runs every test on the cluster.
 
-    Tests that ask for `server`, `every_server` or `chaos_server` stay on one server: they look into it with
-    connections of their own, restart it or change its settings.
+    Tests that request `server`, `every_server` or `chaos_server` stay on one server: they inspect it over
+    their own connections, restart it or change its settings.
     """
     if "every_binary" in metafunc.fixturenames and metafunc.config.getoption("servers") == "all":
         metafunc.parametrize("every_binary", KINDS, indirect=True, scope="session")
@@ -56,22 +56,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto` is three for each core, as most tests wait: for a server, a lease or a process. No more than
-    twelve, each with servers of its own: a container may see cores that it does not have."""
+    """`-n auto` starts three workers per core, since most tests wait for a server, a lease or a process;
+    twelve at most, as each has its own servers and a container may report cores it does not have."""
     return min(12, 3 * (os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """asyncio; on uvloop with POLOS_TEST_LOOP=uvloop."""
+    """asyncio, or uvloop with POLOS_TEST_LOOP=uvloop."""
     return "asyncio", {"use_uvloop": os.environ.get("POLOS_TEST_LOOP") == "uvloop"}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def temp_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """This session's own place for temporary files, so that what a test leaves there is seen."""
-    tmp_path_factory.getbasetemp()  # `tmp_path` stays where pytest has it
-    # Short, and not under pytest's: a unix socket's path has little room.
+    """The session's own temporary folder, so that leftovers are noticed."""
+    tmp_path_factory.getbasetemp()  # keeps `tmp_path` where pytest puts it
+    # Short, and outside pytest's folder: the path of a unix socket is limited in length.
     folder = Path(tempfile.mkdtemp(prefix="polos-tests-"))
     temp = folder / "tmp"
     temp.mkdir()
@@ -85,7 +85,7 @@ def temp_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def running_servers(temp_dir: Path) -> Iterator[RunningServers]:
-    """The servers that live as long as the session (the xdist worker)."""
+    """Servers that live as long as the session (the xdist worker)."""
     servers = RunningServers(temp_dir.parent / "servers")
     yield servers
     servers.stop()
@@ -108,7 +108,7 @@ def server(running_servers: RunningServers, binary: Path) -> EmbeddedServer:
 
 @pytest.fixture(scope="session")
 def every_binary(request: pytest.FixtureRequest) -> Path:
-    """With `--servers=all` the program of each kind of server in turn: the test runs once on each."""
+    """With `--servers=all`, each kind of server in turn; otherwise the default one."""
     if not hasattr(request, "param"):
         chosen: Path = request.getfixturevalue("binary")
         return chosen
@@ -120,7 +120,7 @@ def every_binary(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def every_server(running_servers: RunningServers, every_binary: Path) -> EmbeddedServer:
-    """The session's server that runs `every_binary`."""
+    """The session's server running `every_binary`."""
     return running_servers.of(every_binary)
 
 
@@ -132,8 +132,8 @@ def redis_cluster(running_servers: RunningServers, binary: Path) -> Cluster:
 
 @pytest.fixture
 def redis_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of the test's server: of `every_server` where the test has that, else of `server`, or of the
-    cluster (and then in partitions on all of its nodes)."""
+    """The URL of the test's server: the cluster (with partitions on all nodes) where the test is parametrised
+    with it, else `every_server` if requested, else `server`."""
     if getattr(request, "param", "server") == "cluster":
         monkeypatch.setenv("POLOS_PARTITIONS", PARTITIONS or "6")
         cluster: Cluster = request.getfixturevalue("redis_cluster")
@@ -145,15 +145,15 @@ def redis_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def namespace() -> str:
-    """A namespace that no other test has."""
+    """A namespace unique to the test."""
     return f"test-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture
 def chaos_server(binary: Path, tmp_path: Path, namespace: str) -> Iterator[ChaosServer]:
-    """A server of the test's own, to `kill()`, `pause()`, `restart()`; its data survives that.
+    """The test's own server, to `kill()`, `pause()` and `restart()`; its data survives.
 
-    Whatever state the test left it in, it is up again for the invariants to be checked.
+    Whatever state the test leaves it in, it is started again so that the invariants can be checked.
     """
     with ChaosServer(tmp_path / "redis", binary=binary) as server:
         yield server
@@ -165,11 +165,11 @@ def chaos_server(binary: Path, tmp_path: Path, namespace: str) -> Iterator[Chaos
 
 @pytest.fixture(autouse=True)
 def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After a test that used a server: the invariants hold in its namespace. Then it is erased."""
+    """After a test that used a server, checks the invariants in its namespace and erases it."""
     if not {"server", "every_server", "redis_url", "redis_cluster"} & set(request.fixturenames):
         yield
         return
-    # Asked for here so that they, unlike the test's clients and workers, are still there afterwards.
+    # Requested here so that they outlive the test's clients and workers.
     url: str = request.getfixturevalue("redis_url")
     namespace: str = request.getfixturevalue("namespace")
     yield
@@ -179,7 +179,7 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(temp_dir: Path, running_servers: RunningServers, no_leaks: None) -> Iterator[None]:
-    """After each test: no process, thread or temporary file of its that is still there."""
+    """Fails a test that leaves a process, a thread or a temporary file behind."""
     threads = set(threading.enumerate())
     processes = _descendants()
     files = set(temp_dir.iterdir())
@@ -202,9 +202,9 @@ def _wait_until_none(what: str, left: Callable[[], set[str]]) -> None:
 
 
 def _descendants() -> set[int]:
-    """The processes below this one, zombies included; none where the kernel has no lists of children.
+    """All child processes, zombies included; empty where the kernel keeps no lists of children.
 
-    Asked two times and more for each test, so it does not look at every process of the machine.
+    It runs at least twice per test, so it does not scan every process of the machine.
     """
     found: set[int] = set()
     unseen = [os.getpid()]
@@ -222,7 +222,7 @@ def _command(pid: int) -> str:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What is in a folder of /proc; nothing when its process has gone."""
+    """The entries of a /proc folder; empty once the process is gone."""
     try:
         return list(folder.iterdir())
     except OSError:
@@ -230,7 +230,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _text(path: Path) -> str:
-    """What a file of /proc says; nothing when its process has gone."""
+    """The contents of a /proc file; empty once the process is gone."""
     try:
         return path.read_text()
     except OSError:
@@ -239,14 +239,14 @@ def _text(path: Path) -> str:
 
 @pytest.fixture
 def fleet(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Fleet]:
-    """Worker processes on the test's namespace; none outlives the test."""
+    """Worker processes in the test's namespace; none outlives the test."""
     with Fleet(redis_url, namespace, tmp_path) as fleet:
         yield fleet
-        fleet.show_logs()  # pytest shows it with a test that has failed
+        fleet.show_logs()  # pytest shows it with a failed test
 
 
 @pytest.fixture
 async def client(redis_url: str, namespace: str) -> AsyncIterator[PolosClient]:
-    """A client of the test's namespace."""
+    """A client in the test's namespace."""
     async with PolosClient(redis_url, namespace) as client:
         yield client

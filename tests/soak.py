@@ -1,10 +1,10 @@
-"""Long runs of what the suite tests briefly: `python -m tests.soak WHAT [--count N]`.
+"""Long versions of what the suite tests briefly: `python -m tests.soak WHAT [--count N]`.
 
-crash      random SIGKILLs of workers and of Redis while executions run; then every execution has finished,
-           every journaled step was journaled once, and nothing is left pending
+crash      random SIGKILLs of workers and of Redis while executions run; afterwards every execution has
+           finished, every step was journaled once, and nothing is pending
 race       rounds of fifty answers against a timeout
-suspended  executions that wait for a person on one worker: what they cost
-children   one execution with many children on two workers, of which one is killed twice
+suspended  what executions that wait for a person cost one worker
+children   one execution with many children on two workers, one of which is killed twice
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WORKER_OPTIONS: dict[str, Any] = {"lease_seconds": 1.0, "max_deliveries": 1000}
 async def crash(
     server: ChaosServer, namespace: str, folder: Path, count: int, *, every: int
 ) -> dict[str, Any]:
-    """Run executions to their end, with one fault for every so many, and check what must hold."""
+    """Run executions to completion, with one fault per `every` executions, and check the guarantees."""
     began = time.monotonic()
     faults: Counter[str] = Counter()
     with Fleet(server.url, namespace, folder) as fleet:
@@ -48,8 +48,8 @@ async def crash(
                 await fleet.start(**WORKER_OPTIONS)
             everybody: list[asyncio.Task[str]] = []
             for number in range(count // every):
-                begun = range(number * every, (number + 1) * every)
-                batch = [asyncio.create_task(_one(client, one)) for one in begun]
+                numbers = range(number * every, (number + 1) * every)
+                batch = [asyncio.create_task(_one(client, one)) for one in numbers]
                 everybody += batch
                 finished = asyncio.as_completed(batch)
                 for _ in range(every // 2):
@@ -70,7 +70,7 @@ async def crash(
 
 
 async def _one(client: PolosClient, number: int) -> str:
-    """One execution from its start to its result, which is checked."""
+    """Run one execution and check its result."""
     handle = await chain.invoke(client, {"steps": STEPS, "suspend_after": SUSPEND_AFTER, "pause": 0.01})
     while await handle.status() != "waiting":  # noqa: ASYNC110 - polls Redis
         await asyncio.sleep(0.02)
@@ -104,14 +104,14 @@ async def _check(client: PolosClient, fleet: Fleet, ids: list[str]) -> None:
     for execution_id in ids:
         topic = store.partitions.topic_prefix(execution_id) + f"topic:{execution_id}".encode()
         entries = await store.wire.call("XRANGE", topic, "-", "+")
-        told = Counter(
+        counts = Counter(
             name.decode() if name != b"step_finish" else (name, data)
             for _, flat in entries
             for name, data in zip(flat[::2], flat[1::2], strict=True)
         )
-        once = {what: times for what, times in told.items() if what[0] == b"step_finish"}
-        assert len(once) == STEPS and set(once.values()) == {1}, f"journaled twice: {execution_id} {told}"
-        assert told["workflow_finish"] == told["suspend_middle"] == told["resume_middle"] == 1
+        once = {what: times for what, times in counts.items() if what[0] == b"step_finish"}
+        assert len(once) == STEPS and set(once.values()) == {1}, f"journaled twice: {execution_id} {counts}"
+        assert counts["workflow_finish"] == counts["suspend_middle"] == counts["resume_middle"] == 1
         assert set(effects[execution_id]) == {f"step-{number}" for number in range(STEPS)}
 
     async def nothing_pending() -> bool:

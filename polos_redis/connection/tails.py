@@ -92,9 +92,7 @@ class Tail:
         node = self._main.node(self._prefix)
         if self._client_id is not None and node is not None and node.connected:
             unblocked = node.send("CLIENT", "UNBLOCK", self._client_id[1])
-            unblocked.add_done_callback(
-                tasks.mark_retrieved
-            )  # not permitted: the reader waits for BLOCK_MS
+            unblocked.add_done_callback(tasks.mark_retrieved)  # not permitted: the reader waits for BLOCK_MS
         loop = asyncio.get_running_loop()
         self._unblocker = loop.call_later(UNBLOCK_SECONDS, self._unblock_again, context=tasks.OUTSIDE)
 

@@ -55,7 +55,7 @@ x --\\> y
 
 @pytest.mark.parametrize("shown", ["one", "one\ntwo\nthree", "one\nTwo", "two\none", "", "one\n...\nthree"])
 def test_another_output_is_noticed(tmp_path: Path, shown: str) -> None:
-    with pytest.raises(AssertionError, match=r"page.md:6: what was printed"):
+    with pytest.raises(AssertionError, match=r"page.md:6: actual output"):
         follow(tmp_path, f"```bash\necho one; echo two\n```\n\n\n```text\n{shown}\n```\n")
 
 
@@ -128,13 +128,13 @@ def test_a_program_that_leaves_badly_at_ctrl_c_is_noticed(tmp_path: Path) -> Non
 def test_what_never_comes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminals, "DEADLINE", 1.0)
     began = time.monotonic()
-    with pytest.raises(AssertionError, match=r"page.md:6: what was printed is\nstarted 42"):
+    with pytest.raises(AssertionError, match=r"page.md:6: actual output:\nstarted 42"):
         follow(tmp_path, FOREVER.replace("```text\nstarted 42", "```text\nfinished"))
     assert time.monotonic() - began < 20
 
 
 def test_what_ends_without_it_is_noticed(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match=r"page.md:4: it ended, and had printed\nx"):
+    with pytest.raises(AssertionError, match=r"page.md:4: ended after printing\nx"):
         follow(tmp_path, '```bash title="Terminal 1"\necho x\n```\n```text\ny\n```\n')
 
 

@@ -1,1 +1,1 @@
-"""What tests run on: servers, workers, clients, and programs that stand in for people and other services."""
+"""What tests run on: servers, workers, clients, and stand-ins for people and other services."""

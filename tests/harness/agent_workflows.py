@@ -15,7 +15,7 @@ class Note:
 
 @tool
 async def note(ctx: WorkflowContext, note: Note) -> str:
-    """Note something down; goes on when the gate is open."""
+    """Note something down once the gate is open."""
     await ctx.step.run("note", _note, ctx.root_execution_id, note.text)
     return f"noted {note.text}"
 

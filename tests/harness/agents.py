@@ -1,4 +1,4 @@
-"""Agents at work in a test: a real worker, and the LLM server of tests/harness/llm.py that they ask."""
+"""Agents at work in a test: a real worker, and the LLM server of tests/harness/llm.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def talking(
     *workflows: Workflow[Any, Any],
     **options: Any,
 ) -> AsyncIterator[tuple[Server, Running]]:
-    """A worker for these workflows, and what their agents ask."""
+    """A worker for these workflows, and the LLM server their agents call."""
     with pytest.MonkeyPatch.context() as patch:
         async with llm(replies) as server:
             patch.setenv("OPENAI_API_KEY", KEY)
@@ -34,7 +34,7 @@ async def talking(
 
 
 async def asked(at_work: Running, count: int = 1, *, but: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Wait until so many suspensions are open that are not among these; they, by what they ask."""
+    """Wait for `count` open suspensions, without those in `but`; returns them sorted by step key."""
 
     async def there() -> list[dict[str, Any]]:
         page = await at_work.client.list_suspensions()
@@ -46,7 +46,7 @@ async def asked(at_work: Running, count: int = 1, *, but: Iterable[str] = ()) ->
 
 
 async def answer(at_work: Running, suspension: dict[str, Any], data: Any, **options: Any) -> None:
-    """Decide a suspension."""
+    """Answer a suspension."""
     await at_work.client.resume(
         suspend_execution_id=suspension["execution_id"],
         suspend_step_key=suspension["step_key"],
@@ -56,7 +56,7 @@ async def answer(at_work: Running, suspension: dict[str, Any], data: Any, **opti
 
 
 async def error_of(at_work: Running, handle: ExecutionHandle[Any]) -> tuple[str, str]:
-    """The type and message of the error that an execution has failed with."""
+    """The type and message of the error that an execution failed with."""
     await at_work.reached(handle, "failed")
     error = (await at_work.client.get_execution(handle.id))["error"]
     return error["type"], error["message"]

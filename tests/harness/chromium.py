@@ -1,4 +1,4 @@
-"""A real Chromium for tests: where it is, how it is started, and what happens where there is none."""
+"""A real Chromium for tests: finding it, starting it, and skipping where there is none."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ SECRET = "a secret of more than 32 characters, for tests"
 
 @pytest.fixture(autouse=True)
 def chromium() -> None:
-    """Skips the module's tests where there is no browser."""
+    """Skip the module's tests where there is no browser."""
     program(*CHROMIUM_NAMES)

@@ -40,7 +40,7 @@ class Node(ChaosServer):
         return port
 
     def do(self, *command: str | int | bytes) -> Any:
-        """One command over a connection of its own."""
+        """Run one command over its own connection."""
         with RawConnection(self.url) as connection:
             return connection.do(*command)
 
@@ -58,7 +58,7 @@ class Cluster:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
     def start(self) -> Self:
-        """Start what is not running, and wait until all nodes know each other."""
+        """Start the nodes that are down, and wait until all nodes know each other."""
         if not self._running:
             self._running = True
             for node in self.nodes:
@@ -101,7 +101,7 @@ class Cluster:
     # --- slots --------------------------------------------------------------------------
 
     def owner(self, key: bytes) -> Node:
-        """The node that has a key's slot, as the first node sees it."""
+        """The node that owns a key's slot, according to the first node."""
         slot = cluster.slot_of(key)
         for first, last, (_, port, *_), *_ in self.nodes[0].do("CLUSTER", "SLOTS"):
             if first <= slot <= last:
@@ -131,7 +131,7 @@ class Cluster:
 
     @asynccontextmanager
     async def migrating(self, key: bytes, to: Node) -> AsyncIterator[None]:
-        """While a key's slot is half migrated; afterwards it has moved."""
+        """Keep a key's slot half migrated inside the block; complete the move at its end."""
         slot, source = cluster.slot_of(key), self.owner(key)
         await asyncio.to_thread(to.do, "CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
         await asyncio.to_thread(source.do, "CLUSTER", "SETSLOT", slot, "MIGRATING", to.id)
@@ -149,7 +149,7 @@ class Cluster:
     # --- replicas -----------------------------------------------------------------------
 
     def add_replica(self, master: Node) -> Node:
-        """Start a replica of a master, and come back when it has all that the master has."""
+        """Start a replica of a master, and return once it is in sync."""
         replica = Node(self._folder / str(len(self.nodes)), self._binary)
         self.nodes.append(replica)
         replica.start()

@@ -1,4 +1,4 @@
-"""The real `polos` command as tests run it: in processes of its own, against the test's server."""
+"""The real `polos` command: in its own process, against the test's server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEADLINE = 60.0
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -37,7 +37,7 @@ class Done:
 
     @property
     def sentence(self) -> str:
-        """What it said on stderr, which has to be one line of ours and nothing else."""
+        """Its stderr, which must be exactly one line of ours."""
         (only,) = self.err.splitlines()
         assert only.startswith("polos: ")
         assert "Traceback" not in self.err
@@ -62,22 +62,22 @@ class Running:
         return self.err_path.read_text()
 
     def wait_for(self, text: str) -> None:
-        """Wait until it has printed a text; a process that ends without it fails the test."""
+        """Wait until it has printed a text; fails the test if the process exits first."""
 
-        def said() -> bool:
+        def printed() -> bool:
             over = self.process.poll() is not None
             if text in self.out + self.err:
                 return True
             assert not over, f"ended with {self.process.returncode}:\n{self.out}\n{self.err}"
             return False
 
-        wait_until(said, f"{text!r} was never said")
+        wait_until(printed, f"{text!r} was never printed")
 
     def wait(self) -> int:
         return self.process.wait(DEADLINE)
 
     async def ended(self) -> int:
-        """As `wait`, for a test whose own event loop has to go on meanwhile."""
+        """Like `wait`, but lets the test's event loop run."""
         async with asyncio.timeout(DEADLINE):
             while self.process.poll() is None:  # noqa: ASYNC110 - a process has no event
                 await asyncio.sleep(0.02)
@@ -95,7 +95,7 @@ def wait_until(condition: Callable[[], bool], why: str) -> None:
 
 
 class Command:
-    """`polos` with a server, a namespace and a folder to run in."""
+    """`polos` with a server, a namespace and a working directory."""
 
     def __init__(self, url: str, namespace: str, folder: Path) -> None:
         self.folder = folder
@@ -121,8 +121,8 @@ class Command:
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def here(self, *args: str, input: bytes = b"") -> Done:
-        """As `run`, through the entry point but in this process: for what is decided before anything is
-        asked of Redis, and a process would only take its time."""
+        """Like `run`, through the entry point but in this process: quicker, for errors reported before Redis
+        is called."""
         (entry,) = entry_points(group="console_scripts", name="polos")
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
@@ -172,7 +172,7 @@ class Command:
 
     @contextmanager
     def worker(self, *args: str) -> Iterator[Running]:
-        """A worker that is ready; at the end it is stopped as an operator does, and has to leave well."""
+        """A ready worker; the end of the block stops it as an operator would, and it must exit cleanly."""
         with self.start(POLOS, "worker", *args) as worker:
             worker.wait_for("worker ready")
             yield worker

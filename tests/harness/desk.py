@@ -1,4 +1,4 @@
-"""The scripts, each called alone over a plain connection: what Redis does without any of our Python."""
+"""The scripts, called one by one over a plain connection: what Redis does without any of our Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgpack
 from polos_redis.state import keys, scripts
 from polos_redis.state.journal import step_record
 from tests.invariants.state import Partition, RawConnection, read
-from tests.invariants.state_invariants import complaints
+from tests.invariants.state_invariants import violations
 
 Arg = str | bytes | int
 Snapshot = dict[bytes, tuple[bytes, int]]
@@ -23,7 +23,7 @@ NO_RACE: Race = (b"", b"")
 RETENTION = 600_000
 SHOWN_DIGEST = b"d" * 32
 AUDIT_MS = 3_600_000
-FAR = 3_600_000  # ms: a time that no test reaches
+FAR = 3_600_000  # ms: beyond the end of any test
 
 _SCRIPTS = {script.name: script for script in scripts.ALL}
 _numbers = itertools.count(1)
@@ -40,7 +40,7 @@ def step(value: bytes = b"\x01", status: str = "ok", attempt: int = 1) -> bytes:
 
 
 class Activated:
-    """An activation: the entry it was given, and its owner nonce."""
+    """An activation: its entry and its owner nonce."""
 
     def __init__(self, execution_id: str, entry: bytes, owner: str) -> None:
         self.id, self.entry, self.owner = execution_id, entry, owner
@@ -52,7 +52,7 @@ class Activated:
 
 
 class Desk:
-    """One partition of a namespace (the only one, unless a test says otherwise) and a connection to it."""
+    """A connection to one partition of a namespace (by default the only one)."""
 
     def __init__(self, url: str, namespace: str, partition: int = 0) -> None:
         self.url, self.namespace = url, namespace
@@ -70,12 +70,12 @@ class Desk:
     # --- calling ------------------------------------------------------------------------
 
     def do(self, command: str, key: str | bytes, *args: Arg) -> Any:
-        """A command on one key, named without its prefix."""
+        """Run a command on one key, given without its prefix."""
         name = key if isinstance(key, bytes) else key.encode()
         return self.connection.do(command, self.prefix.encode() + name, *args)
 
     def run(self, script: str, *args: Arg) -> Any:
-        """A script's reply."""
+        """Run a script and return its reply."""
         return self.connection.do("EVAL", _SCRIPTS[script].source, 1, self.prefix, *args)
 
     def invoke(
@@ -87,14 +87,14 @@ class Desk:
         retention: int = RETENTION,
         **options: Any,
     ) -> str:
-        """Begin an execution; `options` are those of creation.lua."""
+        """Start an execution; `options` are those of creation.lua."""
         name = execution_id or new_id()
         given = packed(options) if options else b""
         assert self.run("invoke", name, workflow, input, retention, given) == 1
         return name
 
     def deliver(self, consumer: str = "w1", queue: str = "default", owner: str = "") -> Activated:
-        """What a worker gets when it reads one entry."""
+        """Read one entry as a worker would."""
         rows = self.read_entries(consumer, queue)
         assert rows, f"nothing to read from {queue}"
         entry, flat = rows[0]
@@ -109,7 +109,7 @@ class Desk:
         return list(reply[0][1]) if reply else []
 
     def start(self, execution_id: str | None = None, consumer: str = "w1", **options: Any) -> Activated:
-        """Invoke an execution, and deliver it."""
+        """Invoke an execution and deliver it."""
         name = self.invoke(execution_id, **options)
         activated = self.deliver(consumer, options.get("queue", "default"))
         assert activated.id == name
@@ -117,13 +117,13 @@ class Desk:
 
     def write(self, by: Activated, key: Arg, record: bytes | None = None, *events: Arg) -> Any:
         record = step() if record is None else record
-        return _told(by, self.run("write", *by.fence, key, record, *(events or ("e", b"\x01"))))
+        return _learn_changes(by, self.run("write", *by.fence, key, record, *(events or ("e", b"\x01"))))
 
     def backoff(
         self, by: Activated, key: Arg, delay: int = FAR, record: bytes | None = None, races: bytes = b""
     ) -> Any:
         record = step(b"", "backoff") if record is None else record
-        return _told(by, self.run("backoff", *by.fence, key, record, delay, races, "e", b"\x01"))
+        return _learn_changes(by, self.run("backoff", *by.fence, key, record, delay, races, "e", b"\x01"))
 
     def suspend(
         self,
@@ -137,7 +137,7 @@ class Desk:
         """`more`: terms, default, told, channels; see suspend.lua."""
         packed = msgpack.packb(more, use_bin_type=False) if more else b""
         asked = (key, timeout, shown, *race, SHOWN_DIGEST, AUDIT_MS, packed)
-        return _told(by, self.run("suspend", *by.fence, *asked))
+        return _learn_changes(by, self.run("suspend", *by.fence, *asked))
 
     def wait(
         self,
@@ -150,7 +150,7 @@ class Desk:
         subscriber: Arg = "",
         race: Race = NO_RACE,
     ) -> Any:
-        return _told(by, self.run("wait", *by.fence, key, ms, until, topic, subscriber, *race))
+        return _learn_changes(by, self.run("wait", *by.fence, key, ms, until, topic, subscriber, *race))
 
     def wait_for_event(self, by: Activated, key: str, topic: Arg, ms: Arg = "", race: Race = NO_RACE) -> Any:
         """Wait for an event of a topic of this partition."""
@@ -170,14 +170,14 @@ class Desk:
         events: Sequence[Arg] = (),
         **options: Any,
     ) -> Any:
-        """Begin `count` children of a step that has `total` of them; `options` are those of creation.lua."""
+        """Start `count` of a step's `total` children; `options` are those of creation.lua."""
         children: list[Arg] = []
         for index in range(first, first + count):
             given = {**options, "parent": by.id, "key": key}
             child = keys.child_id(by.id, key, index)
             children += (child, workflow, b"in %d" % index, packed(given))
         whole = first + count if total is None else total
-        return _told(
+        return _learn_changes(
             by,
             self.run(
                 "spawn",
@@ -187,14 +187,14 @@ class Desk:
         )
 
     def child(self, by: Activated, key: str = "kid", **options: Any) -> Activated:
-        """An activation of the one child of a step."""
+        """The activation of a step's only child."""
         self.spawn(by, key, **options)
         activated = self.deliver(queue=options.get("queue", "default"))
         assert activated.id == keys.child_id(by.id, key, 0)
         return activated
 
     def choose(self, by: Activated, key: str, branch: str, *others: Arg) -> Any:
-        return _told(by, self.run("choose", *by.fence, key, branch, *others))
+        return _learn_changes(by, self.run("choose", *by.fence, key, branch, *others))
 
     def park(self, by: Activated, *waits: Arg, given_up: Sequence[Arg] = (), state: bytes = b"") -> Any:
         return self.run("park", *by.fence, state, len(given_up), *given_up, *waits)
@@ -203,8 +203,8 @@ class Desk:
         return self.run("finish", *by.fence, status, value, b"\x81\xa6status\x01", "")
 
     def next_millisecond(self) -> None:
-        """Come back when the server's clock has gone on: what several runs have opened under one key is told
-        apart by when it was opened."""
+        """Wait for the next millisecond of the server's clock: wait records opened under one key in several
+        runs are told apart by their time."""
 
         def now() -> tuple[int, int]:
             seconds, micros = self.connection.do("TIME")
@@ -214,7 +214,7 @@ class Desk:
         while now() == before:
             pass
 
-    def again(self, by: Activated, times: int = 3, delay: int = 0, error: bytes = b"err") -> Any:
+    def auto_retry(self, by: Activated, times: int = 3, delay: int = 0, error: bytes = b"err") -> Any:
         self.next_millisecond()
         return self.run("auto_retry", *by.fence, error, times, delay)
 
@@ -247,7 +247,7 @@ class Desk:
         return self.run("cancel", execution_id, run, by)
 
     def fire(self, limit: int = 100, worker: str = "leader") -> Any:
-        """How many timers were fired, how many executions forgotten, ms to the next timer."""
+        """Timers fired, executions forgotten, ms to the next timer."""
         return self.run("fire", worker, 60_000, limit)[:3]
 
     def requeue(
@@ -263,21 +263,21 @@ class Desk:
         return by.id
 
     def finished(self, **options: Any) -> str:
-        """The id of an execution that has completed."""
+        """The id of a completed execution."""
         by = self.start(**options)
         assert self.finish(by) == 0
         return by.id
 
     def make_due(self, member: Arg) -> None:
-        """Let a timer's time have come."""
+        """Make a timer due."""
         assert self.do("ZSCORE", keys.TIMERS, member) is not None
         self.do("ZADD", keys.TIMERS, 1, member)
 
-    # --- looking ------------------------------------------------------------------------
+    # --- inspecting ---------------------------------------------------------------------
 
     @property
     def state(self) -> Partition:
-        """The whole state (of an empty partition: an empty one)."""
+        """The whole state; an empty `Partition` where there is none."""
         found = {partition.prefix: partition for partition in read(self.connection, self.namespace)}
         return found.get(self.prefix, Partition(self.prefix))
 
@@ -297,14 +297,14 @@ class Desk:
         return [kind for _, flat in self.state.topics.get(name, []) for kind in flat[::2]]
 
     def snapshot(self) -> Snapshot:
-        """Every key as it is stored, with the time it expires at: equal only if nothing was written."""
+        """Every key as stored, with its expiry time: equal only if nothing was written."""
         names = self.connection.names(self.namespace)
         commands = [(command, name) for name in names for command in ("DUMP", "PEXPIRETIME")]
         replies = self.connection.together(commands)
         return dict(zip(names, zip(replies[::2], replies[1::2], strict=True), strict=True))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Put the store back to what it was."""
+        """Restore the store to a snapshot."""
         gone = [("DEL", name) for name in self.connection.names(self.namespace)]
         back = [
             ("RESTORE", name, max(0, expires), dump, "ABSTTL") for name, (dump, expires) in snapshot.items()
@@ -314,48 +314,49 @@ class Desk:
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """What is called here writes nothing at all."""
+        """Assert that the block writes nothing."""
         before = self.snapshot()
         yield
         after = self.snapshot()
         assert before == after, {name for name in before | after if before.get(name) != after.get(name)}
 
     def check(self) -> None:
-        """The invariants hold."""
-        found = complaints(self.namespace, self.connection)
+        """Assert that the invariants hold."""
+        found = violations(self.namespace, self.connection)
         assert not found, "\n".join(found)
 
     def now(self) -> int:
-        """The server's clock in ms."""
+        """The server's time in ms."""
         seconds, micros = self.connection.do("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
 
 
 def branch(race: str, name: str, *keys: str) -> Race:
-    """A wait that is a whole branch of a race: it decides it. `keys` are what the branch has begun."""
+    """A wait that is a whole branch of a race and so decides it. `keys` are the steps that the branch has
+    started."""
     return race.encode(), packed([[race, name, *keys]])
 
 
 def packed(value: Any) -> bytes:
-    """As the scripts read it."""
+    """A value as the scripts read it."""
     found: bytes = msgpack.packb(value, use_bin_type=False)
     return found
 
 
 def subscriber(by: Activated, key: str, kind: str = "w") -> str:
-    """How an execution subscribes to a topic: `w` to one of its own partition, `f` to one of another."""
+    """An execution's subscriber name: kind `w` for a topic of its own partition, `f` for another one's."""
     return f"{kind}{by.entry.decode()} {by.id} {key}"
 
 
-def _told(by: Activated, reply: Any) -> Any:
-    """An activation learns the journal's count of changes."""
+def _learn_changes(by: Activated, reply: Any) -> Any:
+    """Pass the journal's count of changes on to the activation."""
     changes = reply if isinstance(reply, int) else reply[0]
     by.known = max(by.known, changes)
     return reply
 
 
 class Subscriber:
-    """Hears what the scripts tell one reply channel."""
+    """Receives what the scripts send to one reply channel."""
 
     def __init__(self, url: str, prefix: str, name: str) -> None:
         self.connection = RawConnection(url)
@@ -369,10 +370,10 @@ class Subscriber:
     ) -> None:
         self.connection.close()
 
-    def heard(self, count: int) -> Sequence[list[Any]]:
-        """Exactly so many notices; waits for them, and finds that no other came before a PING's answer."""
+    def received(self, count: int) -> Sequence[list[Any]]:
+        """Exactly `count` notices; asserts that no further one arrives before the reply to a PING."""
         pushes = [self.connection.receive() for _ in range(count)]
         pong = self.connection.do("PING")
-        assert pong == [b"pong", b""], f"a notice too many: {pong}"
+        assert pong == [b"pong", b""], f"unexpected notice: {pong}"
         assert all(push[0] == b"smessage" for push in pushes)
         return [msgpack.unpackb(push[2], raw=True) for push in pushes]

@@ -1,4 +1,4 @@
-"""A listening socket of a test's own."""
+"""A listening socket for a test."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Self
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
 
-class Door:
-    """`async with Door(handle) as door: ... door.port`; at the end no connection through it is left, not even
-    one that came while it was shut."""
+class Listener:
+    """`async with Listener(handle) as listener: ... listener.port`; the end closes every connection,
+    even one that arrives during the shutdown."""
 
     def __init__(self, handle: Handle, port: int = 0) -> None:
         self._handle = handle
@@ -30,7 +30,7 @@ class Door:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._shut = True
-        # Accept nothing more, then close: a closing server forgets a connection that it is just accepting.
+        # Stop accepting, then close: a closing server forgets a connection that it is just accepting.
         for sock in self._server.sockets:
             asyncio.get_running_loop().remove_reader(sock.fileno())
         await self._turns()
@@ -40,14 +40,14 @@ class Door:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for writer in self._writers:
             writer.transport.abort()
-        await self._turns()  # an aborted transport is closed in the next one
+        await self._turns()  # an aborted transport closes in the next turn
 
     async def _turns(self) -> None:
         for _ in range(5):
             await asyncio.sleep(0)
 
     def _enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Not a coroutine: one that is cancelled before it begins could close nothing.
+        # Not a coroutine: one that is cancelled before it starts could close nothing.
         self._writers.append(writer)
         if not self._shut:
             self._tasks.append(asyncio.create_task(self._handle(reader, writer)))

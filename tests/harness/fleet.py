@@ -1,7 +1,7 @@
-"""Worker processes that a test starts, stops, freezes and kills, and the effects their steps leave behind.
+"""Worker processes that a test starts, stops, freezes and kills, and the effects of their steps.
 
-`python -m tests.harness.fleet` is such a worker. It serves the workflows of fleet_workflows.py, or those of
-another module.
+`python -m tests.harness.fleet` is such a worker. It serves the workflows of fleet_workflows.py or of another
+module.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _READY = "worker ready"
 
 
 class WorkerProcess:
-    """One worker in a process of its own; its log is a file."""
+    """One worker process; its log is a file."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self._process = process
@@ -36,7 +36,7 @@ class WorkerProcess:
 
     @property
     def log(self) -> str:
-        """What it has said so far."""
+        """Its log so far."""
         return self._log.read_text()
 
     @property
@@ -45,7 +45,7 @@ class WorkerProcess:
 
     @property
     def resident(self) -> int:
-        """The bytes of memory it has now."""
+        """Its resident memory in bytes."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -54,24 +54,24 @@ class WorkerProcess:
         assert self.running, f"the worker ended:\n{self.log}"
 
     async def said(self, text: str) -> None:
-        """Wait until its log has this."""
+        """Wait until its log contains a text."""
         await until(lambda: text in self.log, f"{text!r} in the log of worker {self.pid}")
 
     async def holds(self) -> tuple[int, int, int]:
-        """How many slots are taken, how many entries it holds, how many activations are in its memory."""
-        told = self.log.count(" holds ")
+        """Slots taken, entries held, activations in memory."""
+        before = self.log.count(" holds ")
         self._process.send_signal(signal.SIGUSR1)
-        await until(lambda: self.log.count(" holds ") > told, "the worker to tell what it holds")
+        await until(lambda: self.log.count(" holds ") > before, "the worker to log what it holds")
         active, entries, alive = self.log.rpartition(" holds ")[2].split()[:3]
         return int(active), int(entries), int(alive)
 
     def kill(self) -> None:
-        """SIGKILL it, and come back when it is gone."""
+        """SIGKILL it, and return once it is gone."""
         self._process.kill()
         self._process.wait(10)
 
     def pause(self) -> None:
-        """SIGSTOP: it keeps its connections and does nothing."""
+        """SIGSTOP it: it keeps its connections and does nothing."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -81,7 +81,7 @@ class WorkerProcess:
         self._process.terminate()
 
     async def ended(self) -> int:
-        """Wait until it has ended; returns its exit status."""
+        """Wait until it has exited; returns its exit status."""
         await until(lambda: not self.running, f"worker {self.pid} to end")
         status = self._process.returncode
         assert status is not None
@@ -112,7 +112,7 @@ class Fleet:
             self.show_logs()
 
     def show_logs(self) -> None:
-        """What the workers said last, and the effects, on stderr."""
+        """Print the end of each worker's log, and the effects, to stderr."""
         for worker in self.workers:
             print(f"--- the log of worker {worker.pid}\n{worker.log[-3000:]}", file=sys.stderr)
         print(f"--- the effects\n{self.effects_file.read_text()[-3000:]}", file=sys.stderr)
@@ -125,7 +125,7 @@ class Fleet:
         defined_in: str = "tests.harness.fleet_workflows",
         **options: Any,
     ) -> WorkerProcess:
-        """Start a worker and do not wait for it. `knows` names its workflows, all when left out."""
+        """Start a worker without waiting for it. `knows` names its workflows; all by default."""
         options = {"lease_seconds": 1.0, **options}
         log = self.folder / f"worker-{len(self.workers)}.log"
         command = [sys.executable, "-m", "tests.harness.fleet", defined_in, knows, json.dumps(options)]
@@ -150,7 +150,7 @@ class Fleet:
         return worker
 
     def effects(self, execution_id: str) -> list[tuple[str, int]]:
-        """What the steps of an execution did, in order: name, process id."""
+        """The effects of an execution's steps, in order: name, process id."""
         lines = [line.split() for line in self.effects_file.read_text().splitlines()]
         return [(line[1], int(line[2])) for line in lines if line[0] == execution_id]
 
@@ -163,7 +163,7 @@ class Fleet:
         return counts
 
     async def seen(self, execution_id: str, name: str, times: int = 1) -> list[int]:
-        """Wait until an effect has happened so often; returns the processes it happened in."""
+        """Wait until an effect has happened `times` times; returns the process of each."""
 
         def there() -> list[int]:
             pids = [pid for effect, pid in self.effects(execution_id) if effect == name]
@@ -173,7 +173,7 @@ class Fleet:
         return found
 
     def open(self, gate: str) -> None:
-        """Let the steps go on that wait for this gate."""
+        """Open the gate that steps wait for."""
         (self.folder / gate).touch()
 
     def of(self, pid: int) -> WorkerProcess:

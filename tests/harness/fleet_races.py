@@ -10,7 +10,7 @@ from tests.harness.fleet_workflows import effects_of
 
 @workflow
 async def interrupted(ctx: WorkflowContext) -> str:
-    """Two branches of code: one returns at once, the other when the gate opens; then a step with a gate."""
+    """Two branches of code, one returning at once, the other when the gate opens; then a step with a gate."""
     happen = effects_of(ctx)
 
     async def branch(name: str, until: str = "") -> Any:
@@ -23,7 +23,7 @@ async def interrupted(ctx: WorkflowContext) -> str:
 
 @workflow
 async def overtaken(ctx: WorkflowContext) -> str:
-    """A step that ends when the gate opens, against an answer."""
+    """A step that ends when the gate opens, racing an answer."""
     happen = effects_of(ctx)
     winner = await ctx.step.first_of(
         "race", {"work": ctx.step.run("work", happen, "work", "work"), "ask": ctx.step.suspend("ask")}

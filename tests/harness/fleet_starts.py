@@ -1,4 +1,4 @@
-"""Workflows that a schedule or an event begins, for the workers of tests/harness/fleet.py."""
+"""Workflows started by a schedule or an event, for the workers of tests/harness/fleet.py."""
 
 from __future__ import annotations
 

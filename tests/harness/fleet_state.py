@@ -12,14 +12,14 @@ from tests.harness.fleet_workflows import effect, gate
 
 
 class Account(BaseModel):
-    """A state whose defaults are never the same twice."""
+    """A state whose defaults differ each time."""
 
     number: str = Field(default_factory=lambda: uuid.uuid4().hex)
     log: list[str] = []
 
 
 async def deposit(ctx: WorkflowContext, name: str, until: str = "") -> None:
-    """A step's function that changes the state."""
+    """A step that changes the state."""
     ctx.state.log.append(name)
     effect(ctx.execution_id, name)
     if until:

@@ -13,7 +13,7 @@ from tests.harness.fleet import EFFECTS
 
 
 async def publish_and_die(*args: Any) -> str:
-    """Publish; the first time, the process ends before anything can be journaled."""
+    """Publish; the first time, exit before anything can be journaled."""
     event = await publish_once(*args)
     mark = Path(os.environ[EFFECTS]).with_name("published")
     if not mark.exists():
@@ -25,6 +25,6 @@ async def publish_and_die(*args: Any) -> str:
 @workflow
 async def announces(ctx: WorkflowContext) -> str:
     vars(publish)["publish_once"] = publish_and_die
-    told = await ctx.step.publish_event("announce", "announced", "hello")
+    published = await ctx.step.publish_event("announce", "announced", "hello")
     await ctx.step.publish_workflow_event("tell", "everybody", event_type="hello")
-    return told
+    return published

@@ -1,6 +1,6 @@
-"""The workflows that tests/harness/fleet.py's workers know: each step leaves a line in the effects file.
+"""The workflows of tests/harness/fleet.py's workers: each step appends a line to the effects file.
 
-Their inputs are not typed: a worker that need not import pydantic starts in half the time.
+Their inputs are untyped: a worker that does not import pydantic starts in half the time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.harness.fleet import EFFECTS
 
 
 def effect(execution_id: str, name: str) -> int:
-    """One line, appended at once."""
+    """Append one line atomically."""
     file = os.open(os.environ[EFFECTS], os.O_WRONLY | os.O_APPEND)
     os.write(file, f"{execution_id} {name} {os.getpid()}\n".encode())
     os.close(file)
@@ -33,7 +33,7 @@ def effects_of(ctx: WorkflowContext) -> Any:
     execution_id = ctx.execution_id
 
     async def happen(name: str, until: str = "") -> int:
-        """An effect, and when it waits for a gate, another one when it is through."""
+        """An effect; with a gate, another one after it has opened."""
         pid = effect(execution_id, name)
         if until:
             await gate(until)
@@ -55,7 +55,7 @@ async def gated(ctx: WorkflowContext, input: Any) -> list[int]:
 
 @workflow
 async def in_thread(ctx: WorkflowContext, input: Any) -> int:
-    """A step that holds a thread for so many seconds."""
+    """A step that blocks a thread for `input` seconds."""
 
     def hold() -> int:
         effect(ctx.execution_id, "hold")
@@ -67,7 +67,7 @@ async def in_thread(ctx: WorkflowContext, input: Any) -> int:
 
 @workflow
 async def blocking(ctx: WorkflowContext, input: Any) -> int:
-    """A step that blocks the worker's whole loop, in the first process that runs it."""
+    """A step that blocks the worker's whole event loop in the first process that runs it."""
 
     async def block() -> int:
         first = not Path(os.environ[EFFECTS]).with_name("blocked").exists()
@@ -84,7 +84,7 @@ async def blocking(ctx: WorkflowContext, input: Any) -> int:
 
 @workflow
 async def approval(ctx: WorkflowContext, input: Any) -> Any:
-    """Before, a suspension (with a timeout in seconds, if given), after."""
+    """A step, a suspension (with a timeout in seconds, if given), a step."""
     happen = effects_of(ctx)
     await ctx.step.run("before", happen, "before")
     resume = await ctx.step.suspend("ok", data={"amount": 5}, timeout=input)
@@ -94,7 +94,7 @@ async def approval(ctx: WorkflowContext, input: Any) -> Any:
 
 @workflow
 async def deadly(ctx: WorkflowContext, input: Any) -> str:
-    """Ends its worker's process: always, or after each journaled step as long as it has steps left."""
+    """Kills its worker process: always, or once per journaled step while steps remain."""
     happen = effects_of(ctx)
     await ctx.step.run("start", happen, "start")
     for number in range(input.get("steps", 0)):
@@ -135,7 +135,7 @@ async def chain(ctx: WorkflowContext, input: Any) -> list[int]:
 
 @workflow(queue=queue("limited", concurrency_limit=3))
 async def in_queue(ctx: WorkflowContext, input: Any) -> None:
-    """A step at work for so many seconds, and until its gate is open if it has one; its effects say when."""
+    """A step that takes `seconds` and waits for its gate, if any; its effects record the times."""
 
     async def work() -> None:
         effect(ctx.execution_id, f"enter@{time.monotonic_ns()}")
@@ -149,7 +149,7 @@ async def in_queue(ctx: WorkflowContext, input: Any) -> None:
 
 @workflow
 async def fan(ctx: WorkflowContext, input: Any) -> list[Any]:
-    """So many children of the workflow `each`, given their numbers from `first`; their results in order."""
+    """`count` children of the workflow `each`, numbered from `first`; returns their results in order."""
     effect(ctx.execution_id, "activation")
     first = input.get("first", 0)
     batch = [BatchWorkflowInput(input["each"], first + index) for index in range(input["count"])]
@@ -158,11 +158,11 @@ async def fan(ctx: WorkflowContext, input: Any) -> list[Any]:
 
 @workflow
 async def number(ctx: WorkflowContext, input: Any) -> int:
-    """One step; its value is the number it was given."""
+    """One step that returns its input."""
 
     async def numbered() -> int:
         effect(ctx.execution_id, "step")
-        await asyncio.sleep(0.01)  # so that some are under way whenever a worker is killed
+        await asyncio.sleep(0.01)  # so that some are running whenever a worker is killed
         return int(input)
 
     return await ctx.step.run("step", numbered)

@@ -1,9 +1,9 @@
-"""What a run of the tests leaves out, and how to have it run.
+"""Reports which tests a run leaves out, and offers options to run them.
 
 - The tests of the scripts and of the connection run on one server; on every kind with `--servers=all`.
 - Random tests try a quarter of their examples; all with `--hypothesis-profile=thorough`.
 - Tests of programs that this machine lacks are skipped. `--only-skipped` runs those that the last run
-  skipped, and fails whatever is skipped again.
+  skipped, and fails any that are skipped again.
 
 A run of the whole suite ends with a sentence that says what it left out.
 """
@@ -17,9 +17,9 @@ from hypothesis import settings
 
 from tests.harness.programs import THERE_IS_NO
 
-_KEPT = "polos-redis/skipped"  # the tests that the last run skipped, in pytest's cache
+_CACHE_KEY = "polos-redis/skipped"  # in pytest's cache: the tests that the last run skipped
 
-# No deadline: how long an example may take is no property of the code.
+# No deadline: the duration of an example is no property of the code.
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("thorough", max_examples=100, deadline=None, print_blob=True)
 settings.load_profile("quick")
@@ -41,15 +41,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # the process that hears of every test
-        config.pluginmanager.register(_Account(config))
+    if not hasattr(config, "workerinput"):  # the process that receives every report
+        config.pluginmanager.register(_SkipReport(config))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("only_skipped"):
         return
     assert config.cache is not None
-    skipped = set(config.cache.get(_KEPT, []))
+    skipped = set(config.cache.get(_CACHE_KEY, []))
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in skipped])
     items[:] = [item for item in items if item.nodeid in skipped]
 
@@ -70,8 +70,8 @@ def _reason(report: pytest.TestReport) -> str:
     return report.longrepr[2].removeprefix("Skipped: ")
 
 
-class _Account:
-    """Keeps account of what a run skips."""
+class _SkipReport:
+    """Records what a run skips."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -84,7 +84,7 @@ class _Account:
     def pytest_sessionfinish(self) -> None:
         if not self._config.getoption("only_skipped"):
             assert self._config.cache is not None
-            self._config.cache.set(_KEPT, sorted(self._reasons))
+            self._config.cache.set(_CACHE_KEY, sorted(self._reasons))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None]:

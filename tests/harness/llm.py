@@ -27,17 +27,17 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, Protocol, Self
 
 from tests import ROOT
-from tests.harness.endpoint import Door, Handle
+from tests.harness.endpoint import Handle, Listener
 
 Json = dict[str, Any]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
-# ---- What the model is to say ----
+# ---- Replies ----
 
 
 @dataclass(frozen=True)
 class Call:
-    """A tool call. Arguments that are a string are sent as they are, JSON or not. `id=None`: a new one."""
+    """A tool call. Arguments given as a string are sent unchanged, JSON or not. `id=None` makes a new one."""
 
     name: str
     arguments: Mapping[str, Any] | str = field(default_factory=dict)
@@ -50,14 +50,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Say:
-    """An answer of the model; a `text` that is no string is sent as JSON.
+    """An answer of the model; a `text` that is not a string is sent as JSON.
 
     Streamed: the text (or refusal) and each call's arguments come in up to `chunks` pieces, `pause_seconds`
-    apart. After `cut_after` of all these pieces the connection is dropped, after `hang_after` nothing more
-    comes, after `fail_after` the stream ends with the provider's error. 0: right after the answer has begun.
+    apart. After `cut_after` pieces the connection is dropped, after `hang_after` nothing more is sent, after
+    `fail_after` the stream ends with the provider's error. 0 means right after the answer has started.
 
-    Not streamed: `pause_seconds` go before the answer, `cut_after` drops the connection in the middle of it,
-    `hang_after` is a `Hang`, and `fail_after` a `Fail(500)`.
+    Not streamed: `pause_seconds` delays the answer, `cut_after` drops the connection in the middle of it,
+    `hang_after` acts like `Hang`, and `fail_after` like `Fail(500)`.
     """
 
     text: Any = ""
@@ -82,7 +82,7 @@ class Say:
 
 @dataclass(frozen=True)
 class Fail:
-    """An HTTP error with OpenAI's body; `retry_after` in seconds goes into the header of that name."""
+    """An HTTP error with OpenAI's body; `retry_after`, in seconds, is sent as the header of that name."""
 
     status: int
     message: str = "the model is not to be had"
@@ -92,7 +92,7 @@ class Fail:
 
 @dataclass(frozen=True)
 class Hang:
-    """No byte comes, until the client leaves or the server ends."""
+    """Send nothing until the client leaves or the server stops."""
 
 
 Reply = Say | Fail | Hang
@@ -100,7 +100,7 @@ Reply = Say | Fail | Hang
 
 @dataclass(frozen=True)
 class When:
-    """A reply only for a request of this round, or whose prompt has this in it."""
+    """A reply for requests of this round, or with a prompt that contains this text."""
 
     reply: Reply
     prompt: str | None = None
@@ -111,7 +111,7 @@ class When:
 
 
 class Script:
-    """Replies that are played once each: a request gets the first one left that fits it."""
+    """Replies that are used once each: a request gets the first unused one that fits it."""
 
     def __init__(self, replies: Iterable[Reply | When]) -> None:
         self._left = [reply if isinstance(reply, When) else When(reply) for reply in replies]
@@ -128,7 +128,7 @@ class Script:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Of a JSON file: a list of `{"say": text}`, `{"fail": {"status": 429}}` and `{"hang": true}`, with
+        """Read a JSON file: a list of `{"say": text}`, `{"fail": {"status": 429}}` and `{"hang": true}`, with
         `Say`'s other fields beside `say`, and `"when": {"prompt": ..., "round": ...}` beside any."""
         return cls(_when(**entry) for entry in json.loads(path.read_text()))
 
@@ -144,34 +144,34 @@ def _when(*, when: Json | None = None, **entry: Any) -> When:
         case {"hang": True} if len(entry) == 1:
             reply = Hang()
         case _:
-            raise ValueError(f"no reply: {entry}")
+            raise ValueError(f"not a reply: {entry}")
     return When(reply, **(when or {}))
 
 
-# ---- What was asked ----
+# ---- Requests ----
 
 Outcome = Literal[
     "open",  # not answered yet
     "finished",  # the model's answer was sent in full
-    "failed",  # an error was sent instead
+    "failed",  # an error was sent
     "cut",  # the server dropped the connection
-    "left",  # the client did
+    "left",  # the client dropped it
 ]
 
 
 @dataclass
 class Request:
-    """A request, and what became of it. A client that has an answer in full finds it `finished` here."""
+    """A request and its outcome. It is `finished` before the client has the full answer."""
 
-    number: int  # from 0, in the order of their arrival
+    number: int  # from 0, in order of arrival
     id: str
     path: str
     headers: dict[str, str]  # names in lower case
-    body: Json  # {} if it was no JSON object
+    body: Json  # {} if it was not a JSON object
     began: float  # Unix time, seconds
-    history: list[Json] = field(default_factory=list)  # items that previous_response_id stands for
+    history: list[Json] = field(default_factory=list)  # the items behind previous_response_id
     outcome: Outcome = "open"
-    status: int = 0  # of the HTTP answer; 0 as long as there is none
+    status: int = 0  # of the HTTP answer; 0 until there is one
     chunks: int = 0  # pieces sent, if it is streamed
     hanging: bool = False
 
@@ -181,7 +181,7 @@ class Request:
 
     @property
     def messages(self) -> list[Json]:
-        """The conversation, in the shape of chat completions whichever API was asked."""
+        """The conversation, in the shape of chat completions for either API."""
         return _api(self.path).messages(self)
 
     @property
@@ -197,18 +197,18 @@ class Request:
 
     @property
     def round(self) -> int:
-        """How often the assistant has spoken in this conversation."""
+        """The number of assistant messages so far."""
         return sum(message["role"] == "assistant" for message in self.messages)
 
     @property
     def prompt(self) -> str:
-        """What the user said last."""
+        """The last user message."""
         said = [message for message in self.messages if message["role"] == "user"]
         return _text(said[-1]["content"]) if said else ""
 
     @property
     def results(self) -> dict[str, str]:
-        """What the tools answered after the assistant's last message, by call id."""
+        """Tool results since the last assistant message, by call id."""
         found: dict[str, str] = {}
         for message in self.messages:
             if message["role"] == "assistant":
@@ -219,7 +219,7 @@ class Request:
 
 
 def repeated(log: Iterable[Request]) -> list[Request]:
-    """Requests that ask for what a finished one before them was asked: the same path and body."""
+    """Requests with the path and body of an earlier finished one."""
     paid: set[tuple[str, str]] = set()
     again = []
     for request in log:
@@ -232,7 +232,7 @@ def repeated(log: Iterable[Request]) -> list[Request]:
 
 
 def read_log(path: Path) -> list[Request]:
-    """The log of a server in a process of its own, as it stands."""
+    """The current log of a server in its own process."""
     requests: dict[str, Request] = {}
     for line in path.read_text().splitlines(keepends=True):
         if line.endswith("\n"):
@@ -242,7 +242,7 @@ def read_log(path: Path) -> list[Request]:
 
 
 def _text(content: Any) -> str:
-    """The text of a message: a string, or a list of parts that may have some."""
+    """The text of a message: a string, or a list of parts."""
     if isinstance(content, str):
         return content
     return "".join(part.get("text") or part.get("refusal") or "" for part in content or ())
@@ -252,7 +252,7 @@ def _text(content: Any) -> str:
 
 
 class Refused(Exception):
-    """A request that gets an error at once, whatever the reply is."""
+    """Answers a request with an error, whatever the reply would have been."""
 
     def __init__(
         self, message: str, param: str | None = None, code: str | None = None, status: int = 400
@@ -293,13 +293,13 @@ def _check_name(name: str, param: str) -> None:
 
 
 def _check_schema(schema: Json, what: str, param: str, code: str, at: tuple[str, ...] = ()) -> None:
-    """The rules of strict mode, for a schema and all below it."""
+    """Apply the rules of strict mode to a schema and all its subschemas."""
 
     def refuse(why: str) -> NoReturn:
         raise Refused(f"the schema of {what} is not strict: at {at}, {why}", param, code)
 
     if not at and schema.get("type") != "object":
-        refuse("the root has to be of type object")
+        refuse("the root must be of type object")
     if found := [word for word in _NOT_STRICT if word in schema]:
         refuse(f"{found[0]} is not permitted")
     if "$ref" in schema and len(schema) > 1:
@@ -309,7 +309,7 @@ def _check_schema(schema: Json, what: str, param: str, code: str, at: tuple[str,
     properties = schema.get("properties", {})
     if schema.get("type") == "object":
         if schema.get("additionalProperties") is not False:
-            refuse("additionalProperties has to be given and false")
+            refuse("additionalProperties must be given and false")
         if missing := [name for name in properties if name not in schema.get("required", ())]:
             refuse(f"required has to name every property; not there: {missing}")
     for word in ("properties", "$defs"):
@@ -323,15 +323,15 @@ def _check_schema(schema: Json, what: str, param: str, code: str, at: tuple[str,
 
 def _is_string(value: Any, param: str) -> None:
     if not isinstance(value, str):
-        raise Refused(f"{param} has to be a string, not {type(value).__name__}", param, "invalid_type")
+        raise Refused(f"{param} must be a string, not {type(value).__name__}", param, "invalid_type")
 
 
-# ---- How the two APIs say it ----
+# ---- The two APIs ----
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The events of a streamed answer: its begin, one list for each piece, its end or what an error is."""
+    """The events of a streamed answer: opening, one list per piece, closing, and the error that ends it."""
 
     opening: list[Json]
     chunks: list[list[Json]]
@@ -340,7 +340,7 @@ class Stream:
 
 
 class Api(Protocol):
-    """One of the two."""
+    """One of OpenAI's two APIs."""
 
     tool_param: str
     format_param: str
@@ -351,7 +351,7 @@ class Api(Protocol):
     def whole(self, request: Request, say: Say) -> Json: ...
     def stream(self, request: Request, say: Say) -> Stream: ...
     def frames(self, events: list[Json], sent: int, last: bool) -> bytes:
-        """Events as they are on the wire, after `sent` others."""
+        """Encode events for the wire, after `sent` others."""
 
 
 class ChatCompletions:
@@ -374,14 +374,14 @@ class ChatCompletions:
             param = f"messages.[{index}]"
             role = message["role"]
             if role not in {"system", "developer", "user", "assistant", "tool"}:
-                raise Refused(f"{role!r} is no role", f"{param}.role", "invalid_value")
+                raise Refused(f"{role!r} is not a role", f"{param}.role", "invalid_value")
             if role == "tool":
                 if not isinstance(message["content"], list):
                     _is_string(message["content"], f"{param}.content")
                 if message["tool_call_id"] not in owed:
                     raise Refused(
-                        f"a tool message has to answer a call of the assistant's message before it; "
-                        f"{message['tool_call_id']!r} is none, or has been answered",
+                        f"a tool message must answer a call of the assistant's message before it; "
+                        f"{message['tool_call_id']!r} is not one, or already answered",
                         f"{param}.tool_call_id",
                     )
                 owed.remove(message["tool_call_id"])
@@ -397,7 +397,7 @@ class ChatCompletions:
     def _check_answered(self, owed: set[str], param: str) -> None:
         if owed:
             raise Refused(
-                f"after an assistant's message with tool_calls there has to be a tool message for each; "
+                f"after an assistant's message with tool_calls there must be a tool message for each; "
                 f"these have none: {', '.join(sorted(owed))}",
                 param,
             )
@@ -437,8 +437,8 @@ class ChatCompletions:
             ]
             fragments[0].insert(0, calling(index, id=call.id, type="function", function=named))
             chunks += fragments
-        begun = "" if say.content and say.refusal is None else None
-        opening = [event({"role": "assistant", "content": begun, "refusal": None})]
+        initial = "" if say.content and say.refusal is None else None
+        opening = [event({"role": "assistant", "content": initial, "refusal": None})]
         closing = [event({}, say.finish)]
         if with_usage:
             closing.append({**head, "choices": [], "usage": self._usage(say)})
@@ -499,7 +499,7 @@ class Responses:
         return messages
 
     def _spoken(self, messages: list[Json]) -> Json:
-        """The assistant's message that the next of its items belongs to."""
+        """The assistant message that the next item belongs to."""
         if not messages or messages[-1]["role"] != "assistant":
             messages.append({"role": "assistant", "content": None})
         return messages[-1]
@@ -528,7 +528,7 @@ class Responses:
         status = "incomplete" if incomplete else "completed"
         read, written = say.usage
         return {
-            **self._begun(request),
+            **self._created(request),
             "status": status,
             "incomplete_details": {"reason": incomplete} if incomplete else None,
             "output": self._output(request, say, status),
@@ -542,7 +542,7 @@ class Responses:
         }
 
     def stream(self, request: Request, say: Say) -> Stream:
-        begun, whole = self._begun(request), self.whole(request, say)
+        created, whole = self._created(request), self.whole(request, say)
         chunks: list[list[Json]] = []
         for index, item in enumerate(whole["output"]):
             of_item = {"output_index": index, "item_id": item["id"]}
@@ -558,9 +558,9 @@ class Responses:
             events[0].insert(0, added)
             events[-1].append(done)
             chunks += events
-        opening = [{"type": f"response.{kind}", "response": begun} for kind in ("created", "in_progress")]
+        opening = [{"type": f"response.{kind}", "response": created} for kind in ("created", "in_progress")]
         message = "the model failed in the middle of its answer"
-        failed = {**begun, "status": "failed", "error": {"code": "server_error", "message": message}}
+        failed = {**created, "status": "failed", "error": {"code": "server_error", "message": message}}
         return Stream(
             opening,
             chunks,
@@ -574,7 +574,7 @@ class Responses:
             for number, event in enumerate(events, sent)
         )
 
-    def _begun(self, request: Request) -> Json:
+    def _created(self, request: Request) -> Json:
         body = request.body
         return {
             "id": f"resp_{request.id}",
@@ -654,7 +654,7 @@ def _with_id(call: Call) -> Call:
 
 
 def _pieces(text: str, count: int) -> list[str]:
-    """A text in so many parts of about the same length; fewer if it is shorter, one if it is empty."""
+    """Split a text into up to `count` parts of similar length; an empty text is one part."""
     count = max(1, min(count, len(text)))
     ends = [len(text) * number // count for number in range(count + 1)]
     return [text[begin:end] for begin, end in pairwise(ends)]
@@ -671,8 +671,8 @@ def _error_body(status: int, message: str, param: str | None = None, code: str |
 Answering = Callable[[Request], Reply | Awaitable[Reply]]
 
 
-class PortDoor(Door):
-    """A door at a port of one's choice."""
+class FixedPortListener(Listener):
+    """A listening socket on a given port."""
 
     def __init__(self, handle: Handle, port: int) -> None:
         super().__init__(handle)
@@ -685,28 +685,28 @@ class PortDoor(Door):
 
 
 class Server:
-    """What `llm` gives: listens on the loopback interface from the block's begin to its end."""
+    """The server that `llm` returns: listens on the loopback interface inside its block."""
 
     def __init__(
         self, replies: Answering | Iterable[Reply | When], *, log: Path | None = None, port: int = 0
     ) -> None:
         self._answering: Answering = replies if callable(replies) else Script(replies)
         self._log_path = log
-        self._door = PortDoor(self._serve, port)
-        self._stored: dict[str, list[Json]] = {}  # the items of a conversation up to a response, by its id
+        self._listener = FixedPortListener(self._serve, port)
+        self._stored: dict[str, list[Json]] = {}  # a conversation up to a response, by its id
         self._errors: list[BaseException] = []
         self.log: list[Request] = []
 
     async def __aenter__(self) -> Self:
-        await self._door.__aenter__()
-        self.port = self._door.port
+        await self._listener.__aenter__()
+        self.port = self._listener.port
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._door.__aexit__(kind, error, trace)
+        await self._listener.__aexit__(kind, error, trace)
         if self._errors and not isinstance(error, AssertionError):
             raise self._errors[0]
 
@@ -716,20 +716,20 @@ class Server:
             while read := await _read(reader, early):
                 request = self._begin(*read)
                 answer = asyncio.create_task(self._answer(request, writer))
-                gone = asyncio.create_task(reader.read(1))  # no client sends more before it has its answer
+                gone = asyncio.create_task(reader.read(1))  # no client sends more before its answer
                 try:
                     await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     left = gone.done()
                     answer.cancel()
                     gone.cancel()
-                    kept, more = await asyncio.gather(answer, gone, return_exceptions=True)
-                    self._end(request, "left" if left or isinstance(kept, ConnectionError) else "cut")
-                if isinstance(kept, BaseException) and not isinstance(
-                    kept, ConnectionError | asyncio.CancelledError
+                    keep, more = await asyncio.gather(answer, gone, return_exceptions=True)
+                    self._end(request, "left" if left or isinstance(keep, ConnectionError) else "cut")
+                if isinstance(keep, BaseException) and not isinstance(
+                    keep, ConnectionError | asyncio.CancelledError
                 ):
-                    self._errors.append(kept)
-                if kept is not True or more == b"":
+                    self._errors.append(keep)
+                if keep is not True or more == b"":
                     return
                 early = more if isinstance(more, bytes) else b""
         finally:
@@ -753,7 +753,7 @@ class Server:
         return request
 
     def _end(self, request: Request, outcome: Outcome) -> None:
-        """Say what became of a request, once."""
+        """Record a request's outcome, once."""
         if request.outcome == "open":
             request.outcome = outcome
             self._note(request)
@@ -764,7 +764,7 @@ class Server:
                 file.write(json.dumps(asdict(request)) + "\n")
 
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> bool:
-        """Answer a request; false if the connection is to be dropped."""
+        """Answer a request; returns False if the connection is to be dropped."""
         reply: Any
         try:
             api = self._admit(request)
@@ -787,7 +787,7 @@ class Server:
                 say = replace(reply, tool_calls=[_with_id(call) for call in reply.tool_calls])
                 answer = self._stream if request.streamed else self._whole
                 return await answer(request, api, say, writer)
-        raise TypeError(f"no reply: {reply!r}")
+        raise TypeError(f"not a reply: {reply!r}")
 
     def _admit(self, request: Request) -> Api:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -795,7 +795,7 @@ class Server:
             raise Refused("there is no API key: send the header Authorization: Bearer KEY", status=401)
         api = _api(request.path)
         if not request.body:
-            raise Refused("the body has to be a JSON object")
+            raise Refused("the body must be a JSON object")
         if previous := request.body.get("previous_response_id"):
             if previous not in self._stored:
                 raise Refused(
@@ -805,7 +805,7 @@ class Server:
         try:
             _check(api, request)
         except (AttributeError, KeyError, TypeError) as error:
-            raise Refused(f"the request has not the right shape: {error!r}", code="invalid_type") from error
+            raise Refused(f"the request has the wrong shape: {error!r}", code="invalid_type") from error
         return api
 
     async def _hang(self, request: Request) -> bool:
@@ -875,7 +875,7 @@ class Server:
         return await _send(writer, _chunk(api.frames(stream.closing, sent, last=True)) + _chunk(b""))
 
     def _finish(self, request: Request, answer: Json) -> None:
-        """Before the last bytes are sent: no client has an answer in full that is not logged as finished."""
+        """Log the request before the last bytes are sent: a client with a full answer finds it `finished`."""
         if answer.get("store"):
             self._stored[answer["id"]] = [*Responses().items(request), *answer["output"]]
         self._end(request, "finished")
@@ -890,15 +890,15 @@ class Server:
 def llm(replies: Answering | Iterable[Reply | When]) -> Server:
     """A server in the test's own loop: `async with llm(replies) as server`.
 
-    `replies` are played in order, once each; or a function, plain or async, gives the reply to a request
-    (several may be asked at once). Where it raises, or no reply is left, the answer is a 400, so that no
-    client tries again, and the block raises that error at its end.
+    `replies` are used in order, once each; or a function, plain or async, returns the reply to a request (it
+    may be called concurrently). If it raises, or no reply is left, the answer is a 400, so that no client
+    retries, and the end of the block raises that error.
     """
     return Server(replies)
 
 
 async def _read(reader: asyncio.StreamReader, early: bytes) -> tuple[str, dict[str, str], bytes] | None:
-    """The next request on a connection: path, headers and body; none if there comes no other."""
+    """Read the next request on a connection: path, headers and body; None at its end."""
     try:
         head = early + await reader.readuntil(b"\r\n\r\n")
         first, *fields = head.decode("latin-1").strip().split("\r\n")
@@ -915,16 +915,16 @@ async def _send(writer: asyncio.StreamWriter, data: bytes) -> bool:
 
 
 def _chunk(data: bytes) -> bytes:
-    """Of chunked transfer encoding; the empty one is the last."""
+    """A chunk of chunked transfer encoding; the empty one is the last."""
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
-# ---- The server as a process of its own ----
+# ---- The server as its own process ----
 
 
 @contextmanager
 def llm_process(script: Path, log: Path) -> Iterator[str]:
-    """A server in a process of its own until the block ends; gives its base URL."""
+    """Run a server in its own process until the block ends; yields its base URL."""
     command = [sys.executable, "-m", "tests.harness.llm", "--script", str(script), "--log", str(log)]
     root = ROOT
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:

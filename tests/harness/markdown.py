@@ -29,7 +29,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced code block and the marks right before it."""
+    """A fenced code block and the marks directly before it."""
 
     page: str
     line: int
@@ -108,7 +108,7 @@ def _parts(page: str, text: str) -> Iterator[Block | Mark]:
         title = _TITLE.search(info)
         yield Block(page, line, info.partition(" ")[0], title[1] if title else "", code, waiting)
         waiting = []
-    assert not waiting, f"{page}:{waiting[0].line}: there is no block after this mark"
+    assert not waiting, f"{page}:{waiting[0].line}: no block follows this mark"
 
 
 def _mark(line: int, text: str) -> Mark:

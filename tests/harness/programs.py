@@ -1,4 +1,4 @@
-"""The programs that tests need and a machine may lack: a test is skipped without them."""
+"""Programs that tests need and a machine may lack: without them a test is skipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ THERE_IS_NO = "there is no "
 
 
 def program(*names: str) -> str:
-    """The path of the first of these programs that is on PATH; without any of them, the test is skipped."""
+    """The path of the first of these programs found on PATH; skips the test if there is none."""
     for name in names:
         if (found := shutil.which(name)) is not None:
             return found
@@ -19,5 +19,5 @@ def program(*names: str) -> str:
 
 
 def skip_without(name: str, why: str) -> NoReturn:
-    """Skip the test: it needs a program that this machine does not have."""
+    """Skip the test: it needs a program this machine lacks."""
     pytest.skip(f"{THERE_IS_NO}{name}: {why}")

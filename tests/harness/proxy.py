@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a Redis server that misbehaves on request: stalls, resets, loses a reply."""
+"""A TCP proxy in front of a Redis server that fails on request: stalls, resets, loses a reply."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from tests.harness.endpoint import Door
+from tests.harness.endpoint import Listener
 
-NIL = b"*-1\r\n"  # what a blocked read says when nothing came
+NIL = b"*-1\r\n"  # the reply to a blocked read that timed out
 
 
 class Proxy:
-    """`async with Proxy(server.url) as proxy: ... proxy.url`; forwards faithfully until told otherwise."""
+    """`async with Proxy(server.url) as proxy: ... proxy.url`; forwards faithfully unless told to fail."""
 
     def __init__(self, target: str) -> None:
         parts = urlsplit(target)
@@ -23,48 +23,48 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._lines: set[_Line] = set()
-        self._door = Door(self._accept)
+        self._listener = Listener(self._accept)
         self._marker: bytes | None = None
         self._lost = asyncio.Event()
-        self.armed = asyncio.Event()  # a request whose reply will be lost has gone through
+        self.armed = asyncio.Event()  # set once the request whose reply will be lost has gone through
 
     async def __aenter__(self) -> Self:
-        await self._door.__aenter__()
-        self.url = f"redis://127.0.0.1:{self._door.port}/0"
+        await self._listener.__aenter__()
+        self.url = f"redis://127.0.0.1:{self._listener.port}/0"
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._door.__aexit__(kind, error, trace)
+        await self._listener.__aexit__(kind, error, trace)
 
     @property
     def lines(self) -> int:
-        """How many connections go through it."""
+        """The number of connections through the proxy."""
         return len(self._lines)
 
     def stall(self) -> None:
-        """Forward nothing more, in either direction, and keep every connection open; new ones too."""
+        """Stop forwarding in both directions and keep every connection open, new ones included."""
         self._flowing.clear()
 
     def flow(self) -> None:
-        """Go on with everything that was held back."""
+        """Resume, starting with what was held back."""
         self._flowing.set()
 
     def freeze(self) -> None:
-        """The connections there are now go silent for ever, without an end; new ones work."""
+        """Silence the current connections permanently, without closing them; new ones work."""
         for line in self._lines:
             line.frozen = True
 
     def reset(self) -> None:
-        """Break every connection, with what was held back on it."""
+        """Reset every connection, dropping what was held back."""
         for line in list(self._lines):
             line.reset()
 
     def lose_reply(self, marker: bytes) -> asyncio.Event:
-        """The next request with this in it reaches Redis, but its reply is lost: the connection breaks.
+        """Deliver the next request that contains `marker`, but lose its reply by breaking the connection.
 
-        Returns an event that is set when that has happened. Empty replies of blocked reads are not meant.
+        Returns an event that is set once that has happened. Empty replies to blocked reads do not count.
         """
         self._marker, self._lost = marker, asyncio.Event()
         self.armed.clear()

@@ -1,4 +1,4 @@
-"""A receiver of webhooks: a real HTTP server that answers as it is told."""
+"""A webhook receiver: a real HTTP server with scripted answers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from tests.harness.endpoint import Door
+from tests.harness.endpoint import Listener
 
 HANG = 0  # instead of a status: never answer
 
 
 def free_port() -> int:
-    """A port that nobody listens on: connections to it are refused."""
+    """A port that nobody listens on, so connections are refused."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was received."""
+    """A received request."""
 
     line: str
     headers: dict[str, str]
@@ -40,7 +40,7 @@ class Request:
         return json.loads(self.body)
 
     def is_signed_with(self, secret: str) -> bool:
-        """Whether one of its signatures is right, as the Standard Webhooks specification has it."""
+        """Whether one of its signatures is valid by the Standard Webhooks specification."""
         key = base64.b64decode(secret.removeprefix("whsec_"))
         content = f"{self.headers['webhook-id']}.{self.headers['webhook-timestamp']}.".encode() + self.body
         expected = "v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
@@ -48,25 +48,25 @@ class Request:
 
 
 class Receiver:
-    """`async with Receiver([500, 200]) as receiver:`; the last answer is that to all that follow."""
+    """`async with Receiver([500, 200]) as receiver:`; the last answer repeats."""
 
     def __init__(self, answers: Iterable[int] = (), port: int = 0) -> None:
         self.answers = deque(answers)
         self.requests: list[Request] = []
-        self._door = Door(self._handle, port)
+        self._listener = Listener(self._handle, port)
 
     async def __aenter__(self) -> Self:
-        await self._door.__aenter__()
+        await self._listener.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._door.__aexit__(kind, error, trace)
+        await self._listener.__aexit__(kind, error, trace)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._door.port}/hook?key=hidden"
+        return f"http://127.0.0.1:{self._listener.port}/hook?key=hidden"
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()

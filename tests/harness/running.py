@@ -1,4 +1,4 @@
-"""A real worker in the test's own loop, and waiting for what it does."""
+"""A real worker in the test's own loop, and ways to wait for what it does."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from polos_redis.state.store import Store
 from polos_redis.wire.wire import Wire
 from polos_redis.worker.host import WorkerHost
 
-DEADLINE = 60.0  # seconds: only a broken test waits so long, however busy the machine is
+DEADLINE = 60.0  # seconds: only a broken test waits this long, however busy the machine is
 
 
 async def until(condition: Callable[[], Any], what: str = "") -> Any:
-    """Wait for a condition (plain or awaitable) to be true; returns its value."""
+    """Wait until a condition (plain or awaitable) is true; returns its value."""
     end = asyncio.get_running_loop().time() + DEADLINE
     while True:
         value = condition()
@@ -29,7 +29,7 @@ async def until(condition: Callable[[], Any], what: str = "") -> Any:
         if value:
             return value
         if asyncio.get_running_loop().time() > end:
-            raise AssertionError(f"waited in vain for {what or inspect.getsource(condition).strip()}")
+            raise AssertionError(f"timed out waiting for {what or inspect.getsource(condition).strip()}")
         await asyncio.sleep(0.002)
 
 
@@ -40,13 +40,13 @@ async def soon(awaitable: Awaitable[Any]) -> Any:
 
 
 def host_of(worker: Worker) -> WorkerHost:
-    """The host of a worker that is ready."""
+    """The host of a ready worker."""
     assert worker.host is not None
     return worker.host
 
 
 async def connections(store: Store, name: str) -> list[tuple[Wire, bytes]]:
-    """The connections of this name at all servers: where each ends, and its id there."""
+    """The connections of this name on all servers: their wires and ids."""
     found = []
     for node in await store.wire.nodes():
         for row in (await node.call("CLIENT", "LIST")).splitlines():
@@ -58,18 +58,18 @@ async def connections(store: Store, name: str) -> list[tuple[Wire, bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A worker at work, and the client it shares its connection with."""
+    """A running worker, and the client it shares its connection with."""
 
     client: PolosClient
     worker: Worker
 
     @property
     def host(self) -> WorkerHost:
-        """What the worker's activations run in."""
+        """The host of the worker's activations."""
         return host_of(self.worker)
 
     async def parked(self, handle: ExecutionHandle[Any]) -> None:
-        """Wait until the execution waits and its slot is free."""
+        """Wait until the execution is parked and its slot is free."""
         await self.reached(handle, "waiting")
         await until(lambda: handle.id not in {activation.id for activation in self.worker.active})
 
@@ -95,7 +95,7 @@ class Running:
         return await handle.result(timeout=DEADLINE)
 
     async def events(self, handle: ExecutionHandle[Any]) -> list[Event]:
-        """All events of an execution that has finished or will."""
+        """All events of an execution, once it has finished."""
 
         async def read() -> list[Event]:
             return [
@@ -117,7 +117,7 @@ class Running:
 async def in_partition(
     client: PolosClient, partition: int, workflow: Workflow[Any, Any], input: Any, **options: Any
 ) -> ExecutionHandle[Any]:
-    """Invoke into this partition: under a key whose execution lives there."""
+    """Invoke into this partition, by a key whose execution lives there."""
     while True:
         key = uuid.uuid4().hex
         if keys.partition_of(keys.derived_id(workflow.id, key), client.partitions) == partition:
@@ -128,7 +128,7 @@ async def in_partition(
 async def working(
     client: PolosClient, *workflows: Workflow[Any, Any], **options: Any
 ) -> AsyncIterator[Worker]:
-    """A worker of the client's, with a short lease, from ready to stopped."""
+    """The client's worker, with a short lease: ready at the start of the block, stopped at its end."""
     options = {"lease_seconds": 2.0, "handle_signals": False, **options}
     worker = Worker(client, workflows, **options)
     run = asyncio.create_task(worker.run())

@@ -1,4 +1,4 @@
-"""A master, a replica and a sentinel that watches them, on this machine's loopback interface."""
+"""A master, a replica and the sentinel that watches them, on this machine's loopback interface."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Sentinel(EmbeddedServer):
         return [str(settings), "--sentinel", *listen]
 
     def do(self, *command: str) -> Any:
-        """Sends one command over a new connection."""
+        """Run one command over its own connection."""
         with RawConnection(self.url) as connection:
             return connection.do(*command)
 
@@ -75,7 +75,7 @@ class Watched:
                     connection.do("CONFIG", "SET", "masterauth", PASSWORD)
                     connection.do("CONFIG", "SET", "requirepass", PASSWORD)
             self.sentinel = stack.enter_context(Sentinel(self._folder / "sentinel", self._binary, master))
-            self.sentinel.do("SENTINEL", "DEBUG", "INFO-PERIOD", "100")  # it looks every 10 s otherwise
+            self.sentinel.do("SENTINEL", "DEBUG", "INFO-PERIOD", "100")  # by default it looks every 10 s
             wait_for(self._in_sync, "the sentinel to see the replica in sync")
             self._stack = stack.pop_all()
         return self
@@ -93,7 +93,7 @@ class Watched:
         return int(self.sentinel.do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
 
     def replicated(self) -> None:
-        """Come back when the replica has what the master has by now."""
+        """Wait until the replica has everything the master has now."""
         url = f"redis://:{PASSWORD}@127.0.0.1:{self.master_port()}"
         with RawConnection(url) as connection:
             connection.do("SET", "polos-replicated", "yes")
@@ -101,7 +101,7 @@ class Watched:
             connection.do("DEL", "polos-replicated")
 
     def fail_over(self) -> None:
-        """Have the replica promoted, and come back when the old master follows it."""
+        """Promote the replica, and return once the old master follows it."""
         before = self.master_port()
         assert self.sentinel.do("SENTINEL", "FAILOVER", SERVICE) == b"OK"
         wait_for(lambda: self.master_port() != before, "the failover")

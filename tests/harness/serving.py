@@ -1,4 +1,4 @@
-"""The real server in the test's own loop, on a free port, and callers with keys of their own."""
+"""The real server in the test's own loop, on a free port, and clients with their own API keys."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ KIND = "urn:polos:problem:"
 
 @contextlib.asynccontextmanager
 async def calling(client: PolosClient, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A caller of a server in developer's mode, who needs no key."""
+    """A client of a server in development mode, which needs no key."""
     async with serving(client, insecure_dev=True, **options) as url, httpx.AsyncClient(base_url=url) as api:
         yield api
 
 
 async def key(client: PolosClient, *scopes: str, name: str = "ops", groups: tuple[str, ...] = ()) -> Any:
-    """Headers with a new API key; the default is the scope admin."""
+    """Headers with a new API key; the default scope is admin."""
     _, secret = await apikeys.create(client, name, scopes or ("admin",), groups)
     return {"Authorization": f"Bearer {secret}"}
 
 
 def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
-    """The problem that an answer has to be."""
+    """Assert that an answer is this problem, and return it."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = answer.json()

@@ -19,8 +19,8 @@ from tests.harness.markdown import Block, Mark, MarkdownPage
 from tests.harness.visiting import visiting
 
 DEADLINE = 60.0
-PORTS = ("6379", "8000", "8080", "9000", "9464")  # that pages listen on; replaced by free ones
-KEPT = {"POLOS_PARTITIONS"}  # tests may run in namespaces of several partitions
+PORTS = ("6379", "8000", "8080", "9000", "9464")  # ports in pages; replaced by free ones
+KEPT = {"POLOS_PARTITIONS"}  # kept: tests may run in namespaces of several partitions
 
 _PIP = '''\
 #!{python}
@@ -103,7 +103,7 @@ class Terminal:
         self.process = None
 
     def interrupt(self) -> None:
-        """Send Ctrl-C to whatever is running."""
+        """Send Ctrl-C to the running command."""
         if self.process is None:
             return
         if self.process.poll() is None:
@@ -125,7 +125,7 @@ class Terminal:
         self.finish()
         text = self.reader.restore(self.unseen)
         pattern = _pattern(self.reader.fill(block.code))
-        assert re.fullmatch(pattern, _trimmed(text)), f"{block.place}: what was printed is\n{text}"
+        assert re.fullmatch(pattern, _trimmed(text)), f"{block.place}: actual output:\n{text}"
         self._seen = len(self.out)
 
     def will_show(self, block: Block) -> None:
@@ -136,8 +136,8 @@ class Terminal:
             over = self.process is None or self.process.poll() is not None
             if pattern.search(_trimmed(self.reader.restore(self.unseen))):
                 break
-            assert not over, f"{block.place}: it ended, and had printed\n{self.unseen}"
-            assert time.monotonic() < deadline, f"{block.place}: what was printed is\n{self.unseen}"
+            assert not over, f"{block.place}: ended after printing\n{self.unseen}"
+            assert time.monotonic() < deadline, f"{block.place}: actual output:\n{self.unseen}"
             time.sleep(0.05)
         self._seen = len(self.out)
 
@@ -145,7 +145,7 @@ class Terminal:
         deadline = time.monotonic() + DEADLINE
         while mark.rest not in self.reader.restore(self.unseen):
             assert self.process is not None and self.process.poll() is None, f"it ended:\n{self.out}"
-            assert time.monotonic() < deadline, f"{self.reader.place(mark)}: never printed; but\n{self.out}"
+            assert time.monotonic() < deadline, f"{self.reader.place(mark)}: not in\n{self.out}"
             time.sleep(0.05)
 
 
@@ -220,7 +220,7 @@ class Reader:
                         last.finish()
                 elif part.language == "text":
                     terminal = self._terminals[part.title] if part.is_terminal else last
-                    assert terminal is not None, f"{part.place}: this is the output of no command"
+                    assert terminal is not None, f"{part.place}: no command precedes this output"
                     if terminal.name == "Terminal":
                         terminal.shows(part)
                     else:
@@ -249,7 +249,7 @@ class Reader:
                 word, _, pattern = mark.rest.partition(" = ")
                 self._words[word] = self._find(mark, pattern)
             case "wait":
-                assert last is not None, f"{self.place(mark)}: there is no terminal before"
+                assert last is not None, f"{self.place(mark)}: no terminal precedes it"
                 mark = Mark(mark.line, mark.kind, mark.rest.removeprefix("for "))
                 last.wait_for(mark)
             case "press":
@@ -291,7 +291,7 @@ class Reader:
 
 
 def _free_port() -> str:
-    """A port outside the range that outgoing connections take theirs from: it is used only later."""
+    """A free port outside the ephemeral range, so that no outgoing connection takes it before it is used."""
     while True:
         port = secrets.choice(range(20000, 32000))
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -308,7 +308,7 @@ def _trimmed(text: str) -> str:
     return "".join(line.rstrip() + "\n" for line in text.splitlines())
 
 
-# Values that differ between runs match any other of the same shape.
+# Values that differ between runs match any value of the same shape.
 _SHAPES = (
     r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?: UTC|\+00:00|Z)?",  # a time
     r"\b[0-9a-f]{16,}\b",  # an id, a digest
@@ -318,7 +318,7 @@ _VARYING = re.compile(r"(\.\.\.|" + "|".join(_SHAPES) + ")")
 
 
 def _pattern(shown: str) -> str:
-    """A regular expression for shown output: `...` is any text, on a line of its own any lines."""
+    """A regular expression for the shown output: `...` matches any text, on its own line any lines."""
     return "".join(
         r"(?:[^\n]*\n)*?"
         if line.strip() == "..."

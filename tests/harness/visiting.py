@@ -1,4 +1,5 @@
-"""A visitor of the pages without a script: follows links, fills in forms, sends them as a browser does."""
+"""A visitor of the pages without JavaScript: follows links, fills in forms, and submits them as a browser
+does."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import httpx
 
 @dataclass
 class Form:
-    """A form of a page: where it goes, its fields as they stand, its buttons (name, value, words)."""
+    """A form of a page: its action, its current fields, its buttons (name, value, label)."""
 
     action: str
     method: str
@@ -26,7 +27,7 @@ class Form:
 
 
 class Page(HTMLParser):
-    """An HTML page: its text, its forms, its links; every tag with its attributes."""
+    """An HTML page: its text, forms, links, and every tag with its attributes."""
 
     def __init__(self, response: httpx.Response) -> None:
         super().__init__()
@@ -103,7 +104,7 @@ class Page(HTMLParser):
                 self._form.buttons[-1] = (name, value, words + data)
 
     def form(self, action: str = "") -> Form:
-        """The form that goes to an address with this in it."""
+        """The form whose action contains this."""
         return next(one for one in self.forms if action in one.action)
 
     @property
@@ -112,7 +113,7 @@ class Page(HTMLParser):
 
 
 class Visitor:
-    """Somebody with a browser."""
+    """A person with a browser."""
 
     def __init__(self, base: str) -> None:
         self.base = base
@@ -122,8 +123,8 @@ class Visitor:
         return Page(await self.http.get(path, params=params or None))
 
     async def send(self, page: Page, form: Form, button: str = "", **changes: str | list[str]) -> Page:
-        """Fill in a form and press a button, by its words; `changes` are by HTML name below "answer/" where
-        there is such a field."""
+        """Fill in a form and press the button with this label; `changes` are by HTML name, below "answer/"
+        where there is such a field."""
         response = await self.http.post(
             urljoin(page.url, form.action), data=self.data(form, button, **changes)
         )

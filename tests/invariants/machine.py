@@ -1,7 +1,7 @@
-"""A Hypothesis machine that drives the scripts by clients and workers in every kind of trouble.
+"""A Hypothesis state machine: clients and workers call the scripts through every kind of trouble.
 
-Replies get lost, calls come twice or late, leases lapse while their workers go on, and the whole store goes
-back to what it was. After every step the state is the model's and the invariants hold.
+Replies get lost, calls come twice or late, leases expire while their workers carry on, and the whole store
+goes back in time. After every step the state equals the model's and the invariants hold.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from polos_redis.state import journal, keys
 from polos_redis.state.journal import SuspensionRecord, is_result
 from tests.harness.desk import AUDIT_MS, FAR, RETENTION, SHOWN_DIGEST, Desk, Snapshot, packed, step
 from tests.invariants.model import REQUIRED, Activation, Execution, Model, branch_of, race_of
-from tests.invariants.relation_invariants import Bonds
+from tests.invariants.relation_invariants import RelationInvariants
 from tests.invariants.state import Namespace, Partition, is_open, record_of, records
-from tests.invariants.state_invariants import Checked
+from tests.invariants.state_invariants import PartitionInvariants
 
 DEEP = os.environ.get("POLOS_TEST_DEEP") == "1"
 CONSUMERS = ("w1", "w2", "w3")
 STEPS, WAITS, RETRIES = ("a", "b"), ("ask", "ask too", "ask both"), ("call",)
-DEFAULTS = ("ask too",)  # with a timeout, these have an answer for when nobody gives one
+DEFAULTS = ("ask too",)  # with a timeout, these have a default answer
 TERMS = {"ask both": AnswerPolicy(required=REQUIRED).pack()}
 PEOPLE = ("ann", "bob")
-ERROR = msgpack.packb(["Error", "it failed", ""])  # as good as a result
-MOST = 3  # losses in a row that fail an execution
+ERROR = msgpack.packb(["Error", "it failed", ""])  # serves as a result as well
+MOST = 3  # consecutive losses that fail an execution
 
-places = st.integers(0, 99)
+indices = st.integers(0, 99)
 consumers = st.sampled_from(CONSUMERS)
 rarely = st.sampled_from((False, False, False, True))
 Call = tuple[str, tuple[Any, ...]]
 
 
 class Machine(RuleBasedStateMachine):
-    """`desk` is set by the test."""
+    """Subclasses add rules; the test sets `desk`."""
 
     desk: Desk
     many = 4  # executions at a time
@@ -60,31 +60,31 @@ class Machine(RuleBasedStateMachine):
         self.activations: list[Activation] = []
         self.pending: dict[bytes, str] = {}  # entry -> consumer
         self.stored: dict[str, dict[bytes, bytes]] = {}  # the journals after the latest step
-        self.timers: list[bytes] = []  # as they stood after the latest step
-        self.called: list[Call] = []  # what has been executed, and may come again
+        self.timers: list[bytes] = []  # the timers after the latest step
+        self.called: list[Call] = []  # calls made so far, which may come again
         self.saved: tuple[Snapshot, Any] | None = None
 
     # --- calling ------------------------------------------------------------------------
 
     def call(self, script: str, *args: Any) -> Any:
-        """Call a script; whatever is called may come a second time."""
+        """Call a script and record the call, so that it may come a second time."""
         reply = self.desk.run(script, *args)
         self.called.append((script, args))
         return reply
 
-    def pick(self, place: int, finished: bool | None = False) -> Execution | None:
+    def pick(self, index: int, finished: bool | None = False) -> Execution | None:
         found = [
             one for one in self.model.executions.values() if finished is None or one.finished is finished
         ]
-        return found[place % len(found)] if found else None
+        return found[index % len(found)] if found else None
 
-    def writer(self, place: int) -> Activation | None:
-        """An activation that would write now: one that is sure of what it knows."""
+    def writer(self, index: int) -> Activation | None:
+        """An activation that may write now: one that is sure of its state."""
         found = [one for one in self.activations if one.sure]
-        return found[place % len(found)] if found else None
+        return found[index % len(found)] if found else None
 
-    def place_of(self, by: Activation) -> int:
-        """The place at which `writer` finds it."""
+    def index_of(self, by: Activation) -> int:
+        """The index at which `writer` finds an activation."""
         return [one for one in self.activations if one.sure].index(by)
 
     def undelivered(self) -> list[bytes]:
@@ -92,7 +92,7 @@ class Machine(RuleBasedStateMachine):
         return [entry for entry in entries if entry not in self.pending]
 
     def write(self, by: Activation, lost: bool, script: str, *args: Any) -> Any:
-        """A fenced write; None when it was refused (which ends the activation) or its reply was lost."""
+        """A fenced write; None if it was refused (which ends the activation) or its reply was lost."""
         one = self.model.executions.get(by.id)
         refused = one.fence(by) if one is not None else -1
         if refused:
@@ -101,7 +101,7 @@ class Machine(RuleBasedStateMachine):
             if lost:
                 by.sure = False
             else:
-                self.activations.remove(by)  # its entry is still pending: handed back by a rule below
+                self.activations.remove(by)  # its entry is still pending: a rule below hands it back
             return None
         assert one is not None
         reply = self.call(script, *by.fence, *args)
@@ -109,33 +109,34 @@ class Machine(RuleBasedStateMachine):
         one.owner = by.owner
         return reply
 
-    def wait_for_the_clock(self) -> None:
-        """Let the server's clock, in ms, go on."""
+    def next_millisecond(self) -> None:
+        """Wait for the next millisecond of the server's clock."""
         now = self.desk.now()
         while self.desk.now() == now:
             pass
 
-    def learn(self, by: Activation, lost: bool) -> None:
-        """The reply reaches the activation, or does not: then it looks before it goes on."""
+    def learn_changes(self, by: Activation, lost: bool) -> None:
+        """Deliver a write's reply to the activation; if it is lost, the activation has to look before it
+        continues."""
         if lost:
             by.sure = False
         else:
             flat = self.desk.do("HGETALL", keys.JOURNAL + by.id)
             by.known = self.model.executions[by.id].count
-            by.told = dict(zip(flat[::2], flat[1::2], strict=True))
+            by.known_records = dict(zip(flat[::2], flat[1::2], strict=True))
 
     def over(self, by: Activation, lost: bool) -> None:
-        """Its last write has passed; if the reply is lost, it looks."""
+        """End an activation whose last write passed; if the reply was lost, it has to look."""
         if lost:
             by.sure = False
         else:
             self.activations.remove(by)
 
     @initialize()
-    def begin(self) -> None:
+    def start(self) -> None:
         for consumer in CONSUMERS:
             self.invoke()
-            self.the_state_is_the_models()
+            self.the_state_equals_the_models()
             self.deliver(consumer, False)
 
     # --- clients ------------------------------------------------------------------------
@@ -155,22 +156,22 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.executions)
     @rule(
-        place=places,
+        index=indices,
         key=st.sampled_from(WAITS),
         answer=st.sampled_from("yyn"),
         early=st.booleans(),
         who=st.sampled_from(PEOPLE),
     )
-    def answer(self, place: int, key: str, answer: str, early: bool, who: str) -> None:
-        """Somebody answers, most often what is asked."""
-        one = self.pick(place, finished=None)
+    def answer(self, index: int, key: str, answer: str, early: bool, who: str) -> None:
+        """A person answers, usually an open suspension."""
+        one = self.pick(index, finished=None)
         asked = [(one, key) for one in self.model.unfinished() for key in one.open if "ask" in key]
-        if asked and place % 4 != 1:
-            one, key = asked[place % len(asked)]
+        if asked and index % 4 != 1:
+            one, key = asked[index % len(asked)]
         if one is not None:
-            self.give(one, key, answer, early, who)
+            self.answer_as(one, key, answer, early, who)
 
-    def give(self, one: Execution, key: str, answer: str, early: bool, who: str) -> None:
+    def answer_as(self, one: Execution, key: str, answer: str, early: bool, who: str) -> None:
         status = one.journal.get(key)
         who = who if key in TERMS else ""
         seen = self.seen(one, key) if key in TERMS else ""
@@ -178,10 +179,10 @@ class Machine(RuleBasedStateMachine):
         args = (one.id, key, answer.encode(), answer, who, "client", int(early), seen, approves, "")
         if status == "open":
             outcome = one.decides(key, who, answer) if key in TERMS else "accepted"
-            if outcome in ("again", "other"):
+            if outcome in ("repeated", "other"):
                 with self.desk.unchanged():
                     tag = self.desk.run("answer", *args)[0]
-                assert tag == {"again": b"recorded", "other": b"other"}[outcome]
+                assert tag == {"repeated": b"recorded", "other": b"other"}[outcome]
                 return
             assert self.call("answer", *args)[0] == outcome.encode()
             if outcome == "accepted":
@@ -201,58 +202,58 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.writer(0))
     @rule(
-        place=places,
-        said=st.lists(st.tuples(st.sampled_from(PEOPLE), st.sampled_from("yyn")), min_size=1, max_size=4),
+        index=indices,
+        answers=st.lists(st.tuples(st.sampled_from(PEOPLE), st.sampled_from("yyn")), min_size=1, max_size=4),
         early=rarely,
     )
-    def several_decide(self, place: int, said: list[tuple[str, str]], early: bool) -> None:
-        """Some people answer one after the other what several have to; one of them before it is asked."""
-        by = self.writer(place)
+    def decide_in_turn(self, index: int, answers: list[tuple[str, str]], early: bool) -> None:
+        """People answer a suspension that needs several decisions, one after the other; one of them early."""
+        by = self.writer(index)
         one = self.model.executions.get(by.id) if by is not None else None
         if one is None:
             return
-        for number, (who, answer) in enumerate(said):
+        for number, (who, answer) in enumerate(answers):
             if number == early:
-                self.suspend(place, "ask both", FAR, False)
-                self.the_state_is_the_models()
-            self.give(one, "ask both", answer, True, who)
-            self.the_state_is_the_models()
+                self.suspend(index, "ask both", FAR, False)
+                self.the_state_equals_the_models()
+            self.answer_as(one, "ask both", answer, True, who)
+            self.the_state_equals_the_models()
 
     def seen(self, one: Execution, key: str) -> str:
-        """What an answer is checked against: the suspension as it stands."""
+        """The suspension as it stands, which an answer is checked against."""
         packed = self.desk.do("HGET", keys.JOURNAL + one.id, key)
         record = journal.parse(packed) if packed else None
         return record.opening if isinstance(record, SuspensionRecord) else "?"
 
     def unchecked(self) -> list[str]:
-        """The errands to check an early answer."""
+        """The errands that check an early answer."""
         errands = self.desk.do("ZRANGE", keys.ERRANDS, 0, -1)
         return [name.decode() for name in errands if name[:1] == b"y"]
 
     @precondition(lambda self: any(one.early.keys() & TERMS.keys() for one in self.model.unfinished()))
-    @rule(place=places, twice=rarely)
-    def take_early(self, place: int, twice: bool) -> None:
-        """A worker gives an answer that came before its suspension, if that has opened."""
+    @rule(index=indices, twice=rarely)
+    def take_early(self, index: int, twice: bool) -> None:
+        """A worker delivers an answer that came before its suspension, if that is now open."""
         errands = self.unchecked()
         if not errands:
             return
-        errand = errands[place % len(errands)]
+        errand = errands[index % len(errands)]
         name, _, key = errand[1:].partition(" ")
         one = self.model.executions.get(name)
         if one is not None and key in one.early and key in one.journal:
             who, answer = one.early[key]
-            self.give(one, key, answer, False, who)
-            if twice:  # the worker dies before it has noted that
+            self.answer_as(one, key, answer, False, who)
+            if twice:  # the worker dies before recording it
                 return
             del one.early[key]
             assert self.desk.do("HDEL", keys.EARLY + name, key) == 1
         self.desk.run("errand", errand, "", "", "")
 
     @precondition(lambda self: self.pick(0))
-    @rule(place=places)
-    def cancel(self, place: int) -> None:
-        one = self.pick(place)
-        if one is not None and place % 3 == 1:
+    @rule(index=indices)
+    def cancel(self, index: int) -> None:
+        one = self.pick(index)
+        if one is not None and index % 3 == 1:
             self.cancel_one(one)
 
     def cancel_one(self, one: Execution) -> None:
@@ -262,12 +263,12 @@ class Machine(RuleBasedStateMachine):
         self.follow(cascades)
 
     def cascades(self) -> set[str]:
-        """Executions whose descendants have still to be ended, by timers."""
+        """Executions whose descendants timers have yet to cancel."""
         timers = self.desk.do("ZRANGE", keys.TIMERS, 0, -1)
         return {member[1:].decode() for member in timers if member[:1] == b"c"}
 
     def follow(self, cascades: set[str]) -> None:
-        """Some descendants of what was ended from outside have been cancelled: which, the store knows."""
+        """Cancel in the model those descendants that the store has cancelled."""
         for one in self.model.unfinished():
             if self.desk.do("HGET", keys.EXEC + one.id, "status") == b"cancelled":
                 above = self.model.ancestors(one)
@@ -275,9 +276,9 @@ class Machine(RuleBasedStateMachine):
                 self.model.terminate(one, "cancelled")
 
     @precondition(lambda self: self.model.executions)
-    @rule(place=places)
-    def watch(self, place: int) -> None:
-        one = self.pick(place, finished=None)
+    @rule(index=indices)
+    def watch(self, index: int) -> None:
+        one = self.pick(index, finished=None)
         if one is not None:
             assert self.desk.run("watch", one.id, "me")[0].decode() == one.status
 
@@ -294,22 +295,22 @@ class Machine(RuleBasedStateMachine):
             self.pending[entry] = consumer
             if not lost:
                 owner = f"{consumer}:{len(self.activations)}-{self.made}-{len(self.called)}"
-                fresh = b"input" in flat  # nothing is journaled yet, or it comes along: no look is needed
+                fresh = b"input" in flat  # no journal, or it comes along: no look is needed
                 activation = Activation(flat[1].decode(), entry, owner, consumer, fresh)
                 if b"journal" in flat:
                     pairs = msgpack.unpackb(flat[flat.index(b"journal") + 1], raw=True)
-                    activation.told = dict(zip(pairs[::2], pairs[1::2], strict=True))
-                    activation.known = int(activation.told[b""])
+                    activation.known_records = dict(zip(pairs[::2], pairs[1::2], strict=True))
+                    activation.known = int(activation.known_records[b""])
                 self.activations.append(activation)
 
     @precondition(lambda self: any(not by.sure for by in self.activations))
-    @rule(place=places, lost=st.booleans())
-    def look(self, place: int, lost: bool) -> None:
-        """An activation loads the journal, and is over if that is not what it has been told."""
+    @rule(index=indices, lost=st.booleans())
+    def look(self, index: int, lost: bool) -> None:
+        """An activation loads the journal, and ends if it contradicts what the activation knows."""
         found = [one for one in self.activations if not one.sure]
         if not found:
             return
-        by = found[place % len(found)]
+        by = found[index % len(found)]
         one = self.model.executions.get(by.id)
         if one is None or one.fence(by) == -1:
             with self.desk.unchanged():
@@ -322,19 +323,21 @@ class Machine(RuleBasedStateMachine):
             return
         journal = dict(zip(flat[::2], flat[1::2], strict=True))
         if one.count < by.known or any(
-            _differs(told, journal.get(key)) for key, told in by.told.items() if key
+            _differs(known, journal.get(key)) for key, known in by.known_records.items() if key
         ):
             self.activations.remove(by)
             return
-        by.sure, by.known, by.told = True, one.count, journal
+        by.sure, by.known, by.known_records = True, one.count, journal
 
     @precondition(lambda self: self.writer(0))
-    @rule(place=places, key=st.sampled_from(STEPS + RETRIES), value=st.binary(max_size=3), lost=st.booleans())
-    def journal(self, place: int, key: str, value: bytes, lost: bool) -> None:
-        by = self.writer(place)
-        if by is None or _status(by.told.get(key.encode())) not in ("", "retry"):
+    @rule(
+        index=indices, key=st.sampled_from(STEPS + RETRIES), value=st.binary(max_size=3), lost=st.booleans()
+    )
+    def journal(self, index: int, key: str, value: bytes, lost: bool) -> None:
+        by = self.writer(index)
+        if by is None or _status(by.known_records.get(key.encode())) not in ("", "retry"):
             return
-        attempt = _attempt(by.told.get(key.encode())) + 1
+        attempt = _attempt(by.known_records.get(key.encode())) + 1
         status = "ok" if key in STEPS else "retry" if attempt < 3 else "failed"
         reply = self.write(by, lost, "write", key, step(value, status, attempt), "step_finish", b"\x80")
         if reply is not None:
@@ -342,35 +345,37 @@ class Machine(RuleBasedStateMachine):
             assert one.journal.get(key) not in ("ok", "failed")
             one.put(key, status)
             assert reply == one.count
-            self.learn(by, lost)
+            self.learn_changes(by, lost)
 
     @precondition(lambda self: self.writer(0))
-    @rule(place=places, key=st.sampled_from(RETRIES), lost=st.booleans())
-    def back_off(self, place: int, key: str, lost: bool) -> None:
-        by = self.writer(place)
-        if by is None or _status(by.told.get(key.encode())) not in ("", "retry"):
+    @rule(index=indices, key=st.sampled_from(RETRIES), lost=st.booleans())
+    def back_off(self, index: int, key: str, lost: bool) -> None:
+        by = self.writer(index)
+        if by is None or _status(by.known_records.get(key.encode())) not in ("", "retry"):
             return
-        record = step(b"", "backoff", _attempt(by.told.get(key.encode())) + 1)
-        reply = self.write(by, lost, "backoff", key, record, FAR, entrant(key)[1], "step_finish", b"\x80")
+        record = step(b"", "backoff", _attempt(by.known_records.get(key.encode())) + 1)
+        reply = self.write(
+            by, lost, "backoff", key, record, FAR, race_membership(key)[1], "step_finish", b"\x80"
+        )
         if reply is not None:
-            self.wait_for_the_clock()  # what comes later has a later time, by which a new run goes
+            self.next_millisecond()  # a later record gets a later time, which a new run goes by
             one = self.model.executions[by.id]
             one.put(key, "backoff")
             if not one.join(key):
                 one.give_up(key)
             assert reply == one.count
-            self.learn(by, lost)
+            self.learn_changes(by, lost)
 
     @precondition(lambda self: self.writer(0))
-    @rule(place=places, key=st.sampled_from(WAITS), timeout=st.sampled_from((0, FAR)), lost=st.booleans())
-    def suspend(self, place: int, key: str, timeout: int, lost: bool) -> None:
-        by = self.writer(place)
+    @rule(index=indices, key=st.sampled_from(WAITS), timeout=st.sampled_from((0, FAR)), lost=st.booleans())
+    def suspend(self, index: int, key: str, timeout: int, lost: bool) -> None:
+        by = self.writer(index)
         if by is None:
             return
         events = len(self.desk.events(f"{key}/{by.id}"))
         default = b"none" if timeout and key in DEFAULTS else b""
         more = {"policy": TERMS.get(key, b""), "default": default}
-        asked = (key, timeout, b"\x80", *entrant(key), SHOWN_DIGEST, AUDIT_MS, packed(more))
+        asked = (key, timeout, b"\x80", *race_membership(key), SHOWN_DIGEST, AUDIT_MS, packed(more))
         reply = self.write(by, lost, "suspend", *asked)
         if reply is None:
             return
@@ -386,22 +391,23 @@ class Machine(RuleBasedStateMachine):
                 one.defaults.add(key)
             if key in one.early and key not in TERMS:
                 del one.early[key]
-                one.settle(key, "answered")
-            self.wait_for_the_clock()  # another opening is at another time
-        self.learn(by, lost)
+                one.resolve(key, "answered")
+            self.next_millisecond()  # another opening gets another time
+        self.learn_changes(by, lost)
 
-    def believed_waits(self, place: int) -> list[bytes]:
-        """The waits that an activation believes to be open, once it has begun all their children."""
-        by = self.writer(place)
-        found = {key: record for key, record in records(by.told) if is_open(record)} if by else {}
-        begun = all(record[1] != b"child" or record[4] == record[6] for record in found.values())
-        return list(found) if begun else []
+    def believed_waits(self, index: int) -> list[bytes]:
+        """The waits that an activation believes to be open, without steps whose children it is still
+        starting."""
+        by = self.writer(index)
+        found = {key: record for key, record in records(by.known_records) if is_open(record)} if by else {}
+        all_started = all(record[1] != b"child" or record[4] == record[6] for record in found.values())
+        return list(found) if all_started else []
 
     @precondition(lambda self: self.believed_waits(0))
-    @rule(place=places, lost=st.booleans())
-    def park(self, place: int, lost: bool) -> None:
-        """At the waits that this activation believes to be open."""
-        by, waits = self.writer(place), self.believed_waits(place)
+    @rule(index=indices, lost=st.booleans())
+    def park(self, index: int, lost: bool) -> None:
+        """Park at the waits that this activation believes to be open."""
+        by, waits = self.writer(index), self.believed_waits(index)
         if by is not None and waits:
             self.park_at(by, lost, waits, [])
 
@@ -418,7 +424,7 @@ class Machine(RuleBasedStateMachine):
         if decided:
             assert reply[0] == count and reply[1::2] == decided
             one.owner = owner  # it has not written
-            self.learn(by, lost)
+            self.learn_changes(by, lost)
         else:
             assert reply == 0
             self.pending.pop(by.entry, None)  # a store that went back may have it undelivered
@@ -426,10 +432,10 @@ class Machine(RuleBasedStateMachine):
             self.over(by, lost)
 
     @precondition(lambda self: self.writer(0))
-    @rule(place=places, status=st.sampled_from(("completed", "failed")), lost=st.booleans())
-    def finish(self, place: int, status: str, lost: bool) -> None:
-        by = self.writer(place)
-        if by is not None and place % 2 == 0:
+    @rule(index=indices, status=st.sampled_from(("completed", "failed")), lost=st.booleans())
+    def finish(self, index: int, status: str, lost: bool) -> None:
+        by = self.writer(index)
+        if by is not None and index % 2 == 0:
             self.end(by, status, lost)
 
     def end(self, by: Activation, status: str, lost: bool) -> None:
@@ -440,22 +446,23 @@ class Machine(RuleBasedStateMachine):
     # --- trouble ------------------------------------------------------------------------
 
     @precondition(lambda self: self.writer(0))
-    @rule(place=places)
-    def reconnect(self, place: int) -> None:
-        """A connection breaks: an activation that lives looks again before it writes."""
+    @rule(index=indices)
+    def reconnect(self, index: int) -> None:
+        """A connection breaks: a live activation looks again before it writes."""
         if self.activations:
-            self.activations[place % len(self.activations)].sure = False
+            self.activations[index % len(self.activations)].sure = False
 
     @precondition(lambda self: self.pending)
     @rule(consumer=consumers, heir=consumers, lost=st.booleans())
     def requeue(self, consumer: str, heir: str, lost: bool) -> None:
-        """A worker's lease has lapsed (it may go on all the same), or it hands back what it does not run."""
-        self.give_back(consumer, lost)
-        self.the_state_is_the_models()
+        """A worker's lease has expired (it may carry on regardless), or it hands back entries it does not
+        run."""
+        self.hand_back(consumer, lost)
+        self.the_state_equals_the_models()
         if lost and self.undelivered():
             self.deliver(heir, False)
 
-    def give_back(self, consumer: str, lost: bool) -> None:
+    def hand_back(self, consumer: str, lost: bool) -> None:
         running = {by.entry for by in self.activations if by.consumer == consumer}
         entries = [entry for entry, holder in self.pending.items() if holder == consumer]
         if not lost:
@@ -478,12 +485,12 @@ class Machine(RuleBasedStateMachine):
             del self.pending[entry]
 
     @precondition(lambda self: bool(set(self.pending) - {by.entry for by in self.activations}))
-    @rule(place=places)
-    def put_back(self, place: int) -> None:
-        """An entry whose workflow its worker does not know; nobody ran it."""
+    @rule(index=indices)
+    def put_back(self, index: int) -> None:
+        """An entry goes back whose workflow its worker does not know; nobody ran it."""
         running = {by.entry for by in self.activations}
         found = [entry for entry in self.pending if entry not in running]
-        entry = found[place % len(found)] if found else None
+        entry = found[index % len(found)] if found else None
         for one in self.model.unfinished():
             if entry and one.entry == entry:
                 assert self.call("putback", "default", one.id, entry, FAR) == 1
@@ -491,16 +498,16 @@ class Machine(RuleBasedStateMachine):
                 self.model.put_back(one)
 
     @precondition(lambda self: self.timers)
-    @rule(place=places)
-    def time_passes(self, place: int) -> None:
-        """One timer is due, whichever: the execution's deadline itself is not changed."""
-        self.desk.make_due(self.timers[place % len(self.timers)])
+    @rule(index=indices)
+    def time_passes(self, index: int) -> None:
+        """Make any one timer due, except the execution's own deadline."""
+        self.desk.make_due(self.timers[index % len(self.timers)])
         self.fire(100)
 
     def fire(self, limit: int) -> Any:
-        """What is due is decided, in its order."""
+        """Fire the due timers in order."""
         cascades = self.cascades()
-        for order, name in enumerate(sorted(cascades), 2):  # the same in every run of a test
+        for order, name in enumerate(sorted(cascades), 2):  # deterministic order within a test
             self.desk.do("ZADD", keys.TIMERS, order, f"c{name}")
         due = self.desk.do("ZRANGE", keys.TIMERS, "-inf", self.desk.now(), "BYSCORE", "LIMIT", 0, limit)
         reply = self.desk.fire(limit)
@@ -521,14 +528,14 @@ class Machine(RuleBasedStateMachine):
         return reply
 
     def when_due(self, kind: bytes, key: str) -> str:
-        """How a wait is decided by its timer."""
+        """The status that a timer gives a wait."""
         return {b"s": "expired", b"b": "retry"}[kind]
 
     @precondition(lambda self: self.pick(0, finished=True))
-    @rule(place=places)
-    def forget(self, place: int) -> None:
-        """A finished execution's retention is over, which is longer than its descendants go on."""
-        one = self.pick(place, finished=True)
+    @rule(index=indices)
+    def forget(self, index: int) -> None:
+        """A finished execution's retention ends, after all its descendants have finished."""
+        one = self.pick(index, finished=True)
         if one is not None and not any(one in self.model.ancestors(two) for two in self.model.unfinished()):
             self.desk.do("ZADD", keys.EXPIRY, 1, one.id)
             assert self.fire(100)[1] == 1
@@ -538,16 +545,16 @@ class Machine(RuleBasedStateMachine):
     @precondition(
         lambda self: any("." not in one.id for one in self.model.executions.values() if one.finished)
     )
-    @rule(place=places, cut_short=rarely)
-    def delete(self, place: int, cut_short: bool) -> None:
-        """A root is deleted, and its descendants after it, unless one of them goes on."""
+    @rule(index=indices, cut_short=rarely)
+    def delete(self, index: int, cut_short: bool) -> None:
+        """Delete a root and then its descendants, unless one of them is still running."""
         roots = [one for one in self.model.executions.values() if one.finished and "." not in one.id]
-        if place % 3 != 1:
+        if index % 3 != 1:
             return
-        root = roots[place % len(roots)]
+        root = roots[index % len(roots)]
         alive = any(one.id.startswith(root.id) for one in self.model.unfinished())
         if alive or self.desk.do("EXISTS", keys.CHILDREN + root.id):
-            assert alive or self.cascades(), f"{root.id} has children that have all ended"
+            assert alive or self.cascades(), f"{root.id} has children, but all have finished"
             with self.desk.unchanged():
                 assert self.desk.run("delete", root.id)[0] == b"status"
             return
@@ -557,12 +564,12 @@ class Machine(RuleBasedStateMachine):
             del self.model.executions[one.id]
             self.called = [(script, args) for script, args in self.called if one.id not in args]
         audit = self.desk.state.audit.get(root.id.encode(), [])
-        assert not any(msgpack.unpackb(entry, raw=True)[9] for entry in audit), "an answer is left"
+        assert not any(msgpack.unpackb(entry, raw=True)[9] for entry in audit), "an answer is left over"
 
     @precondition(lambda self: self.called)
     @rule(back=st.sampled_from((0, 0, 0, 1, 1, 2, 3, 5, 8, 13, 21)))
     def duplicate(self, back: int) -> None:
-        """A call that was made before, more or less lately, comes once more: it changes nothing."""
+        """An earlier call comes a second time and changes nothing."""
         script, args = self.called[-1 - min(back, len(self.called) - 1)]
         if script == "answer":
             status = self.model.executions[args[0]].journal.get(args[1])
@@ -587,18 +594,18 @@ class Machine(RuleBasedStateMachine):
         self.deliver(second, False)
 
     @precondition(lambda self: self.undelivered())
-    @rule(consumer=consumers, place=places)
-    def deliver_unknown(self, consumer: str, place: int) -> None:
+    @rule(consumer=consumers, index=indices)
+    def deliver_unknown(self, consumer: str, index: int) -> None:
         """A worker that does not know the workflow puts it back."""
         self.deliver(consumer, True)
-        self.put_back(place)
+        self.put_back(index)
 
     @precondition(lambda self: self.saved)
-    @rule(in_flight=places)
+    @rule(in_flight=indices)
     def go_back(self, in_flight: int) -> None:
-        """The store is what it was; whoever lives has lost the connection, and looks again.
+        """The store goes back in time; every live activation has lost its connection and looks again.
 
-        A write that was on its way may still arrive.
+        A write that was in flight may still arrive.
         """
         assert self.saved is not None
         self.desk.restore(self.saved[0])
@@ -608,25 +615,28 @@ class Machine(RuleBasedStateMachine):
         for by in self.activations:
             by.sure = False
 
-    # --- what holds after every step ----------------------------------------------------
+    # --- checks after every step ----------------------------------------------------------
 
     @invariant()
-    def the_state_is_the_models(self) -> None:
+    def the_state_equals_the_models(self) -> None:
         state = self.desk.state
         assert set(state.executions) == {name.encode() for name in self.model.executions}
         for one in self.model.executions.values():
-            self.is_as_the_model(one, state)
+            self.check_execution(one, state)
         live = {one.entry for one in self.model.executions.values()}
         self.pending = {entry: consumer for entry, consumer in self.pending.items() if entry in live}
         self.timers = sorted(state.timers)
         queue = state.queues.get(b"default")
         if queue is not None:
             assert {entry: holder.decode() for entry, holder in queue.pending.items()} == self.pending
-        bonds = Bonds(Namespace([state]))
-        found = [*Checked(state, bonds).complaints(), *bonds.complaints()]
+        relation_invariants = RelationInvariants(Namespace([state]))
+        found = [
+            *PartitionInvariants(state, relation_invariants).violations(),
+            *relation_invariants.violations(),
+        ]
         assert not found, "\n".join(found)
 
-    def is_as_the_model(self, one: Execution, state: Partition) -> None:
+    def check_execution(self, one: Execution, state: Partition) -> None:
         name = one.id.encode()
         fields = state.executions[name]
         assert fields[b"status"] == one.status.encode(), one.id
@@ -651,10 +661,10 @@ class Machine(RuleBasedStateMachine):
             assert made == one.decisions.get(key, {}), one.id
             if one.journal[key] == "answered":
                 assert "n" in made.values() or len(made) == REQUIRED, f"{one.id} was decided by {made}"
-        self.keeps(one, journal)
+        self.check_journal(one, journal)
 
-    def keeps(self, one: Execution, journal: dict[bytes, bytes]) -> None:
-        """What has been decided once is never another value later."""
+    def check_journal(self, one: Execution, journal: dict[bytes, bytes]) -> None:
+        """A decided record never changes its value."""
         for key, before in self.stored.get(one.id, {}).items():
             if key in journal and _status(before) in _DECIDED:
                 counts = b"child" in before and _status(before) == _status(journal[key]) == "closed"
@@ -676,7 +686,7 @@ def _status(packed: bytes | None) -> str:
 
 
 def decisions_of(packed: bytes) -> dict[str, str]:
-    """What several people have decided on a suspension: who -> answer."""
+    """The decisions of several people on a suspension: person -> answer."""
     record = journal.parse(packed)
     assert isinstance(record, SuspensionRecord)
     return {one.by: one.answer.decode() for one in record.decisions}
@@ -686,21 +696,21 @@ def _attempt(packed: bytes | None) -> int:
     return 0 if packed is None else int(msgpack.unpackb(packed, raw=True)[3])
 
 
-def _differs(told: bytes, now: bytes | None) -> bool:
-    """Whether an activation was told something that is not so, nor could have come of it."""
-    return now != told and _status(now) not in _MAY_BECOME.get(_status(told), ())
+def _differs(known: bytes, now: bytes | None) -> bool:
+    """Whether a record contradicts what an activation knew."""
+    return now != known and _status(now) not in _MAY_BECOME.get(_status(known), ())
 
 
-def entrant(key: str) -> tuple[str, bytes]:
-    """The race that a wait decides, and those it takes part in, as the scripts want them."""
+def race_membership(key: str) -> tuple[str, bytes]:
+    """The race that a wait decides, and those it takes part in, as the scripts expect them."""
     name, branch = race_of(key), branch_of(key)
     races: bytes = msgpack.packb([[name, branch, key]]) if name else b""
     return name if branch == key else "", races
 
 
 def run(machine: type[Machine], desk: Desk, examples: int, steps: int) -> None:
-    """Drive the scripts `examples` times by so many steps, a quarter of that in a quick run; 24 times as much
-    with POLOS_TEST_DEEP=1."""
+    """Drive the scripts `examples` times by `steps` steps; a quarter of the examples in a quick run, 24 times
+    as many with POLOS_TEST_DEEP=1."""
     machine.desk = desk
     examples = examples * (1200 if DEEP else settings().max_examples) // 100
     run_state_machine_as_test(

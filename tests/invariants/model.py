@@ -1,4 +1,4 @@
-"""What the scripts should make of executions, in a few lines of Python."""
+"""The expected effect of each script on executions, in a few lines of Python."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from types import MappingProxyType
 
 from tests.harness.desk import Activated
 
-REQUIRED = 2  # approvals where several people have to agree; one rejection will do
+REQUIRED = 2  # approvals where several people must agree; one rejection is enough
 
 
 @dataclass(slots=True)
 class Race:
-    """A race: the branch of each step that takes part, and the branch that has won."""
+    """A race: the branch of each participating step, and the winning branch."""
 
     members: dict[str, str] = field(default_factory=dict)
     winner: str = ""
 
 
 @dataclass(slots=True)
-class Brood:
-    """The children of one step, and how many of them the step has begun."""
+class ChildStep:
+    """The children of one step, and how many of them it has started."""
 
     ids: Sequence[str]
-    begun: int = 0
+    started: int = 0
 
 
 @dataclass(slots=True)
 class Semaphore:
-    """Who holds a place, and who stands in line."""
+    """The holders of slots, and the waiters."""
 
     limit: int
     holders: set[str] = field(default_factory=set)
@@ -38,7 +38,7 @@ class Semaphore:
 
 @dataclass(slots=True)
 class Execution:
-    """An execution. `journal` has the status of each record; `entry` is b"" until it is learnt."""
+    """An execution. `journal` has the status of each record; `entry` is b"" until it is known."""
 
     id: str
     entry: bytes | None = None
@@ -47,26 +47,26 @@ class Execution:
     run: int = 1
     count: int = 0
     journal: dict[str, str] = field(default_factory=dict)
-    code: list[str] = field(default_factory=list)  # the step keys that it has begun in any run
+    code: list[str] = field(default_factory=list)  # the step keys it has started in any run
     races: dict[str, Race] = field(default_factory=dict)
-    broods: dict[str, Brood] = field(default_factory=dict)
-    results: dict[str, str] = field(default_factory=dict)  # child -> how it ended, as the journal has it
-    early: dict[str, tuple[str, str]] = field(default_factory=dict)  # who, and the answer
-    decisions: dict[str, dict[str, str]] = field(default_factory=dict)  # of several people: who -> answer
-    defaults: set[str] = field(default_factory=set)  # suspensions that have an answer for when time is up
-    doubtful: set[str] = field(default_factory=set)  # dropped or not, as the store has it
+    child_steps: dict[str, ChildStep] = field(default_factory=dict)
+    results: dict[str, str] = field(default_factory=dict)  # child -> its outcome in the journal
+    early: dict[str, tuple[str, str]] = field(default_factory=dict)  # the person and the answer
+    decisions: dict[str, dict[str, str]] = field(default_factory=dict)  # of several people: person -> answer
+    defaults: set[str] = field(default_factory=set)  # suspensions with a default answer for their deadline
+    doubtful: set[str] = field(default_factory=set)  # the store decides whether they are dropped
     losses: int = 0
     progress: int = 0
-    tried: int = 0  # how often it was tried again by itself
-    later: bool = False  # queued, but for a timer to put it on the queue
+    auto_retries: int = 0  # auto-retries so far
+    later: bool = False  # queued, once a timer puts it on the queue
     parent: str = ""
     key: str = ""  # the parent's step
     semaphore: str = ""
-    begun_again: int = 0  # when, by the model's clock
+    retried_at: int = 0  # model time of its latest retry
     ended_from_outside: int = 0
 
     def fence(self, by: Activation) -> int:
-        """What a write of an activation would be told: 0 when it passes."""
+        """The reply to a write of this activation: 0 if it passes."""
         if self.status != "queued" or self.entry != by.entry or self.owner not in (None, by.owner):
             return -1
         return -2 if self.count < by.known else 0
@@ -78,7 +78,7 @@ class Execution:
         self.count += 1
 
     def join(self, key: str) -> bool:
-        """A wait that opens takes part in its race; False when another branch has won that."""
+        """Add an opening wait to its race; False if another branch has won."""
         name, branch = race_of(key), branch_of(key)
         race = self.races.setdefault(name, Race()) if name else None
         if race is None or race.winner == branch:
@@ -87,31 +87,31 @@ class Execution:
         self.put(name, "won" if race.winner else "open")
         return not race.winner
 
-    def settle(self, key: str, status: str) -> None:
-        """A wait is decided, and with it the race whose branch it is."""
+    def resolve(self, key: str, status: str) -> None:
+        """Resolve a wait, and the race that it decides."""
         self.put(key, status)
         race = self.races.get(race_of(key))
         if race is not None and not race.winner and branch_of(key) == key:
             self.win(race_of(key), key)
 
-    def win(self, name: str, branch: str, begun: Mapping[str, str] = MappingProxyType({})) -> None:
-        """A branch has won a race: what the others wait for is closed, with what they have begun besides."""
+    def win(self, name: str, branch: str, started: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Close what the losing branches of a race wait for, including what they have `started`."""
         race = self.races.setdefault(name, Race())
-        if race.winner and (race.winner != branch or begun.keys() <= race.members.keys()):
+        if race.winner and (race.winner != branch or started.keys() <= race.members.keys()):
             return
-        race.winner, race.members = branch, {**begun, **race.members}
-        for key, its in race.members.items():
-            if its != branch:
+        race.winner, race.members = branch, {**started, **race.members}
+        for key, of in race.members.items():
+            if of != branch:
                 self.give_up(key)
         self.put(name, "won")
 
     def lost(self, key: str) -> bool:
-        """Whether the code does not come to a step any more: another branch has won its race."""
+        """Whether the code never reaches a step because another branch has won its race."""
         races = self.races.values()
         return any(race.winner and race.members.get(key, race.winner) != race.winner for race in races)
 
     def give_up(self, key: str) -> None:
-        """The workflow's code no longer waits for it."""
+        """The workflow's code stops waiting for this key."""
         before = self.journal.get(key)
         if before in ("open", "backoff"):
             self.put(key, "closed" if before == "open" else "abandoned")
@@ -121,18 +121,17 @@ class Execution:
             self.put(key, "closed" if self.journal[key] == "open" else "retry")
 
     def forget_failures(self, known: Container[str]) -> None:
-        """For a new run: what failed, timed out or was closed is dropped, with the races that it decided.
+        """Drop for a new run whatever failed, timed out or was closed, with the races that it decided.
 
-        An abandoned step is dropped too, if nothing has come after it; of failed children those that are
-        known still.
+        An abandoned step is dropped too, if nothing follows it; of failed children only the `known` ones.
         """
         self.doubtful = {key for key, status in self.journal.items() if status == "abandoned"}
         dropped = {key for key, status in self.journal.items() if status in ("failed", "expired", "closed")}
         dropped -= {key for key in self.defaults if self.journal.get(key) == "expired"}
-        for key, brood in self.broods.items():
+        for key, child_step in self.child_steps.items():
             failed = {
                 child
-                for child in brood.ids
+                for child in child_step.ids
                 if child in known and self.results.get(child, "completed") != "completed"
             }
             if failed:
@@ -143,20 +142,22 @@ class Execution:
                 dropped.add(name)
                 del self.races[name]
             elif not race.winner:
-                race.members = {key: its for key, its in race.members.items() if key not in dropped}
+                race.members = {key: of for key, of in race.members.items() if key not in dropped}
         self.journal = {key: status for key, status in self.journal.items() if key not in dropped}
-        self.broods = {key: brood for key, brood in self.broods.items() if key not in dropped}
+        self.child_steps = {
+            key: child_step for key, child_step in self.child_steps.items() if key not in dropped
+        }
         self.decisions = {key: made for key, made in self.decisions.items() if key not in dropped}
         self.defaults -= dropped
         if self.count:
             self.count += 1
 
     def decides(self, key: str, who: str, answer: str) -> str:
-        """One of several people answers an open suspension: "recorded", "accepted" (which decides it), or why
-        it changes nothing: "again" or "other"."""
+        """One of several people answers an open suspension: "recorded", "accepted" (which decides it), or, if
+        it changes nothing, "repeated" or "other"."""
         made = self.decisions.setdefault(key, {})
         if who in made:
-            return "again" if made[who] == answer else "other"
+            return "repeated" if made[who] == answer else "other"
         made[who] = answer
         if answer == "y" and list(made.values()).count("y") < REQUIRED:
             self.put(key, "open")
@@ -165,7 +166,7 @@ class Execution:
 
     @property
     def open(self) -> list[str]:
-        """Its waits that are not decided."""
+        """Its undecided waits."""
         found = [key for key, status in self.journal.items() if status in ("open", "backoff")]
         return [key for key in found if key not in self.races]
 
@@ -186,19 +187,19 @@ class Model:
         return [one for one in self.executions.values() if not one.finished]
 
     def ancestors(self, one: Execution) -> Iterator[Execution]:
-        """Its parent, and that one's, as far as they are known still."""
+        """Its parent, grandparent and so on, as far as they still exist."""
         while one.parent in self.executions:
             one = self.executions[one.parent]
             yield one
 
     def doomed(self, one: Execution) -> bool:
-        """Whether it has to follow an ancestor that was ended from outside: one that has begun again since
-        need not, nor those below that."""
-        since = one.begun_again
+        """Whether it must end with an ancestor that was ended from outside: not if it, or one in between, has
+        been retried since."""
+        since = one.retried_at
         for above in self.ancestors(one):
             if above.ended_from_outside > since:
                 return True
-            since = max(since, above.begun_again)
+            since = max(since, above.retried_at)
         return False
 
     # --- runnable or not ----------------------------------------------------------------
@@ -209,24 +210,24 @@ class Model:
             self.offer(one)
 
     def offer(self, one: Execution) -> None:
-        """Runnable: at once, or when it gets a place in its lane."""
+        """Make it runnable: at once, or when it gets a slot."""
         one.status, one.later = "queued", False
         if not one.semaphore:
             one.entry = b""
             return
         self.semaphores[one.semaphore].waiters.append(one.id)
-        self.move_up(self.semaphores[one.semaphore])
+        self.admit_waiters(self.semaphores[one.semaphore])
 
     def leave(self, one: Execution) -> None:
-        """Not runnable any more: its place is for the next."""
+        """Make it not runnable: its slot goes to the next waiter."""
         one.entry = one.owner = None
         if one.semaphore:
             semaphore = self.semaphores[one.semaphore]
             semaphore.holders.discard(one.id)
             semaphore.waiters = [name for name in semaphore.waiters if name != one.id]
-            self.move_up(semaphore)
+            self.admit_waiters(semaphore)
 
-    def move_up(self, semaphore: Semaphore) -> None:
+    def admit_waiters(self, semaphore: Semaphore) -> None:
         while semaphore.waiters and len(semaphore.holders) < semaphore.limit:
             name = semaphore.waiters.pop(0)
             semaphore.holders.add(name)
@@ -235,8 +236,8 @@ class Model:
     # --- transitions --------------------------------------------------------------------
 
     def decide(self, one: Execution, key: str, status: str) -> None:
-        """A wait is decided; a parked execution becomes runnable."""
-        one.settle(key, status)
+        """Resolve a wait; a parked execution becomes runnable."""
+        one.resolve(key, status)
         if one.status == "waiting":
             self.offer(one)
 
@@ -255,11 +256,11 @@ class Model:
         if was_queued:
             self.leave(one)
         if one.parent in self.executions:
-            self.tell(self.executions[one.parent], one)
+            self.report_result(self.executions[one.parent], one)
 
-    def tell(self, parent: Execution, child: Execution) -> None:
-        """A parent that waits for a child hears how it has ended, and goes on after the last one; one that
-        has failed keeps it for its next run."""
+    def report_result(self, parent: Execution, child: Execution) -> None:
+        """Record a child's end with its parent, which continues after the last child; a failed parent keeps
+        the result for its next run."""
         status = parent.journal.get(child.key, "started")
         if parent.status in ("completed", "cancelled") or status == "started" or child.id in parent.results:
             return
@@ -270,12 +271,14 @@ class Model:
             parent.put(child.key, status)
 
     def complete(self, parent: Execution, key: str) -> bool:
-        """Whether all children of a step have begun and ended."""
-        brood = parent.broods[key]
-        return brood.begun == len(brood.ids) and all(child in parent.results for child in brood.ids)
+        """Whether all children of a step have started and finished."""
+        child_step = parent.child_steps[key]
+        return child_step.started == len(child_step.ids) and all(
+            child in parent.results for child in child_step.ids
+        )
 
     def terminate(self, one: Execution, status: str) -> None:
-        """An end from outside, which its descendants follow."""
+        """End an execution from outside; its descendants follow."""
         self.clock += 1
         one.ended_from_outside = self.clock
         self.end(one, status)
@@ -283,10 +286,10 @@ class Model:
     def spawn(
         self, one: Execution, key: str, status: str, ids: Sequence[str], chunk: Sequence[str], semaphore: str
     ) -> None:
-        """A step begins some of its children: new ones, or again those that have failed before."""
+        """Start some of a step's children: new ones, or failed ones again."""
         if key not in one.journal:
             one.journal[key] = status if one.join(key) else "closed"
-            one.broods[key] = Brood(ids)
+            one.child_steps[key] = ChildStep(ids)
         for child in () if one.journal[key] == "closed" else chunk:
             before = self.executions.get(child)
             if child in one.results:
@@ -298,16 +301,16 @@ class Model:
                     one.results[child] = before.status
             elif before.finished:
                 self.rerun(before)
-        one.broods[key].begun += len(chunk)
+        one.child_steps[key].started += len(chunk)
         if one.journal[key] == "open" and self.complete(one, key):
-            one.settle(key, "done")
+            one.resolve(key, "done")
         else:
             one.put(key, one.journal[key])
 
     def rerun(self, one: Execution, later: bool = False) -> None:
-        """A failed execution goes on as a new run."""
+        """Start a new run of a failed execution."""
         self.clock += 1
-        one.begun_again, one.ended_from_outside = self.clock, 0
+        one.retried_at, one.ended_from_outside = self.clock, 0
         one.forget_failures(self.executions)
         self.leave(one)
         one.run, one.status, one.later, one.losses = one.run + 1, "queued", later, 0
@@ -316,19 +319,19 @@ class Model:
 
 
 class Activation(Activated):
-    """What one activation believes. `sure` is whether it may write: after a lost reply it looks first."""
+    """What an activation knows. `sure`: it may write; after a lost reply it has to look first."""
 
     def __init__(self, execution_id: str, entry: bytes, owner: str, consumer: str, sure: bool) -> None:
         super().__init__(execution_id, entry, owner)
         self.consumer, self.sure = consumer, sure
-        self.told: dict[bytes, bytes] = {}
+        self.known_records: dict[bytes, bytes] = {}
 
 
 def race_of(key: str) -> str:
-    """The race that a step takes part in: "race ask" in "race"."""
+    """The race that a step takes part in: "race" for "race ask"."""
     return "race" if key.startswith("race ") else ""
 
 
 def branch_of(key: str) -> str:
-    """Its branch there: a wait is one by itself, a step is part of a coroutine, which is one."""
+    """The branch of a step: a wait is its own branch, a step is part of a coroutine, which is one."""
     return "code" if key == "race call" else key

@@ -1,4 +1,4 @@
-"""Invariants of what binds executions to each other and to names: parents, lanes, topics."""
+"""Invariants of the relations between executions and with names: parents, semaphores, topics."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from tests.invariants.state import (
     show,
 )
 
-# A place in a stream; for a subscriber of another partition also the event it is to be given.
-_PLACE = re.compile(rb"(\d+-\d+)(?:=(\d+-\d+))?")
+# A position in a stream; for a subscriber of another partition also the event it is to receive.
+_POSITION = re.compile(rb"(\d+-\d+)(?:=(\d+-\d+))?")
 
 
-class Bonds:
-    """All partitions of a namespace under examination."""
+class RelationInvariants:
+    """The invariants across all partitions of a namespace."""
 
     def __init__(self, all_of_it: Namespace) -> None:
         self.all = all_of_it
 
-    def complaints(self) -> Iterator[str]:
+    def violations(self) -> Iterator[str]:
         for partition in self.all.partitions.values():
             for execution_id, fields in partition.executions.items():
                 relations = relations_of(fields)
                 yield from self._parent(partition, execution_id, fields, relations)
                 yield from self._children(partition, execution_id, fields)
-                yield from self._place(partition, execution_id, fields, relations)
+                yield from self._slot(partition, execution_id, fields, relations)
                 yield from self._suspensions(partition, execution_id)
                 yield from self._waits_for_events(partition, execution_id)
             yield from self._sets_of_children(partition)
@@ -51,14 +51,14 @@ class Bonds:
     # --- parents and children -----------------------------------------------------------
 
     def may_end_its_children(self, fields: dict[bytes, bytes]) -> bool:
-        """Whether a timer that cancels its children may stand for an execution."""
+        """Whether a timer that cancels its children may exist for an execution."""
         return fields.get(b"status") in (b"failed", b"cancelled") and relations_of(fields).kids
 
     def _parent(
         self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes], relations: Relations
     ) -> Iterator[str]:
-        """A child that goes on is in its parent's set, or in that of one above which was ended and has taken
-        the parent's place."""
+        """A child that has not finished is in the set of its parent, or of an ended ancestor that has taken
+        the parent's role."""
         if fields.get(b"status") not in UNFINISHED or relations.parent not in partition.executions:
             return
         if not any(execution_id in children for children in partition.children.values()):
@@ -66,8 +66,8 @@ class Bonds:
             yield f"child {child} goes on but is not among the children of {parent}"
 
     def _sets_of_children(self, partition: Partition) -> Iterator[str]:
-        """The sets hold children that go on or have descendants that do; where the parent was ended, a timer
-        ends them, and clears away others."""
+        """The sets hold children that have not finished or have such descendants; where the parent was ended,
+        a timer ends them and removes the others."""
         living = set(self._with_ancestors(partition))
         for parent, children in partition.children.items():
             ends = b"c" + parent in partition.timers
@@ -78,11 +78,11 @@ class Bonds:
             fields = partition.executions.get(parent, {})
             if fields and not relations_of(fields).kids:
                 yield f"execution {show(parent)} has children but does not know of any"
-            if _was_ended(fields) and not ends and not any(_begins_anew(partition, c) for c in children):
+            if _was_ended(fields) and not ends and not any(_was_retried(partition, c) for c in children):
                 yield f"execution {show(parent)} was ended but nothing ends its children"
 
     def _with_ancestors(self, partition: Partition) -> Iterator[bytes]:
-        """Executions that go on or have still to end their children, and all above them."""
+        """Unfinished executions, those that have yet to end their children, and all their ancestors."""
         for execution_id, fields in partition.executions.items():
             if fields.get(b"status") in UNFINISHED or b"c" + execution_id in partition.timers:
                 one: bytes | None = execution_id
@@ -93,7 +93,7 @@ class Bonds:
     def _children(
         self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes]
     ) -> Iterator[str]:
-        """A step that waits for children counts those whose results are to come."""
+        """A step that waits for children counts the missing results."""
         if fields.get(b"status") not in UNFINISHED:
             return
         journal = partition.journals.get(execution_id, {})
@@ -101,14 +101,14 @@ class Bonds:
             if record[1] != b"child" or record[2] not in (b"open", b"done"):
                 continue
             who = f"execution {show(execution_id)} waits at {show(key)}"
-            total, left, begun = record[4:7]
+            total, left, started = record[4:7]
             ids = [
                 keys.child_id(execution_id.decode(), key.decode("utf-8", "surrogatepass"), n)
-                for n in range(begun)
+                for n in range(started)
             ]
             missing = [one for one in ids if result_name(one) not in journal]
-            if left != len(missing) + total - begun:
-                yield f"{who} for {left} of {total} children; {len(missing)} of {begun} have no result"
+            if left != len(missing) + total - started:
+                yield f"{who} for {left} of {total} children; {len(missing)} of {started} have no result"
             if (record[2] == b"done") != (left == 0):
                 yield f"{who}, which is {show(record[2])}, for {left} children"
             for one in missing if record[2] == b"open" else ():
@@ -133,25 +133,25 @@ class Bonds:
                 if not execution_id.startswith(root + b"."):
                     yield f"the suspensions below {show(root)} have {show(member)}, which is not"
 
-    # --- lanes --------------------------------------------------------------------------
+    # --- semaphores -----------------------------------------------------------------------
 
     def starts_by_timer(self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes]) -> bool:
-        """Whether a queued execution without an entry must have a timer that queues it: it stands in no line,
-        and no errand does it."""
+        """Whether a queued execution without an entry needs a timer to queue it: it is no waiter, and no
+        errand queues it."""
         semaphore = relations_of(fields).semaphore
         if semaphore is None or b"p" + execution_id in partition.timers:
             return True
         home = self.all.home(semaphore)
-        settles = b"l" + execution_id in partition.errands or _admits(home, execution_id, semaphore)
-        return not settles and execution_id not in home.waiters.get(semaphore, {})
+        resolves = b"l" + execution_id in partition.errands or _grants(home, execution_id, semaphore)
+        return not resolves and execution_id not in home.waiters.get(semaphore, {})
 
-    def _place(
+    def _slot(
         self, partition: Partition, execution_id: bytes, fields: dict[bytes, bytes], relations: Relations
     ) -> Iterator[str]:
-        """With an entry it holds a place in its lane."""
+        """An execution with an entry holds a slot of its semaphore."""
         if relations.semaphore is None:
             if b"l" + execution_id in partition.errands:
-                yield f"execution {show(execution_id)} is in no semaphore but has an errand to settle one"
+                yield f"execution {show(execution_id)} is in no semaphore but has an errand to resolve one"
             return
         who, semaphore = f"execution {show(execution_id)}", show(relations.semaphore)
         home = self.all.home(relations.semaphore)
@@ -159,12 +159,12 @@ class Bonds:
             negation = "not " if relations.near else ""
             yield f"{who} and its semaphore {semaphore} are {negation}in the same partition"
         seen = execution_id in home.slots.get(relations.semaphore, {})
-        in_line = execution_id in home.waiters.get(relations.semaphore, {})
-        if b"entry" in fields and (not seen or in_line):
+        waits = execution_id in home.waiters.get(relations.semaphore, {})
+        if b"entry" in fields and (not seen or waits):
             yield f"{who} has an entry but no slot of semaphore {semaphore}"
 
     def _semaphore(self, home: Partition, semaphore: bytes) -> Iterator[str]:
-        """Those with a place are runnable, no more than the limit; those in line have no entry."""
+        """Executions with a slot are runnable and within the limit; waiters have no entry."""
         slots, waiters, name = (
             home.slots.get(semaphore, {}),
             home.waiters.get(semaphore, {}),
@@ -197,9 +197,9 @@ class Bonds:
         if partition is None or relations.semaphore != semaphore:
             yield f"{who}, which {'does not exist' if partition is None else 'is of another semaphore'}"
             return
-        settles = b"l" + execution_id in partition.errands or _admits(home, execution_id, semaphore)
-        if settles and not relations.near:
-            return  # one of the two sides has yet to learn of the other
+        resolves = b"l" + execution_id in partition.errands or _grants(home, execution_id, semaphore)
+        if resolves and not relations.near:
+            return  # one of the two sides has yet to hear from the other
         if version != relations.slot:
             yield f"{who} at version {version}, which is at {relations.slot}"
         if fields.get(b"status") != b"queued":
@@ -215,7 +215,7 @@ class Bonds:
     # --- topics -------------------------------------------------------------------------
 
     def _waits_for_events(self, partition: Partition, execution_id: bytes) -> Iterator[str]:
-        """Who waits for an event has subscribed to its topic."""
+        """An execution that waits for an event has subscribed to its topic."""
         for key, record in records(partition.journals.get(execution_id, {})):
             if record[1] != b"wait" or not record[5]:
                 continue
@@ -229,11 +229,11 @@ class Bonds:
                     yield f"{who} but has not subscribed"
             elif subscriber in home.subs.get(topic, {}):
                 unsubscribes = b"u%d %s%s" % (len(topic), topic, subscriber) in partition.errands
-                if subscriber[:1] == b"w" or not (unsubscribes or _hands_out(home, topic)):
+                if subscriber[:1] == b"w" or not (unsubscribes or _delivers(home, topic)):
                     yield f"{who} no longer, but is still subscribed"
 
     def _subscribers(self, home: Partition) -> Iterator[str]:
-        """Who has subscribed has a place in the topic, and in its own partition it waits."""
+        """A subscriber has a position in the topic, and one of the same partition waits."""
         waits = {
             (record[5], record[6])
             for journal in home.journals.values()
@@ -241,51 +241,51 @@ class Bonds:
             if record[1] == b"wait"
         }
         for topic, members in home.subs.items():
-            for member, place in members.items():
+            for member, position in members.items():
                 if member == b"g":
-                    if b"w" + place + b" " + topic not in home.errands:
-                        yield f"topic {show(topic)} has {show(place)} to be given, but nothing does that"
+                    if b"w" + position + b" " + topic not in home.errands:
+                        yield f"topic {show(topic)} has {show(position)} to receive, but nothing delivers it"
                     continue
                 who = f"topic {show(topic)} has the subscriber {show(member)}"
-                found = _PLACE.fullmatch(place)
+                found = _POSITION.fullmatch(position)
                 if found is None or (found[2] and member[:1] != b"f"):
-                    yield f"{who} at {show(place)}, which is no place in a stream"
+                    yield f"{who} at {show(position)}, which is not a stream position"
                 elif found[2] and b"w" + found[2] + b" " + topic not in home.errands:
-                    yield f"{who}, who is to be given {show(found[2])}, but nothing does that"
+                    yield f"{who}, which is to receive {show(found[2])}, but nothing delivers it"
                 if member[:1] == b"w" and (topic, member) not in waits:
                     yield f"{who}, which does not wait"
 
-    # --- what begins executions ---------------------------------------------------------
+    # --- what starts executions -----------------------------------------------------------
 
     def _triggers(self, home: Partition) -> Iterator[str]:
-        """Events that a workflow is still to be given have an errand."""
+        """Events that a workflow has yet to receive have an errand."""
         for topic, members in home.subs.items():
             newest = max((order(entry) for entry, _ in home.topics.get(topic, ())), default=(0, 0))
-            for member, place in members.items():
-                if member[:1] == b"t" and newest > order(place) and b"e" + topic not in home.errands:
-                    yield f"topic {show(topic)} has events for {show(member[1:])} that nothing hands out"
+            for member, position in members.items():
+                if member[:1] == b"t" and newest > order(position) and b"e" + topic not in home.errands:
+                    yield f"topic {show(topic)} has events for {show(member[1:])} that nothing delivers"
 
     def _schedules(self, home: Partition) -> Iterator[str]:
         """A schedule that is not paused has an errand for its next tick."""
         for name, packed in home.schedules.items():
-            kept, who = msgpack.unpackb(packed), f"schedule {show(name)}"
+            stored, who = msgpack.unpackb(packed), f"schedule {show(name)}"
             if self.all.home(name) is not home:
                 yield f"{who} is not in its partition"
-            if kept["paused"] != (kept["next"] is None):
-                yield f"{who} has paused={kept['paused']} but its next tick is {kept['next']}"
-            if (b"k" + name in home.errands) == kept["paused"]:
-                yield f"{who} has paused={kept['paused']}, and its errand says otherwise"
+            if stored["paused"] != (stored["next"] is None):
+                yield f"{who} has paused={stored['paused']} but its next tick is {stored['next']}"
+            if (b"k" + name in home.errands) == stored["paused"]:
+                yield f"{who} has paused={stored['paused']}, and its errand says otherwise"
         for errand in home.errands:
             if errand[:1] == b"k" and errand[1:] not in home.schedules:
-                yield f"errand {show(errand)} is for a schedule that there is not"
+                yield f"errand {show(errand)} is for a missing schedule"
 
 
-def _begins_anew(partition: Partition, execution_id: bytes) -> bool:
-    """Whether an execution, or below one that has ended another, has been retried."""
+def _was_retried(partition: Partition, execution_id: bytes) -> bool:
+    """Whether an execution, or a descendant below an ended one, has been retried."""
     fields = partition.executions.get(execution_id, {})
     return fields.get(b"run", b"1") != b"1" or (
         fields.get(b"status") not in UNFINISHED
-        and any(_begins_anew(partition, child) for child in partition.children.get(execution_id, ()))
+        and any(_was_retried(partition, child) for child in partition.children.get(execution_id, ()))
     )
 
 
@@ -295,13 +295,13 @@ def _was_ended(fields: dict[bytes, bytes]) -> bool:
     return fields.get(b"status") == b"cancelled" or timed_out
 
 
-def _admits(home: Partition, execution_id: bytes, semaphore: bytes) -> bool:
-    """Whether an errand of the lane's partition tells an execution that it has a place."""
+def _grants(home: Partition, execution_id: bytes, semaphore: bytes) -> bool:
+    """Whether an errand of the semaphore's partition grants an execution its slot."""
     return any(
         e.startswith(b"a" + execution_id + b" ") and e.endswith(b" " + semaphore) for e in home.errands
     )
 
 
-def _hands_out(home: Partition, topic: bytes) -> bool:
-    """Whether an errand hands out the topic's events to those who wait for one."""
+def _delivers(home: Partition, topic: bytes) -> bool:
+    """Whether an errand delivers the topic's events to those who wait for one."""
     return any(e.startswith(b"w") and e.endswith(b" " + topic) for e in home.errands)

@@ -1,4 +1,4 @@
-"""The rows that open waits have in a namespace, read with nothing of ours in between."""
+"""The rows of open waits in a namespace, read without our client."""
 
 from __future__ import annotations
 

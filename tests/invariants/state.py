@@ -1,4 +1,4 @@
-"""The state of a namespace as it stands in Redis, read with nothing of ours in between."""
+"""The state of a namespace in Redis, read without our client."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _READ = {
 _PENDING_AT_ONCE = 1_000_000
 
 
-# redis-py would look its own version up on disk for each connection, to tell the server.
+# redis-py would read its own version from disk for each connection, to send it to the server.
 _UNNAMED: dict[str, None] = (
     {"driver_info": None}
     if importlib.util.find_spec("redis.driver_info")  # redis-py 7.1 and later
@@ -72,7 +72,7 @@ _UNNAMED: dict[str, None] = (
 
 
 class RawConnection:
-    """One connection of redis-py, without what its client makes of the replies."""
+    """One redis-py connection, without the client's conversion of replies."""
 
     def __init__(self, url: str) -> None:
         self._connection: Any = redis.ConnectionPool.from_url(url, protocol=2, **_UNNAMED).make_connection()
@@ -89,16 +89,16 @@ class RawConnection:
         self._connection.disconnect()
 
     def receive(self) -> Any:
-        """The next reply: a subscriber's push."""
+        """The next reply, such as a message to a subscriber."""
         return self._connection.read_response()
 
     def do(self, *command: str | bytes | int | float) -> Any:
-        """One command's reply; an error reply is raised."""
+        """Send one command; an error reply raises."""
         self._connection.send_command(*command)
         return self._connection.read_response()
 
     def together(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The replies of commands that nothing came between; error replies among them, as exceptions."""
+        """The replies of commands run as one transaction; error replies come as exceptions."""
         everything = [("MULTI",), *commands, ("EXEC",)]
         self._connection.send_packed_command(self._connection.pack_commands(everything))
         for _ in everything[:-1]:
@@ -120,7 +120,7 @@ class RawConnection:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue's stream: its entries, and what its group has given out."""
+    """A queue's stream: its entries, and those its group has delivered."""
 
     entries: dict[bytes, dict[bytes, bytes]]
     pending: dict[bytes, bytes]  # entry -> consumer
@@ -130,7 +130,7 @@ class Queue:
 
 @dataclass(slots=True)
 class Partition:
-    """The whole state of one partition, by the names of keys.py."""
+    """The whole state of one partition, named as in keys.py."""
 
     prefix: str
     now: int = 0  # the server's clock, ms
@@ -166,7 +166,7 @@ class Partition:
     unknown: list[str] = field(default_factory=list)
 
     def put(self, name: bytes, kind: str, ttl: int, value: Any, groups: Any, pending: Any) -> None:
-        """Take in one key."""
+        """Store one key."""
         head, rest = split(text(name))
         if head not in TYPES:
             self.unknown.append(f"{text(name)} is not a key of ours")
@@ -183,7 +183,7 @@ class Partition:
             status, _, workflow = rest.partition(b":")
             self.index[status, workflow] = _scores(value)
         else:
-            taken = _taken(kind, value)
+            taken = _converted(kind, value)
             field_name = _FIELDS.get(head, head.rstrip(":"))
             if head.endswith(":"):
                 getattr(self, field_name)[rest] = taken
@@ -191,7 +191,7 @@ class Partition:
                 setattr(self, field_name, taken)
 
 
-# Where a field of `Partition` is not named as its key.
+# Fields of `Partition` whose names differ from their keys'.
 _FIELDS = {
     keys.EXEC: "executions",
     keys.JOURNAL: "journals",
@@ -201,7 +201,7 @@ _FIELDS = {
 
 
 class Namespace:
-    """All partitions of a namespace, seen as one."""
+    """All partitions of a namespace as one."""
 
     def __init__(self, partitions: Sequence[Partition]) -> None:
         self.partitions = {_number(partition.prefix): partition for partition in partitions}
@@ -212,16 +212,16 @@ class Namespace:
         }
 
     def of(self, execution_id: bytes) -> Partition | None:
-        """The partition that has an execution."""
+        """The partition of an execution."""
         return self._of.get(execution_id)
 
     def fields(self, execution_id: bytes) -> dict[bytes, bytes]:
-        """An execution's fields; none when it does not exist."""
+        """An execution's fields; empty if it does not exist."""
         partition = self._of.get(execution_id)
         return partition.executions[execution_id] if partition is not None else {}
 
     def home(self, name: bytes) -> Partition:
-        """The partition a lane or a topic lives in."""
+        """The partition that a semaphore or a topic belongs to."""
         execution_id = keys.parse_topic(name.decode("utf-8", "surrogateescape"))[1]
         of = name if execution_id is None else keys.root_of(execution_id).encode()
         number = crc32(of) % self.count
@@ -233,7 +233,7 @@ def _number(prefix: str) -> int:
 
 
 def masters(url: str) -> list[str]:
-    """The URLs of all servers that a URL leads to: of a cluster its masters."""
+    """The URLs of all servers behind a URL: for a cluster its masters."""
     target = parse(url)
     if target.kind == "server":
         return [url]
@@ -243,7 +243,7 @@ def masters(url: str) -> list[str]:
 
 
 def read_all(url: str, namespace: str) -> list[Partition]:
-    """The state of every partition, on whichever server of this URL it is."""
+    """The state of every partition on the servers of this URL."""
     partitions = []
     for server in masters(url):
         with RawConnection(server) as connection:
@@ -252,7 +252,7 @@ def read_all(url: str, namespace: str) -> list[Partition]:
 
 
 def read(connection: RawConnection, namespace: str) -> list[Partition]:
-    """The state of every partition that is on this server, all its keys as they were at one moment."""
+    """The state of every partition on this server, all keys read at one instant."""
     names: dict[bytes, list[bytes]] = {}
     for name in connection.names(namespace):
         names.setdefault(name.partition(b"}:")[0] + b"}:", []).append(name)
@@ -260,7 +260,7 @@ def read(connection: RawConnection, namespace: str) -> list[Partition]:
 
 
 def erase(url: str, namespace: str) -> None:
-    """Delete all keys of a namespace: every listing of a server's keys, `read` too, takes longer for them."""
+    """Delete all keys of a namespace: leftovers slow down every listing of keys, including `read`."""
     for server in masters(url):
         with RawConnection(server) as connection:
             names = connection.names(namespace)
@@ -290,7 +290,7 @@ def _read_partition(connection: RawConnection, prefix: str, names: list[bytes]) 
     return partition
 
 
-def _taken(kind: str, value: Any) -> Any:
+def _converted(kind: str, value: Any) -> Any:
     if kind in ("string", "list"):
         return value
     return set(value) if kind == "set" else _scores(value) if kind == "zset" else _pairs(value)
@@ -314,11 +314,11 @@ def _queue(entries: Any, groups: Any, pending: Any) -> Queue:
     return Queue({entry: _pairs(flat) for entry, flat in entries}, held, delivered, has_group)
 
 
-# --- the words of the state -------------------------------------------------------------
+# --- vocabulary -----------------------------------------------------------------------
 
 
 def split(name: str) -> tuple[str, bytes]:
-    """A key's name without its prefix, as the kind of key.py and the rest."""
+    """A key's name without its prefix, as a kind of keys.py and the rest."""
     head, colon, rest = name.partition(":")
     return head + colon, raw(rest)
 
@@ -332,7 +332,7 @@ def raw(value: str) -> bytes:
 
 
 def show(value: bytes | None) -> str:
-    """A name for a message."""
+    """A name as shown in a message."""
     if value is None:
         return "nothing"
     plain = value.decode("utf-8", "backslashreplace")
@@ -346,7 +346,7 @@ def order(entry: bytes) -> tuple[int, int]:
 
 
 def record_of(packed: bytes) -> list[Any] | None:
-    """A journal record, or None for one that is damaged (or a child's result)."""
+    """A journal record; None for a damaged one (or a child's result)."""
     try:
         record = msgpack.unpackb(packed, raw=True, strict_map_key=False)
     except Exception:
@@ -372,14 +372,14 @@ _RACE = {b"suspend": 13, b"wait": 11, b"child": 8}  # where a record names its r
 
 
 def race_of(record: list[Any]) -> bytes | None:
-    """The race that a wait was opened in; None for none."""
-    place = _RACE.get(record[1], len(record))
-    return record[place] or None if place < len(record) else None
+    """The race a wait was opened in; None for none."""
+    position = _RACE.get(record[1], len(record))
+    return record[position] or None if position < len(record) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Relations:
-    """What binds an execution to others."""
+    """An execution's relations to others."""
 
     parent: bytes | None = None
     key: bytes | None = None
@@ -393,7 +393,7 @@ class Relations:
 
 
 def relations_of(fields: dict[bytes, bytes]) -> Relations:
-    """The ties of an execution's fields."""
+    """The relations in an execution's fields."""
     packed = fields.get(b"relations")
     found = msgpack.unpackb(packed, raw=True) if packed else {}
     return Relations(

@@ -1,6 +1,6 @@
 """What must hold of the state in Redis whatever has happened: the invariants of docs/architecture.md.
 
-`check` is called after every test that used a server. It reads nothing but the namespace's keys.
+`check` runs after every test that used a server. It reads nothing but the namespace's keys.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgpack
 
 from polos_redis.state import keys
 from polos_redis.state.journal import is_result
-from tests.invariants.relation_invariants import Bonds
+from tests.invariants.relation_invariants import RelationInvariants
 from tests.invariants.state import (
     FINISHED,
     UNFINISHED,
@@ -34,7 +34,7 @@ from tests.invariants.state import (
     split,
 )
 
-# Keys that never have a TTL: they are the partition's, or they hold nothing but rows of what goes on.
+# Keys that never have a TTL: they belong to the partition, or hold only rows of unfinished executions.
 PERMANENT = (
     *(keys.QUEUE, keys.INDEX, keys.TIMERS, keys.SUSPENSIONS, keys.EXPIRY, keys.ERRANDS),
     *(keys.WORKFLOWS, keys.WORKERS, keys.SERVES, keys.META, keys.QUEUES, keys.LIMITS),
@@ -44,36 +44,38 @@ PERMANENT = (
 
 
 def check(url: str, namespace: str) -> None:
-    """Raise AssertionError, saying what is wrong, unless every invariant holds in the namespace.
+    """Raise AssertionError with the violations unless every invariant holds in the namespace.
 
-    A complaint counts when a second look finds it too: the keys are listed and read in two steps, and
+    A violation counts only if a second pass finds it too: keys are listed and read in two steps, and
     something may still have been writing.
     """
     with ExitStack() as stack:
         connections = [stack.enter_context(RawConnection(server)) for server in masters(url)]
-        found = complaints(namespace, *connections)
+        found = violations(namespace, *connections)
         if found:
-            again = set(complaints(namespace, *connections))
-            found = [one for one in found if one in again]
+            second_pass = set(violations(namespace, *connections))
+            found = [one for one in found if one in second_pass]
     assert not found, f"{len(found)} broken invariants in {namespace!r}:\n  " + "\n  ".join(found[:20])
 
 
-def complaints(namespace: str, *connections: RawConnection) -> list[str]:
-    """What is wrong in a namespace that is spread over these servers, one sentence each."""
+def violations(namespace: str, *connections: RawConnection) -> list[str]:
+    """The violations in a namespace spread over these servers, one sentence each."""
     partitions = [partition for connection in connections for partition in read(connection, namespace)]
-    bonds = Bonds(Namespace(partitions))
-    found = [text for partition in partitions for text in Checked(partition, bonds).complaints()]
-    return [*found, *bonds.complaints()]
+    relations = RelationInvariants(Namespace(partitions))
+    found = [
+        text for partition in partitions for text in PartitionInvariants(partition, relations).violations()
+    ]
+    return [*found, *relations.violations()]
 
 
-class Checked:
-    """One partition under examination: what stands in it alone. What binds executions is in bonds.py."""
+class PartitionInvariants:
+    """The invariants within one partition; those across partitions are in relation_invariants.py."""
 
-    def __init__(self, state: Partition, bonds: Bonds) -> None:
+    def __init__(self, state: Partition, relations: RelationInvariants) -> None:
         self.state = state
-        self.bonds = bonds
+        self.relation_invariants = relations
 
-    def complaints(self) -> Iterator[str]:
+    def violations(self) -> Iterator[str]:
         yield from (f"{self.state.prefix}{text}" for text in self.state.unknown)
         yield from self._keys()
         expected = _Expected()
@@ -89,7 +91,7 @@ class Checked:
     # --- keys ---------------------------------------------------------------------------
 
     def _keys(self) -> Iterator[str]:
-        """Every key has a TTL, or is permanent, or belongs to an execution that goes on."""
+        """Every key has a TTL, or is permanent, or belongs to an unfinished execution."""
         active_roots = {
             execution_id.partition(b".")[0]
             for execution_id, fields in self.state.executions.items()
@@ -113,7 +115,7 @@ class Checked:
                 yield f"{name} has a TTL but its execution is {show(status)}"
 
     def _owner(self, kind: str, rest: bytes) -> bytes | None:
-        """The execution a key belongs to; None for a free topic, an event's name and the pump."""
+        """The execution a key belongs to; None for a free topic, an event's name and the timer leader."""
         if kind in (keys.EXEC, keys.JOURNAL, keys.EARLY, keys.BELOW):
             return rest
         if kind == keys.TOPIC:
@@ -147,7 +149,7 @@ class Checked:
 
         if status == b"queued":
             if entry is None:
-                if self.bonds.starts_by_timer(self.state, execution_id, fields):
+                if self.relation_invariants.starts_by_timer(self.state, execution_id, fields):
                     expected.timers[b"p" + execution_id] = None
                 if owner is not None:
                     yield f"{who} is queued with an owner but no entry"
@@ -173,11 +175,11 @@ class Checked:
     def _timers(
         self, execution_id: bytes, fields: dict[bytes, bytes], waits: dict[bytes, Any], expected: _Expected
     ) -> None:
-        """The timers and inbox rows an execution calls for."""
+        """The timers and inbox rows that an execution requires."""
         relations = relations_of(fields)
         if relations.deadline is not None and fields[b"status"] in UNFINISHED:
             expected.timers[b"t" + execution_id] = relations.deadline
-        if self.bonds.may_end_its_children(fields):
+        if self.relation_invariants.may_end_its_children(fields):
             expected.allowed.add(b"c" + execution_id)
         for key, record in waits.items():
             member, due = execution_id + b" " + key, record[4]
@@ -200,9 +202,9 @@ class Checked:
     ) -> Iterator[str]:
         who = f"execution {show(execution_id)}"
         count = int(journal.get(b"", b"0"))
-        held = [key for key in journal if key and not is_result(key)]  # a result comes with its step's change
-        if count < len(held):
-            yield f"{who} counts {count} changes of its journal, which has {len(held)} records"
+        record_keys = [key for key in journal if key and not is_result(key)]
+        if count < len(record_keys):
+            yield f"{who} counts {count} changes of its journal, which has {len(record_keys)} records"
         noted = set(msgpack.unpackb(fields[b"waits"], raw=True)) if b"waits" in fields else set()
         for key in waits.keys() - noted:
             yield f"{who} has not noted its wait {show(key)}: its end would not close it"
@@ -219,27 +221,27 @@ class Checked:
     def _audit(
         self, who: str, execution_id: bytes, fields: dict[bytes, bytes], journal: dict[bytes, bytes]
     ) -> Iterator[str]:
-        """What became of a suspension is in the audit, once; and so is each of several decisions on it."""
+        """The audit has the outcome of every suspension once, and every one of several decisions."""
         entries = self.state.audit.get(execution_id.partition(b".")[0], [])
-        told = [msgpack.unpackb(entry, raw=True) for entry in entries]
+        audited = [msgpack.unpackb(entry, raw=True) for entry in entries]
         for key, record in records(journal):
             if record[1] != b"suspend":
                 continue
-            of_it = [one for one in told if (one[0], one[1], one[8]) == (execution_id, key, record[3])]
+            of_it = [one for one in audited if (one[0], one[1], one[8]) == (execution_id, key, record[3])]
             ends = [one[3] for one in of_it if one[3] != b"recorded"]
-            never_asked = record[2] == b"closed" and record[3] == record[10]  # its race was over before
+            never_asked = record[2] == b"closed" and record[3] == record[10]  # its race was over
             expected = [] if record[2] == b"open" else [record[2]]
             # an earlier run may have opened the same suspension, and closed it, within the same millisecond
             earlier_run = int(fields.get(b"run", b"1")) > 1 and ends[len(ends) - len(expected) :] == expected
             if ends != expected and not (never_asked and not ends) and not earlier_run:
                 yield f"{who} has {show(key)} {show(record[2])}, but its audit says {ends}"
             made = len(msgpack.unpackb(record[12], raw=True)) if record[12] else 0
-            last = int(bool(made) and record[2] == b"answered")  # it has decided
+            last = int(bool(made) and record[2] == b"answered")  # the last one decided it
             if sum(one[3] == b"recorded" for one in of_it) != made - last:
                 yield f"{who} has {made} decisions on {show(key)}, but its audit has another number"
 
     def _races(self, who: str, journal: dict[bytes, bytes]) -> Iterator[str]:
-        """The race of a decided wait is decided, and a race that is decided has closed its other waits."""
+        """The race of a decided wait is decided, and a decided race has closed its other waits."""
         found = dict(records(journal))
         for key, record in found.items():
             if record[1] != b"race":
@@ -289,18 +291,18 @@ class Checked:
         elif row is not None and row != due:
             yield f"{who} is {status} until {due} but its row in expiry says {row:.0f}"
 
-    # --- what lies beside them ----------------------------------------------------------
+    # --- rows beside executions -----------------------------------------------------------
 
     def _expiry(self) -> Iterator[str]:
         for execution_id, due in self.state.expiry.items():
             status = self.state.executions.get(execution_id, {}).get(b"status")
-            if status in UNFINISHED and due > self.state.now:  # else a predecessor's, not yet cleared away
+            if status in UNFINISHED and due > self.state.now:  # else a predecessor's, not yet removed
                 yield f"execution {show(execution_id)} is {show(status)} but has a row in expiry"
             elif status is None and due > self.state.now:
                 yield f"expiry has a row for {show(execution_id)}, which is gone before its time"
 
     def _index(self) -> Iterator[str]:
-        """Every execution stands in one index, that of its status and workflow, by its creation time."""
+        """Every execution is in exactly the index of its status and workflow, by its creation time."""
         for (status, workflow), rows in self.state.index.items():
             where = f"index {show(status)}:{show(workflow)}"
             for execution_id, score in rows.items():
@@ -343,11 +345,11 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """The rows that the executions' journals call for; None where the score is free."""
+    """The rows that the executions' journals require; None for any score."""
 
     timers: dict[bytes, int | None] = field(default_factory=dict)
     suspensions: dict[bytes, int | None] = field(default_factory=dict)
-    allowed: set[bytes] = field(default_factory=set)  # timers that may be there or not
+    allowed: set[bytes] = field(default_factory=set)  # timers that may or may not be present
 
 
 def _difference(where: str, rows: dict[bytes, float], expected: dict[bytes, int | None]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The invariants complain of each thing that is broken by hand, and of nothing else."""
+"""The invariants report everything that is broken by hand, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from polos_redis.state.journal import result_name
 from tests.harness.desk import FAR, Desk, branch, packed
 from tests.invariants.state_invariants import check
 
-ME = "f" * 32  # the execution that gets broken
+ME = "f" * 32  # the execution that is broken
 QUEUE, EXEC, JOURNAL = keys.QUEUE + "default", keys.EXEC + ME, keys.JOURNAL + ME
 
 
 @pytest.fixture
 def desk(server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
-    """A desk whose namespace is emptied at the end: it was broken on purpose."""
+    """A desk whose namespace is emptied afterwards, since it was broken on purpose."""
     with Desk(server.url, namespace) as desk:
         yield desk
         desk.restore({})
@@ -55,8 +55,8 @@ def finished(desk: Desk) -> None:
 
 
 def scheduled(desk: Desk) -> None:
-    kept = msgpack.packb({"paused": False, "next": FAR})
-    assert desk.run("schedule", "s1", "", kept, FAR, "", "", "", "", "") == 1
+    stored = msgpack.packb({"paused": False, "next": FAR})
+    assert desk.run("schedule", "s1", "", stored, FAR, "", "", "", "", "") == 1
 
 
 def triggered(desk: Desk) -> None:
@@ -64,17 +64,17 @@ def triggered(desk: Desk) -> None:
     desk.publish("news")
 
 
-def timing(desk: Desk) -> None:
+def with_run_timeout(desk: Desk) -> None:
     desk.invoke(ME, timeout=FAR)
 
 
-def pausing(desk: Desk) -> None:
+def awaiting_time(desk: Desk) -> None:
     by = desk.start(ME)
     desk.wait(by, "pause", FAR)
     assert desk.park(by, "pause") == 0
 
 
-def expecting(desk: Desk) -> None:
+def awaiting_event(desk: Desk) -> None:
     by = desk.start(ME)
     desk.wait_for_event(by, "it", "news")
     assert desk.park(by, "it") == 0
@@ -99,18 +99,18 @@ def ended_parent(desk: Desk) -> None:
     desk.fire()
 
 
-def heard(desk: Desk) -> None:
+def child_result(desk: Desk) -> None:
     by = desk.start(ME)
     desk.finish(desk.child(by))
 
 
-def holding(desk: Desk) -> None:
+def holder(desk: Desk) -> None:
     desk.invoke(ME, semaphore="narrow", limit=1, near=True)
 
 
-def in_line(desk: Desk) -> None:
+def waiter(desk: Desk) -> None:
     desk.invoke(semaphore="narrow", limit=1, near=True)
-    holding(desk)
+    holder(desk)
 
 
 def new_run(desk: Desk) -> None:
@@ -121,12 +121,23 @@ def new_run(desk: Desk) -> None:
 
 PREPARED = (
     *(queued, delivered, put_back, waiting, backing_off, finished, scheduled, triggered),
-    *(timing, pausing, expecting, racing, parent, ended_parent, heard, holding, in_line, new_run),
+    *(
+        with_run_timeout,
+        awaiting_time,
+        awaiting_event,
+        racing,
+        parent,
+        ended_parent,
+        child_result,
+        holder,
+        waiter,
+        new_run,
+    ),
 )
 
 
 def anything(desk: Desk) -> None:
-    """An execution in every other state, and all that lies beside executions."""
+    """An execution in every other state, and everything beside executions."""
     for prepare in PREPARED:
         before = desk.snapshot()
         prepare(desk)
@@ -202,30 +213,38 @@ BROKEN: list[tuple[Callable[[Desk], None], Break, str]] = [
     (finished, lambda d: d.do("HSET", JOURNAL, "k", _open("k")), "its wait k is open"),
     (finished, lambda d: d.do("DEL", EXEC), "gone before its time"),
     (scheduled, lambda d: d.do("DEL", keys.ERRANDS), "its errand says otherwise"),
-    (scheduled, lambda d: d.do("DEL", keys.SCHEDULES), "for a schedule that there is not"),
+    (scheduled, lambda d: d.do("DEL", keys.SCHEDULES), "for a missing schedule"),
     (
         scheduled,
         lambda d: d.do("HSET", keys.SCHEDULES, "s1", msgpack.packb({"paused": False, "next": None})),
         "has paused=False but its next tick is None",
     ),
-    (triggered, lambda d: d.do("DEL", keys.ERRANDS), "topic news has events for wf that nothing hands out"),
+    (triggered, lambda d: d.do("DEL", keys.ERRANDS), "topic news has events for wf that nothing delivers"),
     (finished, lambda d: d.do("HSET", EXEC, "early", 1), "completed but has early: 1"),
     (new_run, lambda d: d.do("HSET", EXEC, "finished", 1), "queued but has finished: 1"),
     (new_run, lambda d: d.do("HSET", EXEC, "error", "e"), "queued but has error: e"),
     (waiting, lambda d: d.do("HSET", EXEC, "attempts", 1), "waiting but has attempts: 1"),
     (delivered, lambda d: d.do("SREM", keys.QUEUES, "default"), "is listed or has a group, but not both"),
     (queued, lambda d: d.do("SADD", keys.QUEUES, "other"), "queue other is listed but does not exist"),
-    (timing, lambda d: d.do("ZREM", keys.TIMERS, "t" + ME), f"timers has no row t{ME}"),
+    (with_run_timeout, lambda d: d.do("ZREM", keys.TIMERS, "t" + ME), f"timers has no row t{ME}"),
     (queued, lambda d: d.do("ZADD", keys.TIMERS, FAR, "t" + ME), "that nothing waits for"),
     (queued, lambda d: d.do("ZADD", keys.TIMERS, FAR, "c" + ME), "that nothing waits for"),
-    (pausing, lambda d: d.do("ZADD", keys.TIMERS, 7, f"w{ME} pause"), "pause at 7, not"),
-    (heard, lambda d: d.do("HSET", EXEC, "waits", packed(["kid"])), "still notes its wait kid"),
-    (expecting, lambda d: d.do("DEL", keys.SUBS + "news"), "but has not subscribed"),
-    (expecting, lambda d: _change(d, "it", 2, "expired"), "no longer, but is still subscribed"),
-    (expecting, lambda d: d.do("HSET", keys.SUBS + "news", "w1-1 x y", "0-0"), "which does not wait"),
-    (expecting, lambda d: d.do("HSET", keys.SUBS + "news", "f1-1 x y", "$"), "which is no place in a stream"),
-    (nothing, lambda d: d.do("HSET", keys.SUBS + "news", "f1-1 x y", "0-0=1-1"), "but nothing does that"),
-    (expecting, lambda d: _change(d, "it", 6, "f1-1 x it"), "not in the partitions that says"),
+    (awaiting_time, lambda d: d.do("ZADD", keys.TIMERS, 7, f"w{ME} pause"), "pause at 7, not"),
+    (child_result, lambda d: d.do("HSET", EXEC, "waits", packed(["kid"])), "still notes its wait kid"),
+    (awaiting_event, lambda d: d.do("DEL", keys.SUBS + "news"), "but has not subscribed"),
+    (awaiting_event, lambda d: _change(d, "it", 2, "expired"), "no longer, but is still subscribed"),
+    (
+        awaiting_event,
+        lambda d: d.do("HSET", keys.SUBS + "news", "w1-1 x y", "0-0"),
+        "which does not wait",
+    ),
+    (
+        awaiting_event,
+        lambda d: d.do("HSET", keys.SUBS + "news", "f1-1 x y", "$"),
+        "which is not a stream position",
+    ),
+    (nothing, lambda d: d.do("HSET", keys.SUBS + "news", "f1-1 x y", "0-0=1-1"), "but nothing delivers it"),
+    (awaiting_event, lambda d: _change(d, "it", 6, "f1-1 x it"), "not in the partitions that says"),
     (racing, lambda d: _change(d, "one", 2, "answered"), "which is open, but its one is answered"),
     (racing, lambda d: _win(d), "won by two, but one is open"),
     (parent, lambda d: d.do("DEL", keys.CHILDREN + ME), "is not among the children of"),
@@ -239,24 +258,32 @@ BROKEN: list[tuple[Callable[[Desk], None], Break, str]] = [
     (parent, lambda d: d.do("SADD", keys.BELOW + ME, "other k"), "have other k, which is not"),
     (parent, lambda d: d.do("EXPIRE", keys.BELOW + ME, 1000), "has a TTL but its execution is waiting"),
     (ended_parent, lambda d: d.do("DEL", keys.TIMERS), "was ended but nothing ends its children"),
-    (heard, lambda d: d.do("HDEL", JOURNAL, result_name(_child())), "1 of 1 have no result"),
-    (holding, lambda d: d.do("DEL", keys.SLOTS + "narrow"), "has an entry but no slot of semaphore narrow"),
-    (holding, lambda d: d.do("HSET", keys.SLOTS + "narrow", ME, 7), "at version 7, which is at 1"),
-    (holding, lambda d: d.do("HSET", keys.SLOTS + "narrow", "x", 1), "x, which does not exist"),
-    (holding, lambda d: d.do("HSET", keys.SLOTS + "narrow", "x", 1), "2 executions with a slot, 1 allowed"),
+    (child_result, lambda d: d.do("HDEL", JOURNAL, result_name(_child())), "1 of 1 have no result"),
     (
-        holding,
+        holder,
+        lambda d: d.do("DEL", keys.SLOTS + "narrow"),
+        "has an entry but no slot of semaphore narrow",
+    ),
+    (holder, lambda d: d.do("HSET", keys.SLOTS + "narrow", ME, 7), "at version 7, which is at 1"),
+    (holder, lambda d: d.do("HSET", keys.SLOTS + "narrow", "x", 1), "x, which does not exist"),
+    (
+        holder,
+        lambda d: d.do("HSET", keys.SLOTS + "narrow", "x", 1),
+        "2 executions with a slot, 1 allowed",
+    ),
+    (
+        holder,
         lambda d: d.do("HSET", EXEC, "status", "waiting"),
         "semaphore narrow has f{32}, which is waiting",
     ),
-    (holding, lambda d: d.do("HDEL", EXEC, "entry"), "with a slot, which has no entry"),
+    (holder, lambda d: d.do("HDEL", EXEC, "entry"), "with a slot, which has no entry"),
     (queued, lambda d: d.do("HSET", keys.SLOTS + "other", ME, 1), "which is of another semaphore"),
     (queued, lambda d: d.do("ZADD", keys.ERRANDS, FAR, "l" + ME), "is in no semaphore but has an errand"),
-    (in_line, lambda d: d.do("ZREM", keys.WAITERS + "narrow", ME), f"timers has no row p{ME}"),
-    (in_line, lambda d: d.do("HDEL", keys.SLOTS + "narrow", ME), "does not know its version"),
-    (in_line, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "among the waiters, which has an entry"),
-    (in_line, lambda d: d.do("ZADD", keys.TIMERS, 7, "p" + ME), "among the waiters, which starts later"),
-    (in_line, lambda d: _all_but_me(d), "has waiters, but only 0 slots taken of 1"),
+    (waiter, lambda d: d.do("ZREM", keys.WAITERS + "narrow", ME), f"timers has no row p{ME}"),
+    (waiter, lambda d: d.do("HDEL", keys.SLOTS + "narrow", ME), "does not know its version"),
+    (waiter, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "among the waiters, which has an entry"),
+    (waiter, lambda d: d.do("ZADD", keys.TIMERS, 7, "p" + ME), "among the waiters, which starts later"),
+    (waiter, lambda d: _all_but_me(d), "has waiters, but only 0 slots taken of 1"),
     (nothing, lambda d: d.do("SET", keys.ONCE + "n", "1-1"), "belongs to no execution"),
     (nothing, lambda d: d.do("HSET", JOURNAL, "", 1), "has no TTL and belongs to no execution"),
     (nothing, lambda d: d.do("HSET", keys.EARLY + ME, "k", "v"), "has no TTL and belongs to no execution"),
@@ -272,10 +299,10 @@ def _child() -> str:
     return keys.child_id(ME, "kid", 0)
 
 
-def _change(desk: Desk, key: str, place: int, value: str | int) -> None:
-    """Another item in a record of the journal."""
+def _change(desk: Desk, key: str, position: int, value: str | int) -> None:
+    """Change an item of a journal record."""
     record = desk.record(ME, key)
-    record[place] = value
+    record[position] = value
     desk.do("HSET", JOURNAL, key, packed(record))
 
 
@@ -285,7 +312,7 @@ def _win(desk: Desk) -> None:
 
 
 def _all_but_me(desk: Desk) -> None:
-    """Whoever has a place loses it, and nobody moves up."""
+    """Take the slots of all others away without admitting a waiter."""
     for one in desk.do("HKEYS", keys.SLOTS + "narrow"):
         if one != ME.encode():
             desk.do("HDEL", keys.SLOTS + "narrow", one)
@@ -296,24 +323,24 @@ def _open(key: str) -> bytes:
     return packed
 
 
-def test_a_sound_state_gets_no_complaint(desk: Desk) -> None:
+def test_a_sound_state_has_no_violations(desk: Desk) -> None:
     anything(desk)
     check(desk.url, desk.namespace)
 
 
-@pytest.mark.parametrize(("prepare", "corrupt", "complaint"), BROKEN, ids=[row[2] for row in BROKEN])
-def test_what_is_broken_is_named(
-    desk: Desk, prepare: Callable[[Desk], None], corrupt: Break, complaint: str
+@pytest.mark.parametrize(("prepare", "corrupt", "violation"), BROKEN, ids=[row[2] for row in BROKEN])
+def test_every_violation_is_reported(
+    desk: Desk, prepare: Callable[[Desk], None], corrupt: Break, violation: str
 ) -> None:
     anything(desk)
     prepare(desk)
     check(desk.url, desk.namespace)
     corrupt(desk)
-    with pytest.raises(AssertionError, match=complaint):
+    with pytest.raises(AssertionError, match=violation):
         check(desk.url, desk.namespace)
 
 
-def test_an_entry_that_was_given_out_and_is_held_by_nobody_is_a_lost_execution(desk: Desk) -> None:
+def test_a_delivered_entry_that_nobody_holds_is_a_lost_execution(desk: Desk) -> None:
     desk.start(ME, consumer="w1")
     check(desk.url, desk.namespace)
     desk.connection.do("XGROUP", "DELCONSUMER", desk.prefix + QUEUE, keys.GROUP, "w1")
@@ -321,14 +348,14 @@ def test_an_entry_that_was_given_out_and_is_held_by_nobody_is_a_lost_execution(d
         check(desk.url, desk.namespace)
 
 
-def test_an_entry_that_was_deleted_but_not_acknowledged_is_named(desk: Desk) -> None:
+def test_a_pending_entry_that_was_deleted_is_reported(desk: Desk) -> None:
     by = desk.start(ME)
     desk.do("XDEL", QUEUE, by.entry)
     with pytest.raises(AssertionError, match="pending that was deleted"):
         check(desk.url, desk.namespace)
 
 
-def test_the_namespace_is_no_pattern(desk: Desk) -> None:
+def test_a_namespace_is_not_a_pattern(desk: Desk) -> None:
     with Desk(desk.url, desk.namespace + "*") as other:
         other.do("SET", "lock", 1)
         check(desk.url, desk.namespace)

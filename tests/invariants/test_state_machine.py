@@ -1,4 +1,4 @@
-"""The scripts driven at random, against a small model: suspensions, steps, retries, and every trouble."""
+"""A state machine against a small model: suspensions, steps, retries, and every kind of trouble."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from tests.invariants.machine import DEEP, Machine, run
 
 @pytest.mark.timeout(7200 if DEEP else 300)
 @pytest.mark.failure(3, 5, 16, 23, 34, 35, 36, 37, 39)
-def test_no_sequence_of_calls_and_trouble_breaks_the_state(server: EmbeddedServer, namespace: str) -> None:
+def test_no_sequence_of_calls_breaks_the_state(server: EmbeddedServer, namespace: str) -> None:
     with Desk(server.url, namespace) as desk:
         run(Machine, desk, examples=80, steps=50)

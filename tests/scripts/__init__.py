@@ -1,1 +1,1 @@
-"""The Lua scripts, each alone, against the exact state of Redis."""
+"""The Lua scripts, one by one, against the exact state of Redis."""

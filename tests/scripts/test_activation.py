@@ -1,4 +1,4 @@
-"""invoke, load, write, backoff, park and finish, each against the exact state of Redis."""
+"""The life of an activation: invoke, load, write, backoff, park, finish."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_invoke_creates_an_execution_and_its_entry(desk: Desk) -> None:
     }
 
 
-def test_a_large_input_does_not_travel_in_the_entry(desk: Desk) -> None:
+def test_a_large_input_is_left_out_of_the_entry(desk: Desk) -> None:
     small, large = desk.invoke(input=b"x" * 4096), desk.invoke(input=b"x" * 4097)
     inline, bare = desk.state.queues[b"default"].entries.values()
     assert (inline[b"id"], inline[b"input"]) == (small.encode(), b"x" * 4096)
@@ -57,7 +57,7 @@ def test_a_large_input_does_not_travel_in_the_entry(desk: Desk) -> None:
     assert desk.run("load", by.id, by.entry, by.owner)[0] == b"x" * 4097
 
 
-def test_another_queue_is_kept_for_all_later_entries(desk: Desk) -> None:
+def test_all_later_entries_go_to_the_same_queue(desk: Desk) -> None:
     by = desk.start(queue="slow")
     assert desk.execution(by.id)["queue"] == b"slow"
     desk.suspend(by, "ok")
@@ -68,7 +68,7 @@ def test_another_queue_is_kept_for_all_later_entries(desk: Desk) -> None:
 
 
 @pytest.mark.failure(16)
-def test_invoke_repeated_changes_nothing(desk: Desk) -> None:
+def test_a_repeated_invoke_changes_nothing(desk: Desk) -> None:
     done = desk.finished()
     one = desk.invoke()
     with desk.unchanged():
@@ -90,12 +90,12 @@ WRITES: dict[str, Write] = {
     "choose": lambda desk, by: desk.choose(by, "new", "branch"),
     "park": lambda desk, by: desk.park(by, "open"),
     "finish": lambda desk, by: desk.finish(by),
-    "again": lambda desk, by: desk.again(by),
+    "auto_retry": lambda desk, by: desk.auto_retry(by),
     "load": lambda desk, by: desk.run("load", by.id, by.entry, by.owner),
 }
 
 
-def begun(desk: Desk) -> Activated:
+def active(desk: Desk) -> Activated:
     """An activation that has journaled a step and opened a wait."""
     by = desk.start()
     desk.write(by, "a")
@@ -144,10 +144,10 @@ def put_back(desk: Desk, by: Activated) -> None:
     ],
 )
 @pytest.mark.parametrize("write", WRITES)
-def test_a_write_of_a_lost_activation_changes_nothing(
+def test_a_lost_activation_writes_nothing(
     desk: Desk, write: str, lose: Callable[[Desk, Activated], None]
 ) -> None:
-    by = begun(desk)
+    by = active(desk)
     lose(desk, by)
     with desk.unchanged():
         assert WRITES[write](desk, by) == (None if write == "load" else -1)
@@ -156,7 +156,7 @@ def test_a_write_of_a_lost_activation_changes_nothing(
 @pytest.mark.failure(37)
 @pytest.mark.parametrize("write", [name for name in WRITES if name != "load"])
 def test_a_write_on_a_journal_that_went_back_changes_nothing(desk: Desk, write: str) -> None:
-    by = begun(desk)
+    by = active(desk)
     earlier = desk.snapshot()
     desk.write(by, "b")
     desk.restore(earlier)
@@ -164,7 +164,7 @@ def test_a_write_on_a_journal_that_went_back_changes_nothing(desk: Desk, write: 
         assert WRITES[write](desk, by) == -2
 
 
-def test_the_first_write_owns_and_starts_the_execution(desk: Desk) -> None:
+def test_the_first_write_takes_ownership_and_starts_the_execution(desk: Desk) -> None:
     by = desk.start()
     before = desk.now()
     assert desk.write(by, "a", step(b"\xc4\x01\x00"), "step_finish", b"\x80") == 1
@@ -177,12 +177,12 @@ def test_the_first_write_owns_and_starts_the_execution(desk: Desk) -> None:
     assert desk.state.journals[by.id.encode()][b""] == b"1"
     assert desk.state.topics[by.id.encode()][0][1] == [b"step_finish", b"\x80"]
     desk.write(by, "b")
-    again = desk.execution(by.id)
-    assert again == fields, "later writes leave the execution alone"
+    after = desk.execution(by.id)
+    assert after == fields, "later writes do not touch the execution"
 
 
 @pytest.mark.parametrize("write", ["write", "notice", "backoff", "suspend", "wait", "spawn", "choose"])
-def test_whatever_is_written_first_owns_the_execution(desk: Desk, write: str) -> None:
+def test_any_first_write_takes_ownership(desk: Desk, write: str) -> None:
     by = desk.start()
     before = desk.now()
     WRITES[write](desk, by)
@@ -190,14 +190,14 @@ def test_whatever_is_written_first_owns_the_execution(desk: Desk, write: str) ->
     assert fields["owner"] == by.owner.encode() and before <= int(fields["started"]) <= desk.now()
 
 
-def test_a_notice_journals_nothing(desk: Desk) -> None:
+def test_an_event_alone_journals_nothing(desk: Desk) -> None:
     by = desk.start()
     assert desk.write(by, "", b"", "workflow_start", b"\x80") == 0
     assert by.id.encode() not in desk.state.journals
     assert desk.events(by.id) == [b"workflow_start"]
 
 
-def test_events_of_a_child_stand_in_its_roots_topic(desk: Desk) -> None:
+def test_events_of_a_child_go_to_its_roots_topic(desk: Desk) -> None:
     parent = desk.start()
     root, child = parent.id, desk.child(parent)
     desk.write(child, "a", step(), f"step_finish\0{child.id}", b"\x80")
@@ -208,49 +208,49 @@ def test_events_of_a_child_stand_in_its_roots_topic(desk: Desk) -> None:
         f"suspend_ok\0{child.id}".encode(),
         f"workflow_finish\0{child.id}".encode(),
     ]
-    assert desk.state.ttl[keys.TOPIC + root] == -1, "the root goes on"
+    assert desk.state.ttl[keys.TOPIC + root] == -1, "the root has not finished"
     assert set(desk.state.topics) == {root.encode(), f"ok/{child.id}".encode()}
 
 
 @pytest.mark.failure(16)
 @pytest.mark.parametrize("late", ["retry", "backoff", "ok"])
-def test_a_delayed_duplicate_of_a_write_does_not_undo_a_later_one(desk: Desk, late: str) -> None:
+def test_a_delayed_duplicate_of_a_write_undoes_no_later_one(desk: Desk, late: str) -> None:
     by = desk.start()
     first = by.fence
     if late == "backoff":
         desk.backoff(by, "a", FAR)
         desk.make_due(f"b{by.id} a")
         desk.fire()
-        script, again = "backoff", (*first, "a", step(b"", "backoff"), FAR, b"", "e", b"\x01")
+        script, duplicate = "backoff", (*first, "a", step(b"", "backoff"), FAR, b"", "e", b"\x01")
     else:
         desk.write(by, "a", step(b"first", late))
-        script, again = "write", (*first, "a", step(b"first", late), "e", b"\x01")
+        script, duplicate = "write", (*first, "a", step(b"first", late), "e", b"\x01")
     with desk.unchanged():
-        assert desk.run(script, *again) >= 1
+        assert desk.run(script, *duplicate) >= 1
     if late != "ok":
         desk.write(by, "a", step(b"second", attempt=2))
     with desk.unchanged():
-        assert desk.run(script, *again) >= 1
+        assert desk.run(script, *duplicate) >= 1
 
 
 # --- load -------------------------------------------------------------------------------
 
 
-def test_load_gives_what_is_known_and_owns(desk: Desk) -> None:
+def test_load_returns_the_state_and_takes_ownership(desk: Desk) -> None:
     by = desk.start()
     desk.write(by, "a", step(b"\x05"))
     desk.requeue("w1", by.entry, lost=True)
-    again = desk.deliver("w2")
-    given, started, losses, about, flat = desk.run("load", again.id, again.entry, again.owner)
-    assert given == b"in" and int(started) <= desk.now() and losses == b"1" and about is None
+    later = desk.deliver("w2")
+    data, started, losses, origin, flat = desk.run("load", later.id, later.entry, later.owner)
+    assert data == b"in" and int(started) <= desk.now() and losses == b"1" and origin is None
     journal = dict(zip(flat[::2], flat[1::2], strict=True))
     assert set(journal) == {b"", b"a"} and journal[b""] == b"1"
-    assert desk.execution(by.id)["owner"] == again.owner.encode()
+    assert desk.execution(by.id)["owner"] == later.owner.encode()
     with desk.unchanged():
-        assert desk.run("load", again.id, again.entry, again.owner) == [given, started, losses, about, flat]
+        assert desk.run("load", later.id, later.entry, later.owner) == [data, started, losses, origin, flat]
 
 
-def test_load_of_a_new_execution_does_not_start_it(desk: Desk) -> None:
+def test_load_does_not_start_a_new_execution(desk: Desk) -> None:
     by = desk.start()
     assert desk.run("load", by.id, by.entry, by.owner) == [b"in", None, None, None, []]
     assert "started" not in desk.execution(by.id)
@@ -271,7 +271,7 @@ def test_backoff_journals_the_failure_and_sets_its_timer(desk: Desk) -> None:
     assert desk.events(by.id) == [b"e"]
 
 
-def test_a_backoff_that_is_over_lets_the_step_run_again(desk: Desk) -> None:
+def test_a_step_runs_again_after_its_backoff(desk: Desk) -> None:
     by = desk.start()
     record = step(b"\xc4\x02\x00\xff" * 9, "backoff", 3)
     desk.backoff(by, "b", FAR, record)
@@ -287,8 +287,8 @@ def test_a_backoff_that_is_over_lets_the_step_run_again(desk: Desk) -> None:
 # --- park -------------------------------------------------------------------------------
 
 
-def test_park_leaves_nothing_of_the_activation(desk: Desk) -> None:
-    by = begun(desk)
+def test_park_clears_the_activation(desk: Desk) -> None:
+    by = active(desk)
     desk.backoff(by, "b")
     assert desk.park(by, "open", "b") == 0
     fields = desk.execution(by.id)
@@ -298,8 +298,8 @@ def test_park_leaves_nothing_of_the_activation(desk: Desk) -> None:
 
 
 @pytest.mark.failure(24)
-def test_park_on_a_decided_wait_gives_its_record_and_changes_nothing(desk: Desk) -> None:
-    by = begun(desk)
+def test_park_on_a_decided_wait_returns_its_record_and_changes_nothing(desk: Desk) -> None:
+    by = active(desk)
     desk.suspend(by, "other")
     desk.answer(by.id, "open")
     with desk.unchanged():
@@ -310,8 +310,8 @@ def test_park_on_a_decided_wait_gives_its_record_and_changes_nothing(desk: Desk)
 
 
 @pytest.mark.failure(37)
-def test_park_on_a_wait_that_the_journal_does_not_hold_is_refused(desk: Desk) -> None:
-    by = begun(desk)
+def test_park_on_an_unknown_wait_is_refused(desk: Desk) -> None:
+    by = active(desk)
     with desk.unchanged():
         assert desk.park(by, "open", "forgotten") == -3
         assert desk.park(by) == -3
@@ -331,7 +331,7 @@ def test_finish_ends_everything(desk: Desk, status: str, field: str) -> None:
         value = b"\x00value\xff"
         more = packed(["unreached", "z"])
         assert desk.run("finish", *by.fence, status, value, b"\x80", more, "step_finish", b"\x01") == 0
-        assert me.heard(1) == [[b"done", by.id.encode(), status.encode(), field.encode(), value]]
+        assert me.received(1) == [[b"done", by.id.encode(), status.encode(), field.encode(), value]]
     fields = desk.execution(by.id)
     assert fields["status"] == status.encode() and fields[field] == value
     assert fields["unreached"] == b"z"
@@ -348,21 +348,21 @@ def test_finish_ends_everything(desk: Desk, status: str, field: str) -> None:
     assert RETENTION < state.ttl[keys.EXEC + by.id] <= RETENTION + 60_000
 
 
-def test_an_execution_without_a_step_is_started_by_its_end(desk: Desk) -> None:
+def test_finish_starts_an_execution_without_steps(desk: Desk) -> None:
     fields = desk.execution(desk.finished())
     assert int(fields["started"]) == int(fields["finished"])
     assert "unreached" not in fields
 
 
-def test_a_large_result_is_not_sent_with_the_notice(desk: Desk) -> None:
+def test_a_large_result_is_left_out_of_the_notice(desk: Desk) -> None:
     by = desk.start()
     with Subscriber(desk.url, desk.prefix, "me") as me:
         desk.run("watch", by.id, "me")
         desk.finish(by, value=b"x" * 16385)
-        assert me.heard(1) == [[b"done", by.id.encode(), b"completed", b"output", False]]
+        assert me.received(1) == [[b"done", by.id.encode(), b"completed", b"output", False]]
 
 
-def test_what_has_been_kept_long_enough_is_forgotten(desk: Desk) -> None:
+def test_an_execution_is_forgotten_after_its_retention(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ok")
     desk.finish(by)
@@ -375,7 +375,7 @@ def test_what_has_been_kept_long_enough_is_forgotten(desk: Desk) -> None:
     assert state.index == {(b"completed", b"wf"): {other.encode(): float(desk.execution(other)["created"])}}
 
 
-def test_what_expired_by_itself_leaves_no_row_behind(desk: Desk) -> None:
+def test_an_expired_execution_leaves_no_row_behind(desk: Desk) -> None:
     one = desk.finished(retention=5)
     desk.do("PEXPIRE", keys.EXEC + one, 0)
     desk.do("ZADD", keys.EXPIRY, 1, one)
@@ -383,9 +383,9 @@ def test_what_expired_by_itself_leaves_no_row_behind(desk: Desk) -> None:
     assert desk.state.index == {} and desk.state.expiry == {}
 
 
-def test_an_execution_begun_anew_is_not_forgotten_with_its_predecessor(desk: Desk) -> None:
+def test_a_reused_id_is_not_forgotten_with_its_predecessor(desk: Desk) -> None:
     one = desk.finished(retention=5)
-    desk.do("PEXPIRE", keys.EXEC + one, 0)  # nobody fired timers since, and the same id is used again
+    desk.do("PEXPIRE", keys.EXEC + one, 0)  # no timer has fired since, and the same id is used again
     desk.do("DEL", keys.TOPIC + one)  # it expired before its execution did
     desk.do("ZADD", keys.EXPIRY, 1, one)
     desk.invoke(one)

@@ -1,4 +1,4 @@
-"""spawn, and what the end of a parent or a child does to the other, each against the exact state of Redis."""
+"""spawn, and how the end of a parent or a child affects the other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def child_id(by: Activated, key: str = "kids", index: int = 0) -> str:
 
 
 def parent_of(desk: Desk, count: int, **options: Any) -> tuple[Activated, list[Activated]]:
-    """A parent that waits, parked, for its children at "kids", and their activations."""
+    """A parked parent waiting for its children at "kids", and their activations."""
     by = desk.start()
     desk.spawn(by, "kids", count, **options)
     assert desk.park(by, "kids") == 0
@@ -34,13 +34,13 @@ def parent_of(desk: Desk, count: int, **options: Any) -> tuple[Activated, list[A
 
 
 def result(desk: Desk, by: Activated, key: str = "kids", index: int = 0) -> list[Any] | None:
-    """What the parent's journal has of a child's end: status, value, step key."""
+    """A child's outcome in its parent's journal: status, value, step key."""
     held = desk.state.journals[by.id.encode()].get(result_name(child_id(by, key, index)))
     return None if held is None else msgpack.unpackb(held, raw=True)[:3]
 
 
 def left(desk: Desk, by: Activated, key: str = "kids") -> int:
-    """Results that the step waits for."""
+    """Results the step still waits for."""
     found: int = desk.record(by.id, key)[5]
     return found
 
@@ -56,16 +56,16 @@ def fail(desk: Desk, by: Activated) -> None:
 def retried(desk: Desk, by: Activated) -> Activated:
     """The activation of a failed parent's next run."""
     assert desk.retry(by.id) == [b"retried", 2]
-    again = desk.deliver("next")
-    assert again.id == by.id
-    again.known = int(desk.state.journals.get(by.id.encode(), {}).get(b"", b"0"))
-    return again
+    next_run = desk.deliver("next")
+    assert next_run.id == by.id
+    next_run.known = int(desk.state.journals.get(by.id.encode(), {}).get(b"", b"0"))
+    return next_run
 
 
 # --- spawn ------------------------------------------------------------------------------
 
 
-def test_spawn_begins_children_and_notes_the_wait(desk: Desk) -> None:
+def test_spawn_starts_children_and_opens_a_wait(desk: Desk) -> None:
     by = desk.start(workflow="parent")
     before = desk.now()
     changes, record = desk.spawn(
@@ -106,7 +106,7 @@ def test_spawn_begins_children_and_notes_the_wait(desk: Desk) -> None:
 
 
 @pytest.mark.failure(16)
-def test_spawn_repeated_changes_nothing_whatever_has_become_of_the_children(desk: Desk) -> None:
+def test_a_repeated_spawn_changes_nothing_even_when_children_have_ended(desk: Desk) -> None:
     by = desk.start()
     changes, record = desk.spawn(by, "kids", 2)
     with desk.unchanged():
@@ -119,14 +119,14 @@ def test_spawn_repeated_changes_nothing_whatever_has_become_of_the_children(desk
 
 
 @pytest.mark.parametrize("status", ["open", "started"])
-def test_spawn_of_no_children_repeated_changes_nothing(desk: Desk, status: str) -> None:
+def test_a_repeated_spawn_of_no_children_changes_nothing(desk: Desk, status: str) -> None:
     by = desk.start()
     changes, record = desk.spawn(by, "kids", 0, status=status)
     with desk.unchanged():
         assert desk.spawn(by, "kids", 0, status=status, events=("e", b"\x01")) == [changes, record]
 
 
-def test_spawn_at_the_key_of_a_step_gives_its_record(desk: Desk) -> None:
+def test_spawn_at_the_key_of_a_step_returns_its_record(desk: Desk) -> None:
     by = desk.start()
     desk.write(by, "a")
     with desk.unchanged():
@@ -134,31 +134,31 @@ def test_spawn_at_the_key_of_a_step_gives_its_record(desk: Desk) -> None:
     assert msgpack.unpackb(record, raw=True) == desk.record(by.id, "a")
 
 
-def test_children_that_nobody_waits_for_leave_no_wait_and_no_result(desk: Desk) -> None:
+def test_children_without_a_waiting_parent_leave_no_wait_and_no_result(desk: Desk) -> None:
     by = desk.start()
     desk.spawn(by, "kids", 2, status="started")
     assert desk.record(by.id, "kids")[2] == b"started" and "waits" not in desk.execution(by.id)
     with desk.unchanged():
-        assert desk.park(by, "kids")[1] == b"kids", "it is no wait"
+        assert desk.park(by, "kids")[1] == b"kids", "it is not a wait"
     before = desk.record(by.id, "kids")
     one = desk.deliver()
     assert desk.finish(one) == 0
     assert desk.record(by.id, "kids") == before and result(desk, by) is None
     assert desk.state.children == {by.id.encode(): {child_id(by, index=1).encode()}}
     assert desk.finish(by) == 0
-    assert status(desk, child_id(by, index=1)) == b"queued", "it goes on"
+    assert status(desk, child_id(by, index=1)) == b"queued", "it has not ended"
     assert desk.fire()[0] == 0
     assert desk.finish(desk.deliver()) == 0
     assert desk.state.children == {}
 
 
-def test_a_step_of_many_children_is_begun_in_parts(desk: Desk) -> None:
+def test_a_step_starts_many_children_in_chunks(desk: Desk) -> None:
     by = desk.start()
     desk.spawn(by, "kids", 2, total=3)
     assert desk.record(by.id, "kids")[4:7] == [3, 3, 2]
     for _ in range(2):
         desk.finish(desk.deliver())
-    assert left(desk, by) == 1 and desk.record(by.id, "kids")[2] == b"open", "one has yet to begin"
+    assert left(desk, by) == 1 and desk.record(by.id, "kids")[2] == b"open", "one has yet to start"
     by.known += 2
     desk.spawn(by, "kids", 1, first=2, total=3)
     assert desk.record(by.id, "kids")[4:7] == [3, 1, 3]
@@ -180,7 +180,7 @@ ENDS: dict[bytes, tuple[End, bytes]] = {
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_the_last_result_wakes_the_parent(desk: Desk, how: bytes) -> None:
+def test_the_last_result_wakes_a_parked_parent(desk: Desk, how: bytes) -> None:
     by, (first, second) = parent_of(desk, 2)
     end, value = ENDS[how]
     end(desk, first)
@@ -198,7 +198,7 @@ def test_the_last_result_wakes_the_parent(desk: Desk, how: bytes) -> None:
     assert dict(zip(journal[::2], journal[1::2], strict=True)) == desk.state.journals[by.id.encode()]
 
 
-def test_the_last_result_reaches_a_parent_that_lives(desk: Desk) -> None:
+def test_the_last_result_reaches_an_active_parent(desk: Desk) -> None:
     with Subscriber(desk.url, desk.prefix, "w1") as w1:
         by = desk.start()
         by.owner = "w1:abc"
@@ -206,13 +206,13 @@ def test_the_last_result_reaches_a_parent_that_lives(desk: Desk) -> None:
         entry = desk.execution(by.id)["entry"]
         for _ in range(2):
             desk.finish(desk.deliver())
-        (notice,) = w1.heard(1)
+        (notice,) = w1.received(1)
     assert notice[:3] == [b"wake", by.id.encode(), b"kids"]
     assert msgpack.unpackb(notice[3], raw=True) == desk.record(by.id, "kids")
     assert desk.execution(by.id)["entry"] == entry
 
 
-def test_a_child_that_ends_after_its_parent_completed_tells_nobody(desk: Desk) -> None:
+def test_a_child_that_ends_after_its_parent_completed_notifies_nobody(desk: Desk) -> None:
     by = desk.start()
     desk.spawn(by, "kids", 1)
     desk.finish(by)
@@ -222,7 +222,7 @@ def test_a_child_that_ends_after_its_parent_completed_tells_nobody(desk: Desk) -
     assert desk.state.journals[by.id.encode()] == before and desk.state.children == {}
 
 
-def test_a_failed_parent_is_kept_the_results_that_come_later(desk: Desk) -> None:
+def test_a_failed_parent_still_collects_results(desk: Desk) -> None:
     by = desk.start()
     desk.spawn(by, "kids", 2)
     fail(desk, by)
@@ -235,31 +235,31 @@ def test_a_failed_parent_is_kept_the_results_that_come_later(desk: Desk) -> None
 # --- a parent's new run -----------------------------------------------------------------
 
 
-def test_results_that_are_kept_count_at_once(desk: Desk) -> None:
+def test_a_new_run_uses_collected_results_at_once(desk: Desk) -> None:
     by = desk.start()
     desk.spawn(by, "kids", 2)
     desk.finish(desk.deliver())
     fail(desk, by)
     desk.finish(desk.deliver(), value=b"\x02")
-    again = retried(desk, by)
+    next_run = retried(desk, by)
     assert result(desk, by, index=1) == [b"completed", b"\x02", b"kids"]
     with_children = desk.state.executions
-    changes, record = desk.spawn(again, "kids", 2)
-    assert msgpack.unpackb(record, raw=True)[2] == b"done" and changes == again.known
+    changes, record = desk.spawn(next_run, "kids", 2)
+    assert msgpack.unpackb(record, raw=True)[2] == b"done" and changes == next_run.known
     assert desk.state.executions.keys() == with_children.keys() and desk.state.children == {}
     assert "waits" not in desk.execution(by.id)
 
 
-def test_a_child_that_completed_unheard_is_not_begun_again(desk: Desk) -> None:
-    """It ended while its parent's next run had not come to the step."""
+def test_a_child_that_completed_without_a_waiting_parent_does_not_start_again(desk: Desk) -> None:
+    """It completed before its parent's next run reached the step."""
     by = desk.start()
     desk.spawn(by, "kids", 2)
     one = desk.deliver()
     fail(desk, by)
-    (other, again) = desk.deliver(), retried(desk, by)
+    (other, next_run) = desk.deliver(), retried(desk, by)
     desk.finish(one, value=b"\x07")
     assert result(desk, by) is None
-    desk.spawn(again, "kids", 2)
+    desk.spawn(next_run, "kids", 2)
     assert result(desk, by) == [b"completed", b"\x07", b"kids"]
     assert left(desk, by) == 1 and status(desk, one.id) == b"completed"
     assert desk.state.children == {by.id.encode(): {child_id(by, index=1).encode()}}
@@ -268,26 +268,26 @@ def test_a_child_that_completed_unheard_is_not_begun_again(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("how", [b"failed", b"cancelled"])
-@pytest.mark.parametrize("heard", [False, True])
-def test_a_child_that_did_not_complete_runs_again(desk: Desk, how: bytes, heard: bool) -> None:
+@pytest.mark.parametrize("with_result", [False, True])
+def test_a_child_that_did_not_complete_runs_again(desk: Desk, how: bytes, with_result: bool) -> None:
     by = desk.start()
     desk.spawn(by, "kids", 2)
     first = desk.deliver()
-    if heard:
+    if with_result:
         ENDS[how][0](desk, first)
         desk.finish(desk.deliver(), value=b"\x05")
         by.known += 2
         fail(desk, by)
-        again = retried(desk, by)
+        next_run = retried(desk, by)
         assert result(desk, by) is None and result(desk, by, index=1) == [b"completed", b"\x05", b"kids"]
-        assert b"kids" not in desk.state.journals[by.id.encode()], "the step is begun anew"
+        assert b"kids" not in desk.state.journals[by.id.encode()], "the step starts over"
     else:
         second = desk.deliver()
         fail(desk, by)
-        again = retried(desk, by)
+        next_run = retried(desk, by)
         ENDS[how][0](desk, first)
         desk.finish(second)
-    desk.spawn(again, "kids", 2)
+    desk.spawn(next_run, "kids", 2)
     fields = desk.execution(first.id)
     assert (fields["status"], fields["run"]) == (b"queued", b"2")
     assert left(desk, by) == 1 and desk.record(by.id, "kids")[2] == b"open"
@@ -296,31 +296,31 @@ def test_a_child_that_did_not_complete_runs_again(desk: Desk, how: bytes, heard:
     assert desk.record(by.id, "kids")[2] == b"done" and result(desk, by) == [b"completed", b"\x09", b"kids"]
 
 
-def test_a_child_that_still_runs_is_waited_for(desk: Desk) -> None:
+def test_a_new_run_waits_for_children_still_running(desk: Desk) -> None:
     by = desk.start()
     desk.spawn(by, "kids", 1)
     child = desk.deliver()
     fail(desk, by)
-    again = retried(desk, by)
+    next_run = retried(desk, by)
     before = desk.execution(child.id)
-    desk.spawn(again, "kids", 1)
+    desk.spawn(next_run, "kids", 1)
     assert desk.execution(child.id) == before and left(desk, by) == 1
-    assert desk.park(again, "kids") == 0
+    assert desk.park(next_run, "kids") == 0
     desk.finish(child)
     assert status(desk, by.id) == b"queued"
 
 
-def test_a_result_that_comes_while_children_are_begun_in_parts_counts_once(desk: Desk) -> None:
+def test_a_result_that_arrives_between_chunks_counts_once(desk: Desk) -> None:
     by = desk.start()
     desk.spawn(by, "kids", 2)
     kids = [desk.deliver() for _ in range(2)]
     fail(desk, by)
-    again = retried(desk, by)
-    desk.spawn(again, "kids", 1, total=2)
+    next_run = retried(desk, by)
+    desk.spawn(next_run, "kids", 1, total=2)
     desk.finish(kids[1])
     assert left(desk, by) == 1
-    again.known += 1
-    desk.spawn(again, "kids", 1, first=1, total=2)
+    next_run.known += 1
+    desk.spawn(next_run, "kids", 1, first=1, total=2)
     assert left(desk, by) == 1, "the first has not ended"
     desk.finish(kids[0])
     assert desk.record(by.id, "kids")[2] == b"done"
@@ -350,7 +350,7 @@ def test_an_execution_without_children_gets_no_timer(desk: Desk) -> None:
 
 
 @pytest.mark.failure(26)
-def test_many_children_are_ended_a_hundred_at_a_time(desk: Desk) -> None:
+def test_children_are_ended_a_hundred_at_a_time(desk: Desk) -> None:
     by = desk.start()
     desk.spawn(by, "kids", 100, total=230)
     desk.spawn(by, "kids", 100, first=100, total=230)
@@ -366,7 +366,7 @@ def test_many_children_are_ended_a_hundred_at_a_time(desk: Desk) -> None:
     assert desk.state.timers == {} == desk.state.children
 
 
-def test_a_batch_of_timers_ends_no_more_children_than_its_size(desk: Desk) -> None:
+def test_one_batch_of_timers_ends_no_more_children_than_its_size(desk: Desk) -> None:
     for _ in range(3):
         by = desk.start(timeout=FAR)
         desk.spawn(by, "kids", 4)
@@ -381,7 +381,7 @@ def test_a_batch_of_timers_ends_no_more_children_than_its_size(desk: Desk) -> No
     assert desk.state.timers == {}
 
 
-def test_what_a_child_that_has_ended_began_is_ended_with_the_root(desk: Desk) -> None:
+def test_the_end_of_the_root_ends_grandchildren_whose_parent_has_finished(desk: Desk) -> None:
     by = desk.start()
     child = desk.child(by, status="started")
     grandchild = desk.child(child, status="started")
@@ -397,7 +397,7 @@ def test_what_a_child_that_has_ended_began_is_ended_with_the_root(desk: Desk) ->
     assert status(desk, child.id) == b"completed" and desk.state.children == {}
 
 
-def test_the_last_descendant_to_end_leaves_no_set_behind(desk: Desk) -> None:
+def test_the_last_descendant_to_end_removes_the_set_of_children(desk: Desk) -> None:
     by = desk.start()
     child = desk.child(by, status="started")
     grandchild = desk.child(child, status="started")
@@ -406,14 +406,14 @@ def test_the_last_descendant_to_end_leaves_no_set_behind(desk: Desk) -> None:
     assert desk.state.children == {}
 
 
-def test_the_end_of_a_grandchild_leaves_its_parent_the_child_that_it_is(desk: Desk) -> None:
+def test_the_end_of_a_grandchild_keeps_its_parent_in_the_roots_set(desk: Desk) -> None:
     by = desk.start()
     child = desk.child(by, status="started")
     desk.finish(desk.child(child, status="started"))
     assert desk.state.children == {by.id.encode(): {child.id.encode()}}
 
 
-def test_a_grandchild_that_is_retried_is_ended_with_the_root(desk: Desk) -> None:
+def test_a_retried_grandchild_ends_with_the_root(desk: Desk) -> None:
     by = desk.start()
     child = desk.child(by, status="started")
     grandchild = desk.child(child, status="started")
@@ -427,7 +427,7 @@ def test_a_grandchild_that_is_retried_is_ended_with_the_root(desk: Desk) -> None
     assert desk.execution(grandchild.id)["cancelled_by"] == b"ann" and desk.state.children == {}
 
 
-def test_a_descendant_that_is_forgotten_leaves_no_child_behind(desk: Desk) -> None:
+def test_a_forgotten_descendant_leaves_no_child_behind(desk: Desk) -> None:
     by = desk.start()
     child = desk.child(by, status="started")
     grandchild = desk.child(child, status="started")
@@ -436,10 +436,10 @@ def test_a_descendant_that_is_forgotten_leaves_no_child_behind(desk: Desk) -> No
     desk.finish(grandchild)
     desk.do("ZADD", keys.EXPIRY, 1, grandchild.id)
     assert desk.fire()[1] == 1
-    assert desk.state.children == {}, "nobody is left who would know of what goes on below"
+    assert desk.state.children == {}, "nobody is left to record descendants that have not finished"
 
 
-def test_a_cascade_that_ends_below_others_leaves_no_child_behind(desk: Desk) -> None:
+def test_a_cascade_below_another_one_leaves_no_child_behind(desk: Desk) -> None:
     by = desk.start()
     child = desk.child(by, status="started")
     second = desk.child(child, status="started")
@@ -454,12 +454,12 @@ def test_a_cascade_that_ends_below_others_leaves_no_child_behind(desk: Desk) -> 
     assert desk.state.children == {}
 
 
-def test_a_child_that_expired_by_itself_does_not_hold_up_the_end(desk: Desk) -> None:
+def test_an_expired_child_does_not_hold_up_the_cascade(desk: Desk) -> None:
     by = desk.start()
     child = desk.child(by, status="started")
     grandchild = desk.child(child, status="started")
     desk.finish(child)
-    desk.do("PEXPIRE", keys.EXEC + child.id, 0)  # nobody fired timers since
+    desk.do("PEXPIRE", keys.EXEC + child.id, 0)  # no timer has fired since
     desk.finish(grandchild)
     desk.cancel(by.id)
     assert desk.state.children == {} and desk.state.timers == {}
@@ -467,7 +467,7 @@ def test_a_child_that_expired_by_itself_does_not_hold_up_the_end(desk: Desk) -> 
     desk.fire()
 
 
-def test_a_child_that_is_forgotten_is_no_child_any_more(desk: Desk) -> None:
+def test_a_forgotten_child_leaves_its_parents_set(desk: Desk) -> None:
     by = desk.start()
     child = desk.child(by, status="started")
     desk.child(child, status="started")
@@ -477,7 +477,7 @@ def test_a_child_that_is_forgotten_is_no_child_any_more(desk: Desk) -> None:
     assert desk.state.children == {}
 
 
-def test_a_parent_that_expired_by_itself_leaves_no_set_of_children(desk: Desk) -> None:
+def test_an_expired_parent_leaves_no_set_of_children(desk: Desk) -> None:
     by = desk.start()
     desk.child(by, status="started")
     desk.finish(by)
@@ -503,7 +503,7 @@ def test_an_ended_execution_is_kept_until_its_descendants_have_ended(desk: Desk)
 
 
 @pytest.mark.parametrize("state", ["queued", "delivered", "put back", "waiting"])
-def test_the_run_timeout_ends_an_execution_wherever_it_stands(desk: Desk, state: str) -> None:
+def test_the_run_timeout_ends_an_execution_in_any_state(desk: Desk, state: str) -> None:
     before = desk.now()
     one = desk.invoke(timeout=FAR)
     deadline = relations_of(desk.state.executions[one.encode()]).deadline
@@ -528,21 +528,21 @@ def test_the_run_timeout_ends_an_execution_wherever_it_stands(desk: Desk, state:
     assert desk.state.timers == {}
 
 
-def test_the_run_timeout_ends_the_children_and_tells_the_worker(desk: Desk) -> None:
+def test_the_run_timeout_ends_the_children_and_notifies_the_worker(desk: Desk) -> None:
     with Subscriber(desk.url, desk.prefix, "w1") as w1:
         by = desk.start(timeout=FAR)
         by.owner = "w1:abc"
         child = desk.child(by)
         desk.make_due("t" + by.id)
         desk.fire()
-        assert w1.heard(1) == [[b"cancelled", by.id.encode(), by.entry]]
+        assert w1.received(1) == [[b"cancelled", by.id.encode(), by.entry]]
     assert status(desk, child.id) == b"queued"
     desk.fire()
     assert desk.execution(child.id)["cancelled_by"] == f"the end of {by.id}".encode()
     assert desk.state.children == {} == desk.state.timers
 
 
-def test_an_end_in_time_takes_the_timer_along(desk: Desk) -> None:
+def test_finishing_in_time_removes_the_run_timeout(desk: Desk) -> None:
     desk.finish(desk.start(timeout=FAR))
     desk.cancel(desk.invoke(timeout=FAR))
     assert desk.state.timers == {}
@@ -550,27 +550,27 @@ def test_an_end_in_time_takes_the_timer_along(desk: Desk) -> None:
 
 @pytest.mark.failure(37)
 @pytest.mark.parametrize("kind", "ptc")
-def test_a_timer_of_what_has_ended_goes(desk: Desk, kind: str) -> None:
-    """As a store that went back may have it."""
+def test_a_stale_timer_of_an_ended_execution_is_dropped(desk: Desk, kind: str) -> None:
+    """A store that went back in time may contain one."""
     done = desk.finished(timeout=FAR)
     desk.do("ZADD", keys.TIMERS, 1, kind + done)
     assert desk.fire()[0] == 1
     assert desk.state.timers == {} and status(desk, done) == b"completed"
 
 
-def test_a_cancel_tells_a_worker_that_has_not_written_yet(desk: Desk) -> None:
+def test_a_cancel_notifies_a_worker_that_has_not_written_yet(desk: Desk) -> None:
     with Subscriber(desk.url, desk.prefix, "w7") as w7:
         by = desk.start(consumer="w7")
         desk.cancel(by.id)
-        assert w7.heard(1) == [[b"cancelled", by.id.encode(), by.entry]]
+        assert w7.received(1) == [[b"cancelled", by.id.encode(), by.entry]]
 
 
-def test_a_cancel_before_delivery_tells_no_worker(desk: Desk) -> None:
+def test_a_cancel_before_delivery_notifies_no_worker(desk: Desk) -> None:
     with Subscriber(desk.url, desk.prefix, "w7") as w7:
         assert desk.cancel(desk.invoke()) == [b"cancelled"]
         desk.run("group", "default")
         assert desk.cancel(desk.invoke()) == [b"cancelled"]
-        assert w7.heard(0) == []
+        assert w7.received(0) == []
 
 
 # --- suspensions of children ------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Several decisions, defaults, the audit and delete, as the scripts leave them in Redis."""
+"""Decisions by several people, defaults, the audit and delete."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def desk(every_server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
         yield desk
 
 
-def asked(desk: Desk, key: str = "ok", timeout: int = 0, **more: Any) -> str:
+def suspended(desk: Desk, key: str = "ok", timeout: int = 0, **more: Any) -> str:
     """The id of an execution that waits at a suspension."""
     by = desk.start()
     desk.suspend(by, key, timeout, **more)
@@ -42,7 +42,7 @@ def found(desk: Desk, one: str, key: str = "ok") -> SuspensionRecord:
 
 
 def says(desk: Desk, one: str, by: str, approves: bool, key: str = "ok") -> Any:
-    """A person decides what was looked at."""
+    """A person decides a suspension as it was read."""
     answer, digest = (YES, "yes") if approves else (NO, "no")
     opening = found(desk, one, key).opening
     return desk.answer(one, key, answer, digest, by=by, opening=opening, approves=approves)
@@ -56,11 +56,11 @@ def changes(desk: Desk, one: str) -> int:
     return int(desk.do("HGET", keys.JOURNAL + one, ""))
 
 
-# --- what is checked first --------------------------------------------------------------
+# --- checks before an answer ------------------------------------------------------------
 
 
-def test_what_has_terms_is_handed_out_before_it_is_decided(desk: Desk) -> None:
-    one = asked(desk, policy=ANN)
+def test_a_suspension_with_an_answer_policy_is_returned_before_it_is_decided(desk: Desk) -> None:
+    one = suspended(desk, policy=ANN)
     stored = desk.do("HGET", keys.JOURNAL + one, "ok")
     with desk.unchanged():
         for opening in ("", "?", "0:abc", found(desk, one).opening[:-1]):
@@ -69,21 +69,21 @@ def test_what_has_terms_is_handed_out_before_it_is_decided(desk: Desk) -> None:
     assert desk.answer(one, "ok", opening=found(desk, one).opening)[0] == b"accepted"
 
 
-def test_who_has_started_it_is_handed_out_too(desk: Desk) -> None:
+def test_the_user_who_started_it_is_returned_too(desk: Desk) -> None:
     by = desk.start(origin=b"\x81\xa7user_id\xa3ann")
     desk.suspend(by, "ok", policy=ANN)
     assert desk.answer(by.id, "ok")[2] == b"\x81\xa7user_id\xa3ann"
 
 
-def test_what_has_no_terms_is_handed_out_on_demand(desk: Desk) -> None:
-    one = asked(desk)
+def test_a_suspension_without_an_answer_policy_is_returned_on_demand(desk: Desk) -> None:
+    one = suspended(desk)
     assert desk.answer(one, "ok", opening="?")[0] == b"look"
     assert desk.answer(one, "ok", opening=found(desk, one).opening)[0] == b"accepted"
 
 
 @pytest.mark.parametrize("other", ["policy", "shown"])
-def test_an_opening_is_told_from_another_one_of_the_same_moment(desk: Desk, other: str) -> None:
-    one = asked(desk, policy=ANN)
+def test_two_openings_within_one_millisecond_are_told_apart(desk: Desk, other: str) -> None:
+    one = suspended(desk, policy=ANN)
     opening = found(desk, one).opening
     record = desk.record(one, "ok")
     record[11 if other == "policy" else 14] = AnswerPolicy(approvers=("bob",)).pack()
@@ -95,7 +95,7 @@ def test_an_opening_is_told_from_another_one_of_the_same_moment(desk: Desk, othe
 
 
 def test_the_first_of_two_approvals_is_recorded_and_decides_nothing(desk: Desk) -> None:
-    one = asked(desk, "ok", FAR, policy=TWO, default=DEFAULT)
+    one = suspended(desk, "ok", FAR, policy=TWO, default=DEFAULT)
     before, was, count = desk.now(), desk.state, changes(desk, one)
     tag, at, *rest = says(desk, one, "ann", True)
     assert (tag, *rest) == (b"recorded", b"ann", 1, 2) and before <= at <= desk.now()
@@ -107,8 +107,8 @@ def test_the_first_of_two_approvals_is_recorded_and_decides_nothing(desk: Desk) 
     assert state.executions == was.executions and state.queues == was.queues
     assert changes(desk, one) == count + 1
     for topic, kind in ((f"ok/{one}", b"decision"), (one, b"decision_ok")):
-        _, (told, data) = state.topics[topic.encode()][-1]
-        assert told == kind
+        _, (event, data) = state.topics[topic.encode()][-1]
+        assert event == kind
         expected = {"data": {"approved": True}, "resumed_by": "ann", "resumed_at": at, "channel": "client"}
         assert msgpack.unpackb(data) == expected
     opened = record[3]
@@ -119,7 +119,7 @@ def test_the_first_of_two_approvals_is_recorded_and_decides_nothing(desk: Desk) 
 
 
 def test_the_second_approval_decides(desk: Desk) -> None:
-    one = asked(desk, "ok", FAR, policy=TWO, default=DEFAULT)
+    one = suspended(desk, "ok", FAR, policy=TWO, default=DEFAULT)
     _, first, *_ = says(desk, one, "ann", True)
     tag, at, *rest = says(desk, one, "bob", True)
     assert (tag, *rest) == (b"accepted", b"bob", 2, 2)
@@ -142,7 +142,7 @@ def test_the_second_approval_decides(desk: Desk) -> None:
 
 
 def test_a_person_counts_once_and_cannot_change_sides(desk: Desk) -> None:
-    one = asked(desk, policy=TWO_OF_EACH)
+    one = suspended(desk, policy=TWO_OF_EACH)
     recorded = says(desk, one, "ann", True)
     with desk.unchanged():
         for _ in range(3):
@@ -153,8 +153,8 @@ def test_a_person_counts_once_and_cannot_change_sides(desk: Desk) -> None:
     assert desk.record(one, "ok")[6] == NO
 
 
-def test_one_rejection_decides_unless_told_otherwise(desk: Desk) -> None:
-    one, two = asked(desk, policy=TWO), asked(desk, policy=TWO_OF_EACH)
+def test_one_rejection_decides_by_default(desk: Desk) -> None:
+    one, two = suspended(desk, policy=TWO), suspended(desk, policy=TWO_OF_EACH)
     for each in (one, two):
         says(desk, each, "ann", True)
     assert says(desk, one, "bob", False)[:1] == [b"accepted"]
@@ -162,7 +162,7 @@ def test_one_rejection_decides_unless_told_otherwise(desk: Desk) -> None:
     assert desk.record(one, "ok")[6:9] == [NO, b"no", b"bob"] and desk.record(two, "ok")[2] == b"open"
 
 
-def test_what_lives_and_was_not_told_of_a_decision_parks_all_the_same(desk: Desk) -> None:
+def test_an_activation_that_missed_a_decision_still_parks(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ok", policy=TWO)
     says(desk, by.id, "ann", True)
@@ -171,7 +171,7 @@ def test_what_lives_and_was_not_told_of_a_decision_parks_all_the_same(desk: Desk
     assert desk.execution(by.id)["status"] == b"queued"
 
 
-def test_a_decision_of_several_wins_its_race(desk: Desk) -> None:
+def test_a_decision_by_several_people_wins_its_race(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ok", race=branch("race", "ok", "ok"), policy=TWO)
     desk.wait(by, "nap", FAR, race=branch("race", "nap", "nap"))
@@ -183,13 +183,13 @@ def test_a_decision_of_several_wins_its_race(desk: Desk) -> None:
     assert desk.record(by.id, "nap")[2] == b"closed"
 
 
-# --- deadlines and what holds then ------------------------------------------------------
+# --- deadlines and defaults -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["timer", "a late answer"])
 @pytest.mark.parametrize("default", [DEFAULT, b""], ids=["default", "fail"])
-def test_a_deadline_that_passes_with_one_of_two(desk: Desk, default: bytes, how: str) -> None:
-    one = asked(desk, "ok", FAR, policy=TWO, **({"default": default} if default else {}))
+def test_a_deadline_passes_with_one_of_two_approvals(desk: Desk, default: bytes, how: str) -> None:
+    one = suspended(desk, "ok", FAR, policy=TWO, **({"default": default} if default else {}))
     says(desk, one, "ann", True)
     record = desk.record(one, "ok")
     if how == "timer":
@@ -210,7 +210,7 @@ def test_a_deadline_that_passes_with_one_of_two(desk: Desk, default: bytes, how:
         assert says(desk, one, "ann", True) == [b"expired", record[4]]
 
 
-def test_a_new_run_keeps_what_a_default_has_decided_and_asks_again_what_nobody_has(desk: Desk) -> None:
+def test_a_new_run_keeps_what_a_default_decided_and_reopens_what_nobody_decided(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "kept", FAR, default=DEFAULT)
     desk.suspend(by, "gone", FAR)
@@ -221,31 +221,31 @@ def test_a_new_run_keeps_what_a_default_has_decided_and_asks_again_what_nobody_h
     desk.fire()
     desk.finish(by, "failed")
     desk.retry(by.id)
-    again = desk.deliver()
+    next_run = desk.deliver()
     assert {name for name in desk.state.journals[by.id.encode()] if name} == {b"kept"}
-    again.known = changes(desk, by.id)
-    desk.suspend(again, "open", FAR, policy=TWO)
-    assert desk.record(by.id, "open")[12] == b"", "what was decided before is not counted"
+    next_run.known = changes(desk, by.id)
+    desk.suspend(next_run, "open", FAR, policy=TWO)
+    assert desk.record(by.id, "open")[12] == b"", "earlier decisions do not count"
     assert says(desk, by.id, "bob", True, "open")[::3] == [b"recorded", 1]
 
 
 # --- early answers ----------------------------------------------------------------------
 
 
-def test_an_early_answer_is_not_taken_unchecked(desk: Desk) -> None:
+def test_an_early_answer_is_not_applied_unchecked(desk: Desk) -> None:
     by = desk.start()
     groups = packed(["finance"])
     assert desk.answer(by.id, "ok", YES, "yes", early=True, by="ann", groups=groups)[0] == b"kept"
     _, opened = desk.suspend(by, "ok", FAR, policy=ANN)
     assert msgpack.unpackb(opened, raw=True)[2] == b"open"
     state = desk.state
-    kept = msgpack.unpackb(state.early[by.id.encode()][b"ok"], raw=True)
-    assert kept[:4] == [YES, b"yes", b"ann", b"client"] and kept[5] == groups
+    stored = msgpack.unpackb(state.early[by.id.encode()][b"ok"], raw=True)
+    assert stored[:4] == [YES, b"yes", b"ann", b"client"] and stored[5] == groups
     assert list(state.errands) == [f"y{by.id} ok".encode()]
     assert f"{by.id} ok".encode() in state.suspensions and audit(desk, by.id) == []
 
 
-def test_an_early_answer_to_a_default_is_the_answer(desk: Desk) -> None:
+def test_an_early_answer_beats_a_default(desk: Desk) -> None:
     by = desk.start()
     desk.answer(by.id, "ok", YES, "yes", early=True)
     desk.suspend(by, "ok", FAR, default=DEFAULT)
@@ -258,7 +258,7 @@ def test_an_early_answer_to_a_default_is_the_answer(desk: Desk) -> None:
 
 
 def test_every_end_of_a_suspension_is_in_the_audit(desk: Desk) -> None:
-    one, two, three = asked(desk), asked(desk, "ok", FAR), asked(desk)
+    one, two, three = suspended(desk), suspended(desk, "ok", FAR), suspended(desk)
     desk.answer(one, "ok", YES, "yes")
     desk.make_due(f"s{two} ok")
     desk.fire()
@@ -274,7 +274,7 @@ def test_every_end_of_a_suspension_is_in_the_audit(desk: Desk) -> None:
         assert 0 < desk.do("PTTL", keys.AUDIT + each) <= AUDIT_MS
 
 
-def test_a_childs_decisions_are_in_its_roots_audit(desk: Desk) -> None:
+def test_decisions_of_a_child_are_in_its_roots_audit(desk: Desk) -> None:
     by = desk.start()
     child = desk.child(by)
     desk.suspend(child, "ok")
@@ -284,7 +284,7 @@ def test_a_childs_decisions_are_in_its_roots_audit(desk: Desk) -> None:
 
 
 def test_the_audit_outlives_the_execution(desk: Desk) -> None:
-    one = asked(desk)
+    one = suspended(desk)
     desk.answer(one, "ok")
     desk.finish(desk.deliver())
     desk.do("ZADD", keys.EXPIRY, 1, one)
@@ -294,7 +294,7 @@ def test_the_audit_outlives_the_execution(desk: Desk) -> None:
     assert 0 < desk.do("PTTL", keys.AUDIT + one) <= AUDIT_MS
 
 
-def test_what_was_never_asked_is_not_in_the_audit(desk: Desk) -> None:
+def test_a_suspension_that_never_opened_is_not_in_the_audit(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "first", race=branch("race", "first", "first"))
     desk.answer(by.id, "first")
@@ -310,7 +310,7 @@ def everything(desk: Desk) -> bytes:
     return b"".join(dump for dump, _ in desk.snapshot().values())
 
 
-def test_delete_leaves_who_when_and_what_it_was_about(desk: Desk) -> None:
+def test_delete_keeps_people_times_and_subjects_in_the_audit(desk: Desk) -> None:
     by = desk.start(input=b"marker input")
     desk.write(by, "a", None, "e", b"\xa6marker")
     desk.suspend(by, "ok", FAR, b"\xa6marker", policy=TWO, event_data=b"\xa6marker")
@@ -331,13 +331,13 @@ def test_delete_leaves_who_when_and_what_it_was_about(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("stands", ["queued", "waiting"])
-def test_what_has_not_ended_is_not_deleted(desk: Desk, stands: str) -> None:
-    one = desk.invoke() if stands == "queued" else asked(desk)
+def test_an_unfinished_execution_is_not_deleted(desk: Desk, stands: str) -> None:
+    one = desk.invoke() if stands == "queued" else suspended(desk)
     with desk.unchanged():
         assert desk.run("delete", one) == [b"status", stands.encode()]
 
 
-def test_what_has_descendants_that_go_on_is_not_deleted(desk: Desk) -> None:
+def test_an_execution_with_unfinished_descendants_is_not_deleted(desk: Desk) -> None:
     by = desk.start()
     child = desk.child(by, status="started")
     desk.finish(by)
@@ -349,7 +349,7 @@ def test_what_has_descendants_that_go_on_is_not_deleted(desk: Desk) -> None:
     assert not desk.state.executions and not desk.state.children
 
 
-def test_what_ran_too_long_is_deleted_before_its_timer_has_looked_for_children(desk: Desk) -> None:
+def test_a_timed_out_execution_can_be_deleted_before_its_timer_has_looked_for_children(desk: Desk) -> None:
     by = desk.start(timeout=FAR)
     desk.finish(desk.child(by))
     desk.make_due(f"t{by.id}")
@@ -359,10 +359,10 @@ def test_what_ran_too_long_is_deleted_before_its_timer_has_looked_for_children(d
     assert not desk.state.timers
 
 
-def test_so_many_early_answers_are_kept_and_no_more(desk: Desk) -> None:
+def test_the_number_of_early_answers_is_limited(desk: Desk) -> None:
     by = desk.start()
     for number in range(100):
         assert desk.answer(by.id, f"later {number}", early=True)[0] == b"kept"
     with desk.unchanged():
         assert desk.answer(by.id, "one more", early=True) == [b"full"]
-    assert desk.answer(by.id, "later 5", early=True)[0] == b"kept", "one that is there already is found"
+    assert desk.answer(by.id, "later 5", early=True)[0] == b"kept", "an answer already stored is found"

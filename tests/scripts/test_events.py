@@ -1,4 +1,4 @@
-"""publish and those who have subscribed: who is given an event at once, who by an errand."""
+"""publish and its subscribers: which get an event at once, and which by an errand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def desk(every_server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
 
 
 def parked(desk: Desk, topic: str = "news", ms: int | str = "") -> Activated:
-    """An execution that waits, parked at "it then", for an event."""
+    """An execution parked at "it then", waiting for an event."""
     by = desk.start()
     desk.wait_for_event(by, "it then", topic, ms)
     assert desk.park(by, "it then") == 0
@@ -42,7 +42,7 @@ def test_an_event_with_a_name_is_published_once(desk: Desk) -> None:
     assert desk.publish("news") > second and desk.state.once.keys() == {b"n1", b"n2"}
 
 
-def test_an_event_that_is_published_twice_under_a_name_decides_one_wait(desk: Desk) -> None:
+def test_publishing_twice_under_a_name_resolves_one_wait(desk: Desk) -> None:
     first = parked(desk)
     entry = desk.publish("news", once="n1")
     assert desk.deliver().id == first.id
@@ -52,10 +52,10 @@ def test_an_event_that_is_published_twice_under_a_name_decides_one_wait(desk: De
     assert desk.record(second.id, "it then")[2] == b"open"
 
 
-# --- those who wait ---------------------------------------------------------------------
+# --- waits ------------------------------------------------------------------------------
 
 
-def test_an_event_decides_the_waits_for_it_and_wakes(desk: Desk) -> None:
+def test_an_event_resolves_its_waits_and_wakes_their_executions(desk: Desk) -> None:
     first, second, other = parked(desk, ms=FAR), parked(desk), parked(desk, "quiet")
     before = desk.now()
     entry = desk.publish("news", "kind", b"\xc4\x02\x00\xff")
@@ -73,18 +73,18 @@ def test_an_event_decides_the_waits_for_it_and_wakes(desk: Desk) -> None:
     assert dict(zip(journal[::2], journal[1::2], strict=True)) == state.journals[first.id.encode()]
 
 
-def test_an_event_reaches_the_activation_that_lives(desk: Desk) -> None:
+def test_an_event_reaches_an_active_execution(desk: Desk) -> None:
     with Subscriber(desk.url, desk.prefix, "w1") as w1:
         by = desk.start()
         by.owner = "w1:abc"
         desk.wait_for_event(by, "it then", "news")
         desk.publish("news")
-        (notice,) = w1.heard(1)
+        (notice,) = w1.received(1)
     assert notice[:3] == [b"wake", by.id.encode(), b"it then"]
     assert msgpack.unpackb(notice[3], raw=True) == desk.record(by.id, "it then")
 
 
-def test_a_wait_is_given_the_first_event_after_it_opened(desk: Desk) -> None:
+def test_a_wait_receives_the_first_event_after_it_opened(desk: Desk) -> None:
     desk.publish("news", "before")
     by = parked(desk)
     desk.publish("news", "first")
@@ -92,7 +92,7 @@ def test_a_wait_is_given_the_first_event_after_it_opened(desk: Desk) -> None:
     assert desk.record(by.id, "it then")[8] == b"first"
 
 
-def test_two_waits_of_one_execution_are_both_given_the_event(desk: Desk) -> None:
+def test_two_waits_of_one_execution_both_receive_the_event(desk: Desk) -> None:
     by = desk.start()
     desk.wait_for_event(by, "one", "news")
     desk.wait_for_event(by, "two", "news")
@@ -101,7 +101,7 @@ def test_two_waits_of_one_execution_are_both_given_the_event(desk: Desk) -> None
 
 
 @pytest.mark.failure(23)
-def test_an_event_after_the_time_is_a_timeout_at_once(desk: Desk) -> None:
+def test_an_event_after_the_deadline_times_the_wait_out(desk: Desk) -> None:
     by = parked(desk, ms=1)
     due = desk.record(by.id, "it then")[4]
     while desk.now() < due:
@@ -112,7 +112,7 @@ def test_an_event_after_the_time_is_a_timeout_at_once(desk: Desk) -> None:
     assert desk.execution(by.id)["status"] == b"queued" and not desk.state.subs
 
 
-def test_an_execution_may_wait_for_its_own_events_and_those_of_a_suspension(desk: Desk) -> None:
+def test_an_execution_can_wait_for_its_own_events_and_those_of_a_suspension(desk: Desk) -> None:
     by = desk.start()
     desk.wait_for_event(by, "own", by.id)
     desk.wait_for_event(by, "asked", f"ask/{by.id}")
@@ -121,8 +121,8 @@ def test_an_execution_may_wait_for_its_own_events_and_those_of_a_suspension(desk
     assert [desk.record(by.id, key)[2] for key in ("own", "asked")] == [b"event", b"event"]
 
 
-def test_a_subscription_of_what_has_gone_is_removed(desk: Desk) -> None:
-    """A store that went back may have the one without the other."""
+def test_a_subscription_without_its_execution_is_removed(desk: Desk) -> None:
+    """A store that went back in time may have one without the other."""
     stale = subscriber(Activated("0" * 31 + "e", b"1-1", ""), "k")
     desk.do("HSET", keys.SUBS + "news", stale, "0-0")
     by = parked(desk)
@@ -130,7 +130,7 @@ def test_a_subscription_of_what_has_gone_is_removed(desk: Desk) -> None:
     assert not desk.state.subs and desk.record(by.id, "it then")[2] == b"event"
 
 
-def test_a_subscription_of_an_earlier_activation_decides_nothing(desk: Desk) -> None:
+def test_a_subscription_of_an_earlier_activation_resolves_nothing(desk: Desk) -> None:
     by = desk.start()
     desk.wait_for_event(by, "it then", "quiet")
     desk.do("HSET", keys.SUBS + "news", subscriber(Activated(by.id, b"1-1", ""), "it then"), "0-0")
@@ -140,7 +140,7 @@ def test_a_subscription_of_an_earlier_activation_decides_nothing(desk: Desk) -> 
 
 
 @pytest.mark.failure(30)
-def test_one_damaged_record_does_not_keep_the_event_from_the_others(desk: Desk) -> None:
+def test_a_damaged_record_does_not_keep_the_event_from_others(desk: Desk) -> None:
     broken, sound = parked(desk), parked(desk)
     whole = desk.do("HGET", keys.JOURNAL + broken.id, "it then")
     desk.do("HSET", keys.JOURNAL + broken.id, "it then", whole[:20])
@@ -149,7 +149,7 @@ def test_one_damaged_record_does_not_keep_the_event_from_the_others(desk: Desk) 
     assert desk.cancel(broken.id) == [b"cancelled"]
 
 
-# --- those who are given it by an errand ------------------------------------------------
+# --- delivery by errands ----------------------------------------------------------------
 
 
 def errands(desk: Desk) -> list[bytes]:
@@ -158,7 +158,7 @@ def errands(desk: Desk) -> list[bytes]:
 
 
 @pytest.mark.failure(26)
-def test_very_many_waits_are_decided_by_an_errand(desk: Desk) -> None:
+def test_a_large_number_of_waits_is_resolved_by_an_errand(desk: Desk) -> None:
     by = desk.start()
     for number in range(100):
         desk.wait_for_event(by, f"k{number}", "news")
@@ -175,7 +175,7 @@ def test_very_many_waits_are_decided_by_an_errand(desk: Desk) -> None:
     assert not desk.state.subs
 
 
-def test_a_later_event_does_not_overtake_one_that_is_given_to_very_many(desk: Desk) -> None:
+def test_a_later_event_does_not_overtake_one_still_being_delivered(desk: Desk) -> None:
     by = desk.start()
     for number in range(101):
         desk.wait_for_event(by, f"k{number}", "news")
@@ -183,11 +183,11 @@ def test_a_later_event_does_not_overtake_one_that_is_given_to_very_many(desk: De
     for number in range(100):
         assert desk.run("deliver", subscriber(by, f"k{number}"), first, "e", b"\x01") == 1
     second = desk.publish("news")
-    assert desk.record(by.id, "k100")[2] == b"open", "it is still to be given the first"
+    assert desk.record(by.id, "k100")[2] == b"open", "it has yet to receive the first event"
     assert b"w" + second + b" news" in errands(desk)
 
 
-def test_a_hundred_waits_are_decided_at_once(desk: Desk) -> None:
+def test_a_hundred_waits_are_resolved_at_once(desk: Desk) -> None:
     by = desk.start()
     for number in range(100):
         desk.wait_for_event(by, f"k{number}", "news")
@@ -195,46 +195,46 @@ def test_a_hundred_waits_are_decided_at_once(desk: Desk) -> None:
     assert not desk.state.subs and not desk.state.errands
 
 
-def test_a_workflow_that_is_triggered_is_given_it_by_an_errand(desk: Desk) -> None:
+def test_a_triggered_workflow_receives_events_by_an_errand(desk: Desk) -> None:
     assert desk.run("subscribe", "news", "tworkflow") == b"0-0"
     by = parked(desk)
     desk.publish("news")
     assert errands(desk) == [b"enews"]
-    assert desk.state.subs == {b"news": {b"tworkflow": b"0-0"}}, "it is moved on when the errand is run"
+    assert desk.state.subs == {b"news": {b"tworkflow": b"0-0"}}, "it advances when the errand runs"
     assert desk.record(by.id, "it then")[2] == b"event"
 
 
-def test_a_wait_in_another_partition_is_given_the_first_event_by_an_errand(desk: Desk) -> None:
+def test_a_wait_in_another_partition_receives_the_first_event_by_an_errand(desk: Desk) -> None:
     member = "f1-1 " + "e" * 32 + " k"
-    place = desk.publish("news", "before")
+    position = desk.publish("news", "before")
     desk.run("subscribe", "news", member)
     by = parked(desk)
     entry = desk.publish("news")
     assert errands(desk) == [b"w" + entry + b" news"]
-    assert desk.state.subs == {b"news": {member.encode(): place + b"=" + entry}}
+    assert desk.state.subs == {b"news": {member.encode(): position + b"=" + entry}}
     assert desk.record(by.id, "it then")[2] == b"event"
     desk.publish("news", "second")
     assert errands(desk) == [b"w" + entry + b" news"], "however many follow"
-    assert desk.state.subs == {b"news": {member.encode(): place + b"=" + entry}}
+    assert desk.state.subs == {b"news": {member.encode(): position + b"=" + entry}}
 
 
-def test_an_event_that_nobody_wants_makes_no_errand(desk: Desk) -> None:
+def test_an_event_without_subscribers_makes_no_errand(desk: Desk) -> None:
     desk.publish("news")
     assert not desk.state.errands
 
 
-def test_an_errand_tells_the_worker_that_holds_the_pump(desk: Desk) -> None:
+def test_an_errand_notifies_the_timer_leader(desk: Desk) -> None:
     desk.fire(worker="w1")
     desk.run("subscribe", "news", "tworkflow")
     with Subscriber(desk.url, desk.prefix, "w1") as w1:
         desk.publish("news")
-        assert w1.heard(1) == [[b"errand", desk.prefix.encode()]]
+        assert w1.received(1) == [[b"errand", desk.prefix.encode()]]
 
 
 # --- subscribe and advance --------------------------------------------------------------
 
 
-def test_subscribe_begins_after_the_latest_event_and_keeps_its_place(desk: Desk) -> None:
+def test_subscribe_starts_after_the_latest_event_and_keeps_its_position(desk: Desk) -> None:
     assert desk.run("subscribe", "news", "tone") == b"0-0"
     first = desk.publish("news")
     assert desk.run("subscribe", "news", "ttwo") == first
@@ -245,15 +245,15 @@ def test_subscribe_begins_after_the_latest_event_and_keeps_its_place(desk: Desk)
     assert desk.state.subs == {b"news": {b"tone": b"0-0", b"ttwo": first}}
 
 
-def test_advance_moves_a_subscriber_on_or_ends_it_once(desk: Desk) -> None:
+def test_advance_moves_or_removes_a_subscriber_once(desk: Desk) -> None:
     desk.run("subscribe", "news", "tone")
-    place = desk.publish("news")
+    position = desk.publish("news")
     with desk.unchanged():
-        assert desk.run("advance", "news", "tone", "1-1", place) == 0
-        assert desk.run("advance", "news", "tother", "0-0", place) == 0
-    assert desk.run("advance", "news", "tone", "0-0", place) == 1
-    assert desk.state.subs == {b"news": {b"tone": place}}
+        assert desk.run("advance", "news", "tone", "1-1", position) == 0
+        assert desk.run("advance", "news", "tother", "0-0", position) == 0
+    assert desk.run("advance", "news", "tone", "0-0", position) == 1
+    assert desk.state.subs == {b"news": {b"tone": position}}
     with desk.unchanged():
         assert desk.run("advance", "news", "tone", "0-0", "") == 0
-    assert desk.run("advance", "news", "tone", place, "") == 1
+    assert desk.run("advance", "news", "tone", position, "") == 1
     assert desk.state.subs == {}

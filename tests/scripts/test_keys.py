@@ -1,4 +1,4 @@
-"""Names of keys: spelled once in keys.py, repeated literally by the scripts, and never meeting each other."""
+"""Names of keys: defined once in keys.py, repeated literally by the scripts, and never colliding."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ NAMES = {
 NOT_IN_SCRIPTS = {keys.META, keys.KEYS}  # read and set by Python alone
 
 
-def spelled() -> set[str]:
-    """What the scripts put after a prefix."""
+def names_in_scripts() -> set[str]:
+    """What the scripts append to a prefix."""
     found = {
         name for source in SOURCES.values() for name in re.findall(r"(?:P|KEYS\[1\]) \.\. '([^']*)'", source)
     }
     return {name[: name.index(":") + 1] if ":" in name else name for name in found}
 
 
-def test_the_scripts_and_keys_py_spell_the_same_names() -> None:
-    assert spelled() | NOT_IN_SCRIPTS == NAMES
+def test_the_scripts_use_exactly_the_names_of_keys_py() -> None:
+    assert names_in_scripts() | NOT_IN_SCRIPTS == NAMES
 
 
-def test_a_script_has_one_key_and_spells_no_prefix() -> None:
+def test_a_script_has_one_key_and_spells_out_no_prefix() -> None:
     for name, source in SOURCES.items():
         assert not re.search(r"KEYS\[[^1]|polos:", source), name
 
@@ -44,20 +44,20 @@ def test_the_scripts_use_the_group_and_the_default_queue_of_keys_py() -> None:
     assert literals == {keys.GROUP, keys.DEFAULT_QUEUE}
 
 
-def test_no_name_is_the_beginning_of_another() -> None:
+def test_no_name_is_the_prefix_of_another() -> None:
     for one in NAMES:
         assert not [other for other in NAMES if other != one and other.startswith(one) and one.endswith(":")]
 
 
 @pytest.mark.parametrize("namespace", ["", "a{b", "a}b", "a b", "a\nb", "x" * 201])
-def test_a_namespace_that_would_leave_its_braces_is_refused(namespace: str) -> None:
+def test_a_namespace_cannot_leave_its_braces(namespace: str) -> None:
     with pytest.raises(ConfigurationError, match="namespace"):
         keys.check_namespace(namespace)
 
 
 @pytest.mark.failure(21)
 @pytest.mark.parametrize("step_key", ["ok", "a/b", "a b", "{x}", "a:b", "ä\n", "a" * 32, "0" * 32])
-def test_a_suspensions_topic_gives_back_its_key_and_its_execution(step_key: str) -> None:
+def test_a_suspensions_topic_yields_its_key_and_its_execution(step_key: str) -> None:
     for execution_id in ("0" * 32, "0" * 32 + ".abc"):
         topic = keys.suspension_topic(step_key, execution_id)
         assert keys.parse_topic(topic) == (step_key, execution_id)

@@ -1,4 +1,4 @@
-"""Races: the script that decides one of their waits decides them too, and closes the others."""
+"""Races: the script that resolves a wait also decides its race and closes the other waits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def desk(every_server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
 
 
 def inside(*races: tuple[str, str, *tuple[str, ...]]) -> Race:
-    """A wait in branches of several calls: it decides no race. Each is (race, branch, step keys ...)."""
+    """A wait inside branches of several calls, which decides no race. Each is (race, branch, step keys
+    ...)."""
     return b"", packed([list(one) for one in races])
 
 
@@ -30,7 +31,7 @@ def status(desk: Desk, by: Activated, key: str) -> bytes:
 
 
 def winner(desk: Desk, by: Activated, race: str = "race") -> bytes | None:
-    """The branch that has won; None while the race is open."""
+    """The winning branch; None while the race is open."""
     record = desk.record(by.id, race)
     assert (record[2] == b"won") == bool(record[4]) == bool(record[5])
     return record[4] or None
@@ -42,7 +43,7 @@ def members(desk: Desk, by: Activated, race: str = "race") -> dict[bytes, bytes]
 
 
 def opened(desk: Desk) -> Activated:
-    """A race of every kind of wait; the branches are named as their step keys."""
+    """A race of every kind of wait; each branch is named after its step key."""
     by = desk.start()
     desk.suspend(by, "ask", FAR, race=branch("race", "ask", "ask"))
     desk.wait(by, "pause", FAR, race=branch("race", "pause", "pause"))
@@ -57,7 +58,7 @@ WAITS = ("ask", "pause", "it", "kid")
 # --- joining ----------------------------------------------------------------------------
 
 
-def test_a_wait_that_opens_joins_its_race(desk: Desk) -> None:
+def test_an_opening_wait_joins_its_race(desk: Desk) -> None:
     before = desk.now()
     by = opened(desk)
     version, kind, is_, at, won, decided, _ = desk.record(by.id, "race")
@@ -70,7 +71,7 @@ def test_a_wait_that_opens_joins_its_race(desk: Desk) -> None:
 
 
 @pytest.mark.failure(16)
-def test_a_wait_that_comes_twice_joins_once(desk: Desk) -> None:
+def test_a_repeated_wait_joins_once(desk: Desk) -> None:
     by = opened(desk)
     with desk.unchanged():
         desk.suspend(by, "ask", FAR, race=branch("race", "ask", "ask"))
@@ -79,7 +80,7 @@ def test_a_wait_that_comes_twice_joins_once(desk: Desk) -> None:
         desk.spawn(by, "kid", race=branch("race", "kid", "kid"))
 
 
-def test_what_a_branch_has_begun_before_joins_with_its_wait(desk: Desk) -> None:
+def test_a_branch_joins_with_the_steps_it_has_started_before(desk: Desk) -> None:
     by = desk.start()
     desk.write(by, "a")
     desk.suspend(by, "ask", race=inside(("race", "both", "a", "ask")))
@@ -102,7 +103,7 @@ def time_out(member: str) -> Decide:
 
 
 def deliver_too_late(desk: Desk, by: Activated) -> None:
-    """The deadline of the suspension passes, and somebody answers before the timer is seen."""
+    """The suspension's deadline passes, and an answer arrives before the timer fires."""
     record = desk.record(by.id, "ask")
     record[4] = 1
     desk.do("HSET", keys.JOURNAL + by.id, "ask", packed(record))
@@ -135,9 +136,7 @@ DECIDE: dict[str, tuple[str, bytes, Decide]] = {
 
 @pytest.mark.parametrize("how", DECIDE)
 @pytest.mark.parametrize("parked", [False, True])
-def test_who_decides_a_wait_decides_its_race_and_closes_the_others(
-    desk: Desk, how: str, parked: bool
-) -> None:
+def test_resolving_a_wait_decides_its_race_and_closes_the_others(desk: Desk, how: str, parked: bool) -> None:
     by = opened(desk)
     if parked:
         assert desk.park(by, *WAITS) == 0
@@ -151,13 +150,13 @@ def test_who_decides_a_wait_decides_its_race_and_closes_the_others(
     assert not state.timers and not state.suspensions and not state.subs
     assert state.executions[by.id.encode()][b"status"] == b"queued"
     waits = msgpack.unpackb(state.executions[by.id.encode()][b"waits"])
-    assert waits == ["ask"], "whose topic its end finds by this"
+    assert waits == ["ask"], "the end finds its topic by this"
     topic = [] if first != "ask" else [b"resume"] if became == b"answered" else [b"timeout"]
-    assert desk.events(f"ask/{by.id}") == [b"suspend", *topic], "closing tells nobody"
+    assert desk.events(f"ask/{by.id}") == [b"suspend", *topic], "closing emits no event"
 
 
 @pytest.mark.failure(23)
-def test_what_comes_after_the_winner_has_no_effect(desk: Desk) -> None:
+def test_nothing_after_the_winner_has_an_effect(desk: Desk) -> None:
     by = opened(desk)
     kid = desk.deliver()
     desk.answer(by.id, "ask")
@@ -169,7 +168,7 @@ def test_what_comes_after_the_winner_has_no_effect(desk: Desk) -> None:
 
 
 @pytest.mark.failure(23)
-def test_an_answer_that_comes_a_moment_too_late_is_refused(desk: Desk) -> None:
+def test_an_answer_just_too_late_is_refused(desk: Desk) -> None:
     by = opened(desk)
     desk.publish("news")
     with desk.unchanged():
@@ -194,16 +193,16 @@ def test_a_time_in_the_past_wins_as_its_wait_opens(desk: Desk) -> None:
     assert winner(desk, by) == b"pause" and status(desk, by, "ask") == b"closed"
 
 
-def test_children_that_have_completed_win_as_they_are_begun_again(desk: Desk) -> None:
+def test_completed_children_win_when_spawned_again(desk: Desk) -> None:
     by = desk.start()
     desk.spawn(by, "kid")
     desk.finish(by, "failed")
     desk.finish(desk.deliver())
     desk.retry(by.id)
-    again = desk.deliver()
-    again.known = 1
-    desk.suspend(again, "ask", race=branch("race", "ask", "ask"))
-    desk.spawn(again, "kid", race=branch("race", "kid", "kid"))
+    next_run = desk.deliver()
+    next_run.known = 1
+    desk.suspend(next_run, "ask", race=branch("race", "ask", "ask"))
+    desk.spawn(next_run, "kid", race=branch("race", "kid", "kid"))
     assert winner(desk, by) == b"kid" and status(desk, by, "ask") == b"closed"
 
 
@@ -226,10 +225,10 @@ def test_the_end_of_the_execution_leaves_the_race_open(desk: Desk, end: str) -> 
     assert {status(desk, by, key) for key in WAITS} == {b"closed"}
 
 
-# --- coming too late for a race ---------------------------------------------------------
+# --- too late for a race ----------------------------------------------------------------
 
 
-def test_what_opens_in_a_race_that_is_won_is_closed_from_the_start(desk: Desk) -> None:
+def test_a_wait_in_a_decided_race_is_closed_from_the_start(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "first", race=branch("race", "first", "first"))
     desk.answer(by.id, "first")
@@ -244,22 +243,22 @@ def test_what_opens_in_a_race_that_is_won_is_closed_from_the_start(desk: Desk) -
     assert members(desk, by) == {key.encode(): key.encode() for key in ("first", *WAITS, "call")}
     state = desk.state
     assert not state.timers and not state.suspensions and not state.subs and not state.children
-    assert list(state.executions) == [by.id.encode()], "no child is begun"
+    assert list(state.executions) == [by.id.encode()], "no child is started"
     assert f"ask/{by.id}".encode() not in state.topics
     assert int(state.journals[by.id.encode()][b""]) == by.known
 
 
-def test_a_suspension_that_comes_too_late_tells_what_came_before_it(desk: Desk) -> None:
+def test_a_suspension_in_a_decided_race_still_emits_pending_events(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "first", race=branch("race", "first", "first"))
     desk.answer(by.id, "first")
     late = branch("race", "ask", "ask")
-    asked = ("ask", 0, b"\x80", *late, SHOWN_DIGEST, AUDIT_MS, "")
-    desk.run("suspend", *by.fence, *asked, "event_data", b"\x80")
+    arguments = ("ask", 0, b"\x80", *late, SHOWN_DIGEST, AUDIT_MS, "")
+    desk.run("suspend", *by.fence, *arguments, "event_data", b"\x80")
     assert desk.events(by.id)[-1] == b"event_data" and status(desk, by, "ask") == b"closed"
 
 
-def test_the_winning_branch_goes_on_to_open_waits(desk: Desk) -> None:
+def test_the_winning_branch_can_still_open_waits(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "one", race=inside(("race", "both", "one")))
     desk.choose(by, "race", "both")
@@ -270,7 +269,7 @@ def test_the_winning_branch_goes_on_to_open_waits(desk: Desk) -> None:
 # --- choose -----------------------------------------------------------------------------
 
 
-def test_choose_journals_the_winner_and_closes_what_the_others_have_begun(desk: Desk) -> None:
+def test_choose_journals_the_winner_and_closes_the_waits_of_other_branches(desk: Desk) -> None:
     by = opened(desk)
     desk.backoff(by, "call")
     desk.suspend(by, "deep", FAR)
@@ -288,14 +287,14 @@ def test_choose_journals_the_winner_and_closes_what_the_others_have_begun(desk: 
     assert not desk.state.timers and not desk.state.suspensions and not desk.state.subs
 
 
-def test_choose_without_any_wait_makes_the_race(desk: Desk) -> None:
+def test_choose_without_any_wait_creates_the_race(desk: Desk) -> None:
     by = desk.start()
     desk.choose(by, "race", "quick")
     assert winner(desk, by) == b"quick" and members(desk, by) == {}
 
 
 @pytest.mark.failure(24)
-def test_choose_gives_way_to_a_wait_that_was_decided_before(desk: Desk) -> None:
+def test_choose_yields_to_a_wait_resolved_before(desk: Desk) -> None:
     by = opened(desk)
     desk.answer(by.id, "ask")
     with desk.unchanged():
@@ -305,7 +304,7 @@ def test_choose_gives_way_to_a_wait_that_was_decided_before(desk: Desk) -> None:
 
 
 @pytest.mark.failure(16)
-def test_choose_repeated_changes_nothing(desk: Desk) -> None:
+def test_a_repeated_choose_changes_nothing(desk: Desk) -> None:
     by = opened(desk)
     desk.suspend(by, "deep")
     first = desk.choose(by, "race", "quick", "deep", "slow")
@@ -313,7 +312,7 @@ def test_choose_repeated_changes_nothing(desk: Desk) -> None:
         assert desk.choose(by, "race", "quick", "deep", "slow") == first
 
 
-def test_choose_of_the_winner_closes_what_the_store_did_not_know_of(desk: Desk) -> None:
+def test_choosing_the_winner_again_closes_waits_the_store_did_not_know(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ask", race=branch("race", "ask", "ask"))
     desk.suspend(by, "deep", FAR)
@@ -324,7 +323,7 @@ def test_choose_of_the_winner_closes_what_the_store_did_not_know_of(desk: Desk) 
     assert status(desk, by, "ask") == b"answered"
 
 
-def test_choose_at_the_key_of_something_else_gives_its_record(desk: Desk) -> None:
+def test_choose_at_the_key_of_something_else_returns_its_record(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "race")
     with desk.unchanged():
@@ -332,7 +331,7 @@ def test_choose_at_the_key_of_something_else_gives_its_record(desk: Desk) -> Non
     assert msgpack.unpackb(record, raw=True)[1:3] == [b"suspend", b"open"]
 
 
-# --- races inside races -----------------------------------------------------------------
+# --- nested races ------------------------------------------------------------------------
 
 
 def nested(desk: Desk) -> Activated:
@@ -345,7 +344,7 @@ def nested(desk: Desk) -> Activated:
     return by
 
 
-def test_a_wait_of_an_inner_race_decides_that_one_alone(desk: Desk) -> None:
+def test_a_wait_of_an_inner_race_decides_only_that_race(desk: Desk) -> None:
     by = nested(desk)
     desk.answer(by.id, "left")
     assert winner(desk, by, "inner") == b"left" and winner(desk, by, "outer") is None
@@ -359,7 +358,7 @@ def test_the_outer_race_closes_the_waits_of_the_inner_one(desk: Desk) -> None:
     assert [status(desk, by, key) for key in ("ask", "left", "right")] == [b"answered", b"closed", b"closed"]
 
 
-def test_a_wait_of_an_inner_race_comes_too_late_for_the_outer_one(desk: Desk) -> None:
+def test_a_wait_of_an_inner_race_can_be_too_late_for_the_outer_one(desk: Desk) -> None:
     by = nested(desk)
     desk.answer(by.id, "ask")
     races = packed([["inner", "third", "third"], ["outer", "both", "inner", "third"]])

@@ -1,4 +1,4 @@
-"""publish, list and inbox; names of every kind; and no script leaves its own keys."""
+"""publish, list and inbox; names of every kind; and each script stays within its own keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ODD: list[str | bytes] = [
     "*?[a]",
     "%s%d",
     "ä€😀",
-    b"\xfe\xff\x00\x80",  # none begins with 0xff: that marks a child's result
+    b"\xfe\xff\x00\x80",  # none starts with 0xff, which marks a child's result
     "k" * 1024,
 ]
 
@@ -41,7 +41,7 @@ def desk(every_server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
 
 
 @pytest.mark.failure(32)
-def test_a_free_topic_lives_from_its_last_event_on(desk: Desk) -> None:
+def test_a_free_topic_expires_after_its_last_event(desk: Desk) -> None:
     entry = desk.publish("news", "e", b"\x01")
     assert desk.state.topics == {b"news": [(entry, [b"e", b"\x01"])]}
     desk.do("PEXPIRE", keys.TOPIC + "news", 5_000)
@@ -57,7 +57,7 @@ def test_old_events_of_a_free_topic_are_trimmed(desk: Desk) -> None:
 
 
 @pytest.mark.failure(32)
-def test_an_executions_own_topic_lasts_as_long_as_it_does(desk: Desk) -> None:
+def test_an_executions_own_topic_lasts_as_long_as_the_execution(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ok")
     for topic in (by.id, f"ok/{by.id}"):
@@ -74,7 +74,7 @@ def test_an_executions_own_topic_lasts_as_long_as_it_does(desk: Desk) -> None:
 
 
 @pytest.mark.failure(32)
-def test_another_topic_named_after_an_execution_does_not_outlive_it_for_ever(desk: Desk) -> None:
+def test_another_topic_named_after_an_execution_still_expires(desk: Desk) -> None:
     by = desk.start()
     desk.run("publish", f"progress/{by.id}", by.id, 5, "e", b"\x01", "")
     desk.finish(by)
@@ -82,7 +82,7 @@ def test_another_topic_named_after_an_execution_does_not_outlive_it_for_ever(des
 
 
 @pytest.mark.failure(32)
-def test_a_suspensions_topic_that_was_written_to_before_lasts_with_it(desk: Desk) -> None:
+def test_a_suspensions_topic_that_was_written_to_before_lasts_with_the_suspension(desk: Desk) -> None:
     by = desk.start()
     topic = f"ok/{by.id}"
     desk.run("publish", topic, by.id, 5, "e", b"\x01", "")
@@ -92,7 +92,7 @@ def test_a_suspensions_topic_that_was_written_to_before_lasts_with_it(desk: Desk
 
 
 @pytest.mark.failure(32)
-def test_events_of_a_child_after_its_root_is_forgotten_leave_no_key_for_ever(desk: Desk) -> None:
+def test_events_of_a_child_whose_root_is_forgotten_leave_no_permanent_key(desk: Desk) -> None:
     parent = desk.start()
     root, child = parent.id, desk.child(parent, status="started")
     desk.finish(parent)
@@ -118,7 +118,7 @@ def listed(
     return found
 
 
-def test_list_is_newest_first_in_pages_that_miss_nothing(desk: Desk) -> None:
+def test_list_returns_the_newest_first_in_complete_pages(desk: Desk) -> None:
     made = [
         desk.finished(workflow=f"w{n % 3}") if n % 2 else desk.parked(workflow=f"w{n % 3}") for n in range(11)
     ]
@@ -144,7 +144,7 @@ def test_list_by_workflow_and_status(desk: Desk) -> None:
 # --- inbox ------------------------------------------------------------------------------
 
 
-def test_inbox_is_oldest_first_in_pages_that_miss_nothing(desk: Desk) -> None:
+def test_inbox_returns_the_oldest_first_in_complete_pages(desk: Desk) -> None:
     by = desk.start(workflow="many")
     waits = [(by.id, f"k {n}") for n in range(7)]
     for _, key in waits:
@@ -169,26 +169,26 @@ def raw(name: str | bytes) -> bytes:
 
 
 @pytest.mark.failure(21)
-def test_step_keys_of_every_kind_are_kept_apart(desk: Desk) -> None:
+def test_any_two_step_keys_are_kept_apart(desk: Desk) -> None:
     by = desk.start()
-    for place, key in enumerate(ODD):
-        desk.suspend(by, raw(key), FAR, b"\x01" * (place + 1))
+    for number, key in enumerate(ODD):
+        desk.suspend(by, raw(key), FAR, b"\x01" * (number + 1))
     desk.check()
     desk.park(by, *(raw(key) for key in ODD))
     assert [row[:2] for row in desk.run("inbox", "-inf", 99)] == [[by.id.encode(), raw(key)] for key in ODD]
-    for place, key in enumerate(ODD):
+    for number, key in enumerate(ODD):
         member = b"s" + by.id.encode() + b" " + raw(key)
-        if place % 3 == 0:
+        if number % 3 == 0:
             desk.make_due(member)
             assert desk.fire()[0] == 1
-        elif place % 3 == 1:
+        elif number % 3 == 1:
             assert desk.answer(by.id, raw(key))[0] == b"accepted"
-        status = (b"expired", b"answered", b"open")[place % 3]
+        status = (b"expired", b"answered", b"open")[number % 3]
         assert desk.record(by.id, raw(key))[2] == status
-        assert desk.record(by.id, raw(key))[5] == b"\x01" * (place + 1)
+        assert desk.record(by.id, raw(key))[5] == b"\x01" * (number + 1)
         desk.check()
         topic = desk.events(raw(key) + b"/" + by.id.encode())
-        assert topic == [b"suspend", *([b"timeout"], [b"resume"], [])[place % 3]]
+        assert topic == [b"suspend", *([b"timeout"], [b"resume"], [])[number % 3]]
     desk.cancel(by.id)
 
 
@@ -203,7 +203,7 @@ def test_workflows_queues_and_topics_may_have_any_name(desk: Desk, name: str | b
 
 
 @pytest.mark.failure(21)
-async def test_a_nul_in_a_step_key_is_no_mark_of_a_child(desk: Desk) -> None:
+async def test_a_nul_in_a_step_key_does_not_mark_a_child(desk: Desk) -> None:
     by = desk.start(retention=FAR)
     child = desk.child(by)
     for one in (by, child):
@@ -228,10 +228,10 @@ def test_values_are_kept_byte_for_byte(desk: Desk) -> None:
     assert desk.run("watch", by.id, "")[1] == value
 
 
-# --- its own keys alone -----------------------------------------------------------------
+# --- own keys only ----------------------------------------------------------------------
 
 
-def test_every_script_declares_itself_and_says_what_it_does() -> None:
+def test_every_script_declares_itself_and_describes_itself() -> None:
     for script in scripts.ALL:
         assert script.source.startswith(b"#!lua"), script.name
         assert b"\n--" not in script.source, "comments are not sent to Redis"
@@ -261,8 +261,8 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.make_due(f"b{by.id} b")
         desk.fire()
         desk.requeue("w1", desk.deliver("w1").entry, lost=True)
-        again = desk.deliver("w1")
-        desk.run("putback", "default", again.id, again.entry, FAR)
+        later = desk.deliver("w1")
+        desk.run("putback", "default", later.id, later.entry, FAR)
         desk.make_due("p" + by.id)
         desk.fire()
         desk.finish(desk.deliver("w1"))
@@ -287,7 +287,7 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
 
 
 def compose(desk: Desk) -> None:
-    """Whatever binds executions to each other, to lanes, topics and schedules."""
+    """Everything that relates executions to each other and to semaphores, topics and schedules."""
     by = desk.start(consumer="w1", semaphore="narrow", limit=1, near=True, timeout=FAR)
     desk.wait_for_event(by, "it", "news", race=branch("race", "it", "it"))
     desk.choose(by, "race", "other", "it", "it")
@@ -295,7 +295,7 @@ def compose(desk: Desk) -> None:
     desk.publish("news", once="n1")
     child = desk.child(by, semaphore="narrow", limit=2, near=True)
     desk.suspend(child, "ask")
-    desk.again(child)
+    desk.auto_retry(child)
     desk.finish(by, "failed")
     desk.retry(by.id)
     desk.cancel(by.id, run=2)
@@ -315,7 +315,7 @@ def compose(desk: Desk) -> None:
 
 
 class Recorder:
-    """Which scripts a desk runs."""
+    """Records which scripts a desk runs."""
 
     def __init__(self, desk: Desk) -> None:
         self.names: set[str] = set()

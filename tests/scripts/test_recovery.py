@@ -1,4 +1,4 @@
-"""requeue, putback, prune and watch: what workers give back, and who is told of an end."""
+"""requeue, putback, prune and watch: what workers hand back, and who is notified of an end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def desk(every_server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_requeue_puts_an_entry_at_the_end_of_the_queue(desk: Desk, lost: bool) -> None:
+def test_requeue_moves_an_entry_to_the_end_of_the_queue(desk: Desk, lost: bool) -> None:
     by = desk.start()
     desk.write(by, "a")
     later = desk.invoke()
@@ -36,7 +36,7 @@ def test_requeue_puts_an_entry_at_the_end_of_the_queue(desk: Desk, lost: bool) -
         assert desk.requeue("w1", by.entry, lost=lost) == [0, 0, 0]
 
 
-def test_requeue_leaves_what_another_consumer_holds(desk: Desk) -> None:
+def test_requeue_leaves_entries_of_another_consumer_alone(desk: Desk) -> None:
     by = desk.start(consumer="w2")
     with desk.unchanged():
         assert desk.requeue("w1", by.entry, b"1-1") == [0, 0, 0]
@@ -52,7 +52,7 @@ def test_requeue_drops_an_entry_that_is_not_the_live_one(desk: Desk) -> None:
     assert set(desk.state.queues[b"default"].pending) == {live}
 
 
-def test_requeue_forgets_an_entry_that_was_deleted(desk: Desk) -> None:
+def test_requeue_drops_an_entry_that_was_deleted(desk: Desk) -> None:
     by = desk.start()
     desk.do("XADD", keys.QUEUE + "default", "*", "id", by.id)
     stale = desk.read_entries("w1")[0][0]
@@ -61,7 +61,7 @@ def test_requeue_forgets_an_entry_that_was_deleted(desk: Desk) -> None:
 
 
 @pytest.mark.failure(9)
-def test_losses_in_a_row_without_progress_fail_the_execution(desk: Desk) -> None:
+def test_repeated_losses_without_progress_fail_the_execution(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ok", FAR)
     with Subscriber(desk.url, desk.prefix, "me") as me:
@@ -69,7 +69,7 @@ def test_losses_in_a_row_without_progress_fail_the_execution(desk: Desk) -> None
         assert desk.requeue("w1", by.entry, lost=True, most=3) == [1, 0, 0]
         assert desk.requeue("w1", desk.deliver().entry, lost=True, most=3) == [1, 0, 0]
         assert desk.requeue("w1", desk.deliver().entry, lost=True, most=3) == [0, 1, 0]
-        (notice,) = me.heard(1)
+        (notice,) = me.received(1)
     assert notice[:4] == [b"done", by.id.encode(), b"failed", b"error"]
     fields = desk.execution(by.id)
     assert fields["status"] == b"failed" and fields["input"] == b"in"
@@ -78,11 +78,11 @@ def test_losses_in_a_row_without_progress_fail_the_execution(desk: Desk) -> None
     _, (event, data) = desk.state.topics[by.id.encode()][-1]
     assert event == b"workflow_finish"
     assert msgpack.unpackb(data) == {"status": "failed", "error": f"WorkerLostError: {text}"}
-    assert desk.record(by.id, "ok")[2] == b"closed", "the journal is kept, its waits are closed"
+    assert desk.record(by.id, "ok")[2] == b"closed", "the journal remains, with its waits closed"
 
 
 @pytest.mark.failure(9)
-def test_progress_starts_the_count_of_losses_again(desk: Desk) -> None:
+def test_progress_resets_the_count_of_losses(desk: Desk) -> None:
     by = desk.start()
     for key in ("a", "b", "c", "d"):
         assert desk.requeue("w1", by.entry, lost=True, most=2) == [1, 0, 0], key
@@ -96,14 +96,14 @@ def test_progress_starts_the_count_of_losses_again(desk: Desk) -> None:
 
 
 @pytest.mark.failure(39)
-def test_handing_back_is_not_counted_as_a_loss(desk: Desk) -> None:
+def test_handing_back_does_not_count_as_a_loss(desk: Desk) -> None:
     desk.invoke()
     for _ in range(9):
         assert desk.requeue("w1", desk.deliver().entry, most=1) == [1, 0, 0]
 
 
 @pytest.mark.failure(6)
-def test_requeue_takes_a_batch_and_tells_what_became_of_each(desk: Desk) -> None:
+def test_requeue_takes_a_batch_and_reports_each_outcome(desk: Desk) -> None:
     entries = [desk.start().entry for _ in range(4)]
     cancelled = desk.start()
     desk.cancel(cancelled.id)
@@ -117,7 +117,7 @@ def test_requeue_takes_a_batch_and_tells_what_became_of_each(desk: Desk) -> None
 
 
 @pytest.mark.failure(10)
-def test_putback_returns_an_execution_after_a_delay(desk: Desk) -> None:
+def test_putback_requeues_an_execution_after_a_delay(desk: Desk) -> None:
     by = desk.start()
     desk.run("load", by.id, by.entry, by.owner)
     before = desk.now()
@@ -142,7 +142,7 @@ def test_putback_of_an_entry_that_is_not_the_live_one_deletes_it(desk: Desk) -> 
     assert desk.execution(by.id)["entry"] == by.entry and desk.state.timers == {}
 
 
-def test_cancel_takes_a_put_back_execution_out_of_the_timers(desk: Desk) -> None:
+def test_cancel_removes_the_timer_of_a_put_back_execution(desk: Desk) -> None:
     by = desk.start()
     desk.run("putback", "default", by.id, by.entry, FAR)
     desk.cancel(by.id)
@@ -152,7 +152,7 @@ def test_cancel_takes_a_put_back_execution_out_of_the_timers(desk: Desk) -> None
 # --- group and renew --------------------------------------------------------------------
 
 
-def test_group_makes_a_queue_once_and_from_its_beginning(desk: Desk) -> None:
+def test_group_creates_a_queue_once_and_reads_it_from_its_beginning(desk: Desk) -> None:
     one = desk.invoke()
     assert desk.run("group", "default") == desk.run("group", "other") == 1
     assert desk.read_entries("w1", "default")[0][1][1] == one.encode()
@@ -182,7 +182,7 @@ def test_prune_removes_an_empty_consumer_and_its_rows(desk: Desk) -> None:
 
 
 @pytest.mark.failure(7)
-def test_prune_spares_who_holds_entries_or_has_renewed(desk: Desk) -> None:
+def test_prune_spares_a_consumer_that_holds_entries_or_has_renewed(desk: Desk) -> None:
     desk.start(consumer="w1")
     desk.do("HSET", keys.WORKERS, "w1", 7)
     with desk.unchanged():
@@ -194,19 +194,19 @@ def test_prune_spares_who_holds_entries_or_has_renewed(desk: Desk) -> None:
 # --- watch ------------------------------------------------------------------------------
 
 
-def test_watch_registers_each_client_once_and_the_latest_sixteen(desk: Desk) -> None:
+def test_watch_registers_each_client_once_and_keeps_the_latest_sixteen(desk: Desk) -> None:
     one = desk.invoke()
     with desk.unchanged():
         assert desk.run("watch", one, "") == [b"queued"]
         assert desk.run("watch", new_id(), "me") is None
-    for place in range(20):
-        assert desk.run("watch", one, f"c{place}") == [b"queued"]
+    for number in range(20):
+        assert desk.run("watch", one, f"c{number}") == [b"queued"]
     assert desk.run("watch", one, "c10") == [b"queued"]
     names = desk.execution(one)["notify"].split()
-    assert names == [f"c{place}".encode() for place in [*range(4, 10), *range(11, 20), 10]]
+    assert names == [f"c{number}".encode() for number in [*range(4, 10), *range(11, 20), 10]]
 
 
-def test_watch_tells_how_it_ended(desk: Desk) -> None:
+def test_watch_returns_how_an_execution_ended(desk: Desk) -> None:
     done = desk.finished()
     by = desk.start()
     desk.finish(by, "failed", b"err")
@@ -218,10 +218,10 @@ def test_watch_tells_how_it_ended(desk: Desk) -> None:
         assert desk.run("watch", stopped, "me") == [b"cancelled", None, None, b"bob"]
 
 
-def test_everyone_registered_is_told_once(desk: Desk) -> None:
+def test_every_watcher_is_notified_once(desk: Desk) -> None:
     by = desk.start()
     with Subscriber(desk.url, desk.prefix, "a") as a, Subscriber(desk.url, desk.prefix, "b") as b:
         for name in ("a", "b", "gone", "a"):
             desk.run("watch", by.id, name)
         desk.finish(by)
-        assert a.heard(1) == b.heard(1) == [[b"done", by.id.encode(), b"completed", b"output", b"\x01"]]
+        assert a.received(1) == b.received(1) == [[b"done", by.id.encode(), b"completed", b"output", b"\x01"]]

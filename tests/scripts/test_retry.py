@@ -1,4 +1,4 @@
-"""retry and again: what of a failed execution goes on in its next run, and what is dropped."""
+"""retry and auto_retry: what the next run of a failed execution keeps, and what it drops."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def failed(desk: Desk) -> str:
 
 
 def journal(desk: Desk, by: Activated) -> set[bytes]:
-    """The names in its journal, without that of the count."""
+    """The names in its journal, except that of the count."""
     return desk.state.journals[by.id.encode()].keys() - {b""}
 
 
 def run_again(desk: Desk, by: Activated, how: str) -> None:
-    """Begin the second run: by its own `retries`, or after it has failed."""
-    if how == "again":
-        assert desk.again(by) == 2
+    """Start the second run, by its own `retries` or by a retry after it has failed."""
+    if how == "auto_retry":
+        assert desk.auto_retry(by) == 2
     else:
         fail(desk, by)
         assert desk.retry(by.id) == [b"retried", 2]
 
 
-both = pytest.mark.parametrize("how", ["again", "retry"])
+both = pytest.mark.parametrize("how", ["auto_retry", "retry"])
 
 
 # --- retry ------------------------------------------------------------------------------
 
 
-def test_retry_puts_a_failed_execution_back_on_the_queue(desk: Desk) -> None:
+def test_retry_requeues_a_failed_execution(desk: Desk) -> None:
     by = desk.start(workflow="parent", queue="slow", origin=b"\x80")
     desk.write(by, "a", step(b"\x07"))
     desk.run("watch", by.id, "me")
@@ -63,9 +63,19 @@ def test_retry_puts_a_failed_execution_back_on_the_queue(desk: Desk) -> None:
     fields = desk.execution(by.id)
     entry = fields.pop("entry")
     assert entry != by.entry
-    kept = ("workflow", "queue", "input", "origin", "created", "started", "retention", "state", "relations")
+    same = (
+        "workflow",
+        "queue",
+        "input",
+        "origin",
+        "created",
+        "started",
+        "retention",
+        "state",
+        "relations",
+    )
     new = {"status": b"queued", "run": b"2", "last_error": ERROR}
-    assert fields == {name: before[name] for name in kept} | new
+    assert fields == {name: before[name] for name in same} | new
     state = desk.state
     assert state.queues[b"slow"].entries == {
         entry: {b"id": by.id.encode(), b"workflow": b"parent", b"run": b"2"}
@@ -77,7 +87,7 @@ def test_retry_puts_a_failed_execution_back_on_the_queue(desk: Desk) -> None:
     assert desk.record(by.id, "a")[5] == b"\x07"
 
 
-def test_no_key_of_a_new_run_goes_away(desk: Desk) -> None:
+def test_keys_of_a_new_run_do_not_expire(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ok")
     desk.answer(by.id, "ok")
@@ -86,10 +96,10 @@ def test_no_key_of_a_new_run_goes_away(desk: Desk) -> None:
     desk.suspend(child, "ask")
     desk.finish(child)
     fail(desk, by)
-    kept = (keys.EXEC, keys.JOURNAL, keys.TOPIC, keys.BELOW, keys.TOPIC + "ok/", keys.TOPIC + "open/")
-    assert all(desk.state.ttl[name + by.id] > 0 for name in kept)
+    permanent = (keys.EXEC, keys.JOURNAL, keys.TOPIC, keys.BELOW, keys.TOPIC + "ok/", keys.TOPIC + "open/")
+    assert all(desk.state.ttl[name + by.id] > 0 for name in permanent)
     desk.retry(by.id)
-    assert {name: desk.state.ttl[name + by.id] for name in kept} == dict.fromkeys(kept, -1)
+    assert {name: desk.state.ttl[name + by.id] for name in permanent} == dict.fromkeys(permanent, -1)
 
 
 def test_an_execution_that_has_not_failed_is_not_retried(desk: Desk) -> None:
@@ -104,19 +114,19 @@ def test_an_execution_that_has_not_failed_is_not_retried(desk: Desk) -> None:
 
 
 @pytest.mark.failure(36)
-def test_a_retry_that_comes_twice_begins_one_run(desk: Desk) -> None:
+def test_a_repeated_retry_starts_one_run(desk: Desk) -> None:
     one = failed(desk)
     assert desk.retry(one) == [b"retried", 2]
     with desk.unchanged():
         assert desk.retry(one) == [b"run", b"2"]
     fail(desk, desk.deliver())
     with desk.unchanged():
-        assert desk.retry(one) == [b"run", b"2"], "it has seen the first failure only"
+        assert desk.retry(one) == [b"run", b"2"], "it has seen only the first failure"
         assert desk.cancel(one, run=1) == [b"run", b"2"]
     assert desk.retry(one, run=2) == [b"retried", 3]
 
 
-def test_the_end_of_a_later_run_says_which_it_was(desk: Desk) -> None:
+def test_the_end_of_a_later_run_names_its_run(desk: Desk) -> None:
     one, other = failed(desk), failed(desk)
     for name in (one, other):
         desk.retry(name)
@@ -127,7 +137,7 @@ def test_the_end_of_a_later_run_says_which_it_was(desk: Desk) -> None:
         assert msgpack.unpackb(desk.state.topics[name.encode()][-1][1][1])["run"] == 2
 
 
-def test_a_new_run_has_its_whole_time_again(desk: Desk) -> None:
+def test_a_new_run_has_its_full_run_timeout(desk: Desk) -> None:
     by = desk.start(timeout=FAR)
     fail(desk, by)
     assert desk.state.timers == {}
@@ -138,7 +148,7 @@ def test_a_new_run_has_its_whole_time_again(desk: Desk) -> None:
     assert relations_of(desk.state.executions[by.id.encode()]).deadline == due
 
 
-def test_a_retry_stops_the_end_of_the_children(desk: Desk) -> None:
+def test_a_retry_stops_the_cancelling_of_the_children(desk: Desk) -> None:
     by = desk.start(timeout=FAR)
     child = desk.child(by)
     desk.make_due("t" + by.id)
@@ -149,7 +159,7 @@ def test_a_retry_stops_the_end_of_the_children(desk: Desk) -> None:
     assert desk.state.children == {by.id.encode(): {child.id.encode()}}
 
 
-def test_a_child_that_is_retried_belongs_to_its_parent_again(desk: Desk) -> None:
+def test_a_retried_child_belongs_to_its_parent_again(desk: Desk) -> None:
     by = desk.start()
     child = desk.child(by, status="started")
     fail(desk, child)
@@ -161,10 +171,10 @@ def test_a_child_that_is_retried_belongs_to_its_parent_again(desk: Desk) -> None
     assert desk.execution(child.id)["status"] == b"cancelled"
 
 
-# --- again ------------------------------------------------------------------------------
+# --- auto_retry -------------------------------------------------------------------------
 
 
-def test_again_ends_the_run_and_queues_the_next(desk: Desk) -> None:
+def test_auto_retry_ends_the_run_and_queues_the_next(desk: Desk) -> None:
     by = desk.start()
     desk.write(by, "a")
     desk.requeue("w1", by.entry, lost=True)
@@ -180,17 +190,17 @@ def test_again_ends_the_run_and_queues_the_next(desk: Desk) -> None:
     assert desk.finish(by) == -1
 
 
-def test_again_as_the_first_write_starts_the_execution(desk: Desk) -> None:
+def test_auto_retry_as_the_first_write_starts_the_execution(desk: Desk) -> None:
     by = desk.start()
-    desk.again(by)
+    desk.auto_retry(by)
     assert int(desk.execution(by.id)["started"]) <= desk.now()
     assert by.id.encode() not in desk.state.journals
 
 
-def test_again_waits_for_its_delay(desk: Desk) -> None:
+def test_auto_retry_waits_for_its_delay(desk: Desk) -> None:
     by = desk.start()
     before = desk.now()
-    assert desk.again(by, delay=FAR) == 2
+    assert desk.auto_retry(by, delay=FAR) == 2
     due = desk.state.timers[b"p" + by.id.encode()]
     assert before + FAR <= due <= desk.now() + FAR and "entry" not in desk.execution(by.id)
     _, (_, data) = desk.state.topics[by.id.encode()][-1]
@@ -201,41 +211,41 @@ def test_again_waits_for_its_delay(desk: Desk) -> None:
     assert entry[b"run"] == b"2"
 
 
-def test_again_has_an_end(desk: Desk) -> None:
+def test_auto_retry_stops_after_its_last_attempt(desk: Desk) -> None:
     desk.invoke()
     for run in (2, 3):
-        assert desk.again(desk.deliver(), times=2) == run
+        assert desk.auto_retry(desk.deliver(), times=2) == run
     by = desk.deliver()
     with desk.unchanged():
-        assert desk.again(by, times=2) == 0
+        assert desk.auto_retry(by, times=2) == 0
     fail(desk, by)
     assert desk.execution(by.id)["last_error"] == b"err"
     desk.retry(by.id, run=3)
-    assert "retried" not in desk.execution(by.id), "a person's retry counts anew"
-    assert desk.again(desk.deliver(), times=2) == 5
+    assert "retried" not in desk.execution(by.id), "a retry by a person resets the count"
+    assert desk.auto_retry(desk.deliver(), times=2) == 5
 
 
-def test_again_keeps_the_time_that_was_set_for_it_all(desk: Desk) -> None:
+def test_auto_retry_keeps_the_run_timeout_of_the_first_run(desk: Desk) -> None:
     by = desk.start(timeout=FAR)
     before = desk.state.timers
-    desk.again(by)
+    desk.auto_retry(by)
     assert desk.state.timers == before
 
 
 @pytest.mark.failure(2)
-def test_again_of_a_lost_activation_changes_nothing(desk: Desk) -> None:
+def test_auto_retry_of_a_lost_activation_changes_nothing(desk: Desk) -> None:
     by = desk.start()
     desk.requeue("w1", by.entry)
     with desk.unchanged():
-        assert desk.again(by) == -1
-    again = desk.deliver()
-    desk.write(again, "a")
-    again.known = 2
+        assert desk.auto_retry(by) == -1
+    next_run = desk.deliver()
+    desk.write(next_run, "a")
+    next_run.known = 2
     with desk.unchanged():
-        assert desk.again(again) == -2
+        assert desk.auto_retry(next_run) == -2
 
 
-def test_again_leaves_open_waits_open(desk: Desk) -> None:
+def test_auto_retry_leaves_open_waits_open(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ask", FAR)
     desk.backoff(by, "call")
@@ -244,7 +254,7 @@ def test_again_leaves_open_waits_open(desk: Desk) -> None:
     before = {key: desk.record(by.id, key) for key in ("ask", "call", "kids", "event")}
     timers = desk.state.timers
     kid = desk.deliver()
-    assert desk.again(by) == 2
+    assert desk.auto_retry(by) == 2
     assert {key: desk.record(by.id, key) for key in before} == before
     assert desk.state.timers == timers and set(desk.state.subs) == {b"news"}
     desk.finish(kid)
@@ -255,7 +265,7 @@ def test_again_leaves_open_waits_open(desk: Desk) -> None:
 
 
 @both
-def test_steps_that_failed_run_again_and_those_that_did_not_do_not(desk: Desk, how: str) -> None:
+def test_only_failed_steps_run_again(desk: Desk, how: str) -> None:
     by = desk.start()
     for status in ("ok", "failed", "retry"):
         desk.write(by, status, step(status=status))
@@ -264,7 +274,7 @@ def test_steps_that_failed_run_again_and_those_that_did_not_do_not(desk: Desk, h
 
 
 @both
-def test_waits_that_nobody_decided_are_opened_again(desk: Desk, how: str) -> None:
+def test_undecided_waits_are_opened_again(desk: Desk, how: str) -> None:
     by = desk.start()
     desk.suspend(by, "answered")
     desk.answer(by.id, "answered")
@@ -285,12 +295,12 @@ def test_waits_that_nobody_decided_are_opened_again(desk: Desk, how: str) -> Non
     by.known = 0
     run_again(desk, by, how)
     assert journal(desk, by) == {b"answered", b"over", b"event", b"open"}
-    again = desk.deliver()
-    desk.suspend(again, "too late", FAR)
+    next_run = desk.deliver()
+    desk.suspend(next_run, "too late", FAR)
     assert desk.record(by.id, "too late")[2] == b"open"
 
 
-def test_waits_that_the_failure_closed_are_opened_again(desk: Desk) -> None:
+def test_waits_closed_by_the_failure_are_opened_again(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ask", FAR)
     desk.wait(by, "pause", FAR)
@@ -300,8 +310,8 @@ def test_waits_that_the_failure_closed_are_opened_again(desk: Desk) -> None:
 
 
 @both
-@pytest.mark.parametrize("follows", ["nothing", "step", "answer", "wait", "child", "children begun", "race"])
-def test_an_abandoned_step_runs_again_if_nothing_relies_on_it(desk: Desk, how: str, follows: str) -> None:
+@pytest.mark.parametrize("follows", ["nothing", "step", "answer", "wait", "child", "children", "race"])
+def test_an_abandoned_step_runs_again_if_nothing_depends_on_it(desk: Desk, how: str, follows: str) -> None:
     by = desk.start()
     desk.suspend(by, "ask")
     desk.write(by, "left", step(status="abandoned"))
@@ -310,7 +320,7 @@ def test_an_abandoned_step_runs_again_if_nothing_relies_on_it(desk: Desk, how: s
         pass
     if follows == "wait":
         desk.wait(by, "past", -1)
-    if follows == "children begun":
+    if follows == "children":
         desk.spawn(by, "kid", 1, status="started")
     if follows == "child":
         desk.finish(desk.child(by))
@@ -326,9 +336,9 @@ def test_an_abandoned_step_runs_again_if_nothing_relies_on_it(desk: Desk, how: s
 
 
 @both
-def test_steps_that_were_abandoned_together_all_run_again(desk: Desk, how: str) -> None:
+def test_steps_abandoned_together_all_run_again(desk: Desk, how: str) -> None:
     by = desk.start()
-    for key in ("left", "left too"):  # not within the same ms, as happens to a large group
+    for key in ("left", "left too"):  # not within the same ms, as happens in a large group
         desk.write(by, key, step(status="abandoned"))
         at = desk.record(by.id, key)[6]
         while desk.now() <= at:
@@ -339,7 +349,7 @@ def test_steps_that_were_abandoned_together_all_run_again(desk: Desk, how: str) 
 
 
 @both
-def test_children_that_completed_are_kept_and_others_run_again(desk: Desk, how: str) -> None:
+def test_completed_children_are_kept_and_others_run_again(desk: Desk, how: str) -> None:
     by = desk.start()
     desk.spawn(by, "good", 2)
     desk.spawn(by, "bad", 2)
@@ -357,7 +367,7 @@ def test_children_that_completed_are_kept_and_others_run_again(desk: Desk, how: 
 
 
 @both
-def test_a_failed_child_that_is_forgotten_does_not_begin_anew(desk: Desk, how: str) -> None:
+def test_a_forgotten_failed_child_does_not_start_again(desk: Desk, how: str) -> None:
     by = desk.start()
     desk.spawn(by, "kids", 2)
     kids = [desk.deliver() for _ in range(2)]
@@ -367,9 +377,9 @@ def test_a_failed_child_that_is_forgotten_does_not_begin_anew(desk: Desk, how: s
     desk.fire()
     by.known = 0
     run_again(desk, by, how)
-    assert journal(desk, by) == {result_name(kids[0].id)}, "the other one is begun again"
-    again = desk.deliver()
-    desk.spawn(again, "kids", 2)
+    assert journal(desk, by) == {result_name(kids[0].id)}, "the other one starts again"
+    next_run = desk.deliver()
+    desk.spawn(next_run, "kids", 2)
     kid = desk.deliver()
     assert kid.id == kids[1].id
     desk.finish(kid)
@@ -386,7 +396,7 @@ def race(desk: Desk, by: Activated, *names: str) -> None:
 
 
 @both
-def test_a_race_that_was_won_by_what_is_kept_stays_won(desk: Desk, how: str) -> None:
+def test_a_race_won_by_a_kept_record_stays_won(desk: Desk, how: str) -> None:
     by = desk.start()
     race(desk, by, "one", "two")
     desk.answer(by.id, "one")
@@ -398,7 +408,7 @@ def test_a_race_that_was_won_by_what_is_kept_stays_won(desk: Desk, how: str) -> 
 
 @both
 @pytest.mark.parametrize("winner", ["suspension", "child"])
-def test_a_race_that_was_won_by_what_is_dropped_is_run_again(desk: Desk, how: str, winner: str) -> None:
+def test_a_race_won_by_a_dropped_record_is_run_again(desk: Desk, how: str, winner: str) -> None:
     by = desk.start()
     race(desk, by, "one")
     if winner == "child":
@@ -414,7 +424,7 @@ def test_a_race_that_was_won_by_what_is_dropped_is_run_again(desk: Desk, how: st
 
 
 @both
-def test_a_race_that_was_won_by_a_child_that_completed_stays_won(desk: Desk, how: str) -> None:
+def test_a_race_won_by_a_completed_child_stays_won(desk: Desk, how: str) -> None:
     by = desk.start()
     race(desk, by, "one")
     desk.spawn(by, "kid", race=branch("race", "kid", "kid"))
@@ -424,7 +434,7 @@ def test_a_race_that_was_won_by_a_child_that_completed_stays_won(desk: Desk, how
     assert journal(desk, by) == {b"race", b"kid", result_name(keys.child_id(by.id, "kid", 0))}
 
 
-def test_an_open_race_keeps_the_members_that_are_still_open(desk: Desk) -> None:
+def test_an_open_race_keeps_its_open_members(desk: Desk) -> None:
     by = desk.start()
     race(desk, by, "one", "two", "three")
     desk.answer(by.id, "nothing")
@@ -432,19 +442,19 @@ def test_an_open_race_keeps_the_members_that_are_still_open(desk: Desk) -> None:
     desk.answer(by.id, "other")
     desk.park(by, "other", given_up=["two"])
     by.known = 0
-    run_again(desk, by, "again")
+    run_again(desk, by, "auto_retry")
     assert desk.record(by.id, "race")[2] == b"open"
     assert desk.record(by.id, "race")[6] == [b"one", b"one", b"three", b"three"]
     desk.answer(by.id, "one")
     assert desk.record(by.id, "race")[4] == b"one" and desk.record(by.id, "three")[2] == b"closed"
 
 
-def test_a_race_whose_members_the_failure_closed_is_begun_anew(desk: Desk) -> None:
+def test_a_race_whose_members_the_failure_closed_starts_over(desk: Desk) -> None:
     by = desk.start()
     race(desk, by, "one", "two")
     run_again(desk, by, "retry")
-    again = desk.deliver()
-    race(desk, again, "two", "one")
+    next_run = desk.deliver()
+    race(desk, next_run, "two", "one")
     desk.answer(by.id, "two")
     assert desk.record(by.id, "race")[4] == b"two" and desk.record(by.id, "one")[2] == b"closed"
 
@@ -453,15 +463,15 @@ def test_the_changes_of_a_journal_are_counted_across_runs(desk: Desk) -> None:
     by = desk.start()
     desk.write(by, "a", step(status="failed"))
     before = int(desk.state.journals[by.id.encode()][b""])
-    desk.again(by)
+    desk.auto_retry(by)
     assert int(desk.state.journals[by.id.encode()][b""]) == before + 1
 
 
 @pytest.mark.failure(26)
-def test_a_journal_of_any_length_is_gone_through(desk: Desk) -> None:
+def test_a_journal_of_any_length_is_scanned(desk: Desk) -> None:
     by = desk.start()
     for number in range(2100):
         desk.write(by, f"{number}", step(status="failed"))
     desk.write(by, "kept")
-    desk.again(by)
+    desk.auto_retry(by)
     assert journal(desk, by) == {b"kept"}

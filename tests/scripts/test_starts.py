@@ -1,4 +1,4 @@
-"""schedule, scheduled, subscribe and trigger: what the clock and events begin."""
+"""schedule, read_schedule, subscribe and trigger: executions started by the clock and by events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def desk(every_server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
         yield desk
 
 
-def begins(options: dict[str, Any] | None = None) -> tuple[str, str, bytes, int, bytes]:
+def started(options: dict[str, Any] | None = None) -> tuple[str, str, bytes, int, bytes]:
     packed: bytes = msgpack.packb(options, use_bin_type=False) if options else b""
     return new_id(), "wf", b"in", RETENTION, packed
 
@@ -44,11 +44,11 @@ def test_a_schedule_is_read_with_the_servers_time(desk: Desk) -> None:
     assert packed == TICKING and later >= now > 1_700_000_000_000
 
 
-def test_a_schedule_is_changed_only_as_it_was_seen(desk: Desk) -> None:
+def test_a_schedule_is_changed_only_in_the_version_that_was_read(desk: Desk) -> None:
     assert desk.run("schedule", "s", "", TICKING, 1, *NOTHING) == 1
     for seen in (b"", NEXT):
         with desk.unchanged():
-            assert desk.run("schedule", "s", seen, RESTING, "", *begins()) == 0
+            assert desk.run("schedule", "s", seen, RESTING, "", *started()) == 0
     assert desk.run("schedule", "s", TICKING, NEXT, 2, *NOTHING) == 1
     assert errand(desk, "ks") == 2
     assert desk.run("schedule", "s", NEXT, RESTING, "", *NOTHING) == 1
@@ -59,54 +59,54 @@ def test_a_schedule_is_changed_only_as_it_was_seen(desk: Desk) -> None:
         assert desk.run("schedule", "s", RESTING, TICKING, 1, *NOTHING) == 0
 
 
-def test_a_tick_begins_its_execution_and_sets_the_next(desk: Desk) -> None:
+def test_a_tick_starts_its_execution_and_sets_the_next(desk: Desk) -> None:
     desk.run("schedule", "s", "", TICKING, 1, *NOTHING)
-    begun = begins()
-    assert desk.run("schedule", "s", TICKING, NEXT, 2, *begun) == 1
+    starting = started()
+    assert desk.run("schedule", "s", TICKING, NEXT, 2, *starting) == 1
     by = desk.deliver()
-    assert by.id == begun[0] and desk.execution(by.id)["input"] == b"in"
+    assert by.id == starting[0] and desk.execution(by.id)["input"] == b"in"
     assert errand(desk, "ks") == 2 and desk.state.schedules == {b"s": NEXT}
     with desk.unchanged():
-        assert desk.run("schedule", "s", TICKING, NEXT, 2, *begins()) == 0, "fired once"
+        assert desk.run("schedule", "s", TICKING, NEXT, 2, *started()) == 0, "fired once"
 
 
-def test_a_tick_that_has_begun_its_execution_before_begins_no_other(desk: Desk) -> None:
+def test_a_tick_whose_execution_exists_starts_no_other(desk: Desk) -> None:
     """The clock was set back while the schedule was paused."""
-    begun = begins()
-    desk.invoke(begun[0])
-    entry = desk.execution(begun[0])["entry"]
+    starting = started()
+    desk.invoke(starting[0])
+    entry = desk.execution(starting[0])["entry"]
     desk.run("schedule", "s", "", TICKING, 1, *NOTHING)
-    assert desk.run("schedule", "s", TICKING, NEXT, 2, *begun) == 1
-    assert desk.execution(begun[0])["entry"] == entry
+    assert desk.run("schedule", "s", TICKING, NEXT, 2, *starting) == 1
+    assert desk.execution(starting[0])["entry"] == entry
 
 
-def test_what_is_begun_takes_options(desk: Desk) -> None:
+def test_a_started_execution_takes_options(desk: Desk) -> None:
     desk.run("schedule", "s", "", TICKING, 1, *NOTHING)
-    begun = begins({"queue": "q", "semaphore": "q", "limit": 1, "near": True})
-    desk.run("schedule", "s", TICKING, NEXT, 2, *begun)
-    assert desk.deliver(queue="q").id == begun[0]
+    starting = started({"queue": "q", "semaphore": "q", "limit": 1, "near": True})
+    desk.run("schedule", "s", TICKING, NEXT, 2, *starting)
+    assert desk.deliver(queue="q").id == starting[0]
 
 
 # --- triggers ---------------------------------------------------------------------------
 
 
 def subscribed(desk: Desk, *events: str) -> list[bytes]:
-    """A topic with events that the workflow wf is to be given; its places, the first one first."""
-    place = desk.run("subscribe", "news", "twf")
+    """A topic with events for the workflow wf; the positions, from where it subscribed."""
+    position = desk.run("subscribe", "news", "twf")
     for event in events:
         desk.publish("news", event)
-    return [place, *(entry for entry, _ in desk.state.topics.get(b"news", ()))]
+    return [position, *(entry for entry, _ in desk.state.topics.get(b"news", ()))]
 
 
-def test_events_begin_an_execution_once(desk: Desk) -> None:
+def test_events_start_an_execution_once(desk: Desk) -> None:
     start, _, last = subscribed(desk, "a", "b")
-    begun = begins()
-    assert desk.run("trigger", "news", "wf", start, last, 0, *begun_as(begun)) == 0
+    starting = started()
+    assert desk.run("trigger", "news", "wf", start, last, 0, *as_triggered(starting)) == 0
     assert desk.state.subs == {b"news": {b"twf": last}}
-    assert desk.deliver().id == begun[0]
+    assert desk.deliver().id == starting[0]
     with desk.unchanged():
-        assert desk.run("trigger", "news", "wf", start, last, 0, *begun_as(begins())) == -1
-        assert desk.run("trigger", "news", "other", start, last, 0, *begun_as(begins())) == -1
+        assert desk.run("trigger", "news", "wf", start, last, 0, *as_triggered(started())) == -1
+        assert desk.run("trigger", "news", "other", start, last, 0, *as_triggered(started())) == -1
     assert desk.read_entries("w1") == []
 
 
@@ -114,12 +114,12 @@ def test_a_batch_may_have_to_wait(desk: Desk) -> None:
     start, last = subscribed(desk, "a")
     now, _ = desk.run("read_schedule", "s")
     with desk.unchanged():
-        left = desk.run("trigger", "news", "wf", start, last, now + FAR, *begun_as(begins()))
+        left = desk.run("trigger", "news", "wf", start, last, now + FAR, *as_triggered(started()))
     assert FAR - 60_000 < left <= FAR
-    assert desk.run("trigger", "news", "wf", start, last, now, *begun_as(begins())) == 0
+    assert desk.run("trigger", "news", "wf", start, last, now, *as_triggered(started())) == 0
 
 
-def test_who_subscribes_again_keeps_the_place(desk: Desk) -> None:
+def test_a_repeated_subscription_keeps_its_position(desk: Desk) -> None:
     start, _ = subscribed(desk, "a")
     assert start == b"0-0"
     with desk.unchanged():
@@ -128,6 +128,6 @@ def test_who_subscribes_again_keeps_the_place(desk: Desk) -> None:
     assert desk.run("subscribe", "news", "twf") != start
 
 
-def begun_as(begun: tuple[str, str, bytes, int, bytes]) -> tuple[str | bytes | int, ...]:
-    execution_id, _, packed, retention, options = begun
+def as_triggered(starting: tuple[str, str, bytes, int, bytes]) -> tuple[str | bytes | int, ...]:
+    execution_id, _, packed, retention, options = starting
     return execution_id, packed, retention, options

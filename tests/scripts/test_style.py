@@ -1,4 +1,4 @@
-"""How the Lua scripts are written, as the docstring of `polos_redis.state.scripts` describes it."""
+"""The style of the Lua scripts, as the docstring of `polos_redis.state.scripts` describes it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ HMGET = re.compile(r"([\w, ]+) = unpack\(redis\.call\('HMGET',(.+?)\)\)( end)?\n
 
 
 def code(text: str) -> str:
-    """The text without its comments; no string of the scripts has two dashes."""
+    """The text without its comments; no string in the scripts contains two dashes."""
     return re.sub(r" *--.*", "", text)
 
 
 def with_includes(name: str) -> str:
-    """A script and all that it includes, comments and all."""
+    """A script and everything it includes, with comments."""
     found: list[str] = []
     left = [f"{name}.lua"]
     while left:
@@ -72,7 +72,7 @@ def test_a_script_has_a_header_and_names_all_its_arguments_first(name: str) -> N
     binding = BINDING.match(SCRIPTS[name], header.end())
     assert binding, "the first statement names the arguments"
 
-    # Numbers stand at the beginning of the header's entries, two blanks before each.
+    # Numbers start the entries of the header, after two spaces.
     arguments = re.findall(r"(?:^|  )(\d+)(\.\.)?(?= )", re.sub(r"\n--     ", "", header["argv"]))
     assert [int(number) for number, _ in arguments] == list(range(1, len(arguments) + 1))
     tail = arguments.pop() if arguments[-1][1] else None
@@ -99,7 +99,7 @@ def test_no_position_is_a_bare_number(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_reply_of_hmget_is_unpacked_into_as_many_names(name: str) -> None:
+def test_every_hmget_reply_is_unpacked_into_as_many_names(name: str) -> None:
     text = code(FILES[name])
     named = HMGET.findall(text)
     for names, arguments, _ in named:
@@ -121,7 +121,7 @@ def test_a_constant_has_one_meaning_and_is_used(name: str) -> None:
 
 
 @pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
-def test_what_redis_is_sent_has_no_comments_constants_or_unused_functions(script: Script) -> None:
+def test_comments_constants_and_unused_functions_are_not_sent(script: Script) -> None:
     source = script.source.decode()
     assert source.startswith("#!lua")
     assert "--" not in source and "<const>" not in source
@@ -133,7 +133,7 @@ def test_what_redis_is_sent_has_no_comments_constants_or_unused_functions(script
     assert not [function for function in functions if len(re.findall(rf"\b{function}\b", source)) == 1]
 
 
-def test_strings_are_sent_as_they_are_written() -> None:
+def test_strings_are_sent_as_written() -> None:
     for script in scripts.ALL:
         sent = set(re.findall(r"'[^'\n]*'", script.source.decode()))
         assert sent <= set(re.findall(r"'[^'\n]*'", code(with_includes(script.name))))

@@ -1,4 +1,4 @@
-"""suspend, answer, fire and cancel: of answer, timeout and cancel exactly one decides a wait."""
+"""suspend, answer, fire and cancel: exactly one of answer, timeout and cancel decides a wait."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def unpacked(reply: Any) -> Any:
 # --- suspend ----------------------------------------------------------------------------
 
 
-def test_suspend_opens_a_wait_and_tells_both_topics(desk: Desk) -> None:
+def test_suspend_opens_a_wait_and_emits_to_both_topics(desk: Desk) -> None:
     by = desk.start()
     before = desk.now()
     shown = b"\x81\xa1a\xc4\x02\x00\xff"
-    asked = ("ok", FAR, shown, "", "", SHOWN_DIGEST, AUDIT_MS, "")
-    changes, packed = desk.run("suspend", *by.fence, *asked, "workflow_start", b"\x80")
+    arguments = ("ok", FAR, shown, "", "", SHOWN_DIGEST, AUDIT_MS, "")
+    changes, packed = desk.run("suspend", *by.fence, *arguments, "workflow_start", b"\x80")
     version, kind, status, opened, deadline, *rest = unpacked(packed)
     assert (changes, version, kind, status) == (1, 1, b"suspend", b"open")
     assert before <= opened <= desk.now() and deadline == opened + FAR
@@ -52,7 +52,7 @@ def test_suspend_without_a_timeout_sets_no_timer(desk: Desk) -> None:
 
 @pytest.mark.failure(16)
 @pytest.mark.parametrize("decided", [False, True])
-def test_suspend_repeated_keeps_the_first_deadline_and_event(desk: Desk, decided: bool) -> None:
+def test_a_repeated_suspend_keeps_the_first_deadline_and_event(desk: Desk, decided: bool) -> None:
     by = desk.start()
     desk.suspend(by, "ok", FAR)
     if decided:
@@ -63,7 +63,7 @@ def test_suspend_repeated_keeps_the_first_deadline_and_event(desk: Desk, decided
     assert changes == by.known and unpacked(packed) == desk.record(by.id, "ok")
 
 
-def test_suspend_at_the_key_of_a_step_gives_its_record(desk: Desk) -> None:
+def test_suspend_at_the_key_of_a_step_returns_its_record(desk: Desk) -> None:
     by = desk.start()
     desk.write(by, "a", step(b"\x07"))
     with desk.unchanged():
@@ -102,7 +102,7 @@ def test_an_answer_decides_and_wakes(desk: Desk) -> None:
         }
 
 
-def test_an_answer_by_nobody_in_particular_says_so(desk: Desk) -> None:
+def test_an_anonymous_answer_is_recorded_as_such(desk: Desk) -> None:
     one = desk.parked("ok")
     desk.answer(one, "ok", by="")
     _, (_, data) = desk.state.topics[one.encode()][-1]
@@ -110,13 +110,13 @@ def test_an_answer_by_nobody_in_particular_says_so(desk: Desk) -> None:
 
 
 @pytest.mark.failure(24)
-def test_an_answer_reaches_the_activation_that_lives(desk: Desk) -> None:
+def test_an_answer_reaches_an_active_execution(desk: Desk) -> None:
     with Subscriber(desk.url, desk.prefix, "w1") as w1:
         by = desk.start()
         by.owner = "w1:abc"
         desk.suspend(by, "ok")
         desk.answer(by.id, "ok")
-        (notice,) = w1.heard(1)
+        (notice,) = w1.received(1)
     assert notice[:3] == [b"wake", by.id.encode(), b"ok"]
     assert unpacked(notice[3]) == desk.record(by.id, "ok")
     assert desk.execution(by.id)["entry"] == by.entry, "it is not queued a second time"
@@ -124,7 +124,7 @@ def test_an_answer_reaches_the_activation_that_lives(desk: Desk) -> None:
 
 @pytest.mark.failure(23)
 @pytest.mark.parametrize("later", ["at once", "after the end"])
-def test_a_second_answer_has_no_effect_and_learns_the_first(desk: Desk, later: str) -> None:
+def test_a_second_answer_has_no_effect_and_returns_the_first(desk: Desk, later: str) -> None:
     one = desk.parked("ok", FAR)
     _, at, *_ = desk.answer(one, "ok")
     if later == "after the end":
@@ -154,7 +154,7 @@ def test_answers_that_nothing_waits_for_are_refused(desk: Desk) -> None:
 
 
 @pytest.mark.failure(23)
-def test_an_answer_after_the_deadline_is_a_timeout_at_once(desk: Desk) -> None:
+def test_an_answer_after_the_deadline_times_the_wait_out(desk: Desk) -> None:
     one = desk.parked("ok", 1)
     deadline = desk.record(one, "ok")[4]
     while desk.now() < deadline:
@@ -168,7 +168,7 @@ def test_an_answer_after_the_deadline_is_a_timeout_at_once(desk: Desk) -> None:
 
 
 @pytest.mark.failure(23)
-def test_an_answer_to_what_the_end_closed_is_told_how_it_ended(desk: Desk) -> None:
+def test_an_answer_to_a_finished_execution_returns_how_it_ended(desk: Desk) -> None:
     one = desk.parked("ok")
     desk.cancel(one)
     done = desk.finished()
@@ -221,7 +221,7 @@ def test_a_timeout_decides_and_wakes(desk: Desk) -> None:
 
 @pytest.mark.failure(23)
 @pytest.mark.parametrize("decided", ["answered", "closed", "forgotten"])
-def test_a_late_timer_changes_nothing_of_what_is_decided(desk: Desk, decided: str) -> None:
+def test_a_late_timer_does_not_change_a_decided_wait(desk: Desk, decided: str) -> None:
     one = desk.parked("ok", FAR)
     if decided == "answered":
         desk.answer(one, "ok")
@@ -236,10 +236,10 @@ def test_a_late_timer_changes_nothing_of_what_is_decided(desk: Desk, decided: st
 
 
 @pytest.mark.failure(26)
-def test_timers_are_fired_oldest_first_in_bounded_batches(desk: Desk) -> None:
+def test_timers_fire_oldest_first_in_bounded_batches(desk: Desk) -> None:
     waiting = [desk.parked("ok", FAR) for _ in range(5)]
-    for place, one in enumerate(reversed(waiting)):
-        desk.do("ZADD", keys.TIMERS, place + 1, f"s{one} ok")
+    for number, one in enumerate(reversed(waiting)):
+        desk.do("ZADD", keys.TIMERS, number + 1, f"s{one} ok")
     assert desk.fire(limit=2) == [2, 0, 0]
     assert [desk.execution(one)["status"] for one in waiting] == [b"waiting"] * 3 + [b"queued"] * 2
     assert desk.fire(limit=2) == [2, 0, 0] and desk.fire(limit=2) == [1, 0, -1]
@@ -248,14 +248,14 @@ def test_timers_are_fired_oldest_first_in_bounded_batches(desk: Desk) -> None:
     assert sorted(fields[b"id"] for fields in entries.values()) == sorted(one.encode() for one in waiting)
 
 
-def test_the_forgetting_of_executions_is_bounded_too(desk: Desk) -> None:
+def test_forgetting_executions_is_bounded_too(desk: Desk) -> None:
     for _ in range(5):
         desk.do("ZADD", keys.EXPIRY, 1, desk.finished())
     assert [desk.fire(limit=2)[1] for _ in range(4)] == [2, 2, 1, 0]
     assert desk.state.executions == {}
 
 
-def test_one_worker_at_a_time_holds_the_pump(desk: Desk) -> None:
+def test_one_worker_at_a_time_is_the_timer_leader(desk: Desk) -> None:
     desk.make_due(f"s{desk.parked('ok', FAR)} ok")
     assert desk.run("fire", "w1", 60_000, 0) == [0, 0, 0, []]
     assert 0 < desk.state.ttl[keys.TIMER_LEADER] <= 60_000
@@ -266,14 +266,14 @@ def test_one_worker_at_a_time_holds_the_pump(desk: Desk) -> None:
     assert desk.fire(worker="w2") == [0, 0, -1]
 
 
-def test_the_pump_learns_when_the_next_timer_is_due(desk: Desk) -> None:
+def test_the_timer_leader_learns_when_the_next_timer_is_due(desk: Desk) -> None:
     desk.parked("ok", FAR)
     fired, forgotten, pause = desk.fire()
     assert (fired, forgotten) == (0, 0) and FAR - 60_000 < pause <= FAR
 
 
 @pytest.mark.failure(30)
-def test_one_damaged_record_does_not_stop_the_timers_of_the_others(desk: Desk) -> None:
+def test_a_damaged_record_does_not_stop_the_timers_of_others(desk: Desk) -> None:
     broken, sound = desk.parked("ok", FAR), desk.parked("ok", FAR)
     whole = desk.do("HGET", keys.JOURNAL + broken, "ok")
     desk.do("HSET", keys.JOURNAL + broken, "ok", whole[:20])
@@ -287,7 +287,7 @@ def test_one_damaged_record_does_not_stop_the_timers_of_the_others(desk: Desk) -
 
 
 @pytest.mark.parametrize("state", ["queued", "delivered", "put back", "waiting"])
-def test_cancel_ends_an_execution_wherever_it_stands(desk: Desk, state: str) -> None:
+def test_cancel_ends_an_execution_in_any_state(desk: Desk, state: str) -> None:
     one = desk.invoke()
     by = Activated(one, b"", "")
     if state != "queued":
@@ -308,15 +308,15 @@ def test_cancel_ends_an_execution_wherever_it_stands(desk: Desk, state: str) -> 
         assert desk.cancel(one) == [b"finished", b"cancelled"]
 
 
-def test_cancel_tells_who_runs_it_and_who_waits_for_it(desk: Desk) -> None:
+def test_cancel_notifies_the_worker_and_the_watchers(desk: Desk) -> None:
     with Subscriber(desk.url, desk.prefix, "w1") as w1, Subscriber(desk.url, desk.prefix, "me") as me:
         by = desk.start()
         by.owner = "w1:abc"
         desk.write(by, "a")
         desk.run("watch", by.id, "me")
         desk.cancel(by.id, by="")
-        assert w1.heard(1) == [[b"cancelled", by.id.encode(), by.entry]]
-        assert me.heard(1) == [[b"done", by.id.encode(), b"cancelled", b"cancelled_by", b""]]
+        assert w1.received(1) == [[b"cancelled", by.id.encode(), by.entry]]
+        assert me.received(1) == [[b"done", by.id.encode(), b"cancelled", b"cancelled_by", b""]]
 
 
 @pytest.mark.failure(36)

@@ -1,4 +1,4 @@
-"""wait: durable waits for a time or an event, until something decides them, in the exact state of Redis."""
+"""wait: durable waits for a time or an event."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def unpacked(reply: Any) -> Any:
 
 
 def waiting(desk: Desk) -> Activated:
-    """An execution that is parked at the wait "pause"."""
+    """An execution parked at the wait "pause"."""
     by = desk.start()
     desk.wait(by, "pause", FAR)
     assert desk.park(by, "pause") == 0
@@ -56,7 +56,7 @@ def test_a_wait_for_a_time_sets_its_timer(desk: Desk, how: str) -> None:
 
 @pytest.mark.failure(16)
 @pytest.mark.parametrize("decided", [False, True])
-def test_a_wait_repeated_keeps_the_first_time(desk: Desk, decided: bool) -> None:
+def test_a_repeated_wait_keeps_the_first_time(desk: Desk, decided: bool) -> None:
     by = desk.start()
     desk.wait(by, "pause", FAR)
     if decided:
@@ -68,7 +68,7 @@ def test_a_wait_repeated_keeps_the_first_time(desk: Desk, decided: bool) -> None
     assert changes == by.known and unpacked(record) == desk.record(by.id, "pause")
 
 
-def test_a_wait_at_the_key_of_a_step_gives_its_record(desk: Desk) -> None:
+def test_a_wait_at_the_key_of_a_step_returns_its_record(desk: Desk) -> None:
     by = desk.start()
     desk.write(by, "a")
     with desk.unchanged():
@@ -87,7 +87,7 @@ def test_a_time_in_the_past_is_over_at_once(desk: Desk, when: dict[str, Any]) ->
         assert desk.park(by, "pause")[1] == b"pause"
 
 
-def test_a_wait_that_is_over_wakes(desk: Desk) -> None:
+def test_a_finished_wait_wakes_its_execution(desk: Desk) -> None:
     by = waiting(desk)
     before = desk.record(by.id, "pause")
     assert desk.fire()[0] == 0
@@ -104,20 +104,20 @@ def test_a_wait_that_is_over_wakes(desk: Desk) -> None:
     assert dict(zip(carried[::2], carried[1::2], strict=True)) == desk.state.journals[by.id.encode()]
 
 
-def test_a_wait_that_is_over_reaches_the_activation_that_lives(desk: Desk) -> None:
+def test_a_finished_wait_reaches_an_active_execution(desk: Desk) -> None:
     with Subscriber(desk.url, desk.prefix, "w1") as w1:
         by = desk.start()
         by.owner = "w1:abc"
         desk.wait(by, "pause", FAR)
         desk.make_due(f"w{by.id} pause")
         desk.fire()
-        (notice,) = w1.heard(1)
+        (notice,) = w1.received(1)
     assert notice[:3] == [b"wake", by.id.encode(), b"pause"]
     assert unpacked(notice[3]) == desk.record(by.id, "pause")
 
 
 @pytest.mark.failure(23)
-def test_nobody_can_answer_a_wait_for_a_time(desk: Desk) -> None:
+def test_a_wait_for_a_time_cannot_be_answered(desk: Desk) -> None:
     by = waiting(desk)
     with desk.unchanged():
         assert desk.answer(by.id, "pause") == [b"unknown"]
@@ -145,7 +145,7 @@ def test_a_wait_for_an_event_subscribes(desk: Desk) -> None:
 
 
 @pytest.mark.failure(16)
-def test_a_wait_for_an_event_repeated_keeps_its_place_in_the_topic(desk: Desk) -> None:
+def test_a_repeated_wait_for_an_event_keeps_its_position_in_the_topic(desk: Desk) -> None:
     by = desk.start()
     desk.wait_for_event(by, "it", "news")
     desk.do("XADD", keys.TOPIC + "news", "*", "e", b"\x01")
@@ -166,10 +166,10 @@ def test_the_timeout_of_an_event_ends_the_subscription(desk: Desk) -> None:
     assert desk.record(by.id, "it")[2] == b"expired"
 
 
-# --- waits that are given up ------------------------------------------------------------
+# --- abandoned waits --------------------------------------------------------------------
 
 
-def test_park_closes_what_the_code_has_given_up(desk: Desk) -> None:
+def test_park_closes_the_waits_that_the_code_gave_up(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ask", FAR)
     desk.wait(by, "pause", FAR)
@@ -187,11 +187,13 @@ def test_park_closes_what_the_code_has_given_up(desk: Desk) -> None:
     state = desk.state
     assert not state.timers and not state.subs
     assert list(state.suspensions) == [f"{by.id} still".encode()]
-    assert state.executions[keys.child_id(by.id, "kids", 0).encode()][b"status"] == b"queued", "it goes on"
+    assert state.executions[keys.child_id(by.id, "kids", 0).encode()][b"status"] == b"queued", (
+        "it has not ended"
+    )
     assert desk.answer(by.id, "ask") == [b"closed", b"waiting"]
 
 
-def test_a_park_that_finds_a_decision_closes_what_was_given_up_all_the_same(desk: Desk) -> None:
+def test_a_park_that_finds_a_decision_still_closes_the_waits_given_up(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ask")
     desk.wait(by, "pause", FAR)
@@ -202,16 +204,16 @@ def test_a_park_that_finds_a_decision_closes_what_was_given_up_all_the_same(desk
     assert desk.execution(by.id)["status"] == b"queued"
 
 
-def test_park_keeps_the_state_of_the_workflow(desk: Desk) -> None:
+def test_park_stores_the_workflow_state(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ask")
     assert desk.park(by, "ask", state=b"\x81\x01") == 0
     assert desk.execution(by.id)["state"] == b"\x81\x01"
     desk.answer(by.id, "ask")
-    again = desk.deliver()
-    desk.suspend(again, "more")
-    assert desk.park(again, "more") == 0
-    assert desk.execution(by.id)["state"] == b"\x81\x01", "what has not changed is not sent"
+    later = desk.deliver()
+    desk.suspend(later, "more")
+    assert desk.park(later, "more") == 0
+    assert desk.execution(by.id)["state"] == b"\x81\x01", "an unchanged state is not sent"
 
 
 @pytest.mark.parametrize("how", ["finish", "cancel"])
@@ -242,7 +244,7 @@ FAR_TOPIC = next(name for name in map(str, itertools.count()) if keys.partition_
 
 
 def wait_far(desk: Desk, home: Desk, by: Activated, **options: Any) -> str:
-    """Wait at "it then" for an event of the far topic; the subscriber."""
+    """Wait at "it then" for an event of the far topic; returns the subscriber."""
     member = subscriber(by, "it then", "f")
     home.run("subscribe", FAR_TOPIC, member)
     desk.wait(by, "it then", FAR, topic=FAR_TOPIC, subscriber=member, **options)
@@ -265,7 +267,7 @@ CLOSES: dict[str, Close] = {
 
 
 @pytest.mark.parametrize("how", CLOSES)
-def test_a_subscription_elsewhere_is_ended_by_an_errand(desk: Desk, home: Desk, how: str) -> None:
+def test_a_subscription_in_another_partition_is_ended_by_an_errand(desk: Desk, home: Desk, how: str) -> None:
     by = desk.start()
     member = wait_far(desk, home, by)
     assert desk.state.subs == {} and desk.state.errands == {}
@@ -274,7 +276,7 @@ def test_a_subscription_elsewhere_is_ended_by_an_errand(desk: Desk, home: Desk, 
     assert home.state.subs == {FAR_TOPIC.encode(): {member.encode(): b"0-0"}}
 
 
-def test_a_wait_that_comes_too_late_for_its_race_ends_its_subscription(desk: Desk, home: Desk) -> None:
+def test_a_wait_too_late_for_its_race_ends_its_subscription(desk: Desk, home: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ask", race=branch("race", "ask", "ask"))
     desk.answer(by.id, "ask")
@@ -295,12 +297,12 @@ def test_deliver_decides_and_wakes(desk: Desk, home: Desk) -> None:
     assert record[2] == b"event" and record[7:10] == [entry, b"kind", b"\xc4\x01\x00"]
     assert before <= record[10] <= desk.now()
     assert desk.execution(by.id)["status"] == b"queued"
-    assert desk.state.timers == desk.state.errands == {}, "who has handed it out ends the subscription"
+    assert desk.state.timers == desk.state.errands == {}, "the errand that delivered it ends the subscription"
     with desk.unchanged():
         assert desk.run("deliver", member, b"9-9", "kind", b"\x01") == 0
 
 
-def test_deliver_tells_a_wait_that_is_about_to_open_from_one_that_will_not(desk: Desk, home: Desk) -> None:
+def test_deliver_tells_an_opening_wait_from_one_that_will_not_open(desk: Desk, home: Desk) -> None:
     by = desk.start()
     member = subscriber(by, "it then", "f")
     with desk.unchanged():
@@ -315,7 +317,7 @@ def test_deliver_tells_a_wait_that_is_about_to_open_from_one_that_will_not(desk:
         assert desk.run("deliver", subscriber(by, "more", "f"), b"1-1", "e", b"\x01") == 0
 
 
-def test_deliver_to_what_an_earlier_activation_subscribed_decides_nothing(desk: Desk, home: Desk) -> None:
+def test_deliver_to_a_subscription_of_an_earlier_activation_decides_nothing(desk: Desk, home: Desk) -> None:
     by = desk.start()
     stale = subscriber(Activated(by.id, b"1-1", ""), "it then", "f")
     wait_far(desk, home, by)
@@ -324,7 +326,7 @@ def test_deliver_to_what_an_earlier_activation_subscribed_decides_nothing(desk: 
 
 
 @pytest.mark.failure(23)
-def test_an_event_after_the_time_is_a_timeout_at_once(desk: Desk, home: Desk) -> None:
+def test_an_event_after_the_deadline_times_the_wait_out(desk: Desk, home: Desk) -> None:
     by = desk.start()
     member = subscriber(by, "it then", "f")
     home.run("subscribe", FAR_TOPIC, member)

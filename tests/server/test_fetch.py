@@ -9,7 +9,7 @@ from typing import Any
 from polos_redis import ExecutionHandle, PolosClient, WorkflowContext, workflow
 from tests import DATA
 from tests.harness.chromium import CHROMIUM_NAMES
-from tests.harness.endpoint import Door
+from tests.harness.endpoint import Listener
 from tests.harness.programs import program
 from tests.harness.running import Running, working
 from tests.harness.serving import calling
@@ -66,7 +66,10 @@ async def test_the_pages_fetch_answers_from_a_page_of_a_chosen_origin(client: Po
         await writer.drain()
         writer.close()
 
-    async with Door(page_of_another_site) as chosen, Door(page_of_another_site) as other:
+    async with (
+        Listener(page_of_another_site) as chosen,
+        Listener(page_of_another_site) as other,
+    ):
         origins = [f"http://127.0.0.1:{door.port}" for door in (chosen, other)]
         async with (
             calling(client, cors_origins=origins[:1]) as api,

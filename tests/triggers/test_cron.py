@@ -1,4 +1,4 @@
-"""When the ticks of a cron expression are, above all where the clocks change."""
+"""The ticks of cron expressions, above all where clocks change."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ SPRING, AUTUMN = "2027-03-28T01:00:00", "2027-10-31T01:00:00"
 
 
 def ticks(expression: str, timezone: str, start: str, count: int) -> list[str]:
-    """The next ticks after a local time, as the wall clock shows them and its distance to UTC."""
+    """The next ticks after a local time, as wall-clock times with their UTC offsets."""
     zone = ZoneInfo(timezone)
-    moment = int(datetime.fromisoformat(start).replace(tzinfo=zone).timestamp() * 1000)
+    ms = int(datetime.fromisoformat(start).replace(tzinfo=zone).timestamp() * 1000)
     found = []
     for _ in range(count):
-        moment = Cron(expression, timezone).after(moment)
-        found.append(datetime.fromtimestamp(moment / 1000, zone).strftime("%d %H:%M:%S %z"))
+        ms = Cron(expression, timezone).after(ms)
+        found.append(datetime.fromtimestamp(ms / 1000, zone).strftime("%d %H:%M:%S %z"))
     return found
 
 
 @pytest.mark.parametrize("seconds", ["", "0 "])
-def test_a_fixed_time_that_spring_skips_comes_at_the_end_of_the_gap(seconds: str) -> None:
+def test_a_fixed_time_that_spring_skips_ticks_at_the_end_of_the_gap(seconds: str) -> None:
     assert ticks(f"{seconds}30 2 * * *", BERLIN, SPRING, 2) == ["28 03:00:00 +0200", "29 02:30:00 +0200"]
     assert ticks(f"{seconds}30 2 * * *", "America/New_York", "2027-03-14T01:00:00", 2) == [
         "14 03:00:00 -0400",
@@ -38,7 +38,7 @@ def test_a_fixed_time_that_spring_skips_comes_at_the_end_of_the_gap(seconds: str
 
 
 @pytest.mark.parametrize("seconds", ["", "0 "])
-def test_a_fixed_time_that_autumn_shows_twice_comes_once(seconds: str) -> None:
+def test_a_fixed_time_that_autumn_repeats_ticks_once(seconds: str) -> None:
     assert ticks(f"{seconds}30 2 * * *", BERLIN, AUTUMN, 2) == ["31 02:30:00 +0200", "01 02:30:00 +0100"]
     assert ticks(f"{seconds}30 1 * * *", "America/New_York", "2027-11-07T00:00:00", 2) == [
         "07 01:30:00 -0400",
@@ -46,7 +46,7 @@ def test_a_fixed_time_that_autumn_shows_twice_comes_once(seconds: str) -> None:
     ]
 
 
-def test_fixed_times_that_fall_together_at_the_end_of_a_gap_are_one_tick() -> None:
+def test_fixed_times_that_coincide_at_the_end_of_a_gap_are_one_tick() -> None:
     assert ticks("0,30 2,3 * * *", BERLIN, SPRING, 3) == [
         "28 03:00:00 +0200",
         "28 03:30:00 +0200",
@@ -68,7 +68,7 @@ def test_an_interval_ticks_through_both_changes() -> None:
     ]
 
 
-def test_a_gap_of_a_whole_day_is_passed() -> None:
+def test_a_gap_of_a_whole_day_is_skipped() -> None:
     """Samoa had no 30 December 2011."""
     assert ticks("0 12 * * *", "Pacific/Apia", "2011-12-29T13:00:00", 2) == [
         "31 00:00:00 +1400",
@@ -99,7 +99,7 @@ ZONES = ("UTC", BERLIN, "America/New_York", "Australia/Lord_Howe", "America/Hava
     st.integers(0, 366 * 24 * 60).map(lambda minutes: timedelta(minutes=minutes)),
     st.floats(0, 1),
 )
-def test_the_ticks_do_not_depend_on_where_one_begins_to_look(
+def test_the_ticks_do_not_depend_on_the_start_of_the_search(
     expression: str, zone: str, offset: timedelta, part: float
 ) -> None:
     cron = Cron(expression, zone)
@@ -111,7 +111,7 @@ def test_the_ticks_do_not_depend_on_where_one_begins_to_look(
 
 
 @pytest.mark.parametrize(
-    ("expression", "said"),
+    ("expression", "message"),
     [
         ("", "five fields"),
         ("* * * *", "five fields"),
@@ -124,12 +124,12 @@ def test_the_ticks_do_not_depend_on_where_one_begins_to_look(
         ("* * */20 * 1L", "never ticks"),
     ],
 )
-def test_an_expression_that_cannot_be_used_is_refused(expression: str, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_an_invalid_expression_is_refused(expression: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         Cron(expression)
 
 
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "", "Europe", "../etc/passwd", "/etc/localtime", None, 5])
-def test_a_time_zone_that_there_is_not_is_refused(zone: str) -> None:
+def test_an_unknown_time_zone_is_refused(zone: str) -> None:
     with pytest.raises(ConfigurationError, match="unknown time zone"):
         Cron("* * * * *", zone)

@@ -1,4 +1,4 @@
-"""Schedules: executions that the clock begins, one for each tick."""
+"""Schedules: executions started by the clock, one for each tick."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def never(ctx: WorkflowContext) -> None: ...
 
 
 def declaring(schedule: str | dict[str, Any] | bool | None) -> Workflow[Any, Any]:
-    """One and the same workflow, as one release or another declares it."""
+    """The same workflow as declared by different releases."""
 
     @workflow(id="schedules-declared", schedule=schedule)
     async def declared(ctx: WorkflowContext, tick: SchedulePayload) -> None: ...
@@ -60,7 +60,7 @@ async def server_ms(store: Store) -> int:
 
 
 async def make_due(client: PolosClient, schedule_id: str, ago: timedelta) -> datetime:
-    """Move a schedule's next tick to the last whole minute before so long ago; returns it."""
+    """Move a schedule's next tick to the last whole minute more than `ago` ago; returns that time."""
     store = await client.store()
     now, seen = await store.schedules.read(schedule_id)
     tick = (now - int(ago.total_seconds() * 1000)) // 60_000 * 60_000
@@ -69,19 +69,19 @@ async def make_due(client: PolosClient, schedule_id: str, ago: timedelta) -> dat
     return datetime.fromtimestamp(tick / 1000, UTC)
 
 
-async def begun(client: PolosClient, workflow_id: str) -> list[dict[str, Any]]:
-    """The executions of a workflow, oldest first, as `get_execution` has them."""
+async def executions_of(client: PolosClient, workflow_id: str) -> list[dict[str, Any]]:
+    """A workflow's executions, oldest first, as returned by `get_execution`."""
     page = await client.list_executions(workflow=workflow_id, limit=1000)
     found = await asyncio.gather(*(client.get_execution(row["id"]) for row in page))
     return list(reversed(found))
 
 
 async def ticks_of(client: PolosClient, workflow_id: str) -> list[datetime]:
-    found = await begun(client, workflow_id)
+    found = await executions_of(client, workflow_id)
     return [datetime.fromisoformat(one["input"]["timestamp"]) for one in found]
 
 
-# --- keeping schedules ------------------------------------------------------------------
+# --- managing schedules -----------------------------------------------------------------
 
 
 async def test_a_schedule_is_created_shown_paused_resumed_and_deleted(client: PolosClient) -> None:
@@ -112,11 +112,11 @@ async def test_a_schedule_is_created_shown_paused_resumed_and_deleted(client: Po
             await gone(client, schedule_id)
 
 
-async def test_there_is_one_schedule_for_a_workflow_and_a_key(client: PolosClient) -> None:
+async def test_a_workflow_and_a_key_have_one_schedule(client: PolosClient) -> None:
     first = await schedules.create(client, typed, DAILY)
     before = await schedules.get(client, first)
     assert await schedules.create(client, typed.id, DAILY) == first
-    assert await schedules.get(client, first) == before, "the same again changes nothing"
+    assert await schedules.get(client, first) == before, "creating it again changes nothing"
     assert await schedules.create(client, typed, "0 9 * * *", "Asia/Tokyo") == first
     after = await schedules.get(client, first)
     assert (after.cron, after.timezone, after.created_at) == ("0 9 * * *", "Asia/Tokyo", before.created_at)
@@ -141,8 +141,8 @@ async def test_a_change_leaves_a_paused_schedule_paused(client: PolosClient) -> 
     assert resumed.next_at is not None and resumed.next_at.hour == 9
 
 
-async def test_many_schedules_are_all_listed(redis_url: str, namespace: str) -> None:
-    """More of them than a page has."""
+async def test_list_returns_all_schedules(redis_url: str, namespace: str) -> None:
+    """More of them than fit on a page."""
     async with PolosClient(redis_url, namespace, partitions=2) as client:
         creating = (schedules.create(client, typed, DAILY, key=f"user-{n}") for n in range(1500))
         created = await asyncio.gather(*creating)
@@ -151,7 +151,7 @@ async def test_many_schedules_are_all_listed(redis_url: str, namespace: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("8 o'clock",), "five fields"),
         (("99 * * * *",), "bad minute"),
@@ -160,16 +160,16 @@ async def test_many_schedules_are_all_listed(redis_url: str, namespace: str) -> 
         ((DAILY, "UTC", None), "key is a text"),
     ],
 )
-async def test_what_cannot_be_scheduled_is_refused(
-    client: PolosClient, arguments: tuple[Any, ...], said: str
+async def test_an_invalid_schedule_is_refused(
+    client: PolosClient, arguments: tuple[Any, ...], message: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         await schedules.create(client, typed, *arguments)
     assert await schedules.list(client) == []
 
 
 @pytest.mark.parametrize(
-    ("schedule", "said"),
+    ("schedule", "message"),
     [
         ("99 * * * *", "workflow 'schedules-declared': .*bad minute"),
         ({"cron": DAILY, "timezone": "Mars/Olympus"}, "workflow 'schedules-declared': unknown time zone"),
@@ -179,19 +179,19 @@ async def test_what_cannot_be_scheduled_is_refused(
         (5, "workflow 'schedules-declared': schedule must be a cron expression"),
     ],
 )
-def test_a_declaration_that_cannot_work_is_refused_at_once(schedule: Any, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_an_invalid_declaration_is_refused_at_once(schedule: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         declaring(schedule)
 
 
-def test_a_schedule_and_a_trigger_are_two_workflows() -> None:
+def test_a_workflow_cannot_have_a_schedule_and_a_trigger() -> None:
     with pytest.raises(ConfigurationError, match="make it two workflows"):
 
         @workflow(schedule=DAILY, trigger_on_event="news")
         async def both(ctx: WorkflowContext, input: Any) -> None: ...
 
 
-async def test_a_workflow_may_refuse_to_be_scheduled(client: PolosClient) -> None:
+async def test_a_workflow_can_refuse_schedules(client: PolosClient) -> None:
     with pytest.raises(ConfigurationError, match="schedule=False"):
         await schedules.create(client, never, DAILY)
     async with working(client, never):
@@ -202,12 +202,12 @@ async def test_a_workflow_may_refuse_to_be_scheduled(client: PolosClient) -> Non
 # --- declared by workflows --------------------------------------------------------------
 
 
-async def test_what_a_workflow_declares_is_there_while_it_declares_it(client: PolosClient) -> None:
+async def test_a_declared_schedule_lasts_as_long_as_its_declaration(client: PolosClient) -> None:
     async with working(client, declaring(DAILY)):
         (first,) = await schedules.list(client)
     assert (first.cron, first.timezone, first.key, first.declared) == (DAILY, "UTC", "global", True)
     async with working(client, declaring(DAILY)):
-        assert await schedules.list(client) == [first], "another start changes nothing"
+        assert await schedules.list(client) == [first], "restarting changes nothing"
     async with working(client, declaring({"cron": "0 9 * * *", "timezone": "Europe/Berlin"})):
         (changed,) = await schedules.list(client)
     assert (changed.id, changed.cron, changed.timezone) == (first.id, "0 9 * * *", "Europe/Berlin")
@@ -229,7 +229,7 @@ async def test_a_deploy_leaves_a_paused_schedule_paused(client: PolosClient) -> 
     assert after.paused and after.next_at is None and after.cron == "0 9 * * *"
 
 
-async def test_what_a_client_has_created_is_not_the_workflows_to_remove(client: PolosClient) -> None:
+async def test_a_deploy_does_not_remove_schedules_that_clients_created(client: PolosClient) -> None:
     mine = await schedules.create(client, "schedules-declared", DAILY, key="mine")
     async with working(client, declaring(DAILY)):
         taken_over = await schedules.create(client, "schedules-declared", "0 9 * * *")
@@ -240,7 +240,7 @@ async def test_what_a_client_has_created_is_not_the_workflows_to_remove(client: 
 # --- ticks ------------------------------------------------------------------------------
 
 
-async def test_a_tick_begins_an_execution_with_what_there_is_to_know(client: PolosClient) -> None:
+async def test_a_tick_starts_an_execution_with_the_facts_of_the_tick(client: PolosClient) -> None:
     schedule_id = await schedules.create(client, typed, SECOND, "Europe/Berlin", key="k")
     async with working(client, typed):
 
@@ -249,7 +249,7 @@ async def test_a_tick_begins_an_execution_with_what_there_is_to_know(client: Pol
 
         await until(some)
         await schedules.pause(client, schedule_id)
-        handles = [client.get_handle(one["id"]) for one in await begun(client, typed.id)]
+        handles = [client.get_handle(one["id"]) for one in await executions_of(client, typed.id)]
         payloads: list[SchedulePayload] = [await handle.result(timeout=20) for handle in handles]
     one_second = timedelta(seconds=1)
     for before, after in zip([None, *payloads], payloads, strict=False):
@@ -269,13 +269,13 @@ async def test_a_workflow_without_an_input_can_be_scheduled(client: PolosClient)
     async with working(client, bare):
 
         async def ran() -> list[str]:
-            return [one["result"] for one in await begun(client, bare.id) if one["result"]]
+            return [one["result"] for one in await executions_of(client, bare.id) if one["result"]]
 
         assert await until(ran) == ["ran"]
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
-async def test_a_tick_that_many_workers_fire_is_fired_once(
+async def test_a_tick_fired_by_several_workers_fires_once(
     redis_url: str, namespace: str, partitions: int
 ) -> None:
     async with PolosClient(redis_url, namespace, partitions=partitions) as client:
@@ -285,7 +285,7 @@ async def test_a_tick_that_many_workers_fire_is_fired_once(
         await asyncio.gather(
             *(ticks.fire(store, client.retention_ms, one) for one in created for _ in range(10))
         )
-        found = await begun(client, typed.id)
+        found = await executions_of(client, typed.id)
         assert {
             (one["input"]["schedule_id"], datetime.fromisoformat(one["input"]["timestamp"])) for one in found
         } >= expected
@@ -294,7 +294,7 @@ async def test_a_tick_that_many_workers_fire_is_fired_once(
             assert store.partitions.prefix(one["id"]) == store.partitions.prefix(one["input"]["schedule_id"])
 
 
-async def test_ticks_that_are_late_are_fired_and_ticks_that_were_missed_are_skipped(
+async def test_late_ticks_fire_and_missed_ticks_are_skipped(
     client: PolosClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = await client.store()
@@ -304,18 +304,18 @@ async def test_ticks_that_are_late_are_fired_and_ticks_that_were_missed_are_skip
         await ticks.fire(store, client.retention_ms, schedule_id)
     now = datetime.fromtimestamp(await server_ms(store) / 1000, UTC)
     (record,) = [r for r in caplog.records if "missed" in r.getMessage()]
-    told = vars(record)
-    next_fired = datetime.fromisoformat(told["next"])
-    assert told["schedule"] == schedule_id and told["workflow"] == typed.id
-    assert datetime.fromisoformat(told["first"]) == first
-    assert told["missed"] == (next_fired - first) / timedelta(minutes=1) >= 59
+    fields = vars(record)
+    next_fired = datetime.fromisoformat(fields["next"])
+    assert fields["schedule"] == schedule_id and fields["workflow"] == typed.id
+    assert datetime.fromisoformat(fields["first"]) == first
+    assert fields["missed"] == (next_fired - first) / timedelta(minutes=1) >= 59
     fired = await ticks_of(client, typed.id)
     assert fired == ([next_fired] if next_fired <= now else [])
     schedule = await schedules.get(client, schedule_id)
     assert schedule.next_at is not None and schedule.next_at > now - timedelta(minutes=1)
 
 
-async def test_very_many_missed_ticks_are_not_all_counted(
+async def test_missed_ticks_are_counted_up_to_a_thousand(
     client: PolosClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = await client.store()
@@ -331,7 +331,7 @@ async def test_very_many_missed_ticks_are_not_all_counted(
     assert fired == [fired[0] + timedelta(seconds=n) for n in range(len(fired))]
 
 
-async def test_a_schedule_that_changes_while_it_is_fired_is_fired_as_it_was_or_not_at_all(
+async def test_a_schedule_that_is_deleted_while_it_fires_fires_once_or_not_at_all(
     client: PolosClient,
 ) -> None:
     store = await client.store()
@@ -344,14 +344,14 @@ async def test_a_schedule_that_changes_while_it_is_fired_is_fired_as_it_was_or_n
     assert await schedules.list(client) == []
     for prefix in store.prefixes:
         assert await store.wire.call("ZCARD", prefix + keys.ERRANDS.encode()) == 0
-    found = await begun(client, typed.id)
+    found = await executions_of(client, typed.id)
     assert len({one["input"]["schedule_id"] for one in found}) == len(found)
 
 
-async def test_a_tick_whose_schedule_is_of_no_use_here_does_not_stop_the_others(
+async def test_a_schedule_unusable_in_this_release_does_not_stop_the_others(
     client: PolosClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A time zone or a notation that only a newer release knows."""
+    """It has a time zone or a notation that only a newer release knows."""
     store = await client.store()
     odd = await schedules.create(client, bare, "* * * * *", key="odd")
     good = await schedules.create(client, bare, "* * * * *", key="good")
@@ -363,7 +363,7 @@ async def test_a_tick_whose_schedule_is_of_no_use_here_does_not_stop_the_others(
     async with working(client, bare):
 
         async def ran() -> bool:
-            return any(one["result"] for one in await begun(client, bare.id))
+            return any(one["result"] for one in await executions_of(client, bare.id))
 
         await until(ran)
         await until(lambda: any("Mars/Olympus" in str(vars(r).get("error")) for r in caplog.records))
@@ -373,8 +373,8 @@ async def test_a_tick_whose_schedule_is_of_no_use_here_does_not_stop_the_others(
 # --- a fleet ----------------------------------------------------------------------------
 
 
-async def pump_holder(client: PolosClient, fleet: Fleet, name: str) -> WorkerProcess:
-    """The worker that fires the timers and runs the errands now where a schedule or a topic lives."""
+async def timer_leader(client: PolosClient, fleet: Fleet, name: str) -> WorkerProcess:
+    """The worker that fires the timers and runs the errands in the partition of a schedule or a topic."""
     store = await client.store()
     key = store.partitions.topic_prefix(name) + keys.TIMER_LEADER.encode()
 
@@ -382,7 +382,7 @@ async def pump_holder(client: PolosClient, fleet: Fleet, name: str) -> WorkerPro
         found: bytes | None = await store.wire.call("GET", key)
         return found
 
-    worker_id: bytes = await until(holder, "a holder of the pump")
+    worker_id: bytes = await until(holder, "a timer leader")
     return fleet.of(int(worker_id.split(b"-")[-2]))
 
 
@@ -402,7 +402,7 @@ async def ticked(client: PolosClient, times: int) -> None:
 
 
 @pytest.mark.timeout(90)
-async def test_every_second_for_twenty_seconds_on_two_workers_is_twenty_firings(
+async def test_two_workers_fire_each_second_once_for_twenty_seconds(
     fleet: Fleet, client: PolosClient
 ) -> None:
     await asyncio.gather(*(fleet.start(defined_in="tests.harness.fleet_starts") for _ in range(2)))
@@ -417,14 +417,14 @@ async def test_every_second_for_twenty_seconds_on_two_workers_is_twenty_firings(
 
 
 @pytest.mark.timeout(90)
-async def test_each_tick_is_fired_once_although_the_worker_that_fires_them_is_killed(
+async def test_each_tick_fires_once_when_the_timer_leader_is_killed(
     fleet: Fleet, client: PolosClient
 ) -> None:
     await asyncio.gather(*(fleet.start(defined_in="tests.harness.fleet_starts") for _ in range(2)))
     schedule_id = await schedules.create(client, "ticked", SECOND)
     for times in (3, 6):
         await ticked(client, times)
-        (await pump_holder(client, fleet, schedule_id)).kill()
+        (await timer_leader(client, fleet, schedule_id)).kill()
         await fleet.start(defined_in="tests.harness.fleet_starts")
     await ticked(client, 10)
     await schedules.pause(client, schedule_id)
@@ -434,11 +434,11 @@ async def test_each_tick_is_fired_once_although_the_worker_that_fires_them_is_ki
 
 
 @pytest.mark.timeout(90)
-async def test_a_worker_that_froze_over_a_tick_fires_nothing_again(fleet: Fleet, client: PolosClient) -> None:
+async def test_a_worker_that_froze_over_a_tick_fires_nothing_twice(fleet: Fleet, client: PolosClient) -> None:
     await asyncio.gather(*(fleet.start(defined_in="tests.harness.fleet_starts") for _ in range(2)))
     schedule_id = await schedules.create(client, "ticked", SECOND)
     await ticked(client, 2)
-    frozen = await pump_holder(client, fleet, schedule_id)
+    frozen = await timer_leader(client, fleet, schedule_id)
     frozen.pause()
     await ticked(client, 6)
     frozen.resume()
@@ -450,7 +450,7 @@ async def test_a_worker_that_froze_over_a_tick_fires_nothing_again(fleet: Fleet,
 
 
 @pytest.mark.timeout(90)
-async def test_ticks_go_on_after_the_server_was_away(chaos_server: ChaosServer, namespace: str) -> None:
+async def test_ticks_continue_after_an_outage(chaos_server: ChaosServer, namespace: str) -> None:
     async with PolosClient(chaos_server.url, namespace) as client, working(client, typed):
         schedule_id = await schedules.create(client, typed, SECOND)
 
@@ -462,7 +462,7 @@ async def test_ticks_go_on_after_the_server_was_away(chaos_server: ChaosServer, 
         chaos_server.kill()
         await asyncio.sleep(2)  # the outage itself
         chaos_server.start()
-        await until(lambda: fired(6), "the ticks of the outage and more")
+        await until(lambda: fired(6), "the ticks of the outage and later ones")
         await schedules.pause(client, schedule_id)
         ticks = await ticks_of(client, typed.id)
     assert ticks == [ticks[0] + timedelta(seconds=n) for n in range(len(ticks))]

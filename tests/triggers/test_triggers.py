@@ -1,4 +1,4 @@
-"""Workflows that the events of a topic begin: each event once, in order, alone or in batches."""
+"""Workflows triggered by the events of a topic: each event once, in order, alone or in batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from polos_redis.triggers.subscriptions import IN_A_ROW, READ, subscriber
 from polos_redis.triggers.subscriptions import trigger as hand_out
 from tests.harness.fleet import Fleet
 from tests.harness.running import until, working
-from tests.triggers.test_schedules import begun, count_of, pump_holder
+from tests.triggers.test_schedules import count_of, executions_of, timer_leader
 
 
 class Order(BaseModel):
@@ -47,14 +47,14 @@ async def bare(ctx: WorkflowContext) -> str:
 async def in_turn(ctx: WorkflowContext, event: EventPayload) -> None:
     _at_work.append(event.data)
     await ctx.step.run("work", asyncio.sleep, 0.005)
-    assert _at_work[-1] == event.data, "another one has begun meanwhile"
+    assert _at_work[-1] == event.data, "another one has started meanwhile"
 
 
 _at_work: list[int] = []
 
 
 def batching(topic: str | None = "orders", size: int = 1, timeout: float | None = None) -> Workflow[Any, Any]:
-    """One and the same workflow, as one release or another declares it."""
+    """The same workflow as declared by different releases."""
 
     @workflow(id="triggers-batching", trigger_on_event=topic, batch_size=size, batch_timeout_seconds=timeout)
     async def batched(ctx: WorkflowContext, batch: Any) -> None: ...
@@ -62,8 +62,8 @@ def batching(topic: str | None = "orders", size: int = 1, timeout: float | None 
     return batched
 
 
-async def known(client: PolosClient, *workflows: Workflow[Any, Any]) -> None:
-    """Let a worker make workflows known; none runs afterwards."""
+async def register(client: PolosClient, *workflows: Workflow[Any, Any]) -> None:
+    """Have a worker publish workflows; none runs afterwards."""
     async with working(client, *workflows):
         pass
 
@@ -73,17 +73,17 @@ async def publish(client: PolosClient, *data: Any, topic: str = "orders") -> lis
 
 
 async def completed(client: PolosClient, workflow: Workflow[Any, Any], times: int) -> list[dict[str, Any]]:
-    """Wait until so many executions have completed; they and whatever else was begun, oldest first."""
+    """Wait for `times` completed executions; returns all executions of the workflow, oldest first."""
 
     async def there() -> bool:
         return await count_of(client, workflow.id, "completed") >= times
 
     await until(there, f"{times} executions of {workflow.id}")
-    return await begun(client, workflow.id)
+    return await executions_of(client, workflow.id)
 
 
 def data_of(executions: list[dict[str, Any]]) -> list[Any]:
-    """What the events of each execution carried."""
+    """The data of each execution's events."""
     inputs = [one["input"] for one in executions]
     return [[e["data"] for e in i["events"]] if "events" in i else i["data"] for i in inputs]
 
@@ -91,9 +91,9 @@ def data_of(executions: list[dict[str, Any]]) -> list[Any]:
 # --- one at a time ----------------------------------------------------------------------
 
 
-async def test_each_event_begins_one_execution_in_the_order_of_the_topic(client: PolosClient) -> None:
+async def test_each_event_starts_one_execution_in_the_order_of_the_topic(client: PolosClient) -> None:
     count = 2 * READ + 50
-    await known(client, typed)
+    await register(client, typed)
     published = await publish(client, *range(count))
     async with working(client, typed):
         found = await completed(client, typed, count)
@@ -103,7 +103,7 @@ async def test_each_event_begins_one_execution_in_the_order_of_the_topic(client:
     assert created == sorted(created)
 
 
-async def test_the_workflow_is_given_the_event_as_it_was_published(client: PolosClient) -> None:
+async def test_the_workflow_receives_the_event_as_published(client: PolosClient) -> None:
     async with working(client, typed):
         (event_id,) = await publish(client, Order(number=7, text="ä" * 3000))
         (found,) = await completed(client, typed, 1)
@@ -116,15 +116,15 @@ async def test_the_workflow_is_given_the_event_as_it_was_published(client: Polos
     assert (event.sequence_id, event.created_at) == (payload.sequence_id, payload.created_at)
 
 
-async def test_a_worker_that_does_not_know_the_type_of_the_data_hands_it_on(
+async def test_a_worker_that_does_not_know_the_type_of_the_data_passes_it_on(
     fleet: Fleet, client: PolosClient
 ) -> None:
     other = await fleet.start(defined_in="tests.harness.fleet_starts", knows="ticked", queues=["elsewhere"])
-    assert await pump_holder(client, fleet, "orders") is other
+    assert await timer_leader(client, fleet, "orders") is other
     async with working(client, typed):
         await publish(client, Order(number=8))
         (found,) = await completed(client, typed, 1)
-        assert await pump_holder(client, fleet, "orders") is other
+        assert await timer_leader(client, fleet, "orders") is other
         assert (await client.get_handle(found["id"]).result()).data == Order(number=8)
 
 
@@ -135,19 +135,19 @@ async def test_a_workflow_without_an_input_can_be_triggered(client: PolosClient)
     assert [one["result"] for one in found] == ["ran", "ran"]
 
 
-async def test_only_events_from_then_on_count_also_those_that_come_while_no_worker_runs(
+async def test_events_count_from_the_declaration_on_even_while_no_worker_runs(
     client: PolosClient,
 ) -> None:
     await publish(client, "before")
-    await known(client, typed)
+    await register(client, typed)
     await publish(client, "between")
-    await known(client, typed)
+    await register(client, typed)
     await publish(client, "later")
     async with working(client, typed):
         assert data_of(await completed(client, typed, 2)) == ["between", "later"]
 
 
-async def test_all_workflows_of_a_topic_are_given_its_events_and_none_of_another(client: PolosClient) -> None:
+async def test_every_workflow_of_a_topic_receives_its_events_and_no_others(client: PolosClient) -> None:
     async with working(client, typed, bare, batching("news")):
         await publish(client, 1)
         await publish(client, 2, topic="news")
@@ -155,9 +155,9 @@ async def test_all_workflows_of_a_topic_are_given_its_events_and_none_of_another
             assert data_of(await completed(client, one, 1)) == expected
 
 
-async def test_with_a_limit_of_one_they_run_one_after_the_other(client: PolosClient) -> None:
+async def test_a_limit_of_one_runs_them_one_after_another(client: PolosClient) -> None:
     _at_work.clear()
-    await known(client, in_turn)
+    await register(client, in_turn)
     await publish(client, *range(30))
     async with working(client, in_turn):
         found = await completed(client, in_turn, 30)
@@ -165,7 +165,7 @@ async def test_with_a_limit_of_one_they_run_one_after_the_other(client: PolosCli
     assert [n for i, n in enumerate(_at_work) if n not in _at_work[:i]] == list(range(30))
 
 
-async def test_a_workflow_publishes_what_triggers_another(client: PolosClient) -> None:
+async def test_a_workflow_can_publish_an_event_that_triggers_another(client: PolosClient) -> None:
     @workflow(id="triggers-publisher")
     async def publisher(ctx: WorkflowContext, numbers: list[int]) -> None:
         for number in numbers:
@@ -177,16 +177,16 @@ async def test_a_workflow_publishes_what_triggers_another(client: PolosClient) -
     assert [one["number"] for one in data_of(found)] == [1, 2, 3]
 
 
-async def test_more_events_than_are_given_in_a_row_are_all_given(client: PolosClient) -> None:
+async def test_more_events_than_one_delivery_takes_all_arrive(client: PolosClient) -> None:
     count = IN_A_ROW + READ + 1
-    await known(client, typed)
+    await register(client, typed)
     store = await client.store()
     await asyncio.gather(*(publish(client, number) for number in range(count)))
     async with working(client, typed):
         await until(lambda: count_is(client, typed.id, count))
     stream = store.partitions.topic_prefix("orders") + keys.TOPIC.encode() + b"orders"
     published = [entry.decode() + ".0" for entry, _ in await store.wire.call("XRANGE", stream, "-", "+")]
-    assert [one["input"]["id"] for one in await begun(client, typed.id)] == published[-1000:]
+    assert [one["input"]["id"] for one in await executions_of(client, typed.id)] == published[-1000:]
 
 
 async def count_is(client: PolosClient, workflow_id: str, count: int) -> bool:
@@ -196,17 +196,17 @@ async def count_is(client: PolosClient, workflow_id: str, count: int) -> bool:
 # --- batches ----------------------------------------------------------------------------
 
 
-async def test_a_batch_begins_with_what_is_there(client: PolosClient) -> None:
-    await known(client, batching(size=3))
+async def test_a_batch_starts_with_the_events_present(client: PolosClient) -> None:
+    await register(client, batching(size=3))
     await publish(client, *range(8))
     async with working(client, batching(size=3)):
         found = await completed(client, batching(size=3), 3)
     assert data_of(found) == [[0, 1, 2], [3, 4, 5], [6, 7]]
 
 
-async def test_a_batch_is_larger_than_a_read(client: PolosClient) -> None:
+async def test_a_batch_can_be_larger_than_a_read(client: PolosClient) -> None:
     size = READ + 20
-    await known(client, batching(size=size))
+    await register(client, batching(size=size))
     await publish(client, *range(2 * size + 1))
     async with working(client, batching(size=size)):
         found = await completed(client, batching(size=size), 3)
@@ -214,22 +214,22 @@ async def test_a_batch_is_larger_than_a_read(client: PolosClient) -> None:
 
 
 async def test_a_batch_is_typed(client: PolosClient) -> None:
-    given: list[BatchEventPayload] = []
+    batches: list[BatchEventPayload] = []
 
     @workflow(id="triggers-typed-batch", trigger_on_event="orders", batch_size=2)
     async def typed_batch(ctx: WorkflowContext, batch: BatchEventPayload) -> None:
-        given.append(batch)
+        batches.append(batch)
 
-    await known(client, typed_batch)
+    await register(client, typed_batch)
     await publish(client, Order(number=1), Order(number=2))
     async with working(client, typed_batch):
         await completed(client, typed_batch, 1)
-    (batch,) = given
+    (batch,) = batches
     assert isinstance(batch, BatchEventPayload)
     assert [event.data for event in batch.events] == [Order(number=1), Order(number=2)]
 
 
-async def test_a_full_batch_does_not_wait_and_one_that_is_not_does(client: PolosClient) -> None:
+async def test_only_an_incomplete_batch_waits(client: PolosClient) -> None:
     waiting = batching(size=3, timeout=3600)
     async with working(client, waiting):
         await publish(client, *range(7))
@@ -237,18 +237,18 @@ async def test_a_full_batch_does_not_wait_and_one_that_is_not_does(client: Polos
         store = await client.store()
         errands = store.partitions.topic_prefix("orders") + keys.ERRANDS.encode()
 
-        async def put_off() -> bool:
+        async def postponed() -> bool:
             due = await store.wire.call("ZSCORE", errands, "eorders")
             seconds, _ = await store.wire.call("TIME")
             return due is not None and float(due) > (int(seconds) + 3000) * 1000
 
-        await until(put_off, "the last event to be waited with")
-        assert len(await begun(client, waiting.id)) == 2
+        await until(postponed, "the last event to be postponed")
+        assert len(await executions_of(client, waiting.id)) == 2
         await publish(client, 7, 8)
         assert data_of(await completed(client, waiting, 3))[2] == [6, 7, 8]
 
 
-async def test_a_batch_that_does_not_fill_begins_when_its_first_event_has_waited_long_enough(
+async def test_an_incomplete_batch_starts_when_its_first_event_has_waited_long_enough(
     client: PolosClient,
 ) -> None:
     waiting = batching(size=10, timeout=0.5)
@@ -262,40 +262,40 @@ async def test_a_batch_that_does_not_fill_begins_when_its_first_event_has_waited
 
 async def test_a_batch_is_no_larger_than_a_value_may_be(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace, max_value_bytes=10_000) as client:
-        await known(client, batching(size=5))
+        await register(client, batching(size=5))
         await publish(client, *("x" * n for n in (4000, 4000, 4000, 9900, 1)))
         async with working(client, batching(size=5)):
             found = await completed(client, batching(size=5), 4)
     assert [[len(data) for data in batch] for batch in data_of(found)] == [[4000, 4000], [4000], [9900], [1]]
 
 
-# --- declared and no longer -------------------------------------------------------------
+# --- withdrawn declarations -------------------------------------------------------------
 
 
-async def test_what_is_no_longer_declared_ends(client: PolosClient) -> None:
+async def test_a_withdrawn_trigger_ends(client: PolosClient) -> None:
     store = await client.store()
-    await known(client, batching("orders"))
+    await register(client, batching("orders"))
     assert list(await store.topics.subscribers("orders")) == [subscriber("triggers-batching")]
-    await known(client, batching("news"))
+    await register(client, batching("news"))
     assert await store.topics.subscribers("orders") == {}
     assert list(await store.topics.subscribers("news")) == [subscriber("triggers-batching")]
-    await known(client, typed)
+    await register(client, typed)
     assert list(await store.topics.subscribers("news")) == [subscriber("triggers-batching")], (
         "not known there"
     )
-    await known(client, batching(None))
+    await register(client, batching(None))
     assert await store.topics.subscribers("news") == {}
 
 
-async def test_another_batch_size_counts_from_the_next_start_of_a_worker_on(client: PolosClient) -> None:
-    await known(client, batching(size=1))
+async def test_another_batch_size_takes_effect_when_a_worker_starts(client: PolosClient) -> None:
+    await register(client, batching(size=1))
     await publish(client, *range(5))
     async with working(client, batching(size=4)):
         assert data_of(await completed(client, batching(size=4), 2)) == [[0, 1, 2, 3], [4]]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"trigger_on_event": ""}, "a topic's name"),
         ({"trigger_on_event": 5}, "a topic's name"),
@@ -309,18 +309,18 @@ async def test_another_batch_size_counts_from_the_next_start_of_a_worker_on(clie
         ({"batch_timeout_seconds": 1}, "need trigger_on_event"),
     ],
 )
-def test_a_declaration_that_cannot_work_is_refused_at_once(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"workflow 'triggers-bad': .*{said}"):
+def test_an_invalid_declaration_is_refused_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"workflow 'triggers-bad': .*{message}"):
 
         @workflow(id="triggers-bad", **options)
         async def bad(ctx: WorkflowContext, input: Any) -> None: ...
 
 
-# --- once, whoever does it --------------------------------------------------------------
+# --- once, by any worker ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
-async def test_events_that_many_workers_hand_out_are_given_once(
+async def test_events_handed_out_by_several_workers_arrive_once(
     redis_url: str, namespace: str, partitions: int
 ) -> None:
     topics = [f"topic-{n}" for n in range(6)]
@@ -331,12 +331,12 @@ async def test_events_that_many_workers_hand_out_are_given_once(
             await publish(client, *range(40), topic=topic)
 
         async def hand_out_all(topic: str) -> None:
-            while place := (await store.topics.subscribers(topic))[subscriber("triggers-batching")]:
-                if await hand_out(store, topic, "triggers-batching", place, 60_000, 1000) is None:
+            while position := (await store.topics.subscribers(topic))[subscriber("triggers-batching")]:
+                if await hand_out(store, topic, "triggers-batching", position, 60_000, 1000) is None:
                     return
 
         await asyncio.gather(*(hand_out_all(topic) for topic in topics for _ in range(8)))
-        found, prefix = await begun(client, "triggers-batching"), store.partitions.prefix
+        found, prefix = await executions_of(client, "triggers-batching"), store.partitions.prefix
         for topic in topics:
             mine = [one for one in found if one["input"]["topic"] == topic]
             assert data_of(mine) == list(range(40)), "each once, and created in order"
@@ -367,19 +367,19 @@ async def test_events_of_topics_in_all_partitions_reach_the_workers(
 
 
 @pytest.mark.timeout(90)
-async def test_each_event_begins_one_execution_although_the_worker_that_hands_them_out_is_killed(
+async def test_each_event_starts_one_execution_when_the_worker_that_hands_them_out_is_killed(
     fleet: Fleet, client: PolosClient
 ) -> None:
     await asyncio.gather(*(fleet.start(defined_in="tests.harness.fleet_starts") for _ in range(2)))
     published = 0
     for _ in range(2):
-        victim = await pump_holder(client, fleet, "orders")
+        victim = await timer_leader(client, fleet, "orders")
         publishing = asyncio.create_task(publish(client, *range(published, published + 150)))
 
         async def some(least: int = published + 50) -> bool:
             return len(await client.list_executions(workflow="ordered", limit=1000)) >= least
 
-        await until(some, "some of them to be begun")
+        await until(some, "some of them to start")
         victim.kill()
         await publishing
         published += 150
@@ -389,6 +389,6 @@ async def test_each_event_begins_one_execution_although_the_worker_that_hands_th
         return await count_of(client, "ordered", "completed") == published
 
     await until(all_done, "all of them to complete")
-    assert data_of(await begun(client, "ordered")) == list(range(published))
+    assert data_of(await executions_of(client, "ordered")) == list(range(published))
     effects = {name for counts in fleet.counts().values() for name in counts}
     assert effects == {f"order-{n}" for n in range(published)}

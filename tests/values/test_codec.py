@@ -1,4 +1,5 @@
-"""Values come back typed and equal, or are refused at the call; what the store holds can't do harm."""
+"""Values decode to equal values of the same types, or are refused when encoded; stored bytes can do no
+harm."""
 
 from __future__ import annotations
 
@@ -81,7 +82,7 @@ class Order(BaseModel):
 
 
 class Doubling(BaseModel):
-    """Its validator is not idempotent, and its field has an alias."""
+    """A model whose validator is not idempotent, and whose field has an alias."""
 
     n: int = Field(alias="N")
 
@@ -125,7 +126,7 @@ class Node(BaseModel):
 
 
 class Fancy(BaseModel):
-    """Shows itself in its own way."""
+    """A model with its own repr."""
 
     secret: str
 
@@ -142,7 +143,7 @@ class Plain:
 
     def __post_init__(self) -> None:
         self.computed = self.a * 2
-        self.a += 1  # running this again would show
+        self.a += 1  # a second run would show
         self.note = "kept"
 
 
@@ -209,7 +210,7 @@ def back(value: Any) -> Any:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal and of the same types all the way down; nan is nan."""
+    """Equal and of the same types at every level; nan equals nan."""
     if type(a) is not type(b):
         return False
     if isinstance(a, float) and math.isnan(a):
@@ -272,12 +273,12 @@ VALUES: list[Any] = [
 
 
 def shown(value: object) -> str:
-    """A name for a test that is the same in every process: without addresses."""
+    """A test id that is the same in every process: without addresses."""
     return value.name if isinstance(value, Color) else repr(value)[:40]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=shown)
-def test_comes_back_typed_and_equal(value: Any) -> None:
+def test_a_value_decodes_typed_and_equal(value: Any) -> None:
     assert same(back(value), value)
     nested = [{"k": (value, {"x": [value]})}]
     assert same(back(nested), nested)
@@ -325,55 +326,55 @@ ANYTHING = st.recursive(
 
 
 @given(JSON_LIKE)
-def test_json_like_round_trip(value: Any) -> None:
+def test_json_like_values_round_trip(value: Any) -> None:
     assert same(back(value), value)
 
 
 @given(ANYTHING)
-def test_mixed_round_trip_and_plain(value: Any) -> None:
+def test_mixed_values_round_trip_and_become_plain(value: Any) -> None:
     data = codec.encode(value)
-    again = codec.decode(data)
-    assert codec.encode(again, limit=1 << 30) == data or sets_inside(data)
-    assert type(again) is type(value)
-    assert "nan" in repr(value).lower() or again == value  # a signaling NaN refuses to be compared
-    assert digests.canonical_digest(again) == digests.canonical_digest(value)
+    decoded = codec.decode(data)
+    assert codec.encode(decoded, limit=1 << 30) == data or sets_inside(data)
+    assert type(decoded) is type(value)
+    assert "nan" in repr(value).lower() or decoded == value  # a signaling NaN refuses comparison
+    assert digests.canonical_digest(decoded) == digests.canonical_digest(value)
     json.dumps(codec.to_plain(data), allow_nan=False).encode("utf-8")
 
 
 def sets_inside(data: bytes) -> bool:
-    return b"\x03" in data or b"\x04" in data  # their order is free
+    return b"\x03" in data or b"\x04" in data  # their order is arbitrary
 
 
 # --- models, dataclasses, enums -----------------------------------------------------------
 
 
-def test_model_keeps_what_it_was_given_and_nothing_runs_again() -> None:
+def test_a_model_keeps_its_values_and_runs_no_code() -> None:
     item = back(Item(sku="a"))
     assert item.model_fields_set == {"sku"}
     assert back(Item(sku="a", price=Decimal(1), tags=set())).model_fields_set == {"sku", "price", "tags"}
     assert back(Doubling(N=2)).n == 4
     assert back(opened({"a": 1, "more": 2})).more == 2
     assert back(opened({"a": 1, "more": 2})).model_extra == {"more": 2}
-    item.sku = "changed"  # a restored model is a whole one
+    item.sku = "changed"  # a restored model is complete
     assert item.model_dump() == {"sku": "changed", "price": Decimal("1.00"), "tags": set()}
     assert item.model_copy(update={"sku": "x"}).sku == "x"
 
 
-def test_model_private_attributes_and_cached_properties() -> None:
+def test_a_model_keeps_private_attributes_but_no_cached_properties() -> None:
     model = Secretive.model_validate({"a": 3})
     model._seen.append(1)
     assert model.twice == 6
-    again = back(model)
-    assert (again, again._seen) == (model, [1])
-    assert "twice" not in again.__dict__
-    assert again.twice == 6
+    restored = back(model)
+    assert (restored, restored._seen) == (model, [1])
+    assert "twice" not in restored.__dict__
+    assert restored.twice == 6
     with pytest.raises(AttributeError):
-        _ = again._unset
+        _ = restored._unset
 
 
-def test_dataclass_is_restored_without_its_initializers() -> None:
-    again = back(Plain(1))
-    assert (again.a, again.computed, again.note) == (2, 2, "kept")
+def test_a_dataclass_is_restored_without_its_initializers() -> None:
+    restored = back(Plain(1))
+    assert (restored.a, restored.computed, restored.note) == (2, 2, "kept")
     assert hash(back(Key("a"))) == hash(Key("a"))
     assert back(Pair[int](1)) == Pair(1)
 
@@ -388,7 +389,7 @@ def test_partial_objects_are_refused() -> None:
 
 
 def stored(code: int, *body: Any) -> bytes:
-    """Bytes with one record of that extension type: 11 enum, 12 dataclass, 13 model."""
+    """Bytes with one record of an extension type: 11 enum, 12 dataclass, 13 model."""
     data: bytes = packb(ExtType(code, packb(list(body))))
     return data
 
@@ -397,8 +398,8 @@ def name_of(cls: type) -> str:
     return type_names.type_name(cls)
 
 
-def test_classes_that_have_changed_since() -> None:
-    """failure 27: a removed field is dropped, a new one takes its default or is named."""
+def test_stored_values_of_changed_classes() -> None:
+    """Failure 27: a removed field is dropped; a new one takes its default or is named in the error."""
     item = codec.decode(stored(13, name_of(Item), {"sku": "a", "gone": 1}))
     assert item == Item(sku="a")
     assert "gone" not in item.__dict__
@@ -428,7 +429,7 @@ def local_class() -> Any:
 
 
 def deep_both() -> Any:
-    """Lists right below the limit of msgpack inside typed levels: C recursion, if nothing counted."""
+    """Lists just below msgpack's limit inside typed levels: unbounded C recursion if nothing counted."""
     return deep(60, lambda v: (deep(900, lambda w: [w]), deep(900, lambda w: [w or v])))
 
 
@@ -507,20 +508,20 @@ def setattr_(value: Any, name: str, attribute: Any) -> Any:
 
 @pytest.mark.failure(29)
 @pytest.mark.parametrize(("make", "message"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
-def test_refused_with_the_path(make: Callable[[], Any], message: str) -> None:
+def test_a_refusal_names_the_path(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(NotStorableError, match=message) as caught:
         codec.encode(make())
     assert len(str(caught.value)) < 700
-    assert same(back([(1, Item(sku="a"))]), [(1, Item(sku="a"))])  # nothing of the failed call is left
+    assert same(back([(1, Item(sku="a"))]), [(1, Item(sku="a"))])  # the failed call leaves nothing behind
 
 
 @pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"a": v}])
-def test_deep_enough_for_everybody(wrap: Callable[[Any], Any]) -> None:
+def test_deep_values_below_the_limit_are_accepted(wrap: Callable[[Any], Any]) -> None:
     value = deep(200, wrap)
     assert back(value) == value
 
 
-def test_typed_nesting_has_a_limit_both_ways() -> None:
+def test_typed_nesting_is_limited_in_both_directions() -> None:
     value = deep(90, lambda v: Node(inner=v))
     data = codec.encode(value)
     assert codec.decode(data).inner.inner == value.inner.inner
@@ -533,7 +534,7 @@ def test_typed_nesting_has_a_limit_both_ways() -> None:
 
 
 @pytest.mark.failure(29)
-def test_size_limit() -> None:
+def test_the_size_is_limited() -> None:
     assert codec.encode("x" * 95, limit=100)
     with pytest.raises(
         ValueTooLargeError, match=r"102 bytes.* limit is 100.*max_value_bytes.*POLOS_MAX_VALUE"
@@ -543,11 +544,11 @@ def test_size_limit() -> None:
         codec.encode(b"x" * 1_048_576)
 
 
-def test_bytes_like_come_back_as_bytes() -> None:
+def test_bytes_like_values_decode_as_bytes() -> None:
     assert same(back([bytearray(b"a"), memoryview(b"b")]), [b"a", b"b"])
 
 
-def test_a_property_that_raises_is_not_a_crash() -> None:
+def test_a_property_that_raises_does_not_crash_the_codec() -> None:
     class Broken(Odd):
         def utcoffset(self, dt: datetime | None) -> timedelta:
             raise ZeroDivisionError
@@ -556,7 +557,7 @@ def test_a_property_that_raises_is_not_a_crash() -> None:
         codec.encode([datetime(2020, 1, 1, tzinfo=Broken())])
 
 
-def test_many_threads_share_the_packers() -> None:
+def test_threads_can_share_the_packers() -> None:
     value = [Node(inner=(i, Node(inner={i}))) for i in range(20)]
     wrong: list[Any] = []
 
@@ -587,7 +588,7 @@ ENCODED = [codec.encode([v]) for v in VALUES]
 
 
 def read(data: bytes) -> None:
-    """A value or UnreadableValueError, and nothing new imported."""
+    """Decode to a value or raise UnreadableValueError, importing nothing."""
     before = set(sys.modules)
     for reader in (codec.decode, codec.to_plain):
         with contextlib.suppress(UnreadableValueError):
@@ -599,14 +600,14 @@ def read(data: bytes) -> None:
 @pytest.mark.failure(30)
 @given(st.binary(max_size=200))
 @settings(max_examples=300)
-def test_random_bytes(data: bytes) -> None:
+def test_random_bytes_are_harmless(data: bytes) -> None:
     read(data)
 
 
 @pytest.mark.failure(30)
 @given(st.sampled_from(ENCODED), st.data())
 @settings(max_examples=500)
-def test_mutated_bytes(valid: bytes, data: st.DataObject) -> None:
+def test_mutated_bytes_are_harmless(valid: bytes, data: st.DataObject) -> None:
     mutated = bytearray(valid)
     for _ in range(data.draw(st.integers(1, 4))):
         mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
@@ -641,7 +642,7 @@ WILD = st.recursive(
 @pytest.mark.failure(30)
 @given(WILD)
 @settings(max_examples=500)
-def test_well_formed_nonsense(value: Any) -> None:
+def test_well_formed_nonsense_is_harmless(value: Any) -> None:
     read(packb(value, unicode_errors="surrogatepass"))
 
 
@@ -689,7 +690,7 @@ class Touchy(type):
         return super().__getattribute__(name)
 
 
-def test_a_time_zone_is_looked_up_by_its_key_only() -> None:
+def test_a_time_zone_is_only_looked_up_by_its_key() -> None:
     """ZoneInfo would look for the package tzdata.zoneinfo.os.path."""
     with pytest.raises(UnreadableValueError, match="key of a time zone"):
         codec.decode(packb(ExtType(5, b"2020-01-01T00:00:00|0|os.path/x")))
@@ -721,7 +722,7 @@ class Trap(metaclass=Touchy):
         "$:Box[" + "list[" * 190 + "nope" + "]" * 191,
     ],
 )
-def test_a_named_type_is_never_imported_or_called(
+def test_a_stored_type_name_is_never_imported_or_called(
     code: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Lazy(types.ModuleType):
@@ -766,7 +767,7 @@ def test_wrong_fields_neither_crash_nor_shadow_methods() -> None:
 # --- names of types -----------------------------------------------------------------------
 
 
-def test_names() -> None:
+def test_names_of_types() -> None:
     assert type_names.type_name(Outer.Inner) == f"{__name__}:Outer.Inner"
     assert type_names.find_type(f"{__name__}:Outer.Inner") is Outer.Inner
     assert type_names.type_name(Box[dict[str, list[Item] | None]]) == (
@@ -779,12 +780,12 @@ def test_names() -> None:
         assert type_names.find_type(wrong) is None
 
 
-def test_a_parametrised_model_nobody_has_made_here() -> None:
+def test_a_parametrised_model_is_created_when_decoded() -> None:
     made = type_names.find_type(f"{__name__}:Box[set[{__name__}:Key]]")
     assert made is not None
     assert issubclass(made, Box)
-    again = codec.decode(stored(13, f"{__name__}:Box[bytes]", {"content": b"x"}))
-    assert again == Box[bytes](content=b"x")
+    restored = codec.decode(stored(13, f"{__name__}:Box[bytes]", {"content": b"x"}))
+    assert restored == Box[bytes](content=b"x")
 
 
 @pytest.fixture
@@ -809,7 +810,7 @@ def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     sys.modules.pop("reloaded_types", None)
 
 
-def test_a_reloaded_module_gives_its_new_class(module: Callable[[str], Any]) -> None:
+def test_a_reloaded_module_provides_its_new_class(module: Callable[[str], Any]) -> None:
     old = module("class M(BaseModel):\n    a: int\n")
     data = codec.encode(old.M(a=1))
     assert type(codec.decode(data)) is old.M
@@ -931,7 +932,7 @@ PLAIN: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("value", "shown"), PLAIN, ids=shown)
-def test_plain(value: Any, shown: Any) -> None:
+def test_the_plain_form_of_values(value: Any, shown: Any) -> None:
     assert same(codec.plain(value), shown)
     assert same(codec.to_plain(codec.encode(value)), shown)
 
@@ -949,11 +950,11 @@ def test_plain(value: Any, shown: Any) -> None:
         max_size=1,
     )
 )
-def test_plain_is_what_pydantic_shows(value: Any) -> None:
+def test_the_plain_form_of_models_is_pydantics(value: Any) -> None:
     assert codec.plain(value) == TypeAdapter(Any).dump_python(value, mode="json")
 
 
-def test_plain_needs_no_types() -> None:
+def test_the_plain_form_needs_no_types() -> None:
     data = codec.encode({"order": Order(id=UUID(int=1), at=datetime(2020, 1, 1), items=[Item(sku="a")])})
     unknown = data.replace(__name__.encode(), b"?" * len(__name__))
     with pytest.raises(UnreadableValueError, match=r"can't be read: the type .* import its module"):
@@ -964,12 +965,12 @@ def test_plain_needs_no_types() -> None:
     assert codec.to_plain(half) == codec.to_plain(data)
 
 
-def test_plain_of_the_deep_and_the_huge_can_be_dumped() -> None:
+def test_the_plain_form_of_deep_and_huge_values_can_be_dumped() -> None:
     text = json.dumps(codec.plain([deep(900, lambda v: [v]), 10**5000]))
     assert "nested deeper than 200 levels" in text
 
 
-def test_plain_of_what_cannot_be_stored() -> None:
+def test_the_plain_form_of_values_that_cannot_be_stored() -> None:
     with pytest.raises(NotStorableError, match=r"^\$\.x"):
         codec.plain({"x": object()})
 
@@ -977,7 +978,7 @@ def test_plain_of_what_cannot_be_stored() -> None:
 # --- digest -------------------------------------------------------------------------------
 
 
-def test_digest_ignores_order_and_nothing_else() -> None:
+def test_a_digest_ignores_order_and_nothing_else() -> None:
     digest = digests.canonical_digest
     assert len(digest(None)) == 16
     assert digest({"a": 1, "b": {"x": 1, "y": 2}}) == digest({"b": {"y": 2, "x": 1}, "a": 1})
@@ -1023,14 +1024,14 @@ def test_digest_ignores_order_and_nothing_else() -> None:
 # --- inputs -------------------------------------------------------------------------------
 
 
-def test_input_of_the_declared_type() -> None:
+def test_an_input_is_checked_against_the_declared_type() -> None:
     def check(annotation: Any, value: object) -> object:
         return codec.validate_input(annotation, value, workflow_id="charge")
 
     item = Item(sku="a")
     assert check(Item, item) is item
     frozen = Frozen(a=1)
-    assert check(Frozen, frozen) is frozen  # though pydantic would make another
+    assert check(Frozen, frozen) is frozen  # though pydantic would make another one
     assert check(Item | None, item) is item
     assert check(Item, {"sku": "a"}) == item
     assert check(Key, {"name": "a", "n": 1}) == Key("a", 1)
@@ -1044,7 +1045,7 @@ def test_input_of_the_declared_type() -> None:
     assert check(type(lock), lock) is lock
 
 
-def test_bad_input_names_the_workflow_and_each_field() -> None:
+def test_an_input_error_names_the_workflow_and_each_field() -> None:
     with pytest.raises(InvalidInputError) as caught:
         codec.validate_input(
             Order, {"id": "x", "items": [{"sku": 1}], "at": "2020-01-01"}, workflow_id="charge"
@@ -1058,7 +1059,7 @@ def test_bad_input_names_the_workflow_and_each_field() -> None:
         codec.validate_input("Nowhere", 1, workflow_id="charge")
 
 
-def test_a_check_is_built_once() -> None:
+def test_a_validator_is_built_once() -> None:
     annotation = dict[str, Item]
     assert validation.validator(annotation) is validation.validator(annotation)
     assert validation.validator(annotation)({"a": {"sku": "x"}}) == {"a": Item(sku="x")}
@@ -1075,8 +1076,8 @@ def test_importing_the_codec_does_not_import_pydantic() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_format_is_frozen() -> None:
-    """Bytes that lie in somebody's Redis: a change here is a change of the format."""
+def test_the_format_is_frozen() -> None:
+    """These bytes are in people's Redis: changing them changes the format."""
     golden = {
         "93010203": [1, 2, 3],
         "c70901" + "01" + "00" * 8: 2**64,

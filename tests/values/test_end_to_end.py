@@ -1,4 +1,4 @@
-"""Values through a whole execution: input, steps, what is answered, result; and again on replay."""
+"""Values through a whole execution, and again on replay: input, steps, answer, result."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ _seen: list[Any] = []
 
 
 async def _body(ctx: WorkflowContext, input: Any) -> Any:
-    from_step = await ctx.step.run("async", _give, input)
+    from_step = await ctx.step.run("async", _identity, input)
     from_thread = await ctx.step.run("sync", lambda: input)
     answer = await ctx.step.suspend("ask", {"shown": input})
     again = await ctx.step.suspend("again")
@@ -83,7 +83,7 @@ async def _body(ctx: WorkflowContext, input: Any) -> Any:
     return input
 
 
-async def _give(value: Any) -> Any:
+async def _identity(value: Any) -> Any:
     return value
 
 
@@ -109,7 +109,7 @@ async def test_values_stay_typed_and_equal(name: str, redis_url: str, namespace:
 
 
 def _types(value: Any) -> Any:
-    """The types all the way down."""
+    """The types at every level."""
     if isinstance(value, dict):
         return {key: (type(key), _types(item)) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -121,7 +121,7 @@ def _types(value: Any) -> Any:
     return type(value)
 
 
-async def test_not_a_number(redis_url: str, namespace: str) -> None:
+async def test_a_nan_survives(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, passes_on) as at:
         handle = await passes_on.invoke(at.client, nan)
         for key in ("ask", "again"):

@@ -38,7 +38,7 @@ Outcome = tuple[ExecutionHandle[Any], Any, list[Event]]
 
 
 async def one(client: PolosClient, number: int) -> Outcome:
-    """Six steps with an answer among them: the execution, its result, and its events."""
+    """Run an execution of six steps with an answer; returns it with its result and its events."""
     handle = await chain.invoke(client, {"steps": STEPS, "suspend_after": 2, "pause": 0.02})
     seen: list[Event] = []
     async for event in events.stream_workflow(client, "chain", handle.id):
@@ -49,7 +49,7 @@ async def one(client: PolosClient, number: int) -> Outcome:
 
 
 @pytest.mark.parametrize("way", ["key by key", "at once"])
-async def test_slots_move_under_load_and_nothing_is_lost(
+async def test_moving_slots_under_load_loses_nothing(
     way: str, redis_cluster: Cluster, client: PolosClient, fleet: Fleet
 ) -> None:
     if way == "at once" and not redis_cluster.moves_at_once:
@@ -76,19 +76,19 @@ async def test_slots_move_under_load_and_nothing_is_lost(
 
     for number, (handle, result, seen) in outcomes:
         assert result == [0, 1, 2, number, 3, 4, 5]
-        told = Counter(event.event_type for event in seen)
-        assert told["step_finish"] == STEPS, "no gap, and no step was journaled twice"
-        assert told["workflow_finish"] == 1
+        counts = Counter(event.event_type for event in seen)
+        assert counts["step_finish"] == STEPS, "no gap, and no step was journaled twice"
+        assert counts["workflow_finish"] == 1
         assert len({event.id for event in seen}) == len(seen)
         assert fleet.counts()[handle.id] == {f"step-{step}": 1 for step in range(STEPS)}
     assert all("lost worker" not in worker.log for worker in workers)
 
 
 @pytest.mark.failure(39)
-async def test_a_partition_stands_still_while_its_slot_migrates_and_the_others_go_on(
+async def test_only_the_partition_of_a_migrating_slot_pauses(
     redis_cluster: Cluster, client: PolosClient, fleet: Fleet
 ) -> None:
-    """Far longer than the lease: no worker may take the other for dead."""
+    """For much longer than the lease: no worker may presume the other dead."""
     workers = [await fleet.start(lease_seconds=0.6), await fleet.start(lease_seconds=0.6)]
     store = await client.store()
     moving, other = store.prefixes[:2]
@@ -136,7 +136,7 @@ async def _waits(handle: ExecutionHandle[Any]) -> bool:
 # --- the wire ---------------------------------------------------------------------------
 
 
-async def test_a_call_finds_the_slot_and_a_write_is_told_that_it_has_moved(
+async def test_a_call_finds_the_slot_and_a_write_learns_that_it_has_moved(
     redis_cluster: Cluster, namespace: str
 ) -> None:
     prefix = keys.prefix(namespace, 0).encode()
@@ -153,7 +153,7 @@ async def test_a_call_finds_the_slot_and_a_write_is_told_that_it_has_moved(
         with pytest.raises(RedisUnavailableError, match=r"within 0\.2 s: .*ASK"):
             await wire.call_script(scripts.WATCH, prefix, b"nobody", b"", patience=0.2)
         assert not ready.done()
-        assert wire.epoch == epoch, "nothing was lost, and nothing may have gone back"
+        assert wire.epoch == epoch, "nothing was lost, and nothing can have gone back"
     await soon(ready)
     assert wire.epoch > epoch
     await redis_cluster.move(prefix, source)
@@ -171,10 +171,8 @@ async def test_a_call_finds_the_slot_and_a_write_is_told_that_it_has_moved(
         await wire.call("PING")
 
 
-async def test_a_slots_move_is_no_news_to_a_subscriber_for_long(
-    redis_cluster: Cluster, client: PolosClient
-) -> None:
-    """The channel follows the slot, and whoever waits asks again in between."""
+async def test_a_subscriber_survives_a_slots_move(redis_cluster: Cluster, client: PolosClient) -> None:
+    """The channel follows the slot, and waiting clients poll in between."""
     handle = await client.invoke("nobody-runs-it")
     store = await client.store()
     prefix = store.partitions.prefix(handle.id)
@@ -194,7 +192,7 @@ async def test_a_slots_move_is_no_news_to_a_subscriber_for_long(
         await soon(waiting)
 
 
-async def test_a_url_of_another_kind_is_named(
+async def test_a_url_of_the_wrong_kind_is_reported(
     binary: Path, redis_cluster: Cluster, namespace: str, tmp_path: Path
 ) -> None:
     alone = redis_cluster.nodes[0].url
@@ -207,7 +205,7 @@ async def test_a_url_of_another_kind_is_named(
                 await client.list_executions()
 
 
-async def test_one_seed_that_answers_is_enough(redis_cluster: Cluster, namespace: str) -> None:
+async def test_one_responsive_seed_is_enough(redis_cluster: Cluster, namespace: str) -> None:
     alive = redis_cluster.nodes[0].port
     async with PolosClient(f"redis+cluster://127.0.0.1:1,127.0.0.1:{alive}", namespace) as client:
         assert not await client.list_executions()
@@ -216,12 +214,12 @@ async def test_one_seed_that_answers_is_enough(redis_cluster: Cluster, namespace
             await client.list_executions()
 
 
-# --- nodes that fail --------------------------------------------------------------------
+# --- failing nodes ----------------------------------------------------------------------
 
 
 @pytest.fixture
 def own_cluster(binary: Path, tmp_path: Path, namespace: str) -> Iterator[Cluster]:
-    """A cluster of the test's own, whose nodes it may kill."""
+    """The test's own cluster, whose nodes it may kill."""
     with Cluster(tmp_path / "cluster", binary) as cluster:
         yield cluster
         check(cluster.url, namespace)
@@ -229,7 +227,7 @@ def own_cluster(binary: Path, tmp_path: Path, namespace: str) -> Iterator[Cluste
 
 @pytest.mark.failure(13, 15, 18)
 @pytest.mark.parametrize("heir", ["the node itself", "a replica"])
-async def test_a_node_that_is_killed_holds_nothing_up_for_long(
+async def test_a_killed_node_is_replaced_or_restarted_and_executions_continue(
     heir: str, own_cluster: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POLOS_PARTITIONS", "6")

@@ -1,4 +1,4 @@
-"""What an execution costs on the wire, counted where nothing hides: at the server, and at the socket."""
+"""The cost of an execution on the wire, counted where nothing is hidden: at the server and at the socket."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ BESIDES = {
     "hgetall",
     "xinfo",
     "smembers",
-}  # what a worker does by the clock, however little there is to do
+}  # what an idle worker sends periodically
 
 
 class Monitor:
-    """The commands a server is sent that have to do with one namespace."""
+    """Counts the commands that a server receives for one namespace."""
 
     def __init__(self, server: EmbeddedServer, namespace: str) -> None:
         self._path = server.url.removeprefix("unix://").partition("?")[0]
@@ -61,14 +61,14 @@ class Monitor:
             if name == "evalsha":
                 name = SCRIPTS[words[1]]
             if name == "write" and not words[8]:
-                continue  # a start notice: sent for what lasts, so on a slow day
+                continue  # a start event: sent for steps that take long, so only on a slow machine
             if name == "echo":
                 self._mark.set()
             elif self._namespace in line and name not in BESIDES:
                 self.seen[name] += 1
 
-    async def settled(self, client: PolosClient) -> Counter[str]:
-        """Everything up to now has been seen; counting begins anew."""
+    async def drain(self, client: PolosClient) -> Counter[str]:
+        """Wait until all commands so far are counted; returns the counts and resets them."""
         self._mark = asyncio.Event()
         await (await client.store()).wire.call("ECHO", "now")
         await self._mark.wait()
@@ -121,7 +121,7 @@ async def naps(ctx: WorkflowContext) -> None:
 
 
 @flow
-async def begins_children(ctx: WorkflowContext) -> None:
+async def starts_children(ctx: WorkflowContext) -> None:
     await ctx.step.batch_invoke_and_wait("kids", [BatchWorkflowInput(does_nothing) for _ in range(250)])
 
 
@@ -138,10 +138,10 @@ def _reads(seen: Counter[str]) -> int:
 
 async def _one(at: Running, monitor: Monitor, one: Workflow[Any, Any]) -> Counter[str]:
     await at.client.list_executions()
-    await monitor.settled(at.client)
+    await monitor.drain(at.client)
     handle = await one.invoke(at.client)
     await until(lambda: _done(at, handle.id))
-    seen = await monitor.settled(at.client)
+    seen = await monitor.drain(at.client)
     del seen["hget"], seen["hmget"]
     return seen
 
@@ -164,7 +164,7 @@ async def test_calls_of_an_execution(
 ) -> None:
     async with running(server.url, namespace, which) as at, Monitor(server, namespace) as monitor:
         seen = await _one(at, monitor, which)
-        assert _reads(seen) <= 3  # the one that brings it, the next one, and a timeout in between
+        assert _reads(seen) <= 3  # the one that delivers it, the next one, and a timeout in between
         assert seen == expected
 
 
@@ -172,10 +172,10 @@ async def test_calls_of_an_execution(
     ("which", "expected"),
     [
         (naps, {"invoke": 1, "wait": 1, "finish": 1}),
-        (begins_children, {"invoke": 1, "spawn": 3, "load": 1, "finish": 251}),
+        (starts_children, {"invoke": 1, "spawn": 3, "load": 1, "finish": 251}),
     ],
 )
-async def test_calls_of_an_execution_that_is_parked(
+async def test_calls_of_a_parked_execution(
     which: Workflow[Any, Any], expected: dict[str, int], server: EmbeddedServer, namespace: str
 ) -> None:
     async with (
@@ -191,24 +191,24 @@ async def test_calls_of_an_execution_that_is_parked(
 async def test_calls_of_a_race_between_waits(server: EmbeddedServer, namespace: str) -> None:
     async with running(server.url, namespace, races) as at, Monitor(server, namespace) as monitor:
         await at.client.list_executions()
-        await monitor.settled(at.client)
+        await monitor.drain(at.client)
         handle = await races.invoke(at.client)
         await at.parked(handle)
         await at.answer(handle, "ask")
         await until(lambda: _done(at, handle.id))
-        seen = await monitor.settled(at.client)
+        seen = await monitor.drain(at.client)
         del seen["hmget"]
         assert _reads(seen) <= 5
         assert seen == {"invoke": 1, "suspend": 1, "wait": 1, "park": 1, "answer": 1, "finish": 1}
 
 
-async def test_reads_are_shared(server: EmbeddedServer, namespace: str) -> None:
+async def test_deliveries_share_a_read(server: EmbeddedServer, namespace: str) -> None:
     async with running(server.url, namespace, does_nothing) as at, Monitor(server, namespace) as monitor:
         await at.client.list_executions()
-        await monitor.settled(at.client)
+        await monitor.drain(at.client)
         handles = await asyncio.gather(*(does_nothing.invoke(at.client) for _ in range(500)))
         await asyncio.gather(*(at.result(handle) for handle in handles))
-        seen = await monitor.settled(at.client)
+        seen = await monitor.drain(at.client)
         assert _reads(seen) < 100
         assert (seen["invoke"], seen["finish"]) == (500, 500)
         assert set(seen) <= {"invoke", "finish", "watch", "ssubscribe"}
@@ -218,17 +218,17 @@ async def test_reads_are_shared(server: EmbeddedServer, namespace: str) -> None:
 async def test_calls_of_a_suspension(server: EmbeddedServer, namespace: str) -> None:
     async with running(server.url, namespace, asks) as at, Monitor(server, namespace) as monitor:
         await at.client.list_executions()
-        await monitor.settled(at.client)
+        await monitor.drain(at.client)
         handle = await asks.invoke(at.client)
         await at.parked(handle)
-        seen = await monitor.settled(at.client)
-        del seen["hmget"]  # the test's own looks at the status
+        seen = await monitor.drain(at.client)
+        del seen["hmget"]  # the test's own status checks
         assert _reads(seen) <= 3
         assert seen == {"invoke": 1, "write": 1, "suspend": 1, "park": 1}
 
         await at.answer(handle, "ask")
         await until(lambda: _done(at, handle.id))
-        seen = await monitor.settled(at.client)
+        seen = await monitor.drain(at.client)
         del seen["hmget"]
         assert _reads(seen) <= 3
         assert seen == {"answer": 1, "write": 1, "finish": 1}
@@ -255,14 +255,14 @@ async def test_calls_of_a_resume_by_a_client(
 ) -> None:
     async with (
         _waiting(server, namespace, which) as (client, execution_id),
-        Monitor(server, namespace) as seen,
+        Monitor(server, namespace) as monitor,
     ):
         digest = (await client.get_suspension(execution_id, "ask"))["digest"] if shown else None
-        await seen.settled(client)
+        await monitor.drain(client)
         await client.resume(
             suspend_execution_id=execution_id, suspend_step_key="ask", data=ANSWER, shown_digest=digest
         )
-        assert await seen.settled(client) == expected
+        assert await monitor.drain(client) == expected
 
 
 @pytest.mark.parametrize("which", [asks, asks_for_a_decision])
@@ -276,11 +276,11 @@ async def test_calls_of_a_resume_by_a_link(
         _waiting(server, namespace, which) as (client, execution_id),
         serving(client, links=links) as base,
         visiting(base) as visitor,
-        Monitor(server, namespace) as seen,
+        Monitor(server, namespace) as monitor,
     ):
         token = links.token(execution_id, "ask", 1)
         page = await visitor.get(f"/approve/{execution_id}/ask", token=token)
-        await seen.settled(client)
+        await monitor.drain(client)
         if way == "api":
             answer = await visitor.http.post(
                 f"/api/v1/executions/{execution_id}/resume",
@@ -294,7 +294,7 @@ async def test_calls_of_a_resume_by_a_link(
                 form.action, data=visitor.data(form, "Approve"), follow_redirects=False
             )
             assert answer.status_code == 303, answer.text
-        assert await seen.settled(client) == {"hmget": 2, "answer": 1}
+        assert await monitor.drain(client) == {"hmget": 2, "answer": 1}
 
 
 @pytest.mark.parametrize(
@@ -341,16 +341,16 @@ async def _waiting(
         yield client, handle.id
 
 
-async def test_nothing_is_asked_while_it_waits(server: EmbeddedServer, namespace: str) -> None:
+async def test_a_suspended_execution_causes_no_calls(server: EmbeddedServer, namespace: str) -> None:
     async with running(server.url, namespace, asks) as at, Monitor(server, namespace) as monitor:
         handles = [await asks.invoke(at.client) for _ in range(20)]
         for handle in handles:
             await at.parked(handle)
-        await monitor.settled(at.client)
+        await monitor.drain(at.client)
         reads = 0
-        while reads < 2:  # two whole reads go by
+        while reads < 2:  # two complete reads
             await asyncio.sleep(0.02)
-            seen = await monitor.settled(at.client)
+            seen = await monitor.drain(at.client)
             reads += _reads(seen)
             assert not seen
 

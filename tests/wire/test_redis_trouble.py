@@ -1,4 +1,4 @@
-"""Redis dies, stalls, forgets, runs full or loses replies: everything goes on, and nothing happens twice."""
+"""Redis dies, stalls, forgets, fills up or loses replies: executions carry on, and nothing happens twice."""
 
 from __future__ import annotations
 
@@ -52,18 +52,19 @@ async def reached(handle: ExecutionHandle[Any], status: str) -> None:
 
 
 async def finishes(client: PolosClient, handle: ExecutionHandle[Any]) -> Counter[str]:
-    """How often each step's end is told in the execution's stream, which is how often it was journaled."""
+    """How often each step finished according to the execution's events, which is how often it was
+    journaled."""
     store = await client.store()
     entries = await store.wire.call(
         "XRANGE", store.partitions.prefix(handle.id) + f"topic:{handle.id}".encode(), "-", "+"
     )
-    told = [
+    found = [
         (name, client_event)
         for _, flat in entries
         for name, client_event in zip(flat[::2], flat[1::2], strict=True)
     ]
-    assert [name for name, _ in told].count(b"workflow_finish") == 1
-    return Counter(str(data) for name, data in told if name == b"step_finish")
+    assert [name for name, _ in found].count(b"workflow_finish") == 1
+    return Counter(str(data) for name, data in found if name == b"step_finish")
 
 
 async def effects(fleet: Fleet, count: int) -> None:
@@ -74,7 +75,7 @@ async def effects(fleet: Fleet, count: int) -> None:
 
 
 @pytest.mark.failure(13, 16, 31)
-async def test_everything_goes_on_through_restarts_of_redis(
+async def test_executions_survive_restarts_of_redis(
     chaos_server: ChaosServer, client: PolosClient, fleet: Fleet
 ) -> None:
     await fleet.start(lease_seconds=6, concurrency=20)
@@ -109,14 +110,14 @@ async def test_everything_goes_on_through_restarts_of_redis(
         entries = await store.wire.call(
             "XRANGE", store.partitions.prefix(handle.id) + f"topic:{handle.id}".encode(), "-", "+"
         )
-        written = [f"{i.decode()}.{place}" for i, flat in entries for place in range(len(flat) // 2)]
+        written = [f"{i.decode()}.{number}" for i, flat in entries for number in range(len(flat) // 2)]
         assert [event.id for event in read[handle.id]] == written, "no gap, no duplicate, in order"
     for execution_id, counts in fleet.counts().items():
         assert set(counts.values()) == {1}, f"no worker was lost, so no step ran twice: {execution_id}"
 
 
 @pytest.mark.failure(15, 32)
-async def test_a_worker_goes_on_after_flushall(client: PolosClient, fleet: Fleet) -> None:
+async def test_a_worker_carries_on_after_flushall(client: PolosClient, fleet: Fleet) -> None:
     worker = await fleet.start(knows="gated,approval")
     waits = await approval.invoke(client, None)
     await reached(waits, "waiting")
@@ -135,11 +136,11 @@ async def test_a_worker_goes_on_after_flushall(client: PolosClient, fleet: Fleet
     async def announced() -> bool:
         return await client.served_workflows() == {"gated", "approval"}
 
-    await until(announced, "the worker to announce again what it serves")
+    await until(announced, "the worker to announce its workflows again")
 
 
 @pytest.mark.failure(39)
-async def test_an_outage_longer_than_the_lease_is_nobodys_death(
+async def test_an_outage_longer_than_the_lease_kills_no_worker(
     chaos_server: ChaosServer, client: PolosClient, fleet: Fleet
 ) -> None:
     workers = [await fleet.start(concurrency=4) for _ in range(3)]
@@ -162,7 +163,7 @@ async def test_an_outage_longer_than_the_lease_is_nobodys_death(
 
 
 @pytest.mark.failure(39)
-async def test_a_reaper_does_not_judge_by_a_time_in_which_it_could_not_watch(
+async def test_a_reaper_does_not_count_the_time_of_an_outage(
     chaos_server: ChaosServer, client: PolosClient
 ) -> None:
     store = await client.store()
@@ -188,7 +189,7 @@ async def test_a_reaper_does_not_judge_by_a_time_in_which_it_could_not_watch(
     await asyncio.sleep(1.5)  # the outage itself: longer than the lease
     chaos_server.resume()
     await sweep
-    assert (await client.get_execution(handle.id))["lost_deliveries"] == 0, "it may renew in a moment"
+    assert (await client.get_execution(handle.id))["lost_deliveries"] == 0, "the owner may still renew"
     await client.cancel(handle.id)
 
 
@@ -197,7 +198,7 @@ async def test_a_reaper_does_not_judge_by_a_time_in_which_it_could_not_watch(
 
 @pytest.mark.failure(14)
 @pytest.mark.parametrize("end", ["flow", "reset"])
-async def test_a_line_that_stalls_is_noticed_and_work_goes_on(
+async def test_a_stalled_connection_is_noticed_and_work_continues(
     chaos_server: ChaosServer, client: PolosClient, fleet: Fleet, end: str
 ) -> None:
     async with Proxy(chaos_server.url) as proxy:
@@ -216,16 +217,16 @@ async def test_a_line_that_stalls_is_noticed_and_work_goes_on(
         await stalled.said("dropped")
         heir.terminate()
         assert await heir.ended() == 0
-        again = await gated.invoke(client, {"gate": "go"})
-        assert await again.result(timeout=20) == [stalled.pid] * 3, "it works on"
+        later = await gated.invoke(client, {"gate": "go"})
+        assert await later.result(timeout=20) == [stalled.pid] * 3, "it still works"
         assert [name for name, _ in fleet.effects(handle.id)].count("three") == 1
 
 
 @pytest.mark.failure(14)
-async def test_a_half_open_line_is_given_up_by_every_connection(
+async def test_every_connection_abandons_a_half_open_peer(
     chaos_server: ChaosServer, namespace: str, fleet: Fleet
 ) -> None:
-    """No reset, no end of file: the old lines stay stalled for ever, new ones work."""
+    """No reset, no end of file: the old connections stay stalled forever, new ones work."""
     async with Proxy(chaos_server.url) as broken, PolosClient(broken.url, namespace) as client:
         await fleet.start(lease_seconds=20)
         handle = await gated.invoke(client, {"gate": "go"})
@@ -236,9 +237,9 @@ async def test_a_half_open_line_is_given_up_by_every_connection(
         broken.freeze()
         fleet.open("go")
         assert len(await asyncio.wait_for(result, 60)) == 3
-        told = await asyncio.wait_for(followed, 60)
-        assert told[-1].event_type == "workflow_finish"
-        assert len({event.id for event in told}) == len(told)
+        received = await asyncio.wait_for(followed, 60)
+        assert received[-1].event_type == "workflow_finish"
+        assert len({event.id for event in received}) == len(received)
 
 
 async def everything(client: PolosClient, handle: ExecutionHandle[Any]) -> list[Event]:
@@ -285,15 +286,15 @@ async def test_an_event_whose_reply_is_lost_is_published_once(
     async with Proxy(chaos_server.url) as proxy, PolosClient(proxy.url, namespace) as behind:
         await behind.list_executions()
         lost = proxy.lose_reply(b"orders")
-        told = await events.publish(behind, "orders", EventData("paid", {"amount": 5}))
+        first = await events.publish(behind, "orders", EventData("paid", {"amount": 5}))
         assert lost.is_set()
-        again = await events.publish(behind, "orders", EventData("paid", {"amount": 5}))
+        second = await events.publish(behind, "orders", EventData("paid", {"amount": 5}))
     found = []
     async for event in events.stream_topic(client, "orders"):
         found.append(event.id)
-        if event.id == again:
+        if event.id == second:
             break
-    assert found == [told, again]
+    assert found == [first, second]
 
 
 @pytest.mark.failure(16)
@@ -316,7 +317,7 @@ async def test_a_write_whose_reply_is_lost_is_journaled_once(
 
 
 @pytest.mark.failure(5)
-async def test_entries_whose_delivery_was_lost_are_handed_back_by_the_worker_itself(
+async def test_a_worker_hands_back_entries_whose_delivery_was_lost(
     chaos_server: ChaosServer, client: PolosClient, fleet: Fleet
 ) -> None:
     async with Proxy(chaos_server.url) as proxy:
@@ -340,21 +341,21 @@ async def test_a_store_that_goes_back_in_time_is_a_consistent_prefix(
     chaos_server: ChaosServer, client: PolosClient, fleet: Fleet, tmp_path: Path
 ) -> None:
     await fleet.start(lease_seconds=3)
-    kept = await gated.invoke(client, {"gate": "go"})  # its record of step two is lost
-    waits = await approval.invoke(client, None)  # its answer is lost
+    survives = await gated.invoke(client, {"gate": "go"})  # loses its record of step two
+    waits = await approval.invoke(client, None)  # loses its answer
     await reached(waits, "waiting")
-    ahead = await chain.invoke(client, {"steps": 3, "suspend_after": 0})  # it parks on a wait that is lost
-    await fleet.seen(kept.id, "two")
+    ahead = await chain.invoke(client, {"steps": 3, "suspend_after": 0})  # loses the wait that it parks on
+    await fleet.seen(survives.id, "two")
     await reached(ahead, "waiting")
     data = chaos_server.data_dir
     snapshot = tmp_path / "snapshot"
     shutil.copytree(data / "appendonlydir", snapshot)
 
     fleet.open("go")
-    await kept.result(timeout=20)
+    await survives.result(timeout=20)
     await client.resume(suspend_execution_id=waits.id, suspend_step_key="ok", data="lost")
     await waits.result(timeout=20)
-    gone = await chain.invoke(client, {"steps": 1})  # it is forgotten altogether
+    gone = await chain.invoke(client, {"steps": 1})  # forgotten altogether
     await gone.result(timeout=20)
     forgotten = await approval.invoke(client, None)
     await reached(forgotten, "waiting")
@@ -367,7 +368,7 @@ async def test_a_store_that_goes_back_in_time_is_a_consistent_prefix(
         chaos_server.start()
 
     await asyncio.to_thread(go_back)
-    assert len(await kept.result(timeout=30)) == 3
+    assert len(await survives.result(timeout=30)) == 3
     assert await waits.status() == "waiting"
     await client.resume(suspend_execution_id=waits.id, suspend_step_key="ok", data="again")
     assert await waits.result(timeout=20) == "again"
@@ -386,7 +387,7 @@ async def test_an_activation_whose_records_were_lost_is_dropped_and_runs_again(
     worker = await fleet.start(lease_seconds=3)
     handle = await gated.invoke(client, {"gate": "never"})
     store = await client.store()
-    await client.cancel(handle.id)  # the log has something in it
+    await client.cancel(handle.id)  # so that the log is not empty
     data, snapshot = chaos_server.data_dir, tmp_path / "snapshot"
 
     early = await approval.invoke(client, None)
@@ -395,7 +396,7 @@ async def test_an_activation_whose_records_were_lost_is_dropped_and_runs_again(
     await client.resume(suspend_execution_id=early.id, suspend_step_key="ok", data="lost")
     await early.result(timeout=20)
 
-    two = await gated.invoke(client, {"gate": "go"})  # alive, in its second step, when all of it is forgotten
+    two = await gated.invoke(client, {"gate": "go"})  # in its second step when all of it is forgotten
     await fleet.seen(two.id, "two")
 
     def go_back() -> None:
@@ -463,7 +464,7 @@ def gate() -> asyncio.Event:
     return _gate
 
 
-async def test_a_refused_reconnect_is_no_failure_of_the_step_under_way(
+async def test_a_refused_reconnect_does_not_fail_the_running_step(
     chaos_server: ChaosServer, namespace: str, client: PolosClient, gate: asyncio.Event
 ) -> None:
     async with PolosClient(chaos_server.url, namespace) as admin, working(client, charges) as worker:
@@ -487,7 +488,7 @@ async def test_a_refused_reconnect_is_no_failure_of_the_step_under_way(
         await until(lambda: store.wire.call("PUBSUB", "SHARDCHANNELS", channel), "the worker's reply channel")
 
 
-async def test_what_could_not_be_handed_back_is_handed_back_later(
+async def test_a_failed_hand_back_is_repeated(
     chaos_server: ChaosServer, namespace: str, client: PolosClient, gate: asyncio.Event
 ) -> None:
     async with PolosClient(chaos_server.url, namespace) as admin, working(client, charges) as worker:
@@ -501,7 +502,7 @@ async def test_what_could_not_be_handed_back_is_handed_back_later(
         assert await handle.result(timeout=20) == "charged"
 
 
-async def test_a_second_look_that_is_overtaken_by_an_answer_does_not_end_the_activation(
+async def test_an_answer_during_verification_does_not_end_the_activation(
     client: PolosClient, gate: asyncio.Event
 ) -> None:
     async with working(client, answered_meanwhile) as worker:
@@ -523,7 +524,7 @@ async def test_a_second_look_that_is_overtaken_by_an_answer_does_not_end_the_act
         assert _began == ["work"]
 
 
-async def test_a_cancel_that_was_told_to_nobody_is_found_after_the_reconnect(
+async def test_a_cancel_whose_notice_is_lost_is_found_after_the_reconnect(
     chaos_server: ChaosServer, namespace: str, client: PolosClient, gate: asyncio.Event
 ) -> None:
     async with PolosClient(chaos_server.url, namespace) as admin, working(client, pauses) as worker:
@@ -541,7 +542,7 @@ async def test_a_cancel_that_was_told_to_nobody_is_found_after_the_reconnect(
         assert _began == ["paused"]
 
 
-async def test_an_entry_that_makes_no_sense_is_removed(client: PolosClient, gate: asyncio.Event) -> None:
+async def test_a_malformed_entry_is_removed(client: PolosClient, gate: asyncio.Event) -> None:
     gate.set()
     async with working(client, charges):
         store = await client.store()
@@ -584,8 +585,8 @@ async def test_at_maxmemory_producers_get_a_clear_error_and_workers_finish(
     fleet.open("go")
     assert await handle.result(timeout=20) == [first.pid] * 3
     await store.wire.call("CONFIG", "SET", "maxmemory", "0")
-    again = await gated.invoke(client, {"gate": "go"})
-    await again.result(timeout=20)
+    later = await gated.invoke(client, {"gate": "go"})
+    await later.result(timeout=20)
 
 
 # --- event readers ----------------------------------------------------------------------
@@ -599,7 +600,7 @@ async def talkative(ctx: WorkflowContext, input: int) -> int:
 
 
 @pytest.mark.failure(31)
-async def test_readers_of_different_speed_see_the_same(chaos_server: ChaosServer, namespace: str) -> None:
+async def test_slow_and_fast_readers_see_the_same_events(chaos_server: ChaosServer, namespace: str) -> None:
     async with PolosClient(chaos_server.url, namespace) as client, working(client, talkative):
         handle = await talkative.invoke(client, 300)
 
@@ -618,7 +619,7 @@ async def test_readers_of_different_speed_see_the_same(chaos_server: ChaosServer
 
 
 @pytest.mark.failure(31)
-async def test_a_newcomer_to_a_topic_that_is_being_read_misses_nothing(client: PolosClient) -> None:
+async def test_a_new_reader_of_a_topic_misses_nothing(client: PolosClient) -> None:
     for number in range(5):
         await events.publish(client, "news", EventData("old", number))
     session = await client.session()
@@ -626,7 +627,7 @@ async def test_a_newcomer_to_a_topic_that_is_being_read_misses_nothing(client: P
     end = (await session.wire.call("XREVRANGE", key, "+", "-", "COUNT", 1))[0][0]
     reader = asyncio.create_task(session.tail.next(key, end, 20))
     await until(lambda: session.tail.of(key)._blocked, "the reader to be blocked")
-    # what comes in the moment before the newcomer has unblocked the read is not the beginning of the topic
+    # an event that arrives just before the new reader unblocks the read is not the start of the topic
     session.wire.send("XADD", key, "*", "new", b"\x05")
     entries = await session.tail.next(key, b"0-0", 20)
     assert entries[0][1][0] == b"old"
@@ -634,7 +635,7 @@ async def test_a_newcomer_to_a_topic_that_is_being_read_misses_nothing(client: P
 
 
 @pytest.mark.failure(31)
-async def test_a_reader_ahead_is_not_told_that_nothing_came_by_a_reader_behind(client: PolosClient) -> None:
+async def test_a_reader_behind_does_not_hide_events_from_a_reader_ahead(client: PolosClient) -> None:
     session = await client.session()
     key = session.store.partitions.topic_prefix("news") + b"topic:news"
     for number in range(400):

@@ -1,4 +1,4 @@
-"""A master that sentinels watch: found through them, and found again after a failover."""
+"""A master watched by sentinels: found through them, and found again after a failover."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def watched(binary: Path, tmp_path: Path, namespace: str) -> Iterator[Watched]:
 
 
 @pytest.mark.failure(18)
-async def test_everything_goes_on_after_a_failover(watched: Watched, namespace: str, tmp_path: Path) -> None:
+async def test_executions_continue_after_a_failover(watched: Watched, namespace: str, tmp_path: Path) -> None:
     with Fleet(watched.url, namespace, tmp_path) as fleet:
         async with PolosClient(watched.url, namespace) as client:
             workers = [await fleet.start(lease_seconds=6) for _ in range(2)]
@@ -51,7 +51,7 @@ async def test_everything_goes_on_after_a_failover(watched: Watched, namespace: 
             assert all(worker.running for worker in workers)
 
 
-async def test_what_the_sentinels_can_not_tell_is_said(watched: Watched, namespace: str) -> None:
+async def test_an_error_reports_what_the_sentinels_do_not_know(watched: Watched, namespace: str) -> None:
     unknown = watched.url.replace(SERVICE, "nothing")
     async with PolosClient(unknown, namespace, patience_seconds=0.2) as client:
         with pytest.raises(RedisUnavailableError, match="knows no service 'nothing'"):
@@ -64,7 +64,7 @@ async def test_what_the_sentinels_can_not_tell_is_said(watched: Watched, namespa
         assert PASSWORD not in str(caught.value)
 
 
-async def test_a_sentinel_that_is_away_is_passed_over(watched: Watched, namespace: str) -> None:
+async def test_an_unavailable_sentinel_is_skipped(watched: Watched, namespace: str) -> None:
     url = watched.url.replace("@", "@127.0.0.1:1,")
     async with PolosClient(url, namespace) as client:
         assert not await client.list_executions()

@@ -1,4 +1,4 @@
-"""What a Redis URL may be, and what is said of one that can't be used."""
+"""Valid Redis URLs, and the errors for others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from polos_redis.wire.urls import parse
         ("unix://user:s3cret@/run/redis.sock", "/run/redis.sock"),
     ],
 )
-def test_one_server(url: str, address: str) -> None:
+def test_a_url_of_one_server(url: str, address: str) -> None:
     target = parse(url)
     assert (target.kind, target.address, target.seeds) == ("server", address, (url,))
 
@@ -42,7 +42,7 @@ def test_one_server(url: str, address: str) -> None:
         ),
     ],
 )
-def test_a_cluster(url: str, seeds: list[str], found: str) -> None:
+def test_a_url_of_a_cluster(url: str, seeds: list[str], found: str) -> None:
     target = parse(url)
     assert (target.kind, list(target.seeds)) == ("cluster", seeds)
     assert target.server("10.0.0.1", 7000) == found
@@ -68,14 +68,14 @@ def test_a_cluster(url: str, seeds: list[str], found: str) -> None:
         ),
     ],
 )
-def test_a_service_that_sentinels_watch(url: str, seeds: list[str], service: str, found: str) -> None:
+def test_a_url_of_a_service_behind_sentinels(url: str, seeds: list[str], service: str, found: str) -> None:
     target = parse(url)
     assert (target.kind, list(target.seeds), target.service) == ("sentinel", seeds, service)
     assert target.server("m", 1) == found
     assert "s3cret" not in target.address
 
 
-def test_a_node_that_names_no_host_is_on_the_seeds_host() -> None:
+def test_a_node_without_a_host_is_on_the_seeds_host() -> None:
     assert parse("redis+cluster://10.0.0.9:1").server("", 2) == "redis://10.0.0.9:2"
     assert parse("redis+cluster://h").server("fe80::1", 2) == "redis://[fe80::1]:2"
 
@@ -98,13 +98,13 @@ def test_a_node_that_names_no_host_is_on_the_seeds_host() -> None:
         ("http://:s3cret@a", "redis://user:password@host:port/0"),
     ],
 )
-def test_a_url_that_can_not_be_used_is_refused_without_its_password(url: str, why: str) -> None:
+def test_an_invalid_url_is_refused_without_showing_its_password(url: str, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why) as caught:
         PolosClient(url)
     assert "s3cret" not in str(caught.value)
 
 
-def test_slots_are_those_of_the_server() -> None:
+def test_slots_match_the_servers() -> None:
     assert slot_of(b"polos:{123456789}:") == 0x31C3, "the check value of the CRC in the cluster specification"
     key = prefix("namespace", 3).encode() + b"exec:1{2}3"
     assert slot_of(key) == slot_of(b"{namespace:3}") < SLOTS

@@ -1,4 +1,4 @@
-"""The multiplexed connection against real servers: order, loss, silence, refusals, pushes, leftovers."""
+"""The multiplexed connection against real servers: order, loss, silence, errors, pushes, leftovers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from polos_redis.errors import (
 )
 from polos_redis.wire.replies import CallLostError, RefusedReplyError, TransientReplyError
 from polos_redis.wire.wire import Script, Wire
-from tests.harness.endpoint import Door
+from tests.harness.endpoint import Listener
 from tests.harness.programs import program, skip_without
 from tests.harness.servers import binary_with_tls
 
@@ -48,7 +48,7 @@ WRITE = script("write", "#!lua\nreturn redis.call('SET', KEYS[1], ARGV[1])")
 
 
 class Server:
-    """A server of the test's own: killed, stopped and started again at will."""
+    """The test's own server, which it kills, stops and restarts."""
 
     def __init__(self, binary: Path, folder: Path) -> None:
         self.binary = binary
@@ -83,7 +83,7 @@ class Server:
     close = kill
 
     def do(self, *command: Any) -> Any:
-        """One command on a connection of its own, without the wire."""
+        """Run one command over its own connection, without the wire."""
         with redis.Redis(unix_socket_path=str(self.socket), protocol=2) as client:
             return client.execute_command(*command)
 
@@ -97,7 +97,7 @@ def wire_server(every_binary: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def tls_server(tmp_path: Path) -> Iterator[Server]:
-    """Not started: that takes a certificate."""
+    """Not yet started: that takes a certificate."""
     binary = binary_with_tls()
     if isinstance(binary, str):
         skip_without("redis-server or valkey-server with TLS", binary)
@@ -119,33 +119,33 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 class Proxy:
-    """Forwards to a port until it is told to stall; a stalled one keeps its connections open."""
+    """Forwards to a port until told to stall; a stalled proxy keeps its connections open."""
 
     def __init__(self, port: int) -> None:
         self.target = port
         self.flowing = asyncio.Event()
         self.flowing.set()
-        self.door = Door(self.accept)
+        self.listener = Listener(self.accept)
 
     async def __aenter__(self) -> Proxy:
-        await self.door.__aenter__()
-        self.url = f"redis://127.0.0.1:{self.door.port}"
+        await self.listener.__aenter__()
+        self.url = f"redis://127.0.0.1:{self.listener.port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.door.__aexit__(None, None, None)
+        await self.listener.__aexit__(None, None, None)
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self.target)
         try:
-            await asyncio.gather(self.pump(reader, back), self.pump(there, writer))
+            await asyncio.gather(self.forward(reader, back), self.forward(there, writer))
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            writer.transport.abort()  # at once: a close would wait for what is still to be sent
+            writer.transport.abort()  # at once: a close would wait for unsent data
             back.transport.abort()
 
-    async def pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):
             await self.flowing.wait()
             sink.write(data)
@@ -170,7 +170,7 @@ async def error_of(call: Awaitable[Any]) -> PolosError:
 # --- order ----------------------------------------------------------------------------------
 
 
-def test_every_caller_gets_its_own_answers_in_order(wire_server: Server, run: Run) -> None:
+def test_every_caller_gets_its_own_replies_in_order(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         wire = Wire(wire_server.url, scripts=[ECHO])
         await wire.connect()
@@ -190,7 +190,7 @@ def test_every_caller_gets_its_own_answers_in_order(wire_server: Server, run: Ru
     run(main())
 
 
-def test_the_calls_of_one_tick_leave_in_one_write(wire_server: Server, run: Run) -> None:
+def test_the_calls_of_one_turn_leave_in_one_write(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         wire = Wire(wire_server.url, scripts=[ECHO])
         await wire.connect()
@@ -218,7 +218,7 @@ def test_the_calls_of_one_tick_leave_in_one_write(wire_server: Server, run: Run)
 
 
 @pytest.mark.failure(19)
-def test_cancelling_callers_leaves_the_others_their_answers(wire_server: Server, run: Run) -> None:
+def test_cancelled_callers_leave_the_others_their_replies(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         wire = Wire(wire_server.url, scripts=[ECHO])
         await wire.connect()
@@ -229,7 +229,7 @@ def test_cancelling_callers_leaves_the_others_their_answers(wire_server: Server,
                 return await wire.run(ECHO, b"k", f"{number}/{turn}")
 
             tasks = [asyncio.create_task(caller(n)) for n in range(200)]
-            await asyncio.sleep(0)  # every call is queued, in other turns written, none answered
+            await asyncio.sleep(0)  # every call is queued, written in different turns, none answered
             if turn % 2:
                 await asyncio.sleep(0)
             doomed = set(chance.sample(range(200), 100))
@@ -249,7 +249,7 @@ def test_cancelling_callers_leaves_the_others_their_answers(wire_server: Server,
 
 
 @pytest.mark.failure(15)
-def test_a_forgotten_script_is_sent_again_unseen(wire_server: Server, run: Run) -> None:
+def test_a_forgotten_script_is_resent_transparently(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         wire = Wire(wire_server.url, scripts=[ECHO])
         await wire.connect()
@@ -278,7 +278,7 @@ def test_a_script_that_does_not_compile_is_refused_for_every_caller(wire_server:
     run(main())
 
 
-def test_an_argument_that_cannot_be_packed_disturbs_nobody(wire_server: Server, run: Run) -> None:
+def test_an_argument_that_cannot_be_packed_affects_no_other_call(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         wire = Wire(wire_server.url)
         await wire.connect()
@@ -292,12 +292,12 @@ def test_an_argument_that_cannot_be_packed_disturbs_nobody(wire_server: Server, 
     run(main())
 
 
-# --- the loss of the connection ---------------------------------------------------------------
+# --- connection loss --------------------------------------------------------------------------
 
 
 @pytest.mark.failure(13)
 @pytest.mark.failure(16)
-def test_a_killed_server_fails_what_is_under_way_and_calls_go_on_after_its_restart(
+def test_a_killed_server_fails_pending_calls_and_later_calls_work_after_its_restart(
     wire_server: Server, run: Run
 ) -> None:
     async def main() -> None:
@@ -340,13 +340,13 @@ def test_a_killed_server_fails_what_is_under_way_and_calls_go_on_after_its_resta
         stop = True
         await asyncio.gather(*patients)
         await wire.close()
-        assert losses == [1]  # closing is not a loss
+        assert losses == [1]  # closing does not count as a loss
 
     run(main())
 
 
 @pytest.mark.failure(14)
-def test_a_peer_that_stalls_is_given_up(wire_server: Server, run: Run) -> None:
+def test_a_stalled_peer_is_abandoned(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         async with Proxy(wire_server.port) as proxy:
             wire = Wire(proxy.url, timeout=0.4, connect_timeout=0.4)
@@ -356,7 +356,7 @@ def test_a_peer_that_stalls_is_given_up(wire_server: Server, run: Run) -> None:
             assert all(isinstance(e, CallLostError) and e.sent for e in errors)
             assert "did not answer for 0.4 s" in str(errors[0])
             assert not wire.connected
-            with pytest.raises(RedisUnavailableError):  # nor does the handshake hang
+            with pytest.raises(RedisUnavailableError):  # the handshake does not hang either
                 await wire.connect()
             call = asyncio.create_task(wire.call("ECHO", "back"))
             proxy.flowing.set()
@@ -366,21 +366,19 @@ def test_a_peer_that_stalls_is_given_up(wire_server: Server, run: Run) -> None:
     run(main())
 
 
-def test_a_call_that_keeps_arriving_late_behind_answered_ones_is_noticed_too(
-    wire_server: Server, run: Run
-) -> None:
+def test_a_single_stalled_call_behind_answered_ones_is_noticed(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         async with Proxy(wire_server.port) as proxy:
             wire = Wire(proxy.url, timeout=0.4)
             await wire.connect()
-            for _ in range(20):  # answered calls keep the watch going and must not trip it
+            for _ in range(20):  # answered calls keep the watchdog going and must not trip it
                 await wire.send("PING")
                 await asyncio.sleep(0.04)
             assert wire.epoch == 1
             assert wire.connected
             proxy.flowing.clear()
             first = asyncio.ensure_future(error_of(wire.send("PING")))
-            while not first.done():  # new calls all the time don't make the old one younger
+            while not first.done():  # new calls do not make the old one younger
                 with contextlib.suppress(ConnectionLostError):
                     wire.send("PING").cancel()
                 await asyncio.sleep(0.02)
@@ -414,8 +412,8 @@ def test_nonsense_from_the_peer_ends_the_connection(run: Run) -> None:
             await reader.read()
             writer.close()
 
-        async with Door(speak) as door:
-            wire = Wire(f"redis://127.0.0.1:{door.port}")
+        async with Listener(speak) as listener:
+            wire = Wire(f"redis://127.0.0.1:{listener.port}")
             await wire.connect()
             first, second = wire.send("PING"), wire.send("PING")
             assert await first == b"PONG"
@@ -432,7 +430,7 @@ def test_concurrent_callers_share_one_attempt(wire_server: Server, run: Run) -> 
         first = asyncio.create_task(wire.connect())
         rest = [asyncio.create_task(wire.connect()) for _ in range(20)]
         await asyncio.sleep(0)
-        first.cancel()  # the one who began it
+        first.cancel()  # the one that started it
         await asyncio.gather(*rest)
         assert first.cancelled() or first.done()
         assert wire.epoch == 1
@@ -456,12 +454,12 @@ def test_patience_ends(run: Run) -> None:
     run(main())
 
 
-# --- error answers ------------------------------------------------------------------------------
+# --- error replies ------------------------------------------------------------------------------
 
 
 @pytest.mark.failure(15)
 @pytest.mark.failure(17)
-def test_refusals_say_what_redis_says_and_what_to_do(wire_server: Server, run: Run) -> None:
+def test_an_error_reply_gives_redis_message_and_a_remedy(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         wire = Wire(wire_server.url, scripts=[WRITE])
         await wire.connect()
@@ -498,7 +496,7 @@ def test_refusals_say_what_redis_says_and_what_to_do(wire_server: Server, run: R
 
 @pytest.mark.failure(15)
 @pytest.mark.failure(22)
-def test_a_user_with_few_rights(wire_server: Server, run: Run) -> None:
+def test_a_user_with_few_rights_can_connect(wire_server: Server, run: Run) -> None:
     wire_server.do(
         "ACL", "SETUSER", "small", "on", ">s3cret", "~polos:*", "&polos:*", "+get", "+evalsha", "+eval"
     )
@@ -523,7 +521,7 @@ def test_a_user_with_few_rights(wire_server: Server, run: Run) -> None:
 
 
 @pytest.mark.failure(15)
-def test_passwords(wire_server: Server, run: Run) -> None:
+def test_wrong_and_missing_passwords_are_reported(wire_server: Server, run: Run) -> None:
     wire_server.kill()
     wire_server.start("--requirepass", "s3cret/pw")
 
@@ -574,7 +572,7 @@ def test_passwords(wire_server: Server, run: Run) -> None:
         "",
     ],
 )
-def test_an_unusable_url_is_refused_without_its_password(url: str) -> None:
+def test_an_unusable_url_is_refused_without_showing_its_password(url: str) -> None:
     async def main() -> None:
         await Wire(url).connect()
 
@@ -588,7 +586,7 @@ def test_an_unusable_url_is_refused_without_its_password(url: str) -> None:
 
 
 @pytest.mark.failure(15)
-def test_busy_is_repeated(wire_server: Server, run: Run) -> None:
+def test_a_busy_server_is_retried(wire_server: Server, run: Run) -> None:
     wire_server.do("CONFIG", "SET", "busy-reply-threshold", "10")
     endless = script("endless", "#!lua\nwhile true do end")
 
@@ -608,7 +606,7 @@ def test_busy_is_repeated(wire_server: Server, run: Run) -> None:
         assert "BUSY" in str(await error_of(wire.call("GET", "a", patience=0.1)))
         call = asyncio.create_task(wire.call("SET", "a", "1"))
         newcomer = Wire(wire_server.url, scripts=[ECHO])
-        await newcomer.connect()  # can be made meanwhile
+        await newcomer.connect()  # new connections work meanwhile
         assert not call.done()
         await wire.send("SCRIPT", "KILL")
         assert "endless" in str(await error_of(running))
@@ -622,7 +620,7 @@ def test_busy_is_repeated(wire_server: Server, run: Run) -> None:
 
 
 @pytest.mark.failure(15)
-def test_loading_is_repeated(wire_server: Server, run: Run) -> None:
+def test_a_loading_server_is_retried(wire_server: Server, run: Run) -> None:
     wire_server.do("CONFIG", "SET", "rdbcompression", "no")
     with redis.Redis(unix_socket_path=str(wire_server.socket)) as client:
         client.mset({f"key{n}": "x" * 100 for n in range(3000)})
@@ -666,7 +664,7 @@ def test_a_master_that_became_a_replica_is_left(wire_server: Server, run: Run) -
 # --- the window ---------------------------------------------------------------------------------
 
 
-def test_the_window_bounds_the_calls_under_way(wire_server: Server, run: Run) -> None:
+def test_the_window_bounds_pending_calls(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         wire = Wire(wire_server.url, window=4)
         await wire.connect()
@@ -679,7 +677,7 @@ def test_the_window_bounds_the_calls_under_way(wire_server: Server, run: Run) ->
             for turn in range(10):
                 await wire.wait_for_room()
                 if turn == 5 and number % 3 == 0:
-                    continue  # was let in and does not send: another takes the place
+                    continue  # admitted, but sends nothing: another one takes its slot
                 call = wire.send("ECHO", number)
                 most = max(most, len(link.calls))
                 assert await call == str(number).encode()
@@ -702,7 +700,7 @@ def test_the_window_bounds_the_calls_under_way(wire_server: Server, run: Run) ->
     run(main())
 
 
-def test_room_that_is_not_used_goes_to_the_next(wire_server: Server, run: Run) -> None:
+def test_unused_room_goes_to_the_next_caller(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         wire = Wire(wire_server.url, window=1)
         await wire.connect()
@@ -737,7 +735,7 @@ def test_a_full_socket_means_no_room(wire_server: Server, run: Run) -> None:
     run(main())
 
 
-def test_those_who_wait_for_room_are_let_go_when_the_connection_is_lost(
+def test_callers_waiting_for_room_are_released_when_the_connection_is_lost(
     wire_server: Server, run: Run
 ) -> None:
     async def main() -> None:
@@ -764,7 +762,7 @@ def test_pushed_messages_go_to_their_receiver(wire_server: Server, run: Run) -> 
         def receive(message: list[Any]) -> None:
             got.append(message)
             if message[2] == b"bad":
-                raise ValueError("a receiver's own mistake")
+                raise ValueError("an error in the receiver")
 
         async def subscribe(wire: Wire) -> None:
             assert (await wire.send("SSUBSCRIBE", "polos:{a}:reply"))[0] == b"ssubscribe"
@@ -779,7 +777,7 @@ def test_pushed_messages_go_to_their_receiver(wire_server: Server, run: Run) -> 
         await until(lambda: len(got) == 100)
         assert [m[2] for m in got if m[0] == b"smessage"] == [str(n).encode() for n in range(50)]
         assert await wire.send("UNSUBSCRIBE", "one", "three") == [b"unsubscribe", b"three", 1]
-        # A new connection is subscribed again before anybody gets it.
+        # A new connection is subscribed before callers get it.
         wire_server.do("CLIENT", "KILL", "TYPE", "pubsub")
         await until(lambda: not wire.connected)
         await wire.connect()
@@ -792,7 +790,7 @@ def test_pushed_messages_go_to_their_receiver(wire_server: Server, run: Run) -> 
 
 
 @pytest.mark.failure(14)
-def test_a_silent_subscription_that_is_dead_is_noticed(wire_server: Server, run: Run) -> None:
+def test_a_dead_subscription_is_noticed(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         async with Proxy(wire_server.port) as proxy:
             lost = asyncio.Event()
@@ -810,7 +808,7 @@ def test_a_silent_subscription_that_is_dead_is_noticed(wire_server: Server, run:
     run(main())
 
 
-def test_callers_get_a_new_connection_only_when_it_is_prepared(wire_server: Server, run: Run) -> None:
+def test_callers_get_a_new_connection_only_once_it_is_prepared(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         seen: list[str] = []
         go_on = asyncio.Event()
@@ -836,7 +834,7 @@ def test_callers_get_a_new_connection_only_when_it_is_prepared(wire_server: Serv
     run(main())
 
 
-def test_a_preparation_that_is_refused_or_broken_is_told_to_the_caller(wire_server: Server, run: Run) -> None:
+def test_a_refused_or_failed_preparation_is_reported_to_the_caller(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         async def refused(wire: Wire) -> None:
             await wire.call("NONSENSE")
@@ -855,10 +853,10 @@ def test_a_preparation_that_is_refused_or_broken_is_told_to_the_caller(wire_serv
     run(main())
 
 
-# --- the end --------------------------------------------------------------------------------------
+# --- closing --------------------------------------------------------------------------------------
 
 
-def test_closing_waits_for_answers_and_leaves_nothing(wire_server: Server, run: Run) -> None:
+def test_closing_waits_for_replies_and_leaves_nothing(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         wire = Wire(wire_server.url)
         await wire.connect()
@@ -871,7 +869,7 @@ def test_closing_waits_for_answers_and_leaves_nothing(wire_server: Server, run: 
         await closing
         for attempt in (wire.connect(), wire.call("PING", patience=None)):
             assert "was closed" in str(await error_of(attempt))
-        await wire.close()  # again
+        await wire.close()  # a second time
         assert asyncio.all_tasks() == {asyncio.current_task()} | _wait_for_tasks()
         await until(lambda: wire_server.do("INFO", "clients")["connected_clients"] == 1)
 
@@ -881,7 +879,7 @@ def test_closing_waits_for_answers_and_leaves_nothing(wire_server: Server, run: 
     run(main())
 
 
-def test_closing_gives_a_blocked_read_up(wire_server: Server, run: Run) -> None:
+def test_closing_abandons_a_blocked_read(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         wire = Wire(wire_server.url, timeout=60)
         await wire.connect()
@@ -898,9 +896,9 @@ def test_closing_while_connecting(run: Run) -> None:
             await reader.read()
             writer.close()
 
-        async with Door(mute) as door:
+        async with Listener(mute) as listener:
             for user in ("", ":pw@"):  # our own handshake, and redis-py's
-                wire = Wire(f"redis://{user}127.0.0.1:{door.port}", connect_timeout=60)
+                wire = Wire(f"redis://{user}127.0.0.1:{listener.port}", connect_timeout=60)
                 callers = [
                     asyncio.create_task(error_of(attempt)) for attempt in (wire.connect(), wire.call("PING"))
                 ]
@@ -913,7 +911,7 @@ def test_closing_while_connecting(run: Run) -> None:
     run(main())
 
 
-def test_a_second_loop_takes_a_new_wire(wire_server: Server, run: Run) -> None:
+def test_a_second_loop_needs_a_new_wire(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         wire = Wire(wire_server.url, scripts=[ECHO])
         assert await wire.call_script(ECHO, b"k", "x") == b"x"
@@ -929,7 +927,7 @@ def test_a_second_loop_takes_a_new_wire(wire_server: Server, run: Run) -> None:
     assert [str(w.message) for w in caught] == []
 
 
-def test_a_loop_closed_without_ceremony(wire_server: Server) -> None:
+def test_a_loop_can_be_closed_with_a_wire_open(wire_server: Server) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for finish in (Wire.abort, lambda wire: None):
@@ -958,7 +956,7 @@ def test_a_wire_belongs_to_one_loop(wire_server: Server) -> None:
     loop.close()
 
 
-def test_a_forked_child_lets_go_without_disturbing_its_parent(wire_server: Server, run: Run) -> None:
+def test_a_forked_child_drops_the_wire_without_disturbing_its_parent(wire_server: Server, run: Run) -> None:
     async def main() -> None:
         wire = Wire(wire_server.url)
         await wire.connect()
@@ -987,7 +985,7 @@ def test_a_forked_child_lets_go_without_disturbing_its_parent(wire_server: Serve
 
 
 @pytest.mark.parametrize("way", ["asyncio", "uvloop", "bare loop", "dropped"])
-def test_a_program_that_never_closes_ends_in_silence(wire_server: Server, way: str) -> None:
+def test_a_program_that_never_closes_exits_silently(wire_server: Server, way: str) -> None:
     if way == "uvloop":
         pytest.importorskip("uvloop")
     program = f"""
@@ -1037,7 +1035,7 @@ def test_a_program_that_never_closes_ends_in_silence(wire_server: Server, way: s
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
-def test_importing_it_is_light() -> None:
+def test_importing_the_wire_is_light() -> None:
     code = (
         "import sys, polos_redis.wire.wire; print([m for m in sys.modules if m.partition('.')[0] == 'redis'])"
     )
@@ -1047,7 +1045,7 @@ def test_importing_it_is_light() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_tls(tls_server: Server, run: Run) -> None:
+def test_tls_connections(tls_server: Server, run: Run) -> None:
     openssl = program("openssl")
     key, cert = tls_server.folder / "key.pem", tls_server.folder / "cert.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]

@@ -1,1 +1,1 @@
-"""Workers: crashes, stops, queues, limits, metrics."""
+"""Workers: crashes, shutdowns, queues, limits, metrics."""

@@ -1,4 +1,4 @@
-"""Worker processes that are killed, frozen or blocked while they work: others go on."""
+"""Worker processes that are killed, frozen or blocked while they work: others take over."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.also_on_cluster
 
 
 async def in_step_two(fleet: Fleet, client: PolosClient) -> tuple[ExecutionHandle[list[int]], WorkerProcess]:
-    """An execution whose second step has begun, and the worker that runs it."""
+    """An execution in its second step, and the worker that runs it."""
     handle = await gated.invoke(client, {"gate": "go"})
     (pid,) = await fleet.seen(handle.id, "two")
     return handle, fleet.of(pid)
@@ -32,7 +32,7 @@ def names(fleet: Fleet, handle: ExecutionHandle[Any]) -> list[str]:
 
 
 async def group(client: PolosClient) -> dict[str, int]:
-    """The consumers of the queues' groups, and what is pending for each."""
+    """The consumers of the queues' groups, and the number of entries pending for each."""
     store, pending = await client.store(), Counter[str]()
     for prefix in store.prefixes:
         key = prefix + b"queue:default"
@@ -44,9 +44,7 @@ async def group(client: PolosClient) -> dict[str, int]:
 
 
 @pytest.mark.failure(1)
-async def test_a_worker_killed_in_the_middle_of_a_step_is_succeeded(
-    fleet: Fleet, client: PolosClient
-) -> None:
+async def test_another_worker_takes_over_from_one_killed_in_a_step(fleet: Fleet, client: PolosClient) -> None:
     await fleet.start()
     await fleet.start()
     handle, victim = await in_step_two(fleet, client)
@@ -56,7 +54,7 @@ async def test_a_worker_killed_in_the_middle_of_a_step_is_succeeded(
     heir = next(worker for worker in fleet.workers if worker is not victim)
     assert result == [victim.pid, heir.pid, heir.pid]
     assert names(fleet, handle) == ["one", "two", "two", "two-through", "three"]
-    assert (await client.get_execution(handle.id))["lost_deliveries"] == 0, "finished: nothing is charged"
+    assert (await client.get_execution(handle.id))["lost_deliveries"] == 0, "the loss no longer counts"
 
 
 @pytest.mark.failure(2, 19)
@@ -75,15 +73,15 @@ async def test_a_frozen_worker_that_wakes_after_its_recovery_changes_nothing(
     store = await client.store()
     before = await store.executions.read(handle.id), await store.executions.read_journal(handle.id)
 
-    frozen.resume()  # its step ends now, and is journaled too late
+    frozen.resume()  # its step ends now, too late to be journaled
     await fleet.seen(handle.id, "two-through", times=2)
     await frozen.said("dropped")
     assert (await store.executions.read(handle.id), await store.executions.read_journal(handle.id)) == before
     assert names(fleet, handle).count("three") == 1
     heir.terminate()
     assert await heir.ended() == 0
-    again = await gated.invoke(client, {"gate": "go"})
-    assert await again.result(timeout=20) == [frozen.pid] * 3, "it works on"
+    later = await gated.invoke(client, {"gate": "go"})
+    assert await later.result(timeout=20) == [frozen.pid] * 3, "it still works"
 
 
 @pytest.mark.failure(2)
@@ -101,7 +99,7 @@ async def test_a_worker_whose_loop_was_blocked_past_its_lease_changes_nothing(
 
 
 @pytest.mark.failure(4)
-async def test_a_step_far_longer_than_the_lease_is_kept(fleet: Fleet, client: PolosClient) -> None:
+async def test_a_step_much_longer_than_the_lease_is_not_lost(fleet: Fleet, client: PolosClient) -> None:
     await fleet.start(lease_seconds=0.5)
     await fleet.start(lease_seconds=0.5)
     sync = await in_thread.invoke(client, 3.0)
@@ -115,7 +113,7 @@ async def test_a_step_far_longer_than_the_lease_is_kept(fleet: Fleet, client: Po
 
 
 @pytest.mark.failure(26)
-async def test_what_came_due_while_no_worker_ran_fires_once_afterwards(
+async def test_timers_that_came_due_without_a_worker_fire_once_afterwards(
     fleet: Fleet, client: PolosClient
 ) -> None:
     worker = await fleet.start()
@@ -141,14 +139,12 @@ async def test_what_came_due_while_no_worker_ran_fires_once_afterwards(
         entries = await store.wire.call(
             "XRANGE", store.partitions.prefix(handle.id) + f"topic:{handle.id}".encode(), "-", "+"
         )
-        told = [name for _, flat in entries for name in flat[::2]]
-        assert told.count(b"timeout_ok") == 1
+        found = [name for _, flat in entries for name in flat[::2]]
+        assert found.count(b"timeout_ok") == 1
 
 
 @pytest.mark.failure(7, 34)
-async def test_the_consumers_of_workers_that_came_and_went_are_removed(
-    fleet: Fleet, client: PolosClient
-) -> None:
+async def test_consumers_of_former_workers_are_removed(fleet: Fleet, client: PolosClient) -> None:
     store = await client.store()
     gone = [f"gone-{number}" for number in range(50)]
     handle = await gated.invoke(client, {"gate": "go"})
@@ -157,7 +153,7 @@ async def test_the_consumers_of_workers_that_came_and_went_are_removed(
     for name in gone:
         await store.wire.call("XGROUP", "CREATECONSUMER", queue, keys.GROUP, name)
     await store.wire.call("HSET", prefix + b"workers", gone[0], 7)
-    # given to a half-open read after its worker's lease row had been removed
+    # delivered to a half-open read after its worker's lease row had been removed
     await store.wire.call("XREADGROUP", "GROUP", keys.GROUP, gone[1], "COUNT", 1, "STREAMS", queue, ">")
     fleet.open("go")
     living = await fleet.start(lease_seconds=0.5)
@@ -190,7 +186,7 @@ async def test_a_consumer_with_pending_entries_is_never_removed(
 
 
 @pytest.mark.failure(6)
-async def test_recovering_thousands_of_entries_takes_few_and_small_calls(
+async def test_recovering_thousands_of_entries_takes_a_few_small_calls(
     fleet: Fleet, client: PolosClient
 ) -> None:
     store = await client.store()
@@ -232,7 +228,7 @@ async def until_status(handle: ExecutionHandle[Any], status: str) -> None:
 
 
 def test_effects_are_appended_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What all of these tests rely on."""
+    """All tests in this file rely on this."""
     with Fleet("redis://nowhere", "none", tmp_path) as fleet:
         from tests.harness import fleet_workflows
 

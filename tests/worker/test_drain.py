@@ -1,4 +1,4 @@
-"""Stopping a worker: SIGTERM lets steps finish, gives the rest back at once, and loses nothing."""
+"""Stopping a worker: SIGTERM lets steps finish, hands the rest back at once, and loses nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.harness.fleet_workflows import chain, gated, in_thread
 from tests.harness.running import until, working
 from tests.harness.servers import ChaosServer
 
-LONG = 600.0  # a lease that no test waits for: what goes on meanwhile was given back
+LONG = 600.0  # no test waits for this lease to expire: work that continues was handed back
 
 
 async def pending(client: PolosClient) -> list[int]:
-    """How many entries each consumer holds."""
+    """The number of entries each consumer holds."""
     store, held = await client.store(), Counter[bytes]()
     for prefix in store.prefixes:
         for row in await store.wire.call("XINFO", "CONSUMERS", prefix + b"queue:default", keys.GROUP):
@@ -29,7 +29,7 @@ async def pending(client: PolosClient) -> list[int]:
 
 
 @pytest.mark.failure(8)
-async def test_sigterm_under_load_loses_nothing_and_nothing_runs_twice(
+async def test_sigterm_under_load_loses_nothing_and_runs_nothing_twice(
     fleet: Fleet, client: PolosClient
 ) -> None:
     leaving = [await fleet.start(lease_seconds=LONG, concurrency=10) for _ in range(2)]
@@ -44,11 +44,11 @@ async def test_sigterm_under_load_loses_nothing_and_nothing_runs_twice(
         assert await handle.result(timeout=20) == [0, 1, 2, 3]
         assert fleet.counts()[handle.id] == {f"step-{number}": 1 for number in range(4)}
     assert len({pid for handle in handles for _, pid in fleet.effects(handle.id)}) == 3
-    assert await pending(client) == [0], "those who left took their consumers along"
+    assert await pending(client) == [0], "workers that left removed their consumers"
 
 
 @pytest.mark.failure(8)
-async def test_a_step_that_outlasts_the_grace_period_is_given_back(fleet: Fleet, client: PolosClient) -> None:
+async def test_a_step_longer_than_the_grace_period_is_handed_back(fleet: Fleet, client: PolosClient) -> None:
     leaving = await fleet.start(lease_seconds=LONG, grace_seconds=0.3)
     handle = await gated.invoke(client, {"gate": "go"})
     await fleet.seen(handle.id, "two")
@@ -77,7 +77,7 @@ async def test_a_second_sigterm_stops_at_once(fleet: Fleet, client: PolosClient)
 
 
 @pytest.mark.failure(8)
-async def test_a_thread_that_outlasts_the_grace_period_does_not_hold_up_the_end(
+async def test_a_thread_that_outlasts_the_grace_period_does_not_delay_the_exit(
     fleet: Fleet, client: PolosClient
 ) -> None:
     leaving = await fleet.start(lease_seconds=LONG, grace_seconds=0.3)
@@ -89,7 +89,7 @@ async def test_a_thread_that_outlasts_the_grace_period_does_not_hold_up_the_end(
 
 
 @pytest.mark.failure(8, 13)
-async def test_a_worker_can_be_stopped_while_redis_is_away(
+async def test_a_worker_can_be_stopped_during_an_outage_of_redis(
     chaos_server: ChaosServer, namespace: str, tmp_path: Path
 ) -> None:
     with Fleet(chaos_server.url, namespace, tmp_path) as fleet:
@@ -107,23 +107,23 @@ async def test_a_worker_can_be_stopped_while_redis_is_away(
 
 
 @pytest.mark.failure(11)
-async def test_a_busy_worker_leaves_to_others_what_it_cannot_start(fleet: Fleet, client: PolosClient) -> None:
+async def test_a_busy_worker_leaves_the_rest_to_others(fleet: Fleet, client: PolosClient) -> None:
     first = await fleet.start(concurrency=2, lease_seconds=LONG)
     handles = [await gated.invoke(client, {"gate": "go"}) for _ in range(10)]
 
-    def begun(pid: int) -> int:
+    def started(pid: int) -> int:
         lines = [line.split() for line in fleet.effects_file.read_text().splitlines()]
         return sum(line[1] == "two" and line[2] == str(pid) for line in lines)
 
-    await until(lambda: begun(first.pid) == 2)
+    await until(lambda: started(first.pid) == 2)
     second = await fleet.start(concurrency=3, lease_seconds=LONG)
-    await until(lambda: begun(second.pid) == 3)
+    await until(lambda: started(second.pid) == 3)
     assert sorted(await pending(client)) == [2, 3]
-    assert begun(first.pid) == 2
+    assert started(first.pid) == 2
     fleet.open("go")
     for handle in handles:
         await handle.result(timeout=20)
-    assert begun(first.pid) + begun(second.pid) == 10
+    assert started(first.pid) + started(second.pid) == 10
 
 
 @workflow(id="drain-at-work")
@@ -142,10 +142,10 @@ _begun: list[str] = []
 
 @pytest.mark.failure(8)
 @pytest.mark.parametrize("where", ["in a step", "between steps"])
-def test_a_loop_that_ends_with_its_worker_at_work_decides_nothing(
+def test_a_loop_that_ends_with_its_worker_running_decides_nothing(
     redis_url: str, namespace: str, where: str
 ) -> None:
-    """asyncio.run cancels whatever is left: neither the step nor the workflow has failed by that."""
+    """asyncio.run cancels all remaining tasks, but that fails neither the step nor the workflow."""
     _begun.clear()
 
     async def leave_it_at_work() -> str:

@@ -1,4 +1,4 @@
-"""Thousands of executions that wait for a person: they cost a few small keys, and the worker nothing."""
+"""Thousands of executions that wait for a person: a few small keys each, and no cost to the worker."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.harness.fleet_workflows import approval
 from tests.harness.running import until
 from tests.harness.servers import ChaosServer
 
-COUNT = 2000  # python -m tests.soak suspended: 10,000
-WARM = 400  # executions that have come and gone before anything is measured
+COUNT = 2000  # 10,000 in `python -m tests.soak suspended`
+WARM = 400  # executions that come and go before the measurement
 BATCH = 200
 RESIDENT_MARGIN = 16 << 20
 REDIS_MARGIN = 1 << 20
@@ -28,7 +28,7 @@ PERMANENT = {
 
 
 async def start(client: PolosClient, store: Store, count: int) -> list[str]:
-    """Start executions and wait until all of them wait."""
+    """Start executions and wait until all of them are waiting."""
     ids: list[str] = []
     while len(ids) < count:
         handles = await asyncio.gather(*(approval.invoke(client, None) for _ in range(BATCH)))
@@ -61,7 +61,7 @@ async def all_of(store: Store, status: str, count: int) -> None:
 
 
 async def forgotten(store: Store) -> None:
-    """Wait until nothing but permanent keys is left."""
+    """Wait until only permanent keys are left."""
 
     async def there() -> bool:
         names = await store.wire.call("KEYS", "*")
@@ -82,7 +82,7 @@ async def connections(store: Store) -> int:
 
 
 async def suspend_many(server: ChaosServer, namespace: str, folder: Path, count: int) -> dict[str, Any]:
-    """The whole story of so many suspended executions on one worker; returns what was measured."""
+    """Suspend and finish `count` executions on one worker; returns the measurements."""
     with Fleet(server.url, namespace, folder) as fleet:
         async with PolosClient(server.url, namespace, retention_seconds=2) as client:
             worker = await fleet.start(lease_seconds=5, audit_seconds=2, knows="approval")

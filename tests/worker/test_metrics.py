@@ -1,4 +1,4 @@
-"""Metrics as Prometheus reads them: of the state, and of what a worker counts, over HTTP."""
+"""Metrics as Prometheus reads them over HTTP: of the state, and of a worker's own counters."""
 
 from __future__ import annotations
 
@@ -42,26 +42,26 @@ DOCS = ROOT / "docs" / "operations" / "metrics.md"
 
 
 class Scrape:
-    """What was told: `scrape["name", "label"]`, by the values of the labels in the metric's order."""
+    """A scraped page: `scrape["name", "label"]`, by label values in the metric's order."""
 
-    def __init__(self, told: str) -> None:
+    def __init__(self, text: str) -> None:
         self.names: dict[str, tuple[str, ...]] = {}
         self.samples: dict[tuple[str, ...], float] = {}
         labels = {metric.name: metric.labels for metric in (*STATE, *WORKER)}
-        for family in text_string_to_metric_families(told):
+        for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 name = sample.name
                 order = labels.get(name) or labels.get(re.sub("_(bucket|count|sum)$", "", name), ())
                 values = [sample.labels[label] for label in (*order, "le") if label in sample.labels]
                 key = (name, *values)
-                assert key not in self.samples, f"{key} is told twice"
+                assert key not in self.samples, f"{key} appears twice"
                 self.samples[key] = sample.value
 
     def __getitem__(self, key: str | tuple[str, ...]) -> float:
         return self.samples[(key,) if isinstance(key, str) else key]
 
     def get(self, *key: str) -> float:
-        """0 for what is not told."""
+        """0 for a missing sample."""
         return self.samples.get(key, 0)
 
 
@@ -89,16 +89,16 @@ async def polos(redis_url: str, namespace: str) -> AsyncIterator[Running]:
 
 @workflow(id="metrics-steps")
 async def steps(ctx: WorkflowContext, input: Any) -> int:
-    """Three attempts of two steps."""
+    """Three attempts at two steps."""
     tries = Counter[str]()
 
-    async def again() -> int:
+    async def fails_at_first() -> int:
         tries["again"] += 1
         if tries["again"] == 1:
             raise ValueError("once")
         return 1
 
-    await ctx.step.run("auto_retry", again, base_delay=0.001)
+    await ctx.step.run("auto_retry", fails_at_first, base_delay=0.001)
     return await ctx.step.run("plain", lambda: 2)
 
 
@@ -137,14 +137,14 @@ GATES: dict[str, asyncio.Event] = {}
 
 
 @pytest.mark.parametrize("metric", [*STATE, *WORKER], ids=lambda metric: metric.name)
-def test_the_page_has_every_metric(metric: Metric) -> None:
+def test_the_page_documents_every_metric(metric: Metric) -> None:
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     assert f"| `{metric.name}` | {metric.kind} | {labels} | {metric.meaning} |\n" in DOCS.read_text()
 
 
-def test_the_page_has_no_other() -> None:
-    told = re.findall(r"polos_\w+", DOCS.read_text())
-    assert set(told) - {"polos_redis"} == {metric.name for metric in (*STATE, *WORKER)}
+def test_the_page_documents_no_other_metric() -> None:
+    found = re.findall(r"polos_\w+", DOCS.read_text())
+    assert set(found) - {"polos_redis"} == {metric.name for metric in (*STATE, *WORKER)}
     assert f"{MAX_NAMES:,}" in DOCS.read_text()
 
 
@@ -160,7 +160,7 @@ async def test_an_empty_namespace_has_no_executions_and_no_workers(client: Polos
 
 
 @pytest.mark.also_on_cluster
-async def test_executions_are_told_by_workflow_and_status(polos: Running) -> None:
+async def test_executions_are_counted_by_workflow_and_status(polos: Running) -> None:
     one, other = await steps.invoke(polos.client), await fails.invoke(polos.client)
     parked = await waits.invoke(polos.client, "nothing")
     await polos.result(one)
@@ -188,14 +188,14 @@ async def test_executions_are_told_by_workflow_and_status(polos: Running) -> Non
     assert seen["polos_suspensions_open"] == seen["polos_suspension_oldest_seconds"] == 0
 
 
-async def test_a_queue_tells_who_waits_and_who_is_at_work(polos: Running) -> None:
+async def test_a_queue_reports_waiting_and_running_executions(polos: Running) -> None:
     GATES["queue"] = asyncio.Event()
     handles = [await narrow.invoke(polos.client, "queue") for _ in range(3)]
 
     async def settled() -> Scrape | None:
         seen = await look(polos.client)
-        places = seen["polos_queue_slots", "metrics-narrow"], seen["polos_queue_waiters", "metrics-narrow"]
-        return seen if places == (1, 2) and seen["polos_queue_delivered", "metrics-narrow"] else None
+        taken = seen["polos_queue_slots", "metrics-narrow"], seen["polos_queue_waiters", "metrics-narrow"]
+        return seen if taken == (1, 2) and seen["polos_queue_delivered", "metrics-narrow"] else None
 
     seen: Scrape = await until(settled)
     assert seen["polos_queue_limit", "metrics-narrow"] == 1
@@ -211,7 +211,7 @@ async def test_a_queue_tells_who_waits_and_who_is_at_work(polos: Running) -> Non
     )
 
 
-async def test_what_no_worker_has_taken_waits(client: PolosClient) -> None:
+async def test_an_entry_without_a_worker_counts_as_waiting(client: PolosClient) -> None:
     handles = [await client.invoke("metrics-nobody") for _ in range(3)]
     assert (await look(client))["polos_queue_waiting", "default"] == 3
     later = await client.invoke("metrics-nobody", start_delay=0.001)
@@ -226,7 +226,7 @@ async def test_what_no_worker_has_taken_waits(client: PolosClient) -> None:
     assert (await look(client))["polos_queue_waiting", "default"] == 0
 
 
-async def test_an_errand_that_is_due_is_told(client: PolosClient) -> None:
+async def test_a_due_errand_is_counted(client: PolosClient) -> None:
     store = await client.store()
     await store.wire.call("ZADD", store.prefixes[0] + b"errands", 1, "emetrics", 1 << 45, "efar")
     seen = await look(client)
@@ -235,26 +235,26 @@ async def test_an_errand_that_is_due_is_told(client: PolosClient) -> None:
 
 
 @pytest.mark.parametrize("name", ['a"b\\c\nd', "ä€😀", "{x=1}", "\udc80", " "])
-async def test_a_workflow_may_be_called_anything(client: PolosClient, name: str) -> None:
+async def test_a_workflow_may_have_any_name(client: PolosClient, name: str) -> None:
     handle = await client.invoke(name, queue="metrics-q")
     shown = name.encode("utf-8", "backslashreplace").decode()
     assert (await look(client))["polos_executions", shown, "queued"] == 1
     await client.cancel(handle.id)
 
 
-async def test_very_many_workflows_are_told_as_far_as_there_is_room(client: PolosClient) -> None:
+async def test_the_number_of_workflow_names_is_limited(client: PolosClient) -> None:
     names = [f"many-{number:05}" for number in range(MAX_NAMES + 5)]
     handles = await asyncio.gather(*(client.invoke(name) for name in names))
     handles.append(await client.invoke("x" * 201))
     seen = await look(client)
     assert seen["polos_names_left_out", "workflows"] == 6
-    told = {key[1] for key in seen.samples if key[0] == "polos_executions"}
-    assert told == set(names[:MAX_NAMES])
-    assert all(seen["polos_executions", name, "queued"] == 1 for name in told)
+    found = {key[1] for key in seen.samples if key[0] == "polos_executions"}
+    assert found == set(names[:MAX_NAMES])
+    assert all(seen["polos_executions", name, "queued"] == 1 for name in found)
     await asyncio.gather(*(client.cancel(handle.id) for handle in handles))
 
 
-async def test_the_server_tells_it(client: PolosClient) -> None:
+async def test_the_server_exposes_the_metrics_of_the_state(client: PolosClient) -> None:
     handle = await client.invoke("metrics-served")
     async with calling(client) as api:
         reply = await api.get("/metrics")
@@ -263,7 +263,7 @@ async def test_the_server_tells_it(client: PolosClient) -> None:
     await client.cancel(handle.id)
 
 
-async def test_a_redis_that_is_away_is_said(
+async def test_an_outage_of_redis_is_reported(
     chaos_server: ChaosServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("polos_redis.metrics.prometheus.TIMEOUT_SECONDS", 0.2)
@@ -277,23 +277,23 @@ async def test_a_redis_that_is_away_is_said(
         assert (await look(client))["polos_workers"] == 0
 
 
-# --- workers that live ------------------------------------------------------------------
+# --- live workers -----------------------------------------------------------------------
 
 
-async def test_a_worker_that_was_killed_is_no_longer_told(fleet: Fleet, client: PolosClient) -> None:
+async def test_a_killed_worker_is_no_longer_counted(fleet: Fleet, client: PolosClient) -> None:
     (one, other) = await asyncio.gather(fleet.start(), fleet.start())
     assert (await look(client))["polos_workers"] == 2
     one.kill()
-    other.kill()  # nobody is left to take their rows away
+    other.kill()  # nobody is left to remove their rows
 
     async def gone() -> bool:
         seen = await look(client)
         return seen["polos_workers"] == 0 and seen["polos_partitions_unattended"] == client.partitions
 
-    await until(gone, "the workers to be held for dead")
+    await until(gone, "the workers to be presumed dead")
 
 
-def test_a_worker_lives_as_long_as_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_is_alive_as_long_as_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("polos_redis.metrics.namespace_stats.time.monotonic", lambda: now)
     lives, leases = LeaseWatch(), {"long": LeaseReading(7, 15.0), "short": LeaseReading(7, 2.0)}
@@ -305,13 +305,13 @@ def test_a_worker_lives_as_long_as_its_lease(monkeypatch: pytest.MonkeyPatch) ->
     now = 116.0
     assert lives.count(leases) == 0
     assert lives.count({}) == 0
-    assert lives.count(leases) == 2, "one that is seen for the first time is alive"
+    assert lives.count(leases) == 2, "one seen for the first time is alive"
 
 
-# --- what a worker counts ---------------------------------------------------------------
+# --- a worker's counters ----------------------------------------------------------------
 
 
-async def test_steps_are_counted_by_how_they_ended(polos: Running) -> None:
+async def test_steps_are_counted_by_outcome(polos: Running) -> None:
     await polos.result(await steps.invoke(polos.client))
     await polos.reached(await fails.invoke(polos.client), "failed")
     await until(lambda: not polos.worker.active)
@@ -333,7 +333,7 @@ async def test_steps_are_counted_by_how_they_ended(polos: Running) -> None:
         assert seen["process_resident_memory_bytes"] > 0
 
 
-async def test_waits_are_counted_once_however_often_they_are_replayed(polos: Running) -> None:
+async def test_a_wait_is_counted_once_however_often_it_is_replayed(polos: Running) -> None:
     handle = await waits.invoke(polos.client, "metrics-news")
     await polos.opened(handle, "ok")
     await polos.answer(handle, "ok")
@@ -354,7 +354,7 @@ async def test_waits_are_counted_once_however_often_they_are_replayed(polos: Run
     assert seen["polos_parks_total", "metrics-waits"] >= 1
 
 
-async def test_what_is_under_way_is_told(polos: Running) -> None:
+async def test_running_activations_are_counted(polos: Running) -> None:
     GATES["active"] = asyncio.Event()
     handle = await narrow.invoke(polos.client, "active")
     await until(lambda: polos.worker.active)
@@ -363,9 +363,7 @@ async def test_what_is_under_way_is_told(polos: Running) -> None:
     await polos.result(handle)
 
 
-async def test_what_a_lost_worker_held_is_counted_by_who_recovers_it(
-    fleet: Fleet, client: PolosClient
-) -> None:
+async def test_the_worker_that_recovers_entries_counts_them(fleet: Fleet, client: PolosClient) -> None:
     victim = await fleet.start()
     handle = await gated.invoke(client, {"gate": "go"})
     await fleet.seen(handle.id, "two")
@@ -393,15 +391,15 @@ async def test_an_outage_shows_in_renewals_and_reconnects(chaos_server: ChaosSer
         chaos_server.resume()
         chaos_server.restart()
 
-        async def told() -> bool:
+        async def recorded() -> bool:
             seen = await scrape(polos.worker.metrics_url)
             return bool(seen["polos_lease_renewals_missed_total"] and seen["polos_reconnects_total"])
 
-        await until(told)
+        await until(recorded)
         assert await polos.result(await steps.invoke(polos.client)) == 2
 
 
-def test_durations_go_into_the_first_bound_that_holds_them() -> None:
+def test_a_duration_goes_into_the_first_bucket_that_holds_it() -> None:
     durations = Durations((1.0, 2.0))
     for seconds in (0.0, 1.0, 1.5, 2.0, 2.1):
         durations.add(seconds)
@@ -409,7 +407,7 @@ def test_durations_go_into_the_first_bound_that_holds_them() -> None:
     assert durations.seconds == pytest.approx(6.6)
 
 
-# --- the door ---------------------------------------------------------------------------
+# --- the endpoint -----------------------------------------------------------------------
 
 
 BLOCKING = """
@@ -433,22 +431,22 @@ def command(redis_url: str, namespace: str, tmp_path: Path) -> Command:
     return Command(redis_url, namespace, tmp_path)
 
 
-def test_the_command_shows_them_also_while_its_loop_is_blocked(command: Command) -> None:
+def test_the_command_serves_metrics_even_while_its_loop_is_blocked(command: Command) -> None:
     with command.worker("flow.py", "--metrics-port", "0") as worker:
         (url,) = re.findall(r"http://127\.0\.0\.1:\d+/metrics", worker.err)
         with command.start(POLOS, "invoke", "metrics-blocks", "--wait") as invoked:
-            wait_until((command.folder / "blocked").exists, "the step never began")
+            wait_until((command.folder / "blocked").exists, "the step never started")
             seen = Scrape(httpx.get(url).text)
             assert seen["polos_activations_total", "metrics-blocks"] == seen["polos_worker_active"] == 1
             (command.folder / "go").touch()
             assert invoked.wait() == 0
 
 
-def test_the_command_refuses_what_is_no_port(command: Command) -> None:
+def test_the_command_refuses_an_invalid_port(command: Command) -> None:
     assert command.run("worker", "flow.py", "--metrics-port", "99999").code == 2
 
 
-async def test_without_a_port_nothing_is_opened_and_nothing_imported(redis_url: str, namespace: str) -> None:
+async def test_without_a_port_nothing_listens_and_nothing_is_imported(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, steps) as polos:
         assert polos.worker.metrics_url is None
     source = (
@@ -457,7 +455,7 @@ async def test_without_a_port_nothing_is_opened_and_nothing_imported(redis_url: 
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", source], check=True)
 
 
-async def test_the_door_is_shut_when_the_worker_has_stopped(redis_url: str, namespace: str) -> None:
+async def test_the_endpoint_closes_with_the_worker(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, steps, metrics_port=0) as polos:
         url = polos.worker.metrics_url
         await scrape(url)
@@ -465,9 +463,9 @@ async def test_the_door_is_shut_when_the_worker_has_stopped(redis_url: str, name
         await scrape(url)
 
 
-async def test_a_port_that_is_taken_is_one_sentence(redis_url: str, namespace: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+async def test_a_port_in_use_is_one_sentence(redis_url: str, namespace: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other_server:
+        port = other_server.getsockname()[1]
         with pytest.raises(ConfigurationError, match=f"can't be served at 127.0.0.1:{port}: .*in use"):
             async with running(redis_url, namespace, steps, metrics_port=port):
                 raise AssertionError("it has started")
@@ -486,6 +484,6 @@ async def test_a_missing_library_is_one_sentence(
 
 
 @pytest.mark.parametrize("port", [-1, 65536, "http", 1.5, True])
-def test_a_bad_port_is_said(port: Any) -> None:
+def test_a_bad_port_is_reported(port: Any) -> None:
     with pytest.raises(ConfigurationError, match="metrics_port= must be a port"):
         Worker(PolosClient(), [steps], metrics_port=port)

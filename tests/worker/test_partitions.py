@@ -1,4 +1,4 @@
-"""Several partitions: every queue is served, and a read takes no more than there is room for."""
+"""Several partitions: every queue is served, and a read takes no more entries than there are free slots."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _runs: list[str] = []
 
 
 @pytest.mark.failure(40)
-async def test_a_worker_with_few_slots_and_many_queues_takes_no_more_than_it_can_start(
+async def test_a_worker_with_few_slots_takes_no_more_than_it_can_start(
     redis_url: str, namespace: str
 ) -> None:
     global _gate
@@ -64,7 +64,7 @@ async def test_a_worker_with_few_slots_and_many_queues_takes_no_more_than_it_can
 
 
 @pytest.mark.parametrize("concurrency", [2, 12])
-async def test_one_busy_partition_gets_all_slots_and_the_others_are_still_read(
+async def test_one_busy_partition_gets_all_slots_while_the_others_are_still_read(
     concurrency: int, redis_url: str, namespace: str
 ) -> None:
     global _gate
@@ -84,7 +84,7 @@ async def test_one_busy_partition_gets_all_slots_and_the_others_are_still_read(
 async def test_entries_with_the_same_id_in_two_partitions_are_told_apart(
     redis_url: str, namespace: str
 ) -> None:
-    """Redis makes stream ids of its clock, so two streams may well give the same one."""
+    """Redis derives stream ids from its clock, so two streams may produce the same one."""
     global _gate
     _gate = asyncio.Event()
     _runs.clear()

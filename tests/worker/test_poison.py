@@ -1,4 +1,4 @@
-"""Executions that end their worker, that it does not know, or whose code behaves badly."""
+"""Executions that kill their worker, that it does not know, or whose code misbehaves."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from tests.harness.running import until, working
 
 
 async def keep_one_running(fleet: Fleet, **options: Any) -> None:
-    """What a supervisor does."""
+    """Act as a supervisor: restart the worker whenever it dies."""
     while True:
         worker = await fleet.start(**options)
         await worker.ended()
 
 
 @pytest.mark.failure(9)
-async def test_an_execution_that_ends_its_worker_every_time_is_failed(
-    fleet: Fleet, client: PolosClient
-) -> None:
+async def test_an_execution_that_kills_every_worker_is_failed(fleet: Fleet, client: PolosClient) -> None:
     handle = await deadly.invoke(client, {"always": True})
     supervisor = asyncio.create_task(keep_one_running(fleet, lease_seconds=0.3, max_deliveries=2))
     with pytest.raises(ExecutionFailedError, match="lost 2 times in a row") as raised:
@@ -32,13 +30,13 @@ async def test_an_execution_that_ends_its_worker_every_time_is_failed(
     supervisor.cancel()
     assert raised.value.error_type == "WorkerLostError"
     assert [name for name, _ in fleet.effects(handle.id)] == ["start", "death", "death"]
-    kept = await client.get_execution(handle.id)
-    assert kept["input"] == {"always": True}
-    assert [step["step_key"] for step in kept["steps"]] == ["start"]
+    failed = await client.get_execution(handle.id)
+    assert failed["input"] == {"always": True}
+    assert [step["step_key"] for step in failed["steps"]] == ["start"]
 
 
 @pytest.mark.failure(9)
-async def test_losing_a_worker_after_progress_is_counted_anew(fleet: Fleet, client: PolosClient) -> None:
+async def test_progress_resets_the_count_of_lost_workers(fleet: Fleet, client: PolosClient) -> None:
     handle = await deadly.invoke(client, {"steps": 3})
     supervisor = asyncio.create_task(keep_one_running(fleet, lease_seconds=0.3, max_deliveries=2))
     assert await handle.result(timeout=30) == "lived"
@@ -60,7 +58,7 @@ async def test_an_unknown_workflow_is_left_to_workers_that_know_it(fleet: Fleet,
     assert await other.result(timeout=20) == [0]
 
 
-# --- code that behaves badly ------------------------------------------------------------
+# --- misbehaving code -------------------------------------------------------------------
 
 
 class Signal(BaseException):
@@ -152,7 +150,7 @@ async def blocks_the_loop(ctx: WorkflowContext, input: str) -> str:
 
 @pytest.mark.failure(12)
 @pytest.mark.parametrize("flow", [bad_between_steps, bad_step, bad_async_step, bad_task])
-async def test_bad_code_fails_its_execution_and_the_worker_lives(client: PolosClient, flow: Any) -> None:
+async def test_misbehaving_code_fails_its_execution_not_the_worker(client: PolosClient, flow: Any) -> None:
     others = (leaves_a_task, blocks_the_loop)
     async with working(client, flow, *others) as worker:
         for name in BAD:

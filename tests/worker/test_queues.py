@@ -1,4 +1,4 @@
-"""Queues with a limit: how many are at work at a time, who is next, and who holds no place."""
+"""Queues with a limit: how many executions run at a time, which comes next, and which hold no slot."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TWO = queue("queues-two", concurrency_limit=2)
 
 @dataclass
 class Stage:
-    """What the workflows below do in a test: who has begun to work, in order, and how many at once."""
+    """Records what the workflows below do: which have started work, in order, and how many at once."""
 
     entered: list[str] = field(default_factory=list)
     inside: set[str] = field(default_factory=set)
@@ -45,7 +45,7 @@ class Stage:
     closed: dict[str, asyncio.Event] = field(default_factory=dict)
 
     def close(self, *names: str) -> None:
-        """These stay inside until they are let out."""
+        """Keep these inside until they are let out."""
         for name in names:
             self.closed[name] = asyncio.Event()
 
@@ -54,7 +54,7 @@ class Stage:
             self.closed[name].set()
 
     async def one_leaves(self) -> None:
-        """Let one out that is inside, and wait until it is."""
+        """Let one of those inside out, and wait until it has left."""
         name = min(self.inside)
         self.let_out(name)
         await until(lambda: name not in self.inside)
@@ -68,7 +68,7 @@ class Stage:
         self.inside.discard(name)
 
     async def count(self, number: int) -> None:
-        """Wait until so many have entered."""
+        """Wait until `number` have entered."""
         await until(lambda: len(self.entered) == number, f"{number} to enter")
 
     async def saw(self, *names: str) -> None:
@@ -140,27 +140,27 @@ async def parent(ctx: WorkflowContext, names: list[str]) -> list[Any]:
     return [child.result for child in await ctx.step.batch_invoke_and_wait("children", children)]
 
 
-@workflow(id="queues-parent-in-line", queue=ONE)
-async def parent_in_line(ctx: WorkflowContext, name: str) -> str:
+@workflow(id="queues-limited-parent", queue=ONE)
+async def limited_parent(ctx: WorkflowContext, name: str) -> str:
     return await ctx.step.invoke_and_wait("child", single, name)
 
 
 @pytest.fixture(params=[1, 4])
 def partitions(request: pytest.FixtureRequest) -> int:
-    """A lane lives in one partition and its executions in any: with 4, most of them reach it by errands."""
+    """A semaphore lives in one partition, its executions in any: with 4, most of them reach it by errands."""
     number: int = request.param
     return number
 
 
 @pytest.fixture
 async def spread(redis_url: str, namespace: str, partitions: int) -> AsyncIterator[PolosClient]:
-    """A client of the test's namespace with that many partitions."""
+    """A client in the test's namespace with that many partitions."""
     async with PolosClient(redis_url, namespace, partitions=partitions) as client:
         yield client
 
 
-async def line(client: PolosClient, semaphore: str) -> list[str]:
-    """Who stands in line for a lane, in order."""
+async def waiters(client: PolosClient, semaphore: str) -> list[str]:
+    """The waiters for a semaphore, in order."""
     store = await client.store()
     found = await store.wire.call(
         "ZRANGE", store.partitions.semaphore_prefix(semaphore) + b"waiters:" + semaphore.encode(), 0, -1
@@ -168,18 +168,18 @@ async def line(client: PolosClient, semaphore: str) -> list[str]:
     return [one.decode() for one in found]
 
 
-async def in_line(client: PolosClient, semaphore: str, count: int) -> list[str]:
-    """Wait until so many stand in line; returns them in order."""
+async def expect_waiters(client: PolosClient, semaphore: str, count: int) -> list[str]:
+    """Wait until `count` executions wait; returns them in order."""
 
     async def there() -> list[str] | None:
-        found = await line(client, semaphore)
+        found = await waiters(client, semaphore)
         return [*found, ""] if len(found) == count else None
 
     return (await until(there, f"{count} among the waiters for {semaphore}"))[:-1]  # type: ignore[no-any-return]
 
 
 async def nothing_is_left(client: PolosClient) -> None:
-    """Wait until no key of a lane, no errand and no timer is there: an idle queue costs nothing."""
+    """Wait until no key of a semaphore, no errand and no timer is left: an idle queue costs nothing."""
     store = await client.store()
 
     async def left() -> list[bytes]:
@@ -200,22 +200,22 @@ async def results(handles: list[ExecutionHandle[Any]]) -> list[Any]:
     return [await handle.result(timeout=DEADLINE) for handle in handles]
 
 
-# --- over worker processes ------------------------------------------------------------------
+# --- worker processes -----------------------------------------------------------------------
 
 
 def spans(fleet: Fleet, killed: dict[int, int]) -> list[tuple[int, int]]:
-    """From when to when each step was at work, in ns; one that was cut ends with its process."""
-    begun: dict[tuple[str, int], int] = {}
+    """The time span of each step, in ns; an interrupted one ends with its process."""
+    running: dict[tuple[str, int], int] = {}
     found = []
     for text in fleet.effects_file.read_text().splitlines():
         execution_id, effect, pid = text.split()
         name, _, at = effect.partition("@")
         if name == "enter":
-            assert begun.setdefault((execution_id, int(pid)), int(at)) == int(at), "twice in one process"
+            assert running.setdefault((execution_id, int(pid)), int(at)) == int(at), "twice in one process"
         elif name == "leave":
-            found.append((begun.pop((execution_id, int(pid))), int(at)))
-    assert {pid for _, pid in begun} <= killed.keys(), "a step was cut in a process that lives"
-    return found + [(at, killed[pid]) for (_, pid), at in begun.items()]
+            found.append((running.pop((execution_id, int(pid))), int(at)))
+    assert {pid for _, pid in running} <= killed.keys(), "a step was interrupted in a live process"
+    return found + [(at, killed[pid]) for (_, pid), at in running.items()]
 
 
 def most_at_once(found: list[tuple[int, int]]) -> int:
@@ -237,12 +237,12 @@ def kill(worker: WorkerProcess, killed: dict[int, int]) -> None:
     killed[worker.pid] = time.monotonic_ns()
 
 
-def test_spans_overlap_as_they_should() -> None:
+def test_overlapping_spans_are_counted() -> None:
     assert most_at_once([(1, 4), (2, 5), (4, 6), (7, 8)]) == 2
     assert most_at_once([(1, 5), (2, 6), (4, 7)]) == 3
 
 
-async def test_a_hundred_through_a_limit_of_three_with_two_workers_killed(
+async def test_a_hundred_executions_respect_a_limit_of_three_while_two_workers_are_killed(
     fleet: Fleet, spread: PolosClient, partitions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POLOS_PARTITIONS", str(partitions))
@@ -255,7 +255,7 @@ async def test_a_hundred_through_a_limit_of_three_with_two_workers_killed(
     for number in range(100):
         held = f"gate-{number}" if number in (10, 50) else None
         handles.append(await spread.invoke("in_queue", {"seconds": 0.01, "gate": held}))
-    for number in (10, 50):  # one is held in its step, and its worker killed
+    for number in (10, 50):  # stop one in its step and kill its worker
 
         def holders(id: str = handles[number].id) -> list[int]:
             return [pid for pid in entered(fleet, id) if pid not in killed]
@@ -269,23 +269,23 @@ async def test_a_hundred_through_a_limit_of_three_with_two_workers_killed(
     assert most_at_once(spans(fleet, killed)) == 3
     left = {one.id for one in handles for name, _ in fleet.effects(one.id) if name.startswith("leave")}
     assert len(left) == 100
-    for number in (10, 50):  # cut, and done again elsewhere
+    for number in (10, 50):  # interrupted, and run again elsewhere
         first, *others = entered(fleet, handles[number].id)
         assert first in killed and others
     await nothing_is_left(spread)
 
 
-async def test_a_dead_workers_place_comes_back(
+async def test_a_dead_workers_slot_is_released(
     fleet: Fleet, spread: PolosClient, partitions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POLOS_PARTITIONS", str(partitions))
-    other = await fleet.start(knows="gated")  # reads another queue, and brings back what the first one held
+    other = await fleet.start(knows="gated")  # reads another queue, and recovers what the first one held
     monkeypatch.setenv("POLOS_QUEUES", ONE.name)
     first = await fleet.start()
     holder = await spread.invoke("in_queue", {"gate": "gate"}, queue=ONE)
     await until(lambda: entered(fleet, holder.id))
     waiter = await spread.invoke("in_queue", {}, queue=ONE)
-    await in_line(spread, ONE.name, 1)
+    await expect_waiters(spread, ONE.name, 1)
     first.kill()
     second = await fleet.start()
     await until(lambda: entered(fleet, holder.id)[1:])
@@ -297,17 +297,17 @@ async def test_a_dead_workers_place_comes_back(
     await nothing_is_left(spread)
 
 
-# --- who holds a place ----------------------------------------------------------------------
+# --- slots ----------------------------------------------------------------------------------
 
 
-async def test_a_limit_counts_whatever_is_at_work(spread: PolosClient, stage: Stage) -> None:
+async def test_a_limit_holds_across_workers(spread: PolosClient, stage: Stage) -> None:
     names = [str(number) for number in range(6)]
     stage.close(*names)
     async with working(spread, double), working(spread, double):
         handles = [await double.invoke(spread, name) for name in names]
-        await in_line(spread, TWO.name, 4)
+        await expect_waiters(spread, TWO.name, 4)
         await until(lambda: len(stage.inside) == 2)
-        for count in range(3, 7):  # one goes, the next comes
+        for count in range(3, 7):  # one leaves, the next enters
             await stage.one_leaves()
             await stage.count(count)
         stage.let_out(*stage.inside)
@@ -324,14 +324,14 @@ async def test_waiters_are_served_in_order(spread: PolosClient, stage: Stage) ->
         await stage.saw("0")
         for number in range(1, 8):
             handles.append(await single.invoke(spread, names[number]))
-            await in_line(spread, ONE.name, number)
-        assert await line(spread, ONE.name) == [handle.id for handle in handles[1:]]
+            await expect_waiters(spread, ONE.name, number)
+        assert await waiters(spread, ONE.name) == [handle.id for handle in handles[1:]]
         stage.let_out("0")
         assert await results(handles) == stage.entered == names
         await nothing_is_left(spread)
 
 
-async def test_children_are_served_in_the_order_they_are_given(spread: PolosClient, stage: Stage) -> None:
+async def test_children_are_served_in_order(spread: PolosClient, stage: Stage) -> None:
     names = [str(number) for number in range(30)]
     async with working(spread, single, parent):
         for _ in range(3):  # more than one partition
@@ -341,16 +341,16 @@ async def test_children_are_served_in_the_order_they_are_given(spread: PolosClie
         await nothing_is_left(spread)
 
 
-async def test_a_parent_that_waits_for_a_child_of_its_own_queue_leaves_it_the_place(
+async def test_a_parent_waiting_for_a_child_in_its_own_queue_gives_up_its_slot(
     spread: PolosClient,
 ) -> None:
-    async with working(spread, single, parent_in_line):
-        handles = [await parent_in_line.invoke(spread, str(number)) for number in range(5)]
+    async with working(spread, single, limited_parent):
+        handles = [await limited_parent.invoke(spread, str(number)) for number in range(5)]
         assert await results(handles) == [str(number) for number in range(5)]
         await nothing_is_left(spread)
 
 
-async def test_a_suspended_one_holds_no_place_and_stands_in_line_when_answered(
+async def test_a_suspended_execution_holds_no_slot_and_waits_for_one_when_answered(
     spread: PolosClient, stage: Stage
 ) -> None:
     stage.close("b")
@@ -364,7 +364,7 @@ async def test_a_suspended_one_holds_no_place_and_stands_in_line_when_answered(
         holds = await single.invoke(spread, "b")
         await stage.saw("b")  # while the other is suspended
         await spread.resume(suspend_execution_id=waits.id, suspend_step_key="ask", data="yes")
-        assert await in_line(spread, ONE.name, 1) == [waits.id]
+        assert await expect_waiters(spread, ONE.name, 1) == [waits.id]
         assert await waits.status() == "queued"
         stage.let_out("b")
         assert await results([holds, waits]) == ["b", "yes"]
@@ -373,14 +373,14 @@ async def test_a_suspended_one_holds_no_place_and_stands_in_line_when_answered(
         await nothing_is_left(spread)
 
 
-async def test_each_concurrency_key_has_the_limit_for_itself(spread: PolosClient, stage: Stage) -> None:
+async def test_each_concurrency_key_has_its_own_limit(spread: PolosClient, stage: Stage) -> None:
     names = ["x1", "x2", "x3", "y1", "y2", "z1"]
     stage.close(*names)
     async with working(spread, single, concurrency=50):
         handles = []
         for name, waiting in zip(names, (0, 1, 2, 0, 1, 0), strict=True):
             handles.append(await single.invoke(spread, name, concurrency_key=f"customer {name[0]}"))
-            await in_line(spread, f"{ONE.name}\0customer {name[0]}", waiting)
+            await expect_waiters(spread, f"{ONE.name}\0customer {name[0]}", waiting)
             if not waiting:
                 await stage.count(1 + ["x1", "y1", "z1"].index(name))
         assert stage.inside == {"x1", "y1", "z1"}
@@ -391,27 +391,27 @@ async def test_each_concurrency_key_has_the_limit_for_itself(spread: PolosClient
         await nothing_is_left(spread)
 
 
-async def test_one_that_ends_in_line_or_with_its_place_makes_room(spread: PolosClient, stage: Stage) -> None:
+async def test_ending_while_waiting_or_holding_a_slot_makes_room(spread: PolosClient, stage: Stage) -> None:
     stage.close("a")
     async with working(spread, single):
         holder = await single.invoke(spread, "a")
         await stage.saw("a")
         cancelled = await single.invoke(spread, "b")
-        await in_line(spread, ONE.name, 1)
+        await expect_waiters(spread, ONE.name, 1)
         late = await single.invoke(spread, "c", run_timeout_seconds=0.01)
         with pytest.raises(ExecutionFailedError, match="WorkflowTimeoutError"):
             await late.result(timeout=DEADLINE)
         next_one = await single.invoke(spread, "d")
-        await in_line(spread, ONE.name, 2)
+        await expect_waiters(spread, ONE.name, 2)
         await spread.cancel(cancelled.id)
-        assert await in_line(spread, ONE.name, 1) == [next_one.id]
+        assert await expect_waiters(spread, ONE.name, 1) == [next_one.id]
         await spread.cancel(holder.id)
         assert await next_one.result(timeout=DEADLINE) == "d"
         assert stage.entered == ["a", "d"]
         await nothing_is_left(spread)
 
 
-async def test_the_delay_before_a_retry_holds_no_place(spread: PolosClient) -> None:
+async def test_the_delay_before_a_retry_holds_no_slot(spread: PolosClient) -> None:
     async with working(spread, single, fails_once):
         fails = await fails_once.invoke(spread, "a")
         store = await spread.store()
@@ -423,7 +423,7 @@ async def test_the_delay_before_a_retry_holds_no_place(spread: PolosClient) -> N
         await nothing_is_left(spread)
 
 
-async def test_one_that_no_worker_here_knows_does_not_keep_the_others(spread: PolosClient) -> None:
+async def test_an_execution_unknown_to_all_workers_does_not_block_the_others(spread: PolosClient) -> None:
     async with working(spread, single, put_back_seconds=3600.0):
         stranger = await spread.invoke("queues-unknown", None, queue="queues-one")
         store = await spread.store()
@@ -437,16 +437,16 @@ async def test_one_that_no_worker_here_knows_does_not_keep_the_others(spread: Po
         await nothing_is_left(spread)
 
 
-async def test_one_that_is_handed_back_keeps_its_place(spread: PolosClient, stage: Stage) -> None:
+async def test_an_execution_that_is_handed_back_keeps_its_slot(spread: PolosClient, stage: Stage) -> None:
     stage.close("a")
     async with working(spread, single, grace_seconds=0.01) as worker:
         first = await single.invoke(spread, "a")
         await stage.saw("a")
         second = await single.invoke(spread, "b")
-        await in_line(spread, ONE.name, 1)
+        await expect_waiters(spread, ONE.name, 1)
         worker.stop()
         await until(lambda: not worker.active)
-    assert await line(spread, ONE.name) == [second.id]
+    assert await waiters(spread, ONE.name) == [second.id]
     stage.let_out("a")
     async with working(spread, single):
         assert await results([first, second]) == ["a", "b"]
@@ -467,7 +467,7 @@ async def test_an_id_or_a_name_alone_means_the_queue_as_workers_define_it(
         handles.append(await free.invoke(spread, "c", queue=ONE))
         handles.append(await free.invoke(spread, "d", queue="queues-one"))
         assert await free.run(spread, "e", timeout=DEADLINE) == "e"
-        await in_line(spread, ONE.name, 3)
+        await expect_waiters(spread, ONE.name, 3)
         with pytest.raises(ConfigurationError, match="'queues-other' has no known limit"):
             await free.invoke(spread, "f", queue="queues-other", concurrency_key="x")
         handles.append(await free.invoke(spread, "g", queue="queues-one", concurrency_key="x"))
@@ -477,32 +477,30 @@ async def test_an_id_or_a_name_alone_means_the_queue_as_workers_define_it(
         await nothing_is_left(spread)
 
 
-async def test_a_workflow_has_a_queue_of_its_own(client: PolosClient, stage: Stage) -> None:
+async def test_a_workflow_can_have_its_own_queue(client: PolosClient, stage: Stage) -> None:
     assert own.queue == Queue("queues-own", 1)
     stage.close("a")
     async with working(client, own):
         handles = [await own.invoke(client, "a"), await own.invoke(client, "b")]
         await stage.saw("a")
-        assert await line(client, "queues-own") == [handles[1].id]
+        assert await waiters(client, "queues-own") == [handles[1].id]
         stage.let_out("a")
         assert await results(handles) == ["a", "b"]
 
 
 def with_limit(limit: int | None) -> Workflow[str, str]:
-    """The workflow of one deployment."""
+    """The workflow as deployed with this limit."""
     return Workflow(_work, "queues-deployed", queue=queue("queues-deployed", limit))
 
 
-async def test_a_deployment_that_raises_the_limit_lets_the_line_move_up(
-    spread: PolosClient, stage: Stage
-) -> None:
+async def test_a_deployment_that_raises_the_limit_admits_waiters(spread: PolosClient, stage: Stage) -> None:
     names = [str(number) for number in range(5)]
     stage.close(*names)
     async with working(spread, with_limit(1)):
         handles = [await with_limit(1).invoke(spread, name) for name in names]
-        await in_line(spread, "queues-deployed", 4)
+        await expect_waiters(spread, "queues-deployed", 4)
         async with working(spread, with_limit(3)):
-            await in_line(spread, "queues-deployed", 2)
+            await expect_waiters(spread, "queues-deployed", 2)
             await until(lambda: len(stage.inside) == 3)
             stage.let_out(*names)
             assert await results(handles) == names
@@ -516,23 +514,23 @@ async def test_a_deployment_that_lowers_the_limit_admits_nobody_until_there_is_r
     stage.close(*names)
     async with working(spread, with_limit(3)):
         handles = [await with_limit(3).invoke(spread, name) for name in names]
-        third, fourth = await in_line(spread, "queues-deployed", 2)
+        third, fourth = await expect_waiters(spread, "queues-deployed", 2)
         await until(lambda: len(stage.inside) == 3)
         store = await spread.store()
-        places = (
+        slots = (
             store.partitions.semaphore_prefix("queues-deployed") + keys.SLOTS.encode() + b"queues-deployed"
         )
 
         async def counted(number: int) -> bool:
-            return int(await store.wire.call("HLEN", places)) == number
+            return int(await store.wire.call("HLEN", slots)) == number
 
         async with working(spread, with_limit(1)):
             for number, waiting in ((4, [third, fourth]), (3, [third, fourth]), (2, [fourth]), (1, [])):
                 await until(lambda: stage.inside)
                 await stage.one_leaves()
-                # who gives up a place and who is admitted to it is one script
+                # one script releases a slot and admits the next waiter
                 await until(lambda: counted(number), f"{number} to be counted")  # noqa: B023
-                assert await line(spread, "queues-deployed") == waiting
+                assert await waiters(spread, "queues-deployed") == waiting
             stage.let_out(*names)
             assert await results(handles) == names
     await nothing_is_left(spread)
@@ -556,7 +554,7 @@ async def test_two_limits_for_one_queue_are_refused(client: PolosClient) -> None
             pass
 
 
-async def test_what_is_no_queue_is_refused(client: PolosClient) -> None:
+async def test_an_invalid_queue_is_refused(client: PolosClient) -> None:
     for bad in ("", "x" * 201, "a\0b"):
         with pytest.raises(ConfigurationError, match="a queue's name"):
             queue(bad)
@@ -576,7 +574,7 @@ async def test_what_is_no_queue_is_refused(client: PolosClient) -> None:
 # --- workers for some queues ----------------------------------------------------------------
 
 
-async def test_a_queue_is_read_from_its_beginning_when_its_first_worker_comes(
+async def test_a_queue_is_read_from_its_beginning_when_its_first_worker_starts(
     spread: PolosClient, stage: Stage
 ) -> None:
     early = [await free.invoke(spread, str(number), queue="queues-later") for number in range(4)]
@@ -593,7 +591,7 @@ async def test_a_queue_is_read_from_its_beginning_when_its_first_worker_comes(
 
 
 async def test_entries_of_two_queues_may_have_one_id(client: PolosClient, stage: Stage) -> None:
-    """Each stream counts for itself: what ends in one queue says nothing of the other's entry."""
+    """Each stream has its own ids: the end of an entry in one queue says nothing about the other's."""
     stage.close("a")
     handles = [
         await in_partition(client, 0, free, "a"),
@@ -612,7 +610,7 @@ async def test_entries_of_two_queues_may_have_one_id(client: PolosClient, stage:
         async def renewed() -> int:
             return int(await call("HGET", prefix + b"workers", worker.worker_id))
 
-        enough = await renewed() + 6  # two leases: it has compared what is pending with what it runs
+        enough = await renewed() + 6  # two leases: it has compared its pending entries with its activations
 
         async def compared() -> bool:
             return await renewed() >= enough
@@ -626,7 +624,7 @@ async def test_entries_of_two_queues_may_have_one_id(client: PolosClient, stage:
 async def test_any_worker_looks_after_all_queues(
     fleet: Fleet, client: PolosClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that reads another queue only fires the timers and brings back what a dead worker held."""
+    """A worker that reads another queue still fires the timers and recovers what a dead worker held."""
     monkeypatch.setenv("POLOS_QUEUES", "limited")
     dies = await fleet.start()
     monkeypatch.setenv("POLOS_QUEUES", "another")
@@ -671,9 +669,7 @@ def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
 
 
 @pytest.mark.parametrize("how", ["option", "environment"])
-async def test_polos_worker_reads_the_queues_it_is_told(
-    polos: Command, client: PolosClient, how: str
-) -> None:
+async def test_polos_worker_reads_the_given_queues(polos: Command, client: PolosClient, how: str) -> None:
     options = ["--queues", "letters, cards"] if how == "option" else []
     if how == "environment":
         polos.environment["POLOS_QUEUES"] = "letters,cards"
@@ -688,16 +684,16 @@ async def test_polos_worker_reads_the_queues_it_is_told(
     await client.cancel(parcel.id)
 
 
-def test_polos_worker_wants_a_queue_at_least(polos: Command) -> None:
+def test_polos_worker_needs_at_least_one_queue(polos: Command) -> None:
     done = polos.run("worker", "post.py", "--queues", "letters,,cards")
     assert done.code == 1
     assert "queues= must be a list of at least one queue name, not 'letters,,cards'" in done.sentence
 
 
-# --- a store that is lost, or goes back -----------------------------------------------------
+# --- a store that is lost, or goes back in time ---------------------------------------------
 
 
-async def test_the_limit_holds_while_redis_is_killed_and_comes_back(
+async def test_the_limit_holds_while_redis_is_killed_and_restarted(
     chaos_server: ChaosServer, namespace: str, partitions: int, stage: Stage
 ) -> None:
     chaos_server.start()
@@ -721,7 +717,7 @@ async def test_the_limit_holds_while_redis_is_killed_and_comes_back(
 
 
 async def make_due(client: PolosClient, prefix: bytes, beginning: str) -> None:
-    """Wait for an errand and make it due now."""
+    """Wait for an errand and make it due."""
     store = await client.store()
 
     async def found() -> bytes | None:
@@ -734,22 +730,20 @@ async def make_due(client: PolosClient, prefix: bytes, beginning: str) -> None:
     await store.wire.call("ZADD", prefix + b"errands", "XX", 1, name)
 
 
-async def test_a_place_that_nobody_knows_of_is_freed(redis_url: str, namespace: str) -> None:
+async def test_the_slot_of_an_unknown_execution_is_released(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace, partitions=4) as client:
         store = await client.store()
         home = store.partitions.semaphore_prefix(ONE.name)
         await store.wire.call("HSET", home + b"slots:" + ONE.name.encode(), "f" * 32, 7)
         async with working(client, single):
             handles = [await single.invoke(client, str(number)) for number in range(12)]
-            await in_line(client, ONE.name, 12)
+            await expect_waiters(client, ONE.name, 12)
             await make_due(client, home, "h")
             assert sorted(await results(handles), key=int) == [str(number) for number in range(12)]
             await nothing_is_left(client)
 
 
-async def test_a_turn_in_line_that_is_forgotten_is_taken_anew(
-    redis_url: str, namespace: str, stage: Stage
-) -> None:
+async def test_a_forgotten_waiter_requests_a_slot_again(redis_url: str, namespace: str, stage: Stage) -> None:
     async with PolosClient(redis_url, namespace, partitions=4) as client:
         store = await client.store()
         home, semaphore = store.partitions.semaphore_prefix(ONE.name), ONE.name.encode()
@@ -758,12 +752,12 @@ async def test_a_turn_in_line_that_is_forgotten_is_taken_anew(
             handles = [await single.invoke(client, "a")]
             await stage.saw("a")
             handles += [await single.invoke(client, str(number)) for number in range(12)]
-            await in_line(client, ONE.name, 12)
+            await expect_waiters(client, ONE.name, 12)
             far = next(handle for handle in handles[1:] if store.partitions.prefix(handle.id) != home)
             await store.wire.call("ZREM", home + b"waiters:" + semaphore, far.id)
             await store.wire.call("HDEL", home + b"slots:" + semaphore, far.id)
             await make_due(client, store.partitions.prefix(far.id), f"l{far.id}")
-            assert (await in_line(client, ONE.name, 12))[-1] == far.id
+            assert (await expect_waiters(client, ONE.name, 12))[-1] == far.id
             stage.let_out("a")
             await results(handles)
             assert stage.entered[-1] == await far.result()

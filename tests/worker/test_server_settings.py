@@ -1,4 +1,4 @@
-"""What a worker says of its server's settings, and the rights it needs there."""
+"""A worker's checks of its server's settings, and the rights it needs there."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.harness.fleet_workflows import approval, gated
 from tests.harness.running import soon, until
 from tests.harness.servers import ChaosServer
 
-# All that clients and workers need. Without CONFIG and INFO a worker warns that it could not check the
-# server; without CLIENT UNBLOCK an event reader that comes second may wait for two seconds.
+# Everything that clients and workers need. Without CONFIG and INFO a worker warns that it could not check the
+# server; without CLIENT UNBLOCK a second event reader may wait for two seconds.
 MINIMAL = (
     *("~polos:*", "&polos:*", "-@all"),
     *(
@@ -99,7 +99,7 @@ async def until_forgotten(client: PolosClient) -> None:
 
 
 @pytest.mark.failure(15)
-async def test_what_a_user_may_not_do_is_said(chaos_server: ChaosServer, namespace: str) -> None:
+async def test_missing_rights_are_reported(chaos_server: ChaosServer, namespace: str) -> None:
     async with PolosClient(chaos_server.url, namespace) as admin:
         store = await admin.store()
         await user(store, "~other:*", "&polos:*", "+@all")
@@ -117,7 +117,7 @@ async def test_what_a_user_may_not_do_is_said(chaos_server: ChaosServer, namespa
                 await client.cancel(one["id"])
 
 
-async def test_a_server_that_may_drop_keys_is_refused(chaos_server: ChaosServer, namespace: str) -> None:
+async def test_a_server_that_may_evict_keys_is_refused(chaos_server: ChaosServer, namespace: str) -> None:
     async with PolosClient(chaos_server.url, namespace) as client:
         store = await client.store()
         await store.wire.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
@@ -130,7 +130,7 @@ async def test_a_server_that_may_drop_keys_is_refused(chaos_server: ChaosServer,
     [(("appendonly", "no"), "appendonly off"), (("appendonly", "yes"), "")],
     ids=["off", "on"],
 )
-async def test_a_server_that_forgets_is_warned_of(
+async def test_a_warning_is_logged_for_a_server_that_forgets(
     chaos_server: ChaosServer,
     namespace: str,
     caplog: pytest.LogCaptureFixture,
@@ -145,7 +145,7 @@ async def test_a_server_that_forgets_is_warned_of(
         assert bool(caplog.text) == bool(complaint)
 
 
-async def test_a_server_that_cannot_be_asked_is_warned_of(
+async def test_a_warning_is_logged_for_a_server_that_cannot_be_checked(
     chaos_server: ChaosServer, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with PolosClient(chaos_server.url, namespace) as admin:
@@ -158,7 +158,7 @@ async def test_a_server_that_cannot_be_asked_is_warned_of(
 
 
 @pytest.mark.failure(13)
-async def test_a_worker_that_finds_no_server_says_so(namespace: str, tmp_path: Path) -> None:
+async def test_a_worker_without_a_server_says_so(namespace: str, tmp_path: Path) -> None:
     nowhere = f"unix://{tmp_path}/nobody.sock"
     async with PolosClient(nowhere, namespace, patience_seconds=0.2) as client:
         with pytest.raises(RedisUnavailableError, match=r"nobody\.sock"):

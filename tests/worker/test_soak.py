@@ -1,4 +1,4 @@
-"""Random kills of workers and of Redis, briefly: `python -m tests.soak crash` does it at length."""
+"""Random kills of workers and of Redis, briefly; `python -m tests.soak crash` runs them at length."""
 
 from __future__ import annotations
 
