@@ -42,7 +42,7 @@ class Rate:
         return 0.0
 
 
-def neighbourhood(address: str) -> str:
+def network_of(address: str) -> str:
     """The network that counts as one caller without a key: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         parsed = ip_address(address)

@@ -18,7 +18,7 @@ from polos_redis.server import problems
 from polos_redis.server.callers import Caller
 from polos_redis.server.pages import sessions
 from polos_redis.server.problems import Problem
-from polos_redis.server.rates import neighbourhood
+from polos_redis.server.rates import network_of
 from polos_redis.server.site import Site, site_of
 from polos_redis.state import keys
 
@@ -35,7 +35,7 @@ async def caller_of(request: Request) -> Caller:
     if known is not None:
         return known
     site = site_of(request)
-    address = neighbourhood(request.client.host if request.client else "")
+    address = network_of(request.client.host if request.client else "")
     try:
         caller = await _identify(request, site)
     except Problem as problem:

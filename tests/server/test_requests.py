@@ -11,7 +11,7 @@ import pytest
 from polos_redis import PolosClient, errors
 from polos_redis.errors import PolosError, ResumeError
 from polos_redis.server import problems
-from polos_redis.server.rates import Rate, neighbourhood
+from polos_redis.server.rates import Rate, network_of
 from tests.harness.running import until
 from tests.harness.servers import ChaosServer
 from tests.harness.serving import calling, problem, serving
@@ -189,10 +189,10 @@ def test_a_rate_that_is_none_is_refused(text: str) -> None:
 
 
 def test_addresses_that_one_customer_has_count_as_one() -> None:
-    assert neighbourhood("192.0.2.7") == "192.0.2.7"
-    assert neighbourhood("2001:db8:1:2::7") == neighbourhood("2001:db8:1:2:ffff::1") == "2001:db8:1:2::/64"
-    assert neighbourhood("2001:db8:1:3::7") != neighbourhood("2001:db8:1:2::7")
-    assert neighbourhood("") == ""
+    assert network_of("192.0.2.7") == "192.0.2.7"
+    assert network_of("2001:db8:1:2::7") == network_of("2001:db8:1:2:ffff::1") == "2001:db8:1:2::/64"
+    assert network_of("2001:db8:1:3::7") != network_of("2001:db8:1:2::7")
+    assert network_of("") == ""
 
 
 def _ascii(text: str) -> str:

@@ -11,7 +11,7 @@ from polos_redis.server import problems
 from polos_redis.server.pages.page_route import PageRoute
 from polos_redis.server.pages.rendering import redirect, render
 from polos_redis.server.pages.sessions import sessions_of
-from polos_redis.server.rates import neighbourhood
+from polos_redis.server.rates import network_of
 from polos_redis.server.site import site_of
 
 router = APIRouter(route_class=PageRoute)
@@ -31,7 +31,7 @@ async def log_in(request: Request) -> Response:
     site = site_of(request)
     key = await apikeys.find(site.client, str(sent.get("key", "")).strip())
     if key is None:
-        address = neighbourhood(request.client.host if request.client else "")
+        address = network_of(request.client.host if request.client else "")
         if wait := site.failures.take(address):
             raise problems.too_many(wait)
         error = "Unknown, expired or revoked key."

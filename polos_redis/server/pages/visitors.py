@@ -8,7 +8,7 @@ from polos_redis.errors import LinkError
 from polos_redis.server import problems
 from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
-from polos_redis.server.rates import neighbourhood
+from polos_redis.server.rates import network_of
 from polos_redis.server.security import caller_of, of_link
 from polos_redis.server.site import site_of
 
@@ -30,7 +30,7 @@ async def visitor(request: Request, scope: str = "read", token: str = "") -> Cal
 
 async def _link_holder(request: Request, token: str) -> Caller:
     site = site_of(request)
-    address = neighbourhood(request.client.host if request.client else "")
+    address = network_of(request.client.host if request.client else "")
     try:
         if site.links is None or not site.links.secrets:
             raise LinkError("this server can't check signed links: POLOS_SECRET is not set")
