@@ -14,9 +14,8 @@ from starlette.requests import Request
 from polos_redis import apikeys
 from polos_redis.errors import LinkError
 from polos_redis.links import Link
-from polos_redis.server import problems
+from polos_redis.server import problems, sessions
 from polos_redis.server.callers import Caller
-from polos_redis.server.pages import sessions
 from polos_redis.server.problems import Problem
 from polos_redis.server.rates import network_of
 from polos_redis.server.site import Site, site_of

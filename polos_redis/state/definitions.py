@@ -38,4 +38,6 @@ class Definitions:
         return None if found is None else int(found)
 
     async def _define(self, prefix: bytes, kind: str, name: str, value: bytes) -> None:
-        await self._wire.call_script(scripts.DEFINE, prefix, kind, raw(name), value, patience=None)
+        await self._wire.call_script(
+            scripts.PUBLISH_DEFINITION, prefix, kind, raw(name), value, patience=None
+        )

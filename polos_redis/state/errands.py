@@ -25,8 +25,12 @@ class Errands:
 
     async def done(self, prefix: bytes, errand: Errand) -> None:
         """Remove an errand."""
-        await self._wire.call_script(scripts.ERRAND, prefix, raw(errand.name), errand.due, "", patience=None)
+        await self._wire.call_script(
+            scripts.FINISH_ERRAND, prefix, raw(errand.name), errand.due, "", patience=None
+        )
 
     async def put_off(self, prefix: bytes, errand: Errand, ms: int) -> None:
         """Make an errand due again in `ms`."""
-        await self._wire.call_script(scripts.ERRAND, prefix, raw(errand.name), errand.due, ms, patience=None)
+        await self._wire.call_script(
+            scripts.FINISH_ERRAND, prefix, raw(errand.name), errand.due, ms, patience=None
+        )

@@ -101,9 +101,9 @@ class Executions:
         return reply
 
     async def delete(self, execution_id: str) -> list[Any]:
-        """Delete an execution that has ended; returns the tagged reply of delete.lua."""
+        """Delete an execution that has ended; returns the tagged reply of delete_execution.lua."""
         reply: list[Any] = await self._wire.call_script(
-            scripts.DELETE,
+            scripts.DELETE_EXECUTION,
             self._partitions.prefix(execution_id),
             raw(execution_id),
             patience=self._partitions.patience,
@@ -126,7 +126,7 @@ class Executions:
         """Returns an execution's status, and registers for the notice of its end if it has not finished; None
         if there is no such execution. Without a channel, does not register."""
         reply = await self._wire.call_script(
-            scripts.WATCH,
+            scripts.WATCH_EXECUTION,
             self._partitions.prefix(execution_id),
             raw(execution_id),
             channel,
@@ -174,7 +174,7 @@ class Executions:
         found: list[list[Any]] = []
         for prefix in self._partitions.prefixes:
             found += await self._wire.call_script(
-                scripts.LIST,
+                scripts.LIST_EXECUTIONS,
                 prefix,
                 before,
                 limit,

@@ -63,7 +63,7 @@ class FencedWrites:
 
     def write(self, by: Fence, known: int, key: bytes, record: bytes, events: Sequence[bytes]) -> Future[int]:
         """Journal a step's record. With an empty key, emit events only."""
-        return self._run(scripts.WRITE, by, known, key, record, *events)
+        return self._run(scripts.WRITE_STEP, by, known, key, record, *events)
 
     def backoff(
         self,
@@ -77,7 +77,7 @@ class FencedWrites:
         events: Sequence[bytes],
     ) -> Future[int]:
         """Journal a failed attempt and wait for its retry; `races` as in `RaceMembership`."""
-        return self._run(scripts.BACKOFF, by, known, key, record, delay_ms, races, *events)
+        return self._run(scripts.BACK_OFF, by, known, key, record, delay_ms, races, *events)
 
     def suspend(
         self,
@@ -118,7 +118,7 @@ class FencedWrites:
     ) -> Future[Any]:
         """Open a wait for a time, or for an event of a topic as its subscriber."""
         return self._run(
-            scripts.WAIT,
+            scripts.OPEN_WAIT,
             by,
             known,
             key,
@@ -150,7 +150,7 @@ class FencedWrites:
             options = child.start.pack(self._partitions, child.id, parent=by.id, key=key)
             parts += (child.id, raw(child.workflow_id), child.input, options)
         return self._run(
-            scripts.SPAWN,
+            scripts.START_CHILDREN,
             by,
             known,
             key,
@@ -168,7 +168,7 @@ class FencedWrites:
         self, by: Fence, known: int, key: bytes, branch: bytes, started: Sequence[bytes]
     ) -> Future[Any]:
         """Journal the winner of a race and close the waits of the other branches."""
-        return self._run(scripts.CHOOSE, by, known, key, branch, *started)
+        return self._run(scripts.CHOOSE_WINNER, by, known, key, branch, *started)
 
     def park(
         self, by: Fence, known: int, state: bytes, given_up: Sequence[bytes], waits: Sequence[bytes]

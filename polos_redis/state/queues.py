@@ -18,7 +18,7 @@ class Queues:
 
     async def make_group(self, prefix: bytes, queue: str) -> None:
         """Create a queue's stream and group unless they exist."""
-        await self._wire.call_script(scripts.GROUP, prefix, queue, patience=None)
+        await self._wire.call_script(scripts.CREATE_GROUP, prefix, queue, patience=None)
 
     async def requeue(
         self,
@@ -36,7 +36,7 @@ class Queues:
         """
         why = "lost" if lost else "back"
         requeued, failed, dropped = await self._wire.call_script(
-            scripts.REQUEUE,
+            scripts.REQUEUE_ENTRIES,
             prefix,
             queue,
             consumer,
@@ -50,5 +50,5 @@ class Queues:
     async def put_back(self, by: Fence, queue: str, delay_ms: int) -> None:
         """Return an execution to the queue after a delay, without counting the delivery."""
         await self._wire.call_script(
-            scripts.PUTBACK, by.prefix, queue, by.id, by.entry, delay_ms, patience=self._partitions.patience
+            scripts.PUT_BACK, by.prefix, queue, by.id, by.entry, delay_ms, patience=self._partitions.patience
         )

@@ -56,7 +56,7 @@ class Schedules:
         due = "" if due_ms is None else due_ms
         return bool(
             await self._wire.call_script(
-                scripts.SCHEDULE,
+                scripts.CHANGE_SCHEDULE,
                 self._partitions.prefix(schedule_id),
                 schedule_id,
                 known,

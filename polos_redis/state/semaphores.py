@@ -33,7 +33,7 @@ class Semaphores:
 
     async def slot_request(self, prefix: bytes, execution_id: str) -> SlotRequest | None:
         """Returns the request of an execution; None if it needs no slot, or no longer exists."""
-        reply = await self._wire.call_script(scripts.SLOT_REQUEST, prefix, execution_id, patience=None)
+        reply = await self._wire.call_script(scripts.READ_SLOT_REQUEST, prefix, execution_id, patience=None)
         return None if reply is None else SlotRequest(text(reply[0]), reply[1], reply[2], bool(reply[3]))
 
     async def request_slot(
@@ -69,7 +69,7 @@ class Semaphores:
         """Returns the next cursor and a page of the holders that live in other partitions, with their
         versions; None if there are neither holders nor waiters."""
         reply = await self._wire.call_script(
-            scripts.SLOT_HOLDERS,
+            scripts.READ_SLOT_HOLDERS,
             self._partitions.semaphore_prefix(semaphore),
             raw(semaphore),
             cursor,

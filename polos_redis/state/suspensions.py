@@ -132,7 +132,7 @@ class Suspensions:
         found: list[list[Any]] = []
         for prefix in self._partitions.prefixes:
             found += await self._wire.call_script(
-                scripts.INBOX, prefix, after, limit, patience=self._partitions.patience
+                scripts.LIST_SUSPENSIONS, prefix, after, limit, patience=self._partitions.patience
             )
         found.sort(key=lambda row: int(row[3]))
         return found[:limit]

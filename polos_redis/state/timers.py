@@ -30,7 +30,9 @@ class Timers:
     async def fire(self, prefix: bytes, worker: str, hold_ms: int, limit: int) -> Fired | None:
         """Fire due timers, as the partition's leader for the next `hold_ms`; None if another worker is the
         leader."""
-        reply = await self._wire.call_script(scripts.FIRE, prefix, worker, hold_ms, limit, patience=None)
+        reply = await self._wire.call_script(
+            scripts.FIRE_TIMERS, prefix, worker, hold_ms, limit, patience=None
+        )
         if reply[0] == -1:
             return None
         fired, forgotten, next_ms, flat = reply

@@ -112,7 +112,7 @@ class Topics:
         no longer at the first one."""
         return bool(
             await self._wire.call_script(
-                scripts.ADVANCE,
+                scripts.ADVANCE_SUBSCRIPTION,
                 self._partitions.topic_prefix(topic),
                 raw(topic),
                 raw(member),
@@ -126,7 +126,7 @@ class Topics:
         """Resolve a wait by an event: 1; 0 if it does not wait, -1 if it has subscribed but not opened."""
         prefix = self._partitions.prefix(subscriber.split(" ", 2)[1])
         decided: int = await self._wire.call_script(
-            scripts.DELIVER, prefix, raw(subscriber), event, kind, data, patience=None
+            scripts.DELIVER_EVENT, prefix, raw(subscriber), event, kind, data, patience=None
         )
         return decided
 
@@ -149,7 +149,7 @@ class Topics:
         longer at the first position.
         """
         waits: int = await self._wire.call_script(
-            scripts.TRIGGER,
+            scripts.TRIGGER_WORKFLOW,
             self._partitions.topic_prefix(topic),
             raw(topic),
             raw(workflow_id),

@@ -17,14 +17,18 @@ class Workers:
 
     async def renew(self, prefix: bytes, worker: str, serves: bytes) -> int:
         """Renew a worker's lease and announce what it serves; returns the lease counter."""
-        counter: int = await self._wire.call_script(scripts.RENEW, prefix, worker, serves, patience=None)
+        counter: int = await self._wire.call_script(
+            scripts.RENEW_LEASE, prefix, worker, serves, patience=None
+        )
         return counter
 
     async def prune(self, prefix: bytes, queue: str, consumer: str, lease: bytes) -> bool:
         """Remove a dead worker's empty consumer and its lease; False if the consumer holds entries or the
         lease counter is no longer `lease`."""
         return bool(
-            await self._wire.call_script(scripts.PRUNE, prefix, queue, consumer, lease, patience=None)
+            await self._wire.call_script(
+                scripts.PRUNE_CONSUMER, prefix, queue, consumer, lease, patience=None
+            )
         )
 
     async def served(self) -> set[str]:

@@ -101,7 +101,7 @@ class Desk:
         return Activated(flat[1].decode(), entry, owner or f"{consumer}:{next(_numbers)}")
 
     def read_entries(self, consumer: str, queue: str = "default", count: int = 1) -> list[Any]:
-        self.run("group", queue)
+        self.run("create_group", queue)
         reply = self.connection.do(
             *("XREADGROUP", "GROUP", keys.GROUP, consumer, "COUNT", count),
             *("STREAMS", self.prefix + keys.QUEUE + queue, ">"),
@@ -117,13 +117,13 @@ class Desk:
 
     def write(self, by: Activated, key: Arg, record: bytes | None = None, *events: Arg) -> Any:
         record = step() if record is None else record
-        return _learn_changes(by, self.run("write", *by.fence, key, record, *(events or ("e", b"\x01"))))
+        return _learn_changes(by, self.run("write_step", *by.fence, key, record, *(events or ("e", b"\x01"))))
 
     def backoff(
         self, by: Activated, key: Arg, delay: int = FAR, record: bytes | None = None, races: bytes = b""
     ) -> Any:
         record = step(b"", "backoff") if record is None else record
-        return _learn_changes(by, self.run("backoff", *by.fence, key, record, delay, races, "e", b"\x01"))
+        return _learn_changes(by, self.run("back_off", *by.fence, key, record, delay, races, "e", b"\x01"))
 
     def suspend(
         self,
@@ -150,7 +150,7 @@ class Desk:
         subscriber: Arg = "",
         race: Race = NO_RACE,
     ) -> Any:
-        return _learn_changes(by, self.run("wait", *by.fence, key, ms, until, topic, subscriber, *race))
+        return _learn_changes(by, self.run("open_wait", *by.fence, key, ms, until, topic, subscriber, *race))
 
     def wait_for_event(self, by: Activated, key: str, topic: Arg, ms: Arg = "", race: Race = NO_RACE) -> Any:
         """Wait for an event of a topic of this partition."""
@@ -180,7 +180,7 @@ class Desk:
         return _learn_changes(
             by,
             self.run(
-                "spawn",
+                "start_children",
                 *(*by.fence, key, status, whole, first, RETENTION, *race),
                 *(len(events), *events, *children),
             ),
@@ -194,7 +194,7 @@ class Desk:
         return activated
 
     def choose(self, by: Activated, key: str, branch: str, *others: Arg) -> Any:
-        return _learn_changes(by, self.run("choose", *by.fence, key, branch, *others))
+        return _learn_changes(by, self.run("choose_winner", *by.fence, key, branch, *others))
 
     def park(self, by: Activated, *waits: Arg, given_up: Sequence[Arg] = (), state: bytes = b"") -> Any:
         return self.run("park", *by.fence, state, len(given_up), *given_up, *waits)
@@ -248,12 +248,12 @@ class Desk:
 
     def fire(self, limit: int = 100, worker: str = "leader") -> Any:
         """Timers fired, executions forgotten, ms to the next timer."""
-        return self.run("fire", worker, 60_000, limit)[:3]
+        return self.run("fire_timers", worker, 60_000, limit)[:3]
 
     def requeue(
         self, consumer: str, *entries: bytes, lost: bool = False, most: int = 5, queue: str = "default"
     ) -> Any:
-        return self.run("requeue", queue, consumer, "lost" if lost else "back", most, *entries)
+        return self.run("requeue_entries", queue, consumer, "lost" if lost else "back", most, *entries)
 
     def parked(self, key: str = "ok", timeout: int = 0, **options: Any) -> str:
         """The id of an execution that waits for a person at `key`."""

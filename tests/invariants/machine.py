@@ -247,7 +247,7 @@ class Machine(RuleBasedStateMachine):
                 return
             del one.early[key]
             assert self.desk.do("HDEL", keys.EARLY + name, key) == 1
-        self.desk.run("errand", errand, "", "", "")
+        self.desk.run("finish_errand", errand, "", "", "")
 
     @precondition(lambda self: self.pick(0))
     @rule(index=indices)
@@ -280,7 +280,7 @@ class Machine(RuleBasedStateMachine):
     def watch(self, index: int) -> None:
         one = self.pick(index, finished=None)
         if one is not None:
-            assert self.desk.run("watch", one.id, "me")[0].decode() == one.status
+            assert self.desk.run("watch_execution", one.id, "me")[0].decode() == one.status
 
     # --- workers ------------------------------------------------------------------------
 
@@ -339,7 +339,7 @@ class Machine(RuleBasedStateMachine):
             return
         attempt = _attempt(by.known_records.get(key.encode())) + 1
         status = "ok" if key in STEPS else "retry" if attempt < 3 else "failed"
-        reply = self.write(by, lost, "write", key, step(value, status, attempt), "step_finish", b"\x80")
+        reply = self.write(by, lost, "write_step", key, step(value, status, attempt), "step_finish", b"\x80")
         if reply is not None:
             one = self.model.executions[by.id]
             assert one.journal.get(key) not in ("ok", "failed")
@@ -355,7 +355,7 @@ class Machine(RuleBasedStateMachine):
             return
         record = step(b"", "backoff", _attempt(by.known_records.get(key.encode())) + 1)
         reply = self.write(
-            by, lost, "backoff", key, record, FAR, race_membership(key)[1], "step_finish", b"\x80"
+            by, lost, "back_off", key, record, FAR, race_membership(key)[1], "step_finish", b"\x80"
         )
         if reply is not None:
             self.next_millisecond()  # a later record gets a later time, which a new run goes by
@@ -469,7 +469,7 @@ class Machine(RuleBasedStateMachine):
             entries = [entry for entry in entries if entry not in running]
         by_entry = {one.entry: one for one in self.model.executions.values()}
         held = [by_entry[entry] for entry in entries if entry in by_entry]
-        reply = self.call("requeue", "default", consumer, "lost" if lost else "back", MOST, *entries)
+        reply = self.call("requeue_entries", "default", consumer, "lost" if lost else "back", MOST, *entries)
         failed = 0
         for one in held:
             if lost:
@@ -493,7 +493,7 @@ class Machine(RuleBasedStateMachine):
         entry = found[index % len(found)] if found else None
         for one in self.model.unfinished():
             if entry and one.entry == entry:
-                assert self.call("putback", "default", one.id, entry, FAR) == 1
+                assert self.call("put_back", "default", one.id, entry, FAR) == 1
                 del self.pending[entry]
                 self.model.put_back(one)
 
@@ -556,11 +556,11 @@ class Machine(RuleBasedStateMachine):
         if alive or self.desk.do("EXISTS", keys.CHILDREN + root.id):
             assert alive or self.cascades(), f"{root.id} has children, but all have finished"
             with self.desk.unchanged():
-                assert self.desk.run("delete", root.id)[0] == b"status"
+                assert self.desk.run("delete_execution", root.id)[0] == b"status"
             return
         below = [one for one in self.model.executions.values() if one.id.startswith(root.id + ".")]
         for one in [root] if cut_short else [root, *below]:
-            assert self.desk.run("delete", one.id)[:2] == [b"deleted", 1]
+            assert self.desk.run("delete_execution", one.id)[:2] == [b"deleted", 1]
             del self.model.executions[one.id]
             self.called = [(script, args) for script, args in self.called if one.id not in args]
         audit = self.desk.state.audit.get(root.id.encode(), [])

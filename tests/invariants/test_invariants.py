@@ -35,7 +35,7 @@ def delivered(desk: Desk) -> None:
 
 def put_back(desk: Desk) -> None:
     by = desk.start(ME)
-    assert desk.run("putback", "default", by.id, by.entry, FAR) == 1
+    assert desk.run("put_back", "default", by.id, by.entry, FAR) == 1
 
 
 def waiting(desk: Desk) -> None:
@@ -56,7 +56,7 @@ def finished(desk: Desk) -> None:
 
 def scheduled(desk: Desk) -> None:
     stored = msgpack.packb({"paused": False, "next": FAR})
-    assert desk.run("schedule", "s1", "", stored, FAR, "", "", "", "", "") == 1
+    assert desk.run("change_schedule", "s1", "", stored, FAR, "", "", "", "", "") == 1
 
 
 def triggered(desk: Desk) -> None:

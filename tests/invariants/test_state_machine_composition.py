@@ -148,7 +148,7 @@ class Composition(Machine):
         after = FAR if not topic or timeout else ""
         when = ("", 1) if key == "past" else (after, "")
         subscriber = f"w{by.entry.decode()} {by.id} {key}" if topic else ""
-        reply = self.write(by, lost, "wait", key, *when, topic, subscriber, *race_membership(key))
+        reply = self.write(by, lost, "open_wait", key, *when, topic, subscriber, *race_membership(key))
         if reply is None:
             return
         one = self.model.executions[by.id]
@@ -188,7 +188,17 @@ class Composition(Machine):
             options = {"parent": by.id, "key": key, **semaphore_options(semaphore)}
             parts += [child, "wf", b"in", msgpack.packb(options, use_bin_type=False)]
         reply = self.write(
-            by, lost, "spawn", key, status, len(ids), first, RETENTION, *race_membership(key), 0, *parts
+            by,
+            lost,
+            "start_children",
+            key,
+            status,
+            len(ids),
+            first,
+            RETENTION,
+            *race_membership(key),
+            0,
+            *parts,
         )
         if reply is None:
             return
@@ -204,7 +214,7 @@ class Composition(Machine):
             return
         others = {"ask too": "other"} if b"ask too" in by.known_records else {}
         flat = [part for pair in others.items() for part in pair]
-        if self.write(by, lost, "choose", "race", "code", *flat) is not None:
+        if self.write(by, lost, "choose_winner", "race", "code", *flat) is not None:
             self.model.executions[by.id].win("race", "code", others)
             self.learn_changes(by, lost)
 

@@ -133,7 +133,7 @@ def finished(desk: Desk, by: Activated) -> None:
 
 
 def put_back(desk: Desk, by: Activated) -> None:
-    assert desk.run("putback", "default", by.id, by.entry, FAR) == 1
+    assert desk.run("put_back", "default", by.id, by.entry, FAR) == 1
 
 
 @pytest.mark.failure(2)
@@ -221,10 +221,10 @@ def test_a_delayed_duplicate_of_a_write_undoes_no_later_one(desk: Desk, late: st
         desk.backoff(by, "a", FAR)
         desk.make_due(f"b{by.id} a")
         desk.fire()
-        script, duplicate = "backoff", (*first, "a", step(b"", "backoff"), FAR, b"", "e", b"\x01")
+        script, duplicate = "back_off", (*first, "a", step(b"", "backoff"), FAR, b"", "e", b"\x01")
     else:
         desk.write(by, "a", step(b"first", late))
-        script, duplicate = "write", (*first, "a", step(b"first", late), "e", b"\x01")
+        script, duplicate = "write_step", (*first, "a", step(b"first", late), "e", b"\x01")
     with desk.unchanged():
         assert desk.run(script, *duplicate) >= 1
     if late != "ok":
@@ -327,7 +327,7 @@ def test_finish_ends_everything(desk: Desk, status: str, field: str) -> None:
     desk.backoff(by, "b")
     desk.answer(by.id, "never asked", early=True)
     with Subscriber(desk.url, desk.prefix, "me") as me:
-        assert desk.run("watch", by.id, "me") == [b"queued"]
+        assert desk.run("watch_execution", by.id, "me") == [b"queued"]
         value = b"\x00value\xff"
         more = packed(["unreached", "z"])
         assert desk.run("finish", *by.fence, status, value, b"\x80", more, "step_finish", b"\x01") == 0
@@ -357,7 +357,7 @@ def test_finish_starts_an_execution_without_steps(desk: Desk) -> None:
 def test_a_large_result_is_left_out_of_the_notice(desk: Desk) -> None:
     by = desk.start()
     with Subscriber(desk.url, desk.prefix, "me") as me:
-        desk.run("watch", by.id, "me")
+        desk.run("watch_execution", by.id, "me")
         desk.finish(by, value=b"x" * 16385)
         assert me.received(1) == [[b"done", by.id.encode(), b"completed", b"output", False]]
 

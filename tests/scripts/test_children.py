@@ -511,7 +511,7 @@ def test_the_run_timeout_ends_an_execution_in_any_state(desk: Desk, state: str) 
     if state != "queued":
         by = desk.deliver()
     if state == "put back":
-        assert desk.run("putback", "default", by.id, by.entry, FAR) == 1
+        assert desk.run("put_back", "default", by.id, by.entry, FAR) == 1
     if state == "waiting":
         desk.suspend(by, "ok", FAR)
         assert desk.park(by, "ok") == 0
@@ -568,7 +568,7 @@ def test_a_cancel_notifies_a_worker_that_has_not_written_yet(desk: Desk) -> None
 def test_a_cancel_before_delivery_notifies_no_worker(desk: Desk) -> None:
     with Subscriber(desk.url, desk.prefix, "w7") as w7:
         assert desk.cancel(desk.invoke()) == [b"cancelled"]
-        desk.run("group", "default")
+        desk.run("create_group", "default")
         assert desk.cancel(desk.invoke()) == [b"cancelled"]
         assert w7.received(0) == []
 

@@ -319,22 +319,22 @@ def test_delete_keeps_people_times_and_subjects_in_the_audit(desk: Desk) -> None
     desk.finish(by, value=b"\xa6marker")
     before = audit(desk, by.id)
     ttl = desk.do("PEXPIRETIME", keys.AUDIT + by.id)
-    assert desk.run("delete", by.id) == [b"deleted", 1, 2]
+    assert desk.run("delete_execution", by.id) == [b"deleted", 1, 2]
     assert audit(desk, by.id) == [[*entry[:9], b""] for entry in before]
     assert desk.do("PEXPIRETIME", keys.AUDIT + by.id) == ttl
     state = desk.state
     assert not state.executions and not state.journals and not state.topics and not state.expiry
     assert not any(state.index.values()) and not state.below and not state.early
     with desk.unchanged():
-        assert desk.run("delete", by.id) == [b"deleted", 0, 2]
-        assert desk.run("delete", "f" * 32) == [b"deleted", 0, 0]
+        assert desk.run("delete_execution", by.id) == [b"deleted", 0, 2]
+        assert desk.run("delete_execution", "f" * 32) == [b"deleted", 0, 0]
 
 
 @pytest.mark.parametrize("stands", ["queued", "waiting"])
 def test_an_unfinished_execution_is_not_deleted(desk: Desk, stands: str) -> None:
     one = desk.invoke() if stands == "queued" else suspended(desk)
     with desk.unchanged():
-        assert desk.run("delete", one) == [b"status", stands.encode()]
+        assert desk.run("delete_execution", one) == [b"status", stands.encode()]
 
 
 def test_an_execution_with_unfinished_descendants_is_not_deleted(desk: Desk) -> None:
@@ -342,10 +342,10 @@ def test_an_execution_with_unfinished_descendants_is_not_deleted(desk: Desk) -> 
     child = desk.child(by, status="started")
     desk.finish(by)
     with desk.unchanged():
-        assert desk.run("delete", by.id) == [b"status", b"waiting for descendants"]
+        assert desk.run("delete_execution", by.id) == [b"status", b"waiting for descendants"]
     desk.finish(child)
-    assert desk.run("delete", by.id)[:2] == [b"deleted", 1]
-    assert desk.run("delete", child.id)[:2] == [b"deleted", 1]
+    assert desk.run("delete_execution", by.id)[:2] == [b"deleted", 1]
+    assert desk.run("delete_execution", child.id)[:2] == [b"deleted", 1]
     assert not desk.state.executions and not desk.state.children
 
 
@@ -355,7 +355,7 @@ def test_a_timed_out_execution_can_be_deleted_before_its_timer_has_looked_for_ch
     desk.make_due(f"t{by.id}")
     desk.fire()
     assert f"c{by.id}".encode() in desk.state.timers
-    assert desk.run("delete", by.id)[:2] == [b"deleted", 1]
+    assert desk.run("delete_execution", by.id)[:2] == [b"deleted", 1]
     assert not desk.state.timers
 
 

@@ -169,9 +169,9 @@ def test_a_large_number_of_waits_is_resolved_by_an_errand(desk: Desk) -> None:
     assert len(members) == 101
     assert errands(desk) == [b"w" + entry + b" news", b"enews"]
     for member in members:
-        assert desk.run("deliver", member, entry, "e", b"\x01") == 1
+        assert desk.run("deliver_event", member, entry, "e", b"\x01") == 1
     assert desk.state.subs == {b"news": {b"g": entry}}
-    assert desk.run("advance", "news", "g", entry, "") == 1
+    assert desk.run("advance_subscription", "news", "g", entry, "") == 1
     assert not desk.state.subs
 
 
@@ -181,7 +181,7 @@ def test_a_later_event_does_not_overtake_one_still_being_delivered(desk: Desk) -
         desk.wait_for_event(by, f"k{number}", "news")
     first = desk.publish("news")
     for number in range(100):
-        assert desk.run("deliver", subscriber(by, f"k{number}"), first, "e", b"\x01") == 1
+        assert desk.run("deliver_event", subscriber(by, f"k{number}"), first, "e", b"\x01") == 1
     second = desk.publish("news")
     assert desk.record(by.id, "k100")[2] == b"open", "it has yet to receive the first event"
     assert b"w" + second + b" news" in errands(desk)
@@ -249,11 +249,11 @@ def test_advance_moves_or_removes_a_subscriber_once(desk: Desk) -> None:
     desk.run("subscribe", "news", "tone")
     position = desk.publish("news")
     with desk.unchanged():
-        assert desk.run("advance", "news", "tone", "1-1", position) == 0
-        assert desk.run("advance", "news", "tother", "0-0", position) == 0
-    assert desk.run("advance", "news", "tone", "0-0", position) == 1
+        assert desk.run("advance_subscription", "news", "tone", "1-1", position) == 0
+        assert desk.run("advance_subscription", "news", "tother", "0-0", position) == 0
+    assert desk.run("advance_subscription", "news", "tone", "0-0", position) == 1
     assert desk.state.subs == {b"news": {b"tone": position}}
     with desk.unchanged():
-        assert desk.run("advance", "news", "tone", "0-0", "") == 0
-    assert desk.run("advance", "news", "tone", position, "") == 1
+        assert desk.run("advance_subscription", "news", "tone", "0-0", "") == 0
+    assert desk.run("advance_subscription", "news", "tone", position, "") == 1
     assert desk.state.subs == {}

@@ -113,7 +113,7 @@ def listed(
     desk: Desk, before: Any = "+inf", limit: int = 100, workflow: str = "", *statuses: str
 ) -> list[Any]:
     found: list[Any] = desk.run(
-        "list", before, limit, workflow, *(statuses or ("queued", "waiting", "completed"))
+        "list_executions", before, limit, workflow, *(statuses or ("queued", "waiting", "completed"))
     )
     return found
 
@@ -153,7 +153,7 @@ def test_inbox_returns_the_oldest_first_in_complete_pages(desk: Desk) -> None:
     desk.answer(by.id, "k 3")
     waits.remove((by.id, "k 3"))
     found, after = [], "-inf"
-    while page := desk.run("inbox", after, 3):
+    while page := desk.run("list_suspensions", after, 3):
         found += page
         after = page[-1][3]
     assert [(row[0].decode(), row[1].decode()) for row in found] == waits
@@ -175,7 +175,9 @@ def test_any_two_step_keys_are_kept_apart(desk: Desk) -> None:
         desk.suspend(by, raw(key), FAR, b"\x01" * (number + 1))
     desk.check()
     desk.park(by, *(raw(key) for key in ODD))
-    assert [row[:2] for row in desk.run("inbox", "-inf", 99)] == [[by.id.encode(), raw(key)] for key in ODD]
+    assert [row[:2] for row in desk.run("list_suspensions", "-inf", 99)] == [
+        [by.id.encode(), raw(key)] for key in ODD
+    ]
     for number, key in enumerate(ODD):
         member = b"s" + by.id.encode() + b" " + raw(key)
         if number % 3 == 0:
@@ -225,7 +227,7 @@ def test_values_are_kept_byte_for_byte(desk: Desk) -> None:
     record = desk.record(by.id, "ok")
     assert record[5] == record[6] == value
     desk.finish(by, value=value)
-    assert desk.run("watch", by.id, "")[1] == value
+    assert desk.run("watch_execution", by.id, "")[1] == value
 
 
 # --- own keys only ----------------------------------------------------------------------
@@ -254,33 +256,33 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.suspend(by, "early")
         desk.suspend(by, "ok", FAR)
         desk.backoff(by, "b")
-        desk.run("watch", by.id, "me")
+        desk.run("watch_execution", by.id, "me")
         desk.park(by, "ok", "b")
-        desk.run("inbox", "-inf", 9)
+        desk.run("list_suspensions", "-inf", 9)
         desk.answer(by.id, "ok")
         desk.make_due(f"b{by.id} b")
         desk.fire()
         desk.requeue("w1", desk.deliver("w1").entry, lost=True)
         later = desk.deliver("w1")
-        desk.run("putback", "default", later.id, later.entry, FAR)
+        desk.run("put_back", "default", later.id, later.entry, FAR)
         desk.make_due("p" + by.id)
         desk.fire()
         desk.finish(desk.deliver("w1"))
         desk.publish("news", "e", b"\x01")
-        desk.run("list", "+inf", 9, "", "completed")
+        desk.run("list_executions", "+inf", 9, "", "completed")
         desk.run("namespace_stats", 1, "wf", "default")
         desk.cancel(desk.invoke())
-        desk.run("prune", "default", "w1", "")
-        desk.run("renew", "w1", b"\x80")
-        desk.run("group", "other")
-        desk.run("define", "limit", "narrow", 3)
+        desk.run("prune_consumer", "default", "w1", "")
+        desk.run("renew_lease", "w1", b"\x80")
+        desk.run("create_group", "other")
+        desk.run("publish_definition", "limit", "narrow", 3)
         compose(desk)
-        desk.run("delete", desk.finished())
+        desk.run("delete_execution", desk.finished())
         desk.run("claim_notifications", "webhook", 9, FAR)
         desk.run("notification_sent", "webhook", f"{by.id} ok", 1, "")
         assert ran.names == {script.name for script in scripts.ALL}
         with pytest.raises(Exception, match=r"NOPERM|ACL|permission"):
-            desk.connection.do("EVAL", scripts.WATCH.source, 1, "polos:{other:0}:", by.id, "")
+            desk.connection.do("EVAL", scripts.WATCH_EXECUTION.source, 1, "polos:{other:0}:", by.id, "")
     finally:
         desk.connection.do("AUTH", "default", "")
         desk.connection.do("ACL", "DELUSER", user)
@@ -299,17 +301,17 @@ def compose(desk: Desk) -> None:
     desk.finish(by, "failed")
     desk.retry(by.id)
     desk.cancel(by.id, run=2)
-    desk.run("slot_request", by.id)
+    desk.run("read_slot_request", by.id)
     desk.run("request_slot", "narrow", 1, "far", 1, 1, FAR)
-    desk.run("slot_holders", "narrow", "0")
+    desk.run("read_slot_holders", "narrow", "0")
     desk.run("request_slot", "narrow", 1, "far", 1, 0, 0)
     desk.run("grant_slot", by.id, 1)
     desk.run("subscribe", "news", "twf")
-    desk.run("deliver", subscriber(by, "it", "f"), "1-1", "e", b"\x01")
-    desk.run("trigger", "news", "wf", "0-0", "1-1", 0, new_id(), b"in", RETENTION, "")
-    desk.run("advance", "news", "twf", "1-1", "")
-    desk.run("errand", "enews", 0, "")
-    desk.run("schedule", "s1", "", "", "", "", "", "", "", "")
+    desk.run("deliver_event", subscriber(by, "it", "f"), "1-1", "e", b"\x01")
+    desk.run("trigger_workflow", "news", "wf", "0-0", "1-1", 0, new_id(), b"in", RETENTION, "")
+    desk.run("advance_subscription", "news", "twf", "1-1", "")
+    desk.run("finish_errand", "enews", 0, "")
+    desk.run("change_schedule", "s1", "", "", "", "", "", "", "", "")
     desk.run("read_schedule", "s1")
     desk.fire()
 

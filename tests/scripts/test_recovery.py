@@ -65,7 +65,7 @@ def test_repeated_losses_without_progress_fail_the_execution(desk: Desk) -> None
     by = desk.start()
     desk.suspend(by, "ok", FAR)
     with Subscriber(desk.url, desk.prefix, "me") as me:
-        desk.run("watch", by.id, "me")
+        desk.run("watch_execution", by.id, "me")
         assert desk.requeue("w1", by.entry, lost=True, most=3) == [1, 0, 0]
         assert desk.requeue("w1", desk.deliver().entry, lost=True, most=3) == [1, 0, 0]
         assert desk.requeue("w1", desk.deliver().entry, lost=True, most=3) == [0, 1, 0]
@@ -121,13 +121,13 @@ def test_putback_requeues_an_execution_after_a_delay(desk: Desk) -> None:
     by = desk.start()
     desk.run("load", by.id, by.entry, by.owner)
     before = desk.now()
-    assert desk.run("putback", "default", by.id, by.entry, FAR) == 1
+    assert desk.run("put_back", "default", by.id, by.entry, FAR) == 1
     state, fields = desk.state, desk.execution(by.id)
     assert fields["status"] == b"queued" and not {"entry", "owner", "attempts"} & set(fields)
     assert not state.queues[b"default"].entries and not state.queues[b"default"].pending
     assert before + FAR <= state.timers[b"p" + by.id.encode()] <= desk.now() + FAR
     with desk.unchanged():
-        assert desk.run("putback", "default", by.id, by.entry, FAR) == 0
+        assert desk.run("put_back", "default", by.id, by.entry, FAR) == 0
     desk.make_due("p" + by.id)
     assert desk.fire() == [1, 0, -1]
     assert desk.deliver().id == by.id
@@ -138,13 +138,13 @@ def test_putback_of_an_entry_that_is_not_the_live_one_deletes_it(desk: Desk) -> 
     by = desk.start()
     desk.do("XADD", keys.QUEUE + "default", "*", "id", by.id, "workflow", "wf", "run", 1)
     stale = desk.deliver()
-    assert desk.run("putback", "default", by.id, stale.entry, FAR) == 0
+    assert desk.run("put_back", "default", by.id, stale.entry, FAR) == 0
     assert desk.execution(by.id)["entry"] == by.entry and desk.state.timers == {}
 
 
 def test_cancel_removes_the_timer_of_a_put_back_execution(desk: Desk) -> None:
     by = desk.start()
-    desk.run("putback", "default", by.id, by.entry, FAR)
+    desk.run("put_back", "default", by.id, by.entry, FAR)
     desk.cancel(by.id)
     assert desk.state.timers == {}
 
@@ -154,15 +154,15 @@ def test_cancel_removes_the_timer_of_a_put_back_execution(desk: Desk) -> None:
 
 def test_group_creates_a_queue_once_and_reads_it_from_its_beginning(desk: Desk) -> None:
     one = desk.invoke()
-    assert desk.run("group", "default") == desk.run("group", "other") == 1
+    assert desk.run("create_group", "default") == desk.run("create_group", "other") == 1
     assert desk.read_entries("w1", "default")[0][1][1] == one.encode()
     with desk.unchanged():
-        assert desk.run("group", "default") == 1
+        assert desk.run("create_group", "default") == 1
     assert set(desk.state.queues) == {b"default", b"other"}
 
 
 def test_renew_raises_the_counter_and_announces(desk: Desk) -> None:
-    assert [desk.run("renew", "w1", b"\x80"), desk.run("renew", "w1", b"\x81")] == [1, 2]
+    assert [desk.run("renew_lease", "w1", b"\x80"), desk.run("renew_lease", "w1", b"\x81")] == [1, 2]
     assert desk.state.workers == {b"w1": b"2"} and desk.state.serves == {b"w1": b"\x81"}
 
 
@@ -174,10 +174,10 @@ def test_prune_removes_an_empty_consumer_and_its_rows(desk: Desk) -> None:
     desk.finish(desk.start(consumer="gone"))
     desk.do("HSET", keys.WORKERS, "gone", 7, "here", 3)
     desk.do("HSET", keys.SERVES, "gone", b"\x80", "here", b"\x80")
-    assert desk.run("prune", "default", "gone", 7) == 1
+    assert desk.run("prune_consumer", "default", "gone", 7) == 1
     assert desk.connection.do("XINFO", "CONSUMERS", desk.prefix + keys.QUEUE + "default", "workers") == []
     assert set(desk.state.workers) == set(desk.state.serves) == {b"here"}
-    assert desk.run("prune", "default", "gone", "") == 1, "repeated, it finds nothing to do"
+    assert desk.run("prune_consumer", "default", "gone", "") == 1, "repeated, it finds nothing to do"
     assert set(desk.state.workers) == {b"here"}
 
 
@@ -186,9 +186,9 @@ def test_prune_spares_a_consumer_that_holds_entries_or_has_renewed(desk: Desk) -
     desk.start(consumer="w1")
     desk.do("HSET", keys.WORKERS, "w1", 7)
     with desk.unchanged():
-        assert desk.run("prune", "default", "w1", 7) == 0
-        assert desk.run("prune", "default", "w1", 6) == 0
-        assert desk.run("prune", "default", "w1", "") == 0
+        assert desk.run("prune_consumer", "default", "w1", 7) == 0
+        assert desk.run("prune_consumer", "default", "w1", 6) == 0
+        assert desk.run("prune_consumer", "default", "w1", "") == 0
 
 
 # --- watch ------------------------------------------------------------------------------
@@ -197,11 +197,11 @@ def test_prune_spares_a_consumer_that_holds_entries_or_has_renewed(desk: Desk) -
 def test_watch_registers_each_client_once_and_keeps_the_latest_sixteen(desk: Desk) -> None:
     one = desk.invoke()
     with desk.unchanged():
-        assert desk.run("watch", one, "") == [b"queued"]
-        assert desk.run("watch", new_id(), "me") is None
+        assert desk.run("watch_execution", one, "") == [b"queued"]
+        assert desk.run("watch_execution", new_id(), "me") is None
     for number in range(20):
-        assert desk.run("watch", one, f"c{number}") == [b"queued"]
-    assert desk.run("watch", one, "c10") == [b"queued"]
+        assert desk.run("watch_execution", one, f"c{number}") == [b"queued"]
+    assert desk.run("watch_execution", one, "c10") == [b"queued"]
     names = desk.execution(one)["notify"].split()
     assert names == [f"c{number}".encode() for number in [*range(4, 10), *range(11, 20), 10]]
 
@@ -213,15 +213,15 @@ def test_watch_returns_how_an_execution_ended(desk: Desk) -> None:
     stopped = desk.parked()
     desk.cancel(stopped)
     with desk.unchanged():
-        assert desk.run("watch", done, "me") == [b"completed", b"\x01", None, None]
-        assert desk.run("watch", by.id, "me") == [b"failed", None, b"err", None]
-        assert desk.run("watch", stopped, "me") == [b"cancelled", None, None, b"bob"]
+        assert desk.run("watch_execution", done, "me") == [b"completed", b"\x01", None, None]
+        assert desk.run("watch_execution", by.id, "me") == [b"failed", None, b"err", None]
+        assert desk.run("watch_execution", stopped, "me") == [b"cancelled", None, None, b"bob"]
 
 
 def test_every_watcher_is_notified_once(desk: Desk) -> None:
     by = desk.start()
     with Subscriber(desk.url, desk.prefix, "a") as a, Subscriber(desk.url, desk.prefix, "b") as b:
         for name in ("a", "b", "gone", "a"):
-            desk.run("watch", by.id, name)
+            desk.run("watch_execution", by.id, name)
         desk.finish(by)
         assert a.received(1) == b.received(1) == [[b"done", by.id.encode(), b"completed", b"output", b"\x01"]]

@@ -55,7 +55,7 @@ both = pytest.mark.parametrize("how", ["auto_retry", "retry"])
 def test_retry_requeues_a_failed_execution(desk: Desk) -> None:
     by = desk.start(workflow="parent", queue="slow", origin=b"\x80")
     desk.write(by, "a", step(b"\x07"))
-    desk.run("watch", by.id, "me")
+    desk.run("watch_execution", by.id, "me")
     more = packed(["unreached", "z", "state", "s"])
     assert desk.run("finish", *by.fence, "failed", ERROR, b"\x80", more) == 0
     before = desk.execution(by.id)

@@ -93,7 +93,7 @@ def lose(desk: Desk, by: Activated) -> None:
 
 
 def put_back(desk: Desk, by: Activated) -> None:
-    assert desk.run("putback", SEMAPHORE, by.id, by.entry, FAR) == 1
+    assert desk.run("put_back", SEMAPHORE, by.id, by.entry, FAR) == 1
 
 
 def time_out(desk: Desk, by: Activated) -> None:
@@ -309,7 +309,7 @@ def invoke_far(desk: Desk, limit: int = 1, **options: Any) -> str:
 
 def slot_request(desk: Desk, execution_id: str) -> tuple[int, bool]:
     """The version of an execution's slot request, and whether it wants a slot."""
-    semaphore, limit, version, wanted = desk.run("slot_request", execution_id)
+    semaphore, limit, version, wanted = desk.run("read_slot_request", execution_id)
     assert (semaphore, limit) == (FAR_SEMAPHORE.encode(), 1)
     return version, bool(wanted)
 
@@ -324,7 +324,7 @@ def release_slot(home: Desk, execution_id: str, version: int) -> None:
 
 def finish_errand(desk: Desk, errand: str) -> None:
     due = desk.do("ZSCORE", keys.ERRANDS, errand)
-    assert desk.run("errand", errand, due, "") == 1
+    assert desk.run("finish_errand", errand, due, "") == 1
 
 
 def resolve_request(desk: Desk, home: Desk, execution_id: str) -> None:
@@ -439,13 +439,13 @@ def test_an_execution_without_a_semaphore_makes_no_errand(desk: Desk) -> None:
 def test_an_execution_without_a_semaphore_has_no_slot_request(desk: Desk) -> None:
     plain = desk.invoke()
     with desk.unchanged():
-        assert desk.run("slot_request", plain) is None
-        assert desk.run("slot_request", new_id()) is None
+        assert desk.run("read_slot_request", plain) is None
+        assert desk.run("read_slot_request", new_id()) is None
 
 
 def test_holders_from_other_partitions_are_listed_in_pages(desk: Desk, home: Desk) -> None:
     with desk.unchanged():
-        assert home.run("slot_holders", FAR_SEMAPHORE, "0") is None
+        assert home.run("read_slot_holders", FAR_SEMAPHORE, "0") is None
     made = [invoke_far(desk, limit=1000) for _ in range(300)]
     for one in made:
         home.run("request_slot", FAR_SEMAPHORE, 1000, one, 1, 1, FAR)
@@ -453,7 +453,7 @@ def test_holders_from_other_partitions_are_listed_in_pages(desk: Desk, home: Des
     found: dict[bytes, bytes] = {}
     cursor, pages = b"0", 0
     while pages == 0 or cursor != b"0":
-        cursor, flat = home.run("slot_holders", FAR_SEMAPHORE, cursor)
+        cursor, flat = home.run("read_slot_holders", FAR_SEMAPHORE, cursor)
         found |= dict(zip(flat[::2], flat[1::2], strict=True))
         pages += 1
     assert found == {one.encode(): b"1" for one in made} and pages > 1
@@ -464,7 +464,7 @@ def test_a_waiter_holds_no_slot(desk: Desk, home: Desk) -> None:
     first, second = invoke_far(desk), invoke_far(desk)
     for one in (first, second):
         resolve_request(desk, home, one)
-    assert home.run("slot_holders", FAR_SEMAPHORE, "0") == [b"0", [first.encode(), b"1"]]
+    assert home.run("read_slot_holders", FAR_SEMAPHORE, "0") == [b"0", [first.encode(), b"1"]]
 
 
 # --- errands ----------------------------------------------------------------------------
@@ -472,29 +472,29 @@ def test_a_waiter_holds_no_slot(desk: Desk, home: Desk) -> None:
 
 def test_a_renewed_errand_is_not_removed_as_done(desk: Desk, home: Desk) -> None:
     one = invoke_far(desk)
-    fired = desk.run("fire", "leader", 60_000, 100)
+    fired = desk.run("fire_timers", "leader", 60_000, 100)
     name, due = fired[3]
     assert name == b"l" + one.encode()
     desk.cancel(one)
     with desk.unchanged():
-        assert desk.run("errand", name, due, "") == 0
-        assert desk.run("errand", name, due, 1000) == 0
+        assert desk.run("finish_errand", name, due, "") == 0
+        assert desk.run("finish_errand", name, due, 1000) == 0
     resolve_request(desk, home, one)
     with desk.unchanged():
-        assert desk.run("errand", name, due, "") == 0
+        assert desk.run("finish_errand", name, due, "") == 0
 
 
 def test_an_errand_is_postponed(desk: Desk) -> None:
     desk.do("ZADD", "errands", 17, "zsomething")
     assert desk.state.errands == {b"zsomething": 17.0}
-    assert desk.run("fire", "leader", 60_000, 100)[3] == [b"zsomething", b"17"]
+    assert desk.run("fire_timers", "leader", 60_000, 100)[3] == [b"zsomething", b"17"]
     before = desk.now()
-    assert desk.run("errand", "zsomething", 17, FAR) == 1
+    assert desk.run("finish_errand", "zsomething", 17, FAR) == 1
     assert before + FAR <= desk.state.errands[b"zsomething"] <= desk.now() + FAR
-    assert desk.run("fire", "leader", 60_000, 100)[3] == []
+    assert desk.run("fire_timers", "leader", 60_000, 100)[3] == []
 
 
 def test_errands_are_listed_oldest_first_in_bounded_batches(desk: Desk) -> None:
     for due in (3, 1, 2):
         desk.do("ZADD", "errands", due, f"z{due}")
-    assert desk.run("fire", "leader", 60_000, 2)[3][::2] == [b"z1", b"z2"]
+    assert desk.run("fire_timers", "leader", 60_000, 2)[3][::2] == [b"z1", b"z2"]

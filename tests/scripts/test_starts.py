@@ -39,35 +39,35 @@ def errand(desk: Desk, name: str) -> float | None:
 def test_a_schedule_is_read_with_the_servers_time(desk: Desk) -> None:
     now, packed = desk.run("read_schedule", "s")
     assert packed is None
-    assert desk.run("schedule", "s", "", TICKING, 1, *NOTHING) == 1
+    assert desk.run("change_schedule", "s", "", TICKING, 1, *NOTHING) == 1
     later, packed = desk.run("read_schedule", "s")
     assert packed == TICKING and later >= now > 1_700_000_000_000
 
 
 def test_a_schedule_is_changed_only_in_the_version_that_was_read(desk: Desk) -> None:
-    assert desk.run("schedule", "s", "", TICKING, 1, *NOTHING) == 1
+    assert desk.run("change_schedule", "s", "", TICKING, 1, *NOTHING) == 1
     for seen in (b"", NEXT):
         with desk.unchanged():
-            assert desk.run("schedule", "s", seen, RESTING, "", *started()) == 0
-    assert desk.run("schedule", "s", TICKING, NEXT, 2, *NOTHING) == 1
+            assert desk.run("change_schedule", "s", seen, RESTING, "", *started()) == 0
+    assert desk.run("change_schedule", "s", TICKING, NEXT, 2, *NOTHING) == 1
     assert errand(desk, "ks") == 2
-    assert desk.run("schedule", "s", NEXT, RESTING, "", *NOTHING) == 1
+    assert desk.run("change_schedule", "s", NEXT, RESTING, "", *NOTHING) == 1
     assert errand(desk, "ks") is None
-    assert desk.run("schedule", "s", RESTING, "", "", *NOTHING) == 1
+    assert desk.run("change_schedule", "s", RESTING, "", "", *NOTHING) == 1
     assert desk.state.schedules == {}
     with desk.unchanged():
-        assert desk.run("schedule", "s", RESTING, TICKING, 1, *NOTHING) == 0
+        assert desk.run("change_schedule", "s", RESTING, TICKING, 1, *NOTHING) == 0
 
 
 def test_a_tick_starts_its_execution_and_sets_the_next(desk: Desk) -> None:
-    desk.run("schedule", "s", "", TICKING, 1, *NOTHING)
+    desk.run("change_schedule", "s", "", TICKING, 1, *NOTHING)
     starting = started()
-    assert desk.run("schedule", "s", TICKING, NEXT, 2, *starting) == 1
+    assert desk.run("change_schedule", "s", TICKING, NEXT, 2, *starting) == 1
     by = desk.deliver()
     assert by.id == starting[0] and desk.execution(by.id)["input"] == b"in"
     assert errand(desk, "ks") == 2 and desk.state.schedules == {b"s": NEXT}
     with desk.unchanged():
-        assert desk.run("schedule", "s", TICKING, NEXT, 2, *started()) == 0, "fired once"
+        assert desk.run("change_schedule", "s", TICKING, NEXT, 2, *started()) == 0, "fired once"
 
 
 def test_a_tick_whose_execution_exists_starts_no_other(desk: Desk) -> None:
@@ -75,15 +75,15 @@ def test_a_tick_whose_execution_exists_starts_no_other(desk: Desk) -> None:
     starting = started()
     desk.invoke(starting[0])
     entry = desk.execution(starting[0])["entry"]
-    desk.run("schedule", "s", "", TICKING, 1, *NOTHING)
-    assert desk.run("schedule", "s", TICKING, NEXT, 2, *starting) == 1
+    desk.run("change_schedule", "s", "", TICKING, 1, *NOTHING)
+    assert desk.run("change_schedule", "s", TICKING, NEXT, 2, *starting) == 1
     assert desk.execution(starting[0])["entry"] == entry
 
 
 def test_a_started_execution_takes_options(desk: Desk) -> None:
-    desk.run("schedule", "s", "", TICKING, 1, *NOTHING)
+    desk.run("change_schedule", "s", "", TICKING, 1, *NOTHING)
     starting = started({"queue": "q", "semaphore": "q", "limit": 1, "near": True})
-    desk.run("schedule", "s", TICKING, NEXT, 2, *starting)
+    desk.run("change_schedule", "s", TICKING, NEXT, 2, *starting)
     assert desk.deliver(queue="q").id == starting[0]
 
 
@@ -101,12 +101,12 @@ def subscribed(desk: Desk, *events: str) -> list[bytes]:
 def test_events_start_an_execution_once(desk: Desk) -> None:
     start, _, last = subscribed(desk, "a", "b")
     starting = started()
-    assert desk.run("trigger", "news", "wf", start, last, 0, *as_triggered(starting)) == 0
+    assert desk.run("trigger_workflow", "news", "wf", start, last, 0, *as_triggered(starting)) == 0
     assert desk.state.subs == {b"news": {b"twf": last}}
     assert desk.deliver().id == starting[0]
     with desk.unchanged():
-        assert desk.run("trigger", "news", "wf", start, last, 0, *as_triggered(started())) == -1
-        assert desk.run("trigger", "news", "other", start, last, 0, *as_triggered(started())) == -1
+        assert desk.run("trigger_workflow", "news", "wf", start, last, 0, *as_triggered(started())) == -1
+        assert desk.run("trigger_workflow", "news", "other", start, last, 0, *as_triggered(started())) == -1
     assert desk.read_entries("w1") == []
 
 
@@ -114,9 +114,9 @@ def test_a_batch_may_have_to_wait(desk: Desk) -> None:
     start, last = subscribed(desk, "a")
     now, _ = desk.run("read_schedule", "s")
     with desk.unchanged():
-        left = desk.run("trigger", "news", "wf", start, last, now + FAR, *as_triggered(started()))
+        left = desk.run("trigger_workflow", "news", "wf", start, last, now + FAR, *as_triggered(started()))
     assert FAR - 60_000 < left <= FAR
-    assert desk.run("trigger", "news", "wf", start, last, now, *as_triggered(started())) == 0
+    assert desk.run("trigger_workflow", "news", "wf", start, last, now, *as_triggered(started())) == 0
 
 
 def test_a_repeated_subscription_keeps_its_position(desk: Desk) -> None:

@@ -257,7 +257,7 @@ def test_forgetting_executions_is_bounded_too(desk: Desk) -> None:
 
 def test_one_worker_at_a_time_is_the_timer_leader(desk: Desk) -> None:
     desk.make_due(f"s{desk.parked('ok', FAR)} ok")
-    assert desk.run("fire", "w1", 60_000, 0) == [0, 0, 0, []]
+    assert desk.run("fire_timers", "w1", 60_000, 0) == [0, 0, 0, []]
     assert 0 < desk.state.ttl[keys.TIMER_LEADER] <= 60_000
     with desk.unchanged():
         assert desk.fire(worker="w2") == [-1]
@@ -293,7 +293,7 @@ def test_cancel_ends_an_execution_in_any_state(desk: Desk, state: str) -> None:
     if state != "queued":
         by = desk.deliver()
     if state == "put back":
-        assert desk.run("putback", "default", by.id, by.entry, FAR) == 1
+        assert desk.run("put_back", "default", by.id, by.entry, FAR) == 1
     if state == "waiting":
         desk.suspend(by, "ok", FAR)
         desk.backoff(by, "b")
@@ -313,7 +313,7 @@ def test_cancel_notifies_the_worker_and_the_watchers(desk: Desk) -> None:
         by = desk.start()
         by.owner = "w1:abc"
         desk.write(by, "a")
-        desk.run("watch", by.id, "me")
+        desk.run("watch_execution", by.id, "me")
         desk.cancel(by.id, by="")
         assert w1.received(1) == [[b"cancelled", by.id.encode(), by.entry]]
         assert me.received(1) == [[b"done", by.id.encode(), b"cancelled", b"cancelled_by", b""]]

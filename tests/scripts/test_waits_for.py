@@ -40,7 +40,7 @@ def test_a_wait_for_a_time_sets_its_timer(desk: Desk, how: str) -> None:
     by = desk.start()
     before = desk.now()
     ms, until = (FAR, "") if how == "for" else ("", before + FAR)
-    reply = desk.run("wait", *by.fence, "a pause", ms, until, "", "", "", "", "workflow_start", b"\x80")
+    reply = desk.run("open_wait", *by.fence, "a pause", ms, until, "", "", "", "", "workflow_start", b"\x80")
     after = desk.now()
     assert reply[0] == 1 and unpacked(reply[1]) == desk.record(by.id, "a pause")
     version, kind, status, opened, due, *rest = desk.record(by.id, "a pause")
@@ -122,7 +122,7 @@ def test_a_wait_for_a_time_cannot_be_answered(desk: Desk) -> None:
     with desk.unchanged():
         assert desk.answer(by.id, "pause") == [b"unknown"]
         assert desk.answer(by.id, "pause", early=True) == [b"unknown"]
-        assert desk.run("inbox", "-inf", 9) == []
+        assert desk.run("list_suspensions", "-inf", 9) == []
 
 
 # --- events -----------------------------------------------------------------------------
@@ -292,29 +292,29 @@ def test_deliver_decides_and_wakes(desk: Desk, home: Desk) -> None:
     entry = home.publish(FAR_TOPIC, "kind", b"\xc4\x01\x00")
     assert list(home.state.errands) == [b"w" + entry + b" " + FAR_TOPIC.encode()]
     before = desk.now()
-    assert desk.run("deliver", member, entry, "kind", b"\xc4\x01\x00") == 1
+    assert desk.run("deliver_event", member, entry, "kind", b"\xc4\x01\x00") == 1
     record = desk.record(by.id, "it then")
     assert record[2] == b"event" and record[7:10] == [entry, b"kind", b"\xc4\x01\x00"]
     assert before <= record[10] <= desk.now()
     assert desk.execution(by.id)["status"] == b"queued"
     assert desk.state.timers == desk.state.errands == {}, "the errand that delivered it ends the subscription"
     with desk.unchanged():
-        assert desk.run("deliver", member, b"9-9", "kind", b"\x01") == 0
+        assert desk.run("deliver_event", member, b"9-9", "kind", b"\x01") == 0
 
 
 def test_deliver_tells_an_opening_wait_from_one_that_will_not_open(desk: Desk, home: Desk) -> None:
     by = desk.start()
     member = subscriber(by, "it then", "f")
     with desk.unchanged():
-        assert desk.run("deliver", member, b"1-1", "e", b"\x01") == -1
+        assert desk.run("deliver_event", member, b"1-1", "e", b"\x01") == -1
         other = Activated(by.id, b"1-1", "")
-        assert desk.run("deliver", subscriber(other, "it then", "f"), b"1-1", "e", b"\x01") == 0
+        assert desk.run("deliver_event", subscriber(other, "it then", "f"), b"1-1", "e", b"\x01") == 0
     desk.write(by, "it then")
     with desk.unchanged():
-        assert desk.run("deliver", member, b"1-1", "e", b"\x01") == 0
+        assert desk.run("deliver_event", member, b"1-1", "e", b"\x01") == 0
     desk.finish(by)
     with desk.unchanged():
-        assert desk.run("deliver", subscriber(by, "more", "f"), b"1-1", "e", b"\x01") == 0
+        assert desk.run("deliver_event", subscriber(by, "more", "f"), b"1-1", "e", b"\x01") == 0
 
 
 def test_deliver_to_a_subscription_of_an_earlier_activation_decides_nothing(desk: Desk, home: Desk) -> None:
@@ -322,7 +322,7 @@ def test_deliver_to_a_subscription_of_an_earlier_activation_decides_nothing(desk
     stale = subscriber(Activated(by.id, b"1-1", ""), "it then", "f")
     wait_far(desk, home, by)
     with desk.unchanged():
-        assert desk.run("deliver", stale, b"1-1", "e", b"\x01") == 0
+        assert desk.run("deliver_event", stale, b"1-1", "e", b"\x01") == 0
 
 
 @pytest.mark.failure(23)
@@ -334,5 +334,5 @@ def test_an_event_after_the_deadline_times_the_wait_out(desk: Desk, home: Desk) 
     due = desk.record(by.id, "it then")[4]
     while desk.now() < due:
         pass
-    assert desk.run("deliver", member, b"1-1", "e", b"\x01") == 0
+    assert desk.run("deliver_event", member, b"1-1", "e", b"\x01") == 0
     assert desk.record(by.id, "it then")[2] == b"expired"

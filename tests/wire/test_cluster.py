@@ -141,29 +141,29 @@ async def test_a_call_finds_the_slot_and_a_write_learns_that_it_has_moved(
 ) -> None:
     prefix = keys.prefix(namespace, 0).encode()
     wire = wire_to(redis_cluster.url, name="test", scripts=scripts.ALL)
-    assert await wire.call_script(scripts.WATCH, prefix, b"nobody", b"") is None
+    assert await wire.call_script(scripts.WATCH_EXECUTION, prefix, b"nobody", b"") is None
     source, epoch = redis_cluster.owner(prefix), wire.epoch
     to = redis_cluster.next_after(source)
     for node in redis_cluster.nodes:
         node.do("SCRIPT", "FLUSH")
     async with redis_cluster.migrating(prefix, to):
         with pytest.raises(ConnectionLostError, match="ASK"):
-            await wire.run(scripts.WATCH, prefix, b"nobody", b"")
+            await wire.run(scripts.WATCH_EXECUTION, prefix, b"nobody", b"")
         ready = asyncio.create_task(wire.ready(prefix))
         with pytest.raises(RedisUnavailableError, match=r"within 0\.2 s: .*ASK"):
-            await wire.call_script(scripts.WATCH, prefix, b"nobody", b"", patience=0.2)
+            await wire.call_script(scripts.WATCH_EXECUTION, prefix, b"nobody", b"", patience=0.2)
         assert not ready.done()
         assert wire.epoch == epoch, "nothing was lost, and nothing can have gone back"
     await soon(ready)
     assert wire.epoch > epoch
     await redis_cluster.move(prefix, source)
     epoch = wire.epoch
-    together = [wire.run(scripts.WATCH, prefix, b"nobody", b"") for _ in range(3)]
+    together = [wire.run(scripts.WATCH_EXECUTION, prefix, b"nobody", b"") for _ in range(3)]
     for call in together:
         with pytest.raises(ConnectionLostError, match="MOVED"):
             await call
         assert wire.epoch > epoch
-    assert await wire.call_script(scripts.WATCH, prefix, b"nobody", b"") is None
+    assert await wire.call_script(scripts.WATCH_EXECUTION, prefix, b"nobody", b"") is None
     there = wire.node(prefix)
     assert there is not None and there.address == f"127.0.0.1:{source.port}"
     await wire.close()

@@ -23,8 +23,8 @@ from tests.harness.visiting import visiting
 
 SCRIPTS = {script.sha.decode(): script.name for script in scripts.ALL}
 BESIDES = {
-    "renew",
-    "fire",
+    "renew_lease",
+    "fire_timers",
     "xpending",
     "hgetall",
     "xinfo",
@@ -60,7 +60,7 @@ class Monitor:
             name = words[0].lower()
             if name == "evalsha":
                 name = SCRIPTS[words[1]]
-            if name == "write" and not words[8]:
+            if name == "write_step" and not words[8]:
                 continue  # a start event: sent for steps that take long, so only on a slow machine
             if name == "echo":
                 self._mark.set()
@@ -155,8 +155,8 @@ async def _done(at: Running, execution_id: str) -> bool:
     ("which", "expected"),
     [
         (does_nothing, {"invoke": 1, "finish": 1}),
-        (takes_steps, {"invoke": 1, "write": 10, "finish": 1}),
-        (gathers_steps, {"invoke": 1, "write": 10, "finish": 1}),
+        (takes_steps, {"invoke": 1, "write_step": 10, "finish": 1}),
+        (gathers_steps, {"invoke": 1, "write_step": 10, "finish": 1}),
     ],
 )
 async def test_calls_of_an_execution(
@@ -171,8 +171,8 @@ async def test_calls_of_an_execution(
 @pytest.mark.parametrize(
     ("which", "expected"),
     [
-        (naps, {"invoke": 1, "wait": 1, "finish": 1}),
-        (starts_children, {"invoke": 1, "spawn": 3, "load": 1, "finish": 251}),
+        (naps, {"invoke": 1, "open_wait": 1, "finish": 1}),
+        (starts_children, {"invoke": 1, "start_children": 3, "load": 1, "finish": 251}),
     ],
 )
 async def test_calls_of_a_parked_execution(
@@ -199,7 +199,7 @@ async def test_calls_of_a_race_between_waits(server: EmbeddedServer, namespace: 
         seen = await monitor.drain(at.client)
         del seen["hmget"]
         assert _reads(seen) <= 5
-        assert seen == {"invoke": 1, "suspend": 1, "wait": 1, "park": 1, "answer": 1, "finish": 1}
+        assert seen == {"invoke": 1, "suspend": 1, "open_wait": 1, "park": 1, "answer": 1, "finish": 1}
 
 
 async def test_deliveries_share_a_read(server: EmbeddedServer, namespace: str) -> None:
@@ -211,8 +211,8 @@ async def test_deliveries_share_a_read(server: EmbeddedServer, namespace: str) -
         seen = await monitor.drain(at.client)
         assert _reads(seen) < 100
         assert (seen["invoke"], seen["finish"]) == (500, 500)
-        assert set(seen) <= {"invoke", "finish", "watch", "ssubscribe"}
-        assert seen["watch"] <= 500
+        assert set(seen) <= {"invoke", "finish", "watch_execution", "ssubscribe"}
+        assert seen["watch_execution"] <= 500
 
 
 async def test_calls_of_a_suspension(server: EmbeddedServer, namespace: str) -> None:
@@ -224,14 +224,14 @@ async def test_calls_of_a_suspension(server: EmbeddedServer, namespace: str) -> 
         seen = await monitor.drain(at.client)
         del seen["hmget"]  # the test's own status checks
         assert _reads(seen) <= 3
-        assert seen == {"invoke": 1, "write": 1, "suspend": 1, "park": 1}
+        assert seen == {"invoke": 1, "write_step": 1, "suspend": 1, "park": 1}
 
         await at.answer(handle, "ask")
         await until(lambda: _done(at, handle.id))
         seen = await monitor.drain(at.client)
         del seen["hmget"]
         assert _reads(seen) <= 3
-        assert seen == {"answer": 1, "write": 1, "finish": 1}
+        assert seen == {"answer": 1, "write_step": 1, "finish": 1}
 
 
 ANSWER = {"approved": True}

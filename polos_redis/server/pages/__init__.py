@@ -13,7 +13,7 @@ def add_pages(app: FastAPI) -> None:
     from polos_redis.server.pages.executions import router as executions
     from polos_redis.server.pages.inbox import router as inbox
     from polos_redis.server.pages.login import router as login
-    from polos_redis.server.pages.sessions import Sessions
+    from polos_redis.server.sessions import Sessions
     from polos_redis.server.site import Site
 
     site: Site = app.state.site

@@ -32,12 +32,12 @@ from polos_redis.server.pages import forms
 from polos_redis.server.pages.draft import Draft
 from polos_redis.server.pages.page_route import PageRoute
 from polos_redis.server.pages.rendering import approve_path, redirect, render
-from polos_redis.server.pages.sessions import sessions_of
 from polos_redis.server.pages.shown_values import as_json
 from polos_redis.server.pages.suspension_summary import outcome, summary
 from polos_redis.server.pages.visitors import visitor
 from polos_redis.server.problems import Problem
 from polos_redis.server.security import check_address, check_link
+from polos_redis.server.sessions import sessions_of
 from polos_redis.server.site import site_of
 
 MAX_CONTROLS = 4000  # of one submitted form

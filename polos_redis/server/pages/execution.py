@@ -14,11 +14,11 @@ from polos_redis.decisions.answer_policy import verdict
 from polos_redis.errors import ExecutionFinishedError, ExecutionNotFoundError, NotFailedError
 from polos_redis.server.pages.page_route import PageRoute
 from polos_redis.server.pages.rendering import redirect, render
-from polos_redis.server.pages.sessions import sessions_of
 from polos_redis.server.pages.shown_values import as_json
 from polos_redis.server.pages.suspension_summary import outcome
 from polos_redis.server.pages.timeline import ENDED, timeline
 from polos_redis.server.pages.visitors import visitor
+from polos_redis.server.sessions import sessions_of
 from polos_redis.server.site import site_of
 from polos_redis.values.times import iso
 

@@ -10,8 +10,8 @@ from polos_redis import apikeys
 from polos_redis.server import problems
 from polos_redis.server.pages.page_route import PageRoute
 from polos_redis.server.pages.rendering import redirect, render
-from polos_redis.server.pages.sessions import sessions_of
 from polos_redis.server.rates import network_of
+from polos_redis.server.sessions import sessions_of
 from polos_redis.server.site import site_of
 
 router = APIRouter(route_class=PageRoute)

@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from polos_redis.server.callers import Caller
 from polos_redis.server.pages import labels, shown_values, times
 from polos_redis.server.pages.assets import address
-from polos_redis.server.pages.sessions import sessions_of
+from polos_redis.server.sessions import sessions_of
 
 HEADERS = {
     "Content-Security-Policy": (

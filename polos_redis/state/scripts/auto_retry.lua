@@ -3,7 +3,7 @@
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 error  6 how many retries it has  7 delay in ms
 --       8.. events that come before the retry's
--- Returns the number of the new run; 0 when no retry is left (nothing is changed); -1 or -2 as write does.
+-- Returns the number of the new run; 0 when no retry is left (nothing is changed); -1 or -2 as write_step does.
 -- #include fence
 -- #include rerun
 local P, id, entry, owner, known, error, most, delay = KEYS[1], unpack(ARGV, 1, 7)

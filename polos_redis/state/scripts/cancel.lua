@@ -4,7 +4,7 @@
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 the run that the caller saw  3 who, or ''
 -- Returns {'missing'}, {'finished', status}, {'run', current run} when it is another run by now, or {'cancelled'}.
--- #include termination
+-- #include cancelling
 local P, id, seen, by = KEYS[1], unpack(ARGV)
 local e = redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS))
 if not e[EXEC_STATUS] then return {'missing'} end

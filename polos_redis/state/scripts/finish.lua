@@ -4,7 +4,7 @@
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 'completed' or 'failed'  6 output (codec) or error
 --       7 data of the finish event  8 further fields of the execution (msgpack list), or ''
 --       9.. events that come before it
--- Returns 0; -1 or -2 as write does.
+-- Returns 0; -1 or -2 as write_step does.
 -- #include fence
 -- #include ending
 local P, id, entry, owner, known, status, value, event, more = KEYS[1], unpack(ARGV, 1, 8)

@@ -3,7 +3,7 @@
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 state of the workflow (codec), or ''
 --       6 how many waits the workflow's code has given up: they are closed  7.. step keys: those, then the waits
--- Returns 0 when parked; {changes, key, record, ...} with the decided ones when not; -1 or -2 as write does;
+-- Returns 0 when parked; {changes, key, record, ...} with the decided ones when not; -1 or -2 as write_step does;
 -- -3 when the journal does not hold one of the waits.
 -- #include fence
 -- #include clock

@@ -8,7 +8,7 @@
 --       what holds when nobody answers in time), event_data (codec: where it is more than what is shown), channels (a
 --       list: by which people are notified), run (where it is not the first)
 --       13.. events that come before it on the workflow's topic
--- Returns {changes, record}; -1 or -2 as write does.
+-- Returns {changes, record}; -1 or -2 as write_step does.
 -- #include fence
 -- #include clock
 -- #include resolve

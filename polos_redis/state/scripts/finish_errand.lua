@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- errand: remove an errand that is done, or postpone it.
+-- finish_errand: remove an errand that is done, or postpone it.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 errand  2 its due time as the caller saw it  3 ms from now until it is due again, '' when it is done
 -- Returns 1, or 0 when it was postponed or noted again meanwhile (nothing is changed).

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- prune: remove a consumer that holds no entries and whose worker is gone, and its lease row.
+-- prune_consumer: remove a consumer that holds no entries and whose worker is gone, and its lease row.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 queue  2 consumer  3 the lease counter that the caller has seen unchanged, '' for none
 -- Returns 1 when removed, 0 when it holds entries or was renewed since.

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- inbox: a page of open suspensions, oldest first.
+-- list_suspensions: a page of open suspensions, oldest first.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 opened after (us, exclusive) or '-inf'  2 limit
 -- Returns a list of {execution id, step key, workflow, opened us, record}.

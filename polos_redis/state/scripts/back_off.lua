@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- backoff: journal a failed attempt that is retried later, and set the timer that wakes the execution.
+-- back_off: journal a failed attempt that is retried later, and set the timer that wakes the execution.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 record, as for write  7 delay in ms
 --       8 the races it takes part in, as for join  9.. events, as for write
--- Returns as write does.
+-- Returns as write_step does.
 -- #include fence
 -- #include clock
 -- #include attempt

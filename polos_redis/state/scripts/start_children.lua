@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- spawn: start some children of a step, a bounded number at a time. A child that exists is left as it is; one that
--- failed before its parent was retried runs again. Idempotent.
+-- start_children: start some children of a step, a bounded number at a time. A child that exists is left as it is; one
+-- that failed before its parent was retried runs again. Idempotent.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 'open' when they are waited for, else 'started'
 --       7 children of the step  8 index of the first of these  9 retention in ms  10 the race it decides, or ''
 --       11 the races it takes part in, as for join  12 number of the events' arguments
 --       13.. those, then for each child: id, workflow, input (codec), options (msgpack map)
--- Returns {changes, record}; -1 or -2 as write does.
+-- Returns {changes, record}; -1 or -2 as write_step does.
 -- #include fence
 -- #include creation
 -- #include rerun

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- list: a page of executions of some statuses and workflows, newest first.
+-- list_executions: a page of executions of some statuses and workflows, newest first.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 created before (us, exclusive) or '+inf'  2 limit  3 workflow, or '' for all  4.. statuses
 -- Returns a list of {id, workflow, status, created us, started ms, finished ms}.

@@ -1,6 +1,6 @@
 #!lua
--- trigger: start an execution of a workflow that has subscribed to a topic with events of it, and move the subscription
--- past them.
+-- trigger_workflow: start an execution of a workflow that has subscribed to a topic with events of it, and move the
+-- subscription past them.
 -- KEYS  1 the prefix of the topic's partition
 -- ARGV  1 topic  2 workflow  3 the place its subscription was at  4 its new place: the last of these events
 --       5 not before this ms  6 execution  7 input (codec)  8 retention in ms

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- group: create a queue's stream and its group, from the beginning of the stream, unless they exist.
+-- create_group: create a queue's stream and its group, from the beginning of the stream, unless they exist.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 queue
 -- Returns 1.

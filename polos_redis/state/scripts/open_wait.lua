@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- wait: open a wait for a time or for an event. Idempotent: an existing record is returned as it is.
+-- open_wait: open a wait for a time or for an event. Idempotent: an existing record is returned as it is.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 ms from now, or ''  7 until ms, or ''
 --       8 topic, '' for a delay  9 its subscriber: 'w<entry> <id> <step key>' when the topic lives in this partition;
 --       'f...' when it has subscribed in another one  10 the race it decides, or ''
 --       11 the races it takes part in, as for join  12.. events that come before it on the workflow's topic
--- Returns {changes, record}; -1 or -2 as write does.
+-- Returns {changes, record}; -1 or -2 as write_step does.
 -- #include fence
 -- #include clock
 -- #include resolve

@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
--- choose: journal the winner of a race, unless a wait that was decided has won it before, and close the other waits.
+-- choose_winner: journal the winner of a race, unless a wait that was decided has won it before, and close the other
+-- waits.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key of the race  6 the branch that came first
 --       7.. what was started in the branches: step key, branch, ...
--- Returns {changes, record}; -1 or -2 as write does.
+-- Returns {changes, record}; -1 or -2 as write_step does.
 -- #include fence
 -- #include clock
 -- #include resolve

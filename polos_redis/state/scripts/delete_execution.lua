@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- delete: forget an execution before its retention ends. The audit of a root and its descendants keeps who, when and on
--- what; it loses the answers.
+-- delete_execution: forget an execution before its retention ends. The audit of a root and its descendants keeps who,
+-- when and on what; it loses the answers.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id
 -- Returns {'deleted', 1 or 0 when there was no such execution, entries of the audit}, or {'status', its status} when it
 -- has not ended or descendants of it have not.
--- #include forgetting
+-- #include deletion
 local P, id = KEYS[1], unpack(ARGV)
 local ENTRY_ANSWER <const> = 10 -- in an entry of the audit, see note_audit
 local status = redis.call('HGET', P .. 'exec:' .. id, 'status')

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- advance: move a subscription past the events it was given, unless another errand of the topic was quicker.
+-- advance_subscription: move a subscription past the events it was given, unless another errand of the topic was
+-- quicker.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 topic  2 member  3 the place it was at  4 the new place, '' to end the subscription
 -- Returns 1, or 0 when it is not at that place any more.

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- deliver: decide a wait with an event of a topic whose subscription is in another partition, or one of very many.
+-- deliver_event: decide a wait with an event of a topic whose subscription is in another partition, or one of very
+-- many.
 -- KEYS  1 the partition's prefix
--- ARGV  1 subscriber (see wait)  2 event id  3 event type  4 data (codec)
+-- ARGV  1 subscriber (see open_wait)  2 event id  3 event type  4 data (codec)
 -- Returns 1, 0 when it does not wait, or no longer, or -1 when it has subscribed and its wait is about to open.
 -- #include event
 local P, member, event, kind, data = KEYS[1], unpack(ARGV)

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- slot_holders: a page of the executions that hold slots of a semaphore and live in another partition.
+-- read_slot_holders: a page of the executions that hold slots of a semaphore and live in another partition.
 -- KEYS  1 the prefix of the semaphore's home partition
 -- ARGV  1 semaphore  2 cursor, '0' for the first page
 -- Returns {the next cursor, '0' after the last page, flat list of executions and their versions}, or nil when the

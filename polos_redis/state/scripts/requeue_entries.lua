@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
--- requeue: move entries from a consumer back to the queue, as new ones at its end: acknowledged, deleted, added.
+-- requeue_entries: move entries from a consumer back to the queue, as new ones at its end: acknowledged, deleted,
+-- added.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 queue  2 consumer  3 'lost' (its worker died: counted) or 'back' (handed back: not counted)
 --       4 how many losses in a row without progress fail an execution  5.. entries
 -- Returns {requeued, failed for good, dropped (stale)}.
--- #include termination
+-- #include cancelling
 local P, queue, consumer, why, most = KEYS[1], unpack(ARGV, 1, 4)
 local ENTRIES <const> = 5
 local stream, requeued, failed, dropped = queue_key(P, queue), 0, 0, 0

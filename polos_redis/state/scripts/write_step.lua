@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- write: journal a step's record and emit events, or emit events alone (a start notice).
+-- write_step: journal a step's record and emit events, or emit events alone (a start notice).
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key, '' for events alone
 --       6 record: a msgpack array without its last item, the time, which is added here

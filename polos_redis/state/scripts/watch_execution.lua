@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- watch: register a client for the end of an execution, or return how it has ended.
+-- watch_execution: register a client for the end of an execution, or return how it has ended.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 the client's reply channel (the part after 'reply:'), '' to look only
 -- Returns nil when there is none, {status} when it is live, {status, output, error, cancelled by} when it has ended.

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- putback: return an execution to the queue after a delay, because this worker does not know its workflow.
+-- put_back: return an execution to the queue after a delay, because this worker does not know its workflow.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 queue  2 id  3 entry  4 delay in ms
 -- Returns 1, or 0 when the entry was not the live one (it is deleted).

@@ -1,6 +1,6 @@
 #!lua
--- schedule: change a schedule that is still as the caller saw it, and start the execution of the tick that was due. So
--- a tick fires once, however many workers see it.
+-- change_schedule: change a schedule that is still as the caller saw it, and start the execution of the tick that was
+-- due. So a tick fires once, however many workers see it.
 -- KEYS  1 the prefix of the schedule's partition
 -- ARGV  1 schedule  2 as the caller saw it (msgpack), '' for none  3 as it is to be, '' to remove it
 --       4 its next tick in ms, '' for none  5 execution to start, '' for none  6 workflow  7 input (codec)

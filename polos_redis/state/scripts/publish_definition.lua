@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- define: store what workers announce of a workflow, or the limit of a queue. Allowed at maxmemory: workers must be
--- able to start where memory is to be freed.
+-- publish_definition: store what workers announce of a workflow, or the limit of a queue. Allowed at maxmemory:
+-- workers must be able to start where memory is to be freed.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 'workflow' or 'limit'  2 workflow or queue  3 definition (msgpack) or limit, '' for none
 -- Returns 1.

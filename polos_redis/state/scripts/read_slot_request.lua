@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- slot_request: look up what an execution wants of its semaphore now.
+-- read_slot_request: look up what an execution wants of its semaphore now.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 execution
 -- Returns {semaphore, limit, version, 1 when it wants a slot or holds one else 0}, or nil when it is in no semaphore.

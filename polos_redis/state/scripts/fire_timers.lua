@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
--- fire: decide what is due, oldest first, in a bounded batch. One worker at a time is the timer leader; the others
--- are told to come back, so idle workers cost next to nothing.
+-- fire_timers: decide what is due, oldest first, in a bounded batch. One worker at a time is the timer leader; the
+-- others are told to come back, so idle workers cost next to nothing.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 worker  2 how long it is the timer leader, ms  3 largest batch
 -- Returns {timers fired, executions forgotten, ms until the next timer or -1, flat list of errands that are due and
 -- their times: the caller runs these, as they concern other partitions or need more than Lua}, or {-1} when another
 -- worker is the timer leader.
--- #include termination
+-- #include cancelling
 -- #include event
--- #include forgetting
+-- #include deletion
 local P, worker, hold, batch = KEYS[1], unpack(ARGV)
 local limit = tonumber(batch)
 local holder = redis.call('GET', P .. 'timer_leader')
