@@ -195,7 +195,7 @@ def test_an_invalid_id_is_refused(id: Any) -> None:
         workflow(id=id)(_two)
 
 
-@pytest.mark.parametrize("wanted", ["", None, 5, _two])
+@pytest.mark.parametrize("target", ["", None, 5, _two])
 async def test_invoking_something_else_is_refused(target: Any, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         with pytest.raises(ConfigurationError, match="expected a workflow or a workflow's id, not"):

@@ -475,7 +475,7 @@ async def keeps_what_it_cannot(ctx: WorkflowContext, input: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("how", "type", "named"),
+    ("kind", "type", "named"),
     [
         ("park", "NotStorableError", r"ctx\.state can't be saved: \$\.note\.values\[1\]"),
         ("finish", "NotStorableError", r"ctx\.state can't be saved: \$\.note\.values\[1\]"),
