@@ -1,1 +1,1 @@
-"""What polos-redis costs and how fast it is: `python -m benchmarks` (docs/benchmarks.md)."""
+"""Benchmarks of speed and cost: `python -m benchmarks` (docs/benchmarks.md)."""

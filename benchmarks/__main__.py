@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: see `--help` and docs/benchmarks.md."""
+"""Command line of the benchmarks: `python -m benchmarks --help`, docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -21,40 +21,49 @@ from polos_redis.errors import PolosError
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="How fast polos-redis is on this machine, and what it costs: one Redis of its own "
-        "with the settings as shipped, one worker process, one client process.",
+        description="Measure the speed and cost of polos-redis on this machine, with a private Redis "
+        "(settings as shipped), one worker process and one client process.",
         epilog=f"scenarios: {', '.join(scenarios.ALL)}",
     )
-    parser.add_argument("--only", action="append", choices=list(scenarios.ALL), metavar="NAME", default=[])
-    parser.add_argument("--quick", action="store_true", help="small numbers: to see that it works")
-    parser.add_argument("--json", action="store_true", help="JSON instead of the table")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="medians of N runs")
     parser.add_argument(
-        "--server", default="redis", metavar="WHICH", help="redis (default), valkey, or a path"
+        "--only",
+        action="append",
+        choices=list(scenarios.ALL),
+        metavar="NAME",
+        default=[],
+        help="run only this scenario; may be repeated",
+    )
+    parser.add_argument("--quick", action="store_true", help="small numbers, to check that it works")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="report medians of N runs")
+    parser.add_argument(
+        "--server", default="redis", metavar="WHICH", help="redis (default), valkey, or a server's path"
     )
     parser.add_argument(
-        "--loop", choices=("asyncio", "uvloop"), default="asyncio", help="of worker and client"
+        "--loop", choices=("asyncio", "uvloop"), default="asyncio", help="event loop of worker and client"
     )
-    parser.add_argument("--in-flight", type=int, default=256, metavar="N", help="calls of the client at once")
-    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="cProfile of the worker, by scenario")
-    chosen = parser.parse_args()
-    if chosen.repeat < 1 or chosen.in_flight < 1:
-        parser.error("--repeat and --in-flight are 1 or more")
-    return chosen
+    parser.add_argument("--in-flight", type=int, default=256, metavar="N", help="concurrent client calls")
+    parser.add_argument(
+        "--profile", type=Path, metavar="FOLDER", help="save a cProfile of each scenario's worker"
+    )
+    args = parser.parse_args()
+    if args.repeat < 1 or args.in_flight < 1:
+        parser.error("--repeat and --in-flight must be at least 1")
+    return args
 
 
 class Progress:
-    """One line on a terminal's standard error that tells what is going on."""
+    """Progress line on standard error, if that is a terminal."""
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
         self._scenario = ""
 
-    def begin(self, scenario: str) -> None:
+    def start(self, scenario: str) -> None:
         self._scenario = scenario
-        self.say("")
+        self.show("")
 
-    def say(self, text: str) -> None:
+    def show(self, text: str) -> None:
         if self._shown:
             print(f"\r\033[K{self._scenario} {text}", end="", file=sys.stderr, flush=True)
 
@@ -63,19 +72,23 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-async def measure(chosen: argparse.Namespace, server: ServerBinary) -> list[Figure]:
-    """Run the chosen scenarios, each on a stage of its own."""
-    size = scenarios.QUICK if chosen.quick else scenarios.FULL
+async def measure(args: argparse.Namespace, server: ServerBinary) -> list[Figure]:
+    """Run the selected scenarios, each on a fresh stage."""
+    size = scenarios.QUICK if args.quick else scenarios.FULL
     progress = Progress()
     figures: list[Figure] = []
     try:
-        for name in chosen.only or scenarios.ALL:
+        for name in args.only or scenarios.ALL:
             runs = []
-            for turn in range(chosen.repeat):
-                progress.begin(name if chosen.repeat == 1 else f"{name} {turn + 1}/{chosen.repeat}")
-                profile = str(chosen.profile / f"{name}.pstats") if chosen.profile else ""
+            for turn in range(args.repeat):
+                progress.start(name if args.repeat == 1 else f"{name} {turn + 1}/{args.repeat}")
+                profile = str(args.profile / f"{name}.pstats") if args.profile else ""
                 async with open_stage(
-                    server, loop=chosen.loop, in_flight=chosen.in_flight, profile=profile, say=progress.say
+                    server,
+                    loop=args.loop,
+                    in_flight=args.in_flight,
+                    profile=profile,
+                    show_progress=progress.show,
                 ) as stage:
                     runs.append(await scenarios.ALL[name](stage, size))
             figures += median(runs)
@@ -90,22 +103,22 @@ def _loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop]:
     try:
         import uvloop
     except ImportError:
-        raise BenchmarkError("--loop uvloop needs it installed: pip install uvloop") from None
+        raise BenchmarkError("--loop uvloop needs the package: pip install uvloop") from None
     return uvloop.new_event_loop
 
 
 def main() -> int:
-    """Measure and show. 1 when something broke; a missed target is shown, and is no failure."""
-    chosen = arguments()
+    """Measures and prints the figures. Returns 1 if a benchmark failed; a missed target is not a failure."""
+    args = arguments()
     for name in [name for name in os.environ if name.startswith("POLOS_")]:
         del os.environ[name]  # settings as shipped
     try:
         load = os.getloadavg()[0]
-        server = choose_server(chosen.server)
-        if chosen.profile:
-            chosen.profile.mkdir(parents=True, exist_ok=True)
-        with asyncio.Runner(loop_factory=_loop_factory(chosen.loop)) as runner:
-            figures = runner.run(measure(chosen, server))
+        server = choose_server(args.server)
+        if args.profile:
+            args.profile.mkdir(parents=True, exist_ok=True)
+        with asyncio.Runner(loop_factory=_loop_factory(args.loop)) as runner:
+            figures = runner.run(measure(args, server))
     except (BenchmarkError, PolosError, OSError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
@@ -114,14 +127,14 @@ def main() -> int:
     about: dict[str, str | int] = {
         "polos-redis": version("polos-redis"),
         "python": platform.python_version(),
-        "loop": chosen.loop,
+        "loop": args.loop,
         server.flavour: server.version,
         "cores": os.cpu_count() or 0,
-        "in flight": chosen.in_flight,
-        "runs": chosen.repeat,
+        "in flight": args.in_flight,
+        "runs": args.repeat,
         "load before": f"{load:.1f}",
     }
-    if chosen.json:
+    if args.json:
         print(as_json(about, figures))
     else:
         show(about, figures, sys.stdout)

@@ -1,4 +1,4 @@
-"""What a benchmark finds out, and how it is shown: one table, or JSON."""
+"""Measured figures, and their output as a table or JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """CPU microseconds per execution, by process; None where there was none."""
+    """CPU microseconds per execution in each process; `worker` is None if no worker ran."""
 
     worker: float | None
     client: float
@@ -23,7 +23,7 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured number. `target` is what it should at least (`more`) or at most reach."""
+    """A measured value. `target` is the lower limit to reach if `more` is True, else the upper limit."""
 
     scenario: str
     name: str
@@ -35,35 +35,31 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is reached; None without one."""
+        """Whether the target is reached; None if there is no target."""
         if self.target is None:
             return None
         return self.value >= self.target if self.more else self.value <= self.target
 
 
 def median(runs: Sequence[Sequence[Figure]]) -> list[Figure]:
-    """The figures of a scenario that was run several times: the median of each."""
-
-    def middle(values: Sequence[float | None]) -> float | None:
-        found = [value for value in values if value is not None]
-        return statistics.median(found) if found else None
-
+    """The median of each figure over several runs of a scenario."""
     merged = []
     for same in zip(*runs, strict=True):
         cpus = [figure.cpu for figure in same if figure.cpu is not None]
         cpu = None
         if cpus:
+            workers = [cost.worker for cost in cpus if cost.worker is not None]
             cpu = Cpu(
-                middle([one.worker for one in cpus]),
-                statistics.median(one.client for one in cpus),
-                statistics.median(one.redis for one in cpus),
+                statistics.median(workers) if workers else None,
+                statistics.median(cost.client for cost in cpus),
+                statistics.median(cost.redis for cost in cpus),
             )
         merged.append(replace(same[0], value=statistics.median(figure.value for figure in same), cpu=cpu))
     return merged
 
 
 def as_json(about: dict[str, str | int], figures: Sequence[Figure]) -> str:
-    """Everything, unrounded."""
+    """All figures as JSON, unrounded."""
     rows = [{**asdict(figure), "met": figure.met} for figure in figures]
     return json.dumps({"about": about, "figures": rows}, indent=2)
 
@@ -72,11 +68,11 @@ HEAD = ("scenario", "figure", "value", "unit", "target", "worker us", "client us
 
 
 def show(about: dict[str, str | int], figures: Sequence[Figure], out: TextIO) -> None:
-    """One table: drawn on a terminal, plain columns elsewhere."""
+    """Prints a table: with lines on a terminal that is wide enough, in plain columns elsewhere."""
     rows = [_row(figure) for figure in figures]
-    said = ", ".join(f"{name} {value}" for name, value in about.items())
-    note = "us: CPU per execution (per suspended execution, call or resume where the scenario is about those)"
-    if out.isatty() and _drawn(figures, rows, f"{said}\n{note}", out):
+    conditions = ", ".join(f"{name} {value}" for name, value in about.items())
+    note = "us: CPU per execution (in some scenarios per suspended execution, call or resume)"
+    if out.isatty() and _draw(figures, rows, f"{conditions}\n{note}", out):
         return
     widths = [max(len(row[index]) for row in [HEAD, *rows]) for index in range(len(HEAD))]
     for row in [HEAD, *rows]:
@@ -85,11 +81,11 @@ def show(about: dict[str, str | int], figures: Sequence[Figure], out: TextIO) ->
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(cells).rstrip(), file=out)
-    print(f"\n{said}\n{note}", file=out)
+    print(f"\n{conditions}\n{note}", file=out)
 
 
-def _drawn(figures: Sequence[Figure], rows: Sequence[Sequence[str]], caption: str, out: TextIO) -> bool:
-    """Draw the table, if the terminal is wide enough."""
+def _draw(figures: Sequence[Figure], rows: Sequence[Sequence[str]], caption: str, out: TextIO) -> bool:
+    """Draws the table. Returns False without drawing if the terminal is too narrow."""
     console = Console(file=out)
     table = Table(caption=caption)
     for index, name in enumerate(HEAD):

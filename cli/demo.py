@@ -1,4 +1,4 @@
-"""`polos demo`: a workflow that asks a person, from beginning to end in one terminal."""
+"""`polos demo`: a workflow that asks for approval, from start to finish in one terminal."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ import typer
 
 from polos_redis.errors import PolosError
 
-from .options import SERVER_NEEDS, By, who
-from .output import line, panel, print_json, until
-from .values import UsageError
+from . import commands
+from .options import SERVER_NEEDS, By, UsageError, person
+from .output import Part, line, panel, print_json
+from .times import until
 
 if TYPE_CHECKING:
     from polos_redis.events import Event
     from polos_redis.polos import Polos
 
-NAMESPACE = "demo"  # whatever this shell's POLOS_NAMESPACE says: the other terminal may say something else
+NAMESPACE = "demo"  # fixed: POLOS_NAMESPACE may differ in the other terminal
 SUSPENSION = "high_value_approval"
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(short_help="See it work, in one terminal.")(demo)
+    commands.add(app, demo, "Watch an approval workflow in one terminal.")
 
 
 def demo(
-    approve: Annotated[bool, typer.Option("--approve", help="Approve instead of being asked.")] = False,
-    reject: Annotated[bool, typer.Option("--reject", help="Reject instead of being asked.")] = False,
+    approve: Annotated[bool, typer.Option("--approve", help="Approve without asking.")] = False,
+    reject: Annotated[bool, typer.Option("--reject", help="Reject without asking.")] = False,
     by: By = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Print the end as JSON; the story goes to stderr.")
+        bool, typer.Option("--json", help="Print the result as JSON and the progress to stderr.")
     ] = False,
 ) -> None:
-    """See a workflow stop for a person's approval and go on: a $5,000 charge, on a Redis of its own.
+    """Watch a workflow stop for approval and continue: a $5,000 charge, on a temporary Redis server.
 
-    Nothing needs to be installed or running, and nothing is left behind. While it asks, another terminal may
-    answer instead, with the `polos resume` line that is shown, or a browser, on the page whose address is.
+    Nothing needs to be installed or running, and nothing is left behind. While it asks, you can also answer
+    from another terminal, with the `polos resume` command shown, or in a browser, at the address shown.
 
     \b
     Examples:
@@ -51,25 +52,25 @@ def demo(
       polos demo --reject --json
     """
     if approve and reject:
-        raise UsageError("--approve and --reject contradict each other: give one of them")
+        raise UsageError("--approve and --reject contradict each other: pass one of them")
     decision = True if approve else False if reject else None
     if decision is None and not sys.stdin.isatty():
-        raise UsageError("there is no terminal to ask on: give --approve or --reject")
+        raise UsageError("there is no terminal to ask on: pass --approve or --reject")
     try:
-        asyncio.run(_Demo(decision, who(by), sys.stderr if json else sys.stdout, json).run())
+        asyncio.run(_Demo(decision, person(by), sys.stderr if json else sys.stdout, json).run())
     except KeyboardInterrupt:
         line("", stream=sys.stderr)
-        line("stopped; nothing is left behind", stream=sys.stderr)
+        line("stopped; nothing was left behind", stream=sys.stderr)
         raise typer.Exit(130) from None
 
 
 class _Demo:
-    """One run of the demo."""
+    """One run of the demo, and the prompt on its terminal."""
 
     def __init__(self, decision: bool | None, by: str | None, out: TextIO, json: bool) -> None:
         self.decision, self.by, self.out, self.json = decision, by, out, json
-        self.asking: asyncio.Task[None] | None = None
-        self.prompting = False
+        self.prompt: asyncio.Task[None] | None = None
+        self.prompt_open = False
         self.pages: str | None = None
 
     async def run(self) -> None:
@@ -81,7 +82,7 @@ class _Demo:
         self.say(("starting a Redis server and a worker", "dim"))
         async with (
             Polos(embedded=True, namespace=NAMESPACE, workflows=[charge_customer]) as polos,
-            _pages(polos, wanted=self.decision is None) as self.pages,
+            _pages(polos, needed=self.decision is None) as self.pages,
         ):
             request = ChargeRequest(
                 customer_id="cust_123", amount=5000.00, description="Enterprise annual subscription"
@@ -90,7 +91,7 @@ class _Demo:
             self.say("workflow ", (charge_customer.id, "bold"), f" started: {handle.id}")
             try:
                 async for event in stream_workflow(polos, handle.root_workflow_id, handle.id):
-                    await self.tell(polos, handle.id, event)
+                    await self.report(polos, handle.id, event)
             finally:
                 await self.stop_asking()
             result = await handle.result()
@@ -101,13 +102,13 @@ class _Demo:
         else:
             self.say((f"Charge {result.status}", "bold red"), f": {result.reason}")
 
-    # --- telling ------------------------------------------------------------------------
+    # --- reporting ----------------------------------------------------------------------
 
-    def say(self, *parts: Any) -> None:
+    def say(self, *parts: Part) -> None:
         line(*parts, stream=self.out)
 
-    async def tell(self, polos: Polos, execution_id: str, event: Event) -> None:
-        """Tell one event as it happens; a suspension is put before the person."""
+    async def report(self, polos: Polos, execution_id: str, event: Event) -> None:
+        """Prints one event. Shows a suspension and asks for its answer."""
         kind, data = event.event_type, event.data
         if kind == "step_finish":
             self.say(
@@ -117,41 +118,43 @@ class _Demo:
             )
         elif kind == f"suspend_{SUSPENSION}":
             await self.show(polos, execution_id)
-            self.asking = asyncio.create_task(self.answer(polos, execution_id))
+            self.prompt = asyncio.create_task(self.answer(polos, execution_id))
         elif kind == f"resume_{SUSPENSION}":
-            elsewhere = self.prompting
+            was_open = self.prompt_open
             await self.stop_asking()
-            if elsewhere:
-                line("", stream=self.out)  # the prompt's line is not finished
+            if was_open:
+                line("", stream=self.out)  # finish the prompt's line
             self.say(
                 "  ",
                 ("answer", "cyan"),
                 f"  {_answer(data['data'])}",
                 _by(data),
-                " (elsewhere)" if elsewhere else "",
+                " (elsewhere)" if was_open else "",
             )
         elif kind == f"timeout_{SUSPENSION}":
             await self.stop_asking()
             self.say("  nobody answered in time")
 
     async def show(self, polos: Polos, execution_id: str) -> None:
-        (waits,) = (await polos.get_execution(execution_id))["open_suspensions"]
-        shown = waits["data"]
+        (suspension,) = (await polos.get_execution(execution_id))["open_suspensions"]
+        data = suspension["data"]
         panel(
             "A high-value charge requires approval",
             {
-                "Customer": shown["customer_id"],
-                "Amount": f"${shown['amount']:,.2f}",
-                "Description": shown["description"],
-                "Waits": until(waits["expires_at"]),
+                "Customer": data["customer_id"],
+                "Amount": f"${data['amount']:,.2f}",
+                "Description": data["description"],
+                "Waits": until(suspension["expires_at"]),
             },
             self.out,
         )
         command = ["polos", "resume", execution_id, SUSPENSION, "--approve"]
-        self.say("The workflow holds no task and no connection now. Another terminal could answer, too:")
+        self.say(
+            "The workflow now holds no task and no connection. You can also answer from another terminal:"
+        )
         self.say("  ", (shlex.join([*command, "--url", polos.url, "--namespace", NAMESPACE]), "cyan"))
         if self.pages:
-            self.say("Or a browser:")
+            self.say("Or in a browser:")
             self.say("  ", (f"{self.pages}/approve/{execution_id}", "cyan"))
 
     # --- asking -------------------------------------------------------------------------
@@ -167,20 +170,20 @@ class _Demo:
                 resumed_by=self.by,
                 channel="cli",
             )
-        except PolosError as error:  # somebody else was quicker, say
+        except PolosError as error:  # for example, someone else was faster
             self.say("  ", (str(error), "yellow"))
 
     async def ask(self) -> bool:
-        """Ask until there is a yes or a no; the end of the input is a no."""
+        """Asks until the answer is yes or no. The end of the input counts as no."""
         while True:
             self.out.write("approve? y/N ")
             self.out.flush()
-            self.prompting = True
+            self.prompt_open = True
             typed = await _read_line()
-            self.prompting = False
+            self.prompt_open = False
             if typed is None:
                 line("", stream=self.out)
-                self.say("no answer (the input has ended), which is a no")
+                self.say("end of input: this counts as no")
                 return False
             word = typed.strip().lower()
             if word in ("y", "yes"):
@@ -190,17 +193,17 @@ class _Demo:
             self.say("please answer y or n")
 
     async def stop_asking(self) -> None:
-        self.prompting = False
-        if self.asking is not None:
-            self.asking.cancel()
-            await asyncio.wait([self.asking])
-            self.asking = None
+        self.prompt_open = False
+        if self.prompt is not None:
+            self.prompt.cancel()
+            await asyncio.wait([self.prompt])
+            self.prompt = None
 
 
 @asynccontextmanager
-async def _pages(polos: Polos, *, wanted: bool) -> AsyncIterator[str | None]:
-    """The approval page and the inbox of this run, where what they need is installed: their address."""
-    if not wanted or any(importlib.util.find_spec(name) is None for name in SERVER_NEEDS):
+async def _pages(polos: Polos, *, needed: bool) -> AsyncIterator[str | None]:
+    """Serves the approval page and the inbox if their packages are installed; yields the address."""
+    if not needed or any(importlib.util.find_spec(name) is None for name in SERVER_NEEDS):
         yield None
         return
     from polos_redis.server.listening import serving
@@ -210,7 +213,7 @@ async def _pages(polos: Polos, *, wanted: bool) -> AsyncIterator[str | None]:
 
 
 async def _read_line() -> str | None:
-    """A line typed on the terminal, None at its end. Holds up nothing, and can be cancelled."""
+    """Returns a line typed on the terminal, None at the end of the input. Can be cancelled."""
     loop = asyncio.get_running_loop()
     typed: asyncio.Future[bytes] = loop.create_future()
     stdin = sys.stdin.fileno()
@@ -219,7 +222,7 @@ async def _read_line() -> str | None:
         loop.remove_reader(stdin)
         try:
             data = os.read(stdin, 4096)
-        except OSError:  # the terminal is gone
+        except OSError:  # the terminal was closed
             data = b""
         if not typed.done():
             typed.set_result(data)

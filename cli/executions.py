@@ -1,23 +1,21 @@
-"""`polos list`, `show`, `events`, `cancel` and `retry`: executions as they are."""
+"""`polos list`, `show`, `events`, `cancel`, `retry` and `delete`: existing executions."""
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from polos_redis import events as event_streams
 from polos_redis.client import PolosClient
-from polos_redis.executions.queries import LIST_LIMIT
 
-from . import account
-from .options import PATIENCE_SECONDS, By, Json, Namespace, Patience, Url, ask, client_of, who
-from .output import compact, line, moment, note, print_json, status, table
-
-Id = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
-Limit = Annotated[int, typer.Option(min=1, max=LIST_LIMIT, help="How many at the most.")]
-Cursor = Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on from an earlier page.")]
+from . import commands
+from .execution_report import print_report
+from .options import By, ConnectionOptions, Cursor, ExecutionId, Json, Limit, OfWorkflow, UsageError, person
+from .output import compact, line, note, print_json, status, table
+from .times import utc
 
 
 class Status(StrEnum):
@@ -29,23 +27,21 @@ class Status(StrEnum):
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("list", short_help="List executions, newest first.")(list_executions)
-    app.command(short_help="Show everything about an execution.")(show)
-    app.command(short_help="Follow the events of an execution.")(events)
-    app.command(short_help="End an execution.")(cancel)
-    app.command(short_help="Let a failed execution go on.")(retry)
+    commands.add(app, list_executions, "List executions, newest first.", "list")
+    commands.add(app, show, "Show everything about an execution.")
+    commands.add(app, events, "Follow the events of an execution.")
+    commands.add(app, cancel, "Cancel an execution.")
+    commands.add(app, retry, "Retry a failed execution.")
+    commands.add(app, delete, "Delete a finished execution.")
 
 
 def list_executions(
-    status_: Annotated[Status | None, typer.Option("--status", help="Only these.")] = None,
-    workflow: Annotated[
-        str | None, typer.Option(metavar="WORKFLOW_ID", help="Only of this workflow.")
-    ] = None,
+    status_: Annotated[Status | None, typer.Option("--status", help="Only those with this status.")] = None,
+    workflow: OfWorkflow = None,
     limit: Limit = 50,
     cursor: Cursor = None,
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
+    *,
+    connection: ConnectionOptions,
     json: Json = False,
 ) -> None:
     """List executions, newest first.
@@ -56,10 +52,11 @@ def list_executions(
       polos list --status waiting --workflow charge --limit 10
       polos list --json | jq -r '.executions[].id'
     """
-    client = client_of(url, namespace, patience)
-    wanted = None if status_ is None else status_.value
-    page = ask(
-        client, lambda: client.list_executions(status=wanted, workflow=workflow, limit=limit, cursor=cursor)
+    status_name = None if status_ is None else status_.value
+    page = connection.run(
+        lambda client: client.list_executions(
+            status=status_name, workflow=workflow, limit=limit, cursor=cursor
+        )
     )
     if json:
         print_json({"executions": list(page), "next_cursor": page.next_cursor})
@@ -68,8 +65,8 @@ def list_executions(
         (
             row["id"],
             status(row["status"]),
-            moment(row["created_at"]),
-            moment(row["finished_at"]),
+            utc(row["created_at"]),
+            utc(row["finished_at"]),
             row["workflow_id"],
         )
         for row in page
@@ -79,107 +76,110 @@ def list_executions(
     else:
         note("no executions")
     if page.next_cursor is not None:
-        note(f"there are more: --cursor {page.next_cursor}")
+        note(f"more results: --cursor {page.next_cursor}")
 
 
-def show(
-    execution_id: Id,
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
-    json: Json = False,
-) -> None:
-    """Show everything about an execution: status, input, steps, what it waits for, who answered, its error.
+def show(execution_id: ExecutionId, *, connection: ConnectionOptions, json: Json = False) -> None:
+    """Show everything about an execution: status, input, steps, open waits, decisions, error.
 
     \b
     Examples:
       polos show 3f2a...
       polos show 3f2a... --json | jq .steps
     """
-    client = client_of(url, namespace, patience)
-    found = ask(client, lambda: client.get_execution(execution_id))
+    execution = connection.run(lambda client: client.get_execution(execution_id))
     if json:
-        print_json(found)
+        print_json(execution)
     else:
-        account.print_account(found)
+        print_report(execution)
 
 
 def events(
-    execution_id: Id,
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
+    execution_id: ExecutionId,
+    *,
+    connection: ConnectionOptions,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Follow the events of an execution, from its first to its last.
+    """Print the events of an execution, from the first one, and follow new ones until it finishes.
 
     \b
     Examples:
       polos events 3f2a...
       polos events 3f2a... --json | jq 'select(.event_type == "workflow_finish")'
     """
-    client = client_of(url, namespace, patience)
-    ask(client, lambda: _follow(client, execution_id, json))
+    connection.run(lambda client: _follow(client, execution_id, json))
 
 
 async def _follow(client: PolosClient, execution_id: str, json: bool) -> None:
     async for event in event_streams.stream_workflow(client, "", execution_id, plain=True):
         at = event.created_at.isoformat(timespec="milliseconds")
         if json:
-            told = {
+            fields = {
                 name: getattr(event, name) for name in ("id", "sequence_id", "topic", "event_type", "data")
             }
-            print_json({**told, "created_at": at, "metadata": event.metadata}, indent=None)
+            print_json({**fields, "created_at": at, "metadata": event.metadata}, indent=None)
         else:
-            whose = event.metadata.get("execution_id")
-            child = f"  of {whose}" if whose not in (None, execution_id) else ""
+            source = event.metadata.get("execution_id")
+            descendant = f"  of {source}" if source not in (None, execution_id) else ""
             line(
                 *((at, "dim"), "  ", (event.event_type.ljust(16), "bold"), "  ", compact(event.data)),
-                (child, "dim"),
+                (descendant, "dim"),
             )
 
 
 def cancel(
-    execution_id: Id,
-    by: By = None,
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
-    json: Json = False,
+    execution_id: ExecutionId, by: By = None, *, connection: ConnectionOptions, json: Json = False
 ) -> None:
-    """End an execution and its children: no step of them begins afterwards, and what waits is closed.
+    """Cancel an execution and its children: no further step starts, and open suspensions are closed.
 
     \b
     Example:
       polos cancel 3f2a... --by alice
     """
-    client, name = client_of(url, namespace, patience), who(by)
-    ask(client, lambda: client.cancel(execution_id, cancelled_by=name))
-    told: dict[str, Any] = {"id": execution_id, "status": "cancelled", "cancelled_by": name}
+    name = person(by)
+    connection.run(lambda client: client.cancel(execution_id, cancelled_by=name))
     if json:
-        print_json(told)
+        print_json({"id": execution_id, "status": "cancelled", "cancelled_by": name})
     else:
         line("cancelled ", (execution_id, "bold"))
 
 
-def retry(
-    execution_id: Id,
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
-    json: Json = False,
-) -> None:
-    """Let a failed execution go on from its journal, as a new run.
+def retry(execution_id: ExecutionId, *, connection: ConnectionOptions, json: Json = False) -> None:
+    """Retry a failed execution from its journal, as a new run.
 
-    What has succeeded is kept; what failed or timed out is tried again, failed children too.
+    Whatever succeeded keeps its result; whatever failed, timed out or was closed runs again, children too.
 
     \b
     Example:
       polos retry 3f2a...
     """
-    client = client_of(url, namespace, patience)
-    run = ask(client, lambda: client.retry(execution_id))
+    run = connection.run(lambda client: client.retry(execution_id))
     if json:
         print_json({"id": execution_id, "run": run})
     else:
-        line("goes on ", (execution_id, "bold"), f" as run {run}")
+        line("retrying ", (execution_id, "bold"), f" as run {run}")
+
+
+def delete(
+    execution_id: ExecutionId,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
+    *,
+    connection: ConnectionOptions,
+    json: Json = False,
+) -> None:
+    """Delete a finished execution and its descendants: input, results, journal, events. The audit keeps who
+    decided, when, and the digest of the data shown, but loses the answers. This can't be undone.
+
+    \b
+    Example:
+      polos delete 3f2a... --yes
+    """
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("polos delete asks for confirmation, but there is no terminal: pass --yes")
+        typer.confirm(f"Delete execution {execution_id} and its descendants?", abort=True)
+    count = connection.run(lambda client: client.delete(execution_id))
+    if json:
+        print_json({"id": execution_id, "deleted": count})
+    else:
+        line(("deleted", "bold"), f": {count} execution{'' if count == 1 else 's'}")

@@ -1,4 +1,4 @@
-"""`polos keys`: who may call the REST API and use the pages, and as whom."""
+"""`polos keys`: create, list and revoke API keys."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import typer
 from polos_redis import apikeys
 from polos_redis.apikeys import ApiKey
 
-from .options import PATIENCE_SECONDS, Json, Namespace, Patience, Url, ask, client_of
-from .output import Part, line, moment, note, print_json, table
+from . import commands
+from .options import ConnectionOptions, Json
+from .output import Part, line, note, print_json, table
+from .times import iso, utc
 
 DAY_SECONDS = 86400.0
 
@@ -23,105 +25,82 @@ class Scope(StrEnum):
     admin = "admin"
 
 
-group = typer.Typer(
-    no_args_is_help=True,
-    help="Create, list and revoke the keys of the REST API.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
 def add_to(app: typer.Typer) -> None:
-    app.add_typer(group, name="keys", short_help="Create, list and revoke the keys of the REST API.")
+    group = typer.Typer(no_args_is_help=True, help="Manage API keys.", context_settings=commands.CONTEXT)
+    commands.add(group, create, "Create a key.")
+    commands.add(group, list_keys, "List keys.", "list")
+    commands.add(group, revoke, "Revoke one key, or all keys of a name.")
+    app.add_typer(group, name="keys", short_help="Manage API keys.")
 
 
-@group.command(short_help="Create a key.")
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Who uses it, as decisions will have it.")],
-    scope: Annotated[list[Scope], typer.Option(help="What it may do; several times for several.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Who will use the key; recorded with every decision.")
+    ],
+    scope: Annotated[list[Scope], typer.Option(help="What the key allows. Repeatable.")],
     groups: Annotated[
         list[str] | None,
-        typer.Option("--group", metavar="NAME", help="A group that NAME is in; several times for several."),
+        typer.Option("--group", metavar="NAME", help="A group that the key's user belongs to. Repeatable."),
     ] = None,
     days: Annotated[
         float | None,
-        typer.Option(metavar="NUMBER", show_default="until revoked", help="For how long it holds."),
+        typer.Option(metavar="NUMBER", show_default="until revoked", help="Days until the key expires."),
     ] = None,
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
+    *,
+    connection: ConnectionOptions,
     json: Json = False,
 ) -> None:
-    """Create a key and print its secret, once: it is stored nowhere.
+    """Create an API key and print its secret. The secret is not stored and can't be shown again.
 
-    read: look at executions and suspensions. invoke: start, cancel and retry. approve: answer as NAME, and as
-    one of its groups. admin: everything, also deleting.
+    Scopes: read shows executions and suspensions; invoke starts, cancels and retries; approve answers as NAME
+    and as a member of its groups; admin allows everything, including delete.
 
     \b
     Examples:
       polos keys create alice@example.com --scope read --scope approve --group finance
       polos keys create shop-backend --scope invoke --days 90 --json
     """
-    client = client_of(url, namespace, patience)
     seconds = None if days is None else days * DAY_SECONDS
-    key, secret = ask(client, lambda: apikeys.create(client, name, scope, groups or (), seconds))
+    key, secret = connection.run(lambda client: apikeys.create(client, name, scope, groups or (), seconds))
     if json:
         print_json({**_plain(key), "secret": secret})
         return
-    note(f"key {key.id} of {name}: {', '.join(key.scopes)}; {_until(key)}; it is shown this once:")
+    note(f"key {key.id} for {name}: {', '.join(key.scopes)}; valid {_until(key)}; shown only once:")
     print(secret, flush=True)
 
 
-@group.command("list", short_help="List keys.")
-def list_keys(
-    url: Url = None, namespace: Namespace = None, patience: Patience = PATIENCE_SECONDS, json: Json = False
-) -> None:
-    """List all keys, oldest first; those that hold no longer too.
+def list_keys(*, connection: ConnectionOptions, json: Json = False) -> None:
+    """List all keys, oldest first, including expired and revoked ones.
 
     \b
     Example:
       polos keys list
     """
-    client = client_of(url, namespace, patience)
-    found = ask(client, lambda: apikeys.list_keys(client))
+    keys = connection.run(apikeys.list_keys)
     if json:
-        print_json({"keys": [_plain(key) for key in found]})
-    elif not found:
+        print_json({"keys": [_plain(key) for key in keys]})
+    elif not keys:
         note("no keys")
     else:
-        titles = ("ID", "CREATED", "STATE", "SCOPES", "GROUPS", "NAME")
-        table(
-            titles,
-            [
-                (
-                    key.id,
-                    moment(_iso(key.created_at)),
-                    _state(key),
-                    ",".join(key.scopes),
-                    ",".join(key.groups) or "-",
-                    key.name,
-                )
-                for key in found
-            ],
-        )
+        table(("ID", "CREATED", "STATE", "SCOPES", "GROUPS", "NAME"), [_row(key) for key in keys])
 
 
-@group.command(short_help="Revoke a key, or all keys of a name.")
 def revoke(
-    id_or_name: Annotated[str, typer.Argument(metavar="ID_OR_NAME", help="A key's id, or whose keys.")],
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
+    id_or_name: Annotated[
+        str, typer.Argument(metavar="ID_OR_NAME", help="A key's id, or the name of its user.")
+    ],
+    *,
+    connection: ConnectionOptions,
     json: Json = False,
 ) -> None:
-    """Revoke a key, or all keys of a name: from now on it opens nothing. Links that were signed still do.
+    """Revoke one key, or all keys of a name, at once. Links that were signed for that name stay valid.
 
     \b
     Examples:
       polos keys revoke 3f2a9c01d4e5b6f7
       polos keys revoke alice@example.com
     """
-    client = client_of(url, namespace, patience)
-    revoked = ask(client, lambda: apikeys.revoke(client, id_or_name))
+    revoked = connection.run(lambda client: apikeys.revoke(client, id_or_name))
     if json:
         print_json({"keys": [_plain(key) for key in revoked]})
         return
@@ -130,7 +109,7 @@ def revoke(
 
 
 def _until(key: ApiKey) -> str:
-    return f"until {moment(_iso(key.expires_at))}" if key.expires_at else "until it is revoked"
+    return f"until {utc(key.expires_at)}" if key.expires_at else "until revoked"
 
 
 def _state(key: ApiKey) -> Part:
@@ -139,17 +118,18 @@ def _state(key: ApiKey) -> Part:
     return (_until(key), "") if key.holds else ("expired", "yellow")
 
 
+def _row(key: ApiKey) -> tuple[Part, ...]:
+    groups = ",".join(key.groups) or "-"
+    return key.id, utc(key.created_at), _state(key), ",".join(key.scopes), groups, key.name
+
+
 def _plain(key: ApiKey) -> dict[str, Any]:
     return {
         "id": key.id,
         "name": key.name,
         "groups": list(key.groups),
         "scopes": list(key.scopes),
-        "created_at": _iso(key.created_at),
-        "expires_at": _iso(key.expires_at),
-        "revoked_at": _iso(key.revoked_at),
+        "created_at": iso(key.created_at),
+        "expires_at": iso(key.expires_at),
+        "revoked_at": iso(key.revoked_at),
     }
-
-
-def _iso(when: Any) -> str | None:
-    return None if when is None else when.isoformat(timespec="milliseconds")

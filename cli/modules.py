@@ -1,4 +1,4 @@
-"""The user's modules: imported by name or by file, and told about when that fails."""
+"""Imports the user's modules, by name or by file, and reports why an import failed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .output import note, printable
 
 
 class ModuleError(PolosError):
-    """A module that can't be imported; the message names it and the error."""
+    """A module can't be imported. The message names it and the error."""
 
 
 def load(target: str) -> None:
-    """Import what the user named: `package.module`, or a file, under the name `python FILE` goes by.
+    """Imports `package.module` or a file. A file dir/charge.py becomes the module `charge`.
 
-    The types of `python dir/charge.py`, whose classes live in `__main__`, and of a worker that was given
-    dir/charge.py are so the same: both are stored as those of the module `charge`.
+    The classes of `python dir/charge.py`, which live in `__main__`, are stored under the module `charge`
+    too, so that both processes agree on the names of types.
     """
     if target.endswith(".py") or "/" in target or "\\" in target:
         _load_file(target)
@@ -35,18 +35,18 @@ def load(target: str) -> None:
 def _load_file(target: str) -> None:
     path = Path(target).absolute()
     if path.is_dir():
-        raise ModuleError(f"{target} is a folder: name a file in it, or a module")
+        raise ModuleError(f"{target} is a folder: pass a file in it, or a module")
     if not path.is_file():
-        raise ModuleError(f"there is no file {target}")
+        raise ModuleError(f"no such file: {target}")
     name = path.stem
-    known = sys.modules.get(name)
-    if known is not None:
-        place = getattr(known, "__file__", None)
+    imported = sys.modules.get(name)
+    if imported is not None:
+        place = getattr(imported, "__file__", None)
         if place is not None and Path(place).resolve() == path.resolve():
             return
         raise ModuleError(
-            f"{target} can't be imported as {name!r}: a module of that name is there already "
-            f"({place or 'built in'}); give the file another name"
+            f"{target} can't be imported as {name!r}: a module of that name is already imported "
+            f"({place or 'built in'}); rename the file"
         )
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -67,7 +67,7 @@ def _make_importable(folder: Path) -> None:
 
 
 def _run(target: str, run: Callable[[], object]) -> None:
-    """Import; the user's own error is shown with the traceback of their code, then told in a sentence."""
+    """Runs an import. Prints the traceback of the user's code if it fails, then raises `ModuleError`."""
     try:
         run()
     except KeyboardInterrupt:
@@ -76,17 +76,17 @@ def _run(target: str, run: Callable[[], object]) -> None:
         missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{target}.".startswith(f"{missing}."):
             raise ModuleError(
-                f"there is no module {missing!r} in {Path.cwd()} or among the installed packages"
+                f"no module named {missing!r} in {Path.cwd()} or among the installed packages"
             ) from None
-        frames = _of_the_user(error.__traceback__)
+        frames = _user_frames(error.__traceback__)
         shown = "".join(traceback.format_exception(type(error), error, frames))
         note("\n".join(map(printable, shown.expandtabs(4).rstrip().split("\n"))))
-        said = traceback.format_exception_only(error)[-1].strip()
-        raise ModuleError(f"{target} can't be imported: {said}") from None
+        reason = traceback.format_exception_only(error)[-1].strip()
+        raise ModuleError(f"{target} can't be imported: {reason}") from None
 
 
-def _of_the_user(frames: TracebackType | None) -> TracebackType | None:
-    """The traceback without its beginning: our frames and the import system's."""
+def _user_frames(frames: TracebackType | None) -> TracebackType | None:
+    """Drops the leading frames of this package and of the import system."""
     ours = (__file__, importlib.__file__)
     while frames is not None:
         file = frames.tb_frame.f_code.co_filename

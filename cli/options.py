@@ -1,73 +1,104 @@
-"""The options that commands share, and the client they make of them."""
+"""Options that several commands share, and the client built from them."""
 
 from __future__ import annotations
 
 import asyncio
 import getpass
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 import typer
 
 from polos_redis.client import PolosClient
+from polos_redis.errors import PolosError
+from polos_redis.executions.queries import LIST_LIMIT
 
 T = TypeVar("T")
 
-SERVER_NEEDS = ("fastapi", "jinja2", "python_multipart", "uvicorn")  # what the extra `server` brings
-PATIENCE_SECONDS = 3.0  # a person waits at the other end
+SERVER_NEEDS = ("fastapi", "jinja2", "python_multipart", "uvicorn")  # installed by the extra `server`
+PATIENCE_SECONDS = 3.0  # short: a person is waiting for the command
 
-Url = Annotated[
-    str | None,
-    typer.Option(
-        "--url",
-        envvar="POLOS_REDIS_URL",
-        metavar="URL",
-        show_default="redis://127.0.0.1:6379/0",
-        help="Where Redis is.",
-    ),
-]
-Namespace = Annotated[
-    str | None,
-    typer.Option(
-        "--namespace",
-        envvar="POLOS_NAMESPACE",
-        metavar="NAME",
-        show_default="default",
-        help="Whose executions.",
-    ),
-]
-Patience = Annotated[
-    float,
-    typer.Option(
-        "--patience",
-        envvar="POLOS_PATIENCE_SECONDS",
-        metavar="SECONDS",
-        help="How long to wait for a Redis that is away.",
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 By = Annotated[
-    str | None, typer.Option("--by", metavar="NAME", show_default="your user name here", help="Who says so.")
+    str | None,
+    typer.Option(
+        "--by",
+        metavar="NAME",
+        show_default="your user name on this machine",
+        help="Your name, for the record.",
+    ),
+]
+ExecutionId = Annotated[str, typer.Argument(metavar="EXECUTION_ID", help="The execution's id.")]
+StepKey = Annotated[
+    str | None,
+    typer.Argument(metavar="STEP_KEY", help="The suspension's step key. Needed only if several are open."),
+]
+OfWorkflow = Annotated[
+    str | None, typer.Option("--workflow", metavar="WORKFLOW_ID", help="Only those of this workflow.")
+]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=LIST_LIMIT, help="Maximum number of rows.")]
+Cursor = Annotated[
+    str | None,
+    typer.Option(
+        "--cursor", metavar="CURSOR", help="Continue a listing: the cursor that its last page printed."
+    ),
 ]
 
 
-def client_of(url: str | None, namespace: str | None, patience: float) -> PolosClient:
-    """The client that the shared options describe."""
-    return PolosClient(url, namespace, patience_seconds=patience)
+class UsageError(PolosError):
+    """The command line is wrong. Reported in one sentence, like every error, but with exit code 2."""
 
 
-def ask(client: PolosClient, call: Callable[[], Awaitable[T]]) -> T:
-    """Run one conversation with Redis, and close its connections."""
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """The options --url, --namespace and --patience as one parameter. `commands.add` expands it."""
 
-    async def talk() -> T:
-        async with client:
-            return await call()
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            envvar="POLOS_REDIS_URL",
+            metavar="URL",
+            show_default="redis://127.0.0.1:6379/0",
+            help="The URL of Redis.",
+        ),
+    ] = None
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace",
+            envvar="POLOS_NAMESPACE",
+            metavar="NAME",
+            show_default="default",
+            help="The namespace to work in.",
+        ),
+    ] = None
+    patience: Annotated[
+        float,
+        typer.Option(
+            "--patience",
+            envvar="POLOS_PATIENCE_SECONDS",
+            metavar="SECONDS",
+            help="How long to retry while Redis is unreachable.",
+        ),
+    ] = PATIENCE_SECONDS
 
-    return asyncio.run(talk())
+    def client(self) -> PolosClient:
+        return PolosClient(self.url, self.namespace, patience_seconds=self.patience)
+
+    def run(self, call: Callable[[PolosClient], Awaitable[T]]) -> T:
+        """Runs `call` with a client and closes the client's connections."""
+
+        async def run() -> T:
+            async with self.client() as client:
+                return await call(client)
+
+        return asyncio.run(run())
 
 
-def who(by: str | None) -> str | None:
-    """The name given, else the user's name on this machine; None where it has none."""
+def person(by: str | None) -> str | None:
+    """Returns the name given with --by, else the user name on this machine; None if there is none."""
     if by is not None:
         return by
     try:

@@ -1,19 +1,18 @@
-"""What the commands print: rich on a terminal; elsewhere plain, complete, one record per line."""
+"""Prints to the terminal with rich; elsewhere prints complete plain text, one record per line."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-WIDEST = 40  # columns are not padded further than this in a pipe: one long value is not everybody's margin
+WIDEST = 40  # maximum padding of a column in a pipe, so that one long value does not widen every row
 
-Part = str | tuple[str, str]  # text, or text and its style on a terminal
+Part = str | tuple[str, str]  # text, or text and its terminal style
 
 STATUS_STYLES = {
     **dict.fromkeys(("completed", "answered", "ok"), "green"),
@@ -25,7 +24,7 @@ STATUS_STYLES = {
 
 
 def prepare_streams() -> None:
-    """A character that the terminal's encoding lacks is escaped instead of ending the command."""
+    """Makes the streams escape characters that the terminal's encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -33,31 +32,31 @@ def prepare_streams() -> None:
 
 
 def printable(text: str) -> str:
-    """The text without what a terminal would obey: control characters are shown as escapes."""
+    """Returns the text with control characters escaped, so that a terminal does not act on them."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def compact(value: Any) -> str:
-    """A value as JSON on one line."""
+    """Returns a value as JSON on one line."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def print_json(value: Any, *, stream: TextIO | None = None, indent: int | None = 2) -> None:
-    """Print a value as JSON, complete and without colours."""
+    """Prints a value as JSON, complete and without colours."""
     stream = stream or sys.stdout
     plain_ascii = (stream.encoding or "").lower().replace("-", "") != "utf8"
     print(json.dumps(value, ensure_ascii=plain_ascii, indent=indent, default=str), file=stream, flush=True)
 
 
 def note(text: str) -> None:
-    """Print to standard error: what is said about the work, not its result."""
+    """Prints a message to standard error; standard output is for results."""
     print(text, file=sys.stderr, flush=True)
 
 
 def line(*parts: Part, stream: TextIO | None = None) -> None:
-    """Print one line, never cut; parts are styled on a terminal."""
+    """Prints one line, never truncated; parts are styled on a terminal."""
     stream = stream or sys.stdout
     if stream.isatty():
         from rich.text import Text
@@ -73,24 +72,24 @@ def line(*parts: Part, stream: TextIO | None = None) -> None:
 
 
 def lines(text: str, indent: str = "", style: str = "", stream: TextIO | None = None) -> None:
-    """Print a text of several lines, each indented."""
+    """Prints a text of several lines, each indented."""
     for one in text.rstrip("\n").split("\n"):
         line(indent, (one.expandtabs(4), style), stream=stream)
 
 
 def status(word: str) -> Part:
-    """A status word in its colour."""
+    """Returns a status word in its colour."""
     return word, STATUS_STYLES.get(word, "")
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[Part]]) -> None:
-    """Print rows in columns: a folding table on a terminal, else aligned text with whole values."""
+    """Prints rows in columns: a wrapping table on a terminal, else aligned text with complete values."""
     if sys.stdout.isatty():
         from rich.table import Table
         from rich.text import Text
 
         grid = Table(box=None, pad_edge=False, header_style="bold")
-        for column, title in enumerate(titles):  # the first one, the id, is there to be copied
+        for column, title in enumerate(titles):  # the id comes first and must stay copyable
             grid.add_column(title, overflow="fold", no_wrap=column == 0)
         for row in rows:
             cells = [part if isinstance(part, tuple) else (part, "") for part in row]
@@ -105,7 +104,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[Part]]) -> None:
 
 
 def panel(title: str, fields: Mapping[str, str], stream: TextIO) -> None:
-    """Print what a person is asked about, as a box on a terminal."""
+    """Prints titled fields, in a box on a terminal."""
     width = max(map(len, fields), default=0)
     if stream.isatty():
         from rich.panel import Panel
@@ -120,40 +119,6 @@ def panel(title: str, fields: Mapping[str, str], stream: TextIO) -> None:
     line(title, stream=stream)
     for name, value in fields.items():
         line(f"  {name.ljust(width)}  {value}", stream=stream)
-
-
-def moment(iso: str | None) -> str:
-    """A time as people read it, to the second."""
-    if iso is None:
-        return "-"
-    return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def until(iso: str | None) -> str:
-    """A deadline, and how far off it is by this machine's clock."""
-    if iso is None:
-        return "without a deadline"
-    left = (datetime.fromisoformat(iso) - datetime.now(UTC)).total_seconds()
-    return f"until {moment(iso)} ({f'in {duration(left)}' if left > 0 else 'due now'})"
-
-
-def since(iso: str) -> str:
-    """A time that has passed, and how long ago."""
-    ago = (datetime.now(UTC) - datetime.fromisoformat(iso)).total_seconds()
-    return f"since {moment(iso)} ({duration(max(0.0, ago))})"
-
-
-def duration(seconds: float) -> str:
-    """A length of time in its two largest units."""
-    if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes = int(seconds // 60)
-    if minutes < 60:
-        return f"{minutes} min {int(seconds % 60)} s"
-    hours = minutes // 60
-    return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
 
 
 def _console(stream: TextIO) -> Console:

@@ -1,4 +1,4 @@
-"""`polos schedules`: what the clock begins, and stopping it for a while."""
+"""`polos schedules`: list, pause, resume and delete schedules."""
 
 from __future__ import annotations
 
@@ -10,117 +10,70 @@ from polos_redis import schedules
 from polos_redis.client import PolosClient
 from polos_redis.schedules import Schedule
 
-from .options import PATIENCE_SECONDS, Json, Namespace, Patience, Url, ask, client_of
-from .output import line, moment, note, print_json, table
+from . import commands
+from .options import ConnectionOptions, Json, OfWorkflow
+from .output import Part, line, note, print_json, table
+from .times import iso, utc
 
 ScheduleId = Annotated[str, typer.Argument(metavar="SCHEDULE_ID", help="The schedule's id.")]
 
-group = typer.Typer(
-    no_args_is_help=True,
-    help="See, pause, resume and delete what the clock begins.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
 
 def add_to(app: typer.Typer) -> None:
-    app.add_typer(group, name="schedules", short_help="See, pause, resume and delete what the clock begins.")
+    group = typer.Typer(no_args_is_help=True, help="Manage schedules.", context_settings=commands.CONTEXT)
+    commands.add(group, list_schedules, "List schedules.", "list")
+    commands.add(group, pause, "Pause a schedule.")
+    commands.add(group, resume, "Resume a paused schedule.")
+    commands.add(group, delete, "Delete a schedule.")
+    app.add_typer(group, name="schedules", short_help="Manage schedules.")
 
 
-@group.command("list", short_help="List schedules.")
-def list_schedules(
-    workflow: Annotated[
-        str | None, typer.Option(metavar="WORKFLOW_ID", help="Only of this workflow.")
-    ] = None,
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
-    json: Json = False,
-) -> None:
-    """List schedules by workflow and key: the expression, the last tick and the next one.
+def list_schedules(workflow: OfWorkflow = None, *, connection: ConnectionOptions, json: Json = False) -> None:
+    """List schedules by workflow and key, with the cron expression, the last tick and the next one.
 
     \b
     Examples:
       polos schedules list
       polos schedules list --workflow report --json
     """
-    client = client_of(url, namespace, patience)
-    found = ask(client, lambda: schedules.list(client, workflow))
+    found = connection.run(lambda client: schedules.list(client, workflow))
     if json:
         print_json({"schedules": [_plain(one) for one in found]})
     elif not found:
         note("no schedules")
     else:
         titles = ("ID", "NEXT", "LAST", "CRON", "TIMEZONE", "KEY", "WORKFLOW")
-        table(
-            titles,
-            [
-                (
-                    one.id,
-                    ("paused", "yellow") if one.paused else moment(_iso(one.next_at)),
-                    moment(_iso(one.last_at)),
-                    one.cron,
-                    one.timezone,
-                    one.key,
-                    one.workflow_id,
-                )
-                for one in found
-            ],
-        )
+        table(titles, [_row(one) for one in found])
 
 
-@group.command(short_help="Let a schedule rest.")
-def pause(
-    schedule_id: ScheduleId,
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
-    json: Json = False,
-) -> None:
-    """Let a schedule rest: it begins nothing until it is resumed, also after a deploy.
+def pause(schedule_id: ScheduleId, *, connection: ConnectionOptions, json: Json = False) -> None:
+    """Pause a schedule: it starts nothing until it is resumed. Deploying the workflow does not resume it.
 
     \b
     Example:
       polos schedules pause schedule-3f2a...
     """
-    client = client_of(url, namespace, patience)
-    _tell(ask(client, lambda: _changed(client, schedule_id, schedules.pause)), "paused", json)
+    _report(connection.run(lambda client: _changed(client, schedule_id, schedules.pause)), "paused", json)
 
 
-@group.command(short_help="Let a paused schedule go on.")
-def resume(
-    schedule_id: ScheduleId,
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
-    json: Json = False,
-) -> None:
-    """Let a paused schedule go on with its next tick; those in between are not made up for.
+def resume(schedule_id: ScheduleId, *, connection: ConnectionOptions, json: Json = False) -> None:
+    """Resume a paused schedule at its next tick. Ticks missed while it was paused are not made up.
 
     \b
     Example:
       polos schedules resume schedule-3f2a...
     """
-    client = client_of(url, namespace, patience)
-    _tell(ask(client, lambda: _changed(client, schedule_id, schedules.resume)), "resumed", json)
+    _report(connection.run(lambda client: _changed(client, schedule_id, schedules.resume)), "resumed", json)
 
 
-@group.command(short_help="Delete a schedule.")
-def delete(
-    schedule_id: ScheduleId,
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
-    json: Json = False,
-) -> None:
-    """Delete a schedule; what it has begun goes on. One that a workflow declares comes back with the next
-    start of a worker: pause it instead.
+def delete(schedule_id: ScheduleId, *, connection: ConnectionOptions, json: Json = False) -> None:
+    """Delete a schedule; executions that it started continue. If a workflow declares the schedule, the next
+    worker to start creates it again: pause it instead.
 
     \b
     Example:
       polos schedules delete schedule-3f2a...
     """
-    client = client_of(url, namespace, patience)
-    ask(client, lambda: schedules.delete(client, schedule_id))
+    connection.run(lambda client: schedules.delete(client, schedule_id))
     if json:
         print_json({"id": schedule_id, "deleted": True})
     else:
@@ -132,18 +85,26 @@ async def _changed(client: PolosClient, schedule_id: str, change: Any) -> Schedu
     return await schedules.get(client, schedule_id)
 
 
-def _tell(schedule: Schedule, done: str, json: bool) -> None:
+def _report(schedule: Schedule, done: str, json: bool) -> None:
     if json:
         print_json(_plain(schedule))
     else:
-        coming = "" if schedule.next_at is None else f", next at {moment(_iso(schedule.next_at))}"
-        line(f"{done} ", (schedule.id, "bold"), f" of {schedule.workflow_id}{coming}")
+        next_tick = "" if schedule.next_at is None else f", next at {utc(schedule.next_at)}"
+        line(f"{done} ", (schedule.id, "bold"), f" of {schedule.workflow_id}{next_tick}")
+
+
+def _row(schedule: Schedule) -> tuple[Part, ...]:
+    return (
+        schedule.id,
+        ("paused", "yellow") if schedule.paused else utc(schedule.next_at),
+        utc(schedule.last_at),
+        schedule.cron,
+        schedule.timezone,
+        schedule.key,
+        schedule.workflow_id,
+    )
 
 
 def _plain(schedule: Schedule) -> dict[str, Any]:
-    found = {name: getattr(schedule, name) for name in Schedule.__slots__}
-    return {name: _iso(value) if name.endswith("_at") else value for name, value in found.items()}
-
-
-def _iso(when: Any) -> str | None:
-    return None if when is None else when.isoformat(timespec="milliseconds")
+    values = {name: getattr(schedule, name) for name in Schedule.__slots__}
+    return {name: iso(value) if name.endswith("_at") else value for name, value in values.items()}

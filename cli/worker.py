@@ -1,4 +1,4 @@
-"""`polos worker`: import the user's workflows and work on them until told to stop."""
+"""`polos worker`: import workflows and run them until a signal stops the worker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 import threading
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -15,14 +14,11 @@ import typer
 from polos_redis.client import PolosClient
 from polos_redis.errors import PolosError
 
-from .options import PATIENCE_SECONDS, Namespace, Patience, Url, client_of
+from . import commands
+from .log_format import JsonLogs, LogFormat, LogFormatOption, log_to_stderr
+from .options import ConnectionOptions
 
-LEAVE_SECONDS = 2.0  # after a stop: for exit handlers, and for threads that are about to end
-
-
-class LogFormat(StrEnum):
-    text = "text"
-    json = "json"
+EXIT_SECONDS = 2.0  # after a stop: time for exit handlers and for threads about to end
 
 
 class NoWorkflowError(PolosError):
@@ -30,23 +26,28 @@ class NoWorkflowError(PolosError):
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(short_help="Work on the workflows of modules or files.")(worker)
+    commands.add(app, worker, "Run the workflows of modules or files.")
 
 
 def worker(
     modules: Annotated[
-        list[str], typer.Argument(metavar="MODULE_OR_FILE", help="What defines the workflows.")
+        list[str], typer.Argument(metavar="MODULE_OR_FILE", help="Modules or files that define workflows.")
     ],
     concurrency: Annotated[
         int | None,
-        typer.Option(min=1, envvar="POLOS_CONCURRENCY", show_default="100", help="Activations run at once."),
+        typer.Option(
+            min=1,
+            envvar="POLOS_CONCURRENCY",
+            show_default="100",
+            help="Maximum number of concurrent activations.",
+        ),
     ] = None,
     lease_seconds: Annotated[
         float | None,
         typer.Option(
             envvar="POLOS_LEASE_SECONDS",
             show_default="15",
-            help="A worker silent for so long is held for dead.",
+            help="A worker silent this long is presumed dead.",
         ),
     ] = None,
     grace_seconds: Annotated[
@@ -54,7 +55,7 @@ def worker(
         typer.Option(
             envvar="POLOS_GRACE_SECONDS",
             show_default="25",
-            help="How long running steps may go on after SIGTERM.",
+            help="How long running steps may continue after SIGTERM.",
         ),
     ] = None,
     max_deliveries: Annotated[
@@ -71,8 +72,8 @@ def worker(
         typer.Option(
             metavar="NAME,NAME...",
             envvar="POLOS_QUEUES",
-            show_default="those of the workflows, and default",
-            help="Queues to read, and no others.",
+            show_default="the workflows' queues and default",
+            help="Read only these queues.",
         ),
     ] = None,
     metrics_port: Annotated[
@@ -83,7 +84,7 @@ def worker(
             metavar="PORT",
             envvar="POLOS_METRICS_PORT",
             show_default="none",
-            help="Show metrics for Prometheus at this port.",
+            help="Serve Prometheus metrics on this port.",
         ),
     ] = None,
     metrics_host: Annotated[
@@ -92,22 +93,19 @@ def worker(
             metavar="ADDRESS",
             envvar="POLOS_METRICS_HOST",
             show_default="127.0.0.1",
-            help="The address for that.",
+            help="The address to serve metrics on.",
         ),
     ] = None,
-    log_format: Annotated[
-        LogFormat, typer.Option(envvar="POLOS_LOG_FORMAT", help="Shape of the log on standard error.")
-    ] = LogFormat.text,
-    url: Url = None,
-    namespace: Namespace = None,
-    patience: Patience = PATIENCE_SECONDS,
-    json: Annotated[bool, typer.Option("--json", help="The same as --log-format json.")] = False,
+    log_format: LogFormatOption = LogFormat.text,
+    *,
+    connection: ConnectionOptions,
+    json: JsonLogs = False,
 ) -> None:
-    """Work on the workflows of some modules or files until told to stop.
+    """Run the workflows of modules or files until SIGTERM or Ctrl-C.
 
-    A file is imported under its own name, as `python FILE` has it. On SIGTERM or Ctrl-C it takes on nothing
-    new, lets running steps finish, gives the rest back and leaves with exit code 0; a second signal stops
-    it at once.
+    A file is imported as the module of its name, with its folder on the import path. On SIGTERM or Ctrl-C the
+    worker takes no new work, lets running steps finish, returns the rest to the queue and exits with code 0;
+    a second signal stops it at once.
 
     \b
     Examples:
@@ -117,7 +115,7 @@ def worker(
       polos worker shop.workflows --metrics-port 9464
       polos worker charge.py --url redis://10.0.0.5:6379/0 --log-format json
     """
-    from polos_redis.workflow import registered
+    from polos_redis.definitions.definition import registered
 
     from . import modules as user_modules
 
@@ -126,7 +124,7 @@ def worker(
         user_modules.load(module)
     if not registered():
         raise NoWorkflowError(
-            f"{', '.join(modules)}: no workflow is defined there: decorate an async function with @workflow"
+            f"no workflow defined in {', '.join(modules)}: decorate an async function with @workflow"
         )
     options = {
         "concurrency": concurrency,
@@ -137,7 +135,7 @@ def worker(
         "metrics_port": metrics_port,
         "metrics_host": metrics_host,
     }
-    asyncio.run(_work(client_of(url, namespace, patience), options))
+    asyncio.run(_work(connection.client(), options))
 
 
 async def _work(client: PolosClient, options: dict[str, Any]) -> None:
@@ -150,28 +148,19 @@ async def _work(client: PolosClient, options: dict[str, Any]) -> None:
             await worker.run()
         code = 0
     finally:
-        _leave_soon(code)
+        _exit_soon(code)
 
 
-def _leave_soon(code: int) -> None:
-    """A step's thread can't be ended, and a task may refuse to: what still runs then does not keep us."""
+def _exit_soon(code: int) -> None:
+    """Exits soon even if user code still runs: threads can't be stopped, tasks may ignore cancellation."""
 
-    def leave() -> None:
-        logging.getLogger("polos.worker").warning("left although something of the user's code still ran")
+    def exit_now() -> None:
+        logging.getLogger("polos.worker").warning("exiting while user code is still running")
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
-    timer = threading.Timer(LEAVE_SECONDS, leave)
+    timer = threading.Timer(EXIT_SECONDS, exit_now)
     timer.daemon = True
     timer.start()
-
-
-def log_to_stderr(format: LogFormat) -> None:
-    """Have this process's log on standard error, in this shape."""
-    from polos_redis.logs import JsonFormatter, KeyValueFormatter
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if format is LogFormat.json else KeyValueFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

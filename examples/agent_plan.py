@@ -1,9 +1,10 @@
-"""An agent makes a plan, a person approves it on a page, a step carries it out.
+"""An agent makes a plan, a person approves it on a web page, and a step carries it out.
 
-In one terminal:    OPENAI_API_KEY=... polos worker examples/agent_plan.py
-in another:         polos serve
-and in a third:     python examples/agent_plan.py
-It prints the address of the page. From the command line: polos resume EXECUTION_ID --approve
+Run the worker:     OPENAI_API_KEY=... polos worker examples/agent_plan.py
+run the server:     polos serve
+start a plan:       python examples/agent_plan.py
+
+It prints the address of the page. On the command line: polos resume EXECUTION_ID --approve
 """
 
 import asyncio
@@ -53,7 +54,7 @@ async def main() -> None:
     print(f"started: {handle.id}")
     async for event in events.stream_workflow(client, handle.root_workflow_id, handle.id):
         if event.event_type == "suspend_approval":
-            print(f"waits for approval of: {event.data['description']}")
+            print(f"waiting for approval of: {event.data['description']}")
             print(f"decide at http://127.0.0.1:8000/approve/{handle.id}")
             break
     print(await handle.result())

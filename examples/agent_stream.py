@@ -1,7 +1,7 @@
-"""An agent's text as the model writes it; kill the worker meanwhile and start another: nothing comes twice.
+"""Stream an agent's text while the model writes it. Kill the worker and start another: no text comes twice.
 
-In one terminal:    OPENAI_API_KEY=... polos worker examples/agent_stream.py
-in another:         python examples/agent_stream.py
+Run the worker:     OPENAI_API_KEY=... polos worker examples/agent_stream.py
+stream a story:     python examples/agent_stream.py
 """
 
 import asyncio
@@ -17,7 +17,7 @@ async def main() -> None:
     print(f"started: {stream.execution_id}")
     async for chunk in stream.text_chunks:
         if isinstance(chunk, Restarted):
-            print("\n[the model begins anew]")
+            print("\n[the model starts over]")
         print(chunk, end="", flush=True)
     print(f"\n({(await stream.result()).usage.total_tokens} tokens)")
 

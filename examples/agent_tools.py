@@ -1,10 +1,10 @@
-"""An agent with tools: one that is free, one whose large calls a person has to approve, and questions to you.
+"""An agent with three tools: one runs freely, one needs approval for large amounts, one asks you questions.
 
-In one terminal:    OPENAI_API_KEY=... polos worker examples/agent_tools.py
-in another:         python examples/agent_tools.py
-and to answer:      polos suspensions
+Run the worker:     OPENAI_API_KEY=... polos worker examples/agent_tools.py
+start the agent:    python examples/agent_tools.py
+answer it:          polos suspensions
                     polos resume EXECUTION_ID STEP_KEY --approve
-                    polos resume EXECUTION_ID STEP_KEY --reject --reason 'half of it will do'
+                    polos resume EXECUTION_ID STEP_KEY --reject --reason 'refund half of it'
                     polos resume EXECUTION_ID STEP_KEY --data '{"approved": true, "arguments": {...}}'
 """
 
@@ -49,12 +49,12 @@ support = Agent(
 
 async def main() -> None:
     client = PolosClient()
-    handle = await support.invoke(client, "Order o-17 came broken, I want my money back.")
+    handle = await support.invoke(client, "Order o-17 arrived broken. I want my money back.")
     print(f"started: {handle.id}")
-    found = await handle.result()
-    for one in found.tool_results:
-        print(f"{one.tool}: {one.status}, {one.result}")
-    print(f"{found.result} ({found.usage.total_tokens} tokens)")
+    run = await handle.result()
+    for call in run.tool_results:
+        print(f"{call.tool}: {call.status}, {call.result}")
+    print(f"{run.result} ({run.usage.total_tokens} tokens)")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""An approval that nobody gives in time: the workflow goes on by itself, also after a restart of everything.
+"""An approval that times out: the workflow continues without it, even if everything was restarted meanwhile.
 
-In one terminal:  polos worker examples/approval_timeout.py
-in another:       python examples/approval_timeout.py
+Run the worker:       polos worker examples/approval_timeout.py
+start the workflow:   python examples/approval_timeout.py
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""A charge of more than $1,000 needs a person's approval.
+"""Charges over $1,000 need a person's approval.
 
-In one terminal:    polos worker examples/charge.py
-in another:         python examples/charge.py
-and to answer it:   polos resume EXECUTION_ID --approve
+Run the worker:     polos worker examples/charge.py
+start a charge:     python examples/charge.py
+approve it:         polos resume EXECUTION_ID --approve
 """
 
 import asyncio

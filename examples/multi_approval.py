@@ -1,9 +1,9 @@
-"""Two people in a row: a manager, and for large amounts finance too.
+"""Two approvals in a row: a manager's and, for large amounts, finance's.
 
-In one terminal:    polos worker examples/multi_approval.py
-in another:         python examples/multi_approval.py
-and to answer:      polos resume EXECUTION_ID manager_approval --approve
-                    polos resume EXECUTION_ID finance_approval --approve
+Run the worker:       polos worker examples/multi_approval.py
+start the workflow:   python examples/multi_approval.py
+approve it:           polos resume EXECUTION_ID manager_approval --approve
+                      polos resume EXECUTION_ID finance_approval --approve
 """
 
 import asyncio

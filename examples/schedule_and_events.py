@@ -1,10 +1,11 @@
-"""A shop that the clock and its own events keep going: nothing here is invoked.
+"""A shop driven by a schedule and by events: nothing here is invoked.
 
-Every five seconds orders are made up and published; each is confirmed, and they are booked in batches.
+Every five seconds, a workflow invents three orders and publishes them. Each order starts a confirmation, and
+every ten orders (or 30 seconds) start a booking.
 
-In one terminal:  polos worker examples/schedule_and_events.py
-in another:       polos schedules list
-and then:         polos list --workflow book
+Run the worker:     polos worker examples/schedule_and_events.py
+see the schedule:   polos schedules list
+see the bookings:   polos list --workflow book
 """
 
 import random
@@ -19,13 +20,13 @@ class Order(BaseModel):
     amount: float
 
 
-def made_up() -> list[Order]:
+def invent_orders() -> list[Order]:
     return [Order(customer=random.choice("abc"), amount=random.randint(1, 99)) for _ in range(3)]
 
 
 @workflow(schedule="*/5 * * * * *")
 async def customers(ctx: WorkflowContext, tick: SchedulePayload) -> int:
-    orders = await ctx.step.run("orders", made_up)
+    orders = await ctx.step.run("orders", invent_orders)
     for number, order in enumerate(orders):
         await ctx.step.publish_event(f"order-{number}", "orders", order, event_type="order")
     return len(orders)

@@ -1,6 +1,6 @@
 """Durable workflows in plain async Python, with Redis as the only server.
 
-A workflow can stop, ask a person, and go on days later as if nothing had happened.
+A workflow can stop, ask a person, and continue days later where it left off.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ __all__ = [
     "workflow",
 ]
 
-_LAZY = {
+_LAZY = {  # name -> the module that is imported on first use, to keep `import polos_redis` light
     "tool": "agents",
     "ask_user": "agents",
     "Usage": "agents",
@@ -167,8 +167,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> object:
-    found = _LAZY.get(name)
-    if found is None:
+    source = _LAZY.get(name)
+    if source is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"{__name__}.{found}")
-    return module if name == found else getattr(module, name)
+    module = import_module(f"{__name__}.{source}")
+    return module if name == source else getattr(module, name)

@@ -1,7 +1,7 @@
-"""API keys: who calls the REST API, and what they may do. Kept in partition 0, for the whole namespace.
+"""API keys: the callers of the REST API and their permissions.
 
-The secret `polos_<id>_<random>` is given out once and stored as its SHA-256 only: it has 256 random bits, so
-there is nothing to guess, and nothing that a slow hash would add.
+All keys of a namespace are in partition 0. The secret, `polos_<id>_<random>`, is returned once and stored
+only as its SHA-256: with 256 random bits it can't be guessed, so a slow hash would add nothing.
 """
 
 from __future__ import annotations
@@ -21,14 +21,19 @@ from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.errors import ApiKeyNotFoundError, ConfigurationError
 from polos_redis.values.times import to_datetime, to_ms
 
+__all__ = ["ApiKey", "create", "find", "get", "list_keys", "revoke"]
+
 SCOPES = ("read", "invoke", "approve", "admin")
 PREFIX = "polos_"
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key without its secret. `name` is who uses it, as decisions and the audit have it; several keys may
-    have the same."""
+    """An API key, without its secret.
+
+    `name` is the person or program that uses it, as recorded in decisions and the audit; several keys may
+    share a name. `scopes` are some of "read", "invoke", "approve" and "admin".
+    """
 
     id: str
     name: str
@@ -40,7 +45,7 @@ class ApiKey:
 
     @property
     def holds(self) -> bool:
-        """Whether it is neither revoked nor expired."""
+        """Whether the key is valid: neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or datetime.now(UTC) < self.expires_at)
 
 
@@ -51,22 +56,24 @@ async def create(
     groups: Iterable[str] = (),
     expires_in: float | None = None,
 ) -> tuple[ApiKey, str]:
-    """Make a key that holds for `expires_in` seconds (None: until it is revoked); returns it and its secret
-    text, which is stored nowhere. Raises `ConfigurationError`."""
+    """Create a key that expires in `expires_in` seconds (None: never); return it and its secret.
+
+    The secret is not stored and can't be read again. Raises `ConfigurationError`.
+    """
     check_name("a key's name", name)
-    wanted = {scopes} if isinstance(scopes, str) else set(scopes)
-    if not wanted or not wanted <= set(SCOPES):
+    granted = {scopes} if isinstance(scopes, str) else set(scopes)
+    if not granted or not granted <= set(SCOPES):
         raise ConfigurationError(
-            f"the scopes of a key are some of {', '.join(SCOPES)}, not {', '.join(sorted(wanted)) or 'none'}"
+            f"a key's scopes must be some of {', '.join(SCOPES)}, not {', '.join(sorted(granted)) or 'none'}"
         )
     if expires_in is not None and not 0 < expires_in < 1e10:
-        raise ConfigurationError(f"expires_in is a positive number of seconds, not {expires_in!r}")
+        raise ConfigurationError(f"expires_in must be a positive number of seconds, not {expires_in!r}")
     now = time.time()
     key = ApiKey(
         id=secrets.token_hex(8),
         name=name,
         groups=check_groups("a key", groups),
-        scopes=tuple(scope for scope in SCOPES if scope in wanted),
+        scopes=tuple(scope for scope in SCOPES if scope in granted),
         created_at=to_datetime(int(now * 1000)),
         expires_at=None if expires_in is None else to_datetime(int((now + expires_in) * 1000)),
     )
@@ -76,7 +83,7 @@ async def create(
 
 
 async def find(connection: Connection, secret: str) -> ApiKey | None:
-    """The key that a secret text is of; None when it is unknown, revoked or expired."""
+    """Return the key with this secret; None if it is unknown, revoked or expired."""
     if not secret.startswith(PREFIX) or not secret.isascii():
         return None
     packed = await (await connection.store()).api_keys.read(secret[len(PREFIX) :].partition("_")[0])
@@ -87,31 +94,31 @@ async def find(connection: Connection, secret: str) -> ApiKey | None:
 
 
 async def get(connection: Connection, key_id: str) -> ApiKey | None:
-    """The key of an id, whether it still holds or not; None when there is none."""
+    """Return the key with this id, even if it is revoked or expired; None if there is none."""
     packed = await (await connection.store()).api_keys.read(key_id)
     return None if packed is None else _unpack(packed)[0]
 
 
 async def list_keys(connection: Connection) -> list[ApiKey]:
-    """All keys, oldest first; revoked and expired ones too."""
-    found = [_unpack(packed)[0] for packed in await (await connection.store()).api_keys.read_all()]
-    return sorted(found, key=lambda key: (key.created_at, key.id))
+    """Return all keys, oldest first, including revoked and expired ones."""
+    stored = await (await connection.store()).api_keys.read_all()
+    return sorted((_unpack(packed)[0] for packed in stored), key=lambda key: (key.created_at, key.id))
 
 
 async def revoke(connection: Connection, id_or_name: str) -> list[ApiKey]:
-    """Let a key, or all keys of a name, hold no longer; returns them. One revoked before stays as it is.
+    """Revoke the key with this id, or all keys with this name, and return them.
 
-    Raises `ApiKeyNotFoundError`.
+    Keys revoked before keep their `revoked_at`. Raises `ApiKeyNotFoundError`.
     """
     store = await connection.store()
     stored = [_unpack(packed) for packed in await store.api_keys.read_all()]
-    meant = [row for row in stored if row[0].id == id_or_name] or [
+    matching = [row for row in stored if row[0].id == id_or_name] or [
         row for row in stored if row[0].name == id_or_name
     ]
-    if not meant:
+    if not matching:
         raise ApiKeyNotFoundError(id_or_name)
     revoked = []
-    for key, digest in meant:
+    for key, digest in matching:
         if key.revoked_at is None:
             key = replace(key, revoked_at=to_datetime(int(time.time() * 1000)))
             await store.api_keys.put(key.id, _pack(key, digest))
@@ -119,7 +126,7 @@ async def revoke(connection: Connection, id_or_name: str) -> list[ApiKey]:
     return revoked
 
 
-# --- as the store has it ----------------------------------------------------------------
+# --- the stored form --------------------------------------------------------------------
 
 
 def _digest(secret: str) -> bytes:
@@ -142,15 +149,15 @@ def _pack(key: ApiKey, digest: bytes) -> bytes:
 
 
 def _unpack(packed: bytes) -> tuple[ApiKey, bytes]:
-    found = msgpack.unpackb(packed)
-    expires, revoked = found["expires"], found["revoked"]
+    stored = msgpack.unpackb(packed)
+    expires, revoked = stored["expires"], stored["revoked"]
     key = ApiKey(
-        found["id"],
-        found["name"],
-        tuple(found["groups"]),
-        tuple(found["scopes"]),
-        to_datetime(found["created"]),
+        stored["id"],
+        stored["name"],
+        tuple(stored["groups"]),
+        tuple(stored["scopes"]),
+        to_datetime(stored["created"]),
         None if expires is None else to_datetime(expires),
         None if revoked is None else to_datetime(revoked),
     )
-    return key, found["digest"]
+    return key, stored["digest"]

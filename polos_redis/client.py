@@ -1,8 +1,4 @@
-"""The client: start, watch, resume and list executions. Everything a service embeds.
-
-A client connects on first use and need not be closed. It belongs to no event loop: under a second
-`asyncio.run`, or in a forked child, it makes its connections anew.
-"""
+"""The client: start executions, await them, answer their suspensions, and query them."""
 
 from __future__ import annotations
 
@@ -20,14 +16,20 @@ from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.page import Page
 from polos_redis.executions.starting import InvokeOptions
 
+__all__ = ["PolosClient"]
+
 Out = TypeVar("Out")
 
 
 class PolosClient(Connection):
-    """Starts, watches, resumes and lists the executions of one namespace on one Redis.
+    """A client of one namespace on one Redis, for any program that starts executions or answers them.
 
-    Every option left out comes from its environment variable, else its default (see the options reference).
-    Safe to share between tasks; calls repeat by themselves while Redis is away, for `patience_seconds`.
+    It connects on first use and need not be closed. Tasks may share a client, and it works in any event loop:
+    in a second `asyncio.run` or a forked child it opens new connections. Options not given come from their
+    environment variables, then from their defaults (see the options reference).
+
+    While Redis is unavailable, every call is repeated for up to `patience_seconds`, then raises
+    `RedisUnavailableError`.
     """
 
     # --- starting -----------------------------------------------------------------------
@@ -46,28 +48,35 @@ class PolosClient(Connection):
         input: Any = None,
         **options: Unpack[InvokeOptions],
     ) -> ExecutionHandle[Any]:
-        """Start an execution of a workflow, or of a workflow id this process need not have imported.
+        """Start an execution of a workflow and return its handle, as soon as the execution is stored.
 
-        The input is validated where the workflow is known, and in any case by the worker. Options:
-        `idempotency_key` starts one execution for it and the workflow, however often it is called while that
-        one is kept, failed or not (another input raises `IdempotencyConflictError`); `start_delay` (seconds)
-        or `start_at` (an aware datetime) start it later; `run_timeout_seconds` fails it when it has not
-        finished by then, counted from its start, waiting included; `queue` and `concurrency_key` (a limit for
-        each key) say where it waits for a worker; `session_id` and `user_id` are there for its code to see,
-        `started_by` is who has started it, where that is not the user it is for; `initial_state` is for
-        workflows with a `state_schema`.
+        Pass the workflow, or only its id if this process has not imported it; the input is then validated by
+        the worker alone. Options:
 
-        Not inside a workflow: use `ctx.step.invoke` there.
+        - `idempotency_key`: start at most one execution per workflow and key. Further calls return the first
+          one as long as it is retained, whatever its outcome; a different input raises
+          `IdempotencyConflictError`.
+        - `start_delay` (seconds) or `start_at` (an aware datetime): start later.
+        - `run_timeout_seconds`: fail the execution if it has not finished this long after its start, waits
+          included.
+        - `queue`, `concurrency_key`: the queue to wait in, and the key within it that the queue's limit
+          applies to.
+        - `session_id`, `user_id`: the session and the user it runs for, as `ctx` shows them.
+        - `started_by`: the person who starts it on behalf of that user.
+        - `initial_state`: the first `ctx.state`, for a workflow with a `state_schema`.
+
+        Raises `InvalidInputError`, `NotStorableError` or `ValueTooLargeError`; nothing is written then.
+        Inside a workflow, use `ctx.step.invoke`; this raises `InsideWorkflowError` there.
         """
         if tasks.in_workflow():
             raise InsideWorkflowError(
-                "invoke was called in a workflow's own code, where every replay would start another "
-                "execution: use ctx.step.invoke or ctx.step.invoke_and_wait"
+                "invoke was called inside a workflow, where every replay would start another execution: use "
+                "ctx.step.invoke or ctx.step.invoke_and_wait"
             )
         return await starting.invoke(self, workflow, input, options)
 
     def get_handle(self, execution_id: str) -> ExecutionHandle[Any]:
-        """A handle to an execution started anywhere. No call is made: `await` it to have it checked."""
+        """Return a handle to any execution, without a call to Redis. Await it to check that it exists."""
         return ExecutionHandle(self, execution_id)
 
     # --- deciding -----------------------------------------------------------------------
@@ -85,20 +94,22 @@ class PolosClient(Connection):
         early: bool = False,
         channel: str = "client",
     ) -> Resumed:
-        """Answer a suspension. Exactly one answer decides it; whoever sees the suspend event can answer.
+        """Answer a suspension with `data`. One answer resolves it; repeating that answer has no effect.
 
-        `suspend_workflow_id` (the root workflow's id) is taken for symmetry; the execution's id is enough.
-        The same answer again has no effect and gets the first outcome. A workflow that does not know the type
-        of a model given as `data` gets it as plain data. With `early=True` an answer that comes before its
-        suspension is kept and used when it opens (and dropped then, with a warning, if it does not fit).
+        - `resumed_by`, `groups`: the person who answers and their groups, as this program knows them. They
+          are checked against the suspension's approvers, then the answer against its schema.
+        - `shown_digest`: the digest of the data that this person was shown. If the suspension shows different
+          data by now, the answer is refused.
+        - `early=True`: store an answer that comes before its suspension opens, and use it then. If it does
+          not fit, it is dropped with a warning. An answer with `shown_digest` is never early.
+        - `suspend_workflow_id`: accepted for symmetry; the execution's id is enough.
+        - `channel`: the way the answer came, for the audit.
 
-        Where the suspension says who may answer, and what: `resumed_by` and `groups` are who this is, as this
-        program knows them; that is checked first. `shown_digest` is the digest of what was shown to that
-        person: what shows something else by now is not decided, and nothing is answered early.
+        A workflow that does not know the type of a model in `data` receives plain data.
 
         Raises `ExecutionNotFoundError`, or a `ResumeError`: `AlreadyResumedError`, `SuspensionExpiredError`,
         `ExecutionFinishedError`, `SuspensionNotFoundError`, `AmbiguousSuspensionError`, `InvalidAnswerError`,
-        `NotApproverError`, `ShownChangedError`; nothing is changed then.
+        `NotApproverError` or `ShownChangedError`. The answer is not recorded then.
         """
         return await answers.decide(
             self,
@@ -113,30 +124,34 @@ class PolosClient(Connection):
         )
 
     async def cancel(self, execution_id: str, *, cancelled_by: str | None = None) -> None:
-        """End an execution and its descendants as cancelled. None of them starts another step.
+        """Cancel an execution and its descendants. None of them starts another step.
 
-        A running one gets CancelledError at its next await, and what its code still does is discarded, a step
-        in flight included. Raises `ExecutionNotFoundError`, or `ExecutionFinishedError` when it had ended
-        before.
+        Running code gets `CancelledError` at its next await; whatever it still does, a step in flight
+        included, is discarded. Raises `ExecutionNotFoundError`, or `ExecutionFinishedError` if the execution
+        has already ended.
         """
         await ending.cancel(self, execution_id, cancelled_by=cancelled_by)
 
     async def retry(self, execution_id: str) -> int:
-        """Let a failed execution go on from its journal as a new run; returns the run's number.
+        """Continue a failed execution from its journal, as a new run; return the number of that run.
 
-        What failed, timed out or was closed is tried again, failed children too; what has succeeded is kept.
-        Raises `ExecutionNotFoundError`, or `NotFailedError` when it has not failed.
+        Steps, waits and children that succeeded keep their results. Those that failed, timed out or were
+        closed run again. Raises `ExecutionNotFoundError`, or `NotFailedError` if the execution has not
+        failed.
         """
         return await ending.retry(self, execution_id)
 
     # --- reading ------------------------------------------------------------------------
 
     async def get_execution(self, execution_id: str) -> dict[str, Any]:
-        """Everything known of an execution, as plain JSON values: id, workflow_id, status, input, result,
-        error (type, message, traceback), created_at / started_at / finished_at (ISO 8601), steps,
-        suspensions (what was shown, who answered, when, how), open_suspensions, usage (of models), waits,
-        children (a thousand of each step), and of a root execution what is open below it
-        (open_suspensions_below)."""
+        """Return one execution as plain JSON values.
+
+        The keys include `id`, `workflow_id`, `status`, `input`, `result`, `error` (`type`, `message`,
+        `traceback`), `created_at`, `started_at` and `finished_at` (ISO 8601), `steps`, `suspensions` (the
+        data shown, and who answered, when and how), `open_suspensions`, `waits`, `children` (up to 1000 per
+        step) and `usage` (tokens of models). A root execution also lists the open suspensions of its
+        descendants as `open_suspensions_below`. Raises `ExecutionNotFoundError`.
+        """
         return await queries.get_execution(self, execution_id)
 
     async def list_executions(
@@ -147,7 +162,10 @@ class PolosClient(Connection):
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[dict[str, Any]]:
-        """Executions, newest first: id, workflow_id, status and times. `cursor` is a page's `next_cursor`."""
+        """Return a page of executions, newest first, each with `id`, `workflow_id`, `status` and times.
+
+        `cursor` is the previous page's `next_cursor`; `limit` is at most 1000.
+        """
         return await queries.list_executions(
             self, status=status, workflow=workflow, limit=limit, cursor=cursor
         )
@@ -159,42 +177,45 @@ class PolosClient(Connection):
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[dict[str, Any]]:
-        """Open suspensions, oldest first: what waits, since when, until when, and what is shown."""
+        """Return a page of open suspensions, oldest first, each with its data, its times and who may answer.
+
+        `cursor` is the previous page's `next_cursor`; `limit` is at most 1000.
+        """
         return await queries.list_suspensions(self, workflow=workflow, limit=limit, cursor=cursor)
 
     async def get_suspension(self, execution_id: str, step_key: str) -> dict[str, Any]:
-        """One suspension, open or not, as `list_suspensions` has it, and of its execution
+        """Return one suspension, open or not, with the keys of `list_suspensions` and those of its execution:
         `root_workflow_id`, `root_execution_id`, `user_id`, `started_by` and `execution_status`.
 
-        By a root's id one of a descendant is found too. Raises `ExecutionNotFoundError`,
+        A root's id also finds a descendant's suspension. Raises `ExecutionNotFoundError`,
         `SuspensionNotFoundError` or `AmbiguousSuspensionError`.
         """
         return await queries.get_suspension(self, execution_id, step_key)
 
     async def audit(self, execution_id: str) -> list[dict[str, Any]]:
-        """What became of an execution's suspensions, and of its descendants', oldest first; kept for longer
-        than the execution itself (`audit_seconds` of the worker, a year by default).
+        """Return the decisions on the suspensions of an execution and its descendants, oldest first.
 
-        Each with execution_id, workflow_id, step_key, status ("recorded", "answered", "expired", "closed"),
-        by, at, channel, digest (of what was shown), opened_at and data (the answer; None once it was
-        deleted). Raises `ExecutionNotFoundError` where there is neither an execution nor an audit.
+        Each entry has `execution_id`, `workflow_id`, `step_key`, `status` ("recorded", "answered", "expired"
+        or "closed"), `by`, `at`, `channel`, `digest` (of the data shown), `opened_at` and `data` (the answer;
+        None after `delete`). The audit outlives the execution: workers keep it for `audit_seconds`, a year by
+        default. Raises `ExecutionNotFoundError` if neither exists.
         """
         return await queries.audit(self, execution_id)
 
     # --- deleting -----------------------------------------------------------------------
 
     async def delete(self, execution_id: str) -> int:
-        """Delete a root execution that has ended, and its descendants: input, results, journal, events. Of
-        its audit who, when and what it was about stay, the answers go. Returns how many executions were
-        deleted. What other systems were told, and topics that user code publishes to, are not touched.
+        """Delete a root execution that has ended, and its descendants; return how many were deleted.
 
-        Can be repeated when it was cut short. Raises `ExecutionNotFoundError`, `NotFinishedError`, or
-        `InvalidInputError` for a child's id.
+        Inputs, results, journals and events are deleted. The audit keeps who decided what and when, without
+        the answers. Topics that user code publishes to are not touched. If a call is interrupted, repeat it.
+
+        Raises `ExecutionNotFoundError`, `NotFinishedError`, or `InvalidInputError` for a child's id.
         """
         return await ending.delete(self, execution_id)
 
     # --- workers ------------------------------------------------------------------------
 
     async def served_workflows(self) -> set[str]:
-        """The workflow ids that workers announce now."""
+        """Return the ids of the workflows that workers serve now."""
         return await (await self.store()).workers.served()

@@ -1,70 +1,70 @@
-"""Every error of polos-redis: one tree, each message one sentence that says what to do.
+"""All exceptions of polos-redis, in one hierarchy. Each message says what is wrong, where, and what to do.
 
-Catch `PolosError` for all of them. `ResumeError` groups the refusals of a resume;
-`StepExecutionError` is what a workflow sees when a step has finally failed.
+Catch `PolosError` to catch them all, and `ResumeError` to catch every refused answer. Inside a workflow, a
+step that failed for the last time raises `StepExecutionError`.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 
-MOST_NAMED = 10  # things that one message lists
+MAX_LISTED = 10  # items that one message lists
 
 
 class PolosError(Exception):
-    """Base of all errors raised by polos-redis."""
+    """Base class of all errors raised by polos-redis."""
 
 
 class ConfigurationError(PolosError):
-    """An option, environment variable or server setting that can't work; says which and why."""
+    """An argument, option, environment variable or server setting is invalid; the message names it."""
 
 
-# --- the way to Redis -------------------------------------------------------------------
+# --- Redis ------------------------------------------------------------------------------
 
 
 class RedisUnavailableError(PolosError):
-    """Redis could not be reached, or was not able to serve, for as long as the caller waits."""
+    """Redis was unreachable, or unable to serve the call, for as long as the caller was willing to wait."""
 
 
 class RedisRefusedError(PolosError):
-    """Redis answered a call with an error that repeating it won't cure (rights, memory, type)."""
+    """Redis rejected a call, and repeating it won't help (permissions, memory, wrong type of key)."""
 
 
 class ConnectionLostError(PolosError):
-    """The connection ended while a call was under way: whether it took effect is not known."""
+    """The connection broke during a call, so it is unknown whether the call took effect."""
 
 
 # --- values -----------------------------------------------------------------------------
 
 
 class StoredValueError(PolosError, ValueError):
-    """Base of what can be wrong with a value that is stored or read back."""
+    """Base class of the errors about storing and reading values."""
 
 
 class NotStorableError(StoredValueError, TypeError):
-    """A value that can't be stored; the message names the path inside it, e.g. `$.items[3].file`."""
+    """The value can't be stored; the message has the path to the part at fault, as `$.items[3].file`."""
 
 
 class ValueTooLargeError(StoredValueError):
-    """A value over the size limit (1 MiB by default)."""
+    """The value exceeds the size limit (1 MiB by default)."""
 
 
 class UnreadableValueError(StoredValueError):
-    """A stored value that can't be read here: damaged, or of a type this process has not imported."""
+    """The stored value can't be read: it is damaged, or this process has not imported its type."""
 
 
 class InvalidInputError(StoredValueError):
-    """The input, or the initial state, does not fit the declared type; the message names the fields."""
+    """The input or initial state does not match its declared type; the message lists the invalid fields."""
 
 
 # --- inside a workflow ------------------------------------------------------------------
 
 
 class StepExecutionError(PolosError):
-    """A step has finally failed: raised on this run and again on every replay.
+    """A step failed and has no attempts left. The failure is journaled: every replay raises it again.
 
-    `step_key`, `error_type` (the original exception's class name), `error_message` (its text) and
-    `attempts` (how often it was tried) are kept from the original failure.
+    `error_type` is the class name of the original exception, `error_message` its text, and `attempts` the
+    number of attempts made.
     """
 
     def __init__(self, step_key: str, error_type: str, error_message: str, attempts: int = 1) -> None:
@@ -80,11 +80,11 @@ class StepExecutionError(PolosError):
 
 
 class NoRetryError(PolosError):
-    """Raised by a step's function: it has failed for good, to try again would not help."""
+    """Raise this in a step's function to fail the step without further attempts."""
 
 
 class SuspendTimeoutError(StepExecutionError):
-    """Nobody answered a suspension before its deadline."""
+    """A suspension reached its deadline without an answer."""
 
     def __init__(self, step_key: str, timeout_seconds: float, attempts: int = 1) -> None:
         self.timeout_seconds = timeout_seconds
@@ -100,7 +100,7 @@ class SuspendTimeoutError(StepExecutionError):
 
 
 class WaitTimeoutError(StepExecutionError):
-    """No event came before the timeout of a `wait_for_event`."""
+    """A `wait_for_event` reached its timeout before an event arrived."""
 
     def __init__(self, step_key: str, topic: str, timeout_seconds: float, attempts: int = 1) -> None:
         self.topic = topic
@@ -116,7 +116,7 @@ class WaitTimeoutError(StepExecutionError):
 
 
 class StateConflictError(StoredValueError):
-    """A step has changed fields of `ctx.state` that another task of its workflow has changed meanwhile."""
+    """A step changed fields of `ctx.state` that concurrent code of the same workflow changed meanwhile."""
 
     def __init__(self, fields: list[str]) -> None:
         self.fields = fields
@@ -124,20 +124,20 @@ class StateConflictError(StoredValueError):
 
     def __str__(self) -> str:
         return (
-            f"ctx.state.{', ctx.state.'.join(self.fields)} changed meanwhile, by what runs side by side with "
-            "this step: let such steps return values, and change the state in the workflow's own code"
+            f"ctx.state.{', ctx.state.'.join(self.fields)} changed while this step ran: let concurrent steps "
+            "return values, and change the state in the workflow's own code"
         )
 
 
 class HookFailedError(PolosError):
-    """A hook has refused to let its execution go on, or returned what a hook can't return."""
+    """A hook failed its execution with `HookResult.fail`, or returned something invalid."""
 
 
 class StepKeyError(PolosError):
-    """A step key used twice in one execution, or replayed as another kind of step.
+    """A step key was used twice in one execution, or for another kind of step on replay.
 
-    The execution stops with this error whatever the workflow catches: it never goes on with the
-    value of another step.
+    The execution fails even if the workflow catches the error, so that no step ever gets the value of
+    another.
     """
 
 
@@ -145,7 +145,7 @@ class StepKeyError(PolosError):
 
 
 class ExecutionNotFoundError(PolosError):
-    """No execution with this id (it never was, or its retention has passed)."""
+    """No execution has this id: it never existed, or its retention has passed."""
 
     def __init__(self, execution_id: str) -> None:
         self.execution_id = execution_id
@@ -154,12 +154,12 @@ class ExecutionNotFoundError(PolosError):
     def __str__(self) -> str:
         return (
             f"there is no execution {self.execution_id!r} in this namespace: check the id, the namespace "
-            "and the Redis URL; a finished execution is kept for its retention only"
+            "and the Redis URL, and note that finished executions are deleted after their retention"
         )
 
 
 class ScheduleNotFoundError(PolosError):
-    """No schedule with this id (it never was, it was deleted, or its workflow no longer declares it)."""
+    """No schedule has this id: it never existed, was deleted, or is no longer declared by its workflow."""
 
     def __init__(self, schedule_id: str) -> None:
         self.schedule_id = schedule_id
@@ -167,13 +167,13 @@ class ScheduleNotFoundError(PolosError):
 
     def __str__(self) -> str:
         return (
-            f"there is no schedule {self.schedule_id!r} in this namespace: check the id and the namespace; "
-            "`polos schedules list` shows those that are there"
+            f"there is no schedule {self.schedule_id!r} in this namespace: check the id and the namespace "
+            "(`polos schedules list` shows all schedules)"
         )
 
 
 class ExecutionFailedError(PolosError):
-    """The execution failed. `error_type`, `error_message` and `traceback` are the workflow's own."""
+    """The execution failed. `error_type`, `error_message` and `traceback` describe the workflow's error."""
 
     def __init__(self, execution_id: str, error_type: str, error_message: str, traceback: str = "") -> None:
         self.execution_id = execution_id
@@ -188,7 +188,7 @@ class ExecutionFailedError(PolosError):
 
 
 class ExecutionCancelledError(PolosError):
-    """The execution was cancelled; `by` says by whom, where that is known."""
+    """The execution was cancelled; `by` names who did it, if known."""
 
     def __init__(self, execution_id: str, by: str | None = None) -> None:
         self.execution_id = execution_id
@@ -200,15 +200,15 @@ class ExecutionCancelledError(PolosError):
 
 
 class WorkflowTimeoutError(PolosError):
-    """The execution did not finish within its `run_timeout_seconds`, so it was failed."""
+    """The execution failed because it did not finish within `run_timeout_seconds`."""
 
 
 class InsideWorkflowError(PolosError):
-    """A call that belongs outside of workflows was made in one, where it would not be journaled."""
+    """A method for use outside workflows was called in a workflow, where its result is not journaled."""
 
 
 class IdempotencyConflictError(PolosError):
-    """The idempotency key was used before for this workflow, with another input; nothing was started."""
+    """The idempotency key belongs to an execution with a different input. Nothing was started."""
 
     def __init__(self, workflow_id: str, key: str, execution_id: str) -> None:
         self.workflow_id = workflow_id
@@ -218,13 +218,13 @@ class IdempotencyConflictError(PolosError):
 
     def __str__(self) -> str:
         return (
-            f"idempotency key {self.key!r} was used before for workflow {self.workflow_id!r} with another "
-            f"input (execution {self.execution_id}): use another key, or give the same input"
+            f"idempotency key {self.key!r} was already used for workflow {self.workflow_id!r} with a "
+            f"different input (execution {self.execution_id}): use a new key or the same input"
         )
 
 
 class NotFinishedError(PolosError):
-    """Only what has finished can be deleted; `status` says how this one stands."""
+    """The execution can't be deleted before it finishes; `status` is its current status."""
 
     def __init__(self, execution_id: str, status: str) -> None:
         self.execution_id = execution_id
@@ -233,13 +233,13 @@ class NotFinishedError(PolosError):
 
     def __str__(self) -> str:
         return (
-            f"execution {self.execution_id} can't be deleted: it is {self.status}; cancel it first, or wait "
-            "for its end"
+            f"execution {self.execution_id} can't be deleted while it is {self.status}: cancel it, or wait "
+            "until it has finished"
         )
 
 
 class NotFailedError(PolosError):
-    """Only a failed execution can be retried; `status` says how this one stands."""
+    """Only a failed execution can be retried; `status` is its current status."""
 
     def __init__(self, execution_id: str, status: str) -> None:
         self.execution_id = execution_id
@@ -251,37 +251,37 @@ class NotFailedError(PolosError):
 
 
 class WorkerLostError(PolosError):
-    """The execution ended with its worker `max_deliveries` times in a row, so it was failed."""
+    """The execution failed because its worker died `max_deliveries` times in a row while running it."""
 
 
 # --- agents -----------------------------------------------------------------------------
 
 
 class AgentError(PolosError):
-    """Base of what fails an agent's run."""
+    """Base class of the errors that fail an agent's run."""
 
 
 class InvalidOutputError(AgentError):
-    """The model's answer does not fit the agent's output_schema, however often it was sent back."""
+    """The model's answer did not match the agent's `output_schema` after all attempts to correct it."""
 
 
 class ModelRefusalError(AgentError):
-    """The model, or its provider's content filter, refuses to answer."""
+    """The model or its provider's content filter refused to answer."""
 
 
 class AgentStoppedError(AgentError):
-    """A stop condition ended the run before there was an answer of the agent's output_schema."""
+    """A stop condition ended the run before the model gave an answer that matches `output_schema`."""
 
 
-# --- the refusals of a resume -----------------------------------------------------------
+# --- refused answers --------------------------------------------------------------------
 
 
 class ResumeError(PolosError):
-    """Base of the refusals of a resume: nothing was changed."""
+    """Base class of the errors for a refused answer. Nothing was changed."""
 
 
 class AlreadyResumedError(ResumeError):
-    """Another answer was accepted before; `resumed_by` and `resumed_at` say whose and when."""
+    """A different answer was accepted earlier; `resumed_by` and `resumed_at` say whose and when."""
 
     def __init__(
         self, execution_id: str, step_key: str, resumed_by: str | None, resumed_at: datetime
@@ -297,12 +297,12 @@ class AlreadyResumedError(ResumeError):
         when = self.resumed_at.isoformat(sep=" ", timespec="seconds")
         return (
             f"suspension {self.step_key!r} of {self.execution_id} was already answered {who}"
-            f"at {when} with another answer; that one stands"
+            f"at {when}: that answer stands, and yours was not recorded"
         )
 
 
 class SuspensionExpiredError(ResumeError):
-    """The suspension's deadline has passed; `expired_at` says when."""
+    """The suspension's deadline passed at `expired_at`."""
 
     def __init__(self, execution_id: str, step_key: str, expired_at: datetime) -> None:
         self.execution_id = execution_id
@@ -314,12 +314,12 @@ class SuspensionExpiredError(ResumeError):
         when = self.expired_at.isoformat(sep=" ", timespec="seconds")
         return (
             f"suspension {self.step_key!r} of {self.execution_id} timed out at {when}: "
-            "it takes no answer any more"
+            "it no longer accepts answers"
         )
 
 
 class ExecutionFinishedError(ResumeError):
-    """The execution has ended (or was cancelled), so nothing waits for this any more."""
+    """The execution has finished or no longer waits for this answer; `status` is its current status."""
 
     def __init__(self, execution_id: str, status: str, what: str = "") -> None:
         self.execution_id = execution_id
@@ -329,14 +329,14 @@ class ExecutionFinishedError(ResumeError):
 
     def __str__(self) -> str:
         if not self.what:
-            return f"execution {self.execution_id} has ended before: it is {self.status}"
+            return f"execution {self.execution_id} has already finished: it is {self.status}"
         if self.status in ("queued", "waiting"):
-            return f"{self.what} of {self.execution_id} was closed: the workflow went on without it"
+            return f"{self.what} of {self.execution_id} was closed: the workflow continued without an answer"
         return f"{self.what} of {self.execution_id} was closed: the execution is {self.status}"
 
 
 class SuspensionNotFoundError(ResumeError):
-    """No such suspension; `open_steps` lists the step keys that do wait."""
+    """No suspension has this step key; `open_steps` lists the step keys that wait for an answer."""
 
     def __init__(self, execution_id: str, step_key: str, open_steps: list[str]) -> None:
         self.execution_id = execution_id
@@ -352,9 +352,10 @@ class SuspensionNotFoundError(ResumeError):
 
 
 class InvalidAnswerError(ResumeError):
-    """The answer is not of the type that the suspension asks for.
+    """The answer does not match the suspension's schema.
 
-    `errors` lists what is wrong: {"field": "limit.amount" ("" for the whole answer), "message": ...}.
+    `errors` has an entry for each problem, `{"field": "limit.amount", "message": ...}`; the field is "" if
+    the problem concerns the whole answer.
     """
 
     def __init__(self, execution_id: str, step_key: str, errors: list[dict[str, str]]) -> None:
@@ -364,18 +365,20 @@ class InvalidAnswerError(ResumeError):
         super().__init__(execution_id, step_key, errors)
 
     def __str__(self) -> str:
-        told = [
-            f"{one['field']}: {one['message']}" if one["field"] else one["message"] for one in self.errors
+        problems = [
+            f"{error['field']}: {error['message']}" if error["field"] else error["message"]
+            for error in self.errors
         ]
-        if len(told) > MOST_NAMED:
-            told[MOST_NAMED:] = ["..."]
+        if len(problems) > MAX_LISTED:
+            problems[MAX_LISTED:] = ["..."]
         return (
-            f"the answer does not fit suspension {self.step_key!r} of {self.execution_id}: {'; '.join(told)}"
+            f"the answer does not fit suspension {self.step_key!r} of {self.execution_id}: "
+            f"{'; '.join(problems)}"
         )
 
 
 class NotApproverError(ResumeError):
-    """Who answers may not decide this suspension; `reason` says why."""
+    """This person may not decide the suspension; `reason` says why."""
 
     def __init__(self, execution_id: str, step_key: str, who: str | None, reason: str) -> None:
         self.execution_id = execution_id
@@ -385,12 +388,12 @@ class NotApproverError(ResumeError):
         super().__init__(execution_id, step_key, who, reason)
 
     def __str__(self) -> str:
-        who = f"{self.who} may" if self.who else "an answer without a name may"
-        return f"{who} not decide suspension {self.step_key!r} of {self.execution_id}: {self.reason}"
+        who = self.who or "an anonymous user"
+        return f"{who} may not decide suspension {self.step_key!r} of {self.execution_id}: {self.reason}"
 
 
 class ShownChangedError(ResumeError):
-    """What the suspension shows is not what this answer was given to: look again, then decide."""
+    """The suspension's data changed after it was read, so the answer may be about something else."""
 
     def __init__(self, execution_id: str, step_key: str) -> None:
         self.execution_id = execution_id
@@ -399,13 +402,13 @@ class ShownChangedError(ResumeError):
 
     def __str__(self) -> str:
         return (
-            f"what suspension {self.step_key!r} of {self.execution_id} shows has changed since it was looked "
-            "at: look at it again, then decide"
+            f"the data of suspension {self.step_key!r} of {self.execution_id} has changed since you read it: "
+            "read it again, then answer"
         )
 
 
 class AmbiguousSuspensionError(ResumeError):
-    """Several suspensions fit; `candidates` lists those that are open: name one."""
+    """The answer could belong to several suspensions; `candidates` lists the open ones."""
 
     def __init__(self, execution_id: str, candidates: list[str]) -> None:
         self.execution_id = execution_id
@@ -413,26 +416,26 @@ class AmbiguousSuspensionError(ResumeError):
         super().__init__(execution_id, candidates)
 
     def __str__(self) -> str:
-        shown = [repr(candidate) for candidate in self.candidates[:MOST_NAMED]]
-        if len(self.candidates) > MOST_NAMED:
-            shown.append("...")
-        if len(shown) == 1:
+        listed = [repr(candidate) for candidate in self.candidates[:MAX_LISTED]]
+        if len(self.candidates) > MAX_LISTED:
+            listed.append("...")
+        if len(listed) == 1:
             return (
-                f"below execution {self.execution_id} there is an open suspension ({shown[0]}), and there "
-                "were others of its step key, which this answer may have been meant for: answer it by its "
-                "own execution's id"
+                f"execution {self.execution_id} has one open suspension ({listed[0]}) and closed ones with "
+                "the same step key, so this answer may be meant for one of those: use the id of the "
+                "execution that asked"
             )
         return (
             f"execution {self.execution_id} has {len(self.candidates)} open suspensions "
-            f"({', '.join(shown)}): name the one that is answered"
+            f"({', '.join(listed)}): name the one to answer"
         )
 
 
-# --- who calls, who decides -------------------------------------------------------------
+# --- signed links and API keys ----------------------------------------------------------
 
 
 class LinkError(PolosError):
-    """A signed link that can't be used: not one of this namespace, or expired (`expired_at` says when)."""
+    """The signed link is invalid, of another namespace, or expired (then `expired_at` says when)."""
 
     def __init__(self, message: str, expired_at: datetime | None = None) -> None:
         self.expired_at = expired_at
@@ -443,7 +446,7 @@ class LinkError(PolosError):
 
 
 class ApiKeyNotFoundError(PolosError):
-    """No API key with this id or name."""
+    """No API key has this id or name."""
 
     def __init__(self, id_or_name: str) -> None:
         self.id_or_name = id_or_name
@@ -452,7 +455,7 @@ class ApiKeyNotFoundError(PolosError):
     def __str__(self) -> str:
         return (
             f"there is no API key {self.id_or_name!r} in this namespace: check the id or name and the "
-            "namespace; `polos keys list` shows those that are there"
+            "namespace (`polos keys list` shows all keys)"
         )
 
 
@@ -460,4 +463,4 @@ class ApiKeyNotFoundError(PolosError):
 
 
 class EventsTrimmedError(PolosError):
-    """The event to continue from is no longer in its topic, so a gap can't be ruled out."""
+    """The event to continue from was trimmed from its topic, so later events may be missing too."""

@@ -1,12 +1,13 @@
-"""Event streams: what executions tell while they run, and what user code publishes.
+"""Events: publish to topics, and stream what executions and user code publish.
 
-A stream entry holds one event or several that were told in one write (a step's start and its finish): pairs
-of type and data. An event's id is the entry's id and its place in it, so a reader continues in the middle.
+A topic is one Redis stream. An entry holds one event, or several that were written together (a step's start
+and its finish), as pairs of type and data. An event's id is `<entry id>.<index>`, so a reader can continue in
+the middle of an entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -22,15 +23,25 @@ from polos_redis.values.text import raw, text
 from polos_redis.values.times import to_datetime
 from polos_redis.values.validation import GeneratedInput
 
+__all__ = [
+    "BatchEventPayload",
+    "Event",
+    "EventData",
+    "EventPayload",
+    "publish",
+    "stream_topic",
+    "stream_workflow",
+]
+
 EPOCH_MS = 1_577_836_800_000  # 2020: keeps sequence ids below 2 ** 53, as JSON readers need
-PLACES = 8  # events per entry that a sequence id tells apart
-RESERVED = {"workflow_start", "workflow_finish", "workflow_retry"}  # readers rely on these to be true
-IDLE_SECONDS = 5.0  # then the end of the execution is looked for where its finish event can't be seen
+INDEXES = 8  # events of one entry that get distinct sequence ids
+RESERVED = {"workflow_start", "workflow_finish", "workflow_retry"}  # only the runtime emits these
+IDLE_SECONDS = 5.0  # a stream this quiet checks whether its execution has ended
 
 
 @dataclass(frozen=True, slots=True)
 class EventData:
-    """An event to publish: its type, and any storable value."""
+    """An event to publish: its type and any storable value."""
 
     event_type: str
     data: Any = None
@@ -38,8 +49,11 @@ class EventData:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of a topic. `sequence_id` rises within a topic; `created_at` is the server's time;
-    `metadata` has the execution's id ("execution_id") for events of an execution's topics."""
+    """One event of a topic.
+
+    `sequence_id` increases within a topic. `created_at` is the server's time. For topics of an execution,
+    `metadata` contains its id as "execution_id".
+    """
 
     id: str
     sequence_id: int
@@ -52,7 +66,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventPayload(GeneratedInput):
-    """An event as `wait_for_event` returns it and a triggered workflow is given it."""
+    """One event: the result of `wait_for_event`, and the input of a workflow that an event triggers."""
 
     id: str
     sequence_id: int
@@ -64,92 +78,98 @@ class EventPayload(GeneratedInput):
 
 @dataclass(frozen=True, slots=True)
 class BatchEventPayload(GeneratedInput):
-    """Several events, in order, as a workflow triggered in batches is given them."""
+    """Several events, oldest first: the input of a workflow that a batch of events triggers."""
 
     events: list[EventPayload]
 
 
+# --- payloads, as waits return them and inputs store them -------------------------------
+
+
 def payload(topic: str, entry: bytes, event_type: str, data: Any) -> EventPayload:
-    """One event of a stream entry as a payload."""
+    """The first event of a stream entry, as a payload."""
     event = _event(topic, entry, 0, raw(event_type), data)
     return EventPayload(event.id, event.sequence_id, topic, event.event_type, data, event.created_at)
 
 
 def encode_payload(topic: str, entry: bytes, event_type: bytes, data: bytes) -> bytes:
-    """An `EventPayload` as an input is stored, around data of a type that need not be known here."""
+    """Encode an `EventPayload` around data that is encoded already, so its type need not be imported."""
     event = payload(topic, entry, text(event_type), None)
     fields = {name: codec.encode(getattr(event, name)) for name in EventPayload.__slots__}
     return codec.encode_record(EventPayload, {**fields, "data": data})
 
 
 def encode_batch(payloads: Sequence[bytes]) -> bytes:
-    """A `BatchEventPayload` of payloads that are encoded already."""
+    """Encode a `BatchEventPayload` of encoded payloads."""
     return codec.encode_record(BatchEventPayload, {"events": codec.encode_list(payloads)})
+
+
+# --- publishing -------------------------------------------------------------------------
+
+
+async def publish(connection: Connection, topic: str, event: EventData) -> str:
+    """Publish an event to a topic and return its id.
+
+    A "resume" event on a suspension's topic, `{step_key}/{execution_id}`, answers that suspension, with the
+    outcomes and errors of `client.resume`.
+    """
+    return await _publish(connection, topic, event)
 
 
 async def publish_once(
     connection: Connection, topic: str, event: EventData, once: str, execution_id: str
 ) -> str:
-    """Publish an event once under a name, however often this is called within the retention; returns its id.
-    On a root's stream, `execution_id` marks it as a descendant's."""
-    step_key, topics_execution = _checked(topic, event)
-    if event.event_type == "resume" and step_key is not None and topics_execution is not None:
-        return await publish(connection, topic, event)
-    data = codec.encode(event.data, limit=connection.max_value_bytes)
-    kind = f"{event.event_type}\0{execution_id}" if execution_id else event.event_type
-    store = await connection.store()
-    return _event_id(
-        await store.topics.publish(topic, topics_execution or "", connection.retention_ms, kind, data, once),
-        0,
-    )
+    """Publish an event once per name (`once`) within the retention; return its id.
 
-
-async def publish(connection: Connection, topic: str, event: EventData) -> str:
-    """Publish an event to a topic; returns its id.
-
-    A "resume" event on a suspension's topic (`{step_key}/{execution_id}`) is a resume, with the same
-    outcomes and errors as `connection.resume`.
+    On a root's topic, `execution_id` names the descendant that publishes.
     """
-    step_key, execution_id = _checked(topic, event)
+    return await _publish(connection, topic, event, once, execution_id)
+
+
+async def _publish(
+    connection: Connection, topic: str, event: EventData, once: str = "", publisher: str = ""
+) -> str:
+    step_key, execution_id = _validate(topic, event)
     if event.event_type == "resume" and step_key is not None and execution_id is not None:
         resumed = await answers.decide(connection, execution_id, step_key, event.data, channel="topic")
         return f"resume-{resumed.outcome}"
     data = codec.encode(event.data, limit=connection.max_value_bytes)
+    kind = f"{event.event_type}\0{publisher}" if publisher else event.event_type
     store = await connection.store()
-    entry = await store.topics.publish(
-        topic, execution_id or "", connection.retention_ms, event.event_type, data
-    )
-    return _event_id(entry, 0)
+    retention_ms = connection.retention_ms
+    return _event_id(await store.topics.publish(topic, execution_id or "", retention_ms, kind, data, once), 0)
 
 
-def _checked(topic: str, event: EventData) -> tuple[str | None, str | None]:
-    """Refuse what can't be published; (step key, execution id) of the topic, where it has them."""
+def _validate(topic: str, event: EventData) -> tuple[str | None, str | None]:
+    """Return the step key and the execution id in a topic's name. Raises `InvalidInputError`."""
     if not isinstance(topic, str) or not topic:
-        raise InvalidInputError(f"a topic is a text that is not empty, not {topic!r}")
+        raise InvalidInputError(f"a topic must be a non-empty string, not {topic!r}")
     if not isinstance(event.event_type, str) or not event.event_type or "\0" in event.event_type:
         raise InvalidInputError(
-            f"an event_type is a text that is not empty and has no NUL in it, not {event.event_type!r}"
+            f"an event_type must be a non-empty string without NUL, not {event.event_type!r}"
         )
     step_key, execution_id = keys.parse_topic(topic)
     if step_key is None and execution_id is not None and event.event_type in RESERVED:
         raise InvalidInputError(
-            f"{event.event_type!r} events of an execution's own stream are told by its worker only"
+            f"{event.event_type!r} events of an execution's own topic are published by its worker only"
         )
     return step_key, execution_id
+
+
+# --- streaming --------------------------------------------------------------------------
 
 
 async def stream_topic(
     connection: Connection, topic: str, *, last_event_id: str | None = None, plain: bool = False
 ) -> AsyncIterator[Event]:
-    """The events of a topic, from its beginning or after `last_event_id`; goes on for ever.
+    """Stream the events of a topic from its beginning, or from after `last_event_id`; never ends.
 
-    Survives reconnects and restarts of Redis without gap or duplicate. Raises `EventsTrimmedError` when the
-    event to continue from is no longer there. With `plain=True` data is plain JSON, and no type need be
-    imported here.
+    Survives reconnects and restarts of Redis without a gap or a duplicate. With `plain=True`, data is plain
+    JSON, so no type need be imported. Raises `EventsTrimmedError` when the event to continue from is gone.
     """
-    found = await follow(connection, topic, last_event_id=last_event_id, plain=plain)
-    assert found is not None
-    async for event in found:
+    events = await follow(connection, topic, last_event_id=last_event_id, plain=plain)
+    assert events is not None
+    async for event in events:
         yield event
 
 
@@ -161,18 +181,20 @@ async def stream_workflow(
     last_event_id: str | None = None,
     plain: bool = False,
 ) -> AsyncIterator[Event]:
-    """The events of an execution, from its beginning or after `last_event_id`; ends after its finish event.
+    """Stream the events of an execution from its beginning, or from after `last_event_id`.
 
-    Types: workflow_start, step_start, step_finish, suspend_K, resume_K, timeout_K, workflow_finish, and what
-    user code publishes. With `plain=True` data is plain JSON, and no type need be imported here. Raises
-    `ExecutionNotFoundError`.
+    Ends after the execution's finish event. Event types are workflow_start, step_start, step_finish,
+    suspend_K, resume_K and timeout_K (K is the step key), workflow_finish, and whatever user code publishes.
+    With `plain=True`, data is plain JSON, so no type need be imported.
+
+    Raises `ExecutionNotFoundError`, or `EventsTrimmedError` when the event to continue from is gone.
     """
     topic = keys.root_of(root_execution_id)
-    found = await follow(
+    events = await follow(
         connection, topic, execution_id=root_execution_id, last_event_id=last_event_id, plain=plain
     )
-    if found is not None:
-        async for event in found:
+    if events is not None:
+        async for event in events:
             yield event
 
 
@@ -184,51 +206,42 @@ async def follow(
     last_event_id: str | None = None,
     plain: bool = False,
 ) -> AsyncIterator[Event] | None:
-    """As `stream_topic`, or with `execution_id` as `stream_workflow` (of the topic that is its root's), but
-    what those raise at their beginning is raised here. None when the execution has ended and nothing follows
-    the event to continue from."""
+    """Open a stream: `stream_topic`, or with `execution_id` `stream_workflow` on its root's topic.
+
+    Raises here, not at the first event. Returns None when the execution has ended and no event follows
+    `last_event_id`.
+    """
     store = await connection.store()
     if execution_id is not None and not await _exists(store, execution_id):
         raise ExecutionNotFoundError(execution_id)
-    key = store.partitions.topic_prefix(topic) + keys.TOPIC.encode() + raw(topic)
-    after, skip = await _start(store, key, topic, last_event_id)
-    if last_event_id and execution_id is not None and await _is_over(store, key, after, execution_id):
+    after, skip = await _position(store, topic, last_event_id)
+    if last_event_id and execution_id is not None and await _is_over(store, topic, after, execution_id):
         return None
-    return _read(connection, topic, key, after, skip, execution_id, plain)
+    return _read(connection, topic, after, skip, execution_id, plain)
 
 
 async def _read(
-    connection: Connection,
-    topic: str,
-    key: bytes,
-    after: bytes,
-    skip: int,
-    execution_id: str | None,
-    plain: bool,
+    connection: Connection, topic: str, after: bytes, skip: int, execution_id: str | None, plain: bool
 ) -> AsyncIterator[Event]:
     session = await connection.session()
-    store = session.store
+    store, key = session.store, session.store.topics.stream_key(topic)
     while True:
         entries = await session.tail.next(key, after, IDLE_SECONDS)
-        for entry_id, flat in entries:
-            count = len(flat) // 2
-            for place in range(count):
-                if place < skip:
-                    continue
-                kind, data = flat[2 * place], flat[2 * place + 1]
-                value = codec.to_plain(data) if plain else codec.decode(data)
-                event = _event(topic, entry_id, place, kind, value)
+        for entry, flat in entries:
+            for event in _events_in(topic, entry, flat, skip, plain):
                 yield event
-                if (
-                    execution_id is not None
-                    and event.event_type == "workflow_finish"
-                    and event.metadata["execution_id"] == execution_id
-                    and await _is_last_run(store, execution_id, value)
-                ):
+                if execution_id is not None and await _is_last(store, execution_id, event):
                     return
-            after, skip = entry_id, 0
-        if not entries and execution_id is not None and await _is_over(store, key, after, execution_id):
+            after, skip = entry, 0
+        if not entries and execution_id is not None and await _is_over(store, topic, after, execution_id):
             return
+
+
+def _events_in(topic: str, entry: bytes, flat: Sequence[bytes], skip: int, plain: bool) -> Iterator[Event]:
+    """The events of a stream entry, without the first `skip` of them."""
+    for index in range(skip, len(flat) // 2):
+        kind, data = flat[2 * index], flat[2 * index + 1]
+        yield _event(topic, entry, index, kind, codec.to_plain(data) if plain else codec.decode(data))
 
 
 async def _exists(store: Store, execution_id: str) -> bool:
@@ -236,59 +249,59 @@ async def _exists(store: Store, execution_id: str) -> bool:
     return status is not None
 
 
-async def _is_last_run(store: Store, execution_id: str, finish: Any) -> bool:
-    """Whether a finish event is that of the last run: a failed execution may have been retried since."""
+async def _is_last(store: Store, execution_id: str, event: Event) -> bool:
+    """Whether an event finishes an execution's last run. A failed execution may have been retried since."""
+    if event.event_type != "workflow_finish" or event.metadata["execution_id"] != execution_id:
+        return False
     (run,) = await store.executions.read_fields(execution_id, "run")
-    told = finish.get("run", 1) if isinstance(finish, dict) else 1
-    return run is None or told >= int(run)
+    finished_run = event.data.get("run", 1) if isinstance(event.data, dict) else 1
+    return run is None or finished_run >= int(run)
 
 
-async def _is_over(store: Store, key: bytes, after: bytes, execution_id: str) -> bool:
-    """Whether an execution ended before the event to continue from: nothing of it is to come."""
+async def _is_over(store: Store, topic: str, after: bytes, execution_id: str) -> bool:
+    """Whether an execution has ended and nothing follows a position in its topic."""
     (status,) = await store.executions.read_fields(execution_id, "status")
     if status is not None and text(status) not in FINISHED:
         return False
-    # its end and its last event are one write: what can't be seen now will not come
-    return not await store.wire.call(
-        "XRANGE", key, b"(" + after, "+", "COUNT", 1, patience=store.partitions.patience
-    )
+    # Its end and its last event are one write: an event that isn't there now will not come.
+    return await store.topics.ends_at(topic, after)
 
 
-async def _start(store: Store, key: bytes, topic: str, last_event_id: str | None) -> tuple[bytes, int]:
-    """Where to read from: the stream id to read after, and how many events of the next entry to skip."""
+async def _position(store: Store, topic: str, last_event_id: str | None) -> tuple[bytes, int]:
+    """Return the stream id to read after, and the number of events to skip in the next entry."""
     if last_event_id is None or last_event_id in ("", "0", "0-0"):
         return b"0-0", 0
-    entry, _, place = last_event_id.partition(".")
+    entry, _, index = last_event_id.partition(".")
     ms, _, sequence = entry.partition("-")
     try:
         order = (int(ms), int(sequence or 0))
-        skip = int(place) + 1 if place else 0
-        if min(*order, skip) < 0 or not place.isascii():
+        skip = int(index) + 1 if index else 0
+        if min(*order, skip) < 0 or not index.isascii():
             raise ValueError
     except ValueError:
-        raise InvalidInputError(f"last_event_id is the id of an event, not {last_event_id!r}") from None
+        raise InvalidInputError(f"last_event_id must be the id of an event, not {last_event_id!r}") from None
     name = f"{order[0]}-{order[1]}"
-    found = await store.wire.call("XRANGE", key, name, name, patience=store.partitions.patience)
-    if not found:
+    count = await store.topics.count_in(topic, name)
+    if not count:
         raise EventsTrimmedError(
-            f"topic {topic!r} no longer has event {last_event_id!r}: what followed it may be gone too; "
-            "read from the beginning instead"
+            f"topic {topic!r} no longer has event {last_event_id!r}, and may have lost later ones too: read "
+            "from the beginning instead"
         )
-    if not skip or skip >= len(found[0][1]) // 2:
+    if not skip or skip >= count:
         return name.encode(), 0
     before = f"{order[0]}-{order[1] - 1}" if order[1] else f"{order[0] - 1}-{2**64 - 1}"
     return before.encode(), skip
 
 
-def _event(topic: str, entry: bytes, place: int, kind: bytes, data: Any) -> Event:
+def _event(topic: str, entry: bytes, index: int, kind: bytes, data: Any) -> Event:
     ms, _, sequence = entry.partition(b"-")
-    name, _, child = text(kind).rpartition("\0")
-    if not name or not keys.is_execution_id(child):  # a step key may have a NUL in it
-        name, child = text(kind), ""
-    execution_id = child or keys.parse_topic(topic)[1]
+    name, _, publisher = text(kind).rpartition("\0")
+    if not name or not keys.is_execution_id(publisher):  # a step key may contain a NUL
+        name, publisher = text(kind), ""
+    execution_id = publisher or keys.parse_topic(topic)[1]
     return Event(
-        id=_event_id(entry, place),
-        sequence_id=(((int(ms) - EPOCH_MS) << 10) + int(sequence)) * PLACES + min(place, PLACES - 1),
+        id=_event_id(entry, index),
+        sequence_id=(((int(ms) - EPOCH_MS) << 10) + int(sequence)) * INDEXES + min(index, INDEXES - 1),
         topic=topic,
         event_type=name,
         data=data,
@@ -297,5 +310,5 @@ def _event(topic: str, entry: bytes, place: int, kind: bytes, data: Any) -> Even
     )
 
 
-def _event_id(entry: bytes, place: int) -> str:
-    return f"{entry.decode()}.{place}"
+def _event_id(entry: bytes, index: int) -> str:
+    return f"{entry.decode()}.{index}"

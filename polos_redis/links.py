@@ -1,8 +1,8 @@
-"""Signed links: what lets the one who has it look at one suspension of one run, or decide it.
+"""Signed links: each lets whoever has it view, or answer, one suspension of one run.
 
-A token is signed with HMAC-SHA-256, under a key made of the secret and the namespace, and says until when it
-holds. Nothing is stored: to take all links back, change the secret. To change it gently, have both for a
-while: the first signs, all verify.
+A token is signed with HMAC-SHA-256 under a key derived from the secret and the namespace, and expires.
+Nothing is stored, so the only way to revoke links is to change the secret, which revokes all of them. To
+rotate the secret without that, configure the new and the old one: the first signs, all verify.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from polos_redis.errors import ConfigurationError, LinkError
 if TYPE_CHECKING:
     from itsdangerous import URLSafeSerializer
 
-SLACK = timedelta(minutes=15)  # between the clocks of whoever makes links and of Redis
-SALT = "polos approval link 1 "  # and the namespace
+__all__ = ["Link", "Links"]
+
+SLACK = timedelta(minutes=15)  # between the clocks of the signer and of Redis
+SALT = "polos approval link 1 "  # followed by the namespace
 
 Scope = Literal["decide", "view"]
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What a token says. Whoever checks one asks `is_for`: a link is for one suspension of one run.
+    """The content of a token. Check it with `is_for`: a link is valid for one suspension of one run.
 
-    `name` and `groups` are those of the person it was made for, None and () when it is for whoever has it.
+    `name` and `groups` are those of the person it was signed for; None and () if it is for anyone who has it.
+    `made_at` is when it was signed.
     """
 
     execution_id: str
@@ -45,17 +48,20 @@ class Link:
     made_at: datetime
 
     def is_for(self, run: int, opened_at: datetime) -> bool:
-        """Whether it is for a suspension of this run that was opened then. An execution that was deleted
-        may be begun again under the same id: a link that was made long before that is not for it."""
+        """Return whether the link is for the suspension of this run, opened at this time.
+
+        A deleted execution may be started again under the same id; a link signed well before its suspension
+        opened is not for it.
+        """
         return self.run == run and self.made_at > opened_at - SLACK
 
 
 class Links:
-    """Makes links and reads their tokens, for one namespace.
+    """Signs and verifies the links of one namespace.
 
-    `secrets`: texts of 32 characters at least; with none, links carry no token. `public_url`: where the
-    approval page is served; without it there are tokens but no links. `seconds`: how long a link holds
-    unless said otherwise.
+    - `secrets`: strings of at least 32 characters. Without one, links carry no token.
+    - `public_url`: the base address of the approval page. Without it there are tokens, but no links.
+    - `seconds`: the default lifetime of a link.
     """
 
     def __init__(
@@ -75,7 +81,10 @@ class Links:
         secret: str | Iterable[str] | None = None,
         link_seconds: float | None = None,
     ) -> Links | None:
-        """As the options say, or the environment; None when there is neither a public URL nor a secret."""
+        """Create `Links` from these options or the environment; None with neither a public URL nor a secret.
+
+        Raises `ConfigurationError`.
+        """
         url: str | None = settings.resolve("public_url", public_url)
         secrets: list[str] = settings.resolve("secret", secret) or []
         seconds: float = settings.resolve("link_seconds", link_seconds)
@@ -92,31 +101,34 @@ class Links:
         groups: Iterable[str] = (),
         seconds: float | None = None,
     ) -> str:
-        """A token for one suspension of one run, for `seconds` from now. Raises `ConfigurationError`."""
+        """Return a token for one suspension of one run, valid for `seconds` from now.
+
+        Raises `ConfigurationError`.
+        """
         if scope not in ("decide", "view"):
-            raise ConfigurationError(f"a link's scope is decide or view, not {scope!r}")
+            raise ConfigurationError(f"a link's scope must be 'decide' or 'view', not {scope!r}")
         if name is not None:
             check_name("a link's name", name)
         groups = check_groups("a link", groups)
         now = time.time()
-        until = now + settings.resolve("link_seconds", self.seconds if seconds is None else seconds)
-        return str(self._signer().dumps([execution_id, step_key, run, until, scope, name, groups, now]))
+        expires = now + settings.resolve("link_seconds", self.seconds if seconds is None else seconds)
+        return str(self._signer().dumps([execution_id, step_key, run, expires, scope, name, groups, now]))
 
     def read(self, token: str) -> Link:
-        """What a token says. Raises `LinkError` when it is not ours, or when its time is over."""
+        """Verify a token and return its content. Raises `LinkError` if it is invalid or expired."""
         from itsdangerous import BadData
 
         try:
-            execution_id, step_key, run, until, scope, name, groups, made = self._signer().loads(token)
-        except (BadData, ValueError):  # a secret's owner alone could sign anything of another shape
+            execution_id, step_key, run, expires, scope, name, groups, made = self._signer().loads(token)
+        except (BadData, ValueError):  # ValueError: signed with our secret, but not by this class
             raise LinkError(
-                "this link can't be used: it is incomplete or was changed, or its signature is of another "
-                "secret or namespace; ask for a new one"
+                "this link is invalid: it is incomplete, was changed, or was signed with another secret or "
+                "for another namespace; ask for a new one"
             ) from None
-        expires_at = datetime.fromtimestamp(until, UTC)
-        if time.time() >= until:
+        expires_at = datetime.fromtimestamp(expires, UTC)
+        if time.time() >= expires:
             raise LinkError(
-                f"this link has expired at {expires_at:%Y-%m-%d %H:%M:%S} UTC; ask for a new one", expires_at
+                f"this link expired at {expires_at:%Y-%m-%d %H:%M:%S} UTC; ask for a new one", expires_at
             )
         made_at = datetime.fromtimestamp(made, UTC)
         return Link(execution_id, step_key, run, expires_at, scope, name, tuple(groups), made_at)
@@ -132,12 +144,14 @@ class Links:
         groups: Iterable[str] = (),
         seconds: float | None = None,
     ) -> str:
-        """The address of a suspension's page, with a token when there are secrets; options as for `token`.
-        Raises `ConfigurationError`."""
+        """Return the address of a suspension's page, with a token if there is a secret.
+
+        Takes the options of `token`. Raises `ConfigurationError`.
+        """
         if self.public_url is None:
-            raise ConfigurationError("a link needs to know where the approval page is: set POLOS_PUBLIC_URL")
-        place = quote(step_key, safe="", errors="surrogatepass")
-        page = f"{self.public_url}/approve/{execution_id}/{place}"
+            raise ConfigurationError("a link needs the address of the approval page: set POLOS_PUBLIC_URL")
+        quoted = quote(step_key, safe="", errors="surrogatepass")
+        page = f"{self.public_url}/approve/{execution_id}/{quoted}"
         if not self.secrets:
             return page
         token = self.token(
@@ -153,6 +167,6 @@ class Links:
         return URLSafeSerializer(
             list(reversed(self.secrets)),  # the last one signs
             salt=SALT + self.namespace,
-            serializer_kwargs={"ensure_ascii": True},  # a step key may be any text
+            serializer_kwargs={"ensure_ascii": True},  # a step key may be any string
             signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
         )

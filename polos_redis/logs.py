@@ -1,4 +1,4 @@
-"""The log's two shapes: one line of text with key=value pairs, or one JSON object per line."""
+"""Log formatters: one line of text with key=value pairs, or one JSON object per line."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_REPEATED = {"color_message"}  # uvicorn's message once more, with a terminal's colours
+_REDUNDANT = {"color_message"}  # uvicorn's message again, with terminal colours
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD | _REPEATED}
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD | _REDUNDANT}
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -20,16 +20,16 @@ def _time(record: logging.LogRecord) -> str:
 
 
 class KeyValueFormatter(logging.Formatter):
-    """`2026-01-01T00:00:00.000+00:00 INFO start execution=... workflow=...`"""
+    """Formats a record as `2026-01-01T00:00:00.000+00:00 INFO start execution=... workflow=...`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        pairs = "".join(f" {name}={_word(value)}" for name, value in _extras(record).items())
+        pairs = "".join(f" {name}={_quoted(value)}" for name, value in _extras(record).items())
         line = f"{_time(record)} {record.levelname} {record.getMessage()}{pairs}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, message, and the ids."""
+    """Formats a record as one JSON object: time, level, logger, message, and the record's extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {
@@ -44,12 +44,9 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields, default=str, ensure_ascii=False)
 
 
-def _word(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        value = ",".join(map(str, value))
-    word = str(value)
-    return (
-        json.dumps(word, ensure_ascii=False)
-        if not word or any(c.isspace() or c == '"' for c in word)
-        else word
-    )
+def _quoted(value: Any) -> str:
+    """The value as text, in quotes if it is empty or contains whitespace or a quote."""
+    text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    if text and not any(c.isspace() or c == '"' for c in text):
+        return text
+    return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Client and worker in one process, for scripts, notebooks and tests."""
+"""A client and a worker in one process, for scripts, notebooks and tests."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from polos_redis.workflow import Workflow
 
 
 class Polos(PolosClient):
-    """`async with Polos() as polos:` runs a worker beside the client; accepted wherever a client is.
+    """A client that runs a worker in the background: `async with Polos() as polos: ...`.
 
-    `embedded=True` starts a private server (extra `embedded`) with its data in `data_dir`, or in a temporary
-    folder, and stops it at the end. `log_file` gets the log of the worker. Other options are those of
-    `PolosClient` and, in `worker_options`, of `Worker`.
+    - `workflows`: those that the worker serves; by default all that are registered.
+    - `embedded=True`: start a private server (extra `embedded`) and stop it at the end. Its data is in
+      `data_dir`, or in a temporary folder.
+    - `log_file`: a file for the worker's log.
+    - `worker_options`: options of `Worker`. All other options are those of `PolosClient`.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Polos(PolosClient):
 
 
 def _log_to(path: str | Path) -> Any:
-    """Add a file to the product's log; returns what takes it off again."""
+    """Write the `polos` log to a file as well; return a function that undoes it."""
     from polos_redis.logs import KeyValueFormatter
 
     handler = logging.FileHandler(path, encoding="utf-8")
@@ -89,9 +91,9 @@ def _log_to(path: str | Path) -> Any:
     logger.addHandler(handler)
     logger.setLevel(min(level or logging.INFO, logging.INFO))
 
-    def undo() -> None:
+    def stop() -> None:
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
 
-    return undo
+    return stop

@@ -1,6 +1,6 @@
-"""Schedules: workflows that a clock starts.
+"""Schedules: start workflows by cron expressions, and pause, resume or delete that.
 
-`triggers/ticks.py` fires them; `triggers/stored_schedule.py` is their stored form.
+Workers fire the ticks (`triggers/ticks.py`) of the stored schedules (`triggers/stored_schedule.py`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ __all__ = ["Schedule", "SchedulePayload", "create", "delete", "get", "list", "pa
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The current state of a schedule. `declared` says whether a workflow's decorator declares it; `last_at`
-    is the last tick fired; `next_at` is the next one, None while the schedule is paused."""
+    """A schedule as it is now.
+
+    `declared` is true if the workflow's decorator declares it. `last_at` is the last tick fired; `next_at` is
+    the next one, None while the schedule is paused.
+    """
 
     id: str
     workflow_id: str
@@ -64,20 +67,23 @@ async def create(
     timezone: str = "UTC",
     key: str = "global",
 ) -> str:
-    """Start executions of a workflow by a cron expression; returns the schedule's id.
+    """Create a schedule that starts executions of a workflow; return its id.
 
-    A workflow has one schedule per key: another call changes its expression and time zone and leaves it
-    paused if it is. The first tick is the next one from now. Raises `ConfigurationError` for an invalid
-    expression, time zone or key, and for a workflow with `schedule=False`.
+    `cron` has five fields, or six with seconds first. A workflow has one schedule per key: another call with
+    the same key changes the expression and the time zone, and leaves a paused schedule paused. The first tick
+    is the next one from now.
+
+    Raises `ConfigurationError` for an invalid expression, time zone or key, and for a workflow with
+    `schedule=False`.
     """
     workflow_id = workflow.id if isinstance(workflow, WorkflowDefinition) else workflow
     if not isinstance(workflow_id, str) or not workflow_id:
         raise ConfigurationError(f"expected a workflow or a workflow's id, not {workflow!r}")
     store = await connection.store()
     if not (await definition_of(store, workflow)).schedulable:
-        raise ConfigurationError(f"workflow {workflow_id!r} has schedule=False: it is not to be scheduled")
-    wanted = Declared(cron, timezone, check_key(key))
-    return await stored_schedule.put(store, workflow_id, wanted, declared=False)
+        raise ConfigurationError(f"workflow {workflow_id!r} has schedule=False: it can't be scheduled")
+    new = Declared(cron, timezone, check_key(key))
+    return await stored_schedule.put(store, workflow_id, new, declared=False)
 
 
 async def get(connection: Connection, schedule_id: str) -> Schedule:
@@ -89,13 +95,15 @@ async def get(connection: Connection, schedule_id: str) -> Schedule:
 
 
 async def pause(connection: Connection, schedule_id: str) -> None:
-    """Pause a schedule until `resume`. While it is paused it has no ticks, so none are missed. Raises
-    `ScheduleNotFoundError`."""
+    """Pause a schedule until `resume`. A paused schedule has no ticks, so none are missed.
+
+    Raises `ScheduleNotFoundError`.
+    """
     await _change(connection, schedule_id, lambda stored, now: replace(stored, paused=True, next=None))
 
 
 async def resume(connection: Connection, schedule_id: str) -> None:
-    """Resume a paused schedule from now on. Raises `ScheduleNotFoundError`."""
+    """Resume a paused schedule; its next tick is the first from now on. Raises `ScheduleNotFoundError`."""
 
     def resumed(stored: StoredSchedule, now: int) -> StoredSchedule:
         return replace(stored, paused=False, next=stored.ticks.after(now)) if stored.paused else stored
@@ -104,8 +112,11 @@ async def resume(connection: Connection, schedule_id: str) -> None:
 
 
 async def delete(connection: Connection, schedule_id: str) -> None:
-    """Delete a schedule; the executions it has started continue. A schedule that a workflow declares comes
-    back with the next worker that starts: pause it instead. Raises `ScheduleNotFoundError`."""
+    """Delete a schedule; executions that it has started continue.
+
+    The next worker that starts creates a declared schedule again: pause such a schedule instead. Raises
+    `ScheduleNotFoundError`.
+    """
     await _change(connection, schedule_id, lambda stored, now: None)
 
 
@@ -113,22 +124,23 @@ async def list(  # noqa: A001 - schedules.list
     connection: Connection, workflow: WorkflowDefinition[Any, Any] | str | None = None
 ) -> builtins.list[Schedule]:
     """Return all schedules, or those of a workflow, sorted by workflow and key."""
-    wanted = workflow.id if isinstance(workflow, WorkflowDefinition) else workflow
-    found = await (await connection.store()).schedules.read_all()
-    schedules = [Schedule._of(schedule_id, packed) for schedule_id, packed in found.items()]
-    chosen = [one for one in schedules if wanted is None or one.workflow_id == wanted]
-    return sorted(chosen, key=lambda one: (one.workflow_id, one.key))
+    workflow_id = workflow.id if isinstance(workflow, WorkflowDefinition) else workflow
+    stored = await (await connection.store()).schedules.read_all()
+    schedules = [Schedule._of(schedule_id, packed) for schedule_id, packed in stored.items()]
+    chosen = [schedule for schedule in schedules if workflow_id in (None, schedule.workflow_id)]
+    return sorted(chosen, key=lambda schedule: (schedule.workflow_id, schedule.key))
 
 
 async def _change(
     connection: Connection, schedule_id: str, change: Callable[[StoredSchedule, int], StoredSchedule | None]
 ) -> None:
+    """Apply a change to a stored schedule; None deletes it."""
     store = await connection.store()
     tried = False
     while True:
         now, seen = await store.schedules.read(schedule_id)
         if not seen and tried:
-            return  # removed: by this very call, whose reply was lost, or by another
+            return  # deleted: by this call, whose reply was lost, or by another
         if not seen:
             raise ScheduleNotFoundError(schedule_id)
         stored = StoredSchedule.unpack(seen)

@@ -1,4 +1,4 @@
-"""Every option of clients and workers, its environment variable and its default: one table."""
+"""Table of all options of clients and workers, with their environment variables and defaults."""
 
 from __future__ import annotations
 
@@ -19,107 +19,109 @@ SHORTEST_SECRET = 32  # characters
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: what it is called, where else it can come from, and what it means."""
+    """An option of clients or workers.
+
+    `parse` checks and converts a value and raises ValueError with the expected form. The value of a
+    `private` option never appears in a message.
+    """
 
     name: str
     environment: str
     default: Any
     parse: Callable[[Any], Any]
     meaning: str
-    private: bool = False  # not to be repeated by a message
+    private: bool = False
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError("a text that is not empty")
+        raise ValueError("a non-empty string")
     return value
 
 
 def _positive(kind: type[int] | type[float]) -> Callable[[Any], Any]:
     def parse(value: Any) -> Any:
-        word = "a positive whole number" if kind is int else "a positive number of seconds"
+        expected = "a positive whole number" if kind is int else "a positive number of seconds"
         if isinstance(value, bool):
-            raise ValueError(word)
+            raise ValueError(expected)
         try:
             number = kind(value)
         except (TypeError, ValueError):
-            raise ValueError(word) from None
+            raise ValueError(expected) from None
         if not 0 < number < 1e12 or (isinstance(value, float) and number != value):
-            raise ValueError(word)
+            raise ValueError(expected)
         return number
 
     return parse
 
 
-def _names(value: Any) -> list[str]:
-    """Names of queues, as a list or separated by commas; each once."""
-    given = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+def _queue_names(value: Any) -> list[str]:
+    """Queue names, from a list or a comma-separated string, without duplicates."""
+    queues = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
     try:
-        names = {as_queue(name, "").name for name in given}
+        names = {as_queue(queue, "").name for queue in queues}
     except (TypeError, ConfigurationError):
         names = set()
     if not names:
-        raise ValueError("names of queues, one at least")
+        raise ValueError("a list of at least one queue name")
     return sorted(names)
 
 
-def _web_address(value: Any) -> str:
+def _web_url(value: Any) -> str:
     """An http or https URL."""
     try:
         parts = urlsplit(value)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except (TypeError, ValueError, AttributeError):
-        fits = False
-    if not fits or not value.isascii() or any(c.isspace() for c in value) or parts.fragment:
-        raise ValueError("an address as https://polos.example.com/path, without #")
+        valid = False
+    if not valid or not value.isascii() or any(c.isspace() for c in value) or parts.fragment:
+        raise ValueError("a URL like https://polos.example.com/path, without #")
     return str(value)
 
 
-def _web_folder(value: Any) -> str:
-    """An http or https URL to put paths behind."""
-    if "?" in (found := _web_address(value)):
-        raise ValueError("an address as https://polos.example.com, without ?")
-    return found.rstrip("/")
+def _base_url(value: Any) -> str:
+    """An http or https URL to append paths to."""
+    if "?" in (url := _web_url(value)):
+        raise ValueError("a URL like https://polos.example.com, without ?")
+    return url.rstrip("/")
 
 
-def _texts(value: Any) -> list[str]:
-    """Texts that are not empty, as a list or separated by commas."""
-    given = value.split(",") if isinstance(value, str) else value
+def _non_empty(value: Any) -> list[str]:
+    """The non-empty items of a list or of a comma-separated string."""
+    items = value.split(",") if isinstance(value, str) else value
     try:
-        return [one.strip() for one in given if one.strip()]
+        return [item.strip() for item in items if item.strip()]
     except (TypeError, AttributeError):
         return []
 
 
 def _secrets(value: Any) -> list[str]:
-    found = _texts(value)
-    if not found or min(map(len, found)) < SHORTEST_SECRET:
-        raise ValueError(
-            f"secrets of {SHORTEST_SECRET} characters at least, with commas between (the first signs)"
-        )
-    return found
+    secrets = _non_empty(value)
+    if not secrets or min(map(len, secrets)) < SHORTEST_SECRET:
+        raise ValueError(f"one or more secrets of at least {SHORTEST_SECRET} characters, separated by commas")
+    return secrets
 
 
 def _webhook_secrets(value: Any) -> list[str]:
-    """Secrets as the Standard Webhooks specification writes them."""
-    found = _texts(value)
+    """Secrets in the format of the Standard Webhooks specification."""
+    secrets = _non_empty(value)
     try:
-        sizes = [len(b64decode(one.removeprefix("whsec_"), validate=True)) for one in found]
+        sizes = [len(b64decode(secret.removeprefix("whsec_"), validate=True)) for secret in secrets]
     except ValueError:
         sizes = []
     if not sizes or not all(24 <= size <= 64 for size in sizes):
-        raise ValueError("secrets as whsec_<base64 of 24 to 64 bytes>, with commas between")
-    return found
+        raise ValueError("one or more secrets like whsec_<base64 of 24 to 64 bytes>, separated by commas")
+    return secrets
 
 
 def _port(value: Any) -> int:
-    """A TCP port; 0 means any free one."""
+    """A TCP port, or 0 for any free one."""
     try:
         port = -1 if isinstance(value, (bool, float)) else int(value)
     except (TypeError, ValueError):
         port = -1
     if not 0 <= port <= 65535:
-        raise ValueError("a port, 1 to 65535 (0 for any that is free)")
+        raise ValueError("a port from 1 to 65535, or 0 for any free port")
     return port
 
 
@@ -128,14 +130,16 @@ _count, _seconds = _positive(int), _positive(float)
 OPTIONS = {
     option.name: option
     for option in (
-        Option("url", "POLOS_REDIS_URL", "redis://127.0.0.1:6379/0", _text, "where Redis is", private=True),
-        Option("namespace", "POLOS_NAMESPACE", "default", _text, "keeps installations on one Redis apart"),
+        Option("url", "POLOS_REDIS_URL", "redis://127.0.0.1:6379/0", _text, "URL of Redis", private=True),
+        Option(
+            "namespace", "POLOS_NAMESPACE", "default", _text, "separates installations that share a Redis"
+        ),
         Option(
             "partitions",
             "POLOS_PARTITIONS",
             1,
             _count,
-            "hash slots the state is spread over; fixed per namespace",
+            "number of hash slots the state is spread over; fixed per namespace",
         ),
         Option(
             "retention_seconds",
@@ -149,7 +153,7 @@ OPTIONS = {
             "POLOS_MAX_VALUE_BYTES",
             1_048_576,
             _count,
-            "largest stored input, result or answer",
+            "largest stored input, result or answer, in bytes",
         ),
         Option(
             "patience_seconds",
@@ -163,7 +167,7 @@ OPTIONS = {
             "POLOS_AUDIT_SECONDS",
             31_536_000.0,
             _seconds,
-            "how long the audit of a suspension is kept",
+            "how long the audit trail of a suspension is kept",
         ),
         Option("concurrency", "POLOS_CONCURRENCY", 100, _count, "activations a worker runs at once"),
         Option(
@@ -171,72 +175,72 @@ OPTIONS = {
             "POLOS_LEASE_SECONDS",
             15.0,
             _seconds,
-            "a worker silent for so long is held for dead",
+            "a worker silent this long is presumed dead",
         ),
         Option(
             "max_deliveries",
             "POLOS_MAX_DELIVERIES",
             5,
             _count,
-            "workers an execution may lose in a row before it fails",
+            "an execution fails after losing this many workers in a row",
         ),
         Option(
             "grace_seconds",
             "POLOS_GRACE_SECONDS",
             25.0,
             _seconds,
-            "how long running steps may go on after SIGTERM",
+            "how long running steps may continue after SIGTERM",
         ),
         Option(
             "put_back_seconds",
             "POLOS_PUT_BACK_SECONDS",
             2.0,
             _seconds,
-            "pause before an unknown workflow is offered again",
+            "delay before an execution of an unknown workflow is offered again",
         ),
         Option(
             "queues",
             "POLOS_QUEUES",
             None,
-            _names,
-            "queues a worker reads, with commas between; when left out, those of its workflows and `default`",
+            _queue_names,
+            "comma-separated queues a worker reads; by default those of its workflows and `default`",
         ),
         Option(
             "metrics_port",
             "POLOS_METRICS_PORT",
             None,
             _port,
-            "the port at which a worker shows its metrics; when left out, it shows none",
+            "port on which a worker serves its metrics; by default it serves none",
         ),
         Option(
             "metrics_host",
             "POLOS_METRICS_HOST",
             "127.0.0.1",
             _text,
-            "the address for that; `0.0.0.0` in a container",
+            "address that port is bound to; `0.0.0.0` in a container",
         ),
         Option(
             "public_url",
             "POLOS_PUBLIC_URL",
             None,
-            _web_folder,
-            "where people reach the approval page; suspend events and notifications then have its address",
+            _base_url,
+            "base URL of the approval page; suspend events and notifications then link to it",
         ),
         Option(
             "secret",
             "POLOS_SECRET",
             None,
             _secrets,
-            "signs approval links; several with commas between: the first signs, all verify",
+            "comma-separated secrets for approval links: the first signs, all verify",
             private=True,
         ),
-        Option("link_seconds", "POLOS_LINK_SECONDS", 604800.0, _seconds, "how long a signed link holds"),
+        Option("link_seconds", "POLOS_LINK_SECONDS", 604800.0, _seconds, "how long a signed link is valid"),
         Option(
             "webhook_url",
             "POLOS_WEBHOOK_URL",
             None,
-            _web_address,
-            "where workers send a notification of every suspension",
+            _web_url,
+            "URL to which workers send a notification of every suspension",
             private=True,
         ),
         Option(
@@ -244,23 +248,26 @@ OPTIONS = {
             "POLOS_WEBHOOK_SECRET",
             None,
             _webhook_secrets,
-            "signs notifications, as `whsec_...`; several with commas between: all sign",
+            "comma-separated secrets (`whsec_...`); all of them sign each notification",
             private=True,
         ),
     )
 }
 
 
-def resolve(name: str, given: Any = None) -> Any:
-    """An option's value: what was given, else its environment variable, else its default."""
+def resolve(name: str, argument: Any = None) -> Any:
+    """The value of an option: the argument, else the environment variable, else the default.
+
+    Raises `ConfigurationError` if the value is invalid.
+    """
     option = OPTIONS[name]
-    value, source = given, f"{name}="
+    value, source = argument, f"{name}="
     if value is None:
         value, source = os.environ.get(option.environment), option.environment
         if value is None or value == "":
             return option.default
     try:
         return option.parse(value)
-    except ValueError as wanted:
-        shown = "what it was given" if option.private else repr(value)
-        raise ConfigurationError(f"{source} takes {wanted}, not {shown}") from None
+    except ValueError as expected:
+        but = "" if option.private else f", not {value!r}"
+        raise ConfigurationError(f"{source} must be {expected}{but}") from None

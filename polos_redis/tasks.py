@@ -1,8 +1,8 @@
-"""Which asyncio tasks belong to an activation: a task factory that records what workflow code starts.
+"""Task factory that records which asyncio tasks belong to an activation.
 
-Code between steps may start tasks (gather, TaskGroup, anyio). They are the activation's: it may not park
-while one of them is about to call a step, and when it parks they end with it. Tasks that a step's own
-function starts are not: a connection pool opened inside a step outlives it.
+Workflow code may start tasks between steps (gather, TaskGroup, anyio). They belong to the activation: it
+does not park while one of them can still reach a step, and parking cancels them. Tasks started by a step's
+function do not belong to it: a connection pool opened in a step outlives that step.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 
 class Owner(Protocol):
-    """What adopts a task: an activation, or the mark of a running step."""
+    """Owner of the tasks that its code starts: an activation, or `INSIDE_STEP`."""
 
     def adopt(self, task: asyncio.Task[Any]) -> None: ...
 
 
 class _InsideStep:
-    """Tasks started by a step's function are guarded but not adopted."""
+    """Owner of the tasks that a step's function starts: they are guarded, but belong to no activation."""
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
         pass
@@ -28,43 +28,43 @@ class _InsideStep:
 
 INSIDE_STEP = _InsideStep()
 OWNER: ContextVar[Owner | None] = ContextVar("polos_owner", default=None)
-OUTSIDE = Context()  # for tasks of ours that are created while user code runs
+OUTSIDE = Context()  # without an owner: for the runtime's own tasks and callbacks
 
 
 class WorkflowExit(Exception):
-    """User code raised SystemExit, KeyboardInterrupt or another BaseException: an error of its execution."""
+    """User code raised SystemExit, KeyboardInterrupt or another BaseException. Fails the execution only."""
 
 
 async def guard(coro: Coroutine[Any, Any, Any]) -> Any:
-    """Run user code so that leaving the process becomes an error of the execution."""
+    """Run user code and turn an attempt to exit the process into a `WorkflowExit`."""
     try:
         return await coro
     except (Exception, asyncio.CancelledError, GeneratorExit):
         raise
-    except BaseException as leaving:
-        if isinstance(leaving, BaseExceptionGroup) and not leaving.subgroup((SystemExit, KeyboardInterrupt)):
+    except BaseException as error:
+        if isinstance(error, BaseExceptionGroup) and not error.subgroup((SystemExit, KeyboardInterrupt)):
             raise
-        raise WorkflowExit(f"{type(leaving).__name__}: {leaving}") from leaving
+        raise WorkflowExit(f"{type(error).__name__}: {error}") from error
 
 
 def in_workflow() -> bool:
-    """Whether a workflow's own code runs just now, not that of a step."""
+    """Whether the calling code belongs to a workflow and not to one of its steps."""
     return OWNER.get() not in (None, INSIDE_STEP)
 
 
-def look_away(future: asyncio.Future[Any]) -> None:
-    """A failure that asyncio need not report when nobody awaits it; whoever does is told all the same."""
+def mark_retrieved(future: asyncio.Future[Any]) -> None:
+    """Mark a failure as retrieved, so that asyncio doesn't log it when nobody awaits it."""
     if not future.cancelled():
         future.exception()
 
 
 def close_unstarted(task: asyncio.Future[Any], code: Coroutine[Any, Any, Any]) -> None:
-    """A guarded task that is cancelled before it begins would leave a coroutine that was never awaited."""
+    """Close the guarded coroutine if its task is cancelled before it starts; asyncio would warn otherwise."""
     task.add_done_callback(lambda _: code.close(), context=OUTSIDE)
 
 
 def install(loop: asyncio.AbstractEventLoop) -> None:
-    """Make the loop record the tasks of activations; the factory that was there goes on making them."""
+    """Install the task factory in a loop. An existing factory still creates the tasks."""
     previous = loop.get_task_factory()
     if getattr(previous, "records_owners", False):
         return
@@ -93,5 +93,5 @@ def install(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def spawn(coro: Coroutine[Any, Any, Any], name: str | None = None) -> asyncio.Task[Any]:
-    """Start a task of ours, in a context of its own, that no activation adopts."""
+    """Start a task that belongs to no activation, in a fresh context."""
     return asyncio.get_running_loop().create_task(coro, name=name, context=OUTSIDE.copy())

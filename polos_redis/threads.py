@@ -1,4 +1,4 @@
-"""Threads for sync steps. They are daemons: a step that never returns must not hold up the process's end."""
+"""Daemon threads for sync steps: a step that never returns must not keep the process from exiting."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Job = tuple[Future[Any], Callable[[], Any]]
 
 
 class DaemonThreads(Executor):
-    """At most `limit` threads, each made when there is work that no idle one can take.
+    """Pool of at most `limit` daemon threads, each created when a job arrives and no thread is idle.
 
-    The standard library's pool would do, but the interpreter waits for its threads when it exits.
-    To be used from one thread, that of the event loop.
+    The interpreter waits for the threads of the standard library's pool at exit; it does not wait for these.
+    Call it from one thread only, the event loop's.
     """
 
     def __init__(self, limit: int, name: str) -> None:
@@ -42,11 +42,11 @@ class DaemonThreads(Executor):
                     future.set_result(call())
                 except BaseException as error:
                     future.set_exception(error)
-            del job, future, call  # or they would live until the next one comes
+            del job, future, call  # or they would live until the next job arrives
             self._idle.release()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let idle threads end, and busy ones after what they do. Never waits."""
+        """Stop idle threads now and busy ones after their current job, without waiting (even if `wait`)."""
         while cancel_futures:
             try:
                 job = self._jobs.get_nowait()

@@ -1,4 +1,4 @@
-"""The types that workflows take and return, together."""
+"""Types to annotate workflows and clients with, in one place."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`@workflow`: a plain async function that can stop, wait for days, and go on.
+"""Workflows: plain async functions that survive crashes and can wait for days.
 
-The code between steps runs again at every activation, and `finally:` blocks run at every park: keep effects
-inside steps.
+The code between steps runs again at every activation, and `finally:` blocks run at every park, so keep side
+effects inside steps.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from polos_redis import tasks
-from polos_redis.definitions.definition import WorkflowDefinition, register, registered
+from polos_redis.definitions.definition import WorkflowDefinition, register
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, InsideWorkflowError
 from polos_redis.executions.starting import InvokeOptions
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from polos_redis.runtime.context import WorkflowContext
     from polos_redis.runtime.hooks import Hooks
 
-__all__ = ["InvokeOptions", "Workflow", "register", "registered", "workflow"]
+__all__ = ["InvokeOptions", "Workflow", "workflow"]
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 
 class Workflow(WorkflowDefinition[In, Out]):
-    """A workflow: its id, its function, and the type of its input. Made by `@workflow`."""
+    """A workflow: an id, an async function, and its input type. `@workflow` creates it."""
 
     async def invoke(
         self, client: PolosClient, input: In | None = None, **options: Unpack[InvokeOptions]
     ) -> ExecutionHandle[Out]:
-        """Start an execution; returns at once, when it is durably queued. Options as for `client.invoke`.
+        """Start an execution and return its handle, as soon as the execution is stored.
 
-        Raises `InvalidInputError`, `NotStorableError` or `ValueTooLargeError` when the input can't be used
-        (nothing is written), `RedisUnavailableError` when Redis can't be reached in time.
+        Takes the options of `PolosClient.invoke`. Raises `InvalidInputError`, `NotStorableError` or
+        `ValueTooLargeError` for an unusable input (nothing is written), or `RedisUnavailableError`.
         """
         return await client.invoke(self, input, **options)
 
@@ -49,19 +49,21 @@ class Workflow(WorkflowDefinition[In, Out]):
         timeout: float | None = None,
         **options: Unpack[InvokeOptions],
     ) -> Out:
-        """Start an execution and wait for its result; `timeout` in seconds, after which it goes on alone.
+        """Start an execution, wait for it, and return its result.
 
-        Not inside a workflow: there it would hold its worker's slot, and nothing of it would be journaled.
+        Raises what `invoke` and `ExecutionHandle.result` raise. After `timeout` seconds that is
+        `TimeoutError`; the execution continues then. Inside a workflow, use `ctx.step.invoke_and_wait`; this
+        raises `InsideWorkflowError` there.
         """
         if tasks.OWNER.get() is not None:
             raise InsideWorkflowError(
-                f"workflow {self.id!r}: run was called inside a workflow: use ctx.step.invoke_and_wait there"
+                f"workflow {self.id!r}: run was called inside a workflow: use ctx.step.invoke_and_wait"
             )
         handle = await self.invoke(client, input, **options)
         return await handle.result(timeout=timeout)
 
     async def __call__(self, ctx: WorkflowContext, *args: Any) -> Out:
-        """Call the function itself, as a test might; inside a workflow this runs it as plain code."""
+        """Call the function directly, as plain code: in a unit test, or as part of another workflow."""
         return await self.function(ctx, *args)
 
     def __repr__(self) -> str:
@@ -89,29 +91,36 @@ def workflow(
     batch_timeout_seconds: float | None = None,
 ) -> _Decorator: ...
 def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = None, **options: Any) -> Any:
-    """Make an async function `(ctx)` or `(ctx, input)` a workflow, registered under its id.
+    """Make a workflow of an async function that takes `(ctx)` or `(ctx, input)`, and register it.
 
-    The id is the function's name unless given. The input may be annotated with a pydantic model, a dataclass,
-    a dict or any type pydantic validates; without annotation any storable value is taken as it is.
+    The input may be annotated with a pydantic model, a dataclass, or any type pydantic validates. Without an
+    annotation, it may be any storable value. Options:
 
-    `queue`: a `Queue`, a name, or {"concurrency_limit": n} for a queue of its own. `run_timeout_seconds`: an
-    execution that has not finished by then, waiting included, fails with `WorkflowTimeoutError`. `retries`:
-    how often a failed execution goes on by itself from its journal as a new run, after `retry_delay` seconds.
-    `state_schema`: a pydantic model, of which each execution keeps an instance as `ctx.state`. `on_start`,
-    `on_end`: functions (ctx, hook_context), or lists of them, run before the code and after it has returned.
+    - `id`: the workflow's id; by default the function's name.
+    - `queue`: a `Queue`, a queue's name, or `{"concurrency_limit": n}` for a queue of the workflow's own.
+    - `run_timeout_seconds`: an execution that has not finished this long after its start, waits included,
+      fails with `WorkflowTimeoutError`.
+    - `retries`: how many times a failed execution continues automatically, from its journal, as a new run
+      `retry_delay` seconds later.
+    - `state_schema`: a pydantic model; each execution has an instance of it as `ctx.state`.
+    - `on_start`, `on_end`: a function `(ctx, hook_context)`, or a list of them, to run before the code and
+      after it has returned.
+    - `schedule`: a cron expression, or `{"cron": ..., "timezone": ..., "key": ...}`, to start executions by.
+      The input is a `SchedulePayload`. With False, the workflow can't be scheduled at all.
+    - `trigger_on_event`: a topic; each of its events starts an execution with an `EventPayload`.
+    - `batch_size`, `batch_timeout_seconds`: start an execution with a `BatchEventPayload` instead, as soon as
+      there are `batch_size` events (above 1) or the first is `batch_timeout_seconds` old (None: at once, with
+      the events there are).
 
-    `schedule`: a cron expression, or {"cron":, "timezone":, "key":}, that begins it with a `SchedulePayload`;
-    False refuses schedules altogether. `trigger_on_event`: a topic whose events begin it, each with an
-    `EventPayload`; with a `batch_size` above 1 up to so many of them with a `BatchEventPayload`, once there
-    are so many or `batch_timeout_seconds` have passed since the first (None: at once, with what is there).
+    Raises `ConfigurationError` for unusable options, or for an id that another workflow has.
     """
 
     def decorate(function: Callable[..., Any]) -> Workflow[Any, Any]:
         name = id if id is not None else function.__name__
         if not isinstance(name, str) or not 0 < len(name) <= 1024:
-            raise ConfigurationError(f"a workflow id is a string of 1 to 1024 characters, not {name!r}")
-        made: Workflow[Any, Any] = Workflow(function, name, **options)
-        return register(made, f"{function.__module__}.{function.__qualname__}", function.__code__)
+            raise ConfigurationError(f"a workflow id must be a string of 1 to 1024 characters, not {name!r}")
+        created: Workflow[Any, Any] = Workflow(function, name, **options)
+        return register(created, f"{function.__module__}.{function.__qualname__}", function.__code__)
 
     return decorate if function is None else decorate(function)
 

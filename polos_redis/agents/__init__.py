@@ -1,8 +1,12 @@
-"""Agents: models with instructions and tools, as workflows. Importing this imports no provider's package."""
+"""Agents: models with instructions and tools, run as workflows.
 
-from polos_redis.agents.agent import Agent, AgentCall, StopCondition
+Importing this package imports no provider's package.
+"""
+
+from polos_redis.agents.agent import Agent, AgentCall
 from polos_redis.agents.asking import ask_user
 from polos_redis.agents.conversation import AgentInput, AgentResult, RunSoFar, ToolResult, Usage
+from polos_redis.agents.options import StopCondition
 from polos_redis.agents.stream import AgentStream, Restarted
 from polos_redis.agents.tools import Tool, tool
 

@@ -1,7 +1,6 @@
-"""Approval of tool calls: the same suspension as `ctx.step.suspend`, for exactly the arguments that are
-shown.
+"""Approval of tool calls: a suspension, as of `ctx.step.suspend`, for exactly the arguments shown.
 
-Anything but an explicit approval is a no.
+Only an explicit approval counts as a yes.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from polos_redis.agents.output import complaints
+from polos_redis.agents.output import error_text
 from polos_redis.agents.tools import Tool
 from polos_redis.errors import StepExecutionError, SuspendTimeoutError
 from polos_redis.values import codec, digests
@@ -18,53 +17,57 @@ from polos_redis.values import codec, digests
 if TYPE_CHECKING:
     from polos_redis.runtime.context import WorkflowContext
 
-MOST_QUESTIONS = 10  # about one tool call
+MOST_REQUESTS = 10  # per tool call
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
-    """Whether a tool may be called, with which input; and what the model is told of it."""
+class Approval:
+    """Whether a tool may be called, with which input, and a note for the model."""
 
     approved: bool
     input: Any = None
     note: str = ""
 
 
-async def rule(ctx: WorkflowContext, tool: Tool, place: str, input: Any) -> Ruling:
-    """Ask for approval, where the tool's policy wants it. What a person has changed is checked against the
-    policy again, and a policy that wants that approved, too, is another question."""
+async def approve(ctx: WorkflowContext, tool: Tool, position: str, arguments: Any) -> Approval:
+    """Request approval of a tool call if the tool's policy requires it.
+
+    A person may edit the arguments. The policy then judges the edited ones, and may require another approval.
+    """
     if tool.approval == "never":
-        return Ruling(True, input)
-    wanted, note, problem = input, "", ""
+        return Approval(True, arguments)
+    note, problem = "", ""
     for number in itertools.count(1):
-        name = f"{place}_{tool.name}" + ("" if number == 1 else f"_{number}")
-        if not problem and not await _is_needed(ctx, tool, f"policy_{name}", wanted):
-            return Ruling(True, wanted, note)
-        if number > MOST_QUESTIONS:
-            return Ruling(False, wanted, "the decision on this call went on changing; do not call it again")
+        name = f"{position}_{tool.name}" + ("" if number == 1 else f"_{number}")
+        if not problem and not await _is_required(ctx, tool, f"policy_{name}", arguments):
+            return Approval(True, arguments, note)
+        if number > MOST_REQUESTS:
+            return Approval(
+                False, arguments, "this call was edited too often to be approved; do not repeat it"
+            )
         try:
-            decision = await _ask(ctx, tool, f"approve_{name}", wanted, problem)
+            decision = await _request(ctx, tool, f"approve_{name}", arguments, problem)
         except SuspendTimeoutError:
-            return Ruling(False, wanted, "nobody approved this call in time, so it was not made")
-        except StepExecutionError as error:  # what only the input's own validators could find: ask again
-            problem = complaints(error.__cause__ or error)
+            return Approval(False, arguments, "nobody approved this call in time, so it was not made")
+        except StepExecutionError as error:  # only the input's own validators found this: request again
+            problem = error_text(error.__cause__ or error)
             continue
-        said = f", saying: {decision.reason}" if decision.reason else ""
+        reason = f", saying: {decision.reason}" if decision.reason else ""
         if decision.approved is not True:
-            return Ruling(False, wanted, f"a person rejected this call{said}")
+            return Approval(False, arguments, f"a person rejected this call{reason}")
         edited = getattr(decision, "arguments", None)
-        if edited is None or codec.plain(edited) == codec.plain(wanted):
-            return Ruling(True, wanted, f"a person approved this call{said}" if said else note)
-        wanted, problem = edited, ""
-        note = f"a person changed the arguments{said}"
-        if tool.approval == "always":  # who has changed them has approved them
-            return Ruling(True, wanted, note)
-    raise AssertionError("the loop has no end of its own")
+        if edited is None or codec.plain(edited) == codec.plain(arguments):
+            return Approval(True, arguments, f"a person approved this call{reason}" if reason else note)
+        arguments, problem = edited, ""
+        note = f"a person changed the arguments{reason}"
+        if tool.approval == "always":  # the person who edited them has approved them
+            return Approval(True, arguments, note)
+    raise AssertionError("itertools.count never ends")
 
 
-async def _is_needed(ctx: WorkflowContext, tool: Tool, key: str, input: Any) -> bool:
-    """What the policy says: journaled, as a replay must hear the same. Only False means that none is
-    needed, and a policy that fails needs one."""
+async def _is_required(ctx: WorkflowContext, tool: Tool, key: str, input: Any) -> bool:
+    """Whether the policy requires approval; journaled for the replay. Only False means no: a policy that
+    fails requires it."""
     if not callable(tool.approval):
         return True
     try:
@@ -73,8 +76,9 @@ async def _is_needed(ctx: WorkflowContext, tool: Tool, key: str, input: Any) -> 
         return True
 
 
-async def _ask(ctx: WorkflowContext, tool: Tool, key: str, input: Any, problem: str) -> Any:
-    """Ask a person. The key has a digest of the arguments in it: nobody can answer before they are known."""
+async def _request(ctx: WorkflowContext, tool: Tool, key: str, input: Any, problem: str) -> Any:
+    """Wait for a person's decision. The step key contains a digest of the arguments, so nobody can answer
+    before they are known."""
     arguments = codec.plain(input)
     shown = {"tool": tool.name, "description": tool.description, "arguments": arguments}
     if problem:
@@ -90,17 +94,19 @@ async def _ask(ctx: WorkflowContext, tool: Tool, key: str, input: Any, problem: 
 
 
 def _decision_type(input_type: Any, arguments: Any) -> Any:
-    """The type of a decision on a call of a tool: approved, reason, and other arguments (a form begins with
-    those of the call) where there is a type for them: what several people have to agree on, none of them may
-    change. Nothing else may be in it: an edit under another name would be lost, and the call approved as it
-    was."""
+    """The type of a decision: `approved`, `reason` and, with an `input_type`, edited `arguments`, which a
+    form prefills with those of the call.
+
+    Several approvers must agree on the same arguments, so none of them may edit these. Extra fields are
+    forbidden: an edit under a wrong name would be lost, and the original call approved.
+    """
     from pydantic import ConfigDict, Field, create_model
 
     fields: dict[str, Any] = {
-        "approved": (bool, Field(description="May it be called?")),
-        "reason": (str | None, Field(default=None, description="What the model is note")),
+        "approved": (bool, Field(description="Allow this call?")),
+        "reason": (str | None, Field(default=None, description="Shown to the model")),
     }
     if input_type is not None:
-        other = Field(default=None, description="Call it with these instead", examples=[arguments])
-        fields["arguments"] = (input_type | None, other)
+        edited = Field(default=None, description="Call the tool with these instead", examples=[arguments])
+        fields["arguments"] = (input_type | None, edited)
     return create_model("ToolDecision", __config__=ConfigDict(extra="forbid"), **fields)

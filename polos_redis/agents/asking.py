@@ -1,4 +1,4 @@
-"""`ask_user`: a tool by which a model asks a person, with a form."""
+"""`ask_user`: a tool with which the model asks a person, through a form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = "ask_user"
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class FormField:
     """One field of the form. `options` are for a select."""
 
     name: str
@@ -29,10 +29,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class AskUser:
-    """What the model asks: a question, and the fields of the form; none for a text."""
+    """The model's question and the form's fields; without fields, the answer is one text."""
 
     question: str
-    fields: list[Field] = field(default_factory=list)
+    fields: list[FormField] = field(default_factory=list)
 
 
 def ask_user(
@@ -41,29 +41,31 @@ def ask_user(
     approvers: Iterable[str] | None = None,
     timeout: float | None = None,
 ) -> Tool:
-    """A tool by which the model asks a person: a suspension `ask_user_<turn>.<n>` with a form, in the inbox
-    like any other. `approvers` are those who may answer; after `timeout` seconds the model is told that
-    nobody did."""
+    """A tool with which the model asks a person.
 
-    async def answer(ctx: WorkflowContext, place: str, asked: AskUser) -> tuple[str, Any]:
-        names = [one.name for one in asked.fields]
+    The question is a suspension `ask_user_<turn>.<n>` with a form, and appears in the inbox like any other.
+    Only `approvers` may answer, if given. After `timeout` seconds the model learns that nobody answered.
+    """
+
+    async def answer(ctx: WorkflowContext, position: str, input: AskUser) -> tuple[str, Any]:
+        names = [one.name for one in input.fields]
         if "" in names or len(set(names)) < len(names):
-            return "invalid", "every field of the form needs a name of its own"
-        fields = [codec.plain(one) for one in asked.fields] or [
+            return "invalid", "every field of the form needs a unique name"
+        fields = [codec.plain(one) for one in input.fields] or [
             {"name": "answer", "label": "Answer", "type": "textarea", "required": True}
         ]
-        shown = {"question": asked.question, "agent_id": ctx.workflow_id}
-        form = {"title": asked.question, "fields": fields}
+        shown = {"question": input.question, "agent_id": ctx.workflow_id}
+        form = {"title": input.question, "fields": fields}
         try:
-            given = await ctx.step.suspend(
-                f"{NAME}_{place}", data={**shown, "_form": form}, timeout=timeout, approvers=approvers
+            decision = await ctx.step.suspend(
+                f"{NAME}_{position}", data={**shown, "_form": form}, timeout=timeout, approvers=approvers
             )
         except SuspendTimeoutError:
             return "rejected", "nobody answered in time"
-        return "ok", codec.plain(given["data"])
+        return "ok", codec.plain(decision["data"])
 
-    return Tool(NAME, description, _never, AskUser, answer=answer)
+    return Tool(NAME, description, _no_function, AskUser, answer=answer)
 
 
-def _never(asked: AskUser) -> None:
-    raise AssertionError("it is the agent's run that asks")
+def _no_function(input: AskUser) -> None:
+    raise AssertionError("ask_user runs inside an agent's run")

@@ -1,5 +1,4 @@
-"""What is said in an agent's run: turns of the model, calls of tools, their answers. All of it is
-journaled."""
+"""The conversation of an agent run: messages, model turns, tool calls and their results, all journaled."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that were paid for, and how many requests it took."""
+    """Tokens paid for, and the number of requests."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -31,7 +30,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool that the model wants called: `arguments` is the JSON as it was written."""
+    """A tool call the model requests; `arguments` is the JSON text it wrote."""
 
     id: str
     name: str
@@ -40,7 +39,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One answer of the model, complete. `items` is what its provider has to see again, in its own words."""
+    """One complete answer of the model. `items` is the answer in the provider's own format, to send back."""
 
     text: str = ""
     refusal: str = ""
@@ -52,7 +51,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class ToolAnswer:
-    """What the model is told of a tool call."""
+    """The message that gives the model the result of a tool call."""
 
     call_id: str
     content: str
@@ -64,17 +63,20 @@ Message = dict[str, Any] | Turn | ToolAnswer
 
 @dataclass(frozen=True, slots=True)
 class AgentInput:
-    """What an agent is asked: messages as {"role": ..., "content": ...}."""
+    """The input of an agent: messages as {"role": ..., "content": ...}."""
 
     messages: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """How a tool call went. `arguments` are those it was called with. `status`: "ok", "failed", "rejected"
-    (by a person, or nobody in time), "invalid" (the arguments, or no such tool). `result` is what the tool
-    returned as plain JSON, else what the model was told; `note` what it was told beside it; `spent` what an
-    agent that was called has used."""
+    """The outcome of a tool call.
+
+    `arguments` are those of the call itself, after any edit. `status` is "ok", "failed", "rejected" (by a
+    person, or for lack of an answer) or "invalid" (bad arguments, or no such tool). `result` is the return
+    value as plain JSON, or the message the model got instead; `note` is a remark the model got with it.
+    `spent` is the usage of an agent called as a tool.
+    """
 
     tool: str
     call_id: str
@@ -87,10 +89,10 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class AgentResult(Generic[T]):
-    """What an agent's run has come to.
+    """The result of an agent run.
 
-    `result` is an instance of its output_schema, else text. `stopped_by` says which stop condition ended the
-    run before the model was done, None when it was.
+    `result` is an instance of the output_schema, or text without one. `stopped_by` names the limit or stop
+    condition that ended the run early; None if the model finished.
     """
 
     agent_id: str
@@ -103,8 +105,8 @@ class AgentResult(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class RunSoFar:
-    """What a stop condition is shown after each turn of the model: turns and tokens so far, the last turn,
-    and the results of all tool calls."""
+    """The argument of a stop condition, called after each turn: the number of turns, the usage, the last turn
+    and all tool results."""
 
     steps: int
     usage: Usage

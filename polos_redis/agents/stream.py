@@ -1,4 +1,4 @@
-"""Following an agent while it works."""
+"""Agent streams: the events and text of an agent while it runs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Out = TypeVar("Out")
 
 
 class Restarted(str):
-    """A chunk without text: the turn's text begins anew, what was shown of it counts no longer. It comes only
-    where an attempt that was made again says something else than the one before."""
+    """An empty chunk: the turn's text starts over, so discard what was shown of it. It appears only when a
+    retry of the model call produced different text."""
 
     __slots__ = ()
 
 
 class AgentStream(Generic[Out]):
-    """One run of an agent, followed. Each iteration of `events` or `text_chunks` reads from the beginning,
-    and survives reconnects and the death of workers."""
+    """The stream of one agent run. Each iteration of `events` or `text_chunks` starts at the beginning, and
+    survives reconnects and worker crashes."""
 
     def __init__(self, client: PolosClient, handle: ExecutionHandle[AgentResult[Out]]) -> None:
         self._client = client
@@ -34,16 +34,16 @@ class AgentStream(Generic[Out]):
 
     @property
     def events(self) -> AsyncIterator[Event]:
-        """All events of the run: `turn_start`, `text_delta`, `tool_call`, `tool_result`, those of any
-        execution, and the last one."""
+        """All events of the run: `turn_start`, `text_delta`, `tool_call`, `tool_result` and those of any
+        execution; ends after the finish event."""
         return events.stream_workflow(
             self._client, self.handle.root_workflow_id, self.execution_id, plain=True
         )
 
     @property
     def text_chunks(self) -> AsyncIterator[str]:
-        """The agent's text as the model writes it, turn by turn. What an attempt that was made again says
-        once more is left out; where it says something else, a `Restarted` comes before its text."""
+        """The agent's text as the model writes it, turn by turn. Text that a retry repeats is left out; a
+        `Restarted` precedes text that differs."""
         return self._text_chunks()
 
     async def _text_chunks(self) -> AsyncIterator[str]:
@@ -57,57 +57,57 @@ class AgentStream(Generic[Out]):
             elif event.event_type == "text_delta":
                 chunks = text.add(data["attempt"], data["index"], data["text"])
             elif event.event_type == "step_finish" and data["status"] == "ok":
-                chunks = text.settle()
+                chunks = text.finish()
             else:
                 continue
             for chunk in chunks:
                 yield chunk
 
     async def result(self, timeout: float | None = None) -> AgentResult[Out]:
-        """Wait for the end; as `ExecutionHandle.result`."""
+        """Wait for the result, as `ExecutionHandle.result` does. `timeout` is in seconds."""
         return await self.handle.result(timeout=timeout)
 
 
 class TurnText:
-    """The text of one turn after the other, as it is shown: each method gives the chunks to show now.
+    """The text shown to a reader, turn by turn. Each method returns the chunks to show now.
 
-    An attempt that is made again is held against what is shown already: as long as it says the same there is
-    nothing to show. Once it differs, or has ended before, all of it is shown after a `Restarted`.
+    A retry is compared with the text already shown: there is nothing to show while it repeats that text. Once
+    it differs, or ends early, its whole text follows a `Restarted`.
     """
 
     def __init__(self) -> None:
         self._turn = 0
         self._attempt = ""
-        self._index = 0  # of the next text: one that was told twice is passed over
+        self._index = 0  # of the next text; duplicates are skipped
         self._shown = ""
-        self._said = ""  # by this attempt
+        self._written = ""  # by this attempt
 
     def start(self, turn: int, attempt: str) -> list[str]:
-        """An attempt begins."""
+        """Start an attempt at a turn."""
         chunks: list[str] = []
         if turn != self._turn:
-            chunks = self.settle()
+            chunks = self.finish()
             self._turn, self._shown = turn, ""
         if attempt != self._attempt:
-            self._attempt, self._index, self._said = attempt, 0, ""
+            self._attempt, self._index, self._written = attempt, 0, ""
         return chunks
 
     def add(self, attempt: str, index: int, text: str) -> list[str]:
-        """An attempt says some more."""
+        """Add text that an attempt wrote."""
         if attempt != self._attempt or index < self._index:
             return []
         self._index = index + 1
-        self._said += text
-        if self._shown.startswith(self._said):
+        self._written += text
+        if self._shown.startswith(self._written):
             return []
-        if not self._said.startswith(self._shown):
-            return self.settle()
-        more, self._shown = self._said[len(self._shown) :], self._said
+        if not self._written.startswith(self._shown):
+            return self.finish()
+        more, self._shown = self._written[len(self._shown) :], self._written
         return [more]
 
-    def settle(self) -> list[str]:
-        """The attempt has said all it says."""
-        if self._shown == self._said:
+    def finish(self) -> list[str]:
+        """Finish the attempt: its text is complete."""
+        if self._shown == self._written:
             return []
-        self._shown = self._said
-        return [Restarted(), *filter(None, [self._said])]
+        self._shown = self._written
+        return [Restarted(), *filter(None, [self._written])]

@@ -1,7 +1,7 @@
 """The connection of a process to one namespace: the base of `PolosClient`.
 
-Whatever only needs to reach the state (answers, handles, events, API keys, schedules, metrics) takes a
-`Connection`, so that it need not know the client that is built on top of it.
+Code that only needs the stored state (answers, handles, events, API keys, schedules, metrics) takes a
+`Connection`, so it does not depend on the client.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from polos_redis.wire.urls import parse
 class Connection:
     """A namespace on one Redis, with the options of `PolosClient`.
 
-    It connects on first use and need not be closed. It belongs to no event loop: under a second
-    `asyncio.run`, or in a forked child, it makes new connections. The tasks of a loop may share it.
+    It connects on first use and need not be closed. It is not tied to an event loop: a second `asyncio.run`
+    and a forked child make new connections. Tasks of one loop may share it.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Connection:
         patience_seconds: float | None = None,
     ) -> None:
         self.url: str = settings.resolve("url", url)
-        parse(self.url)  # refuse a bad one here, not at the first call
+        parse(self.url)  # raises for an invalid URL here, not at the first call
         self.namespace = keys.check_namespace(settings.resolve("namespace", namespace))
         self.partitions: int = settings.resolve("partitions", partitions)
         self.retention_ms = int(settings.resolve("retention_seconds", retention_seconds) * 1000)
@@ -46,7 +46,7 @@ class Connection:
         self._sessions: dict[asyncio.AbstractEventLoop, Session] = {}
 
     async def session(self) -> Session:
-        """The connections of the running loop, made on first use."""
+        """Returns the connections of the running loop, made on first use."""
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
         if session is None or session.pid != os.getpid():
@@ -59,15 +59,15 @@ class Connection:
         return session
 
     async def store(self) -> Store:
-        """The state, for the running loop."""
+        """Returns the store of the running loop."""
         return (await self.session()).store
 
     async def wait_for_end(self, execution_id: str) -> Ended:
-        """Wait until an execution has ended; how it did. Raises `ExecutionNotFoundError`."""
+        """Wait until an execution has ended; returns its end. Raises `ExecutionNotFoundError`."""
         return await (await self.session()).wait_for_end(execution_id)
 
     async def aclose(self) -> None:
-        """Close the connections of this loop. The client may be used again afterwards."""
+        """Close the connections of this loop. The connection may be used again afterwards."""
         session = self._sessions.pop(asyncio.get_running_loop(), None)
         if session is not None:
             await session.close()

@@ -1,7 +1,7 @@
-"""What the scripts tell a process at once: its reply channel, by sharded PUBLISH.
+"""Notices: what scripts send to a process without delay, through its reply channel (sharded PUBLISH).
 
-A notice costs no memory and needs no acknowledgement; it may be lost (a broken connection, a slot that has
-moved), so whoever waits for one also asks again by itself, and everybody asks again after a reconnect.
+A notice takes no memory in Redis and no acknowledgement, and it may be lost (with a connection, or when a
+slot moves). So code that waits for a notice also polls from time to time, and after every reconnect.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REFUSED_SECONDS = 1.0
 
 
 class Notices:
-    """The reply channels of one process, one per partition: on one connection, or on a cluster one each."""
+    """The reply channels of one process, one per partition, on one connection (one each on a cluster)."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Notices:
         self._of = {prefix: one for one in self._subscriptions for prefix in one.prefixes}
 
     async def start(self, *prefixes: bytes) -> None:
-        """Be subscribed in these partitions; raises what a call would when Redis can't be reached in time."""
+        """Subscribe in these partitions. Raises what any call raises when Redis can't be reached in time."""
         for prefix in prefixes:
             if not self._of[prefix].started:
                 await self._of[prefix].start()
@@ -94,7 +94,7 @@ class _Subscription:
         if push[0] == b"smessage":
             self._receive(msgpack.unpackb(push[2], raw=True))
         elif push[0] == b"sunsubscribe":
-            self._wire.drop("the slot of the reply channel lives elsewhere now")
+            self._wire.drop("the slot of the reply channel has moved")
 
     def _lost(self) -> None:
         if not self._closed:
@@ -105,7 +105,7 @@ class _Subscription:
             try:
                 await self._wire.call("PING", patience=None)
                 return
-            except PolosError as error:  # refused: a password is being changed, say
+            except PolosError as error:  # refused, as when a password is being changed
                 if not self._closed:
                     logger.warning("the reply channel is closed", extra={"error": str(error)})
                     await asyncio.sleep(REFUSED_SECONDS)

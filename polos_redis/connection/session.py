@@ -1,4 +1,4 @@
-"""A client's connections in one event loop of one process."""
+"""Sessions: the connections of a client in one event loop of one process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polos_redis.state.store import Store
 from polos_redis.values.text import text
 from polos_redis.wire.routing import wire_to
 
-RECHECK_SECONDS = 10.0  # a notice may be lost: ask the execution itself this often
+RECHECK_SECONDS = 10.0  # a notice may be lost: read the execution itself this often
 
 
 class Session:
@@ -32,13 +32,13 @@ class Session:
         self._ends: dict[bytes, list[asyncio.Future[Ended | None]]] = {}
 
     async def check(self) -> None:
-        """Check, once, that the namespace has this number of partitions. Raises `ConfigurationError`."""
+        """Check once that the namespace has this number of partitions. Raises `ConfigurationError`."""
         if not self.checked:
             await self.store.partitions.check()
             self.checked = True
 
     async def wait_for_end(self, execution_id: str) -> Ended:
-        """Wait until an execution has ended. Raises `ExecutionNotFoundError`."""
+        """Wait until an execution has ended; returns its end. Raises `ExecutionNotFoundError`."""
         await self.notices.start(self.store.partitions.prefix(execution_id))
         name = execution_id.encode("utf-8", "surrogatepass")
         loop = asyncio.get_running_loop()
@@ -68,9 +68,8 @@ class Session:
         if notice[0] != b"done":
             return
         _, execution_id, status, field, value = notice
-        ended: Ended | None = (
-            None  # look again: the value was too large, or it failed and may have been retried
-        )
+        # None: read the execution again, as its value was too large or it failed and may have been retried
+        ended: Ended | None = None
         if value is not None and value is not False:
             if field == b"output":
                 ended = Ended(text(status), output=value)
@@ -81,20 +80,20 @@ class Session:
                 future.set_result(ended)
 
     def _recheck(self) -> None:
-        """Make everybody who waits ask the execution itself."""
+        """Make every waiter read its execution again."""
         for futures in self._ends.values():
             for future in futures:
                 _wake(future)
 
     async def close(self) -> None:
-        """Close the connections; whoever still waits gets `RedisUnavailableError`."""
+        """Close the connections; calls of `wait_for_end` then raise `RedisUnavailableError`."""
         await self.tail.close()
         await self.notices.close()
         await self.wire.close()
         self._recheck()
 
     def abort(self) -> None:
-        """Drop the connections without a loop to close them in."""
+        """Drop the connections; their loop is gone, so they can't be closed."""
         for connection in (self.tail, self.notices, self.wire):
             connection.abort()
 

@@ -1,8 +1,8 @@
-"""Tailing topics: any number of readers in a process on one blocked XREAD (on a cluster, one per partition).
+"""Tails: all readers of topics in a process share one blocked XREAD (one per partition on a cluster).
 
-A reader asks for what comes after an id and gets the next entries; it asks again when it has dealt with
-them, so a slow reader holds up nobody. The read covers all who ask; when somebody new asks while it is
-blocked, CLIENT UNBLOCK (over the multiplexed connection) ends it and the next one covers the newcomer.
+A reader requests the entries after an id and requests more when it has processed them, so a slow reader
+delays no other. One read serves all requests. A request that comes while the read is blocked ends it by
+CLIENT UNBLOCK, over the multiplexed connection, and is part of the next read.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from polos_redis.wire.routing import AnyWire
 
 BLOCK_MS = 2000
 BATCH = 128  # entries per topic and read
-NEWCOMER_SECONDS = 0.02  # an unblock may come before the read it is meant for: repeat it
-IDLE_SECONDS = 10.0  # then the task ends; the connection stays
-TROUBLE_SECONDS = 0.05  # before reading again where Redis could not serve the read
+UNBLOCK_SECONDS = 0.02  # an unblock may come before the read it is meant for: repeat it
+IDLE_SECONDS = 10.0  # without requests, after which the task ends; the connection stays
+REFUSED_SECONDS = 0.05  # until the next read, after one that Redis refused
 
 Entries = list[tuple[bytes, list[bytes]]]  # stream id, flat list of type and data
 
 
 class Tails:
-    """The tails of a process: one, on a cluster one per partition."""
+    """The tails of a process: one, or one per partition on a cluster."""
 
     def __init__(self, main: AnyWire, prefixes: Sequence[bytes], patience: float) -> None:
         tails = {tuple(group): Tail(main, group[0], patience) for group in main.groups(prefixes)}
@@ -37,7 +37,7 @@ class Tails:
         return await self.of(key).next(key, after, timeout)
 
     def of(self, key: bytes) -> Tail:
-        """The tail that reads a stream."""
+        """Returns the tail that reads a stream."""
         return self._of[key[: key.index(b"}") + 2]]
 
     async def close(self) -> None:
@@ -49,7 +49,7 @@ class Tails:
 
 
 class Tail:
-    """One blocked read."""
+    """One blocked read and the requests it serves."""
 
     def __init__(self, main: AnyWire, prefix: bytes, patience: float) -> None:
         self._main = main
@@ -58,17 +58,17 @@ class Tail:
         self._wire = main.beside(prefix, name="polos-tail", timeout=BLOCK_MS / 1000 + 5)
         self._waiting: dict[bytes, list[tuple[bytes, asyncio.Future[Entries]]]] = {}
         self._task: asyncio.Task[None] | None = None
-        self._asked = asyncio.Event()
+        self._requested = asyncio.Event()
         self._blocked = False
         self._unblocker: asyncio.TimerHandle | None = None
         self._client_id: tuple[int, int] | None = None  # epoch, id
 
     async def next(self, key: bytes, after: bytes, timeout: float) -> Entries:
-        """The entries of a stream after an id; empty when none came within `timeout` seconds."""
+        """Returns the next entries of a stream after an id; empty if none came within `timeout` seconds."""
         future: asyncio.Future[Entries] = asyncio.get_running_loop().create_future()
-        asked = (after, future)
-        self._waiting.setdefault(key, []).append(asked)
-        self._asked.set()
+        request = (after, future)
+        self._waiting.setdefault(key, []).append(request)
+        self._requested.set()
         if self._blocked:
             self._unblock()
         if self._task is None or self._task.done():
@@ -80,21 +80,23 @@ class Tail:
             return []
         finally:
             others = self._waiting.get(key)
-            if others is not None and asked in others:
-                others.remove(asked)
+            if others is not None and request in others:
+                others.remove(request)
                 if not others:
                     del self._waiting[key]
 
     def _unblock(self) -> None:
-        """End the blocked read, again and again until it has noticed."""
+        """End the blocked read; repeats the command until the read has ended."""
         if self._unblocker is not None or not self._blocked:
             return
         node = self._main.node(self._prefix)
         if self._client_id is not None and node is not None and node.connected:
             unblocked = node.send("CLIENT", "UNBLOCK", self._client_id[1])
-            unblocked.add_done_callback(tasks.look_away)  # without the right to, who comes waits for BLOCK
+            unblocked.add_done_callback(
+                tasks.mark_retrieved
+            )  # not permitted: the reader waits for BLOCK_MS
         loop = asyncio.get_running_loop()
-        self._unblocker = loop.call_later(NEWCOMER_SECONDS, self._unblock_again, context=tasks.OUTSIDE)
+        self._unblocker = loop.call_later(UNBLOCK_SECONDS, self._unblock_again, context=tasks.OUTSIDE)
 
     def _unblock_again(self) -> None:
         self._unblocker = None
@@ -102,11 +104,11 @@ class Tail:
 
     async def _run(self) -> None:
         while True:
-            self._asked.clear()
+            self._requested.clear()
             if not self._waiting:
                 try:
                     async with asyncio.timeout(IDLE_SECONDS):
-                        await self._asked.wait()
+                        await self._requested.wait()
                 except TimeoutError:
                     if not self._waiting:
                         return
@@ -116,7 +118,7 @@ class Tail:
             except PolosError as error:
                 self._fail(error)
                 if getattr(error, "code", "UNBLOCKED") != "UNBLOCKED":
-                    await asyncio.sleep(TROUBLE_SECONDS)
+                    await asyncio.sleep(REFUSED_SECONDS)
                 continue
             for key, entries in found or ():
                 self._serve(key, entries, starts[key])
@@ -125,8 +127,8 @@ class Tail:
                 await asyncio.sleep(0)
 
     def _serve(self, key: bytes, entries: Entries, start: bytes) -> None:
-        """Give the readers of a stream what was read after `start`. Who came meanwhile and wants what is
-        before that, or is ahead of all of it, waits for the next read."""
+        """Give the requests for a stream what was read after `start`. A request that came meanwhile for
+        entries before that, or that is ahead of them all, waits for the next read."""
         waiting = self._waiting.pop(key, [])
         left = []
         for after, future in waiting:
@@ -141,7 +143,7 @@ class Tail:
             self._waiting[key] = left
 
     async def _read(self) -> tuple[Any, dict[bytes, bytes]]:
-        """What came, and after which entry of each stream it was looked for."""
+        """Returns the entries read, and the id after which each stream was read."""
         if not self._wire.connected:
             await self._wire.call("PING", patience=self._patience)
         if self._client_id is None or self._client_id[0] != self._wire.epoch:
@@ -150,7 +152,7 @@ class Tail:
         starts = {
             name: min((after for after, _ in waiting), key=_order) for name, waiting in self._waiting.items()
         }
-        if not starts:  # they have gone while it connected
+        if not starts:  # all requests ended while it connected
             return None, starts
         self._blocked = True
         try:

@@ -1,7 +1,7 @@
-"""The terms of a suspension: what an answer must look like, and who may give it.
+"""Answer policies: which answers a suspension accepts, and from whom.
 
-They are stored with the suspension, so whoever takes an answer (client, command, topic, REST, page) checks it
-before the workflow wakes, and needs none of the workflow's code.
+The policy is stored with the suspension. So every way in (client, command, topic, REST, page) checks an
+answer before the workflow wakes, without the workflow's code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgpack
 
 from polos_redis.decisions.people import GROUP
 from polos_redis.errors import ConfigurationError, InvalidAnswerError, NotApproverError
-from polos_redis.values import schemas
+from polos_redis.values import schema_errors, schemas
 from polos_redis.values.text import canonical
 
 MOST_REQUIRED = 100
@@ -23,11 +23,11 @@ MOST_REQUIRED = 100
 
 @dataclass(frozen=True, slots=True)
 class AnswerPolicy:
-    """What a suspension asks of its answers.
+    """The answers a suspension accepts.
 
-    `schema` is a JSON schema and `type_name` the type it was made of; `approvers` are names or `group:NAME`,
-    none means anybody. So many approvals (`data["approved"] is True`) or rejections by distinct people
-    decide.
+    `schema` is a JSON schema and `type_name` the type it was made of. `approvers` are names or `group:NAME`;
+    empty means anybody. `required` approvals (`data["approved"] is True`) by distinct people decide, or
+    `rejections` rejections. `allow_self` lets those who started the execution decide.
     """
 
     schema: dict[str, Any] | None = None
@@ -48,44 +48,43 @@ class AnswerPolicy:
         allow_self: bool,
         starters: Set[str],
     ) -> AnswerPolicy:
-        """As a workflow declares them; `starters` have started the execution. Raises `ConfigurationError`."""
+        """Returns the policy a workflow declares; `starters` are the people who started the execution.
+
+        Raises `ConfigurationError`.
+        """
         schema, type_name = schemas.describe(what, annotation) if annotation is not None else (None, "")
-        wanted: tuple[str, ...] = ()
-        if approvers is not None:
-            wanted = (
-                () if isinstance(approvers, str) or not isinstance(approvers, Iterable) else tuple(approvers)
-            )
-            if not wanted or not all(isinstance(one, str) and one.removeprefix(GROUP) for one in wanted):
-                raise ConfigurationError(
-                    f"{what}: approvers is a list of names and group:NAME, one at least, not {approvers!r}; "
-                    "leave it out to let anybody decide"
-                )
+        names = () if approvers is None else _approver_names(what, approvers)
         for name, number in (("required", required), ("rejections", rejections)):
             if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST_REQUIRED:
                 raise ConfigurationError(
-                    f"{what}: {name} is a whole number from 1 to {MOST_REQUIRED}, not {number!r}"
+                    f"{what}: {name} must be a whole number from 1 to {MOST_REQUIRED}, not {number!r}"
                 )
         if not allow_self and not starters:
             raise ConfigurationError(
-                f"{what}: allow_self=False needs to know who has started the execution: give user_id= "
-                "at invoke"
+                f"{what}: allow_self=False needs to know who started the execution: pass user_id= to invoke"
             )
-        people = {one for one in wanted if not one.startswith(GROUP)}
-        several = {canonical(one) for one in people}
-        may_decide = len(several if allow_self else several - {canonical(one) for one in starters})
-        needed = required + rejections - 1  # so many people decide it in any case
-        if wanted and len(people) == len(set(wanted)) and may_decide < needed:
-            raise ConfigurationError(
-                f"{what}: with required={required} and rejections={rejections} it may take {needed} people, "
-                f"but approvers names {may_decide} who may decide: it could stay undecided"
-            )
-        policy = cls(schema, type_name, wanted, required, rejections, bool(allow_self))
+        policy = cls(schema, type_name, names, required, rejections, bool(allow_self))
         if policy.counts and schema is not None and "approved" not in schemas.properties(schema):
             raise ConfigurationError(
-                f"{what}: with required= or rejections= an answer says whether it approves: "
-                "the schema needs a field `approved: bool`"
+                f"{what}: with required= or rejections= an answer must say whether it approves: "
+                "give the schema a field `approved: bool`"
             )
+        policy._check_reachable(what, starters)
         return policy
+
+    def _check_reachable(self, what: str, starters: Set[str]) -> None:
+        """Raises `ConfigurationError` if the named approvers are too few to always reach a decision."""
+        people = {one for one in self.approvers if not one.startswith(GROUP)}
+        if not people or len(people) < len(set(self.approvers)):
+            return  # anybody, or somebody of a group
+        distinct = {canonical(one) for one in people}
+        may_decide = len(distinct if self.allow_self else distinct - {canonical(one) for one in starters})
+        needed = self.required + self.rejections - 1
+        if may_decide < needed:
+            raise ConfigurationError(
+                f"{what}: with required={self.required} and rejections={self.rejections} it may take "
+                f"{needed} people, but approvers names {may_decide} who may decide: it could stay undecided"
+            )
 
     @property
     def counts(self) -> bool:
@@ -93,7 +92,7 @@ class AnswerPolicy:
         return self.required > 1 or self.rejections > 1
 
     def pack(self) -> bytes:
-        """As the store keeps them, and answer.lua reads them; empty when anything from anybody will do."""
+        """Returns the stored form, which answer.lua reads; empty for the policy that accepts anything."""
         if self == ANYTHING:
             return b""
         packed: bytes = msgpack.packb(
@@ -112,7 +111,7 @@ class AnswerPolicy:
 
     @classmethod
     def unpack(cls, packed: bytes) -> AnswerPolicy:
-        """As the store has them; fields of newer releases are left out."""
+        """Read the stored form, without the fields of newer releases."""
         if not packed:
             return ANYTHING
         found = msgpack.unpackb(packed, unicode_errors="surrogatepass")
@@ -126,10 +125,10 @@ class AnswerPolicy:
         )
 
     def check_answer(self, execution_id: str, step_key: str, answer: Any) -> None:
-        """Refuse an answer (plain JSON) that does not fit: `InvalidAnswerError`."""
-        errors = [] if self.schema is None else schemas.errors_in(self.schema, self.type_name, answer)
+        """Raises `InvalidAnswerError` if the answer (plain JSON) does not fit."""
+        errors = [] if self.schema is None else schema_errors.errors_in(self.schema, self.type_name, answer)
         if not errors and self.counts and verdict(answer) is None:
-            errors = [{"field": "approved", "message": "true or false is needed: does this answer approve?"}]
+            errors = [{"field": "approved", "message": "must be true or false: does this answer approve?"}]
         if errors:
             raise InvalidAnswerError(execution_id, step_key, errors)
 
@@ -141,23 +140,32 @@ class AnswerPolicy:
         groups: Sequence[str],
         starters: Set[str],
     ) -> None:
-        """Refuse one who may not decide: `NotApproverError`."""
-        named = bool(who)
-        if not named and (self.approvers or self.counts or not self.allow_self):
-            raise NotApproverError(execution_id, step_key, who, "it has to be known who answers")
-        may = {who, *(GROUP + group for group in groups)}
+        """Raises `NotApproverError` if this person may not decide."""
+        if not who and (self.approvers or self.counts or not self.allow_self):
+            raise NotApproverError(execution_id, step_key, who, "the answer must name who decides")
+        names = {who, *(GROUP + group for group in groups)}
         if who is not None and who.startswith(GROUP):
-            may.discard(who)
-        if self.approvers and may.isdisjoint(self.approvers):
+            names.discard(who)  # nobody becomes a group by calling themselves one
+        if self.approvers and names.isdisjoint(self.approvers):
             raise NotApproverError(execution_id, step_key, who, f"it is for {', '.join(self.approvers)}")
         if not self.allow_self and canonical(who or "") in {canonical(one) for one in starters}:
-            raise NotApproverError(execution_id, step_key, who, "who has started it may not decide it")
+            raise NotApproverError(execution_id, step_key, who, "the person who started it may not decide it")
 
 
 ANYTHING = AnswerPolicy()
 
 
+def _approver_names(what: str, approvers: Iterable[str]) -> tuple[str, ...]:
+    names = () if isinstance(approvers, str) or not isinstance(approvers, Iterable) else tuple(approvers)
+    if not names or not all(isinstance(one, str) and one.removeprefix(GROUP) for one in names):
+        raise ConfigurationError(
+            f"{what}: approvers must be a non-empty list of names and group:NAME, not {approvers!r}; "
+            "omit it to let anybody decide"
+        )
+    return names
+
+
 def verdict(answer: Any) -> bool | None:
-    """Whether an answer approves, which nothing but `approved: true` does; None when it doesn't say."""
+    """Returns whether an answer approves, by its boolean field `approved`; None without one."""
     approved = answer.get("approved") if isinstance(answer, dict) else None
     return approved if isinstance(approved, bool) else None

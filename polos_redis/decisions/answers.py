@@ -1,14 +1,16 @@
-"""Answers: how one is checked and decides a suspension, whoever brings it.
+"""Answers: the one way to decide a suspension, for every client, channel and page.
 
-The store decides in one script. A suspension that has terms is decided only by an answer that was checked
-against them: the script hands out the suspension as it stands, the check is made here, and the answer goes
-with what it was checked against; has the suspension been opened anew meanwhile, it is checked again.
+Scripts decide; this module checks. answer.lua accepts an answer to a suspension with an answer policy only if
+the answer names the opening it was checked against (`SuspensionRecord.opening`); otherwise it returns the
+suspension as it stands, and the answer is checked against that and sent again. A caller that has just read
+the suspension passes it on (`decide_stored`), which saves that round trip.
+
+An answer is encoded once. A suspension with a schema stores plain JSON, so only an answer of another type (a
+model, a date) is encoded a second time, in that form.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,37 +19,47 @@ from typing import Any, Literal
 
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions.answer_policy import AnswerPolicy, verdict
+from polos_redis.decisions.suspensions import StoredSuspension, find_below
 from polos_redis.errors import (
     AlreadyResumedError,
-    AmbiguousSuspensionError,
     ExecutionFinishedError,
     ExecutionNotFoundError,
     InvalidInputError,
     ShownChangedError,
     SuspensionExpiredError,
     SuspensionNotFoundError,
-    UnreadableValueError,
 )
-from polos_redis.state import journal, keys
+from polos_redis.state import journal
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
 from polos_redis.state.store import Store
 from polos_redis.state.suspensions import Answer
 from polos_redis.values import codec, digests
-from polos_redis.values.text import raw, text
+from polos_redis.values.plain import is_plain
+from polos_redis.values.text import text
 from polos_redis.values.times import to_datetime
 
-LOOK = "?"  # an opening that none has: the suspension is handed out before it is decided
+NO_OPENING = "?"  # matches no opening: the script returns the suspension before it decides it
+
+Outcome = Literal["accepted", "same", "early", "recorded"]
+_OUTCOMES: dict[bytes, Outcome] = {
+    b"accepted": "accepted",
+    b"same": "same",
+    b"kept": "early",
+    b"recorded": "recorded",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A resume that was taken. `outcome` is "accepted" (it woke the workflow), "same" (this very answer had
-    been accepted before: no effect), "recorded" (it takes more of them: this is one of `approvals`, of
-    `required`) or "early" (kept until the suspension opens). Who and when are those of the answer that
-    stands."""
+    """Result of a resume that was not refused.
 
-    outcome: Literal["accepted", "same", "early", "recorded"]
+    `outcome` is "accepted" (the answer woke the workflow), "same" (this very answer had been accepted before:
+    no effect), "recorded" (one of several answers it takes: `approvals` of `required` so far) or "early"
+    (kept until the suspension opens). `resumed_by` and `resumed_at` are those of the answer that stands.
+    """
+
+    outcome: Outcome
     execution_id: str
     step_key: str
     resumed_by: str | None
@@ -68,82 +80,121 @@ async def decide(
     early: bool = False,
     channel: str,
 ) -> Resumed:
-    """Give an answer; see `PolosClient.resume`."""
-    _check(step_key, by, groups, digest)
-    answer = Answer(
-        codec.encode(data, limit=connection.max_value_bytes),
-        digests.canonical_digest(data),
-        by or "",
-        groups,
-        channel,
-        seen="" if digest is None else LOOK,
-    )
+    """Answer a suspension; see `PolosClient.resume`."""
+    if not isinstance(step_key, str):
+        raise InvalidInputError(f"suspend_step_key must be a string, not {step_key!r}")
+    answer = _encode(connection, data, by, groups, digest, channel)
     store = await connection.store()
-    reply = await _give(store, execution_id, step_key, answer, digest)
+    reply = await _send(store, execution_id, step_key, answer, digest)
     if reply[0] == b"unknown":
         below = await find_below(store, execution_id, step_key)
         if below is not None:
             execution_id = below
-            reply = await _give(store, execution_id, step_key, answer, digest)
-        elif early and digest is None:  # who has been shown something answers that
-            reply = await _give(store, execution_id, step_key, answer, digest, early=True)
-    return _told(execution_id, step_key, reply)
+            reply = await _send(store, execution_id, step_key, answer, digest)
+        elif early and digest is None:  # a digest means the suspension was shown, so it is not early
+            reply = await _send(store, execution_id, step_key, answer, digest, early=True)
+    return _outcome(execution_id, step_key, reply)
 
 
-async def take(store: Store, execution_id: str, step_key: str, answer: Answer) -> Resumed:
-    """Give an answer that was kept until its suspension opened; as `decide`."""
-    return _told(execution_id, step_key, await _give(store, execution_id, step_key, answer, None))
+async def decide_stored(
+    connection: Connection,
+    suspension: StoredSuspension,
+    data: Any,
+    *,
+    by: str | None = None,
+    groups: Sequence[str] = (),
+    digest: str | None = None,
+    channel: str,
+) -> Resumed:
+    """Answer a suspension that the caller has just read, in one round trip; as `decide`.
+
+    If the suspension was opened again since, the answer is checked again, against the new opening.
+    """
+    answer = _encode(connection, data, by, groups, digest, channel)
+    checked = _checked(answer, suspension, digest)
+    execution_id, step_key = suspension.execution_id, suspension.step_key
+    store = await connection.store()
+    reply = await _send(store, execution_id, step_key, answer, digest, checked=checked)
+    return _outcome(execution_id, step_key, reply)
 
 
-async def _give(
-    store: Store, execution_id: str, step_key: str, answer: Answer, digest: str | None, early: bool = False
+async def decide_early(store: Store, execution_id: str, step_key: str, answer: Answer) -> Resumed:
+    """Give a suspension the answer that was kept for it; as `decide`."""
+    return _outcome(execution_id, step_key, await _send(store, execution_id, step_key, answer, None))
+
+
+def _encode(
+    connection: Connection,
+    data: Any,
+    by: str | None,
+    groups: Sequence[str],
+    digest: str | None,
+    channel: str,
+) -> Answer:
+    """Returns the answer to send. Raises `InvalidInputError`, `NotStorableError` or `ValueTooLargeError`."""
+    if by is not None and not isinstance(by, str):
+        raise InvalidInputError(f"resumed_by must be a name or None, not {by!r}")
+    if isinstance(groups, str) or not all(isinstance(group, str) and group for group in groups):
+        raise InvalidInputError(f"groups must be a list of group names, not {groups!r}")
+    if digest is not None and not (isinstance(digest, str) and digest.isascii()):
+        raise InvalidInputError(f"shown_digest must be the digest of a suspension, not {digest!r}")
+    value = codec.encode(data, limit=connection.max_value_bytes)
+    return Answer(value, digests.stored_digest(value), by or "", groups, channel)
+
+
+async def _send(
+    store: Store,
+    execution_id: str,
+    step_key: str,
+    answer: Answer,
+    digest: str | None,
+    *,
+    checked: Answer | None = None,
+    early: bool = False,
 ) -> list[Any]:
-    """The reply of the store to an answer that was checked, where it has to be."""
-    given = answer
+    """Returns the script's reply to the answer, after checking it against each opening the script returns."""
+    sent = checked or (answer if digest is None else replace(answer, opening=NO_OPENING))
     while True:
-        reply = await store.suspensions.answer(execution_id, step_key, answer, early=early)
+        reply = await store.suspensions.answer(execution_id, step_key, sent, early=early)
         if reply[0] != b"look":
             return reply
         record = journal.parse(reply[1])
         assert isinstance(record, SuspensionRecord)
-        policy, plain = AnswerPolicy.unpack(record.policy), codec.to_plain(given.value)
-        if record.status == "open":
-            if digest is not None and not hmac.compare_digest(record.shown_digest.hex(), digest.lower()):
-                raise ShownChangedError(execution_id, step_key)
-            if record.policy:
-                starters = Origin.unpack("", reply[2]).starters
-                policy.check_person(execution_id, step_key, answer.by or None, answer.groups, starters)
-                policy.check_answer(execution_id, step_key, plain)
-        answer = replace(given, seen=record.seen, approves=verdict(plain) is True)
-        if policy.schema is not None:  # whatever type it was given as
-            value = codec.encode(plain, limit=codec.UNLIMITED)  # the size of what was given has been checked
-            answer = replace(answer, value=value, digest=digests.canonical_digest(plain))
+        sent = _checked(answer, StoredSuspension(execution_id, step_key, record, reply[2]), digest)
 
 
-def _check(step_key: str, by: str | None, groups: Sequence[str], digest: str | None) -> None:
-    if not isinstance(step_key, str):
-        raise InvalidInputError(f"suspend_step_key is the step key as a text, not {step_key!r}")
-    if by is not None and not isinstance(by, str):
-        raise InvalidInputError(f"resumed_by is a name as a text, or None, not {by!r}")
-    if isinstance(groups, str) or not all(isinstance(group, str) and group for group in groups):
-        raise InvalidInputError(f"groups is a list of the names of groups, not {groups!r}")
-    if digest is not None and not (isinstance(digest, str) and digest.isascii()):
-        raise InvalidInputError(f"shown_digest is the digest of a suspension as a text, not {digest!r}")
+def _checked(answer: Answer, suspension: StoredSuspension, digest: str | None) -> Answer:
+    """Returns the answer as checked against an opening of the suspension, in the form that is stored.
+
+    Raises `ShownChangedError`, `NotApproverError` or `InvalidAnswerError` if the suspension is open. If it is
+    not, the script still compares the answer with the one that stands.
+    """
+    execution_id, step_key, record = suspension.execution_id, suspension.step_key, suspension.record
+    is_open = record.status == "open"
+    if is_open and digest is not None and not hmac.compare_digest(record.shown_digest.hex(), digest.lower()):
+        raise ShownChangedError(execution_id, step_key)
+    answer = replace(answer, opening=record.opening)
+    if not record.policy:
+        return answer
+    policy, plain = AnswerPolicy.unpack(record.policy), codec.to_plain(answer.value)
+    if is_open:
+        starters = Origin.unpack("", suspension.origin).starters
+        policy.check_person(execution_id, step_key, answer.by or None, answer.groups, starters)
+        policy.check_answer(execution_id, step_key, plain)
+    answer = replace(answer, approves=verdict(plain) is True)
+    if policy.schema is None or is_plain(answer.value, plain):
+        return answer
+    value = codec.encode(plain, limit=codec.UNLIMITED)  # the size of the original was checked
+    return replace(answer, value=value, digest=digests.stored_digest(value))
 
 
-def _told(execution_id: str, step_key: str, reply: list[Any]) -> Resumed:
-    """What a reply of answer.lua means."""
+def _outcome(execution_id: str, step_key: str, reply: list[Any]) -> Resumed:
+    """Returns the result for a reply of answer.lua, or raises the error it stands for."""
     tag = reply[0]
-    outcomes: dict[bytes, Literal["accepted", "same", "early", "recorded"]] = {
-        b"accepted": "accepted",
-        b"same": "same",
-        b"kept": "early",
-        b"recorded": "recorded",
-    }
-    if tag in outcomes:
+    if tag in _OUTCOMES:
         counts = [int(number) for number in reply[3:5]] or [1, 1]
         by = text(reply[2]) or None
-        return Resumed(outcomes[tag], execution_id, step_key, by, to_datetime(int(reply[1])), *counts)
+        return Resumed(_OUTCOMES[tag], execution_id, step_key, by, to_datetime(int(reply[1])), *counts)
     if tag == b"other":
         raise AlreadyResumedError(execution_id, step_key, text(reply[2]) or None, to_datetime(int(reply[1])))
     if tag == b"expired":
@@ -154,38 +205,7 @@ def _told(execution_id: str, step_key: str, reply: list[Any]) -> Resumed:
         raise SuspensionNotFoundError(execution_id, step_key, [text(key) for key in reply[1:]])
     if tag == b"full":
         raise InvalidInputError(
-            f"execution {execution_id} has a hundred answers that came early, and keeps no more: answer when "
+            f"execution {execution_id} already keeps 100 early answers, which is the maximum: answer when "
             "the suspension is open"
         )
     raise ExecutionNotFoundError(execution_id)
-
-
-async def find_below(store: Store, root_id: str, step_key: str) -> str | None:
-    """The descendant that has a suspension of this key: the open one, else the last that was decided. It
-    is then answered by its own id, so that a repeated call can't decide another one; an open one that
-    comes after others is refused, as this may repeat a call that was meant for one of those."""
-    if keys.root_of(root_id) != root_id:
-        return None
-    names = [(one, key) for one, key in await store.suspensions.below(root_id) if key == step_key]
-    found = await read_suspensions(store, names)
-    waiting = [one for one, _, record in found if record.status == "open"]
-    if waiting and len(found) > 1:
-        raise AmbiguousSuspensionError(root_id, [f"{step_key} of {one}" for one in sorted(waiting)])
-    if waiting:
-        return waiting[0]
-    decided = sorted(found, key=lambda row: row[2].decided_ms)
-    return decided[-1][0] if decided else None
-
-
-async def read_suspensions(
-    store: Store, names: list[tuple[str, str]]
-) -> list[tuple[str, str, SuspensionRecord]]:
-    """The suspensions of these execution ids and step keys, as far as they can be read."""
-    stored = await asyncio.gather(*(store.executions.read_records(one, [raw(key)]) for one, key in names))
-    found = []
-    for name, (packed,) in zip(names, stored, strict=True):
-        with contextlib.suppress(UnreadableValueError):  # `get_execution` of that one tells of it
-            record = None if packed is None else journal.parse(packed)
-            if isinstance(record, SuspensionRecord):
-                found.append((*name, record))
-    return found

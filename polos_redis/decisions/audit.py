@@ -1,4 +1,4 @@
-"""The audit of suspensions: who decided what, when, how, and on what they were shown."""
+"""The audit of suspensions: who decided what, when, through which channel, and what they were shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from polos_redis.values.times import iso
 
 
 def entries(stored: Sequence[bytes], execution_id: str) -> list[dict[str, Any]]:
-    """The entries of a root's audit that concern an execution, all of them for the root."""
+    """Returns the entries of a root's audit that concern an execution; all of them for the root itself."""
     found = [_entry(packed) for packed in stored]
     if keys.root_of(execution_id) != execution_id:
         found = [entry for entry in found if entry["execution_id"] == execution_id]

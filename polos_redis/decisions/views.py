@@ -1,4 +1,4 @@
-"""Suspensions as people and programs read them: plain JSON values only."""
+"""Views of suspensions, for people and programs: plain JSON values only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polos_redis.values.times import iso
 
 
 def suspension_view(execution_id: str, step_key: str, record: SuspensionRecord) -> dict[str, Any]:
-    """One suspension: what was shown, since when and until when, and the decision."""
+    """Returns a suspension: what it shows, its times, its answer policy and its decisions."""
     answered = record.status == "answered"
     policy = AnswerPolicy.unpack(record.policy)
     default = record.status in ("open", "expired") and record.answer
@@ -41,7 +41,7 @@ def suspension_view(execution_id: str, step_key: str, record: SuspensionRecord) 
 
 
 def _decision(record: DecisionRecord) -> dict[str, Any]:
-    """The decision of one of several people."""
+    """Returns the decision of one of several people."""
     return {
         "data": readable(record.answer),
         "by": record.by or None,

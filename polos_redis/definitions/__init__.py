@@ -1,1 +1,1 @@
-"""What `@workflow` declares: queues, schedules, triggers, and the definitions that workers publish."""
+"""Definitions of workflows: what `@workflow` declares, and what workers publish of it."""

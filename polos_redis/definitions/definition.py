@@ -1,6 +1,6 @@
-"""The definition of a workflow: its id, its function, the type of its input, and what `@workflow` was given.
+"""The definition of a workflow: its id, its function, its input type and the options of `@workflow`.
 
-This is what most of the package needs to know of a workflow. `Workflow` extends it by what users call.
+Most of the package needs no more of a workflow. `Workflow` adds the methods that users call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _registry: dict[str, WorkflowDefinition[Any, Any]] = {}
 
 
 class WorkflowDefinition(Generic[In, Out]):
-    """A workflow as the runtime sees it. Raises `ConfigurationError` for options that can't be used."""
+    """A workflow as the runtime sees it. Raises `ConfigurationError` if an option is invalid."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class WorkflowDefinition(Generic[In, Out]):
     ) -> None:
         self.id = id
         self.queue = as_queue(queue, id)
-        self.defines_queue = isinstance(queue, (Queue, dict))  # a name alone says nothing of a limit
+        self.defines_queue = isinstance(queue, (Queue, dict))  # a name alone sets no limit
         self.run_timeout_seconds = run_timeout_seconds
         self.state_schema = _as_schema(state_schema, id)
         self.on_start = _hooks(on_start, id, "on_start")
         self.on_end = _hooks(on_end, id, "on_end")
-        self.plain = (  # begun with nothing but an input
+        self.plain = (  # started with nothing but an input
             self.queue == DEFAULT and run_timeout_seconds is None and state_schema is None
         )
         self.has_surroundings = bool(state_schema or self.on_start or self.on_end)
@@ -61,18 +61,22 @@ class WorkflowDefinition(Generic[In, Out]):
         self.trigger = Trigger.of(trigger_on_event, batch_size, batch_timeout_seconds, id)
         if schedule and self.trigger:
             raise ConfigurationError(
-                f"workflow {id!r} has a schedule and trigger_on_event, which give it different inputs: "
-                "make it two workflows that call one function"
+                f"workflow {id!r} has both schedule and trigger_on_event, whose inputs differ: "
+                "define two workflows that call one function"
             )
         self.retries = retries
         self.retry_delay = retry_delay
         if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
-            raise ConfigurationError(f"workflow {id!r}: retries is a whole number from 0, not {retries!r}")
+            raise ConfigurationError(
+                f"workflow {id!r}: retries must be a whole number of at least 0, not {retries!r}"
+            )
         for name, seconds in (("retry_delay", retry_delay), ("run_timeout_seconds", run_timeout_seconds)):
             least = 0 if name == "retry_delay" else 0.001
             number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
             if seconds is not None and not (number and least <= seconds < 1e10):
-                raise ConfigurationError(f"workflow {id!r}: {name} is a number of seconds, not {seconds!r}")
+                raise ConfigurationError(
+                    f"workflow {id!r}: {name} must be a number of seconds, not {seconds!r}"
+                )
         self.function = function
         self.defined: tuple[str, str, int] = ("", "", 0)
         self.__name__ = getattr(function, "__name__", id)
@@ -95,7 +99,7 @@ class WorkflowDefinition(Generic[In, Out]):
 
     @property
     def input_type(self) -> Any:
-        """The input's annotation, or `Any`; resolved on first use, so a forward reference works."""
+        """The input's annotation, or `Any`; resolved on first use, so forward references work."""
         if self._input_type is _UNRESOLVED:
             parameter = self._input_parameter
             if parameter is None or parameter.annotation is parameter.empty:
@@ -112,14 +116,14 @@ class WorkflowDefinition(Generic[In, Out]):
 
     @property
     def needed(self) -> Sequence[WorkflowDefinition[Any, Any]]:
-        """What a worker has to serve beside it, as it is part of it: an agent's tools, say."""
+        """The workflows a worker must serve with this one, such as an agent's tools."""
         return ()
 
     def resolve(self) -> None:
-        """Find out the input's type now: a worker wants to fail at its start, not at the first execution."""
+        """Resolve the types now, so that a worker fails when it starts, not at its first execution."""
         annotation = self.input_type
         try:
-            validator(annotation)  # imports pydantic, if need be: not while executions run
+            validator(annotation)  # may import pydantic, which should not happen while executions run
             if self.state_schema is not None:
                 validator(self.state_schema)
                 packing.encoder(self.state_schema)
@@ -127,39 +131,39 @@ class WorkflowDefinition(Generic[In, Out]):
             raise ConfigurationError(f"workflow {self.id!r}: {error}") from error.__cause__
 
     def check_input(self, input: Any) -> Any:
-        """Validate an input against the declared type. Raises `InvalidInputError` that names the fields."""
+        """Returns the input, validated. Raises `InvalidInputError`, which names the invalid fields."""
         if not self.takes_input:
             if input is None or isinstance(input, GeneratedInput):
                 return None
-            raise InvalidInputError(f"workflow {self.id!r} takes no input, but was given one")
+            raise InvalidInputError(f"workflow {self.id!r} takes no input, but got one")
         if input is None and self._input_parameter is not None and self._input_parameter.default is None:
             return None
         return codec.validate_input(self.input_type, input, workflow_id=self.id)
 
-    def check_state(self, given: Any) -> Any:
-        """The state an execution begins with: what it was given, validated, else the schema's defaults; None
-        for a workflow without a schema. Raises `InvalidInputError` that names the fields."""
+    def check_state(self, initial: Any) -> Any:
+        """Returns the state an execution starts with: `initial`, validated, else the schema's defaults; None
+        for a workflow without a schema. Raises `InvalidInputError`, which names the invalid fields."""
         if self.state_schema is None:
-            if given is None:
+            if initial is None:
                 return None
             raise InvalidInputError(
-                f"workflow {self.id!r} has no state_schema, but was given an initial_state: "
+                f"workflow {self.id!r} has no state_schema, but got an initial_state: "
                 "define it with @workflow(state_schema=...)"
             )
-        state = {} if given is None else given
+        state = {} if initial is None else initial
         return codec.validate_input(self.state_schema, state, workflow_id=self.id, name="initial_state")
 
     def bare_call(self, ctx: Any, input: Any) -> Any:
-        """The coroutine of the function alone, without state or hooks."""
+        """Call the function alone, without state or hooks; returns its coroutine."""
         return self.function(ctx, input) if self.takes_input else self.function(ctx)
 
 
 def _hooks(hooks: Any, workflow_id: str, kind: str) -> tuple[Callable[..., Any], ...]:
-    """The hooks of a workflow, which may be given as a function, a list of them, or None."""
+    """Returns the hooks of an option that is a function, a list of functions, or None."""
     several = () if hooks is None else (hooks,) if callable(hooks) else hooks
     if not isinstance(several, list | tuple) or not all(map(callable, several)):
         raise ConfigurationError(
-            f"workflow {workflow_id!r}: {kind} is a function (ctx, hook_context) or a list of them, "
+            f"workflow {workflow_id!r}: {kind} must be a function (ctx, hook_context) or a list of them, "
             f"not {hooks!r}"
         )
     return tuple(several)
@@ -172,27 +176,30 @@ def _as_schema(schema: Any, workflow_id: str) -> type[Any] | None:
     if schema is None or (isinstance(schema, type) and is_model(schema)):
         return schema
     raise ConfigurationError(
-        f"workflow {workflow_id!r}: state_schema is a pydantic model class, not {schema!r}"
+        f"workflow {workflow_id!r}: state_schema must be a pydantic model class, not {schema!r}"
     )
 
 
 W = TypeVar("W", bound=WorkflowDefinition[Any, Any])
 
 
-def register(made: W, name: str, code: CodeType, line: int = 0) -> W:
-    """Make a workflow known by its id; `name` and where in which code it is defined tell it from others. A
-    module that is imported again (as __main__, by a reload) may define its workflows again."""
-    made.defined = (name.rpartition(".")[2], code.co_filename, line or code.co_firstlineno)
-    known = _registry.get(made.id)
-    if known is not None and known.defined != made.defined:
+def register(definition: W, name: str, code: CodeType, line: int = 0) -> W:
+    """Register a workflow by its id and return it. Raises `ConfigurationError` if another one has the id.
+
+    A workflow is the same if its name, file and line are: a module may be imported again, as `__main__` or by
+    a reload.
+    """
+    definition.defined = (name.rpartition(".")[2], code.co_filename, line or code.co_firstlineno)
+    known = _registry.get(definition.id)
+    if known is not None and known.defined != definition.defined:
         _, file, line = known.defined
         raise ConfigurationError(
-            f"workflow id {made.id!r} is taken by the one defined at {file}:{line}: give {name} another id"
+            f"workflow id {definition.id!r} is already used at {file}:{line}: give {name} another id"
         )
-    _registry[made.id] = made
-    return made
+    _registry[definition.id] = definition
+    return definition
 
 
 def registered() -> dict[str, WorkflowDefinition[Any, Any]]:
-    """All workflows this process has defined, by id."""
+    """Returns the workflows this process has defined, by id."""
     return dict(_registry)

@@ -30,7 +30,7 @@ class PublishedDefinition:
 
     @classmethod
     def of(cls, workflow: WorkflowDefinition[Any, Any]) -> PublishedDefinition:
-        """The definition of a workflow this process knows."""
+        """Returns the definition of a workflow that this process has imported."""
         queue = workflow.queue
         name = None if queue.name == keys.DEFAULT_QUEUE and queue.concurrency_limit is None else queue.name
         schedule, trigger = workflow.schedule, workflow.trigger
@@ -46,13 +46,13 @@ class PublishedDefinition:
         )
 
     def pack(self) -> bytes:
-        """The stored form."""
+        """Returns the stored form."""
         packed: bytes = msgpack.packb(asdict(self))
         return packed
 
     @classmethod
     def unpack(cls, packed: bytes) -> PublishedDefinition:
-        """Read the stored form; fields of newer releases are left out."""
+        """Read the stored form, without the fields of newer releases."""
         found = msgpack.unpackb(packed)
         return cls(**{name: found[name] for name in cls.__slots__ if name in found})
 
@@ -61,9 +61,11 @@ PLAIN = PublishedDefinition()
 
 
 async def define(store: Store, workflows: Iterable[WorkflowDefinition[Any, Any]]) -> None:
-    """Make definitions known, so that an invoke by id alone has the workflow's queue, limit and timeout; and
-    the limits of their queues, which count for what has been begun before, too. Raises `ConfigurationError`
-    when they contradict each other."""
+    """Publish definitions, so that an invoke by id alone uses the workflow's queue, limit and timeout, and
+    the limits of queues, which also apply to executions started earlier.
+
+    Raises `ConfigurationError` if two workflows give one queue different limits.
+    """
     limits = _limits(workflows)
     for workflow in workflows:
         definition = PublishedDefinition.of(workflow)
@@ -72,12 +74,12 @@ async def define(store: Store, workflows: Iterable[WorkflowDefinition[Any, Any]]
     for name, limit in limits.items():
         await store.definitions.put_limit(name, limit)
         if limit is not None:
-            # Nobody's slot: where the limit was raised, waiters are granted theirs.
+            # no execution's slot: it grants slots to waiters if the limit was raised
             await store.semaphores.release_slot(name, limit, "", 0)
 
 
 def _limits(workflows: Iterable[WorkflowDefinition[Any, Any]]) -> dict[str, int | None]:
-    """The limit of each queue that these workflows define; None for one without."""
+    """Returns the limit of each queue that these workflows define; None for no limit."""
     by: dict[str, WorkflowDefinition[Any, Any]] = {}
     for workflow in workflows:
         if workflow.defines_queue:
@@ -91,7 +93,7 @@ def _limits(workflows: Iterable[WorkflowDefinition[Any, Any]]) -> dict[str, int 
 
 
 async def definition_of(store: Store, workflow: WorkflowDefinition[Any, Any] | str) -> PublishedDefinition:
-    """The definition of a workflow, or of a workflow id as workers have made it known."""
+    """Returns the definition of a workflow, or the one that workers have published for a workflow id."""
     if isinstance(workflow, WorkflowDefinition):
         return PublishedDefinition.of(workflow)
     packed = await store.definitions.workflow(workflow)

@@ -1,4 +1,4 @@
-"""Queues: where executions wait for a worker, and how many of them may be at work at once."""
+"""Queues: where executions wait for a worker, and how many of them may run at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from polos_redis.state import keys
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A named queue. With a `concurrency_limit` no more than so many of its executions are at work at a time,
-    across all workers; one that is parked (for a person, a child, a time) holds no place. Waiters are served
-    in order.
+    """A named queue. `concurrency_limit` is the most executions of it that run at once, across all workers.
+
+    An execution that is parked (for a person, a child or a time) holds no slot. Waiters get slots in order.
     """
 
     name: str
@@ -21,39 +21,42 @@ class Queue:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= 200 or "\0" in self.name:
-            raise ConfigurationError(f"a queue's name is a text of 1 to 200 characters, not {self.name!r}")
+            raise ConfigurationError(
+                f"a queue's name must be a string of 1 to 200 characters, not {self.name!r}"
+            )
         limit = self.concurrency_limit
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
             raise ConfigurationError(
-                f"queue {self.name!r}: concurrency_limit is a whole number from 1, or None for no limit, "
-                f"not {limit!r}"
+                f"queue {self.name!r}: concurrency_limit must be a whole number of at least 1, or None for "
+                f"no limit, not {limit!r}"
             )
         if limit is not None and self.name == keys.DEFAULT_QUEUE:
             raise ConfigurationError(
-                f"the queue {self.name!r} is that of every workflow without one and has no "
+                f"the queue {self.name!r} serves every workflow without a queue and takes no "
                 "concurrency_limit: give the queue another name"
             )
 
 
 def queue(name: str, concurrency_limit: int | None = None) -> Queue:
-    """A queue for `@workflow(queue=...)`. Its name alone, given elsewhere, means this very queue."""
+    """Returns a queue for `@workflow(queue=...)`. Elsewhere its name alone refers to the same queue."""
     return Queue(name, concurrency_limit)
 
 
 DEFAULT = Queue(keys.DEFAULT_QUEUE)
 
 
-def as_queue(given: Queue | str | dict[str, Any] | None, workflow_id: str) -> Queue:
-    """A queue as users may write it: an object, a name, or {"concurrency_limit": n} for one of the
-    workflow's own."""
-    if given is None:
+def as_queue(option: Queue | str | dict[str, Any] | None, workflow_id: str) -> Queue:
+    """Returns the queue of a `queue=` option: a queue, its name, or {"concurrency_limit": n} for a queue that
+    is named after the workflow."""
+    if option is None:
         return DEFAULT
-    if isinstance(given, Queue):
-        return given
-    if isinstance(given, str):
-        return Queue(given)
-    if isinstance(given, dict) and given.keys() <= {"name", "concurrency_limit"}:
-        return Queue(given.get("name", workflow_id), given.get("concurrency_limit"))
+    if isinstance(option, Queue):
+        return option
+    if isinstance(option, str):
+        return Queue(option)
+    if isinstance(option, dict) and option.keys() <= {"name", "concurrency_limit"}:
+        return Queue(option.get("name", workflow_id), option.get("concurrency_limit"))
     raise ConfigurationError(
-        f'workflow {workflow_id!r}: queue is a queue, a name or {{"concurrency_limit": n}}, not {given!r}'
+        f"workflow {workflow_id!r}: queue must be a queue, a name or "
+        f'{{"concurrency_limit": n}}, not {option!r}'
     )

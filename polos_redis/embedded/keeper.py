@@ -1,10 +1,9 @@
-"""Runs one server and stops it when its owner is gone, however that ended.
+"""Program that runs one server and stops it when its owner stops it or exits, even if killed.
 
-Started by `polos_redis.embedded.server` as a program of its own, by path, with the standard library only.
-Its standard input is a pipe whose other end only the owner holds: end of file there means that the
-owner asks for a stop or has died, SIGKILL included. Being the server's parent it can't hit a
-recycled process id. It says the server's process id on standard output and ends with the server.
-Its standard error is the server's log.
+`polos_redis.embedded.server` runs this file by path, so it uses only the standard library. Standard input is
+a pipe whose other end only the owner has: end of file means that the owner wants the server stopped or has
+died. The keeper is the server's parent, so it never signals a recycled process id. It prints the server's
+process id on standard output and exits when the server does. Its standard error is the server's log.
 
     keeper.py <lock fd> <directory to remove after a stop, or ""> <server> <arguments...>
 """
@@ -19,12 +18,12 @@ import signal
 import subprocess
 import sys
 
-STOP_SECONDS = 5.0  # how long SIGTERM may take before SIGKILL
+STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL
 
 
 def main(lock_fd: int, remove: str, command: list[str]) -> None:
-    """Run the server until it ends, or until the owner does."""
-    # The owner ends its server itself, after it has drained: Ctrl-C is not for us.
+    """Run the server until it exits, or until the owner stops it or exits."""
+    # Ignore Ctrl-C: the owner stops the server itself, after draining.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
@@ -32,7 +31,7 @@ def main(lock_fd: int, remove: str, command: list[str]) -> None:
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
 
-    # The server alone keeps the lock: it is free the moment the data is.
+    # Only the server holds the lock, so the lock is released as soon as the data is.
     server = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=(lock_fd,), umask=0o077
     )
@@ -40,12 +39,12 @@ def main(lock_fd: int, remove: str, command: list[str]) -> None:
     with contextlib.suppress(BrokenPipeError):
         os.write(1, b"%d\n" % server.pid)
 
-    asked = False
-    while not asked and server.poll() is None:
+    stopping = False
+    while not stopping and server.poll() is None:
         ready, _, _ = select.select([0, wake_read], [], [])
-        asked = 0 in ready or (wake_read in ready and signal.SIGTERM in os.read(wake_read, 4096))
-    if not asked:
-        return  # the server ended by itself: its owner may want to look, or start it again
+        stopping = 0 in ready or (wake_read in ready and signal.SIGTERM in os.read(wake_read, 4096))
+    if not stopping:
+        return  # the server exited by itself: keep its data, the owner may inspect it or restart
 
     server.terminate()
     try:

@@ -1,1 +1,1 @@
-"""Executions: starting, reading, listing and awaiting them."""
+"""Executions: start, await, query, cancel, retry and delete them."""

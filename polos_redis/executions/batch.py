@@ -1,4 +1,4 @@
-"""What `batch_invoke` takes and `batch_invoke_and_wait` returns."""
+"""The inputs of `batch_invoke` and the results of `batch_invoke_and_wait`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from polos_redis.definitions.definition import WorkflowDefinition
 
 @dataclass(frozen=True, slots=True)
 class BatchWorkflowInput:
-    """One child of a batch: a workflow or its id, and its input."""
+    """One child of a batch: a workflow or its id, and the input."""
 
     id: str | WorkflowDefinition[Any, Any]
     payload: Any = None
@@ -20,8 +20,10 @@ class BatchWorkflowInput:
 
 @dataclass(frozen=True, slots=True)
 class BatchStepResult:
-    """How one child of a batch ended: `result` in its own type when `success`, else `error` as "type:
-    message"."""
+    """The outcome of one child of a batch.
+
+    `result` is the child's return value, in its own type, if `success`; otherwise `error` is "type: message".
+    """
 
     workflow_id: str
     success: bool

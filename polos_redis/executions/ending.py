@@ -1,4 +1,4 @@
-"""Ending executions, retrying them, and deleting what has ended."""
+"""Cancelling, retrying and deleting executions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def retry(connection: Connection, execution_id: str) -> int:
         return int(rest[0])
     if tag == b"status":
         raise NotFailedError(execution_id, text(rest[0]))
-    if tag == b"run":  # somebody else was quicker
+    if tag == b"run":  # another caller retried it first
         return int(rest[0])
     raise ExecutionNotFoundError(execution_id)
 
@@ -51,18 +51,17 @@ async def delete(connection: Connection, execution_id: str) -> int:
     """See `PolosClient.delete`."""
     if keys.root_of(execution_id) != execution_id:
         raise InvalidInputError(
-            f"execution {execution_id} is a child, a part of its root's events and journal: delete "
-            f"{keys.root_of(execution_id)}"
+            f"execution {execution_id} is a child and shares its root's events: delete "
+            f"{keys.root_of(execution_id)} instead"
         )
     store = await connection.store()
-    tag, *rest = await store.executions.delete(
-        execution_id
-    )  # the root first: it says whether all below have ended
+    # The root first: its script refuses while any descendant still runs.
+    tag, *rest = await store.executions.delete(execution_id)
     if tag == b"status":
         raise NotFinishedError(execution_id, text(rest[0]))
     deleted, entries = int(rest[0]), int(rest[1])
-    async for some in store.executions.ended_below(execution_id):
-        for tag, *rest in await asyncio.gather(*(store.executions.delete(one) for one in some)):
+    async for descendants in store.executions.ended_below(execution_id):
+        for tag, *rest in await asyncio.gather(*map(store.executions.delete, descendants)):
             deleted += int(rest[0]) if tag == b"deleted" else 0
     if not deleted and not entries:
         raise ExecutionNotFoundError(execution_id)

@@ -1,4 +1,4 @@
-"""A handle to an execution: its result, its status."""
+"""Handles: the client side of one execution."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ Out = TypeVar("Out", covariant=True)
 
 
 class ExecutionHandle(Generic[Out]):
-    """One execution, seen from outside. `root_*` name the execution at the top of its tree (itself, if it has
-    no parent). Awaiting a handle checks that the execution exists and fills in its workflow id."""
+    """A handle to one execution.
+
+    `root_workflow_id` and `root_execution_id` belong to the execution at the top of its tree: the execution
+    itself, unless it has a parent. Awaiting a handle checks that the execution exists and sets its workflow
+    ids; raises `ExecutionNotFoundError`.
+    """
 
     def __init__(
         self,
@@ -44,9 +48,9 @@ class ExecutionHandle(Generic[Out]):
         self.root_execution_id = keys.root_of(execution_id)
 
     def __await__(self) -> Generator[Any, None, ExecutionHandle[Out]]:
-        return self._checked().__await__()
+        return self._load().__await__()
 
-    async def _checked(self) -> ExecutionHandle[Out]:
+    async def _load(self) -> ExecutionHandle[Out]:
         store = await self._connection.store()
         workflow, origin = await store.executions.read_fields(self.id, "workflow", "origin")
         if workflow is None:
@@ -56,16 +60,18 @@ class ExecutionHandle(Generic[Out]):
         return self
 
     async def result(self, timeout: float | timedelta | None = None) -> Out:
-        """Wait for the end and return what the workflow returned, in the workflow's own type.
+        """Wait until the execution ends and return its result, in the workflow's own type.
 
-        `timeout` in seconds (or a timedelta) raises `TimeoutError`; the execution goes on. Raises
-        `ExecutionFailedError` with the workflow's own error, `ExecutionCancelledError`, or
-        `ExecutionNotFoundError` (also when its retention passes meanwhile). Not in a workflow's own code.
+        Raises `ExecutionFailedError` with the workflow's own error, `ExecutionCancelledError`,
+        `ExecutionNotFoundError` (also when the retention ends during the wait), or `TimeoutError` after
+        `timeout` seconds (a number or a timedelta); the execution continues then.
+
+        Inside a workflow, use `ctx.step.invoke_and_wait`; this raises `InsideWorkflowError` there.
         """
         if tasks.in_workflow():
             raise InsideWorkflowError(
-                f"the result of {self.id} was awaited in a workflow's own code, where it would hold its "
-                "worker's slot and not be journaled: use ctx.step.invoke_and_wait"
+                f"the result of {self.id} was awaited inside a workflow, which would occupy a slot of its "
+                "worker and not be journaled: use ctx.step.invoke_and_wait"
             )
         if timeout is None:
             ended = await self._connection.wait_for_end(self.id)
@@ -75,11 +81,14 @@ class ExecutionHandle(Generic[Out]):
                 async with asyncio.timeout(seconds):
                     ended = await self._connection.wait_for_end(self.id)
             except TimeoutError:
-                raise TimeoutError(f"execution {self.id} has not finished within {seconds:g} s") from None
+                raise TimeoutError(f"execution {self.id} did not finish within {seconds:g} s") from None
         return cast("Out", outcome(self.id, ended))
 
     async def status(self) -> str:
-        """The status word: queued, waiting, completed, failed or cancelled."""
+        """Return the status: queued, waiting, completed, failed or cancelled.
+
+        Raises `ExecutionNotFoundError`.
+        """
         store = await self._connection.store()
         (status,) = await store.executions.read_fields(self.id, "status")
         if status is None:
@@ -87,7 +96,7 @@ class ExecutionHandle(Generic[Out]):
         return text(status)
 
     async def cancel(self, *, cancelled_by: str | None = None) -> None:
-        """End the execution and its descendants; see `client.cancel`."""
+        """Cancel the execution and its descendants; see `PolosClient.cancel`."""
         await ending.cancel(self._connection, self.id, cancelled_by=cancelled_by)
 
     def __repr__(self) -> str:
@@ -95,7 +104,7 @@ class ExecutionHandle(Generic[Out]):
 
 
 def outcome(execution_id: str, ended: Ended) -> Any:
-    """The value an ended execution returned, or its error raised."""
+    """Return the result of an execution that has ended, or raise its error."""
     if ended.status == "completed":
         return codec.decode(ended.output or b"\xc0")
     if ended.status == "cancelled":

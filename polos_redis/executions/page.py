@@ -1,4 +1,4 @@
-"""A page of a listing."""
+"""Pages of listings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Page(Sequence[T]):
-    """Some rows of a listing, false when there are none. `next_cursor` continues it, None at its end."""
+    """One page of a listing: a sequence of rows. `next_cursor` gets the next page; None on the last."""
 
     __slots__ = ("_rows", "next_cursor")
 

@@ -1,4 +1,4 @@
-"""Reading executions and suspensions, as plain JSON values."""
+"""Queries: executions, suspensions and audits, as plain JSON values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions import audit as audit_log
-from polos_redis.decisions.answers import find_below, read_suspensions
+from polos_redis.decisions.suspensions import StoredSuspension, find_below, read_suspensions
 from polos_redis.decisions.views import suspension_view
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.errors import (
@@ -35,20 +35,20 @@ async def get_execution(connection: Connection, execution_id: str) -> dict[str, 
     )
     if "workflow" not in fields:
         raise ExecutionNotFoundError(execution_id)
-    found = views.describe(execution_id, fields, records)
+    view = views.describe(execution_id, fields, records)
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:
-        below = (await store.suspensions.open_below(execution_id))[: views.MOST_CHILDREN]
+        below = (await store.suspensions.open_below(execution_id))[: views.MAX_CHILDREN]
     rows = await read_suspensions(store, below)
-    found["open_suspensions_below"] = [suspension_view(*row) for row in rows if row[2].status == "open"]
-    children = found["children"]
-    told = await asyncio.gather(
-        *(store.executions.read_fields(one["id"], "workflow", "status") for one in children)
+    view["open_suspensions_below"] = [suspension_view(*row) for row in rows if row[2].status == "open"]
+    children = view["children"]
+    current = await asyncio.gather(
+        *(store.executions.read_fields(child["id"], "workflow", "status") for child in children)
     )
-    for one, (workflow, status) in zip(children, told, strict=True):
-        one["workflow_id"] = text(workflow) or None
-        one["status"] = text(status) or one["status"]
-    return found
+    for child, (workflow, status) in zip(children, current, strict=True):
+        child["workflow_id"] = text(workflow) or None
+        child["status"] = text(status) or child["status"]
+    return view
 
 
 async def list_executions(
@@ -61,13 +61,13 @@ async def list_executions(
 ) -> Page[dict[str, Any]]:
     """See `PolosClient.list_executions`."""
     if status is not None and status not in STATUSES:
-        raise ConfigurationError(f"status is one of {', '.join(STATUSES)}, not {status!r}")
+        raise ConfigurationError(f"status must be one of {', '.join(STATUSES)}, not {status!r}")
     before = "+inf" if cursor is None else str(_cursor(cursor))
     limit = _limit(limit)
     statuses = STATUSES if status is None else (status,)
     store = await connection.store()
     rows = await store.executions.newest(statuses, _workflow_id(workflow), before, limit)
-    found = [
+    page = [
         {
             "id": text(row[0]),
             "workflow_id": text(row[1]),
@@ -79,7 +79,7 @@ async def list_executions(
         for row in rows
         if row[1] is not None
     ]
-    return Page(found, text(rows[-1][3]) if len(rows) == limit else None)
+    return Page(page, text(rows[-1][3]) if len(rows) == limit else None)
 
 
 async def list_suspensions(
@@ -91,44 +91,65 @@ async def list_suspensions(
 ) -> Page[dict[str, Any]]:
     """See `PolosClient.list_suspensions`."""
     after = "-inf" if cursor is None else str(_cursor(cursor))
-    limit, wanted = _limit(limit), _workflow_id(workflow)
+    limit, workflow_id = _limit(limit), _workflow_id(workflow)
+    count = LIST_LIMIT if workflow_id else limit  # rows of other workflows are skipped
     store = await connection.store()
-    found: list[dict[str, Any]] = []
+    page: list[dict[str, Any]] = []
     while True:
-        rows = await store.suspensions.oldest_open(after, limit if not wanted else LIST_LIMIT)
+        rows = await store.suspensions.oldest_open(after, count)
+        at_end = len(rows) < count
         for index, row in enumerate(rows):
-            execution_id, step_key, workflow_id = text(row[0]), text(row[1]), text(row[2])
-            after, packed = text(row[3]), row[4]
-            if packed is None or (wanted and workflow_id != wanted):
+            after = text(row[3])
+            if workflow_id and text(row[2]) != workflow_id:
                 continue
-            try:
-                record = journal.parse(packed)
-            except UnreadableValueError:
-                continue  # `get_execution` tells of it; here it must not hide the others
-            if isinstance(record, SuspensionRecord):
-                one = suspension_view(execution_id, step_key, record)
-                found.append({**one, "workflow_id": workflow_id})
-            if len(found) == limit:
-                last = index == len(rows) - 1 and len(rows) < (LIST_LIMIT if wanted else limit)
-                return Page(found, None if last else after)
-        if len(rows) < (LIST_LIMIT if wanted else limit):
-            return Page(found, None)
+            view = _open_suspension(row)
+            if view is not None:
+                page.append(view)
+            if len(page) == limit:
+                return Page(page, None if at_end and index == len(rows) - 1 else after)
+        if at_end:
+            return Page(page, None)
+
+
+def _open_suspension(row: list[Any]) -> dict[str, Any] | None:
+    """A row of `oldest_open` as JSON values; None for one that can't be read, so it doesn't hide the others.
+    `get_execution` reports it."""
+    execution_id, step_key, workflow_id, _, packed = row
+    try:
+        record = None if packed is None else journal.parse(packed)
+    except UnreadableValueError:
+        return None
+    if not isinstance(record, SuspensionRecord):
+        return None
+    return {**suspension_view(text(execution_id), text(step_key), record), "workflow_id": text(workflow_id)}
 
 
 async def get_suspension(connection: Connection, execution_id: str, step_key: str) -> dict[str, Any]:
     """See `PolosClient.get_suspension`."""
+    _, view = await read_suspension(connection, execution_id, step_key)
+    return view
+
+
+async def read_suspension(
+    connection: Connection, execution_id: str, step_key: str
+) -> tuple[StoredSuspension, dict[str, Any]]:
+    """Returns a suspension as an answer is checked against it, and as `get_suspension` returns it."""
     store = await connection.store()
-    fields = await store.executions.read_fields(execution_id, "workflow", "status", "origin")
-    if fields[0] is None:
+    fields, found = await asyncio.gather(
+        store.executions.read_fields(execution_id, "workflow", "status", "origin"),
+        read_suspensions(store, [(execution_id, step_key)]),
+    )
+    workflow, status, origin = fields
+    if workflow is None:
         raise ExecutionNotFoundError(execution_id)
-    found = await read_suspensions(store, [(execution_id, step_key)])
-    if not found:
-        below = await find_below(store, execution_id, step_key)
-        if below is not None:
-            return await get_suspension(connection, below, step_key)
-        known = (await get_execution(connection, execution_id))["open_suspensions"]
-        raise SuspensionNotFoundError(execution_id, step_key, [one["step_key"] for one in known])
-    return {**suspension_view(*found[0]), **views.around(execution_id, *fields)}
+    if found:
+        around = views.suspended_execution(execution_id, workflow, status, origin)
+        return StoredSuspension(*found[0], origin), {**suspension_view(*found[0]), **around}
+    below = await find_below(store, execution_id, step_key)
+    if below is not None:
+        return await read_suspension(connection, below, step_key)
+    others = (await get_execution(connection, execution_id))["open_suspensions"]
+    raise SuspensionNotFoundError(execution_id, step_key, [one["step_key"] for one in others])
 
 
 async def audit(connection: Connection, execution_id: str) -> list[dict[str, Any]]:
@@ -147,7 +168,7 @@ def _workflow_id(workflow: str | WorkflowDefinition[Any, Any] | None) -> str:
 
 def _limit(limit: int) -> int:
     if not isinstance(limit, int) or not 1 <= limit <= LIST_LIMIT:
-        raise ConfigurationError(f"limit is a whole number from 1 to {LIST_LIMIT}, not {limit!r}")
+        raise ConfigurationError(f"limit must be an integer from 1 to {LIST_LIMIT}, not {limit!r}")
     return limit
 
 
@@ -155,4 +176,4 @@ def _cursor(cursor: str) -> int:
     try:
         return int(cursor)
     except (TypeError, ValueError):
-        raise ConfigurationError(f"cursor is the next_cursor of a page, not {cursor!r}") from None
+        raise ConfigurationError(f"cursor must be the next_cursor of a page, not {cursor!r}") from None

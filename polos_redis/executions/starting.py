@@ -1,4 +1,9 @@
-"""How an execution is begun: its workflow, its input, and where and when it runs."""
+"""Starting executions: validate the input, encode it, and resolve the start options.
+
+`invoke` starts a root execution. `prepare` does the same work without writing, for children that their
+parent's script starts. `start_options` turns a workflow's published definition and a caller's options into
+the `Start` that the scripts read.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +45,7 @@ async def invoke(
 ) -> ExecutionHandle[Any]:
     """Start an execution; see `PolosClient.invoke`."""
     if not options and isinstance(workflow, WorkflowDefinition) and workflow.plain:
+        # There are no start options to resolve.
         packed = codec.encode(workflow.check_input(input), limit=connection.max_value_bytes)
         execution_id = os.urandom(16).hex()
         store = await connection.store()
@@ -47,14 +53,14 @@ async def invoke(
         return ExecutionHandle(connection, execution_id, workflow.id)
     for name in options.keys() - InvokeOptions.__annotations__.keys():
         known = ", ".join(sorted(InvokeOptions.__annotations__))
-        raise TypeError(f"invoke has no option {name!r}; it has {known}")
+        raise TypeError(f"unexpected option {name!r}; expected one of {known}")
     key = options.pop("idempotency_key", None)
     workflow_id, packed, start = await prepare(connection, workflow, input, **options)
     if key is None:
         execution_id = os.urandom(16).hex()
     else:
         if not isinstance(key, str) or not key:
-            raise InvalidInputError(f"idempotency_key is a text that is not empty, not {key!r}")
+            raise InvalidInputError(f"idempotency_key must be a non-empty string, not {key!r}")
         execution_id = keys.derived_id(workflow_id, key)
         start = replace(start, digest=digests.stored_digest(packed))
     store = await connection.store()
@@ -69,93 +75,109 @@ async def prepare(
     input: Any,
     *,
     parent: tuple[Origin, str] | None = None,
+    initial_state: Any = None,
+    queue: Queue | str | None = None,
     session_id: str | None = None,
     user_id: str | None = None,
     started_by: str | None = None,
-    initial_state: Any = None,
-    queue: Queue | str | None = None,
     **options: Any,
 ) -> tuple[str, bytes, Start]:
-    """Validate and encode a new execution: its workflow's id, its input as stored, and its start options.
+    """Validate and encode an execution to start; return its workflow's id, its input and its start options.
 
     `parent` is the parent's origin and id. Nothing is written.
     """
     if isinstance(workflow, WorkflowDefinition):
         workflow_id, checked = workflow.id, workflow.check_input(input)
         initial_state = workflow.check_state(initial_state)
+    elif isinstance(workflow, str) and workflow:
+        workflow_id, checked = workflow, input  # its worker validates it
     else:
-        workflow_id, checked = workflow, input
-        if not isinstance(workflow_id, str) or not workflow_id:
-            raise ConfigurationError(f"expected a workflow or a workflow's id, not {workflow!r}")
-    packed = codec.encode(checked, limit=connection.max_value_bytes)
+        raise ConfigurationError(f"expected a workflow or a workflow's id, not {workflow!r}")
+    limit = connection.max_value_bytes
+    packed = codec.encode(checked, limit=limit)
+    state = None if initial_state is None else codec.encode(initial_state, limit=limit)
     store = await connection.store()
     definition = await definition_of(store, workflow)
-    chosen = queue_of(definition, workflow_id, queue)
+    chosen = _queue(definition, workflow_id, queue)
     if options.get("concurrency_key") is not None and chosen.concurrency_limit is None:
         chosen = Queue(chosen.name, await store.definitions.limit(chosen.name))
-    state = None if initial_state is None else codec.encode(initial_state, limit=connection.max_value_bytes)
-    known: dict[str, Any] = {"session_id": session_id, "user_id": user_id, "started_by": started_by}
-    for name, given in known.items():
-        if given is not None and not isinstance(given, str):
-            raise InvalidInputError(f"workflow {workflow_id!r}: {name} is a text or None, not {given!r}")
-    known["initial_state"] = state
-    origin: Origin | None = None
-    if parent is not None:
-        root, parent_id = parent
-        known["session_id"] = session_id or root.session_id
-        known["user_id"] = user_id or root.user_id
-        known["started_by"] = root.started_by
-        origin = Origin(root.root_workflow_id, parent_id, **known)
-    elif any(value is not None for value in known.values()):
-        origin = Origin(workflow_id, None, **known)
+    people = {"session_id": session_id, "user_id": user_id, "started_by": started_by}
+    origin = _origin(workflow_id, parent, state, people)
     return workflow_id, packed, start_options(definition, workflow_id, origin, queue=chosen, **options)
 
 
-def queue_of(
-    definition: PublishedDefinition, workflow_id: str, wanted: Queue | str | dict[str, Any] | None
+def _queue(
+    definition: PublishedDefinition, workflow_id: str, override: Queue | str | dict[str, Any] | None = None
 ) -> Queue:
-    """The queue an execution is begun in: its workflow's, unless the caller wants another one."""
+    """The queue to start in: the workflow's own, unless the caller overrides it."""
     own = Queue(definition.queue or keys.DEFAULT_QUEUE, definition.limit)
-    if wanted is None:
+    if override is None:
         return own
-    chosen = as_queue(wanted, workflow_id)
-    return own if chosen == Queue(own.name) else chosen
+    chosen = as_queue(override, workflow_id)
+    return own if chosen == Queue(own.name) else chosen  # a bare name keeps the limit that is defined
+
+
+def _origin(
+    workflow_id: str, parent: tuple[Origin, str] | None, state: bytes | None, people: dict[str, Any]
+) -> Origin | None:
+    """The origin to store; None for a root that needs none. A child inherits what it isn't given."""
+    for name, value in people.items():
+        if value is not None and not isinstance(value, str):
+            raise InvalidInputError(
+                f"workflow {workflow_id!r}: {name} must be a string or None, not {value!r}"
+            )
+    if parent is not None:
+        inherited, parent_id = parent
+        return Origin(
+            inherited.root_workflow_id,
+            parent_id,
+            session_id=people["session_id"] or inherited.session_id,
+            user_id=people["user_id"] or inherited.user_id,
+            started_by=inherited.started_by,
+            initial_state=state,
+        )
+    if state is None and not any(value is not None for value in people.values()):
+        return None
+    return Origin(workflow_id, None, **people, initial_state=state)
 
 
 def start_options(
     definition: PublishedDefinition,
     workflow_id: str,
-    origin: Origin | None,
+    origin: Origin | None = None,
     *,
-    queue: Queue,
+    queue: Queue | None = None,
     concurrency_key: str | None = None,
     run_timeout_seconds: float | timedelta | None = None,
     start_delay: float | timedelta | None = None,
     start_at: datetime | None = None,
-    digest: bytes | None = None,
 ) -> Start:
-    """How an execution is begun, from its workflow's definition and what the caller wants otherwise."""
+    """The start options of an execution: its workflow's definition, overridden by the caller's options."""
     what = f"workflow {workflow_id!r}"
-    semaphore = None if queue.name == keys.DEFAULT_QUEUE else queue.name
-    if concurrency_key is not None:
-        if not isinstance(concurrency_key, str):
-            raise InvalidInputError(f"{what}: concurrency_key is a text, not {concurrency_key!r}")
-        if queue.concurrency_limit is None:
-            raise ConfigurationError(
-                f"{what}: concurrency_key needs a queue with a concurrency_limit, and {queue.name!r} has "
-                "none that is known: give the limit with queue(), here or to a workflow of a worker"
-            )
-        semaphore = f"{queue.name}\0{concurrency_key}"
+    queue = _queue(definition, workflow_id) if queue is None else queue
     if start_delay is not None and start_at is not None:
         raise InvalidInputError(f"{what}: give start_delay or start_at, not both")
     timeout = run_timeout_seconds if run_timeout_seconds is not None else definition.run_timeout
     return Start(
         queue=queue.name,
-        semaphore=semaphore,
+        semaphore=_semaphore(what, queue, concurrency_key),
         limit=queue.concurrency_limit,
         timeout=milliseconds(what, timeout, "run_timeout_seconds"),
         delay=milliseconds(what, start_delay, "start_delay", zero=True),
         at=None if start_at is None else checked_ms(what, start_at),
         origin=None if origin is None else origin.pack(),
-        digest=digest,
     )
+
+
+def _semaphore(what: str, queue: Queue, concurrency_key: str | None) -> str | None:
+    """The semaphore to acquire a slot from: the queue's, or that of a concurrency key in it."""
+    if concurrency_key is None:
+        return None if queue.name == keys.DEFAULT_QUEUE else queue.name
+    if not isinstance(concurrency_key, str):
+        raise InvalidInputError(f"{what}: concurrency_key must be a string, not {concurrency_key!r}")
+    if queue.concurrency_limit is None:
+        raise ConfigurationError(
+            f"{what}: concurrency_key needs a queue with a concurrency_limit, and {queue.name!r} has no "
+            "known limit: define it with queue(), here or on a workflow that a worker serves"
+        )
+    return f"{queue.name}\0{concurrency_key}"

@@ -1,4 +1,4 @@
-"""An execution as people and programs read it: plain JSON values only."""
+"""Views: an execution as plain JSON values, for people and programs."""
 
 from __future__ import annotations
 
@@ -15,40 +15,17 @@ from polos_redis.values.plain import readable
 from polos_redis.values.text import text
 from polos_redis.values.times import iso
 
-MOST_CHILDREN = 1000  # of one step that are listed
+MAX_CHILDREN = 1000  # listed for one step
 
 
 def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, bytes]) -> dict[str, Any]:
-    """Everything that is known of one execution."""
+    """The full view of one execution: the fields of its hash, and its journal by kind of record."""
 
     def number(name: str) -> int | None:
         return int(fields[name]) if name in fields else None
 
     created = number("created")
-    steps, suspensions, waits, children, results = [], [], [], [], []
-    for name, stored in records.items():
-        if name == journal.COUNT:
-            continue
-        if journal.is_result(name):
-            results.append(stored)
-            continue
-        try:
-            record = journal.parse(stored)
-        except StoredValueError as error:
-            steps.append(
-                {"step_key": text(name), "status": "unreadable", "error": str(error), "finished_at": None}
-            )
-            continue
-        if isinstance(record, StepRecord):
-            steps.append(_step(text(name), record))
-        elif isinstance(record, SuspensionRecord):
-            suspensions.append(suspension_view(execution_id, text(name), record))
-        elif isinstance(record, WaitRecord):
-            waits.append(_wait(text(name), record))
-        elif isinstance(record, ChildRecord):
-            children += _children(execution_id, text(name), record, records)
-    steps.sort(key=lambda step: step["finished_at"] or "")
-    suspensions.sort(key=lambda one: one["opened_at"])
+    entries = _Entries(execution_id, records)
     return {
         "id": execution_id,
         "workflow_id": text(fields["workflow"]),
@@ -66,28 +43,63 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         **_origin(text(fields["workflow"]), fields.get("origin")),
         "queue": text(fields.get("queue", b"")) or keys.DEFAULT_QUEUE,
         "state": readable(fields.get("state")),
-        "usage": _usage(steps, results),
+        "usage": _usage(entries.steps, entries.results),
         "lost_deliveries": number("attempts") or 0,
         "unreached_steps": [text(name) for name in msgpack.unpackb(fields.get("unreached", b"\x90"))],
-        "steps": steps,
-        "suspensions": suspensions,
-        "waits": sorted(waits, key=lambda wait: wait["opened_at"]),
-        "children": children,
-        "open_suspensions": [one for one in suspensions if one["status"] == "open"],
+        "steps": entries.steps,
+        "suspensions": entries.suspensions,
+        "waits": entries.waits,
+        "children": entries.children,
+        "open_suspensions": [one for one in entries.suspensions if one["status"] == "open"],
     }
 
 
-def around(
+class _Entries:
+    """The records of a journal as JSON values, by kind and in order of time; children's results as stored."""
+
+    def __init__(self, execution_id: str, records: dict[bytes, bytes]) -> None:
+        self.steps: list[dict[str, Any]] = []
+        self.suspensions: list[dict[str, Any]] = []
+        self.waits: list[dict[str, Any]] = []
+        self.children: list[dict[str, Any]] = []
+        self.results: list[bytes] = []
+        for name, stored in records.items():
+            if journal.is_result(name):
+                self.results.append(stored)
+            elif name != journal.COUNT:
+                self._add(execution_id, text(name), stored, records)
+        self.steps.sort(key=lambda step: step["finished_at"] or "")
+        self.suspensions.sort(key=lambda suspension: suspension["opened_at"])
+        self.waits.sort(key=lambda wait: wait["opened_at"])
+
+    def _add(self, execution_id: str, step_key: str, stored: bytes, records: dict[bytes, bytes]) -> None:
+        try:
+            record = journal.parse(stored)
+        except StoredValueError as error:
+            unreadable = {"status": "unreadable", "error": str(error), "finished_at": None}
+            self.steps.append({"step_key": step_key, **unreadable})
+            return
+        if isinstance(record, StepRecord):
+            self.steps.append(_step(step_key, record))
+        elif isinstance(record, SuspensionRecord):
+            self.suspensions.append(suspension_view(execution_id, step_key, record))
+        elif isinstance(record, WaitRecord):
+            self.waits.append(_wait(step_key, record))
+        elif isinstance(record, ChildRecord):
+            self.children += _children(execution_id, step_key, record, records)
+
+
+def suspended_execution(
     execution_id: str, workflow: bytes | None, status: bytes | None, origin: bytes | None
 ) -> dict[str, Any]:
-    """What there is to know of the execution that a suspension belongs to."""
-    found = _origin(text(workflow), origin)
+    """The facts about a suspension's execution: its workflow, root, people and status."""
+    relations = _origin(text(workflow), origin)
     return {
         "workflow_id": text(workflow),
-        "root_workflow_id": found["root_workflow_id"],
+        "root_workflow_id": relations["root_workflow_id"],
         "root_execution_id": keys.root_of(execution_id),
-        "user_id": found["user_id"],
-        "started_by": found["started_by"],
+        "user_id": relations["user_id"],
+        "started_by": relations["started_by"],
         "execution_status": text(status),
     }
 
@@ -121,16 +133,16 @@ def _wait(step_key: str, record: WaitRecord) -> dict[str, Any]:
 def _children(
     execution_id: str, step_key: str, record: ChildRecord, records: dict[bytes, bytes]
 ) -> list[dict[str, Any]]:
-    """A step's children; the status of one is known here when it was waited for and has ended."""
-    found = []
-    for index in range(min(record.started, MOST_CHILDREN)):
+    """The children of a step. `status` is known here only if the parent waited for the child and it ended."""
+    children = []
+    for index in range(min(record.started, MAX_CHILDREN)):
         child_id = keys.child_id(execution_id, step_key, index)
         stored = records.get(journal.result_name(child_id))
         status = None if stored is None else journal.parse_result(stored).status
-        found.append(
+        children.append(
             {"step_key": step_key, "id": child_id, "status": status, "waited_for": record.status != "started"}
         )
-    return found
+    return children
 
 
 def _step(step_key: str, record: StepRecord) -> dict[str, Any]:
@@ -148,8 +160,8 @@ def _step(step_key: str, record: StepRecord) -> dict[str, Any]:
 
 
 def _usage(steps: list[dict[str, Any]], results: list[bytes]) -> dict[str, int] | None:
-    """What models have cost, as far as it is journaled here: by this execution's own calls, and by agents
-    that it has waited for. None where no model was asked."""
+    """The tokens used, as far as this journal has them: by the execution's own model calls, and by the agents
+    it waited for. None if it has no usage."""
     values = [step.get("value") for step in steps]
     for stored in results:
         try:
@@ -157,14 +169,13 @@ def _usage(steps: list[dict[str, Any]], results: list[bytes]) -> dict[str, int] 
         except StoredValueError:
             continue
         values.append(readable(result.value) if result.status == "completed" else None)
-    used = [value["usage"] for value in values if isinstance(value, dict) and "usage" in value]
-    counted = [
-        one for one in used if isinstance(one, dict) and one.keys() >= {"input_tokens", "output_tokens"}
-    ]
+    usages = [value["usage"] for value in values if isinstance(value, dict) and "usage" in value]
+    required = {"input_tokens", "output_tokens"}
+    counted = [usage for usage in usages if isinstance(usage, dict) and usage.keys() >= required]
     if not counted:
         return None
     names = ("input_tokens", "output_tokens", "requests")
-    total = {name: sum(int(one.get(name) or 0) for one in counted) for name in names}
+    total = {name: sum(int(usage.get(name) or 0) for usage in counted) for name in names}
     return {**total, "total_tokens": total["input_tokens"] + total["output_tokens"]}
 
 

@@ -1,1 +1,1 @@
-"""Names where users of Polos look for them."""
+"""Import paths for programs written for Polos."""

@@ -1,4 +1,4 @@
-"""Event streams, as `polos_redis.events` has them."""
+"""The names of `polos_redis.events`, at the import path that Polos uses."""
 
 from __future__ import annotations
 

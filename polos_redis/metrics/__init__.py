@@ -1,4 +1,4 @@
-"""Metrics: statistics of a namespace and of each worker, in the Prometheus text format."""
+"""Metrics: the statistics of a namespace and of a worker, for Prometheus (extra `metrics`)."""
 
 from polos_redis.metrics.prometheus import WorkerMetrics, exposition
 

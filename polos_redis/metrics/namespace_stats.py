@@ -1,4 +1,4 @@
-"""How much there is of everything in a namespace, for metrics: a bounded number of cheap calls."""
+"""Namespace statistics: executions, queues, suspensions, timers and workers, counted in a few cheap calls."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from polos_redis.state.scripts import NAMESPACE_STATS
 from polos_redis.state.store import Store
 from polos_redis.values.text import raw, text
 
-MOST_NAMES = 1000  # workflows, and queues, that are told apart
-LONGEST_NAME = 200  # characters of one
-PAGE = 200  # of each in one call: about 1 ms of Redis' time
+MAX_NAMES = 1000  # workflows, and queues, that are counted by name
+MAX_NAME_LENGTH = 200
+PAGE = 200  # workflows and queues per call, which takes Redis about 1 ms
 
 
 @dataclass(slots=True)
 class QueueStats:
-    """One queue in all partitions. `waiting` and `delivered` are entries; `slots` and `line` are of its own
-    lane, not of those of its concurrency keys; `limit` None when it has none."""
+    """One queue, in all partitions.
+
+    `waiting` and `delivered` are entries of the stream. `slots` and `waiters` belong to the queue's own
+    semaphore, not to those of concurrency keys. `limit` is None for a queue without one.
+    """
 
     waiting: int = 0
     delivered: int = 0
@@ -33,18 +36,17 @@ class QueueStats:
     waiters: int = 0
     limit: int | None = None
 
-    def add(self, waiting: int, delivered: int, slots: int, line: int) -> None:
-        """What another partition has of it."""
+    def add(self, waiting: int, delivered: int, slots: int, waiters: int) -> None:
+        """Add the counts of another partition."""
         self.waiting += waiting
         self.delivered += delivered
         self.slots += slots
-        self.waiters += line
+        self.waiters += waiters
 
 
 @dataclass(slots=True)
 class LeaseReading:
-    """What a worker says of itself: how often it was renewed in all partitions, and how many seconds it is
-    good for."""
+    """A worker's lease: the number of renewals in all partitions, and its duration."""
 
     renewals: int
     seconds: float
@@ -52,10 +54,10 @@ class LeaseReading:
 
 @dataclass(slots=True)
 class NamespaceStats:
-    """What stands in a namespace. Partitions are looked at one after the other, so the sums are of a short
-    while, not of a moment."""
+    """The statistics of one namespace. Partitions are read one after the other, so a sum is not a snapshot of
+    one instant."""
 
-    executions: Counter[tuple[str, str]] = field(default_factory=Counter)  # (workflow, status) -> how many
+    executions: Counter[tuple[str, str]] = field(default_factory=Counter)  # by workflow and status
     queues: defaultdict[str, QueueStats] = field(default_factory=lambda: defaultdict(QueueStats))
     suspensions: int = 0
     oldest_suspension_ms: int = 0
@@ -63,13 +65,13 @@ class NamespaceStats:
     timers_due: int = 0
     errands: int = 0
     errands_due: int = 0
-    unattended: int = 0  # partitions in which no worker fires timers now
+    unattended: int = 0  # partitions without a timer leader
     leases: dict[str, LeaseReading] = field(default_factory=dict)  # by worker
-    left_out: dict[str, int] = field(default_factory=dict)  # "workflows", "queues": names beyond MOST_NAMES
+    left_out: dict[str, int] = field(default_factory=dict)  # "workflows", "queues": names beyond MAX_NAMES
 
 
 async def read_namespace_stats(store: Store) -> NamespaceStats:
-    """Count. Raises what a call would when Redis is away."""
+    """Read the statistics. Raises `RedisUnavailableError`."""
     stats = NamespaceStats()
     workflows, limits = set[str](), dict[str, int]()
     for prefix in store.prefixes:
@@ -78,7 +80,7 @@ async def read_namespace_stats(store: Store) -> NamespaceStats:
     queues = {keys.DEFAULT_QUEUE, *limits}
     for prefix in store.prefixes:
         queues |= await _members(store, prefix + keys.QUEUES.encode())
-    shown = _some(workflows), _some(queues)
+    shown = _counted(workflows), _counted(queues)
     stats.left_out = {"workflows": len(workflows) - len(shown[0]), "queues": len(queues) - len(shown[1])}
     for prefix in store.prefixes:
         await _count(store, prefix, *shown, stats)
@@ -92,18 +94,19 @@ async def read_namespace_stats(store: Store) -> NamespaceStats:
 async def _count(
     store: Store, prefix: bytes, workflows: list[str], queues: list[str], stats: NamespaceStats
 ) -> None:
+    """Add one partition's counts. Each call returns the partition's totals; the last ones are used."""
     for first in range(0, max(len(workflows), len(queues), 1), PAGE):
-        some, others = workflows[first : first + PAGE], queues[first : first + PAGE]
-        names = map(raw, [*some, *others])
-        *facts, by_workflow, by_queue = await store.wire.call_script(
-            NAMESPACE_STATS, prefix, len(some), *names, patience=store.partitions.patience
+        some_workflows, some_queues = workflows[first : first + PAGE], queues[first : first + PAGE]
+        names = map(raw, [*some_workflows, *some_queues])
+        *totals, by_workflow, by_queue = await store.wire.call_script(
+            NAMESPACE_STATS, prefix, len(some_workflows), *names, patience=store.partitions.patience
         )
-        for workflow, counts in zip(some, by_workflow, strict=True):
+        for workflow, counts in zip(some_workflows, by_workflow, strict=True):
             for status, count in zip(STATUSES, counts, strict=True):
                 stats.executions[workflow, status] += count
-        for queue, counts in zip(others, by_queue, strict=True):
+        for queue, counts in zip(some_queues, by_queue, strict=True):
             stats.queues[queue].add(*counts)
-    suspensions, oldest, timers, timers_due, errands, errands_due, attended = facts
+    suspensions, oldest, timers, timers_due, errands, errands_due, attended = totals
     stats.suspensions += suspensions
     stats.oldest_suspension_ms = max(stats.oldest_suspension_ms, oldest)
     stats.timers += timers
@@ -119,52 +122,56 @@ async def _read_leases(store: Store, prefix: bytes, stats: NamespaceStats) -> No
         store.wire.call("HGETALL", prefix + keys.SERVES.encode(), patience=store.partitions.patience),
     )
     announced = dict(zip(serves[::2], serves[1::2], strict=True))
-    usual: float = settings.OPTIONS["lease_seconds"].default
+    default: float = settings.OPTIONS["lease_seconds"].default
     for worker, counter in zip(workers[::2], workers[1::2], strict=True):
-        says = msgpack.unpackb(announced[worker]) if worker in announced else {}
-        lease = stats.leases.setdefault(text(worker), LeaseReading(0, says.get("lease_seconds", usual)))
+        options = msgpack.unpackb(announced[worker]) if worker in announced else {}
+        seconds = options.get("lease_seconds", default)
+        lease = stats.leases.setdefault(text(worker), LeaseReading(0, seconds))
         lease.renewals += int(counter)
 
 
 async def _members(store: Store, key: bytes) -> set[str]:
-    found: set[str] = set()
+    members: set[str] = set()
     cursor = b"0"
     while True:
         cursor, page = await store.wire.call(
             "SSCAN", key, cursor, "COUNT", 500, patience=store.partitions.patience
         )
-        found.update(map(text, page))
+        members.update(map(text, page))
         if cursor == b"0":
-            return found
+            return members
 
 
 async def _limits(store: Store, prefix: bytes) -> dict[str, int]:
-    found: dict[str, int] = {}
+    """The concurrency limits of queues that one partition has."""
+    limits: dict[str, int] = {}
     cursor = b"0"
     while True:
         cursor, flat = await store.wire.call(
             "HSCAN", prefix + keys.LIMITS.encode(), cursor, "COUNT", 500, patience=store.partitions.patience
         )
-        found |= {text(name): int(limit) for name, limit in zip(flat[::2], flat[1::2], strict=True)}
+        limits |= {text(name): int(limit) for name, limit in zip(flat[::2], flat[1::2], strict=True)}
         if cursor == b"0":
-            return found
+            return limits
 
 
-def _some(names: Iterable[str]) -> list[str]:
-    """The names that are told apart, the same each time."""
-    return sorted(name for name in names if len(name) <= LONGEST_NAME)[:MOST_NAMES]
+def _counted(names: Iterable[str]) -> list[str]:
+    """The names to count: always the same ones, so that series don't come and go."""
+    return sorted(name for name in names if len(name) <= MAX_NAME_LENGTH)[:MAX_NAMES]
 
 
 class LeaseWatch:
-    """Which workers are alive, as far as this process has seen: one whose lease has not been renewed for as
-    long as it is good is dead, by this process's own monotonic clock. One that is seen for the first time is
-    alive."""
+    """Counts live workers, by this process's monotonic clock.
+
+    A worker is presumed dead if its lease has not been renewed for the lease's duration. One seen for the
+    first time is live.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def count(self, leases: dict[str, LeaseReading]) -> int:
-        """How many are alive, by what their leases are now."""
+        """Return the number of live workers, given their current leases."""
         now, before = time.monotonic(), self._seen
         self._seen = {
             worker: seen

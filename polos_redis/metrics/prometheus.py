@@ -1,6 +1,6 @@
-"""Metrics for Prometheus: of a namespace's state, which any process can read, and of what one worker counts.
+"""Metrics in the Prometheus format: the state of a namespace, and the counters of one worker.
 
-prometheus_client is imported when something is shown, not before.
+prometheus_client is imported on first use.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-LOOK_SECONDS = 5.0  # Prometheus gives up after ten
+TIMEOUT_SECONDS = 5.0  # Prometheus gives up after ten
 
-Sample = tuple[Sequence[str], Any]  # the labels' values, and a number; of a histogram, `Durations`
+Sample = tuple[Sequence[str], Any]  # the labels' values, and a number or `Durations`
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric: what it is called, which labels it has, and what it tells."""
+    """The definition of one metric; `meaning` is its help text."""
 
     name: str
     kind: Literal["gauge", "counter", "histogram"]
@@ -38,74 +38,81 @@ class Metric:
 
 
 STATE = (
-    Metric("polos_executions", "gauge", ("workflow", "status"), "executions, until they are forgotten"),
-    Metric("polos_suspensions_open", "gauge", (), "suspensions that wait for a person"),
-    Metric("polos_suspension_oldest_seconds", "gauge", (), "how long the oldest of them is open; 0 for none"),
-    Metric("polos_queue_waiting", "gauge", ("queue",), "runnable executions that no worker has taken yet"),
-    Metric("polos_queue_delivered", "gauge", ("queue",), "executions that workers have taken"),
-    Metric("polos_queue_limit", "gauge", ("queue",), "the queue's limit, where it has one"),
-    Metric("polos_queue_slots", "gauge", ("queue",), "slots taken under the limit"),
-    Metric("polos_queue_waiters", "gauge", ("queue",), "executions that wait for a slot"),
-    Metric("polos_timers", "gauge", (), "timers that are set"),
-    Metric("polos_timers_due", "gauge", (), "timers that are due and not fired yet"),
-    Metric("polos_errands", "gauge", (), "errands that are noted"),
-    Metric("polos_errands_due", "gauge", (), "errands that are due and not done yet"),
-    Metric("polos_workers", "gauge", (), "workers alive"),
-    Metric("polos_partitions_unattended", "gauge", (), "partitions in which no worker fires timers"),
-    Metric("polos_names_left_out", "gauge", ("what",), "workflows and queues beyond the first 1000 by name"),
+    Metric("polos_executions", "gauge", ("workflow", "status"), "executions that are still stored"),
+    Metric("polos_suspensions_open", "gauge", (), "open suspensions"),
+    Metric("polos_suspension_oldest_seconds", "gauge", (), "age of the oldest open suspension, or 0"),
+    Metric("polos_queue_waiting", "gauge", ("queue",), "runnable executions not yet delivered to a worker"),
+    Metric("polos_queue_delivered", "gauge", ("queue",), "executions that workers hold"),
+    Metric("polos_queue_limit", "gauge", ("queue",), "the queue's concurrency limit, if it has one"),
+    Metric("polos_queue_slots", "gauge", ("queue",), "slots in use, of the limit"),
+    Metric("polos_queue_waiters", "gauge", ("queue",), "executions waiting for a slot"),
+    Metric("polos_timers", "gauge", (), "pending timers, due or not"),
+    Metric("polos_timers_due", "gauge", (), "timers due but not fired"),
+    Metric("polos_errands", "gauge", (), "pending errands, due or not"),
+    Metric("polos_errands_due", "gauge", (), "errands due but not done"),
+    Metric("polos_workers", "gauge", (), "live workers"),
+    Metric("polos_partitions_unattended", "gauge", (), "partitions without a timer leader"),
+    Metric("polos_names_left_out", "gauge", ("what",), "workflows and queues that are not exported"),
 )
 
 WORKER = (
-    Metric("polos_worker_active", "gauge", (), "activations under way"),
-    Metric("polos_worker_concurrency", "gauge", (), "how many may be"),
-    Metric("polos_activations_total", "counter", ("workflow",), "activations begun"),
-    Metric("polos_parks_total", "counter", ("workflow",), "activations that have parked"),
+    Metric("polos_worker_active", "gauge", (), "activations in progress"),
+    Metric("polos_worker_concurrency", "gauge", (), "maximum number of activations in progress"),
+    Metric("polos_activations_total", "counter", ("workflow",), "activations started"),
+    Metric("polos_parks_total", "counter", ("workflow",), "activations that parked"),
     Metric(
         "polos_activations_dropped_total", "counter", ("workflow",), "activations that were lost or refused"
     ),
-    Metric("polos_executions_ended_total", "counter", ("workflow", "status"), "executions ended here"),
-    Metric("polos_step_seconds", "histogram", ("workflow", "status"), "attempts of steps, by how they ended"),
-    Metric("polos_wait_seconds", "histogram", ("kind",), "decided waits of executions ended here"),
-    Metric("polos_lease_age_seconds", "gauge", (), "since the lease was renewed"),
     Metric(
-        "polos_lease_renewals_missed_total", "counter", (), "renewals of the lease that were late or failed"
+        "polos_executions_ended_total",
+        "counter",
+        ("workflow", "status"),
+        "executions that ended on this worker",
     ),
-    Metric("polos_entries_recovered_total", "counter", ("outcome",), "what lost workers held"),
-    Metric("polos_reconnects_total", "counter", (), "connections to Redis that were made anew"),
+    Metric("polos_step_seconds", "histogram", ("workflow", "status"), "step attempts"),
+    Metric(
+        "polos_wait_seconds", "histogram", ("kind",), "resolved waits of executions that ended on this worker"
+    ),
+    Metric("polos_lease_age_seconds", "gauge", (), "time since the lease was renewed"),
+    Metric("polos_lease_renewals_missed_total", "counter", (), "lease renewals that were late or failed"),
+    Metric("polos_entries_recovered_total", "counter", ("outcome",), "entries recovered from lost workers"),
+    Metric("polos_reconnects_total", "counter", (), "reconnections to Redis"),
 )
 
-_lives: WeakKeyDictionary[Connection, LeaseWatch] = WeakKeyDictionary()
+_lease_watches: WeakKeyDictionary[Connection, LeaseWatch] = WeakKeyDictionary()
 
 
 async def exposition(connection: Connection) -> bytes:
-    """The state of the client's namespace as Prometheus reads it, of `CONTENT_TYPE`.
+    """Return the metrics of a client's namespace in the Prometheus text format (`CONTENT_TYPE`).
 
-    Raises `RedisUnavailableError` when it can't be read within five seconds.
+    Raises `RedisUnavailableError` if they can't be read within five seconds.
     """
     try:
-        async with asyncio.timeout(LOOK_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             stats = await read_namespace_stats(await connection.store())
     except TimeoutError:
         raise RedisUnavailableError(
-            f"the state could not be read for metrics within {LOOK_SECONDS:g} s: Redis is away or busy"
+            f"metrics could not be read within {TIMEOUT_SECONDS:g} s: Redis is unavailable or busy"
         ) from None
-    workers = _lives.setdefault(connection, LeaseWatch()).count(stats.leases)
-    return _text(_of_state(stats, workers))
+    workers = _lease_watches.setdefault(connection, LeaseWatch()).count(stats.leases)
+    return _text(_state_families(stats, workers))
 
 
 class WorkerMetrics:
-    """What a worker counts, as a collector of prometheus_client: `REGISTRY.register(WorkerMetrics(worker))`
-    where a service has the worker in its own process."""
+    """A collector for prometheus_client with a worker's metrics.
+
+    For a worker inside your own service: `REGISTRY.register(WorkerMetrics(worker))`.
+    """
 
     def __init__(self, worker: ObservedWorker) -> None:
         self._worker = worker
 
     def describe(self) -> list[Family]:
-        """Every metric without its values, so that registering asks for none."""
+        """Return the metrics without samples, so that registration does not collect."""
         return list(_families(WORKER, {}))
 
     def collect(self) -> Iterator[Family]:
-        """Every metric as it is now. From any thread."""
+        """Return the metrics with their current samples. Safe in any thread."""
         worker = self._worker
         stats = worker.stats
         return _families(
@@ -127,8 +134,8 @@ class WorkerMetrics:
         )
 
 
-def need_prometheus() -> None:
-    """Raises `ConfigurationError` when the library that shows metrics is not installed."""
+def require_prometheus() -> None:
+    """Check that prometheus_client is installed. Raises `ConfigurationError`."""
     try:
         import prometheus_client  # noqa: F401
     except ImportError:
@@ -137,7 +144,7 @@ def need_prometheus() -> None:
         ) from None
 
 
-def _of_state(stats: NamespaceStats, workers: int) -> Iterator[Family]:
+def _state_families(stats: NamespaceStats, workers: int) -> Iterator[Family]:
     queues = [((name,), queue) for name, queue in stats.queues.items()]
     return _families(
         STATE,
@@ -172,37 +179,37 @@ def _families(table: Iterable[Metric], samples: dict[str, list[Sample]]) -> Iter
 
     for metric in table:
         family: Family
-        given = [
+        labeled = [
             ([_label(value) for value in labels], value) for labels, value in samples.get(metric.name, ())
         ]
         if metric.kind == "gauge":
             family = core.GaugeMetricFamily(metric.name, metric.meaning, labels=metric.labels)
-            for labels, value in given:
+            for labels, value in labeled:
                 family.add_metric(labels, value)
         elif metric.kind == "counter":
             family = core.CounterMetricFamily(metric.name, metric.meaning, labels=metric.labels)
-            for labels, value in given:
+            for labels, value in labeled:
                 family.add_metric(labels, value)
         else:
             family = core.HistogramMetricFamily(metric.name, metric.meaning, labels=metric.labels)
-            for labels, value in given:
+            for labels, value in labeled:
                 family.add_metric(labels, *_histogram(value))
         yield family
 
 
 def _histogram(durations: Durations) -> tuple[list[tuple[str, float]], float]:
-    """Buckets as Prometheus wants them, each with all that is below it, and the sum."""
+    """The buckets as Prometheus expects them, cumulative, and the sum."""
     bounds = [*map(str, durations.bounds), "+Inf"]
     return list(zip(bounds, accumulate(durations.counts[:]), strict=True)), durations.seconds
 
 
 def _label(value: str) -> str:
-    """A label's value: ids may be what UTF-8 can't say."""
+    """A label's value. Ids may contain surrogates, which UTF-8 can't encode."""
     return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _text(families: Iterable[Family]) -> bytes:
-    need_prometheus()
+    require_prometheus()
     from prometheus_client import CollectorRegistry, generate_latest
 
     class Once:

@@ -1,7 +1,7 @@
-"""Statistics of one worker: plain numbers, so that counting costs next to nothing.
+"""Worker statistics: plain counters, so that counting costs next to nothing.
 
-`prometheus.py` shows them. They are counted in the event loop and may be read from any thread: a reader
-copies what grows.
+The event loop writes them. Any thread may read them, but must copy the dictionaries, which grow.
+`prometheus.py` exports them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ WAIT_SECONDS = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_40
 
 
 class Durations:
-    """A histogram: the number of durations up to each bound and above the one before, of those above the last
-    bound, and the sum of all, in seconds."""
+    """A histogram of durations in seconds.
+
+    `counts[i]` is the number of durations up to `bounds[i]` and above the bound before; the last count is of
+    those above all bounds. `seconds` is the sum.
+    """
 
     __slots__ = ("bounds", "counts", "seconds")
 
@@ -27,6 +30,7 @@ class Durations:
         self.seconds = 0.0
 
     def add(self, seconds: float) -> None:
+        """Count one duration."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.seconds += seconds
 
@@ -40,7 +44,7 @@ def _waits() -> Durations:
 
 
 class WorkerStats:
-    """Counts since the worker was created, for the workflows it runs."""
+    """Counters of one worker, since it was created."""
 
     __slots__ = ("activations", "dropped", "ended", "parks", "recovered", "renewals_missed", "steps", "waits")
 
@@ -51,12 +55,12 @@ class WorkerStats:
         self.ended = defaultdict[tuple[str, str], int](int)  # executions, by workflow and status
         self.steps = defaultdict[tuple[str, str], Durations](_steps)  # attempts, by workflow and status
         self.waits = defaultdict[str, Durations](_waits)  # by kind
-        self.recovered = defaultdict[str, int](int)  # entries of lost workers, by what became of them
+        self.recovered = defaultdict[str, int](int)  # entries of lost workers, by outcome
         self.renewals_missed = 0
 
 
 class ObservedWorker(Protocol):
-    """The state of a worker that its metrics read, from any thread."""
+    """The attributes of a worker that its metrics read, from any thread."""
 
     @property
     def stats(self) -> WorkerStats: ...

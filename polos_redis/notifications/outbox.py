@@ -1,9 +1,9 @@
-"""The outbox: sends what has to be sent of suspensions, until it is sent or they are open no longer.
+"""The outbox: delivers the notifications of open suspensions, and retries until they are delivered.
 
-`outbox:<channel>` of a partition has `<execution id> <step key>` of each suspension that the channel has not
-sent yet, with the time when that is to be tried. Any worker that has the channel takes what is due. It is
-then due again after `HOLD_MS`: what was taken by a worker that dies is sent by another one. So a notification
-may be sent twice; while its suspension is open it is never dropped.
+A partition's `outbox:<channel>` contains `<execution id> <step key>` of each suspension to send, scored by
+the time when it is due. Any worker that has the channel claims due entries; a claim makes them due again
+after `HOLD_MS`, so another worker sends what a dead one had claimed. A notification may therefore be sent
+twice, but it is never dropped while its suspension is open.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from polos_redis.state.store import Store
 
 logger = logging.getLogger("polos.worker")
 
-AT_ONCE = 10  # notifications of one channel and partition
-LOOK_SECONDS = 1.0
-SEND_SECONDS = 30.0  # for one
-HOLD_MS = 45_000  # more than that
-FIRST_MS, LONGEST_MS = 1_000, 3_600_000  # until it is tried again
-STOP_SECONDS = 2.0  # at the end, for what is just being sent
+CONCURRENCY = 10  # notifications that one channel sends at once, per partition
+POLL_SECONDS = 1.0
+SEND_SECONDS = 30.0  # timeout of one send
+HOLD_MS = 45_000  # duration of a claim; longer than a send can take
+MIN_RETRY_MS, MAX_RETRY_MS = 1_000, 3_600_000
+STOP_SECONDS = 2.0  # for sends in flight when the worker stops
 
 
 class Outbox:
-    """What one channel has to send of one partition, on one worker."""
+    """Sends the notifications of one channel in one partition."""
 
     def __init__(
         self, connection: Connection, store: Store, prefix: bytes, channel: Channel, links: Links | None
@@ -54,73 +54,74 @@ class Outbox:
         self.channel = channel
         self.links = links
         self._sending: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Event()
+        self._has_room = asyncio.Event()
 
     async def run(self) -> None:
-        """Send for ever."""
+        """Claim and send due notifications, until cancelled."""
         while True:
-            free = AT_ONCE - len(self._sending)
-            if not free:
-                self._room.clear()
-                await self._room.wait()
+            room = CONCURRENCY - len(self._sending)
+            if not room:
+                self._has_room.clear()
+                await self._has_room.wait()
                 continue
             try:
-                claimed = await self.store.outbox.claim(self.prefix, self.channel.name, free, HOLD_MS)
+                claimed = await self.store.outbox.claim(self.prefix, self.channel.name, room, HOLD_MS)
             except PolosError as error:
-                told = {"channel": self.channel.name, "error": str(error)}
-                logger.error("the outbox can't be read", extra=told)
+                facts = {"channel": self.channel.name, "error": str(error)}
+                logger.error("the outbox can't be read", extra=facts)
                 claimed = []
             for one in claimed:
                 task = tasks.spawn(self._send(one), "polos-notification")
                 self._sending.add(task)
-                task.add_done_callback(self._sent)
-            if len(claimed) < free:
-                await asyncio.sleep(random.uniform(0.5, 1.0) * LOOK_SECONDS)
+                task.add_done_callback(self._done)
+            if len(claimed) < room:
+                await asyncio.sleep(random.uniform(0.5, 1.0) * POLL_SECONDS)
 
     async def stop(self) -> None:
-        """Wait a little for what is being sent, then give it up: another worker sends it."""
+        """Wait briefly for sends in flight, then cancel them: another worker repeats those."""
         if self._sending:
             _, late = await asyncio.wait(self._sending, timeout=STOP_SECONDS)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    def _sent(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)
-        self._room.set()
+        self._has_room.set()
         if not task.cancelled() and task.exception() is not None:
             logger.error("an outbox failed", exc_info=task.exception())
 
     async def _send(self, claimed: ClaimedNotification) -> None:
-        """Send one, and note what became of it. What Redis can't be asked about stays as it was taken."""
-        told: dict[str, Any] = {
+        """Send one notification and record the outcome. Without Redis, the claim simply expires."""
+        facts: dict[str, Any] = {
             "channel": self.channel.name,
             "execution": claimed.execution_id,
             "step": claimed.step_key,
         }
-        again: int | None = None
+        retry_ms: int | None = None
         try:
-            found = await self._open_suspension(claimed)
+            suspension = await self._open_suspension(claimed)
         except RedisUnavailableError as error:
-            logger.warning("a notification has to wait", extra={**told, "error": str(error)})
+            logger.warning("a notification is delayed", extra={**facts, "error": str(error)})
             return
-        if found is None:
-            logger.info("a notification is given up: nothing waits for an answer any more", extra=told)
+        if suspension is None:
+            logger.info("a notification was dropped: its suspension is no longer open", extra=facts)
         else:
-            notification = _notification(found, self.links)
+            notification = _notification(suspension, self.links)
             try:
                 async with asyncio.timeout(SEND_SECONDS):
                     await self.channel.send(notification)
-                logger.info("a notification was sent", extra=told)
+                logger.info("a notification was sent", extra=facts)
             except Exception as error:
-                again = _pause(notification, claimed)
-                # What other errors say is not ours to repeat: it may name a secret.
-                why = str(error) if isinstance(error, PolosError) else type(error).__name__
-                logger.warning("a notification was not sent", extra={**told, "error": why, "again_ms": again})
-        await self.store.outbox.sent(self.prefix, self.channel.name, claimed, again)
+                retry_ms = _backoff_ms(notification, claimed)
+                # The message of a foreign error may contain a secret.
+                reason = str(error) if isinstance(error, PolosError) else type(error).__name__
+                more = {"error": reason, "retry_ms": retry_ms}
+                logger.warning("a notification was not sent", extra={**facts, **more})
+        await self.store.outbox.sent(self.prefix, self.channel.name, claimed, retry_ms)
 
     async def _open_suspension(self, claimed: ClaimedNotification) -> dict[str, Any] | None:
-        """The suspension as it stands; None when it is not open any more."""
+        """The claimed suspension; None if it is no longer open."""
         try:
             found = await queries.get_suspension(self.connection, claimed.execution_id, claimed.step_key)
         except (ExecutionNotFoundError, ResumeError):
@@ -129,35 +130,36 @@ class Outbox:
         return found if is_open else None
 
 
-def _pause(notification: Notification, claimed: ClaimedNotification) -> int:
-    """How long to wait with the next try, ms: as long as it has been open, by the server's clock."""
+def _backoff_ms(notification: Notification, claimed: ClaimedNotification) -> int:
+    """The delay of the next attempt: as long as the suspension has been open, by the server's clock."""
     opened_ms = int(notification.opened_at.timestamp() * 1000)
-    return min(max(claimed.due - HOLD_MS - opened_ms, FIRST_MS), LONGEST_MS)
+    return min(max(claimed.due - HOLD_MS - opened_ms, MIN_RETRY_MS), MAX_RETRY_MS)
 
 
-def _notification(found: dict[str, Any], links: Links | None) -> Notification:
-    """What is told of a suspension, as `get_suspension` has it."""
-    execution_id, step_key, run = found["execution_id"], found["step_key"], found["run"]
+def _notification(suspension: dict[str, Any], links: Links | None) -> Notification:
+    """The notification of a suspension that `get_suspension` returned."""
+    execution_id, step_key, run = suspension["execution_id"], suspension["step_key"], suspension["run"]
     url: str | None = None
     personal: dict[str, str] = {}
     if links is not None and links.public_url is not None:
         url = links.url(execution_id, step_key, run)
-        for name in found["approvers"] if links.secrets else ():
+        for name in suspension["approvers"] if links.secrets else ():
             if not name.startswith(GROUP):
-                with contextlib.suppress(ConfigurationError):  # a name that no link can have
+                with contextlib.suppress(ConfigurationError):  # an approver whose name no link can carry
                     personal[name] = links.url(execution_id, step_key, run, name=name)
-    name = f"{execution_id}\0{step_key}\0{run}".encode("utf-8", "surrogatepass")
+    expires_at = suspension["expires_at"]
+    identity = f"{execution_id}\0{step_key}\0{run}".encode("utf-8", "surrogatepass")
     return Notification(
-        id=f"suspension_{blake2b(name, digest_size=16).hexdigest()}",
+        id=f"suspension_{blake2b(identity, digest_size=16).hexdigest()}",
         execution_id=execution_id,
-        workflow_id=found["workflow_id"],
+        workflow_id=suspension["workflow_id"],
         step_key=step_key,
         run=run,
-        data=found["data"],
-        digest=found["digest"],
-        opened_at=datetime.fromisoformat(found["opened_at"]),
-        expires_at=None if found["expires_at"] is None else datetime.fromisoformat(found["expires_at"]),
-        approvers=tuple(found["approvers"]),
+        data=suspension["data"],
+        digest=suspension["digest"],
+        opened_at=datetime.fromisoformat(suspension["opened_at"]),
+        expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
+        approvers=tuple(suspension["approvers"]),
         approval_url=url,
         approver_urls=personal,
     )

@@ -1,1 +1,1 @@
-"""Running a workflow's code: activations, steps and durable state."""
+"""The runtime of workflow code: activations, steps and durable state."""

@@ -1,13 +1,13 @@
 """The activation: one pass of a workflow's code on a worker, from its queue entry to its end or its park.
 
-The code runs from the top; `ctx` calls find their records in the journal, and what is new runs and is
-journaled. Then the code has returned and the execution finishes, or it waits and is parked:
+The code runs from the top; `ctx` calls find their records in the journal, and new calls run and are
+journaled. When the code returns, the execution finishes; when it waits, the execution is parked:
 
-- at once, if every open wait is awaited by the main task and the code has started no other task;
-- else when the code is idle (see `idleness`).
+- at once, if the main task awaits every open wait and the code has started no other task;
+- otherwise when the code is idle (see `idleness`).
 
-The park script goes first, as a decision may have come: then it answers with that, and the code goes on in
-place. Only when it has parked the execution is the code cancelled and what it still does discarded.
+The park script runs first. If a decision has come meanwhile, it returns that, and the code continues in
+place. Otherwise the execution is parked, the code is cancelled, and anything it still does is discarded.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ logger = logging.getLogger("polos.execution")
 
 
 class State(Enum):
-    """Where an activation stands."""
+    """The state of an activation."""
 
     RUNNING = auto()
-    PARKING = auto()  # the park script is under way: new ctx calls wait for its reply
-    FINISHING = auto()  # the code has returned; its result is on the way
+    PARKING = auto()  # the park script is running: new ctx calls wait for its reply
+    FINISHING = auto()  # the code has returned; its outcome is being written
     ENDED = auto()
 
 
@@ -63,15 +63,17 @@ class Wait:
 
 
 _nonces = itertools.count(1)  # a worker's id is random, so worker id and number make a unique owner
-_origin_of_a_root = functools.lru_cache(Origin)  # the same for every execution without another
+_origin_of_a_root = functools.lru_cache(
+    Origin
+)  # one object for all executions without people, session and parent
 
 
 class Activation:
     """One activation; the worker creates it for a delivered queue entry.
 
     `waits`: the open waits its code awaits; `given_up`: those whose tasks the code has cancelled; `waited`:
-    decided waits the code has come past, each as (kind, ms), for metrics. `call_sites`: the step keys used so
-    far; `passed_over`: step keys that this replay rightly does not reach. `in_flight`: ctx calls at work.
+    the resolved waits of this pass, each as (kind, ms), for metrics. `call_sites`: the step keys used so far;
+    `passed_over`: step keys that this replay need not reach. `in_flight`: the number of running ctx calls.
     """
 
     __slots__ = (
@@ -144,7 +146,7 @@ class Activation:
         self._outcome: asyncio.Task[Any] | None = None
         self._watch: IdleWatch | None = None
 
-    # --- beginning ----------------------------------------------------------------------
+    # --- the start -----------------------------------------------------------------------
 
     def start(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Start the workflow's code."""
@@ -154,19 +156,19 @@ class Activation:
             logger.info("start", extra={"execution": self.id, "workflow": self.workflow.id, "run": self.run})
 
     def take(self, loaded: Loaded, epoch: int) -> None:
-        """Take what the store knows of an execution that was begun before, loaded on this connection."""
+        """Continue an execution that was started before, as loaded on this connection."""
         self.journal.take(loaded, epoch)
         self.events.start_emitted = loaded.started
 
-    def take_along(self, records: dict[bytes, bytes]) -> None:
-        """Take the journal that came with the queue entry of a wake-up."""
-        self.journal.take_along(records)
+    def take_inlined(self, records: dict[bytes, bytes]) -> None:
+        """Continue an execution with the journal inlined in its queue entry."""
+        self.journal.take_inlined(records)
         self.events.start_emitted = True
 
     def fail_before_start(self, error: BaseException) -> None:
         """Fail the execution without running its code: its input can't be read or does not fit."""
 
-        self._may_retry = False  # it would be refused again
+        self._may_retry = False  # it would fail again
 
         async def refuse() -> NoReturn:
             raise error
@@ -175,13 +177,13 @@ class Activation:
 
     @property
     def started(self) -> bool:
-        """Whether the code has been started: before, what the store knows is not known here."""
+        """Whether the code was started; until then the journal is not loaded."""
         return self.code.main is not None
 
     # --- calls of ctx -------------------------------------------------------------------
 
     def may_start(self) -> bool:
-        """Whether a ctx call may begin right now; else it has to pass the gate first."""
+        """Whether a ctx call may start right now; if not, it has to pass the gate first."""
         return (
             self.state is State.RUNNING
             and not self.host.draining
@@ -189,21 +191,22 @@ class Activation:
         )
 
     def register(self, key: str, call_site: CallSite) -> bytes | None:
-        """Begin a ctx call: refuse a used key; returns the key's record if it is journaled."""
+        """Start a ctx call; returns the record of its key if it is journaled. Raises `StepKeyError` for an
+        invalid or used key."""
         self.touches += 1
         if self._fatal is not None:
-            raise self._fatal  # it was caught: nothing more begins all the same
+            raise self._fatal  # the code caught it, but no further call starts
         if not isinstance(key, str) or not key:
             raise self.stop_with(
                 StepKeyError(
-                    f"a step key is a string that is not empty, not {key!r} (at {described(call_site)})"
+                    f"a step key must be a non-empty string, not {key!r} (at {described(call_site)})"
                 )
             )
         if key in self.call_sites:
             raise self.stop_with(
                 StepKeyError(
                     f"step key {key!r} is used twice in one execution, at {described(self.call_sites[key])} "
-                    f"and at {described(call_site)}: every step of an execution needs a key of its own"
+                    f"and at {described(call_site)}: give every step of an execution its own key"
                 )
             )
         self.call_sites[key] = call_site
@@ -213,7 +216,8 @@ class Activation:
         return self.journal.records.get(raw(key))
 
     async def pass_gate(self) -> None:
-        """Before something new begins: wait while parking, for a fresh lease, or leave when it is over."""
+        """Wait until a call may start: for the park's reply or a fresh lease. Leaves if the activation is
+        over."""
         while not self.may_start():
             self.touches += 1
             if self.state is State.PARKING:
@@ -234,28 +238,28 @@ class Activation:
 
     @property
     def over(self) -> bool:
-        """Whether nothing that the code does counts any more."""
+        """Whether whatever the code still does is discarded."""
         return self.state is State.ENDED or self.state is State.FINISHING
 
     def landed(self) -> None:
-        """A ctx call is no longer in flight; the code may be idle now."""
+        """Note that a ctx call is no longer in flight; the code may be idle now."""
         self.in_flight -= 1
         self._arm()
 
     def stop_with(self, error: PolosError) -> PolosError:
-        """Make the execution fail with this error, whatever the workflow catches; returns it."""
+        """Make the execution fail with this error, even if the workflow catches it; returns the error."""
         self._fatal = self._fatal or error
         return error
 
     async def emit(self, event_type: str, value: Any) -> None:
-        """Emit an event of this execution now, at least once. The write is fenced: a worker that has lost the
-        execution emits nothing more."""
+        """Emit an event of this execution now, at least once. The write is fenced: a worker that lost the
+        execution emits nothing."""
         events = self.events.custom(event_type, codec.encode(value, limit=self.host.value_limit))
         write = self.host.store.fenced.write
         await self.journal.commit(b"", b"", lambda known: write(self.fence, known, b"", b"", events))
 
     def tick(self, now: float) -> None:
-        """Emit the starts of what has lasted a while; the worker calls this every 20 ms."""
+        """Emit the starts of long-running steps; the worker calls this every 20 ms."""
         if self.state is State.RUNNING and self.started and self.journal.current:
             self.journal.emit(self.events.overdue(now))
 
@@ -284,13 +288,13 @@ class Activation:
             self.touches += 1
 
     def notify(self, key: str, record: bytes) -> None:
-        """A decision reaches this activation: by a notice, a park, or reading the journal again."""
+        """Receive the decision of a wait: from a notice, a park, or the journal when it is read again."""
         if journal.is_open(record):
             return
         wait = self.waits.get(key)
         if wait is None:
             before = self.journal.records.get(raw(key))
-            if before is None or journal.is_open(before):  # else it comes late: the decision is known
+            if before is None or journal.is_open(before):  # otherwise the decision is known already
                 self._notices[key] = record  # the code may be about to wait for it
             return
         if wait.future.done():
@@ -300,7 +304,7 @@ class Activation:
         wait.future.set_result(record)
 
     def reread(self, loaded: Loaded) -> None:
-        """The journal was read again: take the decisions that have come."""
+        """Receive the decisions in a journal that was read again."""
         self.events.start_emitted = self.events.start_emitted and loaded.started
         for key in list(self.waits):
             self.notify(key, self.journal.records[raw(key)])
@@ -312,7 +316,7 @@ class Activation:
     # --- parking ------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        """Park when the code is idle, if there is a wait to park at."""
+        """Watch for idleness if there is a wait to park at."""
         if self.waits and self.state is State.RUNNING:
             if self._watch is None:
                 self._watch = IdleWatch(self, self.loop)
@@ -323,19 +327,19 @@ class Activation:
         return self.state is State.RUNNING and bool(self.waits) and not self.in_flight
 
     def park(self) -> None:
-        """Park, unless all waits have been decided meanwhile: their tasks are about to go on."""
+        """Park, unless all waits have been decided meanwhile and their tasks are about to continue."""
         if not all(wait.future.done() for wait in self.waits.values()):
             self.state = State.PARKING
             self.host.spawn(self._parking())
 
     async def _parking(self) -> None:
         try:
-            await self._ask_to_park()
+            await self._send_park()
         except Exception as error:
             logger.exception("could not park", extra={"execution": self.id})
             self.dropped(f"could not park: {type(error).__name__}", pause=True)
 
-    async def _ask_to_park(self) -> None:
+    async def _send_park(self) -> None:
         waits = [raw(key) for key in self.waits]
         given_up = [raw(key) for key in self.given_up]
         try:
@@ -365,7 +369,7 @@ class Activation:
             self.dropped(refusal(reply), pause=reply == NO_SUCH_WAIT)
 
     def _unpark(self, reply: list[bytes]) -> None:
-        """Go on in place with the decisions that came before the park: [.., step key, record, ...]."""
+        """Continue in place with the decisions that came before the park: [.., step key, record, ...]."""
         self.state = State.RUNNING
         self._open_gate()
         for key, record in zip(reply[1::2], reply[2::2], strict=True):
@@ -383,11 +387,11 @@ class Activation:
     # --- the end ------------------------------------------------------------------------
 
     def _code_done(self, task: asyncio.Task[Any]) -> None:
-        tasks.look_away(task)
+        tasks.mark_retrieved(task)
         if self.state is State.RUNNING:
             self._finish(self._outcome_of(task))
         elif self.state is State.PARKING:
-            self._outcome = task  # this is how it ended, if the park does not happen
+            self._outcome = task  # its outcome, if the park is refused
         elif self.state is State.ENDED:
             self.code.cancel_spawned()
 
@@ -411,7 +415,7 @@ class Activation:
             self.journal.finish(outcome, self._finished)
 
     async def _auto_retry(self, outcome: Outcome) -> None:
-        """Let a failed execution go on as a new run, if its workflow has `retries` left."""
+        """Continue a failed execution as a new run, if its workflow has `retries` left."""
         times, delay_ms = self.workflow.retries, int(self.workflow.retry_delay * 1000)
         auto_retry = self.host.store.fenced.auto_retry
         try:
@@ -427,12 +431,13 @@ class Activation:
             self.dropped(refusal(run))
         else:
             logger.warning(
-                "failed, goes on as a new run", extra={"execution": self.id, "run": run, "delay_ms": delay_ms}
+                "failed, continues as a new run",
+                extra={"execution": self.id, "run": run, "delay_ms": delay_ms},
             )
-            self.end("tried again")
+            self.end("auto-retried")
 
     def _finished(self, outcome: Outcome, here: bool) -> None:
-        """The execution has ended, `here` or by a write that was not known to have succeeded."""
+        """End after the execution has ended, `here` or by an earlier write whose reply was lost."""
         if here:
             if logger.isEnabledFor(logging.INFO):
                 extra = {"execution": self.id, "workflow": self.workflow.id, "status": outcome.status}
@@ -444,8 +449,8 @@ class Activation:
         self.end("finished")
 
     def dropped(self, why: str, *, pause: bool = False) -> None:
-        """End without a trace in the store, but for handing back what may still be pending here; after a
-        pause, where trying again at once would only be refused again."""
+        """End without writing to the store, and hand the queue entry back; after a pause if an immediate
+        retry would only be refused again."""
         if self.state is not State.ENDED:
             logger.warning("dropped", extra={"execution": self.id, "why": why})
             self.host.stats.dropped[self.workflow.id] += 1
@@ -453,7 +458,7 @@ class Activation:
             self.end(why)
 
     def end(self, how: str) -> None:
-        """It is over here: free the slot at once, then end what is left of the code, and discard it."""
+        """End the activation: free its slot at once, then cancel its code and discard what it still does."""
         if self.state is State.ENDED:
             return
         self.state = State.ENDED

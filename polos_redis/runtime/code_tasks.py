@@ -62,7 +62,7 @@ class CodeTasks:
     def _spawned_done(self, task: asyncio.Task[Any]) -> None:
         self.spawned.discard(task)
         if self.ended:
-            tasks.look_away(task)
+            tasks.mark_retrieved(task)
 
     async def leave(self) -> NoReturn:
         """End a ctx call made after the end: yield, then raise `CancelledError`. A loop that swallows the

@@ -52,4 +52,4 @@ class WorkflowContext:
         and when it ends; a replay rebuilds it.
         """
         durable_state = self._activation.durable_state
-        return None if durable_state is None else durable_state.seen()
+        return None if durable_state is None else durable_state.visible()

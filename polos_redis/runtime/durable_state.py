@@ -19,7 +19,7 @@ _EXTRA, _PRIVATE = "*", "_"  # names that no field of a model has
 
 _set = object.__setattr__  # past frozen models and pydantic's own __setattr__
 
-_draft: ContextVar[Draft | None] = ContextVar("polos_draft", default=None)
+_draft: ContextVar[StateDraft | None] = ContextVar("polos_draft", default=None)
 
 
 class DurableState:
@@ -32,8 +32,8 @@ class DurableState:
         self.limit = limit
         self.claimed: set[str] = set()  # fields changed by steps whose results are on the way
 
-    def seen(self) -> Any:
-        """Returns the state as its caller sees it: inside a step's function, that step's draft."""
+    def visible(self) -> Any:
+        """Returns the state that the caller may change: inside a step's function, that step's draft."""
         draft = _draft.get()
         return self.value if draft is None or draft.durable_state is not self else draft.value
 
@@ -46,12 +46,12 @@ class DurableState:
         """Restore the changes of a step on replay."""
         _put(self.value, codec.decode(changes))
 
-    def draft(self, *, alone: bool) -> Draft:
+    def draft(self, *, alone: bool) -> StateDraft:
         """Returns a draft for one attempt of a step; `alone`: nothing else of the workflow runs meanwhile."""
-        return Draft(self, alone)
+        return StateDraft(self, alone)
 
 
-class Draft:
+class StateDraft:
     """The state as one attempt of a step changes it, a context manager: `take_over` merges the changes once
     they are journaled, and leaving the context undoes what was not merged.
 
@@ -59,22 +59,22 @@ class Draft:
     other step works on a copy made at its first access.
     """
 
-    __slots__ = ("_before", "_changed", "_seen", "_token", "_value", "durable_state")
+    __slots__ = ("_before", "_changed", "_original", "_token", "_value", "durable_state")
 
     def __init__(self, durable_state: DurableState, alone: bool) -> None:
         self.durable_state = durable_state
         self._value = durable_state.value if alone else None
         self._before = _packed(durable_state.value) if alone else {}
-        self._seen: dict[str, bytes] = {}  # the state when it was copied
+        self._original: dict[str, bytes] = {}  # the state when it was copied
         self._changed: dict[str, Any] | None = None
-        self._token: Token[Draft | None] | None = None
+        self._token: Token[StateDraft | None] | None = None
 
     @property
     def value(self) -> Any:
         """The state inside the step's function."""
         if self._value is None:
             self._value = codec.decode(self.durable_state.pack())
-            self._before, self._seen = _packed(self._value), _packed(self.durable_state.value)
+            self._before, self._original = _packed(self._value), _packed(self.durable_state.value)
         return self._value
 
     def changes(self) -> bytes:
@@ -88,9 +88,9 @@ class Draft:
         changed = _differing(self._before, _packed(self._value))
         if not changed:
             return b""
-        if self._seen:
+        if self._original:
             lost = changed & (
-                _differing(self._seen, _packed(self.durable_state.value)) | self.durable_state.claimed
+                _differing(self._original, _packed(self.durable_state.value)) | self.durable_state.claimed
             )
             if lost:
                 raise StateConflictError(sorted(lost))
@@ -100,7 +100,7 @@ class Draft:
 
     def take_over(self) -> None:
         """Merge the changes, which are journaled now, into the state."""
-        if self._changed and self._seen:
+        if self._changed and self._original:
             _put(self.durable_state.value, self._changed)
             self.durable_state.claimed -= self._changed.keys()
         self._before, self._changed = {}, None
@@ -114,7 +114,7 @@ class Draft:
     ) -> None:
         assert self._token is not None
         _draft.reset(self._token)
-        if self._seen:
+        if self._original:
             self.durable_state.claimed -= (self._changed or {}).keys()
         elif self._before:
             self._undo()
@@ -124,7 +124,7 @@ class Draft:
             if not _differing(self._before, _packed(self._value)):
                 return
         except StoredValueError:
-            pass  # so it has been changed
+            pass  # it can't be encoded, so it has changed
         for packed in self._before.values():
             _put(self._value, codec.decode(packed))
 
@@ -137,7 +137,7 @@ def _encode(value: Any, limit: int) -> bytes:
 
 
 def _parts(state: Any) -> dict[str, Any]:
-    """A model's fields, and its extra fields and private attributes."""
+    """Returns a model's fields, its extra fields and its private attributes."""
     parts = {name: state.__dict__[name] for name in type(state).model_fields if name in state.__dict__}
     if state.__pydantic_extra__ is not None:
         parts[_EXTRA] = state.__pydantic_extra__

@@ -35,7 +35,8 @@ EVENTS_PER_ENTRY = 8  # a sequence id tells no more apart
 
 class Holder(Protocol):
     """The activation that holds the journal. `dropped` is called when the execution is lost or a write is
-    refused, `reread` when the journal was read again and decisions may have come; neither after `close`."""
+    refused, `reread` when the journal was read again and may have decisions; neither is called after
+    `close`."""
 
     def dropped(self, why: str, *, pause: bool = False) -> None: ...
     def reread(self, loaded: Loaded) -> None: ...
@@ -52,7 +53,7 @@ class FencedJournal:
         "_holder",
         "_host",
         "_store",
-        "_unheard",
+        "_unconfirmed",
         "_verifying",
         "epoch",
         "fence",
@@ -69,7 +70,7 @@ class FencedJournal:
         self.records: dict[bytes, bytes] = {}
         self.known = 0
         self.epoch = host.store.wire.epoch
-        self._unheard = False
+        self._unconfirmed = False
         self._verifying: asyncio.Future[None] | None = None
 
     @property
@@ -82,23 +83,23 @@ class FencedJournal:
         return self._holder is None
 
     def close(self) -> None:
-        """The activation has ended: call back no more."""
-        self._holder = None  # without the cycle the activation is freed at once
+        """Stop calling the holder: the activation has ended."""
+        self._holder = None  # without this reference cycle the activation is freed at once
 
     # --- reading ------------------------------------------------------------------------
 
     def take(self, loaded: Loaded, epoch: int) -> None:
-        """Start from a journal that was loaded, which made this activation the owner."""
+        """Start from a loaded journal; loading it made this activation the owner."""
         self.records = loaded.journal
         self.known = int(loaded.journal.get(journal.COUNT, b"0"))
         self.epoch = epoch
 
-    def take_along(self, records: dict[bytes, bytes]) -> None:
-        """Start from a journal that came with the queue entry. Not having loaded it, this activation is not
+    def take_inlined(self, records: dict[bytes, bytes]) -> None:
+        """Start from the journal inlined in the queue entry. As this activation has loaded nothing, it is not
         the owner yet: it is not notified of decisions, and its first write shows whether there were any."""
         self.records = records
         self.known = int(records[journal.COUNT])
-        self._unheard = True
+        self._unconfirmed = True
 
     def unreached(self, used: Container[str], passed_over: Container[str]) -> list[bytes]:
         """Returns the names of journaled steps that are in neither collection of step keys."""
@@ -112,8 +113,8 @@ class FencedJournal:
     async def verify(self) -> None:
         """Read the journal again and compare it with what this activation knows.
 
-        Needed after every reconnect: the store may have gone back in time, or a decision may have come while
-        nobody could be notified. A difference ends the activation; decisions are passed on to `reread`.
+        Needed after every reconnect: the store may have gone back in time, or the notice of a decision may be
+        lost. A difference ends the activation; decisions are passed on to `reread`.
         """
         if self._verifying is not None:
             await asyncio.shield(self._verifying)
@@ -145,7 +146,7 @@ class FencedJournal:
             return
         self.epoch = epoch
         self.known = known
-        # what a notice has brought while the reply was on its way is newer than the reply
+        # a record from a notice that came before this reply is newer than the reply
         newer = {name: record for name, record in self.records.items() if record is not before.get(name)}
         self.records = loaded.journal | newer
         self._holder.reread(loaded)
@@ -176,7 +177,7 @@ class FencedJournal:
             if changes < 0:
                 self._end(refusal(changes))
                 await self._code.leave()
-            self._hear(changes, self.known + (name != b""))
+            self._confirm(changes, self.known + (name != b""))
             self.known = max(self.known, changes)
             if record:
                 self.records[name] = record + journal.UNTIMED
@@ -206,14 +207,14 @@ class FencedJournal:
         if future.exception() is not None:
             return
         if future.result() >= 0:
-            self._hear(future.result(), self.known)
+            self._confirm(future.result(), self.known)
         else:
             self._end(refusal(future.result()))
 
-    def _hear(self, changes: int, expected: int) -> None:
-        """After the first write: read the journal again if it has changed otherwise than by that write."""
-        if self._unheard:
-            self._unheard = False
+    def _confirm(self, changes: int, expected: int) -> None:
+        """After the first write: read the journal again if more has changed than by that write."""
+        if self._unconfirmed:
+            self._unconfirmed = False
             if changes != expected:
                 self._host.spawn(self.verify())
 
@@ -259,8 +260,8 @@ class FencedJournal:
     async def reconnect(self) -> None:
         """After a lost connection: wait for a new one, which has another epoch.
 
-        A refusal (while a password is being changed, say) is waited out: it says nothing about the step whose
-        result is at hand, so the workflow's code must not see it as that step's failure.
+        A refusal (as while a password is being changed) is waited out: it does not concern the step whose
+        result is to be written, so the workflow's code must not see it as that step's failure.
         """
         while not self.closed:
             try:
@@ -285,7 +286,7 @@ def refusal(code: int) -> str:
 
 
 def _continues(before: dict[bytes, bytes], now: dict[bytes, bytes]) -> bool:
-    """Whether a journal can have become another one: nothing is lost or undone."""
+    """Returns whether a journal can have become another one: nothing was lost or undone."""
     for name, record in before.items():
         if name == journal.COUNT:
             continue

@@ -58,7 +58,7 @@ Hooks: TypeAlias = "Hook | Sequence[Hook] | None"
 
 
 def coroutine_of(workflow: WorkflowDefinition[Any, Any], ctx: WorkflowContext, input: Any) -> Any:
-    """The coroutine of one activation: the workflow's function, its state and hooks around it."""
+    """Returns the coroutine of one activation: the workflow's function with its state and hooks."""
     return _surrounded(workflow, ctx, input) if workflow.has_surroundings else workflow.bare_call(ctx, input)
 
 
@@ -96,17 +96,17 @@ async def _make_state(ctx: WorkflowContext, workflow: WorkflowDefinition[Any, An
 
 
 async def _run(
-    ctx: WorkflowContext, hook: Hook, key: str, hook_context: HookContext, senseless: str
+    ctx: WorkflowContext, hook: Hook, key: str, hook_context: HookContext, ineffective: str
 ) -> HookResult:
-    """Run one hook as a step; `senseless` is the field that a hook of its kind can't modify."""
+    """Run one hook as a step; `ineffective` is the field that a hook of its kind can't modify."""
 
     def checked(result: Any) -> HookResult | None:
         if result is not None and not isinstance(result, HookResult):
             raise HookFailedError(f"the hook {key} must return a HookResult or None, not {result!r}")
         if result is not None and result.error_message is not None:
             raise HookFailedError(result.error_message)
-        if getattr(result, senseless, None) is not None:
-            raise HookFailedError(f"the hook {key} can't return {senseless}=: it would have no effect")
+        if getattr(result, ineffective, None) is not None:
+            raise HookFailedError(f"the hook {key} can't return {ineffective}=: it would have no effect")
         return result
 
     async def later(result: Awaitable[Any]) -> HookResult | None:
@@ -124,7 +124,7 @@ async def _run(
 
 
 def _apart(hook_context: HookContext) -> HookContext:
-    """A copy for one hook: a replay would not see what it changes in there."""
+    """Returns a copy for one hook: a replay would miss what the hook changes in it."""
     return replace(
         hook_context,
         current_payload=_copy(hook_context.current_payload),

@@ -17,9 +17,9 @@ A = TypeVar("A", contravariant=True)
 
 
 class Host(Protocol[A]):
-    """What an activation (`A`) needs of the worker it runs on.
+    """A worker as its activations (`A`) need it.
 
-    `draining`: the worker stops, so nothing new may begin. `released` frees the slot of an activation that
+    `draining`: the worker stops, so nothing new may start. `released` frees the slot of an activation that
     has ended; `hand_back` gives its queue entry back, after a pause where an immediate retry would only be
     refused again. `spawn` starts a task that outlives the activation and logs its failure.
     """

@@ -1,9 +1,9 @@
-"""Idleness: when nothing in a workflow's code will touch ctx any more, so its activation can park.
+"""Idleness: when a workflow's code no longer touches ctx, so its activation can park.
 
 Code that runs several tasks may have one at a wait while another is between two steps, and asyncio can't tell
 a task that awaits something outside ctx from one about to call a step. So the code counts as idle when
 nothing has touched ctx for `IDLE_SECONDS`, and then for `IDLE_TURNS` turns of the event loop: on a busy loop
-the time alone may pass within a single turn, before a task that is ready has run.
+the time alone may pass within a single turn, before a ready task has run.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ IDLE_TURNS = 16
 
 
 class Watched(Protocol):
-    """An activation as its watch sees it. `touches` counts whatever its code does with ctx; `may_park`: its
-    code runs, has an open wait and no step in flight."""
+    """An activation as its watch sees it. `touches` counts the uses of ctx by its code; `may_park`: its code
+    runs, has an open wait and no step in flight."""
 
     touches: int
 
@@ -28,8 +28,8 @@ class Watched(Protocol):
 
 
 class IdleWatch:
-    """Parks what it watches once that is idle. Armed, it looks again as long as ctx is touched; it gives up
-    when a step is in flight, whose end has to arm it again."""
+    """Parks an activation once its code is idle. Once armed, it checks again while the code touches ctx, and
+    stops when a step is in flight, whose end has to arm it again."""
 
     __slots__ = ("_armed", "_loop", "_watched")
 
@@ -39,12 +39,12 @@ class IdleWatch:
         self._armed = False
 
     def arm(self) -> None:
-        """Look for idleness after `IDLE_SECONDS`, unless armed already."""
+        """Check for idleness after `IDLE_SECONDS`, unless armed already."""
         if not self._armed:
             self._armed = True
-            self._loop.call_later(IDLE_SECONDS, self._look, self._watched.touches, context=tasks.OUTSIDE)
+            self._loop.call_later(IDLE_SECONDS, self._check, self._watched.touches, context=tasks.OUTSIDE)
 
-    def _look(self, touches: int) -> None:
+    def _check(self, touches: int) -> None:
         if not self._watched.may_park():
             self._armed = False
         elif touches != self._watched.touches:

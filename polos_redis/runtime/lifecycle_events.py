@@ -1,8 +1,8 @@
 """Lifecycle events: the start of an execution, and the start and finish of its steps.
 
-A start is not worth a call of its own: it travels with the next write, in practice the one that reports the
-finish. Only what lasts longer than `NOTICE_SECONDS` has its start emitted at once. (The finish of an
-execution is emitted by the script that ends it, a suspension by the one that opens it.)
+A start is not worth its own call: it travels with the next write, usually that of the finish. Only a step or
+an execution that lasts longer than `NOTICE_SECONDS` has its start emitted at once. (The script that ends an
+execution emits its finish; the one that opens a suspension emits that.)
 
 An event is two items of a script's arguments: its type, followed by NUL and the execution's id where that is
 not the root, as all executions of a tree share the root's stream; and its data (codec).
@@ -24,9 +24,10 @@ _STEP_FINISH = b"step_finish"
 class LifecycleEvents:
     """The events of one activation: which starts have been emitted, and the encoding of all.
 
-    Each method returns what the next write has to carry, and counts it as emitted. `start_emitted`:
-    whether the execution's start has been, by this activation or an earlier one. `running`: the steps whose
-    function runs now, with the time they began, 0 once their start has been emitted, and the attempt.
+    Each method returns the events that the next write has to carry, and counts them as emitted.
+    `start_emitted`: whether the execution's start was emitted, by this activation or an earlier one.
+    `running`: the steps whose function runs now, with the time it started (0 once that was emitted) and the
+    attempt.
     """
 
     __slots__ = ("_execution_id", "_mark", "_workflow_id", "running", "start_emitted", "started_at")
@@ -40,7 +41,7 @@ class LifecycleEvents:
         self.running: dict[str, tuple[float, int]] = {}
 
     def first(self) -> list[bytes]:
-        """The execution's start, unless it has been emitted; every write carries it until one has."""
+        """Returns the execution's start, unless it was emitted."""
         if self.start_emitted:
             return []
         self.start_emitted = True
@@ -48,11 +49,11 @@ class LifecycleEvents:
         return [_WORKFLOW_START + self._mark, data]
 
     def custom(self, event_type: str, data: bytes) -> list[bytes]:
-        """An event of another type."""
+        """Returns an event of a user's type."""
         return [*self.first(), event_type.encode() + self._mark, data]
 
     def step_finish(self, key: str, attempt: int, status: str, error: str | None = None) -> list[bytes]:
-        """The finish of a step's attempt, after its start, unless that has been emitted."""
+        """Returns the finish of a step's attempt, after its start unless that was emitted."""
         events = self.first()
         since, _ = self.running.get(key, (1.0, 0))
         if since:
@@ -66,7 +67,7 @@ class LifecycleEvents:
         return events
 
     def overdue(self, now: float) -> list[bytes]:
-        """The starts to emit at once: of what has lasted longer than `NOTICE_SECONDS`."""
+        """Returns the starts to emit at once: of everything older than `NOTICE_SECONDS`."""
         events: list[bytes] = []
         if not self.start_emitted and now - self.started_at > NOTICE_SECONDS:
             events += self.first()

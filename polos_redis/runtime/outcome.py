@@ -1,4 +1,4 @@
-"""The outcome of an execution: what its code's end is stored as.
+"""The outcome of an execution: the stored form of how its code ended.
 
 A value that can't be stored, a state that can't be saved, `SystemExit` and a cancellation of its own task are
 errors of the execution like any exception.
@@ -29,7 +29,7 @@ class Outcome:
 
     `value` is the output (codec) or the error's record; `event` the data of the finish event (codec);
     `state` the workflow's state (codec), empty for none; `unreached` the journaled steps that the code did
-    not come past; `events` what is emitted before the finish event.
+    not reach; `events` are emitted before the finish event.
     """
 
     status: str
@@ -40,7 +40,7 @@ class Outcome:
     events: Sequence[bytes] = ()
 
     def fields(self) -> list[bytes]:
-        """Fields of the execution beside its status and value: name, value, ..."""
+        """Returns the other fields of the execution: name, value, ..."""
         fields = [b"unreached", msgpack.packb(self.unreached)] if self.unreached else []
         if self.state:
             fields += [b"state", self.state]
@@ -76,7 +76,7 @@ def failed(error: BaseException, durable_state: DurableState | None, run: int) -
 
 
 def _event_around(fields: dict[str, Any]) -> bytes:
-    """The encoded event {**fields, "result": ...} up to its result, which follows as it is stored."""
+    """Returns the encoded event {**fields, "result": ...} up to the result, whose stored form follows."""
     return codec.encode({**fields, "result": None})[: -len(codec.encode(None))]
 
 
@@ -84,7 +84,7 @@ _COMPLETED = _event_around({"status": "completed"})
 
 
 def _completed_event(output: bytes, run: int) -> bytes:
-    """The data of a finish event, around an output that is encoded already."""
+    """Returns the data of a finish event, around an encoded output."""
     if run == 1:
         return _COMPLETED + output
     return _event_around({"status": "completed", "run": run}) + output

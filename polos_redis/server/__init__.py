@@ -1,1 +1,1 @@
-"""The server: the REST API, the approval page and the inbox (extra `server`)."""
+"""The server: the REST API and the pages for people (extra `server`)."""

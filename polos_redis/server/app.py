@@ -1,4 +1,4 @@
-"""The app: routes, middleware and refusals put together."""
+"""The app: routes, pages, middleware and error handlers combined."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from polos_redis.server.rates import Rate
 from polos_redis.server.site import Site
 from polos_redis.version import __version__
 
-DESCRIPTION = """Start, watch, answer and end the executions of one namespace.
+DESCRIPTION = """Start, follow, answer and cancel the executions of one namespace.
 
-Every refusal is a problem (RFC 9457). Times are ISO 8601, ids are texts, values are plain JSON.
+Errors are problem details (RFC 9457). Times are ISO 8601, ids are strings, values are plain JSON.
 """
 
 
@@ -34,18 +34,21 @@ def create_app(
     rate_limit: str = "600/minute",
     max_body_bytes: int | None = None,
 ) -> FastAPI:
-    """The server for one client's namespace, an ASGI app. The client stays the caller's to close.
+    """Create the ASGI app for a client's namespace. Closing the client is up to the caller.
 
-    `links` makes signed links known. `insecure_dev` lets anybody in who sends no credentials, as long as the
-    request is for a loopback address: for a developer's own machine only. Pages of `cors_origins` (as
-    "https://app.example.com"; "*" is all) may call the API from a browser. `rate_limit` counts for each API
-    key, else for each address, in this process. A body has `max_body_bytes` at most (default: room for a
-    value of the client's `max_value_bytes`).
+    `links` verifies signed links; without it, none are accepted. `insecure_dev` accepts requests without
+    credentials on loopback addresses, for development only. Pages of `cors_origins` (such as
+    "https://app.example.com"; "*" for all) may call the API from a browser. `rate_limit` applies per API key,
+    or per address without a key, within this process. `max_body_bytes` limits request bodies (default: enough
+    for a value of the client's `max_value_bytes`).
+
+    Raises `ConfigurationError` for a malformed `rate_limit`, or for `insecure_dev` with the origin "*".
     """
     origins = [origin.rstrip("/") for origin in cors_origins]
     if insecure_dev and "*" in origins:
         raise ConfigurationError(
-            "with insecure_dev any site could use this server through a developer's browser: name the origins"
+            "with insecure_dev and the origin '*', any site could use this server through the developer's "
+            "browser: name the origins"
         )
     site = Site(
         client,
@@ -75,8 +78,8 @@ def create_app(
     for router in (executions.router, suspensions.router, streams.router, health.router):
         app.include_router(router)
     add_pages(app)
-    # The last one is the outermost: what it adds is on every answer of those inside.
-    app.add_middleware(Bounds, most_bytes=max_body_bytes or 2 * client.max_value_bytes + (1 << 16))
+    # The last middleware added is the outermost.
+    app.add_middleware(Bounds, max_bytes=max_body_bytes or 2 * client.max_value_bytes + (1 << 16))
     app.add_middleware(
         CORSMiddleware,
         allow_origins=origins,

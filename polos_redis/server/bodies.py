@@ -1,4 +1,4 @@
-"""What comes in and what goes out: a limit on bodies, strict JSON both ways."""
+"""Bodies: a size limit, and strict JSON in both directions."""
 
 from __future__ import annotations
 
@@ -20,39 +20,41 @@ log = logging.getLogger("polos.server")
 
 
 class Bounds:
-    """ASGI middleware: a body over the limit is a problem 413 before it is held in memory, and what fails
-    unforeseen is a problem 500, its traceback in the log."""
+    """ASGI middleware that limits the size of request bodies, and turns unexpected errors into a problem 500.
 
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+    A body over `max_bytes` is a problem 413, before it is held in memory. Tracebacks go to the log.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
-        self.most_bytes = most_bytes
+        self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        came, begun = 0, False
+        received, responding = 0, False
 
         async def receiving() -> Message:
-            nonlocal came
+            nonlocal received
             message = await receive()
-            came += len(message.get("body", b""))
-            if came > self.most_bytes:
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
                 raise self._too_large()
             return message
 
         async def sending(message: Message) -> None:
-            nonlocal begun
-            begun = True
+            nonlocal responding
+            responding = True
             await send(message)
 
         try:
-            told = Headers(scope=scope).get("content-length", "")
-            if told.isdecimal() and int(told[:19]) > self.most_bytes:
+            length = Headers(scope=scope).get("content-length", "")
+            if length.isdecimal() and int(length[:19]) > self.max_bytes:
                 raise self._too_large()
             await self.app(scope, receiving, sending)
         except Exception as error:
-            if begun:
+            if responding:
                 raise
             if not isinstance(error, Problem):
                 log.exception("%s %s failed", scope["method"], scope["path"])
@@ -60,11 +62,11 @@ class Bounds:
             await error.response()(scope, receive, send)
 
     def _too_large(self) -> Problem:
-        return Problem(413, f"the body is larger than {self.most_bytes} bytes", kind="too-large")
+        return Problem(413, f"the body is larger than {self.max_bytes} bytes", kind="too-large")
 
 
 class Json(Response):
-    """A JSON answer, in ASCII: a step key or a topic may hold what UTF-8 can't."""
+    """A JSON response, in ASCII: a step key or a topic may contain code points that UTF-8 can't encode."""
 
     media_type = "application/json"
 
@@ -73,7 +75,7 @@ class Json(Response):
 
 
 class JsonRequest(Request):
-    """A request whose body, if the route takes one, has to be JSON and be called so."""
+    """A request whose body must be valid JSON."""
 
     async def json(self) -> Any:
         try:
@@ -84,26 +86,30 @@ class JsonRequest(Request):
             where = f"line {error.lineno}, column {error.colno}: {error.msg}"
             raise Problem(400, f"the body is not JSON: {where}", kind="not-json") from None
         except ValueError as error:
-            raise Problem(400, f"the body is not usable JSON: {error}", kind="not-json") from None
+            raise Problem(400, f"the body can't be read as JSON: {error}", kind="not-json") from None
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is JSON. Anything else is a problem 415: a form's type, which a page of any site
-    can send, must not pass for it."""
+    """A route whose body must be declared as JSON; anything else is a problem 415.
+
+    Forms are refused because a page of any site can make a browser send one.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         takes_body = self.body_field is not None
 
-        async def strict(request: Request) -> Response:
+        async def require_json(request: Request) -> Response:
             if takes_body:
                 kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
                 if kind != "application/json" and (kind or not _is_empty(request)):
-                    what = f"not {kind}" if kind else "and nothing is said of it"
-                    raise Problem(415, f"the body has to be application/json, {what}", kind="not-json")
+                    problem = f"not {kind}" if kind else "and is missing"
+                    raise Problem(
+                        415, f"the Content-Type must be application/json, {problem}", kind="not-json"
+                    )
             return await handle(JsonRequest(request.scope, request.receive))
 
-        return strict
+        return require_json
 
 
 def _is_empty(request: Request) -> bool:
@@ -112,4 +118,4 @@ def _is_empty(request: Request) -> bool:
 
 
 def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a value that JSON has")
+    raise ValueError(f"{word} is not a JSON value")

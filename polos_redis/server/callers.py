@@ -1,4 +1,4 @@
-"""Callers: the sender of a request, identified by a key, a link, a cookie or a developer's own machine."""
+"""Callers: the sender of a request, identified by API key, signed link, session or loopback address."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from polos_redis.links import Link
 class Caller:
     """The sender of a request and their scopes.
 
-    Approvers are compared with `name` and `groups`. With a `link` the caller may see its suspension, decide
-    it if the link says so, and nothing else.
+    `name` and `groups` are compared with a suspension's approvers. A caller with a `link` may only read the
+    link's suspension, and decide it if the link allows that.
     """
 
     name: str | None
@@ -24,5 +24,5 @@ class Caller:
     link: Link | None = None
 
     def may(self, scope: str) -> bool:
-        """Whether the caller has a scope; admin has all."""
+        """Whether the caller has a scope; admin includes all."""
         return scope in self.scopes or "admin" in self.scopes

@@ -1,10 +1,10 @@
-"""Executions: start, list, look at, cancel, retry, delete, and their audit."""
+"""Routes of executions: start, list, read, cancel, retry, delete, audit."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header
 from starlette.responses import Response
 
 from polos_redis.errors import ConfigurationError
@@ -19,57 +19,53 @@ from polos_redis.workflow import InvokeOptions
 
 router = APIRouter(prefix="/api/v1/executions", route_class=JsonRoute, tags=["executions"])
 
-Limit = Annotated[int, Query(ge=1, le=1000)]
-Cursor = Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$", description="A page's next_cursor.")]
-
 
 @router.post("", status_code=201, responses={201: {"model": shapes.Started}})
 async def start(
-    body: shapes.Start,
+    body: shapes.StartRequest,
     client: Client,
     caller: Annotated[Caller, Depends(require("invoke"))],
     idempotency_key: Annotated[str, Header()] = "",
 ) -> Response:
-    """Start an execution of a workflow, by its id; a worker checks the input. With an idempotency key it is
-    started once, however often this is sent."""
-    given = body.idempotency_key
-    if idempotency_key and given not in (None, idempotency_key):
+    """Start an execution of a workflow by its id; a worker validates the input. Repeating a request with the
+    same idempotency key starts it once."""
+    if idempotency_key and body.idempotency_key not in (None, idempotency_key):
         raise Problem(
             409, "idempotency_key and the header Idempotency-Key differ", kind="idempotency-conflict"
         )
-    named = body.model_fields_set - {"workflow_id", "input"}
-    options = InvokeOptions(**{name: getattr(body, name) for name in named})  # type: ignore[typeddict-item]
-    options["idempotency_key"] = given or idempotency_key or None
+    names = body.model_fields_set - {"workflow_id", "input"}
+    options = InvokeOptions(**{name: getattr(body, name) for name in names})  # type: ignore[typeddict-item]
+    options["idempotency_key"] = body.idempotency_key or idempotency_key or None
     if not body.user_id:
         options["user_id"] = caller.name
     options["started_by"] = caller.name
     try:
         handle = await client.invoke(body.workflow_id, body.input, **options)
-    except ConfigurationError as error:  # the queue is not one for this
-        raise Problem(409, str(error), kind="queue-conflict", title="The queue is not one for this") from None
-    where = f"{router.prefix}/{handle.id}"
-    return Json({"id": handle.id, "workflow_id": handle.workflow_id}, 201, {"Location": where})
+    except ConfigurationError as error:  # a concurrency_key without a limit on the queue
+        raise Problem(409, str(error), kind="queue-conflict", title="Queue conflict") from None
+    location = f"{router.prefix}/{handle.id}"
+    return Json({"id": handle.id, "workflow_id": handle.workflow_id}, 201, {"Location": location})
 
 
-@router.get("", responses={200: {"model": shapes.Executions}})
-async def find(
+@router.get("", responses={200: {"model": shapes.ExecutionPage}})
+async def list_executions(
     client: Client,
     caller: Annotated[Caller, Depends(require("read"))],
     status: shapes.Status | None = None,
     workflow: str | None = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    limit: shapes.Limit = 50,
+    cursor: shapes.Cursor = None,
 ) -> Response:
-    """Executions, newest first."""
+    """List executions, newest first."""
     page = await client.list_executions(status=status, workflow=workflow, limit=limit, cursor=cursor)
     return Json({"executions": list(page), "next_cursor": page.next_cursor})
 
 
 @router.get("/{execution_id}", responses={200: {"model": shapes.Execution}})
-async def look(
+async def get_execution(
     execution_id: str, client: Client, caller: Annotated[Caller, Depends(require("read"))]
 ) -> Response:
-    """Everything known of an execution."""
+    """Return everything about an execution."""
     return Json(for_caller(caller, await client.get_execution(execution_id)))
 
 
@@ -77,8 +73,8 @@ async def look(
 async def delete(
     execution_id: str, client: Client, caller: Annotated[Caller, Depends(require("admin"))]
 ) -> Response:
-    """Delete a root execution that has ended, and its descendants. Of its audit, who decided what and when
-    stays; the answers go."""
+    """Delete a finished root execution and its descendants. The audit keeps who decided what and when, but
+    not the answers."""
     return Json({"deleted": await client.delete(execution_id)})
 
 
@@ -86,7 +82,7 @@ async def delete(
 async def cancel(
     execution_id: str, client: Client, caller: Annotated[Caller, Depends(require("invoke"))]
 ) -> Response:
-    """End an execution and its descendants."""
+    """Cancel an execution and its descendants."""
     await client.cancel(execution_id, cancelled_by=caller.name)
     return Json({"id": execution_id, "status": "cancelled", "cancelled_by": caller.name})
 
@@ -95,7 +91,7 @@ async def cancel(
 async def retry(
     execution_id: str, client: Client, caller: Annotated[Caller, Depends(require("invoke"))]
 ) -> Response:
-    """Let a failed execution go on from its journal, as a new run."""
+    """Continue a failed execution from its journal, as a new run."""
     return Json({"id": execution_id, "run": await client.retry(execution_id)})
 
 
@@ -103,6 +99,6 @@ async def retry(
 async def audit(
     execution_id: str, client: Client, caller: Annotated[Caller, Depends(require("read"))]
 ) -> Response:
-    """What became of its suspensions: who, when, what, through which channel; oldest first."""
-    told: list[dict[str, Any]] = await client.audit(execution_id)
-    return Json(for_caller(caller, {"audit": told}))
+    """Return the decisions on its suspensions, oldest first: who, what, when, and through which channel."""
+    entries: list[dict[str, Any]] = await client.audit(execution_id)
+    return Json(for_caller(caller, {"audit": entries}))

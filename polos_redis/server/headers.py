@@ -1,4 +1,4 @@
-"""What every answer carries, pages and refusals alike, and the log of requests."""
+"""Security headers on every response, and the request log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger("polos.server")
 ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",  # a signed link's token is in a page's address
+    "Referrer-Policy": "no-referrer",  # a page's URL may contain a signed link's token
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
@@ -23,13 +23,13 @@ UNLESS_SET = {
     "Cache-Control": "no-store",
 }
 HSTS = "max-age=31536000"
-QUIET = ("/healthz", "/readyz", "/metrics")  # asked all day long
+QUIET = ("/healthz", "/readyz", "/metrics")  # polled, so logged at DEBUG
 
 
 class Headers:
-    """ASGI middleware: security headers on every answer, one log line for every request.
+    """ASGI middleware that adds security headers to every response and logs every request.
 
-    The log has the path without its query, which may hold a token, and who called.
+    The log line contains the caller, and the path without its query, which may contain a token.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -39,7 +39,7 @@ class Headers:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.monotonic(), 0
+        started_at, status = time.monotonic(), 0
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -56,10 +56,10 @@ class Headers:
         try:
             await self.app(scope, receive, sending)
         finally:
-            _tell(scope, status, time.monotonic() - began)
+            _log_request(scope, status, time.monotonic() - started_at)
 
 
-def _tell(scope: Scope, status: int, seconds: float) -> None:
+def _log_request(scope: Scope, status: int, seconds: float) -> None:
     level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
     if not log.isEnabledFor(level):
         return

@@ -1,4 +1,4 @@
-"""Whether the server lives, whether it can work, and its figures."""
+"""Routes for monitoring: liveness, readiness, metrics."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from polos_redis.server.problems import RETRY_SECONDS, Problem
 from polos_redis.server.security import require
 from polos_redis.server.site import Client
 
-PATIENCE_SECONDS = 2.0
+READY_TIMEOUT_SECONDS = 2.0
 
-FIGURES: dict[int | str, dict[str, Any]] = {
+METRICS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The figures, as Prometheus reads them.",
+        "description": "Metrics in the Prometheus text format.",
         "content": {"text/plain": {"schema": {"type": "string"}}},
     }
 }
@@ -30,36 +30,31 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", responses={200: {"model": shapes.Health}})
 async def healthz() -> Response:
-    """The process answers."""
+    """Succeed while the process responds."""
     return Json({"status": "ok"})
 
 
 @router.get("/readyz", responses={200: {"model": shapes.Health}})
 async def readyz(client: Client) -> Response:
-    """Redis answers too; on a cluster, all of its masters."""
+    """Succeed while Redis responds, too; on a cluster, all of its masters."""
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(READY_TIMEOUT_SECONDS):
             store = await client.store()
             await asyncio.gather(*(node.call("PING") for node in await store.wire.nodes()))
     except (PolosError, TimeoutError):
         raise Problem(
             503,
-            "Redis does not answer",
+            "Redis does not respond",
             kind="redis-unavailable",
-            title="Redis is away",
+            title="Redis is unavailable",
             headers={"Retry-After": str(RETRY_SECONDS)},
         ) from None
     return Json({"status": "ready"})
 
 
-@router.get(
-    "/metrics",
-    responses={
-        200: {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    },
-)
+@router.get("/metrics", responses=METRICS)
 async def metrics(client: Client, caller: Annotated[Caller, Depends(require("read"))]) -> Response:
-    """Figures of the namespace, for Prometheus."""
+    """Return the namespace's metrics, for Prometheus."""
     from polos_redis.metrics.prometheus import CONTENT_TYPE, exposition
 
     return Response(await exposition(client), headers={"Content-Type": CONTENT_TYPE})

@@ -1,4 +1,4 @@
-"""Serving an app: its sockets, and a stop that ends open streams first."""
+"""The listener: serves an app on a socket, and stops gracefully."""
 
 from __future__ import annotations
 
@@ -18,33 +18,36 @@ from polos_redis.server.app import create_app
 from polos_redis.server.site import Site
 
 BACKLOG = 2048
-GRACE_SECONDS = 10  # for requests under way when it stops
+GRACE_SECONDS = 10  # for requests in flight when it stops
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on a TCP port (0: a free one). Raises `ConfigurationError` when it can't."""
+    """Open a socket that listens on a TCP port (0: any free one). Raises `ConfigurationError`."""
     try:
         family, *_, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         return socket.create_server((address[0], port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
         if getattr(error, "errno", None) == errno.EADDRINUSE:
-            why = "another program has it: stop that one, or choose another --port"
-        raise ConfigurationError(f"can't listen on {host}, port {port}: {why}") from None
+            reason = "another program is using it: stop that program, or choose another --port"
+        raise ConfigurationError(f"can't listen on {host}, port {port}: {reason}") from None
 
 
 class Listener(uvicorn.Server):
-    """uvicorn, stopped by `stop()` only: signals are its caller's. `forwarded_allow_ips` are the addresses,
-    with commas between, of proxies that are believed whom they forward for."""
+    """A uvicorn server that only `stop()` stops; signals are left to the caller.
+
+    `forwarded_allow_ips` lists the addresses of trusted proxies, separated by commas. The `X-Forwarded-*`
+    headers of others are ignored.
+    """
 
     def __init__(self, app: FastAPI, *, forwarded_allow_ips: str | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 log_config=None,
-                access_log=False,  # ours leaves out the query, which may hold a token
+                access_log=False,  # our own log omits the query, which may contain a token
                 server_header=False,
                 ws="none",
                 timeout_graceful_shutdown=GRACE_SECONDS,
@@ -55,7 +58,7 @@ class Listener(uvicorn.Server):
         self._site: Site = app.state.site
 
     def stop(self) -> None:
-        """Take no more, end open streams, let requests finish; called again: leave at once."""
+        """Stop accepting, end open streams and let requests finish. A second call stops at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
         self._site.stopping.set()
@@ -67,14 +70,14 @@ class Listener(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def serving(client: PolosClient, **options: Any) -> AsyncIterator[str]:
-    """Serve `create_app(client, **options)` in this loop, on a free loopback port, until the block ends;
-    gives its base URL."""
+    """Serve `create_app(client, **options)` in this event loop until the block ends. Yields the base URL, on
+    a free loopback port."""
     listener = Listener(create_app(client, **options))
-    door = listen("127.0.0.1", 0)
-    run = asyncio.create_task(listener.serve([door]))
+    listening = listen("127.0.0.1", 0)
+    run = asyncio.create_task(listener.serve([listening]))
     try:
-        # it has a backlog from the start: a request may come before it is accepted
-        yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        # Requests may come before the server accepts: the socket queues them.
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         listener.stop()
         await run

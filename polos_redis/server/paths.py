@@ -1,4 +1,4 @@
-"""The part of a route's path that may be any text: a step key or a topic, as `{step_key:anything}`."""
+"""Path parameters that match any text, such as a step key or a topic: `{step_key:anything}`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 
 class _Anything(Convertor[str]):
-    """Slashes and line breaks included."""
+    """Matches any text, including slashes and line breaks."""
 
     regex = r"[\s\S]+"
 

@@ -1,7 +1,7 @@
-"""What the API answers when it refuses: problem details (RFC 9457), one shape for every error.
+"""Problems: the API's error responses, as problem details (RFC 9457).
 
-`type` names the kind of problem, `title` is its constant text, `detail` the sentence about this very case;
-some kinds have members of their own beside them (who decided, and when; which fields are wrong).
+`type` identifies the kind of problem, `title` is the same for every problem of a kind, `detail` describes the
+case. Some kinds have further members (who decided, and when; which fields are invalid).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ DOCUMENTED: dict[str, Any] = {
     "content": {MEDIA_TYPE: {"schema": ProblemShape.model_json_schema()}},
 }
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-RETRY_SECONDS = 2  # for whoever met a Redis that is away
+RETRY_SECONDS = 2  # Retry-After while Redis is unavailable
 
 
 class Problem(HTTPException):
-    """A refusal: its HTTP status, what is wrong, and members of its own. Raise it anywhere in a route."""
+    """An error response: HTTP status, detail and further members. Can be raised anywhere in a route."""
 
     def __init__(
         self,
@@ -67,8 +67,8 @@ class Problem(HTTPException):
         }
 
     def response(self) -> Response:
-        """The problem as an answer."""
-        body = json.dumps(self.body())  # ASCII: a text may hold what UTF-8 can't
+        """The problem as a response."""
+        body = json.dumps(self.body())  # ASCII: a text may contain code points that UTF-8 can't encode
         return Response(body, self.status_code, self.headers, media_type=MEDIA_TYPE)
 
 
@@ -78,34 +78,39 @@ REFUSALS: dict[type[PolosError], _Row] = {
     errors.ExecutionNotFoundError: (404, "No such execution", ()),
     errors.SuspensionNotFoundError: (404, "No such suspension", ("open_steps",)),
     errors.AlreadyResumedError: (409, "Already decided", ("resumed_by", "resumed_at")),
-    errors.ExecutionFinishedError: (409, "The execution has ended", ("status",)),
-    errors.AmbiguousSuspensionError: (409, "Several suspensions fit", ("candidates",)),
-    errors.ShownChangedError: (409, "What was shown has changed", ()),
+    errors.ExecutionFinishedError: (409, "The execution has finished", ("status",)),
+    errors.AmbiguousSuspensionError: (409, "Several suspensions match", ("candidates",)),
+    errors.ShownChangedError: (409, "The data shown has changed", ()),
     errors.NotFailedError: (409, "The execution has not failed", ("status",)),
-    errors.NotFinishedError: (409, "The execution has not ended", ("status",)),
-    errors.IdempotencyConflictError: (409, "The idempotency key was used otherwise", ("execution_id",)),
+    errors.NotFinishedError: (409, "The execution has not finished", ("status",)),
+    errors.IdempotencyConflictError: (
+        409,
+        "The idempotency key was used for another request",
+        ("execution_id",),
+    ),
     errors.SuspensionExpiredError: (410, "The suspension has expired", ("expired_at",)),
-    errors.EventsTrimmedError: (410, "The event is gone", ()),
+    errors.EventsTrimmedError: (410, "The event was trimmed", ()),
     errors.NotApproverError: (403, "Not an approver", ("reason",)),
-    errors.InvalidAnswerError: (422, "The answer does not fit", ("errors",)),
-    errors.InvalidInputError: (422, "The input does not fit", ()),
+    errors.InvalidAnswerError: (422, "Invalid answer", ("errors",)),
+    errors.InvalidInputError: (422, "Invalid input", ()),
     errors.NotStorableError: (422, "The value can't be stored", ()),
     errors.ValueTooLargeError: (413, "The value is too large", ()),
 }
-AWAY = (errors.RedisUnavailableError, errors.ConnectionLostError)
+UNAVAILABLE = (errors.RedisUnavailableError, errors.ConnectionLostError)
 RENAMED = {"status": "execution_status"}  # `status` is the HTTP status in a problem
 
 
 def of(error: PolosError) -> Problem:
-    """The problem that an error is to whoever asked. What is wrong on this side is logged, not told."""
-    if isinstance(error, AWAY):
-        log.warning("Redis is away: %s", error)
-        detail = "Redis can't be reached: whether this had an effect is not known; repeat it"
+    """The problem to return for an error. Errors of the server itself are logged, without details for the
+    caller."""
+    if isinstance(error, UNAVAILABLE):
+        log.warning("Redis is unavailable: %s", error)
+        detail = "Redis is unavailable; the request may or may not have taken effect: repeat it"
         return Problem(
             503,
             detail,
             kind="redis-unavailable",
-            title="Redis is away",
+            title="Redis is unavailable",
             headers={"Retry-After": str(RETRY_SECONDS)},
         )
     for kind in type(error).__mro__:
@@ -118,17 +123,17 @@ def of(error: PolosError) -> Problem:
 
 
 def kind_of(error: type[PolosError]) -> str:
-    """The kind of problem that an error of this class is: its name in small letters."""
+    """The kind of problem for an error class: its name in kebab case, without Error."""
     return re.sub(r"(?<=.)(?=[A-Z])", "-", error.__name__.removesuffix("Error")).lower()
 
 
 def unexpected() -> Problem:
-    """Something failed that should not have."""
-    return Problem(500, "something went wrong here: the server's log says what")
+    """The problem for an unexpected error."""
+    return Problem(500, "internal error: see the server's log")
 
 
 def too_many(seconds: float) -> Problem:
-    """The caller's rate limit is reached; room again in so many seconds."""
+    """The problem for a caller over the rate limit, who may retry after this many seconds."""
     wait = max(1, round(seconds + 0.5))
     return Problem(
         429,
@@ -138,17 +143,19 @@ def too_many(seconds: float) -> Problem:
     )
 
 
-def invalid(found: Sequence[Mapping[str, Any]]) -> Problem:
-    """A request that is not what the route takes; `errors` names each field, never what was given."""
-    told = [{"field": _field(one["loc"]), "message": str(one["msg"])} for one in found]
-    detail = "; ".join(f"{one['field'] or 'the body'}: {one['message']}" for one in told[: errors.MOST_NAMED])
-    return Problem(422, detail, kind="invalid-request", title="The request does not fit", errors=told)
+def invalid(details: Sequence[Mapping[str, Any]]) -> Problem:
+    """The problem for an invalid request. `errors` names each field, but never contains its value."""
+    listed = [{"field": _field(one["loc"]), "message": str(one["msg"])} for one in details]
+    detail = "; ".join(
+        f"{one['field'] or 'the body'}: {one['message']}" for one in listed[: errors.MAX_LISTED]
+    )
+    return Problem(422, detail, kind="invalid-request", title="Invalid request", errors=listed)
 
 
 def install(app: FastAPI) -> None:
-    """Have an app answer with problems."""
+    """Make an app return problems for all errors."""
 
-    async def refused(request: Request, error: Exception) -> Response:
+    async def respond(request: Request, error: Exception) -> Response:
         if isinstance(error, PolosError):
             return of(error).response()
         if isinstance(error, RequestValidationError):
@@ -159,11 +166,11 @@ def install(app: FastAPI) -> None:
         return error.response()
 
     for kind in (PolosError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, refused)
+        app.add_exception_handler(kind, respond)
 
 
 def _unrouted(request: Request, error: HTTPException) -> Problem:
-    """What the router refuses, which knows nothing of problems."""
+    """The problem for an HTTPException of the router."""
     path = request.scope["path"]
     if error.status_code == 404:
         return Problem(404, f"there is no {path}")
@@ -175,12 +182,12 @@ def _unrouted(request: Request, error: HTTPException) -> Problem:
         for method in METHODS
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
     ]
-    detail = f"{path} takes {' and '.join(allowed)}, not {request.method}"
+    detail = f"{path} supports {' and '.join(allowed)}, not {request.method}"
     return Problem(405, detail, headers={"Allow": ", ".join(allowed)})
 
 
 def _field(location: Sequence[Any]) -> str:
-    """A field's path as a resume's field errors have it, without the part of the request it is in."""
+    """The path of a field as in `InvalidAnswerError`, without the part of the request that contains it."""
     return ".".join(str(part) for part in location[1:])
 
 

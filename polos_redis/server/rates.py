@@ -9,42 +9,41 @@ from ipaddress import IPv6Address, ip_address
 from polos_redis.errors import ConfigurationError
 
 UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
-MOST_KNOWN = 10_000  # then those who have been quiet are forgotten
+MAX_CALLERS = 10_000  # beyond that, idle callers are forgotten
 
 
 class Rate:
-    """So many per unit of time for each who asks; all at once or spread over it.
+    """A rate limit per caller: a number of requests per unit of time, in a burst or spread out.
 
-    Who asks is held to a steady flow with a burst (GCRA): one number for each, the time at which what was
-    taken so far is paid off.
+    Implements GCRA, with one number per caller: the time at which the requests so far are paid off.
     """
 
     def __init__(self, text: str) -> None:
-        """`text` as in "600/minute"; the units are second, minute, hour and day."""
+        """Parse a limit such as "600/minute". Raises `ConfigurationError`."""
         found = re.fullmatch(r"\s*([1-9]\d{0,8})\s*/\s*([a-z]+?)s?\s*", text)
         if found is None or found[2] not in UNITS:
             raise ConfigurationError(
-                f"a rate limit is a number per {', '.join(UNITS)}, as in 600/minute, not {text!r}"
+                f"a rate limit must be a number per {', '.join(UNITS)}, such as 600/minute, not {text!r}"
             )
         self._window = UNITS[found[2]]
-        self._each = self._window / int(found[1])
+        self._interval = self._window / int(found[1])
         self._paid: dict[str, float] = {}
 
-    def take(self, who: str) -> float:
-        """Take one; returns 0, or in how many seconds there is one again (then nothing was taken)."""
+    def take(self, caller: str) -> float:
+        """Count a request; return 0. At the limit, count nothing and return the seconds to wait."""
         now = time.monotonic()
-        paid = max(self._paid.get(who, now), now) + self._each
+        paid = max(self._paid.get(caller, now), now) + self._interval
         wait = paid - now - self._window
         if wait > 1e-9:
             return wait
-        if len(self._paid) >= MOST_KNOWN and who not in self._paid:
+        if len(self._paid) >= MAX_CALLERS and caller not in self._paid:
             self._paid = {one: due for one, due in self._paid.items() if due > now}
-        self._paid[who] = paid
+        self._paid[caller] = paid
         return 0.0
 
 
 def neighbourhood(address: str) -> str:
-    """Who counts as one without a key: an IPv4 address, the /64 of an IPv6 one."""
+    """The network that counts as one caller without a key: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         parsed = ip_address(address)
     except ValueError:

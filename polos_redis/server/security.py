@@ -1,4 +1,4 @@
-"""Who calls: an API key, a signed link, a session's cookie, or anybody on a developer's own machine."""
+"""Authentication by API key, signed link, session cookie or loopback address, and the check of scopes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from polos_redis.errors import LinkError
 from polos_redis.links import Link
 from polos_redis.server import problems
 from polos_redis.server.callers import Caller
+from polos_redis.server.pages import sessions
 from polos_redis.server.problems import Problem
 from polos_redis.server.rates import neighbourhood
 from polos_redis.server.site import Site, site_of
@@ -29,7 +30,7 @@ BEARER = HTTPBearer(
 
 
 async def caller_of(request: Request) -> Caller:
-    """Who sent a request, found once per request. Raises `Problem` 401, or 429 over the rate limit."""
+    """The caller of a request, cached per request. Raises `Problem` 401, or 429 over the rate limit."""
     known: Caller | None = getattr(request.state, "caller", None)
     if known is not None:
         return known
@@ -39,8 +40,8 @@ async def caller_of(request: Request) -> Caller:
         caller = await _identify(request, site)
     except Problem as problem:
         if problem.status_code == 401:
-            counted = site.failures if "authorization" in request.headers else site.rate
-            if wait := counted.take(address):
+            rate = site.failures if "authorization" in request.headers else site.rate
+            if wait := rate.take(address):
                 raise problems.too_many(wait) from None
         raise
     if wait := site.rate.take(caller.key_id or address):
@@ -50,74 +51,75 @@ async def caller_of(request: Request) -> Caller:
 
 
 def require(scope: str, *, link: bool = False) -> Callable[..., Awaitable[Caller]]:
-    """A dependency that gives the caller, who must have a scope (`Problem` 403). Callers with a signed link
-    are let in only where `link` says that the route looks at it."""
+    """A dependency that returns the caller. Raises `Problem` 403 without the scope, and for callers with a
+    signed link unless the route checks it (`link`)."""
 
-    async def caller(
+    async def check(
         request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
     ) -> Caller:
-        found = await caller_of(request)
-        if found.link is not None and not link:
-            raise _forbidden("a signed link is for looking at and deciding its own suspension only", scope)
-        if not found.may(scope):
-            raise _forbidden(f"this needs the scope {scope!r}, which the caller does not have", scope)
-        return found
+        caller = await caller_of(request)
+        if caller.link is not None and not link:
+            raise _forbidden("a signed link only gives access to its own suspension", scope)
+        if not caller.may(scope):
+            raise _forbidden(f"the scope {scope!r} is required", scope)
+        return caller
 
-    return caller
+    return check
 
 
 def check_address(caller: Caller, execution_id: str, step_key: str) -> None:
-    """Refuse a caller whose link is for another suspension than the one that is asked for, before anything of
-    that is looked at: a link tells nothing of others, not even whether there are any."""
+    """Raise `Problem` 403 if a caller's link is for another suspension than the requested one.
+
+    Called before the suspension is read, so that a link does not reveal whether others exist.
+    """
     link = caller.link
     if link is None:
         return
-    ours = (link.execution_id, keys.root_of(link.execution_id))
-    if step_key != link.step_key or execution_id not in ours:
-        raise _forbidden("this link is for another suspension", "approve")
+    if step_key != link.step_key or execution_id not in (link.execution_id, keys.root_of(link.execution_id)):
+        raise _forbidden("this link belongs to another suspension", "approve")
 
 
 def check_link(caller: Caller, suspension: dict[str, Any]) -> None:
-    """Refuse a caller whose link is for another suspension than this one (as `client.get_suspension` has it),
-    or for an earlier run of its execution."""
+    """Raise `Problem` 403 if a caller's link is for another suspension than this one (in the form of
+    `client.get_suspension`), or for an earlier run of its execution."""
     link = caller.link
     if link is None:
         return
     if (link.execution_id, link.step_key) != (suspension["execution_id"], suspension["step_key"]):
-        raise _forbidden("this link is for another suspension", "approve")
+        raise _forbidden("this link belongs to another suspension", "approve")
     if not link.is_for(suspension["run"], datetime.fromisoformat(suspension["opened_at"])):
-        raise _forbidden("the execution began anew after this link was made: ask for a new one", "approve")
+        raise _forbidden(
+            "the execution was restarted after this link was created: ask for a new one", "approve"
+        )
 
 
 async def _identify(request: Request, site: Site) -> Caller:
-    given = request.headers.get("authorization")
-    if given is not None:
-        scheme, _, token = given.partition(" ")
+    authorization = request.headers.get("authorization")
+    if authorization is not None:
+        scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise _unauthorized("the Authorization header is not of the form: Bearer KEY")
+            raise _unauthorized("the Authorization header must have the form: Bearer KEY")
         return await bearer(site, token.strip())
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
     if request.method in SAFE or not path.startswith("/api/"):
-        # a cookie goes along with what other sites make a browser send: it must not change anything here
-        from polos_redis.server.pages import sessions
-
+        # Browsers send cookies with other sites' requests, too, so a session may not change anything here.
         session = await sessions.read(request)
         if session is not None:
             return session
     if site.insecure_dev:
         return _developer(request, site)
-    raise _unauthorized("this needs an API key: send it as Authorization: Bearer KEY")
+    raise _unauthorized("an API key is required: send it as Authorization: Bearer KEY")
 
 
 async def bearer(site: Site, token: str) -> Caller:
-    """The caller whom a key or a signed link's token stands for. Raises `Problem` 401."""
+    """The caller that an API key or a signed link's token identifies. Raises `Problem` 401."""
     if token.startswith(apikeys.PREFIX):
         key = await apikeys.find(site.client, token)
         if key is None:
-            raise _unauthorized("this API key is not known here, or it has expired or was revoked")
+            raise _unauthorized("this API key is unknown, expired or revoked")
         return Caller(key.name, tuple(key.groups), frozenset(key.scopes), "key", key_id=key.id)
     if site.links is None or not site.links.secrets:
-        raise _unauthorized("this is not an API key, and this server knows no signed links")
+        raise _unauthorized("this is not an API key, and this server accepts no signed links")
     try:
         link = site.links.read(token)
     except LinkError as error:
@@ -126,23 +128,23 @@ async def bearer(site: Site, token: str) -> Caller:
 
 
 def of_link(link: Link) -> Caller:
-    """The caller that a signed link makes of whoever has it."""
+    """The caller that a signed link identifies."""
     scopes = {"read", "approve"} if link.scope == "decide" else {"read"}
     return Caller(link.name, tuple(link.groups), frozenset(scopes), "link", link=link)
 
 
 def _developer(request: Request, site: Site) -> Caller:
-    """Anybody on this machine; not whom a proxy on it lets through, nor a page of another site that the
-    developer's browser has open."""
+    """The caller for `--insecure-dev`: anyone on this machine, but not clients of a proxy on it, nor pages of
+    other sites in the developer's browser."""
     if request.client is not None and request.client.host not in ("127.0.0.1", "::1"):
         raise _forbidden(f"--insecure-dev is for this machine only, not for {request.client.host}", "admin")
     host = request.headers.get("host", "")
     if re.sub(r":\d*$", "", host).lower() not in LOOPBACK:
-        raise _forbidden(f"--insecure-dev answers to {', '.join(LOOPBACK)} only, not to {host!r}", "admin")
+        raise _forbidden(f"--insecure-dev only accepts {', '.join(LOOPBACK)}, not {host!r}", "admin")
     origin = request.headers.get("origin")
     own = f"{request.scope['scheme']}://{host}"
     if origin is not None and origin != own and origin not in site.cors_origins:
-        raise _forbidden(f"the origin {origin!r} is not among those of --cors-origin", "admin")
+        raise _forbidden(f"the origin {origin!r} is not allowed by --cors-origin", "admin")
     return Caller(None, (), frozenset(apikeys.SCOPES), "dev")
 
 

@@ -1,29 +1,35 @@
-"""What the API takes, and the shapes of what it gives, for /openapi.json."""
+"""Shapes of the API's requests and responses. Requests are validated; responses are only documented, in
+/openapi.json."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 Text = Annotated[str, Field(min_length=1)]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Status = Literal["queued", "waiting", "completed", "failed", "cancelled"]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Cursor = Annotated[
+    str | None, Query(pattern=r"^[0-9]{1,18}$", description="The next_cursor of the page before.")
+]
 
 
 class RequestBody(BaseModel):
-    """A body: unknown fields are refused, as they are most likely misspelt."""
+    """A request body. Unknown fields are errors, because they are most likely misspelt."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Start(RequestBody):
-    """An execution to start. All but `workflow_id` and `input` are options of `client.invoke`."""
+class StartRequest(RequestBody):
+    """An execution to start. All fields but `workflow_id` and `input` are options of `client.invoke`."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "not": {
-                "description": "not both: start_delay and start_at",
+                "description": "start_delay and start_at are mutually exclusive",
                 "required": ["start_delay", "start_at"],
                 "properties": {"start_delay": {"type": "number"}, "start_at": {"type": "string"}},
             }
@@ -41,28 +47,25 @@ class Start(RequestBody):
     )
     start_at: AwareDatetime | None = None
     session_id: str | None = None
-    user_id: str | None = Field(None, description="The caller's name unless given.")
+    user_id: str | None = Field(None, description="Default: the caller's name.")
     initial_state: Any = None
 
 
-class Answer(RequestBody):
+class ResumeRequest(RequestBody):
     """An answer to a suspension."""
 
     step_key: str
     data: Any
     shown_digest: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = Field(
-        None, description="The digest of what was shown to whoever decides: refused when that has changed."
+        None,
+        description="The digest of the suspension as shown. If it has changed, the answer is refused.",
     )
-    early: bool = Field(
-        False, strict=True, description="Keep the answer when it comes before its suspension."
-    )
-    resumed_by: Text | None = Field(
-        None, description="Whose answer it is, when the scope admin gives it on somebody's behalf."
-    )
+    early: bool = Field(False, strict=True, description="Store the answer if its suspension is not open yet.")
+    resumed_by: Text | None = Field(None, description="The person answered for. Requires the scope admin.")
 
 
 class Shape(BaseModel):
-    """An answer of the API; later releases may add members."""
+    """A response; later releases may add members."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -72,7 +75,7 @@ class Started(Shape):
     workflow_id: str
 
 
-class Summary(Shape):
+class ExecutionSummary(Shape):
     id: str
     workflow_id: str
     status: Status
@@ -81,8 +84,8 @@ class Summary(Shape):
     finished_at: Timestamp | None
 
 
-class Executions(Shape):
-    executions: list[Summary]
+class ExecutionPage(Shape):
+    executions: list[ExecutionSummary]
     next_cursor: str | None
 
 
@@ -117,11 +120,11 @@ class Suspension(Shape):
     decisions: list[Decision]
 
 
-class WorkflowsSuspension(Suspension):
+class ListedSuspension(Suspension):
     workflow_id: str
 
 
-class OneSuspension(WorkflowsSuspension):
+class SuspensionDetails(ListedSuspension):
     run: int
     root_workflow_id: str
     root_execution_id: str
@@ -130,8 +133,8 @@ class OneSuspension(WorkflowsSuspension):
     execution_status: Status
 
 
-class Suspensions(Shape):
-    suspensions: list[WorkflowsSuspension]
+class SuspensionPage(Shape):
+    suspensions: list[ListedSuspension]
     next_cursor: str | None
 
 
@@ -141,12 +144,12 @@ class Failure(Shape):
     traceback: str
 
 
-class Step(Shape):
+class ExecutionStep(Shape):
     step_key: str
     status: str
 
 
-class Execution(Summary):
+class Execution(ExecutionSummary):
     input: Any
     result: Any
     error: Failure | None
@@ -155,15 +158,15 @@ class Execution(Summary):
     root_execution_id: str
     user_id: str | None
     started_by: str | None
-    steps: list[Step]
+    steps: list[ExecutionStep]
     suspensions: list[Suspension]
     open_suspensions: list[Suspension]
     open_suspensions_below: list[Suspension]
 
 
 class Decided(Shape):
-    """`outcome`: accepted (the workflow goes on), same (this answer was given before), recorded (one of
-    several approvals), early (kept until the suspension opens)."""
+    """`outcome`: accepted (the workflow continues), same (this answer was already given), recorded (one of
+    several approvals), early (stored until the suspension opens)."""
 
     outcome: Literal["accepted", "same", "recorded", "early"]
     execution_id: str
@@ -211,12 +214,12 @@ class Health(Shape):
 
 
 class ProblemShape(Shape):
-    """Problem details (RFC 9457); kinds of problems have members of their own."""
+    """Problem details (RFC 9457); some kinds have further members."""
 
     type: str
     title: str
     status: int
     detail: str
     errors: list[dict[str, str]] | None = Field(
-        None, description="The fields that are wrong: field, as in a.b.0, and message."
+        None, description="The invalid fields: field, such as a.b.0, and message."
     )

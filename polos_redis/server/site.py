@@ -1,4 +1,4 @@
-"""What the routes of one app share."""
+"""The site: what all routes of one app share."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from polos_redis.server.rates import Rate
 if TYPE_CHECKING:
     from polos_redis.links import Links
 
-FAILURES = "20/minute"  # refused credentials of one address
+FAILURE_RATE = "20/minute"  # rejected credentials per address
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A running app: its client, how it knows people, its limits. `stopping` is set when the server is
-    about to leave, so that open streams end."""
+    """The client, the authentication settings and the rate limits of an app. `stopping` is set when the
+    server stops, so that open streams end."""
 
     client: PolosClient
     links: Links | None = None
     insecure_dev: bool = False
     cors_origins: frozenset[str] = frozenset()
     rate: Rate = field(default_factory=lambda: Rate("600/minute"))
-    failures: Rate = field(default_factory=lambda: Rate(FAILURES))
+    failures: Rate = field(default_factory=lambda: Rate(FAILURE_RATE))
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def site_of(request: Request) -> Site:
-    """The site that a request came to."""
+    """The site of a request's app."""
     site: Site = request.app.state.site
     return site
 

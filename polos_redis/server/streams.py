@@ -1,9 +1,8 @@
-"""Server-sent events: an execution's events, and a topic's.
+"""Routes of event streams: an execution's events and a topic's, as server-sent events.
 
-Each message's `id` is the event's id, its data the event as JSON. A reader that comes back with Last-Event-ID
-misses nothing; one that comes back to an execution that has ended is told 204, so that a browser stops.
-A stream ends soon after its key was revoked or has expired. All readers share the client's few connections to
-Redis.
+Each message's `id` is the event's id, its data the event as JSON. A reader that reconnects with Last-Event-ID
+misses nothing; after the end of an execution it gets 204, which stops a browser's EventSource. A stream ends
+soon after its key expires or is revoked. All readers share the client's few connections to Redis.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ from polos_redis.server.site import Client, Site, site_of
 from polos_redis.server.tokens import for_caller
 from polos_redis.state import keys
 
-HEARTBEAT_SECONDS = 15.0  # so that nothing on the way takes a quiet stream for dead
-RETRY_MS = 2000  # a browser's pause before it comes back
+HEARTBEAT_SECONDS = 15.0  # keeps proxies from closing an idle stream
+RETRY_MS = 2000  # a browser's delay before it reconnects
 
 router = APIRouter(prefix="/api/v1", tags=["events"])
 
 Reader = Annotated[Caller, Depends(require("read"))]
-EVENT_ID = r"^([0-9]{1,19}(-[0-9]{1,19}(\.[0-9]{1,9})?)?)?$"  # 20 digits may be more than Redis counts to
-# A browser keeps the header by itself; the query parameter is for its first request.
-LastEventId = Annotated[str, Header(pattern=EVENT_ID, description="The id of the last event that was read.")]
+EVENT_ID = r"^([0-9]{1,19}(-[0-9]{1,19}(\.[0-9]{1,9})?)?)?$"  # 20 digits may exceed Redis's 64-bit integers
+# Browsers send the header when they reconnect; the query parameter is for the first request.
+LastEventId = Annotated[str, Header(pattern=EVENT_ID, description="The id of the last event received.")]
 After = Annotated[str, Query(pattern=EVENT_ID, description="The same as the header Last-Event-ID.")]
 STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The events, as they come.", "content": {"text/event-stream": {}}},
-    204: {"description": "The execution has ended, and nothing comes after that event."},
+    200: {"description": "The events, as they occur.", "content": {"text/event-stream": {}}},
+    204: {"description": "The execution has finished, and no events follow."},
 }
 
 
 @router.get("/executions/{execution_id}/events", response_class=Response, responses=STREAM)
-async def of_execution(
+async def execution_events(
     execution_id: str,
     request: Request,
     client: Client,
@@ -54,19 +53,19 @@ async def of_execution(
     last_event_id: LastEventId = "",
     after: After = "",
 ) -> Response:
-    """The events of an execution and of its descendants, from the beginning; ends with its finish."""
-    found = await events.follow(
+    """Stream the events of an execution and its descendants from the beginning, until it finishes."""
+    stream = await events.follow(
         client,
         keys.root_of(execution_id),
         execution_id=execution_id,
         last_event_id=last_event_id or after,
         plain=True,
     )
-    return _answer(site_of(request), caller, found)
+    return _response(site_of(request), caller, stream)
 
 
 @router.get("/topics/{topic:anything}/events", response_class=Response, responses=STREAM)
-async def of_topic(
+async def topic_events(
     topic: str,
     request: Request,
     client: Client,
@@ -74,58 +73,58 @@ async def of_topic(
     last_event_id: LastEventId = "",
     after: After = "",
 ) -> Response:
-    """The events of a topic, from its beginning; goes on until the reader leaves."""
-    found = await events.follow(client, topic, last_event_id=last_event_id or after, plain=True)
-    return _answer(site_of(request), caller, found)
+    """Stream the events of a topic from its beginning, until the reader disconnects."""
+    stream = await events.follow(client, topic, last_event_id=last_event_id or after, plain=True)
+    return _response(site_of(request), caller, stream)
 
 
-def _answer(site: Site, caller: Caller, found: AsyncIterator[Event] | None) -> Response:
-    if found is None:
+def _response(site: Site, caller: Caller, stream: AsyncIterator[Event] | None) -> Response:
+    if stream is None:
         return Response(status_code=204)
-    return StreamingResponse(_messages(site, caller, found), media_type="text/event-stream")
+    return StreamingResponse(_messages(site, caller, stream), media_type="text/event-stream")
 
 
-async def _messages(site: Site, caller: Caller, found: AsyncIterator[Event]) -> AsyncIterator[bytes]:
-    yield b"retry: %d\n\n" % RETRY_MS  # the headers go out at once
+async def _messages(site: Site, caller: Caller, stream: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    yield b"retry: %d\n\n" % RETRY_MS  # sends the headers at once
     now = asyncio.get_running_loop().time
     stopping = asyncio.ensure_future(site.stopping.wait())
-    coming: asyncio.Future[Event] | None = None
+    pending: asyncio.Future[Event] | None = None
     beat = now() + HEARTBEAT_SECONDS
     try:
         while True:
-            coming = coming or asyncio.ensure_future(anext(found))
-            left = max(0.0, beat - now())
-            await asyncio.wait((coming, stopping), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if now() >= beat:  # by the clock: a stream that is never quiet has one too
-                if not await _still_known(site, caller):
+            pending = pending or asyncio.ensure_future(anext(stream))
+            timeout = max(0.0, beat - now())
+            await asyncio.wait((pending, stopping), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if now() >= beat:  # by the clock, so busy streams check their key, too
+                if not await _key_is_valid(site, caller):
                     return
                 yield b":\n\n"
                 beat = now() + HEARTBEAT_SECONDS
-            if coming.done():
-                yield _message(caller, coming.result())
-                coming = None
+            if pending.done():
+                yield _message(caller, pending.result())
+                pending = None
             elif stopping.done():
                 return
     except StopAsyncIteration:
         pass
-    except PolosError as error:  # the reader comes back, and is told then if that is in vain
+    except PolosError as error:  # logged; the reader reconnects and gets the problem then
         problems.of(error)
     finally:
         stopping.cancel()
-        if coming is not None:
-            coming.cancel()
+        if pending is not None:
+            pending.cancel()
 
 
-async def _still_known(site: Site, caller: Caller) -> bool:
-    """Whether the key that a caller came or logged in with still holds. Raises `PolosError` without Redis."""
-    if caller.key_id is None:  # a developer on their own machine
+async def _key_is_valid(site: Site, caller: Caller) -> bool:
+    """Whether the key behind a caller or their session is still valid. Raises `RedisUnavailableError`."""
+    if caller.key_id is None:  # --insecure-dev
         return True
     key = await apikeys.get(site.client, caller.key_id)
     return key is not None and key.holds
 
 
 def _message(caller: Caller, event: Event) -> bytes:
-    told = {
+    data = {
         "id": event.id,
         "sequence_id": event.sequence_id,
         "topic": event.topic,
@@ -134,5 +133,5 @@ def _message(caller: Caller, event: Event) -> bytes:
         "created_at": event.created_at.isoformat(timespec="milliseconds"),
         "metadata": event.metadata,
     }
-    # no `event:` field: types are texts of any kind, and a browser's onmessage gets those without one
-    return f"id: {event.id}\ndata: {json.dumps(told, allow_nan=False)}\n\n".encode("ascii")
+    # No `event:` field: event types are arbitrary, and onmessage only gets messages without one.
+    return f"id: {event.id}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode("ascii")

@@ -1,4 +1,4 @@
-"""Suspensions: what waits for people, and answering it."""
+"""Routes of suspensions: list, read, answer."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
+from polos_redis.decisions import answers
+from polos_redis.executions.queries import read_suspension
 from polos_redis.server import (
     paths,  # noqa: F401 - `anything` in the routes
     shapes,
 )
 from polos_redis.server.bodies import Json, JsonRoute
 from polos_redis.server.callers import Caller
-from polos_redis.server.executions import Cursor, Limit
 from polos_redis.server.problems import Problem
 from polos_redis.server.security import check_address, check_link, require
 from polos_redis.server.site import Client
@@ -22,30 +23,30 @@ from polos_redis.server.tokens import for_caller
 router = APIRouter(prefix="/api/v1", route_class=JsonRoute, tags=["suspensions"])
 
 
-@router.get("/suspensions", responses={200: {"model": shapes.Suspensions}})
-async def find(
+@router.get("/suspensions", responses={200: {"model": shapes.SuspensionPage}})
+async def list_suspensions(
     client: Client,
     caller: Annotated[Caller, Depends(require("read"))],
     workflow: str | None = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    limit: shapes.Limit = 50,
+    cursor: shapes.Cursor = None,
 ) -> Response:
-    """Open suspensions, oldest first."""
+    """List open suspensions, oldest first."""
     page = await client.list_suspensions(workflow=workflow, limit=limit, cursor=cursor)
     return Json(for_caller(caller, {"suspensions": list(page), "next_cursor": page.next_cursor}))
 
 
 @router.get(
     "/executions/{execution_id}/suspensions/{step_key:anything}",
-    responses={200: {"model": shapes.OneSuspension}},
+    responses={200: {"model": shapes.SuspensionDetails}},
 )
-async def look(
+async def get_suspension(
     execution_id: str,
     step_key: str,
     client: Client,
     caller: Annotated[Caller, Depends(require("read", link=True))],
 ) -> Response:
-    """One suspension, open or not: what is shown, what an answer has to look like, who may give it."""
+    """Return a suspension, open or not: the data it shows, the schema of answers, and who may answer."""
     check_address(caller, execution_id, step_key)
     found = await client.get_suspension(execution_id, step_key)
     check_link(caller, found)
@@ -54,30 +55,32 @@ async def look(
 
 @router.post(
     "/executions/{execution_id}/resume",
-    responses={200: {"model": shapes.Decided}, 202: {"model": shapes.Decided, "description": "Kept: early."}},
+    responses={
+        200: {"model": shapes.Decided},
+        202: {"model": shapes.Decided, "description": "Stored until the suspension opens."},
+    },
 )
 async def resume(
     execution_id: str,
-    body: shapes.Answer,
+    body: shapes.ResumeRequest,
     client: Client,
     caller: Annotated[Caller, Depends(require("approve", link=True))],
 ) -> Response:
-    """Answer a suspension. Exactly one answer decides it; the same one again gets the first outcome."""
+    """Answer a suspension. Exactly one answer decides it; repeating that answer returns its outcome."""
     digest = body.shown_digest
     if caller.link is not None:
         check_address(caller, execution_id, body.step_key)
-        found = await client.get_suspension(execution_id, body.step_key)
-        check_link(caller, found)
-        digest = digest or found["digest"]  # should it be opened anew meanwhile, the link is not for that
-    done = await client.resume(
-        suspend_execution_id=execution_id,
-        suspend_step_key=body.step_key,
-        data=body.data,
-        shown_digest=digest,
-        early=body.early,
-        **_identity(caller, body.resumed_by),
-    )
-    told = {
+        suspension, view = await read_suspension(client, execution_id, body.step_key)
+        check_link(caller, view)
+        digest = digest or view["digest"]  # the link does not cover what a later opening may show
+        who = _identity(caller, body.resumed_by)
+        done = await answers.decide_stored(client, suspension, body.data, digest=digest, **who)
+    else:
+        who = _identity(caller, body.resumed_by)
+        done = await answers.decide(
+            client, execution_id, body.step_key, body.data, digest=digest, early=body.early, **who
+        )
+    outcome = {
         "outcome": done.outcome,
         "execution_id": done.execution_id,
         "step_key": done.step_key,
@@ -86,19 +89,19 @@ async def resume(
         "approvals": done.approvals,
         "required": done.required,
     }
-    return Json(told, 202 if done.outcome == "early" else 200)
+    return Json(outcome, 202 if done.outcome == "early" else 200)
 
 
 def _identity(caller: Caller, on_behalf: str | None) -> dict[str, Any]:
-    """Who answers, as `client.resume` takes it: the caller; or whom one with the scope admin names."""
+    """Who answers, and through which channel: the caller, or the person an admin names."""
     if on_behalf is None or on_behalf == caller.name:
-        return {"resumed_by": caller.name, "groups": caller.groups, "channel": "api"}
+        return {"by": caller.name, "groups": caller.groups, "channel": "api"}
     if caller.source != "dev" and not caller.may("admin"):
         raise Problem(
             403,
-            "resumed_by needs the scope 'admin': an answer is its key's own",
+            "resumed_by requires the scope 'admin': other keys answer in their own name",
             kind="forbidden",
             scope="admin",
         )
     channel = "api" if caller.name is None else f"api, on behalf: {caller.name}"
-    return {"resumed_by": on_behalf, "groups": (), "channel": channel}
+    return {"by": on_behalf, "groups": (), "channel": channel}

@@ -1,4 +1,4 @@
-"""Approval links inside data: only those who may decide are given the token in them."""
+"""Tokens of approval links inside data, which only callers who may decide get to see."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FIELD = "_approval_url"
 
 
 def for_caller(caller: Caller, value: Any) -> Any:
-    """A plain JSON value as this caller may have it."""
+    """A plain JSON value, with the tokens removed unless the caller has the scope approve."""
     return value if caller.may("approve") else _without_tokens(value)
 
 
@@ -20,14 +20,14 @@ def _without_tokens(value: Any) -> Any:
         return [_without_tokens(item) for item in value]
     if isinstance(value, dict):
         return {
-            name: _cut(item) if name == FIELD and isinstance(item, str) else _without_tokens(item)
+            name: _without_token(item) if name == FIELD and isinstance(item, str) else _without_tokens(item)
             for name, item in value.items()
         }
     return value
 
 
-def _cut(url: str) -> str:
-    """A URL without its token."""
+def _without_token(url: str) -> str:
+    """A URL without its token; "" if it is malformed."""
     try:
         parts = urlsplit(url)
     except ValueError:

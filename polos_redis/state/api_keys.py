@@ -1,4 +1,4 @@
-"""API keys as they are stored: packed, in partition 0, for the whole namespace."""
+"""API keys: packed, in partition 0, for the whole namespace."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class ApiKeys:
         await self._wire.call("HSET", self._name, key_id, packed, patience=self._partitions.patience)
 
     async def read(self, key_id: str) -> bytes | None:
-        """An API key; None when there is none of this id."""
+        """Returns an API key; None if there is none of this id."""
         packed: bytes | None = await self._wire.call(
             "HGET", self._name, key_id, patience=self._partitions.patience
         )
         return packed
 
     async def read_all(self) -> list[bytes]:
-        """All API keys."""
+        """Returns all API keys."""
         packed: list[bytes] = await self._wire.call("HVALS", self._name, patience=self._partitions.patience)
         return packed

@@ -1,4 +1,4 @@
-"""What workers publish of their workflows and of the limits of their queues, for every other process."""
+"""Definitions: the start options of workflows and the limits of queues, which workers publish."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from polos_redis.values.text import raw
 
 
 class Definitions:
-    """The published definitions: of workflows in partition 0, of limits in every partition."""
+    """All definitions of the namespace: of workflows in partition 0, of limits in every partition."""
 
     def __init__(self, partitions: Partitions) -> None:
         self._partitions = partitions
         self._wire = partitions.wire
 
     async def put_workflow(self, workflow_id: str, packed: bytes) -> None:
-        """Publish the definition of a workflow; empty: remove it."""
+        """Publish the definition of a workflow, or remove it if empty."""
         await self._define(self._partitions.prefixes[0], "workflow", workflow_id, packed)
 
     async def put_limit(self, queue: str, limit: int | None) -> None:
-        """Publish the concurrency limit of a queue; None: remove it."""
+        """Publish the concurrency limit of a queue, or remove it if None."""
         for prefix in self._partitions.prefixes:
             await self._define(prefix, "limit", queue, b"" if limit is None else str(limit).encode())
 
     async def workflow(self, workflow_id: str) -> bytes | None:
-        """The published definition of a workflow."""
+        """Returns the published definition of a workflow."""
         key = self._partitions.prefixes[0] + keys.DEFINITIONS.encode()
         packed: bytes | None = await self._wire.call(
             "HGET", key, raw(workflow_id), patience=self._partitions.patience
@@ -32,7 +32,7 @@ class Definitions:
         return packed
 
     async def limit(self, queue: str) -> int | None:
-        """The published concurrency limit of a queue."""
+        """Returns the published concurrency limit of a queue."""
         key = self._partitions.prefixes[0] + keys.LIMITS.encode()
         found = await self._wire.call("HGET", key, raw(queue), patience=self._partitions.patience)
         return None if found is None else int(found)

@@ -1,4 +1,4 @@
-"""Errands: what a script leaves to a worker, as it spans partitions or needs more than Lua."""
+"""Errands: work that a script leaves to a worker because it spans partitions or needs more than Lua."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from polos_redis.values.text import raw
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """An errand that is due; `due` is the time as the store has it."""
+    """An errand that is due; `due` is its stored time."""
 
     name: str
     due: bytes
 
 
 class Errands:
-    """All errands of the namespace. One that was renewed since it was read stays as it is now."""
+    """All errands of the namespace. An errand stored again since it was read is left alone."""
 
     def __init__(self, partitions: Partitions) -> None:
         self._wire = partitions.wire
@@ -28,5 +28,5 @@ class Errands:
         await self._wire.call_script(scripts.ERRAND, prefix, raw(errand.name), errand.due, "", patience=None)
 
     async def put_off(self, prefix: bytes, errand: Errand, ms: int) -> None:
-        """Make an errand due again in some ms."""
+        """Make an errand due again in `ms`."""
         await self._wire.call_script(scripts.ERRAND, prefix, raw(errand.name), errand.due, ms, patience=None)

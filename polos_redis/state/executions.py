@@ -1,4 +1,4 @@
-"""Executions: created, loaded, ended from outside, and read."""
+"""Executions: creating, loading, ending and reading them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATUSES = ("queued", "waiting", *FINISHED)
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What an activation is given of an execution that has started before."""
+    """An execution that has started before, as an activation loads it."""
 
     input: bytes
     started: bool
@@ -29,7 +29,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The status of an execution and, when it has finished, the one value that goes with it."""
+    """The status of an execution and, once it has finished, the value of that status."""
 
     status: str
     output: bytes | None = None
@@ -47,7 +47,7 @@ class Executions:
     async def invoke(
         self, execution_id: str, workflow_id: str, input: bytes, retention_ms: int, start: Start = DEFAULTS
     ) -> int:
-        """Create an execution: 1; 0 when one with this id exists, -1 when that one has another input."""
+        """Create an execution: 1; 0 if one with this id exists, -1 if that one has another input."""
         options = b"" if start is DEFAULTS else start.pack(self._partitions, execution_id)
         created: int = await self._wire.call_script(
             scripts.INVOKE,
@@ -62,15 +62,15 @@ class Executions:
         return created
 
     async def load(self, by: Fence) -> Loaded | None:
-        """Become the owner of a delivered execution; None when its entry is no longer the live one."""
+        """Become the owner of a delivered execution; None if its entry is no longer the live one."""
         reply = await self._wire.call_script(
             scripts.LOAD, by.prefix, by.id, by.entry, by.owner, patience=None
         )
         if reply is None:
             return None
-        given, started, losses, origin, flat = reply
+        packed, started, losses, origin, flat = reply
         return Loaded(
-            given,
+            packed,
             started is not None,
             int(losses or 0),
             origin,
@@ -90,7 +90,7 @@ class Executions:
         return reply
 
     async def retry(self, execution_id: str, run: int) -> list[Any]:
-        """Let a failed execution go on as a new run; returns the tagged reply of retry.lua."""
+        """Continue a failed execution as a new run; returns the tagged reply of retry.lua."""
         reply: list[Any] = await self._wire.call_script(
             scripts.RETRY,
             self._partitions.prefix(execution_id),
@@ -101,7 +101,7 @@ class Executions:
         return reply
 
     async def delete(self, execution_id: str) -> list[Any]:
-        """Forget an execution that has ended; returns the tagged reply of delete.lua."""
+        """Delete an execution that has ended; returns the tagged reply of delete.lua."""
         reply: list[Any] = await self._wire.call_script(
             scripts.DELETE,
             self._partitions.prefix(execution_id),
@@ -111,7 +111,7 @@ class Executions:
         return reply
 
     async def ended_below(self, root_id: str) -> AsyncIterator[list[str]]:
-        """The descendants of a root that have ended and are still kept, a page at a time."""
+        """Yields the descendants of a root that have ended and are not deleted yet, a page at a time."""
         key = self._partitions.prefix(root_id) + keys.EXPIRY.encode()
         pattern, cursor = raw(root_id) + b".*", b"0"
         while True:
@@ -123,8 +123,8 @@ class Executions:
                 return
 
     async def watch(self, execution_id: str, channel: str) -> Ended | None:
-        """Register for the end of an execution, or find it finished; None when there is no such execution.
-        Without a channel, only look."""
+        """Returns an execution's status, and registers for the notice of its end if it has not finished; None
+        if there is no such execution. Without a channel, does not register."""
         reply = await self._wire.call_script(
             scripts.WATCH,
             self._partitions.prefix(execution_id),
@@ -140,13 +140,13 @@ class Executions:
     # --- reading ---
 
     async def read(self, execution_id: str) -> dict[str, bytes]:
-        """All fields of an execution's hash; empty when there is none."""
+        """Returns all fields of an execution's hash; empty if there is none."""
         key = self._partitions.prefix(execution_id) + keys.EXEC.encode() + raw(execution_id)
         flat = await self._wire.call("HGETALL", key, patience=self._partitions.patience)
         return {text(k): v for k, v in zip(flat[::2], flat[1::2], strict=True)}
 
     async def read_fields(self, execution_id: str, *fields: str) -> list[bytes | None]:
-        """Some fields of an execution's hash."""
+        """Returns some fields of an execution's hash."""
         key = self._partitions.prefix(execution_id) + keys.EXEC.encode() + raw(execution_id)
         found: list[bytes | None] = await self._wire.call(
             "HMGET", key, *fields, patience=self._partitions.patience
@@ -154,13 +154,13 @@ class Executions:
         return found
 
     async def read_journal(self, execution_id: str) -> dict[bytes, bytes]:
-        """An execution's journal: step key -> record, and "" -> the count of changes."""
+        """Returns an execution's journal: step key -> record, and "" -> the number of changes."""
         key = self._partitions.prefix(execution_id) + keys.JOURNAL.encode() + raw(execution_id)
         flat = await self._wire.call("HGETALL", key, patience=self._partitions.patience)
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
     async def read_records(self, execution_id: str, names: Sequence[bytes]) -> list[bytes | None]:
-        """Some records of an execution's journal."""
+        """Returns some records of an execution's journal."""
         key = self._partitions.prefix(execution_id) + keys.JOURNAL.encode() + raw(execution_id)
         found: list[bytes | None] = await self._wire.call(
             "HMGET", key, *names, patience=self._partitions.patience
@@ -170,7 +170,7 @@ class Executions:
     async def newest(
         self, statuses: Sequence[str], workflow: str, before: str, limit: int
     ) -> list[list[Any]]:
-        """Executions, newest first: [id, workflow, status, created us, started ms, finished ms]."""
+        """Returns executions, newest first: [id, workflow, status, created us, started ms, finished ms]."""
         found: list[list[Any]] = []
         for prefix in self._partitions.prefixes:
             found += await self._wire.call_script(

@@ -1,4 +1,4 @@
-"""The writes of an activation, fenced: they change nothing once another activation owns the execution.
+"""Fenced writes: those of an activation, without effect once another activation owns the execution.
 
 Every write names the activation's queue entry and owner nonce and the number of journal changes it knows of.
 The methods of `FencedWrites` return the wire's future and repeat nothing: when the connection is lost, the
@@ -28,8 +28,8 @@ _pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cms
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """The identity of a writer: an activation's execution, queue entry and owner nonce, as scripts take
-    them."""
+    """The identity of a writer, as scripts take it: an activation's execution, queue entry and owner
+    nonce."""
 
     prefix: bytes
     id: bytes
@@ -39,14 +39,14 @@ class Fence:
 
 class RaceMembership(NamedTuple):
     """The races a wait takes part in. `race` is the step key of the race it decides, empty for none; `races`
-    a msgpack list of [race, branch, step keys begun in that branch ...], empty for none."""
+    a msgpack list of [race, branch, step keys started in that branch ...], empty for none."""
 
     race: bytes = b""
     races: bytes = b""
 
     @classmethod
     def of(cls, race: bytes, races: Sequence[Sequence[bytes]]) -> RaceMembership:
-        """Packed for `join` in scripts/lib/resolve.lua."""
+        """Returns the membership, packed for `join` in scripts/lib/resolve.lua."""
         return cls(race, _pack(races) if races else b"")
 
 

@@ -1,29 +1,29 @@
 """Journal records: what is stored under a step key.
 
-A record is one msgpack array that begins with the format version, a kind and a status. Values inside it
-are opaque bytes of the codec, so a script can change a record without understanding what users store.
-Each class below reads its own array with `from_array`; `parse` finds the class.
+A record is one msgpack array that begins with the format version, a kind and a status. Values in it are
+opaque codec bytes, so a script can change a record without understanding what users store. Each class below
+reads its own array with `from_array`; `parse` finds the class.
 
 step         [1, "step", status, attempt, took ms, value or error, (state,) finished ms]
              status: ok | failed | retry (may run again) | backoff (waits for its durable retry delay) |
              abandoned (the workflow's code cancelled the call)
-             state: the fields of ctx.state that it has changed, where it has
+             state: the fields of ctx.state that it changed, if any
 suspension   [1, "suspend", status, opened ms, deadline ms or 0, shown, answer, digest, by, channel,
-             decided ms, terms, decisions, race, digest of what is shown, retention of its audit in ms, run]
+             decided ms, policy, decisions, race, digest of what is shown, retention of its audit in ms, run]
              status: open | answered | expired | closed; race: the step key of the race it decides, or "";
-             answer: before it is decided, what holds when nobody answers, or ""; terms: see terms.py;
+             answer: until it is decided, the answer after the deadline, or ""; policy: see answer_policy.py;
              decisions: a packed list of [answer, digest, by, channel, ms, "1" (approves) or "0"], or ""
 wait         [1, "wait", status, opened ms, due ms or 0, topic ("": a delay), subscriber to the topic,
              event id, event type, data, decided ms, race]
              status: open | over | event | expired | closed
-child        [1, "child", status, opened ms, children, results to come, children begun, decided ms, race]
+child        [1, "child", status, opened ms, children, results to come, children started, decided ms, race]
              status: started (nobody waits) | open | done | closed
 race         [1, "race", status, opened ms, winner, decided ms, [step key, branch, ...]]
-             status: open | won; the waits that were opened in its branches, and what else was begun in them
+             status: open | won; the list has the waits opened and the steps started in its branches
 result       of a child that is waited for, under b"\xff" and the child's hash: [status, output or error or
-             who, step key that waits for it]
+             canceller, step key that waits for it]
 
-An error is stored as stored_errors.py has it.
+stored_errors.py has the format of errors.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _pack = msgpack.Packer(use_bin_type=False).pack
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A step that has run. `value` is codec bytes, or a stored error if it did not succeed; `state` holds the
-    fields of the workflow's state it has changed (codec), empty for none."""
+    """A step that has run. `value` is codec bytes, or a stored error if the step failed; `state` holds the
+    fields of the workflow's state that it changed (codec), empty for none."""
 
     status: str
     attempt: int
@@ -69,7 +69,7 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """The decision of one person where several have to decide. `answer` is codec bytes."""
+    """The decision of one of several people. `answer` is codec bytes."""
 
     answer: bytes
     by: str
@@ -125,14 +125,14 @@ class SuspensionRecord:
         )
 
     @property
-    def seen(self) -> str:
-        """The identity of this opening of the suspension, with all it shows and asks for: an answer names the
-        opening it was checked against. Computed as in answer.lua."""
-        what = hashlib.sha1(self.policy + self.shown_digest, usedforsecurity=False).hexdigest()
-        return f"{self.opened_ms}:{what}"
+    def opening(self) -> str:
+        """The identity of this opening of the suspension: its time, its policy and what it shows. An answer
+        names the opening it was checked against. Computed as in answer.lua."""
+        content = hashlib.sha1(self.policy + self.shown_digest, usedforsecurity=False).hexdigest()
+        return f"{self.opened_ms}:{content}"
 
 
-# For a record of an earlier release: race, digest of what is shown, retention of the audit, run.
+# defaults for records of earlier releases: race, digest of what is shown, retention of the audit, run
 _NEWER_OF_SUSPENSION: tuple[Any, ...] = (b"", b"", 0, 1)
 
 
@@ -168,7 +168,7 @@ class WaitRecord:
 
 @dataclass(frozen=True, slots=True)
 class ChildRecord:
-    """A step that starts children: `begun` have started so far, `left` have not ended yet."""
+    """A step that starts children: `started` have started so far, `left` have not ended yet."""
 
     status: str
     opened_ms: int
@@ -217,7 +217,7 @@ class RaceRecord:
 
 @dataclass(frozen=True, slots=True)
 class ResultRecord:
-    """How a child ended: its status and its output (codec), error, or who cancelled it."""
+    """The end of a child: its status and its output (codec), stored error or canceller."""
 
     status: str
     value: bytes
@@ -235,24 +235,24 @@ _READERS: dict[bytes, Callable[[list[Any]], Record]] = {
 
 
 def step_record(status: str, attempt: int, took_ms: float, value: bytes, state: bytes = b"") -> bytes:
-    """A step's record without its last item, the time, which the script appends (or `UNTIMED`)."""
+    """Returns a step's record without its last item, the time, which the script appends (or `UNTIMED`)."""
     fields = (VERSION, "step", status, attempt, took_ms, value, *((state,) if state else ()))
     packed: bytes = _pack((*fields, 0))
     return packed[: -len(UNTIMED)]
 
 
 def result_name(child_id: str) -> bytes:
-    """The journal's field for a child's result."""
+    """Returns the journal's field for a child's result."""
     return b"\xff" + child_id.rpartition(".")[2].encode()
 
 
 def is_result(name: bytes) -> bool:
-    """Whether a field of the journal is a child's result, not a step key."""
+    """Returns whether a field of the journal is a child's result, not a step key."""
     return name.startswith(b"\xff")
 
 
 def parse_result(raw: bytes) -> ResultRecord:
-    """Read a child's result."""
+    """Read a child's result. Raises `UnreadableValueError` if it is damaged."""
     try:
         status, value = msgpack.unpackb(raw, raw=True)[:2]
         return ResultRecord(status.decode(), value)
@@ -261,7 +261,7 @@ def parse_result(raw: bytes) -> ResultRecord:
 
 
 def parse(raw: bytes) -> Record:
-    """Read a record. Raises `UnreadableValueError` when it is damaged or of a newer format."""
+    """Read a record. Raises `UnreadableValueError` if it is damaged or of a newer format."""
     try:
         array: list[Any] = msgpack.unpackb(raw, raw=True, strict_map_key=False)
         version, kind = array[0], array[1]
@@ -286,7 +286,7 @@ _WORDS = {
 
 
 def word_for(kind: type) -> str:
-    """The word for a kind of record, for messages."""
+    """Returns the word for a kind of record, for messages."""
     return _WORDS[kind]
 
 
@@ -294,12 +294,12 @@ _OPEN = ("open", "backoff")
 
 
 def is_open(record: bytes) -> bool:
-    """Whether a wait's record is still undecided."""
+    """Returns whether a record is that of a wait that is not decided yet."""
     return parse(record).status in _OPEN
 
 
 def may_become(known: bytes, now: bytes) -> bool:
-    """Whether `now` is a legitimate successor of a record that an activation knows."""
+    """Returns whether `now` is a legitimate successor of a record that an activation knows."""
     before, after = parse(known), parse(now)
     if isinstance(before, ChildRecord) and before.status == "started":
         return isinstance(after, ChildRecord) and before.opened_ms == after.opened_ms
@@ -311,5 +311,5 @@ def may_become(known: bytes, now: bytes) -> bool:
         return False
     if before.finished_ms == 0 and before == replace(after, finished_ms=0):
         return True  # as this activation sent it, without the server's time
-    # Only the owner writes a step: any other change is its own write whose reply was lost, or its timer.
+    # only the owner writes a step: any other change is its own write whose reply was lost, or its timer
     return before.status in ("retry", "backoff")

@@ -1,9 +1,8 @@
-"""The only place that spells a Redis key.
+"""Redis keys and execution ids. No other module spells a key.
 
-Every key begins with its partition's prefix, `polos:{<namespace>:<p>}:`; the braces put a whole
-partition into one cluster slot. A script is given that prefix as its one KEYS argument and adds
-the names below to it; `scripts/` repeats them literally and `tests/scripts/test_keys.py` holds the two
-against each other.
+Every key begins with its partition's prefix, `polos:{<namespace>:<p>}:`; the braces put a whole partition
+into one cluster slot. A script takes that prefix as its one KEYS argument and appends the names below, which
+`scripts/` repeats literally; `tests/scripts/test_keys.py` compares the two.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ QUEUE = "queue:"  # stream: one entry per runnable execution
 TOPIC = "topic:"  # stream: events
 INDEX = "index:"  # zset: executions of one status and workflow by creation time
 REPLY = "reply:"  # sharded pub/sub channel of one client or worker
-TIMERS = "timers"  # zset: due time in ms -> what to wake
+TIMERS = "timers"  # zset: due time in ms -> timer
 SUSPENSIONS = "suspensions"  # zset: open suspensions by opening time
 EXPIRY = "expiry"  # zset: finished executions by the time their retention ends
 WORKFLOWS = "workflows"  # set: every workflow id that has been invoked here
 WORKERS = "workers"  # hash: worker id -> lease counter
 SERVES = "serves"  # hash: worker id -> what it serves (msgpack)
-CHILDREN = "children:"  # set: an execution's children that go on
+CHILDREN = "children:"  # set: an execution's unfinished children
 BELOW = "below:"  # set: suspensions (open or decided) of a root execution's descendants
-AUDIT = "audit:"  # list: what became of the suspensions of a root execution and its descendants
-SUBS = "subs:"  # hash: who wants a topic's events -> the id of the last one it has been given
+AUDIT = "audit:"  # list: decisions on the suspensions of a root execution and its descendants
+SUBS = "subs:"  # hash: subscriber of a topic -> the id of the last event it received
 ONCE = "once:"  # string with a TTL: the id of an event that is published once
 SLOTS = "slots:"  # hash: a semaphore's holders of slots and its waiters -> version
 WAITERS = "waiters:"  # zset: the waiters of a semaphore
-ERRANDS = "errands"  # zset: due time in ms -> what a worker has to do that one script can't
-OUTBOX = "outbox:"  # zset: suspensions that a channel has to tell of -> when it has to try, ms
+ERRANDS = "errands"  # zset: due time in ms -> errand
+OUTBOX = "outbox:"  # zset: due time in ms -> suspension that a channel has to notify people of
 QUEUES = "queues"  # set: every queue that has a stream here
-LIMITS = "limits"  # hash: queue -> its concurrency limit, as workers have made it known
-DEFINITIONS = "definitions"  # hash: workflow id -> what its executions are begun with (msgpack)
+LIMITS = "limits"  # hash: queue -> its published concurrency limit
+DEFINITIONS = "definitions"  # hash: workflow id -> its published start options (msgpack)
 SCHEDULES = "schedules"  # hash: schedule id -> the schedule (msgpack)
 TIMER_LEADER = "timer_leader"  # string with a TTL: the worker that fires the timers
 KEYS = "keys"  # hash, partition 0: API key id -> the key, with its secret's digest (msgpack)
@@ -51,36 +50,35 @@ ID_LENGTH = 32
 
 
 def prefix(namespace: str, partition: int) -> str:
-    """The beginning of every key of one partition."""
+    """Returns the prefix of every key of one partition."""
     return f"polos:{{{namespace}:{partition}}}:"
 
 
 def check_namespace(namespace: str) -> str:
-    """Refuse a namespace that would break out of the braces of its keys."""
+    """Returns a valid namespace. Raises `ConfigurationError` if its keys would break out of the braces."""
     if not namespace or len(namespace) > 200 or any(c in "{}" or c.isspace() for c in namespace):
         raise ConfigurationError(
-            f"the namespace {namespace!r} can't be used: "
-            "it needs 1 to 200 characters, none of them a brace or blank"
+            f"invalid namespace {namespace!r}: it must have 1 to 200 characters, without braces and spaces"
         )
     return namespace
 
 
 def root_of(execution_id: str) -> str:
-    """The root execution's id: a child's id is `<root id>.<hash>`."""
+    """Returns the root execution's id; a child's id is `<root id>.<hash>`."""
     if not isinstance(execution_id, str):
         raise InvalidInputError(
-            f"an execution's id is a text, not {execution_id!r} (a handle has it as its `id`)"
+            f"an execution id must be a string, not {execution_id!r} (a handle has it as `id`)"
         )
     return execution_id.partition(".")[0]
 
 
 def partition_of(name: str, partitions: int) -> int:
-    """The partition of a root execution id or of a free topic."""
+    """Returns the partition of a name: a root execution id, a free topic, a semaphore."""
     return 0 if partitions == 1 else crc32(name.encode("utf-8", "surrogatepass")) % partitions
 
 
 def is_execution_id(text: str) -> bool:
-    """Whether text has the shape of an execution id (32 hex digits, and a child's hash)."""
+    """Returns whether text has the form of an execution id: 32 hex digits, for a child a dot and a hash."""
     root, _, child = text.partition(".")
     return (
         len(root) == ID_LENGTH
@@ -90,19 +88,19 @@ def is_execution_id(text: str) -> bool:
 
 
 def child_id(parent: str, step_key: str, index: int) -> str:
-    """The id of a child: the same at every replay of its parent."""
+    """Returns the id of a child: the same at every replay of its parent."""
     name = f"{parent}\0{step_key}\0{index}".encode("utf-8", "surrogatepass")
     return f"{root_of(parent)}.{blake2b(name, digest_size=10).hexdigest()}"
 
 
 def derived_id(workflow_id: str, key: str) -> str:
-    """The id of an execution that is begun once for a key."""
+    """Returns the id of the one execution of an idempotency key."""
     name = f"{workflow_id}\0{key}".encode("utf-8", "surrogatepass")
     return blake2b(name, digest_size=ID_LENGTH // 2).hexdigest()
 
 
 def id_in(partition: int, partitions: int, *name: str) -> str:
-    """An execution id derived from a name, the same each time, that lives in a given partition."""
+    """Returns an execution id in a given partition, derived from a name: the same each time."""
     for number in itertools.count():
         text = "\0".join((*name, str(number))).encode("utf-8", "surrogatepass")
         found = blake2b(text, digest_size=ID_LENGTH // 2).hexdigest()
@@ -112,18 +110,18 @@ def id_in(partition: int, partitions: int, *name: str) -> str:
 
 
 def schedule_id(workflow_id: str, key: str) -> str:
-    """The id of the schedule of a workflow under a key."""
+    """Returns the id of a workflow's schedule of a key."""
     name = f"{workflow_id}\0{key}".encode("utf-8", "surrogatepass")
     return f"schedule-{blake2b(name, digest_size=10).hexdigest()}"
 
 
 def suspension_topic(step_key: str, execution_id: str) -> str:
-    """The topic of one suspension, as it stands in its suspend event."""
+    """Returns the topic of a suspension, which its suspend event names."""
     return f"{step_key}/{execution_id}"
 
 
 def parse_topic(topic: str) -> tuple[str | None, str | None]:
-    """(step key, execution id) of a suspension's topic, (None, id) of a workflow's, else two None."""
+    """Returns (step key, execution id) of a suspension's topic, (None, id) of an execution's, else Nones."""
     step_key, slash, last = topic.rpartition("/")
     if not is_execution_id(last):
         return None, None

@@ -1,4 +1,4 @@
-"""The origin of an execution, stored with it: its root, its parent, and the people and session it is for."""
+"""Origins: the root and parent of an execution, and the people and session it is for, stored with it."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from polos_redis.values import codec
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an execution comes from, as its code sees it."""
+    """The origin of an execution, as its code sees it."""
 
     root_workflow_id: str
     parent_execution_id: str | None = None
     session_id: str | None = None
     user_id: str | None = None
-    initial_state: bytes | None = None  # codec: reading an execution must not need the state's type
+    initial_state: bytes | None = None  # codec: reading an origin must not need the state's type
     started_by: str | None = None
 
     @property
     def starters(self) -> set[str]:
-        """The people who started it: the user it is for, and whoever acted for that user."""
+        """The people who started it: the user it is for, and the person who acted for that user."""
         return {one for one in (self.user_id, self.started_by) if one}
 
     def pack(self) -> bytes:
-        """The stored form."""
+        """Returns the stored form."""
         known = {name: value for name, value in self._fields().items() if value is not None}
         return codec.encode(known, limit=codec.UNLIMITED)  # the initial state has been checked
 
     @classmethod
     def unpack(cls, workflow_id: str, packed: bytes | None) -> Origin:
-        """Read the stored form; None stands for a root execution with no more to say."""
+        """Read the stored form; None is the origin of a root execution without people or session."""
         if packed is None:
             return cls(workflow_id)
         found = codec.decode(packed)
         if not isinstance(found, dict):
-            raise UnreadableValueError("damaged: where the execution comes from can't be read")
+            raise UnreadableValueError("damaged: the origin of the execution can't be read")
         return cls(**{"root_workflow_id": workflow_id, **found})
 
     def _fields(self) -> dict[str, Any]:

@@ -11,21 +11,21 @@ from polos_redis.values.text import raw, text
 
 @dataclass(frozen=True, slots=True)
 class ClaimedNotification:
-    """A notification that a worker has claimed; another worker may send it from `due` (ms) on."""
+    """A notification that a worker has claimed. From `due` (ms) on, another worker may send it."""
 
     execution_id: str
     step_key: str
     due: int
 
 
-class Outbox:
-    """The notifications of every channel in every partition."""
+class Outboxes:
+    """All outboxes of the namespace: one per channel and partition."""
 
     def __init__(self, partitions: Partitions) -> None:
         self._wire = partitions.wire
 
     async def claim(self, prefix: bytes, channel: str, limit: int, hold_ms: int) -> list[ClaimedNotification]:
-        """Claim notifications that a channel has to send now, for `hold_ms`."""
+        """Claim the notifications that a channel has to send now, for `hold_ms`."""
         due, *members = await self._wire.call_script(
             scripts.CLAIM_NOTIFICATIONS, prefix, channel, limit, hold_ms, patience=None
         )
@@ -36,7 +36,7 @@ class Outbox:
         self, prefix: bytes, channel: str, claimed: ClaimedNotification, retry_ms: int | None
     ) -> None:
         """Remove a claimed notification, or make it due again in `retry_ms`. One that was claimed or added
-        again meanwhile stays as it is."""
+        again meanwhile is left alone."""
         member = raw(f"{claimed.execution_id} {claimed.step_key}")
         retry = "" if retry_ms is None else retry_ms
         await self._wire.call_script(

@@ -1,9 +1,7 @@
-"""The partitions of a namespace: which one holds what, and the wire that reaches them.
+"""Partitions: the hash slots a namespace is spread over, and the wire that reaches them.
 
-A partition is one hash slot's worth of state. An execution lives in the partition of its root's id, with all
-its descendants; a suspension's or a workflow's topic lives with its execution, a free topic in the partition
-of its name. A schedule lives in the partition of its id, the concurrency limit of a queue or a key in the
-partition of its name.
+An execution lives in the partition of its root's id, with all its descendants and its topics. A free topic, a
+semaphore and a schedule live in the partition of their name or id.
 """
 
 from __future__ import annotations
@@ -14,8 +12,8 @@ from polos_redis.wire.routing import AnyWire
 
 
 class Partitions:
-    """The partitions of one namespace. `patience` is how long a call is repeated while Redis is away, in
-    seconds; None: for ever."""
+    """The partitions of one namespace. Calls are repeated while Redis is away, for `patience` seconds; None
+    means without end."""
 
     def __init__(self, wire: AnyWire, namespace: str, number: int, patience: float | None = 30.0) -> None:
         self.wire = wire
@@ -25,25 +23,25 @@ class Partitions:
         self.prefixes = [keys.prefix(namespace, p).encode() for p in range(number)]
 
     def prefix(self, execution_id: str) -> bytes:
-        """The prefix of the partition an execution lives in."""
+        """Returns the prefix of the partition an execution lives in."""
         if self.number == 1 and isinstance(execution_id, str):
             return self.prefixes[0]
         return self.prefixes[keys.partition_of(keys.root_of(execution_id), self.number)]
 
     def topic_prefix(self, topic: str) -> bytes:
-        """The prefix of the partition a topic lives in."""
+        """Returns the prefix of the partition a topic lives in."""
         execution_id = keys.parse_topic(topic)[1]
         if execution_id is not None:
             return self.prefix(execution_id)
         return self.prefixes[keys.partition_of(topic, self.number)]
 
     def semaphore_prefix(self, semaphore: str) -> bytes:
-        """The prefix of the partition a limited queue, or a concurrency key of one, lives in."""
+        """Returns the prefix of the partition a semaphore lives in."""
         return self.prefixes[keys.partition_of(semaphore, self.number)]
 
     async def check(self) -> None:
-        """Fix the namespace's number of partitions on first use. Raises `ConfigurationError` if another
-        number is already fixed."""
+        """Fix the namespace's number of partitions on first use. Raises `ConfigurationError` if it differs
+        from the fixed one."""
         key = self.prefixes[0] + keys.META.encode()
         fixed = await self.wire.call("HGET", key, "partitions", patience=self.patience)
         if fixed is None:
@@ -52,5 +50,5 @@ class Partitions:
         if int(fixed) != self.number:
             raise ConfigurationError(
                 f"namespace {self.namespace!r} has {int(fixed)} partitions, not {self.number}: "
-                "set POLOS_PARTITIONS to that (it can't be changed later)"
+                "set POLOS_PARTITIONS to that number, which can't be changed"
             )

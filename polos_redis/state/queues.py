@@ -1,4 +1,4 @@
-"""Queues: the streams of runnable executions that workers read."""
+"""Queues: the streams that workers read, with one entry per runnable execution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from polos_redis.state.partitions import Partitions
 
 
 class Queues:
-    """The queues' streams and their consumer groups, one of each per partition."""
+    """All queues of the namespace: a stream and a consumer group each, in every partition."""
 
     def __init__(self, partitions: Partitions) -> None:
         self._partitions = partitions
@@ -30,7 +30,7 @@ class Queues:
         lost: bool,
         max_deliveries: int,
     ) -> tuple[int, int, int]:
-        """Give a consumer's entries back to the queue; returns how many were requeued, failed, dropped.
+        """Return a consumer's entries to the queue; returns how many were requeued, failed and dropped.
 
         Entries that were `lost` with their worker count towards `max_deliveries`.
         """
@@ -48,7 +48,7 @@ class Queues:
         return requeued, failed, dropped
 
     async def put_back(self, by: Fence, queue: str, delay_ms: int) -> None:
-        """Return an execution of an unknown workflow to the queue after a delay; counts as no delivery."""
+        """Return an execution to the queue after a delay, without counting the delivery."""
         await self._wire.call_script(
             scripts.PUTBACK, by.prefix, queue, by.id, by.entry, delay_ms, patience=self._partitions.patience
         )

@@ -1,5 +1,4 @@
-"""Schedules as they are stored: packed, compared as a whole, and changed together with the execution of a
-tick."""
+"""Schedules: stored packed, compared as a whole, and changed by the script that starts a tick's execution."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ class Schedules:
         self._wire = partitions.wire
 
     async def read(self, schedule_id: str) -> tuple[int, bytes]:
-        """The server's time in ms, and a schedule; empty when there is none."""
+        """Returns the server's time in ms, and a schedule; empty if there is none."""
         now, packed = await self._wire.call_script(
             scripts.READ_SCHEDULE,
             self._partitions.prefix(schedule_id),
@@ -43,13 +42,13 @@ class Schedules:
     async def change(
         self,
         schedule_id: str,
-        seen: bytes,
+        known: bytes,
         packed: bytes,
         due_ms: int | None,
         tick: TickExecution | None = None,
     ) -> bool:
         """Replace a schedule by `packed` (empty: remove it) with its next tick at `due_ms`, and start the
-        execution of the last one. False when the schedule is no longer as it was `seen`."""
+        execution of the last tick. False if the schedule is no longer the `known` one."""
         parts: list[Any] = [""] * 5
         if tick is not None:
             options = tick.start.pack(self._partitions, tick.id)
@@ -60,7 +59,7 @@ class Schedules:
                 scripts.SCHEDULE,
                 self._partitions.prefix(schedule_id),
                 schedule_id,
-                seen,
+                known,
                 packed,
                 due,
                 *parts,
@@ -69,7 +68,7 @@ class Schedules:
         )
 
     async def read_all(self) -> dict[str, bytes]:
-        """All schedules by id."""
+        """Returns all schedules by id."""
         found: dict[str, bytes] = {}
         for prefix in self._partitions.prefixes:
             cursor = b"0"

@@ -18,9 +18,9 @@ _pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cms
 class Start:
     """Where and when an execution starts; times in ms.
 
-    `semaphore` is the queue with a limit, or the concurrency key of one, to acquire a slot from; its limit is
-    the one that workers have published, else `limit`. `origin` is the packed `Origin`; `digest`, that of the
-    input, is given with an idempotency key.
+    `semaphore` is the one to acquire a slot from: a queue with a limit, or a concurrency key of such a queue.
+    Its limit is the one workers have published, else `limit`. `origin` is the packed `Origin`. `digest`, of
+    the input, is set with an idempotency key.
     """
 
     queue: str = keys.DEFAULT_QUEUE
@@ -33,7 +33,7 @@ class Start:
     digest: bytes | None = None
 
     def pack(self, partitions: Partitions, execution_id: str, **more: Any) -> bytes:
-        """The script's argument, `more` included; empty when every option has its default."""
+        """Returns the script's argument, `more` included; empty if every option has its default."""
         options: dict[str, Any] = dict(more)
         if self.queue != keys.DEFAULT_QUEUE:
             options["queue"] = self.queue

@@ -1,8 +1,8 @@
 """The store: the state of one namespace, one attribute per noun.
 
-The modules beside this one are the only ones that change state in Redis, with one typed method per script.
-`FencedWrites` returns the wire's future and leaves a lost connection to the activation. All other methods can
-be repeated safely, and are repeated until the patience ends.
+Only the modules of this package change state in Redis, with one typed method per script. The methods of
+`FencedWrites` return the wire's future and leave a lost connection to the activation. All other methods are
+safe to repeat, and are repeated while Redis is away, until the patience ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from polos_redis.state.definitions import Definitions
 from polos_redis.state.errands import Errands
 from polos_redis.state.executions import Executions
 from polos_redis.state.fencing import FencedWrites
-from polos_redis.state.outbox import Outbox
+from polos_redis.state.outbox import Outboxes
 from polos_redis.state.partitions import Partitions
 from polos_redis.state.queues import Queues
 from polos_redis.state.schedules import Schedules
@@ -36,7 +36,7 @@ class Store:
         self.errands = Errands(self.partitions)
         self.executions = Executions(self.partitions)
         self.fenced = FencedWrites(self.partitions)
-        self.outbox = Outbox(self.partitions)
+        self.outbox = Outboxes(self.partitions)
         self.queues = Queues(self.partitions)
         self.schedules = Schedules(self.partitions)
         self.semaphores = Semaphores(self.partitions)

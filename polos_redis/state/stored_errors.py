@@ -1,4 +1,4 @@
-"""Exceptions as they are stored: msgpack [type name, message, traceback text]."""
+"""Stored errors: exceptions as msgpack [type name, message, traceback text]."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TEXT_LIMIT = 16_384  # characters
 
 @dataclass(frozen=True, slots=True)
 class ErrorRecord:
-    """A stored exception: the name of its type, its text, its traceback."""
+    """A stored exception: the name of its type, its message, its traceback."""
 
     type: str
     message: str
@@ -22,7 +22,7 @@ class ErrorRecord:
 
 
 def text_of(error: BaseException) -> str:
-    """An exception's text, whatever its __str__ does; bounded."""
+    """Returns the text of an exception, cut if it is very long; never raises, even if its `__str__` does."""
     try:
         text = str(error)
     except Exception as broken:
@@ -31,7 +31,7 @@ def text_of(error: BaseException) -> str:
 
 
 def error_record(error: BaseException, *, with_traceback: bool = True) -> bytes:
-    """Store an exception: [type, message, traceback]."""
+    """Returns an exception's stored form."""
     trace = ""
     if with_traceback:
         try:
@@ -45,7 +45,7 @@ def error_record(error: BaseException, *, with_traceback: bool = True) -> bytes:
 
 
 def parse_error(raw: bytes) -> ErrorRecord:
-    """Read a stored exception; never raises, a damaged one says so."""
+    """Read a stored exception; never raises, a damaged record becomes an error that says so."""
     try:
         return ErrorRecord(*msgpack.unpackb(raw, raw=False, unicode_errors="replace")[:3])
     except Exception:

@@ -1,4 +1,4 @@
-"""Suspensions: what they ask for, how they are answered, and their audit."""
+"""Suspensions: opening, answering and listing them, and their audit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cms
 
 @dataclass(frozen=True, slots=True)
 class SuspensionRequest:
-    """What a suspension shows and asks for.
+    """A suspension to open.
 
-    `shown` (codec) and its `digest`; `timeout_ms`, 0 for none; `audit_ms`, the retention of its audit;
-    `policy`; `default`, the answer (codec) that holds after the timeout, empty for none; `told`, the data of
-    its events where they say more than `shown`; `channels`, by which people are notified; `run`, the
-    execution's.
+    It shows `shown` (codec), whose digest is `digest`. `timeout_ms` is 0 for none, `audit_ms` the retention
+    of its audit, `policy` the packed answer policy. `default` is the answer (codec) after the timeout, empty
+    for none. `event_data` is the data of its event if that differs from `shown`. `channels` notify people.
+    `run` is the execution's.
     """
 
     shown: bytes
@@ -36,7 +36,7 @@ class SuspensionRequest:
     run: int = 1
 
     def pack_optional(self) -> bytes:
-        """The script's argument for what has a default; empty when nothing differs from it."""
+        """Returns the script's argument for optional fields; empty if all have their defaults."""
         found: dict[str, Any] = {name: value for name in _OPTIONAL if (value := getattr(self, name))}
         if self.run > 1:
             found["run"] = self.run
@@ -49,10 +49,10 @@ _OPTIONAL = ("policy", "default", "event_data", "channels")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer to a suspension: its value (codec) and digest, who gives it and how.
+    """An answer to a suspension: its value (codec) and canonical digest, who gives it and how.
 
-    `seen` is the opening of the suspension it was checked against, empty for none; `approves`, whether it
-    counts as an approval.
+    `opening` is the opening of the suspension it was checked against, empty for none. `approves` says whether
+    it counts as an approval.
     """
 
     value: bytes
@@ -60,7 +60,7 @@ class Answer:
     by: str
     groups: Sequence[str]
     channel: str
-    seen: str = ""
+    opening: str = ""
     approves: bool = False
 
 
@@ -72,8 +72,8 @@ class Suspensions:
         self._wire = partitions.wire
 
     async def answer(self, execution_id: str, step_key: str, answer: Answer, *, early: bool) -> list[Any]:
-        """Decide a suspension; returns the tagged reply of answer.lua. `early` keeps the answer if the
-        suspension is not open yet."""
+        """Decide a suspension; returns the tagged reply of answer.lua. With `early`, an answer that comes
+        before its suspension is kept."""
         reply: list[Any] = await self._wire.call_script(
             scripts.ANSWER,
             self._partitions.prefix(execution_id),
@@ -84,7 +84,7 @@ class Suspensions:
             raw(answer.by),
             answer.channel,
             int(early),
-            answer.seen,
+            answer.opening,
             int(answer.approves),
             _pack([raw(group) for group in answer.groups]) if answer.groups else b"",
             raw(canonical(answer.by)),
@@ -93,7 +93,7 @@ class Suspensions:
         return reply
 
     async def early_answer(self, execution_id: str, step_key: str) -> Answer | None:
-        """The answer that came before its suspension; None when there is none."""
+        """Returns the answer that came before its suspension; None if there is none."""
         key = self._partitions.prefix(execution_id) + keys.EARLY.encode() + raw(execution_id)
         packed = await self._wire.call("HGET", key, raw(step_key), patience=None)
         if packed is None:
@@ -103,12 +103,12 @@ class Suspensions:
         return Answer(value, digest, text(by), names, text(channel))
 
     async def drop_early_answer(self, execution_id: str, step_key: str) -> None:
-        """Remove an early answer that was taken or refused."""
+        """Remove an early answer that was accepted or refused."""
         key = self._partitions.prefix(execution_id) + keys.EARLY.encode() + raw(execution_id)
         await self._wire.call("HDEL", key, raw(step_key), patience=None)
 
     async def below(self, root_id: str) -> list[tuple[str, str]]:
-        """The suspensions of a root execution's descendants, open or decided: (execution id, step key)."""
+        """Returns the suspensions of a root's descendants, open or decided: (execution id, step key)."""
         key = self._partitions.prefix(root_id) + keys.BELOW.encode() + raw(root_id)
         members = await self._wire.call("SMEMBERS", key, patience=self._partitions.patience)
         found = []
@@ -118,7 +118,7 @@ class Suspensions:
         return found
 
     async def open_below(self, root_id: str) -> list[tuple[str, str]]:
-        """The open suspensions of a root execution's descendants: (execution id, step key)."""
+        """Returns the open suspensions of a root's descendants: (execution id, step key)."""
         names = await self.below(root_id)
         if not names:
             return []
@@ -128,7 +128,7 @@ class Suspensions:
         return [name for name, score in zip(names, scores, strict=True) if score is not None]
 
     async def oldest_open(self, after: str, limit: int) -> list[list[Any]]:
-        """Open suspensions, oldest first: [execution id, step key, workflow, opened us, record]."""
+        """Returns open suspensions, oldest first: [execution id, step key, workflow, opened us, record]."""
         found: list[list[Any]] = []
         for prefix in self._partitions.prefixes:
             found += await self._wire.call_script(
@@ -138,7 +138,7 @@ class Suspensions:
         return found[:limit]
 
     async def audit(self, root_id: str) -> list[bytes]:
-        """The audit of a root and its descendants, oldest entry first, packed."""
+        """Returns the packed audit entries of a root and its descendants, oldest first."""
         key = self._partitions.prefix(root_id) + keys.AUDIT.encode() + raw(root_id)
         found: list[bytes] = await self._wire.call("LRANGE", key, 0, -1, patience=self._partitions.patience)
         return found

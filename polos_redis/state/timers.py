@@ -1,4 +1,4 @@
-"""Timers: what is due at a time, fired by whichever worker leads in a partition."""
+"""Timers: what is due at a time, fired by the timer leader of each partition."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from polos_redis.values.text import text
 
 @dataclass(frozen=True, slots=True)
 class Fired:
-    """Result of one timer pass: how many timers fired and executions were forgotten, the ms to the next timer
-    (None: there is none), and the errands that are due."""
+    """Result of one timer pass: how many timers fired and how many executions expired, the ms to the next
+    timer (None if there is none), and the errands that are due."""
 
     fired: int
     forgotten: int
@@ -28,8 +28,8 @@ class Timers:
         self._wire = partitions.wire
 
     async def fire(self, prefix: bytes, worker: str, hold_ms: int, limit: int) -> Fired | None:
-        """Decide what is due; None when another worker is the partition's timer leader. The caller is the
-        leader for the next `hold_ms`."""
+        """Fire due timers, as the partition's leader for the next `hold_ms`; None if another worker is the
+        leader."""
         reply = await self._wire.call_script(scripts.FIRE, prefix, worker, hold_ms, limit, patience=None)
         if reply[0] == -1:
             return None

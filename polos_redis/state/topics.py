@@ -1,7 +1,7 @@
-"""Topics: their events, and who subscribes to them.
+"""Topics: their events and their subscribers.
 
 A subscriber is a wait, `f<entry> <execution id> <step key>`, or a workflow that the topic triggers,
-`t<workflow id>`. Its place is the stream id of the last event it was given.
+`t<workflow id>`. Its position is the stream id of the last event it received.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from polos_redis.state.partitions import Partitions
 from polos_redis.state.start import Start
 from polos_redis.values.text import raw, text
 
-REPEATED_MS = 60_000  # beyond the patience: for so long a call that was given up may still arrive
+REPEATED_MS = 60_000  # beyond the patience: how long a call that was given up may still arrive
 
 
 class Topics:
@@ -52,21 +52,36 @@ class Topics:
         return entry
 
     async def event(self, topic: str, event: str) -> list[bytes] | None:
-        """One event of a topic, [type, data, ..]; None when it is no longer there."""
+        """Returns an event of a topic, [type, data, ..]; None if it was trimmed."""
         found = await self._wire.call("XRANGE", self._key(keys.TOPIC, topic), event, event, patience=None)
         return found[0][1] if found else None
 
     async def events_after(self, topic: str, position: bytes, count: int) -> list[tuple[bytes, list[bytes]]]:
-        """Events of a topic after a place: (stream id, [type, data, ..])."""
+        """Returns the events of a topic after a position: (stream id, [type, data, ..])."""
         key = self._key(keys.TOPIC, topic)
         found = await self._wire.call("XRANGE", key, b"(" + position, "+", "COUNT", count, patience=None)
         return [(entry, flat) for entry, flat in found]
 
+    def stream_key(self, topic: str) -> bytes:
+        """The key of a topic's stream, for a tail that reads it."""
+        return self._key(keys.TOPIC, topic)
+
+    async def count_in(self, topic: str, entry: str) -> int:
+        """The number of events in one entry of a topic; 0 when the entry is gone."""
+        key, patience = self._key(keys.TOPIC, topic), self._partitions.patience
+        found = await self._wire.call("XRANGE", key, entry, entry, patience=patience)
+        return len(found[0][1]) // 2 if found else 0
+
+    async def ends_at(self, topic: str, position: bytes) -> bool:
+        """Whether a topic has no entry after a position."""
+        key, patience = self._key(keys.TOPIC, topic), self._partitions.patience
+        return not await self._wire.call("XRANGE", key, b"(" + position, "+", "COUNT", 1, patience=patience)
+
     # --- subscribers ---
 
     async def subscribe(self, topic: str, member: str) -> bytes:
-        """Subscribe a member to a topic from now on; returns its place. One that has subscribed before keeps
-        its place."""
+        """Subscribe to a topic from now on; returns the position. An existing subscriber keeps its
+        position."""
         position: bytes = await self._wire.call_script(
             scripts.SUBSCRIBE,
             self._partitions.topic_prefix(topic),
@@ -77,12 +92,12 @@ class Topics:
         return position
 
     async def unsubscribe(self, topic: str, member: str) -> None:
-        """End a subscription, whatever its place."""
+        """End a subscription, at any position."""
         key = self._key(keys.SUBS, topic)
         await self._wire.call("HDEL", key, raw(member), patience=self._partitions.patience)
 
     async def subscribers(self, topic: str) -> dict[str, bytes]:
-        """The subscribers of a topic and their places."""
+        """Returns the subscribers of a topic and their positions."""
         key = self._key(keys.SUBS, topic)
         found: dict[str, bytes] = {}
         cursor = b"0"
@@ -93,8 +108,8 @@ class Topics:
                 return found
 
     async def advance(self, topic: str, member: str, at: bytes, to: bytes) -> bool:
-        """Move a subscriber on from a place (`to` empty: end the subscription); False when it is no longer
-        at that place."""
+        """Move a subscriber from one position to another (`to` empty: end the subscription); False if it is
+        no longer at the first one."""
         return bool(
             await self._wire.call_script(
                 scripts.ADVANCE,
@@ -108,7 +123,7 @@ class Topics:
         )
 
     async def deliver(self, subscriber: str, event: str, kind: bytes, data: bytes) -> int:
-        """Decide a wait by an event: 1; 0 when it does not wait, -1 when it has subscribed but not opened."""
+        """Resolve a wait by an event: 1; 0 if it does not wait, -1 if it has subscribed but not opened."""
         prefix = self._partitions.prefix(subscriber.split(" ", 2)[1])
         decided: int = await self._wire.call_script(
             scripts.DELIVER, prefix, raw(subscriber), event, kind, data, patience=None
@@ -128,10 +143,10 @@ class Topics:
         retention_ms: int,
         start: Start,
     ) -> int:
-        """Start an execution with the events between two places of a workflow's subscription.
+        """Start an execution with the events between two positions of a workflow's subscription.
 
-        Returns 0 when it was started, the ms until it may be (`not_before`), or -1 when the subscription is
-        no longer at the first place.
+        Returns 0 if it was started, the ms until it may be (`not_before`), or -1 if the subscription is no
+        longer at the first position.
         """
         waits: int = await self._wire.call_script(
             scripts.TRIGGER,

@@ -1,4 +1,4 @@
-"""Workers: their leases, what they serve, and the removal of dead ones."""
+"""Workers: their leases, the workflows they serve, and the removal of dead workers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class Workers:
         self._wire = partitions.wire
 
     async def renew(self, prefix: bytes, worker: str, serves: bytes) -> int:
-        """Raise a worker's lease counter and announce what it serves; returns the counter."""
+        """Renew a worker's lease and announce what it serves; returns the lease counter."""
         counter: int = await self._wire.call_script(scripts.RENEW, prefix, worker, serves, patience=None)
         return counter
 
     async def prune(self, prefix: bytes, queue: str, consumer: str, lease: bytes) -> bool:
-        """Remove a dead worker's empty consumer and its lease; False when the consumer holds entries, or the
-        counter is no longer `lease`."""
+        """Remove a dead worker's empty consumer and its lease; False if the consumer holds entries or the
+        lease counter is no longer `lease`."""
         return bool(
             await self._wire.call_script(scripts.PRUNE, prefix, queue, consumer, lease, patience=None)
         )
 
     async def served(self) -> set[str]:
-        """The ids of the workflows that workers with a lease serve."""
+        """Returns the ids of the workflows that workers with a lease serve."""
         ids: set[str] = set()
         for prefix in self._partitions.prefixes:
             for packed in await self._wire.call(

@@ -1,1 +1,1 @@
-"""What starts workflows by itself: schedules and events."""
+"""Triggers: the schedules and event subscriptions that start workflows."""

@@ -1,7 +1,7 @@
-"""The triggers that workers declare for their workflows: schedules and subscriptions to topics.
+"""Declarations: the schedules and subscriptions that decorators declare, applied when a worker starts.
 
-The declarations of the worker that started last apply. They are compared with the earlier ones, which the
-published definition records, so that a trigger no longer declared ends; `define` therefore comes afterwards.
+The worker that started last wins. Its declarations are compared with those in the published definition, so
+that a trigger no longer declared is removed. `definitions.published.define` must therefore run afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from polos_redis.triggers.subscriptions import subscriber
 
 
 async def declare(store: Store, workflows: Iterable[WorkflowDefinition[Any, Any]]) -> None:
-    """Create the schedules and subscriptions that workflows declare, and end those no longer declared."""
+    """Create the schedules and subscriptions that workflows declare; remove those no longer declared."""
     for workflow in workflows:
         before = await definition_of(store, workflow.id)
         schedule, trigger = workflow.schedule, workflow.trigger

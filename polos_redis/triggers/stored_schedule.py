@@ -1,6 +1,6 @@
-"""The stored form of a schedule, and the changes that workers and clients make to it.
+"""Stored schedules: the form in Redis, and the changes that workers and clients make.
 
-Each change is a compare-and-set on the packed schedule, repeated until nobody else has changed it in between.
+Each change is a compare-and-set on the packed schedule, repeated until it succeeds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from polos_redis.state.store import Store
 
 @dataclass(frozen=True, slots=True)
 class StoredSchedule:
-    """A schedule as Redis has it. Times are in ms since 1970; `next` is None while the schedule is paused."""
+    """A schedule as stored. Times are ms since 1970; `next` is None while the schedule is paused."""
 
     workflow: str
     cron: str
@@ -30,31 +30,33 @@ class StoredSchedule:
 
     @property
     def ticks(self) -> Cron:
+        """The cron expression in its time zone."""
         return Cron(self.cron, self.timezone)
 
     def pack(self) -> bytes:
+        """The stored form."""
         packed: bytes = msgpack.packb(asdict(self), unicode_errors="surrogatepass")
         return packed
 
     @classmethod
     def unpack(cls, packed: bytes) -> StoredSchedule:
-        """Fields that a newer release has added are left out."""
-        found = msgpack.unpackb(packed, unicode_errors="surrogatepass")
-        return cls(**{name: found[name] for name in cls.__slots__ if name in found})
+        """Read the stored form. Fields of newer releases are ignored."""
+        fields = msgpack.unpackb(packed, unicode_errors="surrogatepass")
+        return cls(**{name: fields[name] for name in cls.__slots__ if name in fields})
 
 
-async def put(store: Store, workflow_id: str, wanted: Declared, *, declared: bool) -> str:
-    """Create a schedule, or change the existing one to what is wanted; returns its id."""
-    ticks = Cron(wanted.cron, wanted.timezone)
-    schedule_id = keys.schedule_id(workflow_id, wanted.key)
+async def put(store: Store, workflow_id: str, new: Declared, *, declared: bool) -> str:
+    """Create a workflow's schedule, or change the existing one of that key; return its id."""
+    ticks = Cron(new.cron, new.timezone)
+    schedule_id = keys.schedule_id(workflow_id, new.key)
     while True:
         now, seen = await store.schedules.read(schedule_id)
         if not seen:
-            stored = StoredSchedule(workflow_id, wanted.cron, wanted.timezone, wanted.key, declared, now)
+            stored = StoredSchedule(workflow_id, new.cron, new.timezone, new.key, declared, now)
             stored = replace(stored, next=ticks.after(now))
         else:
             before = StoredSchedule.unpack(seen)
-            stored = replace(before, cron=wanted.cron, timezone=wanted.timezone, declared=declared)
+            stored = replace(before, cron=new.cron, timezone=new.timezone, declared=declared)
             if not stored.paused and (stored.cron, stored.timezone) != (before.cron, before.timezone):
                 stored = replace(stored, next=ticks.after(now))
         packed = stored.pack()
@@ -63,10 +65,10 @@ async def put(store: Store, workflow_id: str, wanted: Declared, *, declared: boo
 
 
 async def withdraw(store: Store, workflow_id: str, key: str) -> None:
-    """Remove a schedule that its workflow no longer declares, unless a client has taken it over since."""
+    """Remove a schedule that its workflow no longer declares, unless a client has changed it since."""
     schedule_id = keys.schedule_id(workflow_id, key)
     while True:
         _, seen = await store.schedules.read(schedule_id)
-        gone = not seen or not StoredSchedule.unpack(seen).declared
-        if gone or await store.schedules.change(schedule_id, seen, b"", None):
+        declared = bool(seen) and StoredSchedule.unpack(seen).declared
+        if not declared or await store.schedules.change(schedule_id, seen, b"", None):
             return

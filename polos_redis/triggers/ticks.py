@@ -1,9 +1,8 @@
-"""Ticks: firing the due times of schedules.
+"""Ticks: the due times of schedules.
 
-A schedule lives in the partition of its id, and so do the executions it starts: a tick's execution and the
-time of the next tick are one atomic change, made by whichever worker leads the timers of the partition. The
-server's clock decides. A tick that no worker has fired within `MISSED_MS` is missed: it is skipped, and
-that is logged.
+A schedule lives in the partition of its id, and so do the executions it starts. Starting a tick's execution
+and setting the next tick is one atomic change, made by the partition's timer leader. The server's clock
+decides. A tick that no worker fires within `MISSED_MS` is skipped, with a warning in the log.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from polos_redis.definitions.published import definition_of
-from polos_redis.executions.starting import queue_of, start_options
+from polos_redis.executions.starting import start_options
 from polos_redis.state import keys
 from polos_redis.state.schedules import TickExecution
 from polos_redis.state.store import Store
@@ -25,16 +24,16 @@ from polos_redis.values.validation import GeneratedInput
 logger = logging.getLogger("polos.worker")
 
 MISSED_MS = 60_000  # a tick this late is skipped
-COUNTED = 1000  # missed ticks are counted up to this number
+MAX_COUNTED = 1000  # missed ticks are counted up to this number
 IN_A_ROW = 100  # ticks fired before other errands get their turn
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulePayload(GeneratedInput):
-    """The input of an execution that a schedule has started. Times are UTC; `timezone` is the schedule's.
+    """The input of an execution that a schedule starts. Times are in UTC; `timezone` is the schedule's.
 
-    `timestamp` is the time of the tick, which may be a little before the start; `last_timestamp` is the tick
-    fired before it, None for the first; `upcoming` is the next one.
+    `timestamp` is the time of the tick; the execution may start later. `last_timestamp` is the tick fired
+    before it, None for the first. `upcoming` is the next tick.
     """
 
     timestamp: datetime
@@ -46,7 +45,7 @@ class SchedulePayload(GeneratedInput):
 
 
 async def fire(store: Store, retention_ms: int, schedule_id: str) -> int | None:
-    """Fire the due ticks of a schedule; returns the ms until the next one, None when there is none."""
+    """Fire the due ticks of a schedule; return the ms until the next one, None when there is none."""
     for _ in range(IN_A_ROW):
         now, seen = await store.schedules.read(schedule_id)
         schedule = StoredSchedule.unpack(seen) if seen else None
@@ -64,7 +63,7 @@ async def fire(store: Store, retention_ms: int, schedule_id: str) -> int | None:
 async def _fire_one(
     store: Store, schedule_id: str, seen: bytes, schedule: StoredSchedule, tick: int, retention_ms: int
 ) -> None:
-    """Start the execution of a tick, unless the schedule has changed."""
+    """Start the execution of one tick, unless the schedule has changed meanwhile."""
     after = schedule.ticks.after(tick)
     payload = SchedulePayload(
         timestamp=to_datetime(tick),
@@ -77,9 +76,7 @@ async def _fire_one(
     partition = keys.partition_of(schedule_id, store.partitions.number)
     execution_id = keys.id_in(partition, store.partitions.number, schedule_id, str(tick))
     definition = await definition_of(store, schedule.workflow)
-    start = start_options(
-        definition, schedule.workflow, None, queue=queue_of(definition, schedule.workflow, None)
-    )
+    start = start_options(definition, schedule.workflow)
     packed = replace(schedule, last=tick, next=after).pack()
     execution = TickExecution(execution_id, schedule.workflow, codec.encode(payload), retention_ms, start)
     await store.schedules.change(schedule_id, seen, packed, after, execution)
@@ -88,10 +85,10 @@ async def _fire_one(
 async def _skip(
     store: Store, schedule_id: str, seen: bytes, schedule: StoredSchedule, first: int, now: int
 ) -> None:
-    """Move the next tick past those that were missed."""
+    """Move a schedule past the ticks that were missed."""
     ticks = schedule.ticks
     tick, missed = first, 0
-    while tick < now - MISSED_MS and missed < COUNTED:
+    while tick < now - MISSED_MS and missed < MAX_COUNTED:
         tick, missed = ticks.after(tick), missed + 1
     if tick < now - MISSED_MS:
         tick = ticks.after(now - MISSED_MS - 1)
@@ -100,7 +97,7 @@ async def _skip(
             "schedule": schedule_id,
             "workflow": schedule.workflow,
             "key": schedule.key,
-            "missed": missed if missed < COUNTED else f"{COUNTED} or more",
+            "missed": missed if missed < MAX_COUNTED else f"{MAX_COUNTED} or more",
             "first": to_datetime(first).isoformat(),
             "next": to_datetime(tick).isoformat(),
         }

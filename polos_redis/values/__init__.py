@@ -1,1 +1,1 @@
-"""Values: stored bytes and back, their types, and how people see them."""
+"""Values of users: encoding, types, validation, digests and display."""

@@ -1,8 +1,8 @@
-"""Encodes users' values for Redis and decodes them: the one door between the two.
+"""Codec for users' values. The rest of the package encodes and decodes through this module only.
 
-- `encode`, `decode`: a value to bytes and back, typed and equal (packing.py has the format)
-- `encode_record`, `encode_list`: around values that are encoded already
-- `to_plain`, `plain`: the same as plain JSON values (plain.py)
+- `encode`, `decode`: a value to bytes and back, with equal value and type (packing.py defines the format)
+- `encode_record`, `encode_list`: a record or list of values that are already encoded
+- `to_plain`, `plain`: values as plain JSON (plain.py)
 - `validate_input`: workflow inputs (validation.py)
 """
 
@@ -28,50 +28,49 @@ __all__ = [
 ]
 
 DEFAULT_LIMIT = 1_048_576  # bytes
-UNLIMITED = 1 << 40  # for a value that is not stored, or whose size was checked before
+UNLIMITED = 1 << 40  # bytes: for values that are not stored, or whose size was already checked
 
 
 def encode(value: object, *, limit: int = DEFAULT_LIMIT) -> bytes:
-    """The stored form of a value, at most `limit` bytes; `decode` gives it back typed and equal.
+    """Encodes a value in at most `limit` bytes. `decode` returns an equal value of the same type.
 
-    Storable: None, bool, int of any size, float, str, bytes, list, tuple, set, frozenset, dict with any
-    hashable keys, datetime, date, time, timedelta, Decimal, UUID, enum members, pydantic models and
-    dataclasses at module level, and mixtures. Subclasses of the builtins are refused; a bytearray or
-    memoryview comes back as bytes.
+    Storable are None, bool, int of any size, float, str, bytes, list, tuple, set, frozenset, dict with any
+    hashable keys, datetime, date, time, timedelta, Decimal, UUID, enum members, module-level pydantic models
+    and dataclasses, and any nesting of these. Subclasses of builtins are refused; bytearray and memoryview
+    are decoded as bytes.
 
-    Raises NotStorableError naming the path inside the value (`$.items[3].file: ...`), and
-    ValueTooLargeError.
+    Raises NotStorableError with the path inside the value (`$.items[3].file: ...`) and ValueTooLargeError.
     """
     try:
         data = packing.pack(value)
-    except Exception as error:  # msgpack's own, a refusal, or what a property of a user's class raised
+    except Exception as error:  # from msgpack, from packing.py, or from a property of a user's class
         cause = None if isinstance(error, NotStorableError) else error
         raise NotStorableError(refusals.explain(value, error)) from cause
     if len(data) > limit:
         raise ValueTooLargeError(
-            f"the value takes {len(data):,} bytes stored and the limit is {limit:,}: keep it elsewhere and "
-            "pass a reference, or raise max_value_bytes (POLOS_MAX_VALUE_BYTES)"
+            f"the value takes {len(data):,} bytes, and the limit is {limit:,}: store it elsewhere and pass a "
+            "reference, or raise max_value_bytes (POLOS_MAX_VALUE_BYTES)"
         )
     return data
 
 
 def decode(data: bytes) -> Any:
-    """The value that was encoded, with its types.
+    """Decodes a value that `encode` returned.
 
-    Types are found among imported modules only; nothing is imported, and nothing the store names is
-    called, except that a record of a known class is made. Raises UnreadableValueError and nothing else:
-    damaged or truncated bytes, a type that is not imported here, a newer format.
+    Types are looked up among imported modules. Stored bytes can't cause an import or a call, except to
+    create records of known classes. Raises only UnreadableValueError: for damaged or truncated bytes, for a
+    type that this process has not imported, and for a newer format.
     """
     try:
         return packing.unpack(data)
     except UnreadableValueError as error:
         raise UnreadableValueError(f"a stored value can't be read: {error}") from None
     except Exception as error:
-        raise UnreadableValueError(f"a stored value can't be read, it is damaged: {error!r}") from error
+        raise UnreadableValueError(f"a stored value can't be read: it is damaged ({error!r})") from error
 
 
 def plain(value: object) -> Any:
-    """A storable value as plain JSON values, exactly as `to_plain` shows it once stored.
+    """The plain JSON form of a storable value, the same that `to_plain` returns for its stored bytes.
 
     Raises NotStorableError.
     """

@@ -1,4 +1,4 @@
-"""Digests that recognise the same value again."""
+"""Digests that are equal for equal values."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from msgpack import ExtType, packb, unpackb
 from polos_redis.errors import NotStorableError
 from polos_redis.values import codec, packing
 
-_CANONICAL_DICT, _CANONICAL_SET = 64, 65  # extension types that only digests see
+_CANONICAL_DICT, _CANONICAL_SET = 64, 65  # extension types used in digests, never stored
 
 
 def canonical_digest(value: object) -> bytes:
-    """16 bytes that are the same for the same value, whatever the order of its dicts and sets.
+    """16-byte digest of a value, independent of the order of dicts and sets.
 
-    1, 1.0 and True differ, and so do a model and the dict of its fields; which fields of a model were
-    set explicitly makes no difference, as for `==`. Raises NotStorableError.
+    1, 1.0 and True have different digests, and so have a model and the dict of its fields. As for `==`, it
+    makes no difference which fields of a model were set explicitly. Raises NotStorableError.
     """
     return stored_digest(codec.encode(value, limit=codec.UNLIMITED))
 
 
 def stored_digest(data: bytes) -> bytes:
-    """`canonical_digest` of a value that is encoded already; its types need not be known here."""
+    """`canonical_digest` of an encoded value. Its types need not be imported."""
     try:
         canonical = _canonical(_neutral(data))
         return blake2b(_pack_neutral(canonical), digest_size=16).digest()
@@ -35,13 +35,13 @@ def stored_digest(data: bytes) -> bytes:
 
 
 def shown_digest(shown: bytes) -> bytes:
-    """SHA-256 of what a suspension shows: its JSON in UTF-8, keys sorted, without blanks."""
+    """SHA-256 of a suspension's encoded data, as UTF-8 JSON with sorted keys and without whitespace."""
     plain = json.dumps(codec.to_plain(shown), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return sha256(plain.encode("utf-8", "surrogatepass")).digest()
 
 
 def _neutral(data: bytes) -> Any:
-    # Without a hook an extension stays an ExtType: no type is needed and no user's code runs.
+    # Without a hook, extensions stay ExtTypes: no type has to be imported and no user code runs.
     return unpackb(data, strict_map_key=False, unicode_errors="surrogatepass")
 
 
@@ -51,7 +51,7 @@ def _pack_neutral(value: Any) -> bytes:
 
 
 def _canonical(value: Any) -> Any:
-    """The same tree with dicts and sets as sorted sequences of their packed entries."""
+    """The value with each dict and set replaced by its sorted packed entries."""
     cls = type(value)
     if cls is list:
         return [_canonical(item) for item in value]

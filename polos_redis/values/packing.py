@@ -1,32 +1,32 @@
-"""The stored format of values: msgpack, with one extension type for each thing msgpack lacks.
+"""Stored format of values: msgpack, with an extension type for each Python type that msgpack lacks.
 
-Values of this format live as long as executions do, and processes of several versions share a
-Redis, so a code keeps its meaning for ever; what has to change gets a new code.
+Stored values live as long as their executions, and processes of different versions share a Redis. A code
+therefore never changes its meaning; a changed format gets a new code.
 
     code  type         payload
-    0     -            never written: a later format can wrap a value in it, and this one refuses it
+    0     -            reserved: a later format can wrap a value in it, and this version refuses it
     1     int          beyond 64 bits: two's complement, big-endian
     2     tuple        array
     3     set          array
     4     frozenset    array
     5     datetime     ISO 8601; with a zone or a fold "<ISO>|<fold>|<zone key>", the ISO without offset
     6     date         ISO 8601
-    7     time         as datetime
+    7     time         like datetime
     8     timedelta    array: days, seconds, microseconds
-    9     Decimal      its string
+    9     Decimal      string
     10    UUID         16 bytes
     11    enum member  array, see records.py
     12    dataclass    array, see records.py
     13    model        array, see records.py
-    14+   -            free; 64 to 127 never stored (digests use some)
+    14+   -            unused; 64 to 127 are never stored (digests use some of them)
 
-Strings are UTF-8 with lone surrogates let through. Arrays and texts in payloads are this same format
-without a header. bytearray and memoryview are packed as bytes and come back as bytes, and msgpack's
-own ExtType and Timestamp are written as they are: telling them apart would cost a Python call a value.
+Strings are UTF-8 and may contain lone surrogates. Arrays and strings in payloads have this same format,
+without a header. bytearray and memoryview are stored and read back as bytes. msgpack's own ExtType and
+Timestamp are written unchanged: detecting them would cost a Python call per value.
 
-Plain values never leave C. Depth is bounded on both ways because C recursion ends in a crash, not in
-an error: msgpack itself stops at 1024 nested lists and dicts, each level of extension types has its own
-packers and hooks, and there are MAX_TYPED levels.
+Plain values are packed and unpacked entirely in C. Depth is limited in both directions because too deep a
+recursion in C crashes the process instead of raising an error: msgpack stops at 1024 nested lists and
+dicts, and extension types may nest MAX_TYPED levels deep, each level with its own packers and hooks.
 """
 
 from __future__ import annotations
@@ -50,24 +50,26 @@ ENUM, DATACLASS, MODEL = 11, 12, 13
 RECORD_KINDS = {ENUM: records.ENUM, DATACLASS: records.DATACLASS, MODEL: records.MODEL}
 _RECORD_CODES = {kind: code for code, kind in RECORD_KINDS.items()}
 
-MAX_TYPED = 100  # levels of tuples, sets and records inside each other
-MAX_NESTING = 200  # levels of everything, once a value has more than _UNCHECKED levels of the former
-_UNCHECKED = 4  # 4 x 1024 C frames of about 0.5 KB are safe on any stack; then the rest is measured
-_IN_C_STACK = 8  # unpackb keeps 40 KB on the C stack at each level, an Unpacker on the heap
-_KEEP = 65_536  # bytes: a packer that grew beyond is not kept
+MAX_TYPED = 100  # nested levels of extension types (tuples, sets, records ...)
+MAX_NESTING = 200  # nested levels of any type, once there are more than _UNCHECKED levels of extension types
+_UNCHECKED = 4  # 4 x 1024 C frames of about 0.5 KB are safe on any stack
+_IN_C_STACK = (
+    8  # levels unpacked by unpackb, which takes 40 KB of C stack for each; an Unpacker uses the heap
+)
+_POOLED_SIZE = 65_536  # bytes: packers whose buffer grew beyond this are not reused
 _ZONE_KEY = re.compile(r"[A-Za-z0-9_+\-]+(/[A-Za-z0-9_+\-]+)*")
 
 TOO_DEEP = f"nested deeper than {MAX_NESTING} levels (or it contains itself)"
 
-# type -> (code, function to the body, whether the body still has to be packed)
+# code, function from a value to its body, whether the body still has to be packed
 Encoder = tuple[int, Callable[[Any], Any], bool]
 
 
 def pack(value: Any, depth: int = 0) -> bytes:
-    """msgpack of a value that may hold anything storable. Raises NotStorableError, and what msgpack raises.
+    """Packs a value. Raises NotStorableError, or whatever msgpack raises.
 
-    A packer is taken out of its pool while it works: another thread, or a level further in, never
-    finds it half-way. One that has raised does not go back.
+    A packer leaves its pool while in use, so no other thread and no deeper level can use it half-way. It is
+    dropped if it raises.
     """
     pool = _POOLS[depth]
     try:
@@ -75,13 +77,13 @@ def pack(value: Any, depth: int = 0) -> bytes:
     except IndexError:
         packer = _new_packer(depth)
     data: bytes = packer.pack(value)
-    if len(data) <= _KEEP:
+    if len(data) <= _POOLED_SIZE:
         pool.append(packer)
     return data
 
 
 def pack_record(cls: type, fields: Mapping[str, bytes]) -> bytes:
-    """A dataclass's instance whose fields are packed already: of types, perhaps, that only others know."""
+    """Packs an instance of a dataclass from packed fields, whose types need not be imported here."""
     packer = Packer()
     body = packer.pack_array_header(2) + packer.pack(type_name(cls)) + packer.pack_map_header(len(fields))
     body += b"".join(packer.pack(name) + packed for name, packed in fields.items())
@@ -90,13 +92,13 @@ def pack_record(cls: type, fields: Mapping[str, bytes]) -> bytes:
 
 
 def pack_list(items: Sequence[bytes]) -> bytes:
-    """A list of what is packed already."""
+    """Packs a list from packed items."""
     data: bytes = Packer().pack_array_header(len(items)) + b"".join(items)
     return data
 
 
 def unpack(data: bytes, depth: int = 0) -> Any:
-    """The value packed in data. Raises UnreadableValueError, and for damage whatever it happens to cause."""
+    """Unpacks a value. Raises UnreadableValueError, or any other exception if the data is damaged."""
     if depth <= _IN_C_STACK:
         return unpackb(data, ext_hook=_HOOKS[depth], strict_map_key=False, unicode_errors="surrogatepass")
     if depth > MAX_TYPED:
@@ -110,12 +112,12 @@ def unpack(data: bytes, depth: int = 0) -> Any:
     unpacker.feed(data)
     value = unpacker.unpack()
     if unpacker.tell() != len(data):
-        raise UnreadableValueError("damaged: something follows the end of a value")
+        raise UnreadableValueError("it is damaged (there are bytes after the end of a value)")
     return value
 
 
 def encoder(cls: type) -> Encoder:
-    """How a type that msgpack lacks is stored. Raises NotStorableError if it can't be."""
+    """The encoder of a type that msgpack lacks. Raises NotStorableError if values of it can't be stored."""
     known = _ENCODERS.get(cls)
     if known is not None:
         return known
@@ -143,16 +145,16 @@ def _new_packer(depth: int) -> Packer:
             if depth == _UNCHECKED:
                 _check_nesting(payload)
             payload = pack(payload, below)
-        # ExtType's own __new__ is Python and checks what is known here.
+        # ExtType's own __new__ is slow Python code that only checks its arguments.
         return tuple.__new__(ExtType, (code, payload))
 
-    options: dict[str, Any] = {"buf_size": 1024} if _TAKES_BUF_SIZE else {}  # its default is 256 KB each
+    options: dict[str, Any] = {"buf_size": 1024} if _HAS_BUF_SIZE else {}  # the default is 256 KB
     return Packer(
         default=default, strict_types=True, use_bin_type=True, unicode_errors="surrogatepass", **options
     )
 
 
-def _takes_buf_size() -> bool:
+def _has_buf_size() -> bool:
     try:
         Packer(buf_size=1024)
     except TypeError:  # msgpack < 1.1
@@ -160,19 +162,19 @@ def _takes_buf_size() -> bool:
     return True
 
 
-_TAKES_BUF_SIZE = _takes_buf_size()
+_HAS_BUF_SIZE = _has_buf_size()
 _POOLS: list[list[Packer]] = [[] for _ in range(MAX_TYPED + 2)]
 
 
 def _check_nesting(value: Any) -> None:
-    """Refuse what is nested too deeply, level by level and without recursion."""
+    """Raises NotStorableError if a value is nested too deeply. Walks level by level, without recursion."""
     level = [value]
     for _ in range(MAX_NESTING):
-        below: dict[int, Any] = {}  # by identity, so that shared parts count once
-        kept = []  # bodies made here must live as long as their id is used
+        below: dict[int, Any] = {}  # by identity, so that shared parts are visited once
+        alive = []  # keeps the bodies created here alive while their ids are in use
         for item in level:
             children = parts(item)
-            kept.append(children)
+            alive.append(children)
             below.update((id(child), child) for child in children)
         level = list(below.values())
         if not level:
@@ -181,7 +183,7 @@ def _check_nesting(value: Any) -> None:
 
 
 def parts(value: Any) -> list[Any]:
-    """What lies directly inside a value, as it will be packed. Raises NotStorableError."""
+    """The direct children of a value as they will be packed. Raises NotStorableError."""
     cls = type(value)
     if cls is list:
         return list(value)
@@ -190,8 +192,8 @@ def parts(value: Any) -> list[Any]:
     if cls in LEAVES:
         return []
     _, body, packs = encoder(cls)
-    inside = body(value)
-    return parts(inside) if packs else []
+    content = body(value)
+    return parts(content) if packs else []
 
 
 LEAVES = frozenset((type(None), bool, int, float, str, bytes, bytearray, memoryview))
@@ -202,24 +204,24 @@ _BASES += (datetime, date, time, timedelta, Decimal, UUID)
 
 
 def _refusal(cls: type) -> str:
+    article = "an" if cls.__name__[:1] in "AEIOUaeiou" else "a"
     if cls.__name__ in ("coroutine", "async_generator", "generator"):
-        return f"a {cls.__name__} can't be stored: await it, or collect what it yields"
+        return f"{article} {cls.__name__} can't be stored: await it, or collect its values"
     if issubclass(cls, tuple):
         return f"the named tuple {cls.__qualname__} can't be stored: use a frozen dataclass"
     for base in _BASES:
         if issubclass(cls, base):
             return (
-                f"a {cls.__qualname__} can't be stored, because it would come back as {base.__name__}: "
-                f"convert it, {base.__name__}(...)"
+                f"{article} {cls.__qualname__} can't be stored, because it would be read back as "
+                f"{base.__name__}: convert it with {base.__name__}(...)"
             )
-    article = "an" if cls.__name__[:1] in "AEIOUaeiou" else "a"
     return (
         f"{article} {cls.__qualname__} can't be stored: use plain data, a pydantic model, a dataclass, "
         "or a reference such as an id or a path"
     )
 
 
-# --- single types to payloads -----------------------------------------------------------
+# --- encoding single types --------------------------------------------------------------
 
 
 def _int_body(value: int) -> bytes:
@@ -227,10 +229,10 @@ def _int_body(value: int) -> bytes:
 
 
 def _clock_body(value: Any) -> bytes:
-    """datetime or time."""
+    """Body of a datetime or time."""
     zone, fold = value.tzinfo, value.fold
     if zone is None or type(zone) is not ZoneInfo:
-        # A tzinfo that answers without a date has one offset for ever (timezone, pydantic's, dateutil's UTC).
+        # A tzinfo with an offset for no date has a fixed one (timezone, pydantic's, dateutil's UTC).
         if zone is not None and zone.utcoffset(None) is None:
             raise NotStorableError(
                 f"a time zone of type {type(zone).__name__} can't be stored: "
@@ -238,14 +240,14 @@ def _clock_body(value: Any) -> bytes:
             )
         text = value.isoformat() + ("|1|" if fold else "")
     elif zone.key is None:
-        raise NotStorableError("a ZoneInfo without a key can't be stored: make it by ZoneInfo('Area/City')")
+        raise NotStorableError("a ZoneInfo without a key can't be stored: create it as ZoneInfo('Area/City')")
     else:
         text = f"{value.replace(tzinfo=None).isoformat()}|{fold}|{zone.key}"
     return bytes(text, "utf-8")
 
 
 def _enum_packer(cls: Any, body: records.Body) -> Callable[[Any], bytes]:
-    """A member's payload never changes, so it is packed once."""
+    """Packs the members of an enum, each once: a member's payload never changes."""
     packed: dict[Any, bytes] = {}
 
     def payload(member: Any) -> bytes:
@@ -255,9 +257,9 @@ def _enum_packer(cls: Any, body: records.Body) -> Callable[[Any], bytes]:
         content = body(member)
         try:
             data = pack(content)
-        except Exception:  # a value of any kind; the name alone restores the member
+        except Exception:  # the member's value can't be stored: its name is enough to restore it
             data = pack([content[0], content[1], content[1]])
-        if member._name_ in cls._member_map_:  # the combinations of a flag are too many to keep
+        if member._name_ in cls._member_map_:  # combinations of flags are too many to cache
             packed[member._name_] = data
         return data
 
@@ -278,7 +280,7 @@ _ENCODERS: dict[type, Encoder] = {
 }
 
 
-# --- and back ---------------------------------------------------------------------------
+# --- decoding ---------------------------------------------------------------------------
 
 
 def _make_hook(depth: int) -> Callable[[int, bytes], Any]:
@@ -295,7 +297,7 @@ def _make_hook(depth: int) -> Callable[[int, bytes], Any]:
         if type(body) is list and code in _FROM_LIST:
             return _FROM_LIST[code](body)
         raise UnreadableValueError(
-            f"it is damaged, or newer than this version of polos-redis (extension type {code})"
+            f"it is damaged, or was written by a newer version of polos-redis (extension type {code})"
         )
 
     return hook
@@ -314,9 +316,9 @@ def _parse_clock(kind: Callable[[str], Any]) -> Callable[[bytes], Any]:
 
 
 def _zone(key: str) -> tzinfo:
-    # ZoneInfo looks for unknown keys in the package tzdata: nothing but a key may get there.
+    # ZoneInfo looks up unknown keys as resources of the tzdata package, so nothing but a key may reach it.
     if not _ZONE_KEY.fullmatch(key):
-        raise UnreadableValueError("damaged: a time zone's key")
+        raise UnreadableValueError("it is damaged (invalid key of a time zone)")
     return ZoneInfo(key)
 
 

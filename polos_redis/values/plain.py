@@ -1,7 +1,7 @@
-"""Stored values as plain JSON values, for people: `--json`, REST, `get_execution`.
+"""Stored values as plain JSON for people: `--json`, REST, `get_execution`.
 
-Works without the types: extensions are read by their code, not by their class. A pydantic model whose
-class is imported here is shown by its own JSON mode (its serializers count); the rest follows that mode.
+Types need not be imported: extensions are read by their code, not by their class. A pydantic model whose
+class is imported is dumped in JSON mode with its own serializers; everything else imitates that mode.
 """
 
 from __future__ import annotations
@@ -17,27 +17,33 @@ from msgpack import ExtType, Timestamp, unpackb
 from polos_redis.errors import StoredValueError, UnreadableValueError
 from polos_redis.values import packing, records, type_names
 
-_BIG = 14_000  # bits: Python refuses to print an int of more than 4300 digits
-_DEEPEST = 200  # levels that json.dumps and its like take without trouble
+_BIG = 14_000  # bits: Python refuses to print ints of more than 4300 digits
+_DEEPEST = 200  # levels that json.dumps and other encoders can handle
 _DEEPER = f"... (nested deeper than {_DEEPEST} levels)"
 
 
 def to_plain(data: bytes) -> Any:
-    """Stored bytes as dict, list, str, int, float, bool and None, whether or not the types are imported.
+    """Converts stored bytes to dict, list, str, int, float, bool and None, whatever types are imported.
 
-    Lossy, for display: nan and inf become None, bytes text (UTF-8, else base64), keys strings, lone
-    surrogates "?", what lies deeper than 200 levels a note. Raises UnreadableValueError for damaged bytes.
+    The result is for display and loses information: nan and inf become None, bytes become strings (UTF-8,
+    else base64), keys become strings, lone surrogates become "?", and a note replaces whatever lies deeper
+    than 200 levels. Raises UnreadableValueError for damaged bytes.
     """
     try:
         return _plain(_neutral(data), 0)
     except UnreadableValueError as error:
         raise UnreadableValueError(f"a stored value can't be read: {error}") from None
     except Exception as error:
-        raise UnreadableValueError(f"a stored value can't be read, it is damaged: {error!r}") from error
+        raise UnreadableValueError(f"a stored value can't be read: it is damaged ({error!r})") from error
+
+
+def is_plain(data: bytes, plain: Any) -> bool:
+    """Returns whether `plain`, made of `data` by `to_plain`, is unchanged: it would be encoded the same."""
+    return bool(_neutral(data) == plain)
 
 
 def readable(stored: bytes | None) -> Any:
-    """A stored value as plain JSON, for people: one that can't be read is described, never raised."""
+    """As `to_plain`, but never raises: `{"_unreadable": reason}` if unreadable, None if there is no value."""
     if not stored:
         return None
     try:
@@ -47,7 +53,7 @@ def readable(stored: bytes | None) -> Any:
 
 
 def _neutral(data: bytes) -> Any:
-    # Without a hook an extension stays an ExtType, which is hashable: any key can be held.
+    # Without a hook, extensions stay ExtTypes, which are hashable, so any dict key can be unpacked.
     return unpackb(data, strict_map_key=False, unicode_errors="surrogatepass")
 
 
@@ -72,7 +78,7 @@ def _plain(value: Any, depth: int) -> Any:
     if cls is Timestamp:
         return str(value)
     if cls is not ExtType:
-        raise UnreadableValueError(f"a {cls.__name__} where a stored value should be")
+        raise UnreadableValueError(f"unexpected {cls.__name__} in a stored value")
     return _extension(value.code, value.data, depth)
 
 
@@ -81,7 +87,7 @@ def _extension(code: int, data: bytes, depth: int) -> Any:
         return _plain(_list(data), depth)
     if code in packing.RECORD_KINDS:
         return _record(code, data, depth)
-    value = packing.unpack(_ext_bytes(code, data))  # one of the standard library's types, or unknown
+    value = packing.unpack(_ext_bytes(code, data))  # a type of the standard library, or an unknown code
     if isinstance(value, timedelta):
         return _duration(value)
     if isinstance(value, datetime | time):
@@ -105,7 +111,7 @@ def _record(code: int, data: bytes, depth: int) -> Any:
             model = records.restore(records.MODEL, packing.unpack(data, 1))
             return _plain(model.model_dump(mode="json", warnings=False), depth)
         except Exception:
-            pass  # a field's type is not imported, or a serializer of the user's fails: the raw state will do
+            pass  # a field's type is not imported, or the user's serializer fails: show the raw state
     extra = body[3] if code == packing.MODEL and len(body) > 3 and type(body[3]) is dict else {}
     return _plain({**body[1], **extra}, depth)
 
@@ -113,12 +119,12 @@ def _record(code: int, data: bytes, depth: int) -> Any:
 def _list(data: bytes) -> list[Any]:
     body = _neutral(data)
     if type(body) is not list:
-        raise UnreadableValueError("damaged: an extension that should hold an array")
+        raise UnreadableValueError("it is damaged (expected an array in an extension)")
     return body
 
 
 def _key(key: Any, depth: int) -> str:
-    """A key as pydantic's JSON mode writes it."""
+    """A dict key in the format of pydantic's JSON mode."""
     value = _plain(key, depth + 1)
     if type(value) is str:
         return value
@@ -137,7 +143,7 @@ def _text(value: bytes) -> str:
 
 
 def _duration(value: timedelta) -> str:
-    """ISO 8601 as pydantic writes it: years of 365 days, and no weeks or months."""
+    """ISO 8601 in pydantic's format: with years of 365 days, without weeks or months."""
     sign, value = ("-", -value) if value < timedelta(0) else ("", value)
     years, days = divmod(value.days, 365)
     hours, rest = divmod(value.seconds, 3600)

@@ -1,11 +1,11 @@
-"""Models, dataclasses and enum members as plain state, and back.
+"""Conversion of models, dataclasses and enum members to plain state, and back.
 
-State, not constructor arguments: a restored model or dataclass gets the very values it had, without
-validators, `__init__` or `__post_init__`, because those need not be idempotent. A class may have
-changed since a value was stored: fields it has lost are dropped, new ones take their default, and a
-new one without a default makes the value unreadable.
+State, not constructor arguments: a restored object gets the attribute values it had. Validators, `__init__`
+and `__post_init__` don't run, because they need not be idempotent. If the class has changed since, removed
+fields are dropped and new fields take their default; a new field without a default makes the value
+unreadable.
 
-Bodies (the lists that are packed; shorter ones leave out what carries no information):
+Bodies, the lists that are packed (trailing items without information are left out):
     model      [type name, fields, names of the fields that were set, extra fields or nil, private or nil]
     dataclass  [type name, fields, other attributes]
     enum       [type name, member name, value]
@@ -34,7 +34,7 @@ _RESTORERS: dict[str, tuple[type, str, Restore]] = {}
 
 
 def kind_of(cls: type) -> str | None:
-    """Which kind of record cls is. Enum first: an enum may mix in a dataclass."""
+    """MODEL, DATACLASS or ENUM; None for other classes. An enum may mix in a dataclass and is an enum."""
     if type_names.is_enum(cls):
         return ENUM
     if type_names.is_model(cls):
@@ -43,9 +43,9 @@ def kind_of(cls: type) -> str | None:
 
 
 def body_of(cls: type) -> Body:
-    """The function that turns an instance of cls into its body.
+    """The function that converts an instance of cls to its body.
 
-    Raises NotStorableError if another process could not find or rebuild cls.
+    Raises NotStorableError if another process could not find or restore cls.
     """
     name = _findable_name(cls)
     kind = kind_of(cls)
@@ -56,25 +56,27 @@ def body_of(cls: type) -> Body:
     try:
         _new(cls)
     except TypeError as error:
-        raise NotStorableError(f"a {cls.__qualname__} is more than its fields ({error})") from None
+        raise NotStorableError(
+            f"a {cls.__qualname__} can't be stored, because it holds more than its fields ({error})"
+        ) from None
     return _dataclass_body(cls, name)
 
 
 def restore(kind: str, body: Any) -> Any:
-    """The instance that a body describes. Raises UnreadableValueError, or whatever a damaged body causes."""
+    """Restores an instance from its body. Raises UnreadableValueError, or anything if the body is damaged."""
     name = body[0]
     cls = type_names.find_type(name)
     if cls is None:
         raise UnreadableValueError(
-            f"the type {name!r} is not among the modules imported here: import its module in this process "
-            "(and keep a class that stored values name)"
+            f"the type {name!r} is not imported in this process: import its module, or restore the class if "
+            "it was renamed or removed"
         )
     known = _RESTORERS.get(name)
     if known is None or known[0] is not cls:
-        make = {ENUM: _enum_restorer, MODEL: _model_restorer, DATACLASS: _dataclass_restorer}
+        restorer_of = {ENUM: _enum_restorer, MODEL: _model_restorer, DATACLASS: _dataclass_restorer}
         actual = kind_of(cls)
-        assert actual is not None  # find_type finds nothing else
-        known = (cls, actual, make[actual](cls, name))
+        assert actual is not None  # find_type finds only these kinds
+        known = (cls, actual, restorer_of[actual](cls, name))
         if len(_RESTORERS) >= 4096:  # names of parametrised models are unlimited
             _RESTORERS.clear()
         _RESTORERS[name] = known
@@ -87,19 +89,19 @@ def _findable_name(cls: type) -> str:
     name = type_names.type_name(cls)
     if "<locals>" in name:
         raise NotStorableError(
-            f"the class {cls.__qualname__} is defined inside a function, where no other worker can find it: "
-            "move it to module level"
+            f"the class {cls.__qualname__} is defined inside a function, where other processes can't find "
+            "it: move it to module level"
         )
     found = type_names.find_type(name)
-    if found is cls or (found is not None and "[" in name):  # pydantic may hold several equal Box[int]
+    if found is cls or (found is not None and "[" in name):  # pydantic may have several equal Box[int]
         return name
     if found is not None and found.__module__ in ("__main__", "__mp_main__"):
         raise NotStorableError(
-            f"the class {name} exists twice, as the program itself and as an imported module: "
+            f"the class {name} exists twice, in the running program and in an imported copy of its module: "
             "move it to a module that is only imported"
         )
     raise NotStorableError(
-        f"the class {cls.__qualname__} can't be found again as {name}: give it that name in its module"
+        f"the class {cls.__qualname__} can't be found as {name}: assign it to that name in its module"
     )
 
 
@@ -117,8 +119,8 @@ def _model_body(cls: Any, name: str) -> Body:
     def body(model: Any) -> list[Any]:
         state = model.__dict__
         if state.keys() != names:
-            # More: cached properties. Fewer: model_construct() without a required field, which could
-            # not be told from a field that the class has got since.
+            # More: cached properties. Fewer: model_construct() without a required field; when read back, it
+            # would look like a field added to the class since.
             for field in names:
                 if field not in state:
                     raise NotStorableError(_unset(cls, field))
@@ -139,7 +141,7 @@ def _model_restorer(cls: Any, name: str) -> Restore:
     all_set = frozenset(names)
     is_root = cls.__pydantic_root_model__
     has_private = bool(cls.__private_attributes__)
-    takes_extra = cls.model_config.get("extra") == "allow"
+    allows_extra = cls.model_config.get("extra") == "allow"
 
     def restore_model(body: list[Any]) -> Any:
         state = body[1]
@@ -151,13 +153,13 @@ def _model_restorer(cls: Any, name: str) -> Restore:
             _set(model, "__pydantic_fields_set__", set(all_set))
         else:
             were_set = set(body[2])
-            if not were_set <= all_set:  # names of extra fields, of fields gone since, or damage
+            if not were_set <= all_set:  # names of extra fields, of removed fields, or damage
                 were_set = {n for n in were_set if type(n) is str}
             _set(model, "__pydantic_fields_set__", were_set)
-        if is_root:  # its class attributes stand in for the two slots
+        if is_root:  # root models have class attributes instead of the two slots
             return model
         stored_extra, stored_private = (body[3], body[4]) if len(body) > 3 else (None, None)
-        _set(model, "__pydantic_extra__", _named(stored_extra) if takes_extra else None)
+        _set(model, "__pydantic_extra__", _named(stored_extra) if allows_extra else None)
         _set(model, "__pydantic_private__", private(_named(stored_private)) if has_private else None)
         return model
 
@@ -175,7 +177,7 @@ def _model_restorer(cls: Any, name: str) -> Restore:
         return fitted
 
     def private(stored: dict[str, Any]) -> dict[str, Any]:
-        from pydantic_core import PydanticUndefined  # imported long since: cls is a model
+        from pydantic_core import PydanticUndefined  # already imported, since cls is a model
 
         values = {}
         for attribute, info in cls.__private_attributes__.items():
@@ -188,11 +190,13 @@ def _model_restorer(cls: Any, name: str) -> Restore:
 
 
 def _named(values: Any) -> dict[str, Any]:
-    """A mapping of attributes as the store has it: nothing, or a dict with string keys."""
+    """Checks stored attributes: None means none, otherwise they must be a dict with string keys."""
     if values is None:
         return {}
     if type(values) is not dict or not all(type(key) is str for key in values):
-        raise UnreadableValueError("damaged: the attributes of a stored object are not named by strings")
+        raise UnreadableValueError(
+            "it is damaged (expected a stored object's attributes to have string names)"
+        )
     return values
 
 
@@ -202,8 +206,8 @@ def _unset(cls: type, field: str) -> str:
 
 def _lacks(name: str, field: str) -> str:
     return (
-        f"the stored {name} lacks the field {field!r}, which the class needs now: "
-        "give it a default to read values from before"
+        f"the stored {name} lacks the field {field!r}, which the class now requires: "
+        "give the field a default so that older values can be read"
     )
 
 
@@ -221,7 +225,7 @@ def _dataclass_body(cls: Any, name: str) -> Body:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     names = fields.keys()
     slots = _in_slots(cls, list(names))
-    # Worth nothing in the store: what is computed again, and what typing leaves on a Generic's instance.
+    # Not worth storing: cached properties, and the attribute that typing sets on instances of a Generic.
     ignored = {n for base in cls.__mro__ for n, v in vars(base).items() if isinstance(v, cached_property)}
     ignored |= {"__orig_class__", *names}
 
@@ -285,14 +289,16 @@ def _enum_restorer(cls: Any, name: str) -> Restore:
 
     def restore_enum(body: list[Any]) -> Any:
         _, member, value = body
-        found = members.get(member)  # the name counts: a member keeps its identity when its value changes
+        found = members.get(member)  # by name first: a member may change its value
         if found is None and is_flag and type(value) is int:
             found = cls(value)  # A|B has no name of its own
         if found is None:
             same = (m for m in members.values() if type(m._value_) is type(value) and m._value_ == value)
             found = next(same, None)
         if found is None:
-            raise UnreadableValueError(f"the enum {name} has no member {member!r} any more")
+            raise UnreadableValueError(
+                f"the enum {name} no longer has a member {member!r}: restore it to read older values"
+            )
         return found
 
     return restore_enum

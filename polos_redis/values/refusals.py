@@ -1,4 +1,4 @@
-"""The reason a value can't be stored, with the path to the part at fault: `$.items[3].file: ...`."""
+"""Explains why a value can't be stored, with the path to the part at fault: `$.items[3].file: ...`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from polos_redis.values import packing
 
 
 def explain(value: object, error: Exception) -> str:
-    """`path: reason` of the first thing in value that can't be stored; only for values that were refused."""
+    """`path: reason` for the first part of `value` that can't be stored.
+
+    Call it only for a value that failed to encode with `error`, which is the reason if no part is at fault.
+    """
     trail: list[tuple[str, Any, Any]] = [("$", value, None)]  # label, value, iterator over its children
     open_ids: set[int] = set()
     while trail:
@@ -63,7 +66,7 @@ def _children(value: Any) -> list[tuple[str, Any]]:
         return []
     _, fields, *more = body(value)
     found = list(fields.items())
-    for attributes in more:  # extra and private attributes; the list of set fields holds names only
+    for attributes in more:  # extra and private attributes, but not the list of fields that were set
         if type(attributes) is dict:
             found += attributes.items()
     return [(f".{name}", item) for name, item in found]

@@ -1,4 +1,4 @@
-"""Texts as Redis holds them: UTF-8, lone surrogates included."""
+"""Strings as stored in Redis (UTF-8 with lone surrogates), and the form in which names are compared."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import unicodedata
 
 
 def text(value: bytes | None) -> str:
-    """A stored text; empty for None."""
+    """Decodes a stored string; None gives an empty string."""
     return "" if value is None else value.decode("utf-8", "surrogatepass")
 
 
 def raw(value: str) -> bytes:
-    """The bytes a text is stored as."""
+    """Encodes a string for the store."""
     return value.encode("utf-8", "surrogatepass")
 
 
 def canonical(name: str) -> str:
-    """The form in which people's names are compared: two spellings of one name are one person."""
+    """Normal form of a person's name, equal for all spellings that count as the same person."""
     return unicodedata.normalize("NFKC", name).strip().casefold()

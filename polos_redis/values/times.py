@@ -1,4 +1,4 @@
-"""Conversions between the store's milliseconds since 1970 and the times users see and give."""
+"""Conversions between stored times (milliseconds since 1970) and the times users pass and see."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from polos_redis.errors import InvalidInputError
 
 LONGEST_SECONDS = 1e10  # about 300 years
-LAST_MS = 253_402_300_799_999  # the end of the year 9999, as far as dates go
+LAST_MS = 253_402_300_799_999  # the end of year 9999, the last that datetime can express
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -28,15 +28,15 @@ def iso(ms: float | None) -> str | None:
     return to_datetime(ms).isoformat(timespec="milliseconds") if ms else None
 
 
-# --- times as users give them ---
+# --- times that users pass ---
 
 
 def milliseconds(
     what: str, seconds: float | timedelta | None, name: str = "timeout", *, zero: bool = False
 ) -> int | None:
-    """A duration in ms; None for None. At least 1, unless `zero` allows 0.
+    """A duration in whole ms, at least 1 (or 0 if `zero` allows it); None for None.
 
-    Raises `InvalidInputError`; `what` and `name` appear in its message.
+    Raises `InvalidInputError` with `what` and `name` in its message.
     """
     if seconds is None:
         return None
@@ -45,27 +45,27 @@ def milliseconds(
         return 0
     if not isinstance(number, (int, float)) or isinstance(number, bool) or not 0 < number < LONGEST_SECONDS:
         raise InvalidInputError(
-            f"{what}: {name} is a positive number of seconds (or a timedelta) or None, not {seconds!r}"
+            f"{what}: {name} must be a positive number of seconds, a timedelta or None, not {seconds!r}"
         )
     return max(1, int(number * 1000))
 
 
 def span(what: str, **parts: float) -> int:
-    """The sum of the parts of a duration (seconds, minutes, ...) in ms, at least 0."""
+    """Sum of a duration's parts (seconds=, minutes=, ...) in ms, at least 0. Raises `InvalidInputError`."""
     try:
-        whole = timedelta(**{name: part or 0 for name, part in parts.items()})
+        total = timedelta(**{name: part or 0 for name, part in parts.items()})
     except (TypeError, ValueError, OverflowError):
-        whole = timedelta.max
-    if whole.total_seconds() >= LONGEST_SECONDS:
-        given = {name: part for name, part in parts.items() if part}
-        raise InvalidInputError(f"{what}: expected numbers, of 300 years at the most together, not {given!r}")
-    return max(0, whole // _MILLISECOND)
+        total = timedelta.max
+    if total.total_seconds() >= LONGEST_SECONDS:
+        nonzero = {name: part for name, part in parts.items() if part}
+        raise InvalidInputError(f"{what}: expected numbers that add up to at most 300 years, not {nonzero!r}")
+    return max(0, total // _MILLISECOND)
 
 
 def checked_ms(what: str, when: datetime) -> int:
-    """A point in time in ms; 1 for everything before 1970. Raises `InvalidInputError`."""
+    """A point in time in ms; 1 for any time before 1970. Raises `InvalidInputError`."""
     if not isinstance(when, datetime) or when.utcoffset() is None:
         raise InvalidInputError(
-            f"{what}: expected a datetime with a time zone (datetime.now(UTC), say), not {when!r}"
+            f"{what}: expected a datetime with a time zone, such as datetime.now(UTC), not {when!r}"
         )
     return min(max(1, to_ms(when)), LAST_MS)

@@ -1,13 +1,13 @@
-"""The names under which types are stored, and the way back from a name to a type.
+"""Names of stored types, and the lookup of a type by its name.
 
-A name is `module:qualname`. A module that runs as `__main__` goes by its own name, so that
-`python charge.py` and a worker that imports `charge` mean the same type. A parametrised pydantic
-model is `module:Box[int,other:Item]`: the arguments are builtins from a fixed list, containers and
-unions of them, and named types.
+A name is `module:qualname`. A module that runs as `__main__` is named as if it were imported, so that
+`python charge.py` and a worker that imports `charge` agree on its types. A parametrised pydantic model is
+`module:Box[int,other:Item]`; its arguments are builtins from a fixed list, containers and unions of them,
+and named types.
 
-Names come from the store, so they are not trusted: only modules that are already imported are
-looked at, only through plain dictionaries (no import, no module `__getattr__`, no descriptor), and
-only pydantic models, dataclasses and enums are found.
+Names come from the store and are not trusted. The lookup covers only modules that are already imported,
+reads only plain dictionaries (no import, no module `__getattr__`, no descriptor) and finds only pydantic
+models, dataclasses and enums.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from uuid import UUID
 
 from polos_redis.errors import NotStorableError
 
-_MAIN = ("__main__", "__mp_main__")  # the second is what multiprocessing's children call it
+_MAIN = ("__main__", "__mp_main__")  # the second in child processes of multiprocessing
 _ARGUMENTS: dict[str, Any] = {
     t.__name__: t
     for t in [
@@ -34,22 +34,22 @@ _ARGUMENTS: dict[str, Any] = {
     ]
 } | {"None": type(None), "Any": Any, "...": ...}
 _ARGUMENT_NAMES = {id(t): name for name, t in _ARGUMENTS.items()}
-_MAX_NAME = 1000  # characters; the parser below recurses with the brackets in a name
+_MAX_NAME = 1000  # characters; the parser below recurses once per bracket
 
-# Read a class's own dictionary and bases whatever its metaclass says about attributes.
+# Read a class's own dictionary and bases without involving its metaclass.
 _class_dict = type.__dict__["__dict__"].__get__
 _class_mro = type.__dict__["__mro__"].__get__
 
 # name -> (type, its module's key and object, that module's dict, top-level name, top-level object):
-# enough to see cheaply that a reload has put another class there.
+# enough to notice cheaply that a reload replaced the class.
 _FOUND: dict[str, tuple[type, str, types.ModuleType, dict[str, Any], str, object]] = {}
-_MAX_FOUND = 4096  # names of parametrised models are unlimited
+_MAX_FOUND = 4096  # there is no limit to the names of parametrised models
 
 
 def type_name(cls: type) -> str:
-    """The name of a type in the store.
+    """The name under which a type is stored.
 
-    Raises NotStorableError for a parametrised model with an argument that has no name.
+    Raises NotStorableError for a parametrised model whose argument has no name.
     """
     parameters = _parameters(cls)
     if parameters:
@@ -60,10 +60,10 @@ def type_name(cls: type) -> str:
 
 
 def find_type(name: str) -> type | None:
-    """The imported pydantic model, dataclass or enum of that name, else None.
+    """The imported pydantic model, dataclass or enum with this name, or None.
 
-    Imports nothing and calls nothing of what the name leads to. After a module was reloaded, its new
-    class is found. When `__main__` and an imported module are the same file, `__main__`'s counts.
+    Imports nothing and calls nothing that the name refers to. Finds the new class after a module is reloaded,
+    and the class in `__main__` if the same file is also imported as a module.
     """
     known = _FOUND.get(name)
     if known is not None:
@@ -74,7 +74,7 @@ def find_type(name: str) -> type | None:
 
 
 def main_name() -> str:
-    """The name `__main__` would have if it were imported; `__main__` where there is no file."""
+    """The name that `__main__` would have as an imported module, or `__main__` if it has no file."""
     main = sys.modules.get("__main__")
     if main is None:
         return "__main__"
@@ -87,7 +87,7 @@ def main_name() -> str:
 
 
 def is_model(cls: type) -> bool:
-    """Whether cls is a pydantic model (without importing pydantic: no model exists before it)."""
+    """Whether cls is a pydantic model. Does not import pydantic: without it, no model exists."""
     return _base_model() in _class_mro(cls)
 
 
@@ -101,11 +101,11 @@ def is_enum(cls: type) -> bool:
 
 def _base_model() -> Any:
     main = sys.modules.get("pydantic.main")
-    return getattr(main, "BaseModel", is_model)  # before pydantic is imported: something in no mro
+    return getattr(main, "BaseModel", is_model)  # without pydantic: an object that is in no MRO
 
 
 def _parameters(cls: type) -> tuple[type, tuple[Any, ...]] | None:
-    """(Box, (int,)) for the class Box[int]; None for a class that is not parametrised itself."""
+    """(Box, (int,)) for the class Box[int]; None for a class that is not parametrised."""
     metadata = _class_dict(cls).get("__pydantic_generic_metadata__")
     if not metadata or metadata["origin"] is None:
         return None
@@ -130,7 +130,7 @@ def _argument_name(argument: Any) -> str:
 
 def _search(name: str) -> type | None:
     head, bracket, rest = name.partition("[")
-    for key, module, namespace, path in _places(head):
+    for key, module, namespace, path in _candidates(head):
         found = _walk(namespace, path)
         if found is not None and bracket:
             found = _parametrise(found, rest)
@@ -142,13 +142,13 @@ def _search(name: str) -> type | None:
     return None
 
 
-def _places(name: str) -> Iterator[tuple[str, types.ModuleType, dict[str, Any], list[str]]]:
+def _candidates(name: str) -> Iterator[tuple[str, types.ModuleType, dict[str, Any], list[str]]]:
     module_name, colon, qualname = name.partition(":")
     if not colon:
         return
     for key in ("__main__", module_name) if module_name == main_name() else (module_name,):
         module = sys.modules.get(key)
-        # `type(...)` and object's own getattribute: a lazy module must not load because of a lookup.
+        # `type(...)` and object's __getattribute__, because a lookup must not load a lazy module.
         if module is not None and issubclass(type(module), types.ModuleType):
             yield key, module, object.__getattribute__(module, "__dict__"), qualname.split(".")
 
@@ -164,7 +164,7 @@ def _walk(namespace: dict[str, Any], path: list[str]) -> type | None:
 
 
 def _parametrise(origin: type, rest: str) -> type | None:
-    """Box[int]: the class that is there already, else one made by pydantic's own code."""
+    """Box[int]: the existing class, or a new one created by pydantic's own code."""
     arguments, end = _parse_arguments(rest, 0)
     if end != len(rest) or arguments is None or not is_model(origin):
         return None
@@ -174,16 +174,16 @@ def _parametrise(origin: type, rest: str) -> type | None:
             return cls
     base, bases = _base_model(), _class_mro(origin)
     if any("__class_getitem__" in _class_dict(cls) for cls in bases[: bases.index(base)]):
-        return None  # a user's own is not called
+        return None  # never call a user's __class_getitem__
     try:
-        made = base.__class_getitem__.__func__(origin, tuple(arguments))
-    except Exception:  # not generic, the wrong number of arguments, a bound that does not fit
+        created = base.__class_getitem__.__func__(origin, tuple(arguments))
+    except Exception:  # not generic, wrong number of arguments, or a bound is violated
         return None
-    return made if isinstance(made, type) and is_model(made) else None
+    return created if isinstance(created, type) and is_model(created) else None
 
 
 def _parse_arguments(text: str, start: int) -> tuple[list[Any] | None, int]:
-    """Parse `int,list[str]]` up to its closing bracket: the types (None if one is unknown), and the end."""
+    """Parses `int,list[str]]` up to its closing bracket: the types (None if one is unknown), and the end."""
     arguments: list[Any] = []
     while True:
         end = start

@@ -1,6 +1,6 @@
-"""Workflow inputs, checked against the declared type where they come in.
+"""Validation of workflow inputs against their declared types.
 
-pydantic is imported by the first check that needs it.
+pydantic is imported when the first type needs it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Validator = Callable[[object], object]
 
 
 class GeneratedInput:
-    """An input that nobody wrote: what a schedule or an event begins a workflow with, which may take none."""
+    """Marker for input the runtime generates: a workflow started by a schedule or event may take no input."""
 
     __slots__ = ()
 
@@ -24,17 +24,17 @@ _VALIDATORS: dict[Any, Validator] = {}
 
 
 def validator(annotation: Any) -> Validator:
-    """The check of one declared type, built at its first use and once per type.
+    """The validator of a declared type, built once per type at first use.
 
-    It returns the value as the type wants it (a dict becomes the model, an instance stays itself), or
-    raises pydantic's ValidationError; ConfigurationError if there is no way to check that type. Without
-    an annotation everything passes.
+    It converts a value to the type (a dict to the model; instances pass unchanged) or raises pydantic's
+    ValidationError. Without an annotation, every value passes. Raises ConfigurationError if pydantic can't
+    validate the type.
     """
     if annotation in (None, inspect.Parameter.empty, Any, object):
         return _anything
     try:
         known = _VALIDATORS.get(annotation)
-    except TypeError:  # an annotation that can't be hashed is built each time
+    except TypeError:  # unhashable annotations are built each time
         return _build(annotation)
     if known is None:
         known = _VALIDATORS[annotation] = _build(annotation)
@@ -42,10 +42,10 @@ def validator(annotation: Any) -> Validator:
 
 
 def validate_input(annotation: Any, value: object, *, workflow_id: str, name: str = "input") -> object:
-    """The input (or what else goes by a `name`) as the workflow's declared type wants it.
+    """Converts an input, or another value called `name`, to the workflow's declared type.
 
-    An instance of the declared class is returned as it is; a dict (JSON from the CLI or REST) becomes the
-    model or dataclass. Raises InvalidInputError naming the workflow and each field that does not fit.
+    Instances of the declared class pass unchanged; a dict (JSON from the CLI or REST) becomes the model or
+    dataclass. Raises InvalidInputError naming the workflow and each invalid field.
     """
     if type(value) is annotation:
         return value
@@ -53,7 +53,7 @@ def validate_input(annotation: Any, value: object, *, workflow_id: str, name: st
         check = validator(annotation)
     except ConfigurationError as error:
         raise ConfigurationError(f"workflow {workflow_id!r}: {error}") from error.__cause__
-    if check is _anything:  # then pydantic need not be imported
+    if check is _anything:  # without importing pydantic
         return value
     from pydantic import ValidationError
 
@@ -79,14 +79,14 @@ def _build(annotation: Any) -> Validator:
     adapter: TypeAdapter[Any]
     try:
         adapter = TypeAdapter(annotation)
-        if not getattr(adapter, "pydantic_complete", True):  # a name in the annotation is not known yet
+        if not getattr(adapter, "pydantic_complete", True):  # a name in the annotation is still undefined
             adapter.rebuild(raise_errors=True)
     except (PydanticUserError, NameError):
-        try:  # a class pydantic knows nothing of: an instance of it will do
+        try:  # a class that pydantic doesn't know: accept its instances
             adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
             if not getattr(adapter, "pydantic_complete", True):
                 adapter.rebuild(raise_errors=True)
         except (PydanticUserError, NameError) as error:
-            raise ConfigurationError(f"its input type {annotation!r} can't be checked: {error}") from error
+            raise ConfigurationError(f"its input type {annotation!r} can't be validated: {error}") from error
     validate: Validator = adapter.validate_python
     return validate

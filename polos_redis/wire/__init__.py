@@ -1,1 +1,1 @@
-"""Connections to Redis: URLs, transports, and the multiplexed wire that every call uses."""
+"""Connections to Redis: URLs, transports, and the multiplexed wire that carries all calls."""

@@ -1,12 +1,12 @@
-"""The connections of one process to a Redis Cluster: one multiplexed wire per master.
+"""Connections of one process to a Redis Cluster: one multiplexed wire per master.
 
-A call goes to the node that its key lives on. Redirections are no more than a reason to look again: a call
-that met one has not been executed, so it is repeated (or, if it is an activation's write, fails as any write
-whose connection was lost, with a new `epoch`, and the activation decides).
+A call goes to the node that owns its key's slot. A redirection only means that the slot map is outdated: the
+call was not executed, so it is repeated. An activation's write fails instead, like any write whose connection
+was lost, with a new `epoch`, and the activation decides how to continue.
 
-While a slot migrates key by key, its partition stands still. A script touches many keys, of which it declares
-the prefix alone; following ASK would run it on a node that has some of them only. So an ASK is waited out, as
-Redis itself wants it (TRYAGAIN) of calls that name several keys.
+While a slot migrates key by key, its partition pauses. A script declares only the prefix of the many keys it
+touches, so following ASK would run it on a node that has only some of them. The wire therefore waits until
+the migration is over, as Redis asks clients to do (TRYAGAIN) for calls with several keys.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from polos_redis.wire.urls import RedisUrl, parse
 from polos_redis.wire.wire import FIRST_PAUSE, LONGEST_PAUSE, Wire
 
 SLOTS = 16384
-REACH_SECONDS = 0.5  # for a node to be reached before the others are asked who owns the slot now
-LOOK_PAUSE = 0.05  # seconds between two looks
-MIGRATION_PAUSE = 0.25  # seconds at most between attempts while a slot migrates
+REACH_SECONDS = 0.5  # how long to try one node before asking the others who owns the slot now
+REFRESH_PAUSE = 0.05  # seconds between two refreshes of the slot map
+MIGRATION_PAUSE = 0.25  # longest pause in seconds between attempts while a slot migrates
 
 
 def slot_of(key: bytes) -> int:
-    """The hash slot of a key of ours: that of what stands between its braces."""
+    """The hash slot of a polos key: that of its hash tag, the part in braces."""
     tag = key[key.index(b"{") + 1 : key.index(b"}")]
     return crc_hqx(tag, 0) % SLOTS
 
 
 def prefix_of(command: Sequence[Arg]) -> bytes | None:
-    """The partition's prefix in a command: that of its first argument that is a key of ours."""
+    """The prefix of the partition that a command belongs to: that of its first polos key."""
     for arg in command:
         if not isinstance(arg, int):
             key = arg if isinstance(arg, bytes) else arg.encode()
@@ -49,10 +49,10 @@ def prefix_of(command: Sequence[Arg]) -> bytes | None:
 
 
 class ClusterWire:
-    """What `Wire` is for one server, for a cluster: the same calls, each sent to where its key lives.
+    """`Wire` for a cluster: the same calls, each sent to the master that owns its key's slot.
 
-    `epoch` rises when a connection was made and when a partition in use has moved: in both cases the state
-    may have gone back in time. Belongs to the event loop it is first used on.
+    `epoch` rises when a connection is made and when a partition in use moves, because in both cases the state
+    may have gone back in time. A ClusterWire belongs to the event loop on which it is first used.
     """
 
     def __init__(self, target: RedisUrl, *, name: str, scripts: Sequence[Script]) -> None:
@@ -60,12 +60,12 @@ class ClusterWire:
         self.address = target.address
         self._target = target
         self._name, self._scripts = name, scripts
-        self._slots: dict[int, str] = {}  # -> the URL of the owner
+        self._slots: dict[int, str] = {}  # slot -> URL of its owner
         self._nodes: dict[str, Wire] = {}  # by URL
-        self._owners: dict[bytes, Wire] = {}  # by prefix: the partitions in use
-        self._looking: asyncio.Task[None] | None = None
-        self._looked_at = 0.0
-        self._leaving: set[Future[None]] = set()  # the ends of connections to nodes that own nothing now
+        self._owners: dict[bytes, Wire] = {}  # by prefix, of the partitions in use
+        self._refresh: asyncio.Task[None] | None = None
+        self._refreshed_at = 0.0
+        self._closing: set[Future[None]] = set()  # connections to nodes that own no slots any more
         self._closed = False
 
     @property
@@ -76,21 +76,21 @@ class ClusterWire:
     # --- calls ---
 
     def send(self, *args: Arg) -> Future[Any]:
-        """As `Wire.send`; a command without a key goes to any node."""
+        """Like `Wire.send`; a command without a key goes to any node."""
         node = self._owner(prefix_of(args))
         return self._unsent() if node is None else node.send(*args)
 
     def run(self, script: Script, key: bytes, *args: Arg) -> Future[Any]:
-        """As `Wire.run`."""
+        """Like `Wire.run`."""
         node = self._owners.get(key) or self._owner(key)
         return self._unsent() if node is None else node.run(script, key, *args)
 
     async def call(self, *args: Arg, patience: float | None = 30.0) -> Any:
-        """As `Wire.call`; a command without a key goes to any node."""
+        """Like `Wire.call`; a command without a key goes to any node."""
         return await self._repeat(prefix_of(args), lambda node: node.send(*args), patience)
 
     async def call_script(self, script: Script, key: bytes, *args: Arg, patience: float | None = 30.0) -> Any:
-        """As `Wire.call_script`."""
+        """Like `Wire.call_script`."""
         node = self._owners.get(key)
         if node is not None and node.connected and node.room():
             try:
@@ -100,7 +100,7 @@ class ClusterWire:
         return await self._repeat(key, lambda node: node.run(script, key, *args), patience)
 
     async def ready(self, key: bytes) -> None:
-        """Wait until the node that a key lives on can be called, and its slot is at rest there."""
+        """Wait until the node that owns a key's slot can be called and the slot is not migrating."""
         await self._repeat(key, lambda node: node.send("PING"), None)
         await self.call("EXISTS", key, patience=None)
 
@@ -113,8 +113,8 @@ class ClusterWire:
         while True:
             try:
                 if stale:
-                    await self._look()
-                stale = True  # unless the node answers
+                    await self._refresh_slots()
+                stale = True  # until the node is reached
                 node = self._owner(prefix) or await self._find(prefix)
                 if not node.connected:
                     await node.reach(min(until, loop.time() + REACH_SECONDS))
@@ -124,7 +124,7 @@ class ClusterWire:
                 return await send(node)
             except (CallLostError, RedisUnavailableError) as error:
                 code = getattr(error, "code", "")
-                stale = stale or code == "CLUSTERDOWN"  # where this node is, maybe
+                stale = stale or code == "CLUSTERDOWN"  # perhaps only this node is cut off
                 longest = MIGRATION_PAUSE if code in ("MOVED", "ASK", "TRYAGAIN") else LONGEST_PAUSE
                 left = until - loop.time()
                 if self._closed:
@@ -138,19 +138,19 @@ class ClusterWire:
 
     def _unsent(self) -> Future[Any]:
         future: Future[Any] = asyncio.get_running_loop().create_future()
-        state = "is closed" if self._closed else "is not made yet"
+        state = "is closed" if self._closed else "is not established yet"
         future.set_exception(CallLostError(f"the connection to {self.address} {state}", sent=False))
-        future.exception()  # no report when nobody looks
+        future.exception()  # keeps asyncio from logging it if nobody awaits the future
         return future
 
-    # --- the nodes as seen by those who need more than calls ---
+    # --- nodes, for callers that need more than calls ---
 
     def groups(self, prefixes: Sequence[bytes]) -> list[list[bytes]]:
-        """The partitions that one blocked read can cover: each has a slot of its own."""
+        """Groups of partitions that one blocking read can cover: each alone, since each has its own slot."""
         return [[prefix] for prefix in prefixes]
 
     def beside(self, key: bytes, **options: Any) -> Wire:
-        """A connection of its own to the node that a key lives on; it follows when the slot moves."""
+        """A separate connection, with these options, to a key's node. It follows the slot when that moves."""
         prefix = prefix_of((key,))
 
         async def locate() -> str:
@@ -162,18 +162,18 @@ class ClusterWire:
         return Wire(self._target.seeds[0], locate=locate, on_moved=self._moved, **options)
 
     def node(self, key: bytes) -> Wire | None:
-        """The connection to the node that a key lives on, if that is known."""
+        """The connection to the node that owns a key's slot, if known."""
         return self._owner(prefix_of((key,)))
 
     async def nodes(self) -> list[Wire]:
-        """The connections to all masters that own a slot."""
-        await self._look()
+        """The connections to all masters that own slots."""
+        await self._refresh_slots()
         return list(self._nodes.values())
 
-    # --- who owns what ---
+    # --- the slot map ---
 
     def _owner(self, prefix: bytes | None) -> Wire | None:
-        """The node of a partition (of none: any node, a connected one if there is one), if known."""
+        """The node that owns a partition, if known; without a prefix any node, preferably a connected one."""
         if prefix is None:
             nodes = sorted(self._nodes.values(), key=lambda node: not node.connected)
             return nodes[0] if nodes else None
@@ -183,8 +183,8 @@ class ClusterWire:
         return owner
 
     async def _find(self, prefix: bytes | None) -> Wire:
-        """The node of a partition, by the latest news."""
-        await self._look()
+        """The node that owns a partition, according to a fresh slot map."""
+        await self._refresh_slots()
         owner = self._owner(prefix)
         if owner is None:
             raise RedisUnavailableError(f"{self.address} has a slot that no node serves")
@@ -206,7 +206,7 @@ class ClusterWire:
         self.epoch += 1
 
     def _moved(self, text: str) -> None:
-        """Take in what a MOVED tells: its slot, and host:port of the owner."""
+        """Apply a MOVED reply, which names a slot and the host:port of its owner."""
         _, slot, address = text.split(" ")[:3]
         host, _, port = address.rpartition(":")
         owner = self._target.server(host, int(port))
@@ -220,69 +220,73 @@ class ClusterWire:
                 del self._owners[prefix]
                 self.epoch += 1
 
-    async def _look(self) -> None:
-        """Ask who owns what; all who want to know meanwhile share the question."""
+    async def _refresh_slots(self) -> None:
+        """Read the slot map from the cluster. Concurrent callers share one refresh."""
         if self._closed:
-            raise RedisUnavailableError(f"the connection to {self.address} was closed: make a new one")
-        if self._looking is None:
-            # in a context of its own: a caller's task factory must not hold this for the caller's task
-            self._looking = asyncio.get_running_loop().create_task(
-                self._look_around(), name=f"polos: look at {self.address}", context=Context()
+            raise RedisUnavailableError(f"the connection to {self.address} was closed: create a new one")
+        if self._refresh is None:
+            # in a fresh context: a task factory must not attribute this task to the caller
+            self._refresh = asyncio.get_running_loop().create_task(
+                self._ask_nodes(), name=f"polos: read the slots of {self.address}", context=Context()
             )
-            self._looking.add_done_callback(self._looked)
-        looking = self._looking
-        await asyncio.wait((looking,))
-        if looking.cancelled():
+            self._refresh.add_done_callback(self._refreshed)
+        refresh = self._refresh
+        await asyncio.wait((refresh,))
+        if refresh.cancelled():
             raise RedisUnavailableError(f"the connection to {self.address} was closed")
-        if (error := looking.exception()) is not None:
+        if (error := refresh.exception()) is not None:
             raise error.with_traceback(None)
 
-    def _looked(self, looking: asyncio.Task[None]) -> None:
-        self._looking, self._looked_at = None, looking.get_loop().time()
-        if not looking.cancelled():
-            looking.exception()  # no report when nobody waits any more
+    def _refreshed(self, refresh: asyncio.Task[None]) -> None:
+        self._refresh, self._refreshed_at = None, refresh.get_loop().time()
+        if not refresh.cancelled():
+            refresh.exception()  # keeps asyncio from logging it if nobody waits any more
 
-    async def _look_around(self) -> None:
-        """Take the answer of any node: connected ones first, then the seeds, then all others."""
-        await asyncio.sleep(self._looked_at + LOOK_PAUSE - asyncio.get_running_loop().time())
-        troubles: list[str] = []
+    async def _ask_nodes(self) -> None:
+        """Apply the slot map of the first node that answers: connected ones, then seeds, then all others."""
+        await asyncio.sleep(self._refreshed_at + REFRESH_PAUSE - asyncio.get_running_loop().time())
+        failures: list[str] = []
         nodes = list(self._nodes.values())
         random.shuffle(nodes)
-        known: list[Wire | str] = [node for node in nodes if node.connected]
-        known += self._target.seeds
-        known += [node.url for node in nodes if not node.connected]
-        for node in known:
+        candidates: list[Wire | str] = [node for node in nodes if node.connected]
+        candidates += self._target.seeds
+        candidates += [node.url for node in nodes if not node.connected]
+        for node in candidates:
             try:
                 async with asyncio.timeout(2 * ASK_SECONDS):
                     slots = await read_slots(self._target, node)
             except (ConnectionLostError, RedisUnavailableError) as error:
-                troubles.append(str(error))
+                failures.append(str(error))
             except TimeoutError:
                 address = node.address if isinstance(node, Wire) else parse(node).address
-                troubles.append(f"{address} gave no answer")
+                failures.append(f"{address} did not answer")
             else:
-                self._learn(slots)
-                owners = set(slots.values())
-                for url in owners:
-                    self._wire_to(url)
-                for url in self._nodes.keys() - owners:
-                    leaving = asyncio.ensure_future(self._nodes.pop(url).close())
-                    self._leaving.add(leaving)
-                    leaving.add_done_callback(self._leaving.discard)
+                self._apply(slots)
                 return
-        raise RedisUnavailableError(f"no node of {self.address} could be asked: {'; '.join(troubles)}")
+        raise RedisUnavailableError(f"no node of {self.address} could be reached: {'; '.join(failures)}")
+
+    def _apply(self, slots: dict[int, str]) -> None:
+        """Connect to the owners of a slot map, and close the connections to all other nodes."""
+        self._learn(slots)
+        owners = set(slots.values())
+        for url in owners:
+            self._wire_to(url)
+        for url in self._nodes.keys() - owners:
+            closing = asyncio.ensure_future(self._nodes.pop(url).close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     # --- closing ---
 
     async def close(self) -> None:
-        """As `Wire.close`."""
+        """Like `Wire.close`."""
         self._closed = True
-        if self._looking is not None:
-            self._looking.cancel()
-        await asyncio.gather(*(node.close() for node in self._nodes.values()), *self._leaving)
+        if self._refresh is not None:
+            self._refresh.cancel()
+        await asyncio.gather(*(node.close() for node in self._nodes.values()), *self._closing)
 
     def abort(self) -> None:
-        """As `Wire.abort`."""
+        """Like `Wire.abort`."""
         self._closed = True
         for node in self._nodes.values():
             node.abort()

@@ -1,4 +1,4 @@
-"""Making a connection: redis-py connects, authenticates and selects; its transport is then ours."""
+"""Establishes connections with redis-py: it connects, authenticates and selects the database."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from polos_redis.wire.urls import bad_url
 
 
 async def dial(url: str, address: str, timeout: float) -> asyncio.Transport:
-    """Have redis-py connect, authenticate and select; take the transport away from it."""
-    if "redis.asyncio" not in sys.modules:  # it takes a good part of a second, which is not the loop's
+    """Opens a connection and returns its transport, detached from redis-py.
+
+    Raises `RedisUnavailableError` if Redis can't be reached within `timeout` seconds, `RedisRefusedError` if
+    it rejects the connection, and `ConfigurationError` for an invalid URL.
+    """
+    if "redis.asyncio" not in sys.modules:  # importing it would block the loop for a good part of a second
         with ThreadPoolExecutor(1) as thread:
             await asyncio.get_running_loop().run_in_executor(thread, import_module, "redis.asyncio")
     from redis.asyncio import ConnectionPool
@@ -41,7 +45,7 @@ async def dial(url: str, address: str, timeout: float) -> asyncio.Transport:
         options |= {"lib_name": None, "lib_version": None}
     try:
         pool: Any = ConnectionPool.from_url(url, **options)
-        pool.connection_kwargs.update(options)  # options in the URL have won over these
+        pool.connection_kwargs.update(options)  # from_url lets options in the URL override these
         connection = pool.make_connection()
     except (ValueError, TypeError, RedisError):
         raise bad_url() from None
@@ -50,10 +54,12 @@ async def dial(url: str, address: str, timeout: float) -> asyncio.Transport:
             await connection.connect()
         writer, reader = connection._writer, connection._reader
         if reader.at_eof() or reader._buffer or connection._parser._reader.has_data():
-            raise RedisUnavailableError(f"Redis at {address} closed the connection or spoke out of turn")
+            raise RedisUnavailableError(
+                f"Redis at {address} closed the connection or sent unexpected data: is it a Redis server?"
+            )
     except BaseException as error:
         connection._close()
-        if isinstance(error.__cause__, (AuthenticationError, ResponseError)):  # a unix socket's is wrapped
+        if isinstance(error.__cause__, (AuthenticationError, ResponseError)):  # wrapped on unix sockets
             error = error.__cause__
         if isinstance(error, TimeoutError):
             raise RedisUnavailableError(f"Redis at {address} did not answer within {timeout:g} s") from error
@@ -68,7 +74,7 @@ async def dial(url: str, address: str, timeout: float) -> asyncio.Transport:
             raise RedisUnavailableError(f"Redis at {address} can't be reached: {error}") from error
         raise
     transport: asyncio.Transport = writer.transport
-    # Else they would warn, or close it, when they are collected.
+    # Otherwise redis-py and the writer would warn, or close the transport, when they are collected.
     connection._writer = connection._reader = None
     writer._transport = _CLOSED
     return transport

@@ -1,4 +1,4 @@
-"""Asking who is where: the master of a service, the owners of a cluster's slots."""
+"""Discovery of servers: the master of a sentinel service, and the owners of a cluster's slots."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from polos_redis.wire.replies import RefusedReplyError
 from polos_redis.wire.urls import RedisUrl, parse
 from polos_redis.wire.wire import Wire
 
-ASK_SECONDS = 1.0  # for one server to be reached, and to answer
+ASK_SECONDS = 1.0  # timeout for reaching one server, and for its answer
 
 
 async def ask(url: str, *command: str) -> Any:
-    """One question to one server, over a connection of its own."""
+    """Sends one command to a server over a temporary connection."""
     wire = Wire(url, name="", timeout=ASK_SECONDS, connect_timeout=ASK_SECONDS)
     try:
         await wire.connect()
@@ -23,28 +23,30 @@ async def ask(url: str, *command: str) -> Any:
 
 
 async def find_master(target: RedisUrl) -> str:
-    """The URL of the service's master, from the first sentinel that knows it."""
-    troubles = []
+    """The URL of a service's master, from the first sentinel that knows it."""
+    failures = []
     for sentinel in target.seeds:
         try:
-            found = await ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", target.service)
+            master = await ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", target.service)
         except PolosError as error:
-            troubles.append(str(error))
+            failures.append(str(error))
             continue
-        if found is not None:
-            return target.server(found[0].decode(), int(found[1]))
-        troubles.append(f"{parse(sentinel).address} knows no service {target.service!r}")
-    raise RedisUnavailableError(f"no sentinel named the master: {'; '.join(troubles)}")
+        if master is not None:
+            return target.server(master[0].decode(), int(master[1]))
+        failures.append(f"{parse(sentinel).address} knows no service {target.service!r}")
+    raise RedisUnavailableError(f"no sentinel knows the master: {'; '.join(failures)}")
 
 
 async def read_slots(target: RedisUrl, node: Wire | str) -> dict[int, str]:
-    """Slot -> URL of its master, as a node sees it: asked over its wire, or over a connection made for it."""
+    """Slot -> URL of its master, as one node reports it. A node given as URL gets a temporary connection."""
     command = ("CLUSTER", "SLOTS")
     try:
         rows = await (node.send(*command) if isinstance(node, Wire) else ask(node, *command))
     except RefusedReplyError as error:
         if "cluster support disabled" in str(error):
-            raise ConfigurationError(f"{target.address} is no cluster: write redis:// in the URL") from None
+            raise ConfigurationError(
+                f"{target.address} is not a cluster: write redis:// in the URL"
+            ) from None
         raise
     slots: dict[int, str] = {}
     for first, last, (host, port, *_), *_ in rows:

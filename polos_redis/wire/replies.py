@@ -1,8 +1,8 @@
-"""What Redis can answer, besides what was asked for: the errors of a call.
+"""Errors of calls to Redis, made from error replies and lost connections.
 
-A future or a repeated call can raise `CallLostError` (`sent` says whether the call left the process: if it
-did, its outcome is unknown), `TransientReplyError` (not executed, worth repeating) and `RefusedReplyError`
-(repeating won't cure it). The last two carry Redis' error word as `code`.
+A call raises `CallLostError` if its connection is lost (the outcome is unknown if `sent` is True),
+`TransientReplyError` if Redis did not execute it and it can be repeated, and `RefusedReplyError` if repeating
+won't help. The last two have Redis' error code as `code`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HINTS = {
     "NOPERM": "grant the ACL user ~polos:* &polos:* and the command",
     "NOAUTH": "put user and password into the URL: redis://user:password@host:port",
     "WRONGPASS": "check the user and password in the URL",
-    "WRONGTYPE": "another program uses this key: give polos a namespace or a Redis of its own",
+    "WRONGTYPE": "another program uses this key: use another namespace or a separate Redis",
     "MOVED": "this is a cluster: write redis+cluster:// in its URL",
     "ASK": "this is a cluster: write redis+cluster:// in its URL",
     "CROSSSLOT": "on a cluster all keys of one call must share one {slot}",
@@ -25,7 +25,7 @@ HINTS = {
 
 
 class CallLostError(ConnectionLostError):
-    """The connection is gone. `sent` False: the call never left; True: its outcome is unknown."""
+    """The connection was lost. `sent` is True if the outcome is unknown, False if the call was never sent."""
 
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ class CallLostError(ConnectionLostError):
 
 
 class TransientReplyError(CallLostError):
-    """Redis can't serve right now (`code` says why): not executed, so worth repeating."""
+    """Redis can't serve the call now (`code` says why) and did not execute it, so it can be repeated."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message, sent=True)
@@ -41,7 +41,7 @@ class TransientReplyError(CallLostError):
 
 
 class RefusedReplyError(RedisRefusedError):
-    """Redis answered with an error that repeating won't cure; `code` is its first word."""
+    """Redis rejected the call, and repeating it won't help; `code` is the first word of its reply."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class RefusedReplyError(RedisRefusedError):
 def refusal(
     address: str, what: str, code: str, text: str, *, redirected: bool = False
 ) -> TransientReplyError | RefusedReplyError:
-    """The error for an error reply; `redirected` when the call is to be repeated elsewhere."""
+    """The error for an error reply. With `redirected`, the call can be repeated on another node."""
     if redirected or code in TRANSIENT:
         return TransientReplyError(f"Redis at {address} can't serve {what} now: {text}", code)
     hint = f" ({HINTS[code]})" if code in HINTS else ""

@@ -1,4 +1,4 @@
-"""From a URL to the wire that calls go over: one for a server, or one per master of a cluster."""
+"""Chooses the wire for a URL: `Wire` for one server, `ClusterWire` for a cluster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AnyWire = Wire | ClusterWire
 
 
 def wire_to(url: str, *, name: str, scripts: Sequence[Script]) -> AnyWire:
-    """The wire for a URL; no connection is made yet. Raises `ConfigurationError`."""
+    """The wire for a URL, not yet connected. Raises `ConfigurationError` for an invalid URL."""
     target = parse(url)
     if target.kind == "cluster":
         return ClusterWire(target, name=name, scripts=scripts)

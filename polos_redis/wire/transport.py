@@ -1,7 +1,7 @@
-"""One transport of a connection to Redis: calls go out joined, replies come back in order.
+"""Transport of one connection to Redis: writes calls in batches and matches replies to them in order.
 
-All calls of one event-loop tick are packed, joined and written at once; replies resolve futures in the order
-of the calls. A cancelled call's answer is skipped when it comes and disturbs nobody.
+All calls made in one tick of the event loop leave in a single write. Replies resolve the calls' futures in
+order. The reply to a cancelled call is skipped.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ log = logging.getLogger("polos.wire")
 Arg = bytes | str | int
 Command = tuple[Arg, ...]
 
-CHECKS = 8  # looks at a silent connection before it is given up: each after an eighth of the timeout
-READ_SIZE = 1 << 16
+CHECKS = 8  # checks of a silent connection before it is dropped, an eighth of the timeout apart
+READ_SIZE = 1 << 16  # bytes
 REPLIES_PER_TURN = 32
-WRITE_LIMIT = 1 << 20  # bytes in the transport's buffer before `room` says no
-CLOSE_GRACE = 1.0  # seconds that `finish` waits for replies, then again for the transport
+WRITE_LIMIT = 1 << 20  # bytes in the transport's buffer above which `has_room` is False
+CLOSE_GRACE = 1.0  # seconds that `finish` waits for replies, and then for the transport
 
 PUSHES = frozenset((b"message", b"smessage", b"pmessage"))
 UNSUBSCRIBED = frozenset((b"unsubscribe", b"sunsubscribe", b"punsubscribe"))
 CONFIRMATIONS = frozenset((b"subscribe", b"ssubscribe", b"psubscribe")) | UNSUBSCRIBED
 
-_pack: Callable[[Command], bytes] = cast(Any, pack_command)  # its stub knows tuples of one item only
+_pack: Callable[[Command], bytes] = cast(Any, pack_command)  # its stub allows only tuples of one item
 _NOTHING: Any = object()
-_INHERITED: list[asyncio.Transport] = []  # of a parent process: kept, never touched
+_INHERITED: list[asyncio.Transport] = []  # from a parent process: kept alive, never touched
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One Lua script; `sha` is the SHA-1 of the source in hex."""
+    """A Lua script; `sha` is the SHA-1 of its source in hex."""
 
     name: str
     source: bytes
     sha: bytes
 
 
-class Owner(Protocol):
-    """Whose connection it is."""
+class TransportOwner(Protocol):
+    """Owner of a transport: its settings and its callbacks for redirections and for the loss."""
 
     address: str
     timeout: float
@@ -59,23 +59,23 @@ class Owner(Protocol):
     def transport_lost(self, link: Transport) -> None: ...
 
 
-# future, command, the script it runs if it does
+# future, command, the script that the command runs or None
 Entry = tuple["asyncio.Future[Any]", Command, Script | None]
 
 
 class Transport(asyncio.BufferedProtocol):
-    """One transport from its preparation to its loss."""
+    """One connection, from its preparation until it is lost."""
 
     __slots__ = (
         *("owner", "address", "loop", "pid", "timeout", "window", "on_push", "transport", "gone"),
         *("preparing", "lost", "paused", "waiters", "calls", "out", "healing", "answered"),
-        *("confirmed", "drop", "taking"),
+        *("confirmed", "drop", "scheduled"),
         *("buffer", "view", "feed", "gets", "ticker", "history", "quiet"),
     )
 
     def __init__(
         self,
-        owner: Owner,
+        owner: TransportOwner,
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
         on_push: Callable[[list[Any]], None] | None,
@@ -86,21 +86,21 @@ class Transport(asyncio.BufferedProtocol):
         self.loop, self.pid, self.transport = loop, os.getpid(), transport
         self.gone: asyncio.Future[None] = loop.create_future()  # done once the transport is closed
         self.preparing, self.lost, self.paused = True, False, False
-        self.waiters: deque[asyncio.Future[None]] = deque()  # callers that wait for room
+        self.waiters: deque[asyncio.Future[None]] = deque()  # callers waiting for room
         self.calls: deque[Entry] = deque()
-        self.out: list[bytes] = []  # packed and not yet written: the last len(out) of calls
-        self.healing: set[bytes] = set()  # scripts whose EVAL stands in out
+        self.out: list[bytes] = []  # packed but not yet written: the last len(out) of calls
+        self.healing: set[bytes] = set()  # scripts with an EVAL in out
         self.answered = 0
-        self.confirmed = 0  # channels of the oldest call confirmed so far
-        self.taking = False  # whether more answers are to be handed out in the next turn
-        self.drop = ""  # why to give the connection up after this batch of replies
+        self.confirmed = 0  # confirmed channels of the oldest call
+        self.scheduled = False  # whether the next turn of the loop continues with the replies
+        self.drop = ""  # reason to drop the connection after this batch of replies
         self.buffer = bytearray(READ_SIZE)
-        self.view = memoryview(self.buffer)  # asyncio's TLS slices it: of a bytearray that were a copy
+        self.view = memoryview(self.buffer)  # asyncio's TLS slices it, which would copy a bytearray
         reader = Reader(notEnoughData=_NOTHING)
         self.feed, self.gets = reader.feed, reader.gets
         self.ticker: asyncio.TimerHandle | None = None
-        self.history: deque[int] = deque(maxlen=CHECKS)  # calls written so far, at the latest checks
-        self.quiet = 0  # checks since a subscriber last heard anything
+        self.history: deque[int] = deque(maxlen=CHECKS)  # calls written so far, at each recent check
+        self.quiet = 0  # checks since a subscriber last received anything
         transport.set_write_buffer_limits(high=WRITE_LIMIT)
         transport.set_protocol(self)
         if self.on_push is not None:
@@ -121,7 +121,7 @@ class Transport(asyncio.BufferedProtocol):
     def flush(self) -> None:
         out = self.out
         if not out or self.transport.is_closing():
-            return  # connection_lost is on its way and fails them as never sent
+            return  # connection_lost follows and fails these calls as not sent
         data = b"".join(out)
         out.clear()
         if self.healing:
@@ -140,7 +140,7 @@ class Transport(asyncio.BufferedProtocol):
             try:
                 await waiter
             finally:
-                # Once this caller has had its chance to send; it may be cancelled or not use it.
+                # After this caller's chance to send, which it may not use (it may be cancelled).
                 self.loop.call_soon(self.wake)
 
     def wake(self) -> None:
@@ -163,15 +163,15 @@ class Transport(asyncio.BufferedProtocol):
         except Exception as error:
             self.unreadable(error)
             return
-        if not self.taking:
-            self.take()
+        if not self.scheduled:
+            self.process()
 
     def eof_received(self) -> None:
-        self.take(everything=True)
+        self.process(everything=True)
         self.lose(f"Redis at {self.address} closed the connection")
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.take(everything=True)
+        self.process(everything=True)
         self.lose(f"the connection to Redis at {self.address} broke" + (f": {error}" if error else ""))
         if not self.gone.done():
             self.gone.set_result(None)
@@ -185,21 +185,21 @@ class Transport(asyncio.BufferedProtocol):
 
     # --- replies ---
 
-    def take(self, everything: bool = False) -> None:
-        """Hand out the answers that have come, a bounded number per turn of the loop.
+    def process(self, everything: bool = False) -> None:
+        """Deliver the replies received so far, a limited number per turn of the loop.
 
-        All at once, the callers' next calls would leave in one write, and Redis and this process would take
-        turns at working instead of working side by side.
+        If all were delivered at once, the callers' next calls would leave in one write, and Redis and this
+        process would work in turns instead of in parallel.
         """
-        self.taking = False
+        self.scheduled = False
         if self.lost:
             return
         try:
             if self.on_push is not None:
-                self.take_pushes(self.on_push)
-            elif self.take_replies(len(self.calls) if everything else REPLIES_PER_TURN):
-                self.taking = True
-                self.loop.call_soon(self.take)
+                self.process_pushes(self.on_push)
+            elif self.process_replies(len(self.calls) if everything else REPLIES_PER_TURN):
+                self.scheduled = True
+                self.loop.call_soon(self.process)
         except Exception as error:
             self.unreadable(error)
             return
@@ -209,14 +209,14 @@ class Transport(asyncio.BufferedProtocol):
             self.lose(self.drop)
 
     def unreadable(self, error: Exception) -> None:
-        """An answer makes no sense: all that follows could go to the wrong caller."""
-        self.lose(f"an answer of Redis at {self.address} can't be read ({error})")
+        """Drop the connection after a malformed reply: later replies could reach the wrong callers."""
+        self.lose(f"a reply of Redis at {self.address} can't be read ({error})")
 
-    def take_replies(self, most: int) -> bool:
-        """Resolve the oldest calls whose answers have come; True when there may be more of them."""
+    def process_replies(self, limit: int) -> bool:
+        """Resolve up to `limit` of the oldest calls. True if more replies may be available."""
         gets, popleft, error_reply = self.gets, self.calls.popleft, ReplyError
         count = 0
-        while count < most:
+        while count < limit:
             reply = gets()
             if reply is _NOTHING:
                 break
@@ -228,11 +228,11 @@ class Transport(asyncio.BufferedProtocol):
                 try:  # noqa: SIM105  # the hot path
                     future.set_result(reply)
                 except asyncio.InvalidStateError:
-                    pass  # cancelled meanwhile
+                    pass  # cancelled
         self.answered += count
-        return count == most and bool(self.calls)
+        return count == limit and bool(self.calls)
 
-    def take_pushes(self, on_push: Callable[[list[Any]], None]) -> None:
+    def process_pushes(self, on_push: Callable[[list[Any]], None]) -> None:
         while (reply := self.gets()) is not _NOTHING:
             self.quiet = 0
             kind = reply[0] if isinstance(reply, list) and reply and isinstance(reply[0], bytes) else None
@@ -241,12 +241,12 @@ class Transport(asyncio.BufferedProtocol):
                 try:
                     on_push(reply)
                 except Exception:
-                    log.exception("the receiver of messages pushed by Redis at %s failed", self.address)
+                    log.exception("the callback for messages pushed by Redis at %s failed", self.address)
                 continue
             if confirmed:
                 self.confirmed += 1
                 if self.confirmed < len(self.calls[0][1]) - 1:
-                    continue  # the confirmation of a call's last channel answers it
+                    continue  # a call is answered once its last channel is confirmed
             future, command, script = self.calls.popleft()
             self.answered += 1
             self.confirmed = 0
@@ -256,7 +256,7 @@ class Transport(asyncio.BufferedProtocol):
                 future.set_result(reply)
 
     def confirms(self, reply: list[Any]) -> bool:
-        """Whether this is an answer to the oldest call; the server unsubscribes by itself too."""
+        """Whether this answers the oldest call: the server also unsubscribes clients on its own."""
         if not self.calls:
             return False
         command = [as_bytes(arg) for arg in self.calls[0][1]]
@@ -268,8 +268,8 @@ class Transport(asyncio.BufferedProtocol):
             if not future.done():
                 self.heal(future, command, script)
             return
-        if code == "READONLY":  # after a failover: find out anew who is the master
-            self.drop = f"Redis at {self.address} is a replica now"
+        if code == "READONLY":  # after a failover: reconnect to the new master
+            self.drop = f"Redis at {self.address} is now a replica"
         owner = self.owner()
         redirected = code in REDIRECTS and owner is not None and owner.redirected(self, text)
         if not future.done():
@@ -277,17 +277,17 @@ class Transport(asyncio.BufferedProtocol):
             error = refusal(self.address, what, code, text, redirected=redirected)
             future.set_exception(error)
             if isinstance(error, TransientReplyError):
-                future.exception()  # no report when nobody looks
+                future.exception()  # keeps asyncio from logging it if nobody awaits the future
 
     def heal(self, future: asyncio.Future[Any], command: Command, script: Script) -> None:
-        """Send a call again that met an empty script cache: one EVAL, which fills it, then EVALSHA."""
-        again = command
+        """Repeat a call whose script was not cached: first with EVAL, which caches it, then with EVALSHA."""
+        repeated = command
         if script.sha not in self.healing:
             self.healing.add(script.sha)
-            again = (b"EVAL", script.source, *command[2:])
+            repeated = (b"EVAL", script.source, *command[2:])
         if not self.out:
             self.loop.call_soon(self.flush)
-        self.out.append(_pack(again))
+        self.out.append(_pack(repeated))
         self.calls.append((future, command, script))
 
     # --- the end ---
@@ -296,20 +296,20 @@ class Transport(asyncio.BufferedProtocol):
         self.ticker = self.loop.call_later(self.timeout / CHECKS, self.check)
 
     def check(self) -> None:
-        """Give a silent peer up. Counts checks, not time: a blocked loop or a SIGSTOP is one check."""
+        """Drop a silent connection. Counts checks, not time: a blocked loop or a SIGSTOP is one check."""
         self.ticker = None
         if self.lost:
             return
         history = self.history
         if len(history) == CHECKS and self.answered < history[0]:
-            self.lose(f"Redis at {self.address} gave no answer for {self.timeout:g} s")
+            self.lose(f"Redis at {self.address} did not answer for {self.timeout:g} s")
             return
         if self.calls:
             history.append(self.answered + len(self.calls) - len(self.out))
             self.watch()
             return
         history.clear()
-        if self.on_push is not None:  # a subscriber waits for ever without a call: ask
+        if self.on_push is not None:  # a subscriber may wait for ever without a call, so ping
             self.quiet += 1
             if self.quiet >= CHECKS:
                 self.quiet = 0
@@ -317,14 +317,14 @@ class Transport(asyncio.BufferedProtocol):
             self.watch()
 
     def lose(self, reason: str) -> None:
-        """End the connection at once and fail what is under way; never raises."""
+        """Close the connection at once and fail all outstanding calls. Never raises."""
         if self.lost:
             return
         self.lost = True
         if self.ticker is not None:
             self.ticker.cancel()
         if self.pid != os.getpid() or self.loop.is_closed():
-            self.calls.clear()  # nobody can be awaiting them any more
+            self.calls.clear()  # nobody can await them any more
             self.out.clear()
             discard(self.transport)
             return
@@ -338,17 +338,17 @@ class Transport(asyncio.BufferedProtocol):
                 sent = index < written
                 what = "the outcome of this call is unknown" if sent else "this call was not sent"
                 future.set_exception(CallLostError(f"{reason}: {what}", sent=sent))
-                future.exception()  # no report when nobody looks
+                future.exception()  # keeps asyncio from logging it if nobody awaits the future
         self.calls.clear()
         self.out.clear()
         self.wake()
 
     async def finish(self) -> None:
-        """Give outstanding replies a moment, then close."""
+        """Wait up to CLOSE_GRACE for outstanding replies, then close."""
         if open_calls := [future for future, _, _ in self.calls if not future.done()]:
             await asyncio.wait(open_calls, timeout=CLOSE_GRACE)
         if not self.lost and not self.calls:
-            self.lost = True  # nothing is failed: a plain close
+            self.lost = True  # a plain close: no calls to fail
             if self.ticker is not None:
                 self.ticker.cancel()
             self.transport.close()
@@ -363,7 +363,10 @@ def as_bytes(arg: Arg) -> bytes:
 
 
 def discard(transport: Any) -> None:
-    """Free a socket whose loop is closed, or the parent process's: the loop must not be touched."""
+    """Release a transport without touching its loop, which is closed or belongs to the parent process.
+
+    A transport whose socket is not accessible (uvloop's) is kept alive instead of closed.
+    """
     if hasattr(transport, "_ssl_protocol"):
         transport._closed = True
         transport = transport._ssl_protocol._transport

@@ -1,4 +1,4 @@
-"""What a Redis URL names: one server, the master of a service that sentinels watch, or a cluster."""
+"""Redis URLs. They name one server, the master of a sentinel service, or a cluster."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ SENTINEL_PORT, REDIS_PORT = 26379, 6379
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A URL that was understood. `place` is for messages; all else may hold a password. `seeds` are URLs of
-    one server each: the server itself, the sentinels, or some nodes of the cluster."""
+    """A parsed Redis URL.
+
+    `address` contains no password and may appear in messages; the other fields may contain one. `seeds` are
+    URLs of single servers: the server itself, the sentinels, or some nodes of the cluster.
+    """
 
     kind: Literal["server", "sentinel", "cluster"]
     address: str
     seeds: tuple[str, ...]
     service: str = ""
-    _around: tuple[str, str] = ("", "")  # what stands before and after host and port of a server
+    _around: tuple[str, str] = ("", "")  # the parts of a server's URL before and after host:port
 
     def server(self, host: str, port: int) -> str:
-        """The URL of a server that was found through the seeds; with no host, it is on the first seed's."""
+        """The URL of a server that the seeds named; an empty host stands for the first seed's host."""
         before, after = self._around
         return f"{before}{_at(host or urlsplit(self.seeds[0]).hostname or 'localhost', port)}{after}"
 
 
 def parse(url: str) -> RedisUrl:
-    """Understand a URL, or say what is wrong with it (`ConfigurationError`, which shows no password)."""
+    """Parses a URL. Raises `ConfigurationError`, whose message never contains a password."""
     try:
         parts = urlsplit(url)
         scheme, _, kind = parts.scheme.partition("+")
@@ -51,7 +54,7 @@ def parse(url: str) -> RedisUrl:
 def _server(url: str, parts: SplitResult, path: list[str]) -> RedisUrl:
     servers = _servers(parts, REDIS_PORT)
     if len(servers) > 1:
-        raise bad_url("several hosts belong to redis+cluster:// or redis+sentinel://")
+        raise bad_url("use redis+cluster:// or redis+sentinel:// for several hosts")
     if len(path) > 1 or not all(part.isdecimal() for part in path):
         raise bad_url()
     return RedisUrl("server", servers[0], (url,))
@@ -59,7 +62,7 @@ def _server(url: str, parts: SplitResult, path: list[str]) -> RedisUrl:
 
 def _cluster(scheme: str, parts: SplitResult, path: list[str]) -> RedisUrl:
     if path not in ([], ["0"]):
-        raise bad_url("a cluster has no databases: nothing follows the hosts")
+        raise bad_url("a cluster has no databases: leave out everything after the hosts")
     servers = _servers(parts, REDIS_PORT)
     before, after = f"{scheme}://{_user(parts)}", f"?{parts.query}" if parts.query else ""
     seeds = tuple(f"{before}{server}{after}" for server in servers)
@@ -69,14 +72,14 @@ def _cluster(scheme: str, parts: SplitResult, path: list[str]) -> RedisUrl:
 def _sentinel(scheme: str, parts: SplitResult, path: list[str]) -> RedisUrl:
     if len(path) not in (1, 2) or not all(part.isdecimal() for part in path[1:]):
         raise bad_url(
-            "the service that the sentinels watch follows their hosts: .../service or .../service/0"
+            "the name of the sentinels' service must follow the hosts: .../service or .../service/0"
         )
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     name, password = (options.pop(f"sentinel_{one}", "") for one in ("username", "password"))
     query = f"?{urlencode(options)}" if options else ""
-    asking = f"{quote(name, '')}:{quote(password, '')}@" if name or password else ""
+    login = f"{quote(name, '')}:{quote(password, '')}@" if name or password else ""
     servers = _servers(parts, SENTINEL_PORT)
-    seeds = tuple(f"{scheme}://{asking}{server}{query}" for server in servers)
+    seeds = tuple(f"{scheme}://{login}{server}{query}" for server in servers)
     around = f"{scheme}://{_user(parts)}", f"/{path[1] if path[1:] else 0}{query}"
     return RedisUrl("sentinel", f"{path[0]!r} of the sentinels {','.join(servers)}", seeds, path[0], around)
 
@@ -87,7 +90,7 @@ def _user(parts: SplitResult) -> str:
 
 
 def _servers(parts: SplitResult, default: int) -> list[str]:
-    """host:port of each server, IPv6 addresses in brackets. Raises ValueError."""
+    """host:port of each server, with IPv6 addresses in brackets. Raises ValueError."""
     names = [urlsplit(f"redis://{name}") for name in parts.netloc.rpartition("@")[2].split(",")]
     if len(names) > 1 and not all(name.hostname for name in names):
         raise ValueError("a host is missing")
@@ -99,9 +102,10 @@ def _at(host: str, port: int) -> str:
 
 
 def bad_url(why: str = "") -> ConfigurationError:
+    """The error for an invalid URL. It lists the valid forms and does not repeat the URL."""
     return ConfigurationError(
-        f"the Redis URL can't be used{f' ({why})' if why else ''}: write redis://user:password@host:port/0, "
+        f"the Redis URL is invalid{f' ({why})' if why else ''}: write redis://user:password@host:port/0, "
         "unix:///path/to/socket, redis+sentinel://user:password@host:port,host:port/service or "
-        "redis+cluster://user:password@host:port,host:port (rediss for TLS), with special characters of "
-        "user and password as %XX"
+        "redis+cluster://user:password@host:port,host:port (rediss for TLS), and escape special characters "
+        "in user and password as %XX"
     )

@@ -1,7 +1,7 @@
-"""One multiplexed Redis connection: everything a process says to one node goes over it.
+"""Multiplexed connection to one Redis node, shared by all tasks of a process.
 
-Any number of tasks share it; a task never holds the connection, so cancelling one can't disturb another
-call's answer. `replies.py` says what a call can raise.
+A task never holds the connection, so cancelling one can't disturb the replies of others. replies.py defines
+the errors of calls.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ Locate = Callable[[], Awaitable[str]]
 
 
 class Wire:
-    """One connection of one event loop to one Redis node, shared by any number of callers.
+    """Connection to one Redis node that reconnects by itself. Belongs to one event loop.
 
-    `timeout` (seconds) is how long Redis may leave a call unanswered before the connection is given
-    up: above BLOCK for a blocking read, which needs a Wire of its own. `window` bounds the calls
-    under way. With `on_push` the connection is a subscriber's: pushed messages go there, and it is
-    pinged when silent. `on_connect` runs on each new connection before callers get it;
-    `on_disconnect` when one is lost, not when it is closed.
+    `timeout` is the time in seconds after which an unanswered call drops the connection. A blocking read
+    needs a separate Wire with a timeout above its BLOCK. `window` limits the number of outstanding calls.
+    With `on_push` the connection is a subscriber's: pushed messages go to that callback, and silence leads to
+    a ping. `on_connect` runs on each new connection before callers can use it, `on_disconnect` when a
+    connection is lost, but not when it is closed.
 
-    Where the server can change (the master of a service, the owner of a cluster's slot), `locate` is asked
-    for its URL at every attempt to connect. With `on_moved`, which gets the text of a MOVED, calls that a
-    cluster redirects are worth repeating; a wire that has `locate` too then connects elsewhere.
+    If the server can change (the master of a sentinel service, the owner of a cluster's slot), `locate`
+    returns its URL before each attempt to connect. With `on_moved`, which gets the text of a MOVED reply,
+    redirected calls fail with an error that allows repeating them; with `locate` as well, the wire then
+    reconnects.
     """
 
     __slots__ = (
@@ -86,11 +87,11 @@ class Wire:
         self.url, self.address = url, parse(url).address
         self.name, self.scripts = name, tuple(scripts)
         self.timeout, self.connect_timeout, self.window = timeout, connect_timeout, window
-        self.epoch = 0  # connections made so far: rises at every reconnect
+        self.epoch = 0  # number of connections made so far
         self._on_push, self._on_connect, self._on_disconnect = on_push, on_connect, on_disconnect
         self._on_moved, self._locate = on_moved, locate
-        self._failures = 0  # attempts to connect that failed in a row
-        self._retry_at = 0.0  # loop time before which `call` makes no further attempt
+        self._failures = 0  # failed attempts to connect in a row
+        self._retry_at = 0.0  # loop time of the next attempt that `call` may make
         self._last_error = ""
 
     def __repr__(self) -> str:
@@ -104,42 +105,42 @@ class Wire:
     # --- calls ---
 
     def send(self, *args: Arg) -> asyncio.Future[Any]:
-        """Queue a command; all of one loop tick leave in one write. Never waits, never repeats."""
+        """Queue a command. All commands of one loop tick leave in one write. Never waits or repeats."""
         transport = self._transport
         if transport is None and (transport := self._prepared()) is None:
             return self._unsent()
         return transport.put(args)
 
     def run(self, script: Script, key: bytes, *args: Arg) -> asyncio.Future[Any]:
-        """Queue a script call with its one key; a server that forgot the script is told it again."""
+        """Queue a script call with one key. A server that lost the script gets its source again."""
         transport = self._transport
         if transport is None and (transport := self._prepared()) is None:
             return self._unsent()
         return transport.put((b"EVALSHA", script.sha, b"1", key, *args), script)
 
     def room(self) -> bool:
-        """Whether the window and the socket take another call."""
+        """Whether the window and the socket's buffer have room for another call."""
         transport = self._transport
         return transport is None or transport.has_room()
 
     async def wait_for_room(self) -> None:
-        """Wait until there is room, or the connection is lost."""
+        """Wait until there is room or the connection is lost."""
         if self._transport is not None:
             await self._transport.wait_for_room()
 
     async def call(self, *args: Arg, patience: float | None = 30.0) -> Any:
-        """Send a command that is safe to repeat, until Redis answers it.
+        """Send a command that is safe to repeat, and repeat it until Redis answers.
 
-        Connects when needed, backs off, waits for room. After `patience` seconds (None: never) it
-        raises RedisUnavailableError; a refusal is raised at once.
+        Connects if necessary, waits for room, and backs off between attempts. Raises RedisUnavailableError
+        after `patience` seconds (None: never), and RedisRefusedError at once if Redis rejects the command.
         """
         return await self._repeat(lambda: self.send(*args), patience)
 
     async def call_script(self, script: Script, key: bytes, *args: Arg, patience: float | None = 30.0) -> Any:
-        """As `call`, for a script that is safe to repeat."""
+        """Like `call`, for a script that is safe to repeat."""
         transport = self._transport
         if transport is not None and transport.has_room() and self._loop is asyncio.get_running_loop():
-            try:  # the usual way, without the machinery of the unusual one
+            try:  # the common case, without the overhead of retries
                 return await transport.put((b"EVALSHA", script.sha, b"1", key, *args), script)
             except CallLostError:
                 pass
@@ -171,42 +172,45 @@ class Wire:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         state = "is closed" if self._closed else "is down"
         future.set_exception(CallLostError(f"the connection to Redis at {self.address} {state}", sent=False))
-        future.exception()  # no report when nobody looks
+        future.exception()  # keeps asyncio from logging it if nobody awaits the future
         return future
 
-    # --- one server as seen by those who may have to do with several ---
+    # --- nodes, with the interface of ClusterWire ---
 
     def groups(self, prefixes: Sequence[bytes]) -> list[list[bytes]]:
-        """The partitions that one blocked read can cover, of each such read."""
+        """Groups of partitions that one blocking read can cover: here all of them."""
         return [list(prefixes)]
 
     def beside(self, key: bytes, **options: Any) -> Wire:
-        """Another connection, with these options, to where a key lives."""
+        """A separate connection, with these options, to the server that has a key."""
         return Wire(self.url, locate=self._locate, **options)
 
     def node(self, key: bytes) -> Wire | None:
-        """The connection to where a key lives, if that is known."""
+        """The connection to the server that has a key."""
         return self
 
     async def nodes(self) -> list[Wire]:
-        """The connections to all masters."""
+        """The connections to all masters: this one."""
         return [self]
 
     async def ready(self, key: bytes) -> None:
-        """Wait until the server that a key lives on can be called."""
+        """Wait until the server that has a key can be called."""
         await self.call("PING", patience=None)
 
     # --- connecting ---
 
     async def connect(self) -> None:
-        """Make one attempt to connect; concurrent callers share it."""
+        """Make one attempt to connect. Concurrent callers share it."""
         task = self._attempt_to_connect()
         if task is not None:
             await asyncio.wait((task,))
-            self._outcome(task)
+            self._raise_failure(task)
 
     async def reach(self, until: float) -> None:
-        """Attempt to connect until it works; all who wait share the attempts and the pauses."""
+        """Attempt to connect until it succeeds or the loop time `until` has come.
+
+        Concurrent callers share the attempts and the pauses between them. Raises RedisUnavailableError.
+        """
         loop = asyncio.get_running_loop()
         while True:
             task = self._attempt_to_connect(backing_off=True)
@@ -219,21 +223,21 @@ class Wire:
                 await asyncio.wait((task,), timeout=None if left == float("inf") else left)
                 try:
                     if task.done():
-                        self._outcome(task)
+                        self._raise_failure(task)
                         return
                 except RedisUnavailableError:
                     if self._closed:
                         raise
             if loop.time() >= until:
                 reason = self._last_error or f"Redis at {self.address} can't be reached in time"
-                raise RedisUnavailableError(f"{reason} (is it running, and is the URL right?)")
+                raise RedisUnavailableError(f"{reason} (is it running, and is the URL correct?)")
 
     def _attempt_to_connect(self, *, backing_off: bool = False) -> asyncio.Task[None] | None:
-        """The attempt under way, or a new one; None when connected (or while backing off)."""
+        """The current attempt or a new one; None if connected, or while backing off."""
         loop = asyncio.get_running_loop()
         if self._closed:
             raise RedisUnavailableError(
-                f"the connection to Redis at {self.address} was closed: make a new one"
+                f"the connection to Redis at {self.address} was closed: create a new one"
             )
         if self._loop is not loop or self._pid != os.getpid():
             self._move_to(loop)
@@ -242,7 +246,7 @@ class Wire:
         if self._attempt is None:
             if backing_off and loop.time() < self._retry_at:
                 return None
-            # in a context of its own: a caller's task factory must not hold this for the caller's task
+            # in a fresh context: a task factory must not attribute this task to the caller
             name = f"polos: connect to {self.address}"
             self._attempt = loop.create_task(self._open(), name=name, context=Context())
             self._attempt.add_done_callback(self._attempted)
@@ -250,14 +254,14 @@ class Wire:
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None and self._pid == os.getpid() and not self._loop.is_closed():
-            raise RuntimeError("a Wire belongs to the event loop it was first used on: make one per loop")
+            raise RuntimeError("a Wire belongs to the event loop it was first used on: create one per loop")
         if self._transport is not None:
             transport, self._transport = self._transport, None
             transport.lose("")
         self._loop, self._pid, self._attempt = loop, os.getpid(), None
         self._failures, self._retry_at = 0, 0.0
-        # asyncio.run ends open async generators before it closes the loop: the one moment at which
-        # a connection that nobody closed can still be closed properly.
+        # asyncio.run finishes open async generators before it closes the loop. That is the last chance to
+        # close a connection properly that nobody closed.
         self._guard = _until_the_loop_ends(weakref.ref(self))
         with suppress(StopIteration):
             self._guard.asend(None).send(None)
@@ -276,7 +280,7 @@ class Wire:
             self._failures += 1
             self._retry_at = task.get_loop().time() + pause * random.uniform(0.5, 1.0)
 
-    def _outcome(self, task: asyncio.Task[None]) -> None:
+    def _raise_failure(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
             raise RedisUnavailableError(f"the attempt to connect to Redis at {self.address} was cancelled")
         if (error := task.exception()) is not None:
@@ -305,10 +309,10 @@ class Wire:
         finally:
             transport.preparing = False
             if self._transport is not transport:
-                transport.lose("the new connection was given up")
+                transport.lose("the new connection was dropped")
 
     async def _introduce(self, transport: Transport) -> None:
-        """Name the connection and load the scripts; a user without the rights for it may go on."""
+        """Name the connection and load the scripts. A user without permission to do so can still connect."""
         calls = [transport.put((b"CLIENT", b"SETNAME", self.name))] if self.name else []
         calls += [transport.put((b"SCRIPT", b"LOAD", script.source)) for script in self.scripts]
         for error in await asyncio.gather(*calls, return_exceptions=True):
@@ -318,14 +322,14 @@ class Wire:
                 raise error
 
     def _prepared(self) -> Transport | None:
-        """The new connection, for `on_connect` and what it calls."""
+        """The connection under preparation, if the caller is `on_connect` or code called by it."""
         transport = _preparation.get()
         return (
             transport if transport is not None and _inside_preparation(self) and not transport.lost else None
         )
 
     def redirected(self, transport: Transport, text: str) -> bool:
-        """A node of a cluster does not serve a key, or not now; True when calls are repeated elsewhere."""
+        """Handle a cluster's redirection. True if the call may be repeated on another node."""
         if self._on_moved is None:
             return False
         if text.startswith("MOVED"):
@@ -335,7 +339,7 @@ class Wire:
         return True
 
     def drop(self, reason: str) -> None:
-        """Give the connection up in the next turn of the loop; the next call makes a new one."""
+        """Drop the connection in the next turn of the loop. The next call makes a new one."""
         if self._transport is not None:
             self._transport.loop.call_soon(self._transport.lose, reason)
 
@@ -346,12 +350,12 @@ class Wire:
                 try:
                     self._on_disconnect()
                 except Exception:
-                    log.exception("the receiver of the loss of Redis at %s failed", self.address)
+                    log.exception("the callback for the lost connection to Redis at %s failed", self.address)
 
     # --- closing ---
 
     async def close(self) -> None:
-        """Let outstanding replies arrive (about a second at most) and close; for good."""
+        """Wait about a second for outstanding replies and close. The wire can't be used afterwards."""
         self._closed = True
         try:
             if (task := self._attempt) is not None and task.get_loop() is asyncio.get_running_loop():
@@ -363,7 +367,7 @@ class Wire:
                 and transport.loop is asyncio.get_running_loop()
                 and transport.pid == os.getpid()
             ):
-                self._transport = None  # a call from now on is refused
+                self._transport = None  # refuses new calls
                 try:
                     await transport.finish()
                 finally:
@@ -372,7 +376,7 @@ class Wire:
             self.abort()
 
     def abort(self) -> None:
-        """Close at once, for good. Safe on a closed loop and after a fork (the parent's socket stays)."""
+        """Close at once. Safe on a closed loop and after a fork, where the parent keeps its connection."""
         self._closed = True
         task, self._attempt = self._attempt, None
         if task is not None and self._pid == os.getpid() and not task.get_loop().is_closed():

@@ -1,5 +1,5 @@
-"""Background tasks of a worker: short ones that nobody awaits, such as loading a journal or handing an entry
-back."""
+"""Background tasks of a worker: short tasks that nothing awaits, such as loading a journal or handing an
+entry back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger("polos.worker")
 
 
 class Background:
-    """Runs tasks whose failures are logged, and knows those that are still running."""
+    """Runs tasks, logs their failures, and waits for those still running at the end."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -1,8 +1,8 @@
 """The ledger of deliveries: which entries a worker holds, and the ways to return one.
 
-Redis keeps an entry pending for its consumer until it is deleted. What is pending for this worker and is not
-in the ledger was lost on its way here, so reading hands it back. A returned entry stays in the ledger until
-the script's reply has come; if the script is refused, the entry is found pending later.
+Redis keeps an entry pending for its consumer until it is deleted. An entry that is pending for this worker
+and not in the ledger was lost on its way here, so reading hands it back. A returned entry stays in the ledger
+until the script's reply has come; if the script is refused, the entry is found pending later.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class Deliveries:
         return len(self._held)
 
     def hold(self, delivery: Delivery) -> None:
-        """Enter what was read."""
+        """Enter a delivery that was read."""
         self._held.add(delivery)
 
     def snapshot(self) -> frozenset[Delivery]:
-        """What is held at this moment."""
+        """Returns the deliveries held now."""
         return frozenset(self._held)
 
     def release(self, activation: Activation) -> None:
-        """Strike the entry of an ended activation off, unless it is on the way back: then its return does."""
+        """Remove the entry of an ended activation, unless it is being returned, which removes it."""
         if activation not in self._handed_back:
             fence = activation.fence
             self._held.discard((fence.prefix, activation.queue, fence.entry))

@@ -63,7 +63,7 @@ class Dispatch:
         activation = Activation(self._host, workflow, execution_id, entry, run, queue)
         self._host.add(activation)
         if records is not None:
-            activation.take_along(dict(zip(records[::2], records[1::2], strict=True)))
+            activation.take_inlined(dict(zip(records[::2], records[1::2], strict=True)))
         if len(flat) > 6:
             self._start(activation, flat[7], more.get(b"origin"))
         else:
@@ -89,13 +89,12 @@ class Dispatch:
         self._start(activation, loaded.input, loaded.origin)
 
     def _start(self, activation: Activation, packed: bytes, origin: bytes | None) -> None:
-        """Decode and validate the input and run the code with it. One that does not fit fails the
-        execution."""
+        """Decode and validate the input and run the code with it. An invalid input fails the execution."""
         workflow = activation.workflow
         try:
             if origin is not None:
                 activation.origin = Origin.unpack(workflow.id, origin)
-            given = workflow.check_input(codec.decode(packed))
+            validated = workflow.check_input(codec.decode(packed))
             if activation.origin.initial_state is not None:
                 state = workflow.check_state(codec.decode(activation.origin.initial_state))
                 activation.durable_state = DurableState(state, self._host.value_limit)
@@ -103,4 +102,4 @@ class Dispatch:
             activation.fail_before_start(error)
             return
         ctx = WorkflowContext(activation)
-        activation.start(lambda: coroutine_of(workflow, ctx, given))
+        activation.start(lambda: coroutine_of(workflow, ctx, validated))

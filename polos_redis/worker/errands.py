@@ -8,8 +8,8 @@ An errand's name is a letter and what it concerns:
 
 `l<id>`                                      acquire or release an execution's slot in another partition
 `a<id> <version> <limit> <semaphore>`        an execution of another partition was granted a slot
-`h<limit> <semaphore>`                       check that those who hold slots of a semaphore still need them
-`w<event id> <topic>`                        deliver an event to waits: too many, or in other partitions
+`h<limit> <semaphore>`                       check that the holders of a semaphore's slots still need them
+`w<event id> <topic>`                        deliver an event to many waits, or in other partitions
 `u<bytes of the topic> <topic><subscriber>`  end a wait's subscription to a topic of another partition
 `e<topic>`                                   a topic has events for the workflows it triggers
 `k<schedule>`                                a schedule's tick is due
@@ -54,7 +54,7 @@ class ErrandRunner:
             "u": partial(topic_waits.unsubscribe, store),
             "e": partial(subscriptions.trigger_all, store, retention_ms, largest_input),
             "k": partial(ticks.fire, store, retention_ms),
-            "y": partial(_take_early_answer, store),
+            "y": partial(_decide_early, store),
         }
 
     @property
@@ -93,21 +93,21 @@ class ErrandRunner:
 
     async def _run_one(self, errand: Errand) -> None:
         run = self._kinds.get(errand.name[:1])  # None for a kind of a newer release
-        again = RETRY_MS if run is None else await run(errand.name[1:])
-        if again is None:
+        repeat_ms = RETRY_MS if run is None else await run(errand.name[1:])
+        if repeat_ms is None:
             await self.store.errands.done(self.prefix, errand)
         else:
-            await self.store.errands.put_off(self.prefix, errand, again)
+            await self.store.errands.put_off(self.prefix, errand, repeat_ms)
 
 
-async def _take_early_answer(store: Store, rest: str) -> None:
+async def _decide_early(store: Store, rest: str) -> None:
     """Give a suspension the answer that came before it, if the answer fits."""
     execution_id, _, step_key = rest.partition(" ")
     answer = await store.suspensions.early_answer(execution_id, step_key)
     if answer is None:
         return
     try:
-        await answers.take(store, execution_id, step_key, answer)
+        await answers.decide_early(store, execution_id, step_key, answer)
     except (ResumeError, StoredValueError, ExecutionNotFoundError) as error:
         facts = {"execution": execution_id, "step": step_key, "why": str(error)}
         logger.warning("an early answer is dropped", extra=facts)

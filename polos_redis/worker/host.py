@@ -1,4 +1,4 @@
-"""The host of a worker's activations: the active ones, and what runtime's `Host` asks for."""
+"""The host of a worker's activations: the active ones, and the methods of runtime's `Host`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class WorkerHost:
         self._ticking = False
 
     def add(self, activation: Activation) -> None:
-        """Take an activation that has just been created."""
+        """Add an activation that has just been created."""
         self.stats.activations[activation.workflow.id] += 1
         self.active.add(activation)
         if not self._ticking:
@@ -73,7 +73,7 @@ class WorkerHost:
             self._loop.call_later(TICK_SECONDS, self.tick)
 
     def tick(self) -> None:
-        """Let activations emit the starts of what has lasted a while; repeated while there are any."""
+        """Let activations emit the starts of long-running steps; repeats while any are active."""
         now = self._loop.time()
         for activation in list(self.active):
             activation.tick(now)
@@ -98,7 +98,7 @@ class WorkerHost:
         self._background.spawn(coro)
 
     def released(self, activation: Activation) -> None:
-        """An activation has ended: its slot is free."""
+        """Free the slot of an activation that has ended."""
         self.active.discard(activation)
         self.deliveries.release(activation)
         self.room.set()
@@ -123,8 +123,8 @@ class WorkerHost:
                 return
 
     def verify_all(self) -> None:
-        """Compare every running activation with Redis, after the reply channel was away: the notice of an
-        answer or a cancel may be lost."""
+        """Compare every running activation with Redis after the reply channel was lost: it may have missed
+        the notice of an answer or a cancel."""
         for activation in self.active:
             if activation.started and activation.state is State.RUNNING:
                 self.spawn(activation.journal.verify())
@@ -144,12 +144,12 @@ class WorkerHost:
     # --- the end ------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Begin nothing more."""
+        """Start nothing more."""
         self.draining = True
         self.room.set()
 
     def return_waiting(self) -> None:
-        """Hand back activations that only wait: any other worker can do that."""
+        """Hand back activations that only wait: any other worker can wait as well."""
         for activation in list(self.active):
             if activation.in_flight == 0 and activation.waits and activation.state is State.RUNNING:
                 self._return(activation)
@@ -157,7 +157,7 @@ class WorkerHost:
     def return_all(self) -> None:
         """Hand back every activation that is still active."""
         for activation in list(self.active):
-            logger.warning("given back", extra={"execution": activation.id})
+            logger.warning("handed back", extra={"execution": activation.id})
             self._return(activation)
 
     def _return(self, activation: Activation) -> None:
@@ -166,7 +166,9 @@ class WorkerHost:
 
     async def close(self) -> None:
         """Close the shared resources and start nothing more in a thread."""
-        with contextlib.suppress(Exception):  # of other services, which are left in any case
+        with contextlib.suppress(
+            Exception
+        ):  # from closing a client of another service, which ends in any case
             await self.resources.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -40,8 +40,7 @@ class Lease:
         return time.monotonic() - self._renewed[prefix]
 
     def is_fresh(self, prefix: bytes) -> bool:
-        """Whether this worker may start anything in a partition: its last renewal is younger than the
-        lease."""
+        """Whether this worker may start anything in a partition: it renewed less than a lease ago."""
         return time.monotonic() - self._renewed[prefix] < self.seconds
 
     async def wait_until_fresh(self, prefix: bytes) -> None:

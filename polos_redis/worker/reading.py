@@ -62,7 +62,7 @@ class Reading:
             for queue in queues
         }
         self._epoch = -1
-        self._turn = 0  # of the queues, where not all can be read at once
+        self._turn = 0  # of the queues, if not all can be read at once
         self._reconciled = float("-inf")
         self._pause = FIRST_PAUSE
 
@@ -86,7 +86,7 @@ class Reading:
                     await asyncio.sleep(REFUSED_SECONDS)
 
     async def _prepare(self) -> None:
-        """Have a fresh lease, a connection, and a reconciled pending list."""
+        """Wait for a fresh lease and a connection, and reconcile the pending list if it is time."""
         wire = self.reader.wire
         for prefix in self.reader.prefixes:
             await self._lease.wait_until_fresh(prefix)
@@ -100,7 +100,7 @@ class Reading:
             self._reconciled = now()
 
     async def _read(self) -> None:
-        """Read once, as much as there are free slots for, or wait for a slot."""
+        """Read as many entries as there are free slots, or wait for a slot."""
         names = list(self._streams)
         free = self._concurrency - len(self._host.active)
         free, block = self._readers.share(self.reader, free, len(names))
@@ -124,12 +124,12 @@ class Reading:
                     self._dispatch.deliver((prefix, queue, entry), flat)
 
     async def reconcile(self) -> None:
-        """Hand back what is pending for this worker without being held: a reply was lost, or the store went
-        back in time. This runs on the reading connection with no read outstanding, so nothing is on its
-        way."""
+        """Hand back entries that are pending for this worker but not held: a reply was lost, or the store
+        went back in time. Runs on the reading connection with no read outstanding, so no entry is on its way.
+        """
         for key, (prefix, queue) in self._streams.items():
             after = "-"
-            held = self._deliveries.snapshot()  # what is let go while we look is no news
+            held = self._deliveries.snapshot()  # an entry returned meanwhile is not unknown
             while True:
                 rows = await self.reader.wire.send(
                     "XPENDING", key, keys.GROUP, after, "+", RECONCILE_BATCH, self._host.worker_id

@@ -1,9 +1,10 @@
 """The reaper: recovers the entries of dead workers.
 
 A consumer is presumed dead when its lease counter (or the lack of one) has stood still for a full lease on
-the reaper's own monotonic clock, watched without a break: an outage or a clock jump kills nobody. The reaper
-works from the group's list of consumers, because a half-open blocked read can be given entries after its
-lease row is gone. The entries go back to the queue in bounded batches; an empty consumer is removed later.
+the reaper's own monotonic clock, watched without a break: an outage or a clock jump kills no worker. The
+reaper works from the group's list of consumers, because a half-open blocked read can receive entries after
+its lease row is gone. The entries go back to the queue in bounded batches; an empty consumer is removed
+later.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class Reaper:
         self.in_charge = in_charge
         self.in_touch = in_touch
         self.stats = stats
-        self._seen: dict[str, tuple[bytes, float]] = {}
+        self._counters: dict[str, tuple[bytes, float]] = {}
         self._epoch = -1
-        self._looked = 0.0
+        self._last_sweep = 0.0
 
     async def run(self) -> None:
         """Watch until cancelled. All workers watch; the leader of the timers acts."""
@@ -66,15 +67,15 @@ class Reaper:
                 logger.warning("reaping has to wait", extra={"error": str(error)})
 
     async def sweep(self) -> None:
-        """Look at every worker once."""
+        """Check every worker once."""
         wire = self.store.wire
         leases = await wire.call("HGETALL", self.prefix + keys.WORKERS.encode(), patience=None)
         now = time.monotonic()
-        away = now - self._looked > self.lease_seconds / 2 or not self.in_touch()
+        away = now - self._last_sweep > self.lease_seconds / 2 or not self.in_touch()
         if self._epoch != wire.epoch or away:
-            self._seen.clear()  # Redis or this process was away: the others may have been unable to renew
+            self._counters.clear()  # Redis or this process was away: the others may have been unable to renew
             self._epoch = wire.epoch
-        self._looked = now
+        self._last_sweep = now
         rows = {text(k): v for k, v in zip(leases[::2], leases[1::2], strict=True)}
         present: set[str] = set(rows)
         queues = await wire.call("SMEMBERS", self.prefix + keys.QUEUES.encode(), patience=None)
@@ -92,15 +93,15 @@ class Reaper:
                         await self._recover(queue, key, name)
                     elif silent >= self.empty_after:
                         await self.store.workers.prune(self.prefix, queue, name, counter)
-        self._seen = {name: seen for name, seen in self._seen.items() if name in present}
+        self._counters = {name: last for name, last in self._counters.items() if name in present}
 
     def _silent_for(self, name: str, counter: bytes, now: float) -> float:
         """Returns for how many seconds this worker has seen a counter unchanged."""
-        seen = self._seen.get(name)
-        if seen is None or seen[0] != counter:
-            self._seen[name] = (counter, now)
+        last = self._counters.get(name)
+        if last is None or last[0] != counter:
+            self._counters[name] = (counter, now)
             return 0.0
-        return now - seen[1]
+        return now - last[1]
 
     async def _recover(self, queue: str, key: bytes, consumer: str) -> None:
         while self.in_charge():

@@ -15,7 +15,7 @@ MIN_REDIS, MIN_VALKEY = (7, 0), (8, 0)
 
 
 async def check_servers(wire: AnyWire) -> None:
-    """Refuse servers that are too old or may evict keys (`ConfigurationError`); warn of one that does not
+    """Raises `ConfigurationError` for a server that is too old or may evict keys; warns of one that does not
     persist."""
     for node in await wire.nodes():
         await _check(node)
@@ -43,7 +43,7 @@ async def _check(wire: Wire) -> None:
         )
     if not durable:
         logger.warning(
-            "Redis has appendonly off: a restart of it loses executions; set appendonly to yes",
+            "Redis has appendonly off: a restart of Redis loses executions; set appendonly to yes",
             extra={"redis": wire.address},
         )
 

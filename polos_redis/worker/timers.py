@@ -1,7 +1,7 @@
-"""Timers: suspension timeouts, retries, put-backs and the end of retention, fired when they are due.
+"""The timer leader: fires suspension timeouts, retries, put-backs and ends of retention when they are due.
 
-Any worker may fire them, as the script is atomic. One at a time is the leader of a partition's timers, for
-`HOLD_MS` after each pass; the others try now and then to take over.
+Any worker could fire them, as the script is atomic. One worker at a time leads in a partition, for `HOLD_MS`
+after each pass; the others try to take over from time to time.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class TimerLeader:
         self.worker_id = worker_id
         self.errands = errands
         self.holding = False
-        self._hurried = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     async def run(self) -> None:
         """Fire until cancelled."""
         while True:
-            self._hurried.clear()
+            self._hurry.clear()
             try:
                 pause = await self.fire()
             except PolosError as error:
@@ -46,12 +46,12 @@ class TimerLeader:
             if pause:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
-                        await self._hurried.wait()
+                        await self._hurry.wait()
 
     def hurry(self) -> None:
         """Fire now because there is an errand; while a batch of errands is running, its end does that."""
         if not self.errands.busy:
-            self._hurried.set()
+            self._hurry.set()
 
     async def fire(self) -> float:
         """Fire one batch; returns the seconds until the next pass."""

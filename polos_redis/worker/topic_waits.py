@@ -1,7 +1,7 @@
-"""Waits for a topic's next event: delivering an event to those that the publishing script could not reach.
+"""Waits for events: delivers an event to the waits that the publishing script could not reach.
 
 The script that publishes an event serves the waits of its own partition. Errands serve the others, and all of
-them where they are too many for one script.
+them if they are too many for one script.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from polos_redis.values.text import raw, text
 
 OPENING_MS = 50  # a wait opens within about this time after it has subscribed
 DELIVERED = "g"  # the subscriber that marks the last event errands have delivered
-BATCH = 100  # waits that are given an event concurrently
+BATCH = 100  # waits that get an event concurrently
 
 
 async def deliver(store: Store, rest: str) -> int | None:
     """Deliver an event to the waits that were subscribed when it was published. Returns the ms until it has
-    to be repeated because a wait is about to open, None when all waits have the event."""
+    to be repeated because a wait is about to open, None if all waits have the event."""
     event, _, topic = rest.partition(" ")
     found = await store.topics.event(topic, event)
     if found is not None and not await _deliver_all(store, topic, event, found):
@@ -65,6 +65,6 @@ def _is_due(position: str, event: str) -> bool:
 
 
 def _order(event: str) -> tuple[int, int]:
-    """A stream id as numbers that compare by time."""
+    """Returns a stream id as numbers that compare by time."""
     ms, _, sequence = event.partition("-")
     return int(ms), int(sequence)

@@ -26,7 +26,8 @@ from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, PolosError
 from polos_redis.links import Links
 from polos_redis.metrics.worker_stats import WorkerStats
-from polos_redis.notifications.channels import Channel, channels_of
+from polos_redis.notifications.channels import Channel
+from polos_redis.notifications.configured import configured_channels
 from polos_redis.notifications.outbox import Outbox
 from polos_redis.runtime.activation import Activation
 from polos_redis.state import keys
@@ -92,7 +93,7 @@ class Worker:
         self.metrics_url: str | None = None
         self.stats = WorkerStats()
         self.links = Links.from_settings(client.namespace)
-        self.channels = channels_of(channels)
+        self.channels = configured_channels(channels)
         self.queues: list[str] = []  # those it reads, once it runs
         self.worker_id = f"{socket.gethostname()[:40].replace(':', '-')}-{os.getpid()}-{os.urandom(4).hex()}"
         self.block_seconds = min(BLOCK_SECONDS, self.lease_seconds / 2)
@@ -115,7 +116,7 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped. Raises `ConfigurationError` when the server can't be used."""
         if self._running:
-            raise ConfigurationError("this worker runs already: make another Worker for another run")
+            raise ConfigurationError("this worker was run already: create another one")
         self._running = True
         workflows = _resolved(registered().values() if self._workflows is None else self._workflows)
         own = {keys.DEFAULT_QUEUE, *(workflow.queue.name for workflow in workflows.values())}
@@ -144,8 +145,8 @@ class Worker:
         logger.info("worker stopped", extra={"worker": self.worker_id})
 
     def stop(self) -> None:
-        """Begin to stop, as SIGTERM does; a second call stops at once. Call it in the worker's own loop. A
-        worker that does not run yet stops as soon as it does."""
+        """Stop gracefully, as on SIGTERM; a second call stops at once. Call it in the worker's own loop. A
+        worker that has not started yet stops as soon as it does."""
         self._stops += 1
         if self._stops == 1:
             self._stopping.set()
@@ -236,7 +237,7 @@ class Worker:
             self.host.notify(notice)
 
     async def _until_stopped(self) -> None:
-        """Wait for `stop`. Raises what a loop has failed with."""
+        """Wait for `stop`. Raises the failure of a loop."""
         stopping = tasks.spawn(self._stopping.wait())
         await asyncio.wait([*self._loops, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -282,17 +283,17 @@ class Worker:
                 await store.workers.prune(prefix, queue, self.worker_id, counter or b"")
 
     def _take_signals(self) -> Callable[[], None]:
-        """Stop on SIGTERM and SIGINT; returns what undoes that."""
+        """Stop on SIGTERM and SIGINT; returns a function that restores the handlers."""
         loop = asyncio.get_running_loop()
-        taken: list[signal.Signals] = []
+        handled: list[signal.Signals] = []
         if self.handle_signals:
             for one in (signal.SIGTERM, signal.SIGINT):
                 with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                     loop.add_signal_handler(one, self.stop)
-                    taken.append(one)
+                    handled.append(one)
 
         def restore() -> None:
-            for one in taken:
+            for one in handled:
                 loop.remove_signal_handler(one)
 
         return restore
@@ -316,15 +317,14 @@ class Worker:
 
     @property
     def lease_age(self) -> float:
-        """Seconds since the last renewal of the lease, in the partition where that is longest ago; 0 until
-        the worker is ready."""
+        """The lease's age in seconds, in the partition where it is oldest; 0 until the worker is ready."""
         if self.host is None or not self.ready.is_set():
             return 0.0
         return max(self.host.lease.age(prefix) for prefix in self.host.store.prefixes)
 
     @property
     def reconnects(self) -> int:
-        """How often a connection was made again since the worker was ready: those of its calls and reads."""
+        """The number of reconnects since the worker was ready, of its calls and its reads."""
         if self.host is None or not self.ready.is_set():
             return 0
         calls = self.host.store.wire.epoch - self._first_epoch
@@ -332,7 +332,7 @@ class Worker:
 
 
 def _resolved(chosen: Iterable[WorkflowDefinition[Any, Any]]) -> dict[bytes, WorkflowDefinition[Any, Any]]:
-    """Workflows and those they need, resolved, by id. Raises `ConfigurationError` when there are none."""
+    """Returns workflows and those they need, resolved, by id. Raises `ConfigurationError` for none."""
     found: dict[int, WorkflowDefinition[Any, Any]] = {}
     left = list(chosen)
     while left:
@@ -342,7 +342,7 @@ def _resolved(chosen: Iterable[WorkflowDefinition[Any, Any]]) -> dict[bytes, Wor
             left += one.needed
     workflows = {workflow.id.encode("utf-8", "surrogatepass"): workflow for workflow in found.values()}
     if not workflows:
-        raise ConfigurationError("there is no workflow to work on: import the module that defines them first")
+        raise ConfigurationError("no workflows to run: import the modules that define them first")
     for workflow in workflows.values():
         workflow.resolve()
     return workflows

@@ -116,7 +116,7 @@ async def test_messages_can_be_the_input(redis_url: str, namespace: str) -> None
         await (await at_work.client.invoke(agent.id, {"messages": said})).result()
         await (await at_work.client.invoke(agent.id, "Who am I?")).result()
         with pytest.raises(
-            InvalidInputError, match=r"agent 'plain-openai' is asked with a text, or with mess"
+            InvalidInputError, match=r"agent 'plain-openai': the input must be a text, or mess"
         ):
             await agent.run(at_work.client, [{"content": "no role"}])
     assert [request.messages for request in server.log] == [said, said, said[2:]]
@@ -242,7 +242,7 @@ async def test_an_agent_stops_at_its_conditions(redis_url: str, namespace: str, 
     assert (found.stopped_by, found.total_steps, found.result) == (stopped_by, steps, f"turn {steps}")
     assert len(found.tool_results) == steps
     assert kind == "AgentStoppedError"
-    assert f"agent 'stopped-strictly' was stopped by {stopped_by} before it gave an answer" in message
+    assert f"agent 'stopped-strictly' was stopped by {stopped_by} before its answer matched" in message
     assert len(server.log) == 2 * steps
 
 
@@ -283,14 +283,14 @@ async def test_a_failing_stop_condition_fails_the_run(redis_url: str, namespace:
 # --- invalid agents and calls -------------------------------------------------------------
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "id": ({"id": ""}, "an agent's id is a string of 1 to 1024 characters, not ''"),
-    "model": ({"model": ""}, "model is the name of a model, not ''"),
-    "provider": ({"provider": "other"}, "provider is one of openai, openai-responses, not 'other'"),
-    "max_steps": ({"max_steps": 0}, "max_steps is a whole number from 1, not 0"),
-    "max_tokens": ({"max_tokens": True}, "max_tokens is a whole number from 1, not True"),
-    "output_schema": ({"output_schema": int}, "output_schema is a pydantic model or a dataclass"),
-    "tools": ({"tools": [weather, weather]}, "has two tools 'weather': give one of them another id"),
-    "no tool": ({"tools": ["weather"]}, "a tool is a function, a workflow or an agent, not 'weather'"),
+    "id": ({"id": ""}, "an agent's id must be a string of 1 to 1024 characters, not ''"),
+    "model": ({"model": ""}, "model must be the name of a model, not ''"),
+    "provider": ({"provider": "other"}, "provider must be one of openai, openai-responses, not 'other'"),
+    "max_steps": ({"max_steps": 0}, "max_steps must be an integer of at least 1, not 0"),
+    "max_tokens": ({"max_tokens": True}, "max_tokens must be an integer of at least 1, not True"),
+    "output_schema": ({"output_schema": int}, "output_schema must be a pydantic model or a dataclass"),
+    "tools": ({"tools": [weather, weather]}, "has two tools named 'weather': give one of them another id"),
+    "no tool": ({"tools": ["weather"]}, "a tool must be a function, a workflow or an agent, not 'weather'"),
 }
 
 
@@ -304,7 +304,7 @@ def test_an_invalid_agent_is_refused_at_once(name: str) -> None:
 
 async def test_two_agents_with_one_id_are_refused() -> None:
     Agent(id="twice", model="gpt-4o")
-    with pytest.raises(ConfigurationError, match="workflow id 'twice' is taken by the one defined at"):
+    with pytest.raises(ConfigurationError, match="workflow id 'twice' is already used at"):
         Agent(id="twice", model="gpt-4o")
 
 

@@ -115,7 +115,7 @@ async def test_a_tool_call_is_approved_on_the_page(redis_url: str, namespace: st
             await expect(page.locator("main")).to_contain_text("cust_123")
             await page.get_by_label("Reason").fill("as agreed")
             if decision == "edit":
-                await page.get_by_label("Give it").check()
+                await page.get_by_label("Enter a value").check()
                 amount = page.get_by_role("group", name="Arguments").get_by_label("Amount")
                 await expect(amount).to_have_value("500")
                 await amount.fill("50")

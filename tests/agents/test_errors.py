@@ -146,8 +146,7 @@ async def test_a_missing_key_fails_with_a_hint(
         monkeypatch.delenv("OPENAI_API_KEY")
         _, message = await error_of(at_work, await agents["openai"].invoke(at_work.client, "Hi"))
     assert message.endswith(
-        "(tried once): NoRetryError: the model can't be asked without an API key: "
-        "set OPENAI_API_KEY for the workers"
+        "(tried once): NoRetryError: no API key for the model's provider: set OPENAI_API_KEY for the workers"
     )
 
 
@@ -155,7 +154,7 @@ async def test_an_unknown_parameter_fails_at_once(redis_url: str, namespace: str
     agent = Agent(id="mistyped", model="gpt-4o", provider_options={"temprature": 1})
     async with talking(redis_url, namespace, [], agent) as (server, at_work):
         _, message = await error_of(at_work, await agent.invoke(at_work.client, "Hi"))
-    assert "(tried once): NoRetryError: the model can't be asked: TypeError: " in message
+    assert "(tried once): NoRetryError: the model can't be called: TypeError: " in message
     assert "temprature" in message and not server.log
 
 

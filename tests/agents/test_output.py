@@ -236,8 +236,8 @@ async def test_an_invalid_answer_is_sent_back_with_its_errors(
     prompts = [request.prompt for request in server.log]
     assert prompts[0] == "A range"
     assert "Invalid JSON" in prompts[1]
-    assert prompts[2] == "That does not fit the schema: high: Field required. Answer again."
-    assert "the whole: Value error, low is above high" in prompts[3]
+    assert prompts[2] == "Your answer does not match the schema: high: Field required. Answer again."
+    assert "schema: Value error, low is above high" in prompts[3]
     said = [m["content"] for m in server.log[-1].messages if m["role"] == "assistant"]
     assert said[0] == "a range" and len(said) == 3
 
@@ -249,7 +249,7 @@ async def test_a_run_fails_after_max_output_retries(redis_url: str, namespace: s
         kind, message = await error_of(at_work, handle)
         usage = (await at_work.client.get_execution(handle.id))["usage"]
     assert kind == "InvalidOutputError"
-    assert "of agent 'never-right' does not fit its output_schema, after 2 attempts: high: Fiel" in message
+    assert "of agent 'never-right' does not match its output_schema, after 2 attempts: high: Fiel" in message
     assert usage["requests"] == len(server.log) == 2, "the usage is reported all the same"
     assert server.log[1].messages[1]["content"] == "", "the API rejects an assistant message without content"
 
@@ -260,7 +260,7 @@ async def test_a_refusal_has_its_own_error(redis_url: str, namespace: str, provi
     async with talking(redis_url, namespace, [Say(refusal="I can't do that.")], agent) as (server, at_work):
         kind, message = await error_of(at_work, await agent.invoke(at_work.client, "Do it"))
     assert kind == "ModelRefusalError"
-    assert message == f"the model of agent 'refuses-{provider}' refuses: I can't do that."
+    assert message == f"the model of agent 'refuses-{provider}' refused: I can't do that."
     assert len(server.log) == 1
 
 
@@ -270,7 +270,7 @@ async def test_the_content_filter_raises_a_refusal(redis_url: str, namespace: st
     replies = [Say("Once upon", finish_reason="content_filter")]
     async with talking(redis_url, namespace, replies, agent) as (server, at_work):
         kind, message = await error_of(at_work, await agent.invoke(at_work.client, "A story"))
-    assert kind == "ModelRefusalError" and "was held back by its provider's content filter" in message
+    assert kind == "ModelRefusalError" and "the provider's content filter blocked the answer of" in message
     assert len(server.log) == 1
 
 
@@ -288,4 +288,4 @@ async def test_a_truncated_answer_depends_on_its_type(redis_url: str, namespace:
         found = await text.run(at_work.client, "A story")
         assert (found.result, found.stopped_by) == ("Once upon", "max_output_tokens")
         assert (await value.run(at_work.client, "A range")).result == Range(low=1, high=2)
-    assert "(it was cut off by max_output_tokens)" in server.log[2].prompt
+    assert "(cut off by max_output_tokens)" in server.log[2].prompt

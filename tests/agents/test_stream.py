@@ -94,16 +94,16 @@ async def test_an_attempt_that_repeats_itself_shows_nothing_twice(redis_url: str
 
 
 @pytest.mark.parametrize(
-    ("again", "calls"),
+    ("second", "calls"),
     [("The quiet fox.", ()), ("The quick", ()), ("", (Call("look"),))],
     ids=["other words", "less", "no words"],
 )
 async def test_an_attempt_that_differs_restarts_the_text(
-    redis_url: str, namespace: str, again: str, calls: tuple[Call, ...]
+    redis_url: str, namespace: str, second: str, calls: tuple[Call, ...]
 ) -> None:
     replies = [
         Say(TEXT, chunks=8, pause_seconds=0.08, cut_after=5),
-        Say(again, tool_calls=calls),
+        Say(second, tool_calls=calls),
         *([Say("")] if calls else []),
     ]
     agent = teller["openai"]
@@ -111,7 +111,7 @@ async def test_an_attempt_that_differs_restarts_the_text(
         stream = await agent.stream(at_work.client, "Tell")
         chunks = await soon(collected(stream.text_chunks))
     assert sum(isinstance(chunk, Restarted) for chunk in chunks) == 1
-    assert shown(chunks) == again
+    assert shown(chunks) == second
     assert TEXT.startswith(chunks[0]) and chunks[0]
 
 
@@ -231,7 +231,7 @@ def test_the_last_attempt_is_the_one_shown(turns: list[list[list[str]]], data: s
                 for _ in range(data.draw(st.integers(1, 2))):
                     chunks += text.add(name, index, piece)
         if data.draw(st.booleans()):
-            chunks += text.settle()  # otherwise the next turn does
+            chunks += text.finish()  # otherwise the next turn does
             whole += shown(chunks)
             assert shown(chunks) == "".join(tries[-1])
             assert all(chunk for chunk in chunks if not isinstance(chunk, Restarted))
@@ -247,5 +247,5 @@ def test_attempts_that_agree_are_never_restarted() -> None:
     text = TurnText()
     chunks = [*text.start(1, "a"), *text.add("a", 0, "Hello wo")]
     chunks += [*text.start(1, "b"), *text.add("b", 0, "Hel"), *text.add("b", 1, "lo world")]
-    assert chunks + text.settle() == ["Hello wo", "rld"]
+    assert chunks + text.finish() == ["Hello wo", "rld"]
     assert text.add("a", 1, "an attempt of the past") == []

@@ -171,21 +171,33 @@ def _sync(ctx: WorkflowContext, number: Number) -> None: ...
 
 
 WRONG: dict[str, tuple[dict[str, Any], Any, str]] = {
-    "two inputs": ({}, _two, r"tool '_two' takes \(input\), \(ctx, input\), \(ctx\) or nothing"),
+    "two inputs": ({}, _two, r"tool '_two' must take \(input\), \(ctx, input\), \(ctx\) or nothing"),
     "no annotation": ({}, _bare, "tool '_bare': annotate number with a pydantic model or dataclass"),
-    "no fields": ({}, _number, "the input of tool '_number' is a pydantic model or a dataclass, not <cl"),
-    "no such type": ({}, _unknown, "tool '_unknown': an annotation: name 'Nowhere' is not defined"),
+    "no fields": (
+        {},
+        _number,
+        "the input of tool '_number' must be a pydantic model or a dataclass, not <cl",
+    ),
+    "no such type": (
+        {},
+        _unknown,
+        "tool '_unknown': can't resolve an annotation: name 'Nowhere' is not defined",
+    ),
     "not async": ({}, _sync, "workflow '_sync': _sync must be an async function"),
     "id": ({"id": "a b"}, square, "tool 'a b': a tool's id has 1 to 64 letters, digits, _ and -"),
-    "approval": ({"approval": "maybe"}, square, "approval is 'never', 'always' or a function of the input"),
-    "approvers": ({"approvers": ["a"]}, square, "says how it is approved, but not when: give approval="),
-    "required": ({"approval": "always", "required": 0}, square, "required is a whole number from 1 to 100"),
+    "approval": (
+        {"approval": "maybe"},
+        square,
+        "approval must be 'never', 'always' or a function of the input",
+    ),
+    "approvers": ({"approvers": ["a"]}, square, "has approval options but no approval="),
+    "required": ({"approval": "always", "required": 0}, square, "required must be a whole number from 1"),
     "too few": (
         {"approval": "always", "required": 2, "approvers": ["a"]},
         square,
         "approvers names 1 who may decide",
     ),
-    "max_retries": ({"max_retries": -1}, square, "max_retries is a whole number from 0, not -1"),
+    "max_retries": ({"max_retries": -1}, square, "max_retries must be an integer of at least 0, not -1"),
 }
 
 
@@ -201,7 +213,9 @@ def test_a_workflow_whose_input_has_no_fields_is_no_tool() -> None:
     async def of_a_list(ctx: WorkflowContext, input: list[int]) -> int:
         return len(input)
 
-    with pytest.raises(ConfigurationError, match="the input of workflow 'of-a-list', to be a tool, is a py"):
+    with pytest.raises(
+        ConfigurationError, match="the input of workflow 'of-a-list', used as a tool, must be a py"
+    ):
         Agent(id="cant", model="gpt-4o", tools=[of_a_list])
 
 
@@ -219,10 +233,10 @@ async def test_the_models_mistakes_are_sent_back_to_it(redis_url: str, namespace
         outputs = [one for one in await at_work.events(handle) if one.event_type == "tool_result"]
     assert {one.status for one in found.tool_results} == {"invalid"}
     broken, many, nothing, nobody = server.log[1].results.values()
-    assert broken.startswith("these arguments do not fit: the whole: Invalid JSON")
-    assert many.startswith("these arguments do not fit: value: Input should be a valid integer")
-    assert nothing == "there is no tool 'nothing'; there are: double, send"
-    assert nobody == "these arguments do not fit: to: Value error, nobody is no address"
+    assert broken.startswith("invalid arguments: Invalid JSON")
+    assert many.startswith("invalid arguments: value: Input should be a valid integer")
+    assert nothing == "there is no tool 'nothing'; available tools: double, send"
+    assert nobody == "invalid arguments: to: Value error, nobody is no address"
     assert [one.data["status"] for one in outputs] == ["invalid"] * 4
     assert not done, "nobody was asked"
 
@@ -247,9 +261,9 @@ async def test_a_failing_tool_is_retried_and_then_reported(redis_url: str, names
         found = await agent.run(at_work.client, "Go")
     assert [one.status for one in found.tool_results] == ["failed"] * 3
     first, second, third = server.log[1].results.values()
-    assert first == "it failed: ValueError: no luck" and done["fails"] == 2
-    assert second.startswith("it failed: KeyError: child ") and "of workflow 'fails_in_steps'" in second
-    assert third.startswith("it failed: NotStorableError: ")
+    assert first == "the tool failed: ValueError: no luck" and done["fails"] == 2
+    assert second.startswith("the tool failed: KeyError: child ") and "of workflow 'fails_in_steps'" in second
+    assert third.startswith("the tool failed: NotStorableError: ")
 
 
 async def test_an_agent_can_be_a_tool(redis_url: str, namespace: str) -> None:
@@ -551,7 +565,7 @@ async def test_ask_user_shows_forms_and_returns_answers(redis_url: str, namespac
         ("ok", {"size": "L"}),
         ("ok", {"answer": "no"}),
         ("rejected", "nobody answered in time"),
-        ("invalid", "every field of the form needs a name of its own"),
+        ("invalid", "every field of the form needs a unique name"),
     ]
     assert next(iter(server.log[1].results.values())) == '{"size": "L"}'
 

@@ -95,7 +95,7 @@ async def test_the_audit_is_a_table_and_json(polos: Command, at: Running) -> Non
 async def test_without_decisions_the_audit_is_empty(polos: Command, at: Running) -> None:
     handle = await asked(at)
     plain, json = await polos("audit", handle.id), await polos("audit", handle.id, "--json")
-    assert (plain.code, plain.out, plain.err) == (0, "", "nothing has been decided so far\n")
+    assert (plain.code, plain.out, plain.err) == (0, "", "no decisions yet\n")
     assert (json.code, json.out, json.err) == (0, "[]\n", "")
 
 
@@ -134,11 +134,11 @@ async def test_unfinished_executions_and_lone_children_are_not_deleted(polos: Co
     handle = await asked(at)
     done = await polos("delete", handle.id, "--yes")
     assert done.code == 1
-    assert "it is waiting; cancel it first" in done.sentence
+    assert "deleted while it is waiting: cancel it" in done.sentence
     root, child = await decided(at)
     done = await polos("delete", child, "--yes")
     assert done.code == 1
-    assert f"is a child, a part of its root's events and journal: delete {root.id}" in done.sentence
+    assert f"is a child and shares its root's events: delete {root.id} instead" in done.sentence
     for undeleted in (handle.id, root.id, child):
         assert (await at.client.get_execution(undeleted))["id"] == undeleted
 
@@ -147,7 +147,7 @@ async def test_without_a_terminal_a_delete_needs_yes(polos: Command, at: Running
     handle, _ = await decided(at)
     done = await polos("delete", handle.id, input=b"y\n")
     assert done.code == 2
-    assert "there is nobody to ask: give --yes" in done.sentence
+    assert "there is no terminal: pass --yes" in done.sentence
     assert (await at.client.get_execution(handle.id))["status"] == "completed"
 
 
@@ -155,7 +155,7 @@ async def test_on_a_terminal_a_delete_asks(polos: Command, at: Running) -> None:
     handle, _ = await decided(at)
     refused = await asyncio.to_thread(_typed, polos, b"n\n", "delete", handle.id)
     assert refused.code != 0
-    assert f"Delete all that is kept of {handle.id}? [y/N]" in refused.out + refused.err
+    assert f"Delete execution {handle.id} and its descendants? [y/N]" in refused.out + refused.err
     assert "Traceback" not in refused.err
     assert (await at.client.get_execution(handle.id))["status"] == "completed"
     done = await asyncio.to_thread(_typed, polos, b"y\n", "delete", handle.id)

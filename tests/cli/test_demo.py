@@ -157,7 +157,7 @@ def test_ctrl_c_leaves_nothing_behind(polos: Command) -> None:
         person.wait_for("approve? y/N ")
         person.type(b"\x03")
         assert person.end() == 128 + signal.SIGINT
-        assert "stopped; nothing is left behind" in person.screen
+        assert "stopped; nothing was left behind" in person.screen
         assert "Traceback" not in person.screen
 
 

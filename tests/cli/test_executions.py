@@ -164,7 +164,7 @@ async def test_list_filters_and_continues_by_cursor(polos: Command, redis_url: s
     assert older.json["next_cursor"] is None
     (cancelled,) = plain.out.splitlines()[1:]
     assert cancelled.split()[:2] == [ids[0], "cancelled"] and cancelled.endswith(workflow_id)
-    assert "there are more: --cursor " in first.err
+    assert "more results: --cursor " in first.err
 
 
 async def test_cancel_ends_an_execution_once(polos: Command, redis_url: str, namespace: str) -> None:

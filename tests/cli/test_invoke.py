@@ -86,7 +86,7 @@ async def test_a_timeout_says_what_the_execution_waits_for(polos: Command, worki
     async with working as client:
         done = await polos("invoke", "cli-asks", "--wait", "--timeout", "1")
         assert done.code == 1
-        assert 'it waits for an answer to "permission"; it goes on' in done.err
+        assert 'it waits for an answer to "permission"; it keeps running' in done.err
         (waits,) = await client.list_suspensions()
         await client.cancel(waits["execution_id"])
 
@@ -94,7 +94,7 @@ async def test_a_timeout_says_what_the_execution_waits_for(polos: Command, worki
 async def test_an_unknown_workflow_gets_a_warning(polos: Command, redis_url: str, namespace: str) -> None:
     done = await polos("invoke", "cli-unheard-of", "--json")
     assert done.code == 0
-    assert done.err.startswith("polos: warning: no worker announces the workflow 'cli-unheard-of'")
+    assert done.err.startswith("polos: warning: no worker serves workflow 'cli-unheard-of'")
     async with PolosClient(redis_url, namespace) as client:
         assert (await client.get_execution(done.json["id"]))["status"] == "queued"
         await client.cancel(done.json["id"])
@@ -106,7 +106,7 @@ async def test_an_unknown_workflow_gets_a_warning(polos: Command, redis_url: str
     [
         ('{"a": 1,}', "--input is not JSON: line 1, column 9"),
         ('{"a":\n  tru}', "--input is not JSON: line 2, column 3"),
-        ("[NaN]", "--input is not usable JSON: NaN"),
+        ("[NaN]", "--input is not usable JSON: JSON has no NaN"),
         ("", "--input is empty"),
         ("[" * 100_000, "nested too deeply"),
         ("@missing.json", "--input (missing.json) can't be read: No such file or directory"),
@@ -142,7 +142,7 @@ async def test_a_key_starts_one_execution(polos: Command, working: Polos) -> Non
         assert one.json["id"] == repeated.json["id"]
         other = await polos(*call, '{"weight": 2, "to": "Ana"}')
         assert (other.code, other.out) == (1, "")
-        assert "idempotency key 'order 1' was used before for workflow 'cli-send'" in other.sentence
+        assert "idempotency key 'order 1' was already used for workflow 'cli-send'" in other.sentence
 
 
 async def test_a_concurrency_key_needs_a_limit(polos: Command, working: Polos) -> None:

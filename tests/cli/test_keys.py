@@ -48,7 +48,7 @@ async def test_a_key_is_created_listed_and_revoked(polos: Command, client: Polos
     (key,) = await apikeys.list_keys(client)
     assert await apikeys.find(client, made.out.removesuffix("\n")) == key
     assert (key.name, key.scopes, key.groups) == ("alice", ("read", "approve"), ("ops", "audit"))
-    said = f"key {key.id} of alice: read, approve; until it is revoked; it is shown this once:\n"
+    said = f"key {key.id} for alice: read, approve; valid until revoked; shown only once:\n"
     assert made.err == said
 
     made = await polos("keys", "create", "shop", "--scope", "invoke", "--days", "90", "--json")
@@ -90,7 +90,7 @@ async def test_a_key_is_created_listed_and_revoked(polos: Command, client: Polos
         (("create", "alice"), 2, "--scope"),
         (("create", "alice", "--scope", "write"), 2, "write"),
         (("create", "group:ops", "--scope", "read"), 1, "a key's name is"),
-        (("create", "alice", "--scope", "read", "--days", "-1"), 1, "expires_in is a positive number"),
+        (("create", "alice", "--scope", "read", "--days", "-1"), 1, "expires_in must be a positive number"),
         (("revoke", "carol"), 1, "there is no API key 'carol'"),
     ],
 )
@@ -114,7 +114,7 @@ async def test_a_link_leads_to_the_open_suspension(signing: Command, redis_url: 
         link = links.read(token)
         assert (link.execution_id, link.step_key, link.run) == (handle.id, "a/b", 1)
         assert (link.scope, link.name, link.groups) == ("decide", None, ())
-        assert made.err.startswith("for whoever has it, to decide, until ")
+        assert made.err.startswith("for anyone who has it, to decide, until ")
 
         options = ("--for", "bob", "--group", "finance", "--view", "--seconds", "3600", "--json")
         created = (await signing("link", handle.id, "a/b", *options)).json
@@ -136,7 +136,7 @@ async def test_a_link_leads_to_the_open_suspension(signing: Command, redis_url: 
         await run.result(handle)
     late = await signing("link", handle.id, "a/b")
     assert late.code == 0
-    assert late.err.splitlines()[0] == f"a/b of {handle.id} is answered: nobody can decide it any more"
+    assert late.err.splitlines()[0] == f"a/b of {handle.id} is answered: it can no longer be decided"
 
 
 async def test_an_unknown_target_gets_no_link(signing: Command, redis_url: str, namespace: str) -> None:

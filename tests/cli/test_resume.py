@@ -65,10 +65,7 @@ async def test_an_answer_can_be_repeated_but_not_changed(polos: Command, working
             "resume", handle.id, *answer, "--by", "bob"
         )  # no suspension is open, so the last one is meant
         assert repeated.code == 0
-        assert (
-            repeated.out.startswith("same answer again: first of ")
-            and "answered so by ana at 20" in repeated.out
-        )
+        assert repeated.out.startswith("unchanged: first of ") and "given by ana at 20" in repeated.out
 
         other = await polos("resume", handle.id, "--reject", "--by", "bob")
         assert other.code == 1
@@ -84,7 +81,7 @@ async def test_approve_reject_and_reason_are_short_for_data(polos: Command, work
             handle = await permission.invoke(client, {})
             await until(client, handle, "suspend_first")
             done = await polos("resume", handle.id, *options)
-            assert done.out.startswith(f"accepted: first of {handle.id} is answered by ")
+            assert done.out.startswith(f"accepted: first of {handle.id} was answered by ")
             assert await handle.result() == [data, getpass.getuser(), "cli"]
 
 
@@ -100,7 +97,7 @@ async def test_several_open_suspensions_need_a_step_key(polos: Command, working:
         assert await handle.result() == ["left", "right"]
         late = await polos("resume", handle.id, "--approve", "--by", "zoe")
         assert late.code == 1
-        assert "waits for no answer: it is completed" in late.sentence
+        assert "has no open suspension: it is completed" in late.sentence
         assert "'left' was answered by " in late.sentence
 
 
@@ -115,7 +112,7 @@ async def test_an_early_answer_is_stored(polos: Command, redis_url: str, namespa
         refused = await polos("resume", handle.id, "first", "--approve")
         assert refused.code == 1
         unknown = await polos("resume", handle.id, "--approve")
-        assert "it is queued and has had no suspension so far" in unknown.sentence
+        assert "it is queued; it has never had one" in unknown.sentence
     async with Polos(url=redis_url, namespace=namespace, workflows=[permission]) as client:
         assert await client.get_handle(handle.id).result() == [[1], getpass.getuser(), "cli"]
 
@@ -143,7 +140,7 @@ async def test_closed_and_unknown_suspensions_refuse_an_answer(polos: Command, w
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "give --approve, --reject or --data"),
+        ((), "pass the answer: --approve, --reject or --data"),
         (("--approve", "--reject"), "--approve and --reject contradict each other"),
         (("--data", "{}", "--approve"), "--data and --approve contradict each other"),
         (("--data", "{}", "--reason", "r"), "--reason goes with"),

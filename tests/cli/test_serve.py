@@ -65,15 +65,15 @@ def test_a_port_in_use_is_one_sentence(polos: Command) -> None:
         port = other.getsockname()[1]
         done = polos.run("serve", "--port", str(port))
     assert done.code == 1
-    assert f"can't listen on 127.0.0.1, port {port}: another program has it" in done.sentence
+    assert f"can't listen on 127.0.0.1, port {port}: another program is using it" in done.sentence
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--insecure-dev", "--host", "0.0.0.0"), "--insecure-dev lets anybody in who reaches 0.0.0.0"),
+        (("--insecure-dev", "--host", "0.0.0.0"), "--insecure-dev would let in anyone who can reach 0.0.0.0"),
         (("--insecure-dev", "--cors-origin", "*"), "name the origins"),
-        (("--rate-limit", "many"), "a rate limit is a number per second"),
+        (("--rate-limit", "many"), "a rate limit must be a number per second"),
         (("--host", "no.such.host.invalid"), "can't listen on no.such.host.invalid"),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_missing_extra_is_named(polos: Command, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
     done = polos.here("serve")
     assert done.code == 1
-    assert "uvicorn: install it with pip install 'polos-redis[server]'" in done.sentence
+    assert "uvicorn: pip install 'polos-redis[server]'" in done.sentence
 
 
 def test_it_starts_while_redis_is_away(polos: Command) -> None:
@@ -98,6 +98,6 @@ def test_it_starts_while_redis_is_away(polos: Command) -> None:
     polos.environment["POLOS_PATIENCE_SECONDS"] = "0.2"
     with polos.start(POLOS, "serve", "--port", "0") as server:
         url = address(server)
-        assert "Redis is away" in server.err
+        assert "Redis is unreachable" in server.err
         assert httpx.get(f"{url}/healthz").status_code == 200
         assert httpx.get(f"{url}/readyz").status_code == 503

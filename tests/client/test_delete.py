@@ -218,7 +218,7 @@ async def test_other_executions_stay(at: Running) -> None:
 async def test_an_unfinished_execution_is_not_deleted(at: Running) -> None:
     handle = await start(at, children=1)
     await at.parked(handle)
-    with pytest.raises(NotFinishedError, match="it is waiting; cancel it first"):
+    with pytest.raises(NotFinishedError, match="deleted while it is waiting: cancel it"):
         await at.client.delete(handle.id)
     (child,) = (await at.client.get_execution(handle.id))["children"]
     with pytest.raises(InvalidInputError, match=f"is a child.*: delete {handle.id}"):

@@ -300,9 +300,9 @@ def test_the_named_server_is_used(binary: Path, monkeypatch: pytest.MonkeyPatch)
     ("text", "why"),
     [
         (None, "no such file"),
-        ("exit 3", "does not answer"),
-        ("echo 'Redis server v=6.2.14 sha=0'", "7.0 is the oldest"),
-        ("echo 'Valkey server v=7.2.5 sha=0'", "8.0 is the oldest"),
+        ("exit 3", "not a Redis or Valkey server"),
+        ("echo 'Redis server v=6.2.14 sha=0'", "needs 7.0 or later"),
+        ("echo 'Valkey server v=7.2.5 sha=0'", "needs 8.0 or later"),
     ],
 )
 def test_a_named_server_that_does_not_work_is_an_error(

@@ -282,7 +282,7 @@ async def test_an_invalid_topic_or_type_is_refused(
     topic: Any, kind: Any, redis_url: str, namespace: str
 ) -> None:
     async with PolosClient(redis_url, namespace) as client:
-        with pytest.raises(InvalidInputError, match="text that is not empty"):
+        with pytest.raises(InvalidInputError, match="must be a non-empty string"):
             await events.publish(client, topic, EventData(kind))
 
 
@@ -298,7 +298,7 @@ async def test_an_unknown_execution_is_an_error(redis_url: str, namespace: str) 
 @pytest.mark.parametrize("last", ["later", "1-x", "1.x", "-1", "1-2.-3", "\u00b2"])
 async def test_an_invalid_event_id_is_refused(last: str, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
-        with pytest.raises(InvalidInputError, match="last_event_id is the id of an event"):
+        with pytest.raises(InvalidInputError, match="last_event_id must be the id of an event"):
             await soon(_all(events.stream_topic(client, "t", last_event_id=last)))
 
 
@@ -377,5 +377,5 @@ async def test_a_lost_connection_leaves_no_gap(redis_url: str, namespace: str) -
 
 async def test_only_its_worker_can_emit_an_executions_end(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
-        with pytest.raises(InvalidInputError, match="told by its worker only"):
+        with pytest.raises(InvalidInputError, match="published by its worker only"):
             await events.publish(client, "0" * 32, EventData("workflow_finish", {"status": "completed"}))

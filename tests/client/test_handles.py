@@ -59,7 +59,7 @@ async def test_a_result_has_its_own_type(redis_url: str, namespace: str) -> None
         assert isinstance(handle, ExecutionHandle)
         assert await handle.status() in ("queued", "waiting")
         for timeout in (0.01, timedelta(milliseconds=10)):
-            with pytest.raises(TimeoutError, match=f"{handle.id} has not finished within 0.01 s"):
+            with pytest.raises(TimeoutError, match=f"{handle.id} did not finish within 0.01 s"):
                 await handle.result(timeout=timeout)
         waiting = asyncio.create_task(handle.result())
         await at.parked(handle)
@@ -278,5 +278,5 @@ async def test_a_handle_in_place_of_its_id_is_refused(redis_url: str, namespace:
             lambda: anext(events.stream_workflow(client, "buys", wrong)),
             lambda: client.get_handle(wrong).result(),
         ):
-            with pytest.raises(InvalidInputError, match="id is a text, not <ExecutionHandle 0"):
+            with pytest.raises(InvalidInputError, match="id must be a string, not <ExecutionHandle 0"):
                 await call()

@@ -19,7 +19,7 @@ doubles: Workflow[int, int] = Workflow(_doubles, "polos-doubles")
 
 async def test_a_worker_that_cannot_start_raises_only_its_error(redis_url: str, namespace: str) -> None:
     polos = Polos(url=redis_url, namespace=namespace, workflows=[])
-    with pytest.raises(ConfigurationError, match="there is no workflow to work on") as raised:
+    with pytest.raises(ConfigurationError, match="no workflows to run") as raised:
         await soon(polos.__aenter__())
     assert raised.value.__context__ is None
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("polos-worker")]

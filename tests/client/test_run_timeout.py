@@ -221,7 +221,7 @@ async def test_a_retry_has_the_whole_time_again(redis_url: str, namespace: str) 
 
 @pytest.mark.parametrize("wrong", [0, -1, "soon", float("nan"), True])
 async def test_an_invalid_timeout_is_refused(wrong: Any, client: PolosClient) -> None:
-    with pytest.raises(ValueError, match="run_timeout_seconds is a positive number"):
+    with pytest.raises(ValueError, match="run_timeout_seconds must be a positive number"):
         await client.invoke("asks", run_timeout_seconds=wrong)
     with pytest.raises(ConfigurationError, match="run_timeout_seconds"):
         Workflow(asks.function, "wrong", run_timeout_seconds=wrong)

@@ -154,7 +154,7 @@ def test_a_duplicate_id_is_refused() -> None:
         @workflow(id="takes_nothing")
         async def another(ctx: WorkflowContext) -> None: ...
 
-    with pytest.raises(ConfigurationError, match=r"'takes_nothing' is taken by .*test_workflow\.py:\d+"):
+    with pytest.raises(ConfigurationError, match=r"'takes_nothing' is already used at .*_workflow\.py:\d+"):
         define()
 
 

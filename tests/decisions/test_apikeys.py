@@ -97,7 +97,7 @@ async def test_a_key_belongs_to_its_namespace(client: PolosClient, namespace: st
 
 @pytest.mark.parametrize("scopes", [[], ["write"], ["read", "write"], ""])
 async def test_an_unknown_scope_is_refused(client: PolosClient, scopes: list[str] | str) -> None:
-    with pytest.raises(ConfigurationError, match="some of read, invoke, approve, admin"):
+    with pytest.raises(ConfigurationError, match="must be some of read, invoke, approve, admin"):
         await apikeys.create(client, "alice", scopes)
 
 

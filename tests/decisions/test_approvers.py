@@ -25,6 +25,8 @@ from polos_redis import (
     Workflow,
     WorkflowContext,
 )
+from polos_redis.decisions import answers
+from polos_redis.executions.queries import read_suspension
 from tests.harness.running import Running, in_partition, running, soon, until, working
 
 pytestmark = pytest.mark.also_on_cluster
@@ -142,7 +144,7 @@ async def test_neither_the_user_nor_the_starter_decides_under_any_spelling(at: R
     handle = await asks.invoke(at.client, {"allow_self": False}, user_id="bob", started_by="Mallory")
     await at.parked(handle)
     for by in ("bob", "Mallory", "mallory ", "\uff22\uff2f\uff22"):
-        with pytest.raises(NotApproverError, match="who has started it"):
+        with pytest.raises(NotApproverError, match="the person who started it"):
             await says(at, handle, by)
     await says(at, handle, "ann")
     await at.result(handle)
@@ -160,7 +162,7 @@ async def test_two_spellings_of_a_name_are_one_person(at: Running) -> None:
 async def test_requesters_cannot_decide_through_a_child(at: Running) -> None:
     handle = await asks_below.invoke(at.client, {"allow_self": False}, user_id="ann")
     await at.parked(handle)
-    with pytest.raises(NotApproverError, match="who has started it"):
+    with pytest.raises(NotApproverError, match="the person who started it"):
         await says(at, handle, "ann")
     decided = await says(at, handle, "bob")
     assert decided.execution_id.startswith(handle.id + ".")
@@ -172,7 +174,7 @@ async def test_requesters_cannot_decide_through_a_child(at: Running) -> None:
 
 async def test_two_people_must_agree(at: Running) -> None:
     handle = await asked(at, required=2)
-    with pytest.raises(NotApproverError, match="it has to be known who answers"):
+    with pytest.raises(NotApproverError, match="the answer must name who decides"):
         await says(at, handle, None)
     for wrong in ({}, "yes", {"approved": "yes"}, {"approved": 1}, {"approved": None}, [True]):
         with pytest.raises(InvalidAnswerError) as refused:
@@ -452,6 +454,43 @@ async def test_a_suspension_that_changes_before_the_answer_refuses_it(
         await at.result(handle)
 
 
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("changed", ["shown", "policy"])
+async def test_an_answer_based_on_an_earlier_opening_is_refused(
+    changed: str, shown: bool, redis_url: str, namespace: str
+) -> None:
+    first = ({"amount": 5}, {"approvers": ["ann"]})
+    second = ({"amount": 5000}, {"approvers": ["bob"]}) if changed == "shown" else (
+        *({"amount": 5}, {"approvers": ["bob"]}),
+    )  # fmt: skip
+    SHOWN[namespace] = [first]
+    async with running(redis_url, namespace, shows) as at:
+        handle = await shows.invoke(at.client, namespace)
+        await at.parked(handle)
+        stale, view = await read_suspension(at.client, handle.id, "ask")
+        SHOWN[namespace] = [second]
+        await at.make_due(handle, "ask", "s")
+        await at.reached(handle, "failed")
+
+        async def says_stale(by: str) -> Resumed:
+            digest = view["digest"] if shown else None
+            return await answers.decide_stored(at.client, stale, YES, by=by, digest=digest, channel="page")
+
+        with pytest.raises(SuspensionExpiredError):
+            await says_stale("ann")
+        await at.client.retry(handle.id)
+        await at.opened(handle, "ask")
+        with pytest.raises(ShownChangedError if shown and changed == "shown" else NotApproverError):
+            await says_stale("ann")
+        assert await decisions_of(at, handle) == [("expired", None)]
+        fresh, _ = await read_suspension(at.client, handle.id, "ask")
+        done = await answers.decide_stored(at.client, fresh, YES, by="bob", channel="page")
+        assert done.outcome == "accepted"
+        assert await at.result(handle) == "bob"
+        done = await answers.decide_stored(at.client, fresh, YES, by="bob", channel="page")
+        assert done.outcome == "same"
+
+
 # --- races and crashes ------------------------------------------------------------------
 
 
@@ -525,23 +564,23 @@ async def test_a_live_activation_continues_after_the_second_approval(redis_url: 
 @pytest.mark.parametrize(
     ("policy", "said"),
     [
-        ({"required": 0}, "required is a whole number from 1 to 100, not 0"),
-        ({"required": 1.5}, "required is a whole number"),
-        ({"rejections": 101}, "rejections is a whole number from 1 to 100"),
-        ({"approvers": "ann"}, "approvers is a list of names"),
-        ({"approvers": ""}, "approvers is a list of names"),
-        ({"approvers": []}, "one at least"),
-        ({"approvers": [""]}, "approvers is a list of names"),
-        ({"approvers": ["group:"]}, "approvers is a list of names"),
-        ({"approvers": ["ann", 5]}, "approvers is a list of names"),
+        ({"required": 0}, "required must be a whole number from 1 to 100, not 0"),
+        ({"required": 1.5}, "required must be a whole number"),
+        ({"rejections": 101}, "rejections must be a whole number from 1 to 100"),
+        ({"approvers": "ann"}, "approvers must be a non-empty list of names"),
+        ({"approvers": ""}, "approvers must be a non-empty list of names"),
+        ({"approvers": []}, "a non-empty list"),
+        ({"approvers": [""]}, "approvers must be a non-empty list of names"),
+        ({"approvers": ["group:"]}, "approvers must be a non-empty list of names"),
+        ({"approvers": ["ann", 5]}, "approvers must be a non-empty list of names"),
         ({"approvers": ["ann", "ann"], "required": 2}, "it could stay undecided"),
         ({"approvers": ["ann"], "rejections": 2}, "it could stay undecided"),
         ({"approvers": ["ann", "bob"], "required": 2, "rejections": 2}, "it could stay undecided"),
-        ({"allow_self": False}, "give user_id= at invoke"),
-        ({"on_timeout": NO}, "on_timeout= is for a suspension that has a timeout="),
-        ({"on_timeout": {"x": 1}, "timeout": 9, "required": 2}, "approved: true or false is needed"),
+        ({"allow_self": False}, "pass user_id= to invoke"),
+        ({"on_timeout": NO}, "on_timeout= needs timeout="),
+        ({"on_timeout": {"x": 1}, "timeout": 9, "required": 2}, "approved: must be true or false"),
         ({"on_timeout": {"x": 1}, "timeout": 9, "schema": "decision"}, "approved: Field required"),
-        ({"required": 2, "schema": "any"}, "the schema needs a field `approved: bool`"),
+        ({"required": 2, "schema": "any"}, "give the schema a field `approved: bool`"),
     ],
 )
 async def test_an_invalid_policy_fails_in_one_sentence(
@@ -588,6 +627,6 @@ async def test_approvers_may_come_from_a_generator(redis_url: str, namespace: st
 )
 async def test_invalid_arguments_of_a_caller_are_refused(wrong: dict[str, Any], at: Running) -> None:
     handle = await asked(at)
-    with pytest.raises(PolosError, match=r"groups is a list|shown_digest is the digest"):
+    with pytest.raises(PolosError, match=r"groups must be a list|shown_digest must be the digest"):
         await says(at, handle, "ann", **wrong)
     assert await handle.status() == "waiting"

@@ -127,7 +127,7 @@ async def test_a_refused_answer_leaves_no_trace(redis_url: str, namespace: str) 
     async with running(redis_url, namespace, asks) as at:
         handle = await asks.invoke(at.client, {"approvers": ["ann"]})
         await at.opened(handle, "ask")
-        with pytest.raises(Exception, match="it has to be known who answers"):
+        with pytest.raises(Exception, match="the answer must name who decides"):
             await at.answer(handle, "ask")
         assert await at.client.audit(handle.id) == []
 

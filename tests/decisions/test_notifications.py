@@ -17,8 +17,7 @@ import pytest
 
 from polos_redis import ConfigurationError, PolosClient, Worker, WorkflowContext, workflow
 from polos_redis.links import Links
-from polos_redis.notifications import outbox
-from polos_redis.notifications.channels import Channel, Notification, WebhookChannel
+from polos_redis.notifications import Channel, Notification, WebhookChannel, outbox
 from polos_redis.state import keys
 from polos_redis.state.outbox import ClaimedNotification
 from tests import ROOT
@@ -72,9 +71,9 @@ class Pager:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the outbox poll and retry at once."""
-    monkeypatch.setattr(outbox, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(outbox, "FIRST_MS", 10)
-    monkeypatch.setattr(outbox, "LONGEST_MS", 10)
+    monkeypatch.setattr(outbox, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(outbox, "MIN_RETRY_MS", 10)
+    monkeypatch.setattr(outbox, "MAX_RETRY_MS", 10)
 
 
 @pytest.fixture
@@ -122,9 +121,9 @@ def the_check_of_the_page() -> Callable[[str, dict[str, str], bytes], bool]:
 
 def test_a_signature_matches_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test vector of the specification's own libraries."""
-    monkeypatch.setattr("polos_redis.notifications.channels.time.time", lambda: 1614265330.7)
+    monkeypatch.setattr("polos_redis.notifications.webhook.time.time", lambda: 1614265330.7)
     channel = WebhookChannel("https://example.com", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-    assert channel._signed("msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}') == {
+    assert channel._signature("msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}') == {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
         "webhook-timestamp": "1614265330",
         "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
@@ -253,7 +252,7 @@ async def test_a_notification_is_dropped_when_nobody_waits_any_more(
             await run.client.cancel(cancelled.id)
             await run.result(answered)
             await nothing_waits(run.client)
-    given_up = {one.execution for one in caplog.records if "is given up" in one.message}  # type: ignore[attr-defined]
+    given_up = {one.execution for one in caplog.records if "was dropped" in one.message}  # type: ignore[attr-defined]
     assert given_up == {answered.id, cancelled.id}
 
 
@@ -349,7 +348,7 @@ async def test_a_hanging_channel_blocks_nothing(redis_url: str, namespace: str) 
     """More sends hang than run at once; other channels, executions and their errands continue."""
     stuck, mail = Pager("stuck", hangs=True), Pager("mail")
     async with running(redis_url, namespace, approval, plain, channels=[stuck, mail]) as run:
-        limit = outbox.AT_ONCE * run.client.partitions
+        limit = outbox.CONCURRENCY * run.client.partitions
         handles = [await approval.invoke(run.client, n) for n in range(2 * limit)]
         await until(lambda: len(mail.sent) == len(handles))
         await until(lambda: stuck.tried)
@@ -400,7 +399,7 @@ def test_the_delay_before_a_resend_is_the_suspensions_age(age_ms: int, pause: in
     opened = datetime(2024, 5, 1, tzinfo=UTC)
     notification = Notification("i", "e", "w", "k", 1, {}, "", opened, None, (), None, {})
     due = int(opened.timestamp() * 1000) + age_ms + outbox.HOLD_MS
-    assert outbox._pause(notification, ClaimedNotification("e", "k", due)) == pause
+    assert outbox._backoff_ms(notification, ClaimedNotification("e", "k", due)) == pause
 
 
 # --- the outbox in the store ------------------------------------------------------------
@@ -451,13 +450,13 @@ class Nameless:
 @pytest.mark.parametrize(
     ("channels", "said"),
     [
-        ([Nameless()], "has a name and an async send"),
-        ([Pager], "has a name and an async send"),
-        (["webhook"], "has a name and an async send"),
+        ([Nameless()], "needs a name and an async send"),
+        ([Pager], "needs a name and an async send"),
+        (["webhook"], "needs a name and an async send"),
         ([Pager("Pager")], "not 'Pager'"),
         ([Pager("a b")], "not 'a b'"),
         ([Pager("")], "not ''"),
-        ([Pager(), Pager()], "a name of its own, not pager, pager"),
+        ([Pager(), Pager()], "need different names, not pager, pager"),
     ],
 )
 def test_an_invalid_channel_is_refused(idle: PolosClient, channels: Any, said: str) -> None:
@@ -474,13 +473,15 @@ def test_a_webhook_without_a_secret_is_refused(idle: PolosClient, monkeypatch: p
 
 @pytest.mark.parametrize("secret", ["whsec_short", "whsec_!!!", "x", base64.b64encode(bytes(23)).decode()])
 def test_an_invalid_secret_is_refused_and_not_repeated(secret: str) -> None:
-    with pytest.raises(ConfigurationError, match="webhook_secret= takes secrets as whsec_") as caught:
+    with pytest.raises(
+        ConfigurationError, match="webhook_secret= must be one or more secrets like whsec_"
+    ) as caught:
         WebhookChannel("https://example.com", secret)
     assert secret not in str(caught.value) or secret == "x"
 
 
 def test_an_invalid_url_is_refused_and_not_repeated() -> None:
-    with pytest.raises(ConfigurationError, match="webhook_url= takes an address") as caught:
+    with pytest.raises(ConfigurationError, match="webhook_url= must be a URL") as caught:
         WebhookChannel("example.com/hidden", SECRET)
     assert "hidden" not in str(caught.value)
 
@@ -490,6 +491,6 @@ def test_a_webhooks_repr_has_no_secrets() -> None:
 
 
 async def test_a_worker_without_httpx_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polos_redis.notifications.channels.find_spec", lambda name: None)
+    monkeypatch.setattr("polos_redis.notifications.webhook.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"pip install 'polos-redis\[webhook\]'"):
         WebhookChannel("https://example.com", SECRET)

@@ -379,9 +379,9 @@ async def test_an_answer_of_a_type_only_its_sender_knows_is_not_lost(
 
 async def test_a_step_key_or_name_must_be_text(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
-        with pytest.raises(InvalidInputError, match="suspend_step_key is the step key"):
+        with pytest.raises(InvalidInputError, match="suspend_step_key must be a string"):
             await client.resume(suspend_execution_id="0" * 32, suspend_step_key=None, data=1)  # type: ignore[arg-type]
-        with pytest.raises(InvalidInputError, match="resumed_by is a name"):
+        with pytest.raises(InvalidInputError, match="resumed_by must be a name"):
             await client.resume(
                 suspend_execution_id="0" * 32,
                 suspend_step_key="ask",

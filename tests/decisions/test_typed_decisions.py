@@ -29,7 +29,7 @@ from polos_redis import (
 )
 from polos_redis.errors import NotStorableError
 from polos_redis.values import codec
-from polos_redis.values.schemas import DEEPEST, MOST_ERRORS
+from polos_redis.values.schema_errors import MAX_DEPTH, MAX_ERRORS
 from tests.harness.command import Command
 from tests.harness.running import Running, running, until
 
@@ -502,7 +502,7 @@ async def test_references_in_a_schema_are_never_fetched(
     refers = waits_for(Refers, "typed-refers")
     async with running(redis_url, namespace, refers) as at:
         handle = await asked(at, refers)
-        with pytest.raises(InvalidAnswerError, match="nothing is fetched"):
+        with pytest.raises(InvalidAnswerError, match="references are never fetched"):
             await at.answer(handle, "ask", {"value": 1})
         with pytest.raises(BlockingIOError):
             listener.accept()
@@ -544,8 +544,8 @@ async def test_hostile_answers_are_refused_briefly(
         if not imported:
             for name in ("Tree", "Decision", "Facts"):
                 forget(monkeypatch, name)
-        for levels in (DEEPEST // 2, DEEPEST, 150):
-            with pytest.raises(InvalidAnswerError, match=f"nested deeper than {DEEPEST} levels"):
+        for levels in (MAX_DEPTH // 2, MAX_DEPTH, 150):
+            with pytest.raises(InvalidAnswerError, match=f"nested deeper than {MAX_DEPTH} levels"):
                 await at.answer(handle, "ask", deep(levels))
         with pytest.raises(NotStorableError):
             await at.answer(handle, "ask", deep(100_000))
@@ -556,7 +556,7 @@ async def test_hostile_answers_are_refused_briefly(
         for answer in (many, long):
             with pytest.raises(InvalidAnswerError) as caught:
                 await at.answer(decision, "ask", answer)
-            assert 0 < len(caught.value.errors) <= MOST_ERRORS
+            assert 0 < len(caught.value.errors) <= MAX_ERRORS
             assert all(len(one["message"]) < 400 for one in caught.value.errors)
             assert len(str(caught.value)) < 10_000
         for number in (float("nan"), float("inf")):
@@ -573,7 +573,7 @@ async def test_hostile_answers_are_refused_briefly(
 async def test_the_deepest_accepted_answer_stays_whole(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks) as at:
         handle = await asked(at, asks, "recursive")
-        answer = deep(DEEPEST // 2 - 1)
+        answer = deep(MAX_DEPTH // 2 - 1)
         await at.answer(handle, "ask", answer)
         await at.opened(handle, "more")
         (found,) = SEEN[handle.id]
@@ -581,7 +581,7 @@ async def test_the_deepest_accepted_answer_stays_whole(redis_url: str, namespace
         while found.children:
             (found,) = found.children
             levels["deep"] += 1
-        assert levels["deep"] == DEEPEST // 2 - 1
+        assert levels["deep"] == MAX_DEPTH // 2 - 1
 
 
 # --- invalid schemas --------------------------------------------------------------------

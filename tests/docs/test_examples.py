@@ -59,7 +59,7 @@ PLAN = {"description": "Delete old records", "steps": ["Back up", "Delete"], "es
 )
 def test_the_plan_is_approved_or_rejected(polos: Command, answer: list[str], end: str) -> None:
     with example(polos, "agent_plan.py", {"say": PLAN}) as (_, running, _):
-        running.wait_for("waits for approval of: Delete old records\n")
+        running.wait_for("waiting for approval of: Delete old records\n")
         (address,) = re.findall(r"decide at \S+/approve/(\S+)\n", running.out)
         assert polos.run("resume", address, *answer).code == 0
         assert running.wait() == 0, running.err

@@ -1,4 +1,5 @@
-"""The layers of the package: a file imports only from its own layer and those below, without circles.
+"""The layers of the package: a file imports only from its own layer and those below, no files form a circle,
+and no two classes share a name.
 
 Every import counts, including those for type checkers and those inside functions: to understand a file, a
 reader has to open what it names, whenever Python loads it.
@@ -109,12 +110,28 @@ def _circles(root: Path) -> Iterator[str]:
                 stack.pop()
 
 
+def _shared_names(root: Path) -> Iterator[str]:
+    found: dict[str, list[str]] = {}
+    for file in _modules(root).values():
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                where = f"{file.relative_to(root)}:{node.lineno}"
+                found.setdefault(node.name.lstrip("_"), []).append(where)
+    for name, places in found.items():
+        if len(places) > 1:
+            yield f"{name} is the name of {len(places)} classes: {', '.join(places)}"
+
+
 def test_no_import_points_upward() -> None:
     assert not (found := sorted(_upward(ROOT))), "\n" + "\n".join(found)
 
 
 def test_no_imports_form_a_circle() -> None:
     assert not (found := sorted(_circles(ROOT))), "\n" + "\n".join(found)
+
+
+def test_no_two_classes_share_a_name() -> None:
+    assert not (found := sorted(_shared_names(ROOT))), "\n" + "\n".join(found)
 
 
 @pytest.mark.parametrize("guard", ["", "if TYPE_CHECKING:\n    ", "def late():\n    "])
@@ -134,6 +151,13 @@ def test_a_circle_is_reported(tmp_path: Path) -> None:
     _package(tmp_path, files)
     (found,) = _circles(tmp_path)
     assert found.startswith("polos_redis/state/keys.py:1 closes a circle: polos_redis.state.journal -> ")
+
+
+def test_a_name_of_two_classes_is_reported(tmp_path: Path) -> None:
+    _package(tmp_path, {"state/keys": "class Start: ...", "client": "import os\n\nclass _Start: ..."})
+    assert list(_shared_names(tmp_path)) == [
+        "Start is the name of 2 classes: polos_redis/client.py:3, polos_redis/state/keys.py:1"
+    ]
 
 
 def test_relative_imports_in_cli_count(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "nan", "inf", "1e400"])
 def test_an_invalid_number_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("POLOS_CONCURRENCY", value)
-    with pytest.raises(ConfigurationError, match="POLOS_CONCURRENCY takes a positive whole number"):
+    with pytest.raises(ConfigurationError, match="POLOS_CONCURRENCY must be a positive whole number"):
         resolve("concurrency")
 
 

@@ -236,11 +236,11 @@ class Desk:
         early: bool = False,
         *,
         by: str = "ann",
-        seen: str = "",
+        opening: str = "",
         approves: bool = False,
         groups: bytes = b"",
     ) -> Any:
-        asked = (execution_id, key, answer, digest, by, "client", int(early), seen, int(approves), groups)
+        asked = (execution_id, key, answer, digest, by, "client", int(early), opening, int(approves), groups)
         return self.run("answer", *asked)
 
     def cancel(self, execution_id: str, run: int = 1, by: str = "bob") -> Any:

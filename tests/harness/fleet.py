@@ -182,8 +182,8 @@ class Fleet:
 
 async def _work(defined_in: str, knows: str, options: dict[str, Any]) -> None:
     from polos_redis import PolosClient, Worker
+    from polos_redis.definitions.definition import registered
     from polos_redis.runtime.activation import Activation
-    from polos_redis.workflow import registered
 
     import_module(defined_in)
     known = registered().values()

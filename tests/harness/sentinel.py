@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import redis
 
 from polos_redis.embedded import EmbeddedServer
+from polos_redis.embedded.address import ServerAddress
 from tests.harness.servers import AT_ONCE, wait_for
 from tests.invariants.state import RawConnection
 
@@ -18,33 +19,38 @@ SERVICE = "polos-master"
 PASSWORD = "s3cret"
 
 
+class _Address(ServerAddress):
+    def ping(self) -> tuple[str, int | None]:
+        """PING alone: a sentinel doesn't know QUIT."""
+        assert self.url is not None
+        try:
+            with RawConnection(self.url) as connection:
+                return f"+{connection.do('PING').decode()}", None
+        except redis.ConnectionError as error:
+            raise OSError(str(error)) from error
+
+
 class Sentinel(EmbeddedServer):
-    """One sentinel. Without a password; the servers have one."""
+    """A sentinel without a password; the servers it watches have one."""
 
     def __init__(self, folder: Path, binary: Path, master: EmbeddedServer) -> None:
-        super().__init__(folder, port=0, binary=binary)
+        super().__init__(folder, binary=binary)
+        self._address = _Address(0)
         self._master_port = port_of(master.url)
 
     def _arguments(self) -> list[str]:
-        super()._arguments()  # chooses the port
-        settings = self.data_dir / "sentinel.conf"  # the sentinel writes into it what it finds out
+        self._address.assign(self.data_dir)
+        settings = self.data_dir / "sentinel.conf"  # the sentinel writes its findings into this file
         settings.write_text(
             f"sentinel monitor {SERVICE} 127.0.0.1 {self._master_port} 1\n"
             f"sentinel auth-pass {SERVICE} {PASSWORD}\n"
             f"sentinel down-after-milliseconds {SERVICE} 60000\n"
         )
-        listen = ("--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self.data_dir))
+        listen = ("--port", str(self._address.port), "--bind", "127.0.0.1", "--dir", str(self.data_dir))
         return [str(settings), "--sentinel", *listen]
 
-    def _ask(self) -> tuple[str, int | None]:
-        """A sentinel knows no QUIT."""
-        try:
-            return f"+{self.do('PING').decode()}", None
-        except redis.ConnectionError as error:
-            raise OSError(str(error)) from error
-
     def do(self, *command: str) -> Any:
-        """One command over a connection of its own."""
+        """Sends one command over a new connection."""
         with RawConnection(self.url) as connection:
             return connection.do(*command)
 

@@ -222,7 +222,7 @@ class Machine(RuleBasedStateMachine):
         """What an answer is checked against: the suspension as it stands."""
         packed = self.desk.do("HGET", keys.JOURNAL + one.id, key)
         record = journal.parse(packed) if packed else None
-        return record.seen if isinstance(record, SuspensionRecord) else "?"
+        return record.opening if isinstance(record, SuspensionRecord) else "?"
 
     def unchecked(self) -> list[str]:
         """The errands to check an early answer."""

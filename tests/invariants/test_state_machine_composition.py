@@ -230,7 +230,7 @@ class Composition(Machine):
         if one is not None and one.fence(by) == 0 and one.tried == AGAIN:
             with self.desk.unchanged():
                 assert self.desk.run("auto_retry", *by.fence, *args) == 0
-        elif self.write(by, lost, "again", *args) is not None:
+        elif self.write(by, lost, "auto_retry", *args) is not None:
             assert one is not None
             one.tried += 1
             self.model.rerun(one, later)

@@ -44,8 +44,8 @@ def found(desk: Desk, one: str, key: str = "ok") -> SuspensionRecord:
 def says(desk: Desk, one: str, by: str, approves: bool, key: str = "ok") -> Any:
     """A person decides what was looked at."""
     answer, digest = (YES, "yes") if approves else (NO, "no")
-    seen = found(desk, one, key).seen
-    return desk.answer(one, key, answer, digest, by=by, seen=seen, approves=approves)
+    opening = found(desk, one, key).opening
+    return desk.answer(one, key, answer, digest, by=by, opening=opening, approves=approves)
 
 
 def audit(desk: Desk, root: str) -> list[list[Any]]:
@@ -63,10 +63,10 @@ def test_what_has_terms_is_handed_out_before_it_is_decided(desk: Desk) -> None:
     one = asked(desk, policy=ANN)
     stored = desk.do("HGET", keys.JOURNAL + one, "ok")
     with desk.unchanged():
-        for seen in ("", "?", "0:abc", found(desk, one).seen[:-1]):
-            assert desk.answer(one, "ok", seen=seen) == [b"look", stored, None]
+        for opening in ("", "?", "0:abc", found(desk, one).opening[:-1]):
+            assert desk.answer(one, "ok", opening=opening) == [b"look", stored, None]
         assert desk.answer(one, "ok", early=True) == [b"look", stored, None]
-    assert desk.answer(one, "ok", seen=found(desk, one).seen)[0] == b"accepted"
+    assert desk.answer(one, "ok", opening=found(desk, one).opening)[0] == b"accepted"
 
 
 def test_who_has_started_it_is_handed_out_too(desk: Desk) -> None:
@@ -77,18 +77,18 @@ def test_who_has_started_it_is_handed_out_too(desk: Desk) -> None:
 
 def test_what_has_no_terms_is_handed_out_on_demand(desk: Desk) -> None:
     one = asked(desk)
-    assert desk.answer(one, "ok", seen="?")[0] == b"look"
-    assert desk.answer(one, "ok", seen=found(desk, one).seen)[0] == b"accepted"
+    assert desk.answer(one, "ok", opening="?")[0] == b"look"
+    assert desk.answer(one, "ok", opening=found(desk, one).opening)[0] == b"accepted"
 
 
 @pytest.mark.parametrize("other", ["policy", "shown"])
 def test_an_opening_is_told_from_another_one_of_the_same_moment(desk: Desk, other: str) -> None:
     one = asked(desk, policy=ANN)
-    seen = found(desk, one).seen
+    opening = found(desk, one).opening
     record = desk.record(one, "ok")
     record[11 if other == "policy" else 14] = AnswerPolicy(approvers=("bob",)).pack()
     desk.do("HSET", keys.JOURNAL + one, "ok", packed(record))
-    assert desk.answer(one, "ok", seen=seen)[0] == b"look"
+    assert desk.answer(one, "ok", opening=opening)[0] == b"look"
 
 
 # --- several decisions ------------------------------------------------------------------

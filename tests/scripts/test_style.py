@@ -137,3 +137,24 @@ def test_strings_are_sent_as_they_are_written() -> None:
     for script in scripts.ALL:
         sent = set(re.findall(r"'[^'\n]*'", script.source.decode()))
         assert sent <= set(re.findall(r"'[^'\n]*'", code(with_includes(script.name))))
+
+
+GLOBALS = (
+    "KEYS ARGV redis cmsgpack string math table unpack pairs ipairs tonumber tostring type next pcall error"
+)
+KEYWORDS = "and break do else elseif end false for function if in local nil not or return then true while"
+
+
+@pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
+def test_every_name_is_declared(script: Script) -> None:
+    """Redis finds a name that nothing declares only when the line that uses it runs."""
+    code = re.sub(r"^#!.*\n", "", script.source.decode())
+    code = re.sub(r"'[^'\n]*'|--.*", " ", code)
+    declared = set(GLOBALS.split())
+    for names in re.findall(r"\blocal (?!function)([\w, ]+)|\bfor ([\w, ]+?) (?:=|in\b)", code):
+        declared.update(re.findall(r"\w+", " ".join(names)))
+    for name, parameters in re.findall(r"\bfunction ?(\w*)\(([\w, ]*)", code):
+        declared.update([name, *re.findall(r"\w+", parameters)])
+    fields = r"(?<![\w.])([A-Za-z_]\w*)\b(?!\s*=[^=])"  # not behind a dot, and no key of a table
+    used = {word for word in re.findall(fields, code) if word not in KEYWORDS.split()}
+    assert used <= declared

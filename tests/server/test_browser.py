@@ -253,22 +253,20 @@ async def test_a_schemas_form_is_filled_in_and_corrected(desk: Desk) -> None:
         await page.get_by_role("button", name="Add one: Lines").click()
         await page.get_by_role("group", name="Lines 1").get_by_label("What").fill("Paper")
         await page.get_by_role("group", name="Lines 1").get_by_label("Price").fill("1,5")
-        await page.get_by_label("Give it").check()
+        await page.get_by_label("Enter a value").check()
         call = page.get_by_role("group", name="Call")
         await call.get_by_label("What").fill("The bank")
         await call.get_by_label("Price").fill("0")
 
         await page.get_by_role("button", name="Approve").click()
         alert = page.get_by_role("alert")
-        await expect(alert).to_contain_text("2 things are to be put right")
+        await expect(alert).to_contain_text("Fix 2 fields")
         await expect(alert).to_be_focused()
         await alert.get_by_role("link", name="Price").click()
         price = page.get_by_role("group", name="Lines 1").get_by_label("Price")
         await expect(price).to_be_focused()
         await expect(price).to_have_value("1,5")
-        await expect(price).to_have_accessible_description(
-            "Wrong: This is not a number. Write it like 1250 or 12.5."
-        )
+        await expect(price).to_have_accessible_description("Error: Enter a number, such as 1250 or 12.5.")
         await price.fill("1.5")
         await page.get_by_label("phone").check()
 
@@ -381,7 +379,7 @@ async def test_another_persons_decision_appears_without_reloading(desk: Desk) ->
 async def test_the_inbox_is_live_and_works_by_keyboard(desk: Desk) -> None:
     async with desk.page() as page:
         await desk.log_in(page)
-        await expect(page.locator(".tally")).to_have_text("Nothing is waiting for anybody.")
+        await expect(page.locator(".tally")).to_have_text("Nothing is waiting for a decision.")
         handle = await desk.run.client.invoke(CHARGE, REQUEST)
         card = page.get_by_role("link", name="High value approval")
         await expect(card).to_be_visible(timeout=20_000)  # without a reload
@@ -392,7 +390,7 @@ async def test_the_inbox_is_live_and_works_by_keyboard(desk: Desk) -> None:
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("heading", level=1)).to_have_text("High value approval")
         await page.keyboard.press("Tab")
-        await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        await expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
         await page.get_by_role("button", name="Approve").focus()
         await page.keyboard.press("Space")
         await expect(page.get_by_role("heading", name="Approved")).to_be_visible()

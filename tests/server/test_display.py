@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polos_redis.server.pages import display, words
 from polos_redis.server.pages import times as page_times
-from polos_redis.server.pages.display import Shown, gist, show, summary
-from polos_redis.server.pages.layout import ENVIRONMENT
-from polos_redis.server.pages.timeline import MOST_BARS, timeline
+from polos_redis.server.pages.labels import label_of
+from polos_redis.server.pages.rendering import ENVIRONMENT
+from polos_redis.server.pages.shown_values import ShownValue, as_json, show
+from polos_redis.server.pages.suspension_summary import gist, summary
+from polos_redis.server.pages.timeline import MAX_BARS, timeline
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ from polos_redis.server.pages.timeline import MOST_BARS, timeline
     ],
 )
 def test_labels_are_words(key: str, label: str) -> None:
-    assert words.label_of(key) == label
+    assert label_of(key) == label
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_labels_are_words(key: str, label: str) -> None:
     ],
 )
 def test_durations_have_readable_units(seconds: float, text: str) -> None:
-    assert words.span(seconds) == text
+    assert page_times.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_long_values_are_folded() -> None:
     assert inner.kind == "code" and "end" in inner.text
 
 
-def parts(shown: Shown) -> int:
+def parts(shown: ShownValue) -> int:
     below = [*shown.items, *(one for _, one in shown.pairs), *(one for row in shown.rows for one in row)]
     return 1 + sum(parts(one) for one in below)
 
@@ -126,7 +127,7 @@ def test_any_value_can_be_shown(value: Any) -> None:
     template = ENVIRONMENT.from_string('{% from "values.html" import value %}{{ value(one) }}')
     html = template.render(one=show(value))
     assert "<script" not in html.lower()
-    assert display.as_json(value)
+    assert as_json(value)
 
 
 def test_a_large_value_is_shown_within_bounds() -> None:
@@ -227,13 +228,13 @@ class TestTimeline:
         assert timeline(execution(), NOW).bars == []
 
     def test_of_many_steps_the_newest_and_the_open_ones_are_shown(self) -> None:
-        steps = [step(f"s{number}", 1 + number, 1) for number in range(MOST_BARS + 3)]
+        steps = [step(f"s{number}", 1 + number, 1) for number in range(MAX_BARS + 3)]
         crowded = execution(steps=steps, suspensions=[waited("first of all", 0, None, "open")])
-        found = timeline(crowded, NOW + timedelta(seconds=2 * MOST_BARS))
-        names = [f"s{number}" for number in range(4, MOST_BARS + 3)]
+        found = timeline(crowded, NOW + timedelta(seconds=2 * MAX_BARS))
+        names = [f"s{number}" for number in range(4, MAX_BARS + 3)]
         assert [bar.name for bar in found.bars] == ["first of all", *names]
         assert found.hidden == 4
-        assert (found.seconds, found.bars[1].began) == (2 * MOST_BARS, 5), (
+        assert (found.seconds, found.bars[1].start) == (2 * MAX_BARS, 5), (
             "the scale covers the whole execution"
         )
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, HttpUrl, TypeAdapter, create_model
 
 from polos_redis.server.pages import forms
+from polos_redis.server.pages.draft import MAX_ROWS, Draft
 from polos_redis.server.pages.fields import MISSING, Checkbox, Choice, Choices, Input
-from polos_redis.server.pages.groups import Group, Rows, Variants
-from polos_redis.server.pages.sheets import MOST_ROWS, Sheet
+from polos_redis.server.pages.nested_fields import Group, Rows, Variants
 
 
 class Risk(StrEnum):
@@ -59,17 +59,17 @@ def only(form: forms.Form) -> Any:
     return form.root.fields["it"]
 
 
-def typed(**texts: Any) -> Sheet:
-    """A sheet: `it` is the field itself, `it__0` the row below it."""
+def typed(**texts: Any) -> Draft:
+    """A draft: `it` is the field itself, `it__0` the row below it."""
     pairs = []
     for name, values in texts.items():
         html = "answer/" + name.replace("__", "/").replace("_is", "=").replace("_n", "#").replace("_q", "?")
         pairs += [(html, one) for one in ([values] if isinstance(values, str) else values)]
-    return Sheet(pairs)
+    return Draft(pairs)
 
 
 @pytest.mark.parametrize(
-    ("annotation", "sheet", "answer"),
+    ("annotation", "draft", "answer"),
     [
         (str, typed(it="hello"), "hello"),
         (str, typed(it=" two\r\nlines "), " two\nlines "),
@@ -112,10 +112,10 @@ def typed(**texts: Any) -> Sheet:
         (None, typed(), None),
     ],
 )
-def test_typed_text_becomes_the_answer(annotation: Any, sheet: Sheet, answer: Any) -> None:
+def test_typed_text_becomes_the_answer(annotation: Any, draft: Draft, answer: Any) -> None:
     form = form_of(annotation)
-    found = form.read(sheet)
-    assert sheet.complaints == {}
+    found = form.read(draft)
+    assert draft.errors == {}
     assert found == {"it": answer}
     assert type(found["it"]) is type(answer)
     TypeAdapter(annotation).validate_python(found["it"])  # the type accepts it
@@ -148,12 +148,12 @@ def test_typed_text_becomes_the_answer(annotation: Any, sheet: Sheet, answer: An
         (Literal[1, 2], "true"),
     ],
 )
-def test_unreadable_text_gets_a_complaint_and_is_kept(annotation: Any, text: str) -> None:
+def test_unreadable_text_gets_an_error_and_is_kept(annotation: Any, text: str) -> None:
     form = form_of(annotation)
-    sheet = typed(it=text)
-    assert "it" not in form.read(sheet)
-    assert set(sheet.complaints) == {"it"}
-    assert sheet.get("answer/it") == text
+    draft = typed(it=text)
+    assert "it" not in form.read(draft)
+    assert set(draft.errors) == {"it"}
+    assert draft.get("answer/it") == text
 
 
 @pytest.mark.parametrize(
@@ -161,25 +161,25 @@ def test_unreadable_text_gets_a_complaint_and_is_kept(annotation: Any, text: str
 )
 def test_an_empty_field_is_no_answer(annotation: Any) -> None:
     form = form_of(annotation)
-    sheet = form.blank()
-    form.read(sheet)
-    assert sheet.complaints
+    draft = form.blank()
+    form.read(draft)
+    assert draft.errors
 
 
 def test_empty_optional_fields_are_left_out() -> None:
     for annotation in (int | None, str | None, date | None, bool | None, Item | None, list[str] | None):
         form = form_of(annotation, None)
-        sheet = form.blank()
-        found = form.read(sheet)
-        assert found in ({}, {"it": None}) and sheet.complaints == {}
+        draft = form.blank()
+        found = form.read(draft)
+        assert found in ({}, {"it": None}) and draft.errors == {}
 
 
 def test_a_cleared_default_does_not_come_back() -> None:
     form = form_of(int, 5)
     assert form.blank().get("answer/it") == "5"
-    sheet = typed(it="")
-    form.read(sheet)
-    assert "it" in sheet.complaints
+    draft = typed(it="")
+    form.read(draft)
+    assert "it" in draft.errors
     text = form_of(str, "EUR")
     assert text.read(typed(it="")) == {"it": ""}
 
@@ -188,22 +188,22 @@ class TestDecision:
     def test_a_boolean_approved_becomes_the_buttons(self) -> None:
         form = forms.of_schema({"type": "object", "properties": {"approved": {"type": "boolean"}}})
         assert form.decides
-        assert form.read(Sheet([("answer/approved", "true")])) == {"approved": True}
-        assert form.read(Sheet([("answer/approved", "false")])) == {"approved": False}
+        assert form.read(Draft([("answer/approved", "true")])) == {"approved": True}
+        assert form.read(Draft([("answer/approved", "false")])) == {"approved": False}
 
     @pytest.mark.parametrize("schema", [{"type": "boolean"}, {"type": "boolean", "default": True}])
     @pytest.mark.parametrize("text", ["", "yes", "True", "1", "on", None])
     def test_only_true_approves(self, schema: Any, text: str | None) -> None:
         form = forms.of_schema({"type": "object", "properties": {"approved": schema}})
-        sheet = Sheet([] if text is None else [("answer/approved", text)])
-        assert form.read(sheet) == {} and "approved" in sheet.complaints
+        draft = Draft([] if text is None else [("answer/approved", text)])
+        assert form.read(draft) == {} and "approved" in draft.errors
 
     def test_without_schema_or_form_there_are_buttons_and_a_reason(self) -> None:
         form = forms.of_suspension({"schema": None, "data": {"amount": 5}})
         assert form.decides
-        sheet = Sheet([("answer/approved", "false"), ("answer/reason", "too much")])
-        assert form.read(sheet) == {"approved": False, "reason": "too much"}
-        assert form.read(Sheet([("answer/approved", "true"), ("answer/reason", "")])) == {"approved": True}
+        draft = Draft([("answer/approved", "false"), ("answer/reason", "too much")])
+        assert form.read(draft) == {"approved": False, "reason": "too much"}
+        assert form.read(Draft([("answer/approved", "true"), ("answer/reason", "")])) == {"approved": True}
 
     def test_a_schema_wins_over_a_form(self) -> None:
         data = {"_form": {"fields": [{"name": "a", "type": "text"}]}}
@@ -240,11 +240,11 @@ class TestDeclaredForm:
         form = self.form(type=kind, label="It", description="What it is", required=True)
         field = only(form)
         assert (field.label, field.help) == ("It", "What it is")
-        sheet = typed(it=text)
-        assert form.read(sheet) == {"it": answer} and not sheet.complaints
-        empty = Sheet()
+        draft = typed(it=text)
+        assert form.read(draft) == {"it": answer} and not draft.errors
+        empty = Draft()
         form.read(empty)
-        assert "it" in empty.complaints
+        assert "it" in empty.errors
 
     def test_an_option_may_have_a_label(self) -> None:
         form = self.form(type="select", options=["a", {"value": 2, "label": "Two"}], default=2)
@@ -255,8 +255,8 @@ class TestDeclaredForm:
 
     def test_empty_optional_fields_are_left_out(self) -> None:
         form = self.form(type="number")
-        sheet = form.blank()
-        assert form.read(sheet) == {} and not sheet.complaints
+        draft = form.blank()
+        assert form.read(draft) == {} and not draft.errors
 
     def test_a_default_is_filled_in_and_may_be_cleared(self) -> None:
         form = self.form(type="integer", default=10)
@@ -268,101 +268,101 @@ class TestRows:
     form = form_of(list[Item])
 
     def test_rows_are_added_and_removed(self) -> None:
-        sheet = self.form.blank()
-        sheet.put("_add", "answer/it")
-        assert self.form.change_rows(sheet)
-        assert sheet.rows("answer/it") == [0]
-        assert sheet.get("answer/it/0/count") == "1"  # a new row has its defaults
-        assert sheet.focus == "answer/it/0"
-        sheet.put("answer/it/0/what", "pen")
-        self.form.change_rows(sheet)
-        sheet.texts.pop("_add")
-        sheet.put("_remove", "answer/it/0")
-        assert self.form.change_rows(sheet)
-        assert sheet.rows("answer/it") == [1]
-        sheet.texts.pop("_remove")
-        assert not self.form.change_rows(sheet)
+        draft = self.form.blank()
+        draft.put("_add", "answer/it")
+        assert self.form.change_rows(draft)
+        assert draft.rows("answer/it") == [0]
+        assert draft.get("answer/it/0/count") == "1"  # a new row has its defaults
+        assert draft.focus == "answer/it/0"
+        draft.put("answer/it/0/what", "pen")
+        self.form.change_rows(draft)
+        draft.texts.pop("_add")
+        draft.put("_remove", "answer/it/0")
+        assert self.form.change_rows(draft)
+        assert draft.rows("answer/it") == [1]
+        draft.texts.pop("_remove")
+        assert not self.form.change_rows(draft)
 
-    def test_a_complaint_has_its_place_in_the_answer_and_shows_at_its_row(self) -> None:
-        sheet = typed(it_n=["3", "5"], it__3__what="a", it__3__price="1", it__5__what="b", it__5__price="x")
-        self.form.read(sheet)
-        assert set(sheet.complaints) == {"it.1.price", "it.0.count", "it.1.count"}
-        field, _ = self.form.complaints(sheet)[1]
+    def test_an_error_has_its_place_in_the_answer_and_shows_at_its_row(self) -> None:
+        draft = typed(it_n=["3", "5"], it__3__what="a", it__3__price="1", it__5__what="b", it__5__price="x")
+        self.form.read(draft)
+        assert set(draft.errors) == {"it.1.price", "it.0.count", "it.1.count"}
+        field, _ = self.form.errors(draft)[1]
         assert field is not None and field.name == "answer/it/5/price"
 
     def test_the_number_of_rows_is_limited(self) -> None:
-        sheet = Sheet(("answer/it#", str(number)) for number in range(10 * MOST_ROWS))
-        assert len(sheet.rows("answer/it")) == MOST_ROWS
-        sheet.put("_add", "answer/it")
-        self.form.change_rows(sheet)
-        assert len(sheet.rows("answer/it")) == MOST_ROWS
+        draft = Draft(("answer/it#", str(number)) for number in range(10 * MAX_ROWS))
+        assert len(draft.rows("answer/it")) == MAX_ROWS
+        draft.put("_add", "answer/it")
+        self.form.change_rows(draft)
+        assert len(draft.rows("answer/it")) == MAX_ROWS
 
-    def test_duplicate_and_empty_keys_get_a_complaint(self) -> None:
+    def test_duplicate_and_empty_keys_get_an_error(self) -> None:
         form = form_of(dict[str, int])
-        sheet = typed(
+        draft = typed(
             it_n=["0", "1", "2"], it__0_is="a", it__0="1", it__1_is="a", it__1="2", it__2_is="", it__2="3"
         )
-        form.read(sheet)
-        assert len(sheet.complaints) == 2
+        form.read(draft)
+        assert len(draft.errors) == 2
 
 
-def test_a_foreign_complaint_shows_at_its_field_or_above_it() -> None:
+def test_a_foreign_error_shows_at_its_field_or_above_it() -> None:
     form = form_of(list[Item])
-    sheet = typed(it_n="0", it__0__what="a", it__0__price="1", it__0__count="1")
+    draft = typed(it_n="0", it__0__what="a", it__0__price="1", it__0__count="1")
     errors = [
         {"field": "it.0.price", "message": "too dear"},
         {"field": "it.0.nothing.like.it", "message": "odd"},
         {"field": "elsewhere", "message": "hm"},
     ]
-    form.blame(sheet, errors)
-    assert sheet.complaints == {"it.0.price": "too dear", "it.0": "odd", "": "hm"}
-    assert [words for _, words in form.complaints(sheet)] == ["hm", "odd", "too dear"]
+    form.add_errors(draft, errors)
+    assert draft.errors == {"it.0.price": "too dear", "it.0": "odd", "": "hm"}
+    assert [words for _, words in form.errors(draft)] == ["hm", "odd", "too dear"]
 
 
 def test_times_are_in_the_writers_zone() -> None:
     form = form_of(datetime)
-    sheet = typed(it="2026-07-01T10:00")
-    sheet.put("zone", "Europe/Berlin")
-    assert form.read(sheet) == {"it": "2026-07-01T10:00:00+02:00"}
-    sheet.put("zone", "../../etc/passwd")
-    assert form.read(sheet) == {"it": "2026-07-01T10:00:00Z"}
+    draft = typed(it="2026-07-01T10:00")
+    draft.put("zone", "Europe/Berlin")
+    assert form.read(draft) == {"it": "2026-07-01T10:00:00+02:00"}
+    draft.put("zone", "../../etc/passwd")
+    assert form.read(draft) == {"it": "2026-07-01T10:00:00Z"}
 
 
 def test_recursive_types_have_forms() -> None:
     form = forms.of_schema(Node.model_json_schema())
-    sheet = form.blank()
-    sheet.put("answer/name", "root")
-    sheet.put("_add", "answer/below")
-    form.change_rows(sheet)
-    sheet.put("answer/below/0/name", "leaf")
-    found = form.read(sheet)
+    draft = form.blank()
+    draft.put("answer/name", "root")
+    draft.put("_add", "answer/below")
+    form.change_rows(draft)
+    draft.put("answer/below/0/name", "leaf")
+    found = form.read(draft)
     assert Node.model_validate(found) == Node(name="root", below=[Node(name="leaf")])
 
 
 def test_a_recursive_form_has_a_limited_size() -> None:
     child = {"anyOf": [{"$ref": "#"}, {"type": "null"}]}
     form = forms.of_schema({"type": "object", "properties": dict.fromkeys("abcdefgh", child)})
-    sheet = form.blank()
-    assert len(list(form.fields(sheet))) < 500
-    assert set(form.read(sheet).values()) <= {None} and not sheet.complaints
+    draft = form.blank()
+    assert len(list(form.fields(draft))) < 500
+    assert set(form.read(draft).values()) <= {None} and not draft.errors
 
 
 @pytest.mark.parametrize("name", ["a/b", "a~b", "a.b", "", " ", "ä ö", "#", "a=", "x?", "</script>"])
 def test_a_property_may_have_any_name(name: str) -> None:
     form = forms.of_schema({"type": "object", "properties": {name: {"type": "string"}}, "required": [name]})
     assert isinstance(form.root, Group)
-    sheet = Sheet([(form.root.fields[name].name, "x")])
-    assert form.read(sheet) == {name: "x"}
-    empty = Sheet()
+    draft = Draft([(form.root.fields[name].name, "x")])
+    assert form.read(draft) == {name: "x"}
+    empty = Draft()
     form.read(empty)
-    assert form.complaints(empty) != []
+    assert form.errors(empty) != []
 
 
 @pytest.mark.parametrize("annotation", [bool, int, list[int], Literal["a", "b"], Card | Bank, dict[str, str]])
 def test_an_answer_need_not_be_an_object(annotation: Any) -> None:
     form = forms.of_schema(TypeAdapter(annotation).json_schema())
-    sheet = form.blank()
-    form.read(sheet)
+    draft = form.blank()
+    form.read(draft)
     kinds = (Choice, Input, Rows, Variants)
     assert isinstance(form.root, kinds) and not form.decides
 
@@ -460,11 +460,11 @@ everything = st.builds(
 @settings(max_examples=50, deadline=None)
 def test_a_filled_in_form_is_read_back(value: Everything) -> None:
     form = forms.of_schema(Everything.model_json_schema())
-    sheet = Sheet()
-    form.root.fill(sheet, value.model_dump(mode="json"))
-    copy = Sheet((name, text) for name, texts in sheet.texts.items() for text in texts)
+    draft = Draft()
+    form.root.fill(draft, value.model_dump(mode="json"))
+    copy = Draft((name, text) for name, texts in draft.texts.items() for text in texts)
     found = form.read(copy)
-    assert copy.complaints == {}
+    assert copy.errors == {}
     read = Everything.model_validate(found)
     assert read.risks == sorted(value.risks, key=list(Risk).index)
     assert read.model_copy(update={"risks": []}) == value.model_copy(update={"risks": []})
@@ -521,9 +521,9 @@ junk = st.recursive(
 @settings(max_examples=100, deadline=None)
 def test_any_schema_has_a_form(schema: dict[str, Any]) -> None:
     form = forms.of_schema(schema)
-    sheet = form.blank()
-    form.read(sheet)
-    form.complaints(sheet)
+    draft = form.blank()
+    form.read(draft)
+    form.errors(draft)
 
 
 @given(junk)

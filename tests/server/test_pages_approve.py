@@ -108,7 +108,7 @@ class TestDeciding:
     async def test_a_link_decides(self, desk: Desk, button: str, approved: bool) -> None:
         handle = await desk.asked()
         page = await desk.by_link(handle, name="ann@example.com")
-        assert page.status == 200 and "Pages asks asks" in page.text and "Amount 5" in page.text
+        assert page.status == 200 and "Pages asks" in page.text and "Amount 5" in page.text
         done = await desk.visitor.send(page, page.form("/approve"), button, reason="as agreed")
         assert done.status == 200 and ("Approved" if approved else "Rejected") in done.text
         assert "by ann@example.com" in done.text and "as agreed" in done.text
@@ -133,7 +133,7 @@ class TestDeciding:
         assert before.form("/login").get("next") == f"/approve/{handle.id}/ok"
         key = await desk.key("bob", groups=("finance",))
         page = await desk.visitor.send(before, before.form("/login"), key=key)
-        assert page.url == f"{desk.base}/approve/{handle.id}/ok" and "You decide as bob" in page.text
+        assert page.url == f"{desk.base}/approve/{handle.id}/ok" and "You are deciding as bob" in page.text
         await desk.visitor.send(page, page.form("/approve"), "Approve")
         assert (await desk.decision(handle))["resumed_by"] == "bob"
 
@@ -195,7 +195,7 @@ class TestForm:
         assert wrong.status == 422
         retry = wrong.form("/approve")
         assert {name: retry.get(f"answer/{name}") for name in typed} == typed
-        for name, words in (("amount", "not a number"), ("pay_by", "not a date")):
+        for name, words in (("amount", "Enter a number"), ("pay_by", "Enter a date")):
             control = retry.controls[f"answer/{name}"]
             assert control["aria-invalid"] == "true"
             wrongs = [
@@ -285,7 +285,7 @@ class TestApprovers:
         page = await desk.by_link(handle, name="ann")
         form = page.form("/approve")
         other = await desk.by_link(handle, name="bob")
-        assert "not yours to decide" in other.text and "ann" in other.text
+        assert "You can't decide this" in other.text and "ann" in other.text
         assert [one for one in other.forms if "approve" in one.action] == []
         mine = {**desk.visitor.data(form, "Approve")}
         token = desk.links.token(handle.id, "ok", 1, name="bob")
@@ -296,12 +296,12 @@ class TestApprovers:
     async def test_the_starter_may_not_decide(self, desk: Desk) -> None:
         handle = await desk.asked(allow_self=False)
         page = await desk.by_link(handle, name="starter")
-        assert "not yours to decide" in page.text
+        assert "You can't decide this" in page.text
 
     async def test_a_view_link_cannot_decide(self, desk: Desk) -> None:
         handle = await desk.asked()
         page = await desk.by_link(handle, scope="view")
-        assert "for looking only" in page.text and "Amount 5" in page.text
+        assert "allows viewing only" in page.text and "Amount 5" in page.text
         token = desk.links.token(handle.id, "ok", 1, scope="view")
         form = (await desk.by_link(handle)).form("/approve")
         response = await desk.visitor.http.post(
@@ -314,7 +314,7 @@ class TestApprovers:
         handle = await desk.asked()
         await desk.visitor.log_in(await desk.key("eve", "read"))
         page = await desk.visitor.get(f"/approve/{handle.id}/ok")
-        assert "not decide it" in page.text
+        assert "not to decide it" in page.text
 
 
 class TestEnds:
@@ -326,7 +326,9 @@ class TestEnds:
         await desk.run.reached(handle, "failed")
         late = await desk.visitor.send(page, page.form("/approve"), "Approve")
         assert (
-            late.status == 410 and "Your answer was not taken" in late.text and "Nobody answered" in late.text
+            late.status == 410
+            and "your answer was not recorded" in late.text
+            and "Nobody answered" in late.text
         )
         assert "Expired" in (await desk.by_link(handle)).text
 
@@ -335,7 +337,7 @@ class TestEnds:
         page = await desk.by_link(handle)
         await desk.client.cancel(handle.id)
         late = await desk.visitor.send(page, page.form("/approve"), "Approve")
-        assert late.status == 409 and "Closed" in late.text and "the execution is cancelled" in late.text
+        assert late.status == 409 and "Closed" in late.text and "the workflow was cancelled" in late.text
 
     async def test_a_default_decision_is_shown(self, desk: Desk) -> None:
         handle = await desk.asked(timeout=3600, on_timeout={"approved": False, "reason": "too late"})
@@ -353,7 +355,7 @@ class TestEnds:
         await desk.client.retry(handle.id)
         await desk.run.parked(handle)
         page = await desk.by_link(handle)
-        assert page.status == 403 and "began anew" in page.text
+        assert page.status == 403 and "was restarted" in page.text
         assert (await desk.by_link(handle, run=2)).status == 200
 
     async def test_an_unknown_suspension_is_not_found(self, desk: Desk) -> None:
@@ -383,7 +385,7 @@ class TestFinding:
             await desk.run.answer(handle, key)
         await desk.run.result(handle)
         page = await desk.visitor.get(f"/approve/{handle.id}")
-        assert "Nothing is to be decided" in page.text and f"/approve/{handle.id}/first" in page.links
+        assert "Nothing to decide: this workflow" in page.text and f"/approve/{handle.id}/first" in page.links
 
     async def test_a_link_opens_its_own_suspension(self, desk: Desk) -> None:
         handle = await desk.asked()

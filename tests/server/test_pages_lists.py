@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from polos_redis import PolosClient, Workflow, WorkflowContext, apikeys
-from polos_redis.server.pages.execution import NEWEST
+from polos_redis.server.pages.execution import MAX_NEWEST
 from tests.harness.running import Running, running, until
 from tests.harness.servers import ChaosServer
 from tests.harness.serving import serving
@@ -77,7 +77,7 @@ class TestInbox:
     async def test_the_inbox_shows_open_suspensions_oldest_first(
         self, run: Running, visitor: Visitor
     ) -> None:
-        assert "Nothing is waiting for anybody" in (await visitor.get("/")).text
+        assert "Nothing is waiting for a decision" in (await visitor.get("/")).text
         ids = await asked(run, {"amount": 1, "customer": "Ann"}, {"description": "<b>Second</b>"})
         page = await visitor.get("/")
         assert "2 decisions open" in page.text
@@ -103,7 +103,7 @@ class TestInbox:
             page = await visitor.get("/", **query)
             found = [link.split("/")[2] for link in page.links if "/approve/" in link]
             assert found == expected, query
-            assert ("Nothing that is open fits" in page.text) == (not expected)
+            assert ("No open decision matches" in page.text) == (not expected)
             assert page.forms[1].get("q") == query.get("q", "")
 
     async def test_the_inbox_has_further_pages(self, run: Running, visitor: Visitor) -> None:
@@ -119,7 +119,7 @@ class TestInbox:
 
 class TestExecutions:
     async def test_executions_are_listed_and_filtered(self, run: Running, visitor: Visitor) -> None:
-        assert "No execution has been started here yet" in (await visitor.get("/executions")).text
+        assert "No executions yet" in (await visitor.get("/executions")).text
         (waiting,) = await asked(run, 1)
         done = await run.client.invoke(CHILD, 1)
         await run.result(done)
@@ -138,7 +138,7 @@ class TestExecutions:
             assert [one for one in page.links if one.startswith("/executions/")] == [
                 f"/executions/{expected}"
             ]
-        assert "No execution fits" in (await visitor.get("/executions", status="failed")).text
+        assert "No matching executions" in (await visitor.get("/executions", status="failed")).text
 
     @pytest.mark.parametrize("query", [{"status": "odd"}, {"cursor": "odd"}])
     async def test_an_invalid_query_is_refused(self, visitor: Visitor, query: dict[str, str]) -> None:
@@ -151,7 +151,7 @@ class TestExecution:
         handle = await run.client.invoke(WORKS, {"day": "2026-03-01", "sources": ["crm"]}, user_id="carol")
         await run.opened(handle, "look")
         page = await visitor.get(f"/executions/{handle.id}")
-        assert "Waits for a decision: Look" in page.text and f"/approve/{handle.id}/look" in page.links
+        assert "Waiting for a decision: Look" in page.text and f"/approve/{handle.id}/look" in page.links
         await run.answer(handle, "look", {"approved": True})
         await run.result(handle)
         page = await visitor.get(f"/executions/{handle.id}")
@@ -167,7 +167,7 @@ class TestExecution:
             "Audit",
         ):
             assert text in page.text, text
-        assert "left out here" not in page.text
+        assert "not shown" not in page.text
         (below,) = {link for link in page.links if link.startswith(f"/executions/{handle.id}.")}
         child_page = await visitor.get(below)
         assert "Result 42" in child_page.text and f"/executions/{handle.id}" in child_page.links
@@ -188,11 +188,11 @@ class TestExecution:
         )
 
     async def test_a_long_execution_shows_its_newest_steps(self, run: Running, visitor: Visitor) -> None:
-        handle = await run.client.invoke(WALKS, NEWEST + 3)
+        handle = await run.client.invoke(WALKS, MAX_NEWEST + 3)
         await run.result(handle)
         page = await visitor.get(f"/executions/{handle.id}")
-        assert "3 earlier bars are left out here" in page.text
-        assert "3 earlier steps are left out here" in page.text
+        assert "3 earlier bars not shown" in page.text
+        assert "3 earlier steps not shown" in page.text
         steps = [
             attributes["data-key"]
             for tag, attributes in page.tags
@@ -203,8 +203,8 @@ class TestExecution:
             for tag, attributes in page.tags
             if tag == "li" and "data-key" in attributes
         ]
-        assert len(set(steps)) == len(set(bars)) == NEWEST
-        last = f"walk {NEWEST + 2:04}"
+        assert len(set(steps)) == len(set(bars)) == MAX_NEWEST
+        last = f"walk {MAX_NEWEST + 2:04}"
         assert last in steps and f"step {last}" in bars
 
     async def test_a_failed_execution_is_retried(self, run: Running, visitor: Visitor) -> None:
@@ -229,7 +229,7 @@ class TestExecution:
         assert "Cancelled" in (await visitor.send(page, form)).text
         assert (await run.client.get_execution(waiting))["cancelled_by"] == "ann"
         late = await visitor.send(page, form)
-        assert late.status == 409 and "It had ended before" in late.text
+        assert late.status == 409 and "Not cancelled: this execution already ended" in late.text
         assert not [one for one in late.forms if "cancel" in one.action]
 
     async def test_a_reader_has_no_buttons(self, run: Running) -> None:

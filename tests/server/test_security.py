@@ -270,7 +270,7 @@ async def test_a_link_is_not_for_a_deleted_and_restarted_execution(
         async with httpx.AsyncClient(base_url=url, headers=headers) as api:
             answer = {"step_key": "first", "data": "yes"}
             refused = await api.post(f"/api/v1/executions/{restarted.id}/resume", json=answer)
-        assert "began anew" in problem(refused, 403, "forbidden")["detail"]
+        assert "was restarted" in problem(refused, 403, "forbidden")["detail"]
 
 
 async def test_the_starter_is_the_key_whatever_the_body_says(client: PolosClient) -> None:

@@ -417,11 +417,11 @@ async def test_an_invalid_child_is_refused_and_none_are_started(redis_url: str, 
     assert isinstance(refused[1], ValueTooLargeError) and second.startswith("child 2 of step 'b': ")
     assert third.startswith("child 0 of step 'c': ")
     assert option == (
-        "step 'd': 'start_delay' is no option of a child: "
-        "queue, concurrency_key, run_timeout_seconds, initial_state are"
+        "step 'd': unexpected option 'start_delay'; expected one of "
+        "queue, concurrency_key, run_timeout_seconds, initial_state"
     )
-    assert "run_timeout_seconds is a positive number" in timeout
-    assert kind == "child 0 of step 'f' is a BatchWorkflowInput, not ('sell', 1)"
+    assert "run_timeout_seconds must be a positive number" in timeout
+    assert kind == "child 0 of step 'f' must be a BatchWorkflowInput, not ('sell', 1)"
 
 
 async def test_a_different_number_of_children_on_replay_stops_the_execution(
@@ -445,7 +445,7 @@ async def test_a_different_number_of_children_on_replay_stops_the_execution(
             await at.result(handle)
         assert failed.value.error_type == "StepKeyError"
         assert "'all'" in failed.value.error_message
-        assert "has 3 children now, but began 2 before" in failed.value.error_message
+        assert "has 3 children now, but started 2 before" in failed.value.error_message
 
 
 # --- inside and outside -----------------------------------------------------------------
@@ -584,7 +584,7 @@ async def test_a_repeated_answer_through_the_root_decides_nothing_else(
             await at.answer(handle, "ok", "yes")
         (second,) = await waiting_below(at, handle, 1)
         assert refused.value.candidates == [f"ok of {second['execution_id']}"]
-        assert "answer it by its own execution's id" in str(refused.value)
+        assert "use the id of the execution that asked" in str(refused.value)
         await at.answer(at.client.get_handle(second["execution_id"]), "ok", "no")
         assert await at.result(handle) == ["yes", "no"]
         assert (await at.answer(handle, "ok", "no")).outcome == "same"

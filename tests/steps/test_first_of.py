@@ -54,7 +54,7 @@ async def statuses(client: PolosClient, handle: ExecutionHandle[Any]) -> dict[st
 
 async def refused(at: Running, handle: ExecutionHandle[Any], step_key: str) -> None:
     """Checks that a late answer is refused."""
-    with pytest.raises(ExecutionFinishedError, match="was closed: the workflow went on without it"):
+    with pytest.raises(ExecutionFinishedError, match="was closed: the workflow continued without an answer"):
         await at.answer(handle, step_key)
 
 
@@ -314,7 +314,7 @@ async def test_the_deciding_script_closes_the_other_branches(redis_url: str, nam
         )
         assert resumed.outcome == "accepted"
         for key in ("beside", "one", "two"):
-            with pytest.raises(ExecutionFinishedError, match="the workflow went on without it"):
+            with pytest.raises(ExecutionFinishedError, match="the workflow continued without an answer"):
                 await client.resume(suspend_execution_id=handle.id, suspend_step_key=key, data="yes")
         assert rows(redis_url, namespace) == set()
     async with running(redis_url, namespace, nests) as at:
@@ -609,7 +609,7 @@ async def test_removing_the_winning_branch_is_named_in_the_error(redis_url: str,
         await at.parked(handle)
     async with running(redis_url, namespace, Workflow(race("yes"), "deployed")) as at:
         await at.answer(handle, "after")
-        with pytest.raises(ExecutionFailedError, match="was won by 'approval', which is no branch of it now"):
+        with pytest.raises(ExecutionFailedError, match="won by 'approval', which is not a branch of it now"):
             await at.result(at.client.get_handle(handle.id))
 
 

@@ -457,7 +457,7 @@ async def test_invalid_retry_options_are_refused_before_anything_runs(
 
     async with running(redis_url, namespace, wrong) as at:
         handle = await wrong.invoke(at.client)
-        with pytest.raises(ExecutionFailedError, match="step 'fine': max_retries is a whole number"):
+        with pytest.raises(ExecutionFailedError, match="step 'fine': max_retries must be a whole number"):
             await at.result(handle)
         assert CALLS[handle.id] == Counter()
 

@@ -322,7 +322,7 @@ async def test_concurrent_steps_may_not_change_the_same_field(redis_url: str, na
         assert total in (1, 2)
         await at.answer(handle, "ask")
         (conflict,), state = await at.result(handle)
-        assert "StateConflictError: ctx.state.total changed meanwhile" in conflict
+        assert "StateConflictError: ctx.state.total changed while this step ran" in conflict
         assert state == Cart(total=total)
 
 
@@ -499,7 +499,7 @@ async def test_a_state_that_cannot_be_saved_fails_its_execution(
 
 @pytest.mark.parametrize("schema", [int, dict, "Cart", Cart()])
 def test_a_schema_must_be_a_model(schema: Any) -> None:
-    with pytest.raises(ConfigurationError, match="state_schema is a pydantic model class"):
+    with pytest.raises(ConfigurationError, match="state_schema must be a pydantic model class"):
         Workflow(_nothing, "bad-schema", state_schema=schema)
 
 

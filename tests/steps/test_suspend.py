@@ -278,7 +278,7 @@ async def asks_with(ctx: WorkflowContext, input: Any) -> Any:
 @pytest.mark.parametrize("timeout", [0, -1, "soon", float("nan"), True, timedelta(0)])
 async def test_an_invalid_timeout_is_refused(timeout: Any, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks_with) as at:
-        with pytest.raises(ExecutionFailedError, match="timeout is a positive number of seconds"):
+        with pytest.raises(ExecutionFailedError, match="timeout must be a positive number of seconds"):
             await at.result(await asks_with.invoke(at.client, {"timeout": timeout}))
 
 

@@ -58,7 +58,7 @@ async def at(request: pytest.FixtureRequest, redis_url: str, namespace: str) -> 
     """A worker in a namespace of one partition, then of four, where most subscribers are remote."""
     async with (
         PolosClient(redis_url, namespace, partitions=request.param) as client,
-        working(client, waits, tells, tells_itself) as worker,
+        working(client, waits, publishes, publishes_to_itself) as worker,
     ):
         yield Running(client, worker)
 
@@ -68,13 +68,13 @@ def left(at: Running) -> set[str]:
 
 
 @flow
-async def tells(ctx: WorkflowContext, input: list[Any]) -> Any:
+async def publishes(ctx: WorkflowContext, input: list[Any]) -> Any:
     topic, data, event_type = input
     return await ctx.step.publish_event("tell", topic, data, event_type)
 
 
 @flow
-async def tells_itself(ctx: WorkflowContext, topic: str) -> Any:
+async def publishes_to_itself(ctx: WorkflowContext, topic: str) -> Any:
     async def publish() -> None:
         await ctx.step.wait_for("a while", seconds=0.01)
         await ctx.step.publish_event("tell", topic, {"by": "itself"})
@@ -114,11 +114,11 @@ async def _take(client: PolosClient, topic: str, count: int) -> AsyncIterator[An
 async def test_a_wait_gets_an_event_from_another_workflow_or_its_own(at: Running) -> None:
     handle = await waits.invoke(at.client, options("news"))
     await at.parked(handle)
-    event_id = await at.result(await tells.invoke(at.client, ["news", [1, 2], None]))
+    event_id = await at.result(await publishes.invoke(at.client, ["news", [1, 2], None]))
     event = await at.result(handle)
     assert (event.id, event.event_type, event.data) == (event_id, "event", [1, 2])
     for topic in ("mine 0", "mine 1", "mine 2"):
-        assert await at.result(await tells_itself.invoke(at.client, topic)) == {"by": "itself"}
+        assert await at.result(await publishes_to_itself.invoke(at.client, topic)) == {"by": "itself"}
     await until(lambda: left(at) == set(), "nothing left")
 
 
@@ -312,10 +312,10 @@ async def test_topics_and_step_keys_may_be_any_text(name: str, redis_url: str, n
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"topic": ""}, "a topic is a text that is not empty"),
-        ({"topic": 5}, "a topic is a text that is not empty"),
-        ({"topic": "t", "timeout": 0}, "timeout is a positive number of seconds"),
-        ({"topic": "t", "timeout": float("inf")}, "timeout is a positive number of seconds"),
+        ({"topic": ""}, "a topic must be a non-empty string"),
+        ({"topic": 5}, "a topic must be a non-empty string"),
+        ({"topic": "t", "timeout": 0}, "timeout must be a positive number of seconds"),
+        ({"topic": "t", "timeout": float("inf")}, "timeout must be a positive number of seconds"),
     ],
 )
 async def test_wrong_use_is_refused(arguments: Any, message: str, redis_url: str, namespace: str) -> None:
@@ -372,17 +372,17 @@ async def test_the_workflows_stream_has_what_it_and_its_children_publish(
 @pytest.mark.parametrize(
     ("topic", "event_type", "said"),
     [
-        ("", "event", "a topic is a text that is not empty"),
-        ("t", "nul\0", "an event_type is a text"),
-        ("0" * 32, "workflow_finish", "are told by its worker only"),
+        ("", "event", "a topic must be a non-empty string"),
+        ("t", "nul\0", "an event_type must be"),
+        ("0" * 32, "workflow_finish", "are published by its worker only"),
     ],
 )
 async def test_unpublishable_events_are_refused_at_once(
     topic: str, event_type: str, said: str, redis_url: str, namespace: str
 ) -> None:
-    async with running(redis_url, namespace, tells) as at:
+    async with running(redis_url, namespace, publishes) as at:
         with pytest.raises(ExecutionFailedError, match=f"tried once.*{said}"):
-            await at.result(await tells.invoke(at.client, [topic, 1, event_type]))
+            await at.result(await publishes.invoke(at.client, [topic, 1, event_type]))
 
 
 async def test_a_step_resumes_another_execution(redis_url: str, namespace: str) -> None:

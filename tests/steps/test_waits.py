@@ -86,7 +86,7 @@ async def test_a_zero_wait_is_over_at_once(parts: Any, redis_url: str, namespace
 async def test_invalid_durations_are_refused(parts: Any, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits_for) as at:
         with pytest.raises(
-            ExecutionFailedError, match="wait 'wait': expected numbers, of 300 years at the most"
+            ExecutionFailedError, match="wait 'wait': expected numbers that add up to at most 300 years"
         ):
             await at.result(await waits_for.invoke(at.client, parts))
 

@@ -172,11 +172,11 @@ async def test_what_cannot_be_scheduled_is_refused(
     ("schedule", "said"),
     [
         ("99 * * * *", "workflow 'schedules-declared': .*bad minute"),
-        ({"cron": DAILY, "timezone": "Mars/Olympus"}, "workflow 'schedules-declared': there is no time zone"),
+        ({"cron": DAILY, "timezone": "Mars/Olympus"}, "workflow 'schedules-declared': unknown time zone"),
         ({"cron": DAILY, "key": ""}, "workflow 'schedules-declared': a schedule's key"),
-        ({"timezone": "UTC"}, "workflow 'schedules-declared': schedule is a cron expression"),
-        ({"cron": DAILY, "tz": "UTC"}, "workflow 'schedules-declared': schedule is a cron expression"),
-        (5, "workflow 'schedules-declared': schedule is a cron expression"),
+        ({"timezone": "UTC"}, "workflow 'schedules-declared': schedule must be a cron expression"),
+        ({"cron": DAILY, "tz": "UTC"}, "workflow 'schedules-declared': schedule must be a cron expression"),
+        (5, "workflow 'schedules-declared': schedule must be a cron expression"),
     ],
 )
 def test_a_declaration_that_cannot_work_is_refused_at_once(schedule: Any, said: str) -> None:

@@ -305,8 +305,8 @@ async def test_another_batch_size_counts_from_the_next_start_of_a_worker_on(clie
         ({"trigger_on_event": "news", "batch_size": 2.0}, "batch_size is a whole number"),
         ({"trigger_on_event": "news", "batch_timeout_seconds": -1}, "batch_timeout_seconds is a number"),
         ({"trigger_on_event": "news", "batch_timeout_seconds": "1"}, "batch_timeout_seconds is a number"),
-        ({"batch_size": 2}, "go with trigger_on_event"),
-        ({"batch_timeout_seconds": 1}, "go with trigger_on_event"),
+        ({"batch_size": 2}, "need trigger_on_event"),
+        ({"batch_timeout_seconds": 1}, "need trigger_on_event"),
     ],
 )
 def test_a_declaration_that_cannot_work_is_refused_at_once(options: dict[str, Any], said: str) -> None:

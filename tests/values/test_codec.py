@@ -409,7 +409,7 @@ def test_classes_that_have_changed_since() -> None:
     for code, cls, state in ((13, Item, {}), (12, Key, {"n": 1})):
         with pytest.raises(UnreadableValueError, match="lacks the field"):
             codec.decode(stored(code, name_of(cls), state))
-    with pytest.raises(UnreadableValueError, match="has no member 'BLUE' any more"):
+    with pytest.raises(UnreadableValueError, match="no longer has a member 'BLUE': restore it"):
         codec.decode(stored(11, name_of(Color), "BLUE", 7))
 
 
@@ -463,16 +463,20 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
     ("private", lambda: private(threading.Lock()), r"^\$\._seen\[0\]: a lock can't"),
     ("other attribute", lambda: setattr_(Plain(1), "lock", object()), r"^\$\.lock: an? object"),
     ("namedtuple", lambda: (Point(1, 2),), r"^\$\[0\]: the named tuple Point can't be stored: use a frozen"),
-    ("str", lambda: [Text("a")], r"^\$\[0\]: a Text can't be stored, because it would come back as str"),
+    ("str", lambda: [Text("a")], r"^\$\[0\]: a Text can't be stored, because it would be read back as str"),
     ("int", lambda: Count(1), r"^\$: a Count .* int\(\.\.\.\)"),
-    ("OrderedDict", lambda: OrderedDict(a=1), r"^\$: a OrderedDict .* dict"),
+    ("OrderedDict", lambda: OrderedDict(a=1), r"^\$: an OrderedDict .* dict"),
     ("defaultdict", lambda: defaultdict(int), r"^\$: a defaultdict"),
     ("coroutine", lambda: iter_nothing(), r"^\$: a generator can't be stored: await"),
     ("function", lambda: {"f": len}, r"^\$\.f: a builtin_function"),
-    ("exception", lambda: Failure(1), r"^\$: a Failure is more than its fields"),
+    (
+        "exception",
+        lambda: Failure(1),
+        r"^\$: a Failure can't be stored, because it holds more than its fields",
+    ),
     ("zone", lambda: datetime(2020, 1, 1, tzinfo=Odd()), r"^\$: a time zone of type Odd can't"),
     ("local", local_class, r"^\$: the class .*Local is defined inside a function.*move it to module level"),
-    ("made", lambda: pydantic.create_model("Made")(), r"^\$: the class Made can't be found again as "),
+    ("made", lambda: pydantic.create_model("Made")(), r"^\$: the class Made can't be found as "),
     (
         "argument",
         lambda: Box[typing.Literal[1]](content=1),
@@ -532,10 +536,10 @@ def test_typed_nesting_has_a_limit_both_ways() -> None:
 def test_size_limit() -> None:
     assert codec.encode("x" * 95, limit=100)
     with pytest.raises(
-        ValueTooLargeError, match=r"102 bytes .* limit is 100.*max_value_bytes.*POLOS_MAX_VALUE"
+        ValueTooLargeError, match=r"102 bytes.* limit is 100.*max_value_bytes.*POLOS_MAX_VALUE"
     ):
         codec.encode("x" * 100, limit=100)
-    with pytest.raises(ValueTooLargeError, match=r"1,048,58\d bytes stored and the limit is 1,048,576"):
+    with pytest.raises(ValueTooLargeError, match=r"1,048,58\d bytes, and the limit is 1,048,576"):
         codec.encode(b"x" * 1_048_576)
 
 
@@ -687,7 +691,7 @@ class Touchy(type):
 
 def test_a_time_zone_is_looked_up_by_its_key_only() -> None:
     """ZoneInfo would look for the package tzdata.zoneinfo.os.path."""
-    with pytest.raises(UnreadableValueError, match="a time zone's key"):
+    with pytest.raises(UnreadableValueError, match="key of a time zone"):
         codec.decode(packb(ExtType(5, b"2020-01-01T00:00:00|0|os.path/x")))
 
 
@@ -815,7 +819,7 @@ def test_a_reloaded_module_gives_its_new_class(module: Callable[[str], Any]) -> 
     importlib.reload(new)  # in place: the module object stays
     assert type(codec.decode(data)) is new.M
     del new.M
-    with pytest.raises(UnreadableValueError, match=r"reloaded_types:M.*not among the modules imported"):
+    with pytest.raises(UnreadableValueError, match=r"reloaded_types:M.*is not imported in this process"):
         codec.decode(data)
 
 
@@ -1050,7 +1054,7 @@ def test_bad_input_names_the_workflow_and_each_field() -> None:
     assert "; input.items.0.sku: Input should be a valid string" in message
     with pytest.raises(InvalidInputError, match=r"workflow 'charge': input: Input should be a valid integer"):
         codec.validate_input(int, "x", workflow_id="charge")
-    with pytest.raises(ConfigurationError, match=r"workflow 'charge'.*can't be checked"):
+    with pytest.raises(ConfigurationError, match=r"workflow 'charge'.*can't be validated"):
         codec.validate_input("Nowhere", 1, workflow_id="charge")
 
 

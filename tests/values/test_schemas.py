@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field
 
-from polos_redis.values import schemas
+from polos_redis.values import schema_errors, schemas
 
 
 class Priced(BaseModel):
@@ -39,7 +39,7 @@ class Keyed(BaseModel):
 )
 def test_an_answer_holds_nobody_up(model: type[BaseModel], answer: Any, field: str) -> None:
     schema, _ = schemas.describe("it", model)
-    found = schemas.errors_in(schema, "", answer)  # as in a process that has not imported the model
+    found = schema_errors.errors_in(schema, "", answer)  # as in a process that has not imported the model
     assert {one["field"].partition(".")[0] for one in found} == {field}
     assert all(len(one["message"]) < 400 for one in found)
 
@@ -56,9 +56,9 @@ def test_an_answer_holds_nobody_up(model: type[BaseModel], answer: Any, field: s
 )
 def test_what_fits_passes(model: type[BaseModel], answer: Any) -> None:
     schema, _ = schemas.describe("it", model)
-    assert schemas.errors_in(schema, "", answer) == []
+    assert schema_errors.errors_in(schema, "", answer) == []
 
 
 def test_a_pattern_that_is_not_known_is_left_to_the_type() -> None:
     schema = {"type": "string", "pattern": "^(?=x)x$"}
-    assert schemas.errors_in(schema, "", "y") == []
+    assert schema_errors.errors_in(schema, "", "y") == []

@@ -203,7 +203,7 @@ async def test_a_url_of_another_kind_is_named(
             await client.list_executions()
     with EmbeddedServer(tmp_path / "alone", port=0, binary=binary) as server:
         async with PolosClient(server.url.replace("redis://", "redis+cluster://"), namespace) as client:
-            with pytest.raises(ConfigurationError, match="is no cluster: write redis://"):
+            with pytest.raises(ConfigurationError, match="is not a cluster: write redis://"):
                 await client.list_executions()
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from polos_redis import BatchWorkflowInput, PolosClient, Workflow, WorkflowContext
 from polos_redis.embedded import EmbeddedServer
+from polos_redis.links import Links
 from polos_redis.state import scripts
+from polos_redis.values import packing
 from polos_redis.wire.wire import Wire
 from tests.harness.running import Running, running, until
+from tests.harness.serving import serving
+from tests.harness.visiting import visiting
 
 SCRIPTS = {script.sha.decode(): script.name for script in scripts.ALL}
 BESIDES = {
@@ -97,6 +104,15 @@ async def asks(ctx: WorkflowContext) -> None:
     await ctx.step.run("before", _nothing)
     await ctx.step.suspend("ask")
     await ctx.step.run("after", _nothing)
+
+
+class Decision(BaseModel):
+    approved: bool
+
+
+@flow
+async def asks_for_a_decision(ctx: WorkflowContext) -> None:
+    await ctx.step.suspend("ask", schema=Decision)
 
 
 @flow
@@ -216,6 +232,113 @@ async def test_calls_of_a_suspension(server: EmbeddedServer, namespace: str) -> 
         del seen["hmget"]
         assert _reads(seen) <= 3
         assert seen == {"answer": 1, "write": 1, "finish": 1}
+
+
+ANSWER = {"approved": True}
+
+
+@pytest.mark.parametrize(
+    ("which", "shown", "expected"),
+    [
+        (asks, False, {"answer": 1}),
+        (asks, True, {"answer": 2}),
+        (asks_for_a_decision, False, {"answer": 2}),
+        (asks_for_a_decision, True, {"answer": 2}),
+    ],
+)
+async def test_calls_of_a_resume_by_a_client(
+    which: Workflow[Any, Any],
+    shown: bool,
+    expected: dict[str, int],
+    server: EmbeddedServer,
+    namespace: str,
+) -> None:
+    async with (
+        _waiting(server, namespace, which) as (client, execution_id),
+        Monitor(server, namespace) as seen,
+    ):
+        digest = (await client.get_suspension(execution_id, "ask"))["digest"] if shown else None
+        await seen.settled(client)
+        await client.resume(
+            suspend_execution_id=execution_id, suspend_step_key="ask", data=ANSWER, shown_digest=digest
+        )
+        assert await seen.settled(client) == expected
+
+
+@pytest.mark.parametrize("which", [asks, asks_for_a_decision])
+@pytest.mark.parametrize("way", ["api", "page"])
+async def test_calls_of_a_resume_by_a_link(
+    way: str, which: Workflow[Any, Any], server: EmbeddedServer, namespace: str
+) -> None:
+    """One read of the suspension and its execution, then the answer: it needs no second look."""
+    links = Links(["a secret of more than 32 characters, for tests"], namespace, None, 3600)
+    async with (
+        _waiting(server, namespace, which) as (client, execution_id),
+        serving(client, links=links) as base,
+        visiting(base) as visitor,
+        Monitor(server, namespace) as seen,
+    ):
+        token = links.token(execution_id, "ask", 1)
+        page = await visitor.get(f"/approve/{execution_id}/ask", token=token)
+        await seen.settled(client)
+        if way == "api":
+            answer = await visitor.http.post(
+                f"/api/v1/executions/{execution_id}/resume",
+                json={"step_key": "ask", "data": ANSWER},
+                headers={"Authorization": f"Bearer {token}"},
+            )
+            assert answer.status_code == 200, answer.text
+        else:
+            form = page.form("/approve")
+            answer = await visitor.http.post(
+                form.action, data=visitor.data(form, "Approve"), follow_redirects=False
+            )
+            assert answer.status_code == 303, answer.text
+        assert await seen.settled(client) == {"hmget": 2, "answer": 1}
+
+
+@pytest.mark.parametrize(
+    ("which", "answer", "times"),
+    [
+        (asks, ANSWER, 1),
+        (asks, Decision(approved=True), 1),
+        (asks_for_a_decision, ANSWER, 1),
+        (asks_for_a_decision, Decision(approved=True), 2),  # the type, then the plain form that is stored
+    ],
+)
+async def test_an_answer_is_encoded_once(
+    which: Workflow[Any, Any],
+    answer: Any,
+    times: int,
+    server: EmbeddedServer,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with _waiting(server, namespace, which) as (client, execution_id):
+        pack, packed = packing.pack, []
+
+        def counting(value: Any, depth: int = 0) -> bytes:
+            if depth == 0:
+                packed.append(value)
+            return pack(value, depth)
+
+        monkeypatch.setattr(packing, "pack", counting)
+        done = await client.resume(suspend_execution_id=execution_id, suspend_step_key="ask", data=answer)
+        assert done.outcome == "accepted"
+        assert packed == [answer, ANSWER][:times]
+
+
+@contextlib.asynccontextmanager
+async def _waiting(
+    server: EmbeddedServer, namespace: str, which: Workflow[Any, Any]
+) -> AsyncIterator[tuple[PolosClient, str]]:
+    """A client and an execution that waits for an answer, with no worker."""
+    async with running(server.url, namespace, which) as at:
+        handle = await which.invoke(at.client)
+        await at.parked(handle)
+    async with PolosClient(server.url, namespace) as client:
+        await client.list_executions()
+        yield client, handle.id
 
 
 async def test_nothing_is_asked_while_it_waits(server: EmbeddedServer, namespace: str) -> None:

@@ -354,7 +354,7 @@ def test_a_peer_that_stalls_is_given_up(wire_server: Server, run: Run) -> None:
             proxy.flowing.clear()
             errors = await asyncio.gather(*(error_of(wire.send("PING")) for _ in range(10)))
             assert all(isinstance(e, CallLostError) and e.sent for e in errors)
-            assert "no answer for 0.4 s" in str(errors[0])
+            assert "did not answer for 0.4 s" in str(errors[0])
             assert not wire.connected
             with pytest.raises(RedisUnavailableError):  # nor does the handshake hang
                 await wire.connect()

@@ -26,7 +26,7 @@ from polos_redis import (
     workflow,
 )
 from polos_redis.definitions.queue import Queue
-from polos_redis.metrics.namespace_stats import MOST_NAMES, LeaseReading, LeaseWatch
+from polos_redis.metrics.namespace_stats import MAX_NAMES, LeaseReading, LeaseWatch
 from polos_redis.metrics.prometheus import CONTENT_TYPE, STATE, WORKER, Metric, exposition
 from polos_redis.metrics.worker_stats import Durations
 from polos_redis.workflow import Workflow
@@ -145,7 +145,7 @@ def test_the_page_has_every_metric(metric: Metric) -> None:
 def test_the_page_has_no_other() -> None:
     told = re.findall(r"polos_\w+", DOCS.read_text())
     assert set(told) - {"polos_redis"} == {metric.name for metric in (*STATE, *WORKER)}
-    assert f"{MOST_NAMES:,}" in DOCS.read_text()
+    assert f"{MAX_NAMES:,}" in DOCS.read_text()
 
 
 # --- the state --------------------------------------------------------------------------
@@ -243,13 +243,13 @@ async def test_a_workflow_may_be_called_anything(client: PolosClient, name: str)
 
 
 async def test_very_many_workflows_are_told_as_far_as_there_is_room(client: PolosClient) -> None:
-    names = [f"many-{number:05}" for number in range(MOST_NAMES + 5)]
+    names = [f"many-{number:05}" for number in range(MAX_NAMES + 5)]
     handles = await asyncio.gather(*(client.invoke(name) for name in names))
     handles.append(await client.invoke("x" * 201))
     seen = await look(client)
     assert seen["polos_names_left_out", "workflows"] == 6
     told = {key[1] for key in seen.samples if key[0] == "polos_executions"}
-    assert told == set(names[:MOST_NAMES])
+    assert told == set(names[:MAX_NAMES])
     assert all(seen["polos_executions", name, "queued"] == 1 for name in told)
     await asyncio.gather(*(client.cancel(handle.id) for handle in handles))
 
@@ -266,11 +266,11 @@ async def test_the_server_tells_it(client: PolosClient) -> None:
 async def test_a_redis_that_is_away_is_said(
     chaos_server: ChaosServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polos_redis.metrics.prometheus.LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("polos_redis.metrics.prometheus.TIMEOUT_SECONDS", 0.2)
     async with PolosClient(chaos_server.url, namespace) as client:
         await exposition(client)
         chaos_server.pause()
-        with pytest.raises(RedisUnavailableError, match=r"could not be read for metrics within 0\.2 s"):
+        with pytest.raises(RedisUnavailableError, match=r"metrics could not be read within 0\.2 s"):
             await exposition(client)
         chaos_server.resume()
         monkeypatch.undo()
@@ -468,7 +468,7 @@ async def test_the_door_is_shut_when_the_worker_has_stopped(redis_url: str, name
 async def test_a_port_that_is_taken_is_one_sentence(redis_url: str, namespace: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigurationError, match=f"can't be shown at 127.0.0.1:{port}: .*in use"):
+        with pytest.raises(ConfigurationError, match=f"can't be served at 127.0.0.1:{port}: .*in use"):
             async with running(redis_url, namespace, steps, metrics_port=port):
                 raise AssertionError("it has started")
 
@@ -487,5 +487,5 @@ async def test_a_missing_library_is_one_sentence(
 
 @pytest.mark.parametrize("port", [-1, 65536, "http", 1.5, True])
 def test_a_bad_port_is_said(port: Any) -> None:
-    with pytest.raises(ConfigurationError, match="metrics_port= takes a port"):
+    with pytest.raises(ConfigurationError, match="metrics_port= must be a port"):
         Worker(PolosClient(), [steps], metrics_port=port)

@@ -468,7 +468,7 @@ async def test_an_id_or_a_name_alone_means_the_queue_as_workers_define_it(
         handles.append(await free.invoke(spread, "d", queue="queues-one"))
         assert await free.run(spread, "e", timeout=DEADLINE) == "e"
         await in_line(spread, ONE.name, 3)
-        with pytest.raises(ConfigurationError, match="'queues-other' has none that is known"):
+        with pytest.raises(ConfigurationError, match="'queues-other' has no known limit"):
             await free.invoke(spread, "f", queue="queues-other", concurrency_key="x")
         handles.append(await free.invoke(spread, "g", queue="queues-one", concurrency_key="x"))
         assert await handles[-1].result(timeout=DEADLINE) == "g"
@@ -561,13 +561,15 @@ async def test_what_is_no_queue_is_refused(client: PolosClient) -> None:
         with pytest.raises(ConfigurationError, match="a queue's name"):
             queue(bad)
     for limit in (0, -1, True, 1.5, "3"):
-        with pytest.raises(ConfigurationError, match="concurrency_limit is a whole number from 1"):
+        with pytest.raises(
+            ConfigurationError, match="concurrency_limit must be a whole number of at least 1"
+        ):
             queue("x", limit)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="give the queue another name"):
         queue("default", 3)
-    with pytest.raises(ConfigurationError, match="queue is a queue, a name or"):
+    with pytest.raises(ConfigurationError, match="queue must be a queue, a name or"):
         workflow(id="queues-bad", queue=3)(_work)  # type: ignore[call-overload]
-    with pytest.raises(InvalidInputError, match="concurrency_key is a text, not 5"):
+    with pytest.raises(InvalidInputError, match="concurrency_key must be a string, not 5"):
         await single.invoke(client, "a", concurrency_key=5)  # type: ignore[arg-type]
 
 
@@ -689,7 +691,7 @@ async def test_polos_worker_reads_the_queues_it_is_told(
 def test_polos_worker_wants_a_queue_at_least(polos: Command) -> None:
     done = polos.run("worker", "post.py", "--queues", "letters,,cards")
     assert done.code == 1
-    assert "queues= takes names of queues, one at least, not 'letters,,cards'" in done.sentence
+    assert "queues= must be a list of at least one queue name, not 'letters,,cards'" in done.sentence
 
 
 # --- a store that is lost, or goes back -----------------------------------------------------

@@ -1,4 +1,4 @@
-"""The chat-completions API, of OpenAI and of all that are compatible with it."""
+"""The chat completions API, of OpenAI and compatible services."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from polos_redis.agents.conversation import Message, ToolAnswer, ToolCall, Turn, Usage
 from polos_redis.agents.output import Schema
-from polos_redis.agents.providers import ModelCallError, Request
-from polos_redis.agents.providers.openai import client_for, import_package, plain_errors
+from polos_redis.agents.providers.openai import client_for, import_package, translate_errors
+from polos_redis.agents.providers.provider import ModelCallError, Request
 from polos_redis.runtime.resources import Resources
 
 
 class ChatCompletions:
-    """Asks by `POST /chat/completions`, streamed."""
+    """Calls models with a streamed `POST /chat/completions`."""
 
     def __init__(self, base_url: str | None) -> None:
         self.base_url = base_url
@@ -22,13 +22,13 @@ class ChatCompletions:
     def resolve(self) -> None:
         import_package()
 
-    async def ask(
+    async def complete(
         self, request: Request, resources: Resources, on_text: Callable[[str], Awaitable[None]]
     ) -> Turn:
         client = await client_for(resources, self.base_url)
         text, refusal, finish_reason, usage = [], [], "", Usage(requests=1)
         calls: dict[int, list[str]] = {}  # id, name, arguments so far
-        async with plain_errors():
+        async with translate_errors():
             stream: Any = await client.chat.completions.create(**_parameters(request))
             async with stream:
                 async for chunk in stream:
@@ -49,12 +49,12 @@ class ChatCompletions:
                                 call[1] += part.function.name or ""
                                 call[2] += part.function.arguments or ""
         if not finish_reason:
-            raise ModelCallError("the model's answer was cut off on its way")
-        made = [
+            raise ModelCallError("the connection closed before the model's answer was complete")
+        tool_calls = [
             ToolCall(call_id or f"call_{os.urandom(8).hex()}", name, arguments)
             for _, (call_id, name, arguments) in sorted(calls.items())
         ]
-        return Turn("".join(text), "".join(refusal), made, usage, finish_reason)
+        return Turn("".join(text), "".join(refusal), tool_calls, usage, finish_reason)
 
 
 def _parameters(request: Request) -> dict[str, Any]:
@@ -82,8 +82,8 @@ def _parameters(request: Request) -> dict[str, Any]:
 
 
 def _function(tool: Schema) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": tool.name, "parameters": tool.schema, "strict": tool.strict}
-    return {**found, "description": tool.description} if tool.description else found
+    function: dict[str, Any] = {"name": tool.name, "parameters": tool.schema, "strict": tool.strict}
+    return {**function, "description": tool.description} if tool.description else function
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -91,11 +91,11 @@ def _message(message: Message) -> dict[str, Any]:
         return {"role": "tool", "tool_call_id": message.call_id, "content": message.content}
     if not isinstance(message, Turn):
         return message
-    found: dict[str, Any] = {"role": "assistant", "content": message.text}
+    turn: dict[str, Any] = {"role": "assistant", "content": message.text}
     if message.tool_calls:
-        found["content"] = message.text or None
-        found["tool_calls"] = [
+        turn["content"] = message.text or None
+        turn["tool_calls"] = [
             {"id": one.id, "type": "function", "function": {"name": one.name, "arguments": one.arguments}}
             for one in message.tool_calls
         ]
-    return found
+    return turn

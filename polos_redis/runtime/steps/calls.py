@@ -1,4 +1,4 @@
-"""The base of all journaled calls: begin one, commit a wait, await its decision, read its record."""
+"""The base of all journaled calls: start one, commit a wait, await its decision, read its record."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Calls:
         self._activation = activation
 
     async def _start_call(self, key: str, call_site: CallSite) -> bytes | None:
-        """Begin a call once it may begin; returns the record journaled under its key, if any."""
+        """Start a call once it may start; returns the record journaled under its key, if any."""
         if not self._activation.may_start():
             await self._activation.pass_gate()
         return self._activation.register(key, call_site)
@@ -76,7 +76,7 @@ class Calls:
         activation.waited.append((_kind(record), record.decided_ms - record.opened_ms))
         branch = BRANCH.get()
         if branch is not None and branch.direct:
-            # a wait decided before it was put into this race does not decide the race
+            # a wait decided before it became part of this race does not decide the race
             branch.decided = record.race == branch.race
         return record
 
@@ -113,14 +113,14 @@ class Calls:
 
 
 def _kind(record: SuspensionRecord | WaitRecord | ChildRecord) -> str:
-    """The kind of a wait, as metrics call it."""
+    """Returns the kind of a wait, as metrics name it."""
     if isinstance(record, WaitRecord):
         return "event" if record.topic else "time"
     return "suspension" if isinstance(record, SuspensionRecord) else "child"
 
 
 def decoded(stored: bytes) -> Any:
-    """Decode a value that another program stored; as plain data if only that program knows its type."""
+    """Decode a value that another program stored; returns plain data if its type is not imported here."""
     try:
         return codec.decode(stored)
     except UnreadableValueError:

@@ -1,4 +1,4 @@
-"""Requests for children: what a step is asked to start, checked before anything is written."""
+"""Requests for children, checked before anything is written."""
 
 from __future__ import annotations
 
@@ -34,27 +34,29 @@ class ChildCall:
         return self.workflow.id if isinstance(self.workflow, WorkflowDefinition) else self.workflow
 
 
-def want(
+def child_call(
     key: str, workflow: WorkflowDefinition[Any, Any] | str, payload: Any, options: ChildOptions
 ) -> ChildCall:
     """Returns the request of step `key`. Raises `TypeError` for an unknown option."""
     known = ChildOptions.__annotations__
     for name in options:
         if name not in known:
-            raise TypeError(f"step {key!r}: {name!r} is no option of a child: {', '.join(known)} are")
+            raise TypeError(f"step {key!r}: unexpected option {name!r}; expected one of {', '.join(known)}")
     return ChildCall(workflow, payload, dict(options))
 
 
-def want_batch(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[ChildCall]:
+def batch_calls(key: str, workflows: Sequence[BatchWorkflowInput]) -> list[ChildCall]:
     """Returns the requests of a batch step."""
     found = []
     for index, one in enumerate(workflows):
         if not isinstance(one, BatchWorkflowInput):
-            raise ConfigurationError(f"child {index} of step {key!r} is a BatchWorkflowInput, not {one!r}")
+            raise ConfigurationError(
+                f"child {index} of step {key!r} must be a BatchWorkflowInput, not {one!r}"
+            )
         options = {
             "initial_state": one.initial_state,
             "run_timeout_seconds": one.run_timeout_seconds,
         }
-        given = {name: value for name, value in options.items() if value is not None}
-        found.append(ChildCall(one.id, one.payload, given))
+        options = {name: value for name, value in options.items() if value is not None}
+        found.append(ChildCall(one.id, one.payload, options))
     return found

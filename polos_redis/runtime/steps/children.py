@@ -1,4 +1,4 @@
-"""`ctx.step.invoke` and its kin: children, with or without waiting for them.
+"""`ctx.step.invoke` and its variants: children, with or without waiting for them.
 
 A child lives in its root's partition, under an id made of the root's id and a hash of parent, step key and
 index, so a repeated call finds the same child. Up to `CHUNK` children are started by one script call. The
@@ -20,7 +20,7 @@ from polos_redis.executions.starting import prepare
 from polos_redis.runtime.branches import one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller, described
 from polos_redis.runtime.steps.calls import Calls
-from polos_redis.runtime.steps.child_requests import ChildCall, ChildOptions, want, want_batch
+from polos_redis.runtime.steps.child_requests import ChildCall, ChildOptions, batch_calls, child_call
 from polos_redis.state import journal, keys, stored_errors
 from polos_redis.state.fencing import RaceMembership
 from polos_redis.state.journal import ChildRecord, ResultRecord
@@ -30,8 +30,8 @@ from polos_redis.values.text import raw
 
 Out = TypeVar("Out")
 
-CHUNK = 100  # children started by one call, and
-CHUNK_BYTES = 262_144  # bytes of their inputs, about
+CHUNK = 100  # children started by one call at most
+CHUNK_BYTES = 262_144  # of their inputs, about
 
 
 class Children(Calls):
@@ -64,17 +64,17 @@ class Children(Calls):
         child too. `options` are `queue=`, `concurrency_key=`, `run_timeout_seconds=`, `initial_state=`.
         """
         self._refuse_inside_step(key, "invoke")
-        return self._invoke(key, want(key, workflow, payload, options), caller())
+        return self._invoke(key, child_call(key, workflow, payload, options), caller())
 
-    async def _invoke(self, key: str, wanted: ChildCall, call_site: CallSite) -> ExecutionHandle[Any]:
-        return (await self._handles(key, [wanted], call_site))[0]
+    async def _invoke(self, key: str, call: ChildCall, call_site: CallSite) -> ExecutionHandle[Any]:
+        return (await self._handles(key, [call], call_site))[0]
 
     def batch_invoke(
         self, key: str, workflows: Sequence[BatchWorkflowInput]
     ) -> Coroutine[Any, Any, list[ExecutionHandle[Any]]]:
         """Start any number of children without waiting for them; returns their handles in order."""
         self._refuse_inside_step(key, "batch_invoke")
-        return self._handles(key, want_batch(key, workflows), caller())
+        return self._handles(key, batch_calls(key, workflows), caller())
 
     @overload
     def invoke_and_wait(
@@ -98,14 +98,14 @@ class Children(Calls):
         """Start a child and wait for its result, parked. Raises `StepExecutionError`, which names the child,
         if it fails or is cancelled. Options as for `invoke`."""
         self._refuse_inside_step(key, "invoke_and_wait")
-        return self._invoke_and_wait(key, want(key, workflow, payload, options), caller())
+        return self._invoke_and_wait(key, child_call(key, workflow, payload, options), caller())
 
     @one_wait
-    async def _invoke_and_wait(self, key: str, wanted: ChildCall, call_site: CallSite) -> Any:
-        ((child_id, result),) = await self._results(key, [wanted], call_site)
+    async def _invoke_and_wait(self, key: str, call: ChildCall, call_site: CallSite) -> Any:
+        ((child_id, result),) = await self._results(key, [call], call_site)
         if result.status == "completed":
             return codec.decode(result.value)
-        name = f"child {child_id} of workflow {wanted.workflow_id!r}"
+        name = f"child {child_id} of workflow {call.workflow_id!r}"
         if result.status == "cancelled":
             by = result.value.decode("utf-8", "replace")
             raise StepExecutionError(
@@ -122,22 +122,22 @@ class Children(Calls):
         Returns how each has ended, in order; a child that failed or was cancelled raises nothing.
         """
         self._refuse_inside_step(key, "batch_invoke_and_wait")
-        return self._batch_invoke_and_wait(key, want_batch(key, workflows), caller())
+        return self._batch_invoke_and_wait(key, batch_calls(key, workflows), caller())
 
     @one_wait
     async def _batch_invoke_and_wait(
-        self, key: str, wanted: list[ChildCall], call_site: CallSite
+        self, key: str, calls: list[ChildCall], call_site: CallSite
     ) -> list[BatchStepResult]:
-        found = await self._results(key, wanted, call_site)
-        return [_told(one.workflow_id, result) for one, (_, result) in zip(wanted, found, strict=True)]
+        found = await self._results(key, calls, call_site)
+        return [_batch_result(one.workflow_id, result) for one, (_, result) in zip(calls, found, strict=True)]
 
-    # --- how ----------------------------------------------------------------------------
+    # --- starting them ----------------------------------------------------------------------------
 
     async def _handles(
-        self, key: str, wanted: list[ChildCall], call_site: CallSite
+        self, key: str, calls: list[ChildCall], call_site: CallSite
     ) -> list[ExecutionHandle[Any]]:
         activation = self._activation
-        await self._start(key, wanted, "started", call_site)
+        await self._start(key, calls, "started", call_site)
         return [
             ExecutionHandle(
                 activation.host.client,
@@ -145,56 +145,56 @@ class Children(Calls):
                 one.workflow_id,
                 root_workflow_id=activation.origin.root_workflow_id,
             )
-            for index, one in enumerate(wanted)
+            for index, one in enumerate(calls)
         ]
 
     async def _results(
-        self, key: str, wanted: list[ChildCall], call_site: CallSite
+        self, key: str, calls: list[ChildCall], call_site: CallSite
     ) -> list[tuple[str, ResultRecord]]:
         activation = self._activation
-        ids = [keys.child_id(activation.id, key, index) for index in range(len(wanted))]
-        stored = await self._start(key, wanted, "open", call_site)
-        if wanted:
+        ids = [keys.child_id(activation.id, key, index) for index in range(len(calls))]
+        stored = await self._start(key, calls, "open", call_site)
+        if calls:
             await self._decision(key, stored, ChildRecord, call_site)
         names = [journal.result_name(child_id) for child_id in ids]
         missing = [name for name in names if name not in activation.journal.records]
-        if missing:  # they came while this activation lived
+        if missing:  # results that came during this activation
             found = await activation.host.store.executions.read_records(activation.id, missing)
-            came = {n: v for n, v in zip(missing, found, strict=True) if v is not None}
-            activation.journal.records |= came
+            present = {n: v for n, v in zip(missing, found, strict=True) if v is not None}
+            activation.journal.records |= present
         records = activation.journal.records
         return [
             (child_id, journal.parse_result(records.get(name, b"")))
             for child_id, name in zip(ids, names, strict=True)
         ]
 
-    async def _start(self, key: str, wanted: list[ChildCall], status: str, call_site: CallSite) -> bytes:
+    async def _start(self, key: str, calls: list[ChildCall], status: str, call_site: CallSite) -> bytes:
         """Start the children that have not been started; returns the step's record."""
         activation = self._activation
         stored = await self._start_call(key, call_site)
         record = None if stored is None else self._read(key, stored, ChildRecord, call_site)
-        if record is not None and record.status != "closed" and record.children != len(wanted):
+        if record is not None and record.status != "closed" and record.children != len(calls):
             raise activation.stop_with(
                 StepKeyError(
-                    f"step key {key!r} at {described(call_site)} has {len(wanted)} children now, but began "
-                    f"{record.children} before: what it is given must be the same at every replay"
+                    f"step key {key!r} at {described(call_site)} has {len(calls)} children now, but "
+                    f"started {record.children} before: its arguments must be the same at every replay"
                 )
             )
         started = 0 if record is None else record.started
         if stored is not None and (
-            started == len(wanted) or (record is not None and record.status == "closed")
+            started == len(calls) or (record is not None and record.status == "closed")
         ):
             return stored
-        activation.in_flight += 1  # nothing parks until all of them have been started
+        activation.in_flight += 1  # no park until all have started
         try:
             # all are prepared before the first is started: an invalid one is refused with nothing written
             children = await asyncio.gather(
-                *(self._child(key, index, one) for index, one in enumerate(wanted) if index >= started)
+                *(self._child(key, index, one) for index, one in enumerate(calls) if index >= started)
             )
             while stored is None or children:
                 chunk = _chunk(children)
                 children = children[len(chunk) :]
-                stored = await self._spawn(key, status, len(wanted), started, chunk)
+                stored = await self._spawn(key, status, len(calls), started, chunk)
                 started += len(chunk)
         finally:
             activation.landed()
@@ -221,15 +221,15 @@ class Children(Calls):
             ),
         )
 
-    async def _child(self, key: str, index: int, wanted: ChildCall) -> Child:
+    async def _child(self, key: str, index: int, call: ChildCall) -> Child:
         activation = self._activation
         try:
             workflow_id, packed, start = await prepare(
                 activation.host.client,
-                wanted.workflow,
-                wanted.payload,
+                call.workflow,
+                call.payload,
                 parent=(activation.origin, activation.id),
-                **wanted.options,
+                **call.options,
             )
         except (StoredValueError, ConfigurationError) as error:
             raise type(error)(f"child {index} of step {key!r}: {error}") from error.__cause__
@@ -237,7 +237,7 @@ class Children(Calls):
 
 
 def _chunk(children: list[Child]) -> list[Child]:
-    """The first of them, as many as one call may start."""
+    """Returns the first children, as many as one call may start."""
     size, count = 0, 0
     for child in children[:CHUNK]:
         size += len(child.input)
@@ -247,7 +247,7 @@ def _chunk(children: list[Child]) -> list[Child]:
     return children[:count]
 
 
-def _told(workflow_id: str, result: ResultRecord) -> BatchStepResult:
+def _batch_result(workflow_id: str, result: ResultRecord) -> BatchStepResult:
     if result.status == "completed":
         return BatchStepResult(workflow_id=workflow_id, success=True, result=codec.decode(result.value))
     if result.status == "cancelled":

@@ -47,7 +47,7 @@ class Races(Calls):
         """Run several branches and take the one that comes first; returns its name and value.
 
         A branch is a call of `ctx.step` or any coroutine made of such calls. The winner is journaled, so a
-        replay sees the same one and begins no other. Where the winner is a wait (`suspend`, `wait_for`,
+        replay sees the same one and starts no other. Where the winner is a wait (`suspend`, `wait_for`,
         `wait_until`, `wait_for_event`, `invoke_and_wait`), the script that decides it closes what waits in
         the other branches, so no late answer is taken and then ignored; any other branch wins by returning,
         and the script that journals that does the same. The others are cancelled; a child that was waited
@@ -86,14 +86,14 @@ class Races(Calls):
     def _winner(
         self, key: str, stored: bytes, branches: Mapping[str, Any], call_site: CallSite
     ) -> str | None:
-        """Returns the journaled winner, None while the race is open."""
+        """Returns the journaled winner; None while the race is open."""
         record = self._read(key, stored, RaceRecord, call_site)
         if record.status != "won":
             return None
         if record.winner not in branches:
             raise self._activation.stop_with(
                 StepKeyError(
-                    f"race {key!r} at {described(call_site)} was won by {record.winner!r}, which is no "
+                    f"race {key!r} at {described(call_site)} was won by {record.winner!r}, which is not a "
                     "branch of it now: give the new race its own key, or bring the branch back"
                 )
             )
@@ -101,7 +101,7 @@ class Races(Calls):
         return record.winner
 
     async def _choose(self, key: str, runners: dict[str, _Runner]) -> str:
-        """Journal the winner, unless a script has, and the steps its branches began; returns the winner."""
+        """Journal the winner, unless a script has, and the steps of the branches; returns the winner."""
         done = [name for name, runner in runners.items() if runner.task.done()]
         decided = [name for name in done if runners[name].branch.decided]
         first = decided[0] if decided else done[0]
@@ -127,7 +127,7 @@ class Races(Calls):
 
 
 class _Branches(dict[str, Coroutine[Any, Any, Any]]):
-    """Branches that have not begun. Those that never do are closed, even if the race itself never begins."""
+    """Branches that have not started. Those that never do are closed, even if the race never starts."""
 
     def close(self) -> None:
         while self:
@@ -146,4 +146,4 @@ class _Runner:
         context = copy_context()
         context.run(BRANCH.set, self.branch)
         self.task = asyncio.get_running_loop().create_task(code, context=context)
-        self.task.add_done_callback(tasks.look_away, context=tasks.OUTSIDE)
+        self.task.add_done_callback(tasks.mark_retrieved, context=tasks.OUTSIDE)

@@ -1,4 +1,4 @@
-"""The retry policy of a step: whether a failed attempt is tried again, and after how long."""
+"""The retry policy of a step: whether a failed attempt is retried, and after how long."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from polos_redis.errors import HookFailedError, NoRetryError, StoredValueError
 
 LONGEST_RETRY_AFTER = 86_400.0
 
-_FINAL = (StoredValueError, HookFailedError, NoRetryError)  # to try again would not help
+_FINAL = (StoredValueError, HookFailedError, NoRetryError)  # a retry would not help
 
 
 def check_retries(key: str, max_retries: Any, base_delay: Any, max_delay: Any) -> None:
-    """Raise `ValueError` unless these are a number of retries and two delays in seconds."""
+    """Raises `ValueError` unless these are a number of retries and two delays in seconds."""
     numbers = (int, float)
     if not (
         type(max_retries) is int
@@ -24,8 +24,8 @@ def check_retries(key: str, max_retries: Any, base_delay: Any, max_delay: Any) -
         and 0 <= max_delay < 1e10
     ):
         raise ValueError(
-            f"step {key!r}: max_retries is a whole number, base_delay and max_delay are seconds, all 0 "
-            f"or more; not {max_retries!r}, {base_delay!r}, {max_delay!r}"
+            f"step {key!r}: max_retries must be a whole number, base_delay and max_delay seconds, all at "
+            f"least 0, not {max_retries!r}, {base_delay!r}, {max_delay!r}"
         )
 
 
@@ -39,7 +39,7 @@ def retry_delay(
 
 
 def _retry_after(failure: BaseException) -> float:
-    """The delay in seconds that a failure asks for."""
+    """Returns the delay in seconds that a failure requests."""
     seconds = getattr(failure, "retry_after", None)
     if isinstance(seconds, int | float) and 0 < seconds < math.inf:
         return min(float(seconds), LONGEST_RETRY_AFTER)

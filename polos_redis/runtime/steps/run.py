@@ -1,8 +1,8 @@
 """`ctx.step.run`: call a function once and journal its result.
 
-A record is written per attempt, with the events that were not emitted yet: one script call for a step that
-succeeds. `retry` is journaled so that a crash does not start the count again; `backoff` waits for a timer in
-Redis, and `abandoned` means the workflow's code has cancelled the call, which a replay has to see again.
+Each attempt writes one record, with the events that were not emitted yet: one script call for a step that
+succeeds. `retry` is journaled so that a crash does not restart the count; `backoff` waits for a timer in
+Redis; `abandoned` means the workflow's code has cancelled the call, which a replay has to repeat.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from polos_redis import tasks
 from polos_redis.errors import StepExecutionError, StoredValueError
 from polos_redis.runtime.branches import race_membership
 from polos_redis.runtime.call_sites import CallSite
-from polos_redis.runtime.durable_state import Draft
+from polos_redis.runtime.durable_state import StateDraft
 from polos_redis.runtime.steps.calls import Calls
 from polos_redis.runtime.steps.retries import check_retries, retry_delay
 from polos_redis.state import journal, stored_errors
@@ -29,13 +29,13 @@ from polos_redis.values.text import raw
 
 T = TypeVar("T")
 
-PARK_FROM_SECONDS = 5.0  # a retry that waits longer does not hold its slot
+PARK_FROM_SECONDS = 5.0  # a retry with a longer delay parks and frees its slot
 
 _STATELESS: AbstractContextManager[None] = nullcontext()
 
 
 class Runs(Calls):
-    """Steps that call a function of the user's."""
+    """Steps that call a user's function."""
 
     __slots__ = ()
 
@@ -76,14 +76,14 @@ class Runs(Calls):
     ) -> Coroutine[Any, Any, Any]:
         """Call a function once and journal its result; a replay returns the journaled value.
 
-        An async function runs in the loop, a sync one in a thread. A failed call is tried again up to
+        An async function runs in the loop, a sync one in a thread. A failed call is retried up to
         `max_retries` times, after `base_delay * 2 ** n` seconds, at most `max_delay`; a delay over a few
-        seconds parks the execution. An exception with an attribute `retry_after` (seconds, a day at most) is
-        not tried again before, and `NoRetryError` not at all. A call runs at least once: one that was under
-        way when its worker died runs again (see `idempotency_key`); a journaled one never does.
+        seconds parks the execution. An exception with an attribute `retry_after` (seconds, at most a day)
+        delays the retry by at least that; `NoRetryError` prevents it. A call runs at least once: one that was
+        running when its worker died runs again (see `idempotency_key`); a journaled one never does.
 
-        Raises `StepExecutionError` when the last try has failed, on this run and on every replay; a result
-        that can't be stored fails the step without another try.
+        Raises `StepExecutionError` when the last attempt has failed, in this run and at every replay; a
+        result that can't be stored fails the step without a retry.
         """
         if not callable(function):
             raise TypeError(f"step {key!r}: expected a function and its arguments, got {function!r}")
@@ -166,8 +166,8 @@ class Runs(Calls):
             activation.landed()
 
     async def _journaled(self, key: str, stored: bytes, call_site: CallSite) -> StepRecord:
-        """A journaled step on replay: its record once it is "ok", or "retry" with attempts left; a failed one
-        raises, an abandoned one waits to be cancelled."""
+        """Returns the record of a step on replay, "ok" or "retry" with attempts left. A failed one raises, an
+        abandoned one waits to be cancelled."""
         activation = self._activation
         record = self._read(key, stored, StepRecord, call_site)
         if record.status == "backoff":
@@ -193,7 +193,7 @@ class Runs(Calls):
         if record.status == "abandoned":
             await self._stay_abandoned(key)
 
-    def _draft(self) -> AbstractContextManager[Draft | None]:
+    def _draft(self) -> AbstractContextManager[StateDraft | None]:
         """Returns the draft of the workflow's state for one attempt, if it has a state."""
         activation = self._activation
         if activation.durable_state is None:
@@ -206,10 +206,10 @@ class Runs(Calls):
             raise activation.stop_with(error) from error.__cause__
 
     async def _abandon(self, key: str, attempt: int) -> None:
-        """Journal that the workflow's code has cancelled the call (a timeout around it, say).
+        """Journal that the workflow's code has cancelled the call, as a timeout around it does.
 
-        Otherwise a replay, where the call may be quicker, would take another path. When the event loop closes
-        it cancels everything, too, but the worker has ended its activations by then.
+        Otherwise a replay, where the call may be faster, would take another path. A closing event loop also
+        cancels everything, but by then the worker has ended its activations.
         """
         try:
             if not self._activation.over:
@@ -246,7 +246,7 @@ class Runs(Calls):
             return call()
 
         thread = activation.host.in_thread(start)
-        thread.add_done_callback(tasks.look_away)
+        thread.add_done_callback(tasks.mark_retrieved)
         try:
             result = await asyncio.shield(thread)
         except asyncio.CancelledError:
@@ -265,7 +265,7 @@ class Runs(Calls):
     def _thread_ended(self, thread: asyncio.Future[Any]) -> None:
         self._activation.landed()
         if not thread.cancelled() and thread.exception() is None and inspect.iscoroutine(thread.result()):
-            thread.result().close()  # nobody is there to await it
+            thread.result().close()  # nothing is left to await it
 
     def _commit(
         self,

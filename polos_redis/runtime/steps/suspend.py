@@ -31,7 +31,7 @@ T = TypeVar("T")
 FAIL = "fail"
 
 
-class Suspensions(Runs):
+class Suspending(Runs):
     """Steps that wait for a person, or answer in place of one."""
 
     __slots__ = ()
@@ -79,20 +79,19 @@ class Suspensions(Runs):
     ) -> Coroutine[Any, Any, Any]:
         """Stop until a person answers. While it waits, the execution holds nothing but a few small keys.
 
-        `data` (a dict, or a model, which is shown as a dict) is what the person is shown; `timeout` is in
-        seconds (or a timedelta), counted by the server from when the wait first opened.
+        `data` (a dict, or a model, which is shown as a dict) is shown to the person; `timeout` is in seconds
+        (or a timedelta), counted by the server from when the wait first opened.
 
-        `schema` is the type of the answer (a model, a dataclass, whatever pydantic knows): every way in
-        refuses an answer that is none, before the workflow wakes. `approvers` are those who may answer:
-        names, or `group:NAME`. `required` approvals (`approved: true`) by distinct people decide, or
-        `rejections` rejections; `allow_self=False` keeps those who have started the execution (its
-        `user_id`, and `started_by`) from it. `on_timeout` is "fail", or the answer that holds when nobody
-        decides in time.
+        `schema` is the type of the answer (a model, a dataclass, any type pydantic knows): every way in
+        refuses an answer that does not fit, before the workflow wakes. `approvers` are the names, or
+        `group:NAME`, of those who may answer. `required` approvals (`approved: true`) by distinct people
+        decide, or `rejections` rejections; `allow_self=False` excludes those who started the execution (its
+        `user_id` and `started_by`). `on_timeout` is "fail", or the answer to use if nobody decides in time.
 
         Returns an instance of `schema`; without one {"data": the answer, "resumed_by": name or None,
-        "resumed_at": aware datetime, "channel": how it came}, and where several decide "decisions": theirs.
-        Raises `SuspendTimeoutError` when nobody decided in time, now and on every replay. Raises
-        `StepExecutionError` when the answer does not fit a type that has changed since.
+        "resumed_at": aware datetime, "channel": how it came}, and "decisions" if several people decide.
+        Raises `SuspendTimeoutError` if nobody decided in time, now and at every replay. Raises
+        `StepExecutionError` if the answer does not fit a type that has changed since.
         """
         self._refuse_inside_step(key, "suspend")
         ask = _Ask(data, timeout, schema, approvers, required, rejections, allow_self, on_timeout)
@@ -148,7 +147,7 @@ class Suspensions(Runs):
         default = b""
         if not _is_fail(ask.on_timeout):
             if not timeout_ms:
-                raise ConfigurationError(f"{what}: on_timeout= is for a suspension that has a timeout=")
+                raise ConfigurationError(f"{what}: on_timeout= needs timeout=")
             plain = codec.to_plain(codec.encode(ask.on_timeout, limit=host.value_limit))
             if ask.has_policy:
                 try:

@@ -70,7 +70,7 @@ class Waits(Calls):
         """
         self._refuse_inside_step(key, "wait_for_event")
         if not isinstance(topic, str) or not topic:
-            raise InvalidInputError(f"wait {key!r}: a topic is a text that is not empty, not {topic!r}")
+            raise InvalidInputError(f"wait {key!r}: a topic must be a non-empty string, not {topic!r}")
         return self._wait_for_event(key, topic, timeout, caller())
 
     @one_wait

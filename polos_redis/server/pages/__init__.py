@@ -1,4 +1,4 @@
-"""The pages: approving, the inbox, executions. Server-rendered; they work without their script."""
+"""The web pages: approval, inbox, executions, login. Rendered on the server; they work without JavaScript."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fastapi import FastAPI
 
 
 def add_pages(app: FastAPI) -> None:
-    """Add the pages' routes to the server's app, whose `state.site` is there."""
+    """Adds the routes of the pages to the server's app. Needs `app.state.site`."""
     from polos_redis.server.pages.approve import router as approve
     from polos_redis.server.pages.assets import router as assets
     from polos_redis.server.pages.execution import router as execution
@@ -18,5 +18,5 @@ def add_pages(app: FastAPI) -> None:
 
     site: Site = app.state.site
     app.state.sessions = Sessions(site.client, site.links.secrets if site.links else ())
-    for part in (approve, assets, execution, executions, inbox, login):
-        app.include_router(part, include_in_schema=False)
+    for router in (approve, assets, execution, executions, inbox, login):
+        app.include_router(router, include_in_schema=False)

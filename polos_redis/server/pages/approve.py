@@ -1,7 +1,7 @@
-"""The approval page: what is asked, by whom, until when; a form; and what has become of it.
+"""The approval page: shows a suspension, takes the answer from a form, and shows the outcome.
 
-Looking never decides (mail scanners follow links): only the form's POST does, and `client.resume` has the
-last word on it.
+A GET never decides, because mail scanners follow links: only the form's POST does, and the script has the
+final say.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
+from polos_redis.decisions import answers
 from polos_redis.decisions.answer_policy import AnswerPolicy, verdict
 from polos_redis.errors import (
     AlreadyResumedError,
@@ -23,39 +25,42 @@ from polos_redis.errors import (
     ShownChangedError,
     SuspensionExpiredError,
 )
+from polos_redis.executions.queries import read_suspension
 from polos_redis.server import paths  # noqa: F401 - `anything` in the routes
 from polos_redis.server.callers import Caller
-from polos_redis.server.pages import display, forms
-from polos_redis.server.pages.layout import PageRoute, approve_path, go, render, visitor
+from polos_redis.server.pages import forms
+from polos_redis.server.pages.draft import Draft
+from polos_redis.server.pages.page_route import PageRoute
+from polos_redis.server.pages.rendering import approve_path, redirect, render
 from polos_redis.server.pages.sessions import sessions_of
-from polos_redis.server.pages.sheets import Sheet
+from polos_redis.server.pages.shown_values import as_json
+from polos_redis.server.pages.suspension_summary import outcome, summary
+from polos_redis.server.pages.visitors import visitor
 from polos_redis.server.problems import Problem
 from polos_redis.server.security import check_address, check_link
 from polos_redis.server.site import site_of
 
-MOST_FIELDS = 4000  # of one sent form
-OURS = ("form_token", "token", "shown_digest", "resumed_by")  # what a form carries beside the answer
-
+MAX_CONTROLS = 4000  # of one submitted form
 
 router = APIRouter(route_class=PageRoute)
 
 
 @router.api_route("/approve/{execution_id}", methods=["GET", "HEAD"])
 async def find(request: Request, execution_id: str, token: str = "") -> Response:
-    """The only suspension that is open, else all to choose from."""
+    """Redirects to the only open suspension, or lists them all."""
     caller = await visitor(request, token=token)
     if caller.link is not None:
-        return go(approve_path(caller.link.execution_id, caller.link.step_key), token=token)
+        return redirect(approve_path(caller.link.execution_id, caller.link.step_key), token=token)
     execution = await site_of(request).client.get_execution(execution_id)
     waiting = [*execution["open_suspensions"], *execution["open_suspensions_below"]]
     if len(waiting) == 1:
-        return go(approve_path(waiting[0]["execution_id"], waiting[0]["step_key"]))
+        return redirect(approve_path(waiting[0]["execution_id"], waiting[0]["step_key"]))
     decided = [one for one in execution["suspensions"] if one["status"] != "open"]
     return render(request, "choose.html", {"execution": execution, "waiting": waiting, "decided": decided})
 
 
 @router.api_route("/approve/{execution_id}/{step_key:anything}", methods=["GET", "HEAD"])
-async def look(request: Request, execution_id: str, step_key: str, token: str = "") -> Response:
+async def show(request: Request, execution_id: str, step_key: str, token: str = "") -> Response:
     caller = await visitor(request, token=token)
     check_address(caller, execution_id, step_key)
     suspension = await site_of(request).client.get_suspension(execution_id, step_key)
@@ -66,65 +71,65 @@ async def look(request: Request, execution_id: str, step_key: str, token: str = 
 
 @router.post("/approve/{execution_id}/{step_key:anything}")
 async def decide(request: Request, execution_id: str, step_key: str) -> Response:
-    sent = await request.form(max_files=0, max_fields=MOST_FIELDS, max_part_size=1 << 24)
-    given = {name: str(sent.get(name, "")) for name in OURS}
-    token = given["token"]
+    sent = await request.form(max_files=0, max_fields=MAX_CONTROLS, max_part_size=1 << 24)
+    token = _text(sent, "token")
     caller = await visitor(request, token=token)
-    sessions_of(request).check_form(request, given["form_token"], token)
+    sessions_of(request).check_form(request, _text(sent, "form_token"), token)
     check_address(caller, execution_id, step_key)
     client = site_of(request).client
-    suspension = await client.get_suspension(execution_id, step_key)
+    stored, suspension = await read_suspension(client, execution_id, step_key)
     check_link(caller, suspension)
     if not caller.may("approve"):
-        raise Problem(403, "you may look at this, but not decide it", kind="forbidden", scope="approve")
+        raise Problem(403, "you may view this, but not decide it", kind="forbidden", scope="approve")
     form = forms.of_suspension(suspension)
-    sheet = Sheet((name, text) for name, text in sent.multi_items() if isinstance(text, str))
+    draft = Draft((name, text) for name, text in sent.multi_items() if isinstance(text, str))
 
-    def again(status: int, notice: str = "") -> Response:
-        return _page(request, caller, suspension, form, sheet, token, status=status, notice=notice)
+    def page(status: int, notice: str = "") -> Response:
+        return _page(request, caller, suspension, form, draft, token, status=status, notice=notice)
 
-    if form.change_rows(sheet):
-        return again(200)
-    answer = form.read(sheet)
-    if sheet.complaints:
-        return again(422)
-    name = caller.name or (given["resumed_by"].strip() if caller.source == "dev" else "") or None
+    if form.change_rows(draft):
+        return page(200)
+    answer = form.read(draft)
+    if draft.errors:
+        return page(422)
+    typed_name = _text(sent, "resumed_by").strip() if caller.source == "dev" else ""
     try:
-        await client.resume(
-            suspend_execution_id=suspension["execution_id"],
-            suspend_step_key=suspension["step_key"],
-            data=answer,
-            resumed_by=name,
+        await answers.decide_stored(
+            client,
+            stored,
+            answer,
+            by=caller.name or typed_name or None,
             groups=caller.groups,
-            shown_digest=given["shown_digest"] or None,
+            digest=_text(sent, "shown_digest") or None,
             channel="page",
         )
     except InvalidAnswerError as error:
-        form.blame(sheet, error.errors)
-        return again(422)
+        form.add_errors(draft, error.errors)
+        return page(422)
     except NotApproverError as error:
-        return again(403, f"Nothing was sent: {error.reason}.")
+        return page(403, f"Your answer was not recorded: {error.reason}.")
     except ResumeError as error:
         suspension = await client.get_suspension(suspension["execution_id"], suspension["step_key"])
         form = forms.of_suspension(suspension)
-        status, notice = _refusal(error)
-        return again(status, notice)
-    return go(approve_path(suspension["execution_id"], suspension["step_key"]), token=token)
+        return page(*_refusal(error))
+    return redirect(approve_path(suspension["execution_id"], suspension["step_key"]), token=token)
+
+
+def _text(sent: FormData, name: str) -> str:
+    return str(sent.get(name, ""))
 
 
 def _refusal(error: ResumeError) -> tuple[int, str]:
+    """Returns the HTTP status and the notice for an answer that was refused."""
     if isinstance(error, ShownChangedError):
-        return (
-            409,
-            "What is asked has changed since you opened this page. Nothing was sent: please look again.",
-        )
+        return 409, "The data has changed since you opened this page; your answer was not recorded."
     if isinstance(error, AlreadyResumedError):
-        return 409, "This was already decided, otherwise than you did now. Your answer was not taken."
+        return 409, "Someone already decided differently; your answer was not recorded."
     if isinstance(error, SuspensionExpiredError):
-        return 410, "The time for this had run out. Your answer was not taken."
+        return 410, "The deadline has passed; your answer was not recorded."
     if isinstance(error, ExecutionFinishedError):
-        return 409, "Nothing waits for this any more. Your answer was not taken."
-    return 409, f"Your answer was not taken: {error}."
+        return 409, "The workflow no longer waits for this; your answer was not recorded."
+    return 409, f"Your answer was not recorded: {error}."
 
 
 def _page(
@@ -132,7 +137,7 @@ def _page(
     caller: Caller,
     suspension: Mapping[str, Any],
     form: forms.Form,
-    sheet: Sheet,
+    draft: Draft,
     token: str,
     *,
     status: int = 200,
@@ -144,17 +149,17 @@ def _page(
         "approve.html",
         {
             "suspension": suspension,
-            "asked": display.summary(suspension["step_key"], suspension["data"]),
-            "json": display.as_json(suspension["data"]),
-            "outcome": display.outcome(suspension),
+            "summary": summary(suspension["step_key"], suspension["data"]),
+            "json": as_json(suspension["data"]),
+            "outcome": outcome(suspension),
             "form": form,
-            "sheet": sheet,
-            "complaints": form.complaints(sheet),
+            "draft": draft,
+            "errors": form.errors(draft),
             "notice": notice,
-            "hindrance": _hindrance(caller, suspension),
+            "obstacle": _obstacle(caller, suspension),
             "approvals": sum(verdict(one["data"]) is True for one in decisions),
             "asks_name": caller.source == "dev" and caller.name is None,
-            "resumed_by": sheet.get("resumed_by"),
+            "resumed_by": draft.get("resumed_by"),
             "verdict": verdict,
         },
         status=status,
@@ -162,12 +167,12 @@ def _page(
     )
 
 
-def _hindrance(caller: Caller, suspension: Mapping[str, Any]) -> str:
-    """Why this visitor can't decide; empty if they can."""
+def _obstacle(caller: Caller, suspension: Mapping[str, Any]) -> str:
+    """Returns why this visitor can't decide; empty if they can."""
     if not caller.may("approve"):
         if caller.link is not None:
-            return "This link is for looking only."
-        return "Your API key lets you look at this, but not decide it."
+            return "This link allows viewing only."
+        return "Your API key allows you to view this, but not to decide it."
     if caller.name and any(one["by"] == caller.name for one in suspension["decisions"]):
         return "Your decision is recorded. Others still have to decide."
     if caller.source == "dev":
@@ -187,5 +192,5 @@ def _hindrance(caller: Caller, suspension: Mapping[str, Any]) -> str:
             {one for one in (suspension["user_id"], suspension["started_by"]) if one},
         )
     except NotApproverError as error:
-        return f"This is not yours to decide: {error.reason}."
+        return f"You can't decide this: {error.reason}."
     return ""

@@ -1,4 +1,4 @@
-"""One execution's page: its steps in time, what it waits for, who decided, what went in and came out."""
+"""The page of one execution: timeline, open decisions, input, result, steps, children, audit."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from starlette.responses import Response
 from polos_redis.client import PolosClient
 from polos_redis.decisions.answer_policy import verdict
 from polos_redis.errors import ExecutionFinishedError, ExecutionNotFoundError, NotFailedError
-from polos_redis.server.pages import display
-from polos_redis.server.pages.layout import PageRoute, go, render, visitor
+from polos_redis.server.pages.page_route import PageRoute
+from polos_redis.server.pages.rendering import redirect, render
 from polos_redis.server.pages.sessions import sessions_of
+from polos_redis.server.pages.shown_values import as_json
+from polos_redis.server.pages.suspension_summary import outcome
 from polos_redis.server.pages.timeline import ENDED, timeline
+from polos_redis.server.pages.visitors import visitor
 from polos_redis.server.site import site_of
 from polos_redis.values.times import iso
 
-CHILDREN = 100  # that are shown
-WAITING = 100  # links to open decisions
-NEWEST = 500  # steps, decisions, entries of the audit
+MAX_CHILDREN = 100
+MAX_OPEN = 100  # links to open decisions
+MAX_NEWEST = 500  # steps, decisions, audit entries
 
 router = APIRouter(route_class=PageRoute)
 
@@ -34,26 +37,30 @@ async def show(request: Request, execution_id: str) -> Response:
 
 @router.post("/executions/{execution_id}/cancel")
 async def cancel(request: Request, execution_id: str) -> Response:
-    name = await _changing(request)
+    name = await _authorized(request)
     try:
         await site_of(request).client.cancel(execution_id, cancelled_by=name)
     except ExecutionFinishedError as error:
-        return await _page(request, execution_id, f"It had ended before: it is {error.status}.", 409)
-    return go(f"/executions/{execution_id}")
+        return await _page(
+            request, execution_id, f"Not cancelled: this execution already ended: it is {error.status}.", 409
+        )
+    return redirect(f"/executions/{execution_id}")
 
 
 @router.post("/executions/{execution_id}/retry")
 async def retry(request: Request, execution_id: str) -> Response:
-    await _changing(request)
+    await _authorized(request)
     try:
         await site_of(request).client.retry(execution_id)
     except NotFailedError as error:
-        return await _page(request, execution_id, f"Not retried: it is {error.status}, not failed.", 409)
-    return go(f"/executions/{execution_id}")
+        return await _page(
+            request, execution_id, f"Not retried: this execution is {error.status}, not failed.", 409
+        )
+    return redirect(f"/executions/{execution_id}")
 
 
-async def _changing(request: Request) -> str | None:
-    """Who sends a form that changes something, and may."""
+async def _authorized(request: Request) -> str | None:
+    """Returns the name of a caller whose form may change something. Raises `Problem` 401 or 403."""
     caller = await visitor(request, "invoke")
     sent = await request.form(max_files=0, max_fields=10)
     sessions_of(request).check_form(request, str(sent.get("form_token", "")))
@@ -70,29 +77,29 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
         trail = []
     waiting = execution["open_suspensions"] + execution["open_suspensions_below"]
     hidden = {
-        "children": len(execution["children"]) - CHILDREN,
-        "waiting": len(waiting) - WAITING,
-        "steps": len(execution["steps"]) - NEWEST,
-        "suspensions": len(execution["suspensions"]) - NEWEST,
-        "audit": len(trail) - NEWEST,
+        "children": len(execution["children"]) - MAX_CHILDREN,
+        "waiting": len(waiting) - MAX_OPEN,
+        "steps": len(execution["steps"]) - MAX_NEWEST,
+        "suspensions": len(execution["suspensions"]) - MAX_NEWEST,
+        "audit": len(trail) - MAX_NEWEST,
     }
-    execution["children"] = execution["children"][:CHILDREN]
+    execution["children"] = execution["children"][:MAX_CHILDREN]
     await _add_times(client, execution["children"])
-    drawn = timeline(execution)  # of all its steps
+    bars = timeline(execution)  # before the steps are cut
     for name in ("steps", "suspensions"):
-        execution[name] = execution[name][-NEWEST:]
+        execution[name] = execution[name][-MAX_NEWEST:]
     over = execution["status"] in ENDED
     return render(
         request,
         "execution.html",
         {
             "execution": execution,
-            "waiting": waiting[:WAITING],
-            "timeline": drawn,
+            "waiting": waiting[:MAX_OPEN],
+            "timeline": bars,
             "hidden": hidden,
-            "audit": trail[-NEWEST:],
-            "json": display.as_json,
-            "outcome": display.outcome,
+            "audit": trail[-MAX_NEWEST:],
+            "json": as_json,
+            "outcome": outcome,
             "verdict": verdict,
             "notice": notice,
             "over": over,

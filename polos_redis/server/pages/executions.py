@@ -7,12 +7,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from polos_redis.errors import ConfigurationError
-from polos_redis.server.pages.layout import PageRoute, render, visitor
+from polos_redis.server.pages.page_route import PageRoute
+from polos_redis.server.pages.rendering import render
+from polos_redis.server.pages.visitors import visitor
 from polos_redis.server.problems import Problem
 from polos_redis.server.site import site_of
 from polos_redis.state.executions import STATUSES
 
-PAGE = 50
+PAGE_ROWS = 50
 
 router = APIRouter(route_class=PageRoute)
 
@@ -21,10 +23,10 @@ router = APIRouter(route_class=PageRoute)
 async def show(request: Request, status: str = "", workflow: str = "", cursor: str = "") -> Response:
     await visitor(request)
     client = site_of(request).client
-    wanted = workflow.strip()
+    workflow = workflow.strip()
     try:
         page = await client.list_executions(
-            status=status or None, workflow=wanted or None, limit=PAGE, cursor=cursor or None
+            status=status or None, workflow=workflow or None, limit=PAGE_ROWS, cursor=cursor or None
         )
     except ConfigurationError as error:
         raise Problem(422, str(error)) from None
@@ -35,7 +37,7 @@ async def show(request: Request, status: str = "", workflow: str = "", cursor: s
             "rows": list(page),
             "status": status,
             "statuses": STATUSES,
-            "workflow": wanted,
+            "workflow": workflow,
             "workflows": sorted(await client.served_workflows()),
             "cursor": cursor,
             "more": page.next_cursor,

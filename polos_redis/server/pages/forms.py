@@ -1,7 +1,7 @@
-"""Forms: a JSON schema, or a suspension's `_form`, as fields to fill in, and what was typed as a JSON answer.
+"""Forms of suspensions: from a JSON schema or a `_form` to fields, and from a draft to a JSON answer.
 
-`form.blank()` is the sheet with the defaults, `form.read(sheet)` the answer. What a form can't know (ranges,
-patterns, a model's own rules) is left to `client.resume`, whose complaints go to `form.blame`.
+`form.blank()` returns a draft with the defaults, `form.read(draft)` the answer. `client.resume` checks what a
+form can't (ranges, patterns, a model's own rules); `form.add_errors` puts its errors beside the fields.
 """
 
 from __future__ import annotations
@@ -10,70 +10,85 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from polos_redis.server.pages.builder import MOST_FIELDS, Builder, Schema, option_label
+from polos_redis.server.pages.declared_form import schema_of_form
+from polos_redis.server.pages.draft import Draft
+from polos_redis.server.pages.field_builder import FieldBuilder
 from polos_redis.server.pages.fields import MISSING, YES_NO, Checkbox, Choice, Field
-from polos_redis.server.pages.groups import Group, Rows
-from polos_redis.server.pages.sheets import Sheet
+from polos_redis.server.pages.nested_fields import Group, Rows
+from polos_redis.server.pages.schema_reader import Schema
 
 ROOT: Final = "answer"
+
+APPROVAL: Schema = {
+    "type": "object",
+    "properties": {
+        "approved": {"type": "boolean"},
+        "reason": {"type": "string", "format": "textarea", "title": "Reason"},
+    },
+    "required": ["approved"],
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a person fills in. `decides`: it is sent by one of two buttons, Approve and Reject."""
+    """A form. With `decides`, it is sent by one of two buttons, Approve and Reject."""
 
     root: Field
     decides: bool
 
-    def blank(self) -> Sheet:
-        sheet = Sheet()
-        self.root.fill_default(sheet)
-        return sheet
+    def blank(self) -> Draft:
+        draft = Draft()
+        self.root.fill_default(draft)
+        return draft
 
-    def read(self, sheet: Sheet) -> Any:
-        """The answer; what is wrong is complained of in the sheet."""
-        value = self.root.read(sheet)
+    def read(self, draft: Draft) -> Any:
+        """Returns the answer, and adds an error to the draft for each invalid field."""
+        value = self.root.read(draft)
         return None if value is MISSING else value
 
-    def change_rows(self, sheet: Sheet) -> bool:
-        """Add or remove the row that was asked for by a button; whether one was."""
-        added, removed = sheet.get("_add"), sheet.get("_remove")
+    def change_rows(self, draft: Draft) -> bool:
+        """Adds or removes the row whose button was pressed; returns whether one was."""
+        added, removed = draft.get("_add"), draft.get("_remove")
         if removed:
-            sheet.remove_row(removed)
-            sheet.focus = f"{removed.rpartition('/')[0]}+"
-        for one in self.fields(sheet) if added else ():
-            if isinstance(one, Rows) and one.name == added:
-                sheet.focus = one.add(sheet).name
+            draft.remove_row(removed)
+            draft.focus = f"{removed.rpartition('/')[0]}+"
+        for field in self.fields(draft) if added else ():
+            if isinstance(field, Rows) and field.name == added:
+                draft.focus = field.add(draft).name
                 break
         return bool(added or removed)
 
-    def fields(self, sheet: Sheet) -> Iterator[Field]:
-        """All fields in the order of the page."""
-        left = [self.root]
-        while left:
-            one = left.pop()
-            yield one
-            left += reversed(list(one.below(sheet)))
+    def fields(self, draft: Draft) -> Iterator[Field]:
+        """Returns all fields in the order of the page."""
+        stack = [self.root]
+        while stack:
+            field = stack.pop()
+            yield field
+            stack += reversed(list(field.below(draft)))
 
-    def blame(self, sheet: Sheet, errors: Iterable[Mapping[str, str]]) -> None:
-        """Put complaints from elsewhere beside the fields they are about, or the nearest above those."""
-        known = {one.path for one in self.fields(sheet) if one.shown}
+    def add_errors(self, draft: Draft, errors: Iterable[Mapping[str, str]]) -> None:
+        """Adds errors found elsewhere to their fields, or to the nearest visible field above."""
+        paths = {field.path for field in self.fields(draft) if field.shown}
         for error in errors:
             path = str(error.get("field", ""))
-            while path and path not in known:
+            while path and path not in paths:
                 path = path.rpartition(".")[0]
-            sheet.complain(path, str(error.get("message", "This is not right.")))
+            draft.add_error(path, str(error.get("message", "This value is not valid.")))
 
-    def complaints(self, sheet: Sheet) -> list[tuple[Field | None, str]]:
-        """What is wrong, in the form's order: the field (None for the whole) and the words."""
-        left = dict(sheet.complaints)
-        found = [(one, left.pop(one.path)) for one in self.fields(sheet) if one.shown and one.path in left]
-        return [*((None, words) for words in left.values()), *found]
+    def errors(self, draft: Draft) -> list[tuple[Field | None, str]]:
+        """Returns each error with its field, in the form's order; None stands for the whole form."""
+        left = dict(draft.errors)
+        found = [
+            (field, left.pop(field.path))
+            for field in self.fields(draft)
+            if field.shown and field.path in left
+        ]
+        return [*((None, message) for message in left.values()), *found]
 
 
 def of_schema(schema: Schema) -> Form:
-    """The form of a JSON schema. A property `approved` that is a boolean becomes the two buttons."""
-    root = Builder(schema).field(schema, ROOT, "", "Your answer", required=True)
+    """Returns the form of a JSON schema. A boolean property `approved` becomes the two buttons."""
+    root = FieldBuilder(schema).field(schema, ROOT, "", "Your answer", required=True)
     if not isinstance(root, Group):
         return Form(root, False)
     approved = root.fields.get("approved")
@@ -91,82 +106,8 @@ def of_schema(schema: Schema) -> Form:
     return Form(root, decides)
 
 
-APPROVAL: Schema = {
-    "type": "object",
-    "properties": {
-        "approved": {"type": "boolean"},
-        "reason": {"type": "string", "format": "textarea", "title": "Reason"},
-    },
-    "required": ["approved"],
-}
-
-
-def schema_of_form(form: Any, *, decides: bool = False) -> Schema | None:
-    """The schema of a suspension's `_form`; None where it declares no fields. What makes no sense is read as
-    a text: a page must come of it. With `decides` it gets an `approved` if it has none."""
-    declared = form.get("fields") if isinstance(form, Mapping) else None
-    if not isinstance(declared, list):
-        return None
-    properties: dict[str, Schema] = {}
-    required = []
-    for one in declared[:MOST_FIELDS]:
-        name = one.get("name") if isinstance(one, Mapping) else None
-        if not isinstance(name, str) or not name:
-            continue
-        properties[name] = _declared(one)
-        if one.get("required") is True:
-            required.append(name)
-    if not properties:
-        return None
-    if decides and "approved" not in properties:
-        properties["approved"] = {"type": "boolean"}
-        required.append("approved")
-    return {"type": "object", "properties": properties, "required": required}
-
-
-_DECLARED: dict[str, Schema] = {
-    "text": {"type": "string", "format": "text", "maxLength": None},
-    "textarea": {"type": "string", "format": "textarea"},
-    "number": {"type": "number"},
-    "integer": {"type": "integer"},
-    "checkbox": {"type": "boolean", "default": False},
-    "date": {"type": "string", "format": "date"},
-    "datetime": {"type": "string", "format": "date-time"},
-    "email": {"type": "string", "format": "email"},
-    "url": {"type": "string", "format": "uri"},
-}
-
-
-def _declared(one: Mapping[str, Any]) -> Schema:
-    kind = one.get("type")
-    schema = dict(_DECLARED.get(kind if isinstance(kind, str) else "text", _DECLARED["text"]))
-    options = one.get("options")
-    if isinstance(options, list) and options and kind in ("select", "radio", None):
-        schema = {"oneOf": [_declared_option(option) for option in options]}
-    if kind == "checkbox" and one.get("required") is True:
-        schema = {"const": True}
-    for key, name in (("label", "title"), ("description", "description")):
-        if isinstance(one.get(key), str):
-            schema[name] = one[key]
-    if one.get("default") is not None:
-        schema["default"] = one["default"]
-        if "type" in schema and kind != "checkbox" and one.get("required") is not True:
-            schema["type"] = [schema["type"], "null"]  # it is there to begin with, and may be taken out
-    return schema
-
-
-def _declared_option(option: Any) -> Schema:
-    if isinstance(option, Mapping) and "value" in option:
-        label = option.get("label")
-        return {
-            "const": option["value"],
-            "title": str(label) if label is not None else option_label(option["value"]),
-        }
-    return {"const": option, "title": option_label(option)}
-
-
 def of_suspension(suspension: Mapping[str, Any]) -> Form:
-    """The form of a suspension: its schema's, else its `_form`'s, else approve or reject with a reason."""
+    """Builds the form from a suspension's schema, else its `_form`, else approve or reject with a reason."""
     schema = suspension.get("schema")
     if isinstance(schema, Mapping):
         return of_schema(schema)

@@ -1,4 +1,4 @@
-"""The inbox: what waits for people, oldest first."""
+"""The inbox: open suspensions, oldest first."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from starlette.responses import Response
 from polos_redis.client import PolosClient
 from polos_redis.decisions.answer_policy import verdict
 from polos_redis.errors import ConfigurationError
-from polos_redis.server.pages import display
-from polos_redis.server.pages.layout import PageRoute, render, visitor
+from polos_redis.server.pages.page_route import PageRoute
+from polos_redis.server.pages.rendering import render
+from polos_redis.server.pages.suspension_summary import gist, summary
+from polos_redis.server.pages.visitors import visitor
 from polos_redis.server.problems import Problem
 from polos_redis.server.site import site_of
 
-PAGE = 50
-BATCH = 250  # that are looked at in one call while a text is looked for
-MOST_LOOKED_AT = 2000  # for one page
-ID_LETTERS = 6  # the fewest that look for an execution's id
+PAGE_ROWS = 50
+SEARCH_BATCH = 250  # suspensions read per call while searching
+MAX_SEARCHED = 2000  # suspensions read for one page
+MIN_ID_CHARACTERS = 6  # of an execution id, for a search by id
 
 router = APIRouter(route_class=PageRoute)
 
@@ -51,35 +53,37 @@ async def show(request: Request, workflow: str = "", q: str = "", cursor: str = 
 async def _find(
     client: PolosClient, workflow: str, text: str, cursor: str | None
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """A page of open suspensions in which every word of a text stands, and where to go on."""
+    """Returns a page of open suspensions that contain every word of the text, and the next cursor."""
     words = text.casefold().split()
     if not words:
-        page = await client.list_suspensions(workflow=workflow or None, limit=PAGE, cursor=cursor)
+        page = await client.list_suspensions(workflow=workflow or None, limit=PAGE_ROWS, cursor=cursor)
         return list(page), page.next_cursor
     found: list[dict[str, Any]] = []
-    for _ in range(MOST_LOOKED_AT // BATCH):
-        page = await client.list_suspensions(workflow=workflow or None, limit=BATCH, cursor=cursor)
-        found += [one for one in page if _has(one, words)]
+    for _ in range(MAX_SEARCHED // SEARCH_BATCH):
+        page = await client.list_suspensions(workflow=workflow or None, limit=SEARCH_BATCH, cursor=cursor)
+        found += [one for one in page if _matches(one, words)]
         cursor = page.next_cursor
-        if cursor is None or len(found) >= PAGE:
+        if cursor is None or len(found) >= PAGE_ROWS:
             break
     return found, cursor
 
 
-def _has(suspension: Mapping[str, Any], words: list[str]) -> bool:
-    """Whether every word stands in what is shown, or begins the execution's id."""
+def _matches(suspension: Mapping[str, Any], words: list[str]) -> bool:
+    """Whether every word occurs in what the suspension shows, or starts its execution id."""
     shown = json.dumps(suspension["data"], ensure_ascii=False)
-    where = f"{suspension['step_key']} {suspension['workflow_id']} {shown}".casefold()
+    text = f"{suspension['step_key']} {suspension['workflow_id']} {shown}".casefold()
     execution_id = suspension["execution_id"]
-    return all(word in where or (len(word) >= ID_LETTERS and execution_id.startswith(word)) for word in words)
+    return all(
+        word in text or (len(word) >= MIN_ID_CHARACTERS and execution_id.startswith(word)) for word in words
+    )
 
 
 def _row(suspension: Mapping[str, Any]) -> dict[str, Any]:
-    summary = display.summary(suspension["step_key"], suspension["data"])
+    shown = summary(suspension["step_key"], suspension["data"])
     return {
         **suspension,
-        "title": summary.title,
-        "lead": summary.lead[:200],
-        "gist": display.gist(suspension["data"]),
+        "title": shown.title,
+        "lead": shown.lead[:200],
+        "gist": gist(suspension["data"]),
         "approvals": sum(verdict(one["data"]) is True for one in suspension["decisions"]),
     }

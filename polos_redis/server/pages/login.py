@@ -1,4 +1,4 @@
-"""Logging in with an API key, and out."""
+"""The login page: logs in with an API key, and out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from starlette.responses import Response
 
 from polos_redis import apikeys
 from polos_redis.server import problems
-from polos_redis.server.pages.layout import PageRoute, go, render
+from polos_redis.server.pages.page_route import PageRoute
+from polos_redis.server.pages.rendering import redirect, render
 from polos_redis.server.pages.sessions import sessions_of
 from polos_redis.server.rates import neighbourhood
 from polos_redis.server.site import site_of
@@ -18,7 +19,7 @@ router = APIRouter(route_class=PageRoute)
 
 @router.api_route("/login", methods=["GET", "HEAD"])
 async def show(request: Request, next: str = "/") -> Response:
-    return render(request, "login.html", {"next": _local(next), "complaint": ""})
+    return render(request, "login.html", {"next": _local(next), "error": ""})
 
 
 @router.post("/login")
@@ -33,9 +34,9 @@ async def log_in(request: Request) -> Response:
         address = neighbourhood(request.client.host if request.client else "")
         if wait := site.failures.take(address):
             raise problems.too_many(wait)
-        complaint = "This key is not known here, or it has expired or was revoked."
-        return render(request, "login.html", {"next": after, "complaint": complaint}, status=403)
-    response = go(after)
+        error = "Unknown, expired or revoked key."
+        return render(request, "login.html", {"next": after, "error": error}, status=403)
+    response = redirect(after)
     sessions.start(request, response, key)
     return response
 
@@ -46,13 +47,13 @@ async def log_out(request: Request) -> Response:
     sessions = sessions_of(request)
     request.state.caller = await sessions.read(request)
     sessions.check_form(request, str(sent.get("form_token", "")))
-    response = go("/login")
+    response = redirect("/login")
     sessions.end(response)
     return response
 
 
 def _local(path: str) -> str:
-    """Only a page of ours is gone to after logging in."""
+    """Returns the path if it is a page of this server, else "/"."""
     if (
         path.startswith("/")
         and not path.startswith(("//", "/\\", "/login", "/logout"))

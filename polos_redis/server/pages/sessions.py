@@ -1,7 +1,7 @@
-"""Sessions: people who have logged in with an API key, known by a signed cookie.
+"""Login sessions, identified by a signed cookie, and CSRF tokens for forms.
 
-The cookie names the key and holds nothing that would work elsewhere; the key is looked up at every request,
-so one that is revoked ends its sessions.
+The cookie contains the API key's id, never its secret. The key is looked up at every request, so revoking it
+ends its sessions.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ from polos_redis.server.problems import Problem
 
 COOKIE = "polos_session"
 VISITOR = "polos_visitor"
-SECONDS = 12 * 3600
+SESSION_SECONDS = 12 * 3600
 
 
 class Sessions:
-    """The sessions of one app, and the tokens of its forms.
+    """The login sessions and form tokens of one app.
 
-    Without `secrets` it makes one of its own: then sessions and open forms end with the process.
+    The first of the `signing_secrets` signs, all verify. Without any, a random one is used, and sessions and
+    open forms end with the process.
     """
 
-    def __init__(self, client: PolosClient, known: Sequence[str]) -> None:
+    def __init__(self, client: PolosClient, signing_secrets: Sequence[str]) -> None:
         self._client = client
-        keys = list(reversed(known)) or [secrets.token_urlsafe(32)]  # the last one signs
-        kind = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
+        keys = list(reversed(signing_secrets)) or [
+            secrets.token_urlsafe(32)
+        ]  # itsdangerous signs with the last
+        options = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
         self._cookies = URLSafeTimedSerializer(
-            keys, salt=f"polos session 1 {client.namespace}", signer_kwargs=kind
+            keys, salt=f"polos session 1 {client.namespace}", signer_kwargs=options
         )
         self._forms = Signer(
             keys,
@@ -46,9 +49,9 @@ class Sessions:
         )
 
     async def read(self, request: Request) -> Caller | None:
-        """Who has logged in; None for nobody, or when it is too long ago, or the key holds no more."""
+        """Returns who is logged in; None without a valid session and key."""
         try:
-            key_id, _ = self._cookies.loads(request.cookies.get(COOKIE, ""), max_age=SECONDS)
+            key_id, _ = self._cookies.loads(request.cookies.get(COOKIE, ""), max_age=SESSION_SECONDS)
         except (BadData, ValueError, TypeError):
             return None
         key = await apikeys.get(self._client, str(key_id))
@@ -57,9 +60,9 @@ class Sessions:
         return Caller(key.name, key.groups, frozenset(key.scopes), "session", key_id=key.id)
 
     def start(self, request: Request, response: Response, key: ApiKey) -> None:
-        """Let an answer log in the holder of a key."""
+        """Sets the cookie that logs in the holder of a key."""
         value = self._cookies.dumps([key.id, secrets.token_urlsafe(12)])
-        _set(request, response, COOKIE, str(value), SECONDS)
+        _set(request, response, COOKIE, str(value), SESSION_SECONDS)
 
     def end(self, response: Response) -> None:
         response.delete_cookie(COOKIE, httponly=True, samesite="lax")
@@ -67,22 +70,22 @@ class Sessions:
     # --- forms --------------------------------------------------------------------------
 
     def form_token(self, request: Request, link_token: str = "") -> str:
-        """What a form of this visitor's carries, so that no other site can send it for them."""
+        """Returns the CSRF token of this visitor's forms."""
         return self._forms.get_signature(self._holder(request, link_token)).decode()
 
-    def check_form(self, request: Request, given: str, link_token: str = "") -> None:
-        """Refuse a form that we did not give this visitor: `Problem` 403."""
-        signature = given.encode("utf-8", "replace")
+    def check_form(self, request: Request, form_token: str, link_token: str = "") -> None:
+        """Checks that a form was served to this visitor. Raises `Problem` 403 otherwise."""
+        signature = form_token.encode("utf-8", "replace")
         if not self._forms.verify_signature(self._holder(request, link_token), signature):
             raise Problem(
                 403,
-                "this form was open for too long, or came from another page: go back, reload it, try again",
+                "this form has expired or came from another site: go back, reload the page and try again",
                 kind="forbidden",
                 title="Please try again",
             )
 
     def _holder(self, request: Request, link_token: str) -> bytes:
-        """What only this visitor has: their link's token, their session's cookie, else a cookie for this."""
+        """Returns what only this visitor has: the link's token, the session cookie or the visitor cookie."""
         if link_token:
             return b"link " + link_token.encode("utf-8", "replace")
         cookie = request.cookies.get(COOKIE)
@@ -91,19 +94,19 @@ class Sessions:
         return b"visitor " + self._visitor(request).encode("utf-8", "replace")
 
     def _visitor(self, request: Request) -> str:
-        known = request.cookies.get(VISITOR)
-        if known:
-            return known
-        made: str | None = getattr(request.state, "visitor", None)
-        if made is None:
-            made = request.state.visitor = secrets.token_urlsafe(16)
-        return made
+        cookie = request.cookies.get(VISITOR)
+        if cookie:
+            return cookie
+        new: str | None = getattr(request.state, "visitor", None)
+        if new is None:
+            new = request.state.visitor = secrets.token_urlsafe(16)
+        return new
 
-    def keep_visitor(self, request: Request, response: Response) -> None:
-        """Give a new visitor the cookie that their form needs."""
-        made: str | None = getattr(request.state, "visitor", None)
-        if made is not None:
-            _set(request, response, VISITOR, made, None)
+    def set_visitor_cookie(self, request: Request, response: Response) -> None:
+        """Sets the cookie that a new visitor's form token depends on."""
+        new: str | None = getattr(request.state, "visitor", None)
+        if new is not None:
+            _set(request, response, VISITOR, new, None)
 
 
 def _set(request: Request, response: Response, name: str, value: str, seconds: int | None) -> None:
@@ -113,11 +116,11 @@ def _set(request: Request, response: Response, name: str, value: str, seconds: i
 
 
 def sessions_of(request: Request) -> Sessions:
-    """The sessions of the app that a request came to."""
-    found: Sessions = request.app.state.sessions
-    return found
+    """Returns the sessions of the request's app."""
+    sessions: Sessions = request.app.state.sessions
+    return sessions
 
 
 async def read(request: Request) -> Caller | None:
-    """Who has logged in, for whoever wants to know who sent a request."""
+    """Returns the logged-in caller of a request; None if there is none."""
     return await sessions_of(request).read(request)

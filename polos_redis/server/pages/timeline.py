@@ -1,4 +1,4 @@
-"""An execution in time: its steps and waits as bars on one scale."""
+"""Lays out an execution's steps, suspensions, waits and children as bars on one time scale."""
 
 from __future__ import annotations
 
@@ -8,38 +8,37 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from polos_redis.server.pages import times
-from polos_redis.server.pages.display import outcome
-from polos_redis.server.pages.words import span
+from polos_redis.server.pages.suspension_summary import outcome
+from polos_redis.server.pages.times import duration
 
-LEAST_WIDTH = 0.4  # percent: what is shorter is still seen
-TICKS = (
+MIN_WIDTH = 0.4  # percent, so that short bars stay visible
+TICK_STEPS = (  # seconds
     *(step * 10**power for power in range(-3, 2) for step in (1, 2, 5)),
     *(30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400, 172800, 604800, 2592000, 31536000),
 )
 ENDED = ("completed", "failed", "cancelled")
-MOST_BARS = 500
+MAX_BARS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One step, suspension, wait or child: what it is, how it stands (`note` says so in words), when it began
-    (seconds after the execution was created) and how long it took. `x` and `width` are percent of the scale.
-    """
+    """A step, suspension, wait or child. `note` describes its state, `start` is in seconds after the start of
+    the scale, `seconds` is its length so far. `x` and `width` are percent of the scale."""
 
     kind: str
     name: str
     state: str
     note: str
-    began: float
-    took: float
+    start: float
+    seconds: float
     open: bool
     x: float
     width: float
     href: str = ""
 
     @property
-    def told(self) -> str:
-        return f"{span(self.took)} so far" if self.open else span(self.took)
+    def took(self) -> str:
+        return f"{duration(self.seconds)} so far" if self.open else duration(self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """`hidden` is how many earlier bars are left out; `seconds` is the length of the whole scale."""
+    """`hidden` counts the earlier bars left out; `seconds` is the length of the scale."""
 
     bars: Sequence[Bar]
     ticks: Sequence[Tick]
@@ -59,7 +58,7 @@ class Timeline:
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
+class _Interval:
     kind: str
     name: str
     state: str
@@ -70,36 +69,35 @@ class _Span:
 
 
 def timeline(execution: Mapping[str, Any], now: datetime | None = None) -> Timeline:
-    """The bars of an execution as `client.get_execution` has it, by when they began: of very many, those that
-    ended last and those that are open. A child of it may have `created_at` and `finished_at`, then it is one
-    of them."""
+    """Lays out an execution as `client.get_execution` returns it, with bars ordered by start. Of more than
+    `MAX_BARS` it keeps the open ones and those that ended last. A child needs `created_at` to get a bar."""
     now = now or datetime.now(UTC)
-    spans = list(_spans(execution))
-    begin = times.parse(execution["created_at"]) or now
-    begin = min([begin, *(one.start for one in spans)])
+    intervals = list(_intervals(execution))
+    start = times.parse(execution["created_at"]) or now
+    start = min([start, *(one.start for one in intervals)])
     end = times.parse(execution["finished_at"])
     if end is None or execution["status"] not in ENDED:
         end = now
-    end = max([end, *(one.end for one in spans if one.end is not None), begin])
-    total = max((end - begin).total_seconds(), 0.001)
-    newest = sorted(spans, key=lambda one: (one.end is None, one.end or end))[-MOST_BARS:]
+    end = max([end, *(one.end for one in intervals if one.end is not None), start])
+    total = max((end - start).total_seconds(), 0.001)
+    newest = sorted(intervals, key=lambda one: (one.end is None, one.end or end))[-MAX_BARS:]
     newest.sort(key=lambda one: (one.start, one.end or now))
-    bars = [_bar(one, begin, end, total) for one in newest]
-    return Timeline(bars, _ticks(total), total, len(spans) - len(newest))
+    bars = [_bar(one, start, end, total) for one in newest]
+    return Timeline(bars, _ticks(total), total, len(intervals) - len(newest))
 
 
-def _bar(one: _Span, begin: datetime, end: datetime, total: float) -> Bar:
-    began = max(0.0, (one.start - begin).total_seconds())
-    took = max(0.0, ((one.end or end) - one.start).total_seconds())
-    width = min(100.0, max(LEAST_WIDTH, 100 * took / total))
-    x = min(100 * began / total, 100 - width)
+def _bar(one: _Interval, scale_start: datetime, end: datetime, total: float) -> Bar:
+    start = max(0.0, (one.start - scale_start).total_seconds())
+    seconds = max(0.0, ((one.end or end) - one.start).total_seconds())
+    width = min(100.0, max(MIN_WIDTH, 100 * seconds / total))
+    x = min(100 * start / total, 100 - width)
     return Bar(
         one.kind,
         one.name,
         one.state,
         one.note,
-        began,
-        took,
+        start,
+        seconds,
         one.end is None,
         round(x, 3),
         round(width, 3),
@@ -108,23 +106,23 @@ def _bar(one: _Span, begin: datetime, end: datetime, total: float) -> Bar:
 
 
 def _ticks(total: float) -> list[Tick]:
-    """Some round times along the scale."""
-    step = next((one for one in TICKS if total / one <= 5), total)
+    """Returns ticks at round times."""
+    step = next((one for one in TICK_STEPS if total / one <= 5), total)
     count = int(total / step * (1 + 1e-9))
-    return [Tick(round(100 * number * step / total, 3), span(number * step)) for number in range(count + 1)]
+    return [Tick(round(100 * n * step / total, 3), duration(n * step)) for n in range(count + 1)]
 
 
-def _spans(execution: Mapping[str, Any]) -> Iterable[_Span]:
+def _intervals(execution: Mapping[str, Any]) -> Iterable[_Interval]:
     for step in execution["steps"]:
         start, end = times.parse(step.get("started_at")), times.parse(step.get("finished_at"))
         if start is not None and end is not None:
-            tries = step.get("attempts") or 1
-            told = [
+            attempts = step.get("attempts") or 1
+            notes = [
                 *([step["status"]] if step["status"] != "ok" else []),
-                *([f"{tries} attempts"] if tries > 1 else []),
+                *([f"{attempts} attempts"] if attempts > 1 else []),
             ]
             end = start + timedelta(milliseconds=step["took_ms"])
-            yield _Span("step", step["step_key"], step["status"], ", ".join(told), start, end)
+            yield _Interval("step", step["step_key"], step["status"], ", ".join(notes), start, end)
     for one in execution["suspensions"]:
         start = times.parse(one["opened_at"])
         if start is not None:
@@ -133,18 +131,17 @@ def _spans(execution: Mapping[str, Any]) -> Iterable[_Span]:
             note = outcome(one) + (f" by {by}" if by else "")
             if one["status"] != "open" and end is None:
                 end = times.parse(one["expires_at"]) or start
-            yield _Span("suspension", one["step_key"], one["status"], note, start, end)
+            yield _Interval("suspension", one["step_key"], one["status"], note, start, end)
     for wait in execution["waits"]:
         start, decided = times.parse(wait["opened_at"]), times.parse(wait["decided_at"])
         if start is not None:
-            note = f"waits for {wait['topic']}" if wait["topic"] else "waits"
-            if decided is not None:
-                note = note.replace("waits", "waited", 1)
-            yield _Span("wait", wait["step_key"], wait["status"], note, start, decided)
+            note = "waits" if decided is None else "waited"
+            note += f" for {wait['topic']}" if wait["topic"] else ""
+            yield _Interval("wait", wait["step_key"], wait["status"], note, start, decided)
     for child in execution["children"]:
         start = times.parse(child.get("created_at"))
         if start is not None:
             note = ", ".join(part for part in (child["workflow_id"], child["status"]) if part)
             end = times.parse(child.get("finished_at")) if child["status"] in ENDED else None
             href = f"/executions/{child['id']}"
-            yield _Span("child", child["step_key"], child["status"] or "", note, start, end, href)
+            yield _Interval("child", child["step_key"], child["status"] or "", note, start, end, href)

@@ -35,15 +35,15 @@ if many then
 else
   local members = redis.call('HGETALL', subs)
   for i = 1, #members, 2 do
-    local member, position = members[i], members[i + 1]
+    local member, given = members[i], members[i + 1]
     local member_kind = string.sub(member, 1, 1)
     if member_kind == 'w' then
       occur(P, member, event, kind, data)
       redis.call('HDEL', subs, member)
     elseif member_kind ~= 'f' then
       others = true
-    elseif not string.find(place, '=', 1, true) then -- its event is this one, however many follow
-      redis.call('HSET', subs, member, place .. '=' .. event)
+    elseif not string.find(given, '=', 1, true) then -- its event is this one, however many follow
+      redis.call('HSET', subs, member, given .. '=' .. event)
       waiting = true
     end
   end

@@ -1,11 +1,11 @@
-// What the pages do beyond HTML: times in the reader's zone, one click is one decision, and staying current.
+// Enhances the pages: shows times in the reader's zone, sends a form only once, and keeps pages up to date.
 "use strict";
 
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 const short = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" });
 const exact = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" });
 
-function about(seconds) {
+function roughDuration(seconds) {
   for (const [size, unit] of [[86400, "day"], [3600, "hour"], [60, "minute"]]) {
     if (seconds >= size) {
       const count = Math.floor(seconds / size);
@@ -15,38 +15,38 @@ function about(seconds) {
   return "less than a minute";
 }
 
-function until(seconds) {
-  if (seconds < 60) return about(seconds);
+function remaining(seconds) {
+  if (seconds < 60) return roughDuration(seconds);
   const minutes = Math.floor(seconds / 60), hours = Math.floor(minutes / 60), days = Math.floor(hours / 24);
   const parts = days ? [[days, "d"], [hours % 24, "h"]] : hours ? [[hours, "h"], [minutes % 60, "min"]] : [[minutes, "min"]];
   return parts.filter(([count]) => count).map(([count, unit]) => `${count.toLocaleString("en")} ${unit}`).join(" ");
 }
 
-function tellTimes(root) {
+function showTimes(root) {
   const now = Date.now();
-  for (const time of root.querySelectorAll("time[data-told]")) {
-    const moment = new Date(time.dateTime);
-    const passed = (now - moment) / 1000;
+  for (const time of root.querySelectorAll("time[data-style]")) {
+    const date = new Date(time.dateTime);
+    const age = (now - date) / 1000;
     let text;
-    if (time.dataset.told === "left" && passed < 0) text = `in ${until(-passed)}`;
-    else if (time.dataset.told === "ago" || time.dataset.told === "left") text = passed < 60 ? "just now" : `${about(passed)} ago`;
-    else text = (time.dataset.told === "seconds" ? exact : short).format(moment);
+    if (time.dataset.style === "left" && age < 0) text = `in ${remaining(-age)}`;
+    else if (time.dataset.style === "ago" || time.dataset.style === "left") text = age < 60 ? "just now" : `${roughDuration(age)} ago`;
+    else text = (time.dataset.style === "seconds" ? exact : short).format(date);
     if (time.textContent !== text) time.textContent = text;
-    time.title = exact.format(moment);
+    time.title = exact.format(date);
   }
 }
 
 // --- forms ------------------------------------------------------------------------------
 
-// Times without a zone are typed in the reader's own, unless the form was typed into before.
+// Interprets times without a zone in the reader's zone, unless the form already has a zone.
 function useZone(form) {
   const field = form.elements.namedItem("zone");
   if (!field || field.value !== "UTC" || zone === "UTC") return;
   field.value = zone;
   for (const input of form.querySelectorAll("input[type=datetime-local]")) {
     if (!input.value) continue;
-    const moment = new Date(`${input.value}Z`);
-    const local = new Date(moment.getTime() - moment.getTimezoneOffset() * 60000);
+    const date = new Date(`${input.value}Z`);
+    const local = new Date(date.getTime() - date.getTimezoneOffset() * 60000);
     input.value = local.toISOString().replace(/(:00)?\.000Z$|Z$/, "");
   }
   for (const note of form.querySelectorAll("[data-zone]")) note.textContent = `Time zone: ${zone}`;
@@ -65,23 +65,23 @@ function sendOnce(event) {
   }
   form.dataset.sent = "yes";
   form.setAttribute("aria-busy", "true");
-  // Only afterwards: a button that is disabled now would not be sent along.
+  // Later, because a button disabled now would not be submitted.
   setTimeout(() => form.querySelectorAll("button").forEach((button) => { button.disabled = true; }));
 }
 
-// Back from the next page, the browser shows the form as it was left.
+// The Back button restores a form as it was when it was sent.
 window.addEventListener("pageshow", (event) => {
   if (!event.persisted) return;
   for (const form of document.querySelectorAll("form[data-sent]")) window.location.reload();
 });
 
-// --- staying current --------------------------------------------------------------------
+// --- live updates -----------------------------------------------------------------------
 
-// Make one element like another and touch nothing that is the same: what is open stays open, focus stays.
 function keyOf(node) {
   return node.dataset?.key || node.getAttribute?.("aria-labelledby") || node.id || "";
 }
 
+// Makes one element like another, leaving equal parts alone, so that open details and focus survive.
 function morph(old, fresh) {
   if (old.isEqualNode(fresh)) return;
   if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) {
@@ -119,76 +119,76 @@ function morph(old, fresh) {
 }
 
 function announce(text) {
-  const place = document.getElementById("announcer");
-  place.textContent = text;
+  const announcer = document.getElementById("announcer");
+  announcer.textContent = text;
   clearTimeout(announce.timer);
-  announce.timer = setTimeout(() => { place.textContent = ""; }, 6000);
+  announce.timer = setTimeout(() => { announcer.textContent = ""; }, 6000);
 }
 
-function told(root) {
+function announcementOf(root) {
   return root.querySelector("[data-announce]")?.textContent.trim().replace(/\s+/g, " ") ?? "";
 }
 
-function stayCurrent(part) {
-  let busy = false, again = false, stream = null, timer = null, earliest = 0;
+function keepUpToDate(part) {
+  let busy = false, pending = false, stream = null, timer = null, earliest = 0;
   const every = Number(part.dataset.every || 10) * 1000;
 
-  async function look() {
-    if (busy) { again = true; return; }
+  async function refresh() {
+    if (busy) { pending = true; return; }
     busy = true;
     clearTimeout(timer);
     timer = null;
-    const began = performance.now();
+    const start = performance.now();
     try {
       const answer = await fetch(window.location.href, { headers: { Accept: "text/html" }, credentials: "same-origin" });
       if (!answer.ok || answer.redirected) return;
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = part.id ? page.getElementById(part.id) : page.querySelector("[data-live]");
-      if (fresh) take(fresh);
+      if (fresh) update(fresh);
     } catch {
-      // the server is away: the next look will do
+      // the server is unreachable: the next refresh tries again
     } finally {
       busy = false;
       const now = performance.now();
-      earliest = now + Math.max(1000, 10 * (now - began));
-      if (again) { again = false; soon(); }
+      earliest = now + Math.max(1000, 10 * (now - start));
+      if (pending) { pending = false; refreshSoon(); }
     }
   }
 
-  // After an event. Many make one look, and looking is a tenth of the time: a large page is looked at less often.
-  function soon() {
-    if (busy) again = true;
-    else timer ??= setTimeout(look, Math.max(120, earliest - performance.now()));
+  // Refreshes after an event. Merges events, and spends at most a tenth of the time refreshing.
+  function refreshSoon() {
+    if (busy) pending = true;
+    else timer ??= setTimeout(refresh, Math.max(120, earliest - performance.now()));
   }
 
-  function take(fresh) {
-    tellTimes(fresh);
-    if (part.dataset.state !== undefined) {  // a form: leave it alone until there is news
+  function update(fresh) {
+    showTimes(fresh);
+    if (part.dataset.state !== undefined) {  // a form: leave it alone until something has changed
       if (part.dataset.state === fresh.dataset.state || part.querySelector("form[data-sent]")) return;
       const form = part.querySelector("form.answer"), open = fresh.querySelector("form.answer");
       if (form && open) {
-        if (!part.querySelector(".news")) {
+        if (!part.querySelector(".changed")) {
           const note = document.createElement("p");
-          note.className = "notice news";
-          note.append("There is news on this page. ");
+          note.className = "notice changed";
+          note.append("This page has changed. ");
           const link = document.createElement("a");
           link.href = window.location.href;
-          link.textContent = "Reload it";
-          note.append(link, "; what you have typed is lost then.");
+          link.textContent = "Reload";
+          note.append(link, " to see the changes; what you have typed will be lost.");
           form.prepend(note);
         }
-        announce("There is news on this page.");
+        announce("This page has changed.");
         part.dataset.state = fresh.dataset.state;
         return;
       }
       morph(part, fresh);
-      announce(part.querySelector(".outcome h2")?.textContent ?? "There is news on this page.");
+      announce(part.querySelector(".outcome h2")?.textContent ?? "This page has changed.");
       return;
     }
-    const before = told(part);
+    const before = announcementOf(part);
     morph(part, fresh);
-    const after = told(part);
-    const counted = (text) => text.replace(/,.*$/, "");  // not each minute of "the oldest asked ..."
+    const after = announcementOf(part);
+    const counted = (text) => text.replace(/,.*$/, "");  // ignore the age in "the oldest requested ..."
     if (counted(after) !== counted(before)) announce(after);
     follow();
   }
@@ -200,18 +200,18 @@ function stayCurrent(part) {
       return;
     }
     stream = new EventSource(url);
-    stream.onmessage = soon;
-    stream.onopen = soon;
-    stream.onerror = () => { stream?.close(); stream = null; };  // polling goes on, and tries again
+    stream.onmessage = refreshSoon;
+    stream.onopen = refreshSoon;
+    stream.onerror = () => { stream?.close(); stream = null; };  // polling continues and reconnects
   }
 
-  setInterval(() => { if (!document.hidden && !part.dataset.over && performance.now() >= earliest) look(); }, every);
-  document.addEventListener("visibilitychange", () => { if (!document.hidden && !part.dataset.over) look(); });
+  setInterval(() => { if (!document.hidden && !part.dataset.over && performance.now() >= earliest) refresh(); }, every);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden && !part.dataset.over) refresh(); });
   follow();
 }
 
-tellTimes(document);
-setInterval(() => tellTimes(document), 20000);
+showTimes(document);
+setInterval(() => showTimes(document), 20000);
 document.addEventListener("submit", sendOnce);
 for (const form of document.forms) useZone(form);
-for (const part of document.querySelectorAll("[data-live]")) stayCurrent(part);
+for (const part of document.querySelectorAll("[data-live]")) keepUpToDate(part);

@@ -1,7 +1,7 @@
-"""What stands in a form: texts by HTML name, as a browser sends them, and complaints.
+"""Drafts of an answer: the texts in a form's controls, as a browser sends them, and the errors found in them.
 
-HTML names are JSON pointers below "answer", so that any property name will do; complaints go by paths with
-dots, as those of `InvalidAnswerError` do.
+The HTML name of a control is a JSON pointer below "answer", so that every property name works. Errors are
+keyed by dotted path, as in `InvalidAnswerError`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from datetime import UTC, tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo
 
-MOST_ROWS: Final = 200  # of one list
+MAX_ROWS: Final = 200  # of one list
 
 
-class Sheet:
-    """What stands in a form: texts by HTML name, and complaints by path ("" for the whole)."""
+class Draft:
+    """Texts by HTML name and errors by path ("" for the whole answer)."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
         self.texts: dict[str, list[str]] = {}
         for name, text in pairs:
             self.texts.setdefault(name, []).append(text)
-        self.complaints: dict[str, str] = {}
-        self.focus = ""  # the HTML name of the field to go to
+        self.errors: dict[str, str] = {}
+        self.focus = ""  # the HTML name of the control to focus
 
     def get(self, name: str) -> str:
-        """The text under a name; empty where there is none."""
+        """Returns the last text of a control; empty if there is none."""
         return self.texts.get(name, [""])[-1]
 
     def all(self, name: str) -> list[str]:
@@ -35,38 +35,36 @@ class Sheet:
     def put(self, name: str, *texts: str) -> None:
         self.texts[name] = list(texts)
 
-    def complain(self, path: str, message: str) -> None:
-        """The first complaint about a field stands."""
-        self.complaints.setdefault(path, message)
+    def add_error(self, path: str, message: str) -> None:
+        """Adds an error. The first one at a path stays."""
+        self.errors.setdefault(path, message)
 
     @property
     def zone(self) -> tzinfo:
-        """The time zone that times without one were typed in: the browser's, UTC where it told none."""
+        """The browser's time zone, for times typed without one; UTC if unknown."""
         return _zone(self.get("zone"))
 
     def rows(self, name: str) -> list[int]:
-        """Which rows of a list there are, in order."""
+        """Returns the numbers of a list's rows, in order."""
         numbers = [int(text) for text in self.all(f"{name}#") if text.isascii() and text.isdigit()]
-        return list(dict.fromkeys(numbers))[:MOST_ROWS]
+        return list(dict.fromkeys(numbers))[:MAX_ROWS]
 
     def add_row(self, name: str) -> int:
         rows = self.rows(name)
         new = max(rows, default=-1) + 1
-        if len(rows) < MOST_ROWS:
+        if len(rows) < MAX_ROWS:
             self.put(f"{name}#", *map(str, [*rows, new]))
         return new
 
     def remove_row(self, row: str) -> None:
         name, _, number = row.rpartition("/")
-        self.put(f"{name}#", *(str(one) for one in self.rows(name) if str(one) != number))
+        self.put(f"{name}#", *(str(other) for other in self.rows(name) if str(other) != number))
 
 
 def _zone(name: str) -> tzinfo:
     if name and re.fullmatch(r"[A-Za-z0-9_+/-]{1,64}", name):
         try:
             return ZoneInfo(name)
-        except (OSError, ValueError):  # ZoneInfoNotFoundError is a KeyError where there are no data at all
-            return UTC
-        except KeyError:
+        except (OSError, ValueError, KeyError):  # ZoneInfoNotFoundError is a KeyError
             return UTC
     return UTC

@@ -1,0 +1,64 @@
+"""Registers commands with typer: their help texts and the options they share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from inspect import Parameter
+from typing import Any, get_type_hints
+
+import typer
+
+from .options import ConnectionOptions
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+def add(app: typer.Typer, command: Callable[..., None], short_help: str, name: str | None = None) -> None:
+    """Adds a command whose help is its docstring. A parameter `connection: ConnectionOptions` becomes the
+    options --url, --namespace and --patience."""
+    text = flowing(inspect.getdoc(command) or "")
+    app.command(name, short_help=short_help, help=text)(_expanded(command))
+
+
+def flowing(text: str) -> str:
+    """Joins the lines of each paragraph so that the terminal wraps them. Keeps paragraphs marked with \\b."""
+    return "\n\n".join(
+        part if part.startswith("\b") else part.replace("\n", " ") for part in text.split("\n\n")
+    )
+
+
+def _expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """Typer reads one option per parameter, so `connection` is replaced by its fields."""
+    parameters = inspect.signature(command).parameters
+    if "connection" not in parameters:
+        return command
+    hints = get_type_hints(command, include_extras=True)
+    option_hints = get_type_hints(ConnectionOptions, include_extras=True)
+    expanded: list[Parameter] = []
+    for one in parameters.values():
+        if one.name == "connection":
+            expanded += [
+                Parameter(
+                    option.name,
+                    Parameter.KEYWORD_ONLY,
+                    default=option.default,
+                    annotation=option_hints[option.name],
+                )
+                for option in fields(ConnectionOptions)
+            ]
+        else:
+            expanded.append(one.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[one.name]))
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        connection = ConnectionOptions(
+            **{option.name: values.pop(option.name) for option in fields(ConnectionOptions)}
+        )
+        command(connection=connection, **values)
+
+    run.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in expanded}
+    return run

@@ -1,0 +1,161 @@
+"""The report that `polos show` prints about an execution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .output import Part, compact, line, lines, status
+from .suspensions import requirements, resume_command
+from .times import duration, since, until, utc
+
+LABEL_WIDTH = 12
+
+
+def print_report(execution: dict[str, Any]) -> None:
+    """Prints everything about an execution, the most urgent facts first."""
+    _print_summary(execution)
+    _print_waits(execution)
+    _print_section("steps", execution["steps"], _print_step)
+    _print_section(
+        "suspensions", execution["suspensions"], lambda one: _print_suspension(one, execution["id"])
+    )
+    _print_section("children", execution["children"], _print_child)
+    _print_section(
+        "suspensions below",
+        execution["open_suspensions_below"],
+        lambda one: _print_suspension(one, one["execution_id"], f" of {one['execution_id']}"),
+    )
+    if execution["unreached_steps"]:
+        line()
+        names = ", ".join(execution["unreached_steps"])
+        line(
+            ("not reached", "bold yellow"),
+            "  in the journal, but not reached by the last activation: ",
+            names,
+        )
+    if error := execution["error"]:
+        line()
+        line(("error", "bold red"), "  ", f"{error['type']}: {error['message']}")
+        if error.get("traceback"):
+            lines(error["traceback"], "  ", "dim")
+
+
+def _print_summary(execution: dict[str, Any]) -> None:
+    _field("execution", (execution["id"], "bold"))
+    _field("workflow", execution["workflow_id"])
+    if execution["parent_execution_id"]:
+        _field("child of", execution["parent_execution_id"])
+    by = f" by {execution['cancelled_by']}" if execution["cancelled_by"] else ""
+    _field("status", status(execution["status"]), by)
+    if execution["run"] > 1:
+        error = execution["last_error"]
+        after = f", after {error['type']}: {error['message']}" if error else ""
+        _field("run", f"{execution['run']}{after}")
+    _field("created", utc(execution["created_at"]))
+    for label in ("started", "finished"):
+        if execution[f"{label}_at"]:
+            _field(label, utc(execution[f"{label}_at"]))
+    if execution["lost_deliveries"]:
+        _field("lost", f"{execution['lost_deliveries']} workers in a row while they ran it")
+    _field("input", compact(execution["input"]))
+    if execution["state"] is not None:
+        _field("state", compact(execution["state"]))
+    if execution["status"] == "completed":
+        _field("result", compact(execution["result"]))
+    if usage := execution["usage"]:
+        tokens = f"{usage['input_tokens']} tokens in, {usage['output_tokens']} out"
+        _field("models", f"{tokens}, {usage['requests']} requests")
+
+
+def _print_waits(execution: dict[str, Any]) -> None:
+    for one in execution["open_suspensions"]:
+        _field("waits for", (one["step_key"], "bold"), f", {until(one['expires_at'])}")
+    for one in execution["steps"]:
+        if one["status"] == "backoff" and execution["status"] == "waiting":
+            _field("waits for", (one["step_key"], "bold"), ", to retry it")
+    for one in execution["waits"]:
+        if one["status"] == "open":
+            event = f", an event of {one['topic']}" if one["topic"] else ""
+            _field("waits for", (one["step_key"], "bold"), f"{event}, {until(one['until'])}")
+    for key, count in _unfinished_children(execution["children"]).items():
+        _field("waits for", (key, "bold"), f", {count} {'child' if count == 1 else 'children'}")
+
+
+def _field(label: str, *parts: Part) -> None:
+    line((label.ljust(LABEL_WIDTH), "dim"), *parts)
+
+
+def _print_section(
+    title: str, rows: list[dict[str, Any]], print_row: Callable[[dict[str, Any]], None]
+) -> None:
+    if rows:
+        line()
+        line((title, "bold"))
+        for row in rows:
+            print_row(row)
+
+
+def _print_step(one: dict[str, Any]) -> None:
+    parts: list[Part] = ["  ", (one["step_key"], "bold"), "  ", status(one["status"])]
+    if one["finished_at"]:
+        parts.append(f"  at {utc(one['finished_at'])}")
+    if one.get("took_ms") is not None:
+        parts.append(f"  took {duration(one['took_ms'] / 1000)}")
+    if one.get("attempts", 1) > 1:
+        parts.append(f"  {one['attempts']} attempts")
+    line(*parts)
+    error = one.get("error")
+    if error is None:
+        line("      ", compact(one.get("value")))
+    elif isinstance(error, str):  # the journal entry is unreadable
+        line("      ", (error, "red"))
+    else:
+        line("      ", (f"{error['type']}: {error['message']}", "red"))
+        if error.get("traceback"):
+            lines(error["traceback"], "      ", "dim")
+
+
+def _unfinished_children(children: list[dict[str, Any]]) -> dict[str, int]:
+    """Returns, per step that waits for children, the number of them still running."""
+    counts: dict[str, int] = {}
+    for one in children:
+        if one["waited_for"] and one["status"] in ("queued", "waiting"):
+            counts[one["step_key"]] = counts.get(one["step_key"], 0) + 1
+    return counts
+
+
+def _print_child(one: dict[str, Any]) -> None:
+    line(
+        *("  ", (one["step_key"], "bold"), "  ", status(one["status"] or "deleted")),
+        *("  ", one["id"], f"  {one['workflow_id']}" if one["workflow_id"] else ""),
+    )
+
+
+def _print_suspension(one: dict[str, Any], execution_id: str, suffix: str = "") -> None:
+    parts: list[Part] = ["  ", (one["step_key"], "bold"), suffix, "  ", status(one["status"])]
+    if one["status"] == "open":
+        parts.append(f"  {since(one['opened_at'])}, {until(one['expires_at'])}")
+    elif one["status"] == "answered":
+        by = f" by {one['resumed_by']}" if one["resumed_by"] else ""
+        parts.append(f"{by} at {utc(one['decided_at'])} ({one['channel']})")
+    else:
+        parts.append(f"  at {utc(one['decided_at'])}, opened {utc(one['opened_at'])}")
+    line(*parts)
+    line("      shown   ", compact(one["data"]))
+    if one["status"] == "answered":
+        line("      answer  ", compact(one["answer"]))
+    elif one["status"] == "expired" and one["on_timeout"]:
+        line(
+            "      answer  ",
+            compact(one["on_timeout"]["data"]),
+            (" (the default: nobody answered in time)", "dim"),
+        )
+    for decision in one["decisions"]:
+        by, at = decision["by"] or "an anonymous user", utc(decision["at"])
+        line("      decided ", f"{compact(decision['data'])} by {by} at {at} ({decision['channel']})")
+    if one["status"] == "open":
+        if needed := requirements(one):
+            line("      needs   ", needed)
+        command = resume_command(execution_id, one["step_key"], schema=one["schema"])
+        line(("      answer it with  ", "dim"), command)

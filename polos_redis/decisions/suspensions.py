@@ -1,0 +1,58 @@
+"""Reads suspensions: by the execution's own id, or anywhere below a root execution."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+from polos_redis.errors import AmbiguousSuspensionError, UnreadableValueError
+from polos_redis.state import journal, keys
+from polos_redis.state.journal import SuspensionRecord
+from polos_redis.state.store import Store
+from polos_redis.values.text import raw
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSuspension:
+    """A suspension as it was read: its record and its execution's packed origin. An answer is checked
+    against both."""
+
+    execution_id: str
+    step_key: str
+    record: SuspensionRecord
+    origin: bytes | None
+
+
+async def read_suspensions(
+    store: Store, names: list[tuple[str, str]]
+) -> list[tuple[str, str, SuspensionRecord]]:
+    """Returns the suspensions of these execution ids and step keys that exist and can be read."""
+    stored = await asyncio.gather(*(store.executions.read_records(one, [raw(key)]) for one, key in names))
+    found = []
+    for name, (packed,) in zip(names, stored, strict=True):
+        with contextlib.suppress(UnreadableValueError):  # `get_execution` of that execution reports it
+            record = None if packed is None else journal.parse(packed)
+            if isinstance(record, SuspensionRecord):
+                found.append((*name, record))
+    return found
+
+
+async def find_below(store: Store, root_id: str, step_key: str) -> str | None:
+    """Returns the id of the descendant to answer by its root's id: the one whose suspension of this key is
+    open, else the one decided last.
+
+    Raises `AmbiguousSuspensionError` if one is open and others came before it: the call may repeat an answer
+    that was meant for one of those.
+    """
+    if keys.root_of(root_id) != root_id:
+        return None
+    names = [(one, key) for one, key in await store.suspensions.below(root_id) if key == step_key]
+    found = await read_suspensions(store, names)
+    waiting = [one for one, _, record in found if record.status == "open"]
+    if waiting and len(found) > 1:
+        raise AmbiguousSuspensionError(root_id, [f"{step_key} of {one}" for one in sorted(waiting)])
+    if waiting:
+        return waiting[0]
+    decided = sorted(found, key=lambda row: row[2].decided_ms)
+    return decided[-1][0] if decided else None

@@ -1,0 +1,44 @@
+"""Labels for people: names from code, counts, statuses."""
+
+from __future__ import annotations
+
+import re
+
+_ACRONYMS = frozenset(
+    ("id", "url", "uri", "ip", "api", "sql", "iban", "vat", "pdf", "json", "html", "usd", "eur", "gbp", "csv")
+)
+_WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])")
+
+STATUS_LABELS = {
+    "queued": "Running",  # it runs, or will as soon as a worker is free
+    "waiting": "Waiting",
+    "completed": "Completed",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+}
+
+
+def label_of(name: str) -> str:
+    """Returns an identifier as a label: "Estimated cost" for "estimated_cost" and "estimatedCost". Returns
+    any other text (with spaces, say) unchanged."""
+    if not re.fullmatch(r"\w+([-.]\w+)*", name):
+        return name
+    parts = [word for part in re.split(r"[-_.]+", name) for word in _WORD_BOUNDARY.split(part) if word]
+    if not parts:
+        return name
+    words = [word.upper() if word.lower() in _ACRONYMS else _lower(word) for word in parts]
+    return words[0][:1].upper() + words[0][1:] + "".join(f" {word}" for word in words[1:])
+
+
+def _lower(word: str) -> str:
+    return word if word.isupper() and len(word) > 1 else word.lower()
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Returns "1 approval" or "1,204 approvals"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def status_label(status: str) -> str:
+    """Returns an execution's status in one word."""
+    return STATUS_LABELS.get(status, status.capitalize())
