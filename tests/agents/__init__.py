@@ -1,1 +1,1 @@
-"""Agents, on a real HTTP server that speaks the models' API."""
+"""Agents, against a real HTTP server that speaks the models' APIs."""

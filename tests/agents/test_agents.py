@@ -1,4 +1,4 @@
-"""Agents: what they ask, what they return, when they stop; both of OpenAI's APIs, on a real server."""
+"""Agents: what they send, what they return and when they stop, with both OpenAI APIs, on a real server."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ LOOKED_UP: list[Reply | When] = [
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_text(redis_url: str, namespace: str, provider: str) -> None:
+async def test_an_agent_returns_text(redis_url: str, namespace: str, provider: str) -> None:
     agent = plain[provider]
     async with talking(redis_url, namespace, [Say("Hello!", usage=(7, 3))], agent) as (server, at_work):
         found = await agent.run(at_work.client, "Hi")
@@ -77,7 +77,7 @@ async def test_a_text(redis_url: str, namespace: str, provider: str) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_tools_and_an_answer_of_a_type(redis_url: str, namespace: str, provider: str) -> None:
+async def test_tools_and_a_typed_answer(redis_url: str, namespace: str, provider: str) -> None:
     agent = forecaster[provider]
     async with talking(redis_url, namespace, LOOKED_UP, agent) as (server, at_work):
         found = await agent.run(at_work.client, "Where is it warmer?")
@@ -104,7 +104,7 @@ async def test_tools_and_an_answer_of_a_type(redis_url: str, namespace: str, pro
     assert [json.loads(call["function"]["arguments"])["name"] for call in calls] == ["Riga", "Oslo"]
 
 
-async def test_messages_as_input(redis_url: str, namespace: str) -> None:
+async def test_messages_can_be_the_input(redis_url: str, namespace: str) -> None:
     agent = plain["openai"]
     said = [
         {"role": "user", "content": "Call me Ann."},
@@ -122,7 +122,7 @@ async def test_messages_as_input(redis_url: str, namespace: str) -> None:
     assert [request.messages for request in server.log] == [said, said, said[2:]]
 
 
-async def test_a_base_url_of_its_own(redis_url: str, namespace: str) -> None:
+async def test_an_agent_may_have_its_own_base_url(redis_url: str, namespace: str) -> None:
     async with llm([Say("from elsewhere")]) as elsewhere:
         agent = Agent(id="elsewhere", model="llama", provider_base_url=elsewhere.base_url)
         async with talking(redis_url, namespace, [], agent) as (server, at_work):
@@ -143,14 +143,14 @@ async def asks_one(ctx: WorkflowContext, question: str) -> str:
 @workflow
 async def asks_several(ctx: WorkflowContext) -> list[BatchStepResult]:
     handle = await ctx.step.agent_invoke("begin", plain["openai"].with_input("zero"))
-    begun = await ctx.step.batch_agent_invoke("begin-all", [plain["openai"].with_input("one")])
+    started = await ctx.step.batch_agent_invoke("begin-all", [plain["openai"].with_input("one")])
     calls = [plain["openai"].with_input("two"), forecaster["openai"].with_input("three")]
     found = await ctx.step.batch_agent_invoke_and_wait("all", calls)
-    assert handle.workflow_id == begun[0].workflow_id == "plain-openai"
+    assert handle.workflow_id == started[0].workflow_id == "plain-openai"
     return found
 
 
-async def test_a_workflow_asks_an_agent(redis_url: str, namespace: str) -> None:
+async def test_a_workflow_calls_an_agent(redis_url: str, namespace: str) -> None:
     async with talking(redis_url, namespace, [Say("42")], asks_one, plain["openai"]) as (_, at_work):
         handle = await asks_one.invoke(at_work.client, "What is it?")
         assert await at_work.result(handle) == "42 (15 tokens)"
@@ -161,7 +161,7 @@ async def test_a_workflow_asks_an_agent(redis_url: str, namespace: str) -> None:
         assert (await at_work.client.get_execution(child["id"]))["usage"] == usage
 
 
-async def test_a_workflow_asks_several(redis_url: str, namespace: str) -> None:
+async def test_a_workflow_calls_several_agents(redis_url: str, namespace: str) -> None:
     def reply(request: Request) -> Reply:
         return Fail(400, "I do not do that") if request.prompt == "three" else Say(f"{request.prompt}!")
 
@@ -169,14 +169,14 @@ async def test_a_workflow_asks_several(redis_url: str, namespace: str) -> None:
     async with talking(redis_url, namespace, reply, *served) as (_, at_work):
         handle = await asks_several.invoke(at_work.client)
         two, three = await at_work.result(handle)
-        begun = (await at_work.client.get_execution(handle.id))["children"][:2]
-        for child in begun:
+        started = (await at_work.client.get_execution(handle.id))["children"][:2]
+        for child in started:
             await soon(at_work.client.get_handle(child["id"]).result())
     assert two.success and two.result.result == "two!"
     assert not three.success and "I do not do that" in three.error
 
 
-async def test_an_agent_that_fails_is_named(redis_url: str, namespace: str) -> None:
+async def test_a_failing_agent_is_named(redis_url: str, namespace: str) -> None:
     replies = [Fail(400, "no such thing")]
     async with talking(redis_url, namespace, replies, asks_one, plain["openai"]) as (_, at_work):
         kind, message = await error_of(at_work, await asks_one.invoke(at_work.client, "?"))
@@ -184,7 +184,7 @@ async def test_an_agent_that_fails_is_named(redis_url: str, namespace: str) -> N
     assert "of workflow 'plain-openai' failed" in message and "no such thing" in message
 
 
-async def test_what_is_no_agent_call_is_refused(redis_url: str, namespace: str) -> None:
+async def test_anything_but_an_agent_call_is_refused(redis_url: str, namespace: str) -> None:
     @workflow(id="asks-wrongly")
     async def asks_wrongly(ctx: WorkflowContext) -> None:
         await ctx.step.agent_invoke_and_wait("ask", "Hi")  # type: ignore[arg-type]
@@ -196,25 +196,25 @@ async def test_what_is_no_agent_call_is_refused(redis_url: str, namespace: str) 
 
 
 async def test_usage_is_shown(redis_url: str, namespace: str, tmp_path: Path) -> None:
-    """By `polos show` and on the execution's page."""
+    """Covers `polos show` and the execution's page."""
     polos = Command(redis_url, namespace, tmp_path)
     async with talking(redis_url, namespace, LOOKED_UP, forecaster["openai"]) as (_, at_work):
         handle = await forecaster["openai"].invoke(at_work.client, "Where?")
         await at_work.result(handle)
         shown = await polos("show", handle.id)
-        told = (await polos("show", handle.id, "--json")).json
+        execution = (await polos("show", handle.id, "--json")).json
         async with calling_pages(at_work.client) as visitor:
             page = (await visitor.get(f"/executions/{handle.id}")).text
     assert "250 tokens in, 50 out, 2 requests" in " ".join(shown.out.split())
-    assert told["usage"]["total_tokens"] == 300
+    assert execution["usage"]["total_tokens"] == 300
     assert "250 tokens in, 50 out, 2 requests" in page
 
 
-# --- when they stop -----------------------------------------------------------------------
+# --- stop conditions ----------------------------------------------------------------------
 
 
 def calling(request: Request) -> Reply:
-    """A model that goes on calling tools."""
+    """A model that keeps calling tools."""
     return Say(f"turn {request.round + 1}", tool_calls=[Call("weather", {"name": "Riga"})])
 
 
@@ -232,7 +232,7 @@ STOPS: dict[str, tuple[dict[str, Any], int]] = {
 
 
 @pytest.mark.parametrize("stopped_by", STOPS)
-async def test_stop_conditions(redis_url: str, namespace: str, stopped_by: str) -> None:
+async def test_an_agent_stops_at_its_conditions(redis_url: str, namespace: str, stopped_by: str) -> None:
     options, steps = STOPS[stopped_by]
     agent = Agent(id="stopped", model="gpt-4o", tools=[weather], **options)
     strict = Agent(id="stopped-strictly", model="gpt-4o", tools=[weather], output_schema=Weather, **options)
@@ -246,8 +246,8 @@ async def test_stop_conditions(redis_url: str, namespace: str, stopped_by: str) 
     assert len(server.log) == 2 * steps
 
 
-async def test_a_stop_condition_is_asked_once_for_each_turn(redis_url: str, namespace: str) -> None:
-    """A replay hears what it said before: it may depend on the time, say."""
+async def test_a_stop_condition_runs_once_per_turn(redis_url: str, namespace: str) -> None:
+    """A replay uses the journaled verdict, since a condition may depend on the time, for example."""
     agent = Agent(
         id="stopped-and-asked",
         model="gpt-4o",
@@ -270,7 +270,7 @@ def lookup(city: City) -> str:
     return city.name
 
 
-async def test_an_own_condition_that_fails_fails_the_run(redis_url: str, namespace: str) -> None:
+async def test_a_failing_stop_condition_fails_the_run(redis_url: str, namespace: str) -> None:
     async def broken(so_far: RunSoFar) -> bool:
         raise ValueError("no idea")
 
@@ -280,7 +280,7 @@ async def test_an_own_condition_that_fails_fails_the_run(redis_url: str, namespa
     assert kind == "StepExecutionError" and "'stop_1' failed (tried once): ValueError: no idea" in message
 
 
-# --- what is refused at once --------------------------------------------------------------
+# --- invalid agents and calls -------------------------------------------------------------
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "id": ({"id": ""}, "an agent's id must be a string of 1 to 1024 characters, not ''"),
@@ -295,21 +295,21 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_can_not_work_is_refused_at_once(name: str) -> None:
+def test_an_invalid_agent_is_refused_at_once(name: str) -> None:
     options, message = WRONG[name]
-    given: dict[str, Any] = {"id": "wrong", "model": "gpt-4o", **options}
+    arguments: dict[str, Any] = {"id": "wrong", "model": "gpt-4o", **options}
     with pytest.raises(ConfigurationError, match=message.replace("(", r"\(")):
-        Agent(**given)
+        Agent(**arguments)
 
 
-async def test_two_agents_of_one_id_are_refused() -> None:
+async def test_two_agents_with_one_id_are_refused() -> None:
     Agent(id="twice", model="gpt-4o")
     with pytest.raises(ConfigurationError, match="workflow id 'twice' is already used at"):
         Agent(id="twice", model="gpt-4o")
 
 
-async def test_a_child_that_is_cancelled_is_told(redis_url: str, namespace: str) -> None:
-    """While its model answers; the connection to the provider is given up, and nothing is left behind."""
+async def test_a_cancelled_child_agent_raises_in_its_parent(redis_url: str, namespace: str) -> None:
+    """Cancelled while its model answers: the connection to the provider is dropped and nothing is left."""
     replies = [Say("a long story", pause_seconds=30)]
     async with talking(redis_url, namespace, replies, asks_one, plain["openai"]) as (server, at_work):
         handle = await asks_one.invoke(at_work.client, "?")

@@ -1,4 +1,4 @@
-"""Agents, approved on the page in a real Chromium."""
+"""Agents approved on the page in a real Chromium."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def execute_action(plan: ActionPlan) -> str:
 
 @workflow(id="browser-approval-workflow")
 async def approval_workflow(ctx: WorkflowContext, request: str) -> str:
-    """The first program of the page this was asked for with, in short."""
+    """The agent program of tests/docs/test_seed.py, shortened."""
     plan = (await ctx.step.agent_invoke_and_wait("create_plan", planner.with_input(request))).result
     resume_data = await ctx.step.suspend(
         "wait_for_approval",
@@ -76,7 +76,7 @@ async def approval_workflow(ctx: WorkflowContext, request: str) -> str:
 
 @contextlib.asynccontextmanager
 async def page_of(client: PolosClient, suspension: dict[str, Any]) -> AsyncIterator[Any]:
-    """The approval page of a suspension, opened by its signed link on a phone."""
+    """The approval page of a suspension, opened through its signed link on a phone."""
     namespace = client.namespace
     links = Links([SECRET], namespace, "", 3600)
     async with serving(client, links=links) as base, async_playwright() as playwright:
@@ -88,7 +88,7 @@ async def page_of(client: PolosClient, suspension: dict[str, Any]) -> AsyncItera
         await browser.close()
 
 
-async def test_a_plan_of_an_agent_is_approved(redis_url: str, namespace: str) -> None:
+async def test_an_agents_plan_is_approved(redis_url: str, namespace: str) -> None:
     plan = ActionPlan(
         description="Delete old records", steps=["Back up", "Delete"], estimated_cost=50, risk_level="high"
     )
@@ -105,7 +105,7 @@ async def test_a_plan_of_an_agent_is_approved(redis_url: str, namespace: str) ->
 
 
 @pytest.mark.parametrize("decision", ["approve", "edit", "reject"])
-async def test_a_tool_call_is_decided(redis_url: str, namespace: str, decision: str) -> None:
+async def test_a_tool_call_is_approved_on_the_page(redis_url: str, namespace: str, decision: str) -> None:
     REFUNDS.clear()
     call = Call("refund", {"customer": "cust_123", "amount": 500, "note": None})
     async with talking(redis_url, namespace, [Say("", tool_calls=[call]), Say("ok")], clerk) as (llm, run):
@@ -123,17 +123,17 @@ async def test_a_tool_call_is_decided(redis_url: str, namespace: str, decision: 
             done = "Rejected" if decision == "reject" else "Approved"
             await expect(page.get_by_role("heading", name=done)).to_be_visible()
         result = await run.result(handle)
-        told = llm.log[-1].messages[-1]["content"]
+        tool_output = llm.log[-1].messages[-1]["content"]
     amounts = {"approve": [500], "edit": [50], "reject": []}[decision]
     assert [one.amount for one in REFUNDS] == amounts
     assert [one.status for one in result.tool_results] == ["rejected" if decision == "reject" else "ok"]
-    assert "as agreed" in told
+    assert "as agreed" in tool_output
 
 
 async def test_the_seeds_first_program_is_approved(
     redis_url: str, namespace: str, client: PolosClient, tmp_path: Path
 ) -> None:
-    """To the letter, in processes of their own: a worker, the script that starts it, the provider."""
+    """Runs it unchanged, in separate processes: a worker, the script that starts it, and the provider."""
     polos = Command(redis_url, namespace, tmp_path)
     program = agent_program(tmp_path)
     with planning(polos, tmp_path) as log, polos.worker(str(program)) as worker:

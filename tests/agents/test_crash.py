@@ -1,6 +1,6 @@
-"""Workers of agents that are killed: no finished call of a model is paid for twice.
+"""Killed agent workers: no finished model call is paid for twice.
 
-The LLM server is a process of its own, and its log the witness.
+The LLM server runs in its own process; its log is the evidence.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOTES = [{"name": "note", "arguments": {"text": text}, "id": f"call_{text}"} for
 
 @contextmanager
 def serving(folder: Path, *script: dict[str, Any]) -> Iterator[Path]:
-    """The server, playing a script; its log."""
+    """Runs the server with a script; yields its log."""
     path, log = folder / "script.json", folder / "log"
     path.write_text(json.dumps(script))
     with pytest.MonkeyPatch.context() as patch, llm_process(path, log) as base_url:
@@ -36,12 +36,12 @@ def serving(folder: Path, *script: dict[str, Any]) -> Iterator[Path]:
 
 
 async def hanging(log: Path, count: int) -> None:
-    """Wait until so many requests have come and the last one hangs."""
+    """Waits until `count` requests have arrived and the last one hangs."""
     await until(lambda: len(read_log(log)) == count and read_log(log)[-1].hanging)
 
 
 async def test_a_worker_killed_between_two_calls(fleet: Fleet, client: PolosClient, tmp_path: Path) -> None:
-    """While the tools work that the first answer has called."""
+    """Killed while the tools called by the first answer are running."""
     script = {"say": "", "tool_calls": NOTES}, {"say": "all noted"}
     with serving(tmp_path, *script) as log:
         victim = await fleet.start(**AGENTS)
@@ -61,7 +61,7 @@ async def test_a_worker_killed_between_two_calls(fleet: Fleet, client: PolosClie
 
 @pytest.mark.failure(1)
 async def test_a_worker_killed_during_a_call(fleet: Fleet, client: PolosClient, tmp_path: Path) -> None:
-    """Only the call that it did not see the end of is made again."""
+    """Only the call whose end the worker did not see is made again."""
     script = (
         {"say": "", "tool_calls": NOTES[:1]},
         {"say": "all noted", "chunks": 4, "hang_after": 2},
@@ -78,13 +78,13 @@ async def test_a_worker_killed_during_a_call(fleet: Fleet, client: PolosClient, 
         requests = read_log(log)
     assert [request.outcome for request in requests] == ["finished", "left", "finished"]
     assert repeated(requests) == []
-    assert requests[1].body == requests[2].body, "built of journaled values only"
+    assert requests[1].body == requests[2].body, "built from journaled values only"
     assert [name for name, _ in fleet.effects(handle.id)] == ["one"]
 
 
 @pytest.mark.failure(1)
 async def test_workers_killed_again_and_again(fleet: Fleet, client: PolosClient, tmp_path: Path) -> None:
-    """Every turn is cut off once, by the death of its worker."""
+    """Every turn is interrupted once by its worker's death."""
     script: list[dict[str, Any]] = []
     for number in range(3):
         calls = [{**NOTES[0], "id": f"call_{number}"}] if number < 2 else []

@@ -1,4 +1,4 @@
-"""What goes wrong between an agent and its model's provider."""
+"""Errors between an agent and its model's provider."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ both = pytest.mark.parametrize("provider", PROVIDERS)
 
 
 async def arrived(server: Server, count: int) -> None:
-    """Wait until so many requests have come."""
+    """Waits until `count` requests have arrived."""
     await until(lambda: len(server.log) == count)
 
 
 async def backing_off(at_work: Running, handle: ExecutionHandle[Any]) -> float:
-    """Wait until the model's next try is a timer and no slot is held; the seconds until then."""
+    """Waits until the model's retry is a timer and no slot is held; returns the seconds until then."""
     await at_work.parked(handle)
     store = await at_work.client.store()
     timers = store.partitions.prefix(handle.id) + keys.TIMERS.encode()
@@ -47,7 +47,7 @@ async def backing_off(at_work: Running, handle: ExecutionHandle[Any]) -> float:
 async def test_retry_after_is_waited_for_without_a_slot(
     redis_url: str, namespace: str, provider: str
 ) -> None:
-    """The package would wait for 90 seconds itself, and try at once where it is told to wait for an hour."""
+    """The package itself would wait for 90 seconds, and retry at once when told to wait for two hours."""
     replies: list[Reply | When] = [
         Fail(429, "slow down", retry_after=90),
         Fail(503, "busy", retry_after=7200),
@@ -79,30 +79,32 @@ async def test_retry_after_is_waited_for_without_a_slot(
     ],
     ids=["429", "500", "cut", "failed", "cut at once", "hangs in the middle", "hangs"],
 )
-async def test_trouble_that_passes(redis_url: str, namespace: str, provider: str, trouble: Reply) -> None:
+async def test_a_passing_error_is_retried(
+    redis_url: str, namespace: str, provider: str, trouble: Reply
+) -> None:
     async with talking(redis_url, namespace, [trouble, Say("ok")], agents[provider]) as (server, at_work):
         found = await agents[provider].run(at_work.client, "Hi", timeout=30)
     assert (found.result, found.usage.requests, len(server.log)) == ("ok", 1, 2)
 
 
-async def test_trouble_that_stays_fails_at_last(redis_url: str, namespace: str) -> None:
+async def test_a_lasting_error_fails_in_the_end(redis_url: str, namespace: str) -> None:
     agent = Agent(id="hopeless", model="gpt-4o", max_retries=1)
     async with talking(redis_url, namespace, lambda _: Fail(500, "on fire"), agent) as (server, at_work):
         handle = await agent.invoke(at_work.client, "Hi")
         kind, message = await error_of(at_work, handle)
     assert kind == "StepExecutionError"
     assert "(tried 2 times): ModelCallError: the model's provider answered 500: on fire" in message
-    assert len(server.log) == 6, "each try is three of the package's own"
+    assert len(server.log) == 6, "each attempt is three of the package's own"
 
 
-async def test_a_provider_that_hangs_is_given_up(redis_url: str, namespace: str) -> None:
+async def test_a_hanging_provider_is_abandoned(redis_url: str, namespace: str) -> None:
     async with talking(redis_url, namespace, lambda _: Hang(), impatient) as (server, at_work):
         _, message = await error_of(at_work, await impatient.invoke(at_work.client, "Hi"))
         await until(lambda: all(request.outcome == "left" for request in server.log))
     assert "ModelCallError: the model's provider did not answer in time" in message
 
 
-async def test_nobody_is_there(redis_url: str, namespace: str) -> None:
+async def test_an_unreachable_provider_is_an_error(redis_url: str, namespace: str) -> None:
     agent = Agent(id="lonely", model="m", provider_base_url="http://127.0.0.1:9/v1", max_retries=0)
     async with talking(redis_url, namespace, [], agent) as (_, at_work):
         _, message = await error_of(at_work, await agent.invoke(at_work.client, "Hi"))
@@ -119,25 +121,27 @@ async def test_nobody_is_there(redis_url: str, namespace: str) -> None:
         (Fail(429, "You have no money left", code="insufficient_quota"), "429: You have no money left"),
     ],
 )
-async def test_what_will_not_pass_fails_at_once(
+async def test_a_permanent_error_fails_at_once(
     redis_url: str, namespace: str, provider: str, fail: Fail, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     async with talking(redis_url, namespace, lambda _: fail, agents[provider]) as (server, at_work):
         handle = await agents[provider].invoke(at_work.client, "Hi")
         kind, message = await error_of(at_work, handle)
-        told = repr(await at_work.client.get_execution(handle.id)) + repr(await at_work.events(handle))
+        shown = repr(await at_work.client.get_execution(handle.id)) + repr(await at_work.events(handle))
         store = await at_work.client.store()
-        kept = repr(await store.executions.read(handle.id)) + repr(
+        stored = repr(await store.executions.read(handle.id)) + repr(
             await store.executions.read_journal(handle.id)
         )
     assert kind == "StepExecutionError"
     assert f"(tried once): NoRetryError: the model's provider answered {words}" in message
-    assert len(server.log) == (3 if fail.code else 1), "a 429 is tried again by the package"
-    assert KEY not in told + kept + caplog.text
+    assert len(server.log) == (3 if fail.code else 1), "the package retries a 429 itself"
+    assert KEY not in shown + stored + caplog.text
 
 
-async def test_no_key(redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_key_fails_with_a_hint(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with talking(redis_url, namespace, [], agents["openai"]) as (_, at_work):
         monkeypatch.delenv("OPENAI_API_KEY")
         _, message = await error_of(at_work, await agents["openai"].invoke(at_work.client, "Hi"))
@@ -146,7 +150,7 @@ async def test_no_key(redis_url: str, namespace: str, monkeypatch: pytest.Monkey
     )
 
 
-async def test_a_parameter_that_the_package_does_not_know(redis_url: str, namespace: str) -> None:
+async def test_an_unknown_parameter_fails_at_once(redis_url: str, namespace: str) -> None:
     agent = Agent(id="mistyped", model="gpt-4o", provider_options={"temprature": 1})
     async with talking(redis_url, namespace, [], agent) as (server, at_work):
         _, message = await error_of(at_work, await agent.invoke(at_work.client, "Hi"))
@@ -154,8 +158,10 @@ async def test_a_parameter_that_the_package_does_not_know(redis_url: str, namesp
     assert "temprature" in message and not server.log
 
 
-def test_no_openai_package(redis_url: str, namespace: str, tmp_path: Path) -> None:
-    """Agents are defined and asked without it; who misses it is the worker."""
+def test_a_missing_openai_package_fails_only_the_worker(
+    redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    """Agents can be defined and called without it; only the worker needs it."""
     program = """
         import asyncio, sys
         sys.modules["openai"] = None
@@ -175,7 +181,7 @@ def test_no_openai_package(redis_url: str, namespace: str, tmp_path: Path) -> No
     assert "agents need the openai package in the workers: pip install 'polos-redis[agents]'" in done.stderr
 
 
-def test_how_long_to_wait() -> None:
+def test_the_retry_delay_follows_the_headers() -> None:
     def of(**headers: str) -> float | None:
         return retry_after({name.replace("_", "-"): value for name, value in headers.items()})
 

@@ -1,4 +1,4 @@
-"""The LLM server of the tests, asked by the real OpenAI client."""
+"""The tests' LLM server, called by the real OpenAI client."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ TRIP = Trip(title="Baltic", places=[Place(name="Riga", country="Latvia")], budge
 
 
 class Asker:
-    """Both APIs behind one face, for what they have in common."""
+    """One interface to both APIs, for what they have in common."""
 
     def __init__(self, server: Server, api: str, **options: Any) -> None:
         self.api = api
@@ -89,14 +89,14 @@ class Asker:
         return await self.client.responses.create(**{"input": ASKED, "model": "small", **options})
 
     async def text(self) -> str:
-        """Ask, and read the whole answer's text."""
+        """Asks, and returns the whole answer's text."""
         answer = await self.ask()
         found = answer.choices[0].message.content if self.api == "chat" else answer.output_text
         assert isinstance(found, str)
         return found
 
     async def deltas(self) -> AsyncGenerator[str, None]:
-        """Ask for a stream, and read its pieces of text."""
+        """Asks for a stream, and yields its pieces of text."""
         async with await self.ask(stream=True) as events:
             async for event in events:
                 if self.api == "responses":
@@ -106,7 +106,7 @@ class Asker:
                     yield event.choices[0].delta.content
 
     async def read(self, received: list[str] | None = None) -> None:
-        """Ask for a stream, and read it to its end."""
+        """Asks for a stream, and reads it to its end."""
         async for piece in self.deltas():
             if received is not None:
                 received.append(piece)
@@ -118,10 +118,10 @@ def api(request: pytest.FixtureRequest) -> str:
     return name
 
 
-# ---- What it says ----
+# ---- Answers ----
 
 
-async def test_text_and_usage_from_chat_completions() -> None:
+async def test_chat_completions_return_text_and_usage() -> None:
     async with llm([Say("Rain.", usage=(7, 3))]) as server, Asker(server, "chat").client as client:
         answer = await client.chat.completions.create(model="small", messages=ASKED)
     (choice,) = answer.choices
@@ -141,7 +141,7 @@ async def test_text_and_usage_from_chat_completions() -> None:
     assert request.body == {"model": "small", "messages": ASKED}
 
 
-async def test_text_and_usage_from_responses() -> None:
+async def test_responses_return_text_and_usage() -> None:
     async with llm([Say("Rain.", usage=(7, 3))]) as server, Asker(server, "responses").client as client:
         answer = await client.responses.create(model="small", input="What?", instructions="Be short.")
     assert (answer.output_text, answer.status, answer.error) == ("Rain.", "completed", None)
@@ -156,7 +156,7 @@ async def test_text_and_usage_from_responses() -> None:
     assert (request.prompt, request.round) == ("What?", 0)
 
 
-async def test_streamed_text(api: str) -> None:
+async def test_text_is_streamed(api: str) -> None:
     async with llm([Say("It is raining.", chunks=4)]) as server, (asker := Asker(server, api)).client:
         pieces = [piece async for piece in asker.deltas()]
     assert len(pieces) == 4
@@ -164,7 +164,7 @@ async def test_streamed_text(api: str) -> None:
     assert (server.log[0].chunks, server.log[0].streamed, server.log[0].outcome) == (4, True, "finished")
 
 
-async def test_usage_is_streamed_in_the_last_chunk_if_asked_for() -> None:
+async def test_the_last_chunk_has_the_usage_on_request() -> None:
     async with llm([Say("Rain.", usage=(7, 3))] * 2) as server, (asker := Asker(server, "chat")).client:
         plain = [chunk async for chunk in await asker.ask(stream=True)]
         counted = [
@@ -177,8 +177,8 @@ async def test_usage_is_streamed_in_the_last_chunk_if_asked_for() -> None:
     assert plain[-1].choices[0].finish_reason == "stop"
 
 
-async def test_streamed_events_of_responses() -> None:
-    """The types and order of the real API's, which its client also puts together."""
+async def test_responses_stream_their_events_in_order() -> None:
+    """Types and order match the real API's; its client also assembles them."""
     reply = Say("Rain.", tool_calls=CALLS[:1], usage=(7, 3), chunks=2)
     async with llm([reply] * 2) as server, (asker := Asker(server, "responses")).client as client:
         events = [event async for event in await asker.ask(stream=True)]
@@ -198,7 +198,7 @@ async def test_streamed_events_of_responses() -> None:
     assert (final.output_text, final.output[1].type) == ("Rain.", "function_call")
 
 
-async def test_tool_calls() -> None:
+async def test_tool_calls_are_returned() -> None:
     async with llm([Say(tool_calls=CALLS)] * 2) as server:
         async with (chat := Asker(server, "chat")).client:
             answer = await chat.ask(tools=CHAT_TOOLS)
@@ -214,22 +214,22 @@ async def test_tool_calls() -> None:
     assert [request.tools for request in server.log] == [[WEATHER], [{"type": "function", **WEATHER}]]
 
 
-async def test_parallel_tool_calls_streamed_in_fragments_by_chat_completions() -> None:
+async def test_chat_completions_stream_parallel_tool_calls_in_fragments() -> None:
     reply = Say("Let me see.", tool_calls=CALLS)
     async with llm([reply]) as server, (asker := Asker(server, "chat")).client:
         choices = [chunk.choices[0] async for chunk in await asker.ask(stream=True, tools=CHAT_TOOLS)]
     assert "".join(choice.delta.content or "" for choice in choices) == reply.text
     assert choices[-1].finish_reason == "tool_calls"
-    told = [call for choice in choices for call in choice.delta.tool_calls or ()]
+    streamed = [call for choice in choices for call in choice.delta.tool_calls or ()]
     for index, (call, arguments) in enumerate(zip(CALLS, ARGUMENTS, strict=True)):
-        named, *fragments = [one for one in told if one.index == index]
+        named, *fragments = [one for one in streamed if one.index == index]
         assert (named.id, named.type, named.function.name) == (call.id, "function", "weather")
         assert all((one.id, one.function.name) == (None, None) for one in fragments)
         assert (named.function.arguments, len(fragments)) == ("", 3)
         assert "".join(one.function.arguments for one in fragments) == arguments
 
 
-async def test_the_clients_own_reading_of_a_stream_of_chat_completions() -> None:
+async def test_the_client_assembles_a_chat_completions_stream() -> None:
     reply = Say("Let me see.", tool_calls=CALLS[:2], usage=(7, 3))
     async with (
         llm([reply]) as server,
@@ -247,7 +247,7 @@ async def test_the_clients_own_reading_of_a_stream_of_chat_completions() -> None
     ]
 
 
-async def test_parallel_tool_calls_streamed_in_fragments_by_responses() -> None:
+async def test_responses_stream_parallel_tool_calls_in_fragments() -> None:
     async with llm([Say(tool_calls=CALLS)]) as server, (asker := Asker(server, "responses")).client:
         events = [event async for event in await asker.ask(stream=True, tools=RESPONSES_TOOLS)]
     for index, arguments in enumerate(ARGUMENTS):
@@ -260,15 +260,15 @@ async def test_parallel_tool_calls_streamed_in_fragments_by_responses() -> None:
     assert [call.arguments for call in events[-1].response.output] == ARGUMENTS
 
 
-async def test_new_calls_have_ids_of_their_own() -> None:
+async def test_new_calls_have_unique_ids() -> None:
     reply = Say(tool_calls=[Call("weather"), Call("weather")])
     async with llm([reply] * 2) as server, (asker := Asker(server, "responses")).client:
         found = [call.call_id for _ in range(2) for call in (await asker.ask()).output]
     assert len(set(found)) == 4
 
 
-async def test_a_round_of_tools_in_either_api(api: str) -> None:
-    """One reply function answers both, by what the request says."""
+async def test_a_round_of_tools_works_in_either_api(api: str) -> None:
+    """One reply function serves both APIs, deciding by what the request says."""
 
     async def reply(request: Request) -> Reply:
         if request.round == 0:
@@ -296,7 +296,7 @@ async def test_a_round_of_tools_in_either_api(api: str) -> None:
     assert answer == "What is the weather? rain, sun."
 
 
-async def test_a_conversation_that_goes_on_by_the_id_of_its_last_response() -> None:
+async def test_a_conversation_continues_by_the_id_of_its_last_response() -> None:
     replies = [Say(tool_calls=CALLS[:1]), Say("Rain."), Say("Bye.")]
     async with llm(replies) as server, (asker := Asker(server, "responses")).client:
         first = await asker.ask()
@@ -309,7 +309,7 @@ async def test_a_conversation_that_goes_on_by_the_id_of_its_last_response() -> N
     assert [message["role"] for message in server.log[1].messages] == ["user", "assistant", "tool"]
 
 
-async def test_a_refusal(api: str) -> None:
+async def test_a_refusal_is_returned(api: str) -> None:
     async with llm([Say(refusal="I won't.", chunks=2)] * 2) as server, (asker := Asker(server, api)).client:
         whole = await asker.ask()
         events = [event async for event in await asker.ask(stream=True)]
@@ -331,7 +331,7 @@ async def test_a_refusal(api: str) -> None:
     assert len(list(filter(None, pieces))) == 2
 
 
-async def test_structured_output(api: str) -> None:
+async def test_structured_output_is_returned(api: str) -> None:
     reply = Say(TRIP.model_dump())
     async with llm([reply]) as server, Asker(server, api).client as client:
         if api == "chat":
@@ -341,11 +341,11 @@ async def test_structured_output(api: str) -> None:
             response = await client.responses.parse(model="small", input=ASKED, text_format=Trip)
             parsed = response.output_parsed
     assert parsed == TRIP
-    wanted = server.log[0].response_format
-    assert wanted and wanted["name"] == "Trip" and wanted["strict"] is True
+    response_format = server.log[0].response_format
+    assert response_format and response_format["name"] == "Trip" and response_format["strict"] is True
 
 
-async def test_an_answer_that_is_too_long(api: str) -> None:
+async def test_a_truncated_answer_says_so(api: str) -> None:
     reply = Say("It is rain", finish_reason="length")
     async with llm([reply] * 2) as server, (asker := Asker(server, api)).client:
         whole = await asker.ask()
@@ -361,10 +361,10 @@ async def test_an_answer_that_is_too_long(api: str) -> None:
             )
 
 
-# ---- What goes wrong ----
+# ---- Failures ----
 
 
-async def test_too_many_requests(api: str) -> None:
+async def test_too_many_requests_has_its_headers(api: str) -> None:
     reply = Fail(429, "slow down", retry_after=0.5, code="rate_limit_exceeded")
     async with llm([reply]) as server, (asker := Asker(server, api)).client:
         with pytest.raises(openai.RateLimitError, match="slow down") as error:
@@ -375,7 +375,7 @@ async def test_too_many_requests(api: str) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_client_tries_again(api: str, stream: bool) -> None:
+async def test_the_client_retries(api: str, stream: bool) -> None:
     replies: list[Reply] = [Fail(429, retry_after=0.01), Fail(500, retry_after=0.01), Say("Rain.")]
     async with llm(replies) as server, (asker := Asker(server, api, max_retries=2)).client:
         await asker.ask(stream=stream)
@@ -383,7 +383,7 @@ async def test_the_client_tries_again(api: str, stream: bool) -> None:
     assert [request.headers["x-stainless-retry-count"] for request in server.log] == ["0", "1", "2"]
 
 
-async def test_a_server_error(api: str) -> None:
+async def test_a_server_error_is_returned(api: str) -> None:
     async with llm([Fail(500, "out of order")]) as server, (asker := Asker(server, api)).client:
         with pytest.raises(openai.InternalServerError, match="out of order"):
             await asker.ask(stream=True)
@@ -391,7 +391,7 @@ async def test_a_server_error(api: str) -> None:
 
 
 @pytest.mark.parametrize("pieces", [0, 2, 3])
-async def test_a_stream_that_is_cut(api: str, pieces: int) -> None:
+async def test_a_stream_can_be_cut(api: str, pieces: int) -> None:
     reply = Say("It is raining.", chunks=3, cut_after=pieces)
     received: list[str] = []
     async with llm([reply, Say("Sun.")]) as server, (asker := Asker(server, api)).client:
@@ -402,14 +402,14 @@ async def test_a_stream_that_is_cut(api: str, pieces: int) -> None:
     assert [request.outcome for request in server.log] == ["cut", "finished"]
 
 
-async def test_an_answer_that_is_cut(api: str) -> None:
+async def test_an_answer_can_be_cut(api: str) -> None:
     async with llm([Say("It is raining.", cut_after=1)]) as server, (asker := Asker(server, api)).client:
         with pytest.raises(openai.APIConnectionError):
             await asker.ask()
     assert (server.log[0].outcome, server.log[0].status) == ("cut", 200)
 
 
-async def test_a_stream_that_ends_with_an_error(api: str) -> None:
+async def test_a_stream_can_end_with_an_error(api: str) -> None:
     async with llm([Say("It is raining.", fail_after=1)]) as server, (asker := Asker(server, api)).client:
         if api == "chat":
             with pytest.raises(openai.APIError, match="in the middle"):
@@ -420,7 +420,7 @@ async def test_a_stream_that_ends_with_an_error(api: str) -> None:
     assert (server.log[0].outcome, server.log[0].chunks) == ("failed", 1)
 
 
-async def test_a_server_that_hangs(api: str) -> None:
+async def test_the_server_can_hang(api: str) -> None:
     async with (
         llm([Hang()]) as server,
         (asker := Asker(server, api, timeout=openai.Timeout(60, read=0.1))).client,
@@ -431,7 +431,7 @@ async def test_a_server_that_hangs(api: str) -> None:
     assert server.log[0].hanging
 
 
-async def test_a_stream_that_hangs_in_the_middle(api: str) -> None:
+async def test_a_stream_can_hang_in_the_middle(api: str) -> None:
     reply = Say("It is raining.", chunks=3, hang_after=2)
     received: list[str] = []
     async with (
@@ -444,8 +444,8 @@ async def test_a_stream_that_hangs_in_the_middle(api: str) -> None:
     assert (len(received), server.log[0].chunks) == (2, 2)
 
 
-async def test_a_slow_stream_comes_piece_by_piece(api: str) -> None:
-    """The first piece is there while the others are not: the pause is longer than any test."""
+async def test_a_slow_stream_arrives_piece_by_piece(api: str) -> None:
+    """The first piece arrives long before the others: the pause is longer than any test."""
     reply = Say("It is raining.", pause_seconds=3600)
     async with llm([reply]) as server, (asker := Asker(server, api)).client:
         async with aclosing(asker.deltas()) as pieces:
@@ -454,7 +454,7 @@ async def test_a_slow_stream_comes_piece_by_piece(api: str) -> None:
         await until(lambda: server.log[0].outcome == "left")
 
 
-async def test_the_server_ends_while_clients_wait(api: str) -> None:
+async def test_the_server_stops_while_clients_wait(api: str) -> None:
     async with llm([Hang(), Say("Rain.", hang_after=1)]) as server:
         asker = Asker(server, api)
         tasks = [asyncio.create_task(asker.read()) for _ in range(2)]
@@ -465,11 +465,11 @@ async def test_the_server_ends_while_clients_wait(api: str) -> None:
     await asker.client.close()
 
 
-# ---- Which reply ----
+# ---- Choosing a reply ----
 
 
-async def test_many_requests_at_once(api: str) -> None:
-    """None is answered before all have come, and each gets the answer to its own."""
+async def test_concurrent_requests_get_their_own_answers(api: str) -> None:
+    """None is answered before all have arrived, and each gets its own answer."""
     count = 20
     all_here = asyncio.Event()
 
@@ -487,7 +487,7 @@ async def test_many_requests_at_once(api: str) -> None:
     assert texts == [f"You asked question {n}" for n in range(count)]
 
 
-async def test_a_script_with_conditions() -> None:
+async def test_a_script_may_have_conditions() -> None:
     script: list[Reply | When] = [
         When(Say("second"), round=1),
         When(Say("sun"), prompt="Tallinn"),
@@ -502,7 +502,7 @@ async def test_a_script_with_conditions() -> None:
         assert (await asker.ask(messages=said)).choices[0].message.content == "second"
 
 
-async def test_a_script_that_has_run_out() -> None:
+async def test_an_exhausted_script_is_an_error() -> None:
     server = llm([Say("Rain.")])
 
     async def ask_twice() -> None:
@@ -515,7 +515,7 @@ async def test_a_script_that_has_run_out() -> None:
     assert [request.status for request in server.log] == [200, 400]
 
 
-async def test_a_reply_function_that_fails() -> None:
+async def test_a_failing_reply_function_is_an_error() -> None:
     def reply(request: Request) -> Reply:
         raise RuntimeError("not this one")
 
@@ -530,7 +530,7 @@ async def test_a_reply_function_that_fails() -> None:
         await ask()
 
 
-# ---- What it refuses ----
+# ---- Refusals ----
 
 
 def chat_call(call_id: str, **function: Any) -> Any:
@@ -543,7 +543,7 @@ def strict(schema: Any, **others: Any) -> Any:
 
 
 def closed(**properties: Any) -> Any:
-    """A schema of an object as strict mode wants it."""
+    """A schema of an object in the form that strict mode requires."""
     return {
         "type": "object",
         "properties": properties,
@@ -619,7 +619,7 @@ SCHEMA = "response_format.json_schema.schema"
         ({"response_format": strict({"anyOf": [closed()]})}, SCHEMA, "root"),
     ],
 )
-async def test_chat_completions_refused(body: Any, param: str | None, why: str) -> None:
+async def test_chat_completions_refuses_invalid_requests(body: Any, param: str | None, why: str) -> None:
     async with llm([]) as server, (asker := Asker(server, "chat")).client:
         with pytest.raises(openai.BadRequestError) as refused:
             await asker.ask(**body)
@@ -656,7 +656,7 @@ async def test_chat_completions_refused(body: Any, param: str | None, why: str) 
         ({"previous_response_id": "resp_1"}, "previous_response_id", "resp_1"),
     ],
 )
-async def test_responses_refused(body: Any, param: str, why: str) -> None:
+async def test_responses_refuses_invalid_requests(body: Any, param: str, why: str) -> None:
     async with llm([]) as server, (asker := Asker(server, "responses")).client:
         with pytest.raises(openai.BadRequestError) as refused:
             await asker.ask(**body)
@@ -664,14 +664,14 @@ async def test_responses_refused(body: Any, param: str, why: str) -> None:
     assert why in refused.value.message
 
 
-async def test_a_schema_that_is_not_strict_may_be_open() -> None:
+async def test_a_non_strict_schema_may_be_open() -> None:
     async with llm([Say({"a": "b"})]) as server, (asker := Asker(server, "chat")).client:
         answer = await asker.ask(response_format=strict(OPEN, strict=False))
     assert json.loads(answer.choices[0].message.content) == {"a": "b"}
 
 
 @pytest.mark.parametrize("authorization", [None, "Bearer", "Basic test"])
-async def test_no_key(authorization: str | None) -> None:
+async def test_a_missing_key_is_refused(authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     async with llm([]) as server, httpx.AsyncClient(base_url=server.base_url, headers=headers) as client:
         answer = await client.post("/responses", json={"model": "small", "input": "x"})
@@ -680,7 +680,7 @@ async def test_no_key(authorization: str | None) -> None:
     assert (error["type"], error["code"]) == ("authentication_error", None)
 
 
-async def test_an_unknown_path_and_a_body_that_is_no_object() -> None:
+async def test_an_unknown_path_or_a_non_object_body_is_refused() -> None:
     headers = {"Authorization": "Bearer test"}
     async with llm([]) as server, httpx.AsyncClient(base_url=server.base_url, headers=headers) as client:
         assert (await client.post("/completions", json={})).status_code == 404
@@ -688,9 +688,9 @@ async def test_an_unknown_path_and_a_body_that_is_no_object() -> None:
             assert (await client.post("/responses", content=content)).status_code == 400
 
 
-# ---- In a process of its own ----
+# ---- In a separate process ----
 
-# Asks as a worker would: for a tool call, then for a stream, which hangs in the middle.
+# Makes a worker's calls: one for a tool call, then a stream that hangs in the middle.
 WORKER = """
 import sys
 from openai import OpenAI
@@ -705,7 +705,7 @@ for _ in client.chat.completions.create(model="small", messages=said, stream=Tru
 """
 
 
-def test_the_log_of_a_process_outlives_a_killed_client(tmp_path: Path) -> None:
+def test_a_process_log_survives_a_killed_client(tmp_path: Path) -> None:
     log = tmp_path / "llm.log"
     with llm_process(SCRIPT, log) as url:
         with subprocess.Popen([sys.executable, "-c", WORKER, url]) as worker:

@@ -1,4 +1,4 @@
-"""What an agent's answer has to be: the schema that is sent, and what becomes of an answer that is not so."""
+"""An agent's answer: the schema sent to the model, and what happens to an answer that does not fit it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Line:
 
 
 class Everything(BaseModel):
-    """All that strict mode can say."""
+    """Everything strict mode can express."""
 
     level: Level = Field(description="How much it matters")
     size: Size | None = None
@@ -91,7 +91,7 @@ class Nothing:
 
 
 class Loose(BaseModel):
-    """None of these can be said strictly, so the answer is only checked here."""
+    """Strict mode can express none of these, so the answer is only checked here."""
 
     amounts: dict[str, int]
     pair: tuple[int, str] = (1, "")
@@ -151,8 +151,8 @@ GOOD: dict[str, tuple[type[Any], Any, Any]] = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-async def test_an_answer_comes_as_its_type(redis_url: str, namespace: str, name: str) -> None:
-    """The server refuses what strict mode refuses; both APIs."""
+async def test_an_answer_becomes_its_type(redis_url: str, namespace: str, name: str) -> None:
+    """With both APIs; the server refuses what strict mode refuses."""
     schema, said, expected = GOOD[name]
     agents = [
         Agent(id=f"typed-{name}-{provider}", model="gpt-4o", provider=provider, output_schema=schema)
@@ -168,7 +168,7 @@ async def test_an_answer_comes_as_its_type(redis_url: str, namespace: str, name:
 
 
 def _inside(schema: Any) -> Sequence[dict[str, Any]]:
-    """A schema and all below it, names of properties left out."""
+    """A schema and all its subschemas, without property names."""
     if isinstance(schema, list):
         return [found for one in schema for found in _inside(one)]
     below: list[Any] = []
@@ -180,7 +180,7 @@ def _inside(schema: Any) -> Sequence[dict[str, Any]]:
     return [schema, *(found for one in below for found in _inside(one))]
 
 
-def test_the_words_of_a_strict_schema() -> None:
+def test_a_strict_schema_has_only_allowed_keywords() -> None:
     schema = schema_of(Everything, "Everything", "the test").schema
     formats = {part.get("format") for part in _inside(schema)} - {None}
     assert formats == {"date-time", "date", "uuid"}
@@ -199,7 +199,7 @@ def test_the_words_of_a_strict_schema() -> None:
     assert all(part["additionalProperties"] is False for part in _inside(schema) if "properties" in part)
 
 
-def test_a_field_may_be_called_like_a_word_of_schemas() -> None:
+def test_a_field_may_be_named_like_a_schema_keyword() -> None:
     class Tricky(BaseModel):
         default: int
         format: str = "x"
@@ -209,21 +209,21 @@ def test_a_field_may_be_called_like_a_word_of_schemas() -> None:
     assert found.strict and list(found.schema["properties"]) == ["default", "format", "oneOf"]
 
 
-def test_a_name_that_the_api_would_not_take() -> None:
+def test_a_name_the_api_would_refuse_is_changed() -> None:
     assert schema_of(Point, "Box[int]", "the test").name == "Box_int_"
 
 
-# --- answers that are not so --------------------------------------------------------------
+# --- invalid answers ----------------------------------------------------------------------
 
 
 def mending(request: Request) -> Reply:
-    """A model that gets it right at the third attempt."""
+    """A model that gets it right at the fourth attempt."""
     answers: list[Any] = ["a range", {"low": 1}, {"low": 5, "high": 1}, {"low": 1, "high": 5}]
     return Say(answers[request.round])
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_wrong_answer_is_sent_back_with_what_is_wrong(
+async def test_an_invalid_answer_is_sent_back_with_its_errors(
     redis_url: str, namespace: str, provider: str
 ) -> None:
     agent = Agent(
@@ -242,7 +242,7 @@ async def test_a_wrong_answer_is_sent_back_with_what_is_wrong(
     assert said[0] == "a range" and len(said) == 3
 
 
-async def test_after_so_many_wrong_answers_it_fails(redis_url: str, namespace: str) -> None:
+async def test_a_run_fails_after_max_output_retries(redis_url: str, namespace: str) -> None:
     agent = Agent(id="never-right", model="gpt-4o", output_schema=Range, max_output_retries=1)
     async with talking(redis_url, namespace, [Say(""), Say({"low": 1})], agent) as (server, at_work):
         handle = await agent.invoke(at_work.client, "A range")
@@ -250,12 +250,12 @@ async def test_after_so_many_wrong_answers_it_fails(redis_url: str, namespace: s
         usage = (await at_work.client.get_execution(handle.id))["usage"]
     assert kind == "InvalidOutputError"
     assert "of agent 'never-right' does not match its output_schema, after 2 attempts: high: Fiel" in message
-    assert usage["requests"] == len(server.log) == 2, "what it has cost is told all the same"
-    assert server.log[1].messages[1]["content"] == "", "the API takes no assistant's message without content"
+    assert usage["requests"] == len(server.log) == 2, "the usage is reported all the same"
+    assert server.log[1].messages[1]["content"] == "", "the API rejects an assistant message without content"
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_refusal_is_an_error_of_its_own(redis_url: str, namespace: str, provider: str) -> None:
+async def test_a_refusal_has_its_own_error(redis_url: str, namespace: str, provider: str) -> None:
     agent = Agent(id=f"refuses-{provider}", model="gpt-4o", provider=provider, output_schema=Range)
     async with talking(redis_url, namespace, [Say(refusal="I can't do that.")], agent) as (server, at_work):
         kind, message = await error_of(at_work, await agent.invoke(at_work.client, "Do it"))
@@ -265,7 +265,7 @@ async def test_a_refusal_is_an_error_of_its_own(redis_url: str, namespace: str, 
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_the_content_filter(redis_url: str, namespace: str, provider: str) -> None:
+async def test_the_content_filter_raises_a_refusal(redis_url: str, namespace: str, provider: str) -> None:
     agent = Agent(id=f"filtered-{provider}", model="gpt-4o", provider=provider)
     replies = [Say("Once upon", finish_reason="content_filter")]
     async with talking(redis_url, namespace, replies, agent) as (server, at_work):
@@ -275,8 +275,8 @@ async def test_the_content_filter(redis_url: str, namespace: str, provider: str)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_an_answer_that_is_cut_by_its_length(redis_url: str, namespace: str, provider: str) -> None:
-    """A text is what there is, and says so; a value that is cut off is asked for again."""
+async def test_a_truncated_answer_depends_on_its_type(redis_url: str, namespace: str, provider: str) -> None:
+    """A truncated text is returned and says so; a truncated value is asked for again."""
     text = Agent(id=f"cut-text-{provider}", model="gpt-4o", provider=provider, max_output_tokens=5)
     value = Agent(id=f"cut-{provider}", model="gpt-4o", provider=provider, output_schema=Range)
     replies = [

@@ -1,4 +1,4 @@
-"""Following an agent: its text as it comes, once, whatever happens to the workers meanwhile."""
+"""Following an agent: its text as it arrives, once, whatever happens to the workers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def collected(chunks: Any) -> list[str]:
 
 
 def shown(chunks: Iterable[str]) -> str:
-    """What a reader sees at the end, who clears a turn's text at a `Restarted`."""
+    """The text a reader ends up with if each `Restarted` clears the current turn."""
     text = ""
     for chunk in chunks:
         text = "" if isinstance(chunk, Restarted) else text + chunk
@@ -52,8 +52,8 @@ async def stream_of(client: PolosClient, handle: ExecutionHandle[Any]) -> AgentS
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_text_and_events(redis_url: str, namespace: str, provider: str) -> None:
-    """Text comes while the model still writes; a reader that joins late sees the same."""
+async def test_a_stream_has_text_and_events(redis_url: str, namespace: str, provider: str) -> None:
+    """Text arrives while the model is still writing; a late reader sees the same text."""
     agent = teller[provider]
     replies = [
         Say("Let me see. ", tool_calls=[Call("look", id="call_1")]),
@@ -64,7 +64,7 @@ async def test_text_and_events(redis_url: str, namespace: str, provider: str) ->
         chunks: list[str] = []
         async for chunk in stream.text_chunks:
             if chunk.startswith("The"):
-                assert server.log[1].outcome == "open", "it came before the answer was complete"
+                assert server.log[1].outcome == "open", "it arrived before the answer was complete"
             chunks.append(chunk)
         assert (await soon(stream.result())).result == TEXT
         late = await soon(collected(stream.text_chunks))
@@ -77,14 +77,12 @@ async def test_text_and_events(redis_url: str, namespace: str, provider: str) ->
     assert (call["tool"], call["call_id"], call["turn"]) == ("look", "call_1", 1)
     (result,) = [event.data for event in events if event.event_type == "tool_result"]
     assert result == {"agent_id": agent.id, "call_id": "call_1", "tool": "look", "status": "ok"}
-    told = [event.data for event in events if event.event_type == "text_delta" and event.data["turn"] == 2]
-    assert [one["index"] for one in told] == list(range(len(told)))
-    assert {one["agent_id"] for one in told} == {agent.id} and len({one["attempt"] for one in told}) == 1
+    deltas = [event.data for event in events if event.event_type == "text_delta" and event.data["turn"] == 2]
+    assert [one["index"] for one in deltas] == list(range(len(deltas)))
+    assert {one["agent_id"] for one in deltas} == {agent.id} and len({one["attempt"] for one in deltas}) == 1
 
 
-async def test_an_attempt_that_says_the_same_again_shows_nothing_twice(
-    redis_url: str, namespace: str
-) -> None:
+async def test_an_attempt_that_repeats_itself_shows_nothing_twice(redis_url: str, namespace: str) -> None:
     replies = [Say(TEXT, chunks=8, pause_seconds=0.08, cut_after=5), Say(TEXT)]
     agent = teller["openai"]
     async with talking(redis_url, namespace, replies, agent) as (_, at_work):
@@ -96,16 +94,16 @@ async def test_an_attempt_that_says_the_same_again_shows_nothing_twice(
 
 
 @pytest.mark.parametrize(
-    ("again", "calls"),
+    ("second", "calls"),
     [("The quiet fox.", ()), ("The quick", ()), ("", (Call("look"),))],
     ids=["other words", "less", "no words"],
 )
-async def test_an_attempt_that_says_something_else(
-    redis_url: str, namespace: str, again: str, calls: tuple[Call, ...]
+async def test_an_attempt_that_differs_restarts_the_text(
+    redis_url: str, namespace: str, second: str, calls: tuple[Call, ...]
 ) -> None:
     replies = [
         Say(TEXT, chunks=8, pause_seconds=0.08, cut_after=5),
-        Say(again, tool_calls=calls),
+        Say(second, tool_calls=calls),
         *([Say("")] if calls else []),
     ]
     agent = teller["openai"]
@@ -113,12 +111,12 @@ async def test_an_attempt_that_says_something_else(
         stream = await agent.stream(at_work.client, "Tell")
         chunks = await soon(collected(stream.text_chunks))
     assert sum(isinstance(chunk, Restarted) for chunk in chunks) == 1
-    assert shown(chunks) == again
+    assert shown(chunks) == second
     assert TEXT.startswith(chunks[0]) and chunks[0]
 
 
 async def test_only_the_agents_own_text_is_followed(redis_url: str, namespace: str) -> None:
-    """An agent that is its tool tells its text on the same stream, marked as its own."""
+    """An agent used as a tool emits its text on the same stream, marked as its own."""
     inner = Agent(id="inner", model="gpt-4o")
     outer = Agent(id="outer", model="gpt-4o", tools=[inner])
 
@@ -134,7 +132,7 @@ async def test_only_the_agents_own_text_is_followed(redis_url: str, namespace: s
     assert "".join(chunks) == "outer" and texts == {"inner", "outer"}
 
 
-# --- workers that die, or are thought dead ------------------------------------------------
+# --- workers that die or are presumed dead ------------------------------------------------
 
 
 @pytest.fixture
@@ -143,10 +141,10 @@ def openai_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-async def test_a_worker_killed_while_the_model_writes(
+async def test_a_worker_killed_while_the_model_writes_leaves_no_gap(
     fleet: Fleet, client: PolosClient, openai_environment: pytest.MonkeyPatch
 ) -> None:
-    """The call is made again by another one; who follows sees the text once, without a break."""
+    """Another worker makes the call again; a reader sees the text once, without a break."""
     replies = [Say(TEXT, chunks=10, pause_seconds=0.06, hang_after=6), Say(TEXT, chunks=4)]
     async with llm(replies) as server:
         openai_environment.setenv("OPENAI_BASE_URL", server.base_url)
@@ -170,10 +168,10 @@ async def _follow(stream: AgentStream[Any], chunks: list[str]) -> None:
         chunks.append(chunk)  # noqa: PERF401 - they are looked at as they come
 
 
-async def test_what_a_worker_writes_that_was_thought_dead_is_not_told(
+async def test_text_from_a_worker_presumed_dead_is_not_emitted(
     fleet: Fleet, client: PolosClient, openai_environment: pytest.MonkeyPatch
 ) -> None:
-    """It wakes after another one has told the answer, gets the rest of its own, and can tell none of it."""
+    """It wakes after another worker has answered, gets the rest of its own text, and can emit none of it."""
     gate = asyncio.Event()
     first = Say("A first text, of which no more is ever told.", chunks=6, pause_seconds=0.06)
 
@@ -213,17 +211,15 @@ async def test_a_child_agent_is_followed_by_its_own_handle(redis_url: str, names
         assert "".join(await soon(collected(stream.text_chunks))) == TEXT
 
 
-# --- what is shown, by itself -------------------------------------------------------------
+# --- assembling the text ------------------------------------------------------------------
 
 texts = st.text(alphabet="ab ", max_size=8)
 attempts = st.lists(st.lists(texts.filter(bool), max_size=5), min_size=1, max_size=4)
 
 
 @given(st.lists(attempts, min_size=1, max_size=3), st.data())
-def test_whatever_attempts_say_the_last_one_is_shown(
-    turns: list[list[list[str]]], data: st.DataObject
-) -> None:
-    """Each event may be told twice; earlier attempts break off anywhere."""
+def test_the_last_attempt_is_the_one_shown(turns: list[list[list[str]]], data: st.DataObject) -> None:
+    """Each event may arrive twice; earlier attempts may stop anywhere."""
     text, whole = TurnText(), ""
     for number, tries in enumerate(turns, 1):
         chunks: list[str] = []
@@ -235,7 +231,7 @@ def test_whatever_attempts_say_the_last_one_is_shown(
                 for _ in range(data.draw(st.integers(1, 2))):
                     chunks += text.add(name, index, piece)
         if data.draw(st.booleans()):
-            chunks += text.finish()  # else the next turn does
+            chunks += text.finish()  # otherwise the next turn does
             whole += shown(chunks)
             assert shown(chunks) == "".join(tries[-1])
             assert all(chunk for chunk in chunks if not isinstance(chunk, Restarted))
@@ -249,7 +245,7 @@ def test_whatever_attempts_say_the_last_one_is_shown(
 
 def test_attempts_that_agree_are_never_restarted() -> None:
     text = TurnText()
-    shown_so_far = [*text.start(1, "a"), *text.add("a", 0, "Hello wo")]
-    shown_so_far += [*text.start(1, "b"), *text.add("b", 0, "Hel"), *text.add("b", 1, "lo world")]
-    assert shown_so_far + text.finish() == ["Hello wo", "rld"]
+    chunks = [*text.start(1, "a"), *text.add("a", 0, "Hello wo")]
+    chunks += [*text.start(1, "b"), *text.add("b", 0, "Hel"), *text.add("b", 1, "lo world")]
+    assert chunks + text.finish() == ["Hello wo", "rld"]
     assert text.add("a", 1, "an attempt of the past") == []

@@ -1,4 +1,4 @@
-"""Tools of agents: how they are made, called and approved; nothing runs that nobody approved."""
+"""Tools of agents: how they are defined, called and approved; nothing runs without its approval."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ send = tool(id="send", approval="always")(send_it)
 send_some = tool(id="send_some", approval=is_large)(send_it)
 
 
-def calls(*wanted: Call, then: str = "done") -> Any:
-    """A model that calls these, and is then content."""
+def calls(*tool_calls: Call, then: str = "done") -> Any:
+    """A model that makes these calls and is then done."""
 
     def reply(request: Request) -> Reply:
-        return Say(then) if request.round else Say(tool_calls=wanted)
+        return Say(then) if request.round else Say(tool_calls=tool_calls)
 
     return reply
 
@@ -85,7 +85,7 @@ def status_of(found: AgentResult[Any]) -> list[tuple[str, Any]]:
     return [(one.status, one.result) for one in found.tool_results]
 
 
-# --- how they are made and called ---------------------------------------------------------
+# --- definitions and calls ----------------------------------------------------------------
 
 
 @tool
@@ -130,15 +130,15 @@ def square(number: Number) -> int:
     return number.value**2
 
 
-async def test_all_the_forms(redis_url: str, namespace: str) -> None:
+async def test_every_kind_of_tool_can_be_called(redis_url: str, namespace: str) -> None:
     agent = Agent(
         id="former",
         model="gpt-4o",
         tools=[double, triple, today, in_steps, of_context, half, square],
     )
     four = {"value": 4}
-    wanted = [Call(name, four) for name in ("double", "tripled", "in_steps", "half-of", "square")]
-    replies = calls(*wanted, Call("today"), Call("of_context", ""))
+    tool_calls = [Call(name, four) for name in ("double", "tripled", "in_steps", "half-of", "square")]
+    replies = calls(*tool_calls, Call("today"), Call("of_context", ""))
     async with talking(redis_url, namespace, replies, agent) as (server, at_work):
         found = await agent.run(at_work.client, "Go")
     assert [one.result for one in found.tool_results] == [
@@ -151,8 +151,8 @@ async def test_all_the_forms(redis_url: str, namespace: str) -> None:
         "said",
     ]
     assert all(one.status == "ok" for one in found.tool_results)
-    told = list(server.log[1].results.values())
-    assert told == ["8", "12", "6", "2.0", "16", '{"day": 1, "note": "März"}', "said"]
+    outputs = list(server.log[1].results.values())
+    assert outputs == ["8", "12", "6", "2.0", "16", '{"day": 1, "note": "März"}', "said"]
     described = {one["name"]: one["description"] for one in server.log[0].tools}
     assert described["double"] == "Twice as much." and described["tripled"] == "Thrice as much."
     assert described["half-of"] == "Half as much." and described["today"] == "What day it is."
@@ -202,13 +202,13 @@ WRONG: dict[str, tuple[dict[str, Any], Any, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_can_not_be_a_tool_is_refused_at_once(name: str) -> None:
+def test_an_invalid_tool_is_refused_at_once(name: str) -> None:
     options, function, message = WRONG[name]
     with pytest.raises(ConfigurationError, match=message):
         tool(**options)(function)
 
 
-def test_a_workflow_whose_input_has_no_fields_can_not_be_a_tool() -> None:
+def test_a_workflow_whose_input_has_no_fields_is_no_tool() -> None:
     @workflow(id="of-a-list")
     async def of_a_list(ctx: WorkflowContext, input: list[int]) -> int:
         return len(input)
@@ -219,29 +219,29 @@ def test_a_workflow_whose_input_has_no_fields_can_not_be_a_tool() -> None:
         Agent(id="cant", model="gpt-4o", tools=[of_a_list])
 
 
-async def test_what_the_model_gets_wrong_goes_back_to_it(redis_url: str, namespace: str) -> None:
+async def test_the_models_mistakes_are_sent_back_to_it(redis_url: str, namespace: str) -> None:
     agent = Agent(id="clumsy", model="gpt-4o", tools=[double, send])
-    wanted = [
+    tool_calls = [
         Call("double", '{"value": '),
         Call("double", {"value": "many"}),
         Call("nothing"),
         Call("send", {"to": "nobody", "amount": 1}),
     ]
-    async with talking(redis_url, namespace, calls(*wanted), agent) as (server, at_work):
+    async with talking(redis_url, namespace, calls(*tool_calls), agent) as (server, at_work):
         handle = await agent.invoke(at_work.client, "Go")
         found = await at_work.result(handle)
-        told = [one for one in await at_work.events(handle) if one.event_type == "tool_result"]
+        outputs = [one for one in await at_work.events(handle) if one.event_type == "tool_result"]
     assert {one.status for one in found.tool_results} == {"invalid"}
     broken, many, nothing, nobody = server.log[1].results.values()
     assert broken.startswith("invalid arguments: Invalid JSON")
     assert many.startswith("invalid arguments: value: Input should be a valid integer")
     assert nothing == "there is no tool 'nothing'; available tools: double, send"
     assert nobody == "invalid arguments: to: Value error, nobody is no address"
-    assert [one.data["status"] for one in told] == ["invalid"] * 4
-    assert not done, "and nobody was asked"
+    assert [one.data["status"] for one in outputs] == ["invalid"] * 4
+    assert not done, "nobody was asked"
 
 
-async def test_a_tool_that_fails_is_tried_again_and_then_told(redis_url: str, namespace: str) -> None:
+async def test_a_failing_tool_is_retried_and_then_reported(redis_url: str, namespace: str) -> None:
     @tool(max_retries=1)
     def fails(number: Number) -> None:
         done["fails"] += 1
@@ -256,8 +256,8 @@ async def test_a_tool_that_fails_is_tried_again_and_then_told(redis_url: str, na
         return object()
 
     agent = Agent(id="unlucky", model="gpt-4o", tools=[fails, fails_in_steps, not_storable])
-    wanted = [Call(name, {"value": 1}) for name in agent.tools]
-    async with talking(redis_url, namespace, calls(*wanted), agent) as (server, at_work):
+    tool_calls = [Call(name, {"value": 1}) for name in agent.tools]
+    async with talking(redis_url, namespace, calls(*tool_calls), agent) as (server, at_work):
         found = await agent.run(at_work.client, "Go")
     assert [one.status for one in found.tool_results] == ["failed"] * 3
     first, second, third = server.log[1].results.values()
@@ -266,16 +266,16 @@ async def test_a_tool_that_fails_is_tried_again_and_then_told(redis_url: str, na
     assert third.startswith("the tool failed: NotStorableError: ")
 
 
-async def test_an_agent_as_a_tool(redis_url: str, namespace: str) -> None:
-    """Its usage counts for the one that has asked it, and once only."""
+async def test_an_agent_can_be_a_tool(redis_url: str, namespace: str) -> None:
+    """Its usage counts towards the calling agent, and only once."""
     expert = Agent(id="expert", model="gpt-4o", description="Ask one who knows.", output_schema=Mail)
     boss = Agent(id="boss", model="gpt-4o", tools=[expert], max_tokens=1000)
 
     def reply(request: Request) -> Reply:
         if request.prompt == "How much?":
             return Say({"to": "ann", "amount": 3}, usage=(100, 10))
-        wanted = [Call("expert", {"input": "How much?"})] * 2
-        return Say("3", usage=(2, 2)) if request.round else Say(tool_calls=wanted, usage=(1, 1))
+        tool_calls = [Call("expert", {"input": "How much?"})] * 2
+        return Say("3", usage=(2, 2)) if request.round else Say(tool_calls=tool_calls, usage=(1, 1))
 
     async with talking(redis_url, namespace, reply, boss) as (server, at_work):
         handle = await boss.invoke(at_work.client, "Find out")
@@ -292,8 +292,8 @@ async def test_an_agent_as_a_tool(redis_url: str, namespace: str) -> None:
 FOUR = [Call("send", {"to": to, "amount": 50}, id=f"call_{to}") for to in ("ann", "bob", "cid", "dan")]
 
 
-async def test_four_parallel_calls(redis_url: str, namespace: str) -> None:
-    """Approved, edited, rejected, timed out: each decided for itself, none lost, none asked twice."""
+async def test_parallel_calls_are_decided_separately(redis_url: str, namespace: str) -> None:
+    """Approved, edited, rejected, timed out: each decided on its own, none lost, none asked twice."""
     patient = tool(id="send", approval="always", approval_timeout=3600)(send_it)
     agent = Agent(id="four", model="gpt-4o", tools=[patient])
     async with talking(redis_url, namespace, calls(*FOUR), agent) as (server, at_work):
@@ -346,8 +346,8 @@ async def test_four_parallel_calls(redis_url: str, namespace: str) -> None:
         None,
     ],
 )
-async def test_what_is_no_decision_decides_nothing(redis_url: str, namespace: str, data: Any) -> None:
-    """An edit under a wrong name above all: the call would be approved as it was."""
+async def test_an_invalid_decision_decides_nothing(redis_url: str, namespace: str, data: Any) -> None:
+    """Above all an edit under a wrong name, which would approve the original call."""
     agent = Agent(id="strict-one", model="gpt-4o", tools=[send])
     async with talking(redis_url, namespace, calls(FOUR[0]), agent) as (_, at_work):
         handle = await agent.invoke(at_work.client, "Go")
@@ -364,7 +364,7 @@ async def test_what_is_no_decision_decides_nothing(redis_url: str, namespace: st
 async def test_an_edit_that_only_the_tools_own_checks_refuse_is_asked_again(
     redis_url: str, namespace: str
 ) -> None:
-    """Where it comes in nobody may know those checks."""
+    """The process that receives the edit may not know those checks."""
     agent = Agent(id="checked", model="gpt-4o", tools=[send])
     async with talking(redis_url, namespace, calls(FOUR[0]), agent) as (_, at_work):
         handle = await agent.invoke(at_work.client, "Go")
@@ -379,7 +379,7 @@ async def test_an_edit_that_only_the_tools_own_checks_refuse_is_asked_again(
 
 
 async def test_nothing_is_approved_before_it_is_shown(redis_url: str, namespace: str) -> None:
-    """An answer that is kept until its suspension opens would approve arguments that nobody has seen."""
+    """An answer stored until its suspension opens would approve arguments that nobody has seen."""
     agent = Agent(id="not-early", model="gpt-4o", tools=[send])
     gate = asyncio.Event()
 
@@ -407,19 +407,21 @@ async def test_nothing_is_approved_before_it_is_shown(redis_url: str, namespace:
     assert not done
 
 
-async def test_a_policy(redis_url: str, namespace: str) -> None:
-    """An edit is checked against it again: what it does not let pass is another question."""
+async def test_a_policy_decides_which_calls_need_approval(redis_url: str, namespace: str) -> None:
+    """An edit is checked against the policy too; one it does not allow needs its own approval."""
     agent = Agent(id="policed", model="gpt-4o", tools=[send_some])
-    wanted = [Call("send_some", {"to": to, "amount": n}) for to, n in (("ann", 1), ("bob", 50), ("cid", 60))]
-    async with talking(redis_url, namespace, calls(*wanted), agent) as (server, at_work):
+    tool_calls = [
+        Call("send_some", {"to": to, "amount": n}) for to, n in (("ann", 1), ("bob", 50), ("cid", 60))
+    ]
+    async with talking(redis_url, namespace, calls(*tool_calls), agent) as (server, at_work):
         handle = await agent.invoke(at_work.client, "Go")
         bob, cid = await asked(at_work, 2)
         await answer(at_work, bob, {"approved": True, "arguments": {"to": "bob", "amount": 2}})
         await answer(at_work, cid, {"approved": True, "arguments": {"to": "cid", "amount": 1000}})
-        (again,) = await asked(at_work, but=[bob["step_key"], cid["step_key"]])
-        assert again["data"]["arguments"] == {"to": "cid", "amount": 1000}
+        (edited,) = await asked(at_work, but=[bob["step_key"], cid["step_key"]])
+        assert edited["data"]["arguments"] == {"to": "cid", "amount": 1000}
         assert not done["cid 1000"]
-        await answer(at_work, again, {"approved": True, "reason": "really"})
+        await answer(at_work, edited, {"approved": True, "reason": "really"})
         found = await at_work.result(handle)
     assert [status for status, _ in status_of(found)] == ["ok"] * 3
     assert {name: n for name, n in done.items() if "policy" not in name} == {
@@ -440,8 +442,8 @@ async def test_only_false_means_that_no_approval_is_needed(redis_url: str, names
 
     careful = tool(id="careful", approval=policy)(send_it)
     agent = Agent(id="careful-one", model="gpt-4o", tools=[careful])
-    wanted = Call("careful", {"to": "ann", "amount": 1})
-    async with talking(redis_url, namespace, calls(wanted), agent) as (_, at_work):
+    tool_calls = Call("careful", {"to": "ann", "amount": 1})
+    async with talking(redis_url, namespace, calls(tool_calls), agent) as (_, at_work):
         handle = await agent.invoke(at_work.client, "Go")
         (waiting,) = await asked(at_work)
         await answer(at_work, waiting, {"approved": False})
@@ -450,7 +452,7 @@ async def test_only_false_means_that_no_approval_is_needed(redis_url: str, names
 
 
 async def test_the_approval_page_and_the_api_take_the_same_decisions(redis_url: str, namespace: str) -> None:
-    """It is a suspension like any other: what the page sends for its two buttons is what a tool takes."""
+    """An approval is an ordinary suspension: a tool accepts exactly what the page's two buttons send."""
     agent = Agent(id="on-the-page", model="gpt-4o", tools=[send])
     async with talking(redis_url, namespace, calls(*FOUR[:2]), agent) as (_, at_work):
         handle = await agent.invoke(at_work.client, "Go")
@@ -462,8 +464,8 @@ async def test_the_approval_page_and_the_api_take_the_same_decisions(redis_url: 
         async with calling_api(at_work.client) as api:
             for one, data in ((ann, form.read(sheet)), (bob, {"approved": False, "reason": "no"})):
                 body = {"step_key": one["step_key"], "data": data}
-                done_so = await api.post(f"/api/v1/executions/{handle.id}/resume", json=body)
-                assert done_so.status_code == 200, done_so.text
+                response = await api.post(f"/api/v1/executions/{handle.id}/resume", json=body)
+                assert response.status_code == 200, response.text
         found = await at_work.result(handle)
     assert status_of(found) == [
         ("ok", "sent 50 to ann"),
@@ -471,18 +473,18 @@ async def test_the_approval_page_and_the_api_take_the_same_decisions(redis_url: 
     ]
 
 
-async def test_approvers_and_how_many(redis_url: str, namespace: str) -> None:
+async def test_a_tool_may_name_and_count_its_approvers(redis_url: str, namespace: str) -> None:
     guarded = tool(id="guarded", approval="always", approvers=["ann", "group:boss"], required=2)(send_it)
     agent = Agent(id="guarded-one", model="gpt-4o", tools=[guarded])
-    wanted = Call("guarded", {"to": "bob", "amount": 1})
-    async with talking(redis_url, namespace, calls(wanted), agent) as (_, at_work):
+    tool_calls = Call("guarded", {"to": "bob", "amount": 1})
+    async with talking(redis_url, namespace, calls(tool_calls), agent) as (_, at_work):
         handle = await agent.invoke(at_work.client, "Go")
         (waiting,) = await asked(at_work)
         assert (waiting["approvers"], waiting["required"]) == (["ann", "group:boss"], 2)
         with pytest.raises(NotApproverError):
             await answer(at_work, waiting, {"approved": True}, resumed_by="mallory")
         edited = {"approved": True, "arguments": {"to": "bob", "amount": 2}}
-        with pytest.raises(InvalidAnswerError):  # what two agree on, neither may change
+        with pytest.raises(InvalidAnswerError):  # an edit that two have to agree on: neither may change it
             await answer(at_work, waiting, edited, resumed_by="ann")
         await answer(at_work, waiting, {"approved": True}, resumed_by="ann")
         assert not done
@@ -491,7 +493,7 @@ async def test_approvers_and_how_many(redis_url: str, namespace: str) -> None:
     assert status_of(found) == [("ok", "sent 1 to bob")]
 
 
-async def test_approval_of_a_workflow_and_of_a_tool_without_input(redis_url: str, namespace: str) -> None:
+async def test_a_workflow_and_a_tool_without_input_can_need_approval(redis_url: str, namespace: str) -> None:
     @tool(id="wipe", approval="always")
     def wipe() -> str:
         done["wiped"] += 1
@@ -499,8 +501,8 @@ async def test_approval_of_a_workflow_and_of_a_tool_without_input(redis_url: str
 
     guarded_half = tool(id="half", description="Halve it.", approval="always")(half)
     agent = Agent(id="halver", model="gpt-4o", tools=[guarded_half, wipe])
-    wanted = [Call("half", {"value": 4}), Call("wipe")]
-    async with talking(redis_url, namespace, calls(*wanted), agent) as (server, at_work):
+    tool_calls = [Call("half", {"value": 4}), Call("wipe")]
+    async with talking(redis_url, namespace, calls(*tool_calls), agent) as (server, at_work):
         handle = await agent.invoke(at_work.client, "Go")
         of_half, of_wipe = await asked(at_work, 2)
         assert not (await at_work.client.get_execution(handle.id))["children"]
@@ -512,11 +514,11 @@ async def test_approval_of_a_workflow_and_of_a_tool_without_input(redis_url: str
     assert server.log[0].tools[0]["description"] == "Halve it."
 
 
-async def test_tools_that_wait_for_each_other_in_one_turn(redis_url: str, namespace: str) -> None:
-    """One that is asked about does not hold up the others, nor are those called again by its answer."""
+async def test_one_call_awaiting_approval_does_not_block_the_others(redis_url: str, namespace: str) -> None:
+    """The other calls of the turn run meanwhile, and the answer does not run them again."""
     agent = Agent(id="mixed", model="gpt-4o", tools=[send, double, in_steps])
-    wanted = [FOUR[0], Call("double", {"value": 1}), Call("in_steps", {"value": 1})]
-    async with talking(redis_url, namespace, calls(*wanted), agent) as (_, at_work):
+    tool_calls = [FOUR[0], Call("double", {"value": 1}), Call("in_steps", {"value": 1})]
+    async with talking(redis_url, namespace, calls(*tool_calls), agent) as (_, at_work):
         handle = await agent.invoke(at_work.client, "Go")
         (waiting,) = await asked(at_work)
 
@@ -536,20 +538,20 @@ async def test_tools_that_wait_for_each_other_in_one_turn(redis_url: str, namesp
 # --- asking people ------------------------------------------------------------------------
 
 
-async def test_ask_user(redis_url: str, namespace: str) -> None:
+async def test_ask_user_shows_forms_and_returns_answers(redis_url: str, namespace: str) -> None:
     agent = Agent(id="asker", model="gpt-4o", tools=[ask_user(approvers=["ann"], timeout=3600)])
     fields = [
         {"name": "size", "label": "Size", "type": "select", "required": True, "options": ["S", "L"]},
         {"name": "when", "label": "When?", "type": "date", "required": False, "options": []},
     ]
     twice = [fields[0], fields[0]]
-    wanted = [
+    tool_calls = [
         Call("ask_user", {"question": "Which one?", "fields": fields}),
         Call("ask_user", {"question": "Anything else?", "fields": []}),
         Call("ask_user", {"question": "Never answered?", "fields": []}),
         Call("ask_user", {"question": "Twice?", "fields": twice}),
     ]
-    async with talking(redis_url, namespace, calls(*wanted), agent) as (server, at_work):
+    async with talking(redis_url, namespace, calls(*tool_calls), agent) as (server, at_work):
         handle = await agent.invoke(at_work.client, "Go")
         which, other, never = await asked(at_work, 3)
         assert (which["step_key"], which["approvers"]) == ("ask_user_1.1", ["ann"])
@@ -568,8 +570,10 @@ async def test_ask_user(redis_url: str, namespace: str) -> None:
     assert next(iter(server.log[1].results.values())) == '{"size": "L"}'
 
 
-async def test_the_agent_is_what_fails_when_its_run_can_not_go_on(redis_url: str, namespace: str) -> None:
-    """A call of the model after tools, that fails: what they did is not done again by a retry."""
+async def test_a_failed_model_call_fails_the_agent_and_tools_do_not_run_again(
+    redis_url: str, namespace: str
+) -> None:
+    """The model call after the tools fails; the retry keeps what the tools did."""
     agent = Agent(id="resumed", model="gpt-4o", tools=[double], max_retries=0)
     replies: list[Any] = [
         Say(tool_calls=[Call("double", {"value": 1})]),
@@ -586,8 +590,9 @@ async def test_the_agent_is_what_fails_when_its_run_can_not_go_on(redis_url: str
 
 
 async def test_what_the_model_was_told_stands_when_the_run_is_retried(redis_url: str, namespace: str) -> None:
-    """A retry drops what has failed or timed out. A tool that ran then, or a person that was asked again,
-    would act behind the back of the model, which has gone on without it."""
+    """Retries usually drop what failed or timed out. Here, a tool that ran again or a person asked again
+    would act unknown to the model, which has continued without them.
+    """
 
     @tool(max_retries=0)
     def fails_once(number: Number) -> str:
@@ -603,13 +608,13 @@ async def test_what_the_model_was_told_stands_when_the_run_is_retried(redis_url:
 
     timed = tool(id="timed", approval="always", approval_timeout=3600)(send_it)
     agent = Agent(id="retried", model="gpt-4o", tools=[fails_once, fails_below, timed, double], max_retries=0)
-    wanted = [
+    tool_calls = [
         Call("fails_once", {"value": 1}),
         Call("fails_below", {"value": 1}),
         Call("timed", {"to": "ann", "amount": 1}),
     ]
     replies: list[Reply | When] = [
-        Say(tool_calls=wanted),
+        Say(tool_calls=tool_calls),
         Say("On without them", tool_calls=[Call("double", {"value": 2})]),
         Fail(400, "out of order"),
         Say("done"),

@@ -1,4 +1,4 @@
-"""The `polos` command as a whole: help, version, and how it tells what went wrong."""
+"""The `polos` command as a whole: help, version and errors."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ TALKING = (
 
 @pytest.fixture
 def offline(tmp_path: Path) -> Iterator[Command]:
-    """The command where nothing listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets it
-        yield Command(f"redis://someone:secret@127.0.0.1:{taken.getsockname()[1]}/0", "offline", tmp_path)
+    """The command, with nothing listening at its Redis address."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound but not listening, so nobody else gets the port
+        yield Command(f"redis://someone:secret@127.0.0.1:{unused.getsockname()[1]}/0", "offline", tmp_path)
 
 
-def test_version(offline: Command) -> None:
+def test_version_is_printed(offline: Command) -> None:
     assert offline.run("--version").out == f"polos-redis {__version__}\n"
 
 
 def test_help_lists_every_command_in_whole_lines(offline: Command) -> None:
-    told = offline.run("--help")
-    assert told.code == 0
-    assert "..." not in told.out.partition("Commands:")[2]
+    shown = offline.run("--help")
+    assert shown.code == 0
+    assert "..." not in shown.out.partition("Commands:")[2]
     for name in COMMANDS:
-        assert f"\n  {name} " in told.out
+        assert f"\n  {name} " in shown.out
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help_with_an_example(offline: Command, name: str) -> None:
-    told = offline.here(name, "--help")
-    assert told.code == 0
-    assert f"    polos {name}" in told.out
-    assert "--json" in told.out
+    shown = offline.here(name, "--help")
+    assert shown.code == 0
+    assert f"    polos {name}" in shown.out
+    assert "--json" in shown.out
 
 
-def test_wrong_use_is_exit_code_2(offline: Command) -> None:
+def test_wrong_use_exits_with_2(offline: Command) -> None:
     assert offline.here("nonsense").code == 2
     assert offline.here("show").code == 2
     assert offline.here("list", "--status", "asleep").code == 2
@@ -58,7 +58,7 @@ def test_wrong_use_is_exit_code_2(offline: Command) -> None:
 
 @pytest.mark.failure(14)
 @pytest.mark.parametrize("arguments", TALKING)
-def test_no_redis_is_one_sentence_that_names_it_and_no_password(
+def test_without_redis_one_sentence_names_it_and_no_password(
     offline: Command, arguments: tuple[str, ...]
 ) -> None:
     done = offline.run(*arguments, "--patience", "0.1")
@@ -82,15 +82,13 @@ def test_a_worker_without_redis_says_so(offline: Command, tmp_path: Path) -> Non
         (("--namespace", "a b"), "namespace 'a b' can't be used"),
     ],
 )
-def test_an_option_that_cannot_work_is_one_sentence(
-    offline: Command, arguments: tuple[str, ...], said: str
-) -> None:
+def test_an_invalid_option_is_one_sentence(offline: Command, arguments: tuple[str, ...], said: str) -> None:
     done = offline.here("list", *arguments)
     assert done.code == 1
     assert said in done.sentence
 
 
-async def test_the_options_win_over_the_environment(offline: Command, redis_url: str, namespace: str) -> None:
+async def test_options_win_over_the_environment(offline: Command, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         handle = await client.invoke("cli-nobody", {"x": 1})
         listed = await offline("list", "--url", redis_url, "--namespace", namespace, "--json")

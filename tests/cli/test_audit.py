@@ -1,4 +1,4 @@
-"""`polos audit` and `polos delete`: what was decided, and an end to what is kept."""
+"""`polos audit` and `polos delete`: who decided what, and deleting stored data."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def asked(at: Running) -> ExecutionHandle[Any]:
 
 
 async def decided(at: Running) -> tuple[ExecutionHandle[Any], str]:
-    """An execution whose child and itself were answered, by ann and by bob; and the child's id."""
+    """An execution answered by bob, its child answered by ann, and the child's id."""
     handle = await asks_below.invoke(at.client, "a charge")
     await at.parked(handle)
     (child,) = [one["id"] for one in (await at.client.get_execution(handle.id))["children"]]
@@ -73,23 +73,26 @@ async def decided(at: Running) -> tuple[ExecutionHandle[Any], str]:
 
 async def test_the_audit_is_a_table_and_json(polos: Command, at: Running) -> None:
     handle, child = await decided(at)
-    told = await at.client.audit(handle.id)
+    entries = await at.client.audit(handle.id)
     plain, json = await polos("audit", handle.id), await polos("audit", handle.id, "--json")
     of_child = await polos("audit", child, "--json")
     assert plain.code == json.code == of_child.code == 0, plain.err
     titles, below, own = plain.out.splitlines()
     assert titles.split() == ["AT", "STEP", "WHAT", "BY", "CHANNEL", "ANSWER", "SHOWN"]
-    for row, step, by, entry in ((below, f"ask of {child}", "ann", told[0]), (own, "own", "bob", told[1])):
+    for row, step, by, entry in (
+        (below, f"ask of {child}", "ann", entries[0]),
+        (own, "own", "bob", entries[1]),
+    ):
         at_second = entry["at"][:19].replace("T", " ")
         assert row.startswith(f"{at_second} UTC  {step} ")
         assert row.split(step)[1].split()[:3] == ["answered", by, "client"]
         assert '{"approved": true, "reason": "Jane Roe"}' in row
         assert row.endswith(entry["digest"][:16])
-    assert json.json == told
-    assert of_child.json == told[:1]
+    assert json.json == entries
+    assert of_child.json == entries[:1]
 
 
-async def test_nothing_is_decided_yet(polos: Command, at: Running) -> None:
+async def test_without_decisions_the_audit_is_empty(polos: Command, at: Running) -> None:
     handle = await asked(at)
     plain, json = await polos("audit", handle.id), await polos("audit", handle.id, "--json")
     assert (plain.code, plain.out, plain.err) == (0, "", "no decisions yet\n")
@@ -103,9 +106,9 @@ async def test_an_unknown_execution_is_one_sentence(polos: Command, command: tup
     assert "there is no execution '000" in done.sentence
 
 
-async def test_deleted_is_all_but_a_stub(polos: Command, at: Running) -> None:
+async def test_a_delete_leaves_only_a_stub(polos: Command, at: Running) -> None:
     handle, child = await decided(at)
-    told = await at.client.audit(handle.id)
+    entries = await at.client.audit(handle.id)
     done = await polos("delete", handle.id, "--yes")
     assert (done.code, done.out) == (0, "deleted: 2 executions\n"), done.err
     for gone in (handle.id, child):
@@ -113,13 +116,13 @@ async def test_deleted_is_all_but_a_stub(polos: Command, at: Running) -> None:
             await at.client.get_execution(gone)
         assert "there is no execution" in (await polos("show", gone)).sentence
     stub, plain = await polos("audit", handle.id, "--json"), await polos("audit", handle.id)
-    assert stub.json == [{**entry, "data": None} for entry in told]
+    assert stub.json == [{**entry, "data": None} for entry in entries]
     assert MARK not in plain.out and " ann " in plain.out and " bob " in plain.out
-    again = await polos("delete", handle.id, "-y", "--json")
-    assert again.json == {"id": handle.id, "deleted": 0}
+    repeated = await polos("delete", handle.id, "-y", "--json")
+    assert repeated.json == {"id": handle.id, "deleted": 0}
 
 
-async def test_deleting_tells_programs_too(polos: Command, at: Running) -> None:
+async def test_a_delete_can_print_json(polos: Command, at: Running) -> None:
     handle = await asked(at)
     await at.answer(handle, "ask")
     await at.result(handle)
@@ -127,7 +130,7 @@ async def test_deleting_tells_programs_too(polos: Command, at: Running) -> None:
     assert done.json == {"id": handle.id, "deleted": 1}
 
 
-async def test_what_goes_on_and_a_child_alone_are_not_deleted(polos: Command, at: Running) -> None:
+async def test_unfinished_executions_and_lone_children_are_not_deleted(polos: Command, at: Running) -> None:
     handle = await asked(at)
     done = await polos("delete", handle.id, "--yes")
     assert done.code == 1
@@ -136,11 +139,11 @@ async def test_what_goes_on_and_a_child_alone_are_not_deleted(polos: Command, at
     done = await polos("delete", child, "--yes")
     assert done.code == 1
     assert f"is a child and shares its root's events: delete {root.id} instead" in done.sentence
-    for kept in (handle.id, root.id, child):
-        assert (await at.client.get_execution(kept))["id"] == kept
+    for undeleted in (handle.id, root.id, child):
+        assert (await at.client.get_execution(undeleted))["id"] == undeleted
 
 
-async def test_without_a_terminal_it_wants_a_yes_beforehand(polos: Command, at: Running) -> None:
+async def test_without_a_terminal_a_delete_needs_yes(polos: Command, at: Running) -> None:
     handle, _ = await decided(at)
     done = await polos("delete", handle.id, input=b"y\n")
     assert done.code == 2
@@ -148,7 +151,7 @@ async def test_without_a_terminal_it_wants_a_yes_beforehand(polos: Command, at: 
     assert (await at.client.get_execution(handle.id))["status"] == "completed"
 
 
-async def test_on_a_terminal_it_asks(polos: Command, at: Running) -> None:
+async def test_on_a_terminal_a_delete_asks(polos: Command, at: Running) -> None:
     handle, _ = await decided(at)
     refused = await asyncio.to_thread(_typed, polos, b"n\n", "delete", handle.id)
     assert refused.code != 0
@@ -161,7 +164,7 @@ async def test_on_a_terminal_it_asks(polos: Command, at: Running) -> None:
 
 
 def _typed(polos: Command, keys: bytes, *args: str) -> Done:
-    """How a command ends for one who types at a terminal."""
+    """Runs a command with input typed at a terminal."""
     controller, terminal = pty.openpty()
     try:
         os.write(controller, keys)

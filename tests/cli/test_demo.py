@@ -1,4 +1,4 @@
-"""`polos demo`: the whole story in one terminal, and with a second one that answers."""
+"""`polos demo`: the whole demo in one terminal, and with a second one that answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ END_OF_INPUT = b"\x04"
 
 @pytest.fixture
 def polos(tmp_path: Path) -> Command:
-    """The command where the shell names another server and namespace: the demo has its own."""
+    """The command in a shell configured for another server and namespace: the demo uses its own."""
     return Command("redis://127.0.0.1:1/0", "elsewhere", tmp_path)
 
 
@@ -45,11 +45,11 @@ class Terminal:
     def wait_for(self, text: str) -> None:
         deadline = time.monotonic() + DEADLINE
         while text not in self.screen:
-            assert time.monotonic() < deadline, f"{text!r} never came:\n{self.screen}"
+            assert time.monotonic() < deadline, f"{text!r} did not appear:\n{self.screen}"
             assert self._read(), f"it ended without {text!r}:\n{self.screen}"
 
     def end(self) -> int:
-        """Read to the end; the exit code."""
+        """Reads to the end; returns the exit code."""
         while self._read():
             pass
         return self.process.wait(DEADLINE)
@@ -59,7 +59,7 @@ class Terminal:
             return False
         try:
             data = os.read(self.controller, 65536)
-        except OSError:  # Linux says so when the other side has closed
+        except OSError:  # how Linux reports that the other side has closed
             return False
         self.raw += data
         return bool(data)
@@ -87,8 +87,7 @@ def terminal(polos: Command, *args: str) -> Iterator[Terminal]:
 
 
 def _own_the_terminal() -> None:
-    """So that Ctrl-C, typed, is a signal; and is not ignored, as whatever a script runs in the background is
-    told to."""
+    """Makes a typed Ctrl-C a signal, and one that is not ignored as in a script's background jobs."""
     import fcntl
     import termios
 
@@ -96,7 +95,7 @@ def _own_the_terminal() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_asks_and_goes_on_with_a_yes(polos: Command) -> None:
+def test_a_yes_approves_and_the_demo_continues(polos: Command) -> None:
     with terminal(polos) as person:
         person.wait_for("approve? y/N ")
         assert "╭" in person.screen and "\x1b[" in person.raw.decode()
@@ -111,7 +110,7 @@ def test_asks_and_goes_on_with_a_yes(polos: Command) -> None:
 
 
 @pytest.mark.parametrize("typed", [b"\n", END_OF_INPUT], ids=["nothing", "end of input"])
-def test_anything_but_a_yes_is_a_no(polos: Command, typed: bytes) -> None:
+def test_anything_but_a_yes_rejects(polos: Command, typed: bytes) -> None:
     with terminal(polos) as person:
         person.wait_for("approve? y/N ")
         person.type(typed)
@@ -120,7 +119,7 @@ def test_anything_but_a_yes_is_a_no(polos: Command, typed: bytes) -> None:
         assert "execute_charge" not in person.screen
 
 
-def test_another_terminal_may_answer_with_the_line_that_is_shown(polos: Command) -> None:
+def test_another_terminal_may_answer_with_the_printed_line(polos: Command) -> None:
     with terminal(polos) as person:
         person.wait_for("approve? y/N ")
         line = next(
@@ -135,7 +134,7 @@ def test_another_terminal_may_answer_with_the_line_that_is_shown(polos: Command)
         assert "Charge completed: ch_cust_123_5000" in person.screen
 
 
-def test_a_browser_may_answer_on_the_page_that_is_shown(polos: Command) -> None:
+def test_a_browser_may_answer_on_the_printed_page(polos: Command) -> None:
     with terminal(polos) as screen:
         screen.wait_for("y/N")
         page = re.search(r"http://127\.0\.0\.1:\d+/approve/[0-9a-f]{32}", screen.screen)
@@ -180,7 +179,7 @@ def test_without_a_terminal_a_flag_decides(polos: Command) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("--approve", "--reject")])
-def test_without_a_terminal_and_one_flag_it_does_not_hang(polos: Command, flags: tuple[str, ...]) -> None:
+def test_without_a_terminal_or_a_single_flag_it_does_not_hang(polos: Command, flags: tuple[str, ...]) -> None:
     done = polos.run("demo", *flags)
     assert done.code == 2
     assert "--approve" in done.sentence

@@ -1,4 +1,4 @@
-"""`polos list`, `show`, `events`, `suspensions` and `cancel`: executions as they are."""
+"""`polos list`, `show`, `events`, `suspensions`, `cancel` and `retry`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _broken() -> None:
 
 @workflow(id="cli-magazine")
 async def magazine(ctx: WorkflowContext, input: str) -> str:
-    """A story, and a wait for an event beside it."""
+    """A story, and a wait for an event next to it."""
     one = ctx.step.invoke_and_wait("story", story, Story(text=input))
     await asyncio.gather(one, ctx.step.wait_for_event("news", "weather", timeout=3600))
     return "printed"
@@ -78,7 +78,7 @@ async def waiting(client: PolosClient) -> ExecutionHandle[Story]:
     return handle
 
 
-async def test_show_tells_what_is_waited_for(polos: Command, working: Polos) -> None:
+async def test_show_says_what_an_execution_waits_for(polos: Command, working: Polos) -> None:
     async with working as client:
         handle = await waiting(client)
         shown = await polos("show", handle.id)
@@ -99,23 +99,25 @@ async def test_show_tells_what_is_waited_for(polos: Command, working: Polos) -> 
     assert "  review  closed  at " in cancelled.out
 
 
-async def test_show_tells_who_answered_and_why_it_failed(polos: Command, working: Polos) -> None:
+async def test_show_says_who_answered_and_why_it_failed(polos: Command, working: Polos) -> None:
     async with working as client:
         handle = await waiting(client)
         await client.resume(
             suspend_execution_id=handle.id, suspend_step_key="review", data={"ok": LONG}, resumed_by="ana"
         )
         await client.wait_for_end(handle.id)
-        shown, told = await polos("show", handle.id), await polos("show", handle.id, "--json")
-        assert told.json == await client.get_execution(handle.id)
+        shown, as_json = await polos("show", handle.id), await polos("show", handle.id, "--json")
+        assert as_json.json == await client.get_execution(handle.id)
     assert "  review  answered by ana at " in shown.out
     assert f"answer  {json.dumps({'ok': LONG})}\n" in shown.out
-    assert "\nerror  LookupError: no reader\\x1b[2J\n" in shown.out  # a terminal would have obeyed it
+    assert (
+        "\nerror  LookupError: no reader\\x1b[2J\n" in shown.out
+    )  # a terminal would have obeyed the escape code
     assert "Traceback (most recent call last):" in shown.out
     assert "\x1b" not in shown.out
 
 
-async def test_events_follow_an_execution_to_its_end(polos: Command, working: Polos) -> None:
+async def test_events_follows_an_execution_to_its_end(polos: Command, working: Polos) -> None:
     async with working as client:
         handle = await waiting(client)
         with polos.start(POLOS, "events", handle.id, "--json") as following:
@@ -125,20 +127,20 @@ async def test_events_follow_an_execution_to_its_end(polos: Command, working: Po
             rows = [json.loads(row) for row in following.out.splitlines()]
         plain = await polos("events", handle.id)
     kinds = [row["event_type"] for row in rows]
-    assert kinds.count("workflow_start") == 1  # also with an input too large for the queue's entry
+    assert kinds.count("workflow_start") == 1  # even with an input too large for the queue's entry
     assert kinds[-3:] == ["suspend_review", "resume_review", "workflow_finish"]
     assert rows[-1]["data"]["status"] == "failed"
     assert len(plain.out.splitlines()) == len(rows)
     assert LONG in plain.out
 
 
-async def test_suspensions_say_what_waits(polos: Command, working: Polos) -> None:
+async def test_suspensions_lists_open_suspensions(polos: Command, working: Polos) -> None:
     async with working as client:
         handle = await waiting(client)
         plain = await polos("suspensions")
-        told = await polos("suspensions", "--workflow", "cli-story", "--json")
+        listed = await polos("suspensions", "--workflow", "cli-story", "--json")
         other = await polos("suspensions", "--workflow", "cli-other", "--json")
-        assert told.json["suspensions"] == list(await client.list_suspensions())
+        assert listed.json["suspensions"] == list(await client.list_suspensions())
         await client.cancel(handle.id)
     titles, row = plain.out.splitlines()
     assert titles.split() == ["ID", "SINCE", "UNTIL", "STEP", "WORKFLOW", "SHOWN"]
@@ -146,7 +148,7 @@ async def test_suspensions_say_what_waits(polos: Command, working: Polos) -> Non
     assert other.json == {"suspensions": [], "next_cursor": None}
 
 
-async def test_list_filters_and_goes_on_by_cursor(polos: Command, redis_url: str, namespace: str) -> None:
+async def test_list_filters_and_continues_by_cursor(polos: Command, redis_url: str, namespace: str) -> None:
     workflow_id = "cli-" + "w" * 300
     async with PolosClient(redis_url, namespace) as client:
         ids = [(await client.invoke(workflow_id)).id for _ in range(3)]
@@ -165,19 +167,19 @@ async def test_list_filters_and_goes_on_by_cursor(polos: Command, redis_url: str
     assert "more results: --cursor " in first.err
 
 
-async def test_cancel_ends_it_once(polos: Command, redis_url: str, namespace: str) -> None:
+async def test_cancel_ends_an_execution_once(polos: Command, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         handle = await client.invoke("cli-nobody")
         done = await polos("cancel", handle.id, "--by", "ana", "--json")
-        again = await polos("cancel", handle.id)
+        repeated = await polos("cancel", handle.id)
         found = await client.get_execution(handle.id)
     assert done.json == {"id": handle.id, "status": "cancelled", "cancelled_by": "ana"}
     assert (found["status"], found["cancelled_by"]) == ("cancelled", "ana")
-    assert again.code == 1
-    assert "it is cancelled" in again.sentence
+    assert repeated.code == 1
+    assert "it is cancelled" in repeated.sentence
 
 
-async def test_show_and_events_tell_of_children(polos: Command, working: Polos) -> None:
+async def test_show_and_events_include_children(polos: Command, working: Polos) -> None:
     async with working as client:
         handle = await magazine.invoke(client, "once upon a time")
         async for event in events.stream_workflow(client, handle.root_workflow_id, handle.id):
@@ -200,16 +202,16 @@ async def test_show_and_events_tell_of_children(polos: Command, working: Polos) 
     assert f"  of {handle.id}\n" not in followed.out
 
 
-async def test_retry_lets_a_failed_one_go_on_once(polos: Command, working: Polos) -> None:
+async def test_retry_resumes_a_failed_execution_once(polos: Command, working: Polos) -> None:
     async with working as client:
         handle = await second_run.invoke(client)
         await client.wait_for_end(handle.id)
         done = await polos("retry", handle.id, "--json")
         assert done.json == {"id": handle.id, "run": 2}, done.err
         assert await handle.result(timeout=DEADLINE) == 2
-        again, shown = await polos("retry", handle.id), await polos("show", handle.id)
-    assert again.code == 1
-    assert "it is completed, not failed" in again.sentence
+        repeated, shown = await polos("retry", handle.id), await polos("show", handle.id)
+    assert repeated.code == 1
+    assert "it is completed, not failed" in repeated.sentence
     assert "run         2, after LookupError: no ink\n" in shown.out
 
 
@@ -234,7 +236,7 @@ async def test_a_terminal_gets_colours_and_whole_values(polos: Command, working:
 
 
 def _on_a_terminal(polos: Command, *args: str) -> str:
-    """What a terminal of 80 columns is told by a command."""
+    """What a command prints to a terminal of 80 columns."""
     controller, terminal = pty.openpty()
     environment = {**polos.environment, "TERM": "xterm-256color", "COLUMNS": "80"}
     environment.pop("NO_COLOR", None)
@@ -255,5 +257,5 @@ def _on_a_terminal(polos: Command, *args: str) -> str:
 def _read(controller: int) -> bytes:
     try:
         return os.read(controller, 65536)
-    except OSError:  # Linux says so when the other side has closed
+    except OSError:  # how Linux reports that the other side has closed
         return b""

@@ -1,4 +1,4 @@
-"""`polos invoke`: starting what this machine has no code of, and waiting for it."""
+"""`polos invoke`: starting workflows that this machine has no code for, and waiting for them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def working(redis_url: str, namespace: str) -> Polos:
     return Polos(url=redis_url, namespace=namespace, workflows=[send, asks])
 
 
-async def test_prints_the_id_and_nothing_else(polos: Command, working: Polos) -> None:
+async def test_it_prints_only_the_id(polos: Command, working: Polos) -> None:
     async with working as client:
         started = await polos("invoke", "cli-send", "--input", '{"weight": 1, "to": "Ana"}')
         assert started.err == ""
@@ -51,40 +51,38 @@ async def test_prints_the_id_and_nothing_else(polos: Command, working: Polos) ->
         assert await client.get_handle(execution_id).result() == Receipt(number=7, note="Ana")
 
 
-async def test_waits_and_prints_a_result_of_a_type_it_does_not_know(
-    polos: Command, working: Polos, tmp_path: Path
-) -> None:
+async def test_it_prints_a_result_of_an_unknown_type(polos: Command, working: Polos, tmp_path: Path) -> None:
     place = "a street " * 2000  # nothing is cut in a pipe
     (tmp_path / "parcel.json").write_text('{"weight": 1,\n "to": "' + place + '"}')
     async with working:
         done = await polos("invoke", "cli-send", "--input", "@parcel.json", "--wait")
         assert done.code == 0, done.err
         assert done.json == {"number": 7, "note": place}
-        told = await polos(
+        as_json = await polos(
             "invoke", "cli-send", "--input", "-", "--wait", "--json", input=b'{"weight":1,"to":"B"}'
         )
-        assert (told.json["status"], told.json["error"]) == ("completed", None)
-        assert told.json["result"] == {"number": 7, "note": "B"}
+        assert (as_json.json["status"], as_json.json["error"]) == ("completed", None)
+        assert as_json.json["result"] == {"number": 7, "note": "B"}
 
 
-async def test_a_failure_is_told_in_a_sentence(polos: Command, working: Polos) -> None:
+async def test_a_failure_is_one_sentence(polos: Command, working: Polos) -> None:
     async with working:
-        for given, said in (
+        for text, said in (
             ('{"weight": -1, "to": "C"}', "ValueError: no such weight"),
             ('{"weight": 1}', "input.to: Field required"),
         ):
-            done = await polos("invoke", "cli-send", "--input", given, "--wait")
+            done = await polos("invoke", "cli-send", "--input", text, "--wait")
             assert (done.code, done.out) == (1, "")
             started, sentence = done.err.splitlines()
             assert started.startswith("started ")
             assert said in sentence
-        told = await polos("invoke", "cli-send", "--input", given, "--wait", "--json")
-        assert told.code == 1
-        assert told.json["status"] == "failed"
-        assert told.json["error"]["type"] == "InvalidInputError"
+        as_json = await polos("invoke", "cli-send", "--input", text, "--wait", "--json")
+        assert as_json.code == 1
+        assert as_json.json["status"] == "failed"
+        assert as_json.json["error"]["type"] == "InvalidInputError"
 
 
-async def test_gives_up_waiting_and_says_what_is_waited_for(polos: Command, working: Polos) -> None:
+async def test_a_timeout_says_what_the_execution_waits_for(polos: Command, working: Polos) -> None:
     async with working as client:
         done = await polos("invoke", "cli-asks", "--wait", "--timeout", "1")
         assert done.code == 1
@@ -93,9 +91,7 @@ async def test_gives_up_waiting_and_says_what_is_waited_for(polos: Command, work
         await client.cancel(waits["execution_id"])
 
 
-async def test_warns_when_no_worker_knows_the_workflow(
-    polos: Command, redis_url: str, namespace: str
-) -> None:
+async def test_an_unknown_workflow_gets_a_warning(polos: Command, redis_url: str, namespace: str) -> None:
     done = await polos("invoke", "cli-unheard-of", "--json")
     assert done.code == 0
     assert done.err.startswith("polos: warning: no worker serves workflow 'cli-unheard-of'")
@@ -106,7 +102,7 @@ async def test_warns_when_no_worker_knows_the_workflow(
 
 @pytest.mark.failure(29)
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("text", "said"),
     [
         ('{"a": 1,}', "--input is not JSON: line 1, column 9"),
         ('{"a":\n  tru}', "--input is not JSON: line 2, column 3"),
@@ -118,18 +114,18 @@ async def test_warns_when_no_worker_knows_the_workflow(
         ("-", "--input (standard input) is not JSON: line 1, column 1"),
     ],
 )
-def test_input_that_is_not_json(offline: Command, given: str, said: str) -> None:
+def test_invalid_json_is_refused(offline: Command, text: str, said: str) -> None:
     (offline.folder / "latin.json").write_bytes(b'"\xe9"')
-    done = offline.here("invoke", "cli-send", "--input", given, input=b"what")
+    done = offline.here("invoke", "cli-send", "--input", text, input=b"what")
     assert done.code == 2
     assert said in done.sentence
 
 
-async def test_how_it_is_started(polos: Command, working: Polos) -> None:
+async def test_start_options_are_applied(polos: Command, working: Polos) -> None:
     async with working as client:
         options = ["--session", "s 1", "--user", "ana", "--queue", "calm", "--run-timeout", "0.2"]
-        told = await polos("invoke", "cli-asks", "--delay", "3600", *options, "--json")
-        found = await client.get_execution(told.json["id"])
+        started = await polos("invoke", "cli-asks", "--delay", "3600", *options, "--json")
+        found = await client.get_execution(started.json["id"])
         assert (found["status"], found["queue"]) == ("queued", "calm")
         assert (found["session_id"], found["user_id"]) == ("s 1", "ana")
         await client.cancel(found["id"])
@@ -142,8 +138,8 @@ async def test_a_key_starts_one_execution(polos: Command, working: Polos) -> Non
     async with working:
         call = ("invoke", "cli-send", "--idempotency-key", "order 1", "--wait", "--json", "--input")
         one = await polos(*call, '{"weight": 1, "to": "Ana"}')
-        again = await polos(*call, '{"to": "Ana", "weight": 1}')
-        assert one.json["id"] == again.json["id"]
+        repeated = await polos(*call, '{"to": "Ana", "weight": 1}')
+        assert one.json["id"] == repeated.json["id"]
         other = await polos(*call, '{"weight": 2, "to": "Ana"}')
         assert (other.code, other.out) == (1, "")
         assert "idempotency key 'order 1' was already used for workflow 'cli-send'" in other.sentence
@@ -158,7 +154,7 @@ async def test_a_concurrency_key_needs_a_limit(polos: Command, working: Polos) -
 
 @pytest.mark.parametrize("option", ["--delay", "--run-timeout"])
 @pytest.mark.parametrize("seconds", ["-1", "soon"])
-def test_seconds_that_are_none_are_wrong_use(offline: Command, option: str, seconds: str) -> None:
+def test_invalid_seconds_are_wrong_use(offline: Command, option: str, seconds: str) -> None:
     assert offline.here("invoke", "cli-send", option, seconds).code == 2
 
 
@@ -168,5 +164,5 @@ def test_a_timeout_without_waiting_is_wrong_use(offline: Command) -> None:
 
 @pytest.fixture
 def offline(tmp_path: Path) -> Command:
-    """The command with a Redis that it has no reason to ask."""
+    """The command with a Redis it has no reason to contact."""
     return Command("redis://127.0.0.1:1/0", "offline", tmp_path)

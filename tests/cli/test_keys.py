@@ -1,4 +1,4 @@
-"""`polos keys` and `polos link`: who may call, and links to what waits."""
+"""`polos keys` and `polos link`: API keys, and links to open suspensions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def signing(polos: Command) -> Command:
     return polos
 
 
-def test_the_scopes_are_those_of_keys() -> None:
+def test_the_scopes_match_those_of_keys() -> None:
     commands = import_module("polos_redis.cli.keys")
     assert tuple(commands.Scope) == apikeys.SCOPES
 
@@ -78,10 +78,10 @@ async def test_a_key_is_created_listed_and_revoked(polos: Command, client: Polos
     assert (
         second.startswith(other.id) and "until 2" in second and second.split()[-3:] == ["invoke", "-", "shop"]
     )
-    told = await polos("keys", "list", "--json")
-    assert told.json["keys"][1] == row
-    assert [one["revoked_at"] is None for one in told.json["keys"]] == [False, True]
-    assert made.json["secret"] not in told.out and "secret" not in told.out
+    listed = await polos("keys", "list", "--json")
+    assert listed.json["keys"][1] == row
+    assert [one["revoked_at"] is None for one in listed.json["keys"]] == [False, True]
+    assert made.json["secret"] not in listed.out and "secret" not in listed.out
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ async def test_a_key_is_created_listed_and_revoked(polos: Command, client: Polos
         (("revoke", "carol"), 1, "there is no API key 'carol'"),
     ],
 )
-def test_what_can_not_be_done_is_said(
+def test_invalid_arguments_are_explained(
     polos: Command, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
     done = polos.here("keys", *arguments)
@@ -102,7 +102,7 @@ def test_what_can_not_be_done_is_said(
     assert said in done.err and "Traceback" not in done.err
 
 
-async def test_a_link_leads_to_the_one_that_waits(signing: Command, redis_url: str, namespace: str) -> None:
+async def test_a_link_leads_to_the_open_suspension(signing: Command, redis_url: str, namespace: str) -> None:
     links = Links([SECRET], namespace, "https://polos.example.com", 60)
     async with running(redis_url, namespace, approval) as run:
         handle = await approval.invoke(run.client, "a/b")
@@ -117,12 +117,12 @@ async def test_a_link_leads_to_the_one_that_waits(signing: Command, redis_url: s
         assert made.err.startswith("for anyone who has it, to decide, until ")
 
         options = ("--for", "bob", "--group", "finance", "--view", "--seconds", "3600", "--json")
-        told = (await signing("link", handle.id, "a/b", *options)).json
-        link = links.read(told["url"].partition("?token=")[2])
+        created = (await signing("link", handle.id, "a/b", *options)).json
+        link = links.read(created["url"].partition("?token=")[2])
         assert (link.scope, link.name, link.groups) == ("view", "bob", ("finance",))
         assert link.expires_at < datetime.now(UTC) + timedelta(hours=1, seconds=1)
-        assert told == {
-            "url": told["url"],
+        assert created == {
+            "url": created["url"],
             "execution_id": handle.id,
             "step_key": "a/b",
             "run": 1,
@@ -139,7 +139,7 @@ async def test_a_link_leads_to_the_one_that_waits(signing: Command, redis_url: s
     assert late.err.splitlines()[0] == f"a/b of {handle.id} is answered: it can no longer be decided"
 
 
-async def test_no_link_to_what_there_is_not(signing: Command, redis_url: str, namespace: str) -> None:
+async def test_an_unknown_target_gets_no_link(signing: Command, redis_url: str, namespace: str) -> None:
     unknown = await signing("link", "0" * 32)
     assert unknown.code == 1 and "there is no execution" in unknown.sentence
     async with running(redis_url, namespace, approval) as run:
@@ -150,7 +150,7 @@ async def test_no_link_to_what_there_is_not(signing: Command, redis_url: str, na
 
 
 @pytest.mark.parametrize("missing", ["POLOS_PUBLIC_URL", "POLOS_SECRET"])
-def test_a_link_needs_a_place_and_a_secret(signing: Command, missing: str) -> None:
+def test_a_link_needs_a_public_url_and_a_secret(signing: Command, missing: str) -> None:
     signing.environment[missing] = ""
     done = signing.here("link", "0" * 32)
     assert done.code == 1
@@ -160,7 +160,7 @@ def test_a_link_needs_a_place_and_a_secret(signing: Command, missing: str) -> No
 
 @pytest.mark.parametrize("command", [("keys", "create"), ("keys", "list"), ("keys", "revoke"), ("link",)])
 def test_each_command_has_help_with_an_example(polos: Command, command: tuple[str, ...]) -> None:
-    told = polos.here(*command, "--help")
-    assert told.code == 0
-    assert f"    polos {' '.join(command)}" in told.out
-    assert "--json" in told.out
+    shown = polos.here(*command, "--help")
+    assert shown.code == 0
+    assert f"    polos {' '.join(command)}" in shown.out
+    assert "--json" in shown.out

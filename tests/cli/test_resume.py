@@ -51,7 +51,7 @@ async def until(client: Polos, handle: ExecutionHandle[object], event_type: str)
             return
 
 
-async def test_an_answer_its_repetition_and_another_one(polos: Command, working: Polos) -> None:
+async def test_an_answer_can_be_repeated_but_not_changed(polos: Command, working: Polos) -> None:
     async with working as client:
         handle = await permission.invoke(client, {})
         await until(client, handle, "suspend_first")
@@ -61,9 +61,11 @@ async def test_an_answer_its_repetition_and_another_one(polos: Command, working:
         assert accepted.json["resumed_by"] == "ana"
         assert await handle.result() == [{"approved": True, "limit": 100}, "ana", "cli"]
 
-        again = await polos("resume", handle.id, *answer, "--by", "bob")  # nothing is open: this one is meant
-        assert again.code == 0
-        assert again.out.startswith("unchanged: first of ") and "given by ana at 20" in again.out
+        repeated = await polos(
+            "resume", handle.id, *answer, "--by", "bob"
+        )  # no suspension is open, so the last one is meant
+        assert repeated.code == 0
+        assert repeated.out.startswith("unchanged: first of ") and "given by ana at 20" in repeated.out
 
         other = await polos("resume", handle.id, "--reject", "--by", "bob")
         assert other.code == 1
@@ -83,7 +85,7 @@ async def test_approve_reject_and_reason_are_short_for_data(polos: Command, work
             assert await handle.result() == [data, getpass.getuser(), "cli"]
 
 
-async def test_of_several_open_ones_one_has_to_be_named(polos: Command, working: Polos) -> None:
+async def test_several_open_suspensions_need_a_step_key(polos: Command, working: Polos) -> None:
     async with working as client:
         handle = await both.invoke(client)
         await until(client, handle, "suspend_right")
@@ -99,9 +101,9 @@ async def test_of_several_open_ones_one_has_to_be_named(polos: Command, working:
         assert "'left' was answered by " in late.sentence
 
 
-async def test_an_early_answer_is_kept(polos: Command, redis_url: str, namespace: str) -> None:
+async def test_an_early_answer_is_stored(polos: Command, redis_url: str, namespace: str) -> None:
     async with Polos(url=redis_url, namespace=namespace, workflows=[both]) as client:
-        handle = await client.invoke("cli-permission", {})  # of a workflow that nobody works on yet
+        handle = await client.invoke("cli-permission", {})  # of a workflow without a worker yet
         early = await polos("resume", handle.id, "first", "--data", "@answer.json", "--early", "--json")
         assert early.code == 2  # no such file
         (polos.folder / "answer.json").write_text("[1]")
@@ -115,7 +117,7 @@ async def test_an_early_answer_is_kept(polos: Command, redis_url: str, namespace
         assert await client.get_handle(handle.id).result() == [[1], getpass.getuser(), "cli"]
 
 
-async def test_refusals_of_what_is_over(polos: Command, working: Polos) -> None:
+async def test_closed_and_unknown_suspensions_refuse_an_answer(polos: Command, working: Polos) -> None:
     async with working as client:
         handle = await permission.invoke(client, {"timeout": 0.001})
         await until(client, handle, "suspend_afterwards")
@@ -146,13 +148,13 @@ async def test_refusals_of_what_is_over(polos: Command, working: Polos) -> None:
         (("--approve", "--early"), "--early needs STEP_KEY"),
     ],
 )
-def test_an_unclear_answer_is_no_answer(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+def test_an_unclear_answer_is_refused(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     done = Command("redis://127.0.0.1:1/0", "offline", tmp_path).here("resume", "x", *options)
     assert done.code == 2
     assert said in done.sentence
 
 
-async def test_a_childs_suspension_is_answered_by_the_roots_id(polos: Command, working: Polos) -> None:
+async def test_a_childs_suspension_is_answered_through_the_root(polos: Command, working: Polos) -> None:
     async with working as client:
         handle = await asks_below.invoke(client, 1)
         await until(client, handle, "suspend_first")
@@ -173,7 +175,7 @@ async def test_a_childs_suspension_is_answered_by_the_roots_id(polos: Command, w
 
 
 async def wait_below(client: Polos, handle: ExecutionHandle[object], count: int) -> None:
-    """Wait until so many suspensions are open below an execution."""
+    """Waits until `count` suspensions are open below an execution."""
     async with asyncio.timeout(20):
         async for event in events.stream_workflow(client, handle.root_workflow_id, handle.id):
             count -= event.event_type == "suspend_first"

@@ -1,4 +1,4 @@
-"""`polos schedules`: what the clock begins."""
+"""`polos schedules`: listing, pausing, resuming and deleting schedules."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ async def test_schedules_are_listed(polos: Command, client: PolosClient) -> None
     two = await schedules.create(client, "tidy", "30 3 1 * *")
     await schedules.pause(client, two)
 
-    told = await polos("schedules", "list")
-    titles, first, second = told.out.splitlines()
+    listed = await polos("schedules", "list")
+    titles, first, second = listed.out.splitlines()
     assert titles.split() == ["ID", "NEXT", "LAST", "CRON", "TIMEZONE", "KEY", "WORKFLOW"]
     assert first.startswith(one) and "0 8 * * *" in first and "Europe/Berlin" in first
     assert first.split()[-2:] == ["alice", "report"]
@@ -62,7 +62,7 @@ async def test_a_schedule_is_paused_resumed_and_deleted(polos: Command, client: 
 
 
 @pytest.mark.parametrize("command", ["pause", "resume", "delete"])
-def test_a_schedule_that_there_is_not_is_one_sentence(polos: Command, command: str) -> None:
+def test_an_unknown_schedule_is_one_sentence(polos: Command, command: str) -> None:
     done = polos.here("schedules", command, "schedule-x")
     assert done.code == 1
     assert "no schedule 'schedule-x'" in done.sentence
@@ -70,7 +70,7 @@ def test_a_schedule_that_there_is_not_is_one_sentence(polos: Command, command: s
 
 @pytest.mark.parametrize("command", ["list", "pause", "resume", "delete"])
 def test_each_command_has_help_with_an_example(polos: Command, command: str) -> None:
-    told = polos.here("schedules", command, "--help")
-    assert told.code == 0
-    assert f"    polos schedules {command}" in told.out
-    assert "--json" in told.out
+    shown = polos.here("schedules", command, "--help")
+    assert shown.code == 0
+    assert f"    polos schedules {command}" in shown.out
+    assert "--json" in shown.out

@@ -1,4 +1,4 @@
-"""`polos serve`: what it says, what it refuses, and how it leaves."""
+"""`polos serve`: what it prints, what it refuses, and how it stops."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
     return Command(redis_url, namespace, tmp_path)
 
 
-def place(server: Running) -> str:
-    """Where a server with `--port 0` listens, as its log says."""
+def address(server: Running) -> str:
+    """The address of a server started with `--port 0`, as its log says."""
     server.wait_for("server ready")
     found = re.search(r"(http://[\w.:\[\]]+?)/api/v1", server.err)
     assert found is not None, server.err
@@ -28,27 +28,29 @@ def place(server: Running) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_until_it_is_told_to_stop(polos: Command, number: signal.Signals) -> None:
+def test_it_serves_until_it_is_stopped(polos: Command, number: signal.Signals) -> None:
     with polos.start(POLOS, "serve", "--insecure-dev", "--port", "0") as server:
-        url = place(server)
+        url = address(server)
         assert httpx.get(f"{url}/readyz").json() == {"status": "ready"}
         started = httpx.post(f"{url}/api/v1/executions", json={"workflow_id": "later"})
         assert started.status_code == 201
         assert httpx.get(f"{url}/").status_code == 200
-        with httpx.stream("GET", f"{url}/api/v1/topics/quiet/events") as stream:  # does not hold it up
+        with httpx.stream("GET", f"{url}/api/v1/topics/quiet/events") as stream:  # does not delay the stop
             assert stream.status_code == 200
             server.signal(number)
             assert server.wait() == 0
     assert "server stopped" in server.err
     assert "--insecure-dev is for development only" in server.err
     assert "Traceback" not in server.err
-    assert "color_message" not in server.err  # which uvicorn puts beside its messages, with escape codes
+    assert (
+        "color_message" not in server.err
+    )  # the copy with escape codes that uvicorn attaches to its messages
     assert server.out == ""
 
 
-def test_without_developers_a_key_is_needed(polos: Command) -> None:
+def test_without_insecure_dev_a_key_is_needed(polos: Command) -> None:
     with polos.start(POLOS, "serve", "--port", "0", "--json") as server:
-        url = place(server)
+        url = address(server)
         assert httpx.get(f"{url}/api/v1/executions").status_code == 401
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
@@ -58,9 +60,9 @@ def test_without_developers_a_key_is_needed(polos: Command) -> None:
     assert (request["method"], request["path"], request["status"]) == ("GET", "/api/v1/executions", 401)
 
 
-def test_a_port_that_is_taken_is_one_sentence(polos: Command) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_one_sentence(polos: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
         done = polos.run("serve", "--port", str(port))
     assert done.code == 1
     assert f"can't listen on 127.0.0.1, port {port}: another program is using it" in done.sentence
@@ -75,7 +77,7 @@ def test_a_port_that_is_taken_is_one_sentence(polos: Command) -> None:
         (("--host", "no.such.host.invalid"), "can't listen on no.such.host.invalid"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(polos: Command, options: tuple[str, ...], said: str) -> None:
+def test_invalid_options_are_one_sentence(polos: Command, options: tuple[str, ...], said: str) -> None:
     done = polos.here("serve", *options)
     assert done.code == 1
     assert said in done.sentence
@@ -91,11 +93,11 @@ def test_a_missing_extra_is_named(polos: Command, monkeypatch: pytest.MonkeyPatc
     assert "uvicorn: pip install 'polos-redis[server]'" in done.sentence
 
 
-def test_it_waits_for_a_redis_that_is_away(polos: Command) -> None:
+def test_it_starts_while_redis_is_away(polos: Command) -> None:
     polos.environment["POLOS_REDIS_URL"] = "redis://127.0.0.1:1/0"
     polos.environment["POLOS_PATIENCE_SECONDS"] = "0.2"
     with polos.start(POLOS, "serve", "--port", "0") as server:
-        url = place(server)
+        url = address(server)
         assert "Redis is unreachable" in server.err
         assert httpx.get(f"{url}/healthz").status_code == 200
         assert httpx.get(f"{url}/readyz").status_code == 503

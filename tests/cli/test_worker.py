@@ -1,4 +1,4 @@
-"""`polos worker`: what it imports, what it says, and how it leaves."""
+"""`polos worker`: what it imports, what it prints, and how it stops."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
 
 
 @pytest.mark.parametrize("target", ["flows/flow.py", "module_here"])
-def test_a_file_or_a_module_is_worked_on(polos: Command, target: str) -> None:
+def test_a_worker_runs_a_file_or_a_module(polos: Command, target: str) -> None:
     with polos.worker(target) as worker:
         done = polos.run("invoke", "cli-flow", "--input", "21", "--wait")
         assert (done.code, done.json) == (0, 42), done.err
@@ -63,7 +63,7 @@ def test_the_log_may_be_json(polos: Command) -> None:
 
 
 @pytest.mark.failure(8)
-def test_ctrl_c_stops_it_well(polos: Command) -> None:
+def test_ctrl_c_stops_it_cleanly(polos: Command) -> None:
     with polos.worker("flows/flow.py") as worker:
         worker.signal(signal.SIGINT)
         assert worker.wait() == 0
@@ -72,7 +72,7 @@ def test_ctrl_c_stops_it_well(polos: Command) -> None:
 
 
 @pytest.mark.failure(8)
-async def test_a_thread_that_never_ends_does_not_keep_it(
+async def test_an_endless_thread_does_not_keep_it_alive(
     polos: Command, redis_url: str, namespace: str
 ) -> None:
     (polos.folder / "stuck.py").write_text(STUCK)
@@ -85,7 +85,7 @@ async def test_a_thread_that_never_ends_does_not_keep_it(
             worker.signal(signal.SIGTERM)
             assert worker.wait() == 0
             assert "user code is still running" in worker.err  # the log was flushed
-        assert await handle.status() == "queued"  # given back
+        assert await handle.status() == "queued"  # put back into its queue
         await client.cancel(handle.id)
 
 
@@ -103,7 +103,7 @@ async def test_a_thread_that_never_ends_does_not_keep_it(
         ),
     ],
 )
-def test_what_cannot_be_worked_on_is_one_sentence(
+def test_an_unusable_target_is_one_sentence(
     polos: Command, target: str, source: str | None, said: str
 ) -> None:
     if source is not None:
@@ -126,7 +126,7 @@ def test_what_cannot_be_worked_on_is_one_sentence(
         ("import sys\nsys.exit(3)\n", "    sys.exit(3)\n", "SystemExit: 3"),
     ],
 )
-def test_a_module_that_raises_is_shown_with_its_own_traceback(
+def test_a_raising_module_is_shown_with_its_own_traceback(
     polos: Command, source: str, shown: str, said: str
 ) -> None:
     (polos.folder / "broken.py").write_text(source)

@@ -1,1 +1,1 @@
-"""What a client does: define, start, await, list, end, delete."""
+"""The client: define, start, await, list, end and delete workflows."""

@@ -1,4 +1,4 @@
-"""Cancelling: an execution and all below it end, whatever they do just then and whoever dies meanwhile."""
+"""Cancelling ends an execution and its whole tree, whatever they are doing and whoever dies meanwhile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from polos_redis import (
 from tests.harness.fleet import Fleet
 from tests.harness.running import Running, running, until, working
 
-CHILDREN = 250  # more than one script ends
+CHILDREN = 250  # more than one script call ends
 
 
 def flow(body: Any) -> Workflow[Any, Any]:
@@ -60,7 +60,7 @@ async def all_are(client: PolosClient, status: str, count: int) -> None:
 
 
 async def left(client: PolosClient, handle: ExecutionHandle[Any]) -> list[Any]:
-    """What must be gone: timers, inbox rows, subscriptions, and the set of children."""
+    """State that must be gone: timers, inbox rows, subscriptions, and the set of children."""
     store = await client.store()
     prefix = store.partitions.prefix(handle.id)
     found = [await store.wire.call("ZRANGE", prefix + name, 0, -1) for name in (b"timers", b"suspensions")]
@@ -69,7 +69,7 @@ async def left(client: PolosClient, handle: ExecutionHandle[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
-async def test_a_tree_that_waits_ends_with_its_root(partitions: int, redis_url: str, namespace: str) -> None:
+async def test_a_waiting_tree_ends_with_its_root(partitions: int, redis_url: str, namespace: str) -> None:
     async with (
         PolosClient(redis_url, namespace, partitions=partitions) as client,
         working(client, tree, branch, leaf) as worker,
@@ -87,15 +87,15 @@ async def test_a_tree_that_waits_ends_with_its_root(partitions: int, redis_url: 
             assert seen["cancelled_by"] == "alice"
             assert seen["open_suspensions"] == [] and seen["steps"] == []
             assert {wait["status"] for wait in seen["waits"]} <= {"closed"}
-        told = [event async for event in _stream(client, handle, 7)]
-        assert {event.data["status"] for event in told} == {"cancelled"}
-        assert {event.data["cancelled_by"] for event in told} == {"alice"}
-        assert len({event.metadata["execution_id"] for event in told}) == 7
+        finishes = [event async for event in _stream(client, handle, 7)]
+        assert {event.data["status"] for event in finishes} == {"cancelled"}
+        assert {event.data["cancelled_by"] for event in finishes} == {"alice"}
+        assert len({event.metadata["execution_id"] for event in finishes}) == 7
         assert not at.worker.active
 
 
 async def _stream(client: PolosClient, handle: ExecutionHandle[Any], finishes: int) -> Any:
-    """The finish events of a tree."""
+    """Yields the finish events of a tree."""
     async with asyncio.timeout(20):
         async for event in events.stream_topic(client, handle.id):
             if event.event_type == "workflow_finish":
@@ -105,17 +105,17 @@ async def _stream(client: PolosClient, handle: ExecutionHandle[Any], finishes: i
                 return
 
 
-async def test_what_runs_gets_a_cancelled_error_and_no_step_begins(redis_url: str, namespace: str) -> None:
-    began: set[str] = set()
+async def test_running_code_gets_a_cancelled_error_and_no_step_starts(redis_url: str, namespace: str) -> None:
+    started: set[str] = set()
     cancelled: set[str] = set()
     after: list[str] = []
 
-    async def held(who: str) -> None:
-        began.add(who)
+    async def held(name: str) -> None:
+        started.add(name)
         try:
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
-            cancelled.add(who)
+            cancelled.add(name)
             raise
 
     async def too_late() -> None:
@@ -130,7 +130,7 @@ async def test_what_runs_gets_a_cancelled_error_and_no_step_begins(redis_url: st
 
     @flow
     async def in_code(ctx: WorkflowContext, input: str) -> None:
-        if input == "woken":  # it has come with its journal, and has written nothing
+        if input == "woken":  # it was woken with its journal and has written nothing
             await ctx.step.suspend("ok")
         try:
             await held(input)
@@ -146,10 +146,10 @@ async def test_what_runs_gets_a_cancelled_error_and_no_step_begins(redis_url: st
 
     async with running(redis_url, namespace, parent, in_step, in_code) as at:
         handle = await parent.invoke(at.client)
-        await until(lambda: began == {"in code", "below", "parent"})
+        await until(lambda: started == {"in code", "below", "parent"})
         (woken,) = await at.client.list_suspensions()
         await at.answer(at.client.get_handle(woken["execution_id"]), "ok")
-        await until(lambda: "woken" in began)
+        await until(lambda: "woken" in started)
         await at.client.cancel(handle.id)
         await until(lambda: cancelled == {"in code", "woken", "below", "parent"})
         await until(lambda: not at.worker.active)
@@ -160,18 +160,16 @@ async def test_what_runs_gets_a_cancelled_error_and_no_step_begins(redis_url: st
             assert "after" not in {step["step_key"] for step in seen["steps"]}
 
 
-async def test_the_children_of_a_child_that_has_ended_are_descendants_too(
-    redis_url: str, namespace: str
-) -> None:
+async def test_the_children_of_a_finished_child_are_descendants_too(redis_url: str, namespace: str) -> None:
     @flow
-    async def begins_one(ctx: WorkflowContext, input: int) -> str:
+    async def starts_one(ctx: WorkflowContext, input: int) -> str:
         if input:
-            return str(await ctx.step.invoke_and_wait("deeper", begins_one, input - 1))
+            return str(await ctx.step.invoke_and_wait("deeper", starts_one, input - 1))
         return (await ctx.step.invoke("leaf", leaf)).id
 
     @flow
     async def parent(ctx: WorkflowContext, input: int) -> None:
-        await ctx.step.invoke_and_wait("begins one", begins_one, input)
+        await ctx.step.invoke_and_wait("begins one", starts_one, input)
         await ctx.step.suspend("ok")
 
     async def orphaned(client: PolosClient) -> str:
@@ -181,7 +179,7 @@ async def test_the_children_of_a_child_that_has_ended_are_descendants_too(
         (row,) = await until(there)
         return str(row["id"])
 
-    async with running(redis_url, namespace, parent, begins_one, leaf) as at:
+    async with running(redis_url, namespace, parent, starts_one, leaf) as at:
         handle = await parent.invoke(at.client, 2)
         await at.parked(handle)
         await at.opened(handle, "ok")
@@ -195,43 +193,45 @@ async def test_the_children_of_a_child_that_has_ended_are_descendants_too(
         await at.client.cancel(await orphaned(at.client))
         await at.answer(other, "ok")
         await at.result(other)
-        assert await left(at.client, other) == [], "each is let go when nothing below it goes on"
+        assert await left(at.client, other) == [], "each is released when nothing below it is running"
 
 
-@pytest.mark.parametrize("when", ["before it begins", "between its runs"])
-async def test_what_has_still_to_begin(when: str, redis_url: str, namespace: str) -> None:
+@pytest.mark.parametrize("when", ["before it starts", "between its runs"])
+async def test_an_execution_that_has_not_started_its_run_is_cancelled(
+    when: str, redis_url: str, namespace: str
+) -> None:
     ran = []
 
     async def body(ctx: WorkflowContext) -> None:
         ran.append(ctx.run)
         raise LookupError("once more")
 
-    again: Workflow[None, None] = Workflow(body, "again", retries=3, retry_delay=3600)
-    async with running(redis_url, namespace, again) as at:
-        if when == "before it begins":
-            handle = await again.invoke(at.client, start_delay=3600)
+    retrying: Workflow[None, None] = Workflow(body, "again", retries=3, retry_delay=3600)
+    async with running(redis_url, namespace, retrying) as at:
+        if when == "before it starts":
+            handle = await retrying.invoke(at.client, start_delay=3600)
         else:
-            handle = await again.invoke(at.client)
+            handle = await retrying.invoke(at.client)
 
             async def second() -> bool:
                 return bool((await at.client.get_execution(handle.id))["run"] == 2)
 
             await until(second, "its second run to be set")
-        begun = list(ran)
+        before = list(ran)
         await at.client.cancel(handle.id)
         assert (await at.client.get_execution(handle.id))["status"] == "cancelled"
         assert await left(at.client, handle) == []
-        assert ran == begun
+        assert ran == before
 
 
-# --- whoever dies meanwhile -------------------------------------------------------------
+# --- workers and clients that die meanwhile ---------------------------------------------
 
 
 @pytest.mark.failure(1)
-async def test_a_cascade_that_nobody_carries_on_is_finished_by_the_next_worker(
+async def test_an_interrupted_cascade_is_finished_by_the_next_worker(
     fleet: Fleet, client: PolosClient
 ) -> None:
-    """All workers die, a client cancels and is gone; the first hundred have ended with the root."""
+    """All workers die and the cancelling client leaves; the first hundred have ended with the root."""
     worker = await fleet.start()
     handle = await client.invoke("fan", {"count": CHILDREN, "each": "approval", "first": 3600})
     await until(lambda: _count(client, "waiting", CHILDREN + 1), "all of them to wait")
@@ -260,7 +260,7 @@ async def _is_past(client: PolosClient, handle: ExecutionHandle[Any]) -> bool:
     return bool(int((await store.wire.call("TIME"))[0]) > float(due) / 1000)
 
 
-async def test_short_retention_forgets_nobody_before_its_children_have_ended(
+async def test_short_retention_keeps_a_parent_until_its_children_have_ended(
     redis_url: str, namespace: str
 ) -> None:
     @flow
@@ -281,9 +281,7 @@ async def test_short_retention_forgets_nobody_before_its_children_have_ended(
             await until(nothing_left, "everything to be forgotten")
 
 
-async def test_a_parent_is_told_of_a_child_that_was_cancelled_below_another(
-    redis_url: str, namespace: str
-) -> None:
+async def test_cancelling_below_a_child_raises_in_the_parent(redis_url: str, namespace: str) -> None:
     """Cancelling one branch leaves the rest of the tree alone."""
 
     @flow

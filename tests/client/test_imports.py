@@ -1,4 +1,4 @@
-"""What `import polos_redis` brings with it: a service that only starts workflows pays for nothing else."""
+"""`import polos_redis` stays light: a service that only starts workflows loads nothing else."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def test_the_import_is_light(heavy: str) -> None:
     assert heavy not in _imported("import polos_redis")
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_can_be_imported() -> None:
     source = "import polos_redis\nfor name in polos_redis.__all__: getattr(polos_redis, name)"
     imported = _imported(source)
     assert "polos_redis.worker.worker" in imported
     assert not {"openai", "fastapi", "typer", "rich"} & imported
 
 
-def test_an_unknown_name_is_said_plainly() -> None:
+def test_an_unknown_name_raises_a_plain_error() -> None:
     import polos_redis
 
     with pytest.raises(AttributeError, match="module 'polos_redis' has no attribute 'nothing'"):
@@ -38,7 +38,7 @@ def test_an_unknown_name_is_said_plainly() -> None:
 
 @pytest.mark.parametrize("heavy", ["openai", "httpx", "httpx2", "fastapi", "typer", "rich", "redis"])
 def test_an_agent_is_light(heavy: str) -> None:
-    """Who only defines and asks agents, and has no tools or types of its own, pays for little."""
+    """Covers code that only defines and calls agents, without tools or output types."""
     assert heavy not in _imported(_AGENT)
 
 

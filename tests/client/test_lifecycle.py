@@ -1,4 +1,4 @@
-"""A client that nobody closes: no word, no hang; under another loop and after a fork it works again."""
+"""An unclosed client stays quiet and never hangs; it works again in another loop and after a fork."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().st
 
 
 def _run(source: str, url: str, namespace: str, *options: str) -> str:
-    """A program of a user's, in a process of its own; returns what it printed. Nothing goes to stderr."""
+    """Runs a user's program in its own process; returns what it printed. Nothing goes to stderr."""
     source = PRELUDE + textwrap.dedent(source)
     environment = {**os.environ, "POLOS_REDIS_URL": url, "POLOS_NAMESPACE": namespace}
     done = subprocess.run(
@@ -48,7 +48,7 @@ def _run(source: str, url: str, namespace: str, *options: str) -> str:
 
 
 @SETTINGS
-def test_never_closed(options: tuple[str, ...], redis_url: str, namespace: str) -> None:
+def test_a_client_need_not_be_closed(options: tuple[str, ...], redis_url: str, namespace: str) -> None:
     source = """
         client = PolosClient()
 
@@ -74,7 +74,7 @@ def test_never_closed(options: tuple[str, ...], redis_url: str, namespace: str) 
 
 
 @SETTINGS
-def test_tasks_still_wait_at_the_exit(options: tuple[str, ...], redis_url: str, namespace: str) -> None:
+def test_pending_tasks_at_exit_are_quiet(options: tuple[str, ...], redis_url: str, namespace: str) -> None:
     source = """
         client = PolosClient()
 
@@ -94,7 +94,7 @@ def test_tasks_still_wait_at_the_exit(options: tuple[str, ...], redis_url: str, 
 
 
 @SETTINGS
-def test_a_second_run_with_the_same_client(options: tuple[str, ...], redis_url: str, namespace: str) -> None:
+def test_a_client_works_in_a_second_run(options: tuple[str, ...], redis_url: str, namespace: str) -> None:
     source = """
         client = PolosClient()
 
@@ -116,7 +116,7 @@ def test_a_second_run_with_the_same_client(options: tuple[str, ...], redis_url: 
     assert _run(source, redis_url, namespace, *options) == "queued queued queued\nqueued\n"
 
 
-def test_the_loop_goes_on_while_the_first_call_imports_redis(redis_url: str, namespace: str) -> None:
+def test_the_loop_keeps_running_while_the_first_call_imports_redis(redis_url: str, namespace: str) -> None:
     source = """
         client = PolosClient()
         seen = set()
@@ -139,7 +139,7 @@ def test_the_loop_goes_on_while_the_first_call_imports_redis(redis_url: str, nam
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @SETTINGS
-def test_after_a_fork(options: tuple[str, ...], redis_url: str, namespace: str) -> None:
+def test_a_client_works_after_a_fork(options: tuple[str, ...], redis_url: str, namespace: str) -> None:
     source = """
         client = PolosClient()
 
@@ -161,7 +161,7 @@ def test_after_a_fork(options: tuple[str, ...], redis_url: str, namespace: str) 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_fork_in_the_middle_of_a_run(redis_url: str, namespace: str) -> None:
+def test_a_client_works_after_a_fork_during_a_run(redis_url: str, namespace: str) -> None:
     source = """
         client = PolosClient()
 
@@ -191,7 +191,7 @@ def test_a_fork_in_the_middle_of_a_run(redis_url: str, namespace: str) -> None:
     assert _run(source, redis_url, namespace) == "child 3\nparent 23 False\n"
 
 
-def test_no_loop_is_kept_by_a_client(redis_url: str, namespace: str) -> None:
+def test_a_client_keeps_no_loop_alive(redis_url: str, namespace: str) -> None:
     client = PolosClient(redis_url, namespace)
     loops = []
 
@@ -205,7 +205,7 @@ def test_no_loop_is_kept_by_a_client(redis_url: str, namespace: str) -> None:
     assert sum(loop() is not None for loop in loops) <= 1
 
 
-async def test_used_again_after_closing(redis_url: str, namespace: str) -> None:
+async def test_a_closed_client_can_be_used_again(redis_url: str, namespace: str) -> None:
     client = PolosClient(redis_url, namespace)
     handle = await client.invoke("nobody-runs-it")
     for _ in range(3):
@@ -225,16 +225,16 @@ echoes: Workflow[Any, Any] = Workflow(_echoes, "echoes")
 
 
 @pytest.mark.failure(19)
-async def test_cancelled_calls_leave_the_others_right(redis_url: str, namespace: str) -> None:
+async def test_cancelled_calls_do_not_affect_the_others(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, echoes) as at:
 
-        async def one(number: int) -> int:
+        async def echo(number: int) -> int:
             handle = await echoes.invoke(at.client, number)
             assert (await at.client.get_execution(handle.id))["input"] == number
             result: int = await handle.result()
             return result
 
-        tasks = [asyncio.create_task(one(number)) for number in range(300)]
+        tasks = [asyncio.create_task(echo(number)) for number in range(300)]
         for turn, task in enumerate(tasks[::2]):
             if turn % 5 == 0:
                 await asyncio.sleep(0)
@@ -250,7 +250,7 @@ async def _all_finished(client: PolosClient) -> bool:
     return not await client.list_executions(status="queued")
 
 
-async def test_closing_ends_who_waits(redis_url: str, namespace: str) -> None:
+async def test_closing_ends_pending_waits(redis_url: str, namespace: str) -> None:
     client = PolosClient(redis_url, namespace)
     handle = await client.invoke("nobody-runs-it")
 

@@ -1,4 +1,4 @@
-"""Reading back: one execution, lists of them, the inbox of open suspensions."""
+"""Reading: one execution, lists of executions, and the inbox of open suspensions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def breaks(ctx: WorkflowContext) -> None:
     await ctx.step.run("fail", int, "x", max_retries=0)
 
 
-async def test_everything_of_an_execution_is_plain_json(redis_url: str, namespace: str) -> None:
+async def test_an_execution_is_plain_json(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, orders, breaks) as at:
         handle = await orders.invoke(
             at.client, Order(amount=Decimal("9.99"), due=datetime(2026, 1, 2, tzinfo=UTC))
@@ -89,7 +89,7 @@ async def _visit(pages: Any, limit: int, **filters: Any) -> list[dict[str, Any]]
         cursor = page.next_cursor
         if cursor is None:
             return found
-        assert page, "a page that continues is not empty"
+        assert page, "a page with a cursor is not empty"
 
 
 @flow
@@ -144,7 +144,7 @@ async def test_cursors_visit_everything_once(limit: int, redis_url: str, namespa
         assert {one["workflow_id"] for one in of_one} == {"asks"}
 
 
-async def test_cursors_stand_while_rows_come_and_go(redis_url: str, namespace: str) -> None:
+async def test_cursors_survive_rows_that_come_and_go(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         ids = [(await client.invoke("nobody-runs-it")).id for _ in range(6)]
         page = await client.list_executions(limit=2)
@@ -169,7 +169,7 @@ async def test_a_page_is_a_sequence(redis_url: str, namespace: str) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1001, 1.5, "ten", None])
-async def test_a_bad_limit_is_refused(limit: Any, redis_url: str, namespace: str) -> None:
+async def test_an_invalid_limit_is_refused(limit: Any, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         for pages in (client.list_executions, client.list_suspensions):
             with pytest.raises(ConfigurationError, match="limit must be an integer from 1 to 1000"):
@@ -177,7 +177,7 @@ async def test_a_bad_limit_is_refused(limit: Any, redis_url: str, namespace: str
 
 
 @pytest.mark.parametrize("cursor", ["", "later", "1.5", 1.5j])
-async def test_a_bad_cursor_is_refused(cursor: Any, redis_url: str, namespace: str) -> None:
+async def test_an_invalid_cursor_is_refused(cursor: Any, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         for pages in (client.list_executions, client.list_suspensions):
             with pytest.raises(ConfigurationError, match="cursor must be the next_cursor of a page"):
@@ -185,13 +185,13 @@ async def test_a_bad_cursor_is_refused(cursor: Any, redis_url: str, namespace: s
 
 
 @pytest.mark.parametrize("status", ["running", "", "Completed", 5])
-async def test_a_bad_status_is_refused(status: Any, redis_url: str, namespace: str) -> None:
+async def test_an_invalid_status_is_refused(status: Any, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         with pytest.raises(ConfigurationError, match="status must be one of queued, waiting"):
             await client.list_executions(status=status)
 
 
-async def test_two_partitions_are_one_list(redis_url: str, namespace: str) -> None:
+async def test_two_partitions_form_one_list(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace, partitions=4) as client:
         ids = [(await client.invoke("nobody-runs-it")).id for _ in range(20)]
         for limit in (1, 3, 20, 50):

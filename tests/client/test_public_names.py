@@ -1,4 +1,4 @@
-"""The names that users import, and where users of Polos look for them."""
+"""The names that users import, in the places where users of Polos look for them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ COMPOSITION = (
 
 
 @pytest.mark.parametrize("name", COMPOSITION)
-def test_what_composition_needs_is_at_top_level(name: str) -> None:
+def test_composition_names_are_at_top_level(name: str) -> None:
     assert name in polos_redis.__all__
     assert getattr(polos_redis, name) is not None
 
 
-def test_a_star_import_brings_all_of_them() -> None:
+def test_a_star_import_brings_every_name() -> None:
     brought: dict[str, Any] = {}
     exec("from polos_redis import *", brought)
     assert set(polos_redis.__all__) <= brought.keys()
@@ -34,28 +34,28 @@ def _as_ruff_sorts(name: str) -> tuple[bool, str]:
     return not name[0].isupper(), name
 
 
-def test_every_error_that_users_may_catch_is_at_top_level() -> None:
+def test_every_catchable_error_is_at_top_level() -> None:
     ours = {name for name, one in vars(errors).items() if inspect.isclass(one)}
-    # bases, and what never leaves the library
+    # base classes, and errors that never leave the library
     inner = {"ConnectionLostError", "StoredValueError"}
     assert {name for name in ours if name.endswith("Error")} - inner <= set(polos_redis.__all__)
 
 
 @pytest.mark.parametrize("module", ["polos_redis.types", "polos_redis.features.events"])
-def test_the_modules_have_what_the_package_has(module: str) -> None:
+def test_the_modules_match_the_package(module: str) -> None:
     found = import_module(module)
     public = vars(polos_redis.events) | {name: getattr(polos_redis, name) for name in polos_redis.__all__}
     for name in found.__all__:
         assert getattr(found, name) is public[name]
 
 
-def test_what_they_have() -> None:
+def test_the_modules_have_their_names() -> None:
     types, features = import_module("polos_redis.types"), import_module("polos_redis.features.events")
     assert {name for name in COMPOSITION if name[0].isupper()} <= set(types.__all__)
     assert {"publish", "stream_topic", "stream_workflow", "EventData"} <= set(features.__all__)
 
 
-def test_a_workflow_state_checks_what_it_is_assigned() -> None:
+def test_a_workflow_state_validates_assignment() -> None:
     class Tally(polos_redis.WorkflowState):
         count: int = 0
 
@@ -82,10 +82,10 @@ def test_a_workflow_state_checks_what_it_is_assigned() -> None:
         errors.InsideWorkflowError("run"),
     ],
 )
-def test_an_error_survives_pickling_and_says_the_same(error: Exception) -> None:
+def test_an_error_survives_pickling_unchanged(error: Exception) -> None:
     import pickle
 
-    again = pickle.loads(pickle.dumps(error))
-    assert type(again) is type(error)
-    assert str(again) == str(error)
-    assert again.__dict__ == error.__dict__
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert copy.__dict__ == error.__dict__

@@ -1,4 +1,4 @@
-"""Retrying a failed execution: what is kept, what is tried again, and who sees what of its runs."""
+"""Retrying a failed execution: what is kept, what runs again, and who sees which of its runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def flow(body: Any, **options: Any) -> Workflow[Any, Any]:
 
 
 class World:
-    """What is outside of the workflows: it counts calls, and fails until it is mended."""
+    """The world outside the workflows: counts calls, and fails until it is fixed."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -64,7 +64,7 @@ async def failed(at: Running, handle: ExecutionHandle[Any]) -> ExecutionFailedEr
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
-async def test_what_has_succeeded_is_kept(
+async def test_successful_steps_are_kept(
     partitions: int, world: World, redis_url: str, namespace: str
 ) -> None:
     runs = []
@@ -86,9 +86,9 @@ async def test_what_has_succeeded_is_kept(
         world.broken = False
 
         assert await client.retry(handle.id) == 2
-        value, given, run = await at.result(handle)
+        value, argument, run = await at.result(handle)
         after = await client.get_execution(handle.id)
-        assert (given, run, runs) == (7, 2, [1, 2])
+        assert (argument, run, runs) == (7, 2, [1, 2])
         assert world.calls == {"good": 1, "bad": 3, "last": 1}
         assert before["steps"][0]["value"] == value
         assert (after["status"], after["run"], after["error"]) == ("completed", 2, None)
@@ -96,7 +96,7 @@ async def test_what_has_succeeded_is_kept(
         assert [step["attempts"] for step in after["steps"] if step["step_key"] == "bad"] == [1]
 
 
-async def test_answers_stay_and_what_timed_out_is_asked_again(redis_url: str, namespace: str) -> None:
+async def test_answers_stay_and_timed_out_suspensions_open_again(redis_url: str, namespace: str) -> None:
     asked = []
 
     @flow
@@ -128,7 +128,7 @@ async def test_answers_stay_and_what_timed_out_is_asked_again(redis_url: str, na
         assert kinds.count("suspend_second") == 2
 
 
-async def test_what_was_open_at_the_failure_is_asked_again(
+async def test_suspensions_open_at_the_failure_open_again(
     redis_url: str, namespace: str, world: World
 ) -> None:
     @flow
@@ -156,7 +156,7 @@ async def test_what_was_open_at_the_failure_is_asked_again(
 # --- children ---------------------------------------------------------------------------
 
 
-async def test_failed_children_run_again_and_no_others(redis_url: str, namespace: str, world: World) -> None:
+async def test_only_failed_children_run_again(redis_url: str, namespace: str, world: World) -> None:
     @flow
     async def child(ctx: WorkflowContext, input: int) -> int:
         await ctx.step.run("kept", world.works, f"kept {input}")
@@ -184,10 +184,10 @@ async def test_failed_children_run_again_and_no_others(redis_url: str, namespace
 
 
 @pytest.mark.parametrize("when", ["before the retry", "after the retry"])
-async def test_children_that_went_on_meanwhile(
+async def test_children_that_kept_running_are_not_started_again(
     when: str, redis_url: str, namespace: str, world: World
 ) -> None:
-    """The parent fails while its child waits; it is not begun again, whenever it ends."""
+    """The parent fails while its child waits; the child is not started again, whenever it ends."""
 
     @flow
     async def child(ctx: WorkflowContext) -> Any:
@@ -223,10 +223,10 @@ async def test_children_that_went_on_meanwhile(
         assert world.calls["once"] == 1
 
 
-async def test_the_result_of_a_child_that_is_gone_by_the_retry(
+async def test_the_result_of_a_child_forgotten_before_the_retry_is_kept(
     redis_url: str, namespace: str, client: PolosClient, world: World
 ) -> None:
-    """It ended after its parent had failed, and was forgotten before that one was retried."""
+    """The child ends after its parent has failed, and is forgotten before the parent is retried."""
 
     @flow
     async def child(ctx: WorkflowContext) -> Any:
@@ -242,7 +242,7 @@ async def test_the_result_of_a_child_that_is_gone_by_the_retry(
         return asked.result()
 
     async with (
-        PolosClient(redis_url, namespace, retention_seconds=0.1) as short,  # begins the child
+        PolosClient(redis_url, namespace, retention_seconds=0.1) as short,  # starts the child
         working(short, parent, child) as worker,
     ):
         at = Running(client, worker)
@@ -265,8 +265,8 @@ async def test_the_result_of_a_child_that_is_gone_by_the_retry(
         assert world.calls["once"] == 1
 
 
-async def test_a_retry_stops_the_end_of_its_children(redis_url: str, namespace: str) -> None:
-    """Timed out with more children than end at once, and retried before the others have: they go on."""
+async def test_a_retry_stops_the_ending_of_its_children(redis_url: str, namespace: str) -> None:
+    """The run times out with more children than end at once; those alive at the retry continue."""
     count = 300
 
     @flow
@@ -292,7 +292,7 @@ async def test_a_retry_stops_the_end_of_its_children(redis_url: str, namespace: 
             await until(all_wait)
             await until(lambda: _is(handle, "waiting"))
 
-        # no worker is there: what is due is decided by hand, a batch at a time
+        # no worker is running: timers are fired by hand, a batch at a time
         home = store.partitions.prefix(handle.id)
 
         async def fire() -> int:
@@ -324,10 +324,10 @@ async def _unheld(store: Any, prefix: bytes) -> bool:
     return bool(await store.wire.call("EXISTS", prefix + b"timer_leader") == 0)
 
 
-# --- by itself --------------------------------------------------------------------------
+# --- automatic --------------------------------------------------------------------------
 
 
-async def test_retries_of_the_workflows_own(redis_url: str, namespace: str, world: World) -> None:
+async def test_a_workflow_retries_itself(redis_url: str, namespace: str, world: World) -> None:
     @flow
     async def plain(ctx: WorkflowContext) -> None:
         await ctx.step.run("good", world.works, "good")
@@ -339,21 +339,21 @@ async def test_retries_of_the_workflows_own(redis_url: str, namespace: str, worl
         handle = await stubborn.invoke(at.client)
         assert (await failed(at, handle)).error_message == "in run 3"
         assert world.calls == {"good": 1, "run 1": 1, "run 2": 1, "run 3": 1}
-        told = await at.events(handle)
-        assert _runs(told) == [(2, 10), (3, 10)]
-        assert told[-1].data == {"status": "failed", "error": "LookupError: in run 3", "run": 3}
-        assert [event.event_type for event in told].count("workflow_finish") == 1
+        emitted = await at.events(handle)
+        assert _runs(emitted) == [(2, 10), (3, 10)]
+        assert emitted[-1].data == {"status": "failed", "error": "LookupError: in run 3", "run": 3}
+        assert [event.event_type for event in emitted].count("workflow_finish") == 1
 
-        assert await at.client.retry(handle.id) == 4, "and its own retries are counted anew"
+        assert await at.client.retry(handle.id) == 4, "its own retries are counted from zero"
         assert (await failed(at, handle)).error_message == "in run 6"
 
 
-def _runs(told: list[Event]) -> list[tuple[int, int]]:
-    retries = [event.data for event in told if event.event_type == "workflow_retry"]
+def _runs(emitted: list[Event]) -> list[tuple[int, int]]:
+    retries = [event.data for event in emitted if event.event_type == "workflow_retry"]
     return [(data["run"], data["delay_ms"]) for data in retries]
 
 
-async def test_a_child_with_retries_is_told_of_at_its_last_end(
+async def test_a_child_with_retries_wakes_its_parent_at_its_last_end(
     redis_url: str, namespace: str, world: World
 ) -> None:
     async def body(ctx: WorkflowContext) -> int:
@@ -373,11 +373,11 @@ async def test_a_child_with_retries_is_told_of_at_its_last_end(
         assert await at.result(handle) == 3
         assert world.calls["pass"] == 2
         (row,) = (await at.client.get_execution(handle.id))["children"]
-        told = [event for event in await at.events(handle) if event.event_type == "workflow_retry"]
-        assert [event.metadata for event in told] == [{"execution_id": row["id"]}] * 2
+        retries = [event for event in await at.events(handle) if event.event_type == "workflow_retry"]
+        assert [event.metadata for event in retries] == [{"execution_id": row["id"]}] * 2
 
 
-async def test_a_child_that_runs_again_has_all_its_own_retries(redis_url: str, namespace: str) -> None:
+async def test_a_retried_child_has_all_its_own_retries(redis_url: str, namespace: str) -> None:
     async def body(ctx: WorkflowContext) -> int:
         if ctx.run < 4:
             raise LookupError("not yet")
@@ -396,7 +396,7 @@ async def test_a_child_that_runs_again_has_all_its_own_retries(redis_url: str, n
         assert await at.result(handle) == 4, "two runs, and then two more"
 
 
-async def test_bad_input_is_not_tried_again(redis_url: str, namespace: str) -> None:
+async def test_invalid_input_is_not_retried(redis_url: str, namespace: str) -> None:
     async def body(ctx: WorkflowContext, input: int) -> None:
         raise AssertionError("not reached")
 
@@ -406,10 +406,10 @@ async def test_bad_input_is_not_tried_again(redis_url: str, namespace: str) -> N
         assert (await at.client.get_execution(handle.id))["run"] == 1
 
 
-# --- who sees what ----------------------------------------------------------------------
+# --- results and streams ----------------------------------------------------------------
 
 
-async def test_two_retries_at_once_begin_one_run(redis_url: str, namespace: str, world: World) -> None:
+async def test_concurrent_retries_start_one_run(redis_url: str, namespace: str, world: World) -> None:
     @flow
     async def work(ctx: WorkflowContext) -> int:
         await ctx.step.run("bad", world.breaks, "bad", max_retries=0)
@@ -426,7 +426,7 @@ async def test_two_retries_at_once_begin_one_run(redis_url: str, namespace: str,
         assert world.calls["bad"] == 2
 
 
-async def test_only_what_has_failed(redis_url: str, namespace: str) -> None:
+async def test_only_a_failed_execution_can_be_retried(redis_url: str, namespace: str) -> None:
     @flow
     async def ask(ctx: WorkflowContext) -> None:
         await ctx.step.suspend("ok")
@@ -447,7 +447,9 @@ async def test_only_what_has_failed(redis_url: str, namespace: str) -> None:
             await at.client.retry("0" * 32)
 
 
-async def test_results_and_streams_across_a_retry(redis_url: str, namespace: str, world: World) -> None:
+async def test_results_and_streams_continue_across_a_retry(
+    redis_url: str, namespace: str, world: World
+) -> None:
     @flow
     async def work(ctx: WorkflowContext) -> str:
         await ctx.step.suspend(f"run {ctx.run}")
@@ -461,7 +463,7 @@ async def test_results_and_streams_across_a_retry(redis_url: str, namespace: str
         ends: list[int] = []
 
         async def follow() -> None:
-            """As a reader that lags: it comes to the first run's end when there is a second one."""
+            """A slow reader: it reaches the first run's end after the second run has started."""
             async for event in events.stream_workflow(at.client, "work", handle.id):
                 seen.append(event)
                 if event.event_type == "suspend_run 1":
@@ -488,8 +490,10 @@ async def test_results_and_streams_across_a_retry(redis_url: str, namespace: str
 
 
 @pytest.mark.failure(9)
-async def test_one_that_has_lost_its_workers_too_often(fleet: Fleet, client: PolosClient) -> None:
-    """It ends its worker's process each time, until that is mended; its journal is kept."""
+async def test_an_execution_that_lost_too_many_workers_can_be_retried(
+    fleet: Fleet, client: PolosClient
+) -> None:
+    """It kills its worker's process each time until it is fixed; its journal is kept."""
     options: dict[str, Any] = {"max_deliveries": 2}
     workers = [await fleet.start(**options) for _ in range(2)]
     handle = await client.invoke("deadly", {"always": True})
@@ -505,10 +509,8 @@ async def test_one_that_has_lost_its_workers_too_often(fleet: Fleet, client: Pol
     assert [name for name, _ in fleet.effects(handle.id)] == ["start", "death", "death"]
 
 
-async def test_catching_a_timeout_is_not_undone_by_a_retry(
-    redis_url: str, namespace: str, world: World
-) -> None:
-    """What timed out is asked again even where the code had gone on without it: it is told so."""
+async def test_a_retry_opens_a_caught_timeout_again(redis_url: str, namespace: str, world: World) -> None:
+    """A timed-out suspension opens again even if the code caught the timeout and continued."""
 
     @flow
     async def ask(ctx: WorkflowContext) -> str:

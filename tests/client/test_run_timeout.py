@@ -1,4 +1,4 @@
-"""`run_timeout_seconds`: what has not finished in time fails, waiting included, and what is below it ends."""
+"""`run_timeout_seconds`: a run that is late fails, waiting included, and its descendants end with it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from polos_redis import (
 from tests.harness.running import Running, running, until, working
 
 HOUR = 3600.0
-SHORT = 0.1  # seconds: for those that need not come anywhere before it has passed
+SHORT = 0.1  # seconds: for executions that need not get anywhere before it has passed
 
 
 @pytest.fixture(params=[1, 4], ids=["one-partition", "four-partitions"])
@@ -44,7 +44,7 @@ async def asks(ctx: WorkflowContext, input: Any) -> Any:
 
 
 async def timed_out(at: Running, handle: ExecutionHandle[Any]) -> str:
-    """Wait for the end, which has to be that of the timeout; its message."""
+    """Waits for the end, which must be a timeout; returns its message."""
     with pytest.raises(ExecutionFailedError) as failed:
         await at.result(handle)
     assert failed.value.error_type == "WorkflowTimeoutError"
@@ -66,7 +66,7 @@ async def deadline(client: PolosClient, handle: ExecutionHandle[Any]) -> datetim
 
 
 async def expire(client: PolosClient, handle: ExecutionHandle[Any]) -> None:
-    """Move the end of an execution's time into the past."""
+    """Moves an execution's deadline into the past."""
     store = await client.store()
     timers = store.partitions.prefix(handle.id) + b"timers"
     assert await store.wire.call("ZADD", timers, "XX", "CH", 1, "t" + handle.id) == 1
@@ -89,14 +89,14 @@ async def test_waiting_counts(where: str, many: PolosClient) -> None:
         assert seen["open_suspensions"] == []
         assert [step["step_key"] for step in seen["steps"]] == ["before"]
         assert await timers(many, handle) == []
-        told = await at.events(await many.get_handle(handle.id))
-        assert told[-1].data == {
+        emitted = await at.events(await many.get_handle(handle.id))
+        assert emitted[-1].data == {
             "status": "failed",
             "error": "WorkflowTimeoutError: it did not finish within its 3600 seconds",
         }
 
 
-async def test_what_runs_is_stopped(redis_url: str, namespace: str) -> None:
+async def test_running_code_is_stopped(redis_url: str, namespace: str) -> None:
     seen = []
 
     async def hang() -> None:
@@ -120,7 +120,7 @@ async def test_what_runs_is_stopped(redis_url: str, namespace: str) -> None:
         assert seen == ["began", "cancelled"]
 
 
-async def test_in_time_leaves_no_timer(redis_url: str, namespace: str) -> None:
+async def test_an_execution_in_time_leaves_no_timer(redis_url: str, namespace: str) -> None:
     @flow
     async def quick(ctx: WorkflowContext) -> str:
         return "done"
@@ -136,8 +136,8 @@ async def test_a_delay_before_the_start_does_not_count(redis_url: str, namespace
         handle = await asks.invoke(client, start_delay=60, run_timeout_seconds=30)
         store = await client.store()
         key = store.partitions.prefix(handle.id) + b"timers"
-        begins, ends = [float(await store.wire.call("ZSCORE", key, kind + handle.id)) for kind in "pt"]
-        assert ends - begins == 30_000
+        starts, ends = [float(await store.wire.call("ZSCORE", key, kind + handle.id)) for kind in "pt"]
+        assert ends - starts == 30_000
         await handle.cancel()
 
 
@@ -173,10 +173,10 @@ async def test_a_childs_own_timeout_is_its_failure(redis_url: str, namespace: st
         try:
             await ctx.step.invoke_and_wait("one", asks, run_timeout_seconds=SHORT)
         except StepExecutionError as error:
-            told = [error.error_type]
+            types = [error.error_type]
         batch = [BatchWorkflowInput(asks, run_timeout_seconds=SHORT)]
         (one,) = await ctx.step.batch_invoke_and_wait("batch", batch)
-        return [*told, one.error or ""]
+        return [*types, one.error or ""]
 
     async with running(redis_url, namespace, parent, asks) as at:
         one, many = await at.result(await parent.invoke(at.client))
@@ -220,7 +220,7 @@ async def test_a_retry_has_the_whole_time_again(redis_url: str, namespace: str) 
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "soon", float("nan"), True])
-async def test_what_is_no_time_is_refused(wrong: Any, client: PolosClient) -> None:
+async def test_an_invalid_timeout_is_refused(wrong: Any, client: PolosClient) -> None:
     with pytest.raises(ValueError, match="run_timeout_seconds must be a positive number"):
         await client.invoke("asks", run_timeout_seconds=wrong)
     with pytest.raises(ConfigurationError, match="run_timeout_seconds"):

@@ -1,4 +1,4 @@
-"""How an execution is begun: once for a key, later, and for whom."""
+"""How an execution is started: once per key, later, and for whom."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ async def typed(ctx: WorkflowContext, input: Order) -> Order:
     return input
 
 
-# --- once for a key ---------------------------------------------------------------------
+# --- once per key -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
-async def test_a_key_begins_one_execution(partitions: int, redis_url: str, namespace: str) -> None:
+async def test_a_key_starts_one_execution(partitions: int, redis_url: str, namespace: str) -> None:
     async with (
         PolosClient(redis_url, namespace, partitions=partitions) as client,
         working(client, echo) as worker,
@@ -61,7 +61,7 @@ async def test_a_key_begins_one_execution(partitions: int, redis_url: str, names
         assert await at.result(handles[0]) == {"a": 1, "b": [2]}
         after = await client.invoke("echo", {"b": [2], "a": 1}, idempotency_key="k")
         assert after.id == handles[0].id, (
-            "also when it has finished, by the workflow's id alone, in any order"
+            "also after it has finished, by the workflow's id alone, in any order"
         )
         other = await echo.invoke(client, {"a": 1, "b": [2]}, idempotency_key="another k")
         assert other.id != after.id
@@ -73,22 +73,22 @@ async def test_a_key_begins_one_execution(partitions: int, redis_url: str, names
 
 async def test_another_input_for_the_same_key_is_a_conflict(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, echo) as at:
-        for number, (given, other) in enumerate(
+        for number, (value, other) in enumerate(
             [({"a": 1}, {"a": 2}), (1, 1.0), (1, True), (None, 0), ([1], (1,)), (0.1 + 0.2, 0.3), ({1}, {2})]
         ):
             key = f"key {number}"
-            first = await echo.invoke(at.client, given, idempotency_key=key)
+            first = await echo.invoke(at.client, value, idempotency_key=key)
             with pytest.raises(
                 IdempotencyConflictError, match="was already used for workflow 'echo'"
             ) as caught:
                 await echo.invoke(at.client, other, idempotency_key=key)
             assert (caught.value.key, caught.value.execution_id) == (key, first.id)
-            assert await at.result(first) == given
+            assert await at.result(first) == value
         assert len(await at.client.list_executions()) == 7
 
 
 @pytest.mark.parametrize(
-    "given",
+    "input",
     [
         {"list": [1, [2]], "set": {3, 4}, "keys": {(1, 2): b"x", None: 1.5}},
         float("nan"),
@@ -100,11 +100,11 @@ async def test_another_input_for_the_same_key_is_a_conflict(redis_url: str, name
         Order(1, ("a", "b")),
     ],
 )
-async def test_any_input_is_the_same_as_itself(given: Any, redis_url: str, namespace: str) -> None:
+async def test_any_input_equals_itself(input: Any, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, echo) as at:
-        first = await echo.invoke(at.client, given, idempotency_key="k")
-        again = await echo.invoke(at.client, codec.decode(codec.encode(given)), idempotency_key="k")
-        assert first.id == again.id
+        first = await echo.invoke(at.client, input, idempotency_key="k")
+        second = await echo.invoke(at.client, codec.decode(codec.encode(input)), idempotency_key="k")
+        assert first.id == second.id
         await at.result(first)
 
 
@@ -116,15 +116,15 @@ async def test_a_key_belongs_to_its_workflow(redis_url: str, namespace: str) -> 
         assert (await at.result(one), await at.result(two)) == (Order(1), Order(1))
 
 
-async def test_a_key_of_an_execution_that_failed(redis_url: str, namespace: str) -> None:
+async def test_a_key_of_a_failed_execution_starts_nothing(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, fails) as at:
         first = await fails.invoke(at.client, idempotency_key="k")
         with pytest.raises(ExecutionFailedError):
             await at.result(first)
-        again = await fails.invoke(at.client, idempotency_key="k")
-        assert again.id == first.id
+        second = await fails.invoke(at.client, idempotency_key="k")
+        assert second.id == first.id
         with pytest.raises(ExecutionFailedError, match="not there"):
-            await at.result(again)
+            await at.result(second)
         assert (await at.client.get_execution(first.id))["run"] == 1
 
 
@@ -150,7 +150,7 @@ async def test_a_key_is_kept_as_long_as_its_execution(redis_url: str, namespace:
         del at
 
 
-async def test_an_option_that_there_is_not_is_named(client: PolosClient) -> None:
+async def test_an_unknown_option_is_refused(client: PolosClient) -> None:
     with pytest.raises(
         TypeError, match=r"unexpected option 'retires'; expected one of concurrency_key, idempotency_key"
     ):
@@ -158,7 +158,7 @@ async def test_an_option_that_there_is_not_is_named(client: PolosClient) -> None
 
 
 @pytest.mark.parametrize("key", ["", 5, b"k"])
-async def test_what_is_no_key_is_refused(key: Any, client: PolosClient) -> None:
+async def test_an_invalid_key_is_refused(key: Any, client: PolosClient) -> None:
     with pytest.raises(InvalidInputError, match="idempotency_key must be a non-empty string"):
         await echo.invoke(client, 1, idempotency_key=key)
     assert not await client.list_executions()
@@ -166,7 +166,7 @@ async def test_what_is_no_key_is_refused(key: Any, client: PolosClient) -> None:
 
 @pytest.mark.failure(21)
 @pytest.mark.parametrize("key", ["two words", "a\nb", "nul\0nul", "é✓", "{brace}", " ", "x" * 1000, "\ud800"])
-async def test_odd_keys(key: str, client: PolosClient) -> None:
+async def test_a_key_may_be_any_text(key: str, client: PolosClient) -> None:
     one = await echo.invoke(client, 1, idempotency_key=key)
     assert (await echo.invoke(client, 1, idempotency_key=key)).id == one.id
     assert (await echo.invoke(client, 1, idempotency_key=key + "'")).id != one.id
@@ -175,23 +175,23 @@ async def test_odd_keys(key: str, client: PolosClient) -> None:
 # --- later ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["seconds", "timedelta", "moment"])
-async def test_a_start_that_comes_later(how: str, redis_url: str, namespace: str) -> None:
+@pytest.mark.parametrize("kind", ["seconds", "timedelta", "datetime"])
+async def test_a_start_can_be_delayed(kind: str, redis_url: str, namespace: str) -> None:
     hour = timedelta(hours=1)
-    moment = datetime.now(UTC) + hour
+    start_at = datetime.now(UTC) + hour
     options: Any = {
         "seconds": {"start_delay": 3600},
         "timedelta": {"start_delay": hour},
-        "moment": {"start_at": moment},
-    }[how]
+        "datetime": {"start_at": start_at},
+    }[kind]
     async with running(redis_url, namespace, echo) as at:
         handle = await echo.invoke(at.client, 1, **options)
         created = datetime.fromisoformat((await at.client.get_execution(handle.id))["created_at"])
         store = await at.client.store()
         timers, start = store.partitions.prefix(handle.id) + b"timers", f"p{handle.id}"
         due = datetime.fromtimestamp(float(await store.wire.call("ZSCORE", timers, start)) / 1000, UTC)
-        wanted = moment if how == "moment" else created + hour
-        assert abs(due - wanted) < timedelta(milliseconds=2), "timers count in whole ms"
+        expected = start_at if kind == "datetime" else created + hour
+        assert abs(due - expected) < timedelta(milliseconds=2), "timers count in whole ms"
         assert await handle.status() == "queued"
         await store.wire.call("ZADD", timers, "XX", 1, start)
         assert await at.result(handle) == 1
@@ -207,7 +207,7 @@ async def test_a_start_that_comes_later(how: str, redis_url: str, namespace: str
         {"start_delay": None, "start_at": None},
     ],
 )
-async def test_a_start_that_is_due_comes_at_once(options: Any, redis_url: str, namespace: str) -> None:
+async def test_a_start_in_the_past_happens_at_once(options: Any, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         handle = await echo.invoke(client, 1, **options)
         assert rows(redis_url, namespace) == set()
@@ -234,13 +234,13 @@ async def test_a_start_that_is_due_comes_at_once(options: Any, redis_url: str, n
         ({"user_id": ["ana"]}, "user_id must be a string or None"),
     ],
 )
-async def test_bad_options_are_named(options: Any, said: str, client: PolosClient) -> None:
+async def test_invalid_options_are_refused(options: Any, said: str, client: PolosClient) -> None:
     with pytest.raises(InvalidInputError, match=said):
         await echo.invoke(client, 1, **options)
     assert not await client.list_executions()
 
 
-async def test_a_start_that_is_cancelled_before_it_comes(redis_url: str, namespace: str) -> None:
+async def test_a_delayed_start_can_be_cancelled(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         handle = await echo.invoke(client, 1, start_delay=3600, run_timeout_seconds=60)
         assert {row.partition(" ")[0] for row in rows(redis_url, namespace)} == {"timer"}
@@ -259,18 +259,18 @@ async def test_the_run_timeout_counts_from_the_start(redis_url: str, namespace: 
         with pytest.raises(ExecutionFailedError, match=r"WorkflowTimeoutError.*within its 0\.2 seconds"):
             await at.result(handle)
         found = await at.client.get_execution(handle.id)
-        assert found["suspensions"][0]["status"] == "closed", "it had begun"
+        assert found["suspensions"][0]["status"] == "closed", "it had started"
         lasted = datetime.fromisoformat(found["finished_at"]) - datetime.fromisoformat(found["created_at"])
         assert lasted >= timedelta(milliseconds=450)
 
 
-async def test_a_key_and_a_delay(redis_url: str, namespace: str) -> None:
+async def test_a_key_keeps_the_first_delay(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, echo) as at:
         later = await echo.invoke(at.client, 1, idempotency_key="k", start_delay=3600)
-        again = await echo.invoke(at.client, 1, idempotency_key="k")
-        assert again.id == later.id
-        assert await again.status() == "queued", "how the first was begun stands"
-        await again.cancel()
+        second = await echo.invoke(at.client, 1, idempotency_key="k")
+        assert second.id == later.id
+        assert await second.status() == "queued", "the delay of the first start stands"
+        await second.cancel()
 
 
 # --- for whom ---------------------------------------------------------------------------
@@ -287,9 +287,7 @@ async def whom_below(ctx: WorkflowContext) -> list[Any]:
     return [*(await ctx.step.invoke_and_wait("child", whom)), ctx.session_id, ctx.user_id]
 
 
-async def test_session_and_user_are_known_to_the_code_and_to_its_children(
-    redis_url: str, namespace: str
-) -> None:
+async def test_code_and_children_see_the_session_and_user(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, whom, whom_below) as at:
         assert await at.result(await whom.invoke(at.client)) == [None, None]
         handle = await whom_below.invoke(at.client, session_id="s 1", user_id="ana")

@@ -1,4 +1,4 @@
-"""What a type checker tells a user of ours, under mypy --strict."""
+"""What a type checker reports in a user's program, under mypy --strict."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ MISTAKES = """
 
 
 def _mypy(source: str, folder: Path) -> dict[int, str]:
-    """What mypy says, by line."""
+    """Returns mypy's messages by line."""
     program = folder / "program.py"
     program.write_text(textwrap.dedent(source))
     command = [sys.executable, "-m", "mypy", "--strict", "--no-pretty", "--config-file="]

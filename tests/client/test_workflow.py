@@ -110,7 +110,7 @@ async def test_inputs_arrive_typed(
         (takes_anything, "x" * 2_000_000, ValueTooLargeError, "limit"),
     ],
 )
-async def test_a_bad_input_is_refused_at_the_call(
+async def test_an_invalid_input_is_refused_at_the_call(
     which: Workflow[Any, Any],
     input: Any,
     error: type[Exception],
@@ -132,7 +132,7 @@ async def test_a_bad_input_is_refused_at_the_call(
         (takes_nothing, {"some": "thing"}, "takes no input"),
     ],
 )
-async def test_a_bad_input_by_id_fails_at_the_worker(
+async def test_an_invalid_input_by_id_fails_at_the_worker(
     which: Workflow[Any, Any], input: Any, named: str, redis_url: str, namespace: str
 ) -> None:
     async with running(redis_url, namespace, which) as at:
@@ -158,7 +158,7 @@ def test_a_duplicate_id_is_refused() -> None:
         define()
 
 
-def test_the_same_definition_again_is_none() -> None:
+def test_reloading_a_definition_is_no_duplicate() -> None:
     def define() -> Workflow[None, None]:
         @workflow
         async def defined_again(ctx: WorkflowContext) -> None: ...
@@ -190,16 +190,16 @@ def test_another_signature_is_refused(function: Any) -> None:
 
 
 @pytest.mark.parametrize("id", ["", "x" * 1025, 5])
-def test_a_bad_id_is_refused(id: Any) -> None:
+def test_an_invalid_id_is_refused(id: Any) -> None:
     with pytest.raises(ConfigurationError, match="1 to 1024 characters"):
         workflow(id=id)(_two)
 
 
-@pytest.mark.parametrize("wanted", ["", None, 5, _two])
-async def test_invoking_something_else_is_refused(wanted: Any, redis_url: str, namespace: str) -> None:
+@pytest.mark.parametrize("target", ["", None, 5, _two])
+async def test_invoking_something_else_is_refused(target: Any, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         with pytest.raises(ConfigurationError, match="expected a workflow or a workflow's id, not"):
-            await client.invoke(wanted)
+            await client.invoke(target)
 
 
 @workflow
@@ -213,7 +213,7 @@ async def returns_an_object(ctx: WorkflowContext) -> Any:
 
 
 class Signal(BaseException):
-    """A BaseException of the user's own."""
+    """A user-defined BaseException."""
 
 
 @workflow
@@ -235,7 +235,7 @@ async def leaves(ctx: WorkflowContext, input: str) -> Any:
         (leaves, "recurse", "RecursionError", "recursion"),
     ],
 )
-async def test_what_a_workflow_raises_fails_its_execution_only(
+async def test_an_exception_fails_only_its_execution(
     which: Workflow[Any, Any], input: Any, type: str, message: str, redis_url: str, namespace: str
 ) -> None:
     async with running(redis_url, namespace, which, takes_nothing) as at:
@@ -298,7 +298,7 @@ async def swallows_a_key_error(ctx: WorkflowContext) -> None:
     await ctx.step.suspend("ask")
 
 
-async def test_no_step_begins_after_a_key_error_that_was_caught(redis_url: str, namespace: str) -> None:
+async def test_no_step_starts_after_a_caught_key_error(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, swallows_a_key_error) as at:
         handle = await swallows_a_key_error.invoke(at.client)
         with pytest.raises(ExecutionFailedError, match="'key' is used twice"):
@@ -325,7 +325,7 @@ async def forgets_a_step(ctx: WorkflowContext) -> Any:
 
 
 @pytest.mark.failure(27)
-async def test_a_key_of_another_kind_on_replay_is_named(redis_url: str, namespace: str) -> None:
+async def test_a_key_of_another_kind_on_replay_is_refused(redis_url: str, namespace: str) -> None:
     global _second_time
     _second_time = False
     async with running(redis_url, namespace, changes_its_code, forgets_a_step) as at:
@@ -345,7 +345,7 @@ async def test_a_key_of_another_kind_on_replay_is_named(redis_url: str, namespac
 @pytest.mark.parametrize(
     "key", ["{a}:b", "with space", "line\nbreak", "ünïcödé ☃", "x" * 1024, "a/b", "\x00"]
 )
-async def test_any_text_is_a_step_key(key: str, redis_url: str, namespace: str) -> None:
+async def test_a_step_key_may_be_any_text(key: str, redis_url: str, namespace: str) -> None:
     made: Workflow[Any, Any] = Workflow(_uses_a_key, "uses-a-key")
     async with running(redis_url, namespace, made) as at:
         handle = await made.invoke(at.client, key)

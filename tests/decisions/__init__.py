@@ -1,1 +1,1 @@
-"""Decisions on suspensions: answers, policies, people, links, notifications."""
+"""Deciding suspensions: answers, policies, people, links and notifications."""

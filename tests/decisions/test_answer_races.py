@@ -1,4 +1,4 @@
-"""Fifty people answer at once while the timeout is due: one of them decides, or the timeout; all are told."""
+"""Fifty people answer while the timeout is due: one answer wins, or the timeout; all get the outcome."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tests.harness.running import until, working
 pytestmark = pytest.mark.also_on_cluster
 
 CLIENTS = 50
-TOGETHER = 10  # rounds under way at the same time
-TIMEOUT = 0.5  # seconds until the suspension of a round expires
-SPREAD = 0.004  # seconds before and after that in which the answers come
+TOGETHER = 10  # concurrent rounds
+TIMEOUT = 0.5  # seconds until a round's suspension expires
+SPREAD = 0.004  # seconds around the deadline in which answers arrive
 
 
 @workflow
@@ -40,13 +40,13 @@ async def decided(ctx: WorkflowContext, input: float) -> Any:
 
 
 async def rounds(url: str, namespace: str, count: int) -> Counter[str]:
-    """Run so many rounds; returns who decided how many: "answer" or "timeout"."""
+    """Runs `count` rounds; returns how many were decided by "answer" and by "timeout"."""
     clients = [PolosClient(url, namespace) for _ in range(CLIENTS)]
     won: Counter[str] = Counter()
     try:
         async with working(clients[0], decided):
-            for begin in range(0, count, TOGETHER):
-                together = range(begin, min(begin + TOGETHER, count))
+            for start in range(0, count, TOGETHER):
+                together = range(start, min(start + TOGETHER, count))
                 won.update(await asyncio.gather(*(_round(clients, number) for number in together)))
     finally:
         await asyncio.gather(*(client.aclose() for client in clients))
@@ -62,14 +62,14 @@ async def _round(clients: list[PolosClient], number: int) -> str:
     (suspension,) = await until(opened, "the suspension to open")
     due = datetime.fromisoformat(suspension["expires_at"]).timestamp()
 
-    async def answer(client: PolosClient, who: int) -> str:
+    async def answer(client: PolosClient, person: int) -> str:
         await asyncio.sleep(due + random.uniform(-SPREAD, SPREAD) - time.time())  # the race itself
         try:
             resumed = await client.resume(
                 suspend_execution_id=handle.id,
                 suspend_step_key="ok",
-                data=[number, who],
-                resumed_by=f"person {who}",
+                data=[number, person],
+                resumed_by=f"person {person}",
             )
         except AlreadyResumedError as refused:
             return f"already by {refused.resumed_by}"
@@ -79,13 +79,13 @@ async def _round(clients: list[PolosClient], number: int) -> str:
             return "finished"
         return resumed.outcome
 
-    told = await asyncio.gather(*(answer(client, who) for who, client in enumerate(clients)))
+    outcomes = await asyncio.gather(*(answer(client, person) for person, client in enumerate(clients)))
     result = await handle.result(timeout=20)
     if result == "timeout":
-        assert set(told) == {"expired"}
+        assert set(outcomes) == {"expired"}
         return "timeout"
-    winner = told.index("accepted")
-    assert Counter(told) == {"accepted": 1, f"already by person {winner}": CLIENTS - 1}
+    winner = outcomes.index("accepted")
+    assert Counter(outcomes) == {"accepted": 1, f"already by person {winner}": CLIENTS - 1}
     assert result == [number, winner]
     return "answer"
 

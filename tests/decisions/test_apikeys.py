@@ -1,4 +1,4 @@
-"""API keys: given out once, found by their secret, gone when revoked or expired."""
+"""API keys: shown once, found by their secret, and unusable once revoked or expired."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def test_a_key_is_found_by_its_secret(client: PolosClient) -> None:
     assert await apikeys.list_keys(client) == [key]
 
 
-async def test_nobody_else_is(client: PolosClient) -> None:
+async def test_no_other_secret_finds_a_key(client: PolosClient) -> None:
     key, secret = await apikeys.create(client, "alice", "admin")
     _, other = await apikeys.create(client, "bob", "read")
     random, others = secret.rpartition("_")[2], other.rpartition("_")[2]
@@ -52,7 +52,7 @@ def _read(url: str, namespace: str) -> list[Partition]:
         return read(connection, namespace)
 
 
-async def test_a_revoked_key_opens_nothing(client: PolosClient) -> None:
+async def test_a_revoked_key_is_not_found(client: PolosClient) -> None:
     one, secret = await apikeys.create(client, "alice", "read")
     two, second = await apikeys.create(client, "alice", "read")
     three, third = await apikeys.create(client, "bob", "read")
@@ -63,7 +63,7 @@ async def test_a_revoked_key_opens_nothing(client: PolosClient) -> None:
 
     both = await apikeys.revoke(client, "alice")
     assert {key.id for key in both} == {one.id, two.id}
-    assert revoked in both, "when it was revoked stays"
+    assert revoked in both, "its revocation time stays"
     assert await apikeys.find(client, second) is None
     assert await apikeys.find(client, third) is not None
     listed = {key.id: key for key in await apikeys.list_keys(client)}
@@ -71,7 +71,7 @@ async def test_a_revoked_key_opens_nothing(client: PolosClient) -> None:
     assert {key.id for key in listed.values() if key.revoked_at is None} == {three.id}
 
 
-async def test_what_there_is_not_can_not_be_revoked(client: PolosClient) -> None:
+async def test_an_unknown_key_cannot_be_revoked(client: PolosClient) -> None:
     with pytest.raises(ApiKeyNotFoundError, match="no API key 'carol'"):
         await apikeys.revoke(client, "carol")
 
@@ -88,7 +88,7 @@ async def test_a_key_expires(client: PolosClient) -> None:
     assert brief in await apikeys.list_keys(client)
 
 
-async def test_a_key_is_of_its_namespace(client: PolosClient, namespace: str) -> None:
+async def test_a_key_belongs_to_its_namespace(client: PolosClient, namespace: str) -> None:
     _, secret = await apikeys.create(client, "alice", "admin")
     async with PolosClient(client.url, f"{namespace}-other") as other:
         assert await apikeys.find(other, secret) is None
@@ -96,13 +96,13 @@ async def test_a_key_is_of_its_namespace(client: PolosClient, namespace: str) ->
 
 
 @pytest.mark.parametrize("scopes", [[], ["write"], ["read", "write"], ""])
-async def test_a_scope_that_there_is_not_is_refused(client: PolosClient, scopes: list[str] | str) -> None:
+async def test_an_unknown_scope_is_refused(client: PolosClient, scopes: list[str] | str) -> None:
     with pytest.raises(ConfigurationError, match="must be some of read, invoke, approve, admin"):
         await apikeys.create(client, "alice", scopes)
 
 
 @pytest.mark.parametrize("name", ["", "group:ops", "a\tb", " a"])
-async def test_a_name_that_could_be_taken_for_another_is_refused(client: PolosClient, name: str) -> None:
+async def test_an_ambiguous_name_is_refused(client: PolosClient, name: str) -> None:
     with pytest.raises(ConfigurationError, match="a key's name"):
         await apikeys.create(client, name, "read")
     with pytest.raises(ConfigurationError, match="a group's name"):
@@ -112,7 +112,7 @@ async def test_a_name_that_could_be_taken_for_another_is_refused(client: PolosCl
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
-async def test_a_lifetime_that_is_none_is_refused(client: PolosClient, seconds: float) -> None:
+async def test_an_invalid_lifetime_is_refused(client: PolosClient, seconds: float) -> None:
     with pytest.raises(ConfigurationError, match="expires_in"):
         await apikeys.create(client, "alice", "read", expires_in=seconds)
     assert await apikeys.list_keys(client) == []

@@ -1,4 +1,4 @@
-"""Approvers of a suspension: who may decide, how many have to, and what holds if they don't."""
+"""Approvers of a suspension: who may decide, how many must agree, and what applies if they don't."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ SCHEMAS = {"decision": Decision, "any": dict[str, Any]}
 
 
 async def _asks(ctx: WorkflowContext, input: dict[str, Any]) -> Any:
-    terms = dict(input)
-    if "schema" in terms:
-        terms["schema"] = SCHEMAS[terms["schema"]]
-    return await ctx.step.suspend("ask", terms.pop("data", {"q": 1}), **terms)
+    policy = dict(input)
+    if "schema" in policy:
+        policy["schema"] = SCHEMAS[policy["schema"]]
+    return await ctx.step.suspend("ask", policy.pop("data", {"q": 1}), **policy)
 
 
 asks: Workflow[Any, Any] = Workflow(_asks, "approvers-ask")
@@ -65,8 +65,8 @@ async def at(redis_url: str, namespace: str) -> AsyncIterator[Running]:
         yield at
 
 
-async def asked(at: Running, *, user_id: str | None = None, **terms: Any) -> ExecutionHandle[Any]:
-    handle = await asks.invoke(at.client, terms, user_id=user_id)
+async def asked(at: Running, *, user_id: str | None = None, **policy: Any) -> ExecutionHandle[Any]:
+    handle = await asks.invoke(at.client, policy, user_id=user_id)
     await at.parked(handle)
     return handle
 
@@ -90,7 +90,7 @@ async def says(
     )
 
 
-async def told(at: Running, handle: ExecutionHandle[Any]) -> list[tuple[str, str | None]]:
+async def decisions_of(at: Running, handle: ExecutionHandle[Any]) -> list[tuple[str, str | None]]:
     return [(entry["status"], entry["by"]) for entry in await at.client.audit(handle.id)]
 
 
@@ -98,7 +98,7 @@ async def told(at: Running, handle: ExecutionHandle[Any]) -> list[tuple[str, str
 
 
 @pytest.mark.failure(28)
-async def test_only_those_who_are_named_decide(at: Running) -> None:
+async def test_only_named_approvers_decide(at: Running) -> None:
     handle = await asked(at, approvers=["ann", "group:finance"])
     for by, groups in (
         (None, ()),
@@ -114,14 +114,14 @@ async def test_only_those_who_are_named_decide(at: Running) -> None:
         with pytest.raises(NotApproverError) as refused:
             await says(at, handle, by, groups=groups)
         assert "\n" not in str(refused.value) and f"'ask' of {handle.id}" in str(refused.value)
-    assert await handle.status() == "waiting" and await told(at, handle) == []
+    assert await handle.status() == "waiting" and await decisions_of(at, handle) == []
     await says(at, handle, "bob", groups=["others", "finance"])
     assert (await at.result(handle))["resumed_by"] == "bob"
     with pytest.raises(AlreadyResumedError, match="by bob"):
         await says(at, handle, "ann", NO)
 
 
-async def test_who_they_are_is_checked_before_what_they_say(at: Running) -> None:
+async def test_the_approver_is_checked_before_the_answer(at: Running) -> None:
     handle = await asked(at, approvers=["ann"], schema="decision")
     with pytest.raises(NotApproverError, match="it is for ann"):
         await says(at, handle, "bob", {"approved": "perhaps"})
@@ -131,7 +131,7 @@ async def test_who_they_are_is_checked_before_what_they_say(at: Running) -> None
     await at.result(handle)
 
 
-async def test_nobody_decides_on_their_own_request(at: Running) -> None:
+async def test_requesters_cannot_decide_on_their_own_request(at: Running) -> None:
     handle = await asked(at, user_id="ann", allow_self=False)
     for by in ("ann", None):
         with pytest.raises(NotApproverError):
@@ -140,7 +140,7 @@ async def test_nobody_decides_on_their_own_request(at: Running) -> None:
     assert (await at.result(handle))["resumed_by"] == "bob"
 
 
-async def test_nor_who_has_started_it_for_somebody_else_nor_under_another_spelling(at: Running) -> None:
+async def test_neither_the_user_nor_the_starter_decides_under_any_spelling(at: Running) -> None:
     handle = await asks.invoke(at.client, {"allow_self": False}, user_id="bob", started_by="Mallory")
     await at.parked(handle)
     for by in ("bob", "Mallory", "mallory ", "\uff22\uff2f\uff22"):
@@ -150,29 +150,29 @@ async def test_nor_who_has_started_it_for_somebody_else_nor_under_another_spelli
     await at.result(handle)
 
 
-async def test_one_person_under_two_spellings_is_one(at: Running) -> None:
+async def test_two_spellings_of_a_name_are_one_person(at: Running) -> None:
     handle = await asked(at, required=2)
     await says(at, handle, "ann")
-    again = await says(at, handle, "Ann ")
-    assert (again.outcome, again.approvals, again.resumed_by) == ("recorded", 1, "ann")
+    repeated = await says(at, handle, "Ann ")
+    assert (repeated.outcome, repeated.approvals, repeated.resumed_by) == ("recorded", 1, "ann")
     assert (await says(at, handle, "bob")).outcome == "accepted"
     await at.result(handle)
 
 
-async def test_nor_by_way_of_a_child(at: Running) -> None:
+async def test_requesters_cannot_decide_through_a_child(at: Running) -> None:
     handle = await asks_below.invoke(at.client, {"allow_self": False}, user_id="ann")
     await at.parked(handle)
     with pytest.raises(NotApproverError, match="the person who started it"):
         await says(at, handle, "ann")
-    taken = await says(at, handle, "bob")
-    assert taken.execution_id.startswith(handle.id + ".")
+    decided = await says(at, handle, "bob")
+    assert decided.execution_id.startswith(handle.id + ".")
     assert (await at.result(handle))["resumed_by"] == "bob"
 
 
 # --- how many ---------------------------------------------------------------------------
 
 
-async def test_two_have_to_agree(at: Running) -> None:
+async def test_two_people_must_agree(at: Running) -> None:
     handle = await asked(at, required=2)
     with pytest.raises(NotApproverError, match="the answer must name who decides"):
         await says(at, handle, None)
@@ -196,7 +196,7 @@ async def test_two_have_to_agree(at: Running) -> None:
         *(("ann", {**YES, "note": "fine"}), ("bob", YES))
     ]
     assert (result["resumed_by"], result["data"]) == ("bob", YES)
-    assert await told(at, handle) == [("recorded", "ann"), ("answered", "bob")]
+    assert await decisions_of(at, handle) == [("recorded", "ann"), ("answered", "bob")]
     assert (await says(at, handle, "ann", {**YES, "note": "fine"})).outcome == "same"
 
 
@@ -211,7 +211,7 @@ async def test_one_rejection_decides(at: Running) -> None:
         await says(at, handle, "dan")
 
 
-async def test_as_many_rejections_as_asked_for(at: Running) -> None:
+async def test_several_rejections_may_be_required(at: Running) -> None:
     handle = await asked(at, required=2, rejections=2, schema="decision")
     assert (await says(at, handle, "ann", NO)).outcome == "recorded"
     assert (await says(at, handle, "bob", YES)).outcome == "recorded"
@@ -220,36 +220,36 @@ async def test_as_many_rejections_as_asked_for(at: Running) -> None:
 
 
 @pytest.mark.failure(23)
-async def test_many_at_the_very_same_moment(at: Running) -> None:
+async def test_concurrent_approvals_count_once_each(at: Running) -> None:
     people = [f"person {number}" for number in range(12)]
     for required in (1, 2, 5):
         handle = await asked(at, required=required)
-        given = await soon(
+        results = await soon(
             asyncio.gather(*(says(at, handle, by) for by in people * 2), return_exceptions=True)
         )
-        outcomes = Counter(one.outcome if isinstance(one, Resumed) else type(one).__name__ for one in given)
+        outcomes = Counter(one.outcome if isinstance(one, Resumed) else type(one).__name__ for one in results)
         assert outcomes["accepted"] == 1 and set(outcomes) <= {"accepted", "recorded", "same"}
         result = await at.result(handle)
-        made = result.get("decisions", [])
-        assert len(made) == len({one["by"] for one in made}) == (required if required > 1 else 0)
-        statuses = [status for status, _ in await told(at, handle)]
+        decisions = result.get("decisions", [])
+        assert len(decisions) == len({one["by"] for one in decisions}) == (required if required > 1 else 0)
+        statuses = [status for status, _ in await decisions_of(at, handle)]
         assert statuses == ["recorded"] * (required - 1) + ["answered"]
 
 
-async def test_an_approval_and_a_rejection_at_the_same_moment(at: Running) -> None:
+async def test_a_concurrent_approval_and_rejection_have_one_winner(at: Running) -> None:
     for _ in range(10):
         handle = await asked(at, required=2)
         await says(at, handle, "ann")
-        given = await asyncio.gather(
+        results = await asyncio.gather(
             says(at, handle, "bob", YES), says(at, handle, "cid", NO), return_exceptions=True
         )
-        (won,) = [one for one in given if isinstance(one, Resumed)]
-        (lost,) = [one for one in given if isinstance(one, AlreadyResumedError)]
+        (won,) = [one for one in results if isinstance(one, Resumed)]
+        (lost,) = [one for one in results if isinstance(one, AlreadyResumedError)]
         assert lost.resumed_by == won.resumed_by
         assert (await at.result(handle))["data"] == (YES if won.resumed_by == "bob" else NO)
 
 
-async def test_the_answers_of_several_for_a_child_by_the_roots_id(at: Running) -> None:
+async def test_several_people_answer_a_child_through_the_root(at: Running) -> None:
     handle = await asks_below.invoke(at.client, {"required": 2})
     await at.parked(handle)
     assert (await says(at, handle, "ann")).outcome == "recorded"
@@ -264,7 +264,7 @@ async def test_the_answers_of_several_for_a_child_by_the_roots_id(at: Running) -
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
-async def test_in_every_partition(partitions: int, redis_url: str, namespace: str) -> None:
+async def test_approvers_work_in_every_partition(partitions: int, redis_url: str, namespace: str) -> None:
     async with (
         PolosClient(redis_url, namespace, partitions=partitions) as client,
         working(client, asks) as worker,
@@ -281,7 +281,7 @@ async def test_in_every_partition(partitions: int, redis_url: str, namespace: st
 # --- early answers ----------------------------------------------------------------------
 
 
-async def test_an_early_answer_of_one_who_may_not_decide_is_dropped(redis_url: str, namespace: str) -> None:
+async def test_an_early_answer_by_a_non_approver_is_dropped(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         handle = await asks.invoke(client, {"approvers": ["group:finance"]})
         assert (await says(client, handle, "eve", groups=["ops"], early=True)).outcome == "early"
@@ -295,12 +295,12 @@ async def test_an_early_answer_of_one_who_may_not_decide_is_dropped(redis_url: s
             return await store.suspensions.early_answer(handle.id, "ask") is None
 
         await until(dropped)
-        assert await told(at, handle) == [] and await handle.status() == "waiting"
+        assert await decisions_of(at, handle) == [] and await handle.status() == "waiting"
         await says(at, handle, "ann", groups=["finance"])
         assert (await at.result(at.client.get_handle(handle.id)))["resumed_by"] == "ann"
 
 
-async def test_an_early_answer_is_one_of_two(redis_url: str, namespace: str) -> None:
+async def test_an_early_answer_counts_as_one_of_two(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         handle = await asks.invoke(client, {"required": 2, "approvers": ["ann", "group:finance"]})
         await says(client, handle, "bob", groups=["finance"], early=True)
@@ -308,18 +308,18 @@ async def test_an_early_answer_is_one_of_two(redis_url: str, namespace: str) -> 
         await at.parked(handle)
 
         async def recorded() -> bool:
-            return await told(at, handle) == [("recorded", "bob")]
+            return await decisions_of(at, handle) == [("recorded", "bob")]
 
         await until(recorded)
         assert (await says(at, handle, "ann")).approvals == 2
         await at.result(at.client.get_handle(handle.id))
 
 
-# --- time that passes -------------------------------------------------------------------
+# --- timeouts ---------------------------------------------------------------------------
 
 
 @pytest.mark.failure(23)
-async def test_time_passes_with_one_of_two(at: Running) -> None:
+async def test_one_of_two_approvals_does_not_survive_a_timeout(at: Running) -> None:
     handle = await asked(at, required=2, timeout=3600)
     await says(at, handle, "ann")
     await at.make_due(handle, "ask", "s")
@@ -328,17 +328,17 @@ async def test_time_passes_with_one_of_two(at: Running) -> None:
     for by in ("ann", "bob"):
         with pytest.raises(SuspensionExpiredError):
             await says(at, handle, by)
-    assert await told(at, handle) == [("recorded", "ann"), ("expired", None)]
+    assert await decisions_of(at, handle) == [("recorded", "ann"), ("expired", None)]
     await at.client.retry(handle.id)
     await at.opened(handle, "ask")
     assert (await says(at, handle, "bob")).outcome == "recorded", (
-        "the approval before was for another opening"
+        "the earlier approval was for another opening"
     )
     assert (await says(at, handle, "cid")).outcome == "accepted"
     assert [one["by"] for one in (await at.result(handle))["decisions"]] == ["bob", "cid"]
 
 
-async def test_a_default_holds_when_nobody_decides(at: Running) -> None:
+async def test_a_default_applies_when_nobody_decides(at: Running) -> None:
     handle = await asked(at, required=2, timeout=3600, on_timeout=NO)
     found = await at.client.get_suspension(handle.id, "ask")
     assert found["on_timeout"] == {"data": NO} and found["answer"] is None
@@ -352,7 +352,7 @@ async def test_a_default_holds_when_nobody_decides(at: Running) -> None:
 
 
 @pytest.mark.parametrize("default", [None, Decision(approved=True, reason="late"), {"approved": True}])
-async def test_a_default_is_of_the_type(default: Any, redis_url: str, namespace: str) -> None:
+async def test_a_default_has_the_schemas_type(default: Any, redis_url: str, namespace: str) -> None:
     async def body(ctx: WorkflowContext) -> Any:
         schema: Any = Decision if default is not None else None
         return await ctx.step.suspend("ask", schema=schema, timeout=3600, on_timeout=default)
@@ -368,14 +368,14 @@ async def test_a_default_is_of_the_type(default: Any, redis_url: str, namespace:
             assert isinstance(result, Decision) and result.approved
 
 
-async def test_a_default_that_has_decided_is_not_asked_again(redis_url: str, namespace: str) -> None:
+async def test_a_default_that_decided_is_not_asked_again(redis_url: str, namespace: str) -> None:
     fails = [True]
 
     async def body(ctx: WorkflowContext) -> Any:
-        kept = await ctx.step.suspend("ask", timeout=3600, on_timeout="kept")
+        default = await ctx.step.suspend("ask", timeout=3600, on_timeout="kept")
         if fails:
             raise LookupError(fails.pop())
-        return kept["data"], (await ctx.step.suspend("then"))["data"]
+        return default["data"], (await ctx.step.suspend("then"))["data"]
 
     flow: Workflow[Any, Any] = Workflow(body, "approvers-kept")
     async with running(redis_url, namespace, flow) as at:
@@ -389,13 +389,13 @@ async def test_a_default_that_has_decided_is_not_asked_again(redis_url: str, nam
             await says(at, handle, "ann")
         await at.answer(handle, "then", 2)
         assert await at.result(handle) == ("kept", 2)
-        assert await told(at, handle) == [("expired", None), ("answered", None)]
+        assert await decisions_of(at, handle) == [("expired", None), ("answered", None)]
 
 
 # --- what was shown ---------------------------------------------------------------------
 
 
-async def test_a_decision_on_what_was_shown(at: Running) -> None:
+async def test_a_decision_must_match_the_data_shown(at: Running) -> None:
     handle = await asked(at, data={"amount": 5, "to": "zoë"})
     digest = (await at.client.get_suspension(handle.id, "ask"))["digest"]
     for wrong in ("", "0" * 64, digest[:-1], digest + "0", "x"):
@@ -411,16 +411,16 @@ SHOWN: dict[str, list[Any]] = {}
 
 
 async def _shows(ctx: WorkflowContext, input: str) -> Any:
-    shown, terms = SHOWN[input][0]
-    answer = await ctx.step.suspend("ask", shown, timeout=3600, **terms)
+    shown, policy = SHOWN[input][0]
+    answer = await ctx.step.suspend("ask", shown, timeout=3600, **policy)
     return answer["resumed_by"]
 
 
 shows: Workflow[Any, Any] = Workflow(_shows, "approvers-shows")
 
 
-@pytest.mark.parametrize("changed", ["shown", "terms"])
-async def test_what_opens_anew_between_the_look_and_the_answer(
+@pytest.mark.parametrize("changed", ["shown", "policy"])
+async def test_a_suspension_that_changes_before_the_answer_refuses_it(
     changed: str, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ({"amount": 5}, {"approvers": ["ann"]})
@@ -449,14 +449,14 @@ async def test_what_opens_anew_between_the_look_and_the_answer(
         refusal = ShownChangedError if changed == "shown" else NotApproverError
         with pytest.raises(refusal):
             await says(at, handle, "ann", shown_digest=digest)
-        assert await told(at, handle) == [("expired", None)]
+        assert await decisions_of(at, handle) == [("expired", None)]
         await says(at, handle, "ann" if changed == "shown" else "bob")
         await at.result(handle)
 
 
 @pytest.mark.parametrize("shown", [True, False])
 @pytest.mark.parametrize("changed", ["shown", "policy"])
-async def test_an_answer_to_a_suspension_that_was_read_before_it_opened_again(
+async def test_an_answer_based_on_an_earlier_opening_is_refused(
     changed: str, shown: bool, redis_url: str, namespace: str
 ) -> None:
     first = ({"amount": 5}, {"approvers": ["ann"]})
@@ -482,7 +482,7 @@ async def test_an_answer_to_a_suspension_that_was_read_before_it_opened_again(
         await at.opened(handle, "ask")
         with pytest.raises(ShownChangedError if shown and changed == "shown" else NotApproverError):
             await says_stale("ann")
-        assert await told(at, handle) == [("expired", None)]
+        assert await decisions_of(at, handle) == [("expired", None)]
         fresh, _ = await read_suspension(at.client, handle.id, "ask")
         done = await answers.decide_stored(at.client, fresh, YES, by="bob", channel="page")
         assert done.outcome == "accepted"
@@ -505,7 +505,7 @@ async def _first_of(ctx: WorkflowContext, input: Any) -> Any:
 first_of: Workflow[Any, Any] = Workflow(_first_of, "approvers-first-of")
 
 
-async def test_a_race_that_somebody_else_wins(redis_url: str, namespace: str) -> None:
+async def test_a_race_lost_to_another_approver_is_refused(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, first_of) as at:
         handle, other = await first_of.invoke(at.client), await first_of.invoke(at.client)
         for each in (handle, other):
@@ -517,14 +517,14 @@ async def test_a_race_that_somebody_else_wins(redis_url: str, namespace: str) ->
         assert await at.result(handle) == "one"
         with pytest.raises(ExecutionFinishedError):
             await says(at, handle, "bob")
-        assert sorted(await told(at, handle), key=str) == [
+        assert sorted(await decisions_of(at, handle), key=str) == [
             *(("answered", "zoe"), ("closed", None), ("recorded", "ann"))
         ]
         await says(at, other, "bob")
         assert await at.result(other) == "two"
 
 
-async def test_workers_that_are_gone_after_one_of_two(redis_url: str, namespace: str) -> None:
+async def test_one_of_two_approvals_survives_lost_workers(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks) as at:
         handle = await asked(at, required=2)
         await says(at, handle, "ann")
@@ -535,7 +535,7 @@ async def test_workers_that_are_gone_after_one_of_two(redis_url: str, namespace:
         assert [one["by"] for one in result["decisions"]] == ["ann", "bob"]
 
 
-async def test_an_activation_that_lives_goes_on_after_the_second(redis_url: str, namespace: str) -> None:
+async def test_a_live_activation_continues_after_the_second_approval(redis_url: str, namespace: str) -> None:
     opened, go_on = asyncio.Event(), asyncio.Event()
 
     async def body(ctx: WorkflowContext) -> Any:
@@ -558,11 +558,11 @@ async def test_an_activation_that_lives_goes_on_after_the_second(redis_url: str,
         assert await at.result(handle) == (["ann", "bob"], "held", "more")
 
 
-# --- rules that make no sense -----------------------------------------------------------
+# --- invalid policies -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("terms", "said"),
+    ("policy", "said"),
     [
         ({"required": 0}, "required must be a whole number from 1 to 100, not 0"),
         ({"required": 1.5}, "required must be a whole number"),
@@ -583,10 +583,10 @@ async def test_an_activation_that_lives_goes_on_after_the_second(redis_url: str,
         ({"required": 2, "schema": "any"}, "give the schema a field `approved: bool`"),
     ],
 )
-async def test_a_rule_that_makes_no_sense_fails_in_one_sentence(
-    terms: dict[str, Any], said: str, at: Running
+async def test_an_invalid_policy_fails_in_one_sentence(
+    policy: dict[str, Any], said: str, at: Running
 ) -> None:
-    handle = await asks.invoke(at.client, terms)
+    handle = await asks.invoke(at.client, policy)
     with pytest.raises(ExecutionFailedError) as failed:
         await at.result(handle)
     assert failed.value.error_type == "ConfigurationError"
@@ -595,12 +595,12 @@ async def test_a_rule_that_makes_no_sense_fails_in_one_sentence(
     assert list(await at.client.list_suspensions()) == []
 
 
-async def test_who_has_started_it_does_not_count_among_those_who_have_to_agree(at: Running) -> None:
-    terms = {"approvers": ["ann", "bob"], "required": 2, "allow_self": False}
-    handle = await asks.invoke(at.client, terms, user_id="ann")
+async def test_the_starter_does_not_count_towards_the_required_approvers(at: Running) -> None:
+    policy = {"approvers": ["ann", "bob"], "required": 2, "allow_self": False}
+    handle = await asks.invoke(at.client, policy, user_id="ann")
     with pytest.raises(ExecutionFailedError, match="it could stay undecided"):
         await at.result(handle)
-    handle = await asked(at, user_id="cid", **terms)
+    handle = await asked(at, user_id="cid", **policy)
     await says(at, handle, "ann")
     await says(at, handle, "bob")
     await at.result(handle)
@@ -625,7 +625,7 @@ async def test_approvers_may_come_from_a_generator(redis_url: str, namespace: st
     "wrong",
     [{"groups": "finance"}, {"groups": [""]}, {"groups": [5]}, {"shown_digest": 5}, {"shown_digest": "ä"}],
 )
-async def test_a_caller_that_says_it_wrongly_is_told_so(wrong: dict[str, Any], at: Running) -> None:
+async def test_invalid_arguments_of_a_caller_are_refused(wrong: dict[str, Any], at: Running) -> None:
     handle = await asked(at)
     with pytest.raises(PolosError, match=r"groups must be a list|shown_digest must be the digest"):
         await says(at, handle, "ann", **wrong)

@@ -1,4 +1,4 @@
-"""The audit: who decided what, when, how and on what they were shown, kept for longer than the execution."""
+"""The audit: who decided what, when, how and on what data; it outlives its execution."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def ttl(client: PolosClient, root: str) -> int:
 
 
 async def forgotten(client: PolosClient, execution_id: str) -> None:
-    """Let an execution's retention be over, and wait until it is gone."""
+    """Ends an execution's retention and waits until it is gone."""
     store = await client.store()
     prefix = store.partitions.prefix(execution_id)
     await store.wire.call("ZADD", prefix + b"expiry", "XX", 1, execution_id.encode())
@@ -59,16 +59,16 @@ async def forgotten(client: PolosClient, execution_id: str) -> None:
     await until(gone)
 
 
-async def test_how_each_suspension_ended(redis_url: str, namespace: str) -> None:
+async def test_the_audit_says_how_each_suspension_ended(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks) as at:
-        answered, expired, kept, closed = [
-            await asks.invoke(at.client, terms)
-            for terms in ({}, {"timeout": 3600}, {"timeout": 3600, "on_timeout": "none"}, {})
+        answered, expired, defaulted, closed = [
+            await asks.invoke(at.client, policy)
+            for policy in ({}, {"timeout": 3600}, {"timeout": 3600, "on_timeout": "none"}, {})
         ]
-        for handle in (answered, expired, kept, closed):
+        for handle in (answered, expired, defaulted, closed):
             await at.parked(handle)
         opened = (await at.client.get_suspension(answered.id, "ask"))["opened_at"]
-        assert await at.client.audit(answered.id) == [], "nothing has become of it yet"
+        assert await at.client.audit(answered.id) == [], "nothing has been decided yet"
         resumed = await at.client.resume(
             suspend_execution_id=answered.id, suspend_step_key="ask", data={"ok": 1}, resumed_by="ann"
         )
@@ -86,13 +86,13 @@ async def test_how_each_suspension_ended(redis_url: str, namespace: str) -> None
             "opened_at": opened,
             "data": {"ok": 1},
         }
-        for handle in (expired, kept):
+        for handle in (expired, defaulted):
             await at.make_due(handle, "ask", "s")
             await at.reached(handle, "failed" if handle is expired else "completed")
         await at.client.cancel(closed.id, cancelled_by="zoe")
         for handle, status, data in (
             (expired, "expired", None),
-            (kept, "expired", "none"),
+            (defaulted, "expired", "none"),
             (closed, "closed", None),
         ):
             (entry,) = await at.client.audit(handle.id)
@@ -100,7 +100,7 @@ async def test_how_each_suspension_ended(redis_url: str, namespace: str) -> None
             assert entry["data"] == data
 
 
-async def test_the_channel_tells_how_an_answer_came(redis_url: str, namespace: str, tmp_path: Path) -> None:
+async def test_the_channel_says_how_an_answer_arrived(redis_url: str, namespace: str, tmp_path: Path) -> None:
     async def answers(ctx: WorkflowContext, input: str) -> None:
         await ctx.step.resume("answer", "ask", input, data=1, resumed_by="ann")
 
@@ -123,7 +123,7 @@ async def test_the_channel_tells_how_an_answer_came(redis_url: str, namespace: s
             assert (entry["channel"], entry["status"]) == (channel, "answered")
 
 
-async def test_an_answer_that_is_refused_leaves_no_trace(redis_url: str, namespace: str) -> None:
+async def test_a_refused_answer_leaves_no_trace(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks) as at:
         handle = await asks.invoke(at.client, {"approvers": ["ann"]})
         await at.opened(handle, "ask")
@@ -132,15 +132,15 @@ async def test_an_answer_that_is_refused_leaves_no_trace(redis_url: str, namespa
         assert await at.client.audit(handle.id) == []
 
 
-async def test_it_is_there_when_the_execution_is_forgotten(redis_url: str, namespace: str) -> None:
+async def test_the_audit_outlives_its_execution(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks, audit_seconds=7200) as at:
         handle = await asks.invoke(at.client, {})
         await at.parked(handle)
         await at.answer(handle, "ask", 5)
         await at.result(handle)
-        told = await at.client.audit(handle.id)
+        audit = await at.client.audit(handle.id)
         await forgotten(at.client, handle.id)
-        assert await at.client.audit(handle.id) == told and told[0]["data"] == 5
+        assert await at.client.audit(handle.id) == audit and audit[0]["data"] == 5
         assert 7_000_000 < await ttl(at.client, handle.id) <= 7_200_000
         with pytest.raises(ExecutionNotFoundError):
             await at.client.get_execution(handle.id)
@@ -148,7 +148,7 @@ async def test_it_is_there_when_the_execution_is_forgotten(redis_url: str, names
             await at.client.audit("0" * 32)
 
 
-async def test_it_is_kept_for_a_year_unless_told_otherwise(redis_url: str, namespace: str) -> None:
+async def test_the_audit_is_kept_for_a_year_by_default(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks) as at:
         handle = await asks.invoke(at.client, {})
         await at.parked(handle)
@@ -157,7 +157,7 @@ async def test_it_is_kept_for_a_year_unless_told_otherwise(redis_url: str, names
         assert year - 60_000 < await ttl(at.client, handle.id) <= year
 
 
-async def test_what_became_of_descendants_is_with_their_root(redis_url: str, namespace: str) -> None:
+async def test_decisions_of_descendants_are_in_the_roots_audit(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks, asks_below) as at:
         handle = await asks_below.invoke(at.client)
 
@@ -171,17 +171,17 @@ async def test_what_became_of_descendants_is_with_their_root(redis_url: str, nam
         await at.opened(handle, "own")
         await at.answer(handle, "own", "mine")
         await at.result(handle)
-        told = await at.client.audit(handle.id)
-        assert [(one["execution_id"], one["step_key"], one["data"]) for one in told] == [
+        audit = await at.client.audit(handle.id)
+        assert [(one["execution_id"], one["step_key"], one["data"]) for one in audit] == [
             *((below[0], "ask", 0), (below[1], "ask", 1), (handle.id, "own", "mine"))
         ]
-        assert {one["workflow_id"] for one in told} == {"audit-asks", "audit-asks-below"}
-        assert await at.client.audit(below[1]) == told[1:2]
+        assert {one["workflow_id"] for one in audit} == {"audit-asks", "audit-asks-below"}
+        assert await at.client.audit(below[1]) == audit[1:2]
         await forgotten(at.client, below[1])
-        assert await at.client.audit(below[1]) == told[1:2]
+        assert await at.client.audit(below[1]) == audit[1:2]
 
 
-async def test_each_opening_is_told_of(redis_url: str, namespace: str) -> None:
+async def test_each_opening_has_its_own_entry(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks) as at:
         handle = await asks.invoke(at.client, {"timeout": 3600})
         for _ in range(2):
@@ -191,7 +191,7 @@ async def test_each_opening_is_told_of(redis_url: str, namespace: str) -> None:
             await at.opened(handle, "ask")
         await at.answer(handle, "ask", 1)
         await at.result(handle)
-        told = await at.client.audit(handle.id)
-        assert [entry["status"] for entry in told] == ["expired", "expired", "answered"]
-        assert len({entry["opened_at"] for entry in told}) == 3
-        assert [entry["at"] for entry in told] == sorted(entry["at"] for entry in told)
+        audit = await at.client.audit(handle.id)
+        assert [entry["status"] for entry in audit] == ["expired", "expired", "answered"]
+        assert len({entry["opened_at"] for entry in audit}) == 3
+        assert [entry["at"] for entry in audit] == sorted(entry["at"] for entry in audit)

@@ -1,4 +1,4 @@
-"""Signed links: for one suspension of one run, for a while, and for nobody else."""
+"""Signed links: for one suspension of one run, for a limited time, and for one person."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def made(*secrets: str, namespace: str = "shop", url: str | None = "https://polo
     return Links(secrets, namespace, url, 60.0)
 
 
-def test_a_token_says_what_it_was_made_of() -> None:
+def test_a_token_contains_what_it_was_made_from() -> None:
     before = time.time()
     links = made(NEW)
     link = links.read(links.token(ID, "a/b c", 3, scope="view", name="Zoë", groups=["ops", "audit", "ops"]))
@@ -33,14 +33,14 @@ def test_a_token_says_what_it_was_made_of() -> None:
     assert before + 60 <= link.expires_at.timestamp() <= time.time() + 60
 
 
-def test_who_it_is_for_may_be_left_open() -> None:
+def test_a_token_may_leave_the_person_open() -> None:
     links = made(NEW)
     link = links.read(links.token(ID, "approval", 1, seconds=5))
     assert (link.scope, link.name, link.groups) == ("decide", None, ())
 
 
 @pytest.mark.parametrize("step_key", ["a/../b", "ü?&#", "a b", "%2F", "\ud800", "x" * 2000])
-def test_any_step_key_goes_through(step_key: str) -> None:
+def test_a_token_may_have_any_step_key(step_key: str) -> None:
     links = made(NEW)
     assert links.read(links.token(ID, step_key, 1)).step_key == step_key
 
@@ -80,7 +80,7 @@ def test_a_token_of_another_namespace_or_secret_is_refused() -> None:
         assert caught.value.expired_at is None
 
 
-async def test_an_expired_token_says_when() -> None:
+async def test_an_expired_token_says_when_it_expired() -> None:
     links = made(NEW)
     token = links.token(ID, "approval", 1, seconds=0.05)
     until_when = time.time() + 0.05
@@ -91,17 +91,17 @@ async def test_an_expired_token_says_when() -> None:
     assert caught.value.expired_at < datetime.now(UTC)
 
 
-def test_secrets_are_changed_without_breaking_links() -> None:
+def test_rotating_secrets_breaks_no_links() -> None:
     old, both, new = made(OLD), made(NEW, OLD), made(NEW)
-    given_before, given_now = old.token(ID, "approval", 1), both.token(ID, "approval", 1)
-    assert both.read(given_before).step_key == "approval"
-    assert new.read(given_now).step_key == "approval"
+    earlier, current = old.token(ID, "approval", 1), both.token(ID, "approval", 1)
+    assert both.read(earlier).step_key == "approval"
+    assert new.read(current).step_key == "approval"
     with pytest.raises(LinkError):
-        new.read(given_before)
+        new.read(earlier)
 
 
 @pytest.mark.parametrize("step_key", ["approval", "a/b", "a/../b", "ü ?#&", "%2F"])
-def test_an_address_leads_to_the_page_of_one_suspension(step_key: str) -> None:
+def test_a_url_leads_to_the_page_of_one_suspension(step_key: str) -> None:
     links = made(NEW, url="https://example.com/polos")
     url = urlsplit(links.url(ID, step_key, 2, name="alice"))
     assert (url.scheme, url.netloc, url.fragment) == ("https", "example.com", "")
@@ -111,7 +111,7 @@ def test_an_address_leads_to_the_page_of_one_suspension(step_key: str) -> None:
     assert (link.step_key, link.run, link.name) == (step_key, 2, "alice")
 
 
-def test_without_a_secret_an_address_has_no_token() -> None:
+def test_without_a_secret_a_url_has_no_token() -> None:
     assert made().url(ID, "approval", 1) == f"https://polos.example.com/approve/{ID}/approval"
     with pytest.raises(ConfigurationError, match="POLOS_SECRET"):
         made().token(ID, "approval", 1)
@@ -119,12 +119,12 @@ def test_without_a_secret_an_address_has_no_token() -> None:
         made().read(made(NEW).token(ID, "approval", 1))
 
 
-def test_without_a_public_url_there_is_no_address() -> None:
+def test_without_a_public_url_there_is_no_link() -> None:
     with pytest.raises(ConfigurationError, match="POLOS_PUBLIC_URL"):
         made(NEW, url=None).url(ID, "approval", 1)
 
 
-def test_links_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_are_configured_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Links.from_settings("shop") is None
     monkeypatch.setenv("POLOS_PUBLIC_URL", "https://polos.example.com/")
     unsigned = Links.from_settings("shop")
@@ -139,9 +139,7 @@ def test_links_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("secret", ["short", f"{NEW},short", " , ", "s" * 31])
-def test_a_secret_that_can_be_guessed_is_refused_and_not_repeated(
-    monkeypatch: pytest.MonkeyPatch, secret: str
-) -> None:
+def test_a_guessable_secret_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
     monkeypatch.setenv("POLOS_SECRET", secret)
     with pytest.raises(
         ConfigurationError, match="POLOS_SECRET must be one or more secrets of at least 32 characters"
@@ -162,13 +160,13 @@ def test_a_secret_that_can_be_guessed_is_refused_and_not_repeated(
         "https://a b",
     ],
 )
-def test_a_public_url_that_leads_nowhere_is_refused(url: str) -> None:
+def test_an_invalid_public_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="public_url= must be a URL"):
         Links.from_settings("shop", public_url=url)
 
 
 @pytest.mark.parametrize("name", ["", " alice", "group:ops", "a\nb", "x" * 201])
-def test_a_name_that_could_be_taken_for_another_is_refused(name: str) -> None:
+def test_an_ambiguous_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="a link's name must be 1 to 200"):
         made(NEW).token(ID, "approval", 1, name=name)
     with pytest.raises(ConfigurationError, match="a group's name must be 1 to 200"):

@@ -1,4 +1,4 @@
-"""Notifications: sent while a suspension is open, however often it takes, and never in the way."""
+"""Notifications: retried while a suspension is open, and never in the way of executions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def plain(ctx: WorkflowContext, value: int) -> int:
 
 @dataclass
 class Pager:
-    """A channel that a test has in its hands."""
+    """A channel under a test's control."""
 
     name: str = "pager"
     fails: Exception | None = None
@@ -70,7 +70,7 @@ class Pager:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is looked, and tried again, at once."""
+    """Makes the outbox poll and retry at once."""
     monkeypatch.setattr(outbox, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(outbox, "MIN_RETRY_MS", 10)
     monkeypatch.setattr(outbox, "MAX_RETRY_MS", 10)
@@ -78,12 +78,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that stops does not wait for what hangs."""
+    """Makes a stopping worker give up hanging sends at once."""
     monkeypatch.setattr(outbox, "STOP_SECONDS", 0.01)
 
 
 async def waiting(client: PolosClient, channel: str = "webhook") -> dict[str, float]:
-    """What stands in a channel's outbox, and when it is due."""
+    """The entries of a channel's outbox, each with its due time."""
     store = await client.store()
     found: dict[str, float] = {}
     for prefix in store.prefixes:
@@ -110,7 +110,7 @@ async def make_due(client: PolosClient, execution_id: str, step_key: str, channe
 
 
 def the_check_of_the_page() -> Callable[[str, dict[str, str], bytes], bool]:
-    """The function of docs/guides/notifications.md by which a receiver knows what is ours."""
+    """The function in docs/guides/notifications.md that lets a receiver verify a request."""
     page = (ROOT / "docs/guides/notifications.md").read_text()
     (block,) = re.findall(r"```python\n(import base64\n.*?)```", page, re.DOTALL)
     found: dict[str, Any] = {}
@@ -119,8 +119,8 @@ def the_check_of_the_page() -> Callable[[str, dict[str, str], bytes], bool]:
     return check
 
 
-def test_a_signature_is_that_of_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The vector that its own libraries are tested with."""
+def test_a_signature_matches_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test vector of the specification's own libraries."""
     monkeypatch.setattr("polos_redis.notifications.webhook.time.time", lambda: 1614265330.7)
     channel = WebhookChannel("https://example.com", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     assert channel._signature("msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}') == {
@@ -132,7 +132,7 @@ def test_a_signature_is_that_of_the_specification(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.also_on_cluster
 @pytest.mark.usefixtures("quick")
-async def test_a_suspension_is_told_to_the_webhook(
+async def test_a_suspension_is_sent_to_the_webhook(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Receiver() as receiver:
@@ -158,10 +158,12 @@ async def test_a_suspension_is_told_to_the_webhook(
     assert not is_ours(SECRET, request.headers, request.body + b" ")
     assert not is_ours(wrong, request.headers, request.body)
     assert not is_ours(SECRET, {**request.headers, "webhook-timestamp": "1614265330"}, request.body)
-    assert abs(int(request.headers["webhook-timestamp"]) - time.time()) < 300, "within what receivers allow"
-    told = request.json
-    assert (told["type"], told["timestamp"]) == ("suspension.opened", shown["opened_at"])
-    data = told["data"]
+    assert abs(int(request.headers["webhook-timestamp"]) - time.time()) < 300, (
+        "within the receivers' tolerance"
+    )
+    payload = request.json
+    assert (payload["type"], payload["timestamp"]) == ("suspension.opened", shown["opened_at"])
+    data = payload["data"]
     link = data.pop("approval_url")
     assert data == {
         "id": request.headers["webhook-id"],
@@ -180,8 +182,8 @@ async def test_a_suspension_is_told_to_the_webhook(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_it_is_sent_again_until_it_is_taken(redis_url: str, namespace: str) -> None:
-    """Refused connections, errors, redirects and silence: the same notification comes until a 2xx."""
+async def test_a_notification_is_resent_until_it_is_accepted(redis_url: str, namespace: str) -> None:
+    """Refused connections, errors, redirects and silence: the same notification is resent until a 2xx."""
     port = free_port()
     channel = WebhookChannel(f"http://127.0.0.1:{port}/", SECRET, timeout=0.2)
     async with running(redis_url, namespace, approval, plain, channels=[channel]) as run:
@@ -206,7 +208,7 @@ async def test_it_is_sent_again_until_it_is_taken(redis_url: str, namespace: str
         assert await run.result(handle) == "fine"
 
 
-async def test_what_a_killed_worker_was_sending_is_sent_by_another(
+async def test_another_worker_sends_what_a_killed_one_was_sending(
     redis_url: str, namespace: str, tmp_path: Path, client: PolosClient
 ) -> None:
     (tmp_path / "flows.py").write_text(
@@ -225,7 +227,7 @@ async def test_what_a_killed_worker_was_sending_is_sent_by_another(
             worker.process.kill()
             await worker.ended()
         assert list(await waiting(client)) == [f"{handle.id} approval"]
-        await make_due(client, handle.id, "approval")  # as in 45 seconds
+        await make_due(client, handle.id, "approval")  # as if 45 seconds had passed
         with polos.start(POLOS, "worker", "flows.py") as worker:
             await nothing_waits(client)
             first, second = receiver.requests
@@ -237,7 +239,7 @@ async def test_what_a_killed_worker_was_sending_is_sent_by_another(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_one_that_nobody_waits_for_any_more_is_given_up(
+async def test_a_notification_is_dropped_when_nobody_waits_any_more(
     redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "polos")
@@ -255,13 +257,13 @@ async def test_one_that_nobody_waits_for_any_more_is_given_up(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_neither_secrets_nor_what_is_shown_are_logged(
+async def test_neither_secrets_nor_shown_data_are_logged(
     redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POLOS_PUBLIC_URL", "https://polos.example.com")
     monkeypatch.setenv("POLOS_SECRET", LINK_SECRET)
     caplog.set_level(logging.DEBUG, "polos")
-    caplog.set_level(logging.INFO)  # as of a service whose root logger tells what all libraries do
+    caplog.set_level(logging.INFO)  # like a service whose root logger logs all libraries
     pager = Pager(fails=ValueError("the token tok_12345 is wrong"))
     async with Receiver([500, 200]) as receiver:
         channels: list[Channel] = [WebhookChannel(receiver.url, SECRET), pager]
@@ -272,8 +274,8 @@ async def test_neither_secrets_nor_what_is_shown_are_logged(
             pager.fails = None
             await nothing_waits(run.client, "pager")
             await run.answer(handle, "approval/1")
-    told = [one for one in caplog.records if "was not sent" in one.message]
-    errors = {(one.channel, one.error) for one in told}  # type: ignore[attr-defined]
+    failures = [one for one in caplog.records if "was not sent" in one.message]
+    errors = {(one.channel, one.error) for one in failures}  # type: ignore[attr-defined]
     assert errors == {("webhook", "the receiver answered 500"), ("pager", "ValueError")}
     logged = "\n".join(str(vars(record)) for record in caplog.records)
     for hidden in ("swordfish", SECRET, LINK_SECRET, "tok_12345", "key=hidden", "token="):
@@ -284,7 +286,7 @@ async def test_neither_secrets_nor_what_is_shown_are_logged(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_each_approver_gets_a_link_of_their_own(
+async def test_each_approver_gets_their_own_link(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POLOS_PUBLIC_URL", "https://polos.example.com/")
@@ -342,12 +344,12 @@ async def test_a_worker_without_the_channel_leaves_it_to_others(redis_url: str, 
 
 
 @pytest.mark.usefixtures("quick", "hasty")
-async def test_a_channel_that_hangs_holds_up_nothing(redis_url: str, namespace: str) -> None:
-    """More of them than are sent at once; other channels, executions and their errands go on."""
+async def test_a_hanging_channel_blocks_nothing(redis_url: str, namespace: str) -> None:
+    """More sends hang than run at once; other channels, executions and their errands continue."""
     stuck, mail = Pager("stuck", hangs=True), Pager("mail")
     async with running(redis_url, namespace, approval, plain, channels=[stuck, mail]) as run:
-        most = outbox.CONCURRENCY * run.client.partitions
-        handles = [await approval.invoke(run.client, n) for n in range(2 * most)]
+        limit = outbox.CONCURRENCY * run.client.partitions
+        handles = [await approval.invoke(run.client, n) for n in range(2 * limit)]
         await until(lambda: len(mail.sent) == len(handles))
         await until(lambda: stuck.tried)
         assert await run.result(await plain.invoke(run.client, 2)) == 4
@@ -355,12 +357,12 @@ async def test_a_channel_that_hangs_holds_up_nothing(redis_url: str, namespace: 
             await run.answer(handle, "approval/1")
         for handle in handles:
             await run.result(handle)
-        assert len(stuck.tried) <= most
+        assert len(stuck.tried) <= limit
     assert not stuck.sent
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_channel_that_takes_too_long_is_ended(
+async def test_a_send_that_takes_too_long_is_cancelled(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "SEND_SECONDS", 0.05)
@@ -373,7 +375,7 @@ async def test_a_channel_that_takes_too_long_is_ended(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_new_run_is_another_notification(redis_url: str, namespace: str) -> None:
+async def test_a_new_run_sends_another_notification(redis_url: str, namespace: str) -> None:
     pager = Pager()
     async with running(redis_url, namespace, approval, channels=[pager]) as run:
         handle = await approval.invoke(run.client, 1)
@@ -393,7 +395,7 @@ async def test_a_new_run_is_another_notification(redis_url: str, namespace: str)
 @pytest.mark.parametrize(
     ("age_ms", "pause"), [(0, 1000), (999, 1000), (5000, 5000), (10**6, 10**6), (10**9, 3_600_000)]
 )
-def test_the_next_try_waits_as_long_as_it_has_been_open(age_ms: int, pause: int) -> None:
+def test_the_delay_before_a_resend_is_the_suspensions_age(age_ms: int, pause: int) -> None:
     opened = datetime(2024, 5, 1, tzinfo=UTC)
     notification = Notification("i", "e", "w", "k", 1, {}, "", opened, None, (), None, {})
     due = int(opened.timestamp() * 1000) + age_ms + outbox.HOLD_MS
@@ -403,7 +405,7 @@ def test_the_next_try_waits_as_long_as_it_has_been_open(age_ms: int, pause: int)
 # --- the outbox in the store ------------------------------------------------------------
 
 
-async def test_what_is_taken_is_due_again_unless_it_is_sent(redis_url: str, namespace: str) -> None:
+async def test_a_claimed_notification_is_due_again_unless_it_is_sent(redis_url: str, namespace: str) -> None:
     pager = Pager(fails=RuntimeError("no"))
     async with running(redis_url, namespace, approval, channels=[pager]) as run:
         handle = await approval.invoke(run.client, 1)
@@ -411,29 +413,29 @@ async def test_what_is_taken_is_due_again_unless_it_is_sent(redis_url: str, name
     async with PolosClient(redis_url, namespace) as client:
         store = await client.store()
         prefix = store.partitions.prefix(handle.id)
-        assert await store.outbox.claim(prefix, "pager", 10, 60_000) == [], "it is put off"
+        assert await store.outbox.claim(prefix, "pager", 10, 60_000) == [], "it is postponed"
         await make_due(client, handle.id, "approval/1", "pager")
-        (taken,) = await store.outbox.claim(prefix, "pager", 10, 60_000)
-        assert (taken.execution_id, taken.step_key) == (handle.id, "approval/1")
-        assert await waiting(client, "pager") == {f"{handle.id} approval/1": taken.due}
-        assert await store.outbox.claim(prefix, "pager", 10, 60_000) == [], "it is held"
+        (claimed,) = await store.outbox.claim(prefix, "pager", 10, 60_000)
+        assert (claimed.execution_id, claimed.step_key) == (handle.id, "approval/1")
+        assert await waiting(client, "pager") == {f"{handle.id} approval/1": claimed.due}
+        assert await store.outbox.claim(prefix, "pager", 10, 60_000) == [], "it is claimed"
 
-        late = ClaimedNotification(taken.execution_id, taken.step_key, taken.due - 1)
+        late = ClaimedNotification(claimed.execution_id, claimed.step_key, claimed.due - 1)
         await store.outbox.sent(prefix, "pager", late, None)
-        assert await waiting(client, "pager"), "whoever was thought dead changes nothing"
-        await store.outbox.sent(prefix, "pager", taken, 5)
+        assert await waiting(client, "pager"), "a presumed-dead worker changes nothing"
+        await store.outbox.sent(prefix, "pager", claimed, 5)
         (due,) = (await waiting(client, "pager")).values()
-        assert due < taken.due
+        assert due < claimed.due
         key = prefix + keys.OUTBOX.encode() + b"pager"
         assert 0 < await store.wire.call("PTTL", key) <= 604_800_000
-        again: list[ClaimedNotification] = []
-        while not again:
-            again = await store.outbox.claim(prefix, "pager", 10, 60_000)
-        await store.outbox.sent(prefix, "pager", again[0], None)
+        reclaimed: list[ClaimedNotification] = []
+        while not reclaimed:
+            reclaimed = await store.outbox.claim(prefix, "pager", 10, 60_000)
+        await store.outbox.sent(prefix, "pager", reclaimed[0], None)
         assert not await waiting(client, "pager")
 
 
-# --- what can't be a channel ------------------------------------------------------------
+# --- invalid channels -------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -457,7 +459,7 @@ class Nameless:
         ([Pager(), Pager()], "need different names, not pager, pager"),
     ],
 )
-def test_what_is_no_channel_is_refused(idle: PolosClient, channels: Any, said: str) -> None:
+def test_an_invalid_channel_is_refused(idle: PolosClient, channels: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         Worker(idle, [approval], channels=channels)
 
@@ -470,7 +472,7 @@ def test_a_webhook_without_a_secret_is_refused(idle: PolosClient, monkeypatch: p
 
 
 @pytest.mark.parametrize("secret", ["whsec_short", "whsec_!!!", "x", base64.b64encode(bytes(23)).decode()])
-def test_a_secret_that_is_none_is_refused_and_not_repeated(secret: str) -> None:
+def test_an_invalid_secret_is_refused_and_not_repeated(secret: str) -> None:
     with pytest.raises(
         ConfigurationError, match="webhook_secret= must be one or more secrets like whsec_"
     ) as caught:
@@ -478,17 +480,17 @@ def test_a_secret_that_is_none_is_refused_and_not_repeated(secret: str) -> None:
     assert secret not in str(caught.value) or secret == "x"
 
 
-def test_a_url_that_is_none_is_refused_and_not_repeated() -> None:
+def test_an_invalid_url_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigurationError, match="webhook_url= must be a URL") as caught:
         WebhookChannel("example.com/hidden", SECRET)
     assert "hidden" not in str(caught.value)
 
 
-def test_what_is_shown_of_a_webhook_has_no_secrets() -> None:
+def test_a_webhooks_repr_has_no_secrets() -> None:
     assert repr(WebhookChannel("https://example.com/hidden", SECRET)) == "WebhookChannel(name='webhook')"
 
 
-async def test_the_worker_says_that_httpx_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_without_httpx_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polos_redis.notifications.webhook.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"pip install 'polos-redis\[webhook\]'"):
         WebhookChannel("https://example.com", SECRET)

@@ -1,4 +1,4 @@
-"""Resuming: exactly one answer decides, and everybody else is told what happened."""
+"""Resuming: exactly one answer decides, and everyone else gets the outcome."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def _parked(at: Running, input: Any = None) -> ExecutionHandle[Any]:
 
 @WAYS
 @pytest.mark.failure(23)
-async def test_no_such_execution(resume: Resume, redis_url: str, namespace: str) -> None:
+async def test_an_unknown_execution_is_an_error(resume: Resume, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, approval) as at:
         with pytest.raises(ExecutionNotFoundError, match="0000"):
             await resume(at, "0" * 32, "ask", 1)
@@ -76,7 +76,7 @@ async def test_no_such_execution(resume: Resume, redis_url: str, namespace: str)
 
 @WAYS
 @pytest.mark.failure(23)
-async def test_the_same_answer_again_has_no_effect(resume: Resume, redis_url: str, namespace: str) -> None:
+async def test_repeating_an_answer_has_no_effect(resume: Resume, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, approval) as at:
         handle = await _parked(at)
         answer = {"approved": True, "by": {"name": "Ada", "roles": {1, 2}}}
@@ -85,19 +85,21 @@ async def test_the_same_answer_again_has_no_effect(resume: Resume, redis_url: st
         assert await resume(at, handle.id, "ask", same) == "same"
         await at.result(handle)
         assert await resume(at, handle.id, "ask", same) == "same"
-        told = [event.event_type for event in await at.events(handle)]
-        assert told.count("resume_ask") == 1
+        types = [event.event_type for event in await at.events(handle)]
+        assert types.count("resume_ask") == 1
 
 
 @WAYS
 @pytest.mark.failure(23)
-async def test_another_answer_is_told_who_and_when(resume: Resume, redis_url: str, namespace: str) -> None:
+async def test_a_different_answer_is_refused_with_who_and_when(
+    resume: Resume, redis_url: str, namespace: str
+) -> None:
     async with running(redis_url, namespace, approval) as at:
         handle = await _parked(at)
         first = await at.client.resume(
             suspend_execution_id=handle.id, suspend_step_key="ask", data="yes", resumed_by="alice"
         )
-        for _ in range(2):  # while it goes on, and after its end
+        for _ in range(2):  # while it runs, and after its end
             with pytest.raises(AlreadyResumedError, match="already answered by alice at 20") as caught:
                 await resume(at, handle.id, "ask", "no")
             assert caught.value.resumed_by == "alice"
@@ -122,7 +124,7 @@ async def test_an_expired_suspension_takes_no_answer(resume: Resume, redis_url: 
 
 @WAYS
 @pytest.mark.failure(23)
-async def test_closed_by_a_cancel(resume: Resume, redis_url: str, namespace: str) -> None:
+async def test_a_cancel_closes_a_suspension(resume: Resume, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, approval) as at:
         handle = await _parked(at)
         await at.client.cancel(handle.id)
@@ -133,7 +135,7 @@ async def test_closed_by_a_cancel(resume: Resume, redis_url: str, namespace: str
 
 @WAYS
 @pytest.mark.failure(23)
-async def test_closed_by_the_end(resume: Resume, redis_url: str, namespace: str) -> None:
+async def test_the_end_closes_a_suspension(resume: Resume, redis_url: str, namespace: str) -> None:
     async def ends(ctx: WorkflowContext) -> str:
         asked = asyncio.ensure_future(ctx.step.suspend("ask"))
         await ctx.step.run("step", asyncio.sleep, 0)
@@ -150,7 +152,9 @@ async def test_closed_by_the_end(resume: Resume, redis_url: str, namespace: str)
 
 @WAYS
 @pytest.mark.failure(23)
-async def test_no_such_suspension_lists_the_open_ones(resume: Resume, redis_url: str, namespace: str) -> None:
+async def test_an_unknown_suspension_lists_the_open_ones(
+    resume: Resume, redis_url: str, namespace: str
+) -> None:
     async with running(redis_url, namespace, approval) as at:
         handle = await _parked(at)
         with pytest.raises(SuspensionNotFoundError, match=r"no suspension 'other'; open: 'ask'") as caught:
@@ -187,21 +191,21 @@ async def test_an_empty_answer_is_an_answer(
 
 
 @pytest.mark.failure(23)
-async def test_by_two_people_at_once(redis_url: str, namespace: str) -> None:
+async def test_of_many_concurrent_answers_one_decides(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, approval) as at:
         handle = await _parked(at)
         tries = [_by_client(at, handle.id, "ask", f"answer {n % 5}") for n in range(50)]
         outcomes = await asyncio.gather(*tries, return_exceptions=True)
-        taken = [one for one in outcomes if isinstance(one, str)]
-        assert taken.count("accepted") == 1
-        assert taken.count("same") == 9
+        decided = [one for one in outcomes if isinstance(one, str)]
+        assert decided.count("accepted") == 1
+        assert decided.count("same") == 9
         assert sum(isinstance(one, AlreadyResumedError) for one in outcomes) == 40
         accepted = outcomes.index("accepted") % 5
         assert (await at.result(handle))[0] == f"answer {accepted}"
 
 
 @pytest.mark.failure(23)
-async def test_against_a_deadline_and_a_cancel(redis_url: str, namespace: str) -> None:
+async def test_an_answer_races_a_deadline_and_a_cancel(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, approval) as at:
         handles = await asyncio.gather(*(_parked(at, 3600) for _ in range(20)))
         store = await at.client.store()
@@ -225,7 +229,9 @@ async def test_against_a_deadline_and_a_cancel(redis_url: str, namespace: str) -
 
 
 @pytest.mark.parametrize("resumed_by", [None, "alice@example.com"])
-async def test_who_when_and_how_can_be_read(resumed_by: str | None, redis_url: str, namespace: str) -> None:
+async def test_an_answer_records_who_when_and_how(
+    resumed_by: str | None, redis_url: str, namespace: str
+) -> None:
     async with running(redis_url, namespace, approval) as at:
         handle = await _parked(at)
         resumed = await at.client.resume(
@@ -254,7 +260,7 @@ async def test_an_event_names_its_channel(redis_url: str, namespace: str) -> Non
         assert await at.result(handle) == ("yes", None, "topic")
 
 
-# --- early ------------------------------------------------------------------------------
+# --- early answers ----------------------------------------------------------------------
 
 
 async def _gated(ctx: WorkflowContext) -> Any:
@@ -267,7 +273,7 @@ gated: Workflow[Any, Any] = Workflow(_gated, "gated")
 
 
 @pytest.mark.failure(23)
-async def test_an_early_answer_is_kept_and_used(redis_url: str, namespace: str) -> None:
+async def test_an_early_answer_is_stored_and_used(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, gated) as at:
         handle = await gated.invoke(at.client)
         await at.parked(handle)
@@ -285,8 +291,8 @@ async def test_an_early_answer_is_kept_and_used(redis_url: str, namespace: str) 
             await at.answer(handle, "ask", "yes")
         first = await answer("yes")
         assert first.outcome == "early"
-        again = await answer("yes")
-        assert (again.outcome, again.resumed_at) == ("early", first.resumed_at)
+        repeated = await answer("yes")
+        assert (repeated.outcome, repeated.resumed_at) == ("early", first.resumed_at)
         with pytest.raises(AlreadyResumedError, match="by alice"):
             await answer("no")
         assert await handle.status() == "waiting"
@@ -295,11 +301,11 @@ async def test_an_early_answer_is_kept_and_used(redis_url: str, namespace: str) 
         assert (await answer("yes")).outcome == "same"
         with pytest.raises(AlreadyResumedError):
             await answer("no")
-        told = [event.event_type for event in await at.events(handle)]
-        assert told[-3:] == ["suspend_ask", "resume_ask", "workflow_finish"]
+        types = [event.event_type for event in await at.events(handle)]
+        assert types[-3:] == ["suspend_ask", "resume_ask", "workflow_finish"]
 
 
-async def test_early_for_one_that_is_open_is_an_answer(redis_url: str, namespace: str) -> None:
+async def test_an_early_answer_to_an_open_suspension_is_an_answer(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, approval) as at:
         handle = await _parked(at)
         resumed = await at.client.resume(
@@ -309,7 +315,7 @@ async def test_early_for_one_that_is_open_is_an_answer(redis_url: str, namespace
         assert (await at.result(handle))[0] == 1
 
 
-async def test_early_after_the_end_is_refused(redis_url: str, namespace: str) -> None:
+async def test_an_early_answer_after_the_end_is_refused(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, approval) as at:
         handle = await _parked(at)
         await at.client.cancel(handle.id)
@@ -324,7 +330,9 @@ async def test_early_after_the_end_is_refused(redis_url: str, namespace: str) ->
 
 
 @pytest.mark.failure(24)
-async def test_the_moment_the_event_is_seen(redis_url: str, namespace: str) -> None:
+async def test_a_suspension_can_be_answered_as_soon_as_its_event_is_seen(
+    redis_url: str, namespace: str
+) -> None:
     async with running(redis_url, namespace, approval) as at:
         for _ in range(30):
             handle = await approval.invoke(at.client)
@@ -336,7 +344,9 @@ async def test_the_moment_the_event_is_seen(redis_url: str, namespace: str) -> N
 
 
 @pytest.mark.failure(24)
-async def test_the_moment_the_topic_tells_it(redis_url: str, namespace: str) -> None:
+async def test_a_suspension_can_be_answered_as_soon_as_its_topic_has_the_event(
+    redis_url: str, namespace: str
+) -> None:
     async with running(redis_url, namespace, approval) as at:
         handle = await approval.invoke(at.client)
         topic = f"ask/{handle.id}"
@@ -362,12 +372,12 @@ async def test_an_answer_of_a_type_only_its_sender_knows_is_not_lost(
     async with PolosClient(redis_url, namespace) as client:
         answer = Decision(approved=True)
         await client.resume(suspend_execution_id=handle.id, suspend_step_key="ask", data=answer)
-    monkeypatch.delattr(f"{__name__}.Decision")  # the worker that goes on has not imported it
+    monkeypatch.delattr(f"{__name__}.Decision")  # the worker that resumes has not imported it
     async with running(redis_url, namespace, approval) as at:
         assert (await at.result(at.client.get_handle(handle.id)))[0] == {"approved": True}
 
 
-async def test_a_step_key_or_a_name_that_is_no_text_is_refused(redis_url: str, namespace: str) -> None:
+async def test_a_step_key_or_name_must_be_text(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         with pytest.raises(InvalidInputError, match="suspend_step_key must be a string"):
             await client.resume(suspend_execution_id="0" * 32, suspend_step_key=None, data=1)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`ctx.step.suspend(schema=...)`: every way in refuses an answer that is not of the type."""
+"""`ctx.step.suspend(schema=...)`: every entry point refuses an answer that does not match the schema."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.also_on_cluster
 
 SEEN: defaultdict[str, list[Any]] = defaultdict(
     list
-)  # by execution: what its code was given, activation by activation
+)  # by execution: the answers its code received, activation by activation
 
 
 class Colour(Enum):
@@ -128,7 +128,7 @@ FACTS = {
     "colour": "blue",
 }
 
-# name -> the type, an answer that fits, what becomes of it, answers that do not fit, each with its field
+# name -> the type, a valid answer, its typed value, and invalid answers, each with the offending field
 # ("a|b": by the type it is called a, by the schema b)
 TYPES: dict[str, tuple[Any, Any, Any, list[tuple[Any, str]]]] = {
     "model": (
@@ -216,7 +216,7 @@ asks: Workflow[Any, Any] = Workflow(_asks, "typed-asks")
 
 
 def waits_for(schema: Any, name: str) -> Workflow[Any, Any]:
-    """A workflow whose result is the answer; it notes what it was given."""
+    """A workflow that records the answer it receives and returns it."""
 
     async def body(ctx: WorkflowContext) -> Any:
         answer = await ctx.step.suspend("ask", schema=schema)
@@ -230,7 +230,7 @@ asks_for_a_model = waits_for(Decision, "typed-asks-for-a-model")
 
 
 def forget(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """From here on this process is one that has not imported the type."""
+    """Makes this process look like one that has not imported the type."""
     monkeypatch.delattr(f"{__name__}.{name}", raising=True)
 
 
@@ -251,14 +251,14 @@ def fields(caught: pytest.ExceptionInfo[InvalidAnswerError]) -> list[str]:
     [(name, False) for name in TYPES] + [(name, True) for name in OWN],
     ids=lambda part: part if isinstance(part, str) else ("", "imported")[part],
 )
-async def test_what_fits_becomes_the_type_and_nothing_else_is_taken(
+async def test_a_valid_answer_becomes_the_type_and_all_others_are_refused(
     name: str, imported: bool, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted, answer, value, wrong = TYPES[name]
+    schema, answer, value, wrong = TYPES[name]
     async with running(redis_url, namespace, asks) as at:
         handle = await asked(at, asks, name)
         if name in OWN and not imported:
-            forget(monkeypatch, wanted.__name__)
+            forget(monkeypatch, schema.__name__)
         await at.parked(handle)
         for data, field in wrong:
             with pytest.raises(InvalidAnswerError) as caught:
@@ -267,7 +267,7 @@ async def test_what_fits_becomes_the_type_and_nothing_else_is_taken(
             assert expected in fields(caught), (data, caught.value.errors)
             assert f"does not fit suspension 'ask' of {handle.id}" in str(caught.value)
             assert "\n" not in str(caught.value)
-        assert await handle.status() == "waiting" and not SEEN[handle.id], "nobody was woken"
+        assert await handle.status() == "waiting" and not SEEN[handle.id], "nothing was woken"
         assert await at.client.audit(handle.id) == []
         accepted = await at.answer(handle, "ask", answer)
         assert (accepted.outcome, accepted.approvals, accepted.required) == ("accepted", 1, 1)
@@ -276,14 +276,14 @@ async def test_what_fits_becomes_the_type_and_nothing_else_is_taken(
         assert (await at.answer(handle, "ask", answer)).outcome == "same"
         await at.answer(handle, "more")
         await at.result(handle)
-        assert SEEN[handle.id] == [value, value], "and again when it is replayed"
+        assert SEEN[handle.id] == [value, value], "and the same on replay"
         if imported and codec.plain(value) == answer:
             assert (await at.answer(handle, "ask", value)).outcome == "same", (
-                "given as the type, it is this one"
+                "passed as the type, it is the same answer"
             )
 
 
-async def test_the_schema_is_there_for_who_shows_a_form(redis_url: str, namespace: str) -> None:
+async def test_the_schema_can_be_read_to_show_a_form(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks) as at:
         handle = await asked(at, asks, "model")
         (listed,) = await at.client.list_suspensions()
@@ -296,7 +296,7 @@ async def test_the_schema_is_there_for_who_shows_a_form(redis_url: str, namespac
         assert list(untyped) == []
 
 
-# --- the ways in ------------------------------------------------------------------------
+# --- entry points -----------------------------------------------------------------------
 
 
 async def test_the_command_checks_without_any_model(redis_url: str, namespace: str, tmp_path: Path) -> None:
@@ -308,8 +308,8 @@ async def test_the_command_checks_without_any_model(redis_url: str, namespace: s
         assert refused.code == 1
         for said in ("limit: ", "parts.0.name: ", "parts.0.weight: "):
             assert said in refused.sentence
-        taken = await polos("resume", handle.id, "--approve")
-        assert taken.code == 0, taken.err
+        accepted = await polos("resume", handle.id, "--approve")
+        assert accepted.code == 0, accepted.err
         assert await at.result(handle) and SEEN[handle.id] == [Decision(approved=True)]
 
 
@@ -326,7 +326,7 @@ async def test_an_event_on_the_topic_is_checked(redis_url: str, namespace: str) 
         assert (entry["channel"], entry["by"]) == ("topic", None)
 
 
-async def test_an_event_for_all_waits_with_this_name_is_no_way_round(redis_url: str, namespace: str) -> None:
+async def test_other_events_on_the_topic_answer_nothing(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks_for_a_model) as at:
         handle = await asked(at, asks_for_a_model)
         for kind in ("resume_ask", "answer", "timeout", "suspend"):
@@ -348,8 +348,8 @@ answers: Workflow[Any, Any] = Workflow(_answers, "typed-answers")
 async def test_another_workflows_answer_is_checked(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks_for_a_model, answers) as at:
         handle = await asked(at, asks_for_a_model)
-        given = [{"approved": None}, Decision(approved=True, limit=4)]
-        other = await answers.invoke(at.client, {"of": handle.id, "answers": given})
+        data = [{"approved": None}, Decision(approved=True, limit=4)]
+        other = await answers.invoke(at.client, {"of": handle.id, "answers": data})
         await at.result(other)
         (error,) = SEEN[other.id]
         assert error.error_type == "InvalidAnswerError" and "approved: " in str(error)
@@ -384,7 +384,7 @@ async def test_an_early_answer_is_checked_when_its_suspension_opens(
         assert (entry["status"], entry["by"], entry["channel"]) == ("answered", "ann", "client")
 
 
-async def test_an_early_answer_that_does_not_fit_is_dropped(redis_url: str, namespace: str) -> None:
+async def test_an_invalid_early_answer_is_dropped(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks_for_a_model) as at:
         handle = await asks_for_a_model.invoke(at.client, start_delay=0.2)
         assert await early(at.client, handle, {"limit": "none"}) == "early"
@@ -401,9 +401,7 @@ async def test_an_early_answer_that_does_not_fit_is_dropped(redis_url: str, name
         assert await at.result(handle) and SEEN[handle.id] == [Decision(approved=True)]
 
 
-async def test_what_was_decided_on_something_shown_is_not_kept_for_something_else(
-    redis_url: str, namespace: str
-) -> None:
+async def test_an_early_answer_cannot_refer_to_data_not_yet_shown(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         handle = await asks_for_a_model.invoke(client)
         with pytest.raises(SuspensionNotFoundError):
@@ -411,10 +409,10 @@ async def test_what_was_decided_on_something_shown_is_not_kept_for_something_els
         await client.cancel(handle.id)
 
 
-# --- types that say more than their schema, or something else by now --------------------
+# --- types stricter than their schema, and types that changed ---------------------------
 
 
-async def test_a_validator_of_the_type_has_its_say(redis_url: str, namespace: str) -> None:
+async def test_a_validator_of_the_type_is_applied(redis_url: str, namespace: str) -> None:
     even, broken = waits_for(Even, "typed-even"), waits_for(Broken, "typed-broken")
     async with running(redis_url, namespace, even, broken) as at:
         handle = await asked(at, even)
@@ -428,14 +426,16 @@ async def test_a_validator_of_the_type_has_its_say(redis_url: str, namespace: st
             await at.answer(handle, "ask", {"name": "x"})
 
 
-async def test_where_only_the_schema_is_known_a_validator_speaks_in_the_workflow(
+async def test_a_validator_runs_in_the_workflow_if_only_the_schema_is_known(
     redis_url: str, namespace: str, tmp_path: Path
 ) -> None:
     even = waits_for(Even, "typed-even-elsewhere")
     async with running(redis_url, namespace, even) as at:
         handle = await asked(at, even)
-        taken = await Command(redis_url, namespace, tmp_path)("resume", handle.id, "--data", '{"number": 3}')
-        assert taken.code == 0, taken.err
+        accepted = await Command(redis_url, namespace, tmp_path)(
+            "resume", handle.id, "--data", '{"number": 3}'
+        )
+        assert accepted.code == 0, accepted.err
         with pytest.raises(ExecutionFailedError, match=r"(?s)InvalidAnswerError.*3 is odd"):
             await at.result(handle)
 
@@ -449,7 +449,7 @@ class After(BaseModel):
     reason: str
 
 
-async def test_a_type_that_changed_between_two_deploys(redis_url: str, namespace: str) -> None:
+async def test_a_type_may_change_between_deploys(redis_url: str, namespace: str) -> None:
     before, after = waits_for(Before, "typed-deploys"), waits_for(After, "typed-deploys")
     async with running(redis_url, namespace, before) as at:
         handle, fits_both = await asked(at, before), await asked(at, before)
@@ -459,7 +459,7 @@ async def test_a_type_that_changed_between_two_deploys(redis_url: str, namespace
         handle, fits_both = at.client.get_handle(handle.id), at.client.get_handle(fits_both.id)
         await at.answer(fits_both, "ask", {"approved": True, "reason": "fine"})
         assert await at.result(fits_both) == {"approved": True, "reason": "fine"}
-        await at.answer(handle, "ask", {"approved": True})  # what was asked for then
+        await at.answer(handle, "ask", {"approved": True})  # valid when it was asked
         with pytest.raises(ExecutionFailedError, match="reason"):
             await at.result(handle)
     async with running(redis_url, namespace, before) as at:
@@ -467,7 +467,7 @@ async def test_a_type_that_changed_between_two_deploys(redis_url: str, namespace
         assert await at.result(at.client.get_handle(handle.id)) == {"approved": True}, "the answer is kept"
 
 
-async def test_an_answer_outlives_a_deploy_that_asks_for_a_type(redis_url: str, namespace: str) -> None:
+async def test_an_answer_outlives_a_deploy_that_adds_a_schema(redis_url: str, namespace: str) -> None:
     async def untyped(ctx: WorkflowContext) -> Any:
         return (await ctx.step.suspend("ask"))["data"]
 
@@ -484,13 +484,13 @@ async def test_an_answer_outlives_a_deploy_that_asks_for_a_type(redis_url: str, 
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A server at which somebody might look."""
+    """A server that would notice a fetch."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         yield server
 
 
-async def test_nothing_that_a_schema_refers_to_is_fetched(
+async def test_references_in_a_schema_are_never_fetched(
     listener: socket.socket, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, port = listener.getsockname()
@@ -508,7 +508,7 @@ async def test_nothing_that_a_schema_refers_to_is_fetched(
             listener.accept()
 
 
-async def test_an_address_for_mail_is_one(
+async def test_an_email_address_is_validated(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mail = waits_for(Mail, "typed-mail")
@@ -535,7 +535,7 @@ def deep(levels: int) -> Any:
 
 @pytest.mark.failure(29, 30)
 @pytest.mark.parametrize("imported", [True, False])
-async def test_hostile_answers_are_refused_in_few_words(
+async def test_hostile_answers_are_refused_briefly(
     imported: bool, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(redis_url, namespace, asks) as at:
@@ -570,7 +570,7 @@ async def test_hostile_answers_are_refused_in_few_words(
             assert await one.status() in ("queued", "waiting") and not SEEN[one.id]
 
 
-async def test_the_deepest_answer_that_is_taken_is_whole(redis_url: str, namespace: str) -> None:
+async def test_the_deepest_accepted_answer_stays_whole(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks) as at:
         handle = await asked(at, asks, "recursive")
         answer = deep(MAX_DEPTH // 2 - 1)
@@ -584,7 +584,7 @@ async def test_the_deepest_answer_that_is_taken_is_whole(redis_url: str, namespa
         assert levels["deep"] == MAX_DEPTH // 2 - 1
 
 
-# --- what can't be asked ----------------------------------------------------------------
+# --- invalid schemas --------------------------------------------------------------------
 
 
 class Unspeakable(BaseModel):
@@ -596,10 +596,10 @@ class Unspeakable(BaseModel):
 async def test_a_type_without_a_schema_fails_in_one_sentence(
     schema: Any, redis_url: str, namespace: str
 ) -> None:
-    asks_so = waits_for(schema, "typed-unspeakable")
-    async with running(redis_url, namespace, asks_so) as at:
+    invalid = waits_for(schema, "typed-unspeakable")
+    async with running(redis_url, namespace, invalid) as at:
         with pytest.raises(ExecutionFailedError) as failed:
-            await at.result(await asks_so.invoke(at.client))
+            await at.result(await invalid.invoke(at.client))
         assert failed.value.error_type == "ConfigurationError"
         said = failed.value.error_message
         assert said.startswith("suspension 'ask': schema=") and "\n" not in said
@@ -611,17 +611,17 @@ async def test_without_a_schema_an_answer_keeps_its_types(redis_url: str, namesp
         return (await ctx.step.suspend("ask", approvers=["ann"]))["data"]
 
     asks_ann: Workflow[Any, Any] = Workflow(body, "typed-not")
-    given = {"when": datetime(2026, 1, 2, tzinfo=UTC), "parts": (Part(name="a", weight=Decimal(1)),)}
+    answer = {"when": datetime(2026, 1, 2, tzinfo=UTC), "parts": (Part(name="a", weight=Decimal(1)),)}
     async with running(redis_url, namespace, asks_ann) as at:
         handle = await asked(at, asks_ann)
         await at.client.resume(
-            suspend_execution_id=handle.id, suspend_step_key="ask", data=given, resumed_by="ann"
+            suspend_execution_id=handle.id, suspend_step_key="ask", data=answer, resumed_by="ann"
         )
-        assert await at.result(handle) == given
+        assert await at.result(handle) == answer
 
 
 @pytest.mark.parametrize("shown", ["just a text", ["a", "list"], {"q": 1}], ids=["text", "list", "dict"])
-async def test_what_is_shown_need_not_be_a_dict_where_there_is_a_page(
+async def test_the_data_shown_need_not_be_a_dict(
     shown: Any, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POLOS_PUBLIC_URL", "https://polos.example.com")
@@ -635,8 +635,8 @@ async def test_what_is_shown_need_not_be_a_dict_where_there_is_a_page(
         assert (await at.client.get_suspension(handle.id, "ask"))["data"] == shown
         await at.answer(handle, "ask")
         await at.result(handle)
-        (told,) = [event.data for event in await at.events(handle) if event.event_type == "suspend_ask"]
+        (data,) = [event.data for event in await at.events(handle) if event.event_type == "suspend_ask"]
         if isinstance(shown, dict):
-            address = told.pop("_approval_url")
+            address = data.pop("_approval_url")
             assert address == f"https://polos.example.com/approve/{handle.id}/ask"
-        assert told == shown
+        assert data == shown

@@ -1,1 +1,1 @@
-"""The documentation, the packaging, and the layers are as they say."""
+"""The documentation, the packaging and the layers match the code."""

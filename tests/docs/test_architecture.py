@@ -1,4 +1,4 @@
-"""docs/architecture.md names the layers, folders, keys and scripts that there are, and no others."""
+"""docs/architecture.md names exactly the existing layers, folders, keys and scripts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def _first_cells(title: str) -> set[str]:
     return {word for row in rows for word in re.findall(r"`([^`]+)`", row)}
 
 
-def test_it_has_every_script() -> None:
+def test_every_script_is_listed() -> None:
     scripts = {file.stem for file in (ROOT / "polos_redis" / "state" / "scripts").glob("*.lua")}
     assert _first_cells("Scripts") == scripts
 
 
-def test_it_has_every_key() -> None:
+def test_every_key_is_listed() -> None:
     named = {
         value
         for name, value in vars(keys).items()
@@ -35,13 +35,13 @@ def test_it_has_every_key() -> None:
     assert {re.sub(r"<.*", "", key) for key in _first_cells("Keys")} == named
 
 
-def test_it_has_every_folder() -> None:
+def test_every_folder_is_listed() -> None:
     package = ROOT / "polos_redis"
     folders = {f"{folder.name}/" for folder in package.iterdir() if (folder / "__init__.py").exists()}
     assert _first_cells("Layers") == (folders - {"features/"}) | {"cli/"}
 
 
-def test_its_diagram_points_downward() -> None:
+def test_the_diagram_points_downward() -> None:
     diagram = _section("Layers").partition("```mermaid\n")[2].partition("```")[0]
     order = {name: number for number, name in enumerate((*LAYERS, "base", "api"))}
     order |= {"base": -1, "api": order["client"]}

@@ -46,7 +46,7 @@ def test_every_scenario_reports_numbers_as_json() -> None:
     assert {"redis", "valkey"} & report["about"].keys()
 
 
-def test_the_table_is_plain_where_no_terminal_is() -> None:
+def test_without_a_terminal_the_table_is_plain() -> None:
     done = run("--quick", "--only", "invoke")
     assert (done.returncode, done.stderr) == (0, "")
     head, row, *_ = done.stdout.splitlines()
@@ -54,7 +54,7 @@ def test_the_table_is_plain_where_no_terminal_is() -> None:
     assert row.startswith("invoke") and "\033" not in done.stdout
 
 
-def test_a_server_that_can_not_run_is_an_error(tmp_path: Path) -> None:
+def test_an_unusable_server_is_an_error(tmp_path: Path) -> None:
     done = run("--quick", "--server", str(tmp_path / "none"))
     assert done.returncode == 1
     assert "there is no such file" in done.stderr

@@ -16,7 +16,7 @@ and the marks right before it (HTML comments, invisible to readers):
 - `text` right after a `bash` block: its output. Commands must print exactly this; a terminal must print it
   sooner or later. `...` matches any text, on a line of its own any lines. Times, ids and durations match any
   others. `text title="Terminal 2: ..."`: what that terminal prints next.
-- `json`, `yaml`, `toml`, `ini`, `js`: must be well-formed. `mermaid`: test_docs_site.py draws it.
+- `json`, `yaml`, `toml`, `ini`, `js`: must be well-formed. `mermaid`: tests/docs/test_site.py draws it.
 - any block after `<!-- test: skip: reason -->`: does not run. Python must still compile, and `polos` commands
   must exist, with their options.
 
@@ -97,7 +97,7 @@ def in_module(part: Block | Mark) -> bool:
 
 
 def is_followed(part: Block | Mark) -> bool:
-    """Whether a reader acts on it: writes a file or runs a command."""
+    """Whether a reader acts on it, by writing a file or running a command."""
     if isinstance(part, Mark):
         return part.kind in {"bash", "file"}
     return part.skip is None and (part.language == "bash" or part.is_file)
@@ -130,7 +130,7 @@ def test_every_block_can_be_run_or_says_why_not(page: MarkdownPage) -> None:
         ("~~~bash\nx\n~~~\n", "~~~"),
     ],
 )
-def test_a_block_that_nothing_runs_is_noticed(text: str, why: str) -> None:
+def test_a_block_that_nothing_runs_is_reported(text: str, why: str) -> None:
     with pytest.raises(AssertionError, match=re.escape(why)):
         check_blocks(MarkdownPage.of("page.md", text))
 
@@ -138,7 +138,7 @@ def test_a_block_that_nothing_runs_is_noticed(text: str, why: str) -> None:
 @pytest.mark.parametrize(
     "text", ["```python\nx = (\n```\n", "<!-- test: skip: too slow -->\n```python\nx = (\n```\n"]
 )
-def test_python_that_is_none_is_noticed(text: str) -> None:
+def test_invalid_python_is_reported(text: str) -> None:
     with pytest.raises(SyntaxError):
         check_blocks(MarkdownPage.of("page.md", text))
 
@@ -231,7 +231,7 @@ def check_command(words: list[str], place: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_the_commands_that_the_text_names_exist(page: MarkdownPage) -> None:
+def test_the_commands_named_in_the_text_exist(page: MarkdownPage) -> None:
     for text in re.findall(r"(?<!`)`(polos [a-z][^`\n]*)`(?!`)", page.text):
         check_command(shlex.split(text, comments=True), page.name)
 
@@ -324,7 +324,7 @@ async def model(page: MarkdownPage, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("page", [one for one in PAGES if any(map(in_module, one.parts))], ids=page_id)
-async def test_the_examples_of_a_page_run(
+async def test_a_pages_examples_run(
     page: MarkdownPage, module: PageModule, client: PolosClient, model: None
 ) -> None:
     examples = [one for name, one in vars(module.module).items() if name.startswith("example_")]
@@ -343,9 +343,7 @@ async def test_the_examples_of_a_page_run(
 
 
 @pytest.mark.parametrize("page", [one for one in PAGES if any(map(is_followed, one.parts))], ids=page_id)
-def test_what_a_page_says_can_be_followed(
-    page: MarkdownPage, redis_url: str, namespace: str, tmp_path: Path
-) -> None:
+def test_a_page_can_be_followed(page: MarkdownPage, redis_url: str, namespace: str, tmp_path: Path) -> None:
     for program in page.rests("needs"):
         if shutil.which(program) is None:
             skip_without(program, "it is not on PATH")

@@ -1,4 +1,4 @@
-"""docker-compose.yml: what its services run is run here, without Docker, on the local programs."""
+"""docker-compose.yml: the commands of its services run here without Docker, with local programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.harness.programs import program
 from tests.harness.servers import server_binaries
 
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-# What deploy/redis.conf says beyond SETTINGS: only where this deployment listens and keeps its data.
+# Directives of deploy/redis.conf beyond SETTINGS: where this deployment listens and keeps its data.
 DEPLOYMENT = {"dir", "daemonize", "bind", "protected-mode"}
 
 
@@ -35,7 +35,7 @@ def settings_of(conf: Path) -> dict[str, str]:
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"{what} did not happen in time"
         time.sleep(0.02)
 
 
@@ -50,7 +50,7 @@ def mounted(service: dict[str, Any], path: str) -> Path:
 
 @pytest.fixture
 def compose_redis(binary: Path, tmp_path: Path) -> Iterator[int]:
-    """The redis service: its command and its mounted file, but on a port and a directory of the test's."""
+    """The redis service: its command and its mounted file, but with the test's port and directory."""
     name, conf = SERVICES["redis"]["command"]
     assert name == "redis-server"
     found = server_binaries()["redis8"]
@@ -97,7 +97,7 @@ def test_redis_runs_with_its_settings(compose_redis: int) -> None:
             assert redis.config_get(name) == {name: value}
 
 
-def test_the_health_check_sees_redis_come_and_go(compose_redis: int) -> None:
+def test_the_health_check_follows_redis(compose_redis: int) -> None:
     kind, name, *arguments = SERVICES["redis"]["healthcheck"]["test"]
     assert (kind, name, arguments[-1]) == ("CMD", "redis-cli", "ping")
     check = [program(name), "-p", str(compose_redis), *arguments]
@@ -109,12 +109,12 @@ def test_the_health_check_sees_redis_come_and_go(compose_redis: int) -> None:
         assert subprocess.run(check, capture_output=True, timeout=10, check=False).returncode != 0
 
 
-def test_the_worker_starts_serves_and_stops_in_its_grace_period(compose_redis: int, tmp_path: Path) -> None:
+def test_the_worker_starts_runs_and_stops_within_its_grace_period(compose_redis: int, tmp_path: Path) -> None:
     service = SERVICES["worker"]
     assert service["depends_on"]["redis"]["condition"] == "service_healthy"
     assert service["deploy"]["replicas"] == 2
     command, module = service["command"]
-    # In the image relative paths start at /app.
+    # In the image, relative paths start at /app.
     assert mounted(service, "/app/" + module) == ROOT / module
     url = service["environment"]["POLOS_REDIS_URL"]
     environment = {**os.environ, "POLOS_REDIS_URL": url.replace("redis:6379", f"127.0.0.1:{compose_redis}")}
@@ -137,7 +137,7 @@ def test_the_worker_starts_serves_and_stops_in_its_grace_period(compose_redis: i
         worker.wait()
 
 
-def test_the_server_starts_is_healthy_and_stops_in_its_grace_period(
+def test_the_server_becomes_healthy_and_stops_within_its_grace_period(
     compose_redis: int, tmp_path: Path
 ) -> None:
     service = SERVICES["server"]
@@ -149,12 +149,14 @@ def test_the_server_starts_is_healthy_and_stops_in_its_grace_period(
         port = str(probe.getsockname()[1])
     command = [port if word == "8000" else word for word in service["command"]]
     command[command.index("0.0.0.0")] = "127.0.0.1"
-    given = {**service["environment"], "POLOS_SECRET": "s" * 32}
-    given["POLOS_REDIS_URL"] = given["POLOS_REDIS_URL"].replace("redis:6379", f"127.0.0.1:{compose_redis}")
+    variables = {**service["environment"], "POLOS_SECRET": "s" * 32}
+    variables["POLOS_REDIS_URL"] = variables["POLOS_REDIS_URL"].replace(
+        "redis:6379", f"127.0.0.1:{compose_redis}"
+    )
     _, *check = [word.replace(":8000/", f":{port}/") for word in service["healthcheck"]["test"]]
     polos = Path(sys.executable).with_name("polos")
     with (tmp_path / "server.log").open("wb") as log:
-        server = subprocess.Popen([polos, *command], env={**os.environ, **given}, stdout=log, stderr=log)
+        server = subprocess.Popen([polos, *command], env={**os.environ, **variables}, stdout=log, stderr=log)
     try:
 
         def healthy() -> bool:
@@ -171,7 +173,7 @@ def test_the_server_starts_is_healthy_and_stops_in_its_grace_period(
 
 
 def test_the_image_has_what_its_build_needs() -> None:
-    """The Dockerfile copies only what is there, and what pyproject.toml names."""
+    """The Dockerfile copies only existing files, all of them named in pyproject.toml."""
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     sources = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
     assert all((ROOT / name).exists() for name in sources)

@@ -1,4 +1,4 @@
-"""The examples about agents, as their users run them: a worker, the program, and whoever answers."""
+"""The agent examples as users run them: a worker, the program, and a person or command that answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
 
 @contextmanager
 def example(polos: Command, name: str, *said: dict[str, Any]) -> Iterator[tuple[Running, Running, Path]]:
-    """Its worker, its program, and the log of its model, which says this."""
+    """Runs an example's worker and its program; its model replies with `said` and logs the requests."""
     path, log = polos.folder / "script.json", polos.folder / "llm.log"
     path.write_text(json.dumps(said))
     with llm_process(path, log) as base_url:
@@ -38,7 +38,7 @@ def example(polos: Command, name: str, *said: dict[str, Any]) -> Iterator[tuple[
 
 
 def waiting(polos: Command, count: int) -> list[dict[str, Any]]:
-    """So many open suspensions."""
+    """At least `count` open suspensions."""
     found: list[dict[str, Any]] = []
 
     def there() -> bool:
@@ -57,7 +57,7 @@ PLAN = {"description": "Delete old records", "steps": ["Back up", "Delete"], "es
     [(["--approve"], "2 steps done"), (["--reject", "--reason", "too risky"], "rejected: too risky")],
     ids=["approved", "rejected"],
 )
-def test_a_plan(polos: Command, answer: list[str], end: str) -> None:
+def test_the_plan_is_approved_or_rejected(polos: Command, answer: list[str], end: str) -> None:
     with example(polos, "agent_plan.py", {"say": PLAN}) as (_, running, _):
         running.wait_for("waiting for approval of: Delete old records\n")
         (address,) = re.findall(r"decide at \S+/approve/(\S+)\n", running.out)
@@ -66,7 +66,7 @@ def test_a_plan(polos: Command, answer: list[str], end: str) -> None:
     assert running.out.endswith(f"\n{end}\n")
 
 
-def test_tools(polos: Command) -> None:
+def test_the_tools_ask_for_approval_and_answers(polos: Command) -> None:
     refund = {"name": "give_refund", "arguments": {"order_id": "o-17", "amount": 250.0}}
     small = {"name": "give_refund", "arguments": {"order_id": "o-18", "amount": 10.0}}
     question = {"name": "ask_user", "arguments": {"question": "Shall I send a new one?", "fields": []}}
@@ -81,19 +81,19 @@ def test_tools(polos: Command) -> None:
         assert approve["data"]["arguments"] == {"order_id": "o-17", "amount": 250.0}
         edited = {"approved": True, "arguments": {"order_id": "o-17", "amount": 125}, "reason": "half"}
         for one, answer in ((approve, edited), (asks, {"answer": "yes"})):
-            told = polos.run("resume", one["execution_id"], one["step_key"], "--data", json.dumps(answer))
-            assert told.code == 0, told.err
-        # the policy asks again about what it would not let pass, whoever has written it
-        (again,) = waiting(polos, 1)
-        assert again["data"]["arguments"]["amount"] == 125.0
-        assert polos.run("resume", again["execution_id"], again["step_key"], "--approve").code == 0
+            resumed = polos.run("resume", one["execution_id"], one["step_key"], "--data", json.dumps(answer))
+            assert resumed.code == 0, resumed.err
+        # the policy asks again about an edit it does not allow, whoever wrote it
+        (repeated,) = waiting(polos, 1)
+        assert repeated["data"]["arguments"]["amount"] == 125.0
+        assert polos.run("resume", repeated["execution_id"], repeated["step_key"], "--approve").code == 0
         assert running.wait() == 0, running.err
         assert sorted(re.findall(r"refunding \S+", worker.out)) == ["refunding $10.00", "refunding $125.00"]
         assert [request.outcome for request in read_log(log)] == ["finished"] * 3
     assert running.out.endswith("\nask_user: ok, {'answer': 'yes'}\nDone. (45 tokens)\n")
 
 
-def test_a_stream(polos: Command) -> None:
+def test_the_stream_prints_its_story(polos: Command) -> None:
     story = "Once upon a time there was a fox."
     with example(polos, "agent_stream.py", {"say": story, "chunks": 8}) as (_, running, _):
         assert running.wait() == 0, running.err

@@ -1,8 +1,8 @@
-"""The layers of the package: a file imports only its own layer and those below, no files form a circle, and
-no two classes share a name.
+"""The layers of the package: a file imports only from its own layer and those below, no files form a circle,
+and no two classes share a name.
 
-Every import counts, those for type checkers and those inside functions too: to understand a file, a reader
-has to open what it names, whenever Python loads it.
+Every import counts, including those for type checkers and those inside functions: to understand a file, a
+reader has to open what it names, whenever Python loads it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 from tests import ROOT
 
-# From the bottom to the top. docs/architecture.md draws them.
+# From the bottom to the top, as docs/architecture.md draws them.
 LAYERS = (
     *("version", "errors", "logs", "tasks", "threads"),
     *("values", "wire", "embedded", "state", "definitions", "settings", "connection", "decisions"),
@@ -35,7 +35,7 @@ LAYERS = (
 
 
 def _modules(root: Path) -> dict[str, Path]:
-    """Module name -> file, with cli/ as it is installed. An editable install's link to cli/ is left out."""
+    """Maps module names to files, with cli/ as installed. Skips an editable install's link to cli/."""
     found = {}
     for folder in (root / "polos_redis", root / "cli"):
         for file in sorted(folder.rglob("*.py")):
@@ -55,7 +55,7 @@ def _layer(module: str) -> int:
 
 
 def _imports(module: str, file: Path, modules: dict[str, Path]) -> Iterator[tuple[str, int]]:
-    """The modules of the package that a file imports, and the line of each import."""
+    """The package's modules that a file imports, with the line of each import."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -135,7 +135,7 @@ def test_no_two_classes_share_a_name() -> None:
 
 
 @pytest.mark.parametrize("guard", ["", "if TYPE_CHECKING:\n    ", "def late():\n    "])
-def test_an_import_that_points_upward_is_named(tmp_path: Path, guard: str) -> None:
+def test_an_upward_import_is_reported(tmp_path: Path, guard: str) -> None:
     _package(tmp_path, {"errors": "", "client": "", "state/keys": f"{guard}from polos_redis import client"})
     line = guard.count("\n") + 1
     assert list(_upward(tmp_path)) == [
@@ -143,7 +143,7 @@ def test_an_import_that_points_upward_is_named(tmp_path: Path, guard: str) -> No
     ]
 
 
-def test_a_circle_is_named(tmp_path: Path) -> None:
+def test_a_circle_is_reported(tmp_path: Path) -> None:
     files = {
         "state/keys": "from polos_redis.state.journal import COUNT",
         "state/journal": "import os\nfrom polos_redis.state import keys",
@@ -160,7 +160,7 @@ def test_a_name_of_two_classes_is_reported(tmp_path: Path) -> None:
     ]
 
 
-def test_relative_imports_of_the_command_count(tmp_path: Path) -> None:
+def test_relative_imports_in_cli_count(tmp_path: Path) -> None:
     _package(tmp_path, {"client": ""})
     (tmp_path / "cli").mkdir()
     (tmp_path / "cli" / "__init__.py").write_text("from .app import main")

@@ -1,4 +1,4 @@
-"""The documentation's one table of options is the table in the code."""
+"""The table of options in the documentation matches the code."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ PAGE = (ROOT / "docs/reference/options.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=list(OPTIONS))
-def test_the_page_has_every_option(option: object) -> None:
+def test_every_option_is_listed(option: object) -> None:
     default = OPTIONS[option.name].default  # type: ignore[attr-defined]
     shown = f"{default:.10g}" if isinstance(default, float) else str(default)
-    o = OPTIONS[option.name]  # type: ignore[attr-defined]
-    assert f"| `{o.name}` | `{o.environment}` | `{shown}` | {o.meaning} |" in PAGE
+    documented = OPTIONS[option.name]  # type: ignore[attr-defined]
+    assert f"| `{documented.name}` | `{documented.environment}` | `{shown}` | {documented.meaning} |" in PAGE
 
 
-def test_environment_gives_way_to_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLOS_CONCURRENCY", "7")
     assert resolve("concurrency") == 7
     assert resolve("concurrency", 3) == 3
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "nan", "inf", "1e400"])
-def test_a_bad_number_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_an_invalid_number_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("POLOS_CONCURRENCY", value)
     with pytest.raises(ConfigurationError, match="POLOS_CONCURRENCY must be a positive whole number"):
         resolve("concurrency")
@@ -38,7 +38,7 @@ def test_a_namespace_that_breaks_its_keys_is_refused(namespace: str) -> None:
         PolosClient(namespace=namespace)
 
 
-def test_a_bad_url_is_refused_without_its_password() -> None:
+def test_an_invalid_url_is_refused_without_its_password() -> None:
     with pytest.raises(ConfigurationError) as caught:
         PolosClient("http://user:secret@host")
     assert "secret" not in str(caught.value)

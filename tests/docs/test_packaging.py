@@ -57,7 +57,7 @@ async def charge(client: PolosClient) -> str:
 
 
 def _run(*command: object, cwd: Path, expect: int = 0, **variables: str) -> str:
-    """Run a program as a user would, without what this process's environment says about Python."""
+    """Runs a program as a user would, without this process's Python environment variables."""
     unwanted = ("PYTHON", "MYPY", "VIRTUAL_ENV", "PIP_", "POLOS_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     environment |= variables
@@ -76,7 +76,7 @@ class Environment:
         self.polos = folder / "bin" / "polos"
         purelib = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
         self.site_packages = Path(purelib)
-        # Comes last on the path. Its own .pth files are not read, so our editable install there is not seen.
+        # Last on the path. Its own .pth files are not read, so our editable install stays invisible.
         (self.site_packages / "zz_dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     def install(self, *what: str | Path) -> None:
@@ -98,7 +98,7 @@ class Distributions:
         _run(*build, "--wheel", "--outdir", folder / "direct", ROOT, cwd=folder)
         (self.sdist,) = folder.glob("*.tar.gz")
         (self.wheel,) = folder.glob("*.whl")  # `build` makes it from the unpacked sdist
-        (self.direct_wheel,) = (folder / "direct").glob("*.whl")  # from the working tree
+        (self.direct_wheel,) = (folder / "direct").glob("*.whl")  # built from the working tree
 
     def unpack_sdist(self, folder: Path) -> Path:
         _run("tar", "-xzf", self.sdist, cwd=folder)
@@ -124,7 +124,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 def test_the_sdist_is_complete(distributions: Distributions, tmp_path: Path) -> None:
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
-        pytest.skip("not a git checkout, or no git on PATH: the list of files is git's")
+        pytest.skip("not a git checkout, or no git on PATH: the list of files comes from git")
     git = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
     tracked = set(_run(*git, cwd=ROOT).rstrip("\0").split("\0"))
     on_disk = {name for name in tracked if (ROOT / name).exists()}
@@ -159,7 +159,7 @@ def test_the_wheel_runs(distributions: Distributions, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def source(distributions: Distributions, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source that is installed editably."""
+    """The source that is installed in editable mode."""
     return distributions.unpack_sdist(tmp_path_factory.mktemp("source"))
 
 
@@ -210,7 +210,7 @@ def test_pyright_resolves_an_editable_install(editable: Environment, tmp_path: P
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
     pyright = [sys.executable, "-m", "pyright", "--pythonpath", editable.python, "program.py"]
-    # No node on PATH, and no request whether there is a newer version.
+    # No node on PATH, and no check for a newer version.
     without = {"PATH": str(editable.python.parent), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     report = _run(*pyright, cwd=tmp_path, expect=1, **without)
     assert _mistakes(report).keys() == _expected_mistakes(), report
@@ -243,7 +243,7 @@ def test_the_readmes_links_work_on_pypi(distributions: Distributions) -> None:
         assert file.exists(), link
 
 
-def test_project_urls(distributions: Distributions) -> None:
+def test_project_urls_lead_somewhere(distributions: Distributions) -> None:
     urls = dict(value.split(", ", 1) for value in distributions.metadata().get_all("Project-URL", []))
     assert urls.keys() == {"Homepage", "Documentation", "Changelog", "Issues", "Source"}
     assert all(url.startswith(REPOSITORY) for url in urls.values())

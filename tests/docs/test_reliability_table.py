@@ -1,4 +1,4 @@
-"""docs/reliability.md says of every failure mode where it is tested, and says it truly."""
+"""The table in docs/reliability.md says correctly where each failure mode is tested."""
 
 from __future__ import annotations
 

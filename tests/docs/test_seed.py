@@ -1,4 +1,4 @@
-"""The page's own programs, in processes of their own: a worker, the script, and whoever answers."""
+"""The Polos docs' own programs in separate processes: a worker, the script, and a person who answers."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
 
 @contextmanager
 def script(polos: Command, program: Path, *args: str) -> Iterator[tuple[Running, str]]:
-    """The program as its user runs it, and the id of the execution it has started."""
+    """Runs the program as its user would; yields the id of the execution it started."""
     with polos.start(sys.executable, str(program), *args) as running:
         running.wait_for("started: ")
         running.wait_for("\n")
@@ -141,8 +141,7 @@ def charge_program(folder: Path, amount: str = "5000.00") -> Path:
     return program
 
 
-def test_the_complete_example_is_the_page_with_another_import_line(tmp_path: Path) -> None:
-    """Nothing but the import line differs between the page's text and what runs here."""
+def test_the_complete_example_differs_only_in_its_import_line(tmp_path: Path) -> None:
     page = block("complete_example.txt").splitlines()
     ours = charge_program(tmp_path).read_text().removeprefix(FUNCTIONS).splitlines()
     assert [(a, b) for a, b in zip(page, ours, strict=True) if a != b] == [
@@ -153,7 +152,7 @@ def test_the_complete_example_is_the_page_with_another_import_line(tmp_path: Pat
     ]
 
 
-def test_an_approved_charge(polos: Command, tmp_path: Path) -> None:
+def test_an_approved_charge_completes(polos: Command, tmp_path: Path) -> None:
     program = charge_program(tmp_path)
     with polos.worker(str(program)) as worker, script(polos, program) as (running, execution_id):
         running.wait_for("#financial-approvals: High-value charge requires approval: $5000.0")
@@ -177,8 +176,8 @@ def test_a_rejected_charge_has_no_id(polos: Command, tmp_path: Path) -> None:
     assert [step["step_key"] for step in found["steps"]] == ["validate_charge"]
 
 
-def test_a_small_charge_asks_nobody(polos: Command, tmp_path: Path) -> None:
-    """The event loop of the page then ends by itself, with the workflow."""
+def test_a_small_charge_needs_no_approval(polos: Command, tmp_path: Path) -> None:
+    """The snippet's event loop then ends by itself, with the workflow."""
     program = charge_program(tmp_path, "999.00")
     with polos.worker(str(program)), script(polos, program) as (running, _):
         assert running.wait() == 0, running.err
@@ -186,8 +185,8 @@ def test_a_small_charge_asks_nobody(polos: Command, tmp_path: Path) -> None:
     assert running.out.endswith("\nCharge completed: ch_cust_123\n")
 
 
-def test_the_timeout_block(polos: Command, tmp_path: Path) -> None:
-    """As on the page, with a second instead of its hour."""
+def test_the_timeout_block_times_out(polos: Command, tmp_path: Path) -> None:
+    """Unchanged, except for a timeout of one second instead of an hour."""
     page = block("timeout_block.txt")
     assert page.count("timeout=3600") == 1
     program = tmp_path / "impatient.py"
@@ -205,7 +204,7 @@ def test_the_timeout_block(polos: Command, tmp_path: Path) -> None:
         ("500", ["manager_approval --approve"], "completed moved 500"),
     ],
 )
-def test_the_multi_stage_block(
+def test_the_multi_stage_block_asks_the_required_approvers(
     polos: Command, tmp_path: Path, amount: str, answers: list[str], end: str
 ) -> None:
     program = tmp_path / "stages.py"
@@ -237,7 +236,7 @@ PLAN = {
 
 
 def agent_program(folder: Path) -> Path:
-    """The page's first program, and the one that listens; what they leave open is defined before."""
+    """The first program of the docs and the one that listens, after the definitions they leave out."""
     page = block("agent_block.txt") + "\n\n" + block("listening_block.txt")
     assert page.count("from polos import") == 2
     program = folder / "plan.py"
@@ -247,7 +246,7 @@ def agent_program(folder: Path) -> Path:
 
 @contextmanager
 def planning(polos: Command, folder: Path) -> Iterator[Path]:
-    """The model's provider, which gives the plan once; its log."""
+    """The model's provider, which returns the plan once; yields its log."""
     path, log = folder / "script.json", folder / "llm.log"
     path.write_text(json.dumps([{"say": PLAN, "usage": [120, 60]}]))
     with llm_process(path, log) as base_url:
@@ -255,7 +254,7 @@ def planning(polos: Command, folder: Path) -> Iterator[Path]:
         yield log
 
 
-def test_the_agent_program_is_the_page_with_another_import_line(tmp_path: Path) -> None:
+def test_the_agent_program_differs_only_in_its_import_lines(tmp_path: Path) -> None:
     page = (block("agent_block.txt") + "\n\n" + block("listening_block.txt")).splitlines()
     ours = agent_program(tmp_path).read_text().removeprefix(ACTION).splitlines()
     assert [(a, b) for a, b in zip(page, ours, strict=True) if a != b] == [
@@ -278,7 +277,7 @@ def test_the_agent_program_is_the_page_with_another_import_line(tmp_path: Path) 
     ],
     ids=["approved", "rejected"],
 )
-def test_a_plan_of_an_agent(
+def test_an_agents_plan_is_approved_or_rejected(
     polos: Command, tmp_path: Path, answer: list[str], result: dict[str, str]
 ) -> None:
     program = agent_program(tmp_path)

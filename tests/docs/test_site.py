@@ -76,7 +76,7 @@ def python_names(site: Path) -> set[str]:
 
 
 def own_name(module: str, name: str) -> Iterator[str]:
-    """Names that the reference may list an object under."""
+    """Names under which the reference may list an object."""
     yield f"polos_redis.{module}.{name}" if module else f"polos_redis.{name}"
     value = getattr(import_module(f"polos_redis.{module}" if module else "polos_redis"), name)
     if hasattr(value, "__qualname__"):
@@ -103,17 +103,17 @@ def test_the_reference_has_every_step(python_names: set[str]) -> None:
 
 
 def test_the_reference_has_the_members_it_names(python_names: set[str]) -> None:
-    """It shows only what users call of some classes. What does not exist would be left out silently."""
+    """It shows selected members of some classes; the site silently drops names that do not exist."""
     pages = [path.read_text() for path in (ROOT / "docs/reference/python").glob("*.md")]
     named = re.findall(
         r"^::: (\S+)\n    options:\n(?:      .*\n)*?      members: \[(.*)\]$", "\n".join(pages), re.MULTILINE
     )
     assert len(named) > 5
-    wanted = {f"{path}.{member}" for path, members in named for member in members.split(", ") if member}
-    assert wanted <= python_names
+    expected = {f"{path}.{member}" for path, members in named for member in members.split(", ") if member}
+    assert expected <= python_names
 
 
-def test_the_page_of_the_command_line_has_every_command(site: Path) -> None:
+def test_the_cli_page_has_every_command(site: Path) -> None:
     def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, command
         for name, one in getattr(command, "commands", {}).items():
@@ -130,15 +130,15 @@ def test_the_page_of_the_command_line_has_every_command(site: Path) -> None:
         assert all(option in text for option in options), path
 
 
-def test_the_page_of_rest_has_every_operation(site: Path) -> None:
+def test_the_rest_page_has_every_operation(site: Path) -> None:
     paths = create_app(PolosClient()).openapi()["paths"]
-    wanted = {f"{method.upper()} {path}" for path, found in paths.items() for method in found}
-    assert len(wanted) > 10
-    assert wanted <= set(headings(html_of(site, "reference/rest.md")))
+    expected = {f"{method.upper()} {path}" for path, found in paths.items() for method in found}
+    assert len(expected) > 10
+    assert expected <= set(headings(html_of(site, "reference/rest.md")))
 
 
 @pytest.mark.parametrize("name", [name for name in pages() if name != "README.md"])
-def test_every_block_of_a_page_is_one_that_is_tested(site: Path, name: str) -> None:
+def test_every_block_on_the_site_is_tested(site: Path, name: str) -> None:
     """The site shows exactly the blocks that `tests/docs/test_blocks.py` finds, so none escapes it."""
     blocks = MarkdownPage.read(name).blocks
     html = html_of(site, name.removeprefix("docs/"))
@@ -151,7 +151,7 @@ def test_every_block_of_a_page_is_one_that_is_tested(site: Path, name: str) -> N
     assert not re.search(r"<p>(```|=== |!!! )", html)
 
 
-def test_the_site_needs_no_other_host(site: Path) -> None:
+def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
     """Styles, scripts, fonts and pictures are all local."""
     for path in site.rglob("*.html"):
         loaded = re.findall(

@@ -1,4 +1,4 @@
-"""`tests.harness.terminals` fails a page that is wrong."""
+"""`tests.harness.terminals` follows a correct page and fails an incorrect one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.harness.terminals import Reader
 
 
 def follow(tmp_path: Path, text: str) -> Path:
-    """Follow a page; returns its folder."""
+    """Follows a page; returns its folder."""
     reader = Reader(MarkdownPage.of("page.md", text), tmp_path, {})
     reader.follow()
     return reader.folder
 
 
-def test_files_commands_and_outputs(tmp_path: Path) -> None:
+def test_files_commands_and_outputs_are_followed(tmp_path: Path) -> None:
     folder = follow(
         tmp_path,
         """
@@ -54,23 +54,23 @@ x --\\> y
 
 
 @pytest.mark.parametrize("shown", ["one", "one\ntwo\nthree", "one\nTwo", "two\none", "", "one\n...\nthree"])
-def test_another_output_is_noticed(tmp_path: Path, shown: str) -> None:
+def test_a_wrong_output_is_reported(tmp_path: Path, shown: str) -> None:
     with pytest.raises(AssertionError, match=r"page.md:6: actual output"):
         follow(tmp_path, f"```bash\necho one; echo two\n```\n\n\n```text\n{shown}\n```\n")
 
 
-def test_any_lines(tmp_path: Path) -> None:
+def test_dots_match_any_lines(tmp_path: Path) -> None:
     follow(tmp_path, "```bash\necho one; echo two; echo three\n```\n```text\none\n...\n```\n")
     assert not (tmp_path / "work" / "one").exists()
 
 
 @pytest.mark.parametrize("commands", ["false; true", "false | cat", "python -c 'raise SystemExit(3)'"])
-def test_a_command_that_fails_is_noticed(tmp_path: Path, commands: str) -> None:
+def test_a_failing_command_is_reported(tmp_path: Path, commands: str) -> None:
     with pytest.raises(AssertionError, match=r"page.md:1: exit code"):
         follow(tmp_path, f"```bash\n{commands}\n```\n")
 
 
-def test_a_command_that_should_fail_and_does_not_is_noticed(tmp_path: Path) -> None:
+def test_a_command_that_should_fail_but_succeeds_is_reported(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"page.md:2: exit code 0"):
         follow(tmp_path, "<!-- test: exits 1 -->\n```bash\ntrue\n```\n")
     (tmp_path / "again").mkdir()
@@ -88,7 +88,7 @@ started 42
 """
 
 
-def test_a_terminal_goes_on_until_ctrl_c_and_its_output_can_be_named(tmp_path: Path) -> None:
+def test_a_terminal_runs_until_ctrl_c_and_its_output_can_be_named(tmp_path: Path) -> None:
     follow(
         tmp_path,
         FOREVER.replace("exec python -c 'import signal; signal.pause()'", "exec sleep 600")
@@ -114,7 +114,7 @@ again
     )
 
 
-def test_a_program_that_leaves_badly_at_ctrl_c_is_noticed(tmp_path: Path) -> None:
+def test_a_program_that_fails_at_ctrl_c_is_reported(tmp_path: Path) -> None:
     stubborn = "exec python -c 'import signal, sys; signal.signal(2, lambda *_: sys.exit(9)); signal.pause()'"
     page = FOREVER.replace("exec python -c 'import signal; signal.pause()'", stubborn)
     page = page.replace("echo started 42; ", "").replace("started 42", "")
@@ -125,20 +125,20 @@ def test_a_program_that_leaves_badly_at_ctrl_c_is_noticed(tmp_path: Path) -> Non
         follow(tmp_path, page)
 
 
-def test_what_never_comes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_output_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminals, "DEADLINE", 1.0)
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(AssertionError, match=r"page.md:6: actual output:\nstarted 42"):
         follow(tmp_path, FOREVER.replace("```text\nstarted 42", "```text\nfinished"))
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - started < 20
 
 
-def test_what_ends_without_it_is_noticed(tmp_path: Path) -> None:
+def test_a_command_that_ends_early_is_reported(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"page.md:4: ended after printing\nx"):
         follow(tmp_path, '```bash title="Terminal 1"\necho x\n```\n```text\ny\n```\n')
 
 
-def test_pip_is_asked_for_what_is_there_only(tmp_path: Path) -> None:
+def test_pip_accepts_only_installed_distributions(tmp_path: Path) -> None:
     follow(tmp_path, "```bash\npip install 'polos-redis[embedded,server]' pytest\n```\n")
     for wrong in ("polos-redis[nothing]", "no-such-distribution-1", "polos-redis>=99"):
         folder = tmp_path / wrong
@@ -147,7 +147,7 @@ def test_pip_is_asked_for_what_is_there_only(tmp_path: Path) -> None:
             follow(folder, f"```bash\npip install '{wrong}'\n```\n")
 
 
-def test_a_port_is_another_one_and_is_shown_as_it_should_be(tmp_path: Path) -> None:
+def test_a_port_is_replaced_and_shown_unchanged(tmp_path: Path) -> None:
     folder = follow(
         tmp_path,
         """

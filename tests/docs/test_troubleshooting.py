@@ -1,4 +1,4 @@
-"""docs/operations/troubleshooting.md quotes messages as the code has them."""
+"""docs/operations/troubleshooting.md quotes messages as they are in the code."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ PAGE = ROOT / "docs" / "operations" / "troubleshooting.md"
 
 def quoted() -> Iterator[str]:
     """The messages in the first column of every table whose heading is about messages."""
-    about_messages = False
+    in_messages = False
     for line in PAGE.read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if not line.startswith("|"):
-            about_messages = False
+            in_messages = False
         elif cells[0].startswith("message"):
-            about_messages = True
-        elif about_messages and (message := re.fullmatch(r"`(.+)`", cells[0])):
+            in_messages = True
+        elif in_messages and (message := re.fullmatch(r"`(.+)`", cells[0])):
             yield message[1]
 
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """All texts of the package and the command; what is filled in is left out."""
+    """All strings of the package and the command, without the values filled into them."""
     found = []
     for path in (*(ROOT / "polos_redis").rglob("*.py"), *(ROOT / "cli").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -46,5 +46,5 @@ def test_a_quoted_message_is_in_the_code(message: str, texts: list[str]) -> None
     assert any(pattern.search(text) for text in texts)
 
 
-def test_messages_are_quoted() -> None:
+def test_the_page_quotes_messages() -> None:
     assert len(list(quoted())) > 20

@@ -31,7 +31,11 @@ from tests.harness.running import Running, running, until
 from tests.harness.serving import serving
 
 __all__ = ["chromium"]  # the fixture that skips, or fails, without a browser
-EXPECTED = ("status of 422", "status of 409", "status of 403")  # what a browser's console says of them
+EXPECTED = (
+    "status of 422",
+    "status of 409",
+    "status of 403",
+)  # what a browser's console reports of these answers
 
 
 class ChargeRequest(BaseModel):
@@ -108,7 +112,7 @@ class Transfer(BaseModel):
 
 
 class Order(BaseModel):
-    """A field of every type that `Decision` has none of."""
+    """One field of every type that `Decision` lacks."""
 
     approved: bool
     seats: int
@@ -153,14 +157,14 @@ REQUEST = ChargeRequest(customer_id="cust_123", amount=5000.0, description="Ente
 
 
 class Desk:
-    """A worker, a server, a browser."""
+    """A worker, a server and a browser."""
 
     def __init__(self, run: Running, links: Links, base: str, browser: Browser) -> None:
         self.run, self.links, self.base, self.browser = run, links, base, browser
 
     @contextlib.asynccontextmanager
     async def page(self, **options: Any) -> AsyncIterator[Page]:
-        """A page at a phone's width; at the end its console has no complaint."""
+        """A page at a phone's width; at the end its console must have no complaints."""
         said: list[str] = []
 
         def hear(message: ConsoleMessage) -> None:
@@ -237,7 +241,7 @@ async def test_enter_does_not_decide(desk: Desk) -> None:
     assert await handle.status() == "waiting"
 
 
-async def test_a_form_of_a_schema_is_filled_in_and_put_right(desk: Desk) -> None:
+async def test_a_schemas_form_is_filled_in_and_corrected(desk: Desk) -> None:
     handle = await desk.run.client.invoke(DECIDES, None)
     await desk.run.parked(handle)
     async with desk.page() as page:
@@ -268,7 +272,7 @@ async def test_a_form_of_a_schema_is_filled_in_and_put_right(desk: Desk) -> None
 
         await page.get_by_role(
             "button", name="Approve"
-        ).click()  # now only the model's own limit is in the way
+        ).click()  # now only the model's own limit is left to violate
         await expect(page.get_by_label("Amount")).to_have_attribute("aria-invalid", "true")
         await expect(page.get_by_label("Payment")).to_have_value('"d"')
         await page.get_by_label("Amount").fill("50")
@@ -286,14 +290,14 @@ async def test_a_form_of_a_schema_is_filled_in_and_put_right(desk: Desk) -> None
     )
 
 
-async def test_every_other_type_is_filled_in(desk: Desk) -> None:
+async def test_a_form_takes_every_other_type(desk: Desk) -> None:
     handle = await desk.run.client.invoke(ORDERS, None)
     await desk.run.parked(handle)
     async with desk.page(timezone_id="Asia/Tokyo") as page:
         await page.goto(desk.links.url(handle.id, "order", 1, name="ann"))
         for label, kind, text in (
             ("Seats", "text", "12"),
-            ("Price", "text", "0.10000000000000000001"),  # a float would lose the end of it
+            ("Price", "text", "0.10000000000000000001"),  # a float would lose the last digits
             ("Opens", "time", "09:30"),
             ("Leaves", "datetime-local", "2026-03-31T08:15"),
             ("Contact", "email", "ann@example.com"),
@@ -316,7 +320,7 @@ async def test_every_other_type_is_filled_in(desk: Desk) -> None:
         await page.get_by_role("radiogroup", name="Carrier").get_by_label("ship").check()
         await page.get_by_role("radiogroup", name="Level").get_by_label("high").check()
 
-        for number, name in enumerate(("Ann", "Bob", "Ann"), 1):  # a set: Ann is one of it
+        for number, name in enumerate(("Ann", "Bob", "Ann"), 1):  # a set: Ann is only in it once
             await page.get_by_role("button", name=": Names").click()
             await page.get_by_label(f"Names {number}", exact=True).fill(name)
         rates = page.get_by_role("group", name="Rates")
@@ -357,7 +361,7 @@ async def test_every_other_type_is_filled_in(desk: Desk) -> None:
     )
 
 
-async def test_what_others_decide_is_seen_without_reloading(desk: Desk) -> None:
+async def test_another_persons_decision_appears_without_reloading(desk: Desk) -> None:
     handle = await desk.run.client.invoke(CHARGE, REQUEST)
     await desk.run.parked(handle)
     async with desk.page() as page:
@@ -366,23 +370,23 @@ async def test_what_others_decide_is_seen_without_reloading(desk: Desk) -> None:
         await desk.run.answer(handle, "high_value_approval", {"approved": False})
         await page.evaluate(
             "document.dispatchEvent(new Event('visibilitychange'))"
-        )  # as one who comes back to it
+        )  # as when the reader returns to the tab
         await expect(page.get_by_role("heading", name="Rejected")).to_be_visible()
         await expect(page.get_by_role("button", name="Approve")).to_have_count(0)
         await expect(page.locator("#announcer")).to_have_text("Rejected")
 
 
-async def test_the_inbox_is_live_and_by_keyboard(desk: Desk) -> None:
+async def test_the_inbox_is_live_and_works_by_keyboard(desk: Desk) -> None:
     async with desk.page() as page:
         await desk.log_in(page)
         await expect(page.locator(".tally")).to_have_text("Nothing is waiting for a decision.")
         handle = await desk.run.client.invoke(CHARGE, REQUEST)
         card = page.get_by_role("link", name="High value approval")
-        await expect(card).to_be_visible(timeout=20_000)  # nobody has reloaded
+        await expect(card).to_be_visible(timeout=20_000)  # without a reload
         await card.focus()
         await desk.run.client.invoke(DECIDES, None)
         await expect(page.locator(".tally")).to_contain_text("2 decisions open")
-        await expect(card).to_be_focused()  # what is the same was not touched
+        await expect(card).to_be_focused()  # an unchanged card is not replaced
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("heading", level=1)).to_have_text("High value approval")
         await page.keyboard.press("Tab")
@@ -393,7 +397,7 @@ async def test_the_inbox_is_live_and_by_keyboard(desk: Desk) -> None:
     await desk.run.result(handle)
 
 
-async def test_an_execution_is_followed_as_it_goes_on(desk: Desk) -> None:
+async def test_an_executions_page_follows_its_progress(desk: Desk) -> None:
     handle = await desk.run.client.invoke(CHARGE, REQUEST)
     await desk.run.parked(handle)
     async with desk.page(viewport={"width": 1280, "height": 900}) as page:
@@ -408,19 +412,19 @@ async def test_an_execution_is_followed_as_it_goes_on(desk: Desk) -> None:
         await desk.run.answer(handle, "high_value_approval", {"approved": True})
         await expect(page.locator(".pill").first).to_have_text("Completed")
         await expect(page.locator(".timeline")).to_contain_text("execute_charge")
-        await expect(detail).to_have_attribute("open", "")  # what was open stays open
+        await expect(detail).to_have_attribute("open", "")  # open details stay open
         await expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
 
 
-async def test_a_page_that_takes_long_is_looked_at_less_often(desk: Desk) -> None:
+async def test_a_slow_page_is_refreshed_less_often(desk: Desk) -> None:
     handle = await desk.run.client.invoke(TWICE, None)
     await desk.run.parked(handle)
-    looks: list[str] = []
+    refreshes: list[str] = []
     asked, answered = asyncio.Event(), asyncio.Event()
 
     async def hold(route: Route) -> None:
         if route.request.resource_type == "fetch":
-            looks.append(route.request.url)
+            refreshes.append(route.request.url)
             asked.set()
             await answered.wait()
         await route.continue_()
@@ -429,7 +433,9 @@ async def test_a_page_that_takes_long_is_looked_at_less_often(desk: Desk) -> Non
         await desk.log_in(page)
         await page.add_init_script(HEARD)
         await page.clock.install()
-        await page.clock.pause_at(datetime.now(UTC) + timedelta(days=1))  # time goes on when told so
+        await page.clock.pause_at(
+            datetime.now(UTC) + timedelta(days=1)
+        )  # from here on the test moves the clock
         await page.route(f"**/executions/{handle.id}", hold)
         await page.goto(f"{desk.base}/executions/{handle.id}")
         await until(lambda: page.evaluate("heard.includes('suspend_first')"))
@@ -437,20 +443,20 @@ async def test_a_page_that_takes_long_is_looked_at_less_often(desk: Desk) -> Non
         await until(lambda: page.evaluate("heard.includes('suspend_second')"))
         await page.clock.run_for(200)
         await asked.wait()
-        await page.clock.run_for(5000)  # so long the look takes
+        await page.clock.run_for(5000)  # how long the refresh takes
         answered.set()
         await expect(page.locator(".waits")).to_contain_text("Second")
 
         await desk.run.answer(handle, "second")
         await until(lambda: page.evaluate("heard.includes('workflow_finish')"))
         await page.clock.run_for(45_000)
-        assert len(looks) == 1
+        assert len(refreshes) == 1
         await page.clock.run_for(10_000)
         await expect(page.locator(".pill").first).to_have_text("Completed")
-        assert len(looks) == 2
+        assert len(refreshes) == 2
 
 
-async def test_cancelling_asks_first(desk: Desk) -> None:
+async def test_cancelling_asks_for_confirmation(desk: Desk) -> None:
     handle = await desk.run.client.invoke(CHARGE, REQUEST)
     await desk.run.parked(handle)
     async with desk.page() as page:
@@ -472,7 +478,9 @@ async def test_cancelling_asks_first(desk: Desk) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 390, 1280])
-async def test_pages_fit_and_can_be_read(desk: Desk, width: int, scheme: Literal["light", "dark"]) -> None:
+async def test_pages_fit_the_screen_and_are_readable(
+    desk: Desk, width: int, scheme: Literal["light", "dark"]
+) -> None:
     handle = await desk.run.client.invoke(CHARGE, REQUEST)
     other = await desk.run.client.invoke(DECIDES, None)
     await asyncio.gather(desk.run.parked(handle), desk.run.parked(other))
@@ -491,7 +499,7 @@ async def test_pages_fit_and_can_be_read(desk: Desk, width: int, scheme: Literal
             assert faint == [], (path, faint)
 
 
-# Keeps what a page hears of an execution.
+# Records the events a page receives about an execution.
 HEARD = """window.heard = [];
 window.EventSource = class extends EventSource {
   constructor(url) {
@@ -500,7 +508,7 @@ window.EventSource = class extends EventSource {
   }
 };"""
 
-# Texts that stand out too little from what is behind them (WCAG AA).
+# Finds texts whose contrast with their background is too low (WCAG AA).
 CONTRAST = """() => {
   const parse = (color) => (color.match(/[\\d.]+/g) ?? []).map(Number);
   const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
@@ -526,14 +534,14 @@ CONTRAST = """() => {
 }"""
 
 
-async def test_times_are_typed_and_told_in_the_readers_zone(desk: Desk) -> None:
+async def test_times_are_entered_and_shown_in_the_readers_zone(desk: Desk) -> None:
     handle = await desk.run.client.invoke(CHARGE, REQUEST)
     await desk.run.parked(handle)
     async with desk.page(timezone_id="Asia/Tokyo") as page:
         await page.goto(desk.links.url(handle.id, "high_value_approval", 1))
         await page.get_by_text("Details").click()
-        told = page.locator("dd time").first
-        await expect(told).to_contain_text("GMT+9")
+        shown = page.locator("dd time").first
+        await expect(shown).to_contain_text("GMT+9")
         assert await page.locator("input[name=zone]").input_value() == "Asia/Tokyo"
         await page.get_by_role("button", name="Approve").click()
         await expect(page.get_by_role("heading", name="Approved")).to_be_visible()

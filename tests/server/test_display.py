@@ -1,4 +1,4 @@
-"""How plain values, times and executions are told to people."""
+"""How plain values, times and executions are displayed."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from polos_redis.server.pages.timeline import MAX_BARS, timeline
         ("_", "_"),
         ("", ""),
         ("<b>", "<b>"),
-        ("a_" * 50_000 + "!", "a_" * 50_000 + "!"),  # is not looked at in ever more ways
+        ("a_" * 50_000 + "!", "a_" * 50_000 + "!"),  # must not backtrack
     ],
 )
-def test_labels(key: str, label: str) -> None:
+def test_labels_are_words(key: str, label: str) -> None:
     assert label_of(key) == label
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [
         (0, "0 ms"),
         (0.0042, "4.2 ms"),
@@ -56,8 +56,8 @@ def test_labels(key: str, label: str) -> None:
         (-5, "0 ms"),
     ],
 )
-def test_lengths_of_time(seconds: float, told: str) -> None:
-    assert page_times.duration(seconds) == told
+def test_durations_have_readable_units(seconds: float, text: str) -> None:
+    assert page_times.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -85,12 +85,12 @@ def test_lengths_of_time(seconds: float, told: str) -> None:
         ("a\u202eb\x00c", "x", "text", "a⟨U+202E⟩b\N{REPLACEMENT CHARACTER}c"),
     ],
 )
-def test_single_values(value: Any, key: str, kind: str, text: str) -> None:
+def test_single_values_have_a_kind_and_a_text(value: Any, key: str, kind: str, text: str) -> None:
     found = show(value, key)
     assert (found.kind, found.text) == (kind, text)
 
 
-def test_alike_objects_are_a_table_and_others_a_list() -> None:
+def test_similar_objects_form_a_table_and_others_a_list() -> None:
     table = show([{"what": "pen", "price": 2}, {"what": "ink"}])
     assert table.columns == ["What", "Price"] and [one.text for one in table.rows[1]] == [
         "ink",
@@ -101,7 +101,7 @@ def test_alike_objects_are_a_table_and_others_a_list() -> None:
     assert show(["one", "two"], "steps").ordered
 
 
-def test_what_is_long_is_folded() -> None:
+def test_long_values_are_folded() -> None:
     assert show("x" * 1000).folded and show("a\n" * 20).folded and not show("x" * 100).folded
     deep: Any = "end"
     for _ in range(50):
@@ -123,7 +123,7 @@ values = st.recursive(leaves, lambda one: st.lists(one) | st.dictionaries(st.tex
 
 @given(values)
 @settings(max_examples=100, deadline=None)
-def test_any_value_is_shown(value: Any) -> None:
+def test_any_value_can_be_shown(value: Any) -> None:
     template = ENVIRONMENT.from_string('{% from "values.html" import value %}{{ value(one) }}')
     html = template.render(one=show(value))
     assert "<script" not in html.lower()
@@ -136,12 +136,12 @@ def test_a_large_value_is_shown_within_bounds() -> None:
 
 
 class TestAsked:
-    def test_a_sentence_of_the_data_leads(self) -> None:
+    def test_a_sentence_in_the_data_leads(self) -> None:
         found = summary("wait_for_approval", {"description": "Delete it?", "rows": 5})
         assert (found.title, found.lead) == ("Wait for approval", "Delete it?")
         assert found.facts is not None and [label for label, _ in found.facts.pairs] == ["Rows"]
 
-    def test_a_form_says_it_all(self) -> None:
+    def test_a_form_has_the_title_and_the_lead(self) -> None:
         form = {"title": "T", "description": "D", "context": {"a": 1}, "fields": []}
         found = summary("key", {"_form": form, "description": "stays", "_approval_url": "https://x"})
         assert (found.title, found.lead) == ("T", "D")
@@ -167,13 +167,13 @@ def after(seconds: float) -> str:
     return (NOW + timedelta(seconds=seconds)).isoformat()
 
 
-def execution(**told: Any) -> dict[str, Any]:
+def execution(**fields: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {"steps": [], "suspensions": [], "waits": [], "children": []}
-    return {"created_at": after(0), "finished_at": None, "status": "waiting", **empty, **told}
+    return {"created_at": after(0), "finished_at": None, "status": "waiting", **empty, **fields}
 
 
-def step(name: str, start: float, took: float) -> dict[str, Any]:
-    times = {"started_at": after(start), "finished_at": after(start + took), "took_ms": took * 1000}
+def step(name: str, start: float, seconds: float) -> dict[str, Any]:
+    times = {"started_at": after(start), "finished_at": after(start + seconds), "took_ms": seconds * 1000}
     return {"step_key": name, "status": "ok", "attempts": 1, **times}
 
 
@@ -213,39 +213,41 @@ class TestTimeline:
             )
         ]
 
-    def test_what_is_over_ends_where_it_ended(self) -> None:
-        told = execution(
+    def test_a_finished_wait_ends_where_it_ended(self) -> None:
+        finished = execution(
             status="completed", finished_at=after(10), suspensions=[waited("ok", 2, 8, "answered")]
         )
-        (bar,) = timeline(told, NOW + timedelta(days=9)).bars
+        (bar,) = timeline(finished, NOW + timedelta(days=9)).bars
         assert (bar.x, bar.width, bar.note) == (20, 60, "approved")
 
-    def test_the_shortest_step_is_seen(self) -> None:
+    def test_the_shortest_step_is_visible(self) -> None:
         (bar,) = timeline(execution(steps=[step("a", 86400, 0)]), NOW + timedelta(days=1)).bars
         assert bar.width > 0 and bar.x + bar.width <= 100
 
-    def test_nothing_yet(self) -> None:
+    def test_an_empty_execution_has_no_bars(self) -> None:
         assert timeline(execution(), NOW).bars == []
 
-    def test_of_very_many_the_newest_and_the_open_are_shown(self) -> None:
+    def test_of_many_steps_the_newest_and_the_open_ones_are_shown(self) -> None:
         steps = [step(f"s{number}", 1 + number, 1) for number in range(MAX_BARS + 3)]
-        told = execution(steps=steps, suspensions=[waited("first of all", 0, None, "open")])
-        found = timeline(told, NOW + timedelta(seconds=2 * MAX_BARS))
+        crowded = execution(steps=steps, suspensions=[waited("first of all", 0, None, "open")])
+        found = timeline(crowded, NOW + timedelta(seconds=2 * MAX_BARS))
         names = [f"s{number}" for number in range(4, MAX_BARS + 3)]
         assert [bar.name for bar in found.bars] == ["first of all", *names]
         assert found.hidden == 4
-        assert (found.seconds, found.bars[1].start) == (2 * MAX_BARS, 5), "the scale is that of the whole"
+        assert (found.seconds, found.bars[1].start) == (2 * MAX_BARS, 5), (
+            "the scale covers the whole execution"
+        )
 
     @given(st.lists(st.tuples(st.floats(0, 1e7), st.floats(0, 1e7)), max_size=8), st.floats(0, 1e8))
     @settings(max_examples=50, deadline=None)
-    def test_nothing_stands_outside(self, spans: list[tuple[float, float]], now: float) -> None:
+    def test_nothing_is_drawn_outside(self, spans: list[tuple[float, float]], now: float) -> None:
         steps = [step(f"s{number}", *one) for number, one in enumerate(spans)]
         found = timeline(execution(steps=steps), NOW + timedelta(seconds=now))
         assert all(bar.x >= 0 and bar.x + bar.width <= 100.01 for bar in found.bars)
         assert all(0 <= tick.x <= 100.001 for tick in found.ticks) and len(found.ticks) <= 6
 
 
-def test_times_are_told_from_now() -> None:
+def test_times_are_relative_to_now() -> None:
     now = datetime.now(UTC)
     assert "5 minutes ago" in page_times.ago((now - timedelta(minutes=5, seconds=1)).isoformat())
     assert "just now" in page_times.ago(now.isoformat())

@@ -1,4 +1,4 @@
-"""Executions over HTTP: start, list, look at, cancel, retry, delete."""
+"""Executions over HTTP: start, list, read, cancel, retry, delete."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def limited(ctx: WorkflowContext) -> None: ...
 PATH = "/api/v1/executions"
 
 
-async def test_an_execution_is_started_and_looked_at(client: PolosClient) -> None:
+async def test_an_execution_is_started_and_read(client: PolosClient) -> None:
     async with calling(client) as api, working(client, plain):
         body = {"workflow_id": "api-plain", "input": {"n": 1}, "session_id": "s", "user_id": "u"}
         answer = await api.post(PATH, json=body)
@@ -54,7 +54,7 @@ async def test_an_execution_is_started_and_looked_at(client: PolosClient) -> Non
         assert (found["status"], found["result"]["n"]) == ("completed", 1)
 
 
-async def test_below_a_prefix_of_another_app_the_api_works(client: PolosClient) -> None:
+async def test_the_api_works_below_another_apps_prefix(client: PolosClient) -> None:
     outer = FastAPI()
     outer.mount("/below", create_app(client, insecure_dev=True))
     here = httpx.ASGITransport(app=outer)
@@ -92,7 +92,7 @@ async def test_an_idempotency_key_starts_once(client: PolosClient) -> None:
         assert len(found.json()["executions"]) == 1
 
 
-async def test_the_user_is_the_caller_unless_another_is_named(client: PolosClient) -> None:
+async def test_the_user_is_the_caller_by_default(client: PolosClient) -> None:
     ann = await key(client, "invoke", "read", name="ann")
     async with calling(client) as api, working(client, plain):
         for named, user in (({}, "ann"), ({"user_id": "bob"}, "bob")):
@@ -112,14 +112,14 @@ async def test_the_user_is_the_caller_unless_another_is_named(client: PolosClien
         ({"queue": "a\0b"}, "queue"),
     ],
 )
-async def test_a_wrong_option_is_named(client: PolosClient, wrong: dict[str, Any], field: str) -> None:
+async def test_an_invalid_option_is_named(client: PolosClient, wrong: dict[str, Any], field: str) -> None:
     async with calling(client) as api:
         refused = problem(await api.post(PATH, json={"workflow_id": "w", **wrong}), 422, "invalid-request")
         assert [one["field"] for one in refused["errors"]] == [field]
         assert (await api.get(PATH)).json()["executions"] == []
 
 
-async def test_options_that_do_not_go_together_are_refused(client: PolosClient) -> None:
+async def test_conflicting_options_are_refused(client: PolosClient) -> None:
     async with calling(client) as api:
         both = {"workflow_id": "w", "start_delay": 1, "start_at": "2026-01-01T00:00:00Z"}
         problem(await api.post(PATH, json=both), 422, "invalid-input")
@@ -127,7 +127,7 @@ async def test_options_that_do_not_go_together_are_refused(client: PolosClient) 
         problem(await api.post(PATH, json=unlimited), 409, "queue-conflict")
 
 
-async def test_options_of_time_and_queue_arrive(client: PolosClient) -> None:
+async def test_time_and_queue_options_are_applied(client: PolosClient) -> None:
     async with calling(client) as api, working(client, limited):
         body = {
             "workflow_id": "api-limited",
@@ -156,8 +156,8 @@ async def test_listing_is_filtered_and_paged(client: PolosClient) -> None:
         await client.cancel(last.id)
         pages, cursor = [], None
         while True:
-            given: dict[str, str] = {"cursor": cursor} if cursor else {}
-            page = (await api.get(PATH, params={"workflow": "api-a", "limit": 2, **given})).json()
+            position: dict[str, str] = {"cursor": cursor} if cursor else {}
+            page = (await api.get(PATH, params={"workflow": "api-a", "limit": 2, **position})).json()
             pages.append([one["id"] for one in page["executions"]])
             cursor = page["next_cursor"]
             if cursor is None:
@@ -170,7 +170,7 @@ async def test_listing_is_filtered_and_paged(client: PolosClient) -> None:
             problem(await api.get(f"{PATH}?{wrong}"), 422, "invalid-request")
 
 
-async def test_cancel_says_by_whom_and_only_once(client: PolosClient) -> None:
+async def test_a_cancel_says_by_whom_and_happens_once(client: PolosClient) -> None:
     ops = await key(client, "invoke", name="ann")
     async with calling(client) as api:
         handle = await client.invoke("api-later")
@@ -182,7 +182,7 @@ async def test_cancel_says_by_whom_and_only_once(client: PolosClient) -> None:
         problem(await api.post(f"{PATH}/nothing/cancel"), 404, "execution-not-found")
 
 
-async def test_a_failed_one_is_retried(client: PolosClient) -> None:
+async def test_a_failed_execution_is_retried(client: PolosClient) -> None:
     fails["left"] = 1
     async with calling(client) as api, working(client, failing):
         handle = await client.invoke(failing)
@@ -195,7 +195,7 @@ async def test_a_failed_one_is_retried(client: PolosClient) -> None:
         problem(await api.post(f"{PATH}/nothing/retry"), 404, "execution-not-found")
 
 
-async def test_deleting_leaves_the_stub_of_an_audit(client: PolosClient) -> None:
+async def test_deleting_leaves_an_audit_stub(client: PolosClient) -> None:
     async with calling(client) as api, working(client, plain):
         handle = await client.invoke(plain, {"ask": True})
         path = f"{PATH}/{handle.id}"
@@ -229,9 +229,9 @@ async def test_open_suspensions_are_listed_oldest_first(client: PolosClient) -> 
             await client.cancel(handle.id)
 
 
-async def _opened(client: PolosClient, wanted: int) -> bool:
-    return len(await client.list_suspensions()) == wanted
+async def _opened(client: PolosClient, count: int) -> bool:
+    return len(await client.list_suspensions()) == count
 
 
-async def _has(status: Any, wanted: str) -> bool:
-    return bool(await status == wanted)
+async def _has(status: Any, expected: str) -> bool:
+    return bool(await status == expected)

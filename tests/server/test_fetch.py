@@ -1,4 +1,4 @@
-"""The page's own JavaScript, with only the host changed, answers from Node and from another site's page."""
+"""The Polos docs' JavaScript snippet, with only the host changed, works in Node and in a browser."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ async def waiting(client: PolosClient, run: Running) -> ExecutionHandle[Any]:
 
 
 def snippet(url: Any) -> str:
-    """The page's code for a server at this URL."""
+    """The snippet for a server at this URL."""
     assert HOST in SNIPPET
     return SNIPPET.replace(HOST, str(url).rstrip("/"))
 
 
-async def test_the_pages_fetch_answers_from_node(client: PolosClient, tmp_path: Path) -> None:
+async def test_the_snippet_works_from_node(client: PolosClient, tmp_path: Path) -> None:
     node = program("node")
     async with calling(client) as api, working(client, fetched) as worker:
         handle = await waiting(client, Running(client, worker))
@@ -53,7 +53,7 @@ async def test_the_pages_fetch_answers_from_node(client: PolosClient, tmp_path: 
         assert (result["data"]["approved_by"], result["channel"]) == ("ann", "api")
 
 
-async def test_the_pages_fetch_answers_from_a_page_of_a_chosen_origin(client: PolosClient) -> None:
+async def test_the_snippet_works_from_a_page_of_an_allowed_origin(client: PolosClient) -> None:
     from playwright.async_api import async_playwright
 
     chromium = program(*CHROMIUM_NAMES)

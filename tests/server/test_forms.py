@@ -1,4 +1,4 @@
-"""Forms of the approval page: from a schema or a `_form` to fields, from what was typed to an answer."""
+"""Forms of the approval page: from a schema or a `_form` to fields, and from typed text to an answer."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def only(form: forms.Form) -> Any:
 def typed(**texts: Any) -> Draft:
     """A draft: `it` is the field itself, `it__0` the row below it."""
     pairs = []
-    for name, given_ in texts.items():
+    for name, values in texts.items():
         html = "answer/" + name.replace("__", "/").replace("_is", "=").replace("_n", "#").replace("_q", "?")
-        pairs += [(html, one) for one in ([given_] if isinstance(given_, str) else given_)]
+        pairs += [(html, one) for one in ([values] if isinstance(values, str) else values)]
     return Draft(pairs)
 
 
@@ -112,13 +112,13 @@ def typed(**texts: Any) -> Draft:
         (None, typed(), None),
     ],
 )
-def test_what_is_typed_becomes_the_answer(annotation: Any, draft: Draft, answer: Any) -> None:
+def test_typed_text_becomes_the_answer(annotation: Any, draft: Draft, answer: Any) -> None:
     form = form_of(annotation)
     found = form.read(draft)
     assert draft.errors == {}
     assert found == {"it": answer}
     assert type(found["it"]) is type(answer)
-    TypeAdapter(annotation).validate_python(found["it"])  # the type takes it
+    TypeAdapter(annotation).validate_python(found["it"])  # the type accepts it
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_what_is_typed_becomes_the_answer(annotation: Any, draft: Draft, answer:
         (Literal[1, 2], "true"),
     ],
 )
-def test_what_can_not_be_read_is_complained_of_and_kept(annotation: Any, text: str) -> None:
+def test_unreadable_text_gets_an_error_and_is_kept(annotation: Any, text: str) -> None:
     form = form_of(annotation)
     draft = typed(it=text)
     assert "it" not in form.read(draft)
@@ -159,14 +159,14 @@ def test_what_can_not_be_read_is_complained_of_and_kept(annotation: Any, text: s
 @pytest.mark.parametrize(
     "annotation", [str, int, float, Decimal, bool, date, datetime, Risk, Item, Card | Bank]
 )
-def test_nothing_typed_is_no_answer(annotation: Any) -> None:
+def test_an_empty_field_is_no_answer(annotation: Any) -> None:
     form = form_of(annotation)
     draft = form.blank()
     form.read(draft)
     assert draft.errors
 
 
-def test_left_out_is_what_need_not_be_given() -> None:
+def test_empty_optional_fields_are_left_out() -> None:
     for annotation in (int | None, str | None, date | None, bool | None, Item | None, list[str] | None):
         form = form_of(annotation, None)
         draft = form.blank()
@@ -174,7 +174,7 @@ def test_left_out_is_what_need_not_be_given() -> None:
         assert found in ({}, {"it": None}) and draft.errors == {}
 
 
-def test_a_default_that_was_taken_out_does_not_come_back_unseen() -> None:
+def test_a_cleared_default_does_not_come_back() -> None:
     form = form_of(int, 5)
     assert form.blank().get("answer/it") == "5"
     draft = typed(it="")
@@ -185,7 +185,7 @@ def test_a_default_that_was_taken_out_does_not_come_back_unseen() -> None:
 
 
 class TestDecision:
-    def test_an_approved_of_yes_or_no_becomes_the_buttons(self) -> None:
+    def test_a_boolean_approved_becomes_the_buttons(self) -> None:
         form = forms.of_schema({"type": "object", "properties": {"approved": {"type": "boolean"}}})
         assert form.decides
         assert form.read(Draft([("answer/approved", "true")])) == {"approved": True}
@@ -193,12 +193,12 @@ class TestDecision:
 
     @pytest.mark.parametrize("schema", [{"type": "boolean"}, {"type": "boolean", "default": True}])
     @pytest.mark.parametrize("text", ["", "yes", "True", "1", "on", None])
-    def test_nothing_but_true_approves(self, schema: Any, text: str | None) -> None:
+    def test_only_true_approves(self, schema: Any, text: str | None) -> None:
         form = forms.of_schema({"type": "object", "properties": {"approved": schema}})
         draft = Draft([] if text is None else [("answer/approved", text)])
         assert form.read(draft) == {} and "approved" in draft.errors
 
-    def test_without_schema_or_form_it_is_approve_or_reject_with_a_reason(self) -> None:
+    def test_without_schema_or_form_there_are_buttons_and_a_reason(self) -> None:
         form = forms.of_suspension({"schema": None, "data": {"amount": 5}})
         assert form.decides
         draft = Draft([("answer/approved", "false"), ("answer/reason", "too much")])
@@ -236,7 +236,7 @@ class TestDeclaredForm:
             ("something else", "a", "a"),
         ],
     )
-    def test_each_type(self, kind: str, text: str, answer: Any) -> None:
+    def test_each_type_has_a_field(self, kind: str, text: str, answer: Any) -> None:
         form = self.form(type=kind, label="It", description="What it is", required=True)
         field = only(form)
         assert (field.label, field.help) == ("It", "What it is")
@@ -253,12 +253,12 @@ class TestDeclaredForm:
         assert [(one.value, one.label) for one in field.options] == [("a", "a"), (2, "Two")]
         assert form.read(form.blank()) == {"it": 2}
 
-    def test_what_need_not_be_given_is_left_out(self) -> None:
+    def test_empty_optional_fields_are_left_out(self) -> None:
         form = self.form(type="number")
         draft = form.blank()
         assert form.read(draft) == {} and not draft.errors
 
-    def test_a_default_is_there_and_may_be_taken_out(self) -> None:
+    def test_a_default_is_filled_in_and_may_be_cleared(self) -> None:
         form = self.form(type="integer", default=10)
         assert form.read(form.blank()) == {"it": 10}
         assert form.read(typed(it="")) == {"it": None}
@@ -283,21 +283,21 @@ class TestRows:
         draft.texts.pop("_remove")
         assert not self.form.change_rows(draft)
 
-    def test_a_complaint_is_at_its_place_in_the_answer_and_shown_at_its_row(self) -> None:
+    def test_an_error_has_its_place_in_the_answer_and_shows_at_its_row(self) -> None:
         draft = typed(it_n=["3", "5"], it__3__what="a", it__3__price="1", it__5__what="b", it__5__price="x")
         self.form.read(draft)
         assert set(draft.errors) == {"it.1.price", "it.0.count", "it.1.count"}
         field, _ = self.form.errors(draft)[1]
         assert field is not None and field.name == "answer/it/5/price"
 
-    def test_there_is_an_end_to_rows(self) -> None:
+    def test_the_number_of_rows_is_limited(self) -> None:
         draft = Draft(("answer/it#", str(number)) for number in range(10 * MAX_ROWS))
         assert len(draft.rows("answer/it")) == MAX_ROWS
         draft.put("_add", "answer/it")
         self.form.change_rows(draft)
         assert len(draft.rows("answer/it")) == MAX_ROWS
 
-    def test_keys_are_given_once(self) -> None:
+    def test_duplicate_and_empty_keys_get_an_error(self) -> None:
         form = form_of(dict[str, int])
         draft = typed(
             it_n=["0", "1", "2"], it__0_is="a", it__0="1", it__1_is="a", it__1="2", it__2_is="", it__2="3"
@@ -306,7 +306,7 @@ class TestRows:
         assert len(draft.errors) == 2
 
 
-def test_a_complaint_from_elsewhere_is_shown_at_the_field_or_above_it() -> None:
+def test_a_foreign_error_shows_at_its_field_or_above_it() -> None:
     form = form_of(list[Item])
     draft = typed(it_n="0", it__0__what="a", it__0__price="1", it__0__count="1")
     errors = [
@@ -319,7 +319,7 @@ def test_a_complaint_from_elsewhere_is_shown_at_the_field_or_above_it() -> None:
     assert [words for _, words in form.errors(draft)] == ["hm", "odd", "too dear"]
 
 
-def test_times_are_in_the_zone_of_who_types_them() -> None:
+def test_times_are_in_the_writers_zone() -> None:
     form = form_of(datetime)
     draft = typed(it="2026-07-01T10:00")
     draft.put("zone", "Europe/Berlin")
@@ -328,7 +328,7 @@ def test_times_are_in_the_zone_of_who_types_them() -> None:
     assert form.read(draft) == {"it": "2026-07-01T10:00:00Z"}
 
 
-def test_types_that_contain_themselves_have_forms() -> None:
+def test_recursive_types_have_forms() -> None:
     form = forms.of_schema(Node.model_json_schema())
     draft = form.blank()
     draft.put("answer/name", "root")
@@ -339,7 +339,7 @@ def test_types_that_contain_themselves_have_forms() -> None:
     assert Node.model_validate(found) == Node(name="root", below=[Node(name="leaf")])
 
 
-def test_a_tree_has_a_form_of_some_size() -> None:
+def test_a_recursive_form_has_a_limited_size() -> None:
     child = {"anyOf": [{"$ref": "#"}, {"type": "null"}]}
     form = forms.of_schema({"type": "object", "properties": dict.fromkeys("abcdefgh", child)})
     draft = form.blank()
@@ -378,7 +378,7 @@ def test_labels_are_words() -> None:
     assert [one.label for one in fields.values()] == ["Estimated cost", "Pay until", "Item", "Risk"]
 
 
-def test_what_turns_the_direction_of_writing_is_written_out() -> None:
+def test_bidirectional_controls_are_escaped() -> None:
     declared = {
         "fields": [
             {
@@ -395,10 +395,10 @@ def test_what_turns_the_direction_of_writing_is_written_out() -> None:
     to, way = form.root.fields.values()  # type: ignore[attr-defined]
     assert (to.label, to.help) == ("⟨U+202E⟩to", "⟨U+2066⟩")
     assert to.options[0].label == way.options[0].label == "⟨U+202E⟩001"
-    assert form.read(typed(to=to.options[0].text)) == {"to": "\u202e001"}  # what is sent is what was given
+    assert form.read(typed(to=to.options[0].text)) == {"to": "\u202e001"}  # the original text is sent
 
 
-def test_limits_are_told() -> None:
+def test_limits_are_shown() -> None:
     class Model(BaseModel):
         a: int = Field(ge=1, le=9, description="A number.")
         b: float = Field(gt=0)
@@ -458,13 +458,13 @@ everything = st.builds(
 
 @given(everything)
 @settings(max_examples=50, deadline=None)
-def test_what_is_filled_in_is_read_back(value: Everything) -> None:
+def test_a_filled_in_form_is_read_back(value: Everything) -> None:
     form = forms.of_schema(Everything.model_json_schema())
     draft = Draft()
     form.root.fill(draft, value.model_dump(mode="json"))
-    again = Draft((name, text) for name, texts in draft.texts.items() for text in texts)
-    found = form.read(again)
-    assert again.errors == {}
+    copy = Draft((name, text) for name, texts in draft.texts.items() for text in texts)
+    found = form.read(copy)
+    assert copy.errors == {}
     read = Everything.model_validate(found)
     assert read.risks == sorted(value.risks, key=list(Risk).index)
     assert read.model_copy(update={"risks": []}) == value.model_copy(update={"risks": []})
@@ -519,7 +519,7 @@ junk = st.recursive(
 
 @given(st.dictionaries(keys_of_schemas, junk, max_size=5))
 @settings(max_examples=100, deadline=None)
-def test_whatever_a_schema_says_a_form_comes_of_it(schema: dict[str, Any]) -> None:
+def test_any_schema_has_a_form(schema: dict[str, Any]) -> None:
     form = forms.of_schema(schema)
     draft = form.blank()
     form.read(draft)
@@ -528,14 +528,14 @@ def test_whatever_a_schema_says_a_form_comes_of_it(schema: dict[str, Any]) -> No
 
 @given(junk)
 @settings(max_examples=100, deadline=None)
-def test_whatever_a_form_declares_a_form_comes_of_it(declared: Any) -> None:
+def test_any_declared_form_has_a_form(declared: Any) -> None:
     form = forms.of_suspension({"data": {"_form": {"fields": declared}}})
     form.read(form.blank())
     form = forms.of_suspension({"data": {"_form": declared}})
     form.read(form.blank())
 
 
-def test_the_kinds_of_fields() -> None:
+def test_each_type_has_its_kind_of_field() -> None:
     assert isinstance(only(form_of(bool, False)), Checkbox)
     assert isinstance(only(form_of(bool)), Choice)
     assert isinstance(only(form_of(list[Risk])), Choices)

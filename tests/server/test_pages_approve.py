@@ -1,4 +1,4 @@
-"""The approval page over HTTP, as a browser without a script uses it."""
+"""The approval page over HTTP, as a browser without scripts uses it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ BELOW: Workflow[Any, Any] = Workflow(asks_below, "pages_asks_below")
 
 @dataclass
 class Desk:
-    """A worker, a server, and somebody with a browser."""
+    """A worker, a server, and a person with a browser."""
 
     run: Running
     links: Links
@@ -94,7 +94,7 @@ async def desk(redis_url: str, namespace: str) -> AsyncIterator[Desk]:
 
 @pytest.fixture
 async def open_desk(redis_url: str, namespace: str) -> AsyncIterator[Desk]:
-    """One that lets anybody in, for development."""
+    """A desk that lets anybody in, for development."""
     async with (
         running(redis_url, namespace, ASKS, TWICE, BELOW) as run,
         serving(run.client, insecure_dev=True) as base,
@@ -105,7 +105,7 @@ async def open_desk(redis_url: str, namespace: str) -> AsyncIterator[Desk]:
 
 class TestDeciding:
     @pytest.mark.parametrize(("button", "approved"), [("Approve", True), ("Reject", False)])
-    async def test_by_a_link(self, desk: Desk, button: str, approved: bool) -> None:
+    async def test_a_link_decides(self, desk: Desk, button: str, approved: bool) -> None:
         handle = await desk.asked()
         page = await desk.by_link(handle, name="ann@example.com")
         assert page.status == 200 and "Pages asks" in page.text and "Amount 5" in page.text
@@ -118,7 +118,7 @@ class TestDeciding:
         found = await desk.decision(handle)
         assert (found["resumed_by"], found["channel"]) == ("ann@example.com", "page")
 
-    async def test_looking_decides_nothing(self, desk: Desk) -> None:
+    async def test_viewing_decides_nothing(self, desk: Desk) -> None:
         handle = await desk.asked()
         url = desk.link(handle)
         for method in ("GET", "HEAD"):
@@ -126,7 +126,7 @@ class TestDeciding:
             assert response.status_code == 200
         assert (await desk.decision(handle))["status"] == "open"
 
-    async def test_by_a_session(self, desk: Desk) -> None:
+    async def test_a_session_decides(self, desk: Desk) -> None:
         handle = await desk.asked(approvers=["group:finance"])
         before = await desk.visitor.get(f"/approve/{handle.id}/ok")
         assert before.url.startswith(f"{desk.base}/login") and "Log in" in before.text
@@ -137,7 +137,7 @@ class TestDeciding:
         await desk.visitor.send(page, page.form("/approve"), "Approve")
         assert (await desk.decision(handle))["resumed_by"] == "bob"
 
-    async def test_in_development_by_a_name_that_is_asked_for(self, open_desk: Desk) -> None:
+    async def test_in_development_the_page_asks_for_a_name(self, open_desk: Desk) -> None:
         handle = await open_desk.asked(approvers=["carol"])
         page = await open_desk.visitor.get(f"/approve/{handle.id}/ok")
         refused = await open_desk.visitor.send(page, page.form("/approve"), "Approve", resumed_by="dave")
@@ -146,7 +146,7 @@ class TestDeciding:
         done = await open_desk.visitor.send(page, page.form("/approve"), "Approve", resumed_by="carol")
         assert "Approved by carol" in done.text
 
-    async def test_twice_the_same_is_one_decision(self, desk: Desk) -> None:
+    async def test_a_repeated_submission_is_one_decision(self, desk: Desk) -> None:
         handle = await desk.asked()
         page = await desk.by_link(handle)
         form = page.form("/approve")
@@ -156,7 +156,7 @@ class TestDeciding:
         events = await desk.run.events(handle)
         assert [one.event_type for one in events].count("resume_ok") == 1
 
-    async def test_otherwise_than_it_was_decided_is_refused_and_said_so(self, desk: Desk) -> None:
+    async def test_a_conflicting_decision_is_refused_with_a_message(self, desk: Desk) -> None:
         handle = await desk.asked()
         page = await desk.by_link(handle, name="ann")
         await desk.run.client.resume(
@@ -173,7 +173,7 @@ class TestDeciding:
             done = await desk.visitor.send(page, page.form("/approve"), "Approve")
             assert "Approved" in done.text, key
 
-    async def test_a_descendants_by_the_roots_id(self, desk: Desk) -> None:
+    async def test_a_descendants_suspension_opens_through_the_root(self, desk: Desk) -> None:
         handle = await desk.client.invoke(BELOW, {"data": {"amount": 7}})
         await desk.run.reached(handle, "waiting")
         await until(lambda: desk.client.list_suspensions())
@@ -186,24 +186,26 @@ class TestDeciding:
 
 
 class TestForm:
-    async def test_what_is_wrong_is_said_beside_it_and_what_was_typed_is_kept(self, desk: Desk) -> None:
+    async def test_mistakes_are_named_beside_their_field_and_typed_text_is_kept(self, desk: Desk) -> None:
         handle = await desk.asked(typed=True)
         page = await desk.by_link(handle, name="ann")
         form = page.form("/approve")
         typed = {"amount": "much", "pay_by": "2026-02-30", "way": '"phone"', "reason": "<b>because</b>"}
         wrong = await desk.visitor.send(page, form, "Approve", **typed)
         assert wrong.status == 422
-        again = wrong.form("/approve")
-        assert {name: again.get(f"answer/{name}") for name in typed} == typed
+        retry = wrong.form("/approve")
+        assert {name: retry.get(f"answer/{name}") for name in typed} == typed
         for name, words in (("amount", "Enter a number"), ("pay_by", "Enter a date")):
-            control = again.controls[f"answer/{name}"]
+            control = retry.controls[f"answer/{name}"]
             assert control["aria-invalid"] == "true"
-            wrongs = [given["id"] for tag, given in wrong.tags if given.get("class") == "wrong"]
+            wrongs = [
+                attributes["id"] for tag, attributes in wrong.tags if attributes.get("class") == "wrong"
+            ]
             assert control["aria-describedby"].split()[-1] in wrongs and words in wrong.text
         assert (await desk.decision(handle))["status"] == "open"
 
-        # what only the model's own rules refuse, the same way
-        wrong = await desk.visitor.send(wrong, again, "Approve", amount="101", pay_by="2026-02-28")
+        # violations of the model's own rules are shown the same way
+        wrong = await desk.visitor.send(wrong, retry, "Approve", amount="101", pay_by="2026-02-28")
         assert wrong.status == 422 and wrong.form("/approve").controls["answer/amount"]["aria-invalid"]
         assert "aria-invalid" not in wrong.form("/approve").controls["answer/pay_by"]
         done = await desk.visitor.send(wrong, wrong.form("/approve"), "Approve", amount="99.5")
@@ -229,7 +231,7 @@ class TestForm:
         await desk.visitor.send(page, page.form("/approve"), "Reject", pay_by="2026-01-01")
         assert (await desk.run.result(handle)).names == ["zoe"]
 
-    async def test_a_declared_form(self, desk: Desk) -> None:
+    async def test_a_declared_form_is_filled_in(self, desk: Desk) -> None:
         form = {
             "title": "Ship it?",
             "description": "All is green.",
@@ -251,21 +253,21 @@ class TestForm:
 
     async def test_enter_decides_nothing(self, desk: Desk) -> None:
         page = await desk.by_link(await desk.asked())
-        inside = [given for tag, given in page.tags if tag == "button"]
+        inside = [attributes for tag, attributes in page.tags if tag == "button"]
         assert "disabled" in inside[0]  # the form's default button
 
-    async def test_every_control_has_a_name_that_is_read_out(self, desk: Desk) -> None:
+    async def test_every_control_has_an_accessible_name(self, desk: Desk) -> None:
         page = await desk.by_link(await desk.asked(typed=True))
-        labelled = {given["for"] for tag, given in page.tags if tag == "label"}
-        for tag, given in page.tags:
-            if tag in ("input", "textarea", "select") and given.get("type") != "hidden":
-                assert given["id"] in labelled
-        identities = [given["id"] for _, given in page.tags if "id" in given]
+        labelled = {attributes["for"] for tag, attributes in page.tags if tag == "label"}
+        for tag, attributes in page.tags:
+            if tag in ("input", "textarea", "select") and attributes.get("type") != "hidden":
+                assert attributes["id"] in labelled
+        identities = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
         assert len(identities) == len(set(identities))
 
 
 class TestApprovers:
-    async def test_one_of_two_is_recorded_and_shown(self, desk: Desk) -> None:
+    async def test_one_of_two_approvals_is_recorded_and_shown(self, desk: Desk) -> None:
         handle = await desk.asked(approvers=["ann", "bob", "carol"], required=2)
         page = await desk.by_link(handle, name="ann")
         assert "0 of 2 approvals" in page.text
@@ -278,7 +280,7 @@ class TestApprovers:
         done = await desk.visitor.send(other, other.form("/approve"), "Approve")
         assert "2 of 2 approvals" in done.text and "Approved" in done.text
 
-    async def test_who_may_not_decide_is_told_before_and_after(self, desk: Desk) -> None:
+    async def test_a_non_approver_is_refused_before_and_after(self, desk: Desk) -> None:
         handle = await desk.asked(approvers=["ann"])
         page = await desk.by_link(handle, name="ann")
         form = page.form("/approve")
@@ -288,15 +290,15 @@ class TestApprovers:
         mine = {**desk.visitor.data(form, "Approve")}
         token = desk.links.token(handle.id, "ok", 1, name="bob")
         response = await desk.visitor.http.post(form.action, data={**mine, "token": [token]})
-        assert response.status_code == 403  # the form was given to ann
+        assert response.status_code == 403  # the form belongs to ann
         assert (await desk.decision(handle))["status"] == "open"
 
-    async def test_not_by_who_has_started_it(self, desk: Desk) -> None:
+    async def test_the_starter_may_not_decide(self, desk: Desk) -> None:
         handle = await desk.asked(allow_self=False)
         page = await desk.by_link(handle, name="starter")
         assert "You can't decide this" in page.text
 
-    async def test_a_link_to_look_only(self, desk: Desk) -> None:
+    async def test_a_view_link_cannot_decide(self, desk: Desk) -> None:
         handle = await desk.asked()
         page = await desk.by_link(handle, scope="view")
         assert "allows viewing only" in page.text and "Amount 5" in page.text
@@ -308,7 +310,7 @@ class TestApprovers:
         assert response.status_code == 403
         assert (await desk.decision(handle))["status"] == "open"
 
-    async def test_a_key_that_may_only_read(self, desk: Desk) -> None:
+    async def test_a_read_only_key_cannot_decide(self, desk: Desk) -> None:
         handle = await desk.asked()
         await desk.visitor.log_in(await desk.key("eve", "read"))
         page = await desk.visitor.get(f"/approve/{handle.id}/ok")
@@ -316,7 +318,7 @@ class TestApprovers:
 
 
 class TestEnds:
-    async def test_an_expired_one(self, desk: Desk) -> None:
+    async def test_an_expired_suspension_takes_no_answer(self, desk: Desk) -> None:
         handle = await desk.asked(timeout=3600)
         page = await desk.by_link(handle)
         assert "expires in 59 min" in page.text
@@ -330,14 +332,14 @@ class TestEnds:
         )
         assert "Expired" in (await desk.by_link(handle)).text
 
-    async def test_one_that_was_cancelled(self, desk: Desk) -> None:
+    async def test_a_cancelled_suspension_takes_no_answer(self, desk: Desk) -> None:
         handle = await desk.asked()
         page = await desk.by_link(handle)
         await desk.client.cancel(handle.id)
         late = await desk.visitor.send(page, page.form("/approve"), "Approve")
         assert late.status == 409 and "Closed" in late.text and "the workflow was cancelled" in late.text
 
-    async def test_a_default_that_was_taken(self, desk: Desk) -> None:
+    async def test_a_default_decision_is_shown(self, desk: Desk) -> None:
         handle = await desk.asked(timeout=3600, on_timeout={"approved": False, "reason": "too late"})
         assert "decided by default in 59 min" in (await desk.by_link(handle)).text
         await desk.run.make_due(handle, "ok", "s")
@@ -346,7 +348,7 @@ class TestEnds:
         assert page.status == 200 and "too late" in page.text
         assert [one for one in page.forms if "approve" in one.action] == []
 
-    async def test_a_link_of_an_earlier_run(self, desk: Desk) -> None:
+    async def test_a_link_of_an_earlier_run_is_refused(self, desk: Desk) -> None:
         handle = await desk.asked(timeout=3600)
         await desk.run.make_due(handle, "ok", "s")
         await desk.run.reached(handle, "failed")
@@ -356,7 +358,7 @@ class TestEnds:
         assert page.status == 403 and "was restarted" in page.text
         assert (await desk.by_link(handle, run=2)).status == 200
 
-    async def test_no_such_thing(self, desk: Desk) -> None:
+    async def test_an_unknown_suspension_is_not_found(self, desk: Desk) -> None:
         await desk.visitor.log_in(await desk.key())
         page = await desk.visitor.get("/approve/nothing/ok")
         assert page.status == 404 and "No such execution" in page.text
@@ -365,13 +367,13 @@ class TestEnds:
 
 
 class TestFinding:
-    async def test_the_only_open_one(self, desk: Desk) -> None:
+    async def test_the_only_open_suspension_opens_directly(self, desk: Desk) -> None:
         handle = await desk.asked(key="a/b")
         await desk.visitor.log_in(await desk.key())
         page = await desk.visitor.get(f"/approve/{handle.id}")
         assert page.url.endswith(f"/approve/{handle.id}/a%2Fb")
 
-    async def test_a_list_of_several_then_of_what_was_decided(self, desk: Desk) -> None:
+    async def test_several_open_suspensions_are_listed_then_the_decided_ones(self, desk: Desk) -> None:
         handle = await desk.client.invoke(TWICE)
         await desk.run.opened(handle, "first")
         await desk.run.opened(handle, "second")
@@ -385,7 +387,7 @@ class TestFinding:
         page = await desk.visitor.get(f"/approve/{handle.id}")
         assert "Nothing to decide: this workflow" in page.text and f"/approve/{handle.id}/first" in page.links
 
-    async def test_by_a_link_its_own(self, desk: Desk) -> None:
+    async def test_a_link_opens_its_own_suspension(self, desk: Desk) -> None:
         handle = await desk.asked()
         token = desk.links.token(handle.id, "ok", 1)
         page = await desk.visitor.get(f"/approve/{handle.id}", token=token)
@@ -393,7 +395,7 @@ class TestFinding:
 
 
 class TestHostileData:
-    async def test_it_is_shown_and_does_nothing(self, desk: Desk) -> None:
+    async def test_hostile_data_is_shown_and_does_nothing(self, desk: Desk) -> None:
         bad = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
         data = {
             bad: bad,
@@ -409,24 +411,24 @@ class TestHostileData:
         handle = await desk.asked(key=bad, data=data)
         page = await desk.by_link(handle, bad, name=bad[:60])
         assert page.status == 200
-        tags = [(tag, given) for tag, given in page.tags if tag in ("script", "img", "iframe")]
-        assert [tag for tag, given in tags if not given.get("src", "").startswith("/static/")] == []
-        assert not any(name.startswith("on") for _, given in page.tags for name in given)
+        tags = [(tag, attributes) for tag, attributes in page.tags if tag in ("script", "img", "iframe")]
+        assert [tag for tag, attributes in tags if not attributes.get("src", "").startswith("/static/")] == []
+        assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
         assert all(link.startswith(("/", "#")) for link in page.links)
         assert "\u202e" not in page.response.text
         assert len(page.response.content) < 3_000_000
         policy = page.response.headers["content-security-policy"]
         assert "script-src 'self'" in policy and "unsafe" not in policy
-        assert not any("style" in given for _, given in page.tags)
+        assert not any("style" in attributes for _, attributes in page.tags)
 
 
-async def test_what_has_changed_since_it_was_shown_is_not_decided(desk: Desk) -> None:
+async def test_data_changed_since_it_was_shown_is_not_decided(desk: Desk) -> None:
     handle = await desk.asked()
     page = await desk.by_link(handle)
     form = page.form("/approve")
     form.fields = [(name, "0" * 64 if name == "shown_digest" else value) for name, value in form.fields]
-    again = await desk.visitor.send(page, form, "Approve", reason="typed")
-    assert again.status == 409 and "has changed since" in again.text
-    assert again.form("/approve").get("answer/reason") == "typed"
-    done = await desk.visitor.send(again, again.form("/approve"), "Approve")
+    refused = await desk.visitor.send(page, form, "Approve", reason="typed")
+    assert refused.status == 409 and "has changed since" in refused.text
+    assert refused.form("/approve").get("answer/reason") == "typed"
+    done = await desk.visitor.send(refused, refused.form("/approve"), "Approve")
     assert "Approved" in done.text

@@ -56,7 +56,7 @@ async def run(redis_url: str, namespace: str) -> AsyncIterator[Running]:
 
 @pytest.fixture
 async def visitor(run: Running) -> AsyncIterator[Visitor]:
-    """Somebody who has logged in and may do everything but administer."""
+    """A logged-in person who may do everything but administer."""
     _, secret = await apikeys.create(run.client, "ann", ["read", "invoke", "approve"])
     async with serving(run.client) as base, visiting(base) as visitor:
         await visitor.log_in(secret)
@@ -64,17 +64,19 @@ async def visitor(run: Running) -> AsyncIterator[Visitor]:
 
 
 async def asked(run: Running, *inputs: Any) -> list[str]:
-    """Executions that wait, in this order."""
+    """Waiting executions, in this order."""
     found = []
-    for given in inputs:
-        handle = await run.client.invoke(ASKS, given)
+    for value in inputs:
+        handle = await run.client.invoke(ASKS, value)
         await run.parked(handle)
         found.append(handle.id)
     return found
 
 
 class TestInbox:
-    async def test_it_shows_what_is_open_oldest_first(self, run: Running, visitor: Visitor) -> None:
+    async def test_the_inbox_shows_open_suspensions_oldest_first(
+        self, run: Running, visitor: Visitor
+    ) -> None:
         assert "Nothing is waiting for a decision" in (await visitor.get("/")).text
         ids = await asked(run, {"amount": 1, "customer": "Ann"}, {"description": "<b>Second</b>"})
         page = await visitor.get("/")
@@ -86,9 +88,9 @@ class TestInbox:
         await run.client.resume(suspend_execution_id=ids[0], suspend_step_key="check it", data=1)
         assert "1 decision open" in (await visitor.get("/")).text
 
-    async def test_it_is_filtered(self, run: Running, visitor: Visitor) -> None:
+    async def test_the_inbox_is_filtered(self, run: Running, visitor: Visitor) -> None:
         ids = await asked(run, {"who": "Zoë Müller", "amount": 5}, {"who": "Bob", "amount": 7})
-        for query, wanted in (
+        for query, expected in (
             ({"q": "zoë 5"}, ids[:1]),
             ({"q": "BOB"}, ids[1:]),
             ({"q": "check"}, ids),
@@ -100,11 +102,11 @@ class TestInbox:
         ):
             page = await visitor.get("/", **query)
             found = [link.split("/")[2] for link in page.links if "/approve/" in link]
-            assert found == wanted, query
-            assert ("No open decision matches" in page.text) == (not wanted)
+            assert found == expected, query
+            assert ("No open decision matches" in page.text) == (not expected)
             assert page.forms[1].get("q") == query.get("q", "")
 
-    async def test_it_goes_on_on_another_page(self, run: Running, visitor: Visitor) -> None:
+    async def test_the_inbox_has_further_pages(self, run: Running, visitor: Visitor) -> None:
         await asked(run, *range(53))
         first = await visitor.get("/")
         assert "More than 50 decisions open" in first.text
@@ -116,7 +118,7 @@ class TestInbox:
 
 
 class TestExecutions:
-    async def test_they_are_listed_and_filtered(self, run: Running, visitor: Visitor) -> None:
+    async def test_executions_are_listed_and_filtered(self, run: Running, visitor: Visitor) -> None:
         assert "No executions yet" in (await visitor.get("/executions")).text
         (waiting,) = await asked(run, 1)
         done = await run.client.invoke(CHILD, 1)
@@ -126,24 +128,26 @@ class TestExecutions:
             f"/executions/{done.id}",
             f"/executions/{waiting}",
         ]
-        for query, wanted in (
+        for query, expected in (
             ({"status": "waiting"}, waiting),
             ({"status": "completed"}, done.id),
             ({"workflow": "lists_child"}, done.id),
             ({"workflow": "lists_asks", "status": "waiting"}, waiting),
         ):
             page = await visitor.get("/executions", **query)
-            assert [one for one in page.links if one.startswith("/executions/")] == [f"/executions/{wanted}"]
+            assert [one for one in page.links if one.startswith("/executions/")] == [
+                f"/executions/{expected}"
+            ]
         assert "No matching executions" in (await visitor.get("/executions", status="failed")).text
 
     @pytest.mark.parametrize("query", [{"status": "odd"}, {"cursor": "odd"}])
-    async def test_what_makes_no_sense_is_refused(self, visitor: Visitor, query: dict[str, str]) -> None:
+    async def test_an_invalid_query_is_refused(self, visitor: Visitor, query: dict[str, str]) -> None:
         page = await visitor.get("/executions", **query)
         assert page.status == 422 and "odd" in page.text
 
 
 class TestExecution:
-    async def test_it_shows_everything(self, run: Running, visitor: Visitor) -> None:
+    async def test_the_page_shows_everything(self, run: Running, visitor: Visitor) -> None:
         handle = await run.client.invoke(WORKS, {"day": "2026-03-01", "sources": ["crm"]}, user_id="carol")
         await run.opened(handle, "look")
         page = await visitor.get(f"/executions/{handle.id}")
@@ -167,7 +171,9 @@ class TestExecution:
         (below,) = {link for link in page.links if link.startswith(f"/executions/{handle.id}.")}
         child_page = await visitor.get(below)
         assert "Result 42" in child_page.text and f"/executions/{handle.id}" in child_page.links
-        bars = [given for tag, given in page.tags if tag == "rect" and given["class"] != "track"]
+        bars = [
+            attributes for tag, attributes in page.tags if tag == "rect" and attributes["class"] != "track"
+        ]
         assert [one["class"] for one in bars] == [
             "step ok",
             "child completed",
@@ -181,21 +187,27 @@ class TestExecution:
             for x, one in zip(starts, bars, strict=True)
         )
 
-    async def test_a_very_long_one_is_shown_from_its_newest_steps(
-        self, run: Running, visitor: Visitor
-    ) -> None:
+    async def test_a_long_execution_shows_its_newest_steps(self, run: Running, visitor: Visitor) -> None:
         handle = await run.client.invoke(WALKS, MAX_NEWEST + 3)
         await run.result(handle)
         page = await visitor.get(f"/executions/{handle.id}")
         assert "3 earlier bars not shown" in page.text
         assert "3 earlier steps not shown" in page.text
-        steps = [given["data-key"] for tag, given in page.tags if tag == "details" and "data-key" in given]
-        bars = [given["data-key"].strip() for tag, given in page.tags if tag == "li" and "data-key" in given]
+        steps = [
+            attributes["data-key"]
+            for tag, attributes in page.tags
+            if tag == "details" and "data-key" in attributes
+        ]
+        bars = [
+            attributes["data-key"].strip()
+            for tag, attributes in page.tags
+            if tag == "li" and "data-key" in attributes
+        ]
         assert len(set(steps)) == len(set(bars)) == MAX_NEWEST
         last = f"walk {MAX_NEWEST + 2:04}"
         assert last in steps and f"step {last}" in bars
 
-    async def test_a_failed_one_is_retried(self, run: Running, visitor: Visitor) -> None:
+    async def test_a_failed_execution_is_retried(self, run: Running, visitor: Visitor) -> None:
         handle = await run.client.invoke(WORKS, {})
         await run.opened(handle, "look")
         await run.answer(handle, "look", {"approved": False})
@@ -203,14 +215,14 @@ class TestExecution:
         page = await visitor.get(f"/executions/{handle.id}")
         assert "StepExecutionError" in page.text and "<b>not approved</b>" in page.text
         assert "<b>not" not in page.response.text
-        again = await visitor.send(page, page.form("/retry"))
-        assert again.url == f"{visitor.base}/executions/{handle.id}"
+        retried = await visitor.send(page, page.form("/retry"))
+        assert retried.url == f"{visitor.base}/executions/{handle.id}"
         await until(lambda: run.client.get_execution(handle.id))
         await run.reached(handle, "failed")
         assert (await run.client.get_execution(handle.id))["run"] == 2
         assert "run 2" in (await visitor.get(f"/executions/{handle.id}")).text
 
-    async def test_a_waiting_one_is_cancelled_once(self, run: Running, visitor: Visitor) -> None:
+    async def test_a_waiting_execution_is_cancelled_once(self, run: Running, visitor: Visitor) -> None:
         (waiting,) = await asked(run, 1)
         page = await visitor.get(f"/executions/{waiting}")
         form = page.form("/cancel")
@@ -220,7 +232,7 @@ class TestExecution:
         assert late.status == 409 and "Not cancelled: this execution already ended" in late.text
         assert not [one for one in late.forms if "cancel" in one.action]
 
-    async def test_who_may_only_read_has_no_buttons(self, run: Running) -> None:
+    async def test_a_reader_has_no_buttons(self, run: Running) -> None:
         (waiting,) = await asked(run, 1)
         _, secret = await apikeys.create(run.client, "eve", ["read"])
         async with serving(run.client) as base, visiting(base) as eve:
@@ -232,7 +244,7 @@ class TestExecution:
             assert response.status_code == 403 and "invoke" in response.text
         assert (await run.client.get_execution(waiting))["status"] == "waiting"
 
-    async def test_who_may_not_read_sees_nothing(self, run: Running) -> None:
+    async def test_a_person_who_may_not_read_sees_nothing(self, run: Running) -> None:
         (waiting,) = await asked(run, {"secret": "xyzzy"})
         _, secret = await apikeys.create(run.client, "eve", ["invoke"])
         async with serving(run.client) as base, visiting(base) as eve:
@@ -241,12 +253,12 @@ class TestExecution:
                 page = await eve.get(path)
                 assert page.status == 403 and "xyzzy" not in page.response.text
 
-    async def test_one_that_is_not_there(self, visitor: Visitor) -> None:
+    async def test_an_unknown_execution_is_not_found(self, visitor: Visitor) -> None:
         page = await visitor.get("/executions/nothing")
         assert page.status == 404 and "No such execution" in page.text
 
 
-async def test_a_page_while_redis_is_away_says_so(chaos_server: ChaosServer, namespace: str) -> None:
+async def test_without_redis_the_page_says_so(chaos_server: ChaosServer, namespace: str) -> None:
     async with (
         PolosClient(chaos_server.url, namespace, patience_seconds=0.2) as client,
         serving(client, insecure_dev=True) as base,

@@ -1,4 +1,4 @@
-"""Logging in and out, and forms that other sites can't send."""
+"""Logging in and out, and forms that other sites can't submit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cookie(visitor: Visitor, name: str) -> str:
     return next(one for one in visitor.http.cookies.jar if one.name == name).value or ""
 
 
-async def test_who_is_not_known_is_sent_to_log_in_and_back(client: PolosClient, site: Visitor) -> None:
+async def test_an_unknown_visitor_logs_in_and_returns(client: PolosClient, site: Visitor) -> None:
     page = await site.get("/executions", workflow="a b")
     assert page.url.startswith(f"{site.base}/login") and page.status == 200
     _, secret = await key_of(client)
@@ -59,7 +59,7 @@ async def test_a_wrong_key_is_refused(client: PolosClient, site: Visitor) -> Non
     assert (await site.get("/")).url.startswith(f"{site.base}/login")
 
 
-async def test_the_cookie_is_kept_from_scripts_and_other_sites(client: PolosClient, site: Visitor) -> None:
+async def test_scripts_and_other_sites_cannot_read_the_cookie(client: PolosClient, site: Visitor) -> None:
     _, secret = await key_of(client)
     page = await site.get("/login")
     response = await site.http.post(
@@ -74,7 +74,7 @@ async def test_the_cookie_is_kept_from_scripts_and_other_sites(client: PolosClie
     "after",
     ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)", "/login", "\n/x"],
 )
-async def test_after_logging_in_no_other_site_is_gone_to(
+async def test_a_login_never_redirects_to_another_site(
     client: PolosClient, site: Visitor, after: str
 ) -> None:
     _, secret = await key_of(client)
@@ -93,7 +93,7 @@ async def test_a_session_ends_with_its_key(client: PolosClient, site: Visitor) -
     assert (await site.get("/")).url.startswith(f"{site.base}/login")
 
 
-async def test_logging_out(client: PolosClient, site: Visitor) -> None:
+async def test_logging_out_ends_the_session(client: PolosClient, site: Visitor) -> None:
     _, secret = await key_of(client)
     page = await site.log_in(secret)
     page = await site.send(page, page.form("/logout"))
@@ -102,7 +102,7 @@ async def test_logging_out(client: PolosClient, site: Visitor) -> None:
 
 
 @pytest.mark.parametrize("change", ["x", "", "swap"])
-async def test_a_changed_cookie_is_nobodys(client: PolosClient, site: Visitor, change: str) -> None:
+async def test_a_changed_cookie_logs_nobody_in(client: PolosClient, site: Visitor, change: str) -> None:
     _, secret = await key_of(client)
     await site.log_in(secret)
     value = cookie(site, "polos_session")
@@ -112,7 +112,7 @@ async def test_a_changed_cookie_is_nobodys(client: PolosClient, site: Visitor, c
     assert page.url.path == "/login"
 
 
-async def test_a_session_may_read_the_api_and_change_nothing_there(
+async def test_a_session_may_read_the_api_but_change_nothing_there(
     client: PolosClient, site: Visitor
 ) -> None:
     _, secret = await key_of(client, "admin")
@@ -122,7 +122,7 @@ async def test_a_session_may_read_the_api_and_change_nothing_there(
     assert response.status_code == 401
 
 
-async def test_a_secret_that_was_changed_with_the_old_one_kept_ends_no_session(
+async def test_rotating_the_secret_ends_no_session_while_the_old_one_is_kept(
     client: PolosClient, namespace: str
 ) -> None:
     _, secret = await key_of(client)
@@ -140,7 +140,7 @@ async def test_a_secret_that_was_changed_with_the_old_one_kept_ends_no_session(
 
 
 @pytest.mark.parametrize("token", ["", "x", "of another"])
-async def test_a_form_of_another_site_is_refused(redis_url: str, namespace: str, token: str) -> None:
+async def test_another_sites_form_is_refused(redis_url: str, namespace: str, token: str) -> None:
     async with (
         running(redis_url, namespace, WAITS) as run,
         serving(run.client, links=Links([SECRET], namespace, "", 60)) as base,
@@ -153,20 +153,20 @@ async def test_a_form_of_another_site_is_refused(redis_url: str, namespace: str,
         await ann.log_in(secret)
         await eve.log_in(secret)
         other = await eve.get(f"/approve/{handle.id}/ok")
-        given = other.form("/approve").get("form_token") if token == "of another" else token
+        form_token = other.form("/approve").get("form_token") if token == "of another" else token
         for path, data in (
             (f"/approve/{handle.id}/ok", {"answer/approved": "true"}),
             (f"/executions/{handle.id}/cancel", {}),
             (f"/executions/{handle.id}/retry", {}),
             ("/logout", {}),
         ):
-            response = await ann.http.post(path, data={"form_token": given, **data})
+            response = await ann.http.post(path, data={"form_token": form_token, **data})
             assert response.status_code == 403 and "try again" in response.text.lower()
         assert await handle.status() == "waiting"
         assert (await ann.get("/")).status == 200  # still logged in
 
 
-async def test_in_development_another_sites_form_is_refused_too(redis_url: str, namespace: str) -> None:
+async def test_another_sites_form_is_refused_in_development_too(redis_url: str, namespace: str) -> None:
     async with (
         running(redis_url, namespace, WAITS) as run,
         serving(run.client, insecure_dev=True) as base,
@@ -181,7 +181,7 @@ async def test_in_development_another_sites_form_is_refused_too(redis_url: str, 
         assert "Approved" in done.text
 
 
-async def test_an_expired_and_a_forged_link_say_so(client: PolosClient, namespace: str) -> None:
+async def test_expired_and_forged_links_say_so(client: PolosClient, namespace: str) -> None:
     links = Links([SECRET], namespace, "", 60)
     async with serving(client, links=links) as base, visiting(base) as visitor:
         short = links.token("some", "ok", 1, seconds=1e-6)
@@ -194,7 +194,7 @@ async def test_an_expired_and_a_forged_link_say_so(client: PolosClient, namespac
         assert page.status == 403 and "can't check signed links" in page.text
 
 
-async def test_a_form_that_can_not_be_read_is_refused_with_a_page(site: Visitor) -> None:
+async def test_an_unreadable_form_is_refused_with_a_page(site: Visitor) -> None:
     response = await site.http.post("/login", data={f"field {number}": "" for number in range(20)})
     assert response.status_code == 400 and response.headers["content-type"].startswith("text/html")
 
@@ -205,12 +205,12 @@ async def test_guessing_is_slowed_down(client: PolosClient, namespace: str) -> N
         assert statuses == {403, 429}
 
 
-async def test_pages_are_kept_by_nobody_and_say_what_they_may_load(site: Visitor) -> None:
+async def test_pages_are_not_cached_and_restrict_what_they_load(site: Visitor) -> None:
     page = await site.get("/login")
     headers = page.response.headers
     assert headers["cache-control"] == "no-store" and headers["x-frame-options"] == "DENY"
     assert "default-src 'none'" in headers["content-security-policy"]
-    assets = [given.get("src") or given.get("href", "") for _, given in page.tags]
+    assets = [attributes.get("src") or attributes.get("href", "") for _, attributes in page.tags]
     for path in (one for one in assets if one.startswith("/static/")):
         asset = await site.http.get(path)
         assert asset.status_code == 200 and "immutable" in asset.headers["cache-control"]
@@ -219,7 +219,7 @@ async def test_pages_are_kept_by_nobody_and_say_what_they_may_load(site: Visitor
 
 
 @pytest.mark.parametrize("scope", ["decide", "view"])
-async def test_a_link_opens_its_own_page_only_however_its_token_comes(
+async def test_a_link_opens_only_its_own_page_wherever_its_token_is(
     redis_url: str, namespace: str, scope: Literal["decide", "view"]
 ) -> None:
     links = Links([SECRET], namespace, "", 60)
@@ -242,7 +242,7 @@ async def test_a_link_opens_its_own_page_only_however_its_token_comes(
         assert {await handle.status(), await other.status()} == {"waiting"}
 
 
-async def test_in_another_app_a_sessions_cookie_changes_nothing_through_the_api(
+async def test_below_another_app_a_session_changes_nothing_through_the_api(
     redis_url: str, namespace: str
 ) -> None:
     outer = FastAPI()

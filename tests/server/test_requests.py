@@ -1,4 +1,4 @@
-"""What every route has in common: strict JSON, a limit on bodies, problems, headers; and Redis away."""
+"""What all routes share: strict JSON, body limits, problems and headers, also without Redis."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ JSON = {"Content-Type": "application/json"}
         (b'{"workflow_id": 1%b}' % (b"0" * 5000), "can't be read as JSON"),
     ],
 )
-async def test_what_is_not_json_is_refused(client: PolosClient, body: bytes, said: str) -> None:
+async def test_invalid_json_is_refused(client: PolosClient, body: bytes, said: str) -> None:
     async with calling(client) as api:
         refused = problem(await api.post(PATH, content=body, headers=JSON), 400, "not-json")
         assert said in refused["detail"]
 
 
-async def test_json_has_to_be_called_so(client: PolosClient) -> None:
+async def test_json_needs_its_content_type(client: PolosClient) -> None:
     async with calling(client) as api:
         body = b'{"workflow_id": "x"}'
         for kind in ("text/plain", "application/x-www-form-urlencoded", "application/xml"):
@@ -48,7 +48,7 @@ async def test_json_has_to_be_called_so(client: PolosClient) -> None:
         assert (await api.post(PATH, content=body, headers=named)).status_code == 201
 
 
-async def test_a_wrong_body_is_told_its_fields_and_not_its_values(client: PolosClient) -> None:
+async def test_an_invalid_body_names_its_fields_but_not_its_values(client: PolosClient) -> None:
     async with calling(client) as api:
         answer = await api.post(f"{PATH}/x/resume", json={"step_key": 1, "shown_digest": "secret", "x": 1})
         refused = problem(answer, 422, "invalid-request")
@@ -59,7 +59,7 @@ async def test_a_wrong_body_is_told_its_fields_and_not_its_values(client: PolosC
         assert refused["errors"][0]["field"] == ""
 
 
-async def test_a_body_over_the_limit_is_refused_however_it_comes(client: PolosClient) -> None:
+async def test_a_body_over_the_limit_is_refused_however_it_is_sent(client: PolosClient) -> None:
     async def chunks() -> Any:
         for _ in range(20):
             yield b"x" * 100
@@ -73,7 +73,7 @@ async def test_a_body_over_the_limit_is_refused_however_it_comes(client: PolosCl
         assert fits.status_code == 201
 
 
-async def test_texts_of_any_kind_come_back(client: PolosClient) -> None:
+async def test_any_text_is_returned_unchanged(client: PolosClient) -> None:
     async with calling(client) as api:
         strange = '<script>alert("\u2028")</script> \ud800'
         body = f'{{"step_key": {_ascii(strange)}, "data": 1}}'.encode()
@@ -93,7 +93,7 @@ async def test_unknown_paths_and_methods_are_problems_too(client: PolosClient) -
         problem(await api.get(f"{PATH}/"), 404, "")
 
 
-async def test_every_answer_has_the_headers_of_safety(client: PolosClient) -> None:
+async def test_every_response_has_security_headers(client: PolosClient) -> None:
     async with calling(client, max_body_bytes=10) as api:
         for method, path, body in (
             ("GET", PATH, b""),
@@ -110,7 +110,7 @@ async def test_every_answer_has_the_headers_of_safety(client: PolosClient) -> No
             assert "server" not in headers and "strict-transport-security" not in headers
 
 
-async def test_a_trusted_proxy_says_who_calls(client: PolosClient) -> None:
+async def test_a_trusted_proxy_names_the_caller(client: PolosClient) -> None:
     async with serving(client, rate_limit="2/hour") as url, httpx.AsyncClient(base_url=url) as api:
 
         async def status(address: str) -> int:
@@ -120,13 +120,13 @@ async def test_a_trusted_proxy_says_who_calls(client: PolosClient) -> None:
         assert await status("192.0.2.2") == 401
 
 
-async def test_behind_tls_browsers_are_told_to_stay_with_it(client: PolosClient) -> None:
+async def test_behind_tls_browsers_get_hsts(client: PolosClient) -> None:
     async with calling(client) as api:
         answer = await api.get("/healthz", headers={"X-Forwarded-Proto": "https"})
         assert "max-age" in answer.headers["strict-transport-security"]
 
 
-async def test_what_fails_unforeseen_is_logged_and_not_told(
+async def test_an_unexpected_error_is_logged_and_not_shown(
     client: PolosClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(self: PolosClient, **options: Any) -> None:
@@ -148,7 +148,7 @@ def test_every_refusal_of_a_resume_has_its_status() -> None:
     assert refusals - {ResumeError} <= problems.REFUSALS.keys()
 
 
-async def test_without_redis_it_lives_but_is_not_ready(chaos_server: ChaosServer, namespace: str) -> None:
+async def test_without_redis_it_is_alive_but_not_ready(chaos_server: ChaosServer, namespace: str) -> None:
     async with (
         PolosClient(chaos_server.url, namespace, patience_seconds=0.3) as client,
         calling(client) as api,
@@ -168,7 +168,7 @@ async def test_without_redis_it_lives_but_is_not_ready(chaos_server: ChaosServer
         assert (await api.get(f"{PATH}/{handle.id}")).json()["status"] in ("queued", "cancelled")
 
 
-def test_a_rate_allows_a_burst_and_then_a_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_allows_a_burst_and_then_a_steady_flow(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("polos_redis.server.rates.time.monotonic", lambda: now)
     rate = Rate("3 / minutes")
@@ -183,12 +183,12 @@ def test_a_rate_allows_a_burst_and_then_a_flow(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("text", ["", "10", "0/minute", "10/fortnight", "-1/minute", "1e3/minute"])
-def test_a_rate_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_rate_is_refused(text: str) -> None:
     with pytest.raises(PolosError, match="600/minute"):
         Rate(text)
 
 
-def test_addresses_that_one_customer_has_count_as_one() -> None:
+def test_addresses_of_one_customer_count_as_one() -> None:
     assert network_of("192.0.2.7") == "192.0.2.7"
     assert network_of("2001:db8:1:2::7") == network_of("2001:db8:1:2:ffff::1") == "2001:db8:1:2::/64"
     assert network_of("2001:db8:1:3::7") != network_of("2001:db8:1:2::7")

@@ -1,4 +1,4 @@
-"""Answering over HTTP: every decision has its status, and every refusal one shape."""
+"""Answering over HTTP: every outcome has its status, and all refusals one shape."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def parent(ctx: WorkflowContext, input: dict[str, Any]) -> Any:
 
 
 class Desk:
-    """An API with a worker behind it, and executions that wait at it."""
+    """An API with a worker behind it, and waiting executions."""
 
     def __init__(self, api: httpx.AsyncClient, run: Running) -> None:
         self.api = api
@@ -71,26 +71,26 @@ async def desk(redis_url: str, namespace: str) -> Any:
 
 
 @pytest.mark.also_on_cluster
-async def test_an_answer_is_accepted_and_the_same_again_is_too(desk: Desk) -> None:
+async def test_an_answer_and_its_repetition_are_accepted(desk: Desk) -> None:
     execution_id = await desk.waiting()
     first = await desk.resume(execution_id, resumed_by="ann")
     assert first.status_code == 200
-    told = first.json()
-    assert told == {
+    outcome = first.json()
+    assert outcome == {
         "outcome": "accepted",
         "execution_id": execution_id,
         "step_key": "approve/it",
         "resumed_by": "ann",
-        "resumed_at": told["resumed_at"],
+        "resumed_at": outcome["resumed_at"],
         "approvals": 1,
         "required": 1,
     }
     assert await desk.result(execution_id) == {"approved": True}
-    again = await desk.resume(execution_id, resumed_by="ann")
-    assert (again.status_code, again.json()) == (200, {**told, "outcome": "same"})
+    repeated = await desk.resume(execution_id, resumed_by="ann")
+    assert (repeated.status_code, repeated.json()) == (200, {**outcome, "outcome": "same"})
 
 
-async def test_another_answer_is_told_who_decided_and_when(desk: Desk) -> None:
+async def test_a_different_answer_learns_who_decided_and_when(desk: Desk) -> None:
     execution_id = await desk.waiting()
     first = (await desk.resume(execution_id, resumed_by="ann")).json()
     refused = problem(await desk.resume(execution_id, {"approved": False}), 409, "already-resumed")
@@ -98,7 +98,7 @@ async def test_another_answer_is_told_who_decided_and_when(desk: Desk) -> None:
     assert await desk.result(execution_id) == {"approved": True}
 
 
-async def test_of_many_answers_at_once_one_is_accepted(desk: Desk) -> None:
+async def test_of_many_concurrent_answers_one_is_accepted(desk: Desk) -> None:
     execution_id = await desk.waiting()
     answers = await asyncio.gather(*(desk.resume(execution_id, {"n": n}) for n in range(20)))
     (accepted,) = [n for n, answer in enumerate(answers) if answer.status_code == 200]
@@ -106,17 +106,17 @@ async def test_of_many_answers_at_once_one_is_accepted(desk: Desk) -> None:
     assert await desk.result(execution_id) == {"n": accepted}
 
 
-async def test_what_is_not_there_is_not_found(desk: Desk) -> None:
+async def test_an_unknown_target_is_not_found(desk: Desk) -> None:
     problem(await desk.resume("0" * 32), 404, "execution-not-found")
     execution_id = await desk.waiting()
     refused = problem(await desk.resume(execution_id, step_key="else"), 404, "suspension-not-found")
     assert refused["open_steps"] == ["approve/it"]
-    looked = await desk.api.get(f"/api/v1/executions/{execution_id}/suspensions/else")
-    problem(looked, 404, "suspension-not-found")
+    missing = await desk.api.get(f"/api/v1/executions/{execution_id}/suspensions/else")
+    problem(missing, 404, "suspension-not-found")
     await desk.resume(execution_id)
 
 
-async def test_too_late_is_gone(desk: Desk) -> None:
+async def test_a_late_answer_is_gone(desk: Desk) -> None:
     execution_id = await desk.waiting(timeout=3600)
     await desk.run.make_due(desk.run.client.get_handle(execution_id), "approve/it", "s")
     await desk.run.reached(desk.run.client.get_handle(execution_id), "failed")
@@ -131,7 +131,7 @@ async def test_a_finished_execution_is_a_conflict(desk: Desk) -> None:
     assert refused["execution_status"] == "cancelled"
 
 
-async def test_several_that_fit_are_named(desk: Desk) -> None:
+async def test_ambiguous_suspensions_are_named(desk: Desk) -> None:
     handle = await desk.run.client.invoke(parent, {"children": 2})
     await desk.run.reached(handle, "waiting")
 
@@ -148,7 +148,7 @@ async def test_several_that_fit_are_named(desk: Desk) -> None:
 
 
 @pytest.mark.also_on_cluster
-async def test_a_descendants_suspension_is_found_by_the_roots_id(desk: Desk) -> None:
+async def test_a_descendants_suspension_is_found_through_the_root(desk: Desk) -> None:
     handle = await desk.run.client.invoke(parent, {"children": 1})
     path = f"/api/v1/executions/{handle.id}/suspensions/approve/it"
 
@@ -156,26 +156,26 @@ async def test_a_descendants_suspension_is_found_by_the_roots_id(desk: Desk) -> 
         answer = await desk.api.get(path)
         return answer if answer.status_code == 200 else None
 
-    looked = await until(opened)
-    told = (await desk.resume(handle.id)).json()
-    assert told["execution_id"] == looked.json()["execution_id"] != handle.id
+    found = await until(opened)
+    outcome = (await desk.resume(handle.id)).json()
+    assert outcome["execution_id"] == found.json()["execution_id"] != handle.id
     await desk.run.result(handle)
 
 
-async def test_an_answer_of_another_type_is_told_its_fields(desk: Desk) -> None:
+async def test_an_answer_of_another_type_learns_its_wrong_fields(desk: Desk) -> None:
     execution_id = await desk.waiting(typed=True)
     wrong = {"approved": True, "amount": "much", "level": "none"}
     refused = problem(await desk.resume(execution_id, wrong), 422, "invalid-answer")
     assert {one["field"] for one in refused["errors"]} == {"amount", "level"}
     assert all(one["message"] for one in refused["errors"])
     found = (await desk.api.get(f"/api/v1/executions/{execution_id}")).json()
-    assert [one["step_key"] for one in found["open_suspensions"]] == ["approve/it"]  # nobody was woken
+    assert [one["step_key"] for one in found["open_suspensions"]] == ["approve/it"]  # nothing was woken
     assert found["open_suspensions"][0]["schema"]["properties"]["amount"]["type"] == "integer"
     await desk.resume(execution_id, {"approved": False, "amount": 3})
     assert await desk.result(execution_id) == {"approved": False, "amount": 3, "level": "low"}
 
 
-async def test_one_of_two_is_recorded(desk: Desk) -> None:
+async def test_one_of_two_approvals_is_recorded(desk: Desk) -> None:
     execution_id = await desk.waiting(rules={"required": 2})
     first = (await desk.resume(execution_id, resumed_by="ann")).json()
     assert (first["outcome"], first["approvals"], first["required"]) == ("recorded", 1, 2)
@@ -186,7 +186,7 @@ async def test_one_of_two_is_recorded(desk: Desk) -> None:
     assert (await desk.result(execution_id))["approved"] is True
 
 
-async def test_what_was_shown_may_be_held_against_the_answer(desk: Desk) -> None:
+async def test_an_answer_can_require_the_data_shown(desk: Desk) -> None:
     execution_id = await desk.waiting()
     shown = (await desk.api.get(f"/api/v1/executions/{execution_id}/suspensions/approve/it")).json()
     assert shown["data"] == {"charge": 5}
@@ -194,25 +194,25 @@ async def test_what_was_shown_may_be_held_against_the_answer(desk: Desk) -> None
     assert (await desk.resume(execution_id, shown_digest=shown["digest"])).status_code == 200
 
 
-async def test_an_early_answer_is_kept(desk: Desk) -> None:
+async def test_an_early_answer_is_stored(desk: Desk) -> None:
     execution_id = await desk.waiting(again=True)
-    kept = await desk.resume(execution_id, "soon", step_key="second", early=True)
-    assert (kept.status_code, kept.json()["outcome"]) == (202, "early")
+    stored = await desk.resume(execution_id, "soon", step_key="second", early=True)
+    assert (stored.status_code, stored.json()["outcome"]) == (202, "early")
     await desk.resume(execution_id)
     assert await desk.result(execution_id) == {"approved": True}
 
 
-async def test_the_audit_tells_who_decided(desk: Desk) -> None:
+async def test_the_audit_says_who_decided(desk: Desk) -> None:
     execution_id = await desk.waiting()
     await desk.resume(execution_id, resumed_by="ann")
     await desk.result(execution_id)
-    (told,) = (await desk.api.get(f"/api/v1/executions/{execution_id}/audit")).json()["audit"]
-    assert (told["status"], told["by"], told["channel"]) == ("answered", "ann", "api")
-    assert told["data"] == {"approved": True}
+    (entry,) = (await desk.api.get(f"/api/v1/executions/{execution_id}/audit")).json()["audit"]
+    assert (entry["status"], entry["by"], entry["channel"]) == ("answered", "ann", "api")
+    assert entry["data"] == {"approved": True}
     problem(await desk.api.get("/api/v1/executions/nothing/audit"), 404, "execution-not-found")
 
 
-async def test_who_answers_is_who_the_key_is_of(client: PolosClient) -> None:
+async def test_the_key_says_who_answers(client: PolosClient) -> None:
     rules = {"approvers": ["ann", "group:finance"], "allow_self": False}
     async with (
         serving(client) as url,
@@ -230,12 +230,12 @@ async def test_who_answers_is_who_the_key_is_of(client: PolosClient) -> None:
         assert "ann" in refused["reason"]
         problem(await desk.resume(execution_id, headers=bob, resumed_by="ann"), 403, "forbidden")
         ann = await key(client, "approve", name="ann")
-        told = (await desk.resume(execution_id, headers=ann)).json()
-        assert (told["outcome"], told["resumed_by"]) == ("accepted", "ann")
+        outcome = (await desk.resume(execution_id, headers=ann)).json()
+        assert (outcome["outcome"], outcome["resumed_by"]) == ("accepted", "ann")
 
         execution_id = await asked("dora")
         dora = await key(client, "approve", name="dora", groups=("finance",))
-        problem(await desk.resume(execution_id, headers=dora), 403, "not-approver")  # it is her own
+        problem(await desk.resume(execution_id, headers=dora), 403, "not-approver")  # it is her own request
         eve = await key(client, "approve", name="eve", groups=("finance",))
         assert (await desk.resume(execution_id, headers=eve)).json()["resumed_by"] == "eve"
 

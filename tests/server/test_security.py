@@ -1,4 +1,4 @@
-"""Who may do what over HTTP: keys and their scopes, signed links, developers, other sites' pages."""
+"""Authorization over HTTP: keys and their scopes, signed links, developers, other sites' pages."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ BODIES = {
 
 
 async def _send(api: httpx.AsyncClient, method: str, path: str, **headers: str) -> httpx.Response:
-    """One request; of a stream, its beginning."""
+    """Sends one request; reads only the head of a stream."""
     body = BODIES.get(path) if method == "POST" else None
     async with api.stream(method, path, json=body, headers=headers) as answer:
         if "event-stream" not in answer.headers["content-type"]:
@@ -68,31 +68,31 @@ def test_every_route_is_in_the_table() -> None:
         for method in methods
         if path not in ("/healthz", "/readyz")
     }
-    told = {
+    listed = {
         (method, path.replace("/x", "/{execution_id}").replace("/y", "/{step_key}"))
         for method, path, _ in ROUTES
     }
     assert found == {
-        (method, path.replace("topics/{execution_id}", "topics/{topic}")) for method, path in told
+        (method, path.replace("topics/{execution_id}", "topics/{topic}")) for method, path in listed
     }
 
 
-async def test_every_route_asks_for_its_scope(client: PolosClient) -> None:
+async def test_every_route_requires_its_scope(client: PolosClient) -> None:
     async with serving(client, rate_limit="10000/minute") as url, httpx.AsyncClient(base_url=url) as api:
         keys = {scope: await key(client, scope) for scope in apikeys.SCOPES}
-        for method, path, wanted in ROUTES:
+        for method, path, required in ROUTES:
             refused = problem(await _send(api, method, path), 401, "unauthorized")
             assert "Bearer KEY" in refused["detail"]
             for scope, headers in keys.items():
                 answer = await _send(api, method, path, **headers)
-                if scope in (wanted, "admin"):
+                if scope in (required, "admin"):
                     assert answer.status_code not in (401, 403), (method, path, scope)
                 else:
-                    assert problem(answer, 403, "forbidden")["scope"] == wanted
+                    assert problem(answer, 403, "forbidden")["scope"] == required
 
 
 @pytest.mark.also_on_cluster
-async def test_only_health_and_the_schema_are_for_everybody(client: PolosClient) -> None:
+async def test_only_health_and_the_schema_are_public(client: PolosClient) -> None:
     async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
         for path in ("/healthz", "/readyz", "/openapi.json"):
             assert (await api.get(path)).status_code == 200
@@ -117,14 +117,14 @@ async def test_wrong_credentials_are_refused_even_for_developers(client: PolosCl
 
 
 @pytest.mark.also_on_cluster
-async def test_a_key_ends_with_its_revocation_or_its_time(client: PolosClient) -> None:
+async def test_a_key_ends_with_its_revocation_or_expiry(client: PolosClient) -> None:
     async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
-        made, secret = await apikeys.create(client, "ann", ["read"])
+        created, secret = await apikeys.create(client, "ann", ["read"])
         headers = {"Authorization": f"Bearer {secret}"}
         assert (await api.get("/api/v1/executions", headers=headers)).status_code == 200
         changed = {"Authorization": f"Bearer {secret[:-1]}{'a' if secret[-1] != 'a' else 'b'}"}
         problem(await api.get("/api/v1/executions", headers=changed), 401, "unauthorized")
-        await apikeys.revoke(client, made.id)
+        await apikeys.revoke(client, created.id)
         problem(await api.get("/api/v1/executions", headers=headers), 401, "unauthorized")
         _, secret = await apikeys.create(client, "ann", ["read"], expires_in=0.001)
         headers = {"Authorization": f"Bearer {secret}"}
@@ -148,7 +148,7 @@ async def test_a_key_is_for_its_namespace(client: PolosClient, redis_url: str, n
 # --- signed links -----------------------------------------------------------------------
 
 
-async def test_a_link_is_for_its_own_suspension_of_its_own_run(client: PolosClient) -> None:
+async def test_a_link_is_only_for_its_suspension_in_its_run(client: PolosClient) -> None:
     links = Links([SECRET], client.namespace, "https://polos.example.com", 3600)
     async with (
         serving(client, links=links) as url,
@@ -172,7 +172,7 @@ async def test_a_link_is_for_its_own_suspension_of_its_own_run(client: PolosClie
         problem(await api.get("/api/v1/suspensions", headers=first), 403, "forbidden")
 
         for place in (f"{path}/suspensions/unknown", "/api/v1/executions/unknown/suspensions/first"):
-            problem(await api.get(place, headers=first), 403, "forbidden")  # it tells nothing of others
+            problem(await api.get(place, headers=first), 403, "forbidden")  # and learns nothing about others
 
         answer = {"step_key": "first", "data": "yes"}
         view = bearer("first", scope="view")
@@ -191,14 +191,14 @@ async def test_a_link_is_for_its_own_suspension_of_its_own_run(client: PolosClie
         await api.post(f"{path}/resume", json=failing, headers=bearer("second"))
         await run.reached(handle, "failed")
         await client.retry(handle.id)
-        kept = await api.get(f"{path}/suspensions/first", headers=bearer("first"))
-        assert (kept.json()["status"], kept.json()["run"]) == ("answered", 1)
+        stored = await api.get(f"{path}/suspensions/first", headers=bearer("first"))
+        assert (stored.json()["status"], stored.json()["run"]) == ("answered", 1)
         await run.reached(handle, "failed")
 
 
 @workflow(id="api-beside", retries=1, retry_delay=0.01)
 async def beside(ctx: WorkflowContext, input: dict[str, bool]) -> Any:
-    """Asks, and fails once while it does: by itself again, or finally."""
+    """Suspends, and fails once meanwhile; the retry is automatic or by hand."""
 
     async def fail() -> None:
         if ctx.run == 1 or (input["finally"] and ctx.run == 2):
@@ -209,7 +209,7 @@ async def beside(ctx: WorkflowContext, input: dict[str, bool]) -> Any:
     return answer["data"]
 
 
-async def test_a_link_goes_on_when_the_suspension_stays_open_in_the_next_run(client: PolosClient) -> None:
+async def test_a_link_stays_valid_while_its_suspension_is_open_across_runs(client: PolosClient) -> None:
     links = Links([SECRET], client.namespace, None, 3600)
     async with serving(client, links=links) as url, working(client, beside) as worker:
         run = Running(client, worker)
@@ -229,7 +229,7 @@ async def test_a_link_goes_on_when_the_suspension_stays_open_in_the_next_run(cli
         assert await handle.result() == 5
 
 
-async def test_a_link_ends_when_the_suspension_is_closed_and_opened_anew(client: PolosClient) -> None:
+async def test_a_link_ends_when_its_suspension_closes_and_reopens(client: PolosClient) -> None:
     links = Links([SECRET], client.namespace, None, 3600)
     async with serving(client, links=links) as url, working(client, beside) as worker:
         run = Running(client, worker)
@@ -249,7 +249,7 @@ async def test_a_link_ends_when_the_suspension_is_closed_and_opened_anew(client:
         assert await handle.result() == 3
 
 
-async def test_a_link_is_not_for_an_execution_begun_again_after_it_was_deleted(
+async def test_a_link_is_not_for_a_deleted_and_restarted_execution(
     client: PolosClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     links = Links([SECRET], client.namespace, None, 36_000)
@@ -259,21 +259,21 @@ async def test_a_link_is_not_for_an_execution_begun_again_after_it_was_deleted(
         with monkeypatch.context() as earlier:
             an_hour_ago = time.time() - 3600
             earlier.setattr(time, "time", lambda: an_hour_ago)
-            token = links.token(handle.id, "first", 1)  # as of an hour ago, when it was opened the first time
+            token = links.token(handle.id, "first", 1)  # as if made an hour ago, at the first opening
         headers = {"Authorization": f"Bearer {token}"}
         await run.opened(handle, "first")
         await client.cancel(handle.id)
         await client.delete(handle.id)
-        again = await client.invoke(guarded, ["first"], idempotency_key="once")
-        assert again.id == handle.id
-        await run.opened(again, "first")
+        restarted = await client.invoke(guarded, ["first"], idempotency_key="once")
+        assert restarted.id == handle.id
+        await run.opened(restarted, "first")
         async with httpx.AsyncClient(base_url=url, headers=headers) as api:
             answer = {"step_key": "first", "data": "yes"}
-            refused = await api.post(f"/api/v1/executions/{again.id}/resume", json=answer)
+            refused = await api.post(f"/api/v1/executions/{restarted.id}/resume", json=answer)
         assert "was restarted" in problem(refused, 403, "forbidden")["detail"]
 
 
-async def test_who_has_started_it_is_the_key_whatever_the_body_says(client: PolosClient) -> None:
+async def test_the_starter_is_the_key_whatever_the_body_says(client: PolosClient) -> None:
     async with serving(client) as url, working(client, guarded) as worker:
         run = Running(client, worker)
         mallory = await key(client, "invoke", "approve", name="mallory")
@@ -288,7 +288,7 @@ async def test_who_has_started_it_is_the_key_whatever_the_body_says(client: Polo
                 problem(await api.post(path, json=answer, headers=mallory), 403, "not-approver")
 
 
-async def test_a_link_that_does_not_hold_is_refused(client: PolosClient) -> None:
+async def test_an_invalid_link_is_refused(client: PolosClient) -> None:
     links = Links([SECRET], client.namespace, None, 3600)
     async with serving(client, links=links) as url, httpx.AsyncClient(base_url=url) as api:
         token = links.token("x", "y", 1)
@@ -307,7 +307,7 @@ async def test_a_link_that_does_not_hold_is_refused(client: PolosClient) -> None
         await until(expired)
 
 
-async def test_a_sessions_cookie_can_read_and_nothing_else(client: PolosClient) -> None:
+async def test_a_session_cookie_can_only_read(client: PolosClient) -> None:
     _, secret = await apikeys.create(client, "ann", ["admin"])
     async with serving(client) as url, httpx.AsyncClient(base_url=url) as browser:
         token = re.search(r'name="form_token" value="([^"]+)"', (await browser.get("/login")).text)
@@ -321,7 +321,7 @@ async def test_a_sessions_cookie_can_read_and_nothing_else(client: PolosClient) 
 # --- developers and other sites' pages ---------------------------------------------------
 
 
-async def test_a_developers_browser_is_no_way_in_for_other_sites(client: PolosClient) -> None:
+async def test_other_sites_cannot_use_a_developers_browser(client: PolosClient) -> None:
     async with calling(client, cors_origins=["https://app.example.com"]) as api:
         handle = await client.invoke("api-later")
         path = f"/api/v1/executions/{handle.id}/cancel"  # a form could send this: it has no body
@@ -340,7 +340,7 @@ async def test_a_developers_browser_is_no_way_in_for_other_sites(client: PolosCl
         assert allowed.status_code == 200
 
 
-async def test_pages_of_chosen_origins_may_call(client: PolosClient) -> None:
+async def test_pages_of_allowed_origins_may_call(client: PolosClient) -> None:
     headers = await key(client, "read")
     async with (
         serving(client, cors_origins=["https://app.example.com/"]) as url,
@@ -361,7 +361,7 @@ async def test_pages_of_chosen_origins_may_call(client: PolosClient) -> None:
                 assert "access-control-allow-credentials" not in one.headers
 
 
-def test_every_origin_and_developers_do_not_go_together() -> None:
+def test_a_wildcard_origin_is_refused_in_development() -> None:
     with pytest.raises(ConfigurationError, match="name the origins"):
         create_app(PolosClient(), insecure_dev=True, cors_origins=["*"])
 
@@ -381,7 +381,7 @@ async def test_each_key_has_its_own_rate(client: PolosClient) -> None:
         assert (await api.get("/healthz")).status_code == 200
 
 
-async def test_guessing_is_slowed_down_and_hurts_nobody_else(client: PolosClient) -> None:
+async def test_guessing_is_slowed_down_and_affects_nobody_else(client: PolosClient) -> None:
     async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
         wrong = {"Authorization": "Bearer polos_0000000000000000_guess"}
         seen = [(await api.get("/api/v1/executions", headers=wrong)).status_code for _ in range(30)]
@@ -391,17 +391,17 @@ async def test_guessing_is_slowed_down_and_hurts_nobody_else(client: PolosClient
         assert (await api.get("/api/v1/executions", headers=right)).status_code == 200
 
 
-async def test_nothing_secret_is_logged(client: PolosClient, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_secret_is_logged(client: PolosClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     links = Links([SECRET], client.namespace, None, 3600)
     async with serving(client, links=links) as url, httpx.AsyncClient(base_url=url) as api:
-        made, secret = await apikeys.create(client, "ann", ["read"])
+        created, secret = await apikeys.create(client, "ann", ["read"])
         token = links.token("x", "y", 1)
         await api.get("/api/v1/executions", headers={"Authorization": f"Bearer {secret}"})
         await api.get("/api/v1/executions", headers={"Authorization": f"Bearer {secret}!"})
         await api.get(f"/approve/x/y?token={token}")
         await api.get("/api/v1/executions/x/suspensions/y", headers={"Authorization": f"Bearer {token}"})
     ours = [record for record in caplog.records if record.name.startswith(("polos", "uvicorn"))]
-    told = " ".join(f"{record.getMessage()} {vars(record)}" for record in ours)
-    assert f"'caller': '{made.id}'" in told and "'path': '/approve/x/y'" in told
-    assert secret not in told and token not in told and SECRET not in told
+    logged = " ".join(f"{record.getMessage()} {vars(record)}" for record in ours)
+    assert f"'caller': '{created.id}'" in logged and "'path': '/approve/x/y'" in logged
+    assert secret not in logged and token not in logged and SECRET not in logged

@@ -19,8 +19,8 @@ from tests.harness.serving import calling, key, problem, serving
 READERS = 1000
 
 
-@workflow(id="api-told")
-async def told(ctx: WorkflowContext, input: int) -> int:
+@workflow(id="api-steps")
+async def takes_steps(ctx: WorkflowContext, input: int) -> int:
     for n in range(input):
         await ctx.step.run(f"step {n}\nof two lines", abs, n)
     await ctx.step.suspend("go")
@@ -28,14 +28,14 @@ async def told(ctx: WorkflowContext, input: int) -> int:
 
 
 class Reader:
-    """One stream that is being read."""
+    """A stream that is being read."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self.answer = answer
         self._lines = answer.aiter_lines()
 
     async def next(self) -> dict[str, Any]:
-        """The next message's data; its id stands in "last"."""
+        """Returns the next message's data, with its id as "last"."""
         found: dict[str, Any] = {}
         async for line in self._lines:
             name, _, value = line.partition(": ")
@@ -64,9 +64,9 @@ async def reading(api: httpx.AsyncClient, path: str, **headers: str) -> AsyncIte
 
 
 @pytest.mark.also_on_cluster
-async def test_an_executions_events_come_as_they_happen_and_end(client: PolosClient) -> None:
-    async with calling(client) as api, working(client, told):
-        handle = await client.invoke(told, 2)
+async def test_an_executions_events_arrive_live_until_its_end(client: PolosClient) -> None:
+    async with calling(client) as api, working(client, takes_steps):
+        handle = await client.invoke(takes_steps, 2)
         async with reading(api, f"executions/{handle.id}") as reader:
             seen: list[dict[str, Any]] = []
             while not seen or seen[-1]["event_type"] != "suspend_go":
@@ -84,9 +84,9 @@ async def test_an_executions_events_come_as_they_happen_and_end(client: PolosCli
         assert all(one["last"] == one["id"] for one in seen)
 
 
-async def test_a_reader_goes_on_where_it_was(client: PolosClient) -> None:
-    async with calling(client) as api, working(client, told):
-        handle = await client.invoke(told, 3)
+async def test_a_reader_continues_where_it_stopped(client: PolosClient) -> None:
+    async with calling(client) as api, working(client, takes_steps):
+        handle = await client.invoke(takes_steps, 3)
         path = f"executions/{handle.id}"
         async with reading(api, path) as reader:
             seen = [await soon(reader.next()) for _ in range(3)]
@@ -100,14 +100,14 @@ async def test_a_reader_goes_on_where_it_was(client: PolosClient) -> None:
                 break
         async with reading(api, path) as reader:
             assert await reader.rest() == seen
-        # a browser that comes back after the end is told to stay away
+        # a browser that reconnects after the end is told not to return
         headers = {"Last-Event-ID": seen[-1]["last"]}
         assert (await api.get(f"/api/v1/{path}/events", headers=headers)).status_code == 204
         after = await api.get(f"/api/v1/{path}/events", params={"after": seen[-1]["last"]})
         assert after.status_code == 204
 
 
-async def test_a_topic_is_read_from_its_beginning(client: PolosClient) -> None:
+async def test_a_topic_is_read_from_its_start(client: PolosClient) -> None:
     async with calling(client) as api:
         await events.publish(client, "prices/of the day/events", EventData("price", {"n": 0}))
         async with reading(api, "topics/prices%2Fof%20the%20day/events") as reader:
@@ -117,19 +117,17 @@ async def test_a_topic_is_read_from_its_beginning(client: PolosClient) -> None:
             assert (second["data"], second["topic"]) == ({"n": 1}, "prices/of the day/events")
 
 
-async def test_what_cannot_be_read_is_a_problem(client: PolosClient) -> None:
+async def test_an_unreadable_stream_is_a_problem(client: PolosClient) -> None:
     async with calling(client) as api:
         path = "/api/v1/executions/nothing/events"
         problem(await api.get(path), 404, "execution-not-found")
         path = "/api/v1/topics/prices/events"
-        for odd in ("next", "9" * 20, f"1-{'9' * 20}"):  # more than Redis counts to
+        for odd in ("next", "9" * 20, f"1-{'9' * 20}"):  # beyond Redis's largest id
             problem(await api.get(path, headers={"Last-Event-ID": odd}), 422, "invalid-request")
         problem(await api.get(path, headers={"Last-Event-ID": "1-1.0"}), 410, "events-trimmed")
 
 
-async def test_a_quiet_stream_gives_signs_of_life(
-    client: PolosClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_quiet_stream_sends_heartbeats(client: PolosClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.05)
     async with calling(client) as api, api.stream("GET", "/api/v1/topics/quiet/events") as answer:
         lines = answer.aiter_lines()
@@ -164,12 +162,12 @@ async def test_a_stream_ends_when_its_key_is_revoked(
             publisher = asyncio.create_task(publishing())
             stack.callback(publisher.cancel)
         await _heartbeats(anns)
-        await _heartbeats(bobs)  # a key that holds has been looked at, several times
+        await _heartbeats(bobs)  # a valid key survives several checks
         await apikeys.revoke(client, "bob")
         await soon(_end(bobs))
         await _heartbeats(anns)
-        again = await api.get("/api/v1/topics/prices/events", headers=headers["bob"])
-        problem(again, 401, "unauthorized")
+        refused = await api.get("/api/v1/topics/prices/events", headers=headers["bob"])
+        problem(refused, 401, "unauthorized")
 
 
 async def _heartbeats(lines: AsyncIterator[str]) -> None:
@@ -183,18 +181,20 @@ async def _end(lines: AsyncIterator[str]) -> None:
         pass
 
 
-async def test_a_stop_ends_open_streams(client: PolosClient) -> None:
+async def test_stopping_the_server_ends_open_streams(client: PolosClient) -> None:
     async with contextlib.AsyncExitStack() as stack:
         api = await stack.enter_async_context(httpx.AsyncClient())
         async with serving(client, insecure_dev=True) as url:
             answer = await stack.enter_async_context(api.stream("GET", f"{url}/api/v1/topics/quiet/events"))
             assert answer.status_code == 200
-        assert "retry" in (await answer.aread()).decode()  # it came to a proper end
+        assert "retry" in (await answer.aread()).decode()  # it ended properly
 
 
-async def test_a_reader_who_leaves_is_forgotten(client: PolosClient) -> None:
+async def test_a_leaving_readers_tasks_end(client: PolosClient) -> None:
     def followed() -> int:
-        return sum("Event.wait" in str(task.get_coro()) for task in asyncio.all_tasks())  # for the stop
+        return sum(
+            "Event.wait" in str(task.get_coro()) for task in asyncio.all_tasks()
+        )  # the tasks that wait for the server's stop
 
     async with calling(client) as api:
         async with reading(api, "topics/quiet"), reading(api, "topics/quiet"):
@@ -202,7 +202,7 @@ async def test_a_reader_who_leaves_is_forgotten(client: PolosClient) -> None:
         await until(lambda: followed() == 0)
 
 
-async def test_tokens_are_for_those_who_may_decide(client: PolosClient) -> None:
+async def test_tokens_are_only_for_approvers(client: PolosClient) -> None:
     url = "https://polos.example.com/approve/x/y?token=secret&theme=dark"
     async with serving(client) as server, httpx.AsyncClient(base_url=server) as api:
         await events.publish(client, "links", EventData("suspend", {"in": [{"_approval_url": url}]}))
@@ -212,7 +212,7 @@ async def test_tokens_are_for_those_who_may_decide(client: PolosClient) -> None:
                 assert (await soon(reader.next()))["data"] == {"in": [{"_approval_url": shown}]}
 
 
-async def test_a_thousand_readers_share_a_handful_of_connections(client: PolosClient) -> None:
+async def test_a_thousand_readers_share_a_few_connections(client: PolosClient) -> None:
     async with serving(client, insecure_dev=True, rate_limit="100000/minute") as url:
         host, port = url.removeprefix("http://").split(":")
         request = f"GET /api/v1/topics/busy/events HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
@@ -223,17 +223,19 @@ async def test_a_thousand_readers_share_a_handful_of_connections(client: PolosCl
             await reader.readuntil(b"retry:")
             return reader, writer
 
-        doors = []
-        for _ in range(READERS // 100):  # not more at once than a backlog holds
-            doors += await asyncio.gather(*(opened() for _ in range(100)))
+        connections = []
+        for _ in range(READERS // 100):  # never more at once than the backlog holds
+            connections += await asyncio.gather(*(opened() for _ in range(100)))
         await events.publish(client, "busy", EventData("news", {"number": 42}))
-        came = await soon(asyncio.gather(*(reader.readuntil(b'"number": 42') for reader, _ in doors)))
-        assert len(came) == READERS
+        received = await soon(
+            asyncio.gather(*(reader.readuntil(b'"number": 42') for reader, _ in connections))
+        )
+        assert len(received) == READERS
         store = await client.store()
         (node,) = await store.wire.nodes()
         rows = (await node.call("CLIENT", "LIST")).splitlines()
         everybody = [row for row in rows if b" name=polos-" in row]
         assert 1 <= len(everybody) <= 5
-        for _, writer in doors:
+        for _, writer in connections:
             writer.close()
-        await asyncio.gather(*(writer.wait_closed() for _, writer in doors), return_exceptions=True)
+        await asyncio.gather(*(writer.wait_closed() for _, writer in connections), return_exceptions=True)

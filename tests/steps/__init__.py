@@ -1,1 +1,1 @@
-"""The calls of `ctx.step`, and parking."""
+"""`ctx.step` calls, and parking."""

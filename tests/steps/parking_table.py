@@ -1,7 +1,7 @@
-"""Workflow code that does odd things when it is parked: whatever it does, it changes nothing.
+"""Workflow code that behaves oddly when it is parked, which must not change its outcome.
 
-Each row is a workflow that waits for the answers to its suspensions. It parks (its slot is free), is
-answered, and returns what it should; each of its steps takes effect once.
+Each row is a workflow that suspends. It parks and releases its slot, gets its answers and returns the
+expected result; each of its steps takes effect once.
 `python -m tests.steps.parking_table URL` runs the table on another interpreter.
 """
 
@@ -21,15 +21,15 @@ import anyio
 from polos_redis import Workflow, WorkflowContext
 from tests.harness.running import Running, running, soon, until
 
-EFFECTS: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by execution: what its steps have done
-RELEASED = asyncio.Event()  # ends code that ignores cancellation, once its row is over
+EFFECTS: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by execution: the effects of its steps
+RELEASED = asyncio.Event()  # releases code that ignores cancellation, once its row is done
 
 Function = Callable[[WorkflowContext], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A workflow, the answers it waits for, one stage after the other, and what has to come out."""
+    """A workflow, its stages of concurrent suspensions, its expected result and effects."""
 
     workflow: Workflow[Any, Any]
     stages: tuple[tuple[str, ...], ...]
@@ -44,18 +44,18 @@ ROWS: list[Row] = []
 
 
 def row(*stages: tuple[str, ...], result: Any = "yes", effects: str = "") -> Callable[[Function], Function]:
-    """Add a row: its stages of step keys (default: one stage, "ask"), its result, its steps' effects."""
+    """Adds a row: its stages of step keys (default: one stage, "ask"), its result, its steps' effects."""
 
     def add(function: Function) -> Function:
-        made: Workflow[Any, Any] = Workflow(function, function.__name__)
-        ROWS.append(Row(made, stages or (("ask",),), result, set(effects.split())))
+        workflow: Workflow[Any, Any] = Workflow(function, function.__name__)
+        ROWS.append(Row(workflow, stages or (("ask",),), result, set(effects.split())))
         return function
 
     return add
 
 
 async def step(ctx: WorkflowContext, name: str) -> str:
-    """A journaled step with an effect that can be counted."""
+    """A journaled step with a countable effect."""
 
     async def effect() -> str:
         EFFECTS[ctx.execution_id][name] += 1
@@ -69,10 +69,10 @@ async def ask(ctx: WorkflowContext, key: str = "ask") -> Any:
 
 
 class Signal(BaseException):
-    """A BaseException of the user's own."""
+    """A user-defined BaseException."""
 
 
-# --- the code of the main task ----------------------------------------------------------
+# --- the main task's code ---------------------------------------------------------------
 
 
 @row(effects="before after")
@@ -160,7 +160,7 @@ async def steps_in_finally_and_swallows_that_too(ctx: WorkflowContext) -> Any:
 
 
 @row()
-async def goes_on_after_the_cancellation(ctx: WorkflowContext) -> Any:
+async def continues_after_the_cancellation(ctx: WorkflowContext) -> Any:
     try:
         return await ask(ctx)
     except asyncio.CancelledError:
@@ -267,7 +267,7 @@ async def anyio_move_on_after(ctx: WorkflowContext) -> Any:
     return "too late"
 
 
-# --- more tasks than one ----------------------------------------------------------------
+# --- several tasks ----------------------------------------------------------------------
 
 
 @row(effects="one two after")
@@ -399,7 +399,7 @@ async def starts_tasks_after_the_end(ctx: WorkflowContext) -> Any:
 
 
 @row()
-async def cancels_a_task_before_it_begins(ctx: WorkflowContext) -> Any:
+async def cancels_a_task_before_it_starts(ctx: WorkflowContext) -> Any:
     asyncio.create_task(step(ctx, "never")).cancel()
     return await ask(ctx)
 
@@ -455,7 +455,7 @@ async def workers_of_a_queue(ctx: WorkflowContext) -> Any:
 
 
 async def play(row: Row, at: Running) -> None:
-    """Park, answer, park, answer, finish."""
+    """Parks and answers one stage at a time, then finishes."""
     global RELEASED
     RELEASED = asyncio.Event()
     tasks = asyncio.all_tasks()
@@ -463,7 +463,7 @@ async def play(row: Row, at: Running) -> None:
     try:
         for stage in row.stages:
             await at.parked(handle)
-            assert not at.worker.active, "the slot is not free"
+            assert not at.worker.active, "the slot is still held"
             for key in stage:
                 await at.answer(handle, key)
                 await until(lambda: not at.worker.active)
@@ -481,7 +481,7 @@ def _left(before: set[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
 
 
 async def main(url: str) -> None:
-    """Play the whole table, say what fails, exit 1 then."""
+    """Runs the whole table, prints the failing rows and exits with 1 if there are any."""
     failed = 0
     async with running(url, f"parking-{uuid.uuid4().hex[:12]}", *(row.workflow for row in ROWS)) as at:
         for row in ROWS:

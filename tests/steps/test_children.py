@@ -1,4 +1,4 @@
-"""Children: executions begun by an execution, waited for or not, and what a parent makes of their ends."""
+"""Children: executions started by an execution, awaited or not, and how the parent handles their ends."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ async def test_a_childs_typed_result(redis_url: str, namespace: str) -> None:
         )
         assert passes == [handle.id] * 2, "parked while the child ran, woken once"
         assert child["id"].startswith(handle.id + ".")
-        told = {"step_key": "sell", "workflow_id": "sell", "status": "completed", "waited_for": True}
-        assert child == {**told, "id": child["id"]}
+        expected = {"step_key": "sell", "workflow_id": "sell", "status": "completed", "waited_for": True}
+        assert child == {**expected, "id": child["id"]}
         assert {row["id"] for row in await at.client.list_executions()} == {handle.id, child["id"]}
         seen = await at.client.get_execution(child["id"])
         assert (seen["parent_execution_id"], seen["root_workflow_id"]) == (handle.id, "parent")
 
 
-async def test_a_failed_child_is_named_now_and_on_replay(redis_url: str, namespace: str) -> None:
+async def test_a_failed_child_is_named_on_the_first_run_and_on_replay(redis_url: str, namespace: str) -> None:
     caught = []
 
     @flow
@@ -136,7 +136,7 @@ async def test_a_failed_child_is_named_now_and_on_replay(redis_url: str, namespa
         assert f"child {child['id']} of workflow 'refuse' failed: no paper" in first[0]
 
 
-async def test_a_child_that_was_cancelled_alone(redis_url: str, namespace: str) -> None:
+async def test_a_child_cancelled_alone_raises_in_the_parent(redis_url: str, namespace: str) -> None:
     @flow
     async def parent(ctx: WorkflowContext) -> list[Any]:
         ended = asyncio.gather(
@@ -152,12 +152,12 @@ async def test_a_child_that_was_cancelled_alone(redis_url: str, namespace: str) 
         await at.parked(two)
         await one.cancel(cancelled_by="bob")
         await at.answer(two, "ok", "fine")
-        told, other = await at.result(handle)
-        assert f"ExecutionCancelledError: child {one.id} of workflow 'asks' was cancelled by bob" in told
+        message, other = await at.result(handle)
+        assert f"ExecutionCancelledError: child {one.id} of workflow 'asks' was cancelled by bob" in message
         assert other == "fine"
 
 
-async def test_a_child_nobody_waits_for_outlives_its_parent(redis_url: str, namespace: str) -> None:
+async def test_a_child_not_waited_for_outlives_its_parent(redis_url: str, namespace: str) -> None:
     @flow
     async def parent(ctx: WorkflowContext) -> list[str]:
         one = await ctx.step.invoke("one", asks, 1)
@@ -169,22 +169,22 @@ async def test_a_child_nobody_waits_for_outlives_its_parent(redis_url: str, name
 
     async with running(redis_url, namespace, parent, asks, sell) as at:
         handle = await parent.invoke(at.client)
-        asked, *sold = await at.result(handle)
-        seen = await at.client.get_handle(asked)
+        asking, *sold = await at.result(handle)
+        seen = await at.client.get_handle(asking)
         assert (seen.workflow_id, seen.root_workflow_id) == ("asks", "parent")
         assert seen.root_execution_id == handle.id
         await at.parked(seen)
         await at.answer(seen, "ok", "late")
         assert await at.result(seen) == "late"
         numbers = [(await at.result(at.client.get_handle(one))).number for one in sold]
-        assert numbers == [2, 4], "in order"
+        assert numbers == [2, 4], "results are in order"
         assert [child["waited_for"] for child in await children_of(at.client, handle)] == [False] * 3
 
 
-# --- many children ----------------------------------------------------------------------
+# --- several children -------------------------------------------------------------------
 
 
-async def test_a_batch_tells_of_each_in_order(redis_url: str, namespace: str) -> None:
+async def test_a_batch_returns_every_outcome_in_order(redis_url: str, namespace: str) -> None:
     passes = []
 
     @flow
@@ -209,7 +209,7 @@ async def test_a_batch_tells_of_each_in_order(redis_url: str, namespace: str) ->
         assert len(passes) == 2, "woken once"
 
 
-async def test_an_empty_batch_is_over_at_once(redis_url: str, namespace: str) -> None:
+async def test_an_empty_batch_returns_at_once(redis_url: str, namespace: str) -> None:
     @flow
     async def parent(ctx: WorkflowContext) -> list[Any]:
         found = [await ctx.step.batch_invoke_and_wait("none", []), await ctx.step.batch_invoke("no", [])]
@@ -223,7 +223,7 @@ async def test_an_empty_batch_is_over_at_once(redis_url: str, namespace: str) ->
         assert await at.result(handle) == [[], []]
 
 
-async def test_large_inputs_go_in_several_calls(redis_url: str, namespace: str) -> None:
+async def test_large_inputs_are_sent_in_several_calls(redis_url: str, namespace: str) -> None:
     @flow
     async def length(ctx: WorkflowContext, input: str) -> int:
         return len(input)
@@ -242,10 +242,10 @@ async def test_large_inputs_go_in_several_calls(redis_url: str, namespace: str) 
 
 @pytest.mark.failure(1, 16)
 @pytest.mark.parametrize("fault", ["reply lost", "activation lost"])
-async def test_a_fault_while_children_are_begun_begins_none_twice(
+async def test_a_fault_while_starting_children_starts_none_twice(
     fault: str, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fault comes with the third of five calls, when the first children may have ended."""
+    """The third of five calls fails, when the first children may already have ended."""
     monkeypatch.setattr(children, "CHUNK", 2)
     ran: Counter[int] = Counter()
 
@@ -273,8 +273,8 @@ async def test_a_fault_while_children_are_begun_begins_none_twice(
             if fault == "reply lost":
                 spawn(*args, **options)
             else:
-                (begun,) = [one for one in at.worker.active if one.workflow is parent]
-                begun.dropped("by the test")
+                (activation,) = [one for one in at.worker.active if one.workflow is parent]
+                activation.dropped("by the test")
             return lost
 
         store.fenced.spawn = fail_once  # type: ignore[method-assign]
@@ -283,7 +283,7 @@ async def test_a_fault_while_children_are_begun_begins_none_twice(
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
-async def test_three_levels_side_by_side(partitions: int, redis_url: str, namespace: str) -> None:
+async def test_children_nest_three_levels_deep(partitions: int, redis_url: str, namespace: str) -> None:
     @flow
     async def leaf(ctx: WorkflowContext, input: list[int]) -> list[Any]:
         await ctx.step.wait_for("while", seconds=0.01)
@@ -311,7 +311,7 @@ async def test_three_levels_side_by_side(partitions: int, redis_url: str, namesp
             assert await handle.result(timeout=20) == expected
 
 
-async def test_a_child_of_a_workflow_that_nobody_knows_yet(redis_url: str, namespace: str) -> None:
+async def test_a_child_of_an_unknown_workflow_waits_for_a_worker(redis_url: str, namespace: str) -> None:
     @flow
     async def parent(ctx: WorkflowContext) -> Any:
         return (await ctx.step.invoke_and_wait("later", "sell", {"number": 1})).number
@@ -323,10 +323,10 @@ async def test_a_child_of_a_workflow_that_nobody_knows_yet(redis_url: str, names
             assert await at.result(handle) == 2
 
 
-async def test_nothing_parks_while_a_child_is_prepared(
+async def test_nothing_parks_while_a_child_is_being_prepared(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is known of a workflow id comes so late that its siblings are long idle."""
+    """Looking up the workflow takes so long that sibling tasks are idle well before it ends."""
 
     async def look_up_slowly(store: Store, workflow: Workflow[Any, Any] | str) -> PublishedDefinition:
         idle = asyncio.Event()
@@ -360,7 +360,7 @@ async def test_results_outlive_the_children(redis_url: str, namespace: str, clie
         return [one.result.number for one in found]
 
     async with (
-        PolosClient(redis_url, namespace, retention_seconds=0.1) as short,  # begins the children
+        PolosClient(redis_url, namespace, retention_seconds=0.1) as short,  # starts the children
         working(short, parent, sell) as worker,
     ):
         at = Running(client, worker)
@@ -376,16 +376,16 @@ async def test_results_outlive_the_children(redis_url: str, namespace: str, clie
             await client.get_execution(ids[0])
         await at.answer(handle, "ok")
         assert await at.result(handle) == [0, 2, 4]
-        told = await children_of(client, handle)
-        assert [(one["id"], one["workflow_id"], one["status"]) for one in told] == [
+        children = await children_of(client, handle)
+        assert [(one["id"], one["workflow_id"], one["status"]) for one in children] == [
             (child_id, None, "completed") for child_id in ids
         ]
 
 
-# --- what can't be begun ----------------------------------------------------------------
+# --- what can't be started --------------------------------------------------------------
 
 
-async def test_what_can_not_be_begun_is_refused_with_nothing_begun(redis_url: str, namespace: str) -> None:
+async def test_an_invalid_child_is_refused_and_none_are_started(redis_url: str, namespace: str) -> None:
     refused = []
 
     @flow
@@ -424,7 +424,7 @@ async def test_what_can_not_be_begun_is_refused_with_nothing_begun(redis_url: st
     assert kind == "child 0 of step 'f' must be a BatchWorkflowInput, not ('sell', 1)"
 
 
-async def test_another_number_of_children_on_replay_stops_the_execution(
+async def test_a_different_number_of_children_on_replay_stops_the_execution(
     redis_url: str, namespace: str
 ) -> None:
     sizes = [2]
@@ -462,7 +462,7 @@ async def test_run_is_invoke_and_result(redis_url: str, namespace: str) -> None:
         await at.client.cancel(waiting["id"])
 
 
-async def test_what_belongs_outside_is_refused_inside(redis_url: str, namespace: str) -> None:
+async def test_client_calls_are_refused_inside_a_workflow(redis_url: str, namespace: str) -> None:
     @flow
     async def parent(ctx: WorkflowContext) -> list[str]:
         child = await ctx.step.invoke("child", sell, Order(number=1))
@@ -478,22 +478,22 @@ async def test_what_belongs_outside_is_refused_inside(redis_url: str, namespace:
                 await call()
             said.append(str(refused.value))
 
-        async def begin() -> str:
+        async def start() -> str:
             return (await sell.invoke(at.client, Order(number=7))).id
 
-        said.append(await ctx.step.run("inside a step", begin))
+        said.append(await ctx.step.run("inside a step", start))
         return said
 
     async with running(redis_url, namespace, parent, sell) as at:
-        run, invoke, by_id, result, begun = await at.result(await parent.invoke(at.client))
+        run, invoke, by_id, result, started = await at.result(await parent.invoke(at.client))
         assert "use ctx.step.invoke_and_wait" in run
         assert "use ctx.step.invoke or ctx.step.invoke_and_wait" in invoke
         assert "another execution" in by_id
         assert "use ctx.step.invoke_and_wait" in result
-        assert (await at.result(at.client.get_handle(begun))).number == 14
+        assert (await at.result(at.client.get_handle(started))).number == 14
 
 
-# --- people and watchers ----------------------------------------------------------------
+# --- people and readers -----------------------------------------------------------------
 
 
 @flow
@@ -518,7 +518,7 @@ async def waiting_below(at: Running, handle: ExecutionHandle[Any], count: int) -
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
-async def test_a_descendants_suspension_is_answered_by_the_roots_id(
+async def test_a_descendants_suspension_is_answered_through_the_root(
     partitions: int, redis_url: str, namespace: str
 ) -> None:
     async with (
@@ -539,10 +539,10 @@ async def test_a_descendants_suspension_is_answered_by_the_roots_id(
             await at.answer(handle, "ok", "no")
         assert await at.result(handle) == ["yes"]
 
-        told = await at.events(handle)
+        events = await at.events(handle)
         child, grandchild = "", one["execution_id"]
         whose: dict[str, list[str]] = {}
-        for event in told:
+        for event in events:
             assert event.topic == handle.id
             whose.setdefault(event.metadata["execution_id"], []).append(event.event_type)
             if event.event_type == "news":
@@ -550,12 +550,12 @@ async def test_a_descendants_suspension_is_answered_by_the_roots_id(
                 child = event.metadata["execution_id"]
         assert list(whose) == [handle.id, child, grandchild]
         assert whose[grandchild] == ["workflow_start", "suspend_ok", "resume_ok", "workflow_finish"]
-        assert whose[handle.id][-1] == told[-1].event_type == "workflow_finish"
+        assert whose[handle.id][-1] == events[-1].event_type == "workflow_finish"
         of_child = await at.events(await client.get_handle(child))
         assert of_child[-1].metadata == {"execution_id": child}, "a child's stream ends with the child"
 
 
-async def test_several_below_must_be_named(redis_url: str, namespace: str) -> None:
+async def test_several_suspensions_below_need_an_execution_id(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, top, middle, asks) as at:
         handle = await top.invoke(at.client, list(range(12)))
         found = await waiting_below(at, handle, 12)
@@ -568,7 +568,7 @@ async def test_several_below_must_be_named(redis_url: str, namespace: str) -> No
         assert sorted(await at.result(handle)) == list(range(12))
 
 
-async def test_an_answer_by_the_roots_id_that_is_repeated_decides_nothing_else(
+async def test_a_repeated_answer_through_the_root_decides_nothing_else(
     redis_url: str, namespace: str
 ) -> None:
     @flow
@@ -595,7 +595,7 @@ async def _next_below(at: Running, handle: ExecutionHandle[Any], before: str) ->
     return any(one["execution_id"] != before for one in found)
 
 
-async def test_an_early_answer_does_not_pass_over_what_waits_below(redis_url: str, namespace: str) -> None:
+async def test_an_early_answer_goes_to_a_matching_suspension_below(redis_url: str, namespace: str) -> None:
     @flow
     async def asks_too(ctx: WorkflowContext) -> list[Any]:
         below = await ctx.step.invoke_and_wait("below", asks)

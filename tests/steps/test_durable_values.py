@@ -1,4 +1,4 @@
-"""`ctx.step.uuid`, `now`, `random`: values that a replay sees again."""
+"""`ctx.step.uuid`, `now` and `random` return the same values on replay."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def values(ctx: WorkflowContext) -> list[Any]:
 draws: Workflow[Any, Any] = Workflow(values, "values")
 
 
-async def test_a_replay_sees_the_same_values(redis_url: str, namespace: str) -> None:
+async def test_a_replay_returns_the_same_values(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, draws) as at:
         handles = [await draws.invoke(at.client) for _ in range(2)]
         for handle in handles:

@@ -1,4 +1,4 @@
-"""A thousand children on two workers, one of which is killed twice: each result once, in order."""
+"""A large fan-out on two workers, one of which is killed twice: each result arrives once, in order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONS: dict[str, Any] = {"lease_seconds": 1.0, "concurrency": 10}
 
 
 async def fan_out(server: ChaosServer, namespace: str, folder: Path, count: int) -> dict[str, Any]:
-    """One execution with so many children; returns what was measured."""
+    """Runs one execution with `count` children; returns the measured figures."""
     with Fleet(server.url, namespace, folder) as fleet:
         async with PolosClient(server.url, namespace) as client:
             await fleet.start(**OPTIONS)
@@ -40,13 +40,13 @@ async def fan_out(server: ChaosServer, namespace: str, folder: Path, count: int)
             counts = fleet.counts()
             activations = counts.pop(handle.id)["activation"]
             assert set(counts) == {keys.child_id(handle.id, "all", number) for number in range(count)}
-            again = sum(one["step"] - 1 for one in counts.values())
-            await _each_was_told_once(client, handle.id, set(counts))
+            repeats = sum(one["step"] - 1 for one in counts.values())
+            await _has_each_event_once(client, handle.id, set(counts))
             state_invariants.check(server.url, namespace)
     return {
         "children": count,
         "seconds": round(seconds, 1),
-        "steps that ran again": again,
+        "steps that ran again": repeats,
         "activations of the parent": activations,
     }
 
@@ -55,26 +55,26 @@ def _have_run(fleet: Fleet, count: int) -> bool:
     return len(fleet.counts()) > count
 
 
-async def _each_was_told_once(client: PolosClient, root: str, children: set[str]) -> None:
-    """On the root's stream: one step and one end of each child, and last of all the end of the parent."""
+async def _has_each_event_once(client: PolosClient, root: str, children: set[str]) -> None:
+    """Checks the root's stream: one step and one end of each child, and the end of the parent last."""
     store = await client.store()
     entries = await store.wire.call(
         "XRANGE", store.partitions.prefix(root) + f"topic:{root}".encode(), "-", "+"
     )
-    told = [name.decode().partition("\0") for _, flat in entries for name in flat[::2]]
+    events = [name.decode().partition("\0") for _, flat in entries for name in flat[::2]]
     for kind in ("step_finish", "workflow_finish"):
         expected = Counter(children)
         if kind == "workflow_finish":
             expected[""] = 1
-        assert Counter(child for name, _, child in told if name == kind) == expected
-    assert told[-1] == ("workflow_finish", "", "")
+        assert Counter(child for name, _, child in events if name == kind) == expected
+    assert events[-1] == ("workflow_finish", "", "")
     indexed = await client.list_executions(status="completed", limit=1000)
     assert len(indexed) == min(1000, len(children) + 1)
 
 
 @pytest.mark.failure(1)
-async def test_each_child_ends_once_however_often_a_worker_dies(
+async def test_each_child_ends_once_when_a_worker_dies_repeatedly(
     chaos_server: ChaosServer, namespace: str, tmp_path: Path
 ) -> None:
     figures = await fan_out(chaos_server, namespace, tmp_path, COUNT)
-    assert figures["activations of the parent"] <= 2 + 2, "begun, woken once, and once more for each death"
+    assert figures["activations of the parent"] <= 2 + 2, "started, woken once, plus once per death"

@@ -1,4 +1,4 @@
-"""`ctx.step.first_of`: one winner, the same at every replay, and nothing left of the losers."""
+"""`ctx.step.first_of`: one winner, the same on every replay, and no trace of the losers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def called(ctx: WorkflowContext, name: str) -> Coroutine[Any, Any, None]:
 
 
 async def statuses(client: PolosClient, handle: ExecutionHandle[Any]) -> dict[str, str]:
-    """How each wait and step of an execution stands."""
+    """The status of each suspension, wait and step of an execution."""
     found = await client.get_execution(handle.id)
     return {
         one["step_key"]: one["status"] for kind in ("suspensions", "waits", "steps") for one in found[kind]
@@ -53,13 +53,13 @@ async def statuses(client: PolosClient, handle: ExecutionHandle[Any]) -> dict[st
 
 
 async def refused(at: Running, handle: ExecutionHandle[Any], step_key: str) -> None:
-    """An answer that comes too late is told so."""
+    """Checks that a late answer is refused."""
     with pytest.raises(ExecutionFinishedError, match="was closed: the workflow continued without an answer"):
         await at.answer(handle, step_key)
 
 
 async def ends_with(at: Running, handle: ExecutionHandle[Any], result: Any) -> None:
-    """Nothing but the suspension "after" is open; it is answered, and the replay returns the same."""
+    """Checks that only the suspension "after" is open, answers it, and expects `result` from the replay."""
     await at.opened(handle, "after")
     await at.parked(handle)
     await until(lambda: rows(at.client.url, at.client.namespace) == {"suspension after"}, "nothing else open")
@@ -69,7 +69,7 @@ async def ends_with(at: Running, handle: ExecutionHandle[Any], result: Any) -> N
     assert rows(at.client.url, at.client.namespace) == set()
 
 
-# --- an approval against a time ---------------------------------------------------------
+# --- an approval against a deadline -----------------------------------------------------
 
 
 @flow
@@ -88,7 +88,7 @@ async def approval(ctx: WorkflowContext, seconds: float) -> Any:
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
-async def test_an_approval_that_comes_in_time(partitions: int, redis_url: str, namespace: str) -> None:
+async def test_an_approval_in_time_wins(partitions: int, redis_url: str, namespace: str) -> None:
     async with (
         PolosClient(redis_url, namespace, partitions=partitions) as client,
         working(client, approval) as w,
@@ -102,7 +102,7 @@ async def test_an_approval_that_comes_in_time(partitions: int, redis_url: str, n
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
-async def test_an_approval_that_comes_too_late(partitions: int, redis_url: str, namespace: str) -> None:
+async def test_a_late_approval_loses(partitions: int, redis_url: str, namespace: str) -> None:
     async with (
         PolosClient(redis_url, namespace, partitions=partitions) as client,
         working(client, approval) as w,
@@ -116,7 +116,9 @@ async def test_an_approval_that_comes_too_late(partitions: int, redis_url: str, 
 
 
 @pytest.mark.failure(23)
-async def test_an_answer_and_a_time_at_the_same_moment(redis_url: str, namespace: str) -> None:
+async def test_an_answer_and_a_deadline_at_the_same_moment_have_one_winner(
+    redis_url: str, namespace: str
+) -> None:
     @flow
     async def at_once(ctx: WorkflowContext, when: datetime) -> str:
         branches = {"answer": ctx.step.suspend("ask"), "time": ctx.step.wait_until("until", when)}
@@ -124,7 +126,7 @@ async def test_an_answer_and_a_time_at_the_same_moment(redis_url: str, namespace
 
     async with running(redis_url, namespace, at_once) as at:
         outcomes: Counter[str] = Counter()
-        for _ in range(10):  # until both have won
+        for _ in range(10):  # until each side has won once
             when = datetime.now(UTC) + timedelta(seconds=0.3)
             handles = [await at_once.invoke(at.client, when) for _ in range(20)]
             for handle in handles:
@@ -138,17 +140,17 @@ async def test_an_answer_and_a_time_at_the_same_moment(redis_url: str, namespace
                     return "time"
                 return "answer"
 
-            told = await soon(
+            winners = await soon(
                 asyncio.gather(*(answer(one, (number - 5) / 100) for number, one in enumerate(handles)))
             )
-            assert [await at.result(one) for one in handles] == told
-            outcomes.update(told)
+            assert [await at.result(one) for one in handles] == winners
+            outcomes.update(winners)
             if len(outcomes) == 2:
                 return
-        raise AssertionError(f"only one side has ever won: {outcomes}")
+        raise AssertionError(f"the same side won every time: {outcomes}")
 
 
-async def test_many_races_hold_nothing_while_they_wait(redis_url: str, namespace: str) -> None:
+async def test_many_races_hold_no_slot_while_they_wait(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, approval, concurrency=2) as at:
         handles = [await approval.invoke(at.client, 3600) for _ in range(10)]
         for handle in handles:
@@ -254,7 +256,7 @@ KINDS: dict[str, tuple[Any, str, Any]] = {
 
 @pytest.mark.parametrize("partitions", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_any_branch_wins_and_nothing_is_left_of_the_others(
+async def test_any_branch_can_win_and_the_others_leave_nothing(
     kind: str, partitions: int, redis_url: str, namespace: str
 ) -> None:
     decide, name, value = KINDS[kind]
@@ -269,7 +271,7 @@ async def test_any_branch_wins_and_nothing_is_left_of_the_others(
             await until(lambda: key in {row.partition(" ")[2] for row in rows(redis_url, namespace)})  # noqa: B023
         await decide(at, handle)
         await at.opened(handle, "after")
-        own = {"suspension of the child", "suspension of the children"}  # children that were waited for go on
+        own = {"suspension of the child", "suspension of the children"}  # awaited children continue
         await until(lambda: rows(redis_url, namespace) - own == {"suspension after"}, "nothing else open")
         for key in {"suspend", "deadline"} - {"suspend" if kind == "suspension" else kind}:
             await refused(at, handle, key)
@@ -283,8 +285,8 @@ async def test_any_branch_wins_and_nothing_is_left_of_the_others(
             await decide_child(at, handle, key)
 
 
-async def test_the_script_that_decides_closes_the_others(redis_url: str, namespace: str) -> None:
-    """With no worker there: what an answer leaves open would be answered in vain."""
+async def test_the_deciding_script_closes_the_other_branches(redis_url: str, namespace: str) -> None:
+    """No worker is running: a suspension left open would accept an answer that no one uses."""
 
     @flow
     async def nests(ctx: WorkflowContext) -> str:
@@ -341,20 +343,20 @@ async def test_an_early_answer_wins_when_its_branch_opens(redis_url: str, namesp
             await ends_with(at, handle, ["b", "early b"])
 
 
-# --- branches that do things ------------------------------------------------------------
+# --- branches with side effects ---------------------------------------------------------
 
 
-async def test_a_branch_that_raises_has_won(redis_url: str, namespace: str) -> None:
+async def test_a_branch_that_raises_wins(redis_url: str, namespace: str) -> None:
     def fail() -> None:
         raise LookupError("not there")
 
     @flow
-    async def raises(ctx: WorkflowContext, how: str) -> str:
+    async def raises(ctx: WorkflowContext, kind: str) -> str:
         async def plainly() -> None:
             await called(ctx, "before")
             raise LookupError("not there")
 
-        loser = plainly() if how == "plain" else ctx.step.run("fail", fail, max_retries=0)
+        loser = plainly() if kind == "plain" else ctx.step.run("fail", fail, max_retries=0)
         try:
             await ctx.step.first_of("race", {"limit": ctx.step.suspend("ask"), "code": loser})
         except (StepExecutionError, LookupError) as error:
@@ -363,16 +365,14 @@ async def test_a_branch_that_raises_has_won(redis_url: str, namespace: str) -> N
         raise AssertionError("nobody answers")
 
     async with running(redis_url, namespace, raises) as at:
-        for how, said in (
+        for kind, message in (
             ("plain", "LookupError: not there"),
             ("step", "StepExecutionError: step 'fail' failed (tried once): LookupError: not there"),
         ):
-            await ends_with(at, await raises.invoke(at.client, how), said)
+            await ends_with(at, await raises.invoke(at.client, kind), message)
 
 
-async def test_a_race_that_was_won_by_a_failure_is_run_again_by_a_retry(
-    redis_url: str, namespace: str
-) -> None:
+async def test_a_retry_reruns_a_race_won_by_a_failure(redis_url: str, namespace: str) -> None:
     @flow
     async def against(ctx: WorkflowContext) -> str:
         async def fail() -> None:
@@ -395,9 +395,7 @@ async def test_a_race_that_was_won_by_a_failure_is_run_again_by_a_retry(
         await ends_with(at, handle, "ask")
 
 
-async def test_a_step_that_runs_when_it_loses_is_cancelled_and_never_runs_again(
-    redis_url: str, namespace: str
-) -> None:
+async def test_a_losing_step_is_cancelled_and_never_runs_again(redis_url: str, namespace: str) -> None:
     stopped = asyncio.Event()
 
     @flow
@@ -426,7 +424,7 @@ async def test_a_step_that_runs_when_it_loses_is_cancelled_and_never_runs_again(
         assert (await statuses(at.client, handle))["work"] == "abandoned"
 
 
-async def test_a_step_in_a_thread_does_not_hold_up_the_race(redis_url: str, namespace: str) -> None:
+async def test_a_step_in_a_thread_does_not_delay_the_race(redis_url: str, namespace: str) -> None:
     go_on = threading.Event()
 
     @flow
@@ -455,7 +453,7 @@ async def test_a_step_in_a_thread_does_not_hold_up_the_race(redis_url: str, name
         assert CALLS[handle.id] == {"work": 1, "then": 1}
 
 
-async def test_the_retry_of_a_losing_step_is_given_up(redis_url: str, namespace: str) -> None:
+async def test_a_losing_steps_retry_is_dropped(redis_url: str, namespace: str) -> None:
     @flow
     async def retries(ctx: WorkflowContext) -> str:
         def fail() -> None:
@@ -479,7 +477,7 @@ async def test_the_retry_of_a_losing_step_is_given_up(redis_url: str, namespace:
         assert CALLS[handle.id]["fail"] == 1
 
 
-async def test_two_races_at_once(redis_url: str, namespace: str) -> None:
+async def test_two_races_run_at_once(redis_url: str, namespace: str) -> None:
     @flow
     async def twice(ctx: WorkflowContext) -> list[str]:
         async with asyncio.TaskGroup() as group:
@@ -508,10 +506,10 @@ async def test_two_races_at_once(redis_url: str, namespace: str) -> None:
         await ends_with(at, handle, ["limit", "ask"])
 
 
-async def test_a_race_that_is_cancelled_from_outside_is_closed(redis_url: str, namespace: str) -> None:
+async def test_a_race_cancelled_from_outside_is_closed(redis_url: str, namespace: str) -> None:
     @flow
     async def timed(ctx: WorkflowContext) -> str:
-        async def composite() -> None:  # a step at work: else it would park, and no time would pass for it
+        async def composite() -> None:  # a running step: otherwise it would park and not time out
             await asyncio.gather(ctx.step.suspend("inner"), ctx.step.run("long", asyncio.Event().wait))
 
         try:
@@ -529,11 +527,11 @@ async def test_a_race_that_is_cancelled_from_outside_is_closed(redis_url: str, n
         await at.parked(handle)
         for key in ("ask", "inner"):
             await refused(at, handle, key)
-        await ends_with(at, handle, "timed out")  # on this replay the closed waits are given up once more
+        await ends_with(at, handle, "timed out")  # this replay abandons the closed waits again
         assert CALLS[handle.id] == {"fallback": 1}
 
 
-async def test_a_wait_that_asyncio_gave_up_is_closed_when_the_execution_parks(
+async def test_a_wait_cancelled_by_asyncio_is_closed_when_the_execution_parks(
     redis_url: str, namespace: str
 ) -> None:
     @flow
@@ -559,8 +557,8 @@ async def test_a_wait_that_asyncio_gave_up_is_closed_when_the_execution_parks(
 
 
 @pytest.mark.failure(1)
-async def test_a_crash_after_the_choice_changes_nothing(fleet: Fleet, client: PolosClient) -> None:
-    """The winner is code, so a replay could see another one; the loser would be quicker then."""
+async def test_a_crash_after_the_decision_changes_nothing(fleet: Fleet, client: PolosClient) -> None:
+    """The winner is code, so a replay could pick another branch: by then the loser would be faster."""
     first = await fleet.start(defined_in="tests.harness.fleet_races")
     handle = await interrupted.invoke(client)
     await fleet.seen(handle.id, "then")
@@ -593,7 +591,7 @@ async def test_a_branch_that_loses_while_its_worker_is_dead_does_not_run_again(
     assert [name for name, _ in fleet.effects(handle.id)] == ["work"]
 
 
-async def test_a_branch_that_has_won_and_is_gone_is_named(redis_url: str, namespace: str) -> None:
+async def test_removing_the_winning_branch_is_named_in_the_error(redis_url: str, namespace: str) -> None:
     def race(name: str) -> Any:
         async def body(ctx: WorkflowContext) -> str:
             branches = {name: ctx.step.suspend("ask"), "limit": ctx.step.wait_for("limit", hours=1)}
@@ -615,7 +613,7 @@ async def test_a_branch_that_has_won_and_is_gone_is_named(redis_url: str, namesp
             await at.result(at.client.get_handle(handle.id))
 
 
-async def test_a_wait_that_was_decided_before_it_was_put_into_a_race(redis_url: str, namespace: str) -> None:
+async def test_a_wait_decided_before_it_joined_a_race_wins_it(redis_url: str, namespace: str) -> None:
     async def old(ctx: WorkflowContext) -> str:
         answer = await ctx.step.suspend("ask")
         await ctx.step.suspend("after")
@@ -644,29 +642,31 @@ async def test_a_wait_that_was_decided_before_it_was_put_into_a_race(redis_url: 
         assert await at.result(handle) == "ask"
 
 
-# --- wrong use, and coroutines nobody begins --------------------------------------------
+# --- wrong use, and coroutines that are never started -----------------------------------
 
 
 @pytest.mark.parametrize("branches", [{}, [], None, {"a": 1}, {"": "coroutine"}, {3: "coroutine"}])
-async def test_what_is_no_dict_of_branches_is_named(branches: Any, redis_url: str, namespace: str) -> None:
+async def test_anything_but_a_dict_of_coroutines_is_refused(
+    branches: Any, redis_url: str, namespace: str
+) -> None:
     @flow
     async def wrong(ctx: WorkflowContext) -> Any:
-        given = branches
+        argument = branches
         if isinstance(branches, dict):
-            given = {
+            argument = {
                 name: ctx.step.wait_for("wait", seconds=1) if code == "coroutine" else code
                 for name, code in branches.items()
             }
-        return await ctx.step.first_of("race", given)
+        return await ctx.step.first_of("race", argument)
 
     async with running(redis_url, namespace, wrong) as at:
         with pytest.raises(ExecutionFailedError, match="expected a dict of names and coroutines"):
             await at.result(await wrong.invoke(at.client))
-    gc.collect()  # a coroutine that was never awaited would be told of now
+    gc.collect()  # would warn about a coroutine that was never awaited
 
 
-async def test_what_is_never_begun_is_closed(redis_url: str, namespace: str) -> None:
-    """A race within a race, both before they begin and on the replay that skips them."""
+async def test_coroutines_that_never_start_are_closed(redis_url: str, namespace: str) -> None:
+    """Covers nested races, before they start and on the replay that skips them."""
 
     @flow
     async def skips(ctx: WorkflowContext, input: str) -> str:

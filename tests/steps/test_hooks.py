@@ -1,4 +1,4 @@
-"""`on_start` and `on_end`: what runs once around a workflow, and what it may change."""
+"""`on_start` and `on_end`: hooks that run once around a workflow, and what they may change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Order(BaseModel):
     checked_by: str = ""
 
 
-_ran: list[str] = []  # what hooks and code did, in this process
+_ran: list[str] = []  # what hooks and code did in this process
 _seen: list[HookContext] = []
 
 
@@ -67,9 +67,7 @@ async def sells(ctx: WorkflowContext, input: Order) -> float:
     return input.amount
 
 
-async def test_hooks_run_once_around_the_code_and_change_what_it_is_given_and_gives(
-    redis_url: str, namespace: str
-) -> None:
+async def test_hooks_run_once_and_change_the_input_and_the_output(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, sells) as at:
         handle = await sells.invoke(at.client, Order(amount=1), session_id="s", user_id="u")
         await at.parked(handle)
@@ -144,21 +142,21 @@ async def _fail(ctx: WorkflowContext, input: Order) -> float:
         ({"on_start": asks}, "was called inside a step's function", []),
     ],
 )
-async def test_a_hook_that_does_not_go_on_fails_the_execution(
+async def test_a_hook_that_stops_fails_the_execution(
     options: dict[str, Any], named: str, ran: list[str], redis_url: str, namespace: str
 ) -> None:
-    made: Workflow[Order, float] = Workflow(_sell, "sell", **options)
-    async with running(redis_url, namespace, made) as at:
+    hooked: Workflow[Order, float] = Workflow(_sell, "sell", **options)
+    async with running(redis_url, namespace, hooked) as at:
         with pytest.raises(ExecutionFailedError, match=named):
-            await at.result(await made.invoke(at.client, Order(amount=1)))
+            await at.result(await hooked.invoke(at.client, Order(amount=1)))
     assert _ran == ran
 
 
-async def test_on_end_is_for_what_has_returned(redis_url: str, namespace: str) -> None:
-    made: Workflow[Order, float] = Workflow(_fail, "fails", on_end=count)
-    async with running(redis_url, namespace, made, sells) as at:
+async def test_on_end_runs_only_after_a_return(redis_url: str, namespace: str) -> None:
+    hooked: Workflow[Order, float] = Workflow(_fail, "fails", on_end=count)
+    async with running(redis_url, namespace, hooked, sells) as at:
         with pytest.raises(ExecutionFailedError, match="the workflow's own"):
-            await at.result(await made.invoke(at.client, Order(amount=1)))
+            await at.result(await hooked.invoke(at.client, Order(amount=1)))
         cancelled = await sells.invoke(at.client, Order(amount=1))
         await at.parked(cancelled)
         _ran.clear()
@@ -175,7 +173,7 @@ def check_the_door(ctx: WorkflowContext, hook: HookContext) -> HookResult | None
     return None if _open else HookResult.fail("closed")
 
 
-async def test_a_retry_asks_the_hook_that_refused_again(redis_url: str, namespace: str) -> None:
+async def test_a_retry_calls_the_refusing_hook_again(redis_url: str, namespace: str) -> None:
     global _open
     _open = False
     made: Workflow[Order, float] = Workflow(_sell, "sell", on_start=[count, check_the_door])
@@ -200,7 +198,7 @@ async def lists(ctx: WorkflowContext, input: list[str]) -> list[str]:
     return input
 
 
-async def test_a_hook_changes_nothing_in_place(redis_url: str, namespace: str) -> None:
+async def test_a_hook_cannot_change_values_in_place(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, lists) as at:
         assert await lists.run(at.client, ["given"], timeout=20) == ["given"]
 
@@ -210,7 +208,7 @@ async def needs_no_input(ctx: WorkflowContext) -> int:
     return 1
 
 
-async def test_a_workflow_without_an_input_has_hooks_too(redis_url: str, namespace: str) -> None:
+async def test_a_workflow_without_input_can_have_hooks(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, needs_no_input) as at:
         handle = await at.client.invoke("needs_no_input")
         assert await at.result(handle) == 1
@@ -220,13 +218,13 @@ async def test_a_workflow_without_an_input_has_hooks_too(redis_url: str, namespa
 
 @pytest.mark.parametrize("kind", ["on_start", "on_end"])
 @pytest.mark.parametrize("hooks", ["check", 5, [check, None], {"check": check}])
-def test_a_hook_is_a_function(kind: str, hooks: Any) -> None:
+def test_a_hook_must_be_a_function(kind: str, hooks: Any) -> None:
     with pytest.raises(ConfigurationError, match=rf"'sell': {kind} is a function"):
         Workflow(_sell, "sell", **{kind: hooks})
 
 
-async def test_hooks_and_state_over_a_killed_worker(fleet: Fleet, client: Any) -> None:
-    """Killed inside the last hook: the ones before it do not run again, and have changed the state."""
+async def test_hooks_and_state_survive_a_killed_worker(fleet: Fleet, client: Any) -> None:
+    """Killed inside the last hook: the earlier ones do not run again, and their state changes persist."""
     first = await fleet.start(defined_in="tests.harness.fleet_state")
     handle = await polite.invoke(client)
     await fleet.seen(handle.id, "bow")

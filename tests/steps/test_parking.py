@@ -1,4 +1,4 @@
-"""Parking: whatever workflow code does when its activation ends, it changes nothing."""
+"""Parking never changes the outcome, whatever workflow code does when its activation ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.steps.parking_table import ROWS, Row
 @pytest.mark.failure(12)
 @pytest.mark.failure(38)
 @pytest.mark.parametrize("row", ROWS, ids=str)
-async def test_odd_code_parks_and_goes_on(row: Row, redis_url: str, namespace: str) -> None:
+async def test_odd_code_parks_and_resumes(row: Row, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, row.workflow) as at:
         await soon(parking_table.play(row, at))
 
@@ -35,7 +35,7 @@ async def test_odd_code_parks_and_goes_on(row: Row, redis_url: str, namespace: s
 @pytest.mark.failure(38)
 @pytest.mark.parametrize("version", ["3.12", "3.13"])
 @pytest.mark.timeout(300)
-def test_the_table_on_other_interpreters(version: str, redis_url: str) -> None:
+def test_the_table_passes_on_other_interpreters(version: str, redis_url: str) -> None:
     python = _interpreter(version)
     if isinstance(python, str):
         skip_without(f"Python {version}", python)
@@ -47,7 +47,7 @@ def test_the_table_on_other_interpreters(version: str, redis_url: str) -> None:
 
 
 def _interpreter(version: str) -> Path | str:
-    """A virtual environment of that version with this project in it (made once), or why there is none."""
+    """A virtual environment of that version with this project in it (created once), or why there is none."""
     if sys.version.startswith(version + "."):
         return Path(sys.executable)
     name = f"POLOS_PYTHON_{version.replace('.', '')}"
@@ -59,7 +59,7 @@ def _interpreter(version: str) -> Path | str:
     python = folder / "bin" / "python"
     folder.parent.mkdir(exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one xdist worker makes it, the others wait
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one xdist worker creates it, the others wait
         if not _has_the_project(python):
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([base, "-m", "venv", folder], check=True)
@@ -86,7 +86,7 @@ async def asks_two(ctx: WorkflowContext) -> list[Any]:
 
 @pytest.mark.failure(24)
 @pytest.mark.parametrize("answer_first", [True, False], ids=["before-the-park", "after-the-park"])
-async def test_an_answer_while_the_park_is_in_flight(
+async def test_an_answer_while_the_park_is_in_flight_is_not_lost(
     answer_first: bool, redis_url: str, namespace: str
 ) -> None:
     answering: list[asyncio.Task[Any]] = []
@@ -96,7 +96,7 @@ async def test_an_answer_while_the_park_is_in_flight(
         park = store.fenced.park
 
         def park_and_answer(by: Fence, *args: Any) -> asyncio.Future[Any]:
-            def answer() -> None:  # written in this very turn of the loop, on the same connection
+            def answer() -> None:  # written in the same turn of the loop, on the same connection
                 loop = asyncio.get_running_loop()
                 coroutine = at.client.resume(
                     suspend_execution_id=by.id.decode(), suspend_step_key="a", data="A"
@@ -158,9 +158,7 @@ async def cleans_up_slowly(ctx: WorkflowContext) -> str:
 
 
 @pytest.mark.failure(38)
-async def test_cleaning_up_may_await_at_every_level(
-    redis_url: str, namespace: str, cleaned: list[str]
-) -> None:
+async def test_cleanup_may_await_at_every_level(redis_url: str, namespace: str, cleaned: list[str]) -> None:
     levels = ["level 3", "level 2", "level 1", "level 0"]
     async with running(redis_url, namespace, cleans_up_slowly) as at:
         handle = await cleans_up_slowly.invoke(at.client)
@@ -190,7 +188,7 @@ async def spins_after_the_end(ctx: WorkflowContext) -> str:
 
 @pytest.mark.failure(12)
 @pytest.mark.failure(38)
-async def test_a_loop_around_ctx_does_not_eat_the_worker(redis_url: str, namespace: str) -> None:
+async def test_a_loop_around_ctx_does_not_starve_the_worker(redis_url: str, namespace: str) -> None:
     global _spins, _stop_spinning
     _spins, _stop_spinning = 0, False
     async with running(redis_url, namespace, spins_after_the_end) as at:
@@ -219,7 +217,7 @@ async def test_a_step_in_flight_keeps_the_activation(redis_url: str, namespace: 
     async with running(redis_url, namespace, holds_a_thread) as at:
         handle = await holds_a_thread.invoke(at.client)
         await at.opened(handle, "ask")
-        # the start notice and a look at idleness have come and gone when this much has been answered
+        # by the time this many calls have returned, the start event and an idle check are past
         for _ in range(200):
             assert await handle.status() == "queued"
         _held.set()
@@ -240,7 +238,7 @@ async def gives_up_on_a_thread(ctx: WorkflowContext) -> Any:
     return (await ctx.step.suspend("ask"))["data"]
 
 
-async def test_a_thread_whose_caller_has_gone_is_in_flight_and_abandoned(
+async def test_a_step_in_a_thread_is_abandoned_but_keeps_the_activation(
     redis_url: str, namespace: str
 ) -> None:
     _held.clear()
@@ -273,7 +271,7 @@ async def _ask(ctx: WorkflowContext) -> Any:
     return await ctx.step.suspend("never answered")
 
 
-async def test_tasks_left_behind_end_with_the_execution(redis_url: str, namespace: str) -> None:
+async def test_leftover_tasks_end_with_the_execution(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, returns_and_leaves_tasks) as at:
         handle = await returns_and_leaves_tasks.invoke(at.client)
         assert await at.result(handle) == "done"
@@ -291,9 +289,7 @@ async def _exits(ctx: WorkflowContext) -> Any:
 
 
 @pytest.mark.failure(12)
-async def test_leaving_the_process_from_a_child_fails_the_execution_only(
-    redis_url: str, namespace: str
-) -> None:
+async def test_sys_exit_in_a_child_task_fails_only_the_execution(redis_url: str, namespace: str) -> None:
     exits: Workflow[Any, Any] = workflow(id="exits-in-a-child-task")(_exits)
     async with running(redis_url, namespace, exits, asks_two) as at:
         error = (await _failure(at, exits))["error"]

@@ -1,4 +1,4 @@
-"""`ctx.step.run`: where functions run, retries, failures, what is journaled."""
+"""`ctx.step.run`: where functions run, retries, failures, and what is journaled."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def runs_all_kinds(ctx: WorkflowContext) -> list[str]:
     ]
 
 
-async def test_functions_of_all_kinds(redis_url: str, namespace: str) -> None:
+async def test_all_kinds_of_functions_run(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, runs_all_kinds) as at:
         assert await at.result(await runs_all_kinds.invoke(at.client)) == [
             "polos-step-a-b",
@@ -112,13 +112,13 @@ async def meets_at_a_barrier(ctx: WorkflowContext) -> list[int]:
     return sorted([*(await asyncio.gather(*waits)), await me])
 
 
-async def test_sync_steps_run_side_by_side(redis_url: str, namespace: str) -> None:
+async def test_sync_steps_run_in_parallel(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, meets_at_a_barrier) as at:
         assert await at.result(await meets_at_a_barrier.invoke(at.client)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("function", [None, 5, "name"])
-async def test_what_is_no_function_is_named(function: Any, redis_url: str, namespace: str) -> None:
+async def test_a_non_callable_is_refused(function: Any, redis_url: str, namespace: str) -> None:
     @flow
     async def calls_nothing(ctx: WorkflowContext) -> None:
         await ctx.step.run("key", function)
@@ -129,7 +129,7 @@ async def test_what_is_no_function_is_named(function: Any, redis_url: str, names
         assert caught.value.error_type == "TypeError"
 
 
-async def test_a_coroutine_instead_of_a_function_is_named(redis_url: str, namespace: str) -> None:
+async def test_a_coroutine_instead_of_a_function_is_refused(redis_url: str, namespace: str) -> None:
     @flow
     async def calls_too_early(ctx: WorkflowContext) -> None:
         coroutine = _loop_thread()
@@ -161,7 +161,7 @@ async def succeeds_the_third_time(ctx: WorkflowContext) -> list[Any]:
     return [times, *sorted({*keys, ctx.step.idempotency_key("flaky")})]
 
 
-async def test_a_step_is_tried_again_and_each_try_is_journaled(redis_url: str, namespace: str) -> None:
+async def test_a_step_is_retried_and_each_attempt_is_journaled(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, succeeds_the_third_time) as at:
         handle = await succeeds_the_third_time.invoke(at.client)
         await at.parked(handle)
@@ -170,14 +170,14 @@ async def test_a_step_is_tried_again_and_each_try_is_journaled(redis_url: str, n
         await at.answer(handle, "ask")
         times, *keys = await at.result(handle)
         assert times == 3
-        assert len(keys) == 1, "the idempotency key is the same at every try and replay"
+        assert len(keys) == 1, "the idempotency key is the same for every attempt and replay"
         assert CALLS[handle.id]["flaky"] == 3
-        told = [
+        events = [
             (event.event_type, event.data["attempt"], event.data.get("status"))
             for event in await at.events(handle)
             if event.event_type.startswith("step_")
         ]
-        assert told == [
+        assert events == [
             ("step_start", 1, None),
             ("step_finish", 1, "retry"),
             ("step_start", 2, None),
@@ -187,7 +187,7 @@ async def test_a_step_is_tried_again_and_each_try_is_journaled(redis_url: str, n
         ]
 
 
-async def test_delays_double_up_to_the_longest(
+async def test_delays_double_up_to_the_maximum(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
@@ -244,7 +244,7 @@ _fail_now = asyncio.Event()
 
 
 @flow
-async def fails_when_told(ctx: WorkflowContext) -> None:
+async def fails_on_signal(ctx: WorkflowContext) -> None:
     async def fail() -> None:
         if called(ctx, "fail") == 2:
             await _fail_now.wait()
@@ -253,11 +253,11 @@ async def fails_when_told(ctx: WorkflowContext) -> None:
     await ctx.step.run("fail", fail, base_delay=600, max_delay=3600)
 
 
-async def test_a_late_notice_does_not_cut_the_next_delay_short(redis_url: str, namespace: str) -> None:
+async def test_a_late_notice_does_not_shorten_the_next_delay(redis_url: str, namespace: str) -> None:
     global _fail_now
     _fail_now = asyncio.Event()
-    async with running(redis_url, namespace, fails_when_told) as at:
-        handle = await fails_when_told.invoke(at.client)
+    async with running(redis_url, namespace, fails_on_signal) as at:
+        handle = await fails_on_signal.invoke(at.client)
         await at.parked(handle)
         await at.make_due(handle, "fail", "b")
         await until(lambda: CALLS[handle.id]["fail"] == 2)
@@ -273,7 +273,7 @@ async def test_a_late_notice_does_not_cut_the_next_delay_short(redis_url: str, n
         assert CALLS[handle.id]["fail"] == 2
 
 
-async def test_cancelling_ends_a_long_retry(redis_url: str, namespace: str) -> None:
+async def test_a_cancel_ends_a_long_retry(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits_long_for_a_retry) as at:
         handle = await waits_long_for_a_retry.invoke(at.client)
         await at.parked(handle)
@@ -287,7 +287,7 @@ async def test_cancelling_ends_a_long_retry(redis_url: str, namespace: str) -> N
 
 
 class Signal(BaseException):
-    """A BaseException of the user's own."""
+    """A user-defined BaseException."""
 
 
 class Unprintable(Exception):
@@ -369,7 +369,7 @@ async def does_not_catch(ctx: WorkflowContext) -> None:
     await ctx.step.run("charge", _raise, ValueError("card refused"), max_retries=0)
 
 
-async def test_a_failure_nobody_catches_fails_the_execution(redis_url: str, namespace: str) -> None:
+async def test_an_uncaught_failure_fails_the_execution(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, does_not_catch) as at:
         handle = await does_not_catch.invoke(at.client)
         with pytest.raises(ExecutionFailedError) as caught:
@@ -412,7 +412,7 @@ _late = threading.Event()
 
 @flow
 async def asks_when_a_step_is_slow(ctx: WorkflowContext, kind: str) -> str:
-    """The first call is slow; were it made again, or its result seen late, nobody would be asked."""
+    """Only the first call is slow; a second call, or using its late result, would skip the suspension."""
 
     async def in_loop() -> str:
         called(ctx, "charge")
@@ -433,9 +433,7 @@ async def asks_when_a_step_is_slow(ctx: WorkflowContext, kind: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
-async def test_a_step_that_was_abandoned_stays_so_on_replay(
-    redis_url: str, namespace: str, kind: str
-) -> None:
+async def test_an_abandoned_step_stays_abandoned_on_replay(redis_url: str, namespace: str, kind: str) -> None:
     _late.clear()
     async with running(redis_url, namespace, asks_when_a_step_is_slow) as at:
         handle = await asks_when_a_step_is_slow.invoke(at.client, kind)
@@ -450,7 +448,7 @@ async def test_a_step_that_was_abandoned_stays_so_on_replay(
 @pytest.mark.parametrize(
     "options", [{"max_retries": None}, {"max_retries": -1}, {"base_delay": "1"}, {"max_delay": float("inf")}]
 )
-async def test_bad_retry_options_are_named_before_anything_runs(
+async def test_invalid_retry_options_are_refused_before_anything_runs(
     redis_url: str, namespace: str, options: dict[str, Any]
 ) -> None:
     @flow
@@ -478,7 +476,7 @@ async def opens_a_pool_in_a_step(ctx: WorkflowContext) -> str:
     return opened
 
 
-async def test_what_a_step_starts_outlives_the_activation(redis_url: str, namespace: str) -> None:
+async def test_tasks_started_by_a_step_outlive_the_activation(redis_url: str, namespace: str) -> None:
     _pool.clear()
     async with running(redis_url, namespace, opens_a_pool_in_a_step) as at:
         handle = await opens_a_pool_in_a_step.invoke(at.client)
@@ -503,7 +501,7 @@ async def opens_a_pool_in_a_thread(ctx: WorkflowContext) -> str:
     return opened
 
 
-async def test_what_a_sync_step_starts_in_the_loop_outlives_the_activation(
+async def test_tasks_a_sync_step_starts_in_the_loop_outlive_the_activation(
     redis_url: str, namespace: str
 ) -> None:
     _pool.clear()
@@ -530,14 +528,14 @@ async def needs_a_thread(ctx: WorkflowContext, name: str) -> None:
     await ctx.step.run("work", work)
 
 
-async def test_a_step_that_waited_for_a_thread_does_not_begin_after_its_cancel(
+async def test_a_step_waiting_for_a_thread_does_not_start_after_a_cancel(
     redis_url: str, namespace: str
 ) -> None:
     _release.clear()
     _in_thread.clear()
     async with running(redis_url, namespace, needs_a_thread, concurrency=1) as at:
         try:
-            for name in ("runs", "waits"):  # a thread can't be stopped: the second one waits for it
+            for name in ("runs", "waits"):  # a thread can't be stopped, so the second one waits for it
                 handle = await needs_a_thread.invoke(at.client, name)
                 await until(lambda: _in_thread and any(a.in_flight for a in at.worker.active))
                 await at.client.cancel(handle.id)
@@ -553,7 +551,7 @@ async def has_defaults(ctx: WorkflowContext) -> None:
     await ctx.step.run("fail", _raise, ValueError("no"), base_delay=600)
 
 
-async def test_the_longest_delay_is_ten_seconds_by_default(redis_url: str, namespace: str) -> None:
+async def test_the_default_maximum_delay_is_ten_seconds(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, has_defaults) as at:
         handle = await has_defaults.invoke(at.client)
         await at.parked(handle)

@@ -1,4 +1,4 @@
-"""`ctx.state`: what a workflow keeps, in its code and in its steps, over parks, crashes and replays."""
+"""`ctx.state`: what a workflow stores in code and in steps, across parks, crashes and replays."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Cart(WorkflowState):
     note: Any = None
 
 
-_ran: list[str] = []  # what steps did, in this process
+_ran: list[str] = []  # what steps did in this process
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ async def state_of(at: Running, handle: Any) -> Any:
 
 @workflow(state_schema=Cart)
 async def shops(ctx: WorkflowContext) -> Cart:
-    """Changes its state in every way that a workflow without concurrency has."""
+    """Changes its state in every way a sequential workflow can."""
     state: Cart = ctx.state
     ctx.state.items.append("code")
 
@@ -88,9 +88,7 @@ def _add_total(state: Cart, amount: int) -> None:
     state.total += amount
 
 
-async def test_a_replay_sees_the_state_that_the_code_and_its_steps_made(
-    redis_url: str, namespace: str
-) -> None:
+async def test_a_replay_sees_the_state_set_by_code_and_steps(redis_url: str, namespace: str) -> None:
     items = ["code", "loop", "thread", "between", "reference"]
     async with running(redis_url, namespace, shops) as at:
         handle = await shops.invoke(at.client)
@@ -106,7 +104,7 @@ async def test_a_replay_sees_the_state_that_the_code_and_its_steps_made(
     assert _ran == ["loop", "thread", "reference", "argument"]
 
 
-async def test_every_execution_has_a_state_of_its_own(redis_url: str, namespace: str) -> None:
+async def test_every_execution_has_its_own_state(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, shops) as at:
         handles = [await shops.invoke(at.client, initial_state={"total": n}) for n in (100, 200)]
         for handle in handles:
@@ -137,7 +135,7 @@ async def test_without_a_schema_there_is_no_state(redis_url: str, namespace: str
 
 
 class Odd(BaseModel):
-    """A model with more than fields, that refuses assignment."""
+    """A model with more than fields, which rejects assignment."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     items: list[str] = []
@@ -156,7 +154,7 @@ async def has_an_odd_state(ctx: WorkflowContext) -> tuple[Any, ...]:
     return ctx.state.items, ctx.state._seen, ctx.state.colour
 
 
-async def test_extra_fields_and_private_attributes_count(redis_url: str, namespace: str) -> None:
+async def test_extra_fields_and_private_attributes_persist(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, has_an_odd_state) as at:
         handle = await has_an_odd_state.invoke(at.client)
         await at.parked(handle)
@@ -164,12 +162,12 @@ async def test_extra_fields_and_private_attributes_count(redis_url: str, namespa
         assert await at.result(handle) == (["step"], 1, "red")
 
 
-# --- attempts that come to nothing --------------------------------------------------------
+# --- failed attempts ----------------------------------------------------------------------
 
 
 @workflow(state_schema=Cart)
 async def stumbles(ctx: WorkflowContext) -> Cart:
-    """Changes its state in attempts that fail, in one that is cancelled, and in one that succeeds."""
+    """Changes its state in failed attempts, a cancelled one and a successful one."""
     attempts = 0
 
     async def at_last() -> None:
@@ -201,7 +199,7 @@ async def stumbles(ctx: WorkflowContext) -> Cart:
     return before
 
 
-async def test_an_attempt_that_fails_changes_nothing(redis_url: str, namespace: str) -> None:
+async def test_a_failed_attempt_changes_nothing(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, stumbles) as at:
         handle = await stumbles.invoke(at.client)
         await at.parked(handle)
@@ -233,7 +231,7 @@ async def breaks_once(ctx: WorkflowContext) -> Cart:
     return state
 
 
-async def test_a_retried_execution_goes_on_with_the_state_it_had(redis_url: str, namespace: str) -> None:
+async def test_a_retried_execution_keeps_its_state(redis_url: str, namespace: str) -> None:
     global _broken
     _broken = True
     async with running(redis_url, namespace, breaks_once) as at:
@@ -248,12 +246,12 @@ async def test_a_retried_execution_goes_on_with_the_state_it_had(redis_url: str,
     assert _ran == ["fill"]
 
 
-# --- side by side -------------------------------------------------------------------------
+# --- concurrent steps ---------------------------------------------------------------------
 
 
 @workflow(state_schema=Cart)
 async def counts_side_by_side(ctx: WorkflowContext, input: list[int]) -> Cart:
-    """The code counts after each step, whose order on replay need not be that of the first time."""
+    """Code that counts after each step; a replay may resume the steps in another order."""
     turns = [asyncio.Event() for _ in input]
 
     async def one(number: int) -> int:
@@ -276,7 +274,7 @@ async def counts_side_by_side(ctx: WorkflowContext, input: list[int]) -> Cart:
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
-async def test_code_between_side_by_side_steps_changes_the_state(
+async def test_code_between_concurrent_steps_changes_the_state(
     order: list[int], redis_url: str, namespace: str
 ) -> None:
     async with running(redis_url, namespace, counts_side_by_side) as at:
@@ -290,7 +288,7 @@ async def test_code_between_side_by_side_steps_changes_the_state(
 
 @workflow(state_schema=Cart)
 async def divides_the_work(ctx: WorkflowContext, input: list[str]) -> tuple[Any, Cart]:
-    """Two steps change the state at once: the fields that the input names."""
+    """Two steps change the state concurrently: the fields named by the input."""
     both = asyncio.Barrier(2)
 
     async def change(field: str, value: Any) -> None:
@@ -308,7 +306,7 @@ async def divides_the_work(ctx: WorkflowContext, input: list[str]) -> tuple[Any,
     return [str(outcome) for outcome in outcomes if outcome is not None], ctx.state
 
 
-async def test_steps_side_by_side_may_change_different_fields(redis_url: str, namespace: str) -> None:
+async def test_concurrent_steps_may_change_different_fields(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, divides_the_work) as at:
         handle = await divides_the_work.invoke(at.client, ["total", "note"])
         await at.parked(handle)
@@ -316,7 +314,7 @@ async def test_steps_side_by_side_may_change_different_fields(redis_url: str, na
         assert await at.result(handle) == ([], Cart(total=1, note=2))
 
 
-async def test_steps_side_by_side_may_not_change_the_same_field(redis_url: str, namespace: str) -> None:
+async def test_concurrent_steps_may_not_change_the_same_field(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, divides_the_work) as at:
         handle = await divides_the_work.invoke(at.client, ["total", "total"])
         await at.parked(handle)
@@ -329,15 +327,15 @@ async def test_steps_side_by_side_may_not_change_the_same_field(redis_url: str, 
 
 
 @workflow(state_schema=Cart)
-async def goes_on_beside(ctx: WorkflowContext) -> tuple[Cart, set[str]]:
-    """Steps one after the other, beside one that only reads the state, and lasts longer."""
+async def continues_beside(ctx: WorkflowContext) -> tuple[Cart, set[str]]:
+    """Sequential steps next to a longer one that only reads the state."""
     over = asyncio.Event()
 
     async def read() -> int:
         before: int = ctx.state.total
         await over.wait()
         after: int = ctx.state.total
-        return before + after  # what it sees does not change
+        return before + after  # its view of the state does not change
 
     def add() -> None:
         ctx.state.total += 1
@@ -354,15 +352,15 @@ async def goes_on_beside(ctx: WorkflowContext) -> tuple[Cart, set[str]]:
     return ctx.state, ctx.state.model_fields_set
 
 
-async def test_steps_beside_others_change_a_field_one_after_the_other(redis_url: str, namespace: str) -> None:
-    async with running(redis_url, namespace, goes_on_beside) as at:
-        handle = await goes_on_beside.invoke(at.client)
+async def test_sequential_steps_beside_another_change_the_same_field(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, continues_beside) as at:
+        handle = await continues_beside.invoke(at.client)
         await at.parked(handle)
         await at.answer(handle, "ask")
         assert await at.result(handle) == (Cart(total=3), {"total"})
 
 
-# --- the state it begins with -------------------------------------------------------------
+# --- the initial state --------------------------------------------------------------------
 
 
 class Strict(BaseModel):
@@ -377,12 +375,12 @@ async def needs_a_state(ctx: WorkflowContext) -> Strict:
     return state
 
 
-@pytest.mark.parametrize("given", [Strict(amount=5), {"amount": "5"}])
-async def test_an_initial_state_is_a_model_or_a_dict(given: Any, redis_url: str, namespace: str) -> None:
+@pytest.mark.parametrize("initial", [Strict(amount=5), {"amount": "5"}])
+async def test_an_initial_state_is_a_model_or_a_dict(initial: Any, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, needs_a_state) as at:
-        handle = await needs_a_state.invoke(at.client, initial_state=given)
+        handle = await needs_a_state.invoke(at.client, initial_state=initial)
         assert await at.result(handle) == Strict(amount=6)
-        handle = await at.client.invoke("needs_a_state", initial_state=given)
+        handle = await at.client.invoke("needs_a_state", initial_state=initial)
         assert await at.result(handle) == Strict(amount=6)
         execution = await at.client.get_execution(handle.id)
         assert execution["state"] == {"amount": 6, "name": "none"}
@@ -390,7 +388,7 @@ async def test_an_initial_state_is_a_model_or_a_dict(given: Any, redis_url: str,
 
 
 @pytest.mark.parametrize(
-    ("which", "given", "named"),
+    ("which", "initial", "named"),
     [
         (needs_a_state, {"amount": "many"}, r"'needs_a_state': initial_state\.amount: "),
         (needs_a_state, None, r"initial_state\.amount: Field required"),
@@ -398,18 +396,18 @@ async def test_an_initial_state_is_a_model_or_a_dict(given: Any, redis_url: str,
         (stateless, {"amount": 1}, "'stateless' has no state_schema"),
     ],
 )
-async def test_another_initial_state_is_refused(
-    which: Workflow[Any, Any], given: Any, named: str, redis_url: str, namespace: str
+async def test_an_invalid_initial_state_is_refused(
+    which: Workflow[Any, Any], initial: Any, named: str, redis_url: str, namespace: str
 ) -> None:
     async with running(redis_url, namespace, which) as at:
         with pytest.raises(InvalidInputError, match=named):
-            await which.invoke(at.client, initial_state=given)
+            await which.invoke(at.client, initial_state=initial)
         assert not await at.client.list_executions()
-        with pytest.raises(ExecutionFailedError, match=named):  # by id alone: by the worker
-            await at.result(await at.client.invoke(which.id, initial_state=given))
+        with pytest.raises(ExecutionFailedError, match=named):  # started by id alone, the worker refuses it
+            await at.result(await at.client.invoke(which.id, initial_state=initial))
 
 
-async def test_an_initial_state_that_cannot_be_stored_is_refused(redis_url: str, namespace: str) -> None:
+async def test_an_unstorable_initial_state_is_refused(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         with pytest.raises(NotStorableError, match=r"\$\.note"):
             await shops.invoke(client, initial_state=Cart(note=object()))
@@ -434,7 +432,7 @@ async def plays(ctx: WorkflowContext) -> list[float]:
 
 
 @pytest.mark.parametrize("by_id", [False, True])
-async def test_defaults_are_made_once(by_id: bool, redis_url: str, namespace: str) -> None:
+async def test_defaults_are_computed_once(by_id: bool, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, plays) as at:
         handle = await at.client.invoke("plays" if by_id else plays)
         await at.parked(handle)
@@ -457,7 +455,7 @@ async def test_children_have_their_own_states(redis_url: str, namespace: str) ->
         assert await at.result(await has_children.invoke(at.client)) == [1, 11, 21, 31]
 
 
-# --- what can't be kept -------------------------------------------------------------------
+# --- what can't be stored -----------------------------------------------------------------
 
 
 @workflow(state_schema=Cart)
@@ -477,7 +475,7 @@ async def keeps_what_it_cannot(ctx: WorkflowContext, input: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("how", "type", "named"),
+    ("kind", "type", "named"),
     [
         ("park", "NotStorableError", r"ctx\.state can't be saved: \$\.note\.values\[1\]"),
         ("finish", "NotStorableError", r"ctx\.state can't be saved: \$\.note\.values\[1\]"),
@@ -488,10 +486,10 @@ async def keeps_what_it_cannot(ctx: WorkflowContext, input: str) -> Any:
     ],
 )
 async def test_a_state_that_cannot_be_saved_fails_its_execution(
-    how: str, type: str, named: str, redis_url: str, namespace: str
+    kind: str, type: str, named: str, redis_url: str, namespace: str
 ) -> None:
     async with running(redis_url, namespace, keeps_what_it_cannot) as at:
-        handle = await keeps_what_it_cannot.invoke(at.client, how)
+        handle = await keeps_what_it_cannot.invoke(at.client, kind)
         with pytest.raises(ExecutionFailedError, match=named) as caught:
             await at.result(handle)
         assert caught.value.error_type == type
@@ -500,7 +498,7 @@ async def test_a_state_that_cannot_be_saved_fails_its_execution(
 
 
 @pytest.mark.parametrize("schema", [int, dict, "Cart", Cart()])
-def test_a_schema_is_a_model(schema: Any) -> None:
+def test_a_schema_must_be_a_model(schema: Any) -> None:
     with pytest.raises(ConfigurationError, match="state_schema must be a pydantic model class"):
         Workflow(_nothing, "bad-schema", state_schema=schema)
 
@@ -508,7 +506,7 @@ def test_a_schema_is_a_model(schema: Any) -> None:
 async def _nothing(ctx: WorkflowContext) -> None: ...
 
 
-async def test_a_worker_refuses_a_schema_that_cannot_be_stored(client: PolosClient) -> None:
+async def test_a_worker_refuses_an_unstorable_schema(client: PolosClient) -> None:
     class Local(BaseModel):
         number: int = 0
 
@@ -521,10 +519,10 @@ async def test_a_worker_refuses_a_schema_that_cannot_be_stored(client: PolosClie
 
 
 @pytest.mark.parametrize("by_id", [False, True])
-async def test_a_killed_worker_leaves_the_state_as_the_journal_has_it(
+async def test_a_killed_worker_leaves_the_journaled_state(
     by_id: bool, fleet: Fleet, client: PolosClient
 ) -> None:
-    """Killed before the first park: nothing but the journal is there to go on from."""
+    """Killed before the first park, so only the journal is left to resume from."""
     first = await fleet.start(defined_in="tests.harness.fleet_state")
     handle = await client.invoke("account" if by_id else account)
     await fleet.seen(handle.id, "two")
@@ -532,18 +530,18 @@ async def test_a_killed_worker_leaves_the_state_as_the_journal_has_it(
     assert (await client.get_execution(handle.id))["state"] is None
     fleet.open("gate")
     await fleet.start(defined_in="tests.harness.fleet_state")
-    kept, number, log = await handle.result(timeout=20)
-    assert kept == number
+    journaled, number, log = await handle.result(timeout=20)
+    assert journaled == number
     assert log == ["kept", "one", "between", "two"]
     names = [name for name, _ in fleet.effects(handle.id)]
     assert names == ["keep", "one", "two", "two"]
     assert Account(**(await client.get_execution(handle.id))["state"]) == Account(number=number, log=log)
 
 
-# --- shown --------------------------------------------------------------------------------
+# --- display ------------------------------------------------------------------------------
 
 
-async def test_polos_show_shows_the_state(redis_url: str, namespace: str, tmp_path: Path) -> None:
+async def test_polos_show_prints_the_state(redis_url: str, namespace: str, tmp_path: Path) -> None:
     async with running(redis_url, namespace, needs_a_state) as at:
         handle = await needs_a_state.invoke(at.client, initial_state={"amount": 1})
         await at.result(handle)

@@ -59,7 +59,7 @@ async def shows(ctx: WorkflowContext, input: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", SHOWN)
-async def test_what_is_shown_and_what_comes_back(kind: str, redis_url: str, namespace: str) -> None:
+async def test_the_data_shown_and_the_answer_returned(kind: str, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, shows) as at:
         handle = await shows.invoke(at.client, kind)
         await at.parked(handle)
@@ -96,7 +96,7 @@ async def two_stages(ctx: WorkflowContext) -> list[Any]:
     return [manager["data"], finance["data"]]
 
 
-async def test_stages(redis_url: str, namespace: str) -> None:
+async def test_stages_suspend_one_after_the_other(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, two_stages) as at:
         handle, rejected = await two_stages.invoke(at.client), await two_stages.invoke(at.client)
         await at.parked(handle)
@@ -118,7 +118,7 @@ async def asks_until_satisfied(ctx: WorkflowContext) -> int:
             return rounds
 
 
-async def test_suspending_in_a_loop(redis_url: str, namespace: str) -> None:
+async def test_a_loop_can_suspend_repeatedly(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks_until_satisfied) as at:
         handle = await asks_until_satisfied.invoke(at.client)
         for number in range(1, 6):
@@ -150,7 +150,9 @@ async def groups(ctx: WorkflowContext) -> Any:
 
 @pytest.mark.failure(23)
 @pytest.mark.parametrize("which", [gathers, groups], ids=["gather", "TaskGroup"])
-async def test_several_open_at_once(which: Workflow[Any, Any], redis_url: str, namespace: str) -> None:
+async def test_several_suspensions_are_open_at_once(
+    which: Workflow[Any, Any], redis_url: str, namespace: str
+) -> None:
     async with running(redis_url, namespace, which) as at:
         handle = await which.invoke(at.client)
         still_open = ["a", "b", "c"]
@@ -178,7 +180,7 @@ async def _wait_to_go_on() -> str:
     return "long"
 
 
-async def test_an_answer_is_seen_while_a_sibling_step_runs(redis_url: str, namespace: str) -> None:
+async def test_an_answer_arrives_while_a_sibling_step_runs(redis_url: str, namespace: str) -> None:
     global _go_on
     _go_on = asyncio.Event()
     async with running(redis_url, namespace, asks_beside_a_long_step) as at:
@@ -202,7 +204,7 @@ async def first_of_two(ctx: WorkflowContext) -> Any:
     return done.pop().result()
 
 
-async def test_the_loser_is_closed_at_the_end(redis_url: str, namespace: str) -> None:
+async def test_the_losing_suspension_is_closed_at_the_end(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, first_of_two) as at:
         handle = await first_of_two.invoke(at.client)
         await at.parked(handle)
@@ -232,11 +234,11 @@ async def has_a_deadline(ctx: WorkflowContext, input: Any) -> Any:
 
 
 @pytest.mark.parametrize("timeout", [0.02, timedelta(milliseconds=20)], ids=["seconds", "timedelta"])
-async def test_a_deadline_that_passes(timeout: Any, redis_url: str, namespace: str) -> None:
+async def test_an_expired_deadline_raises(timeout: Any, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, has_a_deadline) as at:
         handle = await has_a_deadline.invoke(at.client, timeout)
         await at.opened(handle, "again")
-        await at.answer(handle, "again")  # on this replay it is raised from the journal
+        await at.answer(handle, "again")  # this replay raises it from the journal
         expected = ["ask", "SuspendTimeoutError", 0.02]
         found = await at.result(handle)
         assert found[:3] == expected
@@ -246,7 +248,7 @@ async def test_a_deadline_that_passes(timeout: Any, redis_url: str, namespace: s
 
 
 @pytest.mark.failure(26)
-async def test_a_deadline_that_passes_while_parked(redis_url: str, namespace: str) -> None:
+async def test_a_deadline_can_expire_while_parked(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, has_a_deadline) as at:
         handle = await has_a_deadline.invoke(at.client, 3600)
         await at.parked(handle)
@@ -261,7 +263,7 @@ async def does_not_catch(ctx: WorkflowContext) -> Any:
     return await ctx.step.suspend("ask", timeout=0.02)
 
 
-async def test_a_deadline_nobody_catches_fails_the_execution(redis_url: str, namespace: str) -> None:
+async def test_an_uncaught_timeout_fails_the_execution(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, does_not_catch) as at:
         with pytest.raises(ExecutionFailedError, match="nobody answered within") as caught:
             await at.result(await does_not_catch.invoke(at.client))
@@ -274,7 +276,7 @@ async def asks_with(ctx: WorkflowContext, input: Any) -> Any:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "soon", float("nan"), True, timedelta(0)])
-async def test_a_bad_timeout_is_refused(timeout: Any, redis_url: str, namespace: str) -> None:
+async def test_an_invalid_timeout_is_refused(timeout: Any, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks_with) as at:
         with pytest.raises(ExecutionFailedError, match="timeout must be a positive number of seconds"):
             await at.result(await asks_with.invoke(at.client, {"timeout": timeout}))
@@ -288,16 +290,14 @@ async def shows_something_unstorable(ctx: WorkflowContext) -> Any:
     return await ctx.step.suspend("ask", _unstorable)
 
 
-async def test_what_is_shown_has_to_be_storable(redis_url: str, namespace: str) -> None:
+async def test_unstorable_data_is_refused(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, shows_something_unstorable) as at:
         with pytest.raises(ExecutionFailedError, match=r"\$\.file\[0\]"):
             await at.result(await shows_something_unstorable.invoke(at.client))
         assert not await at.client.list_suspensions()
 
 
-async def test_a_child_task_that_fails_takes_its_siblings_wait_with_it(
-    redis_url: str, namespace: str
-) -> None:
+async def test_a_failing_child_task_cancels_its_siblings_wait(redis_url: str, namespace: str) -> None:
     @flow
     async def one_fails(ctx: WorkflowContext) -> Any:
         async def fail() -> None:
@@ -329,7 +329,7 @@ async def suspends_inside_a_step(ctx: WorkflowContext) -> str:
     return "; ".join(said)
 
 
-async def test_a_suspension_inside_a_steps_function_is_refused(redis_url: str, namespace: str) -> None:
+async def test_a_suspension_inside_a_step_function_is_refused(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, suspends_inside_a_step) as at:
         handle = await suspends_inside_a_step.invoke(at.client)
         assert (await at.result(handle)).count("was called inside a step's function") == 2
@@ -356,7 +356,7 @@ async def two_and_a_step(ctx: WorkflowContext) -> list[str]:
     return list(await asyncio.gather(first(), second()))
 
 
-async def test_an_answer_that_comes_between_a_wake_up_and_its_activation_is_seen_at_once(
+async def test_an_answer_between_a_wake_up_and_its_activation_is_seen_at_once(
     redis_url: str, namespace: str
 ) -> None:
     _second_seen.clear()
@@ -364,8 +364,8 @@ async def test_an_answer_that_comes_between_a_wake_up_and_its_activation_is_seen
         handle = await two_and_a_step.invoke(at.client)
         await at.parked(handle)
     async with PolosClient(redis_url, namespace) as client:
-        for key in ("first", "second"):  # the wake-up carries the journal as it was before the second
+        for key in ("first", "second"):  # the wake-up carries the journal from before the second answer
             await client.resume(suspend_execution_id=handle.id, suspend_step_key=key, data=key)
-    # with this lease nobody looks again by and by
+    # the lease is too long for a periodic check to find the answer
     async with running(redis_url, namespace, two_and_a_step, lease_seconds=600.0) as at:
         assert await at.result(at.client.get_handle(handle.id)) == ["both", "second"]

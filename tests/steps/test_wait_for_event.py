@@ -55,10 +55,10 @@ def options(topic: str, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(params=[1, 4])
 async def at(request: pytest.FixtureRequest, redis_url: str, namespace: str) -> AsyncIterator[Running]:
-    """A worker in a namespace of one partition, then of four: nearly all subscribers are elsewhere then."""
+    """A worker in a namespace of one partition, then of four, where most subscribers are remote."""
     async with (
         PolosClient(redis_url, namespace, partitions=request.param) as client,
-        working(client, waits, tells, tells_itself) as worker,
+        working(client, waits, publishes, publishes_to_itself) as worker,
     ):
         yield Running(client, worker)
 
@@ -68,25 +68,25 @@ def left(at: Running) -> set[str]:
 
 
 @flow
-async def tells(ctx: WorkflowContext, input: list[Any]) -> Any:
+async def publishes(ctx: WorkflowContext, input: list[Any]) -> Any:
     topic, data, event_type = input
     return await ctx.step.publish_event("tell", topic, data, event_type)
 
 
 @flow
-async def tells_itself(ctx: WorkflowContext, topic: str) -> Any:
-    async def tell() -> None:
+async def publishes_to_itself(ctx: WorkflowContext, topic: str) -> Any:
+    async def publish() -> None:
         await ctx.step.wait_for("a while", seconds=0.01)
         await ctx.step.publish_event("tell", topic, {"by": "itself"})
 
-    event, _ = await asyncio.gather(ctx.step.wait_for_event("wait", topic), tell())
+    event, _ = await asyncio.gather(ctx.step.wait_for_event("wait", topic), publish())
     return event.data
 
 
 # --- an event -----------------------------------------------------------------------------
 
 
-async def test_the_first_event_after_the_wait_opened(at: Running) -> None:
+async def test_a_wait_gets_the_first_event_after_it_opened(at: Running) -> None:
     await events.publish(at.client, "orders", EventData("order", Order(0)))
     handles = [await waits.invoke(at.client, options("orders")) for _ in range(6)]
     for handle in handles:
@@ -111,19 +111,19 @@ async def _take(client: PolosClient, topic: str, count: int) -> AsyncIterator[An
             return
 
 
-async def test_an_event_by_another_workflow_and_by_itself(at: Running) -> None:
+async def test_a_wait_gets_an_event_from_another_workflow_or_its_own(at: Running) -> None:
     handle = await waits.invoke(at.client, options("news"))
     await at.parked(handle)
-    told = await at.result(await tells.invoke(at.client, ["news", [1, 2], None]))
+    event_id = await at.result(await publishes.invoke(at.client, ["news", [1, 2], None]))
     event = await at.result(handle)
-    assert (event.id, event.event_type, event.data) == (told, "event", [1, 2])
+    assert (event.id, event.event_type, event.data) == (event_id, "event", [1, 2])
     for topic in ("mine 0", "mine 1", "mine 2"):
-        assert await at.result(await tells_itself.invoke(at.client, topic)) == {"by": "itself"}
+        assert await at.result(await publishes_to_itself.invoke(at.client, topic)) == {"by": "itself"}
     await until(lambda: left(at) == set(), "nothing left")
 
 
 @pytest.mark.failure(24)
-async def test_events_published_while_waits_open(at: Running) -> None:
+async def test_events_published_while_waits_open_are_not_missed(at: Running) -> None:
     """Every wait gets one: none falls between its subscription and its opening."""
     stop = asyncio.Event()
 
@@ -142,7 +142,7 @@ async def test_events_published_while_waits_open(at: Running) -> None:
     await until(lambda: left(at) == set(), "nothing left")
 
 
-async def test_a_subscription_whose_wait_never_opened_goes_with_the_next_event(at: Running) -> None:
+async def test_the_next_event_removes_a_subscription_whose_wait_never_opened(at: Running) -> None:
     store = await at.client.store()
     handle = await waits.invoke(at.client, options("other"))
     await at.parked(handle)
@@ -153,29 +153,29 @@ async def test_a_subscription_whose_wait_never_opened_goes_with_the_next_event(a
     await handle.cancel()
 
 
-async def test_only_what_is_published_counts_on_an_executions_own_topics(at: Running) -> None:
-    asked = await waits.invoke(at.client, options("nothing", timeout=0.01))
-    await at.opened(asked, "after")
-    own = await waits.invoke(at.client, options(asked.id))
-    of_suspension = await waits.invoke(at.client, options(f"after/{asked.id}"))
+async def test_only_published_events_count_on_an_executions_own_topics(at: Running) -> None:
+    asking = await waits.invoke(at.client, options("nothing", timeout=0.01))
+    await at.opened(asking, "after")
+    own = await waits.invoke(at.client, options(asking.id))
+    of_suspension = await waits.invoke(at.client, options(f"after/{asking.id}"))
     for handle in (own, of_suspension):
         await at.parked(handle)
-    await events.publish(at.client, f"after/{asked.id}", EventData("comment", "take your time"))
+    await events.publish(at.client, f"after/{asking.id}", EventData("comment", "take your time"))
     assert (await at.result(of_suspension)).data == "take your time"
-    late = await waits.invoke(at.client, options(f"after/{asked.id}", timeout=0.3))
-    await until(lambda: f"after/{asked.id} wait" in left(at))
-    await at.answer(asked, "after")  # tells both topics, and its stream that it has finished
-    await at.result(asked)
+    late = await waits.invoke(at.client, options(f"after/{asking.id}", timeout=0.3))
+    await until(lambda: f"after/{asking.id} wait" in left(at))
+    await at.answer(asking, "after")  # emits to both topics; its own stream also gets its finish event
+    await at.result(asking)
     await at.opened(late, "after")
     await at.answer(late, "after")
     assert "no event on topic" in await at.result(late)
     assert await own.status() == "waiting"
-    await events.publish(at.client, asked.id, EventData("comment", "well done"))
+    await events.publish(at.client, asking.id, EventData("comment", "well done"))
     assert (await at.result(own)).data == "well done"
 
 
 @pytest.mark.parametrize("count", [1, 100, 101, 300])
-async def test_any_number_of_waits_for_one_event(count: int, redis_url: str, namespace: str) -> None:
+async def test_any_number_of_waits_get_the_same_event(count: int, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits, concurrency=50) as at:
         handles = await asyncio.gather(*(waits.invoke(at.client, options("all")) for _ in range(count)))
         await until(lambda: len(left_ids(at)) == count, "all wait")
@@ -190,10 +190,10 @@ def left_ids(at: Running) -> set[bytes]:
     return {member for one in partitions for member in one.subs.get(b"all", ())}
 
 
-async def test_data_of_a_type_that_only_the_publisher_knows(redis_url: str, namespace: str) -> None:
+async def test_event_data_may_have_a_type_only_the_publisher_knows(redis_url: str, namespace: str) -> None:
     @dataclass
     class Unknown:
-        """No importable module has it, so it can't be told apart from another program's type."""
+        """No importable module has it, so it looks like a type of another program."""
 
         number: int
 
@@ -211,15 +211,15 @@ async def test_data_of_a_type_that_only_the_publisher_knows(redis_url: str, name
 # --- no event ---------------------------------------------------------------------------
 
 
-async def test_a_timeout(at: Running) -> None:
+async def test_a_wait_without_an_event_times_out(at: Running) -> None:
     handle = await waits.invoke(at.client, options("quiet", timeout=0.02))
     await at.opened(handle, "after")
     await until(lambda: left(at) == {"suspension after"}, "nothing else left")
     await events.publish(at.client, "quiet", EventData("late"))
     await at.answer(handle, "after")
     assert await at.result(handle) == "wait 'wait' timed out: no event on topic 'quiet' within 0.02 s"
-    (told,) = (await at.client.get_execution(handle.id))["waits"]
-    assert (told["status"], told["topic"], told["event"]) == ("expired", "quiet", None)
+    (wait,) = (await at.client.get_execution(handle.id))["waits"]
+    assert (wait["status"], wait["topic"], wait["event"]) == ("expired", "quiet", None)
 
 
 async def test_a_cancel_leaves_no_subscription(at: Running) -> None:
@@ -231,9 +231,7 @@ async def test_a_cancel_leaves_no_subscription(at: Running) -> None:
     await until(lambda: left(at) == set(), "nothing left")
 
 
-async def test_a_failed_wait_that_is_tried_again_keeps_its_new_subscription(
-    redis_url: str, namespace: str
-) -> None:
+async def test_a_retried_wait_keeps_its_new_subscription(redis_url: str, namespace: str) -> None:
     async def times_out_first(ctx: WorkflowContext) -> Any:
         return (await ctx.step.wait_for_event("wait", "again", timeout=None if ctx.run > 1 else 0.01)).data
 
@@ -257,7 +255,7 @@ async def test_a_failed_wait_that_is_tried_again_keeps_its_new_subscription(
         await until(lambda: left(at) == set(), "nothing left")
 
 
-async def test_a_wait_that_is_cancelled_while_it_opens_is_closed(redis_url: str, namespace: str) -> None:
+async def test_a_wait_cancelled_while_it_opens_is_closed(redis_url: str, namespace: str) -> None:
     @flow
     async def gives_up(ctx: WorkflowContext, spins: int) -> str:
         wait = asyncio.ensure_future(ctx.step.wait_for_event("wait", "given up"))
@@ -289,7 +287,7 @@ NAMES = ["two words", "a\nb", "nul\0nul", "é✓", "{brace}", " ", "x" * 500, "w
 
 @pytest.mark.failure(21)
 @pytest.mark.parametrize("name", NAMES)
-async def test_odd_topics_and_step_keys(name: str, redis_url: str, namespace: str) -> None:
+async def test_topics_and_step_keys_may_be_any_text(name: str, redis_url: str, namespace: str) -> None:
     async with (
         PolosClient(redis_url, namespace, partitions=4) as client,
         working(client, waits) as worker,
@@ -312,7 +310,7 @@ async def test_odd_topics_and_step_keys(name: str, redis_url: str, namespace: st
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("arguments", "message"),
     [
         ({"topic": ""}, "a topic must be a non-empty string"),
         ({"topic": 5}, "a topic must be a non-empty string"),
@@ -320,10 +318,10 @@ async def test_odd_topics_and_step_keys(name: str, redis_url: str, namespace: st
         ({"topic": "t", "timeout": float("inf")}, "timeout must be a positive number of seconds"),
     ],
 )
-async def test_wrong_use_is_named(given: Any, said: str, redis_url: str, namespace: str) -> None:
+async def test_wrong_use_is_refused(arguments: Any, message: str, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits) as at:
-        with pytest.raises(ExecutionFailedError, match=said):
-            await at.result(await waits.invoke(at.client, {"options": given}))
+        with pytest.raises(ExecutionFailedError, match=message):
+            await at.result(await waits.invoke(at.client, {"options": arguments}))
 
 
 # --- publishing -------------------------------------------------------------------------
@@ -331,15 +329,15 @@ async def test_wrong_use_is_named(given: Any, said: str, redis_url: str, namespa
 
 @pytest.mark.failure(16)
 async def test_an_event_is_published_once_across_a_crash(fleet: Fleet, client: PolosClient) -> None:
-    """The worker dies after the event is out and before that is journaled."""
+    """The worker dies after the event is published and before that is journaled."""
     first = await fleet.start(defined_in="tests.harness.fleet_waits")
     handle = await announces.invoke(client)
     assert await soon(_ended(first)) != 0
     assert not (await client.get_execution(handle.id))["steps"]
     await fleet.start(defined_in="tests.harness.fleet_waits")
-    told = await handle.result(timeout=20)
+    event_id = await handle.result(timeout=20)
     async with asyncio.timeout(20):
-        assert [event.id async for event in _take(client, "announced", 1)] == [told]
+        assert [event.id async for event in _take(client, "announced", 1)] == [event_id]
     store = await client.store()
     assert await store.wire.call("XLEN", store.partitions.topic_prefix("announced") + b"topic:announced") == 1
     stream = [event async for event in events.stream_workflow(client, "announces", handle.id)]
@@ -365,10 +363,10 @@ async def test_the_workflows_stream_has_what_it_and_its_children_publish(
     async with running(redis_url, namespace, above, below) as at:
         handle = await above.invoke(at.client)
         await at.result(handle)
-        told = [event for event in await at.events(handle) if event.event_type == "said"]
-        assert [event.data for event in told] == ["above", "below"]
-        assert told[0].metadata["execution_id"] == handle.id
-        assert told[1].metadata["execution_id"].startswith(f"{handle.id}.")
+        published = [event for event in await at.events(handle) if event.event_type == "said"]
+        assert [event.data for event in published] == ["above", "below"]
+        assert published[0].metadata["execution_id"] == handle.id
+        assert published[1].metadata["execution_id"].startswith(f"{handle.id}.")
 
 
 @pytest.mark.parametrize(
@@ -379,15 +377,15 @@ async def test_the_workflows_stream_has_what_it_and_its_children_publish(
         ("0" * 32, "workflow_finish", "are published by its worker only"),
     ],
 )
-async def test_what_can_not_be_published_is_refused_at_once(
+async def test_unpublishable_events_are_refused_at_once(
     topic: str, event_type: str, said: str, redis_url: str, namespace: str
 ) -> None:
-    async with running(redis_url, namespace, tells) as at:
+    async with running(redis_url, namespace, publishes) as at:
         with pytest.raises(ExecutionFailedError, match=f"tried once.*{said}"):
-            await at.result(await tells.invoke(at.client, [topic, 1, event_type]))
+            await at.result(await publishes.invoke(at.client, [topic, 1, event_type]))
 
 
-async def test_resuming_another_execution(redis_url: str, namespace: str) -> None:
+async def test_a_step_resumes_another_execution(redis_url: str, namespace: str) -> None:
     @flow
     async def asks(ctx: WorkflowContext) -> Any:
         return await ctx.step.suspend("ask")

@@ -1,4 +1,4 @@
-"""`ctx.step.wait_for` and `wait_until`: waiting for a time; and waits that the workflow's code gives up."""
+"""`ctx.step.wait_for` and `wait_until`: waiting for a time, and waits that the code abandons."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ async def waits_until(ctx: WorkflowContext, when: Any) -> str:
 
 
 async def length(at: Running, execution_id: str) -> timedelta:
-    """From the opening of its wait until that is due."""
+    """Time from the opening of its wait to its deadline."""
     (wait,) = (await at.client.get_execution(execution_id))["waits"]
     return datetime.fromisoformat(wait["until"]) - datetime.fromisoformat(wait["opened_at"])
 
 
-async def test_a_short_wait(redis_url: str, namespace: str) -> None:
+async def test_a_short_wait_is_recorded_only_in_the_journal(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits_for) as at:
         handle = await waits_for.invoke(at.client, {"seconds": 0.05})
         assert await at.result(handle) == "went on"
@@ -47,10 +47,10 @@ async def test_a_short_wait(redis_url: str, namespace: str) -> None:
         assert (wait["status"], wait["topic"]) == ("over", None)
         assert wait["opened_at"] < wait["until"] <= wait["decided_at"]
         types = [event.event_type for event in await at.events(handle)]
-        assert types == ["workflow_start", "workflow_finish"], "only its journal tells of it"
+        assert types == ["workflow_start", "workflow_finish"], "only its journal records the wait"
 
 
-async def test_the_parts_of_a_wait_add_up(redis_url: str, namespace: str) -> None:
+async def test_the_units_of_a_wait_add_up(redis_url: str, namespace: str) -> None:
     parts = {"seconds": 1.5, "minutes": 2, "hours": 3, "days": 4, "weeks": 5}
     async with running(redis_url, namespace, waits_for) as at:
         handle = await waits_for.invoke(at.client, parts)
@@ -65,7 +65,7 @@ async def test_the_parts_of_a_wait_add_up(redis_url: str, namespace: str) -> Non
 @pytest.mark.parametrize(
     "parts", [{}, {"seconds": 0}, {"seconds": -5}, {"days": 1, "hours": -24}, {"seconds": None}]
 )
-async def test_no_time_at_all_is_over_at_once(parts: Any, redis_url: str, namespace: str) -> None:
+async def test_a_zero_wait_is_over_at_once(parts: Any, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits_for) as at:
         handle = await waits_for.invoke(at.client, parts)
         assert await at.result(handle) == "went on"
@@ -83,7 +83,7 @@ async def test_no_time_at_all_is_over_at_once(parts: Any, redis_url: str, namesp
         {"minutes": "5"},
     ],
 )
-async def test_absurd_times_are_named(parts: Any, redis_url: str, namespace: str) -> None:
+async def test_invalid_durations_are_refused(parts: Any, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits_for) as at:
         with pytest.raises(
             ExecutionFailedError, match="wait 'wait': expected numbers that add up to at most 300 years"
@@ -95,7 +95,7 @@ async def test_absurd_times_are_named(parts: Any, redis_url: str, namespace: str
 @pytest.mark.parametrize(
     "zone", [UTC, timezone(timedelta(hours=14)), timezone(timedelta(hours=-11, minutes=-30))]
 )
-async def test_until_a_moment_in_any_zone(zone: Any, redis_url: str, namespace: str) -> None:
+async def test_wait_until_accepts_any_time_zone(zone: Any, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits_until) as at:
         when = datetime.now(zone) + timedelta(days=2)
         handle = await waits_until.invoke(at.client, when)
@@ -115,12 +115,12 @@ async def test_until_a_moment_in_any_zone(zone: Any, redis_url: str, namespace: 
         datetime(1969, 7, 20, tzinfo=UTC),
     ],
 )
-async def test_a_moment_in_the_past_is_over_at_once(when: datetime, redis_url: str, namespace: str) -> None:
+async def test_a_past_time_is_over_at_once(when: datetime, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits_until) as at:
         assert await at.result(await waits_until.invoke(at.client, when)) == "went on"
 
 
-async def test_the_last_moment_there_is(redis_url: str, namespace: str) -> None:
+async def test_the_latest_possible_time_is_accepted(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits_until) as at:
         handle = await waits_until.invoke(
             at.client, datetime.max.replace(tzinfo=timezone(timedelta(hours=-10)))
@@ -132,13 +132,13 @@ async def test_the_last_moment_there_is(redis_url: str, namespace: str) -> None:
 
 
 @pytest.mark.parametrize("when", [datetime(2030, 1, 1), 1_900_000_000, "tomorrow", None])
-async def test_a_moment_without_a_zone_is_refused(when: Any, redis_url: str, namespace: str) -> None:
+async def test_a_time_without_a_zone_is_refused(when: Any, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits_until) as at:
         with pytest.raises(ExecutionFailedError, match="expected a datetime with a time zone"):
             await at.result(await waits_until.invoke(at.client, when))
 
 
-# --- several, and other things beside them ----------------------------------------------
+# --- several at once, and beside other work ---------------------------------------------
 
 
 @flow
@@ -153,7 +153,7 @@ async def several(ctx: WorkflowContext) -> list[str]:
     return sorted(passed)
 
 
-async def test_several_waits_at_once(redis_url: str, namespace: str) -> None:
+async def test_several_waits_run_at_once(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, several) as at:
         handle = await several.invoke(at.client)
         for number in (2, 1, 3):
@@ -165,7 +165,7 @@ async def test_several_waits_at_once(redis_url: str, namespace: str) -> None:
         assert [step["step_key"] for step in steps] == ["step 2", "step 1", "step 3"]
 
 
-async def test_a_wait_does_not_hold_up_an_answer(redis_url: str, namespace: str) -> None:
+async def test_a_wait_does_not_delay_an_answer(redis_url: str, namespace: str) -> None:
     @flow
     async def both(ctx: WorkflowContext) -> None:
         async def ask() -> None:
@@ -186,7 +186,7 @@ async def test_a_wait_does_not_hold_up_an_answer(redis_url: str, namespace: str)
 
 
 @pytest.mark.failure(26)
-async def test_a_time_that_passes_while_no_worker_is_there(redis_url: str, namespace: str) -> None:
+async def test_a_wait_expires_while_no_worker_is_running(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits_for) as at:
         handle = await waits_for.invoke(at.client, {"hours": 1})
         await at.parked(handle)
@@ -211,7 +211,7 @@ async def asks_in_a_step(ctx: WorkflowContext, call: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["wait_for", "wait_until", "wait_for_event", "first_of"])
-async def test_a_step_can_not_wait(call: str, redis_url: str, namespace: str) -> None:
+async def test_a_step_cannot_wait(call: str, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks_in_a_step) as at:
         with pytest.raises(ExecutionFailedError, match=rf"step\.{call}\('wait'\) was called inside a step"):
             await at.result(await asks_in_a_step.invoke(at.client, call))
@@ -239,7 +239,7 @@ async def odd(ctx: WorkflowContext, key: str) -> None:
 
 @pytest.mark.failure(21)
 @pytest.mark.parametrize("key", KEYS)
-async def test_odd_step_keys(key: str, redis_url: str, namespace: str) -> None:
+async def test_step_keys_may_be_any_text(key: str, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, odd) as at:
         handle = await odd.invoke(at.client, key)
         await at.parked(handle)
@@ -253,11 +253,11 @@ async def test_odd_step_keys(key: str, redis_url: str, namespace: str) -> None:
         assert rows(redis_url, namespace) == set()
 
 
-# --- given up by the code ---------------------------------------------------------------
+# --- abandoned by the code --------------------------------------------------------------
 
 
-async def test_the_retry_of_a_step_that_was_given_up(redis_url: str, namespace: str) -> None:
-    """It would park before asyncio's timeout, but for the step beside it."""
+async def test_an_abandoned_steps_retry_is_dropped(redis_url: str, namespace: str) -> None:
+    """The running sibling keeps it from parking before asyncio's timeout."""
 
     @flow
     async def gives_up(ctx: WorkflowContext) -> str:
@@ -286,10 +286,10 @@ async def test_the_retry_of_a_step_that_was_given_up(redis_url: str, namespace: 
         assert rows(redis_url, namespace) == {"suspension after"}
         await at.answer(handle, "after")
         assert await at.result(handle) == "given up"
-        assert CALLS[handle.id] == {"fail": 1}, "the replay does not try it again"
+        assert CALLS[handle.id] == {"fail": 1}, "the replay does not retry it"
 
 
-async def test_a_wait_given_up_while_it_opens(redis_url: str, namespace: str) -> None:
+async def test_a_wait_abandoned_while_it_opens_is_closed(redis_url: str, namespace: str) -> None:
     @flow
     async def at_once(ctx: WorkflowContext, spins: int) -> str:
         wait = asyncio.ensure_future(ctx.step.suspend("given up", timeout=3600))
@@ -310,7 +310,7 @@ async def test_a_wait_given_up_while_it_opens(redis_url: str, namespace: str) ->
             assert await at.result(handle) == "done"
 
 
-async def test_what_waits_is_told(redis_url: str, namespace: str) -> None:
+async def test_open_waits_are_listed(redis_url: str, namespace: str) -> None:
     @flow
     async def mixed(ctx: WorkflowContext) -> None:
         await asyncio.gather(
@@ -320,9 +320,9 @@ async def test_what_waits_is_told(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, mixed) as at:
         handle = await mixed.invoke(at.client)
         await at.parked(handle)
-        told = {one["step_key"]: one for one in (await at.client.get_execution(handle.id))["waits"]}
-        assert {key: one["topic"] for key, one in told.items()} == {"delay": None, "event": "topic"}
-        assert all(one["status"] == "open" and one["decided_at"] is None for one in told.values())
+        waits = {one["step_key"]: one for one in (await at.client.get_execution(handle.id))["waits"]}
+        assert {key: one["topic"] for key, one in waits.items()} == {"delay": None, "event": "topic"}
+        assert all(one["status"] == "open" and one["decided_at"] is None for one in waits.values())
         await at.make_due(handle, "event", "w")
         with pytest.raises(ExecutionFailedError, match="no event on topic 'topic' within 60 s"):
             await soon(at.result(handle))
