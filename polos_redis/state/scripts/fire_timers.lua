@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- fire_timers: decide what is due, oldest first, in a bounded batch. One worker at a time is the timer leader; the
--- others are told to come back, so idle workers cost next to nothing.
+-- others get a reply to come back later, so idle workers cost next to nothing.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 worker  2 how long it is the timer leader, ms  3 largest batch
 -- Returns {timers fired, executions forgotten, ms until the next timer or -1, flat list of errands that are due and
