@@ -563,7 +563,7 @@ SCHEMA = "response_format.json_schema.schema"
         ({"model": ""}, "model", "missing"),
         ({"messages": []}, "messages", "empty"),
         ({"tools": []}, "tools", "empty"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.[0].role", "no role"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.[0].role", "is not a role"),
         ({"messages": [*ASKED, TOOL_ANSWER]}, "messages.[1].tool_call_id", "call_1"),
         ({"messages": [chat_call("call_1")]}, "messages", "call_1"),
         ({"messages": [chat_call("call_1"), *ASKED, TOOL_ANSWER]}, "messages.[1].role", "call_1"),

@@ -79,7 +79,7 @@ def test_a_worker_without_redis_says_so(offline: Command, tmp_path: Path) -> Non
     ("arguments", "said"),
     [
         (("--url", "nonsense://x"), "redis://"),
-        (("--namespace", "a b"), "namespace 'a b' can't be used"),
+        (("--namespace", "a b"), "invalid namespace 'a b'"),
     ],
 )
 def test_an_invalid_option_is_one_sentence(offline: Command, arguments: tuple[str, ...], said: str) -> None:

@@ -33,7 +33,7 @@ class Story(BaseModel):
 
 @workflow(id="cli-story")
 async def story(ctx: WorkflowContext, input: Story) -> Story:
-    await ctx.step.run("write_step", lambda: input)
+    await ctx.step.run("write", lambda: input)
     with contextlib.suppress(StepExecutionError):
         await ctx.step.run("print", _broken, max_retries=1, base_delay=0.001)
     await ctx.step.suspend("review", data={"text": input.text}, timeout=3600)

@@ -273,7 +273,7 @@ async def uses_an_empty_key(ctx: WorkflowContext) -> Any:
     [
         (uses_a_key_twice, r"'key' is used twice .*test_workflow.py:\d+ and at test_workflow.py:\d+"),
         (suspends_under_a_steps_key, "'key' is used twice"),
-        (uses_an_empty_key, "not empty, not ''"),
+        (uses_an_empty_key, "non-empty string, not ''"),
     ],
 )
 async def test_a_step_key_used_twice_stops_the_execution(

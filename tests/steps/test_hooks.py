@@ -219,7 +219,7 @@ async def test_a_workflow_without_input_can_have_hooks(redis_url: str, namespace
 @pytest.mark.parametrize("kind", ["on_start", "on_end"])
 @pytest.mark.parametrize("hooks", ["check", 5, [check, None], {"check": check}])
 def test_a_hook_must_be_a_function(kind: str, hooks: Any) -> None:
-    with pytest.raises(ConfigurationError, match=rf"'sell': {kind} is a function"):
+    with pytest.raises(ConfigurationError, match=rf"'sell': {kind} must be a function"):
         Workflow(_sell, "sell", **{kind: hooks})
 
 

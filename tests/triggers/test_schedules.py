@@ -155,9 +155,9 @@ async def test_list_returns_all_schedules(redis_url: str, namespace: str) -> Non
     [
         (("8 o'clock",), "five fields"),
         (("99 * * * *",), "bad minute"),
-        ((DAILY, "Mars/Olympus"), "no time zone 'Mars/Olympus'"),
-        ((DAILY, "UTC", ""), "key is a text"),
-        ((DAILY, "UTC", None), "key is a text"),
+        ((DAILY, "Mars/Olympus"), "unknown time zone 'Mars/Olympus'"),
+        ((DAILY, "UTC", ""), "key must be a string"),
+        ((DAILY, "UTC", None), "key must be a string"),
     ],
 )
 async def test_an_invalid_schedule_is_refused(
@@ -185,7 +185,7 @@ def test_an_invalid_declaration_is_refused_at_once(schedule: Any, message: str) 
 
 
 def test_a_workflow_cannot_have_a_schedule_and_a_trigger() -> None:
-    with pytest.raises(ConfigurationError, match="make it two workflows"):
+    with pytest.raises(ConfigurationError, match="define two workflows"):
 
         @workflow(schedule=DAILY, trigger_on_event="news")
         async def both(ctx: WorkflowContext, input: Any) -> None: ...
