@@ -304,7 +304,10 @@ async def test_another_batch_size_takes_effect_when_a_worker_starts(client: Polo
         ({"trigger_on_event": "news", "batch_size": 1001}, "batch_size must be a whole number"),
         ({"trigger_on_event": "news", "batch_size": 2.0}, "batch_size must be a whole number"),
         ({"trigger_on_event": "news", "batch_timeout_seconds": -1}, "batch_timeout_seconds must be a number"),
-        ({"trigger_on_event": "news", "batch_timeout_seconds": "1"}, "batch_timeout_seconds must be a number"),
+        (
+            {"trigger_on_event": "news", "batch_timeout_seconds": "1"},
+            "batch_timeout_seconds must be a number",
+        ),
         ({"batch_size": 2}, "need trigger_on_event"),
         ({"batch_timeout_seconds": 1}, "need trigger_on_event"),
     ],
