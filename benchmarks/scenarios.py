@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.figures import Cpu, Figure
-from benchmarks.stage import Stage
+from benchmarks.stage import BenchmarkError, Stage
 from benchmarks.workflows import ANSWER, STEPS, SUSPENSION, approval, noop, ten_steps
 from polos_redis import ExecutionHandle, Workflow
 
@@ -27,7 +27,7 @@ class Size:
 
 
 FULL = Size()
-QUICK = Size(executions=500, ten_steps=100, samples=50, storm=200, suspended=500, counted=100)
+QUICK = Size(executions=2_000, ten_steps=100, samples=50, storm=200, suspended=500, counted=100)
 
 
 async def invoke(stage: Stage, size: Size) -> list[Figure]:
@@ -53,9 +53,12 @@ async def drain(stage: Stage, size: Size) -> list[Figure]:
     await stage.invoke(noop, size.executions)
     await stage.worker.run()
     first = await stage.until("completed", noop, size.executions // 10)
-    async with stage.measured(size.executions - first) as measured:
+    left = size.executions - first
+    if not left:
+        raise BenchmarkError("the worker emptied the queue during its warm-up: run it with more executions")
+    async with stage.measured(left) as measured:
         await stage.until("completed", noop, size.executions)
-    rate = (size.executions - first) / measured.seconds
+    rate = left / measured.seconds
     return [Figure("drain", "executions from a full queue", rate, "/s", cpu=measured.cpu)]
 
 
