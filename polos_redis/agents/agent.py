@@ -16,7 +16,7 @@ from polos_redis.agents.tools import Tool
 from polos_redis.definitions.definition import register
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import InvalidInputError
-from polos_redis.runtime.workflow_call import WorkflowCall
+from polos_redis.runtime.steps.child_requests import WorkflowCall
 from polos_redis.workflow import InvokeOptions, Workflow
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ class Semaphores:
         prefix = self._partitions.semaphore_prefix(semaphore)
         return bool(
             await self._wire.call_script(
-                scripts.REQUEST_SLOT,
+                scripts.ACQUIRE_OR_RELEASE_SLOT,
                 prefix,
                 raw(semaphore),
                 limit,

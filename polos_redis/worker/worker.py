@@ -40,8 +40,8 @@ from polos_redis.worker.duties import Duties
 from polos_redis.worker.errands import ErrandRunner
 from polos_redis.worker.host import WorkerHost
 from polos_redis.worker.lease import Lease
-from polos_redis.worker.readers import Readers
-from polos_redis.worker.reading import Reading, make_groups
+from polos_redis.worker.read_connections import Readers
+from polos_redis.worker.read_loop import Reading, make_groups
 from polos_redis.worker.reaper import Reaper
 from polos_redis.worker.server_checks import check_servers
 from polos_redis.worker.timers import TimerLeader

@@ -315,11 +315,11 @@ def slot_request(desk: Desk, execution_id: str) -> tuple[int, bool]:
 
 
 def request_slot(home: Desk, execution_id: str, version: int) -> bool:
-    return bool(home.run("request_slot", FAR_SEMAPHORE, 1, execution_id, version, 1, FAR))
+    return bool(home.run("acquire_or_release_slot", FAR_SEMAPHORE, 1, execution_id, version, 1, FAR))
 
 
 def release_slot(home: Desk, execution_id: str, version: int) -> None:
-    assert home.run("request_slot", FAR_SEMAPHORE, 1, execution_id, version, 0, 0) == 0
+    assert home.run("acquire_or_release_slot", FAR_SEMAPHORE, 1, execution_id, version, 0, 0) == 0
 
 
 def finish_errand(desk: Desk, errand: str) -> None:
@@ -448,7 +448,7 @@ def test_holders_from_other_partitions_are_listed_in_pages(desk: Desk, home: Des
         assert home.run("read_slot_holders", FAR_SEMAPHORE, "0") is None
     made = [invoke_far(desk, limit=1000) for _ in range(300)]
     for one in made:
-        home.run("request_slot", FAR_SEMAPHORE, 1000, one, 1, 1, FAR)
+        home.run("acquire_or_release_slot", FAR_SEMAPHORE, 1000, one, 1, 1, FAR)
     near = home.invoke(semaphore=FAR_SEMAPHORE, limit=1000, near=True)
     found: dict[bytes, bytes] = {}
     cursor, pages = b"0", 0

@@ -8,7 +8,7 @@ import pytest
 
 from polos_redis import ConfigurationError, PolosClient, WorkflowContext, workflow
 from polos_redis.state import keys
-from polos_redis.worker.reading import Reading
+from polos_redis.worker.read_loop import Reading
 from tests.harness.running import in_partition, soon, until, working
 
 pytestmark = pytest.mark.also_on_cluster

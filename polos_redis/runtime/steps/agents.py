@@ -9,9 +9,8 @@ from polos_redis.errors import ConfigurationError
 from polos_redis.executions.batch import BatchStepResult
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.runtime.call_sites import caller
-from polos_redis.runtime.steps.child_requests import ChildCall, ChildOptions, child_call
+from polos_redis.runtime.steps.child_requests import ChildCall, ChildOptions, WorkflowCall, child_call
 from polos_redis.runtime.steps.children import Children
-from polos_redis.runtime.workflow_call import WorkflowCall
 
 R = TypeVar("R")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Generic, TypedDict, TypeVar
 
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError
 from polos_redis.executions.batch import BatchWorkflowInput
+
+R = TypeVar("R", covariant=True)
 
 
 class ChildOptions(TypedDict, total=False):
@@ -19,6 +21,17 @@ class ChildOptions(TypedDict, total=False):
     concurrency_key: str | None
     run_timeout_seconds: float | None
     initial_state: Any
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowCall(Generic[R]):
+    """A workflow and an input it accepts, for a step that runs it as a child; `R` is its output.
+
+    `agent.with_input(...)` returns one.
+    """
+
+    workflow: WorkflowDefinition[Any, R]
+    input: Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from polos_redis.values.text import text
 from polos_redis.wire.wire import FIRST_PAUSE
 from polos_redis.worker.dispatch import Dispatch
 from polos_redis.worker.host import WorkerHost
-from polos_redis.worker.readers import Reader, Readers
+from polos_redis.worker.read_connections import Reader, Readers
 
 logger = logging.getLogger("polos.worker")
 

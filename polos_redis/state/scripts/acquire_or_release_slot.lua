@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- request_slot: request a slot of a semaphore for an execution of another partition, or release it. Either side can
--- lose this when a store goes back in time, so an errand checks from time to time who holds slots.
+-- acquire_or_release_slot: request a slot of a semaphore for an execution of another partition, or release it. Either
+-- side can lose this when a store goes back in time, so an errand checks from time to time who holds slots.
 -- KEYS  1 the prefix of the semaphore's home partition
 -- ARGV  1 semaphore  2 limit that the execution came with  3 execution  4 its version  5 '1' to request, '0' to release
 --       6 ms until the first check of the holders
