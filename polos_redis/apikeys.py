@@ -50,7 +50,7 @@ class ApiKey:
 
 
 async def create(
-    connection: Connection,
+    client: Connection,
     name: str,
     scopes: Iterable[str],
     groups: Iterable[str] = (),
@@ -78,39 +78,39 @@ async def create(
         expires_at=None if expires_in is None else to_datetime(int((now + expires_in) * 1000)),
     )
     secret = f"{PREFIX}{key.id}_{secrets.token_urlsafe(32)}"
-    await (await connection.store()).api_keys.put(key.id, _pack(key, _digest(secret)))
+    await (await client.store()).api_keys.put(key.id, _pack(key, _digest(secret)))
     return key, secret
 
 
-async def find(connection: Connection, secret: str) -> ApiKey | None:
+async def find(client: Connection, secret: str) -> ApiKey | None:
     """Return the key with this secret; None if it is unknown, revoked or expired."""
     if not secret.startswith(PREFIX) or not secret.isascii():
         return None
-    packed = await (await connection.store()).api_keys.read(secret[len(PREFIX) :].partition("_")[0])
+    packed = await (await client.store()).api_keys.read(secret[len(PREFIX) :].partition("_")[0])
     if packed is None:
         return None
     key, digest = _unpack(packed)
     return key if hmac.compare_digest(digest, _digest(secret)) and key.holds else None
 
 
-async def get(connection: Connection, key_id: str) -> ApiKey | None:
+async def get(client: Connection, key_id: str) -> ApiKey | None:
     """Return the key with this id, even if it is revoked or expired; None if there is none."""
-    packed = await (await connection.store()).api_keys.read(key_id)
+    packed = await (await client.store()).api_keys.read(key_id)
     return None if packed is None else _unpack(packed)[0]
 
 
-async def list_keys(connection: Connection) -> list[ApiKey]:
+async def list_keys(client: Connection) -> list[ApiKey]:
     """Return all keys, oldest first, including revoked and expired ones."""
-    stored = await (await connection.store()).api_keys.read_all()
+    stored = await (await client.store()).api_keys.read_all()
     return sorted((_unpack(packed)[0] for packed in stored), key=lambda key: (key.created_at, key.id))
 
 
-async def revoke(connection: Connection, id_or_name: str) -> list[ApiKey]:
+async def revoke(client: Connection, id_or_name: str) -> list[ApiKey]:
     """Revoke the key with this id, or all keys with this name, and return them.
 
     Keys revoked before keep their `revoked_at`. Raises `ApiKeyNotFoundError`.
     """
-    store = await connection.store()
+    store = await client.store()
     stored = [_unpack(packed) for packed in await store.api_keys.read_all()]
     matching = [row for row in stored if row[0].id == id_or_name] or [
         row for row in stored if row[0].name == id_or_name

@@ -107,36 +107,34 @@ def encode_batch(payloads: Sequence[bytes]) -> bytes:
 # --- publishing -------------------------------------------------------------------------
 
 
-async def publish(connection: Connection, topic: str, event: EventData) -> str:
+async def publish(client: Connection, topic: str, event: EventData) -> str:
     """Publish an event to a topic and return its id.
 
     A "resume" event on a suspension's topic, `{step_key}/{execution_id}`, answers that suspension, with the
     outcomes and errors of `client.resume`.
     """
-    return await _publish(connection, topic, event)
+    return await _publish(client, topic, event)
 
 
-async def publish_once(
-    connection: Connection, topic: str, event: EventData, once: str, execution_id: str
-) -> str:
+async def publish_once(client: Connection, topic: str, event: EventData, once: str, execution_id: str) -> str:
     """Publish an event once per name (`once`) within the retention; return its id.
 
     On a root's topic, `execution_id` names the descendant that publishes.
     """
-    return await _publish(connection, topic, event, once, execution_id)
+    return await _publish(client, topic, event, once, execution_id)
 
 
 async def _publish(
-    connection: Connection, topic: str, event: EventData, once: str = "", publisher: str = ""
+    client: Connection, topic: str, event: EventData, once: str = "", publisher: str = ""
 ) -> str:
     step_key, execution_id = _validate(topic, event)
     if event.event_type == "resume" and step_key is not None and execution_id is not None:
-        resumed = await answers.decide(connection, execution_id, step_key, event.data, channel="topic")
+        resumed = await answers.decide(client, execution_id, step_key, event.data, channel="topic")
         return f"resume-{resumed.outcome}"
-    data = codec.encode(event.data, limit=connection.max_value_bytes)
+    data = codec.encode(event.data, limit=client.max_value_bytes)
     kind = f"{event.event_type}\0{publisher}" if publisher else event.event_type
-    store = await connection.store()
-    retention_ms = connection.retention_ms
+    store = await client.store()
+    retention_ms = client.retention_ms
     return _event_id(await store.topics.publish(topic, execution_id or "", retention_ms, kind, data, once), 0)
 
 
@@ -160,21 +158,21 @@ def _validate(topic: str, event: EventData) -> tuple[str | None, str | None]:
 
 
 async def stream_topic(
-    connection: Connection, topic: str, *, last_event_id: str | None = None, plain: bool = False
+    client: Connection, topic: str, *, last_event_id: str | None = None, plain: bool = False
 ) -> AsyncIterator[Event]:
     """Stream the events of a topic from its beginning, or from after `last_event_id`; never ends.
 
     Survives reconnects and restarts of Redis without a gap or a duplicate. With `plain=True`, data is plain
     JSON, so no type need be imported. Raises `EventsTrimmedError` when the event to continue from is gone.
     """
-    events = await follow(connection, topic, last_event_id=last_event_id, plain=plain)
+    events = await follow(client, topic, last_event_id=last_event_id, plain=plain)
     assert events is not None
     async for event in events:
         yield event
 
 
 async def stream_workflow(
-    connection: Connection,
+    client: Connection,
     root_workflow_id: str,
     root_execution_id: str,
     *,
@@ -191,7 +189,7 @@ async def stream_workflow(
     """
     topic = keys.root_of(root_execution_id)
     events = await follow(
-        connection, topic, execution_id=root_execution_id, last_event_id=last_event_id, plain=plain
+        client, topic, execution_id=root_execution_id, last_event_id=last_event_id, plain=plain
     )
     if events is not None:
         async for event in events:
@@ -199,7 +197,7 @@ async def stream_workflow(
 
 
 async def follow(
-    connection: Connection,
+    client: Connection,
     topic: str,
     *,
     execution_id: str | None = None,
@@ -211,19 +209,19 @@ async def follow(
     Raises here, not at the first event. Returns None when the execution has ended and no event follows
     `last_event_id`.
     """
-    store = await connection.store()
+    store = await client.store()
     if execution_id is not None and not await _exists(store, execution_id):
         raise ExecutionNotFoundError(execution_id)
     after, skip = await _position(store, topic, last_event_id)
     if last_event_id and execution_id is not None and await _is_over(store, topic, after, execution_id):
         return None
-    return _read(connection, topic, after, skip, execution_id, plain)
+    return _read(client, topic, after, skip, execution_id, plain)
 
 
 async def _read(
-    connection: Connection, topic: str, after: bytes, skip: int, execution_id: str | None, plain: bool
+    client: Connection, topic: str, after: bytes, skip: int, execution_id: str | None, plain: bool
 ) -> AsyncIterator[Event]:
-    session = await connection.session()
+    session = await client.session()
     store, key = session.store, session.store.topics.stream_key(topic)
     while True:
         entries = await session.tail.next(key, after, IDLE_SECONDS)

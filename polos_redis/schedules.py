@@ -61,7 +61,7 @@ class Schedule:
 
 
 async def create(
-    connection: Connection,
+    client: Connection,
     workflow: WorkflowDefinition[Any, Any] | str,
     cron: str,
     timezone: str = "UTC",
@@ -79,63 +79,63 @@ async def create(
     workflow_id = workflow.id if isinstance(workflow, WorkflowDefinition) else workflow
     if not isinstance(workflow_id, str) or not workflow_id:
         raise ConfigurationError(f"expected a workflow or a workflow's id, not {workflow!r}")
-    store = await connection.store()
+    store = await client.store()
     if not (await definition_of(store, workflow)).schedulable:
         raise ConfigurationError(f"workflow {workflow_id!r} has schedule=False: it can't be scheduled")
     new = Declared(cron, timezone, check_key(key))
     return await stored_schedule.put(store, workflow_id, new, declared=False)
 
 
-async def get(connection: Connection, schedule_id: str) -> Schedule:
+async def get(client: Connection, schedule_id: str) -> Schedule:
     """Return a schedule. Raises `ScheduleNotFoundError`."""
-    _, packed = await (await connection.store()).schedules.read(schedule_id)
+    _, packed = await (await client.store()).schedules.read(schedule_id)
     if not packed:
         raise ScheduleNotFoundError(schedule_id)
     return Schedule._of(schedule_id, packed)
 
 
-async def pause(connection: Connection, schedule_id: str) -> None:
+async def pause(client: Connection, schedule_id: str) -> None:
     """Pause a schedule until `resume`. A paused schedule has no ticks, so none are missed.
 
     Raises `ScheduleNotFoundError`.
     """
-    await _change(connection, schedule_id, lambda stored, now: replace(stored, paused=True, next=None))
+    await _change(client, schedule_id, lambda stored, now: replace(stored, paused=True, next=None))
 
 
-async def resume(connection: Connection, schedule_id: str) -> None:
+async def resume(client: Connection, schedule_id: str) -> None:
     """Resume a paused schedule; its next tick is the first from now on. Raises `ScheduleNotFoundError`."""
 
     def resumed(stored: StoredSchedule, now: int) -> StoredSchedule:
         return replace(stored, paused=False, next=stored.ticks.after(now)) if stored.paused else stored
 
-    await _change(connection, schedule_id, resumed)
+    await _change(client, schedule_id, resumed)
 
 
-async def delete(connection: Connection, schedule_id: str) -> None:
+async def delete(client: Connection, schedule_id: str) -> None:
     """Delete a schedule; executions that it has started continue.
 
     The next worker that starts creates a declared schedule again: pause such a schedule instead. Raises
     `ScheduleNotFoundError`.
     """
-    await _change(connection, schedule_id, lambda stored, now: None)
+    await _change(client, schedule_id, lambda stored, now: None)
 
 
 async def list(  # noqa: A001 - schedules.list
-    connection: Connection, workflow: WorkflowDefinition[Any, Any] | str | None = None
+    client: Connection, workflow: WorkflowDefinition[Any, Any] | str | None = None
 ) -> builtins.list[Schedule]:
     """Return all schedules, or those of a workflow, sorted by workflow and key."""
     workflow_id = workflow.id if isinstance(workflow, WorkflowDefinition) else workflow
-    stored = await (await connection.store()).schedules.read_all()
+    stored = await (await client.store()).schedules.read_all()
     schedules = [Schedule._of(schedule_id, packed) for schedule_id, packed in stored.items()]
     chosen = [schedule for schedule in schedules if workflow_id in (None, schedule.workflow_id)]
     return sorted(chosen, key=lambda schedule: (schedule.workflow_id, schedule.key))
 
 
 async def _change(
-    connection: Connection, schedule_id: str, change: Callable[[StoredSchedule, int], StoredSchedule | None]
+    client: Connection, schedule_id: str, change: Callable[[StoredSchedule, int], StoredSchedule | None]
 ) -> None:
     """Apply a change to a stored schedule; None deletes it."""
-    store = await connection.store()
+    store = await client.store()
     tried = False
     while True:
         now, seen = await store.schedules.read(schedule_id)

@@ -82,19 +82,19 @@ WORKER = (
 _lease_watches: WeakKeyDictionary[Connection, LeaseWatch] = WeakKeyDictionary()
 
 
-async def exposition(connection: Connection) -> bytes:
+async def exposition(client: Connection) -> bytes:
     """Return the metrics of a client's namespace in the Prometheus text format (`CONTENT_TYPE`).
 
     Raises `RedisUnavailableError` if they can't be read within five seconds.
     """
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            stats = await read_namespace_stats(await connection.store())
+            stats = await read_namespace_stats(await client.store())
     except TimeoutError:
         raise RedisUnavailableError(
             f"metrics could not be read within {TIMEOUT_SECONDS:g} s: Redis is unavailable or busy"
         ) from None
-    workers = _lease_watches.setdefault(connection, LeaseWatch()).count(stats.leases)
+    workers = _lease_watches.setdefault(client, LeaseWatch()).count(stats.leases)
     return _text(_state_families(stats, workers))
 
 

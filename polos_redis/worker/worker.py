@@ -248,17 +248,19 @@ class Worker:
     async def _drain(self, host: WorkerHost, readers: Readers, reading: list[asyncio.Task[None]]) -> None:
         """Let running steps finish within the grace period and hand back what is left."""
         logger.info("worker stops", extra={"worker": self.worker_id, "active": len(host.active)})
-        unblock = tasks.spawn(readers.unblock())  # a clean stop waits for the replies of the reads
-        host.return_waiting()
-        if host.active:
-            host.idle.clear()
-            waits = [tasks.spawn(host.idle.wait()), tasks.spawn(self._stop_now.wait())]
-            await asyncio.wait(waits, timeout=self.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
-        host.return_all()
-        await asyncio.wait(reading, timeout=self.block_seconds + 1)
-        unblock.cancel()
+        temporary = [tasks.spawn(readers.unblock())]  # a clean stop waits for the replies of the reads
+        try:
+            host.return_waiting()
+            if host.active:
+                host.idle.clear()
+                ends = [tasks.spawn(host.idle.wait()), tasks.spawn(self._stop_now.wait())]
+                temporary += ends
+                await asyncio.wait(ends, timeout=self.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+            host.return_all()
+            await asyncio.wait(reading, timeout=self.block_seconds + 1)
+        finally:
+            for task in temporary:
+                task.cancel()
 
     async def _leave(self, host: WorkerHost) -> None:
         """End every loop, return every entry, and remove this worker from Redis."""

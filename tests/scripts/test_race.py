@@ -376,3 +376,27 @@ def test_a_damaged_member_does_not_stop_the_others(desk: Desk) -> None:
     desk.answer(by.id, "ask")
     assert winner(desk, by) == b"ask" and status(desk, by, "it") == b"closed"
     assert desk.state.timers == {}
+
+
+# --- long branches ----------------------------------------------------------------------
+
+MANY = 9000  # more than Lua's unpack returns
+
+
+def test_a_wait_joins_a_race_behind_any_number_of_steps(desk: Desk) -> None:
+    by = desk.start()
+    started = (*(f"step {number}" for number in range(MANY)), "pause")
+    desk.wait(by, "pause", FAR, race=inside(("race", "long", *started)))
+    desk.suspend(by, "ask", FAR, race=branch("race", "ask", "ask"))
+    assert len(members(desk, by)) == MANY + 2
+    desk.answer(by.id, "ask")
+    assert winner(desk, by) == b"ask" and status(desk, by, "pause") == b"closed"
+
+
+def test_a_branch_of_any_number_of_steps_wins(desk: Desk) -> None:
+    by = desk.start()
+    desk.suspend(by, "ask", FAR, race=branch("race", "ask", "ask"))
+    started = [part for number in range(MANY) for part in (f"step {number}", "long")]
+    desk.choose(by, "race", "long", *started)
+    assert winner(desk, by) == b"long" and status(desk, by, "ask") == b"closed"
+    assert len(members(desk, by)) == MANY + 1

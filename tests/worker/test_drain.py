@@ -164,3 +164,24 @@ def test_a_loop_that_ends_with_its_worker_running_decides_nothing(
 
     assert asyncio.run(go_on(asyncio.run(leave_it_at_work()))) == "done"
     assert _begun == [where, where]
+
+
+async def test_a_worker_cancelled_while_it_drains_leaves_no_task(
+    redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _begun.clear()
+    caplog.set_level("INFO", "polos.worker")
+    before = asyncio.all_tasks()
+    async with PolosClient(redis_url, namespace) as client:
+        worker = Worker(client, [at_work], handle_signals=False)
+        run = asyncio.create_task(worker.run())
+        await worker.ready.wait()
+        handle = await at_work.invoke(client, "in a step")
+        await until(lambda: bool(_begun))
+        worker.stop()
+        await until(lambda: "worker stops" in caplog.messages)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        await client.cancel(handle.id)
+    await until(lambda: asyncio.all_tasks() <= before, "the end of the worker's tasks")

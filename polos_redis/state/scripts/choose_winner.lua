@@ -22,7 +22,7 @@ elseif race[RACE_WINNER] ~= branch then
   return {count, old}
 end
 local members = race[RACE_MEMBERS]
-if not add_members(members, {unpack(ARGV, STARTED)}) and not news then return {count, old} end
+if not add_members(members, ARGV, STARTED) and not news then return {count, old} end
 for i = 1, #members, 2 do
   if members[i + 1] ~= branch then close(P, id, members[i], 'abandoned') end
 end

@@ -2,6 +2,8 @@
 -- #include execution
 -- #include append
 -- #include waits
+local RACE_KEY <const> = 1
+local RACE_BRANCH <const> = 2
 local FIRST_STEP <const> = 3 -- in an entrant of a race: {race, branch, step key ...}
 
 -- answer_event: {data, resumed_by, resumed_at, channel} as one msgpack map of four, around the answer's own bytes.
@@ -112,11 +114,11 @@ local function resolve(P, id, key, record, status)
 end
 
 -- add_members: add what was started in a race's branches to its members, unless it is there: step key, branch, step
--- key, branch ... Returns whether anything was added.
-local function add_members(members, started)
+-- key, branch ..., from position `first` of a list. Returns whether anything was added.
+local function add_members(members, started, first)
   local known, more = {}, false
   for i = 1, #members, 2 do known[members[i]] = true end
-  for i = 1, #started, 2 do
+  for i = first, #started, 2 do
     if not known[started[i]] then
       append(members, started[i], started[i + 1])
       more = true
@@ -131,14 +133,14 @@ local function join(P, id, packed)
   if packed == '' then return true end
   local free = true
   for _, entrant in ipairs(cmsgpack.unpack(packed)) do
-    local race_key, branch = unpack(entrant)
+    local race_key, branch = entrant[RACE_KEY], entrant[RACE_BRANCH] -- unpack can't return any number of step keys
     local held = redis.call('HGET', P .. 'journal:' .. id, race_key)
     local race = held and read_record(held) or {1, 'race', 'open', now, '', 0, {}} -- no winner, undecided, no members
     if race[STATUS] == 'open' or race[RACE_WINNER] ~= branch then
       free = free and race[STATUS] == 'open'
       local started = {}
       for i = FIRST_STEP, #entrant do append(started, entrant[i], branch) end
-      add_members(race[RACE_MEMBERS], started)
+      add_members(race[RACE_MEMBERS], started, 1)
       rewrite(P, id, race_key, race)
     end
   end
