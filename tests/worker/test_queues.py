@@ -483,7 +483,7 @@ async def test_a_workflow_can_have_its_own_queue(client: PolosClient, stage: Sta
     async with working(client, own):
         handles = [await own.invoke(client, "a"), await own.invoke(client, "b")]
         await stage.saw("a")
-        assert await waiters(client, "queues-own") == [handles[1].id]
+        assert await expect_waiters(client, "queues-own", 1) == [handles[1].id]
         stage.let_out("a")
         assert await results(handles) == ["a", "b"]
 
