@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgpack
@@ -26,8 +25,7 @@ LOST, WENT_BACK, NO_SUCH_WAIT = -1, -2, -3  # replies to a write that was refuse
 _pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cmsgpack can't read it
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(NamedTuple):
     """The identity of a writer, as scripts take it: an activation's execution, queue entry and owner
     nonce."""
 
@@ -59,7 +57,7 @@ class FencedWrites:
         self._wire = partitions.wire
 
     def _run(self, script: Script, by: Fence, known: int, *rest: Arg) -> Future[Any]:
-        return self._wire.run(script, by.prefix, by.id, by.entry, by.owner, known, *rest)
+        return self._wire.run(script, *by, known, *rest)
 
     def write(self, by: Fence, known: int, key: bytes, record: bytes, events: Sequence[bytes]) -> Future[int]:
         """Journal a step's record. With an empty key, emit events only."""
