@@ -43,7 +43,6 @@ from msgpack import ExtType, Packer, Unpacker, unpackb
 
 from polos_redis.errors import NotStorableError, UnreadableValueError
 from polos_redis.values import records
-from polos_redis.values.type_names import type_name
 
 INT, TUPLE, SET, FROZENSET, DATETIME, DATE, TIME, TIMEDELTA, DECIMAL, UUID_ = range(1, 11)
 ENUM, DATACLASS, MODEL = 11, 12, 13
@@ -85,7 +84,9 @@ def pack(value: Any, depth: int = 0) -> bytes:
 def pack_record(cls: type, fields: Mapping[str, bytes]) -> bytes:
     """Packs an instance of a dataclass from packed fields, whose types need not be imported here."""
     packer = Packer()
-    body = packer.pack_array_header(2) + packer.pack(type_name(cls)) + packer.pack_map_header(len(fields))
+    body = (
+        packer.pack_array_header(2) + packer.pack(records.tag_of(cls)) + packer.pack_map_header(len(fields))
+    )
     body += b"".join(packer.pack(name) + packed for name, packed in fields.items())
     data: bytes = packer.pack(ExtType(DATACLASS, body))
     return data
@@ -258,7 +259,7 @@ def _enum_packer(cls: Any, body: records.Body) -> Callable[[Any], bytes]:
         try:
             data = pack(content)
         except Exception:  # the member's value can't be stored: its name is enough to restore it
-            data = pack([content[0], content[1], content[1]])
+            data = pack(content[:2])
         if member._name_ in cls._member_map_:  # combinations of flags are too many to cache
             packed[member._name_] = data
         return data

@@ -103,10 +103,10 @@ def _ext_bytes(code: int, data: bytes) -> bytes:
 
 def _record(code: int, data: bytes, depth: int) -> Any:
     body = _list(data)
-    name = body[0]
     if code == packing.ENUM:
-        return _plain(body[2], depth)
-    if code == packing.MODEL and type(name) is str and type_names.find_type(name) is not None:
+        return _plain(body[-1], depth)
+    name = records.name_in(body[0]) if type(body[0]) is str else ""
+    if code == packing.MODEL and type_names.find_type(name) is not None:
         try:
             model = records.restore(records.MODEL, packing.unpack(data, 1))
             return _plain(model.model_dump(mode="json", warnings=False), depth)

@@ -25,7 +25,7 @@ from uuid import UUID
 
 from polos_redis.errors import NotStorableError
 
-_MAIN = ("__main__", "__mp_main__")  # the second in child processes of multiprocessing
+MAIN = ("__main__", "__mp_main__")  # the second in child processes of multiprocessing
 _ARGUMENTS: dict[str, Any] = {
     t.__name__: t
     for t in [
@@ -56,7 +56,7 @@ def type_name(cls: type) -> str:
         origin, arguments = parameters
         return f"{type_name(origin)}[{','.join(_argument_name(a) for a in arguments)}]"
     module = cls.__module__
-    return f"{main_name() if module in _MAIN else module}:{cls.__qualname__}"
+    return f"{main_name() if module in MAIN else module}:{cls.__qualname__}"
 
 
 def find_type(name: str) -> type | None:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polos_redis.errors import ConfigurationError, InvalidInputError
+
+if TYPE_CHECKING:
+    from pydantic import ConfigDict, TypeAdapter
 
 Validator = Callable[[object], object]
 
@@ -73,20 +76,32 @@ def _anything(value: object) -> object:
     return value
 
 
-def _build(annotation: Any) -> Validator:
-    from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+def adapter(annotation: Any) -> TypeAdapter[Any]:
+    """pydantic's adapter of a type; a class that pydantic doesn't know accepts its instances.
 
-    adapter: TypeAdapter[Any]
+    Raises ConfigurationError with pydantic's first reason if it can't validate the type.
+    """
+    from pydantic import ConfigDict, PydanticUserError
+
     try:
-        adapter = TypeAdapter(annotation)
-        if not getattr(adapter, "pydantic_complete", True):  # a name in the annotation is still undefined
-            adapter.rebuild(raise_errors=True)
-    except (PydanticUserError, NameError):
-        try:  # a class that pydantic doesn't know: accept its instances
-            adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-            if not getattr(adapter, "pydantic_complete", True):
-                adapter.rebuild(raise_errors=True)
-        except (PydanticUserError, NameError) as error:
-            raise ConfigurationError(f"its input type {annotation!r} can't be validated: {error}") from error
-    validate: Validator = adapter.validate_python
+        return _complete(annotation, None)
+    except (PydanticUserError, NameError) as error:
+        try:
+            return _complete(annotation, ConfigDict(arbitrary_types_allowed=True))
+        except (PydanticUserError, NameError):
+            why = str(error).partition("\n")[0]  # the rest is pydantic's advice with links
+            raise ConfigurationError(f"the type {annotation!r} can't be validated: {why}") from error
+
+
+def _complete(annotation: Any, config: ConfigDict | None) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    found: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
+    if not getattr(found, "pydantic_complete", True):  # a name in the annotation is still undefined
+        found.rebuild(raise_errors=True)
+    return found
+
+
+def _build(annotation: Any) -> Validator:
+    validate: Validator = adapter(annotation).validate_python
     return validate
