@@ -17,7 +17,6 @@ from polos_redis.errors import (
 )
 from polos_redis.runtime.branches import one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller
-from polos_redis.runtime.steps.calls import decoded
 from polos_redis.runtime.steps.run import Runs
 from polos_redis.state import stored_errors
 from polos_redis.state.journal import SuspensionRecord
@@ -114,7 +113,7 @@ class Suspending(Runs):
         if ask.schema is not None:
             return _typed(key, ask.schema, record)
         answer = {
-            "data": decoded(record.answer),
+            "data": await self._decode_foreign(key, record.answer),
             "resumed_by": record.by or None,
             "resumed_at": to_datetime(record.decided_ms),
             "channel": record.channel or "timeout",
@@ -122,7 +121,7 @@ class Suspending(Runs):
         if record.decisions:
             answer["decisions"] = [
                 {
-                    "data": decoded(one.answer),
+                    "data": await self._decode_foreign(key, one.answer),
                     "by": one.by,
                     "at": to_datetime(one.at_ms),
                     "channel": one.channel,
