@@ -185,7 +185,8 @@ class PolosClient(Connection):
 
     async def get_suspension(self, execution_id: str, step_key: str) -> dict[str, Any]:
         """Return one suspension, open or not, with the keys of `list_suspensions` and those of its execution:
-        `root_workflow_id`, `root_execution_id`, `user_id`, `started_by` and `execution_status`.
+        `root_workflow_id`, `root_execution_id`, `user_id`, `started_by`, `execution_status` and
+        `execution_created_at` (to the microsecond).
 
         A root's id also finds a descendant's suspension. Raises `ExecutionNotFoundError`,
         `SuspensionNotFoundError` or `AmbiguousSuspensionError`.

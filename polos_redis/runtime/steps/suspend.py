@@ -24,7 +24,7 @@ from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.suspensions import SuspensionRequest
 from polos_redis.values import codec, digests, schemas
 from polos_redis.values.text import raw
-from polos_redis.values.times import milliseconds, to_datetime
+from polos_redis.values.times import milliseconds, to_datetime, to_datetime_us
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ class Suspending(Runs):
         activation = self._activation
         stored = await self._start_call(key, call_site)
         if stored is None:
-            request = self._request(key, ask)
+            request = await self._request(key, ask)
             events, races = activation.events.first(), race_membership()
             store, name = activation.host.store, raw(key)
             stored = await self._commit_wait(
@@ -131,7 +131,7 @@ class Suspending(Runs):
             ]
         return answer
 
-    def _request(self, key: str, ask: _Ask) -> SuspensionRequest:
+    async def _request(self, key: str, ask: _Ask) -> SuspensionRequest:
         """Returns the request to store. Raises `ConfigurationError` or `InvalidInputError`."""
         activation = self._activation
         host, what = activation.host, f"suspension {key!r}"
@@ -162,19 +162,24 @@ class Suspending(Runs):
             host.audit_ms,
             policy,
             default,
-            self._with_url(key, ask.data),
+            await self._with_url(key, ask.data),
             host.channel_names,
             activation.run,
         )
 
-    def _with_url(self, key: str, data: Any) -> bytes:
+    async def _with_url(self, key: str, data: Any) -> bytes:
         """Returns the suspend event's data with the approval page's URL; empty without such a page."""
         activation = self._activation
         links = activation.host.links
         shown = _shown(data)
         if links is None or links.public_url is None or not isinstance(shown, dict):
             return b""
-        url = links.url(activation.id, key, activation.run)
+        activation.in_flight += 1  # no park until the suspension is open
+        try:
+            (created,) = await activation.host.store.executions.read_fields(activation.id, "created")
+        finally:
+            activation.landed()
+        url = links.url(activation.id, key, activation.run, to_datetime_us(int(created or 0)))
         return codec.encode({**shown, "_approval_url": url}, limit=codec.UNLIMITED)
 
     def resume(
