@@ -87,7 +87,7 @@ REFUSALS: dict[type[PolosError], _Row] = {
     errors.IdempotencyConflictError: (
         409,
         "The idempotency key was used for another request",
-        ("execution_id",),
+        ("execution_id", "differing"),
     ),
     errors.SuspensionExpiredError: (410, "The suspension has expired", ("expired_at",)),
     errors.EventsTrimmedError: (410, "The event was trimmed", ()),

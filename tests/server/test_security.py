@@ -291,6 +291,25 @@ async def test_the_starter_is_the_key_whatever_the_body_says(client: PolosClient
                 problem(await api.post(path, json=answer, headers=mallory), 403, "not-approver")
 
 
+async def test_nobody_chooses_the_starter_by_being_first(client: PolosClient) -> None:
+    """With allow_self=False: who guesses an idempotency key must not become the starter, or make another the
+    starter, of what the owner of the key then takes for their own."""
+    mallory = await key(client, "invoke", name="mallory")
+    shop = await key(client, "invoke", name="shop")
+    rotated = await key(client, "invoke", name="shop")
+    body = {"workflow_id": guarded.id, "input": ["own"], "idempotency_key": "order-7"}
+    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+        first = await api.post("/api/v1/executions", json={**body, "user_id": "nobody"}, headers=mallory)
+        refused = await api.post("/api/v1/executions", json={**body, "user_id": "ann"}, headers=shop)
+        conflict = problem(refused, 409, "idempotency-conflict")
+        assert conflict["differing"] == ["user_id", "started_by"]
+        assert conflict["execution_id"] == first.json()["id"]
+
+        body["idempotency_key"] = "order-8"
+        started = [await api.post("/api/v1/executions", json=body, headers=one) for one in (shop, rotated)]
+        assert started[0].json() == started[1].json()  # a name's keys may take turns
+
+
 async def test_an_invalid_link_is_refused(client: PolosClient) -> None:
     links = Links([SECRET], client.namespace, None, 3600)
     async with serving(client, links=links) as url, httpx.AsyncClient(base_url=url) as api:

@@ -24,7 +24,7 @@ from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.suspensions import SuspensionRequest
 from polos_redis.values import codec, digests, schemas
 from polos_redis.values.text import raw
-from polos_redis.values.times import milliseconds, to_datetime, to_datetime_us
+from polos_redis.values.times import milliseconds, to_datetime
 
 T = TypeVar("T")
 
@@ -176,10 +176,10 @@ class Suspending(Runs):
             return b""
         activation.in_flight += 1  # no park until the suspension is open
         try:
-            (created,) = await activation.host.store.executions.read_fields(activation.id, "created")
+            created_at = await activation.created_at()
         finally:
             activation.landed()
-        url = links.url(activation.id, key, activation.run, to_datetime_us(int(created or 0)))
+        url = links.url(activation.id, key, activation.run, created_at)
         return codec.encode({**shown, "_approval_url": url}, limit=codec.UNLIMITED)
 
     def resume(
