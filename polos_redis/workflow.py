@@ -89,6 +89,7 @@ def workflow(
     trigger_on_event: str | None = None,
     batch_size: int = 1,
     batch_timeout_seconds: float | None = None,
+    internal: bool | None = None,
 ) -> _Decorator: ...
 def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = None, **options: Any) -> Any:
     """Make a workflow of an async function that takes `(ctx)` or `(ctx, input)`, and register it.
@@ -111,6 +112,9 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
     - `batch_size`, `batch_timeout_seconds`: start an execution with a `BatchEventPayload` instead, as soon as
       there are `batch_size` events (above 1) or the first is `batch_timeout_seconds` old (None: at once, with
       the events there are).
+    - `internal`: with True, only another workflow may start it, as a child: clients, REST and schedules are
+      refused, and an execution that was started otherwise fails with `InternalWorkflowError` before its code
+      runs. By default that holds for workflows that a tool calls with approval; with False, for none.
 
     Raises `ConfigurationError` for unusable options, or for an id that another workflow has.
     """

@@ -96,6 +96,7 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         description: str | None = None,
         queue: Queue | str | dict[str, Any] | None = None,
         run_timeout_seconds: float | None = None,
+        internal: bool | None = None,
     ) -> None:
         what = f"agent {id!r}"
         self.options = AgentOptions(
@@ -120,7 +121,9 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         async def run_agent(ctx: WorkflowContext, input: AgentInput) -> AgentResult[Out]:
             return await AgentRun(self.options, ctx).run(input)
 
-        super().__init__(run_agent, id, queue=queue, run_timeout_seconds=run_timeout_seconds)
+        super().__init__(
+            run_agent, id, queue=queue, run_timeout_seconds=run_timeout_seconds, internal=internal
+        )
         self._input_type = AgentInput
         self.__doc__ = description or f"Ask the agent {id}."
         frame = sys._getframe(1)

@@ -17,7 +17,12 @@ from polos_redis.connection.connection import Connection
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.published import PublishedDefinition, definition_of
 from polos_redis.definitions.queue import Queue, as_queue
-from polos_redis.errors import ConfigurationError, IdempotencyConflictError, InvalidInputError
+from polos_redis.errors import (
+    ConfigurationError,
+    IdempotencyConflictError,
+    InternalWorkflowError,
+    InvalidInputError,
+)
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.state import keys
 from polos_redis.state.origin import Origin
@@ -103,11 +108,11 @@ async def _differing(
     store: Store, execution_id: str, workflow_id: str, packed: bytes, start: Start
 ) -> list[str]:
     """What of a request differs from the one that started an execution; empty if that is gone."""
-    input, packed_origin = await store.executions.read_fields(execution_id, "input", "origin")
-    if input is None:
+    first, packed_origin = await store.executions.read_fields(execution_id, "input", "origin")
+    if first is None:
         return []
     ours, theirs = (Origin.unpack(workflow_id, one) for one in (start.origin, packed_origin))
-    differing = ["input"] if digests.stored_digest(input) != digests.stored_digest(packed) else []
+    differing = ["input"] if digests.stored_digest(first) != digests.stored_digest(packed) else []
     names = ("user_id", "session_id", "started_by")
     differing += [name for name in names if getattr(ours, name) != getattr(theirs, name)]
     differing += ["initial_state"] if _state_digest(ours) != _state_digest(theirs) else []
@@ -143,6 +148,8 @@ async def prepare(
     state = None if initial_state is None else codec.encode(initial_state, limit=limit)
     store = await connection.store()
     definition = await definition_of(store, workflow)
+    if definition.internal and parent is None:
+        raise InternalWorkflowError(workflow_id)
     chosen = _queue(definition, workflow_id, queue)
     if options.get("concurrency_key") is not None and chosen.concurrency_limit is None:
         chosen = Queue(chosen.name, await store.definitions.limit(chosen.name))

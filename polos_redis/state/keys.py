@@ -115,7 +115,7 @@ def schedule_id(workflow_id: str, key: str) -> str:
 
 
 def _derived(kind: str, size: int, *parts: str) -> str:
-    """Returns `size` bytes in hex that no other kind and no other parts yield, whatever characters they have."""
+    """Returns `size` bytes in hex that no other kind and no other parts yield, whatever text they are."""
     found = blake2b(digest_size=size, person=kind.encode())
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass")

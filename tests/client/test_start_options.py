@@ -88,7 +88,7 @@ async def test_another_input_for_the_same_key_is_a_conflict(redis_url: str, name
 
 
 class Basket(WorkflowState):
-    items: list[str] = []
+    items: tuple[str, ...] = ()
 
 
 async def _shops(ctx: WorkflowContext, input: Any) -> Any:
@@ -132,7 +132,7 @@ async def test_a_key_covers_the_whole_request(name: str, changed: str, client: P
     assert caught.value.differing == (said,)
     assert f"with a different {said} (execution {first.id})" in str(caught.value)
 
-    late = {"start_delay": 60.0, "run_timeout_seconds": 5.0}
+    late: dict[str, Any] = {"start_delay": 60.0, "run_timeout_seconds": 5.0}
     same = await client.invoke(shops, 1, idempotency_key="k", **REQUEST, **late)  # times are the first's
     assert same.id == first.id
 
