@@ -16,7 +16,7 @@ import msgpack
 from polos_redis.decisions.people import GROUP
 from polos_redis.errors import ConfigurationError, InvalidAnswerError, NotApproverError
 from polos_redis.values import schema_errors, schemas
-from polos_redis.values.text import canonical
+from polos_redis.values.names import canonical
 
 MOST_REQUIRED = 100
 

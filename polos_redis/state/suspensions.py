@@ -10,7 +10,8 @@ import msgpack
 
 from polos_redis.state import keys, scripts
 from polos_redis.state.partitions import Partitions
-from polos_redis.values.text import canonical, raw, text
+from polos_redis.values.names import canonical
+from polos_redis.values.text import raw, text
 
 _pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cmsgpack can't read it
 
