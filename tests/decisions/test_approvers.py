@@ -624,6 +624,8 @@ async def test_approvers_may_come_from_a_generator(redis_url: str, namespace: st
 )
 async def test_invalid_arguments_of_a_caller_are_refused(wrong: dict[str, Any], at: Running) -> None:
     handle = await asked(at)
-    with pytest.raises(PolosError, match=r"groups must be a list|a group's name|shown_digest must be the digest"):
+    with pytest.raises(
+        PolosError, match=r"groups must be a list|a group's name|shown_digest must be the digest"
+    ):
         await says(at, handle, "ann", **wrong)
     assert await handle.status() == "waiting"

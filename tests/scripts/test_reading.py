@@ -180,9 +180,7 @@ def test_any_two_step_keys_are_kept_apart(desk: Desk) -> None:
         desk.suspend(by, raw(key), FAR, b"\x01" * (number + 1))
     desk.check()
     desk.park(by, *(raw(key) for key in ODD))
-    assert [row[:2] for row in inbox(desk, limit=99)] == [
-        [by.id.encode(), raw(key)] for key in ODD
-    ]
+    assert [row[:2] for row in inbox(desk, limit=99)] == [[by.id.encode(), raw(key)] for key in ODD]
     for number, key in enumerate(ODD):
         member = b"s" + by.id.encode() + b" " + raw(key)
         if number % 3 == 0:
