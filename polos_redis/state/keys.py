@@ -42,6 +42,7 @@ DEFINITIONS = "definitions"  # hash: workflow id -> its published start options 
 SCHEDULES = "schedules"  # hash: schedule id -> the schedule (msgpack)
 TIMER_LEADER = "timer_leader"  # string with a TTL: the worker that fires the timers
 KEYS = "keys"  # hash, partition 0: API key id -> the key, with its secret's digest (msgpack)
+SESSION = "session:"  # string with a TTL, partition 0: a login session -> its API key's id
 META = "meta"  # hash: facts fixed for the namespace
 
 GROUP = "workers"  # the consumer group of every queue

@@ -19,7 +19,7 @@ NAMES = {
     for name, value in vars(keys).items()
     if name.isupper() and isinstance(value, str) and name not in ("GROUP", "DEFAULT_QUEUE")
 }
-NOT_IN_SCRIPTS = {keys.META, keys.KEYS}  # read and set by Python alone
+NOT_IN_SCRIPTS = {keys.META, keys.KEYS, keys.SESSION}  # read and set by Python alone
 
 
 def names_in_scripts() -> set[str]:
