@@ -16,6 +16,7 @@ from polos_redis.definitions.cron import Declared, check_key
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.published import definition_of
 from polos_redis.errors import ConfigurationError, InternalWorkflowError, ScheduleNotFoundError
+from polos_redis.state import keys
 from polos_redis.triggers import stored_schedule
 from polos_redis.triggers.stored_schedule import StoredSchedule
 from polos_redis.triggers.ticks import SchedulePayload
@@ -77,8 +78,7 @@ async def create(
     `schedule=False`; `InternalWorkflowError` for an internal one.
     """
     workflow_id = workflow.id if isinstance(workflow, WorkflowDefinition) else workflow
-    if not isinstance(workflow_id, str) or not workflow_id:
-        raise ConfigurationError(f"expected a workflow or a workflow's id, not {workflow!r}")
+    keys.check_text("a workflow's id", workflow_id, error=ConfigurationError)
     store = await client.store()
     definition = await definition_of(store, workflow)
     if definition.internal:

@@ -15,6 +15,7 @@ from polos_redis.definitions.definition import WorkflowDefinition, register
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, InsideWorkflowError
 from polos_redis.executions.starting import InvokeOptions
+from polos_redis.state import keys
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
@@ -121,8 +122,7 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
 
     def decorate(function: Callable[..., Any]) -> Workflow[Any, Any]:
         name = id if id is not None else function.__name__
-        if not isinstance(name, str) or not 0 < len(name) <= 1024:
-            raise ConfigurationError(f"a workflow id must be a string of 1 to 1024 characters, not {name!r}")
+        keys.check_text("a workflow's id", name, error=ConfigurationError)
         created: Workflow[Any, Any] = Workflow(function, name, **options)
         return register(created, f"{function.__module__}.{function.__qualname__}", function.__code__)
 

@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import Any, TypedDict
 
 from polos_redis.connection.connection import Connection
+from polos_redis.decisions.people import check_name
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.published import PublishedDefinition, definition_of
 from polos_redis.definitions.queue import Queue, as_queue
@@ -66,8 +67,7 @@ async def invoke(
     if key is None:
         execution_id = os.urandom(16).hex()
     else:
-        if not isinstance(key, str) or not key:
-            raise InvalidInputError(f"idempotency_key must be a non-empty string, not {key!r}")
+        keys.check_text("idempotency_key", key)
         execution_id = keys.derived_id(workflow_id, key)
         start = replace(start, digest=_request_digest(workflow_id, packed, start, options))
     store = await connection.store()
@@ -140,7 +140,7 @@ async def prepare(
         workflow_id, checked = workflow.id, workflow.check_input(input)
         initial_state = workflow.check_state(initial_state)
     elif isinstance(workflow, str) and workflow:
-        workflow_id, checked = workflow, input  # its worker validates it
+        workflow_id, checked = keys.check_text("a workflow's id", workflow), input  # its worker validates it
     else:
         raise ConfigurationError(f"expected a workflow or a workflow's id, not {workflow!r}")
     limit = connection.max_value_bytes
@@ -165,6 +165,8 @@ def _queue(
     own = Queue(definition.queue or keys.DEFAULT_QUEUE, definition.limit)
     if override is None:
         return own
+    if isinstance(override, str):
+        keys.check_text(f"workflow {workflow_id!r}: queue", override)
     chosen = as_queue(override, workflow_id)
     return own if chosen == Queue(own.name) else chosen  # a bare name keeps the limit that is defined
 
@@ -174,10 +176,10 @@ def _origin(
 ) -> Origin | None:
     """The origin to store; None for a root that needs none. A child inherits what it isn't given."""
     for name, value in people.items():
-        if value is not None and not isinstance(value, str):
-            raise InvalidInputError(
-                f"workflow {workflow_id!r}: {name} must be a string or None, not {value!r}"
-            )
+        if value is not None and name == "session_id":
+            keys.check_text(f"workflow {workflow_id!r}: session_id", value, empty=True)
+        elif value is not None:
+            check_name(f"workflow {workflow_id!r}: {name}", value, InvalidInputError)
     if parent is not None:
         inherited, parent_id = parent
         return Origin(
@@ -225,8 +227,7 @@ def _semaphore(what: str, queue: Queue, concurrency_key: str | None) -> str | No
     """The semaphore to acquire a slot from: the queue's, or that of a concurrency key in it."""
     if concurrency_key is None:
         return None if queue.name == keys.DEFAULT_QUEUE else queue.name
-    if not isinstance(concurrency_key, str):
-        raise InvalidInputError(f"{what}: concurrency_key must be a string, not {concurrency_key!r}")
+    keys.check_text(f"{what}: concurrency_key", concurrency_key, empty=True)
     if queue.concurrency_limit is None:
         raise ConfigurationError(
             f"{what}: concurrency_key needs a queue with a concurrency_limit, and {queue.name!r} has no "
