@@ -160,7 +160,7 @@ class Worker:
         """Check the server and return the host, on the client's connection."""
         session = await self.client.session()
         store = Store(session.wire, self.client.namespace, self.client.partitions, patience=None)
-        await check_servers(store.wire)
+        await check_servers(store)
         ids = [workflow.id for workflow in workflows]
         lease = Lease(store, self.worker_id, self.lease_seconds, ids, self.stats)
         deliveries = Deliveries(
