@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import AnyUrl, BaseModel, Field, SecretStr, field_serializer
 
-from polos_redis import Workflow, WorkflowContext, apikeys
+from polos_redis import Rejection, Workflow, WorkflowContext, apikeys
 from polos_redis.links import Links
 from tests.harness.chromium import (
     ARGS,
@@ -87,8 +87,8 @@ class Decision(BaseModel):
     reason: str | None = None
 
 
-async def decides(ctx: WorkflowContext, input: None) -> Decision:
-    found: Decision = await ctx.step.suspend("decide", data={"of": "an invoice"}, schema=Decision)
+async def decides(ctx: WorkflowContext, input: None) -> Decision | Rejection:
+    found = await ctx.step.suspend("decide", data={"of": "an invoice"}, schema=Decision)
     return found
 
 
@@ -140,7 +140,8 @@ class Order(BaseModel):
 
 
 async def orders(ctx: WorkflowContext, input: None) -> str:
-    found: Order = await ctx.step.suspend("order", schema=Order)
+    found = await ctx.step.suspend("order", schema=Order)
+    assert isinstance(found, Order)
     return found.model_dump_json()
 
 
