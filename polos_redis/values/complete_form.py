@@ -171,10 +171,10 @@ def _troubles(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
     if _is_users_serializer(node.get("serialization")):
         yield path, "serializer"
     alias = node.get("validation_alias")
-    if isinstance(alias, list) and all(
-        len(one) > 1 for one in (alias if isinstance(alias[0], list) else [alias])
-    ):
-        yield path, "alias"
+    if isinstance(alias, list):
+        paths = alias if isinstance(alias[0], list) else [alias]
+        if all(len(one) > 1 for one in paths):
+            yield path, "alias"
     for key, part in node.items():
         if key in _NO_SCHEMAS:
             continue

@@ -88,8 +88,7 @@ class Decision(BaseModel):
 
 
 async def decides(ctx: WorkflowContext, input: None) -> Decision | Rejection:
-    found = await ctx.step.suspend("decide", data={"of": "an invoice"}, schema=Decision)
-    return found
+    return await ctx.step.suspend("decide", data={"of": "an invoice"}, schema=Decision)
 
 
 class Carrier(Enum):

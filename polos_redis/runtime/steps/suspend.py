@@ -23,7 +23,7 @@ from polos_redis.runtime.steps.run import Runs
 from polos_redis.state import stored_errors
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.suspensions import SuspensionRequest
-from polos_redis.values import codec, digests
+from polos_redis.values import codec, digests, records
 from polos_redis.values.complete_form import excluded_field
 from polos_redis.values.text import raw
 from polos_redis.values.times import milliseconds, to_datetime
@@ -191,7 +191,9 @@ class Suspending(Runs):
                 f"{what}: data= has {hidden}, which is excluded from JSON, so nobody would see it: pass a "
                 "dict of what to show"
             )
-        shown = codec.encode(_shown(ask.data), limit=host.value_limit)
+        given = dict(ask.data) if isinstance(ask.data, Mapping) else ask.data
+        decided = codec.encode(given, limit=host.value_limit)
+        shown = codec.encode(_shown(given), limit=host.value_limit)
         policy = b""
         if ask.has_policy:
             starters = activation.origin.starters
@@ -214,7 +216,7 @@ class Suspending(Runs):
                     raise ConfigurationError(f"{what}: on_timeout={ask.on_timeout!r}: {error}") from None
         return SuspensionRequest(
             shown,
-            digests.shown_digest(shown),
+            digests.shown_digest(decided),
             timeout_ms,
             host.audit_ms,
             policy,
@@ -228,8 +230,10 @@ class Suspending(Runs):
         """Returns the suspend event's data with the approval page's URL; empty without such a page."""
         activation = self._activation
         links = activation.host.links
+        if links is None or links.public_url is None:
+            return b""
         shown = _shown(data)
-        if links is None or links.public_url is None or not isinstance(shown, dict):
+        if not isinstance(shown, dict):
             return b""
         url = links.url(activation.id, key, activation.run)
         return codec.encode({**shown, "_approval_url": url}, limit=codec.UNLIMITED)
@@ -293,9 +297,18 @@ def _typed(key: str, types: AnswerTypes, record: SuspensionRecord) -> Any:
 
 
 def _shown(data: Any) -> Any:
-    """Returns `data` as a person is shown it: a model or dataclass as a plain dict."""
+    """Returns `data` as a person is shown it, by whichever process: models and dataclasses as plain dicts."""
     if data is None:
         return {}
     if isinstance(data, Mapping):
-        return dict(data)
+        return {key: _part(value) for key, value in data.items()}
     return codec.plain(data)
+
+
+def _part(value: Any) -> Any:
+    cls = type(value)
+    if cls is dict:
+        return {key: _part(one) for key, one in value.items()}
+    if cls in (list, tuple):
+        return cls(map(_part, value))
+    return codec.plain(value) if records.kind_of(cls) in (records.MODEL, records.DATACLASS) else value
