@@ -184,7 +184,7 @@ def class_name(cls: type) -> str:
     if cls.__module__ == "builtins":
         return "None" if cls is type(None) else cls.__qualname__
     package = cls.__module__.partition(".")[0]
-    if package in sys.stdlib_module_names and package not in type_names.MAIN:  # pathlib._local.Path is 3.13's
+    if package in sys.stdlib_module_names:  # pathlib.Path was pathlib._local.Path for a while
         return f"{package}:{cls.__qualname__}"
     try:
         return type_names.type_name(cls)
