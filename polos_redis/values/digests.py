@@ -64,6 +64,8 @@ def _canonical(value: Any) -> Any:
     if cls is not ExtType:
         return value
     code, payload = value
+    if code == packing.JSON:  # the same value, however it came
+        return _canonical(_neutral(payload))
     if code in (packing.SET, packing.FROZENSET):
         entries = (_pack_neutral(_canonical(item)) for item in _neutral(payload))
         return ExtType(_CANONICAL_SET, bytes([code]) + b"".join(sorted(entries)))

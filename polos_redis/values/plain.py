@@ -106,6 +106,8 @@ def _plain(value: Any, depth: int) -> Any:
 def _extension(code: int, data: bytes, depth: int) -> Any:
     if code in (packing.TUPLE, packing.SET, packing.FROZENSET):
         return _plain(_list(data), depth)
+    if code == packing.JSON:
+        return _plain(_neutral(data), depth)
     if code in packing.RECORD_KINDS:
         return _record(code, data, depth)
     value = packing.unpack(_ext_bytes(code, data))  # a type of the standard library, or an unknown code

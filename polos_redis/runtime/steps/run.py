@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, TypeVar, overload
 
 from polos_redis import tasks
+from polos_redis.definitions.parameters import is_async
 from polos_redis.errors import StepExecutionError, StoredValueError, UnreadableValueError
 from polos_redis.runtime.branches import race_membership
 from polos_redis.runtime.call_sites import CallSite
@@ -91,7 +92,7 @@ class Runs(Calls):
         call = functools.partial(function, *args, **kwargs) if args or kwargs else function
         frame = sys._getframe(1)
         return self._run(
-            key, _is_async(function), call, max_retries, base_delay, max_delay, (frame.f_code, frame.f_lineno)
+            key, is_async(function), call, max_retries, base_delay, max_delay, (frame.f_code, frame.f_lineno)
         )
 
     async def _run(
@@ -299,13 +300,3 @@ class Runs(Calls):
             return store.write(activation.fence, known, name, record, events)
 
         return activation.journal.commit(name, record, send)
-
-
-def _is_async(function: Any) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    code = getattr(function, "__code__", None)
-    if code is not None and code.co_flags & inspect.CO_COROUTINE:
-        return True
-    called = getattr(type(function), "__call__", None)  # noqa: B004 - its kind, not whether it has one
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
