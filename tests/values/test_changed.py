@@ -407,14 +407,14 @@ Cents = typing.NewType("Cents", int)
 
 
 def text_of(annotation: Any) -> str:
-    made = pydantic.create_model("Made", __module__=__name__, a=(annotation, ...))
+    made = type("Made", (BaseModel,), {"__module__": __name__, "__annotations__": {"a": annotation}})
     return shapes.fields_of(made)["a"]
 
 
 @pytest.mark.parametrize(
     "equal",
     [
-        [int | None, typing.Union[None, int], "int | None", "Optional[int]"],  # noqa: UP007
+        [int | None, typing.Union[None, int], "int | None", "typing.Optional[int]"],  # noqa: UP007
         [list[int], typing.List[int], "list[int]"],  # noqa: UP006
         [dict[str, Leaf], dict[str, "Leaf"], "dict[str, Leaf]"],
         [int | str, str | int],
@@ -593,6 +593,10 @@ def changes(draw: st.DrawFn) -> tuple[str, dict[str, str], dict[str, Any], list[
     return kind, fields, values, lines, {"facts": facts, "extra": extra}
 
 
+@pytest.mark.skipif(
+    tuple(map(int, pydantic.VERSION.split(".")[:2])) < (2, 11),
+    reason="pydantic can't yet read by alias and by name at once",
+)
 @given(changes())
 def test_any_change_of_a_class_is_read_as_pydantic_reads_it_or_refused(case: Any) -> None:
     kind, fields, values, lines, more = case
