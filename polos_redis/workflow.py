@@ -6,13 +6,15 @@ effects inside steps.
 
 from __future__ import annotations
 
+import sys
 import typing
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from polos_redis import tasks
-from polos_redis.definitions.definition import WorkflowDefinition, register
+from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.queue import Queue
+from polos_redis.definitions.registry import DefinitionSite, register
 from polos_redis.errors import ConfigurationError, InsideWorkflowError
 from polos_redis.executions.starting import InvokeOptions
 from polos_redis.state import keys
@@ -124,7 +126,7 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
         name = id if id is not None else function.__name__
         keys.check_text("a workflow's id", name, error=ConfigurationError)
         created: Workflow[Any, Any] = Workflow(function, name, **options)
-        return register(created, f"{function.__module__}.{function.__qualname__}", function.__code__)
+        return register(created, DefinitionSite.of_function(function, sys._getframe()))
 
     return decorate if function is None else decorate(function)
 

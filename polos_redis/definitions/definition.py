@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Sequence
-from types import CodeType
 from typing import Any, Generic, TypeVar
 
 from polos_redis.definitions.cron import Declared
@@ -21,8 +20,6 @@ from polos_redis.values.validation import GeneratedInput, validator
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-
-_registry: dict[str, WorkflowDefinition[Any, Any]] = {}
 
 
 class WorkflowDefinition(Generic[In, Out]):
@@ -86,7 +83,6 @@ class WorkflowDefinition(Generic[In, Out]):
                     f"workflow {id!r}: {name} must be a number of seconds, not {seconds!r}"
                 )
         self.function = function
-        self.defined: tuple[str, str, int] = ("", "", 0)
         self.__name__ = getattr(function, "__name__", id)
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
@@ -204,28 +200,3 @@ def _as_schema(schema: Any, workflow_id: str) -> type[Any] | None:
     raise ConfigurationError(
         f"workflow {workflow_id!r}: state_schema must be a pydantic model class, not {schema!r}"
     )
-
-
-W = TypeVar("W", bound=WorkflowDefinition[Any, Any])
-
-
-def register(definition: W, name: str, code: CodeType, line: int = 0) -> W:
-    """Register a workflow by its id and return it. Raises `ConfigurationError` if another one has the id.
-
-    A workflow is the same if its name, file and line are: a module may be imported again, as `__main__` or by
-    a reload.
-    """
-    definition.defined = (name.rpartition(".")[2], code.co_filename, line or code.co_firstlineno)
-    known = _registry.get(definition.id)
-    if known is not None and known.defined != definition.defined:
-        _, file, line = known.defined
-        raise ConfigurationError(
-            f"workflow id {definition.id!r} is already used at {file}:{line}: give {name} another id"
-        )
-    _registry[definition.id] = definition
-    return definition
-
-
-def registered() -> dict[str, WorkflowDefinition[Any, Any]]:
-    """Returns the workflows this process has defined, by id."""
-    return dict(_registry)
