@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from polos_redis.state import keys, scripts
 from polos_redis.state.fencing import Fence
-from polos_redis.state.partitions import Partitions
+from polos_redis.state.partitions import Partitions, pack_roots
 from polos_redis.state.start import DEFAULTS, Start
 from polos_redis.values.text import raw, text
 
@@ -170,17 +170,28 @@ class Executions:
         return found
 
     async def newest(
-        self, statuses: Sequence[str], workflow: str, before: str, limit: int
+        self,
+        statuses: Sequence[str],
+        workflow: str,
+        before: str,
+        limit: int,
+        roots: Collection[str] = (),
     ) -> tuple[list[list[Any]], str | None]:
         """Returns executions, newest first, and where the next page begins (us), None after the last one.
 
         A row is [id, workflow, status, created us, started ms, finished ms]. With a workflow there may be
-        fewer rows than `limit` on a page that is not the last one.
+        fewer rows than `limit` on a page that is not the last one. With `roots`, the page is restricted to
+        executions whose root is of one of these workflows, and without a workflow to those that are
+        themselves of one of these.
         """
+        packed, filters = pack_roots(roots), bool(workflow or roots)
         found: list[list[Any]] = []
         next_pages: list[int] = []
         for prefix in self._partitions.prefixes:
-            names = [raw(workflow)] if workflow else await self._workflows(prefix)
+            if workflow or roots:
+                names = [raw(one) for one in ([workflow] if workflow else sorted(roots))]
+            else:
+                names = await self._workflows(prefix)
             for first in range(
                 0, len(names) + 1, NAMES_PER_CALL
             ):  # and b"", the index of those beyond the most
@@ -189,8 +200,9 @@ class Executions:
                     scripts.LIST_EXECUTIONS,
                     prefix,
                     before,
-                    max(limit, LEAST_LOOKED_AT) if workflow else limit,
+                    max(limit, LEAST_LOOKED_AT) if filters else limit,
                     raw(workflow),
+                    packed,
                     len(statuses),
                     *statuses,
                     *some,

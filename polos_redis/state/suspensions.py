@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
 from polos_redis.state import keys, scripts
-from polos_redis.state.partitions import Partitions
+from polos_redis.state.partitions import Partitions, pack_roots
 from polos_redis.values.names import canonical
 from polos_redis.values.text import raw, text
 
@@ -132,12 +132,13 @@ class Suspensions:
         return [name for name, score in zip(names, scores, strict=True) if score is not None]
 
     async def oldest_open(
-        self, after: str, limit: int, workflow: str = ""
+        self, after: str, limit: int, workflow: str = "", roots: Collection[str] = ()
     ) -> tuple[list[list[Any]], str | None]:
         """Returns open suspensions, oldest first, and where the next page begins (us), None after the last.
 
         A row is [execution id, step key, workflow, opened us, record]. A page that is not the last may have
         fewer rows than `limit`, even none: after many rows of other workflows, or when records are large.
+        With `roots`, the page is restricted to executions whose root is of one of these workflows.
         """
         found: list[list[Any]] = []
         next_pages: list[int] = []
@@ -150,6 +151,7 @@ class Suspensions:
                 raw(workflow),
                 MOST_ROWS,
                 MOST_BYTES,
+                pack_roots(roots),
                 patience=self._partitions.patience,
             )
             found += rows
