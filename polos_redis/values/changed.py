@@ -48,7 +48,7 @@ def validated(
     except _Refusal as refusal:
         problem = str(refusal)
     except Exception as error:  # pydantic's, or from the class's own validators
-        problem = _text(error)
+        problem = problem_in(error)
     else:
         return found
     before = {field: shapes.class_name(type(value)) for field, value in {**stored, **private}.items()}
@@ -208,8 +208,8 @@ def _listed(fields: Mapping[str, str]) -> str:
     return ", ".join(shown[:MAX_LISTED] + ([f"{more} more"] if more > 0 else []))
 
 
-def _text(error: Exception) -> str:
-    """An error without the values it concerns."""
+def problem_in(error: Exception) -> str:
+    """What is wrong with stored fields, by an error of their validation: in one line, without the values."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
