@@ -15,7 +15,6 @@ from polos_redis.server import executions, health, problems, streams, suspension
 from polos_redis.server.bodies import Bounds
 from polos_redis.server.headers import Headers
 from polos_redis.server.pages import add_pages
-from polos_redis.server.rates import Rate
 from polos_redis.server.site import Site
 from polos_redis.version import __version__
 
@@ -55,7 +54,7 @@ def create_app(
         links=links,
         insecure_dev=insecure_dev,
         cors_origins=frozenset(origins),
-        rate=Rate(rate_limit),
+        rate_limit=rate_limit,
     )
 
     @asynccontextmanager
@@ -75,8 +74,9 @@ def create_app(
     )
     app.state.site = site
     problems.install(app)
-    for router in (executions.router, suspensions.router, streams.router, health.router):
+    for router in (executions.router, suspensions.router, streams.router):
         app.include_router(router)
+    health.add_health(app, client)
     add_pages(app)
     # The last middleware added is the outermost.
     app.add_middleware(Bounds, max_bytes=max_body_bytes or 2 * client.max_value_bytes + (1 << 16))

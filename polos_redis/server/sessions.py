@@ -1,7 +1,8 @@
 """Login sessions, identified by a signed cookie, and CSRF tokens for forms.
 
-The cookie contains a session's id and the API key's id, never its secret. Both are looked up at every request,
-in Redis: so logging out, or revoking the key, ends a session in every process, for copies of its cookie too.
+The cookie contains a session's id and the API key's id, never its secret. Both are looked up at every
+request, in Redis: so logging out, or revoking the key, ends a session in every process, for copies of its
+cookie too.
 """
 
 from __future__ import annotations
@@ -77,6 +78,10 @@ class Sessions:
             await (await self._client.store()).login_sessions.close(session_id)
         response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=self._is_secure(request))
 
+    def key_id(self, request: Request) -> str:
+        """Returns the API key's id in a valid cookie, even of a closed session; empty without one."""
+        return self._content(request)[0]
+
     def _content(self, request: Request) -> tuple[str, str]:
         """Returns the API key's id and the session's id of a valid cookie; two empty texts without one."""
         try:
@@ -88,9 +93,7 @@ class Sessions:
     def _is_secure(self, request: Request) -> bool:
         return self._secure or request.url.scheme == "https"
 
-    def _set(
-        self, request: Request, response: Response, name: str, value: str, seconds: int | None
-    ) -> None:
+    def _set(self, request: Request, response: Response, name: str, value: str, seconds: int | None) -> None:
         secure = self._is_secure(request)
         response.set_cookie(name, value, max_age=seconds, httponly=True, samesite="lax", secure=secure)
 
