@@ -40,7 +40,7 @@ async def get_execution(connection: Connection, execution_id: str) -> dict[str, 
     view = views.describe(execution_id, fields, records)
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:
-        below = (await store.suspensions.open_below(execution_id))[: views.MAX_CHILDREN]
+        below = await store.suspensions.open_below(execution_id, views.MAX_CHILDREN)
     rows = await read_suspensions(store, below)
     view["open_suspensions_below"] = [suspension_view(*row) for row in rows if row[2].status == "open"]
     children = view["children"]

@@ -25,9 +25,10 @@ from polos_redis.values.json_text import InvalidJsonError, read_json
 log = logging.getLogger("polos.server")
 
 
-GRACE_SECONDS = 10.0  # for a body to arrive, and as much longer as it takes at the least rate
-LEAST_RATE = 8192  # bytes per second
-MOST_BODIES = 8  # of the largest size that are held for one caller at a time; four times as many for all
+STALL_SECONDS = 10.0  # without more of a body; a whole one may take this, and longer at the least rate
+MOST_REQUESTS = 4000  # in progress at a time, streams included
+LEAST_RATE = 32_768  # bytes per second
+MOST_BODIES = 6  # of the largest size that are held for one caller at a time; four times as many for all
 
 
 class Bounds:
@@ -41,6 +42,7 @@ class Bounds:
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self._running = 0
         self._held = Allowance("bytes of bodies", MOST_BODIES * max_bytes, 4 * MOST_BODIES * max_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,11 +57,11 @@ class Bounds:
             nonlocal received, complete, deadline, holder
             if complete:  # what is awaited now is the end of the connection
                 return await receive()
+            now = asyncio.get_running_loop().time()
             if deadline is None:
-                deadline = asyncio.get_running_loop().time() + GRACE_SECONDS
-                holder = _holder(scope)
+                deadline, holder = now + STALL_SECONDS, _holder(scope)
             try:
-                async with asyncio.timeout_at(deadline + received / LEAST_RATE):
+                async with asyncio.timeout_at(min(deadline + received / LEAST_RATE, now + STALL_SECONDS)):
                     message = await receive()
             except TimeoutError:
                 raise self._too_slow() from None
@@ -76,7 +78,15 @@ class Bounds:
             responding = True
             await send(message)
 
+        self._running += 1
         try:
+            if self._running > MOST_REQUESTS and scope["path"] != "/healthz":
+                raise Problem(
+                    503,
+                    f"the server is busy with {MOST_REQUESTS} requests: try again in 1 s",
+                    kind="busy",
+                    headers={"Retry-After": "1"},
+                )
             length = Headers(scope=scope).get("content-length", "")
             if length.isdecimal() and int(length[:19]) > self.max_bytes:
                 raise self._too_large()
@@ -89,6 +99,7 @@ class Bounds:
                 error = problems.unexpected()
             await error.response()(scope, receive, send)
         finally:
+            self._running -= 1
             if received:
                 self._held.give_back(holder, received)
 

@@ -24,6 +24,8 @@ async def show(request: Request, next: str = "/") -> Response:
 @router.post("/login")
 async def log_in(request: Request) -> Response:
     site, address = site_of(request), address_of(request)
+    if wait := await site.rate.take(address):
+        raise problems.too_many(wait)
     sent = await request.form(max_files=0, max_fields=10)
     sessions = sessions_of(request)
     sessions.check_form(request, str(sent.get("form_token", "")))
