@@ -112,7 +112,7 @@ class Suspensions:
         await self._wire.call("HDEL", key, raw(step_key), patience=None)
 
     async def below(self, root_id: str) -> AsyncIterator[list[tuple[str, str]]]:
-        """Yields the suspensions of a root's descendants, open or decided: pages of (execution id, step key)."""
+        """Yields pages of the suspensions of a root's descendants, open or decided: (execution id, step key)."""
         key = self._partitions.prefix(root_id) + keys.BELOW.encode() + raw(root_id)
         cursor = b"0"
         while True:
