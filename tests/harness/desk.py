@@ -239,9 +239,10 @@ class Desk:
         opening: str = "",
         approves: bool = False,
         groups: bytes = b"",
+        api_key: str = "",
     ) -> Any:
         asked = (execution_id, key, answer, digest, by, "client", int(early), opening, int(approves), groups)
-        return self.run("answer", *asked)
+        return self.run("answer", *asked, *((by, api_key) if api_key else ()))
 
     def cancel(self, execution_id: str, run: int = 1, by: str = "bob") -> Any:
         return self.run("cancel", execution_id, run, by)
