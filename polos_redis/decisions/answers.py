@@ -182,8 +182,8 @@ def _checked(answer: Answer, suspension: StoredSuspension, digest: str | None) -
     if is_open:
         starters = Origin.unpack("", suspension.origin).starters
         policy.check_person(execution_id, step_key, answer.by or None, answer.groups, starters)
-        if not (is_instance and policy.fits_schema(execution_id, step_key, form)):
-            policy.check_answer(execution_id, step_key, form)
+        check = policy.check_instance if is_instance else policy.check_answer
+        check(execution_id, step_key, form)
     return replace(answer, approves=verdict(form) is True)
 
 

@@ -209,9 +209,9 @@ class Suspending(Runs):
             default = codec.encode(ask.on_timeout, limit=host.value_limit)
             if ask.has_policy:
                 form, is_instance = form_of(default, declared.type_name)
+                check = declared.check_instance if is_instance else declared.check_answer
                 try:
-                    if not (is_instance and declared.fits_schema(activation.id, key, form)):
-                        declared.check_answer(activation.id, key, form)
+                    check(activation.id, key, form)
                 except InvalidAnswerError as error:
                     raise ConfigurationError(f"{what}: on_timeout={ask.on_timeout!r}: {error}") from None
         return SuspensionRequest(
