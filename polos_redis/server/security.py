@@ -26,7 +26,9 @@ from polos_redis.state import keys
 SAFE = ("GET", "HEAD", "OPTIONS")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 BEARER = HTTPBearer(
-    auto_error=False, description="An API key (`polos keys create`), or a signed link's token."
+    auto_error=False,
+    description="An API key (`polos keys create`), which may be restricted to workflows: executions of other "
+    "workflows don't exist for it. Or a signed link's token.",
 )
 
 
