@@ -48,7 +48,7 @@ def validated(
     except _Refusal as refusal:
         problem = str(refusal)
     except Exception as error:  # pydantic's, or from the class's own validators
-        problem = _text(error)
+        problem = problem_in(error)
     else:
         return found
     before = {field: shapes.class_name(type(value)) for field, value in {**stored, **private}.items()}
@@ -209,7 +209,7 @@ def _listed(fields: Mapping[str, str]) -> str:
 
 
 def _text(error: Exception) -> str:
-    """An error without the values it concerns."""
+    """What is wrong with stored fields, by an error of their validation: without the values, in one line."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):

@@ -328,7 +328,7 @@ class Holder:
 
 def test_an_error_about_a_type_is_that_of_the_first_attempt() -> None:
     """Not of the second one, with another configuration, which is no business of the user's."""
-    with pytest.raises(ConfigurationError, match="Unable to generate pydantic-core schema for .*Opaque"):
+    with pytest.raises(ConfigurationError, match=r"Unable to generate pydantic-core schema for .*Opaque"):
         codec.validate_input(Holder, {}, workflow_id="w")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from polos_redis import (
     BatchWorkflowInput,
@@ -73,6 +73,8 @@ async def keep(ctx: WorkflowContext, kind: str, input: Any) -> Any:
         return input["order"]
     if kind == "answer":
         return (await ctx.step.suspend("order"))["data"]
+    if kind in ("typed answer", "typed instance"):
+        return await ctx.step.suspend("order", schema=vars(MODULE)["Order"])
     if kind == "event":
         return (await ctx.step.wait_for_event("order", input["topic"])).data
     if kind == "child":
@@ -105,7 +107,12 @@ async def held_back(at: Running, handle: ExecutionHandle[Any], times: int = 2) -
 
 
 OWN = ["step", "input", "child", "children", "state of a step", "initial state"]
-FOREIGN = ["answer", "event"]  # from another program: of a type that is not imported here they are plain data
+FOREIGN = [
+    "answer",
+    "typed answer",
+    "typed instance",
+    "event",
+]  # from another program: of a type that is not imported here they are plain data
 
 
 @pytest.mark.parametrize(
@@ -119,9 +126,9 @@ async def test_an_execution_waits_for_a_deployment_that_reads_its_values(
         given = {"kind": kind, "topic": topic, "order": order() if kind == "input" else None}
         state = Ledger(order=order()) if kind == "initial state" else None
         handle = await keeps.invoke(at.client, given, initial_state=state)
-        if kind == "answer":
+        if kind in ("answer", "typed answer", "typed instance"):
             await at.opened(handle, "order")
-            await at.answer(handle, "order", order())
+            await at.answer(handle, "order", {"amt": 5000} if kind == "typed answer" else order())
         elif kind == "event":
             await at.reached(handle, "waiting")
             await events.publish(at.client, topic, EventData("order", order()))
@@ -187,6 +194,31 @@ class Charge(BaseModel):
 async def typed(ctx: WorkflowContext, input: Charge) -> int:
     await ctx.step.suspend("gate")
     return input.cents
+
+
+def renamed(data: Any) -> Any:
+    return {"amount": data["amt"]} if "amt" in data else data
+
+
+@pytest.mark.parametrize("fix", ["validator", "dropped"])
+async def test_a_typed_answer_is_read_again_once_the_type_takes_it(
+    fix: str, redis_url: str, namespace: str
+) -> None:
+    async with running(redis_url, namespace, keeps, put_back_seconds=0.02) as at:
+        handle = await keeps.invoke(at.client, {"kind": "typed answer"})
+        await at.opened(handle, "order")
+        await at.answer(handle, "order", {"amt": 5000})
+        await at.opened(handle, "gate")
+        await at.parked(handle)
+        deploy({"amount": str}, amount="")
+        await at.answer(handle, "gate")
+        await held_back(at, handle, 1)
+        if fix == "validator":
+            deploy({"amount": int}, amount=0, old=model_validator(mode="before")(renamed))
+            assert await at.result(handle) == 5000
+        else:
+            deploy({"amount": int}, amount=7, model_config=ConfigDict(extra="ignore"))
+            assert await at.result(handle) == 7
 
 
 async def test_a_step_in_flight_finishes_and_nothing_else_starts(redis_url: str, namespace: str) -> None:
