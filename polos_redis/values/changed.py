@@ -208,8 +208,8 @@ def _listed(fields: Mapping[str, str]) -> str:
     return ", ".join(shown[:MAX_LISTED] + ([f"{more} more"] if more > 0 else []))
 
 
-def _text(error: Exception) -> str:
-    """What is wrong with stored fields, by an error of their validation: without the values, in one line."""
+def problem_in(error: Exception) -> str:
+    """What is wrong with stored fields, by an error of their validation: in one line, without the values."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
