@@ -38,8 +38,8 @@ def create_app(
     `links` verifies signed links; without it, none are accepted. `insecure_dev` accepts requests without
     credentials on loopback addresses, for development only. Pages of `cors_origins` (such as
     "https://app.example.com"; "*" for all) may call the API from a browser. `rate_limit` applies per API key,
-    or per address without a key, to all servers of the namespace together. `max_body_bytes` limits request bodies (default: enough
-    for a value of the client's `max_value_bytes`).
+    or per address without a key, to all servers of the namespace together. `max_body_bytes` limits request
+    bodies (default: enough for a value of the client's `max_value_bytes`).
 
     Raises `ConfigurationError` for a malformed `rate_limit`, or for `insecure_dev` with the origin "*".
     """
