@@ -41,7 +41,7 @@ def listen(host: str, port: int) -> socket.socket:
 _Protocol: Any = AutoHTTPProtocol  # the class that uvicorn chose
 
 
-class Connection(_Protocol):  # type: ignore[misc]
+class WatchedConnection(_Protocol):  # type: ignore[misc]
     """A connection that is closed if the head of a request does not arrive in time.
 
     Uvicorn itself only closes connections that are idle between two requests.
@@ -95,7 +95,7 @@ class Listener(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Connection,
+                http=WatchedConnection,
                 log_config=None,
                 access_log=False,  # our own log omits the query, which may contain a token
                 server_header=False,
