@@ -28,6 +28,7 @@ from polos_redis.values.text import text
 from polos_redis.values.times import iso
 
 LIST_LIMIT = 1000
+MOST_EMPTY = 10  # pages without a row that are read before an empty one is returned
 AUDIT_PAGE = 100  # entries per call
 
 
@@ -72,7 +73,13 @@ async def list_executions(
     limit = _limit(limit)
     statuses = STATUSES if status is None else (status,)
     store = await connection.store()
-    rows, next_cursor = await store.executions.newest(statuses, _workflow_id(workflow), before, limit, roots)
+    for _ in range(MOST_EMPTY):
+        rows, next_cursor = await store.executions.newest(
+            statuses, _workflow_id(workflow), before, limit, roots
+        )
+        if rows or next_cursor is None:
+            break
+        before = next_cursor
     page = [
         {
             "id": text(row[0]),

@@ -13,7 +13,7 @@ from polos_redis.state.start import DEFAULTS, Start
 from polos_redis.values.text import raw, text
 
 FINISHED = ("completed", "failed", "cancelled")
-NAMES_PER_CALL = 200  # workflows per call of a script, so that none takes long
+NAMES_PER_CALL = 100  # workflows per call of a script, so that none takes long
 LEAST_LOOKED_AT = 100  # rows of all workflows that a page of one workflow looks at
 STATUSES = ("queued", "waiting", *FINISHED)
 
