@@ -8,6 +8,7 @@ from typing import Any
 
 from polos_redis.errors import ConfigurationError
 from polos_redis.values import schemas
+from polos_redis.values.json_text import InvalidJsonError
 
 # The keywords and formats OpenAI's strict mode supports. Others only narrow a value further: they are dropped
 # from the schema sent, and still checked here.
@@ -54,6 +55,8 @@ def error_text(error: BaseException) -> str:
     """A validation error as one line that tells the model what to correct."""
     from pydantic import ValidationError
 
+    if isinstance(error, InvalidJsonError):
+        return f"Invalid JSON: {error}"
     if not isinstance(error, ValidationError):
         return f"{type(error).__name__}: {error}"
     return "; ".join(

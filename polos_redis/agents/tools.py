@@ -49,7 +49,7 @@ class Tool:
         return schema_of(self.input_type, self.name, f"the input of tool {self.name!r}", self.description)
 
     def parse(self, arguments: str) -> Any:
-        """Parse JSON arguments to the input type. Raises pydantic's ValidationError, or ValueError."""
+        """Parse JSON arguments to the input type. Raises pydantic's ValidationError or InvalidJsonError."""
         return None if self.input_type is None else schemas.parse_json(self.input_type, arguments or "{}")
 
     def __call__(self, *args: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from typing import Any
 
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polos_redis.server import problems
 from polos_redis.server.problems import Problem
+from polos_redis.values.json_text import InvalidJsonError, read_json
 
 log = logging.getLogger("polos.server")
 
@@ -79,13 +80,8 @@ class JsonRequest(Request):
 
     async def json(self) -> Any:
         try:
-            return json.loads(await self.body(), parse_constant=_no_constant)
-        except RecursionError:
-            raise Problem(400, "the body is nested too deeply", kind="not-json") from None
-        except json.JSONDecodeError as error:
-            where = f"line {error.lineno}, column {error.colno}: {error.msg}"
-            raise Problem(400, f"the body is not JSON: {where}", kind="not-json") from None
-        except ValueError as error:
+            return read_json(await self.body())
+        except InvalidJsonError as error:
             raise Problem(400, f"the body can't be read as JSON: {error}", kind="not-json") from None
 
 
@@ -115,7 +111,3 @@ class JsonRoute(APIRoute):
 def _is_empty(request: Request) -> bool:
     headers = request.headers
     return headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
-
-
-def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a JSON value")

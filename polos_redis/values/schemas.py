@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from polos_redis.errors import ConfigurationError, NotStorableError
 from polos_redis.values import type_names
+from polos_redis.values.json_text import read_json
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -45,11 +46,12 @@ def describe(what: str, annotation: Any) -> tuple[dict[str, Any], str]:
 
 def parse(annotation: Any, answer: Any) -> Any:
     """Converts a plain JSON value to a type. Raises pydantic's ValidationError."""
-    return parse_json(annotation, json.dumps(answer))
+    return _adapter(annotation).validate_json(json.dumps(answer))
 
 
 def parse_json(annotation: Any, text: str) -> Any:
-    """Converts JSON text to a type. Raises pydantic's ValidationError."""
+    """Converts JSON text from outside to a type. Raises InvalidJsonError or pydantic's ValidationError."""
+    read_json(text)  # pydantic's own reader accepts what this one refuses
     return _adapter(annotation).validate_json(text)
 
 

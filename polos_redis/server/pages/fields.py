@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from polos_redis.server.pages.draft import Draft
+from polos_redis.values.json_text import InvalidJsonError, read_json
 
 MAX_RADIOS: Final = 5  # more options become a select box
 MAX_BITS: Final = 14_000  # of a whole number: Python reads no more than 4300 digits
@@ -153,7 +154,10 @@ class Input(Field):
             return self.empty(draft, "Fill in this field.")
         try:
             return _parse(self.type, text, draft)
-        except (ValueError, OverflowError, RecursionError):
+        except InvalidJsonError as error:
+            draft.add_error(self.path, f"Enter valid JSON: {error}.")
+            return MISSING
+        except (ValueError, OverflowError):
             draft.add_error(self.path, _INVALID[self.type])
             return MISSING
 
@@ -180,7 +184,6 @@ _INVALID = {
     "local": "Enter a date and time, such as 2026-03-31T14:30.",
     "email": "Enter an email address, such as name@example.com.",
     "url": "Enter a web address, such as https://example.com/page.",
-    "json": "Enter valid JSON.",
 }
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
@@ -198,20 +201,11 @@ def is_json(value: Any) -> bool:
     return not isinstance(value, int) or value.bit_length() < MAX_BITS
 
 
-def parse_json(text: str) -> Any:
-    """Parses JSON that a person typed. Raises ValueError, also for a number that JSON can't hold."""
-    return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-
-
 def _finite(text: str) -> float:
     number = float(text)
     if not isfinite(number):
         raise ValueError(f"{text} is too large")
     return number
-
-
-def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is not a JSON value")
 
 
 def _number(text: str) -> int | float:
@@ -265,7 +259,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "local": _naive,
     "email": _email,
     "url": _url,
-    "json": parse_json,
+    "json": read_json,
 }
 
 

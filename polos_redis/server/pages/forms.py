@@ -18,8 +18,7 @@ from polos_redis.server.pages.draft import Draft
 from polos_redis.server.pages.field_builder import APPROVED, FieldBuilder
 from polos_redis.server.pages.fields import MISSING, Choice, Field, Input, Verdict
 from polos_redis.server.pages.nested_fields import Group, Rows, Variants
-from polos_redis.server.pages.schema_reader import Schema
-from polos_redis.values import schemas
+from polos_redis.server.pages.schema_reader import Schema, SchemaReader
 
 ROOT: Final = "answer"
 REASON: Final = "reason"  # the property of an answer that a rejection keeps
@@ -179,7 +178,8 @@ def of_schema(schema: Schema) -> Form:
     decides = _decides(root)
     form = Form(root, decides is True, AS_JSON)
     if decides is None or _is_json(root) or form.is_too_large(form.blank()):
-        return _box_only(APPROVED in schemas.properties(dict(schema)))
+        properties = SchemaReader(schema).resolve(schema).schema.get("properties")
+        return _box_only(isinstance(properties, Mapping) and APPROVED in properties)
     return form
 
 
