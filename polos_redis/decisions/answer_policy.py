@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack
 
+from polos_redis.decisions.answer_types import AnswerTypes, verdict
 from polos_redis.decisions.people import GROUP
 from polos_redis.errors import ConfigurationError, InvalidAnswerError, NotApproverError
 from polos_redis.values import schema_errors, schemas
@@ -25,9 +26,10 @@ MOST_REQUIRED = 100
 class AnswerPolicy:
     """The answers a suspension accepts.
 
-    `schema` is a JSON schema and `type_name` the type it was made of. `approvers` are names or `group:NAME`;
-    empty means anybody. `required` approvals (`data["approved"] is True`) by distinct people decide, or
-    `rejections` rejections. `allow_self` lets those who started the execution decide.
+    `schema` is a JSON schema and `type_name` the type it was made of; an answer with `approved: false` has to
+    fit `reject_schema` instead, if there is one. `approvers` are names or `group:NAME`; empty means anybody.
+    `required` approvals (`data["approved"] is True`) by distinct people decide, or `rejections` rejections.
+    `allow_self` lets those who started the execution decide.
     """
 
     schema: dict[str, Any] | None = None
@@ -36,12 +38,14 @@ class AnswerPolicy:
     required: int = 1
     rejections: int = 1
     allow_self: bool = True
+    reject_schema: dict[str, Any] | None = None
+    reject_type_name: str = ""
 
     @classmethod
     def of(
         cls,
         what: str,
-        annotation: Any,
+        types: AnswerTypes,
         approvers: Iterable[str] | None,
         required: int,
         rejections: int,
@@ -52,7 +56,7 @@ class AnswerPolicy:
 
         Raises `ConfigurationError`.
         """
-        schema, type_name = schemas.describe(what, annotation) if annotation is not None else (None, "")
+        schema, type_name, reject_schema, reject_type_name = types.describe(what)
         names = () if approvers is None else _approver_names(what, approvers)
         for name, number in (("required", required), ("rejections", rejections)):
             if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST_REQUIRED:
@@ -63,7 +67,16 @@ class AnswerPolicy:
             raise ConfigurationError(
                 f"{what}: allow_self=False needs to know who started the execution: pass user_id= to invoke"
             )
-        policy = cls(schema, type_name, names, required, rejections, bool(allow_self))
+        policy = cls(
+            schema,
+            type_name,
+            names,
+            required,
+            rejections,
+            bool(allow_self),
+            reject_schema,
+            reject_type_name,
+        )
         if policy.counts and schema is not None and "approved" not in schemas.properties(schema):
             raise ConfigurationError(
                 f"{what}: with required= or rejections= an answer must say whether it approves: "
@@ -97,8 +110,10 @@ class AnswerPolicy:
             return b""
         packed: bytes = msgpack.packb(
             {
-                "schema": "" if self.schema is None else json.dumps(self.schema, separators=(",", ":")),
+                "schema": _packed(self.schema),
                 "type": self.type_name,
+                "reject": _packed(self.reject_schema),
+                "reject_type": self.reject_type_name,
                 "approvers": self.approvers,
                 "required": self.required,
                 "rejections": self.rejections,
@@ -122,15 +137,30 @@ class AnswerPolicy:
             found["required"],
             found["rejections"],
             found["self"],
+            json.loads(found["reject"]) if found["reject"] else None,
+            found["reject_type"],
         )
 
     def check_answer(self, execution_id: str, step_key: str, answer: Any) -> None:
         """Raises `InvalidAnswerError` if the answer (plain JSON) does not fit."""
-        errors = [] if self.schema is None else schema_errors.errors_in(self.schema, self.type_name, answer)
-        if not errors and self.counts and verdict(answer) is None:
+        schema, type_name = self.schema, self.type_name
+        if self.reject_schema is not None and verdict(answer) is False:
+            schema, type_name = self.reject_schema, self.reject_type_name
+        errors = [] if schema is None else schema_errors.errors_in(schema, type_name, answer)
+        says = (not self.counts and self.reject_schema is None) or verdict(answer) is not None
+        if not errors and not says:
             errors = [{"field": "approved", "message": "must be true or false: does this answer approve?"}]
         if errors:
             raise InvalidAnswerError(execution_id, step_key, errors)
+
+    def fits_schema(self, execution_id: str, step_key: str, form: Any) -> bool:
+        """Returns whether the complete form of an instance fits the JSON schema. Its validators have accepted
+        the instance once, and need not accept its form."""
+        try:
+            replace(self, type_name="", reject_type_name="").check_answer(execution_id, step_key, form)
+        except InvalidAnswerError:
+            return False
+        return True
 
     def check_person(
         self,
@@ -165,7 +195,5 @@ def _approver_names(what: str, approvers: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def verdict(answer: Any) -> bool | None:
-    """Returns whether an answer approves, by its boolean field `approved`; None without one."""
-    approved = answer.get("approved") if isinstance(answer, dict) else None
-    return approved if isinstance(approved, bool) else None
+def _packed(schema: dict[str, Any] | None) -> str:
+    return "" if schema is None else json.dumps(schema, separators=(",", ":"))

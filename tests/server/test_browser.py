@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import AnyUrl, BaseModel, Field, SecretStr, field_serializer
 
-from polos_redis import Workflow, WorkflowContext, apikeys
+from polos_redis import Rejection, Workflow, WorkflowContext, apikeys
 from polos_redis.links import Links
 from tests.harness.chromium import (
     ARGS,
@@ -87,9 +87,8 @@ class Decision(BaseModel):
     reason: str | None = None
 
 
-async def decides(ctx: WorkflowContext, input: None) -> Decision:
-    found: Decision = await ctx.step.suspend("decide", data={"of": "an invoice"}, schema=Decision)
-    return found
+async def decides(ctx: WorkflowContext, input: None) -> Decision | Rejection:
+    return await ctx.step.suspend("decide", data={"of": "an invoice"}, schema=Decision)
 
 
 class Carrier(Enum):
@@ -140,7 +139,8 @@ class Order(BaseModel):
 
 
 async def orders(ctx: WorkflowContext, input: None) -> str:
-    found: Order = await ctx.step.suspend("order", schema=Order)
+    found = await ctx.step.suspend("order", schema=Order)
+    assert isinstance(found, Order)
     return found.model_dump_json()
 
 

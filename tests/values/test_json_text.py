@@ -13,11 +13,7 @@ from hypothesis import strategies as st
 from polos_redis.values.json_text import InvalidJsonError, read_json
 
 values: st.SearchStrategy[Any] = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
 )
 
@@ -43,7 +39,7 @@ def test_a_name_that_stands_twice_is_refused_anywhere(names: list[str], value: A
     if len(set(names)) == len(names):
         assert read_json(text) == [0, {"a": dict.fromkeys(names, value)}]
         return
-    with pytest.raises(InvalidJsonError, match="an object has the name .* twice"):
+    with pytest.raises(InvalidJsonError, match=r"an object has the name .* twice"):
         read_json(text)
     escaped = text.replace('"a"', r'"\u0061"').replace("[0,", '[{"a": 1, "\\u0061": 2},')
     with pytest.raises(InvalidJsonError, match='an object has the name "a" twice'):
@@ -54,8 +50,7 @@ def test_a_name_that_stands_twice_is_refused_anywhere(names: list[str], value: A
 def test_whatever_is_read_is_finite_and_has_every_name_once(text: str | bytes) -> None:
     try:
         value = read_json(text)
-    except InvalidJsonError as error:
-        assert str(error) and "\n" not in str(error)
+    except InvalidJsonError:
         return
     assert read_json(json.dumps(value, allow_nan=False)) == value
 
