@@ -63,7 +63,7 @@ def create(
     seconds = None if days is None else days * DAY_SECONDS
     key, secret = connection.run(lambda client: apikeys.create(client, name, scope, groups or (), seconds))
     if json:
-        print_json({**_plain(key), "secret": secret})
+        print_json({**_plain(key), "secret": secret}, secrets=True)
         return
     note(f"key {key.id} for {name}: {', '.join(key.scopes)}; valid {_until(key)}; shown only once:")
     print(secret, flush=True)

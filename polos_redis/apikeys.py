@@ -19,12 +19,12 @@ import msgpack
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.errors import ApiKeyNotFoundError, ConfigurationError
+from polos_redis.redaction import KEY_PREFIX
 from polos_redis.values.times import to_datetime, to_ms
 
 __all__ = ["ApiKey", "create", "find", "get", "list_keys", "revoke"]
 
 SCOPES = ("read", "invoke", "approve", "admin")
-PREFIX = "polos_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +77,16 @@ async def create(
         created_at=to_datetime(int(now * 1000)),
         expires_at=None if expires_in is None else to_datetime(int((now + expires_in) * 1000)),
     )
-    secret = f"{PREFIX}{key.id}_{secrets.token_urlsafe(32)}"
+    secret = f"{KEY_PREFIX}{key.id}_{secrets.token_urlsafe(32)}"
     await (await client.store()).api_keys.put(key.id, _pack(key, _digest(secret)))
     return key, secret
 
 
 async def find(client: Connection, secret: str) -> ApiKey | None:
     """Return the key with this secret; None if it is unknown, revoked or expired."""
-    if not secret.startswith(PREFIX) or not secret.isascii():
+    if not secret.startswith(KEY_PREFIX) or not secret.isascii():
         return None
-    packed = await (await client.store()).api_keys.read(secret[len(PREFIX) :].partition("_")[0])
+    packed = await (await client.store()).api_keys.read(secret[len(KEY_PREFIX) :].partition("_")[0])
     if packed is None:
         return None
     key, digest = _unpack(packed)

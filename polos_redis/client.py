@@ -54,8 +54,8 @@ class PolosClient(Connection):
         the worker alone. Options:
 
         - `idempotency_key`: start at most one execution per workflow and key. Further calls return the first
-          one as long as it is retained, whatever its outcome; a different input raises
-          `IdempotencyConflictError`.
+          one as long as it is retained, whatever its outcome. A call with another input, user, session,
+          `started_by`, state, queue or concurrency key raises `IdempotencyConflictError`.
         - `start_delay` (seconds) or `start_at` (an aware datetime): start later.
         - `run_timeout_seconds`: fail the execution if it has not finished this long after its start, waits
           included.
@@ -185,7 +185,8 @@ class PolosClient(Connection):
 
     async def get_suspension(self, execution_id: str, step_key: str) -> dict[str, Any]:
         """Return one suspension, open or not, with the keys of `list_suspensions` and those of its execution:
-        `root_workflow_id`, `root_execution_id`, `user_id`, `started_by` and `execution_status`.
+        `root_workflow_id`, `root_execution_id`, `user_id`, `started_by`, `execution_status` and
+        `execution_created_at` (to the microsecond).
 
         A root's id also finds a descendant's suspension. Raises `ExecutionNotFoundError`,
         `SuspensionNotFoundError` or `AmbiguousSuspensionError`.

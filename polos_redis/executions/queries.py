@@ -136,14 +136,14 @@ async def read_suspension(
     """Returns a suspension as an answer is checked against it, and as `get_suspension` returns it."""
     store = await connection.store()
     fields, found = await asyncio.gather(
-        store.executions.read_fields(execution_id, "workflow", "status", "origin"),
+        store.executions.read_fields(execution_id, "workflow", "status", "origin", "created"),
         read_suspensions(store, [(execution_id, step_key)]),
     )
-    workflow, status, origin = fields
+    workflow, status, origin, created = fields
     if workflow is None:
         raise ExecutionNotFoundError(execution_id)
     if found:
-        around = views.suspended_execution(execution_id, workflow, status, origin)
+        around = views.suspended_execution(execution_id, workflow, status, origin, created)
         return StoredSuspension(*found[0], origin), {**suspension_view(*found[0]), **around}
     below = await find_below(store, execution_id, step_key)
     if below is not None:

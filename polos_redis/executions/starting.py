@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import blake2b
 from typing import Any, TypedDict
 
 from polos_redis.connection.connection import Connection
@@ -21,6 +22,7 @@ from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.state import keys
 from polos_redis.state.origin import Origin
 from polos_redis.state.start import Start
+from polos_redis.state.store import Store
 from polos_redis.values import codec, digests
 from polos_redis.values.times import checked_ms, milliseconds
 
@@ -62,11 +64,54 @@ async def invoke(
         if not isinstance(key, str) or not key:
             raise InvalidInputError(f"idempotency_key must be a non-empty string, not {key!r}")
         execution_id = keys.derived_id(workflow_id, key)
-        start = replace(start, digest=digests.stored_digest(packed))
+        start = replace(start, digest=_request_digest(workflow_id, packed, start, options))
     store = await connection.store()
     if await store.executions.invoke(execution_id, workflow_id, packed, connection.retention_ms, start) < 0:
-        raise IdempotencyConflictError(workflow_id, str(key), execution_id)
+        differing = await _differing(store, execution_id, workflow_id, packed, start)
+        raise IdempotencyConflictError(workflow_id, str(key), execution_id, differing)
     return ExecutionHandle(connection, execution_id, workflow_id)
+
+
+def _request_digest(workflow_id: str, packed: bytes, start: Start, options: InvokeOptions) -> bytes:
+    """Digest of a request with an idempotency key: of all that it determines but times.
+
+    That are the input, the people, the session, the state, and the queue and concurrency key as the caller
+    gives them: what the workflow's definition says may change between two calls.
+    """
+    origin = Origin.unpack(workflow_id, start.origin)
+    queue = options.get("queue")
+    digest = blake2b(digests.stored_digest(packed), digest_size=16)
+    chosen = options.get("initial_state") is not None
+    digest.update(_state_digest(origin) if chosen else _NO_STATE)
+    names = (
+        *(origin.user_id, origin.session_id, origin.started_by),
+        None if queue is None else as_queue(queue, workflow_id).name,
+        options.get("concurrency_key"),
+    )
+    digest.update(codec.encode(names, limit=codec.UNLIMITED))
+    return digest.digest()
+
+
+_NO_STATE = bytes(16)
+
+
+def _state_digest(origin: Origin) -> bytes:
+    return _NO_STATE if origin.initial_state is None else digests.stored_digest(origin.initial_state)
+
+
+async def _differing(
+    store: Store, execution_id: str, workflow_id: str, packed: bytes, start: Start
+) -> list[str]:
+    """What of a request differs from the one that started an execution; empty if that is gone."""
+    input, packed_origin = await store.executions.read_fields(execution_id, "input", "origin")
+    if input is None:
+        return []
+    ours, theirs = (Origin.unpack(workflow_id, one) for one in (start.origin, packed_origin))
+    differing = ["input"] if digests.stored_digest(input) != digests.stored_digest(packed) else []
+    names = ("user_id", "session_id", "started_by")
+    differing += [name for name in names if getattr(ours, name) != getattr(theirs, name)]
+    differing += ["initial_state"] if _state_digest(ours) != _state_digest(theirs) else []
+    return differing or ["queue or concurrency_key"]
 
 
 async def prepare(

@@ -18,6 +18,7 @@ import itertools
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -37,6 +38,7 @@ from polos_redis.state.fencing import NO_SUCH_WAIT, Fence
 from polos_redis.state.origin import Origin
 from polos_redis.values import codec
 from polos_redis.values.text import raw, text
+from polos_redis.values.times import to_datetime_us
 
 if TYPE_CHECKING:
     from polos_redis.definitions.definition import WorkflowDefinition
@@ -77,6 +79,7 @@ class Activation:
     """
 
     __slots__ = (
+        "_created_at",
         "_fatal",
         "_gate",
         "_may_retry",
@@ -139,6 +142,7 @@ class Activation:
         self.waited: list[tuple[str, int]] = []
         self.in_flight = 0
         self.touches = 0
+        self._created_at: datetime | None = None
         self._fatal: PolosError | None = None
         self._gate: asyncio.Event | None = None
         self._may_retry = True
@@ -179,6 +183,14 @@ class Activation:
     def started(self) -> bool:
         """Whether the code was started; until then the journal is not loaded."""
         return self.code.main is not None
+
+    async def created_at(self) -> datetime:
+        """When the execution was created, to the microsecond: with its id, what no other execution has. Read
+        on first use, since queue entries don't carry it."""
+        if self._created_at is None:
+            (created,) = await self.host.store.executions.read_fields(self.id, "created")
+            self._created_at = to_datetime_us(int(created or 0))  # 0: deleted, so nothing will be written
+        return self._created_at
 
     # --- calls of ctx -------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from polos_redis.redaction import redact_text
 from polos_redis.server import problems
 from polos_redis.server.problems import Problem
 from polos_redis.values.json_text import InvalidJsonError, read_json
@@ -67,12 +68,14 @@ class Bounds:
 
 
 class Json(Response):
-    """A JSON response, in ASCII: a step key or a topic may contain code points that UTF-8 can't encode."""
+    """A JSON response, without tokens and secrets; in ASCII, because a step key or a topic may contain code
+    points that UTF-8 can't encode."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+        rendered = json.dumps(content, allow_nan=False, separators=(",", ":"))
+        return redact_text(rendered).encode("ascii")
 
 
 class JsonRequest(Request):

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from polos_redis import apikeys
 from polos_redis.errors import LinkError
 from polos_redis.links import Link
+from polos_redis.redaction import KEY_PREFIX, LINK_PREFIX
 from polos_redis.server import problems, sessions
 from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
@@ -79,14 +80,14 @@ def check_address(caller: Caller, execution_id: str, step_key: str) -> None:
 
 
 def check_link(caller: Caller, suspension: dict[str, Any]) -> None:
-    """Raise `Problem` 403 if a caller's link is for another suspension than this one (in the form of
-    `client.get_suspension`), or for an earlier run of its execution."""
+    """Raise `Problem` 403 if a caller's link is not for this suspension (in the form of
+    `client.get_suspension`): for another one, an earlier run, or a deleted execution of the same id."""
     link = caller.link
     if link is None:
         return
     if (link.execution_id, link.step_key) != (suspension["execution_id"], suspension["step_key"]):
         raise _forbidden("this link belongs to another suspension", "approve")
-    if not link.is_for(suspension["run"], datetime.fromisoformat(suspension["opened_at"])):
+    if not link.is_for(suspension["run"], datetime.fromisoformat(suspension["execution_created_at"])):
         raise _forbidden(
             "the execution was restarted after this link was created: ask for a new one", "approve"
         )
@@ -112,7 +113,7 @@ async def _identify(request: Request, site: Site) -> Caller:
 
 async def bearer(site: Site, token: str) -> Caller:
     """The caller that an API key or a signed link's token identifies. Raises `Problem` 401."""
-    if token.startswith(apikeys.PREFIX):
+    if token.startswith(KEY_PREFIX) and not token.startswith(LINK_PREFIX):
         key = await apikeys.find(site.client, token)
         if key is None:
             raise _unauthorized("this API key is unknown, expired or revoked")

@@ -134,6 +134,7 @@ class SuspensionDetails(ListedSuspension):
     user_id: str | None
     started_by: str | None
     execution_status: Status
+    execution_created_at: Timestamp
 
 
 class SuspensionPage(Shape):

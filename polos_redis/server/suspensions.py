@@ -18,7 +18,6 @@ from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
 from polos_redis.server.security import check_address, check_link, require
 from polos_redis.server.site import Client
-from polos_redis.server.tokens import for_caller
 
 router = APIRouter(prefix="/api/v1", route_class=JsonRoute, tags=["suspensions"])
 
@@ -33,7 +32,7 @@ async def list_suspensions(
 ) -> Response:
     """List open suspensions, oldest first."""
     page = await client.list_suspensions(workflow=workflow, limit=limit, cursor=cursor)
-    return Json(for_caller(caller, {"suspensions": list(page), "next_cursor": page.next_cursor}))
+    return Json({"suspensions": list(page), "next_cursor": page.next_cursor})
 
 
 @router.get(
@@ -50,7 +49,7 @@ async def get_suspension(
     check_address(caller, execution_id, step_key)
     found = await client.get_suspension(execution_id, step_key)
     check_link(caller, found)
-    return Json(for_caller(caller, found))
+    return Json(found)
 
 
 @router.post(

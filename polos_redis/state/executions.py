@@ -47,7 +47,7 @@ class Executions:
     async def invoke(
         self, execution_id: str, workflow_id: str, input: bytes, retention_ms: int, start: Start = DEFAULTS
     ) -> int:
-        """Create an execution: 1; 0 if one with this id exists, -1 if that one has another input."""
+        """Create an execution: 1; 0 if one with this id exists, -1 if that one has another digest."""
         options = b"" if start is DEFAULTS else start.pack(self._partitions, execution_id)
         created: int = await self._wire.call_script(
             scripts.INVOKE,

@@ -90,21 +90,21 @@ def is_execution_id(text: str) -> bool:
 
 def child_id(parent: str, step_key: str, index: int) -> str:
     """Returns the id of a child: the same at every replay of its parent."""
-    name = f"{parent}\0{step_key}\0{index}".encode("utf-8", "surrogatepass")
-    return f"{root_of(parent)}.{blake2b(name, digest_size=10).hexdigest()}"
+    return f"{root_of(parent)}.{_derived('child', 10, parent, step_key, str(index))}"
 
 
 def derived_id(workflow_id: str, key: str) -> str:
     """Returns the id of the one execution of an idempotency key."""
-    name = f"{workflow_id}\0{key}".encode("utf-8", "surrogatepass")
-    return blake2b(name, digest_size=ID_LENGTH // 2).hexdigest()
+    return _derived("invoke", ID_LENGTH // 2, workflow_id, key)
 
 
-def id_in(partition: int, partitions: int, *name: str) -> str:
-    """Returns an execution id in a given partition, derived from a name: the same each time."""
+def id_in(partition: int, partitions: int, kind: str, *name: str) -> str:
+    """Returns an execution id in a given partition, derived from a kind and a name: the same each time.
+
+    Callers choose idempotency keys, so ids of another kind must not be among those of `derived_id`.
+    """
     for number in itertools.count():
-        text = "\0".join((*name, str(number))).encode("utf-8", "surrogatepass")
-        found = blake2b(text, digest_size=ID_LENGTH // 2).hexdigest()
+        found = _derived(kind, ID_LENGTH // 2, *name, str(number))
         if partition_of(found, partitions) == partition:
             return found
     raise AssertionError
@@ -112,8 +112,17 @@ def id_in(partition: int, partitions: int, *name: str) -> str:
 
 def schedule_id(workflow_id: str, key: str) -> str:
     """Returns the id of a workflow's schedule of a key."""
-    name = f"{workflow_id}\0{key}".encode("utf-8", "surrogatepass")
-    return f"schedule-{blake2b(name, digest_size=10).hexdigest()}"
+    return f"schedule-{_derived('schedule', 10, workflow_id, key)}"
+
+
+def _derived(kind: str, size: int, *parts: str) -> str:
+    """Returns `size` bytes in hex that no other kind and no other parts yield, whatever characters they have."""
+    found = blake2b(digest_size=size, person=kind.encode())
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        found.update(len(encoded).to_bytes(8, "big"))
+        found.update(encoded)
+    return found.hexdigest()
 
 
 def suspension_topic(step_key: str, execution_id: str) -> str:

@@ -15,11 +15,13 @@ from typing import Any
 from msgpack import ExtType, Timestamp, unpackb
 
 from polos_redis.errors import StoredValueError, UnreadableValueError
+from polos_redis.redaction import KEY_PREFIX, redact
 from polos_redis.values import packing, records, type_names
 
 _JSON_LEAVES = frozenset((type(None), bool, int, str))
 _BIG = 14_000  # bits: Python refuses to print ints of more than 4300 digits
 _DEEPEST = 200  # levels that json.dumps and other encoders can handle
+_MAY_NEED_REDACTION = KEY_PREFIX.encode()
 _DEEPER = f"... (nested deeper than {_DEEPEST} levels)"
 
 
@@ -59,11 +61,14 @@ def is_json(value: object) -> bool:
 
 
 def readable(stored: bytes | None) -> Any:
-    """As `to_plain`, but never raises: `{"_unreadable": reason}` if unreadable, None if there is no value."""
+    """As `to_plain`, for people to read: without tokens and secrets (see redaction.py).
+
+    Never raises: `{"_unreadable": reason}` if unreadable, None if there is no value.
+    """
     if not stored:
         return None
     try:
-        return to_plain(stored)
+        return redact(to_plain(stored)) if _MAY_NEED_REDACTION in stored else to_plain(stored)
     except StoredValueError as error:
         return {"_unreadable": str(error)}
 

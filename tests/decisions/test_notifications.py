@@ -171,6 +171,7 @@ async def test_a_suspension_is_sent_to_the_webhook(
         "workflow_id": "notify-approval",
         "step_key": "approval/1",
         "run": 1,
+        "execution_created_at": shown["execution_created_at"],
         "data": {"amount": 5000, "secret word": "swordfish"},
         "digest": shown["digest"],
         "opened_at": shown["opened_at"],
@@ -397,7 +398,7 @@ async def test_a_new_run_sends_another_notification(redis_url: str, namespace: s
 )
 def test_the_delay_before_a_resend_is_the_suspensions_age(age_ms: int, pause: int) -> None:
     opened = datetime(2024, 5, 1, tzinfo=UTC)
-    notification = Notification("i", "e", "w", "k", 1, {}, "", opened, None, (), None, {})
+    notification = Notification("i", "e", "w", "k", 1, opened, {}, "", opened, None, (), None, {})
     due = int(opened.timestamp() * 1000) + age_ms + outbox.HOLD_MS
     assert outbox._backoff_ms(notification, ClaimedNotification("e", "k", due)) == pause
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import httpx
@@ -14,7 +15,7 @@ from polos_redis.links import Links
 from polos_redis.server.app import create_app
 from polos_redis.server.sessions import SESSION_SECONDS
 from polos_redis.state import keys
-from tests.harness.running import running
+from tests.harness.running import created_at, running
 from tests.harness.serving import serving
 from tests.harness.visiting import Page, Visitor, visiting
 
@@ -240,10 +241,12 @@ async def test_another_sites_form_is_refused_in_development_too(redis_url: str, 
 async def test_expired_and_forged_links_say_so(client: PolosClient, namespace: str) -> None:
     links = Links([SECRET], namespace, "", 60)
     async with serving(client, links=links) as base, visiting(base) as visitor:
-        short = links.token("some", "ok", 1, seconds=1e-6)
+        short = links.token("some", "ok", 1, datetime.now(UTC), seconds=1e-6)
         page = await visitor.get("/approve/some/ok", token=short)
         assert page.status == 403 and "This link has expired" in page.text
-        page = await visitor.get("/approve/some/ok", token=links.token("some", "ok", 1)[:-2])
+        page = await visitor.get(
+            "/approve/some/ok", token=links.token("some", "ok", 1, datetime.now(UTC))[:-2]
+        )
         assert page.status == 403 and "does not work" in page.text
     async with serving(client) as base, visiting(base) as visitor:
         page = await visitor.get("/approve/some/ok", token="x")
@@ -289,7 +292,9 @@ async def test_a_link_opens_only_its_own_page_wherever_its_token_is(
         await run.parked(other)
         page = await eve.get("/login")
         form = {"form_token": page.form("/login").get("form_token")}
-        eve.http.headers["Authorization"] = f"Bearer {links.token(handle.id, 'ok', 1, scope=scope)}"
+        eve.http.headers["Authorization"] = (
+            f"Bearer {links.token(handle.id, 'ok', 1, await created_at(run.client, handle.id), scope=scope)}"
+        )
         for path in ("/", "/executions", f"/executions/{other.id}", f"/approve/{other.id}/ok"):
             response = await eve.get(path)
             assert response.status == 403 and other.id not in response.text

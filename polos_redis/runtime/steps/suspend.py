@@ -153,7 +153,7 @@ class Suspending(Runs):
         activation = self._activation
         stored = await self._start_call(key, call_site)
         if stored is None:
-            request = self._request(key, ask)
+            request = await self._request(key, ask)
             events, races = activation.events.first(), race_membership()
             store, name = activation.host.store, raw(key)
             stored = await self._commit_wait(
@@ -182,7 +182,7 @@ class Suspending(Runs):
             ]
         return answer
 
-    def _request(self, key: str, ask: Ask) -> SuspensionRequest:
+    async def _request(self, key: str, ask: Ask) -> SuspensionRequest:
         """Returns the request to store. Raises `ConfigurationError` or `InvalidInputError`."""
         activation = self._activation
         host, what = activation.host, f"suspension {key!r}"
@@ -221,12 +221,12 @@ class Suspending(Runs):
             host.audit_ms,
             policy,
             default,
-            self._with_url(key, ask.data),
+            await self._with_url(key, ask.data),
             host.channel_names,
             activation.run,
         )
 
-    def _with_url(self, key: str, data: Any) -> bytes:
+    async def _with_url(self, key: str, data: Any) -> bytes:
         """Returns the suspend event's data with the approval page's URL; empty without such a page."""
         activation = self._activation
         links = activation.host.links
@@ -235,7 +235,12 @@ class Suspending(Runs):
         shown = _shown(data)
         if not isinstance(shown, dict):
             return b""
-        url = links.url(activation.id, key, activation.run)
+        activation.in_flight += 1  # no park until the suspension is open
+        try:
+            created_at = await activation.created_at()
+        finally:
+            activation.landed()
+        url = links.url(activation.id, key, activation.run, created_at)
         return codec.encode({**shown, "_approval_url": url}, limit=codec.UNLIMITED)
 
     def resume(
