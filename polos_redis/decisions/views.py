@@ -32,6 +32,7 @@ def suspension_view(execution_id: str, step_key: str, record: SuspensionRecord) 
         "decided_at": iso(record.decided_ms),
         "schema": policy.schema,
         "reject_schema": policy.reject_schema,
+        "form": readable(record.form),
         "approvers": list(policy.approvers),
         "required": policy.required,
         "rejections": policy.rejections,
