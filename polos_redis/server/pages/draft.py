@@ -9,11 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import UTC, tzinfo
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
-
-if TYPE_CHECKING:
-    from polos_redis.server.pages.fields import Field
 
 MAX_ROWS: Final = 200  # of one list
 MAX_DIGITS: Final = 6  # of a row's or a variant's number
@@ -28,7 +25,7 @@ class Draft:
             self.texts.setdefault(name, []).append(text)
         self.errors: dict[str, str] = {}
         self.focus = ""  # the HTML name of the control to focus
-        self.row_fields: dict[str, list[Field]] = {}  # of lists, until their rows change
+        self.row_fields: dict[str, list[Any]] = {}  # of lists, until their rows change
 
     def get(self, name: str) -> str:
         """Returns the last text of a control; empty if there is none."""
