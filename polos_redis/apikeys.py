@@ -20,6 +20,7 @@ from polos_redis.connection.connection import Connection
 from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.errors import ApiKeyNotFoundError, ConfigurationError
 from polos_redis.redaction import KEY_PREFIX
+from polos_redis.values.names import canonical
 from polos_redis.values.times import to_datetime, to_ms
 
 __all__ = ["ApiKey", "create", "find", "get", "list_keys", "revoke"]
@@ -113,7 +114,7 @@ async def revoke(client: Connection, id_or_name: str) -> list[ApiKey]:
     store = await client.store()
     stored = [_unpack(packed) for packed in await store.api_keys.read_all()]
     matching = [row for row in stored if row[0].id == id_or_name] or [
-        row for row in stored if row[0].name == id_or_name
+        row for row in stored if canonical(row[0].name) == canonical(id_or_name)
     ]
     if not matching:
         raise ApiKeyNotFoundError(id_or_name)

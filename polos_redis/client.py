@@ -164,7 +164,8 @@ class PolosClient(Connection):
     ) -> Page[dict[str, Any]]:
         """Return a page of executions, newest first, each with `id`, `workflow_id`, `status` and times.
 
-        `cursor` is the previous page's `next_cursor`; `limit` is at most 1000.
+        `cursor` is the previous page's `next_cursor`; `limit` is at most 1000. A page may have fewer rows,
+        and yet a `next_cursor`.
         """
         return await queries.list_executions(
             self, status=status, workflow=workflow, limit=limit, cursor=cursor
@@ -179,7 +180,8 @@ class PolosClient(Connection):
     ) -> Page[dict[str, Any]]:
         """Return a page of open suspensions, oldest first, each with its data, its times and who may answer.
 
-        `cursor` is the previous page's `next_cursor`; `limit` is at most 1000.
+        `cursor` is the previous page's `next_cursor`; `limit` is at most 1000. A page may have fewer rows,
+        even none, and yet a `next_cursor`: when rows are large, or when many belong to other workflows.
         """
         return await queries.list_suspensions(self, workflow=workflow, limit=limit, cursor=cursor)
 

@@ -208,6 +208,20 @@ class InsideWorkflowError(PolosError):
     """A method for use outside workflows was called in a workflow, where its result is not journaled."""
 
 
+class InternalWorkflowError(PolosError):
+    """The workflow is internal, so only another workflow may start it, as a child."""
+
+    def __init__(self, workflow_id: str) -> None:
+        self.workflow_id = workflow_id
+        super().__init__(workflow_id)
+
+    def __str__(self) -> str:
+        return (
+            f"workflow {self.workflow_id!r} is internal, as tools that take ctx or need an approval are: "
+            "start the workflow or agent that calls it"
+        )
+
+
 class IdempotencyConflictError(PolosError):
     """The idempotency key belongs to an execution that was started by a different request. Nothing was
     started.
@@ -226,10 +240,11 @@ class IdempotencyConflictError(PolosError):
         super().__init__(workflow_id, key, execution_id, self.differing)
 
     def __str__(self) -> str:
+        what = " and ".join(self.differing) or "request"
         return (
             f"idempotency key {self.key!r} was already used for workflow {self.workflow_id!r} with a "
-            f"different {' and '.join(self.differing) or 'request'} (execution {self.execution_id}): use a new "
-            "key, or repeat the first request unchanged"
+            f"different {what} (execution {self.execution_id}): use a new key, or repeat the first request "
+            "unchanged"
         )
 
 

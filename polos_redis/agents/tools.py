@@ -78,7 +78,9 @@ def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     The function takes one input (a pydantic model or a dataclass, whose schema the model sees) or nothing,
     sync or async. Each call is one journaled step, retried `max_retries` times if it raises; then the model
     gets the error. The model sees the return value as JSON. An async function whose first parameter is `ctx`,
-    a `WorkflowContext`, becomes a workflow of its own and may use `ctx.step`; the agent's workers serve it.
+    a `WorkflowContext`, becomes an internal workflow of its own and may use `ctx.step`; the agent's workers
+    serve it. A workflow wrapped with an `approval` becomes internal, too, unless it has `internal=False`, so
+    that nobody starts it past its approval.
 
     `approval`: "never", "always", or a function of the input; a call then needs a person's approval unless
     the function returns False. Its input type may hide nothing from that person: no secrets, no serializers.
@@ -120,6 +122,8 @@ def _tool(
         raise ConfigurationError(
             f"{what} has approval options but no approval=: set it to 'always' or a function of the input"
         )
+    if approval != "never" and base.workflow is not None:
+        base.workflow.require_approval()
     if approval != "never" and base.input_type is not None:
         check_type(f"the input of {what}, which needs approval", base.input_type)
     if not isinstance(max_retries, int) or isinstance(max_retries, bool) or max_retries < 0:
@@ -158,7 +162,7 @@ def _of_function(function: Callable[..., Any], name: str) -> Tool:
         raise ConfigurationError(f"{what}: annotate {rest[0].name} with a pydantic model or dataclass")
     if input_type is not None:
         check_fields(f"the input of {what}", input_type)
-    child = workflow(id=name)(function) if with_context else None
+    child = workflow(id=name, internal=True)(function) if with_context else None
     return Tool(name, inspect.getdoc(function) or "", function, input_type, child)
 
 

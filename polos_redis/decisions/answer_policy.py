@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 
 from polos_redis.decisions.answer_types import AnswerTypes, verdict
-from polos_redis.decisions.people import GROUP
+from polos_redis.decisions.people import GROUP, check_name
 from polos_redis.errors import ConfigurationError, InvalidAnswerError, NotApproverError
 from polos_redis.values import schema_errors, schemas
 from polos_redis.values.names import canonical
@@ -87,10 +87,9 @@ class AnswerPolicy:
 
     def _check_reachable(self, what: str, starters: Set[str]) -> None:
         """Raises `ConfigurationError` if the named approvers are too few to always reach a decision."""
-        people = {one for one in self.approvers if not one.startswith(GROUP)}
-        if not people or len(people) < len(set(self.approvers)):
+        if not self.approvers or any(one.startswith(GROUP) for one in self.approvers):
             return  # anybody, or somebody of a group
-        distinct = {canonical(one) for one in people}
+        distinct = {canonical(one) for one in self.approvers}
         may_decide = len(distinct if self.allow_self else distinct - {canonical(one) for one in starters})
         needed = self.required + self.rejections - 1
         if may_decide < needed:
@@ -173,12 +172,13 @@ class AnswerPolicy:
         """Raises `NotApproverError` if this person may not decide."""
         if not who and (self.approvers or self.counts or not self.allow_self):
             raise NotApproverError(execution_id, step_key, who, "the answer must name who decides")
-        names = {who, *(GROUP + group for group in groups)}
-        if who is not None and who.startswith(GROUP):
-            names.discard(who)  # nobody becomes a group by calling themselves one
-        if self.approvers and names.isdisjoint(self.approvers):
+        person = canonical(who or "")
+        names = {GROUP + canonical(group) for group in groups}
+        if not person.startswith(GROUP):  # nobody becomes a group by calling themselves one
+            names.add(person)
+        if self.approvers and names.isdisjoint(map(_canonical_approver, self.approvers)):
             raise NotApproverError(execution_id, step_key, who, f"it is for {', '.join(self.approvers)}")
-        if not self.allow_self and canonical(who or "") in {canonical(one) for one in starters}:
+        if not self.allow_self and person in {canonical(one) for one in starters}:
             raise NotApproverError(execution_id, step_key, who, "the person who started it may not decide it")
 
 
@@ -192,7 +192,15 @@ def _approver_names(what: str, approvers: Iterable[str]) -> tuple[str, ...]:
             f"{what}: approvers must be a non-empty list of names and group:NAME, not {approvers!r}; "
             "omit it to let anybody decide"
         )
+    for one in names:
+        check_name(f"{what}: an approver", one.removeprefix(GROUP))
     return names
+
+
+def _canonical_approver(approver: str) -> str:
+    """The form in which a name or `group:NAME` among approvers is compared."""
+    is_group = approver.startswith(GROUP)
+    return GROUP + canonical(approver.removeprefix(GROUP)) if is_group else canonical(approver)
 
 
 def _packed(schema: dict[str, Any] | None) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.decisions.answer_types import form_of, verdict
+from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.decisions.suspensions import StoredSuspension, find_below
 from polos_redis.errors import (
     AlreadyResumedError,
@@ -30,7 +31,7 @@ from polos_redis.errors import (
     SuspensionExpiredError,
     SuspensionNotFoundError,
 )
-from polos_redis.state import journal
+from polos_redis.state import journal, keys
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
 from polos_redis.state.store import Store
@@ -81,8 +82,7 @@ async def decide(
     channel: str,
 ) -> Resumed:
     """Answer a suspension; see `PolosClient.resume`."""
-    if not isinstance(step_key, str):
-        raise InvalidInputError(f"suspend_step_key must be a string, not {step_key!r}")
+    keys.check_text("suspend_step_key", step_key, keys.LONGEST_STEP_KEY, empty=True)
     answer = _encode(connection, data, by, groups, digest, channel)
     store = await connection.store()
     reply = await _send(store, execution_id, step_key, answer, digest)
@@ -132,10 +132,10 @@ def _encode(
     channel: str,
 ) -> Answer:
     """Returns the answer to send. Raises `InvalidInputError`, `NotStorableError` or `ValueTooLargeError`."""
-    if by is not None and not isinstance(by, str):
-        raise InvalidInputError(f"resumed_by must be a name or None, not {by!r}")
-    if isinstance(groups, str) or not all(isinstance(group, str) and group for group in groups):
-        raise InvalidInputError(f"groups must be a list of group names, not {groups!r}")
+    if by is not None and by != "":
+        check_name("resumed_by", by, InvalidInputError)
+    groups = check_groups("resumed_by", groups, InvalidInputError)
+    keys.check_text("channel", channel)
     if digest is not None and not (isinstance(digest, str) and digest.isascii()):
         raise InvalidInputError(f"shown_digest must be the digest of a suspension, not {digest!r}")
     value = codec.encode(data, limit=connection.max_value_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 from polos_redis.connection.connection import Connection
@@ -25,6 +26,7 @@ from polos_redis.values.text import text
 from polos_redis.values.times import iso
 
 LIST_LIMIT = 1000
+AUDIT_PAGE = 100  # entries per call
 
 
 async def get_execution(connection: Connection, execution_id: str) -> dict[str, Any]:
@@ -66,7 +68,7 @@ async def list_executions(
     limit = _limit(limit)
     statuses = STATUSES if status is None else (status,)
     store = await connection.store()
-    rows = await store.executions.newest(statuses, _workflow_id(workflow), before, limit)
+    rows, next_cursor = await store.executions.newest(statuses, _workflow_id(workflow), before, limit)
     page = [
         {
             "id": text(row[0]),
@@ -77,9 +79,8 @@ async def list_executions(
             "finished_at": iso(int(row[5] or 0)),
         }
         for row in rows
-        if row[1] is not None
     ]
-    return Page(page, text(rows[-1][3]) if len(rows) == limit else None)
+    return Page(page, next_cursor)
 
 
 async def list_suspensions(
@@ -91,24 +92,10 @@ async def list_suspensions(
 ) -> Page[dict[str, Any]]:
     """See `PolosClient.list_suspensions`."""
     after = "-inf" if cursor is None else str(_cursor(cursor))
-    limit, workflow_id = _limit(limit), _workflow_id(workflow)
-    count = LIST_LIMIT if workflow_id else limit  # rows of other workflows are skipped
     store = await connection.store()
-    page: list[dict[str, Any]] = []
-    while True:
-        rows = await store.suspensions.oldest_open(after, count)
-        at_end = len(rows) < count
-        for index, row in enumerate(rows):
-            after = text(row[3])
-            if workflow_id and text(row[2]) != workflow_id:
-                continue
-            view = _open_suspension(row)
-            if view is not None:
-                page.append(view)
-            if len(page) == limit:
-                return Page(page, None if at_end and index == len(rows) - 1 else after)
-        if at_end:
-            return Page(page, None)
+    rows, next_cursor = await store.suspensions.oldest_open(after, _limit(limit), _workflow_id(workflow))
+    views_of_rows = map(_open_suspension, rows)
+    return Page([view for view in views_of_rows if view is not None], next_cursor)
 
 
 def _open_suspension(row: list[Any]) -> dict[str, Any] | None:
@@ -155,8 +142,12 @@ async def read_suspension(
 async def audit(connection: Connection, execution_id: str) -> list[dict[str, Any]]:
     """See `PolosClient.audit`."""
     store = await connection.store()
-    stored = await store.suspensions.audit(keys.root_of(execution_id))
-    found = audit_log.entries(stored, execution_id)
+    found: list[dict[str, Any]] = []
+    for first in itertools.count(0, AUDIT_PAGE):
+        stored = await store.suspensions.audit(keys.root_of(execution_id), first, AUDIT_PAGE)
+        found += audit_log.entries(stored, execution_id)
+        if len(stored) < AUDIT_PAGE:
+            break
     if not found and (await store.executions.read_fields(execution_id, "status"))[0] is None:
         raise ExecutionNotFoundError(execution_id)
     return found

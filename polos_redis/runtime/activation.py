@@ -32,7 +32,7 @@ from polos_redis.runtime.host import Host
 from polos_redis.runtime.idleness import IdleWatch
 from polos_redis.runtime.lifecycle_events import LifecycleEvents
 from polos_redis.runtime.outcome import Outcome, failed, outcome_of
-from polos_redis.state import journal
+from polos_redis.state import journal, keys
 from polos_redis.state.executions import Loaded
 from polos_redis.state.fencing import NO_SUCH_WAIT, Fence
 from polos_redis.state.origin import Origin
@@ -202,18 +202,20 @@ class Activation:
             and self.host.lease_is_fresh(self.fence.prefix)
         )
 
+    def _check_key(self, key: Any, call_site: CallSite) -> None:
+        try:
+            keys.check_text("a step key", key, keys.LONGEST_STEP_KEY, error=StepKeyError)
+        except StepKeyError as error:
+            raise self.stop_with(StepKeyError(f"{error} (at {described(call_site)})")) from None
+
     def register(self, key: str, call_site: CallSite) -> bytes | None:
         """Start a ctx call; returns the record of its key if it is journaled. Raises `StepKeyError` for an
         invalid or used key."""
         self.touches += 1
         if self._fatal is not None:
             raise self._fatal  # the code caught it, but no further call starts
-        if not isinstance(key, str) or not key:
-            raise self.stop_with(
-                StepKeyError(
-                    f"a step key must be a non-empty string, not {key!r} (at {described(call_site)})"
-                )
-            )
+        if not isinstance(key, str) or not 0 < len(key) <= keys.LONGEST_STEP_KEY // 4:
+            self._check_key(key, call_site)
         if key in self.call_sites:
             raise self.stop_with(
                 StepKeyError(

@@ -89,6 +89,7 @@ REFUSALS: dict[type[PolosError], _Row] = {
         "The idempotency key was used for another request",
         ("execution_id", "differing"),
     ),
+    errors.InternalWorkflowError: (403, "The workflow is internal", ("workflow_id",)),
     errors.SuspensionExpiredError: (410, "The suspension has expired", ("expired_at",)),
     errors.EventsTrimmedError: (410, "The event was trimmed", ()),
     errors.NotApproverError: (403, "Not an approver", ("reason",)),

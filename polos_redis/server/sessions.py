@@ -88,9 +88,7 @@ class Sessions:
     def _is_secure(self, request: Request) -> bool:
         return self._secure or request.url.scheme == "https"
 
-    def _set(
-        self, request: Request, response: Response, name: str, value: str, seconds: int | None
-    ) -> None:
+    def _set(self, request: Request, response: Response, name: str, value: str, seconds: int | None) -> None:
         secure = self._is_secure(request)
         response.set_cookie(name, value, max_age=seconds, httponly=True, samesite="lax", secure=secure)
 

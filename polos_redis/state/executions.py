@@ -13,6 +13,8 @@ from polos_redis.state.start import DEFAULTS, Start
 from polos_redis.values.text import raw, text
 
 FINISHED = ("completed", "failed", "cancelled")
+NAMES_PER_CALL = 200  # workflows per call of a script, so that none takes long
+LEAST_LOOKED_AT = 100  # rows of all workflows that a page of one workflow looks at
 STATUSES = ("queued", "waiting", *FINISHED)
 
 
@@ -169,18 +171,43 @@ class Executions:
 
     async def newest(
         self, statuses: Sequence[str], workflow: str, before: str, limit: int
-    ) -> list[list[Any]]:
-        """Returns executions, newest first: [id, workflow, status, created us, started ms, finished ms]."""
+    ) -> tuple[list[list[Any]], str | None]:
+        """Returns executions, newest first, and where the next page begins (us), None after the last one.
+
+        A row is [id, workflow, status, created us, started ms, finished ms]. With a workflow there may be
+        fewer rows than `limit` on a page that is not the last one.
+        """
         found: list[list[Any]] = []
+        next_pages: list[int] = []
         for prefix in self._partitions.prefixes:
-            found += await self._wire.call_script(
-                scripts.LIST_EXECUTIONS,
-                prefix,
-                before,
-                limit,
-                raw(workflow),
-                *statuses,
-                patience=self._partitions.patience,
-            )
-        found.sort(key=lambda row: -int(row[3]))
-        return found[:limit]
+            names = [raw(workflow)] if workflow else await self._workflows(prefix)
+            for first in range(
+                0, len(names) + 1, NAMES_PER_CALL
+            ):  # and b"", the index of those beyond the most
+                some = [*names, b""][first : first + NAMES_PER_CALL]
+                next_page, rows = await self._wire.call_script(
+                    scripts.LIST_EXECUTIONS,
+                    prefix,
+                    before,
+                    max(limit, LEAST_LOOKED_AT) if workflow else limit,
+                    raw(workflow),
+                    len(statuses),
+                    *statuses,
+                    *some,
+                    patience=self._partitions.patience,
+                )
+                found += rows
+                next_pages += [int(next_page)] if next_page else []
+        # Below the highest of them, some index has rows that were not read.
+        complete = max(next_pages, default=0)
+        rows = sorted((row for row in found if int(row[3]) >= complete), key=lambda row: -int(row[3]))
+        if len(rows) > limit:
+            return rows[:limit], text(rows[limit - 1][3])
+        return rows, str(complete) if complete else None
+
+    async def _workflows(self, prefix: bytes) -> list[bytes]:
+        """The workflow ids that have indexes in a partition: a bounded number."""
+        found: list[bytes] = await self._wire.call(
+            "SMEMBERS", prefix + keys.WORKFLOWS.encode(), patience=self._partitions.patience
+        )
+        return found

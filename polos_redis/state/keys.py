@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 from hashlib import blake2b
+from typing import Any
 from zlib import crc32
 
-from polos_redis.errors import ConfigurationError, InvalidInputError
+from polos_redis.errors import ConfigurationError, InvalidInputError, PolosError
 
 EXEC = "exec:"  # hash: one execution
 JOURNAL = "journal:"  # hash: its step records; the field "" counts its changes
@@ -49,6 +50,11 @@ DEFAULT_QUEUE = "default"
 
 ID_LENGTH = 32
 
+# The longest names that callers may give, in bytes of UTF-8.
+LONGEST_NAME = 256  # ids, keys, queues and event types
+LONGEST_STEP_KEY = 512
+LONGEST_TOPIC = 1024  # has room for a step key and an execution id
+
 
 def prefix(namespace: str, partition: int) -> str:
     """Returns the prefix of every key of one partition."""
@@ -62,6 +68,23 @@ def check_namespace(namespace: str) -> str:
             f"invalid namespace {namespace!r}: it must have 1 to 200 characters, without braces and spaces"
         )
     return namespace
+
+
+def check_text(
+    what: str,
+    name: Any,
+    longest: int = LONGEST_NAME,
+    *,
+    empty: bool = False,
+    error: type[PolosError] = InvalidInputError,
+) -> str:
+    """Returns a string that becomes part of a key or a row. Raises `error` about `what` if it is no string,
+    empty (unless `empty`), or more than `longest` bytes long."""
+    if not isinstance(name, str) or not (name or empty):
+        raise error(f"{what} must be a {'' if empty else 'non-empty '}string, not {name!r}")
+    if 4 * len(name) > longest and (size := len(name.encode("utf-8", "surrogatepass"))) > longest:
+        raise error(f"{what} has {size} bytes in UTF-8, and {longest} are allowed: shorten {name[:20]!a}...")
+    return name
 
 
 def root_of(execution_id: str) -> str:
@@ -116,7 +139,7 @@ def schedule_id(workflow_id: str, key: str) -> str:
 
 
 def _derived(kind: str, size: int, *parts: str) -> str:
-    """Returns `size` bytes in hex that no other kind and no other parts yield, whatever characters they have."""
+    """Returns `size` bytes in hex that no other kind and no other parts yield, whatever text they are."""
     found = blake2b(digest_size=size, person=kind.encode())
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass")

@@ -27,6 +27,18 @@ def visible(value: str, *, multiline: bool = False) -> str:
     return (_HIDDEN_IN_LINES if multiline else _HIDDEN).sub(_escape, value)
 
 
+def first_hidden(value: str) -> int | None:
+    """The position of the first character that `visible` escapes; None if there is none."""
+    if value.isascii() and value.isprintable():
+        return None
+    return next((found.start() for found in _HIDDEN.finditer(value) if _escape(found) != found[0]), None)
+
+
+def without_hidden(value: str) -> str:
+    """Returns a text without its invisible characters, those that scripts and emoji need included."""
+    return _HIDDEN.sub("", value)
+
+
 def _escape(found: re.Match[str]) -> str:
     start = found.start()
     if start and _STAYS.match(found.string, start - 1):

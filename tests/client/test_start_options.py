@@ -88,7 +88,7 @@ async def test_another_input_for_the_same_key_is_a_conflict(redis_url: str, name
 
 
 class Basket(WorkflowState):
-    items: list[str] = []
+    items: tuple[str, ...] = ()
 
 
 async def _shops(ctx: WorkflowContext, input: Any) -> Any:
@@ -132,7 +132,7 @@ async def test_a_key_covers_the_whole_request(name: str, changed: str, client: P
     assert caught.value.differing == (said,)
     assert f"with a different {said} (execution {first.id})" in str(caught.value)
 
-    late = {"start_delay": 60.0, "run_timeout_seconds": 5.0}
+    late: dict[str, Any] = {"start_delay": 60.0, "run_timeout_seconds": 5.0}
     same = await client.invoke(shops, 1, idempotency_key="k", **REQUEST, **late)  # times are the first's
     assert same.id == first.id
 
@@ -230,7 +230,7 @@ async def test_an_invalid_key_is_refused(key: Any, client: PolosClient) -> None:
 
 
 @pytest.mark.failure(21)
-@pytest.mark.parametrize("key", ["two words", "a\nb", "nul\0nul", "é✓", "{brace}", " ", "x" * 1000, "\ud800"])
+@pytest.mark.parametrize("key", ["two words", "a\nb", "nul\0nul", "é✓", "{brace}", " ", "x" * 255, "\ud800"])
 async def test_a_key_may_be_any_text(key: str, client: PolosClient) -> None:
     one = await echo.invoke(client, 1, idempotency_key=key)
     assert (await echo.invoke(client, 1, idempotency_key=key)).id == one.id
@@ -295,8 +295,8 @@ async def test_a_start_in_the_past_happens_at_once(options: Any, redis_url: str,
             "give start_delay or start_at, not both",
         ),
         ({"run_timeout_seconds": 0}, "run_timeout_seconds must be a positive number"),
-        ({"session_id": 5}, "session_id must be a string or None"),
-        ({"user_id": ["ana"]}, "user_id must be a string or None"),
+        ({"session_id": 5}, "session_id must be a string, not 5"),
+        ({"user_id": ["ana"]}, "user_id must be a name of 1 to 200 characters"),
     ],
 )
 async def test_invalid_options_are_refused(options: Any, said: str, client: PolosClient) -> None:

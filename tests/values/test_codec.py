@@ -9,6 +9,7 @@ import enum
 import importlib
 import inspect
 import io
+import itertools
 import json
 import math
 import struct
@@ -876,13 +877,23 @@ else:
         (["-m", "charge"], ["other.py"]),
         (["other.py"], ["-m", "charge"]),
         (["charge.py"], ["charge.py"]),
+        *itertools.permutations((["shop/charge.py"], ["-m", "shop.charge"], ["shop_other.py"]), 2),
+        *itertools.permutations(
+            (["loose/deep/charge.py"], ["-m", "loose.deep.charge"], ["loose_other.py"]), 2
+        ),
     ],
 )
 def test_main_in_one_process_is_the_module_in_another(
     folder: Path, writer: list[str], reader: list[str]
 ) -> None:
-    (folder / "charge.py").write_text(CHARGE)
+    """Also in a package, and in folders without an `__init__.py`."""
+    for path in (folder, folder / "shop", folder / "loose" / "deep"):
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "charge.py").write_text(CHARGE)
+    (folder / "shop" / "__init__.py").touch()
     (folder / "other.py").write_text(OTHER)
+    (folder / "shop_other.py").write_text(OTHER.replace("sys, charge", "sys, shop.charge as charge"))
+    (folder / "loose_other.py").write_text(OTHER.replace("sys, charge", "sys, loose.deep.charge as charge"))
 
     def run(*args: str) -> str:
         done = subprocess.run(
@@ -900,6 +911,46 @@ def test_main_in_one_process_is_the_module_in_another(
     data = run(*writer, "write")
     assert b"__main__" not in bytes.fromhex(data)
     assert run(*reader, "read", data) == "ok"
+
+
+@pytest.fixture
+def importable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Imports modules of the folder, which is on the path with some folders in it."""
+    before = set(sys.modules)
+
+    def importable(*modules: str, path: tuple[str, ...] = ("",)) -> list[Any]:
+        for one in path:
+            monkeypatch.syspath_prepend(str(folder / one))
+        importlib.invalidate_caches()
+        return [importlib.import_module(module) for module in modules]
+
+    yield importable
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+BODY = "from dataclasses import dataclass\n@dataclass\nclass M:\n    a: int\n"
+
+
+def test_a_module_of_a_package_has_one_name(folder: Path, importable: Callable[..., Any]) -> None:
+    (folder / "packed_name").mkdir()
+    (folder / "packed_name" / "__init__.py").touch()
+    (folder / "packed_name" / "unpacked_name.py").write_text(BODY)
+    (module,) = importable("packed_name.unpacked_name")
+    assert type_names.find_type("packed_name.unpacked_name:M") is module.M
+    assert type_names.find_type("unpacked_name:M") is None
+    assert type_names.find_type("x.packed_name.unpacked_name:M") is None
+
+
+def test_a_name_that_two_files_have_is_nobodys(folder: Path, importable: Callable[..., Any]) -> None:
+    for place in ("loose_a", "loose_b"):
+        (folder / place).mkdir()
+        (folder / place / "same_name.py").write_text(BODY)
+    first, _ = importable("loose_a.same_name", "loose_b.same_name")
+    assert type_names.find_type("same_name:M") is None
+    assert type_names.find_type("loose_a.same_name:M") is first.M
+    del sys.modules["loose_b.same_name"]
+    assert type_names.find_type("same_name:M") is first.M
 
 
 # --- plain JSON ---------------------------------------------------------------------------
