@@ -7,21 +7,23 @@ from typing import Any
 
 import msgpack
 
+from polos_redis.decisions.views import Read
 from polos_redis.state import keys
 from polos_redis.values.plain import readable
 from polos_redis.values.text import text
 from polos_redis.values.times import iso
 
 
-def entries(stored: Sequence[bytes], execution_id: str) -> list[dict[str, Any]]:
-    """Returns the entries of a root's audit that concern an execution; all of them for the root itself."""
-    found = [_entry(packed) for packed in stored]
+def entries(stored: Sequence[bytes], execution_id: str, read: Read = readable) -> list[dict[str, Any]]:
+    """Returns the entries of a root's audit that concern an execution; all of them for the root itself.
+    `read` makes plain JSON of stored values."""
+    found = [_entry(packed, read) for packed in stored]
     if keys.root_of(execution_id) != execution_id:
         found = [entry for entry in found if entry["execution_id"] == execution_id]
     return found
 
 
-def _entry(packed: bytes) -> dict[str, Any]:
+def _entry(packed: bytes, read: Read) -> dict[str, Any]:
     one, key, workflow, what, at, by, channel, digest, opened, answer = msgpack.unpackb(packed, raw=True)[:10]
     return {
         "execution_id": text(one),
@@ -33,5 +35,5 @@ def _entry(packed: bytes) -> dict[str, Any]:
         "channel": text(channel) or None,
         "digest": digest.hex() or None,
         "opened_at": iso(int(opened)),
-        "data": readable(answer),
+        "data": read(answer),
     }

@@ -1,7 +1,8 @@
 """Login sessions, identified by a signed cookie, and CSRF tokens for forms.
 
-The cookie contains a session's id and the API key's id, never its secret. Both are looked up at every request,
-in Redis: so logging out, or revoking the key, ends a session in every process, for copies of its cookie too.
+The cookie contains a session's id and the API key's id, never its secret. Both are looked up at every
+request, in Redis: so logging out, or revoking the key, ends a session in every process, for copies of its
+cookie too.
 """
 
 from __future__ import annotations

@@ -9,13 +9,22 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, NotRequired, Union
 from uuid import UUID
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import AnyUrl, BaseModel, Field, NaiveDatetime, SecretStr, TypeAdapter, ValidationError, create_model
-from typing_extensions import NotRequired, TypedDict
+from pydantic import (
+    AnyUrl,
+    BaseModel,
+    Field,
+    NaiveDatetime,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+from typing_extensions import TypedDict
 
 from polos_redis.server.pages import forms
 from polos_redis.server.pages.draft import MAX_ROWS, Draft
@@ -51,7 +60,7 @@ class Level(Enum):
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=6)
 blanks = st.sampled_from(["", " ", "\n", "a\nb", "a\r\nb", "\t", "\x00"])
-aware = st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001
+aware = st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30), timezones=st.just(UTC))
 naive = st.datetimes()
 finite = st.floats(allow_nan=False, allow_infinity=False)
 leaves = [
@@ -79,7 +88,10 @@ leaves = [
     Type(Any, st.none() | st.booleans() | words | st.lists(st.integers(), max_size=2)),
 ]
 constants = st.lists(
-    st.sampled_from([None, True, False, 0, 1, -1, "1", "refund", "", "a b"]), min_size=1, max_size=7, unique_by=repr
+    st.sampled_from([None, True, False, 0, 1, -1, "1", "refund", "", "a b"]),
+    min_size=1,
+    max_size=7,
+    unique_by=repr,
 )
 
 
@@ -144,7 +156,12 @@ def models(draw: st.DrawFn, inner: st.SearchStrategy[Type]) -> Type:
     """A model, dataclass or TypedDict with aliases, defaults and optional fields."""
     types = draw(st.lists(inner, min_size=1, max_size=4))
     names = draw(
-        st.lists(st.sampled_from(["a", "b_c", "reason", "approved", "Title", "x1"]), min_size=4, max_size=4, unique=True)
+        st.lists(
+            st.sampled_from(["a", "b_c", "reason", "approved", "Title", "x1"]),
+            min_size=4,
+            max_size=4,
+            unique=True,
+        )
     )
     fields: dict[str, Any] = {}
     for name, one in zip(names, types, strict=False):
@@ -221,7 +238,8 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def decided(case: Case) -> bool:
-    """Whether the value has a verdict, if the form has the two buttons: nothing else can be answered there."""
+    """Whether the value has a verdict, if the form has the two buttons: nothing else can be answered
+    there."""
     return not case.form.decides or isinstance(case.verdict, bool)
 
 
@@ -258,9 +276,40 @@ def test_fields_or_the_json_box_express_each_value(data: st.DataObject, kind: Ty
 
 odd = st.sampled_from(
     [
-        *("1e999", "-1e999", "NaN", "Infinity", "1_000", "٣", "1e5", "-0", "+1", "0x10", "1" * 5000, "1e-999"),
-        *("", " ", "null", "true", "2026-02-30", "24:00", "2026-01-01T00:00+99:99", "https://[", "[" * 200_000),
-        *('{"approved": true}', "[1e999]", '"\\ud800"', "\x00", "a\nb", "0001-01-01T00:00", "9999-12-31T23:59"),
+        *(
+            "1e999",
+            "-1e999",
+            "NaN",
+            "Infinity",
+            "1_000",
+            "٣",
+            "1e5",
+            "-0",
+            "+1",
+            "0x10",
+            "1" * 5000,
+            "1e-999",
+        ),
+        *(
+            "",
+            " ",
+            "null",
+            "true",
+            "2026-02-30",
+            "24:00",
+            "2026-01-01T00:00+99:99",
+            "https://[",
+            "[" * 200_000,
+        ),
+        *(
+            '{"approved": true}',
+            "[1e999]",
+            '"\\ud800"',
+            "\x00",
+            "a\nb",
+            "0001-01-01T00:00",
+            "9999-12-31T23:59",
+        ),
     ]
 )
 
@@ -298,7 +347,7 @@ def test_whatever_is_sent_is_valid_or_gets_an_error(data: st.DataObject, kind: T
 
 class Partial(TypedDict):
     a: NotRequired[int]
-    b: NotRequired["Point"]
+    b: NotRequired[Point]
     c: NotRequired[str | None]
 
 
@@ -309,7 +358,7 @@ class Point(BaseModel):
 
 class Masked(BaseModel):
     key: SecretStr = SecretStr("hidden")
-    at: NaiveDatetime = datetime(2026, 1, 1, 12, 0, 0, 123456)  # noqa: DTZ001
+    at: NaiveDatetime = datetime(2026, 1, 1, 12, 0, 0, 123456)
 
 
 def test_a_property_may_be_left_out() -> None:

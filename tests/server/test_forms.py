@@ -223,7 +223,10 @@ class TestDecision:
         "field",
         [
             {"type": "checkbox", "label": "Refuse and report"},
-            {"type": "select", "options": [{"value": True, "label": "Refuse"}, {"value": False, "label": "Go on"}]},
+            {
+                "type": "select",
+                "options": [{"value": True, "label": "Refuse"}, {"value": False, "label": "Go on"}],
+            },
             {"type": "text", "default": "true", "required": False},
             {"type": ["odd"], "options": 5},
             {},
@@ -453,9 +456,13 @@ class TestJson:
     def test_only_the_buttons_decide(self, approved: str) -> None:
         draft = Draft([("json", f'{{"names": [], "approved": {approved}}}'), ("answer/approved", "true")])
         assert self.form.read(draft) is None
-        assert [words for _, words in self.form.errors(draft)] == ["Leave out “approved”: only the buttons decide."]
+        assert [words for _, words in self.form.errors(draft)] == [
+            "Leave out “approved”: only the buttons decide."
+        ]
 
-    @pytest.mark.parametrize("text", ["[]", "5", "{", "[" * 100_000, '{"names": [1e999]}', '{"names": [NaN]}'])
+    @pytest.mark.parametrize(
+        "text", ["[]", "5", "{", "[" * 100_000, '{"names": [1e999]}', '{"names": [NaN]}']
+    )
     def test_odd_json_gets_an_error_at_its_box(self, text: str) -> None:
         draft = Draft([("json", text), ("answer/approved", "true")])
         assert self.form.read(draft) is None
@@ -494,7 +501,9 @@ class TestSize:
         hostile = Draft(("answer/it#", str(number)) for number in range(MAX_ROWS))
         assert form.is_too_large(hostile, texts=False)
 
-    def test_counting_builds_no_more_rows_than_a_page_could_show(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_counting_builds_no_more_rows_than_a_page_could_show(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         built = 0
         build = FieldBuilder.field
 
@@ -523,7 +532,9 @@ class TestSize:
         assert not form.is_too_large(form.blank())
 
 
-@pytest.mark.parametrize("limit", [10**5000, -(10**5000), 1e400, 10**400], ids=["huge", "low", "inf", "large"])
+@pytest.mark.parametrize(
+    "limit", [10**5000, -(10**5000), 1e400, 10**400], ids=["huge", "low", "inf", "large"]
+)
 def test_odd_limits_have_a_form(limit: float) -> None:
     number = {"type": "number", "minimum": limit, "maximum": limit}
     text = {"type": "string", "minLength": limit, "maxLength": limit}

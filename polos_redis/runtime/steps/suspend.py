@@ -139,8 +139,9 @@ class Suspending(Runs):
         other required fields, only an approval needs those: an answer with `approved: false` has just that
         and a `reason`, and is returned as a `Rejection`. `reject_schema` is another type for such answers.
 
-        `form` is the page's form: its title, and the fields of an answer without `schema`. Pass it, or `{}`, if
-        any part of `data` comes from outside: without `form` and `schema`, a `_form` in `data` is the form.
+        `form` is the page's form: its title, and the fields of an answer without `schema`. Pass it, or `{}`,
+        if any part of `data` comes from outside: without `form` and `schema`, a `_form` in `data` is the
+        form.
 
         `approvers` are the names, or `group:NAME`, of those who may answer. `required` approvals
         (`approved: true`) by distinct people decide, or `rejections` rejections; `allow_self=False` excludes

@@ -24,6 +24,16 @@ _FIELD_SCHEMAS: dict[str, Schema] = {
 }
 
 
+def form_in_data(suspension: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Returns the form that the data of a suspension declares; None if its code declares a form or a
+    schema."""
+    if suspension.get("schema") is not None or suspension.get("form") is not None:
+        return None
+    data = suspension.get("data")
+    found = suspension.get("data_form") or (data.get("_form") if isinstance(data, Mapping) else None)
+    return found if isinstance(found, Mapping) else None
+
+
 def schema_of_form(form: Any, *, decides: bool = False) -> Schema | None:
     """Returns the schema of a declared form; None if it declares no fields. With `decides`, adds a missing
     property `approved`. Never fails: a field of unknown type becomes a text, and what is too long is cut or

@@ -110,7 +110,11 @@ class FieldBuilder:
             found = self._field(schema, nullable, variants, common, depth)
         finally:
             self._open_refs.pop()
-        if isinstance(found, Rows) and isinstance(found.default, list | dict) and len(found.default) > MAX_ROWS:
+        if (
+            isinstance(found, Rows)
+            and isinstance(found.default, list | dict)
+            and len(found.default) > MAX_ROWS
+        ):
             return Input(type="json", **common)  # a list that rows can't show in full
         return found
 
@@ -126,7 +130,12 @@ class FieldBuilder:
         if kind in ("object", "array") and nullable:  # nothing, or an empty list?
             bare = {key: value for key, value in schema.items() if key != "default"}
             return self._variants([bare], True, common, depth)
-        if kind == "object" and schema.get("required") and common["default"] is MISSING and not common["required"]:
+        if (
+            kind == "object"
+            and schema.get("required")
+            and common["default"] is MISSING
+            and not common["required"]
+        ):
             return self._or_nothing(schema, common, depth)
         if kind == "object":
             return self._object(schema, common, depth)
@@ -232,7 +241,8 @@ def _bare(text: str) -> str:
 
 
 def _escape(key: str) -> str:
-    """Returns a property's name as a part of an HTML name, in which `#`, `?`, `=` and a last `~` have a meaning."""
+    """Returns a property's name as a part of an HTML name, in which `#`, `?`, `=` and a last `~` have a
+    meaning."""
     for place, character in enumerate("~/#?="):
         key = key.replace(character, f"~{place}")
     return key
@@ -259,9 +269,7 @@ def _choice(options: list[ChoiceOption], common: Attributes) -> Field:
             if only is True:
                 return Checkbox(must=True, **common)
             return Fixed(value=only, **{**common, "shown": False})
-    labelled = [
-        replace(one, label=(one.label or option_label(one.value))[:MAX_LABEL]) for one in options
-    ]
+    labelled = [replace(one, label=(one.label or option_label(one.value))[:MAX_LABEL]) for one in options]
     return Choice(options=labelled, **common)
 
 

@@ -46,8 +46,8 @@ class Field:
     shown: bool = True  # False: a button sets it, or there is nothing to fill in
 
     def accepts(self, value: Any) -> bool:
-        """Whether a person can enter exactly this JSON value: after `fill`, `read` returns it, or leaves it out
-        if it is the default."""
+        """Whether a person can enter exactly this JSON value: after `fill`, `read` returns it, or leaves it
+        out if it is the default."""
         raise NotImplementedError
 
     def fill(self, draft: Draft, value: Any) -> None:

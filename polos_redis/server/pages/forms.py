@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from polos_redis.server.pages.declared_form import schema_of_form
+from polos_redis.server.pages.declared_form import form_in_data, schema_of_form
 from polos_redis.server.pages.draft import Draft
 from polos_redis.server.pages.field_builder import APPROVED, FieldBuilder
 from polos_redis.server.pages.fields import MISSING, Choice, Field, Input, Verdict
@@ -21,6 +21,7 @@ from polos_redis.server.pages.nested_fields import Group, Rows, Variants
 from polos_redis.server.pages.schema_reader import Schema, SchemaReader
 
 ROOT: Final = "answer"
+REJECTION: Final = "\0rejection"  # path of the fields of a rejection: no path of an answer
 REASON: Final = "reason"  # the property of an answer that a rejection keeps
 MAX_FORM_BYTES: Final = 500_000  # of a form's HTML, estimated
 MAX_LISTED: Final = 10  # errors of an answer in JSON
@@ -46,17 +47,25 @@ BOX_ONLY: Final = replace(AS_JSON, label="Your answer as JSON", help="", require
 @dataclass(frozen=True, slots=True)
 class Form:
     """A form. With `decides`, it is sent by one of two buttons, Approve and Reject. `json` takes the whole
-    answer instead of the fields. `of_data` says that its texts come from the data that the suspension shows."""
+    answer instead of the fields. `rejection` has the fields that only a rejection has. `of_data` says that
+    its texts come from the data that the suspension shows."""
 
     root: Field
     decides: bool
     json: Input | None = None
+    rejection: Field | None = None
     of_data: bool = False
 
     def blank(self) -> Draft:
         draft = Draft()
-        self.root.fill_default(draft)
+        for field in self._roots:
+            field.fill_default(draft)
         return draft
+
+    @property
+    def _roots(self) -> list[Field]:
+        """The outermost fields, in the order of the page."""
+        return [one for one in (self.root, self.json, self.rejection) if one is not None]
 
     def read(self, draft: Draft) -> Any:
         """Returns the answer, and adds an error to the draft for each invalid field."""
@@ -72,14 +81,18 @@ class Form:
         return self.decides and isinstance(self.root, Group) and self._verdict(draft) is False
 
     def _rejection(self, draft: Draft) -> Any:
-        """Returns a rejection: `approved`, and the reason if there is one."""
-        rejection: dict[str, Any] = {APPROVED: False}
+        """Returns a rejection: `approved`, the fields that a rejection has, and the reason if there is
+        one."""
+        found = {} if self.rejection is None else self.rejection.read(draft)
+        if not isinstance(found, dict):
+            draft.add_error(REJECTION, "Enter a JSON object, such as {}.")
+            return None
         reason = self.root.fields.get(REASON) if isinstance(self.root, Group) else None
-        if isinstance(reason, Input | Choice) and draft.get(reason.name).strip():
+        if REASON not in found and isinstance(reason, Input | Choice) and draft.get(reason.name).strip():
             value = reason.read(draft)
             if isinstance(value, str):
-                rejection[REASON] = value
-        return rejection
+                found = {**found, REASON: value}
+        return {**found, APPROVED: False}
 
     def _verdict(self, draft: Draft) -> bool | None:
         return {"true": True, "false": False}.get(draft.get(f"{ROOT}/{APPROVED}"))
@@ -127,10 +140,10 @@ class Form:
             draft.focus = row.name
 
     def is_too_large(self, draft: Draft, *, texts: bool = True) -> bool:
-        """Whether a page with this form, and with what was typed (`texts`), would be too large. Counts, and builds
-        rows, no further than that."""
+        """Whether a page with this form, and with what was typed (`texts`), would be too large. Counts, and
+        builds rows, no further than that."""
         left = MAX_FORM_BYTES - (draft.size if texts else 0)
-        stack = [self.root]
+        stack = self._roots
         while stack and left >= 0:
             field = stack.pop()
             left -= field.html_bytes(draft)
@@ -142,7 +155,7 @@ class Form:
 
     def fields(self, draft: Draft) -> Iterator[Field]:
         """Returns all fields in the order of the page."""
-        stack = [self.root] if self.json is None else [self.json, self.root]
+        stack = self._roots[::-1]
         while stack:
             field = stack.pop()
             yield field
@@ -150,7 +163,8 @@ class Form:
 
     def add_errors(self, draft: Draft, errors: Iterable[Mapping[str, str]]) -> None:
         """Adds errors found elsewhere to their fields, or to the nearest visible field above."""
-        if self.json is not None and self._uses_json(draft) and not self.rejects(draft):
+        rejects = self.rejects(draft)
+        if self.json is not None and self._uses_json(draft) and not rejects:
             lines = [": ".join(filter(None, (one.get("field"), one.get("message")))) for one in errors]
             draft.add_error(self.json.path, "\n".join(lines[:MAX_LISTED]))
             return
@@ -158,7 +172,10 @@ class Form:
         for error in errors:
             path = str(error.get("field", ""))
             while path and path not in paths:
-                path = path.rpartition(".")[0]
+                if rejects and f"{REJECTION}.{path}" in paths:
+                    path = f"{REJECTION}.{path}"
+                else:
+                    path = path.rpartition(".")[0]
             draft.add_error(path, str(error.get("message", "This value is not valid.")))
 
     def errors(self, draft: Draft) -> list[tuple[Field | None, str]]:
@@ -173,7 +190,8 @@ class Form:
 
 
 def of_schema(schema: Schema) -> Form:
-    """Returns the form of a JSON schema. The property `approved` becomes the two buttons, whatever its schema."""
+    """Returns the form of a JSON schema. The property `approved` becomes the two buttons, whatever its
+    schema."""
     root = FieldBuilder(schema).field(schema, ROOT, "", "Your answer", required=True)
     decides = _decides(root)
     form = Form(root, decides is True, AS_JSON)
@@ -191,6 +209,18 @@ def _box_only(decides: bool) -> Form:
     return Form(Group(name=ROOT, path="", label="", fields=fields), decides, BOX_ONLY)
 
 
+def _rejection_of(form: Form, schema: Any) -> Field | None:
+    """Returns the fields of a rejection's schema that the form lacks; None if there are none."""
+    if not isinstance(schema, Mapping) or not isinstance(form.root, Group) or not form.decides:
+        return None
+    found = FieldBuilder(schema).field(schema, "rejection", REJECTION, "Your rejection", required=True)
+    if not isinstance(found, Group):
+        return found
+    known = {APPROVED, *({REASON} & form.root.fields.keys())}
+    fields = {name: one for name, one in found.fields.items() if name not in known}
+    return replace(found, fields=fields) if any(one.shown for one in fields.values()) else None
+
+
 def _decides(field: Field) -> bool | None:
     """Whether an answer of this field has a verdict; None if only some of its variants have."""
     if isinstance(field, Group):
@@ -206,15 +236,16 @@ def _is_json(field: Field) -> bool:
 
 
 def of_suspension(suspension: Mapping[str, Any]) -> Form:
-    """Builds the form from a suspension's schema, else from the form that it declares, else from the `_form` in
-    its data, else approve or reject with a reason."""
+    """Builds the form from a suspension's schema, else from the form that it declares, else from the `_form`
+    in its data, else approve or reject with a reason."""
     schema = suspension.get("schema")
     if isinstance(schema, Mapping):
-        return of_schema(schema)
-    declared, data = suspension.get("form"), suspension.get("data")
-    of_data = declared is None and isinstance(data, Mapping)
+        form = of_schema(schema)
+        return replace(form, rejection=_rejection_of(form, suspension.get("reject_schema")))
+    declared = suspension.get("form")
+    of_data = declared is None
     if of_data:
-        declared = data.get("_form")  # type: ignore[union-attr]
+        declared = form_in_data(suspension)
     several = (suspension.get("required") or 1) > 1
     found = schema_of_form(declared, decides=several)
     form = of_schema(found or APPROVAL)

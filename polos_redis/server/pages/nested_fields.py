@@ -83,11 +83,12 @@ class Rows(Field):
     def accepts(self, value: Any) -> bool:
         if not isinstance(value, dict if self.keyed else list) or len(value) > MAX_ROWS:
             return False
-        keys = value if self.keyed else ()
-        if not all(key and key == key.strip() and not {"\r", "\n"} & {*key} for key in keys):
-            return False
-        row = self.make_row(f"{self.name}/0", "", "")
-        return all(map(row.accepts, value.values() if self.keyed else value))
+        entries = value
+        if isinstance(value, dict):
+            entries = list(value.values())
+            if not all(key and key == key.strip() and not {"\r", "\n"} & {*key} for key in value):
+                return False
+        return all(map(self.make_row(f"{self.name}/0", "", "").accepts, entries))
 
     def fill(self, draft: Draft, value: Any) -> None:
         entries: list[Any] = []
@@ -209,5 +210,3 @@ class Variants(Field):
 
 def _is_json_box(variant: Field) -> bool:
     return isinstance(variant, Input) and variant.type == "json"
-
-

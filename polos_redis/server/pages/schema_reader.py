@@ -133,7 +133,7 @@ def range_hint(schema: Schema) -> str:
 def length_hint(schema: Schema) -> str:
     """Describes the limits of a text's length."""
     low, high = schema.get("minLength"), schema.get("maxLength")
-    at_least = _numbers(low) and low > 1
+    at_least = isinstance(low, int | float) and _numbers(low) and low > 1
     if _numbers(high):
         return f"From {low} to {high} characters." if at_least else f"At most {high} characters."
     return f"At least {low} characters." if at_least else ""
