@@ -17,6 +17,7 @@ from msgpack import ExtType, Unpacker
 from polos_redis.errors import StoredValueError, UnreadableValueError
 from polos_redis.redaction import redact_text
 from polos_redis.values import packing, plain
+from polos_redis.values.text import visible
 
 LARGE = 1 << 15  # bytes of a dict or list that is unpacked only as far as it is shown
 MAX_ITEMS = 300  # of one list or dict
@@ -54,7 +55,8 @@ class Stored:
 
 @dataclass(slots=True)
 class PreviewBudget:
-    """What previews may still show: nodes (values, on all levels) and characters of text."""
+    """What previews may still show: nodes (values, on all levels) and characters of text, counted in bytes as
+    a page prints them."""
 
     nodes: int
     characters: int
@@ -167,13 +169,12 @@ class _Preview:
 
     def _text(self, text: str, reserved: int) -> str:
         room = max(RESERVED_CHARACTERS, self._budget.characters - reserved)
-        shown = redact_text(text[:room])
-        self._budget.characters -= len(shown)
-        if len(text) <= room:
-            return shown
-        found = PartialText(shown)
-        found.left = len(text) - room
-        return found
+        length = min(len(text), room)
+        printed = _printed_bytes(text[:length])
+        if printed > room:
+            length, printed = length * room // printed, room
+        self._budget.characters -= printed
+        return _beginning(text, length)
 
     def _list(self, items: list[Any], depth: int, nodes: int, characters: int) -> list[Any]:
         found = PartialList()
@@ -215,9 +216,10 @@ class _Preview:
         return self.of(value, depth + 1, max(nodes, 0), max(characters, 0))
 
     def _key(self, key: Any) -> str:
-        text = redact_text(plain.key_of(key)[:MAX_KEY])
-        self._budget.characters -= len(text)
-        return text
+        text = plain.key_of(key)
+        length = min(len(text), MAX_KEY)
+        self._budget.characters -= _printed_bytes(text[:length])
+        return _beginning(text, length)
 
     def _extension(self, value: ExtType, depth: int, nodes: int, characters: int) -> Any:
         self._budget.nodes += 1  # it is counted as what it holds
@@ -228,6 +230,21 @@ class _Preview:
         found = plain.leaf(value)
         self._budget.nodes -= 1
         return self._text(found, characters) if isinstance(found, str) else found
+
+
+def _beginning(text: str, length: int) -> str:
+    shown = redact_text(text[:length])
+    if length == len(text):
+        return shown
+    found = PartialText(shown)
+    found.left = len(text) - length
+    return found
+
+
+def _printed_bytes(text: str) -> int:
+    """The size of a text on a page, at most: what is invisible, or has a meaning in HTML, is escaped."""
+    printed = visible(text, multiline=True)
+    return len(printed.encode("utf-8", "replace")) + 4 * sum(map(printed.count, "<>&\"'"))
 
 
 def _nothing_of(value: dict[Any, Any] | list[Any]) -> dict[str, Any] | list[Any]:

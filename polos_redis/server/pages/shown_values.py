@@ -108,8 +108,12 @@ def _is_partial(value: Any) -> bool:
         parts -= 1
         if parts < 0 or _left(one):
             return True
-        if isinstance(one, dict | list):
-            stack += one.values() if isinstance(one, dict) else one
+        if isinstance(one, dict):
+            if any(map(_left, one)):
+                return True
+            stack += one.values()
+        elif isinstance(one, list):
+            stack += one
     return False
 
 
@@ -125,7 +129,8 @@ def _show(value: Any, key: str, depth: int, budget: _Budget) -> ShownValue:
         for name, one in value.items():
             if budget.parts <= 0:
                 break
-            pairs.append((label_of(str(name)), _show(one, str(name), depth + 1, budget)))
+            label = label_of(str(name)) + ("…" if _left(name) else "")
+            pairs.append((label, _show(one, str(name), depth + 1, budget)))
         return ShownValue("map", pairs=pairs, left=left + len(value) - len(pairs))
     if isinstance(value, list):
         if not value and not left:
