@@ -52,6 +52,7 @@ from polos_redis.errors import (
     SuspendTimeoutError,
     SuspensionExpiredError,
     SuspensionNotFoundError,
+    UnknownTypeError,
     UnreadableValueError,
     ValueTooLargeError,
     WaitTimeoutError,
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from polos_redis.polos import Polos
     from polos_redis.runtime.workflow_state import WorkflowState
     from polos_redis.schedules import SchedulePayload
+    from polos_redis.values import codec
     from polos_redis.worker.worker import Worker
 
 __all__ = [
@@ -137,6 +139,7 @@ __all__ = [
     "SuspensionExpiredError",
     "SuspensionNotFoundError",
     "Tool",
+    "UnknownTypeError",
     "UnreadableValueError",
     "Usage",
     "ValueTooLargeError",
@@ -149,6 +152,7 @@ __all__ = [
     "WorkflowState",
     "WorkflowTimeoutError",
     "ask_user",
+    "codec",
     "errors",
     "events",
     "queue",
@@ -168,6 +172,7 @@ _LAZY = {  # name -> the module that is imported on first use, to keep `import p
     "Polos": "polos",
     "SchedulePayload": "schedules",
     "Worker": "worker",
+    "codec": "values",
     "WorkflowState": "runtime.workflow_state",
     "schedules": "schedules",
 }

@@ -152,14 +152,14 @@ class AnswerPolicy:
         if errors:
             raise InvalidAnswerError(execution_id, step_key, errors)
 
-    def fits_schema(self, execution_id: str, step_key: str, form: Any) -> bool:
-        """Returns whether the complete form of an instance fits the JSON schema. Its validators have accepted
-        the instance once, and need not accept its form."""
+    def check_instance(self, execution_id: str, step_key: str, form: Any) -> None:
+        """Raises `InvalidAnswerError` if the complete form of an instance fits neither its type nor its JSON
+        schema: the type's validators have accepted the instance once, and need not accept its form."""
         try:
-            replace(self, type_name="", reject_type_name="").check_answer(execution_id, step_key, form)
+            self.check_answer(execution_id, step_key, form)
         except InvalidAnswerError:
-            return False
-        return True
+            by_schema = replace(self, type_name="", reject_type_name="")
+            by_schema.check_answer(execution_id, step_key, form)
 
     def check_person(
         self,

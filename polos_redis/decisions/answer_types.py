@@ -90,7 +90,8 @@ def form_of(stored: bytes, type_name: str) -> tuple[Any, bool]:
     except UnreadableValueError:  # of a type that this process has not imported
         return codec.to_plain(stored), False
     cls = type_names.find_type(type_name) if type_name else None
-    return value if is_json(value) else complete_form(value), cls is not None and isinstance(value, cls)
+    is_instance = cls is not None and isinstance(value, cls)
+    return value if is_json(value) else complete_form(value, floats=is_instance), is_instance
 
 
 def _needs_rejection(schema: dict[str, Any]) -> bool:

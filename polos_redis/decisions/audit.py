@@ -17,13 +17,14 @@ from polos_redis.values.times import iso
 def entries(stored: Sequence[bytes], execution_id: str, read: Read = readable) -> list[dict[str, Any]]:
     """Returns the entries of a root's audit that concern an execution; all of them for the root itself.
     `read` makes plain JSON of stored values."""
-    found = [_entry(packed, read) for packed in stored]
+    found = [entry(packed, read) for packed in stored]
     if keys.root_of(execution_id) != execution_id:
-        found = [entry for entry in found if entry["execution_id"] == execution_id]
+        found = [one for one in found if one["execution_id"] == execution_id]
     return found
 
 
-def _entry(packed: bytes, read: Read) -> dict[str, Any]:
+def entry(packed: bytes, read: Read = readable) -> dict[str, Any]:
+    """Returns one entry as JSON values, made of stored values by `read`."""
     one, key, workflow, what, at, by, channel, digest, opened, answer = msgpack.unpackb(packed, raw=True)[:10]
     return {
         "execution_id": text(one),

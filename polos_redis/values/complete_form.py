@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from math import isfinite
+from enum import Enum, auto
 from typing import Any
 
 from polos_redis.errors import ConfigurationError
@@ -18,13 +18,13 @@ _JSON = frozenset((type(None), bool, int, float, str))
 _NO_SCHEMAS = {"cls", "config", "metadata", "default", "computed_fields", "serialization"}
 
 
-def complete_form(value: object) -> Any:
-    """The complete form of a storable value, as plain JSON.
+def complete_form(value: object, *, floats: bool = False) -> Any:
+    """The complete form of a storable value, as plain JSON; with `floats`, nan and inf stay floats.
 
     Read by its type, it gives an equal value, unless JSON can't express it (bytes that are not UTF-8) or
     validators change what they accept.
     """
-    return _form(value, True)
+    return _form(value, Leaves.FLOATS if floats else Leaves.JSON)
 
 
 def accept(annotation: Any, value: Any) -> Any:
@@ -37,38 +37,46 @@ def accept(annotation: Any, value: Any) -> Any:
     try:
         return schemas.validate(annotation, value)
     except ValidationError:
-        return schemas.validate(annotation, _form(value, False))
+        return schemas.validate(annotation, _form(value, Leaves.PYTHON))
 
 
-def _form(value: object, json: bool) -> Any:
-    """The complete form; without `json`, a dict for each model and dataclass, and all else as it is."""
+class Leaves(Enum):
+    """What a form is made of: plain JSON, the same but with nan and inf, or Python values."""
+
+    JSON = auto()
+    FLOATS = auto()
+    PYTHON = auto()
+
+
+def _form(value: object, leaves: Leaves) -> Any:
     cls = type(value)
     if cls in _JSON:
-        return value if cls is not float or isfinite(value) or not json else codec.plain(value)  # type: ignore[arg-type]
+        return codec.plain(value) if cls is float and leaves is Leaves.JSON else value
+    is_json = leaves is not Leaves.PYTHON
     if isinstance(value, list | tuple | set | frozenset):
-        return [_form(item, json) for item in value]
+        return [_form(item, leaves) for item in value]
     if isinstance(value, dict):
-        return {_key(key) if json else key: _form(item, json) for key, item in value.items()}
+        return {_key(key) if is_json else key: _form(item, leaves) for key, item in value.items()}
     kind = records.kind_of(cls)
-    if kind == records.ENUM and json:
-        return _form(value._value_, json)  # type: ignore[attr-defined]
+    if kind == records.ENUM and is_json:
+        return _form(value._value_, leaves)  # type: ignore[attr-defined]
     if kind == records.MODEL:
-        return _of_model(cls, value, json)
+        return _of_model(cls, value, leaves)
     if kind == records.DATACLASS:
         fields = [field.name for field in dataclasses.fields(value) if field.init]  # type: ignore[arg-type]
-        return {name: _form(getattr(value, name), json) for name in fields}
-    return codec.plain(value) if json else value
+        return {name: _form(getattr(value, name), leaves) for name in fields}
+    return codec.plain(value) if is_json else value
 
 
-def _of_model(cls: Any, model: Any, json: bool) -> Any:
+def _of_model(cls: Any, model: Any, leaves: Leaves) -> Any:
     if cls.__pydantic_root_model__:
-        return _form(model.root, json)
+        return _form(model.root, leaves)
     by_alias = cls.model_config.get("validate_by_alias") is not False
     form = {
-        _input_name(name, info) if by_alias else name: _form(model.__dict__[name], json)
+        _input_name(name, info) if by_alias else name: _form(model.__dict__[name], leaves)
         for name, info in cls.__pydantic_fields__.items()
     }
-    return form | {name: _form(extra, json) for name, extra in (model.__pydantic_extra__ or {}).items()}
+    return form | {name: _form(extra, leaves) for name, extra in (model.__pydantic_extra__ or {}).items()}
 
 
 def _input_name(name: str, info: Any) -> str:

@@ -107,6 +107,8 @@ def _plain(value: Any, depth: int) -> Any:
 def _extension(code: int, data: bytes, depth: int) -> Any:
     if code in (packing.TUPLE, packing.SET, packing.FROZENSET):
         return _plain(_list(data), depth)
+    if code == packing.JSON:
+        return _plain(neutral(data), depth)
     if code in packing.RECORD_KINDS:
         return _record(code, data, depth)
     value = packing.unpack(_ext_bytes(code, data))  # a type of the standard library, or an unknown code
@@ -130,10 +132,10 @@ def _record(code: int, data: bytes, depth: int) -> Any:
 def record_of(code: int, data: bytes) -> Any:
     """Returns what an extension for a model, dataclass or enum holds: its fields, or its value."""
     body = _list(data)
-    name = body[0]
     if code == packing.ENUM:
-        return body[2]
-    if code == packing.MODEL and type(name) is str and type_names.find_type(name) is not None:
+        return body[-1]
+    name = records.name_in(body[0]) if type(body[0]) is str else ""
+    if code == packing.MODEL and type_names.find_type(name) is not None:
         try:
             model = records.restore(records.MODEL, packing.unpack(data, 1))
             return model.model_dump(mode="json", warnings=False)

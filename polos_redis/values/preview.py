@@ -225,7 +225,7 @@ class _Preview:
         self._budget.nodes += 1  # it is counted as what it holds
         if value.code in packing.RECORD_KINDS:
             return self.of(plain.record_of(value.code, value.data), depth, nodes, characters)
-        if value.code in (packing.TUPLE, packing.SET, packing.FROZENSET):
+        if value.code in (packing.TUPLE, packing.SET, packing.FROZENSET, packing.JSON):
             return self.of(plain.neutral(value.data), depth, nodes, characters)
         found = plain.leaf(value)
         self._budget.nodes -= 1

@@ -30,6 +30,7 @@ from polos_redis.server.pages import forms
 from polos_redis.server.pages.draft import MAX_ROWS, Draft
 from polos_redis.server.pages.fields import Field as FormField
 from polos_redis.server.pages.fields import Input
+from polos_redis.server.pages.nested_fields import Group
 from polos_redis.values import schemas
 
 
@@ -141,7 +142,8 @@ def mapped(inner: Type) -> Type:
 
 
 def paired(first: Type, second: Type) -> Type:
-    return Type(tuple[first.annotation, second.annotation], st.tuples(first.values, second.values))  # type: ignore[name-defined]
+    annotation: Any = tuple[first.annotation, second.annotation]  # type: ignore[name-defined]
+    return Type(annotation, st.tuples(first.values, second.values))
 
 
 def united(first: Type, second: Type) -> Type:
@@ -221,7 +223,7 @@ class Case:
 
     def check(self, found: Any) -> None:
         """The answer is the value, apart from what the form adds: defaults, or the verdict of a rejection."""
-        if self.form.decides and found.get("approved") is False and isinstance(self.form.root, forms.Group):
+        if self.form.decides and found.get("approved") is False and isinstance(self.form.root, Group):
             assert found.keys() <= {"approved", "reason"}
             return
         again = self.adapter.validate_json(json.dumps(found))

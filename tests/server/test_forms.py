@@ -476,7 +476,8 @@ class TestJson:
         assert self.form.errors(draft) == [(self.form.json, "names: not a list\nodd")]
 
     def test_what_fields_can_not_hold_is_json_only(self) -> None:
-        many: Any = create_model("Many", approved=(bool, ...), **{f"f{n}": (int, n) for n in range(2000)})
+        fields: Any = {f"f{number}": (int, number) for number in range(2000)}
+        many: Any = create_model("Many", approved=(bool, ...), **fields)
         form = of_type(many)
         assert form.decides and form.json is forms.BOX_ONLY
         draft = Draft([("json", '{"f1": 2}'), ("answer/approved", "true")])

@@ -33,7 +33,7 @@ from pydantic import (
 
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.decisions.answer_types import AnswerTypes, form_of
-from polos_redis.errors import ConfigurationError
+from polos_redis.errors import ConfigurationError, InvalidAnswerError
 from polos_redis.values import codec, digests, schemas
 from polos_redis.values.complete_form import check_type, complete_form, excluded_field
 
@@ -160,9 +160,11 @@ def test_the_complete_form_fits_the_schema_that_requires_every_field(instance: A
         policy.check_answer("id", "key", form)
     for name in schemas.properties(schema):
         partial = {key: value for key, value in form.items() if key != name}
-        assert not policy.fits_schema("id", "key", partial), f"{name} may not be left out"
+        with pytest.raises(InvalidAnswerError):
+            policy.check_answer("id", "key", partial)
     if type(instance).model_config["extra"] != "allow":
-        assert not policy.fits_schema("id", "key", {**form, "another": 1})
+        with pytest.raises(InvalidAnswerError):
+            policy.check_answer("id", "key", {**form, "another": 1})
 
 
 @given(models(serializers=True, fields=FIELDS + RAW), st.booleans())
@@ -174,8 +176,8 @@ def test_an_answer_given_as_an_instance_arrives_equal(instance: Any, nested: boo
     stored = codec.encode(given_value)
     form, is_instance = form_of(stored, policy.type_name)
     assert is_instance is not nested
-    if not nested and not policy.fits_schema("id", "key", form):
-        policy.check_answer("id", "key", form)
+    if not nested:
+        policy.check_instance("id", "key", form)
     arrived = AnswerTypes(annotation).read(stored)
     assert same(arrived[0] if nested else arrived, instance)
 
