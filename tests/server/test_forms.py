@@ -50,7 +50,9 @@ Email = Annotated[str, Field(json_schema_extra={"format": "email"})]
 
 def form_of(annotation: Any, default: Any = ...) -> forms.Form:
     """The form of a model with one field, `it`."""
-    model: type[BaseModel] = create_model("Answer", it=(annotation, default))
+    model: type[BaseModel] = create_model(
+        "Answer", it=(type(None) if annotation is None else annotation, default)
+    )
     return forms.of_schema(model.model_json_schema())
 
 
