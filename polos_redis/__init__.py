@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from polos_redis import errors, events
 from polos_redis.client import PolosClient
+from polos_redis.decisions.answer_types import Rejection
 from polos_redis.decisions.answers import Resumed
 from polos_redis.definitions.queue import Queue, queue
 from polos_redis.errors import (
@@ -27,6 +28,7 @@ from polos_redis.errors import (
     HookFailedError,
     IdempotencyConflictError,
     InsideWorkflowError,
+    InternalWorkflowError,
     InvalidAnswerError,
     InvalidInputError,
     InvalidOutputError,
@@ -49,6 +51,7 @@ from polos_redis.errors import (
     SuspendTimeoutError,
     SuspensionExpiredError,
     SuspensionNotFoundError,
+    UnknownTypeError,
     UnreadableValueError,
     ValueTooLargeError,
     WaitTimeoutError,
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from polos_redis.polos import Polos
     from polos_redis.runtime.workflow_state import WorkflowState
     from polos_redis.schedules import SchedulePayload
+    from polos_redis.values import codec
     from polos_redis.worker.worker import Worker
 
 __all__ = [
@@ -101,6 +105,7 @@ __all__ = [
     "HookResult",
     "IdempotencyConflictError",
     "InsideWorkflowError",
+    "InternalWorkflowError",
     "InvalidAnswerError",
     "InvalidInputError",
     "InvalidOutputError",
@@ -118,6 +123,7 @@ __all__ = [
     "Queue",
     "RedisRefusedError",
     "RedisUnavailableError",
+    "Rejection",
     "ResumeError",
     "Resumed",
     "ScheduleNotFoundError",
@@ -130,6 +136,7 @@ __all__ = [
     "SuspensionExpiredError",
     "SuspensionNotFoundError",
     "Tool",
+    "UnknownTypeError",
     "UnreadableValueError",
     "Usage",
     "ValueTooLargeError",
@@ -142,6 +149,7 @@ __all__ = [
     "WorkflowState",
     "WorkflowTimeoutError",
     "ask_user",
+    "codec",
     "errors",
     "events",
     "queue",
@@ -161,6 +169,7 @@ _LAZY = {  # name -> the module that is imported on first use, to keep `import p
     "Polos": "polos",
     "SchedulePayload": "schedules",
     "Worker": "worker",
+    "codec": "values",
     "WorkflowState": "runtime.workflow_state",
     "schedules": "schedules",
 }

@@ -17,6 +17,7 @@ from polos_redis.definitions.queue import Queue
 from polos_redis.definitions.registry import DefinitionSite, register
 from polos_redis.errors import InvalidInputError
 from polos_redis.runtime.steps.child_requests import WorkflowCall
+from polos_redis.values.json_value import JsonValue
 from polos_redis.workflow import InvokeOptions, Workflow
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         description: str | None = None,
         queue: Queue | str | dict[str, Any] | None = None,
         run_timeout_seconds: float | None = None,
+        internal: bool | None = None,
     ) -> None:
         what = f"agent {id!r}"
         self.options = AgentOptions(
@@ -120,7 +122,9 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         async def run_agent(ctx: WorkflowContext, input: AgentInput) -> AgentResult[Out]:
             return await AgentRun(self.options, ctx).run(input)
 
-        super().__init__(run_agent, id, queue=queue, run_timeout_seconds=run_timeout_seconds)
+        super().__init__(
+            run_agent, id, queue=queue, run_timeout_seconds=run_timeout_seconds, internal=internal
+        )
         self._input_type = AgentInput
         self.__doc__ = description or f"Ask the agent {id}."
         register(self, DefinitionSite.of_call(sys._getframe(1)))
@@ -145,7 +149,8 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         `InvalidInputError`."""
         if isinstance(input, AgentInput):
             return input
-        content = input.input if isinstance(input, Question) else input
+        content = input.value if isinstance(input, JsonValue) else input
+        content = content.input if isinstance(content, Question) else content
         if isinstance(content, dict):
             content = content.get("messages", content.get("input"))
         if isinstance(content, str):

@@ -8,6 +8,7 @@ from typing import Any
 
 from polos_redis.errors import ConfigurationError
 from polos_redis.values import schemas
+from polos_redis.values.json_text import InvalidJsonError
 
 # The keywords and formats OpenAI's strict mode supports. Others only narrow a value further: they are dropped
 # from the schema sent, and still checked here.
@@ -40,9 +41,20 @@ def schema_of(annotation: Any, name: str, what: str, description: str = "") -> S
 
 def check_fields(what: str, annotation: Any) -> None:
     """Raise `ConfigurationError` unless a type has named fields, which providers require."""
-    plain, _ = schemas.describe(what, annotation)
-    if "properties" not in schemas.resolved(plain):
+    if not _has_properties(schemas.describe(what, annotation)[0]):
         raise ConfigurationError(f"{what} must be a pydantic model or a dataclass, not {annotation!r}")
+
+
+def has_fields(annotation: Any) -> bool:
+    """Whether a type has named fields."""
+    try:
+        return _has_properties(schemas.describe("", annotation)[0])
+    except ConfigurationError:
+        return False
+
+
+def _has_properties(schema: dict[str, Any]) -> bool:
+    return "properties" in schemas.resolved(schema)
 
 
 def api_name(name: str) -> str:
@@ -54,6 +66,8 @@ def error_text(error: BaseException) -> str:
     """A validation error as one line that tells the model what to correct."""
     from pydantic import ValidationError
 
+    if isinstance(error, InvalidJsonError):
+        return f"Invalid JSON: {error}"
     if not isinstance(error, ValidationError):
         return f"{type(error).__name__}: {error}"
     return "; ".join(

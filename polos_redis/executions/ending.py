@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from polos_redis.connection.connection import Connection
+from polos_redis.decisions.people import check_name
 from polos_redis.errors import (
     ExecutionFinishedError,
     ExecutionNotFoundError,
@@ -18,11 +19,13 @@ from polos_redis.values.text import text
 
 async def cancel(connection: Connection, execution_id: str, *, cancelled_by: str | None = None) -> None:
     """See `PolosClient.cancel`."""
+    if cancelled_by is not None and cancelled_by != "":
+        check_name("cancelled_by", cancelled_by, InvalidInputError)
     store = await connection.store()
-    (run,) = await store.executions.read_fields(execution_id, "run")
-    if run is None:
+    run, created = await store.executions.read_fields(execution_id, "run", "created")
+    if run is None or created is None:
         raise ExecutionNotFoundError(execution_id)
-    tag, *rest = await store.executions.cancel(execution_id, int(run), cancelled_by or "")
+    tag, *rest = await store.executions.cancel(execution_id, int(run), cancelled_by or "", created)
     if tag == b"missing":
         raise ExecutionNotFoundError(execution_id)
     if tag == b"finished":
@@ -34,10 +37,10 @@ async def cancel(connection: Connection, execution_id: str, *, cancelled_by: str
 async def retry(connection: Connection, execution_id: str) -> int:
     """See `PolosClient.retry`."""
     store = await connection.store()
-    (run,) = await store.executions.read_fields(execution_id, "run")
-    if run is None:
+    run, created = await store.executions.read_fields(execution_id, "run", "created")
+    if run is None or created is None:
         raise ExecutionNotFoundError(execution_id)
-    tag, *rest = await store.executions.retry(execution_id, int(run))
+    tag, *rest = await store.executions.retry(execution_id, int(run), created)
     if tag == b"retried":
         return int(rest[0])
     if tag == b"status":

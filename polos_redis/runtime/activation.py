@@ -18,6 +18,7 @@ import itertools
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -31,12 +32,13 @@ from polos_redis.runtime.host import Host
 from polos_redis.runtime.idleness import IdleWatch
 from polos_redis.runtime.lifecycle_events import LifecycleEvents
 from polos_redis.runtime.outcome import Outcome, failed, outcome_of
-from polos_redis.state import journal
+from polos_redis.state import journal, keys
 from polos_redis.state.executions import Loaded
 from polos_redis.state.fencing import NO_SUCH_WAIT, Fence
 from polos_redis.state.origin import Origin
 from polos_redis.values import codec
 from polos_redis.values.text import raw, text
+from polos_redis.values.times import to_datetime_us
 
 if TYPE_CHECKING:
     from polos_redis.definitions.definition import WorkflowDefinition
@@ -74,9 +76,11 @@ class Activation:
     `waits`: the open waits its code awaits; `given_up`: those whose tasks the code has cancelled; `waited`:
     the resolved waits of this pass, each as (kind, ms), for metrics. `call_sites`: the step keys used so far;
     `passed_over`: step keys that this replay need not reach. `in_flight`: the number of running ctx calls.
+    `held_back`: why it can't go on, once it has met a stored value that can't be read.
     """
 
     __slots__ = (
+        "_created_at",
         "_fatal",
         "_gate",
         "_may_retry",
@@ -90,6 +94,7 @@ class Activation:
         "events",
         "fence",
         "given_up",
+        "held_back",
         "host",
         "id",
         "in_flight",
@@ -139,6 +144,8 @@ class Activation:
         self.waited: list[tuple[str, int]] = []
         self.in_flight = 0
         self.touches = 0
+        self.held_back = ""
+        self._created_at: datetime | None = None
         self._fatal: PolosError | None = None
         self._gate: asyncio.Event | None = None
         self._may_retry = True
@@ -180,15 +187,30 @@ class Activation:
         """Whether the code was started; until then the journal is not loaded."""
         return self.code.main is not None
 
+    async def created_at(self) -> datetime:
+        """When the execution was created, to the microsecond: with its id, what no other execution has. Read
+        on first use, since queue entries don't carry it."""
+        if self._created_at is None:
+            (created,) = await self.host.store.executions.read_fields(self.id, "created")
+            self._created_at = to_datetime_us(int(created or 0))  # 0: deleted, so nothing will be written
+        return self._created_at
+
     # --- calls of ctx -------------------------------------------------------------------
 
     def may_start(self) -> bool:
         """Whether a ctx call may start right now; if not, it has to pass the gate first."""
         return (
             self.state is State.RUNNING
+            and not self.held_back
             and not self.host.draining
             and self.host.lease_is_fresh(self.fence.prefix)
         )
+
+    def _check_key(self, key: Any, call_site: CallSite) -> None:
+        try:
+            keys.check_text("a step key", key, keys.LONGEST_STEP_KEY, error=StepKeyError)
+        except StepKeyError as error:
+            raise self.stop_with(StepKeyError(f"{error} (at {described(call_site)})")) from None
 
     def register(self, key: str, call_site: CallSite) -> bytes | None:
         """Start a ctx call; returns the record of its key if it is journaled. Raises `StepKeyError` for an
@@ -196,12 +218,8 @@ class Activation:
         self.touches += 1
         if self._fatal is not None:
             raise self._fatal  # the code caught it, but no further call starts
-        if not isinstance(key, str) or not key:
-            raise self.stop_with(
-                StepKeyError(
-                    f"a step key must be a non-empty string, not {key!r} (at {described(call_site)})"
-                )
-            )
+        if not isinstance(key, str) or not 0 < len(key) <= keys.LONGEST_STEP_KEY // 4:
+            self._check_key(key, call_site)
         if key in self.call_sites:
             raise self.stop_with(
                 StepKeyError(
@@ -215,9 +233,9 @@ class Activation:
             branch.note(key)
         return self.journal.records.get(raw(key))
 
-    async def pass_gate(self) -> None:
-        """Wait until a call may start: for the park's reply or a fresh lease. Leaves if the activation is
-        over."""
+    async def pass_gate(self, *, in_flight: bool = False) -> None:
+        """Wait until a call may start: for the park's reply or a fresh lease; `in_flight`: the call counts as
+        such. Leaves if the activation is over."""
         while not self.may_start():
             self.touches += 1
             if self.state is State.PARKING:
@@ -226,6 +244,9 @@ class Activation:
                 await self._gate.wait()
             elif self.over:
                 await self.code.leave()
+            elif self.held_back:
+                self.in_flight -= in_flight
+                await self.stay_back()
             elif self.host.draining:
                 self.host.hand_back(self)
                 self.end("handed back")
@@ -244,7 +265,30 @@ class Activation:
     def landed(self) -> None:
         """Note that a ctx call is no longer in flight; the code may be idle now."""
         self.in_flight -= 1
+        self._leave_if_held_back()
         self._arm()
+
+    def hold_back(self, what: str, error: PolosError) -> None:
+        """Stop at a stored value that can't be read here, and offer the execution again later: a deployment
+        may read it. Nothing is failed or counted. Steps in flight may finish; nothing else starts."""
+        if self.held_back or self.state is State.ENDED:
+            return
+        self.held_back = f"{what}: {error}"
+        extra = {"execution": self.id, "workflow": self.workflow.id, "why": self.held_back}
+        logger.error("held back", extra=extra)
+        self._leave_if_held_back()
+
+    async def stay_back(self) -> NoReturn:
+        """Wait for the end of an activation that is held back."""
+        self._leave_if_held_back()
+        await self.loop.create_future()
+        raise AssertionError("nobody resolves this future")
+
+    def _leave_if_held_back(self) -> None:
+        if self.held_back and self.in_flight == 0 and self.state is not State.ENDED:
+            self.host.stats.dropped[self.workflow.id] += 1
+            self.host.hand_back(self, pause=True, reason=self.held_back)
+            self.end("held back")
 
     def stop_with(self, error: PolosError) -> PolosError:
         """Make the execution fail with this error, even if the workflow catches it; returns the error."""
@@ -388,7 +432,9 @@ class Activation:
 
     def _code_done(self, task: asyncio.Task[Any]) -> None:
         tasks.mark_retrieved(task)
-        if self.state is State.RUNNING:
+        if self.held_back and self.state is State.RUNNING:
+            self._leave_if_held_back()
+        elif self.state is State.RUNNING:
             self._finish(self._outcome_of(task))
         elif self.state is State.PARKING:
             self._outcome = task  # its outcome, if the park is refused

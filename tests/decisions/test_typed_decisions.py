@@ -17,6 +17,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from polos_redis import (
+    AlreadyResumedError,
     ExecutionFailedError,
     ExecutionHandle,
     InvalidAnswerError,
@@ -28,7 +29,6 @@ from polos_redis import (
     events,
 )
 from polos_redis.errors import NotStorableError
-from polos_redis.values import codec
 from polos_redis.values.schema_errors import MAX_DEPTH, MAX_ERRORS
 from tests.harness.command import Command
 from tests.harness.running import Running, running, until
@@ -277,10 +277,9 @@ async def test_a_valid_answer_becomes_the_type_and_all_others_are_refused(
         await at.answer(handle, "more")
         await at.result(handle)
         assert SEEN[handle.id] == [value, value], "and the same on replay"
-        if imported and codec.plain(value) == answer:
-            assert (await at.answer(handle, "ask", value)).outcome == "same", (
-                "passed as the type, it is the same answer"
-            )
+        if imported:
+            with pytest.raises(AlreadyResumedError):
+                await at.answer(handle, "ask", value)
 
 
 async def test_the_schema_can_be_read_to_show_a_form(redis_url: str, namespace: str) -> None:
@@ -460,10 +459,13 @@ async def test_a_type_may_change_between_deploys(redis_url: str, namespace: str)
         await at.answer(fits_both, "ask", {"approved": True, "reason": "fine"})
         assert await at.result(fits_both) == {"approved": True, "reason": "fine"}
         await at.answer(handle, "ask", {"approved": True})  # valid when it was asked
-        with pytest.raises(ExecutionFailedError, match="reason"):
-            await at.result(handle)
+
+        async def is_held_back() -> bool:
+            held = (await at.client.get_execution(handle.id))["held_back"]
+            return held is not None and "changed since: reason: Field required" in held["reason"]
+
+        await until(is_held_back)
     async with running(redis_url, namespace, before) as at:
-        await at.client.retry(handle.id)
         assert await at.result(at.client.get_handle(handle.id)) == {"approved": True}, "the answer is kept"
 
 
