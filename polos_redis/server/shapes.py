@@ -211,6 +211,7 @@ class AuditEntry(Shape):
 
 class Audit(Shape):
     audit: list[AuditEntry]
+    next_cursor: str | None
 
 
 class Health(Shape):
