@@ -26,7 +26,7 @@ class SuspensionRequest:
     It shows `shown` (codec), whose digest is `digest`. `timeout_ms` is 0 for none, `audit_ms` the retention
     of its audit, `policy` the packed answer policy. `default` is the answer (codec) after the timeout, empty
     for none. `event_data` is the data of its event if that differs from `shown`. `channels` notify people.
-    `run` is the execution's.
+    `run` is the execution's. `form` (codec) is the form that its page shows, empty for none.
     """
 
     shown: bytes
@@ -38,6 +38,7 @@ class SuspensionRequest:
     event_data: bytes = b""
     channels: Sequence[str] = ()
     run: int = 1
+    form: bytes = b""
 
     def pack_optional(self) -> bytes:
         """Returns the script's argument for optional fields; empty if all have their defaults."""
@@ -48,7 +49,7 @@ class SuspensionRequest:
         return packed
 
 
-_OPTIONAL = ("policy", "default", "event_data", "channels")
+_OPTIONAL = ("policy", "default", "event_data", "channels", "form")
 
 
 @dataclass(frozen=True, slots=True)
