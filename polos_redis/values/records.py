@@ -85,6 +85,16 @@ def restore(kind: str, body: Any) -> Any:
     return known[2](body)
 
 
+def restore_or_fields(kind: str, body: Any) -> Any:
+    """As `restore`; for a type that is not imported, the dict of its fields, or an enum member's value."""
+    if type_names.find_type(body[0]) is not None:
+        return restore(kind, body)
+    if kind == ENUM:
+        return body[2]
+    extra = body[3] if kind == MODEL and len(body) > 3 else None
+    return {**_named(body[1]), **_named(extra)}
+
+
 def _findable_name(cls: type) -> str:
     name = type_names.type_name(cls)
     if "<locals>" in name:

@@ -120,8 +120,9 @@ def _kind(record: SuspensionRecord | WaitRecord | ChildRecord) -> str:
 
 
 def decoded(stored: bytes) -> Any:
-    """Decode a value that another program stored; returns plain data if its type is not imported here."""
+    """Decode a value that another program stored. What is of a type that is not imported here is the dict of
+    its fields; if that can't be (as an item of a set), the whole value is plain JSON."""
     try:
-        return codec.decode(stored)
+        return codec.decode(stored, or_fields=True)
     except UnreadableValueError:
         return codec.to_plain(stored)
