@@ -51,6 +51,7 @@ from polos_redis.errors import (
     SuspendTimeoutError,
     SuspensionExpiredError,
     SuspensionNotFoundError,
+    UnknownTypeError,
     UnreadableValueError,
     ValueTooLargeError,
     WaitTimeoutError,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from polos_redis.polos import Polos
     from polos_redis.runtime.workflow_state import WorkflowState
     from polos_redis.schedules import SchedulePayload
+    from polos_redis.values import codec
     from polos_redis.worker.worker import Worker
 
 __all__ = [
@@ -134,6 +136,7 @@ __all__ = [
     "SuspensionExpiredError",
     "SuspensionNotFoundError",
     "Tool",
+    "UnknownTypeError",
     "UnreadableValueError",
     "Usage",
     "ValueTooLargeError",
@@ -146,6 +149,7 @@ __all__ = [
     "WorkflowState",
     "WorkflowTimeoutError",
     "ask_user",
+    "codec",
     "errors",
     "events",
     "queue",
@@ -165,6 +169,7 @@ _LAZY = {  # name -> the module that is imported on first use, to keep `import p
     "Polos": "polos",
     "SchedulePayload": "schedules",
     "Worker": "worker",
+    "codec": "values",
     "WorkflowState": "runtime.workflow_state",
     "schedules": "schedules",
 }

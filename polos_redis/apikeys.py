@@ -20,6 +20,8 @@ from polos_redis.connection.connection import Connection
 from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.errors import ApiKeyNotFoundError, ConfigurationError
 from polos_redis.redaction import KEY_PREFIX
+from polos_redis.state import keys
+from polos_redis.state.store import Store
 from polos_redis.values.names import canonical
 from polos_redis.values.times import to_datetime, to_ms
 
@@ -33,7 +35,8 @@ class ApiKey:
     """An API key, without its secret.
 
     `name` is the person or program that uses it, as recorded in decisions and the audit; several keys may
-    share a name. `scopes` are some of "read", "invoke", "approve" and "admin".
+    share a name. `scopes` are some of "read", "invoke", "approve" and "admin". With `workflows`, the key
+    covers only executions whose root is of one of these workflows, with their descendants; empty means all.
     """
 
     id: str
@@ -43,11 +46,16 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    workflows: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
         """Whether the key is valid: neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or datetime.now(UTC) < self.expires_at)
+
+    def may(self, scope: str) -> bool:
+        """Whether the key has a scope; admin includes all."""
+        return scope in self.scopes or "admin" in self.scopes
 
 
 async def create(
@@ -56,10 +64,12 @@ async def create(
     scopes: Iterable[str],
     groups: Iterable[str] = (),
     expires_in: float | None = None,
+    workflows: Iterable[str] = (),
 ) -> tuple[ApiKey, str]:
     """Create a key that expires in `expires_in` seconds (None: never); return it and its secret.
 
-    The secret is not stored and can't be read again. Raises `ConfigurationError`.
+    `workflows` are the ids of the workflows to restrict the key to. The secret is not stored and can't be
+    read again. Raises `ConfigurationError`.
     """
     check_name("a key's name", name)
     granted = {scopes} if isinstance(scopes, str) else set(scopes)
@@ -77,10 +87,21 @@ async def create(
         scopes=tuple(scope for scope in SCOPES if scope in granted),
         created_at=to_datetime(int(now * 1000)),
         expires_at=None if expires_in is None else to_datetime(int((now + expires_in) * 1000)),
+        workflows=_workflow_ids(workflows),
     )
     secret = f"{KEY_PREFIX}{key.id}_{secrets.token_urlsafe(32)}"
     await (await client.store()).api_keys.put(key.id, _pack(key, _digest(secret)))
     return key, secret
+
+
+def _workflow_ids(workflows: Iterable[str]) -> tuple[str, ...]:
+    """Returns each id once, in order. Raises `ConfigurationError`."""
+    if isinstance(workflows, str):
+        raise ConfigurationError(f"a key's workflows must be a list of workflow ids, not {workflows!r}")
+    ids = tuple(dict.fromkeys(workflows))
+    for one in ids:
+        keys.check_text("a workflow's id", one, error=ConfigurationError)
+    return ids
 
 
 async def find(client: Connection, secret: str) -> ApiKey | None:
@@ -96,7 +117,12 @@ async def find(client: Connection, secret: str) -> ApiKey | None:
 
 async def get(client: Connection, key_id: str) -> ApiKey | None:
     """Return the key with this id, even if it is revoked or expired; None if there is none."""
-    packed = await (await client.store()).api_keys.read(key_id)
+    return await read(await client.store(), key_id)
+
+
+async def read(store: Store, key_id: str) -> ApiKey | None:
+    """As `get`, from a store."""
+    packed = await store.api_keys.read(key_id)
     return None if packed is None else _unpack(packed)[0]
 
 
@@ -143,14 +169,15 @@ def _pack(key: ApiKey, digest: bytes) -> bytes:
         "created": to_ms(key.created_at),
         "expires": None if key.expires_at is None else to_ms(key.expires_at),
         "revoked": None if key.revoked_at is None else to_ms(key.revoked_at),
+        "workflows": key.workflows,
         "digest": digest,
     }
-    packed: bytes = msgpack.packb(stored)
+    packed: bytes = msgpack.packb(stored, unicode_errors="surrogatepass")
     return packed
 
 
 def _unpack(packed: bytes) -> tuple[ApiKey, bytes]:
-    stored = msgpack.unpackb(packed)
+    stored = msgpack.unpackb(packed, unicode_errors="surrogatepass")
     expires, revoked = stored["expires"], stored["revoked"]
     key = ApiKey(
         stored["id"],
@@ -160,5 +187,6 @@ def _unpack(packed: bytes) -> tuple[ApiKey, bytes]:
         to_datetime(stored["created"]),
         None if expires is None else to_datetime(expires),
         None if revoked is None else to_datetime(revoked),
+        tuple(stored["workflows"]),
     )
     return key, stored["digest"]

@@ -157,7 +157,7 @@ class AnswerPolicy:
             raise InvalidAnswerError(execution_id, step_key, errors)
 
     def form_of(self, answer: Any) -> tuple[Any, bool]:
-        """Returns the complete form of an answer, and whether the answer is an instance of a declared type."""
+        """Returns the complete form of an answer, and whether it is an instance of a declared type."""
         names = (self.type_name, self.reject_type_name)
         types = [cls for name in names if name and (cls := type_names.find_type(name)) is not None]
         is_instance = isinstance(answer, (*types, Rejection))

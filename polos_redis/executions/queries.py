@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Collection
 from typing import Any
 
 from polos_redis.connection.connection import Connection
@@ -22,6 +23,7 @@ from polos_redis.executions.page import Page
 from polos_redis.state import journal, keys
 from polos_redis.state.executions import STATUSES
 from polos_redis.state.journal import SuspensionRecord
+from polos_redis.state.origin import Origin
 from polos_redis.values.text import text
 from polos_redis.values.times import iso
 
@@ -60,15 +62,17 @@ async def list_executions(
     workflow: str | WorkflowDefinition[Any, Any] | None = None,
     limit: int = 50,
     cursor: str | None = None,
+    roots: Collection[str] = (),
 ) -> Page[dict[str, Any]]:
-    """See `PolosClient.list_executions`."""
+    """See `PolosClient.list_executions`. With `roots`, the page is restricted to executions whose root is of
+    one of these workflows; without a `workflow`, to those that are themselves of one of these, too."""
     if status is not None and status not in STATUSES:
         raise ConfigurationError(f"status must be one of {', '.join(STATUSES)}, not {status!r}")
     before = "+inf" if cursor is None else str(_cursor(cursor))
     limit = _limit(limit)
     statuses = STATUSES if status is None else (status,)
     store = await connection.store()
-    rows, next_cursor = await store.executions.newest(statuses, _workflow_id(workflow), before, limit)
+    rows, next_cursor = await store.executions.newest(statuses, _workflow_id(workflow), before, limit, roots)
     page = [
         {
             "id": text(row[0]),
@@ -89,11 +93,14 @@ async def list_suspensions(
     workflow: str | WorkflowDefinition[Any, Any] | None = None,
     limit: int = 50,
     cursor: str | None = None,
+    roots: Collection[str] = (),
 ) -> Page[dict[str, Any]]:
-    """See `PolosClient.list_suspensions`."""
+    """See `PolosClient.list_suspensions`. `roots` as in `list_executions`."""
     after = "-inf" if cursor is None else str(_cursor(cursor))
     store = await connection.store()
-    rows, next_cursor = await store.suspensions.oldest_open(after, _limit(limit), _workflow_id(workflow))
+    rows, next_cursor = await store.suspensions.oldest_open(
+        after, _limit(limit), _workflow_id(workflow), roots
+    )
     views_of_rows = map(_open_suspension, rows)
     return Page([view for view in views_of_rows if view is not None], next_cursor)
 
@@ -137,6 +144,22 @@ async def read_suspension(
         return await read_suspension(connection, below, step_key)
     others = (await get_execution(connection, execution_id))["open_suspensions"]
     raise SuspensionNotFoundError(execution_id, step_key, [one["step_key"] for one in others])
+
+
+async def root_workflow(connection: Connection, execution_id: str) -> str | None:
+    """Returns the workflow of an execution's root; None if nothing is known of the execution.
+
+    Of a deleted execution, the audit still knows it if the root itself was decided on.
+    """
+    store, root_id = await connection.store(), keys.root_of(execution_id)
+    workflow, origin = await store.executions.read_fields(execution_id, "workflow", "origin")
+    if workflow is not None:
+        return Origin.unpack(text(workflow), origin).root_workflow_id
+    for packed in await store.suspensions.audit(root_id, 0, AUDIT_PAGE):
+        entry = audit_log.entry(packed)
+        if entry["execution_id"] == root_id:
+            return str(entry["workflow_id"])
+    return None
 
 
 async def audit(connection: Connection, execution_id: str) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         "state": readable(fields.get("state")),
         "usage": _usage(entries.steps, entries.results),
         "lost_deliveries": number("attempts") or 0,
+        "held_back": _held_back(fields, records),
         "unreached_steps": [text(name) for name in msgpack.unpackb(fields.get("unreached", b"\x90"))],
         "steps": entries.steps,
         "suspensions": entries.suspensions,
@@ -53,6 +54,16 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         "children": entries.children,
         "open_suspensions": [one for one in entries.suspensions if one["status"] == "open"],
     }
+
+
+def _held_back(fields: dict[str, bytes], records: dict[bytes, bytes]) -> dict[str, Any] | None:
+    """Why a queued execution goes back to its queue again and again; None once its journal has progressed."""
+    if "held_back" not in fields:
+        return None
+    times, progress, reason = msgpack.unpackb(fields["held_back"], raw=True)
+    if int(progress) != int(records.get(journal.COUNT, b"0")):
+        return None
+    return {"times": int(times), "reason": text(reason)}
 
 
 class _Entries:

@@ -8,12 +8,14 @@ from fastapi import APIRouter, Depends, Header
 from starlette.responses import Response
 
 from polos_redis.errors import ConfigurationError
+from polos_redis.executions import queries
 from polos_redis.server import shapes
 from polos_redis.server.bodies import Json, JsonRoute
 from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
-from polos_redis.server.security import require
+from polos_redis.server.security import require, uncovered
 from polos_redis.server.site import Client
+from polos_redis.values.json_value import from_json
 from polos_redis.workflow import InvokeOptions
 
 router = APIRouter(prefix="/api/v1/executions", route_class=JsonRoute, tags=["executions"])
@@ -23,7 +25,7 @@ router = APIRouter(prefix="/api/v1/executions", route_class=JsonRoute, tags=["ex
 async def start(
     body: shapes.StartRequest,
     client: Client,
-    caller: Annotated[Caller, Depends(require("invoke"))],
+    caller: Annotated[Caller, Depends(require("invoke", restricts=True))],
     idempotency_key: Annotated[str, Header()] = "",
 ) -> Response:
     """Start an execution of a workflow by its id; a worker validates the input. Repeating a request with the
@@ -32,14 +34,18 @@ async def start(
         raise Problem(
             409, "idempotency_key and the header Idempotency-Key differ", kind="idempotency-conflict"
         )
+    if not caller.covers(body.workflow_id):
+        raise uncovered(caller, f"it can't start {body.workflow_id!r}", "invoke")
     names = body.model_fields_set - {"workflow_id", "input"}
     options = InvokeOptions(**{name: getattr(body, name) for name in names})  # type: ignore[typeddict-item]
     options["idempotency_key"] = body.idempotency_key or idempotency_key or None
     if not body.user_id:
         options["user_id"] = caller.name
     options["started_by"] = caller.name
+    if body.initial_state is not None:
+        options["initial_state"] = from_json(body.initial_state)
     try:
-        handle = await client.invoke(body.workflow_id, body.input, **options)
+        handle = await client.invoke(body.workflow_id, from_json(body.input), **options)
     except ConfigurationError as error:  # a concurrency_key without a limit on the queue
         raise Problem(409, str(error), kind="queue-conflict", title="Queue conflict") from None
     location = f"{router.prefix}/{handle.id}"
@@ -49,14 +55,16 @@ async def start(
 @router.get("", responses={200: {"model": shapes.ExecutionPage}})
 async def list_executions(
     client: Client,
-    caller: Annotated[Caller, Depends(require("read"))],
+    caller: Annotated[Caller, Depends(require("read", restricts=True))],
     status: shapes.Status | None = None,
     workflow: str | None = None,
     limit: shapes.Limit = 50,
     cursor: shapes.Cursor = None,
 ) -> Response:
-    """List executions, newest first."""
-    page = await client.list_executions(status=status, workflow=workflow, limit=limit, cursor=cursor)
+    """List executions, newest first. A page of a key that is restricted to workflows may be short."""
+    page = await queries.list_executions(
+        client, status=status, workflow=workflow, limit=limit, cursor=cursor, roots=caller.workflows
+    )
     return Json({"executions": list(page), "next_cursor": page.next_cursor})
 
 

@@ -12,7 +12,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
 from polos_redis import apikeys
-from polos_redis.errors import LinkError
+from polos_redis.errors import MAX_LISTED, ExecutionNotFoundError, LinkError
+from polos_redis.executions import queries
 from polos_redis.links import Link
 from polos_redis.redaction import KEY_PREFIX, LINK_PREFIX
 from polos_redis.server import problems, sessions
@@ -25,7 +26,9 @@ from polos_redis.state import keys
 SAFE = ("GET", "HEAD", "OPTIONS")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 BEARER = HTTPBearer(
-    auto_error=False, description="An API key (`polos keys create`), or a signed link's token."
+    auto_error=False,
+    description="An API key (`polos keys create`), which may be restricted to workflows: executions of other "
+    "workflows don't exist for it. Or a signed link's token.",
 )
 
 
@@ -50,9 +53,10 @@ async def caller_of(request: Request) -> Caller:
     return caller
 
 
-def require(scope: str, *, link: bool = False) -> Callable[..., Awaitable[Caller]]:
-    """A dependency that returns the caller. Raises `Problem` 403 without the scope, and for callers with a
-    signed link unless the route checks it (`link`)."""
+def require(scope: str, *, link: bool = False, restricts: bool = False) -> Callable[..., Awaitable[Caller]]:
+    """A dependency that returns the caller. Raises `Problem` 403 without the scope, for callers with a signed
+    link unless the route checks it (`link`), and for callers whose key is restricted to workflows unless the
+    route is about one of their executions, or restricts what it does itself (`restricts`)."""
 
     async def check(
         request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
@@ -62,9 +66,36 @@ def require(scope: str, *, link: bool = False) -> Callable[..., Awaitable[Caller
             raise _forbidden("a signed link only gives access to its own suspension", scope)
         if not caller.may(scope):
             raise _forbidden(f"the scope {scope!r} is required", scope)
+        await check_covered(request, caller, scope, restricts=restricts)
         return caller
 
     return check
+
+
+async def check_covered(request: Request, caller: Caller, scope: str, *, restricts: bool) -> None:
+    """Check that a caller's key covers the execution, or the execution's topic, in a request's path.
+
+    Raises `ExecutionNotFoundError` if it does not, as for an execution that does not exist; and `Problem` 403
+    if the path has neither, unless the route `restricts` what it does.
+    """
+    if not caller.workflows:
+        return
+    execution_id = request.path_params.get("execution_id")
+    if "topic" in request.path_params:
+        _, execution_id = keys.parse_topic(request.path_params["topic"])
+    if execution_id is not None:
+        root = await queries.root_workflow(site_of(request).client, execution_id)
+        if not caller.covers(root):
+            raise ExecutionNotFoundError(execution_id)
+    elif not restricts:
+        raise uncovered(caller, "this is not only about these", scope)
+
+
+def uncovered(caller: Caller, why: str, scope: str) -> Problem:
+    """The problem for a caller whose key is restricted to other workflows."""
+    listed = ", ".join(repr(one) for one in sorted(caller.workflows)[:MAX_LISTED])
+    more = ", ..." if len(caller.workflows) > MAX_LISTED else ""
+    return _forbidden(f"this API key is restricted to workflows ({listed}{more}): {why}", scope)
 
 
 def check_address(caller: Caller, execution_id: str, step_key: str) -> None:
@@ -117,7 +148,7 @@ async def bearer(site: Site, token: str) -> Caller:
         key = await apikeys.find(site.client, token)
         if key is None:
             raise _unauthorized("this API key is unknown, expired or revoked")
-        return Caller(key.name, tuple(key.groups), frozenset(key.scopes), "key", key_id=key.id)
+        return Caller.of_key(key, "key")
     if site.links is None or not site.links.secrets:
         raise _unauthorized("this is not an API key, and this server accepts no signed links")
     try:

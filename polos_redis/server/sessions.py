@@ -62,7 +62,7 @@ class Sessions:
         )
         if key is None or not key.holds or holder != key.id:
             return None
-        return Caller(key.name, key.groups, frozenset(key.scopes), "session", key_id=key.id)
+        return Caller.of_key(key, "session")
 
     async def start(self, request: Request, response: Response, key: ApiKey) -> None:
         """Logs in the holder of a key: opens a session and sets its cookie."""

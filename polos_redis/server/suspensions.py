@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from polos_redis.decisions import answers
+from polos_redis.executions import queries
 from polos_redis.executions.queries import read_suspension
 from polos_redis.server import (
     paths,  # noqa: F401 - `anything` in the routes
@@ -25,13 +26,15 @@ router = APIRouter(prefix="/api/v1", route_class=JsonRoute, tags=["suspensions"]
 @router.get("/suspensions", responses={200: {"model": shapes.SuspensionPage}})
 async def list_suspensions(
     client: Client,
-    caller: Annotated[Caller, Depends(require("read"))],
+    caller: Annotated[Caller, Depends(require("read", restricts=True))],
     workflow: str | None = None,
     limit: shapes.Limit = 50,
     cursor: shapes.Cursor = None,
 ) -> Response:
-    """List open suspensions, oldest first."""
-    page = await client.list_suspensions(workflow=workflow, limit=limit, cursor=cursor)
+    """List open suspensions, oldest first. A page of a key that is restricted to workflows may be short."""
+    page = await queries.list_suspensions(
+        client, workflow=workflow, limit=limit, cursor=cursor, roots=caller.workflows
+    )
     return Json({"suspensions": list(page), "next_cursor": page.next_cursor})
 
 
@@ -77,7 +80,14 @@ async def resume(
     else:
         who = _identity(caller, body.resumed_by)
         done = await answers.decide(
-            client, execution_id, body.step_key, body.data, digest=digest, early=body.early, **who
+            client,
+            execution_id,
+            body.step_key,
+            body.data,
+            digest=digest,
+            early=body.early,
+            key_id=caller.key_id or "",
+            **who,
         )
     outcome = {
         "outcome": done.outcome,

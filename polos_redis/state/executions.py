@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from polos_redis.state import keys, scripts
 from polos_redis.state.fencing import Fence
-from polos_redis.state.partitions import Partitions
+from polos_redis.state.partitions import Partitions, pack_roots
 from polos_redis.state.start import DEFAULTS, Start
 from polos_redis.values.text import raw, text
 
@@ -79,25 +79,30 @@ class Executions:
             dict(zip(flat[::2], flat[1::2], strict=True)),
         )
 
-    async def cancel(self, execution_id: str, run: int, by: str) -> list[Any]:
-        """End an execution as cancelled; returns the tagged reply of cancel.lua."""
+    async def cancel(self, execution_id: str, run: int, by: str, created: bytes) -> list[Any]:
+        """End an execution as cancelled; returns the tagged reply of cancel.lua. `run` and `created` are those
+        that the caller saw, so that a late duplicate does nothing to a newer run, or to another execution that
+        has got the id of a deleted one."""
         reply: list[Any] = await self._wire.call_script(
             scripts.CANCEL,
             self._partitions.prefix(execution_id),
             raw(execution_id),
             run,
             raw(by),
+            created,
             patience=self._partitions.patience,
         )
         return reply
 
-    async def retry(self, execution_id: str, run: int) -> list[Any]:
-        """Continue a failed execution as a new run; returns the tagged reply of retry.lua."""
+    async def retry(self, execution_id: str, run: int, created: bytes) -> list[Any]:
+        """Continue a failed execution as a new run; returns the tagged reply of retry.lua. `run` and `created`
+        as in `cancel`."""
         reply: list[Any] = await self._wire.call_script(
             scripts.RETRY,
             self._partitions.prefix(execution_id),
             raw(execution_id),
             run,
+            created,
             patience=self._partitions.patience,
         )
         return reply
@@ -170,17 +175,28 @@ class Executions:
         return found
 
     async def newest(
-        self, statuses: Sequence[str], workflow: str, before: str, limit: int
+        self,
+        statuses: Sequence[str],
+        workflow: str,
+        before: str,
+        limit: int,
+        roots: Collection[str] = (),
     ) -> tuple[list[list[Any]], str | None]:
         """Returns executions, newest first, and where the next page begins (us), None after the last one.
 
         A row is [id, workflow, status, created us, started ms, finished ms]. With a workflow there may be
-        fewer rows than `limit` on a page that is not the last one.
+        fewer rows than `limit` on a page that is not the last one. With `roots`, the page is restricted to
+        executions whose root is of one of these workflows, and without a workflow to those that are
+        themselves of one of these.
         """
+        packed, filters = pack_roots(roots), bool(workflow or roots)
         found: list[list[Any]] = []
         next_pages: list[int] = []
         for prefix in self._partitions.prefixes:
-            names = [raw(workflow)] if workflow else await self._workflows(prefix)
+            if workflow or roots:
+                names = [raw(one) for one in ([workflow] if workflow else sorted(roots))]
+            else:
+                names = await self._workflows(prefix)
             for first in range(
                 0, len(names) + 1, NAMES_PER_CALL
             ):  # and b"", the index of those beyond the most
@@ -189,8 +205,9 @@ class Executions:
                     scripts.LIST_EXECUTIONS,
                     prefix,
                     before,
-                    max(limit, LEAST_LOOKED_AT) if workflow else limit,
+                    max(limit, LEAST_LOOKED_AT) if filters else limit,
                     raw(workflow),
+                    packed,
                     len(statuses),
                     *statuses,
                     *some,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
 from polos_redis.state import keys, scripts
-from polos_redis.state.partitions import Partitions
+from polos_redis.state.partitions import Partitions, pack_roots
 from polos_redis.values.names import canonical
 from polos_redis.values.text import raw, text
 
@@ -55,6 +55,9 @@ _OPTIONAL = ("policy", "default", "event_data", "channels")
 class Answer:
     """An answer to a suspension: its value (codec) and canonical digest, who gives it and how.
 
+    `key_id` is the id of the API key it is given with, empty for none. An early answer only counts if that
+    key is still valid when the suspension opens.
+
     `opening` is the opening of the suspension it was checked against, empty for none. `approves` says whether
     it counts as an approval.
     """
@@ -66,6 +69,7 @@ class Answer:
     channel: str
     opening: str = ""
     approves: bool = False
+    key_id: str = ""
 
 
 class Suspensions:
@@ -92,6 +96,7 @@ class Suspensions:
             int(answer.approves),
             _pack([raw(group) for group in answer.groups]) if answer.groups else b"",
             raw(canonical(answer.by)),
+            answer.key_id,
             patience=self._partitions.patience,
         )
         return reply
@@ -102,9 +107,9 @@ class Suspensions:
         packed = await self._wire.call("HGET", key, raw(step_key), patience=None)
         if packed is None:
             return None
-        value, digest, by, channel, _, groups = msgpack.unpackb(packed, raw=True)
+        value, digest, by, channel, _, groups, key_id = msgpack.unpackb(packed, raw=True)
         names = [text(group) for group in msgpack.unpackb(groups, raw=True)] if groups else []
-        return Answer(value, digest, text(by), names, text(channel))
+        return Answer(value, digest, text(by), names, text(channel), key_id=text(key_id))
 
     async def drop_early_answer(self, execution_id: str, step_key: str) -> None:
         """Remove an early answer that was accepted or refused."""
@@ -132,12 +137,13 @@ class Suspensions:
         return [name for name, score in zip(names, scores, strict=True) if score is not None]
 
     async def oldest_open(
-        self, after: str, limit: int, workflow: str = ""
+        self, after: str, limit: int, workflow: str = "", roots: Collection[str] = ()
     ) -> tuple[list[list[Any]], str | None]:
         """Returns open suspensions, oldest first, and where the next page begins (us), None after the last.
 
         A row is [execution id, step key, workflow, opened us, record]. A page that is not the last may have
         fewer rows than `limit`, even none: after many rows of other workflows, or when records are large.
+        With `roots`, the page is restricted to executions whose root is of one of these workflows.
         """
         found: list[list[Any]] = []
         next_pages: list[int] = []
@@ -150,6 +156,7 @@ class Suspensions:
                 raw(workflow),
                 MOST_ROWS,
                 MOST_BYTES,
+                pack_roots(roots),
                 patience=self._partitions.patience,
             )
             found += rows

@@ -115,6 +115,8 @@ def _plain(value: Any, depth: int) -> Any:
 def _extension(code: int, data: bytes, depth: int) -> Any:
     if code in (packing.TUPLE, packing.SET, packing.FROZENSET):
         return _plain(_list(data), depth)
+    if code == packing.JSON:
+        return _plain(_neutral(data), depth)
     if code in packing.RECORD_KINDS:
         return _record(code, data, depth)
     value = packing.unpack(_ext_bytes(code, data))  # a type of the standard library, or an unknown code
@@ -133,10 +135,10 @@ def _ext_bytes(code: int, data: bytes) -> bytes:
 
 def _record(code: int, data: bytes, depth: int) -> Any:
     body = _list(data)
-    name = body[0]
     if code == packing.ENUM:
-        return _plain(body[2], depth)
-    if code == packing.MODEL and type(name) is str and type_names.find_type(name) is not None:
+        return _plain(body[-1], depth)
+    name = records.name_in(body[0]) if type(body[0]) is str else ""
+    if code == packing.MODEL and type_names.find_type(name) is not None:
         try:
             model = records.restore(records.MODEL, packing.unpack(data, 1))
             return _plain(model.model_dump(mode="json", warnings=False), depth)

@@ -28,7 +28,9 @@ def listed(
     desk: Desk, before: Any, limit: int, workflow: str, statuses: tuple[str, ...]
 ) -> tuple[Any, list[Any]]:
     names = [workflow] if workflow else desk.do("SMEMBERS", keys.WORKFLOWS)
-    cursor, rows = desk.run("list_executions", before, limit, workflow, len(statuses), *statuses, *names, "")
+    cursor, rows = desk.run(
+        "list_executions", before, limit, workflow, "", len(statuses), *statuses, *names, ""
+    )
     return cursor, rows
 
 
@@ -86,7 +88,7 @@ def test_a_page_reads_few_rows_however_they_are_spread(desk: Desk) -> None:
             desk.do("HSET", keys.EXEC + one, "workflow", "w", "status", "completed")
     names = [f"w{number}" for number in range(40)]
     for limit in (1, 50, 1000):
-        took = read_by(desk, "list_executions", "+inf", limit, "", 1, "completed", *names)
+        took = read_by(desk, "list_executions", "+inf", limit, "", "", 1, "completed", *names)
         assert took["hmget"] == limit
         assert took["zrevrangebyscore"] <= 40 * 12
     desk.connection.do("FLUSHALL")

@@ -114,7 +114,7 @@ def listed(
 ) -> list[Any]:
     some = statuses or ("queued", "waiting", "completed")
     names = [workflow] if workflow else desk.do("SMEMBERS", keys.WORKFLOWS)
-    _, found = desk.run("list_executions", before, limit, workflow, len(some), *some, *names, "")
+    _, found = desk.run("list_executions", before, limit, workflow, "", len(some), *some, *names, "")
     return list(found)
 
 

@@ -10,15 +10,16 @@ from typing import Any, Protocol, TypeVar, overload
 from polos_redis.decisions import answers
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.decisions.answer_types import UNTYPED, AnswerTypes, Rejection
+from polos_redis.decisions.changed_types import read_answer
 from polos_redis.errors import (
     ConfigurationError,
     InvalidAnswerError,
     StepExecutionError,
     SuspendTimeoutError,
+    UnreadableValueError,
 )
 from polos_redis.runtime.branches import one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller
-from polos_redis.runtime.steps.calls import decoded
 from polos_redis.runtime.steps.run import Runs
 from polos_redis.state import stored_errors
 from polos_redis.state.journal import SuspensionRecord
@@ -141,7 +142,7 @@ class Suspending(Runs):
         Returns the answer as its type. Without a `schema`, returns {"data": the answer, "resumed_by": name or
         None, "resumed_at": aware datetime, "channel": how it came}, and "decisions" if several people decide.
         Raises `SuspendTimeoutError` if nobody decided in time, now and at every replay. Raises
-        `StepExecutionError` if the answer does not fit a type that has changed since.
+        `StepExecutionError` if the type's own validators refuse an answer that was checked without them.
         """
         self._refuse_inside_step(key, "suspend")
         types = AnswerTypes(schema, reject_schema)
@@ -163,9 +164,9 @@ class Suspending(Runs):
         if record.status == "expired" and not record.answer:
             raise SuspendTimeoutError(key, (record.deadline_ms - record.opened_ms) / 1000)
         if ask.types.approval is not None:
-            return _typed(key, ask.types, record)
+            return await self._typed(key, ask.types, record)
         answer = {
-            "data": decoded(record.answer),
+            "data": await self._decode_foreign(key, record.answer),
             "resumed_by": record.by or None,
             "resumed_at": to_datetime(record.decided_ms),
             "channel": record.channel or "timeout",
@@ -173,7 +174,7 @@ class Suspending(Runs):
         if record.decisions:
             answer["decisions"] = [
                 {
-                    "data": decoded(one.answer),
+                    "data": await self._decode_foreign(key, one.answer),
                     "by": one.by,
                     "at": to_datetime(one.at_ms),
                     "channel": one.channel,
@@ -181,6 +182,15 @@ class Suspending(Runs):
                 for one in record.decisions
             ]
         return answer
+
+    async def _typed(self, key: str, types: AnswerTypes, record: SuspensionRecord) -> Any:
+        """Returns the answer as its type."""
+        try:
+            return read_answer(record.answer, types, record.policy)
+        except UnreadableValueError as unreadable:
+            await self._hold_back(key, unreadable)
+        except Exception as error:  # pydantic's, or those of the type's own validators
+            raise StepExecutionError(key, "InvalidAnswerError", stored_errors.text_of(error)) from error
 
     async def _request(self, key: str, ask: Ask) -> SuspensionRequest:
         """Returns the request to store. Raises `ConfigurationError` or `InvalidInputError`."""
@@ -291,14 +301,6 @@ class Ask:
             or self.rejections != 1
             or self.allow_self is not True
         )
-
-
-def _typed(key: str, types: AnswerTypes, record: SuspensionRecord) -> Any:
-    """Returns the answer as its type."""
-    try:
-        return types.read(record.answer)
-    except Exception as error:  # pydantic's, or those of the type's own validators
-        raise StepExecutionError(key, "InvalidAnswerError", stored_errors.text_of(error)) from error
 
 
 def _shown(data: Any) -> Any:

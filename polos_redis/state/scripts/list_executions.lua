@@ -3,12 +3,15 @@
 -- few rows beyond the page.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 created before (us, exclusive) or '+inf'  2 limit  3 the only workflow to return rows of, or '' for all
---       4 how many statuses follow  5.. statuses, then workflows to look at, '' among them for those without an index
+--       4 the only workflows whose trees to return rows of (msgpack list of those of the roots), or '' for all
+--       5 how many statuses follow  6.. statuses, then workflows to look at, '' among them for those without an index
 -- Returns {where the next page begins (us), '' after the last one, a list of {id, workflow, status, created us, started
 -- ms, finished ms}}.
 -- #include index
-local P, before, limit, only, statuses = KEYS[1], unpack(ARGV, 1, 4)
-local NAMES <const> = 5
+-- #include roots
+local P, before, limit, only, roots, statuses = KEYS[1], unpack(ARGV, 1, 5)
+local NAMES <const> = 6
+roots = read_roots(roots)
 limit = tonumber(limit)
 if before ~= '+inf' then before = '(' .. before end
 local workflows = NAMES + tonumber(statuses) -- where they begin
@@ -47,7 +50,7 @@ for i = 1, math.min(limit, #found) do
   local id, created = found[i].id, string.format('%.0f', found[i].created)
   local workflow, status, started, finished = unpack(redis.call('HMGET', P .. 'exec:' .. id,
     'workflow', 'status', 'started', 'finished'))
-  if workflow and (only == '' or only == workflow) then
+  if workflow and (only == '' or only == workflow) and has_root(P, id, workflow, roots) then
     result[#result + 1] = {id, workflow, status, created, started, finished}
   end
   if i == limit then last = created end
