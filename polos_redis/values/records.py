@@ -108,8 +108,8 @@ def _restorer(tag: str) -> tuple[str, type, str, Restore]:
 
 
 def restore_or_fields(kind: str, body: Any) -> Any:
-    """As `restore`; for a type that is not imported, the dict of its fields, or an enum member's value (its name, if that is not
-    stored)."""
+    """As `restore`; for a type that is not imported, the dict of its fields, or an enum member's value. If
+    that is not stored, its name."""
     if type_names.find_type(name_in(body[0])) is not None:
         return restore(kind, body)
     if kind == ENUM:
