@@ -30,6 +30,7 @@ from polos_redis.values.text import text
 from polos_redis.values.times import iso
 
 LIST_LIMIT = 1000
+MOST_EMPTY = 10  # pages without a row that are read before an empty one is returned
 AUDIT_PAGE = 100  # entries per call
 
 
@@ -44,7 +45,7 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
     view = views.describe(execution_id, fields, records, read)
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:
-        below = (await store.suspensions.open_below(execution_id))[: views.MAX_CHILDREN]
+        below = await store.suspensions.open_below(execution_id, views.MAX_CHILDREN)
     rows = await read_suspensions(store, below)
     view["open_suspensions_below"] = [suspension_view(*row, read) for row in rows if row[2].status == "open"]
     children = view["children"][: views.MAX_CHILDREN]  # of more, the status that the journal has stays
@@ -74,7 +75,13 @@ async def list_executions(
     limit = _limit(limit)
     statuses = STATUSES if status is None else (status,)
     store = await connection.store()
-    rows, next_cursor = await store.executions.newest(statuses, _workflow_id(workflow), before, limit, roots)
+    for _ in range(MOST_EMPTY):
+        rows, next_cursor = await store.executions.newest(
+            statuses, _workflow_id(workflow), before, limit, roots
+        )
+        if rows or next_cursor is None:
+            break
+        before = next_cursor
     page = [
         {
             "id": text(row[0]),

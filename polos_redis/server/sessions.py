@@ -78,6 +78,10 @@ class Sessions:
             await (await self._client.store()).login_sessions.close(session_id)
         response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=self._is_secure(request))
 
+    def key_id(self, request: Request) -> str:
+        """Returns the API key's id in a valid cookie, even of a closed session; empty without one."""
+        return self._content(request)[0]
+
     def _content(self, request: Request) -> tuple[str, str]:
         """Returns the API key's id and the session's id of a valid cookie; two empty texts without one."""
         try:
