@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from polos_redis import errors, events
 from polos_redis.client import PolosClient
+from polos_redis.decisions.answer_form import AnswerField, AnswerForm
 from polos_redis.decisions.answer_types import Rejection
 from polos_redis.decisions.answers import Resumed
 from polos_redis.definitions.queue import Queue, queue
@@ -85,6 +86,8 @@ __all__ = [
     "AgentStoppedError",
     "AlreadyResumedError",
     "AmbiguousSuspensionError",
+    "AnswerField",
+    "AnswerForm",
     "ApiKeyNotFoundError",
     "BatchEventPayload",
     "BatchStepResult",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class SuspensionRequest:
     It shows `shown` (codec), whose digest is `digest`. `timeout_ms` is 0 for none, `audit_ms` the retention
     of its audit, `policy` the packed answer policy. `default` is the answer (codec) after the timeout, empty
     for none. `event_data` is the data of its event if that differs from `shown`. `channels` notify people.
-    `run` is the execution's.
+    `run` is the execution's. `form` (codec) is the form that its page shows, empty for none.
     """
 
     shown: bytes
@@ -38,6 +38,7 @@ class SuspensionRequest:
     event_data: bytes = b""
     channels: Sequence[str] = ()
     run: int = 1
+    form: bytes = b""
 
     def pack_optional(self) -> bytes:
         """Returns the script's argument for optional fields; empty if all have their defaults."""
@@ -48,7 +49,7 @@ class SuspensionRequest:
         return packed
 
 
-_OPTIONAL = ("policy", "default", "event_data", "channels")
+_OPTIONAL = ("policy", "default", "event_data", "channels", "form")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,25 +117,31 @@ class Suspensions:
         key = self._partitions.prefix(execution_id) + keys.EARLY.encode() + raw(execution_id)
         await self._wire.call("HDEL", key, raw(step_key), patience=None)
 
-    async def below(self, root_id: str) -> list[tuple[str, str]]:
-        """Returns the suspensions of a root's descendants, open or decided: (execution id, step key)."""
+    async def below(self, root_id: str) -> AsyncIterator[list[tuple[str, str]]]:
+        """Yields pages of (execution id, step key): the suspensions below a root, open or decided."""
         key = self._partitions.prefix(root_id) + keys.BELOW.encode() + raw(root_id)
-        members = await self._wire.call("SMEMBERS", key, patience=self._partitions.patience)
-        found = []
-        for member in members:
-            execution_id, _, step_key = text(member).partition(" ")
-            found.append((execution_id, step_key))
-        return found
+        cursor = b"0"
+        while True:
+            cursor, members = await self._wire.call(
+                "SSCAN", key, cursor, "COUNT", MOST_ROWS, patience=self._partitions.patience
+            )
+            names = [text(member).partition(" ") for member in members]
+            yield [(execution_id, step_key) for execution_id, _, step_key in names]
+            if cursor == b"0":
+                return
 
-    async def open_below(self, root_id: str) -> list[tuple[str, str]]:
-        """Returns the open suspensions of a root's descendants: (execution id, step key)."""
-        names = await self.below(root_id)
-        if not names:
-            return []
-        members = [raw(f"{execution_id} {step_key}") for execution_id, step_key in names]
+    async def open_below(self, root_id: str, most: int) -> list[tuple[str, str]]:
+        """Returns open suspensions of a root's descendants, `most` at most: (execution id, step key)."""
         key = self._partitions.prefix(root_id) + keys.SUSPENSIONS.encode()
-        scores = await self._wire.call("ZMSCORE", key, *members, patience=self._partitions.patience)
-        return [name for name, score in zip(names, scores, strict=True) if score is not None]
+        found: dict[tuple[str, str], None] = {}
+        async for names in self.below(root_id):
+            if names:
+                members = [raw(f"{execution_id} {step_key}") for execution_id, step_key in names]
+                scores = await self._wire.call("ZMSCORE", key, *members, patience=self._partitions.patience)
+                found |= {name: None for name, score in zip(names, scores, strict=True) if score is not None}
+            if len(found) >= most:
+                break
+        return list(found)[:most]
 
     async def oldest_open(
         self, after: str, limit: int, workflow: str = "", roots: Collection[str] = ()

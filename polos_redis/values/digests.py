@@ -28,10 +28,14 @@ def stored_digest(data: bytes) -> bytes:
     return blake2b(_canonical_bytes(data), digest_size=16).digest()
 
 
-def shown_digest(data: bytes) -> bytes:
-    """32-byte digest of a suspension's encoded data, as given: different values that look alike when shown
-    have different digests. As independent of order as `canonical_digest`."""
-    return sha256(_canonical_bytes(data)).digest()
+def shown_digest(data: bytes, form: bytes = b"") -> bytes:
+    """32-byte digest of what a suspension shows, both encoded: its data, as given, and the form that it
+    declares. Different values that look alike when shown have different digests. As independent of order as
+    `canonical_digest`."""
+    found = sha256(_canonical_bytes(data))
+    if form:
+        found.update(_canonical_bytes(form))
+    return found.digest()
 
 
 def _canonical_bytes(data: bytes) -> bytes:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, Protocol, TypeVar, overload
 
 from polos_redis.decisions import answers
+from polos_redis.decisions.answer_form import AnswerForm, check_form
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.decisions.answer_types import UNTYPED, AnswerTypes, Rejection, form_of
 from polos_redis.decisions.changed_types import read_answer
@@ -59,6 +60,7 @@ class Suspending(Runs):
         *,
         schema: None = None,
         reject_schema: None = None,
+        form: AnswerForm | None = None,
         approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
@@ -74,6 +76,7 @@ class Suspending(Runs):
         *,
         schema: type[A],
         reject_schema: None = None,
+        form: AnswerForm | None = None,
         approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
@@ -89,6 +92,7 @@ class Suspending(Runs):
         *,
         schema: type[T],
         reject_schema: type[R],
+        form: AnswerForm | None = None,
         approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
@@ -104,6 +108,7 @@ class Suspending(Runs):
         *,
         schema: type[T],
         reject_schema: None = None,
+        form: AnswerForm | None = None,
         approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
@@ -118,6 +123,7 @@ class Suspending(Runs):
         *,
         schema: Any = None,
         reject_schema: Any = None,
+        form: AnswerForm | None = None,
         approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
@@ -134,6 +140,10 @@ class Suspending(Runs):
         other required fields, only an approval needs those: an answer with `approved: false` has just that
         and a `reason`, and is returned as a `Rejection`. `reject_schema` is another type for such answers.
 
+        `form` is the page's form: its title, and the fields of an answer without `schema`. Pass it, or `{}`,
+        if any part of `data` comes from outside: without `form` and `schema`, a `_form` in `data` is the
+        form.
+
         `approvers` are the names, or `group:NAME`, of those who may answer. `required` approvals
         (`approved: true`) by distinct people decide, or `rejections` rejections; `allow_self=False` excludes
         those who started the execution (its `user_id` and `started_by`). `on_timeout` is "fail", or the
@@ -146,7 +156,7 @@ class Suspending(Runs):
         """
         self._refuse_inside_step(key, "suspend")
         types = AnswerTypes(schema, reject_schema)
-        ask = Ask(data, timeout, types, approvers, required, rejections, allow_self, on_timeout)
+        ask = Ask(data, timeout, types, approvers, required, rejections, allow_self, on_timeout, form)
         return self._suspend(key, ask, caller())
 
     @one_wait
@@ -204,6 +214,10 @@ class Suspending(Runs):
         given = dict(ask.data) if isinstance(ask.data, Mapping) else ask.data
         decided = codec.encode(given, limit=host.value_limit)
         shown = codec.encode(_shown(given), limit=host.value_limit)
+        declared_form = b""
+        if ask.form is not None:
+            checked = check_form(what, ask.form, typed=ask.types.approval is not None)
+            declared_form = codec.encode(checked, limit=host.value_limit)
         policy = b""
         if ask.has_policy:
             starters = activation.origin.starters
@@ -226,7 +240,7 @@ class Suspending(Runs):
                     raise ConfigurationError(f"{what}: on_timeout={ask.on_timeout!r}: {error}") from None
         return SuspensionRequest(
             shown,
-            digests.shown_digest(decided),
+            digests.shown_digest(decided, declared_form),
             timeout_ms,
             host.audit_ms,
             policy,
@@ -234,6 +248,7 @@ class Suspending(Runs):
             await self._with_url(key, ask.data),
             host.channel_names,
             activation.run,
+            declared_form,
         )
 
     async def _with_url(self, key: str, data: Any) -> bytes:
@@ -290,6 +305,7 @@ class Ask:
     rejections: int = 1
     allow_self: bool = True
     on_timeout: Any = FAIL
+    form: AnswerForm | None = None
 
     @property
     def has_policy(self) -> bool:

@@ -7,7 +7,8 @@
 --       8 the race it decides, or ''  9 the races it takes part in, as for join  10 digest of what is shown
 --       11 retention of its audit, ms  12 further options (msgpack map), or '': policy (of answers), default (codec:
 --       what holds when nobody answers in time), event_data (codec: where it is more than what is shown), channels (a
---       list: by which people are notified), run (where it is not the first)
+--       list: by which people are notified), run (where it is not the first),
+--       form (codec: of its page)
 --       13.. events that come before it on the workflow's topic
 -- Returns {changes, record}; -1 or -2 as write_step does.
 -- #include fence
@@ -29,7 +30,7 @@ options = options ~= '' and cmsgpack.unpack(options) or {}
 local deadline = timeout > 0 and now + timeout or 0
 local answer, digest, by, channel, decided, decisions = options.default or '', '', '', '', 0, ''
 local record = {1, 'suspend', 'open', now, deadline, shown, answer, digest, by, channel, decided, options.policy or '',
-  decisions, decides, shown_digest, tonumber(audit), options.run or 1}
+  decisions, decides, shown_digest, tonumber(audit), options.run or 1, options.form}
 if races ~= '' then
   if not join(P, id, races) then
     record[STATUS], record[DECIDED] = 'closed', now
