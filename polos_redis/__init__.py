@@ -59,11 +59,14 @@ from polos_redis.events import BatchEventPayload, Event, EventData, EventPayload
 from polos_redis.executions.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.page import Page
+from polos_redis.logs import guard_loggers
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.hooks import HookContext, HookResult
 from polos_redis.runtime.steps.first_of import Winner
 from polos_redis.version import __version__ as __version__
 from polos_redis.workflow import Workflow, workflow
+
+guard_loggers()
 
 if TYPE_CHECKING:
     from polos_redis import schedules

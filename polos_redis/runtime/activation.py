@@ -19,10 +19,10 @@ import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from polos_redis import tasks
-from polos_redis.errors import PolosError, StepKeyError, StoredValueError
+from polos_redis.errors import PolosError, StepKeyError
 from polos_redis.runtime.branches import BRANCH
 from polos_redis.runtime.call_sites import CallSite, described
 from polos_redis.runtime.code_tasks import CodeTasks
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from polos_redis.runtime.durable_state import DurableState
 
 logger = logging.getLogger("polos.execution")
+
+E = TypeVar("E", bound=BaseException)
 
 
 class State(Enum):
@@ -139,7 +141,7 @@ class Activation:
         self.waited: list[tuple[str, int]] = []
         self.in_flight = 0
         self.touches = 0
-        self._fatal: PolosError | None = None
+        self._fatal: BaseException | None = None
         self._gate: asyncio.Event | None = None
         self._may_retry = True
         self._notices: dict[str, bytes] = {}
@@ -246,7 +248,7 @@ class Activation:
         self.in_flight -= 1
         self._arm()
 
-    def stop_with(self, error: PolosError) -> PolosError:
+    def stop_with(self, error: E) -> E:
         """Make the execution fail with this error, even if the workflow catches it; returns the error."""
         self._fatal = self._fatal or error
         return error
@@ -344,7 +346,7 @@ class Activation:
         given_up = [raw(key) for key in self.given_up]
         try:
             state = b"" if self.durable_state is None else self.durable_state.pack()
-        except StoredValueError as error:
+        except BaseException as error:  # a property of the state may raise anything
             self.stop_with(error)
             assert self.code.main is not None
             self._finish(self._outcome_of(self.code.main))

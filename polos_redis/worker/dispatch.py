@@ -98,7 +98,7 @@ class Dispatch:
             if activation.origin.initial_state is not None:
                 state = workflow.check_state(codec.decode(activation.origin.initial_state))
                 activation.durable_state = DurableState(state, self._host.value_limit)
-        except Exception as error:
+        except BaseException as error:  # a validator may raise anything, SystemExit too
             activation.fail_before_start(error)
             return
         ctx = WorkflowContext(activation)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, overload
 
+from polos_redis import failures
 from polos_redis.decisions import answers
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.errors import (
@@ -19,7 +20,6 @@ from polos_redis.runtime.branches import one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller
 from polos_redis.runtime.steps.calls import decoded
 from polos_redis.runtime.steps.run import Runs
-from polos_redis.state import stored_errors
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.suspensions import SuspensionRequest
 from polos_redis.values import codec, digests, schemas
@@ -231,8 +231,8 @@ def _typed(key: str, schema: Any, record: SuspensionRecord) -> Any:
     """Returns the answer as an instance of the suspension's schema."""
     try:
         return schemas.parse(schema, codec.to_plain(record.answer))
-    except Exception as error:  # pydantic's, or those of the type's own validators
-        raise StepExecutionError(key, "InvalidAnswerError", stored_errors.text_of(error)) from error
+    except BaseException as error:  # pydantic's, or those of the type's own validators
+        raise StepExecutionError(key, "InvalidAnswerError", failures.text_of(error)) from error
 
 
 def _shown(data: Any) -> Any:
