@@ -211,7 +211,11 @@ class Worker:
     def _duties_in(self, prefix: bytes, host: WorkerHost) -> Duties:
         store, client = host.store, self.client
         errands = ErrandRunner(
-            store, prefix, retention_ms=client.retention_ms, largest_input=client.max_value_bytes
+            store,
+            prefix,
+            lease_seconds=self.lease_seconds,
+            retention_ms=client.retention_ms,
+            largest_input=client.max_value_bytes,
         )
         timers = TimerLeader(store, prefix, self.worker_id, errands)
         reaper = Reaper(

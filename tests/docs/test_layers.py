@@ -22,6 +22,7 @@ LAYERS = (
     *(
         "metrics",
         "events",
+        "errands",
         "executions",
         "links",
         "apikeys",
