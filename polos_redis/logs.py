@@ -1,5 +1,5 @@
 """Logging: the package's loggers, and the formatters of its command: one line of text with key=value pairs,
-or one JSON object per line."""
+or one JSON object per line. Tokens of links and secrets of API keys are redacted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from polos_redis import failures
+from polos_redis.redaction import redact_text
 
 LOGGERS = ("polos.execution", "polos.notices", "polos.server", "polos.wire", "polos.worker")
 
@@ -53,7 +54,7 @@ class KeyValueFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         pairs = "".join(f" {name}={_quoted(value)}" for name, value in _extras(record).items())
         line = f"{_time(record)} {record.levelname} {record.getMessage()}{pairs}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return redact_text(f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line)
 
 
 class JsonFormatter(logging.Formatter):
@@ -69,7 +70,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str, ensure_ascii=False)
+        return redact_text(json.dumps(fields, default=str, ensure_ascii=False))
 
 
 def _quoted(value: Any) -> str:

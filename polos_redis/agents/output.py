@@ -9,6 +9,7 @@ from typing import Any
 from polos_redis import failures
 from polos_redis.errors import ConfigurationError
 from polos_redis.values import schemas
+from polos_redis.values.json_text import InvalidJsonError
 
 # The keywords and formats OpenAI's strict mode supports. Others only narrow a value further: they are dropped
 # from the schema sent, and still checked here.
@@ -55,6 +56,8 @@ def error_text(error: BaseException) -> str:
     """A validation error as one line that tells the model what to correct."""
     from pydantic import ValidationError
 
+    if isinstance(error, InvalidJsonError):
+        return f"Invalid JSON: {error}"
     if type(error) is not ValidationError:
         return failures.line_of(error)
     return "; ".join(

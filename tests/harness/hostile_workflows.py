@@ -35,7 +35,7 @@ async def asks(ctx: WorkflowContext, input: float) -> str:
     """Asks a person, after `input` seconds."""
     await ctx.step.wait_for("before", seconds=input)
     verdict = await ctx.step.suspend("ask", schema=Verdict)
-    return verdict.note
+    return getattr(verdict, "note", "rejected")
 
 
 @workflow

@@ -23,12 +23,16 @@ JSON = {"Content-Type": "application/json"}
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b"{bad}", "not JSON: line 1, column 2"),
-        (b'{"workflow_id": "x",', "not JSON: line 1, column"),
-        (b'{"workflow_id": "x", "input": NaN}', "NaN is not a JSON value"),
+        (b"{bad}", "the body can't be read as JSON: line 1, column 2"),
+        (b'{"workflow_id": "x",', "read as JSON: line 1, column"),
+        (b'{"workflow_id": "x", "input": NaN}', "JSON has no NaN"),
+        (b'{"workflow_id": "x", "input": -Infinity}', "JSON has no -Infinity"),
+        (b'{"workflow_id": "x", "input": [1e999]}', "the number 1e999 is too large for a float"),
+        (b'{"workflow_id": "x", "input": {"a": 1, "b": 2, "a": 1}}', 'an object has the name "a" twice'),
+        (b'{"workflow_id": "x", "workflow_id": "y"}', 'an object has the name "workflow_id" twice'),
         (b"[" * 50_000, "nested too deeply"),
-        (b'{"workflow_id": "\xff"}', "can't be read as JSON"),
-        (b'{"workflow_id": 1%b}' % (b"0" * 5000), "can't be read as JSON"),
+        (b'{"workflow_id": "\xff"}', "byte 17 is not UTF-8"),
+        (b'{"workflow_id": 1%b}' % (b"0" * 5000), "an integer in it has more than 4,300 digits"),
     ],
 )
 async def test_invalid_json_is_refused(client: PolosClient, body: bytes, said: str) -> None:
