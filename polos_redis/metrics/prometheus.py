@@ -77,6 +77,7 @@ WORKER = (
     ),
     Metric("polos_lease_age_seconds", "gauge", (), "time since the lease was renewed"),
     Metric("polos_lease_renewals_missed_total", "counter", (), "lease renewals that were late or failed"),
+    Metric("polos_loop_blocked_total", "counter", (), "times the event loop was blocked for too long"),
     Metric("polos_entries_recovered_total", "counter", ("outcome",), "entries recovered from lost workers"),
     Metric("polos_reconnects_total", "counter", (), "reconnections to Redis"),
 )
@@ -130,6 +131,7 @@ class WorkerMetrics:
                 "polos_wait_seconds": _by_name(stats.waits),
                 "polos_lease_age_seconds": [((), worker.lease_age)],
                 "polos_lease_renewals_missed_total": [((), stats.renewals_missed)],
+                "polos_loop_blocked_total": [((), stats.loop_blocked)],
                 "polos_entries_recovered_total": _by_name(stats.recovered),
                 "polos_reconnects_total": [((), worker.reconnects)],
             },

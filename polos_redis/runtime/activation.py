@@ -84,6 +84,7 @@ class Activation:
         "_created_at",
         "_fatal",
         "_gate",
+        "_lapses",
         "_may_retry",
         "_notices",
         "_outcome",
@@ -147,6 +148,7 @@ class Activation:
         self._created_at: datetime | None = None
         self._fatal: BaseException | None = None
         self._gate: asyncio.Event | None = None
+        self._lapses = host.lapses
         self._may_retry = True
         self._notices: dict[str, bytes] = {}
         self._outcome: asyncio.Task[Any] | None = None
@@ -201,7 +203,7 @@ class Activation:
         return (
             self.state is State.RUNNING
             and not self.host.draining
-            and self.host.lease_is_fresh(self.fence.prefix)
+            and self.host.lease_is_held(self.fence.prefix, self._lapses)
         )
 
     def _check_key(self, key: Any, call_site: CallSite) -> None:
@@ -247,8 +249,10 @@ class Activation:
                 self.end("handed back")
             else:
                 await self.host.wait_for_lease(self.fence.prefix)
+                lapses = self.host.lapses
                 try:
                     await self.journal.verify()
+                    self._lapses = lapses
                 except PolosError as error:
                     self.dropped(f"it can't be loaded: {error}", pause=True)
 

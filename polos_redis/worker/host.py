@@ -82,8 +82,12 @@ class WorkerHost:
 
     # --- runtime's Host -----------------------------------------------------------------
 
-    def lease_is_fresh(self, prefix: bytes) -> bool:
-        return self.lease.is_fresh(prefix)
+    @property
+    def lapses(self) -> int:
+        return self.lease.lapses
+
+    def lease_is_held(self, prefix: bytes, lapses: int) -> bool:
+        return self.lease.is_held(prefix, lapses)
 
     async def wait_for_lease(self, prefix: bytes) -> None:
         await self.lease.wait_until_fresh(prefix)
