@@ -11,7 +11,7 @@ import pytest
 from polos_redis import PolosClient, Workflow, WorkflowContext, errands
 from polos_redis.state import keys
 from polos_redis.worker import errands as runner
-from tests.harness.command import POLOS, Command
+from tests.harness.command import Command
 from tests.harness.running import running, until
 
 
@@ -28,7 +28,7 @@ async def test_failed_errands_are_listed_shown_and_retried(
 ) -> None:
     monkeypatch.setattr(runner, "FIRST_RETRY_MS", 5)
     polos = Command(redis_url, namespace, tmp_path)
-    assert (await polos.arun(POLOS, "errands", "list")).stderr == "no failed errands\n"
+    assert (await polos("errands", "list")).err == "no failed errands\n"
     async with running(redis_url, namespace, asks) as at:
         handle = await asks.invoke(at.client)
         await answer_early(at.client, handle.id)
@@ -43,26 +43,26 @@ async def test_failed_errands_are_listed_shown_and_retried(
         await until(is_aside)
         await store.wire.call("HSET", early, "ask", sound)
         name = f"y{handle.id} ask"
-        listed = (await polos.arun(POLOS, "errands", "list")).stdout
+        listed = (await polos("errands", "list")).out
         assert name in listed and "early answer" in listed and "set aside" in listed
-        (found,) = json.loads((await polos.arun(POLOS, "errands", "list", "--json")).stdout)
+        (found,) = json.loads((await polos("errands", "list", "--json")).out)
         assert (found["errand"], found["attempts"]) == (name, runner.MOST_ATTEMPTS)
-        shown = (await polos.arun(POLOS, "show", handle.id)).stdout
+        shown = (await polos("show", handle.id)).out
         assert "ask  came before its suspension by ann (client)" in shown
         assert f"set aside; try again: polos errands retry '{name}'" in shown
-        audit = (await polos.arun(POLOS, "audit", handle.id)).stdout
+        audit = (await polos("audit", handle.id)).out
         assert "set aside" in audit
 
-        done = await polos.arun(POLOS, "errands", "retry", "nobody knows it")
-        assert (done.code, done.stderr) == (
+        done = await polos("errands", "retry", "nobody knows it")
+        assert (done.code, done.err) == (
             1,
             "polos: no errand 'nobody knows it' has failed: polos errands list shows those that have\n",
         )
         for wrong in ((), (name, "--all")):
-            done = await polos.arun(POLOS, "errands", "retry", *wrong)
-            assert (done.code, done.stderr) == (2, "polos: name one errand, or pass --all\n")
-        done = await polos.arun(POLOS, "errands", "retry", "--all", "--json")
-        assert json.loads(done.stdout) == {"retried": [name]}
+            done = await polos("errands", "retry", *wrong)
+            assert (done.code, done.err) == (2, "polos: name one errand, or pass --all\n")
+        done = await polos("errands", "retry", "--all", "--json")
+        assert json.loads(done.out) == {"retried": [name]}
         assert (await at.result(handle))["data"] == {"approved": True}
 
 
