@@ -1,5 +1,6 @@
 """Logging: the package's loggers, and the formatters of its command: one line of text with key=value pairs,
-or one JSON object per line. Tokens of links and secrets of API keys are redacted."""
+or one JSON object per line. Tokens of links and secrets of API keys are redacted, and characters that a
+terminal would obey are escaped."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from typing import Any
 
 from polos_redis import failures
 from polos_redis.redaction import redact_text
+from polos_redis.values.text import visible, visible_json
 
 LOGGERS = ("polos.execution", "polos.notices", "polos.server", "polos.wire", "polos.worker")
 
@@ -54,7 +56,10 @@ class KeyValueFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         pairs = "".join(f" {name}={_quoted(value)}" for name, value in _extras(record).items())
         line = f"{_time(record)} {record.levelname} {record.getMessage()}{pairs}"
-        return redact_text(f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line)
+        shown = redact_text(visible(line))
+        if record.exc_info:
+            shown += "\n" + redact_text(visible(self.formatException(record.exc_info), multiline=True))
+        return shown
 
 
 class JsonFormatter(logging.Formatter):
@@ -70,7 +75,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return redact_text(json.dumps(fields, default=str, ensure_ascii=False))
+        return redact_text(visible_json(json.dumps(fields, default=str, ensure_ascii=False)))
 
 
 def _quoted(value: Any) -> str:

@@ -17,6 +17,7 @@ from polos_redis.definitions.queue import Queue
 from polos_redis.definitions.registry import DefinitionSite, register
 from polos_redis.errors import InvalidInputError
 from polos_redis.runtime.steps.child_requests import WorkflowCall
+from polos_redis.values.json_value import JsonValue
 from polos_redis.workflow import InvokeOptions, Workflow
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         `InvalidInputError`."""
         if isinstance(input, AgentInput):
             return input
-        content = input.input if isinstance(input, Question) else input
+        content = input.value if isinstance(input, JsonValue) else input
+        content = content.input if isinstance(content, Question) else content
         if isinstance(content, dict):
             content = content.get("messages", content.get("input"))
         if isinstance(content, str):

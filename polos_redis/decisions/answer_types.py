@@ -43,6 +43,11 @@ class AnswerTypes:
             return None, "", None, ""
         schema, name = schemas.describe(what, self.approval)
         schema = self.schema or schema
+        approved = schemas.properties(schema).get("approved", {})
+        if not _has_verdict(schema) and approved.keys() - {"title", "description", "default"}:
+            raise ConfigurationError(
+                f"{what}: the field `approved` of schema= must be a bool: Approve and Reject answer it"
+            )
         if self.rejection is None or self.rejection is Rejection:
             needed = self.rejection is not None or _needs_rejection(schema)
             return schema, name, _rejection_schema(schema) if needed else None, ""

@@ -80,10 +80,11 @@ async def decide(
     digest: str | None = None,
     early: bool = False,
     channel: str,
+    key_id: str = "",
 ) -> Resumed:
-    """Answer a suspension; see `PolosClient.resume`."""
+    """Answer a suspension; see `PolosClient.resume`. `key_id` is the id of the API key it is given with."""
     keys.check_text("suspend_step_key", step_key, keys.LONGEST_STEP_KEY, empty=True)
-    answer = _encode(connection, data, by, groups, digest, channel)
+    answer = replace(_encode(connection, data, by, groups, digest, channel), key_id=key_id)
     store = await connection.store()
     reply = await _send(store, execution_id, step_key, answer, digest)
     if reply[0] == b"unknown":

@@ -21,8 +21,9 @@ class Host(Protocol[A]):
 
     `draining`: the worker stops, so nothing new may start. `released` frees the slot of an activation that
     has ended; `hand_back` gives its queue entry back, after a pause where an immediate retry would only be
-    refused again. `lapses` counts how often the lease was lost; `lease_is_held` says whether it is fresh, and
-    has been since that many lapses. `spawn` starts a task that outlives the activation and logs its failure.
+    refused again, and with a `reason` that people are to see. `lapses` counts how often the lease was lost;
+    `lease_is_held` says whether it is fresh, and has been since that many lapses. `spawn` starts a task that
+    outlives the activation and logs its failure.
     """
 
     store: Store
@@ -44,4 +45,4 @@ class Host(Protocol[A]):
     def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]: ...
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None: ...
     def released(self, activation: A) -> None: ...
-    def hand_back(self, activation: A, *, pause: bool = False) -> None: ...
+    def hand_back(self, activation: A, *, pause: bool = False, reason: str = "") -> None: ...

@@ -15,6 +15,7 @@ from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
 from polos_redis.server.security import require, uncovered
 from polos_redis.server.site import Client
+from polos_redis.values.json_value import from_json
 from polos_redis.workflow import InvokeOptions
 
 router = APIRouter(prefix="/api/v1/executions", route_class=JsonRoute, tags=["executions"])
@@ -41,8 +42,10 @@ async def start(
     if not body.user_id:
         options["user_id"] = caller.name
     options["started_by"] = caller.name
+    if body.initial_state is not None:
+        options["initial_state"] = from_json(body.initial_state)
     try:
-        handle = await client.invoke(body.workflow_id, body.input, **options)
+        handle = await client.invoke(body.workflow_id, from_json(body.input), **options)
     except ConfigurationError as error:  # a concurrency_key without a limit on the queue
         raise Problem(409, str(error), kind="queue-conflict", title="Queue conflict") from None
     location = f"{router.prefix}/{handle.id}"

@@ -60,12 +60,13 @@ def decode(data: bytes) -> Any:
 
     Types are looked up among imported modules. Stored bytes can't cause an import or a call, except to
     create records of known classes. Raises only UnreadableValueError: for damaged or truncated bytes, for a
-    type that this process has not imported, and for a newer format.
+    newer format, for a class that has changed so that it refuses the stored fields (changed.py), and, as
+    UnknownTypeError, for a type that this process has not imported.
     """
     try:
         return packing.unpack(data)
     except UnreadableValueError as error:
-        raise UnreadableValueError(f"a stored value can't be read: {error}") from None
+        raise type(error)(f"a stored value can't be read: {error}") from None
     except Exception as error:
         raise UnreadableValueError(
             f"a stored value can't be read: it is damaged ({failures.repr_of(error)})"

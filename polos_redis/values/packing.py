@@ -18,7 +18,8 @@ therefore never changes its meaning; a changed format gets a new code.
     11    enum member  array, see records.py
     12    dataclass    array, see records.py
     13    model        array, see records.py
-    14+   -            unused; 64 to 127 are never stored (digests use some of them)
+    14    JSON value   the value, see json_value.py
+    15+   -            unused; 64 to 127 are never stored (digests use some of them)
 
 Strings are UTF-8 and may contain lone surrogates. Arrays and strings in payloads have this same format,
 without a header. bytearray and memoryview are stored and read back as bytes. msgpack's own ExtType and
@@ -43,10 +44,10 @@ from msgpack import ExtType, Packer, Unpacker, unpackb
 
 from polos_redis.errors import NotStorableError, UnreadableValueError
 from polos_redis.values import records
-from polos_redis.values.type_names import type_name
+from polos_redis.values.json_value import JsonValue
 
 INT, TUPLE, SET, FROZENSET, DATETIME, DATE, TIME, TIMEDELTA, DECIMAL, UUID_ = range(1, 11)
-ENUM, DATACLASS, MODEL = 11, 12, 13
+ENUM, DATACLASS, MODEL, JSON = 11, 12, 13, 14
 RECORD_KINDS = {ENUM: records.ENUM, DATACLASS: records.DATACLASS, MODEL: records.MODEL}
 _RECORD_CODES = {kind: code for code, kind in RECORD_KINDS.items()}
 
@@ -85,7 +86,9 @@ def pack(value: Any, depth: int = 0) -> bytes:
 def pack_record(cls: type, fields: Mapping[str, bytes]) -> bytes:
     """Packs an instance of a dataclass from packed fields, whose types need not be imported here."""
     packer = Packer()
-    body = packer.pack_array_header(2) + packer.pack(type_name(cls)) + packer.pack_map_header(len(fields))
+    body = (
+        packer.pack_array_header(2) + packer.pack(records.tag_of(cls)) + packer.pack_map_header(len(fields))
+    )
     body += b"".join(packer.pack(name) + packed for name, packed in fields.items())
     data: bytes = packer.pack(ExtType(DATACLASS, body))
     return data
@@ -258,7 +261,7 @@ def _enum_packer(cls: Any, body: records.Body) -> Callable[[Any], bytes]:
         try:
             data = pack(content)
         except Exception:  # the member's value can't be stored: its name is enough to restore it
-            data = pack([content[0], content[1], content[1]])
+            data = pack(content[:2])
         if member._name_ in cls._member_map_:  # combinations of flags are too many to cache
             packed[member._name_] = data
         return data
@@ -277,6 +280,7 @@ _ENCODERS: dict[type, Encoder] = {
     timedelta: (TIMEDELTA, lambda v: [v.days, v.seconds, v.microseconds], True),
     Decimal: (DECIMAL, lambda v: bytes(str(v), "ascii"), False),
     UUID: (UUID_, lambda v: v.bytes, False),
+    JsonValue: (JSON, lambda v: v.value, True),
 }
 
 
@@ -292,6 +296,8 @@ def _make_hook(depth: int) -> Callable[[int, bytes], Any]:
         if code in _FROM_BYTES:
             return _FROM_BYTES[code](data)
         body = unpack(data, below)
+        if code == JSON:
+            return JsonValue(body)
         if code in RECORD_KINDS:
             return records.restore(RECORD_KINDS[code], body)
         if type(body) is list and code in _FROM_LIST:

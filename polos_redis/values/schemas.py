@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic.json_schema import GenerateJsonSchema
 
+ZONE = "timeZone"  # keyword of a date-time's schema: false if it must have none
 DECIMAL = r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
@@ -129,7 +130,8 @@ def _generator() -> type[GenerateJsonSchema]:
     from pydantic.json_schema import GenerateJsonSchema
 
     class Generator(GenerateJsonSchema):
-        """pydantic's generator, but with a pattern for decimals: it would allow any string."""
+        """pydantic's generator, but decimals have a pattern (it would allow any string), and datetimes say
+        if they have no time zone."""
 
         def decimal_schema(self, schema: Any) -> dict[str, Any]:
             found = super().decimal_schema(schema)
@@ -137,6 +139,10 @@ def _generator() -> type[GenerateJsonSchema]:
                 if one.get("type") == "string":
                     one.setdefault("pattern", DECIMAL)
             return found
+
+        def datetime_schema(self, schema: Any) -> dict[str, Any]:
+            found = super().datetime_schema(schema)
+            return {**found, ZONE: False} if schema.get("tz_constraint") == "naive" else found
 
     return Generator
 

@@ -5,12 +5,18 @@ pydantic is imported when the first type needs it.
 
 from __future__ import annotations
 
+import functools
 import inspect
+import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polos_redis import failures
 from polos_redis.errors import ConfigurationError, InvalidInputError
+from polos_redis.values.json_value import JsonValue
+
+if TYPE_CHECKING:
+    from pydantic import ConfigDict, TypeAdapter
 
 Validator = Callable[[object], object]
 
@@ -45,8 +51,9 @@ def validator(annotation: Any) -> Validator:
 def validate_input(annotation: Any, value: object, *, workflow_id: str, name: str = "input") -> object:
     """Converts an input, or another value called `name`, to the workflow's declared type.
 
-    Instances of the declared class pass unchanged; a dict (JSON from the CLI or REST) becomes the model or
-    dataclass. Raises InvalidInputError naming the workflow and each invalid field.
+    Instances of the declared class pass unchanged; a dict becomes the model or dataclass. A `JsonValue`, from
+    the CLI or REST, is validated as JSON, so that strict types accept it. Raises InvalidInputError naming the
+    workflow and each invalid field.
     """
     if type(value) is annotation:
         return value
@@ -55,10 +62,12 @@ def validate_input(annotation: Any, value: object, *, workflow_id: str, name: st
     except ConfigurationError as error:
         raise ConfigurationError(f"workflow {workflow_id!r}: {error}") from error.__cause__
     if check is _anything:  # without importing pydantic
-        return value
+        return value.value if isinstance(value, JsonValue) else value
     from pydantic import ValidationError
 
     try:
+        if isinstance(value, JsonValue):
+            return json_adapter(annotation).validate_json(json.dumps(value.value))
         return check(value)
     except ValidationError as error:
         fields = "; ".join(
@@ -74,20 +83,45 @@ def _anything(value: object) -> object:
     return value
 
 
-def _build(annotation: Any) -> Validator:
-    from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+def adapter(annotation: Any) -> TypeAdapter[Any]:
+    """pydantic's adapter of a type; a class that pydantic doesn't know accepts its instances.
 
-    adapter: TypeAdapter[Any]
+    Raises ConfigurationError with pydantic's first reason if it can't validate the type.
+    """
+    from pydantic import ConfigDict, PydanticUserError
+
     try:
-        adapter = TypeAdapter(annotation)
-        if not getattr(adapter, "pydantic_complete", True):  # a name in the annotation is still undefined
-            adapter.rebuild(raise_errors=True)
-    except (PydanticUserError, NameError):
-        try:  # a class that pydantic doesn't know: accept its instances
-            adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-            if not getattr(adapter, "pydantic_complete", True):
-                adapter.rebuild(raise_errors=True)
-        except (PydanticUserError, NameError) as error:
-            raise ConfigurationError(f"its input type {annotation!r} can't be validated: {error}") from error
-    validate: Validator = adapter.validate_python
+        return _complete(annotation, None)
+    except (PydanticUserError, NameError) as error:
+        try:
+            return _complete(annotation, ConfigDict(arbitrary_types_allowed=True))
+        except (PydanticUserError, NameError):
+            why = str(error).partition("\n")[0]  # the rest is pydantic's advice with links
+            raise ConfigurationError(f"the type {annotation!r} can't be validated: {why}") from error
+
+
+def json_adapter(annotation: Any) -> TypeAdapter[Any]:
+    """As `adapter`, built once per type."""
+    try:
+        return _cached_adapter(annotation)
+    except TypeError:  # unhashable annotations are built each time
+        return adapter(annotation)
+
+
+@functools.lru_cache(maxsize=256)
+def _cached_adapter(annotation: Any) -> TypeAdapter[Any]:
+    return adapter(annotation)
+
+
+def _complete(annotation: Any, config: ConfigDict | None) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    found: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
+    if not getattr(found, "pydantic_complete", True):  # a name in the annotation is still undefined
+        found.rebuild(raise_errors=True)
+    return found
+
+
+def _build(annotation: Any) -> Validator:
+    validate: Validator = adapter(annotation).validate_python
     return validate

@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 
 from polos_redis.definitions.definition import WorkflowDefinition
-from polos_redis.errors import InternalWorkflowError, PolosError
+from polos_redis.errors import InternalWorkflowError, InvalidInputError, PolosError, UnreadableValueError
 from polos_redis.runtime.activation import Activation, State
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.durable_state import DurableState
@@ -90,9 +90,12 @@ class Dispatch:
         self._start(activation, loaded.input, loaded.origin)
 
     def _start(self, activation: Activation, packed: bytes, origin: bytes | None) -> None:
-        """Decode and validate the input and run the code with it. An invalid input fails the execution, and
-        so does an internal workflow's start by anything but a workflow: whoever started it may not have known
-        the workflow yet."""
+        """Decode and validate the input and run the code with it.
+
+        An invalid input fails an execution that has not started yet, and so does an internal workflow's start
+        by anything but a workflow: whoever started it may not have known the workflow yet. A stored value
+        that can't be read, or an input that was valid before, holds it back.
+        """
         workflow = activation.workflow
         try:
             if origin is not None:
@@ -103,8 +106,14 @@ class Dispatch:
             if activation.origin.initial_state is not None:
                 state = workflow.check_state(codec.decode(activation.origin.initial_state))
                 activation.durable_state = DurableState(state, self._host.value_limit)
+        except UnreadableValueError as error:
+            activation.hold_back("input", error)
+            return
         except BaseException as error:  # a validator may raise anything, SystemExit too
-            activation.fail_before_start(error)
+            if isinstance(error, InvalidInputError) and activation.journal.records:
+                activation.hold_back("input", error)
+            else:
+                activation.fail_before_start(error)
             return
         ctx = WorkflowContext(activation)
         activation.start(lambda: coroutine_of(workflow, ctx, validated))

@@ -181,7 +181,7 @@ WRONG: dict[str, tuple[dict[str, Any], Any, str]] = {
     "no such type": (
         {},
         _unknown,
-        "tool '_unknown': can't resolve an annotation: name 'Nowhere' is not defined",
+        "tool '_unknown': can't resolve the annotation of 'number': name 'Nowhere' is not defined",
     ),
     "not async": ({}, _sync, "workflow '_sync': _sync must be an async function"),
     "id": ({"id": "a b"}, square, "tool 'a b': a tool's id has 1 to 64 letters, digits, _ and -"),

@@ -29,6 +29,7 @@ from polos_redis import (
     ShownChangedError,
     Workflow,
     WorkflowContext,
+    events,
 )
 from tests.harness.running import Running, running
 

@@ -170,7 +170,7 @@ def test_an_invalid_public_url_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize("name", ["", " alice", "group:ops", "a\nb", "x" * 201])
 def test_an_ambiguous_name_is_refused(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="a link's name (can't be|must be a name of 1 to 200)"):
+    with pytest.raises(ConfigurationError, match=r"a link's name (can't be|must be a name of 1 to 200)"):
         made(NEW).token(ID, "approval", 1, CREATED, name=name)
     with pytest.raises(ConfigurationError, match="a group's name can't be"):
         made(NEW).token(ID, "approval", 1, CREATED, groups=[name])

@@ -17,8 +17,8 @@ from tests import ROOT
 
 # From the bottom to the top, as docs/architecture.md draws them.
 LAYERS = (
-    *("version", "errors", "failures", "redaction", "logs", "tasks", "threads", "watchdog"),
-    *("values", "wire", "embedded", "state", "definitions", "settings", "connection", "decisions"),
+    *("version", "errors", "failures", "redaction", "tasks", "threads", "watchdog"),
+    *("values", "logs", "wire", "embedded", "state", "definitions", "settings", "connection", "decisions"),
     *(
         "metrics",
         "events",
