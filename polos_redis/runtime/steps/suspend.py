@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, overload
 
+from polos_redis import failures
 from polos_redis.decisions import answers
 from polos_redis.decisions.answer_form import AnswerForm, check_form
 from polos_redis.decisions.answer_policy import AnswerPolicy
-from polos_redis.decisions.answer_types import UNTYPED, AnswerTypes, Rejection, form_of
+from polos_redis.decisions.answer_types import UNTYPED, AnswerTypes, Rejection
 from polos_redis.decisions.changed_types import read_answer
 from polos_redis.errors import (
     ConfigurationError,
@@ -22,7 +23,6 @@ from polos_redis.errors import (
 from polos_redis.runtime.branches import one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller
 from polos_redis.runtime.steps.run import Runs
-from polos_redis.state import stored_errors
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.suspensions import SuspensionRequest
 from polos_redis.values import codec, digests, records
@@ -199,8 +199,8 @@ class Suspending(Runs):
             return read_answer(record.answer, types, record.policy)
         except UnreadableValueError as unreadable:
             await self._hold_back(key, unreadable)
-        except Exception as error:  # pydantic's, or those of the type's own validators
-            raise StepExecutionError(key, "InvalidAnswerError", stored_errors.text_of(error)) from error
+        except BaseException as error:  # pydantic's, or those of the type's own validators
+            raise StepExecutionError(key, "InvalidAnswerError", failures.text_of(error)) from error
 
     async def _request(self, key: str, ask: Ask) -> SuspensionRequest:
         """Returns the request to store. Raises `ConfigurationError` or `InvalidInputError`."""
@@ -232,7 +232,7 @@ class Suspending(Runs):
                 raise ConfigurationError(f"{what}: on_timeout= needs timeout=")
             default = codec.encode(ask.on_timeout, limit=host.value_limit)
             if ask.has_policy:
-                form, is_instance = form_of(default, declared.type_name)
+                form, is_instance = declared.form_of(ask.on_timeout)
                 check = declared.check_instance if is_instance else declared.check_answer
                 try:
                     check(activation.id, key, form)
