@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from polos_redis.errors import ConfigurationError, UnreadableValueError
-from polos_redis.values import codec, schemas, type_names
+from polos_redis.errors import ConfigurationError
+from polos_redis.values import codec, schemas
 from polos_redis.values.complete_form import accept, complete_form
 from polos_redis.values.plain import is_json
 
@@ -81,17 +81,6 @@ def verdict(answer: Any) -> bool | None:
     """Returns whether an answer approves, by its boolean field `approved`; None without one."""
     approved = answer.get("approved") if isinstance(answer, dict) else None
     return approved if isinstance(approved, bool) else None
-
-
-def form_of(stored: bytes, type_name: str) -> tuple[Any, bool]:
-    """The complete form of a stored answer, and whether the answer is an instance of this type."""
-    try:
-        value = codec.decode(stored)
-    except UnreadableValueError:  # of a type that this process has not imported
-        return codec.to_plain(stored), False
-    cls = type_names.find_type(type_name) if type_name else None
-    is_instance = cls is not None and isinstance(value, cls)
-    return value if is_json(value) else complete_form(value, floats=is_instance), is_instance
 
 
 def _needs_rejection(schema: dict[str, Any]) -> bool:

@@ -64,6 +64,7 @@ TOO_DEEP = f"nested deeper than {MAX_NESTING} levels (or it contains itself)"
 
 # code, function from a value to its body, whether the body still has to be packed
 Encoder = tuple[int, Callable[[Any], Any], bool]
+Hooks = list[Callable[[int, bytes], Any]]  # one for each level of extension types
 
 
 def pack(value: Any, depth: int = 0) -> bytes:
@@ -100,14 +101,15 @@ def pack_list(items: Sequence[bytes]) -> bytes:
     return data
 
 
-def unpack(data: bytes, depth: int = 0) -> Any:
+def unpack(data: bytes, depth: int = 0, hooks: Hooks | None = None) -> Any:
     """Unpacks a value. Raises UnreadableValueError, or any other exception if the data is damaged."""
+    hooks = hooks or _HOOKS
     if depth <= _IN_C_STACK:
-        return unpackb(data, ext_hook=_HOOKS[depth], strict_map_key=False, unicode_errors="surrogatepass")
+        return unpackb(data, ext_hook=hooks[depth], strict_map_key=False, unicode_errors="surrogatepass")
     if depth > MAX_TYPED:
         raise UnreadableValueError(TOO_DEEP)
     unpacker = Unpacker(
-        ext_hook=_HOOKS[depth],
+        ext_hook=hooks[depth],
         strict_map_key=False,
         unicode_errors="surrogatepass",
         max_buffer_size=max(len(data), 1),
@@ -287,19 +289,25 @@ _ENCODERS: dict[type, Encoder] = {
 # --- decoding ---------------------------------------------------------------------------
 
 
-def _make_hook(depth: int) -> Callable[[int, bytes], Any]:
+def _make_hooks(restore: Callable[[str, Any], Any]) -> Hooks:
+    hooks: Hooks = []
+    hooks += [_make_hook(depth, restore, hooks) for depth in range(MAX_TYPED + 1)]
+    return hooks
+
+
+def _make_hook(depth: int, restore: Callable[[str, Any], Any], hooks: Hooks) -> Callable[[int, bytes], Any]:
     below = depth + 1
 
     def hook(code: int, data: bytes) -> Any:
         if code == MODEL:
-            return records.restore(records.MODEL, unpack(data, below))
+            return restore(records.MODEL, unpack(data, below, hooks))
         if code in _FROM_BYTES:
             return _FROM_BYTES[code](data)
-        body = unpack(data, below)
+        body = unpack(data, below, hooks)
         if code == JSON:
             return JsonValue(body)
         if code in RECORD_KINDS:
-            return records.restore(RECORD_KINDS[code], body)
+            return restore(RECORD_KINDS[code], body)
         if type(body) is list and code in _FROM_LIST:
             return _FROM_LIST[code](body)
         raise UnreadableValueError(
@@ -328,7 +336,8 @@ def _zone(key: str) -> tzinfo:
     return ZoneInfo(key)
 
 
-_HOOKS = [_make_hook(depth) for depth in range(MAX_TYPED + 1)]
+_HOOKS = _make_hooks(records.restore)
+HOOKS_OR_FIELDS = _make_hooks(records.restore_or_fields)
 _FROM_BYTES: dict[int, Callable[[bytes], Any]] = {
     INT: lambda data: int.from_bytes(data, "big", signed=True),
     DATETIME: _parse_clock(datetime.fromisoformat),

@@ -60,6 +60,15 @@ def is_json(value: object) -> bool:
     return True
 
 
+def is_text(form: Any) -> bool:
+    """Returns whether plain JSON can be written as UTF-8: no string in it has a lone surrogate."""
+    try:
+        dumps(form, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def readable(stored: bytes | None) -> Any:
     """As `to_plain`, for people to read: without tokens and secrets (see redaction.py).
 

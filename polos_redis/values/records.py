@@ -107,6 +107,17 @@ def _restorer(tag: str) -> tuple[str, type, str, Restore]:
     return name, cls, kind, _dataclass_restorer(cls) if is_same else _changed_dataclass_restorer(cls, name)
 
 
+def restore_or_fields(kind: str, body: Any) -> Any:
+    """As `restore`; for a type that is not imported, the dict of its fields, or an enum member's value. If
+    that is not stored, its name."""
+    if type_names.find_type(name_in(body[0])) is not None:
+        return restore(kind, body)
+    if kind == ENUM:
+        return body[-1]
+    extra = body[3] if kind == MODEL and len(body) > 3 else None
+    return {**_named(body[1]), **_named(extra)}
+
+
 def _findable_name(cls: type) -> str:
     name = type_names.type_name(cls)
     if "<locals>" in name:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import httpx
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from typing_extensions import TypedDict
 
 from polos_redis import (
@@ -48,6 +48,8 @@ class Refusal(BaseModel):
     approved: Literal[False]
     code: Literal["duplicate", "fraud"]
     reason: str | None = None
+    proof: bytes = Field(default=b"", exclude=True)
+    _seen_by: str = PrivateAttr("nobody")
 
 
 class Optional(BaseModel):
@@ -175,6 +177,10 @@ async def test_a_type_of_its_own_for_rejections(redis_url: str, namespace: str) 
         handle, approved = await asked(at, "refusal"), await asked(at, "refusal")
         await at.answer(handle, "pay", {"approved": False, "code": "fraud"})
         assert await seen(at, handle) == [Refusal(approved=False, code="fraud")] * 2
+        given, instance = Refusal(approved=False, code="fraud", proof=b"\xff"), await asked(at, "refusal")
+        given._seen_by = "ann"
+        await at.answer(instance, "pay", given)
+        assert await seen(at, instance) == [given] * 2
         yes = {"approved": True, "amount": 5, "pay_by": "2026-01-01"}
         await at.answer(approved, "pay", yes)
         assert await seen(at, approved) == [Payment.model_validate(yes)] * 2

@@ -142,14 +142,15 @@ def mapped(inner: Type) -> Type:
 
 
 def paired(first: Type, second: Type) -> Type:
-    annotation = tuple[first.annotation, second.annotation]  # type: ignore[name-defined]
+    generic: Any = tuple
+    annotation = generic.__class_getitem__((first.annotation, second.annotation))
     return Type(annotation, st.tuples(first.values, second.values))
 
 
 def united(first: Type, second: Type) -> Type:
     both = st.one_of(first.enterable, second.enterable)
     others = [one.others for one in (first, second) if one.others is not None]
-    annotation = Union[first.annotation, second.annotation]  # type: ignore[name-defined] # noqa: UP007
+    annotation: Any = Union[first.annotation, second.annotation]  # noqa: UP007 - of values, not of names
     return Type(annotation, both, st.one_of(others) if others else None)
 
 

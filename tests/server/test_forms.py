@@ -58,7 +58,9 @@ def of_type(annotation: Any) -> forms.Form:
 
 def form_of(annotation: Any, default: Any = ...) -> forms.Form:
     """The form of a model with one field, `it`."""
-    model: type[BaseModel] = create_model("Answer", it=(annotation, default))
+    model: type[BaseModel] = create_model(
+        "Answer", it=(type(None) if annotation is None else annotation, default)
+    )
     return of_type(model)
 
 

@@ -122,9 +122,10 @@ class Calls:
             await self._hold_back(key, error)
 
     async def _decode_foreign(self, key: str, stored: bytes) -> Any:
-        """Decode a value that another program stored; plain data if its type is not imported here."""
+        """Decode a value that another program stored. What is of a type that is not imported here is the dict
+        of its fields; if that can't be (as an item of a set), the whole value is plain JSON."""
         try:
-            return codec.decode(stored)
+            return codec.decode(stored, or_fields=True)
         except UnknownTypeError:
             return codec.to_plain(stored)
         except UnreadableValueError as error:

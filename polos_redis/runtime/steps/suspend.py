@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, overload
 from polos_redis.decisions import answers
 from polos_redis.decisions.answer_form import AnswerForm, check_form
 from polos_redis.decisions.answer_policy import AnswerPolicy
-from polos_redis.decisions.answer_types import UNTYPED, AnswerTypes, Rejection, form_of
+from polos_redis.decisions.answer_types import UNTYPED, AnswerTypes, Rejection
 from polos_redis.decisions.changed_types import read_answer
 from polos_redis.errors import (
     ConfigurationError,
@@ -232,7 +232,7 @@ class Suspending(Runs):
                 raise ConfigurationError(f"{what}: on_timeout= needs timeout=")
             default = codec.encode(ask.on_timeout, limit=host.value_limit)
             if ask.has_policy:
-                form, is_instance = form_of(default, declared.type_name)
+                form, is_instance = declared.form_of(ask.on_timeout)
                 check = declared.check_instance if is_instance else declared.check_answer
                 try:
                     check(activation.id, key, form)
