@@ -112,6 +112,7 @@ async def test_a_rejection_needs_only_its_reason(
                 assert response.status_code == 200, response.text
         elif channel == "command":
             polos = Command(redis_url, namespace, tmp_path)
+            assert "to reject: approved, reason" in (await polos("show", handle.id)).out
             done = await polos("resume", handle.id, "--reject", "--reason", "too much")
             assert done.code == 0, done.err
         elif channel == "link":
