@@ -290,7 +290,6 @@ NEEDS: list[tuple[Any, Any]] = [
     (Keys, Rejection),
     (Optional, Optional),
     (OnlyReason, OnlyReason),
-    (Worded, None),
     (Nested, None),
     (Payment | int, None),
     (bool, None),
@@ -318,6 +317,7 @@ def test_a_reason_stays_as_constrained_as_the_approvals() -> None:
 @pytest.mark.parametrize(
     ("types", "why"),
     [
+        (AnswerTypes(Worded), "the field `approved` of schema= must be a bool"),
         (AnswerTypes(None, Refusal), "reject_schema= needs schema=, the type of an approval"),
         (AnswerTypes(Nested, Refusal), "with reject_schema=, give schema= a field `approved: bool`"),
         (AnswerTypes(Payment, Nested), r"give reject_schema= a field `approved: Literal\[False\]`"),
