@@ -150,7 +150,8 @@ class PolosClient(Connection):
         The keys include `id`, `workflow_id`, `status`, `input`, `result`, `error` (`type`, `message`,
         `traceback`), `created_at`, `started_at` and `finished_at` (ISO 8601), `steps`, `suspensions` (the
         data shown, and who answered, when and how), `open_suspensions`, `waits`, `children` (up to 1000 per
-        step) and `usage` (tokens of models). A root execution also lists the open suspensions of its
+        step), `usage` (tokens of models) and `held_back` (`times` and `reason` of a queued execution that
+        meets a stored value it can't read). A root execution also lists the open suspensions of its
         descendants as `open_suspensions_below`. Raises `ExecutionNotFoundError`.
         """
         return await queries.get_execution(self, execution_id)

@@ -129,6 +129,13 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         self.__doc__ = description or f"Ask the agent {id}."
         register(self, DefinitionSite.of_call(sys._getframe(1)))
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "options" and name in AgentOptions.__slots__:
+            raise AttributeError(
+                f"agent {self.id!r}: {name} can't be changed after the agent's definition: pass it to Agent()"
+            )
+        super().__setattr__(name, value)
+
     @property
     def model(self) -> str:
         """The name of the model."""

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from polos_redis import failures
 from polos_redis.errors import ConfigurationError
 from polos_redis.values import schemas
 from polos_redis.values.json_text import InvalidJsonError
@@ -68,8 +69,8 @@ def error_text(error: BaseException) -> str:
 
     if isinstance(error, InvalidJsonError):
         return f"Invalid JSON: {error}"
-    if not isinstance(error, ValidationError):
-        return f"{type(error).__name__}: {error}"
+    if type(error) is not ValidationError:
+        return failures.line_of(error)
     return "; ".join(
         ": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"])))
         for one in error.errors(include_url=False, include_context=False, include_input=False)

@@ -75,7 +75,7 @@ class ToolCalls:
             return ToolResult(call.name, call.id, call.arguments, "invalid", problem)
         try:
             parsed = tool.parse(call.arguments)
-        except Exception as error:  # pydantic's, or a validator's own
+        except BaseException as error:  # pydantic's, or a validator's own
             problem = f"invalid arguments: {error_text(error)}"
             return ToolResult(tool.name, call.id, call.arguments, "invalid", problem)
         if tool.answer is not None:

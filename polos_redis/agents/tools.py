@@ -130,7 +130,7 @@ def _tool(
             f"{what}: approval must be 'never', 'always' or a function of the input, not {approval!r}"
         )
     policy = AnswerPolicy.of(what, UNTYPED, approvers, required, 1, True, frozenset())
-    timeout_ms = milliseconds(f"the approval of {what}", approval_timeout)
+    timeout_ms = milliseconds(f"the approval of {what}", approval_timeout, error=ConfigurationError)
     if approval == "never" and (policy != ANYTHING or timeout_ms):
         raise ConfigurationError(
             f"{what} has approval options but no approval=: set it to 'always' or a function of the input"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Collection
 from typing import Any
 
+from polos_redis import errands
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions import audit as audit_log
 from polos_redis.decisions.suspensions import StoredSuspension, find_below, read_suspensions
@@ -24,6 +24,8 @@ from polos_redis.state import journal, keys
 from polos_redis.state.executions import STATUSES
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
+from polos_redis.state.store import Store
+from polos_redis.state.suspensions import MOST_BYTES
 from polos_redis.values.plain import readable
 from polos_redis.values.preview import Stored
 from polos_redis.values.text import text
@@ -31,7 +33,7 @@ from polos_redis.values.times import iso
 
 LIST_LIMIT = 1000
 MOST_EMPTY = 10  # pages without a row that are read before an empty one is returned
-AUDIT_PAGE = 100  # entries per call
+AUDIT_PAGE = 20  # entries per call
 
 
 async def get_execution(connection: Connection, execution_id: str, read: Read = readable) -> dict[str, Any]:
@@ -43,6 +45,7 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
     if "workflow" not in fields:
         raise ExecutionNotFoundError(execution_id)
     view = views.describe(execution_id, fields, records, read)
+    view["early_answers"] = await _early_answers(store, execution_id) if "early" in fields else []
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:
         below = await store.suspensions.open_below(execution_id, views.MAX_CHILDREN)
@@ -56,6 +59,23 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
         child["workflow_id"] = text(workflow) or None
         child["status"] = text(status) or child["status"]
     return view
+
+
+async def _early_answers(store: Store, execution_id: str) -> list[dict[str, Any]]:
+    """Returns the answers that came before their suspensions and have not been used, as JSON values. `errand`
+    is the work of checking one, if that has failed."""
+    early = await store.suspensions.early_answers(execution_id)
+    names = [f"y{execution_id} {step_key}" for step_key in early]
+    failed = await store.errands.failures_of(store.partitions.prefix(execution_id), names)
+    return [
+        {
+            "step_key": step_key,
+            "resumed_by": None if answer is None else answer.by or None,
+            "channel": None if answer is None else answer.channel,
+            "errand": None if one is None else errands.describe(one),
+        }
+        for (step_key, answer), one in zip(early.items(), failed, strict=True)
+    ]
 
 
 async def list_executions(
@@ -177,16 +197,44 @@ async def root_workflow(connection: Connection, execution_id: str) -> str | None
 
 async def audit(connection: Connection, execution_id: str, read: Read = readable) -> list[dict[str, Any]]:
     """See `PolosClient.audit`. `read` makes plain JSON of stored values."""
-    store = await connection.store()
+    page = await audit_page(connection, execution_id, read=read)
+    found = list(page)
+    while page.next_cursor is not None:
+        page = await audit_page(connection, execution_id, cursor=page.next_cursor, read=read)
+        found += page
+    return found
+
+
+async def audit_page(
+    connection: Connection,
+    execution_id: str,
+    *,
+    limit: int = LIST_LIMIT,
+    cursor: str | None = None,
+    read: Read = readable,
+) -> Page[dict[str, Any]]:
+    """Returns a page of the audit, oldest first. Like other pages it may be short, or empty, and yet have a
+    `next_cursor`. Raises `ExecutionNotFoundError`."""
+    store, root_id = await connection.store(), keys.root_of(execution_id)
+    first = at = 0 if cursor is None else _cursor(cursor)
     found: list[dict[str, Any]] = []
-    for first in itertools.count(0, AUDIT_PAGE):
-        stored = await store.suspensions.audit(keys.root_of(execution_id), first, AUDIT_PAGE)
-        found += audit_log.entries(stored, execution_id, read)
+    size = 0
+    while True:
+        stored = await store.suspensions.audit(root_id, at, AUDIT_PAGE)
+        for packed in stored:
+            found += audit_log.entries([packed], execution_id, read)
+            size, at = size + len(packed), at + 1
+            if len(found) == limit or size > MOST_BYTES or at == first + LIST_LIMIT:
+                return Page(found, str(at))
         if len(stored) < AUDIT_PAGE:
             break
-    if not found and (await store.executions.read_fields(execution_id, "status"))[0] is None:
+    if (
+        cursor is None
+        and not found
+        and (await store.executions.read_fields(execution_id, "status"))[0] is None
+    ):
         raise ExecutionNotFoundError(execution_id)
-    return found
+    return Page(found, None)
 
 
 def _workflow_id(workflow: str | WorkflowDefinition[Any, Any] | None) -> str:

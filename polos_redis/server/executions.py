@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header
 from starlette.responses import Response
@@ -104,8 +104,12 @@ async def retry(
 
 @router.get("/{execution_id}/audit", responses={200: {"model": shapes.Audit}})
 async def audit(
-    execution_id: str, client: Client, caller: Annotated[Caller, Depends(require("read"))]
+    execution_id: str,
+    client: Client,
+    caller: Annotated[Caller, Depends(require("read"))],
+    limit: shapes.Limit = 1000,
+    cursor: shapes.Cursor = None,
 ) -> Response:
     """Return the decisions on its suspensions, oldest first: who, what, when, and through which channel."""
-    entries: list[dict[str, Any]] = await client.audit(execution_id)
-    return Json({"audit": entries})
+    page = await queries.audit_page(client, execution_id, limit=limit, cursor=cursor)
+    return Json({"audit": list(page), "next_cursor": page.next_cursor})

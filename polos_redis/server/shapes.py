@@ -212,6 +212,7 @@ class AuditEntry(Shape):
 
 class Audit(Shape):
     audit: list[AuditEntry]
+    next_cursor: str | None
 
 
 class Health(Shape):

@@ -7,7 +7,7 @@ even unpacked. It is counted where it is left out: `PartialDict`, `PartialList` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -23,8 +23,11 @@ LARGE = 1 << 15  # bytes of a dict or list that is unpacked only as far as it is
 MAX_ITEMS = 300  # of one list or dict
 MAX_DEPTH = 40  # levels; deeper ones are left out
 MAX_KEY = 500  # characters of a dict's key
-RESERVED = 5  # nodes, for each of the values that follow in the same list or dict
+RESERVED = 8  # nodes, for each of the values that follow in the same list or dict
 RESERVED_CHARACTERS = 200
+
+
+_NESTED = (list, dict, ExtType)
 
 
 class PartialDict(dict[str, Any]):
@@ -128,7 +131,7 @@ class _Preview:
         unpacker = _unpacker(data)
         total = unpacker.read_map_header() if is_dict else unpacker.read_array_header()
         found: PartialDict | PartialList = PartialDict() if is_dict else PartialList()
-        count = min(total, MAX_ITEMS) if depth < MAX_DEPTH else 0
+        count = self._count(total, nodes) if depth < MAX_DEPTH else 0
         keep = self._keep if depth == 0 else ()
         shown = 0
         for place in range(total if is_dict and keep else count):
@@ -176,9 +179,16 @@ class _Preview:
         self._budget.characters -= printed
         return _beginning(text, length)
 
+    def _count(self, items: int, nodes: int, first: Iterable[Any] | None = None) -> int:
+        """Returns how many items of a list or dict to show, so that something of each can be shown. `first`
+        are some of them, None if they are still packed."""
+        nested = first is None or any(type(one) in _NESTED for one in islice(first, 20))
+        room = (self._budget.nodes - nodes) // (RESERVED if nested else 1)
+        return min(items, MAX_ITEMS, max(1, room))
+
     def _list(self, items: list[Any], depth: int, nodes: int, characters: int) -> list[Any]:
         found = PartialList()
-        count = min(len(items), MAX_ITEMS)
+        count = self._count(len(items), nodes, items)
         for place in range(count):
             if self._budget.nodes <= nodes:
                 break
@@ -189,7 +199,7 @@ class _Preview:
 
     def _dict(self, items: dict[Any, Any], depth: int, nodes: int, characters: int) -> dict[str, Any]:
         found = PartialDict()
-        count = min(len(items), MAX_ITEMS)
+        count = self._count(len(items), nodes, items.values())
         shown = 0
         for place, (key, value) in enumerate(islice(items.items(), count)):
             if self._budget.nodes <= nodes:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
+from polos_redis import failures
 from polos_redis.values import type_names
 from polos_redis.values.schemas import parse
 
@@ -63,8 +64,8 @@ def _by_type(cls: type, answer: Any) -> list[dict[str, str]]:
     except InvalidAnswer as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
         return [{"field": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in details]
-    except Exception as error:  # from a user's validator
-        return [{"field": "", "message": f"{type(error).__name__}: {error}"}]
+    except BaseException as error:  # from a user's validator
+        return [{"field": "", "message": failures.line_of(error)}]
     return []
 
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from polos_redis import failures
 from polos_redis.errors import ConfigurationError, InvalidInputError
 from polos_redis.values.json_value import JsonValue
 
@@ -74,8 +75,8 @@ def validate_input(annotation: Any, value: object, *, workflow_id: str, name: st
             for e in error.errors(include_url=False, include_context=False, include_input=False)
         )
         raise InvalidInputError(f"workflow {workflow_id!r}: {fields}") from None
-    except Exception as error:  # a user's own validator
-        raise InvalidInputError(f"workflow {workflow_id!r}: {name}: {error!r}") from error
+    except BaseException as error:  # a user's own validator may raise anything, SystemExit too
+        raise InvalidInputError(f"workflow {workflow_id!r}: {name}: {failures.repr_of(error)}") from error
 
 
 def _anything(value: object) -> object:

@@ -142,7 +142,8 @@ def mapped(inner: Type) -> Type:
 
 
 def paired(first: Type, second: Type) -> Type:
-    annotation: Any = tuple[first.annotation, second.annotation]  # type: ignore[name-defined]
+    generic: Any = tuple
+    annotation = generic.__class_getitem__((first.annotation, second.annotation))
     return Type(annotation, st.tuples(first.values, second.values))
 
 

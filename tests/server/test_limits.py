@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from polos_redis import EventData, PolosClient, apikeys, events
+from polos_redis import EventData, PolosClient, WorkflowContext, apikeys, events, workflow
 from polos_redis.server import bodies, health, listening, site
 from tests.harness.command import POLOS
-from tests.harness.running import until
-from tests.harness.serving import key, problem, serving
+from tests.harness.running import Running, until, working
+from tests.harness.serving import calling, key, problem, serving
 
 PATH = "/api/v1/executions"
 STALLED = 300
@@ -315,3 +315,34 @@ async def test_a_flood_of_checks_costs_few(client: PolosClient, monkeypatch: pyt
         answers = await asyncio.gather(*(api.get("/readyz") for _ in range(200)))
         assert {answer.status_code for answer in answers} == {200}
         assert (await commands(client) - before)["ping"] <= 60  # ten a second, on the slowest machine
+
+
+# --- pages ------------------------------------------------------------------------------
+
+
+@workflow(id="limits-asks")
+async def asks(ctx: WorkflowContext, input: int) -> None:
+    await asyncio.gather(*(ctx.step.suspend(f"ask {number}") for number in range(input)))
+
+
+async def test_the_audit_comes_in_pages_of_about_a_megabyte(client: PolosClient) -> None:
+    async with working(client, asks) as worker, calling(client) as api:
+        at = Running(client, worker)
+        handle = await asks.invoke(client, 5)
+        await at.parked(handle)
+        for number in range(5):
+            await client.resume(
+                suspend_execution_id=handle.id, suspend_step_key=f"ask {number}", data="x" * 400_000
+            )
+        await at.result(handle)
+        pages, cursor = [], "0"
+        while cursor is not None:
+            path = f"{PATH}/{handle.id}/audit?cursor={cursor}"
+            page = (await api.get(path)).json()
+            pages.append([one["step_key"] for one in page["audit"]])
+            cursor = page["next_cursor"]
+        assert [len(page) for page in pages] == [3, 2]
+        assert sorted(one for page in pages for one in page) == [f"ask {number}" for number in range(5)]
+        assert len(await client.audit(handle.id)) == 5
+        first = (await api.get(f"{PATH}/{handle.id}/audit?limit=2")).json()
+        assert (len(first["audit"]), first["next_cursor"]) == (2, "2")

@@ -109,6 +109,9 @@ async def decide(request: Request, execution_id: str, step_key: str) -> Response
     def page(status: int, notice: str = "") -> Response:
         return _page(request, caller, suspension, form, draft, token, status=status, notice=notice)
 
+    if _text(sent, "execution_created_at") not in ("", suspension["execution_created_at"]):
+        again = "This workflow was started again since you opened this page"
+        return page(409, f"{again}; your answer was not recorded.")
     if form.change_rows(draft):
         return page(200)
     answer = form.read(draft)
