@@ -17,6 +17,8 @@ from polos_redis.definitions.definition import register
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import InvalidInputError
 from polos_redis.runtime.steps.child_requests import WorkflowCall
+from polos_redis.values import bounds
+from polos_redis.values.bounded_type import MAX_MESSAGE, shortened
 from polos_redis.workflow import InvokeOptions, Workflow
 
 if TYPE_CHECKING:
@@ -141,9 +143,10 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         "content": ...}. Raises `InvalidInputError`."""
         return AgentCall(self, self.check_input(input))
 
-    def check_input(self, input: Any) -> Any:
-        """Convert an input to `AgentInput`: a text, messages, or {"messages": ...} or {"input": ...}. Raises
-        `InvalidInputError`."""
+    def input_check(self, input: Any) -> bounds.Work[Any]:
+        """Convert an input to `AgentInput`: a text, messages, or {"messages": ...} or {"input": ...}."""
+        yield
+        bounds.parts_of(input)
         if isinstance(input, AgentInput):
             return input
         content = input.input if isinstance(input, Question) else input
@@ -155,7 +158,7 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         if not messages or not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
             raise InvalidInputError(
                 f"agent {self.id!r}: the input must be a text, or messages like "
-                f'{{"role": "user", "content": ...}}, not {input!r}'
+                f'{{"role": "user", "content": ...}}, not {shortened(repr(input), MAX_MESSAGE)}'
             )
         return AgentInput(messages)
 

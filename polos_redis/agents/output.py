@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from polos_redis.errors import ConfigurationError
+from polos_redis.errors import ConfigurationError, StoredValueError
 from polos_redis.values import schemas
+from polos_redis.values.bounded_type import MismatchError
 
 # The keywords and formats OpenAI's strict mode supports. Others only narrow a value further: they are dropped
 # from the schema sent, and still checked here.
@@ -52,13 +54,12 @@ def api_name(name: str) -> str:
 
 def error_text(error: BaseException) -> str:
     """A validation error as one line that tells the model what to correct."""
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError):
-        return f"{type(error).__name__}: {error}"
-    return "; ".join(
-        ": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"])))
-        for one in error.errors(include_url=False, include_context=False, include_input=False)
+    if isinstance(error, json.JSONDecodeError):
+        return f"Invalid JSON: {error}"
+    return (
+        str(error)
+        if isinstance(error, MismatchError | StoredValueError)
+        else f"{type(error).__name__}: {error}"
     )
 
 

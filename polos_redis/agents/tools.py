@@ -12,7 +12,7 @@ from polos_redis.agents.output import Schema, api_name, check_fields, schema_of
 from polos_redis.decisions.answer_policy import ANYTHING, AnswerPolicy
 from polos_redis.errors import ConfigurationError
 from polos_redis.runtime.context import WorkflowContext
-from polos_redis.values import schemas
+from polos_redis.values import bounds, schemas
 from polos_redis.values.times import milliseconds
 from polos_redis.workflow import Workflow, workflow
 
@@ -48,9 +48,11 @@ class Tool:
             return Schema(self.name, _NOTHING, True, self.description)
         return schema_of(self.input_type, self.name, f"the input of tool {self.name!r}", self.description)
 
-    def parse(self, arguments: str) -> Any:
-        """Parse JSON arguments to the input type. Raises pydantic's ValidationError, or ValueError."""
-        return None if self.input_type is None else schemas.parse_json(self.input_type, arguments or "{}")
+    def parse(self, arguments: str) -> bounds.Work[Any]:
+        """Parse JSON arguments to the input type. Raises as `schemas.parse_json`."""
+        if self.input_type is None:
+            return None
+        return (yield from schemas.parse_json(self.input_type, arguments or "{}"))
 
     def __call__(self, *args: Any) -> Any:
         """Call the function directly, for example in a test."""

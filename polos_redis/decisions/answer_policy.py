@@ -15,7 +15,7 @@ import msgpack
 
 from polos_redis.decisions.people import GROUP
 from polos_redis.errors import ConfigurationError, InvalidAnswerError, NotApproverError
-from polos_redis.values import schema_errors, schemas
+from polos_redis.values import bounds, schema_errors, schemas
 from polos_redis.values.text import canonical
 
 MOST_REQUIRED = 100
@@ -124,9 +124,11 @@ class AnswerPolicy:
             found["self"],
         )
 
-    def check_answer(self, execution_id: str, step_key: str, answer: Any) -> None:
+    async def check_answer(self, execution_id: str, step_key: str, answer: Any) -> None:
         """Raises `InvalidAnswerError` if the answer (plain JSON) does not fit."""
-        errors = [] if self.schema is None else schema_errors.errors_in(self.schema, self.type_name, answer)
+        errors: list[dict[str, str]] = []
+        if self.schema is not None:
+            errors = await bounds.run(answer, schema_errors.errors_in(self.schema, self.type_name, answer))
         if not errors and self.counts and verdict(answer) is None:
             errors = [{"field": "approved", "message": "must be true or false: does this answer approve?"}]
         if errors:

@@ -34,7 +34,7 @@ from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
 from polos_redis.state.store import Store
 from polos_redis.state.suspensions import Answer
-from polos_redis.values import codec, digests
+from polos_redis.values import bounds, codec, digests
 from polos_redis.values.plain import is_plain
 from polos_redis.values.text import text
 from polos_redis.values.times import to_datetime
@@ -111,7 +111,7 @@ async def decide_stored(
     If the suspension was opened again since, the answer is checked again, against the new opening.
     """
     answer = _encode(connection, data, by, groups, digest, channel)
-    checked = _checked(answer, suspension, digest)
+    checked = await _checked(answer, suspension, digest)
     execution_id, step_key = suspension.execution_id, suspension.step_key
     store = await connection.store()
     reply = await _send(store, execution_id, step_key, answer, digest, checked=checked)
@@ -138,6 +138,7 @@ def _encode(
         raise InvalidInputError(f"groups must be a list of group names, not {groups!r}")
     if digest is not None and not (isinstance(digest, str) and digest.isascii()):
         raise InvalidInputError(f"shown_digest must be the digest of a suspension, not {digest!r}")
+    bounds.parts_of(data)
     value = codec.encode(data, limit=connection.max_value_bytes)
     return Answer(value, digests.stored_digest(value), by or "", groups, channel)
 
@@ -160,10 +161,10 @@ async def _send(
             return reply
         record = journal.parse(reply[1])
         assert isinstance(record, SuspensionRecord)
-        sent = _checked(answer, StoredSuspension(execution_id, step_key, record, reply[2]), digest)
+        sent = await _checked(answer, StoredSuspension(execution_id, step_key, record, reply[2]), digest)
 
 
-def _checked(answer: Answer, suspension: StoredSuspension, digest: str | None) -> Answer:
+async def _checked(answer: Answer, suspension: StoredSuspension, digest: str | None) -> Answer:
     """Returns the answer as checked against an opening of the suspension, in the form that is stored.
 
     Raises `ShownChangedError`, `NotApproverError` or `InvalidAnswerError` if the suspension is open. If it is
@@ -180,7 +181,7 @@ def _checked(answer: Answer, suspension: StoredSuspension, digest: str | None) -
     if is_open:
         starters = Origin.unpack("", suspension.origin).starters
         policy.check_person(execution_id, step_key, answer.by or None, answer.groups, starters)
-        policy.check_answer(execution_id, step_key, plain)
+        await policy.check_answer(execution_id, step_key, plain)
     answer = replace(answer, approves=verdict(plain) is True)
     if policy.schema is None or is_plain(answer.value, plain):
         return answer

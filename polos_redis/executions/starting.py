@@ -22,6 +22,7 @@ from polos_redis.state import keys
 from polos_redis.state.origin import Origin
 from polos_redis.state.start import Start
 from polos_redis.values import codec, digests
+from polos_redis.values.bounds import is_small, parts_of
 from polos_redis.values.times import checked_ms, milliseconds
 
 
@@ -46,7 +47,10 @@ async def invoke(
     """Start an execution; see `PolosClient.invoke`."""
     if not options and isinstance(workflow, WorkflowDefinition) and workflow.plain:
         # There are no start options to resolve.
-        packed = codec.encode(workflow.check_input(input), limit=connection.max_value_bytes)
+        checked = (
+            workflow.check_input(input) if is_small(input) else await workflow.check_input_in_turns(input)
+        )
+        packed = codec.encode(checked, limit=connection.max_value_bytes)
         execution_id = os.urandom(16).hex()
         store = await connection.store()
         await store.executions.invoke(execution_id, workflow.id, packed, connection.retention_ms)
@@ -87,10 +91,11 @@ async def prepare(
     `parent` is the parent's origin and id. Nothing is written.
     """
     if isinstance(workflow, WorkflowDefinition):
-        workflow_id, checked = workflow.id, workflow.check_input(input)
-        initial_state = workflow.check_state(initial_state)
+        workflow_id, checked = workflow.id, await workflow.check_input_in_turns(input)
+        initial_state = await workflow.check_state_in_turns(initial_state)
     elif isinstance(workflow, str) and workflow:
         workflow_id, checked = workflow, input  # its worker validates it
+        parts_of(input), parts_of(initial_state)
     else:
         raise ConfigurationError(f"expected a workflow or a workflow's id, not {workflow!r}")
     limit = connection.max_value_bytes

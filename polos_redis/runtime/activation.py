@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from polos_redis import tasks
 from polos_redis.errors import PolosError, StepKeyError, StoredValueError
@@ -35,7 +35,7 @@ from polos_redis.state import journal
 from polos_redis.state.executions import Loaded
 from polos_redis.state.fencing import NO_SUCH_WAIT, Fence
 from polos_redis.state.origin import Origin
-from polos_redis.values import codec
+from polos_redis.values import bounds, codec
 from polos_redis.values.text import raw, text
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from polos_redis.runtime.durable_state import DurableState
 
 logger = logging.getLogger("polos.execution")
+
+
+T = TypeVar("T")
 
 
 class State(Enum):
@@ -245,6 +248,16 @@ class Activation:
         """Note that a ctx call is no longer in flight; the code may be idle now."""
         self.in_flight -= 1
         self._arm()
+
+    async def check(self, value: Any, work: bounds.Work[T]) -> T:
+        """Run a check of a value from outside, in turns if the value is large. The code is busy meanwhile."""
+        if bounds.is_small(value):
+            return bounds.at_once(work)
+        self.in_flight += 1
+        try:
+            return await bounds.in_turns(work)
+        finally:
+            self.landed()
 
     def stop_with(self, error: PolosError) -> PolosError:
         """Make the execution fail with this error, even if the workflow catches it; returns the error."""

@@ -13,10 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from polos_redis.errors import ValueTooLargeError
 from polos_redis.server import problems
 from polos_redis.server.problems import Problem
+from polos_redis.values import bounds
 
 log = logging.getLogger("polos.server")
+
+MAX_MEMBERS = 100  # of the object in a body
 
 
 class Bounds:
@@ -79,14 +83,23 @@ class JsonRequest(Request):
 
     async def json(self) -> Any:
         try:
-            return json.loads(await self.body(), parse_constant=_no_constant)
+            body = await self.body()
+            text = body.decode(json.detect_encoding(body), "surrogatepass")
+            bounds.check_text(text)
+            value = json.loads(text, parse_constant=_no_constant)
+            bounds.parts_of(value, levels=bounds.MAX_LEVELS + 1)  # the object around a value of the caller's
         except RecursionError:
-            raise Problem(400, "the body is nested too deeply", kind="not-json") from None
+            raise Problem(413, bounds.TOO_DEEP, kind="too-large") from None
+        except ValueTooLargeError as error:
+            raise Problem(413, str(error), kind="too-large") from None
         except json.JSONDecodeError as error:
             where = f"line {error.lineno}, column {error.colno}: {error.msg}"
             raise Problem(400, f"the body is not JSON: {where}", kind="not-json") from None
         except ValueError as error:
             raise Problem(400, f"the body can't be read as JSON: {error}", kind="not-json") from None
+        if isinstance(value, dict) and len(value) > MAX_MEMBERS:  # each would become an error
+            raise Problem(422, f"the body has more than {MAX_MEMBERS} members", kind="invalid-request")
+        return value
 
 
 class JsonRoute(APIRoute):

@@ -10,8 +10,9 @@ import functools
 import json
 from typing import TYPE_CHECKING, Any
 
-from polos_redis.errors import ConfigurationError, NotStorableError
-from polos_redis.values import type_names
+from polos_redis.errors import ConfigurationError, NotStorableError, ValueTooLargeError
+from polos_redis.values import bounds, type_names
+from polos_redis.values.validation import bounded_type
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -42,14 +43,20 @@ def describe(what: str, annotation: Any) -> tuple[dict[str, Any], str]:
     return schema, name if name and type_names.find_type(name) is annotation else ""
 
 
-def parse(annotation: Any, answer: Any) -> Any:
-    """Converts a plain JSON value to a type. Raises pydantic's ValidationError."""
-    return parse_json(annotation, json.dumps(answer))
+def parse(annotation: Any, answer: Any) -> bounds.Work[Any]:
+    """Converts a plain JSON value to a type. Raises `MismatchError`, and what `BoundedType.json` raises."""
+    declared = bounded_type(annotation)
+    return answer if declared is None else (yield from declared.json(answer))
 
 
-def parse_json(annotation: Any, text: str) -> Any:
-    """Converts JSON text to a type. Raises pydantic's ValidationError."""
-    return _adapter(annotation).validate_json(text)
+def parse_json(annotation: Any, text: str) -> bounds.Work[Any]:
+    """Converts JSON text to a type. Raises ValueError if it is not JSON, and what `parse` raises."""
+    bounds.check_text(text)
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueTooLargeError(bounds.TOO_DEEP) from None
+    return (yield from parse(annotation, value))
 
 
 def properties(schema: dict[str, Any]) -> dict[str, Any]:

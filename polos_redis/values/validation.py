@@ -5,13 +5,13 @@ pydantic is imported when the first type needs it.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
 from typing import Any
 
-from polos_redis.errors import ConfigurationError, InvalidInputError
-
-Validator = Callable[[object], object]
+from polos_redis.errors import ConfigurationError, InvalidInputError, ValueTooLargeError
+from polos_redis.values import bounds
+from polos_redis.values.bounded_type import BoundedType, MismatchError
 
 
 class GeneratedInput:
@@ -20,60 +20,64 @@ class GeneratedInput:
     __slots__ = ()
 
 
-_VALIDATORS: dict[Any, Validator] = {}
+def bounded_type(annotation: Any) -> BoundedType | None:
+    """The bounded type of an annotation, built once per type at first use; None if it accepts every value.
 
-
-def validator(annotation: Any) -> Validator:
-    """The validator of a declared type, built once per type at first use.
-
-    It converts a value to the type (a dict to the model; instances pass unchanged) or raises pydantic's
-    ValidationError. Without an annotation, every value passes. Raises ConfigurationError if pydantic can't
-    validate the type.
+    Raises ConfigurationError if pydantic can't validate the type.
     """
     if annotation in (None, inspect.Parameter.empty, Any, object):
-        return _anything
+        return None
     try:
-        known = _VALIDATORS.get(annotation)
+        return _cached(annotation)
     except TypeError:  # unhashable annotations are built each time
         return _build(annotation)
-    if known is None:
-        known = _VALIDATORS[annotation] = _build(annotation)
-    return known
 
 
 def validate_input(annotation: Any, value: object, *, workflow_id: str, name: str = "input") -> object:
     """Converts an input, or another value called `name`, to the workflow's declared type.
 
     Instances of the declared class pass unchanged; a dict (JSON from the CLI or REST) becomes the model or
-    dataclass. Raises InvalidInputError naming the workflow and each invalid field.
+    dataclass. Raises InvalidInputError naming the workflow and each invalid field, and ValueTooLargeError
+    beyond the bounds of values/bounds.py.
     """
-    if type(value) is annotation:
+    if type(value) is annotation and type(value) not in _CONTAINERS:
         return value
+    return bounds.at_once(validation_of(annotation, value, workflow_id=workflow_id, name=name))
+
+
+def validation_of(
+    annotation: Any, value: object, *, workflow_id: str, name: str = "input"
+) -> bounds.Work[object]:
+    """As `validate_input`, as work that can be done in turns."""
     try:
-        check = validator(annotation)
+        declared = bounded_type(annotation)
     except ConfigurationError as error:
         raise ConfigurationError(f"workflow {workflow_id!r}: {error}") from error.__cause__
-    if check is _anything:  # without importing pydantic
-        return value
-    from pydantic import ValidationError
-
     try:
-        return check(value)
-    except ValidationError as error:
+        if declared is None or type(value) is annotation:  # without importing pydantic
+            bounds.parts_of(value)
+            return value
+        return (yield from declared.python(value))
+    except MismatchError as error:
         fields = "; ".join(
-            f"{'.'.join((name, *map(str, e['loc'])))}: {e['msg']}"
-            for e in error.errors(include_url=False, include_context=False, include_input=False)
+            f"{'.'.join(filter(None, (name, one['field'])))}: {one['message']}" for one in error.errors
         )
         raise InvalidInputError(f"workflow {workflow_id!r}: {fields}") from None
+    except (InvalidInputError, ValueTooLargeError) as error:
+        raise type(error)(f"workflow {workflow_id!r}: {name}: {error}") from None
     except Exception as error:  # a user's own validator
         raise InvalidInputError(f"workflow {workflow_id!r}: {name}: {error!r}") from error
 
 
-def _anything(value: object) -> object:
-    return value
+_CONTAINERS = frozenset((dict, list, tuple, set, frozenset))
 
 
-def _build(annotation: Any) -> Validator:
+@functools.lru_cache(maxsize=1024)
+def _cached(annotation: Any) -> BoundedType:
+    return _build(annotation)
+
+
+def _build(annotation: Any) -> BoundedType:
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter
 
     adapter: TypeAdapter[Any]
@@ -88,5 +92,4 @@ def _build(annotation: Any) -> Validator:
                 adapter.rebuild(raise_errors=True)
         except (PydanticUserError, NameError) as error:
             raise ConfigurationError(f"its input type {annotation!r} can't be validated: {error}") from error
-    validate: Validator = adapter.validate_python
-    return validate
+    return BoundedType(adapter)

@@ -26,7 +26,6 @@ JSON = {"Content-Type": "application/json"}
         (b"{bad}", "not JSON: line 1, column 2"),
         (b'{"workflow_id": "x",', "not JSON: line 1, column"),
         (b'{"workflow_id": "x", "input": NaN}', "NaN is not a JSON value"),
-        (b"[" * 50_000, "nested too deeply"),
         (b'{"workflow_id": "\xff"}', "can't be read as JSON"),
         (b'{"workflow_id": 1%b}' % (b"0" * 5000), "can't be read as JSON"),
     ],

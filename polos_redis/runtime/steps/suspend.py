@@ -102,7 +102,7 @@ class Suspending(Runs):
         activation = self._activation
         stored = await self._start_call(key, call_site)
         if stored is None:
-            request = self._request(key, ask)
+            request = await self._request(key, ask)
             events, races = activation.events.first(), race_membership()
             store, name = activation.host.store, raw(key)
             stored = await self._commit_wait(
@@ -112,7 +112,7 @@ class Suspending(Runs):
         if record.status == "expired" and not record.answer:
             raise SuspendTimeoutError(key, (record.deadline_ms - record.opened_ms) / 1000)
         if ask.schema is not None:
-            return _typed(key, ask.schema, record)
+            return await self._typed(key, ask.schema, record)
         answer = {
             "data": decoded(record.answer),
             "resumed_by": record.by or None,
@@ -131,7 +131,7 @@ class Suspending(Runs):
             ]
         return answer
 
-    def _request(self, key: str, ask: _Ask) -> SuspensionRequest:
+    async def _request(self, key: str, ask: _Ask) -> SuspensionRequest:
         """Returns the request to store. Raises `ConfigurationError` or `InvalidInputError`."""
         activation = self._activation
         host, what = activation.host, f"suspension {key!r}"
@@ -151,7 +151,7 @@ class Suspending(Runs):
             plain = codec.to_plain(codec.encode(ask.on_timeout, limit=host.value_limit))
             if ask.has_policy:
                 try:
-                    declared.check_answer(activation.id, key, plain)
+                    await declared.check_answer(activation.id, key, plain)
                 except InvalidAnswerError as error:
                     raise ConfigurationError(f"{what}: on_timeout={ask.on_timeout!r}: {error}") from None
             default = codec.encode(plain if ask.schema is not None else ask.on_timeout)
@@ -166,6 +166,14 @@ class Suspending(Runs):
             host.channel_names,
             activation.run,
         )
+
+    async def _typed(self, key: str, schema: Any, record: SuspensionRecord) -> Any:
+        """Returns the answer as an instance of the suspension's schema."""
+        try:
+            plain = codec.to_plain(record.answer)
+            return await self._activation.check(plain, schemas.parse(schema, plain))
+        except Exception as error:  # a mismatch, or an error of the type's own validators
+            raise StepExecutionError(key, "InvalidAnswerError", stored_errors.text_of(error)) from error
 
     def _with_url(self, key: str, data: Any) -> bytes:
         """Returns the suspend event's data with the approval page's URL; empty without such a page."""
@@ -225,14 +233,6 @@ class _Ask:
             or self.rejections != 1
             or self.allow_self is not True
         )
-
-
-def _typed(key: str, schema: Any, record: SuspensionRecord) -> Any:
-    """Returns the answer as an instance of the suspension's schema."""
-    try:
-        return schemas.parse(schema, codec.to_plain(record.answer))
-    except Exception as error:  # pydantic's, or those of the type's own validators
-        raise StepExecutionError(key, "InvalidAnswerError", stored_errors.text_of(error)) from error
 
 
 def _shown(data: Any) -> Any:
