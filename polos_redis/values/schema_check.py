@@ -1,9 +1,12 @@
 """The check of a plain value against a JSON schema, in steps linear in the schema times the value.
 
 Each pair of a schema's node and a part of the value is checked once, and its errors are kept relative to the
-part. So a recursive union costs what its members cost once each, however deep the value. The steps come from
-a budget, and errors end at MAX_ERRORS. The check is a work of values/bounds.py: it yields between steps, so
-that it can share the event loop.
+part. So a recursive union costs what its members cost once each, however deep the value. The steps
+come from a budget, and errors end at MAX_ERRORS. The check is a work of values/bounds.py: it yields between
+steps, so that it can share the event loop.
+
+What the type itself could only check in exponential time is refused here too. Otherwise an answer would be
+accepted that the workflow can't receive.
 
 An element of the stack is a generator: it yields the pairs it needs and receives their errors.
 """
@@ -19,6 +22,7 @@ from polos_redis.values.schema_nodes import Node, Union, json_type, matches
 
 MAX_ERRORS = 50  # errors listed for one value
 MAX_STEPS = 500_000  # about 1 s of work on a slow machine, in turns of 2 ms
+MAX_REPEATED = 10_000  # steps that pydantic, which remembers nothing, would take again and again
 _TURN = 128  # steps between two yields
 
 TOO_COSTLY = "checking the value against its schema would take too long: make it smaller or less nested"
@@ -37,23 +41,30 @@ class SchemaError(NamedTuple):
 
 
 Errors = list[SchemaError]
-Pair = tuple[Node, Any]
-Check = Generator[Pair | None, Errors, Errors]  # yields None as a sign of progress
+Pair = tuple[Node, int]  # a node and the id of a part
+Check = Generator[tuple[Node, Any] | None, Errors, Errors]  # yields None as a sign of progress
 
 
 def errors_of(schema: Node, value: Any) -> bounds.Work[Errors]:
-    """The errors of a plain value, at most MAX_ERRORS. Raises `InvalidInputError` beyond MAX_STEPS."""
-    known: dict[tuple[Node, int], Errors] = {}
-    stack = [((schema, id(value)), _check(schema, value))]
+    """The errors of a plain value, at most MAX_ERRORS. Raises `InvalidInputError` beyond MAX_STEPS, or if the
+    check would repeat more than MAX_REPEATED steps without the memory of what was checked."""
+    known: dict[Pair, Errors] = {}
+    all_steps: dict[Pair, int] = {}  # of a check that remembers nothing
+    stack = [_Frame(schema, value)]
     answer: Errors | None = None
     steps = 0
     while stack:
-        pair, check = stack[-1]
+        frame = stack[-1]
         try:
-            wanted = next(check) if answer is None else check.send(answer)
+            wanted = next(frame.check) if answer is None else frame.check.send(answer)
         except StopIteration as end:
-            answer = known[pair] = end.value
+            answer = known[frame.pair] = end.value
+            all_steps[frame.pair] = frame.steps
             stack.pop()
+            if stack:
+                stack[-1].steps += frame.steps
+            if frame.steps > len(known) + MAX_REPEATED:
+                raise InvalidInputError(TOO_COSTLY) from None
             continue
         steps += 1 if wanted is not None else _TURN
         if steps > MAX_STEPS:
@@ -68,9 +79,22 @@ def errors_of(schema: Node, value: Any) -> bounds.Work[Errors]:
         answer = known.get(pair)
         if answer is None:
             known[pair] = NONE  # a schema that refers to itself says nothing more about the same part
-            stack.append((pair, _check(node, part)))
+            stack.append(_Frame(node, part))
+        elif isinstance(part, dict | list):
+            frame.steps += all_steps.get(pair, 1)
     assert answer is not None
     return answer
+
+
+class _Frame:
+    """A check in progress."""
+
+    __slots__ = ("check", "pair", "steps")
+
+    def __init__(self, node: Node, part: Any) -> None:
+        self.pair = (node, id(part))
+        self.check = _check(node, part)
+        self.steps = 1
 
 
 NONE: Errors = []
@@ -193,15 +217,17 @@ def _check_union(union: Union, value: Any) -> Check:
     otherwise_tagged: list[Errors] = []
     for member in union.members:
         wrong_tags = _wrong_tags(member, value)
-        errors = wrong_tags or (yield member, value)
+        errors = yield member, value
         if wrong_tags:
-            otherwise_tagged.append(errors)
+            otherwise_tagged.append(wrong_tags)
         elif errors:
             failed.append(errors)
         else:
             fits += 1
-            if not union.exclusive:
-                return []
+            if not union.exclusive and not isinstance(value, dict | list):
+                break  # pydantic tries all members for the others
+    if fits and not union.exclusive:
+        return []
     if fits > 1:
         return [SchemaError((), f"matches {fits} of the alternatives, but must match one")]
     return [] if fits else _best(failed, otherwise_tagged)

@@ -22,6 +22,7 @@ from polos_redis.values import bounds
 
 MAX_CHECKS = 200_000  # 0.3 s on a slow machine, and 60 MB of errors if all of them fail
 MAX_PATHS = 2_000_000  # steps in the paths of all errors if every check fails: 100 MB
+_CONTAINER = 2  # a check of a list or dict takes longer than that of a scalar
 _TURN = 256  # steps between two yields
 
 Path = tuple[Any, ...]
@@ -33,10 +34,11 @@ class Place:
 
     `width` counts the checks that any value takes. `fields` are the objects with named fields, `mappings` the
     places of the values of other dicts, `arrays` the lists, `tagged` the unions whose member a tag selects,
-    and `texts` the places of JSON inside a string.
+    and `texts` the places of JSON inside a string. `names` counts the named fields, each of which may be
+    missing, and `follows` says whether anything inside a value is checked.
     """
 
-    __slots__ = ("arrays", "fields", "mappings", "tagged", "texts", "width")
+    __slots__ = ("arrays", "fields", "follows", "mappings", "names", "tagged", "texts", "width")
 
     def __init__(self) -> None:
         self.width = 0
@@ -45,6 +47,13 @@ class Place:
         self.arrays: list[Items] = []
         self.tagged: list[Tagged] = []
         self.texts: list[Place] = []
+        self.names = 0
+        self.follows = False
+
+    def complete(self) -> None:
+        """Count what was found."""
+        self.names = sum(len(fields.known) for fields in self.fields)
+        self.follows = any((self.fields, self.mappings, self.arrays, self.tagged, self.texts))
 
     @property
     def branches(self) -> bool:
@@ -120,7 +129,10 @@ class TypeCost:
 
     def __init__(self, core_schema: Any) -> None:
         self._root = _Analysis().place(core_schema)
-        self._linear = not any(place.branches for place in _reachable(self._root))
+        places = [*_reachable(self._root)]
+        for place in places:
+            place.complete()
+        self._linear = not any(place.branches for place in places)
 
     def exceeds(self, value: Any, parts: int) -> bounds.Work[bool]:
         """Whether pydantic would make too many checks of a value that has so many parts.
@@ -148,32 +160,51 @@ def _reachable(root: Place) -> Iterator[Place]:
 
 
 def _count(root: Place, value: Any) -> bounds.Work[tuple[int, int]]:
-    checks = paths = root.width
+    checks = paths = root.width + _CONTAINER * root.names
     steps = 0
-    level: dict[tuple[Place, int], tuple[Place, Any, int]] = {(root, id(value)): (root, value, 1)}
+    level = {root: _Level(value)}
     read: list[Any] = []  # keeps what was read from strings alive while its ids are in use
     for depth in itertools.count(1):
-        below: dict[tuple[Place, int], tuple[Place, Any, int]] = {}
-        for place, part, ways in level.values():
-            is_object = bool(place.fields) and bounds.is_mapping(part)
-            more = sum(len(fields.known) for fields in place.fields) if is_object else 0  # may all be missing
-            for inner, child in _children(place, part, read):
-                more += inner.width
-                if inner.texts or type(child) not in _SCALARS:
-                    key = (inner, id(child))
-                    known = below.get(key)
-                    below[key] = (inner, child, ways if known is None else known[2] + ways)
-                steps += 1
-                if not steps % _TURN:
-                    yield
-            checks += ways * more
-            paths += ways * more * depth
-            if checks > MAX_CHECKS or paths > MAX_PATHS:
-                return checks, paths
+        below: dict[Place, _Level] = {}
+        for place, reached in level.items():
+            for key, part in reached.parts.items():
+                more = 0
+                ways = reached.ways[key]
+                for inner, child in _children(place, part, read):
+                    if type(child) in _SCALARS and not inner.texts:
+                        more += inner.width
+                    else:
+                        more += _CONTAINER * inner.width + (inner.names if bounds.is_mapping(child) else 0)
+                        if inner.follows and child:
+                            if inner not in below:
+                                below[inner] = _Level()
+                            below[inner].add(child, ways)
+                    steps += 1
+                    if not steps % _TURN:
+                        yield
+                checks += ways * more
+                paths += ways * more * depth
+                if checks > MAX_CHECKS or paths > MAX_PATHS:
+                    return checks, paths
         if not below:
             return checks, paths
         level = below
     raise AssertionError("itertools.count never ends")
+
+
+class _Level:
+    """The parts at one level that are checked at one place, by id, and in how many ways each is."""
+
+    __slots__ = ("parts", "ways")
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts: dict[int, Any] = {id(part): part for part in parts}
+        self.ways = dict.fromkeys(self.parts, 1)
+
+    def add(self, part: Any, ways: int) -> None:
+        key = id(part)
+        self.parts[key] = part
+        self.ways[key] = self.ways.get(key, 0) + ways
 
 
 _SCALARS = frozenset((str, int, float, bool, type(None), bytes))

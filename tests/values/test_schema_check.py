@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -15,6 +16,7 @@ from polos_redis.errors import InvalidInputError
 from polos_redis.values import bounds, schema_check
 from polos_redis.values.schema_check import MAX_ERRORS
 from polos_redis.values.schema_nodes import compiled
+from tests.values.test_type_cost import BOMBS, exceeds
 
 NAMES = ["a", "b", "kind"]
 SCALARS: st.SearchStrategy[Any] = st.one_of(
@@ -134,6 +136,7 @@ def nested(depth: int, leaf: Any, **more: Any) -> Any:
 def steps_of(schema: Any, value: Any, monkeypatch: pytest.MonkeyPatch) -> int:
     """The steps of a check; every one of them yields."""
     monkeypatch.setattr(schema_check, "_TURN", 1)
+    monkeypatch.setattr(schema_check, "MAX_REPEATED", 10**40)
     node = compiled(json.dumps(schema))
     return sum(1 for _ in schema_check.errors_of(node, value))
 
@@ -163,9 +166,9 @@ def test_nested_alternatives_of_one_value_take_linear_steps(
 def test_the_errors_are_those_of_the_member_that_was_meant() -> None:
     schema = TypeAdapter(And | Or | Leaf).json_schema()
     errors = bounds.at_once(
-        schema_check.errors_of(compiled(json.dumps(schema)), nested(20, {"kind": "leaf", "value": 5}))
+        schema_check.errors_of(compiled(json.dumps(schema)), nested(8, {"kind": "leaf", "value": 5}))
     )
-    assert [error.path for error in errors] == [("of", 0) * 20 + ("value",)]
+    assert [error.path for error in errors] == [("of", 0) * 8 + ("value",)]
     assert errors[0].message == "must be a string, not an integer"
     (tag,) = bounds.at_once(schema_check.errors_of(compiled(json.dumps(schema)), {"kind": "nor", "of": []}))
     assert tag.path == ("kind",) and tag.message == 'must be "and" or "or" or "leaf"'
@@ -179,6 +182,19 @@ def test_the_errors_are_few_and_the_check_of_the_rest_is_spared(monkeypatch: pyt
     errors = bounds.at_once(schema_check.errors_of(node, ["x"] * 90_000))
     assert len(errors) == MAX_ERRORS
     assert steps_of(schema, ["x"] * 90_000, monkeypatch) < 200
+
+
+@pytest.mark.parametrize(("annotation", "nested"), BOMBS, ids=lambda one: getattr(one, "__name__", str(one)))
+def test_what_the_schema_accepts_the_type_can_check(annotation: Any, nested: Callable[[int], Any]) -> None:
+    schema = TypeAdapter(annotation).json_schema()
+    node = compiled(json.dumps(schema))
+    for depth in range(30 if schema.get("type") != "string" else 0):  # JSON in a string is the type's alone
+        value = json.loads(json.dumps(nested(depth)))  # without parts in common
+        try:
+            valid = not bounds.at_once(schema_check.errors_of(node, value))
+        except InvalidInputError:
+            return
+        assert not (valid and exceeds(annotation, value)), depth
 
 
 def test_a_check_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
