@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from polos_redis.errors import ValueTooLargeError
+from polos_redis.values import json_text
 
 from .options import UsageError
 
 
 def read_json(option: str, text: str) -> Any:
-    """Returns the value of an option. Raises `UsageError` with the place and the reason if it is not JSON."""
+    """Returns the value of an option. Raises `UsageError` with the place and the reason if it is
+    not JSON."""
     source = option
     try:
         if text == "-":
@@ -26,16 +29,8 @@ def read_json(option: str, text: str) -> Any:
     if not text.strip():
         raise UsageError(f"{source} is empty; JSON is expected")
     try:
-        return json.loads(text, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f"{source} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from None
-    except RecursionError:
-        raise UsageError(f"{source} is nested too deeply") from None
-    except ValueError as error:
-        raise UsageError(f"{source} is not usable JSON: {error}") from None
-
-
-def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"JSON has no {word}")
+        return json_text.read_json(text)
+    except json_text.InvalidJsonError as error:
+        raise UsageError(f"{source} can't be read as JSON: {error}") from None
+    except ValueTooLargeError as error:
+        raise UsageError(f"{source}: {error}") from None

@@ -42,6 +42,15 @@ def create(
         list[str] | None,
         typer.Option("--group", metavar="NAME", help="A group that the key's user belongs to. Repeatable."),
     ] = None,
+    workflows: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--workflow",
+            metavar="WORKFLOW_ID",
+            show_default="all",
+            help="A workflow to restrict the key to. Repeatable.",
+        ),
+    ] = None,
     days: Annotated[
         float | None,
         typer.Option(metavar="NUMBER", show_default="until revoked", help="Days until the key expires."),
@@ -53,19 +62,25 @@ def create(
     """Create an API key and print its secret. The secret is not stored and can't be shown again.
 
     Scopes: read shows executions and suspensions; invoke starts, cancels and retries; approve answers as NAME
-    and as a member of its groups; admin allows everything, including delete.
+    and as a member of its groups; admin allows everything, including delete. With --workflow, the key covers
+    only executions of these workflows and their descendants; it does not cover those that other workflows
+    start as children.
 
     \b
     Examples:
       polos keys create alice@example.com --scope read --scope approve --group finance
       polos keys create shop-backend --scope invoke --days 90 --json
+      polos keys create billing --scope invoke --scope read --workflow charge --workflow refund
     """
     seconds = None if days is None else days * DAY_SECONDS
-    key, secret = connection.run(lambda client: apikeys.create(client, name, scope, groups or (), seconds))
+    key, secret = connection.run(
+        lambda client: apikeys.create(client, name, scope, groups or (), seconds, workflows or ())
+    )
     if json:
-        print_json({**_plain(key), "secret": secret})
+        print_json({**_plain(key), "secret": secret}, secrets=True)
         return
-    note(f"key {key.id} for {name}: {', '.join(key.scopes)}; valid {_until(key)}; shown only once:")
+    covered = f" on {', '.join(key.workflows)}" if key.workflows else ""
+    note(f"key {key.id} for {name}: {', '.join(key.scopes)}{covered}; valid {_until(key)}; shown only once:")
     print(secret, flush=True)
 
 
@@ -82,7 +97,9 @@ def list_keys(*, connection: ConnectionOptions, json: Json = False) -> None:
     elif not keys:
         note("no keys")
     else:
-        table(("ID", "CREATED", "STATE", "SCOPES", "GROUPS", "NAME"), [_row(key) for key in keys])
+        table(
+            ("ID", "CREATED", "STATE", "SCOPES", "WORKFLOWS", "GROUPS", "NAME"), [_row(key) for key in keys]
+        )
 
 
 def revoke(
@@ -120,7 +137,8 @@ def _state(key: ApiKey) -> Part:
 
 def _row(key: ApiKey) -> tuple[Part, ...]:
     groups = ",".join(key.groups) or "-"
-    return key.id, utc(key.created_at), _state(key), ",".join(key.scopes), groups, key.name
+    workflows = ",".join(key.workflows) or "all"
+    return key.id, utc(key.created_at), _state(key), ",".join(key.scopes), workflows, groups, key.name
 
 
 def _plain(key: ApiKey) -> dict[str, Any]:
@@ -129,6 +147,7 @@ def _plain(key: ApiKey) -> dict[str, Any]:
         "name": key.name,
         "groups": list(key.groups),
         "scopes": list(key.scopes),
+        "workflows": list(key.workflows),
         "created_at": iso(key.created_at),
         "expires_at": iso(key.expires_at),
         "revoked_at": iso(key.revoked_at),

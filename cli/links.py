@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -66,7 +67,8 @@ def link(
     scope: Scope = "view" if view else "decide"
     suspension = connection.run(lambda client: _suspension(client, execution_id, step_key))
     place = suspension["execution_id"], suspension["step_key"], suspension["run"]
-    address = links.url(*place, scope=scope, name=name, groups=groups or ())
+    created_at = datetime.fromisoformat(suspension["execution_created_at"])
+    address = links.url(*place, created_at, scope=scope, name=name, groups=groups or ())
     signed = links.read(address.rpartition("=")[2])
     if json:
         print_json(
@@ -79,7 +81,8 @@ def link(
                 "name": signed.name,
                 "groups": list(signed.groups),
                 "expires_at": signed.expires_at.isoformat(timespec="milliseconds"),
-            }
+            },
+            secrets=True,
         )
         return
     if suspension["status"] != "open":

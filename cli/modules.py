@@ -8,9 +8,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 from polos_redis.errors import PolosError
+from polos_redis.values.type_names import name_of_file
 
 from .output import note, printable
 
@@ -20,10 +21,11 @@ class ModuleError(PolosError):
 
 
 def load(target: str) -> None:
-    """Imports `package.module` or a file. A file dir/charge.py becomes the module `charge`.
+    """Imports `package.module` or a file. A file dir/charge.py becomes the module `charge`, or `dir.charge`
+    if dir is a package.
 
-    The classes of `python dir/charge.py`, which live in `__main__`, are stored under the module `charge`
-    too, so that both processes agree on the names of types.
+    The classes of `python dir/charge.py`, which live in `__main__`, are stored under that module too, so that
+    all processes agree on the names of types.
     """
     if target.endswith(".py") or "/" in target or "\\" in target:
         _load_file(target)
@@ -38,27 +40,37 @@ def _load_file(target: str) -> None:
         raise ModuleError(f"{target} is a folder: pass a file in it, or a module")
     if not path.is_file():
         raise ModuleError(f"no such file: {target}")
-    name = path.stem
+    name = name_of_file(str(path))
     imported = sys.modules.get(name)
     if imported is not None:
-        place = getattr(imported, "__file__", None)
-        if place is not None and Path(place).resolve() == path.resolve():
-            return
-        raise ModuleError(
-            f"{target} can't be imported as {name!r}: a module of that name is already imported "
-            f"({place or 'built in'}); rename the file"
-        )
+        _check_file(imported, target, path)
+        return
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ModuleError(f"{target} is not a Python file: its name does not end in .py")
-    module, loader = importlib.util.module_from_spec(spec), spec.loader
     _make_importable(path.parent)
+    if "." in name:
+        _make_importable(path.parents[name.count(".")])
+        _run(target, lambda: importlib.import_module(name))
+        _check_file(sys.modules[name], target, path)
+        return
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
     sys.modules[name] = module
     try:
         _run(target, lambda: loader.exec_module(module))
     except BaseException:
         sys.modules.pop(name, None)
         raise
+
+
+def _check_file(imported: ModuleType, target: str, path: Path) -> None:
+    """Raises `ModuleError` if a module of that name was imported from elsewhere."""
+    place = getattr(imported, "__file__", None)
+    if place is None or Path(place).resolve() != path.resolve():
+        raise ModuleError(
+            f"{target} can't be imported as {imported.__name__!r}: a module of that name is already imported "
+            f"({place or 'built in'}); rename the file"
+        )
 
 
 def _make_importable(folder: Path) -> None:

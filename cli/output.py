@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from polos_redis.redaction import redact_text
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -32,7 +34,9 @@ def prepare_streams() -> None:
 
 
 def printable(text: str) -> str:
-    """Returns the text with control characters escaped, so that a terminal does not act on them."""
+    """Returns the text with control characters escaped, so that a terminal does not act on them, and without
+    tokens and secrets."""
+    text = redact_text(text)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -43,16 +47,19 @@ def compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def print_json(value: Any, *, stream: TextIO | None = None, indent: int | None = 2) -> None:
-    """Prints a value as JSON, complete and without colours."""
+def print_json(
+    value: Any, *, stream: TextIO | None = None, indent: int | None = 2, secrets: bool = False
+) -> None:
+    """Prints a value as JSON, complete and without colours; without tokens and secrets unless `secrets`."""
     stream = stream or sys.stdout
     plain_ascii = (stream.encoding or "").lower().replace("-", "") != "utf8"
-    print(json.dumps(value, ensure_ascii=plain_ascii, indent=indent, default=str), file=stream, flush=True)
+    rendered = json.dumps(value, ensure_ascii=plain_ascii, indent=indent, default=str)
+    print(rendered if secrets else redact_text(rendered), file=stream, flush=True)
 
 
 def note(text: str) -> None:
     """Prints a message to standard error; standard output is for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(redact_text(text), file=sys.stderr, flush=True)
 
 
 def line(*parts: Part, stream: TextIO | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from polos_redis.client import PolosClient
-from polos_redis.decisions.answer_policy import verdict
+from polos_redis.decisions.answer_types import verdict
 from polos_redis.decisions.answers import Resumed
 from polos_redis.errors import AmbiguousSuspensionError, ResumeError
 from polos_redis.values import schemas

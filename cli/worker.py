@@ -103,9 +103,9 @@ def worker(
 ) -> None:
     """Run the workflows of modules or files until SIGTERM or Ctrl-C.
 
-    A file is imported as the module of its name, with its folder on the import path. On SIGTERM or Ctrl-C the
-    worker takes no new work, lets running steps finish, returns the rest to the queue and exits with code 0;
-    a second signal stops it at once.
+    A file is imported as the module of its name, with its folder on the import path; a file of a package as
+    that package's module. On SIGTERM or Ctrl-C the worker takes no new work, lets running steps finish,
+    returns the rest to the queue and exits with code 0; a second signal stops it at once.
 
     \b
     Examples:
@@ -115,7 +115,7 @@ def worker(
       polos worker shop.workflows --metrics-port 9464
       polos worker charge.py --url redis://10.0.0.5:6379/0 --log-format json
     """
-    from polos_redis.definitions.definition import registered
+    from polos_redis.definitions.registry import registered
 
     from . import modules as user_modules
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from polos_redis import errors, events
 from polos_redis.client import PolosClient
+from polos_redis.decisions.answer_types import Rejection
 from polos_redis.decisions.answers import Resumed
 from polos_redis.definitions.queue import Queue, queue
 from polos_redis.errors import (
@@ -27,6 +28,7 @@ from polos_redis.errors import (
     HookFailedError,
     IdempotencyConflictError,
     InsideWorkflowError,
+    InternalWorkflowError,
     InvalidAnswerError,
     InvalidInputError,
     InvalidOutputError,
@@ -101,6 +103,7 @@ __all__ = [
     "HookResult",
     "IdempotencyConflictError",
     "InsideWorkflowError",
+    "InternalWorkflowError",
     "InvalidAnswerError",
     "InvalidInputError",
     "InvalidOutputError",
@@ -118,6 +121,7 @@ __all__ = [
     "Queue",
     "RedisRefusedError",
     "RedisUnavailableError",
+    "Rejection",
     "ResumeError",
     "Resumed",
     "ScheduleNotFoundError",

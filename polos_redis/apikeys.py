@@ -19,12 +19,14 @@ import msgpack
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.errors import ApiKeyNotFoundError, ConfigurationError
+from polos_redis.redaction import KEY_PREFIX
+from polos_redis.state import keys
+from polos_redis.values.names import canonical
 from polos_redis.values.times import to_datetime, to_ms
 
 __all__ = ["ApiKey", "create", "find", "get", "list_keys", "revoke"]
 
 SCOPES = ("read", "invoke", "approve", "admin")
-PREFIX = "polos_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class ApiKey:
     """An API key, without its secret.
 
     `name` is the person or program that uses it, as recorded in decisions and the audit; several keys may
-    share a name. `scopes` are some of "read", "invoke", "approve" and "admin".
+    share a name. `scopes` are some of "read", "invoke", "approve" and "admin". With `workflows`, the key
+    covers only executions whose root is of one of these workflows, with their descendants; empty means all.
     """
 
     id: str
@@ -42,6 +45,7 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    workflows: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -55,10 +59,12 @@ async def create(
     scopes: Iterable[str],
     groups: Iterable[str] = (),
     expires_in: float | None = None,
+    workflows: Iterable[str] = (),
 ) -> tuple[ApiKey, str]:
     """Create a key that expires in `expires_in` seconds (None: never); return it and its secret.
 
-    The secret is not stored and can't be read again. Raises `ConfigurationError`.
+    `workflows` are the ids of the workflows to restrict the key to. The secret is not stored and can't be
+    read again. Raises `ConfigurationError`.
     """
     check_name("a key's name", name)
     granted = {scopes} if isinstance(scopes, str) else set(scopes)
@@ -76,17 +82,28 @@ async def create(
         scopes=tuple(scope for scope in SCOPES if scope in granted),
         created_at=to_datetime(int(now * 1000)),
         expires_at=None if expires_in is None else to_datetime(int((now + expires_in) * 1000)),
+        workflows=_workflow_ids(workflows),
     )
-    secret = f"{PREFIX}{key.id}_{secrets.token_urlsafe(32)}"
+    secret = f"{KEY_PREFIX}{key.id}_{secrets.token_urlsafe(32)}"
     await (await client.store()).api_keys.put(key.id, _pack(key, _digest(secret)))
     return key, secret
 
 
+def _workflow_ids(workflows: Iterable[str]) -> tuple[str, ...]:
+    """Returns each id once, in order. Raises `ConfigurationError`."""
+    if isinstance(workflows, str):
+        raise ConfigurationError(f"a key's workflows must be a list of workflow ids, not {workflows!r}")
+    ids = tuple(dict.fromkeys(workflows))
+    for one in ids:
+        keys.check_text("a workflow's id", one, error=ConfigurationError)
+    return ids
+
+
 async def find(client: Connection, secret: str) -> ApiKey | None:
     """Return the key with this secret; None if it is unknown, revoked or expired."""
-    if not secret.startswith(PREFIX) or not secret.isascii():
+    if not secret.startswith(KEY_PREFIX) or not secret.isascii():
         return None
-    packed = await (await client.store()).api_keys.read(secret[len(PREFIX) :].partition("_")[0])
+    packed = await (await client.store()).api_keys.read(secret[len(KEY_PREFIX) :].partition("_")[0])
     if packed is None:
         return None
     key, digest = _unpack(packed)
@@ -113,7 +130,7 @@ async def revoke(client: Connection, id_or_name: str) -> list[ApiKey]:
     store = await client.store()
     stored = [_unpack(packed) for packed in await store.api_keys.read_all()]
     matching = [row for row in stored if row[0].id == id_or_name] or [
-        row for row in stored if row[0].name == id_or_name
+        row for row in stored if canonical(row[0].name) == canonical(id_or_name)
     ]
     if not matching:
         raise ApiKeyNotFoundError(id_or_name)
@@ -142,14 +159,15 @@ def _pack(key: ApiKey, digest: bytes) -> bytes:
         "created": to_ms(key.created_at),
         "expires": None if key.expires_at is None else to_ms(key.expires_at),
         "revoked": None if key.revoked_at is None else to_ms(key.revoked_at),
+        "workflows": key.workflows,
         "digest": digest,
     }
-    packed: bytes = msgpack.packb(stored)
+    packed: bytes = msgpack.packb(stored, unicode_errors="surrogatepass")
     return packed
 
 
 def _unpack(packed: bytes) -> tuple[ApiKey, bytes]:
-    stored = msgpack.unpackb(packed)
+    stored = msgpack.unpackb(packed, unicode_errors="surrogatepass")
     expires, revoked = stored["expires"], stored["revoked"]
     key = ApiKey(
         stored["id"],
@@ -159,5 +177,6 @@ def _unpack(packed: bytes) -> tuple[ApiKey, bytes]:
         to_datetime(stored["created"]),
         None if expires is None else to_datetime(expires),
         None if revoked is None else to_datetime(revoked),
+        tuple(stored["workflows"]),
     )
     return key, stored["digest"]

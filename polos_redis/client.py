@@ -54,8 +54,8 @@ class PolosClient(Connection):
         the worker alone. Options:
 
         - `idempotency_key`: start at most one execution per workflow and key. Further calls return the first
-          one as long as it is retained, whatever its outcome; a different input raises
-          `IdempotencyConflictError`.
+          one as long as it is retained, whatever its outcome. A call with another input, user, session,
+          `started_by`, state, queue or concurrency key raises `IdempotencyConflictError`.
         - `start_delay` (seconds) or `start_at` (an aware datetime): start later.
         - `run_timeout_seconds`: fail the execution if it has not finished this long after its start, waits
           included.
@@ -164,7 +164,8 @@ class PolosClient(Connection):
     ) -> Page[dict[str, Any]]:
         """Return a page of executions, newest first, each with `id`, `workflow_id`, `status` and times.
 
-        `cursor` is the previous page's `next_cursor`; `limit` is at most 1000.
+        `cursor` is the previous page's `next_cursor`; `limit` is at most 1000. A page may have fewer rows,
+        and yet a `next_cursor`.
         """
         return await queries.list_executions(
             self, status=status, workflow=workflow, limit=limit, cursor=cursor
@@ -179,13 +180,15 @@ class PolosClient(Connection):
     ) -> Page[dict[str, Any]]:
         """Return a page of open suspensions, oldest first, each with its data, its times and who may answer.
 
-        `cursor` is the previous page's `next_cursor`; `limit` is at most 1000.
+        `cursor` is the previous page's `next_cursor`; `limit` is at most 1000. A page may have fewer rows,
+        even none, and yet a `next_cursor`: when rows are large, or when many belong to other workflows.
         """
         return await queries.list_suspensions(self, workflow=workflow, limit=limit, cursor=cursor)
 
     async def get_suspension(self, execution_id: str, step_key: str) -> dict[str, Any]:
         """Return one suspension, open or not, with the keys of `list_suspensions` and those of its execution:
-        `root_workflow_id`, `root_execution_id`, `user_id`, `started_by` and `execution_status`.
+        `root_workflow_id`, `root_execution_id`, `user_id`, `started_by`, `execution_status` and
+        `execution_created_at` (to the microsecond).
 
         A root's id also finds a descendant's suspension. Raises `ExecutionNotFoundError`,
         `SuspensionNotFoundError` or `AmbiguousSuspensionError`.

@@ -6,6 +6,7 @@ step that failed for the last time raises `StepExecutionError`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 MAX_LISTED = 10  # items that one message lists
@@ -207,19 +208,43 @@ class InsideWorkflowError(PolosError):
     """A method for use outside workflows was called in a workflow, where its result is not journaled."""
 
 
-class IdempotencyConflictError(PolosError):
-    """The idempotency key belongs to an execution with a different input. Nothing was started."""
+class InternalWorkflowError(PolosError):
+    """The workflow is internal, so only another workflow may start it, as a child."""
 
-    def __init__(self, workflow_id: str, key: str, execution_id: str) -> None:
+    def __init__(self, workflow_id: str) -> None:
         self.workflow_id = workflow_id
-        self.key = key
-        self.execution_id = execution_id
-        super().__init__(workflow_id, key, execution_id)
+        super().__init__(workflow_id)
 
     def __str__(self) -> str:
         return (
+            f"workflow {self.workflow_id!r} is internal, as tools that take ctx or need an approval are: "
+            "start the workflow or agent that calls it"
+        )
+
+
+class IdempotencyConflictError(PolosError):
+    """The idempotency key belongs to an execution that was started by a different request. Nothing was
+    started.
+
+    `differing` names what differs: some of "input", "user_id", "session_id", "started_by", "initial_state"
+    and "queue or concurrency_key".
+    """
+
+    def __init__(
+        self, workflow_id: str, key: str, execution_id: str, differing: Sequence[str] = ("input",)
+    ) -> None:
+        self.workflow_id = workflow_id
+        self.key = key
+        self.execution_id = execution_id
+        self.differing = tuple(differing)
+        super().__init__(workflow_id, key, execution_id, self.differing)
+
+    def __str__(self) -> str:
+        what = " and ".join(self.differing) or "request"
+        return (
             f"idempotency key {self.key!r} was already used for workflow {self.workflow_id!r} with a "
-            f"different input (execution {self.execution_id}): use a new key or the same input"
+            f"different {what} (execution {self.execution_id}): use a new key, or repeat the first request "
+            "unchanged"
         )
 
 

@@ -140,12 +140,9 @@ async def _publish(
 
 def _validate(topic: str, event: EventData) -> tuple[str | None, str | None]:
     """Return the step key and the execution id in a topic's name. Raises `InvalidInputError`."""
-    if not isinstance(topic, str) or not topic:
-        raise InvalidInputError(f"a topic must be a non-empty string, not {topic!r}")
-    if not isinstance(event.event_type, str) or not event.event_type or "\0" in event.event_type:
-        raise InvalidInputError(
-            f"an event_type must be a non-empty string without NUL, not {event.event_type!r}"
-        )
+    keys.check_text("a topic", topic, keys.LONGEST_TOPIC)
+    if "\0" in keys.check_text("an event_type", event.event_type):
+        raise InvalidInputError(f"an event_type must not contain NUL, as {event.event_type!r} does")
     step_key, execution_id = keys.parse_topic(topic)
     if step_key is None and execution_id is not None and event.event_type in RESERVED:
         raise InvalidInputError(
@@ -209,6 +206,7 @@ async def follow(
     Raises here, not at the first event. Returns None when the execution has ended and no event follows
     `last_event_id`.
     """
+    keys.check_text("a topic", topic, keys.LONGEST_TOPIC)
     store = await client.store()
     if execution_id is not None and not await _exists(store, execution_id):
         raise ExecutionNotFoundError(execution_id)

@@ -1,8 +1,10 @@
-"""Signed links: each lets whoever has it view, or answer, one suspension of one run.
+"""Signed links: each lets whoever has it view, or answer, one suspension of one run of one execution.
 
-A token is signed with HMAC-SHA-256 under a key derived from the secret and the namespace, and expires.
-Nothing is stored, so the only way to revoke links is to change the secret, which revokes all of them. To
-rotate the secret without that, configure the new and the old one: the first signs, all verify.
+An execution is named by its id and the time it was created, since another may get its id after it is deleted.
+A token begins with `polos_link_`, so that it is recognised and redacted wherever it does not belong. It is
+signed with HMAC-SHA-256 under a key derived from the secret and the namespace, and expires. Nothing is
+stored, so the only way to revoke links is to change the secret, which revokes all of them. To rotate the
+secret without that, configure the new and the old one: the first signs, all verify.
 """
 
 from __future__ import annotations
@@ -11,21 +13,22 @@ import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from polos_redis import settings
 from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.errors import ConfigurationError, LinkError
+from polos_redis.redaction import LINK_PREFIX
+from polos_redis.values.times import to_datetime_us, to_us
 
 if TYPE_CHECKING:
     from itsdangerous import URLSafeSerializer
 
 __all__ = ["Link", "Links"]
 
-SLACK = timedelta(minutes=15)  # between the clocks of the signer and of Redis
-SALT = "polos approval link 1 "  # followed by the namespace
+SALT = "polos approval link 2 "  # followed by the namespace
 
 Scope = Literal["decide", "view"]
 
@@ -34,26 +37,25 @@ Scope = Literal["decide", "view"]
 class Link:
     """The content of a token. Check it with `is_for`: a link is valid for one suspension of one run.
 
-    `name` and `groups` are those of the person it was signed for; None and () if it is for anyone who has it.
-    `made_at` is when it was signed.
+    `created_at` is when the execution was created. `name` and `groups` are those of the person it was signed
+    for; None and () if it is for anyone who has it.
     """
 
     execution_id: str
     step_key: str
     run: int
+    created_at: datetime
     expires_at: datetime
     scope: Scope
     name: str | None
     groups: tuple[str, ...]
-    made_at: datetime
 
-    def is_for(self, run: int, opened_at: datetime) -> bool:
-        """Return whether the link is for the suspension of this run, opened at this time.
+    def is_for(self, run: int, created_at: datetime) -> bool:
+        """Return whether the link is for this run of the execution that was created at this time.
 
-        A deleted execution may be started again under the same id; a link signed well before its suspension
-        opened is not for it.
+        A deleted execution may be started again under the same id; the links of one are not for the other.
         """
-        return self.run == run and self.made_at > opened_at - SLACK
+        return (self.run, self.created_at) == (run, created_at)
 
 
 class Links:
@@ -95,6 +97,7 @@ class Links:
         execution_id: str,
         step_key: str,
         run: int,
+        created_at: datetime,
         *,
         scope: Scope = "decide",
         name: str | None = None,
@@ -102,6 +105,9 @@ class Links:
         seconds: float | None = None,
     ) -> str:
         """Return a token for one suspension of one run, valid for `seconds` from now.
+
+        `run` and `created_at` (the time the execution was created, to the microsecond) are the fields `run`
+        and `execution_created_at` of `client.get_suspension` and of a `Notification`.
 
         Raises `ConfigurationError`.
         """
@@ -112,14 +118,18 @@ class Links:
         groups = check_groups("a link", groups)
         now = time.time()
         expires = now + settings.resolve("link_seconds", self.seconds if seconds is None else seconds)
-        return str(self._signer().dumps([execution_id, step_key, run, expires, scope, name, groups, now]))
+        content = [execution_id, step_key, run, to_us(created_at), expires, scope, name, groups]
+        return f"{LINK_PREFIX}{self._signer().dumps(content)}"
 
     def read(self, token: str) -> Link:
         """Verify a token and return its content. Raises `LinkError` if it is invalid or expired."""
         from itsdangerous import BadData
 
         try:
-            execution_id, step_key, run, expires, scope, name, groups, made = self._signer().loads(token)
+            if not token.startswith(LINK_PREFIX):
+                raise BadData("not a link's token")
+            content = self._signer().loads(token[len(LINK_PREFIX) :])
+            execution_id, step_key, run, created_us, expires, scope, name, groups = content
         except (BadData, ValueError):  # ValueError: signed with our secret, but not by this class
             raise LinkError(
                 "this link is invalid: it is incomplete, was changed, or was signed with another secret or "
@@ -130,14 +140,15 @@ class Links:
             raise LinkError(
                 f"this link expired at {expires_at:%Y-%m-%d %H:%M:%S} UTC; ask for a new one", expires_at
             )
-        made_at = datetime.fromtimestamp(made, UTC)
-        return Link(execution_id, step_key, run, expires_at, scope, name, tuple(groups), made_at)
+        created_at = to_datetime_us(created_us)
+        return Link(execution_id, step_key, run, created_at, expires_at, scope, name, tuple(groups))
 
     def url(
         self,
         execution_id: str,
         step_key: str,
         run: int,
+        created_at: datetime,
         *,
         scope: Scope = "decide",
         name: str | None = None,
@@ -155,7 +166,7 @@ class Links:
         if not self.secrets:
             return page
         token = self.token(
-            execution_id, step_key, run, scope=scope, name=name, groups=groups, seconds=seconds
+            execution_id, step_key, run, created_at, scope=scope, name=name, groups=groups, seconds=seconds
         )
         return f"{page}?token={token}"
 

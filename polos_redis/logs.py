@@ -1,4 +1,5 @@
-"""Log formatters: one line of text with key=value pairs, or one JSON object per line."""
+"""Log formatters: one line of text with key=value pairs, or one JSON object per line. Tokens of links and
+secrets of API keys are redacted."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import json
 import logging
 from datetime import UTC, datetime
 from typing import Any
+
+from polos_redis.redaction import redact_text
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _REDUNDANT = {"color_message"}  # uvicorn's message again, with terminal colours
@@ -25,7 +28,7 @@ class KeyValueFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         pairs = "".join(f" {name}={_quoted(value)}" for name, value in _extras(record).items())
         line = f"{_time(record)} {record.levelname} {record.getMessage()}{pairs}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return redact_text(f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line)
 
 
 class JsonFormatter(logging.Formatter):
@@ -41,7 +44,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str, ensure_ascii=False)
+        return redact_text(json.dumps(fields, default=str, ensure_ascii=False))
 
 
 def _quoted(value: Any) -> str:

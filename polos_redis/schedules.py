@@ -15,7 +15,8 @@ from polos_redis.connection.connection import Connection
 from polos_redis.definitions.cron import Declared, check_key
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.published import definition_of
-from polos_redis.errors import ConfigurationError, ScheduleNotFoundError
+from polos_redis.errors import ConfigurationError, InternalWorkflowError, ScheduleNotFoundError
+from polos_redis.state import keys
 from polos_redis.triggers import stored_schedule
 from polos_redis.triggers.stored_schedule import StoredSchedule
 from polos_redis.triggers.ticks import SchedulePayload
@@ -74,13 +75,15 @@ async def create(
     is the next one from now.
 
     Raises `ConfigurationError` for an invalid expression, time zone or key, and for a workflow with
-    `schedule=False`.
+    `schedule=False`; `InternalWorkflowError` for an internal one.
     """
     workflow_id = workflow.id if isinstance(workflow, WorkflowDefinition) else workflow
-    if not isinstance(workflow_id, str) or not workflow_id:
-        raise ConfigurationError(f"expected a workflow or a workflow's id, not {workflow!r}")
+    keys.check_text("a workflow's id", workflow_id, error=ConfigurationError)
     store = await client.store()
-    if not (await definition_of(store, workflow)).schedulable:
+    definition = await definition_of(store, workflow)
+    if definition.internal:
+        raise InternalWorkflowError(workflow_id)
+    if not definition.schedulable:
         raise ConfigurationError(f"workflow {workflow_id!r} has schedule=False: it can't be scheduled")
     new = Declared(cron, timezone, check_key(key))
     return await stored_schedule.put(store, workflow_id, new, declared=False)

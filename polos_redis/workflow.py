@@ -6,15 +6,18 @@ effects inside steps.
 
 from __future__ import annotations
 
+import sys
 import typing
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from polos_redis import tasks
-from polos_redis.definitions.definition import WorkflowDefinition, register
+from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.queue import Queue
+from polos_redis.definitions.registry import DefinitionSite, register
 from polos_redis.errors import ConfigurationError, InsideWorkflowError
 from polos_redis.executions.starting import InvokeOptions
+from polos_redis.state import keys
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
@@ -89,6 +92,7 @@ def workflow(
     trigger_on_event: str | None = None,
     batch_size: int = 1,
     batch_timeout_seconds: float | None = None,
+    internal: bool | None = None,
 ) -> _Decorator: ...
 def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = None, **options: Any) -> Any:
     """Make a workflow of an async function that takes `(ctx)` or `(ctx, input)`, and register it.
@@ -111,16 +115,18 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
     - `batch_size`, `batch_timeout_seconds`: start an execution with a `BatchEventPayload` instead, as soon as
       there are `batch_size` events (above 1) or the first is `batch_timeout_seconds` old (None: at once, with
       the events there are).
+    - `internal`: with True, only another workflow may start it, as a child: clients, REST and schedules are
+      refused, and an execution that was started otherwise fails with `InternalWorkflowError` before its code
+      runs. By default that holds for workflows that a tool calls with approval; with False, for none.
 
     Raises `ConfigurationError` for unusable options, or for an id that another workflow has.
     """
 
     def decorate(function: Callable[..., Any]) -> Workflow[Any, Any]:
         name = id if id is not None else function.__name__
-        if not isinstance(name, str) or not 0 < len(name) <= 1024:
-            raise ConfigurationError(f"a workflow id must be a string of 1 to 1024 characters, not {name!r}")
+        keys.check_text("a workflow's id", name, error=ConfigurationError)
         created: Workflow[Any, Any] = Workflow(function, name, **options)
-        return register(created, f"{function.__module__}.{function.__qualname__}", function.__code__)
+        return register(created, DefinitionSite.of_function(function, sys._getframe()))
 
     return decorate if function is None else decorate(function)
 

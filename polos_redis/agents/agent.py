@@ -13,8 +13,8 @@ from polos_redis.agents.providers import provider_of
 from polos_redis.agents.run import AgentRun
 from polos_redis.agents.stream import AgentStream
 from polos_redis.agents.tools import Tool
-from polos_redis.definitions.definition import register
 from polos_redis.definitions.queue import Queue
+from polos_redis.definitions.registry import DefinitionSite, register
 from polos_redis.errors import InvalidInputError
 from polos_redis.runtime.steps.child_requests import WorkflowCall
 from polos_redis.values import bounds
@@ -98,6 +98,7 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         description: str | None = None,
         queue: Queue | str | dict[str, Any] | None = None,
         run_timeout_seconds: float | None = None,
+        internal: bool | None = None,
     ) -> None:
         what = f"agent {id!r}"
         self.options = AgentOptions(
@@ -122,11 +123,12 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         async def run_agent(ctx: WorkflowContext, input: AgentInput) -> AgentResult[Out]:
             return await AgentRun(self.options, ctx).run(input)
 
-        super().__init__(run_agent, id, queue=queue, run_timeout_seconds=run_timeout_seconds)
+        super().__init__(
+            run_agent, id, queue=queue, run_timeout_seconds=run_timeout_seconds, internal=internal
+        )
         self._input_type = AgentInput
         self.__doc__ = description or f"Ask the agent {id}."
-        frame = sys._getframe(1)
-        register(self, id, frame.f_code, frame.f_lineno)
+        register(self, DefinitionSite.of_call(sys._getframe(1)))
 
     @property
     def model(self) -> str:
@@ -142,6 +144,10 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         """A call of this agent with a text, or with messages as {"role": "user" | "assistant" | "system",
         "content": ...}. Raises `InvalidInputError`."""
         return AgentCall(self, self.check_input(input))
+
+    def check_input(self, input: Any) -> Any:
+        """Convert an input to `AgentInput`, as `with_input`. Raises `InvalidInputError`."""
+        return bounds.at_once(self.input_check(input))
 
     def input_check(self, input: Any) -> bounds.Work[Any]:
         """Convert an input to `AgentInput`: a text, messages, or {"messages": ...} or {"input": ...}."""

@@ -11,6 +11,7 @@ from polos_redis.agents.output import Schema, check_fields, schema_of
 from polos_redis.agents.providers import Provider
 from polos_redis.agents.tools import Tool, as_tool
 from polos_redis.errors import ConfigurationError
+from polos_redis.state import keys
 from polos_redis.values.times import milliseconds
 
 StopCondition = Callable[[RunSoFar], bool | Awaitable[bool]]
@@ -43,10 +44,7 @@ class AgentOptions:
 
     def __post_init__(self) -> None:
         agent_id, model = self.agent_id, self.model
-        if not isinstance(agent_id, str) or not 0 < len(agent_id) <= 1024:
-            raise ConfigurationError(
-                f"an agent's id must be a string of 1 to 1024 characters, not {agent_id!r}"
-            )
+        keys.check_text("an agent's id", agent_id, error=ConfigurationError)
         what = f"agent {agent_id!r}"
         if not isinstance(model, str) or not model:
             raise ConfigurationError(f"{what}: model must be the name of a model, not {model!r}")

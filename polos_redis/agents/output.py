@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from polos_redis.errors import ConfigurationError, StoredValueError
 from polos_redis.values import schemas
 from polos_redis.values.bounded_type import MismatchError
+from polos_redis.values.json_text import InvalidJsonError
 
 # The keywords and formats OpenAI's strict mode supports. Others only narrow a value further: they are dropped
 # from the schema sent, and still checked here.
@@ -54,7 +54,7 @@ def api_name(name: str) -> str:
 
 def error_text(error: BaseException) -> str:
     """A validation error as one line that tells the model what to correct."""
-    if isinstance(error, json.JSONDecodeError):
+    if isinstance(error, InvalidJsonError):
         return f"Invalid JSON: {error}"
     return (
         str(error)

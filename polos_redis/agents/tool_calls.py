@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from polos_redis.agents.approvals import approve
+from polos_redis.agents.approvals import UnshownArgumentsError, approve
 from polos_redis.agents.conversation import AgentResult, ToolCall, ToolResult, Usage
 from polos_redis.agents.output import error_text
 from polos_redis.agents.tools import Tool
@@ -78,7 +78,10 @@ class ToolCalls:
         if tool.answer is not None:
             status, result = await tool.answer(self._ctx, position, parsed)
             return ToolResult(tool.name, call.id, codec.plain(parsed), status, result)
-        approval = await approve(self._ctx, tool, position, parsed)
+        try:
+            approval = await approve(self._ctx, tool, position, parsed)
+        except UnshownArgumentsError as error:
+            return ToolResult(tool.name, call.id, call.arguments, "invalid", str(error))
         arguments = codec.plain(approval.input)
         if not approval.approved:
             return ToolResult(tool.name, call.id, arguments, "rejected", approval.note)

@@ -10,9 +10,11 @@ from typing import Any, Literal, overload
 
 from polos_redis.agents.output import Schema, api_name, check_fields, schema_of
 from polos_redis.decisions.answer_policy import ANYTHING, AnswerPolicy
+from polos_redis.decisions.answer_types import UNTYPED
 from polos_redis.errors import ConfigurationError
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.values import bounds, schemas
+from polos_redis.values.complete_form import check_type
 from polos_redis.values.times import milliseconds
 from polos_redis.workflow import Workflow, workflow
 
@@ -78,10 +80,13 @@ def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     The function takes one input (a pydantic model or a dataclass, whose schema the model sees) or nothing,
     sync or async. Each call is one journaled step, retried `max_retries` times if it raises; then the model
     gets the error. The model sees the return value as JSON. An async function whose first parameter is `ctx`,
-    a `WorkflowContext`, becomes a workflow of its own and may use `ctx.step`; the agent's workers serve it.
+    a `WorkflowContext`, becomes an internal workflow of its own and may use `ctx.step`; the agent's workers
+    serve it. A workflow wrapped with an `approval` becomes internal, too, unless it has `internal=False`, so
+    that nobody starts it past its approval.
 
     `approval`: "never", "always", or a function of the input; a call then needs a person's approval unless
-    the function returns False. `approvers` and `required` work as for `ctx.step.suspend`. No decision within
+    the function returns False. Its input type may hide nothing from that person: no secrets, no serializers.
+    `approvers` and `required` work as for `ctx.step.suspend`. No decision within
     `approval_timeout` seconds is a rejection. `id` defaults to the function's name, `description` to its
     docstring.
 
@@ -113,12 +118,16 @@ def _tool(
         raise ConfigurationError(
             f"{what}: approval must be 'never', 'always' or a function of the input, not {approval!r}"
         )
-    policy = AnswerPolicy.of(what, None, approvers, required, 1, True, frozenset())
+    policy = AnswerPolicy.of(what, UNTYPED, approvers, required, 1, True, frozenset())
     timeout_ms = milliseconds(f"the approval of {what}", approval_timeout)
     if approval == "never" and (policy != ANYTHING or timeout_ms):
         raise ConfigurationError(
             f"{what} has approval options but no approval=: set it to 'always' or a function of the input"
         )
+    if approval != "never" and base.workflow is not None:
+        base.workflow.require_approval()
+    if approval != "never" and base.input_type is not None:
+        check_type(f"the input of {what}, which needs approval", base.input_type)
     if not isinstance(max_retries, int) or isinstance(max_retries, bool) or max_retries < 0:
         raise ConfigurationError(f"{what}: max_retries must be an integer of at least 0, not {max_retries!r}")
     return replace(
@@ -155,7 +164,7 @@ def _of_function(function: Callable[..., Any], name: str) -> Tool:
         raise ConfigurationError(f"{what}: annotate {rest[0].name} with a pydantic model or dataclass")
     if input_type is not None:
         check_fields(f"the input of {what}", input_type)
-    child = workflow(id=name)(function) if with_context else None
+    child = workflow(id=name, internal=True)(function) if with_context else None
     return Tool(name, inspect.getdoc(function) or "", function, input_type, child)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from polos_redis import tasks
 from polos_redis.errors import ConnectionLostError, PolosError, RedisUnavailableError
 from polos_redis.wire.routing import AnyWire
+from polos_redis.wire.wire import client_id
 
 BLOCK_MS = 2000
 BATCH = 128  # entries per topic and read
@@ -61,7 +62,7 @@ class Tail:
         self._requested = asyncio.Event()
         self._blocked = False
         self._unblocker: asyncio.TimerHandle | None = None
-        self._client_id: tuple[int, int] | None = None  # epoch, id
+        self._client_id: tuple[int, int | None] | None = None  # epoch, id (None: not permitted)
 
     async def next(self, key: bytes, after: bytes, timeout: float) -> Entries:
         """Returns the next entries of a stream after an id; empty if none came within `timeout` seconds."""
@@ -90,7 +91,9 @@ class Tail:
         if self._unblocker is not None or not self._blocked:
             return
         node = self._main.node(self._prefix)
-        if self._client_id is not None and node is not None and node.connected:
+        if self._client_id is None or self._client_id[1] is None:
+            return  # a new request waits for the read's BLOCK_MS
+        if node is not None and node.connected:
             unblocked = node.send("CLIENT", "UNBLOCK", self._client_id[1])
             unblocked.add_done_callback(tasks.mark_retrieved)  # not permitted: the reader waits for BLOCK_MS
         loop = asyncio.get_running_loop()
@@ -146,7 +149,7 @@ class Tail:
             await self._wire.call("PING", patience=self._patience)
         if self._client_id is None or self._client_id[0] != self._wire.epoch:
             epoch = self._wire.epoch
-            self._client_id = (epoch, await self._wire.send("CLIENT", "ID"))
+            self._client_id = (epoch, await client_id(self._wire))
         starts = {
             name: min((after for after, _ in waiting), key=_order) for name, waiting in self._waiting.items()
         }

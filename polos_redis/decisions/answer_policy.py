@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack
 
-from polos_redis.decisions.people import GROUP
+from polos_redis.decisions.answer_types import AnswerTypes, verdict
+from polos_redis.decisions.people import GROUP, check_name
 from polos_redis.errors import ConfigurationError, InvalidAnswerError, NotApproverError
 from polos_redis.values import bounds, schema_errors, schemas
-from polos_redis.values.text import canonical
+from polos_redis.values.names import canonical
 
 MOST_REQUIRED = 100
 
@@ -25,9 +26,10 @@ MOST_REQUIRED = 100
 class AnswerPolicy:
     """The answers a suspension accepts.
 
-    `schema` is a JSON schema and `type_name` the type it was made of. `approvers` are names or `group:NAME`;
-    empty means anybody. `required` approvals (`data["approved"] is True`) by distinct people decide, or
-    `rejections` rejections. `allow_self` lets those who started the execution decide.
+    `schema` is a JSON schema and `type_name` the type it was made of; an answer with `approved: false` has to
+    fit `reject_schema` instead, if there is one. `approvers` are names or `group:NAME`; empty means anybody.
+    `required` approvals (`data["approved"] is True`) by distinct people decide, or `rejections` rejections.
+    `allow_self` lets those who started the execution decide.
     """
 
     schema: dict[str, Any] | None = None
@@ -36,12 +38,14 @@ class AnswerPolicy:
     required: int = 1
     rejections: int = 1
     allow_self: bool = True
+    reject_schema: dict[str, Any] | None = None
+    reject_type_name: str = ""
 
     @classmethod
     def of(
         cls,
         what: str,
-        annotation: Any,
+        types: AnswerTypes,
         approvers: Iterable[str] | None,
         required: int,
         rejections: int,
@@ -52,7 +56,7 @@ class AnswerPolicy:
 
         Raises `ConfigurationError`.
         """
-        schema, type_name = schemas.describe(what, annotation) if annotation is not None else (None, "")
+        schema, type_name, reject_schema, reject_type_name = types.describe(what)
         names = () if approvers is None else _approver_names(what, approvers)
         for name, number in (("required", required), ("rejections", rejections)):
             if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST_REQUIRED:
@@ -63,7 +67,16 @@ class AnswerPolicy:
             raise ConfigurationError(
                 f"{what}: allow_self=False needs to know who started the execution: pass user_id= to invoke"
             )
-        policy = cls(schema, type_name, names, required, rejections, bool(allow_self))
+        policy = cls(
+            schema,
+            type_name,
+            names,
+            required,
+            rejections,
+            bool(allow_self),
+            reject_schema,
+            reject_type_name,
+        )
         if policy.counts and schema is not None and "approved" not in schemas.properties(schema):
             raise ConfigurationError(
                 f"{what}: with required= or rejections= an answer must say whether it approves: "
@@ -74,10 +87,9 @@ class AnswerPolicy:
 
     def _check_reachable(self, what: str, starters: Set[str]) -> None:
         """Raises `ConfigurationError` if the named approvers are too few to always reach a decision."""
-        people = {one for one in self.approvers if not one.startswith(GROUP)}
-        if not people or len(people) < len(set(self.approvers)):
+        if not self.approvers or any(one.startswith(GROUP) for one in self.approvers):
             return  # anybody, or somebody of a group
-        distinct = {canonical(one) for one in people}
+        distinct = {canonical(one) for one in self.approvers}
         may_decide = len(distinct if self.allow_self else distinct - {canonical(one) for one in starters})
         needed = self.required + self.rejections - 1
         if may_decide < needed:
@@ -97,8 +109,10 @@ class AnswerPolicy:
             return b""
         packed: bytes = msgpack.packb(
             {
-                "schema": "" if self.schema is None else json.dumps(self.schema, separators=(",", ":")),
+                "schema": _packed(self.schema),
                 "type": self.type_name,
+                "reject": _packed(self.reject_schema),
+                "reject_type": self.reject_type_name,
                 "approvers": self.approvers,
                 "required": self.required,
                 "rejections": self.rejections,
@@ -122,17 +136,32 @@ class AnswerPolicy:
             found["required"],
             found["rejections"],
             found["self"],
+            json.loads(found["reject"]) if found["reject"] else None,
+            found["reject_type"],
         )
 
     async def check_answer(self, execution_id: str, step_key: str, answer: Any) -> None:
         """Raises `InvalidAnswerError` if the answer (plain JSON) does not fit."""
+        schema, type_name = self.schema, self.type_name
+        if self.reject_schema is not None and verdict(answer) is False:
+            schema, type_name = self.reject_schema, self.reject_type_name
         errors: list[dict[str, str]] = []
-        if self.schema is not None:
-            errors = await bounds.run(answer, schema_errors.errors_in(self.schema, self.type_name, answer))
-        if not errors and self.counts and verdict(answer) is None:
+        if schema is not None:
+            errors = await bounds.run(answer, schema_errors.errors_in(schema, type_name, answer))
+        says = (not self.counts and self.reject_schema is None) or verdict(answer) is not None
+        if not errors and not says:
             errors = [{"field": "approved", "message": "must be true or false: does this answer approve?"}]
         if errors:
             raise InvalidAnswerError(execution_id, step_key, errors)
+
+    async def check_instance(self, execution_id: str, step_key: str, form: Any) -> None:
+        """Raises `InvalidAnswerError` if the complete form of an instance fits neither its type nor its JSON
+        schema: the type's validators have accepted the instance once, and need not accept its form."""
+        try:
+            await self.check_answer(execution_id, step_key, form)
+        except InvalidAnswerError:
+            by_schema = replace(self, type_name="", reject_type_name="")
+            await by_schema.check_answer(execution_id, step_key, form)
 
     def check_person(
         self,
@@ -145,12 +174,13 @@ class AnswerPolicy:
         """Raises `NotApproverError` if this person may not decide."""
         if not who and (self.approvers or self.counts or not self.allow_self):
             raise NotApproverError(execution_id, step_key, who, "the answer must name who decides")
-        names = {who, *(GROUP + group for group in groups)}
-        if who is not None and who.startswith(GROUP):
-            names.discard(who)  # nobody becomes a group by calling themselves one
-        if self.approvers and names.isdisjoint(self.approvers):
+        person = canonical(who or "")
+        names = {GROUP + canonical(group) for group in groups}
+        if not person.startswith(GROUP):  # nobody becomes a group by calling themselves one
+            names.add(person)
+        if self.approvers and names.isdisjoint(map(_canonical_approver, self.approvers)):
             raise NotApproverError(execution_id, step_key, who, f"it is for {', '.join(self.approvers)}")
-        if not self.allow_self and canonical(who or "") in {canonical(one) for one in starters}:
+        if not self.allow_self and person in {canonical(one) for one in starters}:
             raise NotApproverError(execution_id, step_key, who, "the person who started it may not decide it")
 
 
@@ -164,10 +194,16 @@ def _approver_names(what: str, approvers: Iterable[str]) -> tuple[str, ...]:
             f"{what}: approvers must be a non-empty list of names and group:NAME, not {approvers!r}; "
             "omit it to let anybody decide"
         )
+    for one in names:
+        check_name(f"{what}: an approver", one.removeprefix(GROUP))
     return names
 
 
-def verdict(answer: Any) -> bool | None:
-    """Returns whether an answer approves, by its boolean field `approved`; None without one."""
-    approved = answer.get("approved") if isinstance(answer, dict) else None
-    return approved if isinstance(approved, bool) else None
+def _canonical_approver(approver: str) -> str:
+    """The form in which a name or `group:NAME` among approvers is compared."""
+    is_group = approver.startswith(GROUP)
+    return GROUP + canonical(approver.removeprefix(GROUP)) if is_group else canonical(approver)
+
+
+def _packed(schema: dict[str, Any] | None) -> str:
+    return "" if schema is None else json.dumps(schema, separators=(",", ":"))

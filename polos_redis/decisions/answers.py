@@ -5,8 +5,8 @@ the answer names the opening it was checked against (`SuspensionRecord.opening`)
 suspension as it stands, and the answer is checked against that and sent again. A caller that has just read
 the suspension passes it on (`decide_stored`), which saves that round trip.
 
-An answer is encoded once. A suspension with a schema stores plain JSON, so only an answer of another type (a
-model, a date) is encoded a second time, in that form.
+An answer is encoded once and stored as it is: an instance of the declared type arrives equal. What is checked
+is its complete form, as of plain JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from datetime import datetime
 from typing import Any, Literal
 
 from polos_redis.connection.connection import Connection
-from polos_redis.decisions.answer_policy import AnswerPolicy, verdict
+from polos_redis.decisions.answer_policy import AnswerPolicy
+from polos_redis.decisions.answer_types import form_of, verdict
+from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.decisions.suspensions import StoredSuspension, find_below
 from polos_redis.errors import (
     AlreadyResumedError,
@@ -29,13 +31,12 @@ from polos_redis.errors import (
     SuspensionExpiredError,
     SuspensionNotFoundError,
 )
-from polos_redis.state import journal
+from polos_redis.state import journal, keys
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
 from polos_redis.state.store import Store
 from polos_redis.state.suspensions import Answer
 from polos_redis.values import bounds, codec, digests
-from polos_redis.values.plain import is_plain
 from polos_redis.values.text import text
 from polos_redis.values.times import to_datetime
 
@@ -81,8 +82,7 @@ async def decide(
     channel: str,
 ) -> Resumed:
     """Answer a suspension; see `PolosClient.resume`."""
-    if not isinstance(step_key, str):
-        raise InvalidInputError(f"suspend_step_key must be a string, not {step_key!r}")
+    keys.check_text("suspend_step_key", step_key, keys.LONGEST_STEP_KEY, empty=True)
     answer = _encode(connection, data, by, groups, digest, channel)
     store = await connection.store()
     reply = await _send(store, execution_id, step_key, answer, digest)
@@ -132,10 +132,10 @@ def _encode(
     channel: str,
 ) -> Answer:
     """Returns the answer to send. Raises `InvalidInputError`, `NotStorableError` or `ValueTooLargeError`."""
-    if by is not None and not isinstance(by, str):
-        raise InvalidInputError(f"resumed_by must be a name or None, not {by!r}")
-    if isinstance(groups, str) or not all(isinstance(group, str) and group for group in groups):
-        raise InvalidInputError(f"groups must be a list of group names, not {groups!r}")
+    if by is not None and by != "":
+        check_name("resumed_by", by, InvalidInputError)
+    groups = check_groups("resumed_by", groups, InvalidInputError)
+    keys.check_text("channel", channel)
     if digest is not None and not (isinstance(digest, str) and digest.isascii()):
         raise InvalidInputError(f"shown_digest must be the digest of a suspension, not {digest!r}")
     bounds.parts_of(data)
@@ -165,7 +165,7 @@ async def _send(
 
 
 async def _checked(answer: Answer, suspension: StoredSuspension, digest: str | None) -> Answer:
-    """Returns the answer as checked against an opening of the suspension, in the form that is stored.
+    """Returns the answer as checked against an opening of the suspension.
 
     Raises `ShownChangedError`, `NotApproverError` or `InvalidAnswerError` if the suspension is open. If it is
     not, the script still compares the answer with the one that stands.
@@ -177,16 +177,14 @@ async def _checked(answer: Answer, suspension: StoredSuspension, digest: str | N
     answer = replace(answer, opening=record.opening)
     if not record.policy:
         return answer
-    policy, plain = AnswerPolicy.unpack(record.policy), codec.to_plain(answer.value)
+    policy = AnswerPolicy.unpack(record.policy)
+    form, is_instance = form_of(answer.value, policy.type_name)
     if is_open:
         starters = Origin.unpack("", suspension.origin).starters
         policy.check_person(execution_id, step_key, answer.by or None, answer.groups, starters)
-        await policy.check_answer(execution_id, step_key, plain)
-    answer = replace(answer, approves=verdict(plain) is True)
-    if policy.schema is None or is_plain(answer.value, plain):
-        return answer
-    value = codec.encode(plain, limit=codec.UNLIMITED)  # the size of the original was checked
-    return replace(answer, value=value, digest=digests.stored_digest(value))
+        check = policy.check_instance if is_instance else policy.check_answer
+        await check(execution_id, step_key, form)
+    return replace(answer, approves=verdict(form) is True)
 
 
 def _outcome(execution_id: str, step_key: str, reply: list[Any]) -> Resumed:

@@ -15,13 +15,14 @@ from polos_redis.values.times import iso
 
 def entries(stored: Sequence[bytes], execution_id: str) -> list[dict[str, Any]]:
     """Returns the entries of a root's audit that concern an execution; all of them for the root itself."""
-    found = [_entry(packed) for packed in stored]
+    found = [entry(packed) for packed in stored]
     if keys.root_of(execution_id) != execution_id:
-        found = [entry for entry in found if entry["execution_id"] == execution_id]
+        found = [one for one in found if one["execution_id"] == execution_id]
     return found
 
 
-def _entry(packed: bytes) -> dict[str, Any]:
+def entry(packed: bytes) -> dict[str, Any]:
+    """Returns one entry as JSON values."""
     one, key, workflow, what, at, by, channel, digest, opened, answer = msgpack.unpackb(packed, raw=True)[:10]
     return {
         "execution_id": text(one),

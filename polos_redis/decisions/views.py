@@ -31,6 +31,7 @@ def suspension_view(execution_id: str, step_key: str, record: SuspensionRecord) 
         "channel": record.channel if answered else None,
         "decided_at": iso(record.decided_ms),
         "schema": policy.schema,
+        "reject_schema": policy.reject_schema,
         "approvers": list(policy.approvers),
         "required": policy.required,
         "rejections": policy.rejections,

@@ -18,6 +18,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from polos_redis.errors import ConfigurationError
+from polos_redis.state import keys
 from polos_redis.values.times import to_datetime, to_ms
 
 FIELDS = "minute hour day month weekday, or six with seconds first"
@@ -97,9 +98,7 @@ class Declared:
 
 def check_key(key: str) -> str:
     """Returns a valid schedule key. Raises `ConfigurationError`."""
-    if not isinstance(key, str) or not 0 < len(key) <= 1024:
-        raise ConfigurationError(f"a schedule's key must be a string of 1 to 1024 characters, not {key!r}")
-    return key
+    return keys.check_text("a schedule's key", key, error=ConfigurationError)
 
 
 def _zone(name: str) -> tzinfo:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Sequence
-from types import CodeType
 from typing import Any, Generic, TypeVar
 
 from polos_redis.definitions.cron import Declared
@@ -16,13 +15,17 @@ from polos_redis.definitions.queue import DEFAULT, Queue, as_queue
 from polos_redis.definitions.trigger import Trigger
 from polos_redis.errors import ConfigurationError, InvalidInputError, NotStorableError
 from polos_redis.values import bounds, packing
+from polos_redis.values.bounded_type import UNCHECKED
 from polos_redis.values.type_names import is_model
-from polos_redis.values.validation import GeneratedInput, bounded_type, validation_of
+from polos_redis.values.validation import (
+    GeneratedInput,
+    bounded_type,
+    quickly_validated,
+    validation_of,
+)
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-
-_registry: dict[str, WorkflowDefinition[Any, Any]] = {}
 
 
 class WorkflowDefinition(Generic[In, Out]):
@@ -44,8 +47,11 @@ class WorkflowDefinition(Generic[In, Out]):
         trigger_on_event: str | None = None,
         batch_size: int = 1,
         batch_timeout_seconds: float | None = None,
+        internal: bool | None = None,
     ) -> None:
         self.id = id
+        self.internal = bool(internal)
+        self._declared_internal = internal
         self.queue = as_queue(queue, id)
         self.defines_queue = isinstance(queue, (Queue, dict))  # a name alone sets no limit
         self.run_timeout_seconds = run_timeout_seconds
@@ -53,7 +59,10 @@ class WorkflowDefinition(Generic[In, Out]):
         self.on_start = _hooks(on_start, id, "on_start")
         self.on_end = _hooks(on_end, id, "on_end")
         self.plain = (  # started with nothing but an input
-            self.queue == DEFAULT and run_timeout_seconds is None and state_schema is None
+            self.queue == DEFAULT
+            and run_timeout_seconds is None
+            and state_schema is None
+            and not self.internal
         )
         self.has_surroundings = bool(state_schema or self.on_start or self.on_end)
         self.schedule = Declared.of(schedule, id)
@@ -64,6 +73,8 @@ class WorkflowDefinition(Generic[In, Out]):
                 f"workflow {id!r} has both schedule and trigger_on_event, whose inputs differ: "
                 "define two workflows that call one function"
             )
+        if internal:
+            self._check_internal()
         self.retries = retries
         self.retry_delay = retry_delay
         if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
@@ -78,7 +89,6 @@ class WorkflowDefinition(Generic[In, Out]):
                     f"workflow {id!r}: {name} must be a number of seconds, not {seconds!r}"
                 )
         self.function = function
-        self.defined: tuple[str, str, int] = ("", "", 0)
         self.__name__ = getattr(function, "__name__", id)
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
@@ -119,6 +129,24 @@ class WorkflowDefinition(Generic[In, Out]):
         """The workflows a worker must serve with this one, such as an agent's tools."""
         return ()
 
+    def require_approval(self) -> None:
+        """Make the workflow internal: a tool calls it, but only with a person's approval.
+
+        One declared with `internal=False` stays open. Raises `ConfigurationError` if a schedule or an event
+        starts it.
+        """
+        if self._declared_internal is None:
+            self._check_internal()
+            self.internal, self.plain = True, False
+
+    def _check_internal(self) -> None:
+        for option, value in (("schedule", self.schedule), ("trigger_on_event", self.trigger)):
+            if value is not None:
+                raise ConfigurationError(
+                    f"workflow {self.id!r} has {option}, which starts it from outside, so it can't be "
+                    f"internal: remove {option}, or pass internal=False if anybody may start it"
+                )
+
     def resolve(self) -> None:
         """Resolve the types now, so that a worker fails when it starts, not at its first execution."""
         annotation = self.input_type
@@ -135,8 +163,10 @@ class WorkflowDefinition(Generic[In, Out]):
     def check_input(self, input: Any) -> Any:
         """Returns the input, validated. Raises `InvalidInputError`, which names the invalid fields, or
         `ValueTooLargeError` for an input of too many parts or levels."""
-        if type(input) is self._input_type and not isinstance(input, _CONTAINERS):
-            return input
+        if self.takes_input and input is not None:
+            quick = quickly_validated(self.input_type, input)
+            if quick is not UNCHECKED:
+                return quick
         return bounds.at_once(self.input_check(input))
 
     async def check_input_in_turns(self, input: Any) -> Any:
@@ -191,7 +221,6 @@ def _hooks(hooks: Any, workflow_id: str, kind: str) -> tuple[Callable[..., Any],
 
 
 _UNRESOLVED = object()
-_CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
 def _as_schema(schema: Any, workflow_id: str) -> type[Any] | None:
@@ -200,28 +229,3 @@ def _as_schema(schema: Any, workflow_id: str) -> type[Any] | None:
     raise ConfigurationError(
         f"workflow {workflow_id!r}: state_schema must be a pydantic model class, not {schema!r}"
     )
-
-
-W = TypeVar("W", bound=WorkflowDefinition[Any, Any])
-
-
-def register(definition: W, name: str, code: CodeType, line: int = 0) -> W:
-    """Register a workflow by its id and return it. Raises `ConfigurationError` if another one has the id.
-
-    A workflow is the same if its name, file and line are: a module may be imported again, as `__main__` or by
-    a reload.
-    """
-    definition.defined = (name.rpartition(".")[2], code.co_filename, line or code.co_firstlineno)
-    known = _registry.get(definition.id)
-    if known is not None and known.defined != definition.defined:
-        _, file, line = known.defined
-        raise ConfigurationError(
-            f"workflow id {definition.id!r} is already used at {file}:{line}: give {name} another id"
-        )
-    _registry[definition.id] = definition
-    return definition
-
-
-def registered() -> dict[str, WorkflowDefinition[Any, Any]]:
-    """Returns the workflows this process has defined, by id."""
-    return dict(_registry)

@@ -27,6 +27,7 @@ class PublishedDefinition:
     topic: str | None = None
     batch_size: int = 1
     batch_timeout: float | None = None
+    internal: bool = False
 
     @classmethod
     def of(cls, workflow: WorkflowDefinition[Any, Any]) -> PublishedDefinition:
@@ -43,6 +44,7 @@ class PublishedDefinition:
             topic=trigger.topic if trigger else None,
             batch_size=trigger.batch_size if trigger else 1,
             batch_timeout=trigger.batch_timeout_seconds if trigger else None,
+            internal=workflow.internal,
         )
 
     def pack(self) -> bytes:

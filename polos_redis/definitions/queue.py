@@ -20,10 +20,9 @@ class Queue:
     concurrency_limit: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not 0 < len(self.name) <= 200 or "\0" in self.name:
-            raise ConfigurationError(
-                f"a queue's name must be a string of 1 to 200 characters, not {self.name!r}"
-            )
+        keys.check_text("a queue's name", self.name, error=ConfigurationError)
+        if "\0" in self.name:
+            raise ConfigurationError(f"a queue's name must not contain NUL, as {self.name!r} does")
         limit = self.concurrency_limit
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
             raise ConfigurationError(

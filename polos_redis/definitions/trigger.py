@@ -34,10 +34,10 @@ class Trigger:
                     f"{what}: batch_size and batch_timeout_seconds need trigger_on_event"
                 )
             return None
-        if not isinstance(topic, str) or not topic or keys.parse_topic(topic)[1] is not None:
+        keys.check_text(f"{what}: trigger_on_event", topic, keys.LONGEST_TOPIC, error=ConfigurationError)
+        if keys.parse_topic(topic)[1] is not None:
             raise ConfigurationError(
-                f"{what}: trigger_on_event must be a topic's name, a non-empty string and not the topic "
-                f"of an execution, not {topic!r}"
+                f"{what}: trigger_on_event can't be the topic of an execution, {topic!r}"
             )
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or not 1 <= batch_size <= LARGEST:
             raise ConfigurationError(

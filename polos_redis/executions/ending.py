@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from polos_redis.connection.connection import Connection
+from polos_redis.decisions.people import check_name
 from polos_redis.errors import (
     ExecutionFinishedError,
     ExecutionNotFoundError,
@@ -18,6 +19,8 @@ from polos_redis.values.text import text
 
 async def cancel(connection: Connection, execution_id: str, *, cancelled_by: str | None = None) -> None:
     """See `PolosClient.cancel`."""
+    if cancelled_by is not None and cancelled_by != "":
+        check_name("cancelled_by", cancelled_by, InvalidInputError)
     store = await connection.store()
     (run,) = await store.executions.read_fields(execution_id, "run")
     if run is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Collection
 from typing import Any
 
 from polos_redis.connection.connection import Connection
@@ -21,10 +23,12 @@ from polos_redis.executions.page import Page
 from polos_redis.state import journal, keys
 from polos_redis.state.executions import STATUSES
 from polos_redis.state.journal import SuspensionRecord
+from polos_redis.state.origin import Origin
 from polos_redis.values.text import text
 from polos_redis.values.times import iso
 
 LIST_LIMIT = 1000
+AUDIT_PAGE = 100  # entries per call
 
 
 async def get_execution(connection: Connection, execution_id: str) -> dict[str, Any]:
@@ -58,15 +62,17 @@ async def list_executions(
     workflow: str | WorkflowDefinition[Any, Any] | None = None,
     limit: int = 50,
     cursor: str | None = None,
+    roots: Collection[str] = (),
 ) -> Page[dict[str, Any]]:
-    """See `PolosClient.list_executions`."""
+    """See `PolosClient.list_executions`. With `roots`, the page is restricted to executions whose root is of
+    one of these workflows; without a `workflow`, to those that are themselves of one of these, too."""
     if status is not None and status not in STATUSES:
         raise ConfigurationError(f"status must be one of {', '.join(STATUSES)}, not {status!r}")
     before = "+inf" if cursor is None else str(_cursor(cursor))
     limit = _limit(limit)
     statuses = STATUSES if status is None else (status,)
     store = await connection.store()
-    rows = await store.executions.newest(statuses, _workflow_id(workflow), before, limit)
+    rows, next_cursor = await store.executions.newest(statuses, _workflow_id(workflow), before, limit, roots)
     page = [
         {
             "id": text(row[0]),
@@ -77,9 +83,8 @@ async def list_executions(
             "finished_at": iso(int(row[5] or 0)),
         }
         for row in rows
-        if row[1] is not None
     ]
-    return Page(page, text(rows[-1][3]) if len(rows) == limit else None)
+    return Page(page, next_cursor)
 
 
 async def list_suspensions(
@@ -88,27 +93,16 @@ async def list_suspensions(
     workflow: str | WorkflowDefinition[Any, Any] | None = None,
     limit: int = 50,
     cursor: str | None = None,
+    roots: Collection[str] = (),
 ) -> Page[dict[str, Any]]:
-    """See `PolosClient.list_suspensions`."""
+    """See `PolosClient.list_suspensions`. `roots` as in `list_executions`."""
     after = "-inf" if cursor is None else str(_cursor(cursor))
-    limit, workflow_id = _limit(limit), _workflow_id(workflow)
-    count = LIST_LIMIT if workflow_id else limit  # rows of other workflows are skipped
     store = await connection.store()
-    page: list[dict[str, Any]] = []
-    while True:
-        rows = await store.suspensions.oldest_open(after, count)
-        at_end = len(rows) < count
-        for index, row in enumerate(rows):
-            after = text(row[3])
-            if workflow_id and text(row[2]) != workflow_id:
-                continue
-            view = _open_suspension(row)
-            if view is not None:
-                page.append(view)
-            if len(page) == limit:
-                return Page(page, None if at_end and index == len(rows) - 1 else after)
-        if at_end:
-            return Page(page, None)
+    rows, next_cursor = await store.suspensions.oldest_open(
+        after, _limit(limit), _workflow_id(workflow), roots
+    )
+    views_of_rows = map(_open_suspension, rows)
+    return Page([view for view in views_of_rows if view is not None], next_cursor)
 
 
 def _open_suspension(row: list[Any]) -> dict[str, Any] | None:
@@ -136,14 +130,14 @@ async def read_suspension(
     """Returns a suspension as an answer is checked against it, and as `get_suspension` returns it."""
     store = await connection.store()
     fields, found = await asyncio.gather(
-        store.executions.read_fields(execution_id, "workflow", "status", "origin"),
+        store.executions.read_fields(execution_id, "workflow", "status", "origin", "created"),
         read_suspensions(store, [(execution_id, step_key)]),
     )
-    workflow, status, origin = fields
+    workflow, status, origin, created = fields
     if workflow is None:
         raise ExecutionNotFoundError(execution_id)
     if found:
-        around = views.suspended_execution(execution_id, workflow, status, origin)
+        around = views.suspended_execution(execution_id, workflow, status, origin, created)
         return StoredSuspension(*found[0], origin), {**suspension_view(*found[0]), **around}
     below = await find_below(store, execution_id, step_key)
     if below is not None:
@@ -152,11 +146,31 @@ async def read_suspension(
     raise SuspensionNotFoundError(execution_id, step_key, [one["step_key"] for one in others])
 
 
+async def root_workflow(connection: Connection, execution_id: str) -> str | None:
+    """Returns the workflow of an execution's root; None if nothing is known of the execution.
+
+    Of a deleted execution, the audit still knows it if the root itself was decided on.
+    """
+    store, root_id = await connection.store(), keys.root_of(execution_id)
+    workflow, origin = await store.executions.read_fields(execution_id, "workflow", "origin")
+    if workflow is not None:
+        return Origin.unpack(text(workflow), origin).root_workflow_id
+    for packed in await store.suspensions.audit(root_id, 0, AUDIT_PAGE):
+        entry = audit_log.entry(packed)
+        if entry["execution_id"] == root_id:
+            return str(entry["workflow_id"])
+    return None
+
+
 async def audit(connection: Connection, execution_id: str) -> list[dict[str, Any]]:
     """See `PolosClient.audit`."""
     store = await connection.store()
-    stored = await store.suspensions.audit(keys.root_of(execution_id))
-    found = audit_log.entries(stored, execution_id)
+    found: list[dict[str, Any]] = []
+    for first in itertools.count(0, AUDIT_PAGE):
+        stored = await store.suspensions.audit(keys.root_of(execution_id), first, AUDIT_PAGE)
+        found += audit_log.entries(stored, execution_id)
+        if len(stored) < AUDIT_PAGE:
+            break
     if not found and (await store.executions.read_fields(execution_id, "status"))[0] is None:
         raise ExecutionNotFoundError(execution_id)
     return found

@@ -10,19 +10,27 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import blake2b
 from typing import Any, TypedDict
 
 from polos_redis.connection.connection import Connection
+from polos_redis.decisions.people import check_name
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.published import PublishedDefinition, definition_of
 from polos_redis.definitions.queue import Queue, as_queue
-from polos_redis.errors import ConfigurationError, IdempotencyConflictError, InvalidInputError
+from polos_redis.errors import (
+    ConfigurationError,
+    IdempotencyConflictError,
+    InternalWorkflowError,
+    InvalidInputError,
+)
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.state import keys
 from polos_redis.state.origin import Origin
 from polos_redis.state.start import Start
+from polos_redis.state.store import Store
 from polos_redis.values import codec, digests
-from polos_redis.values.bounds import is_small, parts_of
+from polos_redis.values.bounds import SMALL_BYTES, is_small, parts_of
 from polos_redis.values.times import checked_ms, milliseconds
 
 
@@ -50,7 +58,7 @@ async def invoke(
         checked = (
             workflow.check_input(input) if is_small(input) else await workflow.check_input_in_turns(input)
         )
-        packed = codec.encode(checked, limit=connection.max_value_bytes)
+        packed = _encode(checked, connection.max_value_bytes)
         execution_id = os.urandom(16).hex()
         store = await connection.store()
         await store.executions.invoke(execution_id, workflow.id, packed, connection.retention_ms)
@@ -63,14 +71,56 @@ async def invoke(
     if key is None:
         execution_id = os.urandom(16).hex()
     else:
-        if not isinstance(key, str) or not key:
-            raise InvalidInputError(f"idempotency_key must be a non-empty string, not {key!r}")
+        keys.check_text("idempotency_key", key)
         execution_id = keys.derived_id(workflow_id, key)
-        start = replace(start, digest=digests.stored_digest(packed))
+        start = replace(start, digest=_request_digest(workflow_id, packed, start, options))
     store = await connection.store()
     if await store.executions.invoke(execution_id, workflow_id, packed, connection.retention_ms, start) < 0:
-        raise IdempotencyConflictError(workflow_id, str(key), execution_id)
+        differing = await _differing(store, execution_id, workflow_id, packed, start)
+        raise IdempotencyConflictError(workflow_id, str(key), execution_id, differing)
     return ExecutionHandle(connection, execution_id, workflow_id)
+
+
+def _request_digest(workflow_id: str, packed: bytes, start: Start, options: InvokeOptions) -> bytes:
+    """Digest of a request with an idempotency key: of all that it determines but times.
+
+    That are the input, the people, the session, the state, and the queue and concurrency key as the caller
+    gives them: what the workflow's definition says may change between two calls.
+    """
+    origin = Origin.unpack(workflow_id, start.origin)
+    queue = options.get("queue")
+    digest = blake2b(digests.stored_digest(packed), digest_size=16)
+    chosen = options.get("initial_state") is not None
+    digest.update(_state_digest(origin) if chosen else _NO_STATE)
+    names = (
+        *(origin.user_id, origin.session_id, origin.started_by),
+        None if queue is None else as_queue(queue, workflow_id).name,
+        options.get("concurrency_key"),
+    )
+    digest.update(codec.encode(names, limit=codec.UNLIMITED))
+    return digest.digest()
+
+
+_NO_STATE = bytes(16)
+
+
+def _state_digest(origin: Origin) -> bytes:
+    return _NO_STATE if origin.initial_state is None else digests.stored_digest(origin.initial_state)
+
+
+async def _differing(
+    store: Store, execution_id: str, workflow_id: str, packed: bytes, start: Start
+) -> list[str]:
+    """What of a request differs from the one that started an execution; empty if that is gone."""
+    first, packed_origin = await store.executions.read_fields(execution_id, "input", "origin")
+    if first is None:
+        return []
+    ours, theirs = (Origin.unpack(workflow_id, one) for one in (start.origin, packed_origin))
+    differing = ["input"] if digests.stored_digest(first) != digests.stored_digest(packed) else []
+    names = ("user_id", "session_id", "started_by")
+    differing += [name for name in names if getattr(ours, name) != getattr(theirs, name)]
+    differing += ["initial_state"] if _state_digest(ours) != _state_digest(theirs) else []
+    return differing or ["queue or concurrency_key"]
 
 
 async def prepare(
@@ -94,21 +144,30 @@ async def prepare(
         workflow_id, checked = workflow.id, await workflow.check_input_in_turns(input)
         initial_state = await workflow.check_state_in_turns(initial_state)
     elif isinstance(workflow, str) and workflow:
-        workflow_id, checked = workflow, input  # its worker validates it
-        parts_of(input), parts_of(initial_state)
+        workflow_id, checked = keys.check_text("a workflow's id", workflow), input  # its worker validates it
     else:
         raise ConfigurationError(f"expected a workflow or a workflow's id, not {workflow!r}")
     limit = connection.max_value_bytes
-    packed = codec.encode(checked, limit=limit)
-    state = None if initial_state is None else codec.encode(initial_state, limit=limit)
+    packed = _encode(checked, limit)
+    state = None if initial_state is None else _encode(initial_state, limit)
     store = await connection.store()
     definition = await definition_of(store, workflow)
+    if definition.internal and parent is None:
+        raise InternalWorkflowError(workflow_id)
     chosen = _queue(definition, workflow_id, queue)
     if options.get("concurrency_key") is not None and chosen.concurrency_limit is None:
         chosen = Queue(chosen.name, await store.definitions.limit(chosen.name))
     people = {"session_id": session_id, "user_id": user_id, "started_by": started_by}
     origin = _origin(workflow_id, parent, state, people)
     return workflow_id, packed, start_options(definition, workflow_id, origin, queue=chosen, **options)
+
+
+def _encode(value: Any, limit: int) -> bytes:
+    """The encoded input or state. Raises `ValueTooLargeError` beyond the bounds of a value from outside."""
+    packed = codec.encode(value, limit=limit)
+    if len(packed) > SMALL_BYTES:
+        parts_of(value)
+    return packed
 
 
 def _queue(
@@ -118,6 +177,8 @@ def _queue(
     own = Queue(definition.queue or keys.DEFAULT_QUEUE, definition.limit)
     if override is None:
         return own
+    if isinstance(override, str):
+        keys.check_text(f"workflow {workflow_id!r}: queue", override)
     chosen = as_queue(override, workflow_id)
     return own if chosen == Queue(own.name) else chosen  # a bare name keeps the limit that is defined
 
@@ -127,10 +188,10 @@ def _origin(
 ) -> Origin | None:
     """The origin to store; None for a root that needs none. A child inherits what it isn't given."""
     for name, value in people.items():
-        if value is not None and not isinstance(value, str):
-            raise InvalidInputError(
-                f"workflow {workflow_id!r}: {name} must be a string or None, not {value!r}"
-            )
+        if value is not None and name == "session_id":
+            keys.check_text(f"workflow {workflow_id!r}: session_id", value, empty=True)
+        elif value is not None:
+            check_name(f"workflow {workflow_id!r}: {name}", value, InvalidInputError)
     if parent is not None:
         inherited, parent_id = parent
         return Origin(
@@ -178,8 +239,7 @@ def _semaphore(what: str, queue: Queue, concurrency_key: str | None) -> str | No
     """The semaphore to acquire a slot from: the queue's, or that of a concurrency key in it."""
     if concurrency_key is None:
         return None if queue.name == keys.DEFAULT_QUEUE else queue.name
-    if not isinstance(concurrency_key, str):
-        raise InvalidInputError(f"{what}: concurrency_key must be a string, not {concurrency_key!r}")
+    keys.check_text(f"{what}: concurrency_key", concurrency_key, empty=True)
     if queue.concurrency_limit is None:
         raise ConfigurationError(
             f"{what}: concurrency_key needs a queue with a concurrency_limit, and {queue.name!r} has no "

@@ -8,12 +8,13 @@ import msgpack
 
 from polos_redis.decisions.views import suspension_view
 from polos_redis.errors import StoredValueError
+from polos_redis.redaction import redact_text
 from polos_redis.state import journal, keys, stored_errors
 from polos_redis.state.journal import ChildRecord, StepRecord, SuspensionRecord, WaitRecord
 from polos_redis.state.origin import Origin
 from polos_redis.values.plain import readable
 from polos_redis.values.text import text
-from polos_redis.values.times import iso
+from polos_redis.values.times import iso, to_datetime_us
 
 MAX_CHILDREN = 1000  # listed for one step
 
@@ -90,9 +91,14 @@ class _Entries:
 
 
 def suspended_execution(
-    execution_id: str, workflow: bytes | None, status: bytes | None, origin: bytes | None
+    execution_id: str,
+    workflow: bytes | None,
+    status: bytes | None,
+    origin: bytes | None,
+    created_us: bytes | None,
 ) -> dict[str, Any]:
-    """The facts about a suspension's execution: its workflow, root, people and status."""
+    """The facts about a suspension's execution: its workflow, root, people, status and time of creation, to
+    the microsecond."""
     relations = _origin(text(workflow), origin)
     return {
         "workflow_id": text(workflow),
@@ -101,6 +107,7 @@ def suspended_execution(
         "user_id": relations["user_id"],
         "started_by": relations["started_by"],
         "execution_status": text(status),
+        "execution_created_at": to_datetime_us(int(created_us or 0)).isoformat(timespec="microseconds"),
     }
 
 
@@ -183,4 +190,8 @@ def _error(stored: bytes | None) -> dict[str, str] | None:
     if not stored:
         return None
     error = stored_errors.parse_error(stored)
-    return {"type": error.type, "message": error.message, "traceback": error.traceback}
+    return {
+        "type": error.type,
+        "message": redact_text(error.message),
+        "traceback": redact_text(error.traceback),
+    }

@@ -18,7 +18,6 @@ from polos_redis.state.store import Store
 from polos_redis.values.text import raw, text
 
 MAX_NAMES = 1000  # workflows, and queues, that are counted by name
-MAX_NAME_LENGTH = 200
 PAGE = 200  # workflows and queues per call, which takes Redis about 1 ms
 
 
@@ -57,7 +56,8 @@ class NamespaceStats:
     """The statistics of one namespace. Partitions are read one after the other, so a sum is not a snapshot of
     one instant."""
 
-    executions: Counter[tuple[str, str]] = field(default_factory=Counter)  # by workflow and status
+    # By workflow and status; those beyond a partition's indexes under the name "" (`scripts/lib/index.lua`).
+    executions: Counter[tuple[str, str]] = field(default_factory=Counter)
     queues: defaultdict[str, QueueStats] = field(default_factory=lambda: defaultdict(QueueStats))
     suspensions: int = 0
     oldest_suspension_ms: int = 0
@@ -83,8 +83,11 @@ async def read_namespace_stats(store: Store) -> NamespaceStats:
     shown = _counted(workflows), _counted(queues)
     stats.left_out = {"workflows": len(workflows) - len(shown[0]), "queues": len(queues) - len(shown[1])}
     for prefix in store.prefixes:
-        await _count(store, prefix, *shown, stats)
+        await _count(store, prefix, ["", *shown[0]], shown[1], stats)
         await _read_leases(store, prefix, stats)
+    if not any(stats.executions["", status] for status in STATUSES):
+        for status in STATUSES:
+            del stats.executions["", status]
     for name, limit in limits.items():
         if name in stats.queues:
             stats.queues[name].limit = limit
@@ -157,7 +160,7 @@ async def _limits(store: Store, prefix: bytes) -> dict[str, int]:
 
 def _counted(names: Iterable[str]) -> list[str]:
     """The names to count: always the same ones, so that series don't come and go."""
-    return sorted(name for name in names if len(name) <= MAX_NAME_LENGTH)[:MAX_NAMES]
+    return sorted(names)[:MAX_NAMES]
 
 
 class LeaseWatch:

@@ -16,6 +16,7 @@ from polos_redis.connection.connection import Connection
 from polos_redis.errors import ConfigurationError, RedisUnavailableError
 from polos_redis.metrics.namespace_stats import LeaseWatch, NamespaceStats, read_namespace_stats
 from polos_redis.metrics.worker_stats import Durations, ObservedWorker
+from polos_redis.redaction import redact_text
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
@@ -205,7 +206,7 @@ def _histogram(durations: Durations) -> tuple[list[tuple[str, float]], float]:
 
 def _label(value: str) -> str:
     """A label's value. Ids may contain surrogates, which UTF-8 can't encode."""
-    return value.encode("utf-8", "backslashreplace").decode()
+    return redact_text(value.encode("utf-8", "backslashreplace").decode())
 
 
 def _text(families: Iterable[Family]) -> bytes:

@@ -30,6 +30,7 @@ class Notification:
     workflow_id: str
     step_key: str
     run: int
+    execution_created_at: datetime
     data: Any
     digest: str
     opened_at: datetime
@@ -43,6 +44,7 @@ class Notification:
         expires_at = self.expires_at
         return {
             **{name: getattr(self, name) for name in self.__slots__},
+            "execution_created_at": self.execution_created_at.isoformat(timespec="microseconds"),
             "opened_at": self.opened_at.isoformat(timespec="milliseconds"),
             "expires_at": None if expires_at is None else expires_at.isoformat(timespec="milliseconds"),
             "approvers": list(self.approvers),

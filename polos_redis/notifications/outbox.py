@@ -31,6 +31,7 @@ from polos_redis.links import Links
 from polos_redis.notifications.channels import Channel, Notification
 from polos_redis.state.outbox import ClaimedNotification
 from polos_redis.state.store import Store
+from polos_redis.values.times import to_us
 
 logger = logging.getLogger("polos.worker")
 
@@ -139,22 +140,25 @@ def _backoff_ms(notification: Notification, claimed: ClaimedNotification) -> int
 def _notification(suspension: dict[str, Any], links: Links | None) -> Notification:
     """The notification of a suspension that `get_suspension` returned."""
     execution_id, step_key, run = suspension["execution_id"], suspension["step_key"], suspension["run"]
+    created_at = datetime.fromisoformat(suspension["execution_created_at"])
     url: str | None = None
     personal: dict[str, str] = {}
     if links is not None and links.public_url is not None:
-        url = links.url(execution_id, step_key, run)
+        url = links.url(execution_id, step_key, run, created_at)
         for name in suspension["approvers"] if links.secrets else ():
             if not name.startswith(GROUP):
                 with contextlib.suppress(ConfigurationError):  # an approver whose name no link can carry
-                    personal[name] = links.url(execution_id, step_key, run, name=name)
+                    personal[name] = links.url(execution_id, step_key, run, created_at, name=name)
     expires_at = suspension["expires_at"]
-    identity = f"{execution_id}\0{step_key}\0{run}".encode("utf-8", "surrogatepass")
+    name = f"{execution_id}\0{to_us(created_at)}\0{step_key}\0{run}"
+    identity = name.encode("utf-8", "surrogatepass")
     return Notification(
         id=f"suspension_{blake2b(identity, digest_size=16).hexdigest()}",
         execution_id=execution_id,
         workflow_id=suspension["workflow_id"],
         step_key=step_key,
         run=run,
+        execution_created_at=created_at,
         data=suspension["data"],
         digest=suspension["digest"],
         opened_at=datetime.fromisoformat(suspension["opened_at"]),

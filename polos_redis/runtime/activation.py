@@ -18,6 +18,7 @@ import itertools
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -31,12 +32,13 @@ from polos_redis.runtime.host import Host
 from polos_redis.runtime.idleness import IdleWatch
 from polos_redis.runtime.lifecycle_events import LifecycleEvents
 from polos_redis.runtime.outcome import Outcome, failed, outcome_of
-from polos_redis.state import journal
+from polos_redis.state import journal, keys
 from polos_redis.state.executions import Loaded
 from polos_redis.state.fencing import NO_SUCH_WAIT, Fence
 from polos_redis.state.origin import Origin
 from polos_redis.values import bounds, codec
 from polos_redis.values.text import raw, text
+from polos_redis.values.times import to_datetime_us
 
 if TYPE_CHECKING:
     from polos_redis.definitions.definition import WorkflowDefinition
@@ -80,6 +82,7 @@ class Activation:
     """
 
     __slots__ = (
+        "_created_at",
         "_fatal",
         "_gate",
         "_may_retry",
@@ -142,6 +145,7 @@ class Activation:
         self.waited: list[tuple[str, int]] = []
         self.in_flight = 0
         self.touches = 0
+        self._created_at: datetime | None = None
         self._fatal: PolosError | None = None
         self._gate: asyncio.Event | None = None
         self._may_retry = True
@@ -183,6 +187,14 @@ class Activation:
         """Whether the code was started; until then the journal is not loaded."""
         return self.code.main is not None
 
+    async def created_at(self) -> datetime:
+        """When the execution was created, to the microsecond: with its id, what no other execution has. Read
+        on first use, since queue entries don't carry it."""
+        if self._created_at is None:
+            (created,) = await self.host.store.executions.read_fields(self.id, "created")
+            self._created_at = to_datetime_us(int(created or 0))  # 0: deleted, so nothing will be written
+        return self._created_at
+
     # --- calls of ctx -------------------------------------------------------------------
 
     def may_start(self) -> bool:
@@ -193,18 +205,20 @@ class Activation:
             and self.host.lease_is_fresh(self.fence.prefix)
         )
 
+    def _check_key(self, key: Any, call_site: CallSite) -> None:
+        try:
+            keys.check_text("a step key", key, keys.LONGEST_STEP_KEY, error=StepKeyError)
+        except StepKeyError as error:
+            raise self.stop_with(StepKeyError(f"{error} (at {described(call_site)})")) from None
+
     def register(self, key: str, call_site: CallSite) -> bytes | None:
         """Start a ctx call; returns the record of its key if it is journaled. Raises `StepKeyError` for an
         invalid or used key."""
         self.touches += 1
         if self._fatal is not None:
             raise self._fatal  # the code caught it, but no further call starts
-        if not isinstance(key, str) or not key:
-            raise self.stop_with(
-                StepKeyError(
-                    f"a step key must be a non-empty string, not {key!r} (at {described(call_site)})"
-                )
-            )
+        if not isinstance(key, str) or not 0 < len(key) <= keys.LONGEST_STEP_KEY // 4:
+            self._check_key(key, call_site)
         if key in self.call_sites:
             raise self.stop_with(
                 StepKeyError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from typing import Any
 
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
@@ -14,9 +14,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polos_redis.errors import ValueTooLargeError
+from polos_redis.redaction import redact_text
 from polos_redis.server import problems
 from polos_redis.server.problems import Problem
-from polos_redis.values import bounds
+from polos_redis.values.json_text import InvalidJsonError, read_json
 
 log = logging.getLogger("polos.server")
 
@@ -70,12 +71,14 @@ class Bounds:
 
 
 class Json(Response):
-    """A JSON response, in ASCII: a step key or a topic may contain code points that UTF-8 can't encode."""
+    """A JSON response, without tokens and secrets; in ASCII, because a step key or a topic may contain code
+    points that UTF-8 can't encode."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+        rendered = json.dumps(content, allow_nan=False, separators=(",", ":"))
+        return redact_text(rendered).encode("ascii")
 
 
 class JsonRequest(Request):
@@ -83,19 +86,10 @@ class JsonRequest(Request):
 
     async def json(self) -> Any:
         try:
-            body = await self.body()
-            text = body.decode(json.detect_encoding(body), "surrogatepass")
-            bounds.check_text(text)
-            value = json.loads(text, parse_constant=_no_constant)
-            bounds.parts_of(value, levels=bounds.MAX_LEVELS + 1)  # the object around a value of the caller's
-        except RecursionError:
-            raise Problem(413, bounds.TOO_DEEP, kind="too-large") from None
+            value = read_json(await self.body())
         except ValueTooLargeError as error:
             raise Problem(413, str(error), kind="too-large") from None
-        except json.JSONDecodeError as error:
-            where = f"line {error.lineno}, column {error.colno}: {error.msg}"
-            raise Problem(400, f"the body is not JSON: {where}", kind="not-json") from None
-        except ValueError as error:
+        except InvalidJsonError as error:
             raise Problem(400, f"the body can't be read as JSON: {error}", kind="not-json") from None
         if isinstance(value, dict) and len(value) > MAX_MEMBERS:  # each would become an error
             raise Problem(422, f"the body has more than {MAX_MEMBERS} members", kind="invalid-request")
@@ -128,7 +122,3 @@ class JsonRoute(APIRoute):
 def _is_empty(request: Request) -> bool:
     headers = request.headers
     return headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
-
-
-def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a JSON value")

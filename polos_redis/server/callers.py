@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from polos_redis.apikeys import ApiKey
 from polos_redis.links import Link
 
 
@@ -13,7 +14,8 @@ class Caller:
     """The sender of a request and their scopes.
 
     `name` and `groups` are compared with a suspension's approvers. A caller with a `link` may only read the
-    link's suspension, and decide it if the link allows that.
+    link's suspension, and decide it if the link allows that. One with `workflows` may only see and change
+    executions whose root is one of these.
     """
 
     name: str | None
@@ -22,6 +24,17 @@ class Caller:
     source: Literal["key", "session", "link", "dev"]
     key_id: str | None = None
     link: Link | None = None
+    workflows: frozenset[str] = frozenset()
+
+    @classmethod
+    def of_key(cls, key: ApiKey, source: Literal["key", "session"]) -> Caller:
+        """The holder of a valid API key."""
+        scopes, workflows = frozenset(key.scopes), frozenset(key.workflows)
+        return cls(key.name, key.groups, scopes, source, key_id=key.id, workflows=workflows)
+
+    def covers(self, workflow_id: str | None) -> bool:
+        """Whether the caller may see executions whose root is of this workflow; None is an unknown one."""
+        return not self.workflows or workflow_id in self.workflows
 
     def may(self, scope: str) -> bool:
         """Whether the caller has a scope; admin includes all."""

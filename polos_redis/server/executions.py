@@ -8,13 +8,13 @@ from fastapi import APIRouter, Depends, Header
 from starlette.responses import Response
 
 from polos_redis.errors import ConfigurationError
+from polos_redis.executions import queries
 from polos_redis.server import shapes
 from polos_redis.server.bodies import Json, JsonRoute
 from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
-from polos_redis.server.security import require
+from polos_redis.server.security import require, uncovered
 from polos_redis.server.site import Client
-from polos_redis.server.tokens import for_caller
 from polos_redis.workflow import InvokeOptions
 
 router = APIRouter(prefix="/api/v1/executions", route_class=JsonRoute, tags=["executions"])
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/api/v1/executions", route_class=JsonRoute, tags=["ex
 async def start(
     body: shapes.StartRequest,
     client: Client,
-    caller: Annotated[Caller, Depends(require("invoke"))],
+    caller: Annotated[Caller, Depends(require("invoke", restricts=True))],
     idempotency_key: Annotated[str, Header()] = "",
 ) -> Response:
     """Start an execution of a workflow by its id; a worker validates the input. Repeating a request with the
@@ -33,6 +33,8 @@ async def start(
         raise Problem(
             409, "idempotency_key and the header Idempotency-Key differ", kind="idempotency-conflict"
         )
+    if not caller.covers(body.workflow_id):
+        raise uncovered(caller, f"it can't start {body.workflow_id!r}", "invoke")
     names = body.model_fields_set - {"workflow_id", "input"}
     options = InvokeOptions(**{name: getattr(body, name) for name in names})  # type: ignore[typeddict-item]
     options["idempotency_key"] = body.idempotency_key or idempotency_key or None
@@ -50,14 +52,16 @@ async def start(
 @router.get("", responses={200: {"model": shapes.ExecutionPage}})
 async def list_executions(
     client: Client,
-    caller: Annotated[Caller, Depends(require("read"))],
+    caller: Annotated[Caller, Depends(require("read", restricts=True))],
     status: shapes.Status | None = None,
     workflow: str | None = None,
     limit: shapes.Limit = 50,
     cursor: shapes.Cursor = None,
 ) -> Response:
-    """List executions, newest first."""
-    page = await client.list_executions(status=status, workflow=workflow, limit=limit, cursor=cursor)
+    """List executions, newest first. A page of a key that is restricted to workflows may be short."""
+    page = await queries.list_executions(
+        client, status=status, workflow=workflow, limit=limit, cursor=cursor, roots=caller.workflows
+    )
     return Json({"executions": list(page), "next_cursor": page.next_cursor})
 
 
@@ -66,7 +70,7 @@ async def get_execution(
     execution_id: str, client: Client, caller: Annotated[Caller, Depends(require("read"))]
 ) -> Response:
     """Return everything about an execution."""
-    return Json(for_caller(caller, await client.get_execution(execution_id)))
+    return Json(await client.get_execution(execution_id))
 
 
 @router.delete("/{execution_id}", responses={200: {"model": shapes.Deleted}})
@@ -101,4 +105,4 @@ async def audit(
 ) -> Response:
     """Return the decisions on its suspensions, oldest first: who, what, when, and through which channel."""
     entries: list[dict[str, Any]] = await client.audit(execution_id)
-    return Json(for_caller(caller, {"audit": entries}))
+    return Json({"audit": entries})

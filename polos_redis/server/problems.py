@@ -23,6 +23,7 @@ from starlette.routing import Match
 
 from polos_redis import errors
 from polos_redis.errors import PolosError
+from polos_redis.redaction import redact_text
 from polos_redis.server.shapes import ProblemShape
 from polos_redis.values.bounded_type import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE, shortened
 
@@ -70,7 +71,7 @@ class Problem(HTTPException):
     def response(self) -> Response:
         """The problem as a response."""
         body = json.dumps(self.body())  # ASCII: a text may contain code points that UTF-8 can't encode
-        return Response(body, self.status_code, self.headers, media_type=MEDIA_TYPE)
+        return Response(redact_text(body), self.status_code, self.headers, media_type=MEDIA_TYPE)
 
 
 _Row = tuple[int, str, tuple[str, ...]]  # status, title, attributes of the error that become members
@@ -87,8 +88,9 @@ REFUSALS: dict[type[PolosError], _Row] = {
     errors.IdempotencyConflictError: (
         409,
         "The idempotency key was used for another request",
-        ("execution_id",),
+        ("execution_id", "differing"),
     ),
+    errors.InternalWorkflowError: (403, "The workflow is internal", ("workflow_id",)),
     errors.SuspensionExpiredError: (410, "The suspension has expired", ("expired_at",)),
     errors.EventsTrimmedError: (410, "The event was trimmed", ()),
     errors.NotApproverError: (403, "Not an approver", ("reason",)),

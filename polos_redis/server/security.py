@@ -12,8 +12,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
 from polos_redis import apikeys
-from polos_redis.errors import LinkError
+from polos_redis.errors import MAX_LISTED, ExecutionNotFoundError, LinkError
+from polos_redis.executions import queries
 from polos_redis.links import Link
+from polos_redis.redaction import KEY_PREFIX, LINK_PREFIX
 from polos_redis.server import problems, sessions
 from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
@@ -49,9 +51,10 @@ async def caller_of(request: Request) -> Caller:
     return caller
 
 
-def require(scope: str, *, link: bool = False) -> Callable[..., Awaitable[Caller]]:
-    """A dependency that returns the caller. Raises `Problem` 403 without the scope, and for callers with a
-    signed link unless the route checks it (`link`)."""
+def require(scope: str, *, link: bool = False, restricts: bool = False) -> Callable[..., Awaitable[Caller]]:
+    """A dependency that returns the caller. Raises `Problem` 403 without the scope, for callers with a signed
+    link unless the route checks it (`link`), and for callers whose key is restricted to workflows unless the
+    route is about one of their executions, or restricts what it does itself (`restricts`)."""
 
     async def check(
         request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
@@ -61,9 +64,36 @@ def require(scope: str, *, link: bool = False) -> Callable[..., Awaitable[Caller
             raise _forbidden("a signed link only gives access to its own suspension", scope)
         if not caller.may(scope):
             raise _forbidden(f"the scope {scope!r} is required", scope)
+        await check_covered(request, caller, scope, restricts=restricts)
         return caller
 
     return check
+
+
+async def check_covered(request: Request, caller: Caller, scope: str, *, restricts: bool) -> None:
+    """Check that a caller's key covers the execution, or the execution's topic, in a request's path.
+
+    Raises `ExecutionNotFoundError` if it does not, as for an execution that does not exist; and `Problem` 403
+    if the path has neither, unless the route `restricts` what it does.
+    """
+    if not caller.workflows:
+        return
+    execution_id = request.path_params.get("execution_id")
+    if "topic" in request.path_params:
+        _, execution_id = keys.parse_topic(request.path_params["topic"])
+    if execution_id is not None:
+        root = await queries.root_workflow(site_of(request).client, execution_id)
+        if not caller.covers(root):
+            raise ExecutionNotFoundError(execution_id)
+    elif not restricts:
+        raise uncovered(caller, "this is not only about these", scope)
+
+
+def uncovered(caller: Caller, why: str, scope: str) -> Problem:
+    """The problem for a caller whose key is restricted to other workflows."""
+    listed = ", ".join(repr(one) for one in sorted(caller.workflows)[:MAX_LISTED])
+    more = ", ..." if len(caller.workflows) > MAX_LISTED else ""
+    return _forbidden(f"this API key is restricted to workflows ({listed}{more}): {why}", scope)
 
 
 def check_address(caller: Caller, execution_id: str, step_key: str) -> None:
@@ -79,14 +109,14 @@ def check_address(caller: Caller, execution_id: str, step_key: str) -> None:
 
 
 def check_link(caller: Caller, suspension: dict[str, Any]) -> None:
-    """Raise `Problem` 403 if a caller's link is for another suspension than this one (in the form of
-    `client.get_suspension`), or for an earlier run of its execution."""
+    """Raise `Problem` 403 if a caller's link is not for this suspension (in the form of
+    `client.get_suspension`): for another one, an earlier run, or a deleted execution of the same id."""
     link = caller.link
     if link is None:
         return
     if (link.execution_id, link.step_key) != (suspension["execution_id"], suspension["step_key"]):
         raise _forbidden("this link belongs to another suspension", "approve")
-    if not link.is_for(suspension["run"], datetime.fromisoformat(suspension["opened_at"])):
+    if not link.is_for(suspension["run"], datetime.fromisoformat(suspension["execution_created_at"])):
         raise _forbidden(
             "the execution was restarted after this link was created: ask for a new one", "approve"
         )
@@ -112,11 +142,11 @@ async def _identify(request: Request, site: Site) -> Caller:
 
 async def bearer(site: Site, token: str) -> Caller:
     """The caller that an API key or a signed link's token identifies. Raises `Problem` 401."""
-    if token.startswith(apikeys.PREFIX):
+    if token.startswith(KEY_PREFIX) and not token.startswith(LINK_PREFIX):
         key = await apikeys.find(site.client, token)
         if key is None:
             raise _unauthorized("this API key is unknown, expired or revoked")
-        return Caller(key.name, tuple(key.groups), frozenset(key.scopes), "key", key_id=key.id)
+        return Caller.of_key(key, "key")
     if site.links is None or not site.links.secrets:
         raise _unauthorized("this is not an API key, and this server accepts no signed links")
     try:

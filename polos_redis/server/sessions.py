@@ -1,11 +1,12 @@
 """Login sessions, identified by a signed cookie, and CSRF tokens for forms.
 
-The cookie contains the API key's id, never its secret. The key is looked up at every request, so revoking it
-ends its sessions.
+The cookie contains a session's id and the API key's id, never its secret. Both are looked up at every request,
+in Redis: so logging out, or revoking the key, ends a session in every process, for copies of its cookie too.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Sequence
@@ -29,11 +30,13 @@ class Sessions:
     """The login sessions and form tokens of one app.
 
     The first of the `signing_secrets` signs, all verify. Without any, a random one is used, and sessions and
-    open forms end with the process.
+    open forms end with the process. Cookies are `secure` if people reach the pages through HTTPS, whatever a
+    proxy says of the request: a browser then sends them through HTTPS only.
     """
 
-    def __init__(self, client: PolosClient, signing_secrets: Sequence[str]) -> None:
+    def __init__(self, client: PolosClient, signing_secrets: Sequence[str], *, secure: bool = False) -> None:
         self._client = client
+        self._secure = secure
         keys = list(reversed(signing_secrets)) or [
             secrets.token_urlsafe(32)
         ]  # itsdangerous signs with the last
@@ -49,23 +52,45 @@ class Sessions:
         )
 
     async def read(self, request: Request) -> Caller | None:
-        """Returns who is logged in; None without a valid session and key."""
+        """Returns who is logged in; None without a valid cookie, an open session and a valid key."""
+        key_id, session_id = self._content(request)
+        if not session_id:
+            return None
+        store = await self._client.store()
+        holder, key = await asyncio.gather(
+            store.login_sessions.key_id(session_id), apikeys.get(self._client, key_id)
+        )
+        if key is None or not key.holds or holder != key.id:
+            return None
+        return Caller.of_key(key, "session")
+
+    async def start(self, request: Request, response: Response, key: ApiKey) -> None:
+        """Logs in the holder of a key: opens a session and sets its cookie."""
+        session_id = secrets.token_urlsafe(16)
+        await (await self._client.store()).login_sessions.open(session_id, key.id, SESSION_SECONDS)
+        self._set(request, response, COOKIE, str(self._cookies.dumps([key.id, session_id])), SESSION_SECONDS)
+
+    async def end(self, request: Request, response: Response) -> None:
+        """Logs out: closes the session of the request's cookie, and deletes the cookie."""
+        _, session_id = self._content(request)
+        if session_id:
+            await (await self._client.store()).login_sessions.close(session_id)
+        response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=self._is_secure(request))
+
+    def _content(self, request: Request) -> tuple[str, str]:
+        """Returns the API key's id and the session's id of a valid cookie; two empty texts without one."""
         try:
-            key_id, _ = self._cookies.loads(request.cookies.get(COOKIE, ""), max_age=SESSION_SECONDS)
+            key_id, session_id = self._cookies.loads(request.cookies.get(COOKIE, ""), max_age=SESSION_SECONDS)
         except (BadData, ValueError, TypeError):
-            return None
-        key = await apikeys.get(self._client, str(key_id))
-        if key is None or not key.holds:
-            return None
-        return Caller(key.name, key.groups, frozenset(key.scopes), "session", key_id=key.id)
+            return "", ""
+        return str(key_id), str(session_id)
 
-    def start(self, request: Request, response: Response, key: ApiKey) -> None:
-        """Sets the cookie that logs in the holder of a key."""
-        value = self._cookies.dumps([key.id, secrets.token_urlsafe(12)])
-        _set(request, response, COOKIE, str(value), SESSION_SECONDS)
+    def _is_secure(self, request: Request) -> bool:
+        return self._secure or request.url.scheme == "https"
 
-    def end(self, response: Response) -> None:
-        response.delete_cookie(COOKIE, httponly=True, samesite="lax")
+    def _set(self, request: Request, response: Response, name: str, value: str, seconds: int | None) -> None:
+        secure = self._is_secure(request)
+        response.set_cookie(name, value, max_age=seconds, httponly=True, samesite="lax", secure=secure)
 
     # --- forms --------------------------------------------------------------------------
 
@@ -106,13 +131,7 @@ class Sessions:
         """Sets the cookie that a new visitor's form token depends on."""
         new: str | None = getattr(request.state, "visitor", None)
         if new is not None:
-            _set(request, response, VISITOR, new, None)
-
-
-def _set(request: Request, response: Response, name: str, value: str, seconds: int | None) -> None:
-    response.set_cookie(
-        name, value, max_age=seconds, httponly=True, samesite="lax", secure=request.url.scheme == "https"
-    )
+            self._set(request, response, VISITOR, new, None)
 
 
 def sessions_of(request: Request) -> Sessions:

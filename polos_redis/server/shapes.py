@@ -112,6 +112,9 @@ class Suspension(Shape):
     channel: str | None
     decided_at: Timestamp | None
     schema_: dict[str, Any] | None = Field(alias="schema")
+    reject_schema: dict[str, Any] | None = Field(
+        description="The schema of an answer with `approved: false`, if it is not that of the others."
+    )
     approvers: list[str]
     required: int
     rejections: int
@@ -131,6 +134,7 @@ class SuspensionDetails(ListedSuspension):
     user_id: str | None
     started_by: str | None
     execution_status: Status
+    execution_created_at: Timestamp
 
 
 class SuspensionPage(Shape):

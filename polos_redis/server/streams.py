@@ -18,6 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from polos_redis import apikeys, events
 from polos_redis.errors import PolosError
 from polos_redis.events import Event
+from polos_redis.redaction import redact_json, redact_text
 from polos_redis.server import (
     paths,  # noqa: F401 - `anything` in the routes
     problems,
@@ -25,7 +26,6 @@ from polos_redis.server import (
 from polos_redis.server.callers import Caller
 from polos_redis.server.security import require
 from polos_redis.server.site import Client, Site, site_of
-from polos_redis.server.tokens import for_caller
 from polos_redis.state import keys
 
 HEARTBEAT_SECONDS = 15.0  # keeps proxies from closing an idle stream
@@ -129,9 +129,11 @@ def _message(caller: Caller, event: Event) -> bytes:
         "sequence_id": event.sequence_id,
         "topic": event.topic,
         "event_type": event.event_type,
-        "data": for_caller(caller, event.data),
+        "data": event.data,
         "created_at": event.created_at.isoformat(timespec="milliseconds"),
         "metadata": event.metadata,
     }
     # No `event:` field: event types are arbitrary, and onmessage only gets messages without one.
-    return f"id: {event.id}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode("ascii")
+    rendered = json.dumps(data, allow_nan=False)
+    rendered = redact_json(rendered) if caller.may("approve") else redact_text(rendered)
+    return f"id: {event.id}\ndata: {rendered}\n\n".encode("ascii")

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from polos_redis.decisions import answers
+from polos_redis.executions import queries
 from polos_redis.executions.queries import read_suspension
 from polos_redis.server import (
     paths,  # noqa: F401 - `anything` in the routes
@@ -18,7 +19,6 @@ from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
 from polos_redis.server.security import check_address, check_link, require
 from polos_redis.server.site import Client
-from polos_redis.server.tokens import for_caller
 
 router = APIRouter(prefix="/api/v1", route_class=JsonRoute, tags=["suspensions"])
 
@@ -26,14 +26,16 @@ router = APIRouter(prefix="/api/v1", route_class=JsonRoute, tags=["suspensions"]
 @router.get("/suspensions", responses={200: {"model": shapes.SuspensionPage}})
 async def list_suspensions(
     client: Client,
-    caller: Annotated[Caller, Depends(require("read"))],
+    caller: Annotated[Caller, Depends(require("read", restricts=True))],
     workflow: str | None = None,
     limit: shapes.Limit = 50,
     cursor: shapes.Cursor = None,
 ) -> Response:
-    """List open suspensions, oldest first."""
-    page = await client.list_suspensions(workflow=workflow, limit=limit, cursor=cursor)
-    return Json(for_caller(caller, {"suspensions": list(page), "next_cursor": page.next_cursor}))
+    """List open suspensions, oldest first. A page of a key that is restricted to workflows may be short."""
+    page = await queries.list_suspensions(
+        client, workflow=workflow, limit=limit, cursor=cursor, roots=caller.workflows
+    )
+    return Json({"suspensions": list(page), "next_cursor": page.next_cursor})
 
 
 @router.get(
@@ -50,7 +52,7 @@ async def get_suspension(
     check_address(caller, execution_id, step_key)
     found = await client.get_suspension(execution_id, step_key)
     check_link(caller, found)
-    return Json(for_caller(caller, found))
+    return Json(found)
 
 
 @router.post(

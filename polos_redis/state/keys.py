@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 from hashlib import blake2b
+from typing import Any
 from zlib import crc32
 
-from polos_redis.errors import ConfigurationError, InvalidInputError
+from polos_redis.errors import ConfigurationError, InvalidInputError, PolosError
 
 EXEC = "exec:"  # hash: one execution
 JOURNAL = "journal:"  # hash: its step records; the field "" counts its changes
@@ -41,12 +42,18 @@ DEFINITIONS = "definitions"  # hash: workflow id -> its published start options 
 SCHEDULES = "schedules"  # hash: schedule id -> the schedule (msgpack)
 TIMER_LEADER = "timer_leader"  # string with a TTL: the worker that fires the timers
 KEYS = "keys"  # hash, partition 0: API key id -> the key, with its secret's digest (msgpack)
+SESSION = "session:"  # string with a TTL, partition 0: a login session -> its API key's id
 META = "meta"  # hash: facts fixed for the namespace
 
 GROUP = "workers"  # the consumer group of every queue
 DEFAULT_QUEUE = "default"
 
 ID_LENGTH = 32
+
+# The longest names that callers may give, in bytes of UTF-8.
+LONGEST_NAME = 256  # ids, keys, queues and event types
+LONGEST_STEP_KEY = 512
+LONGEST_TOPIC = 1024  # has room for a step key and an execution id
 
 
 def prefix(namespace: str, partition: int) -> str:
@@ -61,6 +68,23 @@ def check_namespace(namespace: str) -> str:
             f"invalid namespace {namespace!r}: it must have 1 to 200 characters, without braces and spaces"
         )
     return namespace
+
+
+def check_text(
+    what: str,
+    name: Any,
+    longest: int = LONGEST_NAME,
+    *,
+    empty: bool = False,
+    error: type[PolosError] = InvalidInputError,
+) -> str:
+    """Returns a string that becomes part of a key or a row. Raises `error` about `what` if it is no string,
+    empty (unless `empty`), or more than `longest` bytes long."""
+    if not isinstance(name, str) or not (name or empty):
+        raise error(f"{what} must be a {'' if empty else 'non-empty '}string, not {name!r}")
+    if 4 * len(name) > longest and (size := len(name.encode("utf-8", "surrogatepass"))) > longest:
+        raise error(f"{what} has {size} bytes in UTF-8, and {longest} are allowed: shorten {name[:20]!a}...")
+    return name
 
 
 def root_of(execution_id: str) -> str:
@@ -89,21 +113,21 @@ def is_execution_id(text: str) -> bool:
 
 def child_id(parent: str, step_key: str, index: int) -> str:
     """Returns the id of a child: the same at every replay of its parent."""
-    name = f"{parent}\0{step_key}\0{index}".encode("utf-8", "surrogatepass")
-    return f"{root_of(parent)}.{blake2b(name, digest_size=10).hexdigest()}"
+    return f"{root_of(parent)}.{_derived('child', 10, parent, step_key, str(index))}"
 
 
 def derived_id(workflow_id: str, key: str) -> str:
     """Returns the id of the one execution of an idempotency key."""
-    name = f"{workflow_id}\0{key}".encode("utf-8", "surrogatepass")
-    return blake2b(name, digest_size=ID_LENGTH // 2).hexdigest()
+    return _derived("invoke", ID_LENGTH // 2, workflow_id, key)
 
 
-def id_in(partition: int, partitions: int, *name: str) -> str:
-    """Returns an execution id in a given partition, derived from a name: the same each time."""
+def id_in(partition: int, partitions: int, kind: str, *name: str) -> str:
+    """Returns an execution id in a given partition, derived from a kind and a name: the same each time.
+
+    Callers choose idempotency keys, so ids of another kind must not be among those of `derived_id`.
+    """
     for number in itertools.count():
-        text = "\0".join((*name, str(number))).encode("utf-8", "surrogatepass")
-        found = blake2b(text, digest_size=ID_LENGTH // 2).hexdigest()
+        found = _derived(kind, ID_LENGTH // 2, *name, str(number))
         if partition_of(found, partitions) == partition:
             return found
     raise AssertionError
@@ -111,8 +135,17 @@ def id_in(partition: int, partitions: int, *name: str) -> str:
 
 def schedule_id(workflow_id: str, key: str) -> str:
     """Returns the id of a workflow's schedule of a key."""
-    name = f"{workflow_id}\0{key}".encode("utf-8", "surrogatepass")
-    return f"schedule-{blake2b(name, digest_size=10).hexdigest()}"
+    return f"schedule-{_derived('schedule', 10, workflow_id, key)}"
+
+
+def _derived(kind: str, size: int, *parts: str) -> str:
+    """Returns `size` bytes in hex that no other kind and no other parts yield, whatever text they are."""
+    found = blake2b(digest_size=size, person=kind.encode())
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        found.update(len(encoded).to_bytes(8, "big"))
+        found.update(encoded)
+    return found.hexdigest()
 
 
 def suspension_topic(step_key: str, execution_id: str) -> str:

@@ -6,8 +6,13 @@ semaphore and a schedule live in the partition of their name or id.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import msgpack
+
 from polos_redis.errors import ConfigurationError
 from polos_redis.state import keys
+from polos_redis.values.text import raw
 from polos_redis.wire.routing import AnyWire
 
 
@@ -52,3 +57,9 @@ class Partitions:
                 f"namespace {self.namespace!r} has {int(fixed)} partitions, not {self.number}: "
                 "set POLOS_PARTITIONS to that number, which can't be changed"
             )
+
+
+def pack_roots(workflows: Collection[str]) -> bytes:
+    """Returns the script's argument for the workflows whose trees a listing is restricted to."""
+    packed: bytes = msgpack.packb([raw(one) for one in sorted(workflows)], use_bin_type=False)
+    return packed if workflows else b""

@@ -20,7 +20,7 @@ class Start:
 
     `semaphore` is the one to acquire a slot from: a queue with a limit, or a concurrency key of such a queue.
     Its limit is the one workers have published, else `limit`. `origin` is the packed `Origin`. `digest`, of
-    the input, is set with an idempotency key.
+    the request, is set with an idempotency key.
     """
 
     queue: str = keys.DEFAULT_QUEUE

@@ -12,6 +12,7 @@ from polos_redis.state.definitions import Definitions
 from polos_redis.state.errands import Errands
 from polos_redis.state.executions import Executions
 from polos_redis.state.fencing import FencedWrites
+from polos_redis.state.login_sessions import LoginSessions
 from polos_redis.state.outbox import Outboxes
 from polos_redis.state.partitions import Partitions
 from polos_redis.state.queues import Queues
@@ -36,6 +37,7 @@ class Store:
         self.errands = Errands(self.partitions)
         self.executions = Executions(self.partitions)
         self.fenced = FencedWrites(self.partitions)
+        self.login_sessions = LoginSessions(self.partitions)
         self.outbox = Outboxes(self.partitions)
         self.queues = Queues(self.partitions)
         self.schedules = Schedules(self.partitions)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
 from polos_redis.state import keys, scripts
-from polos_redis.state.partitions import Partitions
-from polos_redis.values.text import canonical, raw, text
+from polos_redis.state.partitions import Partitions, pack_roots
+from polos_redis.values.names import canonical
+from polos_redis.values.text import raw, text
+
+MOST_ROWS = 1000  # rows that a page looks at, in each partition
+MOST_BYTES = 1 << 20  # of records that a page returns from each partition, beyond the first record
 
 _pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cmsgpack can't read it
 
@@ -127,18 +131,45 @@ class Suspensions:
         scores = await self._wire.call("ZMSCORE", key, *members, patience=self._partitions.patience)
         return [name for name, score in zip(names, scores, strict=True) if score is not None]
 
-    async def oldest_open(self, after: str, limit: int) -> list[list[Any]]:
-        """Returns open suspensions, oldest first: [execution id, step key, workflow, opened us, record]."""
-        found: list[list[Any]] = []
-        for prefix in self._partitions.prefixes:
-            found += await self._wire.call_script(
-                scripts.LIST_SUSPENSIONS, prefix, after, limit, patience=self._partitions.patience
-            )
-        found.sort(key=lambda row: int(row[3]))
-        return found[:limit]
+    async def oldest_open(
+        self, after: str, limit: int, workflow: str = "", roots: Collection[str] = ()
+    ) -> tuple[list[list[Any]], str | None]:
+        """Returns open suspensions, oldest first, and where the next page begins (us), None after the last.
 
-    async def audit(self, root_id: str) -> list[bytes]:
-        """Returns the packed audit entries of a root and its descendants, oldest first."""
+        A row is [execution id, step key, workflow, opened us, record]. A page that is not the last may have
+        fewer rows than `limit`, even none: after many rows of other workflows, or when records are large.
+        With `roots`, the page is restricted to executions whose root is of one of these workflows.
+        """
+        found: list[list[Any]] = []
+        next_pages: list[int] = []
+        for prefix in self._partitions.prefixes:
+            next_page, rows = await self._wire.call_script(
+                scripts.LIST_SUSPENSIONS,
+                prefix,
+                after,
+                limit,
+                raw(workflow),
+                MOST_ROWS,
+                MOST_BYTES,
+                pack_roots(roots),
+                patience=self._partitions.patience,
+            )
+            found += rows
+            next_pages += [int(next_page)] if next_page else []
+        # Beyond the lowest of them, some partition has rows that were not read.
+        complete = min(next_pages, default=None)
+        rows = sorted(
+            (row for row in found if complete is None or int(row[3]) <= complete), key=lambda row: int(row[3])
+        )
+        if len(rows) > limit:
+            return rows[:limit], text(rows[limit - 1][3])
+        return rows, None if complete is None else str(complete)
+
+    async def audit(self, root_id: str, first: int, count: int) -> list[bytes]:
+        """Returns some packed audit entries of a root and its descendants, oldest first."""
         key = self._partitions.prefix(root_id) + keys.AUDIT.encode() + raw(root_id)
-        found: list[bytes] = await self._wire.call("LRANGE", key, 0, -1, patience=self._partitions.patience)
+        last = first + count - 1
+        found: list[bytes] = await self._wire.call(
+            "LRANGE", key, first, last, patience=self._partitions.patience
+        )
         return found

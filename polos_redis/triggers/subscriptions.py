@@ -78,7 +78,7 @@ async def trigger(
                 to=last,
                 not_before=0 if full else int(first.partition(b"-")[0]) + batch_timeout_ms,
                 execution_id=keys.id_in(
-                    partition, store.partitions.number, workflow_id, topic, first.decode()
+                    partition, store.partitions.number, "trigger", workflow_id, topic, first.decode()
                 ),
                 input=payloads[0] if size == 1 else encode_batch(payloads[:fitting]),
                 retention_ms=retention_ms,

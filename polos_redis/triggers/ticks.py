@@ -74,7 +74,7 @@ async def _fire_one(
         upcoming=to_datetime(after),
     )
     partition = keys.partition_of(schedule_id, store.partitions.number)
-    execution_id = keys.id_in(partition, store.partitions.number, schedule_id, str(tick))
+    execution_id = keys.id_in(partition, store.partitions.number, "tick", schedule_id, str(tick))
     definition = await definition_of(store, schedule.workflow)
     start = start_options(definition, schedule.workflow)
     packed = replace(schedule, last=tick, next=after).pack()

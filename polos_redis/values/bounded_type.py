@@ -35,6 +35,9 @@ TOO_COSTLY = (
 )
 
 
+UNCHECKED = object()
+
+
 class MismatchError(ValueError):
     """A value does not match its type. `errors` has at most MAX_ERRORS entries,
     `{"field": "limit.amount", "message": ...}`; the field is "" for the whole value."""
@@ -63,9 +66,24 @@ class BoundedType:
         """
         return self._checked(value, self._python)
 
+    def lax(self, value: Any) -> bounds.Work[Any]:
+        """Converts a Python value, parts of which may be JSON, to the type, as `python`; even if the type is
+        strict."""
+        return self._checked(value, lambda value: self._adapter.validate_python(value, strict=False))
+
     def json(self, plain: Any) -> bounds.Work[Any]:
         """Converts a plain JSON value to the type, as `python`."""
         return self._checked(plain, lambda value: self._json(json.dumps(value)))
+
+    def quickly(self, value: Any) -> Any:
+        """As `python`, at once, if the value is valid and its check is surely short; else UNCHECKED."""
+        cost = self._cost
+        if cost is None or not cost.is_linear or not bounds.is_small(value):
+            return UNCHECKED
+        try:
+            return self._python(value)
+        except Exception:  # to be reported by `python`
+            return UNCHECKED
 
     def analyse(self) -> None:
         """Find out now what values cost, instead of at the first value."""

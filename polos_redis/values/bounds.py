@@ -34,6 +34,7 @@ _KINDS: dict[type, int] = {
     **dict.fromkeys((list, tuple, set, frozenset, deque), _ITEMS),
     dict: _MAPPING,
 }
+_MOST_KINDS = 4096  # classes may be made without limit
 _LOCKS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
@@ -46,7 +47,7 @@ def parts_of(value: Any, *, levels: int = MAX_LEVELS) -> int:
         for item in level:
             kind = _KINDS.get(type(item))
             if kind is None:
-                kind = _kind(type(item))
+                kind = _kind(item.__class__)
             if kind and item:
                 parts += len(item)
                 if parts > MAX_PARTS:
@@ -75,13 +76,13 @@ def is_mapping(value: Any) -> bool:
 
 
 def is_small(value: Any) -> bool:
-    """Whether a value, or a text to be read, is so small that a check of it needs no turns on the loop."""
-    if isinstance(value, str):
+    """Whether a value, or the text or bytes it is read from, needs no turns on the loop to be checked."""
+    if isinstance(value, str | bytes):
         return len(value) <= SMALL_BYTES
     try:
         return parts_of(value) <= SMALL_PARTS
     except ValueTooLargeError:
-        return True  # refused at once
+        return False
 
 
 def check_text(text: str) -> None:
@@ -135,12 +136,14 @@ async def in_turns(work: Work[T]) -> T:
                 end_of_turn = perf_counter() + SLICE
 
 
-def _kind(cls: type) -> int:
+def _kind(cls: type[Any]) -> int:
     kind = _LEAF
     if issubclass(cls, Mapping):
         kind = _MAPPING
     elif issubclass(cls, list | tuple | set | frozenset | deque):
         kind = _ITEMS
+    if len(_KINDS) < _MOST_KINDS:
+        _KINDS[cls] = kind
     return kind
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from hashlib import blake2b, sha256
 from typing import Any
 
@@ -25,19 +24,22 @@ def canonical_digest(value: object) -> bytes:
 
 def stored_digest(data: bytes) -> bytes:
     """`canonical_digest` of an encoded value. Its types need not be imported."""
+    return blake2b(_canonical_bytes(data), digest_size=16).digest()
+
+
+def shown_digest(data: bytes) -> bytes:
+    """32-byte digest of a suspension's encoded data, as given: different values that look alike when shown
+    have different digests. As independent of order as `canonical_digest`."""
+    return sha256(_canonical_bytes(data)).digest()
+
+
+def _canonical_bytes(data: bytes) -> bytes:
     try:
-        canonical = _canonical(_neutral(data))
-        return blake2b(_pack_neutral(canonical), digest_size=16).digest()
+        return _pack_neutral(_canonical(_neutral(data)))
     except (RecursionError, ValueError) as error:
         if isinstance(error, NotStorableError):
             raise
         raise NotStorableError(f"$: {packing.TOO_DEEP}") from None
-
-
-def shown_digest(shown: bytes) -> bytes:
-    """SHA-256 of a suspension's encoded data, as UTF-8 JSON with sorted keys and without whitespace."""
-    plain = json.dumps(codec.to_plain(shown), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return sha256(plain.encode("utf-8", "surrogatepass")).digest()
 
 
 def _neutral(data: bytes) -> Any:

@@ -9,25 +9,28 @@ from __future__ import annotations
 from base64 import b64encode
 from datetime import datetime, time, timedelta
 from json import dumps
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 from msgpack import ExtType, Timestamp, unpackb
 
 from polos_redis.errors import StoredValueError, UnreadableValueError
+from polos_redis.redaction import KEY_PREFIX, redact
 from polos_redis.values import packing, records, type_names
 
+_JSON_LEAVES = frozenset((type(None), bool, int, str))
 _BIG = 14_000  # bits: Python refuses to print ints of more than 4300 digits
 _DEEPEST = 200  # levels that json.dumps and other encoders can handle
+_MAY_NEED_REDACTION = KEY_PREFIX.encode()
 _DEEPER = f"... (nested deeper than {_DEEPEST} levels)"
 
 
 def to_plain(data: bytes) -> Any:
     """Converts stored bytes to dict, list, str, int, float, bool and None, whatever types are imported.
 
-    The result is for display and loses information: nan and inf become None, bytes become strings (UTF-8,
-    else base64), keys become strings, lone surrogates become "?", and a note replaces whatever lies deeper
-    than 200 levels. Raises UnreadableValueError for damaged bytes.
+    The result is for display and loses information: nan and inf become "NaN", "Infinity" and "-Infinity",
+    bytes become strings (UTF-8, else base64), keys become strings, lone surrogates become "?", and a note
+    replaces whatever lies deeper than 200 levels. Raises UnreadableValueError for damaged bytes.
     """
     try:
         return _plain(_neutral(data), 0)
@@ -37,17 +40,35 @@ def to_plain(data: bytes) -> Any:
         raise UnreadableValueError(f"a stored value can't be read: it is damaged ({error!r})") from error
 
 
-def is_plain(data: bytes, plain: Any) -> bool:
-    """Returns whether `plain`, made of `data` by `to_plain`, is unchanged: it would be encoded the same."""
-    return bool(_neutral(data) == plain)
+def is_json(value: object) -> bool:
+    """Returns whether a value is plain JSON: it comes back from JSON equal and of the same types."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        cls = type(item)
+        if cls is dict:
+            stack += [*item.keys(), *item.values()]  # type: ignore[attr-defined]
+            if not all(type(key) is str for key in item):  # type: ignore[attr-defined]
+                return False
+        elif cls is list:
+            stack += item  # type: ignore[arg-type]
+        elif cls is float:
+            if not isfinite(item):  # type: ignore[arg-type]
+                return False
+        elif cls not in _JSON_LEAVES:
+            return False
+    return True
 
 
 def readable(stored: bytes | None) -> Any:
-    """As `to_plain`, but never raises: `{"_unreadable": reason}` if unreadable, None if there is no value."""
+    """As `to_plain`, for people to read: without tokens and secrets (see redaction.py).
+
+    Never raises: `{"_unreadable": reason}` if unreadable, None if there is no value.
+    """
     if not stored:
         return None
     try:
-        return to_plain(stored)
+        return redact(to_plain(stored)) if _MAY_NEED_REDACTION in stored else to_plain(stored)
     except StoredValueError as error:
         return {"_unreadable": str(error)}
 
@@ -66,7 +87,7 @@ def _plain(value: Any, depth: int) -> Any:
     if cls is int:
         return value if value.bit_length() < _BIG else hex(value)
     if cls is float:
-        return value if isfinite(value) else None
+        return value if isfinite(value) else _not_finite(value)
     if cls is bytes:
         return _text(value)
     if depth >= _DEEPEST:
@@ -133,6 +154,11 @@ def _key(key: Any, depth: int) -> str:
     if type(value) is list:
         return ",".join(_key(item, depth + 1) for item in value)
     return dumps(value) if type(value) is dict else str(value)
+
+
+def _not_finite(value: float) -> str:
+    """The name under which pydantic reads it back as the same float."""
+    return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _text(value: bytes) -> str:

@@ -6,12 +6,14 @@ it (schema_errors.py). pydantic is imported at first use.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from typing import TYPE_CHECKING, Any
 
-from polos_redis.errors import ConfigurationError, NotStorableError, ValueTooLargeError
+from polos_redis.errors import ConfigurationError, NotStorableError
 from polos_redis.values import bounds, type_names
+from polos_redis.values.json_text import read_json
 from polos_redis.values.validation import bounded_type
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 DECIMAL = r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
-def describe(what: str, annotation: Any) -> tuple[dict[str, Any], str]:
+def describe(what: str, annotation: Any, *, option: str = "schema") -> tuple[dict[str, Any], str]:
     """The JSON schema of a type, and the name under which other processes can find it ("" if they can't).
 
     Raises `ConfigurationError` for a type without a JSON schema; `what` begins its message.
@@ -31,7 +33,7 @@ def describe(what: str, annotation: Any) -> tuple[dict[str, Any], str]:
         json.dumps(schema)  # a type may add anything to its schema
     except Exception as error:  # from pydantic, or from the type's own hooks
         why = str(error).partition("\n")[0]  # the rest is pydantic's advice with links
-        raise ConfigurationError(f"{what}: schema={annotation!r} has no JSON schema: {why}") from error
+        raise ConfigurationError(f"{what}: {option}={annotation!r} has no JSON schema: {why}") from error
     name = ""
     if isinstance(annotation, type) and (
         type_names.is_model(annotation) or type_names.is_dataclass(annotation)
@@ -43,6 +45,23 @@ def describe(what: str, annotation: Any) -> tuple[dict[str, Any], str]:
     return schema, name if name and type_names.find_type(name) is annotation else ""
 
 
+def complete(annotation: Any) -> dict[str, Any]:
+    """The JSON schema of values that leave nothing out: every field of a model or dataclass is required, and
+    there are no others."""
+    return copy.deepcopy(_adapter(annotation).json_schema(schema_generator=_complete_generator()))
+
+
+def core_schema(annotation: Any) -> Any:
+    """pydantic's core schema of a type."""
+    return _adapter(annotation).core_schema
+
+
+def validate(annotation: Any, value: Any) -> bounds.Work[Any]:
+    """Converts a Python value, parts of which may be JSON, to a type. Raises as `parse`."""
+    declared = bounded_type(annotation)
+    return value if declared is None else (yield from declared.lax(value))
+
+
 def parse(annotation: Any, answer: Any) -> bounds.Work[Any]:
     """Converts a plain JSON value to a type. Raises `MismatchError`, and what `BoundedType.json` raises."""
     declared = bounded_type(annotation)
@@ -50,13 +69,8 @@ def parse(annotation: Any, answer: Any) -> bounds.Work[Any]:
 
 
 def parse_json(annotation: Any, text: str) -> bounds.Work[Any]:
-    """Converts JSON text to a type. Raises ValueError if it is not JSON, and what `parse` raises."""
-    bounds.check_text(text)
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueTooLargeError(bounds.TOO_DEEP) from None
-    return (yield from parse(annotation, value))
+    """Converts JSON text from outside to a type. Raises `InvalidJsonError`, and what `parse` raises."""
+    return (yield from parse(annotation, read_json(text)))
 
 
 def properties(schema: dict[str, Any]) -> dict[str, Any]:
@@ -127,6 +141,31 @@ def _generator() -> type[GenerateJsonSchema]:
             return found
 
     return Generator
+
+
+@functools.cache
+def _complete_generator() -> type[GenerateJsonSchema]:
+    class CompleteGenerator(_generator()):  # type: ignore[misc]
+        """All fields of models and dataclasses are required, and there are no others."""
+
+        def field_is_required(self, field: Any, total: bool) -> bool:
+            if field["type"] == "typed-dict-field":
+                return bool(super().field_is_required(field, total))
+            return field.get("init") is not False
+
+        def model_schema(self, schema: Any) -> dict[str, Any]:
+            return _without_others(super().model_schema(schema))
+
+        def dataclass_schema(self, schema: Any) -> dict[str, Any]:
+            return _without_others(super().dataclass_schema(schema))
+
+    return CompleteGenerator
+
+
+def _without_others(schema: dict[str, Any]) -> dict[str, Any]:
+    if "properties" in schema:
+        schema.setdefault("additionalProperties", False)
+    return schema
 
 
 @functools.lru_cache(maxsize=256)

@@ -11,6 +11,7 @@ LAST_MS = 253_402_300_799_999  # the end of year 9999, the last that datetime ca
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def to_datetime(ms: float) -> datetime:
@@ -21,6 +22,16 @@ def to_datetime(ms: float) -> datetime:
 def to_ms(when: datetime) -> int:
     """An aware datetime in whole ms, rounded down."""
     return (when - _EPOCH) // _MILLISECOND
+
+
+def to_datetime_us(us: int) -> datetime:
+    """A stored time in microseconds as an aware datetime in UTC, exactly."""
+    return _EPOCH + us * _MICROSECOND
+
+
+def to_us(when: datetime) -> int:
+    """An aware datetime in whole microseconds since 1970."""
+    return (when - _EPOCH) // _MICROSECOND
 
 
 def iso(ms: float | None) -> str | None:

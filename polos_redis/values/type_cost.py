@@ -13,12 +13,11 @@ counts as one check, and what it wraps is counted.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from polos_redis.errors import ValueTooLargeError
 from polos_redis.values import bounds
+from polos_redis.values.json_text import InvalidJsonError, read_json
 
 MAX_CHECKS = 200_000  # 0.3 s on a slow machine, and 60 MB of errors if all of them fail
 MAX_PATHS = 2_000_000  # steps in the paths of all errors if every check fails: 100 MB
@@ -125,21 +124,21 @@ class Tagged:
 class TypeCost:
     """What checking values of one type costs."""
 
-    __slots__ = ("_linear", "_root")
+    __slots__ = ("_root", "is_linear")
 
     def __init__(self, core_schema: Any) -> None:
         self._root = _Analysis().place(core_schema)
         places = [*_reachable(self._root)]
         for place in places:
             place.complete()
-        self._linear = not any(place.branches for place in places)
+        self.is_linear = not any(place.branches for place in places)  # without alternatives
 
     def exceeds(self, value: Any, parts: int) -> bounds.Work[bool]:
         """Whether pydantic would make too many checks of a value that has so many parts.
 
         Raises `ValueTooLargeError` for JSON inside a string that exceeds the bounds of a value.
         """
-        if self._linear and parts <= bounds.SMALL_PARTS:
+        if self.is_linear and parts <= bounds.SMALL_PARTS:
             return False
         checks, paths = yield from self.count(value)
         return checks > MAX_CHECKS or paths > MAX_PATHS
@@ -234,16 +233,9 @@ def _children(place: Place, part: Any, read: list[Any]) -> Iterator[tuple[Place,
 
 def _read(text: str) -> Any:
     try:
-        bounds.check_text(text)
-        inside = json.loads(text)
-        bounds.parts_of(inside)
-    except RecursionError:
-        raise ValueTooLargeError(bounds.TOO_DEEP) from None
-    except ValueTooLargeError:
-        raise
-    except ValueError:
-        return None  # not JSON: a single check
-    return inside
+        return read_json(text)
+    except InvalidJsonError:
+        return None  # a single check
 
 
 def _paths(paths: Any) -> tuple[Path, ...]:

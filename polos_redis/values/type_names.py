@@ -1,9 +1,10 @@
 """Names of stored types, and the lookup of a type by its name.
 
 A name is `module:qualname`. A module that runs as `__main__` is named as if it were imported, so that
-`python charge.py` and a worker that imports `charge` agree on its types. A parametrised pydantic model is
-`module:Box[int,other:Item]`; its arguments are builtins from a fixed list, containers and unions of them,
-and named types.
+`python shop/charge.py` and a worker that imports `shop.charge` agree on its types. Without a
+`shop/__init__.py` the file does not show its package: then `charge:X` and `shop.charge:X` are the same type
+to whoever has only one of the two modules. A parametrised pydantic model is `module:Box[int,other:Item]`;
+its arguments are builtins from a fixed list, containers and unions of them, and named types.
 
 Names come from the store and are not trusted. The lookup covers only modules that are already imported,
 reads only plain dictionaries (no import, no module `__getattr__`, no descriptor) and finds only pydantic
@@ -12,14 +13,15 @@ models, dataclasses and enums.
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 from uuid import UUID
 
@@ -55,8 +57,7 @@ def type_name(cls: type) -> str:
     if parameters:
         origin, arguments = parameters
         return f"{type_name(origin)}[{','.join(_argument_name(a) for a in arguments)}]"
-    module = cls.__module__
-    return f"{main_name() if module in _MAIN else module}:{cls.__qualname__}"
+    return f"{module_name(cls.__module__)}:{cls.__qualname__}"
 
 
 def find_type(name: str) -> type | None:
@@ -73,6 +74,11 @@ def find_type(name: str) -> type | None:
     return _search(name) if len(name) <= _MAX_NAME else None
 
 
+def module_name(module: str) -> str:
+    """The name of a module as another process would import it: `__main__` has that of its file."""
+    return main_name() if module in _MAIN else module
+
+
 def main_name() -> str:
     """The name that `__main__` would have as an imported module, or `__main__` if it has no file."""
     main = sys.modules.get("__main__")
@@ -83,7 +89,18 @@ def main_name() -> str:
     if isinstance(name, str) and name != "__main__":
         return name
     file = facts.get("__file__")
-    return PurePath(file).stem if isinstance(file, str) else "__main__"
+    return name_of_file(file) if isinstance(file, str) else "__main__"
+
+
+@functools.lru_cache(1024)
+def name_of_file(file: str) -> str:
+    """The name under which a source file is imported: folders with an `__init__.py` are its packages."""
+    path = Path(file)
+    name, folder = path.stem, path.parent
+    while (folder / "__init__.py").is_file() and folder.name:
+        name = folder.name if name == "__init__" else f"{folder.name}.{name}"
+        folder = folder.parent
+    return name
 
 
 def is_model(cls: type) -> bool:
@@ -143,14 +160,46 @@ def _search(name: str) -> type | None:
 
 
 def _candidates(name: str) -> Iterator[tuple[str, types.ModuleType, dict[str, Any], list[str]]]:
-    module_name, colon, qualname = name.partition(":")
+    module, colon, qualname = name.partition(":")
     if not colon:
         return
-    for key in ("__main__", module_name) if module_name == main_name() else (module_name,):
-        module = sys.modules.get(key)
-        # `type(...)` and object's __getattribute__, because a lookup must not load a lazy module.
-        if module is not None and issubclass(type(module), types.ModuleType):
-            yield key, module, object.__getattribute__(module, "__dict__"), qualname.split(".")
+    keys = ["__main__", module] if module == main_name() else [module]
+    for key in keys if module in sys.modules or len(keys) > 1 else _keys_of_its_file(module):
+        found = _module(key)
+        if found is not None:
+            yield key, found, object.__getattribute__(found, "__dict__"), qualname.split(".")
+
+
+def _module(key: str) -> types.ModuleType | None:
+    module = sys.modules.get(key)
+    # `type(...)` and object's __getattribute__, because a lookup must not load a lazy module.
+    return module if module is not None and issubclass(type(module), types.ModuleType) else None
+
+
+def _keys_of_its_file(name: str) -> Sequence[str]:
+    """The key of the imported module whose file can also be imported as `name`, if there is only one.
+
+    `pkg/charge.py` is `charge` and `pkg.charge` if its folder has no `__init__.py`.
+    """
+    wanted = name.split(".")
+    files: dict[str, str] = {}
+    for key in _keys_by_tail(len(sys.modules), next(reversed(sys.modules))).get(wanted[-1], ()):
+        module = _module(key)
+        file = None if module is None else object.__getattribute__(module, "__dict__").get("__file__")
+        if not isinstance(file, str) or name_of_file(file).count(".") >= len(wanted):
+            continue
+        if list(PurePath(file).with_suffix("").parts[-len(wanted) :]) == wanted:
+            files[file] = key
+    return list(files.values()) if len(files) == 1 else ()
+
+
+@functools.lru_cache(1)
+def _keys_by_tail(count: int, newest: str) -> dict[str, list[str]]:
+    """Last part of a module's name -> keys of `sys.modules`; the arguments say when it has changed."""
+    found: dict[str, list[str]] = {}
+    for key in list(sys.modules):
+        found.setdefault(module_name(key).rpartition(".")[2], []).append(key)
+    return found
 
 
 def _walk(namespace: dict[str, Any], path: list[str]) -> type | None:

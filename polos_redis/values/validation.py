@@ -11,7 +11,7 @@ from typing import Any
 
 from polos_redis.errors import ConfigurationError, InvalidInputError, ValueTooLargeError
 from polos_redis.values import bounds
-from polos_redis.values.bounded_type import BoundedType, MismatchError
+from polos_redis.values.bounded_type import UNCHECKED, BoundedType, MismatchError
 
 
 class GeneratedInput:
@@ -33,6 +33,17 @@ def bounded_type(annotation: Any) -> BoundedType | None:
         return _build(annotation)
 
 
+def quickly_validated(annotation: Any, value: object) -> object:
+    """The input as its declared type if it is valid and its check is surely short; else UNCHECKED."""
+    if type(value) is annotation or annotation is Any:
+        return value
+    try:
+        declared = bounded_type(annotation)
+    except ConfigurationError:
+        return UNCHECKED
+    return value if declared is None else declared.quickly(value)
+
+
 def validate_input(annotation: Any, value: object, *, workflow_id: str, name: str = "input") -> object:
     """Converts an input, or another value called `name`, to the workflow's declared type.
 
@@ -40,8 +51,9 @@ def validate_input(annotation: Any, value: object, *, workflow_id: str, name: st
     dataclass. Raises InvalidInputError naming the workflow and each invalid field, and ValueTooLargeError
     beyond the bounds of values/bounds.py.
     """
-    if type(value) is annotation and type(value) not in _CONTAINERS:
-        return value
+    quick = quickly_validated(annotation, value)
+    if quick is not UNCHECKED:
+        return quick
     return bounds.at_once(validation_of(annotation, value, workflow_id=workflow_id, name=name))
 
 
@@ -54,8 +66,7 @@ def validation_of(
     except ConfigurationError as error:
         raise ConfigurationError(f"workflow {workflow_id!r}: {error}") from error.__cause__
     try:
-        if declared is None or type(value) is annotation:  # without importing pydantic
-            bounds.parts_of(value)
+        if declared is None:  # without importing pydantic
             return value
         return (yield from declared.python(value))
     except MismatchError as error:
@@ -67,9 +78,6 @@ def validation_of(
         raise type(error)(f"workflow {workflow_id!r}: {name}: {error}") from None
     except Exception as error:  # a user's own validator
         raise InvalidInputError(f"workflow {workflow_id!r}: {name}: {error!r}") from error
-
-
-_CONTAINERS = frozenset((dict, list, tuple, set, frozenset))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -22,7 +22,7 @@ from polos_redis.wire.replies import CallLostError, RefusedReplyError, Transient
 from polos_redis.wire.transport import Arg, Script, Transport
 from polos_redis.wire.urls import parse
 
-__all__ = ["Script", "Wire"]
+__all__ = ["Script", "Wire", "client_id"]
 
 log = logging.getLogger("polos.wire")
 
@@ -399,6 +399,15 @@ class Wire:
             transport.loop.call_soon_threadsafe(transport.lose, "its Wire was dropped")  # from another thread
         else:
             self.abort()
+
+
+async def client_id(wire: Wire) -> int | None:
+    """The server's id of a wire's connection, for CLIENT UNBLOCK; None if the server doesn't tell it."""
+    try:
+        found: int = await wire.send("CLIENT", "ID")
+    except RefusedReplyError:
+        return None
+    return found
 
 
 _preparation: ContextVar[Transport | None] = ContextVar("polos_wire_preparation", default=None)

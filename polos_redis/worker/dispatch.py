@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 
 from polos_redis.definitions.definition import WorkflowDefinition
-from polos_redis.errors import PolosError
+from polos_redis.errors import InternalWorkflowError, PolosError
 from polos_redis.runtime.activation import Activation, State
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.durable_state import DurableState
@@ -89,11 +89,15 @@ class Dispatch:
         await bounds.in_turns(self._start(activation, loaded.input, loaded.origin))
 
     def _start(self, activation: Activation, packed: bytes, origin: bytes | None) -> bounds.Work[None]:
-        """Decode and validate the input and run the code with it. An invalid input fails the execution."""
+        """Decode and validate the input and run the code with it. An invalid input fails the execution, and
+        so does an internal workflow's start by anything but a workflow: whoever started it may not have known
+        the workflow yet."""
         workflow = activation.workflow
         try:
             if origin is not None:
                 activation.origin = Origin.unpack(workflow.id, origin)
+            if workflow.internal and activation.origin.parent_execution_id is None:
+                raise InternalWorkflowError(workflow.id)
             validated = yield from workflow.input_check(codec.decode(packed))
             if activation.origin.initial_state is not None:
                 state = yield from workflow.state_check(codec.decode(activation.origin.initial_state))

@@ -15,7 +15,7 @@ from polos_redis.errors import ConnectionLostError, RedisRefusedError
 from polos_redis.state import keys
 from polos_redis.state.store import Store
 from polos_redis.values.text import text
-from polos_redis.wire.wire import FIRST_PAUSE
+from polos_redis.wire.wire import FIRST_PAUSE, client_id
 from polos_redis.worker.dispatch import Dispatch
 from polos_redis.worker.host import WorkerHost
 from polos_redis.worker.read_connections import Reader, Readers
@@ -92,7 +92,7 @@ class Reading:
             await self._lease.wait_until_fresh(prefix)
         if self._epoch != wire.epoch or not wire.connected:
             await wire.call("PING", patience=None)
-            self.reader.client_id = await wire.send("CLIENT", "ID")
+            self.reader.client_id = await client_id(wire)
             self._epoch, self._reconciled = wire.epoch, float("-inf")
         now = asyncio.get_running_loop().time
         if now() - self._reconciled > self._lease.seconds / 2:

@@ -5,20 +5,53 @@ from __future__ import annotations
 import logging
 
 from polos_redis.errors import ConfigurationError, RedisRefusedError
+from polos_redis.state.needed_commands import find_missing
+from polos_redis.state.store import Store
 from polos_redis.values.text import text
-from polos_redis.wire.routing import AnyWire
 from polos_redis.wire.wire import Wire
 
 logger = logging.getLogger("polos.worker")
 
 MIN_REDIS, MIN_VALKEY = (7, 0), (8, 0)
+NEEDED = f"Redis {MIN_REDIS[0]}.{MIN_REDIS[1]} or Valkey {MIN_VALKEY[0]}.{MIN_VALKEY[1]}, or newer"
+# Servers that speak Redis' protocol and say so in INFO, by their field there.
+UNSUITABLE = {
+    "dragonfly_version": ("Dragonfly", "it keeps no log of its writes, so its restart would lose executions"),
+    "garnet_version": ("Garnet", "it has no streams, so it can't keep the queues"),
+}
 
 
-async def check_servers(wire: AnyWire) -> None:
-    """Raises `ConfigurationError` for a server that is too old or may evict keys; warns of one that does not
-    persist."""
-    for node in await wire.nodes():
+async def check_servers(store: Store) -> None:
+    """Raises `ConfigurationError` for a server that is too old, is none of Redis' kind, lacks commands,
+    refuses them to this user, or may evict keys; warns of one that does not persist."""
+    for node in await store.wire.nodes():
         await _check(node)
+    checked: set[Wire | None] = set()
+    for prefix in store.prefixes:
+        node_of = store.wire.node(prefix)
+        if node_of not in checked:
+            checked.add(node_of)
+            await _check_commands(store, prefix)
+
+
+async def _check_commands(store: Store, prefix: bytes) -> None:
+    missing = await find_missing(store.wire, prefix)
+    address = store.wire.address
+    if missing is None:
+        raise ConfigurationError(
+            f"the server at {address} can't run the scripts of polos-redis: use {NEEDED}"
+        )
+    unknown, denied = missing
+    if unknown:
+        raise ConfigurationError(
+            f"the server at {address} does not know {', '.join(unknown)}: use {NEEDED}, with its commands "
+            "under their own names"
+        )
+    if denied:
+        raise ConfigurationError(
+            f"this user of Redis at {address} may not run {', '.join(denied)} on the keys {text(prefix)}*: "
+            f"grant the ACL user ~polos:* &polos:* and the command{'s' if len(denied) > 1 else ''}"
+        )
 
 
 async def _check(wire: Wire) -> None:
@@ -49,11 +82,11 @@ async def _check(wire: Wire) -> None:
 
 
 def _check_version(facts: dict[str, str]) -> None:
+    for field, (server, reason) in UNSUITABLE.items():
+        if field in facts:
+            raise ConfigurationError(f"this is {server} {facts[field]}: {reason}; use {NEEDED}")
     name, least = ("valkey", MIN_VALKEY) if "valkey_version" in facts else ("redis", MIN_REDIS)
     version = facts.get(f"{name}_version", "")
     numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
     if len(numbers) == 2 and tuple(numbers) < least:
-        raise ConfigurationError(
-            f"this is {name} {version}: polos-redis needs Redis {MIN_REDIS[0]}.{MIN_REDIS[1]} or "
-            f"Valkey {MIN_VALKEY[0]}.{MIN_VALKEY[1]}, or newer"
-        )
+        raise ConfigurationError(f"this is {name} {version}: polos-redis needs {NEEDED}")

@@ -20,9 +20,10 @@ from typing import Any
 from polos_redis import settings, tasks
 from polos_redis.client import PolosClient
 from polos_redis.connection.notices import Notices
-from polos_redis.definitions.definition import WorkflowDefinition, registered
+from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.published import define
 from polos_redis.definitions.queue import Queue
+from polos_redis.definitions.registry import registered
 from polos_redis.errors import ConfigurationError, PolosError
 from polos_redis.links import Links
 from polos_redis.metrics.worker_stats import WorkerStats
@@ -159,7 +160,7 @@ class Worker:
         """Check the server and return the host, on the client's connection."""
         session = await self.client.session()
         store = Store(session.wire, self.client.namespace, self.client.partitions, patience=None)
-        await check_servers(store.wire)
+        await check_servers(store)
         ids = [workflow.id for workflow in workflows]
         lease = Lease(store, self.worker_id, self.lease_seconds, ids, self.stats)
         deliveries = Deliveries(
@@ -334,15 +335,18 @@ class Worker:
 
 
 def _resolved(chosen: Iterable[WorkflowDefinition[Any, Any]]) -> dict[bytes, WorkflowDefinition[Any, Any]]:
-    """Returns workflows and those they need, resolved, by id. Raises `ConfigurationError` for none."""
-    found: dict[int, WorkflowDefinition[Any, Any]] = {}
+    """Returns workflows and those they need, resolved, by id. Raises `ConfigurationError` for none.
+
+    A chosen workflow comes before one that is needed: a tool may have been redefined after its agent.
+    """
+    workflows: dict[bytes, WorkflowDefinition[Any, Any]] = {}
     left = list(chosen)
     while left:
         one = left.pop(0)
-        if id(one) not in found:
-            found[id(one)] = one
+        name = one.id.encode("utf-8", "surrogatepass")
+        if name not in workflows:
+            workflows[name] = one
             left += one.needed
-    workflows = {workflow.id.encode("utf-8", "surrogatepass"): workflow for workflow in found.values()}
     if not workflows:
         raise ConfigurationError("no workflows to run: import the modules that define them first")
     for workflow in workflows.values():

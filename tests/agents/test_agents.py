@@ -283,7 +283,7 @@ async def test_a_failing_stop_condition_fails_the_run(redis_url: str, namespace:
 # --- invalid agents and calls -------------------------------------------------------------
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "id": ({"id": ""}, "an agent's id must be a string of 1 to 1024 characters, not ''"),
+    "id": ({"id": ""}, "an agent's id must be a non-empty string, not ''"),
     "model": ({"model": ""}, "model must be the name of a model, not ''"),
     "provider": ({"provider": "other"}, "provider must be one of openai, openai-responses, not 'other'"),
     "max_steps": ({"max_steps": 0}, "max_steps must be an integer of at least 1, not 0"),

@@ -18,7 +18,7 @@ from tests.harness.agents import asked, talking
 from tests.harness.chromium import ARGS, CHROMIUM, SECRET, async_playwright, chromium, expect
 from tests.harness.command import Command
 from tests.harness.llm import Call, Say, read_log
-from tests.harness.running import until
+from tests.harness.running import created_at, until
 from tests.harness.serving import serving
 
 __all__ = ["chromium"]  # the fixture that skips, or fails, without a browser
@@ -82,7 +82,8 @@ async def page_of(client: PolosClient, suspension: dict[str, Any]) -> AsyncItera
     async with serving(client, links=links) as base, async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
         page = await browser.new_page(viewport={"width": 390, "height": 844})
-        place = suspension["execution_id"], suspension["step_key"], suspension["run"]
+        created = await created_at(client, suspension["execution_id"])
+        place = suspension["execution_id"], suspension["step_key"], suspension["run"], created
         await page.goto(Links([SECRET], namespace, base, 3600).url(*place, name="manager@company.com"))
         yield page
         await browser.close()

@@ -51,7 +51,8 @@ async def test_a_key_is_created_listed_and_revoked(polos: Command, client: Polos
     said = f"key {key.id} for alice: read, approve; valid until revoked; shown only once:\n"
     assert made.err == said
 
-    made = await polos("keys", "create", "shop", "--scope", "invoke", "--days", "90", "--json")
+    only = ("--workflow", "charge", "--workflow", "refund", "--workflow", "charge")
+    made = await polos("keys", "create", "shop", "--scope", "invoke", *only, "--days", "90", "--json")
     other = (await apikeys.list_keys(client))[1]
     assert await apikeys.find(client, made.json["secret"]) == other
     assert other.expires_at == other.created_at + timedelta(days=90)
@@ -60,6 +61,7 @@ async def test_a_key_is_created_listed_and_revoked(polos: Command, client: Polos
         "name": "shop",
         "groups": [],
         "scopes": ["invoke"],
+        "workflows": ["charge", "refund"],
         "created_at": other.created_at.isoformat(timespec="milliseconds"),
         "expires_at": other.expires_at.isoformat(timespec="milliseconds"),
         "revoked_at": None,
@@ -68,20 +70,23 @@ async def test_a_key_is_created_listed_and_revoked(polos: Command, client: Polos
 
     assert (await polos("keys", "revoke", "alice")).out == f"revoked {key.id} of alice\n"
     titles, first, second = (await polos("keys", "list")).out.splitlines()
-    assert titles.split() == ["ID", "CREATED", "STATE", "SCOPES", "GROUPS", "NAME"]
-    assert first.startswith(key.id) and first.split()[-4:] == [
+    assert titles.split() == ["ID", "CREATED", "STATE", "SCOPES", "WORKFLOWS", "GROUPS", "NAME"]
+    assert first.startswith(key.id) and first.split()[-5:] == [
         "revoked",
         "read,approve",
+        "all",
         "ops,audit",
         "alice",
     ]
-    assert (
-        second.startswith(other.id) and "until 2" in second and second.split()[-3:] == ["invoke", "-", "shop"]
-    )
+    assert second.startswith(other.id) and "until 2" in second
+    assert second.split()[-4:] == ["invoke", "charge,refund", "-", "shop"]
     listed = await polos("keys", "list", "--json")
     assert listed.json["keys"][1] == row
     assert [one["revoked_at"] is None for one in listed.json["keys"]] == [False, True]
     assert made.json["secret"] not in listed.out and "secret" not in listed.out
+
+    made = await polos("keys", "create", "billing", "--scope", "read", "--workflow", "charge")
+    assert ": read on charge; valid until revoked" in made.err
 
 
 @pytest.mark.parametrize(

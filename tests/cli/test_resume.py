@@ -144,7 +144,7 @@ async def test_closed_and_unknown_suspensions_refuse_an_answer(polos: Command, w
         (("--approve", "--reject"), "--approve and --reject contradict each other"),
         (("--data", "{}", "--approve"), "--data and --approve contradict each other"),
         (("--data", "{}", "--reason", "r"), "--reason goes with"),
-        (("--data", "yes"), "--data is not JSON: line 1, column 1"),
+        (("--data", "yes"), "--data can't be read as JSON: line 1, column 1"),
         (("--approve", "--early"), "--early needs STEP_KEY"),
     ],
 )

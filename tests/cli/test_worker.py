@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,67 @@ def test_a_worker_runs_a_file_or_a_module(polos: Command, target: str) -> None:
         assert (done.code, done.json) == (0, 42), done.err
     assert "worker ready" in worker.err and "worker stopped" in worker.err
     assert worker.out == ""
+
+
+PARTS = """
+from dataclasses import dataclass
+
+@dataclass
+class Part:
+    name: str
+"""
+SHOP = """
+import asyncio, sys
+from dataclasses import dataclass
+from polos_redis import PolosClient, workflow
+FROM_PARTS
+
+@dataclass
+class Order:
+    parts: list[Part]
+
+@workflow(id="cli-shop")
+async def ship(ctx, input: Order) -> Order:
+    assert type(input) is Order and type(input.parts[0]) is Part
+    return input
+
+async def main():
+    async with PolosClient() as client:
+        order = await ship.run(client, Order([Part("wheel")]))
+        assert type(order) is Order and type(order.parts[0]) is Part
+        print(order.parts[0].name)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("package", ["a package", "a folder"])
+@pytest.mark.parametrize("target", ["shop/flow.py", "shop.flow"])
+def test_a_worker_and_a_client_agree_on_types(polos: Command, target: str, package: str) -> None:
+    """However each of them starts the module, and if its folder has an `__init__.py` or not."""
+    shop = polos.folder / "shop"
+    shop.mkdir()
+    if package == "a package":
+        (shop / "__init__.py").touch()
+    (shop / "parts.py").write_text(PARTS)
+    absolute = "import sys\nsys.path.insert(0, '.')\nfrom shop.parts import Part"
+    (shop / "flow.py").write_text(SHOP.replace("FROM_PARTS", absolute))
+    with polos.worker(target):
+        for client in (["shop/flow.py"], ["-m", "shop.flow"]):
+            with polos.start(sys.executable, *client) as started:
+                assert started.wait() == 0, started.err
+                assert started.out == "wheel\n"
+
+
+def test_a_file_of_a_package_is_imported_as_a_part_of_it(polos: Command) -> None:
+    shop = polos.folder / "shop"
+    shop.mkdir()
+    (shop / "__init__.py").write_text("loaded = True")
+    (shop / "parts.py").write_text(PARTS)
+    (shop / "flow.py").write_text(SHOP.replace("FROM_PARTS", "from .parts import Part"))
+    with polos.worker("shop/flow.py"), polos.start(sys.executable, "-m", "shop.flow") as client:
+        assert client.wait() == 0, client.err
 
 
 def test_the_log_may_be_json(polos: Command) -> None:

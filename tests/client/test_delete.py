@@ -69,9 +69,19 @@ async def _personal(ctx: WorkflowContext, input: dict[str, Any]) -> Any:
 personal: Workflow[Any, Any] = Workflow(_personal, "delete-personal", state_schema=Kept)
 
 
+async def _announces(ctx: WorkflowContext, input: str) -> list[str]:
+    return [
+        await ctx.step.publish_event("free", "delete-news", input),
+        await ctx.step.publish_workflow_event("own", input),
+    ]
+
+
+announces: Workflow[Any, Any] = Workflow(_announces, "delete-announces")
+
+
 @pytest.fixture
 async def at(redis_url: str, namespace: str) -> AsyncIterator[Running]:
-    async with running(redis_url, namespace, personal, below) as at:
+    async with running(redis_url, namespace, personal, below, announces) as at:
         yield at
 
 
@@ -297,3 +307,17 @@ async def test_an_idempotency_key_is_free_after_a_delete(at: Running) -> None:
     assert new.id == handle.id and keys.root_of(new.id) == new.id
     await at.answer(new, "ask below")
     assert await at.result(new) == "other of a child"
+
+
+async def test_an_execution_that_is_started_again_publishes_again(at: Running) -> None:
+    """An event is published once per execution, not once per id."""
+    published = []
+    for text in ("first", "second"):
+        handle = await at.client.invoke(announces, text, idempotency_key="order 8")
+        published.append(await at.result(handle))
+        assert [event.data for event in await at.events(handle) if event.event_type == "event"] == [text]
+        assert await at.client.delete(handle.id) == 1
+    first, second = published
+    assert not set(first) & set(second)
+    stream = events.stream_topic(at.client, "delete-news")
+    assert [(await soon(anext(stream))).data for _ in range(2)] == ["first", "second"]

@@ -63,7 +63,7 @@ async def test_an_execution_is_plain_json(redis_url: str, namespace: str) -> Non
         await at.result(handle)
         found = await at.client.get_execution(handle.id)
         assert json.loads(json.dumps(found, allow_nan=False)) == found
-        assert (found["status"], found["result"]) == ("completed", [shown, {"ok": "1"}, None])
+        assert (found["status"], found["result"]) == ("completed", [shown, {"ok": "1"}, "NaN"])
         assert found["open_suspensions"] == []
         assert found["suspensions"][0]["answer"] == {"ok": "1"}
         times = [datetime.fromisoformat(found[name]) for name in ("created_at", "started_at", "finished_at")]

@@ -189,9 +189,12 @@ def test_another_signature_is_refused(function: Any) -> None:
         workflow(function)
 
 
-@pytest.mark.parametrize("id", ["", "x" * 1025, 5])
+@pytest.mark.parametrize("id", ["", "x" * 257, 5])
 def test_an_invalid_id_is_refused(id: Any) -> None:
-    with pytest.raises(ConfigurationError, match="1 to 1024 characters"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"a workflow's id (must be a non-empty string|has 257 bytes in UTF-8, and 256 are allowed)",
+    ):
         workflow(id=id)(_two)
 
 
@@ -342,9 +345,7 @@ async def test_a_key_of_another_kind_on_replay_is_refused(redis_url: str, namesp
 
 
 @pytest.mark.failure(21)
-@pytest.mark.parametrize(
-    "key", ["{a}:b", "with space", "line\nbreak", "ünïcödé ☃", "x" * 1024, "a/b", "\x00"]
-)
+@pytest.mark.parametrize("key", ["{a}:b", "with space", "line\nbreak", "ünïcödé ☃", "x" * 500, "a/b", "\x00"])
 async def test_a_step_key_may_be_any_text(key: str, redis_url: str, namespace: str) -> None:
     made: Workflow[Any, Any] = Workflow(_uses_a_key, "uses-a-key")
     async with running(redis_url, namespace, made) as at:

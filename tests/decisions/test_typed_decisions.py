@@ -17,6 +17,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from polos_redis import (
+    AlreadyResumedError,
     ExecutionFailedError,
     ExecutionHandle,
     InvalidAnswerError,
@@ -27,7 +28,6 @@ from polos_redis import (
     WorkflowContext,
     events,
 )
-from polos_redis.values import codec
 from polos_redis.values.bounded_type import MAX_ERRORS
 from polos_redis.values.bounds import MAX_LEVELS
 from tests.harness.command import Command
@@ -277,10 +277,9 @@ async def test_a_valid_answer_becomes_the_type_and_all_others_are_refused(
         await at.answer(handle, "more")
         await at.result(handle)
         assert SEEN[handle.id] == [value, value], "and the same on replay"
-        if imported and codec.plain(value) == answer:
-            assert (await at.answer(handle, "ask", value)).outcome == "same", (
-                "passed as the type, it is the same answer"
-            )
+        if imported:
+            with pytest.raises(AlreadyResumedError):
+                await at.answer(handle, "ask", value)
 
 
 async def test_the_schema_can_be_read_to_show_a_form(redis_url: str, namespace: str) -> None:

@@ -64,7 +64,7 @@ import typer
 import yaml
 
 from polos_redis import PolosClient
-from polos_redis.definitions.definition import _registry
+from polos_redis.definitions.registry import _registry
 from polos_redis.workflow import Workflow
 from tests.harness.llm import Script, llm, llm_process
 from tests.harness.markdown import Block, Mark, MarkdownPage, pages

@@ -17,7 +17,7 @@ from tests import ROOT
 
 # From the bottom to the top, as docs/architecture.md draws them.
 LAYERS = (
-    *("version", "errors", "logs", "tasks", "threads"),
+    *("version", "errors", "redaction", "logs", "tasks", "threads"),
     *("values", "wire", "embedded", "state", "definitions", "settings", "connection", "decisions"),
     *(
         "metrics",

@@ -182,7 +182,7 @@ class Fleet:
 
 async def _work(defined_in: str, knows: str, options: dict[str, Any]) -> None:
     from polos_redis import PolosClient, Worker
-    from polos_redis.definitions.definition import registered
+    from polos_redis.definitions.registry import registered
     from polos_redis.runtime.activation import Activation
 
     import_module(defined_in)

@@ -8,11 +8,13 @@ import inspect
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from polos_redis import Event, ExecutionHandle, PolosClient, Resumed, Worker, Workflow, events
 from polos_redis.state import keys
 from polos_redis.state.store import Store
+from polos_redis.values.times import to_datetime_us
 from polos_redis.wire.wire import Wire
 from polos_redis.worker.host import WorkerHost
 
@@ -43,6 +45,14 @@ def host_of(worker: Worker) -> WorkerHost:
     """The host of a ready worker."""
     assert worker.host is not None
     return worker.host
+
+
+async def created_at(client: PolosClient, execution_id: str) -> datetime:
+    """When an execution was created, to the microsecond, as its links name it."""
+    store = await client.store()
+    (created,) = await store.executions.read_fields(execution_id, "created")
+    assert created is not None
+    return to_datetime_us(int(created))
 
 
 async def connections(store: Store, name: str) -> list[tuple[Wire, bytes]]:

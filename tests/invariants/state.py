@@ -46,6 +46,7 @@ TYPES = {
     keys.SCHEDULES: "hash",
     keys.KEYS: "hash",
     keys.TIMER_LEADER: "string",
+    keys.SESSION: "string",
     keys.META: "hash",
 }
 
@@ -146,6 +147,7 @@ class Partition:
     audit: dict[bytes, list[bytes]] = field(default_factory=dict)
     subs: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
     once: dict[bytes, bytes] = field(default_factory=dict)
+    session: dict[bytes, bytes] = field(default_factory=dict)
     slots: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
     waiters: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
     timers: dict[bytes, float] = field(default_factory=dict)

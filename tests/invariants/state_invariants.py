@@ -298,7 +298,8 @@ class PartitionInvariants:
                 yield f"expiry has a row for {show(execution_id)}, which is gone before its time"
 
     def _index(self) -> Iterator[str]:
-        """Every execution is in exactly the index of its status and workflow, by its creation time."""
+        """Every execution is in exactly the index of its status and workflow, or in that of the status alone, by
+        its creation time."""
         for (status, workflow), rows in self.state.index.items():
             where = f"index {show(status)}:{show(workflow)}"
             for execution_id, score in rows.items():
@@ -307,7 +308,7 @@ class PartitionInvariants:
                 if fields is None:
                     if not forgotten_later:
                         yield f"{where} has a row for {show(execution_id)}, which does not exist"
-                elif (fields.get(b"status"), fields.get(b"workflow")) != (status, workflow):
+                elif fields.get(b"status") != status or workflow not in (b"", fields.get(b"workflow")):
                     if not forgotten_later or fields.get(b"status") in FINISHED:
                         now = show(fields.get(b"status"))
                         yield f"{where} has a row for {show(execution_id)}, which is {now}"
@@ -316,9 +317,11 @@ class PartitionInvariants:
                     yield f"{where} has {show(execution_id)} at {score:.0f}, created {created}"
         for execution_id, fields in self.state.executions.items():
             status, workflow = fields.get(b"status", b""), fields.get(b"workflow", b"")
-            if execution_id not in self.state.index.get((status, workflow), {}):
-                yield f"execution {show(execution_id)} has no row in index {show(status)}:{show(workflow)}"
-            if workflow not in self.state.workflows:
+            shared = execution_id in self.state.index.get((status, b""), {})
+            if (execution_id in self.state.index.get((status, workflow), {})) == shared:
+                where = "two rows" if shared else "no row"
+                yield f"execution {show(execution_id)} has {where} in index {show(status)}:{show(workflow)}"
+            if workflow not in self.state.workflows and not shared:
                 yield f"the workflow of execution {show(execution_id)}, {show(workflow)}, is not listed"
 
     def _queues(self) -> Iterator[str]:

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import polos_redis.state.scripts
 from polos_redis.errors import ConfigurationError
@@ -19,7 +21,7 @@ NAMES = {
     for name, value in vars(keys).items()
     if name.isupper() and isinstance(value, str) and name not in ("GROUP", "DEFAULT_QUEUE")
 }
-NOT_IN_SCRIPTS = {keys.META, keys.KEYS}  # read and set by Python alone
+NOT_IN_SCRIPTS = {keys.META, keys.KEYS, keys.SESSION}  # read and set by Python alone
 
 
 def names_in_scripts() -> set[str]:
@@ -47,6 +49,23 @@ def test_the_scripts_use_the_group_and_the_default_queue_of_keys_py() -> None:
 def test_no_name_is_the_prefix_of_another() -> None:
     for one in NAMES:
         assert not [other for other in NAMES if other != one and other.startswith(one) and one.endswith(":")]
+
+
+PARTS = st.lists(st.text(alphabet="a\0 1", max_size=6), min_size=2, max_size=3)
+
+
+@given(PARTS, PARTS, st.sampled_from(["tick", "trigger"]))
+def test_no_name_that_callers_choose_gives_the_id_of_something_else(
+    one: list[str], other: list[str], kind: str
+) -> None:
+    """Whoever starts an execution under the id of a tick or a trigger would take its place."""
+    ours = keys.derived_id(one[0], one[1])
+    assert ours != keys.id_in(0, 1, kind, *other)
+    assert (ours == keys.derived_id(other[0], other[1])) == (one[:2] == other[:2])
+    assert (keys.id_in(0, 1, kind, *one) == keys.id_in(0, 1, kind, *other)) == (one == other)
+    assert (keys.schedule_id(*one[:2]) == keys.schedule_id(*other[:2])) == (one[:2] == other[:2])
+    child, another = keys.child_id("f" * 32, one[0], 1), keys.child_id("f" * 32, other[0], 1)
+    assert (child == another) == (one[0] == other[0])
 
 
 @pytest.mark.parametrize("namespace", ["", "a{b", "a}b", "a b", "a\nb", "x" * 201])

@@ -112,10 +112,15 @@ def test_events_of_a_child_whose_root_is_forgotten_leave_no_permanent_key(desk: 
 def listed(
     desk: Desk, before: Any = "+inf", limit: int = 100, workflow: str = "", *statuses: str
 ) -> list[Any]:
-    found: list[Any] = desk.run(
-        "list_executions", before, limit, workflow, *(statuses or ("queued", "waiting", "completed"))
-    )
-    return found
+    some = statuses or ("queued", "waiting", "completed")
+    names = [workflow] if workflow else desk.do("SMEMBERS", keys.WORKFLOWS)
+    _, found = desk.run("list_executions", before, limit, workflow, "", len(some), *some, *names, "")
+    return list(found)
+
+
+def inbox(desk: Desk, after: Any = "-inf", limit: int = 9, workflow: str = "") -> list[Any]:
+    _, found = desk.run("list_suspensions", after, limit, workflow, 1000, 1 << 20)
+    return list(found)
 
 
 def test_list_returns_the_newest_first_in_complete_pages(desk: Desk) -> None:
@@ -153,7 +158,7 @@ def test_inbox_returns_the_oldest_first_in_complete_pages(desk: Desk) -> None:
     desk.answer(by.id, "k 3")
     waits.remove((by.id, "k 3"))
     found, after = [], "-inf"
-    while page := desk.run("list_suspensions", after, 3):
+    while page := inbox(desk, after, 3):
         found += page
         after = page[-1][3]
     assert [(row[0].decode(), row[1].decode()) for row in found] == waits
@@ -175,9 +180,7 @@ def test_any_two_step_keys_are_kept_apart(desk: Desk) -> None:
         desk.suspend(by, raw(key), FAR, b"\x01" * (number + 1))
     desk.check()
     desk.park(by, *(raw(key) for key in ODD))
-    assert [row[:2] for row in desk.run("list_suspensions", "-inf", 99)] == [
-        [by.id.encode(), raw(key)] for key in ODD
-    ]
+    assert [row[:2] for row in inbox(desk, limit=99)] == [[by.id.encode(), raw(key)] for key in ODD]
     for number, key in enumerate(ODD):
         member = b"s" + by.id.encode() + b" " + raw(key)
         if number % 3 == 0:
@@ -258,7 +261,7 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.backoff(by, "b")
         desk.run("watch_execution", by.id, "me")
         desk.park(by, "ok", "b")
-        desk.run("list_suspensions", "-inf", 9)
+        inbox(desk)
         desk.answer(by.id, "ok")
         desk.make_due(f"b{by.id} b")
         desk.fire()
@@ -269,7 +272,7 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.fire()
         desk.finish(desk.deliver("w1"))
         desk.publish("news", "e", b"\x01")
-        desk.run("list_executions", "+inf", 9, "", "completed")
+        listed(desk, "+inf", 9, "", "completed")
         desk.run("namespace_stats", 1, "wf", "default")
         desk.cancel(desk.invoke())
         desk.run("prune_consumer", "default", "w1", "")

@@ -122,7 +122,7 @@ def test_a_wait_for_a_time_cannot_be_answered(desk: Desk) -> None:
     with desk.unchanged():
         assert desk.answer(by.id, "pause") == [b"unknown"]
         assert desk.answer(by.id, "pause", early=True) == [b"unknown"]
-        assert desk.run("list_suspensions", "-inf", 9) == []
+        assert desk.run("list_suspensions", "-inf", 9, "", 9, 9) == [b"", []]
 
 
 # --- events -----------------------------------------------------------------------------

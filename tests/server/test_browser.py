@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import AnyUrl, BaseModel, Field, SecretStr, field_serializer
 
-from polos_redis import Workflow, WorkflowContext, apikeys
+from polos_redis import ExecutionHandle, Rejection, Workflow, WorkflowContext, apikeys
 from polos_redis.links import Links
 from tests.harness.chromium import (
     ARGS,
@@ -27,7 +27,7 @@ from tests.harness.chromium import (
     chromium,
     expect,
 )
-from tests.harness.running import Running, running, until
+from tests.harness.running import Running, created_at, running, until
 from tests.harness.serving import serving
 
 __all__ = ["chromium"]  # the fixture that skips, or fails, without a browser
@@ -87,9 +87,8 @@ class Decision(BaseModel):
     reason: str | None = None
 
 
-async def decides(ctx: WorkflowContext, input: None) -> Decision:
-    found: Decision = await ctx.step.suspend("decide", data={"of": "an invoice"}, schema=Decision)
-    return found
+async def decides(ctx: WorkflowContext, input: None) -> Decision | Rejection:
+    return await ctx.step.suspend("decide", data={"of": "an invoice"}, schema=Decision)
 
 
 class Carrier(Enum):
@@ -140,7 +139,8 @@ class Order(BaseModel):
 
 
 async def orders(ctx: WorkflowContext, input: None) -> str:
-    found: Order = await ctx.step.suspend("order", schema=Order)
+    found = await ctx.step.suspend("order", schema=Order)
+    assert isinstance(found, Order)
     return found.model_dump_json()
 
 
@@ -161,6 +161,9 @@ class Desk:
 
     def __init__(self, run: Running, links: Links, base: str, browser: Browser) -> None:
         self.run, self.links, self.base, self.browser = run, links, base, browser
+
+    async def link(self, handle: ExecutionHandle[Any], key: str, **options: Any) -> str:
+        return self.links.url(handle.id, key, 1, await created_at(self.run.client, handle.id), **options)
 
     @contextlib.asynccontextmanager
     async def page(self, **options: Any) -> AsyncIterator[Page]:
@@ -203,7 +206,7 @@ async def test_the_complete_example_is_approved(desk: Desk) -> None:
     handle = await desk.run.client.invoke(CHARGE, REQUEST)
     await desk.run.parked(handle)
     async with desk.page() as page:
-        await page.goto(desk.links.url(handle.id, "high_value_approval", 1, name="manager@company.com"))
+        await page.goto(await desk.link(handle, "high_value_approval", name="manager@company.com"))
         await expect(page.get_by_role("heading", level=1)).to_have_text("High value approval")
         await expect(page.locator("main")).to_contain_text("Enterprise annual subscription")
         await expect(page.locator("main")).to_contain_text("5,000")
@@ -222,7 +225,7 @@ async def test_a_double_click_is_one_decision(desk: Desk) -> None:
     async with desk.page() as page:
         posts = []
         page.on("request", lambda request: posts.append(request) if request.method == "POST" else None)
-        await page.goto(desk.links.url(handle.id, "high_value_approval", 1))
+        await page.goto(await desk.link(handle, "high_value_approval"))
         await page.get_by_role("button", name="Reject").dblclick()
         await expect(page.get_by_role("heading", name="Rejected")).to_be_visible()
         assert len(posts) == 1
@@ -233,7 +236,7 @@ async def test_enter_does_not_decide(desk: Desk) -> None:
     handle = await desk.run.client.invoke(DECIDES, None)
     await desk.run.parked(handle)
     async with desk.page() as page:
-        await page.goto(desk.links.url(handle.id, "decide", 1))
+        await page.goto(await desk.link(handle, "decide"))
         await page.get_by_label("Amount").fill("5")
         await page.keyboard.press("Enter")
         await page.get_by_label("Reason").fill("still here")
@@ -245,7 +248,7 @@ async def test_a_schemas_form_is_filled_in_and_corrected(desk: Desk) -> None:
     handle = await desk.run.client.invoke(DECIDES, None)
     await desk.run.parked(handle)
     async with desk.page() as page:
-        await page.goto(desk.links.url(handle.id, "decide", 1, name="ann"))
+        await page.goto(await desk.link(handle, "decide", name="ann"))
         await page.get_by_label("Amount").fill("500")
         await page.get_by_label("Pay by").fill("2026-03-31")
         await page.get_by_label("Urgent").check()
@@ -294,7 +297,7 @@ async def test_a_form_takes_every_other_type(desk: Desk) -> None:
     handle = await desk.run.client.invoke(ORDERS, None)
     await desk.run.parked(handle)
     async with desk.page(timezone_id="Asia/Tokyo") as page:
-        await page.goto(desk.links.url(handle.id, "order", 1, name="ann"))
+        await page.goto(await desk.link(handle, "order", name="ann"))
         for label, kind, text in (
             ("Seats", "text", "12"),
             ("Price", "text", "0.10000000000000000001"),  # a float would lose the last digits
@@ -365,7 +368,7 @@ async def test_another_persons_decision_appears_without_reloading(desk: Desk) ->
     handle = await desk.run.client.invoke(CHARGE, REQUEST)
     await desk.run.parked(handle)
     async with desk.page() as page:
-        await page.goto(desk.links.url(handle.id, "high_value_approval", 1))
+        await page.goto(await desk.link(handle, "high_value_approval"))
         await page.get_by_label("Reason").fill("being typed")
         await desk.run.answer(handle, "high_value_approval", {"approved": False})
         await page.evaluate(
@@ -538,7 +541,7 @@ async def test_times_are_entered_and_shown_in_the_readers_zone(desk: Desk) -> No
     handle = await desk.run.client.invoke(CHARGE, REQUEST)
     await desk.run.parked(handle)
     async with desk.page(timezone_id="Asia/Tokyo") as page:
-        await page.goto(desk.links.url(handle.id, "high_value_approval", 1))
+        await page.goto(await desk.link(handle, "high_value_approval"))
         await page.get_by_text("Details").click()
         shown = page.locator("dd time").first
         await expect(shown).to_contain_text("GMT+9")

@@ -240,7 +240,8 @@ async def test_hostile_values_hold_up_nobody(site: Site) -> None:
             )
     measured = []
     for name, text in ATTACKS.items():
-        waits, growths = [], []
+        waits: list[float] = []
+        growths: list[int] = []
         while len(waits) < ATTEMPTS and not (waits and waits[-1] < MAX_WAIT and growths[-1] < MAX_GROWTH):
             before = {one: site.memory(one, "VmRSS") for one in site.processes}
             site.forget_peaks()

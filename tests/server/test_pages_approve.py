@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from polos_redis import ExecutionHandle, PolosClient, Workflow, WorkflowContext, apikeys
 from polos_redis.links import Links
-from tests.harness.running import Running, running, until
+from tests.harness.running import Running, created_at, running, until
 from tests.harness.serving import serving
 from tests.harness.visiting import Page, Visitor, visiting
 
@@ -68,13 +68,16 @@ class Desk:
         await self.run.parked(handle)
         return handle
 
-    def link(self, handle: ExecutionHandle[Any], key: str = "ok", run: int = 1, **options: Any) -> str:
-        return self.links.url(handle.id, key, run, **options)
+    async def link(self, handle: ExecutionHandle[Any], key: str = "ok", run: int = 1, **options: Any) -> str:
+        return self.links.url(handle.id, key, run, await created_at(self.client, handle.id), **options)
+
+    async def token(self, handle: ExecutionHandle[Any], **options: Any) -> str:
+        return (await self.link(handle, **options)).partition("?token=")[2]
 
     async def by_link(
         self, handle: ExecutionHandle[Any], key: str = "ok", run: int = 1, **options: Any
     ) -> Page:
-        return await self.visitor.get(self.link(handle, key, run, **options))
+        return await self.visitor.get(await self.link(handle, key, run, **options))
 
     async def decision(self, handle: ExecutionHandle[Any], key: str = "ok") -> dict[str, Any]:
         return await self.client.get_suspension(handle.id, key)
@@ -120,7 +123,7 @@ class TestDeciding:
 
     async def test_viewing_decides_nothing(self, desk: Desk) -> None:
         handle = await desk.asked()
-        url = desk.link(handle)
+        url = await desk.link(handle)
         for method in ("GET", "HEAD"):
             response = await desk.visitor.http.request(method, url)
             assert response.status_code == 200
@@ -288,7 +291,7 @@ class TestApprovers:
         assert "You can't decide this" in other.text and "ann" in other.text
         assert [one for one in other.forms if "approve" in one.action] == []
         mine = {**desk.visitor.data(form, "Approve")}
-        token = desk.links.token(handle.id, "ok", 1, name="bob")
+        token = await desk.token(handle, name="bob")
         response = await desk.visitor.http.post(form.action, data={**mine, "token": [token]})
         assert response.status_code == 403  # the form belongs to ann
         assert (await desk.decision(handle))["status"] == "open"
@@ -302,7 +305,7 @@ class TestApprovers:
         handle = await desk.asked()
         page = await desk.by_link(handle, scope="view")
         assert "allows viewing only" in page.text and "Amount 5" in page.text
-        token = desk.links.token(handle.id, "ok", 1, scope="view")
+        token = await desk.token(handle, scope="view")
         form = (await desk.by_link(handle)).form("/approve")
         response = await desk.visitor.http.post(
             form.action, data={**desk.visitor.data(form, "Approve"), "token": [token]}
@@ -389,7 +392,7 @@ class TestFinding:
 
     async def test_a_link_opens_its_own_suspension(self, desk: Desk) -> None:
         handle = await desk.asked()
-        token = desk.links.token(handle.id, "ok", 1)
+        token = await desk.token(handle)
         page = await desk.visitor.get(f"/approve/{handle.id}", token=token)
         assert page.url.startswith(f"{desk.base}/approve/{handle.id}/ok?token=")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import httpx
@@ -12,7 +13,9 @@ from fastapi import FastAPI
 from polos_redis import PolosClient, Workflow, WorkflowContext, apikeys
 from polos_redis.links import Links
 from polos_redis.server.app import create_app
-from tests.harness.running import running
+from polos_redis.server.sessions import SESSION_SECONDS
+from polos_redis.state import keys
+from tests.harness.running import created_at, running
 from tests.harness.serving import serving
 from tests.harness.visiting import Page, Visitor, visiting
 
@@ -101,6 +104,60 @@ async def test_logging_out_ends_the_session(client: PolosClient, site: Visitor) 
     assert (await site.get("/")).url.startswith(f"{site.base}/login")
 
 
+async def test_a_copied_cookie_is_refused_after_the_logout_in_every_process(
+    client: PolosClient, site: Visitor, redis_url: str, namespace: str
+) -> None:
+    _, secret = await key_of(client)
+    page = await site.log_in(secret)
+    copy = {"Cookie": f"polos_session={cookie(site, 'polos_session')}"}
+    links = Links([SECRET], namespace, "", 60)
+    async with (
+        PolosClient(redis_url, namespace) as elsewhere,
+        serving(elsewhere, links=links) as other,
+        httpx.AsyncClient(follow_redirects=True) as thief,
+        visiting(site.base) as again,
+    ):
+        await again.log_in(secret)  # a second session of the same key
+        for base in (site.base, other):
+            assert (await thief.get(f"{base}/", headers=copy)).url.path == "/"
+            assert (await thief.get(f"{base}/api/v1/executions", headers=copy)).status_code == 200
+        await site.send(page, page.form("/logout"))
+        for base in (site.base, other):
+            assert (await thief.get(f"{base}/", headers=copy)).url.path == "/login"
+            assert (await thief.get(f"{base}/api/v1/executions", headers=copy)).status_code == 401
+        assert (await again.get("/")).url == f"{site.base}/"
+
+
+async def test_a_session_leaves_nothing_behind(client: PolosClient, site: Visitor) -> None:
+    _, secret = await key_of(client)
+    page = await site.log_in(secret)
+    store = await client.store()
+    names = await store.wire.call("KEYS", store.prefixes[0] + keys.SESSION.encode() + b"*")
+    (name,) = names
+    assert 0 < await store.wire.call("TTL", name) <= SESSION_SECONDS
+    await site.send(page, page.form("/logout"))
+    assert await store.wire.call("EXISTS", name) == 0
+
+
+@pytest.mark.parametrize(
+    ("public_url", "secure"),
+    [("https://polos.example", True), ("HTTPS://polos.example", True), ("http://polos.example", False)],
+)
+async def test_behind_an_undeclared_proxy_the_public_url_makes_cookies_secure(
+    client: PolosClient, namespace: str, public_url: str, secure: bool
+) -> None:
+    _, secret = await key_of(client)
+    links = Links([SECRET], namespace, public_url, 60)
+    async with serving(client, links=links) as base, httpx.AsyncClient(base_url=base) as http:
+        page = Page(await http.get("/login"))
+        (visitor_cookie,) = page.response.headers.get_list("set-cookie")
+        sent = {"form_token": page.form("/login").get("form_token"), "key": secret}
+        headers = {"Cookie": visitor_cookie.partition(";")[0]}  # as the proxy's visitor has it
+        response = await http.post("/login", data=sent, headers=headers)
+        (session_cookie,) = response.headers.get_list("set-cookie")
+        assert ("Secure" in visitor_cookie, "Secure" in session_cookie) == (secure, secure)
+
+
 @pytest.mark.parametrize("change", ["x", "", "swap"])
 async def test_a_changed_cookie_logs_nobody_in(client: PolosClient, site: Visitor, change: str) -> None:
     _, secret = await key_of(client)
@@ -184,10 +241,12 @@ async def test_another_sites_form_is_refused_in_development_too(redis_url: str, 
 async def test_expired_and_forged_links_say_so(client: PolosClient, namespace: str) -> None:
     links = Links([SECRET], namespace, "", 60)
     async with serving(client, links=links) as base, visiting(base) as visitor:
-        short = links.token("some", "ok", 1, seconds=1e-6)
+        short = links.token("some", "ok", 1, datetime.now(UTC), seconds=1e-6)
         page = await visitor.get("/approve/some/ok", token=short)
         assert page.status == 403 and "This link has expired" in page.text
-        page = await visitor.get("/approve/some/ok", token=links.token("some", "ok", 1)[:-2])
+        page = await visitor.get(
+            "/approve/some/ok", token=links.token("some", "ok", 1, datetime.now(UTC))[:-2]
+        )
         assert page.status == 403 and "does not work" in page.text
     async with serving(client) as base, visiting(base) as visitor:
         page = await visitor.get("/approve/some/ok", token="x")
@@ -233,7 +292,9 @@ async def test_a_link_opens_only_its_own_page_wherever_its_token_is(
         await run.parked(other)
         page = await eve.get("/login")
         form = {"form_token": page.form("/login").get("form_token")}
-        eve.http.headers["Authorization"] = f"Bearer {links.token(handle.id, 'ok', 1, scope=scope)}"
+        eve.http.headers["Authorization"] = (
+            f"Bearer {links.token(handle.id, 'ok', 1, await created_at(run.client, handle.id), scope=scope)}"
+        )
         for path in ("/", "/executions", f"/executions/{other.id}", f"/approve/{other.id}/ok"):
             response = await eve.get(path)
             assert response.status == 403 and other.id not in response.text

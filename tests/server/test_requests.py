@@ -23,17 +23,37 @@ JSON = {"Content-Type": "application/json"}
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b"{bad}", "not JSON: line 1, column 2"),
-        (b'{"workflow_id": "x",', "not JSON: line 1, column"),
-        (b'{"workflow_id": "x", "input": NaN}', "NaN is not a JSON value"),
-        (b'{"workflow_id": "\xff"}', "can't be read as JSON"),
-        (b'{"workflow_id": 1%b}' % (b"0" * 5000), "can't be read as JSON"),
+        (b"{bad}", "the body can't be read as JSON: line 1, column 2"),
+        (b'{"workflow_id": "x",', "read as JSON: line 1, column"),
+        (b'{"workflow_id": "x", "input": NaN}', "JSON has no NaN"),
+        (b'{"workflow_id": "x", "input": -Infinity}', "JSON has no -Infinity"),
+        (b'{"workflow_id": "x", "input": [1e999]}', "the number 1e999 is too large for a float"),
+        (b'{"workflow_id": "x", "input": {"a": 1, "b": 2, "a": 1}}', 'an object has the name "a" twice'),
+        (b'{"workflow_id": "x", "workflow_id": "y"}', 'an object has the name "workflow_id" twice'),
+        (b'{"workflow_id": "\xff"}', "byte 17 is not UTF-8"),
+        (b'{"workflow_id": 1%b}' % (b"0" * 5000), "an integer in it has more than 4,300 digits"),
     ],
 )
 async def test_invalid_json_is_refused(client: PolosClient, body: bytes, said: str) -> None:
     async with calling(client) as api:
         refused = problem(await api.post(PATH, content=body, headers=JSON), 400, "not-json")
         assert said in refused["detail"]
+
+
+async def test_a_body_of_too_many_parts_or_levels_is_refused(client: PolosClient) -> None:
+    deep, wide, many = b"[" * 50_000, b"[" + b"[]," * 300_000 + b"[]]", b"[" + b"0," * 150_000 + b"0]"
+    async with calling(client) as api:
+        for value, said in ((deep, "100 levels"), (wide, "100,000 parts"), (many, "100,000 parts")):
+            body = b'{"workflow_id": "x", "input": %b}' % value
+            refused = problem(await api.post(PATH, content=body, headers=JSON), 413, "too-large")
+            assert said in refused["detail"]
+        unknown = {f"x{number}": 0 for number in range(50_000)}
+        refused = problem(await api.post(PATH, json=unknown), 422, "invalid-request")
+        assert "more than 100 members" in refused["detail"]
+        refused = problem(
+            await api.post(PATH, json={"workflow_id": "x", "y" * 50_000: 1}), 422, "invalid-request"
+        )
+        assert len(refused["errors"][0]["field"]) < 300
 
 
 async def test_json_needs_its_content_type(client: PolosClient) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -15,9 +15,10 @@ from polos_redis import PolosClient, WorkflowContext, apikeys, workflow
 from polos_redis.errors import ConfigurationError
 from polos_redis.links import Links
 from polos_redis.server.app import create_app
-from tests.harness.running import Running, until, working
+from tests.harness.running import Running, created_at, until, working
 from tests.harness.serving import calling, key, problem, serving
 
+NOW = datetime.now(UTC)
 SECRET = "0123456789abcdef0123456789abcdef"
 
 
@@ -159,9 +160,11 @@ async def test_a_link_is_only_for_its_suspension_in_its_run(client: PolosClient)
         handle = await client.invoke(guarded, ["first", "second"])
         await run.opened(handle, "first")
         path = f"/api/v1/executions/{handle.id}"
+        created = await created_at(client, handle.id)
 
         def bearer(step_key: str, run_number: int = 1, **more: Any) -> dict[str, str]:
-            return {"Authorization": f"Bearer {links.token(handle.id, step_key, run_number, **more)}"}
+            token = links.token(handle.id, step_key, run_number, created, **more)
+            return {"Authorization": f"Bearer {token}"}
 
         first = bearer("first", name="ann", groups=("finance",))
         shown = await api.get(f"{path}/suspensions/first", headers=first)
@@ -215,7 +218,7 @@ async def test_a_link_stays_valid_while_its_suspension_is_open_across_runs(clien
         run = Running(client, worker)
         handle = await client.invoke(beside, {"finally": False})
         await run.opened(handle, "ask")
-        token = links.token(handle.id, "ask", 1)
+        token = links.token(handle.id, "ask", 1, await created_at(client, handle.id))
 
         async def in_the_next_run() -> bool:
             return bool((await client.get_execution(handle.id))["run"] == 2)
@@ -239,7 +242,7 @@ async def test_a_link_ends_when_its_suspension_closes_and_reopens(client: PolosC
         await run.opened(handle, "ask")
         async with httpx.AsyncClient(base_url=url) as api:
             for number, status in ((1, 403), (2, 403), (3, 200)):
-                token = links.token(handle.id, "ask", number)
+                token = links.token(handle.id, "ask", number, await created_at(client, handle.id))
                 answered = await api.post(
                     f"/api/v1/executions/{handle.id}/resume",
                     json={"step_key": "ask", "data": number},
@@ -249,19 +252,14 @@ async def test_a_link_ends_when_its_suspension_closes_and_reopens(client: PolosC
         assert await handle.result() == 3
 
 
-async def test_a_link_is_not_for_a_deleted_and_restarted_execution(
-    client: PolosClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_link_is_not_for_a_deleted_and_restarted_execution(client: PolosClient) -> None:
     links = Links([SECRET], client.namespace, None, 36_000)
     async with serving(client, links=links) as url, working(client, guarded) as worker:
         run = Running(client, worker)
         handle = await client.invoke(guarded, ["first"], idempotency_key="once")
-        with monkeypatch.context() as earlier:
-            an_hour_ago = time.time() - 3600
-            earlier.setattr(time, "time", lambda: an_hour_ago)
-            token = links.token(handle.id, "first", 1)  # as if made an hour ago, at the first opening
-        headers = {"Authorization": f"Bearer {token}"}
         await run.opened(handle, "first")
+        token = links.token(handle.id, "first", 1, await created_at(client, handle.id))
+        headers = {"Authorization": f"Bearer {token}"}
         await client.cancel(handle.id)
         await client.delete(handle.id)
         restarted = await client.invoke(guarded, ["first"], idempotency_key="once")
@@ -270,7 +268,12 @@ async def test_a_link_is_not_for_a_deleted_and_restarted_execution(
         async with httpx.AsyncClient(base_url=url, headers=headers) as api:
             answer = {"step_key": "first", "data": "yes"}
             refused = await api.post(f"/api/v1/executions/{restarted.id}/resume", json=answer)
-        assert "was restarted" in problem(refused, 403, "forbidden")["detail"]
+            assert "was restarted" in problem(refused, 403, "forbidden")["detail"]
+            shown = await api.get(f"/api/v1/executions/{restarted.id}/suspensions/first")
+            assert "was restarted" in problem(shown, 403, "forbidden")["detail"]
+            page = await api.get(f"/approve/{restarted.id}/first", params={"token": token})
+            assert page.status_code == 403 and "was restarted" in page.text
+        assert (await client.get_suspension(restarted.id, "first"))["status"] == "open"
 
 
 async def test_the_starter_is_the_key_whatever_the_body_says(client: PolosClient) -> None:
@@ -288,17 +291,36 @@ async def test_the_starter_is_the_key_whatever_the_body_says(client: PolosClient
                 problem(await api.post(path, json=answer, headers=mallory), 403, "not-approver")
 
 
+async def test_nobody_chooses_the_starter_by_being_first(client: PolosClient) -> None:
+    """With allow_self=False: who guesses an idempotency key must not become the starter, or make another the
+    starter, of what the owner of the key then takes for their own."""
+    mallory = await key(client, "invoke", name="mallory")
+    shop = await key(client, "invoke", name="shop")
+    rotated = await key(client, "invoke", name="shop")
+    body = {"workflow_id": guarded.id, "input": ["own"], "idempotency_key": "order-7"}
+    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+        first = await api.post("/api/v1/executions", json={**body, "user_id": "nobody"}, headers=mallory)
+        refused = await api.post("/api/v1/executions", json={**body, "user_id": "ann"}, headers=shop)
+        conflict = problem(refused, 409, "idempotency-conflict")
+        assert conflict["differing"] == ["user_id", "started_by"]
+        assert conflict["execution_id"] == first.json()["id"]
+
+        body["idempotency_key"] = "order-8"
+        started = [await api.post("/api/v1/executions", json=body, headers=one) for one in (shop, rotated)]
+        assert started[0].json() == started[1].json()  # a name's keys may take turns
+
+
 async def test_an_invalid_link_is_refused(client: PolosClient) -> None:
     links = Links([SECRET], client.namespace, None, 3600)
     async with serving(client, links=links) as url, httpx.AsyncClient(base_url=url) as api:
-        token = links.token("x", "y", 1)
-        other = Links([SECRET], "another namespace", None, 3600).token("x", "y", 1)
-        forged = Links([SECRET[::-1]], client.namespace, None, 3600).token("x", "y", 1)
+        token = links.token("x", "y", 1, NOW)
+        other = Links([SECRET], "another namespace", None, 3600).token("x", "y", 1, NOW)
+        forged = Links([SECRET[::-1]], client.namespace, None, 3600).token("x", "y", 1, NOW)
         for wrong in (other, forged, token[:-2], token + "a"):
             headers = {"Authorization": f"Bearer {wrong}"}
             answer = await api.get("/api/v1/executions/x/suspensions/y", headers=headers)
             problem(answer, 401, "unauthorized")
-        headers = {"Authorization": f"Bearer {links.token('x', 'y', 1, seconds=0.001)}"}
+        headers = {"Authorization": f"Bearer {links.token('x', 'y', 1, NOW, seconds=0.001)}"}
 
         async def expired() -> bool:
             answer = await api.get("/api/v1/executions/x/suspensions/y", headers=headers)
@@ -396,7 +418,7 @@ async def test_no_secret_is_logged(client: PolosClient, caplog: pytest.LogCaptur
     links = Links([SECRET], client.namespace, None, 3600)
     async with serving(client, links=links) as url, httpx.AsyncClient(base_url=url) as api:
         created, secret = await apikeys.create(client, "ann", ["read"])
-        token = links.token("x", "y", 1)
+        token = links.token("x", "y", 1, NOW)
         await api.get("/api/v1/executions", headers={"Authorization": f"Bearer {secret}"})
         await api.get("/api/v1/executions", headers={"Authorization": f"Bearer {secret}!"})
         await api.get(f"/approve/x/y?token={token}")

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
 from polos_redis import EventData, PolosClient, WorkflowContext, apikeys, events, workflow
+from polos_redis.links import Links
 from polos_redis.server import streams
 from tests.harness.running import soon, until, working
 from tests.harness.serving import calling, key, problem, serving
@@ -203,13 +205,18 @@ async def test_a_leaving_readers_tasks_end(client: PolosClient) -> None:
 
 
 async def test_tokens_are_only_for_approvers(client: PolosClient) -> None:
-    url = "https://polos.example.com/approve/x/y?token=secret&theme=dark"
+    links = Links(["a secret of more than 32 characters"], "x", "https://polos.example.com", 3600)
+    url = links.url("x", "y", 1, datetime.now(UTC))
+    page = url.partition("?")[0]
+    _, secret = await apikeys.create(client, "ann", ["approve"])
     async with serving(client) as server, httpx.AsyncClient(base_url=server) as api:
-        await events.publish(client, "links", EventData("suspend", {"in": [{"_approval_url": url}]}))
-        for scope, shown in (("read", url.replace("token=secret&", "")), ("approve", url), ("admin", url)):
+        data = {"in": [{"_approval_url": url, "note": f"see {url}", "key": secret}]}
+        await events.publish(client, "links", EventData("suspend", data))
+        for scope, shown in (("read", page), ("approve", url), ("admin", url)):
             headers = await key(client, "read", scope)
             async with reading(api, "topics/links", **headers) as reader:
-                assert (await soon(reader.next()))["data"] == {"in": [{"_approval_url": shown}]}
+                found = (await soon(reader.next()))["data"]["in"]
+            assert found == [{"_approval_url": shown, "note": f"see {page}", "key": "[redacted key]"}]
 
 
 async def test_a_thousand_readers_share_a_few_connections(client: PolosClient) -> None:

@@ -9,8 +9,10 @@ import enum
 import importlib
 import inspect
 import io
+import itertools
 import json
 import math
+import struct
 import subprocess
 import sys
 import tempfile
@@ -875,13 +877,23 @@ else:
         (["-m", "charge"], ["other.py"]),
         (["other.py"], ["-m", "charge"]),
         (["charge.py"], ["charge.py"]),
+        *itertools.permutations((["shop/charge.py"], ["-m", "shop.charge"], ["shop_other.py"]), 2),
+        *itertools.permutations(
+            (["loose/deep/charge.py"], ["-m", "loose.deep.charge"], ["loose_other.py"]), 2
+        ),
     ],
 )
 def test_main_in_one_process_is_the_module_in_another(
     folder: Path, writer: list[str], reader: list[str]
 ) -> None:
-    (folder / "charge.py").write_text(CHARGE)
+    """Also in a package, and in folders without an `__init__.py`."""
+    for path in (folder, folder / "shop", folder / "loose" / "deep"):
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "charge.py").write_text(CHARGE)
+    (folder / "shop" / "__init__.py").touch()
     (folder / "other.py").write_text(OTHER)
+    (folder / "shop_other.py").write_text(OTHER.replace("sys, charge", "sys, shop.charge as charge"))
+    (folder / "loose_other.py").write_text(OTHER.replace("sys, charge", "sys, loose.deep.charge as charge"))
 
     def run(*args: str) -> str:
         done = subprocess.run(
@@ -901,11 +913,51 @@ def test_main_in_one_process_is_the_module_in_another(
     assert run(*reader, "read", data) == "ok"
 
 
+@pytest.fixture
+def importable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Imports modules of the folder, which is on the path with some folders in it."""
+    before = set(sys.modules)
+
+    def importable(*modules: str, path: tuple[str, ...] = ("",)) -> list[Any]:
+        for one in path:
+            monkeypatch.syspath_prepend(str(folder / one))
+        importlib.invalidate_caches()
+        return [importlib.import_module(module) for module in modules]
+
+    yield importable
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+BODY = "from dataclasses import dataclass\n@dataclass\nclass M:\n    a: int\n"
+
+
+def test_a_module_of_a_package_has_one_name(folder: Path, importable: Callable[..., Any]) -> None:
+    (folder / "packed_name").mkdir()
+    (folder / "packed_name" / "__init__.py").touch()
+    (folder / "packed_name" / "unpacked_name.py").write_text(BODY)
+    (module,) = importable("packed_name.unpacked_name")
+    assert type_names.find_type("packed_name.unpacked_name:M") is module.M
+    assert type_names.find_type("unpacked_name:M") is None
+    assert type_names.find_type("x.packed_name.unpacked_name:M") is None
+
+
+def test_a_name_that_two_files_have_is_nobodys(folder: Path, importable: Callable[..., Any]) -> None:
+    for place in ("loose_a", "loose_b"):
+        (folder / place).mkdir()
+        (folder / place / "same_name.py").write_text(BODY)
+    first, _ = importable("loose_a.same_name", "loose_b.same_name")
+    assert type_names.find_type("same_name:M") is None
+    assert type_names.find_type("loose_a.same_name:M") is first.M
+    del sys.modules["loose_b.same_name"]
+    assert type_names.find_type("same_name:M") is first.M
+
+
 # --- plain JSON ---------------------------------------------------------------------------
 
 PLAIN: list[tuple[Any, Any]] = [
     ([None, True, 1, 1.5, "é"], [None, True, 1, 1.5, "é"]),
-    ([math.nan, math.inf, -math.inf], [None, None, None]),
+    ([math.nan, math.inf, -math.inf], ["NaN", "Infinity", "-Infinity"]),
     (b"text", "text"),
     (b"\xff\xfe", "//4="),
     ((1, {2}, frozenset({3})), [1, [2], [3]]),
@@ -1019,6 +1071,50 @@ def test_a_digest_ignores_order_and_nothing_else() -> None:
     assert len({digest(v) for v in different}) == len(different)
     with pytest.raises(NotStorableError):
         digest(object())
+
+
+def fingerprint(value: Any) -> Any:
+    """What tells values apart: their types and parts, without the order of dicts and sets."""
+    if isinstance(value, float):
+        return float, struct.pack("d", value)
+    if isinstance(value, enum.Enum):
+        return type(value), value.name
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(fingerprint, value))
+    if isinstance(value, dict):
+        return dict, frozenset((fingerprint(key), fingerprint(one)) for key, one in value.items())
+    if isinstance(value, set | frozenset):
+        return type(value), frozenset(map(fingerprint, value))
+    if isinstance(value, BaseModel):
+        return type(value), fingerprint(value.__dict__)
+    if dataclasses.is_dataclass(value):
+        return type(value), fingerprint(vars(value))
+    if isinstance(value, datetime | time):
+        name = str(value.tzinfo) if isinstance(value.tzinfo, ZoneInfo) else ""
+        return type(value), value.isoformat(), value.fold, name
+    return type(value), str(value) if isinstance(value, Decimal) else value
+
+
+def reordered(value: Any) -> Any:
+    """An equal value whose dicts and sets were filled in the opposite order."""
+    if isinstance(value, dict):
+        return {key: reordered(value[key]) for key in reversed(value)}
+    if isinstance(value, list | tuple):
+        return type(value)(map(reordered, value))
+    if isinstance(value, set | frozenset):
+        return type(value)(sorted(value, key=repr, reverse=True))
+    return value
+
+
+@given(ANYTHING, st.data())
+def test_digests_are_equal_for_equal_values_only(value: Any, data: st.DataObject) -> None:
+    """Also for values that look alike: each is compared with its own plain JSON, for example."""
+    others = st.sampled_from([value, reordered(value), codec.plain(value), back(value), str(value)])
+    other = data.draw(others | ANYTHING)
+    equal = fingerprint(value) == fingerprint(other)
+    assert (digests.canonical_digest(value) == digests.canonical_digest(other)) is equal
+    shown_digests = [digests.shown_digest(codec.encode(one)) for one in (value, other)]
+    assert (shown_digests[0] == shown_digests[1]) is equal
 
 
 # --- inputs -------------------------------------------------------------------------------

@@ -450,4 +450,4 @@ def test_inputs_report_what_exceeds_the_bounds() -> None:
     ):
         codec.validate_input(list[int], [0] * 200_000, workflow_id="w")
     with pytest.raises(ValueTooLargeError, match=r"workflow 'w': input: the value is nested deeper than 100"):
-        codec.validate_input(Any, bare_lists(150), workflow_id="w")
+        codec.validate_input(list[Any], bare_lists(150), workflow_id="w")

@@ -17,7 +17,7 @@ from polos_redis.links import Links
 from polos_redis.state import scripts
 from polos_redis.values import packing
 from polos_redis.wire.wire import Wire
-from tests.harness.running import Running, running, until
+from tests.harness.running import Running, created_at, running, until
 from tests.harness.serving import serving
 from tests.harness.visiting import visiting
 
@@ -278,7 +278,7 @@ async def test_calls_of_a_resume_by_a_link(
         visiting(base) as visitor,
         Monitor(server, namespace) as monitor,
     ):
-        token = links.token(execution_id, "ask", 1)
+        token = links.token(execution_id, "ask", 1, await created_at(client, execution_id))
         page = await visitor.get(f"/approve/{execution_id}/ask", token=token)
         await monitor.drain(client)
         if way == "api":

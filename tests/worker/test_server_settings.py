@@ -17,19 +17,10 @@ from tests.harness.running import soon, until
 from tests.harness.servers import ChaosServer
 
 # Everything that clients and workers need. Without CONFIG and INFO a worker warns that it could not check the
-# server; without CLIENT UNBLOCK a second event reader may wait for two seconds.
+# server; without CLIENT ID and UNBLOCK a second event reader may wait for two seconds.
 MINIMAL = (
     *("~polos:*", "&polos:*", "-@all"),
-    *(
-        "+ping",
-        "+select",
-        "+client|setname",
-        "+client|id",
-        "+client|setinfo",
-        "+script|load",
-        "+eval",
-        "+evalsha",
-    ),
+    *("+ping", "+select", "+eval", "+evalsha"),
     *("+@read", "+@write", "+@stream", "+time", "+ssubscribe", "+spublish", "-@dangerous"),
 )
 

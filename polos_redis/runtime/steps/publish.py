@@ -9,6 +9,7 @@ from typing import Any
 from polos_redis.events import EventData, publish_once
 from polos_redis.runtime.call_sites import caller
 from polos_redis.runtime.steps.values import Values
+from polos_redis.values.times import to_us
 
 
 class Publishing(Values):
@@ -35,5 +36,7 @@ class Publishing(Values):
     async def _publish(self, key: str, topic: str, event: EventData) -> str:
         activation = self._activation
         mark = activation.id if topic == activation.root != activation.id else ""
-        once = self.idempotency_key(f"publish {key}")
+        # Not the id alone: a deleted execution may be started again under its id, and publishes again then.
+        created_at = await activation.created_at()
+        once = self.idempotency_key(f"publish {to_us(created_at)} {key}")
         return await publish_once(activation.host.client, topic, event, once, mark)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from polos_redis.decisions import answers
 from polos_redis.decisions.answer_policy import AnswerPolicy
+from polos_redis.decisions.answer_types import UNTYPED, AnswerTypes, Rejection, form_of
 from polos_redis.errors import (
     ConfigurationError,
     InvalidAnswerError,
@@ -22,13 +23,25 @@ from polos_redis.runtime.steps.run import Runs
 from polos_redis.state import stored_errors
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.suspensions import SuspensionRequest
-from polos_redis.values import codec, digests, schemas
+from polos_redis.values import codec, digests, records
+from polos_redis.values.complete_form import excluded_field
 from polos_redis.values.text import raw
 from polos_redis.values.times import milliseconds, to_datetime
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 FAIL = "fail"
+
+
+class Approvable(Protocol):
+    """An answer that says whether it approves."""
+
+    @property
+    def approved(self) -> object: ...
+
+
+A = TypeVar("A", bound=Approvable)
 
 
 class Suspending(Runs):
@@ -44,6 +57,7 @@ class Suspending(Runs):
         timeout: float | timedelta | None = None,
         *,
         schema: None = None,
+        reject_schema: None = None,
         approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
@@ -57,7 +71,38 @@ class Suspending(Runs):
         data: Any = None,
         timeout: float | timedelta | None = None,
         *,
+        schema: type[A],
+        reject_schema: None = None,
+        approvers: Iterable[str] | None = None,
+        required: int = 1,
+        rejections: int = 1,
+        allow_self: bool = True,
+        on_timeout: Any = "fail",
+    ) -> Coroutine[Any, Any, A | Rejection]: ...
+    @overload
+    def suspend(
+        self,
+        key: str,
+        data: Any = None,
+        timeout: float | timedelta | None = None,
+        *,
         schema: type[T],
+        reject_schema: type[R],
+        approvers: Iterable[str] | None = None,
+        required: int = 1,
+        rejections: int = 1,
+        allow_self: bool = True,
+        on_timeout: Any = "fail",
+    ) -> Coroutine[Any, Any, T | R]: ...
+    @overload
+    def suspend(
+        self,
+        key: str,
+        data: Any = None,
+        timeout: float | timedelta | None = None,
+        *,
+        schema: type[T],
+        reject_schema: None = None,
         approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
@@ -71,6 +116,7 @@ class Suspending(Runs):
         timeout: float | timedelta | None = None,
         *,
         schema: Any = None,
+        reject_schema: Any = None,
         approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
@@ -83,22 +129,27 @@ class Suspending(Runs):
         (or a timedelta), counted by the server from when the wait first opened.
 
         `schema` is the type of the answer (a model, a dataclass, any type pydantic knows): every way in
-        refuses an answer that does not fit, before the workflow wakes. `approvers` are the names, or
-        `group:NAME`, of those who may answer. `required` approvals (`approved: true`) by distinct people
-        decide, or `rejections` rejections; `allow_self=False` excludes those who started the execution (its
-        `user_id` and `started_by`). `on_timeout` is "fail", or the answer to use if nobody decides in time.
+        refuses an answer that does not fit, before the workflow wakes. If it has a field `approved: bool` and
+        other required fields, only an approval needs those: an answer with `approved: false` has just that
+        and a `reason`, and is returned as a `Rejection`. `reject_schema` is another type for such answers.
 
-        Returns an instance of `schema`; without one {"data": the answer, "resumed_by": name or None,
-        "resumed_at": aware datetime, "channel": how it came}, and "decisions" if several people decide.
+        `approvers` are the names, or `group:NAME`, of those who may answer. `required` approvals
+        (`approved: true`) by distinct people decide, or `rejections` rejections; `allow_self=False` excludes
+        those who started the execution (its `user_id` and `started_by`). `on_timeout` is "fail", or the
+        answer to use if nobody decides in time.
+
+        Returns the answer as its type. Without a `schema`, returns {"data": the answer, "resumed_by": name or
+        None, "resumed_at": aware datetime, "channel": how it came}, and "decisions" if several people decide.
         Raises `SuspendTimeoutError` if nobody decided in time, now and at every replay. Raises
         `StepExecutionError` if the answer does not fit a type that has changed since.
         """
         self._refuse_inside_step(key, "suspend")
-        ask = _Ask(data, timeout, schema, approvers, required, rejections, allow_self, on_timeout)
+        types = AnswerTypes(schema, reject_schema)
+        ask = Ask(data, timeout, types, approvers, required, rejections, allow_self, on_timeout)
         return self._suspend(key, ask, caller())
 
     @one_wait
-    async def _suspend(self, key: str, ask: _Ask, call_site: CallSite) -> Any:
+    async def _suspend(self, key: str, ask: Ask, call_site: CallSite) -> Any:
         activation = self._activation
         stored = await self._start_call(key, call_site)
         if stored is None:
@@ -111,8 +162,8 @@ class Suspending(Runs):
         record = await self._decision(key, stored, SuspensionRecord, call_site)
         if record.status == "expired" and not record.answer:
             raise SuspendTimeoutError(key, (record.deadline_ms - record.opened_ms) / 1000)
-        if ask.schema is not None:
-            return await self._typed(key, ask.schema, record)
+        if ask.types.approval is not None:
+            return await self._typed(key, ask.types, record)
         answer = {
             "data": decoded(record.answer),
             "resumed_by": record.by or None,
@@ -131,16 +182,23 @@ class Suspending(Runs):
             ]
         return answer
 
-    async def _request(self, key: str, ask: _Ask) -> SuspensionRequest:
+    async def _request(self, key: str, ask: Ask) -> SuspensionRequest:
         """Returns the request to store. Raises `ConfigurationError` or `InvalidInputError`."""
         activation = self._activation
         host, what = activation.host, f"suspension {key!r}"
-        shown = codec.encode(_shown(ask.data), limit=host.value_limit)
+        if (hidden := excluded_field(ask.data)) is not None:
+            raise ConfigurationError(
+                f"{what}: data= has {hidden}, which is excluded from JSON, so nobody would see it: pass a "
+                "dict of what to show"
+            )
+        given = dict(ask.data) if isinstance(ask.data, Mapping) else ask.data
+        decided = codec.encode(given, limit=host.value_limit)
+        shown = codec.encode(_shown(given), limit=host.value_limit)
         policy = b""
         if ask.has_policy:
             starters = activation.origin.starters
             declared = AnswerPolicy.of(
-                what, ask.schema, ask.approvers, ask.required, ask.rejections, ask.allow_self, starters
+                what, ask.types, ask.approvers, ask.required, ask.rejections, ask.allow_self, starters
             )
             policy = declared.pack()
         timeout_ms = milliseconds(what, ask.timeout) or 0
@@ -148,41 +206,48 @@ class Suspending(Runs):
         if not _is_fail(ask.on_timeout):
             if not timeout_ms:
                 raise ConfigurationError(f"{what}: on_timeout= needs timeout=")
-            plain = codec.to_plain(codec.encode(ask.on_timeout, limit=host.value_limit))
+            default = codec.encode(ask.on_timeout, limit=host.value_limit)
             if ask.has_policy:
+                form, is_instance = form_of(default, declared.type_name)
+                check = declared.check_instance if is_instance else declared.check_answer
                 try:
-                    await declared.check_answer(activation.id, key, plain)
+                    await check(activation.id, key, form)
                 except InvalidAnswerError as error:
                     raise ConfigurationError(f"{what}: on_timeout={ask.on_timeout!r}: {error}") from None
-            default = codec.encode(plain if ask.schema is not None else ask.on_timeout)
         return SuspensionRequest(
             shown,
-            digests.shown_digest(shown),
+            digests.shown_digest(decided),
             timeout_ms,
             host.audit_ms,
             policy,
             default,
-            self._with_url(key, ask.data),
+            await self._with_url(key, ask.data),
             host.channel_names,
             activation.run,
         )
 
-    async def _typed(self, key: str, schema: Any, record: SuspensionRecord) -> Any:
-        """Returns the answer as an instance of the suspension's schema."""
+    async def _typed(self, key: str, types: AnswerTypes, record: SuspensionRecord) -> Any:
+        """Returns the answer as its type."""
         try:
-            plain = codec.to_plain(record.answer)
-            return await self._activation.check(plain, schemas.parse(schema, plain))
+            return await self._activation.check(record.answer, types.read(record.answer))
         except Exception as error:  # a mismatch, or an error of the type's own validators
             raise StepExecutionError(key, "InvalidAnswerError", stored_errors.text_of(error)) from error
 
-    def _with_url(self, key: str, data: Any) -> bytes:
+    async def _with_url(self, key: str, data: Any) -> bytes:
         """Returns the suspend event's data with the approval page's URL; empty without such a page."""
         activation = self._activation
         links = activation.host.links
-        shown = _shown(data)
-        if links is None or links.public_url is None or not isinstance(shown, dict):
+        if links is None or links.public_url is None:
             return b""
-        url = links.url(activation.id, key, activation.run)
+        shown = _shown(data)
+        if not isinstance(shown, dict):
+            return b""
+        activation.in_flight += 1  # no park until the suspension is open
+        try:
+            created_at = await activation.created_at()
+        finally:
+            activation.landed()
+        url = links.url(activation.id, key, activation.run, created_at)
         return codec.encode({**shown, "_approval_url": url}, limit=codec.UNLIMITED)
 
     def resume(
@@ -211,23 +276,23 @@ def _is_fail(on_timeout: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
+class Ask:
     """The arguments of a suspension."""
 
     data: Any
     timeout: float | timedelta | None
-    schema: Any
-    approvers: Iterable[str] | None
-    required: int
-    rejections: int
-    allow_self: bool
-    on_timeout: Any
+    types: AnswerTypes
+    approvers: Iterable[str] | None = None
+    required: int = 1
+    rejections: int = 1
+    allow_self: bool = True
+    on_timeout: Any = FAIL
 
     @property
     def has_policy(self) -> bool:
         """Whether it restricts answers at all: a suspension without a policy accepts anything from anyone."""
         return (
-            self.schema is not None
+            self.types != UNTYPED
             or self.approvers is not None
             or self.required != 1
             or self.rejections != 1
@@ -236,9 +301,18 @@ class _Ask:
 
 
 def _shown(data: Any) -> Any:
-    """Returns `data` as a person is shown it: a model or dataclass as a plain dict."""
+    """Returns `data` as a person is shown it, by whichever process: models and dataclasses as plain dicts."""
     if data is None:
         return {}
     if isinstance(data, Mapping):
-        return dict(data)
+        return {key: _part(value) for key, value in data.items()}
     return codec.plain(data)
+
+
+def _part(value: Any) -> Any:
+    cls = type(value)
+    if cls is dict:
+        return {key: _part(one) for key, one in value.items()}
+    if cls in (list, tuple):
+        return cls(map(_part, value))
+    return codec.plain(value) if records.kind_of(cls) in (records.MODEL, records.DATACLASS) else value

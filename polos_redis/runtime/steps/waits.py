@@ -10,11 +10,12 @@ from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from typing import Any
 
-from polos_redis.errors import InvalidInputError, WaitTimeoutError
+from polos_redis.errors import WaitTimeoutError
 from polos_redis.events import EventPayload, payload
 from polos_redis.runtime.branches import one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller
 from polos_redis.runtime.steps.calls import Calls, decoded
+from polos_redis.state import keys
 from polos_redis.state.journal import WaitRecord
 from polos_redis.values.text import raw
 from polos_redis.values.times import checked_ms, milliseconds, span
@@ -69,8 +70,7 @@ class Waits(Calls):
         `WaitTimeoutError` (a `StepExecutionError`) when none came within `timeout` seconds.
         """
         self._refuse_inside_step(key, "wait_for_event")
-        if not isinstance(topic, str) or not topic:
-            raise InvalidInputError(f"wait {key!r}: a topic must be a non-empty string, not {topic!r}")
+        keys.check_text(f"wait {key!r}: a topic", topic, keys.LONGEST_TOPIC)
         return self._wait_for_event(key, topic, timeout, caller())
 
     @one_wait

@@ -17,6 +17,10 @@ def add_pages(app: FastAPI) -> None:
     from polos_redis.server.site import Site
 
     site: Site = app.state.site
-    app.state.sessions = Sessions(site.client, site.links.secrets if site.links else ())
+    app.state.sessions = Sessions(
+        site.client,
+        site.links.secrets if site.links else (),
+        secure=site.links is not None and (site.links.public_url or "").lower().startswith("https:"),
+    )
     for router in (approve, assets, execution, executions, inbox, login):
         app.include_router(router, include_in_schema=False)

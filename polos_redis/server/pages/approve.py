@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from polos_redis.decisions import answers
-from polos_redis.decisions.answer_policy import AnswerPolicy, verdict
+from polos_redis.decisions.answer_policy import AnswerPolicy
+from polos_redis.decisions.answer_types import verdict
 from polos_redis.errors import (
     AlreadyResumedError,
     ExecutionFinishedError,

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from polos_redis.client import PolosClient
-from polos_redis.decisions.answer_policy import verdict
+from polos_redis.decisions.answer_types import verdict
 from polos_redis.errors import ExecutionFinishedError, ExecutionNotFoundError, NotFailedError
 from polos_redis.server.pages.page_route import PageRoute
 from polos_redis.server.pages.rendering import redirect, render

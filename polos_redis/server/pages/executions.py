@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from polos_redis.errors import ConfigurationError
+from polos_redis.executions import queries
 from polos_redis.server.pages.page_route import PageRoute
 from polos_redis.server.pages.rendering import render
 from polos_redis.server.pages.visitors import visitor
@@ -21,12 +22,17 @@ router = APIRouter(route_class=PageRoute)
 
 @router.api_route("/executions", methods=["GET", "HEAD"])
 async def show(request: Request, status: str = "", workflow: str = "", cursor: str = "") -> Response:
-    await visitor(request)
+    caller = await visitor(request, restricts=True)
     client = site_of(request).client
     workflow = workflow.strip()
     try:
-        page = await client.list_executions(
-            status=status or None, workflow=workflow or None, limit=PAGE_ROWS, cursor=cursor or None
+        page = await queries.list_executions(
+            client,
+            status=status or None,
+            workflow=workflow or None,
+            limit=PAGE_ROWS,
+            cursor=cursor or None,
+            roots=caller.workflows,
         )
     except ConfigurationError as error:
         raise Problem(422, str(error)) from None
@@ -38,7 +44,7 @@ async def show(request: Request, status: str = "", workflow: str = "", cursor: s
             "status": status,
             "statuses": STATUSES,
             "workflow": workflow,
-            "workflows": sorted(await client.served_workflows()),
+            "workflows": sorted(caller.workflows or await client.served_workflows()),
             "cursor": cursor,
             "more": page.next_cursor,
         },

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from polos_redis.server.pages.draft import Draft
+from polos_redis.values.json_text import read_json
 
 MAX_RADIOS: Final = 5  # more options become a select box
 
@@ -154,12 +155,8 @@ def _parse(kind: str, text: str, draft: Draft) -> Any:
         if parts.scheme not in ("http", "https") or not parts.netloc or re.search(r"\s", text):
             raise ValueError
     elif kind == "json":
-        return json.loads(text, parse_constant=_reject_constant)
+        return read_json(text)
     return text
-
-
-def _reject_constant(constant: str) -> Any:
-    raise ValueError(constant)
 
 
 def _iso(value: datetime) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fastapi import APIRouter
@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from polos_redis.client import PolosClient
-from polos_redis.decisions.answer_policy import verdict
+from polos_redis.decisions.answer_types import verdict
 from polos_redis.errors import ConfigurationError
+from polos_redis.executions import queries
 from polos_redis.server.pages.page_route import PageRoute
 from polos_redis.server.pages.rendering import render
 from polos_redis.server.pages.suspension_summary import gist, summary
@@ -30,10 +31,10 @@ router = APIRouter(route_class=PageRoute)
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def show(request: Request, workflow: str = "", q: str = "", cursor: str = "") -> Response:
-    await visitor(request)
+    caller = await visitor(request, restricts=True)
     client = site_of(request).client
     try:
-        rows, more = await _find(client, workflow.strip(), q.strip(), cursor or None)
+        rows, more = await _find(client, caller.workflows, workflow.strip(), q.strip(), cursor or None)
     except ConfigurationError as error:
         raise Problem(422, str(error)) from None
     return render(
@@ -42,7 +43,7 @@ async def show(request: Request, workflow: str = "", q: str = "", cursor: str = 
         {
             "rows": [_row(one) for one in rows],
             "workflow": workflow.strip(),
-            "workflows": sorted(await client.served_workflows()),
+            "workflows": sorted(caller.workflows or await client.served_workflows()),
             "q": q.strip(),
             "cursor": cursor,
             "more": more,
@@ -51,16 +52,20 @@ async def show(request: Request, workflow: str = "", q: str = "", cursor: str = 
 
 
 async def _find(
-    client: PolosClient, workflow: str, text: str, cursor: str | None
+    client: PolosClient, roots: Collection[str], workflow: str, text: str, cursor: str | None
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Returns a page of open suspensions that contain every word of the text, and the next cursor."""
     words = text.casefold().split()
     if not words:
-        page = await client.list_suspensions(workflow=workflow or None, limit=PAGE_ROWS, cursor=cursor)
+        page = await queries.list_suspensions(
+            client, workflow=workflow or None, limit=PAGE_ROWS, cursor=cursor, roots=roots
+        )
         return list(page), page.next_cursor
     found: list[dict[str, Any]] = []
     for _ in range(MAX_SEARCHED // SEARCH_BATCH):
-        page = await client.list_suspensions(workflow=workflow or None, limit=SEARCH_BATCH, cursor=cursor)
+        page = await queries.list_suspensions(
+            client, workflow=workflow or None, limit=SEARCH_BATCH, cursor=cursor, roots=roots
+        )
         found += [one for one in page if _matches(one, words)]
         cursor = page.next_cursor
         if cursor is None or len(found) >= PAGE_ROWS:

@@ -37,7 +37,7 @@ async def log_in(request: Request) -> Response:
         error = "Unknown, expired or revoked key."
         return render(request, "login.html", {"next": after, "error": error}, status=403)
     response = redirect(after)
-    sessions.start(request, response, key)
+    await sessions.start(request, response, key)
     return response
 
 
@@ -48,7 +48,7 @@ async def log_out(request: Request) -> Response:
     request.state.caller = await sessions.read(request)
     sessions.check_form(request, str(sent.get("form_token", "")))
     response = redirect("/login")
-    sessions.end(response)
+    await sessions.end(request, response)
     return response
 
 

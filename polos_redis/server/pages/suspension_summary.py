@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from polos_redis.decisions.answer_policy import verdict
+from polos_redis.decisions.answer_types import verdict
 from polos_redis.server.pages.labels import label_of
 from polos_redis.server.pages.shown_values import ShownValue, show, visible
 

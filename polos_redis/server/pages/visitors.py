@@ -9,13 +9,17 @@ from polos_redis.server import problems
 from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
 from polos_redis.server.rates import network_of
-from polos_redis.server.security import caller_of, of_link
+from polos_redis.server.security import caller_of, check_covered, of_link
 from polos_redis.server.site import site_of
 
 
-async def visitor(request: Request, scope: str = "read", token: str = "") -> Caller:
+async def visitor(
+    request: Request, scope: str = "read", token: str = "", *, restricts: bool = False
+) -> Caller:
     """Returns who visits a page: the holder of the link's token if there is one, else the caller as in the
-    API. Raises `Problem` 401 or 403. A link opens only its own page, whose address carries the token."""
+    API. Raises `Problem` 401 or 403. A link opens only its own page, whose address carries the token. A key
+    that is restricted to workflows opens the pages of their executions, and those that restrict themselves
+    (`restricts`)."""
     if token:
         return await _link_holder(request, token)
     caller = await caller_of(request)
@@ -25,6 +29,7 @@ async def visitor(request: Request, scope: str = "read", token: str = "") -> Cal
     if not caller.may(scope):
         detail = f"this needs the scope “{scope}”, which your API key does not have"
         raise Problem(403, detail, kind="forbidden", scope=scope)
+    await check_covered(request, caller, scope, restricts=restricts)
     return caller
 
 

@@ -161,5 +161,6 @@ NOTIFICATION_SENT = load("notification_sent")
 LIST_EXECUTIONS = load("list_executions")
 LIST_SUSPENSIONS = load("list_suspensions")
 NAMESPACE_STATS = load("namespace_stats")
+CHECK_COMMANDS = load("check_commands")
 
 ALL = tuple(value for value in list(globals().values()) if isinstance(value, Script))

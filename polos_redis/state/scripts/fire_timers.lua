@@ -65,10 +65,12 @@ for _, member in ipairs(due) do
 end
 
 local gone = redis.call('ZRANGEBYSCORE', P .. 'expiry', '-inf', now, 'LIMIT', 0, limit)
+local unknown = {}
 for _, id in ipairs(gone) do
   -- an execution is kept until its descendants have been ended
-  if not redis.call('ZSCORE', P .. 'timers', 'c' .. id) then forget(P, id) end
+  if not redis.call('ZSCORE', P .. 'timers', 'c' .. id) and forget(P, id) then unknown[#unknown + 1] = id end
 end
+if #unknown > 0 then drop_from_all(P, unknown) end
 
 local errands = redis.call('ZRANGEBYSCORE', P .. 'errands', '-inf', now_us / 1000, 'WITHSCORES', 'LIMIT', 0, limit)
 local _, next_due = unpack(redis.call('ZRANGE', P .. 'timers', 0, 0, 'WITHSCORES'))

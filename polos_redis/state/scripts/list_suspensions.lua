@@ -1,15 +1,35 @@
 #!lua flags=no-writes
--- list_suspensions: a page of open suspensions, oldest first.
+-- list_suspensions: a page of open suspensions, oldest first. It ends early after many rows of other workflows, or when
+-- the records are large.
 -- KEYS  1 the partition's prefix
--- ARGV  1 opened after (us, exclusive) or '-inf'  2 limit
--- Returns a list of {execution id, step key, workflow, opened us, record}.
-local P, after, limit = KEYS[1], unpack(ARGV)
+-- ARGV  1 opened after (us, exclusive) or '-inf'  2 limit  3 workflow, or '' for all  4 how many rows to look at
+--       5 how many bytes of records to return, beyond the first one  6 the only workflows of roots, as for
+--       list_executions, or ''
+-- Returns {where the next page begins (us), '' after the last one, a list of {execution id, step key, workflow, opened
+-- us, record}}.
+-- #include index
+-- #include roots
+local P, after, limit, only, most_rows, most_bytes, roots = KEYS[1], unpack(ARGV)
+limit, most_rows, most_bytes = tonumber(limit), tonumber(most_rows), tonumber(most_bytes)
+roots = read_roots(roots)
+-- an open suspension belongs to an execution that is live
+if only ~= '' and redis.call('EXISTS', index_of(P, 'queued', only), index_of(P, 'waiting', only),
+  index_of(P, 'queued', ''), index_of(P, 'waiting', '')) == 0 then return {'', {}} end
 if after ~= '-inf' then after = '(' .. after end
-local page = redis.call('ZRANGEBYSCORE', P .. 'suspensions', after, '+inf', 'WITHSCORES', 'LIMIT', 0, tonumber(limit))
-local result = {}
+local count = (only ~= '' or roots) and most_rows or math.min(limit, most_rows)
+local page = redis.call('ZRANGEBYSCORE', P .. 'suspensions', after, '+inf', 'WITHSCORES', 'LIMIT', 0, count)
+local result, bytes = {}, 0
 for i = 1, #page, 2 do
   local id, key = string.match(page[i], '^(%S+) (.*)$')
   local workflow, opened = redis.call('HGET', P .. 'exec:' .. id, 'workflow'), string.format('%.0f', page[i + 1])
-  result[#result + 1] = {id, key, workflow, opened, redis.call('HGET', P .. 'journal:' .. id, key)}
+  if (only == '' or only == workflow) and has_root(P, id, workflow, roots) then
+    local record = redis.call('HGET', P .. 'journal:' .. id, key)
+    result[#result + 1] = {id, key, workflow, opened, record}
+    bytes = bytes + #(record or '')
+  end
+  local at_end = i == #page - 1
+  if (at_end and #page == 2 * count) or (not at_end and (#result == limit or bytes > most_bytes)) then
+    return {opened, result}
+  end
 end
-return result
+return {'', result}

@@ -1,12 +1,12 @@
 -- #include clock
 -- #include semaphore
+-- #include index
 -- create: create an execution and make it runnable: at once, when it gets a slot, or later. `created` is its score in
 -- the index, us. `o` are its options, one map: queue, origin (where it comes from, for its code), semaphore (if a limit
--- is known), limit, near, timeout (of the run, ms), delay (ms), at (ms), digest (of its input), parent, key.
+-- is known), limit, near, timeout (of the run, ms), delay (ms), at (ms), digest (of the request), parent, key.
 local function create(P, id, workflow, input, retention, created, o)
   local exec = P .. 'exec:' .. id
-  redis.call('ZADD', P .. 'index:queued:' .. workflow, created, id)
-  redis.call('SADD', P .. 'workflows', workflow)
+  add_to_index(P, id, workflow, created)
   local fields = {'workflow', workflow, 'status', 'queued', 'run', 1, 'input', input, 'created', created,
     'retention', retention}
   if not o then

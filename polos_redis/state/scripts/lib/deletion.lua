@@ -1,11 +1,13 @@
 -- #include ending
--- forget: remove everything that is kept of an execution that has ended, except its audit.
+-- #include index
+-- forget: remove everything that is kept of an execution that has ended, except its audit. Returns whether its rows in
+-- the index are left, since its workflow is not known any more.
 local function forget(P, id)
   redis.call('ZREM', P .. 'expiry', id)
   local workflow, status, waits, relations = unpack(redis.call('HMGET', P .. 'exec:' .. id,
     'workflow', 'status', 'waits', 'relations'))
   if workflow and not is_live(status) then
-    redis.call('ZREM', P .. 'index:' .. status .. ':' .. workflow, id)
+    drop_from_index(P, id, workflow, status)
     for _, key in ipairs(read_waits(waits)) do
       redis.call('UNLINK', P .. 'topic:' .. key .. '/' .. id)
     end
@@ -14,10 +16,7 @@ local function forget(P, id)
     let_go(P, id, read_relations(relations))
   else -- nobody fired until its keys had expired; an execution with the same id may have started since
     if not workflow then redis.call('UNLINK', P .. 'children:' .. id) end
-    for _, other in ipairs(redis.call('SMEMBERS', P .. 'workflows')) do
-      for _, ended in ipairs({'completed', 'failed', 'cancelled'}) do
-        redis.call('ZREM', P .. 'index:' .. ended .. ':' .. other, id)
-      end
-    end
+    return true
   end
+  return false
 end

@@ -1,4 +1,5 @@
 -- #include append
+-- #include index
 -- queue_key: the stream that an execution's entries go to.
 local function queue_key(P, queue)
   return P .. 'queue:' .. (queue or 'default')
@@ -29,10 +30,4 @@ local function inlined_payload(P, id, input, origin, started)
   if origin then append(carried, 'origin', origin) end
   if #records > 0 then append(carried, 'journal', cmsgpack.pack(records)) end
   return carried
-end
-
--- reindex: move an execution in the index with its status.
-local function reindex(P, id, workflow, created, from, to)
-  redis.call('ZREM', P .. 'index:' .. from .. ':' .. workflow, id)
-  redis.call('ZADD', P .. 'index:' .. to .. ':' .. workflow, created, id)
 end

@@ -1,0 +1,125 @@
+"""Types of answers: what a suspension's answer is read as, when it approves and when it rejects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from polos_redis.errors import ConfigurationError, UnreadableValueError
+from polos_redis.values import bounds, codec, schemas, type_names
+from polos_redis.values.complete_form import accept, complete_form
+from polos_redis.values.plain import is_json
+
+_REASON = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None, "title": "Reason"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """An answer that rejects. `suspend` returns it when its `schema` has further required fields, which only
+    an approval has to fill in."""
+
+    approved: Literal[False] = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTypes:
+    """The types of a suspension's answers.
+
+    `approval` is the type of every answer without a `rejection`, or without `approved: false`. `schema` is
+    the approval's JSON schema, where that demands more than the type's own.
+    """
+
+    approval: Any = None
+    rejection: Any = None
+    schema: dict[str, Any] | None = None
+
+    def describe(self, what: str) -> tuple[dict[str, Any] | None, str, dict[str, Any] | None, str]:
+        """The JSON schema and the name of the type of approvals, then those of rejections; None and "" for
+        what has no type of its own. Raises `ConfigurationError`."""
+        if self.approval is None:
+            if self.rejection is not None:
+                raise ConfigurationError(f"{what}: reject_schema= needs schema=, the type of an approval")
+            return None, "", None, ""
+        schema, name = schemas.describe(what, self.approval)
+        schema = self.schema or schema
+        if self.rejection is None or self.rejection is Rejection:
+            needed = self.rejection is not None or _needs_rejection(schema)
+            return schema, name, _rejection_schema(schema) if needed else None, ""
+        if not _has_verdict(schema):
+            raise ConfigurationError(f"{what}: with reject_schema=, give schema= a field `approved: bool`")
+        rejection, rejection_name = schemas.describe(what, self.rejection, option="reject_schema")
+        if not _has_verdict(rejection):
+            raise ConfigurationError(f"{what}: give reject_schema= a field `approved: Literal[False]`")
+        return schema, name, rejection, rejection_name
+
+    def read(self, stored: bytes) -> bounds.Work[Any]:
+        """The stored answer as its type. Raises as `schemas.parse`."""
+        value = codec.decode(stored)
+        plain = is_json(value)
+        annotation = self.approval
+        if verdict(value if plain else complete_form(value)) is False:
+            annotation = self._type_of_rejections()
+        return (yield from schemas.parse(annotation, value) if plain else accept(annotation, value))
+
+    def _type_of_rejections(self) -> Any:
+        if self.rejection is not None:
+            return self.rejection
+        schema, _ = schemas.describe("schema", self.approval)
+        return Rejection if _needs_rejection(schema) else self.approval
+
+
+UNTYPED = AnswerTypes()
+
+
+def verdict(answer: Any) -> bool | None:
+    """Returns whether an answer approves, by its boolean field `approved`; None without one."""
+    approved = answer.get("approved") if isinstance(answer, dict) else None
+    return approved if isinstance(approved, bool) else None
+
+
+def form_of(stored: bytes, type_name: str) -> tuple[Any, bool]:
+    """The complete form of a stored answer, and whether the answer is an instance of this type."""
+    try:
+        value = codec.decode(stored)
+    except UnreadableValueError:  # of a type that this process has not imported
+        return codec.to_plain(stored), False
+    cls = type_names.find_type(type_name) if type_name else None
+    is_instance = cls is not None and isinstance(value, cls)
+    return value if is_json(value) else complete_form(value, floats=is_instance), is_instance
+
+
+def _needs_rejection(schema: dict[str, Any]) -> bool:
+    """Whether an answer that only rejects, with a reason, lacks something that a JSON schema requires."""
+    if not _has_verdict(schema):
+        return False
+    required = set(schemas.resolved(schema).get("required", ()))
+    approved = schemas.properties(schema)["approved"]
+    return bool(required - {"approved", "reason"}) or approved.get("const") is True
+
+
+def _has_verdict(schema: dict[str, Any]) -> bool:
+    """Whether a JSON schema has a field `approved` that may be true or false."""
+    approved = schemas.properties(schema).get("approved")
+    if not isinstance(approved, dict):
+        return False
+    options = [approved, *approved.get("anyOf", ())]
+    values = [value for one in options for value in [one.get("const"), *one.get("enum", ())]]
+    return any(one.get("type") == "boolean" for one in options) or any(type(one) is bool for one in values)
+
+
+def _rejection_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of a `Rejection`; its reason is as constrained as the approval's, if that is a text."""
+    reason = schemas.properties(schema).get("reason")
+    is_text = isinstance(reason, dict) and reason.get("type") == "string"
+    required = ["reason"] if is_text and "reason" in schemas.resolved(schema).get("required", ()) else []
+    return {
+        "title": "Rejection",
+        "type": "object",
+        "properties": {
+            "approved": {"const": False, "title": "Approved", "type": "boolean"},
+            "reason": reason if is_text else _REASON,
+        },
+        "required": ["approved", *required],
+        "additionalProperties": False,
+    }

@@ -1,0 +1,61 @@
+"""The commands that polos-redis needs: those of its scripts, and those it sends without a script."""
+
+from __future__ import annotations
+
+import re
+
+import msgpack
+
+from polos_redis.state import keys, scripts
+from polos_redis.wire.routing import AnyWire
+
+# A key of the partition, one of its channels, and the words of commands that don't take keys only.
+_KEY, _CHANNEL = "*key*", "*channel*"
+_WORDS: dict[str, tuple[str, ...]] = {
+    "EVAL": ("return 1", "1", _KEY),
+    "EVALSHA": ("0" * 40, "1", _KEY),
+    "PING": (),
+    "SPUBLISH": (_CHANNEL, ""),
+    "SSUBSCRIBE": (_CHANNEL,),
+    "TIME": (),
+    "XGROUP CREATE": (_KEY, "g", "0"),
+    "XGROUP DELCONSUMER": (_KEY, "g", "c"),
+    "XINFO CONSUMERS": (_KEY, "g"),
+    "XREAD": ("STREAMS", _KEY, "0"),
+    "XREADGROUP": ("GROUP", "g", "c", "STREAMS", _KEY, ">"),
+}
+_CALL = re.compile(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?")
+_KEYS = (_KEY, _KEY, _KEY)  # of all others: enough for those that take two
+_WITH_SUBCOMMANDS = {"XGROUP", "XINFO"}
+
+# What clients and workers send themselves. They can do without CLIENT, CONFIG, INFO and SCRIPT LOAD.
+SENT = (
+    *("EVAL", "EVALSHA", "EXISTS", "HDEL", "HGET", "HGETALL", "HMGET", "HSCAN", "HSET", "HSETNX", "HVALS"),
+    *("LRANGE", "PING", "SMEMBERS", "SSCAN", "SSUBSCRIBE", "XINFO CONSUMERS", "XPENDING", "XRANGE", "XREAD"),
+    *("XREADGROUP", "ZMSCORE", "ZSCAN"),
+)
+
+
+def needed() -> list[str]:
+    """The names of all commands, with their subcommands, in alphabetical order."""
+    found = set(SENT)
+    for script in scripts.ALL:
+        for name, word in _CALL.findall(script.source.decode()):
+            found.add(f"{name} {word}" if name in _WITH_SUBCOMMANDS else name)
+    return sorted(found)
+
+
+async def find_missing(wire: AnyWire, prefix: bytes) -> tuple[list[str], list[str]] | None:
+    """Ask a partition's server which commands it does not know, and which ones this user may not run on the
+    partition's keys and channels. None if it can't say: it is neither Redis 7 nor Valkey, or newer."""
+    places = {_KEY: prefix + b"exec:", _CHANNEL: prefix + keys.REPLY.encode()}
+    names = needed()
+    commands = [
+        [*name.split(), *(places.get(word, word) for word in _WORDS.get(name, _KEYS))] for name in names
+    ]
+    packed = msgpack.packb(commands, use_bin_type=False)  # Redis' cmsgpack knows the old format only
+    reply = await wire.call_script(scripts.CHECK_COMMANDS, prefix, packed)
+    if reply is None:
+        return None
+    unknown, denied = ([names[position - 1] for position in positions] for positions in reply)
+    return unknown, denied
