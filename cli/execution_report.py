@@ -58,6 +58,9 @@ def _print_summary(execution: dict[str, Any]) -> None:
             _field(label, utc(execution[f"{label}_at"]))
     if execution["lost_deliveries"]:
         _field("lost", f"{execution['lost_deliveries']} workers in a row while they ran it")
+    if held := execution["held_back"]:
+        times = "once" if held["times"] == 1 else f"{held['times']} times"
+        _field("held back", f"{times}, until a worker can read it: {held['reason']}")
     _field("input", compact(execution["input"]))
     if execution["state"] is not None:
         _field("state", compact(execution["state"]))

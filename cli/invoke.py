@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from polos_redis.client import PolosClient
+from polos_redis.values.json_value import from_json
 from polos_redis.workflow import InvokeOptions
 
 from . import commands
@@ -75,7 +76,7 @@ def invoke(
     """
     if timeout is not None and not wait:
         raise UsageError("--timeout needs --wait")
-    value = None if input is None else read_json("--input", input)
+    value = None if input is None else from_json(read_json("--input", input))
     options: InvokeOptions = {
         "idempotency_key": idempotency_key,
         "start_delay": delay,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from polos_redis.redaction import redact_text
+from polos_redis.values.text import visible, visible_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,13 +34,10 @@ def prepare_streams() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def printable(text: str) -> str:
-    """Returns the text with control characters escaped, so that a terminal does not act on them, and without
-    tokens and secrets."""
-    text = redact_text(text)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def printable(text: str, *, multiline: bool = False) -> str:
+    """Returns the text without tokens and secrets, and with the characters escaped that a terminal would obey
+    or not show. `multiline` keeps line breaks and tabs."""
+    return visible(redact_text(text), multiline=multiline)
 
 
 def compact(value: Any) -> str:
@@ -53,13 +51,13 @@ def print_json(
     """Prints a value as JSON, complete and without colours; without tokens and secrets unless `secrets`."""
     stream = stream or sys.stdout
     plain_ascii = (stream.encoding or "").lower().replace("-", "") != "utf8"
-    rendered = json.dumps(value, ensure_ascii=plain_ascii, indent=indent, default=str)
+    rendered = visible_json(json.dumps(value, ensure_ascii=plain_ascii, indent=indent, default=str))
     print(rendered if secrets else redact_text(rendered), file=stream, flush=True)
 
 
 def note(text: str) -> None:
     """Prints a message to standard error; standard output is for results."""
-    print(redact_text(text), file=sys.stderr, flush=True)
+    print(printable(text, multiline=True), file=sys.stderr, flush=True)
 
 
 def line(*parts: Part, stream: TextIO | None = None) -> None:

@@ -113,6 +113,8 @@ def requirements(suspension: dict[str, Any]) -> str:
     if suspension["schema"]:
         fields = schemas.properties(suspension["schema"])
         found.append(f"fields: {', '.join(fields)}" if fields else "an answer of its own type")
+    if suspension["reject_schema"]:
+        found.append(f"to reject: {', '.join(schemas.properties(suspension['reject_schema']))}")
     return "; ".join(found)
 
 

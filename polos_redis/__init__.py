@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from polos_redis import errors, events
 from polos_redis.client import PolosClient
+from polos_redis.decisions.answer_form import AnswerField, AnswerForm
 from polos_redis.decisions.answer_types import Rejection
 from polos_redis.decisions.answers import Resumed
 from polos_redis.definitions.queue import Queue, queue
@@ -51,6 +52,7 @@ from polos_redis.errors import (
     SuspendTimeoutError,
     SuspensionExpiredError,
     SuspensionNotFoundError,
+    UnknownTypeError,
     UnreadableValueError,
     ValueTooLargeError,
     WaitTimeoutError,
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from polos_redis.polos import Polos
     from polos_redis.runtime.workflow_state import WorkflowState
     from polos_redis.schedules import SchedulePayload
+    from polos_redis.values import codec
     from polos_redis.worker.worker import Worker
 
 __all__ = [
@@ -83,6 +86,8 @@ __all__ = [
     "AgentStoppedError",
     "AlreadyResumedError",
     "AmbiguousSuspensionError",
+    "AnswerField",
+    "AnswerForm",
     "ApiKeyNotFoundError",
     "BatchEventPayload",
     "BatchStepResult",
@@ -134,6 +139,7 @@ __all__ = [
     "SuspensionExpiredError",
     "SuspensionNotFoundError",
     "Tool",
+    "UnknownTypeError",
     "UnreadableValueError",
     "Usage",
     "ValueTooLargeError",
@@ -146,6 +152,7 @@ __all__ = [
     "WorkflowState",
     "WorkflowTimeoutError",
     "ask_user",
+    "codec",
     "errors",
     "events",
     "queue",
@@ -165,6 +172,7 @@ _LAZY = {  # name -> the module that is imported on first use, to keep `import p
     "Polos": "polos",
     "SchedulePayload": "schedules",
     "Worker": "worker",
+    "codec": "values",
     "WorkflowState": "runtime.workflow_state",
     "schedules": "schedules",
 }

@@ -21,6 +21,7 @@ from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.errors import ApiKeyNotFoundError, ConfigurationError
 from polos_redis.redaction import KEY_PREFIX
 from polos_redis.state import keys
+from polos_redis.state.store import Store
 from polos_redis.values.names import canonical
 from polos_redis.values.times import to_datetime, to_ms
 
@@ -51,6 +52,10 @@ class ApiKey:
     def holds(self) -> bool:
         """Whether the key is valid: neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or datetime.now(UTC) < self.expires_at)
+
+    def may(self, scope: str) -> bool:
+        """Whether the key has a scope; admin includes all."""
+        return scope in self.scopes or "admin" in self.scopes
 
 
 async def create(
@@ -112,7 +117,12 @@ async def find(client: Connection, secret: str) -> ApiKey | None:
 
 async def get(client: Connection, key_id: str) -> ApiKey | None:
     """Return the key with this id, even if it is revoked or expired; None if there is none."""
-    packed = await (await client.store()).api_keys.read(key_id)
+    return await read(await client.store(), key_id)
+
+
+async def read(store: Store, key_id: str) -> ApiKey | None:
+    """As `get`, from a store."""
+    packed = await store.api_keys.read(key_id)
     return None if packed is None else _unpack(packed)[0]
 
 

@@ -25,7 +25,8 @@ class PolosClient(Connection):
     """A client of one namespace on one Redis, for any program that starts executions or answers them.
 
     It connects on first use and need not be closed. Tasks may share a client, and it works in any event loop:
-    in a second `asyncio.run` or a forked child it opens new connections. Options not given come from their
+    in a second `asyncio.run`, in another thread or in a forked child it opens new connections. With a
+    `credential_provider`, each connection asks it for user and password. Options not given come from their
     environment variables, then from their defaults (see the options reference).
 
     While Redis is unavailable, every call is repeated for up to `patience_seconds`, then raises
@@ -149,7 +150,8 @@ class PolosClient(Connection):
         The keys include `id`, `workflow_id`, `status`, `input`, `result`, `error` (`type`, `message`,
         `traceback`), `created_at`, `started_at` and `finished_at` (ISO 8601), `steps`, `suspensions` (the
         data shown, and who answered, when and how), `open_suspensions`, `waits`, `children` (up to 1000 per
-        step) and `usage` (tokens of models). A root execution also lists the open suspensions of its
+        step), `usage` (tokens of models) and `held_back` (`times` and `reason` of a queued execution that
+        meets a stored value it can't read). A root execution also lists the open suspensions of its
         descendants as `open_suspensions_below`. Raises `ExecutionNotFoundError`.
         """
         return await queries.get_execution(self, execution_id)

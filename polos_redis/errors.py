@@ -51,7 +51,14 @@ class ValueTooLargeError(StoredValueError):
 
 
 class UnreadableValueError(StoredValueError):
-    """The stored value can't be read: it is damaged, or this process has not imported its type."""
+    """The stored value can't be read: it is damaged, or its class has changed and refuses it.
+
+    Inside a workflow this fails nothing: the execution goes back to its queue and runs again later.
+    """
+
+
+class UnknownTypeError(UnreadableValueError):
+    """The stored value can't be read, because this process has not imported its type."""
 
 
 class InvalidInputError(StoredValueError):

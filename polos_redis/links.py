@@ -37,14 +37,15 @@ Scope = Literal["decide", "view"]
 class Link:
     """The content of a token. Check it with `is_for`: a link is valid for one suspension of one run.
 
-    `created_at` is when the execution was created. `name` and `groups` are those of the person it was signed
-    for; None and () if it is for anyone who has it.
+    `created_at` is when the execution was created; None if the link's signer did not say. `name` and `groups`
+    are those of the person it was signed for; None and () if it is for anyone who has it.
     """
 
     execution_id: str
     step_key: str
     run: int
-    created_at: datetime
+    created_at: datetime | None
+    signed_at: datetime
     expires_at: datetime
     scope: Scope
     name: str | None
@@ -53,9 +54,11 @@ class Link:
     def is_for(self, run: int, created_at: datetime) -> bool:
         """Return whether the link is for this run of the execution that was created at this time.
 
-        A deleted execution may be started again under the same id; the links of one are not for the other.
+        A deleted execution may be started again under the same id; the links of one are not for the other. A
+        link that doesn't name a creation time is for no execution created after it was signed.
         """
-        return (self.run, self.created_at) == (run, created_at)
+        is_same = created_at <= self.signed_at if self.created_at is None else created_at == self.created_at
+        return is_same and run == self.run
 
 
 class Links:
@@ -97,7 +100,7 @@ class Links:
         execution_id: str,
         step_key: str,
         run: int,
-        created_at: datetime,
+        created_at: datetime | None = None,
         *,
         scope: Scope = "decide",
         name: str | None = None,
@@ -107,7 +110,9 @@ class Links:
         """Return a token for one suspension of one run, valid for `seconds` from now.
 
         `run` and `created_at` (the time the execution was created, to the microsecond) are the fields `run`
-        and `execution_created_at` of `client.get_suspension` and of a `Notification`.
+        and `execution_created_at` of `client.get_suspension` and of a `Notification`. Without `created_at`,
+        the token is for the execution that has the id now, by this machine's clock: pass it if the clock may
+        be behind that of Redis.
 
         Raises `ConfigurationError`.
         """
@@ -118,7 +123,8 @@ class Links:
         groups = check_groups("a link", groups)
         now = time.time()
         expires = now + settings.resolve("link_seconds", self.seconds if seconds is None else seconds)
-        content = [execution_id, step_key, run, to_us(created_at), expires, scope, name, groups]
+        created_us = None if created_at is None else to_us(created_at)
+        content = [execution_id, step_key, run, created_us, now, expires, scope, name, groups]
         return f"{LINK_PREFIX}{self._signer().dumps(content)}"
 
     def read(self, token: str) -> Link:
@@ -129,7 +135,7 @@ class Links:
             if not token.startswith(LINK_PREFIX):
                 raise BadData("not a link's token")
             content = self._signer().loads(token[len(LINK_PREFIX) :])
-            execution_id, step_key, run, created_us, expires, scope, name, groups = content
+            execution_id, step_key, run, created_us, signed, expires, scope, name, groups = content
         except (BadData, ValueError):  # ValueError: signed with our secret, but not by this class
             raise LinkError(
                 "this link is invalid: it is incomplete, was changed, or was signed with another secret or "
@@ -140,15 +146,18 @@ class Links:
             raise LinkError(
                 f"this link expired at {expires_at:%Y-%m-%d %H:%M:%S} UTC; ask for a new one", expires_at
             )
-        created_at = to_datetime_us(created_us)
-        return Link(execution_id, step_key, run, created_at, expires_at, scope, name, tuple(groups))
+        created_at = None if created_us is None else to_datetime_us(created_us)
+        signed_at = datetime.fromtimestamp(signed, UTC)
+        return Link(
+            execution_id, step_key, run, created_at, signed_at, expires_at, scope, name, tuple(groups)
+        )
 
     def url(
         self,
         execution_id: str,
         step_key: str,
         run: int,
-        created_at: datetime,
+        created_at: datetime | None = None,
         *,
         scope: Scope = "decide",
         name: str | None = None,

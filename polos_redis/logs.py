@@ -1,5 +1,5 @@
 """Log formatters: one line of text with key=value pairs, or one JSON object per line. Tokens of links and
-secrets of API keys are redacted."""
+secrets of API keys are redacted, and characters that a terminal would obey are escaped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from polos_redis.redaction import redact_text
+from polos_redis.values.text import visible, visible_json
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _REDUNDANT = {"color_message"}  # uvicorn's message again, with terminal colours
@@ -28,7 +29,10 @@ class KeyValueFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         pairs = "".join(f" {name}={_quoted(value)}" for name, value in _extras(record).items())
         line = f"{_time(record)} {record.levelname} {record.getMessage()}{pairs}"
-        return redact_text(f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line)
+        shown = redact_text(visible(line))
+        if record.exc_info:
+            shown += "\n" + redact_text(visible(self.formatException(record.exc_info), multiline=True))
+        return shown
 
 
 class JsonFormatter(logging.Formatter):
@@ -44,7 +48,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return redact_text(json.dumps(fields, default=str, ensure_ascii=False))
+        return redact_text(visible_json(json.dumps(fields, default=str, ensure_ascii=False)))
 
 
 def _quoted(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from polos_redis.decisions.answer_form import AnswerField, AnswerForm, AnswerOption
 from polos_redis.decisions.answers import Resumed
 from polos_redis.definitions.queue import Queue
 from polos_redis.events import BatchEventPayload, Event, EventData, EventPayload
@@ -15,6 +16,9 @@ from polos_redis.runtime.workflow_state import WorkflowState
 from polos_redis.schedules import SchedulePayload
 
 __all__ = [
+    "AnswerField",
+    "AnswerForm",
+    "AnswerOption",
     "BatchEventPayload",
     "BatchStepResult",
     "BatchWorkflowInput",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from polos_redis import tasks
 from polos_redis.definitions.definition import WorkflowDefinition
+from polos_redis.definitions.parameters import underlying
 from polos_redis.definitions.queue import Queue
 from polos_redis.definitions.registry import DefinitionSite, register
 from polos_redis.errors import ConfigurationError, InsideWorkflowError
@@ -74,9 +75,9 @@ class Workflow(WorkflowDefinition[In, Out]):
 
 
 @overload
-def workflow(function: Callable[[WorkflowContext], Awaitable[Out]], /) -> Workflow[None, Out]: ...
-@overload
 def workflow(function: Callable[[WorkflowContext, In], Awaitable[Out]], /) -> Workflow[In, Out]: ...
+@overload
+def workflow(function: Callable[[WorkflowContext], Awaitable[Out]], /) -> Workflow[None, Out]: ...
 @overload
 def workflow(
     *,
@@ -97,8 +98,9 @@ def workflow(
 def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = None, **options: Any) -> Any:
     """Make a workflow of an async function that takes `(ctx)` or `(ctx, input)`, and register it.
 
-    The input may be annotated with a pydantic model, a dataclass, or any type pydantic validates. Without an
-    annotation, it may be any storable value. Options:
+    The input may be annotated with a pydantic model, a dataclass, or any type pydantic validates, and with
+    constraints in `Annotated`. Without an annotation, it may be any storable value. If its parameter has a
+    default, an execution without an input (None) gets a copy of that. Options:
 
     - `id`: the workflow's id; by default the function's name.
     - `queue`: a `Queue`, a queue's name, or `{"concurrency_limit": n}` for a queue of the workflow's own.
@@ -123,16 +125,18 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
     """
 
     def decorate(function: Callable[..., Any]) -> Workflow[Any, Any]:
-        name = id if id is not None else function.__name__
+        name = id if id is not None else getattr(function, "__name__", None)
+        if name is None:
+            raise ConfigurationError(f"{function!r} has no name to be its workflow's id: pass id=")
         keys.check_text("a workflow's id", name, error=ConfigurationError)
         created: Workflow[Any, Any] = Workflow(function, name, **options)
-        return register(created, DefinitionSite.of_function(function, sys._getframe()))
+        return register(created, DefinitionSite.of_function(underlying(function), sys._getframe()))
 
     return decorate if function is None else decorate(function)
 
 
 class _Decorator(typing.Protocol):
     @overload
-    def __call__(self, function: Callable[[WorkflowContext], Awaitable[Out]], /) -> Workflow[None, Out]: ...
-    @overload
     def __call__(self, function: Callable[[WorkflowContext, In], Awaitable[Out]], /) -> Workflow[In, Out]: ...
+    @overload
+    def __call__(self, function: Callable[[WorkflowContext], Awaitable[Out]], /) -> Workflow[None, Out]: ...

@@ -19,6 +19,7 @@ from polos_redis.errors import InvalidInputError
 from polos_redis.runtime.steps.child_requests import WorkflowCall
 from polos_redis.values import bounds
 from polos_redis.values.bounded_type import MAX_MESSAGE, shortened
+from polos_redis.values.json_value import JsonValue
 from polos_redis.workflow import InvokeOptions, Workflow
 
 if TYPE_CHECKING:
@@ -130,6 +131,13 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         self.__doc__ = description or f"Ask the agent {id}."
         register(self, DefinitionSite.of_call(sys._getframe(1)))
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "options" and name in AgentOptions.__slots__:
+            raise AttributeError(
+                f"agent {self.id!r}: {name} can't be changed after the agent's definition: pass it to Agent()"
+            )
+        super().__setattr__(name, value)
+
     @property
     def model(self) -> str:
         """The name of the model."""
@@ -152,10 +160,11 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
     def input_check(self, input: Any) -> bounds.Work[Any]:
         """Convert an input to `AgentInput`: a text, messages, or {"messages": ...} or {"input": ...}."""
         yield
-        bounds.parts_of(input)
         if isinstance(input, AgentInput):
             return input
-        content = input.input if isinstance(input, Question) else input
+        content = input.value if isinstance(input, JsonValue) else input
+        bounds.parts_of(content)
+        content = content.input if isinstance(content, Question) else content
         if isinstance(content, dict):
             content = content.get("messages", content.get("input"))
         if isinstance(content, str):

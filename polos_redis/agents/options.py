@@ -22,7 +22,7 @@ class AgentOptions:
     """The options of an agent, in the form its runs use; `Agent` describes them.
 
     `tools` maps names to tools; `output` is the JSON schema of `output_schema`. Raises `ConfigurationError`
-    for invalid options, `InvalidInputError` for an invalid `provider_timeout`.
+    for invalid options.
     """
 
     agent_id: str
@@ -53,7 +53,7 @@ class AgentOptions:
         _check_integer(what, "max_output_tokens", self.max_output_tokens, 1, optional=True)
         _check_integer(what, "max_output_retries", self.max_output_retries, 0)
         _check_integer(what, "max_retries", self.max_retries, 0)
-        milliseconds(what, self.provider_timeout, "provider_timeout")
+        milliseconds(what, self.provider_timeout, "provider_timeout", error=ConfigurationError)
 
 
 def _check_integer(what: str, name: str, value: Any, minimum: int, *, optional: bool = False) -> None:

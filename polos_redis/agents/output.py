@@ -42,9 +42,20 @@ def schema_of(annotation: Any, name: str, what: str, description: str = "") -> S
 
 def check_fields(what: str, annotation: Any) -> None:
     """Raise `ConfigurationError` unless a type has named fields, which providers require."""
-    plain, _ = schemas.describe(what, annotation)
-    if "properties" not in schemas.resolved(plain):
+    if not _has_properties(schemas.describe(what, annotation)[0]):
         raise ConfigurationError(f"{what} must be a pydantic model or a dataclass, not {annotation!r}")
+
+
+def has_fields(annotation: Any) -> bool:
+    """Whether a type has named fields."""
+    try:
+        return _has_properties(schemas.describe("", annotation)[0])
+    except ConfigurationError:
+        return False
+
+
+def _has_properties(schema: dict[str, Any]) -> bool:
+    return "properties" in schemas.resolved(schema)
 
 
 def api_name(name: str) -> str:

@@ -9,7 +9,7 @@ from polos_redis.agents.approvals import UnshownArgumentsError, approve
 from polos_redis.agents.conversation import AgentResult, ToolCall, ToolResult, Usage
 from polos_redis.agents.output import error_text
 from polos_redis.agents.tools import Tool
-from polos_redis.errors import StepExecutionError
+from polos_redis.errors import StepExecutionError, UnreadableValueError
 from polos_redis.state import journal
 from polos_redis.state.journal import StepRecord
 from polos_redis.values import codec
@@ -44,7 +44,10 @@ class ToolCalls:
         """Whether the result is journaled. If so, the replay passes over the steps that led to it."""
         activation = self._ctx._activation
         stored = activation.journal.records.get(raw(key))
-        record = None if stored is None else journal.parse(stored)
+        try:
+            record = None if stored is None else journal.parse(stored)
+        except UnreadableValueError:
+            return True  # the step that reads it holds the execution back
         if not isinstance(record, StepRecord) or record.status != "ok":
             return False
         names = [text(name) for name in activation.journal.records if name and not journal.is_result(name)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import typing
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
-from polos_redis.agents.output import Schema, api_name, check_fields, schema_of
+from polos_redis.agents.output import Schema, api_name, check_fields, has_fields, schema_of
 from polos_redis.decisions.answer_policy import ANYTHING, AnswerPolicy
 from polos_redis.decisions.answer_types import UNTYPED
+from polos_redis.definitions.parameters import NOTHING, parameters
 from polos_redis.errors import ConfigurationError
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.values import bounds, schemas
@@ -19,6 +19,13 @@ from polos_redis.values.times import milliseconds
 from polos_redis.workflow import Workflow, workflow
 
 ApprovalPolicy = Literal["never", "always"] | Callable[[Any], Any]
+
+_NO_ARGUMENTS = {"", "{}", "null"}  # as models write them
+
+
+def _no_default() -> Any:
+    return NOTHING
+
 
 _NOTHING = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
 
@@ -29,7 +36,8 @@ class Tool:
 
     `function` takes `(input)` or nothing, preceded by `ctx` if the tool is a `workflow`, which runs as a
     child. A tool with `answer` is part of the agent's own run: `answer` takes the context, the call's
-    position (for step keys) and the input, and returns the status and result of a `ToolResult`.
+    position (for step keys) and the input, and returns the status and result of a `ToolResult`. `default`
+    returns the input of a call without arguments, or NOTHING.
     """
 
     name: str
@@ -43,6 +51,7 @@ class Tool:
     approval_timeout: float | None = None
     max_retries: int = 2
     answer: Callable[[WorkflowContext, str, Any], Awaitable[tuple[str, Any]]] | None = None
+    default: Callable[[], Any] = _no_default
 
     def schema(self) -> Schema:
         """The tool's name, description and input schema, for the model."""
@@ -54,6 +63,8 @@ class Tool:
         """Parse JSON arguments to the input type. Raises as `schemas.parse_json`."""
         if self.input_type is None:
             return None
+        if arguments.strip() in _NO_ARGUMENTS and (default := self.default()) is not NOTHING:
+            return default
         return (yield from schemas.parse_json(self.input_type, arguments or "{}"))
 
     def __call__(self, *args: Any) -> Any:
@@ -119,7 +130,7 @@ def _tool(
             f"{what}: approval must be 'never', 'always' or a function of the input, not {approval!r}"
         )
     policy = AnswerPolicy.of(what, UNTYPED, approvers, required, 1, True, frozenset())
-    timeout_ms = milliseconds(f"the approval of {what}", approval_timeout)
+    timeout_ms = milliseconds(f"the approval of {what}", approval_timeout, error=ConfigurationError)
     if approval == "never" and (policy != ANYTHING or timeout_ms):
         raise ConfigurationError(
             f"{what} has approval options but no approval=: set it to 'always' or a function of the input"
@@ -147,25 +158,24 @@ def _of_function(function: Callable[..., Any], name: str) -> Tool:
         raise ConfigurationError(
             f"{what}: a tool's id has 1 to 64 letters, digits, _ and -: pass a valid id="
         )
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
-    try:
-        hints = typing.get_type_hints(function)
-    except NameError as error:
-        raise ConfigurationError(f"{what}: can't resolve an annotation: {error}") from None
-    first = parameters[0].name if parameters else ""
-    with_context = first == "ctx" or hints.get(first) is WorkflowContext
-    rest = parameters[with_context:]
-    if len(rest) > 1:
+    taken = [one for one in parameters(function) if one.is_positional]
+    with_context = bool(taken) and (taken[0].name == "ctx" or taken[0].is_annotated_as(WorkflowContext))
+    rest = taken[with_context:]
+    required = [one for one in rest if not one.has_default]
+    if len(required) > 1:
         raise ConfigurationError(
             f"{what} must take (input), (ctx, input), (ctx) or nothing: put its arguments in a model"
         )
-    input_type = hints.get(rest[0].name) if rest else None
-    if rest and input_type is None:
-        raise ConfigurationError(f"{what}: annotate {rest[0].name} with a pydantic model or dataclass")
-    if input_type is not None:
-        check_fields(f"the input of {what}", input_type)
     child = workflow(id=name, internal=True)(function) if with_context else None
-    return Tool(name, inspect.getdoc(function) or "", function, input_type, child)
+    text = inspect.getdoc(function) or ""
+    for one in required or rest[:1]:
+        if one.written is NOTHING and required:
+            raise ConfigurationError(f"{what}: annotate {one.name} with a pydantic model or dataclass")
+        input_type = one.annotation(what)
+        if required or has_fields(input_type):  # other defaults are not for the model to choose
+            check_fields(f"the input of {what}", input_type)
+            return Tool(name, text, function, input_type, child, default=one.default)
+    return Tool(name, text, function, None, child)
 
 
 def _of_workflow(workflow: Workflow[Any, Any], id: str | None) -> Tool:
@@ -175,7 +185,7 @@ def _of_workflow(workflow: Workflow[Any, Any], id: str | None) -> Tool:
         input_type = getattr(workflow, "tool_input", None) or workflow.input_type
         check_fields(f"the input of workflow {workflow.id!r}, used as a tool,", input_type)
     text = inspect.cleandoc(workflow.__doc__ or "")
-    return Tool(name, text, workflow.function, input_type, workflow)
+    return Tool(name, text, workflow.function, input_type, workflow, default=workflow.input_default)
 
 
 def as_tool(value: Any) -> Tool:

@@ -10,12 +10,15 @@ import asyncio
 import os
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 from polos_redis import settings
 from polos_redis.connection.session import Session
+from polos_redis.errors import ConfigurationError
 from polos_redis.state import keys
 from polos_redis.state.executions import Ended
 from polos_redis.state.store import Store
+from polos_redis.wire.dialing import CredentialProvider
 from polos_redis.wire.urls import parse
 
 
@@ -23,7 +26,11 @@ class Connection:
     """A namespace on one Redis, with the options of `PolosClient`.
 
     It connects on first use and need not be closed. It is not tied to an event loop: a second `asyncio.run`
-    and a forked child make new connections. Tasks of one loop may share it.
+    and a forked child make new connections. Tasks may share it, and so may threads that each run a loop.
+
+    `credential_provider` names user and password of each new connection, for credentials that rotate: an
+    object with a method `get_credentials`, such as redis-py's `CredentialProvider`, that returns
+    `(user, password)`. Redis closes connections whose user has changed, and the next one asks again.
     """
 
     def __init__(
@@ -35,9 +42,11 @@ class Connection:
         retention_seconds: float | None = None,
         max_value_bytes: int | None = None,
         patience_seconds: float | None = None,
+        credential_provider: CredentialProvider | None = None,
     ) -> None:
         self.url: str = settings.resolve("url", url)
         parse(self.url)  # raises for an invalid URL here, not at the first call
+        self._credentials = _checked(credential_provider, self.url)
         self.namespace = keys.check_namespace(settings.resolve("namespace", namespace))
         self.partitions: int = settings.resolve("partitions", partitions)
         self.retention_ms = int(settings.resolve("retention_seconds", retention_seconds) * 1000)
@@ -50,9 +59,10 @@ class Connection:
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
         if session is None or session.pid != os.getpid():
-            for other in [other for other in self._sessions if other.is_closed()]:
-                self._sessions.pop(other).abort()
-            session = Session(self.url, self.namespace, self.partitions, self.patience)
+            for other in list(self._sessions):  # another thread may do the same for its loop
+                if other.is_closed() and (left := self._sessions.pop(other, None)) is not None:
+                    left.abort()
+            session = Session(self.url, self.namespace, self.partitions, self.patience, self._credentials)
             self._sessions[loop] = session
         if not session.checked:
             await session.check()
@@ -79,3 +89,20 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _checked(provider: CredentialProvider | None, url: str) -> CredentialProvider | None:
+    if provider is None:
+        return None
+    if not callable(getattr(provider, "get_credentials", None)) and not hasattr(
+        provider, "get_credentials_async"
+    ):
+        raise ConfigurationError(
+            "credential_provider= must have a method get_credentials that returns (user, password), "
+            f"not {type(provider).__name__}"
+        )
+    if "@" in urlsplit(url).netloc:
+        raise ConfigurationError(
+            "the Redis URL has a user or password, and there is a credential_provider=: leave out one of them"
+        )
+    return provider

@@ -13,6 +13,7 @@ from polos_redis.state import scripts
 from polos_redis.state.executions import FINISHED, Ended
 from polos_redis.state.store import Store
 from polos_redis.values.text import text
+from polos_redis.wire.dialing import CredentialProvider
 from polos_redis.wire.routing import wire_to
 
 RECHECK_SECONDS = 10.0  # a notice may be lost: read the execution itself this often
@@ -21,9 +22,16 @@ RECHECK_SECONDS = 10.0  # a notice may be lost: read the execution itself this o
 class Session:
     """The wire, the reply channel and the tails of one event loop. A forked child needs its own."""
 
-    def __init__(self, url: str, namespace: str, partitions: int, patience: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        namespace: str,
+        partitions: int,
+        patience: float,
+        credentials: CredentialProvider | None = None,
+    ) -> None:
         self.pid = os.getpid()
-        self.wire = wire_to(url, name="polos-client", scripts=scripts.ALL)
+        self.wire = wire_to(url, name="polos-client", scripts=scripts.ALL, credentials=credentials)
         self.store = Store(self.wire, namespace, partitions, patience)
         self.name = os.urandom(6).hex()
         self.notices = Notices(self.wire, self.store.prefixes, self.name, self._received, self._recheck)

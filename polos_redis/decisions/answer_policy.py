@@ -13,11 +13,13 @@ from typing import Any
 
 import msgpack
 
-from polos_redis.decisions.answer_types import AnswerTypes, verdict
+from polos_redis.decisions.answer_types import AnswerTypes, Rejection, verdict
 from polos_redis.decisions.people import GROUP, check_name
 from polos_redis.errors import ConfigurationError, InvalidAnswerError, NotApproverError
-from polos_redis.values import bounds, schema_errors, schemas
+from polos_redis.values import bounds, schema_errors, schemas, type_names
+from polos_redis.values.complete_form import complete_form
 from polos_redis.values.names import canonical
+from polos_redis.values.plain import is_json, is_text
 
 MOST_REQUIRED = 100
 
@@ -148,11 +150,20 @@ class AnswerPolicy:
         errors: list[dict[str, str]] = []
         if schema is not None:
             errors = await bounds.run(answer, schema_errors.errors_in(schema, type_name, answer))
+        if not errors and schema is not None and not is_text(answer):
+            errors = [{"field": "", "message": "it has half of a surrogate pair, which no text may have"}]
         says = (not self.counts and self.reject_schema is None) or verdict(answer) is not None
         if not errors and not says:
             errors = [{"field": "approved", "message": "must be true or false: does this answer approve?"}]
         if errors:
             raise InvalidAnswerError(execution_id, step_key, errors)
+
+    def form_of(self, answer: Any) -> tuple[Any, bool]:
+        """Returns the complete form of an answer, and whether it is an instance of a declared type."""
+        names = (self.type_name, self.reject_type_name)
+        types = [cls for name in names if name and (cls := type_names.find_type(name)) is not None]
+        is_instance = isinstance(answer, (*types, Rejection))
+        return answer if is_json(answer) else complete_form(answer, floats=is_instance), is_instance
 
     async def check_instance(self, execution_id: str, step_key: str, form: Any) -> None:
         """Raises `InvalidAnswerError` if the complete form of an instance fits neither its type nor its JSON

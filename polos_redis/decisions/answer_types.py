@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from polos_redis.errors import ConfigurationError, UnreadableValueError
-from polos_redis.values import bounds, codec, schemas, type_names
+from polos_redis.errors import ConfigurationError
+from polos_redis.values import bounds, codec, schemas
 from polos_redis.values.complete_form import accept, complete_form
 from polos_redis.values.plain import is_json
 
@@ -43,6 +43,11 @@ class AnswerTypes:
             return None, "", None, ""
         schema, name = schemas.describe(what, self.approval)
         schema = self.schema or schema
+        approved = schemas.properties(schema).get("approved", {})
+        if not _has_verdict(schema) and approved.keys() - {"title", "description", "default"}:
+            raise ConfigurationError(
+                f"{what}: the field `approved` of schema= must be a bool: Approve and Reject answer it"
+            )
         if self.rejection is None or self.rejection is Rejection:
             needed = self.rejection is not None or _needs_rejection(schema)
             return schema, name, _rejection_schema(schema) if needed else None, ""
@@ -76,17 +81,6 @@ def verdict(answer: Any) -> bool | None:
     """Returns whether an answer approves, by its boolean field `approved`; None without one."""
     approved = answer.get("approved") if isinstance(answer, dict) else None
     return approved if isinstance(approved, bool) else None
-
-
-def form_of(stored: bytes, type_name: str) -> tuple[Any, bool]:
-    """The complete form of a stored answer, and whether the answer is an instance of this type."""
-    try:
-        value = codec.decode(stored)
-    except UnreadableValueError:  # of a type that this process has not imported
-        return codec.to_plain(stored), False
-    cls = type_names.find_type(type_name) if type_name else None
-    is_instance = cls is not None and isinstance(value, cls)
-    return value if is_json(value) else complete_form(value, floats=is_instance), is_instance
 
 
 def _needs_rejection(schema: dict[str, Any]) -> bool:

@@ -19,17 +19,19 @@ from typing import Any, Literal
 
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions.answer_policy import AnswerPolicy
-from polos_redis.decisions.answer_types import form_of, verdict
+from polos_redis.decisions.answer_types import verdict
 from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.decisions.suspensions import StoredSuspension, find_below
 from polos_redis.errors import (
     AlreadyResumedError,
     ExecutionFinishedError,
     ExecutionNotFoundError,
+    InvalidAnswerError,
     InvalidInputError,
     ShownChangedError,
     SuspensionExpiredError,
     SuspensionNotFoundError,
+    UnreadableValueError,
 )
 from polos_redis.state import journal, keys
 from polos_redis.state.journal import SuspensionRecord
@@ -37,6 +39,7 @@ from polos_redis.state.origin import Origin
 from polos_redis.state.store import Store
 from polos_redis.state.suspensions import Answer
 from polos_redis.values import bounds, codec, digests
+from polos_redis.values.complete_form import fields_of, is_record
 from polos_redis.values.text import text
 from polos_redis.values.times import to_datetime
 
@@ -80,10 +83,11 @@ async def decide(
     digest: str | None = None,
     early: bool = False,
     channel: str,
+    key_id: str = "",
 ) -> Resumed:
-    """Answer a suspension; see `PolosClient.resume`."""
+    """Answer a suspension; see `PolosClient.resume`. `key_id` is the id of the API key it is given with."""
     keys.check_text("suspend_step_key", step_key, keys.LONGEST_STEP_KEY, empty=True)
-    answer = _encode(connection, data, by, groups, digest, channel)
+    answer = replace(_encode(connection, data, by, groups, digest, channel), key_id=key_id)
     store = await connection.store()
     reply = await _send(store, execution_id, step_key, answer, digest)
     if reply[0] == b"unknown":
@@ -178,13 +182,22 @@ async def _checked(answer: Answer, suspension: StoredSuspension, digest: str | N
     if not record.policy:
         return answer
     policy = AnswerPolicy.unpack(record.policy)
-    form, is_instance = form_of(answer.value, policy.type_name)
+    try:  # an early answer may be of a type that only the process that gave it has imported
+        value = codec.decode(answer.value, or_fields=policy.schema is None)
+    except UnreadableValueError as error:
+        raise InvalidAnswerError(execution_id, step_key, [{"field": "", "message": str(error)}]) from None
+    form, is_instance = policy.form_of(value)
     if is_open:
         starters = Origin.unpack("", suspension.origin).starters
         policy.check_person(execution_id, step_key, answer.by or None, answer.groups, starters)
         check = policy.check_instance if is_instance else policy.check_answer
         await check(execution_id, step_key, form)
-    return replace(answer, approves=verdict(form) is True)
+    answer = replace(answer, approves=verdict(form) is True)
+    if is_instance or not policy.type_name or not is_record(value):
+        return answer
+    # An instance of another class: the workflow's process need not have imported it.
+    fields = codec.encode(fields_of(value), limit=codec.UNLIMITED)  # the size of the original was checked
+    return replace(answer, value=fields, digest=digests.stored_digest(fields))
 
 
 def _outcome(execution_id: str, step_key: str, reply: list[Any]) -> Resumed:

@@ -7,22 +7,24 @@ from typing import Any
 
 import msgpack
 
+from polos_redis.decisions.views import Read
 from polos_redis.state import keys
 from polos_redis.values.plain import readable
 from polos_redis.values.text import text
 from polos_redis.values.times import iso
 
 
-def entries(stored: Sequence[bytes], execution_id: str) -> list[dict[str, Any]]:
-    """Returns the entries of a root's audit that concern an execution; all of them for the root itself."""
-    found = [entry(packed) for packed in stored]
+def entries(stored: Sequence[bytes], execution_id: str, read: Read = readable) -> list[dict[str, Any]]:
+    """Returns the entries of a root's audit that concern an execution; all of them for the root itself.
+    `read` makes plain JSON of stored values."""
+    found = [entry(packed, read) for packed in stored]
     if keys.root_of(execution_id) != execution_id:
         found = [one for one in found if one["execution_id"] == execution_id]
     return found
 
 
-def entry(packed: bytes) -> dict[str, Any]:
-    """Returns one entry as JSON values."""
+def entry(packed: bytes, read: Read = readable) -> dict[str, Any]:
+    """Returns one entry as JSON values, made of stored values by `read`."""
     one, key, workflow, what, at, by, channel, digest, opened, answer = msgpack.unpackb(packed, raw=True)[:10]
     return {
         "execution_id": text(one),
@@ -34,5 +36,5 @@ def entry(packed: bytes) -> dict[str, Any]:
         "channel": text(channel) or None,
         "digest": digest.hex() or None,
         "opened_at": iso(int(opened)),
-        "data": readable(answer),
+        "data": read(answer),
     }

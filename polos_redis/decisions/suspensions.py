@@ -47,8 +47,9 @@ async def find_below(store: Store, root_id: str, step_key: str) -> str | None:
     """
     if keys.root_of(root_id) != root_id:
         return None
-    names = [(one, key) for one, key in await store.suspensions.below(root_id) if key == step_key]
-    found = await read_suspensions(store, names)
+    pages = store.suspensions.below(root_id)
+    names = {(one, key): None async for page in pages for one, key in page if key == step_key}
+    found = await read_suspensions(store, list(names))
     waiting = [one for one, _, record in found if record.status == "open"]
     if waiting and len(found) > 1:
         raise AmbiguousSuspensionError(root_id, [f"{step_key} of {one}" for one in sorted(waiting)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from polos_redis.decisions.answer_policy import AnswerPolicy
@@ -10,9 +11,14 @@ from polos_redis.state.journal import DecisionRecord, SuspensionRecord
 from polos_redis.values.plain import readable
 from polos_redis.values.times import iso
 
+Read = Callable[[bytes | None], Any]  # a stored value as plain JSON, or as what becomes that later
 
-def suspension_view(execution_id: str, step_key: str, record: SuspensionRecord) -> dict[str, Any]:
-    """Returns a suspension: what it shows, its times, its answer policy and its decisions."""
+
+def suspension_view(
+    execution_id: str, step_key: str, record: SuspensionRecord, read: Read = readable
+) -> dict[str, Any]:
+    """Returns a suspension: what it shows, its times, its answer policy and its decisions. `read` makes plain
+    JSON of stored values."""
     answered = record.status == "answered"
     policy = AnswerPolicy.unpack(record.policy)
     default = record.status in ("open", "expired") and record.answer
@@ -22,29 +28,30 @@ def suspension_view(execution_id: str, step_key: str, record: SuspensionRecord) 
         "topic": keys.suspension_topic(step_key, execution_id),
         "status": record.status,
         "run": record.run,
-        "data": readable(record.shown),
+        "data": read(record.shown),
         "digest": record.shown_digest.hex() or None,
         "opened_at": iso(record.opened_ms),
         "expires_at": iso(record.deadline_ms),
-        "answer": readable(record.answer) if answered else None,
+        "answer": read(record.answer) if answered else None,
         "resumed_by": (record.by or None) if answered else None,
         "channel": record.channel if answered else None,
         "decided_at": iso(record.decided_ms),
         "schema": policy.schema,
         "reject_schema": policy.reject_schema,
+        "form": read(record.form),
         "approvers": list(policy.approvers),
         "required": policy.required,
         "rejections": policy.rejections,
         "allow_self": policy.allow_self,
-        "on_timeout": {"data": readable(record.answer)} if default else None,
-        "decisions": [_decision(one) for one in record.decisions],
+        "on_timeout": {"data": read(record.answer)} if default else None,
+        "decisions": [_decision(one, read) for one in record.decisions],
     }
 
 
-def _decision(record: DecisionRecord) -> dict[str, Any]:
+def _decision(record: DecisionRecord, read: Read) -> dict[str, Any]:
     """Returns the decision of one of several people."""
     return {
-        "data": readable(record.answer),
+        "data": read(record.answer),
         "by": record.by or None,
         "at": iso(record.at_ms),
         "channel": record.channel,

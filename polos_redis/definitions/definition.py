@@ -5,12 +5,11 @@ Most of the package needs no more of a workflow. `Workflow` adds the methods tha
 
 from __future__ import annotations
 
-import inspect
-import typing
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from polos_redis.definitions.cron import Declared
+from polos_redis.definitions.parameters import NOTHING, is_async, parameters, signature_text, underlying
 from polos_redis.definitions.queue import DEFAULT, Queue, as_queue
 from polos_redis.definitions.trigger import Trigger
 from polos_redis.errors import ConfigurationError, InvalidInputError, NotStorableError
@@ -91,37 +90,29 @@ class WorkflowDefinition(Generic[In, Out]):
         self.function = function
         self.__name__ = getattr(function, "__name__", id)
         self.__doc__ = function.__doc__
-        self.__module__ = function.__module__
+        self.__module__ = underlying(function).__module__
         self.__wrapped__ = function
-        parameters = list(inspect.signature(function).parameters.values())
-        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        required = [p for p in parameters if p.default is p.empty and p not in positional]
-        if not inspect.iscoroutinefunction(function):
+        taken = parameters(function)
+        positional = [one for one in taken if one.is_positional]
+        if not is_async(function):
             raise ConfigurationError(f"workflow {id!r}: {self.__name__} must be an async function")
-        if not 1 <= len(positional) <= 2 or any(p.kind is p.KEYWORD_ONLY for p in required):
+        needs_more = any(one.kind is one.kind.KEYWORD_ONLY and not one.has_default for one in taken)
+        if not 1 <= len(positional) <= 2 or needs_more:
             raise ConfigurationError(
                 f"workflow {id!r}: {self.__name__} must take (ctx) or (ctx, input), "
-                f"not {inspect.signature(function)}"
+                f"not {signature_text(function)}"
             )
         self.takes_input = len(positional) == 2
-        self._input_parameter = positional[1] if self.takes_input else None
+        self._input = positional[1] if self.takes_input else None
         self._input_type: Any = _UNRESOLVED
 
     @property
     def input_type(self) -> Any:
-        """The input's annotation, or `Any`; resolved on first use, so forward references work."""
+        """The input's annotation, with what `Annotated` adds, or `Any`; resolved on first use, so forward
+        references work. Raises `ConfigurationError`."""
         if self._input_type is _UNRESOLVED:
-            parameter = self._input_parameter
-            if parameter is None or parameter.annotation is parameter.empty:
-                self._input_type = Any
-            else:
-                try:
-                    hints = typing.get_type_hints(self.function)
-                except NameError as error:
-                    raise ConfigurationError(
-                        f"workflow {self.id!r}: the input's annotation: {error}"
-                    ) from None
-                self._input_type = hints[parameter.name]
+            what = f"workflow {self.id!r}"
+            self._input_type = Any if self._input is None else self._input.annotation(what)
         return self._input_type
 
     @property
@@ -150,6 +141,7 @@ class WorkflowDefinition(Generic[In, Out]):
     def resolve(self) -> None:
         """Resolve the types now, so that a worker fails when it starts, not at its first execution."""
         annotation = self.input_type
+        self.input_default()
         try:
             # may import pydantic, which should not happen while executions run
             for declared in (bounded_type(annotation), bounded_type(self.state_schema)):
@@ -160,9 +152,13 @@ class WorkflowDefinition(Generic[In, Out]):
         except (ConfigurationError, NotStorableError) as error:
             raise ConfigurationError(f"workflow {self.id!r}: {error}") from error.__cause__
 
+    def input_default(self) -> Any:
+        """Returns the default of the input's parameter, copied; NOTHING if there is none."""
+        return NOTHING if self._input is None else self._input.default()
+
     def check_input(self, input: Any) -> Any:
-        """Returns the input, validated. Raises `InvalidInputError`, which names the invalid fields, or
-        `ValueTooLargeError` for an input of too many parts or levels."""
+        """Returns the input, validated; the parameter's default for None. Raises `InvalidInputError`, which
+        names the invalid fields, or `ValueTooLargeError` for an input of too many parts or levels."""
         if self.takes_input and input is not None:
             quick = quickly_validated(self.input_type, input)
             if quick is not UNCHECKED:
@@ -174,12 +170,13 @@ class WorkflowDefinition(Generic[In, Out]):
         return await bounds.run(input, self.input_check(input))
 
     def input_check(self, input: Any) -> bounds.Work[Any]:
+        """The work of `check_input`."""
         if not self.takes_input:
             if input is None or isinstance(input, GeneratedInput):
                 return None
             raise InvalidInputError(f"workflow {self.id!r} takes no input, but got one")
-        if input is None and self._input_parameter is not None and self._input_parameter.default is None:
-            return None
+        if input is None and (default := self.input_default()) is not NOTHING:
+            return default
         return (yield from validation_of(self.input_type, input, workflow_id=self.id))
 
     def check_state(self, initial: Any) -> Any:

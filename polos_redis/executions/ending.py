@@ -22,10 +22,10 @@ async def cancel(connection: Connection, execution_id: str, *, cancelled_by: str
     if cancelled_by is not None and cancelled_by != "":
         check_name("cancelled_by", cancelled_by, InvalidInputError)
     store = await connection.store()
-    (run,) = await store.executions.read_fields(execution_id, "run")
-    if run is None:
+    run, created = await store.executions.read_fields(execution_id, "run", "created")
+    if run is None or created is None:
         raise ExecutionNotFoundError(execution_id)
-    tag, *rest = await store.executions.cancel(execution_id, int(run), cancelled_by or "")
+    tag, *rest = await store.executions.cancel(execution_id, int(run), cancelled_by or "", created)
     if tag == b"missing":
         raise ExecutionNotFoundError(execution_id)
     if tag == b"finished":
@@ -37,10 +37,10 @@ async def cancel(connection: Connection, execution_id: str, *, cancelled_by: str
 async def retry(connection: Connection, execution_id: str) -> int:
     """See `PolosClient.retry`."""
     store = await connection.store()
-    (run,) = await store.executions.read_fields(execution_id, "run")
-    if run is None:
+    run, created = await store.executions.read_fields(execution_id, "run", "created")
+    if run is None or created is None:
         raise ExecutionNotFoundError(execution_id)
-    tag, *rest = await store.executions.retry(execution_id, int(run))
+    tag, *rest = await store.executions.retry(execution_id, int(run), created)
     if tag == b"retried":
         return int(rest[0])
     if tag == b"status":

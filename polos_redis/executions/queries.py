@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Collection
 from typing import Any
 
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions import audit as audit_log
 from polos_redis.decisions.suspensions import StoredSuspension, find_below, read_suspensions
-from polos_redis.decisions.views import suspension_view
+from polos_redis.decisions.views import Read, suspension_view
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.errors import (
     ConfigurationError,
@@ -24,28 +23,32 @@ from polos_redis.state import journal, keys
 from polos_redis.state.executions import STATUSES
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
+from polos_redis.state.suspensions import MOST_BYTES
+from polos_redis.values.plain import readable
+from polos_redis.values.preview import Stored
 from polos_redis.values.text import text
 from polos_redis.values.times import iso
 
 LIST_LIMIT = 1000
-AUDIT_PAGE = 100  # entries per call
+MOST_EMPTY = 10  # pages without a row that are read before an empty one is returned
+AUDIT_PAGE = 20  # entries per call
 
 
-async def get_execution(connection: Connection, execution_id: str) -> dict[str, Any]:
-    """See `PolosClient.get_execution`."""
+async def get_execution(connection: Connection, execution_id: str, read: Read = readable) -> dict[str, Any]:
+    """See `PolosClient.get_execution`. `read` makes plain JSON of stored values."""
     store = await connection.store()
     fields, records = await asyncio.gather(
         store.executions.read(execution_id), store.executions.read_journal(execution_id)
     )
     if "workflow" not in fields:
         raise ExecutionNotFoundError(execution_id)
-    view = views.describe(execution_id, fields, records)
+    view = views.describe(execution_id, fields, records, read)
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:
-        below = (await store.suspensions.open_below(execution_id))[: views.MAX_CHILDREN]
+        below = await store.suspensions.open_below(execution_id, views.MAX_CHILDREN)
     rows = await read_suspensions(store, below)
-    view["open_suspensions_below"] = [suspension_view(*row) for row in rows if row[2].status == "open"]
-    children = view["children"]
+    view["open_suspensions_below"] = [suspension_view(*row, read) for row in rows if row[2].status == "open"]
+    children = view["children"][: views.MAX_CHILDREN]  # of more, the status that the journal has stays
     current = await asyncio.gather(
         *(store.executions.read_fields(child["id"], "workflow", "status") for child in children)
     )
@@ -72,7 +75,13 @@ async def list_executions(
     limit = _limit(limit)
     statuses = STATUSES if status is None else (status,)
     store = await connection.store()
-    rows, next_cursor = await store.executions.newest(statuses, _workflow_id(workflow), before, limit, roots)
+    for _ in range(MOST_EMPTY):
+        rows, next_cursor = await store.executions.newest(
+            statuses, _workflow_id(workflow), before, limit, roots
+        )
+        if rows or next_cursor is None:
+            break
+        before = next_cursor
     page = [
         {
             "id": text(row[0]),
@@ -94,18 +103,20 @@ async def list_suspensions(
     limit: int = 50,
     cursor: str | None = None,
     roots: Collection[str] = (),
+    read: Read = readable,
 ) -> Page[dict[str, Any]]:
-    """See `PolosClient.list_suspensions`. `roots` as in `list_executions`."""
+    """See `PolosClient.list_suspensions`. `roots` as in `list_executions`. `read` makes plain JSON of stored
+    values."""
     after = "-inf" if cursor is None else str(_cursor(cursor))
     store = await connection.store()
     rows, next_cursor = await store.suspensions.oldest_open(
         after, _limit(limit), _workflow_id(workflow), roots
     )
-    views_of_rows = map(_open_suspension, rows)
+    views_of_rows = (_open_suspension(row, read) for row in rows)
     return Page([view for view in views_of_rows if view is not None], next_cursor)
 
 
-def _open_suspension(row: list[Any]) -> dict[str, Any] | None:
+def _open_suspension(row: list[Any], read: Read) -> dict[str, Any] | None:
     """A row of `oldest_open` as JSON values; None for one that can't be read, so it doesn't hide the others.
     `get_execution` reports it."""
     execution_id, step_key, workflow_id, _, packed = row
@@ -115,7 +126,8 @@ def _open_suspension(row: list[Any]) -> dict[str, Any] | None:
         return None
     if not isinstance(record, SuspensionRecord):
         return None
-    return {**suspension_view(text(execution_id), text(step_key), record), "workflow_id": text(workflow_id)}
+    view = suspension_view(text(execution_id), text(step_key), record, read)
+    return {**view, "workflow_id": text(workflow_id)}
 
 
 async def get_suspension(connection: Connection, execution_id: str, step_key: str) -> dict[str, Any]:
@@ -125,9 +137,10 @@ async def get_suspension(connection: Connection, execution_id: str, step_key: st
 
 
 async def read_suspension(
-    connection: Connection, execution_id: str, step_key: str
+    connection: Connection, execution_id: str, step_key: str, read: Read = readable
 ) -> tuple[StoredSuspension, dict[str, Any]]:
-    """Returns a suspension as an answer is checked against it, and as `get_suspension` returns it."""
+    """Returns a suspension as an answer is checked against it, and as `get_suspension` returns it. `read`
+    makes plain JSON of stored values."""
     store = await connection.store()
     fields, found = await asyncio.gather(
         store.executions.read_fields(execution_id, "workflow", "status", "origin", "created"),
@@ -138,11 +151,11 @@ async def read_suspension(
         raise ExecutionNotFoundError(execution_id)
     if found:
         around = views.suspended_execution(execution_id, workflow, status, origin, created)
-        return StoredSuspension(*found[0], origin), {**suspension_view(*found[0]), **around}
+        return StoredSuspension(*found[0], origin), {**suspension_view(*found[0], read), **around}
     below = await find_below(store, execution_id, step_key)
     if below is not None:
-        return await read_suspension(connection, below, step_key)
-    others = (await get_execution(connection, execution_id))["open_suspensions"]
+        return await read_suspension(connection, below, step_key, read)
+    others = (await get_execution(connection, execution_id, Stored))["open_suspensions"]
     raise SuspensionNotFoundError(execution_id, step_key, [one["step_key"] for one in others])
 
 
@@ -162,18 +175,46 @@ async def root_workflow(connection: Connection, execution_id: str) -> str | None
     return None
 
 
-async def audit(connection: Connection, execution_id: str) -> list[dict[str, Any]]:
-    """See `PolosClient.audit`."""
-    store = await connection.store()
+async def audit(connection: Connection, execution_id: str, read: Read = readable) -> list[dict[str, Any]]:
+    """See `PolosClient.audit`. `read` makes plain JSON of stored values."""
+    page = await audit_page(connection, execution_id, read=read)
+    found = list(page)
+    while page.next_cursor is not None:
+        page = await audit_page(connection, execution_id, cursor=page.next_cursor, read=read)
+        found += page
+    return found
+
+
+async def audit_page(
+    connection: Connection,
+    execution_id: str,
+    *,
+    limit: int = LIST_LIMIT,
+    cursor: str | None = None,
+    read: Read = readable,
+) -> Page[dict[str, Any]]:
+    """Returns a page of the audit, oldest first. Like other pages it may be short, or empty, and yet have a
+    `next_cursor`. Raises `ExecutionNotFoundError`."""
+    store, root_id = await connection.store(), keys.root_of(execution_id)
+    first = at = 0 if cursor is None else _cursor(cursor)
     found: list[dict[str, Any]] = []
-    for first in itertools.count(0, AUDIT_PAGE):
-        stored = await store.suspensions.audit(keys.root_of(execution_id), first, AUDIT_PAGE)
-        found += audit_log.entries(stored, execution_id)
+    size = 0
+    while True:
+        stored = await store.suspensions.audit(root_id, at, AUDIT_PAGE)
+        for packed in stored:
+            found += audit_log.entries([packed], execution_id, read)
+            size, at = size + len(packed), at + 1
+            if len(found) == limit or size > MOST_BYTES or at == first + LIST_LIMIT:
+                return Page(found, str(at))
         if len(stored) < AUDIT_PAGE:
             break
-    if not found and (await store.executions.read_fields(execution_id, "status"))[0] is None:
+    if (
+        cursor is None
+        and not found
+        and (await store.executions.read_fields(execution_id, "status"))[0] is None
+    ):
         raise ExecutionNotFoundError(execution_id)
-    return found
+    return Page(found, None)
 
 
 def _workflow_id(workflow: str | WorkflowDefinition[Any, Any] | None) -> str:

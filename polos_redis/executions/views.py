@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 
-from polos_redis.decisions.views import suspension_view
+from polos_redis.decisions.views import Read, suspension_view
 from polos_redis.errors import StoredValueError
 from polos_redis.redaction import redact_text
 from polos_redis.state import journal, keys, stored_errors
@@ -17,22 +17,26 @@ from polos_redis.values.text import text
 from polos_redis.values.times import iso, to_datetime_us
 
 MAX_CHILDREN = 1000  # listed for one step
+_USAGE = b"usage"
 
 
-def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, bytes]) -> dict[str, Any]:
-    """The full view of one execution: the fields of its hash, and its journal by kind of record."""
+def describe(
+    execution_id: str, fields: dict[str, bytes], records: dict[bytes, bytes], read: Read = readable
+) -> dict[str, Any]:
+    """The full view of one execution: the fields of its hash, and its journal by kind of record. `read` makes
+    plain JSON of stored values."""
 
     def number(name: str) -> int | None:
         return int(fields[name]) if name in fields else None
 
     created = number("created")
-    entries = _Entries(execution_id, records)
+    entries = _Entries(execution_id, records, read)
     return {
         "id": execution_id,
         "workflow_id": text(fields["workflow"]),
         "status": text(fields["status"]),
-        "input": readable(fields.get("input")),
-        "result": readable(fields.get("output")),
+        "input": read(fields.get("input")),
+        "result": read(fields.get("output")),
         "error": _error(fields.get("error")),
         "last_error": _error(fields.get("last_error")),
         "cancelled_by": text(fields.get("cancelled_by")) or None,
@@ -43,9 +47,10 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
         "root_execution_id": keys.root_of(execution_id),
         **_origin(text(fields["workflow"]), fields.get("origin")),
         "queue": text(fields.get("queue", b"")) or keys.DEFAULT_QUEUE,
-        "state": readable(fields.get("state")),
-        "usage": _usage(entries.steps, entries.results),
+        "state": read(fields.get("state")),
+        "usage": _usage(entries.values, entries.results),
         "lost_deliveries": number("attempts") or 0,
+        "held_back": _held_back(fields, records),
         "unreached_steps": [text(name) for name in msgpack.unpackb(fields.get("unreached", b"\x90"))],
         "steps": entries.steps,
         "suspensions": entries.suspensions,
@@ -55,14 +60,27 @@ def describe(execution_id: str, fields: dict[str, bytes], records: dict[bytes, b
     }
 
 
-class _Entries:
-    """The records of a journal as JSON values, by kind and in order of time; children's results as stored."""
+def _held_back(fields: dict[str, bytes], records: dict[bytes, bytes]) -> dict[str, Any] | None:
+    """Why a queued execution goes back to its queue again and again; None once its journal has progressed."""
+    if "held_back" not in fields:
+        return None
+    times, progress, reason = msgpack.unpackb(fields["held_back"], raw=True)
+    if int(progress) != int(records.get(journal.COUNT, b"0")):
+        return None
+    return {"times": int(times), "reason": text(reason)}
 
-    def __init__(self, execution_id: str, records: dict[bytes, bytes]) -> None:
+
+class _Entries:
+    """The records of a journal as JSON values, by kind and in order of time; the values of steps and
+    children's results also as stored."""
+
+    def __init__(self, execution_id: str, records: dict[bytes, bytes], read: Read) -> None:
+        self._read = read
         self.steps: list[dict[str, Any]] = []
         self.suspensions: list[dict[str, Any]] = []
         self.waits: list[dict[str, Any]] = []
         self.children: list[dict[str, Any]] = []
+        self.values: list[bytes] = []
         self.results: list[bytes] = []
         for name, stored in records.items():
             if journal.is_result(name):
@@ -81,11 +99,13 @@ class _Entries:
             self.steps.append({"step_key": step_key, **unreadable})
             return
         if isinstance(record, StepRecord):
-            self.steps.append(_step(step_key, record))
+            self.steps.append(_step(step_key, record, self._read))
+            if record.status == "ok":
+                self.values.append(record.value)
         elif isinstance(record, SuspensionRecord):
-            self.suspensions.append(suspension_view(execution_id, step_key, record))
+            self.suspensions.append(suspension_view(execution_id, step_key, record, self._read))
         elif isinstance(record, WaitRecord):
-            self.waits.append(_wait(step_key, record))
+            self.waits.append(_wait(step_key, record, self._read))
         elif isinstance(record, ChildRecord):
             self.children += _children(execution_id, step_key, record, records)
 
@@ -125,7 +145,7 @@ def _origin(workflow_id: str, packed: bytes | None) -> dict[str, Any]:
     }
 
 
-def _wait(step_key: str, record: WaitRecord) -> dict[str, Any]:
+def _wait(step_key: str, record: WaitRecord, read: Read) -> dict[str, Any]:
     return {
         "step_key": step_key,
         "status": record.status,
@@ -133,7 +153,7 @@ def _wait(step_key: str, record: WaitRecord) -> dict[str, Any]:
         "opened_at": iso(record.opened_ms),
         "until": iso(record.due_ms),
         "decided_at": iso(record.decided_ms),
-        "event": readable(record.data) if record.status == "event" else None,
+        "event": read(record.data) if record.status == "event" else None,
     }
 
 
@@ -152,7 +172,7 @@ def _children(
     return children
 
 
-def _step(step_key: str, record: StepRecord) -> dict[str, Any]:
+def _step(step_key: str, record: StepRecord, read: Read) -> dict[str, Any]:
     failed = record.status != "ok"
     return {
         "step_key": step_key,
@@ -161,21 +181,23 @@ def _step(step_key: str, record: StepRecord) -> dict[str, Any]:
         "started_at": iso(record.finished_ms - record.took_ms),
         "finished_at": iso(record.finished_ms),
         "took_ms": round(record.took_ms, 3),
-        "value": None if failed else readable(record.value),
+        "value": None if failed else read(record.value),
         "error": _error(record.value) if failed else None,
     }
 
 
-def _usage(steps: list[dict[str, Any]], results: list[bytes]) -> dict[str, int] | None:
+def _usage(steps: list[bytes], results: list[bytes]) -> dict[str, int] | None:
     """The tokens used, as far as this journal has them: by the execution's own model calls, and by the agents
     it waited for. None if it has no usage."""
-    values = [step.get("value") for step in steps]
-    for stored in results:
+    stored = list(steps)
+    for packed in results:
         try:
-            result = journal.parse_result(stored)
+            result = journal.parse_result(packed)
         except StoredValueError:
             continue
-        values.append(readable(result.value) if result.status == "completed" else None)
+        if result.status == "completed":
+            stored.append(result.value)
+    values = [readable(one) for one in stored if _USAGE in one]  # few others contain the word
     usages = [value["usage"] for value in values if isinstance(value, dict) and "usage" in value]
     required = {"input_tokens", "output_tokens"}
     counted = [usage for usage in usages if isinstance(usage, dict) and usage.keys() >= required]

@@ -18,7 +18,7 @@ from polos_redis.notifications.channels import Notification, NotSentError
 if TYPE_CHECKING:
     import ssl
 
-    import httpx
+    import httpx2
 
 EVENT = "suspension.opened"
 
@@ -34,8 +34,8 @@ class WebhookChannel:
     def __init__(
         self, url: str, secret: str | Sequence[str], name: str = "webhook", timeout: float = 10.0
     ) -> None:
-        if find_spec("httpx") is None:
-            raise ConfigurationError("the webhook channel needs httpx: pip install 'polos-redis[webhook]'")
+        if find_spec("httpx2") is None:
+            raise ConfigurationError("the webhook channel needs httpx2: pip install 'polos-redis[webhook]'")
         self.name = name
         self.timeout = timeout
         self._url: str = settings.resolve("webhook_url", url)
@@ -48,14 +48,17 @@ class WebhookChannel:
 
     async def send(self, notification: Notification) -> None:
         """POST one notification. Raises `NotSentError`."""
-        import httpx
+        import httpx2
 
         if self._tls is None:
-            self._tls = httpx.create_ssl_context()  # slow, so once
+            self._tls = httpx2.create_ssl_context()  # slow, so once
         request = self._request(notification)
         try:
             # The transport alone: a client would log the URL, which may be a secret.
-            async with asyncio.timeout(self.timeout), httpx.AsyncHTTPTransport(verify=self._tls) as transport:
+            async with (
+                asyncio.timeout(self.timeout),
+                httpx2.AsyncHTTPTransport(verify=self._tls) as transport,
+            ):
                 response = await transport.handle_async_request(request)
                 try:
                     if not response.is_success:
@@ -64,11 +67,11 @@ class WebhookChannel:
                     await response.aclose()
         except TimeoutError:
             raise NotSentError(f"the receiver did not answer within {self.timeout:g} s") from None
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise NotSentError(f"{type(error).__name__}: {error}") from None
 
-    def _request(self, notification: Notification) -> httpx.Request:
-        import httpx
+    def _request(self, notification: Notification) -> httpx2.Request:
+        import httpx2
 
         payload = {
             "type": EVENT,
@@ -77,7 +80,7 @@ class WebhookChannel:
         }
         body = json.dumps(payload, separators=(",", ":")).encode()
         headers = {"content-type": "application/json", **self._signature(notification.id, body)}
-        return httpx.Request("POST", self._url, content=body, headers=headers)
+        return httpx2.Request("POST", self._url, content=body, headers=headers)
 
     def _signature(self, message_id: str, body: bytes) -> dict[str, str]:
         """The headers that identify and sign a message."""

@@ -79,6 +79,7 @@ class Activation:
     `waits`: the open waits its code awaits; `given_up`: those whose tasks the code has cancelled; `waited`:
     the resolved waits of this pass, each as (kind, ms), for metrics. `call_sites`: the step keys used so far;
     `passed_over`: step keys that this replay need not reach. `in_flight`: the number of running ctx calls.
+    `held_back`: why it can't go on, once it has met a stored value that can't be read.
     """
 
     __slots__ = (
@@ -96,6 +97,7 @@ class Activation:
         "events",
         "fence",
         "given_up",
+        "held_back",
         "host",
         "id",
         "in_flight",
@@ -145,6 +147,7 @@ class Activation:
         self.waited: list[tuple[str, int]] = []
         self.in_flight = 0
         self.touches = 0
+        self.held_back = ""
         self._created_at: datetime | None = None
         self._fatal: PolosError | None = None
         self._gate: asyncio.Event | None = None
@@ -201,6 +204,7 @@ class Activation:
         """Whether a ctx call may start right now; if not, it has to pass the gate first."""
         return (
             self.state is State.RUNNING
+            and not self.held_back
             and not self.host.draining
             and self.host.lease_is_fresh(self.fence.prefix)
         )
@@ -232,9 +236,9 @@ class Activation:
             branch.note(key)
         return self.journal.records.get(raw(key))
 
-    async def pass_gate(self) -> None:
-        """Wait until a call may start: for the park's reply or a fresh lease. Leaves if the activation is
-        over."""
+    async def pass_gate(self, *, in_flight: bool = False) -> None:
+        """Wait until a call may start: for the park's reply or a fresh lease; `in_flight`: the call counts as
+        such. Leaves if the activation is over."""
         while not self.may_start():
             self.touches += 1
             if self.state is State.PARKING:
@@ -243,6 +247,9 @@ class Activation:
                 await self._gate.wait()
             elif self.over:
                 await self.code.leave()
+            elif self.held_back:
+                self.in_flight -= in_flight
+                await self.stay_back()
             elif self.host.draining:
                 self.host.hand_back(self)
                 self.end("handed back")
@@ -261,6 +268,7 @@ class Activation:
     def landed(self) -> None:
         """Note that a ctx call is no longer in flight; the code may be idle now."""
         self.in_flight -= 1
+        self._leave_if_held_back()
         self._arm()
 
     async def check(self, value: Any, work: bounds.Work[T]) -> T:
@@ -272,6 +280,28 @@ class Activation:
             return await bounds.in_turns(work)
         finally:
             self.landed()
+
+    def hold_back(self, what: str, error: PolosError) -> None:
+        """Stop at a stored value that can't be read here, and offer the execution again later: a deployment
+        may read it. Nothing is failed or counted. Steps in flight may finish; nothing else starts."""
+        if self.held_back or self.state is State.ENDED:
+            return
+        self.held_back = f"{what}: {error}"
+        extra = {"execution": self.id, "workflow": self.workflow.id, "why": self.held_back}
+        logger.error("held back", extra=extra)
+        self._leave_if_held_back()
+
+    async def stay_back(self) -> NoReturn:
+        """Wait for the end of an activation that is held back."""
+        self._leave_if_held_back()
+        await self.loop.create_future()
+        raise AssertionError("nobody resolves this future")
+
+    def _leave_if_held_back(self) -> None:
+        if self.held_back and self.in_flight == 0 and self.state is not State.ENDED:
+            self.host.stats.dropped[self.workflow.id] += 1
+            self.host.hand_back(self, pause=True, reason=self.held_back)
+            self.end("held back")
 
     def stop_with(self, error: PolosError) -> PolosError:
         """Make the execution fail with this error, even if the workflow catches it; returns the error."""
@@ -415,7 +445,9 @@ class Activation:
 
     def _code_done(self, task: asyncio.Task[Any]) -> None:
         tasks.mark_retrieved(task)
-        if self.state is State.RUNNING:
+        if self.held_back and self.state is State.RUNNING:
+            self._leave_if_held_back()
+        elif self.state is State.RUNNING:
             self._finish(self._outcome_of(task))
         elif self.state is State.PARKING:
             self._outcome = task  # its outcome, if the park is refused

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from polos_redis.definitions.parameters import is_async
 from polos_redis.errors import HookFailedError
 from polos_redis.runtime.durable_state import DurableState
 from polos_redis.values import codec
@@ -119,8 +120,7 @@ async def _run(
     async def call_here() -> HookResult | None:
         return checked(await hook(ctx, _apart(hook_context)))  # type: ignore[misc] # it is an async function
 
-    is_async = inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)
-    return (await ctx.step.run(key, call_here if is_async else call)) or HookResult()
+    return (await ctx.step.run(key, call_here if is_async(hook) else call)) or HookResult()
 
 
 def _apart(hook_context: HookContext) -> HookContext:

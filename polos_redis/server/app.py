@@ -15,7 +15,6 @@ from polos_redis.server import executions, health, problems, streams, suspension
 from polos_redis.server.bodies import Bounds
 from polos_redis.server.headers import Headers
 from polos_redis.server.pages import add_pages
-from polos_redis.server.rates import Rate
 from polos_redis.server.site import Site
 from polos_redis.version import __version__
 
@@ -39,8 +38,8 @@ def create_app(
     `links` verifies signed links; without it, none are accepted. `insecure_dev` accepts requests without
     credentials on loopback addresses, for development only. Pages of `cors_origins` (such as
     "https://app.example.com"; "*" for all) may call the API from a browser. `rate_limit` applies per API key,
-    or per address without a key, within this process. `max_body_bytes` limits request bodies (default: enough
-    for a value of the client's `max_value_bytes`).
+    or per address without a key, to all servers of the namespace together. `max_body_bytes` limits request
+    bodies (default: enough for a value of the client's `max_value_bytes`).
 
     Raises `ConfigurationError` for a malformed `rate_limit`, or for `insecure_dev` with the origin "*".
     """
@@ -55,7 +54,7 @@ def create_app(
         links=links,
         insecure_dev=insecure_dev,
         cors_origins=frozenset(origins),
-        rate=Rate(rate_limit),
+        rate_limit=rate_limit,
     )
 
     @asynccontextmanager
@@ -75,8 +74,9 @@ def create_app(
     )
     app.state.site = site
     problems.install(app)
-    for router in (executions.router, suspensions.router, streams.router, health.router):
+    for router in (executions.router, suspensions.router, streams.router):
         app.include_router(router)
+    health.add_health(app, client)
     add_pages(app)
     # The last middleware added is the outermost.
     app.add_middleware(Bounds, max_bytes=max_body_bytes or 2 * client.max_value_bytes + (1 << 16))

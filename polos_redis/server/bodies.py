@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine
@@ -16,7 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from polos_redis.errors import ValueTooLargeError
 from polos_redis.redaction import redact_text
 from polos_redis.server import problems
+from polos_redis.server.allowances import Allowance
+from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
+from polos_redis.server.rates import network_of
+from polos_redis.server.security import caller_of
 from polos_redis.values.json_text import InvalidJsonError, read_json
 
 log = logging.getLogger("polos.server")
@@ -24,28 +29,52 @@ log = logging.getLogger("polos.server")
 MAX_MEMBERS = 100  # of the object in a body
 
 
-class Bounds:
-    """ASGI middleware that limits the size of request bodies, and turns unexpected errors into a problem 500.
+STALL_SECONDS = 10.0  # without more of a body; a whole one may take this, and longer at the least rate
+MOST_REQUESTS = 4000  # in progress at a time, streams included
+LEAST_RATE = 32_768  # bytes per second
+MOST_BODIES = 6  # of the largest size that are held for one caller at a time; four times as many for all
 
-    A body over `max_bytes` is a problem 413, before it is held in memory. Tracebacks go to the log.
+
+class Bounds:
+    """ASGI middleware that limits request bodies, and turns unexpected errors into a problem 500.
+
+    A body over `max_bytes` is a problem 413, before it is held in memory; one that stalls is a problem 408.
+    What is held of bodies at a time is limited for each caller (429) and for all (503). Tracebacks go to the
+    log.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self._running = 0
+        self._held = Allowance("bytes of bodies", MOST_BODIES * max_bytes, 4 * MOST_BODIES * max_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        received, responding = 0, False
+        received, complete, responding = 0, False, False
+        deadline: float | None = None
+        holder = ""
 
         async def receiving() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_bytes:
+            nonlocal received, complete, deadline, holder
+            if complete:  # what is awaited now is the end of the connection
+                return await receive()
+            now = asyncio.get_running_loop().time()
+            if deadline is None:
+                deadline, holder = now + STALL_SECONDS, _holder(scope)
+            try:
+                async with asyncio.timeout_at(min(deadline + received / LEAST_RATE, now + STALL_SECONDS)):
+                    message = await receive()
+            except TimeoutError:
+                raise self._too_slow() from None
+            size = len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if received + size > self.max_bytes:
                 raise self._too_large()
+            self._held.take(holder, size)
+            received += size
             return message
 
         async def sending(message: Message) -> None:
@@ -53,7 +82,15 @@ class Bounds:
             responding = True
             await send(message)
 
+        self._running += 1
         try:
+            if self._running > MOST_REQUESTS and scope["path"] != "/healthz":
+                raise Problem(
+                    503,
+                    f"the server is busy with {MOST_REQUESTS} requests: try again in 1 s",
+                    kind="busy",
+                    headers={"Retry-After": "1"},
+                )
             length = Headers(scope=scope).get("content-length", "")
             if length.isdecimal() and int(length[:19]) > self.max_bytes:
                 raise self._too_large()
@@ -65,9 +102,29 @@ class Bounds:
                 log.exception("%s %s failed", scope["method"], scope["path"])
                 error = problems.unexpected()
             await error.response()(scope, receive, send)
+        finally:
+            self._running -= 1
+            if received:
+                self._held.give_back(holder, received)
+
+    def _too_slow(self) -> Problem:
+        return Problem(
+            408,
+            f"the body arrived too slowly: send at least {LEAST_RATE} bytes per second",
+            kind="too-slow",
+            headers={"Connection": "close"},
+        )
 
     def _too_large(self) -> Problem:
         return Problem(413, f"the body is larger than {self.max_bytes} bytes", kind="too-large")
+
+
+def _holder(scope: Scope) -> str:
+    """Who sends a body: the caller, if they have been identified, else the network it comes from."""
+    caller: Caller | None = scope.get("state", {}).get("caller")
+    if caller is not None and caller.key_id is not None:
+        return caller.key_id
+    return network_of((scope.get("client") or ("",))[0])
 
 
 class Json(Response):
@@ -108,6 +165,7 @@ class JsonRoute(APIRoute):
 
         async def require_json(request: Request) -> Response:
             if takes_body:
+                await caller_of(request)  # before the body is read
                 kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
                 if kind != "application/json" and (kind or not _is_empty(request)):
                     problem = f"not {kind}" if kind else "and is missing"

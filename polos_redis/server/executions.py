@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header
 from starlette.responses import Response
@@ -15,6 +15,7 @@ from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
 from polos_redis.server.security import require, uncovered
 from polos_redis.server.site import Client
+from polos_redis.values.json_value import from_json
 from polos_redis.workflow import InvokeOptions
 
 router = APIRouter(prefix="/api/v1/executions", route_class=JsonRoute, tags=["executions"])
@@ -41,8 +42,10 @@ async def start(
     if not body.user_id:
         options["user_id"] = caller.name
     options["started_by"] = caller.name
+    if body.initial_state is not None:
+        options["initial_state"] = from_json(body.initial_state)
     try:
-        handle = await client.invoke(body.workflow_id, body.input, **options)
+        handle = await client.invoke(body.workflow_id, from_json(body.input), **options)
     except ConfigurationError as error:  # a concurrency_key without a limit on the queue
         raise Problem(409, str(error), kind="queue-conflict", title="Queue conflict") from None
     location = f"{router.prefix}/{handle.id}"
@@ -101,8 +104,12 @@ async def retry(
 
 @router.get("/{execution_id}/audit", responses={200: {"model": shapes.Audit}})
 async def audit(
-    execution_id: str, client: Client, caller: Annotated[Caller, Depends(require("read"))]
+    execution_id: str,
+    client: Client,
+    caller: Annotated[Caller, Depends(require("read"))],
+    limit: shapes.Limit = 1000,
+    cursor: shapes.Cursor = None,
 ) -> Response:
     """Return the decisions on its suspensions, oldest first: who, what, when, and through which channel."""
-    entries: list[dict[str, Any]] = await client.audit(execution_id)
-    return Json({"audit": entries})
+    page = await queries.audit_page(client, execution_id, limit=limit, cursor=cursor)
+    return Json({"audit": list(page), "next_cursor": page.next_cursor})

@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from polos_redis.client import PolosClient
 from polos_redis.errors import ConfigurationError
@@ -19,6 +20,8 @@ from polos_redis.server.site import Site
 
 BACKLOG = 2048
 GRACE_SECONDS = 10  # for requests in flight when it stops
+HEAD_SECONDS = 10.0  # for the head of a request to arrive
+MOST_CONNECTIONS = 5000
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -35,6 +38,52 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigurationError(f"can't listen on {host}, port {port}: {reason}") from None
 
 
+_Protocol: Any = AutoHTTPProtocol  # the class that uvicorn chose
+
+
+class WatchedConnection(_Protocol):  # type: ignore[misc]
+    """A connection that is closed if the head of a request does not arrive in time.
+
+    Uvicorn itself only closes connections that are idle between two requests.
+    """
+
+    _closing: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_watching()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self._is_answering():
+            self._stop_watching()
+        elif self._closing is None:
+            self._closing = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._close)
+
+    def _stop_watching(self) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+
+    def _close(self) -> None:
+        self._closing = None
+        if not self._is_answering():
+            self.transport.close()
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+
 class Listener(uvicorn.Server):
     """A uvicorn server that only `stop()` stops; signals are left to the caller.
 
@@ -46,6 +95,7 @@ class Listener(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=WatchedConnection,
                 log_config=None,
                 access_log=False,  # our own log omits the query, which may contain a token
                 server_header=False,

@@ -135,12 +135,12 @@ def unexpected() -> Problem:
     return Problem(500, "internal error: see the server's log")
 
 
-def too_many(seconds: float) -> Problem:
-    """The problem for a caller over the rate limit, who may retry after this many seconds."""
+def too_many(seconds: float, why: str = "") -> Problem:
+    """The problem for a caller over a limit, who may retry after this many seconds."""
     wait = max(1, round(seconds + 0.5))
     return Problem(
         429,
-        f"too many requests: try again in {wait} s",
+        f"too many requests: {why and f'{why}; '}try again in {wait} s",
         kind="too-many-requests",
         headers={"Retry-After": str(wait)},
     )

@@ -12,6 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
 from polos_redis import apikeys
+from polos_redis.apikeys import ApiKey
 from polos_redis.errors import MAX_LISTED, ExecutionNotFoundError, LinkError
 from polos_redis.executions import queries
 from polos_redis.links import Link
@@ -26,7 +27,9 @@ from polos_redis.state import keys
 SAFE = ("GET", "HEAD", "OPTIONS")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 BEARER = HTTPBearer(
-    auto_error=False, description="An API key (`polos keys create`), or a signed link's token."
+    auto_error=False,
+    description="An API key (`polos keys create`), which may be restricted to workflows: executions of other "
+    "workflows don't exist for it. Or a signed link's token.",
 )
 
 
@@ -36,19 +39,24 @@ async def caller_of(request: Request) -> Caller:
     if known is not None:
         return known
     site = site_of(request)
-    address = network_of(request.client.host if request.client else "")
+    address = address_of(request)
     try:
         caller = await _identify(request, site)
     except Problem as problem:
         if problem.status_code == 401:
             rate = site.failures if "authorization" in request.headers else site.rate
-            if wait := rate.take(address):
+            if wait := await rate.take(address):
                 raise problems.too_many(wait) from None
         raise
-    if wait := site.rate.take(caller.key_id or address):
+    if wait := await site.rate.take(caller.key_id or address):
         raise problems.too_many(wait)
     request.state.caller = caller
     return caller
+
+
+def address_of(request: Request) -> str:
+    """The network that a request comes from, as rate limits count it."""
+    return network_of(request.client.host if request.client else "")
 
 
 def require(scope: str, *, link: bool = False, restricts: bool = False) -> Callable[..., Awaitable[Caller]]:
@@ -128,10 +136,13 @@ async def _identify(request: Request, site: Site) -> Caller:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise _unauthorized("the Authorization header must have the form: Bearer KEY")
-        return await bearer(site, token.strip())
+        return await bearer(site, token.strip(), address_of(request))
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
     if request.method in SAFE or not path.startswith("/api/"):
         # Browsers send cookies with other sites' requests, too, so a session may not change anything here.
+        key_id = sessions.sessions_of(request).key_id(request)
+        if wait := site.rate.wait(key_id):
+            raise problems.too_many(wait)
         session = await sessions.read(request)
         if session is not None:
             return session
@@ -140,10 +151,30 @@ async def _identify(request: Request, site: Site) -> Caller:
     raise _unauthorized("an API key is required: send it as Authorization: Bearer KEY")
 
 
-async def bearer(site: Site, token: str) -> Caller:
-    """The caller that an API key or a signed link's token identifies. Raises `Problem` 401."""
+async def find_key(site: Site, secret: str, address: str) -> ApiKey | None:
+    """The valid API key with this secret; None if there is none. Raises `Problem` 429 for a caller whom this
+    process knows to be over a limit, without a look-up."""
+    if site.known.is_refused(secret):
+        return None
+    key_id = site.known.accepted(secret)
+    if key_id is not None:
+        wait = site.rate.wait(key_id)
+    else:  # a guess, or a key that is new to this process
+        wait = site.doubtful.take(address) if site.failures.wait(address) else 0.0
+    if wait:
+        raise problems.too_many(wait)
+    key = await apikeys.find(site.client, secret)
+    if key is None:
+        site.known.refuse(secret)
+    else:
+        site.known.accept(secret, key.id)
+    return key
+
+
+async def bearer(site: Site, token: str, address: str) -> Caller:
+    """The caller that an API key or a signed link's token identifies. Raises `Problem` 401 or 429."""
     if token.startswith(KEY_PREFIX) and not token.startswith(LINK_PREFIX):
-        key = await apikeys.find(site.client, token)
+        key = await find_key(site, token, address)
         if key is None:
             raise _unauthorized("this API key is unknown, expired or revoked")
         return Caller.of_key(key, "key")

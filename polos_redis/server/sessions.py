@@ -1,7 +1,8 @@
 """Login sessions, identified by a signed cookie, and CSRF tokens for forms.
 
-The cookie contains a session's id and the API key's id, never its secret. Both are looked up at every request,
-in Redis: so logging out, or revoking the key, ends a session in every process, for copies of its cookie too.
+The cookie contains a session's id and the API key's id, never its secret. Both are looked up at every
+request, in Redis: so logging out, or revoking the key, ends a session in every process, for copies of its
+cookie too.
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ class Sessions:
         if session_id:
             await (await self._client.store()).login_sessions.close(session_id)
         response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=self._is_secure(request))
+
+    def key_id(self, request: Request) -> str:
+        """Returns the API key's id in a valid cookie, even of a closed session; empty without one."""
+        return self._content(request)[0]
 
     def _content(self, request: Request) -> tuple[str, str]:
         """Returns the API key's id and the session's id of a valid cookie; two empty texts without one."""

@@ -115,6 +115,7 @@ class Suspension(Shape):
     reject_schema: dict[str, Any] | None = Field(
         description="The schema of an answer with `approved: false`, if it is not that of the others."
     )
+    form: dict[str, Any] | None = Field(description="The form of its page, if the workflow declares one.")
     approvers: list[str]
     required: int
     rejections: int
@@ -211,6 +212,7 @@ class AuditEntry(Shape):
 
 class Audit(Shape):
     audit: list[AuditEntry]
+    next_cursor: str | None
 
 
 class Health(Shape):

@@ -10,15 +10,19 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from polos_redis.client import PolosClient
-from polos_redis.server.rates import Rate
+from polos_redis.server.allowances import Allowance
+from polos_redis.server.known_keys import KnownKeys
+from polos_redis.server.rates import Rate, SharedRate
 
 if TYPE_CHECKING:
     from polos_redis.links import Links
 
 FAILURE_RATE = "20/minute"  # rejected credentials per address
+DOUBTFUL_RATE = "1/second"  # look-ups of unknown keys for an address beyond that
+STREAMS = 1000, 2000  # event streams of a caller, and of all callers of this process
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Site:
     """The client, the authentication settings and the rate limits of an app. `stopping` is set when the
     server stops, so that open streams end."""
@@ -27,9 +31,17 @@ class Site:
     links: Links | None = None
     insecure_dev: bool = False
     cors_origins: frozenset[str] = frozenset()
-    rate: Rate = field(default_factory=lambda: Rate("600/minute"))
-    failures: Rate = field(default_factory=lambda: Rate(FAILURE_RATE))
+    rate_limit: str = "600/minute"
+    rate: SharedRate = field(init=False)
+    failures: SharedRate = field(init=False)
+    doubtful: Rate = field(default_factory=lambda: Rate(DOUBTFUL_RATE))
+    known: KnownKeys = field(default_factory=KnownKeys)
+    streams: Allowance = field(default_factory=lambda: Allowance("event streams", *STREAMS))
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.rate = SharedRate(self.client, "requests", self.rate_limit)
+        self.failures = SharedRate(self.client, "failures", FAILURE_RATE)
 
 
 def site_of(request: Request) -> Site:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from polos_redis import apikeys, events
 from polos_redis.errors import PolosError
@@ -24,7 +25,7 @@ from polos_redis.server import (
     problems,
 )
 from polos_redis.server.callers import Caller
-from polos_redis.server.security import require
+from polos_redis.server.security import address_of, require
 from polos_redis.server.site import Client, Site, site_of
 from polos_redis.state import keys
 
@@ -61,7 +62,7 @@ async def execution_events(
         last_event_id=last_event_id or after,
         plain=True,
     )
-    return _response(site_of(request), caller, stream)
+    return _response(request, caller, stream)
 
 
 @router.get("/topics/{topic:anything}/events", response_class=Response, responses=STREAM)
@@ -75,13 +76,28 @@ async def topic_events(
 ) -> Response:
     """Stream the events of a topic from its beginning, until the reader disconnects."""
     stream = await events.follow(client, topic, last_event_id=last_event_id or after, plain=True)
-    return _response(site_of(request), caller, stream)
+    return _response(request, caller, stream)
 
 
-def _response(site: Site, caller: Caller, stream: AsyncIterator[Event] | None) -> Response:
+def _response(request: Request, caller: Caller, stream: AsyncIterator[Event] | None) -> Response:
     if stream is None:
         return Response(status_code=204)
-    return StreamingResponse(_messages(site, caller, stream), media_type="text/event-stream")
+    return _EventStream(site_of(request), caller, caller.key_id or address_of(request), stream)
+
+
+class _EventStream(StreamingResponse):
+    """A stream of events, one of the reader's number of streams. Raises `Problem` 429 or 503 beyond that."""
+
+    def __init__(self, site: Site, caller: Caller, reader: str, stream: AsyncIterator[Event]) -> None:
+        site.streams.take(reader)
+        super().__init__(_messages(site, caller, stream), media_type="text/event-stream")
+        self._site, self._reader = site, reader
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._site.streams.give_back(self._reader)
 
 
 async def _messages(site: Site, caller: Caller, stream: AsyncIterator[Event]) -> AsyncIterator[bytes]:

@@ -80,7 +80,14 @@ async def resume(
     else:
         who = _identity(caller, body.resumed_by)
         done = await answers.decide(
-            client, execution_id, body.step_key, body.data, digest=digest, early=body.early, **who
+            client,
+            execution_id,
+            body.step_key,
+            body.data,
+            digest=digest,
+            early=body.early,
+            key_id=caller.key_id or "",
+            **who,
         )
     outcome = {
         "outcome": done.outcome,

@@ -26,6 +26,13 @@ class ApiKeys:
         return packed
 
     async def read_all(self) -> list[bytes]:
-        """Returns all API keys."""
-        packed: list[bytes] = await self._wire.call("HVALS", self._name, patience=self._partitions.patience)
-        return packed
+        """Returns all API keys, read a page at a time."""
+        found: dict[bytes, bytes] = {}
+        cursor = b"0"
+        while True:
+            cursor, flat = await self._wire.call(
+                "HSCAN", self._name, cursor, "COUNT", 500, patience=self._partitions.patience
+            )
+            found |= dict(zip(flat[::2], flat[1::2], strict=True))
+            if cursor == b"0":
+                return list(found.values())

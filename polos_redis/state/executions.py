@@ -13,7 +13,7 @@ from polos_redis.state.start import DEFAULTS, Start
 from polos_redis.values.text import raw, text
 
 FINISHED = ("completed", "failed", "cancelled")
-NAMES_PER_CALL = 200  # workflows per call of a script, so that none takes long
+NAMES_PER_CALL = 100  # workflows per call of a script, so that none takes long
 LEAST_LOOKED_AT = 100  # rows of all workflows that a page of one workflow looks at
 STATUSES = ("queued", "waiting", *FINISHED)
 
@@ -79,25 +79,34 @@ class Executions:
             dict(zip(flat[::2], flat[1::2], strict=True)),
         )
 
-    async def cancel(self, execution_id: str, run: int, by: str) -> list[Any]:
-        """End an execution as cancelled; returns the tagged reply of cancel.lua."""
+    async def cancel(self, execution_id: str, run: int, by: str, created: bytes) -> list[Any]:
+        """End an execution as cancelled; returns the tagged reply of cancel.lua.
+
+        `run` and `created` are those that the caller saw, so that a late duplicate does nothing to a newer
+        run, or to another execution that has got the id of a deleted one.
+        """
         reply: list[Any] = await self._wire.call_script(
             scripts.CANCEL,
             self._partitions.prefix(execution_id),
             raw(execution_id),
             run,
             raw(by),
+            created,
             patience=self._partitions.patience,
         )
         return reply
 
-    async def retry(self, execution_id: str, run: int) -> list[Any]:
-        """Continue a failed execution as a new run; returns the tagged reply of retry.lua."""
+    async def retry(self, execution_id: str, run: int, created: bytes) -> list[Any]:
+        """Continue a failed execution as a new run; returns the tagged reply of retry.lua.
+
+        `run` and `created` as in `cancel`.
+        """
         reply: list[Any] = await self._wire.call_script(
             scripts.RETRY,
             self._partitions.prefix(execution_id),
             raw(execution_id),
             run,
+            created,
             patience=self._partitions.patience,
         )
         return reply

@@ -9,7 +9,8 @@ step         [1, "step", status, attempt, took ms, value or error, (state,) fini
              abandoned (the workflow's code cancelled the call)
              state: the fields of ctx.state that it changed, if any
 suspension   [1, "suspend", status, opened ms, deadline ms or 0, shown, answer, digest, by, channel,
-             decided ms, policy, decisions, race, digest of what is shown, retention of its audit in ms, run]
+             decided ms, policy, decisions, race, digest of what is shown, retention of its audit in ms, run
+             (, form)]
              status: open | answered | expired | closed; race: the step key of the race it decides, or "";
              answer: until it is decided, the answer after the deadline, or ""; policy: see answer_policy.py;
              decisions: a packed list of [answer, digest, by, channel, ms, "1" (approves) or "0"], or ""
@@ -100,6 +101,7 @@ class SuspensionRecord:
     race: bytes = b""
     shown_digest: bytes = b""
     run: int = 1
+    form: bytes = b""  # codec
 
     @classmethod
     def from_array(cls, array: list[Any]) -> SuspensionRecord:
@@ -122,6 +124,7 @@ class SuspensionRecord:
             race,
             shown_digest,
             int(run),
+            array[17] if len(array) > 17 else b"",
         )
 
     @property

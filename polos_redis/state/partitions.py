@@ -44,6 +44,10 @@ class Partitions:
         """Returns the prefix of the partition a semaphore lives in."""
         return self.prefixes[keys.partition_of(semaphore, self.number)]
 
+    def rate_prefix(self, caller: str) -> bytes:
+        """Returns the prefix of the partition a caller's requests are counted in."""
+        return self.prefixes[keys.partition_of(caller, self.number)]
+
     async def check(self) -> None:
         """Fix the namespace's number of partitions on first use. Raises `ConfigurationError` if it differs
         from the fixed one."""

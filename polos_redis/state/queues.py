@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from polos_redis.state import scripts
 from polos_redis.state.fencing import Fence
 from polos_redis.state.partitions import Partitions
+from polos_redis.values.text import raw
 
 
 class Queues:
@@ -47,8 +48,17 @@ class Queues:
         )
         return requeued, failed, dropped
 
-    async def put_back(self, by: Fence, queue: str, delay_ms: int) -> None:
-        """Return an execution to the queue after a delay, without counting the delivery."""
+    async def put_back(self, by: Fence, queue: str, delay_ms: int, reason: str = "") -> None:
+        """Return an execution to the queue after a delay, without counting the delivery. A reason is stored,
+        and the delay then doubles each time, up to 32-fold, until the journal makes progress."""
+        why = (raw(reason),) if reason else ()
         await self._wire.call_script(
-            scripts.PUT_BACK, by.prefix, queue, by.id, by.entry, delay_ms, patience=self._partitions.patience
+            scripts.PUT_BACK,
+            by.prefix,
+            queue,
+            by.id,
+            by.entry,
+            delay_ms,
+            *why,
+            patience=self._partitions.patience,
         )

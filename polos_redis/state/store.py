@@ -16,6 +16,7 @@ from polos_redis.state.login_sessions import LoginSessions
 from polos_redis.state.outbox import Outboxes
 from polos_redis.state.partitions import Partitions
 from polos_redis.state.queues import Queues
+from polos_redis.state.rates import Rates
 from polos_redis.state.schedules import Schedules
 from polos_redis.state.semaphores import Semaphores
 from polos_redis.state.suspensions import Suspensions
@@ -40,6 +41,7 @@ class Store:
         self.login_sessions = LoginSessions(self.partitions)
         self.outbox = Outboxes(self.partitions)
         self.queues = Queues(self.partitions)
+        self.rates = Rates(self.partitions)
         self.schedules = Schedules(self.partitions)
         self.semaphores = Semaphores(self.partitions)
         self.suspensions = Suspensions(self.partitions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class SuspensionRequest:
     It shows `shown` (codec), whose digest is `digest`. `timeout_ms` is 0 for none, `audit_ms` the retention
     of its audit, `policy` the packed answer policy. `default` is the answer (codec) after the timeout, empty
     for none. `event_data` is the data of its event if that differs from `shown`. `channels` notify people.
-    `run` is the execution's.
+    `run` is the execution's. `form` (codec) is the form that its page shows, empty for none.
     """
 
     shown: bytes
@@ -38,6 +38,7 @@ class SuspensionRequest:
     event_data: bytes = b""
     channels: Sequence[str] = ()
     run: int = 1
+    form: bytes = b""
 
     def pack_optional(self) -> bytes:
         """Returns the script's argument for optional fields; empty if all have their defaults."""
@@ -48,12 +49,15 @@ class SuspensionRequest:
         return packed
 
 
-_OPTIONAL = ("policy", "default", "event_data", "channels")
+_OPTIONAL = ("policy", "default", "event_data", "channels", "form")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An answer to a suspension: its value (codec) and canonical digest, who gives it and how.
+
+    `key_id` is the id of the API key it is given with, empty for none. An early answer only counts if that
+    key is still valid when the suspension opens.
 
     `opening` is the opening of the suspension it was checked against, empty for none. `approves` says whether
     it counts as an approval.
@@ -66,6 +70,7 @@ class Answer:
     channel: str
     opening: str = ""
     approves: bool = False
+    key_id: str = ""
 
 
 class Suspensions:
@@ -92,6 +97,7 @@ class Suspensions:
             int(answer.approves),
             _pack([raw(group) for group in answer.groups]) if answer.groups else b"",
             raw(canonical(answer.by)),
+            answer.key_id,
             patience=self._partitions.patience,
         )
         return reply
@@ -102,34 +108,40 @@ class Suspensions:
         packed = await self._wire.call("HGET", key, raw(step_key), patience=None)
         if packed is None:
             return None
-        value, digest, by, channel, _, groups = msgpack.unpackb(packed, raw=True)
+        value, digest, by, channel, _, groups, key_id = msgpack.unpackb(packed, raw=True)
         names = [text(group) for group in msgpack.unpackb(groups, raw=True)] if groups else []
-        return Answer(value, digest, text(by), names, text(channel))
+        return Answer(value, digest, text(by), names, text(channel), key_id=text(key_id))
 
     async def drop_early_answer(self, execution_id: str, step_key: str) -> None:
         """Remove an early answer that was accepted or refused."""
         key = self._partitions.prefix(execution_id) + keys.EARLY.encode() + raw(execution_id)
         await self._wire.call("HDEL", key, raw(step_key), patience=None)
 
-    async def below(self, root_id: str) -> list[tuple[str, str]]:
-        """Returns the suspensions of a root's descendants, open or decided: (execution id, step key)."""
+    async def below(self, root_id: str) -> AsyncIterator[list[tuple[str, str]]]:
+        """Yields pages of (execution id, step key): the suspensions below a root, open or decided."""
         key = self._partitions.prefix(root_id) + keys.BELOW.encode() + raw(root_id)
-        members = await self._wire.call("SMEMBERS", key, patience=self._partitions.patience)
-        found = []
-        for member in members:
-            execution_id, _, step_key = text(member).partition(" ")
-            found.append((execution_id, step_key))
-        return found
+        cursor = b"0"
+        while True:
+            cursor, members = await self._wire.call(
+                "SSCAN", key, cursor, "COUNT", MOST_ROWS, patience=self._partitions.patience
+            )
+            names = [text(member).partition(" ") for member in members]
+            yield [(execution_id, step_key) for execution_id, _, step_key in names]
+            if cursor == b"0":
+                return
 
-    async def open_below(self, root_id: str) -> list[tuple[str, str]]:
-        """Returns the open suspensions of a root's descendants: (execution id, step key)."""
-        names = await self.below(root_id)
-        if not names:
-            return []
-        members = [raw(f"{execution_id} {step_key}") for execution_id, step_key in names]
+    async def open_below(self, root_id: str, most: int) -> list[tuple[str, str]]:
+        """Returns open suspensions of a root's descendants, `most` at most: (execution id, step key)."""
         key = self._partitions.prefix(root_id) + keys.SUSPENSIONS.encode()
-        scores = await self._wire.call("ZMSCORE", key, *members, patience=self._partitions.patience)
-        return [name for name, score in zip(names, scores, strict=True) if score is not None]
+        found: dict[tuple[str, str], None] = {}
+        async for names in self.below(root_id):
+            if names:
+                members = [raw(f"{execution_id} {step_key}") for execution_id, step_key in names]
+                scores = await self._wire.call("ZMSCORE", key, *members, patience=self._partitions.patience)
+                found |= {name: None for name, score in zip(names, scores, strict=True) if score is not None}
+            if len(found) >= most:
+                break
+        return list(found)[:most]
 
     async def oldest_open(
         self, after: str, limit: int, workflow: str = "", roots: Collection[str] = ()

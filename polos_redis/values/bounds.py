@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from polos_redis.errors import ValueTooLargeError
+from polos_redis.values.json_value import JsonValue
 
 T = TypeVar("T")
 Work = Generator[None, None, T]
@@ -77,6 +78,8 @@ def is_mapping(value: Any) -> bool:
 
 def is_small(value: Any) -> bool:
     """Whether a value, or the text or bytes it is read from, needs no turns on the loop to be checked."""
+    if isinstance(value, JsonValue):
+        value = value.value
     if isinstance(value, str | bytes):
         return len(value) <= SMALL_BYTES
     try:

@@ -54,17 +54,19 @@ def encode(value: object, *, limit: int = DEFAULT_LIMIT) -> bytes:
     return data
 
 
-def decode(data: bytes) -> Any:
-    """Decodes a value that `encode` returned.
+def decode(data: bytes, *, or_fields: bool = False) -> Any:
+    """Decodes a value that `encode` returned. With `or_fields`, a model or dataclass whose type is not
+    imported is the dict of its fields, and such an enum member its value.
 
     Types are looked up among imported modules. Stored bytes can't cause an import or a call, except to
     create records of known classes. Raises only UnreadableValueError: for damaged or truncated bytes, for a
-    type that this process has not imported, and for a newer format.
+    newer format, for a class that has changed so that it refuses the stored fields (changed.py), and, as
+    UnknownTypeError, for a type that this process has not imported.
     """
     try:
-        return packing.unpack(data)
+        return packing.unpack(data, 0, packing.HOOKS_OR_FIELDS) if or_fields else packing.unpack(data)
     except UnreadableValueError as error:
-        raise UnreadableValueError(f"a stored value can't be read: {error}") from None
+        raise type(error)(f"a stored value can't be read: {error}") from None
     except Exception as error:
         raise UnreadableValueError(f"a stored value can't be read: it is damaged ({error!r})") from error
 

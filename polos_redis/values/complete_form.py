@@ -28,6 +28,16 @@ def complete_form(value: object, *, floats: bool = False) -> Any:
     return _form(value, Leaves.FLOATS if floats else Leaves.JSON)
 
 
+def is_record(value: object) -> bool:
+    """Whether a value is a model or a dataclass."""
+    return records.kind_of(type(value)) in (records.MODEL, records.DATACLASS)
+
+
+def fields_of(value: object) -> Any:
+    """The complete form of a storable value, but of Python values: only models and dataclasses are dicts."""
+    return _form(value, Leaves.PYTHON)
+
+
 def accept(annotation: Any, value: Any) -> bounds.Work[Any]:
     """Converts a Python value to a type. An instance of the type stays as it is, and any other model or
     dataclass counts as the dict of its fields. Raises as `schemas.parse`."""
@@ -36,7 +46,7 @@ def accept(annotation: Any, value: Any) -> bounds.Work[Any]:
     try:
         return (yield from schemas.validate(annotation, value))
     except MismatchError:
-        return (yield from schemas.validate(annotation, _form(value, Leaves.PYTHON)))
+        return (yield from schemas.validate(annotation, fields_of(value)))
 
 
 class Leaves(Enum):

@@ -8,7 +8,7 @@ from typing import Any
 from msgpack import ExtType, packb, unpackb
 
 from polos_redis.errors import NotStorableError
-from polos_redis.values import codec, packing
+from polos_redis.values import codec, packing, records
 
 _CANONICAL_DICT, _CANONICAL_SET = 64, 65  # extension types used in digests, never stored
 
@@ -17,7 +17,8 @@ def canonical_digest(value: object) -> bytes:
     """16-byte digest of a value, independent of the order of dicts and sets.
 
     1, 1.0 and True have different digests, and so have a model and the dict of its fields. As for `==`, it
-    makes no difference which fields of a model were set explicitly. Raises NotStorableError.
+    makes no difference which fields of a model were set explicitly, nor which shape their class had. Raises
+    NotStorableError.
     """
     return stored_digest(codec.encode(value, limit=codec.UNLIMITED))
 
@@ -27,10 +28,14 @@ def stored_digest(data: bytes) -> bytes:
     return blake2b(_canonical_bytes(data), digest_size=16).digest()
 
 
-def shown_digest(data: bytes) -> bytes:
-    """32-byte digest of a suspension's encoded data, as given: different values that look alike when shown
-    have different digests. As independent of order as `canonical_digest`."""
-    return sha256(_canonical_bytes(data)).digest()
+def shown_digest(data: bytes, form: bytes = b"") -> bytes:
+    """32-byte digest of what a suspension shows, both encoded: its data, as given, and the form that it
+    declares. Different values that look alike when shown have different digests. As independent of order as
+    `canonical_digest`."""
+    found = sha256(_canonical_bytes(data))
+    if form:
+        found.update(_canonical_bytes(form))
+    return found.digest()
 
 
 def _canonical_bytes(data: bytes) -> bytes:
@@ -63,11 +68,15 @@ def _canonical(value: Any) -> Any:
     if cls is not ExtType:
         return value
     code, payload = value
+    if code == packing.JSON:  # the same value, however it came
+        return _canonical(_neutral(payload))
     if code in (packing.SET, packing.FROZENSET):
         entries = (_pack_neutral(_canonical(item)) for item in _neutral(payload))
         return ExtType(_CANONICAL_SET, bytes([code]) + b"".join(sorted(entries)))
     if code == packing.TUPLE or code in packing.RECORD_KINDS:
         body = _neutral(payload)
+        if code in packing.RECORD_KINDS:
+            body[0] = records.name_in(body[0])
         if code == packing.MODEL and len(body) > 2:
             body = [body[0], body[1], *(body[3:] if any(body[3:]) else ())]
         return ExtType(code, _pack_neutral(_canonical(body)))

@@ -18,7 +18,8 @@ therefore never changes its meaning; a changed format gets a new code.
     11    enum member  array, see records.py
     12    dataclass    array, see records.py
     13    model        array, see records.py
-    14+   -            unused; 64 to 127 are never stored (digests use some of them)
+    14    JSON value   the value, see json_value.py
+    15+   -            unused; 64 to 127 are never stored (digests use some of them)
 
 Strings are UTF-8 and may contain lone surrogates. Arrays and strings in payloads have this same format,
 without a header. bytearray and memoryview are stored and read back as bytes. msgpack's own ExtType and
@@ -43,10 +44,10 @@ from msgpack import ExtType, Packer, Unpacker, unpackb
 
 from polos_redis.errors import NotStorableError, UnreadableValueError
 from polos_redis.values import records
-from polos_redis.values.type_names import type_name
+from polos_redis.values.json_value import JsonValue
 
 INT, TUPLE, SET, FROZENSET, DATETIME, DATE, TIME, TIMEDELTA, DECIMAL, UUID_ = range(1, 11)
-ENUM, DATACLASS, MODEL = 11, 12, 13
+ENUM, DATACLASS, MODEL, JSON = 11, 12, 13, 14
 RECORD_KINDS = {ENUM: records.ENUM, DATACLASS: records.DATACLASS, MODEL: records.MODEL}
 _RECORD_CODES = {kind: code for code, kind in RECORD_KINDS.items()}
 
@@ -63,6 +64,7 @@ TOO_DEEP = f"nested deeper than {MAX_NESTING} levels (or it contains itself)"
 
 # code, function from a value to its body, whether the body still has to be packed
 Encoder = tuple[int, Callable[[Any], Any], bool]
+Hooks = list[Callable[[int, bytes], Any]]  # one for each level of extension types
 
 
 def pack(value: Any, depth: int = 0) -> bytes:
@@ -85,7 +87,9 @@ def pack(value: Any, depth: int = 0) -> bytes:
 def pack_record(cls: type, fields: Mapping[str, bytes]) -> bytes:
     """Packs an instance of a dataclass from packed fields, whose types need not be imported here."""
     packer = Packer()
-    body = packer.pack_array_header(2) + packer.pack(type_name(cls)) + packer.pack_map_header(len(fields))
+    body = (
+        packer.pack_array_header(2) + packer.pack(records.tag_of(cls)) + packer.pack_map_header(len(fields))
+    )
     body += b"".join(packer.pack(name) + packed for name, packed in fields.items())
     data: bytes = packer.pack(ExtType(DATACLASS, body))
     return data
@@ -97,14 +101,15 @@ def pack_list(items: Sequence[bytes]) -> bytes:
     return data
 
 
-def unpack(data: bytes, depth: int = 0) -> Any:
+def unpack(data: bytes, depth: int = 0, hooks: Hooks | None = None) -> Any:
     """Unpacks a value. Raises UnreadableValueError, or any other exception if the data is damaged."""
+    hooks = hooks or _HOOKS
     if depth <= _IN_C_STACK:
-        return unpackb(data, ext_hook=_HOOKS[depth], strict_map_key=False, unicode_errors="surrogatepass")
+        return unpackb(data, ext_hook=hooks[depth], strict_map_key=False, unicode_errors="surrogatepass")
     if depth > MAX_TYPED:
         raise UnreadableValueError(TOO_DEEP)
     unpacker = Unpacker(
-        ext_hook=_HOOKS[depth],
+        ext_hook=hooks[depth],
         strict_map_key=False,
         unicode_errors="surrogatepass",
         max_buffer_size=max(len(data), 1),
@@ -258,7 +263,7 @@ def _enum_packer(cls: Any, body: records.Body) -> Callable[[Any], bytes]:
         try:
             data = pack(content)
         except Exception:  # the member's value can't be stored: its name is enough to restore it
-            data = pack([content[0], content[1], content[1]])
+            data = pack(content[:2])
         if member._name_ in cls._member_map_:  # combinations of flags are too many to cache
             packed[member._name_] = data
         return data
@@ -277,23 +282,32 @@ _ENCODERS: dict[type, Encoder] = {
     timedelta: (TIMEDELTA, lambda v: [v.days, v.seconds, v.microseconds], True),
     Decimal: (DECIMAL, lambda v: bytes(str(v), "ascii"), False),
     UUID: (UUID_, lambda v: v.bytes, False),
+    JsonValue: (JSON, lambda v: v.value, True),
 }
 
 
 # --- decoding ---------------------------------------------------------------------------
 
 
-def _make_hook(depth: int) -> Callable[[int, bytes], Any]:
+def _make_hooks(restore: Callable[[str, Any], Any]) -> Hooks:
+    hooks: Hooks = []
+    hooks += [_make_hook(depth, restore, hooks) for depth in range(MAX_TYPED + 1)]
+    return hooks
+
+
+def _make_hook(depth: int, restore: Callable[[str, Any], Any], hooks: Hooks) -> Callable[[int, bytes], Any]:
     below = depth + 1
 
     def hook(code: int, data: bytes) -> Any:
         if code == MODEL:
-            return records.restore(records.MODEL, unpack(data, below))
+            return restore(records.MODEL, unpack(data, below, hooks))
         if code in _FROM_BYTES:
             return _FROM_BYTES[code](data)
-        body = unpack(data, below)
+        body = unpack(data, below, hooks)
+        if code == JSON:
+            return JsonValue(body)
         if code in RECORD_KINDS:
-            return records.restore(RECORD_KINDS[code], body)
+            return restore(RECORD_KINDS[code], body)
         if type(body) is list and code in _FROM_LIST:
             return _FROM_LIST[code](body)
         raise UnreadableValueError(
@@ -322,7 +336,8 @@ def _zone(key: str) -> tzinfo:
     return ZoneInfo(key)
 
 
-_HOOKS = [_make_hook(depth) for depth in range(MAX_TYPED + 1)]
+_HOOKS = _make_hooks(records.restore)
+HOOKS_OR_FIELDS = _make_hooks(records.restore_or_fields)
 _FROM_BYTES: dict[int, Callable[[bytes], Any]] = {
     INT: lambda data: int.from_bytes(data, "big", signed=True),
     DATETIME: _parse_clock(datetime.fromisoformat),

@@ -33,7 +33,7 @@ def to_plain(data: bytes) -> Any:
     replaces whatever lies deeper than 200 levels. Raises UnreadableValueError for damaged bytes.
     """
     try:
-        return _plain(_neutral(data), 0)
+        return _plain(neutral(data), 0)
     except UnreadableValueError as error:
         raise UnreadableValueError(f"a stored value can't be read: {error}") from None
     except Exception as error:
@@ -60,6 +60,15 @@ def is_json(value: object) -> bool:
     return True
 
 
+def is_text(form: Any) -> bool:
+    """Returns whether plain JSON can be written as UTF-8: no string in it has a lone surrogate."""
+    try:
+        dumps(form, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def readable(stored: bytes | None) -> Any:
     """As `to_plain`, for people to read: without tokens and secrets (see redaction.py).
 
@@ -73,7 +82,8 @@ def readable(stored: bytes | None) -> Any:
         return {"_unreadable": str(error)}
 
 
-def _neutral(data: bytes) -> Any:
+def neutral(data: bytes) -> Any:
+    """Unpacks an encoded value; whatever is not plain JSON stays an extension, so that no type is needed."""
     # Without a hook, extensions stay ExtTypes, which are hashable, so any dict key can be unpacked.
     return unpackb(data, strict_map_key=False, unicode_errors="surrogatepass")
 
@@ -106,6 +116,8 @@ def _plain(value: Any, depth: int) -> Any:
 def _extension(code: int, data: bytes, depth: int) -> Any:
     if code in (packing.TUPLE, packing.SET, packing.FROZENSET):
         return _plain(_list(data), depth)
+    if code == packing.JSON:
+        return _plain(neutral(data), depth)
     if code in packing.RECORD_KINDS:
         return _record(code, data, depth)
     value = packing.unpack(_ext_bytes(code, data))  # a type of the standard library, or an unknown code
@@ -123,22 +135,37 @@ def _ext_bytes(code: int, data: bytes) -> bytes:
 
 
 def _record(code: int, data: bytes, depth: int) -> Any:
+    return _plain(record_of(code, data), depth)
+
+
+def record_of(code: int, data: bytes) -> Any:
+    """Returns what an extension for a model, dataclass or enum holds: its fields, or its value."""
     body = _list(data)
-    name = body[0]
     if code == packing.ENUM:
-        return _plain(body[2], depth)
-    if code == packing.MODEL and type(name) is str and type_names.find_type(name) is not None:
+        return body[-1]
+    name = records.name_in(body[0]) if type(body[0]) is str else ""
+    if code == packing.MODEL and type_names.find_type(name) is not None:
         try:
             model = records.restore(records.MODEL, packing.unpack(data, 1))
-            return _plain(model.model_dump(mode="json", warnings=False), depth)
+            return model.model_dump(mode="json", warnings=False)
         except Exception:
             pass  # a field's type is not imported, or the user's serializer fails: show the raw state
     extra = body[3] if code == packing.MODEL and len(body) > 3 and type(body[3]) is dict else {}
-    return _plain({**body[1], **extra}, depth)
+    return {**body[1], **extra}
+
+
+def leaf(value: Any) -> Any:
+    """Returns an unpacked value that is no list, dict, tuple, set or record as plain JSON."""
+    return _plain(value, 0)
+
+
+def key_of(key: Any) -> str:
+    """Returns an unpacked key of a dict as text, in the format of pydantic's JSON mode."""
+    return _key(key, 0)
 
 
 def _list(data: bytes) -> list[Any]:
-    body = _neutral(data)
+    body = neutral(data)
     if type(body) is not list:
         raise UnreadableValueError("it is damaged (expected an array in an extension)")
     return body

@@ -62,6 +62,8 @@ def _children(value: Any) -> list[tuple[str, Any]]:
     if cls in packing.LEAVES:
         return []
     code, body, packs = packing.encoder(cls)
+    if code == packing.JSON:
+        return [("", value.value)]
     if not packs or code not in packing.RECORD_KINDS:
         return []
     _, fields, *more = body(value)

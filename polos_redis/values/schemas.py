@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic.json_schema import GenerateJsonSchema
 
+ZONE = "timeZone"  # keyword of a date-time's schema: false if it must have none
 DECIMAL = r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
@@ -131,7 +132,8 @@ def _generator() -> type[GenerateJsonSchema]:
     from pydantic.json_schema import GenerateJsonSchema
 
     class Generator(GenerateJsonSchema):
-        """pydantic's generator, but with a pattern for decimals: it would allow any string."""
+        """pydantic's generator, but decimals have a pattern (it would allow any string), and datetimes say
+        if they have no time zone."""
 
         def decimal_schema(self, schema: Any) -> dict[str, Any]:
             found = super().decimal_schema(schema)
@@ -139,6 +141,10 @@ def _generator() -> type[GenerateJsonSchema]:
                 if one.get("type") == "string":
                     one.setdefault("pattern", DECIMAL)
             return found
+
+        def datetime_schema(self, schema: Any) -> dict[str, Any]:
+            found = super().datetime_schema(schema)
+            return {**found, ZONE: False} if schema.get("tz_constraint") == "naive" else found
 
     return Generator
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 
@@ -25,6 +26,21 @@ def visible(value: str, *, multiline: bool = False) -> str:
     if value.isascii() and value.isprintable():
         return value
     return (_HIDDEN_IN_LINES if multiline else _HIDDEN).sub(_escape, value)
+
+
+def visible_json(rendered: str) -> str:
+    r"""Returns rendered JSON, indented or not, with the same characters escaped as JSON has them, like
+    `\u202e`. The value stays the same.
+    """
+    if rendered.isascii() and "\x7f" not in rendered:
+        return rendered
+    return _HIDDEN_IN_LINES.sub(_escape_in_json, rendered)
+
+
+def _escape_in_json(found: re.Match[str]) -> str:
+    if _escape(found) == found[0]:
+        return found[0]
+    return "\\u007f" if found[0] == "\x7f" else json.dumps(found[0])[1:-1]  # which leaves DEL as it is
 
 
 def first_hidden(value: str) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from polos_redis.errors import InvalidInputError
+from polos_redis.errors import InvalidInputError, PolosError
 
 LONGEST_SECONDS = 1e10  # about 300 years
 LAST_MS = 253_402_300_799_999  # the end of year 9999, the last that datetime can express
@@ -43,11 +43,16 @@ def iso(ms: float | None) -> str | None:
 
 
 def milliseconds(
-    what: str, seconds: float | timedelta | None, name: str = "timeout", *, zero: bool = False
+    what: str,
+    seconds: float | timedelta | None,
+    name: str = "timeout",
+    *,
+    zero: bool = False,
+    error: type[PolosError] = InvalidInputError,
 ) -> int | None:
     """A duration in whole ms, at least 1 (or 0 if `zero` allows it); None for None.
 
-    Raises `InvalidInputError` with `what` and `name` in its message.
+    Raises `error` with `what` and `name` in its message.
     """
     if seconds is None:
         return None
@@ -55,7 +60,7 @@ def milliseconds(
     if zero and number == 0 and not isinstance(number, bool):
         return 0
     if not isinstance(number, (int, float)) or isinstance(number, bool) or not 0 < number < LONGEST_SECONDS:
-        raise InvalidInputError(
+        raise error(
             f"{what}: {name} must be a positive number of seconds, a timedelta or None, not {seconds!r}"
         )
     return max(1, int(number * 1000))

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polos_redis.errors import ConfigurationError, InvalidInputError, ValueTooLargeError
 from polos_redis.values import bounds
 from polos_redis.values.bounded_type import UNCHECKED, BoundedType, MismatchError
+from polos_redis.values.json_value import JsonValue
+
+if TYPE_CHECKING:
+    from pydantic import ConfigDict, TypeAdapter
 
 
 class GeneratedInput:
@@ -35,6 +39,8 @@ def bounded_type(annotation: Any) -> BoundedType | None:
 
 def quickly_validated(annotation: Any, value: object) -> object:
     """The input as its declared type if it is valid and its check is surely short; else UNCHECKED."""
+    if isinstance(value, JsonValue):
+        return UNCHECKED
     if type(value) is annotation or annotation is Any:
         return value
     try:
@@ -47,9 +53,9 @@ def quickly_validated(annotation: Any, value: object) -> object:
 def validate_input(annotation: Any, value: object, *, workflow_id: str, name: str = "input") -> object:
     """Converts an input, or another value called `name`, to the workflow's declared type.
 
-    Instances of the declared class pass unchanged; a dict (JSON from the CLI or REST) becomes the model or
-    dataclass. Raises InvalidInputError naming the workflow and each invalid field, and ValueTooLargeError
-    beyond the bounds of values/bounds.py.
+    Instances of the declared class pass unchanged; a dict becomes the model or dataclass. A `JsonValue`, from
+    the CLI or REST, is validated as JSON, so that strict types accept it. Raises InvalidInputError naming the
+    workflow and each invalid field, and ValueTooLargeError beyond the bounds of values/bounds.py.
     """
     quick = quickly_validated(annotation, value)
     if quick is not UNCHECKED:
@@ -65,10 +71,12 @@ def validation_of(
         declared = bounded_type(annotation)
     except ConfigurationError as error:
         raise ConfigurationError(f"workflow {workflow_id!r}: {error}") from error.__cause__
+    is_json = isinstance(value, JsonValue)
+    plain = value.value if isinstance(value, JsonValue) else value
     try:
         if declared is None:  # without importing pydantic
-            return value
-        return (yield from declared.python(value))
+            return plain
+        return (yield from declared.json(plain) if is_json else declared.python(plain))
     except MismatchError as error:
         fields = "; ".join(
             f"{'.'.join(filter(None, (name, one['field'])))}: {one['message']}" for one in error.errors
@@ -85,19 +93,31 @@ def _cached(annotation: Any) -> BoundedType:
     return _build(annotation)
 
 
-def _build(annotation: Any) -> BoundedType:
-    from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+def adapter(annotation: Any) -> TypeAdapter[Any]:
+    """pydantic's adapter of a type; a class that pydantic doesn't know accepts its instances.
 
-    adapter: TypeAdapter[Any]
+    Raises ConfigurationError with pydantic's first reason if it can't validate the type.
+    """
+    from pydantic import ConfigDict, PydanticUserError
+
     try:
-        adapter = TypeAdapter(annotation)
-        if not getattr(adapter, "pydantic_complete", True):  # a name in the annotation is still undefined
-            adapter.rebuild(raise_errors=True)
-    except (PydanticUserError, NameError):
-        try:  # a class that pydantic doesn't know: accept its instances
-            adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-            if not getattr(adapter, "pydantic_complete", True):
-                adapter.rebuild(raise_errors=True)
-        except (PydanticUserError, NameError) as error:
-            raise ConfigurationError(f"its input type {annotation!r} can't be validated: {error}") from error
-    return BoundedType(adapter)
+        return _complete(annotation, None)
+    except (PydanticUserError, NameError) as error:
+        try:
+            return _complete(annotation, ConfigDict(arbitrary_types_allowed=True))
+        except (PydanticUserError, NameError):
+            why = str(error).partition("\n")[0]  # the rest is pydantic's advice with links
+            raise ConfigurationError(f"the type {annotation!r} can't be validated: {why}") from error
+
+
+def _complete(annotation: Any, config: ConfigDict | None) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    found: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
+    if not getattr(found, "pydantic_complete", True):  # a name in the annotation is still undefined
+        found.rebuild(raise_errors=True)
+    return found
+
+
+def _build(annotation: Any) -> BoundedType:
+    return BoundedType(adapter(annotation))

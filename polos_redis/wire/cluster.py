@@ -20,6 +20,7 @@ from contextvars import Context
 from typing import Any
 
 from polos_redis.errors import ConnectionLostError, RedisUnavailableError
+from polos_redis.wire.dialing import CredentialProvider
 from polos_redis.wire.discovery import ASK_SECONDS, read_slots
 from polos_redis.wire.replies import CallLostError
 from polos_redis.wire.transport import Arg, Script
@@ -55,11 +56,18 @@ class ClusterWire:
     may have gone back in time. A ClusterWire belongs to the event loop on which it is first used.
     """
 
-    def __init__(self, target: RedisUrl, *, name: str, scripts: Sequence[Script]) -> None:
+    def __init__(
+        self,
+        target: RedisUrl,
+        *,
+        name: str,
+        scripts: Sequence[Script],
+        credentials: CredentialProvider | None = None,
+    ) -> None:
         self.epoch = 0
         self.address = target.address
         self._target = target
-        self._name, self._scripts = name, scripts
+        self._name, self._scripts, self._credentials = name, scripts, credentials
         self._slots: dict[int, str] = {}  # slot -> URL of its owner
         self._nodes: dict[str, Wire] = {}  # by URL
         self._owners: dict[bytes, Wire] = {}  # by prefix, of the partitions in use
@@ -159,7 +167,13 @@ class ClusterWire:
                 owner = await self._find(prefix)
             return owner.url
 
-        return Wire(self._target.seeds[0], locate=locate, on_moved=self._moved, **options)
+        return Wire(
+            self._target.seeds[0],
+            locate=locate,
+            on_moved=self._moved,
+            credentials=self._credentials,
+            **options,
+        )
 
     def node(self, key: bytes) -> Wire | None:
         """The connection to the node that owns a key's slot, if known."""
@@ -199,6 +213,7 @@ class ClusterWire:
                 scripts=self._scripts,
                 on_connect=self._connected,
                 on_moved=self._moved,
+                credentials=self._credentials,
             )
         return node
 
@@ -254,7 +269,7 @@ class ClusterWire:
         for node in candidates:
             try:
                 async with asyncio.timeout(2 * ASK_SECONDS):
-                    slots = await read_slots(self._target, node)
+                    slots = await read_slots(self._target, node, self._credentials)
             except (ConnectionLostError, RedisUnavailableError) as error:
                 failures.append(str(error))
             except TimeoutError:

@@ -6,14 +6,26 @@ import asyncio
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 from polos_redis.errors import RedisUnavailableError
 from polos_redis.wire.replies import TransientReplyError, refusal
 from polos_redis.wire.urls import bad_url
 
 
-async def dial(url: str, address: str, timeout: float) -> asyncio.Transport:
+class CredentialProvider(Protocol):
+    """Names the user and password of each new connection, as redis-py's class of this name does.
+
+    `get_credentials` returns `(user, password)` or `(password,)`. It runs in a thread. If the object has an
+    async `get_credentials_async`, that is called instead.
+    """
+
+    def get_credentials(self) -> tuple[str, ...]: ...
+
+
+async def dial(
+    url: str, address: str, timeout: float, credentials: CredentialProvider | None = None
+) -> asyncio.Transport:
     """Opens a connection and returns its transport, detached from redis-py.
 
     Raises `RedisUnavailableError` if Redis can't be reached within `timeout` seconds, `RedisRefusedError` if
@@ -43,6 +55,8 @@ async def dial(url: str, address: str, timeout: float) -> asyncio.Transport:
         options["driver_info"] = None
     except ImportError:
         options |= {"lib_name": None, "lib_version": None}
+    if credentials is not None:
+        options |= await _login(credentials, address, timeout)
     try:
         pool: Any = ConnectionPool.from_url(url, **options)
         pool.connection_kwargs.update(options)  # from_url lets options in the URL override these
@@ -64,7 +78,7 @@ async def dial(url: str, address: str, timeout: float) -> asyncio.Transport:
         if isinstance(error, TimeoutError):
             raise RedisUnavailableError(f"Redis at {address} did not answer within {timeout:g} s") from error
         if isinstance(error, (AuthenticationError, ResponseError)):
-            code, text = error.status_code, str(error)
+            code, text = _code(error), str(error)
             text = f"{code} {text}" if code and not text.startswith(code) else text
             refused = refusal(address, "the connection", text.partition(" ")[0], text)
             if isinstance(refused, TransientReplyError):
@@ -78,6 +92,40 @@ async def dial(url: str, address: str, timeout: float) -> asyncio.Transport:
     connection._writer = connection._reader = None
     writer._transport = _CLOSED
     return transport
+
+
+async def _login(credentials: CredentialProvider, address: str, timeout: float) -> dict[str, Any]:
+    """User and password for one connection. Raises `RedisUnavailableError`, so the caller tries again."""
+    from redis.credentials import CredentialProvider as Base
+
+    ask: Any = getattr(credentials, "get_credentials_async", None)
+    if ask is not None and getattr(ask, "__func__", None) is getattr(Base, "get_credentials_async", None):
+        ask = None  # the one that is inherited blocks, and warns
+    try:
+        async with asyncio.timeout(timeout):
+            found = await (asyncio.to_thread(credentials.get_credentials) if ask is None else ask())
+        if not isinstance(found, tuple) or not 1 <= len(found) <= 2:
+            raise TypeError("it must return (user, password) or (password,)")
+        *user, password = found
+        return {"username": user[0] if user else None, "password": password}
+    except Exception as error:
+        what = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else repr(error)
+        raise RedisUnavailableError(
+            f"the credential provider for Redis at {address} failed: {what}"
+        ) from error
+
+
+def _code(error: Any) -> str:
+    """The code of an error reply, which redis-py cuts off its text. Older releases don't keep it."""
+    from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError
+
+    code: str | None = getattr(error, "status_code", None)
+    if code is None:
+        kinds = {NoPermissionError: "NOPERM", ReadOnlyError: "READONLY"}
+        code = next((code for kind, code in kinds.items() if isinstance(error, kind)), "")
+        if isinstance(error, AuthenticationError):
+            code = "NOAUTH" if "Authentication required" in str(error) else "WRONGPASS"
+    return code
 
 
 class _Closed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from polos_redis.errors import ConfigurationError, PolosError, RedisUnavailableError
+from polos_redis.wire.dialing import CredentialProvider
 from polos_redis.wire.replies import RefusedReplyError
 from polos_redis.wire.urls import RedisUrl, parse
 from polos_redis.wire.wire import Wire
@@ -12,9 +13,9 @@ from polos_redis.wire.wire import Wire
 ASK_SECONDS = 1.0  # timeout for reaching one server, and for its answer
 
 
-async def ask(url: str, *command: str) -> Any:
+async def ask(url: str, *command: str, credentials: CredentialProvider | None = None) -> Any:
     """Sends one command to a server over a temporary connection."""
-    wire = Wire(url, name="", timeout=ASK_SECONDS, connect_timeout=ASK_SECONDS)
+    wire = Wire(url, name="", timeout=ASK_SECONDS, connect_timeout=ASK_SECONDS, credentials=credentials)
     try:
         await wire.connect()
         return await wire.send(*command)
@@ -37,11 +38,16 @@ async def find_master(target: RedisUrl) -> str:
     raise RedisUnavailableError(f"no sentinel knows the master: {'; '.join(failures)}")
 
 
-async def read_slots(target: RedisUrl, node: Wire | str) -> dict[int, str]:
+async def read_slots(
+    target: RedisUrl, node: Wire | str, credentials: CredentialProvider | None = None
+) -> dict[int, str]:
     """Slot -> URL of its master, as one node reports it. A node given as URL gets a temporary connection."""
     command = ("CLUSTER", "SLOTS")
     try:
-        rows = await (node.send(*command) if isinstance(node, Wire) else ask(node, *command))
+        if isinstance(node, Wire):
+            rows = await node.send(*command)
+        else:
+            rows = await ask(node, *command, credentials=credentials)
     except RefusedReplyError as error:
         if "cluster support disabled" in str(error):
             raise ConfigurationError(

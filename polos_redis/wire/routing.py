@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from polos_redis.wire.cluster import ClusterWire
+from polos_redis.wire.dialing import CredentialProvider
 from polos_redis.wire.discovery import find_master
 from polos_redis.wire.transport import Script
 from polos_redis.wire.urls import parse
@@ -14,11 +15,17 @@ from polos_redis.wire.wire import Wire
 AnyWire = Wire | ClusterWire
 
 
-def wire_to(url: str, *, name: str, scripts: Sequence[Script]) -> AnyWire:
-    """The wire for a URL, not yet connected. Raises `ConfigurationError` for an invalid URL."""
+def wire_to(
+    url: str, *, name: str, scripts: Sequence[Script], credentials: CredentialProvider | None = None
+) -> AnyWire:
+    """The wire for a URL, not yet connected. Raises `ConfigurationError` for an invalid URL.
+
+    `credentials` are the servers'; sentinels have those in the URL.
+    """
     target = parse(url)
     if target.kind == "cluster":
-        return ClusterWire(target, name=name, scripts=scripts)
+        return ClusterWire(target, name=name, scripts=scripts, credentials=credentials)
     if target.kind == "sentinel":
-        return Wire(url, name=name, scripts=scripts, locate=partial(find_master, target))
-    return Wire(url, name=name, scripts=scripts)
+        locate = partial(find_master, target)
+        return Wire(url, name=name, scripts=scripts, locate=locate, credentials=credentials)
+    return Wire(url, name=name, scripts=scripts, credentials=credentials)

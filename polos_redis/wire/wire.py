@@ -17,7 +17,7 @@ from contextvars import Context, ContextVar
 from typing import Any
 
 from polos_redis.errors import RedisUnavailableError
-from polos_redis.wire.dialing import dial
+from polos_redis.wire.dialing import CredentialProvider, dial
 from polos_redis.wire.replies import CallLostError, RefusedReplyError, TransientReplyError
 from polos_redis.wire.transport import Arg, Script, Transport
 from polos_redis.wire.urls import parse
@@ -59,6 +59,7 @@ class Wire:
             "_pid",
             "_attempt",
             "_guard",
+            "credentials",
         ),
         *("_closed", "_failures", "_retry_at", "_last_error", "__weakref__"),
     )
@@ -77,6 +78,7 @@ class Wire:
         on_disconnect: Callable[[], None] | None = None,
         on_moved: Callable[[str], None] | None = None,
         locate: Locate | None = None,
+        credentials: CredentialProvider | None = None,
     ) -> None:
         self._transport: Transport | None = None
         self._guard: AsyncGenerator[None, None] | None = None
@@ -90,6 +92,7 @@ class Wire:
         self.epoch = 0  # number of connections made so far
         self._on_push, self._on_connect, self._on_disconnect = on_push, on_connect, on_disconnect
         self._on_moved, self._locate = on_moved, locate
+        self.credentials = credentials
         self._failures = 0  # failed attempts to connect in a row
         self._retry_at = 0.0  # loop time of the next attempt that `call` may make
         self._last_error = ""
@@ -183,7 +186,7 @@ class Wire:
 
     def beside(self, key: bytes, **options: Any) -> Wire:
         """A separate connection, with these options, to the server that has a key."""
-        return Wire(self.url, locate=self._locate, **options)
+        return Wire(self.url, locate=self._locate, credentials=self.credentials, **options)
 
     def node(self, key: bytes) -> Wire | None:
         """The connection to the server that has a key."""
@@ -292,7 +295,7 @@ class Wire:
         if self._locate is not None:
             url = await self._locate()
             self.address = parse(url).address
-        stream = await dial(url, self.address, self.connect_timeout)
+        stream = await dial(url, self.address, self.connect_timeout, self.credentials)
         transport = Transport(self, stream, loop, self._on_push)
         try:
             await self._introduce(transport)

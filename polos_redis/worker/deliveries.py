@@ -48,17 +48,17 @@ class Deliveries:
             fence = activation.fence
             self._held.discard((fence.prefix, activation.queue, fence.entry))
 
-    def hand_back(self, activation: Activation, *, pause: bool) -> None:
-        """Return an activation's entry to the queue, at once or after a pause. An entry that is no longer the
-        live one of its execution is deleted."""
+    def hand_back(self, activation: Activation, *, pause: bool, reason: str = "") -> None:
+        """Return an activation's entry to the queue, at once or after a pause, which grows if there is a
+        reason to store. An entry that is no longer the live one of its execution is deleted."""
         if activation not in self._handed_back:
             self._handed_back.add(activation)
-            self._background.spawn(self._hand_back(activation, pause))
+            self._background.spawn(self._hand_back(activation, pause, reason))
 
-    async def _hand_back(self, activation: Activation, pause: bool) -> None:
+    async def _hand_back(self, activation: Activation, pause: bool, reason: str) -> None:
         try:
             if pause:
-                await self._put_back(activation.fence, activation.queue)
+                await self._put_back(activation.fence, activation.queue, reason)
             else:
                 await self._let_go((activation.fence.prefix, activation.queue, activation.fence.entry))
         finally:
@@ -79,9 +79,9 @@ class Deliveries:
         """Return an entry after a pause: another worker may know its workflow."""
         self._background.spawn(self._put_back(fence, queue))
 
-    async def _put_back(self, fence: Fence, queue: str) -> None:
+    async def _put_back(self, fence: Fence, queue: str, reason: str = "") -> None:
         try:
-            await self._store.queues.put_back(fence, queue, self._put_back_ms)
+            await self._store.queues.put_back(fence, queue, self._put_back_ms, reason)
         finally:
             self._held.discard((fence.prefix, queue, fence.entry))
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 
 from polos_redis.definitions.definition import WorkflowDefinition
-from polos_redis.errors import InternalWorkflowError, PolosError
+from polos_redis.errors import InternalWorkflowError, InvalidInputError, PolosError, UnreadableValueError
 from polos_redis.runtime.activation import Activation, State
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.durable_state import DurableState
@@ -89,9 +89,12 @@ class Dispatch:
         await bounds.in_turns(self._start(activation, loaded.input, loaded.origin))
 
     def _start(self, activation: Activation, packed: bytes, origin: bytes | None) -> bounds.Work[None]:
-        """Decode and validate the input and run the code with it. An invalid input fails the execution, and
-        so does an internal workflow's start by anything but a workflow: whoever started it may not have known
-        the workflow yet."""
+        """Decode and validate the input and run the code with it.
+
+        An invalid input fails an execution that has not started yet, and so does an internal workflow's start
+        by anything but a workflow: whoever started it may not have known the workflow yet. A stored value
+        that can't be read, or an input that was valid before, holds it back.
+        """
         workflow = activation.workflow
         try:
             if origin is not None:
@@ -102,8 +105,15 @@ class Dispatch:
             if activation.origin.initial_state is not None:
                 state = yield from workflow.state_check(codec.decode(activation.origin.initial_state))
                 activation.durable_state = DurableState(state, self._host.value_limit)
+        except UnreadableValueError as error:
+            activation.hold_back("input", error)
+            return
         except Exception as error:
-            if activation.state is not State.ENDED:
+            if activation.state is State.ENDED:
+                return
+            if isinstance(error, InvalidInputError) and activation.journal.records:
+                activation.hold_back("input", error)
+            else:
                 activation.fail_before_start(error)
             return
         if activation.state is not State.ENDED:

@@ -24,9 +24,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from polos_redis import tasks
+from polos_redis import apikeys, tasks
 from polos_redis.decisions import answers
-from polos_redis.errors import ExecutionNotFoundError, PolosError, ResumeError, StoredValueError
+from polos_redis.errors import (
+    ExecutionNotFoundError,
+    NotApproverError,
+    PolosError,
+    ResumeError,
+    StoredValueError,
+)
 from polos_redis.state.errands import Errand
 from polos_redis.state.store import Store
 from polos_redis.triggers import subscriptions, ticks
@@ -101,12 +107,16 @@ class ErrandRunner:
 
 
 async def _decide_early(store: Store, rest: str) -> None:
-    """Give a suspension the answer that came before it, if the answer fits."""
+    """Give a suspension the answer that came before it, if the answer fits and its API key is still valid."""
     execution_id, _, step_key = rest.partition(" ")
     answer = await store.suspensions.early_answer(execution_id, step_key)
     if answer is None:
         return
     try:
+        key = await apikeys.read(store, answer.key_id) if answer.key_id else None
+        if answer.key_id and (key is None or not key.holds or not key.may("approve")):
+            reason = "the API key it was given with is no longer valid"
+            raise NotApproverError(execution_id, step_key, answer.by, reason)
         await answers.decide_early(store, execution_id, step_key, answer)
     except (ResumeError, StoredValueError, ExecutionNotFoundError) as error:
         facts = {"execution": execution_id, "step": step_key, "why": str(error)}

@@ -105,8 +105,8 @@ class WorkerHost:
         if not self.active:
             self.idle.set()
 
-    def hand_back(self, activation: Activation, *, pause: bool = False) -> None:
-        self.deliveries.hand_back(activation, pause=pause)
+    def hand_back(self, activation: Activation, *, pause: bool = False, reason: str = "") -> None:
+        self.deliveries.hand_back(activation, pause=pause, reason=reason)
 
     # --- notices ------------------------------------------------------------------------
 

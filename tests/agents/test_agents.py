@@ -21,6 +21,7 @@ from polos_redis import (
     workflow,
 )
 from polos_redis.agents import RunSoFar
+from polos_redis.agents.options import AgentOptions
 from tests.harness.agents import KEY, PROVIDERS, error_of, talking
 from tests.harness.command import Command
 from tests.harness.llm import Call, Fail, Reply, Request, Say, When, llm
@@ -287,6 +288,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "model": ({"model": ""}, "model must be the name of a model, not ''"),
     "provider": ({"provider": "other"}, "provider must be one of openai, openai-responses, not 'other'"),
     "max_steps": ({"max_steps": 0}, "max_steps must be an integer of at least 1, not 0"),
+    "provider_timeout": (
+        {"provider_timeout": 0},
+        "agent 'wrong': provider_timeout must be a positive number of seconds, a timedelta or None, not 0",
+    ),
     "max_tokens": ({"max_tokens": True}, "max_tokens must be an integer of at least 1, not True"),
     "output_schema": ({"output_schema": int}, "output_schema must be a pydantic model or a dataclass"),
     "tools": ({"tools": [weather, weather]}, "has two tools named 'weather': give one of them another id"),
@@ -300,6 +305,16 @@ def test_an_invalid_agent_is_refused_at_once(name: str) -> None:
     arguments: dict[str, Any] = {"id": "wrong", "model": "gpt-4o", **options}
     with pytest.raises(ConfigurationError, match=message.replace("(", r"\(")):
         Agent(**arguments)
+
+
+@pytest.mark.parametrize("name", AgentOptions.__slots__)
+def test_an_agents_options_are_fixed(name: str) -> None:
+    """Assigning one used to have no effect on the agent's runs."""
+    agent = Agent(id="fixed-options", model="gpt-4o")
+    with pytest.raises(AttributeError, match=f"agent 'fixed-options': {name} can't be changed after"):
+        setattr(agent, name, 5)
+    with pytest.raises(AttributeError):
+        setattr(agent.options, name, 5)
 
 
 async def test_two_agents_with_one_id_are_refused() -> None:

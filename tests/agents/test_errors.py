@@ -13,9 +13,11 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from polos_redis import Agent, ExecutionHandle
-from polos_redis.agents.providers.openai import retry_after
+from polos_redis.agents.providers.openai import SHORTEST_SECRET, SURELY_SECRET, masked, retry_after
 from polos_redis.state import keys
 from tests.harness.agents import KEY, PROVIDERS, error_of, talking
 from tests.harness.llm import Fail, Hang, Reply, Say, Server, When
@@ -194,3 +196,44 @@ def test_the_retry_delay_follows_the_headers() -> None:
     assert of(retry_after=format_datetime(datetime(2020, 1, 1, tzinfo=UTC), usegmt=True)) == 0.0
     date = of(retry_after=format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True))
     assert date is not None and 3500 < date <= 3600
+
+
+TEXT = "the address an@example.com is not known; see https://example.com/x-1?key=x"
+
+
+@given(st.text(min_size=1))
+def test_a_placeholder_masks_nothing(key: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "OPENAI_API_KEY",
+            key[: SHORTEST_SECRET - 1].replace("\0", "x").encode("utf-8", "replace").decode(),
+        )
+        assert masked(TEXT) == TEXT
+
+
+@given(
+    st.text("abcXYZ019_-", min_size=SHORTEST_SECRET, max_size=60),
+    st.sampled_from(["", " ", "'", '"', "b'Bearer ", "key=", "x", "-"]),
+    st.sampled_from(["", " ", "'", "&a=1", "\n", "x", "_"]),
+)
+def test_a_key_is_masked_wherever_it_can_be_told_from_the_text(key: str, before: str, after: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", key)
+        part_of_a_word = before in ("x", "-") or after in ("x", "_")
+        if len(key) >= SURELY_SECRET or not part_of_a_word:
+            assert masked(f"{before}{key}{after}") == f"{before}***{after}"
+        else:
+            assert masked(f"{before}{key}{after}") == f"{before}{key}{after}"
+
+
+async def test_a_key_that_is_no_header_is_not_repeated(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line break in the key: the HTTP package's error quotes the header."""
+    async with talking(redis_url, namespace, [Say("never")], impatient) as (server, at):
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-broken-0123456789\nsecond-line-of-it")
+        handle = await impatient.invoke(at.client, "hello")
+        _, text = await error_of(at, handle)
+        assert "the connection to the model's provider failed" in text
+        assert "sk-broken" not in text and "second-line" not in text, text
+        assert not server.log

@@ -167,11 +167,17 @@ def _two(one: Number, two: Number) -> None: ...
 def _bare(number) -> None: ...  # type: ignore[no-untyped-def]
 def _number(number: int) -> None: ...
 def _unknown(number: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+def _fine(number: Number) -> None: ...
 def _sync(ctx: WorkflowContext, number: Number) -> None: ...
 
 
 WRONG: dict[str, tuple[dict[str, Any], Any, str]] = {
     "two inputs": ({}, _two, r"tool '_two' must take \(input\), \(ctx, input\), \(ctx\) or nothing"),
+    "approval_timeout": (
+        {"approval": "always", "approval_timeout": -1},
+        _fine,
+        "the approval of tool '_fine': timeout must be a positive number of seconds",
+    ),
     "no annotation": ({}, _bare, "tool '_bare': annotate number with a pydantic model or dataclass"),
     "no fields": (
         {},
@@ -181,7 +187,7 @@ WRONG: dict[str, tuple[dict[str, Any], Any, str]] = {
     "no such type": (
         {},
         _unknown,
-        "tool '_unknown': can't resolve an annotation: name 'Nowhere' is not defined",
+        "tool '_unknown': can't resolve the annotation of 'number': name 'Nowhere' is not defined",
     ),
     "not async": ({}, _sync, "workflow '_sync': _sync must be an async function"),
     "id": ({"id": "a b"}, square, "tool 'a b': a tool's id has 1 to 64 letters, digits, _ and -"),

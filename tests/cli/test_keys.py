@@ -94,7 +94,7 @@ async def test_a_key_is_created_listed_and_revoked(polos: Command, client: Polos
     [
         (("create", "alice"), 2, "--scope"),
         (("create", "alice", "--scope", "write"), 2, "write"),
-        (("create", "group:ops", "--scope", "read"), 1, "a key's name must be"),
+        (("create", "group:ops", "--scope", "read"), 1, "a key's name can't be"),
         (("create", "alice", "--scope", "read", "--days", "-1"), 1, "expires_in must be a positive number"),
         (("revoke", "carol"), 1, "there is no API key 'carol'"),
     ],

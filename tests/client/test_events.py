@@ -282,7 +282,7 @@ async def test_an_invalid_topic_or_type_is_refused(
     topic: Any, kind: Any, redis_url: str, namespace: str
 ) -> None:
     async with PolosClient(redis_url, namespace) as client:
-        with pytest.raises(InvalidInputError, match="must be a non-empty string|must not contain NUL"):
+        with pytest.raises(InvalidInputError, match=r"must be a non-empty string|must not contain NUL"):
             await events.publish(client, topic, EventData(kind))
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import weakref
 from typing import Any
 
@@ -271,3 +272,45 @@ async def test_closing_ends_pending_waits(redis_url: str, namespace: str) -> Non
 async def _watched(store: Any, execution_id: str) -> bool:
     (notify,) = await store.executions.read_fields(execution_id, "notify")
     return notify is not None
+
+
+def test_threads_with_loops_of_their_own_share_a_client(redis_url: str, namespace: str) -> None:
+    """Each loop is closed and replaced while others look for closed ones: no call fails, none is mixed up."""
+    threads, runs = 16, 30
+    client = PolosClient(redis_url, namespace)
+    start = threading.Barrier(threads)
+    failures: list[BaseException] = []
+
+    async def once(name: str) -> None:
+        start.wait(60)  # all loops of the last round are closed, and all threads look for them
+        handle = await client.invoke("nobody-serves-this", name)
+        found = await client.get_execution(handle.id)
+        assert found["input"] == name
+        await client.cancel(handle.id)
+
+    def run(number: int) -> None:
+        try:
+            for again in range(runs):
+                asyncio.run(once(f"{number} {again}"))
+        except BaseException as error:
+            failures.append(error)
+            start.abort()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        started = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
+        for thread in started:
+            thread.start()
+        for thread in started:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not failures, failures[:3]
+
+    async def close() -> None:
+        await client.list_executions()  # drops the sessions of closed loops
+        assert len(client._sessions) == 1
+        await client.aclose()
+
+    asyncio.run(close())

@@ -235,6 +235,67 @@ MISTAKES = """
 """
 
 
+ANSWERS = """
+    from dataclasses import dataclass
+    from typing import Any, Literal, assert_type
+
+    from pydantic import BaseModel
+
+    from polos_redis import Rejection, WorkflowContext, workflow
+
+    class Payment(BaseModel):
+        approved: bool
+        amount: int
+        reason: str | None = None
+
+    class Approval(BaseModel):
+        approved: Literal[True]
+        amount: int
+
+    class Refusal(BaseModel):
+        approved: Literal[False]
+        code: str
+
+    @dataclass(frozen=True)
+    class Plain:
+        approved: bool
+        amount: int
+
+    class Choice(BaseModel):
+        amount: int
+
+    @workflow
+    async def pay(ctx: WorkflowContext) -> int:
+        assert_type(await ctx.step.suspend("key", schema=Payment), Payment | Rejection)
+        assert_type(await ctx.step.suspend("key", schema=Plain), Plain | Rejection)
+        assert_type(await ctx.step.suspend("key", schema=Choice), Choice)
+        assert_type(await ctx.step.suspend("key", schema=bool), bool)
+        assert_type(await ctx.step.suspend("key", schema=Payment, reject_schema=Refusal), Payment | Refusal)
+        assert_type(await ctx.step.suspend("key", {"amount": 1}, 3600), dict[str, Any])
+
+        payment = await ctx.step.suspend("key", schema=Payment)
+        assert_type(payment.reason, str | None)
+        if isinstance(payment, Rejection):
+            return 0
+        assert_type(payment, Payment)
+        approval = await ctx.step.suspend("key", schema=Approval)
+        if approval.approved is False:
+            return 0
+        assert_type(approval, Approval)
+        other = await ctx.step.suspend("key", schema=Payment, reject_schema=Refusal)
+        if isinstance(other, Refusal):
+            return len(other.code)
+        assert_type(other, Payment)
+        return payment.amount + approval.amount + other.amount
+
+    @workflow
+    async def pay_anyhow(ctx: WorkflowContext) -> int:
+        payment = await ctx.step.suspend("key", schema=Payment)
+        await ctx.step.suspend("key", reject_schema=Refusal)  # E
+        return payment.amount  # E
+"""
+
+
 def _mypy(source: str, folder: Path) -> dict[int, str]:
     """Returns mypy's messages by line."""
     program = folder / "program.py"
@@ -265,3 +326,24 @@ def test_a_users_mistakes_are_found(tmp_path: Path) -> None:
     assert found.keys() == expected.keys(), found
     for number, part in expected.items():
         assert part in found[number]
+
+
+def _expected(source: str) -> set[int]:
+    lines = textwrap.dedent(source).splitlines()
+    return {number for number, line in enumerate(lines, 1) if line.endswith("# E")}
+
+
+@pytest.mark.timeout(300)
+def test_answers_are_typed_for_mypy(tmp_path: Path) -> None:
+    found = _mypy(ANSWERS, tmp_path)
+    assert found.keys() == _expected(ANSWERS), found
+
+
+@pytest.mark.timeout(300)
+def test_answers_are_typed_for_pyright(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(textwrap.dedent(ANSWERS))
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "program.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    found = {int(line) for line in re.findall(r"program\.py:(\d+):\d+ - error", done.stdout)}
+    assert found == _expected(ANSWERS), done.stdout + done.stderr

@@ -26,6 +26,7 @@ from polos_redis import (
     ExecutionFailedError,
     ExecutionHandle,
     InvalidAnswerError,
+    PolosClient,
     ShownChangedError,
     Workflow,
     WorkflowContext,
@@ -302,3 +303,51 @@ async def test_data_with_an_excluded_field_is_refused(data: Any, redis_url: str,
             "excluded from JSON, so nobody would see it: pass a dict of what to show",
         ):
             await at.result(handle)
+
+
+# --- answers of types that the workflow's process has not imported ----------------------
+
+
+async def _takes(ctx: WorkflowContext, typed: bool) -> None:
+    schema: Any = Decision if typed else None
+    answer: Any = await ctx.step.suspend("ask", schema=schema)
+    SEEN[ctx.execution_id].append(answer if typed else answer["data"])
+
+
+takes: Workflow[Any, Any] = Workflow(_takes, "values-takes")
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["typed", "untyped"])
+async def test_a_type_that_is_not_imported_is_the_dict_of_its_fields(
+    typed: bool, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The values in it stay what they are: no bytes become text, no field is left out."""
+    parts = {"notes": [Note("x", b"\xff")], "line": Line(SKU="a", note="b")}
+    given: Any = Elsewhere(cents=9) if typed else parts
+    async with running(redis_url, namespace, takes) as at:
+        handle = await asked(at, takes, typed)
+        await at.parked(handle)
+    async with PolosClient(redis_url, namespace) as client:
+        await client.resume(suspend_execution_id=handle.id, suspend_step_key="ask", data=given)
+    for name in ("Elsewhere", "Note", "Line"):
+        monkeypatch.delattr(f"{__name__}.{name}")
+    async with running(redis_url, namespace, takes) as at:
+        await at.result(at.client.get_handle(handle.id))
+    (arrived,) = SEEN[handle.id]
+    if typed:
+        assert (arrived.cents, arrived.proof, arrived.euros) == (9, b"\xfe", 8)
+    else:
+        note = {"text": "x", "raw": b"\xff", "length": 1}
+        assert arrived == {"notes": [note], "line": {"sku": "a", "note": "b"}}
+
+
+async def test_half_a_surrogate_pair_is_no_text(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(redis_url, namespace, asks) as at:
+        handle = await asked(at, asks, "optional")
+        monkeypatch.delattr(f"{__name__}.Line")
+        with pytest.raises(InvalidAnswerError, match="half of a surrogate pair"):
+            await at.answer(handle, "ask", {"SKU": "\ud800"})
+        await at.answer(handle, "ask", {"SKU": "a"})
+        await at.opened(handle, "more")

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -31,9 +31,21 @@ def test_a_token_contains_what_it_was_made_from() -> None:
     link = links.read(
         links.token(ID, "a/b c", 3, CREATED, scope="view", name="Zoë", groups=["ops", "audit", "ops"])
     )
-    assert link == Link(ID, "a/b c", 3, CREATED, link.expires_at, "view", "Zoë", ("ops", "audit"))
+    assert link == Link(
+        ID, "a/b c", 3, CREATED, link.signed_at, link.expires_at, "view", "Zoë", ("ops", "audit")
+    )
     assert link.expires_at.tzinfo is UTC
+    assert link.expires_at - link.signed_at == timedelta(seconds=60)
     assert before + 60 <= link.expires_at.timestamp() <= time.time() + 60
+
+
+def test_a_token_without_a_creation_time_is_for_the_execution_that_exists() -> None:
+    links = made(NEW)
+    link = links.read(links.token(ID, "approval", 2))
+    assert link.is_for(2, link.signed_at)
+    assert link.is_for(2, CREATED) is (link.signed_at >= CREATED)
+    assert not link.is_for(1, link.signed_at)
+    assert not link.is_for(2, link.signed_at + timedelta(microseconds=1))
 
 
 def test_a_token_may_leave_the_person_open() -> None:
@@ -170,7 +182,7 @@ def test_an_invalid_public_url_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize("name", ["", " alice", "group:ops", "a\nb", "x" * 201])
 def test_an_ambiguous_name_is_refused(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="a link's name (can't be|must be a name of 1 to 200)"):
+    with pytest.raises(ConfigurationError, match=r"a link's name (can't be|must be a name of 1 to 200)"):
         made(NEW).token(ID, "approval", 1, CREATED, name=name)
     with pytest.raises(ConfigurationError, match="a group's name can't be"):
         made(NEW).token(ID, "approval", 1, CREATED, groups=[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,8 +24,6 @@ from tests.harness.programs import program
 from tests.harness.servers import server_binaries
 
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-# Directives of deploy/redis.conf beyond SETTINGS: where this deployment listens and keeps its data.
-DEPLOYMENT = {"dir", "daemonize", "bind", "protected-mode"}
 
 
 def settings_of(conf: Path) -> dict[str, str]:
@@ -51,16 +50,16 @@ def mounted(service: dict[str, Any], path: str) -> Path:
 @pytest.fixture
 def compose_redis(binary: Path, tmp_path: Path) -> Iterator[int]:
     """The redis service: its command and its mounted file, but with the test's port and directory."""
-    name, conf = SERVICES["redis"]["command"]
+    name, conf, *options = SERVICES["redis"]["command"]
     assert name == "redis-server"
     found = server_binaries()["redis8"]
     redis_server = binary if isinstance(found, str) else found
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    text = mounted(SERVICES["redis"], conf).read_text().replace("\ndir /data\n", f"\ndir {tmp_path}\n")
-    (tmp_path / "redis.conf").write_text(text)
-    command = [str(redis_server), str(tmp_path / "redis.conf"), "--port", str(port), "--bind", "127.0.0.1"]
+    file = str(mounted(SERVICES["redis"], conf))
+    options = [str(tmp_path) if option == "/data" else option for option in options]
+    command = [str(redis_server), file, *options, "--port", str(port), "--bind", "127.0.0.1"]
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
@@ -81,10 +80,24 @@ def compose_redis(binary: Path, tmp_path: Path) -> Iterator[int]:
 
 
 def test_the_redis_configuration_is_the_embedded_servers() -> None:
-    conf = settings_of(ROOT / "deploy" / "redis.conf")
-    assert {name: value for name, value in conf.items() if name not in DEPLOYMENT} == SETTINGS
-    assert set(conf) - set(SETTINGS) == DEPLOYMENT
-    assert conf["dir"] in {volume.split(":")[1] for volume in SERVICES["redis"]["volumes"]}
+    assert settings_of(ROOT / "deploy" / "redis.conf") == SETTINGS
+    command = SERVICES["redis"]["command"]
+    folder = command[command.index("--dir") + 1]
+    assert folder in {volume.split(":")[1] for volume in SERVICES["redis"]["volumes"]}
+
+
+def test_no_configuration_opens_a_server_to_everybody() -> None:
+    """A file that somebody starts a server with keeps Redis' protection. Only the containers' command turns
+    it off; its port is published to this machine alone."""
+    files = [
+        *(ROOT / "deploy").rglob("*.*"),
+        *ROOT.glob("*.yml"),
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / "Dockerfile",
+    ]
+    opened = {path.name for path in files if re.search(r"protected-mode\W+no", path.read_text("utf-8"))}
+    assert opened == {"docker-compose.yml"}
+    assert ROOT / "deploy" / "redis.conf" in files
 
 
 def test_redis_is_published_to_this_machine_only() -> None:

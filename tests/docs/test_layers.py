@@ -17,8 +17,8 @@ from tests import ROOT
 
 # From the bottom to the top, as docs/architecture.md draws them.
 LAYERS = (
-    *("version", "errors", "redaction", "logs", "tasks", "threads"),
-    *("values", "wire", "embedded", "state", "definitions", "settings", "connection", "decisions"),
+    *("version", "errors", "redaction", "tasks", "threads"),
+    *("values", "logs", "wire", "embedded", "state", "definitions", "settings", "connection", "decisions"),
     *(
         "metrics",
         "events",

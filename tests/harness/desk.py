@@ -218,9 +218,9 @@ class Desk:
         self.next_millisecond()
         return self.run("auto_retry", *by.fence, error, times, delay)
 
-    def retry(self, execution_id: str, run: int = 1) -> Any:
+    def retry(self, execution_id: str, run: int = 1, *created: Arg) -> Any:
         self.next_millisecond()
-        return self.run("retry", execution_id, run)
+        return self.run("retry", execution_id, run, *created)
 
     def publish(
         self, topic: Arg, kind: Arg = "e", data: bytes = b"\x01", *, of: Arg = "", once: str = ""
@@ -239,12 +239,13 @@ class Desk:
         opening: str = "",
         approves: bool = False,
         groups: bytes = b"",
+        api_key: str = "",
     ) -> Any:
         asked = (execution_id, key, answer, digest, by, "client", int(early), opening, int(approves), groups)
-        return self.run("answer", *asked)
+        return self.run("answer", *asked, *((by, api_key) if api_key else ()))
 
-    def cancel(self, execution_id: str, run: int = 1, by: str = "bob") -> Any:
-        return self.run("cancel", execution_id, run, by)
+    def cancel(self, execution_id: str, run: int = 1, by: str = "bob", *created: Arg) -> Any:
+        return self.run("cancel", execution_id, run, by, *created)
 
     def fire(self, limit: int = 100, worker: str = "leader") -> Any:
         """Timers fired, executions forgotten, ms to the next timer."""

@@ -47,6 +47,7 @@ TYPES = {
     keys.KEYS: "hash",
     keys.TIMER_LEADER: "string",
     keys.SESSION: "string",
+    keys.RATE: "string",
     keys.META: "hash",
 }
 
@@ -148,6 +149,7 @@ class Partition:
     subs: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
     once: dict[bytes, bytes] = field(default_factory=dict)
     session: dict[bytes, bytes] = field(default_factory=dict)
+    rate: dict[bytes, bytes] = field(default_factory=dict)
     slots: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
     waiters: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
     timers: dict[bytes, float] = field(default_factory=dict)

@@ -298,8 +298,8 @@ class PartitionInvariants:
                 yield f"expiry has a row for {show(execution_id)}, which is gone before its time"
 
     def _index(self) -> Iterator[str]:
-        """Every execution is in exactly the index of its status and workflow, or in that of the status alone, by
-        its creation time."""
+        """Every execution is in exactly the index of its status and workflow, or in that of its status alone,
+        by its creation time."""
         for (status, workflow), rows in self.state.index.items():
             where = f"index {show(status)}:{show(workflow)}"
             for execution_id, score in rows.items():

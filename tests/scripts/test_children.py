@@ -594,3 +594,26 @@ def test_suspensions_of_descendants_are_found_from_their_root(desk: Desk) -> Non
     desk.do("ZADD", keys.EXPIRY, 1, by.id)
     desk.fire()
     assert desk.state.below == {}
+
+
+@pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
+def test_a_child_of_a_deleted_execution_is_not_one_of_its_successor(end: str, desk: Desk) -> None:
+    """An id may be used again, and children's ids are made of their parent's: here a delete was interrupted
+    after the root, so an old child is left."""
+    by = desk.start()
+    child = desk.child(by, status="started")
+    if end == "cancelled":
+        assert desk.cancel(child.id) == [b"cancelled"]
+    else:
+        assert desk.finish(child, end, b"\x07") == 0
+    assert desk.finish(by) == 0
+    assert desk.run("delete_execution", by.id)[1] == 1
+    again = desk.start(by.id)
+    desk.spawn(again, "kid")
+    assert desk.record(again.id, "kid")[5] == 1, "its result is still to come"
+    fields = desk.execution(child.id)
+    assert fields["status"] == b"queued" and int(fields["created"]) > int(desk.execution(by.id)["created"])
+    new = desk.deliver()
+    assert new.id == child.id and desk.finish(new, value=b"\x08") == 0
+    assert desk.record(again.id, "kid")[2] == b"done"
+    desk.check()

@@ -245,6 +245,19 @@ def test_an_early_answer_is_not_applied_unchecked(desk: Desk) -> None:
     assert f"{by.id} ok".encode() in state.suspensions and audit(desk, by.id) == []
 
 
+def test_an_early_answer_of_an_api_key_is_not_applied_unchecked(desk: Desk) -> None:
+    """Also without a policy: the key may have been revoked."""
+    by = desk.start()
+    assert desk.answer(by.id, "ok", YES, "yes", early=True, by="ann", api_key="k1")[0] == b"kept"
+    _, opened = desk.suspend(by, "ok", FAR)
+    assert msgpack.unpackb(opened, raw=True)[2] == b"open"
+    state = desk.state
+    assert msgpack.unpackb(state.early[by.id.encode()][b"ok"], raw=True)[6] == b"k1"
+    assert list(state.errands) == [f"y{by.id} ok".encode()]
+    assert f"{by.id} ok".encode() in state.suspensions and audit(desk, by.id) == []
+    assert desk.answer(by.id, "ok", b"\xc2", "no", by="bob")[0] == b"accepted", "it holds nobody up"
+
+
 def test_an_early_answer_beats_a_default(desk: Desk) -> None:
     by = desk.start()
     desk.answer(by.id, "ok", YES, "yes", early=True)

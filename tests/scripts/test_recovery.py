@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgpack
 import pytest
 
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys
-from tests.harness.desk import FAR, Desk, Subscriber, new_id
+from tests.harness.desk import FAR, Activated, Desk, Subscriber, new_id
 
 
 @pytest.fixture
@@ -132,6 +133,32 @@ def test_putback_requeues_an_execution_after_a_delay(desk: Desk) -> None:
     assert desk.fire() == [1, 0, -1]
     assert desk.deliver().id == by.id
     assert desk.fire() == [0, 0, -1]
+
+
+def held_back(desk: Desk, by: Activated) -> tuple[int, list[Any]]:
+    """Put an execution back for a reason; returns the delay in seconds and what is stored about it."""
+    desk.run("load", by.id, by.entry, by.owner)
+    before = desk.now()
+    assert desk.run("put_back", "default", by.id, by.entry, 1000, "unreadable") == 1
+    delay = (desk.state.timers[b"p" + by.id.encode()] - before) // 1000
+    return int(delay), msgpack.unpackb(desk.execution(by.id)["held_back"])
+
+
+def test_putback_for_a_reason_waits_longer_each_time_until_there_is_progress(desk: Desk) -> None:
+    by = desk.start()
+    for times, delay in enumerate((1, 2, 4, 8, 16, 32, 32), 1):
+        assert held_back(desk, by) == (delay, [times, 0, "unreadable"])
+        desk.make_due("p" + by.id)
+        desk.fire()
+        by = desk.deliver()
+    desk.write(by, "progress")
+    assert held_back(desk, by) == (1, [1, 1, "unreadable"])
+    desk.make_due("p" + by.id)
+    desk.fire()
+    by = desk.deliver()
+    desk.suspend(by, "ask", FAR)
+    desk.park(by, "ask")
+    assert "held_back" not in desk.execution(by.id)
 
 
 def test_putback_of_an_entry_that_is_not_the_live_one_deletes_it(desk: Desk) -> None:

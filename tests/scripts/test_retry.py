@@ -126,6 +126,22 @@ def test_a_repeated_retry_starts_one_run(desk: Desk) -> None:
     assert desk.retry(one, run=2) == [b"retried", 3]
 
 
+def test_a_late_cancel_or_retry_is_not_for_the_next_execution_of_the_id(desk: Desk) -> None:
+    """A deleted execution's id may be used again, and its run is 1 again."""
+    by = desk.start()
+    before = desk.execution(by.id)["created"]
+    assert desk.finish(by, "failed", b"err") == 0
+    desk.run("delete_execution", by.id)
+    again = desk.start(by.id)
+    with desk.unchanged():
+        assert desk.cancel(again.id, 1, "bob", before) == [b"missing"]
+    assert desk.finish(again, "failed", b"err") == 0
+    with desk.unchanged():
+        assert desk.retry(again.id, 1, before) == [b"missing"]
+    assert desk.retry(again.id, 1, desk.execution(again.id)["created"]) == [b"retried", 2]
+    assert desk.cancel(again.id, 2, "bob", desk.execution(again.id)["created"]) == [b"cancelled"]
+
+
 def test_the_end_of_a_later_run_names_its_run(desk: Desk) -> None:
     one, other = failed(desk), failed(desk)
     for name in (one, other):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -149,9 +151,19 @@ async def twice(ctx: WorkflowContext, input: None) -> None:
     await ctx.step.suspend("second")
 
 
+async def shows(ctx: WorkflowContext, input: None) -> Any:
+    fields = [
+        {"name": "approved", "type": "select", "label": "Log in", "options": [True, False]},
+        {"name": "note", "label": "Your password"},
+    ]
+    data = {"_form": {"title": "Session expired", "fields": fields}}
+    return (await ctx.step.suspend("look", data=data))["data"]
+
+
 CHARGE: Workflow[Any, Any] = Workflow(charge, "browser_charge")
 ORDERS: Workflow[Any, Any] = Workflow(orders, "browser_orders")
 DECIDES: Workflow[Any, Any] = Workflow(decides, "browser_decides")
+SHOWS: Workflow[Any, Any] = Workflow(shows, "browser_shows")
 TWICE: Workflow[Any, Any] = Workflow(twice, "browser_twice")
 REQUEST = ChargeRequest(customer_id="cust_123", amount=5000.0, description="Enterprise annual subscription")
 
@@ -194,7 +206,7 @@ class Desk:
 
 @pytest.fixture
 async def desk(redis_url: str, namespace: str) -> AsyncIterator[Desk]:
-    async with running(redis_url, namespace, CHARGE, DECIDES, ORDERS, TWICE) as run:
+    async with running(redis_url, namespace, CHARGE, DECIDES, ORDERS, SHOWS, TWICE) as run:
         links = Links([SECRET], namespace, "", 3600)
         async with serving(run.client, links=links) as base, async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
@@ -291,6 +303,59 @@ async def test_a_schemas_form_is_filled_in_and_corrected(desk: Desk) -> None:
         payment="d",
         call=Line(what="The bank", price=0),
     )
+
+
+async def test_reject_is_not_held_up_by_other_fields(desk: Desk) -> None:
+    handle = await desk.run.client.invoke(ORDERS, None)
+    await desk.run.parked(handle)
+    async with desk.page() as page:
+        await page.goto(await desk.link(handle, "order", name="ann"))
+        await page.get_by_label("Contact", exact=True).fill("not an address")  # the browser's own check fails
+        await page.get_by_role("button", name="Approve").click()
+        await expect(page.get_by_label("Contact", exact=True)).to_be_focused()
+        await page.get_by_role("button", name="Reject").click()
+        await expect(page.get_by_role("heading", name="Rejected")).to_be_visible()
+    found = await desk.run.client.get_suspension(handle.id, "order")
+    assert found["answer"] == {"approved": False}
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+async def test_the_answer_may_be_json(desk: Desk, scripts: bool) -> None:
+    handle = await desk.run.client.invoke(DECIDES, None)
+    await desk.run.parked(handle)
+    lines = [{"what": "", "price": number} for number in range(250)]  # more than rows can hold
+    answer = {"amount": 5, "pay_by": "2026-03-31", "way": "mail", "lines": lines}
+    async with desk.page(java_script_enabled=scripts) as page:
+        await page.goto(await desk.link(handle, "decide"))
+        box = page.get_by_label("The whole answer as JSON")
+        await expect(box).to_be_hidden()
+        await page.get_by_text("Answer as JSON", exact=True).click()
+        await box.fill('{"amount": 1e999}')
+        await page.get_by_role("button", name="Approve").click()
+        await expect(box).to_be_visible()
+        await expect(box).to_have_accessible_description(re.compile("Enter valid JSON: .*too large"))
+        await box.fill(json.dumps(answer))
+        await page.get_by_role("button", name="Approve").click()
+        await expect(page.get_by_role("heading", name="Approved")).to_be_visible()
+    found = await desk.run.result(handle)
+    assert isinstance(found, Decision) and len(found.lines) == 250 and found.amount == 5
+
+
+async def test_the_data_is_told_from_the_page(desk: Desk) -> None:
+    handle = await desk.run.client.invoke(SHOWS, None)
+    await desk.run.parked(handle)
+    async with desk.page() as page:
+        await page.goto(await desk.link(handle, "look"))
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Look")
+        data = page.get_by_role("region", name="Data from the workflow")
+        await expect(data).to_contain_text("Session expired")
+        fields = page.get_by_role("group", name="Fields from the data of the workflow")
+        await expect(fields.get_by_label("Your password")).to_be_visible()
+        await expect(page.get_by_role("button")).to_have_text(["Approve", "Reject"])
+        await fields.get_by_label("Your password").fill("none")
+        await page.get_by_role("button", name="Approve").click()
+        await expect(page.get_by_role("heading", name="Approved")).to_be_visible()
+    assert await desk.run.result(handle) == {"approved": True, "note": "none"}
 
 
 async def test_a_form_takes_every_other_type(desk: Desk) -> None:

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polos_redis.redaction import LINK_PREFIX
 from polos_redis.server.pages import times as page_times
 from polos_redis.server.pages.labels import label_of
 from polos_redis.server.pages.rendering import ENVIRONMENT
-from polos_redis.server.pages.shown_values import ShownValue, as_json, show
+from polos_redis.server.pages.shown_values import MAX_PARTS, ShownValue, as_json, show
 from polos_redis.server.pages.suspension_summary import gist, summary
 from polos_redis.server.pages.timeline import MAX_BARS, timeline
+from polos_redis.values.preview import PartialText
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,6 @@ def test_durations_have_readable_units(seconds: float, text: str) -> None:
         ("http://[broken", "x", "text", "http://[broken"),
         ("https://good.example@evil.example/", "x", "text", "https://good.example@evil.example/"),
         ("javascript:alert(1)", "x", "text", "javascript:alert(1)"),
-        ("a\u202eb\x00c", "x", "text", "a⟨U+202E⟩b\N{REPLACEMENT CHARACTER}c"),
     ],
 )
 def test_single_values_have_a_kind_and_a_text(value: Any, key: str, kind: str, text: str) -> None:
@@ -124,40 +125,114 @@ values = st.recursive(leaves, lambda one: st.lists(one) | st.dictionaries(st.tex
 @given(values)
 @settings(max_examples=100, deadline=None)
 def test_any_value_can_be_shown(value: Any) -> None:
-    template = ENVIRONMENT.from_string('{% from "values.html" import value %}{{ value(one) }}')
-    html = template.render(one=show(value))
+    html = rendered('{% from "values.html" import value with context %}{{ value(one) }}', one=show(value))
     assert "<script" not in html.lower()
     assert as_json(value)
 
 
-def test_a_large_value_is_shown_within_bounds() -> None:
-    wide = {f"k{number}": [[number] * 50] * 50 for number in range(50)}
-    assert parts(show(wide)) < 10_000
+wide = {f"k{number}": [[number] * 50] * 50 for number in range(50)}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        wide,
+        {f"k{number}": number for number in range(100_000)},
+        list(range(100_000)),
+        [{"a": 1, "b": 2}] * 50_000,
+        {"a": {f"k{number}": {} for number in range(100_000)}},
+    ],
+    ids=["deep", "dict", "list", "table", "inner"],
+)
+def test_a_large_value_is_shown_within_bounds(value: Any) -> None:
+    found = show(value)
+    assert 100 < parts(found) <= 2 * MAX_PARTS
+    assert left(found) > 0 and as_json(value) == ""
+
+
+def left(shown: ShownValue) -> int:
+    below = [*shown.items, *(one for _, one in shown.pairs), *(one for row in shown.rows for one in row)]
+    return shown.left + sum(map(left, below))
+
+
+def rendered(template: str, **values: Any) -> str:
+    return ENVIRONMENT.from_string(template).render(complete="/all?format=json", **values)
+
+
+def test_what_is_left_out_is_counted_beside_a_way_to_it() -> None:
+    value = '{% from "values.html" import value with context %}{{ value(one | show) }}'
+    html = rendered(value, one={f"k{number}": number for number in range(5000)})
+    assert "3,001 values more not shown" in html and 'href="/all?format=json"' in html
+    text = PartialText("x" * 600)
+    text.left = 1400
+    assert "1,400 characters more not shown" in rendered(value, one=text)
+    assert "not shown" not in rendered(value, one={"a": [1, 2, {"b": "x" * 5000}]})
+
+
+def test_everything_that_is_printed_shows_what_it_hides() -> None:
+    hostile = "a\u202eb\x00c\u200bd\u3164"
+    html = rendered("<p title='{{ one }}'>{{ one }}</p>", one=hostile)
+    assert html == "<p title='{0}'>{0}</p>".format(r"a\u202eb\x00c\u200bd\u3164")
+    assert rendered("{{ one | as_typed }}", one="a\u202e<") == "a\u202e&lt;"
+
+
+def test_tokens_and_secrets_are_printed_nowhere() -> None:
+    token, secret = LINK_PREFIX + "x" * 60, f"polos_{'0' * 16}_{'s' * 43}"
+    value = '{% from "values.html" import value, raw with context %}{{ value(one | show) }}{{ raw(json) }}'
+    data = {"url": f"https://a.example/approve/1/ok?token={token}&x=1", secret: [token, {"k": secret}]}
+    html = rendered(value, one=data, json=as_json(data))
+    assert token not in html and secret not in html and "https://a.example/approve/1/ok?x=1" in html
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"),
+    [
+        ("check_invoice", "Check invoice"),
+        ("Session expired. Log in at x.example", "“Session expired. Log in at x.example”"),
+        ("x" * 300, "X" + "x" * 199 + "…"),
+    ],
+)
+def test_a_name_that_could_be_a_sentence_is_quoted(name: str, heading: str) -> None:
+    assert rendered("{{ one | heading }}", one=name) == heading
+
+
+def asked(data: Any, **fields: Any) -> dict[str, Any]:
+    return {"step_key": "key", "data": data, "schema": None, "form": None, **fields}
 
 
 class TestAsked:
     def test_a_sentence_in_the_data_leads(self) -> None:
-        found = summary("wait_for_approval", {"description": "Delete it?", "rows": 5})
-        assert (found.title, found.lead) == ("Wait for approval", "Delete it?")
+        found = summary(asked({"description": "Delete it?", "rows": 5}))
+        assert (found.title, found.lead) == ("", "Delete it?")
         assert found.facts is not None and [label for label, _ in found.facts.pairs] == ["Rows"]
 
-    def test_a_form_has_the_title_and_the_lead(self) -> None:
+    def test_the_texts_of_a_form_in_the_data_are_data(self) -> None:
         form = {"title": "T", "description": "D", "context": {"a": 1}, "fields": []}
-        found = summary("key", {"_form": form, "description": "stays", "_approval_url": "https://x"})
-        assert (found.title, found.lead) == ("T", "D")
+        found = summary(asked({"_form": form, "description": "stays", "_approval_url": "https://x"}))
+        assert (found.title, found.description, found.data_title, found.lead) == ("", "", "T", "D")
         assert found.context is not None and found.facts is not None
         assert [label for label, _ in found.facts.pairs] == ["Description"]
+
+    @pytest.mark.parametrize(
+        "declared", [{"form": {}}, {"form": {"title": "Mine"}}, {"schema": {"type": "object"}}]
+    )
+    def test_a_form_in_the_data_is_data_like_any_other_beside_a_declared_one(self, declared: Any) -> None:
+        found = summary(asked({"_form": {"title": "T", "description": "D"}}, **declared))
+        assert found.title == (declared.get("form") or {}).get("title", "")
+        assert (found.data_title, found.lead) == ("", "")
+        assert found.facts is not None and [label for label, _ in found.facts.pairs] == ["Form"]
 
     @pytest.mark.parametrize(
         "data", [None, {}, 5, "text", ["a"], {"_form": 5}, {"_form": {"title": 5, "context": ""}}]
     )
     def test_data_may_be_anything(self, data: Any) -> None:
-        assert summary("key", data).title == "Key"
-        assert isinstance(gist(data), list)
+        found = summary(asked(data))
+        assert (found.title, found.data_title) == ("", "")
+        assert isinstance(gist(found), list)
 
     def test_the_gist_is_short(self) -> None:
         data = {"note": "x" * 200, "a": 1, "b": {"c": 2}, "d": "e", "f": 3, "g": 4}
-        assert [label for label, _ in gist(data)] == ["A", "D", "F"]
+        assert [label for label, _ in gist(summary(asked(data)))] == ["A", "D", "F"]
 
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

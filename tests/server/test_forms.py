@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import StrEnum
@@ -14,8 +15,10 @@ from pydantic import BaseModel, Field, HttpUrl, TypeAdapter, create_model
 
 from polos_redis.server.pages import forms
 from polos_redis.server.pages.draft import MAX_ROWS, Draft
+from polos_redis.server.pages.field_builder import FieldBuilder
 from polos_redis.server.pages.fields import MISSING, Checkbox, Choice, Choices, Input
 from polos_redis.server.pages.nested_fields import Group, Rows, Variants
+from polos_redis.values import schemas
 
 
 class Risk(StrEnum):
@@ -48,10 +51,17 @@ class Node(BaseModel):
 Email = Annotated[str, Field(json_schema_extra={"format": "email"})]
 
 
+def of_type(annotation: Any) -> forms.Form:
+    """The form of a type, as a suspension declares it."""
+    return forms.of_schema(schemas.describe("a test", annotation)[0])
+
+
 def form_of(annotation: Any, default: Any = ...) -> forms.Form:
     """The form of a model with one field, `it`."""
-    model: type[BaseModel] = create_model("Answer", it=(annotation, default))
-    return forms.of_schema(model.model_json_schema())
+    model: type[BaseModel] = create_model(
+        "Answer", it=(type(None) if annotation is None else annotation, default)
+    )
+    return of_type(model)
 
 
 def only(form: forms.Form) -> Any:
@@ -211,6 +221,63 @@ class TestDecision:
         form = forms.of_suspension({"schema": schema, "data": data})
         assert isinstance(form.root, Group) and list(form.root.fields) == ["b"]
 
+    @pytest.mark.parametrize(
+        "field",
+        [
+            {"type": "checkbox", "label": "Refuse and report"},
+            {
+                "type": "select",
+                "options": [{"value": True, "label": "Refuse"}, {"value": False, "label": "Go on"}],
+            },
+            {"type": "text", "default": "true", "required": False},
+            {"type": ["odd"], "options": 5},
+            {},
+        ],
+    )
+    def test_a_field_approved_is_nothing_but_the_buttons(self, field: dict[str, Any]) -> None:
+        note = {"name": "note", "required": True}
+        declared = {"fields": [{**field, "name": "approved"}, note]}
+        for suspension in ({"data": {"_form": declared}}, {"form": declared, "data": {}}):
+            form = forms.of_suspension(suspension)
+            assert form.decides and isinstance(form.root, Group)
+            approved = form.root.fields["approved"]
+            assert (approved.kind, approved.shown, approved.label) == ("verdict", False, "Decision")
+            assert form.blank().get("answer/approved") == ""
+            for text, answer in (("true", {"approved": True, "note": "n"}), ("false", {"approved": False})):
+                draft = Draft([("answer/approved", text), ("answer/note", "n")])
+                assert form.read(draft) == answer and draft.errors == {}
+            for text in ("", "True", "1", "on", '"true"'):
+                draft = Draft([("answer/approved", text), ("answer/note", "n")])
+                form.read(draft)
+                assert draft.errors == {"approved": "Press Approve or Reject."}
+
+    @pytest.mark.parametrize(
+        "annotation", [bool, Literal[True], bool | None, Literal["yes", "no"], str, list[bool], Risk, Any]
+    )
+    def test_a_property_approved_is_nothing_but_the_buttons(self, annotation: Any) -> None:
+        form = of_type(create_model("Answer", approved=(annotation, ...), x=(int, 5)))
+        assert form.decides and isinstance(form.root, Group)
+        assert form.root.fields["approved"].kind == "verdict"
+
+    def test_variants_that_all_approve_or_reject_have_the_buttons(self) -> None:
+        yes: Any = create_model("Refuse", approved=(Literal[True], ...), amount=(int, ...))
+        no: Any = create_model("Pay", approved=(Literal[False], ...), why=(str, ...))
+        form = of_type(yes | no)
+        assert form.decides
+        draft = Draft([("answer?", "1"), ("answer/1~/why", "late"), ("answer/approved", "false")])
+        assert form.read(draft) == {"approved": False, "why": "late"} and draft.errors == {}
+        other: Any = create_model("Other", text=(str, ...))
+        mixed = of_type(yes | other)
+        assert not mixed.decides and mixed.json is forms.BOX_ONLY
+
+    def test_rejecting_needs_no_other_field(self) -> None:
+        form = of_type(create_model("Answer", approved=(bool, ...), amount=(float, ...), reason=(str, ...)))
+        sent = [("answer/approved", "false"), ("answer/amount", "much"), ("json", "{broken")]
+        draft = Draft(sent)
+        assert form.read(draft) == {"approved": False} and draft.errors == {}
+        draft = Draft([*sent, ("answer/reason", "no budget")])
+        assert form.read(draft) == {"approved": False, "reason": "no budget"} and draft.errors == {}
+
     def test_several_approvals_need_the_buttons(self) -> None:
         data = {"_form": {"fields": [{"name": "note"}]}}
         assert not forms.of_suspension({"data": data, "required": 1}).decides
@@ -329,7 +396,7 @@ def test_times_are_in_the_writers_zone() -> None:
 
 
 def test_recursive_types_have_forms() -> None:
-    form = forms.of_schema(Node.model_json_schema())
+    form = of_type(Node)
     draft = form.blank()
     draft.put("answer/name", "root")
     draft.put("_add", "answer/below")
@@ -378,24 +445,114 @@ def test_labels_are_words() -> None:
     assert [one.label for one in fields.values()] == ["Estimated cost", "Pay until", "Item", "Risk"]
 
 
-def test_bidirectional_controls_are_escaped() -> None:
-    declared = {
-        "fields": [
-            {
-                "name": "to",
-                "type": "select",
-                "label": "\u202eto",
-                "description": "\u2066",
-                "options": ["\u202e001"],
-            },
-            {"name": "way", "type": "select", "options": [{"value": 1, "label": "\u202e001"}, 2]},
+class TestJson:
+    form = of_type(create_model("Answer", approved=(bool, ...), names=(list[str], ...)))
+
+    def test_the_whole_answer_may_be_json(self) -> None:
+        names = ["", "a\rb", *("x" * 300)]
+        draft = Draft([("json", json.dumps({"names": names})), ("answer/approved", "true")])
+        assert self.form.read(draft) == {"approved": True, "names": names}
+        assert draft.errors == {}
+
+    @pytest.mark.parametrize("approved", ["false", '"true"', "1", "null"])
+    def test_only_the_buttons_decide(self, approved: str) -> None:
+        draft = Draft([("json", f'{{"names": [], "approved": {approved}}}'), ("answer/approved", "true")])
+        assert self.form.read(draft) is None
+        assert [words for _, words in self.form.errors(draft)] == [
+            "Leave out “approved”: only the buttons decide."
         ]
-    }
-    form = forms.of_suspension({"data": {"_form": declared}})
-    to, way = form.root.fields.values()  # type: ignore[attr-defined]
-    assert (to.label, to.help) == ("⟨U+202E⟩to", "⟨U+2066⟩")
-    assert to.options[0].label == way.options[0].label == "⟨U+202E⟩001"
-    assert form.read(typed(to=to.options[0].text)) == {"to": "\u202e001"}  # the original text is sent
+
+    @pytest.mark.parametrize(
+        "text", ["[]", "5", "{", "[" * 100_000, '{"names": [1e999]}', '{"names": [NaN]}']
+    )
+    def test_odd_json_gets_an_error_at_its_box(self, text: str) -> None:
+        draft = Draft([("json", text), ("answer/approved", "true")])
+        assert self.form.read(draft) is None
+        ((field, _),) = self.form.errors(draft)
+        assert field is self.form.json
+
+    def test_errors_of_an_answer_in_json_stand_at_its_box(self) -> None:
+        draft = Draft([("json", '{"names": 5}'), ("answer/approved", "true")])
+        assert self.form.read(draft) == {"approved": True, "names": 5}
+        self.form.add_errors(draft, [{"field": "names", "message": "not a list"}, {"message": "odd"}])
+        assert self.form.errors(draft) == [(self.form.json, "names: not a list\nodd")]
+
+    def test_what_fields_can_not_hold_is_json_only(self) -> None:
+        fields: Any = {f"f{number}": (int, number) for number in range(2000)}
+        many: Any = create_model("Many", approved=(bool, ...), **fields)
+        form = of_type(many)
+        assert form.decides and form.json is forms.BOX_ONLY
+        draft = Draft([("json", '{"f1": 2}'), ("answer/approved", "true")])
+        assert form.read(draft) == {"approved": True, "f1": 2}
+        empty = Draft([("answer/approved", "true")])
+        assert form.read(empty) is None and form.errors(empty)
+
+
+class TestSize:
+    def test_a_form_with_too_many_rows_is_too_large(self) -> None:
+        fields: Any = {f"f{number}": (int, 0) for number in range(50)}
+        form = form_of(list[create_model("Row", **fields)])  # type: ignore[misc]
+        draft = form.blank()
+        assert not form.is_too_large(draft)
+        for _ in range(MAX_ROWS):
+            draft.put("_add", "answer/it")
+            form.change_rows(draft)
+        rows = len(draft.rows("answer/it"))
+        assert 1 < rows < MAX_ROWS and not form.is_too_large(draft)
+        assert draft.errors == {"it": "The form can't hold another row. Enter the answer as JSON instead."}
+        assert len(form.read(draft)["it"]) == rows
+        hostile = Draft(("answer/it#", str(number)) for number in range(MAX_ROWS))
+        assert form.is_too_large(hostile, texts=False)
+
+    def test_counting_builds_no_more_rows_than_a_page_could_show(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        built = 0
+        build = FieldBuilder.field
+
+        def counted(self: FieldBuilder, *args: Any, **options: Any) -> Any:
+            nonlocal built
+            built += 1
+            return build(self, *args, **options)
+
+        form = of_type(Node)
+        monkeypatch.setattr(FieldBuilder, "field", counted)
+        pairs = [("answer/below#", str(one)) for one in range(MAX_ROWS)]
+        pairs += [(f"answer/below/{one}/below#", str(two)) for one in range(MAX_ROWS) for two in range(20)]
+        assert form.is_too_large(Draft(pairs), texts=False)
+        assert built < 5000
+
+    def test_long_texts_are_too_large_to_be_shown_again_but_may_be_sent(self) -> None:
+        form = form_of(str)
+        draft = typed(it="x" * 600_000)
+        assert form.is_too_large(draft) and not form.is_too_large(draft, texts=False)
+        assert form.read(draft) == {"it": "x" * 600_000}
+
+    @pytest.mark.parametrize("long", ["label", "description", "default", "name"])
+    def test_texts_of_data_are_bounded(self, long: str) -> None:
+        field = {"name": "it", "label": "L", long: "x" * 1_000_000}
+        form = forms.of_suspension({"data": {"_form": {"fields": [field, {"name": "other"}]}}})
+        assert not form.is_too_large(form.blank())
+
+
+@pytest.mark.parametrize(
+    "limit", [10**5000, -(10**5000), 1e400, 10**400], ids=["huge", "low", "inf", "large"]
+)
+def test_odd_limits_have_a_form(limit: float) -> None:
+    number = {"type": "number", "minimum": limit, "maximum": limit}
+    text = {"type": "string", "minLength": limit, "maxLength": limit}
+    for schema in (number, text, {"type": "integer", "exclusiveMinimum": limit}):
+        assert forms.of_schema({"type": "object", "properties": {"a": schema}}).read(Draft()) == {}
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "٣", "-1", "1e5", "0x1"])
+def test_odd_numbers_of_rows_and_variants_are_ignored(number: str) -> None:
+    form = form_of(list[int])
+    assert form.read(typed(it_n=number)) == {"it": []}
+    either = form_of(int | str)
+    draft = typed(it_q=number)
+    either.read(draft)
+    assert set(draft.errors) == {"it"}
 
 
 def test_limits_are_shown() -> None:
@@ -459,7 +616,7 @@ everything = st.builds(
 @given(everything)
 @settings(max_examples=50, deadline=None)
 def test_a_filled_in_form_is_read_back(value: Everything) -> None:
-    form = forms.of_schema(Everything.model_json_schema())
+    form = of_type(Everything)
     draft = Draft()
     form.root.fill(draft, value.model_dump(mode="json"))
     copy = Draft((name, text) for name, texts in draft.texts.items() for text in texts)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+from urllib.parse import urljoin
 
 import pytest
 from pydantic import BaseModel, Field
 
-from polos_redis import ExecutionHandle, PolosClient, Workflow, WorkflowContext, apikeys
+from polos_redis import ExecutionHandle, PolosClient, Rejection, Workflow, WorkflowContext, apikeys
 from polos_redis.links import Links
+from polos_redis.server.pages.rendering import MAX_PAGE_BYTES
 from tests.harness.running import Running, created_at, running, until
 from tests.harness.serving import serving
 from tests.harness.visiting import Page, Visitor, visiting
@@ -29,11 +34,26 @@ class Decision(BaseModel):
     reason: str | None = None
 
 
+class Tree(BaseModel):
+    name: str
+    children: list[Tree] = []
+
+
+class Refusal(BaseModel):
+    approved: Literal[False]
+    ground: Literal["price", "date"]
+    note: str = Field(min_length=3)
+
+
 async def asks(ctx: WorkflowContext, input: dict[str, Any]) -> Any:
     options = dict(input)
     key = options.pop("key", "ok")
     if options.pop("typed", False):
         options["schema"] = Decision
+    if options.pop("nested", False):
+        options["schema"] = Tree
+    if options.pop("refusable", False):
+        options["reject_schema"] = Refusal
     return await ctx.step.suspend(key, **options)
 
 
@@ -231,7 +251,7 @@ class TestForm:
             "answer/names/1"
         ]
         assert (await desk.decision(handle))["status"] == "open"
-        await desk.visitor.send(page, page.form("/approve"), "Reject", pay_by="2026-01-01")
+        await desk.visitor.send(page, page.form("/approve"), "Approve", pay_by="2026-01-01")
         assert (await desk.run.result(handle)).names == ["zoe"]
 
     async def test_a_declared_form_is_filled_in(self, desk: Desk) -> None:
@@ -397,6 +417,199 @@ class TestFinding:
         assert page.url.startswith(f"{desk.base}/approve/{handle.id}/ok?token=")
 
 
+class TestRejecting:
+    async def test_reject_asks_for_no_field_but_the_reason(self, desk: Desk) -> None:
+        handle = await desk.asked(typed=True)
+        page = await desk.by_link(handle)
+        (reject,) = [given for tag, given in page.tags if tag == "button" and given.get("value") == "false"]
+        assert "formnovalidate" in reject
+        done = await desk.visitor.send(
+            page, page.form("/approve"), "Reject", amount="much", reason="no budget", json="{broken"
+        )
+        assert "Rejected" in done.text and "no budget" in done.text
+        assert await desk.run.result(handle) == Rejection(reason="no budget")
+
+    async def test_a_rejection_of_its_own_type_has_its_own_fields(self, desk: Desk) -> None:
+        handle = await desk.asked(typed=True, refusable=True)
+        page = await desk.by_link(handle)
+        assert "If you reject" in page.text and "Ground" in page.text
+        refused = await desk.visitor.send(page, page.form("/approve"), "Reject", **{"rejection/note": "x"})
+        assert refused.status == 422 and "Fix 1 field" in refused.text  # the form's own check
+        refused = await desk.visitor.send(
+            refused, refused.form("/approve"), "Reject", **{"rejection/ground": '"price"'}
+        )
+        assert refused.status == 422 and "Note" in refused.text and "at least 3" in refused.text
+        done = await desk.visitor.send(
+            refused, refused.form("/approve"), "Reject", **{"rejection/note": "too dear"}
+        )
+        assert "Rejected" in done.text
+        assert await desk.run.result(handle) == Refusal(approved=False, ground="price", note="too dear")
+
+
+class TestAsJson:
+    async def test_a_typed_answer_may_be_json(self, desk: Desk) -> None:
+        handle = await desk.asked(typed=True)
+        page = await desk.by_link(handle)
+        answer = {"amount": 5, "pay_by": "2026-01-01", "names": ["", *("x" * 250)], "way": "phone"}
+        for odd in ("1e999", "NaN", "[1_000]", '{"a": 1, "a": 2}', '{"approved": false}', "[" * 5000, "٣"):
+            refused = await desk.visitor.send(page, page.form("/approve"), "Approve", json=odd)
+            assert refused.status == 422 and "The whole answer as JSON" in refused.text, odd
+            assert refused.form("/approve").get("json") == odd
+        refused = await desk.visitor.send(
+            page, page.form("/approve"), "Approve", json=json.dumps({**answer, "amount": 500})
+        )
+        assert refused.status == 422 and "amount: Input should be less than" in refused.text
+        done = await desk.visitor.send(page, page.form("/approve"), "Approve", json=json.dumps(answer))
+        assert "Approved" in done.text
+        assert (await desk.run.result(handle)).names == answer["names"]
+
+    async def test_an_odd_number_gets_an_error_at_its_field(self, desk: Desk) -> None:
+        handle = await desk.asked(typed=True)
+        page = await desk.by_link(handle)
+        for odd in ("1e999", "-1e999", "NaN", "1_000", "٣", "1" * 5000, "1e5000", "0x1"):
+            form = page.form("/approve")
+            refused = await desk.visitor.send(page, form, "Approve", amount=odd, pay_by="2026-01-01")
+            assert refused.status == 422 and refused.form("/approve").get("answer/amount") == odd
+        assert (await desk.decision(handle))["status"] == "open"
+
+
+class TestWhoSpeaks:
+    """The page's own words and those of the data are told apart."""
+
+    form: ClassVar[dict[str, Any]] = {
+        "title": "Session expired",
+        "description": "Log in at x.example",
+        "fields": [
+            {"name": "approved", "type": "checkbox", "label": "Refuse and report", "required": True},
+            {"name": "note", "label": "Error: wrong password"},
+        ],
+    }
+
+    async def test_a_form_in_the_data_speaks_as_data(self, desk: Desk) -> None:
+        handle = await desk.asked(data={"amount": 5, "_form": self.form})
+        page = await desk.by_link(handle)
+        assert heading(page) == "Ok" and "<title>Ok" in page.response.text
+        data = inside(page, "section", "of-data")
+        assert "Data from the workflow" in data and "Session expired" in data and "Log in at" in data
+        fields = inside(page, "fieldset", "of-data")
+        assert "Fields from the data of the workflow" in fields and "Error: wrong password" in fields
+        assert [words.strip() for _, _, words in page.form("/approve").buttons] == ["Approve", "Reject"]
+        labels = re.findall("<label[^>]*>(.*?)</label>", page.response.text)
+        assert not any("Refuse and report" in label for label in labels)
+        await desk.visitor.send(page, page.form("/approve"), "Reject")
+        assert (await desk.run.result(handle))["data"] == {"approved": False}
+
+    async def test_a_declared_form_is_the_pages_and_one_in_the_data_is_data(self, desk: Desk) -> None:
+        declared = {"title": "Pay this?", "description": "From the code.", "fields": [{"name": "limit"}]}
+        handle = await desk.asked(data={"amount": 5, "_form": self.form}, form=declared)
+        page = await desk.by_link(handle)
+        assert heading(page) == "Pay this?" and "From the code." in page.text
+        assert "Session expired" in inside(page, "section", "of-data")
+        controls = page.form("/approve").controls
+        assert "answer/limit" in controls and "answer/note" not in controls
+        assert [words.strip() for _, _, words in page.form("/approve").buttons] == ["Send answer"]
+        assert (await desk.decision(handle))["form"] == declared
+        await desk.visitor.send(page, page.form("/approve"), "Send", limit="10")
+        assert (await desk.run.result(handle))["data"] == {"limit": "10"}
+
+    @pytest.mark.parametrize("declared", [{"form": {}}, {"typed": True}])
+    async def test_a_form_in_the_data_does_not_count_beside_a_declared_one(
+        self, desk: Desk, declared: dict[str, Any]
+    ) -> None:
+        handle = await desk.asked(data={"_form": self.form}, **declared)
+        page = await desk.by_link(handle)
+        assert "answer/note" not in page.form("/approve").controls
+        buttons = [words.strip() for _, _, words in page.form("/approve").buttons]
+        assert buttons[-2:] == ["Approve", "Reject"]
+
+    async def test_a_step_key_that_is_a_sentence_is_quoted(self, desk: Desk) -> None:
+        key = "Session expired: log in at x.example"
+        page = await desk.by_link(await desk.asked(key=key), key)
+        assert heading(page) == f"“{key}”"
+
+    async def test_invisible_characters_are_spelled_out(self, desk: Desk) -> None:
+        field = {"name": "x\u200b", "type": "select", "label": "\u2066y", "options": ["\u3164"]}
+        form = {"title": "a\u202eb", "fields": [field]}
+        handle = await desk.asked(data={"k\u200b": "v\u202e", "_form": form})
+        page = await desk.by_link(handle)
+        for text in (r"a\u202eb", r"\u2066y", r"\u3164", r"k\u200b", r"v\u202e"):
+            assert text in page.text.lower()
+        done = await desk.visitor.send(page, page.form("/approve"), "Send", **{"x\u200b": '"\u3164"'})
+        assert done.status == 200
+        assert (await desk.run.result(handle))["data"] == {"x\u200b": "\u3164"}  # as it is
+
+    async def test_a_changed_form_is_another_thing_to_decide(self, desk: Desk) -> None:
+        first = await desk.decision(await desk.asked(form={"title": "Keep it?"}))
+        second = await desk.decision(await desk.asked(form={"title": "Delete it?"}))
+        third = await desk.decision(await desk.asked())
+        assert len({one["digest"] for one in (first, second, third)}) == 3
+
+
+def heading(page: Page) -> str:
+    return " ".join(inside(page, "h1", "").split())
+
+
+def inside(page: Page, tag: str, cls: str) -> str:
+    """The text of the first element with this class."""
+    opening = rf'<{tag}[^>]*class="[^"]*{cls}[^"]*"[^>]*>' if cls else rf"<{tag}[^>]*>"
+    found = re.search(rf"{opening}(.*?)</{tag}>", page.response.text, re.DOTALL)
+    assert found is not None
+    return html.unescape(re.sub(r"<[^>]+>", "", found[1]))
+
+
+class TestSize:
+    """However much is shown, a page is bounded, and says what it leaves out."""
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            {f"k{number}": number for number in range(50_000)},
+            {"rows": [{"a": number, "b": "<" * 10} for number in range(20_000)], "last": "here"},
+            {"deep": [[[[["'" * 20] * 20] * 10] * 10] * 5]},
+            {"text": "<\"&'>" * 100_000},
+            {"hidden": "\u202e\u200b" * 100_000},
+            {"a" * 100_000: "b"},
+        ],
+        ids=["flat", "table", "deep", "escaped", "invisible", "key"],
+    )
+    async def test_large_data_is_shown_in_part(self, desk: Desk, data: dict[str, Any]) -> None:
+        data = {**data, "_form": {"fields": [{"name": "why", "required": True}]}}
+        handle = await desk.asked(data=data)
+        page = await desk.by_link(handle)
+        assert page.status == 200 and len(page.response.content) < MAX_PAGE_BYTES
+        (everything, *_) = [link for link in page.links if "format=json" in link]
+        shown = await desk.visitor.http.get(everything)
+        assert shown.json()["data"] == data
+        done = await desk.visitor.send(page, page.form("/approve"), "Send", why="so")
+        assert "Answered" in done.text
+
+    async def test_a_form_with_nested_rows_is_refused_before_it_is_built(self, desk: Desk) -> None:
+        handle = await desk.asked(data={"rows": "nested"}, nested=True)
+        page = await desk.by_link(handle)
+        form = page.form("/approve")
+        data = desk.visitor.data(form)
+        data["answer/children#"] = [str(number) for number in range(200)]
+        for number in range(200):
+            data[f"answer/children/{number}/children#"] = [str(one) for one in range(15)]
+        for pressed in ({"_add": ["answer/children"]}, {}):
+            response = await desk.visitor.http.post(urljoin(page.url, form.action), data={**data, **pressed})
+            assert response.status_code == 413 and "more rows than a page can show" in response.text
+            assert len(response.content) < 10_000
+        assert (await desk.decision(handle))["status"] == "open"
+
+    async def test_a_long_text_with_an_error_elsewhere_is_not_shown_again(self, desk: Desk) -> None:
+        handle = await desk.asked(typed=True)
+        page = await desk.by_link(handle)
+        long = "'" * 400_000
+        refused = await desk.visitor.send(page, page.form("/approve"), "Approve", reason=long)
+        assert refused.status == 422 and len(refused.response.content) < 100_000
+        assert "Your answer was not recorded" in refused.text and "Amount: Fill in this field" in refused.text
+        done = await desk.visitor.send(
+            page, page.form("/approve"), "Approve", reason=long, amount="1", pay_by="2026-01-01"
+        )
+        assert "Approved" in done.text and (await desk.run.result(handle)).reason == long
+
+
 class TestHostileData:
     async def test_hostile_data_is_shown_and_does_nothing(self, desk: Desk) -> None:
         bad = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
@@ -419,7 +632,7 @@ class TestHostileData:
         assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
         assert all(link.startswith(("/", "#")) for link in page.links)
         assert "\u202e" not in page.response.text
-        assert len(page.response.content) < 3_000_000
+        assert len(page.response.content) < MAX_PAGE_BYTES
         policy = page.response.headers["content-security-policy"]
         assert "script-src 'self'" in policy and "unsafe" not in policy
         assert not any("style" in attributes for _, attributes in page.tags)

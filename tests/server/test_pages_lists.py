@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from polos_redis import PolosClient, Workflow, WorkflowContext, apikeys
+from polos_redis.links import Links
+from polos_redis.server.pages import shown_values
 from polos_redis.server.pages.execution import MAX_NEWEST
-from tests.harness.running import Running, running, until
+from polos_redis.server.pages.inbox import ROW_NODES
+from polos_redis.server.pages.rendering import MAX_PAGE_BYTES
+from polos_redis.values import plain
+from tests.harness.running import Running, created_at, running, until
 from tests.harness.servers import ChaosServer
 from tests.harness.serving import serving
 from tests.harness.visiting import Visitor, visiting
@@ -42,15 +48,24 @@ async def walks(ctx: WorkflowContext, input: int) -> None:
         await ctx.step.run(f"walk {number:04}", lambda: None)
 
 
+async def heavy(ctx: WorkflowContext, input: int) -> Any:
+    for number in range(input):
+        value = {"text": "<" * 20_000, "rows": [{"a": one, "b": "\u202e"} for one in range(1000)]}
+        await ctx.step.run(f"heavy {number}", lambda value=value: value)
+    await ctx.step.suspend("look", data={f"k{one}": "x" * 20 for one in range(10_000)})
+    return ["y" * 1000] * 500
+
+
 ASKS: Workflow[Any, Any] = Workflow(asks, "lists_asks")
 CHILD: Workflow[Any, Any] = Workflow(child, "lists_child")
+HEAVY: Workflow[Any, Any] = Workflow(heavy, "lists_heavy")
 WALKS: Workflow[Any, Any] = Workflow(walks, "lists_walks")
 WORKS: Workflow[Any, Any] = Workflow(works, "lists_works")
 
 
 @pytest.fixture
 async def run(redis_url: str, namespace: str) -> AsyncIterator[Running]:
-    async with running(redis_url, namespace, ASKS, CHILD, WALKS, WORKS) as run:
+    async with running(redis_url, namespace, ASKS, CHILD, HEAVY, WALKS, WORKS) as run:
         yield run
 
 
@@ -115,6 +130,48 @@ class TestInbox:
         assert len([link for link in second.links if "/approve/" in link]) == 3
         page = await visitor.get("/", cursor="odd")
         assert page.status == 422 and "odd" in page.text
+
+    async def test_large_data_is_neither_unpacked_nor_laid_out(
+        self, run: Running, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ids = await asked(run, *({f"k{number}": f"v{number}" for number in range(60_000)} for _ in range(3)))
+        shown = 0
+        layout = shown_values._show
+
+        def counted(*args: Any) -> Any:
+            nonlocal shown
+            shown += 1
+            return layout(*args)
+
+        def refused(data: bytes) -> Any:
+            raise AssertionError(f"a value of {len(data)} bytes was decoded for a list")
+
+        monkeypatch.setattr(shown_values, "_show", counted)
+        monkeypatch.setattr(plain, "to_plain", refused)
+        found, path = [], "/"
+        while path:  # a page is short when its rows are large
+            page = await visitor.get(path)
+            assert page.status == 200 and len(page.response.content) < 50_000
+            found += [link.split("/")[2] for link in page.links if "/approve/" in link]
+            path = next((link for link in page.links if "cursor=" in link), "")
+        assert found == ids and "K 0 v0" in page.text
+        assert shown < 3 * 2 * ROW_NODES
+        page = await visitor.get("/", q="v7 k8")  # what a preview has
+        assert any(ids[0] in link for link in page.links)
+
+    async def test_a_token_in_the_data_is_shown_to_nobody(self, run: Running, visitor: Visitor) -> None:
+        links = Links(["a secret of more than 32 characters, for tests"], "default", "https://a.example", 60)
+        (other,) = await asked(run, {"amount": 1})
+        url = links.url(other, "check it", 1, await created_at(run.client, other))
+        token = url.partition("token=")[2]
+        data = {"see": url, "nested": [{"deep": f"open {url} now"}], token: 1, "description": url}
+        (waiting,) = await asked(run, data)
+        pages = ["/", f"/executions/{waiting}", f"/approve/{waiting}/check it"]
+        pages += [f"/executions/{waiting}?format=json", f"/approve/{waiting}/check%20it?format=json"]
+        for path in pages:
+            page = await visitor.get(path)
+            assert page.status == 200 and "a.example" in page.response.text, path
+            assert token not in page.response.text and token[:60] not in page.response.text, path
 
 
 class TestExecutions:
@@ -206,6 +263,21 @@ class TestExecution:
         assert len(set(steps)) == len(set(bars)) == MAX_NEWEST
         last = f"walk {MAX_NEWEST + 2:04}"
         assert last in steps and f"step {last}" in bars
+
+    async def test_large_values_are_shown_in_part(self, run: Running, visitor: Visitor) -> None:
+        handle = await run.client.invoke(HEAVY, 60)
+        await run.opened(handle, "look")
+        await run.answer(handle, "look", {"approved": True, "why": "'" * 100_000})
+        await run.result(handle)
+        page = await visitor.get(f"/executions/{handle.id}")
+        assert page.status == 200 and "Too much" not in page.text
+        assert 50_000 < len(page.response.content) < MAX_PAGE_BYTES
+        assert "more not shown" in page.text and "look approved" in page.text
+        assert page.text.count("heavy") >= 60
+        response = await visitor.http.get(f"/executions/{handle.id}", params={"format": "json"})
+        everything, known = response.json(), await run.client.get_execution(handle.id)
+        assert everything == json.loads(json.dumps(known))
+        assert len(response.content) > MAX_PAGE_BYTES
 
     async def test_a_failed_execution_is_retried(self, run: Running, visitor: Visitor) -> None:
         handle = await run.client.invoke(WORKS, {})

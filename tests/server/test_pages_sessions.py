@@ -320,3 +320,27 @@ async def test_below_another_app_a_session_changes_nothing_through_the_api(
             assert (await http.get(f"/below/api/v1/executions/{handle.id}")).status_code == 200
             assert (await http.post(f"/below/api/v1/executions/{handle.id}/cancel")).status_code == 401
         assert await handle.status() == "waiting"
+
+
+async def test_an_answer_is_not_for_the_next_execution_of_the_id(redis_url: str, namespace: str) -> None:
+    """It shows the same data, so its digest is the same."""
+    async with (
+        running(redis_url, namespace, WAITS) as run,
+        serving(run.client) as base,
+        visiting(base) as ann,
+    ):
+        handle = await run.client.invoke(WAITS, idempotency_key="order 7")
+        await run.parked(handle)
+        await ann.log_in((await key_of(run.client))[1])
+        page = await ann.get(f"/approve/{handle.id}/ok")
+        await run.client.cancel(handle.id)
+        await run.client.delete(handle.id)
+        again = await run.client.invoke(WAITS, idempotency_key="order 7")
+        await run.parked(again)
+        assert again.id == handle.id
+        page = await ann.send(page, page.form("/approve"), "Approve")
+        assert page.status == 409 and "started again since you opened this page" in page.text
+        assert (await run.client.get_suspension(again.id, "ok"))["status"] == "open"
+        page = await ann.send(page, page.form("/approve"), "Approve")  # the new page is for the new one
+        assert page.status == 200
+        await run.result(again)

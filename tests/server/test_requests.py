@@ -148,10 +148,10 @@ async def test_behind_tls_browsers_get_hsts(client: PolosClient) -> None:
 async def test_an_unexpected_error_is_logged_and_not_shown(
     client: PolosClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def broken(self: PolosClient, **options: Any) -> None:
+    async def broken(client: PolosClient, **options: Any) -> None:
         raise RuntimeError("the inside")
 
-    monkeypatch.setattr(PolosClient, "list_executions", broken)
+    monkeypatch.setattr("polos_redis.executions.queries.list_executions", broken)
     async with calling(client) as api:
         answer = await api.get(PATH)
         problem(answer, 500, "")

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from polos_redis import BatchWorkflowInput, PolosClient, WorkflowContext, workflow
+from polos_redis import BatchWorkflowInput, PolosClient, WorkflowContext, apikeys, workflow
 from tests.harness.running import Running, running, until, working
 from tests.harness.serving import calling, key, problem, serving
 
@@ -200,6 +200,49 @@ async def test_an_early_answer_is_stored(desk: Desk) -> None:
     assert (stored.status_code, stored.json()["outcome"]) == (202, "early")
     await desk.resume(execution_id)
     assert await desk.result(execution_id) == {"approved": True}
+
+
+@pytest.mark.parametrize("rules", [{}, {"approvers": ["ann"]}], ids=["anybody", "approvers"])
+@pytest.mark.parametrize("end", ["kept", "revoked", "expired", "an admin's, revoked"])
+async def test_an_early_answer_counts_only_with_a_valid_key(
+    end: str, rules: dict[str, Any], client: PolosClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is given before the workflow asks; what counts is whether its key is valid when it asks."""
+    by = {"resumed_by": "ann"} if end.startswith("an admin") else {}
+    scopes = ["admin"] if by else ["approve"]
+    lifetime = 1.0 if end == "expired" else None
+    created, secret = await apikeys.create(client, "boss" if by else "ann", scopes, expires_in=lifetime)
+    async with calling(client) as api:
+        handle = await client.invoke(approval, {"rules": rules})
+        run_desk = Desk(api, None)  # type: ignore[arg-type] # no worker yet, so nothing is asked
+        stored = await run_desk.resume(
+            handle.id, early=True, headers={"Authorization": f"Bearer {secret}"}, **by
+        )
+        assert (stored.status_code, stored.json()["outcome"]) == (202, "early")
+        if end.endswith("revoked"):
+            await apikeys.revoke(client, created.id)
+        await until(lambda: end != "expired" or not created.holds)
+        async with working(client, approval) as worker:
+            at = Running(client, worker)
+            if end == "kept":
+                assert await at.result(handle) == {"approved": True}
+                (entry,) = await client.audit(handle.id)
+                assert (entry["by"], entry["channel"]) == ("ann", "api")
+                return
+            store = await client.store()
+
+            async def is_dropped() -> bool:
+                return await store.suspensions.early_answer(handle.id, "approve/it") is None
+
+            await until(is_dropped)
+            (why,) = {vars(one)["why"] for one in caplog.records if "early answer" in one.message}
+            assert "the API key it was given with is no longer valid" in why
+            assert (await client.get_suspension(handle.id, "approve/it"))["status"] == "open"
+            assert await client.audit(handle.id) == []
+            own = await key(client, "approve", name="ann")
+            decided = await run_desk.resume(handle.id, {"approved": False}, headers=own)
+            assert decided.json()["outcome"] == "accepted"
+            assert await at.result(handle) == {"approved": False}
 
 
 async def test_the_audit_says_who_decided(desk: Desk) -> None:

@@ -252,14 +252,21 @@ async def test_a_link_ends_when_its_suspension_closes_and_reopens(client: PolosC
         assert await handle.result() == 3
 
 
-async def test_a_link_is_not_for_a_deleted_and_restarted_execution(client: PolosClient) -> None:
+@pytest.mark.parametrize("says_when", [True, False])
+async def test_a_link_is_not_for_a_deleted_and_restarted_execution(
+    says_when: bool, client: PolosClient
+) -> None:
     links = Links([SECRET], client.namespace, None, 36_000)
     async with serving(client, links=links) as url, working(client, guarded) as worker:
         run = Running(client, worker)
         handle = await client.invoke(guarded, ["first"], idempotency_key="once")
         await run.opened(handle, "first")
-        token = links.token(handle.id, "first", 1, await created_at(client, handle.id))
+        created = await created_at(client, handle.id) if says_when else None
+        token = links.token(handle.id, "first", 1, created)
         headers = {"Authorization": f"Bearer {token}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers) as api:
+            shown = await api.get(f"/api/v1/executions/{handle.id}/suspensions/first")
+            assert shown.status_code == 200
         await client.cancel(handle.id)
         await client.delete(handle.id)
         restarted = await client.invoke(guarded, ["first"], idempotency_key="once")

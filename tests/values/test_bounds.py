@@ -58,6 +58,7 @@ def _nested(levels: int) -> Any:
 def test_the_largest_values_pass_and_larger_ones_are_refused() -> None:
     assert parts_of(_nested(MAX_LEVELS)) == MAX_LEVELS
     assert parts_of([0] * (MAX_PARTS - 1)) == MAX_PARTS
+    value: Any
     for value in (_nested(MAX_LEVELS + 1), _nested(500_000), [0] * MAX_PARTS, [[[]] * 1000] * 1000):
         with pytest.raises(ValueTooLargeError):
             parts_of(value)

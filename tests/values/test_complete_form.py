@@ -33,7 +33,7 @@ from pydantic import (
 )
 
 from polos_redis.decisions.answer_policy import AnswerPolicy
-from polos_redis.decisions.answer_types import AnswerTypes, form_of
+from polos_redis.decisions.answer_types import AnswerTypes
 from polos_redis.errors import ConfigurationError, InvalidAnswerError
 from polos_redis.values import bounds, codec, digests, schemas
 from polos_redis.values.complete_form import check_type, complete_form, excluded_field
@@ -175,7 +175,7 @@ def test_an_answer_given_as_an_instance_arrives_equal(instance: Any, nested: boo
     given_value = [instance] if nested else instance
     policy = AnswerPolicy.of("s", AnswerTypes(annotation), None, 1, 1, True, frozenset())
     stored = codec.encode(given_value)
-    form, is_instance = form_of(stored, policy.type_name)
+    form, is_instance = policy.form_of(given_value)
     assert is_instance is not nested
     if not nested:
         asyncio.run(policy.check_instance("id", "key", form))

@@ -531,11 +531,10 @@ async def test_a_cancel_whose_notice_is_lost_is_found_after_the_reconnect(
         handle = await pauses.invoke(admin)
         await until(lambda: _began)
         store = await admin.store()
-        run = await store.wire.call(
-            "HGET", store.partitions.prefix(handle.id) + f"exec:{handle.id}".encode(), "run"
-        )
+        run, created = await store.executions.read_fields(handle.id, "run", "created")
+        assert run is not None and created is not None
         killed = store.wire.send("CLIENT", "KILL", "TYPE", "pubsub")
-        await store.executions.cancel(handle.id, int(run), "")  # in the same write
+        await store.executions.cancel(handle.id, int(run), "", created)  # in the same write
         assert await killed
         await until(lambda: not worker.active, "the cancelled activation to end")
         gate.set()

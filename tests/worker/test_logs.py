@@ -1,13 +1,17 @@
-"""The two log formats."""
+"""The two log formats, and what a terminal would make of them."""
 
 from __future__ import annotations
 
 import json
 import logging
+import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from polos_redis.logs import JsonFormatter, KeyValueFormatter
+from polos_redis.values.text import first_hidden
 
 
 @pytest.fixture
@@ -36,3 +40,32 @@ def test_a_record_as_a_json_object(record: logging.LogRecord) -> None:
         "execution": "5b1e",
         "steps": ["a b", "c"],
     }
+
+
+# Escape codes, a carriage return, C1, direction and invisible characters, line separators, a lone surrogate.
+HOSTILE = (
+    st.text(
+        st.sampled_from('\x1b\x07\r\n\t\x7f\x9b\u202e\u2066\u200b\u2028\u3164\ufeff\U000e0041\ud800 ab"\\')
+    )
+    | st.text()
+)
+
+
+@given(HOSTILE, HOSTILE, st.lists(HOSTILE, max_size=2))
+def test_no_record_controls_the_terminal(message: str, value: str, values: list[str]) -> None:
+    """The text is one line for each record and each line of a traceback, the JSON one line; both say all."""
+    try:
+        raise ValueError(value)
+    except ValueError:
+        error = sys.exc_info()
+    record = logging.getLogger("polos.worker").makeRecord(
+        "polos.worker", logging.INFO, "", 0, "%s", (message,), error, extra={"value": value, "values": values}
+    )
+    written = KeyValueFormatter().format(record)
+    assert first_hidden(written.replace("\n", "").replace("\t", "")) is None
+    first, _, rest = written.partition("\n")
+    assert rest.startswith("Traceback (most recent call last):\n") and "value=" in first
+    rendered = JsonFormatter().format(record)
+    assert first_hidden(rendered) is None
+    logged = json.loads(rendered)
+    assert (logged["message"], logged["value"], logged["values"]) == (message, value, values)

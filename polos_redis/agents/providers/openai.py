@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 KEY = "OPENAI_API_KEY"
 BASE_URL = "OPENAI_BASE_URL"
+SHORTEST_SECRET, SURELY_SECRET = 8, 16  # characters of an API key
 PACKAGE_WAIT_SECONDS = 5.0  # the longest delay the package waits itself; for longer ones the execution parks
 
 
@@ -83,7 +85,7 @@ async def translate_errors() -> AsyncIterator[None]:
     except _connection_errors(APIConnectionError) as error:
         cause = error.__cause__ or error
         raise ModelCallError(
-            f"the connection to the model's provider failed: {type(cause).__name__}: {cause}"
+            f"the connection to the model's provider failed: {type(cause).__name__}: {masked(str(cause))}"
         ) from None
     except APIError as error:  # in the middle of a stream
         raise ModelCallError(f"the model's provider failed mid-answer: {message_of(error)}") from None
@@ -99,9 +101,21 @@ def message_of(error: APIError | APIStatusError) -> str:
     """The provider's message, with the API key masked."""
     body: Any = error.body
     message = body.get("message") if isinstance(body, dict) else None
-    key = os.environ.get(KEY)
-    text = str(message or error.message)
-    return text.replace(key, "***") if key else text
+    return masked(str(message or error.message))
+
+
+def masked(text: str) -> str:
+    """A text with the API key masked.
+
+    A key shorter than `SHORTEST_SECRET` is a placeholder, such as the `x` that a local model is given, and
+    stays. One shorter than `SURELY_SECRET` may be a part of a word, so only whole words are masked.
+    """
+    key = os.environ.get(KEY, "").strip()
+    if len(key) < SHORTEST_SECRET:
+        return text
+    forms = "|".join(map(re.escape, {key, repr(key)[1:-1], repr(key.encode())[2:-1]}))  # as errors quote it
+    pattern = f"(?:{forms})" if len(key) >= SURELY_SECRET else rf"(?<![\w-])(?:{forms})(?![\w-])"
+    return re.sub(pattern, "***", text)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from polos_redis import tasks
-from polos_redis.errors import StepKeyError, UnreadableValueError
+from polos_redis.errors import PolosError, StepKeyError, UnknownTypeError, UnreadableValueError
 from polos_redis.runtime.activation import Activation
 from polos_redis.runtime.branches import BRANCH
 from polos_redis.runtime.call_sites import CallSite, described
@@ -65,9 +65,9 @@ class Calls:
         """Returns the record of a wait once it is decided. A wait that was given up (its race lost, its task
         cancelled) stays pending until the same code gives it up again."""
         activation = self._activation
-        record = self._read(key, stored, kind, call_site)
+        record = await self._read(key, stored, kind, call_site)
         if record.status == "open":
-            record = self._read(key, await activation.wait(key), kind, call_site)
+            record = await self._read(key, await activation.wait(key), kind, call_site)
             await activation.pass_gate()
         if record.status == "closed":
             await self._stay(
@@ -98,9 +98,12 @@ class Calls:
                 f"call {call} in the workflow's own code"
             )
 
-    def _read(self, key: str, stored: bytes, kind: type[R], call_site: CallSite) -> R:
+    async def _read(self, key: str, stored: bytes, kind: type[R], call_site: CallSite) -> R:
         """Read a record as the kind this call journals; another kind stops the execution."""
-        record: Record = journal.parse(stored)
+        try:
+            record: Record = journal.parse(stored)
+        except UnreadableValueError as error:
+            await self._hold_back(key, error)
         if not isinstance(record, kind):
             raise self._activation.stop_with(
                 StepKeyError(
@@ -111,17 +114,30 @@ class Calls:
             )
         return record
 
+    async def _decode(self, key: str, stored: bytes) -> Any:
+        """Decode a value in the journal of step `key`."""
+        try:
+            return codec.decode(stored)
+        except UnreadableValueError as error:
+            await self._hold_back(key, error)
+
+    async def _decode_foreign(self, key: str, stored: bytes) -> Any:
+        """Decode a value that another program stored. What is of a type that is not imported here is the dict
+        of its fields; if that can't be (as an item of a set), the whole value is plain JSON."""
+        try:
+            return codec.decode(stored, or_fields=True)
+        except UnknownTypeError:
+            return codec.to_plain(stored)
+        except UnreadableValueError as error:
+            await self._hold_back(key, error)
+
+    async def _hold_back(self, key: str, error: PolosError) -> NoReturn:
+        self._activation.hold_back(f"step {key!r}", error)
+        await self._activation.stay_back()
+
 
 def _kind(record: SuspensionRecord | WaitRecord | ChildRecord) -> str:
     """Returns the kind of a wait, as metrics name it."""
     if isinstance(record, WaitRecord):
         return "event" if record.topic else "time"
     return "suspension" if isinstance(record, SuspensionRecord) else "child"
-
-
-def decoded(stored: bytes) -> Any:
-    """Decode a value that another program stored; returns plain data if its type is not imported here."""
-    try:
-        return codec.decode(stored)
-    except UnreadableValueError:
-        return codec.to_plain(stored)

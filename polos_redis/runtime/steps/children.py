@@ -25,7 +25,6 @@ from polos_redis.state import journal, keys, stored_errors
 from polos_redis.state.fencing import RaceMembership
 from polos_redis.state.journal import ChildRecord, ResultRecord
 from polos_redis.state.start import Child
-from polos_redis.values import codec
 from polos_redis.values.text import raw
 
 Out = TypeVar("Out")
@@ -104,7 +103,7 @@ class Children(Calls):
     async def _invoke_and_wait(self, key: str, call: ChildCall, call_site: CallSite) -> Any:
         ((child_id, result),) = await self._results(key, [call], call_site)
         if result.status == "completed":
-            return codec.decode(result.value)
+            return await self._decode(key, result.value)
         name = f"child {child_id} of workflow {call.workflow_id!r}"
         if result.status == "cancelled":
             by = result.value.decode("utf-8", "replace")
@@ -129,7 +128,22 @@ class Children(Calls):
         self, key: str, calls: list[ChildCall], call_site: CallSite
     ) -> list[BatchStepResult]:
         found = await self._results(key, calls, call_site)
-        return [_batch_result(one.workflow_id, result) for one, (_, result) in zip(calls, found, strict=True)]
+        return [
+            await self._batch_result(key, one.workflow_id, result)
+            for one, (_, result) in zip(calls, found, strict=True)
+        ]
+
+    async def _batch_result(self, key: str, workflow_id: str, result: ResultRecord) -> BatchStepResult:
+        if result.status == "completed":
+            value = await self._decode(key, result.value)
+            return BatchStepResult(workflow_id=workflow_id, success=True, result=value)
+        if result.status == "cancelled":
+            by = result.value.decode("utf-8", "replace")
+            text = "ExecutionCancelledError: cancelled" + (f" by {by}" if by else "")
+        else:
+            error = stored_errors.parse_error(result.value)
+            text = f"{error.type}: {error.message}"
+        return BatchStepResult(workflow_id=workflow_id, success=False, error=text)
 
     # --- starting them ----------------------------------------------------------------------------
 
@@ -172,7 +186,7 @@ class Children(Calls):
         """Start the children that have not been started; returns the step's record."""
         activation = self._activation
         stored = await self._start_call(key, call_site)
-        record = None if stored is None else self._read(key, stored, ChildRecord, call_site)
+        record = None if stored is None else await self._read(key, stored, ChildRecord, call_site)
         if record is not None and record.status != "closed" and record.children != len(calls):
             raise activation.stop_with(
                 StepKeyError(
@@ -245,15 +259,3 @@ def _chunk(children: list[Child]) -> list[Child]:
             break
         count += 1
     return children[:count]
-
-
-def _batch_result(workflow_id: str, result: ResultRecord) -> BatchStepResult:
-    if result.status == "completed":
-        return BatchStepResult(workflow_id=workflow_id, success=True, result=codec.decode(result.value))
-    if result.status == "cancelled":
-        by = result.value.decode("utf-8", "replace")
-        text = "ExecutionCancelledError: cancelled" + (f" by {by}" if by else "")
-    else:
-        error = stored_errors.parse_error(result.value)
-        text = f"{error.type}: {error.message}"
-    return BatchStepResult(workflow_id=workflow_id, success=False, error=text)

@@ -68,7 +68,7 @@ class Races(Calls):
     async def _first_of(self, key: str, branches: _Branches, call_site: CallSite) -> Winner:
         with closing(branches):
             stored = await self._start_call(key, call_site)
-            name = None if stored is None else self._winner(key, stored, branches, call_site)
+            name = None if stored is None else await self._winner(key, stored, branches, call_site)
             if name is not None:
                 return Winner(name, await branches.pop(name))
             runners = {name: _Runner(raw(key), name, branches.pop(name)) for name in list(branches)}
@@ -83,11 +83,11 @@ class Races(Calls):
             await asyncio.wait(running)
         return Winner(name, runners[name].task.result())
 
-    def _winner(
+    async def _winner(
         self, key: str, stored: bytes, branches: Mapping[str, Any], call_site: CallSite
     ) -> str | None:
         """Returns the journaled winner; None while the race is open."""
-        record = self._read(key, stored, RaceRecord, call_site)
+        record = await self._read(key, stored, RaceRecord, call_site)
         if record.status != "won":
             return None
         if record.winner not in branches:

@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, TypeVar, overload
 
 from polos_redis import tasks
-from polos_redis.errors import StepExecutionError, StoredValueError
+from polos_redis.definitions.parameters import is_async
+from polos_redis.errors import StepExecutionError, StoredValueError, UnreadableValueError
 from polos_redis.runtime.branches import race_membership
 from polos_redis.runtime.call_sites import CallSite
 from polos_redis.runtime.durable_state import StateDraft
@@ -91,7 +92,7 @@ class Runs(Calls):
         call = functools.partial(function, *args, **kwargs) if args or kwargs else function
         frame = sys._getframe(1)
         return self._run(
-            key, _is_async(function), call, max_retries, base_delay, max_delay, (frame.f_code, frame.f_lineno)
+            key, is_async(function), call, max_retries, base_delay, max_delay, (frame.f_code, frame.f_lineno)
         )
 
     async def _run(
@@ -110,7 +111,7 @@ class Runs(Calls):
         if stored is not None:
             record = await self._journaled(key, stored, call_site)
             if record.status == "ok":
-                return codec.decode(record.value)
+                return await self._decode(key, record.value)
             attempt = record.attempt
 
         clock, running = activation.loop.time, activation.events.running
@@ -155,7 +156,7 @@ class Runs(Calls):
                     parked = True
                     await self._back_off(key, call_site)
                     parked = False
-                await activation.pass_gate()
+                await activation.pass_gate(in_flight=True)
         except asyncio.CancelledError:
             if not activation.over and not parked:
                 activation.in_flight += 1
@@ -169,12 +170,15 @@ class Runs(Calls):
         """Returns the record of a step on replay, "ok" or "retry" with attempts left. A failed one raises, an
         abandoned one waits to be cancelled."""
         activation = self._activation
-        record = self._read(key, stored, StepRecord, call_site)
+        record = await self._read(key, stored, StepRecord, call_site)
         if record.status == "backoff":
-            record = self._read(key, await activation.wait(key), StepRecord, call_site)
+            record = await self._read(key, await activation.wait(key), StepRecord, call_site)
             await activation.pass_gate()
         if record.status == "ok" and record.state and activation.durable_state is not None:
-            activation.durable_state.put(record.state)
+            try:
+                activation.durable_state.put(record.state)
+            except UnreadableValueError as unreadable:
+                await self._hold_back(key, unreadable)
         elif record.status == "abandoned":
             await self._stay_abandoned(key)
         elif record.status == "failed":
@@ -187,7 +191,7 @@ class Runs(Calls):
         activation = self._activation
         activation.in_flight -= 1
         try:
-            record = self._read(key, await activation.wait(key), StepRecord, call_site)
+            record = await self._read(key, await activation.wait(key), StepRecord, call_site)
         finally:
             activation.in_flight += 1
         if record.status == "abandoned":
@@ -296,13 +300,3 @@ class Runs(Calls):
             return store.write(activation.fence, known, name, record, events)
 
         return activation.journal.commit(name, record, send)
-
-
-def _is_async(function: Any) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    code = getattr(function, "__code__", None)
-    if code is not None and code.co_flags & inspect.CO_COROUTINE:
-        return True
-    called = getattr(type(function), "__call__", None)  # noqa: B004 - its kind, not whether it has one
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)

@@ -8,17 +8,19 @@ from datetime import timedelta
 from typing import Any, Protocol, TypeVar, overload
 
 from polos_redis.decisions import answers
+from polos_redis.decisions.answer_form import AnswerForm, check_form
 from polos_redis.decisions.answer_policy import AnswerPolicy
-from polos_redis.decisions.answer_types import UNTYPED, AnswerTypes, Rejection, form_of
+from polos_redis.decisions.answer_types import UNTYPED, AnswerTypes, Rejection
+from polos_redis.decisions.changed_types import read_answer
 from polos_redis.errors import (
     ConfigurationError,
     InvalidAnswerError,
     StepExecutionError,
     SuspendTimeoutError,
+    UnreadableValueError,
 )
 from polos_redis.runtime.branches import one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller
-from polos_redis.runtime.steps.calls import decoded
 from polos_redis.runtime.steps.run import Runs
 from polos_redis.state import stored_errors
 from polos_redis.state.journal import SuspensionRecord
@@ -58,6 +60,7 @@ class Suspending(Runs):
         *,
         schema: None = None,
         reject_schema: None = None,
+        form: AnswerForm | None = None,
         approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
@@ -73,6 +76,7 @@ class Suspending(Runs):
         *,
         schema: type[A],
         reject_schema: None = None,
+        form: AnswerForm | None = None,
         approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
@@ -88,6 +92,7 @@ class Suspending(Runs):
         *,
         schema: type[T],
         reject_schema: type[R],
+        form: AnswerForm | None = None,
         approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
@@ -103,6 +108,7 @@ class Suspending(Runs):
         *,
         schema: type[T],
         reject_schema: None = None,
+        form: AnswerForm | None = None,
         approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
@@ -117,6 +123,7 @@ class Suspending(Runs):
         *,
         schema: Any = None,
         reject_schema: Any = None,
+        form: AnswerForm | None = None,
         approvers: Iterable[str] | None = None,
         required: int = 1,
         rejections: int = 1,
@@ -133,6 +140,10 @@ class Suspending(Runs):
         other required fields, only an approval needs those: an answer with `approved: false` has just that
         and a `reason`, and is returned as a `Rejection`. `reject_schema` is another type for such answers.
 
+        `form` is the page's form: its title, and the fields of an answer without `schema`. Pass it, or `{}`,
+        if any part of `data` comes from outside: without `form` and `schema`, a `_form` in `data` is the
+        form.
+
         `approvers` are the names, or `group:NAME`, of those who may answer. `required` approvals
         (`approved: true`) by distinct people decide, or `rejections` rejections; `allow_self=False` excludes
         those who started the execution (its `user_id` and `started_by`). `on_timeout` is "fail", or the
@@ -141,11 +152,11 @@ class Suspending(Runs):
         Returns the answer as its type. Without a `schema`, returns {"data": the answer, "resumed_by": name or
         None, "resumed_at": aware datetime, "channel": how it came}, and "decisions" if several people decide.
         Raises `SuspendTimeoutError` if nobody decided in time, now and at every replay. Raises
-        `StepExecutionError` if the answer does not fit a type that has changed since.
+        `StepExecutionError` if the type's own validators refuse an answer that was checked without them.
         """
         self._refuse_inside_step(key, "suspend")
         types = AnswerTypes(schema, reject_schema)
-        ask = Ask(data, timeout, types, approvers, required, rejections, allow_self, on_timeout)
+        ask = Ask(data, timeout, types, approvers, required, rejections, allow_self, on_timeout, form)
         return self._suspend(key, ask, caller())
 
     @one_wait
@@ -165,7 +176,7 @@ class Suspending(Runs):
         if ask.types.approval is not None:
             return await self._typed(key, ask.types, record)
         answer = {
-            "data": decoded(record.answer),
+            "data": await self._decode_foreign(key, record.answer),
             "resumed_by": record.by or None,
             "resumed_at": to_datetime(record.decided_ms),
             "channel": record.channel or "timeout",
@@ -173,7 +184,7 @@ class Suspending(Runs):
         if record.decisions:
             answer["decisions"] = [
                 {
-                    "data": decoded(one.answer),
+                    "data": await self._decode_foreign(key, one.answer),
                     "by": one.by,
                     "at": to_datetime(one.at_ms),
                     "channel": one.channel,
@@ -181,6 +192,16 @@ class Suspending(Runs):
                 for one in record.decisions
             ]
         return answer
+
+    async def _typed(self, key: str, types: AnswerTypes, record: SuspensionRecord) -> Any:
+        """Returns the answer as its type."""
+        try:
+            reading = read_answer(record.answer, types, record.policy)
+            return await self._activation.check(record.answer, reading)
+        except UnreadableValueError as unreadable:
+            await self._hold_back(key, unreadable)
+        except Exception as error:  # a mismatch, or an error of the type's own validators
+            raise StepExecutionError(key, "InvalidAnswerError", stored_errors.text_of(error)) from error
 
     async def _request(self, key: str, ask: Ask) -> SuspensionRequest:
         """Returns the request to store. Raises `ConfigurationError` or `InvalidInputError`."""
@@ -194,6 +215,10 @@ class Suspending(Runs):
         given = dict(ask.data) if isinstance(ask.data, Mapping) else ask.data
         decided = codec.encode(given, limit=host.value_limit)
         shown = codec.encode(_shown(given), limit=host.value_limit)
+        declared_form = b""
+        if ask.form is not None:
+            checked = check_form(what, ask.form, typed=ask.types.approval is not None)
+            declared_form = codec.encode(checked, limit=host.value_limit)
         policy = b""
         if ask.has_policy:
             starters = activation.origin.starters
@@ -208,7 +233,7 @@ class Suspending(Runs):
                 raise ConfigurationError(f"{what}: on_timeout= needs timeout=")
             default = codec.encode(ask.on_timeout, limit=host.value_limit)
             if ask.has_policy:
-                form, is_instance = form_of(default, declared.type_name)
+                form, is_instance = declared.form_of(ask.on_timeout)
                 check = declared.check_instance if is_instance else declared.check_answer
                 try:
                     await check(activation.id, key, form)
@@ -216,7 +241,7 @@ class Suspending(Runs):
                     raise ConfigurationError(f"{what}: on_timeout={ask.on_timeout!r}: {error}") from None
         return SuspensionRequest(
             shown,
-            digests.shown_digest(decided),
+            digests.shown_digest(decided, declared_form),
             timeout_ms,
             host.audit_ms,
             policy,
@@ -224,14 +249,8 @@ class Suspending(Runs):
             await self._with_url(key, ask.data),
             host.channel_names,
             activation.run,
+            declared_form,
         )
-
-    async def _typed(self, key: str, types: AnswerTypes, record: SuspensionRecord) -> Any:
-        """Returns the answer as its type."""
-        try:
-            return await self._activation.check(record.answer, types.read(record.answer))
-        except Exception as error:  # a mismatch, or an error of the type's own validators
-            raise StepExecutionError(key, "InvalidAnswerError", stored_errors.text_of(error)) from error
 
     async def _with_url(self, key: str, data: Any) -> bytes:
         """Returns the suspend event's data with the approval page's URL; empty without such a page."""
@@ -287,6 +306,7 @@ class Ask:
     rejections: int = 1
     allow_self: bool = True
     on_timeout: Any = FAIL
+    form: AnswerForm | None = None
 
     @property
     def has_policy(self) -> bool:

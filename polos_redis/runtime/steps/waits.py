@@ -14,7 +14,7 @@ from polos_redis.errors import WaitTimeoutError
 from polos_redis.events import EventPayload, payload
 from polos_redis.runtime.branches import one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller
-from polos_redis.runtime.steps.calls import Calls, decoded
+from polos_redis.runtime.steps.calls import Calls
 from polos_redis.state import keys
 from polos_redis.state.journal import WaitRecord
 from polos_redis.values.text import raw
@@ -89,7 +89,8 @@ class Waits(Calls):
         record = await self._decision(key, stored, WaitRecord, call_site)
         if record.status == "expired":
             raise WaitTimeoutError(key, topic, (record.due_ms - record.opened_ms) / 1000)
-        return payload(record.topic, record.event_id, record.event_type, decoded(record.data))
+        data = await self._decode_foreign(key, record.data)
+        return payload(record.topic, record.event_id, record.event_type, data)
 
     async def _open(
         self, key: str, for_ms: int | None, until_ms: int | None, topic: str = "", subscriber: str = ""

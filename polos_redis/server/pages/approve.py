@@ -26,12 +26,13 @@ from polos_redis.errors import (
     ShownChangedError,
     SuspensionExpiredError,
 )
-from polos_redis.executions.queries import read_suspension
+from polos_redis.executions.queries import get_execution, read_suspension
 from polos_redis.server import paths  # noqa: F401 - `anything` in the routes
 from polos_redis.server.callers import Caller
 from polos_redis.server.pages import forms
 from polos_redis.server.pages.draft import Draft
 from polos_redis.server.pages.page_route import PageRoute
+from polos_redis.server.pages.previews import complete, page_budget, suspension_preview
 from polos_redis.server.pages.rendering import approve_path, redirect, render
 from polos_redis.server.pages.shown_values import as_json
 from polos_redis.server.pages.suspension_summary import outcome, summary
@@ -40,8 +41,10 @@ from polos_redis.server.problems import Problem
 from polos_redis.server.security import check_address, check_link
 from polos_redis.server.sessions import sessions_of
 from polos_redis.server.site import site_of
+from polos_redis.values.preview import Stored
 
 MAX_CONTROLS = 4000  # of one submitted form
+MAX_LISTED = 100  # suspensions, or errors
 
 router = APIRouter(route_class=PageRoute)
 
@@ -52,20 +55,34 @@ async def find(request: Request, execution_id: str, token: str = "") -> Response
     caller = await visitor(request, token=token)
     if caller.link is not None:
         return redirect(approve_path(caller.link.execution_id, caller.link.step_key), token=token)
-    execution = await site_of(request).client.get_execution(execution_id)
+    execution = await get_execution(site_of(request).client, execution_id, Stored)
     waiting = [*execution["open_suspensions"], *execution["open_suspensions_below"]]
     if len(waiting) == 1:
         return redirect(approve_path(waiting[0]["execution_id"], waiting[0]["step_key"]))
     decided = [one for one in execution["suspensions"] if one["status"] != "open"]
-    return render(request, "choose.html", {"execution": execution, "waiting": waiting, "decided": decided})
+    return render(
+        request,
+        "choose.html",
+        {
+            "execution": execution,
+            "waiting": waiting[:MAX_LISTED],
+            "decided": decided[-MAX_LISTED:],
+            "hidden": {"waiting": len(waiting) - MAX_LISTED, "decided": len(decided) - MAX_LISTED},
+        },
+    )
 
 
 @router.api_route("/approve/{execution_id}/{step_key:anything}", methods=["GET", "HEAD"])
-async def show(request: Request, execution_id: str, step_key: str, token: str = "") -> Response:
+async def show(
+    request: Request, execution_id: str, step_key: str, token: str = "", format: str = ""
+) -> Response:
     caller = await visitor(request, token=token)
     check_address(caller, execution_id, step_key)
-    suspension = await site_of(request).client.get_suspension(execution_id, step_key)
+    _, suspension = await read_suspension(site_of(request).client, execution_id, step_key, Stored)
     check_link(caller, suspension)
+    if format == "json":
+        return complete(suspension)
+    suspension = suspension_preview(suspension, page_budget())
     form = forms.of_suspension(suspension)
     return _page(request, caller, suspension, form, form.blank(), token)
 
@@ -78,16 +95,23 @@ async def decide(request: Request, execution_id: str, step_key: str) -> Response
     sessions_of(request).check_form(request, _text(sent, "form_token"), token)
     check_address(caller, execution_id, step_key)
     client = site_of(request).client
-    stored, suspension = await read_suspension(client, execution_id, step_key)
+    stored, suspension = await read_suspension(client, execution_id, step_key, Stored)
     check_link(caller, suspension)
     if not caller.may("approve"):
         raise Problem(403, "you may view this, but not decide it", kind="forbidden", scope="approve")
+    suspension = suspension_preview(suspension, page_budget())
     form = forms.of_suspension(suspension)
     draft = Draft((name, text) for name, text in sent.multi_items() if isinstance(text, str))
+    if form.is_too_large(draft, texts=False):
+        detail = "the form has more rows than a page can show; your answer was not recorded"
+        raise Problem(413, detail, kind="too-large", title="Too many rows")
 
     def page(status: int, notice: str = "") -> Response:
         return _page(request, caller, suspension, form, draft, token, status=status, notice=notice)
 
+    if _text(sent, "execution_created_at") not in ("", suspension["execution_created_at"]):
+        again = "This workflow was started again since you opened this page"
+        return page(409, f"{again}; your answer was not recorded.")
     if form.change_rows(draft):
         return page(200)
     answer = form.read(draft)
@@ -110,7 +134,8 @@ async def decide(request: Request, execution_id: str, step_key: str) -> Response
     except NotApproverError as error:
         return page(403, f"Your answer was not recorded: {error.reason}.")
     except ResumeError as error:
-        suspension = await client.get_suspension(suspension["execution_id"], suspension["step_key"])
+        _, now = await read_suspension(client, suspension["execution_id"], suspension["step_key"], Stored)
+        suspension = suspension_preview(now, page_budget())
         form = forms.of_suspension(suspension)
         return page(*_refusal(error))
     return redirect(approve_path(suspension["execution_id"], suspension["step_key"]), token=token)
@@ -145,17 +170,23 @@ def _page(
     notice: str = "",
 ) -> Response:
     decisions = suspension["decisions"]
+    errors = form.errors(draft)
+    if form.is_too_large(draft):  # what was typed can't be shown again
+        texts = [f"{field.label}: {message}" if field else message for field, message in errors[:MAX_LISTED]]
+        detail = notice or "What you entered is too long to be shown again. Go back to change it."
+        context = {"title": "Your answer was not recorded", "detail": detail, "errors": texts}
+        return render(request, "message.html", context, status=status if errors else 413, token=token)
     return render(
         request,
         "approve.html",
         {
             "suspension": suspension,
-            "summary": summary(suspension["step_key"], suspension["data"]),
+            "summary": summary(suspension),
             "json": as_json(suspension["data"]),
             "outcome": outcome(suspension),
             "form": form,
             "draft": draft,
-            "errors": form.errors(draft),
+            "errors": errors,
             "notice": notice,
             "obstacle": _obstacle(caller, suspension),
             "approvals": sum(verdict(one["data"]) is True for one in decisions),

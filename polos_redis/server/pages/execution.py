@@ -12,7 +12,17 @@ from starlette.responses import Response
 from polos_redis.client import PolosClient
 from polos_redis.decisions.answer_types import verdict
 from polos_redis.errors import ExecutionFinishedError, ExecutionNotFoundError, NotFailedError
+from polos_redis.executions.queries import audit, get_execution
 from polos_redis.server.pages.page_route import PageRoute
+from polos_redis.server.pages.previews import (
+    CHARACTERS,
+    NODES,
+    answer_preview,
+    complete,
+    page_budget,
+    shown,
+    suspension_preview,
+)
 from polos_redis.server.pages.rendering import redirect, render
 from polos_redis.server.pages.shown_values import as_json
 from polos_redis.server.pages.suspension_summary import outcome
@@ -20,18 +30,23 @@ from polos_redis.server.pages.timeline import ENDED, timeline
 from polos_redis.server.pages.visitors import visitor
 from polos_redis.server.sessions import sessions_of
 from polos_redis.server.site import site_of
+from polos_redis.values.preview import PreviewBudget, Stored
 from polos_redis.values.times import iso
 
 MAX_CHILDREN = 100
 MAX_OPEN = 100  # links to open decisions
-MAX_NEWEST = 500  # steps, decisions, audit entries
+MAX_NEWEST = 200  # steps, decisions, audit entries
+PART_NODES = 200  # values shown of one step's value, or of one suspension's data
+PART_CHARACTERS = 20_000  # of their texts
 
 router = APIRouter(route_class=PageRoute)
 
 
 @router.api_route("/executions/{execution_id}", methods=["GET", "HEAD"])
-async def show(request: Request, execution_id: str) -> Response:
+async def show(request: Request, execution_id: str, format: str = "") -> Response:
     await visitor(request)
+    if format == "json":
+        return complete(await get_execution(site_of(request).client, execution_id, Stored))
     return await _page(request, execution_id)
 
 
@@ -70,11 +85,8 @@ async def _authorized(request: Request) -> str | None:
 async def _page(request: Request, execution_id: str, notice: str = "", status: int = 200) -> Response:
     caller = request.state.caller
     client = site_of(request).client
-    execution = await client.get_execution(execution_id)
-    try:
-        trail = await client.audit(execution_id)
-    except ExecutionNotFoundError:
-        trail = []
+    execution = await get_execution(client, execution_id, Stored)
+    trail = await _audit(client, execution_id)
     waiting = execution["open_suspensions"] + execution["open_suspensions_below"]
     hidden = {
         "children": len(execution["children"]) - MAX_CHILDREN,
@@ -85,9 +97,10 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
     }
     execution["children"] = execution["children"][:MAX_CHILDREN]
     await _add_times(client, execution["children"])
+    execution["suspensions"] = execution["suspensions"][-MAX_NEWEST:]
+    _preview(execution, page_budget())
     bars = timeline(execution)  # before the steps are cut
-    for name in ("steps", "suspensions"):
-        execution[name] = execution[name][-MAX_NEWEST:]
+    execution["steps"] = execution["steps"][-MAX_NEWEST:]
     over = execution["status"] in ENDED
     return render(
         request,
@@ -97,7 +110,10 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
             "waiting": waiting[:MAX_OPEN],
             "timeline": bars,
             "hidden": hidden,
-            "audit": trail[-MAX_NEWEST:],
+            "audit": [
+                {**one, "data": answer_preview(one["data"], PreviewBudget(10, 1000))}
+                for one in trail[-MAX_NEWEST:]
+            ],
             "json": as_json,
             "outcome": outcome,
             "verdict": verdict,
@@ -108,6 +124,26 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
         },
         status=status,
     )
+
+
+async def _audit(client: PolosClient, execution_id: str) -> list[dict[str, Any]]:
+    try:
+        return await audit(client, execution_id, Stored)
+    except ExecutionNotFoundError:
+        return []
+
+
+def _preview(execution: dict[str, Any], budget: PreviewBudget) -> None:
+    """Replaces the values of an execution by previews: the outcome first, then the newest steps and
+    decisions."""
+    for name in ("result", "input", "state"):
+        execution[name] = shown(execution[name], budget, NODES // 4, CHARACTERS // 4)
+    for step in reversed(execution["steps"][-MAX_NEWEST:]):
+        step["value"] = shown(step.get("value"), budget, PART_NODES, PART_CHARACTERS)
+    execution["suspensions"] = [
+        suspension_preview(one, budget, nodes=PART_NODES, characters=PART_CHARACTERS)
+        for one in reversed(execution["suspensions"])
+    ][::-1]
 
 
 async def _add_times(client: PolosClient, children: list[dict[str, Any]]) -> None:

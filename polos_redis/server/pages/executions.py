@@ -16,6 +16,7 @@ from polos_redis.server.site import site_of
 from polos_redis.state.executions import STATUSES
 
 PAGE_ROWS = 50
+MAX_WORKFLOWS = 200  # suggested for the filter
 
 router = APIRouter(route_class=PageRoute)
 
@@ -44,7 +45,7 @@ async def show(request: Request, status: str = "", workflow: str = "", cursor: s
             "status": status,
             "statuses": STATUSES,
             "workflow": workflow,
-            "workflows": sorted(caller.workflows or await client.served_workflows()),
+            "workflows": sorted(caller.workflows or await client.served_workflows())[:MAX_WORKFLOWS],
             "cursor": cursor,
             "more": page.next_cursor,
         },

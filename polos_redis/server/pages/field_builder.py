@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from polos_redis.server.pages.draft import MAX_ROWS
 from polos_redis.server.pages.fields import (
     MAX_RADIOS,
     MISSING,
@@ -18,6 +19,7 @@ from polos_redis.server.pages.fields import (
     Field,
     Fixed,
     Input,
+    Verdict,
 )
 from polos_redis.server.pages.labels import label_of
 from polos_redis.server.pages.nested_fields import Group, Rows, Variants
@@ -32,10 +34,15 @@ from polos_redis.server.pages.schema_reader import (
     range_hint,
     type_of,
 )
-from polos_redis.server.pages.shown_values import visible
+from polos_redis.values.schemas import ZONE
 
 MAX_DEPTH: Final = 8  # levels of fields; deeper values are entered as JSON
 MAX_FIELDS: Final = 400  # of one form, or one row of a list
+MAX_VARIANTS: Final = 30  # of one value
+MAX_NAME: Final = 200  # characters of a property's name, which each control repeats
+MAX_LABEL: Final = 300
+MAX_HELP: Final = 2000
+APPROVED: Final = "approved"  # the property of the answer that only the buttons Approve and Reject set
 
 Attributes = dict[str, Any]  # those common to all fields: name, path, label, ...
 
@@ -89,8 +96,8 @@ class FieldBuilder:
         common: Attributes = {
             "name": name,
             "path": path,
-            "label": visible(label),
-            "help": visible(description) if isinstance(description, str) else "",
+            "label": label[:MAX_LABEL],
+            "help": description[:MAX_HELP] if isinstance(description, str) else "",
             "required": required,
             "nullable": nullable,
             "default": schema.get("default", MISSING),
@@ -100,9 +107,16 @@ class FieldBuilder:
             return Input(type="json", **common)
         self._open_refs.append(ref)
         try:
-            return self._field(schema, nullable, variants, common, depth)
+            found = self._field(schema, nullable, variants, common, depth)
         finally:
             self._open_refs.pop()
+        if (
+            isinstance(found, Rows)
+            and isinstance(found.default, list | dict)
+            and len(found.default) > MAX_ROWS
+        ):
+            return Input(type="json", **common)  # a list that rows can't show in full
+        return found
 
     def _field(
         self, schema: dict[str, Any], nullable: bool, variants: Sequence[Any], common: Attributes, depth: int
@@ -113,9 +127,16 @@ class FieldBuilder:
         if options is not None:
             return _choice(options, common)
         kind = type_of(schema)
-        if kind == "object" and nullable:
+        if kind in ("object", "array") and nullable:  # nothing, or an empty list?
             bare = {key: value for key, value in schema.items() if key != "default"}
             return self._variants([bare], True, common, depth)
+        if (
+            kind == "object"
+            and schema.get("required")
+            and common["default"] is MISSING
+            and not common["required"]
+        ):
+            return self._or_nothing(schema, common, depth)
         if kind == "object":
             return self._object(schema, common, depth)
         if kind == "array":
@@ -132,11 +153,22 @@ class FieldBuilder:
             return _text(schema, common)
         return Input(type="json", **common)
 
+    def _or_nothing(self, schema: Schema, common: Attributes, depth: int) -> Field:
+        """Returns the field of an object that may be left out, although its own properties are required."""
+        name, path, label = f"{common['name']}/0~", common["path"], "Enter a value"
+        fields = self.field({**schema, "title": label}, name, path, label, required=True, depth=depth + 1)
+        name = f"{common['name']}/none~"
+        nothing = Fixed(name=name, path=path, label="Nothing", shown=False, value=MISSING)
+        return Variants(variants=[fields, nothing], **common)
+
     def _variants(self, variants: Sequence[Any], nullable: bool, common: Attributes, depth: int) -> Field:
         variants = [one for one in variants if isinstance(one, Mapping)]
+        if not 0 < len(variants) <= MAX_VARIANTS:
+            return Input(type="json", **common)
         resolved = [self._reader.resolve(one).schema for one in variants]
         types = {type_of(one) for one in resolved}
-        if types == {"number", "string"}:  # a Decimal
+        texts = [one for one in resolved if type_of(one) == "string"]
+        if types == {"number", "string"} and len(resolved) == 2 and _is_of_numbers(texts[0]):  # a Decimal
             number = next(one for one in resolved if type_of(one) == "number")
             return Input(type="decimal", **_with_hint(common, range_hint(number)))
         if types == {"number", "integer"}:
@@ -162,18 +194,11 @@ class FieldBuilder:
     def _object(self, schema: Schema, common: Attributes, depth: int) -> Field:
         properties = schema.get("properties")
         rest = schema.get("additionalProperties")
-        if isinstance(properties, Mapping) and properties and len(properties) <= MAX_FIELDS:
+        if isinstance(properties, Mapping) and 0 < len(properties) <= MAX_FIELDS and _are_short(properties):
             required = schema.get("required")
             required = required if isinstance(required, list) else []
             fields = {
-                str(key): self.field(
-                    one,
-                    f"{common['name']}/{_escape(str(key))}",
-                    f"{common['path']}.{key}".lstrip("."),
-                    label_of(str(key)),
-                    required=key in required,
-                    depth=depth + 1,
-                )
+                str(key): self._property(str(key), one, common, depth, required=key in required)
                 for key, one in properties.items()
             }
             return Group(fields=fields, **common)
@@ -183,6 +208,19 @@ class FieldBuilder:
             return Rows(make_row=self._row(rest), keyed=True, **common)
         return Input(type="json", **common)
 
+    def _property(self, key: str, schema: Any, common: Attributes, depth: int, *, required: bool) -> Field:
+        root, *parts = common["name"].split("/")
+        if key == APPROVED and all(part.endswith("~") for part in parts):  # of the answer, or of a variant
+            return Verdict(name=f"{root}/{key}", path=key, label="Decision", required=True, shown=False)
+        return self.field(
+            schema,
+            f"{common['name']}/{_escape(key)}",
+            f"{common['path']}.{key}".lstrip("."),
+            label_of(key),
+            required=required,
+            depth=depth + 1,
+        )
+
     def _row(self, item: Schema) -> Callable[[str, str, str], Field]:
         return lambda name, path, label: self.field(item, name, path, label, required=True)
 
@@ -190,7 +228,8 @@ class FieldBuilder:
         item = schema.get("items")
         if not isinstance(item, Mapping) or "prefixItems" in schema:
             return Input(type="json", **common)
-        options = options_of(self._reader.resolve(item).schema)
+        found = self._reader.resolve(item)
+        options = None if found.nullable else options_of(found.schema)
         if options is not None and (schema.get("uniqueItems") or len(options) <= MAX_RADIOS):
             return Choices(options=options, **common)
         min_rows = schema.get("minItems", 0)
@@ -202,22 +241,46 @@ def _bare(text: str) -> str:
 
 
 def _escape(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
+    """Returns a property's name as a part of an HTML name, in which `#`, `?`, `=` and a last `~` have a
+    meaning."""
+    for place, character in enumerate("~/#?="):
+        key = key.replace(character, f"~{place}")
+    return key
+
+
+def _are_short(names: Iterable[Any]) -> bool:
+    return all(len(str(name)) <= MAX_NAME for name in names)
+
+
+def _is_of_numbers(schema: Schema) -> bool:
+    """Whether a text has to be a number, going by its pattern."""
+    pattern = schema.get("pattern")
+    try:
+        matches = re.compile(pattern).search if isinstance(pattern, str) and len(pattern) < MAX_NAME else None
+    except re.error:
+        return False
+    return matches is not None and bool(matches("12.5") and matches("-3")) and not matches("a")
 
 
 def _choice(options: list[ChoiceOption], common: Attributes) -> Field:
-    only = options[0].value if len(options) == 1 and not common["nullable"] else None
-    if only is not None and (common["required"] or common["default"] == only):
-        if only is True:
-            return Checkbox(must=True, **common)
-        return Fixed(value=only, **{**common, "shown": False})
-    return Choice(
-        options=[replace(one, label=one.label or option_label(one.value)) for one in options], **common
-    )
+    if len(options) == 1 and not common["nullable"]:
+        only = options[0].value
+        if common["required"] or (common["default"] == only and type(common["default"]) is type(only)):
+            if only is True:
+                return Checkbox(must=True, **common)
+            return Fixed(value=only, **{**common, "shown": False})
+    labelled = [replace(one, label=(one.label or option_label(one.value))[:MAX_LABEL]) for one in options]
+    return Choice(options=labelled, **common)
 
 
 def _text(schema: Schema, common: Attributes) -> Field:
     kind = _INPUT_TYPES.get(str(schema.get("format")), "text")
+    if kind == "datetime" and schema.get(ZONE) is False:
+        kind = "local"
+    if kind == "password":
+        common = {**common, "default": MISSING}  # it is masked
+    if kind == "text" and isinstance(common["default"], str) and "\n" in common["default"]:
+        kind = "textarea"
     if kind == "text":
         limit, key = schema.get("maxLength"), common["path"].rpartition(".")[2]
         if limit > 200 if isinstance(limit, int) else _LONG_TEXT_KEYS.search(key.lower()):

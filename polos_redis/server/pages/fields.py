@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, tzinfo
 from math import isfinite
@@ -12,9 +12,14 @@ from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from polos_redis.server.pages.draft import Draft
-from polos_redis.values.json_text import read_json
+from polos_redis.values.json_text import InvalidJsonError, read_json
 
 MAX_RADIOS: Final = 5  # more options become a select box
+MAX_BITS: Final = 14_000  # of a whole number: Python reads no more than 4300 digits
+
+# The size of a control in HTML, in bytes, without its texts: for the bound of a form's size.
+CONTROL_BYTES: Final = 700
+OPTION_BYTES: Final = 300
 
 
 class _Missing:
@@ -40,6 +45,11 @@ class Field:
     example: Any = MISSING  # fills a variant before it is chosen
     shown: bool = True  # False: a button sets it, or there is nothing to fill in
 
+    def accepts(self, value: Any) -> bool:
+        """Whether a person can enter exactly this JSON value: after `fill`, `read` returns it, or leaves it
+        out if it is the default."""
+        raise NotImplementedError
+
     def fill(self, draft: Draft, value: Any) -> None:
         """Writes a value into the draft as a person would type it."""
         raise NotImplementedError
@@ -49,45 +59,79 @@ class Field:
         raise NotImplementedError
 
     def fill_default(self, draft: Draft) -> None:
-        if self.default is not MISSING and self.default is not None:
+        """Writes the default into the draft, unless a person could not enter exactly that."""
+        if self.default is not None and self.default is not MISSING and self.accepts(self.default):
             self.fill(draft, self.default)
 
     def below(self, draft: Draft) -> Iterator[Field]:
-        """Returns the fields inside this one."""
+        """Returns the fields inside this one that the draft has values for."""
         return iter(())
+
+    def rendered(self, draft: Draft) -> Iterator[Field]:
+        """Returns the fields inside this one that a page shows."""
+        return self.below(draft)
+
+    def html_bytes(self, draft: Draft) -> int:
+        """The size of this field in HTML at most, without the fields inside it and what a person typed."""
+        return control_bytes(self)
 
     @property
     def optional(self) -> bool:
         return self.nullable or (not self.required and (self.default is MISSING or self.default is None))
 
+    @property
+    def when_empty(self) -> Any:
+        """The value of an empty field: None, or MISSING if it is left out or an error."""
+        return None if self.nullable and (self.required or self.default is not None) else MISSING
+
     def empty(self, draft: Draft, message: str) -> Any:
-        """Returns the value of an empty field: MISSING if optional, None if nullable, else adds an error."""
-        if not self.required and (self.default is MISSING or self.default is None):
-            return MISSING
-        if self.nullable:
-            return None
-        draft.add_error(self.path, message)
-        return MISSING
+        """Returns the value of an empty field; adds an error if it must not be empty."""
+        if self.when_empty is MISSING and (self.required or self.default not in (MISSING, None)):
+            draft.add_error(self.path, message)
+        return self.when_empty
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Input(Field):
     """A text field. `type` is text, textarea, password, number, integer, decimal (a number kept as text, so
-    that no digit is lost), date, time, datetime, email, url or json."""
+    that no digit is lost), date, time, datetime, local (a datetime without a zone), email, url or json."""
 
     kind: ClassVar[str] = "input"
     type: str = "text"
 
-    @property
-    def html_type(self) -> str:
-        return {"datetime": "datetime-local", "number": "text", "integer": "text", "decimal": "text"}.get(
-            self.type, self.type
-        )
+    def html_type(self, text: str) -> str:
+        """The type of the HTML input. A date or time that a browser's picker can't hold is a plain text."""
+        if self.type in _PICKERS:
+            picker, holds = _PICKERS[self.type]
+            return picker if not text or holds.fullmatch(text) else "text"
+        return "text" if self.type in ("number", "integer", "decimal") else self.type
 
     @property
     def keyboard(self) -> str:
         """The keyboard a phone shows (`inputmode`). Numbers are text inputs, which keep an invalid entry."""
         return {"number": "decimal", "decimal": "decimal", "integer": "numeric"}.get(self.type, "")
+
+    def accepts(self, value: Any) -> bool:
+        if value is None:
+            return self.nullable or self.type == "json"
+        if self.type == "json":
+            return is_json(value)
+        if self.type in ("number", "integer"):
+            kinds = (int,) if self.type == "integer" else (int, float)
+            return type(value) in kinds and is_json(value)
+        if self.type == "decimal" and type(value) in (int, float):
+            return is_json(value)  # the same number, as text
+        if not isinstance(value, str) or "\r" in value or (self.type != "textarea" and "\n" in value):
+            return False
+        if not value.strip():
+            return self._keeps_blanks and not self.required
+        if self.type in ("text", "textarea", "password"):
+            return True
+        try:
+            parsed = _parse(self.type, value, Draft())
+        except (ValueError, OverflowError):
+            return False
+        return value == value.strip() and (self.type == "datetime" or parsed == value)
 
     def fill(self, draft: Draft, value: Any) -> None:
         if value is None:
@@ -105,15 +149,30 @@ class Input(Field):
         if self.type not in ("text", "textarea", "password"):
             text = text.strip()
         if not text.strip():
-            if self.type in ("text", "textarea") and isinstance(self.default, str) and not self.nullable:
+            if self._keeps_blanks:
                 return text if not self.required else self.empty(draft, "Fill in this field.")
             return self.empty(draft, "Fill in this field.")
         try:
             return _parse(self.type, text, draft)
-        except (ValueError, OverflowError, RecursionError):
+        except InvalidJsonError as error:
+            draft.add_error(self.path, f"Enter valid JSON: {error}.")
+            return MISSING
+        except (ValueError, OverflowError):
             draft.add_error(self.path, _INVALID[self.type])
             return MISSING
 
+    @property
+    def _keeps_blanks(self) -> bool:
+        """Whether a blank is a text of its own: a default that was cleared."""
+        return self.type in ("text", "textarea") and isinstance(self.default, str) and not self.nullable
+
+
+_PICKERS = {  # the HTML type, and what it can hold
+    "date": ("date", re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)),
+    "time": ("time", re.compile(r"\d\d:\d\d(:\d\d(\.\d{1,3})?)?", re.ASCII)),
+    "datetime": ("datetime-local", re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,3})?)?", re.ASCII)),
+}
+_PICKERS["local"] = _PICKERS["datetime"]
 
 _INVALID = {
     "number": "Enter a number, such as 1250 or 12.5.",
@@ -122,41 +181,93 @@ _INVALID = {
     "date": "Enter a date, such as 2026-03-31.",
     "time": "Enter a time, such as 14:30.",
     "datetime": "Enter a date and time, such as 2026-03-31T14:30.",
+    "local": "Enter a date and time, such as 2026-03-31T14:30.",
     "email": "Enter an email address, such as name@example.com.",
     "url": "Enter a web address, such as https://example.com/page.",
-    "json": "Enter valid JSON.",
 }
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
+_WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
+_RUNS = ("javascript", "data", "vbscript")  # schemes of addresses that run code in a browser
+
+
+def is_json(value: Any) -> bool:
+    """Whether JSON can hold a value exactly: neither infinite numbers nor ones of thousands of digits."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_json(one) for key, one in value.items())
+    if isinstance(value, list):
+        return all(map(is_json, value))
+    if isinstance(value, float):
+        return isfinite(value)
+    return not isinstance(value, int) or value.bit_length() < MAX_BITS
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text} is too large")
+    return number
+
+
+def _number(text: str) -> int | float:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError
+    return int(text) if _WHOLE.fullmatch(text) else _finite(text)
+
+
+def _integer(text: str) -> int:
+    if not _WHOLE.fullmatch(text):
+        raise ValueError
+    return int(text)
+
+
+def _decimal(text: str) -> str:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError
+    return text
+
+
+def _time(text: str) -> str:
+    time.fromisoformat(text)
+    return text
+
+
+def _naive(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is not None:
+        raise ValueError
+    return text
+
+
+def _email(text: str) -> str:
+    if not re.fullmatch(r"[^\s@]+@[^\s@]+", text):
+        raise ValueError
+    return text
+
+
+def _url(text: str) -> str:
+    scheme = urlsplit(text).scheme
+    if not scheme or scheme in _RUNS or re.search(r"\s", text):
+        raise ValueError
+    return text
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "number": _number,
+    "integer": _integer,
+    "decimal": _decimal,
+    "date": lambda text: date.fromisoformat(text).isoformat(),
+    "time": _time,
+    "local": _naive,
+    "email": _email,
+    "url": _url,
+    "json": read_json,
+}
 
 
 def _parse(kind: str, text: str, draft: Draft) -> Any:
-    if kind in ("number", "integer", "decimal"):
-        if not _NUMBER.fullmatch(text) or not isfinite(float(text)):
-            raise ValueError
-        if kind == "decimal":
-            return text
-        if re.fullmatch(r"[+-]?\d+", text):
-            return int(text)
-        if kind == "integer":
-            raise ValueError
-        return float(text)
-    if kind == "date":
-        return date.fromisoformat(text).isoformat()
-    if kind == "time":
-        time.fromisoformat(text)
-    elif kind == "datetime":
+    if kind == "datetime":
         value = datetime.fromisoformat(text)
         return _iso(value if value.tzinfo else value.replace(tzinfo=draft.zone))
-    elif kind == "email":
-        if not re.fullmatch(r"[^\s@]+@[^\s@]+", text):
-            raise ValueError
-    elif kind == "url":
-        parts = urlsplit(text)
-        if parts.scheme not in ("http", "https") or not parts.netloc or re.search(r"\s", text):
-            raise ValueError
-    elif kind == "json":
-        return read_json(text)
-    return text
+    return _PARSERS[kind](text) if kind in _PARSERS else text
 
 
 def _iso(value: datetime) -> str:
@@ -184,6 +295,14 @@ class ChoiceOption:
         return json.dumps(self.value, ensure_ascii=False)
 
 
+def control_bytes(field: Field) -> int:
+    return CONTROL_BYTES + 8 * len(field.name) + len(field.label) + len(field.help)
+
+
+def _options_bytes(options: Sequence[ChoiceOption], name: str) -> int:
+    return sum(OPTION_BYTES + 3 * len(name) + len(one.label) + 2 * len(one.text) for one in options)
+
+
 YES_NO = (ChoiceOption(value=True, label="Yes"), ChoiceOption(value=False, label="No"))
 
 
@@ -198,8 +317,17 @@ class Choice(Field):
     def radios(self) -> bool:
         return len(self.options) <= MAX_RADIOS
 
+    def html_bytes(self, draft: Draft) -> int:
+        return control_bytes(self) + _options_bytes(self.options, self.name)
+
+    def accepts(self, value: Any) -> bool:
+        if value is None and self.nullable:
+            return True
+        return is_json(value) and _text_of(value) in (option.text for option in self.options)
+
     def fill(self, draft: Draft, value: Any) -> None:
-        draft.put(self.name, "" if value is None else ChoiceOption(value=value, label="").text)
+        text = _text_of(value)
+        draft.put(self.name, text if any(option.text == text for option in self.options) else "")
 
     def read(self, draft: Draft) -> Any:
         text = draft.get(self.name)
@@ -212,12 +340,43 @@ class Choice(Field):
         return self.empty(draft, "Choose one.")
 
 
+def _text_of(value: Any) -> str:
+    return ChoiceOption(value=value, label="").text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict(Field):
+    """The property `approved`: nothing but the buttons Approve and Reject, one of which sends the form."""
+
+    kind: ClassVar[str] = "verdict"
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, bool)
+
+    def fill(self, draft: Draft, value: Any) -> None:
+        if isinstance(value, bool):
+            draft.put(self.name, "true" if value else "false")
+
+    def fill_default(self, draft: Draft) -> None:
+        pass  # a verdict is never made in advance
+
+    def read(self, draft: Draft) -> Any:
+        text = draft.get(self.name)
+        if text in ("true", "false"):
+            return text == "true"
+        draft.add_error(self.path, "Press Approve or Reject.")
+        return MISSING
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkbox(Field):
     """Yes or no with a default. With `must`, it has to be ticked (a constant True)."""
 
     kind: ClassVar[str] = "checkbox"
     must: bool = False
+
+    def accepts(self, value: Any) -> bool:
+        return value is True or (value is False and not self.must)
 
     def fill(self, draft: Draft, value: Any) -> None:
         draft.put(self.name, *(["true"] if value is True else []))
@@ -234,32 +393,43 @@ class Checkbox(Field):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choices(Field):
-    """Any number of options, as checkboxes."""
+    """Any number of options, as checkboxes: a set, or a list in the order of the options."""
 
     kind: ClassVar[str] = "choices"
     options: Sequence[ChoiceOption] = ()
 
+    def html_bytes(self, draft: Draft) -> int:
+        return control_bytes(self) + _options_bytes(self.options, self.name)
+
+    def accepts(self, value: Any) -> bool:
+        if not isinstance(value, list) or not is_json(value):
+            return False
+        places = {option.text: place for place, option in enumerate(self.options)}
+        chosen = [places.get(_text_of(one), -1) for one in value]
+        return all(before < after for before, after in zip([-1, *chosen], chosen, strict=False))
+
     def fill(self, draft: Draft, value: Any) -> None:
         chosen = value if isinstance(value, list) else []
-        draft.put(self.name, *(ChoiceOption(value=one, label="").text for one in chosen))
+        draft.put(self.name, *map(_text_of, chosen))
 
     def read(self, draft: Draft) -> Any:
         texts = {option.text: option.value for option in self.options}
-        chosen = draft.all(self.name)
+        chosen = set(draft.all(self.name))
         if not all(text in texts for text in chosen):
             draft.add_error(self.path, "Choose from the options.")
             return MISSING
-        if not chosen and self.nullable and not isinstance(self.default, list):
-            return self.empty(draft, "")
-        return [texts[text] for text in texts if text in chosen]
+        return [value for text, value in texts.items() if text in chosen]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fixed(Field):
-    """A constant: nothing to fill in."""
+    """A constant: nothing to fill in. The constant MISSING leaves the property out."""
 
     kind: ClassVar[str] = "fixed"
     value: Any = None
+
+    def accepts(self, value: Any) -> bool:
+        return self.value is not MISSING and is_json(value) and _text_of(value) == _text_of(self.value)
 
     def fill(self, draft: Draft, value: Any) -> None:
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -15,14 +16,19 @@ from polos_redis.decisions.answer_types import verdict
 from polos_redis.errors import ConfigurationError
 from polos_redis.executions import queries
 from polos_redis.server.pages.page_route import PageRoute
+from polos_redis.server.pages.previews import suspension_preview
 from polos_redis.server.pages.rendering import render
 from polos_redis.server.pages.suspension_summary import gist, summary
 from polos_redis.server.pages.visitors import visitor
 from polos_redis.server.problems import Problem
 from polos_redis.server.site import site_of
+from polos_redis.values.preview import PreviewBudget, Stored
 
 PAGE_ROWS = 50
-SEARCH_BATCH = 250  # suspensions read per call while searching
+ROW_NODES = 200  # values of one suspension's data that a row or a search takes into account
+ROW_CHARACTERS = 10_000  # of their texts
+MAX_WORKFLOWS = 200  # suggested for the filter
+SEARCH_BATCH = 50  # suspensions read per call while searching
 MAX_SEARCHED = 2000  # suspensions read for one page
 MIN_ID_CHARACTERS = 6  # of an execution id, for a search by id
 
@@ -43,7 +49,7 @@ async def show(request: Request, workflow: str = "", q: str = "", cursor: str = 
         {
             "rows": [_row(one) for one in rows],
             "workflow": workflow.strip(),
-            "workflows": sorted(caller.workflows or await client.served_workflows()),
+            "workflows": sorted(caller.workflows or await client.served_workflows())[:MAX_WORKFLOWS],
             "q": q.strip(),
             "cursor": cursor,
             "more": more,
@@ -58,19 +64,25 @@ async def _find(
     words = text.casefold().split()
     if not words:
         page = await queries.list_suspensions(
-            client, workflow=workflow or None, limit=PAGE_ROWS, cursor=cursor, roots=roots
+            client, workflow=workflow or None, limit=PAGE_ROWS, cursor=cursor, roots=roots, read=Stored
         )
-        return list(page), page.next_cursor
+        return [_preview(one) for one in page], page.next_cursor
     found: list[dict[str, Any]] = []
     for _ in range(MAX_SEARCHED // SEARCH_BATCH):
         page = await queries.list_suspensions(
-            client, workflow=workflow or None, limit=SEARCH_BATCH, cursor=cursor, roots=roots
+            client, workflow=workflow or None, limit=SEARCH_BATCH, cursor=cursor, roots=roots, read=Stored
         )
-        found += [one for one in page if _matches(one, words)]
+        found += [one for one in map(_preview, page) if _matches(one, words)]
         cursor = page.next_cursor
         if cursor is None or len(found) >= PAGE_ROWS:
             break
+        await asyncio.sleep(0)  # other requests' turn
     return found, cursor
+
+
+def _preview(suspension: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a suspension with the beginning of its data, in which a search looks too."""
+    return suspension_preview(suspension, PreviewBudget(ROW_NODES, ROW_CHARACTERS))
 
 
 def _matches(suspension: Mapping[str, Any], words: list[str]) -> bool:
@@ -84,11 +96,11 @@ def _matches(suspension: Mapping[str, Any], words: list[str]) -> bool:
 
 
 def _row(suspension: Mapping[str, Any]) -> dict[str, Any]:
-    shown = summary(suspension["step_key"], suspension["data"])
+    found = summary(suspension)
     return {
         **suspension,
-        "title": shown.title,
-        "lead": shown.lead[:200],
-        "gist": gist(suspension["data"]),
+        "title": found.title,
+        "lead": (found.data_title or found.lead)[:200],
+        "gist": gist(found),
         "approvals": sum(verdict(one["data"]) is True for one in suspension["decisions"]),
     }

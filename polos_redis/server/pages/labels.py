@@ -18,10 +18,15 @@ STATUS_LABELS = {
 }
 
 
+def is_identifier(name: str) -> bool:
+    """Whether a name is one word, as programs use them: no sentence could be made of it."""
+    return re.fullmatch(r"\w+([-.]\w+)*", name) is not None
+
+
 def label_of(name: str) -> str:
     """Returns an identifier as a label: "Estimated cost" for "estimated_cost" and "estimatedCost". Returns
     any other text (with spaces, say) unchanged."""
-    if not re.fullmatch(r"\w+([-.]\w+)*", name):
+    if not is_identifier(name):
         return name
     parts = [word for part in re.split(r"[-_.]+", name) for word in _WORD_BOUNDARY.split(part) if word]
     if not parts:

@@ -6,11 +6,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from polos_redis import apikeys
 from polos_redis.server import problems
 from polos_redis.server.pages.page_route import PageRoute
 from polos_redis.server.pages.rendering import redirect, render
-from polos_redis.server.rates import network_of
+from polos_redis.server.security import address_of, find_key
 from polos_redis.server.sessions import sessions_of
 from polos_redis.server.site import site_of
 
@@ -24,15 +23,16 @@ async def show(request: Request, next: str = "/") -> Response:
 
 @router.post("/login")
 async def log_in(request: Request) -> Response:
+    site, address = site_of(request), address_of(request)
+    if wait := await site.rate.take(address):
+        raise problems.too_many(wait)
     sent = await request.form(max_files=0, max_fields=10)
     sessions = sessions_of(request)
     sessions.check_form(request, str(sent.get("form_token", "")))
     after = _local(str(sent.get("next", "/")))
-    site = site_of(request)
-    key = await apikeys.find(site.client, str(sent.get("key", "")).strip())
+    key = await find_key(site, str(sent.get("key", "")).strip(), address)
     if key is None:
-        address = network_of(request.client.host if request.client else "")
-        if wait := site.failures.take(address):
+        if wait := await site.failures.take(address):
             raise problems.too_many(wait)
         error = "Unknown, expired or revoked key."
         return render(request, "login.html", {"next": after, "error": error}, status=403)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from polos_redis.server.pages.draft import MAX_ROWS, Draft
-from polos_redis.server.pages.fields import MISSING, Checkbox, Choice, Choices, Field, Fixed, Input
+from polos_redis.server.pages.draft import MAX_ROWS, Draft, number_of
+from polos_redis.server.pages.fields import MISSING, Choice, Field, Fixed, Input, control_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,6 +16,14 @@ class Group(Field):
 
     kind: ClassVar[str] = "group"
     fields: Mapping[str, Field] = field(default_factory=dict)
+
+    def accepts(self, value: Any) -> bool:
+        if not isinstance(value, dict) or not value.keys() <= self.fields.keys():
+            return False
+        return all(
+            one.accepts(value[key]) if key in value else _may_be_absent(one)
+            for key, one in self.fields.items()
+        )
 
     def fill(self, draft: Draft, value: Any) -> None:
         for key, one in self.fields.items():
@@ -35,6 +43,15 @@ class Group(Field):
         return iter(self.fields.values())
 
 
+def _may_be_absent(one: Field) -> bool:
+    """Whether a field that is not filled in leaves its property out."""
+    if one.required or one.when_empty is not MISSING or one.default is not MISSING:
+        return False
+    if isinstance(one, Variants):
+        return any(isinstance(variant, Fixed) and variant.value is MISSING for variant in one.variants)
+    return isinstance(one, Input | Choice)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows(Field):
     """A list, or with `keyed` a dict: rows that a person adds and removes."""
@@ -46,6 +63,9 @@ class Rows(Field):
 
     def rows(self, draft: Draft) -> list[Field]:
         """Returns one field per row."""
+        known = draft.row_fields.get(self.name)
+        if known is not None:
+            return known
         fields = []
         for position, number in enumerate(draft.rows(self.name)):
             key = draft.get(f"{self.name}/{number}=").strip() if self.keyed else str(position)
@@ -53,7 +73,22 @@ class Rows(Field):
             label = "Value" if self.keyed else f"{self.label} {position + 1}"
             one = self.make_row(f"{self.name}/{number}", path, label)
             fields.append(one if isinstance(one, Group | Rows) else replace(one, label=label))
+        draft.row_fields[self.name] = fields
         return fields
+
+    def numbered_rows(self, draft: Draft) -> list[tuple[int, Field]]:
+        """Returns the number and the field of each row."""
+        return list(zip(draft.rows(self.name), self.rows(draft), strict=True))
+
+    def accepts(self, value: Any) -> bool:
+        if not isinstance(value, dict if self.keyed else list) or len(value) > MAX_ROWS:
+            return False
+        entries = value
+        if isinstance(value, dict):
+            entries = list(value.values())
+            if not all(key and key == key.strip() and not {"\r", "\n"} & {*key} for key in value):
+                return False
+        return all(map(self.make_row(f"{self.name}/0", "", "").accepts, entries))
 
     def fill(self, draft: Draft, value: Any) -> None:
         entries: list[Any] = []
@@ -84,14 +119,11 @@ class Rows(Field):
         return last
 
     def read(self, draft: Draft) -> Any:
-        rows = self.rows(draft)
-        if not rows and self.nullable and not isinstance(self.default, list | dict):
-            return self.empty(draft, "")
-        values = [row.read(draft) for row in rows]
+        values = [(number, row, row.read(draft)) for number, row in self.numbered_rows(draft)]
         if not self.keyed:
-            return [value for value in values if value is not MISSING]
+            return [value for _, _, value in values if value is not MISSING]
         values_by_key: dict[str, Any] = {}
-        for row, number, value in zip(rows, draft.rows(self.name), values, strict=True):
+        for number, row, value in values:
             key = draft.get(f"{self.name}/{number}=").strip()
             if not key:
                 draft.add_error(row.path, "Enter a name.")
@@ -104,6 +136,20 @@ class Rows(Field):
     def below(self, draft: Draft) -> Iterator[Field]:
         return iter(self.rows(draft))
 
+    def html_bytes(self, draft: Draft) -> int:
+        return (2 + len(draft.rows(self.name))) * control_bytes(self)
+
+    def rows_bytes(self, draft: Draft) -> int:
+        """The size of all rows in HTML, without rows inside them; at most. Builds one row only."""
+        numbers, empty = draft.rows(self.name), Draft()
+        stack = [self.make_row(f"{self.name}/{numbers[-1]}", self.path, self.label)] if numbers else []
+        size = 0
+        while stack:
+            field = stack.pop()
+            size += field.html_bytes(empty)
+            stack += field.rendered(empty)
+        return size * len(numbers)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variants(Field):
@@ -113,26 +159,40 @@ class Variants(Field):
     variants: Sequence[Field] = ()
 
     def chosen(self, draft: Draft) -> Field | None:
-        text = draft.get(f"{self.name}?")
-        number = int(text) if text.isascii() and text.isdigit() else -1
+        number = number_of(draft.get(f"{self.name}?"))
         return self.variants[number] if 0 <= number < len(self.variants) else None
 
+    def accepts(self, value: Any) -> bool:
+        return self._variant_of(value) is not None
+
+    def _variant_of(self, value: Any) -> int | None:
+        """Returns the number of the variant to enter a value with; one for JSON only if no other will do."""
+        fitting = [number for number, variant in enumerate(self.variants) if variant.accepts(value)]
+        typed = [number for number in fitting if not _is_json_box(self.variants[number])]
+        return next(iter((*typed, *fitting)), None)
+
     def fill(self, draft: Draft, value: Any) -> None:
-        for number, variant in enumerate(self.variants):
-            if _fits(variant, value):
-                draft.put(f"{self.name}?", str(number))
-                variant.fill(draft, value)
-                return
+        number = self._variant_of(value)
+        if number is not None:
+            draft.put(f"{self.name}?", str(number))
+            self.variants[number].fill(draft, value)
 
     def fill_default(self, draft: Draft) -> None:
         for variant in self.variants:
             variant.fill_default(draft)
         if self.example is not MISSING:
-            fitting = [variant for variant in self.variants if _fits(variant, self.example)]
-            for variant in fitting[:1]:
-                variant.fill(draft, self.example)
+            number = self._variant_of(self.example)
+            if number is not None:
+                self.variants[number].fill(draft, self.example)
         if self.default is not MISSING:
             self.fill(draft, self.default)
+        elif not self.required:
+            self._choose_none(draft)
+
+    def _choose_none(self, draft: Draft) -> None:
+        for number, variant in enumerate(self.variants):
+            if isinstance(variant, Fixed) and variant.value is MISSING:
+                draft.put(f"{self.name}?", str(number))
 
     def read(self, draft: Draft) -> Any:
         variant = self.chosen(draft)
@@ -144,28 +204,9 @@ class Variants(Field):
         variant = self.chosen(draft)
         return iter(()) if variant is None else iter([variant])
 
+    def rendered(self, draft: Draft) -> Iterator[Field]:
+        return iter(self.variants)
 
-def _fits(variant: Field, value: Any) -> bool:
-    """Whether a value could be of this variant."""
-    if isinstance(variant, Fixed):
-        return bool(variant.value == value and type(variant.value) is type(value))
-    if isinstance(variant, Group):
-        return isinstance(value, dict) and all(
-            _fits(one, value[key])
-            for key, one in variant.fields.items()
-            if key in value and isinstance(one, Fixed)
-        )
-    if isinstance(variant, Rows):
-        return isinstance(value, dict if variant.keyed else list)
-    if isinstance(variant, Choices):
-        return isinstance(value, list)
-    if isinstance(variant, Choice):
-        return any(one.value == value for one in variant.options)
-    if isinstance(variant, Checkbox):
-        return isinstance(value, bool)
-    if not isinstance(variant, Input) or variant.type == "json":
-        return True
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if variant.type == "integer":
-        return number and isinstance(value, int)
-    return number if variant.type == "number" else isinstance(value, str)
+
+def _is_json_box(variant: Field) -> bool:
+    return isinstance(variant, Input) and variant.type == "json"

@@ -14,6 +14,8 @@ from polos_redis.errors import PolosError
 from polos_redis.server import problems
 from polos_redis.server.pages.rendering import message_page, redirect
 from polos_redis.server.problems import Problem
+from polos_redis.server.security import address_of
+from polos_redis.server.site import site_of
 
 
 class PageRoute(APIRoute):
@@ -24,6 +26,9 @@ class PageRoute(APIRoute):
 
         async def handle_errors(request: Request) -> Response:
             try:
+                wait = site_of(request).rate.wait(address_of(request)) if request.method == "POST" else 0.0
+                if wait:  # before the form is read
+                    raise problems.too_many(wait)
                 return await handle(request)
             except PolosError as error:
                 problem = problems.of(error)

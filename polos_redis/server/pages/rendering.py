@@ -1,4 +1,9 @@
-"""Renders pages: the template environment, security headers, redirects."""
+"""Renders pages: the template environment, security headers, redirects.
+
+Every text that a template prints is escaped: for HTML, and so that nothing in it is invisible; link tokens
+and secrets are removed. `as_typed` prints a text as it is, for what a browser sends back: addresses, form
+values.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +12,20 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from polos_redis.redaction import redact_text
 from polos_redis.server.callers import Caller
 from polos_redis.server.pages import labels, shown_values, times
 from polos_redis.server.pages.assets import address
 from polos_redis.server.sessions import sessions_of
+from polos_redis.values.text import visible
 
+MAX_PAGE_BYTES = 1_000_000
+MAX_TITLE = 200  # characters of a text from elsewhere where the page has a heading or a name
+MAX_MESSAGE = 2_000  # characters of an error
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -29,11 +40,18 @@ def _environment() -> Environment:
         loader=PackageLoader("polos_redis.server.pages"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_printed,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "label": lambda name: shown_values.visible(labels.label_of(name)),
+        "as_typed": lambda text: Markup(escape(text)),
+        "without_secrets": lambda text: Markup(escape(redact_text(text))),
+        "heading": _heading,
+        "label": labels.label_of,
+        "short": _short,
+        "cut": _cut,
+        "tail": _tail,
         "ident": lambda name: "f-" + quote(name, safe="", errors="replace"),
         "when": times.when,
         "ago": times.ago,
@@ -50,6 +68,33 @@ def _environment() -> Environment:
         "other_fields": _other_fields,
     }
     return environment
+
+
+def _printed(value: Any) -> Any:
+    """Returns what a template prints of a value."""
+    return visible(redact_text(value), multiline=True) if type(value) is str else value
+
+
+def _short(text: str) -> str:
+    """Returns a text cut to the length of a name."""
+    return text if len(text) <= MAX_TITLE else text[:MAX_TITLE] + "…"
+
+
+def _cut(text: str, longest: int = MAX_MESSAGE) -> str:
+    """Returns a message cut to what a page has room for."""
+    return text if len(text) <= longest else text[:longest] + "… (the rest is not shown)"
+
+
+def _tail(text: str, longest: int = MAX_MESSAGE) -> str:
+    """Returns the end of a traceback, which says most."""
+    return text if len(text) <= longest else "(the beginning is not shown) …" + text[-longest:]
+
+
+def _heading(name: str) -> str:
+    """Returns an identifier as a label, and any other name in quotation marks: it is not the page that
+    speaks."""
+    label = _short(labels.label_of(name))
+    return label if labels.is_identifier(name) else f"“{label}”"
 
 
 def _other_fields(answer: Any) -> Any:
@@ -71,20 +116,44 @@ def render(
     """Renders a page. `token` is that of the signed link which led here."""
     caller: Caller | None = getattr(request.state, "caller", None)
     sessions = sessions_of(request)
-    html = ENVIRONMENT.get_template(template).render(
-        {
-            "caller": caller,
-            "path": request.url.path,
-            "form_token": sessions.form_token(request, token),
-            "token": token,
-            **context,
-        }
-    )
-    response = Response(
-        html.encode("utf-8", "replace"), status, headers=HEADERS, media_type="text/html; charset=utf-8"
-    )
+    values = {
+        "caller": caller,
+        "path": request.url.path,
+        "form_token": sessions.form_token(request, token),
+        "token": token,
+        "complete": _complete(request, token),
+        **context,
+    }
+    html = _rendered(template, values)
+    if html is None:
+        html = _rendered(
+            "message.html",
+            {**values, "title": "Too much for one page", "detail": TOO_LARGE, "too_large": True},
+        )
+    response = Response(html, status, headers=HEADERS, media_type="text/html; charset=utf-8")
     sessions.set_visitor_cookie(request, response)
     return response
+
+
+TOO_LARGE = "This would take more than a megabyte; it can only be read as JSON"
+
+
+def _complete(request: Request, token: str) -> str:
+    """Returns the address of all that this page shows a part of, as JSON."""
+    query = {"format": "json", **({"token": token} if token else {})}
+    return f"{quote(request.scope['path'], errors='replace')}?{urlencode(query)}"
+
+
+def _rendered(template: str, values: Mapping[str, Any]) -> bytes | None:
+    """Returns a page as HTML; None if it is larger than `MAX_PAGE_BYTES`, which is noticed while it is
+    made."""
+    parts, size = [], 0
+    for part in ENVIRONMENT.get_template(template).generate(values):
+        parts.append(part.encode("utf-8", "replace"))
+        size += len(parts[-1])
+        if size > MAX_PAGE_BYTES:
+            return None
+    return b"".join(parts)
 
 
 def message_page(request: Request, status: int, title: str, detail: str, token: str = "") -> Response:

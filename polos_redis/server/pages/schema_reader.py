@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from polos_redis.server.pages.fields import ChoiceOption
-from polos_redis.server.pages.shown_values import visible
+from polos_redis.server.pages.fields import ChoiceOption, is_json
 
 Schema = Mapping[str, Any]
 
@@ -38,6 +37,10 @@ class SchemaReader:
             if isinstance(found.get("$ref"), str):
                 found = self._followed(found)
                 continue
+            enum = found.get("enum")
+            if isinstance(enum, list) and None in enum and len(enum) > 1:
+                nullable = True
+                found["enum"] = [one for one in enum if one is not None]
             every = found.get("allOf")
             if isinstance(every, list) and len(every) == 1 and isinstance(every[0], Mapping):
                 del found["allOf"]
@@ -95,17 +98,17 @@ def options_of(schema: Schema) -> list[ChoiceOption] | None:
     """Returns the options of an enum, a constant, or a list of titled constants; None for other schemas."""
     if "const" in schema:
         title = schema.get("title")
-        return [ChoiceOption(value=schema["const"], label=visible(title) if isinstance(title, str) else "")]
+        return [ChoiceOption(value=schema["const"], label=title if isinstance(title, str) else "")]
     enum = schema.get("enum")
     if isinstance(enum, list):
-        return [ChoiceOption(value=one, label=option_label(one)) for one in enum if one is not None]
+        return [ChoiceOption(value=one, label=option_label(one)) for one in enum]
     variants = schema.get("oneOf", schema.get("anyOf"))
     if not isinstance(variants, list) or not variants:
         return None
     if not all(isinstance(one, Mapping) and "const" in one for one in variants):
         return None
     return [
-        ChoiceOption(value=one["const"], label=visible(str(one.get("title") or option_label(one["const"]))))
+        ChoiceOption(value=one["const"], label=str(one.get("title") or option_label(one["const"])))
         for one in variants
     ]
 
@@ -113,7 +116,7 @@ def options_of(schema: Schema) -> list[ChoiceOption] | None:
 def option_label(value: Any) -> str:
     if isinstance(value, bool):
         return "Yes" if value else "No"
-    return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def range_hint(schema: Schema) -> str:
@@ -121,21 +124,25 @@ def range_hint(schema: Schema) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     if low is not None and high is not None:
-        return f"From {low:g} to {high:g}." if _numbers(low, high) else ""
+        return f"From {_limit(low)} to {_limit(high)}." if _numbers(low, high) else ""
     limits = ((low, "At least"), (above, "More than"), (high, "At most"), (below, "Less than"))
-    hints = [f"{words} {limit:g}" for limit, words in limits if limit is not None and _numbers(limit)]
+    hints = [f"{words} {_limit(limit)}" for limit, words in limits if limit is not None and _numbers(limit)]
     return ", ".join([*hints[:1], *(hint.lower() for hint in hints[1:])]) + "." if hints else ""
 
 
 def length_hint(schema: Schema) -> str:
     """Describes the limits of a text's length."""
     low, high = schema.get("minLength"), schema.get("maxLength")
-    if isinstance(high, int) and isinstance(low, int) and low > 1:
-        return f"From {low} to {high} characters."
-    if isinstance(high, int):
-        return f"At most {high} characters."
-    return f"At least {low} characters." if isinstance(low, int) and low > 1 else ""
+    at_least = isinstance(low, int | float) and _numbers(low) and low > 1
+    if _numbers(high):
+        return f"From {low} to {high} characters." if at_least else f"At most {high} characters."
+    return f"At least {low} characters." if at_least else ""
 
 
 def _numbers(*values: Any) -> bool:
-    return all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
+    return all(isinstance(one, int | float) and not isinstance(one, bool) and is_json(one) for one in values)
+
+
+def _limit(value: float) -> str:
+    """Returns a limit in full: rounded, it would name a number that is not allowed."""
+    return str(value).removesuffix(".0")

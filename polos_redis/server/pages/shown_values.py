@@ -1,7 +1,8 @@
-"""Lays out plain JSON values for the templates, however large or hostile the values are.
+"""Lays out plain JSON values, or previews of them, for the templates, however large or hostile they are.
 
 Keys become labels, numbers get thousands separators, times are formatted, lists of similar objects become
-tables, and long values are folded.
+tables, and long values are folded. What is left out is counted: `ShownValue.left`. The texts are those of the
+data; the templates escape what is invisible in them.
 """
 
 from __future__ import annotations
@@ -18,18 +19,16 @@ from polos_redis.server.pages import times
 from polos_redis.server.pages.labels import label_of
 
 MAX_DEPTH = 6  # levels laid out; deeper values are shown as JSON
-MAX_PARTS = 1500  # of one value, on all levels
+MAX_PARTS = 2000  # of one value, on all levels
 UNFOLDED_PARTS = 12  # of a list or an object; the rest is folded
 UNFOLDED_CHARACTERS = 480  # of a text
 UNFOLDED_LINES = 10
 MAX_COLUMNS = 6  # of a table
-MAX_CHARACTERS = 200_000  # of one text, or of JSON
+MAX_CHARACTERS = 200_000  # of one text
+MAX_JSON = 20_000  # characters of a value as JSON; a longer one is a link
 
 Kind = Literal["text", "number", "none", "time", "date", "link", "code", "list", "map", "table"]
 
-# Controls of the text direction, which can make "100" look like "001".
-_BIDI_CONTROL = re.compile("[\u202a-\u202e\u2066-\u2069]")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*", re.ASCII)
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _NAMES_A_NUMBER = re.compile(
@@ -41,7 +40,8 @@ _ORDERED = re.compile(r"(^|_)(steps|stages|actions|order|plan|phases)$")
 @dataclass(frozen=True, slots=True)
 class ShownValue:
     """A value laid out. A list has `items`, a map `pairs` of label and value, a table `columns` and `rows`;
-    the first `unfolded` of them are visible. Of a `folded` text, the `beginning` is visible."""
+    the first `unfolded` of them are visible. Of a `folded` text, the `beginning` is visible. `left` items or
+    characters are left out."""
 
     kind: Kind
     text: str = ""
@@ -53,6 +53,7 @@ class ShownValue:
     ordered: bool = False
     unfolded: int = UNFOLDED_PARTS
     folded: bool = False
+    left: int = 0
 
     @property
     def small(self) -> bool:
@@ -83,46 +84,77 @@ def show(value: Any, key: str = "") -> ShownValue:
 
 
 def as_json(value: Any) -> str:
-    """Returns a value as indented JSON, truncated if it is very long."""
+    """Returns a value as indented JSON; empty if it is long, or only the beginning of a value."""
+    if _is_partial(value):
+        return ""
     try:
         text = json.dumps(value, ensure_ascii=False, indent=2)
     except (ValueError, TypeError, RecursionError):
-        text = repr(value)
-    return visible(text[:MAX_CHARACTERS]) + ("\n… (truncated)" if len(text) > MAX_CHARACTERS else "")
+        return ""
+    return text if len(text) <= MAX_JSON else ""
 
 
-def visible(text: str) -> str:
-    """Returns a text with its control characters, also those of direction, made visible."""
-    text = _BIDI_CONTROL.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+def _left(value: Any) -> int:
+    """The number of items or characters that a preview leaves out here."""
+    left: int = getattr(value, "left", 0)
+    return left
+
+
+def _is_partial(value: Any) -> bool:
+    """Whether a preview leaves anything out, or a value is too large to be shown in full."""
+    stack, parts = [value], MAX_PARTS
+    while stack:
+        one = stack.pop()
+        parts -= 1
+        if parts < 0 or _left(one):
+            return True
+        if isinstance(one, dict):
+            if any(map(_left, one)):
+                return True
+            stack += one.values()
+        elif isinstance(one, list):
+            stack += one
+    return False
 
 
 def _show(value: Any, key: str, depth: int, budget: _Budget) -> ShownValue:
     budget.parts -= 1
-    if isinstance(value, dict | list) and value and (depth >= MAX_DEPTH or budget.parts <= 0):
-        return ShownValue("code", as_json(value), folded=True)
+    left = _left(value)
+    if isinstance(value, dict | list) and (depth >= MAX_DEPTH or (value and budget.parts <= 0)):
+        return ShownValue("code", as_json(value), folded=True, left=left + len(value))
     if isinstance(value, dict):
-        if not value:
+        if not value and not left:
             return ShownValue("none", "nothing")
-        pairs = [
-            (visible(label_of(str(name))), _show(one, str(name), depth + 1, budget))
-            for name, one in value.items()
-        ]
-        return ShownValue("map", pairs=pairs)
+        pairs = []
+        for name, one in value.items():
+            if budget.parts <= 0:
+                break
+            label = label_of(str(name)) + ("…" if _left(name) else "")
+            pairs.append((label, _show(one, str(name), depth + 1, budget)))
+        return ShownValue("map", pairs=pairs, left=left + len(value) - len(pairs))
     if isinstance(value, list):
-        if not value:
+        if not value and not left:
             return ShownValue("none", "none")
-        return _table(value, depth, budget) or ShownValue(
+        table = _table(value, depth, budget)
+        if table is not None:
+            return table
+        items = []
+        for one in value:
+            if budget.parts <= 0:
+                break
+            items.append(_show(one, key, depth + 1, budget))
+        return ShownValue(
             "list",
-            items=[_show(one, key, depth + 1, budget) for one in value],
+            items=items,
             ordered=bool(_ORDERED.search(key.lower())) and len(value) > 1,
+            left=left + len(value) - len(items),
         )
     return _scalar(value, key)
 
 
 def _table(value: list[Any], depth: int, budget: _Budget) -> ShownValue | None:
     """Lays out a list of similar flat objects as a table; returns None for other lists."""
-    if len(value) < 2 or not all(isinstance(one, dict) and one for one in value):
+    if len(value) < 2 or not all(isinstance(one, dict) and one and not _left(one) for one in value):
         return None
     columns = list(dict.fromkeys(str(name) for one in value for name in one))
     fields = sum(len(one) for one in value)
@@ -131,11 +163,16 @@ def _table(value: list[Any], depth: int, budget: _Budget) -> ShownValue | None:
     if any(isinstance(field, dict | list) and field for one in value for field in one.values()):
         return None
     missing = ShownValue("none", "\N{EN DASH}")
-    rows = [
-        [_show(one[name], name, depth + 2, budget) if name in one else missing for name in columns]
-        for one in value
-    ]
-    return ShownValue("table", columns=[visible(label_of(name)) for name in columns], rows=rows)
+    rows = []
+    for one in value:
+        if budget.parts <= 0:
+            break
+        budget.parts -= sum(name not in one for name in columns)
+        rows.append(
+            [_show(one[name], name, depth + 2, budget) if name in one else missing for name in columns]
+        )
+    left = _left(value) + len(value) - len(rows)
+    return ShownValue("table", columns=list(map(label_of, columns)), rows=rows, left=left)
 
 
 def _scalar(value: Any, key: str) -> ShownValue:
@@ -154,9 +191,11 @@ def _scalar(value: Any, key: str) -> ShownValue:
         return ShownValue("link", text)
     if not text.strip():
         return ShownValue("none", "empty")
-    shown = visible(text[:MAX_CHARACTERS]) + (" … (truncated)" if len(text) > MAX_CHARACTERS else "")
     return ShownValue(
-        "text", shown, folded=len(text) > UNFOLDED_CHARACTERS or text.count("\n") >= UNFOLDED_LINES
+        "text",
+        text[:MAX_CHARACTERS],
+        folded=len(text) > UNFOLDED_CHARACTERS or text.count("\n") >= UNFOLDED_LINES,
+        left=_left(value) + max(0, len(text) - MAX_CHARACTERS),
     )
 
 

@@ -17,7 +17,7 @@ TICK_STEPS = (  # seconds
     *(30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400, 172800, 604800, 2592000, 31536000),
 )
 ENDED = ("completed", "failed", "cancelled")
-MAX_BARS = 500
+MAX_BARS = 200
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,7 @@ from polos_redis.errors import LinkError
 from polos_redis.server import problems
 from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
-from polos_redis.server.rates import network_of
-from polos_redis.server.security import caller_of, check_covered, of_link
+from polos_redis.server.security import address_of, caller_of, check_covered, of_link
 from polos_redis.server.site import site_of
 
 
@@ -35,17 +34,17 @@ async def visitor(
 
 async def _link_holder(request: Request, token: str) -> Caller:
     site = site_of(request)
-    address = network_of(request.client.host if request.client else "")
+    address = address_of(request)
     try:
         if site.links is None or not site.links.secrets:
             raise LinkError("this server can't check signed links: POLOS_SECRET is not set")
         caller = of_link(site.links.read(token))
     except LinkError as error:
-        if wait := site.failures.take(address):
+        if wait := await site.failures.take(address):
             raise problems.too_many(wait) from None
         title = "This link has expired" if error.expired_at else "This link does not work"
         raise Problem(403, str(error), kind="link", title=title) from None
-    if wait := site.rate.take(address):
+    if wait := await site.rate.take(address):
         raise problems.too_many(wait)
     request.state.caller = caller
     return caller

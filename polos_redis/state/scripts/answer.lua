@@ -6,12 +6,13 @@
 --       8 the opening of the suspension that it was checked against, '' for none  9 '1' when it approves, '0' when not
 --       10 the groups of who answers (msgpack list), kept with an early answer
 --       11 who, by the name that tells people apart (5 where it is left out)
+--       12 the id of the API key it is given with, or '', kept with an early answer
 -- Returns {'accepted' | 'recorded', decided in ms, by, how many decided alike, how many it takes},
 -- {'same' | 'kept' | 'other', decided in ms, by}, {'expired', deadline}, {'closed', status},
 -- {'unknown', open step keys ...}, {'look', record, origin or false} when it has to be checked against this,
 -- {'full'} (too many early ones), or {'missing'} (no such execution).
 -- #include wake
-local P, id, key, answer, digest, by, channel, keep, seen, approves, groups, person = KEYS[1], unpack(ARGV)
+local P, id, key, answer, digest, by, channel, keep, seen, approves, groups, person, api_key = KEYS[1], unpack(ARGV)
 person = person or by
 local DECISION_DIGEST <const> = 2 -- in a decision: {answer, digest, by, channel, ms, approves, person}
 local DECISION_BY <const> = 3
@@ -75,7 +76,7 @@ if keep == '1' and key ~= '' and not record then
   end
   if redis.call('HLEN', early) >= 100 then return {'full'} end
   redis.call('HSET', P .. 'exec:' .. id, 'early', 1)
-  redis.call('HSET', early, key, cmsgpack.pack({answer, digest, by, channel, now, groups}))
+  redis.call('HSET', early, key, cmsgpack.pack({answer, digest, by, channel, now, groups, api_key or ''}))
   return {'kept', now, by}
 end
 

@@ -3,11 +3,12 @@
 -- decides a wait. The first hundred children are ended here, all others by the timers.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 the run that the caller saw  3 who, or ''
+--       4 when the execution that the caller saw was created, us; left out for any
 -- Returns {'missing'}, {'finished', status}, {'run', current run} when it is another run by now, or {'cancelled'}.
 -- #include cancelling
-local P, id, seen, by = KEYS[1], unpack(ARGV)
+local P, id, seen, by, created = KEYS[1], unpack(ARGV)
 local e = redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS))
-if not e[EXEC_STATUS] then return {'missing'} end
+if not e[EXEC_STATUS] or (created and e[EXEC_CREATED] ~= created) then return {'missing'} end
 local run = redis.call('HGET', P .. 'exec:' .. id, 'run')
 if run ~= seen then return {'run', run} end
 if not is_live(e[EXEC_STATUS]) then return {'finished', e[EXEC_STATUS]} end

@@ -31,6 +31,6 @@ take_off(P, queue, entry)
 reindex(P, id, workflow, created, 'queued', 'waiting')
 if state ~= '' then redis.call('HSET', exec, 'state', state) end
 redis.call('HSET', exec, 'status', 'waiting')
-redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress')
+redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'held_back')
 if relations then leave(P, id, read_relations(relations)) end
 return 0

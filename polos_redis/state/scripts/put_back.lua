@@ -1,14 +1,26 @@
 #!lua flags=allow-oom
--- put_back: return an execution to the queue after a delay, because this worker does not know its workflow.
+-- put_back: return an execution to the queue after a delay, because this worker does not know its workflow, or can't
+-- read its stored values. With a reason, the delay doubles each time, up to 32-fold, until the journal makes progress.
 -- KEYS  1 the partition's prefix
--- ARGV  1 queue  2 id  3 entry  4 delay in ms
+-- ARGV  1 queue  2 id  3 entry  4 delay in ms  5 reason, if there is one to store
 -- Returns 1, or 0 when the entry was not the live one (it is deleted).
 -- #include semaphore
-local P, queue, id, entry, delay = KEYS[1], unpack(ARGV)
-local status, live, relations = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry', 'relations'))
+-- #include journal
+local P, queue, id, entry, delay, reason = KEYS[1], unpack(ARGV)
+local TIMES <const> = 1 -- positions in the field `held_back`
+local PROGRESS <const> = 2
+local exec = P .. 'exec:' .. id
+local status, live, relations, before = unpack(redis.call('HMGET', exec, 'status', 'entry', 'relations', 'held_back'))
 take_off(P, queue, entry)
 if status ~= 'queued' or live ~= entry then return 0 end
-redis.call('HDEL', P .. 'exec:' .. id, 'entry', 'owner')
+redis.call('HDEL', exec, 'entry', 'owner')
+if reason then
+  local progress = changes(P, id)
+  local last = before and cmsgpack.unpack(before) or {0, progress}
+  local times = last[PROGRESS] == progress and last[TIMES] + 1 or 1
+  redis.call('HSET', exec, 'held_back', cmsgpack.pack({times, progress, reason}))
+  delay = delay * 2 ^ math.min(times - 1, 5)
+end
 redis.call('ZADD', P .. 'timers', now + tonumber(delay), 'p' .. id)
 leave(P, id, read_relations(relations))
 return 1

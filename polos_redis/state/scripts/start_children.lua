@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- start_children: start some children of a step, a bounded number at a time. A child that exists is left as it is; one
--- that failed before its parent was retried runs again. Idempotent.
+-- that failed before its parent was retried runs again, and one that ended before its parent was created is not its
+-- child, and is forgotten. Idempotent.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 'open' when they are waited for, else 'started'
 --       7 children of the step  8 index of the first of these  9 retention in ms  10 the race it decides, or ''
@@ -10,15 +11,17 @@
 -- #include fence
 -- #include creation
 -- #include rerun
+-- #include deletion
 local P, id, entry, owner, known, key, status, total, first, retention, decides, races, events =
   KEYS[1], unpack(ARGV, 1, 12)
 local EVENTS <const> = 13
 local PER_CHILD <const> = 4
 total, first = tonumber(total), tonumber(first)
 local children = EVENTS + tonumber(events) -- where they begin
-local count, old, is = fence(P, id, entry, owner, known, key, 'relations')
+local count, old, is = fence(P, id, entry, owner, known, key, 'relations', 'created')
 if count < 0 then return count end
 claim(P, id, owner, is, now)
+local _, parent_created = unpack(is, FURTHER)
 local record = old and cmsgpack.unpack(old)
 if record and (record[KIND] ~= 'child' or record[CHILD_STARTED] > first or record[CHILD_STARTED] == total) then
   return {count, old}
@@ -28,7 +31,7 @@ end
 local function open()
   if not join(P, id, races) then status = 'closed' end
   if status == 'open' then note_wait(P, id, key) end
-  local relations = read_relations(unpack(is, FURTHER))
+  local relations = read_relations((unpack(is, FURTHER)))
   if not relations.kids then
     relations.kids = true
     write_relations(P, id, relations)
@@ -45,7 +48,11 @@ local function start(child, created, workflow, input, options)
     if read_record(held)[RESULT_OPENED] ~= record[OPENED] then record[CHILD_LEFT] = record[CHILD_LEFT] - 1 end
     return
   end
-  local is = redis.call('HGET', exec, 'status')
+  local is, before = unpack(redis.call('HMGET', exec, 'status', 'created'))
+  if is and not is_live(is) and tonumber(before) < tonumber(parent_created) then
+    forget(P, child) -- of a deleted execution with this one's id
+    is = nil
+  end
   if is == 'completed' then
     if record[STATUS] == 'open' then
       local output = redis.call('HGET', exec, 'output')

@@ -1,12 +1,14 @@
 #!lua flags=allow-oom
 -- suspend: open a wait for a person. Idempotent: an existing record is returned as it is, with its first deadline and
--- no second event. An early answer decides it at once, if it has no policy.
+-- no second event. An early answer decides it at once, if it has no policy and came without an API key, which may have
+-- been revoked since.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 timeout in ms, 0 for none  7 what is shown (codec)
 --       8 the race it decides, or ''  9 the races it takes part in, as for join  10 digest of what is shown
 --       11 retention of its audit, ms  12 further options (msgpack map), or '': policy (of answers), default (codec:
 --       what holds when nobody answers in time), event_data (codec: where it is more than what is shown), channels (a
---       list: by which people are notified), run (where it is not the first)
+--       list: by which people are notified), run (where it is not the first),
+--       form (codec: of its page)
 --       13.. events that come before it on the workflow's topic
 -- Returns {changes, record}; -1 or -2 as write_step does.
 -- #include fence
@@ -17,6 +19,7 @@
 local P, id, entry, owner, known, key, timeout, shown, decides, races, shown_digest, audit, options =
   KEYS[1], unpack(ARGV, 1, 12)
 local EVENTS <const> = 13
+local EARLY_KEY <const> = 7 -- in an early answer: {answer, digest, by, channel, ms, groups, id of an API key or ''}
 local count, old, is = fence(P, id, entry, owner, known, key)
 if count < 0 then return count end
 claim(P, id, owner, is, now)
@@ -27,7 +30,7 @@ options = options ~= '' and cmsgpack.unpack(options) or {}
 local deadline = timeout > 0 and now + timeout or 0
 local answer, digest, by, channel, decided, decisions = options.default or '', '', '', '', 0, ''
 local record = {1, 'suspend', 'open', now, deadline, shown, answer, digest, by, channel, decided, options.policy or '',
-  decisions, decides, shown_digest, tonumber(audit), options.run or 1}
+  decisions, decides, shown_digest, tonumber(audit), options.run or 1, options.form}
 if races ~= '' then
   if not join(P, id, races) then
     record[STATUS], record[DECIDED] = 'closed', now
@@ -39,6 +42,7 @@ if races ~= '' then
 end
 local journal, member, topic = P .. 'journal:' .. id, id .. ' ' .. key, P .. 'topic:' .. key .. '/' .. id
 local early = redis.call('HGET', P .. 'early:' .. id, key)
+early = early and cmsgpack.unpack(early)
 local root = root_of(id)
 local events, event_data = {unpack(ARGV, EVENTS)}, options.event_data or shown
 append(events, event_of(id, root, 'suspend_' .. key), event_data)
@@ -47,8 +51,8 @@ redis.call('XADD', topic, '*', 'suspend', event_data)
 redis.call('PERSIST', topic) -- somebody may have published to it before
 redis.call('XADD', P .. 'topic:' .. root, '*', unpack(events))
 if root ~= id then redis.call('SADD', P .. 'below:' .. root, member) end
-if early and record[POLICY] == '' then
-  record[ANSWER], record[DIGEST], record[BY], record[CHANNEL] = unpack(cmsgpack.unpack(early))
+if early and record[POLICY] == '' and early[EARLY_KEY] == '' then
+  record[ANSWER], record[DIGEST], record[BY], record[CHANNEL] = unpack(early)
   redis.call('HDEL', P .. 'early:' .. id, key)
   redis.call('HSET', journal, '', count + 1)
   local packed = resolve(P, id, key, record, 'answered')
@@ -58,6 +62,6 @@ local packed = cmsgpack.pack(record)
 redis.call('HSET', journal, '', count + 1, key, packed)
 redis.call('ZADD', P .. 'suspensions', now_us, member)
 if deadline > 0 then redis.call('ZADD', P .. 'timers', deadline, 's' .. member) end
-if early then note_errand(P, 'y' .. member) end -- it has to be checked against the policy
+if early then note_errand(P, 'y' .. member) end -- it has to be checked against the policy, and its key
 for _, name in ipairs(options.channels or {}) do post(P, name, now, member) end
 return {count + 1, packed}

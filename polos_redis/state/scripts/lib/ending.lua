@@ -68,7 +68,7 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
   end
   reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_STATUS], status)
   redis.call('HSET', exec, 'status', status, 'finished', now, field, value, unpack(fields))
-  redis.call('HDEL', exec, 'entry', 'owner', 'notify', 'attempts', 'progress', 'early')
+  redis.call('HDEL', exec, 'entry', 'owner', 'notify', 'attempts', 'progress', 'held_back', 'early')
 
   local root = root_of(id)
   local topic = P .. 'topic:' .. root

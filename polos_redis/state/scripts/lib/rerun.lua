@@ -116,8 +116,8 @@ local function rerun(P, id, e, delay)
   end
   local error = redis.call('HGET', exec, 'error')
   if error then redis.call('HSET', exec, 'last_error', error) end
-  redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'output', 'error', 'cancelled_by', 'finished',
-    'unreached')
+  redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'held_back', 'output', 'error', 'cancelled_by',
+    'finished', 'unreached')
   redis.call('HSET', exec, 'status', 'queued')
   local run = redis.call('HINCRBY', exec, 'run', 1)
   if not ended then leave(P, id, relations) end

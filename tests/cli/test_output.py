@@ -1,0 +1,73 @@
+"""What the command prints: a terminal obeys none of it, and JSON means what it meant."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polos_redis import PolosClient
+from polos_redis.cli import output
+from polos_redis.values.text import first_hidden
+from tests.harness.command import Command
+
+HOSTILE = st.text(
+    st.sampled_from('\x1b\x07\r\x7f\x9b\u202e\u2066\u200b\u2028\u3164\ufeff\U000e0041\ud800 ab"\\')
+)
+JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | HOSTILE | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(HOSTILE, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@given(JSON, st.sampled_from([None, 2]))
+def test_json_is_equal_and_harmless(value: Any, indent: int | None) -> None:
+    stream = Terminal()
+    output.print_json(value, stream=stream, indent=indent)
+    assert json.loads(stream.getvalue()) == value
+    assert first_hidden(stream.getvalue().replace("\n", "")) is None
+
+
+@given(HOSTILE, st.booleans())
+def test_texts_are_harmless(text: str, terminal: bool) -> None:
+    stream = Terminal() if terminal else io.StringIO()
+    with redirect_stdout(stream), redirect_stderr(stream):
+        output.line("a", (text, ""), stream=stream)
+        output.lines(text, indent="  ", stream=stream)
+        output.note(text)
+        output.table(["title"], [[text], [(text, "")]])
+        output.panel(text, {text: text}, stream)
+    written = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())  # rich's own colours
+    assert first_hidden(written.replace("\n", "").replace("\t", "")) is None
+
+
+async def test_a_stored_value_can_not_write_to_the_terminal(
+    redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    polos = Command(redis_url, namespace, tmp_path)
+    hostile = "\x1b]0;owned\x07\x1b[2J\u202eevil\u2066\x9b31m"
+    async with PolosClient(redis_url, namespace) as client:
+        handle = await client.invoke("hostile-input", {"text": hostile}, user_id="alice")
+        for command in (["show", handle.id], ["show", handle.id, "--json"], ["list", "--json"], ["list"]):
+            done = await polos(*command)
+            assert done.code == 0, done.err
+            assert first_hidden(done.out.replace("\n", "")) is None, done.out
+            if command == ["show", handle.id, "--json"]:
+                assert done.json["input"]["text"] == hostile
+        await client.cancel(handle.id)
