@@ -180,8 +180,8 @@ class _Preview:
         return _beginning(text, length)
 
     def _count(self, items: int, nodes: int, first: Iterable[Any] | None = None) -> int:
-        """Returns how many items of a list or dict to show, so that something of each can be shown. `first` are
-        some of them, None if they are still packed."""
+        """Returns how many items of a list or dict to show, so that something of each can be shown. `first`
+        are some of them, None if they are still packed."""
         nested = first is None or any(type(one) in _NESTED for one in islice(first, 20))
         room = (self._budget.nodes - nodes) // (RESERVED if nested else 1)
         return min(items, MAX_ITEMS, max(1, room))
