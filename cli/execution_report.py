@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from shlex import quote
 from typing import Any
 
 from .output import Part, compact, line, lines, status
@@ -20,6 +21,7 @@ def print_report(execution: dict[str, Any]) -> None:
     _print_section(
         "suspensions", execution["suspensions"], lambda one: _print_suspension(one, execution["id"])
     )
+    _print_section("early answers", execution["early_answers"], _print_early_answer)
     _print_section("children", execution["children"], _print_child)
     _print_section(
         "suspensions below",
@@ -133,6 +135,16 @@ def _print_child(one: dict[str, Any]) -> None:
         *("  ", (one["step_key"], "bold"), "  ", status(one["status"] or "deleted")),
         *("  ", one["id"], f"  {one['workflow_id']}" if one["workflow_id"] else ""),
     )
+
+
+def _print_early_answer(one: dict[str, Any]) -> None:
+    by = f" by {one['resumed_by']}" if one["resumed_by"] else ""
+    line("  ", (one["step_key"], "bold"), f"  came before its suspension{by} ({one['channel'] or 'damaged'})")
+    if failed := one["errand"]:
+        attempts = f"{failed['attempts']} {'attempt' if failed['attempts'] == 1 else 'attempts'}"
+        line("      ", (f"could not be checked, after {attempts}: {failed['error']}", "red"))
+        if failed["status"] == "set aside":
+            line("      ", "set aside; try again: ", f"polos errands retry {quote(failed['errand'])}")
 
 
 def _print_suspension(one: dict[str, Any], execution_id: str, suffix: str = "") -> None:

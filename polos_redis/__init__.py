@@ -21,6 +21,7 @@ from polos_redis.errors import (
     AmbiguousSuspensionError,
     ApiKeyNotFoundError,
     ConfigurationError,
+    ErrandNotFoundError,
     EventsTrimmedError,
     ExecutionCancelledError,
     ExecutionFailedError,
@@ -63,11 +64,14 @@ from polos_redis.events import BatchEventPayload, Event, EventData, EventPayload
 from polos_redis.executions.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.page import Page
+from polos_redis.logs import guard_loggers
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.hooks import HookContext, HookResult
 from polos_redis.runtime.steps.first_of import Winner
 from polos_redis.version import __version__ as __version__
 from polos_redis.workflow import Workflow, workflow
+
+guard_loggers()
 
 if TYPE_CHECKING:
     from polos_redis import schedules
@@ -94,6 +98,7 @@ __all__ = [
     "BatchWorkflowInput",
     "ConfigurationError",
     "EmbeddedServer",
+    "ErrandNotFoundError",
     "Event",
     "EventData",
     "EventPayload",

@@ -180,6 +180,17 @@ class ScheduleNotFoundError(PolosError):
         )
 
 
+class ErrandNotFoundError(PolosError):
+    """No errand of this name has failed."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"no errand {self.name!r} has failed: polos errands list shows those that have"
+
+
 class ExecutionFailedError(PolosError):
     """The execution failed. `error_type`, `error_message` and `traceback` describe the workflow's error."""
 

@@ -1,15 +1,22 @@
-"""Log formatters: one line of text with key=value pairs, or one JSON object per line. Tokens of links and
-secrets of API keys are redacted, and characters that a terminal would obey are escaped."""
+"""Logging: the package's loggers, and the formatters of its command: one line of text with key=value pairs,
+or one JSON object per line. Tokens of links and secrets of API keys are redacted, and characters that a
+terminal would obey are escaped."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from polos_redis import failures
 from polos_redis.redaction import redact_text
 from polos_redis.values.text import visible, visible_json
+
+LOGGERS = ("polos.execution", "polos.notices", "polos.server", "polos.wire", "polos.worker")
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _REDUNDANT = {"color_message"}  # uvicorn's message again, with terminal colours
@@ -21,6 +28,26 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
 
 def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+def guard_loggers() -> None:
+    """Make the package's loggers safe to call anywhere: what an application's filter or handler raises goes
+    to stderr, not into the code that logs."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        vars(logger)["handle"] = _guarded(logger.handle)
+
+
+def _guarded(handle: Callable[[logging.LogRecord], None]) -> Callable[[logging.LogRecord], None]:
+    def guarded(record: logging.LogRecord) -> None:
+        try:
+            handle(record)
+        except (Exception, SystemExit, GeneratorExit, asyncio.CancelledError) as error:
+            if logging.raiseExceptions and sys.stderr is not None:
+                line = failures.line_of(error).encode("ascii", "backslashreplace").decode()
+                print(f"polos: logging {record.msg!r} failed: {line}", file=sys.stderr)
+
+    return guarded
 
 
 class KeyValueFormatter(logging.Formatter):

@@ -178,6 +178,13 @@ OPTIONS = {
             "a worker silent this long is presumed dead",
         ),
         Option(
+            "blocked_seconds",
+            "POLOS_BLOCKED_SECONDS",
+            1.0,
+            _seconds,
+            "an event loop blocked this long is reported, with the code that blocks it",
+        ),
+        Option(
             "max_deliveries",
             "POLOS_MAX_DELIVERIES",
             5,

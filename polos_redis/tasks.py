@@ -8,9 +8,12 @@ function do not belong to it: a connection pool opened in a step outlives that s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from contextvars import Context, ContextVar
+import types
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, Protocol
+
+from polos_redis import failures
 
 
 class Owner(Protocol):
@@ -42,14 +45,61 @@ async def guard(coro: Coroutine[Any, Any, Any]) -> Any:
     except (Exception, asyncio.CancelledError, GeneratorExit):
         raise
     except BaseException as error:
-        if isinstance(error, BaseExceptionGroup) and not error.subgroup((SystemExit, KeyboardInterrupt)):
+        inside = failures.members(error)
+        if len(inside) > 1 and not any(failures.is_a(one, SystemExit, KeyboardInterrupt) for one in inside):
             raise
-        raise WorkflowExit(f"{type(error).__name__}: {error}") from error
+        raise WorkflowExit(failures.line_of(error)) from error
+
+
+def step_context() -> Context:
+    """Returns the context of one call of a step's function: a copy of the caller's. The function sees the
+    caller's variables; what it sets ends with it, as a replay does not call it."""
+    context = copy_context()
+    context.run(OWNER.set, INSIDE_STEP)
+    return context
+
+
+@types.coroutine
+def in_context(context: Context, call: Callable[[], Any]) -> Generator[Any, Any, Any]:
+    """Call an async function in a context, by the calling task itself: a task for it would cost more, and
+    `asyncio.timeout` and cancellation would reach another task than the caller's."""
+    run = context.run
+    code = run(call)
+    if type(code) is not types.CoroutineType:
+        code = _awaiting(code)
+    resume, value = code.send, None
+    try:
+        while True:
+            try:
+                awaited = run(resume, value)
+            except StopIteration as returned:
+                return returned.value
+            except GeneratorExit as error:  # of the function's own: nobody closes it while it runs
+                raise WorkflowExit(failures.line_of(error)) from error
+            try:
+                value, resume = (yield awaited), code.send
+            except GeneratorExit:
+                run(code.close)
+                raise
+            except BaseException as error:
+                value, resume = error, code.throw
+    finally:
+        del value, resume  # or an exception would refer to itself, by way of this frame
+
+
+async def _awaiting(awaitable: Any) -> Any:
+    return await awaitable
 
 
 def in_workflow() -> bool:
     """Whether the calling code belongs to a workflow and not to one of its steps."""
     return OWNER.get() not in (None, INSIDE_STEP)
+
+
+def is_cancelled() -> bool:
+    """Whether the current task was cancelled, so that a `CancelledError` in it is not its own code's."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def mark_retrieved(future: asyncio.Future[Any]) -> None:

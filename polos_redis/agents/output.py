@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from polos_redis import failures
 from polos_redis.errors import ConfigurationError, StoredValueError
 from polos_redis.values import schemas
 from polos_redis.values.bounded_type import MismatchError
@@ -67,11 +68,7 @@ def error_text(error: BaseException) -> str:
     """A validation error as one line that tells the model what to correct."""
     if isinstance(error, InvalidJsonError):
         return f"Invalid JSON: {error}"
-    return (
-        str(error)
-        if isinstance(error, MismatchError | StoredValueError)
-        else f"{type(error).__name__}: {error}"
-    )
+    return str(error) if isinstance(error, MismatchError | StoredValueError) else failures.line_of(error)
 
 
 def _parts(schema: dict[str, Any]) -> list[Any]:

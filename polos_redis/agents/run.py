@@ -9,6 +9,7 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from polos_redis import failures
 from polos_redis.agents.conversation import (
     AgentInput,
     AgentResult,
@@ -135,7 +136,7 @@ class AgentRun:
         except PolosError:  # a `ModelCallError` is worth a retry
             raise
         except Exception as error:  # not the provider's fault: a retry would fail too, after it was paid for
-            raise NoRetryError(f"the model can't be called: {type(error).__name__}: {error}") from error
+            raise NoRetryError(f"the model can't be called: {failures.line_of(error)}") from error
         await events.end(turn)
         return turn
 

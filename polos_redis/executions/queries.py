@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection
 from typing import Any
 
+from polos_redis import errands
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions import audit as audit_log
 from polos_redis.decisions.suspensions import StoredSuspension, find_below, read_suspensions
@@ -23,6 +24,7 @@ from polos_redis.state import journal, keys
 from polos_redis.state.executions import STATUSES
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
+from polos_redis.state.store import Store
 from polos_redis.state.suspensions import MOST_BYTES
 from polos_redis.values.plain import readable
 from polos_redis.values.preview import Stored
@@ -43,6 +45,7 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
     if "workflow" not in fields:
         raise ExecutionNotFoundError(execution_id)
     view = views.describe(execution_id, fields, records, read)
+    view["early_answers"] = await _early_answers(store, execution_id) if "early" in fields else []
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:
         below = await store.suspensions.open_below(execution_id, views.MAX_CHILDREN)
@@ -56,6 +59,23 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
         child["workflow_id"] = text(workflow) or None
         child["status"] = text(status) or child["status"]
     return view
+
+
+async def _early_answers(store: Store, execution_id: str) -> list[dict[str, Any]]:
+    """Returns the answers that came before their suspensions and have not been used, as JSON values. `errand`
+    is the work of checking one, if that has failed."""
+    early = await store.suspensions.early_answers(execution_id)
+    names = [f"y{execution_id} {step_key}" for step_key in early]
+    failed = await store.errands.failures_of(store.partitions.prefix(execution_id), names)
+    return [
+        {
+            "step_key": step_key,
+            "resumed_by": None if answer is None else answer.by or None,
+            "channel": None if answer is None else answer.channel,
+            "errand": None if one is None else errands.describe(one),
+        }
+        for (step_key, answer), one in zip(early.items(), failed, strict=True)
+    ]
 
 
 async def list_executions(

@@ -65,6 +65,7 @@ class NamespaceStats:
     timers_due: int = 0
     errands: int = 0
     errands_due: int = 0
+    errands_set_aside: int = 0
     unattended: int = 0  # partitions without a timer leader
     leases: dict[str, LeaseReading] = field(default_factory=dict)  # by worker
     left_out: dict[str, int] = field(default_factory=dict)  # "workflows", "queues": names beyond MAX_NAMES
@@ -109,13 +110,14 @@ async def _count(
                 stats.executions[workflow, status] += count
         for queue, counts in zip(some_queues, by_queue, strict=True):
             stats.queues[queue].add(*counts)
-    suspensions, oldest, timers, timers_due, errands, errands_due, attended = totals
+    suspensions, oldest, timers, timers_due, errands, errands_due, set_aside, attended = totals
     stats.suspensions += suspensions
     stats.oldest_suspension_ms = max(stats.oldest_suspension_ms, oldest)
     stats.timers += timers
     stats.timers_due += timers_due
     stats.errands += errands
     stats.errands_due += errands_due
+    stats.errands_set_aside += set_aside
     stats.unattended += not attended
 
 

@@ -46,7 +46,17 @@ def _waits() -> Durations:
 class WorkerStats:
     """Counters of one worker, since it was created."""
 
-    __slots__ = ("activations", "dropped", "ended", "parks", "recovered", "renewals_missed", "steps", "waits")
+    __slots__ = (
+        "activations",
+        "dropped",
+        "ended",
+        "loop_blocked",
+        "parks",
+        "recovered",
+        "renewals_missed",
+        "steps",
+        "waits",
+    )
 
     def __init__(self) -> None:
         self.activations = defaultdict[str, int](int)  # by workflow
@@ -57,6 +67,7 @@ class WorkerStats:
         self.waits = defaultdict[str, Durations](_waits)  # by kind
         self.recovered = defaultdict[str, int](int)  # entries of lost workers, by outcome
         self.renewals_missed = 0
+        self.loop_blocked = 0  # how often the event loop was blocked for too long
 
 
 class ObservedWorker(Protocol):

@@ -16,7 +16,7 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Any
 
-from polos_redis import tasks
+from polos_redis import failures, tasks
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions.people import GROUP
 from polos_redis.errors import (
@@ -113,10 +113,13 @@ class Outbox:
                 async with asyncio.timeout(SEND_SECONDS):
                     await self.channel.send(notification)
                 logger.info("a notification was sent", extra=facts)
-            except Exception as error:
+            except BaseException as error:  # a channel is a user's code, and may raise SystemExit
+                if failures.is_a(error, asyncio.CancelledError) and tasks.is_cancelled():
+                    raise
                 retry_ms = _backoff_ms(notification, claimed)
                 # The message of a foreign error may contain a secret.
-                reason = str(error) if isinstance(error, PolosError) else type(error).__name__
+                known = failures.is_a(error, PolosError)
+                reason = failures.text_of(error) if known else failures.name_of(error)
                 more = {"error": reason, "retry_ms": retry_ms}
                 logger.warning("a notification was not sent", extra={**facts, **more})
         await self.store.outbox.sent(self.prefix, self.channel.name, claimed, retry_ms)

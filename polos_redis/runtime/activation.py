@@ -23,7 +23,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from polos_redis import tasks
-from polos_redis.errors import PolosError, StepKeyError, StoredValueError
+from polos_redis.errors import PolosError, StepKeyError
 from polos_redis.runtime.branches import BRANCH
 from polos_redis.runtime.call_sites import CallSite, described
 from polos_redis.runtime.code_tasks import CodeTasks
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from polos_redis.runtime.durable_state import DurableState
 
 logger = logging.getLogger("polos.execution")
+
+E = TypeVar("E", bound=BaseException)
 
 
 T = TypeVar("T")
@@ -86,6 +88,7 @@ class Activation:
         "_created_at",
         "_fatal",
         "_gate",
+        "_lapses",
         "_may_retry",
         "_notices",
         "_outcome",
@@ -149,8 +152,9 @@ class Activation:
         self.touches = 0
         self.held_back = ""
         self._created_at: datetime | None = None
-        self._fatal: PolosError | None = None
+        self._fatal: BaseException | None = None
         self._gate: asyncio.Event | None = None
+        self._lapses = host.lapses
         self._may_retry = True
         self._notices: dict[str, bytes] = {}
         self._outcome: asyncio.Task[Any] | None = None
@@ -206,7 +210,7 @@ class Activation:
             self.state is State.RUNNING
             and not self.held_back
             and not self.host.draining
-            and self.host.lease_is_fresh(self.fence.prefix)
+            and self.host.lease_is_held(self.fence.prefix, self._lapses)
         )
 
     def _check_key(self, key: Any, call_site: CallSite) -> None:
@@ -255,8 +259,10 @@ class Activation:
                 self.end("handed back")
             else:
                 await self.host.wait_for_lease(self.fence.prefix)
+                lapses = self.host.lapses
                 try:
                     await self.journal.verify()
+                    self._lapses = lapses
                 except PolosError as error:
                     self.dropped(f"it can't be loaded: {error}", pause=True)
 
@@ -303,7 +309,7 @@ class Activation:
             self.host.hand_back(self, pause=True, reason=self.held_back)
             self.end("held back")
 
-    def stop_with(self, error: PolosError) -> PolosError:
+    def stop_with(self, error: E) -> E:
         """Make the execution fail with this error, even if the workflow catches it; returns the error."""
         self._fatal = self._fatal or error
         return error
@@ -401,7 +407,7 @@ class Activation:
         given_up = [raw(key) for key in self.given_up]
         try:
             state = b"" if self.durable_state is None else self.durable_state.pack()
-        except StoredValueError as error:
+        except BaseException as error:  # a property of the state may raise anything
             self.stop_with(error)
             assert self.code.main is not None
             self._finish(self._outcome_of(self.code.main))

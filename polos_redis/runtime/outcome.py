@@ -7,16 +7,14 @@ errors of the execution like any exception.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from polos_redis import tasks
-from polos_redis.errors import StoredValueError
-from polos_redis.state.stored_errors import error_record, text_of
+from polos_redis import failures, tasks
+from polos_redis.state.stored_errors import error_record
 from polos_redis.values import codec
 
 if TYPE_CHECKING:
@@ -65,13 +63,13 @@ def failed(error: BaseException, durable_state: DurableState | None, run: int) -
     """Returns the outcome of a failure; a state that can't be saved is left out."""
     fields: dict[str, Any] = {
         "status": "failed",
-        "error": f"{type(error).__name__}: {text_of(error)}",
+        "error": failures.line_of(error),
     }
     event = codec.encode(fields if run == 1 else {**fields, "run": run})
-    state = b""
-    if durable_state is not None:
-        with contextlib.suppress(StoredValueError):
-            state = durable_state.pack()
+    try:
+        state = b"" if durable_state is None else durable_state.pack()
+    except BaseException:  # a property of the state may raise anything
+        state = b""
     return Outcome("failed", error_record(error), event, state)
 
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Sequence
+from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from polos_redis import settings
 from polos_redis.client import PolosClient
 from polos_redis.errors import ConfigurationError
 from polos_redis.server.app import create_app
 from polos_redis.server.site import Site
+from polos_redis.watchdog import Watchdog
+
+log = logging.getLogger("polos.server")
 
 BACKLOG = 2048
 GRACE_SECONDS = 10  # for requests in flight when it stops
@@ -113,6 +119,15 @@ class Listener(uvicorn.Server):
         self.should_exit = True
         self._site.stopping.set()
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until stopped, and report what blocks the event loop meanwhile."""
+        watchdog = Watchdog(settings.resolve("blocked_seconds"), log, _request_of)
+        watchdog.start()
+        try:
+            await super().serve(sockets)
+        finally:
+            watchdog.stop()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
@@ -131,3 +146,12 @@ async def serving(client: PolosClient, **options: Any) -> AsyncIterator[str]:
     finally:
         listener.stop()
         await run
+
+
+def _request_of(frames: Sequence[FrameType], task: asyncio.Task[Any] | None) -> dict[str, Any]:
+    """Returns the request that a stack belongs to, without its query, which may contain a token."""
+    for frame in frames:
+        scope = frame.f_locals.get("scope")
+        if isinstance(scope, dict) and "path" in scope:
+            return {"request": f"{scope.get('method', '')} {scope['path']}".strip()}
+    return {}

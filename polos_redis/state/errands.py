@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from math import isinf
+from typing import Literal
 
-from polos_redis.state import scripts
+import msgpack
+
+from polos_redis.state import keys, scripts
 from polos_redis.state.partitions import Partitions
-from polos_redis.values.text import raw
+from polos_redis.values.text import raw, text
+
+REASON_LENGTH = 1000  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,20 +24,133 @@ class Errand:
     due: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class FailedErrand:
+    """An errand whose latest attempts have failed: how many, when the last one did (ms), and why. One that
+    was set aside is not tried again until somebody asks for it."""
+
+    prefix: bytes
+    name: str
+    attempts: int
+    tried_ms: int
+    reason: str
+    set_aside: bool
+
+
+Failure = Literal["later", "set aside", "changed"]
+
+
 class Errands:
     """All errands of the namespace. An errand stored again since it was read is left alone."""
 
     def __init__(self, partitions: Partitions) -> None:
+        self._partitions = partitions
         self._wire = partitions.wire
+
+    async def start(
+        self, prefix: bytes, errand: Errand, attempt: str, *, most: int, alone: bool, longest_ms: int
+    ) -> list[bytes]:
+        """Count an attempt at an errand before it is made; returns the tagged reply of start_errand.lua."""
+        reply: list[bytes] = await self._wire.call_script(
+            scripts.START_ERRAND,
+            prefix,
+            raw(errand.name),
+            errand.due,
+            attempt,
+            most,
+            int(alone),
+            longest_ms,
+            patience=None,
+        )
+        return reply
 
     async def done(self, prefix: bytes, errand: Errand) -> None:
         """Remove an errand."""
+        await self._finish(prefix, errand, "", "")
+
+    async def put_off(self, prefix: bytes, errand: Errand, ms: int, *, uncounted: str = "") -> None:
+        """Make an errand due again in `ms`; the attempt `uncounted` does not count."""
+        await self._finish(prefix, errand, ms, uncounted)
+
+    async def _finish(self, prefix: bytes, errand: Errand, delay: int | str, uncounted: str) -> None:
         await self._wire.call_script(
-            scripts.FINISH_ERRAND, prefix, raw(errand.name), errand.due, "", patience=None
+            scripts.FINISH_ERRAND, prefix, raw(errand.name), errand.due, delay, uncounted, patience=None
         )
 
-    async def put_off(self, prefix: bytes, errand: Errand, ms: int) -> None:
-        """Make an errand due again in `ms`."""
-        await self._wire.call_script(
-            scripts.FINISH_ERRAND, prefix, raw(errand.name), errand.due, ms, patience=None
+    async def failed(
+        self,
+        prefix: bytes,
+        errand: Errand,
+        attempt: str,
+        reason: str,
+        *,
+        most: int,
+        first_ms: int | None,
+        longest_ms: int,
+    ) -> tuple[Failure, int, int]:
+        """Note that an attempt has failed; returns what becomes of the errand, the ms until it is due again,
+        and the number of attempts.
+
+        It is due again in `first_ms`, five times as long after each further failure, `longest_ms` at most
+        (None: it stays due), and set aside after `most` failures (0: never).
+        """
+        what, ms, attempts = await self._wire.call_script(
+            scripts.FAIL_ERRAND,
+            prefix,
+            raw(errand.name),
+            errand.due,
+            attempt,
+            most,
+            "" if first_ms is None else first_ms,
+            longest_ms,
+            raw(reason[:REASON_LENGTH]),
+            patience=None,
+        )
+        found: Failure = text(what)  # type: ignore[assignment] # one of the script's
+        return found, ms, attempts
+
+    async def failures(self) -> AsyncIterator[FailedErrand]:
+        """Yields the errands whose latest attempt has failed, of all partitions."""
+        patience = self._partitions.patience
+        for prefix in self._partitions.prefixes:
+            key = prefix + keys.ERRAND_FAILURES.encode()
+            cursor = b"0"
+            while True:
+                cursor, flat = await self._wire.call("HSCAN", key, cursor, "COUNT", 500, patience=patience)
+                rows = dict(zip(flat[::2], flat[1::2], strict=True))
+                for found in await self._described(prefix, rows):
+                    if found is not None:
+                        yield found
+                if cursor == b"0":
+                    break
+
+    async def failures_of(self, prefix: bytes, names: list[str]) -> list[FailedErrand | None]:
+        """Returns what is known of the failures of some errands of a partition; None for one without."""
+        if not names:
+            return []
+        key, wanted = prefix + keys.ERRAND_FAILURES.encode(), list(map(raw, names))
+        packed = await self._wire.call("HMGET", key, *wanted, patience=self._partitions.patience)
+        return await self._described(prefix, dict(zip(wanted, packed, strict=True)))
+
+    async def _described(self, prefix: bytes, rows: dict[bytes, bytes | None]) -> list[FailedErrand | None]:
+        if not any(rows.values()):
+            return [None] * len(rows)
+        key = prefix + keys.ERRANDS.encode()
+        dues = await self._wire.call("ZMSCORE", key, *rows, patience=self._partitions.patience)
+        found: list[FailedErrand | None] = []
+        for (name, packed), due in zip(rows.items(), dues, strict=True):
+            if packed is None or due is None:
+                found.append(None)
+                continue
+            attempts, _, tried, reason = msgpack.unpackb(packed, raw=True)
+            aside = isinf(float(due))
+            found.append(FailedErrand(prefix, text(name), attempts, int(tried), text(reason), aside))
+        return found
+
+    async def retry(self, prefix: bytes, name: str) -> bool:
+        """Make a failed errand due now, with no attempt counted; False if it has not failed."""
+        return bool(
+            await self._wire.call_script(
+                scripts.RETRY_ERRAND, prefix, raw(name), patience=self._partitions.patience
+            )
         )

@@ -35,6 +35,7 @@ ONCE = "once:"  # string with a TTL: the id of an event that is published once
 SLOTS = "slots:"  # hash: a semaphore's holders of slots and its waiters -> version
 WAITERS = "waiters:"  # zset: the waiters of a semaphore
 ERRANDS = "errands"  # zset: due time in ms -> errand
+ERRAND_FAILURES = "errand_failures"  # hash: errand -> its attempts since it last succeeded (msgpack)
 OUTBOX = "outbox:"  # zset: due time in ms -> suspension that a channel has to notify people of
 QUEUES = "queues"  # set: every queue that has a stream here
 LIMITS = "limits"  # hash: queue -> its published concurrency limit

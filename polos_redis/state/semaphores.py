@@ -33,7 +33,9 @@ class Semaphores:
 
     async def slot_request(self, prefix: bytes, execution_id: str) -> SlotRequest | None:
         """Returns the request of an execution; None if it needs no slot, or no longer exists."""
-        reply = await self._wire.call_script(scripts.READ_SLOT_REQUEST, prefix, execution_id, patience=None)
+        reply = await self._wire.call_script(
+            scripts.READ_SLOT_REQUEST, prefix, execution_id, patience=self._partitions.patience
+        )
         return None if reply is None else SlotRequest(text(reply[0]), reply[1], reply[2], bool(reply[3]))
 
     async def request_slot(
@@ -61,7 +63,7 @@ class Semaphores:
                 version,
                 wants,
                 check_ms,
-                patience=None,
+                patience=self._partitions.patience,
             )
         )
 
@@ -73,7 +75,7 @@ class Semaphores:
             self._partitions.semaphore_prefix(semaphore),
             raw(semaphore),
             cursor,
-            patience=None,
+            patience=self._partitions.patience,
         )
         if reply is None:
             return None
@@ -85,5 +87,7 @@ class Semaphores:
         """Make an execution that got a slot runnable; False if its request has another version by now."""
         prefix = self._partitions.prefix(execution_id)
         return bool(
-            await self._wire.call_script(scripts.GRANT_SLOT, prefix, execution_id, version, patience=None)
+            await self._wire.call_script(
+                scripts.GRANT_SLOT, prefix, execution_id, version, patience=self._partitions.patience
+            )
         )

@@ -105,17 +105,25 @@ class Suspensions:
     async def early_answer(self, execution_id: str, step_key: str) -> Answer | None:
         """Returns the answer that came before its suspension; None if there is none."""
         key = self._partitions.prefix(execution_id) + keys.EARLY.encode() + raw(execution_id)
-        packed = await self._wire.call("HGET", key, raw(step_key), patience=None)
-        if packed is None:
-            return None
-        value, digest, by, channel, _, groups, key_id = msgpack.unpackb(packed, raw=True)
-        names = [text(group) for group in msgpack.unpackb(groups, raw=True)] if groups else []
-        return Answer(value, digest, text(by), names, text(channel), key_id=text(key_id))
+        packed = await self._wire.call("HGET", key, raw(step_key), patience=self._partitions.patience)
+        return None if packed is None else _early(packed)
+
+    async def early_answers(self, execution_id: str) -> dict[str, Answer | None]:
+        """Returns the answers that came before their suspensions, by step key; None for a damaged one."""
+        key = self._partitions.prefix(execution_id) + keys.EARLY.encode() + raw(execution_id)
+        flat = await self._wire.call("HGETALL", key, patience=self._partitions.patience)
+        found: dict[str, Answer | None] = {}
+        for step, packed in zip(flat[::2], flat[1::2], strict=True):
+            try:
+                found[text(step)] = _early(packed)
+            except Exception:
+                found[text(step)] = None
+        return found
 
     async def drop_early_answer(self, execution_id: str, step_key: str) -> None:
         """Remove an early answer that was accepted or refused."""
         key = self._partitions.prefix(execution_id) + keys.EARLY.encode() + raw(execution_id)
-        await self._wire.call("HDEL", key, raw(step_key), patience=None)
+        await self._wire.call("HDEL", key, raw(step_key), patience=self._partitions.patience)
 
     async def below(self, root_id: str) -> AsyncIterator[list[tuple[str, str]]]:
         """Yields pages of (execution id, step key): the suspensions below a root, open or decided."""
@@ -185,3 +193,9 @@ class Suspensions:
             "LRANGE", key, first, last, patience=self._partitions.patience
         )
         return found
+
+
+def _early(packed: bytes) -> Answer:
+    value, digest, by, channel, _, groups, key_id = msgpack.unpackb(packed, raw=True)
+    names = [text(group) for group in msgpack.unpackb(groups, raw=True)] if groups else []
+    return Answer(value, digest, text(by), names, text(channel), key_id=text(key_id))

@@ -27,11 +27,11 @@ class Timers:
     def __init__(self, partitions: Partitions) -> None:
         self._wire = partitions.wire
 
-    async def fire(self, prefix: bytes, worker: str, hold_ms: int, limit: int) -> Fired | None:
+    async def fire(self, prefix: bytes, worker: str, hold_ms: int, limit: int, running: int) -> Fired | None:
         """Fire due timers, as the partition's leader for the next `hold_ms`; None if another worker is the
-        leader."""
+        leader. The errands returned may include those that the caller runs already, `running` in number."""
         reply = await self._wire.call_script(
-            scripts.FIRE_TIMERS, prefix, worker, hold_ms, limit, patience=None
+            scripts.FIRE_TIMERS, prefix, worker, hold_ms, limit, running, patience=None
         )
         if reply[0] == -1:
             return None

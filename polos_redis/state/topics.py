@@ -53,13 +53,17 @@ class Topics:
 
     async def event(self, topic: str, event: str) -> list[bytes] | None:
         """Returns an event of a topic, [type, data, ..]; None if it was trimmed."""
-        found = await self._wire.call("XRANGE", self._key(keys.TOPIC, topic), event, event, patience=None)
+        found = await self._wire.call(
+            "XRANGE", self._key(keys.TOPIC, topic), event, event, patience=self._partitions.patience
+        )
         return found[0][1] if found else None
 
     async def events_after(self, topic: str, position: bytes, count: int) -> list[tuple[bytes, list[bytes]]]:
         """Returns the events of a topic after a position: (stream id, [type, data, ..])."""
         key = self._key(keys.TOPIC, topic)
-        found = await self._wire.call("XRANGE", key, b"(" + position, "+", "COUNT", count, patience=None)
+        found = await self._wire.call(
+            "XRANGE", key, b"(" + position, "+", "COUNT", count, patience=self._partitions.patience
+        )
         return [(entry, flat) for entry, flat in found]
 
     def stream_key(self, topic: str) -> bytes:
@@ -102,7 +106,9 @@ class Topics:
         found: dict[str, bytes] = {}
         cursor = b"0"
         while True:
-            cursor, flat = await self._wire.call("HSCAN", key, cursor, "COUNT", 500, patience=None)
+            cursor, flat = await self._wire.call(
+                "HSCAN", key, cursor, "COUNT", 500, patience=self._partitions.patience
+            )
             found |= {text(member): position for member, position in zip(flat[::2], flat[1::2], strict=True)}
             if cursor == b"0":
                 return found
@@ -118,7 +124,7 @@ class Topics:
                 raw(member),
                 at,
                 to,
-                patience=None,
+                patience=self._partitions.patience,
             )
         )
 
@@ -126,7 +132,13 @@ class Topics:
         """Resolve a wait by an event: 1; 0 if it does not wait, -1 if it has subscribed but not opened."""
         prefix = self._partitions.prefix(subscriber.split(" ", 2)[1])
         decided: int = await self._wire.call_script(
-            scripts.DELIVER_EVENT, prefix, raw(subscriber), event, kind, data, patience=None
+            scripts.DELIVER_EVENT,
+            prefix,
+            raw(subscriber),
+            event,
+            kind,
+            data,
+            patience=self._partitions.patience,
         )
         return decided
 
@@ -160,6 +172,6 @@ class Topics:
             input,
             retention_ms,
             start.pack(self._partitions, execution_id),
-            patience=None,
+            patience=self._partitions.patience,
         )
         return waits

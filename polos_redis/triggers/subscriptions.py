@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from polos_redis import failures
 from polos_redis.definitions.published import definition_of
 from polos_redis.errors import PolosError
 from polos_redis.events import encode_batch, encode_payload
@@ -40,9 +41,10 @@ async def trigger_all(store: Store, retention_ms: int, largest_input: int, topic
             continue
         try:
             wait = await trigger(store, topic, member[1:], position, retention_ms, largest_input)
-        except PolosError as error:
-            facts = {"topic": topic, "workflow": member[1:], "error": str(error)}
-            logger.error("a workflow could not be triggered", extra=facts)
+        except Exception as error:
+            facts = {"topic": topic, "workflow": member[1:], "error": failures.text_of(error)}
+            known = failures.is_a(error, PolosError)
+            logger.error("a workflow could not be triggered", extra=facts, exc_info=None if known else error)
             wait = RETRY_MS
         if wait is not None:
             waits.append(wait)

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from polos_redis import failures
 from polos_redis.errors import InvalidInputError
 from polos_redis.values import bounds
 from polos_redis.values.type_cost import TypeCost
@@ -82,7 +83,7 @@ class BoundedType:
             return UNCHECKED
         try:
             return self._python(value)
-        except Exception:  # to be reported by `python`
+        except BaseException:  # to be reported by `python`
             return UNCHECKED
 
     def analyse(self) -> None:
@@ -102,6 +103,10 @@ class BoundedType:
             return convert(value)
         except ValidationError as error:
             raise MismatchError(_listed(error, value, convert)) from None
+        except Exception:
+            raise
+        except BaseException as error:  # a validator may raise anything, SystemExit too
+            raise RuntimeError(failures.line_of(error)) from error
 
 
 def _cost_of(adapter: TypeAdapter[Any]) -> TypeCost:
@@ -125,7 +130,7 @@ def _listed(error: ValidationError, value: Any, convert: Callable[[Any], Any]) -
     except ValidationError as sampled:
         if sampled.error_count() <= _MAX_COUNTED:
             found = [_entry(one) for one in _details(sampled) if one["type"] != "too_short"]
-    except Exception:  # of a user's validator
+    except BaseException:  # of a user's validator
         pass
     return [*found[: MAX_ERRORS - 1], {"field": "", "message": f"{count:,} errors in all"}]
 

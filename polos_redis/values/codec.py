@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from polos_redis import failures
 from polos_redis.errors import NotStorableError, UnreadableValueError, ValueTooLargeError
 from polos_redis.values import packing, refusals
 from polos_redis.values.packing import pack_list as encode_list
@@ -68,7 +69,9 @@ def decode(data: bytes, *, or_fields: bool = False) -> Any:
     except UnreadableValueError as error:
         raise type(error)(f"a stored value can't be read: {error}") from None
     except Exception as error:
-        raise UnreadableValueError(f"a stored value can't be read: it is damaged ({error!r})") from error
+        raise UnreadableValueError(
+            f"a stored value can't be read: it is damaged ({failures.repr_of(error)})"
+        ) from error
 
 
 def plain(value: object) -> Any:

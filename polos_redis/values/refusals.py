@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from polos_redis import failures
 from polos_redis.errors import NotStorableError
 from polos_redis.values import packing
 
@@ -30,7 +31,11 @@ def explain(value: object, error: Exception) -> str:
             open_ids.discard(id(item))
         else:
             trail.append((*step, None))
-    return f"$: {error}" if isinstance(error, NotStorableError) else f"$: it can't be stored: {error!r}"
+    return (
+        f"$: {error}"
+        if isinstance(error, NotStorableError)
+        else f"$: it can't be stored: {failures.repr_of(error)}"
+    )
 
 
 def _problem(value: Any, open_ids: set[int], depth: int) -> str | None:
@@ -46,7 +51,11 @@ def _problem(value: Any, open_ids: set[int], depth: int) -> str | None:
         _, body, _ = packing.encoder(type(value))
         body(value)
     except Exception as error:
-        return str(error) if isinstance(error, NotStorableError) else f"it can't be stored: {error!r}"
+        return (
+            str(error)
+            if isinstance(error, NotStorableError)
+            else f"it can't be stored: {failures.repr_of(error)}"
+        )
     return None
 
 
@@ -81,7 +90,7 @@ def _label(key: Any) -> str:
 def _short(value: Any) -> str:
     try:
         text = repr(value)
-    except Exception:
+    except BaseException:
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from polos_redis import failures
 from polos_redis.errors import InvalidInputError, ValueTooLargeError
 from polos_redis.values import bounds, schema_check, type_names
 from polos_redis.values.bounded_type import MAX_FIELD, MAX_MESSAGE, MismatchError, shortened
@@ -41,7 +42,7 @@ def _by_type(cls: type, answer: Any) -> bounds.Work[list[dict[str, str]]]:
     except (InvalidInputError, ValueTooLargeError):
         raise
     except Exception as error:  # from a user's validator
-        return [{"field": "", "message": shortened(f"{type(error).__name__}: {error}", MAX_MESSAGE)}]
+        return [{"field": "", "message": shortened(failures.line_of(error), MAX_MESSAGE)}]
     return []
 
 

@@ -9,6 +9,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from polos_redis import failures
 from polos_redis.errors import ConfigurationError, InvalidInputError, ValueTooLargeError
 from polos_redis.values import bounds
 from polos_redis.values.bounded_type import UNCHECKED, BoundedType, MismatchError
@@ -85,7 +86,7 @@ def validation_of(
     except (InvalidInputError, ValueTooLargeError) as error:
         raise type(error)(f"workflow {workflow_id!r}: {name}: {error}") from None
     except Exception as error:  # a user's own validator
-        raise InvalidInputError(f"workflow {workflow_id!r}: {name}: {error!r}") from error
+        raise InvalidInputError(f"workflow {workflow_id!r}: {name}: {failures.repr_of(error)}") from error
 
 
 @functools.lru_cache(maxsize=1024)

@@ -38,12 +38,13 @@ class Dispatch:
         self._deliveries = host.deliveries
         self._workflows = workflows
 
-    def deliver(self, delivery: Delivery, flat: list[bytes] | None) -> None:
+    def deliver(self, delivery: Delivery, flat: list[bytes] | None, lapses: int) -> None:
         """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, origin, ..) (,
-        journal, ..))]. Entries that can't run here are returned."""
+        journal, ..))]. Entries that can't run here are returned, also those read before the lease lapsed
+        (`lapses` is the lease's number before the read)."""
         self._deliveries.hold(delivery)
         prefix, queue, entry = delivery
-        if not flat or self._host.draining or not self._lease.is_fresh(prefix):
+        if not flat or self._host.draining or not self._lease.is_held(prefix, lapses):
             self._deliveries.let_go(delivery)
             return
         try:
@@ -108,7 +109,9 @@ class Dispatch:
         except UnreadableValueError as error:
             activation.hold_back("input", error)
             return
-        except Exception as error:
+        except GeneratorExit:  # this work is given up
+            raise
+        except BaseException as error:  # a validator may raise anything, SystemExit too
             if activation.state is State.ENDED:
                 return
             if isinstance(error, InvalidInputError) and activation.journal.records:

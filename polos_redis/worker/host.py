@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from polos_redis import tasks
+from polos_redis import failures, tasks
 from polos_redis.client import PolosClient
 from polos_redis.links import Links
 from polos_redis.metrics.worker_stats import WorkerStats
@@ -83,16 +82,19 @@ class WorkerHost:
 
     # --- runtime's Host -----------------------------------------------------------------
 
-    def lease_is_fresh(self, prefix: bytes) -> bool:
-        return self.lease.is_fresh(prefix)
+    @property
+    def lapses(self) -> int:
+        return self.lease.lapses
+
+    def lease_is_held(self, prefix: bytes, lapses: int) -> bool:
+        return self.lease.is_held(prefix, lapses)
 
     async def wait_for_lease(self, prefix: bytes) -> None:
         await self.lease.wait_until_fresh(prefix)
 
     def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
-        context = contextvars.copy_context()
-        context.run(tasks.OWNER.set, tasks.INSIDE_STEP)  # it may start tasks in the loop
-        return self._loop.run_in_executor(self._threads, context.run, _call_in_thread, function)
+        run = tasks.step_context().run
+        return self._loop.run_in_executor(self._threads, run, _call_in_thread, function)
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:
         self._background.spawn(coro)
@@ -177,4 +179,6 @@ def _call_in_thread(function: Callable[[], Any]) -> Any:
     try:
         return function()
     except StopIteration as error:  # a future can't carry it
-        raise RuntimeError(f"the step's function raised StopIteration({error.value!r})") from error
+        raise RuntimeError(f"the step's function raised {failures.repr_of(error)}") from error
+    except GeneratorExit as error:  # it would look as if the caller's coroutine were being closed
+        raise tasks.WorkflowExit(failures.line_of(error)) from error

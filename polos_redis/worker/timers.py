@@ -49,17 +49,18 @@ class TimerLeader:
                         await self._hurry.wait()
 
     def hurry(self) -> None:
-        """Fire now because there is an errand; while a batch of errands is running, its end does that."""
-        if not self.errands.busy:
-            self._hurry.set()
+        """Fire now, because there is an errand, or room to run another one."""
+        self._hurry.set()
 
     async def fire(self) -> float:
         """Fire one batch; returns the seconds until the next pass."""
-        reply = await self.store.timers.fire(self.prefix, self.worker_id, HOLD_MS, BATCH)
+        running = self.errands.running
+        reply = await self.store.timers.fire(self.prefix, self.worker_id, HOLD_MS, BATCH, running)
         self.holding = reply is not None
         if reply is None:
             return random.uniform(0.5, 1.0) * HOLD_MS / 1000
         self.errands.run(reply.errands, self.hurry)
-        if reply.fired == BATCH or reply.forgotten == BATCH:
+        more = len(reply.errands) == BATCH + running and self.errands.has_room
+        if more or BATCH in (reply.fired, reply.forgotten):
             return 0.0
         return LONGEST_SLEEP if reply.next_ms is None else min(LONGEST_SLEEP, reply.next_ms / 1000)

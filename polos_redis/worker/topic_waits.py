@@ -51,9 +51,13 @@ async def _deliver_all(store: Store, topic: str, event: str, found: list[bytes])
 async def _deliver_batch(store: Store, topic: str, waits: list[str], event: str, found: list[bytes]) -> bool:
     """Deliver an event to some waits concurrently; returns whether all have it or have stopped waiting."""
     kind, data = found[:2]
-    decided = await asyncio.gather(*(store.topics.deliver(wait, event, kind, data) for wait in waits))
-    over = [wait for wait, code in zip(waits, decided, strict=True) if code >= 0]
+    delivered = (store.topics.deliver(wait, event, kind, data) for wait in waits)
+    decided = await asyncio.gather(*delivered, return_exceptions=True)
+    over = [wait for wait, code in zip(waits, decided, strict=True) if isinstance(code, int) and code >= 0]
     await asyncio.gather(*(store.topics.unsubscribe(topic, wait) for wait in over))
+    for failure in decided:
+        if isinstance(failure, BaseException):
+            raise failure  # of a partition that is away: the waits of the others have the event
     return len(over) == len(waits)
 
 

@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Collection, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 from polos_redis import settings, tasks
@@ -34,7 +35,9 @@ from polos_redis.runtime.activation import Activation
 from polos_redis.state import keys
 from polos_redis.state.store import Store
 from polos_redis.triggers.declarations import declare
+from polos_redis.watchdog import Watchdog
 from polos_redis.worker.background import Background
+from polos_redis.worker.blocking import work_of
 from polos_redis.worker.deliveries import Deliveries
 from polos_redis.worker.dispatch import Dispatch
 from polos_redis.worker.duties import Duties
@@ -71,6 +74,7 @@ class Worker:
         *,
         concurrency: int | None = None,
         lease_seconds: float | None = None,
+        blocked_seconds: float | None = None,
         max_deliveries: int | None = None,
         grace_seconds: float | None = None,
         put_back_seconds: float | None = None,
@@ -84,6 +88,7 @@ class Worker:
         self.client = client
         self.concurrency: int = settings.resolve("concurrency", concurrency)
         self.lease_seconds: float = settings.resolve("lease_seconds", lease_seconds)
+        self.blocked_seconds: float = settings.resolve("blocked_seconds", blocked_seconds)
         self.max_deliveries: int = settings.resolve("max_deliveries", max_deliveries)
         self.grace_seconds: float = settings.resolve("grace_seconds", grace_seconds)
         self.put_back_ms = int(settings.resolve("put_back_seconds", put_back_seconds) * 1000)
@@ -162,7 +167,7 @@ class Worker:
         store = Store(session.wire, self.client.namespace, self.client.partitions, patience=None)
         await check_servers(store)
         ids = [workflow.id for workflow in workflows]
-        lease = Lease(store, self.worker_id, self.lease_seconds, ids, self.stats)
+        lease = Lease(store, self.client.url, self.worker_id, self.lease_seconds, ids, self.stats)
         deliveries = Deliveries(
             store,
             self.worker_id,
@@ -198,6 +203,7 @@ class Worker:
         await host.lease.renew()
         await notices.start(*store.prefixes)
         self._first_epoch = store.wire.epoch
+        self._watch(host)
         await self._show_metrics()
         ids = [workflow.id for workflow in workflows]
         logger.info("worker ready", extra={"worker": self.worker_id, "workflows": ids})
@@ -209,10 +215,25 @@ class Worker:
         self.ready.set()
         return reading
 
+    def _watch(self, host: WorkerHost) -> None:
+        """Report code that blocks the event loop."""
+
+        def count() -> None:
+            self.stats.loop_blocked += 1
+
+        seconds = min(self.blocked_seconds, self.lease_seconds / 2)
+        watchdog = Watchdog(seconds, logger, partial(work_of, host.active), count)
+        watchdog.start()
+        self._closing.callback(watchdog.stop)
+
     def _duties_in(self, prefix: bytes, host: WorkerHost) -> Duties:
         store, client = host.store, self.client
         errands = ErrandRunner(
-            store, prefix, retention_ms=client.retention_ms, largest_input=client.max_value_bytes
+            store,
+            prefix,
+            lease_seconds=self.lease_seconds,
+            retention_ms=client.retention_ms,
+            largest_input=client.max_value_bytes,
         )
         timers = TimerLeader(store, prefix, self.worker_id, errands)
         reaper = Reaper(

@@ -82,7 +82,7 @@ async def test_every_entry_refuses_an_internal_workflow(
     async with (
         running(redis_url, namespace, TRANSFER) as at,
         serving(at.client) as url,
-        httpx.AsyncClient(base_url=url) as api,
+        httpx.AsyncClient(base_url=url, timeout=60) as api,
     ):
         for way in (TRANSFER, TRANSFER.id):
             with pytest.raises(InternalWorkflowError, match="start the workflow or agent that calls it"):
@@ -104,7 +104,7 @@ async def test_a_start_before_the_workflow_is_known_fails_before_its_code(client
     """Nothing is published yet, so the start is accepted; the worker knows."""
     assert TRANSFER is not None
     mallory = await key(client, "invoke", name="mallory")
-    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx.AsyncClient(base_url=url, timeout=60) as api:
         body: dict[str, Any] = {"workflow_id": TRANSFER.id, "input": MALLORY}
         forged = {"parent_execution_id": "0" * 32, "root_workflow_id": "bank", "parent": "0" * 32}
         for more in (forged, {"origin": forged}):  # no request can name a parent

@@ -297,7 +297,7 @@ async def test_a_retry_stops_the_ending_of_its_children(redis_url: str, namespac
 
         async def fire() -> int:
             await until(lambda: _unheld(store, home))
-            await store.timers.fire(home, "by-hand", 1, 100)
+            await store.timers.fire(home, "by-hand", 1, 100, 0)
             return len(await client.list_executions(status="cancelled", limit=1000))
 
         await store.wire.call("DEL", home + b"timer_leader")

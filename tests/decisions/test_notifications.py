@@ -54,7 +54,7 @@ class Pager:
     """A channel under a test's control."""
 
     name: str = "pager"
-    fails: Exception | None = None
+    fails: BaseException | None = None
     hangs: bool = False
     tried: list[Notification] = field(default_factory=list)
     sent: list[Notification] = field(default_factory=list)
@@ -342,6 +342,20 @@ async def test_a_worker_without_the_channel_leaves_it_to_others(redis_url: str, 
         async with working(run.client, plain, channels=[sending]):
             await nothing_waits(run.client, "pager")
     assert [one.id for one in sending.sent] == [failing.tried[0].id]
+
+
+@pytest.mark.usefixtures("quick", "hasty")
+@pytest.mark.parametrize(
+    "raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()]
+)
+async def test_a_channel_may_raise_anything(redis_url: str, namespace: str, raised: BaseException) -> None:
+    failing = Pager(fails=raised)
+    async with running(redis_url, namespace, approval, channels=[failing]) as run:
+        handle = await approval.invoke(run.client, 5)
+        await until(lambda: failing.tried)
+        failing.fails = None
+        await until(lambda: failing.sent)
+        assert failing.sent[0].execution_id == handle.id
 
 
 @pytest.mark.usefixtures("quick", "hasty")

@@ -17,11 +17,12 @@ from tests import ROOT
 
 # From the bottom to the top, as docs/architecture.md draws them.
 LAYERS = (
-    *("version", "errors", "redaction", "tasks", "threads"),
+    *("version", "errors", "failures", "redaction", "tasks", "threads", "watchdog"),
     *("values", "logs", "wire", "embedded", "state", "definitions", "settings", "connection", "decisions"),
     *(
         "metrics",
         "events",
+        "errands",
         "executions",
         "links",
         "apikeys",

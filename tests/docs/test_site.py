@@ -33,7 +33,7 @@ PUBLIC = (
     *("client", "workflow", "events", "schedules", "types", "features.events", "worker", "notifications"),
     *("metrics", "embedded", "links", "apikeys", "agents"),
 )
-MODULES = {"errors", "events", "schedules"}  # modules in `polos_redis.__all__`
+MODULES = {"codec", "errors", "events", "schedules"}  # modules in `polos_redis.__all__`
 
 
 @pytest.fixture(scope="module")

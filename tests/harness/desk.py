@@ -249,7 +249,7 @@ class Desk:
 
     def fire(self, limit: int = 100, worker: str = "leader") -> Any:
         """Timers fired, executions forgotten, ms to the next timer."""
-        return self.run("fire_timers", worker, 60_000, limit)[:3]
+        return self.run("fire_timers", worker, 60_000, limit, 0)[:3]
 
     def requeue(
         self, consumer: str, *entries: bytes, lost: bool = False, most: int = 5, queue: str = "default"

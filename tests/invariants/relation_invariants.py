@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from math import isinf
 
 import msgpack
 
@@ -46,6 +47,7 @@ class RelationInvariants:
                 yield from self._semaphore(partition, semaphore)
             yield from self._subscribers(partition)
             yield from self._triggers(partition)
+            yield from self._failed_errands(partition)
             yield from self._schedules(partition)
 
     # --- parents and children -----------------------------------------------------------
@@ -264,6 +266,14 @@ class RelationInvariants:
             for member, position in members.items():
                 if member[:1] == b"t" and newest > order(position) and b"e" + topic not in home.errands:
                     yield f"topic {show(topic)} has events for {show(member[1:])} that nothing delivers"
+
+    def _failed_errands(self, home: Partition) -> Iterator[str]:
+        """An errand that has failed is stored, and one that was set aside has failed."""
+        for errand in home.errand_failures.keys() - home.errands.keys():
+            yield f"errand {show(errand)} has failed but is not stored"
+        for errand, due in home.errands.items():
+            if isinf(due) and errand not in home.errand_failures:
+                yield f"errand {show(errand)} was set aside but has not failed"
 
     def _schedules(self, home: Partition) -> Iterator[str]:
         """A schedule that is not paused has an errand for its next tick."""

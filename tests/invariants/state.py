@@ -39,6 +39,7 @@ TYPES = {
     keys.SLOTS: "hash",
     keys.WAITERS: "zset",
     keys.ERRANDS: "zset",
+    keys.ERRAND_FAILURES: "hash",
     keys.OUTBOX: "zset",
     keys.QUEUES: "set",
     keys.LIMITS: "hash",
@@ -154,6 +155,7 @@ class Partition:
     waiters: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
     timers: dict[bytes, float] = field(default_factory=dict)
     errands: dict[bytes, float] = field(default_factory=dict)
+    errand_failures: dict[bytes, bytes] = field(default_factory=dict)
     outbox: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
     suspensions: dict[bytes, float] = field(default_factory=dict)
     expiry: dict[bytes, float] = field(default_factory=dict)

@@ -219,6 +219,8 @@ BROKEN: list[tuple[Callable[[Desk], None], Break, str]] = [
         lambda d: d.do("HSET", keys.SCHEDULES, "s1", msgpack.packb({"paused": False, "next": None})),
         "has paused=False but its next tick is None",
     ),
+    (scheduled, lambda d: d.do("ZADD", keys.ERRANDS, "inf", "ks1"), "was set aside but has not failed"),
+    (nothing, lambda d: d.do("HSET", keys.ERRAND_FAILURES, "ks1", "v"), "has failed but is not stored"),
     (triggered, lambda d: d.do("DEL", keys.ERRANDS), "topic news has events for wf that nothing delivers"),
     (finished, lambda d: d.do("HSET", EXEC, "early", 1), "completed but has early: 1"),
     (new_run, lambda d: d.do("HSET", EXEC, "finished", 1), "queued but has finished: 1"),

@@ -324,7 +324,7 @@ def release_slot(home: Desk, execution_id: str, version: int) -> None:
 
 def finish_errand(desk: Desk, errand: str) -> None:
     due = desk.do("ZSCORE", keys.ERRANDS, errand)
-    assert desk.run("finish_errand", errand, due, "") == 1
+    assert desk.run("finish_errand", errand, due, "", "") == 1
 
 
 def resolve_request(desk: Desk, home: Desk, execution_id: str) -> None:
@@ -472,29 +472,29 @@ def test_a_waiter_holds_no_slot(desk: Desk, home: Desk) -> None:
 
 def test_a_renewed_errand_is_not_removed_as_done(desk: Desk, home: Desk) -> None:
     one = invoke_far(desk)
-    fired = desk.run("fire_timers", "leader", 60_000, 100)
+    fired = desk.run("fire_timers", "leader", 60_000, 100, 0)
     name, due = fired[3]
     assert name == b"l" + one.encode()
     desk.cancel(one)
     with desk.unchanged():
-        assert desk.run("finish_errand", name, due, "") == 0
-        assert desk.run("finish_errand", name, due, 1000) == 0
+        assert desk.run("finish_errand", name, due, "", "") == 0
+        assert desk.run("finish_errand", name, due, 1000, "") == 0
     resolve_request(desk, home, one)
     with desk.unchanged():
-        assert desk.run("finish_errand", name, due, "") == 0
+        assert desk.run("finish_errand", name, due, "", "") == 0
 
 
 def test_an_errand_is_postponed(desk: Desk) -> None:
     desk.do("ZADD", "errands", 17, "zsomething")
     assert desk.state.errands == {b"zsomething": 17.0}
-    assert desk.run("fire_timers", "leader", 60_000, 100)[3] == [b"zsomething", b"17"]
+    assert desk.run("fire_timers", "leader", 60_000, 100, 0)[3] == [b"zsomething", b"17"]
     before = desk.now()
-    assert desk.run("finish_errand", "zsomething", 17, FAR) == 1
+    assert desk.run("finish_errand", "zsomething", 17, FAR, "") == 1
     assert before + FAR <= desk.state.errands[b"zsomething"] <= desk.now() + FAR
-    assert desk.run("fire_timers", "leader", 60_000, 100)[3] == []
+    assert desk.run("fire_timers", "leader", 60_000, 100, 0)[3] == []
 
 
 def test_errands_are_listed_oldest_first_in_bounded_batches(desk: Desk) -> None:
     for due in (3, 1, 2):
         desk.do("ZADD", "errands", due, f"z{due}")
-    assert desk.run("fire_timers", "leader", 60_000, 2)[3][::2] == [b"z1", b"z2"]
+    assert desk.run("fire_timers", "leader", 60_000, 2, 0)[3][::2] == [b"z1", b"z2"]

@@ -71,7 +71,7 @@ async def shop(redis_url: str, namespace: str) -> AsyncIterator[Shop]:
         for name, workflow in (("ann", order), ("bob", charge)):
             _, secret = await apikeys.create(at.client, name, SCOPES, workflows=[workflow.id, "unknown"])
             headers = {"Authorization": f"Bearer {secret}"}
-            clients.append(httpx.AsyncClient(base_url=url, headers=headers))
+            clients.append(httpx.AsyncClient(base_url=url, headers=headers, timeout=60))
         ordered = await order.invoke(at.client, "charge")
         charged = await charge.invoke(at.client)
         await at.parked(ordered)

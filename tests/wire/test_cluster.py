@@ -17,15 +17,19 @@ from polos_redis import (
     ExecutionHandle,
     PolosClient,
     RedisUnavailableError,
+    Workflow,
     events,
+    queue,
 )
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.errors import ConnectionLostError, RedisRefusedError
 from polos_redis.state import keys, scripts
 from polos_redis.wire.routing import wire_to
+from polos_redis.worker.errands import CONCURRENCY
 from tests.harness.cluster import Cluster, Node
 from tests.harness.fleet import Fleet
 from tests.harness.fleet_workflows import approval, chain, gated
+from tests.harness.hostile_workflows import asks, trivial
 from tests.harness.running import in_partition, soon, until
 from tests.invariants.state import RawConnection
 from tests.invariants.state_invariants import check
@@ -248,3 +252,45 @@ async def test_a_killed_node_is_replaced_or_restarted_and_executions_continue(
                 assert result == [0, 1, 2, number, 3, 4, 5]
                 assert Counter(event.event_type for event in seen)["step_finish"] == STEPS
             await asyncio.to_thread(victim.start)
+
+
+async def test_errands_for_a_node_that_is_away_hold_up_no_others(
+    own_cluster: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of executions request slots of a semaphore on the node that is away. Meanwhile an early answer
+    is checked, by an errand of the partition that those executions live in."""
+    monkeypatch.setenv("POLOS_PARTITIONS", "6")
+    for node in own_cluster.nodes:
+        node.do("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    with Fleet(own_cluster.url, namespace, tmp_path) as fleet:
+        async with PolosClient(own_cluster.url, namespace) as client:
+            await fleet.start(lease_seconds=6, defined_in="tests.harness.hostile_workflows")
+            store = await client.store()
+            home = store.partitions.prefixes[0]
+            victim = next(
+                owner
+                for one in store.prefixes
+                if (owner := own_cluster.owner(one)) != own_cluster.owner(home)
+            )
+            far = next(
+                name
+                for name in map("narrow-{}".format, range(100))
+                if own_cluster.owner(store.partitions.semaphore_prefix(name)) == victim
+            )
+            waits: Workflow[Any, Any] = Workflow(trivial.function, "trivial", queue=queue(far, 1))
+            early = await in_partition(client, 0, asks, 1.0)
+            await client.resume(
+                suspend_execution_id=early.id,
+                suspend_step_key="ask",
+                data={"approved": True, "note": "early"},
+                early=True,
+            )
+            await asyncio.to_thread(victim.pause)
+            try:
+                stuck = [await in_partition(client, 0, waits, None) for _ in range(CONCURRENCY + 50)]
+                assert await early.result(timeout=60) == "early"
+                assert await stuck[0].status() == "queued"
+            finally:
+                await asyncio.to_thread(victim.resume)
+            for handle in stuck:
+                await client.cancel(handle.id)

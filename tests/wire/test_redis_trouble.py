@@ -478,7 +478,7 @@ async def test_a_refused_reconnect_does_not_fail_the_running_step(
         await until(
             lambda: (
                 not any(a.events.running for a in worker.active)
-                or not host_of(worker).lease_is_fresh(store.partitions.prefix(handle.id))
+                or not host_of(worker).lease.is_fresh(store.partitions.prefix(handle.id))
             )
         )
         await store.wire.call("CONFIG", "SET", "requirepass", "")

@@ -84,18 +84,18 @@ async def test_a_frozen_worker_that_wakes_after_its_recovery_changes_nothing(
     assert await later.result(timeout=20) == [frozen.pid] * 3, "it still works"
 
 
-@pytest.mark.failure(2)
-async def test_a_worker_whose_loop_was_blocked_past_its_lease_changes_nothing(
+async def test_a_worker_whose_loop_is_blocked_past_its_lease_is_not_presumed_dead(
     fleet: Fleet, client: PolosClient
 ) -> None:
     await fleet.start()
     await fleet.start()
-    handle = await blocking.invoke(client, 4.0)
+    handle = await blocking.invoke(client, 6.0)
     (first,) = await fleet.seen(handle.id, "block")
-    heir = next(worker for worker in fleet.workers if worker.pid != first)
-    assert await handle.result(timeout=20) == heir.pid
-    await fleet.of(first).said("dropped")
-    assert fleet.effects(handle.id) == [("block", first), ("block", heir.pid), ("after", heir.pid)]
+    assert await handle.result(timeout=60) == first
+    assert fleet.effects(handle.id) == [("block", first), ("after", first)]
+    log = fleet.of(first).log
+    assert "the event loop is blocked" in log
+    assert "recovered from a lost worker" not in "".join(worker.log for worker in fleet.workers)
 
 
 @pytest.mark.failure(4)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+from polos_redis import failures
 from polos_redis.errors import HookFailedError, NoRetryError, StoredValueError
 
 LONGEST_RETRY_AFTER = 86_400.0
@@ -32,15 +32,11 @@ def check_retries(key: str, max_retries: Any, base_delay: Any, max_delay: Any) -
 def retry_delay(
     failure: BaseException, attempt: int, max_retries: int, base_delay: float, max_delay: float
 ) -> float | None:
-    """Returns the seconds until the next attempt; None if this one (from 1) was the last."""
-    if attempt > max_retries or isinstance(failure, _FINAL):
+    """Returns the seconds until the next attempt; None if this one (from 1) was the last.
+
+    An exception group is final if one of the exceptions in it is.
+    """
+    if attempt > max_retries or any(failures.is_a(one, *_FINAL) for one in failures.members(failure)):
         return None
-    return max(min(max_delay, base_delay * 2.0 ** min(attempt - 1, 60)), _retry_after(failure))
-
-
-def _retry_after(failure: BaseException) -> float:
-    """Returns the delay in seconds that a failure requests."""
-    seconds = getattr(failure, "retry_after", None)
-    if isinstance(seconds, int | float) and 0 < seconds < math.inf:
-        return min(float(seconds), LONGEST_RETRY_AFTER)
-    return 0.0
+    requested = min(failures.retry_after(failure), LONGEST_RETRY_AFTER)
+    return max(min(max_delay, base_delay * 2.0 ** min(attempt - 1, 60)), requested)

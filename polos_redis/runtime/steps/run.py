@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, TypeVar, overload
 
-from polos_redis import tasks
+from polos_redis import failures, tasks
 from polos_redis.definitions.parameters import is_async
 from polos_redis.errors import StepExecutionError, StoredValueError, UnreadableValueError
 from polos_redis.runtime.branches import race_membership
@@ -77,10 +77,12 @@ class Runs(Calls):
     ) -> Coroutine[Any, Any, Any]:
         """Call a function once and journal its result; a replay returns the journaled value.
 
-        An async function runs in the loop, a sync one in a thread. A failed call is retried up to
+        An async function runs in the loop, a sync one in a thread, each in a copy of the caller's context:
+        it sees the caller's context variables, and what it sets ends with it. A failed call is retried up to
         `max_retries` times, after `base_delay * 2 ** n` seconds, at most `max_delay`; a delay over a few
         seconds parks the execution. An exception with an attribute `retry_after` (seconds, at most a day)
-        delays the retry by at least that; `NoRetryError` prevents it. A call runs at least once: one that was
+        delays the retry by at least that; `NoRetryError` prevents it. Both also count inside exception
+        groups. A call runs at least once: one that was
         running when its worker died runs again (see `idempotency_key`); a journaled one never does.
 
         Raises `StepExecutionError` when the last attempt has failed, in this run and at every replay; a
@@ -124,12 +126,8 @@ class Runs(Calls):
                 running[key] = (since, attempt)
                 with self._draft() as draft:
                     try:
-                        if in_loop:  # the tasks it starts are not the activation's
-                            owner = tasks.OWNER.set(tasks.INSIDE_STEP)
-                            try:
-                                result = await call()
-                            finally:
-                                tasks.OWNER.reset(owner)
+                        if in_loop:
+                            result = await tasks.in_context(tasks.step_context(), call)
                         else:
                             result = await self._in_thread(call)
                         value = codec.encode(result, limit=activation.host.value_limit)
@@ -148,7 +146,7 @@ class Runs(Calls):
                 await self._commit(key, status, attempt, took, error, failure, delay or 0.0)
                 del running[key]
                 if delay is None:
-                    name, message = type(failure).__name__, stored_errors.text_of(failure)
+                    name, message = failures.name_of(failure), failures.text_of(failure)
                     raise StepExecutionError(key, name, message, attempt) from failure
                 if status == "retry":
                     await asyncio.sleep(delay)
@@ -231,10 +229,9 @@ class Runs(Calls):
 
     def _own_failure(self, raised: BaseException) -> BaseException:
         """Returns what the step's function raised; re-raises a cancellation of this call itself."""
-        task = asyncio.current_task()
-        if isinstance(raised, GeneratorExit) or self._activation.over:
+        if failures.is_a(raised, GeneratorExit) or self._activation.over:
             raise raised
-        if isinstance(raised, asyncio.CancelledError) and task is not None and task.cancelling():
+        if failures.is_a(raised, asyncio.CancelledError) and tasks.is_cancelled():
             raise raised
         return raised
 
@@ -259,11 +256,7 @@ class Runs(Calls):
                 thread.add_done_callback(self._thread_ended, context=tasks.OUTSIDE)
             raise
         if inspect.isawaitable(result):  # a lambda around an async call
-            owner = tasks.OWNER.set(tasks.INSIDE_STEP)
-            try:
-                return await result
-            finally:
-                tasks.OWNER.reset(owner)
+            return await tasks.in_context(tasks.step_context(), lambda: result)
         return result
 
     def _thread_ended(self, thread: asyncio.Future[Any]) -> None:
@@ -286,7 +279,7 @@ class Runs(Calls):
         activation = self._activation
         activation.host.stats.steps[activation.workflow.id, status].add(took / 1000)
         record = journal.step_record(status, attempt, took, value, state)
-        error = None if failure is None else f"{type(failure).__name__}: {stored_errors.text_of(failure)}"
+        error = None if failure is None else failures.line_of(failure)
         events = activation.events.step_finish(key, attempt, status, error)
         store, name = activation.host.store.fenced, raw(key)
         races = race_membership().races if status == "backoff" else b""

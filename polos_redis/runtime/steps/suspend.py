@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, overload
 
+from polos_redis import failures
 from polos_redis.decisions import answers
 from polos_redis.decisions.answer_form import AnswerForm, check_form
 from polos_redis.decisions.answer_policy import AnswerPolicy
@@ -22,7 +23,6 @@ from polos_redis.errors import (
 from polos_redis.runtime.branches import one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller
 from polos_redis.runtime.steps.run import Runs
-from polos_redis.state import stored_errors
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.suspensions import SuspensionRequest
 from polos_redis.values import codec, digests, records
@@ -201,7 +201,7 @@ class Suspending(Runs):
         except UnreadableValueError as unreadable:
             await self._hold_back(key, unreadable)
         except Exception as error:  # a mismatch, or an error of the type's own validators
-            raise StepExecutionError(key, "InvalidAnswerError", stored_errors.text_of(error)) from error
+            raise StepExecutionError(key, "InvalidAnswerError", failures.text_of(error)) from error
 
     async def _request(self, key: str, ask: Ask) -> SuspensionRequest:
         """Returns the request to store. Raises `ConfigurationError` or `InvalidInputError`."""

@@ -14,6 +14,7 @@ if id ~= '' and redis.call('EXISTS', P .. 'exec:' .. id) == 0 then
   create(P, id, workflow, input, retention, now_us, options ~= '' and cmsgpack.unpack(options))
 end
 if schedule ~= '' then redis.call('HSET', schedules, name, schedule) else redis.call('HDEL', schedules, name) end
+redis.call('HDEL', P .. 'errand_failures', 'k' .. name)
 if tick ~= '' then
   redis.call('ZADD', P .. 'errands', tick, 'k' .. name)
 else

@@ -2,14 +2,14 @@
 -- fire_timers: decide what is due, oldest first, in a bounded batch. One worker at a time is the timer leader; the
 -- others get a reply to come back later, so idle workers cost next to nothing.
 -- KEYS  1 the partition's prefix
--- ARGV  1 worker  2 how long it is the timer leader, ms  3 largest batch
+-- ARGV  1 worker  2 how long it is the timer leader, ms  3 largest batch  4 due errands that the worker runs already
 -- Returns {timers fired, executions forgotten, ms until the next timer or -1, flat list of errands that are due and
 -- their times: the caller runs these, as they concern other partitions or need more than Lua}, or {-1} when another
 -- worker is the timer leader.
 -- #include cancelling
 -- #include event
 -- #include deletion
-local P, worker, hold, batch = KEYS[1], unpack(ARGV)
+local P, worker, hold, batch, running = KEYS[1], unpack(ARGV)
 local limit = tonumber(batch)
 local holder = redis.call('GET', P .. 'timer_leader')
 if holder and holder ~= worker then return {-1} end
@@ -72,6 +72,7 @@ for _, id in ipairs(gone) do
 end
 if #unknown > 0 then drop_from_all(P, unknown) end
 
-local errands = redis.call('ZRANGEBYSCORE', P .. 'errands', '-inf', now_us / 1000, 'WITHSCORES', 'LIMIT', 0, limit)
+local errands = redis.call('ZRANGEBYSCORE', P .. 'errands', '-inf', now_us / 1000, 'WITHSCORES', 'LIMIT', 0,
+  limit + tonumber(running))
 local _, next_due = unpack(redis.call('ZRANGE', P .. 'timers', 0, 0, 'WITHSCORES'))
 return {#due, #gone, next_due and math.max(0, tonumber(next_due) - now) or -1, errands}

@@ -2,9 +2,10 @@
 -- namespace_stats: count everything in a partition without scanning it.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 how many workflows follow  2.. workflows, then queues: the caller asks for a bounded number of each
--- Returns {open suspensions, age of the oldest (ms), timers, timers that are due, errands, errands that are due, 1 when
--- there is a timer leader else 0, by workflow a list of counts (queued, waiting, completed, failed, cancelled), by
--- queue a list of counts (entries to be delivered, entries delivered, slots held, waiters)}.
+-- Returns {open suspensions, age of the oldest (ms), timers, timers that are due, errands, errands that are due,
+-- errands that were set aside, 1 when there is a timer leader else 0, by workflow a list of counts (queued, waiting,
+-- completed, failed, cancelled), by queue a list of counts (entries to be delivered, entries delivered, slots held,
+-- waiters)}.
 -- #include clock
 local P, workflows = KEYS[1], unpack(ARGV, 1, 1)
 local NAMES <const> = 2
@@ -32,4 +33,5 @@ local _, oldest = unpack(redis.call('ZRANGE', P .. 'suspensions', 0, 0, 'WITHSCO
 return {redis.call('ZCARD', P .. 'suspensions'), oldest and math.max(0, now - math.floor(oldest / 1000)) or 0,
   redis.call('ZCARD', P .. 'timers'), redis.call('ZCOUNT', P .. 'timers', '-inf', now),
   redis.call('ZCARD', P .. 'errands'), redis.call('ZCOUNT', P .. 'errands', '-inf', now),
+  redis.call('ZCOUNT', P .. 'errands', '+inf', '+inf'),
   redis.call('EXISTS', P .. 'timer_leader'), by_workflow, by_queue}

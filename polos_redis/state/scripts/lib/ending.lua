@@ -79,7 +79,14 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
     if e[EXEC_RELATIONS] then redis.call('PEXPIRE', P .. 'below:' .. root, retention) end
   end
   if count ~= 0 then redis.call('PEXPIRE', P .. 'journal:' .. id, retention) end
-  if e[EXEC_EARLY] then redis.call('UNLINK', P .. 'early:' .. id) end
+  if e[EXEC_EARLY] then
+    for _, key in ipairs(redis.call('HKEYS', P .. 'early:' .. id)) do
+      local errand = 'y' .. id .. ' ' .. key
+      redis.call('ZREM', P .. 'errands', errand)
+      redis.call('HDEL', P .. 'errand_failures', errand)
+    end
+    redis.call('UNLINK', P .. 'early:' .. id)
+  end
   redis.call('PEXPIRE', exec, retention + 60000)
   redis.call('ZADD', P .. 'expiry', now + retention, id)
 

@@ -61,7 +61,10 @@ local function release_slot(P, semaphore, limit, id, version)
   redis.call('HDEL', slots, id)
   redis.call('ZREM', P .. 'waiters:' .. semaphore, id)
   move_up(P, semaphore, limit)
-  if redis.call('EXISTS', slots) == 0 then redis.call('ZREM', P .. 'errands', 'h' .. limit .. ' ' .. semaphore) end
+  local check = 'h' .. limit .. ' ' .. semaphore
+  if redis.call('EXISTS', slots) == 0 and redis.call('ZREM', P .. 'errands', check) == 1 then
+    redis.call('HDEL', P .. 'errand_failures', check)
+  end
 end
 
 -- offer: make an execution runnable: at once, or when it gets a slot of its semaphore.

@@ -1,0 +1,58 @@
+"""Failed errands: work that workers do for executions, topics and schedules beside running code, and that has
+failed since it last succeeded. `polos_redis.worker.errands` describes the kinds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from polos_redis.connection.connection import Connection
+from polos_redis.errors import ErrandNotFoundError
+from polos_redis.state.errands import FailedErrand
+from polos_redis.values.times import iso
+
+KINDS = {
+    "l": "slot request",
+    "a": "slot grant",
+    "h": "slot check",
+    "w": "event delivery",
+    "u": "end of a subscription",
+    "e": "trigger",
+    "k": "schedule",
+    "y": "early answer",
+}
+
+
+async def list_failed(connection: Connection) -> list[dict[str, Any]]:
+    """Returns the errands whose latest attempt has failed, those set aside first, as JSON values."""
+    store = await connection.store()
+    found = [describe(one) async for one in store.errands.failures()]
+    return sorted(found, key=lambda one: (one["status"] != "set aside", one["tried_at"]))
+
+
+async def retry(connection: Connection, name: str) -> None:
+    """Have a failed errand tried again now, with all its attempts.
+
+    Raises `ErrandNotFoundError` if none of that name has failed.
+    """
+    store = await connection.store()
+    async for one in store.errands.failures():
+        if one.name == name and await store.errands.retry(one.prefix, name):
+            return
+    raise ErrandNotFoundError(name)
+
+
+def describe(failed: FailedErrand) -> dict[str, Any]:
+    """Returns a failed errand as JSON values. `execution_id` and `step_key` are those of an early answer."""
+    execution_id, step_key = None, None
+    if failed.name.startswith("y"):
+        execution_id, _, step_key = failed.name[1:].partition(" ")
+    return {
+        "errand": failed.name,
+        "kind": KINDS.get(failed.name[:1], "unknown"),
+        "execution_id": execution_id,
+        "step_key": step_key,
+        "status": "set aside" if failed.set_aside else "failing",
+        "attempts": failed.attempts,
+        "error": failed.reason,
+        "tried_at": iso(failed.tried_ms),
+    }

@@ -1,0 +1,130 @@
+"""The watchdog of an event loop: a thread that notices when the loop does not turn, and names the code that
+blocks it.
+
+The loop beats several times within the allowed time. When the thread has looked a few times and seen no beat,
+it reads the stack of the loop's thread. Neither a frozen process nor a lack of CPU is blamed on code: the
+thread did not look meanwhile, and a loop that waits for events is not blocked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from polos_redis import tasks
+
+LOOKS = 4  # within the allowed time
+QUIET_SECONDS = 60.0  # between two warnings about the same place
+PLACES = 100  # that are remembered for that
+
+_OURS = f"{Path(__file__).parent}/"
+_LIBRARY = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib"))
+_INSTALLED = ("site-packages", "dist-packages")
+# The frames of a loop itself, as (module, function): what runs in the loop is above them on the stack.
+_LOOP = {("base_events", "_run_once"), ("base_events", "run_forever"), ("runners", "run")}
+_IDLE = {("selectors", "select"), *_LOOP}
+
+Describe = Callable[[Sequence[FrameType], "asyncio.Task[Any] | None"], dict[str, Any]]
+
+
+class Watchdog:
+    """Watches the running loop from `start` to `stop`.
+
+    When it has not turned for `seconds`, one warning names the place in the user's code, with the facts that
+    `describe` finds in the frames of the stack, innermost first, and in the current task. `blocked` is called
+    each time, in the thread.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        logger: logging.Logger,
+        describe: Describe = lambda frames, task: {},
+        blocked: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.seconds = seconds
+        self._logger = logger
+        self._describe = describe
+        self._blocked = blocked
+        self._beats = 0
+        self._stop = threading.Event()
+        self._warned: dict[str, float] = {}
+        self._beat_handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Start watching the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
+        self._beat()
+        threading.Thread(target=self._watch, name="polos-watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop watching. The thread ends soon afterwards."""
+        self._stop.set()
+        if self._beat_handle is not None:
+            self._beat_handle.cancel()
+
+    def _beat(self) -> None:
+        self._beats += 1
+        self._beat_handle = self._loop.call_later(self.seconds / LOOKS / 2, self._beat, context=tasks.OUTSIDE)
+
+    # --- in the thread ------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        beats, looks = self._beats, 0
+        while not self._stop.wait(self.seconds / LOOKS):
+            looks = looks + 1 if beats == self._beats else 0
+            beats = self._beats
+            if looks == LOOKS:
+                self._report()
+
+    def _report(self) -> None:
+        frame = sys._current_frames().get(self._thread_id)
+        if frame is None or _name(frame) in _IDLE:
+            return
+        frames: list[FrameType] = []
+        while frame is not None and _name(frame) not in _LOOP:
+            frames.append(frame)
+            frame = frame.f_back
+        self._blocked()
+        place = place_of(frames)
+        now = time.monotonic()
+        if now - self._warned.get(place, float("-inf")) < QUIET_SECONDS:
+            return
+        if len(self._warned) >= PLACES:
+            self._warned.clear()
+        self._warned[place] = now
+        try:
+            facts = self._describe(frames, asyncio.current_task(self._loop))
+        except Exception:  # the loop goes on meanwhile, so what it reads may change
+            facts = {}
+        allowed = {"seconds": self.seconds}
+        self._logger.warning("the event loop is blocked", extra={**facts, **allowed, "at": place})
+
+
+def place_of(frames: Sequence[FrameType]) -> str:
+    """Returns file, line and function of the code that blocks: the innermost frame of a user's own code, else
+    of an installed package, else of all."""
+    others = [frame for frame in frames if not frame.f_code.co_filename.startswith(_OURS)]
+    installed = [frame for frame in others if not _is_library(frame.f_code.co_filename)]
+    own = [frame for frame in installed if not any(part in frame.f_code.co_filename for part in _INSTALLED)]
+    found = next(iter([*own, *installed, *frames]))
+    return f"{found.f_code.co_filename}:{found.f_lineno} in {found.f_code.co_qualname}"
+
+
+def _is_library(file: str) -> bool:
+    return file.startswith("<frozen") or (
+        file.startswith(_LIBRARY) and not any(part in file for part in _INSTALLED)
+    )
+
+
+def _name(frame: FrameType) -> tuple[str, str]:
+    return Path(frame.f_code.co_filename).stem, frame.f_code.co_name
