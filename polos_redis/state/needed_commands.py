@@ -30,9 +30,22 @@ _WITH_SUBCOMMANDS = {"XGROUP", "XINFO"}
 
 # What clients and workers send themselves. They can do without CLIENT, CONFIG, INFO and SCRIPT LOAD.
 SENT = (
-    *("EVAL", "EVALSHA", "EXISTS", "HDEL", "HGET", "HGETALL", "HMGET", "HSCAN", "HSET", "HSETNX", "HVALS"),
-    *("LRANGE", "PING", "SMEMBERS", "SSCAN", "SSUBSCRIBE", "XINFO CONSUMERS", "XPENDING", "XRANGE", "XREAD"),
-    *("XREADGROUP", "ZMSCORE", "ZSCAN"),
+    *(
+        "DEL",
+        "EVAL",
+        "EVALSHA",
+        "EXISTS",
+        "GET",
+        "HDEL",
+        "HGET",
+        "HGETALL",
+        "HMGET",
+        "HSCAN",
+        "HSET",
+        "HSETNX",
+    ),
+    *("HVALS", "LRANGE", "PING", "SET", "SMEMBERS", "SSCAN", "SSUBSCRIBE", "XINFO CONSUMERS", "XPENDING"),
+    *("XRANGE", "XREAD", "XREADGROUP", "ZMSCORE", "ZSCAN"),
 )
 
 

@@ -91,7 +91,7 @@ def preview(stored: bytes | None, budget: PreviewBudget, *, keep: Sequence[str] 
 
 def item_of(stored: bytes, name: str) -> bytes | None:
     """Returns an item of a stored dict, encoded; None if there is none. Unpacks nothing else."""
-    if not stored or not _is_dict(stored):
+    if not stored or not _is_dict(stored) or name.encode() not in stored:
         return None
     unpacker = _unpacker(stored)
     for _ in range(unpacker.read_map_header()):
@@ -132,7 +132,7 @@ class _Preview:
         total = unpacker.read_map_header() if is_dict else unpacker.read_array_header()
         found: PartialDict | PartialList = PartialDict() if is_dict else PartialList()
         count = self._count(total, nodes) if depth < MAX_DEPTH else 0
-        keep = self._keep if depth == 0 else ()
+        keep = [name for name in self._keep if name.encode() in data] if depth == 0 else []
         shown = 0
         for place in range(total if is_dict and keep else count):
             key = unpacker.unpack() if is_dict else None

@@ -112,6 +112,7 @@ async def test_a_rejection_needs_only_its_reason(
                 assert response.status_code == 200, response.text
         elif channel == "command":
             polos = Command(redis_url, namespace, tmp_path)
+            assert "to reject: approved, reason" in (await polos("show", handle.id)).out
             done = await polos("resume", handle.id, "--reject", "--reason", "too much")
             assert done.code == 0, done.err
         elif channel == "link":
@@ -289,7 +290,6 @@ NEEDS: list[tuple[Any, Any]] = [
     (Keys, Rejection),
     (Optional, Optional),
     (OnlyReason, OnlyReason),
-    (Worded, None),
     (Nested, None),
     (Payment | int, None),
     (bool, None),
@@ -317,6 +317,7 @@ def test_a_reason_stays_as_constrained_as_the_approvals() -> None:
 @pytest.mark.parametrize(
     ("types", "why"),
     [
+        (AnswerTypes(Worded), "the field `approved` of schema= must be a bool"),
         (AnswerTypes(None, Refusal), "reject_schema= needs schema=, the type of an approval"),
         (AnswerTypes(Nested, Refusal), "with reject_schema=, give schema= a field `approved: bool`"),
         (AnswerTypes(Payment, Nested), r"give reject_schema= a field `approved: Literal\[False\]`"),

@@ -42,7 +42,7 @@ if races ~= '' then
 end
 local journal, member, topic = P .. 'journal:' .. id, id .. ' ' .. key, P .. 'topic:' .. key .. '/' .. id
 local early = redis.call('HGET', P .. 'early:' .. id, key)
-early = early and cmsgpack.unpack(early)
+early = early and read_record(early) -- a damaged one is left to its errand
 local root = root_of(id)
 local events, event_data = {unpack(ARGV, EVENTS)}, options.event_data or shown
 append(events, event_of(id, root, 'suspend_' .. key), event_data)
