@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from polos_redis.errors import ValueTooLargeError
 from polos_redis.values import json_text
 
 from .options import UsageError
@@ -31,3 +32,5 @@ def read_json(option: str, text: str) -> Any:
         return json_text.read_json(text)
     except json_text.InvalidJsonError as error:
         raise UsageError(f"{source} can't be read as JSON: {error}") from None
+    except ValueTooLargeError as error:
+        raise UsageError(f"{source}: {error}") from None

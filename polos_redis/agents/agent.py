@@ -17,6 +17,8 @@ from polos_redis.definitions.queue import Queue
 from polos_redis.definitions.registry import DefinitionSite, register
 from polos_redis.errors import InvalidInputError
 from polos_redis.runtime.steps.child_requests import WorkflowCall
+from polos_redis.values import bounds
+from polos_redis.values.bounded_type import MAX_MESSAGE, shortened
 from polos_redis.values.json_value import JsonValue
 from polos_redis.workflow import InvokeOptions, Workflow
 
@@ -152,11 +154,16 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         return AgentCall(self, self.check_input(input))
 
     def check_input(self, input: Any) -> Any:
-        """Convert an input to `AgentInput`: a text, messages, or {"messages": ...} or {"input": ...}. Raises
-        `InvalidInputError`."""
+        """Convert an input to `AgentInput`, as `with_input`. Raises `InvalidInputError`."""
+        return bounds.at_once(self.input_check(input))
+
+    def input_check(self, input: Any) -> bounds.Work[Any]:
+        """Convert an input to `AgentInput`: a text, messages, or {"messages": ...} or {"input": ...}."""
+        yield
         if isinstance(input, AgentInput):
             return input
         content = input.value if isinstance(input, JsonValue) else input
+        bounds.parts_of(content)
         content = content.input if isinstance(content, Question) else content
         if isinstance(content, dict):
             content = content.get("messages", content.get("input"))
@@ -166,7 +173,7 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         if not messages or not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
             raise InvalidInputError(
                 f"agent {self.id!r}: the input must be a text, or messages like "
-                f'{{"role": "user", "content": ...}}, not {input!r}'
+                f'{{"role": "user", "content": ...}}, not {shortened(repr(input), MAX_MESSAGE)}'
             )
         return AgentInput(messages)
 

@@ -92,7 +92,7 @@ async def _is_required(ctx: WorkflowContext, tool: Tool, key: str, input: Any) -
 async def _request(ctx: WorkflowContext, tool: Tool, key: str, input: Any, problem: str) -> Any:
     """Wait for a person's decision. The step key contains a digest of the arguments, so nobody can answer
     before they are known."""
-    arguments = _shown(tool, input)
+    arguments = await _shown(ctx, tool, input)
     shown = {"tool": tool.name, "description": tool.description, "arguments": arguments}
     if problem:
         shown["problem"] = f"The last decision could not be used: {problem}"
@@ -109,16 +109,16 @@ async def _request(ctx: WorkflowContext, tool: Tool, key: str, input: Any, probl
     )
 
 
-def _shown(tool: Tool, input: Any) -> Any:
+async def _shown(ctx: WorkflowContext, tool: Tool, input: Any) -> Any:
     """The arguments as a person is shown them. Raises `UnshownArgumentsError`."""
     if tool.input_type is None:
         return None
     arguments = complete_form(input)
     try:
-        read: Any = schemas.parse(tool.input_type, arguments)
+        read: Any = await ctx._activation.check(arguments, schemas.parse(tool.input_type, arguments))
         if digests.canonical_digest(read) == digests.canonical_digest(input):
             return arguments
-    except Exception as error:  # pydantic's, or a validator's own
+    except Exception as error:  # a mismatch, or a validator's own
         why = error_text(error)
     else:
         why = f"{_difference(input, read)} changes when it is read back"

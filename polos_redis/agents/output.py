@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from polos_redis import failures
-from polos_redis.errors import ConfigurationError
+from polos_redis.errors import ConfigurationError, StoredValueError
 from polos_redis.values import schemas
+from polos_redis.values.bounded_type import MismatchError
 from polos_redis.values.json_text import InvalidJsonError
 
 # The keywords and formats OpenAI's strict mode supports. Others only narrow a value further: they are dropped
@@ -65,16 +66,9 @@ def api_name(name: str) -> str:
 
 def error_text(error: BaseException) -> str:
     """A validation error as one line that tells the model what to correct."""
-    from pydantic import ValidationError
-
     if isinstance(error, InvalidJsonError):
         return f"Invalid JSON: {error}"
-    if type(error) is not ValidationError:
-        return failures.line_of(error)
-    return "; ".join(
-        ": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"])))
-        for one in error.errors(include_url=False, include_context=False, include_input=False)
-    )
+    return str(error) if isinstance(error, MismatchError | StoredValueError) else failures.line_of(error)
 
 
 def _parts(schema: dict[str, Any]) -> list[Any]:

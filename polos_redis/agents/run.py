@@ -67,7 +67,7 @@ class AgentRun:
             if turn.tool_calls:
                 await self._execute_tools(number, turn)
             else:
-                answer, problem = self._parse(turn)
+                answer, problem = await self._parse(turn)
                 if not problem:
                     cut = turn.finish_reason == "length" and options.output_schema is None
                     return self._result(answer, number, "max_output_tokens" if cut else None)
@@ -142,13 +142,14 @@ class AgentRun:
 
     # --- the answer ---------------------------------------------------------------------
 
-    def _parse(self, turn: Turn) -> tuple[Any, str]:
+    async def _parse(self, turn: Turn) -> tuple[Any, str]:
         """The answer in a turn, and what is wrong with it ("" if nothing)."""
         if self._options.output_schema is None:
             return turn.text, ""
         try:
-            return schemas.parse_json(self._options.output_schema, turn.text), ""
-        except BaseException as error:  # pydantic's, or a validator's own
+            parsing = schemas.parse_json(self._options.output_schema, turn.text)
+            return await self._ctx._activation.check(turn.text, parsing), ""
+        except Exception as error:  # a mismatch, or a validator's own
             cut = " (cut off by max_output_tokens)" if turn.finish_reason == "length" else ""
             return None, error_text(error) + cut
 

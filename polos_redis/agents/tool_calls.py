@@ -74,8 +74,8 @@ class ToolCalls:
             problem = f"there is no tool {call.name!r}; available tools: {names}"
             return ToolResult(call.name, call.id, call.arguments, "invalid", problem)
         try:
-            parsed = tool.parse(call.arguments)
-        except BaseException as error:  # pydantic's, or a validator's own
+            parsed = await self._ctx._activation.check(call.arguments, tool.parse(call.arguments))
+        except Exception as error:  # a mismatch, or a validator's own
             problem = f"invalid arguments: {error_text(error)}"
             return ToolResult(tool.name, call.id, call.arguments, "invalid", problem)
         if tool.answer is not None:

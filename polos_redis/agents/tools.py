@@ -13,7 +13,7 @@ from polos_redis.decisions.answer_types import UNTYPED
 from polos_redis.definitions.parameters import NOTHING, parameters
 from polos_redis.errors import ConfigurationError
 from polos_redis.runtime.context import WorkflowContext
-from polos_redis.values import schemas
+from polos_redis.values import bounds, schemas
 from polos_redis.values.complete_form import check_type
 from polos_redis.values.times import milliseconds
 from polos_redis.workflow import Workflow, workflow
@@ -59,13 +59,13 @@ class Tool:
             return Schema(self.name, _NOTHING, True, self.description)
         return schema_of(self.input_type, self.name, f"the input of tool {self.name!r}", self.description)
 
-    def parse(self, arguments: str) -> Any:
-        """Parse JSON arguments to the input type. Raises pydantic's ValidationError or InvalidJsonError."""
+    def parse(self, arguments: str) -> bounds.Work[Any]:
+        """Parse JSON arguments to the input type. Raises as `schemas.parse_json`."""
         if self.input_type is None:
             return None
         if arguments.strip() in _NO_ARGUMENTS and (default := self.default()) is not NOTHING:
             return default
-        return schemas.parse_json(self.input_type, arguments or "{}")
+        return (yield from schemas.parse_json(self.input_type, arguments or "{}"))
 
     def __call__(self, *args: Any) -> Any:
         """Call the function directly, for example in a test."""

@@ -16,7 +16,7 @@ import msgpack
 from polos_redis.decisions.answer_types import AnswerTypes, Rejection, verdict
 from polos_redis.decisions.people import GROUP, check_name
 from polos_redis.errors import ConfigurationError, InvalidAnswerError, NotApproverError
-from polos_redis.values import schema_errors, schemas, type_names
+from polos_redis.values import bounds, schema_errors, schemas, type_names
 from polos_redis.values.complete_form import complete_form
 from polos_redis.values.names import canonical
 from polos_redis.values.plain import is_json, is_text
@@ -142,12 +142,14 @@ class AnswerPolicy:
             found["reject_type"],
         )
 
-    def check_answer(self, execution_id: str, step_key: str, answer: Any) -> None:
+    async def check_answer(self, execution_id: str, step_key: str, answer: Any) -> None:
         """Raises `InvalidAnswerError` if the answer (plain JSON) does not fit."""
         schema, type_name = self.schema, self.type_name
         if self.reject_schema is not None and verdict(answer) is False:
             schema, type_name = self.reject_schema, self.reject_type_name
-        errors = [] if schema is None else schema_errors.errors_in(schema, type_name, answer)
+        errors: list[dict[str, str]] = []
+        if schema is not None:
+            errors = await bounds.run(answer, schema_errors.errors_in(schema, type_name, answer))
         if not errors and schema is not None and not is_text(answer):
             errors = [{"field": "", "message": "it has half of a surrogate pair, which no text may have"}]
         says = (not self.counts and self.reject_schema is None) or verdict(answer) is not None
@@ -163,14 +165,14 @@ class AnswerPolicy:
         is_instance = isinstance(answer, (*types, Rejection))
         return answer if is_json(answer) else complete_form(answer, floats=is_instance), is_instance
 
-    def check_instance(self, execution_id: str, step_key: str, form: Any) -> None:
+    async def check_instance(self, execution_id: str, step_key: str, form: Any) -> None:
         """Raises `InvalidAnswerError` if the complete form of an instance fits neither its type nor its JSON
         schema: the type's validators have accepted the instance once, and need not accept its form."""
         try:
-            self.check_answer(execution_id, step_key, form)
+            await self.check_answer(execution_id, step_key, form)
         except InvalidAnswerError:
             by_schema = replace(self, type_name="", reject_type_name="")
-            by_schema.check_answer(execution_id, step_key, form)
+            await by_schema.check_answer(execution_id, step_key, form)
 
     def check_person(
         self,

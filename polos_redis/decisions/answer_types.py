@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from polos_redis.errors import ConfigurationError
-from polos_redis.values import codec, schemas
+from polos_redis.values import bounds, codec, schemas
 from polos_redis.values.complete_form import accept, complete_form
 from polos_redis.values.plain import is_json
 
@@ -58,14 +58,14 @@ class AnswerTypes:
             raise ConfigurationError(f"{what}: give reject_schema= a field `approved: Literal[False]`")
         return schema, name, rejection, rejection_name
 
-    def read(self, stored: bytes) -> Any:
-        """The stored answer as its type. Raises pydantic's ValidationError, or what validators raise."""
+    def read(self, stored: bytes) -> bounds.Work[Any]:
+        """The stored answer as its type. Raises as `schemas.parse`."""
         value = codec.decode(stored)
         plain = is_json(value)
         annotation = self.approval
         if verdict(value if plain else complete_form(value)) is False:
             annotation = self._type_of_rejections()
-        return schemas.parse(annotation, value) if plain else accept(annotation, value)
+        return (yield from schemas.parse(annotation, value) if plain else accept(annotation, value))
 
     def _type_of_rejections(self) -> Any:
         if self.rejection is not None:

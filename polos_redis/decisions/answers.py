@@ -38,7 +38,7 @@ from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
 from polos_redis.state.store import Store
 from polos_redis.state.suspensions import Answer
-from polos_redis.values import codec, digests
+from polos_redis.values import bounds, codec, digests
 from polos_redis.values.complete_form import fields_of, is_record
 from polos_redis.values.text import text
 from polos_redis.values.times import to_datetime
@@ -115,7 +115,7 @@ async def decide_stored(
     If the suspension was opened again since, the answer is checked again, against the new opening.
     """
     answer = _encode(connection, data, by, groups, digest, channel)
-    checked = _checked(answer, suspension, digest)
+    checked = await _checked(answer, suspension, digest)
     execution_id, step_key = suspension.execution_id, suspension.step_key
     store = await connection.store()
     reply = await _send(store, execution_id, step_key, answer, digest, checked=checked)
@@ -142,6 +142,7 @@ def _encode(
     keys.check_text("channel", channel)
     if digest is not None and not (isinstance(digest, str) and digest.isascii()):
         raise InvalidInputError(f"shown_digest must be the digest of a suspension, not {digest!r}")
+    bounds.parts_of(data)
     value = codec.encode(data, limit=connection.max_value_bytes)
     return Answer(value, digests.stored_digest(value), by or "", groups, channel)
 
@@ -164,10 +165,10 @@ async def _send(
             return reply
         record = journal.parse(reply[1])
         assert isinstance(record, SuspensionRecord)
-        sent = _checked(answer, StoredSuspension(execution_id, step_key, record, reply[2]), digest)
+        sent = await _checked(answer, StoredSuspension(execution_id, step_key, record, reply[2]), digest)
 
 
-def _checked(answer: Answer, suspension: StoredSuspension, digest: str | None) -> Answer:
+async def _checked(answer: Answer, suspension: StoredSuspension, digest: str | None) -> Answer:
     """Returns the answer as checked against an opening of the suspension.
 
     Raises `ShownChangedError`, `NotApproverError` or `InvalidAnswerError` if the suspension is open. If it is
@@ -190,7 +191,7 @@ def _checked(answer: Answer, suspension: StoredSuspension, digest: str | None) -
         starters = Origin.unpack("", suspension.origin).starters
         policy.check_person(execution_id, step_key, answer.by or None, answer.groups, starters)
         check = policy.check_instance if is_instance else policy.check_answer
-        check(execution_id, step_key, form)
+        await check(execution_id, step_key, form)
     answer = replace(answer, approves=verdict(form) is True)
     if is_instance or not policy.type_name or not is_record(value):
         return answer

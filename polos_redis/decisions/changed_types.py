@@ -13,12 +13,12 @@ from typing import Any
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.decisions.answer_types import AnswerTypes
 from polos_redis.errors import UnreadableValueError
-from polos_redis.values import codec, schemas, shapes, type_names
+from polos_redis.values import bounds, codec, schemas, shapes, type_names
 from polos_redis.values.changed import problem_in
 from polos_redis.values.plain import is_json
 
 
-def read_answer(stored: bytes, types: AnswerTypes, packed_policy: bytes) -> Any:
+def read_answer(stored: bytes, types: AnswerTypes, packed_policy: bytes) -> bounds.Work[Any]:
     """The stored answer as its type, by the policy that the suspension opened with.
 
     Raises `UnreadableValueError` if the type has changed so that the answer can't be read or would lose a
@@ -27,7 +27,7 @@ def read_answer(stored: bytes, types: AnswerTypes, packed_policy: bytes) -> Any:
     before = AnswerPolicy.unpack(packed_policy)
     changed = _schemas_of(types) != (before.schema, before.reject_schema)
     try:
-        found = types.read(stored)
+        found = yield from types.read(stored)
     except UnreadableValueError:
         raise
     except Exception as error:

@@ -13,9 +13,15 @@ from polos_redis.definitions.parameters import NOTHING, is_async, parameters, si
 from polos_redis.definitions.queue import DEFAULT, Queue, as_queue
 from polos_redis.definitions.trigger import Trigger
 from polos_redis.errors import ConfigurationError, InvalidInputError, NotStorableError
-from polos_redis.values import codec, packing
+from polos_redis.values import bounds, packing
+from polos_redis.values.bounded_type import UNCHECKED
 from polos_redis.values.type_names import is_model
-from polos_redis.values.validation import GeneratedInput, validator
+from polos_redis.values.validation import (
+    GeneratedInput,
+    bounded_type,
+    quickly_validated,
+    validation_of,
+)
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -137,9 +143,11 @@ class WorkflowDefinition(Generic[In, Out]):
         annotation = self.input_type
         self.input_default()
         try:
-            validator(annotation)  # may import pydantic, which should not happen while executions run
+            # may import pydantic, which should not happen while executions run
+            for declared in (bounded_type(annotation), bounded_type(self.state_schema)):
+                if declared is not None:
+                    declared.analyse()
             if self.state_schema is not None:
-                validator(self.state_schema)
                 packing.encoder(self.state_schema)
         except (ConfigurationError, NotStorableError) as error:
             raise ConfigurationError(f"workflow {self.id!r}: {error}") from error.__cause__
@@ -150,18 +158,37 @@ class WorkflowDefinition(Generic[In, Out]):
 
     def check_input(self, input: Any) -> Any:
         """Returns the input, validated; the parameter's default for None. Raises `InvalidInputError`, which
-        names the invalid fields."""
+        names the invalid fields, or `ValueTooLargeError` for an input of too many parts or levels."""
+        if self.takes_input and input is not None:
+            quick = quickly_validated(self.input_type, input)
+            if quick is not UNCHECKED:
+                return quick
+        return bounds.at_once(self.input_check(input))
+
+    async def check_input_in_turns(self, input: Any) -> Any:
+        """As `check_input`, but a large input doesn't hold the event loop."""
+        return await bounds.run(input, self.input_check(input))
+
+    def input_check(self, input: Any) -> bounds.Work[Any]:
+        """The work of `check_input`."""
         if not self.takes_input:
             if input is None or isinstance(input, GeneratedInput):
                 return None
             raise InvalidInputError(f"workflow {self.id!r} takes no input, but got one")
         if input is None and (default := self.input_default()) is not NOTHING:
             return default
-        return codec.validate_input(self.input_type, input, workflow_id=self.id)
+        return (yield from validation_of(self.input_type, input, workflow_id=self.id))
 
     def check_state(self, initial: Any) -> Any:
         """Returns the state an execution starts with: `initial`, validated, else the schema's defaults; None
-        for a workflow without a schema. Raises `InvalidInputError`, which names the invalid fields."""
+        for a workflow without a schema. Raises as `check_input`."""
+        return bounds.at_once(self.state_check(initial))
+
+    async def check_state_in_turns(self, initial: Any) -> Any:
+        """As `check_state`, but a large state doesn't hold the event loop."""
+        return await bounds.run(initial, self.state_check(initial))
+
+    def state_check(self, initial: Any) -> bounds.Work[Any]:
         if self.state_schema is None:
             if initial is None:
                 return None
@@ -170,7 +197,9 @@ class WorkflowDefinition(Generic[In, Out]):
                 "define it with @workflow(state_schema=...)"
             )
         state = {} if initial is None else initial
-        return codec.validate_input(self.state_schema, state, workflow_id=self.id, name="initial_state")
+        if type(state) is self.state_schema:
+            return state
+        return (yield from validation_of(self.state_schema, state, workflow_id=self.id, name="initial_state"))
 
     def bare_call(self, ctx: Any, input: Any) -> Any:
         """Call the function alone, without state or hooks; returns its coroutine."""

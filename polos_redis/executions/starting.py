@@ -30,6 +30,7 @@ from polos_redis.state.origin import Origin
 from polos_redis.state.start import Start
 from polos_redis.state.store import Store
 from polos_redis.values import codec, digests
+from polos_redis.values.bounds import SMALL_BYTES, is_small, parts_of
 from polos_redis.values.times import checked_ms, milliseconds
 
 
@@ -54,7 +55,10 @@ async def invoke(
     """Start an execution; see `PolosClient.invoke`."""
     if not options and isinstance(workflow, WorkflowDefinition) and workflow.plain:
         # There are no start options to resolve.
-        packed = codec.encode(workflow.check_input(input), limit=connection.max_value_bytes)
+        checked = (
+            workflow.check_input(input) if is_small(input) else await workflow.check_input_in_turns(input)
+        )
+        packed = _encode(checked, connection.max_value_bytes)
         execution_id = os.urandom(16).hex()
         store = await connection.store()
         await store.executions.invoke(execution_id, workflow.id, packed, connection.retention_ms)
@@ -137,15 +141,15 @@ async def prepare(
     `parent` is the parent's origin and id. Nothing is written.
     """
     if isinstance(workflow, WorkflowDefinition):
-        workflow_id, checked = workflow.id, workflow.check_input(input)
-        initial_state = workflow.check_state(initial_state)
+        workflow_id, checked = workflow.id, await workflow.check_input_in_turns(input)
+        initial_state = await workflow.check_state_in_turns(initial_state)
     elif isinstance(workflow, str) and workflow:
         workflow_id, checked = keys.check_text("a workflow's id", workflow), input  # its worker validates it
     else:
         raise ConfigurationError(f"expected a workflow or a workflow's id, not {workflow!r}")
     limit = connection.max_value_bytes
-    packed = codec.encode(checked, limit=limit)
-    state = None if initial_state is None else codec.encode(initial_state, limit=limit)
+    packed = _encode(checked, limit)
+    state = None if initial_state is None else _encode(initial_state, limit)
     store = await connection.store()
     definition = await definition_of(store, workflow)
     if definition.internal and parent is None:
@@ -156,6 +160,14 @@ async def prepare(
     people = {"session_id": session_id, "user_id": user_id, "started_by": started_by}
     origin = _origin(workflow_id, parent, state, people)
     return workflow_id, packed, start_options(definition, workflow_id, origin, queue=chosen, **options)
+
+
+def _encode(value: Any, limit: int) -> bytes:
+    """The encoded input or state. Raises `ValueTooLargeError` beyond the bounds of a value from outside."""
+    packed = codec.encode(value, limit=limit)
+    if len(packed) > SMALL_BYTES:
+        parts_of(value)
+    return packed
 
 
 def _queue(

@@ -36,7 +36,7 @@ from polos_redis.state import journal, keys
 from polos_redis.state.executions import Loaded
 from polos_redis.state.fencing import NO_SUCH_WAIT, Fence
 from polos_redis.state.origin import Origin
-from polos_redis.values import codec
+from polos_redis.values import bounds, codec
 from polos_redis.values.text import raw, text
 from polos_redis.values.times import to_datetime_us
 
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("polos.execution")
 
 E = TypeVar("E", bound=BaseException)
+
+
+T = TypeVar("T")
 
 
 class State(Enum):
@@ -273,6 +276,16 @@ class Activation:
         self.in_flight -= 1
         self._leave_if_held_back()
         self._arm()
+
+    async def check(self, value: Any, work: bounds.Work[T]) -> T:
+        """Run a check of a value from outside, in turns if the value is large. The code is busy meanwhile."""
+        if bounds.is_small(value):
+            return bounds.at_once(work)
+        self.in_flight += 1
+        try:
+            return await bounds.in_turns(work)
+        finally:
+            self.landed()
 
     def hold_back(self, what: str, error: PolosError) -> None:
         """Stop at a stored value that can't be read here, and offer the execution again later: a deployment

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from polos_redis.errors import ValueTooLargeError
 from polos_redis.redaction import redact_text
 from polos_redis.server import problems
 from polos_redis.server.allowances import Allowance
@@ -24,6 +25,8 @@ from polos_redis.server.security import caller_of
 from polos_redis.values.json_text import InvalidJsonError, read_json
 
 log = logging.getLogger("polos.server")
+
+MAX_MEMBERS = 100  # of the object in a body
 
 
 STALL_SECONDS = 10.0  # without more of a body; a whole one may take this, and longer at the least rate
@@ -140,9 +143,14 @@ class JsonRequest(Request):
 
     async def json(self) -> Any:
         try:
-            return read_json(await self.body())
+            value = read_json(await self.body())
+        except ValueTooLargeError as error:
+            raise Problem(413, str(error), kind="too-large") from None
         except InvalidJsonError as error:
             raise Problem(400, f"the body can't be read as JSON: {error}", kind="not-json") from None
+        if isinstance(value, dict) and len(value) > MAX_MEMBERS:  # each would become an error
+            raise Problem(422, f"the body has more than {MAX_MEMBERS} members", kind="invalid-request")
+        return value
 
 
 class JsonRoute(APIRoute):

@@ -25,6 +25,7 @@ from polos_redis import errors
 from polos_redis.errors import PolosError
 from polos_redis.redaction import redact_text
 from polos_redis.server.shapes import ProblemShape
+from polos_redis.values.bounded_type import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE, shortened
 
 log = logging.getLogger("polos.server")
 
@@ -147,7 +148,13 @@ def too_many(seconds: float, why: str = "") -> Problem:
 
 def invalid(details: Sequence[Mapping[str, Any]]) -> Problem:
     """The problem for an invalid request. `errors` names each field, but never contains its value."""
-    listed = [{"field": _field(one["loc"]), "message": str(one["msg"])} for one in details]
+    listed = [
+        {
+            "field": shortened(_field(one["loc"]), MAX_FIELD),
+            "message": shortened(str(one["msg"]), MAX_MESSAGE),
+        }
+        for one in details[:MAX_ERRORS]
+    ]
     detail = "; ".join(
         f"{one['field'] or 'the body'}: {one['message']}" for one in listed[: errors.MAX_LISTED]
     )

@@ -82,6 +82,7 @@ class ExecutionSummary(Shape):
     created_at: Timestamp | None
     started_at: Timestamp | None
     finished_at: Timestamp | None
+    starts_at: Timestamp | None = Field(description="When a delayed execution will be put on its queue.")
 
 
 class ExecutionPage(Shape):
@@ -167,6 +168,10 @@ class Execution(ExecutionSummary):
     suspensions: list[Suspension]
     open_suspensions: list[Suspension]
     open_suspensions_below: list[Suspension]
+    left_out: dict[str, int] = Field(
+        description="How many older steps, suspensions, waits and children are not listed: the newest 10,000 "
+        "of each are, up to 32 MiB."
+    )
 
 
 class Decided(Shape):

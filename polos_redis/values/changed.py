@@ -21,6 +21,7 @@ from typing import Any
 
 from polos_redis.errors import MAX_LISTED, ConfigurationError, UnreadableValueError
 from polos_redis.values import shapes, type_hints, type_names
+from polos_redis.values.bounded_type import MismatchError
 from polos_redis.values.validation import adapter
 
 _ADVICE = (
@@ -212,6 +213,8 @@ def problem_in(error: Exception) -> str:
     """What is wrong with stored fields, by an error of their validation: in one line, without the values."""
     from pydantic import ValidationError
 
+    if isinstance(error, MismatchError):
+        return str(error)
     if not isinstance(error, ValidationError):
         return f"{type(error).__name__}: {error}"
     details = error.errors(include_url=False, include_context=False, include_input=False)

@@ -12,7 +12,8 @@ from enum import Enum, auto
 from typing import Any
 
 from polos_redis.errors import ConfigurationError
-from polos_redis.values import codec, records, schemas
+from polos_redis.values import bounds, codec, records, schemas, shapes
+from polos_redis.values.bounded_type import MismatchError
 
 _JSON = frozenset((type(None), bool, int, float, str))
 _NO_SCHEMAS = {"cls", "config", "metadata", "default", "computed_fields", "serialization"}
@@ -37,17 +38,15 @@ def fields_of(value: object) -> Any:
     return _form(value, Leaves.PYTHON)
 
 
-def accept(annotation: Any, value: Any) -> Any:
+def accept(annotation: Any, value: Any) -> bounds.Work[Any]:
     """Converts a Python value to a type. An instance of the type stays as it is, and any other model or
-    dataclass counts as the dict of its fields. Raises pydantic's ValidationError."""
+    dataclass counts as the dict of its fields. Raises as `schemas.parse`."""
     if isinstance(annotation, type) and isinstance(value, annotation):
         return value
-    from pydantic import ValidationError
-
     try:
-        return schemas.validate(annotation, value)
-    except ValidationError:
-        return schemas.validate(annotation, fields_of(value))
+        return (yield from schemas.validate(annotation, value))
+    except MismatchError:
+        return (yield from schemas.validate(annotation, fields_of(value)))
 
 
 class Leaves(Enum):
@@ -84,7 +83,7 @@ def _of_model(cls: Any, model: Any, leaves: Leaves) -> Any:
     by_alias = cls.model_config.get("validate_by_alias") is not False
     form = {
         _input_name(name, info) if by_alias else name: _form(model.__dict__[name], leaves)
-        for name, info in cls.__pydantic_fields__.items()
+        for name, info in shapes.model_fields(cls).items()
     }
     return form | {name: _form(extra, leaves) for name, extra in (model.__pydantic_extra__ or {}).items()}
 
@@ -145,7 +144,7 @@ def excluded_field(value: object) -> str | None:
         elif isinstance(item, list | tuple | set | frozenset):
             stack += item
         elif (kind := records.kind_of(cls)) == records.MODEL:
-            for name, info in cls.__pydantic_fields__.items():
+            for name, info in shapes.model_fields(cls).items():
                 if info.exclude or getattr(info, "exclude_if", None) is not None:
                     return f"{cls.__name__}.{name}"
             stack += item.__dict__.values()

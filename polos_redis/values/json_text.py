@@ -7,6 +7,9 @@ from collections import Counter
 from math import isinf
 from typing import Any, NoReturn
 
+from polos_redis.errors import ValueTooLargeError
+from polos_redis.values import bounds
+
 
 class InvalidJsonError(ValueError):
     """The text can't be read as JSON; the message says why and where."""
@@ -16,22 +19,26 @@ def read_json(text: str | bytes) -> Any:
     """The value of a JSON text; bytes are UTF-8, with or without a byte order mark.
 
     Refused, besides what is not JSON: a name that an object has twice, since readers disagree about which of
-    the two counts; and a number too large for a float, which would become infinity. Raises InvalidJsonError.
+    the two counts; and a number too large for a float, which would become infinity. Raises InvalidJsonError,
+    or ValueTooLargeError beyond the bounds of values/bounds.py (one level more, around a caller's value).
     """
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        return json.loads(
+        bounds.check_text(text)
+        value = json.loads(
             text, object_pairs_hook=_object, parse_float=_float, parse_constant=_refuse_constant
         )
-    except InvalidJsonError:
+        bounds.parts_of(value, levels=bounds.MAX_LEVELS + 1)
+        return value
+    except (InvalidJsonError, ValueTooLargeError):
         raise
     except json.JSONDecodeError as error:
         raise InvalidJsonError(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except UnicodeDecodeError as error:
         raise InvalidJsonError(f"byte {error.start} is not UTF-8") from None
     except RecursionError:
-        raise InvalidJsonError("it is nested too deeply") from None
+        raise ValueTooLargeError(bounds.TOO_DEEP) from None
     except ValueError:  # Python's limit
         raise InvalidJsonError("an integer in it has more than 4,300 digits") from None
 

@@ -12,8 +12,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from polos_redis.errors import ConfigurationError, NotStorableError
-from polos_redis.values import type_names
+from polos_redis.values import bounds, type_names
 from polos_redis.values.json_text import read_json
+from polos_redis.values.validation import bounded_type
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -56,20 +57,21 @@ def core_schema(annotation: Any) -> Any:
     return _adapter(annotation).core_schema
 
 
-def validate(annotation: Any, value: Any) -> Any:
-    """Converts a Python value, parts of which may be JSON, to a type. Raises pydantic's ValidationError."""
-    return _adapter(annotation).validate_python(value, strict=False)
+def validate(annotation: Any, value: Any) -> bounds.Work[Any]:
+    """Converts a Python value, parts of which may be JSON, to a type. Raises as `parse`."""
+    declared = bounded_type(annotation)
+    return value if declared is None else (yield from declared.lax(value))
 
 
-def parse(annotation: Any, answer: Any) -> Any:
-    """Converts a plain JSON value to a type. Raises pydantic's ValidationError."""
-    return _adapter(annotation).validate_json(json.dumps(answer))
+def parse(annotation: Any, answer: Any) -> bounds.Work[Any]:
+    """Converts a plain JSON value to a type. Raises `MismatchError`, and what `BoundedType.json` raises."""
+    declared = bounded_type(annotation)
+    return answer if declared is None else (yield from declared.json(answer))
 
 
-def parse_json(annotation: Any, text: str) -> Any:
-    """Converts JSON text from outside to a type. Raises InvalidJsonError or pydantic's ValidationError."""
-    read_json(text)  # pydantic's own reader accepts what this one refuses
-    return _adapter(annotation).validate_json(text)
+def parse_json(annotation: Any, text: str) -> bounds.Work[Any]:
+    """Converts JSON text from outside to a type. Raises `InvalidJsonError`, and what `parse` raises."""
+    return (yield from parse(annotation, read_json(text)))
 
 
 def properties(schema: dict[str, Any]) -> dict[str, Any]:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from polos_redis import failures
-from polos_redis.errors import ConfigurationError, InvalidInputError
+from polos_redis.errors import ConfigurationError, InvalidInputError, ValueTooLargeError
+from polos_redis.values import bounds
+from polos_redis.values.bounded_type import UNCHECKED, BoundedType, MismatchError
 from polos_redis.values.json_value import JsonValue
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, TypeAdapter
-
-Validator = Callable[[object], object]
 
 
 class GeneratedInput:
@@ -27,25 +25,30 @@ class GeneratedInput:
     __slots__ = ()
 
 
-_VALIDATORS: dict[Any, Validator] = {}
+def bounded_type(annotation: Any) -> BoundedType | None:
+    """The bounded type of an annotation, built once per type at first use; None if it accepts every value.
 
-
-def validator(annotation: Any) -> Validator:
-    """The validator of a declared type, built once per type at first use.
-
-    It converts a value to the type (a dict to the model; instances pass unchanged) or raises pydantic's
-    ValidationError. Without an annotation, every value passes. Raises ConfigurationError if pydantic can't
-    validate the type.
+    Raises ConfigurationError if pydantic can't validate the type.
     """
     if annotation in (None, inspect.Parameter.empty, Any, object):
-        return _anything
+        return None
     try:
-        known = _VALIDATORS.get(annotation)
+        return _cached(annotation)
     except TypeError:  # unhashable annotations are built each time
         return _build(annotation)
-    if known is None:
-        known = _VALIDATORS[annotation] = _build(annotation)
-    return known
+
+
+def quickly_validated(annotation: Any, value: object) -> object:
+    """The input as its declared type if it is valid and its check is surely short; else UNCHECKED."""
+    if isinstance(value, JsonValue):
+        return UNCHECKED
+    if type(value) is annotation or annotation is Any:
+        return value
+    try:
+        declared = bounded_type(annotation)
+    except ConfigurationError:
+        return UNCHECKED
+    return value if declared is None else declared.quickly(value)
 
 
 def validate_input(annotation: Any, value: object, *, workflow_id: str, name: str = "input") -> object:
@@ -53,34 +56,42 @@ def validate_input(annotation: Any, value: object, *, workflow_id: str, name: st
 
     Instances of the declared class pass unchanged; a dict becomes the model or dataclass. A `JsonValue`, from
     the CLI or REST, is validated as JSON, so that strict types accept it. Raises InvalidInputError naming the
-    workflow and each invalid field.
+    workflow and each invalid field, and ValueTooLargeError beyond the bounds of values/bounds.py.
     """
-    if type(value) is annotation:
-        return value
+    quick = quickly_validated(annotation, value)
+    if quick is not UNCHECKED:
+        return quick
+    return bounds.at_once(validation_of(annotation, value, workflow_id=workflow_id, name=name))
+
+
+def validation_of(
+    annotation: Any, value: object, *, workflow_id: str, name: str = "input"
+) -> bounds.Work[object]:
+    """As `validate_input`, as work that can be done in turns."""
     try:
-        check = validator(annotation)
+        declared = bounded_type(annotation)
     except ConfigurationError as error:
         raise ConfigurationError(f"workflow {workflow_id!r}: {error}") from error.__cause__
-    if check is _anything:  # without importing pydantic
-        return value.value if isinstance(value, JsonValue) else value
-    from pydantic import ValidationError
-
+    is_json = isinstance(value, JsonValue)
+    plain = value.value if isinstance(value, JsonValue) else value
     try:
-        if isinstance(value, JsonValue):
-            return json_adapter(annotation).validate_json(json.dumps(value.value))
-        return check(value)
-    except ValidationError as error:
+        if declared is None:  # without importing pydantic
+            return plain
+        return (yield from declared.json(plain) if is_json else declared.python(plain))
+    except MismatchError as error:
         fields = "; ".join(
-            f"{'.'.join((name, *map(str, e['loc'])))}: {e['msg']}"
-            for e in error.errors(include_url=False, include_context=False, include_input=False)
+            f"{'.'.join(filter(None, (name, one['field'])))}: {one['message']}" for one in error.errors
         )
         raise InvalidInputError(f"workflow {workflow_id!r}: {fields}") from None
-    except BaseException as error:  # a user's own validator may raise anything, SystemExit too
+    except (InvalidInputError, ValueTooLargeError) as error:
+        raise type(error)(f"workflow {workflow_id!r}: {name}: {error}") from None
+    except Exception as error:  # a user's own validator
         raise InvalidInputError(f"workflow {workflow_id!r}: {name}: {failures.repr_of(error)}") from error
 
 
-def _anything(value: object) -> object:
-    return value
+@functools.lru_cache(maxsize=1024)
+def _cached(annotation: Any) -> BoundedType:
+    return _build(annotation)
 
 
 def adapter(annotation: Any) -> TypeAdapter[Any]:
@@ -100,19 +111,6 @@ def adapter(annotation: Any) -> TypeAdapter[Any]:
             raise ConfigurationError(f"the type {annotation!r} can't be validated: {why}") from error
 
 
-def json_adapter(annotation: Any) -> TypeAdapter[Any]:
-    """As `adapter`, built once per type."""
-    try:
-        return _cached_adapter(annotation)
-    except TypeError:  # unhashable annotations are built each time
-        return adapter(annotation)
-
-
-@functools.lru_cache(maxsize=256)
-def _cached_adapter(annotation: Any) -> TypeAdapter[Any]:
-    return adapter(annotation)
-
-
 def _complete(annotation: Any, config: ConfigDict | None) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
@@ -122,6 +120,5 @@ def _complete(annotation: Any, config: ConfigDict | None) -> TypeAdapter[Any]:
     return found
 
 
-def _build(annotation: Any) -> Validator:
-    validate: Validator = adapter(annotation).validate_python
-    return validate
+def _build(annotation: Any) -> BoundedType:
+    return BoundedType(adapter(annotation))

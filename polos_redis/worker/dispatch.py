@@ -21,7 +21,7 @@ from polos_redis.runtime.durable_state import DurableState
 from polos_redis.runtime.hooks import coroutine_of
 from polos_redis.state.fencing import Fence
 from polos_redis.state.origin import Origin
-from polos_redis.values import codec
+from polos_redis.values import bounds, codec
 from polos_redis.values.text import text
 from polos_redis.worker.deliveries import Delivery
 from polos_redis.worker.host import WorkerHost
@@ -66,7 +66,7 @@ class Dispatch:
         if records is not None:
             activation.take_inlined(dict(zip(records[::2], records[1::2], strict=True)))
         if len(flat) > 6:
-            self._start(activation, flat[7], more.get(b"origin"))
+            bounds.at_once(self._start(activation, flat[7], more.get(b"origin")))  # at most 4 KB
         else:
             self._host.spawn(self._load(activation))
 
@@ -87,9 +87,9 @@ class Dispatch:
             activation.dropped("lost")
             return
         activation.take(loaded, epoch)
-        self._start(activation, loaded.input, loaded.origin)
+        await bounds.in_turns(self._start(activation, loaded.input, loaded.origin))
 
-    def _start(self, activation: Activation, packed: bytes, origin: bytes | None) -> None:
+    def _start(self, activation: Activation, packed: bytes, origin: bytes | None) -> bounds.Work[None]:
         """Decode and validate the input and run the code with it.
 
         An invalid input fails an execution that has not started yet, and so does an internal workflow's start
@@ -102,18 +102,23 @@ class Dispatch:
                 activation.origin = Origin.unpack(workflow.id, origin)
             if workflow.internal and activation.origin.parent_execution_id is None:
                 raise InternalWorkflowError(workflow.id)
-            validated = workflow.check_input(codec.decode(packed))
+            validated = yield from workflow.input_check(codec.decode(packed))
             if activation.origin.initial_state is not None:
-                state = workflow.check_state(codec.decode(activation.origin.initial_state))
+                state = yield from workflow.state_check(codec.decode(activation.origin.initial_state))
                 activation.durable_state = DurableState(state, self._host.value_limit)
         except UnreadableValueError as error:
             activation.hold_back("input", error)
             return
+        except GeneratorExit:  # this work is given up
+            raise
         except BaseException as error:  # a validator may raise anything, SystemExit too
+            if activation.state is State.ENDED:
+                return
             if isinstance(error, InvalidInputError) and activation.journal.records:
                 activation.hold_back("input", error)
             else:
                 activation.fail_before_start(error)
             return
-        ctx = WorkflowContext(activation)
-        activation.start(lambda: coroutine_of(workflow, ctx, validated))
+        if activation.state is not State.ENDED:
+            ctx = WorkflowContext(activation)
+            activation.start(lambda: coroutine_of(workflow, ctx, validated))

@@ -110,7 +110,7 @@ async def test_an_unknown_workflow_gets_a_warning(polos: Command, redis_url: str
         ('{"a": 1e999}', "--input can't be read as JSON: the number 1e999 is too large for a float"),
         ('{"a": 1, "a": 2}', 'an object has the name "a" twice'),
         ("", "--input is empty"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 100_000, "--input: the value is nested deeper than 100 levels"),
         ("@missing.json", "--input (missing.json) can't be read: No such file or directory"),
         ("@latin.json", "--input (latin.json) is not UTF-8 text: byte 1"),
         ("-", "--input (standard input) can't be read as JSON: line 1, column 1"),

@@ -28,8 +28,8 @@ from polos_redis import (
     WorkflowContext,
     events,
 )
-from polos_redis.errors import NotStorableError
-from polos_redis.values.schema_errors import MAX_DEPTH, MAX_ERRORS
+from polos_redis.values.bounded_type import MAX_ERRORS
+from polos_redis.values.bounds import MAX_LEVELS
 from tests.harness.command import Command
 from tests.harness.running import Running, running, until
 
@@ -188,7 +188,7 @@ TYPES: dict[str, tuple[Any, Any, Any, list[tuple[Any, str]]]] = {
         Strict,
         {"approved": False},
         Strict(approved=False),
-        [({"approved": True, "__proto__": {}}, "__proto__|")],
+        [({"approved": True, "__proto__": {}}, "__proto__")],
     ),
     "dataclass": (Note, {"text": "hi"}, Note("hi"), [({"text": 5}, "text"), ({"stars": 1}, "text")]),
     "list": (
@@ -546,10 +546,10 @@ async def test_hostile_answers_are_refused_briefly(
         if not imported:
             for name in ("Tree", "Decision", "Facts"):
                 forget(monkeypatch, name)
-        for levels in (MAX_DEPTH // 2, MAX_DEPTH, 150):
-            with pytest.raises(InvalidAnswerError, match=f"nested deeper than {MAX_DEPTH} levels"):
+        for levels in (MAX_LEVELS // 2, MAX_LEVELS, 150):
+            with pytest.raises(ValueTooLargeError, match=f"nested deeper than {MAX_LEVELS} levels"):
                 await at.answer(handle, "ask", deep(levels))
-        with pytest.raises(NotStorableError):
+        with pytest.raises(ValueTooLargeError):
             await at.answer(handle, "ask", deep(100_000))
         with pytest.raises(ValueTooLargeError):
             await at.answer(handle, "ask", {"value": 1, "more": "x" * 2_000_000})
@@ -575,7 +575,7 @@ async def test_hostile_answers_are_refused_briefly(
 async def test_the_deepest_accepted_answer_stays_whole(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks) as at:
         handle = await asked(at, asks, "recursive")
-        answer = deep(MAX_DEPTH // 2 - 1)
+        answer = deep(MAX_LEVELS // 2 - 1)
         await at.answer(handle, "ask", answer)
         await at.opened(handle, "more")
         (found,) = SEEN[handle.id]
@@ -583,7 +583,7 @@ async def test_the_deepest_accepted_answer_stays_whole(redis_url: str, namespace
         while found.children:
             (found,) = found.children
             levels["deep"] += 1
-        assert levels["deep"] == MAX_DEPTH // 2 - 1
+        assert levels["deep"] == MAX_LEVELS // 2 - 1
 
 
 # --- invalid schemas --------------------------------------------------------------------

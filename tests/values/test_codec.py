@@ -343,6 +343,19 @@ def test_mixed_values_round_trip_and_become_plain(value: Any) -> None:
     json.dumps(codec.to_plain(data), allow_nan=False).encode("utf-8")
 
 
+@given(JSON_LIKE | ANYTHING)
+def test_what_is_plain_already_is_shown_as_any_other_value(value: Any) -> None:
+    """Plain JSON is not converted; inside a tuple, which is not plain JSON, everything is."""
+    for stored in (value, [value], {"k": [0.5, value]}):
+        assert same(codec.to_plain(codec.encode((stored,))), [codec.to_plain(codec.encode(stored))])
+
+
+@pytest.mark.parametrize("wrap", [lambda v: [1, v], lambda v: {"a": v}])
+def test_plain_values_are_shown_down_to_200_levels(wrap: Callable[[Any], Any]) -> None:
+    assert codec.to_plain(codec.encode(deep(199, wrap))) == deep(199, wrap)
+    assert "nested deeper" in json.dumps(codec.to_plain(codec.encode(deep(210, wrap))))
+
+
 def sets_inside(data: bytes) -> bool:
     return b"\x03" in data or b"\x04" in data  # their order is arbitrary
 
@@ -1145,10 +1158,11 @@ def test_an_input_error_names_the_workflow_and_each_field() -> None:
         codec.validate_input("Nowhere", 1, workflow_id="charge")
 
 
-def test_a_validator_is_built_once() -> None:
+def test_a_type_is_built_once() -> None:
     annotation = dict[str, Item]
-    assert validation.validator(annotation) is validation.validator(annotation)
-    assert validation.validator(annotation)({"a": {"sku": "x"}}) == {"a": Item(sku="x")}
+    assert validation.bounded_type(annotation) is validation.bounded_type(annotation)
+    checked = codec.validate_input(annotation, {"a": {"sku": "x"}}, workflow_id="charge")
+    assert checked == {"a": Item(sku="x")}
 
 
 def test_importing_the_codec_does_not_import_pydantic() -> None:

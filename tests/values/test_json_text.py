@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polos_redis.errors import ValueTooLargeError
 from polos_redis.values.json_text import InvalidJsonError, read_json
 
 values: st.SearchStrategy[Any] = st.recursive(
@@ -63,7 +64,6 @@ def test_whatever_is_read_is_finite_and_has_every_name_once(text: str | bytes) -
         (b'"\xff"', "byte 1 is not UTF-8"),
         (b'"\xed\xa0\x80"', "byte 1 is not UTF-8"),
         ('"a"'.encode("utf-16"), "byte 0 is not UTF-8"),
-        ("[" * 100_000, "it is nested too deeply"),
         ("9" * 5000, "an integer in it has more than 4,300 digits"),
         ("1" * 400 + ".0", "the number 1{57}... is too large for a float"),
     ],
@@ -71,6 +71,30 @@ def test_whatever_is_read_is_finite_and_has_every_name_once(text: str | bytes) -
 def test_a_refusal_says_why_and_where(text: str | bytes, why: str) -> None:
     with pytest.raises(InvalidJsonError, match=why):
         read_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[" * 1_500_000, "more than 100,000 parts"),
+        ("[" * 100_000, "nested deeper than 100 levels"),
+        ("[" * 102 + "]" * 102, "nested deeper than 100 levels"),
+        ("[" + "[]," * 500_000 + "[]]", "more than 100,000 parts"),
+        ("[" + '{"":0},' * 200_000 + "0]", "more than 100,000 parts"),
+        ("[" + '"\\"",' * 250_000 + "0]", "more than 100,000 parts"),
+        ("[" + "0," * 150_000 + "0]", "more than 100,000 parts"),
+        ("[" + "0," * 150_000 + '"', "line 1"),
+    ],
+)
+def test_what_exceeds_the_bounds_is_refused(text: str, why: str) -> None:
+    with pytest.raises((ValueTooLargeError, InvalidJsonError), match=why):
+        read_json(text)
+
+
+def test_marks_inside_strings_are_no_parts() -> None:
+    marks = "[{," * 200_000 + '"'
+    assert read_json(json.dumps([marks] * 2)) == [marks] * 2
+    assert len(read_json(json.dumps([[]] * 99_999))) == 99_999
 
 
 def test_numbers_keep_their_type_and_sign() -> None:

@@ -196,10 +196,11 @@ class Suspending(Runs):
     async def _typed(self, key: str, types: AnswerTypes, record: SuspensionRecord) -> Any:
         """Returns the answer as its type."""
         try:
-            return read_answer(record.answer, types, record.policy)
+            reading = read_answer(record.answer, types, record.policy)
+            return await self._activation.check(record.answer, reading)
         except UnreadableValueError as unreadable:
             await self._hold_back(key, unreadable)
-        except BaseException as error:  # pydantic's, or those of the type's own validators
+        except Exception as error:  # a mismatch, or an error of the type's own validators
             raise StepExecutionError(key, "InvalidAnswerError", failures.text_of(error)) from error
 
     async def _request(self, key: str, ask: Ask) -> SuspensionRequest:
@@ -235,7 +236,7 @@ class Suspending(Runs):
                 form, is_instance = declared.form_of(ask.on_timeout)
                 check = declared.check_instance if is_instance else declared.check_answer
                 try:
-                    check(activation.id, key, form)
+                    await check(activation.id, key, form)
                 except InvalidAnswerError as error:
                     raise ConfigurationError(f"{what}: on_timeout={ask.on_timeout!r}: {error}") from None
         return SuspensionRequest(
