@@ -128,8 +128,8 @@ class PolosClient(Connection):
         """Cancel an execution and its descendants. None of them starts another step.
 
         Running code gets `CancelledError` at its next await; whatever it still does, a step in flight
-        included, is discarded. Raises `ExecutionNotFoundError`, or `ExecutionFinishedError` if the execution
-        has already ended.
+        included, is discarded. Repeating a cancel with the same `cancelled_by` has no effect. Raises
+        `ExecutionNotFoundError`, or `ExecutionFinishedError` if the execution has already ended otherwise.
         """
         await ending.cancel(self, execution_id, cancelled_by=cancelled_by)
 
@@ -148,11 +148,12 @@ class PolosClient(Connection):
         """Return one execution as plain JSON values.
 
         The keys include `id`, `workflow_id`, `status`, `input`, `result`, `error` (`type`, `message`,
-        `traceback`), `created_at`, `started_at` and `finished_at` (ISO 8601), `steps`, `suspensions` (the
-        data shown, and who answered, when and how), `open_suspensions`, `waits`, `children` (up to 1000 per
-        step), `usage` (tokens of models) and `held_back` (`times` and `reason` of a queued execution that
-        meets a stored value it can't read). A root execution also lists the open suspensions of its
-        descendants as `open_suspensions_below`. Raises `ExecutionNotFoundError`.
+        `traceback`), `created_at`, `started_at` and `finished_at` (ISO 8601), `starts_at` (when a delayed
+        execution will be queued), `steps`, `suspensions` (the data shown, and who answered, when and how),
+        `open_suspensions`, `waits`, `children` (up to 1000 per step), `usage` (tokens of models) and
+        `held_back` (`times` and `reason` of a queued execution that meets a stored value it can't read). A
+        root execution also lists the open suspensions of its descendants as `open_suspensions_below`. Raises
+        `ExecutionNotFoundError`.
         """
         return await queries.get_execution(self, execution_id)
 

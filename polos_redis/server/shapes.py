@@ -82,6 +82,7 @@ class ExecutionSummary(Shape):
     created_at: Timestamp | None
     started_at: Timestamp | None
     finished_at: Timestamp | None
+    starts_at: Timestamp | None = Field(description="When a delayed execution will be put on its queue.")
 
 
 class ExecutionPage(Shape):
