@@ -224,4 +224,9 @@ class PolosClient(Connection):
 
     async def served_workflows(self) -> set[str]:
         """Return the ids of the workflows that workers serve now."""
-        return await (await self.store()).workers.served()
+        return set(await (await self.store()).workers.served())
+
+    async def served_queues(self, workflow: str | WorkflowDefinition[Any, Any]) -> set[str]:
+        """Return the queues that are read now by workers that serve a workflow."""
+        workflow_id = workflow.id if isinstance(workflow, WorkflowDefinition) else workflow
+        return (await (await self.store()).workers.served()).get(workflow_id, set())
