@@ -147,8 +147,8 @@ def _unserved(workflow_id: str, served: set[str]) -> str:
 def _unread(queue: str, workflow_id: str, read: set[str]) -> str:
     names = ", ".join(map(repr, sorted(read)))
     return printable(
-        f"no worker that serves workflow {workflow_id!r} reads queue {queue!r}, so the execution stays queued "
-        f"until one does (read: {names})"
+        f"no worker that serves workflow {workflow_id!r} reads queue {queue!r}, so the execution stays "
+        f"queued until one does (read: {names})"
     )
 
 

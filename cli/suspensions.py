@@ -154,8 +154,8 @@ def resume(
         bool,
         typer.Option(
             "--early",
-            help="If the suspension is not open yet, store the answer until it is. Needs STEP_KEY and the id of "
-            "the execution that will suspend, not of its root.",
+            help="If the suspension is not open yet, store the answer until it is. Needs STEP_KEY and the id "
+            "of the execution that will suspend, not of its root.",
         ),
     ] = False,
     *,

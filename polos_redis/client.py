@@ -101,9 +101,10 @@ class PolosClient(Connection):
           are checked against the suspension's approvers, then the answer against its schema.
         - `shown_digest`: the digest of the data that this person was shown. If the suspension shows different
           data by now, the answer is refused.
-        - `early=True`: store an answer that comes before its suspension opens, and use it then. The id
-          must be that of the execution that will suspend: an answer with a root's id is the root's own, even
-          if a descendant suspends with that key. If it does not fit, it is dropped with a warning. An answer with `shown_digest` is never early.
+        - `early=True`: store an answer that comes before its suspension opens, and use it then. The id must
+          be that of the execution that will suspend; under a root's id, the answer is the root's own, even if
+          a descendant suspends with that key. If it does not fit, it is dropped with a warning. An answer
+          with `shown_digest` is never early.
         - `suspend_workflow_id`: accepted for symmetry; the execution's id is enough.
         - `channel`: the way the answer came, for the audit.
 

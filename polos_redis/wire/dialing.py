@@ -95,9 +95,7 @@ async def dial(
             raise refused from error
         if isinstance(error, (RedisError, OSError)):
             raise RedisUnavailableError(f"Redis at {address} can't be reached: {error}") from error
-        if isinstance(error, Exception) and not isinstance(
-            error, PolosError
-        ):  # such as a host that is no name
+        if isinstance(error, Exception) and not isinstance(error, PolosError):  # a host that is no name
             raise RedisUnavailableError(
                 f"Redis at {address} can't be reached: {failures.line_of(error)}"
             ) from error
@@ -143,7 +141,8 @@ async def _ask(credentials: CredentialProvider) -> Any:
 
 def _in_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
     """Call in a daemon thread: a call that never returns must not keep the process from exiting."""
-    if not _threads.acquire(blocking=False):
+    threads = _threads
+    if not threads.acquire(blocking=False):
         raise RuntimeError(f"{MOST_THREADS} earlier calls have not returned")
     result: Future[Any] = Future()
     result.set_running_or_notify_cancel()  # from now on, it can't be cancelled
@@ -154,7 +153,7 @@ def _in_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
         except BaseException as error:
             result.set_exception(error)
         finally:
-            _threads.release()
+            threads.release()
 
     threading.Thread(target=run, name="polos-credentials", daemon=True).start()
     return asyncio.wrap_future(result)

@@ -169,7 +169,7 @@ async def test_whatever_a_provider_raises_is_the_cause(
     async with PolosClient(
         chaos_server.url, namespace, credential_provider=provider, patience_seconds=0.3
     ) as client:
-        with pytest.raises(RedisUnavailableError, match="the credential provider for Redis at .* failed: "):
+        with pytest.raises(RedisUnavailableError, match=r"the credential provider for Redis at .* failed: "):
             await client.list_executions()
 
 
