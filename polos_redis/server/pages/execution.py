@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from polos_redis.client import PolosClient
 from polos_redis.decisions.answer_types import verdict
+from polos_redis.definitions.published import definition_of
 from polos_redis.errors import ExecutionFinishedError, ExecutionNotFoundError, NotFailedError
 from polos_redis.executions import ending
 from polos_redis.executions.queries import audit_tail, get_execution
@@ -113,6 +114,7 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
     bars = timeline(execution)  # before the steps are cut
     execution["steps"] = execution["steps"][-MAX_NEWEST:]
     over = execution["status"] in ENDED
+    internal = (await definition_of(await client.store(), execution["workflow_id"])).internal
     return render(
         request,
         "execution.html",
@@ -129,7 +131,7 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
             "notice": notice,
             "over": over,
             "can_cancel": not over and caller.may("invoke"),
-            "can_retry": execution["status"] == "failed" and caller.may("invoke"),
+            "can_retry": execution["status"] == "failed" and caller.may("invoke") and not internal,
         },
         status=status,
     )
