@@ -45,6 +45,8 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
     if "workflow" not in fields:
         raise ExecutionNotFoundError(execution_id)
     view = views.describe(execution_id, fields, records, read)
+    delayed = fields["status"] == b"queued" and "entry" not in fields
+    view["starts_at"] = iso(await store.timers.starts_ms(execution_id) if delayed else None)
     view["early_answers"] = await _early_answers(store, execution_id) if "early" in fields else []
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:
@@ -110,6 +112,7 @@ async def list_executions(
             "created_at": iso(int(row[3]) / 1000),
             "started_at": iso(int(row[4] or 0)),
             "finished_at": iso(int(row[5] or 0)),
+            "starts_at": iso(int(row[6] or 0)),
         }
         for row in rows
     ]

@@ -43,6 +43,7 @@ def describe(
         "created_at": iso(created / 1000 if created else None),
         "started_at": iso(number("started")),
         "finished_at": iso(number("finished")),
+        "starts_at": None,
         "run": number("run"),
         "root_execution_id": keys.root_of(execution_id),
         **_origin(text(fields["workflow"]), fields.get("origin")),

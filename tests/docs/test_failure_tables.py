@@ -11,9 +11,13 @@ from tests import ROOT
 
 
 @pytest.mark.parametrize(
-    ("mark", "page", "rows"), [("failure", "docs/reliability.md", 55), ("threat", "docs/security.md", 31)]
+    ("mark", "page", "rows"),
+    [
+        ("failure", "docs/reliability.md", [*range(1, 41), *range(46, 55)]),
+        ("threat", "docs/security.md", [*range(1, 32)]),
+    ],
 )
-def test_every_row_is_tested_where_the_table_says(mark: str, page: str, rows: int) -> None:
+def test_every_row_is_tested_where_the_table_says(mark: str, page: str, rows: list[int]) -> None:
     marked: dict[int, set[str]] = defaultdict(set)
     for path in (ROOT / "tests").glob("*/test_*.py"):
         for numbers in re.findall(rf"mark\.{mark}\(([\d, ]+)\)", path.read_text("utf-8")):
@@ -24,7 +28,7 @@ def test_every_row_is_tested_where_the_table_says(mark: str, page: str, rows: in
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if cells[0].isdigit():
             table[int(cells[0])] = set(cells[-1].split(", "))
-    assert sorted(table) == list(range(1, rows + 1))
+    assert sorted(table) == rows
     assert all(marked[n] for n in table), "a row without a test"
     assert {n: sorted(names) for n, names in table.items()} == {n: sorted(marked[n]) for n in table}
     assert not marked.keys() - table.keys()
