@@ -14,6 +14,7 @@ from typing import Any
 
 from msgpack import ExtType, Timestamp, unpackb
 
+from polos_redis import failures
 from polos_redis.errors import StoredValueError, UnreadableValueError
 from polos_redis.redaction import KEY_PREFIX, redact
 from polos_redis.values import packing, records, type_names
@@ -36,8 +37,9 @@ def to_plain(data: bytes) -> Any:
         return _plain(neutral(data), 0)
     except UnreadableValueError as error:
         raise UnreadableValueError(f"a stored value can't be read: {error}") from None
-    except Exception as error:
-        raise UnreadableValueError(f"a stored value can't be read: it is damaged ({error!r})") from error
+    except BaseException as error:  # a user's class may raise anything, SystemExit too
+        why = failures.repr_of(error)
+        raise UnreadableValueError(f"a stored value can't be read: it is damaged ({why})") from error
 
 
 def is_json(value: object) -> bool:
@@ -148,7 +150,7 @@ def record_of(code: int, data: bytes) -> Any:
         try:
             model = records.restore(records.MODEL, packing.unpack(data, 1))
             return model.model_dump(mode="json", warnings=False)
-        except Exception:
+        except BaseException:
             pass  # a field's type is not imported, or the user's serializer fails: show the raw state
     extra = body[3] if code == packing.MODEL and len(body) > 3 and type(body[3]) is dict else {}
     return {**body[1], **extra}
