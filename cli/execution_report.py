@@ -55,6 +55,8 @@ def _print_summary(execution: dict[str, Any]) -> None:
         after = f", after {error['type']}: {error['message']}" if error else ""
         _field("run", f"{execution['run']}{after}")
     _field("created", utc(execution["created_at"]))
+    if execution["starts_at"]:
+        _field("starts", utc(execution["starts_at"]))
     for label in ("started", "finished"):
         if execution[f"{label}_at"]:
             _field(label, utc(execution[f"{label}_at"]))

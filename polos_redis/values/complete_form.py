@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import Any
 
 from polos_redis.errors import ConfigurationError
-from polos_redis.values import bounds, codec, records, schemas
+from polos_redis.values import bounds, codec, records, schemas, shapes
 from polos_redis.values.bounded_type import MismatchError
 
 _JSON = frozenset((type(None), bool, int, float, str))
@@ -83,7 +83,7 @@ def _of_model(cls: Any, model: Any, leaves: Leaves) -> Any:
     by_alias = cls.model_config.get("validate_by_alias") is not False
     form = {
         _input_name(name, info) if by_alias else name: _form(model.__dict__[name], leaves)
-        for name, info in cls.__pydantic_fields__.items()
+        for name, info in shapes.model_fields(cls).items()
     }
     return form | {name: _form(extra, leaves) for name, extra in (model.__pydantic_extra__ or {}).items()}
 
@@ -144,7 +144,7 @@ def excluded_field(value: object) -> str | None:
         elif isinstance(item, list | tuple | set | frozenset):
             stack += item
         elif (kind := records.kind_of(cls)) == records.MODEL:
-            for name, info in cls.__pydantic_fields__.items():
+            for name, info in shapes.model_fields(cls).items():
                 if info.exclude or getattr(info, "exclude_if", None) is not None:
                     return f"{cls.__name__}.{name}"
             stack += item.__dict__.values()

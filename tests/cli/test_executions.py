@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -149,7 +150,7 @@ async def test_suspensions_lists_open_suspensions(polos: Command, working: Polos
 
 
 async def test_list_filters_and_continues_by_cursor(polos: Command, redis_url: str, namespace: str) -> None:
-    workflow_id = "cli-" + "w" * 300
+    workflow_id = "cli-" + "w" * 252
     async with PolosClient(redis_url, namespace) as client:
         ids = [(await client.invoke(workflow_id)).id for _ in range(3)]
         await client.invoke("cli-another")
@@ -171,12 +172,25 @@ async def test_cancel_ends_an_execution_once(polos: Command, redis_url: str, nam
     async with PolosClient(redis_url, namespace) as client:
         handle = await client.invoke("cli-nobody")
         done = await polos("cancel", handle.id, "--by", "ana", "--json")
-        repeated = await polos("cancel", handle.id)
+        again = await polos("cancel", handle.id, "--by", "ana", "--json")
+        repeated = await polos("cancel", handle.id, "--by", "bob")
         found = await client.get_execution(handle.id)
-    assert done.json == {"id": handle.id, "status": "cancelled", "cancelled_by": "ana"}
+    assert done.json == again.json == {"id": handle.id, "status": "cancelled", "cancelled_by": "ana"}
     assert (found["status"], found["cancelled_by"]) == ("cancelled", "ana")
     assert repeated.code == 1
     assert "it is cancelled" in repeated.sentence
+
+
+async def test_show_says_when_a_delayed_execution_starts(
+    polos: Command, redis_url: str, namespace: str
+) -> None:
+    async with PolosClient(redis_url, namespace) as client:
+        handle = await client.invoke("cli-nobody", start_at=datetime(2100, 1, 2, 3, 4, 5, tzinfo=UTC))
+        at_once = await client.invoke("cli-nobody")
+        shown, other = await polos("show", handle.id), await polos("show", at_once.id)
+    assert "status      queued\n" in shown.out
+    assert "starts      2100-01-02 03:04:05 UTC\n" in shown.out
+    assert "starts" not in other.out
 
 
 async def test_show_and_events_include_children(polos: Command, working: Polos) -> None:

@@ -251,15 +251,21 @@ async def test_a_start_can_be_delayed(kind: str, redis_url: str, namespace: str)
     }[kind]
     async with running(redis_url, namespace, echo) as at:
         handle = await echo.invoke(at.client, 1, **options)
-        created = datetime.fromisoformat((await at.client.get_execution(handle.id))["created_at"])
+        found = await at.client.get_execution(handle.id)
+        created, starts = (datetime.fromisoformat(found[name]) for name in ("created_at", "starts_at"))
         store = await at.client.store()
         timers, start = store.partitions.prefix(handle.id) + b"timers", f"p{handle.id}"
         due = datetime.fromtimestamp(float(await store.wire.call("ZSCORE", timers, start)) / 1000, UTC)
         expected = start_at if kind == "datetime" else created + hour
         assert abs(due - expected) < timedelta(milliseconds=2), "timers count in whole ms"
-        assert await handle.status() == "queued"
+        assert starts == due
+        (listed,) = await at.client.list_executions()
+        assert (listed["status"], listed["starts_at"]) == ("queued", found["starts_at"])
         await store.wire.call("ZADD", timers, "XX", 1, start)
         assert await at.result(handle) == 1
+        (listed,) = await at.client.list_executions()
+        assert listed["starts_at"] is None
+        assert (await at.client.get_execution(handle.id))["starts_at"] is None
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,15 @@ def test_a_repeated_retry_starts_one_run(desk: Desk) -> None:
     assert desk.retry(one, run=2) == [b"retried", 3]
 
 
+@pytest.mark.parametrize("who", ["ann", ""])
+def test_a_cancel_whose_reply_was_lost_is_repeated_by_the_same_person(desk: Desk, who: str) -> None:
+    one = desk.invoke()
+    assert desk.cancel(one, by=who) == [b"cancelled"]
+    with desk.unchanged():
+        assert desk.cancel(one, by=who) == [b"cancelled"]
+        assert desk.cancel(one, by="bob") == [b"finished", b"cancelled"]
+
+
 def test_a_late_cancel_or_retry_is_not_for_the_next_execution_of_the_id(desk: Desk) -> None:
     """A deleted execution's id may be used again, and its run is 1 again."""
     by = desk.start()

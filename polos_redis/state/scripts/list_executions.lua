@@ -6,7 +6,7 @@
 --       4 the only workflows whose trees to return rows of (msgpack list of those of the roots), or '' for all
 --       5 how many statuses follow  6.. statuses, then workflows to look at, '' among them for those without an index
 -- Returns {where the next page begins (us), '' after the last one, a list of {id, workflow, status, created us, started
--- ms, finished ms}}.
+-- ms, finished ms, start of a delayed one in ms}}.
 -- #include index
 -- #include roots
 local P, before, limit, only, roots, statuses = KEYS[1], unpack(ARGV, 1, 5)
@@ -48,10 +48,11 @@ end
 local result, last = {}, ''
 for i = 1, math.min(limit, #found) do
   local id, created = found[i].id, string.format('%.0f', found[i].created)
-  local workflow, status, started, finished = unpack(redis.call('HMGET', P .. 'exec:' .. id,
-    'workflow', 'status', 'started', 'finished'))
+  local workflow, status, started, finished, entry = unpack(redis.call('HMGET', P .. 'exec:' .. id,
+    'workflow', 'status', 'started', 'finished', 'entry'))
   if workflow and (only == '' or only == workflow) and has_root(P, id, workflow, roots) then
-    result[#result + 1] = {id, workflow, status, created, started, finished}
+    local starts = status == 'queued' and not entry and redis.call('ZSCORE', P .. 'timers', 'p' .. id)
+    result[#result + 1] = {id, workflow, status, created, started, finished, starts}
   end
   if i == limit then last = created end
 end
