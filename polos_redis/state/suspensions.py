@@ -80,9 +80,11 @@ class Suspensions:
         self._partitions = partitions
         self._wire = partitions.wire
 
-    async def answer(self, execution_id: str, step_key: str, answer: Answer, *, early: bool) -> list[Any]:
+    async def answer(
+        self, execution_id: str, step_key: str, answer: Answer, *, early: bool, invalid_key: str = ""
+    ) -> list[Any]:
         """Decide a suspension; returns the tagged reply of answer.lua. With `early`, an answer that comes
-        before its suspension is kept."""
+        before its suspension is kept. It replaces one that was given with the API key `invalid_key`."""
         reply: list[Any] = await self._wire.call_script(
             scripts.ANSWER,
             self._partitions.prefix(execution_id),
@@ -98,6 +100,7 @@ class Suspensions:
             _pack([raw(group) for group in answer.groups]) if answer.groups else b"",
             raw(canonical(answer.by)),
             answer.key_id,
+            invalid_key,
             patience=self._partitions.patience,
         )
         return reply
