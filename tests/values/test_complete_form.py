@@ -35,8 +35,9 @@ from pydantic import (
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.decisions.answer_types import AnswerTypes
 from polos_redis.errors import ConfigurationError, InvalidAnswerError
+from polos_redis.runtime.steps.suspend import _shown as shown_in_suspension
 from polos_redis.values import bounds, codec, digests, schemas
-from polos_redis.values.complete_form import check_type, complete_form, excluded_field
+from polos_redis.values.complete_form import check_type, complete_form, hidden_part
 
 
 class Colour(Enum):
@@ -278,9 +279,75 @@ def test_other_types_are_not_refused() -> None:
     }
 
 
-def test_excluded_fields_are_found_at_any_depth() -> None:
-    assert excluded_field({"a": [(1, {"b": Money(1)})], "c": None}) is None
-    hidden = Line(SKU="a")
-    inside = Nested.model_construct(cards=[hidden])
-    for value in (hidden, {"a": [hidden]}, {hidden: 1}, (frozenset({hidden}),), inside):
-        assert excluded_field(value) == "Line.price"
+def hidden(value: Any) -> str | None:
+    return hidden_part(value, shown_in_suspension(value))
+
+
+class Base(BaseModel):
+    a: int = 1
+
+
+class More(Base):
+    b: int = 2
+
+
+class Outer(BaseModel):
+    base: Base = More()
+
+
+class Dropped(BaseModel):
+    a: int = 1
+    b: int = 2
+
+    @model_serializer
+    def _dump(self) -> dict[str, int]:
+        return {"a": self.a}
+
+
+class Overridden(Base):
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        return {}
+
+
+class AsText(BaseModel):
+    a: int = 1
+
+    @model_serializer
+    def _dump(self) -> str:
+        return "1 a"
+
+
+class Extra(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+@dataclass
+class Holder:
+    held: Any
+
+
+def test_whatever_nobody_sees_is_found_at_any_depth() -> None:
+    assert hidden({"a": [(1, {"b": Money(1)})], "c": None, 1: {2, "3"}}) is None
+    assert (
+        hidden([AsText(), Masked(), Tree(children=[Tree()]), Shown(), Extra(b=Base()), Names(["x"])]) is None
+    )
+    line = Line(SKU="a")
+    wrapped: list[Any] = [lambda x: x, lambda x: [x], lambda x: {"k": (x,)}, lambda x: Holder({"k": x})]
+    wrapped += [lambda x: Extra(b=[x]), lambda x: Holder(Holder([x]))]
+    cases = {"Line.price": line, "More.b": Outer(), "Dropped.b": Dropped(), "Overridden.a": Overridden()}
+    for wrap, (name, value) in itertools.product(wrapped, cases.items()):
+        assert hidden(wrap(value)) == f"{name}, which is not in its JSON"
+    for value in ({line: 1}, (frozenset({line}),), Nested.model_construct(cards=[line])):
+        assert hidden(value) == "Line.price, which is not in its JSON"
+    for one, other in ((1, "1"), (b"a", "a"), (True, "true"), (None, "None"), ((1, 2), "1,2")):
+        assert hidden(Holder({one: 5, other: 6})) == f"two keys that are both shown as {other!r}"
+
+
+def test_of_two_fields_with_one_name_in_json_one_is_hidden() -> None:
+    config = ConfigDict(serialize_by_alias=True)
+    two = create_model(
+        "Two", __config__=config, a=(int, Field(1, serialization_alias="x")), x=(int, Field(2))
+    )
+    if two().model_dump() == {"x": 2}:  # pydantic before 2.11 does not know serialize_by_alias
+        assert hidden(two()) == "Two.a, which is not in its JSON"
+    assert hidden(create_model("One", a=(int, Field(1, serialization_alias="x")))()) is None
