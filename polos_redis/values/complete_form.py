@@ -132,12 +132,13 @@ def check_type(what: str, annotation: Any) -> None:
 
 
 def hidden_part(value: object, shown: object) -> str | None:
-    """Says which part of a value people don't see, a model's field or an entry of a dict; None if they see all.
-    `shown` is the value with models and dataclasses as the dicts that people see.
+    """Says which part of a value people don't see, a model's field or an entry of a dict; None if they see
+    all. `shown` is the value with models and dataclasses as the dicts that people see.
 
     A model hides a field if JSON excludes it, if a serializer or `model_dump` leaves it out, if another field
-    has its name in JSON, and if its class is derived from the declared one, of which JSON has the fields only.
-    A dict hides an entry if another key is the same text. A field with a value instead of its own is shown.
+    has its name in JSON, and if its class is derived from the declared one, of which JSON has the fields
+    only. A dict hides an entry if another key is the same text. A field that is shown as another value, such
+    as a mask, is shown.
     """
     stack = [(value, shown)]
     while stack:
@@ -178,8 +179,8 @@ def _seen(seen: object, *names: Any) -> Any:
 
 
 def _hidden_field(model: Any, seen: Any, stack: list[tuple[Any, Any]]) -> str | None:
-    """The first field of a model that `seen`, the model as shown, does not have. Adds the others' values to the
-    stack. A model that its type shows as something else than an object, such as a text, is shown."""
+    """The first field of a model that `seen`, the model as shown, does not have. Adds the values of the others
+    to the stack. A model that its type shows as something else than an object, such as a text, is shown."""
     cls = type(model)
     if cls.__pydantic_root_model__:
         stack.append((model.root, seen))

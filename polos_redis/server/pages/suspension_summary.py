@@ -37,7 +37,7 @@ class Summary:
 
 
 def summary(suspension: Mapping[str, Any]) -> Summary:
-    """Summarises a suspension's data. Omits only the fields of a form in it, which the page shows as fields."""
+    """Summarises a suspension's data. Omits only a form's fields in it, which the page shows as fields."""
     data, declared = suspension["data"], suspension.get("form") or {}
     form = form_in_data(suspension) or {}
     title, lead = _text(form, "title", MAX_TITLE), _text(form, "description", MAX_LEAD)
