@@ -179,8 +179,8 @@ def _seen(seen: object, *names: Any) -> Any:
 
 
 def _hidden_field(model: Any, seen: Any, stack: list[tuple[Any, Any]]) -> str | None:
-    """The first field of a model that `seen`, the model as shown, does not have. Adds the values of the others
-    to the stack. A model that its type shows as something else than an object, such as a text, is shown."""
+    """The first field of a model that `seen`, the model as shown, does not have. Adds the others' values to
+    the stack. A model that its type shows as something else than an object, such as a text, is shown."""
     cls = type(model)
     if cls.__pydantic_root_model__:
         stack.append((model.root, seen))

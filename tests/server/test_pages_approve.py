@@ -277,7 +277,7 @@ class TestForm:
     async def test_nothing_of_a_form_is_cut_unsaid(self, desk: Desk) -> None:
         """What a page has no room for ends in "…"; the titles and descriptions are shown in full."""
         long = "x" * 2500 + " the end"
-        fields = [{"name": "a", "label": long, "description": long}]
+        fields: list[Any] = [{"name": "a", "label": long, "description": long}]
         fields += [{"name": "b", "type": "select", "options": [long, "y"]}]
         handle = await desk.asked(data={"_form": {"title": long, "description": long, "fields": fields}})
         text = (await desk.by_link(handle)).text.partition("Details")[0]

@@ -283,16 +283,16 @@ def hidden(value: Any) -> str | None:
     return hidden_part(value, shown_in_suspension(value))
 
 
-class Base(BaseModel):
+class Plain(BaseModel):
     a: int = 1
 
 
-class More(Base):
+class More(Plain):
     b: int = 2
 
 
-class Outer(BaseModel):
-    base: Base = More()
+class Enclosing(BaseModel):
+    base: Plain = More()
 
 
 class Dropped(BaseModel):
@@ -304,7 +304,7 @@ class Dropped(BaseModel):
         return {"a": self.a}
 
 
-class Overridden(Base):
+class Overridden(Plain):
     def model_dump(self, **options: Any) -> dict[str, Any]:
         return {}
 
@@ -317,37 +317,43 @@ class AsText(BaseModel):
         return "1 a"
 
 
-class Extra(BaseModel):
+class Open(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
 @dataclass
-class Holder:
+class Held:
     held: Any
 
 
 def test_whatever_nobody_sees_is_found_at_any_depth() -> None:
     assert hidden({"a": [(1, {"b": Money(1)})], "c": None, 1: {2, "3"}}) is None
-    assert (
-        hidden([AsText(), Masked(), Tree(children=[Tree()]), Shown(), Extra(b=Base()), Names(["x"])]) is None
-    )
+    masked, more = Masked.model_validate({"card": "4242"}), Open.model_validate({"b": Plain()})
+    assert hidden([AsText(), masked, more, Tree(children=[Tree()]), Names(["x"])]) is None
     line = Line(SKU="a")
-    wrapped: list[Any] = [lambda x: x, lambda x: [x], lambda x: {"k": (x,)}, lambda x: Holder({"k": x})]
-    wrapped += [lambda x: Extra(b=[x]), lambda x: Holder(Holder([x]))]
-    cases = {"Line.price": line, "More.b": Outer(), "Dropped.b": Dropped(), "Overridden.a": Overridden()}
+    wrapped: list[Any] = [lambda x: x, lambda x: [x], lambda x: {"k": (x,)}, lambda x: Held({"k": x})]
+    wrapped += [lambda x: Open.model_validate({"b": [x]}), lambda x: Held(Held([x]))]
+    cases: dict[str, Any] = {"Line.price": line, "More.b": Enclosing(), "Dropped.b": Dropped()}
     for wrap, (name, value) in itertools.product(wrapped, cases.items()):
         assert hidden(wrap(value)) == f"{name}, which is not in its JSON"
-    for value in ({line: 1}, (frozenset({line}),), Nested.model_construct(cards=[line])):
-        assert hidden(value) == "Line.price, which is not in its JSON"
+    assert hidden([Overridden()]) == "Overridden.a, which is not in its JSON"
+    inside: Any = Nested.model_construct(cards=[line])
+    for deep in ({line: 1}, (frozenset({line}),), inside):
+        assert hidden(deep) == "Line.price, which is not in its JSON"
     for one, other in ((1, "1"), (b"a", "a"), (True, "true"), (None, "None"), ((1, 2), "1,2")):
-        assert hidden(Holder({one: 5, other: 6})) == f"two keys that are both shown as {other!r}"
+        assert hidden(Held({one: 5, other: 6})) == f"two keys that are both shown as {other!r}"
+
+
+class ByName(BaseModel):
+    a: int = Field(default=1, serialization_alias="x")
+    x: int = 2
+
+
+class ByAlias(ByName):
+    model_config = ConfigDict(serialize_by_alias=True)
 
 
 def test_of_two_fields_with_one_name_in_json_one_is_hidden() -> None:
-    config = ConfigDict(serialize_by_alias=True)
-    two = create_model(
-        "Two", __config__=config, a=(int, Field(1, serialization_alias="x")), x=(int, Field(2))
-    )
-    if two().model_dump() == {"x": 2}:  # pydantic before 2.11 does not know serialize_by_alias
-        assert hidden(two()) == "Two.a, which is not in its JSON"
-    assert hidden(create_model("One", a=(int, Field(1, serialization_alias="x")))()) is None
+    assert hidden(ByName()) is None
+    if ByAlias().model_dump() == {"x": 2}:  # pydantic before 2.11 does not know serialize_by_alias
+        assert hidden(ByAlias()) == "ByAlias.a, which is not in its JSON"

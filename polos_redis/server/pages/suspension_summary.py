@@ -45,7 +45,7 @@ def summary(suspension: Mapping[str, Any]) -> Summary:
     if form and isinstance(data, dict):
         apart = {"title": title is not None, "description": lead is not None}
         apart |= {"context": True, "fields": isinstance(form.get("fields"), list)}
-        left = data.get("_form")
+        left: Any = data.get("_form")
         left = _without(left, *(name for name, shown in apart.items() if shown)) if left else None
         rest = _without(data, "_form")
         if left or getattr(left, "left", 0):
