@@ -64,7 +64,12 @@ class ResumeRequest(RequestBody):
         None,
         description="The digest of the suspension as shown. If it has changed, the answer is refused.",
     )
-    early: bool = Field(False, strict=True, description="Store the answer if its suspension is not open yet.")
+    early: bool = Field(
+        False,
+        strict=True,
+        description="Store the answer if its suspension is not open yet. It is for this very execution, not "
+        "for its descendants.",
+    )
     resumed_by: Annotated[Person, Field(min_length=1)] | None = Field(
         None, description=f"The person answered for. Requires the scope admin. {PERSON_NAME}"
     )
