@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from polos_redis import errors, events
 from polos_redis.client import PolosClient
-from polos_redis.decisions.answer_form import AnswerField, AnswerForm
+from polos_redis.decisions.answer_form import AnswerField, AnswerForm, AnswerOption
 from polos_redis.decisions.answer_types import Rejection
 from polos_redis.decisions.answers import Resumed
 from polos_redis.definitions.queue import Queue, queue
@@ -92,6 +92,7 @@ __all__ = [
     "AmbiguousSuspensionError",
     "AnswerField",
     "AnswerForm",
+    "AnswerOption",
     "ApiKeyNotFoundError",
     "BatchEventPayload",
     "BatchStepResult",

@@ -139,8 +139,8 @@ class PolosClient(Connection):
         """Continue a failed execution from its journal, as a new run; return the number of that run.
 
         Steps, waits and children that succeeded keep their results. Those that failed, timed out or were
-        closed run again. Raises `ExecutionNotFoundError`, or `NotFailedError` if the execution has not
-        failed.
+        closed run again. Raises `ExecutionNotFoundError`, `NotFailedError` if the execution has not failed,
+        or `InternalWorkflowError` for an internal workflow: only a retry of its parent runs it again.
         """
         return await ending.retry(self, execution_id)
 

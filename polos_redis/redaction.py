@@ -19,6 +19,14 @@ _LINK = LINK_PREFIX + r"[A-Za-z0-9_.-]{39,}[A-Za-z0-9_-]"
 _KEY = KEY_PREFIX + r"[0-9a-f]{16}_[A-Za-z0-9_-]{32,}"
 _SECRET = re.compile(rf"(?P<first>\?)token={_LINK}&|[?&]token={_LINK}|(?P<link>{_LINK})|{_KEY}")
 _SECRET_BUT = re.compile(rf'(?P<kept>"{APPROVAL_URL}": ?"[^"\\]*")|{_SECRET.pattern}')
+# Only what begins a match, with a literal prefix, which makes the search fast.
+_TOKEN = re.compile(rf"{KEY_PREFIX}(?:{LINK_PREFIX.removeprefix(KEY_PREFIX)}[A-Za-z0-9_.-]|[0-9a-f]{{16}}_)")
+_STORED_TOKEN = re.compile(_TOKEN.pattern.encode())
+
+
+def may_have_secrets(stored: bytes) -> bool:
+    """Whether an encoded value may contain tokens or secrets. False if none of its texts does."""
+    return _STORED_TOKEN.search(stored) is not None
 
 
 def redact_text(text: str) -> str:
@@ -26,12 +34,12 @@ def redact_text(text: str) -> str:
 
     The text may be rendered JSON, which stays valid.
     """
-    return _SECRET.sub(_replacement, text) if KEY_PREFIX in text else text
+    return _SECRET.sub(_replacement, text) if _TOKEN.search(text) else text
 
 
 def redact_json(rendered: str) -> str:
     """Returns rendered JSON without tokens and secrets, except those in fields named `_approval_url`."""
-    return _SECRET_BUT.sub(_replacement, rendered) if KEY_PREFIX in rendered else rendered
+    return _SECRET_BUT.sub(_replacement, rendered) if _TOKEN.search(rendered) else rendered
 
 
 def redact(value: Any) -> Any:

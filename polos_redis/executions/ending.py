@@ -6,9 +6,11 @@ import asyncio
 
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions.people import check_name
+from polos_redis.definitions.published import definition_of
 from polos_redis.errors import (
     ExecutionFinishedError,
     ExecutionNotFoundError,
+    InternalWorkflowError,
     InvalidInputError,
     NotFailedError,
     NotFinishedError,
@@ -17,30 +19,36 @@ from polos_redis.state import keys
 from polos_redis.values.text import text
 
 
-async def cancel(connection: Connection, execution_id: str, *, cancelled_by: str | None = None) -> None:
-    """See `PolosClient.cancel`."""
+async def cancel(
+    connection: Connection, execution_id: str, *, cancelled_by: str | None = None, created: str | None = None
+) -> None:
+    """See `PolosClient.cancel`. `created` is the execution's time of creation (us) as the caller saw it; one
+    that got the id of a deleted one later is not cancelled, but `ExecutionNotFoundError`."""
     if cancelled_by is not None and cancelled_by != "":
         check_name("cancelled_by", cancelled_by, InvalidInputError)
     store = await connection.store()
-    run, created = await store.executions.read_fields(execution_id, "run", "created")
-    if run is None or created is None:
+    run, found = await store.executions.read_fields(execution_id, "run", "created")
+    if run is None or found is None or text(found) != (created or text(found)):
         raise ExecutionNotFoundError(execution_id)
-    tag, *rest = await store.executions.cancel(execution_id, int(run), cancelled_by or "", created)
+    tag, *rest = await store.executions.cancel(execution_id, int(run), cancelled_by or "", found)
     if tag == b"missing":
         raise ExecutionNotFoundError(execution_id)
     if tag == b"finished":
         raise ExecutionFinishedError(execution_id, text(rest[0]))
     if tag == b"run":
-        await cancel(connection, execution_id, cancelled_by=cancelled_by)
+        await cancel(connection, execution_id, cancelled_by=cancelled_by, created=text(found))
 
 
-async def retry(connection: Connection, execution_id: str) -> int:
-    """See `PolosClient.retry`."""
+async def retry(connection: Connection, execution_id: str, *, created: str | None = None) -> int:
+    """See `PolosClient.retry`. `created` as in `cancel`."""
     store = await connection.store()
-    run, created = await store.executions.read_fields(execution_id, "run", "created")
-    if run is None or created is None:
+    run, found, workflow = await store.executions.read_fields(execution_id, "run", "created", "workflow")
+    if run is None or found is None or text(found) != (created or text(found)):
         raise ExecutionNotFoundError(execution_id)
-    tag, *rest = await store.executions.retry(execution_id, int(run), created)
+    # Its parent called it once, for which a person may have approved: another run is the parent's to start.
+    if (await definition_of(store, text(workflow))).internal:
+        raise InternalWorkflowError(text(workflow), "retry")
+    tag, *rest = await store.executions.retry(execution_id, int(run), found)
     if tag == b"retried":
         return int(rest[0])
     if tag == b"status":

@@ -87,5 +87,5 @@ def create_app(
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
         expose_headers=["Location", "Retry-After"],
     )
-    app.add_middleware(Headers)
+    app.add_middleware(Headers, is_https=site.is_https)
     return app

@@ -25,12 +25,16 @@ class Caller:
     key_id: str | None = None
     link: Link | None = None
     workflows: frozenset[str] = frozenset()
+    session_id: str = ""
 
     @classmethod
-    def of_key(cls, key: ApiKey, source: Literal["key", "session"]) -> Caller:
-        """The holder of a valid API key."""
+    def of_key(cls, key: ApiKey, session_id: str = "") -> Caller:
+        """The holder of a valid API key, logged in if there is a session."""
         scopes, workflows = frozenset(key.scopes), frozenset(key.workflows)
-        return cls(key.name, key.groups, scopes, source, key_id=key.id, workflows=workflows)
+        source: Literal["key", "session"] = "session" if session_id else "key"
+        return cls(
+            key.name, key.groups, scopes, source, key_id=key.id, workflows=workflows, session_id=session_id
+        )
 
     def covers(self, workflow_id: str | None) -> bool:
         """Whether the caller may see executions whose root is of this workflow; None is an unknown one."""

@@ -15,7 +15,9 @@ from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
 from polos_redis.server.security import require, uncovered
 from polos_redis.server.site import Client
+from polos_redis.server.stored_json import StoredJson
 from polos_redis.values.json_value import from_json
+from polos_redis.values.preview import Stored
 from polos_redis.workflow import InvokeOptions
 
 router = APIRouter(prefix="/api/v1/executions", route_class=JsonRoute, tags=["executions"])
@@ -73,7 +75,7 @@ async def get_execution(
     execution_id: str, client: Client, caller: Annotated[Caller, Depends(require("read"))]
 ) -> Response:
     """Return everything about an execution."""
-    return Json(await client.get_execution(execution_id))
+    return StoredJson(await queries.get_execution(client, execution_id, Stored))
 
 
 @router.delete("/{execution_id}", responses={200: {"model": shapes.Deleted}})
@@ -111,5 +113,5 @@ async def audit(
     cursor: shapes.Cursor = None,
 ) -> Response:
     """Return the decisions on its suspensions, oldest first: who, what, when, and through which channel."""
-    page = await queries.audit_page(client, execution_id, limit=limit, cursor=cursor)
-    return Json({"audit": list(page), "next_cursor": page.next_cursor})
+    page = await queries.audit_page(client, execution_id, limit=limit, cursor=cursor, read=Stored)
+    return StoredJson({"audit": list(page), "next_cursor": page.next_cursor})

@@ -29,11 +29,13 @@ QUIET = ("/healthz", "/readyz", "/metrics")  # polled, so logged at DEBUG
 class Headers:
     """ASGI middleware that adds security headers to every response and logs every request.
 
-    The log line contains the caller, and the path without its query, which may contain a token.
+    The log line contains the caller, and the path without its query, which may contain a token. Browsers are
+    told to use HTTPS only if people reach the server through it: always (`is_https`), or in this request.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, is_https: bool = False) -> None:
         self.app = app
+        self._is_https = is_https
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,7 +51,7 @@ class Headers:
                 headers.update(ALWAYS)
                 for name, value in UNLESS_SET.items():
                     headers.setdefault(name, value)
-                if scope["scheme"] == "https":
+                if self._is_https or scope["scheme"] == "https":
                     headers["Strict-Transport-Security"] = HSTS
             await send(message)
 

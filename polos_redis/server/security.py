@@ -177,7 +177,7 @@ async def bearer(site: Site, token: str, address: str) -> Caller:
         key = await find_key(site, token, address)
         if key is None:
             raise _unauthorized("this API key is unknown, expired or revoked")
-        return Caller.of_key(key, "key")
+        return Caller.of_key(key)
     if site.links is None or not site.links.secrets:
         raise _unauthorized("this is not an API key, and this server accepts no signed links")
     try:

@@ -57,13 +57,8 @@ class Sessions:
         key_id, session_id = self._content(request)
         if not session_id:
             return None
-        store = await self._client.store()
-        holder, key = await asyncio.gather(
-            store.login_sessions.key_id(session_id), apikeys.get(self._client, key_id)
-        )
-        if key is None or not key.holds or holder != key.id:
-            return None
-        return Caller.of_key(key, "session")
+        key = await open_session(self._client, session_id, key_id)
+        return None if key is None else Caller.of_key(key, session_id)
 
     async def start(self, request: Request, response: Response, key: ApiKey) -> None:
         """Logs in the holder of a key: opens a session and sets its cookie."""
@@ -137,6 +132,13 @@ class Sessions:
         new: str | None = getattr(request.state, "visitor", None)
         if new is not None:
             self._set(request, response, VISITOR, new, None)
+
+
+async def open_session(client: PolosClient, session_id: str, key_id: str) -> ApiKey | None:
+    """Returns the API key of an open session; None if the session was closed, or the key is not valid."""
+    store = await client.store()
+    holder, key = await asyncio.gather(store.login_sessions.key_id(session_id), apikeys.get(client, key_id))
+    return key if key is not None and key.holds and holder == key.id else None
 
 
 def sessions_of(request: Request) -> Sessions:

@@ -8,7 +8,11 @@ from typing import Annotated, Any, Literal
 from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from polos_redis.values.names import LONGEST
+
 Text = Annotated[str, Field(min_length=1)]
+PERSON_NAME = "A person's name has no invisible characters, and letters of one script."
+Person = Annotated[str, Field(json_schema_extra={"format": "person-name", "maxLength": LONGEST})]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Status = Literal["queued", "waiting", "completed", "failed", "cancelled"]
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -47,7 +51,7 @@ class StartRequest(RequestBody):
     )
     start_at: AwareDatetime | None = None
     session_id: str | None = None
-    user_id: str | None = Field(None, description="Default: the caller's name.")
+    user_id: Person | None = Field(None, description=f"Default: the caller's name. {PERSON_NAME}")
     initial_state: Any = None
 
 
@@ -66,7 +70,9 @@ class ResumeRequest(RequestBody):
         description="Store the answer if its suspension is not open yet. It is for this very execution, not "
         "for its descendants.",
     )
-    resumed_by: Text | None = Field(None, description="The person answered for. Requires the scope admin.")
+    resumed_by: Annotated[Person, Field(min_length=1)] | None = Field(
+        None, description=f"The person answered for. Requires the scope admin. {PERSON_NAME}"
+    )
 
 
 class Shape(BaseModel):

@@ -39,6 +39,11 @@ class Site:
     streams: Allowance = field(default_factory=lambda: Allowance("event streams", *STREAMS))
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def is_https(self) -> bool:
+        """Whether people reach the server through HTTPS, whatever a proxy says of a request."""
+        return self.links is not None and (self.links.public_url or "").lower().startswith("https:")
+
     def __post_init__(self) -> None:
         self.rate = SharedRate(self.client, "requests", self.rate_limit)
         self.failures = SharedRate(self.client, "failures", FAILURE_RATE)

@@ -2,7 +2,7 @@
 
 Each message's `id` is the event's id, its data the event as JSON. A reader that reconnects with Last-Event-ID
 misses nothing; after the end of an execution it gets 204, which stops a browser's EventSource. A stream ends
-soon after its key expires or is revoked. All readers share the client's few connections to Redis.
+soon after its key expires or is revoked, or its reader logs out. All readers share the client's few connections to Redis.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from polos_redis.server import (
 )
 from polos_redis.server.callers import Caller
 from polos_redis.server.security import address_of, require
+from polos_redis.server.sessions import open_session
 from polos_redis.server.site import Client, Site, site_of
 from polos_redis.state import keys
 
@@ -132,9 +133,11 @@ async def _messages(site: Site, caller: Caller, stream: AsyncIterator[Event]) ->
 
 
 async def _key_is_valid(site: Site, caller: Caller) -> bool:
-    """Whether the key behind a caller or their session is still valid. Raises `RedisUnavailableError`."""
+    """Whether the key of a caller is still valid, and their session open. Raises `RedisUnavailableError`."""
     if caller.key_id is None:  # --insecure-dev
         return True
+    if caller.session_id:
+        return await open_session(site.client, caller.session_id, caller.key_id) is not None
     key = await apikeys.get(site.client, caller.key_id)
     return key is not None and key.holds
 

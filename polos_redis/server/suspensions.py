@@ -19,6 +19,8 @@ from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
 from polos_redis.server.security import check_address, check_link, require
 from polos_redis.server.site import Client
+from polos_redis.server.stored_json import StoredJson
+from polos_redis.values.preview import Stored
 
 router = APIRouter(prefix="/api/v1", route_class=JsonRoute, tags=["suspensions"])
 
@@ -33,9 +35,9 @@ async def list_suspensions(
 ) -> Response:
     """List open suspensions, oldest first. A page of a key that is restricted to workflows may be short."""
     page = await queries.list_suspensions(
-        client, workflow=workflow, limit=limit, cursor=cursor, roots=caller.workflows
+        client, workflow=workflow, limit=limit, cursor=cursor, roots=caller.workflows, read=Stored
     )
-    return Json({"suspensions": list(page), "next_cursor": page.next_cursor})
+    return StoredJson({"suspensions": list(page), "next_cursor": page.next_cursor})
 
 
 @router.get(
@@ -50,9 +52,9 @@ async def get_suspension(
 ) -> Response:
     """Return a suspension, open or not: the data it shows, the schema of answers, and who may answer."""
     check_address(caller, execution_id, step_key)
-    found = await client.get_suspension(execution_id, step_key)
+    _, found = await read_suspension(client, execution_id, step_key, Stored)
     check_link(caller, found)
-    return Json(found)
+    return StoredJson(found)
 
 
 @router.post(
@@ -72,7 +74,7 @@ async def resume(
     digest = body.shown_digest
     if caller.link is not None:
         check_address(caller, execution_id, body.step_key)
-        suspension, view = await read_suspension(client, execution_id, body.step_key)
+        suspension, view = await read_suspension(client, execution_id, body.step_key, Stored)
         check_link(caller, view)
         digest = digest or view["digest"]  # the link does not cover what a later opening may show
         who = _identity(caller, body.resumed_by)

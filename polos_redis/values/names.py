@@ -29,7 +29,9 @@ _PUNCTUATION = {
     **dict.fromkeys(map(ord, "\u2018\u2019\u02b9\u02bc\u2032"), "'"),
     **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"), "-"),
 }
-_DOT_ABOVE = re.compile("(?<=[ij])\u0307")  # i has its dot already
+# i and j have their dot already. Between the letter and a dot stand only marks that attach below or inside.
+_NOT_ABOVE = "".join(mark for mark in map(chr, range(0x300, 0x370)) if 0 < unicodedata.combining(mark) < 230)
+_DOT_ABOVE = re.compile(f"([ij\u0456\u0458][{_NOT_ABOVE}]*)\u0307+")
 
 
 def canonical(name: str) -> str:
@@ -43,8 +45,9 @@ def canonical(name: str) -> str:
         return " ".join(name.lower().split())
     folded = unicodedata.normalize("NFD", without_hidden(name))
     for _ in range(2):  # the second time folds what normalizing has taken apart
-        folded = unicodedata.normalize("NFKC", folded.casefold())
-    folded = _DOT_ABOVE.sub("", " ".join(without_hidden(folded).translate(_PUNCTUATION).split()))
+        folded = unicodedata.normalize("NFKD", folded.casefold())
+    folded = unicodedata.normalize("NFKC", _DOT_ABOVE.sub(r"\1", folded))
+    folded = " ".join(folded.translate(_PUNCTUATION).split())
     latin = folded.translate(_LOOKALIKES)
     is_lookalike = latin.isascii() and not any("a" <= character <= "z" for character in folded)
     return latin if is_lookalike else folded

@@ -7,6 +7,7 @@ class is imported is dumped in JSON mode with its own serializers; everything el
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Iterable
 from datetime import datetime, time, timedelta
 from json import dumps
 from math import isfinite, isnan
@@ -15,13 +16,13 @@ from typing import Any
 from msgpack import ExtType, Timestamp, unpackb
 
 from polos_redis.errors import StoredValueError, UnreadableValueError
-from polos_redis.redaction import KEY_PREFIX, redact
+from polos_redis.redaction import may_have_secrets, redact
 from polos_redis.values import packing, records, type_names
 
 _JSON_LEAVES = frozenset((type(None), bool, int, str))
 _BIG = 14_000  # bits: Python refuses to print ints of more than 4300 digits
 _DEEPEST = 200  # levels that json.dumps and other encoders can handle
-_MAY_NEED_REDACTION = KEY_PREFIX.encode()
+_PLAIN = frozenset((*_JSON_LEAVES, float, dict, list))
 _DEEPER = f"... (nested deeper than {_DEEPEST} levels)"
 
 
@@ -33,7 +34,8 @@ def to_plain(data: bytes) -> Any:
     replaces whatever lies deeper than 200 levels. Raises UnreadableValueError for damaged bytes.
     """
     try:
-        return _plain(neutral(data), 0)
+        value = _stored_json(data)
+        return _plain(neutral(data), 0) if value is _OTHER else value
     except UnreadableValueError as error:
         raise UnreadableValueError(f"a stored value can't be read: {error}") from None
     except Exception as error:
@@ -77,7 +79,7 @@ def readable(stored: bytes | None) -> Any:
     if not stored:
         return None
     try:
-        return redact(to_plain(stored)) if _MAY_NEED_REDACTION in stored else to_plain(stored)
+        return redact(to_plain(stored)) if may_have_secrets(stored) else to_plain(stored)
     except StoredValueError as error:
         return {"_unreadable": str(error)}
 
@@ -86,6 +88,50 @@ def neutral(data: bytes) -> Any:
     """Unpacks an encoded value; whatever is not plain JSON stays an extension, so that no type is needed."""
     # Without a hook, extensions stay ExtTypes, which are hashable, so any dict key can be unpacked.
     return unpackb(data, strict_map_key=False, unicode_errors="surrogatepass")
+
+
+_OTHER = object()
+
+
+def _stored_json(data: bytes) -> Any:
+    """Unpacks a value that is plain JSON as stored, so that nothing of it has to be converted; returns
+    `_OTHER` for any other."""
+    try:
+        value = _unpacked_json(data)
+    except Exception:
+        return _OTHER
+    if type(value) is not dict and type(value) is not list:
+        return _OTHER if type(value) not in _PLAIN or not _are_finite((value,), {type(value)}) else value
+    level = [value]
+    for _ in range(_DEEPEST):
+        below: list[Any] = []
+        for one in level:
+            if type(one) is dict and not set(map(type, one)) <= {str}:
+                return _OTHER
+            items = one.values() if type(one) is dict else one
+            types = set(map(type, items))
+            if not types <= _PLAIN or not _are_finite(items, types):
+                return _OTHER
+            if dict in types or list in types:
+                below += [item for item in items if item and (type(item) is dict or type(item) is list)]
+        if not below:
+            return value
+        level = below
+    return _OTHER
+
+
+def _are_finite(items: Iterable[Any], types: set[type]) -> bool:
+    return float not in types or all(isfinite(item) for item in items if type(item) is float)
+
+
+def _unpacked_json(data: bytes) -> Any:
+    return unpackb(data, ext_hook=_json_extension)  # UTF-8 only, and no keys but str and bytes
+
+
+def _json_extension(code: int, data: bytes) -> Any:
+    if code != packing.JSON:
+        raise UnreadableValueError("not plain JSON")
+    return _unpacked_json(data)
 
 
 def _plain(value: Any, depth: int) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from polos_redis import PolosClient, events
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys, scripts
-from tests.harness.desk import FAR, RETENTION, Desk, branch, new_id, subscriber
+from tests.harness.desk import FAR, RETENTION, Desk, branch, new_id, packed, subscriber
 
 ODD: list[str | bytes] = [
     "{x}",
@@ -278,6 +278,7 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.cancel(desk.invoke())
         desk.run("prune_consumer", "default", "w1", "")
         desk.run("renew_lease", "w1", b"\x80")
+        assert desk.run("check_commands", packed([["GET", desk.prefix + "timer_leader"]])) == [[], []]
         desk.run("create_group", "other")
         desk.run("publish_definition", "limit", "narrow", 3)
         compose(desk)

@@ -12,10 +12,11 @@ from fastapi import FastAPI
 
 from polos_redis import PolosClient, Workflow, WorkflowContext, apikeys
 from polos_redis.links import Links
+from polos_redis.server import streams
 from polos_redis.server.app import create_app
 from polos_redis.server.sessions import SESSION_SECONDS
 from polos_redis.state import keys
-from tests.harness.running import created_at, running
+from tests.harness.running import created_at, running, soon
 from tests.harness.serving import serving
 from tests.harness.visiting import Page, Visitor, visiting
 
@@ -27,6 +28,13 @@ async def waits(ctx: WorkflowContext, input: None) -> None:
 
 
 WAITS: Workflow[Any, Any] = Workflow(waits, "sessions_waits")
+
+
+async def fails(ctx: WorkflowContext, input: None) -> None:
+    raise LookupError("no stock")
+
+
+FAILS: Workflow[Any, Any] = Workflow(fails, "sessions_fails")
 
 
 @pytest.fixture
@@ -344,3 +352,67 @@ async def test_an_answer_is_not_for_the_next_execution_of_the_id(redis_url: str,
         page = await ann.send(page, page.form("/approve"), "Approve")  # the new page is for the new one
         assert page.status == 200
         await run.result(again)
+
+
+@pytest.mark.parametrize("button", ["cancel", "retry"])
+async def test_a_button_is_not_for_the_next_execution_of_the_id(
+    button: str, redis_url: str, namespace: str
+) -> None:
+    async with (
+        running(redis_url, namespace, WAITS, FAILS) as run,
+        serving(run.client) as base,
+        visiting(base) as ann,
+    ):
+        workflow, status = (WAITS, "waiting") if button == "cancel" else (FAILS, "failed")
+        handle = await run.client.invoke(workflow, idempotency_key="order 8")
+        await run.reached(handle, status)
+        await ann.log_in((await key_of(run.client))[1])
+        page = await ann.get(f"/executions/{handle.id}")
+        if button == "cancel":
+            await run.client.cancel(handle.id)
+        await run.client.delete(handle.id)
+        again = await run.client.invoke(workflow, idempotency_key="order 8")
+        await run.reached(again, status)
+        assert again.id == handle.id
+        page = await ann.send(page, page.form(f"/{button}"))
+        assert page.status == 409 and "no longer the one your page showed" in page.text
+        execution = await run.client.get_execution(again.id)
+        assert (execution["status"], execution["run"]) == (status, 1)
+        assert (
+            await ann.send(page, page.form(f"/{button}"))
+        ).status == 200  # the new page is for the new one
+
+
+@pytest.mark.parametrize("public_url", ["", "http://polos.example.com", "https://polos.example.com"])
+async def test_browsers_are_told_to_use_https_where_people_do(
+    public_url: str, client: PolosClient, namespace: str
+) -> None:
+    """A proxy that speaks HTTPS to people speaks HTTP to the server."""
+    links = Links([SECRET], namespace, public_url, 60)
+    async with serving(client, links=links) as base, httpx.AsyncClient(base_url=base) as http:
+        for path in ("/login", "/healthz", "/api/v1/executions", "/nothing"):
+            found = (await http.get(path)).headers.get("strict-transport-security")
+            assert (found is not None) == public_url.startswith("https:"), path
+
+
+async def test_logging_out_ends_event_streams(
+    client: PolosClient, site: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.05)
+    _, secret = await key_of(client)
+    await site.log_in(secret)
+    page = await site.get("/")
+    async with site.http.stream("GET", "/api/v1/topics/prices/events") as answer:
+        assert answer.status_code == 200
+        lines = answer.aiter_lines()
+        for _ in range(3):  # an open session survives several checks
+            while await soon(anext(lines)) != ":":
+                pass
+        await site.send(page, page.form("/logout"))
+
+        async def end() -> None:
+            async for _ in lines:
+                pass
+
+        await soon(end())
+    assert (await site.http.get("/api/v1/topics/prices/events")).status_code == 401

@@ -59,6 +59,9 @@ def test_names_of_people_are_accepted_and_keep_their_spelling(name: str) -> None
         ("O'Brien", "O\u2019Brien"),
         ("Ann-Lee", "Ann\u2011Lee"),
         ("İan", "ian"),
+        ("i\u0307\u0300an", "ìan"),
+        ("ị\u0307an", "ịan"),
+        ("і\u0307ван", "іван"),
         ("coco", "сосо"),
         ("TOM", "ΤΟΜ"),
         ("क्षमा", "क्\u200dषमा"),
@@ -138,11 +141,15 @@ def test_no_single_character_changes_its_form_when_it_is_folded_again() -> None:
 
 
 letters = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-tricky = st.text(st.sampled_from("aij\u0307\u0345İıßſKÅΐΌυ\u0301\ufe0fǅﬁ㎢Ⅳ \u3000\u2019асоǰ"), max_size=8)
+tricky = st.text(
+    st.sampled_from("aij\u0307\u0300\u0323\u0345İıßſKÅΐΌυ\u0301\ufe0fǅﬁ㎢Ⅳ \u3000\u2019асоǰ"), max_size=8
+)
 
 
 @given(letters | tricky)
 @example("\u0345\u0301α")
+@example("i\u0307\u0300")
+@example("i\u0307\u0307")
 def test_a_form_is_its_own_form(name: str) -> None:
     once = canonical(name)
     assert canonical(once) == once

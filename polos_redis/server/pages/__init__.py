@@ -20,7 +20,7 @@ def add_pages(app: FastAPI) -> None:
     app.state.sessions = Sessions(
         site.client,
         site.links.secrets if site.links else (),
-        secure=site.links is not None and (site.links.public_url or "").lower().startswith("https:"),
+        secure=site.is_https,
     )
     for router in (approve, assets, execution, executions, inbox, login):
         app.include_router(router, include_in_schema=False)

@@ -32,7 +32,7 @@ from polos_redis.server.callers import Caller
 from polos_redis.server.pages import forms
 from polos_redis.server.pages.draft import Draft
 from polos_redis.server.pages.page_route import PageRoute
-from polos_redis.server.pages.previews import complete, page_budget, suspension_preview
+from polos_redis.server.pages.previews import page_budget, suspension_preview
 from polos_redis.server.pages.rendering import approve_path, redirect, render
 from polos_redis.server.pages.shown_values import as_json
 from polos_redis.server.pages.suspension_summary import outcome, summary
@@ -41,6 +41,7 @@ from polos_redis.server.problems import Problem
 from polos_redis.server.security import check_address, check_link
 from polos_redis.server.sessions import sessions_of
 from polos_redis.server.site import site_of
+from polos_redis.server.stored_json import StoredJson
 from polos_redis.values.preview import Stored
 
 MAX_CONTROLS = 4000  # of one submitted form
@@ -81,7 +82,7 @@ async def show(
     _, suspension = await read_suspension(site_of(request).client, execution_id, step_key, Stored)
     check_link(caller, suspension)
     if format == "json":
-        return complete(suspension)
+        return StoredJson(suspension)
     suspension = suspension_preview(suspension, page_budget())
     form = forms.of_suspension(suspension)
     return _page(request, caller, suspension, form, form.blank(), token)

@@ -11,14 +11,15 @@ from starlette.responses import Response
 
 from polos_redis.client import PolosClient
 from polos_redis.decisions.answer_types import verdict
+from polos_redis.definitions.published import definition_of
 from polos_redis.errors import ExecutionFinishedError, ExecutionNotFoundError, NotFailedError
+from polos_redis.executions import ending
 from polos_redis.executions.queries import audit, get_execution
 from polos_redis.server.pages.page_route import PageRoute
 from polos_redis.server.pages.previews import (
     CHARACTERS,
     NODES,
     answer_preview,
-    complete,
     page_budget,
     shown,
     suspension_preview,
@@ -30,7 +31,9 @@ from polos_redis.server.pages.timeline import ENDED, timeline
 from polos_redis.server.pages.visitors import visitor
 from polos_redis.server.sessions import sessions_of
 from polos_redis.server.site import site_of
+from polos_redis.server.stored_json import StoredJson
 from polos_redis.values.preview import PreviewBudget, Stored
+from polos_redis.values.text import text
 from polos_redis.values.times import iso
 
 MAX_CHILDREN = 100
@@ -39,6 +42,8 @@ MAX_NEWEST = 200  # steps, decisions, audit entries
 PART_NODES = 200  # values shown of one step's value, or of one suspension's data
 PART_CHARACTERS = 20_000  # of their texts
 
+ANOTHER = "the execution of this id is no longer the one your page showed. Check this page, then try again."
+
 router = APIRouter(route_class=PageRoute)
 
 
@@ -46,15 +51,17 @@ router = APIRouter(route_class=PageRoute)
 async def show(request: Request, execution_id: str, format: str = "") -> Response:
     await visitor(request)
     if format == "json":
-        return complete(await get_execution(site_of(request).client, execution_id, Stored))
+        return StoredJson(await get_execution(site_of(request).client, execution_id, Stored))
     return await _page(request, execution_id)
 
 
 @router.post("/executions/{execution_id}/cancel")
 async def cancel(request: Request, execution_id: str) -> Response:
-    name = await _authorized(request)
+    name, created = await _authorized(request)
     try:
-        await site_of(request).client.cancel(execution_id, cancelled_by=name)
+        await ending.cancel(site_of(request).client, execution_id, cancelled_by=name, created=created)
+    except ExecutionNotFoundError:
+        return await _page(request, execution_id, f"Not cancelled: {ANOTHER}", 409)
     except ExecutionFinishedError as error:
         return await _page(
             request, execution_id, f"Not cancelled: this execution already ended: it is {error.status}.", 409
@@ -64,9 +71,11 @@ async def cancel(request: Request, execution_id: str) -> Response:
 
 @router.post("/executions/{execution_id}/retry")
 async def retry(request: Request, execution_id: str) -> Response:
-    await _authorized(request)
+    _, created = await _authorized(request)
     try:
-        await site_of(request).client.retry(execution_id)
+        await ending.retry(site_of(request).client, execution_id, created=created)
+    except ExecutionNotFoundError:
+        return await _page(request, execution_id, f"Not retried: {ANOTHER}", 409)
     except NotFailedError as error:
         return await _page(
             request, execution_id, f"Not retried: this execution is {error.status}, not failed.", 409
@@ -74,17 +83,19 @@ async def retry(request: Request, execution_id: str) -> Response:
     return redirect(f"/executions/{execution_id}")
 
 
-async def _authorized(request: Request) -> str | None:
-    """Returns the name of a caller whose form may change something. Raises `Problem` 401 or 403."""
+async def _authorized(request: Request) -> tuple[str | None, str]:
+    """Returns the name of a caller whose form may change something, and the creation time of the execution
+    that they saw. Raises `Problem` 401 or 403."""
     caller = await visitor(request, "invoke")
     sent = await request.form(max_files=0, max_fields=10)
     sessions_of(request).check_form(request, str(sent.get("form_token", "")))
-    return caller.name
+    return caller.name, str(sent.get("created", "")) or "unknown"
 
 
 async def _page(request: Request, execution_id: str, notice: str = "", status: int = 200) -> Response:
     caller = request.state.caller
     client = site_of(request).client
+    (created,) = await (await client.store()).executions.read_fields(execution_id, "created")
     execution = await get_execution(client, execution_id, Stored)
     trail = await _audit(client, execution_id)
     waiting = execution["open_suspensions"] + execution["open_suspensions_below"]
@@ -102,11 +113,13 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
     bars = timeline(execution)  # before the steps are cut
     execution["steps"] = execution["steps"][-MAX_NEWEST:]
     over = execution["status"] in ENDED
+    internal = (await definition_of(await client.store(), execution["workflow_id"])).internal
     return render(
         request,
         "execution.html",
         {
             "execution": execution,
+            "created": text(created),
             "waiting": waiting[:MAX_OPEN],
             "timeline": bars,
             "hidden": hidden,
@@ -120,7 +133,7 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
             "notice": notice,
             "over": over,
             "can_cancel": not over and caller.may("invoke"),
-            "can_retry": execution["status"] == "failed" and caller.may("invoke"),
+            "can_retry": execution["status"] == "failed" and caller.may("invoke") and not internal,
         },
         status=status,
     )

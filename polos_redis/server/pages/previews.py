@@ -1,15 +1,10 @@
-"""Previews of executions and suspensions, within a page's budget; and all of them as JSON, in parts."""
+"""Previews of executions and suspensions, within a page's budget."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-from starlette.responses import StreamingResponse
-
-from polos_redis.redaction import redact_text
 from polos_redis.server.pages.suspension_summary import LEAD_KEYS
 from polos_redis.values.plain import readable
 from polos_redis.values.preview import PreviewBudget, Stored, item_of, preview
@@ -69,38 +64,3 @@ def shown(
     found = preview(stored.data, part, keep=keep)
     budget.spend(before[0] - part.nodes, before[1] - part.characters)
     return found
-
-
-def complete(value: Mapping[str, Any]) -> StreamingResponse:
-    """Returns all of an execution or a suspension as JSON. Sends each part before it decodes the next one, so
-    that neither memory nor the event loop depends on the size of the whole."""
-    headers = {"Cache-Control": "no-store"}
-    return StreamingResponse(_parts(value), headers=headers, media_type="application/json")
-
-
-async def _parts(value: Mapping[str, Any]) -> AsyncIterator[bytes]:
-    before = "{"
-    for name, item in value.items():
-        yield f"{before}{json.dumps(name)}: ".encode()
-        before = ",\n"
-        if not isinstance(item, list):
-            yield await asyncio.to_thread(_encoded, item)
-            continue
-        between = "["
-        for one in item:
-            yield between.encode() + await asyncio.to_thread(_encoded, one)
-            between = ",\n"
-        yield b"[]" if between == "[" else b"]"
-    yield b"}\n"
-
-
-def _encoded(value: Any) -> bytes:
-    return redact_text(json.dumps(_decoded(value), separators=(",", ":"))).encode()
-
-
-def _decoded(value: Any) -> Any:
-    if isinstance(value, Stored):
-        return readable(value.data)
-    if isinstance(value, dict):
-        return {name: _decoded(one) for name, one in value.items()}
-    return [_decoded(one) for one in value] if isinstance(value, list) else value
