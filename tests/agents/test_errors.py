@@ -132,9 +132,8 @@ async def test_a_permanent_error_fails_at_once(
         kind, message = await error_of(at_work, handle)
         shown = repr(await at_work.client.get_execution(handle.id)) + repr(await at_work.events(handle))
         store = await at_work.client.store()
-        stored = repr(await store.executions.read(handle.id)) + repr(
-            await store.executions.read_journal(handle.id)
-        )
+        journal = [page async for page in store.executions.journal_pages(handle.id)]
+        stored = repr(await store.executions.read(handle.id)) + repr(journal)
     assert kind == "StepExecutionError"
     assert f"(tried once): NoRetryError: the model's provider answered {words}" in message
     assert len(server.log) == (3 if fail.code else 1), "the package retries a 429 itself"
