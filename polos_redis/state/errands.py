@@ -128,7 +128,7 @@ class Errands:
         return await self._described(prefix, list(map(raw, names)))
 
     async def _described(self, prefix: bytes, names: list[bytes]) -> list[FailedErrand | None]:
-        """The times are read before the failures: one set aside by then has its last failure noted."""
+        """Reads the times before the failures: an errand set aside by then has its last failure noted."""
         if not names:
             return []
         errands, failures = prefix + keys.ERRANDS.encode(), prefix + keys.ERRAND_FAILURES.encode()

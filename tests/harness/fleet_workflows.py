@@ -59,7 +59,8 @@ async def gated_in_thread(ctx: WorkflowContext, input: Any) -> list[int]:
     happen = effects_of(ctx)
 
     def wait() -> int:
-        return asyncio.run(happen("two", input["gate"]))
+        number: int = asyncio.run(happen("two", input["gate"]))
+        return number
 
     one = await ctx.step.run("one", happen, "one")
     two = await ctx.step.run("two", wait)
