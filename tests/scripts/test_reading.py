@@ -135,7 +135,14 @@ def test_list_returns_the_newest_first_in_complete_pages(desk: Desk) -> None:
     assert [row[0].decode() for row in found] == made[::-1]
     last = desk.execution(made[-2])
     fields = ("workflow", "status", "created", "started", "finished")
-    assert found[1] == [made[-2].encode(), *(last.get(field) for field in fields), None]  # not delayed
+    assert found[1] == [made[-2].encode(), *(last.get(field) for field in fields), None]
+
+
+def test_list_says_when_a_delayed_execution_starts(desk: Desk) -> None:
+    by = desk.start()
+    assert desk.run("put_back", "default", by.id, by.entry, FAR) == 1
+    ((_, _, status, *_, starts),) = listed(desk, "+inf", 4)
+    assert (status, starts) == (b"queued", desk.do("ZSCORE", keys.TIMERS, "p" + by.id))
 
 
 def test_list_by_workflow_and_status(desk: Desk) -> None:
