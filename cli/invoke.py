@@ -104,7 +104,16 @@ async def _start(client: PolosClient, workflow_id: str, value: Any, options: Inv
     served = await client.served_workflows()
     if workflow_id not in served:
         note(f"polos: warning: {_unserved(workflow_id, served)}")
-    return (await client.invoke(workflow_id, value, **options)).id
+    execution_id = (await client.invoke(workflow_id, value, **options)).id
+    if workflow_id in served:
+        queue, read = await _queue(client, execution_id), await client.served_queues(workflow_id)
+        if queue not in read:
+            note(f"polos: warning: {_unread(queue, workflow_id, read)}")
+    return execution_id
+
+
+async def _queue(client: PolosClient, execution_id: str) -> str:
+    return str((await client.get_execution(execution_id))["queue"])
 
 
 async def _wait(client: PolosClient, execution_id: str, timeout: float | None, json: bool) -> int:
@@ -132,6 +141,14 @@ def _unserved(workflow_id: str, served: set[str]) -> str:
     return printable(
         f"no worker serves workflow {workflow_id!r}, so the execution stays queued until one does "
         + (f"(served: {names})" if names else "(no worker is running)")
+    )
+
+
+def _unread(queue: str, workflow_id: str, read: set[str]) -> str:
+    names = ", ".join(map(repr, sorted(read)))
+    return printable(
+        f"no worker that serves workflow {workflow_id!r} reads queue {queue!r}, so the execution stays "
+        f"queued until one does (read: {names})"
     )
 
 

@@ -153,7 +153,9 @@ def resume(
     early: Annotated[
         bool,
         typer.Option(
-            "--early", help="If the suspension is not open yet, store the answer until it is. Needs STEP_KEY."
+            "--early",
+            help="If the suspension is not open yet, store the answer until it is. Needs STEP_KEY and the id "
+            "of the execution that will suspend, not of its root.",
         ),
     ] = False,
     *,

@@ -101,8 +101,10 @@ class PolosClient(Connection):
           are checked against the suspension's approvers, then the answer against its schema.
         - `shown_digest`: the digest of the data that this person was shown. If the suspension shows different
           data by now, the answer is refused.
-        - `early=True`: store an answer that comes before its suspension opens, and use it then. If it does
-          not fit, it is dropped with a warning. An answer with `shown_digest` is never early.
+        - `early=True`: store an answer that comes before its suspension opens, and use it then. The id must
+          be that of the execution that will suspend; under a root's id, the answer is the root's own, even if
+          a descendant suspends with that key. If it does not fit, it is dropped with a warning. An answer
+          with `shown_digest` is never early.
         - `suspend_workflow_id`: accepted for symmetry; the execution's id is enough.
         - `channel`: the way the answer came, for the audit.
 
@@ -137,8 +139,8 @@ class PolosClient(Connection):
         """Continue a failed execution from its journal, as a new run; return the number of that run.
 
         Steps, waits and children that succeeded keep their results. Those that failed, timed out or were
-        closed run again. Raises `ExecutionNotFoundError`, or `NotFailedError` if the execution has not
-        failed.
+        closed run again. Raises `ExecutionNotFoundError`, `NotFailedError` if the execution has not failed,
+        or `InternalWorkflowError` for an internal workflow: only a retry of its parent runs it again.
         """
         return await ending.retry(self, execution_id)
 
@@ -224,4 +226,9 @@ class PolosClient(Connection):
 
     async def served_workflows(self) -> set[str]:
         """Return the ids of the workflows that workers serve now."""
-        return await (await self.store()).workers.served()
+        return set(await (await self.store()).workers.served())
+
+    async def served_queues(self, workflow: str | WorkflowDefinition[Any, Any]) -> set[str]:
+        """Return the queues that are read now by workers that serve a workflow."""
+        workflow_id = workflow.id if isinstance(workflow, WorkflowDefinition) else workflow
+        return (await (await self.store()).workers.served()).get(workflow_id, set())

@@ -227,16 +227,17 @@ class InsideWorkflowError(PolosError):
 
 
 class InternalWorkflowError(PolosError):
-    """The workflow is internal, so only another workflow may start it, as a child."""
+    """The workflow is internal, so only another workflow may start or retry it, as a child."""
 
-    def __init__(self, workflow_id: str) -> None:
+    def __init__(self, workflow_id: str, action: str = "start") -> None:
         self.workflow_id = workflow_id
-        super().__init__(workflow_id)
+        self.action = action
+        super().__init__(workflow_id, action)
 
     def __str__(self) -> str:
         return (
             f"workflow {self.workflow_id!r} is internal, as tools that take ctx or need an approval are: "
-            "start the workflow or agent that calls it"
+            f"{self.action} the workflow or agent that calls it"
         )
 
 

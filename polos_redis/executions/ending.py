@@ -6,9 +6,11 @@ import asyncio
 
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions.people import check_name
+from polos_redis.definitions.published import definition_of
 from polos_redis.errors import (
     ExecutionFinishedError,
     ExecutionNotFoundError,
+    InternalWorkflowError,
     InvalidInputError,
     NotFailedError,
     NotFinishedError,
@@ -40,9 +42,12 @@ async def cancel(
 async def retry(connection: Connection, execution_id: str, *, created: str | None = None) -> int:
     """See `PolosClient.retry`. `created` as in `cancel`."""
     store = await connection.store()
-    run, found = await store.executions.read_fields(execution_id, "run", "created")
+    run, found, workflow = await store.executions.read_fields(execution_id, "run", "created", "workflow")
     if run is None or found is None or text(found) != (created or text(found)):
         raise ExecutionNotFoundError(execution_id)
+    # Its parent called it once, for which a person may have approved: another run is the parent's to start.
+    if (await definition_of(store, text(workflow))).internal:
+        raise InternalWorkflowError(text(workflow), "retry")
     tag, *rest = await store.executions.retry(execution_id, int(run), found)
     if tag == b"retried":
         return int(rest[0])
@@ -66,7 +71,7 @@ async def delete(connection: Connection, execution_id: str) -> int:
     if tag == b"status":
         raise NotFinishedError(execution_id, text(rest[0]))
     deleted, entries = int(rest[0]), int(rest[1])
-    async for descendants in store.executions.ended_below(execution_id):
+    async for descendants in store.executions.descendants(execution_id):
         for tag, *rest in await asyncio.gather(*map(store.executions.delete, descendants)):
             deleted += int(rest[0]) if tag == b"deleted" else 0
     if not deleted and not entries:

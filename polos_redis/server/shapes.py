@@ -8,7 +8,11 @@ from typing import Annotated, Any, Literal
 from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from polos_redis.values.names import LONGEST
+
 Text = Annotated[str, Field(min_length=1)]
+PERSON_NAME = "A person's name has no invisible characters, and letters of one script."
+Person = Annotated[str, Field(json_schema_extra={"format": "person-name", "maxLength": LONGEST})]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Status = Literal["queued", "waiting", "completed", "failed", "cancelled"]
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -47,7 +51,7 @@ class StartRequest(RequestBody):
     )
     start_at: AwareDatetime | None = None
     session_id: str | None = None
-    user_id: str | None = Field(None, description="Default: the caller's name.")
+    user_id: Person | None = Field(None, description=f"Default: the caller's name. {PERSON_NAME}")
     initial_state: Any = None
 
 
@@ -60,8 +64,15 @@ class ResumeRequest(RequestBody):
         None,
         description="The digest of the suspension as shown. If it has changed, the answer is refused.",
     )
-    early: bool = Field(False, strict=True, description="Store the answer if its suspension is not open yet.")
-    resumed_by: Text | None = Field(None, description="The person answered for. Requires the scope admin.")
+    early: bool = Field(
+        False,
+        strict=True,
+        description="Store the answer if its suspension is not open yet. It is for this very execution, not "
+        "for its descendants.",
+    )
+    resumed_by: Annotated[Person, Field(min_length=1)] | None = Field(
+        None, description=f"The person answered for. Requires the scope admin. {PERSON_NAME}"
+    )
 
 
 class Shape(BaseModel):
@@ -168,6 +179,10 @@ class Execution(ExecutionSummary):
     suspensions: list[Suspension]
     open_suspensions: list[Suspension]
     open_suspensions_below: list[Suspension]
+    left_out: dict[str, int] = Field(
+        description="How many older steps, suspensions, waits and children are not listed: the newest 10,000 "
+        "of each are, up to 32 MiB."
+    )
 
 
 class Decided(Shape):

@@ -2,7 +2,8 @@
 
 Each message's `id` is the event's id, its data the event as JSON. A reader that reconnects with Last-Event-ID
 misses nothing; after the end of an execution it gets 204, which stops a browser's EventSource. A stream ends
-soon after its key expires or is revoked, or its reader logs out. All readers share the client's few connections to Redis.
+soon after its key expires or is revoked, or its reader logs out. All readers share the client's few
+connections to Redis.
 """
 
 from __future__ import annotations

@@ -117,8 +117,7 @@ class Errands:
             cursor = b"0"
             while True:
                 cursor, flat = await self._wire.call("HSCAN", key, cursor, "COUNT", 500, patience=patience)
-                rows = dict(zip(flat[::2], flat[1::2], strict=True))
-                for found in await self._described(prefix, rows):
+                for found in await self._described(prefix, flat[::2]):
                     if found is not None:
                         yield found
                 if cursor == b"0":
@@ -126,19 +125,18 @@ class Errands:
 
     async def failures_of(self, prefix: bytes, names: list[str]) -> list[FailedErrand | None]:
         """Returns what is known of the failures of some errands of a partition; None for one without."""
+        return await self._described(prefix, list(map(raw, names)))
+
+    async def _described(self, prefix: bytes, names: list[bytes]) -> list[FailedErrand | None]:
+        """Reads the times before the failures: an errand set aside by then has its last failure noted."""
         if not names:
             return []
-        key, wanted = prefix + keys.ERRAND_FAILURES.encode(), list(map(raw, names))
-        packed = await self._wire.call("HMGET", key, *wanted, patience=self._partitions.patience)
-        return await self._described(prefix, dict(zip(wanted, packed, strict=True)))
-
-    async def _described(self, prefix: bytes, rows: dict[bytes, bytes | None]) -> list[FailedErrand | None]:
-        if not any(rows.values()):
-            return [None] * len(rows)
-        key = prefix + keys.ERRANDS.encode()
-        dues = await self._wire.call("ZMSCORE", key, *rows, patience=self._partitions.patience)
+        errands, failures = prefix + keys.ERRANDS.encode(), prefix + keys.ERRAND_FAILURES.encode()
+        patience = self._partitions.patience
+        dues = await self._wire.call("ZMSCORE", errands, *names, patience=patience)
+        rows = await self._wire.call("HMGET", failures, *names, patience=patience)
         found: list[FailedErrand | None] = []
-        for (name, packed), due in zip(rows.items(), dues, strict=True):
+        for name, due, packed in zip(names, dues, rows, strict=True):
             if packed is None or due is None:
                 found.append(None)
                 continue

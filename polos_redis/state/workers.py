@@ -31,12 +31,14 @@ class Workers:
             )
         )
 
-    async def served(self) -> set[str]:
-        """Returns the ids of the workflows that workers with a lease serve."""
-        ids: set[str] = set()
+    async def served(self) -> dict[str, set[str]]:
+        """Returns the ids of the workflows that workers with a lease serve, and the queues that they read."""
+        served: dict[str, set[str]] = {}
         for prefix in self._partitions.prefixes:
             for packed in await self._wire.call(
                 "HVALS", prefix + keys.SERVES.encode(), patience=self._partitions.patience
             ):
-                ids.update(msgpack.unpackb(packed)["workflows"])
-        return ids
+                announced = msgpack.unpackb(packed)
+                for workflow_id in announced["workflows"]:
+                    served.setdefault(workflow_id, set()).update(announced["queues"])
+        return served

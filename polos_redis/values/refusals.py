@@ -50,7 +50,7 @@ def _problem(value: Any, open_ids: set[int], depth: int) -> str | None:
     try:
         _, body, _ = packing.encoder(type(value))
         body(value)
-    except Exception as error:
+    except BaseException as error:
         return (
             str(error)
             if isinstance(error, NotStorableError)

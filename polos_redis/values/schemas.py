@@ -12,6 +12,7 @@ import json
 from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
+from polos_redis import failures
 from polos_redis.errors import ConfigurationError, NotStorableError
 from polos_redis.values import bounds, type_names
 from polos_redis.values.json_text import read_json
@@ -33,8 +34,8 @@ def describe(what: str, annotation: Any, *, option: str = "schema") -> tuple[dic
     try:
         schema = _schema(annotation)
         json.dumps(schema)  # a type may add anything to its schema
-    except Exception as error:  # from pydantic, or from the type's own hooks
-        why = str(error).partition("\n")[0]  # the rest is pydantic's advice with links
+    except BaseException as error:  # from pydantic, or anything from the type's own hooks
+        why = failures.text_of(error).partition("\n")[0]  # the rest is pydantic's advice with links
         raise ConfigurationError(f"{what}: {option}={annotation!r} has no JSON schema: {why}") from error
     name = ""
     if isinstance(annotation, type) and (

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from typing import Any, Protocol
 
-from polos_redis.errors import RedisUnavailableError
+from polos_redis import failures, tasks
+from polos_redis.errors import PolosError, RedisUnavailableError
 from polos_redis.wire.replies import TransientReplyError, refusal
 from polos_redis.wire.urls import bad_url
+
+MOST_THREADS = 64  # calls of credential providers that have not returned
+
+_threads = threading.BoundedSemaphore(MOST_THREADS)
 
 
 class CredentialProvider(Protocol):
     """Names the user and password of each new connection, as redis-py's class of this name does.
 
     `get_credentials` returns `(user, password)` or `(password,)`. It runs in a thread. If the object has an
-    async `get_credentials_async`, that is called instead.
+    async `get_credentials_async`, that is called instead. A provider that fails, or does not answer within
+    the connection's timeout, is asked again with the next attempt to connect.
     """
 
     def get_credentials(self) -> tuple[str, ...]: ...
@@ -86,6 +95,10 @@ async def dial(
             raise refused from error
         if isinstance(error, (RedisError, OSError)):
             raise RedisUnavailableError(f"Redis at {address} can't be reached: {error}") from error
+        if isinstance(error, Exception) and not isinstance(error, PolosError):  # a host that is no name
+            raise RedisUnavailableError(
+                f"Redis at {address} can't be reached: {failures.line_of(error)}"
+            ) from error
         raise
     transport: asyncio.Transport = writer.transport
     # Otherwise redis-py and the writer would warn, or close the transport, when they are collected.
@@ -96,23 +109,59 @@ async def dial(
 
 async def _login(credentials: CredentialProvider, address: str, timeout: float) -> dict[str, Any]:
     """User and password for one connection. Raises `RedisUnavailableError`, so the caller tries again."""
-    from redis.credentials import CredentialProvider as Base
-
-    ask: Any = getattr(credentials, "get_credentials_async", None)
-    if ask is not None and getattr(ask, "__func__", None) is getattr(Base, "get_credentials_async", None):
-        ask = None  # the one that is inherited blocks, and warns
+    deadline = asyncio.timeout(timeout)
     try:
-        async with asyncio.timeout(timeout):
-            found = await (asyncio.to_thread(credentials.get_credentials) if ask is None else ask())
-        if not isinstance(found, tuple) or not 1 <= len(found) <= 2:
-            raise TypeError("it must return (user, password) or (password,)")
-        *user, password = found
-        return {"username": user[0] if user else None, "password": password}
-    except Exception as error:
-        what = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else repr(error)
+        async with deadline:
+            found = await tasks.guard(_ask(credentials))
+        if not isinstance(found, tuple) or not 1 <= len(found) <= 2 or not all(map(_is_text, found)):
+            raise TypeError("it must return (user, password) or (password,), as strings")
+    except BaseException as error:
+        if failures.is_a(error, KeyboardInterrupt, GeneratorExit):
+            raise
+        if failures.is_a(error, asyncio.CancelledError) and tasks.is_cancelled():
+            raise
+        what = f"no answer within {timeout:g} s" if deadline.expired() else failures.line_of(error)
         raise RedisUnavailableError(
             f"the credential provider for Redis at {address} failed: {what}"
         ) from error
+    *user, password = found
+    return {"username": user[0] if user else None, "password": password}
+
+
+async def _ask(credentials: CredentialProvider) -> Any:
+    from redis.credentials import CredentialProvider as Base
+
+    ask: Any = getattr(credentials, "get_credentials_async", None)
+    inherited = getattr(Base, "get_credentials_async", None)  # it blocks, and warns
+    if ask is not None and getattr(ask, "__func__", None) is not inherited:
+        return await ask()
+    found = await _in_thread(credentials.get_credentials)
+    return await found if inspect.isawaitable(found) else found
+
+
+def _in_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
+    """Call in a daemon thread: a call that never returns must not keep the process from exiting."""
+    threads = _threads
+    if not threads.acquire(blocking=False):
+        raise RuntimeError(f"{MOST_THREADS} earlier calls have not returned")
+    result: Future[Any] = Future()
+    result.set_running_or_notify_cancel()  # from now on, it can't be cancelled
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:
+            result.set_exception(error)
+        finally:
+            threads.release()
+
+    threading.Thread(target=run, name="polos-credentials", daemon=True).start()
+    return asyncio.wrap_future(result)
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value can be sent. The error of an encoding would quote the password."""
+    return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def _code(error: Any) -> str:

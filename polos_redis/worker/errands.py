@@ -37,7 +37,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from polos_redis import apikeys, failures, tasks
+from polos_redis import failures, tasks
 from polos_redis.decisions import answers
 from polos_redis.errors import (
     ConnectionLostError,
@@ -331,8 +331,7 @@ async def _decide_early(store: Store, rest: str) -> None:
     if answer is None:
         return
     try:
-        key = await apikeys.read(store, answer.key_id) if answer.key_id else None
-        if answer.key_id and (key is None or not key.holds or not key.may("approve")):
+        if answer.key_id and not await store.api_keys.may(answer.key_id, "approve"):
             reason = "the API key it was given with is no longer valid"
             raise NotApproverError(execution_id, step_key, answer.by, reason)
         await answers.decide_early(store, execution_id, step_key, answer)

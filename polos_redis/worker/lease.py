@@ -46,6 +46,7 @@ class Lease:
         worker_id: str,
         seconds: float,
         workflows: Sequence[str],
+        queues: Sequence[str],
         stats: WorkerStats,
     ) -> None:
         self.store = store
@@ -54,7 +55,9 @@ class Lease:
         self.lapses = 0
         self._url = url
         self._stats = stats
-        self._serves: bytes = msgpack.packb({"workflows": list(workflows), "lease_seconds": seconds})
+        self._serves: bytes = msgpack.packb(
+            {"workflows": list(workflows), "queues": list(queues), "lease_seconds": seconds}
+        )
         self._renewed = dict.fromkeys(store.prefixes, float("-inf"))
         self._fresh = {prefix: asyncio.Event() for prefix in store.prefixes}
         self._turned = time.monotonic()  # when the worker's loop turned last

@@ -167,7 +167,9 @@ class Worker:
         store = Store(session.wire, self.client.namespace, self.client.partitions, patience=None)
         await check_servers(store)
         ids = [workflow.id for workflow in workflows]
-        lease = Lease(store, self.client.url, self.worker_id, self.lease_seconds, ids, self.stats)
+        lease = Lease(
+            store, self.client.url, self.worker_id, self.lease_seconds, ids, self.queues, self.stats
+        )
         deliveries = Deliveries(
             store,
             self.worker_id,

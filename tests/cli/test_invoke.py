@@ -127,6 +127,10 @@ async def test_start_options_are_applied(polos: Command, working: Polos) -> None
     async with working as client:
         options = ["--session", "s 1", "--user", "ana", "--queue", "calm", "--run-timeout", "0.2"]
         started = await polos("invoke", "cli-asks", "--delay", "3600", *options, "--json")
+        assert started.err == (
+            "polos: warning: no worker that serves workflow 'cli-asks' reads queue 'calm', so the execution "
+            "stays queued until one does (read: 'default')\n"
+        )
         found = await client.get_execution(started.json["id"])
         assert (found["status"], found["queue"]) == ("queued", "calm")
         assert (found["session_id"], found["user_id"]) == ("s 1", "ana")

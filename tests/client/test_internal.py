@@ -14,8 +14,10 @@ from polos_redis import (
     ConfigurationError,
     ExecutionFailedError,
     PolosClient,
+    StepExecutionError,
     Workflow,
     WorkflowContext,
+    apikeys,
     schedules,
     tool,
     workflow,
@@ -25,8 +27,10 @@ from polos_redis.state.origin import Origin
 from tests.harness.command import Command
 from tests.harness.running import Running, running, until, working
 from tests.harness.serving import key, problem, serving
+from tests.harness.visiting import visiting
 
 PAID: list[Any] = []
+BANK = {"open": False}
 
 
 class Transfer(BaseModel):
@@ -34,10 +38,16 @@ class Transfer(BaseModel):
     amount: float
 
 
+def _send(to: str) -> None:
+    if to == "closed" and not BANK["open"]:
+        raise ConnectionError("the bank is closed")
+    PAID.append(to)
+
+
 @tool(approval="always", approvers=["cfo"])
 async def internal_transfer(ctx: WorkflowContext, transfer: Transfer) -> str:
     """Send money."""
-    await ctx.step.run("send", lambda: PAID.append(transfer.to))
+    await ctx.step.run("send", _send, transfer.to, max_retries=0)
     return f"sent to {transfer.to}"
 
 
@@ -64,6 +74,7 @@ pays: Workflow[Any, Any] = Workflow(_pays, "internal-pays")
 @pytest.fixture(autouse=True)
 def nothing_paid() -> None:
     PAID.clear()
+    BANK["open"] = False
 
 
 async def failed(at: Running, execution_id: str) -> None:
@@ -127,14 +138,50 @@ async def test_a_start_before_the_workflow_is_known_fails_before_its_code(client
             for execution_id in ids:
                 await failed(at, execution_id)
             retried = await api.post(f"/api/v1/executions/{ids[0]}/retry", headers=mallory)
-            assert retried.json()["run"] == 2
-            await until(lambda: _has_failed(client, ids[0], 2))
+            problem(retried, 403, "internal-workflow")
             await failed(at, ids[0])
 
 
-async def _has_failed(client: PolosClient, execution_id: str, run: int) -> bool:
-    found = await client.get_execution(execution_id)
-    return (found["status"], found["run"]) == ("failed", run)
+async def test_a_call_that_was_approved_once_is_not_repeated_by_a_retry_of_its_child(
+    redis_url: str, namespace: str, tmp_path: Any
+) -> None:
+    """The approved call fails. A retry of the child alone would make it again, and nobody would be asked."""
+    assert TRANSFER is not None
+
+    async def asks(ctx: WorkflowContext, input: None) -> str:
+        await ctx.step.suspend("approval", data=MALLORY, schema=bool)
+        try:
+            return str(await ctx.step.invoke_and_wait("pay", TRANSFER, Transfer(to="closed", amount=1)))
+        except StepExecutionError:
+            return "failed"
+
+    asking: Workflow[Any, Any] = Workflow(asks, "internal-asks")
+    async with (
+        running(redis_url, namespace, asking, TRANSFER) as at,
+        serving(at.client) as url,
+        visiting(url) as visitor,
+        httpx.AsyncClient(base_url=url, timeout=60) as api,
+    ):
+        handle = await asking.invoke(at.client, None)
+        await at.opened(handle, "approval")
+        await at.client.resume(suspend_execution_id=handle.id, suspend_step_key="approval", data=True)
+        assert await at.result(handle) == "failed"
+        (child,) = (await at.client.get_execution(handle.id))["children"]
+        assert (child["status"], PAID) == ("failed", [])
+        BANK["open"] = True
+        with pytest.raises(InternalWorkflowError, match="retry the workflow or agent that calls it"):
+            await at.client.retry(child["id"])
+        _, secret = await apikeys.create(at.client, "mallory", ["invoke", "read"])
+        path, headers = f"/executions/{child['id']}", {"Authorization": f"Bearer {secret}"}
+        refused = await api.post(f"/api/v1{path}/retry", headers=headers)
+        assert problem(refused, 403, "internal-workflow")["workflow_id"] == TRANSFER.id
+        done = await Command(redis_url, namespace, tmp_path)("retry", child["id"])
+        assert done.code == 1 and "retry the workflow or agent that calls it" in done.err
+        await visitor.log_in(secret)
+        page = await visitor.get(path)
+        cancels_or_retries = [one.action for one in page.forms if path in one.action]
+        assert page.status == 200 and cancels_or_retries == []
+        assert (await at.client.get_execution(child["id"]))["status"] == "failed" and PAID == []
 
 
 @pytest.mark.parametrize("parent", [None, "0" * 32])

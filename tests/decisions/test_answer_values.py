@@ -300,7 +300,7 @@ async def test_data_with_an_excluded_field_is_refused(data: Any, redis_url: str,
         with pytest.raises(
             ExecutionFailedError,
             match=r"ConfigurationError: suspension 'ask': data= has (Decision.cents|Line.note), which is "
-            "excluded from JSON, so nobody would see it: pass a dict of what to show",
+            "not in its JSON, so nobody would see it: pass a dict of what to show",
         ):
             await at.result(handle)
 

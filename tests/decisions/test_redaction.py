@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from polos_redis.links import Links
 from polos_redis.logs import JsonFormatter, KeyValueFormatter
-from polos_redis.redaction import redact, redact_json, redact_text
+from polos_redis.redaction import may_have_secrets, redact, redact_json, redact_text
 from polos_redis.values import codec
 from polos_redis.values.plain import readable
 
@@ -64,6 +64,7 @@ def test_everything_else_is_kept(value: Any) -> None:
     assert redact(value) == value
     assert json.loads(redact_text(json.dumps(value))) == value
     assert readable(codec.encode(value)) == codec.to_plain(codec.encode(value))
+    assert not may_have_secrets(codec.encode(value)), "so that it is not searched at all"
 
 
 @given(sensitive, st.integers(1, 6))

@@ -305,6 +305,34 @@ async def test_an_early_answer_is_stored_and_used(redis_url: str, namespace: str
         assert types[-3:] == ["suspend_ask", "resume_ask", "workflow_finish"]
 
 
+async def _above(ctx: WorkflowContext) -> Any:
+    return await ctx.step.invoke_and_wait("child", gated)
+
+
+above: Workflow[Any, Any] = Workflow(_above, "above")
+
+
+async def test_an_early_answer_is_for_the_very_execution(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, above, gated) as at:
+        handle = await above.invoke(at.client)
+
+        async def early(execution_id: str, data: str) -> str:
+            resumed = await at.client.resume(
+                suspend_execution_id=execution_id, suspend_step_key="ask", data=data, early=True
+            )
+            return resumed.execution_id
+
+        assert await early(handle.id, "for the root") == handle.id
+        await at.parked(handle)
+        (child,) = (await at.client.get_execution(handle.id))["children"]
+        await at.parked(at.client.get_handle(child["id"]))
+        assert await early(child["id"], "for the child") == child["id"]
+        (kept,) = (await at.client.get_execution(handle.id))["early_answers"]
+        assert kept["step_key"] == "ask"
+        await at.answer(at.client.get_handle(child["id"]), "gate")
+        assert (await soon(at.result(handle)))[0] == "for the child"
+
+
 async def test_an_early_answer_to_an_open_suspension_is_an_answer(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, approval) as at:
         handle = await _parked(at)

@@ -54,6 +54,21 @@ async def gated(ctx: WorkflowContext, input: Any) -> list[int]:
 
 
 @workflow
+async def gated_in_thread(ctx: WorkflowContext, input: Any) -> list[int]:
+    """Like `gated`, but the second step waits in a thread, so it passes the gate even if it is cancelled."""
+    happen = effects_of(ctx)
+
+    def wait() -> int:
+        number: int = asyncio.run(happen("two", input["gate"]))
+        return number
+
+    one = await ctx.step.run("one", happen, "one")
+    two = await ctx.step.run("two", wait)
+    three = await ctx.step.run("three", happen, "three")
+    return [one, two, three]
+
+
+@workflow
 async def in_thread(ctx: WorkflowContext, input: Any) -> int:
     """A step that blocks a thread for `input` seconds."""
 

@@ -43,6 +43,7 @@ class RelationInvariants:
                 yield from self._waits_for_events(partition, execution_id)
             yield from self._sets_of_children(partition)
             yield from self._below(partition)
+            yield from self._descendants(partition)
             for semaphore in partition.slots.keys() | partition.waiters.keys():
                 yield from self._semaphore(partition, semaphore)
             yield from self._subscribers(partition)
@@ -134,6 +135,18 @@ class RelationInvariants:
                 execution_id = member.partition(b" ")[0]
                 if not execution_id.startswith(root + b"."):
                     yield f"the suspensions below {show(root)} have {show(member)}, which is not"
+
+    def _descendants(self, partition: Partition) -> Iterator[str]:
+        """A root's descendants are in its set, so that `delete` finds them, whichever of them is left."""
+        for execution_id in partition.executions:
+            root = execution_id.partition(b".")[0]
+            members = partition.descendants.get(root, set())
+            if root in partition.executions and execution_id not in members | {root}:
+                yield f"{show(execution_id)} is not among the descendants of {show(root)}"
+        for root, members in partition.descendants.items():
+            for one in members:
+                if not one.startswith(root + b"."):
+                    yield f"the descendants of {show(root)} have {show(one)}, which is not"
 
     # --- semaphores -----------------------------------------------------------------------
 

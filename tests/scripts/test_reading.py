@@ -10,7 +10,7 @@ import pytest
 from polos_redis import PolosClient, events
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys, scripts
-from tests.harness.desk import FAR, RETENTION, Desk, branch, new_id, subscriber
+from tests.harness.desk import FAR, RETENTION, Desk, branch, new_id, packed, subscriber
 
 ODD: list[str | bytes] = [
     "{x}",
@@ -135,7 +135,7 @@ def test_list_returns_the_newest_first_in_complete_pages(desk: Desk) -> None:
     assert [row[0].decode() for row in found] == made[::-1]
     last = desk.execution(made[-2])
     fields = ("workflow", "status", "created", "started", "finished")
-    assert found[1] == [made[-2].encode(), *(last.get(field) for field in fields)]
+    assert found[1] == [made[-2].encode(), *(last.get(field) for field in fields), None]  # not delayed
 
 
 def test_list_by_workflow_and_status(desk: Desk) -> None:
@@ -260,6 +260,8 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.suspend(by, "ok", FAR)
         desk.backoff(by, "b")
         desk.run("watch_execution", by.id, "me")
+        desk.run("read_journal", by.id, "0", 9, 9)
+        desk.run("read_audit", by.id, 0, 9, 9)
         desk.park(by, "ok", "b")
         inbox(desk)
         desk.answer(by.id, "ok")
@@ -278,6 +280,7 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.cancel(desk.invoke())
         desk.run("prune_consumer", "default", "w1", "")
         desk.run("renew_lease", "w1", b"\x80")
+        assert desk.run("check_commands", packed([["GET", desk.prefix + "timer_leader"]])) == [[], []]
         desk.run("create_group", "other")
         desk.run("publish_definition", "limit", "narrow", 3)
         compose(desk)

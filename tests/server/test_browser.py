@@ -160,6 +160,20 @@ async def shows(ctx: WorkflowContext, input: None) -> Any:
     return (await ctx.step.suspend("look", data=data))["data"]
 
 
+class Slots(BaseModel):
+    approved: bool
+    plain: datetime = datetime(2026, 7, 1, 14, 30, tzinfo=UTC)
+    exact: datetime = datetime(2026, 7, 1, 14, 30, 0, 123456, tzinfo=UTC)
+    short: datetime = datetime(2026, 7, 1, 14, 30, 45, 120000, tzinfo=UTC)
+    first: datetime = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)  # in Berlin at 02:30
+    second: datetime = datetime(2026, 10, 25, 1, 30, tzinfo=UTC)  # an hour later at 02:30 again
+
+
+async def slots(ctx: WorkflowContext, input: None) -> Slots | Rejection:
+    return await ctx.step.suspend("slots", schema=Slots)
+
+
+SLOTS: Workflow[Any, Any] = Workflow(slots, "browser_slots")
 CHARGE: Workflow[Any, Any] = Workflow(charge, "browser_charge")
 ORDERS: Workflow[Any, Any] = Workflow(orders, "browser_orders")
 DECIDES: Workflow[Any, Any] = Workflow(decides, "browser_decides")
@@ -206,7 +220,7 @@ class Desk:
 
 @pytest.fixture
 async def desk(redis_url: str, namespace: str) -> AsyncIterator[Desk]:
-    async with running(redis_url, namespace, CHARGE, DECIDES, ORDERS, SHOWS, TWICE) as run:
+    async with running(redis_url, namespace, CHARGE, DECIDES, ORDERS, SHOWS, SLOTS, TWICE) as run:
         links = Links([SECRET], namespace, "", 3600)
         async with serving(run.client, links=links) as base, async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
@@ -600,6 +614,18 @@ CONTRAST = """() => {
   }
   return [...found];
 }"""
+
+
+async def test_times_that_nobody_changed_stay_the_same(desk: Desk) -> None:
+    handle = await desk.run.client.invoke(SLOTS, None)
+    await desk.run.parked(handle)
+    async with desk.page(timezone_id="Europe/Berlin") as page:
+        await page.goto(await desk.link(handle, "slots"))
+        await expect(page.locator("[data-zone]").first).to_have_text("Time zone: Europe/Berlin")
+        assert await page.get_by_label("Plain").input_value() == "2026-07-01T16:30"
+        await page.get_by_role("button", name="Approve").click()
+        await expect(page.get_by_role("heading", name="Approved")).to_be_visible()
+    assert await desk.run.result(handle) == Slots(approved=True)
 
 
 async def test_times_are_entered_and_shown_in_the_readers_zone(desk: Desk) -> None:

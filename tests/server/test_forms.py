@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, HttpUrl, TypeAdapter, create_model
 
@@ -393,6 +393,36 @@ def test_times_are_in_the_writers_zone() -> None:
     assert form.read(draft) == {"it": "2026-07-01T10:00:00+02:00"}
     draft.put("zone", "../../etc/passwd")
     assert form.read(draft) == {"it": "2026-07-01T10:00:00Z"}
+
+
+ZONES = ("UTC", "Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe", "Asia/Tokyo")
+
+
+@given(
+    st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.timezones()),
+    st.sampled_from(ZONES),
+    st.sampled_from((1, 1000, 1_000_000)),
+)
+@example(datetime(2026, 10, 25, 1, 30, tzinfo=UTC), "Europe/Berlin", 1)  # 02:30 for the second time
+def test_a_time_that_nobody_changed_is_sent_as_the_same_time(
+    value: datetime, zone: str, microseconds: int
+) -> None:
+    value = value.replace(microsecond=value.microsecond // microseconds * microseconds)
+    field = Input(type="datetime", name="answer/it", path="it", label="It", required=True)
+    assert field.accepts(value.isoformat())
+    draft = Draft([("zone", zone)])
+    field.fill(draft, value.isoformat())
+    shown = draft.get("answer/it")
+    assert (field.html_type(shown) == "text") == (datetime.fromisoformat(shown).tzinfo is not None)
+    assert datetime.fromisoformat(field.read(draft)).astimezone(UTC) == value.astimezone(UTC)
+    assert not field.accepts(value.replace(tzinfo=None).isoformat())  # it would get the reader's zone
+
+
+def test_json_beyond_the_bounds_is_an_error_of_its_field() -> None:
+    form = form_of(Any)
+    draft = Draft([("answer/it", "[" * 300 + "]" * 300)])
+    form.read(draft)
+    assert draft.errors == {"it": "Enter a smaller value: the value is nested deeper than 100 levels."}
 
 
 def test_recursive_types_have_forms() -> None:

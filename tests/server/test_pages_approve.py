@@ -274,6 +274,18 @@ class TestForm:
         assert "Answered" in done.text
         assert (await desk.run.result(handle))["data"] == {"when": "later", "percent": 25}
 
+    async def test_nothing_of_a_form_is_cut_unsaid(self, desk: Desk) -> None:
+        """What a page has no room for ends in "…"; the titles and descriptions are shown in full."""
+        long = "x" * 2500 + " the end"
+        fields: list[Any] = [{"name": "a", "label": long, "description": long}]
+        fields += [{"name": "b", "type": "select", "options": [long, "y"]}]
+        handle = await desk.asked(data={"_form": {"title": long, "description": long, "fields": fields}})
+        text = (await desk.by_link(handle)).text.partition("Details")[0]
+        assert text.count(" the end") == 2
+        assert [*map(len, re.findall("(x+)…", text))] == [160, 299, 1999, 299]
+        page = await desk.by_link(await desk.asked(form={"title": long, "description": long}))
+        assert page.text.partition("Details")[0].count(" the end") == 2
+
     async def test_enter_decides_nothing(self, desk: Desk) -> None:
         page = await desk.by_link(await desk.asked())
         inside = [attributes for tag, attributes in page.tags if tag == "button"]

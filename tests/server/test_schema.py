@@ -12,7 +12,9 @@ from tests.harness.running import Running, working
 from tests.harness.serving import key, serving
 
 SCHEMATHESIS = str(Path(sys.executable).with_name("schemathesis"))
-GONE_IS_FINE = """
+CONFIG = f"""
+hooks = {str(Path(__file__).with_name("schema_hooks.py"))!r}
+
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "401", "403", "404", "409", "410", "429"]
 """
@@ -26,7 +28,7 @@ async def waiter(ctx: WorkflowContext, input: Any) -> Any:
 
 async def test_every_route_matches_its_schema(client: PolosClient, tmp_path: Path) -> None:
     headers = await key(client, "admin")
-    (tmp_path / "gone.toml").write_text(GONE_IS_FINE)
+    (tmp_path / "schemathesis.toml").write_text(CONFIG)
     async with serving(client, rate_limit="1000000/minute") as url, working(client, waiter) as worker:
         for _ in range(2):
             await Running(client, worker).opened(await client.invoke(waiter, 1), "ask")
@@ -34,7 +36,7 @@ async def test_every_route_matches_its_schema(client: PolosClient, tmp_path: Pat
             *(
                 SCHEMATHESIS,
                 "--config-file",
-                "gone.toml",
+                "schemathesis.toml",
                 "run",
                 f"{url}/openapi.json",
                 "--exclude-path",

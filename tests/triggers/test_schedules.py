@@ -156,8 +156,8 @@ async def test_list_returns_all_schedules(redis_url: str, namespace: str) -> Non
         (("8 o'clock",), "five fields"),
         (("99 * * * *",), "bad minute"),
         ((DAILY, "Mars/Olympus"), "unknown time zone 'Mars/Olympus'"),
-        ((DAILY, "UTC", ""), "key must be a string"),
-        ((DAILY, "UTC", None), "key must be a string"),
+        ((DAILY, "UTC", ""), "key must be a non-empty string"),
+        ((DAILY, "UTC", None), "key must be a non-empty string"),
     ],
 )
 async def test_an_invalid_schedule_is_refused(

@@ -297,9 +297,10 @@ async def test_another_batch_size_takes_effect_when_a_worker_starts(client: Polo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trigger_on_event": ""}, "a topic's name"),
-        ({"trigger_on_event": 5}, "a topic's name"),
-        ({"trigger_on_event": "approval/" + "0" * 32}, "a topic's name"),
+        ({"trigger_on_event": ""}, "trigger_on_event must be a non-empty string"),
+        ({"trigger_on_event": 5}, "trigger_on_event must be a non-empty string"),
+        ({"trigger_on_event": "a" * 1025}, "trigger_on_event has 1025 bytes"),
+        ({"trigger_on_event": "approval/" + "0" * 32}, "can't be the topic of an execution"),
         ({"trigger_on_event": "news", "batch_size": 0}, "batch_size must be a whole number"),
         ({"trigger_on_event": "news", "batch_size": 1001}, "batch_size must be a whole number"),
         ({"trigger_on_event": "news", "batch_size": 2.0}, "batch_size must be a whole number"),

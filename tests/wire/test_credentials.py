@@ -19,6 +19,8 @@ from polos_redis import (
     workflow,
 )
 from polos_redis.errors import PolosError
+from polos_redis.wire import dialing
+from polos_redis.wire.dialing import dial
 from tests.harness.running import soon, until
 from tests.harness.servers import ChaosServer
 
@@ -130,19 +132,133 @@ async def test_a_failing_provider_is_one_sentence_and_asked_again(
         assert asked >= 3
 
 
-@pytest.mark.parametrize("found", [None, (), 5, "text", ("a", "b", "c")])
+class Odd(Exception):
+    """An exception that can't even be printed."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["in a thread", "awaited"])
+@pytest.mark.parametrize(
+    "raised",
+    [
+        KeyError("k"),
+        SystemExit(3),
+        asyncio.CancelledError(),
+        TimeoutError("its own"),
+        Odd(),
+        BaseException("b"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+async def test_whatever_a_provider_raises_is_the_cause(
+    chaos_server: ChaosServer, namespace: str, raised: BaseException, awaited: bool
+) -> None:
+    class InThread:
+        def get_credentials(self) -> tuple[str, ...]:
+            raise raised
+
+    class InLoop:
+        async def get_credentials_async(self) -> tuple[str, ...]:
+            raise raised
+
+    provider: Any = InLoop() if awaited else InThread()
+    async with PolosClient(
+        chaos_server.url, namespace, credential_provider=provider, patience_seconds=0.3
+    ) as client:
+        with pytest.raises(RedisUnavailableError, match=r"the credential provider for Redis at .* failed: "):
+            await client.list_executions()
+
+
+@pytest.mark.parametrize("kind", ["thread", "loop", "property"])
+async def test_a_provider_that_hangs_is_given_up(
+    chaos_server: ChaosServer, namespace: str, kind: str
+) -> None:
+    released, asked = threading.Event(), 0
+
+    class Hanging:
+        def get_credentials(self) -> tuple[str, ...]:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                released.wait()
+            return ("default", "")
+
+    class HangingInLoop:
+        async def get_credentials_async(self) -> tuple[str, ...]:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                await asyncio.Event().wait()
+            return ("default", "")
+
+    class Broken:
+        @property
+        def get_credentials_async(self) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked > 1:
+                raise OSError("no vault")
+            return None
+
+        def get_credentials(self) -> tuple[str, ...]:
+            raise OSError("no vault")
+
+    provider: Any = {"thread": Hanging, "loop": HangingInLoop, "property": Broken}[kind]()
+    try:
+        with pytest.raises(
+            RedisUnavailableError, match=r"failed: (no answer within 0\.3 s|OSError: no vault)"
+        ):
+            await dial(chaos_server.url, "here", 0.3, provider)
+        if kind != "property":
+            transport = await dial(chaos_server.url, "here", 20, provider)
+            transport.abort()
+    finally:
+        released.set()
+
+
+async def test_calls_that_never_return_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialing, "_threads", threading.BoundedSemaphore(1))
+    released = threading.Event()
+
+    class Hanging:
+        def get_credentials(self) -> tuple[str, ...]:
+            released.wait()
+            return ()
+
+    with pytest.raises(RedisUnavailableError, match="no answer within"):
+        await dial("redis://h", "here", 0.1, Hanging())
+    with pytest.raises(RedisUnavailableError, match="earlier calls have not returned"):
+        await dial("redis://h", "here", 0.1, Hanging())
+    released.set()
+
+
+async def test_a_host_that_is_no_name_is_unreachable() -> None:
+    with pytest.raises(RedisUnavailableError, match="can't be reached"):
+        await dial("redis://a..b:6379/0", "a..b:6379", 5)
+
+
+@pytest.mark.parametrize(
+    "found", [None, (), 5, "text", ("a", "b", "c"), ("a", None), (b"b",), (1, "p"), ("a", "s3cret\ud800")]
+)
 async def test_what_a_provider_returns_is_checked(
     chaos_server: ChaosServer, namespace: str, found: Any
 ) -> None:
-    class Odd:
+    class Wrong:
         def get_credentials(self) -> Any:
             return found
 
     async with PolosClient(
-        chaos_server.url, namespace, credential_provider=Odd(), patience_seconds=1
+        chaos_server.url, namespace, credential_provider=Wrong(), patience_seconds=1
     ) as client:
-        with pytest.raises(RedisUnavailableError, match=r"must return \(user, password\) or \(password,\)"):
+        with pytest.raises(
+            RedisUnavailableError, match=r"must return \(user, password\) or \(password,\)"
+        ) as caught:
             await client.list_executions()
+    assert "s3cret" not in str(caught.value)
 
 
 async def test_a_refused_password_is_reported(chaos_server: ChaosServer, namespace: str) -> None:

@@ -298,18 +298,17 @@ async def test_calls_of_a_resume_by_a_link(
 
 
 @pytest.mark.parametrize(
-    ("which", "answer", "times"),
+    ("which", "answer"),
     [
-        (asks, ANSWER, 1),
-        (asks, Decision(approved=True), 1),
-        (asks_for_a_decision, ANSWER, 1),
-        (asks_for_a_decision, Decision(approved=True), 2),  # the type, then the plain form that is stored
+        (asks, ANSWER),
+        (asks, Decision(approved=True)),
+        (asks_for_a_decision, ANSWER),
+        (asks_for_a_decision, Decision(approved=True)),
     ],
 )
 async def test_an_answer_is_encoded_once(
     which: Workflow[Any, Any],
     answer: Any,
-    times: int,
     server: EmbeddedServer,
     namespace: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -325,7 +324,7 @@ async def test_an_answer_is_encoded_once(
         monkeypatch.setattr(packing, "pack", counting)
         done = await client.resume(suspend_execution_id=execution_id, suspend_step_key="ask", data=answer)
         assert done.outcome == "accepted"
-        assert packed == [answer, ANSWER][:times]
+        assert packed == [answer]
 
 
 @contextlib.asynccontextmanager

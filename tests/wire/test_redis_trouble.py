@@ -321,7 +321,7 @@ async def test_a_worker_hands_back_entries_whose_delivery_was_lost(
     chaos_server: ChaosServer, client: PolosClient, fleet: Fleet
 ) -> None:
     async with Proxy(chaos_server.url) as proxy:
-        lost = proxy.lose_reply(b"XREADGROUP")
+        lost = proxy.lose_reply(b"XREADGROUP\r\n$5\r\nGROUP")
         worker = await fleet.start(url=proxy.url, lease_seconds=30)
         await proxy.armed.wait()
         handles = [await chain.invoke(client, {"steps": 1}) for _ in range(3)]

@@ -10,19 +10,21 @@ from typing import Any
 
 import pytest
 
-from polos_redis import ExecutionHandle, PolosClient
+from polos_redis import ExecutionHandle, PolosClient, Workflow
 from polos_redis.state import keys
 from polos_redis.worker.reaper import BATCH
 from tests.harness.fleet import Fleet, WorkerProcess
-from tests.harness.fleet_workflows import approval, blocking, chain, gated, in_thread
-from tests.harness.running import until
+from tests.harness.fleet_workflows import approval, blocking, chain, gated, gated_in_thread, in_thread
+from tests.harness.running import journal_of, until
 
 pytestmark = pytest.mark.also_on_cluster
 
 
-async def in_step_two(fleet: Fleet, client: PolosClient) -> tuple[ExecutionHandle[list[int]], WorkerProcess]:
+async def in_step_two(
+    fleet: Fleet, client: PolosClient, which: Workflow[Any, list[int]] = gated
+) -> tuple[ExecutionHandle[list[int]], WorkerProcess]:
     """An execution in its second step, and the worker that runs it."""
-    handle = await gated.invoke(client, {"gate": "go"})
+    handle = await which.invoke(client, {"gate": "go"})
     (pid,) = await fleet.seen(handle.id, "two")
     return handle, fleet.of(pid)
 
@@ -63,7 +65,7 @@ async def test_a_frozen_worker_that_wakes_after_its_recovery_changes_nothing(
 ) -> None:
     await fleet.start()
     await fleet.start()
-    handle, frozen = await in_step_two(fleet, client)
+    handle, frozen = await in_step_two(fleet, client, gated_in_thread)
     heir = next(worker for worker in fleet.workers if worker is not frozen)
     frozen.pause()
     await fleet.seen(handle.id, "two", times=2)
@@ -71,12 +73,12 @@ async def test_a_frozen_worker_that_wakes_after_its_recovery_changes_nothing(
     result = await handle.result(timeout=20)
     assert result == [frozen.pid, heir.pid, heir.pid]
     store = await client.store()
-    before = await store.executions.read(handle.id), await store.executions.read_journal(handle.id)
+    before = await store.executions.read(handle.id), await journal_of(store, handle.id)
 
     frozen.resume()  # its step ends now, too late to be journaled
     await fleet.seen(handle.id, "two-through", times=2)
     await frozen.said("dropped")
-    assert (await store.executions.read(handle.id), await store.executions.read_journal(handle.id)) == before
+    assert (await store.executions.read(handle.id), await journal_of(store, handle.id)) == before
     assert names(fleet, handle).count("three") == 1
     heir.terminate()
     assert await heir.ended() == 0

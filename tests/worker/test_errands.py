@@ -11,6 +11,7 @@ from polos_redis import ExecutionHandle, PolosClient, Workflow, WorkflowContext,
 from polos_redis.errors import ErrandNotFoundError
 from polos_redis.metrics.namespace_stats import read_namespace_stats
 from polos_redis.state import keys
+from polos_redis.state.errands import Errand
 from polos_redis.worker import errands as runner
 from tests.harness.fleet import Fleet
 from tests.harness.hostile_workflows import Verdict, asks, trivial
@@ -108,6 +109,40 @@ async def test_a_suspension_whose_early_answer_was_set_aside_can_be_answered(
         assert await answer(at.client, handle, "by hand") == "accepted"
         assert await at.result(handle) == "by hand"
         assert await errands.list_failed(at.client) == [], "it ended with its execution"
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+async def test_an_errand_set_aside_while_it_is_read_shows_its_last_failure(
+    client: PolosClient, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Its last attempt fails after so many of the reader's commands."""
+    store = await client.store()
+    prefix = store.prefixes[0]
+    due = Errand("enews", b"1")
+    await store.wire.call("ZADD", prefix + keys.ERRANDS.encode(), due.due, due.name)
+    _, started = await store.errands.start(prefix, due, "a", most=1, alone=False, longest_ms=60_000)
+    wire, call, calls = type(store.wire), type(store.wire).call, 0
+
+    async def calling(wire: Any, *words: Any, **options: Any) -> Any:
+        nonlocal calls
+        reply = await call(wire, *words, **options)
+        calls += 1
+        if calls == after:
+            errand = Errand(due.name, started)
+            what = await store.errands.failed(
+                prefix, errand, "a", "the reason", most=1, first_ms=1, longest_ms=1
+            )
+            assert what == ("set aside", 0, 1)
+        return reply
+
+    monkeypatch.setattr(wire, "call", calling)
+    (found,) = await errands.list_failed(client)
+    assert found["status"] == "failing" or found["error"] == "the reason"
+    monkeypatch.undo()
+    (found,) = await errands.list_failed(client)
+    assert (found["status"], found["error"]) == ("set aside", "the reason")
+    await store.wire.call("ZREM", prefix + keys.ERRANDS.encode(), due.name)
+    await store.wire.call("HDEL", prefix + keys.ERRAND_FAILURES.encode(), due.name)
 
 
 async def test_an_errand_takes_no_more_workers_than_it_has_attempts(

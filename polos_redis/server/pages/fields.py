@@ -11,6 +11,7 @@ from math import isfinite
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
+from polos_redis.errors import ValueTooLargeError
 from polos_redis.server.pages.draft import Draft
 from polos_redis.values.json_text import InvalidJsonError, read_json
 
@@ -128,10 +129,12 @@ class Input(Field):
         if self.type in ("text", "textarea", "password"):
             return True
         try:
+            if self.type == "datetime":  # without a zone, it would get the reader's
+                return value == value.strip() and datetime.fromisoformat(value).tzinfo is not None
             parsed = _parse(self.type, value, Draft())
         except (ValueError, OverflowError):
             return False
-        return value == value.strip() and (self.type == "datetime" or parsed == value)
+        return value == value.strip() and parsed == value
 
     def fill(self, draft: Draft, value: Any) -> None:
         if value is None:
@@ -156,6 +159,9 @@ class Input(Field):
             return _parse(self.type, text, draft)
         except InvalidJsonError as error:
             draft.add_error(self.path, f"Enter valid JSON: {error}.")
+            return MISSING
+        except ValueTooLargeError as error:
+            draft.add_error(self.path, f"Enter a smaller value: {error}.")
             return MISSING
         except (ValueError, OverflowError):
             draft.add_error(self.path, _INVALID[self.type])
@@ -276,12 +282,16 @@ def _iso(value: datetime) -> str:
 
 
 def _local(text: str, zone: tzinfo) -> str:
-    """Returns a time in the format of `datetime-local`."""
+    """Returns a time in the format of `datetime-local`; unchanged, with its zone, if that format would not
+    give the same time again: it has no microseconds, and an hour that the clocks repeat only once."""
     try:
         value = datetime.fromisoformat(text)
-        return (value.astimezone(zone) if value.tzinfo else value).replace(tzinfo=None).isoformat()
+        local = value.astimezone(zone).replace(tzinfo=None, fold=0)
+        shown = local.isoformat(timespec="milliseconds" if local.microsecond else "auto")
+        again = datetime.fromisoformat(shown).replace(tzinfo=zone)
     except (ValueError, OverflowError):
         return text
+    return shown if value.tzinfo is not None and again == value else text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

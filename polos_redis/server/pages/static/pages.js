@@ -38,7 +38,8 @@ function showTimes(root) {
 
 // --- forms ------------------------------------------------------------------------------
 
-// Interprets times without a zone in the reader's zone, unless the form already has a zone.
+// Interprets times without a zone in the reader's zone, unless the form already has a zone. A time in the hour
+// that the end of summer time repeats keeps its zone, as text: the picker can't tell which of the two is meant.
 function useZone(form) {
   const field = form.elements.namedItem("zone");
   if (!field || field.value !== "UTC" || zone === "UTC") return;
@@ -47,7 +48,14 @@ function useZone(form) {
     if (!input.value) continue;
     const date = new Date(`${input.value}Z`);
     const local = new Date(date.getTime() - date.getTimezoneOffset() * 60000);
-    input.value = local.toISOString().replace(/(:00)?\.000Z$|Z$/, "");
+    const text = local.toISOString().replace(/(:00)?\.000Z$|Z$/, "");
+    if (new Date(text).getTime() === date.getTime()) {
+      input.value = text;
+    } else {
+      const utc = `${input.value}Z`;
+      input.type = "text";
+      input.value = utc;
+    }
   }
   for (const note of form.querySelectorAll("[data-zone]")) note.textContent = `Time zone: ${zone}`;
 }
