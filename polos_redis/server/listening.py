@@ -57,8 +57,8 @@ class WatchedConnection(_Protocol):  # type: ignore[misc]
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        # asyncio does it only for sockets whose protocol number is given. Without it, a body waits up to
-        # 40 ms for the client to acknowledge the head.
+        # asyncio does it only for sockets with a protocol number. Without it, a body waits up to 40 ms
+        # for the client to acknowledge the head.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()

@@ -224,6 +224,7 @@ def test_a_key_is_masked_wherever_it_can_be_told_from_the_text(key: str, before:
             assert masked(f"{before}{key}{after}") == f"{before}{key}{after}"
 
 
+@pytest.mark.threat(31)
 async def test_a_key_that_is_no_header_is_not_repeated(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) 
 values = st.recursive(leaves, lambda one: st.lists(one) | st.dictionaries(st.text(), one), max_leaves=40)
 
 
+@pytest.mark.threat(19)
 @given(values)
 @settings(max_examples=100, deadline=None)
 def test_any_value_can_be_shown(value: Any) -> None:

@@ -80,6 +80,7 @@ async def commands(client: PolosClient) -> Counter[str]:
 # --- bodies -----------------------------------------------------------------------------
 
 
+@pytest.mark.threat(3)
 async def test_a_caller_is_refused_before_their_body_is_read(client: PolosClient) -> None:
     async with serving(client) as url:
         stalled = await asyncio.gather(*(Socket.open(url, head()) for _ in range(15)))
@@ -88,6 +89,7 @@ async def test_a_caller_is_refused_before_their_body_is_read(client: PolosClient
             one.close()
 
 
+@pytest.mark.threat(3)
 async def test_a_body_that_stalls_is_refused(client: PolosClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "STALL_SECONDS", 0.2)
     async with serving(client) as url:
@@ -119,6 +121,7 @@ async def test_what_is_held_of_bodies_is_limited_for_each_caller(client: PolosCl
         await until(accepted)
 
 
+@pytest.mark.threat(3)
 async def test_stalled_bodies_hold_little_memory_and_harm_nobody(
     client: PolosClient, redis_url: str, namespace: str
 ) -> None:
@@ -167,6 +170,7 @@ async def test_stalled_bodies_hold_little_memory_and_harm_nobody(
 # --- heads ------------------------------------------------------------------------------
 
 
+@pytest.mark.threat(3)
 async def test_a_connection_without_a_request_is_closed(
     client: PolosClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +236,7 @@ async def test_a_response_does_not_wait_for_acknowledgements(client: PolosClient
 # --- look-ups ---------------------------------------------------------------------------
 
 
+@pytest.mark.threat(1)
 async def test_guesses_cause_few_look_ups(client: PolosClient) -> None:
     async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
         known = await key(client, "read")
@@ -251,6 +256,7 @@ async def test_guesses_cause_few_look_ups(client: PolosClient) -> None:
         assert (await api.get(PATH, headers=known)).status_code == 200
 
 
+@pytest.mark.threat(1)
 async def test_a_refused_key_is_not_looked_up_again(client: PolosClient) -> None:
     async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
         wrong = {"Authorization": "Bearer polos_0000000000000000_guess"}
@@ -274,6 +280,7 @@ async def test_a_caller_over_the_limit_causes_no_look_ups(client: PolosClient) -
         assert (await commands(client) - before).total() <= 2  # the commands that read the counts
 
 
+@pytest.mark.threat(5)
 async def test_a_revoked_key_is_refused_at_once(client: PolosClient) -> None:
     async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
         made, secret = await apikeys.create(client, "ann", ["read"])
@@ -286,6 +293,7 @@ async def test_a_revoked_key_is_refused_at_once(client: PolosClient) -> None:
 # --- rates ------------------------------------------------------------------------------
 
 
+@pytest.mark.threat(3)
 @pytest.mark.parametrize(("limit", "sent"), [("10/hour", 20), ("100/hour", 150)])
 async def test_servers_count_a_caller_together(limit: str, sent: int, client: PolosClient) -> None:
     async with (
@@ -330,6 +338,7 @@ async def test_calls_right_after_an_answer_ask_again(
 # --- streams and checks -----------------------------------------------------------------
 
 
+@pytest.mark.threat(3)
 async def test_the_streams_of_a_caller_are_limited(
     client: PolosClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,6 +371,7 @@ async def test_the_streams_of_a_caller_are_limited(
         await until(free)
 
 
+@pytest.mark.threat(3)
 async def test_a_flood_of_checks_costs_few(client: PolosClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "READY_TIMEOUT_SECONDS", 60.0)  # it is busy with them
     async with serving(client) as url, httpx.AsyncClient(base_url=url, timeout=60) as api:

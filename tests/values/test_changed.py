@@ -295,6 +295,7 @@ REFUSED: list[tuple[str, tuple[str, ...], dict[str, Any], tuple[str, ...], str]]
 ]
 
 
+@pytest.mark.threat(26)
 @KINDS
 @pytest.mark.parametrize(
     ("before", "values", "after", "why"), [row[1:] for row in REFUSED], ids=[r[0] for r in REFUSED]
@@ -658,6 +659,8 @@ def changes(draw: st.DrawFn) -> tuple[str, dict[str, str], dict[str, Any], list[
     return kind, fields, values, lines, {"facts": facts, "extra": extra}
 
 
+@pytest.mark.failure(54)
+@pytest.mark.threat(26)
 @pytest.mark.skipif(
     tuple(map(int, pydantic.VERSION.split(".")[:2])) < (2, 11),
     reason="pydantic can't yet read by alias and by name at once",

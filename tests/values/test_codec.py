@@ -700,6 +700,7 @@ class Trap(metaclass=Touchy):
         called.append("init")
 
 
+@pytest.mark.threat(25)
 @pytest.mark.failure(30)
 @pytest.mark.parametrize("code", [11, 12, 13])
 @pytest.mark.parametrize(

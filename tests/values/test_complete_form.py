@@ -144,6 +144,7 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and digests.canonical_digest(a) == digests.canonical_digest(b)
 
 
+@pytest.mark.failure(48)
 @given(models(serializers=True))
 def test_the_complete_form_has_every_field_and_reads_back(instance: Any) -> None:
     instance._note = ""  # no input sets it
