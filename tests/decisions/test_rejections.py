@@ -28,7 +28,7 @@ from polos_redis import (
 )
 from polos_redis.decisions.answer_types import AnswerTypes
 from polos_redis.links import Links
-from polos_redis.values import codec
+from polos_redis.values import bounds, codec
 from tests.harness.command import Command
 from tests.harness.running import Running, running
 from tests.harness.serving import calling, problem, serving
@@ -304,7 +304,8 @@ def test_a_rejection_is_what_the_type_lets_it_be(annotation: Any, expected: Any)
     _, _, rejection, _ = types.describe("suspension 'pay'")
     assert (rejection is not None) is (expected is Rejection)
     if expected is not None:
-        assert type(types.read(codec.encode({"approved": False, "reason": "because"}))) is expected
+        stored = codec.encode({"approved": False, "reason": "because"})
+        assert type(bounds.at_once(types.read(stored))) is expected
 
 
 def test_a_reason_stays_as_constrained_as_the_approvals() -> None:
