@@ -332,10 +332,8 @@ def test_a_rejection_is_what_the_type_lets_it_be(annotation: Any, expected: Any)
     _, _, rejection, _ = types.describe("suspension 'pay'")
     assert (rejection is not None) is (expected is Rejection)
     if expected is not None:
-        assert (
-            type(bounds.at_once(types.read(codec.encode({"approved": False, "reason": "because"}))))
-            is expected
-        )
+        stored = codec.encode({"approved": False, "reason": "because"})
+        assert type(bounds.at_once(types.read(stored))) is expected
 
 
 def test_a_reason_stays_as_constrained_as_the_approvals() -> None:
