@@ -185,8 +185,8 @@ def test_an_early_answer_is_kept_and_used_when_the_wait_opens(desk: Desk) -> Non
     assert (tag, who) == (b"kept", b"ann")
     assert list(desk.state.early[by.id.encode()]) == [b"ok"] and not desk.state.journals
     with desk.unchanged():
-        assert desk.answer(by.id, "ok", b"\x05", early=True) == [b"kept", at, b"ann"]
-        assert desk.answer(by.id, "ok", b"\x06", "d2", early=True) == [b"other", at, b"ann"]
+        assert desk.answer(by.id, "ok", b"\x05", early=True) == [b"kept", at, b"ann", b""]
+        assert desk.answer(by.id, "ok", b"\x06", "d2", early=True) == [b"other", at, b"ann", b""]
         assert desk.answer(by.id, "ok") == [b"unknown"]
     changes, packed = desk.suspend(by, "ok", FAR)
     record = unpacked(packed)
