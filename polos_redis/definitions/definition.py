@@ -159,11 +159,14 @@ class WorkflowDefinition(Generic[In, Out]):
     def check_input(self, input: Any) -> Any:
         """Returns the input, validated; the parameter's default for None. Raises `InvalidInputError`, which
         names the invalid fields, or `ValueTooLargeError` for an input of too many parts or levels."""
+        quick = self.check_quickly(input)
+        return bounds.at_once(self.input_check(input)) if quick is UNCHECKED else quick
+
+    def check_quickly(self, input: Any) -> Any:
+        """The input, validated, if it is valid and its check is surely short; else UNCHECKED."""
         if self.takes_input and input is not None:
-            quick = quickly_validated(self.input_type, input)
-            if quick is not UNCHECKED:
-                return quick
-        return bounds.at_once(self.input_check(input))
+            return quickly_validated(self.input_type, input)
+        return UNCHECKED
 
     async def check_input_in_turns(self, input: Any) -> Any:
         """As `check_input`, but a large input doesn't hold the event loop."""
@@ -177,6 +180,8 @@ class WorkflowDefinition(Generic[In, Out]):
             raise InvalidInputError(f"workflow {self.id!r} takes no input, but got one")
         if input is None and (default := self.input_default()) is not NOTHING:
             return default
+        if type(input) is self.input_type:
+            return input
         return (yield from validation_of(self.input_type, input, workflow_id=self.id))
 
     def check_state(self, initial: Any) -> Any:

@@ -30,7 +30,8 @@ from polos_redis.state.origin import Origin
 from polos_redis.state.start import Start
 from polos_redis.state.store import Store
 from polos_redis.values import codec, digests
-from polos_redis.values.bounds import SMALL_BYTES, is_small, parts_of
+from polos_redis.values.bounded_type import UNCHECKED
+from polos_redis.values.bounds import SMALL_BYTES, parts_of
 from polos_redis.values.times import checked_ms, milliseconds
 
 
@@ -55,9 +56,9 @@ async def invoke(
     """Start an execution; see `PolosClient.invoke`."""
     if not options and isinstance(workflow, WorkflowDefinition) and workflow.plain:
         # There are no start options to resolve.
-        checked = (
-            workflow.check_input(input) if is_small(input) else await workflow.check_input_in_turns(input)
-        )
+        checked = workflow.check_quickly(input)
+        if checked is UNCHECKED:
+            checked = await workflow.check_input_in_turns(input)
         packed = _encode(checked, connection.max_value_bytes)
         execution_id = os.urandom(16).hex()
         store = await connection.store()

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from polos_redis import failures
 from polos_redis.errors import MAX_LISTED, ConfigurationError, UnreadableValueError
@@ -228,6 +228,8 @@ def problem_in(error: BaseException) -> str:
         return str(error)
     if not failures.is_a(error, ValidationError):
         return failures.line_of(error).partition("\n")[0]  # pydantic's advice with links may follow
-    details = error.errors(include_url=False, include_context=False, include_input=False)
+    details = cast(ValidationError, error).errors(
+        include_url=False, include_context=False, include_input=False
+    )
     shown = [": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in details]
     return "; ".join(shown[:MAX_LISTED])

@@ -9,7 +9,7 @@ from polos_redis.errors import NotStorableError
 from polos_redis.values import packing
 
 
-def explain(value: object, error: Exception) -> str:
+def explain(value: object, error: BaseException) -> str:
     """`path: reason` for the first part of `value` that can't be stored.
 
     Call it only for a value that failed to encode with `error`, which is the reason if no part is at fault.

@@ -70,7 +70,7 @@ class Union:
 def compiled(schema: str) -> Node:
     """The node of a schema that is given as JSON text."""
     root = json.loads(schema)
-    return _Compiler(root).node(root)
+    return _Compiler(root).compiled()
 
 
 def json_type(value: Any) -> str:
@@ -91,12 +91,20 @@ _TYPES: dict[type, str] = {
 
 
 class _Compiler:
-    """Compiles one schema: each part of it once, so that nodes refer to each other as the schema does."""
+    """Compiles one schema: each part of it once, so that nodes refer to each other as the schema does; one
+    after the other, since references may form a chain of any length."""
 
     def __init__(self, root: Any) -> None:
         self._root = root
         self._nodes: dict[int, Node] = {}
         self._references: dict[str, Node] = {}
+        self._todo: list[tuple[Node, Mapping[str, Any]]] = []
+
+    def compiled(self) -> Node:
+        root = self.node(self._root)
+        while self._todo:
+            self._fill(*self._todo.pop())
+        return root
 
     def node(self, schema: Any) -> Node:
         node = self._nodes.get(id(schema))
@@ -105,7 +113,7 @@ class _Compiler:
             if schema is False:
                 node.types = ()
             elif isinstance(schema, dict):
-                self._fill(node, schema)
+                self._todo.append((node, schema))
         return node
 
     def _fill(self, node: Node, schema: Mapping[str, Any]) -> None:
@@ -314,7 +322,8 @@ def key_of(value: Any) -> Any:
         return (value,)
     if isinstance(value, dict | list):
         return json.dumps(_with_plain_numbers(value), sort_keys=True)
-    return f"={value}" if isinstance(value, str) else value
+    # As text, whose hash is random: the hashes of numbers can be chosen, to make every look-up slow.
+    return f"={value}" if isinstance(value, str) else f"#{_with_plain_numbers(value)}"
 
 
 def _with_plain_numbers(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
 from polos_redis import failures
@@ -88,6 +89,16 @@ def resolved(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     found = schema.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {})
     return found if isinstance(found, dict) else {}
+
+
+def alternatives(schema: dict[str, Any], seen: Set[str] = frozenset()) -> list[dict[str, Any]]:
+    """The members of a union, without those that refer back to it; of any other type, its schema alone."""
+    reference, found = str(schema.get("$ref", "")), resolved(schema)
+    members = found.get("anyOf") or found.get("oneOf")
+    if reference in seen or not isinstance(members, list):
+        return [] if reference in seen else [found]
+    seen, definitions = seen | {reference} if reference else seen, schema.get("$defs", {})
+    return [one for member in members for one in alternatives({**member, "$defs": definitions}, seen)]
 
 
 def sample(schema: dict[str, Any]) -> Any:

@@ -13,8 +13,10 @@ counts as one check, and what it wraps is counted.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from decimal import Decimal
+from typing import Any, NoReturn
 
 from polos_redis.values import bounds
 from polos_redis.values.json_text import InvalidJsonError, read_json
@@ -22,6 +24,8 @@ from polos_redis.values.json_text import InvalidJsonError, read_json
 MAX_CHECKS = 200_000  # 0.3 s on a slow machine, and 60 MB of errors if all of them fail
 MAX_PATHS = 2_000_000  # steps in the paths of all errors if every check fails: 100 MB
 _CONTAINER = 2  # a check of a list or dict takes longer than that of a scalar
+_FEW_ITEMS = 300  # of a set, whose hashes need no look
+_COMPARED = 10  # comparisons of two items that take as long as a check
 _TURN = 256  # steps between two yields
 
 Path = tuple[Any, ...]
@@ -32,20 +36,28 @@ class Place:
     """Every way in which a value is checked at one place of a type.
 
     `width` counts the checks that any value takes. `fields` are the objects with named fields, `mappings` the
-    places of the values of other dicts, `arrays` the lists, `tagged` the unions whose member a tag selects,
-    and `texts` the places of JSON inside a string. `names` counts the named fields, each of which may be
+    places of the values of other dicts, `keys` those of their keys if these are costly, `arrays` the lists,
+    `tagged` the unions whose member a tag selects, and `texts` the places of JSON inside a string.
+    `text_cost` counts what more a string takes, and `hashed` how the items of a set or the keys of a dict are
+    read, whose hashes may collide. `names` counts the named fields, each of which may be
     missing, and `follows` says whether anything inside a value is checked.
     """
 
-    __slots__ = ("arrays", "fields", "follows", "mappings", "names", "tagged", "texts", "width")
+    __slots__ = (
+        *("arrays", "fields", "follows", "hashed", "keys", "mappings", "names", "tagged", "text_cost"),
+        *("texts", "width"),
+    )
 
     def __init__(self) -> None:
         self.width = 0
         self.fields: list[Fields] = []
         self.mappings: list[Place] = []
+        self.keys: list[Place] = []
+        self.hashed: list[Callable[[Any], Any]] = []
         self.arrays: list[Items] = []
         self.tagged: list[Tagged] = []
         self.texts: list[Place] = []
+        self.text_cost: TextCost | None = None
         self.names = 0
         self.follows = False
 
@@ -56,9 +68,16 @@ class Place:
 
     @property
     def branches(self) -> bool:
-        """Whether it checks a dict or a list in more than one way, or the inside of a string."""
+        """Whether a check may take long for the number of parts: of a dict or a list in more than one way, of
+        keys, or of a string's characters."""
         objects = len(self.fields) + len(self.mappings) + len(self.tagged)
-        return objects > 1 or len(self.arrays) > 1 or bool(self.texts)
+        return objects > 1 or len(self.arrays) > 1 or bool(self.texts or self.keys or self.text_cost)
+
+    def checks(self, value: Any) -> int:
+        """The checks of a value that has no parts."""
+        if self.text_cost is None or type(value) is not str:
+            return self.width
+        return self.width + self.text_cost(value)
 
     def inner(self) -> Iterator[Place]:
         """The places of the parts inside a value, and those that a tag may select."""
@@ -70,7 +89,7 @@ class Place:
             yield from (*items.first, items.rest)
         for tagged in self.tagged:
             yield from tagged.members.values()
-        yield from (*self.mappings, *self.texts)
+        yield from (*self.mappings, *self.keys, *self.texts)
 
 
 class Fields:
@@ -159,7 +178,7 @@ def _reachable(root: Place) -> Iterator[Place]:
 
 
 def _count(root: Place, value: Any) -> bounds.Work[tuple[int, int]]:
-    checks = paths = root.width + _CONTAINER * root.names
+    checks = paths = root.checks(value) + _CONTAINER * root.names
     steps = 0
     level = {root: _Level(value)}
     read: list[Any] = []  # keeps what was read from strings alive while its ids are in use
@@ -167,11 +186,11 @@ def _count(root: Place, value: Any) -> bounds.Work[tuple[int, int]]:
         below: dict[Place, _Level] = {}
         for place, reached in level.items():
             for key, part in reached.parts.items():
-                more = 0
+                more = sum(_collisions(read_item, part) for read_item in place.hashed)
                 ways = reached.ways[key]
                 for inner, child in _children(place, part, read):
                     if type(child) in _SCALARS and not inner.texts:
-                        more += inner.width
+                        more += inner.width if inner.text_cost is None else inner.checks(child)
                     else:
                         more += _CONTAINER * inner.width + (inner.names if bounds.is_mapping(child) else 0)
                         if inner.follows and child:
@@ -189,6 +208,22 @@ def _count(root: Place, value: Any) -> bounds.Work[tuple[int, int]]:
             return checks, paths
         level = below
     raise AssertionError("itertools.count never ends")
+
+
+def _collisions(read_item: Callable[[Any], Any], part: Any) -> int:
+    """The checks that finding equal items takes, if those with the same hash are compared in pairs. Only
+    hashes of text can't be chosen: all multiples of 2^61 - 1 have the same."""
+    if len(part) < _FEW_ITEMS or not (bounds.is_mapping(part) or bounds.children(part)):
+        return 0
+    equal = Counter(_hash(read_item, item) for item in part)
+    return sum(count * count for count in equal.values() if count > 1) // _COMPARED
+
+
+def _hash(read_item: Callable[[Any], Any], item: Any) -> int:
+    try:
+        return hash(read_item(item))
+    except Exception:  # not an item of that type, or not in the usual form
+        return 0
 
 
 class _Level:
@@ -225,6 +260,9 @@ def _children(place: Place, part: Any, read: list[Any]) -> Iterator[tuple[Place,
         for values in place.mappings:
             for child in part.values():
                 yield values, child
+        for keys in place.keys:
+            for key in part:
+                yield keys, key
     elif place.arrays:
         for items in place.arrays:
             for index, child in enumerate(bounds.children(part) or ()):
@@ -293,6 +331,7 @@ class _Analysis:
                 self._add(place, choice[0] if isinstance(choice, tuple) else choice, seen)
         elif kind == "tagged-union":
             place.width += 1
+            _add_message(place, schema)
             choices = schema["choices"]
             members = {
                 tag: self.place(choices[one] if isinstance(one, str) and one in choices else one)
@@ -309,6 +348,8 @@ class _Analysis:
                 place.texts.append(self.place(schema["schema"]))
         else:
             place.width += 1
+            _add_function(place, schema)
+            _add_message(place, schema)
             if not self._add_container(place, schema):
                 for inner in _applied(schema):
                     self._add(place, inner, seen)
@@ -323,8 +364,14 @@ class _Analysis:
             place.arrays.append(Items(named, self.place(_ANYTHING)))
         elif "values_schema" in schema or "keys_schema" in schema:
             place.mappings.append(self.place(schema.get("values_schema", _ANYTHING)))
+            self._add_hashed(place, schema.get("keys_schema", _ANYTHING))
+            keys = self.place(schema.get("keys_schema", _ANYTHING))
+            if keys.width > 1 or keys.text_cost is not None:
+                place.keys.append(keys)
         elif "items_schema" in schema:
             items = schema["items_schema"]
+            if schema["type"] in ("set", "frozenset"):
+                self._add_hashed(place, items)
             if isinstance(items, list | tuple):
                 rest = schema.get("variadic_item_index")
                 first = items if rest is None else items[:rest]
@@ -335,6 +382,13 @@ class _Analysis:
         else:
             return False
         return True
+
+    def _add_hashed(self, place: Place, items: Schema) -> None:
+        """Note how the items of a set, or the keys of a dict, are read, unless their hashes are random."""
+        while items["type"] == "nullable" or (items["type"].startswith("function-") and "schema" in items):
+            items = items["schema"]
+        if items["type"] not in _RANDOM_HASHES:
+            place.hashed.append(_READERS.get(items["type"], _unknown))
 
     def _fields(self, schema: Schema, fields: Iterable[tuple[str, Schema]]) -> Fields:
         found = Fields()
@@ -347,6 +401,65 @@ class _Analysis:
             found.others = self.place(schema["extras_schema"])
         return found
 
+
+def _email_cost(text: str) -> int:
+    return min(len(text), _LONGEST_EMAIL) * (1 if text.isascii() else 10)
+
+
+def _pattern_cost(text: str) -> int:
+    return 400 * len(text)  # ten characters, a range that ignores case, take 5 ms to compile
+
+
+def _fraction_cost(text: str) -> int:
+    _, _, exponent = text.lower().partition("e")
+    return MAX_CHECKS + 1 if len(exponent) > 4 else len(text)  # 1e9999999 has ten million digits
+
+
+TextCost = Callable[[str], int]
+_LONGEST_EMAIL = 2_048  # characters: what is longer is refused before it is read
+_FUNCTION = 5  # checks that a call of one of pydantic's functions takes: of an IP address, for example
+_TEXT_COSTS: dict[str, TextCost] = {
+    "EmailStr._validate": _email_cost,
+    "NameEmail._validate": _email_cost,
+    "pattern_either_validator": _pattern_cost,
+    "pattern_str_validator": _pattern_cost,
+    "fraction_validator": _fraction_cost,
+}
+
+
+def _add_message(place: Place, schema: Schema) -> None:
+    """Add what errors take whose message lists what is expected."""
+    if schema["type"] in ("enum", "literal", "tagged-union"):
+        expected = schema.get("expected", schema.get("members", schema.get("choices", ())))
+        place.width += sum(len(repr(one)) for one in expected) // _MESSAGE
+
+
+_MESSAGE = 300  # characters of a message that take as much memory as an error
+
+
+def _add_function(place: Place, schema: Schema) -> None:
+    """Add what a function of pydantic's own takes, which is written in Python. Users' are not counted."""
+    function = schema.get("function")
+    called = function.get("function") if isinstance(function, dict) else None
+    if str(getattr(called, "__module__", "")).partition(".")[0] in ("pydantic", "ipaddress"):
+        place.width += _FUNCTION
+        place.text_cost = _TEXT_COSTS.get(getattr(called, "__qualname__", ""), place.text_cost)
+
+
+def _unknown(item: Any) -> NoReturn:
+    raise ValueError("the hash of an item is not known before it is read")
+
+
+_RANDOM_HASHES = frozenset(
+    ("bool", "bytes", "date", "datetime", "enum", "literal", "str", "time", "timedelta")
+)
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "any": lambda item: item,
+    "decimal": Decimal,
+    "float": float,
+    "int": int,
+    "uuid": lambda item: int(item.replace("-", ""), 16),
+}
 
 _ANYTHING: Schema = {"type": "any"}
 _NOT_APPLIED = frozenset(

@@ -231,6 +231,8 @@ async def attack(site: Site, name: str, text: str) -> set[int]:
     return statuses
 
 
+@pytest.mark.failure(47)
+@pytest.mark.threat(12)
 async def test_hostile_values_hold_up_nobody(site: Site) -> None:
     async with site.watched():
         await site.asked("warm")

@@ -202,6 +202,7 @@ async def test_an_early_answer_is_stored(desk: Desk) -> None:
     assert await desk.result(execution_id) == {"approved": True}
 
 
+@pytest.mark.threat(11)
 @pytest.mark.parametrize("rules", [{}, {"approvers": ["ann"]}], ids=["anybody", "approvers"])
 @pytest.mark.parametrize("end", ["kept", "revoked", "expired", "an admin's, revoked"])
 async def test_an_early_answer_counts_only_with_a_valid_key(

@@ -52,6 +52,7 @@ def test_names_of_people_are_accepted_and_keep_their_spelling(name: str) -> None
     assert fault_in(name) is None and check_name("a name", name) is name
 
 
+@pytest.mark.threat(9)
 @pytest.mark.parametrize(
     ("name", "same"),
     [
@@ -173,6 +174,8 @@ def test_a_form_is_its_own_form(name: str) -> None:
     assert canonical(name.upper()) == canonical(name.upper().lower())
 
 
+@pytest.mark.failure(51)
+@pytest.mark.threat(9)
 @given(letters | tricky, st.sampled_from(INVISIBLE), st.integers(0, 8))
 def test_nothing_invisible_makes_another_accepted_person(name: str, character: str, position: int) -> None:
     other = name[:position] + character + name[position:]

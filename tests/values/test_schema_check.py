@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, TypeAdapter
 
 from polos_redis.errors import InvalidInputError
-from polos_redis.values import bounds, schema_check
+from polos_redis.values import bounds, schema_check, schema_nodes
 from polos_redis.values.schema_check import MAX_ERRORS
 from polos_redis.values.schema_nodes import compiled
 from tests.values.test_type_cost import BOMBS, exceeds
@@ -141,6 +141,8 @@ def steps_of(schema: Any, value: Any, monkeypatch: pytest.MonkeyPatch) -> int:
     return sum(1 for _ in schema_check.errors_of(node, value))
 
 
+@pytest.mark.failure(47)
+@pytest.mark.threat(12)
 @pytest.mark.parametrize("leaf", [{"kind": "leaf", "value": "x"}, {"kind": "leaf", "value": 5}, {}, 5])
 @pytest.mark.parametrize("union", [And | Or | Leaf, Untagged | Other])
 def test_recursive_unions_take_linear_steps(union: Any, leaf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +163,24 @@ def test_nested_alternatives_of_one_value_take_linear_steps(
         return {"$ref": f"#/$defs/{depth - 1}", "$defs": defs}
 
     assert steps_of(doubling(80), "x", monkeypatch) < 5 * steps_of(doubling(20), "x", monkeypatch)
+
+
+def test_references_may_form_a_long_chain() -> None:
+    defs: dict[str, Any] = {str(level): {"$ref": f"#/$defs/{level + 1}"} for level in range(2_000)}
+    node = compiled(json.dumps({"$ref": "#/$defs/0", "$defs": {**defs, "2000": {"type": "integer"}}}))
+    assert bounds.at_once(schema_check.errors_of(node, 5)) == []
+    (error,) = bounds.at_once(schema_check.errors_of(node, "x"))
+    assert error.message == "must be an integer, not a string"
+
+
+def test_numbers_with_one_hash_are_compared_quickly() -> None:
+    """All multiples of 2^61 - 1 have the hash 0: a set of them takes quadratic time."""
+    node = compiled(json.dumps(TypeAdapter(set[int]).json_schema()))
+    numbers = [number * (2**61 - 1) for number in range(50_000)]
+    assert len({hash(schema_nodes.key_of(number)) for number in numbers}) > 49_000
+    assert bounds.at_once(schema_check.errors_of(node, numbers)) == []
+    (error,) = bounds.at_once(schema_check.errors_of(node, [*numbers[:9], 0.0]))
+    assert error.message == "contains an item twice"
 
 
 def test_the_errors_are_those_of_the_member_that_was_meant() -> None:

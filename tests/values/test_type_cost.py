@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import typing
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from ipaddress import IPv6Address
 from types import GenericAlias
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import given
@@ -19,7 +25,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Discriminator,
+    EmailStr,
     Field,
+    IPvAnyAddress,
     Json,
     JsonValue,
     RootModel,
@@ -209,6 +217,8 @@ BOMBS: list[tuple[Any, Callable[[int], Any]]] = [
 ]
 
 
+@pytest.mark.failure(47)
+@pytest.mark.threat(12)
 @pytest.mark.parametrize(("annotation", "nested"), BOMBS, ids=lambda one: getattr(one, "__name__", str(one)))
 def test_a_recursive_union_without_a_discriminator_is_refused_when_it_is_deep(
     annotation: Any, nested: Callable[[int], Any]
@@ -322,6 +332,65 @@ def test_many_errors_are_refused_before_they_are_made(annotation: Any, value: An
     with pytest.raises((InvalidInputError, MismatchError)) as refused:
         bounds.at_once(BoundedType(TypeAdapter(annotation)).python(value))
     assert len(getattr(refused.value, "errors", [])) <= MAX_ERRORS
+
+
+# --- texts, hashes and messages ---------------------------------------------------------
+
+SAME_HASH = [number * (2**61 - 1) for number in range(10_000)]  # the hash of each is 0
+MANY = tuple(f"option {number}" for number in range(3_000))
+OPTIONS: Any = Literal[MANY]
+ADDRESSES = [f"10.{number // 250}.{number % 250}.1" for number in range(20_000)]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (set[int], SAME_HASH),
+        (set[int], [str(number) for number in SAME_HASH]),
+        (frozenset[int | str], SAME_HASH),
+        (dict[int, int], {str(number): 0 for number in SAME_HASH}),
+        (dict[Decimal, int], {f"{number}.0": 0 for number in SAME_HASH}),
+        (set[UUID], [str(UUID(int=number)) for number in SAME_HASH]),
+        (set[tuple[int, ...]], [[number] for number in SAME_HASH]),
+        (set[Fraction], [str(number) for number in SAME_HASH]),
+        (set[IPv6Address], SAME_HASH),
+        (re.Pattern, "(?i)" + "[\0-\U0010ffff]" * 1_000),  # each set is built in 0.5 ms
+        (re.Pattern[str] | int, "|".join(f"a{number}" for number in range(50_000))),
+        (dict[re.Pattern[str], int], {"(?i)" + "[\0-\U0010ffff]" * 9 + str(n): 0 for n in range(300)}),
+        (list[IPvAnyAddress], ["z"] * 90_000),
+        (list[OPTIONS], ["z"] * 50_000),  # each error lists all options
+        (list[Enum("E", {name: name for name in MANY})], ["z"] * 50_000),  # type: ignore[misc]
+    ],
+)
+def test_what_takes_long_for_few_parts_is_refused(annotation: Any, value: Any) -> None:
+    assert exceeds(annotation, value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (set[int], [*range(90_000)]),
+        (dict[int, int], {str(number): 0 for number in range(60_000)}),
+        (set[UUID], [str(uuid4()) for _ in range(20_000)]),
+        (set[str], [str(number) for number in SAME_HASH]),
+        (dict[str, int], {str(number): 0 for number in SAME_HASH}),
+        (set[Decimal], [f"{number}.5" for number in range(20_000)]),
+        (list[IPvAnyAddress], ADDRESSES),
+        (re.Pattern, r"^[a-z]+(-[a-z0-9]+)*$"),
+        (list[Literal["a", "b"]], ["a"] * 90_000),
+    ],
+)
+def test_hashes_texts_and_options_refuse_no_usual_value(annotation: Any, value: Any) -> None:
+    assert not exceeds(annotation, value)
+    bounds.at_once(BoundedType(TypeAdapter(annotation)).json(value))
+
+
+def test_addresses_of_mail_are_counted_by_their_characters() -> None:
+    pytest.importorskip("email_validator")
+    assert not exceeds(list[EmailStr], ["somebody@example.com"] * 3_000)
+    for address in ("a@" + "\u00fc." * 30 + "com", "a@" + "b" * 60 + "." + "c" * 60 + ".com"):
+        assert exceeds(list[EmailStr], [address] * 5_000)
+        assert exceeds(dict[EmailStr, int], {f"{n}{address}": 0 for n in range(5_000)})
 
 
 def test_errors_of_a_large_value_are_listed_from_a_sample() -> None:
