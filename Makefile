@@ -49,7 +49,7 @@ test-cluster: tests
 
 # Every dependency by its name, and each way the package uses it; what tests the tests' own tools is left out.
 FLOORS := tests/client/test_imports.py tests/client/test_workflow.py tests/cli/test_app.py tests/cli/test_invoke.py \
-	tests/values/test_codec.py tests/values/test_complete_form.py tests/values/test_schemas.py tests/steps/test_run.py tests/wire/test_wire.py \
+	tests/values/test_codec.py tests/values/test_schemas.py tests/steps/test_run.py tests/wire/test_wire.py \
 	tests/wire/test_urls.py tests/wire/test_credentials.py tests/server/test_requests.py tests/server/test_forms.py \
 	tests/agents/test_agents.py tests/decisions/test_links.py tests/decisions/test_notifications.py \
 	tests/triggers/test_cron.py tests/worker/test_metrics.py

@@ -17,12 +17,16 @@ def print_report(execution: dict[str, Any]) -> None:
     """Prints everything about an execution, the most urgent facts first."""
     _print_summary(execution)
     _print_waits(execution)
-    _print_section("steps", execution["steps"], _print_step)
+    left_out = execution["left_out"]
+    _print_section("steps", execution["steps"], _print_step, left_out["steps"])
     _print_section(
-        "suspensions", execution["suspensions"], lambda one: _print_suspension(one, execution["id"])
+        "suspensions",
+        execution["suspensions"],
+        lambda one: _print_suspension(one, execution["id"]),
+        left_out["suspensions"],
     )
     _print_section("early answers", execution["early_answers"], _print_early_answer)
-    _print_section("children", execution["children"], _print_child)
+    _print_section("children", execution["children"], _print_child, left_out["children"])
     _print_section(
         "suspensions below",
         execution["open_suspensions_below"],
@@ -94,11 +98,13 @@ def _field(label: str, *parts: Part) -> None:
 
 
 def _print_section(
-    title: str, rows: list[dict[str, Any]], print_row: Callable[[dict[str, Any]], None]
+    title: str, rows: list[dict[str, Any]], print_row: Callable[[dict[str, Any]], None], left_out: int = 0
 ) -> None:
     if rows:
         line()
         line((title, "bold"))
+        if left_out:
+            line(f"  {left_out:,} older ones are not shown")
         for row in rows:
             print_row(row)
 

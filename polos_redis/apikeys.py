@@ -21,7 +21,6 @@ from polos_redis.decisions.people import check_groups, check_name
 from polos_redis.errors import ApiKeyNotFoundError, ConfigurationError
 from polos_redis.redaction import KEY_PREFIX
 from polos_redis.state import keys
-from polos_redis.state.store import Store
 from polos_redis.values.names import canonical
 from polos_redis.values.times import to_datetime, to_ms
 
@@ -117,12 +116,7 @@ async def find(client: Connection, secret: str) -> ApiKey | None:
 
 async def get(client: Connection, key_id: str) -> ApiKey | None:
     """Return the key with this id, even if it is revoked or expired; None if there is none."""
-    return await read(await client.store(), key_id)
-
-
-async def read(store: Store, key_id: str) -> ApiKey | None:
-    """As `get`, from a store."""
-    packed = await store.api_keys.read(key_id)
+    packed = await (await client.store()).api_keys.read(key_id)
     return None if packed is None else _unpack(packed)[0]
 
 

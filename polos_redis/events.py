@@ -7,7 +7,8 @@ the middle of an entry.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,6 +20,7 @@ from polos_redis.state import keys
 from polos_redis.state.executions import FINISHED
 from polos_redis.state.store import Store
 from polos_redis.values import codec
+from polos_redis.values.preview import LARGE
 from polos_redis.values.text import raw, text
 from polos_redis.values.times import to_datetime
 from polos_redis.values.validation import GeneratedInput
@@ -224,7 +226,9 @@ async def _read(
     while True:
         entries = await session.tail.next(key, after, IDLE_SECONDS)
         for entry, flat in entries:
-            for event in _events_in(topic, entry, flat, skip, plain):
+            for index in range(skip, len(flat) // 2):
+                kind, stored = flat[2 * index], flat[2 * index + 1]
+                event = _event(topic, entry, index, kind, await _data(stored, plain))
                 yield event
                 if execution_id is not None and await _is_last(store, execution_id, event):
                     return
@@ -233,11 +237,12 @@ async def _read(
             return
 
 
-def _events_in(topic: str, entry: bytes, flat: Sequence[bytes], skip: int, plain: bool) -> Iterator[Event]:
-    """The events of a stream entry, without the first `skip` of them."""
-    for index in range(skip, len(flat) // 2):
-        kind, data = flat[2 * index], flat[2 * index + 1]
-        yield _event(topic, entry, index, kind, codec.to_plain(data) if plain else codec.decode(data))
+async def _data(stored: bytes, plain: bool) -> Any:
+    """The data of an event. Readers of plain data share their event loop with others: what is large is
+    decoded in a thread."""
+    if not plain:
+        return codec.decode(stored)
+    return await asyncio.to_thread(codec.to_plain, stored) if len(stored) >= LARGE else codec.to_plain(stored)
 
 
 async def _exists(store: Store, execution_id: str) -> bool:

@@ -19,8 +19,10 @@ _LINK = LINK_PREFIX + r"[A-Za-z0-9_.-]{39,}[A-Za-z0-9_-]"
 _KEY = KEY_PREFIX + r"[0-9a-f]{16}_[A-Za-z0-9_-]{32,}"
 _SECRET = re.compile(rf"(?P<first>\?)token={_LINK}&|[?&]token={_LINK}|(?P<link>{_LINK})|{_KEY}")
 _SECRET_BUT = re.compile(rf'(?P<kept>"{APPROVAL_URL}": ?"[^"\\]*")|{_SECRET.pattern}')
-# Only what begins a match, with a literal prefix, which makes the search fast.
-_TOKEN = re.compile(rf"{KEY_PREFIX}(?:{LINK_PREFIX.removeprefix(KEY_PREFIX)}[A-Za-z0-9_.-]|[0-9a-f]{{16}}_)")
+# In every match; begins with a literal, which makes the search fast.
+_TOKEN = re.compile(
+    rf"{KEY_PREFIX}(?:{LINK_PREFIX.removeprefix(KEY_PREFIX)}[A-Za-z0-9_.-]{{39}}|[0-9a-f]{{16}}_[A-Za-z0-9_-]{{32}})"
+)
 _STORED_TOKEN = re.compile(_TOKEN.pattern.encode())
 
 

@@ -17,7 +17,9 @@ from polos_redis.wire.routing import AnyWire
 from polos_redis.wire.wire import client_id
 
 BLOCK_MS = 2000
-BATCH = 128  # entries per topic and read
+BATCH = 128  # entries per topic and read; fewer while they are large
+LEAST_BATCH = 4  # what a tail begins with
+MOST_BYTES = 1 << 20  # of entries that one read should return
 UNBLOCK_SECONDS = 0.02  # an unblock may come before the read it is meant for: repeat it
 IDLE_SECONDS = 10.0  # without requests, after which the task ends; the connection stays
 REFUSED_SECONDS = 0.05  # until the next read, after one that Redis refused
@@ -60,6 +62,7 @@ class Tail:
         self._waiting: dict[bytes, list[tuple[bytes, asyncio.Future[Entries]]]] = {}
         self._task: asyncio.Task[None] | None = None
         self._requested = asyncio.Event()
+        self._batch = LEAST_BATCH
         self._blocked = False
         self._unblocker: asyncio.TimerHandle | None = None
         self._client_id: tuple[int, int | None] | None = None  # epoch, id (None: not permitted)
@@ -158,8 +161,9 @@ class Tail:
         self._blocked = True
         try:
             found = await self._wire.send(
-                "XREAD", "COUNT", BATCH, "BLOCK", BLOCK_MS, "STREAMS", *starts, *starts.values()
+                "XREAD", "COUNT", self._batch, "BLOCK", BLOCK_MS, "STREAMS", *starts, *starts.values()
             )
+            self._batch = _next_batch(self._batch, found or ())
             return found, starts
         finally:
             self._blocked = False
@@ -184,6 +188,14 @@ class Tail:
 
     def abort(self) -> None:
         self._wire.abort()
+
+
+def _next_batch(batch: int, found: Sequence[tuple[bytes, Entries]]) -> int:
+    """Returns how many entries per topic to read next, by the size of those that the last read returned."""
+    size = sum(len(part) for _, entries in found for _, flat in entries for part in flat)
+    if size > MOST_BYTES:
+        return max(1, batch * MOST_BYTES // size)
+    return min(BATCH, 2 * batch) if 4 * size <= MOST_BYTES else batch
 
 
 def _order(stream_id: bytes) -> tuple[int, int]:

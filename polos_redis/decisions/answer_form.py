@@ -14,7 +14,9 @@ FieldType = Literal[
 MAX_FIELDS = 400
 MAX_NAME = 200  # characters of a field's name
 MAX_OPTIONS = 500  # of one field
-MAX_TEXT = 10_000  # characters of one text
+MAX_TEXT = 10_000  # characters of the title and of the description
+MAX_LABEL = 300  # of a field's label and of an option: what the page shows
+MAX_HELP = 2000  # of a field's description
 
 
 class AnswerOption(TypedDict):
@@ -56,7 +58,7 @@ def check_form(what: str, form: Any, *, typed: bool) -> dict[str, Any]:
     `typed`: the suspension has a `schema`, whose fields the form can't declare as well.
     """
     found = _checked(what, "form", form, AnswerForm)
-    _check_texts(what, "form", found, ("title", "description"))
+    _check_texts(what, "form", found, title=MAX_TEXT, description=MAX_TEXT)
     fields = found.get("fields")
     if fields is None:
         return found
@@ -83,10 +85,16 @@ def _checked_field(what: str, place: str, field: Any) -> dict[str, Any]:
         raise ConfigurationError(f"{what}: {place}.type must be one of {', '.join(kinds)}, not {kind!r}")
     if not isinstance(found.get("required", False), bool):
         raise ConfigurationError(f"{what}: {place}.required must be True or False")
-    _check_texts(what, place, found, ("label", "description"))
+    _check_texts(what, place, found, label=MAX_LABEL, description=MAX_HELP)
     options = found.get("options")
     if options is not None and (not isinstance(options, list | tuple) or len(options) > MAX_OPTIONS):
         raise ConfigurationError(f"{what}: {place}.options must be a list of at most {MAX_OPTIONS} options")
+    for number, option in enumerate(options or ()):
+        label = option.get("label", option.get("value")) if isinstance(option, Mapping) else option
+        if isinstance(label, str) and len(label) > MAX_LABEL:
+            raise ConfigurationError(
+                f"{what}: {place}.options[{number}] must have a label of at most {MAX_LABEL} characters"
+            )
     if found.get("type") == "select" and not options:
         raise ConfigurationError(f"{what}: {place} is a select and needs options")
     return found
@@ -105,10 +113,10 @@ def _checked(what: str, place: str, value: Any, kind: type) -> dict[str, Any]:
     return dict(value)
 
 
-def _check_texts(what: str, place: str, found: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    for name in names:
+def _check_texts(what: str, place: str, found: Mapping[str, Any], **longest: int) -> None:
+    for name, characters in longest.items():
         text = found.get(name, "")
-        if not isinstance(text, str) or len(text) > MAX_TEXT:
+        if not isinstance(text, str) or len(text) > characters:
             raise ConfigurationError(
-                f"{what}: {place}.{name} must be a text of at most {MAX_TEXT:,} characters"
+                f"{what}: {place}.{name} must be a text of at most {characters:,} characters"
             )

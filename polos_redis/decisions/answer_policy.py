@@ -79,7 +79,8 @@ class AnswerPolicy:
             reject_schema,
             reject_type_name,
         )
-        if policy.counts and schema is not None and "approved" not in schemas.properties(schema):
+        members = schemas.alternatives(schema) if schema is not None else []
+        if policy.counts and any("approved" not in one.get("properties", {}) for one in members):
             raise ConfigurationError(
                 f"{what}: with required= or rejections= an answer must say whether it approves: "
                 "give the schema a field `approved: bool`"

@@ -84,17 +84,28 @@ def verdict(answer: Any) -> bool | None:
 
 
 def _needs_rejection(schema: dict[str, Any]) -> bool:
-    """Whether an answer that only rejects, with a reason, lacks something that a JSON schema requires."""
+    """Whether an answer that only rejects, with a reason, lacks something that a JSON schema requires. A
+    union must require more in each of its members, and have none for rejections only."""
     if not _has_verdict(schema):
         return False
-    required = set(schemas.resolved(schema).get("required", ()))
-    approved = schemas.properties(schema)["approved"]
-    return bool(required - {"approved", "reason"}) or approved.get("const") is True
+    members = schemas.alternatives(schema)
+    verdicts = [one["properties"]["approved"].get("const") for one in members]
+    if len(members) > 1 and any(one is False for one in verdicts):
+        return False
+    return all(
+        approved is True or set(one.get("required", ())) - {"approved", "reason"}
+        for one, approved in zip(members, verdicts, strict=True)
+    )
 
 
 def _has_verdict(schema: dict[str, Any]) -> bool:
-    """Whether a JSON schema has a field `approved` that may be true or false."""
-    approved = schemas.properties(schema).get("approved")
+    """Whether a JSON schema, and of a union each member, has a field `approved` that may be true or false."""
+    members = schemas.alternatives(schema)
+    return bool(members) and all(_is_verdict(one.get("properties", {}).get("approved")) for one in members)
+
+
+def _is_verdict(approved: Any) -> bool:
+    """Whether the schema of a field takes true or false."""
     if not isinstance(approved, dict):
         return False
     options = [approved, *approved.get("anyOf", ())]

@@ -96,7 +96,7 @@ async def decide(
             execution_id = below
             reply = await _send(store, execution_id, step_key, answer, digest)
         elif early and digest is None:  # a digest means the suspension was shown, so it is not early
-            reply = await _send(store, execution_id, step_key, answer, digest, early=True)
+            reply = await _keep(store, execution_id, step_key, answer)
     return _outcome(execution_id, step_key, reply)
 
 
@@ -147,6 +147,18 @@ def _encode(
     return Answer(value, digests.stored_digest(value), by or "", groups, channel)
 
 
+async def _keep(store: Store, execution_id: str, step_key: str, answer: Answer) -> list[Any]:
+    """Returns the script's reply to an early answer. One whose API key is no longer valid does not stand."""
+    reply = await _send(store, execution_id, step_key, answer, None, early=True)
+    if len(reply) != 4:
+        return reply
+    *stands, held_by = reply
+    if held_by in (b"", answer.key_id.encode()) or await store.api_keys.may(text(held_by), "approve"):
+        return stands
+    reply = await _send(store, execution_id, step_key, answer, None, early=True, invalid_key=text(held_by))
+    return reply[:3] if len(reply) == 4 else reply
+
+
 async def _send(
     store: Store,
     execution_id: str,
@@ -156,11 +168,14 @@ async def _send(
     *,
     checked: Answer | None = None,
     early: bool = False,
+    invalid_key: str = "",
 ) -> list[Any]:
     """Returns the script's reply to the answer, after checking it against each opening the script returns."""
     sent = checked or (answer if digest is None else replace(answer, opening=NO_OPENING))
     while True:
-        reply = await store.suspensions.answer(execution_id, step_key, sent, early=early)
+        reply = await store.suspensions.answer(
+            execution_id, step_key, sent, early=early, invalid_key=invalid_key
+        )
         if reply[0] != b"look":
             return reply
         record = journal.parse(reply[1])

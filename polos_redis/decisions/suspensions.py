@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from polos_redis.errors import AmbiguousSuspensionError, UnreadableValueError
@@ -11,6 +12,8 @@ from polos_redis.state import journal, keys
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.store import Store
 from polos_redis.values.text import raw
+
+PER_CALL = 20  # suspensions read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +28,18 @@ class StoredSuspension:
 
 
 async def read_suspensions(
-    store: Store, names: list[tuple[str, str]]
-) -> list[tuple[str, str, SuspensionRecord]]:
-    """Returns the suspensions of these execution ids and step keys that exist and can be read."""
-    stored = await asyncio.gather(*(store.executions.read_records(one, [raw(key)]) for one, key in names))
-    found = []
-    for name, (packed,) in zip(names, stored, strict=True):
-        with contextlib.suppress(UnreadableValueError):  # `get_execution` of that execution reports it
-            record = None if packed is None else journal.parse(packed)
-            if isinstance(record, SuspensionRecord):
-                found.append((*name, record))
-    return found
+    store: Store, names: Sequence[tuple[str, str]]
+) -> AsyncIterator[tuple[str, str, SuspensionRecord]]:
+    """Yields the suspensions of these execution ids and step keys that exist and can be read; holds only a
+    few at a time."""
+    for first in range(0, len(names), PER_CALL):
+        some = names[first : first + PER_CALL]
+        stored = await asyncio.gather(*(store.executions.read_records(one, [raw(key)]) for one, key in some))
+        for name, (packed,) in zip(some, stored, strict=True):
+            with contextlib.suppress(UnreadableValueError):  # `get_execution` of that execution reports it
+                record = None if packed is None else journal.parse(packed)
+                if isinstance(record, SuspensionRecord):
+                    yield (*name, record)
 
 
 async def find_below(store: Store, root_id: str, step_key: str) -> str | None:
@@ -49,11 +53,13 @@ async def find_below(store: Store, root_id: str, step_key: str) -> str | None:
         return None
     pages = store.suspensions.below(root_id)
     names = {(one, key): None async for page in pages for one, key in page if key == step_key}
-    found = await read_suspensions(store, list(names))
-    waiting = [one for one, _, record in found if record.status == "open"]
+    found = [
+        (one, record.status, record.decided_ms)
+        async for one, _, record in read_suspensions(store, list(names))
+    ]
+    waiting = [one for one, status, _ in found if status == "open"]
     if waiting and len(found) > 1:
         raise AmbiguousSuspensionError(root_id, [f"{step_key} of {one}" for one in sorted(waiting)])
     if waiting:
         return waiting[0]
-    decided = sorted(found, key=lambda row: row[2].decided_ms)
-    return decided[-1][0] if decided else None
+    return max(found, key=lambda row: row[2])[0] if found else None

@@ -71,7 +71,7 @@ async def delete(connection: Connection, execution_id: str) -> int:
     if tag == b"status":
         raise NotFinishedError(execution_id, text(rest[0]))
     deleted, entries = int(rest[0]), int(rest[1])
-    async for descendants in store.executions.ended_below(execution_id):
+    async for descendants in store.executions.descendants(execution_id):
         for tag, *rest in await asyncio.gather(*map(store.executions.delete, descendants)):
             deleted += int(rest[0]) if tag == b"deleted" else 0
     if not deleted and not entries:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from typing import Any
+from collections.abc import AsyncIterator, Collection
+from typing import Any, TypeVar
 
 from polos_redis import errands
 from polos_redis.connection.connection import Connection
@@ -19,6 +19,7 @@ from polos_redis.errors import (
     UnreadableValueError,
 )
 from polos_redis.executions import views
+from polos_redis.executions.journal_entries import MAX_CHILDREN, JournalEntries
 from polos_redis.executions.page import Page
 from polos_redis.state import journal, keys
 from polos_redis.state.executions import STATUSES
@@ -26,6 +27,7 @@ from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
 from polos_redis.state.store import Store
 from polos_redis.state.suspensions import MOST_BYTES
+from polos_redis.tasks import Slices
 from polos_redis.values.plain import readable
 from polos_redis.values.preview import Stored
 from polos_redis.values.text import text
@@ -34,26 +36,37 @@ from polos_redis.values.times import iso
 LIST_LIMIT = 1000
 MOST_EMPTY = 10  # pages without a row that are read before an empty one is returned
 AUDIT_PAGE = 20  # entries per call
+MOST_BYTES_BELOW = 1 << 24  # of what open suspensions of descendants show
+
+T = TypeVar("T")
 
 
 async def get_execution(connection: Connection, execution_id: str, read: Read = readable) -> dict[str, Any]:
     """See `PolosClient.get_execution`. `read` makes plain JSON of stored values."""
     store = await connection.store()
-    fields, records = await asyncio.gather(
-        store.executions.read(execution_id), store.executions.read_journal(execution_id)
-    )
+    fields = await store.executions.read(execution_id)
     if "workflow" not in fields:
         raise ExecutionNotFoundError(execution_id)
-    view = views.describe(execution_id, fields, records, read)
+    entries, slices = JournalEntries(execution_id, read), Slices()
+    async for page in store.executions.journal_pages(execution_id):
+        for name, stored in page:
+            entries.add(name, stored)
+            await slices.pause()
+    view = views.describe(execution_id, fields, entries, read)
     delayed = fields["status"] == b"queued" and "entry" not in fields
     view["starts_at"] = iso(await store.timers.starts_ms(execution_id) if delayed else None)
     view["early_answers"] = await _early_answers(store, execution_id) if "early" in fields else []
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:
-        below = await store.suspensions.open_below(execution_id, views.MAX_CHILDREN)
-    rows = await read_suspensions(store, below)
-    view["open_suspensions_below"] = [suspension_view(*row, read) for row in rows if row[2].status == "open"]
-    children = view["children"][: views.MAX_CHILDREN]  # of more, the status that the journal has stays
+        below = await store.suspensions.open_below(execution_id, MAX_CHILDREN)
+    view["open_suspensions_below"] = shown_below = []
+    size = 0
+    async for row in read_suspensions(store, below):
+        if row[2].status == "open" and size <= MOST_BYTES_BELOW:
+            shown_below.append(suspension_view(*row, read))
+            size += len(row[2].shown)
+            await slices.pause()
+    children = view["children"][:MAX_CHILDREN]  # of more, the status that the journal has stays
     current = await asyncio.gather(
         *(store.executions.read_fields(child["id"], "workflow", "status") for child in children)
     )
@@ -135,8 +148,13 @@ async def list_suspensions(
     rows, next_cursor = await store.suspensions.oldest_open(
         after, _limit(limit), _workflow_id(workflow), roots
     )
-    views_of_rows = (_open_suspension(row, read) for row in rows)
-    return Page([view for view in views_of_rows if view is not None], next_cursor)
+    found, slices = [], Slices()
+    for row in rows:
+        view = _open_suspension(row, read)
+        if view is not None:
+            found.append(view)
+        await slices.pause()
+    return Page(found, next_cursor)
 
 
 def _open_suspension(row: list[Any], read: Read) -> dict[str, Any] | None:
@@ -167,7 +185,7 @@ async def read_suspension(
     store = await connection.store()
     fields, found = await asyncio.gather(
         store.executions.read_fields(execution_id, "workflow", "status", "origin", "created"),
-        read_suspensions(store, [(execution_id, step_key)]),
+        _listed(read_suspensions(store, [(execution_id, step_key)])),
     )
     workflow, status, origin, created = fields
     if workflow is None:
@@ -191,7 +209,8 @@ async def root_workflow(connection: Connection, execution_id: str) -> str | None
     workflow, origin = await store.executions.read_fields(execution_id, "workflow", "origin")
     if workflow is not None:
         return Origin.unpack(text(workflow), origin).root_workflow_id
-    for packed in await store.suspensions.audit(root_id, 0, AUDIT_PAGE):
+    _, stored = await store.suspensions.audit(root_id, 0, AUDIT_PAGE)
+    for packed in stored:
         entry = audit_log.entry(packed)
         if entry["execution_id"] == root_id:
             return str(entry["workflow_id"])
@@ -221,15 +240,16 @@ async def audit_page(
     store, root_id = await connection.store(), keys.root_of(execution_id)
     first = at = 0 if cursor is None else _cursor(cursor)
     found: list[dict[str, Any]] = []
-    size = 0
+    size, slices = 0, Slices()
     while True:
-        stored = await store.suspensions.audit(root_id, at, AUDIT_PAGE)
+        total, stored = await store.suspensions.audit(root_id, at, AUDIT_PAGE)
         for packed in stored:
             found += audit_log.entries([packed], execution_id, read)
+            await slices.pause()
             size, at = size + len(packed), at + 1
             if len(found) == limit or size > MOST_BYTES or at == first + LIST_LIMIT:
                 return Page(found, str(at))
-        if len(stored) < AUDIT_PAGE:
+        if at >= total:
             break
     if (
         cursor is None
@@ -238,6 +258,28 @@ async def audit_page(
     ):
         raise ExecutionNotFoundError(execution_id)
     return Page(found, None)
+
+
+async def audit_tail(
+    connection: Connection, execution_id: str, most: int, read: Read
+) -> tuple[list[dict[str, Any]], int]:
+    """Returns the newest entries of the audit, oldest first, and how many earlier ones are left out. Of a
+    descendant, only those among the newest of its root are found."""
+    store, root_id = await connection.store(), keys.root_of(execution_id)
+    total, _ = await store.suspensions.audit(root_id, 0, 0)
+    at = first = max(0, total - (most if root_id == execution_id else LIST_LIMIT))
+    found: list[dict[str, Any]] = []
+    while at < total:
+        _, stored = await store.suspensions.audit(root_id, at, min(AUDIT_PAGE, total - at))
+        if not stored:  # deleted meanwhile
+            break
+        found += audit_log.entries(stored, execution_id, read)
+        at += len(stored)
+    return found[-most:], first + max(0, len(found) - most)
+
+
+async def _listed(items: AsyncIterator[T]) -> list[T]:
+    return [item async for item in items]
 
 
 def _workflow_id(workflow: str | WorkflowDefinition[Any, Any] | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -95,6 +95,8 @@ class Bounds:
             if length.isdecimal() and int(length[:19]) > self.max_bytes:
                 raise self._too_large()
             await self.app(scope, receiving, sending)
+        except ClientDisconnect:  # nobody is left to respond to
+            pass
         except Exception as error:
             if responding:
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import time
 from ipaddress import IPv6Address, ip_address
@@ -84,13 +85,17 @@ class SharedRate:
             return wait
         while not self._spend(caller):
             asking = self._asking.get(caller)
-            if asking is None:
+            if asking is None or asking.done():  # done, and others were quicker to spend what it took
                 asking = self._asking[caller] = asyncio.ensure_future(self._ask(caller))
-                asking.add_done_callback(lambda _: self._asking.pop(caller, None))
+                asking.add_done_callback(functools.partial(self._forget, caller))
             allowed, wait = await asyncio.shield(asking)
             if not allowed:
                 return wait
         return 0.0
+
+    def _forget(self, caller: str, asked: asyncio.Future[tuple[bool, float]]) -> None:
+        if self._asking.get(caller) is asked:
+            del self._asking[caller]
 
     def _spend(self, caller: str) -> bool:
         """Use a request that was taken before."""

@@ -179,6 +179,10 @@ class Execution(ExecutionSummary):
     suspensions: list[Suspension]
     open_suspensions: list[Suspension]
     open_suspensions_below: list[Suspension]
+    left_out: dict[str, int] = Field(
+        description="How many older steps, suspensions, waits and children are not listed: the newest 10,000 "
+        "of each are, up to 32 MiB."
+    )
 
 
 class Decided(Shape):

@@ -13,10 +13,10 @@ from typing import Any, Final
 from starlette.responses import StreamingResponse
 
 from polos_redis.redaction import redact_text
+from polos_redis.tasks import Slices
 from polos_redis.values.plain import readable
 from polos_redis.values.preview import LARGE, Stored
 
-SLICE_SECONDS: Final = 0.002  # of work, after which others get their turn
 CHUNK: Final = 1 << 16  # characters that are sent at once
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
@@ -35,10 +35,9 @@ class StoredJson(StreamingResponse):
 
 
 async def _chunks(content: Mapping[str, Any]) -> AsyncIterator[bytes]:
-    now = asyncio.get_running_loop().time
+    slices = Slices()
     parts: list[str] = []
     size = 0
-    turn = now() + SLICE_SECONDS
     for one in _pieces(content):
         if isinstance(one, str):
             part = one
@@ -51,9 +50,7 @@ async def _chunks(content: Mapping[str, Any]) -> AsyncIterator[bytes]:
         if size >= CHUNK:
             yield redact_text("".join(parts)).encode("ascii")
             parts, size = [], 0
-        if now() >= turn:
-            await asyncio.sleep(0)
-            turn = now() + SLICE_SECONDS
+        await slices.pause()
     yield redact_text("".join(parts)).encode("ascii")
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+import msgpack
+
 from polos_redis.state import keys
 from polos_redis.state.partitions import Partitions
 
@@ -24,6 +28,16 @@ class ApiKeys:
             "HGET", self._name, key_id, patience=self._partitions.patience
         )
         return packed
+
+    async def may(self, key_id: str, scope: str) -> bool:
+        """Whether an API key is valid, neither revoked nor expired, and has a scope; admin includes all."""
+        packed = await self.read(key_id)
+        if packed is None:
+            return False
+        stored = msgpack.unpackb(packed, unicode_errors="surrogatepass")
+        expires = stored["expires"]
+        holds = stored["revoked"] is None and (expires is None or time.time() * 1000 < expires)
+        return holds and not {scope, "admin"}.isdisjoint(stored["scopes"])
 
     async def read_all(self) -> list[bytes]:
         """Returns all API keys, read a page at a time."""

@@ -85,14 +85,14 @@ class Errands:
         reason: str,
         *,
         most: int,
-        first_ms: int | None,
+        first_ms: int,
         longest_ms: int,
     ) -> tuple[Failure, int, int]:
         """Note that an attempt has failed; returns what becomes of the errand, the ms until it is due again,
         and the number of attempts.
 
-        It is due again in `first_ms`, five times as long after each further failure, `longest_ms` at most
-        (None: it stays due), and set aside after `most` failures (0: never).
+        It is due again in `first_ms`, five times as long after each further failure, `longest_ms` at most,
+        and set aside after `most` failures (0: never).
         """
         what, ms, attempts = await self._wire.call_script(
             scripts.FAIL_ERRAND,
@@ -101,7 +101,7 @@ class Errands:
             errand.due,
             attempt,
             most,
-            "" if first_ms is None else first_ms,
+            first_ms,
             longest_ms,
             raw(reason[:REASON_LENGTH]),
             patience=None,

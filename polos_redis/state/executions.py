@@ -14,6 +14,8 @@ from polos_redis.values.text import raw, text
 
 FINISHED = ("completed", "failed", "cancelled")
 NAMES_PER_CALL = 100  # workflows per call of a script, so that none takes long
+RECORDS_PER_CALL = 500  # of a journal
+BYTES_PER_CALL = 1 << 20  # of records, beyond the last few
 LEAST_LOOKED_AT = 100  # rows of all workflows that a page of one workflow looks at
 STATUSES = ("queued", "waiting", *FINISHED)
 
@@ -121,15 +123,14 @@ class Executions:
         )
         return reply
 
-    async def ended_below(self, root_id: str) -> AsyncIterator[list[str]]:
-        """Yields the descendants of a root that have ended and are not deleted yet, a page at a time."""
-        key = self._partitions.prefix(root_id) + keys.EXPIRY.encode()
-        pattern, cursor = raw(root_id) + b".*", b"0"
+    async def descendants(self, root_id: str) -> AsyncIterator[list[str]]:
+        """Yields the descendants of a root that are not deleted or forgotten yet, a page at a time."""
+        key, cursor = self._partitions.prefix(root_id) + keys.DESCENDANTS.encode() + raw(root_id), b"0"
         while True:
-            cursor, flat = await self._wire.call(
-                "ZSCAN", key, cursor, "MATCH", pattern, "COUNT", 1000, patience=self._partitions.patience
+            cursor, members = await self._wire.call(
+                "SSCAN", key, cursor, "COUNT", 1000, patience=self._partitions.patience
             )
-            yield [text(member) for member in flat[::2]]
+            yield list(map(text, members))
             if cursor == b"0":
                 return
 
@@ -164,11 +165,23 @@ class Executions:
         )
         return found
 
-    async def read_journal(self, execution_id: str) -> dict[bytes, bytes]:
-        """Returns an execution's journal: step key -> record, and "" -> the number of changes."""
-        key = self._partitions.prefix(execution_id) + keys.JOURNAL.encode() + raw(execution_id)
-        flat = await self._wire.call("HGETALL", key, patience=self._partitions.patience)
-        return dict(zip(flat[::2], flat[1::2], strict=True))
+    async def journal_pages(self, execution_id: str) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+        """Yields an execution's journal a page at a time, in no order: step keys and records, and "" with the
+        number of changes. A record may come twice."""
+        cursor = b"0"
+        while True:
+            cursor, flat = await self._wire.call_script(
+                scripts.READ_JOURNAL,
+                self._partitions.prefix(execution_id),
+                raw(execution_id),
+                cursor,
+                RECORDS_PER_CALL,
+                BYTES_PER_CALL,
+                patience=self._partitions.patience,
+            )
+            yield list(zip(flat[::2], flat[1::2], strict=True))
+            if cursor == b"0":
+                return
 
     async def read_records(self, execution_id: str, names: Sequence[bytes]) -> list[bytes | None]:
         """Returns some records of an execution's journal."""

@@ -29,6 +29,7 @@ WORKERS = "workers"  # hash: worker id -> lease counter
 SERVES = "serves"  # hash: worker id -> what it serves (msgpack)
 CHILDREN = "children:"  # set: an execution's unfinished children
 BELOW = "below:"  # set: suspensions (open or decided) of a root execution's descendants
+DESCENDANTS = "descendants:"  # set: a root's descendants that are not deleted or forgotten yet
 AUDIT = "audit:"  # list: decisions on the suspensions of a root execution and its descendants
 SUBS = "subs:"  # hash: subscriber of a topic -> the id of the last event it received
 ONCE = "once:"  # string with a TTL: the id of an event that is published once

@@ -14,7 +14,7 @@ from polos_redis.values.names import canonical
 from polos_redis.values.text import raw, text
 
 MOST_ROWS = 1000  # rows that a page looks at, in each partition
-MOST_BYTES = 1 << 20  # of records that a page returns from each partition, beyond the first record
+MOST_BYTES = 1 << 20  # of records that a page returns, and reads from each partition, beyond the last one
 
 _pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cmsgpack can't read it
 
@@ -80,9 +80,11 @@ class Suspensions:
         self._partitions = partitions
         self._wire = partitions.wire
 
-    async def answer(self, execution_id: str, step_key: str, answer: Answer, *, early: bool) -> list[Any]:
+    async def answer(
+        self, execution_id: str, step_key: str, answer: Answer, *, early: bool, invalid_key: str = ""
+    ) -> list[Any]:
         """Decide a suspension; returns the tagged reply of answer.lua. With `early`, an answer that comes
-        before its suspension is kept."""
+        before its suspension is kept. It replaces one that was given with the API key `invalid_key`."""
         reply: list[Any] = await self._wire.call_script(
             scripts.ANSWER,
             self._partitions.prefix(execution_id),
@@ -98,6 +100,7 @@ class Suspensions:
             _pack([raw(group) for group in answer.groups]) if answer.groups else b"",
             raw(canonical(answer.by)),
             answer.key_id,
+            invalid_key,
             patience=self._partitions.patience,
         )
         return reply
@@ -181,18 +184,34 @@ class Suspensions:
         rows = sorted(
             (row for row in found if complete is None or int(row[3]) <= complete), key=lambda row: int(row[3])
         )
-        if len(rows) > limit:
-            return rows[:limit], text(rows[limit - 1][3])
+        fitting = _fitting(rows[:limit])
+        if len(rows) > fitting:
+            return rows[:fitting], text(rows[fitting - 1][3])
         return rows, None if complete is None else str(complete)
 
-    async def audit(self, root_id: str, first: int, count: int) -> list[bytes]:
-        """Returns some packed audit entries of a root and its descendants, oldest first."""
-        key = self._partitions.prefix(root_id) + keys.AUDIT.encode() + raw(root_id)
-        last = first + count - 1
-        found: list[bytes] = await self._wire.call(
-            "LRANGE", key, first, last, patience=self._partitions.patience
+    async def audit(self, root_id: str, skipped: int, count: int) -> tuple[int, list[bytes]]:
+        """Returns the number of audit entries of a root and its descendants, and some of them packed, oldest
+        first. Large entries make it fewer than `count`, but not none."""
+        total, found = await self._wire.call_script(
+            scripts.READ_AUDIT,
+            self._partitions.prefix(root_id),
+            raw(root_id),
+            skipped,
+            count,
+            MOST_BYTES,
+            patience=self._partitions.patience,
         )
-        return found
+        return total, found
+
+
+def _fitting(rows: list[list[Any]]) -> int:
+    """Returns how many rows make up about `MOST_BYTES` of records."""
+    size = 0
+    for count, row in enumerate(rows, 1):
+        size += len(row[4] or b"")
+        if size > MOST_BYTES:
+            return count
+    return len(rows)
 
 
 def _early(packed: bytes) -> Answer:

@@ -58,6 +58,17 @@ class Topics:
         )
         return found[0][1] if found else None
 
+    async def event_after(self, topic: str, position: str) -> tuple[str, list[bytes] | None]:
+        """Returns the first event of a topic after a position, as its id and [type, data, ..]."""
+        found = await self.events_after(topic, position.encode(), 1)
+        return (text(found[0][0]), found[0][1]) if found else ("", None)
+
+    async def last_to_deliver(self, topic: str) -> bytes | None:
+        """Returns the id of the last event that errands have to deliver to all waits, if there is one."""
+        key = self._key(keys.SUBS, topic)
+        last: bytes | None = await self._wire.call("HGET", key, "g", patience=self._partitions.patience)
+        return last
+
     async def events_after(self, topic: str, position: bytes, count: int) -> list[tuple[bytes, list[bytes]]]:
         """Returns the events of a topic after a position: (stream id, [type, data, ..])."""
         key = self._key(keys.TOPIC, topic)

@@ -5,7 +5,8 @@ validators. A value is never lost silently:
 
 - A field that the class no longer has is dropped, as pydantic drops it. But if the class also has a field
   that the stored value lacks and that falls back to its default, the one may be the other under a new name.
-  That is refused, unless a validator takes the old name or the class says `extra="ignore"`.
+  That is refused, unless a validator takes the old name or the class says `extra="ignore"`. So is a field
+  that has become a property or another attribute of the class.
 - Validators run on values that the old class had already validated. A class whose validators change what
   they have returned is refused.
 
@@ -17,8 +18,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
+from polos_redis import failures
 from polos_redis.errors import MAX_LISTED, ConfigurationError, UnreadableValueError
 from polos_redis.values import shapes, type_hints, type_names
 from polos_redis.values.bounded_type import MismatchError
@@ -48,7 +50,7 @@ def validated(
             _restore_private(found, private)
     except _Refusal as refusal:
         problem = str(refusal)
-    except Exception as error:  # pydantic's, or from the class's own validators
+    except BaseException as error:  # pydantic's, or anything from the class's own validators
         problem = problem_in(error)
     else:
         return found
@@ -82,6 +84,8 @@ class _Refusal(Exception):
 
 
 def _read(cls: Any, stored: dict[str, Any]) -> Any:
+    from pydantic import BaseModel
+
     if type_names.is_model(cls):
         cls.model_rebuild()
         infos = shapes.model_fields(cls)
@@ -99,9 +103,14 @@ def _read(cls: Any, stored: dict[str, Any]) -> Any:
     for field, annotation in later.items():
         if field in stored:
             _set(found, field, _adapter(annotation).validate_python(stored[field]))
+    absent += [field for field in later if field not in stored]
     defaulted = [field for field in absent if _is_default(found, field)]
-    if unread and defaulted and config.get("extra") != "ignore":
-        raise _Refusal(_lost(unread, defaulted))
+    if unread and config.get("extra") != "ignore":
+        if defaulted:
+            raise _Refusal(_lost(unread, defaulted))
+        replaced = [name for name in unread if hasattr(cls, name) and not hasattr(BaseModel, name)]
+        if replaced:
+            raise _Refusal(f"{', '.join(replaced)} would be replaced by what the class computes")
     return found
 
 
@@ -180,7 +189,9 @@ def _is_default(found: Any, field: str) -> bool:
     info = {one.name: one for one in dataclasses.fields(found)}[field]
     if info.default_factory is not dataclasses.MISSING:
         return bool(getattr(found, field) == info.default_factory())
-    return info.default is dataclasses.MISSING or bool(getattr(found, field) == info.default)
+    if info.default is dataclasses.MISSING:
+        return info.init or not hasattr(found, field)  # `__post_init__` may have set it
+    return bool(getattr(found, field) == info.default)
 
 
 def _state(found: Any) -> dict[str, Any]:
@@ -209,14 +220,16 @@ def _listed(fields: Mapping[str, str]) -> str:
     return ", ".join(shown[:MAX_LISTED] + ([f"{more} more"] if more > 0 else []))
 
 
-def problem_in(error: Exception) -> str:
+def problem_in(error: BaseException) -> str:
     """What is wrong with stored fields, by an error of their validation: in one line, without the values."""
     from pydantic import ValidationError
 
     if isinstance(error, MismatchError):
         return str(error)
-    if not isinstance(error, ValidationError):
-        return f"{type(error).__name__}: {error}"
-    details = error.errors(include_url=False, include_context=False, include_input=False)
+    if not failures.is_a(error, ValidationError):
+        return failures.line_of(error).partition("\n")[0]  # pydantic's advice with links may follow
+    details = cast(ValidationError, error).errors(
+        include_url=False, include_context=False, include_input=False
+    )
     shown = [": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in details]
     return "; ".join(shown[:MAX_LISTED])

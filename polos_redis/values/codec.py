@@ -44,7 +44,7 @@ def encode(value: object, *, limit: int = DEFAULT_LIMIT) -> bytes:
     """
     try:
         data = packing.pack(value)
-    except Exception as error:  # from msgpack, from packing.py, or from a property of a user's class
+    except BaseException as error:  # from msgpack, from packing.py, or anything from a user's class
         cause = None if isinstance(error, NotStorableError) else error
         raise NotStorableError(refusals.explain(value, error)) from cause
     if len(data) > limit:
@@ -68,7 +68,7 @@ def decode(data: bytes, *, or_fields: bool = False) -> Any:
         return packing.unpack(data, 0, packing.HOOKS_OR_FIELDS) if or_fields else packing.unpack(data)
     except UnreadableValueError as error:
         raise type(error)(f"a stored value can't be read: {error}") from None
-    except Exception as error:
+    except BaseException as error:  # a user's class may raise anything, SystemExit too
         raise UnreadableValueError(
             f"a stored value can't be read: it is damaged ({failures.repr_of(error)})"
         ) from error

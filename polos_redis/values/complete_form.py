@@ -7,6 +7,7 @@ it. Where a person decides about a value, or edits it, the form has to be comple
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 from enum import Enum, auto
 from typing import Any
@@ -130,27 +131,74 @@ def check_type(what: str, annotation: Any) -> None:
         )
 
 
-def excluded_field(value: object) -> str | None:
-    """The first field inside a value that a model leaves out of its JSON (`Field(exclude=True)`), as
-    `Model.field`; None if there is none."""
-    stack = [value]
+def hidden_part(value: object, shown: object) -> str | None:
+    """Says which part of a value people don't see, a model's field or an entry of a dict; None if they see
+    all. `shown` is the value with models and dataclasses as the dicts that people see.
+
+    A model hides a field if JSON excludes it, if a serializer or `model_dump` leaves it out, if another field
+    has its name in JSON, and if its class is derived from the declared one, of which JSON has the fields
+    only. A dict hides an entry if another key is the same text. A field that is shown as another value, such
+    as a mask, is shown.
+    """
+    stack = [(value, shown)]
     while stack:
-        item = stack.pop()
+        item, seen = stack.pop()
         cls: Any = type(item)
         if cls in _JSON:
             continue
+        kind = records.kind_of(cls)
         if isinstance(item, dict):
-            stack += [*item.keys(), *item.values()]
+            if not all(type(key) is str for key in item):
+                texts = Counter(map(_key, item))
+                twice = next((key for key, count in texts.items() if count > 1), None)
+                if twice is not None:
+                    return f"two keys that are both shown as {twice!r}"
+            for key, one in item.items():
+                stack += [(key, _UNSEEN), (one, _seen(seen, key, _key(key)))]
+        elif isinstance(item, list | tuple) and isinstance(seen, list | tuple) and len(item) == len(seen):
+            stack += zip(item, seen, strict=True)
         elif isinstance(item, list | tuple | set | frozenset):
-            stack += item
-        elif (kind := records.kind_of(cls)) == records.MODEL:
-            for name, info in shapes.model_fields(cls).items():
-                if info.exclude or getattr(info, "exclude_if", None) is not None:
-                    return f"{cls.__name__}.{name}"
-            stack += item.__dict__.values()
-            stack += (item.__pydantic_extra__ or {}).values()  # type: ignore[attr-defined]
+            stack += [(one, _UNSEEN) for one in item]
+        elif kind == records.MODEL:
+            hidden = _hidden_field(item, codec.plain(item) if seen is _UNSEEN else seen, stack)
+            if hidden is not None:
+                return f"{cls.__name__}.{hidden}, which is not in its JSON"
         elif kind == records.DATACLASS:
-            stack += [getattr(item, field.name, None) for field in dataclasses.fields(item)]  # type: ignore[arg-type]
+            names = [field.name for field in dataclasses.fields(item)]  # type: ignore[arg-type]
+            stack += [(getattr(item, name, None), _seen(seen, name)) for name in names]
+    return None
+
+
+_UNSEEN = object()  # of what a person sees of a value, whatever that is
+
+
+def _seen(seen: object, *names: Any) -> Any:
+    """What a person sees of a part that has one of these names."""
+    found = [seen[name] for name in names if name in seen] if isinstance(seen, dict) else []
+    return found[0] if found else _UNSEEN
+
+
+def _hidden_field(model: Any, seen: Any, stack: list[tuple[Any, Any]]) -> str | None:
+    """The first field of a model that `seen`, the model as shown, does not have. Adds the others' values to
+    the stack. A model that its type shows as something else than an object, such as a text, is shown."""
+    cls = type(model)
+    if cls.__pydantic_root_model__:
+        stack.append((model.root, seen))
+        return None
+    extra = model.__pydantic_extra__ or {}
+    shown_as = {name: name for name in extra}
+    for name, info in {**cls.model_computed_fields, **shapes.model_fields(cls)}.items():
+        if getattr(info, "exclude", None) or getattr(info, "exclude_if", None) is not None:
+            return str(name)
+        alias = getattr(info, "serialization_alias", None) or info.alias
+        shown_as[name] = name if not alias or (isinstance(seen, dict) and name in seen) else alias
+    if isinstance(seen, dict):
+        names = Counter(shown_as.values())
+        for name in [*shapes.model_fields(cls), *extra]:
+            if shown_as[name] not in seen or names[shown_as[name]] > 1:
+                return str(name)
+    values = {**model.__dict__, **extra}
+    stack += [(values[name], _seen(seen, text)) for name, text in shown_as.items() if name in values]
     return None
 
 

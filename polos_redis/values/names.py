@@ -1,8 +1,8 @@
 """Names of people and groups: which are accepted, and the form in which they are compared.
 
 A name is stored and shown as it was written, and compared in its canonical form. Names that look alike must
-not count as two people, so `fault_in` refuses what a reader can't see, and letters of several scripts in one
-name, as the profile "highly restrictive" of Unicode's UTS 39 does.
+not count as two people, so `fault_in` refuses what a reader can't see, signs, and letters of several scripts
+in one name, as the profile "highly restrictive" of Unicode's UTS 39 does.
 """
 
 from __future__ import annotations
@@ -20,15 +20,24 @@ if TYPE_CHECKING:
 LONGEST = 200  # characters
 
 _FORBIDDEN = {"Cn": "not assigned", "Co": "for private use"}  # categories whose look and folding may change
-# Cyrillic and Greek letters that look like a Latin one, as a capital or not: for names of such letters alone.
+# Letters that look like a Latin one, as a capital or not, once folded: for names of such letters alone.
 _LOOKALIKES = str.maketrans(
-    dict(zip("авекмнорстухіјѕһԛԝԁӏүѵ", "abekmhopctyxijshqwdlyv", strict=True))
-    | dict(zip("αβεζηικμνορτυχϲϳ", "abezhikmnoptyxcj", strict=True))
+    dict(zip("авекмнорстухіјѕһԛԝԁӏүѵ", "abekmhopctyxijshqwdlyv", strict=True))  # Cyrillic
+    | dict(zip("αβεζηικμνορτυχϲϳ", "abezhikmnoptyxcj", strict=True))  # Greek
+    | dict(zip("հոսօցզյտլ", "hnuogqjsl", strict=True))  # Armenian
+    | dict(zip("ꓐꓑꓓꓔꓖꓗꓙꓚꓜꓝꓟꓠꓡꓢꓣꓦꓧꓪꓫꓬꓮꓰꓲꓳꓴ", "bpdtgkjczfmnlsrvhwxyaeiou", strict=True))  # noqa: RUF001 - Lisu
+    | dict(zip("ᎠᎡᎢᎥᎩᎪᎫᎬᎳᎷᎻᏀᏃᏏᏒᏔᏚᏙᏞᏟᏢᏦᏧᏴ", "drtiyajewmhgzbrwsvlcpkdb", strict=True))  # noqa: RUF001 - Cherokee
 )
+# Punctuation that names have, beyond that of ASCII: apostrophes, hyphens, middle dots.
 _PUNCTUATION = {
-    **dict.fromkeys(map(ord, "\u2018\u2019\u02b9\u02bc\u2032"), "'"),
+    **dict.fromkeys(
+        map(ord, "\u2018\u2019\u201b\u02b9\u02bb\u02bc\u02bd\u02be\u02bf\u02c8\u2032\ua78c"), "'"
+    ),
+    0x01C0: "|",  # letters of clicks
+    0x01C3: "!",
     **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"), "-"),
 }
+_NAMES_HAVE = {*map(chr, _PUNCTUATION), *"\xb7\u058a\u05f3\u05f4\u0f0b\u2027\u30a0\u30fb\u30fc\u3005"}
 # i and j have their dot already. Between the letter and a dot stand only marks that attach below or inside.
 _NOT_ABOVE = "".join(mark for mark in map(chr, range(0x300, 0x370)) if 0 < unicodedata.combining(mark) < 230)
 _DOT_ABOVE = re.compile(f"([ij\u0456\u0458][{_NOT_ABOVE}]*)\u0307+")
@@ -38,8 +47,8 @@ def canonical(name: str) -> str:
     """The form in which names are compared: equal for all spellings that count as the same person or group.
 
     That is NFKC and case folding, without default-ignorable characters and repeated spaces, and with plain
-    apostrophes and hyphens. A name made only of Cyrillic or Greek letters that look like Latin ones counts as
-    the Latin name. A form is its own form.
+    apostrophes and hyphens. A name made only of letters of another script that look like Latin ones
+    (Cyrillic, Greek, Armenian, Lisu, Cherokee) counts as the Latin name. A form is its own form.
     """
     if name.isascii() and name.isprintable():
         return " ".join(name.lower().split())
@@ -73,6 +82,8 @@ def _fault_in_letters(name: str) -> str | None:
             return f"it contains {_described(name, position)}, a code point that is {why}: remove it"
         if unicodedata.combining(character) and (position == 0 or name[position - 1] == character):
             return f"it contains {_described(name, position)}, a mark with no letter of its own: remove it"
+        if not character.isascii() and _is_sign(unicodedata.normalize("NFKC", character)):
+            return f"it contains {_described(name, position)}, a sign that names do not have: remove it"
     # NFKC: what counts is how a letter reads, so a full-width letter is Latin.
     read = unicodedata.normalize("NFKC", name)
     if any(alphabet.fullmatch(read) for alphabet in _alphabets()):
@@ -81,6 +92,18 @@ def _fault_in_letters(name: str) -> str | None:
     if len(scripts) > 1:
         return f"it mixes {' and '.join(scripts)} letters, which may look alike: write it in one script"
     return "it mixes letters and marks of several scripts, which may look alike: write it in one script"
+
+
+def _is_sign(read: str) -> bool:
+    """Whether a normalized character is punctuation, a symbol or a modifier of no script: many look alike."""
+    if len(read) > 1 and read[0] == " ":
+        return True  # a mark on a space
+    for character in read:
+        category = unicodedata.category(character)
+        is_sign = category[0] in "PS" or category == "Me" or (category == "Lm" and not _script_of(character))
+        if is_sign and not character.isascii() and character not in _NAMES_HAVE:
+            return True
+    return False
 
 
 def _described(name: str, position: int) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from msgpack import ExtType, Timestamp, unpackb
 
+from polos_redis import failures
 from polos_redis.errors import StoredValueError, UnreadableValueError
 from polos_redis.redaction import may_have_secrets, redact
 from polos_redis.values import packing, records, type_names
@@ -38,8 +39,9 @@ def to_plain(data: bytes) -> Any:
         return _plain(neutral(data), 0) if value is _OTHER else value
     except UnreadableValueError as error:
         raise UnreadableValueError(f"a stored value can't be read: {error}") from None
-    except Exception as error:
-        raise UnreadableValueError(f"a stored value can't be read: it is damaged ({error!r})") from error
+    except BaseException as error:  # a user's class may raise anything, SystemExit too
+        why = failures.repr_of(error)
+        raise UnreadableValueError(f"a stored value can't be read: it is damaged ({why})") from error
 
 
 def is_json(value: object) -> bool:
@@ -194,7 +196,7 @@ def record_of(code: int, data: bytes) -> Any:
         try:
             model = records.restore(records.MODEL, packing.unpack(data, 1))
             return model.model_dump(mode="json", warnings=False)
-        except Exception:
+        except BaseException:
             pass  # a field's type is not imported, or the user's serializer fails: show the raw state
     extra = body[3] if code == packing.MODEL and len(body) > 3 and type(body[3]) is dict else {}
     return {**body[1], **extra}

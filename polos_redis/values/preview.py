@@ -14,7 +14,8 @@ from typing import Any
 
 from msgpack import ExtType, Unpacker
 
-from polos_redis.errors import StoredValueError, UnreadableValueError
+from polos_redis import failures
+from polos_redis.errors import StoredValueError
 from polos_redis.redaction import redact_text
 from polos_redis.values import packing, plain
 from polos_redis.values.text import visible
@@ -85,8 +86,8 @@ def preview(stored: bytes | None, budget: PreviewBudget, *, keep: Sequence[str] 
         return _Preview(budget, keep).unpacked(stored, 0, 0, 0)
     except (StoredValueError, RecursionError) as error:
         return {"_unreadable": str(error)}
-    except Exception as error:
-        return {"_unreadable": str(UnreadableValueError(f"a stored value can't be read: {error!r}"))}
+    except BaseException as error:  # a user's class may raise anything, SystemExit too
+        return {"_unreadable": f"a stored value can't be read: {failures.repr_of(error)}"}
 
 
 def item_of(stored: bytes, name: str) -> bytes | None:

@@ -313,7 +313,7 @@ def _enum_restorer(cls: Any, name: str) -> Restore:
     def by_value(value: Any) -> Any:
         try:
             return cls(value)  # a renamed member, a combination of flags, or what the class's _missing_ finds
-        except Exception:
+        except BaseException:  # a user's _missing_ may raise anything
             return None
 
     def restore_enum(body: list[Any]) -> Any:

@@ -9,7 +9,7 @@ from polos_redis.errors import NotStorableError
 from polos_redis.values import packing
 
 
-def explain(value: object, error: Exception) -> str:
+def explain(value: object, error: BaseException) -> str:
     """`path: reason` for the first part of `value` that can't be stored.
 
     Call it only for a value that failed to encode with `error`, which is the reason if no part is at fault.
@@ -50,7 +50,7 @@ def _problem(value: Any, open_ids: set[int], depth: int) -> str | None:
     try:
         _, body, _ = packing.encoder(type(value))
         body(value)
-    except Exception as error:
+    except BaseException as error:
         return (
             str(error)
             if isinstance(error, NotStorableError)

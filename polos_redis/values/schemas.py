@@ -9,8 +9,10 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
+from polos_redis import failures
 from polos_redis.errors import ConfigurationError, NotStorableError
 from polos_redis.values import bounds, type_names
 from polos_redis.values.json_text import read_json
@@ -32,8 +34,8 @@ def describe(what: str, annotation: Any, *, option: str = "schema") -> tuple[dic
     try:
         schema = _schema(annotation)
         json.dumps(schema)  # a type may add anything to its schema
-    except Exception as error:  # from pydantic, or from the type's own hooks
-        why = str(error).partition("\n")[0]  # the rest is pydantic's advice with links
+    except BaseException as error:  # from pydantic, or anything from the type's own hooks
+        why = failures.text_of(error).partition("\n")[0]  # the rest is pydantic's advice with links
         raise ConfigurationError(f"{what}: {option}={annotation!r} has no JSON schema: {why}") from error
     name = ""
     if isinstance(annotation, type) and (
@@ -87,6 +89,16 @@ def resolved(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     found = schema.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {})
     return found if isinstance(found, dict) else {}
+
+
+def alternatives(schema: dict[str, Any], seen: Set[str] = frozenset()) -> list[dict[str, Any]]:
+    """The members of a union, without those that refer back to it; of any other type, its schema alone."""
+    reference, found = str(schema.get("$ref", "")), resolved(schema)
+    members = found.get("anyOf") or found.get("oneOf")
+    if reference in seen or not isinstance(members, list):
+        return [] if reference in seen else [found]
+    seen, definitions = seen | {reference} if reference else seen, schema.get("$defs", {})
+    return [one for member in members for one in alternatives({**member, "$defs": definitions}, seen)]
 
 
 def sample(schema: dict[str, Any]) -> Any:

@@ -9,14 +9,14 @@ An errand's name is a letter and what it concerns:
 `l<id>`                                      acquire or release an execution's slot in another partition
 `a<id> <version> <limit> <semaphore>`        an execution of another partition was granted a slot
 `h<limit> <semaphore>`                       check that the holders of a semaphore's slots still need them
-`w<event id> <topic>`                        deliver an event to many waits, or in other partitions
+`w<topic>`                                   deliver a topic's events to many waits, or in other partitions
 `u<bytes of the topic> <topic><subscriber>`  end a wait's subscription to a topic of another partition
 `e<topic>`                                   a topic has events for the workflows it triggers
 `k<schedule>`                                a schedule's tick is due
 `y<id> <step key>`                           check an answer that came before its suspension
 
-Errands run concurrently, so a slow one delays no other, except that the events of one topic are delivered in
-their order. One that fails is tried again after a while, and its failures are stored (`polos errands`).
+Errands run concurrently, so a slow one delays no other. One that fails is tried again after a while, and its
+failures are stored (`polos errands`).
 
 Three kinds read what users and callers have stored: answers against schemas, schedules, events. Such a value
 may be too much for a worker. Their attempts are counted in Redis before they are made, so that an attempt
@@ -37,7 +37,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from polos_redis import apikeys, failures, tasks
+from polos_redis import failures, tasks
 from polos_redis.decisions import answers
 from polos_redis.errors import (
     ConnectionLostError,
@@ -57,7 +57,6 @@ from polos_redis.worker import semaphores, topic_waits
 logger = logging.getLogger("polos.worker")
 
 CONCURRENCY = 256  # errands that run at once, in one partition: most of them wait for Redis
-MOST_HELD = 1000  # those that wait for the errand before them included
 MOST_ATTEMPTS = 3
 LEASES, LEAST_SECONDS = 2, 5.0  # an attempt may take this long, counted while the event loop turns
 PATIENCE_SECONDS = 2.0  # for a partition that does not answer: the errand waits in Redis, not here
@@ -77,12 +76,12 @@ class OverdueError(PolosError):
 
 
 class _Lane:
-    """Errands that run one after the other: those of one name or, for the events of a topic, of one topic."""
+    """The errands of one name: the one that runs, and the one that was stored meanwhile."""
 
-    __slots__ = ("attempting", "current", "overdue", "seconds", "task", "waiting")
+    __slots__ = ("attempting", "current", "following", "overdue", "seconds", "task")
 
     def __init__(self) -> None:
-        self.waiting: dict[str, Errand] = {}
+        self.following: Errand | None = None
         self.current: Errand | None = None
         self.attempting = False
         self.seconds = 0
@@ -125,27 +124,26 @@ class ErrandRunner:
     @property
     def has_room(self) -> bool:
         """Whether another errand could run."""
-        return len(self._lanes) < CONCURRENCY and self.running < MOST_HELD
+        return len(self._lanes) < CONCURRENCY
 
     @property
     def running(self) -> int:
         """The number of errands that run here, or are about to."""
-        return sum(len(lane.waiting) + (lane.current is not None) for lane in self._lanes.values())
+        return len(self._lanes)
 
     def run(self, errands: Sequence[Errand], more: Callable[[], None]) -> None:
         """Run due errands, except those that run already. `more` is called when there is room for others that
         may be due."""
         for errand in errands:
-            name = _lane_of(errand.name)
-            lane = self._lanes.get(name)
+            lane = self._lanes.get(errand.name)
             if lane is None:
                 if not self.has_room:
                     self._more = more
                     break
-                lane = self._lanes[name] = _Lane()
-                lane.task = tasks.spawn(self._work(name, lane), "polos-errand")
+                lane = self._lanes[errand.name] = _Lane()
+                lane.task = tasks.spawn(self._work(errand.name, lane), "polos-errand")
             if errand != lane.current:  # or it was stored again, and runs again
-                lane.waiting[errand.name] = errand
+                lane.following = errand
         if self._timer is None and self._lanes:
             self._timer = asyncio.get_running_loop().call_later(1.0, self._tick)
 
@@ -178,9 +176,8 @@ class ErrandRunner:
     async def _work(self, name: str, lane: _Lane) -> None:
         """Run the errands of a lane until none is left."""
         try:
-            while lane.waiting:
-                first = next(iter(lane.waiting))
-                lane.current = lane.waiting.pop(first)
+            while lane.following is not None:
+                lane.current, lane.following = lane.following, None
                 try:
                     await self._run_one(lane, lane.current)
                 except PolosError as error:
@@ -230,33 +227,26 @@ class ErrandRunner:
             await self._attempt(lane, lane.current, run, attempt)
 
     async def _attempt(self, lane: _Lane, errand: Errand, run: Run, attempt: str) -> None:
-        """Run an errand once, or, for an event, until it is delivered: the next must not overtake it."""
-        while True:
-            lane.attempting, lane.seconds, lane.overdue = True, 0, False
-            epoch = self._wire.epoch
-            try:
-                repeat_ms = await self._within(lane, run(errand.name[1:]))
-            except asyncio.CancelledError:
-                if not lane.overdue:
-                    await self._take_back(errand, attempt)
-                    raise
-                asyncio.current_task().uncancel()  # type: ignore[union-attr] # it runs in one
-                error: BaseException = OverdueError(f"it took longer than {self._seconds:g} seconds")
-            except Exception as raised:
-                error = raised
+        """Run an errand once."""
+        lane.attempting, lane.seconds, lane.overdue = True, 0, False
+        epoch = self._wire.epoch
+        try:
+            repeat_ms = await self._within(lane, run(errand.name[1:]))
+        except asyncio.CancelledError:
+            if not lane.overdue:
+                await self._take_back(errand, attempt)
+                raise
+            asyncio.current_task().uncancel()  # type: ignore[union-attr] # it runs in one
+            error: BaseException = OverdueError(f"it took longer than {self._seconds:g} seconds")
+        except Exception as raised:
+            error = raised
+        else:
+            if repeat_ms is None:
+                await self._errands.done(self.prefix, errand)
             else:
-                if repeat_ms is None:
-                    await self._errands.done(self.prefix, errand)
-                elif _keeps_order(errand):
-                    await asyncio.sleep(repeat_ms / 1000)
-                    continue
-                else:
-                    await self._errands.put_off(self.prefix, errand, repeat_ms)
-                return
-            delay_ms = await self._failed(errand, attempt, error, epoch)
-            if not _keeps_order(errand):
-                return
-            await asyncio.sleep(delay_ms / 1000)
+                await self._errands.put_off(self.prefix, errand, repeat_ms)
+            return
+        await self._failed(errand, attempt, error, epoch)
 
     async def _within(self, lane: _Lane, code: Coroutine[Any, Any, int | None]) -> int | None:
         """Await an attempt, whose time counts."""
@@ -266,22 +256,21 @@ class ErrandRunner:
         finally:
             lane.attempting = False
 
-    async def _failed(self, errand: Errand, attempt: str, error: BaseException, epoch: int) -> int:
-        """Note a failed attempt; returns the ms until the next one."""
+    async def _failed(self, errand: Errand, attempt: str, error: BaseException, epoch: int) -> None:
+        """Note a failed attempt, and put the errand off."""
         facts: dict[str, Any] = {"errand": errand.name, "error": failures.text_of(error)}
         overdue = failures.is_a(error, OverdueError)
         if failures.is_a(error, *AWAY) or (overdue and not await self._answers(epoch)):
             logger.warning("an errand has to wait for Redis", extra=facts)
-            if not _keeps_order(errand):
-                await self._errands.put_off(self.prefix, errand, AWAY_RETRY_MS, uncounted=attempt)
-            return AWAY_RETRY_MS
+            await self._errands.put_off(self.prefix, errand, AWAY_RETRY_MS, uncounted=attempt)
+            return
         what, ms, attempts = await self._errands.failed(
             self.prefix,
             errand,
             attempt,
             failures.line_of(error),
             most=MOST_ATTEMPTS if attempt else 0,
-            first_ms=None if _keeps_order(errand) else FIRST_RETRY_MS,
+            first_ms=FIRST_RETRY_MS,
             longest_ms=LONGEST_RETRY_MS,
         )
         known = failures.is_a(error, PolosError)
@@ -289,7 +278,6 @@ class ErrandRunner:
         logger.error("an errand failed", extra=facts | more, exc_info=None if known else error)
         if what == "set aside":
             _log_set_aside(errand, attempts, failures.line_of(error))
-        return ms or min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 5 ** min(attempts, 5))
 
     async def _answers(self, epoch: int) -> bool:
         """Whether Redis answers, and has since the attempt began."""
@@ -307,16 +295,6 @@ class ErrandRunner:
                     await self._errands.put_off(self.prefix, errand, 0, uncounted=attempt)
 
 
-def _lane_of(name: str) -> str:
-    """Returns the lane that an errand runs in."""
-    return "w " + name.partition(" ")[2] if name.startswith("w") else name
-
-
-def _keeps_order(errand: Errand) -> bool:
-    """Whether those behind an errand in its lane have to wait until it has succeeded."""
-    return errand.name.startswith("w")
-
-
 def _log_set_aside(errand: Errand, attempts: int, reason: str) -> None:
     facts: dict[str, Any] = {"errand": errand.name, "attempts": attempts, "error": reason}
     if errand.name.startswith("y"):
@@ -331,8 +309,7 @@ async def _decide_early(store: Store, rest: str) -> None:
     if answer is None:
         return
     try:
-        key = await apikeys.read(store, answer.key_id) if answer.key_id else None
-        if answer.key_id and (key is None or not key.holds or not key.may("approve")):
+        if answer.key_id and not await store.api_keys.may(answer.key_id, "approve"):
             reason = "the API key it was given with is no longer valid"
             raise NotApproverError(execution_id, step_key, answer.by, reason)
         await answers.decide_early(store, execution_id, step_key, answer)

@@ -16,14 +16,15 @@ DELIVERED = "g"  # the subscriber that marks the last event errands have deliver
 BATCH = 100  # waits that get an event concurrently
 
 
-async def deliver(store: Store, rest: str) -> int | None:
-    """Deliver an event to the waits that were subscribed when it was published. Returns the ms until it has
-    to be repeated because a wait is about to open, None if all waits have the event."""
-    event, _, topic = rest.partition(" ")
-    found = await store.topics.event(topic, event)
-    if found is not None and not await _deliver_all(store, topic, event, found):
+async def deliver(store: Store, topic: str) -> int | None:
+    """Deliver to each wait of a topic the event that it is due: the first one published after it had
+    subscribed. Returns the ms until this has to be repeated because a wait is about to open, None if all
+    waits have their events."""
+    last = await store.topics.last_to_deliver(topic)  # before the subscribers: a later event repeats this
+    if await _deliver_all(store, topic, last):
         return OPENING_MS
-    await store.topics.advance(topic, DELIVERED, raw(event), b"")
+    if last is not None:
+        await store.topics.advance(topic, DELIVERED, last, b"")
     return None
 
 
@@ -34,38 +35,55 @@ async def unsubscribe(store: Store, rest: str) -> None:
     await store.topics.unsubscribe(text(topic), text(subscriber))
 
 
-async def _deliver_all(store: Store, topic: str, event: str, found: list[bytes]) -> bool:
-    """Deliver an event to all waits that are due it; returns whether all have it."""
-    waits = [
-        subscriber
-        for subscriber, position in (await store.topics.subscribers(topic)).items()
-        if subscriber[0] in "wf" and _is_due(text(position), event)
-    ]
-    done = [
-        await _deliver_batch(store, topic, waits[i : i + BATCH], event, found)
-        for i in range(0, len(waits), BATCH)
-    ]
-    return all(done)
+async def _deliver_all(store: Store, topic: str, last: bytes | None) -> bool:
+    """Deliver all events up to the last one; returns whether a wait is about to open."""
+    due: dict[str, list[str]] = {}  # "=event" that a wait is due, or the position after which it has none yet
+    for subscriber, position in (await store.topics.subscribers(topic)).items():
+        after, _, event = text(position).partition("=")
+        if subscriber[0] in "wf" and (event or (last is not None and _order(after) < _order(text(last)))):
+            due.setdefault(f"={event}" if event else after, []).append(subscriber)
+    opening, delivery = False, _Delivery(store, topic)
+    for place, waits in due.items():
+        if place.startswith("="):
+            event, found = place[1:], await store.topics.event(topic, place[1:])
+        else:
+            event, found = await store.topics.event_after(topic, place)
+        if found is not None and (place.startswith("=") or _order(event) <= _order(text(last or b"0-0"))):
+            for i in range(0, len(waits), BATCH):
+                opening |= await delivery.to(waits[i : i + BATCH], event, found)
+    if delivery.failure is not None:
+        raise delivery.failure
+    return opening
 
 
-async def _deliver_batch(store: Store, topic: str, waits: list[str], event: str, found: list[bytes]) -> bool:
-    """Deliver an event to some waits concurrently; returns whether all have it or have stopped waiting."""
-    kind, data = found[:2]
-    delivered = (store.topics.deliver(wait, event, kind, data) for wait in waits)
-    decided = await asyncio.gather(*delivered, return_exceptions=True)
-    over = [wait for wait, code in zip(waits, decided, strict=True) if isinstance(code, int) and code >= 0]
-    await asyncio.gather(*(store.topics.unsubscribe(topic, wait) for wait in over))
-    for failure in decided:
-        if isinstance(failure, BaseException):
-            raise failure  # of a partition that is away: the waits of the others have the event
-    return len(over) == len(waits)
+class _Delivery:
+    """One pass over the waits of a topic. A partition that fails once is not asked again: the waits of the
+    others get their events, and `failure` is raised in the end."""
 
+    def __init__(self, store: Store, topic: str) -> None:
+        self.failure: BaseException | None = None
+        self._store = store
+        self._topic = topic
+        self._away: set[bytes] = set()
 
-def _is_due(position: str, event: str) -> bool:
-    """Whether a wait is due an event: one after its position, and no later than the event it has already
-    (`position=event`)."""
-    after, _, own = position.partition("=")
-    return _order(after) < _order(event) and (not own or _order(event) <= _order(own))
+    async def to(self, waits: list[str], event: str, found: list[bytes]) -> bool:
+        """Deliver an event to some waits concurrently; returns whether one of them is about to open."""
+        topics, (kind, data, *_) = self._store.topics, found
+        asked = [wait for wait in waits if self._prefix(wait) not in self._away]
+        delivered = (topics.deliver(wait, event, kind, data) for wait in asked)
+        decided = await asyncio.gather(*delivered, return_exceptions=True)
+        over = []
+        for wait, code in zip(asked, decided, strict=True):
+            if isinstance(code, BaseException):
+                self.failure = code
+                self._away.add(self._prefix(wait))
+            elif code >= 0:
+                over.append(wait)
+        await asyncio.gather(*(topics.unsubscribe(self._topic, wait) for wait in over))
+        return -1 in decided
+
+    def _prefix(self, wait: str) -> bytes:
+        return self._store.partitions.prefix(wait.split(" ", 2)[1])
 
 
 def _order(event: str) -> tuple[int, int]:

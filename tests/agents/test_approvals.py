@@ -59,6 +59,8 @@ FULL = {
 guarded = tool(id="pay_out", approval="always")(pay_out)
 
 
+@pytest.mark.failure(48)
+@pytest.mark.threat(17)
 async def test_every_argument_is_shown_and_runs_as_edited(redis_url: str, namespace: str) -> None:
     agent = Agent(id="teller", model="gpt-4o", tools=[guarded])
     tool_calls = [Call("pay_out", FULL), Call("pay_out", {**FULL, "cents": 500001})]
@@ -100,6 +102,7 @@ INCOMPLETE: list[tuple[Any, str]] = [
 ]
 
 
+@pytest.mark.threat(24)
 async def test_an_edit_leaves_nothing_to_a_default_or_to_the_original(redis_url: str, namespace: str) -> None:
     agent = Agent(id="strict-teller", model="gpt-4o", tools=[guarded])
     async with talking(redis_url, namespace, calls(Call("pay_out", FULL)), agent) as (_, at_work):
@@ -117,6 +120,7 @@ async def test_an_edit_leaves_nothing_to_a_default_or_to_the_original(redis_url:
     assert status_of(found) == [("rejected", "a person rejected this call, saying: no")] and not ran
 
 
+@pytest.mark.threat(17)
 async def test_numbers_that_are_not_finite_are_refused_or_shown(redis_url: str, namespace: str) -> None:
     agent = Agent(id="endless", model="gpt-4o", tools=[guarded])
     tool_calls = [
@@ -180,6 +184,7 @@ UNSHOWN: list[tuple[type[BaseModel], dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.threat(24)
 @pytest.mark.parametrize(
     ("input_type", "arguments", "why"), UNSHOWN, ids=lambda one: getattr(one, "__name__", "")
 )
@@ -223,6 +228,7 @@ def masked(input: Masked) -> None: ...
 def secretive(input: Secretive) -> None: ...
 
 
+@pytest.mark.threat(17)
 @pytest.mark.parametrize(
     ("function", "why"),
     [

@@ -21,7 +21,7 @@ from polos_redis.agents.providers.openai import SHORTEST_SECRET, SURELY_SECRET, 
 from polos_redis.state import keys
 from tests.harness.agents import KEY, PROVIDERS, error_of, talking
 from tests.harness.llm import Fail, Hang, Reply, Say, Server, When
-from tests.harness.running import Running, until
+from tests.harness.running import Running, journal_of, until
 
 agents = {
     name: Agent(id=f"troubled-{name}", model="gpt-4o", provider=name, provider_timeout=0.5)
@@ -132,9 +132,7 @@ async def test_a_permanent_error_fails_at_once(
         kind, message = await error_of(at_work, handle)
         shown = repr(await at_work.client.get_execution(handle.id)) + repr(await at_work.events(handle))
         store = await at_work.client.store()
-        stored = repr(await store.executions.read(handle.id)) + repr(
-            await store.executions.read_journal(handle.id)
-        )
+        stored = repr(await store.executions.read(handle.id)) + repr(await journal_of(store, handle.id))
     assert kind == "StepExecutionError"
     assert f"(tried once): NoRetryError: the model's provider answered {words}" in message
     assert len(server.log) == (3 if fail.code else 1), "the package retries a 429 itself"
@@ -226,6 +224,7 @@ def test_a_key_is_masked_wherever_it_can_be_told_from_the_text(key: str, before:
             assert masked(f"{before}{key}{after}") == f"{before}{key}{after}"
 
 
+@pytest.mark.threat(31)
 async def test_a_key_that_is_no_header_is_not_repeated(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,6 +225,7 @@ def test_a_workflow_whose_input_has_no_fields_is_no_tool() -> None:
         Agent(id="cant", model="gpt-4o", tools=[of_a_list])
 
 
+@pytest.mark.threat(23)
 async def test_the_models_mistakes_are_sent_back_to_it(redis_url: str, namespace: str) -> None:
     agent = Agent(id="clumsy", model="gpt-4o", tools=[double, send])
     tool_calls = [

@@ -9,6 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,7 @@ def test_texts_are_harmless(text: str, terminal: bool) -> None:
     assert first_hidden(written.replace("\n", "").replace("\t", "")) is None
 
 
+@pytest.mark.threat(21)
 async def test_a_stored_value_can_not_write_to_the_terminal(
     redis_url: str, namespace: str, tmp_path: Path
 ) -> None:

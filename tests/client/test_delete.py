@@ -321,3 +321,46 @@ async def test_an_execution_that_is_started_again_publishes_again(at: Running) -
     assert not set(first) & set(second)
     stream = events.stream_topic(at.client, "delete-news")
     assert [(await soon(anext(stream))).data for _ in range(2)] == ["first", "second"]
+
+
+class _Recording:
+    """A connection that notes the commands sent besides scripts."""
+
+    def __init__(self, wire: Any) -> None:
+        self.call_script = wire.call_script
+        self.commands: list[str] = []
+        self._wire = wire
+
+    async def call(self, command: str, *args: Any, **options: Any) -> Any:
+        self.commands.append(command)
+        return await self._wire.call(command, *args, **options)
+
+
+async def test_the_cost_of_deleting_does_not_depend_on_others(
+    at: Running, redis_url: str, namespace: str
+) -> None:
+    """It reads the root's own descendants, among however many that have finished."""
+    one, other = await finished(at), await finished(at)
+    async with PolosClient(redis_url, namespace) as client:
+        store = await client.store()
+        recording = _Recording(store.wire)
+        store.executions._wire = recording  # type: ignore[assignment]
+        assert await client.delete(one.id) == 3
+        expiry = store.partitions.prefix(other.id) + keys.EXPIRY.encode()
+        ids = [f"{number:032x}" for number in range(20_000)]
+        for first in range(0, len(ids), 1000):
+            rows = [part for one_id in ids[first : first + 1000] for part in (4_000_000_000_000, one_id)]
+            await store.wire.call("ZADD", expiry, *rows)
+        assert await client.delete(other.id) == 3
+        assert recording.commands == ["SSCAN", "SSCAN"]
+        for first in range(0, len(ids), 1000):
+            await store.wire.call("ZREM", expiry, *ids[first : first + 1000])
+
+
+async def test_an_interrupted_deletion_is_repeated(at: Running, namespace: str) -> None:
+    handle = await finished(at)
+    await (await at.client.store()).executions.delete(handle.id)  # and no more of it
+    assert await holders(at.client, namespace, MARK) != []
+    assert await at.client.delete(handle.id) == 2
+    assert await holders(at.client, namespace, MARK) == []
+    assert await holders(at.client, namespace, handle.id) == [f"audit:{handle.id}"]

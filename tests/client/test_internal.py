@@ -86,6 +86,8 @@ async def failed(at: Running, execution_id: str) -> None:
     assert PAID == [] and found["steps"] == []
 
 
+@pytest.mark.failure(50)
+@pytest.mark.threat(7)
 async def test_every_entry_refuses_an_internal_workflow(
     redis_url: str, namespace: str, tmp_path: Any
 ) -> None:
@@ -111,6 +113,8 @@ async def test_every_entry_refuses_an_internal_workflow(
         assert list(await at.client.list_executions()) == [] and PAID == []
 
 
+@pytest.mark.failure(50)
+@pytest.mark.threat(7)
 async def test_a_start_before_the_workflow_is_known_fails_before_its_code(client: PolosClient) -> None:
     """Nothing is published yet, so the start is accepted; the worker knows."""
     assert TRANSFER is not None
@@ -184,6 +188,7 @@ async def test_a_call_that_was_approved_once_is_not_repeated_by_a_retry_of_its_c
         assert (await at.client.get_execution(child["id"]))["status"] == "failed" and PAID == []
 
 
+@pytest.mark.threat(7)
 @pytest.mark.parametrize("parent", [None, "0" * 32])
 async def test_a_parent_is_only_what_the_store_says(parent: str | None, client: PolosClient) -> None:
     """What a client may choose of an origin never becomes its parent."""
@@ -209,6 +214,7 @@ async def _open(ctx: WorkflowContext, input: Transfer) -> str:
     return f"done for {input.to}"
 
 
+@pytest.mark.threat(24)
 def test_a_workflow_becomes_internal_by_an_approval_unless_it_says_otherwise() -> None:
     def made(**options: Any) -> Workflow[Any, Any]:
         return Workflow(_open, "internal-wrapped", **options)
@@ -244,6 +250,7 @@ def test_an_internal_workflow_has_no_trigger_of_its_own(option: str) -> None:
     tool(approval="always")(Workflow(ticks, "internal-ticks", internal=False, **started))
 
 
+@pytest.mark.threat(7)
 async def test_a_schedule_from_before_starts_nothing(redis_url: str, namespace: str) -> None:
     """A workflow was scheduled, then became internal: its ticks fail, visibly."""
     assert TRANSFER is not None

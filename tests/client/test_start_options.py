@@ -115,6 +115,7 @@ OTHERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.threat(10)
 @pytest.mark.parametrize("changed", ["given", "left out"])
 @pytest.mark.parametrize("name", sorted(REQUEST))
 async def test_a_key_covers_the_whole_request(name: str, changed: str, client: PolosClient) -> None:

@@ -38,6 +38,22 @@ from polos_redis.server.pages.nested_fields import Group
         ),
         ({"fields": [{"name": "a", "required": "yes"}]}, "form.fields[0].required must be True or False"),
         ({"fields": [{"name": "a", "label": 5}]}, "form.fields[0].label must be a text"),
+        (
+            {"fields": [{"name": "a", "label": "x" * 301}]},
+            "form.fields[0].label must be a text of at most 300 characters",
+        ),
+        (
+            {"fields": [{"name": "a", "description": "x" * 2001}]},
+            "form.fields[0].description must be a text of at most 2,000 characters",
+        ),
+        (
+            {"fields": [{"name": "a", "options": ["x", "x" * 301]}]},
+            "form.fields[0].options[1] must have a label of at most 300 characters",
+        ),
+        (
+            {"fields": [{"name": "a", "options": [{"value": 1, "label": "x" * 301}]}]},
+            "form.fields[0].options[0] must have a label of at most 300 characters",
+        ),
         ({"fields": [{"name": "a", "help": "x"}]}, "form.fields[0] has the unexpected key 'help'"),
     ],
 )

@@ -128,6 +128,7 @@ async def test_the_approver_is_checked_before_the_answer(at: Running) -> None:
     await at.result(handle)
 
 
+@pytest.mark.threat(8)
 async def test_requesters_cannot_decide_on_their_own_request(at: Running) -> None:
     handle = await asked(at, user_id="ann", allow_self=False)
     for by in ("ann", None):
@@ -137,6 +138,7 @@ async def test_requesters_cannot_decide_on_their_own_request(at: Running) -> Non
     assert (await at.result(handle))["resumed_by"] == "bob"
 
 
+@pytest.mark.threat(8)
 async def test_neither_the_user_nor_the_starter_decides_under_any_spelling(at: Running) -> None:
     handle = await asks.invoke(at.client, {"allow_self": False}, user_id="bob", started_by="Mallory")
     await at.parked(handle)
@@ -147,6 +149,8 @@ async def test_neither_the_user_nor_the_starter_decides_under_any_spelling(at: R
     await at.result(handle)
 
 
+@pytest.mark.failure(51)
+@pytest.mark.threat(9)
 async def test_two_spellings_of_a_name_are_one_person(at: Running) -> None:
     handle = await asked(at, required=2)
     await says(at, handle, "ann")
@@ -392,6 +396,7 @@ async def test_a_default_that_decided_is_not_asked_again(redis_url: str, namespa
 # --- what was shown ---------------------------------------------------------------------
 
 
+@pytest.mark.threat(16)
 async def test_a_decision_must_match_the_data_shown(at: Running) -> None:
     handle = await asked(at, data={"amount": 5, "to": "zoë"})
     digest = (await at.client.get_suspension(handle.id, "ask"))["digest"]

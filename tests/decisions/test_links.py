@@ -68,6 +68,7 @@ def test_a_signature_can_be_checked_without_our_code() -> None:
     assert base64.urlsafe_b64encode(expected).rstrip(b"=").decode() == signature
 
 
+@pytest.mark.threat(1)
 def test_a_forged_token_is_refused() -> None:
     links = made(NEW)
     token = links.token(ID, "approval", 1, CREATED, scope="view")
@@ -153,6 +154,7 @@ def test_links_are_configured_by_the_environment(monkeypatch: pytest.MonkeyPatch
     assert links.read(links.token(ID, "k", 1, CREATED)).expires_at.timestamp() <= time.time() + 5
 
 
+@pytest.mark.threat(31)
 @pytest.mark.parametrize("secret", ["short", f"{NEW},short", " , ", "s" * 31])
 def test_a_guessable_secret_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
     monkeypatch.setenv("POLOS_SECRET", secret)

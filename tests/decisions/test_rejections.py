@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import httpx
 import pytest
@@ -28,7 +28,7 @@ from polos_redis import (
 )
 from polos_redis.decisions.answer_types import AnswerTypes
 from polos_redis.links import Links
-from polos_redis.values import codec
+from polos_redis.values import bounds, codec
 from tests.harness.command import Command
 from tests.harness.running import Running, running
 from tests.harness.serving import calling, problem, serving
@@ -281,6 +281,29 @@ class Nested(BaseModel):
     payment: Payment
 
 
+class ByCard(BaseModel):
+    kind: Literal["card"] = "card"
+    approved: bool
+    card: str
+
+
+class ByBank(BaseModel):
+    kind: Literal["bank"] = "bank"
+    approved: Literal[True]
+    account: str
+
+
+class Denied(BaseModel):
+    kind: Literal["no"] = "no"
+    approved: Literal[False]
+    code: int
+
+
+class Tree(BaseModel):
+    approved: bool
+    parts: list[Tree | ByBank]
+
+
 NEEDS: list[tuple[Any, Any]] = [
     (Payment, Rejection),
     (Both, Rejection),
@@ -291,6 +314,11 @@ NEEDS: list[tuple[Any, Any]] = [
     (Optional, Optional),
     (OnlyReason, OnlyReason),
     (Nested, None),
+    (ByCard | ByBank, Rejection),
+    (Annotated[ByCard | ByBank, Field(discriminator="kind")], Rejection),
+    (Tree | ByCard, Rejection),
+    (ByCard | Optional, Optional),
+    (ByCard | Denied, None),  # a rejection of its own
     (Payment | int, None),
     (bool, None),
 ]
@@ -304,7 +332,10 @@ def test_a_rejection_is_what_the_type_lets_it_be(annotation: Any, expected: Any)
     _, _, rejection, _ = types.describe("suspension 'pay'")
     assert (rejection is not None) is (expected is Rejection)
     if expected is not None:
-        assert type(types.read(codec.encode({"approved": False, "reason": "because"}))) is expected
+        assert (
+            type(bounds.at_once(types.read(codec.encode({"approved": False, "reason": "because"}))))
+            is expected
+        )
 
 
 def test_a_reason_stays_as_constrained_as_the_approvals() -> None:

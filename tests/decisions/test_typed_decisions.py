@@ -492,6 +492,7 @@ def listener() -> Iterator[socket.socket]:
         yield server
 
 
+@pytest.mark.threat(30)
 async def test_references_in_a_schema_are_never_fetched(
     listener: socket.socket, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,13 @@ async def created_at(client: PolosClient, execution_id: str) -> datetime:
     return to_datetime_us(int(created))
 
 
+async def journal_of(store: Store, execution_id: str) -> dict[bytes, bytes]:
+    """All of an execution's journal, as it is stored."""
+    return {
+        name: stored async for page in store.executions.journal_pages(execution_id) for name, stored in page
+    }
+
+
 async def connections(store: Store, name: str) -> list[tuple[Wire, bytes]]:
     """The connections of this name on all servers: their wires and ids."""
     found = []

@@ -33,6 +33,7 @@ TYPES = {
     keys.SERVES: "hash",
     keys.CHILDREN: "set",
     keys.BELOW: "set",
+    keys.DESCENDANTS: "set",
     keys.AUDIT: "list",
     keys.SUBS: "hash",
     keys.ONCE: "string",
@@ -146,6 +147,7 @@ class Partition:
     index: dict[tuple[bytes, bytes], dict[bytes, float]] = field(default_factory=dict)
     children: dict[bytes, set[bytes]] = field(default_factory=dict)
     below: dict[bytes, set[bytes]] = field(default_factory=dict)
+    descendants: dict[bytes, set[bytes]] = field(default_factory=dict)
     audit: dict[bytes, list[bytes]] = field(default_factory=dict)
     subs: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
     once: dict[bytes, bytes] = field(default_factory=dict)

@@ -106,8 +106,9 @@ class PartitionInvariants:
                 continue
             owner = self._owner(kind, rest)
             status = self.state.executions.get(owner, {}).get(b"status") if owner is not None else None
-            if status not in UNFINISHED and kind in (keys.TOPIC, keys.BELOW) and rest in active_roots:
-                continue  # a child outlives its root: its end gives both a TTL
+            shared = (keys.TOPIC, keys.BELOW, keys.DESCENDANTS)
+            if status not in UNFINISHED and kind in shared and rest in active_roots:
+                continue  # a child outlives its root: its end gives them a TTL
             if ttl == -1 and status not in UNFINISHED:
                 whose = "no execution" if status is None else f"execution {show(owner)} ({show(status)})"
                 yield f"{name} has no TTL and belongs to {whose}"
@@ -116,7 +117,7 @@ class PartitionInvariants:
 
     def _owner(self, kind: str, rest: bytes) -> bytes | None:
         """The execution a key belongs to; None for a free topic, an event's name and the timer leader."""
-        if kind in (keys.EXEC, keys.JOURNAL, keys.EARLY, keys.BELOW):
+        if kind in (keys.EXEC, keys.JOURNAL, keys.EARLY, keys.BELOW, keys.DESCENDANTS):
             return rest
         if kind == keys.TOPIC:
             last = rest.rpartition(b"/")[2]

@@ -167,7 +167,7 @@ def test_a_large_number_of_waits_is_resolved_by_an_errand(desk: Desk) -> None:
     assert desk.record(other.id, "it then")[2] == b"open"
     members = desk.state.subs[b"news"].keys() - {b"g"}
     assert len(members) == 101
-    assert errands(desk) == [b"w" + entry + b" news", b"enews"]
+    assert errands(desk) == [b"wnews", b"enews"]
     for member in members:
         assert desk.run("deliver_event", member, entry, "e", b"\x01") == 1
     assert desk.state.subs == {b"news": {b"g": entry}}
@@ -182,9 +182,9 @@ def test_a_later_event_does_not_overtake_one_still_being_delivered(desk: Desk) -
     first = desk.publish("news")
     for number in range(100):
         assert desk.run("deliver_event", subscriber(by, f"k{number}"), first, "e", b"\x01") == 1
-    second = desk.publish("news")
+    desk.publish("news")
     assert desk.record(by.id, "k100")[2] == b"open", "it has yet to receive the first event"
-    assert b"w" + second + b" news" in errands(desk)
+    assert b"wnews" in errands(desk)
 
 
 def test_a_hundred_waits_are_resolved_at_once(desk: Desk) -> None:
@@ -210,11 +210,11 @@ def test_a_wait_in_another_partition_receives_the_first_event_by_an_errand(desk:
     desk.run("subscribe", "news", member)
     by = parked(desk)
     entry = desk.publish("news")
-    assert errands(desk) == [b"w" + entry + b" news"]
+    assert errands(desk) == [b"wnews"]
     assert desk.state.subs == {b"news": {member.encode(): position + b"=" + entry}}
     assert desk.record(by.id, "it then")[2] == b"event"
     desk.publish("news", "second")
-    assert errands(desk) == [b"w" + entry + b" news"], "however many follow"
+    assert errands(desk) == [b"wnews"], "however many follow"
     assert desk.state.subs == {b"news": {member.encode(): position + b"=" + entry}}
 
 

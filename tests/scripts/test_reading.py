@@ -135,7 +135,14 @@ def test_list_returns_the_newest_first_in_complete_pages(desk: Desk) -> None:
     assert [row[0].decode() for row in found] == made[::-1]
     last = desk.execution(made[-2])
     fields = ("workflow", "status", "created", "started", "finished")
-    assert found[1] == [made[-2].encode(), *(last.get(field) for field in fields)]
+    assert found[1] == [made[-2].encode(), *(last.get(field) for field in fields), None]
+
+
+def test_list_says_when_a_delayed_execution_starts(desk: Desk) -> None:
+    by = desk.start()
+    assert desk.run("put_back", "default", by.id, by.entry, FAR) == 1
+    ((_, _, status, *_, starts),) = listed(desk, "+inf", 4)
+    assert (status, starts) == (b"queued", desk.do("ZSCORE", keys.TIMERS, "p" + by.id))
 
 
 def test_list_by_workflow_and_status(desk: Desk) -> None:
@@ -260,6 +267,8 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.suspend(by, "ok", FAR)
         desk.backoff(by, "b")
         desk.run("watch_execution", by.id, "me")
+        desk.run("read_journal", by.id, "0", 9, 9)
+        desk.run("read_audit", by.id, 0, 9, 9)
         desk.park(by, "ok", "b")
         inbox(desk)
         desk.answer(by.id, "ok")

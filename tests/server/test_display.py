@@ -122,6 +122,7 @@ leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) 
 values = st.recursive(leaves, lambda one: st.lists(one) | st.dictionaries(st.text(), one), max_leaves=40)
 
 
+@pytest.mark.threat(19)
 @given(values)
 @settings(max_examples=100, deadline=None)
 def test_any_value_can_be_shown(value: Any) -> None:
@@ -208,10 +209,29 @@ class TestAsked:
 
     def test_the_texts_of_a_form_in_the_data_are_data(self) -> None:
         form = {"title": "T", "description": "D", "context": {"a": 1}, "fields": []}
-        found = summary(asked({"_form": form, "description": "stays", "_approval_url": "https://x"}))
+        found = summary(asked({"_form": form, "description": "stays"}))
         assert (found.title, found.description, found.data_title, found.lead) == ("", "", "T", "D")
         assert found.context is not None and found.facts is not None
         assert [label for label, _ in found.facts.pairs] == ["Description"]
+
+    @pytest.mark.parametrize(
+        "form",
+        [
+            {"title": "t" * 300 + "!"},
+            {"title": ["!"], "fields": []},
+            {"description": "d" * 4000 + "!"},
+            {"fields": {"!": 1}},
+            {"fields": [], "note": "!"},
+            {"fields": [], "context": {}, "": {"a": "!"}},
+        ],
+    )
+    def test_whatever_of_a_form_in_the_data_has_no_place_of_its_own_is_shown_as_data(self, form: Any) -> None:
+        found = summary(asked({"_form": form, "_approval_url": "the workflow's own", "a": 1}))
+        assert (found.data_title, found.lead) == ("", "")
+        assert found.facts is not None
+        shown = dict(found.facts.pairs)
+        assert list(shown) == ["Form", "Approval URL", "A"] or list(shown) == ["Approval URL", "A", "Form"]
+        assert "!" in repr(shown["Form"]) and shown["Approval URL"].text == "the workflow's own"
 
     @pytest.mark.parametrize(
         "declared", [{"form": {}}, {"form": {"title": "Mine"}}, {"schema": {"type": "object"}}]

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Annotated, Any, Literal, NotRequired, Union
 from uuid import UUID
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import (
@@ -260,6 +261,7 @@ def test_fields_express_the_values_of_every_type(data: st.DataObject, kind: Type
     case.check(case.read(draft))
 
 
+@pytest.mark.failure(48)
 @given(st.data(), types)
 @settings(max_examples=100, deadline=None)
 def test_fields_or_the_json_box_express_each_value(data: st.DataObject, kind: Type) -> None:

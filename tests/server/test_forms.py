@@ -221,6 +221,8 @@ class TestDecision:
         form = forms.of_suspension({"schema": schema, "data": data})
         assert isinstance(form.root, Group) and list(form.root.fields) == ["b"]
 
+    @pytest.mark.failure(49)
+    @pytest.mark.threat(20)
     @pytest.mark.parametrize(
         "field",
         [

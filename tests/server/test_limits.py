@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 
 from polos_redis import EventData, PolosClient, WorkflowContext, apikeys, events, workflow
 from polos_redis.server import bodies, health, listening, site
+from polos_redis.server.app import create_app
+from polos_redis.server.rates import SharedRate
 from tests.harness.command import POLOS
 from tests.harness.running import Running, until, working
 from tests.harness.serving import calling, key, problem, serving
 
 PATH = "/api/v1/executions"
+HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 STALLED = 300
 SIZE = 2_000_000  # bytes of a body; the server accepts a little more
 
@@ -76,6 +80,7 @@ async def commands(client: PolosClient) -> Counter[str]:
 # --- bodies -----------------------------------------------------------------------------
 
 
+@pytest.mark.threat(3)
 async def test_a_caller_is_refused_before_their_body_is_read(client: PolosClient) -> None:
     async with serving(client) as url:
         stalled = await asyncio.gather(*(Socket.open(url, head()) for _ in range(15)))
@@ -84,6 +89,7 @@ async def test_a_caller_is_refused_before_their_body_is_read(client: PolosClient
             one.close()
 
 
+@pytest.mark.threat(3)
 async def test_a_body_that_stalls_is_refused(client: PolosClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "STALL_SECONDS", 0.2)
     async with serving(client) as url:
@@ -115,6 +121,7 @@ async def test_what_is_held_of_bodies_is_limited_for_each_caller(client: PolosCl
         await until(accepted)
 
 
+@pytest.mark.threat(3)
 async def test_stalled_bodies_hold_little_memory_and_harm_nobody(
     client: PolosClient, redis_url: str, namespace: str
 ) -> None:
@@ -163,6 +170,7 @@ async def test_stalled_bodies_hold_little_memory_and_harm_nobody(
 # --- heads ------------------------------------------------------------------------------
 
 
+@pytest.mark.threat(3)
 async def test_a_connection_without_a_request_is_closed(
     client: PolosClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,9 +200,43 @@ async def test_an_open_stream_is_not_closed(client: PolosClient, monkeypatch: py
         stream.close()
 
 
+async def test_a_broken_body_logs_no_error(client: PolosClient, caplog: pytest.LogCaptureFixture) -> None:
+    head = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    sent = {
+        "a caller that leaves": head + b"Content-Length: 50\r\n\r\n",
+        "no chunk": head + b"Transfer-Encoding: chunked\r\n\r\nno number\r\n",
+        "an endless chunk head": head + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 200_000,
+        "no request after one": b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\nno request\r\n\r\n",
+    }
+    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+        for one in sent.values():
+            leaving = await Socket.open(url, one)
+            await leaving.send(b"")
+            leaving.close()
+        assert (await api.get("/healthz")).status_code == 200
+    assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == []
+
+
+async def test_a_response_does_not_wait_for_acknowledgements(client: PolosClient) -> None:
+    listening_at = listening.listen("127.0.0.1", 0)
+    server = listening.Listener(create_app(client))
+    run = asyncio.create_task(server.serve([listening_at]))
+    try:
+        used = await Socket.open(f"http://127.0.0.1:{listening_at.getsockname()[1]}", HEALTHZ)
+        assert await used.status() == 200
+        (connection,) = server.server_state.connections
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        used.close()
+    finally:
+        server.stop()
+        await run
+
+
 # --- look-ups ---------------------------------------------------------------------------
 
 
+@pytest.mark.threat(1)
 async def test_guesses_cause_few_look_ups(client: PolosClient) -> None:
     async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
         known = await key(client, "read")
@@ -214,6 +256,7 @@ async def test_guesses_cause_few_look_ups(client: PolosClient) -> None:
         assert (await api.get(PATH, headers=known)).status_code == 200
 
 
+@pytest.mark.threat(1)
 async def test_a_refused_key_is_not_looked_up_again(client: PolosClient) -> None:
     async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
         wrong = {"Authorization": "Bearer polos_0000000000000000_guess"}
@@ -237,6 +280,7 @@ async def test_a_caller_over_the_limit_causes_no_look_ups(client: PolosClient) -
         assert (await commands(client) - before).total() <= 2  # the commands that read the counts
 
 
+@pytest.mark.threat(5)
 async def test_a_revoked_key_is_refused_at_once(client: PolosClient) -> None:
     async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
         made, secret = await apikeys.create(client, "ann", ["read"])
@@ -249,6 +293,7 @@ async def test_a_revoked_key_is_refused_at_once(client: PolosClient) -> None:
 # --- rates ------------------------------------------------------------------------------
 
 
+@pytest.mark.threat(3)
 @pytest.mark.parametrize(("limit", "sent"), [("10/hour", 20), ("100/hour", 150)])
 async def test_servers_count_a_caller_together(limit: str, sent: int, client: PolosClient) -> None:
     async with (
@@ -272,9 +317,28 @@ async def test_calls_at_once_share_what_is_taken(client: PolosClient) -> None:
         assert {answer.status_code for answer in answers} == {200}
 
 
+@pytest.mark.timeout(60)  # a loop without end would block the event loop
+async def test_calls_right_after_an_answer_ask_again(
+    client: PolosClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate = SharedRate(client, "requests", "10/hour")  # one at a time
+    ask, calls = rate._ask, [asyncio.ensure_future(rate.take("me"))]
+
+    async def ask_and_be_called(caller: str) -> tuple[bool, float]:
+        answer = await ask(caller)
+        if len(calls) == 1:  # these run before anybody learns of the answer
+            calls.extend(asyncio.ensure_future(rate.take(caller)) for _ in range(3))
+        return answer
+
+    monkeypatch.setattr(rate, "_ask", ask_and_be_called)
+    assert await calls[0] == 0
+    assert await asyncio.gather(*calls) == [0] * 4
+
+
 # --- streams and checks -----------------------------------------------------------------
 
 
+@pytest.mark.threat(3)
 async def test_the_streams_of_a_caller_are_limited(
     client: PolosClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +371,7 @@ async def test_the_streams_of_a_caller_are_limited(
         await until(free)
 
 
+@pytest.mark.threat(3)
 async def test_a_flood_of_checks_costs_few(client: PolosClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "READY_TIMEOUT_SECONDS", 60.0)  # it is busy with them
     async with serving(client) as url, httpx.AsyncClient(base_url=url, timeout=60) as api:

@@ -274,6 +274,18 @@ class TestForm:
         assert "Answered" in done.text
         assert (await desk.run.result(handle))["data"] == {"when": "later", "percent": 25}
 
+    async def test_nothing_of_a_form_is_cut_unsaid(self, desk: Desk) -> None:
+        """What a page has no room for ends in "…"; the titles and descriptions are shown in full."""
+        long = "x" * 2500 + " the end"
+        fields: list[Any] = [{"name": "a", "label": long, "description": long}]
+        fields += [{"name": "b", "type": "select", "options": [long, "y"]}]
+        handle = await desk.asked(data={"_form": {"title": long, "description": long, "fields": fields}})
+        text = (await desk.by_link(handle)).text.partition("Details")[0]
+        assert text.count(" the end") == 2
+        assert [*map(len, re.findall("(x+)…", text))] == [160, 299, 1999, 299]
+        page = await desk.by_link(await desk.asked(form={"title": long, "description": long}))
+        assert page.text.partition("Details")[0].count(" the end") == 2
+
     async def test_enter_decides_nothing(self, desk: Desk) -> None:
         page = await desk.by_link(await desk.asked())
         inside = [attributes for tag, attributes in page.tags if tag == "button"]
@@ -473,6 +485,8 @@ class TestAsJson:
         assert (await desk.decision(handle))["status"] == "open"
 
 
+@pytest.mark.failure(49)
+@pytest.mark.threat(20)
 class TestWhoSpeaks:
     """The page's own words and those of the data are told apart."""
 
@@ -527,6 +541,7 @@ class TestWhoSpeaks:
         page = await desk.by_link(await desk.asked(key=key), key)
         assert heading(page) == f"“{key}”"
 
+    @pytest.mark.threat(21)
     async def test_invisible_characters_are_spelled_out(self, desk: Desk) -> None:
         field = {"name": "x\u200b", "type": "select", "label": "\u2066y", "options": ["\u3164"]}
         form = {"title": "a\u202eb", "fields": [field]}
@@ -538,6 +553,7 @@ class TestWhoSpeaks:
         assert done.status == 200
         assert (await desk.run.result(handle))["data"] == {"x\u200b": "\u3164"}  # as it is
 
+    @pytest.mark.threat(16)
     async def test_a_changed_form_is_another_thing_to_decide(self, desk: Desk) -> None:
         first = await desk.decision(await desk.asked(form={"title": "Keep it?"}))
         second = await desk.decision(await desk.asked(form={"title": "Delete it?"}))
@@ -560,6 +576,7 @@ def inside(page: Page, tag: str, cls: str) -> str:
 class TestSize:
     """However much is shown, a page is bounded, and says what it leaves out."""
 
+    @pytest.mark.threat(22)
     @pytest.mark.parametrize(
         "data",
         [
@@ -583,6 +600,7 @@ class TestSize:
         done = await desk.visitor.send(page, page.form("/approve"), "Send", why="so")
         assert "Answered" in done.text
 
+    @pytest.mark.threat(22)
     async def test_a_form_with_nested_rows_is_refused_before_it_is_built(self, desk: Desk) -> None:
         handle = await desk.asked(data={"rows": "nested"}, nested=True)
         page = await desk.by_link(handle)
@@ -611,6 +629,7 @@ class TestSize:
 
 
 class TestHostileData:
+    @pytest.mark.threat(19)
     async def test_hostile_data_is_shown_and_does_nothing(self, desk: Desk) -> None:
         bad = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
         data = {
@@ -638,6 +657,7 @@ class TestHostileData:
         assert not any("style" in attributes for _, attributes in page.tags)
 
 
+@pytest.mark.threat(16)
 async def test_data_changed_since_it_was_shown_is_not_decided(desk: Desk) -> None:
     handle = await desk.asked()
     page = await desk.by_link(handle)

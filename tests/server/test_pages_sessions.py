@@ -81,6 +81,7 @@ async def test_scripts_and_other_sites_cannot_read_the_cookie(client: PolosClien
     assert "HttpOnly" in header and "SameSite=lax" in header and secret not in header
 
 
+@pytest.mark.threat(4)
 @pytest.mark.parametrize(
     "after",
     ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)", "/login", "\n/x"],
@@ -97,6 +98,7 @@ async def test_a_login_never_redirects_to_another_site(
     assert response.headers["location"] == "/"
 
 
+@pytest.mark.threat(5)
 async def test_a_session_ends_with_its_key(client: PolosClient, site: Visitor) -> None:
     key_id, secret = await key_of(client)
     assert (await site.log_in(secret)).url == f"{site.base}/"
@@ -112,6 +114,7 @@ async def test_logging_out_ends_the_session(client: PolosClient, site: Visitor) 
     assert (await site.get("/")).url.startswith(f"{site.base}/login")
 
 
+@pytest.mark.threat(18)
 async def test_a_copied_cookie_is_refused_after_the_logout_in_every_process(
     client: PolosClient, site: Visitor, redis_url: str, namespace: str
 ) -> None:
@@ -166,6 +169,7 @@ async def test_behind_an_undeclared_proxy_the_public_url_makes_cookies_secure(
         assert ("Secure" in visitor_cookie, "Secure" in session_cookie) == (secure, secure)
 
 
+@pytest.mark.threat(1)
 @pytest.mark.parametrize("change", ["x", "", "swap"])
 async def test_a_changed_cookie_logs_nobody_in(client: PolosClient, site: Visitor, change: str) -> None:
     _, secret = await key_of(client)
@@ -204,6 +208,7 @@ async def test_rotating_the_secret_ends_no_session_while_the_old_one_is_kept(
             assert response.url.path == path
 
 
+@pytest.mark.threat(4)
 @pytest.mark.parametrize("token", ["", "x", "of another"])
 async def test_another_sites_form_is_refused(redis_url: str, namespace: str, token: str) -> None:
     async with (
@@ -266,12 +271,14 @@ async def test_an_unreadable_form_is_refused_with_a_page(site: Visitor) -> None:
     assert response.status_code == 400 and response.headers["content-type"].startswith("text/html")
 
 
+@pytest.mark.threat(1)
 async def test_guessing_is_slowed_down(client: PolosClient, namespace: str) -> None:
     async with serving(client, links=Links([SECRET], namespace, "", 60)) as base, visiting(base) as visitor:
         statuses = {(await visitor.log_in(f"polos_x_{n}")).status for n in range(30)}
         assert statuses == {403, 429}
 
 
+@pytest.mark.threat(19)
 async def test_pages_are_not_cached_and_restrict_what_they_load(site: Visitor) -> None:
     page = await site.get("/login")
     headers = page.response.headers
@@ -285,6 +292,7 @@ async def test_pages_are_not_cached_and_restrict_what_they_load(site: Visitor) -
     assert (await site.http.get("/favicon.ico")).headers["content-type"] == "image/svg+xml"
 
 
+@pytest.mark.threat(15)
 @pytest.mark.parametrize("scope", ["decide", "view"])
 async def test_a_link_opens_only_its_own_page_wherever_its_token_is(
     redis_url: str, namespace: str, scope: Literal["decide", "view"]
@@ -330,6 +338,7 @@ async def test_below_another_app_a_session_changes_nothing_through_the_api(
         assert await handle.status() == "waiting"
 
 
+@pytest.mark.threat(15)
 async def test_an_answer_is_not_for_the_next_execution_of_the_id(redis_url: str, namespace: str) -> None:
     """It shows the same data, so its digest is the same."""
     async with (

@@ -78,6 +78,7 @@ async def test_an_invalid_body_names_its_fields_but_not_its_values(client: Polos
         assert refused["errors"][0]["field"] == ""
 
 
+@pytest.mark.threat(3)
 async def test_a_body_over_the_limit_is_refused_however_it_is_sent(client: PolosClient) -> None:
     async def chunks() -> Any:
         for _ in range(20):
@@ -112,6 +113,7 @@ async def test_unknown_paths_and_methods_are_problems_too(client: PolosClient) -
         problem(await api.get(f"{PATH}/"), 404, "")
 
 
+@pytest.mark.threat(4)
 async def test_every_response_has_security_headers(client: PolosClient) -> None:
     async with calling(client, max_body_bytes=10) as api:
         for method, path, body in (

@@ -116,6 +116,7 @@ async def send(api: httpx.AsyncClient, method: str, path: str) -> httpx.Response
     )
 
 
+@pytest.mark.threat(6)
 async def test_what_a_key_does_not_cover_does_not_exist_for_it(shop: Shop) -> None:
     before = [await shop.at.client.get_execution(one) for one in (shop.ordered.id, shop.child)]
     calls = [*calls_about(shop.ordered.id, "ok"), *calls_about(shop.child, "ok")]
@@ -159,6 +160,7 @@ async def test_a_key_covers_a_whole_tree(shop: Shop) -> None:
     assert (await shop.api.get(f"{execution}/audit")).status_code == 404
 
 
+@pytest.mark.threat(6)
 async def test_lists_leave_out_the_rest(shop: Shop) -> None:
     async def ids(api: httpx.AsyncClient, **query: Any) -> set[str]:
         found: list[str] = []
@@ -211,6 +213,7 @@ async def test_what_is_about_the_whole_namespace_is_refused(shop: Shop) -> None:
         problem(await shop.api.get(path), 403, "forbidden")
 
 
+@pytest.mark.threat(6)
 async def test_every_route_without_an_execution_restricts_itself_or_refuses(shop: Shop) -> None:
     """A new route is refused until it says how it restricts what it shows."""
     fixed = {path for _, path in routes() if "{" not in path}

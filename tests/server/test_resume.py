@@ -202,6 +202,7 @@ async def test_an_early_answer_is_stored(desk: Desk) -> None:
     assert await desk.result(execution_id) == {"approved": True}
 
 
+@pytest.mark.threat(11)
 @pytest.mark.parametrize("rules", [{}, {"approvers": ["ann"]}], ids=["anybody", "approvers"])
 @pytest.mark.parametrize("end", ["kept", "revoked", "expired", "an admin's, revoked"])
 async def test_an_early_answer_counts_only_with_a_valid_key(
@@ -243,6 +244,40 @@ async def test_an_early_answer_counts_only_with_a_valid_key(
             decided = await run_desk.resume(handle.id, {"approved": False}, headers=own)
             assert decided.json()["outcome"] == "accepted"
             assert await at.result(handle) == {"approved": False}
+
+
+@pytest.mark.parametrize("data", [{"approved": True}, {"approved": False}], ids=["the same", "another"])
+@pytest.mark.parametrize("by_key", [True, False], ids=["key", "client"])
+async def test_an_early_answer_of_a_revoked_key_stands_in_nobodys_way(
+    data: Any, by_key: bool, client: PolosClient
+) -> None:
+    created, secret = await apikeys.create(client, "mallory", ["approve"])
+    async with calling(client) as api:
+        handle = await client.invoke(approval, {"rules": {}})
+        run_desk = Desk(api, None)  # type: ignore[arg-type] # no worker yet, so nothing is asked
+        headers = {"Authorization": f"Bearer {secret}"}
+        first = await run_desk.resume(handle.id, {"approved": True}, early=True, headers=headers)
+        assert first.status_code == 202
+        own = await key(client, "approve", name="ann")
+        other = await run_desk.resume(handle.id, {"approved": False}, early=True, headers=own)
+        problem(other, 409, "already-resumed")  # it stands while its key is valid
+        await apikeys.revoke(client, created.id)
+        if by_key:
+            stored = (await run_desk.resume(handle.id, data, early=True, headers=own)).json()
+            assert (stored["outcome"], stored["resumed_by"]) == ("early", "ann")
+        else:
+            kept = await client.resume(
+                suspend_execution_id=handle.id,
+                suspend_step_key="approve/it",
+                data=data,
+                resumed_by="ann",
+                early=True,
+            )
+            assert (kept.outcome, kept.resumed_by) == ("early", "ann")
+        async with working(client, approval) as worker:
+            assert await Running(client, worker).result(handle) == data
+        (entry,) = await client.audit(handle.id)
+        assert entry["by"] == "ann"
 
 
 async def test_the_audit_says_who_decided(desk: Desk) -> None:

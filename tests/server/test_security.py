@@ -78,6 +78,7 @@ def test_every_route_is_in_the_table() -> None:
     }
 
 
+@pytest.mark.threat(2, 5)
 async def test_every_route_requires_its_scope(client: PolosClient) -> None:
     async with serving(client, rate_limit="10000/minute") as url, httpx.AsyncClient(base_url=url) as api:
         keys = {scope: await key(client, scope) for scope in apikeys.SCOPES}
@@ -92,6 +93,7 @@ async def test_every_route_requires_its_scope(client: PolosClient) -> None:
                     assert problem(answer, 403, "forbidden")["scope"] == required
 
 
+@pytest.mark.threat(2)
 @pytest.mark.also_on_cluster
 async def test_only_health_and_the_schema_are_public(client: PolosClient) -> None:
     async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
@@ -99,6 +101,7 @@ async def test_only_health_and_the_schema_are_public(client: PolosClient) -> Non
             assert (await api.get(path)).status_code == 200
 
 
+@pytest.mark.threat(1)
 @pytest.mark.parametrize(
     "sent",
     [
@@ -117,6 +120,7 @@ async def test_wrong_credentials_are_refused_even_for_developers(client: PolosCl
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.threat(5)
 @pytest.mark.also_on_cluster
 async def test_a_key_ends_with_its_revocation_or_expiry(client: PolosClient) -> None:
     async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
@@ -136,6 +140,7 @@ async def test_a_key_ends_with_its_revocation_or_expiry(client: PolosClient) -> 
         await until(over)
 
 
+@pytest.mark.threat(5)
 async def test_a_key_is_for_its_namespace(client: PolosClient, redis_url: str, namespace: str) -> None:
     headers = await key(client, "read")
     async with (
@@ -149,6 +154,7 @@ async def test_a_key_is_for_its_namespace(client: PolosClient, redis_url: str, n
 # --- signed links -----------------------------------------------------------------------
 
 
+@pytest.mark.threat(15)
 async def test_a_link_is_only_for_its_suspension_in_its_run(client: PolosClient) -> None:
     links = Links([SECRET], client.namespace, "https://polos.example.com", 3600)
     async with (
@@ -252,6 +258,7 @@ async def test_a_link_ends_when_its_suspension_closes_and_reopens(client: PolosC
         assert await handle.result() == 3
 
 
+@pytest.mark.threat(15)
 @pytest.mark.parametrize("says_when", [True, False])
 async def test_a_link_is_not_for_a_deleted_and_restarted_execution(
     says_when: bool, client: PolosClient
@@ -283,6 +290,7 @@ async def test_a_link_is_not_for_a_deleted_and_restarted_execution(
         assert (await client.get_suspension(restarted.id, "first"))["status"] == "open"
 
 
+@pytest.mark.threat(8)
 async def test_the_starter_is_the_key_whatever_the_body_says(client: PolosClient) -> None:
     async with serving(client) as url, working(client, guarded) as worker:
         run = Running(client, worker)
@@ -298,6 +306,7 @@ async def test_the_starter_is_the_key_whatever_the_body_says(client: PolosClient
                 problem(await api.post(path, json=answer, headers=mallory), 403, "not-approver")
 
 
+@pytest.mark.threat(10)
 async def test_nobody_chooses_the_starter_by_being_first(client: PolosClient) -> None:
     """With allow_self=False: who guesses an idempotency key must not become the starter, or make another the
     starter, of what the owner of the key then takes for their own."""
@@ -350,6 +359,7 @@ async def test_a_session_cookie_can_only_read(client: PolosClient) -> None:
 # --- developers and other sites' pages ---------------------------------------------------
 
 
+@pytest.mark.threat(4)
 async def test_other_sites_cannot_use_a_developers_browser(client: PolosClient) -> None:
     async with calling(client, cors_origins=["https://app.example.com"]) as api:
         handle = await client.invoke("api-later")
@@ -398,6 +408,7 @@ def test_a_wildcard_origin_is_refused_in_development() -> None:
 # --- limits -----------------------------------------------------------------------------
 
 
+@pytest.mark.threat(3)
 async def test_each_key_has_its_own_rate(client: PolosClient) -> None:
     async with serving(client, rate_limit="5/hour") as url, httpx.AsyncClient(base_url=url) as api:
         ann, bob = await key(client, "read"), await key(client, "read")
@@ -410,6 +421,7 @@ async def test_each_key_has_its_own_rate(client: PolosClient) -> None:
         assert (await api.get("/healthz")).status_code == 200
 
 
+@pytest.mark.threat(1)
 async def test_guessing_is_slowed_down_and_affects_nobody_else(client: PolosClient) -> None:
     async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
         wrong = {"Authorization": "Bearer polos_0000000000000000_guess"}
@@ -420,6 +432,7 @@ async def test_guessing_is_slowed_down_and_affects_nobody_else(client: PolosClie
         assert (await api.get("/api/v1/executions", headers=right)).status_code == 200
 
 
+@pytest.mark.threat(31)
 async def test_no_secret_is_logged(client: PolosClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     links = Links([SECRET], client.namespace, None, 3600)

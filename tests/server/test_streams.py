@@ -204,6 +204,7 @@ async def test_a_leaving_readers_tasks_end(client: PolosClient) -> None:
         await until(lambda: followed() == 0)
 
 
+@pytest.mark.threat(14)
 async def test_tokens_are_only_for_approvers(client: PolosClient) -> None:
     links = Links(["a secret of more than 32 characters"], "x", "https://polos.example.com", 3600)
     url = links.url("x", "y", 1, datetime.now(UTC))

@@ -212,6 +212,8 @@ def _step(
 hostile_steps: Flow = Workflow(_hostile_steps, "hostile-steps")
 
 
+@pytest.mark.failure(53)
+@pytest.mark.threat(29)
 async def test_a_step_whose_exception_fails_itself_runs_once(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, hostile_steps) as at:
         handle = await hostile_steps.invoke(at.client)
@@ -223,6 +225,7 @@ async def test_a_step_whose_exception_fails_itself_runs_once(redis_url: str, nam
         assert {count for (of, _), count in CALLS.items() if of == handle.id} == {1}
 
 
+@pytest.mark.threat(29)
 @pytest.mark.parametrize("raised", RAISED)
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_whatever_a_step_raises_is_its_failure(

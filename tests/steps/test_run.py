@@ -14,7 +14,7 @@ import msgpack
 import pytest
 
 from polos_redis import ExecutionFailedError, StepExecutionError, Workflow, WorkflowContext
-from tests.harness.running import Running, running, until
+from tests.harness.running import Running, journal_of, running, until
 
 pytestmark = pytest.mark.also_on_cluster
 
@@ -262,7 +262,7 @@ async def test_a_late_notice_does_not_shorten_the_next_delay(redis_url: str, nam
         await at.make_due(handle, "fail", "b")
         await until(lambda: CALLS[handle.id]["fail"] == 2)
         store = await at.client.store()
-        record = (await store.executions.read_journal(handle.id))[b"fail"]
+        record = (await journal_of(store, handle.id))[b"fail"]
         channel = store.partitions.prefix(handle.id) + f"reply:{at.worker.worker_id}".encode()
         notice = msgpack.packb(("wake", handle.id, "fail", record))
         assert await store.wire.call("SPUBLISH", channel, notice) == 1

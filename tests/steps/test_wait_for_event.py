@@ -153,6 +153,40 @@ async def test_the_next_event_removes_a_subscription_whose_wait_never_opened(at:
     await handle.cancel()
 
 
+async def test_a_wait_that_does_not_open_holds_up_no_later_event(redis_url: str, namespace: str) -> None:
+    ends = asyncio.Event()
+
+    @flow
+    async def busy(ctx: WorkflowContext) -> None:
+        await ctx.step.run("long", ends.wait)
+
+    async with (
+        PolosClient(redis_url, namespace, partitions=4) as client,
+        working(client, waits, busy) as worker,
+    ):
+        at = Running(client, worker)
+        store = await client.store()
+        handle = await busy.invoke(client)
+        await until(lambda: worker.active, "the step")
+        (entry,) = await store.executions.read_fields(handle.id, "entry")
+        assert entry is not None
+        opening = f"f{entry.decode()} {handle.id} never"  # as between its subscription and its opening
+        await store.topics.subscribe("orders", opening)
+        for number in range(3):
+            waiting = [await waits.invoke(client, options("orders")) for _ in range(4)]
+            for one in waiting:
+                await at.parked(one)
+            await events.publish(client, "orders", EventData("order", Order(number)))
+            for one in waiting:
+                assert (await at.result(one)).data == Order(number)
+        assert opening in await store.topics.subscribers("orders")
+        home = store.partitions.topic_prefix("orders")
+        assert await store.wire.call("ZRANGE", home + b"errands", 0, -1) == [b"worders"]
+        ends.set()
+        await at.result(handle)
+        await until(lambda: left(at) == set(), "nothing left")
+
+
 async def test_only_published_events_count_on_an_executions_own_topics(at: Running) -> None:
     asking = await waits.invoke(at.client, options("nothing", timeout=0.01))
     await at.opened(asking, "after")

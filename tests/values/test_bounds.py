@@ -55,6 +55,7 @@ def _nested(levels: int) -> Any:
     return value
 
 
+@pytest.mark.threat(12)
 def test_the_largest_values_pass_and_larger_ones_are_refused() -> None:
     assert parts_of(_nested(MAX_LEVELS)) == MAX_LEVELS
     assert parts_of([0] * (MAX_PARTS - 1)) == MAX_PARTS

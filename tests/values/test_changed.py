@@ -29,8 +29,9 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from polos_redis.errors import UnknownTypeError, UnreadableValueError
+from polos_redis.errors import NotStorableError, UnknownTypeError, UnreadableValueError
 from polos_redis.values import codec, digests, shapes
+from polos_redis.values.plain import readable
 from tests import ROOT
 
 MODULE = "deployed_types"
@@ -194,6 +195,19 @@ def test_fields_that_no_initializer_sets_are_validated_too() -> None:
         redeployed(value, dataclass, "a: int", "seen: list[int] = field(default_factory=list, init=False)")
 
 
+def test_a_renamed_field_that_no_initializer_sets_is_refused() -> None:
+    value = dataclass("a: int", "seen: int = field(default=0, init=False)")(1)
+    value.seen = 4
+    with pytest.raises(UnreadableValueError, match="seen would be lost, and read set to a default"):
+        redeployed(value, dataclass, "a: int", "read: int = field(default=0, init=False)")
+    computed = (
+        "a: int",
+        "twice: int = field(init=False)",
+        "def __post_init__(self): self.twice = 2 * self.a",
+    )
+    assert redeployed(value, dataclass, *computed).twice == 2  # not a default
+
+
 def test_frozen_slotted_and_pydantic_dataclasses() -> None:
     for decorator in ("dataclass(frozen=True, slots=True)", "dataclasses.dataclass(frozen=True)"):
         value = deploy(f"@{decorator}\nclass Stored:\n    a: int")(1)
@@ -265,9 +279,23 @@ REFUSED: list[tuple[str, tuple[str, ...], dict[str, Any], tuple[str, ...], str]]
         r"a is read by a path only, AliasPath\(path=\['x', 'y'\]\)",
     ),
     ("unknown name", ("a: int",), {"a": 5}, ("a: 'Nowhere'",), "Nowhere"),
+    *(
+        (
+            f"now {name}",
+            ("a: int", "b: int"),
+            {"a": 5, "b": 7},
+            ("a: int", *lines),
+            "b would be replaced by what the class computes",
+        )
+        for name, lines in {
+            "a method": ("def b(self): return 0",),
+            "a constant": ("b: ClassVar[int] = 0",),
+        }.items()
+    ),
 ]
 
 
+@pytest.mark.threat(26)
 @KINDS
 @pytest.mark.parametrize(
     ("before", "values", "after", "why"), [row[1:] for row in REFUSED], ids=[r[0] for r in REFUSED]
@@ -330,6 +358,44 @@ def test_a_class_that_is_gone_is_of_an_unknown_type() -> None:
         UnknownTypeError, match="the type 'deployed_types:Stored' is not imported in this process"
     ):
         codec.decode(data)
+
+
+# --- classes that raise ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, SystemExit, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("class Stored(BaseModel):\n    a: int = 1", "@field_validator('a')\n    def f(cls, a): raise BAD"),
+        ("class Stored(BaseModel):\n    a: int = 1", "def model_post_init(self, _): raise BAD"),
+        ("@dataclass\nclass Stored:\n    a: int = 1", "def __post_init__(self): raise BAD"),
+        ("@dataclass(frozen=True)\nclass Stored:\n    a: int = 1", "def __hash__(self): raise BAD"),
+        ("class Stored(Enum):\n    A = 1", "@classmethod\n    def _missing_(cls, _): raise BAD"),
+    ],
+    ids=["validator", "model_post_init", "__post_init__", "__hash__", "_missing_"],
+)
+def test_whatever_a_class_raises_the_stored_value_is_unreadable(
+    kind: type[BaseException], before: str, after: str
+) -> None:
+    cls: Any = deploy(before)
+    value = cls.A if issubclass(cls, enum.Enum) else cls()
+    data = codec.encode({value: 1} if "frozen" in before else value)
+    changed = before.replace("a: int = 1", "a: int = 1\n    b: int = 2").replace("A = 1", "A = 2")
+    deploy(f"{changed}\n    {after}", BAD=kind("armed"))
+    with pytest.raises(UnreadableValueError):
+        codec.decode(data)
+    assert json.dumps(codec.to_plain(data)) and json.dumps(readable(data))
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_whatever_a_value_raises_it_is_not_storable(kind: type[BaseException]) -> None:
+    stored = deploy(
+        "@dataclass\nclass Stored:\n    a: int = 1\n    def __getattribute__(self, name): raise BAD",
+        BAD=kind("armed"),
+    )
+    with pytest.raises(NotStorableError):
+        codec.encode([stored()])
 
 
 # --- enums ----------------------------------------------------------------------------------
@@ -593,6 +659,8 @@ def changes(draw: st.DrawFn) -> tuple[str, dict[str, str], dict[str, Any], list[
     return kind, fields, values, lines, {"facts": facts, "extra": extra}
 
 
+@pytest.mark.failure(54)
+@pytest.mark.threat(26)
 @pytest.mark.skipif(
     tuple(map(int, pydantic.VERSION.split(".")[:2])) < (2, 11),
     reason="pydantic can't yet read by alias and by name at once",

@@ -343,6 +343,19 @@ def test_mixed_values_round_trip_and_become_plain(value: Any) -> None:
     json.dumps(codec.to_plain(data), allow_nan=False).encode("utf-8")
 
 
+@given(JSON_LIKE | ANYTHING)
+def test_what_is_plain_already_is_shown_as_any_other_value(value: Any) -> None:
+    """Plain JSON is not converted; inside a tuple, which is not plain JSON, everything is."""
+    for stored in (value, [value], {"k": [0.5, value]}):
+        assert same(codec.to_plain(codec.encode((stored,))), [codec.to_plain(codec.encode(stored))])
+
+
+@pytest.mark.parametrize("wrap", [lambda v: [1, v], lambda v: {"a": v}])
+def test_plain_values_are_shown_down_to_200_levels(wrap: Callable[[Any], Any]) -> None:
+    assert codec.to_plain(codec.encode(deep(199, wrap))) == deep(199, wrap)
+    assert "nested deeper" in json.dumps(codec.to_plain(codec.encode(deep(210, wrap))))
+
+
 def sets_inside(data: bytes) -> bool:
     return b"\x03" in data or b"\x04" in data  # their order is arbitrary
 
@@ -687,6 +700,7 @@ class Trap(metaclass=Touchy):
         called.append("init")
 
 
+@pytest.mark.threat(25)
 @pytest.mark.failure(30)
 @pytest.mark.parametrize("code", [11, 12, 13])
 @pytest.mark.parametrize(

@@ -35,8 +35,9 @@ from pydantic import (
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.decisions.answer_types import AnswerTypes
 from polos_redis.errors import ConfigurationError, InvalidAnswerError
+from polos_redis.runtime.steps.suspend import _shown as shown_in_suspension
 from polos_redis.values import bounds, codec, digests, schemas
-from polos_redis.values.complete_form import check_type, complete_form, excluded_field
+from polos_redis.values.complete_form import check_type, complete_form, hidden_part
 
 
 class Colour(Enum):
@@ -143,6 +144,7 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and digests.canonical_digest(a) == digests.canonical_digest(b)
 
 
+@pytest.mark.failure(48)
 @given(models(serializers=True))
 def test_the_complete_form_has_every_field_and_reads_back(instance: Any) -> None:
     instance._note = ""  # no input sets it
@@ -278,9 +280,81 @@ def test_other_types_are_not_refused() -> None:
     }
 
 
-def test_excluded_fields_are_found_at_any_depth() -> None:
-    assert excluded_field({"a": [(1, {"b": Money(1)})], "c": None}) is None
-    hidden = Line(SKU="a")
-    inside = Nested.model_construct(cards=[hidden])
-    for value in (hidden, {"a": [hidden]}, {hidden: 1}, (frozenset({hidden}),), inside):
-        assert excluded_field(value) == "Line.price"
+def hidden(value: Any) -> str | None:
+    return hidden_part(value, shown_in_suspension(value))
+
+
+class Plain(BaseModel):
+    a: int = 1
+
+
+class More(Plain):
+    b: int = 2
+
+
+class Enclosing(BaseModel):
+    base: Plain = More()
+
+
+class Dropped(BaseModel):
+    a: int = 1
+    b: int = 2
+
+    @model_serializer
+    def _dump(self) -> dict[str, int]:
+        return {"a": self.a}
+
+
+class Overridden(Plain):
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        return {}
+
+
+class AsText(BaseModel):
+    a: int = 1
+
+    @model_serializer
+    def _dump(self) -> str:
+        return "1 a"
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+@dataclass
+class Held:
+    held: Any
+
+
+def test_whatever_nobody_sees_is_found_at_any_depth() -> None:
+    assert hidden({"a": [(1, {"b": Money(1)})], "c": None, 1: {2, "3"}}) is None
+    masked, more = Masked.model_validate({"card": "4242"}), Open.model_validate({"b": Plain()})
+    assert hidden([AsText(), masked, more, Tree(children=[Tree()]), Names(["x"])]) is None
+    line = Line(SKU="a")
+    wrapped: list[Any] = [lambda x: x, lambda x: [x], lambda x: {"k": (x,)}, lambda x: Held({"k": x})]
+    wrapped += [lambda x: Open.model_validate({"b": [x]}), lambda x: Held(Held([x]))]
+    cases: dict[str, Any] = {"Line.price": line, "More.b": Enclosing(), "Dropped.b": Dropped()}
+    for wrap, (name, value) in itertools.product(wrapped, cases.items()):
+        assert hidden(wrap(value)) == f"{name}, which is not in its JSON"
+    assert hidden([Overridden()]) == "Overridden.a, which is not in its JSON"
+    inside: Any = Nested.model_construct(cards=[line])
+    for deep in ({line: 1}, (frozenset({line}),), inside):
+        assert hidden(deep) == "Line.price, which is not in its JSON"
+    for one, other in ((1, "1"), (b"a", "a"), (True, "true"), (None, "None"), ((1, 2), "1,2")):
+        assert hidden(Held({one: 5, other: 6})) == f"two keys that are both shown as {other!r}"
+
+
+class ByName(BaseModel):
+    a: int = Field(default=1, serialization_alias="x")
+    x: int = 2
+
+
+class ByAlias(ByName):
+    model_config = ConfigDict(serialize_by_alias=True)
+
+
+def test_of_two_fields_with_one_name_in_json_one_is_hidden() -> None:
+    assert hidden(ByName()) is None
+    if ByAlias().model_dump() == {"x": 2}:  # pydantic before 2.11 does not know serialize_by_alias
+        assert hidden(ByAlias()) == "ByAlias.a, which is not in its JSON"

@@ -39,8 +39,12 @@ LEGITIMATE = (
 )
 INVISIBLE = (
     "\ufe0f\ufe00\u034f\u3164\u115f\uffa0\u200b\u200d\u202e\u2066\xad"
+    "\ufffc\U0001d159\U00016fe4\U00013430"
     "\U000e0041\U000e0100\x00\x1b\n\ud800\ufeff\u2800"
 )
+
+
+SIGNS = "\u2215\u02cd\u02d0\ua789\u2236\u2223\u201a\u02d7\u2043\xb4\u2500\u20dd\U0001f98a"
 
 
 @pytest.mark.parametrize("name", LEGITIMATE)
@@ -48,6 +52,7 @@ def test_names_of_people_are_accepted_and_keep_their_spelling(name: str) -> None
     assert fault_in(name) is None and check_name("a name", name) is name
 
 
+@pytest.mark.threat(9)
 @pytest.mark.parametrize(
     ("name", "same"),
     [
@@ -64,6 +69,12 @@ def test_names_of_people_are_accepted_and_keep_their_spelling(name: str) -> None
         ("і\u0307ван", "іван"),
         ("coco", "сосо"),
         ("TOM", "ΤΟΜ"),
+        ("ANN", "ꓮꓠꓠ"),
+        ("WES", "ᎳᎬᏚ"),
+        ("hon", "հօո"),
+        ("O'Neil", "O\ua78cNeil"),
+        ("Hawai'i", "Hawai\u02bbi"),
+        ("!Xun", "\u01c3Xun"),
         ("क्षमा", "क्\u200dषमा"),
         ("葛城", "葛\U000e0100城"),
         *((f"ann{one}", "Ann") for one in INVISIBLE if one not in "\x00\x1b\ud800"),
@@ -102,6 +113,11 @@ def test_an_invisible_character_is_refused_by_its_code_point(character: str, pos
         ("\u0301ann", r"it contains U\+0301 \(COMBINING ACUTE ACCENT\) at position 1, a mark with no letter"),
         ("e\u0301\u0301", "at position 3, a mark with no letter of its own: remove it"),
         ("ann\ue000", r"it contains U\+E000 at position 4, a code point that is for private use: remove it"),
+        (
+            "ann\u2044lee",
+            r"contains U\+2044 \(FRACTION SLASH\) at position 4, a sign that names do not",
+        ),
+        *((f"ann{one}lee", "a sign that names do not have: remove it") for one in SIGNS),
         ("ann\u0378", "a code point that is not assigned: remove it"),
         ("group:finance", "it begins with 'group:', which marks a group among approvers"),
         ("ＧＲＯＵＰ：finance", "it begins with 'group:'"),
@@ -158,6 +174,8 @@ def test_a_form_is_its_own_form(name: str) -> None:
     assert canonical(name.upper()) == canonical(name.upper().lower())
 
 
+@pytest.mark.failure(51)
+@pytest.mark.threat(9)
 @given(letters | tricky, st.sampled_from(INVISIBLE), st.integers(0, 8))
 def test_nothing_invisible_makes_another_accepted_person(name: str, character: str, position: int) -> None:
     other = name[:position] + character + name[position:]

@@ -20,6 +20,7 @@ INVISIBLE_LETTERS = (
 )
 
 
+@pytest.mark.threat(21)
 def test_every_control_and_format_character_is_escaped() -> None:
     for code in range(sys.maxunicode + 1):
         character = chr(code)

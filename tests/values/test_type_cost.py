@@ -217,6 +217,8 @@ BOMBS: list[tuple[Any, Callable[[int], Any]]] = [
 ]
 
 
+@pytest.mark.failure(47)
+@pytest.mark.threat(12)
 @pytest.mark.parametrize(("annotation", "nested"), BOMBS, ids=lambda one: getattr(one, "__name__", str(one)))
 def test_a_recursive_union_without_a_discriminator_is_refused_when_it_is_deep(
     annotation: Any, nested: Callable[[int], Any]

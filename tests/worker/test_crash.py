@@ -15,7 +15,7 @@ from polos_redis.state import keys
 from polos_redis.worker.reaper import BATCH
 from tests.harness.fleet import Fleet, WorkerProcess
 from tests.harness.fleet_workflows import approval, blocking, chain, gated, gated_in_thread, in_thread
-from tests.harness.running import until
+from tests.harness.running import journal_of, until
 
 pytestmark = pytest.mark.also_on_cluster
 
@@ -73,12 +73,12 @@ async def test_a_frozen_worker_that_wakes_after_its_recovery_changes_nothing(
     result = await handle.result(timeout=20)
     assert result == [frozen.pid, heir.pid, heir.pid]
     store = await client.store()
-    before = await store.executions.read(handle.id), await store.executions.read_journal(handle.id)
+    before = await store.executions.read(handle.id), await journal_of(store, handle.id)
 
     frozen.resume()  # its step ends now, too late to be journaled
     await fleet.seen(handle.id, "two-through", times=2)
     await frozen.said("dropped")
-    assert (await store.executions.read(handle.id), await store.executions.read_journal(handle.id)) == before
+    assert (await store.executions.read(handle.id), await journal_of(store, handle.id)) == before
     assert names(fleet, handle).count("three") == 1
     heir.terminate()
     assert await heir.ended() == 0
@@ -86,6 +86,7 @@ async def test_a_frozen_worker_that_wakes_after_its_recovery_changes_nothing(
     assert await later.result(timeout=20) == [frozen.pid] * 3, "it still works"
 
 
+@pytest.mark.failure(46)
 async def test_a_worker_whose_loop_is_blocked_past_its_lease_is_not_presumed_dead(
     fleet: Fleet, client: PolosClient
 ) -> None:

@@ -56,6 +56,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "FIRST_RETRY_MS", 5)
 
 
+@pytest.mark.threat(27)
 @pytest.mark.usefixtures("quick")
 async def test_a_failing_errand_is_set_aside_and_can_be_retried(
     redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
@@ -145,6 +146,8 @@ async def test_an_errand_set_aside_while_it_is_read_shows_its_last_failure(
     await store.wire.call("HDEL", prefix + keys.ERRAND_FAILURES.encode(), due.name)
 
 
+@pytest.mark.failure(47)
+@pytest.mark.threat(27)
 async def test_an_errand_takes_no_more_workers_than_it_has_attempts(
     fleet: Fleet, client: PolosClient
 ) -> None:

@@ -296,6 +296,8 @@ async def shop(ctx):
 """
 
 
+@pytest.mark.failure(54)
+@pytest.mark.threat(26)
 async def test_three_deployments(redis_url: str, namespace: str, tmp_path: Path) -> None:
     """One stores a value, one can't read it, one can."""
     polos = Command(redis_url, namespace, tmp_path)

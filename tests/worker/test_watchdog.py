@@ -129,6 +129,8 @@ async def warning(caplog: pytest.LogCaptureFixture) -> Any:
     return (await until(found, "the warning"))[0]
 
 
+@pytest.mark.failure(46)
+@pytest.mark.threat(28)
 @pytest.mark.parametrize("what", FLOWS)
 async def test_user_code_that_blocks_the_loop_is_named(
     redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture, what: str
@@ -157,6 +159,7 @@ async def _asks(ctx: WorkflowContext) -> None:
 asks: Flow = Workflow(_asks, "asks")
 
 
+@pytest.mark.threat(28)
 async def test_a_validator_that_an_errand_calls_is_named(
     redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -194,6 +197,7 @@ async def test_a_loop_that_waits_is_not_blocked(caplog: pytest.LogCaptureFixture
     assert counted == []
 
 
+@pytest.mark.threat(28)
 async def test_a_request_that_blocks_the_server_is_named(
     redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from polos_redis.runtime.steps.run import Runs
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.suspensions import SuspensionRequest
 from polos_redis.values import codec, digests, records
-from polos_redis.values.complete_form import excluded_field
+from polos_redis.values.complete_form import hidden_part
 from polos_redis.values.text import raw
 from polos_redis.values.times import milliseconds, to_datetime
 
@@ -207,14 +207,14 @@ class Suspending(Runs):
         """Returns the request to store. Raises `ConfigurationError` or `InvalidInputError`."""
         activation = self._activation
         host, what = activation.host, f"suspension {key!r}"
-        if (hidden := excluded_field(ask.data)) is not None:
-            raise ConfigurationError(
-                f"{what}: data= has {hidden}, which is excluded from JSON, so nobody would see it: pass a "
-                "dict of what to show"
-            )
         given = dict(ask.data) if isinstance(ask.data, Mapping) else ask.data
         decided = codec.encode(given, limit=host.value_limit)
-        shown = codec.encode(_shown(given), limit=host.value_limit)
+        seen = _shown(given)
+        if (hidden := hidden_part(given, seen)) is not None:
+            raise ConfigurationError(
+                f"{what}: data= has {hidden}, so nobody would see it: pass a dict of what to show"
+            )
+        shown = codec.encode(seen, limit=host.value_limit)
         declared_form = b""
         if ask.form is not None:
             checked = check_form(what, ask.form, typed=ask.types.approval is not None)

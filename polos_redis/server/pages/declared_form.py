@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polos_redis.server.pages.field_builder import APPROVED, MAX_FIELDS, MAX_HELP, MAX_LABEL, MAX_NAME
+from polos_redis.server.pages.labels import cut
 from polos_redis.server.pages.schema_reader import Schema, option_label
 
 MAX_OPTIONS = 500  # of one field
@@ -71,7 +72,7 @@ def _field_schema(field: Mapping[str, Any]) -> Schema:
         schema = {"const": True}
     for key, keyword, longest in (("label", "title", MAX_LABEL), ("description", "description", MAX_HELP)):
         if isinstance(field.get(key), str):
-            schema[keyword] = field[key][:longest]
+            schema[keyword] = cut(field[key], longest)
     default = field.get("default")
     if default is not None and not _is_long(default):
         schema["default"] = default
@@ -88,5 +89,5 @@ def _option_schema(option: Any) -> Schema:
     if isinstance(option, Mapping) and "value" in option:
         label = option.get("label")
         shown = str(label) if isinstance(label, str | int | float) else option_label(option["value"])
-        return {"const": option["value"], "title": shown[:MAX_LABEL]}
-    return {"const": option, "title": option_label(option)[:MAX_LABEL]}
+        return {"const": option["value"], "title": cut(shown, MAX_LABEL)}
+    return {"const": option, "title": cut(option_label(option), MAX_LABEL)}

@@ -14,7 +14,7 @@ from polos_redis.decisions.answer_types import verdict
 from polos_redis.definitions.published import definition_of
 from polos_redis.errors import ExecutionFinishedError, ExecutionNotFoundError, NotFailedError
 from polos_redis.executions import ending
-from polos_redis.executions.queries import audit, get_execution
+from polos_redis.executions.queries import audit_tail, get_execution
 from polos_redis.server.pages.page_route import PageRoute
 from polos_redis.server.pages.previews import (
     CHARACTERS,
@@ -97,14 +97,15 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
     client = site_of(request).client
     (created,) = await (await client.store()).executions.read_fields(execution_id, "created")
     execution = await get_execution(client, execution_id, Stored)
-    trail = await _audit(client, execution_id)
+    trail, earlier = await audit_tail(client, execution_id, MAX_NEWEST, _audited)
     waiting = execution["open_suspensions"] + execution["open_suspensions_below"]
+    left = execution["left_out"]
     hidden = {
-        "children": len(execution["children"]) - MAX_CHILDREN,
+        "children": max(0, len(execution["children"]) - MAX_CHILDREN) + left["children"],
         "waiting": len(waiting) - MAX_OPEN,
-        "steps": len(execution["steps"]) - MAX_NEWEST,
-        "suspensions": len(execution["suspensions"]) - MAX_NEWEST,
-        "audit": len(trail) - MAX_NEWEST,
+        "steps": max(0, len(execution["steps"]) - MAX_NEWEST) + left["steps"],
+        "suspensions": max(0, len(execution["suspensions"]) - MAX_NEWEST) + left["suspensions"],
+        "audit": earlier,
     }
     execution["children"] = execution["children"][:MAX_CHILDREN]
     await _add_times(client, execution["children"])
@@ -123,10 +124,7 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
             "waiting": waiting[:MAX_OPEN],
             "timeline": bars,
             "hidden": hidden,
-            "audit": [
-                {**one, "data": answer_preview(one["data"], PreviewBudget(10, 1000))}
-                for one in trail[-MAX_NEWEST:]
-            ],
+            "audit": trail,
             "json": as_json,
             "outcome": outcome,
             "verdict": verdict,
@@ -139,11 +137,9 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
     )
 
 
-async def _audit(client: PolosClient, execution_id: str) -> list[dict[str, Any]]:
-    try:
-        return await audit(client, execution_id, Stored)
-    except ExecutionNotFoundError:
-        return []
+def _audited(stored: bytes | None) -> Any:
+    """The preview of an answer in the audit, made while the audit is read, so that few answers are held."""
+    return answer_preview(Stored(stored), PreviewBudget(10, 1000))
 
 
 def _preview(execution: dict[str, Any], budget: PreviewBudget) -> None:

@@ -21,7 +21,7 @@ from polos_redis.server.pages.fields import (
     Input,
     Verdict,
 )
-from polos_redis.server.pages.labels import label_of
+from polos_redis.server.pages.labels import cut, label_of
 from polos_redis.server.pages.nested_fields import Group, Rows, Variants
 from polos_redis.server.pages.schema_reader import (
     REF,
@@ -96,8 +96,8 @@ class FieldBuilder:
         common: Attributes = {
             "name": name,
             "path": path,
-            "label": label[:MAX_LABEL],
-            "help": description[:MAX_HELP] if isinstance(description, str) else "",
+            "label": cut(label, MAX_LABEL),
+            "help": cut(description, MAX_HELP) if isinstance(description, str) else "",
             "required": required,
             "nullable": nullable,
             "default": schema.get("default", MISSING),
@@ -269,7 +269,7 @@ def _choice(options: list[ChoiceOption], common: Attributes) -> Field:
             if only is True:
                 return Checkbox(must=True, **common)
             return Fixed(value=only, **{**common, "shown": False})
-    labelled = [replace(one, label=(one.label or option_label(one.value))[:MAX_LABEL]) for one in options]
+    labelled = [replace(one, label=cut(one.label or option_label(one.value), MAX_LABEL)) for one in options]
     return Choice(options=labelled, **common)
 
 

@@ -78,7 +78,8 @@ class Form:
 
     def rejects(self, draft: Draft) -> bool:
         """Whether the button Reject was pressed of a form whose other fields are for an approval."""
-        return self.decides and isinstance(self.root, Group) and self._verdict(draft) is False
+        apart = isinstance(self.root, Group) or self.rejection is not None
+        return self.decides and apart and self._verdict(draft) is False
 
     def _rejection(self, draft: Draft) -> Any:
         """Returns a rejection: `approved`, the fields that a rejection has, and the reason if there is
@@ -210,15 +211,17 @@ def _box_only(decides: bool) -> Form:
 
 
 def _rejection_of(form: Form, schema: Any) -> Field | None:
-    """Returns the fields of a rejection's schema that the form lacks; None if there are none."""
-    if not isinstance(schema, Mapping) or not isinstance(form.root, Group) or not form.decides:
+    """Returns the fields of a rejection that the form lacks; None if the form of one type lacks none."""
+    if not isinstance(schema, Mapping) or not form.decides:
         return None
     found = FieldBuilder(schema).field(schema, "rejection", REJECTION, "Your rejection", required=True)
     if not isinstance(found, Group):
         return found
-    known = {APPROVED, *({REASON} & form.root.fields.keys())}
+    of_approval = form.root.fields.keys() if isinstance(form.root, Group) else set()
+    known = {APPROVED, *({REASON} & of_approval)}
     fields = {name: one for name, one in found.fields.items() if name not in known}
-    return replace(found, fields=fields) if any(one.shown for one in fields.values()) else None
+    needed = any(one.shown for one in fields.values()) or not isinstance(form.root, Group)
+    return replace(found, fields=fields) if needed else None
 
 
 def _decides(field: Field) -> bool | None:

@@ -39,6 +39,11 @@ def _lower(word: str) -> str:
     return word if word.isupper() and len(word) > 1 else word.lower()
 
 
+def cut(text: str, longest: int) -> str:
+    """Returns a text of at most so many characters, which ends in "…" if it was longer."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
 def count(number: int, noun: str, plural: str = "") -> str:
     """Returns "1 approval" or "1,204 approvals"."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

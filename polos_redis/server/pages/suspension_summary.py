@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from polos_redis.decisions.answer_types import verdict
-from polos_redis.redaction import APPROVAL_URL
 from polos_redis.server.pages.declared_form import form_in_data
 from polos_redis.server.pages.shown_values import ShownValue, show
 
+MAX_TITLE = 300  # characters of a form's title in the data; a longer one is shown like other data
+MAX_LEAD = 4000  # of its description
 LEAD_KEYS = ("description", "question", "message", "summary", "prompt")
 
 
@@ -36,24 +37,36 @@ class Summary:
 
 
 def summary(suspension: Mapping[str, Any]) -> Summary:
-    """Summarises a suspension's data. Omits only the form's fields and `_approval_url`."""
-    data, declared = suspension["data"], suspension.get("form")
+    """Summarises a suspension's data. Omits only a form's fields in it, which the page shows as fields."""
+    data, declared = suspension["data"], suspension.get("form") or {}
     form = form_in_data(suspension) or {}
+    title, lead = _text(form, "title", MAX_TITLE), _text(form, "description", MAX_LEAD)
     rest = data
-    if isinstance(data, dict):
-        rest = _without(data, APPROVAL_URL, *(["_form"] if form else []))
-    lead, title = form.get("description"), form.get("title")
-    if not isinstance(lead, str):
+    if form and isinstance(data, dict):
+        apart = {"title": title is not None, "description": lead is not None}
+        apart |= {"context": True, "fields": isinstance(form.get("fields"), list)}
+        left: Any = data.get("_form")
+        left = _without(left, *(name for name, shown in apart.items() if shown)) if left else None
+        rest = _without(data, "_form")
+        if left or getattr(left, "left", 0):
+            rest["_form"] = left
+    if lead is None:
         lead, rest = _lead(rest)
     context = form.get("context")
     return Summary(
-        str((declared or {}).get("title") or "")[:300],
-        str((declared or {}).get("description") or "")[:4000],
-        title.strip()[:300] if isinstance(title, str) else "",
-        lead[:4000],
+        str(declared.get("title") or ""),
+        str(declared.get("description") or ""),
+        (title or "").strip(),
+        lead,
         show(context) if context not in (None, "", {}, []) else None,
         show(rest) if rest not in (None, {}) or hasattr(rest, "left") else None,
     )
+
+
+def _text(form: Mapping[str, Any], name: str, longest: int) -> str | None:
+    """Returns a text of a form in the data; None if it has none that is short enough to stand apart."""
+    text = form.get(name)
+    return text if isinstance(text, str) and len(text) <= longest else None
 
 
 def _without(data: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -164,6 +164,8 @@ NOTIFICATION_SENT = load("notification_sent")
 TAKE_REQUESTS = load("take_requests")
 LIST_EXECUTIONS = load("list_executions")
 LIST_SUSPENSIONS = load("list_suspensions")
+READ_JOURNAL = load("read_journal")
+READ_AUDIT = load("read_audit")
 NAMESPACE_STATS = load("namespace_stats")
 CHECK_COMMANDS = load("check_commands")
 

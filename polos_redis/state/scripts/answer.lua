@@ -7,13 +7,16 @@
 --       10 the groups of who answers (msgpack list), kept with an early answer
 --       11 who, by the name that tells people apart (5 where it is left out)
 --       12 the id of the API key it is given with, or '', kept with an early answer
+--       13 the id of an API key that is no longer valid: this answer replaces an early one given with it
 -- Returns {'accepted' | 'recorded', decided in ms, by, how many decided alike, how many it takes},
--- {'same' | 'kept' | 'other', decided in ms, by}, {'expired', deadline}, {'closed', status},
+-- {'same' | 'kept' | 'other', decided in ms, by} (and, if an early answer stands, the id of its API key or ''),
+-- {'expired', deadline}, {'closed', status},
 -- {'unknown', open step keys ...}, {'look', record, origin or false} when it has to be checked against this,
 -- {'full'} (too many early ones), or {'missing'} (no such execution).
 -- #include wake
-local P, id, key, answer, digest, by, channel, keep, seen, approves, groups, person, api_key = KEYS[1], unpack(ARGV)
-person = person or by
+local P, id, key, answer, digest, by, channel, keep, seen, approves, groups, person, api_key, invalid_key =
+  KEYS[1], unpack(ARGV)
+person, api_key = person or by, api_key or ''
 local DECISION_DIGEST <const> = 2 -- in a decision: {answer, digest, by, channel, ms, approves, person}
 local DECISION_BY <const> = 3
 local DECISION_AT <const> = 5
@@ -71,12 +74,15 @@ if keep == '1' and key ~= '' and not record then
   local early = P .. 'early:' .. id
   local kept = redis.call('HGET', early, key)
   if kept then
-    local _, kept_digest, kept_by, _, kept_at = unpack(cmsgpack.unpack(kept))
-    return {kept_digest == digest and 'kept' or 'other', kept_at, kept_by}
+    local _, kept_digest, kept_by, _, kept_at, _, kept_key = unpack(cmsgpack.unpack(kept))
+    if kept_key == '' or kept_key ~= invalid_key then
+      return {kept_digest == digest and 'kept' or 'other', kept_at, kept_by, kept_key}
+    end
+  elseif redis.call('HLEN', early) >= 100 then
+    return {'full'}
   end
-  if redis.call('HLEN', early) >= 100 then return {'full'} end
   redis.call('HSET', P .. 'exec:' .. id, 'early', 1)
-  redis.call('HSET', early, key, cmsgpack.pack({answer, digest, by, channel, now, groups, api_key or ''}))
+  redis.call('HSET', early, key, cmsgpack.pack({answer, digest, by, channel, now, groups, api_key}))
   return {'kept', now, by}
 end
 

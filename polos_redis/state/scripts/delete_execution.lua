@@ -21,5 +21,7 @@ end
 if status then
   forget(P, id)
   redis.call('ZREM', P .. 'timers', 'c' .. id) -- there is no child to end any more
+else
+  redis.call('SREM', P .. 'descendants:' .. root_of(id), id)
 end
 return {'deleted', status and 1 or 0, #entries}

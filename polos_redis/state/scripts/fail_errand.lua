@@ -4,7 +4,7 @@
 -- KEYS  1 the partition's prefix
 -- ARGV  1 errand  2 its due time as the caller saw it  3 the attempt, '' when it was not counted when it started
 --       4 attempts that an errand has, 0 when it is never set aside  5 ms until it is due again after the first
---       failure, '' when it stays due  6 the longest such time, ms  7 why it failed
+--       failure  6 the longest such time, ms  7 why it failed
 -- Returns {'later', ms, attempts}, {'set aside', 0, attempts}, or {'changed', 0, attempts} when it is gone, or was
 -- noted again meanwhile and is due.
 -- #include attempts
@@ -25,7 +25,6 @@ if tonumber(most) > 0 and attempts >= tonumber(most) then
   set_aside(P, errand)
   return {'set aside', 0, attempts}
 end
-if first == '' then return {'later', 0, attempts} end
 local delay = math.min(tonumber(longest), tonumber(first) * 5 ^ math.min(attempts - 1, 20))
 redis.call('ZADD', errands, now + delay, errand)
 return {'later', delay, attempts}

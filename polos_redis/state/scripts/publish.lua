@@ -48,6 +48,6 @@ else
     end
   end
 end
-if waiting then note_errand(P, 'w' .. event .. ' ' .. topic) end
+if waiting then note_errand(P, 'w' .. topic) end
 if others then note_errand(P, 'e' .. topic) end
 return event

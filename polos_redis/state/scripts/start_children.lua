@@ -65,6 +65,7 @@ local function start(child, created, workflow, input, options)
   if is == 'failed' or is == 'cancelled' then
     rerun(P, child, redis.call('HMGET', P .. 'exec:' .. child, unpack(ENDING_FIELDS)), 0)
   elseif not is then
+    redis.call('SADD', P .. 'descendants:' .. root_of(id), child)
     create(P, child, workflow, input, retention, created, cmsgpack.unpack(options))
   end
 end

@@ -14,8 +14,12 @@ local function forget(P, id)
     redis.call('UNLINK', P .. 'exec:' .. id, P .. 'journal:' .. id, P .. 'topic:' .. id, P .. 'below:' .. id,
       P .. 'children:' .. id)
     let_go(P, id, read_relations(relations))
+    redis.call('SREM', P .. 'descendants:' .. root_of(id), id)
   else -- nobody fired until its keys had expired; an execution with the same id may have started since
-    if not workflow then redis.call('UNLINK', P .. 'children:' .. id) end
+    if not workflow then
+      redis.call('UNLINK', P .. 'children:' .. id)
+      redis.call('SREM', P .. 'descendants:' .. root_of(id), id)
+    end
     return true
   end
   return false

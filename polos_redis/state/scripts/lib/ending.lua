@@ -76,7 +76,11 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
   redis.call('XADD', topic, '*', unpack(events))
   if root == id or not is_live(redis.call('HGET', P .. 'exec:' .. root, 'status')) then
     redis.call('PEXPIRE', topic, retention)
-    if e[EXEC_RELATIONS] then redis.call('PEXPIRE', P .. 'below:' .. root, retention) end
+    if e[EXEC_RELATIONS] then
+      redis.call('PEXPIRE', P .. 'below:' .. root, retention)
+      if root ~= id then redis.call('SADD', P .. 'descendants:' .. root, id) end -- the set may have expired
+      redis.call('PEXPIRE', P .. 'descendants:' .. root, retention)
+    end
   end
   if count ~= 0 then redis.call('PEXPIRE', P .. 'journal:' .. id, retention) end
   if e[EXEC_EARLY] then

@@ -89,6 +89,7 @@ local function revive(P, id, e)
   redis.call('PERSIST', P .. 'journal:' .. id)
   redis.call('PERSIST', P .. 'topic:' .. id) -- a child has no topic of its own, and none below
   redis.call('PERSIST', P .. 'below:' .. id)
+  redis.call('PERSIST', P .. 'descendants:' .. id)
   for _, key in ipairs(read_waits(e[EXEC_WAITS])) do
     redis.call('PERSIST', P .. 'topic:' .. key .. '/' .. id)
   end

@@ -1,0 +1,173 @@
+"""The entries of a journal as plain JSON values, collected from its pages: the newest, within bounds."""
+
+from __future__ import annotations
+
+import heapq
+from itertools import count
+from typing import Any, Final
+
+from polos_redis.decisions.views import Read, suspension_view
+from polos_redis.errors import StoredValueError
+from polos_redis.redaction import redact_text
+from polos_redis.state import journal, keys, stored_errors
+from polos_redis.state.journal import ChildRecord, StepRecord, SuspensionRecord, WaitRecord
+from polos_redis.values.plain import readable
+from polos_redis.values.text import text
+from polos_redis.values.times import iso
+
+MAX_CHILDREN: Final = 1000  # listed for one step
+MOST: Final = 10_000  # entries of one kind
+MOST_BYTES: Final = 1 << 25  # of their records
+_USAGE = b"usage"
+
+
+class JournalEntries:
+    """The newest steps, suspensions, waits and children of a journal. Open suspensions count as newest.
+
+    `usage` are the tokens used, as far as the journal has them: by the execution's own model calls, and by
+    the agents it waited for; None without any. `changes` is the journal's count of its changes.
+    """
+
+    def __init__(self, execution_id: str, read: Read) -> None:
+        self._execution_id = execution_id
+        self._read = read
+        self._seen: set[bytes] = set()
+        self._results: dict[bytes, str] = {}
+        self._steps, self._suspensions, self._waits, self._children = (_Newest() for _ in range(4))
+        self.usage: dict[str, int] | None = None
+        self.changes = 0
+
+    def add(self, name: bytes, stored: bytes) -> None:
+        """Adds a field of the journal; one that was added before is ignored."""
+        if name in self._seen:
+            return
+        self._seen.add(name)
+        if name == journal.COUNT:
+            self.changes = int(stored)
+        elif journal.is_result(name):
+            self._add_result(name, stored)
+        else:
+            self._add_record(text(name), stored)
+
+    def _add_result(self, name: bytes, stored: bytes) -> None:
+        try:
+            result = journal.parse_result(stored)
+        except StoredValueError:
+            return
+        self._results[name] = result.status
+        if result.status == "completed":
+            self._add_usage(result.value)
+
+    def _add_record(self, step_key: str, stored: bytes) -> None:
+        size = len(stored)
+        try:
+            record = journal.parse(stored)
+        except StoredValueError as error:
+            unreadable = {"status": "unreadable", "error": str(error), "finished_at": None}
+            self._steps.add(0, size, {"step_key": step_key, **unreadable})
+            return
+        if isinstance(record, StepRecord):
+            self._steps.add(record.finished_ms, size, _step(step_key, record, self._read))
+            if record.status == "ok":
+                self._add_usage(record.value)
+        elif isinstance(record, SuspensionRecord):
+            view = suspension_view(self._execution_id, step_key, record, self._read)
+            self._suspensions.add(record.opened_ms, size, view, keep=record.status == "open")
+        elif isinstance(record, WaitRecord):
+            self._waits.add(record.opened_ms, size, _wait(step_key, record, self._read))
+        elif isinstance(record, ChildRecord):
+            for index in range(min(record.started, MAX_CHILDREN)):
+                child_id = keys.child_id(self._execution_id, step_key, index)
+                self._children.add(record.opened_ms, 0, _child(step_key, child_id, record))
+
+    def _add_usage(self, stored: bytes) -> None:
+        if _USAGE not in stored:  # few values contain the word
+            return
+        value = readable(stored)
+        usage = value.get("usage") if isinstance(value, dict) else None
+        if not isinstance(usage, dict) or not usage.keys() >= {"input_tokens", "output_tokens"}:
+            return
+        names = ("input_tokens", "output_tokens", "requests")
+        before = self.usage or dict.fromkeys(names, 0)
+        total = {name: before[name] + int(usage.get(name) or 0) for name in names}
+        self.usage = {**total, "total_tokens": total["input_tokens"] + total["output_tokens"]}
+
+    def view(self) -> dict[str, Any]:
+        """Returns the entries by kind, oldest first, and how many older ones are `left_out`."""
+        kinds = {
+            "steps": self._steps,
+            "suspensions": self._suspensions,
+            "waits": self._waits,
+            "children": self._children,
+        }
+        found: dict[str, Any] = {name: newest.entries() for name, newest in kinds.items()}
+        for child in found["children"]:
+            child["status"] = self._results.get(journal.result_name(child["id"]))
+        found["open_suspensions"] = [one for one in found["suspensions"] if one["status"] == "open"]
+        found["left_out"] = {name: newest.left_out for name, newest in kinds.items()}
+        return found
+
+
+class _Newest:
+    """The newest entries of one kind: at most `MOST`, with at most `MOST_BYTES`."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[bool, int, int, int, dict[str, Any]]] = []
+        self._numbers = count()
+        self._size = 0
+        self.left_out = 0
+
+    def add(self, time: int, size: int, entry: dict[str, Any], *, keep: bool = False) -> None:
+        """Adds an entry of some bytes; those to `keep` are left out last."""
+        heapq.heappush(self._heap, (keep, time, next(self._numbers), size, entry))
+        self._size += size
+        while len(self._heap) > MOST or (self._size > MOST_BYTES and len(self._heap) > 1):
+            self._size -= heapq.heappop(self._heap)[3]
+            self.left_out += 1
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Returns the entries, oldest first."""
+        return [entry for _, _, _, _, entry in sorted(self._heap, key=lambda one: one[1:3])]
+
+
+def _wait(step_key: str, record: WaitRecord, read: Read) -> dict[str, Any]:
+    return {
+        "step_key": step_key,
+        "status": record.status,
+        "topic": record.topic or None,
+        "opened_at": iso(record.opened_ms),
+        "until": iso(record.due_ms),
+        "decided_at": iso(record.decided_ms),
+        "event": read(record.data) if record.status == "event" else None,
+    }
+
+
+def _child(step_key: str, child_id: str, record: ChildRecord) -> dict[str, Any]:
+    """A child of a step. `status` is known here only if the parent waited for the child and it ended."""
+    return {"step_key": step_key, "id": child_id, "status": None, "waited_for": record.status != "started"}
+
+
+def _step(step_key: str, record: StepRecord, read: Read) -> dict[str, Any]:
+    failed = record.status != "ok"
+    return {
+        "step_key": step_key,
+        "status": record.status,
+        "attempts": record.attempt,
+        "started_at": iso(record.finished_ms - record.took_ms),
+        "finished_at": iso(record.finished_ms),
+        "took_ms": round(record.took_ms, 3),
+        "value": None if failed else read(record.value),
+        "error": error_view(record.value) if failed else None,
+    }
+
+
+def error_view(stored: bytes | None) -> dict[str, str] | None:
+    """Returns a stored error, without tokens and secrets; None if there is none."""
+    if not stored:
+        return None
+    error = stored_errors.parse_error(stored)
+    return {
+        "type": error.type,
+        "message": redact_text(error.message),
+        "traceback": redact_text(error.traceback),
+    }
