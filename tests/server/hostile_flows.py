@@ -3,6 +3,7 @@ serves them."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, Json, create_model
@@ -46,6 +47,9 @@ class Part(BaseModel):
 Wide: Any = create_model("Wide", **{f"f{number}": (int, ...) for number in range(50)})  # type: ignore[call-overload]
 
 
+Choice: Any = Literal[tuple(f"option {number}" for number in range(3_000))]
+
+
 class Everything(BaseModel):
     """One field for each kind of attack."""
 
@@ -60,6 +64,10 @@ class Everything(BaseModel):
     prices: dict[str, int] = {}
     name: str = Field("", pattern=r"^(\w+\s?)*$")
     text: Json[list[int] | None] | None = None
+    ids: set[int] = set()
+    counts: dict[int, int] = {}
+    choices: list[Choice] = []
+    regex: re.Pattern[str] | None = None
     untyped: Any = None
 
 
@@ -86,6 +94,6 @@ async def asks(ctx: WorkflowContext, key: str) -> str:
 
 @workflow(id="hostile-early")
 async def asks_later(ctx: WorkflowContext) -> str:
-    await ctx.step.wait_for_event("go", topic=f"go {ctx.execution_id}")
+    await ctx.step.suspend("gate")
     await ctx.step.suspend("ask", schema=Everything)
     return "answered"
