@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import re
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ MAX_FIELD = 200  # characters of a path, which repeats the value's keys
 _MAX_COUNTED = 1000  # errors from here on are not listed: pydantic can only list all
 _SAMPLED = 5  # items left of each list, and _FIELDS of each dict, to find examples of the errors
 _FIELDS = 100
+_LONG_NUMBER = re.compile(rf"\d{{{sys.float_info.max_10_exp + 1}}}")
 
 TOO_COSTLY = (
     "checking the value against its type would take too long: make it smaller or less nested, or give the "
@@ -73,8 +76,9 @@ class BoundedType:
         return self._checked(value, lambda value: self._adapter.validate_python(value, strict=False))
 
     def json(self, plain: Any) -> bounds.Work[Any]:
-        """Converts a plain JSON value to the type, as `python`."""
-        return self._checked(plain, lambda value: self._json(json.dumps(value)))
+        """Converts a plain JSON value to the type, as `python`. An integer that would become infinity is
+        refused by a type with floats."""
+        return self._checked(plain, self._read)
 
     def quickly(self, value: Any) -> Any:
         """As `python`, at once, if the value is valid and its check is surely short; else UNCHECKED."""
@@ -89,6 +93,19 @@ class BoundedType:
     def analyse(self) -> None:
         """Find out now what values cost, instead of at the first value."""
         self._cost = self._cost or _cost_of(self._adapter)
+
+    def _read(self, plain: Any) -> Any:
+        text = json.dumps(plain)
+        if len(text) > sys.float_info.max_10_exp and _LONG_NUMBER.search(text) and self._has_floats():
+            level = [plain]
+            while level:
+                if any(map(bounds.is_beyond_floats, level)):
+                    raise MismatchError([{"field": "", "message": "a number in it is too large for a float"}])
+                level = [one for item in level for one in bounds.children(item) or ()]
+        return self._json(text)
+
+    def _has_floats(self) -> bool:
+        return "'type': 'float'" in repr(self._adapter.core_schema)
 
     def _checked(self, value: Any, convert: Callable[[Any], Any]) -> bounds.Work[Any]:
         from pydantic import ValidationError

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
 from time import perf_counter
@@ -35,6 +36,7 @@ _KINDS: dict[type, int] = {
     **dict.fromkeys((list, tuple, set, frozenset, deque), _ITEMS),
     dict: _MAPPING,
 }
+_LARGEST = int(sys.float_info.max)
 _MOST_KINDS = 4096  # classes may be made without limit
 _LOCKS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
@@ -74,6 +76,11 @@ def children(value: Any) -> Iterable[Any] | None:
 def is_mapping(value: Any) -> bool:
     """Whether the children of a value have keys."""
     return _KINDS.get(type(value), _LEAF) == _MAPPING or isinstance(value, Mapping)
+
+
+def is_beyond_floats(value: Any) -> bool:
+    """Whether a value is an integer that would become infinity as a float."""
+    return type(value) is int and not -_LARGEST <= value <= _LARGEST
 
 
 def is_small(value: Any) -> bool:

@@ -128,6 +128,8 @@ def _own_errors(node: Node, value: Any) -> Errors:
         kind = json_type(value)
         if kind not in node.types and not (kind == "integer" and "number" in node.types):
             return [SchemaError((), f"must be {_listed(node.types)}, not {_ARTICLES[kind]}", True)]
+        if "integer" not in node.types and bounds.is_beyond_floats(value):
+            return [SchemaError((), "is too large for a float")]
     found = (assertion(value) for assertion in node.assertions)
     return [SchemaError((), message) for message in found if message]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -13,7 +14,8 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, TypeAdapter
 
 from polos_redis.errors import InvalidInputError
-from polos_redis.values import bounds, schema_check, schema_nodes
+from polos_redis.values import bounds, schema_check, schema_nodes, schemas
+from polos_redis.values.bounded_type import MismatchError
 from polos_redis.values.schema_check import MAX_ERRORS
 from polos_redis.values.schema_nodes import compiled
 from tests.values.test_type_cost import BOMBS, exceeds
@@ -223,3 +225,25 @@ def test_a_check_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch)
     node = compiled(json.dumps(schema))
     with pytest.raises(InvalidInputError, match="would take too long"):
         bounds.at_once(schema_check.errors_of(node, [{"kind": "leaf", "value": str(n)} for n in range(2000)]))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (float, lambda number: number),
+        (dict[str, float | None], lambda number: {"a": number}),
+        (list[list[float]], lambda number: [[1], [number]]),
+    ],
+)
+def test_no_integer_becomes_infinity(annotation: Any, value: Callable[[int], Any]) -> None:
+    schema = compiled(json.dumps(schemas.describe("a test", annotation)[0]))
+    largest = int(sys.float_info.max)
+    for number, fits in ((largest, True), (-largest, True), (largest * 2, False), (-(10**400), False)):
+        errors = bounds.at_once(schema_check.errors_of(schema, value(number)))
+        assert [one.message for one in errors] == ([] if fits else ["is too large for a float"])
+        if fits:
+            assert bounds.at_once(schemas.parse(annotation, value(number))) == value(number)
+        else:
+            with pytest.raises(MismatchError, match="too large for a float"):
+                bounds.at_once(schemas.parse(annotation, value(number)))
+    assert bounds.at_once(schemas.parse(int, 10**400)) == 10**400
