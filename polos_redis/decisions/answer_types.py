@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from polos_redis.errors import ConfigurationError
-from polos_redis.values import bounds, codec, schemas
+from polos_redis.values import bounds, codec, schemas, shapes, type_names
 from polos_redis.values.complete_form import accept, complete_form
 from polos_redis.values.plain import is_json
 
@@ -48,12 +48,14 @@ class AnswerTypes:
             raise ConfigurationError(
                 f"{what}: the field `approved` of schema= must be a bool: Approve and Reject answer it"
             )
+        _check_names(what, self.approval)
         if self.rejection is None or self.rejection is Rejection:
             needed = self.rejection is not None or _needs_rejection(schema)
             return schema, name, _rejection_schema(schema) if needed else None, ""
         if not _has_verdict(schema):
             raise ConfigurationError(f"{what}: with reject_schema=, give schema= a field `approved: bool`")
         rejection, rejection_name = schemas.describe(what, self.rejection, option="reject_schema")
+        _check_names(what, self.rejection)
         if not _has_verdict(rejection):
             raise ConfigurationError(f"{what}: give reject_schema= a field `approved: Literal[False]`")
         return schema, name, rejection, rejection_name
@@ -81,6 +83,29 @@ def verdict(answer: Any) -> bool | None:
     """Returns whether an answer approves, by its boolean field `approved`; None without one."""
     approved = answer.get("approved") if isinstance(answer, dict) else None
     return approved if isinstance(approved, bool) else None
+
+
+def _check_names(what: str, annotation: Any) -> None:
+    """Raises `ConfigurationError` if a model reads its field `approved` under another name, or another field
+    under that name: whoever reads the JSON would see another verdict than the workflow."""
+    for one in get_args(annotation):
+        _check_names(what, one)
+    if not (isinstance(annotation, type) and type_names.is_model(annotation)):
+        return
+    for name, info in shapes.model_fields(annotation).items():
+        aliases = {info.alias, info.serialization_alias, *_names(info.validation_alias)} - {None}
+        if aliases and (name == "approved" or "approved" in aliases) and aliases != {name}:
+            raise ConfigurationError(
+                f"{what}: the field {name} of {annotation.__name__} has the alias {min(aliases - {name})}: "
+                "in Python and in JSON, `approved` must be the same field"
+            )
+
+
+def _names(alias: Any) -> list[Any]:
+    return [
+        one if one is None or isinstance(one, str) else one.path[0]
+        for one in getattr(alias, "choices", (alias,))
+    ]
 
 
 def _needs_rejection(schema: dict[str, Any]) -> bool:

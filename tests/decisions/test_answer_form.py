@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import create_model
+from pydantic import AliasChoices, BaseModel, Field, create_model
 
 from polos_redis import ConfigurationError
 from polos_redis.decisions.answer_form import MAX_FIELDS, MAX_OPTIONS, check_form
@@ -99,3 +99,27 @@ def test_approved_must_be_a_bool(annotation: Any) -> None:
     with pytest.raises(ConfigurationError, match="the field `approved` of schema= must be a bool"):
         AnswerTypes(model).describe("it")
     AnswerTypes(create_model("Answer", approved=(bool | None, None))).describe("it")
+
+
+class _Renamed(BaseModel):
+    approved: bool = Field(alias="yes")
+
+
+class _Taken(BaseModel):
+    approved_by_law: bool = Field(validation_alias=AliasChoices("lawful", "approved"))
+    amount: int
+
+
+class _Plain(BaseModel):
+    approved: bool = Field(alias="approved")
+    amount: int = Field(alias="cents")
+
+
+@pytest.mark.parametrize("annotation", [_Renamed, _Taken, _Plain | _Renamed, _Plain | None])
+def test_approved_is_one_field_in_python_and_in_json(annotation: Any) -> None:
+    types = AnswerTypes(annotation)
+    if annotation == _Plain | None:
+        types.describe("it")
+        return
+    with pytest.raises(ConfigurationError, match="`approved` must be the same field"):
+        types.describe("it")
