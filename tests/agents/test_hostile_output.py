@@ -64,6 +64,8 @@ ATTACKS: dict[str, str] = {
 }
 
 
+@pytest.mark.threat(23)
+@pytest.mark.failure(47)
 @pytest.mark.parametrize("text", ATTACKS.values(), ids=ATTACKS)
 @pytest.mark.parametrize("through", ["tool", "answer"])
 async def test_hostile_output_holds_up_nobody(

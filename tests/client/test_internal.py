@@ -146,6 +146,8 @@ async def test_a_start_before_the_workflow_is_known_fails_before_its_code(client
             await failed(at, ids[0])
 
 
+@pytest.mark.failure(50)
+@pytest.mark.threat(7, 24)
 async def test_a_call_that_was_approved_once_is_not_repeated_by_a_retry_of_its_child(
     redis_url: str, namespace: str, tmp_path: Any
 ) -> None:

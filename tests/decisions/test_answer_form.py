@@ -115,6 +115,7 @@ class _Plain(BaseModel):
     amount: int = Field(alias="cents")
 
 
+@pytest.mark.threat(20)
 @pytest.mark.parametrize("annotation", [_Renamed, _Taken, _Plain | _Renamed, _Plain | None])
 def test_approved_is_one_field_in_python_and_in_json(annotation: Any) -> None:
     types = AnswerTypes(annotation)

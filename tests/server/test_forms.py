@@ -400,6 +400,7 @@ def test_times_are_in_the_writers_zone() -> None:
 ZONES = ("UTC", "Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe", "Asia/Tokyo")
 
 
+@pytest.mark.threat(17)
 @given(
     st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.timezones()),
     st.sampled_from(ZONES),

@@ -200,6 +200,7 @@ async def test_an_open_stream_is_not_closed(client: PolosClient, monkeypatch: py
         stream.close()
 
 
+@pytest.mark.threat(3)
 async def test_a_broken_body_logs_no_error(client: PolosClient, caplog: pytest.LogCaptureFixture) -> None:
     head = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
     sent = {
@@ -317,6 +318,7 @@ async def test_calls_at_once_share_what_is_taken(client: PolosClient) -> None:
         assert {answer.status_code for answer in answers} == {200}
 
 
+@pytest.mark.threat(3)
 @pytest.mark.timeout(60)  # a loop without end would block the event loop
 async def test_calls_right_after_an_answer_ask_again(
     client: PolosClient, monkeypatch: pytest.MonkeyPatch

@@ -363,6 +363,7 @@ async def test_an_answer_is_not_for_the_next_execution_of_the_id(redis_url: str,
         await run.result(again)
 
 
+@pytest.mark.threat(15)
 @pytest.mark.parametrize("button", ["cancel", "retry"])
 async def test_a_button_is_not_for_the_next_execution_of_the_id(
     button: str, redis_url: str, namespace: str
@@ -404,6 +405,7 @@ async def test_browsers_are_told_to_use_https_where_people_do(
             assert (found is not None) == public_url.startswith("https:"), path
 
 
+@pytest.mark.threat(18)
 async def test_logging_out_ends_event_streams(
     client: PolosClient, site: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,6 +246,7 @@ async def test_an_early_answer_counts_only_with_a_valid_key(
             assert await at.result(handle) == {"approved": False}
 
 
+@pytest.mark.threat(11)
 @pytest.mark.parametrize("data", [{"approved": True}, {"approved": False}], ids=["the same", "another"])
 @pytest.mark.parametrize("by_key", [True, False], ids=["key", "client"])
 async def test_an_early_answer_of_a_revoked_key_stands_in_nobodys_way(

@@ -92,6 +92,7 @@ async def shows(ctx: WorkflowContext, input: int) -> None:
     await ctx.step.suspend("look", {f"field {number}": "x" * 400 for number in range(input)})
 
 
+@pytest.mark.threat(12)
 async def test_no_route_decodes_large_values_in_the_event_loop(
     client: PolosClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -327,6 +327,8 @@ class Held:
     held: Any
 
 
+@pytest.mark.failure(48)
+@pytest.mark.threat(17)
 def test_whatever_nobody_sees_is_found_at_any_depth() -> None:
     assert hidden({"a": [(1, {"b": Money(1)})], "c": None, 1: {2, "3"}}) is None
     masked, more = Masked.model_validate({"card": "4242"}), Open.model_validate({"b": Plain()})

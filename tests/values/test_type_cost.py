@@ -342,6 +342,8 @@ OPTIONS: Any = Literal[MANY]
 ADDRESSES = [f"10.{number // 250}.{number % 250}.1" for number in range(20_000)]
 
 
+@pytest.mark.failure(47)
+@pytest.mark.threat(12)
 @pytest.mark.parametrize(
     ("annotation", "value"),
     [
