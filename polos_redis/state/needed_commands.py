@@ -45,7 +45,7 @@ SENT = (
         "HSETNX",
     ),
     *("HVALS", "PING", "SET", "SMEMBERS", "SSCAN", "SSUBSCRIBE", "XINFO CONSUMERS", "XPENDING"),
-    *("XRANGE", "XREAD", "XREADGROUP", "ZMSCORE"),
+    *("XRANGE", "XREAD", "XREADGROUP", "ZMSCORE", "ZSCORE"),
 )
 
 

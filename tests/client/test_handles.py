@@ -221,7 +221,7 @@ async def test_a_queued_execution_is_cancelled(redis_url: str, namespace: str) -
         await at.parked(other)
         assert await at.client.get_handle(handle.id).status() == "cancelled"
         with pytest.raises(ExecutionFinishedError, match="cancelled"):
-            await at.client.cancel(handle.id)
+            await at.client.cancel(handle.id, cancelled_by="somebody else")
 
 
 _ran: list[str] = []
