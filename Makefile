@@ -55,7 +55,7 @@ FLOORS := tests/client/test_imports.py tests/client/test_workflow.py tests/cli/t
 	tests/triggers/test_cron.py tests/worker/test_metrics.py
 
 test-floors: $(VENV)-floors/.installed
-	$(VENV)-floors/bin/python -m pytest -n auto --dist worksteal $(FLOORS) $(TEST_ARGS)
+	$(VENV)-floors/bin/python -m pytest -n auto --dist worksteal -o cache_dir=$(VENV)-floors/cache $(FLOORS) $(TEST_ARGS)
 
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .

@@ -137,14 +137,15 @@ def test_a_name_that_is_not_there_is_named() -> None:
     assert not one.is_annotated_as(In)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no syntax for type parameters")
-def test_type_parameters_and_aliases() -> None:
-    names: dict[str, Any] = {"In": In, "__name__": __name__}
-    code = "type Alias = list[int]\ndef generic[T](a: list[T], b: Alias, c: 'list[T]') -> T: ..."
-    exec(compile(code, "<generic>", "exec", dont_inherit=True), names)
-    a, b, c = parameters(names["generic"])
-    assert a.annotation("it") == c.annotation("it") and typing.get_origin(a.annotation("it")) is list
-    assert b.annotation("it").__value__ == list[int]
+if sys.version_info >= (3, 12):  # which has the syntax
+
+    def test_type_parameters_and_aliases() -> None:
+        names: dict[str, Any] = {"In": In, "__name__": __name__}
+        code = "type Alias = list[int]\ndef generic[T](a: list[T], b: Alias, c: 'list[T]') -> T: ..."
+        exec(compile(code, "<generic>", "exec", dont_inherit=True), names)
+        a, b, c = parameters(names["generic"])
+        assert a.annotation("it") == c.annotation("it") and typing.get_origin(a.annotation("it")) is list
+        assert b.annotation("it").__value__ == list[int]
 
 
 def test_defaults() -> None:
