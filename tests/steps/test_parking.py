@@ -63,7 +63,7 @@ def _interpreter(version: str) -> Path | str:
         if not _has_the_project(python):
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([base, "-m", "venv", folder], check=True)
-            install = [str(python), "-m", "pip", "install", "--quiet", "--editable", str(ROOT)]
+            install = [str(python), "-m", "pip", "install", "--quiet", "anyio", "--editable", str(ROOT)]
             done = subprocess.run(install, capture_output=True, text=True)
             if not _has_the_project(python):
                 return f"the project can't be installed for Python {version}: {done.stderr.strip()[-300:]}"
