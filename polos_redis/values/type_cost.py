@@ -153,7 +153,7 @@ class TypeCost:
         self.is_linear = not any(place.branches for place in places)  # without alternatives
 
     def exceeds(self, value: Any, parts: int) -> bounds.Work[bool]:
-        """Whether pydantic would make too many checks of a value that has so many parts.
+        """Whether pydantic would make too many checks of a value with this number of parts.
 
         Raises `ValueTooLargeError` for JSON inside a string that exceeds the bounds of a value.
         """

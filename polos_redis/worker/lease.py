@@ -73,7 +73,7 @@ class Lease:
         return time.monotonic() - self._renewed[prefix] < self.seconds
 
     def is_held(self, prefix: bytes, lapses: int) -> bool:
-        """Whether the lease is fresh, and has been since there were so many lapses."""
+        """Whether the lease is fresh, and has not lapsed since this number of lapses was read."""
         return time.monotonic() - self._renewed[prefix] < self.seconds and lapses == self.lapses
 
     async def wait_until_fresh(self, prefix: bytes) -> None:

@@ -40,7 +40,7 @@ def _lower(word: str) -> str:
 
 
 def cut(text: str, longest: int) -> str:
-    """Returns a text of at most so many characters, which ends in "…" if it was longer."""
+    """Returns a text of at most `longest` characters, ending in "…" if it was cut."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
