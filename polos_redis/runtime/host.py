@@ -22,7 +22,7 @@ class Host(Protocol[A]):
     `draining`: the worker stops, so nothing new may start. `released` frees the slot of an activation that
     has ended; `hand_back` gives its queue entry back, after a pause where an immediate retry would only be
     refused again, and with a `reason` that people are to see. `lapses` counts how often the lease was lost;
-    `lease_is_held` says whether it is fresh, and has been since that many lapses. `spawn` starts a task that
+    `lease_is_held` says whether it is fresh, and has not lapsed since. `spawn` starts a task that
     outlives the activation and logs its failure.
     """
 

@@ -1,4 +1,4 @@
-"""Results that several callers share, so that many callers cost no more than a few."""
+"""Results that callers share: a flood of them costs no more than a few."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,7 @@ from polos_redis.values import bounds, schema_check, schema_nodes, schemas
 from polos_redis.values.bounded_type import MismatchError
 from polos_redis.values.schema_check import MAX_ERRORS
 from polos_redis.values.schema_nodes import compiled
-from tests.values.test_type_cost import BOMBS, exceeds
+from tests.values.test_type_cost import BOMBS, And, Leaf, Or, exceeds
 
 NAMES = ["a", "b", "kind"]
 SCALARS: st.SearchStrategy[Any] = st.one_of(
@@ -101,21 +101,6 @@ def test_it_agrees_with_jsonschema(data: st.DataObject) -> None:
             part = part[step]
         if error.path and error.message != "is required":
             assert error.path[-1] in (part if isinstance(part, dict) else range(len(part)))
-
-
-class And(BaseModel):
-    kind: Literal["and"]
-    of: list[And | Or | Leaf]
-
-
-class Or(BaseModel):
-    kind: Literal["or"]
-    of: list[And | Or | Leaf]
-
-
-class Leaf(BaseModel):
-    kind: Literal["leaf"]
-    value: str
 
 
 class Untagged(BaseModel):
