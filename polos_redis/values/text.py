@@ -59,6 +59,8 @@ def _escape(found: re.Match[str]) -> str:
     start = found.start()
     if start and _STAYS.match(found.string, start - 1):
         return found[0]
+    if start > 1 and _STAYS_AFTER_A_SELECTOR.match(found.string, start - 2):
+        return found[0]
     return found[0].encode("unicode_escape").decode()
 
 
@@ -73,8 +75,9 @@ _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 # What stays as it is when it stands in its place: the pattern begins at the character before.
 _STAYS = re.compile(
     rf"[{_SIGNS}][\ufe0e\ufe0f]|[0-9#*]\ufe0f\u20e3|[{_HAN}][\ufe00-\ufe0d\U000e0100-\U000e01ef]"
-    rf"|[{_JOINING}][\u200c\u200d]|[{_SIGNS}\ufe0f]\u200d[{_SIGNS}]"
+    rf"|[{_JOINING}][\u200c\u200d]|[{_SIGNS}]\u200d[{_SIGNS}]"
 )
+_STAYS_AFTER_A_SELECTOR = re.compile(rf"[{_SIGNS}]\ufe0f\u200d[{_SIGNS}]")  # begins two characters before
 _HIDDEN_ANYWHERE = (
     "\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     "\u2800\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffc\ufffe\uffff"

@@ -22,13 +22,21 @@ from tests.harness.running import Running, working
 from tests.harness.serving import calling
 
 TOKEN = f"polos_{'0' * 16}_{'A' * 43}"
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.just(TOKEN),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
+
+
+def values(numbers: st.SearchStrategy[float]) -> st.SearchStrategy[Any]:
+    return st.recursive(
+        st.none() | st.booleans() | st.integers() | numbers | st.text() | st.just(TOKEN),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=8,
+    )
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
 contents = st.recursive(
-    values | values.map(lambda value: Stored(codec.encode(value))) | st.just(Stored(None)),
+    values(finite)
+    | values(st.floats(allow_nan=False)).map(lambda value: Stored(codec.encode(value)))
+    | st.just(Stored(None)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
