@@ -1,13 +1,8 @@
 """The activation: one pass of a workflow's code on a worker, from its queue entry to its end or its park.
 
 The code runs from the top; `ctx` calls find their records in the journal, and new calls run and are
-journaled. When the code returns, the execution finishes; when it waits, the execution is parked:
-
-- at once, if the main task awaits every open wait and the code has started no other task;
-- otherwise when the code is idle (see `idleness`).
-
-The park script runs first. If a decision has come meanwhile, it returns that, and the code continues in
-place. Otherwise the execution is parked, the code is cancelled, and anything it still does is discarded.
+journaled. When the code returns, the execution finishes; when it waits, the execution is parked (see
+`parking`).
 """
 
 from __future__ import annotations
@@ -17,9 +12,6 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from datetime import datetime
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from polos_redis import tasks
@@ -28,17 +20,17 @@ from polos_redis.runtime.branches import BRANCH
 from polos_redis.runtime.call_sites import CallSite, described
 from polos_redis.runtime.code_tasks import CodeTasks
 from polos_redis.runtime.fenced_journal import FencedJournal, refusal
+from polos_redis.runtime.gate import Gate, State
 from polos_redis.runtime.host import Host
-from polos_redis.runtime.idleness import IdleWatch
 from polos_redis.runtime.lifecycle_events import LifecycleEvents
 from polos_redis.runtime.outcome import Outcome, failed, outcome_of
-from polos_redis.state import journal, keys
+from polos_redis.runtime.parking import Parking
+from polos_redis.state import keys
 from polos_redis.state.executions import Loaded
-from polos_redis.state.fencing import NO_SUCH_WAIT, Fence
+from polos_redis.state.fencing import Fence
 from polos_redis.state.origin import Origin
 from polos_redis.values import bounds, codec
 from polos_redis.values.text import raw, text
-from polos_redis.values.times import to_datetime_us
 
 if TYPE_CHECKING:
     from polos_redis.definitions.definition import WorkflowDefinition
@@ -52,23 +44,6 @@ E = TypeVar("E", bound=BaseException)
 T = TypeVar("T")
 
 
-class State(Enum):
-    """The state of an activation."""
-
-    RUNNING = auto()
-    PARKING = auto()  # the park script is running: new ctx calls wait for its reply
-    FINISHING = auto()  # the code has returned; its outcome is being written
-    ENDED = auto()
-
-
-@dataclass(slots=True)
-class Wait:
-    """An open wait that the workflow's code awaits now."""
-
-    future: asyncio.Future[bytes]
-    by_main: bool
-
-
 _nonces = itertools.count(1)  # a worker's id is random, so worker id and number make a unique owner
 _origin_of_a_root = functools.lru_cache(
     Origin
@@ -78,35 +53,29 @@ _origin_of_a_root = functools.lru_cache(
 class Activation:
     """One activation; the worker creates it for a delivered queue entry.
 
-    `waits`: the open waits its code awaits; `given_up`: those whose tasks the code has cancelled; `waited`:
-    the resolved waits of this pass, each as (kind, ms), for metrics. `call_sites`: the step keys used so far;
-    `passed_over`: step keys that this replay need not reach. `in_flight`: the number of running ctx calls.
-    `held_back`: why it can't go on, once it has met a stored value that can't be read.
+    `waited`: the resolved waits of this pass, each as (kind, ms), for metrics. `call_sites`: the step keys
+    used so far; `passed_over`: step keys that this replay need not reach. `in_flight`: the number of running
+    ctx calls; `touches`: the uses of ctx by the code so far.
     """
 
     __slots__ = (
-        "_created_at",
         "_fatal",
-        "_gate",
-        "_lapses",
         "_may_retry",
-        "_notices",
         "_outcome",
-        "_watch",
         "call_sites",
         "code",
         "durable_state",
         "ended_as",
         "events",
         "fence",
-        "given_up",
-        "held_back",
+        "gate",
         "host",
         "id",
         "in_flight",
         "journal",
         "loop",
         "origin",
+        "parking",
         "passed_over",
         "queue",
         "root",
@@ -114,7 +83,6 @@ class Activation:
         "state",
         "touches",
         "waited",
-        "waits",
         "workflow",
     )
 
@@ -139,26 +107,20 @@ class Activation:
         self.code = CodeTasks(execution_id, self.loop)
         self.events = LifecycleEvents(workflow.id, execution_id)
         self.journal = FencedJournal(host, self.fence, self.code, self)
+        self.gate = Gate(self)
+        self.parking = Parking(self)
         self.state = State.RUNNING
         self.ended_as = ""
         self.origin = _origin_of_a_root(workflow.id)
         self.durable_state: DurableState | None = None
-        self.given_up: set[str] = set()
         self.passed_over: set[str] = set()
         self.call_sites: dict[str, CallSite] = {}
-        self.waits: dict[str, Wait] = {}
         self.waited: list[tuple[str, int]] = []
         self.in_flight = 0
         self.touches = 0
-        self.held_back = ""
-        self._created_at: datetime | None = None
         self._fatal: BaseException | None = None
-        self._gate: asyncio.Event | None = None
-        self._lapses = host.lapses
         self._may_retry = True
-        self._notices: dict[str, bytes] = {}
         self._outcome: asyncio.Task[Any] | None = None
-        self._watch: IdleWatch | None = None
 
     # --- the start -----------------------------------------------------------------------
 
@@ -194,24 +156,7 @@ class Activation:
         """Whether the code was started; until then the journal is not loaded."""
         return self.code.main is not None
 
-    async def created_at(self) -> datetime:
-        """When the execution was created, to the microsecond: with its id, what no other execution has. Read
-        on first use, since queue entries don't carry it."""
-        if self._created_at is None:
-            (created,) = await self.host.store.executions.read_fields(self.id, "created")
-            self._created_at = to_datetime_us(int(created or 0))  # 0: deleted, so nothing will be written
-        return self._created_at
-
     # --- calls of ctx -------------------------------------------------------------------
-
-    def may_start(self) -> bool:
-        """Whether a ctx call may start right now; if not, it has to pass the gate first."""
-        return (
-            self.state is State.RUNNING
-            and not self.held_back
-            and not self.host.draining
-            and self.host.lease_is_held(self.fence.prefix, self._lapses)
-        )
 
     def _check_key(self, key: Any, call_site: CallSite) -> None:
         try:
@@ -240,32 +185,6 @@ class Activation:
             branch.note(key)
         return self.journal.records.get(raw(key))
 
-    async def pass_gate(self, *, in_flight: bool = False) -> None:
-        """Wait until a call may start: for the park's reply or a fresh lease; `in_flight`: the call counts as
-        such. Leaves if the activation is over."""
-        while not self.may_start():
-            self.touches += 1
-            if self.state is State.PARKING:
-                if self._gate is None:
-                    self._gate = asyncio.Event()
-                await self._gate.wait()
-            elif self.over:
-                await self.code.leave()
-            elif self.held_back:
-                self.in_flight -= in_flight
-                await self.stay_back()
-            elif self.host.draining:
-                self.host.hand_back(self)
-                self.end("handed back")
-            else:
-                await self.host.wait_for_lease(self.fence.prefix)
-                lapses = self.host.lapses
-                try:
-                    await self.journal.verify()
-                    self._lapses = lapses
-                except PolosError as error:
-                    self.dropped(f"it can't be loaded: {error}", pause=True)
-
     @property
     def over(self) -> bool:
         """Whether whatever the code still does is discarded."""
@@ -274,8 +193,8 @@ class Activation:
     def landed(self) -> None:
         """Note that a ctx call is no longer in flight; the code may be idle now."""
         self.in_flight -= 1
-        self._leave_if_held_back()
-        self._arm()
+        self.gate.leave_if_held_back()
+        self.parking.arm()
 
     async def check(self, value: Any, work: bounds.Work[T]) -> T:
         """Run a check of a value from outside, in turns if the value is large. The code is busy meanwhile."""
@@ -286,28 +205,6 @@ class Activation:
             return await bounds.in_turns(work)
         finally:
             self.landed()
-
-    def hold_back(self, what: str, error: PolosError) -> None:
-        """Stop at a stored value that can't be read here, and offer the execution again later: a deployment
-        may read it. Nothing is failed or counted. Steps in flight may finish; nothing else starts."""
-        if self.held_back or self.state is State.ENDED:
-            return
-        self.held_back = f"{what}: {error}"
-        extra = {"execution": self.id, "workflow": self.workflow.id, "why": self.held_back}
-        logger.error("held back", extra=extra)
-        self._leave_if_held_back()
-
-    async def stay_back(self) -> NoReturn:
-        """Wait for the end of an activation that is held back."""
-        self._leave_if_held_back()
-        await self.loop.create_future()
-        raise AssertionError("nobody resolves this future")
-
-    def _leave_if_held_back(self) -> None:
-        if self.held_back and self.in_flight == 0 and self.state is not State.ENDED:
-            self.host.stats.dropped[self.workflow.id] += 1
-            self.host.hand_back(self, pause=True, reason=self.held_back)
-            self.end("held back")
 
     def stop_with(self, error: E) -> E:
         """Make the execution fail with this error, even if the workflow catches it; returns the error."""
@@ -326,133 +223,34 @@ class Activation:
         if self.state is State.RUNNING and self.started and self.journal.current:
             self.journal.emit(self.events.overdue(now))
 
-    # --- waits --------------------------------------------------------------------------
-
-    async def wait(self, key: str) -> bytes:
-        """Wait for the decision of an open wait; returns its record."""
-        wait = Wait(self.loop.create_future(), asyncio.current_task() is self.code.main)
-        self.waits[key] = wait
-        notice = self._notices.pop(key, None)
-        if notice is not None:
-            self.notify(key, notice)
-        elif self.in_flight == 0 and not self.code.spawned and all(w.by_main for w in self.waits.values()):
-            self.park()
-        else:
-            self._arm()
-        try:
-            return await wait.future
-        except asyncio.CancelledError:
-            if not self.over:
-                self.given_up.add(key)
-            raise
-        finally:
-            if self.waits.get(key) is wait:
-                del self.waits[key]
-            self.touches += 1
-
-    def notify(self, key: str, record: bytes) -> None:
-        """Receive the decision of a wait: from a notice, a park, or the journal when it is read again."""
-        if journal.is_open(record):
-            return
-        wait = self.waits.get(key)
-        if wait is None:
-            before = self.journal.records.get(raw(key))
-            if before is None or journal.is_open(before):  # otherwise the decision is known already
-                self._notices[key] = record  # the code may be about to wait for it
-            return
-        if wait.future.done():
-            return
-        self.journal.records[raw(key)] = record
-        self.touches += 1
-        wait.future.set_result(record)
+    # --- decisions ----------------------------------------------------------------------
 
     def reread(self, loaded: Loaded) -> None:
         """Receive the decisions in a journal that was read again."""
         self.events.start_emitted = self.events.start_emitted and loaded.started
-        for key in list(self.waits):
-            self.notify(key, self.journal.records[raw(key)])
+        self.parking.reread(self.journal.records)
 
-    def _cancel_waits(self) -> None:
-        for wait in self.waits.values():
-            wait.future.cancel("the activation has ended")
-
-    # --- parking ------------------------------------------------------------------------
-
-    def _arm(self) -> None:
-        """Watch for idleness if there is a wait to park at."""
-        if self.waits and self.state is State.RUNNING:
-            if self._watch is None:
-                self._watch = IdleWatch(self, self.loop)
-            self._watch.arm()
-
-    def may_park(self) -> bool:
-        """Whether the code runs, has an open wait and no ctx call in flight."""
-        return self.state is State.RUNNING and bool(self.waits) and not self.in_flight
-
-    def park(self) -> None:
-        """Park, unless all waits have been decided meanwhile and their tasks are about to continue."""
-        if not all(wait.future.done() for wait in self.waits.values()):
-            self.state = State.PARKING
-            self.host.spawn(self._parking())
-
-    async def _parking(self) -> None:
-        try:
-            await self._send_park()
-        except Exception as error:
-            logger.exception("could not park", extra={"execution": self.id})
-            self.dropped(f"could not park: {type(error).__name__}", pause=True)
-
-    async def _send_park(self) -> None:
-        waits = [raw(key) for key in self.waits]
-        given_up = [raw(key) for key in self.given_up]
-        try:
-            state = b"" if self.durable_state is None else self.durable_state.pack()
-        except BaseException as error:  # a property of the state may raise anything
-            self.stop_with(error)
-            assert self.code.main is not None
-            self._finish(self._outcome_of(self.code.main))
-            return
-        park = self.host.store.fenced.park
-        try:
-            reply = await self.journal.reply_to(lambda known: park(self.fence, known, state, given_up, waits))
-        except PolosError as error:
-            self.dropped(f"park refused: {error}", pause=True)
-            return
-        if self.state is State.ENDED:
-            return
-        if type(reply) is not int:
-            self._unpark(reply)
-        elif reply == 0:
-            logger.info(
-                "park", extra={"execution": self.id, "workflow": self.workflow.id, "waits": [*self.waits]}
-            )
-            self.host.stats.parks[self.workflow.id] += 1
-            self.end("parked")
-        else:
-            self.dropped(refusal(reply), pause=reply == NO_SUCH_WAIT)
-
-    def _unpark(self, reply: list[bytes]) -> None:
-        """Continue in place with the decisions that came before the park: [.., step key, record, ...]."""
+    def continued(self) -> None:
+        """Continue in place: a decision came before the park."""
         self.state = State.RUNNING
-        self._open_gate()
-        for key, record in zip(reply[1::2], reply[2::2], strict=True):
-            self.notify(text(key), record)
+        self.gate.open()
         if self._outcome is not None:
             self._finish(self._outcome_of(self._outcome))
         else:
-            self._arm()
+            self.parking.arm()
 
-    def _open_gate(self) -> None:
-        if self._gate is not None:
-            self._gate.set()
-            self._gate = None
+    def broken(self, error: BaseException) -> None:
+        """Fail the execution, although its code still waits: its state can't be saved."""
+        self.stop_with(error)
+        assert self.code.main is not None
+        self._finish(self._outcome_of(self.code.main))
 
     # --- the end ------------------------------------------------------------------------
 
     def _code_done(self, task: asyncio.Task[Any]) -> None:
         tasks.mark_retrieved(task)
-        if self.held_back and self.state is State.RUNNING:
-            self._leave_if_held_back()
+        if self.gate.held_back and self.state is State.RUNNING:
+            self.gate.leave_if_held_back()
         elif self.state is State.RUNNING:
             self._finish(self._outcome_of(task))
         elif self.state is State.PARKING:
@@ -529,7 +327,7 @@ class Activation:
         self.state = State.ENDED
         self.ended_as = how
         self.host.released(self)
-        self._open_gate()
-        self._watch = None
+        self.gate.close()
+        self.parking.close()
         self.journal.close()
-        self.code.end(self._cancel_waits)
+        self.code.end(self.parking.cancel_waits)

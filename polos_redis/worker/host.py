@@ -12,7 +12,8 @@ from polos_redis import failures, tasks
 from polos_redis.client import PolosClient
 from polos_redis.links import Links
 from polos_redis.metrics.worker_stats import WorkerStats
-from polos_redis.runtime.activation import Activation, State
+from polos_redis.runtime.activation import Activation
+from polos_redis.runtime.gate import State
 from polos_redis.runtime.resources import Resources
 from polos_redis.state.store import Store
 from polos_redis.threads import DaemonThreads
@@ -118,7 +119,7 @@ class WorkerHost:
         for activation in self.active:
             if activation.id == execution_id:
                 if notice[0] == b"wake":
-                    activation.notify(text(notice[2]), notice[3])
+                    activation.parking.notify(text(notice[2]), notice[3])
                 elif notice[0] == b"cancelled" and notice[2] == activation.fence.entry:
                     logger.info("cancelled", extra={"execution": execution_id})
                     activation.end("cancelled")
@@ -134,7 +135,7 @@ class WorkerHost:
     def verify_waiting(self) -> None:
         """Compare the activations that wait for something with Redis, as a notice may be lost."""
         for activation in self.active:
-            if activation.waits and activation.state is State.RUNNING:
+            if activation.parking.waits and activation.state is State.RUNNING:
                 self.spawn(activation.journal.verify())
 
     async def verify_regularly(self) -> None:
@@ -153,7 +154,7 @@ class WorkerHost:
     def return_waiting(self) -> None:
         """Hand back activations that only wait: any other worker can wait as well."""
         for activation in list(self.active):
-            if activation.in_flight == 0 and activation.waits and activation.state is State.RUNNING:
+            if activation.in_flight == 0 and activation.parking.waits and activation.state is State.RUNNING:
                 self._return(activation)
 
     def return_all(self) -> None:
