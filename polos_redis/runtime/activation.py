@@ -225,13 +225,20 @@ class Activation:
 
     # --- decisions ----------------------------------------------------------------------
 
+    def notify(self, key: str, record: bytes, answer: int = 0) -> None:
+        """Receive the notice of a decision. That of an accepted `answer` has its number, see
+        `FencedJournal.heard_answer`."""
+        if answer:
+            self.journal.heard_answer(answer)
+        self.parking.notify(key, record)
+
     def reread(self, loaded: Loaded) -> None:
         """Receive the decisions in a journal that was read again."""
         self.events.start_emitted = self.events.start_emitted and loaded.started
         self.parking.reread(self.journal.records)
 
     def continued(self) -> None:
-        """Continue in place: a decision came before the park."""
+        """Continue in place: a decision came before the park, or the journal was read again."""
         self.state = State.RUNNING
         self.gate.open()
         if self._outcome is not None:

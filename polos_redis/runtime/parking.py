@@ -196,8 +196,8 @@ class Parking:
             return
         park = activation.host.store.fenced.park
         try:
-            reply = await activation.journal.reply_to(
-                lambda known: park(fence, known, state, given_up, waits)
+            reply = await activation.journal.leave(
+                lambda known, answers: park(fence, known, answers, state, given_up, waits)
             )
         except PolosError as error:
             activation.dropped(f"park refused: {error}", pause=True)
@@ -213,5 +213,7 @@ class Parking:
             logger.info("park", extra=extra)
             activation.host.stats.parks[activation.workflow.id] += 1
             activation.end("parked")
+        elif reply > 0:
+            activation.continued()
         else:
             activation.dropped(refusal(reply), pause=reply == NO_SUCH_WAIT)
