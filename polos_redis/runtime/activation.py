@@ -11,21 +11,24 @@ import asyncio
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from polos_redis import tasks
+from polos_redis.definitions.parameters import underlying
+from polos_redis.definitions.unreached import IGNORE, STOP
 from polos_redis.errors import PolosError, StepKeyError
 from polos_redis.runtime.branches import BRANCH
 from polos_redis.runtime.call_sites import CallSite, described
 from polos_redis.runtime.code_tasks import CodeTasks
 from polos_redis.runtime.fenced_journal import FencedJournal, refusal
 from polos_redis.runtime.gate import Gate, State
+from polos_redis.runtime.holding import Hold, named
 from polos_redis.runtime.host import Host
 from polos_redis.runtime.lifecycle_events import LifecycleEvents
 from polos_redis.runtime.outcome import Outcome, failed, outcome_of
 from polos_redis.runtime.parking import Parking
-from polos_redis.state import keys
+from polos_redis.state import journal, keys
 from polos_redis.state.executions import Loaded
 from polos_redis.state.fencing import Fence
 from polos_redis.state.origin import Origin
@@ -54,14 +57,16 @@ class Activation:
     """One activation; the worker creates it for a delivered queue entry.
 
     `waited`: the resolved waits of this pass, each as (kind, ms), for metrics. `call_sites`: the step keys
-    used so far; `passed_over`: step keys that this replay need not reach. `in_flight`: the number of running
-    ctx calls; `touches`: the uses of ctx by the code so far.
+    used so far; `passed_over`: step keys that this replay need not reach; `unreached`: those of accepted
+    decisions that it has to reach before it does anything new, see `holding`. `in_flight`: the number of
+    running ctx calls; `staying`: that of calls which wait to be cancelled as they were before; `touches`: the
+    uses of ctx by the code so far.
     """
 
     __slots__ = (
         "_fatal",
+        "_hold",
         "_may_retry",
-        "_outcome",
         "call_sites",
         "code",
         "durable_state",
@@ -81,7 +86,9 @@ class Activation:
         "root",
         "run",
         "state",
+        "staying",
         "touches",
+        "unreached",
         "waited",
         "workflow",
     )
@@ -114,13 +121,15 @@ class Activation:
         self.origin = _origin_of_a_root(workflow.id)
         self.durable_state: DurableState | None = None
         self.passed_over: set[str] = set()
+        self.unreached: set[str] = set()
         self.call_sites: dict[str, CallSite] = {}
         self.waited: list[tuple[str, int]] = []
         self.in_flight = 0
+        self.staying = 0
         self.touches = 0
         self._fatal: BaseException | None = None
+        self._hold: Hold | None = None
         self._may_retry = True
-        self._outcome: asyncio.Task[Any] | None = None
 
     # --- the start -----------------------------------------------------------------------
 
@@ -135,11 +144,13 @@ class Activation:
         """Continue an execution that was started before, as loaded on this connection."""
         self.journal.take(loaded, epoch)
         self.events.start_emitted = loaded.started
+        self._look()
 
     def take_inlined(self, records: dict[bytes, bytes]) -> None:
         """Continue an execution with the journal inlined in its queue entry."""
         self.journal.take_inlined(records)
         self.events.start_emitted = True
+        self._look()
 
     def fail_before_start(self, error: BaseException) -> None:
         """Fail the execution without running its code: its input can't be read or does not fit."""
@@ -180,6 +191,8 @@ class Activation:
                 )
             )
         self.call_sites[key] = call_site
+        if self.unreached:
+            self._reach((key,))
         branch = BRANCH.get()
         if branch is not None:
             branch.note(key)
@@ -230,27 +243,98 @@ class Activation:
         `FencedJournal.heard_answer`."""
         if answer:
             self.journal.heard_answer(answer)
+            if self._must_reach(key):
+                self.unreached.add(key)
         self.parking.notify(key, record)
 
     def reread(self, loaded: Loaded) -> None:
         """Receive the decisions in a journal that was read again."""
         self.events.start_emitted = self.events.start_emitted and loaded.started
+        self._look()
         self.parking.reread(self.journal.records)
+
+    def _look(self) -> None:
+        """Note the accepted decisions in the journal that the code has not reached."""
+        found = journal.accepted(self.journal.records)
+        if found:
+            self.unreached.update(filter(self._must_reach, found))
+
+    def _must_reach(self, key: str) -> bool:
+        return key not in self.call_sites and key not in self.passed_over
+
+    def pass_over(self, keys: Collection[str]) -> None:
+        """Note step keys that the code need not reach, as it has reached what came of them."""
+        self.passed_over.update(keys)
+        if self.unreached:
+            self._reach(keys)
+
+    def _reach(self, keys: Collection[str]) -> None:
+        self.unreached.difference_update(keys)
+        if self._hold is not None and not self.unreached:
+            self._hold.release()
+            self._hold = None
+            self.loop.call_soon(self._go_on, context=tasks.OUTSIDE)
+
+    def _go_on(self) -> None:
+        """Park or finish, if that was held back."""
+        if self.state is State.RUNNING and not self.gate.held_back and self.code.main is not None:
+            if self.code.main.done():
+                self._finish()
+            else:
+                self.parking.arm()
+
+    async def reach_decisions(self, call_site: CallSite, *, in_flight: bool = False) -> None:
+        """Hold a call back until the code has reached every accepted decision; `in_flight`: the call counts
+        as such."""
+        if in_flight:
+            self.landed()
+        try:
+            while self.unreached:
+                await self._holding(described(call_site)).wait()
+                if not self.gate.is_open():
+                    await self.gate.passed()
+        finally:
+            self.in_flight += in_flight
+
+    def hold_park(self, key: str) -> None:
+        """Hold the park at this wait back until the code has reached every accepted decision."""
+        self._holding(described(self.call_sites[key]))
+
+    def _holding(self, at: str) -> Hold:
+        if self._hold is None:
+            self._hold = Hold(self, at)
+        return self._hold
+
+    @property
+    def holds(self) -> bool:
+        """Whether the park or the end is held back, if anything is."""
+        return bool(self.parking.waits) or (self.code.main is not None and self.code.main.done())
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is under way that may let the code go on."""
+        return self.in_flight > 0 or (self.staying > 0 and not self.code.is_done)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the code waits for decisions, of open waits or to be reached."""
+        return bool(self.parking.waits) or self._hold is not None
 
     def continued(self) -> None:
         """Continue in place: a decision came before the park, or the journal was read again."""
         self.state = State.RUNNING
         self.gate.open()
-        if self._outcome is not None:
-            self._finish(self._outcome_of(self._outcome))
-        else:
-            self.parking.arm()
+        self._go_on()
 
-    def broken(self, error: BaseException) -> None:
-        """Fail the execution, although its code still waits: its state can't be saved."""
-        self.stop_with(error)
-        assert self.code.main is not None
-        self._finish(self._outcome_of(self.code.main))
+    def saved_state(self) -> bytes | None:
+        """Returns the packed state of the workflow, empty for none. If it can't be saved, fails the execution
+        and returns None."""
+        try:
+            return b"" if self.durable_state is None else self.durable_state.pack()
+        except BaseException as error:  # a property of the state may raise anything
+            self.stop_with(error)
+            self._finish()
+            return None
 
     # --- the end ------------------------------------------------------------------------
 
@@ -259,30 +343,54 @@ class Activation:
         if self.gate.held_back and self.state is State.RUNNING:
             self.gate.leave_if_held_back()
         elif self.state is State.RUNNING:
-            self._finish(self._outcome_of(task))
-        elif self.state is State.PARKING:
-            self._outcome = task  # its outcome, if the park is refused
+            self._finish()
         elif self.state is State.ENDED:
             self.code.cancel_spawned()
 
-    def _outcome_of(self, task: asyncio.Task[Any]) -> Outcome:
+    def _outcome(self) -> Outcome:
+        note = f" ({named(self.unreached, self.journal.records)} not reached)" if self.unreached else ""
         if self._fatal is not None:
-            return failed(self._fatal, self.durable_state, self.run)
-        return outcome_of(task, self.durable_state, self.run, self.host.value_limit)
+            return failed(self._fatal, self.durable_state, self.run, note)
+        assert self.code.main is not None
+        return outcome_of(self.code.main, self.durable_state, self.run, self.host.value_limit, note)
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self) -> None:
+        """End the execution as its code has ended. A successful end is held back while accepted decisions are
+        unreached; without any code left to reach them, the execution is stuck."""
+        if self.state is State.ENDED:
+            return
+        outcome = self._outcome()
+        mode = self.workflow.unreached
+        if mode != IGNORE:
+            outcome.unreached = self.journal.unreached(self.call_sites, self.passed_over)
+        if outcome.status == "completed":
+            if mode == STOP:
+                self.unreached.update(map(text, outcome.unreached))
+            if self.unreached:
+                self.state = State.RUNNING
+                hold = self._holding(self._last_call())
+                if self.code.is_done:
+                    hold.stick()
+                return
+            if outcome.unreached:
+                logger.warning(
+                    "journaled steps were not reached",
+                    extra={"execution": self.id, "steps": [text(name) for name in outcome.unreached]},
+                )
         self.state = State.FINISHING
         outcome.events = self.events.first()
-        outcome.unreached = self.journal.unreached(self.call_sites, self.passed_over)
-        if outcome.unreached and outcome.status == "completed":
-            logger.warning(
-                "journaled steps were not reached",
-                extra={"execution": self.id, "steps": [text(name) for name in outcome.unreached]},
-            )
-        if outcome.status == "failed" and self._may_retry and self.workflow.retries:
+        if outcome.status == "failed" and self._may_retry and self.workflow.retries and not self.unreached:
             self.host.spawn(self._auto_retry(outcome))
         else:
-            self.journal.finish(outcome, self._finished)
+            self.journal.finish(outcome, self._finished, self._finish)
+
+    def _last_call(self) -> str:
+        """Returns the call of ctx that the code has returned after, as `file:line`; without any, where its
+        function begins."""
+        if self.call_sites:
+            return described(next(reversed(self.call_sites.values())))
+        code = underlying(self.workflow.function).__code__
+        return described((code, code.co_firstlineno))
 
     async def _auto_retry(self, outcome: Outcome) -> None:
         """Continue a failed execution as a new run, if its workflow has `retries` left."""
@@ -296,7 +404,7 @@ class Activation:
             self.dropped(f"retry refused: {error}", pause=True)
             return
         if run == 0:
-            self.journal.finish(outcome, self._finished)
+            self.journal.finish(outcome, self._finished, self._finish)
         elif run < 0:
             self.dropped(refusal(run))
         else:
@@ -314,6 +422,8 @@ class Activation:
                 logger.info("finish", extra=extra)
             stats = self.host.stats
             stats.ended[self.workflow.id, outcome.status] += 1
+            if outcome.unreached:
+                stats.unreached[self.workflow.id] += len(outcome.unreached)
             for kind, ms in self.waited:
                 stats.waits[kind].add(ms / 1000)
         self.end("finished")
@@ -334,6 +444,9 @@ class Activation:
         self.state = State.ENDED
         self.ended_as = how
         self.host.released(self)
+        if self._hold is not None:
+            self._hold.release()
+            self._hold = None
         self.gate.close()
         self.parking.close()
         self.journal.close()

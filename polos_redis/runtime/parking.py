@@ -29,7 +29,6 @@ from polos_redis.values.text import raw, text
 
 if TYPE_CHECKING:
     from polos_redis.definitions.definition import WorkflowDefinition
-    from polos_redis.runtime.durable_state import DurableState
 
 logger = logging.getLogger("polos.execution")
 
@@ -43,8 +42,12 @@ class Wait:
 
 
 class Parked(Protocol):
-    """An activation as its parking sees it. `continued` is called when the park was refused, `broken` when
-    its state can't be saved."""
+    """An activation as its parking sees it.
+
+    `unreached`: the accepted decisions that its code has not reached; `hold_park` is called at a wait that it
+    can't park at before. `continued` is called when the park was refused. `saved_state` returns None if the
+    state can't be saved, when the execution fails instead.
+    """
 
     id: str
     workflow: WorkflowDefinition[Any, Any]
@@ -53,14 +56,15 @@ class Parked(Protocol):
     loop: asyncio.AbstractEventLoop
     code: CodeTasks
     journal: FencedJournal
-    durable_state: DurableState | None
     state: State
     in_flight: int
     touches: int
+    unreached: set[str]
 
     @property
     def over(self) -> bool: ...
-    def broken(self, error: BaseException) -> None: ...
+    def hold_park(self, key: str) -> None: ...
+    def saved_state(self) -> bytes | None: ...
     def continued(self) -> None: ...
     def dropped(self, why: str, *, pause: bool = False) -> None: ...
     def end(self, how: str) -> None: ...
@@ -172,9 +176,14 @@ class Parking:
         )
 
     def park(self) -> None:
-        """Park, unless all waits have been decided meanwhile and their tasks are about to continue."""
+        """Park, unless all waits have been decided meanwhile and their tasks are about to continue. Once the
+        code has reached what it has to, `arm` is called."""
         activation = self._activation
-        if activation is not None and not all(wait.future.done() for wait in self.waits.values()):
+        if activation is None or all(wait.future.done() for wait in self.waits.values()):
+            return
+        if activation.unreached:
+            activation.hold_park(next(reversed(self.waits)))
+        else:
             activation.state = State.PARKING
             activation.host.spawn(self._parking(activation))
 
@@ -186,14 +195,11 @@ class Parking:
             activation.dropped(f"could not park: {type(error).__name__}", pause=True)
 
     async def _send(self, activation: Parked) -> None:
-        fence, durable_state = activation.fence, activation.durable_state
+        fence, state = activation.fence, activation.saved_state()
+        if state is None:
+            return
         waits = [raw(key) for key in self.waits]
         given_up = [raw(key) for key in self.given_up]
-        try:
-            state = b"" if durable_state is None else durable_state.pack()
-        except BaseException as error:  # a property of the state may raise anything
-            activation.broken(error)
-            return
         park = activation.host.store.fenced.park
         try:
             reply = await activation.journal.leave(

@@ -45,10 +45,15 @@ class Calls:
         self._created: datetime | None = None
 
     async def _start_call(self, key: str, call_site: CallSite) -> bytes | None:
-        """Start a call once it may start; returns the record journaled under its key, if any."""
-        if not self._activation.gate.is_open():
-            await self._activation.gate.passed()
-        return self._activation.register(key, call_site)
+        """Start a call once it may start; returns the record journaled under its key. A call without one is
+        new: it starts when the code has reached every accepted decision."""
+        activation = self._activation
+        if not activation.gate.is_open():
+            await activation.gate.passed()
+        stored = activation.register(key, call_site)
+        if stored is None and activation.unreached:
+            await activation.reach_decisions(call_site)
+        return stored
 
     async def _created_at(self) -> datetime:
         """When the execution was created, to the microsecond: with its id, what no other execution has. Read
@@ -97,9 +102,11 @@ class Calls:
         loop = self._activation.loop
         extra = {"execution": self._activation.id, "step": key}
         timer = loop.call_later(WARN_SECONDS, functools.partial(logger.warning, warning, extra=extra))
+        self._activation.staying += 1
         try:
             await loop.create_future()
         finally:
+            self._activation.staying -= 1
             timer.cancel()
         raise AssertionError("nobody resolves this future")
 

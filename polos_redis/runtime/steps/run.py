@@ -115,6 +115,8 @@ class Runs(Calls):
             if record.status == "ok":
                 return await self._decode(key, record.value)
             attempt = record.attempt
+            if activation.unreached:
+                await activation.reach_decisions(call_site)
 
         clock, running = activation.loop.time, activation.events.running
         parked = False
@@ -155,6 +157,8 @@ class Runs(Calls):
                     await self._back_off(key, call_site)
                     parked = False
                 await activation.gate.passed(in_flight=True)
+                if activation.unreached:
+                    await activation.reach_decisions(call_site, in_flight=True)
         except asyncio.CancelledError:
             if not activation.over and not parked:
                 activation.in_flight += 1
