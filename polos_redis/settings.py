@@ -15,6 +15,7 @@ from polos_redis.errors import ConfigurationError
 T = TypeVar("T")
 
 SHORTEST_SECRET = 32  # characters
+STUCK_SECONDS = 10.0  # without a use of ctx, while code has yet to reach an accepted decision
 
 
 @dataclass(frozen=True, slots=True)

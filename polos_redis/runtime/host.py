@@ -19,10 +19,11 @@ A = TypeVar("A", contravariant=True)
 class Host(Protocol[A]):
     """A worker as its activations (`A`) need it.
 
-    `draining`: the worker stops, so nothing new may start. `released` frees the slot of an activation that
-    has ended; `hand_back` gives its queue entry back, after a pause where an immediate retry would only be
-    refused again, and with a `reason` that people are to see. `lapses` counts how often the lease was lost;
-    `lease_is_held` says whether it is fresh, and has not lapsed since. `spawn` starts a task that
+    `draining`: the worker stops, so nothing new may start. `stuck_seconds`: code that has an accepted
+    decision to reach and does not use ctx for so long is stuck. `released` frees the slot of an activation
+    that has ended; `hand_back` gives its queue entry back, after a pause where an immediate retry would only
+    be refused again, and with a `reason` that people are to see. `lapses` counts how often the lease was
+    lost; `lease_is_held` says whether it is fresh, and has not lapsed since. `spawn` starts a task that
     outlives the activation and logs its failure.
     """
 
@@ -35,6 +36,7 @@ class Host(Protocol[A]):
     links: Links | None
     resources: Resources
     draining: bool
+    stuck_seconds: float
 
     @property
     def client(self) -> Connection: ...

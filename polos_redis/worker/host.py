@@ -8,11 +8,12 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from polos_redis import failures, tasks
+from polos_redis import failures, settings, tasks
 from polos_redis.client import PolosClient
 from polos_redis.links import Links
 from polos_redis.metrics.worker_stats import WorkerStats
-from polos_redis.runtime.activation import Activation, State
+from polos_redis.runtime.activation import Activation
+from polos_redis.runtime.gate import State
 from polos_redis.runtime.resources import Resources
 from polos_redis.state.store import Store
 from polos_redis.threads import DaemonThreads
@@ -54,6 +55,7 @@ class WorkerHost:
         self.links = links
         self.resources = Resources()
         self.draining = False
+        self.stuck_seconds = settings.STUCK_SECONDS
         self.active: set[Activation] = set()
         self.room, self.idle = asyncio.Event(), asyncio.Event()
         self.lease = lease
@@ -134,7 +136,7 @@ class WorkerHost:
     def verify_waiting(self) -> None:
         """Compare the activations that wait for something with Redis, as a notice may be lost."""
         for activation in self.active:
-            if activation.waits and activation.state is State.RUNNING:
+            if activation.is_waiting and activation.state is State.RUNNING:
                 self.spawn(activation.journal.verify())
 
     async def verify_regularly(self) -> None:
@@ -153,7 +155,7 @@ class WorkerHost:
     def return_waiting(self) -> None:
         """Hand back activations that only wait: any other worker can wait as well."""
         for activation in list(self.active):
-            if activation.in_flight == 0 and activation.waits and activation.state is State.RUNNING:
+            if activation.in_flight == 0 and activation.is_waiting and activation.state is State.RUNNING:
                 self._return(activation)
 
     def return_all(self) -> None:

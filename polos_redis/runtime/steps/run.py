@@ -115,6 +115,8 @@ class Runs(Calls):
             if record.status == "ok":
                 return await self._decode(key, record.value)
             attempt = record.attempt
+            if activation.unreached:
+                await activation.reach_decisions(call_site)
 
         clock, running = activation.loop.time, activation.events.running
         parked = False
@@ -154,7 +156,9 @@ class Runs(Calls):
                     parked = True
                     await self._back_off(key, call_site)
                     parked = False
-                await activation.pass_gate(in_flight=True)
+                await activation.gate.passed(in_flight=True)
+                if activation.unreached:
+                    await activation.reach_decisions(call_site, in_flight=True)
         except asyncio.CancelledError:
             if not activation.over and not parked:
                 activation.in_flight += 1
@@ -170,8 +174,8 @@ class Runs(Calls):
         activation = self._activation
         record = await self._read(key, stored, StepRecord, call_site)
         if record.status == "backoff":
-            record = await self._read(key, await activation.wait(key), StepRecord, call_site)
-            await activation.pass_gate()
+            record = await self._read(key, await activation.parking.wait(key), StepRecord, call_site)
+            await activation.gate.passed()
         if record.status == "ok" and record.state and activation.durable_state is not None:
             try:
                 activation.durable_state.put(record.state)
@@ -189,7 +193,7 @@ class Runs(Calls):
         activation = self._activation
         activation.in_flight -= 1
         try:
-            record = await self._read(key, await activation.wait(key), StepRecord, call_site)
+            record = await self._read(key, await activation.parking.wait(key), StepRecord, call_site)
         finally:
             activation.in_flight += 1
         if record.status == "abandoned":
