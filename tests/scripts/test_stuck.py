@@ -150,6 +150,31 @@ def test_loading_returns_the_number_of_answers_that_the_journal_has(desk: Desk) 
     assert desk.finish(later, seen=1) == 0
 
 
+@pytest.mark.parametrize("way", ["stick", "completed", "failed"])
+def test_an_answer_before_the_first_write_has_to_be_seen(desk: Desk, way: str) -> None:
+    """Nobody is notified of it: an activation that has loaded nothing is not the owner yet."""
+    by = asking(desk)
+    assert desk.park(by, "ok", "other") == 0
+    desk.answer(by.id, "ok")
+    later = desk.deliver()
+    desk.answer(by.id, "other")
+    with desk.unchanged():
+        assert LEAVES[way](desk, later, 0) == 4
+    assert LEAVES[way](desk, later, 1) == 0
+
+
+@pytest.mark.parametrize("way", ["park", "stick"])
+def test_what_held_it_back_is_over(desk: Desk, way: str) -> None:
+    by = asking(desk)
+    assert desk.run("put_back", "default", by.id, by.entry, FAR, "its state can't be read") == 1
+    desk.make_due("p" + by.id)
+    desk.fire()
+    later = desk.deliver()
+    assert "held_back" in desk.execution(by.id)
+    assert LEAVES[way](desk, later, 0) == 0
+    assert "held_back" not in desk.execution(by.id)
+
+
 def test_an_answer_that_wakes_a_parked_execution_comes_with_its_entry(desk: Desk) -> None:
     """No look is needed: the usual path of an answer costs no round trip."""
     by = asking(desk)
@@ -338,6 +363,14 @@ def test_its_suspensions_are_in_the_inbox(desk: Desk) -> None:
     for workflow in ("", "wf"):
         rows = desk.run("list_suspensions", "-inf", 9, workflow, 1000, 1 << 20)[1]
         assert [row[0] for row in rows] == [one.encode()]
+
+
+def test_its_suspensions_are_in_the_inbox_of_a_workflow_beyond_the_most(desk: Desk) -> None:
+    """Those share the index without a name."""
+    one = desk.stuck()
+    desk.do("ZADD", keys.INDEX + "stuck:", desk.do("ZSCORE", keys.INDEX + "stuck:wf", one), one)
+    desk.do("DEL", keys.INDEX + "stuck:wf")
+    assert len(desk.run("list_suspensions", "-inf", 9, "wf", 1000, 1 << 20)[1]) == 1
 
 
 def test_cancel_ends_it(desk: Desk) -> None:

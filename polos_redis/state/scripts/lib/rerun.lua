@@ -149,7 +149,6 @@ local function unstick(P, id, e)
   local exec = P .. 'exec:' .. id
   reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], 'stuck', 'queued')
   redis.call('HDEL', exec, 'stuck')
-  redis.call('HSET', exec, 'status', 'queued')
   local run = redis.call('HINCRBY', exec, 'run', 1)
   emit_retry(P, id, run, 0)
   offer(P, id, e[EXEC_WORKFLOW], run, e[EXEC_QUEUE], read_relations(e[EXEC_RELATIONS]))
