@@ -17,12 +17,12 @@ class Deployed:
     """A workflow with exchangeable code. `effects` are the names that its steps have noted, in order, and
     `new` an event that the test sets; `kept` keeps what its code leaves behind."""
 
-    def __init__(self, code: Code, **options: Any) -> None:
+    def __init__(self, code: Code, id: str = "deployed", **options: Any) -> None:
         self.code = code
         self.effects: list[str] = []
         self.new = asyncio.Event()
         self.kept: Any = None
-        self.workflow: Workflow[None, Any] = Workflow(self._run, "deployed", **options)
+        self.workflow: Workflow[None, Any] = Workflow(self._run, id, **options)
 
     async def _run(self, ctx: WorkflowContext) -> Any:
         return await self.code(self, ctx)
