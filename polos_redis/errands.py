@@ -16,6 +16,7 @@ KINDS = {
     "h": "slot check",
     "w": "event delivery",
     "u": "end of a subscription",
+    "s": "subscription check",
     "e": "trigger",
     "k": "schedule",
     "y": "early answer",

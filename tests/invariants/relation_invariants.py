@@ -248,13 +248,17 @@ class RelationInvariants:
                     yield f"{who} no longer, but is still subscribed"
 
     def _subscribers(self, home: Partition) -> Iterator[str]:
-        """A subscriber has a position in the topic, and one of the same partition waits."""
-        waits = {
-            (record[5], record[6])
-            for journal in home.journals.values()
-            for _, record in records(journal)
-            if record[1] == b"wait"
-        }
+        """A subscriber has a position in the topic, and waits; or, in another partition, is checked later."""
+        waits, elsewhere = (
+            {
+                (record[5], record[6])
+                for partition in partitions
+                for journal in partition.journals.values()
+                for _, record in records(journal)
+                if record[1] == b"wait"
+            }
+            for partitions in ([home], self.all.partitions.values() if home.subs else ())
+        )
         for topic, members in home.subs.items():
             for member, position in members.items():
                 if member == b"g":
@@ -269,6 +273,9 @@ class RelationInvariants:
                     yield f"{who}, which is to receive {show(found[2])}, but nothing delivers it"
                 if member[:1] == b"w" and (topic, member) not in waits:
                     yield f"{who}, which does not wait"
+                checked = b"s%d %s%s" % (len(topic), topic, member) in home.errands or _delivers(home, topic)
+                if member[:1] == b"f" and (topic, member) not in elsewhere and not checked:
+                    yield f"{who}, which does not wait, and nothing checks that"
 
     # --- what starts executions -----------------------------------------------------------
 
