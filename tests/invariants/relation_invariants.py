@@ -64,9 +64,12 @@ class RelationInvariants:
         the parent's role."""
         if fields.get(b"status") not in UNFINISHED or relations.parent not in partition.executions:
             return
+        parent = partition.executions[relations.parent]
+        if int(parent[b"created"]) > int(fields[b"created"]):
+            return  # that of an earlier execution with the parent's id
         if not any(execution_id in children for children in partition.children.values()):
-            child, parent = show(execution_id), show(relations.parent)
-            yield f"child {child} goes on but is not among the children of {parent}"
+            child, above = show(execution_id), show(relations.parent)
+            yield f"child {child} goes on but is not among the children of {above}"
 
     def _sets_of_children(self, partition: Partition) -> Iterator[str]:
         """The sets hold children that have not finished or have such descendants; where the parent was ended,
