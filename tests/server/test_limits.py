@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 
 from polos_redis import EventData, PolosClient, WorkflowContext, apikeys, events, workflow
 from polos_redis.server import bodies, health, listening, site
@@ -292,6 +293,37 @@ async def test_a_revoked_key_is_refused_at_once(client: PolosClient) -> None:
 
 
 # --- rates ------------------------------------------------------------------------------
+
+
+@pytest.mark.threat(3)
+async def test_every_route_has_a_rate_for_an_address_without_a_key(
+    client: PolosClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polos_redis.server.site.PROBE_RATE", "3/hour")
+    routes = {
+        (method, re.sub(r"{[^}]*}", "x", route.path))
+        for included in create_app(client).routes
+        for route in getattr(getattr(included, "original_router", None), "routes", [included])
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+    } | {("GET", "/nothing"), ("PUT", "/login")}
+    assert len(routes) > 30
+    async with serving(client, rate_limit="3/hour") as url, httpx.AsyncClient(base_url=url) as api:
+        for method, path in sorted(routes):
+            seen = [(await api.request(method, path)).status_code for _ in range(5)]
+            assert seen[-1] == 429, (method, path, seen)
+
+
+@pytest.mark.threat(3)
+async def test_other_public_requests_do_not_count_against_a_probe(client: PolosClient) -> None:
+    async with serving(client, rate_limit="3/hour") as url, httpx.AsyncClient(base_url=url) as api:
+        for _ in range(5):
+            refused = await api.get("/openapi.json")
+        problem(refused, 429, "too-many-requests")
+        assert int(refused.headers["retry-after"]) > 600
+        assert "Too many requests" in (await api.get("/login")).text
+        for path in ("/healthz", "/readyz"):
+            assert [(await api.get(path)).status_code for _ in range(5)] == [200] * 5
 
 
 @pytest.mark.threat(3)

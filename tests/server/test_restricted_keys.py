@@ -82,7 +82,7 @@ async def shop(redis_url: str, namespace: str) -> AsyncIterator[Shop]:
             yield Shop(at, url, api, other, ordered, child["id"], charged)
 
 
-PUBLIC = ("/healthz", "/readyz", "/login", "/logout", "/static", "/favicon.ico")
+PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/login", "/logout", "/static", "/favicon.ico")
 
 
 def routes() -> list[tuple[str, str]]:
