@@ -10,7 +10,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import httpx
+import httpx2
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from typing_extensions import TypedDict
@@ -125,7 +125,7 @@ async def by_link(at: Running, handle: ExecutionHandle[Any]) -> None:
     found = await at.client.get_suspension(handle.id, "pay")
     created_at = datetime.fromisoformat(found["execution_created_at"])
     token = links.token(handle.id, "pay", found["run"], created_at, name="ann")
-    async with serving(at.client, links=links) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(at.client, links=links) as url, httpx2.AsyncClient(base_url=url) as api:
         response = await api.post(
             f"/api/v1/executions/{handle.id}/resume",
             json={"step_key": "pay", "data": NO},
