@@ -21,7 +21,7 @@ from polos_redis.state import keys
 from polos_redis.values.text import text
 
 MOST_SKIPPED = 100  # answers that one retry skips
-LONGEST_REASON = 4000  # bytes
+LONGEST_REASON = 1000  # characters
 
 
 async def cancel(
@@ -84,9 +84,12 @@ def _skipped(skip: str | Collection[str], reason: str | None) -> tuple[str, ...]
     for key in found:
         keys.check_text("a step key to skip", key, keys.LONGEST_STEP_KEY)
     if found:
-        if reason is None or not reason.strip():
+        if not isinstance(reason, str) or not reason.strip():
             raise InvalidInputError("skip needs a reason: say why an accepted answer is passed over")
-        keys.check_text("the reason", reason, LONGEST_REASON)
+        if len(reason) > LONGEST_REASON:
+            raise InvalidInputError(
+                f"the reason has {len(reason):,} characters, and {LONGEST_REASON:,} are allowed: shorten it"
+            )
     elif reason is not None:
         raise InvalidInputError("a reason is given, but nothing to skip: name the step key in skip")
     return found
