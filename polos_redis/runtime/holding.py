@@ -34,7 +34,7 @@ logger = logging.getLogger("polos.execution")
 CHECKS = 8  # of idle code, until it is stuck
 
 
-class Holder(Protocol):
+class Holding(Protocol):
     """An activation that holds something back.
 
     `unreached`: the step keys of the accepted decisions its code has not reached. `is_busy`: something other
@@ -71,9 +71,9 @@ class Hold:
 
     __slots__ = ("_calls", "_holder", "_idle", "_interval", "_opened", "_timer", "_touches", "at")
 
-    def __init__(self, holder: Holder, at: str) -> None:
+    def __init__(self, holder: Holding, at: str) -> None:
         self.at = at
-        self._holder: Holder | None = holder
+        self._holder: Holding | None = holder
         self._opened = asyncio.Event()
         self._calls = 0
         self._idle = 0
@@ -122,14 +122,14 @@ class Hold:
             holder.state = State.PARKING
             holder.host.spawn(self._sticking(holder))
 
-    async def _sticking(self, holder: Holder) -> None:
+    async def _sticking(self, holder: Holding) -> None:
         try:
             await self._send(holder)
         except Exception as error:
             logger.exception("could not stop", extra={"execution": holder.id})
             holder.dropped(f"could not stop: {type(error).__name__}", pause=True)
 
-    async def _send(self, holder: Holder) -> None:
+    async def _send(self, holder: Holding) -> None:
         if holder.parking.given_up:
             await holder.give_up()
         state = holder.saved_state()
