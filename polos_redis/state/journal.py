@@ -321,11 +321,15 @@ def is_open(record: bytes) -> bool:
 
 
 def is_given_up(record: bytes) -> bool:
-    """Returns whether the workflow's code gave up what is recorded here before it was decided, or had run."""
+    """Returns whether the workflow's code gave up what is recorded here before it was decided, or had run; or
+    an answer that is marked, which code need not reach."""
     try:
-        return parse(record).status in ("closed", "abandoned")
+        found = parse(record)
     except UnreadableValueError:
         return False
+    return found.status in ("closed", "abandoned") or (
+        isinstance(found, SuspensionRecord) and found.mark is not None
+    )
 
 
 _ACCEPTED = msgpack.packb(VERSION) + msgpack.packb("suspend") + msgpack.packb("answered")

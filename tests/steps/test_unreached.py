@@ -329,7 +329,7 @@ async def test_an_answer_while_it_becomes_stuck(redis_url: str, namespace: str) 
         assert replies[0] > 0
 
 
-async def test_attempts_and_the_rest_of_a_batch_are_new(redis_url: str, namespace: str) -> None:
+async def test_further_attempts_are_new(redis_url: str, namespace: str) -> None:
     """A record alone does not make a call a repeated one."""
     attempts: list[int] = []
 
@@ -353,6 +353,45 @@ async def test_attempts_and_the_rest_of_a_batch_are_new(redis_url: str, namespac
         await at.make_due(handle, "tried", "b")
         assert (await stuck(at, handle)).keys == ("review",)
         assert len(attempts) == 1
+
+
+async def test_the_rest_of_a_batch_is_new(redis_url: str, namespace: str) -> None:
+    """Its children are started by several calls; a crash comes after the first."""
+    many = [BatchWorkflowInput(id=child.id, payload=None)] * 150
+
+    async def batch(flow: Deployed, ctx: WorkflowContext) -> None:
+        await asyncio.gather(ctx.step.suspend("review"), ctx.step.batch_invoke("many", many))
+
+    async def changed(flow: Deployed, ctx: WorkflowContext) -> None:
+        await ctx.step.batch_invoke("many", many)
+
+    def crash_after_the_first(at: Running, crashed: Callable[[], None]) -> None:
+        fenced = at.host.store.fenced
+        spawn = fenced.spawn
+
+        def once(*args: Any, **options: Any) -> asyncio.Future[Any]:
+            fenced.spawn = spawn  # type: ignore[method-assign]
+            started = spawn(*args, **options)
+            started.add_done_callback(lambda _: drop())
+            return started
+
+        def drop() -> None:
+            crashed()
+            for activation in list(at.worker.active):
+                if activation.workflow.id == "deployed":
+                    activation.dropped("a test crashes it")
+
+        fenced.spawn = once  # type: ignore[method-assign]
+
+    flow = Deployed(batch)
+    async with running(redis_url, namespace, flow.workflow, child, put_back_seconds=0.02) as at:
+        at.host.stuck_seconds = 0.4
+        crash_after_the_first(at, lambda: flow.deploy(changed))
+        handle = await flow.workflow.invoke(at.client)
+        await until(lambda: at.worker.stats.dropped)
+        await at.answer(handle, "review")
+        assert (await stuck(at, handle)).keys == ("review",)
+        assert len(await at.client.list_executions(limit=200)) == 101
 
 
 async def test_a_worker_that_drains_hands_it_back(redis_url: str, namespace: str) -> None:
@@ -635,6 +674,18 @@ async def test_skipped_steps_stop_it(redis_url: str, namespace: str) -> None:
         await at.client.retry(handle.id)
         assert await at.result(handle) == "done"
         assert flow.effects == []
+
+
+async def test_a_skipped_answer_does_not_stop_it(redis_url: str, namespace: str) -> None:
+    """Somebody has said that it need not be reached, nor is it named as a step that was not."""
+    async with deployed(redis_url, namespace, reviewed, unreached="stop") as (at, flow, handle):
+        await at.parked(handle)
+        flow.deploy(dropped)
+        await at.answer(handle, "review", {"approved": False, "reason": "fraud"})
+        await stuck(at, handle)
+        await at.client.retry(handle.id, skip="review", reason="reviewed elsewhere", by="ann")
+        assert await at.result(handle) == "approved"
+        assert (await at.client.get_execution(handle.id))["unreached_steps"] == []
 
 
 def test_an_option_that_does_not_exist() -> None:
