@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from polos_redis import failures, tasks
 from polos_redis.errors import PolosError, RedisUnavailableError
-from polos_redis.wire.replies import TransientReplyError, refusal
+from polos_redis.wire.replies import NotRedisError, TransientReplyError, refusal
 from polos_redis.wire.urls import bad_url
 
 MOST_THREADS = 64  # calls of credential providers that have not returned
@@ -37,8 +37,9 @@ async def dial(
 ) -> asyncio.Transport:
     """Opens a connection and returns its transport, detached from redis-py.
 
-    Raises `RedisUnavailableError` if Redis can't be reached within `timeout` seconds, `RedisRefusedError` if
-    it rejects the connection, and `ConfigurationError` for an invalid URL.
+    Raises `RedisUnavailableError` if Redis can't be reached within `timeout` seconds (`NotRedisError` if
+    another program answers), `RedisRefusedError` if it rejects the connection, and `ConfigurationError` for
+    an invalid URL.
     """
     if "redis.asyncio" not in sys.modules:  # importing it would block the loop for a good part of a second
         with ThreadPoolExecutor(1) as thread:
@@ -76,10 +77,15 @@ async def dial(
         async with asyncio.timeout(timeout):
             await connection.connect()
         writer, reader = connection._writer, connection._reader
-        if reader.at_eof() or reader._buffer or connection._parser._reader.has_data():
-            raise RedisUnavailableError(
-                f"Redis at {address} closed the connection or sent unexpected data: is it a Redis server?"
-            )
+        data = bytes(reader._buffer)
+        if data.startswith(b"-"):  # too many clients, or protected mode
+            code, _, text = data[1:].decode(errors="replace").partition("\r\n")[0].partition(" ")
+            refused = refusal(address, "the connection", code, f"{code} {text}")
+            raise refused if code == "DENIED" else RedisUnavailableError(str(refused))
+        if data or connection._parser._reader.has_data():
+            raise NotRedisError(f"Redis at {address} sent unexpected data: is it a Redis server?")
+        if reader.at_eof():  # as a proxy does while its server is away
+            raise RedisUnavailableError(f"Redis at {address} closed the connection: is it a Redis server?")
     except BaseException as error:
         connection._close()
         if isinstance(error.__cause__, (AuthenticationError, ResponseError)):  # wrapped on unix sockets
