@@ -25,8 +25,9 @@ class CredentialProvider(Protocol):
     """Names the user and password of each new connection, as redis-py's class of this name does.
 
     `get_credentials` returns `(user, password)` or `(password,)`. It runs in a thread. If the object has an
-    async `get_credentials_async`, that is called instead. A provider that fails, or does not answer within
-    the connection's timeout, is asked again with the next attempt to connect.
+    async `get_credentials_async`, that is called instead, in the loop that connects: a worker's lease has its
+    own, in another thread. A provider that fails, or does not answer within the connection's timeout, is
+    asked again with the next attempt to connect.
     """
 
     def get_credentials(self) -> tuple[str, ...]: ...
