@@ -105,7 +105,8 @@ def worker(
 
     A file is imported as the module of its name, with its folder on the import path; a file of a package as
     that package's module. On SIGTERM or Ctrl-C the worker takes no new work, lets running steps finish,
-    returns the rest to the queue and exits with code 0; a second signal stops it at once.
+    returns the rest to the queue and exits with code 0; a second signal stops it at once. Without Redis it
+    waits, also at its start.
 
     \b
     Examples:

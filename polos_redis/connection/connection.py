@@ -19,6 +19,7 @@ from polos_redis.state import keys
 from polos_redis.state.executions import Ended
 from polos_redis.state.store import Store
 from polos_redis.wire.dialing import CredentialProvider
+from polos_redis.wire.routing import AnyWire
 from polos_redis.wire.urls import parse
 
 
@@ -56,6 +57,12 @@ class Connection:
 
     async def session(self) -> Session:
         """Returns the connections of the running loop, made on first use."""
+        session = self._opened()
+        if not session.checked:
+            await session.check()
+        return session
+
+    def _opened(self) -> Session:
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
         if session is None or session.pid != os.getpid():
@@ -64,8 +71,6 @@ class Connection:
                     left.abort()
             session = Session(self.url, self.namespace, self.partitions, self.patience, self._credentials)
             self._sessions[loop] = session
-        if not session.checked:
-            await session.check()
         return session
 
     async def store(self) -> Store:
@@ -89,6 +94,23 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+class PatientConnection(Connection):
+    """The connections of a client, for calls made inside activations: they wait for Redis without end."""
+
+    def __init__(self, client: Connection) -> None:
+        vars(self).update(vars(client))  # its sessions too
+
+    async def session(self) -> Session:
+        session = self._opened().without_patience_limit()
+        if not session.checked:
+            await session.check()
+        return session
+
+    def wire(self) -> AnyWire:
+        """The wire of the running loop, which need not be connected yet."""
+        return self._opened().wire
 
 
 def _checked(provider: CredentialProvider | None, url: str) -> CredentialProvider | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
-from typing import Any
+from typing import Any, Self
 
 from polos_redis.connection.notices import Notices
 from polos_redis.connection.tails import Tails
@@ -38,6 +39,15 @@ class Session:
         self.tail = Tails(self.wire, self.store.prefixes, patience)
         self.checked = False
         self._ends: dict[bytes, list[asyncio.Future[Ended | None]]] = {}
+        self._patient: Self | None = None
+
+    def without_patience_limit(self) -> Self:
+        """Returns the same connections for calls that wait for Redis without end."""
+        if self._patient is None:
+            patient = self._patient = copy.copy(self)
+            partitions = self.store.partitions
+            patient.store = Store(self.wire, partitions.namespace, partitions.number, patience=None)
+        return self._patient
 
     async def check(self) -> None:
         """Check once that the namespace has this number of partitions. Raises `ConfigurationError`."""
@@ -47,7 +57,8 @@ class Session:
 
     async def wait_for_end(self, execution_id: str) -> Ended:
         """Wait until an execution has ended; returns its end. Raises `ExecutionNotFoundError`."""
-        await self.notices.start(self.store.partitions.prefix(execution_id))
+        partitions = self.store.partitions
+        await self.notices.start(partitions.prefix(execution_id), patience=partitions.patience)
         name = execution_id.encode("utf-8", "surrogatepass")
         loop = asyncio.get_running_loop()
         while True:

@@ -198,7 +198,8 @@ class Activation:
         """When the execution was created, to the microsecond: with its id, what no other execution has. Read
         on first use, since queue entries don't carry it."""
         if self._created_at is None:
-            (created,) = await self.host.store.executions.read_fields(self.id, "created")
+            executions = self.host.store.executions
+            (created,) = await self.journal.ask(lambda: executions.read_fields(self.id, "created"))
             self._created_at = to_datetime_us(int(created or 0))  # 0: deleted, so nothing will be written
         return self._created_at
 

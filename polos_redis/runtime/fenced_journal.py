@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Container, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 from polos_redis import tasks
-from polos_redis.errors import ConnectionLostError, PolosError
+from polos_redis.errors import ConnectionLostError, PolosError, RedisRefusedError, RedisUnavailableError
 from polos_redis.runtime.code_tasks import CodeTasks
 from polos_redis.runtime.host import Host
 from polos_redis.runtime.outcome import Outcome
@@ -26,10 +26,14 @@ from polos_redis.state import journal
 from polos_redis.state.executions import FINISHED, Loaded
 from polos_redis.state.fencing import LOST, Fence
 from polos_redis.values.text import text
+from polos_redis.wire.replies import UNPINGED, TransientReplyError
 
 logger = logging.getLogger("polos.execution")
 
+T = TypeVar("T")
+
 REFUSED_SECONDS = 1.0  # between attempts to reconnect to a server that refuses us
+TRANSIENT_SECONDS = 0.25  # between attempts at a write that a connected server can't serve now
 EVENTS_PER_ENTRY = 8  # a sequence id tells no more apart
 
 
@@ -139,6 +143,18 @@ class FencedJournal:
         if self.closed:
             await self._code.leave()
 
+    async def read_more(self, names: Sequence[bytes]) -> None:
+        """Read records that were written during this activation, as it was notified. If the store has lost
+        them since, the activation ends."""
+        executions, execution_id = self._store.executions, self.fence.id.decode()
+        found = await self.ask(lambda: executions.read_records(execution_id, names))
+        self.records |= {n: record for n, record in zip(names, found, strict=True) if record is not None}
+        if None in found:
+            await self.ask(self.verify)
+            if not self.records.keys() >= set(names):
+                self._end("journal went back", pause=True)
+                await self._code.leave()
+
     async def _verify(self) -> None:
         while True:
             epoch = self._store.wire.epoch
@@ -179,8 +195,8 @@ class FencedJournal:
                     if record and found is not None and found.startswith(record):
                         return self.known
                 reply = await send(self.known)
-            except ConnectionLostError:
-                await self.reconnect()
+            except ConnectionLostError as error:
+                await self.reconnect(error)
                 continue
             except PolosError as error:
                 self._end(f"write refused: {error}", pause=True)
@@ -215,8 +231,29 @@ class FencedJournal:
                 while self.epoch != self._store.wire.epoch:
                     await self.verify()
                 return await send(self.known)
-            except ConnectionLostError:
+            except ConnectionLostError as error:
+                await self.reconnect(error)
+
+    async def ask(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Make a call that goes past the journal, is safe to repeat and waits for Redis without end; returns
+        its result.
+
+        That Redis does not serve it is never the failure of the workflow's code. An outage is waited out; a
+        refusal ends the activation, and the execution is tried again later. Only where Redis is out of memory
+        the caller gets the error: the call adds to it.
+        """
+        while True:
+            try:
+                return await call()
+            except (ConnectionLostError, RedisUnavailableError):
                 await self.reconnect()
+            except RedisRefusedError as error:
+                if getattr(error, "code", "") == "OOM":
+                    raise
+                if self._store.wire.connected:
+                    self._end(f"a call was refused: {error}", pause=True)
+                    await self._code.leave()
+                await self.reconnect()  # it was refused, as while a password is being changed
 
     def emit(self, events: Sequence[bytes]) -> None:
         """Emit events by writes of their own, without waiting for them: at most once."""
@@ -290,12 +327,15 @@ class FencedJournal:
 
     # --- trouble ------------------------------------------------------------------------
 
-    async def reconnect(self) -> None:
-        """After a lost connection: wait for a new one, which has another epoch.
+    async def reconnect(self, lost: ConnectionLostError | None = None) -> None:
+        """After a lost connection: wait for a new one, which has another epoch. Where the server has only
+        put the call off, wait a moment.
 
         A refusal (as while a password is being changed) is waited out: it does not concern the step whose
         result is to be written, so the workflow's code must not see it as that step's failure.
         """
+        if isinstance(lost, TransientReplyError) and lost.code in UNPINGED:
+            await asyncio.sleep(TRANSIENT_SECONDS)
         while not self.closed:
             try:
                 await self._store.wire.ready(self.fence.prefix)

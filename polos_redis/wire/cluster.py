@@ -67,7 +67,7 @@ class ClusterWire:
         self.epoch = 0
         self.address = target.address
         self._target = target
-        self._name, self._scripts, self._credentials = name, scripts, credentials
+        self._name, self._scripts, self.credentials = name, scripts, credentials
         self._slots: dict[int, str] = {}  # slot -> URL of its owner
         self._nodes: dict[str, Wire] = {}  # by URL
         self._owners: dict[bytes, Wire] = {}  # by prefix, of the partitions in use
@@ -171,7 +171,7 @@ class ClusterWire:
             self._target.seeds[0],
             locate=locate,
             on_moved=self._moved,
-            credentials=self._credentials,
+            credentials=self.credentials,
             **options,
         )
 
@@ -213,7 +213,7 @@ class ClusterWire:
                 scripts=self._scripts,
                 on_connect=self._connected,
                 on_moved=self._moved,
-                credentials=self._credentials,
+                credentials=self.credentials,
             )
         return node
 
@@ -269,7 +269,7 @@ class ClusterWire:
         for node in candidates:
             try:
                 async with asyncio.timeout(2 * ASK_SECONDS):
-                    slots = await read_slots(self._target, node, self._credentials)
+                    slots = await read_slots(self._target, node, self.credentials)
             except (ConnectionLostError, RedisUnavailableError) as error:
                 failures.append(str(error))
             except TimeoutError:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from polos_redis import failures, tasks
-from polos_redis.client import PolosClient
+from polos_redis.connection.connection import Connection
 from polos_redis.links import Links
 from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.runtime.activation import Activation, State
@@ -31,7 +31,7 @@ class WorkerHost:
 
     def __init__(
         self,
-        client: PolosClient,
+        connection: Connection,
         store: Store,
         worker_id: str,
         lease: Lease,
@@ -44,11 +44,11 @@ class WorkerHost:
         channel_names: Sequence[str],
         links: Links | None,
     ) -> None:
-        self.client = client
+        self.connection = connection
         self.store = store
         self.worker_id = worker_id
         self.stats = stats
-        self.value_limit = client.max_value_bytes
+        self.value_limit = connection.max_value_bytes
         self.audit_ms = audit_ms
         self.channel_names = channel_names
         self.links = links

@@ -134,7 +134,8 @@ class Lease:
         stop = asyncio.Event()
         self._stop = (asyncio.get_running_loop(), stop)
         partitions = self.store.partitions
-        wire = wire_to(self._url, name="polos-lease", scripts=(scripts.RENEW_LEASE,))
+        credentials = self.store.wire.credentials
+        wire = wire_to(self._url, name="polos-lease", scripts=(scripts.RENEW_LEASE,), credentials=credentials)
         store = Store(wire, partitions.namespace, partitions.number, patience=None)
         running = [asyncio.create_task(self._keep(store, prefix, loop)) for prefix in store.prefixes]
         stopped = asyncio.create_task(stop.wait())

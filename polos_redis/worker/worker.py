@@ -16,10 +16,11 @@ import signal
 import socket
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from polos_redis import settings, tasks
 from polos_redis.client import PolosClient
+from polos_redis.connection.connection import PatientConnection
 from polos_redis.connection.notices import Notices
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.published import define, limits_of
@@ -47,10 +48,12 @@ from polos_redis.worker.read_connections import Readers
 from polos_redis.worker.read_loop import Reading, make_groups
 from polos_redis.worker.reaper import Reaper
 from polos_redis.worker.served import Served
-from polos_redis.worker.server_checks import check_servers
+from polos_redis.worker.server_checks import wait_for_servers
 from polos_redis.worker.timers import TimerLeader
 
 logger = logging.getLogger("polos.worker")
+
+T = TypeVar("T")
 
 BLOCK_SECONDS = 2.0
 CLOSE_SECONDS = 5.0  # at the end: how long returning entries may take
@@ -61,7 +64,8 @@ class Worker:
     worker runs), including the tools of agents among them.
 
     Any number of workers share the work. A dead worker is noticed within `lease_seconds` and its executions
-    continue elsewhere from their journals. On SIGTERM or SIGINT a worker stops reading, lets running steps
+    continue elsewhere from their journals. While Redis is unreachable a worker waits, also at its start; it
+    says so in the log. On SIGTERM or SIGINT a worker stops reading, lets running steps
     finish for up to `grace_seconds`, hands the rest back and returns; a second signal stops it at once. It
     reads the queues of its workflows and the default queue, or only those of `queues`. `channels` send the
     notifications of its suspensions; by default the webhook of POLOS_WEBHOOK_URL does, if that is set.
@@ -122,7 +126,9 @@ class Worker:
     # --- the run ------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Work until stopped. Raises `ConfigurationError` when the server can't be used."""
+        """Work until stopped. Waits while Redis is unreachable. Raises `ConfigurationError` when the server
+        can't be used, `RedisRefusedError` when it refuses the connection, and `RedisUnavailableError` when
+        what answers there is no Redis server."""
         if self._running:
             raise ConfigurationError("this worker was run already: create another one")
         self._running = True
@@ -131,32 +137,38 @@ class Worker:
         own = {keys.DEFAULT_QUEUE, *(workflow.queue.name for workflow in workflows.values())}
         self.queues = sorted(own if self._queues is None else self._queues)
         tasks.install(asyncio.get_running_loop())
-        host = self.host = await self._connect(workflows.values())
-        if self._stopping.is_set():
-            host.drain()
+        restore = self._take_signals()
+        try:
+            host = self.host = await self._unless_stopped(self._connect(workflows.values()))
+            if host is not None:
+                await self._work(host, served)
+        finally:
+            restore()
+        logger.info("worker stopped", extra={"worker": self.worker_id})
+
+    async def _work(self, host: WorkerHost, served: Served) -> None:
+        """Start, work until stopped, drain and leave."""
         readers = Readers(host.store.wire, host.store.prefixes, self.block_seconds, host.room)
-        dispatch = Dispatch(host, workflows)
+        dispatch = Dispatch(host, served.by_id)
         self._readings = [
             Reading(reader, readers, self.queues, host, dispatch, concurrency=self.concurrency)
             for reader in readers
         ]
-        restore = self._take_signals()
         try:
             self._closing.push_async_callback(host.close)
             self._closing.push_async_callback(readers.close)
-            reading = await self._start(host, workflows.values())
-            self._closing.callback(served.watch(self._serve_more))
-            await self._until_stopped()
-            await self._drain(host, readers, reading)
+            reading = await self._unless_stopped(self._start(host, served.by_id.values()))
+            if reading is not None:
+                self._closing.callback(served.watch(self._serve_more))
+                await self._until_stopped()
+                await self._drain(host, readers, reading)
         finally:
             host.drain()
             await self._leave(host)
-            restore()
-        logger.info("worker stopped", extra={"worker": self.worker_id})
 
     def stop(self) -> None:
         """Stop gracefully, as on SIGTERM; a second call stops at once. Call it in the worker's own loop. A
-        worker that has not started yet stops as soon as it does."""
+        worker that still starts, or waits for Redis, gives up."""
         self._stops += 1
         if self._stops == 1:
             self._stopping.set()
@@ -166,10 +178,10 @@ class Worker:
             self._stop_now.set()
 
     async def _connect(self, workflows: Collection[WorkflowDefinition[Any, Any]]) -> WorkerHost:
-        """Check the server and return the host, on the client's connection."""
-        session = await self.client.session()
-        store = Store(session.wire, self.client.namespace, self.client.partitions, patience=None)
-        await check_servers(store)
+        """Wait for Redis, check it and return the host, on the client's connections."""
+        connection = PatientConnection(self.client)
+        await wait_for_servers(connection.wire(), self.client.namespace, self.client.partitions)
+        store = await connection.store()
         ids = [workflow.id for workflow in workflows]
         lease = Lease(
             store, self.client.url, self.worker_id, self.lease_seconds, ids, self.queues, self.stats
@@ -182,7 +194,7 @@ class Worker:
             max_deliveries=self.max_deliveries,
         )
         return WorkerHost(
-            self.client,
+            connection,
             store,
             self.worker_id,
             lease,
@@ -207,7 +219,7 @@ class Worker:
         await declare(store, workflows)
         await define(store, workflows)
         await host.lease.renew()
-        await notices.start(*store.prefixes)
+        await notices.start(*store.prefixes, patience=None)
         self._first_epoch = store.wire.epoch
         self._watch(host)
         await self._show_metrics()
@@ -287,6 +299,17 @@ class Worker:
             self._duties[notice[1]].hurry()
         elif self.host is not None:
             self.host.notify(notice)
+
+    async def _unless_stopped(self, starting: Coroutine[Any, Any, T]) -> T | None:
+        """Returns the result of a part of the start; None if `stop` cancelled it."""
+        part, stopping = tasks.spawn(starting), tasks.spawn(self._stopping.wait())
+        try:
+            await asyncio.wait([part, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            part.cancel()  # no effect on one that is done
+            await asyncio.wait([part])
+        return None if part.cancelled() else part.result()
 
     async def _until_stopped(self) -> None:
         """Wait for `stop`. Raises the failure of a loop."""

@@ -9,6 +9,7 @@ parent's replay needs its own journal only, however long ago the child was delet
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
@@ -160,7 +161,7 @@ class Children(Calls):
         await self._start(key, calls, "started", call_site)
         return [
             ExecutionHandle(
-                activation.host.client,
+                activation.host.connection,
                 keys.child_id(activation.id, key, index),
                 one.workflow_id,
                 root_workflow_id=activation.origin.root_workflow_id,
@@ -179,9 +180,7 @@ class Children(Calls):
         names = [journal.result_name(child_id) for child_id in ids]
         missing = [name for name in names if name not in activation.journal.records]
         if missing:  # results that came during this activation
-            found = await activation.host.store.executions.read_records(activation.id, missing)
-            present = {n: v for n, v in zip(missing, found, strict=True) if v is not None}
-            activation.journal.records |= present
+            await activation.journal.read_more(missing)
         records = activation.journal.records
         return [
             (child_id, journal.parse_result(records.get(name, b"")))
@@ -224,7 +223,7 @@ class Children(Calls):
         activation = self._activation
         events, races = activation.events.first(), race_membership() if status == "open" else RaceMembership()
         store, name = activation.host.store, raw(key)
-        retention_ms = activation.host.client.retention_ms
+        retention_ms = activation.host.connection.retention_ms
 
         async def send(known: int) -> Any:
             reply = await store.fenced.spawn(
@@ -250,14 +249,16 @@ class Children(Calls):
 
     async def _child(self, key: str, index: int, call: ChildCall) -> Child:
         activation = self._activation
+        prepared = functools.partial(
+            prepare,
+            activation.host.connection,
+            call.workflow,
+            call.payload,
+            parent=(activation.origin, activation.id),
+            **call.options,
+        )
         try:
-            workflow_id, packed, start = await prepare(
-                activation.host.client,
-                call.workflow,
-                call.payload,
-                parent=(activation.origin, activation.id),
-                **call.options,
-            )
+            workflow_id, packed, start = await activation.journal.ask(prepared)
         except (StoredValueError, ConfigurationError) as error:
             raise type(error)(f"child {index} of step {key!r}: {error}") from error.__cause__
         return Child(keys.child_id(activation.id, key, index), workflow_id, packed, start)
