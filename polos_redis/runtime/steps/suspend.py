@@ -284,7 +284,13 @@ class Suspending(Runs):
 
         async def answer() -> None:
             await answers.decide(
-                client, suspend_execution_id, suspend_step_key, data, by=by, channel="workflow"
+                client,
+                suspend_execution_id,
+                suspend_step_key,
+                data,
+                by=by,
+                channel="workflow",
+                durability="server",  # as all writes of workers: a lost one is made again
             )
 
         return self._run(key, True, answer, 0, 0.0, 0.0, caller())
