@@ -28,10 +28,11 @@ class RedisUnavailableError(PolosError):
 
 
 class NotConfirmedError(RedisUnavailableError):
-    """Redis executed the call, but did not confirm it as durable in time (`durability=`). Repeat the call.
+    """Redis executed the call, but did not confirm it as durable in time (`durability=`).
 
-    A repeated answer, cancel or retry finds what this call did and confirms it. So does an `invoke` with an
-    `idempotency_key`; without one it would start another execution, and `execution_id` names the first.
+    Repeat an answer, a cancel, or an `invoke` with an `idempotency_key`: it finds what this call did and
+    confirms it. An `invoke` without a key would start another execution; `execution_id` names the one it
+    started. A repeated retry or delete is refused, because it has happened.
     """
 
     def __init__(self, address: str, promise: str, reason: object) -> None:
@@ -44,7 +45,8 @@ class NotConfirmedError(RedisUnavailableError):
     def __str__(self) -> str:
         return (
             f"Redis at {self.address} executed the call, but did not confirm that it {self.promise} "
-            f"({self.reason}): repeat the call to have it confirmed"
+            f"({self.reason}): repeat an answer, a cancel or an invoke with an idempotency_key to have it "
+            "confirmed"
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from benchmarks.loss.disk import Markers, cut, marker, markers
 from benchmarks.loss.load import Acknowledged
 from benchmarks.loss.network import Network
+from polos_redis import PolosClient
 from polos_redis.state import keys
 from tests.harness.cluster import Cluster, Node
 from tests.harness.sentinel import SERVICE, Sentinel, port_of
@@ -61,11 +62,17 @@ class OneServer:
 
 @asynccontextmanager
 async def one_server(folder: Path, binary: Path, fsync: str, *, machine: bool) -> AsyncIterator[Installation]:
-    """A server; with `machine`, its machine crashes, otherwise only its process."""
+    """A server; with `machine`, its machine crashes, otherwise only its process.
+
+    Raises `ConfigurationError` for a server whose WAITAOF can't be believed.
+    """
     settings = {"appendfsync": fsync, "auto-aof-rewrite-percentage": "0"}
     server = ChaosServer(folder / "redis", port=0, binary=binary, config=settings)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(server)
+        if machine:
+            async with PolosClient(server.url, NAMESPACE, durability="fsync") as client:
+                await client.acknowledging_store()
         proven = await stack.enter_async_context(markers(server.url)) if machine else None
         yield OneServer(server, proven, fsync == "always")
 

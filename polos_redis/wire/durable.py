@@ -98,13 +98,14 @@ class DurableWire:
 
     async def _run(self, node: Wire, waiting: deque[_Call]) -> None:
         """Run the groups of a node until no call waits."""
+        group: list[_Call] = []
         try:
             while waiting:
                 group = [waiting.popleft() for _ in range(min(len(waiting), MOST_CALLS))]
                 await self._run_group(node, [call for call in group if not call.future.done()])
         finally:
             del self._calls[node]
-            for call in waiting:
+            for call in (*group, *waiting):  # none, unless this task was cancelled
                 call.fail(CallLostError(f"the connection to {node.address} was closed", sent=False))
 
     async def _run_group(self, node: Wire, group: Sequence[_Call]) -> None:

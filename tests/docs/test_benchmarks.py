@@ -13,6 +13,8 @@ import pytest
 from benchmarks.loss.disk import cut
 from benchmarks.stage import BenchmarkError
 from tests import ROOT
+from tests.harness.programs import skip_without
+from tests.harness.servers import KINDS, server_binaries
 
 PROCESSES = {"worker", "client", "redis"}
 
@@ -87,6 +89,15 @@ def test_replicated_calls_survive_a_failover_and_the_table_says_so() -> None:
     assert cells["scenario"] == "sentinel, replicated" and cells["what crashes"] == "the master's machine"
     assert int(cells["acknowledged"].replace(",", "")) > 0
     assert (cells["lost starts"], cells["lost answers"]) == ("0", "0")
+
+
+def test_a_server_whose_waitaof_cannot_be_believed_is_an_error() -> None:
+    valkey = server_binaries()["valkey"]
+    if isinstance(valkey, str):
+        skip_without(KINDS["valkey"], valkey)
+    done = run("loss", "--crashes", "1", "--only", "everysec", "--server", str(valkey))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "answers WAITAOF before it has fsynced" in done.stderr
 
 
 def command(*words: bytes) -> bytes:

@@ -27,9 +27,10 @@ from polos_redis.wire import durable
 from tests.harness.cluster import Cluster
 from tests.harness.programs import skip_without
 from tests.harness.proxy import Proxy
-from tests.harness.running import soon, until
+from tests.harness.running import Running, soon, until, working
 from tests.harness.sentinel import PASSWORD, Watched, port_of
 from tests.harness.servers import AT_ONCE, KINDS, ChaosServer, server_binaries, wait_for
+from tests.harness.serving import calling
 from tests.invariants.state import RawConnection
 from tests.invariants.state_invariants import check
 
@@ -340,6 +341,56 @@ async def test_who_does_not_ask_pays_nothing(log_server: ChaosServer, namespace:
         assert calls(log_server, "waitaof") > before
         await handle.cancel(durability="fsync")
         await client.delete(handle.id, durability="fsync")
+
+
+@workflow(id="durable_leaf")
+async def leaf(ctx: WorkflowContext) -> str:
+    return "done"
+
+
+@workflow(id="durable_parent")
+async def parent(ctx: WorkflowContext, other: str) -> str:
+    await ctx.step.run("one", lambda: 1)
+    await ctx.step.publish_event("two", "news", 2)
+    await ctx.step.resume("three", suspend_step_key="ok", suspend_execution_id=other, data="yes")
+    return await ctx.step.invoke_and_wait("four", leaf, None)
+
+
+async def test_workers_do_not_wait(log_server: ChaosServer, namespace: str) -> None:
+    async with (
+        PolosClient(log_server.url, namespace, durability="fsync") as client,
+        working(client, parent, leaf, ask) as worker,
+    ):
+        waiting = await client.invoke(ask, None)
+        await Running(client, worker).opened(waiting, "ok")
+        handle = await client.invoke(parent, waiting.id)
+        before = calls(log_server, "waitaof")
+        assert await soon(handle.result()) == "done"
+        assert (await soon(waiting.result()))["data"] == "yes"
+        assert calls(log_server, "waitaof") == before
+
+
+async def test_the_server_has_its_callers_changes_confirmed(log_server: ChaosServer, namespace: str) -> None:
+    async with (
+        PolosClient(log_server.url, namespace, durability="fsync") as client,
+        working(client, ask) as worker,
+        calling(client) as api,
+    ):
+
+        async def confirmed(path: str, **body: Any) -> Any:
+            before = calls(log_server, "waitaof")
+            answered = await api.post(f"/api/v1/{path}", json=body)
+            assert answered.is_success, answered.text
+            assert calls(log_server, "waitaof") > before
+            return answered.json()
+
+        started = await confirmed("executions", workflow_id="durable_ask")
+        handle = client.get_handle(started["id"])
+        await Running(client, worker).opened(handle, "ok")
+        await confirmed(f"executions/{handle.id}/resume", step_key="ok", data="yes")
+        assert (await soon(handle.result()))["data"] == "yes"
+        started = await confirmed("executions", workflow_id="durable_ask")
+        await confirmed(f"executions/{started['id']}/cancel")
 
 
 async def test_a_cancel_is_confirmed_when_memory_is_full(log_server: ChaosServer, namespace: str) -> None:
