@@ -54,7 +54,7 @@ TYPES = {
     keys.META: "hash",
 }
 
-UNFINISHED = (b"queued", b"waiting")
+UNFINISHED = (b"queued", b"waiting", b"stuck")
 FINISHED = (b"completed", b"failed", b"cancelled")
 
 _READ = {
