@@ -32,7 +32,7 @@ WAIT_SECONDS = 3.0  # for one confirmation; then the call is repeated, as long a
 REPLY_SECONDS = WAIT_SECONDS + 5.0  # timeout of a connection: longer than a wait
 MARK_MS = 1000  # how long the mark's key lasts
 MOST_CALLS = 1024  # in one group
-PROBES, PROBE_MS = 5, 5  # waits that a server must not all confirm within this time
+PROBES, PROBE_MS = 8, 5  # waits that a server may not confirm; each takes it up to 100 ms
 
 
 class DurableWire:
@@ -218,15 +218,19 @@ class DurableWire:
     async def _answers_early(self, node: Wire, prefix: bytes, patience: float | None) -> bool:
         """Whether a server confirms writes that it can't have fsynced.
 
-        Under `everysec`, a server fsyncs once a second, so of some writes within a second at most one can be
-        confirmed at once.
+        Under `everysec`, a server starts one fsync a second. So of writes in a few seconds it can confirm as
+        many, and two more: the first fsync may be due or under way. A server that answers early confirms all
+        writes but those during an fsync.
         """
+        loop = asyncio.get_running_loop()
+        since, count = loop.time(), 0
         for _ in range(PROBES):
             await node.call("EVAL", self._mark.source, 1, prefix, MARK_MS, patience=patience)
             confirmed, _replicas = await node.call("WAITAOF", 1, 0, PROBE_MS, patience=patience)
-            if not confirmed:
-                return False
-        return True
+            count += confirmed
+            if count > loop.time() - since + 2:
+                return True
+        return False
 
     # --- closing ---
 
