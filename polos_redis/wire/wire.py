@@ -150,6 +150,12 @@ class Wire:
                 pass
         return await self._repeat(lambda: self.run(script, key, *args), patience)
 
+    async def repeat(
+        self, key: bytes, send: Callable[[Wire], asyncio.Future[Any]], patience: float | None
+    ) -> Any:
+        """Like `call`, with a `send` that makes the call on the wire to the server that has a key."""
+        return await self._repeat(lambda: send(self), patience)
+
     async def _repeat(self, send: Callable[[], asyncio.Future[Any]], patience: float | None) -> Any:
         loop = asyncio.get_running_loop()
         until = float("inf") if patience is None else loop.time() + patience

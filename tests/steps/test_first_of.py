@@ -256,6 +256,7 @@ KINDS: dict[str, tuple[Any, str, Any]] = {
 
 @pytest.mark.parametrize("partitions", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.promise("race")
 async def test_any_branch_can_win_and_the_others_leave_nothing(
     kind: str, partitions: int, redis_url: str, namespace: str
 ) -> None:
@@ -557,6 +558,7 @@ async def test_a_wait_cancelled_by_asyncio_is_closed_when_the_execution_parks(
 
 
 @pytest.mark.failure(1)
+@pytest.mark.promise("race")
 async def test_a_crash_after_the_decision_changes_nothing(fleet: Fleet, client: PolosClient) -> None:
     """The winner is code, so a replay could pick another branch: by then the loser would be faster."""
     first = await fleet.start(defined_in="tests.harness.fleet_races")

@@ -490,6 +490,7 @@ async def playing(server: ChaosServer, namespace: str, url: str = "", **options:
 
 
 @pytest.mark.failure(42)
+@pytest.mark.promise("outage")
 @pytest.mark.parametrize("name", CASES)
 async def test_a_call_made_while_redis_is_away_waits(
     chaos_server: ChaosServer, namespace: str, stage: Stage, name: str
@@ -611,6 +612,7 @@ async def locked_out(client: PolosClient, server: ChaosServer, proxy: Proxy, sec
 
 
 @pytest.mark.failure(42)
+@pytest.mark.promise("outage")
 @pytest.mark.parametrize(
     ("outage", "seconds"),
     [
@@ -662,6 +664,7 @@ async def test_a_model_that_speaks_during_an_outage_is_asked_once(
 
 
 @pytest.mark.failure(42)
+@pytest.mark.promise("outage")
 @pytest.mark.parametrize(
     ("name", "command"),
     [

@@ -351,6 +351,7 @@ def _counted(ctx: WorkflowContext, key: str, function: Callable[..., Any], *args
 
 
 @pytest.mark.failure(12)
+@pytest.mark.promise("step")
 async def test_failures_are_journaled_and_raised_again_on_replay(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, collects_failures) as at:
         handle = await collects_failures.invoke(at.client)
