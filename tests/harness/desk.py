@@ -252,9 +252,15 @@ class Desk:
         return self.run("fire_timers", worker, 60_000, limit, 0)[:3]
 
     def requeue(
-        self, consumer: str, *entries: bytes, lost: bool = False, most: int = 5, queue: str = "default"
+        self,
+        consumer: str,
+        *entries: bytes,
+        lost: bool = False,
+        lease: str | int = "",
+        most: int = 5,
+        queue: str = "default",
     ) -> Any:
-        return self.run("requeue_entries", queue, consumer, "lost" if lost else "back", most, *entries)
+        return self.run("requeue_entries", queue, consumer, lease if lost else "back", most, *entries)
 
     def parked(self, key: str = "ok", timeout: int = 0, **options: Any) -> str:
         """The id of an execution that waits for a person at `key`."""

@@ -469,7 +469,7 @@ class Machine(RuleBasedStateMachine):
             entries = [entry for entry in entries if entry not in running]
         by_entry = {one.entry: one for one in self.model.executions.values()}
         held = [by_entry[entry] for entry in entries if entry in by_entry]
-        reply = self.call("requeue_entries", "default", consumer, "lost" if lost else "back", MOST, *entries)
+        reply = self.call("requeue_entries", "default", consumer, "" if lost else "back", MOST, *entries)
         failed = 0
         for one in held:
             if lost:
