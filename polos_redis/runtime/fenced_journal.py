@@ -45,7 +45,8 @@ class Holder(Protocol):
 class FencedJournal:
     """The journal of one activation behind its fence.
 
-    `records` is the journal as far as known, `known` how many changes that includes.
+    `records` is the journal as far as known, `known` how many changes that includes. It is as of `lapses` of
+    the worker's lease: after another one it may be out of date.
     """
 
     __slots__ = (
@@ -58,10 +59,13 @@ class FencedJournal:
         "epoch",
         "fence",
         "known",
+        "lapses",
         "records",
     )
 
-    def __init__(self, host: Host[Any], fence: Fence, code: CodeTasks, holder: Holder) -> None:
+    def __init__(
+        self, host: Host[Any], fence: Fence, code: CodeTasks, holder: Holder, *, lapses: int
+    ) -> None:
         self._host = host
         self._store = host.store
         self.fence = fence
@@ -70,6 +74,7 @@ class FencedJournal:
         self.records: dict[bytes, bytes] = {}
         self.known = 0
         self.epoch = host.store.wire.epoch
+        self.lapses = lapses
         self._unconfirmed = False
         self._verifying: asyncio.Future[None] | None = None
 
@@ -77,6 +82,11 @@ class FencedJournal:
     def current(self) -> bool:
         """Whether the connection is still the one that `records` was read on."""
         return self.epoch == self._store.wire.epoch
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease is fresh, and has not lapsed since `records` was read."""
+        return self._host.lease_is_held(self.fence.prefix, self.lapses)
 
     @property
     def closed(self) -> bool:
@@ -88,11 +98,11 @@ class FencedJournal:
 
     # --- reading ------------------------------------------------------------------------
 
-    def take(self, loaded: Loaded, epoch: int) -> None:
+    def take(self, loaded: Loaded, epoch: int, lapses: int) -> None:
         """Start from a loaded journal; loading it made this activation the owner."""
         self.records = loaded.journal
         self.known = int(loaded.journal.get(journal.COUNT, b"0"))
-        self.epoch = epoch
+        self.epoch, self.lapses = epoch, lapses
 
     def take_inlined(self, records: dict[bytes, bytes]) -> None:
         """Start from the journal inlined in the queue entry. As this activation has loaded nothing, it is not
@@ -114,7 +124,10 @@ class FencedJournal:
         """Read the journal again and compare it with what this activation knows.
 
         Needed after every reconnect: the store may have gone back in time, or the notice of a decision may be
-        lost. A difference ends the activation; decisions are passed on to `reread`.
+        lost; and after every lapse of the lease, when another worker may have taken the execution over. A
+        difference ends the activation; decisions are passed on to `reread`. A call joins a comparison that
+        runs already, which may have begun before what the caller knows of: whoever needs one from now on
+        checks `current` or `held` afterwards.
         """
         if self._verifying is not None:
             await asyncio.shield(self._verifying)
@@ -130,7 +143,7 @@ class FencedJournal:
 
     async def _verify(self) -> None:
         while True:
-            epoch = self._store.wire.epoch
+            epoch, lapses = self._store.wire.epoch, self._host.lapses(self.fence.prefix)
             before = self.records.copy()
             loaded = await self._store.executions.load(self.fence)
             if epoch == self._store.wire.epoch:
@@ -144,7 +157,7 @@ class FencedJournal:
         if known < self.known or not _continues(before, loaded.journal):
             self._end("journal went back")
             return
-        self.epoch = epoch
+        self.epoch, self.lapses = epoch, lapses
         self.known = known
         # a record from a notice that came before this reply is newer than the reply
         newer = {name: record for name, record in self.records.items() if record is not before.get(name)}

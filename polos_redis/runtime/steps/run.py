@@ -33,6 +33,7 @@ T = TypeVar("T")
 PARK_FROM_SECONDS = 5.0  # a retry with a longer delay parks and frees its slot
 
 _STATELESS: AbstractContextManager[None] = nullcontext()
+_NOT_STARTED = object()
 
 
 class Runs(Calls):
@@ -241,23 +242,32 @@ class Runs(Calls):
         activation = self._activation
 
         def start() -> Any:
-            # It may have waited for a free thread, and must not start if it was cancelled meanwhile.
-            if activation.over:
-                raise RuntimeError("this activation has ended")
-            return call()
+            # It may have waited for a free thread, and may no longer start.
+            return call() if activation.may_start() else _NOT_STARTED
 
-        thread = activation.host.in_thread(start)
-        thread.add_done_callback(tasks.mark_retrieved)
-        try:
-            result = await asyncio.shield(thread)
-        except asyncio.CancelledError:
-            if not thread.done() and not activation.over:
-                activation.in_flight += 1
-                thread.add_done_callback(self._thread_ended, context=tasks.OUTSIDE)
-            raise
-        if inspect.isawaitable(result):  # a lambda around an async call
-            return await tasks.in_context(tasks.step_context(), lambda: result)
-        return result
+        while True:
+            thread = activation.host.in_thread(start)
+            thread.add_done_callback(tasks.mark_retrieved)
+            try:
+                result = await asyncio.shield(thread)
+            except asyncio.CancelledError:
+                if not thread.done() and not activation.over:
+                    activation.in_flight += 1
+                    thread.add_done_callback(self._thread_ended, context=tasks.OUTSIDE)
+                raise
+            if result is not _NOT_STARTED:
+                break
+            await activation.pass_gate(in_flight=True)
+        if not inspect.isawaitable(result):
+            return result
+        if not activation.journal.held:  # a lambda around an async call, which starts only now
+            try:
+                await activation.pass_gate(in_flight=True)
+            except BaseException:
+                if inspect.iscoroutine(result):
+                    result.close()
+                raise
+        return await tasks.in_context(tasks.step_context(), lambda: result)
 
     def _thread_ended(self, thread: asyncio.Future[Any]) -> None:
         self._activation.landed()
