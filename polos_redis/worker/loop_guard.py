@@ -28,8 +28,8 @@ class LoopGuard:
 
     @property
     def is_over(self) -> bool:
-        """Whether the loop has been blocked for longer than allowed."""
-        return self._missed > 0 and self.blocked_seconds >= self._allowed
+        """Whether the loop has been blocked for longer than allowed; never after a single look."""
+        return self._missed > 1 and self.blocked_seconds >= self._allowed
 
     def beat(self) -> None:
         """Note that the loop turns."""

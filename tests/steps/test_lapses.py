@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -368,15 +369,23 @@ async def test_a_notice_reaches_the_activation_that_owns_the_execution(
             )
             await until(lambda: len(at.host.active) == 2)
             (new,) = at.host.active - {old}
-            await until(lambda new=new: "ask" in new.waits)
+            await until(functools.partial(_waits_at, new, "ask"))
             await at.answer(handle, "ask")
-            await until(lambda new=new: new.ended_as == "finished")
+            await until(functools.partial(_has_ended, new, "finished"))
             await until(lambda: not at.host.active)
+
+
+def _waits_at(activation: Activation, step_key: str) -> bool:
+    return step_key in activation.waits
+
+
+def _has_ended(activation: Activation, how: str) -> bool:
+    return activation.ended_as == how
 
 
 @workflow(id="lapses-asks")
 async def asks(ctx: WorkflowContext) -> Any:
-    answer = asyncio.create_task(ctx.step.suspend("ask"))
+    answer: asyncio.Task[Any] = asyncio.create_task(ctx.step.suspend("ask"))
 
     async def holds() -> None:
         await asyncio.wait([answer])
