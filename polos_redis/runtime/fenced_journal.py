@@ -112,12 +112,14 @@ class FencedJournal:
         self._unconfirmed = True
 
     def unreached(self, used: Container[str], passed_over: Container[str]) -> list[bytes]:
-        """Returns the names of journaled steps that are in neither collection of step keys."""
+        """Returns the names of journaled steps that are in neither collection of step keys, except those of
+        branches that have lost a race."""
         return [
             name
-            for name in self.records
+            for name, record in self.records.items()
             if name and not journal.is_result(name)
             if (key := text(name)) not in used and key not in passed_over
+            if not journal.has_lost(record, self.records, used)
         ]
 
     async def verify(self) -> None:

@@ -193,8 +193,8 @@ class Desk:
         assert activated.id == keys.child_id(by.id, key, 0)
         return activated
 
-    def choose(self, by: Activated, key: str, branch: str, *others: Arg) -> Any:
-        return _learn_changes(by, self.run("choose_winner", *by.fence, key, branch, *others))
+    def choose(self, by: Activated, key: str, branch: str, *others: Arg, races: bytes = b"") -> Any:
+        return _learn_changes(by, self.run("choose_winner", *by.fence, key, branch, races, *others))
 
     def park(self, by: Activated, *waits: Arg, given_up: Sequence[Arg] = (), state: bytes = b"") -> Any:
         return self.run("park", *by.fence, state, len(given_up), *given_up, *waits)
