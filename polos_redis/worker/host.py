@@ -117,7 +117,7 @@ class WorkerHost:
         # more than one if this worker has lost an execution and been given it again
         for activation in [one for one in self.active if one.id == execution_id]:
             if notice[0] == b"wake":
-                activation.notify(text(notice[2]), notice[3])
+                activation.notify(text(notice[2]), *notice[3:])
             elif notice[0] == b"cancelled" and notice[2] == activation.fence.entry:
                 logger.info("cancelled", extra={"execution": execution_id})
                 activation.end("cancelled")
