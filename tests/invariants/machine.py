@@ -508,6 +508,14 @@ class Machine(RuleBasedStateMachine):
         if lost and self.undelivered():
             self.deliver(heir, False)
 
+    @precondition(lambda self: self.pending)
+    @rule(consumer=consumers)
+    def recover_too_late(self, consumer: str) -> None:
+        """A worker was presumed dead, and has renewed its lease since."""
+        held = [entry for entry, holder in self.pending.items() if holder == consumer]
+        assert self.call("requeue_entries", "default", consumer, "1", MOST, *held) is None
+        self.the_state_equals_the_models()
+
     def hand_back(self, consumer: str, lost: bool) -> None:
         running = {by.entry for by in self.activations if by.consumer == consumer}
         entries = [entry for entry, holder in self.pending.items() if holder == consumer]

@@ -6,10 +6,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from polos_redis import (
     BatchWorkflowInput,
@@ -24,6 +27,8 @@ from polos_redis.runtime.activation import Activation, State
 from polos_redis.state import journal, keys
 from polos_redis.state.executions import Executions, Loaded
 from polos_redis.state.fencing import Fence
+from polos_redis.state.store import Store
+from polos_redis.wire.routing import wire_to
 from polos_redis.worker.lease import Lease
 from polos_redis.worker.loop_guard import LoopGuard
 from tests.harness.running import Running, running, soon, until
@@ -289,6 +294,43 @@ async def test_an_unanswered_renewal_is_a_lapse(redis_url: str, namespace: str) 
         await (await another.store()).wire.call("CLIENT", "PAUSE", 400, "WRITE")
         await lease.renew()
         assert not lease.is_held(prefix, lapses) and lease.lapses[prefix] == lapses + 1
+
+
+SECONDS = st.floats(0, 1.5, allow_subnormal=False)
+
+
+@given(st.lists(st.tuples(SECONDS, SECONDS, SECONDS), min_size=2, max_size=12))
+def test_a_lease_that_is_held_was_never_seen_to_stand_still(
+    renewals: list[tuple[float, float, float]],
+) -> None:
+    """However long a worker is frozen before a renewal, before the server gets it, and before its reply."""
+    clock, raised = 1000.0, []
+    lease_seconds = 1.0
+    wire = wire_to("redis://nowhere", name="never connected", scripts=())
+    store = Store(wire, "lapses", 1, patience=None)
+    (prefix,) = store.prefixes
+    lease = Lease(store, "", "w", lease_seconds, [], [], WorkerStats(), LoopGuard(300))
+    until_raised = until_replied = 0.0
+
+    async def renew(*_: Any) -> int:
+        nonlocal clock
+        clock += until_raised
+        raised.append(clock)
+        clock += until_replied
+        return len(raised)
+
+    held: list[tuple[int, int]] = []  # the counter, and the lapses that were read then
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("polos_redis.worker.lease.now", lambda: clock)
+        patch.setattr(store.workers, "renew", renew)
+        for pause, until_raised, until_replied in renewals:  # noqa: B007 - `renew` uses them
+            clock += pause
+            asyncio.run(lease.renew())
+            held.append((len(raised), lease.lapses[prefix]))
+            for counter, lapses in held:
+                if lease.is_held(prefix, lapses):
+                    seen = [*raised[counter - 1 :], clock]
+                    assert max(b - a for a, b in itertools.pairwise(seen)) < lease_seconds
 
 
 class Loads:
