@@ -206,6 +206,13 @@ OPTIONS = {
             "an event loop blocked this long is reported, with the code that blocks it",
         ),
         Option(
+            "max_blocked_seconds",
+            "POLOS_MAX_BLOCKED_SECONDS",
+            300.0,
+            _seconds,
+            "a worker whose event loop is blocked this long gives its executions up; `polos worker` exits",
+        ),
+        Option(
             "max_deliveries",
             "POLOS_MAX_DELIVERIES",
             5,

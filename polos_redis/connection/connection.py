@@ -121,8 +121,8 @@ class Connection:
 
 
 class PatientConnection(Connection):
-    """The connections of a client, for calls made inside activations: they wait for Redis without end, but not
-    for a confirmation of their writes. One that Redis has lost is made again."""
+    """The connections of a client, for calls made inside activations: they wait for Redis without end, but
+    not for a confirmation of their writes. One that Redis has lost is made again."""
 
     def __init__(self, client: Connection) -> None:
         vars(self).update(vars(client))  # its sessions too

@@ -51,7 +51,8 @@ class FencedJournal:
 
     `records` is the journal as far as known, `known` how many changes that includes, and `answers` how many
     accepted answers that were not there when the execution was queued: an activation can't leave without
-    having seen all of them.
+    having seen all of them. All of it is as of `lapses` of the worker's lease: after another one it may be
+    out of date.
     """
 
     __slots__ = (
@@ -65,10 +66,13 @@ class FencedJournal:
         "epoch",
         "fence",
         "known",
+        "lapses",
         "records",
     )
 
-    def __init__(self, host: Host[Any], fence: Fence, code: CodeTasks, holder: Holder) -> None:
+    def __init__(
+        self, host: Host[Any], fence: Fence, code: CodeTasks, holder: Holder, *, lapses: int
+    ) -> None:
         self._host = host
         self._store = host.store
         self.fence = fence
@@ -78,6 +82,7 @@ class FencedJournal:
         self.known = 0
         self.answers = 0
         self.epoch = host.store.wire.epoch
+        self.lapses = lapses
         self._unconfirmed = False
         self._verifying: asyncio.Future[None] | None = None
 
@@ -85,6 +90,11 @@ class FencedJournal:
     def current(self) -> bool:
         """Whether the connection is still the one that `records` was read on."""
         return self.epoch == self._store.wire.epoch
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease is fresh, and has not lapsed since `records` was read."""
+        return self._host.lease_is_held(self.fence.prefix, self.lapses)
 
     @property
     def closed(self) -> bool:
@@ -96,12 +106,12 @@ class FencedJournal:
 
     # --- reading ------------------------------------------------------------------------
 
-    def take(self, loaded: Loaded, epoch: int) -> None:
+    def take(self, loaded: Loaded, epoch: int, lapses: int) -> None:
         """Start from a loaded journal; loading it made this activation the owner."""
         self.records = loaded.journal
         self.known = int(loaded.journal.get(journal.COUNT, b"0"))
         self.answers = max(self.answers, loaded.answers)
-        self.epoch = epoch
+        self.epoch, self.lapses = epoch, lapses
 
     def take_inlined(self, records: dict[bytes, bytes]) -> None:
         """Start from the journal inlined in the queue entry. As this activation has loaded nothing, it is not
@@ -117,19 +127,24 @@ class FencedJournal:
             self.answers = number
 
     def unreached(self, used: Container[str], passed_over: Container[str]) -> list[bytes]:
-        """Returns the names of journaled steps that are in neither collection of step keys."""
+        """Returns the names of journaled steps that are in neither collection of step keys, except those of
+        branches that have lost a race."""
         return [
             name
-            for name in self.records
+            for name, record in self.records.items()
             if name and not journal.is_result(name)
             if (key := text(name)) not in used and key not in passed_over
+            if not journal.has_lost(record, self.records, used)
         ]
 
     async def verify(self) -> None:
         """Read the journal again and compare it with what this activation knows.
 
         Needed after every reconnect: the store may have gone back in time, or the notice of a decision may be
-        lost. A difference ends the activation; decisions are passed on to `reread`.
+        lost; and after every lapse of the lease, when another worker may have taken the execution over. A
+        difference ends the activation; decisions are passed on to `reread`. A call joins a comparison that
+        runs already, which may have begun before what the caller knows of: whoever needs one from now on
+        checks `current` or `held` afterwards.
         """
         if self._verifying is not None:
             await asyncio.shield(self._verifying)
@@ -157,7 +172,7 @@ class FencedJournal:
 
     async def _verify(self) -> None:
         while True:
-            epoch = self._store.wire.epoch
+            epoch, lapses = self._store.wire.epoch, self._host.lapses(self.fence.prefix)
             before = self.records.copy()
             loaded = await self._store.executions.load(self.fence)
             if epoch == self._store.wire.epoch:
@@ -171,7 +186,7 @@ class FencedJournal:
         if known < self.known or not _continues(before, loaded.journal):
             self._end("journal went back")
             return
-        self.epoch = epoch
+        self.epoch, self.lapses = epoch, lapses
         self.known = known
         self.answers = max(self.answers, loaded.answers)
         # a record from a notice that came before this reply is newer than the reply

@@ -23,8 +23,8 @@ class Host(Protocol[A]):
     workflow's code. `draining`: the worker stops, so nothing new may start. `released` frees the slot of an
     activation that has ended; `hand_back` gives its queue entry back, after a pause where an immediate retry
     would only be refused again, and with a `reason` that people are to see. `lapses` counts how often the
-    lease was lost; `lease_is_held` says whether it is fresh, and has not lapsed since. `spawn` starts a task
-    that outlives the activation and logs its failure.
+    lease of a partition was lost; `lease_is_held` says whether it is fresh, and has not lapsed since. `spawn`
+    starts a task that outlives the activation and logs its failure.
     """
 
     store: Store
@@ -39,8 +39,7 @@ class Host(Protocol[A]):
 
     @property
     def connection(self) -> Connection: ...
-    @property
-    def lapses(self) -> int: ...
+    def lapses(self, prefix: bytes) -> int: ...
     def lease_is_held(self, prefix: bytes, lapses: int) -> bool: ...
     async def wait_for_lease(self, prefix: bytes) -> None: ...
     def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]: ...

@@ -16,6 +16,7 @@ import signal
 import socket
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import partial
+from types import FrameType
 from typing import Any, TypeVar
 
 from polos_redis import settings, tasks
@@ -35,7 +36,7 @@ from polos_redis.runtime.activation import Activation
 from polos_redis.state import keys
 from polos_redis.state.store import Store
 from polos_redis.triggers.declarations import declare
-from polos_redis.watchdog import Watchdog
+from polos_redis.watchdog import Watchdog, stacks
 from polos_redis.worker.background import Background
 from polos_redis.worker.blocking import work_of
 from polos_redis.worker.deliveries import Deliveries
@@ -44,6 +45,7 @@ from polos_redis.worker.duties import Duties
 from polos_redis.worker.errands import ErrandRunner
 from polos_redis.worker.host import WorkerHost
 from polos_redis.worker.lease import Lease
+from polos_redis.worker.loop_guard import LoopGuard
 from polos_redis.worker.read_connections import Readers
 from polos_redis.worker.read_loop import Reading, make_groups
 from polos_redis.worker.reaper import Reaper
@@ -69,6 +71,11 @@ class Worker:
     finish for up to `grace_seconds`, hands the rest back and returns; a second signal stops it at once. It
     reads the queues of its workflows and the default queue, or only those of `queues`. `channels` send the
     notifications of its suspensions; by default the webhook of POLOS_WEBHOOK_URL does, if that is set.
+
+    Code that blocks the event loop does not cost the worker its lease, for up to `max_blocked_seconds`. Then
+    the stacks of all threads are logged and the lease is given up: other workers continue the executions.
+    `on_blocked` is called at that moment, in another thread; `polos worker` exits there. A loop that turns
+    again takes the lease up again.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class Worker:
         concurrency: int | None = None,
         lease_seconds: float | None = None,
         blocked_seconds: float | None = None,
+        max_blocked_seconds: float | None = None,
         max_deliveries: int | None = None,
         grace_seconds: float | None = None,
         put_back_seconds: float | None = None,
@@ -88,16 +96,19 @@ class Worker:
         metrics_host: str | None = None,
         channels: Iterable[Channel] | None = None,
         handle_signals: bool = True,
+        on_blocked: Callable[[], object] | None = None,
     ) -> None:
         self.client = client
         self.concurrency: int = settings.resolve("concurrency", concurrency)
         self.lease_seconds: float = settings.resolve("lease_seconds", lease_seconds)
         self.blocked_seconds: float = settings.resolve("blocked_seconds", blocked_seconds)
+        self.max_blocked_seconds: float = settings.resolve("max_blocked_seconds", max_blocked_seconds)
         self.max_deliveries: int = settings.resolve("max_deliveries", max_deliveries)
         self.grace_seconds: float = settings.resolve("grace_seconds", grace_seconds)
         self.put_back_ms = int(settings.resolve("put_back_seconds", put_back_seconds) * 1000)
         self.audit_ms = int(settings.resolve("audit_seconds", audit_seconds) * 1000)
         self.handle_signals = handle_signals
+        self.on_blocked = on_blocked
         self.metrics_port: int | None = settings.resolve("metrics_port", metrics_port)
         self.metrics_host: str = settings.resolve("metrics_host", metrics_host)
         self.metrics_url: str | None = None
@@ -112,6 +123,8 @@ class Worker:
         self._workflows = None if workflows is None else list(workflows)
         self._queues: list[str] | None = settings.resolve("queues", queues)
         self._running = False
+        self._guard = LoopGuard(self.max_blocked_seconds)
+        self._signals = 0  # received
         self._stops = 0  # calls of `stop`
         self._stopping, self._stop_now = asyncio.Event(), asyncio.Event()
         self._background = Background()
@@ -184,7 +197,15 @@ class Worker:
         store = await connection.store()
         ids = [workflow.id for workflow in workflows]
         lease = Lease(
-            store, self.client.url, self.worker_id, self.lease_seconds, ids, self.queues, self.stats
+            store,
+            self.client.url,
+            self.worker_id,
+            self.lease_seconds,
+            ids,
+            self.queues,
+            self.stats,
+            self._guard,
+            self._give_up,
         )
         deliveries = Deliveries(
             store,
@@ -267,6 +288,20 @@ class Worker:
         watchdog = Watchdog(seconds, logger, partial(work_of, host.active), count)
         watchdog.start()
         self._closing.callback(watchdog.stop)
+
+    def _give_up(self) -> None:
+        """Report a loop that has been blocked for too long. The lease's thread calls this and has stopped
+        renewing; the log may be what blocks, so it comes last."""
+        if self.on_blocked is not None:
+            self.on_blocked()
+        facts = {"worker": self.worker_id, "seconds": round(self._guard.blocked_seconds)}
+        if logger.isEnabledFor(logging.ERROR):
+            message = "the event loop is blocked: the lease is given up"
+            logger.handle(
+                logger.makeRecord(
+                    logger.name, logging.ERROR, __file__, 0, message, (), None, extra=facts, sinfo=stacks()
+                )
+            )
 
     def _duties_in(self, prefix: bytes, host: WorkerHost) -> Duties:
         store, client = host.store, self.client
@@ -360,14 +395,27 @@ class Worker:
                 await store.workers.prune(prefix, queue, self.worker_id, counter or b"")
 
     def _take_signals(self) -> Callable[[], None]:
-        """Stop on SIGTERM and SIGINT; returns a function that restores the handlers."""
+        """Stop on SIGTERM and SIGINT; returns a function that restores the handlers.
+
+        A blocked loop calls none of its handlers, so the guard learns of the signal besides: from then on the
+        loop may be blocked for the grace period only, and not at all after a second signal.
+        """
         loop = asyncio.get_running_loop()
         handled: list[signal.Signals] = []
+
+        def note(by_loop: Any, number: int, frame: FrameType | None) -> None:
+            self._guard.allow_only(0 if self._signals else self.grace_seconds)
+            self._signals += 1
+            if callable(by_loop):
+                by_loop(number, frame)
+
         if self.handle_signals:
             for one in (signal.SIGTERM, signal.SIGINT):
                 with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                     loop.add_signal_handler(one, self.stop)
                     handled.append(one)
+                    signal.signal(one, partial(note, signal.getsignal(one)))
+                    signal.siginterrupt(one, False)
 
         def restore() -> None:
             for one in handled:

@@ -29,7 +29,6 @@ from polos_redis.runtime.call_sites import CallSite, caller, described
 from polos_redis.runtime.steps.calls import Calls
 from polos_redis.runtime.steps.child_requests import ChildCall, ChildOptions, batch_calls, child_call
 from polos_redis.state import journal, keys, stored_errors
-from polos_redis.state.fencing import RaceMembership
 from polos_redis.state.journal import ChildRecord, ResultRecord
 from polos_redis.state.start import Child
 from polos_redis.values.text import raw
@@ -215,13 +214,15 @@ class Children(Calls):
                 children = children[len(chunk) :]
                 stored = await self._spawn(key, status, len(calls), started, chunk)
                 started += len(chunk)
+                if children and (await self._read(key, stored, ChildRecord, call_site)).status == "closed":
+                    break  # another branch has won meanwhile
         finally:
             activation.landed()
         return stored
 
     async def _spawn(self, key: str, status: str, total: int, first: int, chunk: list[Child]) -> bytes:
         activation = self._activation
-        events, races = activation.events.first(), race_membership() if status == "open" else RaceMembership()
+        events, races = activation.events.first(), race_membership()
         store, name = activation.host.store, raw(key)
         retention_ms = activation.host.connection.retention_ms
 
