@@ -345,6 +345,29 @@ def waits_as(record: bytes, subscriber: str) -> bool:
         return False
 
 
+def is_given_up(record: bytes) -> bool:
+    """Returns whether the workflow's code gave up what is recorded here before it was decided, or had run."""
+    try:
+        return parse(record).status in ("closed", "abandoned")
+    except UnreadableValueError:
+        return False
+
+
+_ACCEPTED = msgpack.packb(VERSION) + msgpack.packb("suspend") + msgpack.packb("answered")
+_ARRAY_HEAD = 3  # bytes before it, in an array of more than 15 items
+
+
+def is_accepted(record: bytes) -> bool:
+    """Returns whether a record is that of a suspension with an accepted answer, which code must not pass
+    over. Not one that expired, took its default or was closed."""
+    return record.startswith(_ACCEPTED, _ARRAY_HEAD)
+
+
+def accepted(records: Mapping[bytes, bytes]) -> list[str]:
+    """Returns the step keys of the accepted answers in a journal."""
+    return [text(name) for name, record in records.items() if record.startswith(_ACCEPTED, _ARRAY_HEAD)]
+
+
 def may_become(known: bytes, now: bytes) -> bool:
     """Returns whether `now` is a legitimate successor of a record that an activation knows."""
     before, after = parse(known), parse(now)

@@ -507,14 +507,14 @@ async def test_an_answer_during_verification_does_not_end_the_activation(
 ) -> None:
     async with working(client, answered_meanwhile) as worker:
         handle = await answered_meanwhile.invoke(client)
-        await until(lambda: _began and any("ask" in a.waits for a in worker.active))
+        await until(lambda: _began and any("ask" in a.parking.waits for a in worker.active))
         (activation,) = worker.active
         load = host_of(worker).store.executions.load
 
         async def load_slowly(by: Any) -> Any:
             loaded = await load(by)
             await client.resume(suspend_execution_id=handle.id, suspend_step_key="ask", data="yes")
-            await until(lambda: not activation.waits, "the answer's notice")
+            await until(lambda: not activation.parking.waits, "the answer's notice")
             return loaded
 
         host_of(worker).store.executions.load = load_slowly  # type: ignore[method-assign]

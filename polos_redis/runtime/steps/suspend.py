@@ -279,7 +279,7 @@ class Suspending(Runs):
             return b""
         activation.in_flight += 1  # no park until the suspension is open
         try:
-            created_at = await activation.created_at()
+            created_at = await self._created_at()
         finally:
             activation.landed()
         url = links.url(activation.id, key, activation.run, created_at)
