@@ -246,7 +246,7 @@ class Worker:
             block_seconds=self.block_seconds,
             max_deliveries=self.max_deliveries,
             in_charge=lambda: timers.holding,
-            in_touch=lambda: host.lease.age(prefix) < self.lease_seconds / 2,
+            overdue=lambda: max(0.0, host.lease.age(prefix) - self.lease_seconds / 2),
             stats=self.stats,
         )
         return Duties(

@@ -180,7 +180,7 @@ async def test_a_reaper_does_not_count_the_time_of_an_outage(
         block_seconds=0.5,
         max_deliveries=5,
         in_charge=lambda: True,
-        in_touch=lambda: True,
+        overdue=lambda: 0.0,
         stats=WorkerStats(),
     )
     await reaper.sweep()
