@@ -5,6 +5,9 @@ which it could have been renewed, as this worker has watched it (`lease_watch.py
 kills no worker. The reaper works from the group's list of consumers, because a half-open blocked read can
 receive entries after its lease row is gone. The entries go back to the queue in bounded batches; an empty
 consumer is removed later.
+
+It also looks through the partition's rows for what half of a script has left, some rows at a time: a server
+whose log was cut within a script may have loaded that.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 from polos_redis.errors import PolosError
 from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.state import keys
+from polos_redis.state.repairs import FIRST, Table
 from polos_redis.state.store import Store
 from polos_redis.values.text import text
 from polos_redis.wire.wire import Wire
@@ -26,6 +30,8 @@ from polos_redis.worker.lease_watch import LeaseWatch
 logger = logging.getLogger("polos.worker")
 
 BATCH = 100
+REPAIRED_ROWS = 100  # that the leader looks at, four times per lease
+LEAST_ROWS = 5  # that a call counts as
 MARGIN_SECONDS = 5.0
 
 
@@ -56,6 +62,9 @@ class Reaper:
         self.overdue = overdue
         self.stats = stats
         self._watch = LeaseWatch(lease_seconds)
+        self._tables: list[Table] = []  # to look through for half a change, and the cursor in the first one
+        self._cursor = FIRST
+        self._repaired_at = float("-inf")
         self._node: Wire | None = None
         self._lost_seconds = 0.0  # of the node's connection, at the previous look
 
@@ -65,6 +74,9 @@ class Reaper:
             pause = self._watch.period
             try:
                 pause = await self.sweep()
+                if self.in_charge() and time.monotonic() - self._repaired_at >= self._watch.period:
+                    self._repaired_at = time.monotonic()
+                    await self.repair()
             except PolosError as error:
                 logger.warning("reaping has to wait", extra={"error": str(error)})
             await asyncio.sleep(pause)
@@ -86,6 +98,20 @@ class Reaper:
                 elif self.in_charge():
                     await self._recover(queue, name)
         return max(pause, self._watch.period / 10)
+
+    async def repair(self) -> None:
+        """Look for what half of a script has left, in the next rows of the partition."""
+        left = REPAIRED_ROWS
+        if not self._tables:
+            self._tables = await self.store.repairs.tables(self.prefix)
+        while self._tables and left > 0:
+            page = await self.store.repairs.page(self.prefix, self._tables[0], self._cursor, REPAIRED_ROWS)
+            for execution_id, wrong in page.wrong:
+                logger.warning("repaired half a change", extra={"execution": execution_id, "found": wrong})
+            self._cursor = page.cursor or FIRST
+            if page.cursor is None:
+                del self._tables[0]
+            left -= max(LEAST_ROWS, page.rows)
 
     async def _pending(self, queue: str) -> dict[str, int]:
         """Returns the consumers of a queue and how many entries each of them holds."""
