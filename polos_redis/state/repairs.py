@@ -8,6 +8,7 @@ from polos_redis.state import keys, scripts
 from polos_redis.state.partitions import Partitions
 from polos_redis.values.text import text
 
+LIVE = ("queued", "waiting", "stuck")
 FIRST = b"0"  # the cursor of a table's first page
 
 Table = tuple[str, bytes]  # a kind of rows, and the queue or workflow that they are of
@@ -30,11 +31,11 @@ class Repairs:
         self._wire = partitions.wire
 
     async def tables(self, prefix: bytes) -> list[Table]:
-        """Returns what to look through in a partition: the entries of its queues, the executions that are
-        queued or waiting, and the open suspensions."""
+        """Returns what to look through in a partition: the entries of its queues, the executions that have
+        not ended, and the open suspensions."""
         queues = await self._members(prefix + keys.QUEUES.encode())
         workflows = [*await self._members(prefix + keys.WORKFLOWS.encode()), b""]
-        listed = [(status, name) for status in ("queued", "waiting") for name in workflows]
+        listed = [(status, name) for status in LIVE for name in workflows]
         return [*(("queue", name) for name in queues), *listed, ("suspensions", b"")]
 
     async def page(self, prefix: bytes, table: Table, cursor: bytes, rows: int) -> Page:

@@ -31,7 +31,7 @@ logger = logging.getLogger("polos.worker")
 
 BATCH = 100
 REPAIRED_ROWS = 100  # that the leader looks at, four times per lease
-LEAST_ROWS = 5  # that a call counts as
+LEAST_ROWS = 20  # that a call counts as
 MARGIN_SECONDS = 5.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys
-from tests.harness.desk import FAR, Activated, Desk
+from tests.harness.desk import FAR, Desk
 from tests.harness.server_log import commands, log_file
+from tests.invariants.state_invariants import violations
 
 QUEUE = "narrow"
 NEAR: dict[str, Any] = {"queue": QUEUE, "semaphore": QUEUE, "limit": 1, "near": True}
@@ -30,6 +32,8 @@ def logged(every_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def desk(logged: EmbeddedServer, namespace: str) -> Iterator[Desk]:
     with Desk(logged.url, namespace) as desk:
         desk.connection.do("FLUSHALL")
+        for queue in ("default", QUEUE):
+            desk.run("create_group", queue)
         yield desk
         desk.connection.do("FLUSHALL")
 
@@ -206,8 +210,9 @@ TRANSITIONS = [
 # --- half of it -----------------------------------------------------------------------------
 
 
-def halves(desk: Desk, server: EmbeddedServer, change: Change) -> Iterator[str]:
-    """Bring the store into each state in which only the first writes of a change have been applied."""
+def halves(desk: Desk, server: EmbeddedServer, change: Change) -> Iterator[tuple[int, list[list[bytes]]]]:
+    """Bring the store into each state in which only the first writes of a change have been applied; yields
+    their number and all its writes."""
     before = desk.snapshot()
     size = log_file(server.data_dir).stat().st_size
     change()
@@ -218,35 +223,77 @@ def halves(desk: Desk, server: EmbeddedServer, change: Change) -> Iterator[str]:
         desk.restore(before)
         for reply in desk.connection.together([tuple(one) for one in writes[:count]]):
             assert not isinstance(reply, Exception), reply
-        yield f"{count} of {len(writes)}: {writes[count - 1]}" if count else "nothing"
+        yield count, writes
 
 
-def repair(desk: Desk, rows: int = 100) -> list[tuple[str, str]]:
-    """Look through the whole partition once; returns what was wrong."""
-    state, found = desk.state, []
-    tables = [("queue", name) for name in state.listed_queues]
-    tables += [(status, name) for status in ("queued", "waiting") for name in (*state.workflows, b"")]
-    for kind, name in [*tables, ("suspensions", b"")]:
-        cursor = b"0"
-        while True:
-            cursor, _, flat = desk.run("repair", kind, name, cursor, rows)
-            found += zip(flat[::2], flat[1::2], strict=True)
-            if cursor == b"0":
-                break
-    return [(one.decode(), what.decode()) for one, what in found]
+# What is left is harmless: it goes away by itself, or is only for people to read.
+LEFT = re.compile(
+    r"timers has a row [sbtw]\S+( \w+)? that nothing waits for"  # dropped when it is due
+    r"|timers has [st]\S+( ok)? at 1, not \d+"  # the test made it due
+    r"|execution \S+ still notes its wait \w+, which is decided and has no topic"
+    r"|execution \S+ has the child \S+, which is nothing"  # its parent starts it again
+    r"|execution \S+ has ok (answered|expired|closed), but its audit says \[\]"
+    r"|audit:\S+ has no TTL and belongs to no execution"
+)
 
 
 @pytest.mark.failure(43)
+@pytest.mark.parametrize("rows", [1, 100])
 @pytest.mark.parametrize("transition", TRANSITIONS)
 def test_after_half_a_change_every_execution_goes_on(
-    desk: Desk, logged: EmbeddedServer, transition: Callable[[Desk], Change]
+    desk: Desk, logged: EmbeddedServer, transition: Callable[[Desk], Change], rows: int
 ) -> None:
-    from tests.invariants.state_invariants import violations
+    whole = 0
+    for count, writes in halves(desk, logged, transition(desk)):
+        broken = violations(desk.namespace, desk.connection)
+        found = desk.repair(rows)
+        left = [one for one in violations(desk.namespace, desk.connection) if not LEFT.fullmatch(one)]
+        assert not left, f"after {count} of {len(writes)} writes, repaired: {found}"
+        assert not desk.repair(rows), "one pass is enough"
+        if count in (0, len(writes)):
+            assert not found, f"nothing was wrong: {broken}"
+            whole += 1
+    assert whole == 2
 
-    for which in halves(desk, logged, transition(desk)):
-        before = violations(desk.namespace, desk.connection)
-        wrong = repair(desk)
-        after = violations(desk.namespace, desk.connection)
-        again = repair(desk)
-        print(which[:120])
-        print("   before", before, "\n   wrong", wrong, "\n   AFTER", after, "\n   again", again)
+
+@pytest.mark.failure(43)
+def test_half_an_invoke_runs(desk: Desk, logged: EmbeddedServer) -> None:
+    one = ""
+
+    def change() -> None:
+        nonlocal one
+        one = desk.invoke()
+
+    for count, _ in halves(desk, logged, change):
+        desk.repair()
+        if one.encode() in desk.state.executions:
+            assert desk.deliver().id == one, f"after {count} writes"
+            assert not desk.read_entries("w1")
+
+
+@pytest.mark.failure(43)
+def test_half_of_the_last_childs_end_wakes_the_parent(desk: Desk, logged: EmbeddedServer) -> None:
+    by = desk.start()
+    desk.spawn(by, "kids", 2)
+    first, second = desk.deliver(), desk.deliver()
+    desk.park(by, "kids")
+    desk.finish(first)
+    for count, writes in halves(desk, logged, lambda: desk.finish(second)):
+        desk.repair()
+        fields = desk.execution(second.id)
+        if fields["status"] == b"completed":
+            assert desk.execution(by.id)["status"] == b"queued", f"after {count} of {len(writes)} writes"
+            assert desk.record(by.id, "kids")[2] == b"done"
+        else:
+            assert count == 0 and desk.execution(by.id)["status"] == b"waiting"
+
+
+@pytest.mark.failure(43)
+def test_a_slot_of_an_execution_that_does_not_want_it_is_released(desk: Desk) -> None:
+    stray = desk.finished()
+    desk.do("HSET", keys.SLOTS + QUEUE, stray, 9)
+    waiter = desk.invoke(**NEAR)
+    assert not desk.read_entries("w1", QUEUE)
+    assert desk.repair() == [(stray, "it held a slot without being runnable")]
+    assert desk.deliver(queue=QUEUE).id == waiter
+    desk.check()

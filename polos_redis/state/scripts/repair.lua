@@ -3,11 +3,11 @@
 -- have loaded its first writes only. An execution that nothing would continue becomes runnable again, and goes on from
 -- its journal; rows of what is not there are removed.
 -- KEYS  1 the partition's prefix
--- ARGV  1 which rows: 'queue' (the entries of a queue), 'suspensions' (the inbox), or 'queued' or 'waiting' (an index
---       of this status)  2 the queue, or the workflow of the index, else ''  3 cursor, '0' for the first page
+-- ARGV  1 which rows: 'queue' (the entries of a queue), 'suspensions' (the inbox), or the index of a status: 'queued',
+--       'waiting' or 'stuck'  2 the queue, or the workflow of the index, else ''  3 cursor, '0' for the first page
 --       4 how many rows
 -- Returns {the next cursor, '0' after the last page, rows looked at, flat list: execution, what was wrong}.
--- #include deletion
+-- #include cancelling
 local P, kind, name, cursor, limit = KEYS[1], unpack(ARGV)
 local HOLDERS <const> = 20 -- of a semaphore, looked at for each execution that waits for a slot
 local looked, repaired = 0, {}
@@ -76,15 +76,15 @@ local function check_queued(id, entry, workflow, run, queue, relations)
     if not redis.call('ZSCORE', P .. 'errands', 'l' .. id) then note_errand(P, 'l' .. id) end
     return
   end
-  if semaphore and redis.call('ZSCORE', P .. 'waiters:' .. semaphore, id) then
-    return check_holders(semaphore, relations.limit)
-  end
   redis.call('HDEL', P .. 'exec:' .. id, 'owner')
-  if semaphore and redis.call('HEXISTS', P .. 'slots:' .. semaphore, id) == 1 then
-    admit(P, id)
-  else
-    offer(P, id, workflow, run, queue, relations, carried(id))
+  if semaphore then
+    if redis.call('ZSCORE', P .. 'waiters:' .. semaphore, id) then
+      check_holders(semaphore, relations.limit)
+      return move_up(P, semaphore, relations.limit)
+    end
+    release_slot(P, semaphore, relations.limit, id, relations.slot or 0)
   end
+  offer(P, id, workflow, run, queue, relations, carried(id))
   note(id, 'it was queued without an entry')
 end
 
@@ -109,45 +109,92 @@ local function is_open(id, key)
   return true
 end
 
--- check_waiting: a waiting execution has an open wait.
-local function check_waiting(id, entry, workflow, created, run, queue, relations, waits)
+-- check_waits: look at all waits of an execution. Returns whether one is open.
+local function check_waits(id, waits)
   local open = false
   for _, key in ipairs(read_waits(waits)) do
     looked = looked + 1
     if is_open(id, key) then open = true end
   end
-  if entry then
-    take_off(P, queue, entry)
-    redis.call('HDEL', P .. 'exec:' .. id, 'entry', 'owner', 'attempts', 'progress', 'held_back')
-    note(id, 'it was waiting with an entry')
-  end
-  if open then return end
-  reindex(P, id, workflow, created, 'waiting', 'queued')
+  return open
+end
+
+-- continue: make an execution runnable that waits for nothing.
+local function continue(id, from, workflow, created, run, queue, relations)
+  reindex(P, id, workflow, created, from, 'queued')
   offer(P, id, workflow, run, queue, relations, carried(id))
   note(id, 'it was waiting for nothing')
 end
 
+-- recount: count the results of the children that a step waits for.
+local function recount(parent, key)
+  local record = record_of(P, parent, key)
+  if record[KIND] ~= 'child' or record[STATUS] ~= 'open' then return end
+  local left = record[CHILD_TOTAL]
+  local flat = redis.call('HGETALL', P .. 'journal:' .. parent)
+  for i = 1, #flat, 2 do
+    local result = string.byte(flat[i]) == 255 and read_record(flat[i + 1]) or {}
+    if result[RESULT_STEP] == key and result[RESULT_OPENED] == record[OPENED] then left = left - 1 end
+  end
+  if left == record[CHILD_LEFT] then return end
+  record[CHILD_LEFT] = left
+  if left == 0 then wake(P, parent, key, record, 'done') else rewrite(P, parent, key, record) end
+end
+
+-- complete: end an execution whose end was begun. Its finish event may come twice. Returns false when there is no
+-- result, which a retry drops.
+local function complete(id, status)
+  local field = ({completed = 'output', failed = 'error', cancelled = 'cancelled_by'})[status]
+  local value = redis.call('HGET', P .. 'exec:' .. id, field)
+  if not value then return false end
+  local e = redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS))
+  local event, from_outside, relations = '', status == 'cancelled', read_relations(e[EXEC_RELATIONS])
+  if status == 'completed' then
+    event = '\130' .. cmsgpack.pack('status', status, 'result') .. value -- a map of two
+  elseif status == 'failed' then
+    local error_type, text = unpack(read_record(value))
+    from_outside = error_type == 'WorkflowTimeoutError'
+    event = finish_event(P, id, status, field, (error_type or '') .. ': ' .. (text or ''))
+  else
+    event = finish_event(P, id, status, field, value)
+  end
+  e[EXEC_STATUS] = kind
+  ending(P, id, e, status, field, value, event, {}, {})
+  if from_outside and relations.kids then redis.call('ZADD', P .. 'timers', now, 'c' .. id) end
+  if relations.parent then recount(relations.parent, relations.key) end
+  note(id, 'its end was not complete')
+  return true
+end
+
 -- check_execution: look at the execution of a row in an index.
 local function check_execution(id)
-  local status, entry, workflow, run, queue, packed, created, waits, retention = unpack(redis.call('HMGET',
-    P .. 'exec:' .. id, 'status', 'entry', 'workflow', 'run', 'queue', 'relations', 'created', 'waits',
-    'retention'))
+  local exec = P .. 'exec:' .. id
+  local status, entry, workflow, run, queue, packed, created, waits, stuck = unpack(redis.call('HMGET', exec,
+    'status', 'entry', 'workflow', 'run', 'queue', 'relations', 'created', 'waits', 'stuck'))
   if not status then
     redis.call('ZREM', index_of(P, kind, name), id)
     return note(id, 'it was listed and is not there')
   end
+  if not is_live(status) then
+    if complete(id, status) then return end
+    redis.call('HSET', exec, 'status', 'queued') -- its retry was begun
+    status = 'queued'
+  end
   if status ~= kind then
-    redis.call('ZREM', index_of(P, kind, name), id)
-    redis.call('ZADD', index_of(P, status, name), created, id)
+    reindex(P, id, workflow, created, kind, status)
     note(id, 'it was listed as ' .. kind)
   end
-  local relations = read_relations(packed)
+  local relations, open = read_relations(packed), check_waits(id, waits)
+  if relations.deadline then add_row(id, 'timers', 'timers', relations.deadline, 't' .. id) end
   if status == 'queued' then
     check_queued(id, entry, workflow, run, queue, relations)
-  elseif status == 'waiting' then
-    check_waiting(id, entry, workflow, created, run, queue, relations, waits)
-  elseif status ~= kind and not is_live(status) then
-    redis.call('ZADD', P .. 'expiry', 'NX', now + retention, id)
+  elseif entry then
+    take_off(P, queue, entry)
+    redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'held_back')
+    note(id, 'it had an entry and was not queued')
+  end
+  if (status == 'waiting' and not open) or (status == 'stuck' and not stuck) then
+    continue(id, status, workflow, created, run, queue, relations)
   end
 end
 
