@@ -15,7 +15,7 @@ Table = tuple[str, bytes]  # a kind of rows, and the queue or workflow that they
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class RepairedPage:
     """A page of rows that has been looked through: the next one's cursor (None after the last), how many rows
     there were, and what was wrong with which executions."""
 
@@ -38,14 +38,14 @@ class Repairs:
         listed = [(status, name) for status in LIVE for name in workflows]
         return [*(("queue", name) for name in queues), *listed, ("suspensions", b"")]
 
-    async def page(self, prefix: bytes, table: Table, cursor: bytes, rows: int) -> Page:
+    async def page(self, prefix: bytes, table: Table, cursor: bytes, rows: int) -> RepairedPage:
         """Repair what is wrong in about `rows` rows."""
         after, looked, flat = await self._wire.call_script(
             scripts.REPAIR, prefix, *table, cursor, rows, patience=None
         )
         found = list(map(text, flat))
         wrong = list(zip(found[::2], found[1::2], strict=True))
-        return Page(None if after == FIRST else after, looked, wrong)
+        return RepairedPage(None if after == FIRST else after, looked, wrong)
 
     async def _members(self, key: bytes) -> list[bytes]:
         found: list[bytes] = await self._wire.call("SMEMBERS", key, patience=None)

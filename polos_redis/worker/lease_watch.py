@@ -16,7 +16,7 @@ from polos_redis.wire.wire import LONGEST_PAUSE
 LOOKS = 4  # per lease
 
 
-class LeaseWatch:
+class LeaseCounters:
     """The lease counters of one partition, as seen at each look. Times are seconds of one monotonic clock."""
 
     def __init__(self, lease_seconds: float) -> None:

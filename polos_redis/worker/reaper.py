@@ -25,7 +25,7 @@ from polos_redis.state.repairs import FIRST, Table
 from polos_redis.state.store import Store
 from polos_redis.values.text import text
 from polos_redis.wire.wire import Wire
-from polos_redis.worker.lease_watch import LeaseWatch
+from polos_redis.worker.lease_watch import LeaseCounters
 
 logger = logging.getLogger("polos.worker")
 
@@ -61,7 +61,7 @@ class Reaper:
         self.in_charge = in_charge
         self.overdue = overdue
         self.stats = stats
-        self._watch = LeaseWatch(lease_seconds)
+        self._watch = LeaseCounters(lease_seconds)
         self._tables: list[Table] = []  # to look through for half a change, and the cursor in the first one
         self._cursor = FIRST
         self._repaired_at = float("-inf")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import shutil
 import subprocess
@@ -19,7 +18,8 @@ from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys
 from tests.harness.desk import FAR, Desk
 from tests.harness.fleet_workflows import gated
-from tests.harness.programs import skip_without
+from tests.harness.programs import program, skip_without
+from tests.harness.redis_image import image
 from tests.harness.running import until, working
 from tests.harness.server_log import commands, cut, log_file
 from tests.harness.servers import KINDS, ChaosServer, server_binaries, wait_for
@@ -179,24 +179,13 @@ def test_the_script_of_the_compose_file_has_the_log_rewritten(
     cut_log: CutLog, kind: str, tmp_path: Path
 ) -> None:
     """The image's programs are on its PATH, and its server listens on the standard port."""
-    if shutil.which("redis-cli") is None:
-        skip_without("redis-cli", "there is no redis-cli on PATH")
+    program("redis-cli")
     server = cut_log.at((cut_log.start + cut_log.end) // 2)
     socket = tmp_path / "s"
-    programs = {
-        "docker-entrypoint.sh": 'exec "$@"',
-        "redis-server": f'exec {binary_of(kind)} "$@"',
-        "redis-cli": f'exec {shutil.which("redis-cli")} -s {socket} "$@"',
-    }
-    for name, text in programs.items():
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/sh\n{text}\n")
-        path.chmod(0o755)
-    folder = cut_log.folder / f"cut-{(cut_log.start + cut_log.end) // 2}"
-    command = ["sh", str(START_REDIS), str(START_REDIS.with_name("redis.conf")), "--dir", str(folder)]
-    command += ["--port", "0", "--unixsocket", str(socket), "--appendfsync", "always"]
-    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    command = ["sh", str(START_REDIS), str(START_REDIS.with_name("redis.conf"))]
+    command += ["--dir", str(server.data_dir), "--appendfsync", "always"]
+    command += ["--port", "0", "--unixsocket", str(socket)]
+    environment = image(tmp_path / "bin", binary_of(kind), "-s", str(socket))
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:

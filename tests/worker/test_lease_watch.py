@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polos_redis.wire.wire import LONGEST_PAUSE
-from polos_redis.worker.lease_watch import LOOKS, LeaseWatch
+from polos_redis.worker.lease_watch import LOOKS, LeaseCounters
 
 LATENCY = 0.002  # seconds between a request and its reply
 
@@ -63,7 +63,7 @@ def looks(
 ) -> list[tuple[float, float]]:
     """Watch a worker that renews at these times; returns when each look's reply came, and the silence then.
     Each look is late by one of `late`."""
-    watch, found, at, before = LeaseWatch(lease), [], 0.0, 0.0
+    watch, found, at, before = LeaseCounters(lease), [], 0.0, 0.0
     while at < until:
         served = reached(at, outages, watcher=True)
         counter = b"%d" % sum(renewal <= served for renewal in renewals)
@@ -117,7 +117,7 @@ def test_a_frozen_machine_presumes_nobody_dead(
     lease: float, frozen: float, watched: float, rest: float
 ) -> None:
     """Watcher and worker are stopped together, and their monotonic clocks go on."""
-    watch, at = LeaseWatch(lease), 0.0
+    watch, at = LeaseCounters(lease), 0.0
     while at < watched * lease / 3:
         watch.saw({"other": b"1"}, asked=at, answered=at + LATENCY, lost=0.0)
         at += watch.period
@@ -130,7 +130,7 @@ def test_a_frozen_machine_presumes_nobody_dead(
 
 
 def test_a_counter_seen_first_or_changed_is_watched_for_a_full_lease() -> None:
-    watch = LeaseWatch(4.0)
+    watch = LeaseCounters(4.0)
     for at in range(5):
         watch.saw({"old": b"7"}, asked=at, answered=at, lost=0.0)
     assert watch.silent_for("old") == 4.0
@@ -145,7 +145,7 @@ def test_a_counter_seen_first_or_changed_is_watched_for_a_full_lease() -> None:
 
 
 def test_time_without_a_connection_is_not_silence() -> None:
-    watch = LeaseWatch(4.0)
+    watch = LeaseCounters(4.0)
     watch.saw({"other": b"1"}, asked=0, answered=0, lost=0.0)
     watch.saw({"other": b"1"}, asked=1, answered=1, lost=0.75)
     assert watch.silent_for("other") == 0.25
