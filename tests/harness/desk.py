@@ -12,6 +12,7 @@ import msgpack
 
 from polos_redis.state import keys, scripts
 from polos_redis.state.journal import step_record
+from polos_redis.state.repairs import FIRST, LIVE
 from polos_redis.state.stuck import StuckReason
 from tests.invariants.state import Partition, RawConnection, read
 from tests.invariants.state_invariants import violations
@@ -276,6 +277,23 @@ class Desk:
         queue: str = "default",
     ) -> Any:
         return self.run("requeue_entries", queue, consumer, lease if lost else "back", most, *entries)
+
+    def repair(self, rows: int = 100) -> list[tuple[str, str]]:
+        """Look through the whole partition for half a change, as the reaper does; returns what was wrong."""
+        state = self.state
+        found: list[tuple[str, str]] = []
+        tables: list[tuple[str, bytes]] = [("queue", name) for name in state.listed_queues]
+        tables += [(status, name) for status in LIVE for name in (*state.workflows, b"")]
+        for kind, name in [*tables, ("suspensions", b"")]:
+            cursor = FIRST
+            while True:
+                cursor, _, flat = self.run("repair", kind, name, cursor, rows)
+                found += [
+                    (one.decode(), what.decode()) for one, what in zip(flat[::2], flat[1::2], strict=True)
+                ]
+                if cursor == FIRST:
+                    break
+        return found
 
     def parked(self, key: str = "ok", timeout: int = 0, **options: Any) -> str:
         """The id of an execution that waits for a person at `key`."""

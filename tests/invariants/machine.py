@@ -669,6 +669,12 @@ class Machine(RuleBasedStateMachine):
         for by in self.activations:
             by.sure = False
 
+    @rule(rows=st.sampled_from([1, 100]))
+    def repair(self, rows: int) -> None:
+        """No script leaves anything to repair."""
+        with self.desk.unchanged():
+            assert not self.desk.repair(rows)
+
     # --- checks after every step ----------------------------------------------------------
 
     @invariant()
