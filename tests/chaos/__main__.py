@@ -75,7 +75,9 @@ def _plans(options: argparse.Namespace) -> Iterator[Plan]:
         one = replace(plan, seed=options.seed + number)
         if options.varied:
             fsync, partitions, cluster, server = VARIATIONS[number % len(VARIATIONS)]
-            one = replace(one, fsync=fsync, partitions=partitions, cluster=cluster, binary=_binary(server))
+            found = server_binaries()[server]
+            binary = found if isinstance(found, Path) else chosen_binary()  # what this machine has
+            one = replace(one, fsync=fsync, partitions=partitions, cluster=cluster, binary=binary)
         yield one
 
 

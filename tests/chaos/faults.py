@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from tests.chaos.history import Fault, History
@@ -14,7 +14,7 @@ from tests.harness.fleet import Fleet, WorkerProcess
 from tests.harness.running import until
 
 MODULE = "tests.chaos.workflows"
-PAUSE_SECONDS = 3.0  # between two faults, at most
+PAUSE_SECONDS = 2.0  # between two faults of workers, and between two of the server, at most
 WORKERS_LEFT = 1  # that no fault has hit, so that there is somebody to recover the others' work
 
 
@@ -63,7 +63,8 @@ class Workers:
         self._hit.add(victim.pid)
         victim.pause()
         try:
-            await asyncio.sleep(rng.uniform(0.2, 3.0) * self._options["lease_seconds"])
+            leases = rng.choice((rng.uniform(0.2, 1.0), rng.uniform(2.0, 4.0)))
+            await asyncio.sleep(leases * self._options["lease_seconds"])
         finally:
             victim.resume()
         fault.ended = time.monotonic()
@@ -243,7 +244,7 @@ class ClusterFaults:
 
 
 class Faults:
-    """Faults in random order: each kind once before any comes again. Those of workers overlap the others."""
+    """Faults in random order, each kind once before any comes again: of workers, and meanwhile of the server."""
 
     def __init__(self, workers: Workers, servers: ServerFaults | ClusterFaults, seed: int) -> None:
         self._history = workers.history
@@ -254,42 +255,41 @@ class Faults:
             "worker stopped": workers.terminate,
             "all workers killed": workers.kill_all,
         }
-        self._random = random.Random(f"faults {seed}")
-        self._one_at_a_time = asyncio.Lock()  # of the server's
-
-    @property
-    def kinds(self) -> list[str]:
-        return [*self._workers, *self._servers.kinds]
+        self._seed = seed
 
     async def run(self, seconds: float) -> None:
         """Go on for that long, and until each kind has occurred; return when the last one is over."""
-        end, deck = time.monotonic() + seconds, self._shuffled()
-        pause = min(PAUSE_SECONDS, seconds / len(deck))
+        end = time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:
-            done = 0
-            while time.monotonic() < end or done < len(self.kinds):
-                deck = deck or self._shuffled()
-                kind, rng = deck.pop(), random.Random(self._random.random())
-                if kind in self._workers:
-                    group.create_task(_call(self._workers[kind], rng))
-                else:
-                    async with self._one_at_a_time:  # waits for the one before
-                        pass
-                    group.create_task(self._hit_server(kind, rng))
-                done += 1
-                await asyncio.sleep(self._random.uniform(0.4, 1.0) * pause)
+            group.create_task(self._hit_workers(end, group))
+            group.create_task(self._hit_servers(end))
 
-    def _shuffled(self) -> list[str]:
-        return self._random.sample(self.kinds, len(self.kinds))
+    async def _hit_workers(self, end: float, group: asyncio.TaskGroup) -> None:
+        """One after the other, without waiting for those that take time."""
+        async for kind, rng in self._kinds("workers", list(self._workers), end):
+            group.create_task(_call(self._workers[kind], rng))
 
-    async def _hit_server(self, kind: str, rng: random.Random) -> None:
-        async with self._one_at_a_time:
+    async def _hit_servers(self, end: float) -> None:
+        async for kind, rng in self._kinds("servers", list(self._servers.kinds), end):
             fault = Fault(kind, time.monotonic())
             self._history.faults.append(fault)
             try:
                 await self._servers.kinds[kind](rng, fault)
             finally:
                 fault.ended = time.monotonic()
+
+    async def _kinds(
+        self, what: str, kinds: list[str], end: float
+    ) -> AsyncIterator[tuple[str, random.Random]]:
+        """Each kind with random numbers of its own, after a pause."""
+        rng, deck, left = random.Random(f"{what} {self._seed}"), list[str](), set(kinds)
+        pause = min(PAUSE_SECONDS, (end - time.monotonic()) / len(kinds))
+        while left or time.monotonic() < end:
+            deck = deck or rng.sample(kinds, len(kinds))
+            kind = deck.pop()
+            left.discard(kind)
+            yield kind, random.Random(rng.random())
+            await asyncio.sleep(rng.uniform(0.4, 1.0) * pause)
 
 
 async def _call(function: Callable[[random.Random], Awaitable[None]], rng: random.Random) -> None:

@@ -302,7 +302,8 @@ class Load:
         await self._through("steps", {"parks": self._random.random() < 0.2, "pause": self._seconds(1.5)})
 
     async def _long(self) -> None:
-        handle = await self._start("long", {"steps": self._random.randint(2, 8)})
+        steps, seconds = self._random.choice(((8, 0.5), (4, 1.0), (2, 3.0)))
+        handle = await self._start("long", {"steps": steps, "seconds": seconds})
         if self._random.random() < 0.5:
             await asyncio.sleep(self._seconds(3))
             began = time.monotonic()

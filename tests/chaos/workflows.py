@@ -126,10 +126,10 @@ async def steps(ctx: WorkflowContext, input: Any) -> dict[str, str]:
 
 @workflow
 async def long(ctx: WorkflowContext, input: Any) -> dict[str, str]:
-    """Steps of half a second; some of its executions are cancelled."""
+    """Slow steps; some of its executions are cancelled."""
     acting = Acting(ctx)
     for number in range(input["steps"]):
-        await acting.step(f"step-{number}", 0.5, thread=number % 2 == 1)
+        await acting.step(f"step-{number}", input["seconds"], thread=number % 2 == 1)
     return acting.given
 
 
