@@ -15,6 +15,7 @@ from tests.harness.running import until
 
 MODULE = "tests.chaos.workflows"
 PAUSE_SECONDS = 2.0  # between two faults of workers, and between two of the server, at most
+KEEP_SECONDS = 0.2
 WORKERS_LEFT = 1  # that no fault has hit, so that there is somebody to recover the others' work
 
 
@@ -33,6 +34,13 @@ class Workers:
         for worker in self.fleet.workers:
             await worker.ready()
 
+    async def keep(self) -> None:
+        """Replace every worker that has ended, whatever ended it."""
+        while True:
+            for _ in range(self._count - sum(one.running for one in self.fleet.workers)):
+                self._launch()
+            await asyncio.sleep(KEEP_SECONDS)
+
     def _launch(self) -> None:
         self.fleet.launch(defined_in=MODULE, **self._options)
 
@@ -40,12 +48,12 @@ class Workers:
         return [one for one in self.fleet.workers if one.running and one.pid not in self._hit]
 
     async def kill(self, rng: random.Random) -> None:
-        """Kill one and replace it."""
+        """Kill one."""
         victim = await self._victim(rng)
         await self._kill([victim], "worker killed")
 
     async def kill_all(self, rng: random.Random) -> None:
-        """Kill all that are not frozen, and replace them."""
+        """Kill all that are not frozen."""
         await self._kill(self._whole(), "all workers killed")
 
     async def _kill(self, victims: list[WorkerProcess], kind: str) -> None:
@@ -53,8 +61,6 @@ class Workers:
         for victim in victims:
             victim.kill()
         fault.ended = time.monotonic()
-        for _ in victims:
-            self._launch()
 
     async def freeze(self, rng: random.Random) -> None:
         """Freeze one for less or for more than its lease."""
@@ -71,12 +77,11 @@ class Workers:
         self._hit.discard(victim.pid)
 
     async def terminate(self, rng: random.Random) -> None:
-        """Stop one as an operator does, and replace it."""
+        """Stop one as an operator does."""
         victim = await self._victim(rng)
         fault = self._fault("worker stopped", victim)
         self._hit.add(victim.pid)
         victim.terminate()
-        self._launch()
         status = await victim.ended()
         fault.ended = time.monotonic()
         if status:
@@ -86,23 +91,15 @@ class Workers:
         """Stop all."""
         running = [worker for worker in self.fleet.workers if worker.running]
         for worker in running:
-            await worker.ready()  # one that is just starting takes no signals yet
+            await _started(worker)  # one that is just starting takes no signals yet
             worker.terminate()
         for worker in running:
             if status := await worker.ended():
                 self.history.left.append(f"worker {worker.pid} exited with {status} after SIGTERM")
 
     async def complete(self) -> None:
-        """Wait until as many as there should be are ready, and note any that ended by itself."""
-        for worker in self.fleet.workers:
-            if worker.running:
-                await worker.ready()
-        for _ in range(self._count - len(self._whole())):
-            await self._start_one()
-
-    async def _start_one(self) -> None:
-        self._launch()
-        await self.fleet.workers[-1].ready()
+        """Wait until as many as there should be are ready."""
+        await until(lambda: len(self._ready()) == self._count, "all workers to be ready")
 
     async def _victim(self, rng: random.Random) -> WorkerProcess:
         await until(lambda: len(self._ready()) > WORKERS_LEFT, "workers to choose one from")
@@ -124,6 +121,10 @@ class Workers:
         struck = {pid for fault in self.history.faults for pid in fault.pids if fault.kind != "worker frozen"}
         ended = [one for one in self.fleet.workers if not one.running and one.pid not in struck]
         return [f"worker {one.pid} ended by itself: {one.log.strip().splitlines()[-1:]}" for one in ended]
+
+
+async def _started(worker: WorkerProcess) -> None:
+    await until(lambda: worker.is_ready or not worker.running, "a worker to be ready")
 
 
 class ServerFaults:
@@ -244,7 +245,7 @@ class ClusterFaults:
 
 
 class Faults:
-    """Faults in random order, each kind once before any comes again: of workers, and meanwhile of the server."""
+    """Faults in random order, each kind once before any comes again. Those of workers overlap the others."""
 
     def __init__(self, workers: Workers, servers: ServerFaults | ClusterFaults, seed: int) -> None:
         self._history = workers.history

@@ -74,6 +74,7 @@ async def _run(
     plan: Plan, folder: Path, target: OneServer | ServerCluster, history: History, say: Callable[[str], None]
 ) -> None:
     os.environ["POLOS_PARTITIONS"] = str(plan.partitions)
+    os.environ["POLOS_PATIENCE_SECONDS"] = "3"  # of workers, as `polos worker` has it
     options = {"lease_seconds": plan.lease_seconds, "max_deliveries": 1000, "grace_seconds": 2.0}
     with Fleet(target.url, NAMESPACE, folder) as fleet:
         effects = EffectsFile(fleet.effects_file)
@@ -90,7 +91,7 @@ async def _run(
         async with PolosClient(target.url, NAMESPACE, patience_seconds=PATIENCE_SECONDS) as client:
             load = Load(client, history, effects, plan.seed)
             async with asyncio.TaskGroup() as group:
-                beside = [watch.run(), load.run(plan.users), _progress(history, load, say)]
+                beside = [workers.keep(), watch.run(), load.run(plan.users), _progress(history, load, say)]
                 tasks = [group.create_task(one) for one in beside]
                 await asyncio.sleep(1.0)  # something is running when the first fault strikes
                 await faults.run(plan.seconds)

@@ -148,6 +148,7 @@ class _Line:
 
     def reset(self) -> None:
         sock: socket.socket = self._client.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST, not FIN
+        if not self._client.is_closing():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST, not FIN
         self._client.transport.abort()
         self.task.cancel()
