@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from tests.chaos.history import Fault, History
@@ -14,7 +14,7 @@ from tests.harness.fleet import Fleet, WorkerProcess
 from tests.harness.running import until
 
 MODULE = "tests.chaos.workflows"
-PAUSE_SECONDS = 2.0  # between two faults of workers, and between two of the server, at most
+PAUSE_SECONDS = 5.0  # between two faults of workers, and between two of the server, at most
 KEEP_SECONDS = 0.2
 WORKERS_LEFT = 1  # that no fault has hit, so that there is somebody to recover the others' work
 
@@ -49,7 +49,7 @@ class Workers:
 
     async def kill(self, rng: random.Random) -> None:
         """Kill one."""
-        victim = await self._victim(rng)
+        victim = self._victim(rng)
         await self._kill([victim], "worker killed")
 
     async def kill_all(self, rng: random.Random) -> None:
@@ -64,7 +64,7 @@ class Workers:
 
     async def freeze(self, rng: random.Random) -> None:
         """Freeze one for less or for more than its lease."""
-        victim = await self._victim(rng)
+        victim = self._victim(rng)
         fault = self._fault("worker frozen", victim)
         self._hit.add(victim.pid)
         victim.pause()
@@ -78,7 +78,7 @@ class Workers:
 
     async def terminate(self, rng: random.Random) -> None:
         """Stop one as an operator does."""
-        victim = await self._victim(rng)
+        victim = self._victim(rng)
         fault = self._fault("worker stopped", victim)
         self._hit.add(victim.pid)
         victim.terminate()
@@ -101,8 +101,12 @@ class Workers:
         """Wait until as many as there should be are ready."""
         await until(lambda: len(self._ready()) == self._count, "all workers to be ready")
 
-    async def _victim(self, rng: random.Random) -> WorkerProcess:
-        await until(lambda: len(self._ready()) > WORKERS_LEFT, "workers to choose one from")
+    async def enough(self) -> None:
+        """Wait until there are workers to choose a victim from."""
+        while len(self._ready()) <= WORKERS_LEFT:  # noqa: ASYNC110 - they are other processes
+            await asyncio.sleep(KEEP_SECONDS)
+
+    def _victim(self, rng: random.Random) -> WorkerProcess:
         return rng.choice(self._ready())
 
     def _ready(self) -> list[WorkerProcess]:
@@ -248,9 +252,8 @@ class Faults:
     """Faults in random order, each kind once before any comes again. Those of workers overlap the others."""
 
     def __init__(self, workers: Workers, servers: ServerFaults | ClusterFaults, seed: int) -> None:
-        self._history = workers.history
-        self._servers = servers
-        self._workers: dict[str, Callable[[random.Random], Awaitable[None]]] = {
+        self._workers, self._servers = workers, servers
+        self._kinds_of_workers: dict[str, Callable[[random.Random], Coroutine[Any, Any, None]]] = {
             "worker killed": workers.kill,
             "worker frozen": workers.freeze,
             "worker stopped": workers.terminate,
@@ -267,13 +270,14 @@ class Faults:
 
     async def _hit_workers(self, end: float, group: asyncio.TaskGroup) -> None:
         """One after the other, without waiting for those that take time."""
-        async for kind, rng in self._kinds("workers", list(self._workers), end):
-            group.create_task(_call(self._workers[kind], rng))
+        async for kind, rng in self._kinds("workers", list(self._kinds_of_workers), end):
+            await self._workers.enough()
+            group.create_task(self._kinds_of_workers[kind](rng))
 
     async def _hit_servers(self, end: float) -> None:
         async for kind, rng in self._kinds("servers", list(self._servers.kinds), end):
             fault = Fault(kind, time.monotonic())
-            self._history.faults.append(fault)
+            self._workers.history.faults.append(fault)
             try:
                 await self._servers.kinds[kind](rng, fault)
             finally:
@@ -291,7 +295,3 @@ class Faults:
             left.discard(kind)
             yield kind, random.Random(rng.random())
             await asyncio.sleep(rng.uniform(0.4, 1.0) * pause)
-
-
-async def _call(function: Callable[[random.Random], Awaitable[None]], rng: random.Random) -> None:
-    await function(rng)
