@@ -21,6 +21,7 @@ from .times import utc
 class Status(StrEnum):
     queued = "queued"
     waiting = "waiting"
+    stuck = "stuck"
     completed = "completed"
     failed = "failed"
     cancelled = "cancelled"

@@ -136,11 +136,12 @@ class PolosClient(Connection):
         await ending.cancel(self, execution_id, cancelled_by=cancelled_by)
 
     async def retry(self, execution_id: str) -> int:
-        """Continue a failed execution from its journal, as a new run; return the number of that run.
+        """Continue a failed or stuck execution from its journal, as a new run; return the number of that run.
 
         Steps, waits and children that succeeded keep their results. Those that failed, timed out or were
-        closed run again. Raises `ExecutionNotFoundError`, `NotFailedError` if the execution has not failed,
-        or `InternalWorkflowError` for an internal workflow: only a retry of its parent runs it again.
+        closed run again if the execution has failed; a stuck one keeps its whole journal. Raises
+        `ExecutionNotFoundError`, `NotFailedError` if the execution is neither failed nor stuck, or
+        `InternalWorkflowError` for an internal workflow: only a retry of its parent runs it again.
         """
         return await ending.retry(self, execution_id)
 

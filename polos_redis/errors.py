@@ -283,7 +283,7 @@ class NotFinishedError(PolosError):
 
 
 class NotFailedError(PolosError):
-    """Only a failed execution can be retried; `status` is its current status."""
+    """Only a failed or stuck execution can be retried; `status` is its current status."""
 
     def __init__(self, execution_id: str, status: str) -> None:
         self.execution_id = execution_id
@@ -291,7 +291,9 @@ class NotFailedError(PolosError):
         super().__init__(execution_id, status)
 
     def __str__(self) -> str:
-        return f"execution {self.execution_id} can't be retried: it is {self.status}, not failed"
+        return (
+            f"execution {self.execution_id} can't be retried: it is {self.status}, neither failed nor stuck"
+        )
 
 
 class WorkerLostError(PolosError):
@@ -374,7 +376,7 @@ class ExecutionFinishedError(ResumeError):
     def __str__(self) -> str:
         if not self.what:
             return f"execution {self.execution_id} has already finished: it is {self.status}"
-        if self.status in ("queued", "waiting"):
+        if self.status in ("queued", "waiting", "stuck"):
             return f"{self.what} of {self.execution_id} was closed: the workflow continued without an answer"
         return f"{self.what} of {self.execution_id} was closed: the execution is {self.status}"
 

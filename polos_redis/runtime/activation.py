@@ -350,8 +350,11 @@ class Activation:
                 del self.waits[key]
             self.touches += 1
 
-    def notify(self, key: str, record: bytes) -> None:
-        """Receive the decision of a wait: from a notice, a park, or the journal when it is read again."""
+    def notify(self, key: str, record: bytes, answer: int = 0) -> None:
+        """Receive the decision of a wait: from a notice, a park, or the journal when it is read again. The
+        notice of an accepted `answer` has its number, see `FencedJournal.heard_answer`."""
+        if answer:
+            self.journal.heard_answer(answer)
         if journal.is_open(record):
             return
         wait = self.waits.get(key)
@@ -414,7 +417,9 @@ class Activation:
             return
         park = self.host.store.fenced.park
         try:
-            reply = await self.journal.reply_to(lambda known: park(self.fence, known, state, given_up, waits))
+            reply = await self.journal.leave(
+                lambda known, answers: park(self.fence, known, answers, state, given_up, waits)
+            )
         except PolosError as error:
             self.dropped(f"park refused: {error}", pause=True)
             return
@@ -428,11 +433,14 @@ class Activation:
             )
             self.host.stats.parks[self.workflow.id] += 1
             self.end("parked")
+        elif reply > 0:
+            self._unpark([])
         else:
             self.dropped(refusal(reply), pause=reply == NO_SUCH_WAIT)
 
     def _unpark(self, reply: list[bytes]) -> None:
-        """Continue in place with the decisions that came before the park: [.., step key, record, ...]."""
+        """Continue in place with the decisions that came before the park: [.., step key, record, ...]; none
+        if the journal was read again."""
         self.state = State.RUNNING
         self._open_gate()
         for key, record in zip(reply[1::2], reply[2::2], strict=True):

@@ -45,7 +45,9 @@ class Holder(Protocol):
 class FencedJournal:
     """The journal of one activation behind its fence.
 
-    `records` is the journal as far as known, `known` how many changes that includes.
+    `records` is the journal as far as known, `known` how many changes that includes, and `answers` how many
+    accepted answers that were not there when the execution was queued: an activation can't leave without
+    having seen all of them.
     """
 
     __slots__ = (
@@ -55,6 +57,7 @@ class FencedJournal:
         "_store",
         "_unconfirmed",
         "_verifying",
+        "answers",
         "epoch",
         "fence",
         "known",
@@ -69,6 +72,7 @@ class FencedJournal:
         self._holder: Holder | None = holder
         self.records: dict[bytes, bytes] = {}
         self.known = 0
+        self.answers = 0
         self.epoch = host.store.wire.epoch
         self._unconfirmed = False
         self._verifying: asyncio.Future[None] | None = None
@@ -92,6 +96,7 @@ class FencedJournal:
         """Start from a loaded journal; loading it made this activation the owner."""
         self.records = loaded.journal
         self.known = int(loaded.journal.get(journal.COUNT, b"0"))
+        self.answers = max(self.answers, loaded.answers)
         self.epoch = epoch
 
     def take_inlined(self, records: dict[bytes, bytes]) -> None:
@@ -100,6 +105,12 @@ class FencedJournal:
         self.records = records
         self.known = int(records[journal.COUNT])
         self._unconfirmed = True
+
+    def heard_answer(self, number: int) -> None:
+        """Note that the notice of an accepted answer has come; `number` counts them since the execution was
+        queued. After a gap, a notice is lost: the next look makes up for it."""
+        if number == self.answers + 1:
+            self.answers = number
 
     def unreached(self, used: Container[str], passed_over: Container[str]) -> list[bytes]:
         """Returns the names of journaled steps that are in neither collection of step keys."""
@@ -146,6 +157,7 @@ class FencedJournal:
             return
         self.epoch = epoch
         self.known = known
+        self.answers = max(self.answers, loaded.answers)
         # a record from a notice that came before this reply is newer than the reply
         newer = {name: record for name, record in self.records.items() if record is not before.get(name)}
         self.records = loaded.journal | newer
@@ -184,6 +196,16 @@ class FencedJournal:
             elif type(reply) is not int:
                 self.records[name] = reply[1]
             return changes
+
+    async def leave(self, send: Callable[[int, int], asyncio.Future[Any]]) -> Any:
+        """Send a write that ends the activation, until its reply is known; returns it. `send` gets the
+        number of known changes and of answers seen. A reply that is a number above 0 says that an answer was
+        accepted that this activation had not seen: by then the journal has been read again, and the write may
+        be sent again. Raises the server's refusal."""
+        reply = await self.reply_to(lambda known: send(known, self.answers))
+        if type(reply) is int and reply > 0:
+            await self.verify()
+        return reply
 
     async def reply_to(self, send: Callable[[int], asyncio.Future[Any]]) -> Any:
         """Send a write that journals nothing until its reply is known; returns it. Raises the server's
@@ -231,14 +253,16 @@ class FencedJournal:
                 self._host.spawn(self._resend_finish(outcome, done))
             elif error is not None:
                 self._end(f"finish refused: {error}", pause=True)
-            elif future.result() != 0:
+            elif future.result() > 0:
+                self._host.spawn(self._look_and_finish(outcome, done))
+            elif future.result() < 0:
                 self._end(refusal(future.result()))
             else:
                 done(outcome, True)
 
         one = outcome
         future = self._store.fenced.finish(
-            self.fence, self.known, one.status, one.value, one.event, one.fields(), one.events
+            self.fence, self.known, self.answers, one.status, one.value, one.event, one.fields(), one.events
         )
         future.add_done_callback(replied, context=tasks.OUTSIDE)
 
@@ -249,6 +273,15 @@ class FencedJournal:
             if ended is not None and ended.status in FINISHED:
                 done(outcome, False)  # by the write whose reply was lost, or by someone entitled to
                 return
+            await self.verify()
+        except PolosError as error:
+            self._end(f"finish refused: {error}", pause=True)
+            return
+        self.finish(outcome, done)
+
+    async def _look_and_finish(self, outcome: Outcome, done: Callable[[Outcome, bool], None]) -> None:
+        """Finish after an answer was accepted that this activation had not seen."""
+        try:
             await self.verify()
         except PolosError as error:
             self._end(f"finish refused: {error}", pause=True)

@@ -14,7 +14,7 @@ Text = Annotated[str, Field(min_length=1)]
 PERSON_NAME = "A person's name has no invisible characters, and letters of one script."
 Person = Annotated[str, Field(json_schema_extra={"format": "person-name", "maxLength": LONGEST})]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-Status = Literal["queued", "waiting", "completed", "failed", "cancelled"]
+Status = Literal["queued", "waiting", "stuck", "completed", "failed", "cancelled"]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[
     str | None, Query(pattern=r"^[0-9]{1,18}$", description="The next_cursor of the page before.")

@@ -12,23 +12,26 @@ from polos_redis.state.partitions import Partitions, pack_roots
 from polos_redis.state.start import DEFAULTS, Start
 from polos_redis.values.text import raw, text
 
+UNFINISHED = ("queued", "waiting", "stuck")
 FINISHED = ("completed", "failed", "cancelled")
 NAMES_PER_CALL = 100  # workflows per call of a script, so that none takes long
 RECORDS_PER_CALL = 500  # of a journal
 BYTES_PER_CALL = 1 << 20  # of records, beyond the last few
 LEAST_LOOKED_AT = 100  # rows of all workflows that a page of one workflow looks at
-STATUSES = ("queued", "waiting", *FINISHED)
+STATUSES = (*UNFINISHED, *FINISHED)
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An execution that has started before, as an activation loads it."""
+    """An execution that has started before, as an activation loads it. `answers`: how many the journal has
+    that were accepted since the execution was queued."""
 
     input: bytes
     started: bool
     losses: int
     origin: bytes | None
     journal: dict[bytes, bytes]
+    answers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +75,14 @@ class Executions:
         )
         if reply is None:
             return None
-        packed, started, losses, origin, flat = reply
+        packed, started, losses, origin, flat, answers = reply
         return Loaded(
             packed,
             started is not None,
             int(losses or 0),
             origin,
             dict(zip(flat[::2], flat[1::2], strict=True)),
+            int(answers or 0),
         )
 
     async def cancel(self, execution_id: str, run: int, by: str, created: bytes) -> list[Any]:
@@ -99,7 +103,7 @@ class Executions:
         return reply
 
     async def retry(self, execution_id: str, run: int, created: bytes) -> list[Any]:
-        """Continue a failed execution as a new run; returns the tagged reply of retry.lua.
+        """Continue a failed or stuck execution as a new run; returns the tagged reply of retry.lua.
 
         `run` and `created` as in `cancel`.
         """

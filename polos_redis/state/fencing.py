@@ -50,7 +50,12 @@ class RaceMembership(NamedTuple):
 
 class FencedWrites:
     """All writes of activations. `by` is the writer's fence, `known` the number of journal changes it knows,
-    `events` alternates types and encoded data."""
+    `events` alternates types and encoded data.
+
+    `park`, `stick` and `finish` end the activation. `answers` says how many answers that were accepted since
+    its execution was queued the activation has seen. When there are more, they change nothing, and reply with
+    the journal's number of changes, which is above 0: the activation has to look again.
+    """
 
     def __init__(self, partitions: Partitions) -> None:
         self._partitions = partitions
@@ -169,15 +174,27 @@ class FencedWrites:
         return self._run(scripts.CHOOSE_WINNER, by, known, key, branch, *started)
 
     def park(
-        self, by: Fence, known: int, state: bytes, given_up: Sequence[bytes], waits: Sequence[bytes]
+        self,
+        by: Fence,
+        known: int,
+        answers: int,
+        state: bytes,
+        given_up: Sequence[bytes],
+        waits: Sequence[bytes],
     ) -> Future[Any]:
         """End the activation at its open waits, closing those it has given up."""
-        return self._run(scripts.PARK, by, known, state, len(given_up), *given_up, *waits)
+        return self._run(scripts.PARK, by, known, state, answers, len(given_up), *given_up, *waits)
+
+    def stick(self, by: Fence, known: int, answers: int, state: bytes, reason: bytes) -> Future[int]:
+        """End the activation, and leave its execution stuck until somebody retries or cancels it; `reason`
+        is a packed `StuckReason`."""
+        return self._run(scripts.STICK, by, known, state, answers, reason)
 
     def finish(
         self,
         by: Fence,
         known: int,
+        answers: int,
         status: str,
         value: bytes,
         event: bytes,
@@ -187,7 +204,15 @@ class FencedWrites:
         """End the execution with its output or error. `event` is its finish event, `fields` what else is
         stored with it: names and values in turn."""
         return self._run(
-            scripts.FINISH, by, known, status, value, event, _pack(fields) if fields else b"", *events
+            scripts.FINISH,
+            by,
+            known,
+            answers,
+            status,
+            value,
+            event,
+            _pack(fields) if fields else b"",
+            *events,
         )
 
     def auto_retry(

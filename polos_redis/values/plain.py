@@ -145,7 +145,7 @@ def _plain(value: Any, depth: int) -> Any:
     if cls is int:
         return value if value.bit_length() < _BIG else hex(value)
     if cls is float:
-        return value if isfinite(value) else _not_finite(value)
+        return value if isfinite(value) else not_finite(value)
     if cls is bytes:
         return _text(value)
     if depth >= _DEEPEST:
@@ -231,7 +231,7 @@ def _key(key: Any, depth: int) -> str:
     return dumps(value) if type(value) is dict else str(value)
 
 
-def _not_finite(value: float) -> str:
+def not_finite(value: float) -> str:
     """The name under which pydantic reads it back as the same float."""
     return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
 

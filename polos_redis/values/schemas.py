@@ -1,7 +1,7 @@
 """JSON schemas of types, and conversion of JSON to those types.
 
 A schema is created where the type is imported, and stored so that other processes can check answers against
-it (schema_errors.py). pydantic is imported at first use.
+it (schema_check.py). pydantic is imported at first use.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import copy
 import functools
 import json
 from collections.abc import Set
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from polos_redis import failures
 from polos_redis.errors import ConfigurationError, NotStorableError
 from polos_redis.values import bounds, type_names
 from polos_redis.values.json_text import read_json
+from polos_redis.values.plain import not_finite
 from polos_redis.values.validation import bounded_type
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def describe(what: str, annotation: Any, *, option: str = "schema") -> tuple[dic
     """
     try:
         schema = _schema(annotation)
-        json.dumps(schema)  # a type may add anything to its schema
+        json.dumps(schema, allow_nan=False)  # a type may add anything to its schema
     except BaseException as error:  # from pydantic, or anything from the type's own hooks
         why = failures.text_of(error).partition("\n")[0]  # the rest is pydantic's advice with links
         raise ConfigurationError(f"{what}: {option}={annotation!r} has no JSON schema: {why}") from error
@@ -51,7 +53,7 @@ def describe(what: str, annotation: Any, *, option: str = "schema") -> tuple[dic
 def complete(annotation: Any) -> dict[str, Any]:
     """The JSON schema of values that leave nothing out: every field of a model or dataclass is required, and
     there are no others."""
-    return copy.deepcopy(_adapter(annotation).json_schema(schema_generator=_complete_generator()))
+    return copy.deepcopy(_as_json(_adapter(annotation).json_schema(schema_generator=_complete_generator())))
 
 
 def core_schema(annotation: Any) -> Any:
@@ -124,7 +126,29 @@ def _schema(annotation: Any) -> dict[str, Any]:
     try:
         return _cached_schema(annotation)
     except TypeError:  # unhashable annotations are not cached
-        return _adapter(annotation).json_schema(schema_generator=_generator())
+        return _generated(annotation)
+
+
+def _generated(annotation: Any) -> dict[str, Any]:
+    found: dict[str, Any] = _as_json(_adapter(annotation).json_schema(schema_generator=_generator()))
+    return found
+
+
+def _as_json(schema: Any) -> Any:
+    """A schema without numbers that JSON lacks: an infinite default becomes its name, an infinite bound is
+    left out."""
+    if isinstance(schema, dict):
+        return {
+            name: _as_json(item)
+            for name, item in schema.items()
+            if name not in _BOUNDS or not isinstance(item, float) or isfinite(item)
+        }
+    if isinstance(schema, list):
+        return [_as_json(item) for item in schema]
+    return not_finite(schema) if isinstance(schema, float) and not isfinite(schema) else schema
+
+
+_BOUNDS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"))
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
@@ -136,7 +160,7 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 @functools.lru_cache(maxsize=256)
 def _cached_schema(annotation: Any) -> dict[str, Any]:
-    return _adapter(annotation).json_schema(schema_generator=_generator())
+    return _generated(annotation)
 
 
 @functools.cache

@@ -118,7 +118,7 @@ class WorkerHost:
         for activation in self.active:
             if activation.id == execution_id:
                 if notice[0] == b"wake":
-                    activation.notify(text(notice[2]), notice[3])
+                    activation.notify(text(notice[2]), *notice[3:])
                 elif notice[0] == b"cancelled" and notice[2] == activation.fence.entry:
                     logger.info("cancelled", extra={"execution": execution_id})
                     activation.end("cancelled")

@@ -225,7 +225,7 @@ async def test_retry_resumes_a_failed_execution_once(polos: Command, working: Po
         assert await handle.result(timeout=DEADLINE) == 2
         repeated, shown = await polos("retry", handle.id), await polos("show", handle.id)
     assert repeated.code == 1
-    assert "it is completed, not failed" in repeated.sentence
+    assert "it is completed, neither failed nor stuck" in repeated.sentence
     assert "run         2, after LookupError: no ink\n" in shown.out
 
 

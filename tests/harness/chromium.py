@@ -30,6 +30,7 @@ ARGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
+expect.set_options(timeout=20_000)  # a loaded machine is slow: five seconds are not enough for all
 SECRET = "a secret of more than 32 characters, for tests"
 
 

@@ -12,6 +12,7 @@ import msgpack
 
 from polos_redis.state import keys, scripts
 from polos_redis.state.journal import step_record
+from polos_redis.state.stuck import StuckReason
 from tests.invariants.state import Partition, RawConnection, read
 from tests.invariants.state_invariants import violations
 
@@ -24,6 +25,8 @@ RETENTION = 600_000
 SHOWN_DIGEST = b"d" * 32
 AUDIT_MS = 3_600_000
 FAR = 3_600_000  # ms: beyond the end of any test
+ALL = 1_000_000  # answers seen by an activation that has seen all of them
+REASON = StuckReason("unreached", ("ok",), "flow.py:7", "its code has not reached ok").pack()
 
 _SCRIPTS = {script.name: script for script in scripts.ALL}
 _numbers = itertools.count(1)
@@ -196,11 +199,23 @@ class Desk:
     def choose(self, by: Activated, key: str, branch: str, *others: Arg) -> Any:
         return _learn_changes(by, self.run("choose_winner", *by.fence, key, branch, *others))
 
-    def park(self, by: Activated, *waits: Arg, given_up: Sequence[Arg] = (), state: bytes = b"") -> Any:
-        return self.run("park", *by.fence, state, len(given_up), *given_up, *waits)
+    def park(
+        self,
+        by: Activated,
+        *waits: Arg,
+        given_up: Sequence[Arg] = (),
+        state: bytes = b"",
+        seen: int = ALL,
+    ) -> Any:
+        return self.run("park", *by.fence, state, seen, len(given_up), *given_up, *waits)
 
-    def finish(self, by: Activated, status: str = "completed", value: bytes = b"\x01") -> Any:
-        return self.run("finish", *by.fence, status, value, b"\x81\xa6status\x01", "")
+    def stick(self, by: Activated, *, state: bytes = b"", seen: int = ALL, reason: bytes = REASON) -> Any:
+        return self.run("stick", *by.fence, state, seen, reason)
+
+    def finish(
+        self, by: Activated, status: str = "completed", value: bytes = b"\x01", *, seen: int = ALL
+    ) -> Any:
+        return self.run("finish", *by.fence, seen, status, value, b"\x81\xa6status\x01", "")
 
     def next_millisecond(self) -> None:
         """Wait for the next millisecond of the server's clock: wait records opened under one key in several
@@ -261,6 +276,13 @@ class Desk:
         by = self.start(**options)
         self.suspend(by, key, timeout)
         assert self.park(by, key) == 0
+        return by.id
+
+    def stuck(self, key: str = "ok", timeout: int = 0, **options: Any) -> str:
+        """The id of a stuck execution, whose suspension `key` is open."""
+        by = self.start(**options)
+        self.suspend(by, key, timeout)
+        assert self.stick(by) == 0
         return by.id
 
     def finished(self, **options: Any) -> str:

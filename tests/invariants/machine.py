@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.state import journal, keys
 from polos_redis.state.journal import SuspensionRecord, is_result
-from tests.harness.desk import AUDIT_MS, FAR, RETENTION, SHOWN_DIGEST, Desk, Snapshot, packed, step
+from tests.harness.desk import AUDIT_MS, FAR, REASON, RETENTION, SHOWN_DIGEST, Desk, Snapshot, packed, step
 from tests.invariants.model import REQUIRED, Activation, Execution, Model, branch_of, race_of
 from tests.invariants.relation_invariants import RelationInvariants
 from tests.invariants.state import Namespace, Partition, is_open, record_of, records
@@ -123,6 +123,7 @@ class Machine(RuleBasedStateMachine):
         else:
             flat = self.desk.do("HGETALL", keys.JOURNAL + by.id)
             by.known = self.model.executions[by.id].count
+            by.answers = self.model.executions[by.id].answers
             by.known_records = dict(zip(flat[::2], flat[1::2], strict=True))
 
     def over(self, by: Activation, lost: bool) -> None:
@@ -317,7 +318,8 @@ class Machine(RuleBasedStateMachine):
                 assert self.desk.run("load", by.id, by.entry, by.owner) is None
             self.activations.remove(by)
             return
-        flat = self.call("load", by.id, by.entry, by.owner)[4]
+        flat, answers = self.call("load", by.id, by.entry, by.owner)[4:]
+        assert int(answers or 0) == one.answers
         one.owner = by.owner
         if lost:
             return
@@ -327,7 +329,7 @@ class Machine(RuleBasedStateMachine):
         ):
             self.activations.remove(by)
             return
-        by.sure, by.known, by.known_records = True, one.count, journal
+        by.sure, by.known, by.known_records, by.answers = True, one.count, journal, one.answers
 
     @precondition(lambda self: self.writer(0))
     @rule(
@@ -414,8 +416,10 @@ class Machine(RuleBasedStateMachine):
     def park_at(self, by: Activation, lost: bool, waits: list[bytes], given_up: list[bytes]) -> None:
         one = self.model.executions.get(by.id)
         decided = [key for key in waits if one and key.decode() not in one.open]
+        if not decided and self.has_to_look(by, "park", "", by.answers, len(given_up), *given_up, *waits):
+            return
         count, owner = (one.count, one.owner) if one else (0, None)
-        reply = self.write(by, lost, "park", "", len(given_up), *given_up, *waits)
+        reply = self.write(by, lost, "park", "", by.answers, len(given_up), *given_up, *waits)
         if reply is None:
             return
         assert one is not None
@@ -438,10 +442,52 @@ class Machine(RuleBasedStateMachine):
         if by is not None and index % 2 == 0:
             self.end(by, status, lost)
 
+    def has_to_look(self, by: Activation, script: str, *args: Any) -> bool:
+        """Whether an answer came that this activation has not seen: it can't leave, and looks."""
+        one = self.model.executions.get(by.id)
+        if one is None or one.fence(by) or by.answers >= one.answers:
+            return False
+        with self.desk.unchanged():
+            assert self.desk.run(script, *by.fence, *args) == one.count
+        by.sure = False
+        return True
+
     def end(self, by: Activation, status: str, lost: bool) -> None:
-        if self.write(by, lost, "finish", status, ERROR, b"\x80", "") is not None:
+        args = ("finish", by.answers, status, ERROR, b"\x80", "")
+        if not self.has_to_look(by, *args) and self.write(by, lost, *args) is not None:
             self.model.end(self.model.executions[by.id], status)
             self.over(by, lost)
+
+    @precondition(lambda self: self.writer(0))
+    @rule(index=indices, lost=st.booleans())
+    def stick(self, index: int, lost: bool) -> None:
+        """Code that has changed can't go on."""
+        by = self.writer(index)
+        if by is not None and index % 3 == 0:
+            self.stick_one(by, lost)
+
+    def stick_one(self, by: Activation, lost: bool) -> None:
+        args = ("stick", "", by.answers, REASON)
+        if not self.has_to_look(by, *args) and self.write(by, lost, *args) is not None:
+            self.pending.pop(by.entry, None)
+            self.model.park(self.model.executions[by.id], "stuck")
+            self.over(by, lost)
+
+    @precondition(lambda self: self.stuck())
+    @rule(index=indices, late=rarely)
+    def unstick(self, index: int, late: bool) -> None:
+        """A stuck execution is retried, unless the caller has seen an older run."""
+        found = self.stuck()
+        one = found[index % len(found)]
+        if late and one.run > 1:
+            with self.desk.unchanged():
+                assert self.desk.run("retry", one.id, one.run - 1) == [b"run", b"%d" % one.run]
+        elif index % 2:
+            assert self.call("retry", one.id, one.run) == [b"retried", one.run + 1]
+            self.model.unstick(one)
+
+    def stuck(self) -> list[Execution]:
+        return [one for one in self.model.executions.values() if one.status == "stuck"]
 
     # --- trouble ------------------------------------------------------------------------
 
@@ -647,6 +693,8 @@ class Machine(RuleBasedStateMachine):
         one.entry = entry
         assert fields.get(b"owner", b"").decode() == (one.owner or ""), one.id
         assert (b"p" + name in state.timers) == one.later, one.id
+        assert int(fields.get(b"answers", b"0")) == one.answers, one.id
+        assert fields.get(b"stuck", b"") == (REASON if one.status == "stuck" else b""), one.id
         assert {key.decode() for key in state.early.get(name, {})} == one.early.keys()
 
         journal = state.journals.get(name, {})

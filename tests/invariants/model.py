@@ -57,6 +57,7 @@ class Execution:
     doubtful: set[str] = field(default_factory=set)  # the store decides whether they are dropped
     losses: int = 0
     progress: int = 0
+    answers: int = 0  # accepted since it was queued
     auto_retries: int = 0  # auto-retries so far
     later: bool = False  # queued, once a timer puts it on the queue
     parent: str = ""
@@ -172,7 +173,7 @@ class Execution:
 
     @property
     def finished(self) -> bool:
-        return self.status not in ("queued", "waiting")
+        return self.status not in ("queued", "waiting", "stuck")
 
 
 @dataclass(slots=True)
@@ -236,14 +237,21 @@ class Model:
     # --- transitions --------------------------------------------------------------------
 
     def decide(self, one: Execution, key: str, status: str) -> None:
-        """Resolve a wait; a parked execution becomes runnable."""
+        """Resolve a wait; a parked execution becomes runnable, a stuck one does not."""
         one.resolve(key, status)
         if one.status == "waiting":
             self.offer(one)
+        elif one.status == "queued" and status == "answered":
+            one.answers += 1
 
-    def park(self, one: Execution) -> None:
-        one.status, one.losses = "waiting", 0
+    def park(self, one: Execution, status: str = "waiting") -> None:
+        one.status, one.losses, one.answers = status, 0, 0
         self.leave(one)
+
+    def unstick(self, one: Execution) -> None:
+        """Start a new run of a stuck execution."""
+        one.run += 1
+        self.offer(one)
 
     def put_back(self, one: Execution) -> None:
         one.later = True
@@ -251,7 +259,7 @@ class Model:
 
     def end(self, one: Execution, status: str) -> None:
         one.close_all()
-        was_queued, one.status, one.later = one.status == "queued", status, False
+        was_queued, one.status, one.later, one.answers = one.status == "queued", status, False, 0
         one.early.clear()
         if was_queued:
             self.leave(one)
@@ -314,16 +322,18 @@ class Model:
         one.forget_failures(self.executions)
         self.leave(one)
         one.run, one.status, one.later, one.losses = one.run + 1, "queued", later, 0
+        one.answers = 0
         if not later:
             self.offer(one)
 
 
 class Activation(Activated):
-    """What an activation knows. `sure`: it may write; after a lost reply it has to look first."""
+    """What an activation knows. `sure`: it may write; after a lost reply it has to look first. `answers`: how
+    many it has seen."""
 
     def __init__(self, execution_id: str, entry: bytes, owner: str, consumer: str, sure: bool) -> None:
         super().__init__(execution_id, entry, owner)
-        self.consumer, self.sure = consumer, sure
+        self.consumer, self.sure, self.answers = consumer, sure, 0
         self.known_records: dict[bytes, bytes] = {}
 
 

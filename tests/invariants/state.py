@@ -53,7 +53,7 @@ TYPES = {
     keys.META: "hash",
 }
 
-UNFINISHED = (b"queued", b"waiting")
+UNFINISHED = (b"queued", b"waiting", b"stuck")
 FINISHED = (b"completed", b"failed", b"cancelled")
 
 _READ = {

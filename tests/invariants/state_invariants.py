@@ -42,6 +42,9 @@ PERMANENT = (
     *(keys.CHILDREN, keys.SUBS, keys.SLOTS, keys.WAITERS),
 )
 
+# Fields of an execution that only a queued one has.
+OF_ACTIVATIONS = (b"entry", b"owner", b"attempts", b"progress", b"answers")
+
 
 def check(url: str, namespace: str) -> None:
     """Raise AssertionError with the violations unless every invariant holds in the namespace.
@@ -156,16 +159,18 @@ class PartitionInvariants:
                     yield f"{who} is queued with an owner but no entry"
             else:
                 yield from self._entry(who, execution_id, entry, fields)
-        elif status == b"waiting":
-            for name in (b"entry", b"owner", b"attempts", b"progress"):
+        elif status in (b"waiting", b"stuck"):
+            for name in (*OF_ACTIVATIONS, b"held_back"):
                 if name in fields:
-                    yield f"{who} is waiting but has {show(name)}: {show(fields[name])}"
-            if not waits:
+                    yield f"{who} is {show(status)} but has {show(name)}: {show(fields[name])}"
+            if status == b"waiting" and not waits:
                 yield f"{who} is waiting for nothing: its journal has no open wait"
         elif status in FINISHED:
             yield from self._finished(who, execution_id, fields, waits)
         else:
             yield f"{who} has the status {show(status)}"
+        if (status == b"stuck") != (b"stuck" in fields):
+            yield f"{who} is {show(status)} but its reason for being stuck is {show(fields.get(b'stuck'))}"
         if status in UNFINISHED:
             for name in (b"finished", b"output", b"error", b"cancelled_by"):
                 if name in fields:
@@ -272,7 +277,7 @@ class PartitionInvariants:
         self, who: str, execution_id: bytes, fields: dict[bytes, bytes], waits: dict[bytes, Any]
     ) -> Iterator[str]:
         status = show(fields[b"status"])
-        for name in (b"entry", b"owner", b"notify", b"attempts", b"progress", b"early"):
+        for name in (*OF_ACTIVATIONS, b"notify", b"early", b"held_back"):
             if name in fields:
                 yield f"{who} is {status} but has {show(name)}: {show(fields[name])}"
         for key in waits:

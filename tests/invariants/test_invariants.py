@@ -42,6 +42,10 @@ def waiting(desk: Desk) -> None:
     desk.parked("ok then", FAR, execution_id=ME)
 
 
+def stuck(desk: Desk) -> None:
+    desk.stuck("ok then", FAR, execution_id=ME)
+
+
 def backing_off(desk: Desk) -> None:
     by = desk.start(ME)
     desk.backoff(by, "b")
@@ -120,7 +124,7 @@ def new_run(desk: Desk) -> None:
 
 
 PREPARED = (
-    *(queued, delivered, put_back, waiting, backing_off, finished, scheduled, triggered),
+    *(queued, delivered, put_back, waiting, stuck, backing_off, finished, scheduled, triggered),
     *(
         with_run_timeout,
         awaiting_time,
@@ -192,6 +196,18 @@ BROKEN: list[tuple[Callable[[Desk], None], Break, str]] = [
     (waiting, lambda d: d.do("ZADD", keys.TIMERS, 7, f"s{ME} ok then"), "ok then at 7, not"),
     (waiting, lambda d: d.do("ZADD", keys.TIMERS, 7, f"b{ME} ok then"), "that nothing waits for"),
     (waiting, lambda d: d.do("EXPIRE", keys.TOPIC + "ok then/" + ME, 1000), "has a TTL"),
+    (waiting, lambda d: d.do("HSET", EXEC, "answers", 1), "waiting but has answers: 1"),
+    (waiting, lambda d: d.do("HSET", EXEC, "stuck", "why"), "is waiting but its reason .* is why"),
+    (stuck, lambda d: d.do("HDEL", EXEC, "stuck"), "is stuck but its reason .* is nothing"),
+    (stuck, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "stuck but has entry: 1-1"),
+    (stuck, lambda d: d.do("HSET", EXEC, "owner", "w1:1"), "stuck but has owner: w1:1"),
+    (stuck, lambda d: d.do("HSET", EXEC, "answers", 1), "stuck but has answers: 1"),
+    (stuck, lambda d: d.do("XADD", QUEUE, "*", "id", ME, "workflow", "wf"), "stale entry .* which is stuck"),
+    (stuck, lambda d: d.do("ZADD", keys.TIMERS, FAR, "p" + ME), "that nothing waits for"),
+    (stuck, lambda d: d.do("DEL", keys.TIMERS), f"timers has no row s{ME} ok then"),
+    (stuck, lambda d: d.do("DEL", keys.SUSPENSIONS), f"suspensions has no row {ME} ok then"),
+    (stuck, lambda d: d.do("ZREM", keys.INDEX + "stuck:wf", ME), "has no row in index stuck:wf"),
+    (stuck, lambda d: d.do("EXPIRE", EXEC, 1000), "has a TTL but its execution is stuck"),
     (backing_off, lambda d: d.do("DEL", keys.TIMERS), f"timers has no row b{ME} b"),
     (finished, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "completed but has entry: 1-1"),
     (finished, lambda d: d.do("HSET", EXEC, "owner", "w1:1"), "completed but has owner: w1:1"),

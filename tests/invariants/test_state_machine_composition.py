@@ -251,7 +251,7 @@ class Composition(Machine):
         consumer=consumers,
         keys=st.lists(steps, max_size=4, unique=True),
         semaphore=semaphores,
-        how=st.sampled_from(("park", "park", "completed", "completed", "failed", "auto_retry")),
+        how=st.sampled_from(("park", "park", "completed", "completed", "failed", "auto_retry", "stick")),
         lost=rarely,
     )
     def activate(self, consumer: str, keys: list[str], semaphore: str, how: str, lost: bool) -> None:
@@ -269,6 +269,8 @@ class Composition(Machine):
         if by.sure and by in self.activations:
             if how == "park":
                 self.park(self.index_of(by), lost)
+            elif how == "stick":
+                self.stick_one(by, lost)
             elif how == "cancelled":
                 self.cancel_one(one)
             elif how == "auto_retry":

@@ -89,6 +89,7 @@ WRITES: dict[str, Write] = {
     "spawn": lambda desk, by: desk.spawn(by, "new"),
     "choose": lambda desk, by: desk.choose(by, "new", "branch"),
     "park": lambda desk, by: desk.park(by, "open"),
+    "stick": lambda desk, by: desk.stick(by),
     "finish": lambda desk, by: desk.finish(by),
     "auto_retry": lambda desk, by: desk.auto_retry(by),
     "load": lambda desk, by: desk.run("load", by.id, by.entry, by.owner),
@@ -119,6 +120,10 @@ def parked(desk: Desk, by: Activated) -> None:
     assert desk.park(by, "open") == 0
 
 
+def stuck(desk: Desk, by: Activated) -> None:
+    assert desk.stick(by) == 0
+
+
 def parked_and_woken(desk: Desk, by: Activated) -> None:
     assert desk.park(by, "open") == 0
     assert desk.answer(by.id, "open")[0] == b"accepted"
@@ -140,7 +145,8 @@ def put_back(desk: Desk, by: Activated) -> None:
 @pytest.mark.parametrize(
     "lose",
     [
-        *(stale_entry, other_owner, never_queued, parked, parked_and_woken, cancelled, finished, put_back),
+        *(stale_entry, other_owner, never_queued, parked, parked_and_woken),
+        *(stuck, cancelled, finished, put_back),
     ],
 )
 @pytest.mark.parametrize("write", WRITES)
@@ -241,18 +247,19 @@ def test_load_returns_the_state_and_takes_ownership(desk: Desk) -> None:
     desk.write(by, "a", step(b"\x05"))
     desk.requeue("w1", by.entry, lost=True)
     later = desk.deliver("w2")
-    data, started, losses, origin, flat = desk.run("load", later.id, later.entry, later.owner)
+    data, started, losses, origin, flat, answers = desk.run("load", later.id, later.entry, later.owner)
     assert data == b"in" and int(started) <= desk.now() and losses == b"1" and origin is None
     journal = dict(zip(flat[::2], flat[1::2], strict=True))
     assert set(journal) == {b"", b"a"} and journal[b""] == b"1"
     assert desk.execution(by.id)["owner"] == later.owner.encode()
     with desk.unchanged():
-        assert desk.run("load", later.id, later.entry, later.owner) == [data, started, losses, origin, flat]
+        again = desk.run("load", later.id, later.entry, later.owner)
+    assert again == [data, started, losses, origin, flat, answers] and answers is None
 
 
 def test_load_does_not_start_a_new_execution(desk: Desk) -> None:
     by = desk.start()
-    assert desk.run("load", by.id, by.entry, by.owner) == [b"in", None, None, None, []]
+    assert desk.run("load", by.id, by.entry, by.owner) == [b"in", None, None, None, [], None]
     assert "started" not in desk.execution(by.id)
 
 
@@ -330,7 +337,7 @@ def test_finish_ends_everything(desk: Desk, status: str, field: str) -> None:
         assert desk.run("watch_execution", by.id, "me") == [b"queued"]
         value = b"\x00value\xff"
         more = packed(["unreached", "z"])
-        assert desk.run("finish", *by.fence, status, value, b"\x80", more, "step_finish", b"\x01") == 0
+        assert desk.run("finish", *by.fence, 0, status, value, b"\x80", more, "step_finish", b"\x01") == 0
         assert me.received(1) == [[b"done", by.id.encode(), status.encode(), field.encode(), value]]
     fields = desk.execution(by.id)
     assert fields["status"] == status.encode() and fields[field] == value

@@ -285,6 +285,7 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.run("namespace_stats", 1, "wf", "default")
         desk.run("take_requests", "somebody", 1000, 2000, 1)
         desk.cancel(desk.invoke())
+        desk.cancel(desk.stuck())
         desk.run("prune_consumer", "default", "w1", "")
         desk.run("renew_lease", "w1", b"\x80")
         assert desk.run("check_commands", packed([["GET", desk.prefix + "timer_leader"]])) == [[], []]

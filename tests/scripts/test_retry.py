@@ -57,7 +57,7 @@ def test_retry_requeues_a_failed_execution(desk: Desk) -> None:
     desk.write(by, "a", step(b"\x07"))
     desk.run("watch_execution", by.id, "me")
     more = packed(["unreached", "z", "state", "s"])
-    assert desk.run("finish", *by.fence, "failed", ERROR, b"\x80", more) == 0
+    assert desk.run("finish", *by.fence, 0, "failed", ERROR, b"\x80", more) == 0
     before = desk.execution(by.id)
     assert desk.retry(by.id) == [b"retried", 2]
     fields = desk.execution(by.id)

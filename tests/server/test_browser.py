@@ -464,7 +464,7 @@ async def test_the_inbox_is_live_and_works_by_keyboard(desk: Desk) -> None:
         await expect(page.locator(".tally")).to_have_text("Nothing is waiting for a decision.")
         handle = await desk.run.client.invoke(CHARGE, REQUEST)
         card = page.get_by_role("link", name="High value approval")
-        await expect(card).to_be_visible(timeout=20_000)  # without a reload
+        await expect(card).to_be_visible()  # without a reload
         await card.focus()
         await desk.run.client.invoke(DECIDES, None)
         await expect(page.locator(".tally")).to_contain_text("2 decisions open")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
 from polos_redis import PolosClient, WorkflowContext, tasks, workflow
 from polos_redis.server import stored_json
@@ -144,3 +146,24 @@ async def test_no_route_decodes_large_values_in_the_event_loop(
                     break
         assert datetime.fromisoformat(one["opened_at"]).tzinfo == UTC
         assert blocked == []
+
+
+class Limits(BaseModel):
+    approved: bool
+    limit: float = Field(math.inf, gt=-math.inf)
+
+
+@workflow(id="stored-json-infinite")
+async def infinite(ctx: WorkflowContext, input: None) -> None:
+    await ctx.step.suspend("look", {"limit": math.inf}, schema=Limits)
+
+
+async def test_a_default_that_json_has_no_number_for(client: PolosClient) -> None:
+    async with working(client, infinite) as worker, calling(client) as api:
+        handle = await infinite.invoke(client)
+        await Running(client, worker).parked(handle)
+        path = f"/api/v1/executions/{handle.id}"
+        one = (await api.get(f"{path}/suspensions/look")).json()
+        assert (await api.get(path)).json()["suspensions"][0]["schema"] == one["schema"]
+        assert len((await api.get("/api/v1/suspensions")).json()["suspensions"]) == 1
+        assert one["schema"]["properties"]["limit"]["default"] == "Infinity"

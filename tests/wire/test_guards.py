@@ -202,6 +202,37 @@ async def test_calls_of_a_race_between_waits(server: EmbeddedServer, namespace: 
         assert seen == {"invoke": 1, "suspend": 1, "open_wait": 1, "park": 1, "answer": 1, "finish": 1}
 
 
+@flow
+async def is_answered_in_place(ctx: WorkflowContext) -> None:
+    await asyncio.gather(ctx.step.suspend("ask"), ctx.step.run("held", _HELD.wait))
+
+
+_HELD = asyncio.Event()
+
+
+async def test_calls_of_an_answer_in_place(server: EmbeddedServer, namespace: str) -> None:
+    """The notice of the answer counts: the end needs no look at the journal."""
+    _HELD.clear()
+    async with (
+        running(server.url, namespace, is_answered_in_place) as at,
+        Monitor(server, namespace) as monitor,
+    ):
+        await at.client.list_executions()
+        await monitor.drain(at.client)
+        handle = await is_answered_in_place.invoke(at.client)
+        await at.opened(handle, "ask")
+        (activation,) = at.worker.active
+        await monitor.drain(at.client)
+        await at.answer(handle, "ask")
+        await until(lambda: activation.journal.answers)
+        _HELD.set()
+        await until(lambda: _done(at, handle.id))
+        seen = await monitor.drain(at.client)
+        del seen["hmget"], seen["load"]  # a waiting activation looks regularly
+        assert _reads(seen) <= 10
+        assert seen == {"answer": 1, "write_step": 1, "finish": 1}
+
+
 async def test_deliveries_share_a_read(server: EmbeddedServer, namespace: str) -> None:
     async with running(server.url, namespace, does_nothing) as at, Monitor(server, namespace) as monitor:
         await at.client.list_executions()

@@ -78,7 +78,10 @@ async def retry(request: Request, execution_id: str) -> Response:
         return await _page(request, execution_id, f"Not retried: {ANOTHER}", 409)
     except NotFailedError as error:
         return await _page(
-            request, execution_id, f"Not retried: this execution is {error.status}, not failed.", 409
+            request,
+            execution_id,
+            f"Not retried: this execution is {error.status}, neither failed nor stuck.",
+            409,
         )
     return redirect(f"/executions/{execution_id}")
 

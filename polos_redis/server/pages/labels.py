@@ -12,6 +12,7 @@ _WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?
 STATUS_LABELS = {
     "queued": "Running",  # it runs, or will as soon as a worker is free
     "waiting": "Waiting",
+    "stuck": "Stuck",
     "completed": "Completed",
     "failed": "Failed",
     "cancelled": "Cancelled",

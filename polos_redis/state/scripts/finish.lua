@@ -1,16 +1,17 @@
 #!lua flags=allow-oom
 -- finish: end an execution as completed or failed from its activation, and acknowledge its entry.
 -- KEYS  1 the partition's prefix
--- ARGV  1 id  2 entry  3 owner  4 known changes  5 'completed' or 'failed'  6 output (codec) or error
---       7 data of the finish event  8 further fields of the execution (msgpack list), or ''
---       9.. events that come before it
--- Returns 0; -1 or -2 as write_step does.
+-- ARGV  1 id  2 entry  3 owner  4 known changes  5 how many of the answers accepted since it was queued it has seen
+--       6 'completed' or 'failed'  7 output (codec) or error  8 data of the finish event
+--       9 further fields of the execution (msgpack list), or ''  10.. events that come before it
+-- Returns 0; -1 or -2 as write_step does; the journal's count of changes, having changed nothing, when it has not seen
+-- all answers.
 -- #include fence
 -- #include ending
-local P, id, entry, owner, known, status, value, event, more = KEYS[1], unpack(ARGV, 1, 8)
-local EVENTS <const> = 9
+local P, id, entry, owner, known, seen, status, value, event, more = KEYS[1], unpack(ARGV, 1, 9)
+local EVENTS <const> = 10
 local count, _, e = fence(P, id, entry, owner, known, '', unpack(ENDING_FIELDS, FURTHER))
-if count < 0 then return count end
+if count < 0 or unseen(e[EXEC_ANSWERS], seen) then return count end
 local field = status == 'completed' and 'output' or 'error'
 local fields = more ~= '' and cmsgpack.unpack(more) or {}
 if not e[EXEC_STARTED] then append(fields, 'started', now) end

@@ -14,7 +14,9 @@ limit, most_rows, most_bytes = tonumber(limit), tonumber(most_rows), tonumber(mo
 roots = read_roots(roots)
 -- an open suspension belongs to an execution that is live
 if only ~= '' and redis.call('EXISTS', index_of(P, 'queued', only), index_of(P, 'waiting', only),
-  index_of(P, 'queued', ''), index_of(P, 'waiting', '')) == 0 then return {'', {}} end
+  index_of(P, 'stuck', only), index_of(P, 'queued', ''), index_of(P, 'waiting', ''), index_of(P, 'stuck', '')) == 0 then
+  return {'', {}}
+end
 if after ~= '-inf' then after = '(' .. after end
 local count = (only ~= '' or roots) and most_rows or math.min(limit, most_rows)
 local page = redis.call('ZRANGEBYSCORE', P .. 'suspensions', after, '+inf', 'WITHSCORES', 'LIMIT', 0, count)

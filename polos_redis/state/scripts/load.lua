@@ -3,12 +3,13 @@
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner
 -- Returns nil when the entry is not the live one or another activation owns the execution, else
--- {input, started in ms or nil, losses or nil, origin or nil, the journal as a flat list of field and record}.
+-- {input, started in ms or nil, losses or nil, origin or nil, the journal as a flat list of field and record, answers
+-- accepted since it was queued or nil}.
 -- #include fence
 local P, id, entry, owner = KEYS[1], unpack(ARGV)
 local count, _, is = fence(P, id, entry, owner, 0, '')
 if count < 0 then return false end
 if not is[EXEC_OWNER] then redis.call('HSET', P .. 'exec:' .. id, 'owner', owner) end
-local input, started, losses, origin = unpack(redis.call('HMGET', P .. 'exec:' .. id,
-  'input', 'started', 'attempts', 'origin'))
-return {input, started, losses, origin, redis.call('HGETALL', P .. 'journal:' .. id)}
+local input, started, losses, origin, answers = unpack(redis.call('HMGET', P .. 'exec:' .. id,
+  'input', 'started', 'attempts', 'origin', 'answers'))
+return {input, started, losses, origin, redis.call('HGETALL', P .. 'journal:' .. id), answers}

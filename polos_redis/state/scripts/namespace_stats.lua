@@ -4,12 +4,12 @@
 -- ARGV  1 how many workflows follow  2.. workflows, then queues: the caller asks for a bounded number of each
 -- Returns {open suspensions, age of the oldest (ms), timers, timers that are due, errands, errands that are due,
 -- errands that were set aside, 1 when there is a timer leader else 0, by workflow a list of counts (queued, waiting,
--- completed, failed, cancelled), by queue a list of counts (entries to be delivered, entries delivered, slots held,
--- waiters)}.
+-- stuck, completed, failed, cancelled), by queue a list of counts (entries to be delivered, entries delivered, slots
+-- held, waiters)}.
 -- #include clock
 local P, workflows = KEYS[1], unpack(ARGV, 1, 1)
 local NAMES <const> = 2
-local STATUSES = {'queued', 'waiting', 'completed', 'failed', 'cancelled'}
+local STATUSES = {'queued', 'waiting', 'stuck', 'completed', 'failed', 'cancelled'}
 local queues = NAMES + tonumber(workflows) -- where they begin
 local by_workflow, by_queue = {}, {}
 for i = NAMES, queues - 1 do

@@ -2,17 +2,19 @@
 -- park: end an activation at its waits. When one of them is already decided, only closes the waits that were given up.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 state of the workflow (codec), or ''
---       6 how many waits the workflow's code has given up: they are closed  7.. step keys: those, then the waits
+--       6 how many of the answers accepted since it was queued it has seen
+--       7 how many waits the workflow's code has given up: they are closed  8.. step keys: those, then the waits
 -- Returns 0 when parked; {changes, key, record, ...} with the decided ones when not; -1 or -2 as write_step does;
--- -3 when the journal does not hold one of the waits.
+-- -3 when the journal does not hold one of the waits; the journal's count of changes when it has not seen all answers.
 -- #include fence
 -- #include clock
 -- #include resolve
--- #include semaphore
-local P, id, entry, owner, known, state, given_up = KEYS[1], unpack(ARGV, 1, 6)
-local STEP_KEYS <const> = 7
-local count, _, is = fence(P, id, entry, owner, known, '', 'workflow', 'created', 'queue', 'relations')
+-- #include deactivate
+local P, id, entry, owner, known, state, seen, given_up = KEYS[1], unpack(ARGV, 1, 7)
+local STEP_KEYS <const> = 8
+local count, _, is = fence(P, id, entry, owner, known, '', 'workflow', 'created', 'queue', 'relations', 'answers')
 if count < 0 then return count end
+local workflow, created, queue, relations, answers = unpack(is, FURTHER)
 local first = STEP_KEYS + tonumber(given_up) -- where the waits begin
 if #ARGV < first then return -3 end
 local decided = {count}
@@ -22,15 +24,10 @@ for i = first, #ARGV do
   local status = cmsgpack.unpack(packed)[STATUS]
   if status ~= 'open' and status ~= 'backoff' then append(decided, ARGV[i], packed) end
 end
+if #decided == 1 and unseen(answers, seen) then return count end
 for i = STEP_KEYS, first - 1 do give_up(P, id, ARGV[i]) end
 if #decided > 1 then return decided end
 
-local exec = P .. 'exec:' .. id
-local workflow, created, queue, relations = unpack(is, FURTHER)
-take_off(P, queue, entry)
-reindex(P, id, workflow, created, 'queued', 'waiting')
-if state ~= '' then redis.call('HSET', exec, 'state', state) end
-redis.call('HSET', exec, 'status', 'waiting')
-redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'held_back')
-if relations then leave(P, id, read_relations(relations)) end
+if state ~= '' then redis.call('HSET', P .. 'exec:' .. id, 'state', state) end
+deactivate(P, id, entry, 'waiting', workflow, created, queue, relations)
 return 0

@@ -5,7 +5,7 @@
 -- #include wake
 -- What the end of an execution and its next run need to know of it, by the positions in execution.lua.
 local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'workflow', 'queue', 'created', 'retention', 'waits',
-  'notify', 'early', 'relations'}
+  'notify', 'early', 'relations', 'answers'}
 
 -- result_field: the field of the parent's journal that holds a child's result: status, value, the step key that waits
 -- for it, and when that began to wait.
@@ -68,7 +68,8 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
   end
   reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_STATUS], status)
   redis.call('HSET', exec, 'status', status, 'finished', now, field, value, unpack(fields))
-  redis.call('HDEL', exec, 'entry', 'owner', 'notify', 'attempts', 'progress', 'held_back', 'early')
+  redis.call('HDEL', exec, 'entry', 'owner', 'notify', 'attempts', 'progress', 'held_back', 'early', 'answers',
+    'stuck')
 
   local root = root_of(id)
   local topic = P .. 'topic:' .. root

@@ -13,10 +13,11 @@ local EXEC_WAITS <const> = 9
 local EXEC_NOTIFY <const> = 10
 local EXEC_EARLY <const> = 11
 local EXEC_RELATIONS <const> = 12
+local EXEC_ANSWERS <const> = 13
 
 -- is_live: whether an execution of this status has yet to end; false for one that does not exist.
 local function is_live(status)
-  return status == 'queued' or status == 'waiting'
+  return status == 'queued' or status == 'waiting' or status == 'stuck'
 end
 
 -- root_of: the id of the root execution; a child's id is `<root id>.<hash>`.

@@ -12,6 +12,12 @@ local function fence(P, id, entry, owner, known, key, ...)
   return count, record, is
 end
 
+-- unseen: whether answers were accepted since the execution was queued that its activation has not seen. The field
+-- `answers` counts them, see wake.lua.
+local function unseen(answers, seen)
+  return tonumber(answers or 0) > tonumber(seen)
+end
+
 -- claim: make an activation the owner with its first write, and set the start time with the first write of all. These
 -- can differ: an activation that has loaded is the owner before its first write.
 local function claim(P, id, owner, is, now)

@@ -31,7 +31,8 @@ local function drop_from_index(P, id, workflow, status)
     redis.call('ZREM', index_of(P, status, ''), id)
   end
   if redis.call('EXISTS', index_of(P, 'queued', workflow), index_of(P, 'waiting', workflow),
-    index_of(P, 'completed', workflow), index_of(P, 'failed', workflow), index_of(P, 'cancelled', workflow)) == 0 then
+    index_of(P, 'stuck', workflow), index_of(P, 'completed', workflow), index_of(P, 'failed', workflow),
+    index_of(P, 'cancelled', workflow)) == 0 then
     redis.call('SREM', P .. 'workflows', workflow)
   end
 end

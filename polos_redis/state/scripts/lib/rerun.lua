@@ -105,6 +105,11 @@ local function take_back(P, id, relations)
   end
 end
 
+local function emit_retry(P, id, run, delay)
+  local root, event = root_of(id), '\130' .. cmsgpack.pack('run', run, 'delay_ms', delay) -- a map of two
+  redis.call('XADD', P .. 'topic:' .. root, '*', event_of(id, root, 'workflow_retry'), event)
+end
+
 -- rerun: continue a failed execution from its journal as a new run, after `delay` ms. `e` is HMGET of ENDING_FIELDS; it
 -- has ended, or is about to. Returns the number of the new run.
 local function rerun(P, id, e, delay)
@@ -117,8 +122,8 @@ local function rerun(P, id, e, delay)
   end
   local error = redis.call('HGET', exec, 'error')
   if error then redis.call('HSET', exec, 'last_error', error) end
-  redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'held_back', 'output', 'error', 'cancelled_by',
-    'finished', 'unreached')
+  redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'held_back', 'answers', 'output', 'error',
+    'cancelled_by', 'finished', 'unreached')
   redis.call('HSET', exec, 'status', 'queued')
   local run = redis.call('HINCRBY', exec, 'run', 1)
   if not ended then leave(P, id, relations) end
@@ -129,12 +134,23 @@ local function rerun(P, id, e, delay)
   end
   if ended then take_back(P, id, relations) end
 
-  local root, event = root_of(id), '\130' .. cmsgpack.pack('run', run, 'delay_ms', delay) -- a map of two
-  redis.call('XADD', P .. 'topic:' .. root, '*', event_of(id, root, 'workflow_retry'), event)
+  emit_retry(P, id, run, delay)
   if delay > 0 then
     redis.call('ZADD', P .. 'timers', now + delay, 'p' .. id)
   else
     offer(P, id, e[EXEC_WORKFLOW], run, e[EXEC_QUEUE], relations)
   end
+  return run
+end
+
+-- unstick: continue a stuck execution as a new run, with all of its journal. Its deadline stays. Returns the number of
+-- the run.
+local function unstick(P, id, e)
+  local exec = P .. 'exec:' .. id
+  reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], 'stuck', 'queued')
+  redis.call('HDEL', exec, 'stuck')
+  local run = redis.call('HINCRBY', exec, 'run', 1)
+  emit_retry(P, id, run, 0)
+  offer(P, id, e[EXEC_WORKFLOW], run, e[EXEC_QUEUE], read_relations(e[EXEC_RELATIONS]))
   return run
 end

@@ -2,7 +2,8 @@
 -- #include notify
 -- #include resolve
 -- wake: resolve an open wait and wake its execution. If it is parked, it becomes runnable; if an activation of it
--- lives, its worker is notified.
+-- lives, its worker is notified. If it is queued, the field `answers` counts an answer, so that the activation can't
+-- leave without having seen it.
 local function wake(P, id, key, record, decision)
   local packed = resolve(P, id, key, record, decision)
   local status, owner, workflow, created, run, queue, input, origin, relations = unpack(redis.call('HMGET',
@@ -10,7 +11,10 @@ local function wake(P, id, key, record, decision)
   if status == 'waiting' then
     reindex(P, id, workflow, created, 'waiting', 'queued')
     offer(P, id, workflow, run, queue, read_relations(relations), inlined_payload(P, id, input, origin, true))
-  elseif status == 'queued' and owner then
-    notify(P, string.match(owner, '^[^:]*'), {'wake', id, key, packed}) -- the owner is '<worker>:<number>'
+  elseif status == 'queued' then
+    local answers = decision == 'answered' and redis.call('HINCRBY', P .. 'exec:' .. id, 'answers', 1) or nil
+    if owner then -- '<worker>:<number>'
+      notify(P, string.match(owner, '^[^:]*'), {'wake', id, key, packed, answers})
+    end
   end
 end

@@ -1,0 +1,22 @@
+#!lua flags=allow-oom
+-- stick: end an activation that can't go on until somebody has seen to it. Its execution keeps its journal and its open
+-- waits, whose decisions are journaled without waking it, until it is retried or ended.
+-- KEYS  1 the partition's prefix
+-- ARGV  1 id  2 entry  3 owner  4 known changes  5 state of the workflow (codec), or ''
+--       6 how many of the answers accepted since it was queued it has seen
+--       7 the reason (see state/stuck.py), which is also the data of the event
+-- Returns 0; -1 or -2 as write_step does; the journal's count of changes, having changed nothing, when it has not seen
+-- all answers.
+-- #include fence
+-- #include deactivate
+local P, id, entry, owner, known, state, seen, reason = KEYS[1], unpack(ARGV)
+local count, _, is = fence(P, id, entry, owner, known, '', 'workflow', 'created', 'queue', 'relations', 'answers')
+if count < 0 then return count end
+local workflow, created, queue, relations, answers = unpack(is, FURTHER)
+if unseen(answers, seen) then return count end
+if state ~= '' then redis.call('HSET', P .. 'exec:' .. id, 'state', state) end
+redis.call('HSET', P .. 'exec:' .. id, 'stuck', reason)
+deactivate(P, id, entry, 'stuck', workflow, created, queue, relations)
+local root = root_of(id)
+redis.call('XADD', P .. 'topic:' .. root, '*', event_of(id, root, 'workflow_stuck'), reason)
+return 0
