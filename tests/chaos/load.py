@@ -37,7 +37,7 @@ from polos_redis.errors import (
 )
 from tests.chaos.effects import NOTIFIED, EffectsFile
 from tests.chaos.history import Answered, Cancelled, Ended, History, Published, Started, Streamed
-from tests.chaos.workflows import NEWS, ORDERS
+from tests.chaos.terms import NEWS, ORDERS
 
 LOOK_SECONDS = 0.1  # between two looks at the inbox
 CRON = "*/2 * * * * *"
@@ -151,7 +151,7 @@ class Load:
         try:
             given = await self._patiently(handle.result) or {}
         except ExecutionFailedError as failed:
-            status, error = "failed", failed.error_type
+            status, error = "failed", f"{failed.error_type}: {failed.error_message}"
         except ExecutionCancelledError:
             status = "cancelled"
         except ExecutionNotFoundError:

@@ -27,6 +27,7 @@ class Report:
     effects: int = 0
     answers: int = 0
     streamed: int = 0
+    started: Counter[str] = field(default_factory=Counter)  # by users, of each workflow
     outcomes: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     repeated: int = 0  # runs of steps that a fault explains
@@ -41,6 +42,7 @@ class Report:
         self.effects += other.effects
         self.answers += other.answers
         self.streamed += other.streamed
+        self.started += other.started
         self.outcomes += other.outcomes
         self.faults += other.faults
         self.repeated += other.repeated
@@ -58,6 +60,7 @@ class Report:
             effects=sum(effect.what == START for effect in history.effects),
             answers=sum(answer.outcome in ("accepted", "recorded", "early") for answer in history.answered),
             streamed=len(history.streamed),
+            started=Counter(started.workflow for started in history.started),
             outcomes=Counter(snapshot.status for snapshot in history.final.values()),
             faults=Counter(fault.kind for fault in history.faults),
             repeated=sum(len(several) - 1 for several in runs.values()),
@@ -74,6 +77,7 @@ class Report:
             "effects": self.effects,
             "answers": self.answers,
             "streamed": self.streamed,
+            "started": dict(self.started),
             "outcomes": dict(self.outcomes),
             "faults": dict(self.faults),
             "repeated": self.repeated,

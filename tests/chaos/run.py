@@ -17,8 +17,8 @@ from tests.chaos.faults import ClusterFaults, Faults, ServerFaults, Workers
 from tests.chaos.history import History
 from tests.chaos.load import Load
 from tests.chaos.targets import OneServer, ServerCluster
+from tests.chaos.terms import KEYED, NARROW
 from tests.chaos.watch import Watch, final_snapshots, final_streams
-from tests.chaos.workflows import KEYED, NARROW
 from tests.harness.fleet import Fleet
 from tests.harness.llm import Call, Reply, Request, Say, Server, llm
 from tests.invariants import state_invariants

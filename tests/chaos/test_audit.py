@@ -24,7 +24,7 @@ from tests.chaos.history import (
     Streamed,
 )
 from tests.chaos.report import Report, describe
-from tests.chaos.workflows import NEWS, ORDERS, TALLIED
+from tests.chaos.terms import NEWS, ORDERS, TALLIED
 
 ID, OTHER = "a" * 32, "b" * 32
 ONE, TWO = 101, 102  # workers

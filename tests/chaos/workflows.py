@@ -30,11 +30,7 @@ from polos_redis import (
 from polos_redis.notifications import Notification
 from tests.chaos import effects
 from tests.chaos.effects import record
-
-NARROW, KEYED = 2, 1  # the limits of two queues
-REQUIRED = 2  # people, of those who may decide
-TALLIED = "a after a b after b c"  # the final state of `tally`
-NEWS, ORDERS = "chaos-news", "chaos-orders"  # topics
+from tests.chaos.terms import KEYED, NARROW, NEWS, ORDERS, REQUIRED
 
 
 def token() -> str:
