@@ -411,6 +411,7 @@ def outcomes(history: History) -> Iterator[Violation]:
     """Every acknowledged execution ends, as it is meant to, and stays as clients were told."""
     workflows = {one.execution_id: one.workflow for one in history.started}
     cancels = {one.execution_id for one in history.cancelled}
+    gone = {one.execution_id for one in history.ended if one.status == "gone"}
     told: dict[str, Ended] = {}
     for ended in history.ended:
         told[ended.execution_id] = ended
@@ -421,6 +422,8 @@ def outcomes(history: History) -> Iterator[Violation]:
                 yield Violation(
                     "lost", ended.execution_id, f"its start was acknowledged, but {workflow} is gone"
                 )
+        elif ended.status == "failed" and any(execution_id in ended.error for execution_id in gone):
+            continue  # it had to do with one that is lost, which is judged by itself
         elif ended.status == "failed" and not ended.error.startswith(FAILS.get(workflow, ())):
             yield Violation("outcome", ended.execution_id, f"{workflow} failed with {ended.error}")
         elif ended.status == "cancelled" and ended.execution_id not in cancels:

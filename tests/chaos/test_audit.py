@@ -332,6 +332,12 @@ def raised_and_again(on: Forged) -> None:
     again(on, end=RAISED)
 
 
+def answers_one_that_is_gone(on: Forged) -> None:
+    gone(on)
+    on.starts(1, "responder", OTHER)
+    on.ends(6, "failed", OTHER, f"StepExecutionError: there is no execution {ID!r}")
+
+
 def finished(on: Forged) -> None:
     """All is well."""
     on.starts()
@@ -390,6 +396,7 @@ EXCUSED: list[Forge] = [
     crash(ticked_twice, JUST_NOW),
     crash(event_without_start, LONG_AGO, "feedbeef"),
     crash(gone, JUST_NOW),
+    crash(answers_one_that_is_gone, JUST_NOW),
     with_fault(paid_twice, 3, 3, TWO),
     lambda on: starts_after_cancel(on, 1),
     lambda on: starts_early(on, 2.0),
