@@ -74,7 +74,8 @@ class ServerCluster:
     """Three masters with a replica each. Nodes announce their own addresses, so there is no proxy."""
 
     def __init__(self, folder: Path, binary: Path, fsync: str) -> None:
-        self.cluster = Cluster(folder / "cluster", binary, {"appendfsync": fsync})
+        config = {"appendfsync": fsync, "cluster-replica-no-failover": "yes"}  # none that is not ours
+        self.cluster = Cluster(folder / "cluster", binary, config)
 
     async def start(self) -> None:
         await asyncio.to_thread(self.cluster.start)
