@@ -75,13 +75,14 @@ async def dial(
     try:
         async with asyncio.timeout(timeout):
             await connection.connect()
-        writer, reader = connection._writer, connection._reader
-        if reader.at_eof() or reader._buffer or connection._parser._reader.has_data():
+        # before redis-py 8, the only public way
+        can_read = getattr(connection, "can_read", None) or connection.can_read_destructive
+        if await can_read():
             raise RedisUnavailableError(
                 f"Redis at {address} closed the connection or sent unexpected data: is it a Redis server?"
             )
     except BaseException as error:
-        connection._close()
+        await connection.disconnect(nowait=True)
         if isinstance(error.__cause__, (AuthenticationError, ResponseError)):  # wrapped on unix sockets
             error = error.__cause__
         if isinstance(error, TimeoutError):
@@ -100,6 +101,8 @@ async def dial(
                 f"Redis at {address} can't be reached: {failures.line_of(error)}"
             ) from error
         raise
+    # The only private attributes of redis-py that we use: it has no way to give its transport away.
+    writer = connection._writer
     transport: asyncio.Transport = writer.transport
     # Otherwise redis-py and the writer would warn, or close the transport, when they are collected.
     connection._writer = connection._reader = None
