@@ -20,6 +20,7 @@ from .options import (
     By,
     ConnectionOptions,
     Cursor,
+    DurableOptions,
     ExecutionId,
     Json,
     Limit,
@@ -159,7 +160,7 @@ def resume(
         ),
     ] = False,
     *,
-    connection: ConnectionOptions,
+    connection: DurableOptions,
     json: Json = False,
 ) -> None:
     """Answer a suspension. The first answer stands; repeating it changes nothing. A suspension that needs

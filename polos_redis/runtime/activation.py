@@ -76,7 +76,7 @@ _origin_of_a_root = functools.lru_cache(
 
 
 class Activation:
-    """One activation; the worker creates it for a delivered queue entry.
+    """One activation; the worker creates it for a queue entry that was delivered after `lapses` of its lease.
 
     `waits`: the open waits its code awaits; `given_up`: those whose tasks the code has cancelled; `waited`:
     the resolved waits of this pass, each as (kind, ms), for metrics. `call_sites`: the step keys used so far;
@@ -88,7 +88,6 @@ class Activation:
         "_created_at",
         "_fatal",
         "_gate",
-        "_lapses",
         "_may_retry",
         "_notices",
         "_outcome",
@@ -126,6 +125,7 @@ class Activation:
         entry: bytes,
         run: int,
         queue: str,
+        lapses: int,
     ) -> None:
         self.host = host
         self.workflow = workflow
@@ -138,7 +138,7 @@ class Activation:
         self.loop = asyncio.get_running_loop()
         self.code = CodeTasks(execution_id, self.loop)
         self.events = LifecycleEvents(workflow.id, execution_id)
-        self.journal = FencedJournal(host, self.fence, self.code, self)
+        self.journal = FencedJournal(host, self.fence, self.code, self, lapses=lapses)
         self.state = State.RUNNING
         self.ended_as = ""
         self.origin = _origin_of_a_root(workflow.id)
@@ -154,7 +154,6 @@ class Activation:
         self._created_at: datetime | None = None
         self._fatal: BaseException | None = None
         self._gate: asyncio.Event | None = None
-        self._lapses = host.lapses
         self._may_retry = True
         self._notices: dict[str, bytes] = {}
         self._outcome: asyncio.Task[Any] | None = None
@@ -169,9 +168,10 @@ class Activation:
         if logger.isEnabledFor(logging.INFO):
             logger.info("start", extra={"execution": self.id, "workflow": self.workflow.id, "run": self.run})
 
-    def take(self, loaded: Loaded, epoch: int) -> None:
-        """Continue an execution that was started before, as loaded on this connection."""
-        self.journal.take(loaded, epoch)
+    def take(self, loaded: Loaded, epoch: int, lapses: int) -> None:
+        """Continue an execution that was started before, as loaded on this connection after so many lapses of
+        the lease."""
+        self.journal.take(loaded, epoch, lapses)
         self.events.start_emitted = loaded.started
 
     def take_inlined(self, records: dict[bytes, bytes]) -> None:
@@ -198,7 +198,8 @@ class Activation:
         """When the execution was created, to the microsecond: with its id, what no other execution has. Read
         on first use, since queue entries don't carry it."""
         if self._created_at is None:
-            (created,) = await self.host.store.executions.read_fields(self.id, "created")
+            executions = self.host.store.executions
+            (created,) = await self.journal.ask(lambda: executions.read_fields(self.id, "created"))
             self._created_at = to_datetime_us(int(created or 0))  # 0: deleted, so nothing will be written
         return self._created_at
 
@@ -210,7 +211,7 @@ class Activation:
             self.state is State.RUNNING
             and not self.held_back
             and not self.host.draining
-            and self.host.lease_is_held(self.fence.prefix, self._lapses)
+            and self.journal.held
         )
 
     def _check_key(self, key: Any, call_site: CallSite) -> None:
@@ -259,10 +260,8 @@ class Activation:
                 self.end("handed back")
             else:
                 await self.host.wait_for_lease(self.fence.prefix)
-                lapses = self.host.lapses
                 try:
                     await self.journal.verify()
-                    self._lapses = lapses
                 except PolosError as error:
                     self.dropped(f"it can't be loaded: {error}", pause=True)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from polos_redis.errors import RedisUnavailableError
 from polos_redis.wire.dialing import CredentialProvider, dial
-from polos_redis.wire.replies import CallLostError, RefusedReplyError, TransientReplyError
+from polos_redis.wire.replies import CallLostError, NotRedisError, RefusedReplyError, TransientReplyError
 from polos_redis.wire.transport import Arg, Script, Transport
 from polos_redis.wire.urls import parse
 
@@ -27,6 +27,7 @@ __all__ = ["Script", "Wire", "client_id"]
 log = logging.getLogger("polos.wire")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.025, 2.0  # seconds between attempts
+UNUSABLE = ("NOAUTH", "DENIED")  # codes of refusals that concern all calls of a connection
 
 Locate = Callable[[], Awaitable[str]]
 
@@ -149,6 +150,12 @@ class Wire:
                 pass
         return await self._repeat(lambda: self.run(script, key, *args), patience)
 
+    async def repeat(
+        self, key: bytes, send: Callable[[Wire], asyncio.Future[Any]], patience: float | None
+    ) -> Any:
+        """Like `call`, with a `send` that makes the call on the wire to the server that has a key."""
+        return await self._repeat(lambda: send(self), patience)
+
     async def _repeat(self, send: Callable[[], asyncio.Future[Any]], patience: float | None) -> Any:
         loop = asyncio.get_running_loop()
         until = float("inf") if patience is None else loop.time() + patience
@@ -212,9 +219,11 @@ class Wire:
     async def reach(self, until: float) -> None:
         """Attempt to connect until it succeeds or the loop time `until` has come.
 
-        Concurrent callers share the attempts and the pauses between them. Raises RedisUnavailableError.
+        Concurrent callers share the attempts and the pauses between them. Raises RedisUnavailableError, or
+        NotRedisError if that is what the attempts met.
         """
         loop = asyncio.get_running_loop()
+        failure: RedisUnavailableError | None = None
         while True:
             task = self._attempt_to_connect(backing_off=True)
             if self.connected:
@@ -228,10 +237,13 @@ class Wire:
                     if task.done():
                         self._raise_failure(task)
                         return
-                except RedisUnavailableError:
+                except RedisUnavailableError as error:
                     if self._closed:
                         raise
+                    failure = error
             if loop.time() >= until:
+                if isinstance(failure, NotRedisError):
+                    raise failure
                 reason = self._last_error or f"Redis at {self.address} can't be reached in time"
                 raise RedisUnavailableError(f"{reason} (is it running, and is the URL correct?)")
 
@@ -306,6 +318,8 @@ class Wire:
             if transport.lost:
                 raise CallLostError(f"Redis at {self.address} closed the new connection", sent=True)
         except CallLostError as error:
+            if transport.garbled:
+                raise NotRedisError(f"{error}; is it a Redis server?") from error
             raise RedisUnavailableError(str(error)) from error
         else:
             self._transport = transport
@@ -319,7 +333,7 @@ class Wire:
         calls = [transport.put((b"CLIENT", b"SETNAME", self.name))] if self.name else []
         calls += [transport.put((b"SCRIPT", b"LOAD", script.source)) for script in self.scripts]
         for error in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(error, (TransientReplyError, RefusedReplyError)) and error.code != "NOAUTH":
+            if isinstance(error, (TransientReplyError, RefusedReplyError)) and error.code not in UNUSABLE:
                 log.debug("while preparing a connection: %s", error)
             elif isinstance(error, Exception):
                 raise error

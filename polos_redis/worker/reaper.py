@@ -90,7 +90,7 @@ class Reaper:
                 silent = self._silent_for(name, counter, now)
                 if name != self.worker_id and silent >= self.lease_seconds and self.in_charge():
                     if pending.get(name):
-                        await self._recover(queue, key, name)
+                        await self._recover(queue, key, name, counter)
                     elif silent >= self.empty_after:
                         await self.store.workers.prune(self.prefix, queue, name, counter)
         self._counters = {name: last for name, last in self._counters.items() if name in present}
@@ -103,21 +103,24 @@ class Reaper:
             return 0.0
         return now - last[1]
 
-    async def _recover(self, queue: str, key: bytes, consumer: str) -> None:
+    async def _recover(self, queue: str, key: bytes, consumer: str, counter: bytes) -> None:
         while self.in_charge():
             rows: list[Any] = await self.store.wire.call(
                 "XPENDING", key, keys.GROUP, "-", "+", BATCH, consumer, patience=None
             )
             if not rows:
                 return
-            requeued, failed, dropped = await self.store.queues.requeue(
+            moved = await self.store.queues.requeue(
                 self.prefix,
                 queue,
                 consumer,
                 [row[0] for row in rows],
-                lost=True,
+                lost=counter,
                 max_deliveries=self.max_deliveries,
             )
+            if moved is None:  # it has come back
+                return
+            requeued, failed, dropped = moved
             outcome = {"requeued": requeued, "failed": failed, "dropped": dropped}
             for what, entries in outcome.items():
                 self.stats.recovered[what] += entries

@@ -196,8 +196,8 @@ class Desk:
         assert activated.id == keys.child_id(by.id, key, 0)
         return activated
 
-    def choose(self, by: Activated, key: str, branch: str, *others: Arg) -> Any:
-        return _learn_changes(by, self.run("choose_winner", *by.fence, key, branch, *others))
+    def choose(self, by: Activated, key: str, branch: str, *others: Arg, races: bytes = b"") -> Any:
+        return _learn_changes(by, self.run("choose_winner", *by.fence, key, branch, races, *others))
 
     def park(
         self,
@@ -267,9 +267,15 @@ class Desk:
         return self.run("fire_timers", worker, 60_000, limit, 0)[:3]
 
     def requeue(
-        self, consumer: str, *entries: bytes, lost: bool = False, most: int = 5, queue: str = "default"
+        self,
+        consumer: str,
+        *entries: bytes,
+        lost: bool = False,
+        lease: str | int = "",
+        most: int = 5,
+        queue: str = "default",
     ) -> Any:
-        return self.run("requeue_entries", queue, consumer, "lost" if lost else "back", most, *entries)
+        return self.run("requeue_entries", queue, consumer, lease if lost else "back", most, *entries)
 
     def parked(self, key: str = "ok", timeout: int = 0, **options: Any) -> str:
         """The id of an execution that waits for a person at `key`."""

@@ -170,5 +170,6 @@ READ_JOURNAL = load("read_journal")
 READ_AUDIT = load("read_audit")
 NAMESPACE_STATS = load("namespace_stats")
 CHECK_COMMANDS = load("check_commands")
+CONFIRM = load("confirm")
 
 ALL = tuple(value for value in list(globals().values()) if isinstance(value, Script))
