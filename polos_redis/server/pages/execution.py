@@ -16,6 +16,7 @@ from polos_redis.errors import ExecutionFinishedError, ExecutionNotFoundError, N
 from polos_redis.executions import ending
 from polos_redis.executions.queries import audit_tail, get_execution
 from polos_redis.server.pages.page_route import PageRoute
+from polos_redis.server.pages.posted import posted
 from polos_redis.server.pages.previews import (
     CHARACTERS,
     NODES,
@@ -90,7 +91,7 @@ async def _authorized(request: Request) -> tuple[str | None, str]:
     """Returns the name of a caller whose form may change something, and the creation time of the execution
     that they saw. Raises `Problem` 401 or 403."""
     caller = await visitor(request, "invoke")
-    sent = await request.form(max_files=0, max_fields=10)
+    sent = await posted(request)
     sessions_of(request).check_form(request, str(sent.get("form_token", "")))
     return caller.name, str(sent.get("created", "")) or "unknown"
 
