@@ -26,7 +26,8 @@ def add_to(app: typer.Typer) -> None:
 
 def list_failed(*, connection: ConnectionOptions, json: Json = False) -> None:
     """List the errands whose latest attempt has failed: work that workers do beside running code, such as
-    checking early answers and firing schedules. One that was set aside is not tried again by itself.
+    checking early answers and firing schedules; and those being tried now. One that was set aside is not
+    tried again by itself.
 
     \b
     Example:
@@ -44,7 +45,7 @@ def list_failed(*, connection: ConnectionOptions, json: Json = False) -> None:
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
     columns = one["errand"], one["kind"], one["status"], str(one["attempts"]), utc(one["tried_at"])
-    return (*columns, one["error"])
+    return (*columns, one["error"] or "")
 
 
 def retry(
@@ -76,7 +77,11 @@ def retry(
 
 
 async def _retry(client: PolosClient, name: str | None) -> list[str]:
-    names = [one["errand"] for one in await errands.list_failed(client)] if name is None else [name]
+    if name is None:
+        found = await errands.list_failed(client)
+        names = [one["errand"] for one in found if one["status"] != "running"]
+    else:
+        names = [name]
     for one in names:
         await errands.retry(client, one)
     return names

@@ -149,6 +149,9 @@ def _print_early_answer(one: dict[str, Any]) -> None:
     by = f" by {one['resumed_by']}" if one["resumed_by"] else ""
     line("  ", (one["step_key"], "bold"), f"  came before its suspension{by} ({one['channel'] or 'damaged'})")
     if failed := one["errand"]:
+        if failed["status"] == "running":
+            line("      ", f"is being checked, attempt {failed['attempts']}")
+            return
         attempts = f"{failed['attempts']} {'attempt' if failed['attempts'] == 1 else 'attempts'}"
         line("      ", (f"could not be checked, after {attempts}: {failed['error']}", "red"))
         if failed["status"] == "set aside":

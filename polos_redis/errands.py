@@ -16,6 +16,7 @@ KINDS = {
     "h": "slot check",
     "w": "event delivery",
     "u": "end of a subscription",
+    "s": "subscription check",
     "e": "trigger",
     "k": "schedule",
     "y": "early answer",
@@ -23,7 +24,8 @@ KINDS = {
 
 
 async def list_failed(connection: Connection) -> list[dict[str, Any]]:
-    """Returns the errands whose latest attempt has failed, those set aside first, as JSON values."""
+    """Returns the errands whose latest attempt has failed, those set aside first, as JSON values; also those
+    of users' values that are running."""
     store = await connection.store()
     found = [describe(one) async for one in store.errands.failures()]
     return sorted(found, key=lambda one: (one["status"] != "set aside", one["tried_at"]))
@@ -42,7 +44,8 @@ async def retry(connection: Connection, name: str) -> None:
 
 
 def describe(failed: FailedErrand) -> dict[str, Any]:
-    """Returns a failed errand as JSON values. `execution_id` and `step_key` are those of an early answer."""
+    """Returns a failed errand as JSON values. `execution_id` and `step_key` are those of an early answer; one
+    that is running has no error yet."""
     execution_id, step_key = None, None
     if failed.name.startswith("y"):
         execution_id, _, step_key = failed.name[1:].partition(" ")
@@ -51,8 +54,8 @@ def describe(failed: FailedErrand) -> dict[str, Any]:
         "kind": KINDS.get(failed.name[:1], "unknown"),
         "execution_id": execution_id,
         "step_key": step_key,
-        "status": "set aside" if failed.set_aside else "failing",
+        "status": "set aside" if failed.set_aside else "running" if failed.running else "failing",
         "attempts": failed.attempts,
-        "error": failed.reason,
+        "error": None if failed.running else failed.reason,
         "tried_at": iso(failed.tried_ms),
     }

@@ -149,6 +149,27 @@ class StepKeyError(PolosError):
     """
 
 
+class OlderChildError(PolosError):
+    """A step would start a child under an id that a child of an earlier execution still has.
+
+    A child's id follows from its parent's, and an execution that is started with the idempotency key of one
+    that is no longer kept has that one's id. The execution fails; once the older child has ended, it can be
+    retried.
+    """
+
+    def __init__(self, step_key: str, child_id: str) -> None:
+        self.step_key = step_key
+        self.child_id = child_id
+        super().__init__(step_key, child_id)
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step_key!r} can't start child {self.child_id}: an earlier execution with the same "
+            "idempotency key has started one of this id, which has not ended: wait for its end or cancel it, "
+            "then retry this execution"
+        )
+
+
 # --- executions -------------------------------------------------------------------------
 
 

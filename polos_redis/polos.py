@@ -19,11 +19,11 @@ from polos_redis.workflow import Workflow
 class Polos(PolosClient):
     """A client that runs a worker in the background: `async with Polos() as polos: ...`.
 
-    - `workflows`: those that the worker serves; by default all that are registered.
-    - `embedded=True`: start a private server (extra `embedded`) and stop it at the end. Its data is in
-      `data_dir`, or in a temporary folder.
-    - `log_file`: a file for the worker's log.
-    - `worker_options`: options of `Worker`. All other options are those of `PolosClient`.
+    X
+      - `embedded=True`: start a private server (extra `embedded`) and stop it at the end. Its data is in
+        `data_dir`, or in a temporary folder.
+      - `log_file`: a file for the worker's log.
+      - `worker_options`: options of `Worker`. All other options are those of `PolosClient`.
     """
 
     def __init__(

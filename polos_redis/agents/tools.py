@@ -11,10 +11,11 @@ from polos_redis.agents.output import Schema, api_name, check_fields, has_fields
 from polos_redis.decisions.answer_policy import ANYTHING, AnswerPolicy
 from polos_redis.decisions.answer_types import UNTYPED
 from polos_redis.definitions.parameters import NOTHING, parameters
-from polos_redis.errors import ConfigurationError
+from polos_redis.errors import ConfigurationError, InvalidInputError, ValueTooLargeError
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.values import bounds, schemas
-from polos_redis.values.complete_form import check_type
+from polos_redis.values.bounded_type import MismatchError
+from polos_redis.values.complete_form import accept, check_type
 from polos_redis.values.times import milliseconds
 from polos_redis.workflow import Workflow, workflow
 
@@ -64,7 +65,7 @@ class Tool:
         if self.input_type is None:
             return None
         if arguments.strip() in _NO_ARGUMENTS and (default := self.default()) is not NOTHING:
-            return default
+            return None if default is None else (yield from accept(self.input_type, default))
         return (yield from schemas.parse_json(self.input_type, arguments or "{}"))
 
     def __call__(self, *args: Any) -> Any:
@@ -158,10 +159,19 @@ def _of_function(function: Callable[..., Any], name: str) -> Tool:
         raise ConfigurationError(
             f"{what}: a tool's id has 1 to 64 letters, digits, _ and -: pass a valid id="
         )
-    taken = [one for one in parameters(function) if one.is_positional]
+    declared = parameters(function)
+    taken = [one for one in declared if one.is_positional]
     with_context = bool(taken) and (taken[0].name == "ctx" or taken[0].is_annotated_as(WorkflowContext))
     rest = taken[with_context:]
     required = [one for one in rest if not one.has_default]
+    keyword = next(
+        (one for one in declared if one.kind is one.kind.KEYWORD_ONLY and not one.has_default), None
+    )
+    if keyword is not None:
+        raise ConfigurationError(
+            f"{what} must take its input by position: remove the * before {keyword.name!r}, or give that "
+            "a default"
+        )
     if len(required) > 1:
         raise ConfigurationError(
             f"{what} must take (input), (ctx, input), (ctx) or nothing: put its arguments in a model"
@@ -174,8 +184,20 @@ def _of_function(function: Callable[..., Any], name: str) -> Tool:
         input_type = one.annotation(what)
         if required or has_fields(input_type):  # other defaults are not for the model to choose
             check_fields(f"the input of {what}", input_type)
-            return Tool(name, text, function, input_type, child, default=one.default)
+            made = Tool(name, text, function, input_type, child, default=one.default)
+            if one.has_default:
+                _check_default(what, one.name, made)
+            return made
     return Tool(name, text, function, None, child)
+
+
+def _check_default(what: str, name: str, made: Tool) -> None:
+    try:
+        bounds.at_once(made.parse(""))
+    except (MismatchError, InvalidInputError, ValueTooLargeError) as error:
+        raise ConfigurationError(
+            f"{what}: the default of {name!r} must fit its annotation: {error}"
+        ) from None
 
 
 def _of_workflow(workflow: Workflow[Any, Any], id: str | None) -> Tool:

@@ -153,7 +153,8 @@ class AnswerPolicy:
             errors = await bounds.run(answer, schema_errors.errors_in(schema, type_name, answer))
         if not errors and schema is not None and not is_text(answer):
             errors = [{"field": "", "message": "it has half of a surrogate pair, which no text may have"}]
-        says = (not self.counts and self.reject_schema is None) or verdict(answer) is not None
+        may_be_silent = self.reject_schema is None or not isinstance(answer, dict)  # None, of `A | None`
+        says = (not self.counts and may_be_silent) or verdict(answer) is not None
         if not errors and not says:
             errors = [{"field": "approved", "message": "must be true or false: does this answer approve?"}]
         if errors:

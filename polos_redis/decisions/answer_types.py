@@ -43,7 +43,7 @@ class AnswerTypes:
             return None, "", None, ""
         schema, name = schemas.describe(what, self.approval)
         schema = self.schema or schema
-        approved = schemas.properties(schema).get("approved", {})
+        approved = schemas.properties(_without_none(schema)).get("approved", {})
         if not _has_verdict(schema) and approved.keys() - {"title", "description", "default"}:
             raise ConfigurationError(
                 f"{what}: the field `approved` of schema= must be a bool: Approve and Reject answer it"
@@ -113,7 +113,7 @@ def _needs_rejection(schema: dict[str, Any]) -> bool:
     union must require more in each of its members, and have none for rejections only."""
     if not _has_verdict(schema):
         return False
-    members = schemas.alternatives(schema)
+    members = _members(schema)
     verdicts = [one["properties"]["approved"].get("const") for one in members]
     if len(members) > 1 and any(one is False for one in verdicts):
         return False
@@ -124,9 +124,21 @@ def _needs_rejection(schema: dict[str, Any]) -> bool:
 
 
 def _has_verdict(schema: dict[str, Any]) -> bool:
-    """Whether a JSON schema, and of a union each member, has a field `approved` that may be true or false."""
-    members = schemas.alternatives(schema)
+    """Whether a JSON schema, and of a union each member, has a field `approved` that may be true or
+    false; None among them doesn't count."""
+    members = _members(schema)
     return bool(members) and all(_is_verdict(one.get("properties", {}).get("approved")) for one in members)
+
+
+def _members(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The members of a union other than None; of any other type, its schema alone."""
+    return [one for one in schemas.alternatives(schema) if one.get("type") != "null"]
+
+
+def _without_none(schema: dict[str, Any]) -> dict[str, Any]:
+    """Of `A | None`, the schema of A; of any other type, its own."""
+    members = _members(schema)
+    return members[0] if len(members) == 1 else schema
 
 
 def _is_verdict(approved: Any) -> bool:
@@ -140,9 +152,10 @@ def _is_verdict(approved: Any) -> bool:
 
 def _rejection_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """The JSON schema of a `Rejection`; its reason is as constrained as the approval's, if that is a text."""
-    reason = schemas.properties(schema).get("reason")
+    approval = schemas.resolved(_without_none(schema))
+    reason = schemas.properties(approval).get("reason")
     is_text = isinstance(reason, dict) and reason.get("type") == "string"
-    required = ["reason"] if is_text and "reason" in schemas.resolved(schema).get("required", ()) else []
+    required = ["reason"] if is_text and "reason" in approval.get("required", ()) else []
     return {
         "title": "Rejection",
         "type": "object",

@@ -7,6 +7,7 @@ read: a later deployment may read it. (An answer that is an instance of a class 
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -35,7 +36,10 @@ def read_answer(stored: bytes, types: AnswerTypes, packed_policy: bytes) -> boun
             raise
         why = f"the answer does not fit its type, which has changed since: {problem_in(error)}"
         raise UnreadableValueError(why) from error
-    lost = _lost(codec.decode(stored), before.schema or {}, types, found) if changed else ""
+    answer = codec.decode(stored) if changed else None
+    lost = ""
+    if changed and is_json(answer):
+        lost = yield from _lost(answer, before.schema, _schemas_of(types)[0], found)
     if lost:
         raise UnreadableValueError(f"the answer's type has changed since: {lost}")
     return found
@@ -47,18 +51,82 @@ def _schemas_of(types: AnswerTypes) -> tuple[Any, Any]:
     return as_stored[0], as_stored[1]
 
 
-def _lost(answer: Any, before: dict[str, Any], types: AnswerTypes, found: Any) -> str:
-    """Which fields of a plain answer nothing reads now, while new fields have their defaults; "" for none."""
-    config = getattr(type(found), "model_config", None) or getattr(type(found), "__pydantic_config__", None)
-    if not isinstance(answer, dict) or not is_json(answer) or (config or {}).get("extra") is not None:
-        return ""
-    old, now = schemas.properties(before), schemas.properties(_schemas_of(types)[0] or {})
-    unread = [name for name in answer if name in old and name not in now]
-    fields = shapes.model_fields(type(found)) if type_names.is_model(type(found)) else {}
-    were_set = {
-        fields[name].alias or name for name in getattr(found, "model_fields_set", ()) if name in fields
-    }
-    added = [name for name in now if name not in old and name not in answer and name not in were_set]
-    if not unread or not added:
-        return ""
-    return f"{', '.join(unread)} would be lost, and {', '.join(added)} set to a default"
+def _lost(answer: Any, before: Any, now: Any, found: Any) -> bounds.Work[str]:
+    """Which fields of a plain answer, at any level, nothing reads now, while new fields beside them have
+    their defaults; "" for none.
+
+    `before` and `now` are JSON schemas, `found` is what the answer was read as.
+    """
+    stack: list[tuple[Any, _Parts, _Parts, Any, str]] = [(answer, _Parts(before), _Parts(now), found, "")]
+    while stack:
+        value, old, new, read, path = stack.pop()
+        yield
+        if isinstance(value, list):
+            several = isinstance(read, list | tuple) and len(read) == len(value)
+            parts = read if several else [None] * len(value)
+            stack += [(one, old.items, new.items, part, path) for one, part in zip(value, parts, strict=True)]
+        if not isinstance(value, dict):
+            continue
+        was, fields, names = old.fields, new.fields, _names_in(read)
+        if fields and _ignores_others(read):
+            unread = [name for name in value if name in was and name not in fields]
+            were_set = {names.get(name, name) for name in getattr(read, "model_fields_set", ())}
+            added = [one for one in fields if one not in was and one not in value and one not in were_set]
+            if unread and added:
+                lost, filled = (", ".join(path + name for name in some) for some in (unread, added))
+                return f"{lost} would be lost, and {filled} set to a default"
+        in_python = {shown: name for name, shown in names.items()}
+        for name, one in value.items():
+            field = str(in_python.get(name, name))
+            part = read.get(name) if isinstance(read, dict) else getattr(read, field, None)
+            stack.append((one, old.of(name), new.of(name), part, f"{path}{name}."))
+    return ""
+
+
+class _Parts:
+    """The parts of a JSON schema, each made once; of a union, those of all its members."""
+
+    def __init__(self, schema: Any, definitions: Any = None) -> None:
+        whole = schema if isinstance(schema, dict) else {}
+        self._definitions = whole.get("$defs", definitions or {})
+        self._members = schemas.alternatives({**whole, "$defs": self._definitions}) if whole else []
+
+    @functools.cached_property
+    def fields(self) -> dict[str, _Parts]:
+        """The fields of an object."""
+        found: dict[str, _Parts] = {}
+        for member in self._members:
+            for name, field in schemas.properties(member).items():
+                found.setdefault(name, _Parts(field, self._definitions))
+        return found
+
+    @functools.cached_property
+    def items(self) -> _Parts:
+        """The items of a list."""
+        return self._inside("items")
+
+    @functools.cached_property
+    def others(self) -> _Parts:
+        """The values of an object that are no fields."""
+        return self._inside("additionalProperties")
+
+    def of(self, name: str) -> _Parts:
+        """The value of an object under a name."""
+        return self.fields.get(name) or self.others
+
+    def _inside(self, keyword: str) -> _Parts:
+        found = [one[keyword] for one in self._members if isinstance(one.get(keyword), dict)]
+        return _Parts(found[0] if found else None, self._definitions)
+
+
+def _names_in(read: Any) -> dict[str, str]:
+    """The names that the fields of a model have in JSON."""
+    cls = type(read)
+    fields = shapes.model_fields(cls) if type_names.is_model(cls) else {}
+    return {name: info.alias or name for name, info in fields.items()}
+
+
+def _ignores_others(read: Any) -> bool:
+    """Whether a type drops the fields that it does not declare, as pydantic does unless told otherwise."""
+    config = getattr(type(read), "model_config", None) or getattr(type(read), "__pydantic_config__", None)
+    return (config or {}).get("extra") is None

@@ -12,9 +12,10 @@ from polos_redis.definitions.cron import Declared
 from polos_redis.definitions.parameters import NOTHING, is_async, parameters, signature_text, underlying
 from polos_redis.definitions.queue import DEFAULT, Queue, as_queue
 from polos_redis.definitions.trigger import Trigger
-from polos_redis.errors import ConfigurationError, InvalidInputError, NotStorableError
+from polos_redis.errors import ConfigurationError, InvalidInputError, NotStorableError, ValueTooLargeError
 from polos_redis.values import bounds, packing
 from polos_redis.values.bounded_type import UNCHECKED
+from polos_redis.values.complete_form import secret_field
 from polos_redis.values.type_names import is_model
 from polos_redis.values.validation import (
     GeneratedInput,
@@ -96,13 +97,15 @@ class WorkflowDefinition(Generic[In, Out]):
         positional = [one for one in taken if one.is_positional]
         if not is_async(function):
             raise ConfigurationError(f"workflow {id!r}: {self.__name__} must be an async function")
-        needs_more = any(one.kind is one.kind.KEYWORD_ONLY and not one.has_default for one in taken)
+        keywords = [one for one in taken if one.kind is one.kind.KEYWORD_ONLY]
+        needs_more = any(not one.has_default for one in keywords)
         if not 1 <= len(positional) <= 2 or needs_more:
             raise ConfigurationError(
                 f"workflow {id!r}: {self.__name__} must take (ctx) or (ctx, input), "
-                f"not {signature_text(function)}"
+                f"not {signature_text(function)}" + (": an input can't be keyword-only" if needs_more else "")
             )
         self.takes_input = len(positional) == 2
+        self._keyword = keywords[0].name if keywords else ""
         self._input = positional[1] if self.takes_input else None
         self._input_type: Any = _UNRESOLVED
 
@@ -141,7 +144,12 @@ class WorkflowDefinition(Generic[In, Out]):
     def resolve(self) -> None:
         """Resolve the types now, so that a worker fails when it starts, not at its first execution."""
         annotation = self.input_type
-        self.input_default()
+        if bounded_type(annotation) is not None and (secret := secret_field(annotation)) is not None:
+            raise ConfigurationError(
+                f"workflow {self.id!r}: {secret} of its input is secret, but inputs are stored and shown as "
+                "they are: pass a reference to the secret instead"
+            )
+        self._check_default()
         try:
             # may import pydantic, which should not happen while executions run
             for declared in (bounded_type(annotation), bounded_type(self.state_schema)):
@@ -151,6 +159,19 @@ class WorkflowDefinition(Generic[In, Out]):
                 packing.encoder(self.state_schema)
         except (ConfigurationError, NotStorableError) as error:
             raise ConfigurationError(f"workflow {self.id!r}: {error}") from error.__cause__
+
+    def _check_default(self) -> None:
+        """Raises `ConfigurationError` for a default of the input that its annotation refuses. None always
+        stands for no input."""
+        default = self.input_default()
+        if self._input is None or default is NOTHING or default is None:
+            return
+        try:
+            bounds.at_once(self.input_check(None))
+        except (InvalidInputError, ValueTooLargeError) as error:
+            raise ConfigurationError(
+                f"{error}: this is the default of {self._input.name!r}, which must fit its annotation"
+            ) from error.__cause__
 
     def input_default(self) -> Any:
         """Returns the default of the input's parameter, copied; NOTHING if there is none."""
@@ -177,12 +198,16 @@ class WorkflowDefinition(Generic[In, Out]):
         if not self.takes_input:
             if input is None or isinstance(input, GeneratedInput):
                 return None
-            raise InvalidInputError(f"workflow {self.id!r} takes no input, but got one")
-        if input is None and (default := self.input_default()) is not NOTHING:
-            return default
-        if type(input) is self.input_type:
-            return input
-        return (yield from validation_of(self.input_type, input, workflow_id=self.id))
+            named = f": {self._keyword!r} is keyword-only, so remove the * before it" if self._keyword else ""
+            raise InvalidInputError(f"workflow {self.id!r} takes no input, but got one{named}")
+        given = input
+        if input is None and (given := self.input_default()) is None:
+            return None
+        if given is NOTHING:
+            given = None
+        if type(given) is self.input_type:
+            return given
+        return (yield from validation_of(self.input_type, given, workflow_id=self.id))
 
     def check_state(self, initial: Any) -> Any:
         """Returns the state an execution starts with: `initial`, validated, else the schema's defaults; None

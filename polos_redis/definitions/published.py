@@ -68,7 +68,7 @@ async def define(store: Store, workflows: Iterable[WorkflowDefinition[Any, Any]]
 
     Raises `ConfigurationError` if two workflows give one queue different limits.
     """
-    limits = _limits(workflows)
+    limits = limits_of(workflows)
     for workflow in workflows:
         definition = PublishedDefinition.of(workflow)
         packed = b"" if definition == PLAIN else definition.pack()
@@ -80,7 +80,7 @@ async def define(store: Store, workflows: Iterable[WorkflowDefinition[Any, Any]]
             await store.semaphores.release_slot(name, limit, "", 0)
 
 
-def _limits(workflows: Iterable[WorkflowDefinition[Any, Any]]) -> dict[str, int | None]:
+def limits_of(workflows: Iterable[WorkflowDefinition[Any, Any]]) -> dict[str, int | None]:
     """Returns the limit of each queue that these workflows define; None for no limit."""
     by: dict[str, WorkflowDefinition[Any, Any]] = {}
     for workflow in workflows:

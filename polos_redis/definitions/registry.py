@@ -78,6 +78,7 @@ def _execution(facts: dict[str, Any], frame: FrameType | None) -> object:
 
 _registry: dict[str, WorkflowDefinition[Any, Any]] = {}
 _sites: dict[str, DefinitionSite] = {}
+_watchers: list[Callable[[WorkflowDefinition[Any, Any]], Any]] = []
 
 
 def register(definition: W, site: DefinitionSite) -> W:
@@ -89,7 +90,16 @@ def register(definition: W, site: DefinitionSite) -> W:
             f"{site.file}:{site.line} another id"
         )
     _registry[definition.id], _sites[definition.id] = definition, site
+    for watcher in tuple(_watchers):
+        watcher(definition)
     return definition
+
+
+def watch(watcher: Callable[[WorkflowDefinition[Any, Any]], Any]) -> Callable[[], None]:
+    """Call `watcher` with each definition that is registered from now on, in the thread that does it.
+    Returns a function that ends this."""
+    _watchers.append(watcher)
+    return lambda: _watchers.remove(watcher)
 
 
 def registered() -> dict[str, WorkflowDefinition[Any, Any]]:

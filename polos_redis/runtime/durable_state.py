@@ -2,13 +2,15 @@
 
 Every activation starts from the initial state and rebuilds it, as the workflow's code between steps runs
 again. A step's function does not, so the fields it has changed are journaled with its result, and a replay
-restores them. A step that runs beside other tasks of the workflow works on a copy, whose changes are merged
-when the step has succeeded; two steps that change the same field conflict.
+restores them. A step works on a copy, whose changes are merged when the step has succeeded; two steps that
+change the same field at a time conflict.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar, Token
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -53,57 +55,86 @@ class DurableState:
 
 class StateDraft:
     """The state as one attempt of a step changes it, a context manager: `take_over` merges the changes once
-    they are journaled, and leaving the context undoes what was not merged.
+    they are journaled, as a replay will.
 
-    A step that runs alone works on the state itself, so a reference taken outside the step stays valid. Any
-    other step works on a copy made at its first access.
+    The step works on a copy, made at its first access. So what it leaves behind, such as a thread that goes
+    on after its call was cancelled, can't change the state. A step that runs alone may also change the state
+    itself, through a reference its function closes over; leaving the context undoes what was not merged.
     """
 
-    __slots__ = ("_before", "_changed", "_original", "_token", "_value", "durable_state")
+    __slots__ = (
+        "_alone",
+        "_before",
+        "_changes",
+        "_claimed",
+        "_merged",
+        "_original",
+        "_token",
+        "_value",
+        "durable_state",
+    )
 
     def __init__(self, durable_state: DurableState, alone: bool) -> None:
         self.durable_state = durable_state
-        self._value = durable_state.value if alone else None
-        self._before = _packed(durable_state.value) if alone else {}
-        self._original: dict[str, bytes] = {}  # the state when it was copied
-        self._changed: dict[str, Any] | None = None
+        self._alone = alone
+        self._original = _packed(durable_state.value) if alone else {}  # the state; else, when it was copied
+        self._value: Any = None
+        self._before: dict[str, bytes] = {}  # the copy when it was made
+        self._changes = b""  # of the copy
+        self._claimed: set[str] = set()
+        self._merged = False
         self._token: Token[StateDraft | None] | None = None
 
     @property
     def value(self) -> Any:
         """The state inside the step's function."""
         if self._value is None:
-            self._value = codec.decode(self.durable_state.pack())
-            self._before, self._original = _packed(self._value), _packed(self.durable_state.value)
+            state = self.durable_state.value
+            copy = codec.decode(_encode(state, codec.UNLIMITED))
+            self._before = _packed(copy)
+            if not self._alone:
+                self._original = _packed(state)
+            self._value = copy
         return self._value
+
+    def bound(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """Returns a step's call with the copy in place of the state, if that is one of its arguments."""
+        state = self.durable_state.value
+        if not isinstance(call, partial) or not any(
+            one is state for one in (*call.args, *call.keywords.values())
+        ):
+            return call
+        args = (self.value if one is state else one for one in call.args)
+        named = {name: self.value if one is state else one for name, one in call.keywords.items()}
+        return partial(call.func, *args, **named)
 
     def changes(self) -> bytes:
         """Returns the changed fields, encoded; empty for none.
 
-        Raises `StateConflictError` when one of them was changed outside the step meanwhile, and what `pack`
+        Raises `StateConflictError` when one of them was changed outside the copy meanwhile, and what `pack`
         raises.
         """
-        if self._value is None:
-            return b""
-        changed = _differing(self._before, _packed(self._value))
-        if not changed:
-            return b""
-        if self._original:
-            lost = changed & (
-                _differing(self._original, _packed(self.durable_state.value)) | self.durable_state.claimed
-            )
-            if lost:
-                raise StateConflictError(sorted(lost))
-            self.durable_state.claimed |= changed
-        self._changed = {name: part for name, part in _parts(self._value).items() if name in changed}
-        return _encode(self._changed, self.durable_state.limit)
+        state, limit, changed = self.durable_state.value, self.durable_state.limit, set[str]()
+        if self._value is not None:
+            changed = _differing(self._before, _packed(self._value))
+        outside = _differing(self._original, _packed(state)) if self._alone or changed else set[str]()
+        if lost := changed & (outside | self.durable_state.claimed):
+            raise StateConflictError(sorted(lost))
+        if changed:
+            if not self._alone:
+                self._claimed = changed
+                self.durable_state.claimed |= changed
+            self._changes = _encode(_some_parts(self._value, changed), limit)
+        if not self._alone or not outside:
+            return self._changes
+        both = _some_parts(state, outside) | (_some_parts(self._value, changed) if changed else {})
+        return _encode(both, limit)
 
     def take_over(self) -> None:
         """Merge the changes, which are journaled now, into the state."""
-        if self._changed and self._original:
-            _put(self.durable_state.value, self._changed)
-            self.durable_state.claimed -= self._changed.keys()
-        self._before, self._changed = {}, None
+        if self._changes:
+            self.durable_state.put(self._changes)
+        self._merged = True
 
     def __enter__(self) -> Self:
         self._token = _draft.set(self)
@@ -114,19 +145,19 @@ class StateDraft:
     ) -> None:
         assert self._token is not None
         _draft.reset(self._token)
-        if self._original:
-            self.durable_state.claimed -= (self._changed or {}).keys()
-        elif self._before:
+        self.durable_state.claimed -= self._claimed
+        if self._alone and not self._merged:
             self._undo()
 
     def _undo(self) -> None:
+        state = self.durable_state.value
         try:
-            if not _differing(self._before, _packed(self._value)):
+            if not _differing(self._original, _packed(state)):
                 return
         except StoredValueError:
             pass  # it can't be encoded, so it has changed
-        for packed in self._before.values():
-            _put(self._value, codec.decode(packed))
+        for packed in self._original.values():
+            _put(state, codec.decode(packed))
 
 
 def _encode(value: Any, limit: int) -> bytes:
@@ -144,6 +175,10 @@ def _parts(state: Any) -> dict[str, Any]:
     if state.__pydantic_private__ is not None:
         parts[_PRIVATE] = state.__pydantic_private__
     return parts
+
+
+def _some_parts(state: Any, names: set[str]) -> dict[str, Any]:
+    return {name: part for name, part in _parts(state).items() if name in names}
 
 
 def _packed(state: Any) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from polos_redis.client import PolosClient
 from polos_redis.errors import ConfigurationError
 from polos_redis.links import Links
-from polos_redis.server import executions, health, problems, streams, suspensions
+from polos_redis.server import executions, health, problems, security, streams, suspensions
 from polos_redis.server.bodies import Bounds
 from polos_redis.server.headers import Headers
 from polos_redis.server.pages import add_pages
@@ -66,6 +66,7 @@ def create_app(
         title="polos-redis",
         version=__version__,
         description=DESCRIPTION,
+        openapi_url=None,  # health.py has the route, with a rate
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -73,7 +74,7 @@ def create_app(
         responses={"default": problems.DOCUMENTED},
     )
     app.state.site = site
-    problems.install(app)
+    problems.install(app, security.public)
     for router in (executions.router, suspensions.router, streams.router):
         app.include_router(router)
     health.add_health(app, client)

@@ -16,6 +16,7 @@ from polos_redis.server.problems import Problem
 from polos_redis.server.security import require, uncovered
 from polos_redis.server.site import Client
 from polos_redis.server.stored_json import StoredJson
+from polos_redis.state.keys import LONGEST_NAME
 from polos_redis.values.json_value import from_json
 from polos_redis.values.preview import Stored
 from polos_redis.workflow import InvokeOptions
@@ -28,7 +29,7 @@ async def start(
     body: shapes.StartRequest,
     client: Client,
     caller: Annotated[Caller, Depends(require("invoke", restricts=True))],
-    idempotency_key: Annotated[str, Header()] = "",
+    idempotency_key: Annotated[str, Header(max_length=LONGEST_NAME)] = "",
 ) -> Response:
     """Start an execution of a workflow by its id; a worker validates the input. Repeating a request with the
     same idempotency key starts it once."""

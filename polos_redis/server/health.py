@@ -1,4 +1,4 @@
-"""Routes for monitoring: liveness, readiness, metrics."""
+"""Routes for programs: liveness, readiness, metrics, and the API's description."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polos_redis.server.bodies import Json
 from polos_redis.server.callers import Caller
 from polos_redis.server.latest import Latest
 from polos_redis.server.problems import RETRY_SECONDS, Problem
-from polos_redis.server.security import require
+from polos_redis.server.security import probed, public, require
 
 READY_TIMEOUT_SECONDS = 2.0
 MOST_CHECKS = "10/second"  # of Redis, and counts of the metrics, however many ask
@@ -30,7 +30,7 @@ METRICS: dict[int | str, dict[str, Any]] = {
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", responses={200: {"model": shapes.Health}})
+@router.get("/healthz", responses={200: {"model": shapes.Health}}, dependencies=[Depends(probed)])
 async def healthz() -> Response:
     """Succeed while the process responds."""
     return Json({"status": "ok"})
@@ -47,7 +47,7 @@ async def redis_responds(client: PolosClient) -> bool:
     return True
 
 
-@router.get("/readyz", responses={200: {"model": shapes.Health}})
+@router.get("/readyz", responses={200: {"model": shapes.Health}}, dependencies=[Depends(probed)])
 async def readyz(request: Request) -> Response:
     """Succeed while Redis responds, too; on a cluster, all of its masters."""
     ready: Latest[bool] = request.app.state.ready
@@ -60,6 +60,15 @@ async def readyz(request: Request) -> Response:
             headers={"Retry-After": str(RETRY_SECONDS)},
         )
     return Json({"status": "ready"})
+
+
+@router.api_route(
+    "/openapi.json", methods=["GET", "HEAD"], include_in_schema=False, dependencies=[Depends(public)]
+)
+async def openapi(request: Request) -> Response:
+    """Describe the API."""
+    schema, root = request.app.openapi(), request.scope.get("root_path", "").rstrip("/")
+    return Json({**schema, "servers": [{"url": root}]} if root else schema)
 
 
 @router.get("/metrics", responses=METRICS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
@@ -161,8 +161,9 @@ def invalid(details: Sequence[Mapping[str, Any]]) -> Problem:
     return Problem(422, detail, kind="invalid-request", title="Invalid request", errors=listed)
 
 
-def install(app: FastAPI) -> None:
-    """Make an app return problems for all errors."""
+def install(app: FastAPI, count: Callable[[Request], Awaitable[None]]) -> None:
+    """Make an app return problems for all errors. `count` counts a request that no route takes; it may raise
+    another problem."""
 
     async def respond(request: Request, error: Exception) -> Response:
         if isinstance(error, PolosError):
@@ -171,7 +172,12 @@ def install(app: FastAPI) -> None:
             return invalid(error.errors()).response()
         assert isinstance(error, HTTPException)
         if not isinstance(error, Problem):
-            error = _unrouted(request, error)
+            try:
+                if error.status_code in (404, 405):
+                    await count(request)
+                error = _unrouted(request, error)
+            except Problem as problem:
+                error = problem
         return error.response()
 
     for kind in (PolosError, RequestValidationError, HTTPException):

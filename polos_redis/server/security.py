@@ -20,7 +20,7 @@ from polos_redis.redaction import KEY_PREFIX, LINK_PREFIX
 from polos_redis.server import problems, sessions
 from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
-from polos_redis.server.rates import network_of
+from polos_redis.server.rates import Rate, network_of
 from polos_redis.server.site import Site, site_of
 from polos_redis.state import keys
 
@@ -52,6 +52,21 @@ async def caller_of(request: Request) -> Caller:
         raise problems.too_many(wait)
     request.state.caller = caller
     return caller
+
+
+async def public(request: Request) -> None:
+    """Count a request to a route that identifies no caller. Raises `Problem` 429 over the address's rate."""
+    _count(request, site_of(request).public)
+
+
+async def probed(request: Request) -> None:
+    """Count a request of a monitor, apart from all others. Raises `Problem` 429 over the address's rate."""
+    _count(request, site_of(request).probes)
+
+
+def _count(request: Request, rate: Rate) -> None:
+    if wait := rate.take(address_of(request)):
+        raise problems.too_many(wait)
 
 
 def address_of(request: Request) -> str:

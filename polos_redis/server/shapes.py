@@ -8,9 +8,18 @@ from typing import Annotated, Any, Literal
 from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from polos_redis.state.keys import LONGEST_NAME, LONGEST_STEP_KEY
 from polos_redis.values.names import LONGEST
 
-Text = Annotated[str, Field(min_length=1)]
+BYTES = f"At most {LONGEST_NAME} bytes of UTF-8."
+# `check_text` counts bytes of UTF-8, where JSON Schema counts characters.
+_NAMED = {"format": "name", "maxLength": LONGEST_NAME}
+_STEP_KEY = {"format": "step-key", "maxLength": LONGEST_STEP_KEY}
+Name = Annotated[str, Field(min_length=1, json_schema_extra=_NAMED, description=BYTES)]
+AnyName = Annotated[str, Field(json_schema_extra=_NAMED, description=BYTES)]
+StepKey = Annotated[
+    str, Field(json_schema_extra=_STEP_KEY, description=f"At most {LONGEST_STEP_KEY} bytes of UTF-8.")
+]
 PERSON_NAME = "A person's name has no invisible characters, and letters of one script."
 Person = Annotated[str, Field(json_schema_extra={"format": "person-name", "maxLength": LONGEST})]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -40,17 +49,17 @@ class StartRequest(RequestBody):
         }
     )
 
-    workflow_id: Text
+    workflow_id: Name
     input: Any = None
-    idempotency_key: Text | None = Field(None, description="The same as the header Idempotency-Key.")
-    queue: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")] | None = None
-    concurrency_key: str | None = None
+    idempotency_key: Name | None = Field(None, description="The same as the header Idempotency-Key.")
+    queue: Annotated[Name, Field(pattern=r"^[^\x00]*$")] | None = None
+    concurrency_key: AnyName | None = None
     run_timeout_seconds: Annotated[float, Field(gt=0, le=1e9, strict=True)] | None = None
     start_delay: Annotated[float, Field(ge=0, le=1e9, strict=True)] | None = Field(
         None, description="In seconds."
     )
     start_at: AwareDatetime | None = None
-    session_id: str | None = None
+    session_id: AnyName | None = None
     user_id: Person | None = Field(None, description=f"Default: the caller's name. {PERSON_NAME}")
     initial_state: Any = None
 
@@ -58,7 +67,7 @@ class StartRequest(RequestBody):
 class ResumeRequest(RequestBody):
     """An answer to a suspension."""
 
-    step_key: str
+    step_key: StepKey
     data: Any
     shown_digest: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = Field(
         None,

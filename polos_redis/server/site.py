@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from polos_redis.links import Links
 
 FAILURE_RATE = "20/minute"  # rejected credentials per address
+PROBE_RATE = "6000/minute"  # of /healthz and /readyz, per address: a flood must not fail a probe soon
 DOUBTFUL_RATE = "1/second"  # look-ups of unknown keys for an address beyond that
 STREAMS = 1000, 2000  # event streams of a caller, and of all callers of this process
 
@@ -34,6 +35,8 @@ class Site:
     rate_limit: str = "600/minute"
     rate: SharedRate = field(init=False)
     failures: SharedRate = field(init=False)
+    public: Rate = field(init=False)  # of routes that identify no caller; counted without Redis
+    probes: Rate = field(default_factory=lambda: Rate(PROBE_RATE))
     doubtful: Rate = field(default_factory=lambda: Rate(DOUBTFUL_RATE))
     known: KnownKeys = field(default_factory=KnownKeys)
     streams: Allowance = field(default_factory=lambda: Allowance("event streams", *STREAMS))
@@ -47,6 +50,7 @@ class Site:
     def __post_init__(self) -> None:
         self.rate = SharedRate(self.client, "requests", self.rate_limit)
         self.failures = SharedRate(self.client, "failures", FAILURE_RATE)
+        self.public = Rate(self.rate_limit)
 
 
 def site_of(request: Request) -> Site:

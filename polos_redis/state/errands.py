@@ -27,7 +27,8 @@ class Errand:
 @dataclass(frozen=True, slots=True)
 class FailedErrand:
     """An errand whose latest attempts have failed: how many, when the last one did (ms), and why. One that
-    was set aside is not tried again until somebody asks for it."""
+    was set aside is not tried again until somebody asks for it. Of one that is `running`, the last attempt
+    has begun and not ended."""
 
     prefix: bytes
     name: str
@@ -35,6 +36,7 @@ class FailedErrand:
     tried_ms: int
     reason: str
     set_aside: bool
+    running: bool
 
 
 Failure = Literal["later", "set aside", "changed"]
@@ -136,14 +138,26 @@ class Errands:
         dues = await self._wire.call("ZMSCORE", errands, *names, patience=patience)
         rows = await self._wire.call("HMGET", failures, *names, patience=patience)
         found: list[FailedErrand | None] = []
+        now = None
         for name, due, packed in zip(names, dues, rows, strict=True):
             if packed is None or due is None:
                 found.append(None)
                 continue
-            attempts, _, tried, reason = msgpack.unpackb(packed, raw=True)
+            attempts, _, tried, reason, *until = msgpack.unpackb(packed, raw=True)
             aside = isinf(float(due))
-            found.append(FailedErrand(prefix, text(name), attempts, int(tried), text(reason), aside))
+            if until and now is None:
+                now = await self._now(prefix)
+            running = bool(until) and not aside and until[0] > now
+            found.append(FailedErrand(prefix, text(name), attempts, int(tried), text(reason), aside, running))
         return found
+
+    async def _now(self, prefix: bytes) -> int:
+        """The time of the server that has a partition, ms; 0 if that is away just now."""
+        node = self._wire.node(prefix)
+        if node is None:
+            return 0
+        seconds, micros = await node.call("TIME", patience=self._partitions.patience)
+        return int(seconds) * 1000 + int(micros) // 1000
 
     async def retry(self, prefix: bytes, name: str) -> bool:
         """Make a failed errand due now, with no attempt counted; False if it has not failed."""

@@ -37,7 +37,7 @@ from typing import Any
 import msgpack
 
 from polos_redis.errors import UnreadableValueError
-from polos_redis.values.text import text
+from polos_redis.values.text import raw, text
 
 VERSION = 1
 COUNT = b""  # the journal's field that counts its changes
@@ -299,6 +299,15 @@ _OPEN = ("open", "backoff")
 def is_open(record: bytes) -> bool:
     """Returns whether a record is that of a wait that is not decided yet."""
     return parse(record).status in _OPEN
+
+
+def waits_as(record: bytes, subscriber: str) -> bool:
+    """Returns whether a record is that of an open wait for an event, under this subscriber's name."""
+    try:
+        _, kind, status, _, _, _, name, *_ = msgpack.unpackb(record, raw=True, strict_map_key=False)
+        return (kind, status, name) == (b"wait", b"open", raw(subscriber))
+    except Exception:  # damaged, so no event decides it
+        return False
 
 
 def may_become(known: bytes, now: bytes) -> bool:

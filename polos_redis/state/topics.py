@@ -96,7 +96,8 @@ class Topics:
 
     async def subscribe(self, topic: str, member: str) -> bytes:
         """Subscribe to a topic from now on; returns the position. An existing subscriber keeps its
-        position."""
+        position. One of a wait that is not
+        open a minute later, nor about to be, ends."""
         position: bytes = await self._wire.call_script(
             scripts.SUBSCRIBE,
             self._partitions.topic_prefix(topic),
@@ -108,8 +109,13 @@ class Topics:
 
     async def unsubscribe(self, topic: str, member: str) -> None:
         """End a subscription, at any position."""
-        key = self._key(keys.SUBS, topic)
-        await self._wire.call("HDEL", key, raw(member), patience=self._partitions.patience)
+        await self._wire.call_script(
+            scripts.UNSUBSCRIBE,
+            self._partitions.topic_prefix(topic),
+            raw(topic),
+            raw(member),
+            patience=self._partitions.patience,
+        )
 
     async def subscribers(self, topic: str) -> dict[str, bytes]:
         """Returns the subscribers of a topic and their positions."""

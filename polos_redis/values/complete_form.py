@@ -202,6 +202,16 @@ def _hidden_field(model: Any, seen: Any, stack: list[tuple[Any, Any]]) -> str | 
     return None
 
 
+def secret_field(annotation: Any) -> str | None:
+    """Names the first field of a type that is secret, as `SecretStr`; None if there is none, or if the type
+    has no JSON schema to say so."""
+    try:
+        schema, _ = schemas.describe("it", annotation)
+    except ConfigurationError:
+        return None
+    return next((_field(path) for path in _secrets(schema, ())), None)
+
+
 def _field(path: tuple[str, ...]) -> str:
     return f"field {'.'.join(path)!r}" if path else "the type"
 

@@ -48,7 +48,7 @@ async def dial(
     from redis.asyncio import ConnectionPool
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
-    from redis.exceptions import AuthenticationError, RedisError, ResponseError
+    from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
 
     options: dict[str, Any] = {
         "protocol": 2,
@@ -74,21 +74,17 @@ async def dial(
         connection = pool.make_connection()
     except (ValueError, TypeError, RedisError):
         raise bad_url() from None
+    unexpected = f"Redis at {address} sent unexpected data: is it a Redis server?"
     try:
         async with asyncio.timeout(timeout):
             await connection.connect()
-        writer, reader = connection._writer, connection._reader
-        data = bytes(reader._buffer)
-        if data.startswith(b"-"):  # too many clients, or protected mode
-            code, _, text = data[1:].decode(errors="replace").partition("\r\n")[0].partition(" ")
-            refused = refusal(address, "the connection", code, f"{code} {text}")
-            raise refused if code == "DENIED" else RedisUnavailableError(str(refused))
-        if data or connection._parser._reader.has_data():
-            raise NotRedisError(f"Redis at {address} sent unexpected data: is it a Redis server?")
-        if reader.at_eof():  # as a proxy does while its server is away
-            raise RedisUnavailableError(f"Redis at {address} closed the connection: is it a Redis server?")
+            # before redis-py 8, the only public way
+            can_read = getattr(connection, "can_read", None) or connection.can_read_destructive
+            if await can_read():
+                await connection.read_response()  # raises if it was closed, as by a proxy without its server
+                raise NotRedisError(unexpected)
     except BaseException as error:
-        connection._close()
+        await connection.disconnect(nowait=True)
         if isinstance(error.__cause__, (AuthenticationError, ResponseError)):  # wrapped on unix sockets
             error = error.__cause__
         if isinstance(error, TimeoutError):
@@ -100,6 +96,8 @@ async def dial(
             if isinstance(refused, TransientReplyError):
                 raise RedisUnavailableError(str(refused)) from error
             raise refused from error
+        if isinstance(error, InvalidResponse):
+            raise NotRedisError(unexpected) from error
         if isinstance(error, (RedisError, OSError)):
             raise RedisUnavailableError(f"Redis at {address} can't be reached: {error}") from error
         if isinstance(error, Exception) and not isinstance(error, PolosError):  # a host that is no name
@@ -107,6 +105,8 @@ async def dial(
                 f"Redis at {address} can't be reached: {failures.line_of(error)}"
             ) from error
         raise
+    # The only private attributes of redis-py that we use: it has no way to give its transport away.
+    writer = connection._writer
     transport: asyncio.Transport = writer.transport
     # Otherwise redis-py and the writer would warn, or close the transport, when they are collected.
     connection._writer = connection._reader = None

@@ -11,6 +11,7 @@ An errand's name is a letter and what it concerns:
 `h<limit> <semaphore>`                       check that the holders of a semaphore's slots still need them
 `w<topic>`                                   deliver a topic's events to many waits, or in other partitions
 `u<bytes of the topic> <topic><subscriber>`  end a wait's subscription to a topic of another partition
+`s<bytes of the topic> <topic><subscriber>`  check that a wait subscribed in another partition has opened
 `e<topic>`                                   a topic has events for the workflows it triggers
 `k<schedule>`                                a schedule's tick is due
 `y<id> <step key>`                           check an answer that came before its suspension
@@ -116,6 +117,7 @@ class ErrandRunner:
             "h": partial(semaphores.check_holders, hasty),
             "w": partial(topic_waits.deliver, hasty),
             "u": partial(topic_waits.unsubscribe, hasty),
+            "s": partial(topic_waits.check, hasty),
             "e": partial(subscriptions.trigger_all, hasty, retention_ms, largest_input),
             "k": partial(ticks.fire, hasty, retention_ms),
             "y": partial(_decide_early, hasty),

@@ -55,14 +55,18 @@ class Lease:
         self.lapses = 0
         self._url = url
         self._stats = stats
-        self._serves: bytes = msgpack.packb(
-            {"workflows": list(workflows), "queues": list(queues), "lease_seconds": seconds}
-        )
+        self._serves = b""
+        self.announce(workflows, queues)
         self._renewed = dict.fromkeys(store.prefixes, float("-inf"))
         self._fresh = {prefix: asyncio.Event() for prefix in store.prefixes}
         self._turned = time.monotonic()  # when the worker's loop turned last
         self._stopping = False
         self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None  # of the thread
+
+    def announce(self, workflows: Sequence[str], queues: Sequence[str]) -> None:
+        """Say with the next renewal what this worker serves."""
+        serves = {"workflows": list(workflows), "queues": list(queues), "lease_seconds": self.seconds}
+        self._serves = msgpack.packb(serves)
 
     def age(self, prefix: bytes) -> float:
         """Returns the seconds since the last renewal in a partition."""

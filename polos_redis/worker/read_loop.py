@@ -56,11 +56,8 @@ class Reading:
         self._deliveries = host.deliveries
         self._dispatch = dispatch
         self._concurrency = concurrency
-        self._streams = {
-            prefix + keys.QUEUE.encode() + queue.encode(): (prefix, queue)
-            for prefix in reader.prefixes
-            for queue in queues
-        }
+        self._streams: dict[bytes, tuple[bytes, str]] = {}
+        self._find_streams()
         self._epoch = -1
         self._turn = 0  # of the queues, if not all can be read at once
         self._reconciled = float("-inf")
@@ -99,8 +96,18 @@ class Reading:
             await self.reconcile()
             self._reconciled = now()
 
+    def _find_streams(self) -> None:
+        """The streams of all queues; a workflow that is defined later may bring another queue."""
+        self._streams = {
+            prefix + keys.QUEUE.encode() + queue.encode(): (prefix, queue)
+            for prefix in self.reader.prefixes
+            for queue in self._queues
+        }
+
     async def _read(self) -> None:
         """Read as many entries as there are free slots, or wait for a slot."""
+        if len(self._streams) < len(self._queues) * len(self.reader.prefixes):
+            self._find_streams()
         names = list(self._streams)
         free = self._concurrency - len(self._host.active)
         free, block = self._readers.share(self.reader, free, len(names))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 
+from polos_redis.state.journal import waits_as
 from polos_redis.state.store import Store
 from polos_redis.values.text import raw, text
 
+CHECK_AGAIN_MS = 60_000  # while a wait is about to open
 OPENING_MS = 50  # a wait opens within about this time after it has subscribed
 DELIVERED = "g"  # the subscriber that marks the last event errands have delivered
 BATCH = 100  # waits that get an event concurrently
@@ -30,9 +32,28 @@ async def deliver(store: Store, topic: str) -> int | None:
 
 async def unsubscribe(store: Store, rest: str) -> None:
     """End a wait's subscription."""
+    await store.topics.unsubscribe(*_subscription(rest))
+
+
+async def check(store: Store, rest: str) -> int | None:
+    """End a wait's subscription unless the wait is open, and its decision ends it, or about to be: the worker
+    may have died before it opened the wait. Returns the ms until this has to be repeated, None for never."""
+    topic, subscriber = _subscription(rest)
+    entry, execution_id, step_key = subscriber[1:].split(" ", 2)
+    # The entry first: a wait that is not about to open by then, and is not open later, never will be.
+    (at_work,) = await store.executions.read_fields(execution_id, "entry")
+    (record,) = await store.executions.read_records(execution_id, [raw(step_key)])
+    if record is None and at_work == raw(entry):
+        return CHECK_AGAIN_MS
+    if record is None or not waits_as(record, subscriber):
+        await store.topics.unsubscribe(topic, subscriber)
+    return None
+
+
+def _subscription(rest: str) -> tuple[str, str]:
+    """Returns the topic and the subscriber that an errand's name ends with."""
     size, _, both = raw(rest).partition(b" ")
-    topic, subscriber = both[: int(size)], both[int(size) :]
-    await store.topics.unsubscribe(text(topic), text(subscriber))
+    return text(both[: int(size)]), text(both[int(size) :])
 
 
 async def _deliver_all(store: Store, topic: str, last: bytes | None) -> bool:

@@ -23,9 +23,8 @@ from polos_redis.client import PolosClient
 from polos_redis.connection.connection import PatientConnection
 from polos_redis.connection.notices import Notices
 from polos_redis.definitions.definition import WorkflowDefinition
-from polos_redis.definitions.published import define
+from polos_redis.definitions.published import define, limits_of
 from polos_redis.definitions.queue import Queue
-from polos_redis.definitions.registry import registered
 from polos_redis.errors import ConfigurationError, PolosError
 from polos_redis.links import Links
 from polos_redis.metrics.worker_stats import WorkerStats
@@ -48,6 +47,7 @@ from polos_redis.worker.lease import Lease
 from polos_redis.worker.read_connections import Readers
 from polos_redis.worker.read_loop import Reading, make_groups
 from polos_redis.worker.reaper import Reaper
+from polos_redis.worker.served import Served
 from polos_redis.worker.server_checks import wait_for_servers
 from polos_redis.worker.timers import TimerLeader
 
@@ -60,8 +60,8 @@ CLOSE_SECONDS = 5.0  # at the end: how long returning entries may take
 
 
 class Worker:
-    """Runs executions of the given workflows (by default, of all that this process has defined), including
-    the tools of agents among them.
+    """Runs executions of the given workflows (by default, of all that this process defines, also while the
+    worker runs), including the tools of agents among them.
 
     Any number of workers share the work. A dead worker is noticed within `lease_seconds` and its executions
     continue elsewhere from their journals. While Redis is unreachable a worker waits, also at its start; it
@@ -119,6 +119,8 @@ class Worker:
         self._readings: list[Reading] = []
         self._loops: list[asyncio.Task[None]] = []
         self._closing = contextlib.AsyncExitStack()
+        self._served: Served | None = None
+        self._announcing = asyncio.Lock()
         self._first_epoch = 0
 
     # --- the run ------------------------------------------------------------------------
@@ -130,7 +132,8 @@ class Worker:
         if self._running:
             raise ConfigurationError("this worker was run already: create another one")
         self._running = True
-        workflows = _resolved(registered().values() if self._workflows is None else self._workflows)
+        served = self._served = Served(self._workflows)
+        workflows = served.by_id
         own = {keys.DEFAULT_QUEUE, *(workflow.queue.name for workflow in workflows.values())}
         self.queues = sorted(own if self._queues is None else self._queues)
         tasks.install(asyncio.get_running_loop())
@@ -138,13 +141,14 @@ class Worker:
         try:
             host = self.host = await self._unless_stopped(self._connect(workflows.values()))
             if host is not None:
-                await self._work(host, workflows)
+                await self._work(host, served)
         finally:
             restore()
         logger.info("worker stopped", extra={"worker": self.worker_id})
 
-    async def _work(self, host: WorkerHost, workflows: dict[bytes, WorkflowDefinition[Any, Any]]) -> None:
+    async def _work(self, host: WorkerHost, served: Served) -> None:
         """Start, work until stopped, drain and leave."""
+        workflows = served.by_id
         readers = Readers(host.store.wire, host.store.prefixes, self.block_seconds, host.room)
         dispatch = Dispatch(host, workflows)
         self._readings = [
@@ -156,6 +160,7 @@ class Worker:
             self._closing.push_async_callback(readers.close)
             reading = await self._unless_stopped(self._start(host, workflows.values()))
             if reading is not None:
+                self._closing.callback(served.watch(self._serve_more))
                 await self._until_stopped()
                 await self._drain(host, readers, reading)
         finally:
@@ -228,6 +233,30 @@ class Worker:
         self._loops = [*(tasks.spawn(one, "polos-worker-loop") for one in loops), *reading]
         self.ready.set()
         return reading
+
+    def _serve_more(self, workflows: Collection[WorkflowDefinition[Any, Any]]) -> None:
+        """Announce workflows that were defined while this worker runs, and read their queues."""
+        self._background.spawn(self._announce(workflows))
+
+    async def _announce(self, workflows: Collection[WorkflowDefinition[Any, Any]]) -> None:
+        assert self.host is not None
+        assert self._served is not None
+        store, ids = self.host.store, [workflow.id for workflow in workflows]
+        async with self._announcing:  # the last definition of a workflow is published last
+            try:
+                limits_of(self._served.by_id.values())
+                if self._queues is None:
+                    more = {workflow.queue.name for workflow in workflows}.difference(self.queues)
+                    await make_groups(store, store.prefixes, sorted(more))
+                    self.queues += sorted(more)  # the readings see it too
+                await declare(store, workflows)
+                await define(store, workflows)
+            except PolosError as error:
+                facts = {"workflows": ids, "error": str(error)}
+                logger.error("workflows defined later can't be announced", extra=facts)
+                return
+            self.host.lease.announce([one.id for one in self._served.by_id.values()], self.queues)
+            logger.info("workflows added", extra={"worker": self.worker_id, "workflows": ids})
 
     def _watch(self, host: WorkerHost) -> None:
         """Report code that blocks the event loop."""
@@ -378,23 +407,3 @@ class Worker:
             return 0
         calls = self.host.store.wire.epoch - self._first_epoch
         return calls + sum(reading.reader.reconnects for reading in self._readings)
-
-
-def _resolved(chosen: Iterable[WorkflowDefinition[Any, Any]]) -> dict[bytes, WorkflowDefinition[Any, Any]]:
-    """Returns workflows and those they need, resolved, by id. Raises `ConfigurationError` for none.
-
-    A chosen workflow comes before one that is needed: a tool may have been redefined after its agent.
-    """
-    workflows: dict[bytes, WorkflowDefinition[Any, Any]] = {}
-    left = list(chosen)
-    while left:
-        one = left.pop(0)
-        name = one.id.encode("utf-8", "surrogatepass")
-        if name not in workflows:
-            workflows[name] = one
-            left += one.needed
-    if not workflows:
-        raise ConfigurationError("no workflows to run: import the modules that define them first")
-    for workflow in workflows.values():
-        workflow.resolve()
-    return workflows

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from openai import AsyncOpenAI
@@ -673,7 +673,7 @@ async def test_a_non_strict_schema_may_be_open() -> None:
 @pytest.mark.parametrize("authorization", [None, "Bearer", "Basic test"])
 async def test_a_missing_key_is_refused(authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
-    async with llm([]) as server, httpx.AsyncClient(base_url=server.base_url, headers=headers) as client:
+    async with llm([]) as server, httpx2.AsyncClient(base_url=server.base_url, headers=headers) as client:
         answer = await client.post("/responses", json={"model": "small", "input": "x"})
     assert answer.status_code == 401
     error = answer.json()["error"]
@@ -682,7 +682,7 @@ async def test_a_missing_key_is_refused(authorization: str | None) -> None:
 
 async def test_an_unknown_path_or_a_non_object_body_is_refused() -> None:
     headers = {"Authorization": "Bearer test"}
-    async with llm([]) as server, httpx.AsyncClient(base_url=server.base_url, headers=headers) as client:
+    async with llm([]) as server, httpx2.AsyncClient(base_url=server.base_url, headers=headers) as client:
         assert (await client.post("/completions", json={})).status_code == 404
         for content in (b"[]", b"{"):
             assert (await client.post("/responses", content=content)).status_code == 400

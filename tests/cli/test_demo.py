@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.harness.command import DEADLINE, POLOS, Command
@@ -139,7 +139,7 @@ def test_a_browser_may_answer_on_the_printed_page(polos: Command) -> None:
         screen.wait_for("y/N")
         page = re.search(r"http://127\.0\.0\.1:\d+/approve/[0-9a-f]{32}", screen.screen)
         assert page is not None
-        with httpx.Client(follow_redirects=True) as browser:
+        with httpx2.Client(follow_redirects=True) as browser:
             shown = browser.get(page[0])
             assert "Enterprise annual subscription" in shown.text
             hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', shown.text))

@@ -8,7 +8,7 @@ import signal
 import socket
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.harness.command import POLOS, Command, Running
@@ -31,11 +31,11 @@ def address(server: Running) -> str:
 def test_it_serves_until_it_is_stopped(polos: Command, number: signal.Signals) -> None:
     with polos.start(POLOS, "serve", "--insecure-dev", "--port", "0") as server:
         url = address(server)
-        assert httpx.get(f"{url}/readyz").json() == {"status": "ready"}
-        started = httpx.post(f"{url}/api/v1/executions", json={"workflow_id": "later"})
+        assert httpx2.get(f"{url}/readyz").json() == {"status": "ready"}
+        started = httpx2.post(f"{url}/api/v1/executions", json={"workflow_id": "later"})
         assert started.status_code == 201
-        assert httpx.get(f"{url}/").status_code == 200
-        with httpx.stream("GET", f"{url}/api/v1/topics/quiet/events") as stream:  # does not delay the stop
+        assert httpx2.get(f"{url}/").status_code == 200
+        with httpx2.stream("GET", f"{url}/api/v1/topics/quiet/events") as stream:  # does not delay the stop
             assert stream.status_code == 200
             server.signal(number)
             assert server.wait() == 0
@@ -51,7 +51,7 @@ def test_it_serves_until_it_is_stopped(polos: Command, number: signal.Signals) -
 def test_without_insecure_dev_a_key_is_needed(polos: Command) -> None:
     with polos.start(POLOS, "serve", "--port", "0", "--json") as server:
         url = address(server)
-        assert httpx.get(f"{url}/api/v1/executions").status_code == 401
+        assert httpx2.get(f"{url}/api/v1/executions").status_code == 401
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
     rows = [json.loads(row) for row in server.err.splitlines()]
@@ -99,5 +99,5 @@ def test_it_starts_while_redis_is_away(polos: Command) -> None:
     with polos.start(POLOS, "serve", "--port", "0") as server:
         url = address(server)
         assert "Redis is unreachable" in server.err
-        assert httpx.get(f"{url}/healthz").status_code == 200
-        assert httpx.get(f"{url}/readyz").status_code == 503
+        assert httpx2.get(f"{url}/healthz").status_code == 200
+        assert httpx2.get(f"{url}/readyz").status_code == 503

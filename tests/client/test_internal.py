@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from pydantic import BaseModel
 
@@ -95,7 +95,7 @@ async def test_every_entry_refuses_an_internal_workflow(
     async with (
         running(redis_url, namespace, TRANSFER) as at,
         serving(at.client) as url,
-        httpx.AsyncClient(base_url=url, timeout=60) as api,
+        httpx2.AsyncClient(base_url=url, timeout=60) as api,
     ):
         for way in (TRANSFER, TRANSFER.id):
             with pytest.raises(InternalWorkflowError, match="start the workflow or agent that calls it"):
@@ -119,7 +119,7 @@ async def test_a_start_before_the_workflow_is_known_fails_before_its_code(client
     """Nothing is published yet, so the start is accepted; the worker knows."""
     assert TRANSFER is not None
     mallory = await key(client, "invoke", name="mallory")
-    async with serving(client) as url, httpx.AsyncClient(base_url=url, timeout=60) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url, timeout=60) as api:
         body: dict[str, Any] = {"workflow_id": TRANSFER.id, "input": MALLORY}
         forged = {"parent_execution_id": "0" * 32, "root_workflow_id": "bank", "parent": "0" * 32}
         for more in (forged, {"origin": forged}):  # no request can name a parent
@@ -166,7 +166,7 @@ async def test_a_call_that_was_approved_once_is_not_repeated_by_a_retry_of_its_c
         running(redis_url, namespace, asking, TRANSFER) as at,
         serving(at.client) as url,
         visiting(url) as visitor,
-        httpx.AsyncClient(base_url=url, timeout=60) as api,
+        httpx2.AsyncClient(base_url=url, timeout=60) as api,
     ):
         handle = await asking.invoke(at.client, None)
         await at.opened(handle, "approval")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from polos_redis.definitions import registry
 from polos_redis.definitions.registry import registered
 from polos_redis.errors import ConfigurationError
-from polos_redis.worker.worker import _resolved
+from polos_redis.worker.served import resolved
 from tests import ROOT
 from tests.harness.running import running
 
@@ -160,6 +160,6 @@ async def test_the_new_definition_runs(
     importlib.reload(module)
     known: dict[str, Any] = dict(registered())
     assert old.needed[0] is not known["live_tool"]
-    assert _resolved([known["live"], known["live_tool"], old])[b"live_tool"] is known["live_tool"]
+    assert resolved([known["live"], known["live_tool"], old])[b"live_tool"] is known["live_tool"]
     async with running(redis_url, namespace, known["live"]) as at:
         assert await at.result(await at.client.invoke("live")) == 2

@@ -237,9 +237,9 @@ MISTAKES = """
 
 ANSWERS = """
     from dataclasses import dataclass
-    from typing import Any, Literal, assert_type
+    from typing import Annotated, Any, Literal, assert_type
 
-    from pydantic import BaseModel
+    from pydantic import BaseModel, Field
 
     from polos_redis import Rejection, WorkflowContext, workflow
 
@@ -272,6 +272,17 @@ ANSWERS = """
         assert_type(await ctx.step.suspend("key", schema=bool), bool)
         assert_type(await ctx.step.suspend("key", schema=Payment, reject_schema=Refusal), Payment | Refusal)
         assert_type(await ctx.step.suspend("key", {"amount": 1}, 3600), dict[str, Any])
+        either: Payment | Choice | Rejection = await ctx.step.suspend("key", schema=Payment | Choice)
+        maybe: Payment | None = await ctx.step.suspend("key", schema=Payment | None, required=1)
+        tagged: Approval | Refusal = await ctx.step.suspend(
+            "key", schema=Annotated[Approval | Refusal, Field(discriminator="approved")]
+        )
+        whole: int = await ctx.step.suspend("key", schema=Annotated[int, Field(gt=0)], timeout=5)
+        listed: list[Payment] = await ctx.step.suspend("key", schema=list[Payment])
+        refused: Payment | Refusal | Choice = await ctx.step.suspend(
+            "key", schema=Payment | Choice, reject_schema=Refusal
+        )
+        print(either, maybe, tagged, whole, listed, refused)
 
         payment = await ctx.step.suspend("key", schema=Payment)
         assert_type(payment.reason, str | None)
@@ -292,6 +303,7 @@ ANSWERS = """
     async def pay_anyhow(ctx: WorkflowContext) -> int:
         payment = await ctx.step.suspend("key", schema=Payment)
         await ctx.step.suspend("key", reject_schema=Refusal)  # E
+        await ctx.step.suspend("key", schema=Payment | Choice, required="two")  # E
         return payment.amount  # E
 """
 

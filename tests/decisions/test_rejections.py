@@ -10,7 +10,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import httpx
+import httpx2
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from typing_extensions import TypedDict
@@ -125,7 +125,7 @@ async def by_link(at: Running, handle: ExecutionHandle[Any]) -> None:
     found = await at.client.get_suspension(handle.id, "pay")
     created_at = datetime.fromisoformat(found["execution_created_at"])
     token = links.token(handle.id, "pay", found["run"], created_at, name="ann")
-    async with serving(at.client, links=links) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(at.client, links=links) as url, httpx2.AsyncClient(base_url=url) as api:
         response = await api.post(
             f"/api/v1/executions/{handle.id}/resume",
             json={"step_key": "pay", "data": NO},
@@ -240,6 +240,37 @@ async def test_a_default_may_reject(redis_url: str, namespace: str) -> None:
             await at.result(wrong)
 
 
+async def test_an_optional_answer_may_be_none_or_reject(redis_url: str, namespace: str) -> None:
+    async def body(ctx: WorkflowContext) -> None:
+        SEEN[ctx.execution_id].append(await ctx.step.suspend("pay", schema=Payment | None))
+
+    optional: Workflow[Any, Any] = Workflow(body, "rejections-optional")
+    async with running(redis_url, namespace, optional) as at:
+        given = [None, NO, {"approved": True, "amount": 5, "pay_by": "2026-01-01"}]
+        for answer in given:
+            handle = await optional.invoke(at.client)
+            await at.opened(handle, "pay")
+            for wrong in ({"approved": True}, {"reason": "x"}, 5):
+                with pytest.raises(InvalidAnswerError):
+                    await at.answer(handle, "pay", wrong)
+            await at.answer(handle, "pay", answer)
+            await at.result(handle)
+            expected = [None, Rejection(reason="too much"), Payment.model_validate(given[2])]
+            assert SEEN[handle.id] == [expected[given.index(answer)]]
+
+
+async def test_people_who_are_counted_have_to_say_whether_they_approve(
+    redis_url: str, namespace: str
+) -> None:
+    async def body(ctx: WorkflowContext) -> None:
+        await ctx.step.suspend("pay", schema=Payment | None, required=2)
+
+    counted: Workflow[Any, Any] = Workflow(body, "rejections-counted")
+    async with running(redis_url, namespace, counted) as at:
+        with pytest.raises(ExecutionFailedError, match="an answer must say whether it approves"):
+            await at.result(await counted.invoke(at.client))
+
+
 # --- which types have rejections of their own -------------------------------------------
 
 
@@ -320,6 +351,11 @@ NEEDS: list[tuple[Any, Any]] = [
     (ByCard | Optional, Optional),
     (ByCard | Denied, None),  # a rejection of its own
     (Payment | int, None),
+    (Payment | None, Rejection),
+    (ByCard | ByBank | None, Rejection),
+    (Optional | None, Optional),
+    (ByCard | Denied | None, None),
+    (None | bool, None),
     (bool, None),
 ]
 

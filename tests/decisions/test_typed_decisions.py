@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from polos_redis import (
     AlreadyResumedError,
@@ -23,13 +23,18 @@ from polos_redis import (
     InvalidAnswerError,
     PolosClient,
     SuspensionNotFoundError,
+    UnreadableValueError,
     ValueTooLargeError,
     Workflow,
     WorkflowContext,
     events,
 )
+from polos_redis.decisions.answer_policy import AnswerPolicy
+from polos_redis.decisions.answer_types import AnswerTypes
+from polos_redis.decisions.changed_types import read_answer
+from polos_redis.values import codec
 from polos_redis.values.bounded_type import MAX_ERRORS
-from polos_redis.values.bounds import MAX_LEVELS
+from polos_redis.values.bounds import MAX_LEVELS, at_once
 from tests.harness.command import Command
 from tests.harness.running import Running, running, until
 
@@ -467,6 +472,56 @@ async def test_a_type_may_change_between_deploys(redis_url: str, namespace: str)
         await until(is_held_back)
     async with running(redis_url, namespace, before) as at:
         assert await at.result(at.client.get_handle(handle.id)) == {"approved": True}, "the answer is kept"
+
+
+class Line(BaseModel):
+    amt: int = 0
+
+
+class NewLine(BaseModel):
+    amount: int = 0
+
+
+class Reads(BaseModel):
+    amount: int = Field(0, validation_alias="amt")
+
+
+class Loose(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    amount: int = 0
+
+
+def holding(kind: Any) -> Any:
+    """A type with lines of this type at every kind of place."""
+    return create_model(
+        "Holding",
+        approved=(bool, ...),
+        line=(kind | None, None),
+        lines=(list[kind], []),
+        by_name=(dict[str, list[kind]], {}),
+    )
+
+
+PLACES = [
+    ({"line": {"amt": 5}}, "line."),
+    ({"lines": [{"amt": 5}]}, "lines."),
+    ({"lines": [{"amt": 1}, {"amt": 5}]}, "lines."),
+    ({"by_name": {"x": [{"amt": 5}]}}, "by_name.x."),
+]
+
+
+@pytest.mark.parametrize(("answer", "path"), PLACES)
+@pytest.mark.parametrize("now", [NewLine, Line, Reads, Loose])
+def test_no_field_of_a_plain_answer_is_lost_at_any_level(now: Any, answer: Any, path: str) -> None:
+    policy = AnswerPolicy.of("it", AnswerTypes(holding(Line)), None, 1, 1, True, set()).pack()
+    stored = codec.encode({"approved": True, **answer})
+    types = AnswerTypes(holding(now))
+    if now is NewLine:
+        message = f"type has changed since: {path}amt would be lost, and {path}amount set to a default"
+        with pytest.raises(UnreadableValueError, match=message):
+            at_once(read_answer(stored, types, policy))
+    else:
+        at_once(read_answer(stored, types, policy))
 
 
 async def test_an_answer_outlives_a_deploy_that_adds_a_schema(redis_url: str, namespace: str) -> None:

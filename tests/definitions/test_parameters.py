@@ -13,9 +13,17 @@ from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
 
 import pytest
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretBytes, SecretStr, StrictInt
 
-from polos_redis import ConfigurationError, InvalidInputError, Workflow, WorkflowContext, workflow
+from polos_redis import (
+    ConfigurationError,
+    InvalidInputError,
+    PolosClient,
+    Worker,
+    Workflow,
+    WorkflowContext,
+    workflow,
+)
 from polos_redis.agents.tools import tool
 from polos_redis.definitions.parameters import NOTHING, parameters
 from polos_redis.values import codec
@@ -381,3 +389,90 @@ def test_an_async_function_of_any_kind_is_found_to_be_one() -> None:
     assert inspect.iscoroutinefunction(one)
     with pytest.raises(ConfigurationError, match="must be an async function"):
         workflow(id="not-async")(wrapper)
+
+
+# --- defaults, secrets and keywords of inputs -----------------------------------------------
+
+
+class Secretive(BaseModel):
+    user: str = ""
+    login: dict[str, SecretStr | int] = {}
+
+
+UNFIT: list[tuple[Any, Any, str]] = [
+    (Cents, 0, "input: Input should be greater than 0"),
+    (int, "many", "input: Input should be a valid integer"),
+    (In, {"a": "x"}, "input.a: Input should be a valid integer"),
+    (list[int], [1, "x"], "input.1: Input should be a valid integer"),
+]
+
+
+@pytest.mark.parametrize(("annotation", "default", "why"), UNFIT, ids=str)
+async def test_a_default_that_its_annotation_refuses_is_an_error(
+    annotation: Any, default: Any, why: str, client: PolosClient
+) -> None:
+    async def body(ctx: WorkflowContext, payload: annotation = default) -> None: ...
+
+    body.__annotations__["payload"] = annotation
+    unfit: Workflow[Any, Any] = Workflow(body, "unfit")
+    with pytest.raises(InvalidInputError, match=f"'unfit': {why}"):
+        await client.invoke(unfit)
+    message = f"workflow 'unfit': {why}.*this is the default of 'payload', which must fit its annotation"
+    with pytest.raises(ConfigurationError, match=message):
+        await Worker(client, [unfit], handle_signals=False).run()
+    if annotation is not In:
+        return
+
+    def called(payload: In = default) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="tool 'called': the default of 'payload' must fit its ann"):
+        tool(called)
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+async def test_a_default_arrives_as_its_annotation(by_id: bool, redis_url: str, namespace: str) -> None:
+    async def body(ctx: WorkflowContext, payload: In = {"a": "7"}) -> Any:  # type: ignore[assignment] # noqa: B006
+        return [type(payload).__name__, payload.a]
+
+    async def none(ctx: WorkflowContext, payload: In = None) -> Any:  # type: ignore[assignment]
+        return payload
+
+    given: Workflow[Any, Any] = Workflow(body, "defaults-given")
+    missing: Workflow[Any, Any] = Workflow(none, "defaults-none")
+    async with running(redis_url, namespace, given, missing) as at:
+        handles = [await at.client.invoke(one.id if by_id else one) for one in (given, missing)]
+        assert [await at.result(handle) for handle in handles] == [["In", 7], None]
+
+
+@pytest.mark.parametrize("annotation", [Secretive, SecretStr, dict[str, SecretBytes], Secretive | None])
+async def test_an_input_with_a_secret_is_refused_when_the_worker_starts(
+    annotation: Any, client: PolosClient
+) -> None:
+    async def body(ctx: WorkflowContext, payload: Any) -> None: ...
+
+    body.__annotations__["payload"] = annotation
+    secretive: Workflow[Any, Any] = Workflow(body, "secretive")
+    with pytest.raises(ConfigurationError, match=r"'secretive': .* of its input is secret.*pass a reference"):
+        await Worker(client, [secretive], handle_signals=False).run()
+
+
+def test_an_input_that_is_keyword_only_is_named() -> None:
+    async def required(ctx: WorkflowContext, *, data: In) -> None: ...
+
+    async def optional(ctx: WorkflowContext, *, data: In = In()) -> None: ...  # noqa: B008
+
+    def called(*, data: In) -> None: ...
+
+    def configured(given: In, *, times: int = 1) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"must take \(ctx\) or .*: an input can't be keyword-only"):
+        Workflow(required, "required")
+    with pytest.raises(
+        InvalidInputError, match=r"takes no input, but got one: 'data' is keyword-only, so rem"
+    ):
+        Workflow(optional, "optional").check_input({"a": 1})
+    with pytest.raises(
+        ConfigurationError, match=r"tool 'called' must take its input by position: remove the"
+    ):
+        tool(called)
+    assert tool(configured).input_type is In

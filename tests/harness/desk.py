@@ -374,7 +374,8 @@ def subscriber(by: Activated, key: str, kind: str = "w") -> str:
 def _learn_changes(by: Activated, reply: Any) -> Any:
     """Pass the journal's count of changes on to the activation."""
     changes = reply if isinstance(reply, int) else reply[0]
-    by.known = max(by.known, changes)
+    if isinstance(changes, int):  # otherwise nothing was written
+        by.known = max(by.known, changes)
     return reply
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 from polos_redis import WorkflowContext, workflow
 from polos_redis.events import publish_once
 from polos_redis.runtime.steps import publish
+from polos_redis.runtime.steps.waits import Waits
 from tests.harness.fleet import EFFECTS
 
 
@@ -28,3 +30,21 @@ async def announces(ctx: WorkflowContext) -> str:
     published = await ctx.step.publish_event("announce", "announced", "hello")
     await ctx.step.publish_workflow_event("tell", "everybody", event_type="hello")
     return published
+
+
+@workflow
+async def dies_as_it_opens(ctx: WorkflowContext) -> object:
+    """Wait for an event of a topic in another partition; the first worker is killed once subscribed."""
+    folder = Path(os.environ[EFFECTS]).parent
+    opens = Waits._open
+
+    async def open_or_die(*args: Any, **kwargs: Any) -> bytes:
+        mark = folder / "subscribed"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await opens(*args, **kwargs)
+
+    Waits._open = open_or_die  # type: ignore[method-assign]
+    topic = (folder / "topic").read_text()
+    return (await ctx.step.wait_for_event("wait", topic)).data

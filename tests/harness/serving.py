@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
+import httpx2
 
 from polos_redis import PolosClient, apikeys
 from polos_redis.server.listening import serving
@@ -17,9 +17,9 @@ KIND = "urn:polos:problem:"
 
 
 @contextlib.asynccontextmanager
-async def calling(client: PolosClient, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def calling(client: PolosClient, **options: Any) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of a server in development mode, which needs no key."""
-    async with serving(client, insecure_dev=True, **options) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client, insecure_dev=True, **options) as url, httpx2.AsyncClient(base_url=url) as api:
         yield api
 
 
@@ -29,7 +29,7 @@ async def key(client: PolosClient, *scopes: str, name: str = "ops", groups: tupl
     return {"Authorization": f"Bearer {secret}"}
 
 
-def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
+def problem(answer: httpx2.Response, status: int, kind: str) -> dict[str, Any]:
     """Assert that an answer is this problem, and return it."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from urllib.parse import urljoin
 
-import httpx
+import httpx2
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Form:
 class Page(HTMLParser):
     """An HTML page: its text, forms, links, and every tag with its attributes."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx2.Response) -> None:
         super().__init__()
         self.response = response
         self.status = response.status_code
@@ -117,7 +117,7 @@ class Visitor:
 
     def __init__(self, base: str) -> None:
         self.base = base
-        self.http = httpx.AsyncClient(base_url=base, follow_redirects=True, timeout=20)
+        self.http = httpx2.AsyncClient(base_url=base, follow_redirects=True, timeout=20)
 
     async def get(self, path: str, **params: str) -> Page:
         return Page(await self.http.get(path, params=params or None))

@@ -64,9 +64,12 @@ class RelationInvariants:
         the parent's role."""
         if fields.get(b"status") not in UNFINISHED or relations.parent not in partition.executions:
             return
+        parent = partition.executions[relations.parent]
+        if int(parent[b"created"]) > int(fields[b"created"]):
+            return  # that of an earlier execution with the parent's id
         if not any(execution_id in children for children in partition.children.values()):
-            child, parent = show(execution_id), show(relations.parent)
-            yield f"child {child} goes on but is not among the children of {parent}"
+            child, above = show(execution_id), show(relations.parent)
+            yield f"child {child} goes on but is not among the children of {above}"
 
     def _sets_of_children(self, partition: Partition) -> Iterator[str]:
         """The sets hold children that have not finished or have such descendants; where the parent was ended,
@@ -248,13 +251,17 @@ class RelationInvariants:
                     yield f"{who} no longer, but is still subscribed"
 
     def _subscribers(self, home: Partition) -> Iterator[str]:
-        """A subscriber has a position in the topic, and one of the same partition waits."""
-        waits = {
-            (record[5], record[6])
-            for journal in home.journals.values()
-            for _, record in records(journal)
-            if record[1] == b"wait"
-        }
+        """A subscriber has a position in the topic, and waits; or, in another partition, is checked later."""
+        waits, elsewhere = (
+            {
+                (record[5], record[6])
+                for partition in partitions
+                for journal in partition.journals.values()
+                for _, record in records(journal)
+                if record[1] == b"wait"
+            }
+            for partitions in ([home], self.all.partitions.values() if home.subs else ())
+        )
         for topic, members in home.subs.items():
             for member, position in members.items():
                 if member == b"g":
@@ -269,6 +276,9 @@ class RelationInvariants:
                     yield f"{who}, which is to receive {show(found[2])}, but nothing delivers it"
                 if member[:1] == b"w" and (topic, member) not in waits:
                     yield f"{who}, which does not wait"
+                checked = b"s%d %s%s" % (len(topic), topic, member) in home.errands or _delivers(home, topic)
+                if member[:1] == b"f" and (topic, member) not in elsewhere and not checked:
+                    yield f"{who}, which does not wait, and nothing checks that"
 
     # --- what starts executions -----------------------------------------------------------
 

@@ -477,6 +477,27 @@ def test_a_forgotten_child_leaves_its_parents_set(desk: Desk) -> None:
     assert desk.state.children == {}
 
 
+@pytest.mark.parametrize("status", ["open", "started"])
+def test_a_child_of_an_earlier_execution_is_not_taken_for_ones_own(desk: Desk, status: str) -> None:
+    before = desk.start()
+    child = desk.child(before, status="started")
+    desk.finish(before)
+    desk.do("ZADD", keys.EXPIRY, 1, before.id)
+    desk.fire()
+    desk.invoke(before.id)
+    by = desk.deliver()
+    state = desk.state
+    assert desk.spawn(by, "kid", 2, status=status) == [b"older", child.id.encode()]
+    assert desk.state.executions == state.executions and desk.state.journals == state.journals
+    desk.finish(child)
+    changes, _ = desk.spawn(by, "kid", 2, status=status)
+    assert changes == 1
+    assert int(desk.execution(child.id)["created"]) > int(desk.execution(by.id)["created"])
+    assert desk.state.children[by.id.encode()] == {
+        keys.child_id(by.id, "kid", index).encode() for index in range(2)
+    }
+
+
 def test_an_expired_parent_leaves_no_set_of_children(desk: Desk) -> None:
     by = desk.start()
     desk.child(by, status="started")

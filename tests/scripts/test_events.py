@@ -210,12 +210,35 @@ def test_a_wait_in_another_partition_receives_the_first_event_by_an_errand(desk:
     desk.run("subscribe", "news", member)
     by = parked(desk)
     entry = desk.publish("news")
-    assert errands(desk) == [b"wnews"]
+    check = b"s4 news" + member.encode()
+    assert errands(desk) == [b"wnews", check]
     assert desk.state.subs == {b"news": {member.encode(): position + b"=" + entry}}
     assert desk.record(by.id, "it then")[2] == b"event"
     desk.publish("news", "second")
-    assert errands(desk) == [b"wnews"], "however many follow"
+    assert errands(desk) == [b"wnews", check], "however many follow"
     assert desk.state.subs == {b"news": {member.encode(): position + b"=" + entry}}
+
+
+def test_the_subscription_of_a_wait_in_another_partition_is_checked_a_minute_later(desk: Desk) -> None:
+    member, before = "f1-1 " + "e" * 32 + " k", desk.now()
+    check = b"s4 news" + member.encode()
+    desk.run("subscribe", "news", member)
+    due = desk.state.errands[check]
+    assert before + 60_000 <= due <= desk.now() + 60_000
+    desk.run("subscribe", "news", member)
+    assert desk.state.errands == {check: due}, "a repeat changes nothing"
+    desk.do("ZADD", keys.ERRANDS, 1, check)
+    desk.run("fail_errand", check, 1, "", 0, 1, FAR, "no")
+    assert desk.run("unsubscribe", "news", member) == 1
+    assert (desk.state.errands, desk.state.errand_failures, desk.state.subs) == ({}, {}, {})
+    assert desk.run("unsubscribe", "news", member) == 0
+
+
+@pytest.mark.parametrize("member", ["tworkflow", "w1-1 " + "e" * 32 + " k"])
+def test_only_the_subscriptions_of_waits_in_other_partitions_are_checked(desk: Desk, member: str) -> None:
+    desk.run("subscribe", "news", member)
+    assert desk.state.errands == {}
+    desk.run("unsubscribe", "news", member)
 
 
 def test_an_event_without_subscribers_makes_no_errand(desk: Desk) -> None:

@@ -322,6 +322,7 @@ def compose(desk: Desk) -> None:
     desk.run("acquire_or_release_slot", "narrow", 1, "far", 1, 0, 0)
     desk.run("grant_slot", by.id, 1)
     desk.run("subscribe", "news", "twf")
+    desk.run("unsubscribe", "news", "nobody")
     desk.run("deliver_event", subscriber(by, "it", "f"), "1-1", "e", b"\x01")
     desk.run("trigger_workflow", "news", "wf", "0-0", "1-1", 0, new_id(), b"in", RETENTION, "")
     desk.run("advance_subscription", "news", "twf", "1-1", "")

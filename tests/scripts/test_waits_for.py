@@ -290,7 +290,7 @@ def test_deliver_decides_and_wakes(desk: Desk, home: Desk) -> None:
     member = wait_far(desk, home, by)
     assert desk.park(by, "it then") == 0
     entry = home.publish(FAR_TOPIC, "kind", b"\xc4\x01\x00")
-    assert list(home.state.errands) == [b"w" + FAR_TOPIC.encode()]
+    assert list(home.state.errands) == [b"w" + FAR_TOPIC.encode(), f"s1 {FAR_TOPIC}{member}".encode()]
     before = desk.now()
     assert desk.run("deliver_event", member, entry, "kind", b"\xc4\x01\x00") == 1
     record = desk.record(by.id, "it then")

@@ -10,3 +10,13 @@ names = st.sampled_from(LETTERS).flatmap(
     lambda letters: st.text(letters + "0123456789", min_size=1, max_size=200)
 )
 schemathesis.openapi.format("person-name", names)
+
+
+def fitting(longest: int) -> st.SearchStrategy[str]:
+    """Texts of at most so many bytes of UTF-8."""
+    texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=longest)
+    return texts.filter(lambda text: len(text.encode()) <= longest)
+
+
+schemathesis.openapi.format("name", fitting(256))
+schemathesis.openapi.format("step-key", fitting(512))

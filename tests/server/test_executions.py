@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 
@@ -57,9 +57,9 @@ async def test_an_execution_is_started_and_read(client: PolosClient) -> None:
 async def test_the_api_works_below_another_apps_prefix(client: PolosClient) -> None:
     outer = FastAPI()
     outer.mount("/below", create_app(client, insecure_dev=True))
-    here = httpx.ASGITransport(app=outer)
+    here = httpx2.ASGITransport(app=outer)
     async with (
-        httpx.AsyncClient(transport=here, base_url="http://localhost/below") as api,
+        httpx2.AsyncClient(transport=here, base_url="http://localhost/below") as api,
         working(client, plain),
     ):
         answer = await api.post(PATH, json={"workflow_id": "api-plain", "input": {"ask": True}})

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from polos_redis import PolosClient
@@ -103,7 +103,7 @@ ATTACKS["many unknown fields"] = "{" + ",".join(f'"x{number}":0' for number in r
 class Site:
     """A server and a worker process, and what another caller sees of them."""
 
-    api: httpx.AsyncClient
+    api: httpx2.AsyncClient
     client: PolosClient
     processes: dict[str, Running]
     waits: dict[str, float] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class Site:
         "",
     )  # execution and step key: it stays open if answers are refused
 
-    async def post(self, path: str, text: str) -> httpx.Response:
+    async def post(self, path: str, text: str) -> httpx2.Response:
         return await self.api.post(path, content=text, headers={"Content-Type": "application/json"})
 
     def _computed(self, name: str) -> float:
@@ -186,7 +186,7 @@ async def site(redis_url: str, namespace: str, tmp_path: Path) -> AsyncIterator[
     serve = ("serve", "--insecure-dev", "--port", "0", "--rate-limit", "100000/minute")
     with polos.worker(FLOWS) as worker, polos.start(POLOS, *serve) as server:
         async with (
-            httpx.AsyncClient(base_url=address(server), timeout=120) as api,
+            httpx2.AsyncClient(base_url=address(server), timeout=120) as api,
             PolosClient(redis_url, namespace) as client,
         ):
             yield Site(api, client, {"worker": worker, "server": server})

@@ -9,8 +9,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
+from fastapi.routing import APIRoute
 
 from polos_redis import EventData, PolosClient, WorkflowContext, apikeys, events, workflow
 from polos_redis.server import bodies, health, listening, site
@@ -98,12 +99,12 @@ async def test_a_body_that_stalls_is_refused(client: PolosClient, monkeypatch: p
             stalled = await Socket.open(url, head(**mine) + sent)
             assert await stalled.status() == 408
             stalled.close()
-        async with httpx.AsyncClient(base_url=url) as api:
+        async with httpx2.AsyncClient(base_url=url) as api:
             assert (await api.post(PATH, json={"workflow_id": "limits"}, headers=mine)).status_code == 201
 
 
 async def test_what_is_held_of_bodies_is_limited_for_each_caller(client: PolosClient) -> None:
-    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
         mine, yours = await key(client, "invoke"), await key(client, "invoke")
         held = [await Socket.open(url, head(**mine)) for _ in range(2 * bodies.MOST_BODIES)]
         sending = [asyncio.ensure_future(one.send(b" " * (SIZE - 1))) for one in held]
@@ -143,7 +144,7 @@ async def test_stalled_bodies_hold_little_memory_and_harm_nobody(
             return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
         keys = [await key(client, "invoke", name=f"caller-{number}") for number in range(20)]
-        async with httpx.AsyncClient(base_url=url, timeout=60) as api:
+        async with httpx2.AsyncClient(base_url=url, timeout=60) as api:
             others = await key(client, "invoke")
             assert (await api.post(PATH, json={"workflow_id": "limits"}, headers=others)).status_code == 201
             before = memory()
@@ -209,7 +210,7 @@ async def test_a_broken_body_logs_no_error(client: PolosClient, caplog: pytest.L
         "an endless chunk head": head + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 200_000,
         "no request after one": b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\nno request\r\n\r\n",
     }
-    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
         for one in sent.values():
             leaving = await Socket.open(url, one)
             await leaving.send(b"")
@@ -239,7 +240,7 @@ async def test_a_response_does_not_wait_for_acknowledgements(client: PolosClient
 
 @pytest.mark.threat(1)
 async def test_guesses_cause_few_look_ups(client: PolosClient) -> None:
-    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
         known = await key(client, "read")
         assert (await api.get(PATH, headers=known)).status_code == 200
         before, started = await commands(client), time.monotonic()
@@ -259,7 +260,7 @@ async def test_guesses_cause_few_look_ups(client: PolosClient) -> None:
 
 @pytest.mark.threat(1)
 async def test_a_refused_key_is_not_looked_up_again(client: PolosClient) -> None:
-    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
         wrong = {"Authorization": "Bearer polos_0000000000000000_guess"}
         before = await commands(client)
         assert [(await api.get(PATH, headers=wrong)).status_code for _ in range(10)] == [401] * 10
@@ -267,7 +268,7 @@ async def test_a_refused_key_is_not_looked_up_again(client: PolosClient) -> None
 
 
 async def test_a_caller_over_the_limit_causes_no_look_ups(client: PolosClient) -> None:
-    async with serving(client, rate_limit="5/hour") as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client, rate_limit="5/hour") as url, httpx2.AsyncClient(base_url=url) as api:
         mine = await key(client, "read")
         assert [(await api.get("/api/v1/suspensions", headers=mine)).status_code for _ in range(5)] == [
             200
@@ -283,7 +284,7 @@ async def test_a_caller_over_the_limit_causes_no_look_ups(client: PolosClient) -
 
 @pytest.mark.threat(5)
 async def test_a_revoked_key_is_refused_at_once(client: PolosClient) -> None:
-    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
         made, secret = await apikeys.create(client, "ann", ["read"])
         mine = {"Authorization": f"Bearer {secret}"}
         assert (await api.get(PATH, headers=mine)).status_code == 200
@@ -295,12 +296,43 @@ async def test_a_revoked_key_is_refused_at_once(client: PolosClient) -> None:
 
 
 @pytest.mark.threat(3)
+async def test_every_route_has_a_rate_for_an_address_without_a_key(
+    client: PolosClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polos_redis.server.site.PROBE_RATE", "3/hour")
+    routes = {
+        (method, re.sub(r"{[^}]*}", "x", route.path))
+        for included in create_app(client).routes
+        for route in getattr(getattr(included, "original_router", None), "routes", [included])
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+    } | {("GET", "/nothing"), ("PUT", "/login")}
+    assert len(routes) > 30
+    async with serving(client, rate_limit="3/hour") as url, httpx2.AsyncClient(base_url=url) as api:
+        for method, path in sorted(routes):
+            seen = [(await api.request(method, path)).status_code for _ in range(5)]
+            assert seen[-1] == 429, (method, path, seen)
+
+
+@pytest.mark.threat(3)
+async def test_other_public_requests_do_not_count_against_a_probe(client: PolosClient) -> None:
+    async with serving(client, rate_limit="3/hour") as url, httpx2.AsyncClient(base_url=url) as api:
+        for _ in range(5):
+            refused = await api.get("/openapi.json")
+        problem(refused, 429, "too-many-requests")
+        assert int(refused.headers["retry-after"]) > 600
+        assert "Too many requests" in (await api.get("/login")).text
+        for path in ("/healthz", "/readyz"):
+            assert [(await api.get(path)).status_code for _ in range(5)] == [200] * 5
+
+
+@pytest.mark.threat(3)
 @pytest.mark.parametrize(("limit", "sent"), [("10/hour", 20), ("100/hour", 150)])
 async def test_servers_count_a_caller_together(limit: str, sent: int, client: PolosClient) -> None:
     async with (
         serving(client, rate_limit=limit) as one,
         serving(client, rate_limit=limit) as two,
-        httpx.AsyncClient() as api,
+        httpx2.AsyncClient() as api,
     ):
         mine = await key(client, "read")
         most = int(limit.partition("/")[0])
@@ -312,7 +344,7 @@ async def test_servers_count_a_caller_together(limit: str, sent: int, client: Po
 
 
 async def test_calls_at_once_share_what_is_taken(client: PolosClient) -> None:
-    async with serving(client, rate_limit="400/hour") as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client, rate_limit="400/hour") as url, httpx2.AsyncClient(base_url=url) as api:
         mine = await key(client, "read")
         answers = await asyncio.gather(*(api.get("/api/v1/suspensions", headers=mine) for _ in range(100)))
         assert {answer.status_code for answer in answers} == {200}
@@ -345,11 +377,11 @@ async def test_the_streams_of_a_caller_are_limited(
     client: PolosClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(site, "STREAMS", (2, 3))
-    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
         mine, yours = await key(client, "read"), await key(client, "read")
         topic = "/api/v1/topics/t/events"
 
-        async def opened(headers: dict[str, str]) -> httpx.Response:
+        async def opened(headers: dict[str, str]) -> httpx2.Response:
             return await api.send(api.build_request("GET", topic, headers=headers), stream=True)
 
         first, _, third = [await opened(one) for one in (mine, mine, yours)]
@@ -376,7 +408,7 @@ async def test_the_streams_of_a_caller_are_limited(
 @pytest.mark.threat(3)
 async def test_a_flood_of_checks_costs_few(client: PolosClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "READY_TIMEOUT_SECONDS", 60.0)  # it is busy with them
-    async with serving(client) as url, httpx.AsyncClient(base_url=url, timeout=60) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url, timeout=60) as api:
         assert (await api.get("/readyz")).status_code == 200
         before = await commands(client)
         answers = await asyncio.gather(*(api.get("/readyz") for _ in range(200)))

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 
@@ -125,7 +125,7 @@ async def test_a_copied_cookie_is_refused_after_the_logout_in_every_process(
     async with (
         PolosClient(redis_url, namespace) as elsewhere,
         serving(elsewhere, links=links) as other,
-        httpx.AsyncClient(follow_redirects=True) as thief,
+        httpx2.AsyncClient(follow_redirects=True) as thief,
         visiting(site.base) as again,
     ):
         await again.log_in(secret)  # a second session of the same key
@@ -159,7 +159,7 @@ async def test_behind_an_undeclared_proxy_the_public_url_makes_cookies_secure(
 ) -> None:
     _, secret = await key_of(client)
     links = Links([SECRET], namespace, public_url, 60)
-    async with serving(client, links=links) as base, httpx.AsyncClient(base_url=base) as http:
+    async with serving(client, links=links) as base, httpx2.AsyncClient(base_url=base) as http:
         page = Page(await http.get("/login"))
         (visitor_cookie,) = page.response.headers.get_list("set-cookie")
         sent = {"form_token": page.form("/login").get("form_token"), "key": secret}
@@ -202,7 +202,7 @@ async def test_rotating_the_secret_ends_no_session_while_the_old_one_is_kept(
     for secrets, path in (([new, SECRET], "/"), ([new], "/login")):
         async with (
             serving(client, links=Links(secrets, namespace, "", 60)) as base,
-            httpx.AsyncClient(base_url=base, follow_redirects=True) as http,
+            httpx2.AsyncClient(base_url=base, follow_redirects=True) as http,
         ):
             response = await http.get("/", headers={"Cookie": f"polos_session={value}"})
             assert response.url.path == path
@@ -325,8 +325,8 @@ async def test_below_another_app_a_session_changes_nothing_through_the_api(
     outer = FastAPI()
     async with running(redis_url, namespace, WAITS) as run:
         outer.mount("/below", create_app(run.client))
-        here = httpx.ASGITransport(app=outer)
-        async with httpx.AsyncClient(transport=here, base_url="http://here") as http:
+        here = httpx2.ASGITransport(app=outer)
+        async with httpx2.AsyncClient(transport=here, base_url="http://here") as http:
             handle = await run.client.invoke(WAITS)
             await run.parked(handle)
             _, secret = await key_of(run.client, "admin")
@@ -399,7 +399,7 @@ async def test_browsers_are_told_to_use_https_where_people_do(
 ) -> None:
     """A proxy that speaks HTTPS to people speaks HTTP to the server."""
     links = Links([SECRET], namespace, public_url, 60)
-    async with serving(client, links=links) as base, httpx.AsyncClient(base_url=base) as http:
+    async with serving(client, links=links) as base, httpx2.AsyncClient(base_url=base) as http:
         for path in ("/login", "/healthz", "/api/v1/executions", "/nothing"):
             found = (await http.get(path)).headers.get("strict-transport-security")
             assert (found is not None) == public_url.startswith("https:"), path

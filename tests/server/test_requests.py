@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from polos_redis import PolosClient, errors
@@ -132,7 +132,7 @@ async def test_every_response_has_security_headers(client: PolosClient) -> None:
 
 
 async def test_a_trusted_proxy_names_the_caller(client: PolosClient) -> None:
-    async with serving(client, rate_limit="2/hour") as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client, rate_limit="2/hour") as url, httpx2.AsyncClient(base_url=url) as api:
 
         async def status(address: str) -> int:
             return (await api.get(PATH, headers={"X-Forwarded-For": address})).status_code
@@ -221,5 +221,5 @@ def _ascii(text: str) -> str:
     return '"' + "".join(f"\\u{ord(c):04x}" for c in text) + '"'
 
 
-async def _ready(api: httpx.AsyncClient) -> bool:
+async def _ready(api: httpx2.AsyncClient) -> bool:
     return (await api.get("/readyz")).status_code == 200

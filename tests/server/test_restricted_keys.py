@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
@@ -57,8 +57,8 @@ class Shop:
 
     at: Running
     url: str
-    api: httpx.AsyncClient
-    other: httpx.AsyncClient
+    api: httpx2.AsyncClient
+    other: httpx2.AsyncClient
     ordered: ExecutionHandle[Any]
     child: str
     charged: ExecutionHandle[Any]
@@ -71,7 +71,7 @@ async def shop(redis_url: str, namespace: str) -> AsyncIterator[Shop]:
         for name, workflow in (("ann", order), ("bob", charge)):
             _, secret = await apikeys.create(at.client, name, SCOPES, workflows=[workflow.id, "unknown"])
             headers = {"Authorization": f"Bearer {secret}"}
-            clients.append(httpx.AsyncClient(base_url=url, headers=headers, timeout=60))
+            clients.append(httpx2.AsyncClient(base_url=url, headers=headers, timeout=60))
         ordered = await order.invoke(at.client, "charge")
         charged = await charge.invoke(at.client)
         await at.parked(ordered)
@@ -82,7 +82,7 @@ async def shop(redis_url: str, namespace: str) -> AsyncIterator[Shop]:
             yield Shop(at, url, api, other, ordered, child["id"], charged)
 
 
-PUBLIC = ("/healthz", "/readyz", "/login", "/logout", "/static", "/favicon.ico")
+PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/login", "/logout", "/static", "/favicon.ico")
 
 
 def routes() -> list[tuple[str, str]]:
@@ -108,7 +108,7 @@ def calls_about(execution_id: str, step_key: str) -> list[tuple[str, str]]:
     return sorted(calls, key=lambda call: ("GET", "POST", "DELETE").index(call[0]))
 
 
-async def send(api: httpx.AsyncClient, method: str, path: str) -> httpx.Response:
+async def send(api: httpx2.AsyncClient, method: str, path: str) -> httpx2.Response:
     body = {"step_key": "ok", "data": {"approved": True}, "early": True} if method == "POST" else None
     data = json.dumps(body) if body and path.startswith("/api") else None
     return await api.request(
@@ -162,7 +162,7 @@ async def test_a_key_covers_a_whole_tree(shop: Shop) -> None:
 
 @pytest.mark.threat(6)
 async def test_lists_leave_out_the_rest(shop: Shop) -> None:
-    async def ids(api: httpx.AsyncClient, **query: Any) -> set[str]:
+    async def ids(api: httpx2.AsyncClient, **query: Any) -> set[str]:
         found: list[str] = []
         while True:
             page = (await api.get(f"{API}/executions", params=query)).json()
@@ -172,13 +172,13 @@ async def test_lists_leave_out_the_rest(shop: Shop) -> None:
                 return set(found)
             query["cursor"] = page["next_cursor"]
 
-    async def open_ones(api: httpx.AsyncClient, **query: Any) -> list[str]:
+    async def open_ones(api: httpx2.AsyncClient, **query: Any) -> list[str]:
         page = (await api.get(f"{API}/suspensions", params=query)).json()
         assert page["next_cursor"] is None
         return [one["execution_id"] for one in page["suspensions"]]
 
     everything = {shop.ordered.id, shop.child, shop.charged.id}
-    admin = httpx.AsyncClient(base_url=shop.url, headers=await key(shop.at.client, "read"))
+    admin = httpx2.AsyncClient(base_url=shop.url, headers=await key(shop.at.client, "read"))
     async with admin:
         assert await ids(admin) == everything
         assert len(await open_ones(admin)) == 2

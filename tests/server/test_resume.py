@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, Literal
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 from pydantic import BaseModel
 
@@ -41,7 +41,7 @@ async def parent(ctx: WorkflowContext, input: dict[str, Any]) -> Any:
 class Desk:
     """An API with a worker behind it, and waiting executions."""
 
-    def __init__(self, api: httpx.AsyncClient, run: Running) -> None:
+    def __init__(self, api: httpx2.AsyncClient, run: Running) -> None:
         self.api = api
         self.run = run
 
@@ -52,7 +52,7 @@ class Desk:
         await self.run.opened(handle, "approve/it")
         return handle.id
 
-    async def resume(self, execution_id: str, data: Any = None, **more: Any) -> httpx.Response:
+    async def resume(self, execution_id: str, data: Any = None, **more: Any) -> httpx2.Response:
         headers = more.pop("headers", None)
         body = {"step_key": "approve/it", "data": {"approved": True} if data is None else data, **more}
         return await self.api.post(f"/api/v1/executions/{execution_id}/resume", json=body, headers=headers)
@@ -152,7 +152,7 @@ async def test_a_descendants_suspension_is_found_through_the_root(desk: Desk) ->
     handle = await desk.run.client.invoke(parent, {"children": 1})
     path = f"/api/v1/executions/{handle.id}/suspensions/approve/it"
 
-    async def opened() -> httpx.Response | None:
+    async def opened() -> httpx2.Response | None:
         answer = await desk.api.get(path)
         return answer if answer.status_code == 200 else None
 
@@ -296,7 +296,7 @@ async def test_the_key_says_who_answers(client: PolosClient) -> None:
     async with (
         serving(client) as url,
         working(client, approval) as worker,
-        httpx.AsyncClient(base_url=url) as api,
+        httpx2.AsyncClient(base_url=url) as api,
     ):
         desk = Desk(api, Running(client, worker))
 

@@ -8,7 +8,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from polos_redis import PolosClient, WorkflowContext, apikeys, workflow
@@ -52,7 +52,7 @@ BODIES = {
 }
 
 
-async def _send(api: httpx.AsyncClient, method: str, path: str, **headers: str) -> httpx.Response:
+async def _send(api: httpx2.AsyncClient, method: str, path: str, **headers: str) -> httpx2.Response:
     """Sends one request; reads only the head of a stream."""
     body = BODIES.get(path) if method == "POST" else None
     async with api.stream(method, path, json=body, headers=headers) as answer:
@@ -80,7 +80,7 @@ def test_every_route_is_in_the_table() -> None:
 
 @pytest.mark.threat(2, 5)
 async def test_every_route_requires_its_scope(client: PolosClient) -> None:
-    async with serving(client, rate_limit="10000/minute") as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client, rate_limit="10000/minute") as url, httpx2.AsyncClient(base_url=url) as api:
         keys = {scope: await key(client, scope) for scope in apikeys.SCOPES}
         for method, path, required in ROUTES:
             refused = problem(await _send(api, method, path), 401, "unauthorized")
@@ -96,7 +96,7 @@ async def test_every_route_requires_its_scope(client: PolosClient) -> None:
 @pytest.mark.threat(2)
 @pytest.mark.also_on_cluster
 async def test_only_health_and_the_schema_are_public(client: PolosClient) -> None:
-    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
         for path in ("/healthz", "/readyz", "/openapi.json"):
             assert (await api.get(path)).status_code == 200
 
@@ -123,7 +123,7 @@ async def test_wrong_credentials_are_refused_even_for_developers(client: PolosCl
 @pytest.mark.threat(5)
 @pytest.mark.also_on_cluster
 async def test_a_key_ends_with_its_revocation_or_expiry(client: PolosClient) -> None:
-    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
         created, secret = await apikeys.create(client, "ann", ["read"])
         headers = {"Authorization": f"Bearer {secret}"}
         assert (await api.get("/api/v1/executions", headers=headers)).status_code == 200
@@ -146,7 +146,7 @@ async def test_a_key_is_for_its_namespace(client: PolosClient, redis_url: str, n
     async with (
         PolosClient(redis_url, namespace + "-other") as other,
         serving(other) as url,
-        httpx.AsyncClient(base_url=url, headers=headers) as api,
+        httpx2.AsyncClient(base_url=url, headers=headers) as api,
     ):
         problem(await api.get("/api/v1/executions"), 401, "unauthorized")
 
@@ -160,7 +160,7 @@ async def test_a_link_is_only_for_its_suspension_in_its_run(client: PolosClient)
     async with (
         serving(client, links=links) as url,
         working(client, guarded) as worker,
-        httpx.AsyncClient(base_url=url) as api,
+        httpx2.AsyncClient(base_url=url) as api,
     ):
         run = Running(client, worker)
         handle = await client.invoke(guarded, ["first", "second"])
@@ -231,7 +231,7 @@ async def test_a_link_stays_valid_while_its_suspension_is_open_across_runs(clien
 
         await until(in_the_next_run)
         assert (await client.get_suspension(handle.id, "ask"))["run"] == 1
-        async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}) as api:
+        async with httpx2.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}) as api:
             path = f"/api/v1/executions/{handle.id}/resume"
             done = await api.post(path, json={"step_key": "ask", "data": 5})
         assert done.json()["outcome"] == "accepted"
@@ -246,7 +246,7 @@ async def test_a_link_ends_when_its_suspension_closes_and_reopens(client: PolosC
         await run.reached(handle, "failed")
         await client.retry(handle.id)
         await run.opened(handle, "ask")
-        async with httpx.AsyncClient(base_url=url) as api:
+        async with httpx2.AsyncClient(base_url=url) as api:
             for number, status in ((1, 403), (2, 403), (3, 200)):
                 token = links.token(handle.id, "ask", number, await created_at(client, handle.id))
                 answered = await api.post(
@@ -271,7 +271,7 @@ async def test_a_link_is_not_for_a_deleted_and_restarted_execution(
         created = await created_at(client, handle.id) if says_when else None
         token = links.token(handle.id, "first", 1, created)
         headers = {"Authorization": f"Bearer {token}"}
-        async with httpx.AsyncClient(base_url=url, headers=headers) as api:
+        async with httpx2.AsyncClient(base_url=url, headers=headers) as api:
             shown = await api.get(f"/api/v1/executions/{handle.id}/suspensions/first")
             assert shown.status_code == 200
         await client.cancel(handle.id)
@@ -279,7 +279,7 @@ async def test_a_link_is_not_for_a_deleted_and_restarted_execution(
         restarted = await client.invoke(guarded, ["first"], idempotency_key="once")
         assert restarted.id == handle.id
         await run.opened(restarted, "first")
-        async with httpx.AsyncClient(base_url=url, headers=headers) as api:
+        async with httpx2.AsyncClient(base_url=url, headers=headers) as api:
             answer = {"step_key": "first", "data": "yes"}
             refused = await api.post(f"/api/v1/executions/{restarted.id}/resume", json=answer)
             assert "was restarted" in problem(refused, 403, "forbidden")["detail"]
@@ -295,7 +295,7 @@ async def test_the_starter_is_the_key_whatever_the_body_says(client: PolosClient
     async with serving(client) as url, working(client, guarded) as worker:
         run = Running(client, worker)
         mallory = await key(client, "invoke", "approve", name="mallory")
-        async with httpx.AsyncClient(base_url=url) as api:
+        async with httpx2.AsyncClient(base_url=url) as api:
             for user_id in ("bob", ""):
                 body = {"workflow_id": guarded.id, "input": ["own"], "user_id": user_id}
                 started = await api.post("/api/v1/executions", json=body, headers=mallory)
@@ -314,7 +314,7 @@ async def test_nobody_chooses_the_starter_by_being_first(client: PolosClient) ->
     shop = await key(client, "invoke", name="shop")
     rotated = await key(client, "invoke", name="shop")
     body = {"workflow_id": guarded.id, "input": ["own"], "idempotency_key": "order-7"}
-    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
         first = await api.post("/api/v1/executions", json={**body, "user_id": "nobody"}, headers=mallory)
         refused = await api.post("/api/v1/executions", json={**body, "user_id": "ann"}, headers=shop)
         conflict = problem(refused, 409, "idempotency-conflict")
@@ -328,7 +328,7 @@ async def test_nobody_chooses_the_starter_by_being_first(client: PolosClient) ->
 
 async def test_an_invalid_link_is_refused(client: PolosClient) -> None:
     links = Links([SECRET], client.namespace, None, 3600)
-    async with serving(client, links=links) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client, links=links) as url, httpx2.AsyncClient(base_url=url) as api:
         token = links.token("x", "y", 1, NOW)
         other = Links([SECRET], "another namespace", None, 3600).token("x", "y", 1, NOW)
         forged = Links([SECRET[::-1]], client.namespace, None, 3600).token("x", "y", 1, NOW)
@@ -347,7 +347,7 @@ async def test_an_invalid_link_is_refused(client: PolosClient) -> None:
 
 async def test_a_session_cookie_can_only_read(client: PolosClient) -> None:
     _, secret = await apikeys.create(client, "ann", ["admin"])
-    async with serving(client) as url, httpx.AsyncClient(base_url=url) as browser:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as browser:
         token = re.search(r'name="form_token" value="([^"]+)"', (await browser.get("/login")).text)
         assert token is not None
         await browser.post("/login", data={"form_token": token[1], "key": secret})
@@ -383,7 +383,7 @@ async def test_pages_of_allowed_origins_may_call(client: PolosClient) -> None:
     headers = await key(client, "read")
     async with (
         serving(client, cors_origins=["https://app.example.com/"]) as url,
-        httpx.AsyncClient(base_url=url) as api,
+        httpx2.AsyncClient(base_url=url) as api,
     ):
         for origin, allowed in (("https://app.example.com", True), ("https://evil.example.com", False)):
             asked = {
@@ -410,7 +410,7 @@ def test_a_wildcard_origin_is_refused_in_development() -> None:
 
 @pytest.mark.threat(3)
 async def test_each_key_has_its_own_rate(client: PolosClient) -> None:
-    async with serving(client, rate_limit="5/hour") as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client, rate_limit="5/hour") as url, httpx2.AsyncClient(base_url=url) as api:
         ann, bob = await key(client, "read"), await key(client, "read")
         for _ in range(5):
             assert (await api.get("/api/v1/executions", headers=ann)).status_code == 200
@@ -423,7 +423,7 @@ async def test_each_key_has_its_own_rate(client: PolosClient) -> None:
 
 @pytest.mark.threat(1)
 async def test_guessing_is_slowed_down_and_affects_nobody_else(client: PolosClient) -> None:
-    async with serving(client) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
         wrong = {"Authorization": "Bearer polos_0000000000000000_guess"}
         seen = [(await api.get("/api/v1/executions", headers=wrong)).status_code for _ in range(30)]
         assert seen[:20] == [401] * 20
@@ -436,7 +436,7 @@ async def test_guessing_is_slowed_down_and_affects_nobody_else(client: PolosClie
 async def test_no_secret_is_logged(client: PolosClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     links = Links([SECRET], client.namespace, None, 3600)
-    async with serving(client, links=links) as url, httpx.AsyncClient(base_url=url) as api:
+    async with serving(client, links=links) as url, httpx2.AsyncClient(base_url=url) as api:
         created, secret = await apikeys.create(client, "ann", ["read"])
         token = links.token("x", "y", 1, NOW)
         await api.get("/api/v1/executions", headers={"Authorization": f"Bearer {secret}"})

@@ -382,6 +382,53 @@ async def test_results_outlive_the_children(redis_url: str, namespace: str, clie
         ]
 
 
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_child_of_an_earlier_execution_with_the_same_key_is_not_joined(
+    waits: bool, redis_url: str, namespace: str
+) -> None:
+    @flow
+    async def parent(ctx: WorkflowContext, input: int) -> Any:
+        if waits and ctx.run > 1:
+            return await ctx.step.invoke_and_wait("child", "asks", input)
+        if waits and input == 2:
+            return await ctx.step.batch_invoke_and_wait("child", [BatchWorkflowInput("asks", input)])
+        return (await ctx.step.invoke("child", "asks", input)).id
+
+    async with (
+        PolosClient(redis_url, namespace, retention_seconds=0.1) as short,
+        working(short, parent, asks) as worker,
+    ):
+        at = Running(short, worker)
+        first = await short.invoke(parent, 1, idempotency_key="the same")
+        child = short.get_handle(await at.result(first))
+        await at.opened(child, "ok")
+
+        async def forgotten() -> bool:
+            return [row["id"] for row in await short.list_executions()] == [child.id]
+
+        await until(forgotten, "the parent to be forgotten")
+        async with PolosClient(redis_url, namespace) as client:
+            second = await client.invoke(parent, 2, idempotency_key="the same")
+            assert second.id == first.id
+            with pytest.raises(
+                ExecutionFailedError, match=f"OlderChildError: .*can't start child {child.id}"
+            ):
+                await at.result(second)
+            assert await child.status() == "waiting", "nobody has ended it"
+            await at.answer(child, "ok", "old")
+            await at.result(child)
+            await client.retry(second.id)
+            if waits:
+                await at.opened(child, "ok")
+                await at.answer(child, "ok", "new")
+                assert await at.result(second) == "new"
+            else:
+                assert await at.result(second) == child.id
+                await at.opened(child, "ok")
+                await at.answer(child, "ok", "new")
+            assert await at.result(child) == "new"
+
+
 # --- what can't be started --------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +359,136 @@ async def test_sequential_steps_beside_another_change_the_same_field(redis_url: 
         await at.parked(handle)
         await at.answer(handle, "ask")
         assert await at.result(handle) == (Cart(total=3), {"total"})
+
+
+# --- what a step leaves behind ------------------------------------------------------------
+
+
+@workflow(state_schema=Cart)
+async def cancels_a_thread(ctx: WorkflowContext, input: list[str]) -> Cart:
+    """A step's thread changes the state after its step was cancelled, by one way or another."""
+    way, beside, end = input
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+    left, written = threading.Event(), threading.Event()
+
+    def cancel() -> None:
+        loop.call_soon_threadsafe(lambda: limit.reschedule(loop.time()))
+
+    def by_context() -> None:
+        cancel()
+        assert left.wait(60)
+        ctx.state.total += 100
+        ctx.state.items.append("late")
+        written.set()
+
+    def by_own_reference() -> None:
+        state, items = ctx.state, ctx.state.items
+        items.append("early")
+        cancel()
+        assert left.wait(60)
+        items.append("late")
+        state.total += 100
+        written.set()
+
+    def by_argument(state: Cart) -> None:
+        cancel()
+        assert left.wait(60)
+        state.total += 100
+        state.items.append("late")
+        written.set()
+
+    calls: dict[str, Any] = {
+        "context": (by_context,),
+        "own reference": (by_own_reference,),
+        "argument": (by_argument, ctx.state),
+    }
+    other = asyncio.create_task(ctx.step.run("other", over.wait)) if beside == "beside" else None
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(None) as limit:
+            await ctx.step.run("late", *calls[way])
+    ctx.state.total += 1
+    left.set()
+    assert await loop.run_in_executor(None, written.wait, 60)
+    over.set()
+    if other is not None:
+        await other
+    if end == "parks":
+        await ctx.step.suspend("ask")
+    state: Cart = ctx.state
+    return state
+
+
+@pytest.mark.parametrize("end", ["parks", "ends"])
+@pytest.mark.parametrize("beside", ["alone", "beside"])
+@pytest.mark.parametrize("way", ["context", "own reference", "argument"])
+async def test_a_thread_whose_step_was_cancelled_changes_nothing(
+    way: str, beside: str, end: str, redis_url: str, namespace: str
+) -> None:
+    async with running(redis_url, namespace, cancels_a_thread) as at:
+        handle = await cancels_a_thread.invoke(at.client, [way, beside, end])
+        if end == "parks":
+            await at.parked(handle)
+            assert await state_of(at, handle) == {"items": [], "total": 1, "note": None}
+            await handle.cancel()
+            return
+        assert await at.result(handle) == Cart(total=1)
+        assert await state_of(at, handle) == {"items": [], "total": 1, "note": None}
+
+
+@workflow(state_schema=Cart)
+async def leaves_a_task(ctx: WorkflowContext) -> Cart:
+    ends = asyncio.Event()
+    left: list[asyncio.Task[None]] = []
+
+    async def late(state: Cart, items: list[str]) -> None:
+        await ends.wait()
+        state.total += 100
+        ctx.state.total += 100
+        items.append("late")
+
+    async def step() -> None:
+        ctx.state.items.append("in time")
+        left.append(asyncio.create_task(late(ctx.state, ctx.state.items)))
+
+    await ctx.step.run("step", step)
+    ends.set()
+    await asyncio.wait(left)
+    state: Cart = ctx.state
+    return state
+
+
+async def test_a_task_that_a_step_left_changes_nothing(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, leaves_a_task) as at:
+        assert await leaves_a_task.run(at.client, timeout=60) == Cart(items=["in time"])
+
+
+@workflow(state_schema=Cart)
+async def passes_its_state(ctx: WorkflowContext) -> Cart:
+    """Steps side by side that get the state as an argument."""
+    both = asyncio.Barrier(2)
+
+    async def note(state: Cart) -> None:
+        await both.wait()
+        state.note = "seen"
+
+    async def add(amount: int, *, to: Cart) -> None:
+        await both.wait()
+        to.total += amount
+
+    await asyncio.gather(ctx.step.run("note", note, ctx.state), ctx.step.run("add", add, 5, to=ctx.state))
+    if ctx.run == 1:
+        raise ValueError("again")
+    state: Cart = ctx.state
+    return state
+
+
+async def test_a_state_passed_as_an_argument_is_the_steps_own(redis_url: str, namespace: str) -> None:
+    async with running(redis_url, namespace, passes_its_state) as at:
+        handle = await passes_its_state.invoke(at.client)
+        with pytest.raises(ExecutionFailedError, match="again"):
+            await at.result(handle)
+        await at.client.retry(handle.id)
+        assert await at.result(handle) == Cart(total=5, note="seen"), "replayed from the journal"
 
 
 # --- the initial state --------------------------------------------------------------------

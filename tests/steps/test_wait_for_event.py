@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +26,8 @@ from polos_redis.errors import WaitTimeoutError
 from polos_redis.events import EventPayload
 from polos_redis.state.keys import partition_of
 from tests.harness.fleet import Fleet
-from tests.harness.fleet_waits import announces
-from tests.harness.running import Running, running, soon, until, working
+from tests.harness.fleet_waits import announces, dies_as_it_opens
+from tests.harness.running import Running, in_partition, running, soon, until, working
 from tests.invariants.rows import rows
 from tests.invariants.state import read_all
 
@@ -181,10 +183,105 @@ async def test_a_wait_that_does_not_open_holds_up_no_later_event(redis_url: str,
                 assert (await at.result(one)).data == Order(number)
         assert opening in await store.topics.subscribers("orders")
         home = store.partitions.topic_prefix("orders")
-        assert await store.wire.call("ZRANGE", home + b"errands", 0, -1) == [b"worders"]
+        due = await store.wire.call("ZRANGE", home + b"errands", 0, -1)
+        assert [name for name in due if name[:1] != b"s"] == [b"worders"]
         ends.set()
         await at.result(handle)
         await until(lambda: left(at) == set(), "nothing left")
+
+
+# --- a worker that dies between subscription and opening --------------------------------
+
+
+async def check_subscriptions(client: PolosClient, topic: str) -> int:
+    """Make the errands that check a topic's subscriptions due; returns how many there are."""
+    store = await client.store()
+    errands = store.partitions.topic_prefix(topic) + b"errands"
+    due = [name for name in await store.wire.call("ZRANGE", errands, 0, -1) if name[:1] == b"s"]
+    for name in due:
+        await store.wire.call("ZADD", errands, "XX", 1, name)
+    return len(due)
+
+
+async def checks_left(client: PolosClient, topic: str) -> list[bytes]:
+    """The errands that are due to check a topic's subscriptions."""
+    store = await client.store()
+    errands = store.partitions.topic_prefix(topic) + b"errands"
+    due = await store.wire.call("ZRANGEBYSCORE", errands, "-inf", 1)
+    return [name for name in due if name[:1] == b"s"]
+
+
+async def test_a_subscription_left_by_a_worker_that_was_killed_is_ended(
+    redis_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLOS_PARTITIONS", "4")
+    async with PolosClient(redis_url, namespace) as client:
+        handle = await in_partition(client, 0, dies_as_it_opens, None)
+        topic = next(f"far {n}" for n in range(99) if partition_of(f"far {n}", 4) != 0)
+        store = await client.store()
+        with Fleet(redis_url, namespace, tmp_path) as fleet:
+            (tmp_path / "topic").write_text(topic)
+            worker = fleet.launch(defined_in="tests.harness.fleet_waits")
+            assert await worker.ended() == -signal.SIGKILL
+            (left_behind,) = await store.topics.subscribers(topic)
+            await fleet.start(defined_in="tests.harness.fleet_waits")
+
+            async def opened() -> bool:
+                return await handle.status() == "waiting"
+
+            await until(opened, "the next worker's wait")
+            assert len(both := await store.topics.subscribers(topic)) == 2 and left_behind in both
+            assert await check_subscriptions(client, topic) == 2
+
+            async def checked() -> bool:
+                return not await checks_left(client, topic)
+
+            await until(checked)
+            (left_open,) = await store.topics.subscribers(topic)
+            assert left_open != left_behind
+            await events.publish(client, topic, EventData("event", 7))
+            assert await handle.result(timeout=20) == 7
+
+            async def ended() -> bool:
+                return await store.topics.subscribers(topic) == {}
+
+            await until(ended)
+
+
+async def test_a_check_leaves_a_wait_that_is_about_to_open(redis_url: str, namespace: str) -> None:
+    ends = asyncio.Event()
+
+    @flow
+    async def busy(ctx: WorkflowContext) -> None:
+        await ctx.step.run("long", ends.wait)
+
+    async with (
+        PolosClient(redis_url, namespace, partitions=4) as client,
+        working(client, busy) as worker,
+    ):
+        store = await client.store()
+        handle = await busy.invoke(client)
+        await until(lambda: worker.active, "the step")
+        (entry,) = await store.executions.read_fields(handle.id, "entry")
+        assert entry is not None
+        opening = f"f{entry.decode()} {handle.id} never"
+        await store.topics.subscribe("orders", opening)
+
+        async def checked() -> bool:
+            return not await checks_left(client, "orders")
+
+        assert await check_subscriptions(client, "orders") == 1
+        await until(checked)
+        assert opening in await store.topics.subscribers("orders")
+        ends.set()
+        await handle.result(timeout=20)
+        assert await check_subscriptions(client, "orders") == 1, "put off, as it was about to open"
+
+        async def ended() -> bool:
+            return await store.topics.subscribers("orders") == {}
+
+        await until(ended)
+        assert await check_subscriptions(client, "orders") == 0
 
 
 async def test_only_published_events_count_on_an_executions_own_topics(at: Running) -> None:

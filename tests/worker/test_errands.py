@@ -138,12 +138,42 @@ async def test_an_errand_set_aside_while_it_is_read_shows_its_last_failure(
 
     monkeypatch.setattr(wire, "call", calling)
     (found,) = await errands.list_failed(client)
-    assert found["status"] == "failing" or found["error"] == "the reason"
+    assert found["status"] == "running" or found["error"] == "the reason"
     monkeypatch.undo()
     (found,) = await errands.list_failed(client)
     assert (found["status"], found["error"]) == ("set aside", "the reason")
     await store.wire.call("ZREM", prefix + keys.ERRANDS.encode(), due.name)
     await store.wire.call("HDEL", prefix + keys.ERRAND_FAILURES.encode(), due.name)
+
+
+async def test_an_attempt_that_is_being_made_is_running(client: PolosClient) -> None:
+    store = await client.store()
+    prefix, due = store.prefixes[0], Errand("enews", b"1")
+
+    async def start(due: bytes, attempt: str, longest_ms: int) -> bytes:
+        errand = Errand("enews", due)
+        _, started = await store.errands.start(
+            prefix, errand, attempt, most=3, alone=True, longest_ms=longest_ms
+        )
+        return started
+
+    async def listed() -> tuple[str, int, str | None]:
+        (found,) = await errands.list_failed(client)
+        return found["status"], found["attempts"], found["error"]
+
+    await store.wire.call("ZADD", prefix + keys.ERRANDS.encode(), due.due, due.name)
+    started = await start(due.due, "a", 60_000)
+    assert await listed() == ("running", 1, None)
+    failing = Errand(due.name, started)
+    await store.errands.failed(prefix, failing, "a", "no", most=3, first_ms=60_000, longest_ms=60_000)
+    assert await listed() == ("failing", 1, "no")
+    await store.wire.call("ZADD", prefix + keys.ERRANDS.encode(), 1, due.name)
+    started = await start(b"1", "b", 0)  # its time is over at once, as if its worker had died
+    assert await listed() == ("failing", 2, "the worker that ran it died, was stopped or was blocked")
+    started = await start(started, "c", 60_000)
+    assert await listed() == ("running", 3, None)
+    await store.errands.done(prefix, Errand(due.name, started))
+    assert await errands.list_failed(client) == []
 
 
 @pytest.mark.failure(47)

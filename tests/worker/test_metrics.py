@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -71,7 +71,7 @@ async def look(client: PolosClient) -> Scrape:
 
 async def scrape(url: str | None) -> Scrape:
     assert url is not None
-    async with httpx.AsyncClient() as http:
+    async with httpx2.AsyncClient() as http:
         reply = await http.get(url)
     assert reply.status_code == 200
     assert reply.headers["content-type"].startswith("text/plain; version=")
@@ -435,7 +435,7 @@ def test_the_command_serves_metrics_even_while_its_loop_is_blocked(command: Comm
         (url,) = re.findall(r"http://127\.0\.0\.1:\d+/metrics", worker.err)
         with command.start(POLOS, "invoke", "metrics-blocks", "--wait") as invoked:
             wait_until((command.folder / "blocked").exists, "the step never started")
-            seen = Scrape(httpx.get(url).text)
+            seen = Scrape(httpx2.get(url).text)
             assert seen["polos_activations_total", "metrics-blocks"] == seen["polos_worker_active"] == 1
             (command.folder / "go").touch()
             assert invoked.wait() == 0
@@ -458,7 +458,7 @@ async def test_the_endpoint_closes_with_the_worker(redis_url: str, namespace: st
     async with running(redis_url, namespace, steps, metrics_port=0) as polos:
         url = polos.worker.metrics_url
         await scrape(url)
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(httpx2.ConnectError):
         await scrape(url)
 
 

@@ -14,7 +14,13 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from polos_redis.definitions.definition import WorkflowDefinition
-from polos_redis.errors import ConfigurationError, StepExecutionError, StepKeyError, StoredValueError
+from polos_redis.errors import (
+    ConfigurationError,
+    OlderChildError,
+    StepExecutionError,
+    StepKeyError,
+    StoredValueError,
+)
 from polos_redis.executions.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.starting import prepare
@@ -218,9 +224,9 @@ class Children(Calls):
         events, races = activation.events.first(), race_membership() if status == "open" else RaceMembership()
         store, name = activation.host.store, raw(key)
         retention_ms = activation.host.connection.retention_ms
-        return await self._commit_wait(
-            key,
-            lambda known: store.fenced.spawn(
+
+        async def send(known: int) -> Any:
+            reply = await store.fenced.spawn(
                 activation.fence,
                 known,
                 name,
@@ -231,8 +237,15 @@ class Children(Calls):
                 children=chunk,
                 race_membership=races,
                 events=events,
-            ),
-        )
+            )
+            if type(reply) is list and reply[0] == b"older":
+                raise _Older(reply[1].decode())
+            return reply
+
+        try:
+            return await self._commit_wait(key, send)
+        except _Older as older:
+            raise activation.stop_with(OlderChildError(key, older.child_id)) from None
 
     async def _child(self, key: str, index: int, call: ChildCall) -> Child:
         activation = self._activation
@@ -249,6 +262,13 @@ class Children(Calls):
         except (StoredValueError, ConfigurationError) as error:
             raise type(error)(f"child {index} of step {key!r}: {error}") from error.__cause__
         return Child(keys.child_id(activation.id, key, index), workflow_id, packed, start)
+
+
+class _Older(Exception):
+    """A child's id belongs to a child of an earlier execution, which has not ended."""
+
+    def __init__(self, child_id: str) -> None:
+        self.child_id = child_id
 
 
 def _chunk(children: list[Child]) -> list[Child]:

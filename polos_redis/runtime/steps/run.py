@@ -126,10 +126,11 @@ class Runs(Calls):
                 running[key] = (since, attempt)
                 with self._draft() as draft:
                     try:
+                        bound = call if draft is None else draft.bound(call)
                         if in_loop:
-                            result = await tasks.in_context(tasks.step_context(), call)
+                            result = await tasks.in_context(tasks.step_context(), bound)
                         else:
-                            result = await self._in_thread(call)
+                            result = await self._in_thread(bound)
                         value = codec.encode(result, limit=activation.host.value_limit)
                         state = b"" if draft is None else draft.changes()
                     except BaseException as raised:

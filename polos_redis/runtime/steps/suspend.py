@@ -115,6 +115,22 @@ class Suspending(Runs):
         allow_self: bool = True,
         on_timeout: Any = "fail",
     ) -> Coroutine[Any, Any, T]: ...
+    @overload  # unions and `Annotated`, which are no classes
+    def suspend(
+        self,
+        key: str,
+        data: Any = None,
+        timeout: float | timedelta | None = None,
+        *,
+        schema: object,
+        reject_schema: object = None,
+        form: AnswerForm | None = None,
+        approvers: Iterable[str] | None = None,
+        required: int = 1,
+        rejections: int = 1,
+        allow_self: bool = True,
+        on_timeout: Any = "fail",
+    ) -> Coroutine[Any, Any, Any]: ...
     def suspend(
         self,
         key: str,

@@ -6,11 +6,12 @@ import hashlib
 from importlib.resources import files
 from typing import Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
 from polos_redis.server.problems import Problem
+from polos_redis.server.security import public
 
 MEDIA_TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 CACHE_FOREVER: Final = "public, max-age=31536000, immutable"
@@ -21,7 +22,7 @@ _FILES: Final = {
     if file.name.rpartition(".")[2] in MEDIA_TYPES
 }
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(public)])
 
 
 def address(name: str) -> str:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
 from polos_redis.server import problems
 from polos_redis.server.pages.page_route import PageRoute
 from polos_redis.server.pages.rendering import redirect, render
-from polos_redis.server.security import address_of, find_key
+from polos_redis.server.security import address_of, find_key, public
 from polos_redis.server.sessions import sessions_of
 from polos_redis.server.site import site_of
 
 router = APIRouter(route_class=PageRoute)
 
 
-@router.api_route("/login", methods=["GET", "HEAD"])
+@router.api_route("/login", methods=["GET", "HEAD"], dependencies=[Depends(public)])
 async def show(request: Request, next: str = "/") -> Response:
     return render(request, "login.html", {"next": _local(next), "error": ""})
 
@@ -41,7 +41,7 @@ async def log_in(request: Request) -> Response:
     return response
 
 
-@router.post("/logout")
+@router.post("/logout", dependencies=[Depends(public)])
 async def log_out(request: Request) -> Response:
     sent = await request.form(max_files=0, max_fields=10)
     sessions = sessions_of(request)

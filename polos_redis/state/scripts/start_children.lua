@@ -1,13 +1,14 @@
 #!lua flags=allow-oom
 -- start_children: start some children of a step, a bounded number at a time. A child that exists is left as it is; one
--- that failed before its parent was retried runs again, and one that ended before its parent was created is not its
--- child, and is forgotten. Idempotent.
+-- that failed before its parent was retried runs again. One that is older than its parent is that of an execution with
+-- the parent's id that is no longer kept: if it has ended, it is forgotten. Idempotent.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 'open' when they are waited for, else 'started'
 --       7 children of the step  8 index of the first of these  9 retention in ms  10 the race it decides, or ''
 --       11 the races it takes part in, as for join  12 number of the events' arguments
 --       13.. those, then for each child: id, workflow, input (codec), options (msgpack map)
--- Returns {changes, record}; -1 or -2 as write_step does.
+-- Returns {changes, record}; -1 or -2 as write_step does; {'older', its id} when such a child has not
+-- ended, and nothing is changed.
 -- #include fence
 -- #include creation
 -- #include rerun
@@ -20,12 +21,22 @@ total, first = tonumber(total), tonumber(first)
 local children = EVENTS + tonumber(events) -- where they begin
 local count, old, is = fence(P, id, entry, owner, known, key, 'relations', 'created')
 if count < 0 then return count end
-claim(P, id, owner, is, now)
 local _, parent_created = unpack(is, FURTHER)
 local record = old and cmsgpack.unpack(old)
 if record and (record[KIND] ~= 'child' or record[CHILD_STARTED] > first or record[CHILD_STARTED] == total) then
+  claim(P, id, owner, is, now)
   return {count, old}
 end
+local statuses, older = {}, {}
+for i = children, #ARGV, PER_CHILD do
+  local child = ARGV[i]
+  local its_status, created = unpack(redis.call('HMGET', P .. 'exec:' .. child, 'status', 'created'))
+  statuses[child], older[child] = its_status, its_status and tonumber(created) < tonumber(parent_created)
+  if older[child] and is_live(its_status) then
+    return {'older', child}
+  end
+end
+claim(P, id, owner, is, now)
 
 -- open: the record of a new step.
 local function open()
@@ -42,20 +53,20 @@ end
 
 -- start: start a child, or take in the result that it has already.
 local function start(child, created, workflow, input, options)
-  local exec, result = P .. 'exec:' .. child, result_field(child)
+  local result = result_field(child)
   local held = redis.call('HGET', P .. 'journal:' .. id, result)
   if held then -- a result that came since this step began has been counted
     if read_record(held)[RESULT_OPENED] ~= record[OPENED] then record[CHILD_LEFT] = record[CHILD_LEFT] - 1 end
     return
   end
-  local is, before = unpack(redis.call('HMGET', exec, 'status', 'created'))
-  if is and not is_live(is) and tonumber(before) < tonumber(parent_created) then
-    forget(P, child) -- of a deleted execution with this one's id
+  local is = statuses[child]
+  if older[child] then
+    forget(P, child)
     is = nil
   end
   if is == 'completed' then
     if record[STATUS] == 'open' then
-      local output = redis.call('HGET', exec, 'output')
+      local output = redis.call('HGET', P .. 'exec:' .. child, 'output')
       redis.call('HSET', P .. 'journal:' .. id, result, cmsgpack.pack({'completed', output, key, record[OPENED]}))
     end
     record[CHILD_LEFT] = record[CHILD_LEFT] - 1

@@ -17,6 +17,7 @@ if made[ATTEMPTS] >= tonumber(most) then
   return {'set aside', made[ATTEMPTS], made[REASON]}
 end
 if made[ATTEMPTS] > 0 and alone ~= '1' then return {'failed before'} end
-note_attempt(P, errand, made[ATTEMPTS] + 1, attempt, 'the worker that ran it died, was stopped or was blocked')
+note_attempt(P, errand, made[ATTEMPTS] + 1, attempt, 'the worker that ran it died, was stopped or was blocked',
+  now + tonumber(longest))
 redis.call('ZADD', errands, now_us / 1000 + tonumber(longest), errand)
 return {'started', redis.call('ZSCORE', errands, errand)}

@@ -3,7 +3,8 @@
 local ATTEMPTS <const> = 1 -- how many have failed; one that is being made counts
 local LATEST <const> = 2 -- the name of the latest one, '' when it no longer counts
 local TRIED <const> = 3 -- when it failed, or began, ms
-local REASON <const> = 4
+local REASON <const> = 4 -- why it failed; of one that is being made, why it has if nobody says otherwise
+-- 5: of one that is being made, until when it may run, ms
 
 -- attempts_at: what is known of the attempts at an errand.
 local function attempts_at(P, errand)
@@ -11,9 +12,9 @@ local function attempts_at(P, errand)
   return packed and cmsgpack.unpack(packed) or {0, '', 0, ''}
 end
 
--- note_attempt: store that an attempt was made, and why it failed.
-local function note_attempt(P, errand, attempts, attempt, reason)
-  redis.call('HSET', P .. 'errand_failures', errand, cmsgpack.pack({attempts, attempt, now, reason}))
+-- note_attempt: store that an attempt was made, and why it failed; or that it is being made, and until when at most.
+local function note_attempt(P, errand, attempts, attempt, reason, until_ms)
+  redis.call('HSET', P .. 'errand_failures', errand, cmsgpack.pack({attempts, attempt, now, reason, until_ms}))
 end
 
 -- set_aside: keep an errand that has failed too often, without running it again. The audit of a suspension says so of

@@ -6,3 +6,9 @@ local function subscribe(P, topic, member)
   redis.call('HSETNX', P .. 'subs:' .. topic, member, id)
   return redis.call('HGET', P .. 'subs:' .. topic, member)
 end
+
+-- subscription_check: the errand that ends the subscription of a wait in another partition, unless that is open or
+-- about to be.
+local function subscription_check(topic, member)
+  return 's' .. #topic .. ' ' .. topic .. member
+end
