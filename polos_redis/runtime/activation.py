@@ -245,7 +245,7 @@ class Activation:
         `FencedJournal.heard_answer`."""
         if answer:
             self.journal.heard_answer(answer)
-            if self._must_reach(key):
+            if self.must_reach(key):
                 self.unreached.add(key)
         self.parking.notify(key, record)
 
@@ -259,9 +259,10 @@ class Activation:
         """Note the accepted decisions in the journal that the code has not reached."""
         found = journal.accepted(self.journal.records)
         if found:
-            self.unreached.update(filter(self._must_reach, found))
+            self.unreached.update(filter(self.must_reach, found))
 
-    def _must_reach(self, key: str) -> bool:
+    def must_reach(self, key: str) -> bool:
+        """Whether this key, if it is journaled, is one that the code has yet to reach."""
         return key not in self.call_sites and key not in self.passed_over
 
     def pass_over(self, keys: Collection[str]) -> None:
@@ -328,6 +329,22 @@ class Activation:
         self.gate.open()
         self._go_on()
 
+    async def give_up(self) -> None:
+        """Journal which waits the code has given up, before it does anything new."""
+        keys, self.parking.given_up = self.parking.given_up, set()
+        if not keys:
+            return
+        names, give_up = [raw(key) for key in keys], self.host.store.fenced.give_up
+        self.in_flight += 1
+        try:
+            await self.journal.commit(b"", b"", lambda known: give_up(self.fence, known, names))
+        except asyncio.CancelledError:
+            if not self.over:
+                self.parking.given_up |= keys
+            raise
+        finally:
+            self.landed()
+
     def saved_state(self) -> bytes | None:
         """Returns the packed state of the workflow, empty for none. If it can't be saved, fails the execution
         and returns None."""
@@ -380,11 +397,18 @@ class Activation:
                     extra={"execution": self.id, "steps": [text(name) for name in outcome.unreached]},
                 )
         self.state = State.FINISHING
+        if self.parking.given_up and outcome.status == "failed":  # it may be retried
+            self.host.spawn(self._give_up_and_finish())
+            return
         outcome.events = self.events.first()
         if outcome.status == "failed" and self._may_retry and self.workflow.retries and not self.unreached:
             self.host.spawn(self._auto_retry(outcome))
         else:
             self.journal.finish(outcome, self._finished, self._finish)
+
+    async def _give_up_and_finish(self) -> None:
+        await self.give_up()
+        self._finish()
 
     def _last_call(self) -> str:
         """Returns the call of ctx that the code has returned after, as `file:line`; without any, where its

@@ -20,6 +20,7 @@ from polos_redis.runtime.code_tasks import CodeTasks
 from polos_redis.runtime.fenced_journal import FencedJournal, refusal
 from polos_redis.runtime.gate import State
 from polos_redis.runtime.host import Host
+from polos_redis.runtime.parking import Parking
 from polos_redis.state import journal
 from polos_redis.state.fencing import Fence
 from polos_redis.state.stuck import UNREACHED, StuckReason
@@ -48,6 +49,7 @@ class Holding(Protocol):
     loop: asyncio.AbstractEventLoop
     code: CodeTasks
     journal: FencedJournal
+    parking: Parking
     state: State
     touches: int
     unreached: set[str]
@@ -56,6 +58,7 @@ class Holding(Protocol):
     def is_busy(self) -> bool: ...
     @property
     def holds(self) -> bool: ...
+    async def give_up(self) -> None: ...
     def saved_state(self) -> bytes | None: ...
     def continued(self) -> None: ...
     def dropped(self, why: str, *, pause: bool = False) -> None: ...
@@ -127,6 +130,8 @@ class Hold:
             holder.dropped(f"could not stop: {type(error).__name__}", pause=True)
 
     async def _send(self, holder: Holding) -> None:
+        if holder.parking.given_up:
+            await holder.give_up()
         state = holder.saved_state()
         if state is None:
             return

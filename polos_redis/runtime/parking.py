@@ -45,8 +45,9 @@ class Parked(Protocol):
     """An activation as its parking sees it.
 
     `unreached`: the accepted decisions that its code has not reached; `hold_park` is called at a wait that it
-    can't park at before. `continued` is called when the park was refused. `saved_state` returns None if the
-    state can't be saved, when the execution fails instead.
+    can't park at before. `must_reach`: whether a journaled step key is one that its code has yet to reach.
+    `continued` is called when the park was refused. `saved_state` returns None if the state can't be saved,
+    when the execution fails instead.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Parked(Protocol):
 
     @property
     def over(self) -> bool: ...
+    def must_reach(self, key: str) -> bool: ...
     def hold_park(self, key: str) -> None: ...
     def saved_state(self) -> bytes | None: ...
     def continued(self) -> None: ...
@@ -73,7 +75,8 @@ class Parked(Protocol):
 class Parking:
     """The waits of one activation.
 
-    `waits`: the open waits its code awaits; `given_up`: those whose tasks the code has cancelled.
+    `waits`: the open waits its code awaits; `given_up`: those whose tasks the code has cancelled, which the
+    journal does not know yet.
     """
 
     __slots__ = ("_activation", "_code", "_notices", "_watch", "given_up", "waits")
@@ -126,6 +129,12 @@ class Parking:
             if self.waits.get(key) is wait:
                 del self.waits[key]
             activation.touches += 1
+
+    def caller_done(self, key: str, task: asyncio.Task[Any]) -> None:
+        """Note that the task that called a wait has ended. If it was cancelled, the code has given the wait
+        up, even if the task had got the decision: on replay, it may be cancelled before it gets there."""
+        if task.cancelled() and self._activation is not None and not self._activation.over:
+            self.given_up.add(key)
 
     def notify(self, key: str, record: bytes) -> None:
         """Receive the decision of a wait: from a notice, a park, or the journal when it is read again."""
@@ -200,10 +209,13 @@ class Parking:
             return
         waits = [raw(key) for key in self.waits]
         given_up = [raw(key) for key in self.given_up]
+        unreached = [
+            raw(key) for key in journal.asked(activation.journal.records) if activation.must_reach(key)
+        ]
         park = activation.host.store.fenced.park
         try:
             reply = await activation.journal.leave(
-                lambda known, answers: park(fence, known, answers, state, given_up, waits)
+                lambda known, answers: park(fence, known, answers, state, given_up, waits, unreached)
             )
         except PolosError as error:
             activation.dropped(f"park refused: {error}", pause=True)

@@ -162,7 +162,6 @@ class Worker:
 
     async def _work(self, host: WorkerHost, served: Served) -> None:
         """Start, work until stopped, drain and leave."""
-        workflows = served.by_id
         readers = Readers(host.store.wire, host.store.prefixes, self.block_seconds, host.room)
         dispatch = Dispatch(host, served.by_id)
         self._readings = [

@@ -207,8 +207,13 @@ class Desk:
         given_up: Sequence[Arg] = (),
         state: bytes = b"",
         seen: int = ALL,
+        unreached: Sequence[str] = (),
     ) -> Any:
-        return self.run("park", *by.fence, state, seen, len(given_up), *given_up, *waits)
+        passed_over = packed(unreached) if unreached else b""
+        return self.run("park", *by.fence, state, seen, passed_over, len(given_up), *given_up, *waits)
+
+    def give_up(self, by: Activated, *given_up: Arg) -> Any:
+        return _learn_changes(by, self.run("give_up", *by.fence, *given_up))
 
     def stick(self, by: Activated, *, state: bytes = b"", seen: int = ALL, reason: bytes = REASON) -> Any:
         return self.run("stick", *by.fence, state, seen, reason)
@@ -234,9 +239,18 @@ class Desk:
         self.next_millisecond()
         return self.run("auto_retry", *by.fence, error, times, delay)
 
-    def retry(self, execution_id: str, run: int = 1, *created: Arg) -> Any:
+    def retry(
+        self,
+        execution_id: str,
+        run: int = 1,
+        created: Arg = "",
+        *,
+        skip: Sequence[Arg] = (),
+        by: Arg = "",
+        reason: Arg = "",
+    ) -> Any:
         self.next_millisecond()
-        return self.run("retry", execution_id, run, *created)
+        return self.run("retry", execution_id, run, created, by, reason, *skip)
 
     def publish(
         self, topic: Arg, kind: Arg = "e", data: bytes = b"\x01", *, of: Arg = "", once: str = ""

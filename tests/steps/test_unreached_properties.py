@@ -60,7 +60,7 @@ class Race:
 
 Node: TypeAlias = "Step | Ask | Fail | Sequence | Gather | Try | Race"
 
-LEAVES = st.sampled_from([Step(), Ask(), Ask(), Fail()])
+LEAVES: st.SearchStrategy[Node] = st.sampled_from([Step(), Ask(), Ask(), Fail()])
 
 
 def _around(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
@@ -79,9 +79,8 @@ def _numbered(node: Node, number: Iterator[int]) -> Node:
     return Race(parts, f"race{next(number)}") if isinstance(node, Race) else replace(node, parts=parts)
 
 
-PROGRAMS = st.recursive(LEAVES, _around, max_leaves=8).map(
-    lambda node: _numbered(node, itertools.count())  # type: ignore[arg-type]
-)
+NODES: st.SearchStrategy[Node] = st.recursive(LEAVES, _around, max_leaves=8)
+PROGRAMS = NODES.map(lambda node: _numbered(node, itertools.count()))
 
 
 def code_of(program: Node, keys: Callable[[str], str | None] = str) -> Any:

@@ -46,13 +46,16 @@ class Calls:
 
     async def _start_call(self, key: str, call_site: CallSite) -> bytes | None:
         """Start a call once it may start; returns the record journaled under its key. A call without one is
-        new: it starts when the code has reached every accepted decision."""
+        new: it starts when the code has reached every accepted decision, and what it has given up is
+        journaled."""
         activation = self._activation
         if not activation.gate.is_open():
             await activation.gate.passed()
         stored = activation.register(key, call_site)
-        if stored is None and activation.unreached:
-            await activation.reach_decisions(call_site)
+        if stored is None:
+            while activation.unreached or activation.parking.given_up:
+                await activation.reach_decisions(call_site)
+                await activation.give_up()
         return stored
 
     async def _created_at(self) -> datetime:

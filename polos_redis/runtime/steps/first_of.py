@@ -84,6 +84,8 @@ class Races(Calls):
             for task in running:
                 task.cancel()
             await asyncio.wait(running)
+        lost = (key for one in runners.values() if one is not runners[name] for key in one.branch.keys)
+        self._activation.parking.given_up.difference_update(lost)  # the race's record says so
         return Winner(name, runners[name].task.result())
 
     async def _winner(

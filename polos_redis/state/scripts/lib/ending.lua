@@ -69,7 +69,7 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
     redis.call('ZREM', P .. 'timers', 'p' .. id)
   end
   redis.call('HDEL', exec, 'entry', 'owner', 'notify', 'attempts', 'progress', 'held_back', 'early', 'answers',
-    'stuck')
+    'stuck', 'unreached_waits')
 
   local root = root_of(id)
   local topic = P .. 'topic:' .. root
@@ -85,7 +85,10 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
   end
   if count ~= 0 then redis.call('PEXPIRE', P .. 'journal:' .. id, retention) end
   if e[EXEC_EARLY] then
-    for _, key in ipairs(redis.call('HKEYS', P .. 'early:' .. id)) do
+    local early = redis.call('HGETALL', P .. 'early:' .. id)
+    for i = 1, #early, 2 do
+      local key, answer, _, by, channel = early[i], unpack(read_record(early[i + 1]))
+      add_to_audit(P, id, key, 'unused', by or '', channel or '', '', 0, answer or '', '')
       local errand = 'y' .. id .. ' ' .. key
       redis.call('ZREM', P .. 'errands', errand)
       redis.call('HDEL', P .. 'errand_failures', errand)
