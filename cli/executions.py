@@ -43,7 +43,7 @@ def add_to(app: typer.Typer) -> None:
     commands.add(app, show, "Show everything about an execution.")
     commands.add(app, events, "Follow the events of an execution.")
     commands.add(app, cancel, "Cancel an execution.")
-    commands.add(app, retry, "Retry a failed execution.")
+    commands.add(app, retry, "Retry a failed or stuck execution.")
     commands.add(app, delete, "Delete a finished execution.")
 
 
@@ -156,20 +156,46 @@ def cancel(
         line("cancelled ", (execution_id, "bold"))
 
 
-def retry(execution_id: ExecutionId, *, connection: DurableOptions, json: Json = False) -> None:
-    """Retry a failed execution from its journal, as a new run.
+def retry(
+    execution_id: ExecutionId,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--skip",
+            metavar="STEP_KEY",
+            help="Pass over the accepted answer of this suspension. May be repeated.",
+        ),
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", help="Why it is passed over, for the audit.")
+    ] = None,
+    by: By = None,
+    *,
+    connection: DurableOptions,
+    json: Json = False,
+) -> None:
+    """Retry a failed or stuck execution from its journal, as a new run.
 
-    Whatever succeeded keeps its result; whatever failed, timed out or was closed runs again, children too.
+    Whatever succeeded keeps its result; of a failed execution, whatever failed, timed out or was closed runs
+    again, children too. A stuck one goes on from its whole journal: deploy code that reaches the answers it
+    must not pass over, or skip them.
 
     \b
-    Example:
+    Examples:
       polos retry 3f2a...
+      polos retry 3f2a... --skip review --reason 'the review was asked for twice'
     """
-    run = connection.run(lambda client: client.retry(execution_id))
+    if skip and not reason:
+        raise UsageError("--skip needs --reason: say why an accepted answer is passed over")
+    if reason is not None and not skip:
+        raise UsageError("--reason is for --skip: name the step key of an accepted answer to pass over")
+    name = person(by)
+    run = connection.run(lambda client: client.retry(execution_id, skip=skip or (), reason=reason, by=name))
     if json:
         print_json({"id": execution_id, "run": run})
     else:
-        line("retrying ", (execution_id, "bold"), f" as run {run}")
+        skipped = f", skipping {', '.join(skip)}" if skip else ""
+        line("retrying ", (execution_id, "bold"), f" as run {run}{skipped}")
 
 
 def delete(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from polos_redis import tasks
@@ -151,15 +151,29 @@ class PolosClient(Connection):
         """
         await ending.cancel(self, execution_id, cancelled_by=cancelled_by, durability=durability)
 
-    async def retry(self, execution_id: str, *, durability: Durability | None = None) -> int:
+    async def retry(
+        self,
+        execution_id: str,
+        *,
+        skip: str | Collection[str] = (),
+        reason: str | None = None,
+        by: str | None = None,
+        durability: Durability | None = None,
+    ) -> int:
         """Continue a failed or stuck execution from its journal, as a new run; return the number of that run.
 
         Steps, waits and children that succeeded keep their results. Those that failed, timed out or were
-        closed run again if the execution has failed; a stuck one keeps its whole journal. Raises
-        `ExecutionNotFoundError`, `NotFailedError` if the execution is neither failed nor stuck, or
-        `InternalWorkflowError` for an internal workflow: only a retry of its parent runs it again.
+        closed run again if the execution has failed; a stuck one keeps its whole journal.
+
+        `skip` has the step keys of accepted answers that the new run need not reach: the audit then notes
+        the `reason` and who skipped them (`by`). Without it, code that does not reach them is stuck again.
+
+        Raises `ExecutionNotFoundError`; `NotFailedError` if the execution is neither failed nor stuck;
+        `NotSkippableError` if it has no such answer; `InvalidInputError` if `skip` comes without a reason, or
+        the other way round; `InternalWorkflowError` for an internal workflow: only a retry of its parent runs
+        it again.
         """
-        return await ending.retry(self, execution_id, durability=durability)
+        return await ending.retry(self, execution_id, skip=skip, reason=reason, by=by, durability=durability)
 
     # --- reading ------------------------------------------------------------------------
 

@@ -340,6 +340,21 @@ class NotFailedError(PolosError):
         )
 
 
+class NotSkippableError(PolosError):
+    """A retry can only skip an accepted answer that the execution's code must reach; `step_key` has none."""
+
+    def __init__(self, execution_id: str, step_key: str) -> None:
+        self.execution_id = execution_id
+        self.step_key = step_key
+        super().__init__(execution_id, step_key)
+
+    def __str__(self) -> str:
+        return (
+            f"execution {self.execution_id} has nothing to skip under {self.step_key!r}: only an accepted "
+            f"answer that its code must reach can be skipped, see 'polos show {self.execution_id}'"
+        )
+
+
 class WorkerLostError(PolosError):
     """The execution failed because its worker died `max_deliveries` times in a row while running it."""
 

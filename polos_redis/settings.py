@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 SHORTEST_SECRET = 32  # characters
 DURABILITIES = ("server", "fsync", "replicated")
+STUCK_SECONDS = 10.0  # without a use of ctx, while code has yet to reach an accepted decision
 
 
 @dataclass(frozen=True, slots=True)

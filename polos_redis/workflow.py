@@ -16,6 +16,7 @@ from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.parameters import underlying
 from polos_redis.definitions.queue import Queue
 from polos_redis.definitions.registry import DefinitionSite, register
+from polos_redis.definitions.unreached import Unreached
 from polos_redis.errors import ConfigurationError, InsideWorkflowError
 from polos_redis.executions.starting import InvokeOptions
 from polos_redis.state import keys
@@ -94,6 +95,7 @@ def workflow(
     batch_size: int = 1,
     batch_timeout_seconds: float | None = None,
     internal: bool | None = None,
+    unreached: Unreached = "warn",
 ) -> _Decorator: ...
 def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = None, **options: Any) -> Any:
     """Make a workflow of an async function that takes `(ctx)` or `(ctx, input)`, and register it.
@@ -120,6 +122,10 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
     - `internal`: with True, only another workflow may start it, as a child: clients, REST and schedules are
       refused, and an execution that was started otherwise fails with `InternalWorkflowError` before its code
       runs. By default that holds for workflows that a tool calls with approval; with False, for none.
+    - `unreached`: what happens at the end of an execution whose journal has completed steps, children or
+      events that the code, changed meanwhile, did not reach: "stop" makes it stuck, "warn" completes it and
+      names them in the log and in its report, "ignore" completes it. An accepted decision of a person is
+      never passed over: then the execution is stuck in any case.
 
     Raises `ConfigurationError` for unusable options, or for an id that another workflow has.
     """

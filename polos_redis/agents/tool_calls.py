@@ -51,7 +51,7 @@ class ToolCalls:
         if not isinstance(record, StepRecord) or record.status != "ok":
             return False
         names = [text(name) for name in activation.journal.records if name and not journal.is_result(name)]
-        activation.passed_over.update(name for name in names if f"_{position}_" in f"{name}_")
+        activation.pass_over([name for name in names if f"_{position}_" in f"{name}_"])
         return True
 
     async def _record(self, result: ToolResult) -> ToolResult:

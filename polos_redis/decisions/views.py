@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
+
+import msgpack
 
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.state import keys
-from polos_redis.state.journal import DecisionRecord, SuspensionRecord
+from polos_redis.state.journal import DecisionRecord, Mark, SuspensionRecord
 from polos_redis.values.plain import readable
+from polos_redis.values.text import text
 from polos_redis.values.times import iso
 
 Read = Callable[[bytes | None], Any]  # a stored value as plain JSON, or as what becomes that later
 
 
 def suspension_view(
-    execution_id: str, step_key: str, record: SuspensionRecord, read: Read = readable
+    execution_id: str,
+    step_key: str,
+    record: SuspensionRecord,
+    read: Read = readable,
+    *,
+    unreached: Collection[str] = (),
 ) -> dict[str, Any]:
     """Returns a suspension: what it shows, its times, its answer policy and its decisions. `read` makes plain
-    JSON of stored values."""
+    JSON of stored values; `unreached` are the step keys of the execution's open suspensions that its code no
+    longer reaches."""
     answered = record.status == "answered"
     policy = AnswerPolicy.unpack(record.policy)
     default = record.status in ("open", "expired") and record.answer
@@ -45,6 +54,23 @@ def suspension_view(
         "allow_self": policy.allow_self,
         "on_timeout": {"data": read(record.answer)} if default else None,
         "decisions": [_decision(one, read) for one in record.decisions],
+        "unreached": record.status == "open" and step_key in unreached,
+        "mark": None if record.mark is None else _mark(record.mark),
+    }
+
+
+def step_keys(packed: bytes | None) -> list[str]:
+    """Returns a stored list of step keys; empty for None."""
+    return [] if packed is None else [text(name) for name in msgpack.unpackb(packed, raw=True)]
+
+
+def _mark(mark: Mark) -> dict[str, Any]:
+    """Returns why code need not reach an accepted answer: "left", "optional" or "skipped"."""
+    return {
+        "kind": mark.kind,
+        "at": iso(mark.at_ms),
+        "by": mark.by or None,
+        "reason": mark.reason or None,
     }
 
 

@@ -12,6 +12,7 @@ from polos_redis.definitions.cron import Declared
 from polos_redis.definitions.parameters import NOTHING, is_async, parameters, signature_text, underlying
 from polos_redis.definitions.queue import DEFAULT, Queue, as_queue
 from polos_redis.definitions.trigger import Trigger
+from polos_redis.definitions.unreached import WARN, Unreached, checked
 from polos_redis.errors import ConfigurationError, InvalidInputError, NotStorableError, ValueTooLargeError
 from polos_redis.values import bounds, packing
 from polos_redis.values.bounded_type import UNCHECKED
@@ -48,6 +49,7 @@ class WorkflowDefinition(Generic[In, Out]):
         batch_size: int = 1,
         batch_timeout_seconds: float | None = None,
         internal: bool | None = None,
+        unreached: Unreached = WARN,
     ) -> None:
         self.id = id
         self.internal = bool(internal)
@@ -75,6 +77,7 @@ class WorkflowDefinition(Generic[In, Out]):
             )
         if internal:
             self._check_internal()
+        self.unreached = checked(unreached, id)
         self.retries = retries
         self.retry_delay = retry_delay
         if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:

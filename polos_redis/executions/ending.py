@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions.people import check_name
@@ -14,10 +15,14 @@ from polos_redis.errors import (
     InvalidInputError,
     NotFailedError,
     NotFinishedError,
+    NotSkippableError,
 )
 from polos_redis.state import keys
 from polos_redis.values.text import text
 from polos_redis.wire.durable import Durability
+
+MOST_SKIPPED = 100  # answers that one retry skips
+LONGEST_REASON = 1000  # characters
 
 
 async def cancel(
@@ -55,10 +60,16 @@ async def retry(
     connection: Connection,
     execution_id: str,
     *,
+    skip: str | Collection[str] = (),
+    reason: str | None = None,
+    by: str | None = None,
     created: str | None = None,
     durability: Durability | None = None,
 ) -> int:
     """See `PolosClient.retry`. `created` as in `cancel`."""
+    skipped = _skipped(skip, reason)
+    if skipped and by:
+        check_name("by", by, InvalidInputError)
     store = await connection.acknowledging_store(durability)
     run, found, workflow = await store.executions.read_fields(execution_id, "run", "created", "workflow")
     if run is None or found is None or text(found) != (created or text(found)):
@@ -66,7 +77,9 @@ async def retry(
     # Its parent called it once, for which a person may have approved: another run is the parent's to start.
     if (await definition_of(store, text(workflow))).internal:
         raise InternalWorkflowError(text(workflow), "retry")
-    tag, *rest = await store.executions.retry(execution_id, int(run), found)
+    tag, *rest = await store.executions.retry(execution_id, int(run), found, skipped, by or "", reason or "")
+    if tag == b"no answer":
+        raise NotSkippableError(execution_id, text(rest[0]))
     if tag == b"retried":
         return int(rest[0])
     if tag == b"status":
@@ -74,6 +87,25 @@ async def retry(
     if tag == b"run":  # another caller retried it first
         return int(rest[0])
     raise ExecutionNotFoundError(execution_id)
+
+
+def _skipped(skip: str | Collection[str], reason: str | None) -> tuple[str, ...]:
+    """Returns the step keys to skip, each once. Raises `InvalidInputError`."""
+    found = tuple(dict.fromkeys((skip,) if isinstance(skip, str) else skip))
+    if len(found) > MOST_SKIPPED:
+        raise InvalidInputError(f"skip names {len(found)} step keys, and {MOST_SKIPPED} are allowed")
+    for key in found:
+        keys.check_text("a step key to skip", key, keys.LONGEST_STEP_KEY)
+    if found:
+        if not isinstance(reason, str) or not reason.strip():
+            raise InvalidInputError("skip needs a reason: say why an accepted answer is passed over")
+        if len(reason) > LONGEST_REASON:
+            raise InvalidInputError(
+                f"the reason has {len(reason):,} characters, and {LONGEST_REASON:,} are allowed: shorten it"
+            )
+    elif reason is not None:
+        raise InvalidInputError("a reason is given, but nothing to skip: name the step key in skip")
+    return found
 
 
 async def delete(connection: Connection, execution_id: str, *, durability: Durability | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 from itertools import count
 from typing import Any, Final
 
@@ -92,8 +93,9 @@ class JournalEntries:
         total = {name: before[name] + int(usage.get(name) or 0) for name in names}
         self.usage = {**total, "total_tokens": total["input_tokens"] + total["output_tokens"]}
 
-    def view(self) -> dict[str, Any]:
-        """Returns the entries by kind, oldest first, and how many older ones are `left_out`."""
+    def view(self, unreached: Collection[str] = ()) -> dict[str, Any]:
+        """Returns the entries by kind, oldest first, and how many older ones are `left_out`. `unreached` are
+        the step keys of open suspensions that the code no longer reaches."""
         kinds = {
             "steps": self._steps,
             "suspensions": self._suspensions,
@@ -103,6 +105,8 @@ class JournalEntries:
         found: dict[str, Any] = {name: newest.entries() for name, newest in kinds.items()}
         for child in found["children"]:
             child["status"] = self._results.get(journal.result_name(child["id"]))
+        for suspension in found["suspensions"]:
+            suspension["unreached"] = suspension["status"] == "open" and suspension["step_key"] in unreached
         found["open_suspensions"] = [one for one in found["suspensions"] if one["status"] == "open"]
         found["left_out"] = {name: newest.left_out for name, newest in kinds.items()}
         return found

@@ -10,7 +10,7 @@ from polos_redis import errands
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions import audit as audit_log
 from polos_redis.decisions.suspensions import StoredSuspension, find_below, read_suspensions
-from polos_redis.decisions.views import Read, suspension_view
+from polos_redis.decisions.views import Read, step_keys, suspension_view
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.errors import (
     ConfigurationError,
@@ -60,10 +60,10 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
     if keys.root_of(execution_id) == execution_id:
         below = await store.suspensions.open_below(execution_id, MAX_CHILDREN)
     view["open_suspensions_below"] = shown_below = []
-    size = 0
+    size, unreached = 0, await _unreached_waits(store, {one for one, _ in below})
     async for row in read_suspensions(store, below):
         if row[2].status == "open" and size <= MOST_BYTES_BELOW:
-            shown_below.append(suspension_view(*row, read))
+            shown_below.append(suspension_view(*row, read, unreached=unreached[row[0]]))
             size += len(row[2].shown)
             await slices.pause()
     children = view["children"][:MAX_CHILDREN]  # of more, the status that the journal has stays
@@ -74,6 +74,13 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
         child["workflow_id"] = text(workflow) or None
         child["status"] = text(status) or child["status"]
     return view
+
+
+async def _unreached_waits(store: Store, execution_ids: Collection[str]) -> dict[str, list[str]]:
+    """Returns the step keys of open suspensions that the code of these executions no longer reaches."""
+    names = list(execution_ids)
+    found = await asyncio.gather(*(store.executions.read_fields(one, "unreached_waits") for one in names))
+    return {one: step_keys(packed) for one, (packed,) in zip(names, found, strict=True)}
 
 
 async def _early_answers(store: Store, execution_id: str) -> list[dict[str, Any]]:
@@ -160,7 +167,7 @@ async def list_suspensions(
 def _open_suspension(row: list[Any], read: Read) -> dict[str, Any] | None:
     """A row of `oldest_open` as JSON values; None for one that can't be read, so it doesn't hide the others.
     `get_execution` reports it."""
-    execution_id, step_key, workflow_id, _, packed = row
+    execution_id, step_key, workflow_id, _, packed, unreached = row
     try:
         record = None if packed is None else journal.parse(packed)
     except UnreadableValueError:
@@ -168,7 +175,7 @@ def _open_suspension(row: list[Any], read: Read) -> dict[str, Any] | None:
     if not isinstance(record, SuspensionRecord):
         return None
     view = suspension_view(text(execution_id), text(step_key), record, read)
-    return {**view, "workflow_id": text(workflow_id)}
+    return {**view, "workflow_id": text(workflow_id), "unreached": bool(unreached)}
 
 
 async def get_suspension(connection: Connection, execution_id: str, step_key: str) -> dict[str, Any]:
@@ -184,15 +191,18 @@ async def read_suspension(
     makes plain JSON of stored values."""
     store = await connection.store()
     fields, found = await asyncio.gather(
-        store.executions.read_fields(execution_id, "workflow", "status", "origin", "created"),
+        store.executions.read_fields(
+            execution_id, "workflow", "status", "origin", "created", "unreached_waits"
+        ),
         _listed(read_suspensions(store, [(execution_id, step_key)])),
     )
-    workflow, status, origin, created = fields
+    workflow, status, origin, created, unreached = fields
     if workflow is None:
         raise ExecutionNotFoundError(execution_id)
     if found:
         around = views.suspended_execution(execution_id, workflow, status, origin, created)
-        return StoredSuspension(*found[0], origin), {**suspension_view(*found[0], read), **around}
+        view = suspension_view(*found[0], read, unreached=step_keys(unreached))
+        return StoredSuspension(*found[0], origin), {**view, **around}
     below = await find_below(store, execution_id, step_key)
     if below is not None:
         return await read_suspension(connection, below, step_key, read)

@@ -6,11 +6,13 @@ from typing import Any
 
 import msgpack
 
-from polos_redis.decisions.views import Read
+from polos_redis.decisions.views import Read, step_keys
 from polos_redis.errors import StoredValueError
 from polos_redis.executions.journal_entries import JournalEntries, error_view
+from polos_redis.redaction import redact_text
 from polos_redis.state import keys
 from polos_redis.state.origin import Origin
+from polos_redis.state.stuck import StuckReason
 from polos_redis.values.text import text
 from polos_redis.values.times import iso, to_datetime_us
 
@@ -25,6 +27,7 @@ def describe(
         return int(fields[name]) if name in fields else None
 
     created = number("created")
+    journaled = entries.view(step_keys(fields.get("unreached_waits")))
     return {
         "id": execution_id,
         "workflow_id": text(fields["workflow"]),
@@ -46,8 +49,34 @@ def describe(
         "usage": entries.usage,
         "lost_deliveries": number("attempts") or 0,
         "held_back": _held_back(fields, entries.changes),
-        "unreached_steps": [text(name) for name in msgpack.unpackb(fields.get("unreached", b"\x90"))],
-        **entries.view(),
+        "unreached_steps": step_keys(fields.get("unreached")),
+        "stuck": _stuck(fields.get("stuck"), journaled["suspensions"]),
+        **journaled,
+    }
+
+
+def _stuck(packed: bytes | None, suspensions: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Why an execution is stuck, with the decisions that its code passes over; None if it is not."""
+    if packed is None:
+        return None
+    reason = StuckReason.parse(packed)
+    answered = {one["step_key"]: one for one in suspensions if one["status"] == "answered"}
+
+    def passed_over(key: str) -> dict[str, Any]:
+        found = answered.get(key, {})
+        return {
+            "step_key": key,
+            "data": found.get("answer"),
+            "by": found.get("resumed_by"),
+            "at": found.get("decided_at"),
+            "channel": found.get("channel"),
+        }
+
+    return {
+        "kind": reason.kind,
+        "message": redact_text(reason.message),
+        "where": reason.at or None,
+        "keys": [passed_over(key) for key in reason.keys],
     }
 
 

@@ -55,6 +55,8 @@ class WorkerStats:
         "recovered",
         "renewals_missed",
         "steps",
+        "stuck",
+        "unreached",
         "waits",
     )
 
@@ -64,6 +66,8 @@ class WorkerStats:
         self.dropped = defaultdict[str, int](int)  # activations that were lost or refused, by workflow
         self.ended = defaultdict[tuple[str, str], int](int)  # executions, by workflow and status
         self.steps = defaultdict[tuple[str, str], Durations](_steps)  # attempts, by workflow and status
+        self.stuck = defaultdict[str, int](int)  # executions that became stuck, by workflow
+        self.unreached = defaultdict[str, int](int)  # journaled steps not reached until the end, by workflow
         self.waits = defaultdict[str, Durations](_waits)  # by kind
         self.recovered = defaultdict[str, int](int)  # entries of lost workers, by outcome
         self.renewals_missed = 0

@@ -1,13 +1,8 @@
 """The activation: one pass of a workflow's code on a worker, from its queue entry to its end or its park.
 
 The code runs from the top; `ctx` calls find their records in the journal, and new calls run and are
-journaled. When the code returns, the execution finishes; when it waits, the execution is parked:
-
-- at once, if the main task awaits every open wait and the code has started no other task;
-- otherwise when the code is idle (see `idleness`).
-
-The park script runs first. If a decision has come meanwhile, it returns that, and the code continues in
-place. Otherwise the execution is parked, the code is cancelled, and anything it still does is discarded.
+journaled. When the code returns, the execution finishes; when it waits, the execution is parked (see
+`parking`).
 """
 
 from __future__ import annotations
@@ -16,29 +11,29 @@ import asyncio
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from datetime import datetime
-from enum import Enum, auto
+from collections.abc import Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from polos_redis import tasks
+from polos_redis.definitions.parameters import underlying
+from polos_redis.definitions.unreached import IGNORE, STOP
 from polos_redis.errors import PolosError, StepKeyError
 from polos_redis.runtime.branches import BRANCH
 from polos_redis.runtime.call_sites import CallSite, described
 from polos_redis.runtime.code_tasks import CodeTasks
 from polos_redis.runtime.fenced_journal import FencedJournal, refusal
+from polos_redis.runtime.gate import Gate, State
+from polos_redis.runtime.holding import Hold, named
 from polos_redis.runtime.host import Host
-from polos_redis.runtime.idleness import IdleWatch
 from polos_redis.runtime.lifecycle_events import LifecycleEvents
 from polos_redis.runtime.outcome import Outcome, failed, outcome_of
+from polos_redis.runtime.parking import Parking
 from polos_redis.state import journal, keys
 from polos_redis.state.executions import Loaded
-from polos_redis.state.fencing import NO_SUCH_WAIT, Fence
+from polos_redis.state.fencing import Fence
 from polos_redis.state.origin import Origin
 from polos_redis.values import bounds, codec
 from polos_redis.values.text import raw, text
-from polos_redis.values.times import to_datetime_us
 
 if TYPE_CHECKING:
     from polos_redis.definitions.definition import WorkflowDefinition
@@ -52,23 +47,6 @@ E = TypeVar("E", bound=BaseException)
 T = TypeVar("T")
 
 
-class State(Enum):
-    """The state of an activation."""
-
-    RUNNING = auto()
-    PARKING = auto()  # the park script is running: new ctx calls wait for its reply
-    FINISHING = auto()  # the code has returned; its outcome is being written
-    ENDED = auto()
-
-
-@dataclass(slots=True)
-class Wait:
-    """An open wait that the workflow's code awaits now."""
-
-    future: asyncio.Future[bytes]
-    by_main: bool
-
-
 _nonces = itertools.count(1)  # a worker's id is random, so worker id and number make a unique owner
 _origin_of_a_root = functools.lru_cache(
     Origin
@@ -78,42 +56,40 @@ _origin_of_a_root = functools.lru_cache(
 class Activation:
     """One activation; the worker creates it for a queue entry that was delivered after `lapses` of its lease.
 
-    `waits`: the open waits its code awaits; `given_up`: those whose tasks the code has cancelled; `waited`:
-    the resolved waits of this pass, each as (kind, ms), for metrics. `call_sites`: the step keys used so far;
-    `passed_over`: step keys that this replay need not reach. `in_flight`: the number of running ctx calls.
-    `held_back`: why it can't go on, once it has met a stored value that can't be read.
+    `waited`: the resolved waits of this pass, each as (kind, ms), for metrics. `call_sites`: the step keys
+    used so far; `passed_over`: step keys that this replay need not reach; `unreached`: those of accepted
+    decisions that it has to reach before it does anything new, see `holding`. `in_flight`: the number of
+    running ctx calls; `staying`: that of calls which wait to be cancelled as they were before; `touches`: the
+    uses of ctx by the code so far.
     """
 
     __slots__ = (
-        "_created_at",
         "_fatal",
-        "_gate",
+        "_hold",
         "_may_retry",
-        "_notices",
-        "_outcome",
-        "_watch",
         "call_sites",
         "code",
         "durable_state",
         "ended_as",
         "events",
         "fence",
-        "given_up",
-        "held_back",
+        "gate",
         "host",
         "id",
         "in_flight",
         "journal",
         "loop",
         "origin",
+        "parking",
         "passed_over",
         "queue",
         "root",
         "run",
         "state",
+        "staying",
         "touches",
+        "unreached",
         "waited",
-        "waits",
         "workflow",
     )
 
@@ -139,25 +115,22 @@ class Activation:
         self.code = CodeTasks(execution_id, self.loop)
         self.events = LifecycleEvents(workflow.id, execution_id)
         self.journal = FencedJournal(host, self.fence, self.code, self, lapses=lapses)
+        self.gate = Gate(self)
+        self.parking = Parking(self)
         self.state = State.RUNNING
         self.ended_as = ""
         self.origin = _origin_of_a_root(workflow.id)
         self.durable_state: DurableState | None = None
-        self.given_up: set[str] = set()
         self.passed_over: set[str] = set()
+        self.unreached: set[str] = set()
         self.call_sites: dict[str, CallSite] = {}
-        self.waits: dict[str, Wait] = {}
         self.waited: list[tuple[str, int]] = []
         self.in_flight = 0
+        self.staying = 0
         self.touches = 0
-        self.held_back = ""
-        self._created_at: datetime | None = None
         self._fatal: BaseException | None = None
-        self._gate: asyncio.Event | None = None
+        self._hold: Hold | None = None
         self._may_retry = True
-        self._notices: dict[str, bytes] = {}
-        self._outcome: asyncio.Task[Any] | None = None
-        self._watch: IdleWatch | None = None
 
     # --- the start -----------------------------------------------------------------------
 
@@ -173,11 +146,13 @@ class Activation:
         the lease."""
         self.journal.take(loaded, epoch, lapses)
         self.events.start_emitted = loaded.started
+        self._look()
 
     def take_inlined(self, records: dict[bytes, bytes]) -> None:
         """Continue an execution with the journal inlined in its queue entry."""
         self.journal.take_inlined(records)
         self.events.start_emitted = True
+        self._look()
 
     def fail_before_start(self, error: BaseException) -> None:
         """Fail the execution without running its code: its input can't be read or does not fit."""
@@ -194,25 +169,7 @@ class Activation:
         """Whether the code was started; until then the journal is not loaded."""
         return self.code.main is not None
 
-    async def created_at(self) -> datetime:
-        """When the execution was created, to the microsecond: with its id, what no other execution has. Read
-        on first use, since queue entries don't carry it."""
-        if self._created_at is None:
-            executions = self.host.store.executions
-            (created,) = await self.journal.ask(lambda: executions.read_fields(self.id, "created"))
-            self._created_at = to_datetime_us(int(created or 0))  # 0: deleted, so nothing will be written
-        return self._created_at
-
     # --- calls of ctx -------------------------------------------------------------------
-
-    def may_start(self) -> bool:
-        """Whether a ctx call may start right now; if not, it has to pass the gate first."""
-        return (
-            self.state is State.RUNNING
-            and not self.held_back
-            and not self.host.draining
-            and self.journal.held
-        )
 
     def _check_key(self, key: Any, call_site: CallSite) -> None:
         try:
@@ -236,34 +193,12 @@ class Activation:
                 )
             )
         self.call_sites[key] = call_site
+        if self.unreached:
+            self._reach((key,))
         branch = BRANCH.get()
         if branch is not None:
             branch.note(key)
         return self.journal.records.get(raw(key))
-
-    async def pass_gate(self, *, in_flight: bool = False) -> None:
-        """Wait until a call may start: for the park's reply or a fresh lease; `in_flight`: the call counts as
-        such. Leaves if the activation is over."""
-        while not self.may_start():
-            self.touches += 1
-            if self.state is State.PARKING:
-                if self._gate is None:
-                    self._gate = asyncio.Event()
-                await self._gate.wait()
-            elif self.over:
-                await self.code.leave()
-            elif self.held_back:
-                self.in_flight -= in_flight
-                await self.stay_back()
-            elif self.host.draining:
-                self.host.hand_back(self)
-                self.end("handed back")
-            else:
-                await self.host.wait_for_lease(self.fence.prefix)
-                try:
-                    await self.journal.verify()
-                except PolosError as error:
-                    self.dropped(f"it can't be loaded: {error}", pause=True)
 
     @property
     def over(self) -> bool:
@@ -273,8 +208,8 @@ class Activation:
     def landed(self) -> None:
         """Note that a ctx call is no longer in flight; the code may be idle now."""
         self.in_flight -= 1
-        self._leave_if_held_back()
-        self._arm()
+        self.gate.leave_if_held_back()
+        self.parking.arm()
 
     async def check(self, value: Any, work: bounds.Work[T]) -> T:
         """Run a check of a value from outside, in turns if the value is large. The code is busy meanwhile."""
@@ -285,28 +220,6 @@ class Activation:
             return await bounds.in_turns(work)
         finally:
             self.landed()
-
-    def hold_back(self, what: str, error: PolosError) -> None:
-        """Stop at a stored value that can't be read here, and offer the execution again later: a deployment
-        may read it. Nothing is failed or counted. Steps in flight may finish; nothing else starts."""
-        if self.held_back or self.state is State.ENDED:
-            return
-        self.held_back = f"{what}: {error}"
-        extra = {"execution": self.id, "workflow": self.workflow.id, "why": self.held_back}
-        logger.error("held back", extra=extra)
-        self._leave_if_held_back()
-
-    async def stay_back(self) -> NoReturn:
-        """Wait for the end of an activation that is held back."""
-        self._leave_if_held_back()
-        await self.loop.create_future()
-        raise AssertionError("nobody resolves this future")
-
-    def _leave_if_held_back(self) -> None:
-        if self.held_back and self.in_flight == 0 and self.state is not State.ENDED:
-            self.host.stats.dropped[self.workflow.id] += 1
-            self.host.hand_back(self, pause=True, reason=self.held_back)
-            self.end("held back")
 
     def stop_with(self, error: E) -> E:
         """Make the execution fail with this error, even if the workflow catches it; returns the error."""
@@ -325,166 +238,185 @@ class Activation:
         if self.state is State.RUNNING and self.started and self.journal.current:
             self.journal.emit(self.events.overdue(now))
 
-    # --- waits --------------------------------------------------------------------------
-
-    async def wait(self, key: str) -> bytes:
-        """Wait for the decision of an open wait; returns its record."""
-        wait = Wait(self.loop.create_future(), asyncio.current_task() is self.code.main)
-        self.waits[key] = wait
-        notice = self._notices.pop(key, None)
-        if notice is not None:
-            self.notify(key, notice)
-        elif self.in_flight == 0 and not self.code.spawned and all(w.by_main for w in self.waits.values()):
-            self.park()
-        else:
-            self._arm()
-        try:
-            return await wait.future
-        except asyncio.CancelledError:
-            if not self.over:
-                self.given_up.add(key)
-            raise
-        finally:
-            if self.waits.get(key) is wait:
-                del self.waits[key]
-            self.touches += 1
+    # --- decisions ----------------------------------------------------------------------
 
     def notify(self, key: str, record: bytes, answer: int = 0) -> None:
-        """Receive the decision of a wait: from a notice, a park, or the journal when it is read again. The
-        notice of an accepted `answer` has its number, see `FencedJournal.heard_answer`."""
+        """Receive the notice of a decision. That of an accepted `answer` has its number, see
+        `FencedJournal.heard_answer`."""
         if answer:
             self.journal.heard_answer(answer)
-        if journal.is_open(record):
-            return
-        wait = self.waits.get(key)
-        if wait is None:
-            before = self.journal.records.get(raw(key))
-            if before is None or journal.is_open(before):  # otherwise the decision is known already
-                self._notices[key] = record  # the code may be about to wait for it
-            return
-        if wait.future.done():
-            return
-        self.journal.records[raw(key)] = record
-        self.touches += 1
-        wait.future.set_result(record)
+            if self.must_reach(key):
+                self.unreached.add(key)
+        self.parking.notify(key, record)
 
     def reread(self, loaded: Loaded) -> None:
         """Receive the decisions in a journal that was read again."""
         self.events.start_emitted = self.events.start_emitted and loaded.started
-        for key in list(self.waits):
-            self.notify(key, self.journal.records[raw(key)])
+        self._look()
+        self.parking.reread(self.journal.records)
 
-    def _cancel_waits(self) -> None:
-        for wait in self.waits.values():
-            wait.future.cancel("the activation has ended")
+    def _look(self) -> None:
+        """Note the accepted decisions in the journal that the code has not reached."""
+        found = journal.accepted(self.journal.records)
+        if found:
+            self.unreached.update(filter(self.must_reach, found))
 
-    # --- parking ------------------------------------------------------------------------
+    def must_reach(self, key: str) -> bool:
+        """Whether this key, if it is journaled, is one that the code has yet to reach."""
+        return key not in self.call_sites and key not in self.passed_over
 
-    def _arm(self) -> None:
-        """Watch for idleness if there is a wait to park at."""
-        if self.waits and self.state is State.RUNNING:
-            if self._watch is None:
-                self._watch = IdleWatch(self, self.loop)
-            self._watch.arm()
+    def pass_over(self, keys: Collection[str]) -> None:
+        """Note step keys that the code need not reach, as it has reached what came of them."""
+        self.passed_over.update(keys)
+        if self.unreached:
+            self._reach(keys)
 
-    def may_park(self) -> bool:
-        """Whether the code runs, has an open wait and no ctx call in flight."""
-        return self.state is State.RUNNING and bool(self.waits) and not self.in_flight
+    def _reach(self, keys: Collection[str]) -> None:
+        self.unreached.difference_update(keys)
+        if self._hold is not None and not self.unreached:
+            self._hold.release()
+            self._hold = None
+            self.loop.call_soon(self._go_on, context=tasks.OUTSIDE)
 
-    def park(self) -> None:
-        """Park, unless all waits have been decided meanwhile and their tasks are about to continue."""
-        if not all(wait.future.done() for wait in self.waits.values()):
-            self.state = State.PARKING
-            self.host.spawn(self._parking())
+    def _go_on(self) -> None:
+        """Park or finish, if that was held back."""
+        if self.state is State.RUNNING and not self.gate.held_back and self.code.main is not None:
+            if self.code.main.done():
+                self._finish()
+            else:
+                self.parking.arm()
 
-    async def _parking(self) -> None:
+    async def reach_decisions(self, call_site: CallSite, *, in_flight: bool = False) -> None:
+        """Hold a call back until the code has reached every accepted decision; `in_flight`: the call counts
+        as such."""
+        if in_flight:
+            self.landed()
         try:
-            await self._send_park()
-        except Exception as error:
-            logger.exception("could not park", extra={"execution": self.id})
-            self.dropped(f"could not park: {type(error).__name__}", pause=True)
+            while self.unreached:
+                await self._holding(described(call_site)).wait()
+                if not self.gate.is_open():
+                    await self.gate.passed()
+        finally:
+            self.in_flight += in_flight
 
-    async def _send_park(self) -> None:
-        waits = [raw(key) for key in self.waits]
-        given_up = [raw(key) for key in self.given_up]
+    def hold_park(self, key: str) -> None:
+        """Hold the park at this wait back until the code has reached every accepted decision."""
+        self._holding(described(self.call_sites[key]))
+
+    def _holding(self, at: str) -> Hold:
+        if self._hold is None:
+            self._hold = Hold(self, at)
+        return self._hold
+
+    @property
+    def holds(self) -> bool:
+        """Whether the park or the end is held back, if anything is."""
+        return bool(self.parking.waits) or (self.code.main is not None and self.code.main.done())
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is under way that may let the code go on."""
+        return self.in_flight > 0 or (self.staying > 0 and not self.code.is_done)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the code waits for decisions, of open waits or to be reached."""
+        return bool(self.parking.waits) or self._hold is not None
+
+    def continued(self) -> None:
+        """Continue in place: a decision came before the park, or the journal was read again."""
+        self.state = State.RUNNING
+        self.gate.open()
+        self._go_on()
+
+    async def give_up(self) -> None:
+        """Journal which waits the code has given up, before it does anything new."""
+        keys, self.parking.given_up = self.parking.given_up, set()
+        if not keys:
+            return
+        names, give_up = [raw(key) for key in keys], self.host.store.fenced.give_up
+        self.in_flight += 1
         try:
-            state = b"" if self.durable_state is None else self.durable_state.pack()
+            await self.journal.commit(b"", b"", lambda known: give_up(self.fence, known, names))
+        except asyncio.CancelledError:
+            if not self.over:
+                self.parking.given_up |= keys
+            raise
+        finally:
+            self.landed()
+
+    def saved_state(self) -> bytes | None:
+        """Returns the packed state of the workflow, empty for none. If it can't be saved, fails the execution
+        and returns None."""
+        try:
+            return b"" if self.durable_state is None else self.durable_state.pack()
         except BaseException as error:  # a property of the state may raise anything
             self.stop_with(error)
-            assert self.code.main is not None
-            self._finish(self._outcome_of(self.code.main))
-            return
-        park = self.host.store.fenced.park
-        try:
-            reply = await self.journal.leave(
-                lambda known, answers: park(self.fence, known, answers, state, given_up, waits)
-            )
-        except PolosError as error:
-            self.dropped(f"park refused: {error}", pause=True)
-            return
-        if self.state is State.ENDED:
-            return
-        if type(reply) is not int:
-            self._unpark(reply)
-        elif reply == 0:
-            logger.info(
-                "park", extra={"execution": self.id, "workflow": self.workflow.id, "waits": [*self.waits]}
-            )
-            self.host.stats.parks[self.workflow.id] += 1
-            self.end("parked")
-        elif reply > 0:
-            self._unpark([])
-        else:
-            self.dropped(refusal(reply), pause=reply == NO_SUCH_WAIT)
-
-    def _unpark(self, reply: list[bytes]) -> None:
-        """Continue in place with the decisions that came before the park: [.., step key, record, ...]; none
-        if the journal was read again."""
-        self.state = State.RUNNING
-        self._open_gate()
-        for key, record in zip(reply[1::2], reply[2::2], strict=True):
-            self.notify(text(key), record)
-        if self._outcome is not None:
-            self._finish(self._outcome_of(self._outcome))
-        else:
-            self._arm()
-
-    def _open_gate(self) -> None:
-        if self._gate is not None:
-            self._gate.set()
-            self._gate = None
+            self._finish()
+            return None
 
     # --- the end ------------------------------------------------------------------------
 
     def _code_done(self, task: asyncio.Task[Any]) -> None:
         tasks.mark_retrieved(task)
-        if self.held_back and self.state is State.RUNNING:
-            self._leave_if_held_back()
+        if self.gate.held_back and self.state is State.RUNNING:
+            self.gate.leave_if_held_back()
         elif self.state is State.RUNNING:
-            self._finish(self._outcome_of(task))
-        elif self.state is State.PARKING:
-            self._outcome = task  # its outcome, if the park is refused
+            self._finish()
         elif self.state is State.ENDED:
             self.code.cancel_spawned()
 
-    def _outcome_of(self, task: asyncio.Task[Any]) -> Outcome:
+    def _outcome(self) -> Outcome:
+        note = f" ({named(self.unreached, self.journal.records)} not reached)" if self.unreached else ""
         if self._fatal is not None:
-            return failed(self._fatal, self.durable_state, self.run)
-        return outcome_of(task, self.durable_state, self.run, self.host.value_limit)
+            return failed(self._fatal, self.durable_state, self.run, note)
+        assert self.code.main is not None
+        return outcome_of(self.code.main, self.durable_state, self.run, self.host.value_limit, note)
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self) -> None:
+        """End the execution as its code has ended. A successful end is held back while accepted decisions are
+        unreached; without any code left to reach them, the execution is stuck."""
+        if self.state is State.ENDED:
+            return
+        outcome = self._outcome()
+        mode = self.workflow.unreached
+        if mode != IGNORE:
+            outcome.unreached = self.journal.unreached(self.call_sites, self.passed_over)
+        if outcome.status == "completed":
+            if mode == STOP:
+                self.unreached.update(map(text, outcome.unreached))
+            if self.unreached:
+                self.state = State.RUNNING
+                hold = self._holding(self._last_call())
+                if self.code.is_done:
+                    hold.stick()
+                return
+            if outcome.unreached:
+                logger.warning(
+                    "journaled steps were not reached",
+                    extra={"execution": self.id, "steps": [text(name) for name in outcome.unreached]},
+                )
         self.state = State.FINISHING
+        if self.parking.given_up and outcome.status == "failed":  # it may be retried
+            self.host.spawn(self._give_up_and_finish())
+            return
         outcome.events = self.events.first()
-        outcome.unreached = self.journal.unreached(self.call_sites, self.passed_over)
-        if outcome.unreached and outcome.status == "completed":
-            logger.warning(
-                "journaled steps were not reached",
-                extra={"execution": self.id, "steps": [text(name) for name in outcome.unreached]},
-            )
-        if outcome.status == "failed" and self._may_retry and self.workflow.retries:
+        if outcome.status == "failed" and self._may_retry and self.workflow.retries and not self.unreached:
             self.host.spawn(self._auto_retry(outcome))
         else:
-            self.journal.finish(outcome, self._finished)
+            self.journal.finish(outcome, self._finished, self._finish)
+
+    async def _give_up_and_finish(self) -> None:
+        await self.give_up()
+        self._finish()
+
+    def _last_call(self) -> str:
+        """Returns the call of ctx that the code has returned after, as `file:line`; without any, where its
+        function begins."""
+        if self.call_sites:
+            return described(next(reversed(self.call_sites.values())))
+        code = underlying(self.workflow.function).__code__
+        return described((code, code.co_firstlineno))
 
     async def _auto_retry(self, outcome: Outcome) -> None:
         """Continue a failed execution as a new run, if its workflow has `retries` left."""
@@ -498,7 +430,7 @@ class Activation:
             self.dropped(f"retry refused: {error}", pause=True)
             return
         if run == 0:
-            self.journal.finish(outcome, self._finished)
+            self.journal.finish(outcome, self._finished, self._finish)
         elif run < 0:
             self.dropped(refusal(run))
         else:
@@ -516,6 +448,8 @@ class Activation:
                 logger.info("finish", extra=extra)
             stats = self.host.stats
             stats.ended[self.workflow.id, outcome.status] += 1
+            if outcome.unreached:
+                stats.unreached[self.workflow.id] += len(outcome.unreached)
             for kind, ms in self.waited:
                 stats.waits[kind].add(ms / 1000)
         self.end("finished")
@@ -536,7 +470,10 @@ class Activation:
         self.state = State.ENDED
         self.ended_as = how
         self.host.released(self)
-        self._open_gate()
-        self._watch = None
+        if self._hold is not None:
+            self._hold.release()
+            self._hold = None
+        self.gate.close()
+        self.parking.close()
         self.journal.close()
-        self.code.end(self._cancel_waits)
+        self.code.end(self.parking.cancel_waits)

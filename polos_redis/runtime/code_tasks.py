@@ -51,6 +51,11 @@ class CodeTasks:
         tasks.close_unstarted(self.main, code)
         self.main.add_done_callback(done, context=tasks.OUTSIDE)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the code was started and nothing of it is left."""
+        return self.main is not None and self.main.done() and not self.spawned
+
     def adopt(self, task: asyncio.Task[Any]) -> None:
         """Take over a task that the code has started; the task factory calls this."""
         if self.ended and (self.main is None or self.main.done()):

@@ -33,7 +33,7 @@ class WorkflowContext:
 
     def __init__(self, activation: Activation) -> None:
         origin = activation.origin
-        self._activation = activation
+        self._activation: Activation = activation
         self.execution_id: str = activation.id
         self.workflow_id: str = activation.workflow.id
         self.root_execution_id: str = activation.root

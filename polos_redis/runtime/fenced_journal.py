@@ -127,14 +127,14 @@ class FencedJournal:
             self.answers = number
 
     def unreached(self, used: Container[str], passed_over: Container[str]) -> list[bytes]:
-        """Returns the names of journaled steps that are in neither collection of step keys, except those of
-        branches that have lost a race."""
+        """Returns the names of journaled steps that are in neither collection of step keys; not those that
+        were given up, or belong to branches that have lost a race."""
         return [
             name
             for name, record in self.records.items()
             if name and not journal.is_result(name)
             if (key := text(name)) not in used and key not in passed_over
-            if not journal.has_lost(record, self.records, used)
+            if not journal.is_given_up(record) and not journal.has_lost(record, self.records, used)
         ]
 
     async def verify(self) -> None:
@@ -292,21 +292,24 @@ class FencedJournal:
             if changes != expected:
                 self._host.spawn(self.verify())
 
-    def finish(self, outcome: Outcome, done: Callable[[Outcome, bool], None]) -> None:
+    def finish(
+        self, outcome: Outcome, done: Callable[[Outcome, bool], None], again: Callable[[], None]
+    ) -> None:
         """End the execution. Calls `done` once it has ended, with whether this write is known to have ended
-        it; not if the activation is dropped. Starts a task only when the connection is lost."""
+        it, or `again` when it has not and the journal was read again; neither if the activation is dropped.
+        Starts a task only then."""
         if self.epoch != self._store.wire.epoch:
-            self._host.spawn(self._resend_finish(outcome, done))
+            self._host.spawn(self._look_for_end(outcome, done, again))
             return
 
         def replied(future: asyncio.Future[int]) -> None:
             error = future.exception()
             if isinstance(error, ConnectionLostError):
-                self._host.spawn(self._resend_finish(outcome, done))
+                self._host.spawn(self._look_for_end(outcome, done, again))
             elif error is not None:
                 self._end(f"finish refused: {error}", pause=True)
             elif future.result() > 0:
-                self._host.spawn(self._look_and_finish(outcome, done))
+                self._host.spawn(self._look_again(again))
             elif future.result() < 0:
                 self._end(refusal(future.result()))
             else:
@@ -318,27 +321,29 @@ class FencedJournal:
         )
         future.add_done_callback(replied, context=tasks.OUTSIDE)
 
-    async def _resend_finish(self, outcome: Outcome, done: Callable[[Outcome, bool], None]) -> None:
+    async def _look_for_end(
+        self, outcome: Outcome, done: Callable[[Outcome, bool], None], again: Callable[[], None]
+    ) -> None:
+        """After a lost connection: see whether the execution has ended."""
         try:
             await self.reconnect()
             ended = await self._store.executions.watch(self.fence.id.decode(), "")
             if ended is not None and ended.status in FINISHED:
                 done(outcome, False)  # by the write whose reply was lost, or by someone entitled to
                 return
-            await self.verify()
         except PolosError as error:
             self._end(f"finish refused: {error}", pause=True)
             return
-        self.finish(outcome, done)
+        await self._look_again(again)
 
-    async def _look_and_finish(self, outcome: Outcome, done: Callable[[Outcome, bool], None]) -> None:
-        """Finish after an answer was accepted that this activation had not seen."""
+    async def _look_again(self, again: Callable[[], None]) -> None:
+        """Read the journal again: an answer may have been accepted that this activation had not seen."""
         try:
             await self.verify()
         except PolosError as error:
             self._end(f"finish refused: {error}", pause=True)
             return
-        self.finish(outcome, done)
+        again()
 
     # --- trouble ------------------------------------------------------------------------
 

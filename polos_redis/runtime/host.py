@@ -20,7 +20,8 @@ class Host(Protocol[A]):
     """A worker as its activations (`A`) need it.
 
     The calls of `connection` and `store` wait for Redis without end: an outage is not the failure of a
-    workflow's code. `draining`: the worker stops, so nothing new may start. `released` frees the slot of an
+    workflow's code. `draining`: the worker stops, so nothing new may start. `stuck_seconds`: code that has an
+    accepted decision to reach and does not use ctx for so long is stuck. `released` frees the slot of an
     activation that has ended; `hand_back` gives its queue entry back, after a pause where an immediate retry
     would only be refused again, and with a `reason` that people are to see. `lapses` counts how often the
     lease of a partition was lost; `lease_is_held` says whether it is fresh, and has not lapsed since. `spawn`
@@ -36,6 +37,7 @@ class Host(Protocol[A]):
     links: Links | None
     resources: Resources
     draining: bool
+    stuck_seconds: float
 
     @property
     def connection(self) -> Connection: ...

@@ -18,11 +18,11 @@ IDLE_TURNS = 16
 
 
 class Watched(Protocol):
-    """An activation as its watch sees it. `touches` counts the uses of ctx by its code; `may_park`: its code
-    runs, has an open wait and no step in flight."""
+    """The parking of an activation as its watch sees it. `touches` counts the uses of ctx by the code;
+    `may_park`: the code runs, has an open wait and no step in flight."""
 
-    touches: int
-
+    @property
+    def touches(self) -> int: ...
     def may_park(self) -> bool: ...
     def park(self) -> None: ...
 

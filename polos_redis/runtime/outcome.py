@@ -46,31 +46,33 @@ class Outcome:
 
 
 def outcome_of(
-    task: asyncio.Task[Any], durable_state: DurableState | None, run: int, value_limit: int
+    task: asyncio.Task[Any], durable_state: DurableState | None, run: int, value_limit: int, note: str = ""
 ) -> Outcome:
-    """Returns the outcome of the code's main task, which is done."""
+    """Returns the outcome of the code's main task, which is done; `note` as in `failed`."""
     try:
         output = codec.encode(task.result(), limit=value_limit)
         state = b"" if durable_state is None else durable_state.pack()
     except asyncio.CancelledError:
-        return failed(tasks.WorkflowExit("the workflow's code cancelled its own task"), durable_state, run)
+        exited = tasks.WorkflowExit("the workflow's code cancelled its own task")
+        return failed(exited, durable_state, run, note)
     except BaseException as error:
-        return failed(error, durable_state, run)
+        return failed(error, durable_state, run, note)
     return Outcome("completed", output, _completed_event(output, run), state)
 
 
-def failed(error: BaseException, durable_state: DurableState | None, run: int) -> Outcome:
-    """Returns the outcome of a failure; a state that can't be saved is left out."""
+def failed(error: BaseException, durable_state: DurableState | None, run: int, note: str = "") -> Outcome:
+    """Returns the outcome of a failure, whose message ends with a note; a state that can't be saved is left
+    out."""
     fields: dict[str, Any] = {
         "status": "failed",
-        "error": failures.line_of(error),
+        "error": failures.line_of(error) + note,
     }
     event = codec.encode(fields if run == 1 else {**fields, "run": run})
     try:
         state = b"" if durable_state is None else durable_state.pack()
     except BaseException:  # a property of the state may raise anything
         state = b""
-    return Outcome("failed", error_record(error), event, state)
+    return Outcome("failed", error_record(error, note), event, state)
 
 
 def _event_around(fields: dict[str, Any]) -> bytes:

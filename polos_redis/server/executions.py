@@ -13,7 +13,7 @@ from polos_redis.server import shapes
 from polos_redis.server.bodies import Json, JsonRoute
 from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
-from polos_redis.server.security import require, uncovered
+from polos_redis.server.security import forbidden, require, uncovered
 from polos_redis.server.site import Client
 from polos_redis.server.stored_json import StoredJson
 from polos_redis.state.keys import LONGEST_NAME
@@ -99,10 +99,18 @@ async def cancel(
 
 @router.post("/{execution_id}/retry", responses={200: {"model": shapes.Retried}})
 async def retry(
-    execution_id: str, client: Client, caller: Annotated[Caller, Depends(require("invoke"))]
+    execution_id: str,
+    client: Client,
+    caller: Annotated[Caller, Depends(require("invoke"))],
+    body: shapes.RetryRequest | None = None,
 ) -> Response:
-    """Continue a failed execution from its journal, as a new run."""
-    return Json({"id": execution_id, "run": await client.retry(execution_id)})
+    """Continue a failed or stuck execution from its journal, as a new run. To `skip` accepted answers that
+    its code does not reach requires the scope admin, and is noted in the audit."""
+    skip, reason = ((), None) if body is None else (body.skip, body.reason)
+    if skip and not caller.may("admin"):
+        raise forbidden("the scope 'admin' is required to skip answers", "admin")
+    run = await client.retry(execution_id, skip=skip, reason=reason, by=caller.name)
+    return Json({"id": execution_id, "run": run})
 
 
 @router.get("/{execution_id}/audit", responses={200: {"model": shapes.Audit}})

@@ -84,9 +84,9 @@ def require(scope: str, *, link: bool = False, restricts: bool = False) -> Calla
     ) -> Caller:
         caller = await caller_of(request)
         if caller.link is not None and not link:
-            raise _forbidden("a signed link only gives access to its own suspension", scope)
+            raise forbidden("a signed link only gives access to its own suspension", scope)
         if not caller.may(scope):
-            raise _forbidden(f"the scope {scope!r} is required", scope)
+            raise forbidden(f"the scope {scope!r} is required", scope)
         await check_covered(request, caller, scope, restricts=restricts)
         return caller
 
@@ -116,7 +116,7 @@ def uncovered(caller: Caller, why: str, scope: str) -> Problem:
     """The problem for a caller whose key is restricted to other workflows."""
     listed = ", ".join(repr(one) for one in sorted(caller.workflows)[:MAX_LISTED])
     more = ", ..." if len(caller.workflows) > MAX_LISTED else ""
-    return _forbidden(f"this API key is restricted to workflows ({listed}{more}): {why}", scope)
+    return forbidden(f"this API key is restricted to workflows ({listed}{more}): {why}", scope)
 
 
 def check_address(caller: Caller, execution_id: str, step_key: str) -> None:
@@ -128,7 +128,7 @@ def check_address(caller: Caller, execution_id: str, step_key: str) -> None:
     if link is None:
         return
     if step_key != link.step_key or execution_id not in (link.execution_id, keys.root_of(link.execution_id)):
-        raise _forbidden("this link belongs to another suspension", "approve")
+        raise forbidden("this link belongs to another suspension", "approve")
 
 
 def check_link(caller: Caller, suspension: dict[str, Any]) -> None:
@@ -138,9 +138,9 @@ def check_link(caller: Caller, suspension: dict[str, Any]) -> None:
     if link is None:
         return
     if (link.execution_id, link.step_key) != (suspension["execution_id"], suspension["step_key"]):
-        raise _forbidden("this link belongs to another suspension", "approve")
+        raise forbidden("this link belongs to another suspension", "approve")
     if not link.is_for(suspension["run"], datetime.fromisoformat(suspension["execution_created_at"])):
-        raise _forbidden(
+        raise forbidden(
             "the execution was restarted after this link was created: ask for a new one", "approve"
         )
 
@@ -212,14 +212,14 @@ def _developer(request: Request, site: Site) -> Caller:
     """The caller for `--insecure-dev`: anyone on this machine, but not clients of a proxy on it, nor pages of
     other sites in the developer's browser."""
     if request.client is not None and request.client.host not in ("127.0.0.1", "::1"):
-        raise _forbidden(f"--insecure-dev is for this machine only, not for {request.client.host}", "admin")
+        raise forbidden(f"--insecure-dev is for this machine only, not for {request.client.host}", "admin")
     host = request.headers.get("host", "")
     if re.sub(r":\d*$", "", host).lower() not in LOOPBACK:
-        raise _forbidden(f"--insecure-dev only accepts {', '.join(LOOPBACK)}, not {host!r}", "admin")
+        raise forbidden(f"--insecure-dev only accepts {', '.join(LOOPBACK)}, not {host!r}", "admin")
     origin = request.headers.get("origin")
     own = f"{request.scope['scheme']}://{host}"
     if origin is not None and origin != own and origin not in site.cors_origins:
-        raise _forbidden(f"the origin {origin!r} is not allowed by --cors-origin", "admin")
+        raise forbidden(f"the origin {origin!r} is not allowed by --cors-origin", "admin")
     return Caller(None, (), frozenset(apikeys.SCOPES), "dev")
 
 
@@ -227,5 +227,5 @@ def _unauthorized(detail: str) -> Problem:
     return Problem(401, detail, kind="unauthorized", headers={"WWW-Authenticate": "Bearer"})
 
 
-def _forbidden(detail: str, scope: str) -> Problem:
+def forbidden(detail: str, scope: str) -> Problem:
     return Problem(403, detail, kind="forbidden", scope=scope)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from polos_redis.executions.ending import LONGEST_REASON, MOST_SKIPPED
 from polos_redis.state.keys import LONGEST_NAME, LONGEST_STEP_KEY
 from polos_redis.values.names import LONGEST
 
@@ -84,6 +85,19 @@ class ResumeRequest(RequestBody):
     )
 
 
+class RetryRequest(RequestBody):
+    """How to retry an execution; without a body, nothing is skipped."""
+
+    skip: StepKey | Annotated[list[StepKey], Field(max_length=MOST_SKIPPED)] = Field(
+        [],
+        description="Step keys of accepted answers that the code need not reach. Requires the scope admin, "
+        "and a reason.",
+    )
+    reason: Annotated[str, Field(min_length=1, max_length=LONGEST_REASON)] | None = Field(
+        None, description="Why they are skipped, for the audit."
+    )
+
+
 class Shape(BaseModel):
     """A response; later releases may add members."""
 
@@ -119,6 +133,16 @@ class Decision(Shape):
     channel: str
 
 
+class Mark(Shape):
+    """Why code need not reach an accepted answer: it is left (the code cancelled the task that asked),
+    optional (asked after something that a retry runs again) or skipped (by somebody)."""
+
+    kind: Literal["left", "optional", "skipped"]
+    at: Timestamp
+    by: str | None
+    reason: str | None
+
+
 class Suspension(Shape):
     execution_id: str
     step_key: str
@@ -143,6 +167,10 @@ class Suspension(Shape):
     allow_self: bool
     on_timeout: dict[str, Any] | None
     decisions: list[Decision]
+    unreached: bool = Field(
+        description="It is open, but its code, as deployed now, has not reached it in its last activation."
+    )
+    mark: Mark | None
 
 
 class ListedSuspension(Suspension):
@@ -175,6 +203,25 @@ class ExecutionStep(Shape):
     status: str
 
 
+class UnreachedKey(Shape):
+    """A step key that code passes over, with the decision on it; a step that is not a suspension has none."""
+
+    step_key: str
+    data: Any
+    by: str | None
+    at: Timestamp | None
+    channel: str | None
+
+
+class Stuck(Shape):
+    """Why an execution is stuck, until it is retried or cancelled."""
+
+    kind: str = Field(description="unreached: its code passes over accepted answers.")
+    message: str
+    where: str | None = Field(description="file:line where its code left the recorded path.")
+    keys: list[UnreachedKey]
+
+
 class Execution(ExecutionSummary):
     input: Any
     result: Any
@@ -188,6 +235,10 @@ class Execution(ExecutionSummary):
     suspensions: list[Suspension]
     open_suspensions: list[Suspension]
     open_suspensions_below: list[Suspension]
+    unreached_steps: list[str] = Field(
+        description="Journaled steps that its code did not reach until its end."
+    )
+    stuck: Stuck | None
     left_out: dict[str, int] = Field(
         description="How many older steps, suspensions, waits and children are not listed: the newest 10,000 "
         "of each are, up to 32 MiB."

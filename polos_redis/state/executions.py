@@ -103,8 +103,11 @@ class Executions:
         )
         return reply
 
-    async def retry(self, execution_id: str, run: int, created: bytes) -> list[Any]:
-        """Continue a failed or stuck execution as a new run; returns the tagged reply of retry.lua.
+    async def retry(
+        self, execution_id: str, run: int, created: bytes, skip: Sequence[str], by: str, reason: str
+    ) -> list[Any]:
+        """Continue a failed or stuck execution as a new run, which need not reach the accepted answers under
+        the step keys in `skip`; returns the tagged reply of retry.lua.
 
         `run` and `created` as in `cancel`.
         """
@@ -114,6 +117,9 @@ class Executions:
             raw(execution_id),
             run,
             created,
+            raw(by),
+            raw(reason),
+            *map(raw, skip),
             patience=self._partitions.patience,
         )
         return reply

@@ -182,9 +182,18 @@ class FencedWrites:
         state: bytes,
         given_up: Sequence[bytes],
         waits: Sequence[bytes],
+        unreached: Sequence[bytes] = (),
     ) -> Future[Any]:
-        """End the activation at its open waits, closing those it has given up."""
-        return self._run(scripts.PARK, by, known, state, answers, len(given_up), *given_up, *waits)
+        """End the activation at its open waits, closing those it has given up as `give_up` does; `unreached`
+        are the open suspensions in its journal that its code has not reached."""
+        passed_over = _pack(unreached) if unreached else b""
+        return self._run(
+            scripts.PARK, by, known, state, answers, passed_over, len(given_up), *given_up, *waits
+        )
+
+    def give_up(self, by: Fence, known: int, given_up: Sequence[bytes]) -> Future[int]:
+        """Close waits that the code has given up; those that are answered are marked as left."""
+        return self._run(scripts.GIVE_UP, by, known, *given_up)
 
     def stick(self, by: Fence, known: int, answers: int, state: bytes, reason: bytes) -> Future[int]:
         """End the activation, and leave its execution stuck until somebody retries or cancels it; `reason`

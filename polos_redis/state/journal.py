@@ -11,10 +11,11 @@ step         [1, "step", status, attempt, took ms, value or error, (state, (bran
              any, from the inside: a packed list of race, branch, race, branch, ...
 suspension   [1, "suspend", status, opened ms, deadline ms or 0, shown, answer, digest, by, channel,
              decided ms, policy, decisions, race, digest of what is shown, retention of its audit in ms, run
-             (, form)]
+             (, form (, [mark, marked ms, by, reason]))]
              status: open | answered | expired | closed; race: the step key of the race it decides, or "";
              answer: until it is decided, the answer after the deadline, or ""; policy: see answer_policy.py;
-             decisions: a packed list of [answer, digest, by, channel, ms, "1" (approves) or "0"], or ""
+             decisions: a packed list of [answer, digest, by, channel, ms, "1" (approves) or "0"], or "";
+             mark: left | optional | skipped: why code need not reach the answer, see `mark` in resolve.lua
 wait         [1, "wait", status, opened ms, due ms or 0, topic ("": a delay), subscriber to the topic,
              event id, event type, data, decided ms, race]
              status: open | over | event | expired | closed
@@ -89,6 +90,22 @@ class DecisionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Why the workflow's code need not reach an accepted answer: `kind` is "left" (it cancelled the task that
+    waited for it), "optional" (asked for after what a retry has dropped) or "skipped" (`by` somebody)."""
+
+    kind: str
+    at_ms: int
+    by: str
+    reason: str
+
+    @classmethod
+    def from_array(cls, array: list[Any]) -> Mark:
+        kind, at_ms, by, reason = array
+        return cls(text(kind), int(at_ms), text(by), text(reason))
+
+
+@dataclass(frozen=True, slots=True)
 class SuspensionRecord:
     """A wait for a person. `shown` and `answer` are codec bytes; `deadline_ms` 0 means none."""
 
@@ -107,6 +124,7 @@ class SuspensionRecord:
     shown_digest: bytes = b""
     run: int = 1
     form: bytes = b""  # codec
+    mark: Mark | None = None
 
     @classmethod
     def from_array(cls, array: list[Any]) -> SuspensionRecord:
@@ -130,6 +148,7 @@ class SuspensionRecord:
             shown_digest,
             int(run),
             array[17] if len(array) > 17 else b"",
+            Mark.from_array(array[18]) if len(array) > 18 else None,
         )
 
     @property
@@ -336,6 +355,44 @@ def is_open(record: bytes) -> bool:
     return parse(record).status in _OPEN
 
 
+def is_given_up(record: bytes) -> bool:
+    """Returns whether the workflow's code gave up what is recorded here before it was decided, or had run; or
+    an answer that is marked, which code need not reach."""
+    try:
+        found = parse(record)
+    except UnreadableValueError:
+        return False
+    return found.status in ("closed", "abandoned") or (
+        isinstance(found, SuspensionRecord) and found.mark is not None
+    )
+
+
+_ACCEPTED = msgpack.packb(VERSION) + msgpack.packb("suspend") + msgpack.packb("answered")
+_ASKED = msgpack.packb(VERSION) + msgpack.packb("suspend") + msgpack.packb("open")
+_ARRAY_HEAD = 3  # bytes before it, in an array of more than 15 items; the last of them is its length
+_LENGTH_WITH_MARK = 19
+
+
+def is_accepted(record: bytes) -> bool:
+    """Returns whether a record is that of a suspension with an accepted answer, which code must not pass
+    over. Not one that expired, took its default or was closed, nor one that is marked."""
+    return record.startswith(_ACCEPTED, _ARRAY_HEAD) and record[_ARRAY_HEAD - 1] < _LENGTH_WITH_MARK
+
+
+def accepted(records: Mapping[bytes, bytes]) -> list[str]:
+    """Returns the step keys of the accepted answers in a journal that code must not pass over."""
+    return [
+        text(name)
+        for name, record in records.items()
+        if record.startswith(_ACCEPTED, _ARRAY_HEAD) and is_accepted(record)
+    ]
+
+
+def asked(records: Mapping[bytes, bytes]) -> list[str]:
+    """Returns the step keys of the open suspensions in a journal."""
+    return [text(name) for name, record in records.items() if record.startswith(_ASKED, _ARRAY_HEAD)]
+
+
 def waits_as(record: bytes, subscriber: str) -> bool:
     """Returns whether a record is that of an open wait for an event, under this subscriber's name."""
     try:
@@ -352,6 +409,8 @@ def may_become(known: bytes, now: bytes) -> bool:
         return isinstance(after, ChildRecord) and before.opened_ms == after.opened_ms
     if isinstance(before, RaceRecord) and before.status == "won":
         return isinstance(after, RaceRecord) and before.winner == after.winner
+    if isinstance(before, SuspensionRecord) and before.status == "answered":
+        return isinstance(after, SuspensionRecord) and before == replace(after, mark=None)
     if not isinstance(before, StepRecord):
         return type(after) is type(before) and before.status == "open" and before.opened_ms == after.opened_ms
     if not isinstance(after, StepRecord):

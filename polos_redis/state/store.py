@@ -17,6 +17,7 @@ from polos_redis.state.outbox import Outboxes
 from polos_redis.state.partitions import Acknowledging, Partitions
 from polos_redis.state.queues import Queues
 from polos_redis.state.rates import Rates
+from polos_redis.state.repairs import Repairs
 from polos_redis.state.schedules import Schedules
 from polos_redis.state.semaphores import Semaphores
 from polos_redis.state.suspensions import Suspensions
@@ -53,6 +54,7 @@ class Store:
         self.outbox = Outboxes(self.partitions)
         self.queues = Queues(self.partitions)
         self.rates = Rates(self.partitions)
+        self.repairs = Repairs(self.partitions)
         self.schedules = Schedules(self.partitions)
         self.semaphores = Semaphores(self.partitions)
         self.suspensions = Suspensions(self.partitions)

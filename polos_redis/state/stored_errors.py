@@ -21,10 +21,10 @@ class ErrorRecord:
     traceback: str = ""
 
 
-def error_record(error: BaseException) -> bytes:
-    """Returns an exception's stored form; never raises."""
+def error_record(error: BaseException, note: str = "") -> bytes:
+    """Returns an exception's stored form, with a note after its message; never raises."""
     name, text, trace = failures.name_of(error), failures.text_of(error), failures.traceback_of(error)
-    packed: bytes = _pack((name, text, trace))
+    packed: bytes = _pack((name, text + note, trace))
     return packed
 
 

@@ -168,9 +168,10 @@ class Suspensions:
     ) -> tuple[list[list[Any]], str | None]:
         """Returns open suspensions, oldest first, and where the next page begins (us), None after the last.
 
-        A row is [execution id, step key, workflow, opened us, record]. A page that is not the last may have
-        fewer rows than `limit`, even none: after many rows of other workflows, or when records are large.
-        With `roots`, the page is restricted to executions whose root is of one of these workflows.
+        A row is [execution id, step key, workflow, opened us, record, 1 if code no longer reaches it].
+        A page that is not the last may have fewer rows than `limit`, even none: after many rows of other
+        workflows, or when records are large. With `roots`, the page is restricted to executions whose root is
+        of one of these workflows.
         """
         found: list[list[Any]] = []
         next_pages: list[int] = []

@@ -74,14 +74,15 @@ async def dial(
         connection = pool.make_connection()
     except (ValueError, TypeError, RedisError):
         raise bad_url() from None
+    unexpected = f"Redis at {address} sent unexpected data: is it a Redis server?"
     try:
         async with asyncio.timeout(timeout):
             await connection.connect()
-        # before redis-py 8, the only public way
-        can_read = getattr(connection, "can_read", None) or connection.can_read_destructive
-        if await can_read():  # a refusal (too many clients, protected mode), the end, or no Redis at all
-            await connection.read_response()
-            raise NotRedisError(f"Redis at {address} sent unexpected data: is it a Redis server?")
+            # before redis-py 8, the only public way
+            can_read = getattr(connection, "can_read", None) or connection.can_read_destructive
+            if await can_read():
+                await connection.read_response()  # raises if it was closed, as by a proxy without its server
+                raise NotRedisError(unexpected)
     except BaseException as error:
         await connection.disconnect(nowait=True)
         if isinstance(error.__cause__, (AuthenticationError, ResponseError)):  # wrapped on unix sockets
@@ -96,7 +97,7 @@ async def dial(
                 raise RedisUnavailableError(str(refused)) from error
             raise refused from error
         if isinstance(error, InvalidResponse):
-            raise NotRedisError(f"Redis at {address} sent unexpected data: is it a Redis server?") from error
+            raise NotRedisError(unexpected) from error
         if isinstance(error, (RedisError, OSError)):
             raise RedisUnavailableError(f"Redis at {address} can't be reached: {error}") from error
         if isinstance(error, Exception) and not isinstance(error, PolosError):  # a host that is no name

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import time
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -62,7 +63,7 @@ class Wire:
             "_guard",
             "credentials",
         ),
-        *("_closed", "_failures", "_retry_at", "_last_error", "__weakref__"),
+        *("_closed", "_failures", "_retry_at", "_last_error", "_lost_at", "_lost_seconds", "__weakref__"),
     )
 
     def __init__(
@@ -97,6 +98,8 @@ class Wire:
         self._failures = 0  # failed attempts to connect in a row
         self._retry_at = 0.0  # loop time of the next attempt that `call` may make
         self._last_error = ""
+        self._lost_at: float | None = None  # since when there is no connection; monotonic
+        self._lost_seconds = 0.0
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "connected" if self.connected else "not connected"
@@ -105,6 +108,12 @@ class Wire:
     @property
     def connected(self) -> bool:
         return self._transport is not None
+
+    @property
+    def lost_seconds(self) -> float:
+        """The seconds without a connection so far, since the first one was lost."""
+        now = 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
+        return self._lost_seconds + now
 
     # --- calls ---
 
@@ -323,6 +332,7 @@ class Wire:
             raise RedisUnavailableError(str(error)) from error
         else:
             self._transport = transport
+            self._lost_seconds, self._lost_at = self.lost_seconds, None
         finally:
             transport.preparing = False
             if self._transport is not transport:
@@ -362,7 +372,7 @@ class Wire:
 
     def transport_lost(self, transport: Transport) -> None:
         if self._transport is transport:
-            self._transport = None
+            self._transport, self._lost_at = None, time.monotonic()
             if self._on_disconnect is not None and not self._closed:
                 try:
                     self._on_disconnect()

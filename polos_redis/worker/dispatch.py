@@ -15,9 +15,10 @@ import msgpack
 
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.errors import InternalWorkflowError, InvalidInputError, PolosError, UnreadableValueError
-from polos_redis.runtime.activation import Activation, State
+from polos_redis.runtime.activation import Activation
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.durable_state import DurableState
+from polos_redis.runtime.gate import State
 from polos_redis.runtime.hooks import coroutine_of
 from polos_redis.state.fencing import Fence
 from polos_redis.state.origin import Origin
@@ -108,7 +109,7 @@ class Dispatch:
                 state = yield from workflow.state_check(codec.decode(activation.origin.initial_state))
                 activation.durable_state = DurableState(state, self._host.value_limit)
         except UnreadableValueError as error:
-            activation.hold_back("input", error)
+            activation.gate.hold_back("input", error)
             return
         except GeneratorExit:  # this work is given up
             raise
@@ -116,7 +117,7 @@ class Dispatch:
             if activation.state is State.ENDED:
                 return
             if isinstance(error, InvalidInputError) and activation.journal.records:
-                activation.hold_back("input", error)
+                activation.gate.hold_back("input", error)
             else:
                 activation.fail_before_start(error)
             return

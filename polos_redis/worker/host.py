@@ -8,11 +8,12 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from polos_redis import failures, tasks
+from polos_redis import failures, settings, tasks
 from polos_redis.connection.connection import Connection
 from polos_redis.links import Links
 from polos_redis.metrics.worker_stats import WorkerStats
-from polos_redis.runtime.activation import Activation, State
+from polos_redis.runtime.activation import Activation
+from polos_redis.runtime.gate import State
 from polos_redis.runtime.resources import Resources
 from polos_redis.state.store import Store
 from polos_redis.threads import DaemonThreads
@@ -54,6 +55,7 @@ class WorkerHost:
         self.links = links
         self.resources = Resources()
         self.draining = False
+        self.stuck_seconds = settings.STUCK_SECONDS
         self.active: set[Activation] = set()
         self.room, self.idle = asyncio.Event(), asyncio.Event()
         self.lease = lease
@@ -136,7 +138,7 @@ class WorkerHost:
         for activation in self.active:
             if activation.state is State.RUNNING and activation.started:
                 journal = activation.journal
-                if activation.waits or journal.lapses != self.lapses(journal.fence.prefix):
+                if activation.is_waiting or journal.lapses != self.lapses(journal.fence.prefix):
                     self.spawn(journal.verify())
 
     async def verify_regularly(self) -> None:
@@ -155,7 +157,7 @@ class WorkerHost:
     def return_waiting(self) -> None:
         """Hand back activations that only wait: any other worker can wait as well."""
         for activation in list(self.active):
-            if activation.in_flight == 0 and activation.waits and activation.state is State.RUNNING:
+            if activation.in_flight == 0 and activation.is_waiting and activation.state is State.RUNNING:
                 self._return(activation)
 
     def return_all(self) -> None:

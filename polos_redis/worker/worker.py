@@ -45,6 +45,7 @@ from polos_redis.worker.duties import Duties
 from polos_redis.worker.errands import ErrandRunner
 from polos_redis.worker.host import WorkerHost
 from polos_redis.worker.lease import Lease
+from polos_redis.worker.log_rewriter import LogRewriter
 from polos_redis.worker.loop_guard import LoopGuard
 from polos_redis.worker.read_connections import Readers
 from polos_redis.worker.read_loop import Reading, make_groups
@@ -246,7 +247,8 @@ class Worker:
         await self._show_metrics()
         ids = [workflow.id for workflow in workflows]
         logger.info("worker ready", extra={"worker": self.worker_id, "workflows": ids})
-        loops: list[Coroutine[Any, Any, None]] = [host.lease.run(), host.verify_regularly()]
+        rewriter = LogRewriter(store, lambda prefix: self._duties[prefix].leads)
+        loops: list[Coroutine[Any, Any, None]] = [host.lease.run(), host.verify_regularly(), rewriter.run()]
         for duties in self._duties.values():
             loops += duties.loops()
         reading = [tasks.spawn(one.run(), "polos-reader") for one in self._readings]
@@ -321,7 +323,7 @@ class Worker:
             block_seconds=self.block_seconds,
             max_deliveries=self.max_deliveries,
             in_charge=lambda: timers.holding,
-            in_touch=lambda: host.lease.age(prefix) < self.lease_seconds / 2,
+            overdue=lambda: max(0.0, host.lease.age(prefix) - self.lease_seconds / 2),
             stats=self.stats,
         )
         return Duties(

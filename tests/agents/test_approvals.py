@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BaseModel, Field, PlainSerializer, PrivateAtt
 from polos_redis import Agent, ConfigurationError, InvalidAnswerError, WorkflowContext, tool, workflow
 from tests.agents.test_tools import calls, status_of
 from tests.harness.agents import answer, asked, talking
-from tests.harness.llm import Call
+from tests.harness.llm import Call, Reply, Request, Say
 
 ran: list[Any] = []  # the inputs of tools
 
@@ -242,3 +242,26 @@ def test_a_tool_whose_input_hides_something_is_refused(function: Callable[..., A
         with pytest.raises(ConfigurationError, match=why):
             tool(approval=approval)(function)
     tool(function)  # nobody is shown anything
+
+
+@pytest.mark.failure(45)
+async def test_an_approval_of_a_finished_call_need_not_be_reached_again(
+    redis_url: str, namespace: str
+) -> None:
+    agent = Agent(id="teller", model="gpt-4o", tools=[guarded])
+
+    def turn(request: Request) -> Reply:
+        more = [Call("pay_out", {**FULL, "cents": request.round})] if request.round < 3 else []
+        return Say(tool_calls=more)
+
+    async with talking(redis_url, namespace, turn, agent) as (_, at_work):
+        at_work.host.stuck_seconds = 3600.0
+        handle = await agent.invoke(at_work.client, "Go")
+        for number in range(3):
+            (one,) = await asked(at_work)
+            assert one["data"]["arguments"]["cents"] == len(ran) == number
+            await at_work.parked(handle)
+            await answer(at_work, one, {"approved": True, "arguments": one["data"]["arguments"]})
+        found = await at_work.result(handle)
+    assert [one.status for one in found.tool_results] == ["ok"] * 3
+    assert not at_work.worker.stats.stuck

@@ -452,7 +452,8 @@ async def test_results_and_streams_continue_across_a_retry(
 ) -> None:
     @flow
     async def work(ctx: WorkflowContext) -> str:
-        await ctx.step.suspend(f"run {ctx.run}")
+        for run in range(1, ctx.run + 1):  # a new run has to reach the answers of those before it
+            await ctx.step.suspend(f"run {run}")
         if ctx.run == 1:
             raise LookupError("in the first run")
         return "second"

@@ -12,6 +12,7 @@ import msgpack
 
 from polos_redis.state import keys, scripts
 from polos_redis.state.journal import step_record
+from polos_redis.state.repairs import FIRST, LIVE
 from polos_redis.state.stuck import StuckReason
 from tests.invariants.state import Partition, RawConnection, read
 from tests.invariants.state_invariants import violations
@@ -206,8 +207,13 @@ class Desk:
         given_up: Sequence[Arg] = (),
         state: bytes = b"",
         seen: int = ALL,
+        unreached: Sequence[str] = (),
     ) -> Any:
-        return self.run("park", *by.fence, state, seen, len(given_up), *given_up, *waits)
+        passed_over = packed(unreached) if unreached else b""
+        return self.run("park", *by.fence, state, seen, passed_over, len(given_up), *given_up, *waits)
+
+    def give_up(self, by: Activated, *given_up: Arg) -> Any:
+        return _learn_changes(by, self.run("give_up", *by.fence, *given_up))
 
     def stick(self, by: Activated, *, state: bytes = b"", seen: int = ALL, reason: bytes = REASON) -> Any:
         return self.run("stick", *by.fence, state, seen, reason)
@@ -233,9 +239,18 @@ class Desk:
         self.next_millisecond()
         return self.run("auto_retry", *by.fence, error, times, delay)
 
-    def retry(self, execution_id: str, run: int = 1, *created: Arg) -> Any:
+    def retry(
+        self,
+        execution_id: str,
+        run: int = 1,
+        created: Arg = "",
+        *,
+        skip: Sequence[Arg] = (),
+        by: Arg = "",
+        reason: Arg = "",
+    ) -> Any:
         self.next_millisecond()
-        return self.run("retry", execution_id, run, *created)
+        return self.run("retry", execution_id, run, created, by, reason, *skip)
 
     def publish(
         self, topic: Arg, kind: Arg = "e", data: bytes = b"\x01", *, of: Arg = "", once: str = ""
@@ -276,6 +291,23 @@ class Desk:
         queue: str = "default",
     ) -> Any:
         return self.run("requeue_entries", queue, consumer, lease if lost else "back", most, *entries)
+
+    def repair(self, rows: int = 100) -> list[tuple[str, str]]:
+        """Look through the whole partition for half a change, as the reaper does; returns what was wrong."""
+        state = self.state
+        found: list[tuple[str, str]] = []
+        tables: list[tuple[str, bytes]] = [("queue", name) for name in state.listed_queues]
+        tables += [(status, name) for status in LIVE for name in (*state.workflows, b"")]
+        for kind, name in [*tables, ("suspensions", b"")]:
+            cursor = FIRST
+            while True:
+                cursor, _, flat = self.run("repair", kind, name, cursor, rows)
+                found += [
+                    (one.decode(), what.decode()) for one, what in zip(flat[::2], flat[1::2], strict=True)
+                ]
+                if cursor == FIRST:
+                    break
+        return found
 
     def parked(self, key: str = "ok", timeout: int = 0, **options: Any) -> str:
         """The id of an execution that waits for a person at `key`."""

@@ -416,10 +416,10 @@ class Machine(RuleBasedStateMachine):
     def park_at(self, by: Activation, lost: bool, waits: list[bytes], given_up: list[bytes]) -> None:
         one = self.model.executions.get(by.id)
         decided = [key for key in waits if one and key.decode() not in one.open]
-        if not decided and self.has_to_look(by, "park", "", by.answers, len(given_up), *given_up, *waits):
+        if not decided and self.has_to_look(by, "park", "", by.answers, "", len(given_up), *given_up, *waits):
             return
         count, owner = (one.count, one.owner) if one else (0, None)
-        reply = self.write(by, lost, "park", "", by.answers, len(given_up), *given_up, *waits)
+        reply = self.write(by, lost, "park", "", by.answers, "", len(given_up), *given_up, *waits)
         if reply is None:
             return
         assert one is not None
@@ -481,10 +481,29 @@ class Machine(RuleBasedStateMachine):
         one = found[index % len(found)]
         if late and one.run > 1:
             with self.desk.unchanged():
-                assert self.desk.run("retry", one.id, one.run - 1) == [b"run", b"%d" % one.run]
+                assert self.desk.run("retry", one.id, one.run - 1, "", "", "") == [b"run", b"%d" % one.run]
         elif index % 2:
-            assert self.call("retry", one.id, one.run) == [b"retried", one.run + 1]
-            self.model.unstick(one)
+            self.unstick_one(one)
+
+    def unstick_one(self, one: Execution, *skipped: str) -> None:
+        reply = self.call("retry", one.id, one.run, "", "bob", "why", *skipped)
+        assert reply == [b"retried", one.run + 1]
+        for key in skipped:
+            one.mark(key, "skipped")
+        self.model.unstick(one)
+
+    @precondition(lambda self: self.stuck())
+    @rule(index=indices, key=st.sampled_from(WAITS))
+    def skip(self, index: int, key: str) -> None:
+        """A stuck execution is retried, and an answer skipped that its code does not reach."""
+        found = self.stuck()
+        one = found[index % len(found)]
+        if one.may_mark(key):
+            self.unstick_one(one, key)
+        else:
+            with self.desk.unchanged():
+                reply = self.desk.run("retry", one.id, one.run, "", "bob", "why", key)
+                assert reply == [b"no answer", key.encode()]
 
     def stuck(self) -> list[Execution]:
         return [one for one in self.model.executions.values() if one.status == "stuck"]
@@ -669,6 +688,12 @@ class Machine(RuleBasedStateMachine):
         for by in self.activations:
             by.sure = False
 
+    @rule(rows=st.sampled_from([1, 100]))
+    def repair(self, rows: int) -> None:
+        """No script leaves anything to repair."""
+        with self.desk.unchanged():
+            assert not self.desk.repair(rows)
+
     # --- checks after every step ----------------------------------------------------------
 
     @invariant()
@@ -712,6 +737,9 @@ class Machine(RuleBasedStateMachine):
         one.doubtful.clear()
         assert {key: _status(packed) for key, packed in steps.items()} == one.journal, one.id
         assert int(journal.get(b"", b"0")) == one.count, one.id
+        marks = {key: mark for key, packed in steps.items() if (mark := _mark(packed))}
+        one.marks |= {key: mark for key, mark in marks.items() if mark == "optional" and one.run > 1}
+        assert marks == one.marks, one.id
         for key in one.journal.keys() & TERMS.keys():
             made = decisions_of(steps[key])
             assert made == one.decisions.get(key, {}), one.id
@@ -724,7 +752,9 @@ class Machine(RuleBasedStateMachine):
         for key, before in self.stored.get(one.id, {}).items():
             if key in journal and _status(before) in _DECIDED:
                 counts = b"child" in before and _status(before) == _status(journal[key]) == "closed"
-                assert journal[key] == before or counts, f"{key!r} of {one.id} was overwritten"
+                marked = _mark(journal[key]) and not _mark(before)
+                same = _unmarked(journal[key]) == before if marked else journal[key] == before
+                assert same or counts, f"{key!r} of {one.id} was overwritten"
         self.stored[one.id] = journal
 
 
@@ -734,6 +764,20 @@ _MAY_BECOME = {
     "backoff": ("retry",),
     "started": ("started",),
 }
+
+
+def _mark(packed: bytes) -> str:
+    """Why code need not reach an accepted answer; empty for none."""
+    record = record_of(packed)
+    marked = record is not None and record[1] == b"suspend" and len(record) > 18
+    return record[18][0].decode() if record is not None and marked else ""
+
+
+def _unmarked(packed: bytes) -> bytes:
+    record = record_of(packed)
+    assert record is not None
+    unmarked: bytes = msgpack.packb(record[: 18 if record[17] else 17], use_bin_type=False)
+    return unmarked
 
 
 def _status(packed: bytes | None) -> str:

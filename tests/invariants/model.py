@@ -55,6 +55,7 @@ class Execution:
     decisions: dict[str, dict[str, str]] = field(default_factory=dict)  # of several people: person -> answer
     defaults: set[str] = field(default_factory=set)  # suspensions with a default answer for their deadline
     doubtful: set[str] = field(default_factory=set)  # the store decides whether they are dropped
+    marks: dict[str, str] = field(default_factory=dict)  # answers that the code need not reach
     losses: int = 0
     progress: int = 0
     answers: int = 0  # accepted since it was queued
@@ -103,7 +104,7 @@ class Execution:
         race.winner, race.members = branch, {**started, **race.members}
         for key, of in race.members.items():
             if of != branch:
-                self.give_up(key)
+                self.close(key)
         self.put(name, "won")
 
     def lost(self, key: str) -> bool:
@@ -112,7 +113,22 @@ class Execution:
         return any(race.winner and race.members.get(key, race.winner) != race.winner for race in races)
 
     def give_up(self, key: str) -> None:
-        """The workflow's code stops waiting for this key."""
+        """The workflow's code cancels a wait, or the task that has its answer."""
+        if self.may_mark(key):
+            self.mark(key, "left")
+        else:
+            self.close(key)
+
+    def may_mark(self, key: str) -> bool:
+        """Whether this is an accepted answer that the code has to reach."""
+        return self.journal.get(key) == "answered" and key not in self.marks
+
+    def mark(self, key: str, kind: str) -> None:
+        self.marks[key] = kind
+        self.count += 1
+
+    def close(self, key: str) -> None:
+        """Nobody waits for this key any more."""
         before = self.journal.get(key)
         if before in ("open", "backoff"):
             self.put(key, "closed" if before == "open" else "abandoned")

@@ -104,16 +104,16 @@ class Composition(Machine):
         one = found[index % len(found)]
         if late and one.run > 1:
             with self.desk.unchanged():
-                assert self.desk.run("retry", one.id, one.run - 1) == [b"run", b"%d" % one.run]
+                assert self.desk.run("retry", one.id, one.run - 1, "", "", "") == [b"run", b"%d" % one.run]
         elif one.status != "failed":
             with self.desk.unchanged():
-                assert self.desk.run("retry", one.id, one.run) == [b"status", one.status.encode()]
+                assert self.desk.run("retry", one.id, one.run, "", "", "") == [b"status", one.status.encode()]
         else:
             self.rerun(one)
 
     def rerun(self, one: Execution) -> None:
         if len(self.model.unfinished()) < self.many:
-            assert self.call("retry", one.id, one.run) == [b"retried", one.run + 1]
+            assert self.call("retry", one.id, one.run, "", "", "") == [b"retried", one.run + 1]
             one.auto_retries = 0
             self.model.rerun(one)
 
@@ -227,6 +227,17 @@ class Composition(Machine):
         if by is not None and len(waits) > 1 and alone:
             given_up = alone[index % len(alone)]
             self.park_at(by, lost, [key for key in waits if key != given_up], [given_up])
+
+    @precondition(lambda self: self.writer(0))
+    @rule(index=indices, key=st.sampled_from((*WAITS, *RETRIES, *DELAYS)), lost=rarely)
+    def give_up_and_go_on(self, index: int, key: str, lost: bool) -> None:
+        """The code cancels a task that waits, or has got its answer, and does something else."""
+        by = self.writer(index)
+        if by is None or key.encode() not in by.known_records:
+            return
+        if self.write(by, lost, "give_up", key) is not None:
+            self.model.executions[by.id].give_up(key)
+            self.learn_changes(by, lost)
 
     @precondition(lambda self: self.writer(0))
     @rule(index=indices, later=st.booleans(), lost=rarely)

@@ -23,7 +23,8 @@ from polos_redis import (
     workflow,
 )
 from polos_redis.metrics.worker_stats import WorkerStats
-from polos_redis.runtime.activation import Activation, State
+from polos_redis.runtime.activation import Activation
+from polos_redis.runtime.gate import State
 from polos_redis.state import journal, keys
 from polos_redis.state.executions import Executions, Loaded
 from polos_redis.state.fencing import Fence
@@ -425,7 +426,7 @@ async def test_a_notice_reaches_the_activation_that_owns_the_execution(
 
 
 def _waits_at(activation: Activation, step_key: str) -> bool:
-    return step_key in activation.waits
+    return step_key in activation.parking.waits
 
 
 def _has_ended(activation: Activation, how: str) -> bool:
@@ -447,7 +448,7 @@ async def test_what_follows_a_notice_is_not_started_either(redis_url: str, names
     """The notice was sent before the execution was taken over, and read when the process woke."""
     flow = BESIDE[wait]
     async with at_place(redis_url, namespace, flow) as (at, activation, _):
-        await until(lambda: "waits" in activation.waits)
+        await until(lambda: "waits" in activation.parking.waits)
         record = journal.parse(activation.journal.records[b"waits"])
         assert record.status in ("open", "backoff")
         await take_over(at, activation)

@@ -234,7 +234,7 @@ async def test_a_step_in_flight_finishes_and_nothing_else_starts(redis_url: str,
         STARTED.clear()
         deploy({"total": int}, total=0)
         await at.answer(handle, "gate")
-        await until(lambda: any(activation.held_back for activation in at.worker.active))
+        await until(lambda: any(activation.gate.held_back for activation in at.worker.active))
         assert (await at.client.get_execution(handle.id))["held_back"] is None
         OPEN.set()
         execution = await held_back(at, handle)

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NoReturn, TypeVar
 
 from polos_redis import tasks
@@ -24,6 +25,7 @@ from polos_redis.state.journal import (
 )
 from polos_redis.values import codec
 from polos_redis.values.text import raw
+from polos_redis.values.times import to_datetime_us
 
 R = TypeVar("R", StepRecord, SuspensionRecord, WaitRecord, ChildRecord, RaceRecord)
 W = TypeVar("W", SuspensionRecord, WaitRecord, ChildRecord)
@@ -36,16 +38,35 @@ logger = logging.getLogger("polos.execution")
 class Calls:
     """The journaled calls of one activation. Each needs a key of its own within the execution."""
 
-    __slots__ = ("_activation",)
+    __slots__ = ("_activation", "_created")
 
     def __init__(self, activation: Activation) -> None:
         self._activation = activation
+        self._created: datetime | None = None
 
     async def _start_call(self, key: str, call_site: CallSite) -> bytes | None:
-        """Start a call once it may start; returns the record journaled under its key, if any."""
-        if not self._activation.may_start():
-            await self._activation.pass_gate()
-        return self._activation.register(key, call_site)
+        """Start a call once it may start; returns the record journaled under its key. A call without one is
+        new: it starts when the code has reached every accepted decision, and what it has given up is
+        journaled."""
+        activation = self._activation
+        if not activation.gate.is_open():
+            await activation.gate.passed()
+        stored = activation.register(key, call_site)
+        if stored is None:
+            while activation.unreached or activation.parking.given_up:
+                await activation.reach_decisions(call_site)
+                await activation.give_up()
+        return stored
+
+    async def _created_at(self) -> datetime:
+        """When the execution was created, to the microsecond: with its id, what no other execution has. Read
+        on first use, since queue entries don't carry it."""
+        if self._created is None:
+            activation = self._activation
+            executions, execution_id = activation.host.store.executions, activation.id
+            (created,) = await activation.journal.ask(lambda: executions.read_fields(execution_id, "created"))
+            self._created = to_datetime_us(int(created or 0))  # 0: deleted, so nothing will be written
+        return self._created
 
     async def _commit_wait(self, key: str, send: Callable[[int], Any]) -> bytes:
         """Send a write whose reply is {changes, record}; returns the record."""
@@ -55,7 +76,7 @@ class Calls:
             await activation.journal.commit(name, b"", send)
         except asyncio.CancelledError:
             if not activation.over:
-                activation.given_up.add(key)  # it may be open by now
+                activation.parking.given_up.add(key)  # it may be open by now
             raise
         finally:
             activation.landed()
@@ -67,8 +88,8 @@ class Calls:
         activation = self._activation
         record = await self._read(key, stored, kind, call_site)
         if record.status == "open":
-            record = await self._read(key, await activation.wait(key), kind, call_site)
-            await activation.pass_gate()
+            record = await self._read(key, await activation.parking.wait(key), kind, call_site)
+            await activation.gate.passed()
         if record.status == "closed":
             await self._stay(
                 key, "a wait given up before is not given up again: has its timeout or race gone?"
@@ -85,9 +106,11 @@ class Calls:
         loop = self._activation.loop
         extra = {"execution": self._activation.id, "step": key}
         timer = loop.call_later(WARN_SECONDS, functools.partial(logger.warning, warning, extra=extra))
+        self._activation.staying += 1
         try:
             await loop.create_future()
         finally:
+            self._activation.staying -= 1
             timer.cancel()
         raise AssertionError("nobody resolves this future")
 
@@ -132,8 +155,8 @@ class Calls:
             await self._hold_back(key, error)
 
     async def _hold_back(self, key: str, error: PolosError) -> NoReturn:
-        self._activation.hold_back(f"step {key!r}", error)
-        await self._activation.stay_back()
+        self._activation.gate.hold_back(f"step {key!r}", error)
+        await self._activation.gate.stay_back()
 
 
 def _kind(record: SuspensionRecord | WaitRecord | ChildRecord) -> str:

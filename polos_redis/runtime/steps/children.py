@@ -203,6 +203,8 @@ class Children(Calls):
             started == len(calls) or (record is not None and record.status == "closed")
         ):
             return stored
+        if activation.unreached:
+            await activation.reach_decisions(call_site)
         activation.in_flight += 1  # no park until all have started
         try:
             # all are prepared before the first is started: an invalid one is refused with nothing written

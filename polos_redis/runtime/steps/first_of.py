@@ -67,7 +67,10 @@ class Races(Calls):
 
     async def _first_of(self, key: str, branches: _Branches, call_site: CallSite) -> Winner:
         with closing(branches):
-            stored = await self._start_call(key, call_site)
+            # A race alone changes nothing, and its branches may have what the code has to reach.
+            if not self._activation.gate.is_open():
+                await self._activation.gate.passed()
+            stored = self._activation.register(key, call_site)
             name = None if stored is None else await self._winner(key, stored, branches, call_site)
             if name is not None:
                 return Winner(name, await branches.pop(name))
@@ -75,12 +78,14 @@ class Races(Calls):
         running = [runner.task for runner in runners.values()]
         try:
             await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            name = await self._choose(key, runners)
+            name = await self._choose(key, runners, call_site)
             await asyncio.wait([runners[name].task])
         finally:
             for task in running:
                 task.cancel()
             await asyncio.wait(running)
+        lost = (key for one in runners.values() if one is not runners[name] for key in one.branch.keys)
+        self._activation.parking.given_up.difference_update(lost)  # the race's record says so
         return Winner(name, runners[name].task.result())
 
     async def _winner(
@@ -97,10 +102,14 @@ class Races(Calls):
                     "branch of it now: give the new race its own key, or bring the branch back"
                 )
             )
-        self._activation.passed_over.update(k for k, b in record.members.items() if b != record.winner)
+        self._pass_losers(record, record.winner)
         return record.winner
 
-    async def _choose(self, key: str, runners: dict[str, _Runner]) -> str:
+    def _pass_losers(self, race: RaceRecord, winner: str) -> None:
+        """The code need not reach what was started in the branches that lost."""
+        self._activation.pass_over([key for key, branch in race.members.items() if branch != winner])
+
+    async def _choose(self, key: str, runners: dict[str, _Runner], call_site: CallSite) -> str:
         """Journal the winner, unless a script has, and the steps of the branches; returns the winner."""
         done = [name for name, runner in runners.items() if runner.task.done()]
         decided = [name for name in done if runners[name].branch.decided]
@@ -111,9 +120,14 @@ class Races(Calls):
             if not runner.branch.direct
             for step_key in runner.branch.keys
         }
+        activation, name = self._activation, raw(key)
+        before = activation.journal.records.get(name)
+        if before is not None:  # of an earlier activation, whose branches may have got further
+            self._pass_losers(await self._read(key, before, RaceRecord, call_site), first)
         if decided and not started:
             return first
-        activation, name = self._activation, raw(key)
+        if activation.unreached and self._closes_waits(first, runners):
+            await activation.reach_decisions(call_site)
         flat = [raw(part) for pair in started.items() for part in pair]
         around = race_membership().races
         stored = await self._commit_wait(
@@ -124,7 +138,14 @@ class Races(Calls):
         )
         winner = journal.parse(stored)
         assert isinstance(winner, RaceRecord)
+        self._pass_losers(winner, winner.winner)
         return winner.winner
+
+    def _closes_waits(self, winner: str, runners: dict[str, _Runner]) -> bool:
+        """Whether this winner would close an open wait of another branch."""
+        records = self._activation.journal.records
+        losing = [key for name, one in runners.items() if name != winner for key in one.branch.keys]
+        return any(journal.is_open(found) for key in losing if (found := records.get(raw(key))) is not None)
 
 
 class _Branches(dict[str, Coroutine[Any, Any, Any]]):

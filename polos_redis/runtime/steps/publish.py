@@ -37,7 +37,7 @@ class Publishing(Values):
         activation = self._activation
         mark = activation.id if topic == activation.root != activation.id else ""
         # Not the id alone: a deleted execution may be started again under its id, and publishes again then.
-        created_at = await activation.created_at()
+        created_at = await self._created_at()
         once = self.idempotency_key(f"publish {to_us(created_at)} {key}")
         connection = activation.host.connection
         return await activation.journal.ask(lambda: publish_once(connection, topic, event, once, mark))

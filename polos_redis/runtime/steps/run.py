@@ -116,6 +116,8 @@ class Runs(Calls):
             if record.status == "ok":
                 return await self._decode(key, record.value)
             attempt = record.attempt
+            if activation.unreached:
+                await activation.reach_decisions(call_site)
 
         clock, running, branches = activation.loop.time, activation.events.running, branches_around()
         parked = False
@@ -156,7 +158,9 @@ class Runs(Calls):
                     parked = True
                     await self._back_off(key, call_site)
                     parked = False
-                await activation.pass_gate(in_flight=True)
+                await activation.gate.passed(in_flight=True)
+                if activation.unreached:
+                    await activation.reach_decisions(call_site, in_flight=True)
         except asyncio.CancelledError:
             if not activation.over and not parked:
                 activation.in_flight += 1
@@ -173,8 +177,8 @@ class Runs(Calls):
         activation = self._activation
         record = await self._read(key, stored, StepRecord, call_site)
         if record.status == "backoff":
-            record = await self._read(key, await activation.wait(key), StepRecord, call_site)
-            await activation.pass_gate()
+            record = await self._read(key, await activation.parking.wait(key), StepRecord, call_site)
+            await activation.gate.passed()
         if record.status == "ok" and record.state and activation.durable_state is not None:
             try:
                 activation.durable_state.put(record.state)
@@ -192,7 +196,7 @@ class Runs(Calls):
         activation = self._activation
         activation.in_flight -= 1
         try:
-            record = await self._read(key, await activation.wait(key), StepRecord, call_site)
+            record = await self._read(key, await activation.parking.wait(key), StepRecord, call_site)
         finally:
             activation.in_flight += 1
         if record.status == "abandoned":
@@ -249,7 +253,7 @@ class Runs(Calls):
 
         def start() -> Any:
             # It may have waited for a free thread, and may no longer start.
-            return call() if activation.may_start() else _NOT_STARTED
+            return call() if activation.gate.is_open() else _NOT_STARTED
 
         while True:
             thread = activation.host.in_thread(start)
@@ -263,12 +267,12 @@ class Runs(Calls):
                 raise
             if result is not _NOT_STARTED:
                 break
-            await activation.pass_gate(in_flight=True)
+            await activation.gate.passed(in_flight=True)
         if not inspect.isawaitable(result):
             return result
         if not activation.journal.held:  # a lambda around an async call, which starts only now
             try:
-                await activation.pass_gate(in_flight=True)
+                await activation.gate.passed(in_flight=True)
             except BaseException:
                 if inspect.iscoroutine(result):
                     result.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, overload
 
-from polos_redis import failures
+from polos_redis import failures, tasks
 from polos_redis.decisions import answers
 from polos_redis.decisions.answer_form import AnswerForm, check_form
 from polos_redis.decisions.answer_policy import AnswerPolicy
@@ -179,6 +181,11 @@ class Suspending(Runs):
     async def _suspend(self, key: str, ask: Ask, call_site: CallSite) -> Any:
         activation = self._activation
         stored = await self._start_call(key, call_site)
+        task = asyncio.current_task()
+        if task is not None and task is not activation.code.main:
+            task.add_done_callback(
+                functools.partial(activation.parking.caller_done, key), context=tasks.OUTSIDE
+            )
         if stored is None:
             request = await self._request(key, ask)
             events, races = activation.events.first(), race_membership()
@@ -279,7 +286,7 @@ class Suspending(Runs):
             return b""
         activation.in_flight += 1  # no park until the suspension is open
         try:
-            created_at = await activation.created_at()
+            created_at = await self._created_at()
         finally:
             activation.landed()
         url = links.url(activation.id, key, activation.run, created_at)

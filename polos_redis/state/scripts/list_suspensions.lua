@@ -6,12 +6,16 @@
 --       5 how many bytes of records to return, beyond the first one  6 the only workflows of roots, as for
 --       list_executions, or ''
 -- Returns {where the next page begins (us), '' after the last one, a list of {execution id, step key, workflow, opened
--- us, record}}.
+-- us, record, 1 when its code, as it is now, has not reached it else 0}}.
 -- #include index
 -- #include roots
 local P, after, limit, only, most_rows, most_bytes, roots = KEYS[1], unpack(ARGV)
 limit, most_rows, most_bytes = tonumber(limit), tonumber(most_rows), tonumber(most_bytes)
 roots = read_roots(roots)
+local function is_among(packed, key)
+  for _, one in ipairs(packed and cmsgpack.unpack(packed) or {}) do if one == key then return true end end
+end
+
 -- an open suspension belongs to an execution that is live
 if only ~= '' and redis.call('EXISTS', index_of(P, 'queued', only), index_of(P, 'waiting', only),
   index_of(P, 'stuck', only), index_of(P, 'queued', ''), index_of(P, 'waiting', ''), index_of(P, 'stuck', '')) == 0 then
@@ -23,10 +27,11 @@ local page = redis.call('ZRANGEBYSCORE', P .. 'suspensions', after, '+inf', 'WIT
 local result, bytes = {}, 0
 for i = 1, #page, 2 do
   local id, key = string.match(page[i], '^(%S+) (.*)$')
-  local workflow, opened = redis.call('HGET', P .. 'exec:' .. id, 'workflow'), string.format('%.0f', page[i + 1])
+  local workflow, unreached = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'workflow', 'unreached_waits'))
+  local opened = string.format('%.0f', page[i + 1])
   if (only == '' or only == workflow) and has_root(P, id, workflow, roots) then
     local record = redis.call('HGET', P .. 'journal:' .. id, key)
-    result[#result + 1] = {id, key, workflow, opened, record}
+    result[#result + 1] = {id, key, workflow, opened, record, is_among(unreached, key) and 1 or 0}
     bytes = bytes + #(record or '')
   end
   local at_end = i == #page - 1

@@ -3,15 +3,16 @@
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 state of the workflow (codec), or ''
 --       6 how many of the answers accepted since it was queued it has seen
---       7 how many waits the workflow's code has given up: they are closed  8.. step keys: those, then the waits
+--       7 open suspensions of the journal that the code has not reached (msgpack list of step keys), or ''
+--       8 how many waits the workflow's code has given up: they are closed  9.. step keys: those, then the waits
 -- Returns 0 when parked; {changes, key, record, ...} with the decided ones when not; -1 or -2 as write_step does;
 -- -3 when the journal does not hold one of the waits; the journal's count of changes when it has not seen all answers.
 -- #include fence
 -- #include clock
 -- #include resolve
 -- #include deactivate
-local P, id, entry, owner, known, state, seen, given_up = KEYS[1], unpack(ARGV, 1, 7)
-local STEP_KEYS <const> = 8
+local P, id, entry, owner, known, state, seen, unreached, given_up = KEYS[1], unpack(ARGV, 1, 8)
+local STEP_KEYS <const> = 9
 local count, _, is = fence(P, id, entry, owner, known, '', 'workflow', 'created', 'queue', 'relations', 'answers')
 if count < 0 then return count end
 local workflow, created, queue, relations, answers = unpack(is, FURTHER)
@@ -30,4 +31,5 @@ if #decided > 1 then return decided end
 
 if state ~= '' then redis.call('HSET', P .. 'exec:' .. id, 'state', state) end
 deactivate(P, id, entry, 'waiting', workflow, created, queue, relations)
+if unreached ~= '' then redis.call('HSET', P .. 'exec:' .. id, 'unreached_waits', unreached) end
 return 0

@@ -5,6 +5,7 @@ local function deactivate(P, id, entry, status, workflow, created, queue, relati
   take_off(P, queue, entry)
   reindex(P, id, workflow, created, 'queued', status)
   redis.call('HSET', P .. 'exec:' .. id, 'status', status)
-  redis.call('HDEL', P .. 'exec:' .. id, 'entry', 'owner', 'attempts', 'progress', 'held_back', 'answers')
+  redis.call('HDEL', P .. 'exec:' .. id, 'entry', 'owner', 'attempts', 'progress', 'held_back', 'answers',
+    'unreached_waits')
   if relations then leave(P, id, read_relations(relations)) end
 end

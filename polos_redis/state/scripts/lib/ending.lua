@@ -52,9 +52,11 @@ end
 -- ending: end an execution, whatever the cause. `e` is HMGET of ENDING_FIELDS; `fields` are written with its status;
 -- `value` is the result, kept as `field`. Closes open waits, takes the entry off the queue, gives every key a TTL,
 -- emits the finish event after `events`, and notifies whoever registered for the result. `count` is the journal's count
--- of changes, where it is known: 0 says that there is no journal.
+-- of changes, where it is known: 0 says that there is no journal. The status comes first and the index last: an
+-- execution that has ended by half is in the index of those that have not, where repair finds it.
 local function ending(P, id, e, status, field, value, event, events, fields, count)
   local exec, retention = P .. 'exec:' .. id, tonumber(e[EXEC_RETENTION])
+  redis.call('HSET', exec, 'status', status, 'finished', now, field, value, unpack(fields))
   if e[EXEC_WAITS] then
     for _, key in ipairs(read_waits(e[EXEC_WAITS])) do
       close(P, id, key, 'retry')
@@ -66,10 +68,8 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
   elseif e[EXEC_STATUS] == 'queued' then
     redis.call('ZREM', P .. 'timers', 'p' .. id)
   end
-  reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_STATUS], status)
-  redis.call('HSET', exec, 'status', status, 'finished', now, field, value, unpack(fields))
   redis.call('HDEL', exec, 'entry', 'owner', 'notify', 'attempts', 'progress', 'held_back', 'early', 'answers',
-    'stuck')
+    'stuck', 'unreached_waits')
 
   local root = root_of(id)
   local topic = P .. 'topic:' .. root
@@ -85,7 +85,10 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
   end
   if count ~= 0 then redis.call('PEXPIRE', P .. 'journal:' .. id, retention) end
   if e[EXEC_EARLY] then
-    for _, key in ipairs(redis.call('HKEYS', P .. 'early:' .. id)) do
+    local early = redis.call('HGETALL', P .. 'early:' .. id)
+    for i = 1, #early, 2 do
+      local key, answer, _, by, channel = early[i], unpack(read_record(early[i + 1]))
+      add_to_audit(P, id, key, 'unused', by or '', channel or '', '', 0, answer or '', '')
       local errand = 'y' .. id .. ' ' .. key
       redis.call('ZREM', P .. 'errands', errand)
       redis.call('HDEL', P .. 'errand_failures', errand)
@@ -105,4 +108,5 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
     if e[EXEC_STATUS] == 'queued' then leave(P, id, relations) end
     if relations.parent then notify_parent(P, id, relations, status, value) end
   end
+  reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_STATUS], status)
 end

@@ -17,8 +17,10 @@ local POLICY <const> = 12
 local DECISIONS <const> = 13 -- a packed list of several people's, or ''
 local SUSPEND_RACE <const> = 14 -- the step key of the race that it decides, or ''; likewise below
 local SHOWN_DIGEST <const> = 15
-local AUDIT <const> = 16 -- the retention of its audit, ms
--- wait; then come the run and, if it declares one, the form of its page, in a suspension only
+local AUDIT <const> = 16 -- the retention of its audit, ms; then comes the run
+local FORM <const> = 18 -- of its page, '' or left out for none
+local MARK <const> = 19 -- why code need not reach its answer: {kind, ms, by, reason}; left out for none. See mark
+-- wait
 local WAIT_TOPIC <const> = 6 -- '' for a delay
 local WAIT_SUBSCRIBER <const> = 7
 local WAIT_EVENT <const> = 8 -- the id of the event that has decided it

@@ -45,6 +45,33 @@ local function prune_race(P, id, key, race, dropped)
   end
 end
 
+-- ended_at: when what is recorded here came to its end, ms.
+local function ended_at(record)
+  if record[KIND] == 'step' then return record[#record] end
+  local at = decided_at(record)
+  return at > 0 and at or record[OPENED]
+end
+
+-- mark_optional: code that is to find another outcome than before, where something is dropped, may come to other
+-- questions than before: it need not reach the answers to those it asked later. What lost a race that stays is not run
+-- again.
+local function mark_optional(P, id, records, dropped)
+  local lost, earliest = {}, math.huge
+  for key, record in pairs(records) do
+    if record[KIND] == 'race' and record[STATUS] == 'won' and not dropped[key] then
+      local members = record[RACE_MEMBERS]
+      for i = 1, #members, 2 do lost[members[i]] = members[i + 1] ~= record[RACE_WINNER] end
+    end
+  end
+  for key in pairs(dropped) do
+    local record = records[key]
+    if record and record[KIND] and not lost[key] then earliest = math.min(earliest, ended_at(record)) end
+  end
+  for key, record in pairs(records) do
+    if may_mark(record) and record[OPENED] >= earliest then mark(P, id, key, record, 'optional') end
+  end
+end
+
 -- prune: drop from the journal what failed, timed out or was closed. The rest stays.
 local function prune(P, id)
   local journal = P .. 'journal:' .. id
@@ -73,6 +100,7 @@ local function prune(P, id)
       prune_race(P, id, key, record, dropped)
     end
   end
+  mark_optional(P, id, records, dropped)
   local gone = {}
   for key in pairs(dropped) do gone[#gone + 1] = key end
   for i = 1, #gone, 1000 do redis.call('HDEL', journal, unpack(gone, i, math.min(#gone, i + 999))) end
@@ -82,6 +110,7 @@ end
 -- revive: undo the end of an execution: nothing of it expires, and its children are not ended any more.
 local function revive(P, id, e)
   local exec = P .. 'exec:' .. id
+  reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_STATUS], 'queued') -- first: repair finds it there
   redis.call('ZREM', P .. 'expiry', id)
   redis.call('ZREM', P .. 'timers', 'c' .. id) -- the children that its end has not reached go on
   redis.call('HDEL', exec, 'retried') -- its own retries are counted from zero
@@ -93,7 +122,6 @@ local function revive(P, id, e)
   for _, key in ipairs(read_waits(e[EXEC_WAITS])) do
     redis.call('PERSIST', P .. 'topic:' .. key .. '/' .. id)
   end
-  reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_STATUS], 'queued')
 end
 
 -- take_back: a child that runs again is to be ended with its parent, and where that has ended, with those above it.
@@ -123,7 +151,7 @@ local function rerun(P, id, e, delay)
   local error = redis.call('HGET', exec, 'error')
   if error then redis.call('HSET', exec, 'last_error', error) end
   redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'held_back', 'answers', 'output', 'error',
-    'cancelled_by', 'finished', 'unreached')
+    'cancelled_by', 'finished', 'unreached', 'unreached_waits')
   redis.call('HSET', exec, 'status', 'queued')
   local run = redis.call('HINCRBY', exec, 'run', 1)
   if not ended then leave(P, id, relations) end

@@ -19,16 +19,38 @@ local function emit(P, id, key, kind, data)
   redis.call('XADD', P .. 'topic:' .. root, '*', event_of(id, root, kind .. '_' .. key), data)
 end
 
--- note_audit: add what became of a suspension, or one of several decisions on it, to the audit, which outlives the
--- execution: execution, step key, workflow, what, ms, by, channel, digest of what was shown, opened ms, and the answer
--- (codec) or ''.
-local function note_audit(P, id, key, record, what)
+-- add_to_audit: add an entry to the audit, which outlives the execution: execution, step key, workflow, what, ms, by,
+-- channel, digest of what was shown, opened ms, the answer (codec) or '', and the reason or ''. It is kept for
+-- `retention` ms; without one, as long as the audit is kept anyway, or a year.
+local function add_to_audit(P, id, key, what, by, channel, digest, opened, answer, reason, retention)
   local audit = P .. 'audit:' .. root_of(id)
   local workflow = redis.call('HGET', P .. 'exec:' .. id, 'workflow') or ''
-  local answer = what == 'closed' and '' or record[ANSWER]
-  redis.call('RPUSH', audit, cmsgpack.pack({id, key, workflow, what, now, record[BY], record[CHANNEL],
-    record[SHOWN_DIGEST] or '', record[OPENED], answer}))
-  redis.call('PEXPIRE', audit, record[AUDIT] or 31536000000)
+  redis.call('RPUSH', audit, cmsgpack.pack({id, key, workflow, what, now, by, channel, digest, opened, answer, reason}))
+  if retention then
+    redis.call('PEXPIRE', audit, retention)
+  else
+    redis.call('PEXPIRE', audit, 31536000000, 'NX')
+  end
+end
+
+-- note_audit: add what became of a suspension, or one of several decisions on it, to the audit.
+local function note_audit(P, id, key, record, what)
+  add_to_audit(P, id, key, what, record[BY], record[CHANNEL], record[SHOWN_DIGEST] or '', record[OPENED],
+    what == 'closed' and '' or record[ANSWER], '', record[AUDIT])
+end
+
+-- may_mark: whether a record is that of an accepted answer which code has to reach.
+local function may_mark(record)
+  return record[KIND] == 'suspend' and record[STATUS] == 'answered' and not record[MARK]
+end
+
+-- mark: note that code need not reach an accepted answer: it is 'left' (the code cancelled the task that waited for
+-- it), 'optional' (asked for after what a retry has dropped) or 'skipped' (by somebody, for a reason). The caller
+-- counts the change.
+local function mark(P, id, key, record, kind, by, reason)
+  record[FORM] = record[FORM] or '' -- no gap
+  record[MARK] = {kind, now, by or '', reason or ''}
+  redis.call('HSET', P .. 'journal:' .. id, key, cmsgpack.pack(record))
 end
 
 -- resolve_one: write the decision of an open wait, remove its timer, inbox row and subscription, emit its events.
@@ -38,9 +60,10 @@ end
 local function resolve_one(P, id, key, record, status)
   local kind, member = record[KIND], id .. ' ' .. key
   record[STATUS] = status
+  local position = ({suspend = DECIDED, wait = WAIT_DECIDED, child = CHILD_DECIDED})[kind]
+  if position then record[position] = now end
+  local packed = rewrite(P, id, key, record) -- first: an open wait always has its rows
   if kind == 'suspend' then
-    record[DECIDED] = now
-    local packed = rewrite(P, id, key, record)
     redis.call('ZREM', P .. 'suspensions', member)
     if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 's' .. member) end
     note_audit(P, id, key, record, status)
@@ -52,20 +75,17 @@ local function resolve_one(P, id, key, record, status)
     return packed
   elseif kind == 'wait' then
     local topic, subscriber = record[WAIT_TOPIC], record[WAIT_SUBSCRIBER]
-    record[WAIT_DECIDED] = now
     if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 'w' .. member) end
     if string.sub(subscriber, 1, 1) == 'w' then
       redis.call('HDEL', P .. 'subs:' .. topic, subscriber)
     elseif subscriber ~= '' and status ~= 'event' then -- after an event, whoever handed it out sees to that
       note_errand(P, 'u' .. #topic .. ' ' .. topic .. subscriber)
     end
-  elseif kind == 'child' then
-    record[CHILD_DECIDED] = now
-  else
+  elseif kind ~= 'child' then
     redis.call('ZREM', P .. 'timers', 'b' .. member)
   end
   forget_wait(P, id, key)
-  return rewrite(P, id, key, record)
+  return packed
 end
 
 -- close: give up an open wait; a step whose retry waits becomes `step_status`.
@@ -84,11 +104,15 @@ local function close(P, id, key, step_status)
   end
 end
 
--- give_up: the workflow's code has cancelled a wait, or a step's retry that has not started yet.
+-- give_up: the workflow's code has cancelled a wait, or the task that has its answer, or a step's retry that has not
+-- started yet.
 local function give_up(P, id, key)
   local record = record_of(P, id, key)
   if record[KIND] == 'step' and record[STATUS] == 'retry' then
     resolve_one(P, id, key, record, 'abandoned')
+  elseif may_mark(record) then
+    mark(P, id, key, record, 'left')
+    redis.call('HINCRBY', P .. 'journal:' .. id, '', 1)
   else
     close(P, id, key, 'abandoned')
   end
