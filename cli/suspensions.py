@@ -20,6 +20,7 @@ from .options import (
     By,
     ConnectionOptions,
     Cursor,
+    DurableOptions,
     ExecutionId,
     Json,
     Limit,
@@ -167,7 +168,7 @@ def resume(
         ),
     ] = False,
     *,
-    connection: ConnectionOptions,
+    connection: DurableOptions,
     json: Json = False,
 ) -> None:
     """Answer a suspension. The first answer stands; repeating it changes nothing. A suspension that needs

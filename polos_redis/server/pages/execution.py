@@ -24,6 +24,7 @@ from polos_redis.executions import ending
 from polos_redis.executions.ending import LONGEST_REASON, MOST_SKIPPED
 from polos_redis.executions.queries import audit_tail, get_execution
 from polos_redis.server.pages.page_route import PageRoute
+from polos_redis.server.pages.posted import posted
 from polos_redis.server.pages.previews import (
     CHARACTERS,
     NODES,
@@ -122,7 +123,7 @@ async def _authorized(request: Request) -> tuple[str | None, str]:
 
 
 async def _form(request: Request) -> FormData:
-    return await request.form(max_files=0, max_fields=MOST_SKIPPED + 10)
+    return await posted(request, controls=MOST_SKIPPED + 10, large=True)
 
 
 async def _page(request: Request, execution_id: str, notice: str = "", status: int = 200) -> Response:
