@@ -188,7 +188,8 @@ class PolosClient(Connection):
         `stuck` (`kind`, `message`, `where` and the `keys` of the decisions that the code of a stuck execution
         passes over) and `unreached_steps` (journaled steps that it did not reach until its end). A suspension
         is `unreached` if it is open, but the code, as deployed now, does not ask it any more; a `mark` says
-        why an accepted answer need not be reached ("left", "optional" or "skipped"). A root execution also lists the open suspensions of its descendants as `open_suspensions_below`. Raises
+        why an accepted answer need not be reached ("left", "optional" or "skipped"). A root execution also
+        lists the open suspensions of its descendants as `open_suspensions_below`. Raises
         `ExecutionNotFoundError`.
         """
         return await queries.get_execution(self, execution_id)
