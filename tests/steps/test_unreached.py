@@ -345,12 +345,38 @@ async def test_further_attempts_are_new(redis_url: str, namespace: str) -> None:
     async def changed(flow: Deployed, ctx: WorkflowContext) -> None:
         await ctx.step.run("tried", fails, max_retries=5, base_delay=NEVER, max_delay=NEVER)
 
-    async with deployed(redis_url, namespace, retried) as (at, flow, handle):
+    async with deployed(redis_url, namespace, retried, stuck_seconds=NEVER) as (at, flow, handle):
         await at.parked(handle)
         flow.deploy(changed)
         await at.answer(handle, "review")
         await until(lambda: [one for one in at.worker.active if one.is_waiting and one.unreached])
         await at.make_due(handle, "tried", "b")
+        await until(lambda: [one for one in at.worker.active if not one.parking.waits])
+        at.host.stuck_seconds = 0.4
+        assert len(attempts) == crash(at, handle) == 1
+        assert (await stuck(at, handle)).keys == ("review",)
+        assert len(attempts) == 1
+
+
+async def test_another_attempt_in_place_is_new(redis_url: str, namespace: str) -> None:
+    attempts: list[int] = []
+
+    async def changed(flow: Deployed, ctx: WorkflowContext) -> None:
+        async def fails() -> None:
+            attempts.append(1)
+            await flow.new.wait()
+            raise ValueError("no")
+
+        await ctx.step.run("tried", fails, max_retries=5, base_delay=0.01)
+
+    async with deployed(redis_url, namespace, reviewed_beside_a_nap) as (at, flow, handle):
+        await at.parked(handle)
+        flow.deploy(changed)
+        await at.make_due(handle, "nap", "w")
+        await until(lambda: attempts)
+        await at.answer(handle, "review")
+        await until(lambda: [one for one in at.worker.active if one.unreached])
+        flow.new.set()
         assert (await stuck(at, handle)).keys == ("review",)
         assert len(attempts) == 1
 
