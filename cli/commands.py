@@ -18,7 +18,8 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 def add(app: typer.Typer, command: Callable[..., None], short_help: str, name: str | None = None) -> None:
     """Adds a command whose help is its docstring. A parameter `connection: ConnectionOptions` becomes the
-    options --url, --namespace and --patience."""
+    options --url, --namespace and --patience, and `connection: DurableOptions` --durability and --replicas as
+    well."""
     text = flowing(inspect.getdoc(command) or "")
     app.command(name, short_help=short_help, help=text)(_expanded(command))
 
@@ -36,7 +37,8 @@ def _expanded(command: Callable[..., None]) -> Callable[..., None]:
     if "connection" not in parameters:
         return command
     hints = get_type_hints(command, include_extras=True)
-    option_hints = get_type_hints(ConnectionOptions, include_extras=True)
+    options: type[ConnectionOptions] = hints["connection"]
+    option_hints = get_type_hints(options, include_extras=True)
     expanded: list[Parameter] = []
     for one in parameters.values():
         if one.name == "connection":
@@ -47,16 +49,14 @@ def _expanded(command: Callable[..., None]) -> Callable[..., None]:
                     default=option.default,
                     annotation=option_hints[option.name],
                 )
-                for option in fields(ConnectionOptions)
+                for option in fields(options)
             ]
         else:
             expanded.append(one.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[one.name]))
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        connection = ConnectionOptions(
-            **{option.name: values.pop(option.name) for option in fields(ConnectionOptions)}
-        )
+        connection = options(**{option.name: values.pop(option.name) for option in fields(options)})
         command(connection=connection, **values)
 
     run.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]

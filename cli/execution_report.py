@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from shlex import quote
+from shlex import join, quote
 from typing import Any
 
 from .output import Part, compact, line, lines, status
-from .suspensions import requirements, resume_command
+from .suspensions import not_reached, requirements, resume_command
 from .times import duration, since, until, utc
 
 LABEL_WIDTH = 12
@@ -54,6 +54,8 @@ def _print_summary(execution: dict[str, Any]) -> None:
         _field("child of", execution["parent_execution_id"])
     by = f" by {execution['cancelled_by']}" if execution["cancelled_by"] else ""
     _field("status", status(execution["status"]), by)
+    if stuck := execution["stuck"]:
+        _print_stuck(execution["id"], stuck)
     if execution["run"] > 1:
         error = execution["last_error"]
         after = f", after {error['type']}: {error['message']}" if error else ""
@@ -79,9 +81,24 @@ def _print_summary(execution: dict[str, Any]) -> None:
         _field("models", f"{tokens}, {usage['requests']} requests")
 
 
+def _print_stuck(execution_id: str, stuck: dict[str, Any]) -> None:
+    _field("stuck", (stuck["message"], "bold red"))
+    decisions = [one for one in stuck["keys"] if one["at"] is not None]
+    for one in decisions:
+        by = f" by {one['by']}" if one["by"] else ""
+        at = f" at {utc(one['at'])} ({one['channel']})"
+        _field("decided", (one["step_key"], "bold"), f": {compact(one['data'])}{by}{at}")
+    _field("go on with", join(["polos", "retry", execution_id]), ", once code that reaches it is deployed")
+    if decisions:
+        skip = [part for one in decisions for part in ("--skip", one["step_key"])]
+        _field(
+            "or with", join(["polos", "retry", execution_id, *skip, "--reason", "TEXT"]), ", to pass it over"
+        )
+
+
 def _print_waits(execution: dict[str, Any]) -> None:
     for one in execution["open_suspensions"]:
-        _field("waits for", (one["step_key"], "bold"), f", {until(one['expires_at'])}")
+        _field("waits for", (one["step_key"], "bold"), f", {until(one['expires_at'])}{not_reached(one)}")
     for one in execution["steps"]:
         if one["status"] == "backoff" and execution["status"] == "waiting":
             _field("waits for", (one["step_key"], "bold"), ", to retry it")
@@ -133,7 +150,7 @@ def _unfinished_children(children: list[dict[str, Any]]) -> dict[str, int]:
     """Returns, per step that waits for children, the number of them still running."""
     counts: dict[str, int] = {}
     for one in children:
-        if one["waited_for"] and one["status"] in ("queued", "waiting"):
+        if one["waited_for"] and one["status"] in ("queued", "waiting", "stuck"):
             counts[one["step_key"]] = counts.get(one["step_key"], 0) + 1
     return counts
 
@@ -143,6 +160,16 @@ def _print_child(one: dict[str, Any]) -> None:
         *("  ", (one["step_key"], "bold"), "  ", status(one["status"] or "deleted")),
         *("  ", one["id"], f"  {one['workflow_id']}" if one["workflow_id"] else ""),
     )
+
+
+def _why_marked(mark: dict[str, Any]) -> str:
+    """Returns why code need not reach an accepted answer."""
+    if mark["kind"] == "left":
+        return "by the code, which cancelled the task that asked"
+    if mark["kind"] == "optional":
+        return "since it was asked after something that a retry ran again"
+    by = f"by {mark['by']} " if mark["by"] else ""
+    return f"{by}at {utc(mark['at'])}: {mark['reason']}"
 
 
 def _print_early_answer(one: dict[str, Any]) -> None:
@@ -161,7 +188,7 @@ def _print_early_answer(one: dict[str, Any]) -> None:
 def _print_suspension(one: dict[str, Any], execution_id: str, suffix: str = "") -> None:
     parts: list[Part] = ["  ", (one["step_key"], "bold"), suffix, "  ", status(one["status"])]
     if one["status"] == "open":
-        parts.append(f"  {since(one['opened_at'])}, {until(one['expires_at'])}")
+        parts.append(f"  {since(one['opened_at'])}, {until(one['expires_at'])}{not_reached(one)}")
     elif one["status"] == "answered":
         by = f" by {one['resumed_by']}" if one["resumed_by"] else ""
         parts.append(f"{by} at {utc(one['decided_at'])} ({one['channel']})")
@@ -171,6 +198,8 @@ def _print_suspension(one: dict[str, Any], execution_id: str, suffix: str = "") 
     line("      shown   ", compact(one["data"]))
     if one["status"] == "answered":
         line("      answer  ", compact(one["answer"]))
+        if mark := one["mark"]:
+            line("      ", mark["kind"].ljust(7), " ", _why_marked(mark))
     elif one["status"] == "expired" and one["on_timeout"]:
         line(
             "      answer  ",

@@ -13,7 +13,18 @@ from polos_redis.client import PolosClient
 
 from . import commands
 from .execution_report import print_report
-from .options import By, ConnectionOptions, Cursor, ExecutionId, Json, Limit, OfWorkflow, UsageError, person
+from .options import (
+    By,
+    ConnectionOptions,
+    Cursor,
+    DurableOptions,
+    ExecutionId,
+    Json,
+    Limit,
+    OfWorkflow,
+    UsageError,
+    person,
+)
 from .output import compact, line, note, print_json, status, table
 from .times import utc
 
@@ -129,7 +140,7 @@ async def _follow(client: PolosClient, execution_id: str, json: bool) -> None:
 
 
 def cancel(
-    execution_id: ExecutionId, by: By = None, *, connection: ConnectionOptions, json: Json = False
+    execution_id: ExecutionId, by: By = None, *, connection: DurableOptions, json: Json = False
 ) -> None:
     """Cancel an execution and its children: no further step starts, and open suspensions are closed.
 
@@ -160,7 +171,7 @@ def retry(
     ] = None,
     by: By = None,
     *,
-    connection: ConnectionOptions,
+    connection: DurableOptions,
     json: Json = False,
 ) -> None:
     """Retry a failed or stuck execution from its journal, as a new run.
@@ -191,7 +202,7 @@ def delete(
     execution_id: ExecutionId,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
     *,
-    connection: ConnectionOptions,
+    connection: DurableOptions,
     json: Json = False,
 ) -> None:
     """Delete a finished execution and its descendants: input, results, journal, events. The audit keeps who

@@ -13,7 +13,7 @@ from polos_redis.workflow import InvokeOptions
 
 from . import commands
 from .json_option import read_json
-from .options import ConnectionOptions, Json, UsageError
+from .options import DurableOptions, Json, UsageError
 from .output import compact, note, print_json, printable
 
 
@@ -59,7 +59,7 @@ def invoke(
         str | None, typer.Option(metavar="ID", help="A user id for the workflow's code to read.")
     ] = None,
     *,
-    connection: ConnectionOptions,
+    connection: DurableOptions,
     json: Json = False,
 ) -> None:
     """Start an execution of a workflow and print its id; with --wait, wait and print its result as JSON.

@@ -6,6 +6,7 @@ import asyncio
 import getpass
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, TypeVar
 
 import typer
@@ -44,6 +45,12 @@ Cursor = Annotated[
         "--cursor", metavar="CURSOR", help="Continue a listing: the cursor that its last page printed."
     ),
 ]
+
+
+class Durability(StrEnum):
+    server = "server"
+    fsync = "fsync"
+    replicated = "replicated"
 
 
 class UsageError(PolosError):
@@ -95,6 +102,41 @@ class ConnectionOptions:
                 return await call(client)
 
         return asyncio.run(run())
+
+
+@dataclass(frozen=True, slots=True)
+class DurableOptions(ConnectionOptions):
+    """The options of `ConnectionOptions`, --durability and --replicas."""
+
+    durability: Annotated[
+        Durability | None,
+        typer.Option(
+            "--durability",
+            envvar="POLOS_DURABILITY",
+            show_default="server",
+            help="Return once the change is fsynced, or replicated; not just executed by the server.",
+        ),
+    ] = None
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            "--replicas",
+            envvar="POLOS_REPLICAS",
+            min=1,
+            metavar="N",
+            show_default="1",
+            help="With --durability replicated: by how many replicas.",
+        ),
+    ] = None
+
+    def client(self) -> PolosClient:
+        return PolosClient(
+            self.url,
+            self.namespace,
+            patience_seconds=self.patience,
+            durability=None if self.durability is None else self.durability.value,
+            replicas=self.replicas,
+        )
 
 
 def person(by: str | None) -> str | None:

@@ -17,7 +17,7 @@ from polos_redis.errors import ConfigurationError, RedisUnavailableError
 
 from . import commands
 from .log_format import JsonLogs, LogFormat, LogFormatOption, log_to_stderr
-from .options import SERVER_NEEDS, ConnectionOptions
+from .options import SERVER_NEEDS, DurableOptions
 
 if TYPE_CHECKING:
     from polos_redis.server.listening import Listener
@@ -75,7 +75,7 @@ def serve(
     ] = "127.0.0.1,::1",
     log_format: LogFormatOption = LogFormat.text,
     *,
-    connection: ConnectionOptions,
+    connection: DurableOptions,
     json: JsonLogs = False,
 ) -> None:
     """Serve the REST API, the approval page and the inbox until SIGTERM or Ctrl-C.
@@ -134,7 +134,7 @@ async def _serve(
 
 async def _warn(client: PolosClient, insecure_dev: bool) -> None:
     """Warns about open access, missing API keys and an unreachable Redis. Raises `ConfigurationError` if the
-    namespace was created with other settings."""
+    namespace was created with other settings, or if Redis can't confirm writes as --durability says."""
     from polos_redis import apikeys
 
     if insecure_dev:
@@ -144,6 +144,6 @@ async def _warn(client: PolosClient, insecure_dev: bool) -> None:
     try:
         if not insecure_dev and not await apikeys.list_keys(client):
             log.warning("no API keys yet: create one with `polos keys create`")
-        await client.store()
+        await client.acknowledging_store()
     except RedisUnavailableError as error:
         log.warning("Redis is unreachable; requests are refused until it is back: %s", error)

@@ -20,6 +20,7 @@ from .options import (
     By,
     ConnectionOptions,
     Cursor,
+    DurableOptions,
     ExecutionId,
     Json,
     Limit,
@@ -76,7 +77,10 @@ def _print_suspensions(rows: list[dict[str, Any]]) -> None:
     elif sys.stdout.isatty():
         for row in rows:
             line((row["step_key"], "bold yellow"), f" of {row['workflow_id']}")
-            line(("  waits   ", "dim"), f"{since(row['opened_at'])}, {until(row['expires_at'])}")
+            line(
+                ("  waits   ", "dim"),
+                f"{since(row['opened_at'])}, {until(row['expires_at'])}{not_reached(row)}",
+            )
             line(("  shown   ", "dim"), compact(row["data"]))
             if needed := requirements(row):
                 line(("  needs   ", "dim"), needed)
@@ -91,10 +95,15 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
         row["execution_id"],
         utc(row["opened_at"]),
         utc(row["expires_at"]),
-        row["step_key"],
+        row["step_key"] + not_reached(row),
         row["workflow_id"],
         compact(row["data"]),
     )
+
+
+def not_reached(suspension: dict[str, Any]) -> str:
+    """Returns a remark if the execution's code no longer reaches this open suspension; else ""."""
+    return " (not reached by its code now)" if suspension["unreached"] else ""
 
 
 def requirements(suspension: dict[str, Any]) -> str:
@@ -159,7 +168,7 @@ def resume(
         ),
     ] = False,
     *,
-    connection: ConnectionOptions,
+    connection: DurableOptions,
     json: Json = False,
 ) -> None:
     """Answer a suspension. The first answer stands; repeating it changes nothing. A suspension that needs

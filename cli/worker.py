@@ -19,6 +19,8 @@ from .log_format import JsonLogs, LogFormat, LogFormatOption, log_to_stderr
 from .options import ConnectionOptions
 
 EXIT_SECONDS = 2.0  # after a stop: time for exit handlers and for threads about to end
+FLUSH_SECONDS = 1.0  # for the last line of the log, whose reader may be what blocks
+BLOCKED = 70  # exit code after the event loop was blocked for too long
 
 
 class NoWorkflowError(PolosError):
@@ -48,6 +50,14 @@ def worker(
             envvar="POLOS_LEASE_SECONDS",
             show_default="15",
             help="A worker silent this long is presumed dead.",
+        ),
+    ] = None,
+    max_blocked_seconds: Annotated[
+        float | None,
+        typer.Option(
+            envvar="POLOS_MAX_BLOCKED_SECONDS",
+            show_default="300",
+            help="Exit once code has blocked the event loop this long.",
         ),
     ] = None,
     grace_seconds: Annotated[
@@ -105,7 +115,9 @@ def worker(
 
     A file is imported as the module of its name, with its folder on the import path; a file of a package as
     that package's module. On SIGTERM or Ctrl-C the worker takes no new work, lets running steps finish,
-    returns the rest to the queue and exits with code 0; a second signal stops it at once.
+    returns the rest to the queue and exits with code 0; a second signal stops it at once. Without Redis it
+    waits, also at its start. When code blocks the event loop for too long, it logs where and exits with code
+    70; other workers continue its executions.
 
     \b
     Examples:
@@ -129,6 +141,7 @@ def worker(
     options = {
         "concurrency": concurrency,
         "lease_seconds": lease_seconds,
+        "max_blocked_seconds": max_blocked_seconds,
         "grace_seconds": grace_seconds,
         "max_deliveries": max_deliveries,
         "queues": queues,
@@ -141,7 +154,9 @@ def worker(
 async def _work(client: PolosClient, options: dict[str, Any]) -> None:
     from polos_redis.worker import Worker
 
-    worker = Worker(client, **options)
+    worker = Worker(
+        client, on_blocked=lambda: _exit_soon(BLOCKED, "exiting: the event loop is blocked"), **options
+    )
     code = 1
     try:
         async with client:
@@ -151,14 +166,19 @@ async def _work(client: PolosClient, options: dict[str, Any]) -> None:
         _exit_soon(code)
 
 
-def _exit_soon(code: int) -> None:
+def _exit_soon(code: int, why: str = "exiting while user code is still running") -> None:
     """Exits soon even if user code still runs: threads can't be stopped, tasks may ignore cancellation."""
 
-    def exit_now() -> None:
-        logging.getLogger("polos.worker").warning("exiting while user code is still running")
+    def say() -> None:
+        logging.getLogger("polos.worker").warning(why)
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
+
+    def exit_now() -> None:
+        last_words = threading.Thread(target=say, daemon=True)
+        last_words.start()
+        last_words.join(FLUSH_SECONDS)
         os._exit(code)
 
     timer = threading.Timer(EXIT_SECONDS, exit_now)

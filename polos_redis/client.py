@@ -15,6 +15,7 @@ from polos_redis.executions import ending, queries, starting
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.page import Page
 from polos_redis.executions.starting import InvokeOptions
+from polos_redis.wire.durable import Durability
 
 __all__ = ["PolosClient"]
 
@@ -31,6 +32,12 @@ class PolosClient(Connection):
 
     While Redis is unavailable, every call is repeated for up to `patience_seconds`, then raises
     `RedisUnavailableError`.
+
+    With `durability="fsync"` or "replicated", calls that start, answer, cancel, retry or delete executions,
+    and `events.publish`, return once Redis has confirmed that their writes are on its disk, or that
+    `replicas` replicas have received them. They raise `NotConfirmedError` if Redis executes them but does not
+    confirm, and `ConfigurationError` if it can't. `durability=` of a call overrides that of its client.
+    Workers' own writes are never confirmed.
     """
 
     # --- starting -----------------------------------------------------------------------
@@ -65,6 +72,7 @@ class PolosClient(Connection):
         - `session_id`, `user_id`: the session and the user it runs for, as `ctx` shows them.
         - `started_by`: the person who starts it on behalf of that user.
         - `initial_state`: the first `ctx.state`, for a workflow with a `state_schema`.
+        - `durability`: "server", "fsync" or "replicated", instead of the client's.
 
         Raises `InvalidInputError`, `NotStorableError` or `ValueTooLargeError`; nothing is written then.
         Inside a workflow, use `ctx.step.invoke`; this raises `InsideWorkflowError` there.
@@ -94,6 +102,7 @@ class PolosClient(Connection):
         shown_digest: str | None = None,
         early: bool = False,
         channel: str = "client",
+        durability: Durability | None = None,
     ) -> Resumed:
         """Answer a suspension with `data`. One answer resolves it; repeating that answer has no effect.
 
@@ -124,16 +133,23 @@ class PolosClient(Connection):
             digest=shown_digest,
             early=early,
             channel=channel,
+            durability=durability,
         )
 
-    async def cancel(self, execution_id: str, *, cancelled_by: str | None = None) -> None:
+    async def cancel(
+        self,
+        execution_id: str,
+        *,
+        cancelled_by: str | None = None,
+        durability: Durability | None = None,
+    ) -> None:
         """Cancel an execution and its descendants. None of them starts another step.
 
         Running code gets `CancelledError` at its next await; whatever it still does, a step in flight
         included, is discarded. Repeating a cancel with the same `cancelled_by` has no effect. Raises
         `ExecutionNotFoundError`, or `ExecutionFinishedError` if the execution has already ended otherwise.
         """
-        await ending.cancel(self, execution_id, cancelled_by=cancelled_by)
+        await ending.cancel(self, execution_id, cancelled_by=cancelled_by, durability=durability)
 
     async def retry(
         self,
@@ -142,6 +158,7 @@ class PolosClient(Connection):
         skip: str | Collection[str] = (),
         reason: str | None = None,
         by: str | None = None,
+        durability: Durability | None = None,
     ) -> int:
         """Continue a failed or stuck execution from its journal, as a new run; return the number of that run.
 
@@ -156,7 +173,7 @@ class PolosClient(Connection):
         the other way round; `InternalWorkflowError` for an internal workflow: only a retry of its parent runs
         it again.
         """
-        return await ending.retry(self, execution_id, skip=skip, reason=reason, by=by)
+        return await ending.retry(self, execution_id, skip=skip, reason=reason, by=by, durability=durability)
 
     # --- reading ------------------------------------------------------------------------
 
@@ -226,7 +243,7 @@ class PolosClient(Connection):
 
     # --- deleting -----------------------------------------------------------------------
 
-    async def delete(self, execution_id: str) -> int:
+    async def delete(self, execution_id: str, *, durability: Durability | None = None) -> int:
         """Delete a root execution that has ended, and its descendants; return how many were deleted.
 
         Inputs, results, journals and events are deleted. The audit keeps who decided what and when, without
@@ -234,7 +251,7 @@ class PolosClient(Connection):
 
         Raises `ExecutionNotFoundError`, `NotFinishedError`, or `InvalidInputError` for a child's id.
         """
-        return await ending.delete(self, execution_id)
+        return await ending.delete(self, execution_id, durability=durability)
 
     # --- workers ------------------------------------------------------------------------
 

@@ -27,6 +27,29 @@ class RedisUnavailableError(PolosError):
     """Redis was unreachable, or unable to serve the call, for as long as the caller was willing to wait."""
 
 
+class NotConfirmedError(RedisUnavailableError):
+    """Redis executed the call, but did not confirm it as durable in time (`durability=`).
+
+    Repeat an answer, a cancel, or an `invoke` with an `idempotency_key`: it finds what this call did and
+    confirms it. An `invoke` without a key would start another execution; `execution_id` names the one it
+    started. A repeated retry or delete is refused, because it has happened.
+    """
+
+    def __init__(self, address: str, promise: str, reason: object) -> None:
+        self.address = address
+        self.promise = promise
+        self.reason = str(reason)
+        self.execution_id: str | None = None
+        super().__init__(address, promise, self.reason)
+
+    def __str__(self) -> str:
+        return (
+            f"Redis at {self.address} executed the call, but did not confirm that it {self.promise} "
+            f"({self.reason}): repeat an answer, a cancel or an invoke with an idempotency_key to have it "
+            "confirmed"
+        )
+
+
 class RedisRefusedError(PolosError):
     """Redis rejected a call, and repeating it won't help (permissions, memory, wrong type of key)."""
 

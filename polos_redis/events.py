@@ -24,6 +24,7 @@ from polos_redis.values.preview import LARGE
 from polos_redis.values.text import raw, text
 from polos_redis.values.times import to_datetime
 from polos_redis.values.validation import GeneratedInput
+from polos_redis.wire.durable import Durability
 
 __all__ = [
     "BatchEventPayload",
@@ -109,13 +110,15 @@ def encode_batch(payloads: Sequence[bytes]) -> bytes:
 # --- publishing -------------------------------------------------------------------------
 
 
-async def publish(client: Connection, topic: str, event: EventData) -> str:
+async def publish(
+    client: Connection, topic: str, event: EventData, *, durability: Durability | None = None
+) -> str:
     """Publish an event to a topic and return its id.
 
     A "resume" event on a suspension's topic, `{step_key}/{execution_id}`, answers that suspension, with the
-    outcomes and errors of `client.resume`.
+    outcomes and errors of `client.resume`. `durability` as in `PolosClient`.
     """
-    return await _publish(client, topic, event)
+    return await _publish(client, topic, event, durability)
 
 
 async def publish_once(client: Connection, topic: str, event: EventData, once: str, execution_id: str) -> str:
@@ -123,19 +126,26 @@ async def publish_once(client: Connection, topic: str, event: EventData, once: s
 
     On a root's topic, `execution_id` names the descendant that publishes.
     """
-    return await _publish(client, topic, event, once, execution_id)
+    return await _publish(client, topic, event, "server", once, execution_id)
 
 
 async def _publish(
-    client: Connection, topic: str, event: EventData, once: str = "", publisher: str = ""
+    client: Connection,
+    topic: str,
+    event: EventData,
+    durability: Durability | None,
+    once: str = "",
+    publisher: str = "",
 ) -> str:
     step_key, execution_id = _validate(topic, event)
     if event.event_type == "resume" and step_key is not None and execution_id is not None:
-        resumed = await answers.decide(client, execution_id, step_key, event.data, channel="topic")
+        resumed = await answers.decide(
+            client, execution_id, step_key, event.data, channel="topic", durability=durability
+        )
         return f"resume-{resumed.outcome}"
     data = codec.encode(event.data, limit=client.max_value_bytes)
     kind = f"{event.event_type}\0{publisher}" if publisher else event.event_type
-    store = await client.store()
+    store = await client.acknowledging_store(durability)
     retention_ms = client.retention_ms
     return _event_id(await store.topics.publish(topic, execution_id or "", retention_ms, kind, data, once), 0)
 

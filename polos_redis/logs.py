@@ -59,6 +59,8 @@ class KeyValueFormatter(logging.Formatter):
         shown = redact_text(visible(line))
         if record.exc_info:
             shown += "\n" + redact_text(visible(self.formatException(record.exc_info), multiline=True))
+        if record.stack_info:
+            shown += "\n" + redact_text(visible(record.stack_info, multiline=True))
         return shown
 
 
@@ -75,6 +77,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            fields["stack"] = record.stack_info
         return redact_text(visible_json(json.dumps(fields, default=str, ensure_ascii=False)))
 
 

@@ -56,6 +56,7 @@ class Polos(PolosClient):
                 server = await stack.enter_async_context(EmbeddedServer(self._data_dir))
                 self.url = server.url
             stack.push_async_callback(self.aclose)
+            await self.session()  # a worker would wait for Redis without end
             self._worker = Worker(self, self._workflows, handle_signals=False, **self._worker_options)
             self._running = tasks.spawn(self._worker.run(), "polos-worker")
             stack.push_async_callback(self._stop_worker)

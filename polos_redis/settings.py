@@ -15,6 +15,7 @@ from polos_redis.errors import ConfigurationError
 T = TypeVar("T")
 
 SHORTEST_SECRET = 32  # characters
+DURABILITIES = ("server", "fsync", "replicated")
 STUCK_SECONDS = 10.0  # without a use of ctx, while code has yet to reach an accepted decision
 
 
@@ -115,6 +116,12 @@ def _webhook_secrets(value: Any) -> list[str]:
     return secrets
 
 
+def _durability(value: Any) -> str:
+    if value not in DURABILITIES:
+        raise ValueError("server, fsync or replicated")
+    return str(value)
+
+
 def _port(value: Any) -> int:
     """A TCP port, or 0 for any free one."""
     try:
@@ -164,6 +171,20 @@ OPTIONS = {
             "how long a client's call waits for Redis to come back",
         ),
         Option(
+            "durability",
+            "POLOS_DURABILITY",
+            "server",
+            _durability,
+            "what a client's call has confirmed before it returns: `server`, `fsync` or `replicated`",
+        ),
+        Option(
+            "replicas",
+            "POLOS_REPLICAS",
+            1,
+            _count,
+            "how many replicas must have received a call that is to be `replicated`",
+        ),
+        Option(
             "audit_seconds",
             "POLOS_AUDIT_SECONDS",
             31_536_000.0,
@@ -184,6 +205,13 @@ OPTIONS = {
             1.0,
             _seconds,
             "an event loop blocked this long is reported, with the code that blocks it",
+        ),
+        Option(
+            "max_blocked_seconds",
+            "POLOS_MAX_BLOCKED_SECONDS",
+            300.0,
+            _seconds,
+            "a worker whose event loop is blocked this long gives its executions up; `polos worker` exits",
         ),
         Option(
             "max_deliveries",

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -118,6 +119,15 @@ def place_of(frames: Sequence[FrameType]) -> str:
     own = [frame for frame in installed if not any(part in frame.f_code.co_filename for part in _INSTALLED)]
     found = next(iter([*own, *installed, *frames]))
     return f"{found.f_code.co_filename}:{found.f_lineno} in {found.f_code.co_qualname}"
+
+
+def stacks() -> str:
+    """Returns the stacks of all threads as text."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame)).rstrip()}"
+        for ident, frame in sys._current_frames().items()
+    )
 
 
 def _is_library(file: str) -> bool:

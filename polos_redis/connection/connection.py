@@ -19,6 +19,8 @@ from polos_redis.state import keys
 from polos_redis.state.executions import Ended
 from polos_redis.state.store import Store
 from polos_redis.wire.dialing import CredentialProvider
+from polos_redis.wire.durable import Durability
+from polos_redis.wire.routing import AnyWire
 from polos_redis.wire.urls import parse
 
 
@@ -31,6 +33,10 @@ class Connection:
     `credential_provider` names user and password of each new connection, for credentials that rotate: an
     object with a method `get_credentials`, such as redis-py's `CredentialProvider`, that returns
     `(user, password)`. Redis closes connections whose user has changed, and the next one asks again.
+
+    `durability` says when a call that starts, answers, cancels, retries or deletes an execution, or publishes
+    an event, returns: once Redis has executed it ("server", the default), has fsynced its log ("fsync"), or
+    `replicas` replicas have received it ("replicated").
     """
 
     def __init__(
@@ -42,6 +48,8 @@ class Connection:
         retention_seconds: float | None = None,
         max_value_bytes: int | None = None,
         patience_seconds: float | None = None,
+        durability: Durability | None = None,
+        replicas: int | None = None,
         credential_provider: CredentialProvider | None = None,
     ) -> None:
         self.url: str = settings.resolve("url", url)
@@ -52,10 +60,18 @@ class Connection:
         self.retention_ms = int(settings.resolve("retention_seconds", retention_seconds) * 1000)
         self.max_value_bytes: int = settings.resolve("max_value_bytes", max_value_bytes)
         self.patience: float = settings.resolve("patience_seconds", patience_seconds)
+        self.durability: Durability = settings.resolve("durability", durability)
+        self.replicas: int = settings.resolve("replicas", replicas)
         self._sessions: dict[asyncio.AbstractEventLoop, Session] = {}
 
     async def session(self) -> Session:
         """Returns the connections of the running loop, made on first use."""
+        session = self._opened()
+        if not session.checked:
+            await session.check()
+        return session
+
+    def _opened(self) -> Session:
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
         if session is None or session.pid != os.getpid():
@@ -64,13 +80,26 @@ class Connection:
                     left.abort()
             session = Session(self.url, self.namespace, self.partitions, self.patience, self._credentials)
             self._sessions[loop] = session
-        if not session.checked:
-            await session.check()
         return session
 
     async def store(self) -> Store:
         """Returns the store of the running loop."""
         return (await self.session()).store
+
+    async def acknowledging_store(self, durability: Durability | None = None) -> Store:
+        """Returns the store for calls whose outcome somebody acts on: it confirms what they write.
+
+        `durability` is that of the call, by default the connection's. Raises `ConfigurationError` if the
+        servers can't confirm writes that way.
+        """
+        session = await self.session()
+        if durability is None:
+            durability = self.durability
+        else:
+            durability = settings.resolve("durability", durability)
+        if durability == "server":
+            return session.store
+        return await session.durable_store(durability, self.replicas)
 
     async def wait_for_end(self, execution_id: str) -> Ended:
         """Wait until an execution has ended; returns its end. Raises `ExecutionNotFoundError`."""
@@ -89,6 +118,25 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+class PatientConnection(Connection):
+    """The connections of a client, for calls made inside activations: they wait for Redis without end, but
+    not for a confirmation of their writes. One that Redis has lost is made again."""
+
+    def __init__(self, client: Connection) -> None:
+        vars(self).update(vars(client))  # its sessions too
+        self.durability = "server"
+
+    async def session(self) -> Session:
+        session = self._opened().without_patience_limit()
+        if not session.checked:
+            await session.check()
+        return session
+
+    def wire(self) -> AnyWire:
+        """The wire of the running loop, which need not be connected yet."""
+        return self._opened().wire
 
 
 def _checked(provider: CredentialProvider | None, url: str) -> CredentialProvider | None:

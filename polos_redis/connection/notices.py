@@ -40,11 +40,12 @@ class Notices:
         ]
         self._of = {prefix: one for one in self._subscriptions for prefix in one.prefixes}
 
-    async def start(self, *prefixes: bytes) -> None:
-        """Subscribe in these partitions. Raises what any call raises when Redis can't be reached in time."""
+    async def start(self, *prefixes: bytes, patience: float | None) -> None:
+        """Subscribe in these partitions. Raises what any call raises when Redis can't be reached for
+        `patience` seconds (None: never)."""
         for prefix in prefixes:
             if not self._of[prefix].started:
-                await self._of[prefix].start()
+                await self._of[prefix].start(patience)
 
     async def close(self) -> None:
         await asyncio.gather(*(one.close() for one in self._subscriptions))
@@ -80,8 +81,8 @@ class _Subscription:
             on_disconnect=self._lost,
         )
 
-    async def start(self) -> None:
-        await self._wire.call("PING")
+    async def start(self, patience: float | None) -> None:
+        await self._wire.call("PING", patience=patience)
         self.started = True
 
     async def _subscribe(self, wire: Wire) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
-from typing import Any
+from typing import Any, Self
 
 from polos_redis.connection.notices import Notices
 from polos_redis.connection.tails import Tails
@@ -12,8 +13,10 @@ from polos_redis.errors import ExecutionNotFoundError
 from polos_redis.state import scripts
 from polos_redis.state.executions import FINISHED, Ended
 from polos_redis.state.store import Store
+from polos_redis.state.suspensions import acknowledges
 from polos_redis.values.text import text
 from polos_redis.wire.dialing import CredentialProvider
+from polos_redis.wire.durable import Durability, DurableWire
 from polos_redis.wire.routing import wire_to
 
 RECHECK_SECONDS = 10.0  # a notice may be lost: read the execution itself this often
@@ -31,13 +34,25 @@ class Session:
         credentials: CredentialProvider | None = None,
     ) -> None:
         self.pid = os.getpid()
+        self._url, self._credentials = url, credentials
         self.wire = wire_to(url, name="polos-client", scripts=scripts.ALL, credentials=credentials)
         self.store = Store(self.wire, namespace, partitions, patience)
         self.name = os.urandom(6).hex()
         self.notices = Notices(self.wire, self.store.prefixes, self.name, self._received, self._recheck)
         self.tail = Tails(self.wire, self.store.prefixes, patience)
         self.checked = False
+        self._durable: dict[Durability, tuple[DurableWire, Store]] = {}
+        self._preparing = asyncio.Lock()
         self._ends: dict[bytes, list[asyncio.Future[Ended | None]]] = {}
+        self._patient: Self | None = None
+
+    def without_patience_limit(self) -> Self:
+        """Returns the same connections for calls that wait for Redis without end."""
+        if self._patient is None:
+            patient = self._patient = copy.copy(self)
+            partitions = self.store.partitions
+            patient.store = Store(self.wire, partitions.namespace, partitions.number, patience=None)
+        return self._patient
 
     async def check(self) -> None:
         """Check once that the namespace has this number of partitions. Raises `ConfigurationError`."""
@@ -45,9 +60,32 @@ class Session:
             await self.store.partitions.check()
             self.checked = True
 
+    async def durable_store(self, durability: Durability, replicas: int) -> Store:
+        """Returns the store whose acknowledged calls are confirmed by a DurableWire, made on first use.
+
+        Raises `ConfigurationError` if the servers can't confirm writes as `durability` says.
+        """
+        if durability in self._durable:
+            return self._durable[durability][1]
+        async with self._preparing:
+            if durability not in self._durable:
+                partitions = self.store.partitions
+                wire = DurableWire(
+                    self._url, durability, replicas, scripts.CONFIRM, acknowledges, self._credentials
+                )
+                try:
+                    await wire.check(partitions.prefixes, partitions.patience)
+                except BaseException:
+                    await wire.close()
+                    raise
+                store = Store(self.wire, partitions.namespace, partitions.number, partitions.patience, wire)
+                self._durable[durability] = wire, store
+            return self._durable[durability][1]
+
     async def wait_for_end(self, execution_id: str) -> Ended:
         """Wait until an execution has ended; returns its end. Raises `ExecutionNotFoundError`."""
-        await self.notices.start(self.store.partitions.prefix(execution_id))
+        partitions = self.store.partitions
+        await self.notices.start(partitions.prefix(execution_id), patience=partitions.patience)
         name = execution_id.encode("utf-8", "surrogatepass")
         loop = asyncio.get_running_loop()
         while True:
@@ -97,12 +135,15 @@ class Session:
         """Close the connections; calls of `wait_for_end` then raise `RedisUnavailableError`."""
         await self.tail.close()
         await self.notices.close()
+        for durable, _ in self._durable.values():
+            await durable.close()
         await self.wire.close()
         self._recheck()
 
     def abort(self) -> None:
         """Drop the connections; their loop is gone, so they can't be closed."""
-        for connection in (self.tail, self.notices, self.wire):
+        durable = [wire for wire, _ in self._durable.values()]
+        for connection in (self.tail, self.notices, *durable, self.wire):
             connection.abort()
 
 

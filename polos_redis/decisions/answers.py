@@ -42,6 +42,7 @@ from polos_redis.values import bounds, codec, digests
 from polos_redis.values.complete_form import fields_of, is_record
 from polos_redis.values.text import text
 from polos_redis.values.times import to_datetime
+from polos_redis.wire.durable import Durability
 
 NO_OPENING = "?"  # matches no opening: the script returns the suspension before it decides it
 
@@ -84,11 +85,12 @@ async def decide(
     early: bool = False,
     channel: str,
     key_id: str = "",
+    durability: Durability | None = None,
 ) -> Resumed:
     """Answer a suspension; see `PolosClient.resume`. `key_id` is the id of the API key it is given with."""
     keys.check_text("suspend_step_key", step_key, keys.LONGEST_STEP_KEY, empty=True)
     answer = replace(_encode(connection, data, by, groups, digest, channel), key_id=key_id)
-    store = await connection.store()
+    store = await connection.acknowledging_store(durability)
     reply = await _send(store, execution_id, step_key, answer, digest)
     if reply[0] == b"unknown":
         below = await find_below(store, execution_id, step_key)
@@ -109,6 +111,7 @@ async def decide_stored(
     groups: Sequence[str] = (),
     digest: str | None = None,
     channel: str,
+    durability: Durability | None = None,
 ) -> Resumed:
     """Answer a suspension that the caller has just read, in one round trip; as `decide`.
 
@@ -117,7 +120,7 @@ async def decide_stored(
     answer = _encode(connection, data, by, groups, digest, channel)
     checked = await _checked(answer, suspension, digest)
     execution_id, step_key = suspension.execution_id, suspension.step_key
-    store = await connection.store()
+    store = await connection.acknowledging_store(durability)
     reply = await _send(store, execution_id, step_key, answer, digest, checked=checked)
     return _outcome(execution_id, step_key, reply)
 

@@ -47,19 +47,27 @@ class ServerAddress:
 
         Raises OSError.
         """
-        family = socket.AF_UNIX if self.port is None else socket.AF_INET
-        address = str(self._socket) if self.port is None else ("127.0.0.1", self.port)
-        with socket.socket(family) as connection:
-            connection.settimeout(1.0)
-            connection.connect(address)
-            connection.sendall(b"PING\r\nINFO server\r\nQUIT\r\n")
-            with connection.makefile("rb") as replies:
-                text = replies.read().decode(errors="replace")
+        text = self._send("PING", "INFO server")
         answer, _, info = text.partition("\r\n")
         if not answer:
             raise ConnectionResetError("the connection was closed")
         pid = re.search(r"^process_id:(\d+)", info, re.MULTILINE)
         return answer, int(pid[1]) if pid else None
+
+    def rewrite_log(self) -> None:
+        """Has the server rewrite its log in the background. Raises OSError."""
+        self._send("BGREWRITEAOF")
+
+    def _send(self, *commands: str) -> str:
+        """Sends commands over a connection of their own; returns the replies."""
+        family = socket.AF_UNIX if self.port is None else socket.AF_INET
+        address = str(self._socket) if self.port is None else ("127.0.0.1", self.port)
+        with socket.socket(family) as connection:
+            connection.settimeout(1.0)
+            connection.connect(address)
+            connection.sendall("".join(f"{command}\r\n" for command in (*commands, "QUIT")).encode())
+            with connection.makefile("rb") as replies:
+                return replies.read().decode(errors="replace")
 
     def remove(self) -> None:
         """Deletes the directory created for the socket, if any."""

@@ -54,7 +54,13 @@ _RESERVED = frozenset(
     | {"tls-port", "unixsocket", "unixsocketperm", "supervised"}
 )
 _START_SECONDS = 30.0
+# Redis has cut an open transaction off a log that was being rewritten. It exits, and the next start loads it.
+_MENDED = "the truncated file is not the last file"
 _KEEPER = Path(__file__).with_name("keeper.py")
+
+
+class _LogMendedError(Exception):
+    """The server has mended its log and exited."""
 
 
 class EmbeddedServer:
@@ -143,7 +149,11 @@ class EmbeddedServer:
             attempts = 5 if self._address.any_port else 1
             for attempt in range(attempts):
                 try:
-                    self._launch(binary)
+                    try:
+                        self._launch(binary)
+                    except _LogMendedError:
+                        self._forget()
+                        self._launch(binary)
                     self._address.any_port = False  # a restart uses the same port
                     break
                 except PortTakenError as error:
@@ -205,6 +215,7 @@ class EmbeddedServer:
 
     def _launch(self, binary: ServerBinary) -> None:
         data_dir = self._data_dir = self._data_dir or Path(tempfile.mkdtemp(prefix="polos-"))
+        loads = any(data_dir.glob("*/*.manifest"))
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = lock_directory(data_dir, lambda: any(one._data_dir == data_dir for one in _running))
@@ -231,6 +242,14 @@ class EmbeddedServer:
             pid = output.readline()
         self._pid = int(pid) if pid else None
         self._wait_until_ready(binary, log_start)
+        if loads:
+            self._end_open_transaction()
+
+    def _end_open_transaction(self) -> None:
+        """Have the server rewrite its log, in the background. A crash may have cut it within a script's
+        transaction; Redis then leaves that open in the log, and the next start would load half of it."""
+        with contextlib.suppress(OSError):  # a worker requests it as well
+            self._address.rewrite_log()
 
     def _arguments(self) -> list[str]:
         listen = self._address.assign(self.data_dir)
@@ -269,6 +288,8 @@ class EmbeddedServer:
         port = self._address.port
         if "Address already in use" in tail and port is not None:
             raise PortTakenError(f"port {port} is taken by another program: choose another port")
+        if _MENDED in tail:
+            raise _LogMendedError(tail)
         why = answer if self.running else "it exited"
         raise RedisUnavailableError(
             f"the embedded server did not start ({binary.path}, {binary.version}): {why}; "

@@ -19,19 +19,25 @@ from polos_redis.errors import (
 )
 from polos_redis.state import keys
 from polos_redis.values.text import text
+from polos_redis.wire.durable import Durability
 
 MOST_SKIPPED = 100  # answers that one retry skips
 LONGEST_REASON = 1000  # characters
 
 
 async def cancel(
-    connection: Connection, execution_id: str, *, cancelled_by: str | None = None, created: str | None = None
+    connection: Connection,
+    execution_id: str,
+    *,
+    cancelled_by: str | None = None,
+    created: str | None = None,
+    durability: Durability | None = None,
 ) -> None:
     """See `PolosClient.cancel`. `created` is the execution's time of creation (us) as the caller saw it; one
     that got the id of a deleted one later is not cancelled, but `ExecutionNotFoundError`."""
     if cancelled_by is not None and cancelled_by != "":
         check_name("cancelled_by", cancelled_by, InvalidInputError)
-    store = await connection.store()
+    store = await connection.acknowledging_store(durability)
     run, found = await store.executions.read_fields(execution_id, "run", "created")
     if run is None or found is None or text(found) != (created or text(found)):
         raise ExecutionNotFoundError(execution_id)
@@ -41,7 +47,13 @@ async def cancel(
     if tag == b"finished":
         raise ExecutionFinishedError(execution_id, text(rest[0]))
     if tag == b"run":
-        await cancel(connection, execution_id, cancelled_by=cancelled_by, created=text(found))
+        await cancel(
+            connection,
+            execution_id,
+            cancelled_by=cancelled_by,
+            created=text(found),
+            durability=durability,
+        )
 
 
 async def retry(
@@ -52,12 +64,13 @@ async def retry(
     reason: str | None = None,
     by: str | None = None,
     created: str | None = None,
+    durability: Durability | None = None,
 ) -> int:
     """See `PolosClient.retry`. `created` as in `cancel`."""
     skipped = _skipped(skip, reason)
     if skipped and by:
         check_name("by", by, InvalidInputError)
-    store = await connection.store()
+    store = await connection.acknowledging_store(durability)
     run, found, workflow = await store.executions.read_fields(execution_id, "run", "created", "workflow")
     if run is None or found is None or text(found) != (created or text(found)):
         raise ExecutionNotFoundError(execution_id)
@@ -95,14 +108,14 @@ def _skipped(skip: str | Collection[str], reason: str | None) -> tuple[str, ...]
     return found
 
 
-async def delete(connection: Connection, execution_id: str) -> int:
+async def delete(connection: Connection, execution_id: str, *, durability: Durability | None = None) -> int:
     """See `PolosClient.delete`."""
     if keys.root_of(execution_id) != execution_id:
         raise InvalidInputError(
             f"execution {execution_id} is a child and shares its root's events: delete "
             f"{keys.root_of(execution_id)} instead"
         )
-    store = await connection.store()
+    store = await connection.acknowledging_store(durability)
     # The root first: its script refuses while any descendant still runs.
     tag, *rest = await store.executions.delete(execution_id)
     if tag == b"status":

@@ -21,6 +21,7 @@ from polos_redis.state.executions import Ended
 from polos_redis.state.origin import Origin
 from polos_redis.values import codec
 from polos_redis.values.text import text
+from polos_redis.wire.durable import Durability
 
 Out = TypeVar("Out", covariant=True)
 
@@ -95,9 +96,9 @@ class ExecutionHandle(Generic[Out]):
             raise ExecutionNotFoundError(self.id)
         return text(status)
 
-    async def cancel(self, *, cancelled_by: str | None = None) -> None:
+    async def cancel(self, *, cancelled_by: str | None = None, durability: Durability | None = None) -> None:
         """Cancel the execution and its descendants; see `PolosClient.cancel`."""
-        await ending.cancel(self._connection, self.id, cancelled_by=cancelled_by)
+        await ending.cancel(self._connection, self.id, cancelled_by=cancelled_by, durability=durability)
 
     def __repr__(self) -> str:
         return f"<ExecutionHandle {self.id}" + (f" of {self.workflow_id}>" if self.workflow_id else ">")

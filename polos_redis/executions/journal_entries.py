@@ -153,10 +153,11 @@ def _child(step_key: str, child_id: str, record: ChildRecord) -> dict[str, Any]:
 
 def _step(step_key: str, record: StepRecord, read: Read) -> dict[str, Any]:
     failed = record.status != "ok"
+    given_up = record.status == "abandoned" and not record.value  # in place of an attempt that never ran
     return {
         "step_key": step_key,
         "status": record.status,
-        "attempts": record.attempt,
+        "attempts": record.attempt - given_up,
         "started_at": iso(record.finished_ms - record.took_ms),
         "finished_at": iso(record.finished_ms),
         "took_ms": round(record.took_ms, 3),

@@ -23,6 +23,7 @@ from polos_redis.errors import (
     IdempotencyConflictError,
     InternalWorkflowError,
     InvalidInputError,
+    NotConfirmedError,
 )
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.state import keys
@@ -33,6 +34,7 @@ from polos_redis.values import codec, digests
 from polos_redis.values.bounded_type import UNCHECKED
 from polos_redis.values.bounds import SMALL_BYTES, parts_of
 from polos_redis.values.times import checked_ms, milliseconds
+from polos_redis.wire.durable import Durability
 
 
 class InvokeOptions(TypedDict, total=False):
@@ -48,6 +50,7 @@ class InvokeOptions(TypedDict, total=False):
     user_id: str | None
     started_by: str | None
     initial_state: Any
+    durability: Durability | None
 
 
 async def invoke(
@@ -61,13 +64,18 @@ async def invoke(
             checked = await workflow.check_input_in_turns(input)
         packed = _encode(checked, connection.max_value_bytes)
         execution_id = os.urandom(16).hex()
-        store = await connection.store()
-        await store.executions.invoke(execution_id, workflow.id, packed, connection.retention_ms)
+        store = await connection.acknowledging_store()
+        try:
+            await store.executions.invoke(execution_id, workflow.id, packed, connection.retention_ms)
+        except NotConfirmedError as error:
+            error.execution_id = execution_id
+            raise
         return ExecutionHandle(connection, execution_id, workflow.id)
     for name in options.keys() - InvokeOptions.__annotations__.keys():
         known = ", ".join(sorted(InvokeOptions.__annotations__))
         raise TypeError(f"unexpected option {name!r}; expected one of {known}")
     key = options.pop("idempotency_key", None)
+    durability = options.pop("durability", None)
     workflow_id, packed, start = await prepare(connection, workflow, input, **options)
     if key is None:
         execution_id = os.urandom(16).hex()
@@ -75,8 +83,15 @@ async def invoke(
         keys.check_text("idempotency_key", key)
         execution_id = keys.derived_id(workflow_id, key)
         start = replace(start, digest=_request_digest(workflow_id, packed, start, options))
-    store = await connection.store()
-    if await store.executions.invoke(execution_id, workflow_id, packed, connection.retention_ms, start) < 0:
+    store = await connection.acknowledging_store(durability)
+    try:
+        created = await store.executions.invoke(
+            execution_id, workflow_id, packed, connection.retention_ms, start
+        )
+    except NotConfirmedError as error:
+        error.execution_id = execution_id
+        raise
+    if created < 0:
         differing = await _differing(store, execution_id, workflow_id, packed, start)
         raise IdempotencyConflictError(workflow_id, str(key), execution_id, differing)
     return ExecutionHandle(connection, execution_id, workflow_id)

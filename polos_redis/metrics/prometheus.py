@@ -62,6 +62,13 @@ WORKER = (
     Metric("polos_worker_concurrency", "gauge", (), "maximum number of activations in progress"),
     Metric("polos_activations_total", "counter", ("workflow",), "activations started"),
     Metric("polos_parks_total", "counter", ("workflow",), "activations that parked"),
+    Metric("polos_executions_stuck_total", "counter", ("workflow",), "executions that became stuck"),
+    Metric(
+        "polos_steps_unreached_total",
+        "counter",
+        ("workflow",),
+        "journaled steps that code, changed since, did not reach until its end",
+    ),
     Metric(
         "polos_activations_dropped_total", "counter", ("workflow",), "activations that were lost or refused"
     ),
@@ -125,6 +132,8 @@ class WorkerMetrics:
                 "polos_worker_concurrency": [((), worker.concurrency)],
                 "polos_activations_total": _by_name(stats.activations),
                 "polos_parks_total": _by_name(stats.parks),
+                "polos_executions_stuck_total": _by_name(stats.stuck),
+                "polos_steps_unreached_total": _by_name(stats.unreached),
                 "polos_activations_dropped_total": _by_name(stats.dropped),
                 "polos_executions_ended_total": list(stats.ended.copy().items()),
                 "polos_step_seconds": list(stats.steps.copy().items()),

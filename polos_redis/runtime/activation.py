@@ -54,7 +54,7 @@ _origin_of_a_root = functools.lru_cache(
 
 
 class Activation:
-    """One activation; the worker creates it for a delivered queue entry.
+    """One activation; the worker creates it for a queue entry that was delivered after `lapses` of its lease.
 
     `waited`: the resolved waits of this pass, each as (kind, ms), for metrics. `call_sites`: the step keys
     used so far; `passed_over`: step keys that this replay need not reach; `unreached`: those of accepted
@@ -101,6 +101,7 @@ class Activation:
         entry: bytes,
         run: int,
         queue: str,
+        lapses: int,
     ) -> None:
         self.host = host
         self.workflow = workflow
@@ -113,7 +114,7 @@ class Activation:
         self.loop = asyncio.get_running_loop()
         self.code = CodeTasks(execution_id, self.loop)
         self.events = LifecycleEvents(workflow.id, execution_id)
-        self.journal = FencedJournal(host, self.fence, self.code, self)
+        self.journal = FencedJournal(host, self.fence, self.code, self, lapses=lapses)
         self.gate = Gate(self)
         self.parking = Parking(self)
         self.state = State.RUNNING
@@ -140,9 +141,10 @@ class Activation:
         if logger.isEnabledFor(logging.INFO):
             logger.info("start", extra={"execution": self.id, "workflow": self.workflow.id, "run": self.run})
 
-    def take(self, loaded: Loaded, epoch: int) -> None:
-        """Continue an execution that was started before, as loaded on this connection."""
-        self.journal.take(loaded, epoch)
+    def take(self, loaded: Loaded, epoch: int, lapses: int) -> None:
+        """Continue an execution that was started before, as loaded on this connection after so many lapses of
+        the lease."""
+        self.journal.take(loaded, epoch, lapses)
         self.events.start_emitted = loaded.started
         self._look()
 

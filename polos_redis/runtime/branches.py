@@ -54,6 +54,17 @@ def race_membership() -> RaceMembership:
     return RaceMembership.of(race, races)
 
 
+def branches_around() -> list[bytes]:
+    """Returns the races that the running code belongs to and its branches, from the inside: race, branch,
+    race, branch, ..."""
+    branch = BRANCH.get()
+    found: list[bytes] = []
+    while branch is not None:
+        found += (branch.race, branch.name)
+        branch = branch.around
+    return found
+
+
 _ONE_WAIT: set[CodeType] = set()
 
 

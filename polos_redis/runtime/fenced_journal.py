@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Container, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 from polos_redis import tasks
-from polos_redis.errors import ConnectionLostError, PolosError
+from polos_redis.errors import ConnectionLostError, PolosError, RedisRefusedError, RedisUnavailableError
 from polos_redis.runtime.code_tasks import CodeTasks
 from polos_redis.runtime.host import Host
 from polos_redis.runtime.outcome import Outcome
@@ -26,10 +26,14 @@ from polos_redis.state import journal
 from polos_redis.state.executions import FINISHED, Loaded
 from polos_redis.state.fencing import LOST, Fence
 from polos_redis.values.text import text
+from polos_redis.wire.replies import UNPINGED, TransientReplyError
 
 logger = logging.getLogger("polos.execution")
 
+T = TypeVar("T")
+
 REFUSED_SECONDS = 1.0  # between attempts to reconnect to a server that refuses us
+TRANSIENT_SECONDS = 0.25  # between attempts at a write that a connected server can't serve now
 EVENTS_PER_ENTRY = 8  # a sequence id tells no more apart
 
 
@@ -47,7 +51,8 @@ class FencedJournal:
 
     `records` is the journal as far as known, `known` how many changes that includes, and `answers` how many
     accepted answers that were not there when the execution was queued: an activation can't leave without
-    having seen all of them.
+    having seen all of them. All of it is as of `lapses` of the worker's lease: after another one it may be
+    out of date.
     """
 
     __slots__ = (
@@ -61,10 +66,13 @@ class FencedJournal:
         "epoch",
         "fence",
         "known",
+        "lapses",
         "records",
     )
 
-    def __init__(self, host: Host[Any], fence: Fence, code: CodeTasks, holder: Holder) -> None:
+    def __init__(
+        self, host: Host[Any], fence: Fence, code: CodeTasks, holder: Holder, *, lapses: int
+    ) -> None:
         self._host = host
         self._store = host.store
         self.fence = fence
@@ -74,6 +82,7 @@ class FencedJournal:
         self.known = 0
         self.answers = 0
         self.epoch = host.store.wire.epoch
+        self.lapses = lapses
         self._unconfirmed = False
         self._verifying: asyncio.Future[None] | None = None
 
@@ -81,6 +90,11 @@ class FencedJournal:
     def current(self) -> bool:
         """Whether the connection is still the one that `records` was read on."""
         return self.epoch == self._store.wire.epoch
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease is fresh, and has not lapsed since `records` was read."""
+        return self._host.lease_is_held(self.fence.prefix, self.lapses)
 
     @property
     def closed(self) -> bool:
@@ -92,12 +106,12 @@ class FencedJournal:
 
     # --- reading ------------------------------------------------------------------------
 
-    def take(self, loaded: Loaded, epoch: int) -> None:
+    def take(self, loaded: Loaded, epoch: int, lapses: int) -> None:
         """Start from a loaded journal; loading it made this activation the owner."""
         self.records = loaded.journal
         self.known = int(loaded.journal.get(journal.COUNT, b"0"))
         self.answers = max(self.answers, loaded.answers)
-        self.epoch = epoch
+        self.epoch, self.lapses = epoch, lapses
 
     def take_inlined(self, records: dict[bytes, bytes]) -> None:
         """Start from the journal inlined in the queue entry. As this activation has loaded nothing, it is not
@@ -114,19 +128,23 @@ class FencedJournal:
 
     def unreached(self, used: Container[str], passed_over: Container[str]) -> list[bytes]:
         """Returns the names of journaled steps that are in neither collection of step keys; not those that
-        were given up."""
+        were given up, or belong to branches that have lost a race."""
         return [
             name
             for name, record in self.records.items()
             if name and not journal.is_result(name)
-            if (key := text(name)) not in used and key not in passed_over and not journal.is_given_up(record)
+            if (key := text(name)) not in used and key not in passed_over
+            if not journal.is_given_up(record) and not journal.has_lost(record, self.records, used)
         ]
 
     async def verify(self) -> None:
         """Read the journal again and compare it with what this activation knows.
 
         Needed after every reconnect: the store may have gone back in time, or the notice of a decision may be
-        lost. A difference ends the activation; decisions are passed on to `reread`.
+        lost; and after every lapse of the lease, when another worker may have taken the execution over. A
+        difference ends the activation; decisions are passed on to `reread`. A call joins a comparison that
+        runs already, which may have begun before what the caller knows of: whoever needs one from now on
+        checks `current` or `held` afterwards.
         """
         if self._verifying is not None:
             await asyncio.shield(self._verifying)
@@ -140,9 +158,21 @@ class FencedJournal:
         if self.closed:
             await self._code.leave()
 
+    async def read_more(self, names: Sequence[bytes]) -> None:
+        """Read records that were written during this activation, as it was notified. If the store has lost
+        them since, the activation ends."""
+        executions, execution_id = self._store.executions, self.fence.id.decode()
+        found = await self.ask(lambda: executions.read_records(execution_id, names))
+        self.records |= {n: record for n, record in zip(names, found, strict=True) if record is not None}
+        if None in found:
+            await self.ask(self.verify)
+            if not self.records.keys() >= set(names):
+                self._end("journal went back", pause=True)
+                await self._code.leave()
+
     async def _verify(self) -> None:
         while True:
-            epoch = self._store.wire.epoch
+            epoch, lapses = self._store.wire.epoch, self._host.lapses(self.fence.prefix)
             before = self.records.copy()
             loaded = await self._store.executions.load(self.fence)
             if epoch == self._store.wire.epoch:
@@ -156,7 +186,7 @@ class FencedJournal:
         if known < self.known or not _continues(before, loaded.journal):
             self._end("journal went back")
             return
-        self.epoch = epoch
+        self.epoch, self.lapses = epoch, lapses
         self.known = known
         self.answers = max(self.answers, loaded.answers)
         # a record from a notice that came before this reply is newer than the reply
@@ -180,8 +210,8 @@ class FencedJournal:
                     if record and found is not None and found.startswith(record):
                         return self.known
                 reply = await send(self.known)
-            except ConnectionLostError:
-                await self.reconnect()
+            except ConnectionLostError as error:
+                await self.reconnect(error)
                 continue
             except PolosError as error:
                 self._end(f"write refused: {error}", pause=True)
@@ -216,8 +246,29 @@ class FencedJournal:
                 while self.epoch != self._store.wire.epoch:
                     await self.verify()
                 return await send(self.known)
-            except ConnectionLostError:
+            except ConnectionLostError as error:
+                await self.reconnect(error)
+
+    async def ask(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Make a call that goes past the journal, is safe to repeat and waits for Redis without end; returns
+        its result.
+
+        That Redis does not serve it is never the failure of the workflow's code. An outage is waited out; a
+        refusal ends the activation, and the execution is tried again later. Only where Redis is out of memory
+        the caller gets the error: the call adds to it.
+        """
+        while True:
+            try:
+                return await call()
+            except (ConnectionLostError, RedisUnavailableError):
                 await self.reconnect()
+            except RedisRefusedError as error:
+                if getattr(error, "code", "") == "OOM":
+                    raise
+                if self._store.wire.connected:
+                    self._end(f"a call was refused: {error}", pause=True)
+                    await self._code.leave()
+                await self.reconnect()  # it was refused, as while a password is being changed
 
     def emit(self, events: Sequence[bytes]) -> None:
         """Emit events by writes of their own, without waiting for them: at most once."""
@@ -296,12 +347,15 @@ class FencedJournal:
 
     # --- trouble ------------------------------------------------------------------------
 
-    async def reconnect(self) -> None:
-        """After a lost connection: wait for a new one, which has another epoch.
+    async def reconnect(self, lost: ConnectionLostError | None = None) -> None:
+        """After a lost connection: wait for a new one, which has another epoch. Where the server has only
+        put the call off, wait a moment.
 
         A refusal (as while a password is being changed) is waited out: it does not concern the step whose
         result is to be written, so the workflow's code must not see it as that step's failure.
         """
+        if isinstance(lost, TransientReplyError) and lost.code in UNPINGED:
+            await asyncio.sleep(TRANSIENT_SECONDS)
         while not self.closed:
             try:
                 await self._store.wire.ready(self.fence.prefix)

@@ -53,12 +53,11 @@ class Gate:
     """The gate of one activation. `held_back`: why it can't go on, once it has met a stored value that can't
     be read."""
 
-    __slots__ = ("_code", "_gated", "_lapses", "_opened", "held_back")
+    __slots__ = ("_code", "_gated", "_opened", "held_back")
 
     def __init__(self, gated: Gated) -> None:
         self._gated: Gated | None = gated
         self._code = gated.code
-        self._lapses = gated.host.lapses
         self._opened: asyncio.Event | None = None
         self.held_back = ""
 
@@ -70,7 +69,7 @@ class Gate:
             and gated.state is State.RUNNING
             and not self.held_back
             and not gated.host.draining
-            and gated.host.lease_is_held(gated.fence.prefix, self._lapses)
+            and gated.journal.held
         )
 
     async def passed(self, *, in_flight: bool = False) -> None:
@@ -97,10 +96,8 @@ class Gate:
     async def _renewed(self, gated: Gated) -> None:
         """Wait for a fresh lease. As others may have run the execution meanwhile, its journal is compared."""
         await gated.host.wait_for_lease(gated.fence.prefix)
-        lapses = gated.host.lapses
         try:
             await gated.journal.verify()
-            self._lapses = lapses
         except PolosError as error:
             gated.dropped(f"it can't be loaded: {error}", pause=True)
 

@@ -19,12 +19,13 @@ A = TypeVar("A", contravariant=True)
 class Host(Protocol[A]):
     """A worker as its activations (`A`) need it.
 
-    `draining`: the worker stops, so nothing new may start. `stuck_seconds`: code that has an accepted
-    decision to reach and does not use ctx for so long is stuck. `released` frees the slot of an activation
-    that has ended; `hand_back` gives its queue entry back, after a pause where an immediate retry would only
-    be refused again, and with a `reason` that people are to see. `lapses` counts how often the lease was
-    lost; `lease_is_held` says whether it is fresh, and has not lapsed since. `spawn` starts a task that
-    outlives the activation and logs its failure.
+    The calls of `connection` and `store` wait for Redis without end: an outage is not the failure of a
+    workflow's code. `draining`: the worker stops, so nothing new may start. `stuck_seconds`: code that has an
+    accepted decision to reach and does not use ctx for so long is stuck. `released` frees the slot of an
+    activation that has ended; `hand_back` gives its queue entry back, after a pause where an immediate retry
+    would only be refused again, and with a `reason` that people are to see. `lapses` counts how often the
+    lease of a partition was lost; `lease_is_held` says whether it is fresh, and has not lapsed since. `spawn`
+    starts a task that outlives the activation and logs its failure.
     """
 
     store: Store
@@ -39,9 +40,8 @@ class Host(Protocol[A]):
     stuck_seconds: float
 
     @property
-    def client(self) -> Connection: ...
-    @property
-    def lapses(self) -> int: ...
+    def connection(self) -> Connection: ...
+    def lapses(self, prefix: bytes) -> int: ...
     def lease_is_held(self, prefix: bytes, lapses: int) -> bool: ...
     async def wait_for_lease(self, prefix: bytes) -> None: ...
     def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]: ...

@@ -50,13 +50,14 @@ class Executions:
     def __init__(self, partitions: Partitions) -> None:
         self._partitions = partitions
         self._wire = partitions.wire
+        self._acknowledging = partitions.acknowledging
 
     async def invoke(
         self, execution_id: str, workflow_id: str, input: bytes, retention_ms: int, start: Start = DEFAULTS
     ) -> int:
         """Create an execution: 1; 0 if one with this id exists, -1 if that one has another digest."""
         options = b"" if start is DEFAULTS else start.pack(self._partitions, execution_id)
-        created: int = await self._wire.call_script(
+        created: int = await self._acknowledging.call_script(
             scripts.INVOKE,
             self._partitions.prefix(execution_id),
             execution_id,
@@ -91,7 +92,7 @@ class Executions:
         `run` and `created` are those that the caller saw, so that a late duplicate does nothing to a newer
         run, or to another execution that has got the id of a deleted one.
         """
-        reply: list[Any] = await self._wire.call_script(
+        reply: list[Any] = await self._acknowledging.call_script(
             scripts.CANCEL,
             self._partitions.prefix(execution_id),
             raw(execution_id),
@@ -110,7 +111,7 @@ class Executions:
 
         `run` and `created` as in `cancel`.
         """
-        reply: list[Any] = await self._wire.call_script(
+        reply: list[Any] = await self._acknowledging.call_script(
             scripts.RETRY,
             self._partitions.prefix(execution_id),
             raw(execution_id),
@@ -125,7 +126,7 @@ class Executions:
 
     async def delete(self, execution_id: str) -> list[Any]:
         """Delete an execution that has ended; returns the tagged reply of delete_execution.lua."""
-        reply: list[Any] = await self._wire.call_script(
+        reply: list[Any] = await self._acknowledging.call_script(
             scripts.DELETE_EXECUTION,
             self._partitions.prefix(execution_id),
             raw(execution_id),

@@ -168,10 +168,11 @@ class FencedWrites:
         )
 
     def choose(
-        self, by: Fence, known: int, key: bytes, branch: bytes, started: Sequence[bytes]
+        self, by: Fence, known: int, key: bytes, branch: bytes, races: bytes, started: Sequence[bytes]
     ) -> Future[Any]:
-        """Journal the winner of a race and close the waits of the other branches."""
-        return self._run(scripts.CHOOSE_WINNER, by, known, key, branch, *started)
+        """Journal the winner of a race and close the waits of the other branches; `races` are those around
+        this one, as in `RaceMembership`."""
+        return self._run(scripts.CHOOSE_WINNER, by, known, key, branch, races, *started)
 
     def park(
         self,

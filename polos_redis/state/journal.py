@@ -4,10 +4,11 @@ A record is one msgpack array that begins with the format version, a kind and a 
 opaque codec bytes, so a script can change a record without understanding what users store. Each class below
 reads its own array with `from_array`; `parse` finds the class.
 
-step         [1, "step", status, attempt, took ms, value or error, (state,) finished ms]
+step         [1, "step", status, attempt, took ms, value or error, (state, (branches,)) finished ms]
              status: ok | failed | retry (may run again) | backoff (waits for its durable retry delay) |
              abandoned (the workflow's code cancelled the call)
-             state: the fields of ctx.state that it changed, if any
+             state: the fields of ctx.state that it changed, if any; branches: those of races it ran in, if
+             any, from the inside: a packed list of race, branch, race, branch, ...
 suspension   [1, "suspend", status, opened ms, deadline ms or 0, shown, answer, digest, by, channel,
              decided ms, policy, decisions, race, digest of what is shown, retention of its audit in ms, run
              (, form (, [mark, marked ms, by, reason]))]
@@ -31,7 +32,7 @@ stored_errors.py has the format of errors.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,7 +52,8 @@ _pack = msgpack.Packer(use_bin_type=False).pack
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     """A step that has run. `value` is codec bytes, or a stored error if the step failed; `state` holds the
-    fields of the workflow's state that it changed (codec), empty for none."""
+    fields of the workflow's state that it changed (codec), empty for none; `branches` maps the races that it
+    ran in to their branches."""
 
     status: str
     attempt: int
@@ -59,14 +61,17 @@ class StepRecord:
     value: bytes
     state: bytes
     finished_ms: int
+    branches: tuple[tuple[bytes, bytes], ...] = ()
 
     @classmethod
     def from_array(cls, array: list[Any]) -> StepRecord:
         if len(array) == 7:  # the usual one, without state
             _, _, status, attempt, took_ms, value, finished_ms = array
             return cls(status.decode(), attempt, took_ms, value, b"", finished_ms)
-        _, _, status, attempt, took_ms, value, state, *_, finished_ms = array
-        return cls(status.decode(), attempt, took_ms, value, state, finished_ms)
+        _, _, status, attempt, took_ms, value, state, *more, finished_ms = array
+        flat = msgpack.unpackb(more[0], raw=True) if more else ()
+        branches = tuple(zip(flat[::2], flat[1::2], strict=True))
+        return cls(status.decode(), attempt, took_ms, value, state, finished_ms, branches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +261,41 @@ _READERS: dict[bytes, Callable[[list[Any]], Record]] = {
 }
 
 
-def step_record(status: str, attempt: int, took_ms: float, value: bytes, state: bytes = b"") -> bytes:
-    """Returns a step's record without its last item, the time, which the script appends (or `UNTIMED`)."""
-    fields = (VERSION, "step", status, attempt, took_ms, value, *((state,) if state else ()))
-    packed: bytes = _pack((*fields, 0))
+def step_record(
+    status: str,
+    attempt: int,
+    took_ms: float,
+    value: bytes,
+    state: bytes = b"",
+    branches: Sequence[bytes] = (),
+) -> bytes:
+    """Returns a step's record without its last item, the time, which the script appends (or `UNTIMED`).
+    `branches` alternates races and their branches."""
+    fields = (VERSION, "step", status, attempt, took_ms, value)
+    if branches:
+        packed: bytes = _pack((*fields, state, _pack(branches), 0))
+    elif state:
+        packed = _pack((*fields, state, 0))
+    else:
+        packed = _pack((*fields, 0))
     return packed[: -len(UNTIMED)]
+
+
+def has_lost(record: bytes, journal: Mapping[bytes, bytes], reached: Container[str]) -> bool:
+    """Returns whether a step's record was made in a branch that has lost its race, one of those `reached`.
+
+    A race lists what was started in its branches, but not all of it if its worker was lost before.
+    """
+    try:
+        step = parse(record)
+        if isinstance(step, StepRecord):
+            for race, branch in step.branches:
+                won = parse(journal[race]) if race in journal and text(race) in reached else None
+                if isinstance(won, RaceRecord) and won.status == "won" and won.winner != text(branch):
+                    return True
+    except UnreadableValueError:
+        pass
+    return False
 
 
 def result_name(child_id: str) -> bytes:

@@ -46,6 +46,7 @@ TIMER_LEADER = "timer_leader"  # string with a TTL: the worker that fires the ti
 KEYS = "keys"  # hash, partition 0: API key id -> the key, with its secret's digest (msgpack)
 SESSION = "session:"  # string with a TTL, partition 0: a login session -> its API key's id
 RATE = "rate:"  # string with a TTL: when the requests of a caller are paid off, us
+CONFIRMED = "confirmed"  # string with a TTL: what a connection writes before it waits for a confirmation
 META = "meta"  # hash: facts fixed for the namespace
 
 GROUP = "workers"  # the consumer group of every queue

@@ -58,7 +58,9 @@ def needed() -> list[str]:
     return sorted(found)
 
 
-async def find_missing(wire: AnyWire, prefix: bytes) -> tuple[list[str], list[str]] | None:
+async def find_missing(
+    wire: AnyWire, prefix: bytes, patience: float | None
+) -> tuple[list[str], list[str]] | None:
     """Ask a partition's server which commands it does not know, and which ones this user may not run on the
     partition's keys and channels. None if it can't say: it is neither Redis 7 nor Valkey, or newer."""
     places = {_KEY: prefix + b"exec:", _CHANNEL: prefix + keys.REPLY.encode()}
@@ -67,7 +69,7 @@ async def find_missing(wire: AnyWire, prefix: bytes) -> tuple[list[str], list[st
         [*name.split(), *(places.get(word, word) for word in _WORDS.get(name, _KEYS))] for name in names
     ]
     packed = msgpack.packb(commands, use_bin_type=False)  # Redis' cmsgpack knows the old format only
-    reply = await wire.call_script(scripts.CHECK_COMMANDS, prefix, packed)
+    reply = await wire.call_script(scripts.CHECK_COMMANDS, prefix, packed, patience=patience)
     if reply is None:
         return None
     unknown, denied = ([names[position - 1] for position in positions] for positions in reply)

@@ -7,6 +7,7 @@ semaphore and a schedule live in the partition of their name or id.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any, Protocol
 
 import msgpack
 
@@ -14,14 +15,31 @@ from polos_redis.errors import ConfigurationError
 from polos_redis.state import keys
 from polos_redis.values.text import raw
 from polos_redis.wire.routing import AnyWire
+from polos_redis.wire.transport import Arg, Script
+
+
+class Acknowledging(Protocol):
+    """Sends the scripts whose outcome a caller acts on: a wire, or one that has their writes confirmed."""
+
+    async def call_script(
+        self, script: Script, key: bytes, *args: Arg, patience: float | None = 30.0
+    ) -> Any: ...
 
 
 class Partitions:
     """The partitions of one namespace. Calls are repeated while Redis is away, for `patience` seconds; None
     means without end."""
 
-    def __init__(self, wire: AnyWire, namespace: str, number: int, patience: float | None = 30.0) -> None:
+    def __init__(
+        self,
+        wire: AnyWire,
+        namespace: str,
+        number: int,
+        patience: float | None = 30.0,
+        acknowledging: Acknowledging | None = None,
+    ) -> None:
         self.wire = wire
+        self.acknowledging: Acknowledging = acknowledging or wire
         self.namespace = namespace
         self.number = number
         self.patience = patience

@@ -28,25 +28,26 @@ class Queues:
         consumer: str,
         entries: Sequence[bytes],
         *,
-        lost: bool,
         max_deliveries: int,
-    ) -> tuple[int, int, int]:
+        lost: bytes | None = None,
+    ) -> tuple[int, int, int] | None:
         """Return a consumer's entries to the queue; returns how many were requeued, failed and dropped.
 
-        Entries that were `lost` with their worker count towards `max_deliveries`.
+        If its worker is presumed dead, `lost` is the lease counter that was seen unchanged, b"" for none:
+        such entries count towards `max_deliveries`. Returns None, having changed nothing, if it was renewed
+        since: the worker lives, and may have checked that they are still its own.
         """
-        why = "lost" if lost else "back"
-        requeued, failed, dropped = await self._wire.call_script(
+        reply = await self._wire.call_script(
             scripts.REQUEUE_ENTRIES,
             prefix,
             queue,
             consumer,
-            why,
+            "back" if lost is None else lost,
             max_deliveries,
             *entries,
             patience=self._partitions.patience,
         )
-        return requeued, failed, dropped
+        return None if reply is None else (reply[0], reply[1], reply[2])
 
     async def put_back(self, by: Fence, queue: str, delay_ms: int, reason: str = "") -> None:
         """Return an execution to the queue after a delay, without counting the delivery. A reason is stored,

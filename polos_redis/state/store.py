@@ -14,9 +14,10 @@ from polos_redis.state.executions import Executions
 from polos_redis.state.fencing import FencedWrites
 from polos_redis.state.login_sessions import LoginSessions
 from polos_redis.state.outbox import Outboxes
-from polos_redis.state.partitions import Partitions
+from polos_redis.state.partitions import Acknowledging, Partitions
 from polos_redis.state.queues import Queues
 from polos_redis.state.rates import Rates
+from polos_redis.state.repairs import Repairs
 from polos_redis.state.schedules import Schedules
 from polos_redis.state.semaphores import Semaphores
 from polos_redis.state.suspensions import Suspensions
@@ -27,11 +28,22 @@ from polos_redis.wire.routing import AnyWire
 
 
 class Store:
-    """The state of one namespace, reached over one wire."""
+    """The state of one namespace, reached over one wire.
 
-    def __init__(self, wire: AnyWire, namespace: str, partitions: int, patience: float | None = 30.0) -> None:
+    `acknowledging` sends the scripts whose outcome a caller acts on: those that start, answer, cancel, retry
+    and delete executions, and publish events. By default that is the wire, too.
+    """
+
+    def __init__(
+        self,
+        wire: AnyWire,
+        namespace: str,
+        partitions: int,
+        patience: float | None = 30.0,
+        acknowledging: Acknowledging | None = None,
+    ) -> None:
         self.wire = wire
-        self.partitions = Partitions(wire, namespace, partitions, patience)
+        self.partitions = Partitions(wire, namespace, partitions, patience, acknowledging)
         self.prefixes = self.partitions.prefixes
         self.api_keys = ApiKeys(self.partitions)
         self.definitions = Definitions(self.partitions)
@@ -42,6 +54,7 @@ class Store:
         self.outbox = Outboxes(self.partitions)
         self.queues = Queues(self.partitions)
         self.rates = Rates(self.partitions)
+        self.repairs = Repairs(self.partitions)
         self.schedules = Schedules(self.partitions)
         self.semaphores = Semaphores(self.partitions)
         self.suspensions = Suspensions(self.partitions)

@@ -12,9 +12,12 @@ from polos_redis.state import keys, scripts
 from polos_redis.state.partitions import Partitions, pack_roots
 from polos_redis.values.names import canonical
 from polos_redis.values.text import raw, text
+from polos_redis.wire.transport import Script
 
 MOST_ROWS = 1000  # rows that a page looks at, in each partition
 MOST_BYTES = 1 << 20  # of records that a page returns, and reads from each partition, beyond the last one
+
+_ACCEPTED = (b"accepted", b"same", b"kept", b"recorded")  # tags of the replies to answers that stand
 
 _pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cmsgpack can't read it
 
@@ -73,19 +76,25 @@ class Answer:
     key_id: str = ""
 
 
+def acknowledges(script: Script, reply: Any) -> bool:
+    """Whether a script's reply acknowledges a change, made by this call or by an earlier one."""
+    return script is not scripts.ANSWER or reply[0] in _ACCEPTED
+
+
 class Suspensions:
     """All suspensions of the namespace. An activation opens them with `FencedWrites.suspend`."""
 
     def __init__(self, partitions: Partitions) -> None:
         self._partitions = partitions
         self._wire = partitions.wire
+        self._acknowledging = partitions.acknowledging
 
     async def answer(
         self, execution_id: str, step_key: str, answer: Answer, *, early: bool, invalid_key: str = ""
     ) -> list[Any]:
         """Decide a suspension; returns the tagged reply of answer.lua. With `early`, an answer that comes
         before its suspension is kept. It replaces one that was given with the API key `invalid_key`."""
-        reply: list[Any] = await self._wire.call_script(
+        reply: list[Any] = await self._acknowledging.call_script(
             scripts.ANSWER,
             self._partitions.prefix(execution_id),
             raw(execution_id),

@@ -22,6 +22,7 @@ class Topics:
     def __init__(self, partitions: Partitions) -> None:
         self._partitions = partitions
         self._wire = partitions.wire
+        self._acknowledging = partitions.acknowledging
 
     def _key(self, kind: str, topic: str) -> bytes:
         return self._partitions.topic_prefix(topic) + kind.encode() + raw(topic)
@@ -37,7 +38,7 @@ class Topics:
         call within the retention does.
         """
         patience = self._partitions.patience
-        entry: bytes = await self._wire.call_script(
+        entry: bytes = await self._acknowledging.call_script(
             scripts.PUBLISH,
             self._partitions.topic_prefix(topic),
             raw(topic),

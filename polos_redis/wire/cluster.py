@@ -62,12 +62,14 @@ class ClusterWire:
         *,
         name: str,
         scripts: Sequence[Script],
+        timeout: float = 5.0,
         credentials: CredentialProvider | None = None,
     ) -> None:
         self.epoch = 0
         self.address = target.address
         self._target = target
-        self._name, self._scripts, self._credentials = name, scripts, credentials
+        self._name, self._scripts, self.credentials = name, scripts, credentials
+        self._timeout = timeout
         self._slots: dict[int, str] = {}  # slot -> URL of its owner
         self._nodes: dict[str, Wire] = {}  # by URL
         self._owners: dict[bytes, Wire] = {}  # by prefix, of the partitions in use
@@ -106,6 +108,10 @@ class ClusterWire:
             except CallLostError:
                 pass
         return await self._repeat(key, lambda node: node.run(script, key, *args), patience)
+
+    async def repeat(self, key: bytes, send: Callable[[Wire], Future[Any]], patience: float | None) -> Any:
+        """Like `Wire.repeat`."""
+        return await self._repeat(prefix_of((key,)), send, patience)
 
     async def ready(self, key: bytes) -> None:
         """Wait until the node that owns a key's slot can be called and the slot is not migrating."""
@@ -171,7 +177,7 @@ class ClusterWire:
             self._target.seeds[0],
             locate=locate,
             on_moved=self._moved,
-            credentials=self._credentials,
+            credentials=self.credentials,
             **options,
         )
 
@@ -211,9 +217,10 @@ class ClusterWire:
                 url,
                 name=self._name,
                 scripts=self._scripts,
+                timeout=self._timeout,
                 on_connect=self._connected,
                 on_moved=self._moved,
-                credentials=self._credentials,
+                credentials=self.credentials,
             )
         return node
 
@@ -269,7 +276,7 @@ class ClusterWire:
         for node in candidates:
             try:
                 async with asyncio.timeout(2 * ASK_SECONDS):
-                    slots = await read_slots(self._target, node, self._credentials)
+                    slots = await read_slots(self._target, node, self.credentials)
             except (ConnectionLostError, RedisUnavailableError) as error:
                 failures.append(str(error))
             except TimeoutError:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from polos_redis import failures, tasks
 from polos_redis.errors import PolosError, RedisUnavailableError
-from polos_redis.wire.replies import TransientReplyError, refusal
+from polos_redis.wire.replies import NotRedisError, TransientReplyError, refusal
 from polos_redis.wire.urls import bad_url
 
 MOST_THREADS = 64  # calls of credential providers that have not returned
@@ -25,8 +25,9 @@ class CredentialProvider(Protocol):
     """Names the user and password of each new connection, as redis-py's class of this name does.
 
     `get_credentials` returns `(user, password)` or `(password,)`. It runs in a thread. If the object has an
-    async `get_credentials_async`, that is called instead. A provider that fails, or does not answer within
-    the connection's timeout, is asked again with the next attempt to connect.
+    async `get_credentials_async`, that is called instead, in the loop that connects: a worker's lease has its
+    own, in another thread. A provider that fails, or does not answer within the connection's timeout, is
+    asked again with the next attempt to connect.
     """
 
     def get_credentials(self) -> tuple[str, ...]: ...
@@ -37,8 +38,9 @@ async def dial(
 ) -> asyncio.Transport:
     """Opens a connection and returns its transport, detached from redis-py.
 
-    Raises `RedisUnavailableError` if Redis can't be reached within `timeout` seconds, `RedisRefusedError` if
-    it rejects the connection, and `ConfigurationError` for an invalid URL.
+    Raises `RedisUnavailableError` if Redis can't be reached within `timeout` seconds (`NotRedisError` if
+    another program answers), `RedisRefusedError` if it rejects the connection, and `ConfigurationError` for
+    an invalid URL.
     """
     if "redis.asyncio" not in sys.modules:  # importing it would block the loop for a good part of a second
         with ThreadPoolExecutor(1) as thread:
@@ -46,7 +48,7 @@ async def dial(
     from redis.asyncio import ConnectionPool
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
-    from redis.exceptions import AuthenticationError, RedisError, ResponseError
+    from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
 
     options: dict[str, Any] = {
         "protocol": 2,
@@ -72,15 +74,15 @@ async def dial(
         connection = pool.make_connection()
     except (ValueError, TypeError, RedisError):
         raise bad_url() from None
+    unexpected = f"Redis at {address} sent unexpected data: is it a Redis server?"
     try:
         async with asyncio.timeout(timeout):
             await connection.connect()
-        # before redis-py 8, the only public way
-        can_read = getattr(connection, "can_read", None) or connection.can_read_destructive
-        if await can_read():
-            raise RedisUnavailableError(
-                f"Redis at {address} closed the connection or sent unexpected data: is it a Redis server?"
-            )
+            # before redis-py 8, the only public way
+            can_read = getattr(connection, "can_read", None) or connection.can_read_destructive
+            if await can_read():
+                await connection.read_response()  # raises if it was closed, as by a proxy without its server
+                raise NotRedisError(unexpected)
     except BaseException as error:
         await connection.disconnect(nowait=True)
         if isinstance(error.__cause__, (AuthenticationError, ResponseError)):  # wrapped on unix sockets
@@ -94,6 +96,8 @@ async def dial(
             if isinstance(refused, TransientReplyError):
                 raise RedisUnavailableError(str(refused)) from error
             raise refused from error
+        if isinstance(error, InvalidResponse):
+            raise NotRedisError(unexpected) from error
         if isinstance(error, (RedisError, OSError)):
             raise RedisUnavailableError(f"Redis at {address} can't be reached: {error}") from error
         if isinstance(error, Exception) and not isinstance(error, PolosError):  # a host that is no name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from polos_redis.errors import ConfigurationError, PolosError, RedisUnavailableError
+from polos_redis.errors import ConfigurationError, PolosError, RedisRefusedError, RedisUnavailableError
 from polos_redis.wire.dialing import CredentialProvider
 from polos_redis.wire.replies import RefusedReplyError
 from polos_redis.wire.urls import RedisUrl, parse
@@ -25,17 +25,20 @@ async def ask(url: str, *command: str, credentials: CredentialProvider | None = 
 
 async def find_master(target: RedisUrl) -> str:
     """The URL of a service's master, from the first sentinel that knows it."""
-    failures = []
+    failures: list[PolosError | str] = []
     for sentinel in target.seeds:
         try:
             master = await ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", target.service)
         except PolosError as error:
-            failures.append(str(error))
+            failures.append(error)
             continue
         if master is not None:
             return target.server(master[0].decode(), int(master[1]))
         failures.append(f"{parse(sentinel).address} knows no service {target.service!r}")
-    raise RedisUnavailableError(f"no sentinel knows the master: {'; '.join(failures)}")
+    reasons = f"no sentinel knows the master: {'; '.join(map(str, failures))}"
+    if all(isinstance(failure, RedisRefusedError) for failure in failures):
+        raise RedisRefusedError(reasons)  # a wrong password
+    raise RedisUnavailableError(reasons)
 
 
 async def read_slots(

@@ -7,21 +7,27 @@ won't help. The last two have Redis' error code as `code`.
 
 from __future__ import annotations
 
-from polos_redis.errors import ConnectionLostError, RedisRefusedError
+from polos_redis.errors import ConnectionLostError, RedisRefusedError, RedisUnavailableError
 
 TRANSIENT = {"LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"}
 TRANSIENT |= {"UNBLOCKED", "NOREPLICAS", "MISCONF"}
+UNPINGED = {"NOREPLICAS", "MASTERDOWN"}  # a PING succeeds meanwhile
 REDIRECTS = {"MOVED", "ASK", "CLUSTERDOWN"}
 HINTS = {
     "OOM": "its memory limit is reached: free memory or raise maxmemory",
     "NOPERM": "grant the ACL user ~polos:* &polos:* and the command",
     "NOAUTH": "put user and password into the URL: redis://user:password@host:port",
+    "DENIED": "set a password, or turn protected-mode off",
     "WRONGPASS": "check the user and password in the URL",
     "WRONGTYPE": "another program uses this key: use another namespace or a separate Redis",
     "MOVED": "this is a cluster: write redis+cluster:// in its URL",
     "ASK": "this is a cluster: write redis+cluster:// in its URL",
     "CROSSSLOT": "on a cluster all keys of one call must share one {slot}",
 }
+
+
+class NotRedisError(RedisUnavailableError):
+    """What answers at the address does not speak Redis' protocol."""
 
 
 class CallLostError(ConnectionLostError):

@@ -16,16 +16,19 @@ AnyWire = Wire | ClusterWire
 
 
 def wire_to(
-    url: str, *, name: str, scripts: Sequence[Script], credentials: CredentialProvider | None = None
+    url: str,
+    *,
+    name: str,
+    scripts: Sequence[Script],
+    timeout: float = 5.0,
+    credentials: CredentialProvider | None = None,
 ) -> AnyWire:
     """The wire for a URL, not yet connected. Raises `ConfigurationError` for an invalid URL.
 
-    `credentials` are the servers'; sentinels have those in the URL.
+    `credentials` are the servers'; sentinels have those in the URL. `timeout` as in `Wire`.
     """
     target = parse(url)
     if target.kind == "cluster":
-        return ClusterWire(target, name=name, scripts=scripts, credentials=credentials)
-    if target.kind == "sentinel":
-        locate = partial(find_master, target)
-        return Wire(url, name=name, scripts=scripts, locate=locate, credentials=credentials)
-    return Wire(url, name=name, scripts=scripts, credentials=credentials)
+        return ClusterWire(target, name=name, scripts=scripts, timeout=timeout, credentials=credentials)
+    locate = partial(find_master, target) if target.kind == "sentinel" else None
+    return Wire(url, name=name, scripts=scripts, timeout=timeout, locate=locate, credentials=credentials)

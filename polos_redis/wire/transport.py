@@ -68,7 +68,7 @@ class Transport(asyncio.BufferedProtocol):
 
     __slots__ = (
         *("owner", "address", "loop", "pid", "timeout", "window", "on_push", "transport", "gone"),
-        *("preparing", "lost", "paused", "waiters", "calls", "out", "healing", "answered"),
+        *("preparing", "lost", "garbled", "paused", "waiters", "calls", "out", "healing", "answered"),
         *("confirmed", "drop", "scheduled"),
         *("buffer", "view", "feed", "gets", "ticker", "history", "quiet"),
     )
@@ -86,6 +86,7 @@ class Transport(asyncio.BufferedProtocol):
         self.loop, self.pid, self.transport = loop, os.getpid(), transport
         self.gone: asyncio.Future[None] = loop.create_future()  # done once the transport is closed
         self.preparing, self.lost, self.paused = True, False, False
+        self.garbled = False  # whether it was lost because of a reply that is none of Redis' protocol
         self.waiters: deque[asyncio.Future[None]] = deque()  # callers waiting for room
         self.calls: deque[Entry] = deque()
         self.out: list[bytes] = []  # packed but not yet written: the last len(out) of calls
@@ -210,6 +211,7 @@ class Transport(asyncio.BufferedProtocol):
 
     def unreadable(self, error: Exception) -> None:
         """Drop the connection after a malformed reply: later replies could reach the wrong callers."""
+        self.garbled = True
         self.lose(f"a reply of Redis at {self.address} can't be read ({error})")
 
     def process_replies(self, limit: int) -> bool:

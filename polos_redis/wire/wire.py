@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import time
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from typing import Any
 
 from polos_redis.errors import RedisUnavailableError
 from polos_redis.wire.dialing import CredentialProvider, dial
-from polos_redis.wire.replies import CallLostError, RefusedReplyError, TransientReplyError
+from polos_redis.wire.replies import CallLostError, NotRedisError, RefusedReplyError, TransientReplyError
 from polos_redis.wire.transport import Arg, Script, Transport
 from polos_redis.wire.urls import parse
 
@@ -27,6 +28,7 @@ __all__ = ["Script", "Wire", "client_id"]
 log = logging.getLogger("polos.wire")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.025, 2.0  # seconds between attempts
+UNUSABLE = ("NOAUTH", "DENIED")  # codes of refusals that concern all calls of a connection
 
 Locate = Callable[[], Awaitable[str]]
 
@@ -61,7 +63,7 @@ class Wire:
             "_guard",
             "credentials",
         ),
-        *("_closed", "_failures", "_retry_at", "_last_error", "__weakref__"),
+        *("_closed", "_failures", "_retry_at", "_last_error", "_lost_at", "_lost_seconds", "__weakref__"),
     )
 
     def __init__(
@@ -96,6 +98,8 @@ class Wire:
         self._failures = 0  # failed attempts to connect in a row
         self._retry_at = 0.0  # loop time of the next attempt that `call` may make
         self._last_error = ""
+        self._lost_at: float | None = None  # since when there is no connection; monotonic
+        self._lost_seconds = 0.0
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "connected" if self.connected else "not connected"
@@ -104,6 +108,12 @@ class Wire:
     @property
     def connected(self) -> bool:
         return self._transport is not None
+
+    @property
+    def lost_seconds(self) -> float:
+        """The seconds without a connection so far, since the first one was lost."""
+        now = 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
+        return self._lost_seconds + now
 
     # --- calls ---
 
@@ -148,6 +158,12 @@ class Wire:
             except CallLostError:
                 pass
         return await self._repeat(lambda: self.run(script, key, *args), patience)
+
+    async def repeat(
+        self, key: bytes, send: Callable[[Wire], asyncio.Future[Any]], patience: float | None
+    ) -> Any:
+        """Like `call`, with a `send` that makes the call on the wire to the server that has a key."""
+        return await self._repeat(lambda: send(self), patience)
 
     async def _repeat(self, send: Callable[[], asyncio.Future[Any]], patience: float | None) -> Any:
         loop = asyncio.get_running_loop()
@@ -212,9 +228,11 @@ class Wire:
     async def reach(self, until: float) -> None:
         """Attempt to connect until it succeeds or the loop time `until` has come.
 
-        Concurrent callers share the attempts and the pauses between them. Raises RedisUnavailableError.
+        Concurrent callers share the attempts and the pauses between them. Raises RedisUnavailableError, or
+        NotRedisError if that is what the attempts met.
         """
         loop = asyncio.get_running_loop()
+        failure: RedisUnavailableError | None = None
         while True:
             task = self._attempt_to_connect(backing_off=True)
             if self.connected:
@@ -228,10 +246,13 @@ class Wire:
                     if task.done():
                         self._raise_failure(task)
                         return
-                except RedisUnavailableError:
+                except RedisUnavailableError as error:
                     if self._closed:
                         raise
+                    failure = error
             if loop.time() >= until:
+                if isinstance(failure, NotRedisError):
+                    raise failure
                 reason = self._last_error or f"Redis at {self.address} can't be reached in time"
                 raise RedisUnavailableError(f"{reason} (is it running, and is the URL correct?)")
 
@@ -306,9 +327,12 @@ class Wire:
             if transport.lost:
                 raise CallLostError(f"Redis at {self.address} closed the new connection", sent=True)
         except CallLostError as error:
+            if transport.garbled:
+                raise NotRedisError(f"{error}; is it a Redis server?") from error
             raise RedisUnavailableError(str(error)) from error
         else:
             self._transport = transport
+            self._lost_seconds, self._lost_at = self.lost_seconds, None
         finally:
             transport.preparing = False
             if self._transport is not transport:
@@ -319,7 +343,7 @@ class Wire:
         calls = [transport.put((b"CLIENT", b"SETNAME", self.name))] if self.name else []
         calls += [transport.put((b"SCRIPT", b"LOAD", script.source)) for script in self.scripts]
         for error in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(error, (TransientReplyError, RefusedReplyError)) and error.code != "NOAUTH":
+            if isinstance(error, (TransientReplyError, RefusedReplyError)) and error.code not in UNUSABLE:
                 log.debug("while preparing a connection: %s", error)
             elif isinstance(error, Exception):
                 raise error
@@ -348,7 +372,7 @@ class Wire:
 
     def transport_lost(self, transport: Transport) -> None:
         if self._transport is transport:
-            self._transport = None
+            self._transport, self._lost_at = None, time.monotonic()
             if self._on_disconnect is not None and not self._closed:
                 try:
                     self._on_disconnect()

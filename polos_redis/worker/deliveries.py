@@ -88,5 +88,5 @@ class Deliveries:
     async def requeue(self, prefix: bytes, queue: str, entries: Sequence[bytes]) -> None:
         """Return entries of one queue at once. A delivery that failed here is not counted as lost."""
         await self._store.queues.requeue(
-            prefix, queue, self._worker_id, entries, lost=False, max_deliveries=self._max_deliveries
+            prefix, queue, self._worker_id, entries, max_deliveries=self._max_deliveries
         )

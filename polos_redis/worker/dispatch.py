@@ -42,7 +42,7 @@ class Dispatch:
     def deliver(self, delivery: Delivery, flat: list[bytes] | None, lapses: int) -> None:
         """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, origin, ..) (,
         journal, ..))]. Entries that can't run here are returned, also those read before the lease lapsed
-        (`lapses` is the lease's number before the read)."""
+        (`lapses` is the partition's number before the read)."""
         self._deliveries.hold(delivery)
         prefix, queue, entry = delivery
         if not flat or self._host.draining or not self._lease.is_held(prefix, lapses):
@@ -62,7 +62,7 @@ class Dispatch:
             logger.info("unknown workflow, put back", extra=facts)
             self._deliveries.put_back(Fence(prefix, flat[1], entry, b""), queue)
             return
-        activation = Activation(self._host, workflow, execution_id, entry, run, queue)
+        activation = Activation(self._host, workflow, execution_id, entry, run, queue, lapses)
         self._host.add(activation)
         if records is not None:
             activation.take_inlined(dict(zip(records[::2], records[1::2], strict=True)))
@@ -72,13 +72,14 @@ class Dispatch:
             self._host.spawn(self._load(activation))
 
     async def _load(self, activation: Activation) -> None:
-        store = self._host.store
+        store, prefix = self._host.store, activation.fence.prefix
         try:
-            epoch = -1
-            loaded = None
-            while epoch != store.wire.epoch:
-                epoch = store.wire.epoch
+            while True:
+                await self._lease.wait_until_fresh(prefix)
+                epoch, lapses = store.wire.epoch, self._lease.lapses[prefix]
                 loaded = await store.executions.load(activation.fence)
+                if epoch == store.wire.epoch and self._lease.is_held(prefix, lapses):
+                    break
         except PolosError as error:
             activation.dropped(f"it can't be loaded: {error}", pause=True)
             return
@@ -87,7 +88,7 @@ class Dispatch:
         if loaded is None:
             activation.dropped("lost")
             return
-        activation.take(loaded, epoch)
+        activation.take(loaded, epoch, lapses)
         await bounds.in_turns(self._start(activation, loaded.input, loaded.origin))
 
     def _start(self, activation: Activation, packed: bytes, origin: bytes | None) -> bounds.Work[None]:

@@ -21,6 +21,11 @@ class Duties:
         self._reaper = reaper
         self._outboxes = list(outboxes)
 
+    @property
+    def leads(self) -> bool:
+        """Whether this worker is the partition's timer leader, who acts where one worker should."""
+        return self._timers.holding
+
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """The loops to run, each until cancelled."""
         return [self._timers.run(), self._reaper.run(), *(outbox.run() for outbox in self._outboxes)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from polos_redis import failures, settings, tasks
-from polos_redis.client import PolosClient
+from polos_redis.connection.connection import Connection
 from polos_redis.links import Links
 from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.runtime.activation import Activation
@@ -32,7 +32,7 @@ class WorkerHost:
 
     def __init__(
         self,
-        client: PolosClient,
+        connection: Connection,
         store: Store,
         worker_id: str,
         lease: Lease,
@@ -45,11 +45,11 @@ class WorkerHost:
         channel_names: Sequence[str],
         links: Links | None,
     ) -> None:
-        self.client = client
+        self.connection = connection
         self.store = store
         self.worker_id = worker_id
         self.stats = stats
-        self.value_limit = client.max_value_bytes
+        self.value_limit = connection.max_value_bytes
         self.audit_ms = audit_ms
         self.channel_names = channel_names
         self.links = links
@@ -84,9 +84,8 @@ class WorkerHost:
 
     # --- runtime's Host -----------------------------------------------------------------
 
-    @property
-    def lapses(self) -> int:
-        return self.lease.lapses
+    def lapses(self, prefix: bytes) -> int:
+        return self.lease.lapses[prefix]
 
     def lease_is_held(self, prefix: bytes, lapses: int) -> bool:
         return self.lease.is_held(prefix, lapses)
@@ -117,14 +116,13 @@ class WorkerHost:
     def notify(self, notice: Sequence[Any]) -> None:
         """Pass a notice of a script on to the activation it concerns."""
         execution_id = notice[1].decode()
-        for activation in self.active:
-            if activation.id == execution_id:
-                if notice[0] == b"wake":
-                    activation.notify(text(notice[2]), *notice[3:])
-                elif notice[0] == b"cancelled" and notice[2] == activation.fence.entry:
-                    logger.info("cancelled", extra={"execution": execution_id})
-                    activation.end("cancelled")
-                return
+        # more than one if this worker has lost an execution and been given it again
+        for activation in [one for one in self.active if one.id == execution_id]:
+            if notice[0] == b"wake":
+                activation.notify(text(notice[2]), *notice[3:])
+            elif notice[0] == b"cancelled" and notice[2] == activation.fence.entry:
+                logger.info("cancelled", extra={"execution": execution_id})
+                activation.end("cancelled")
 
     def verify_all(self) -> None:
         """Compare every running activation with Redis after the reply channel was lost: it may have missed
@@ -133,17 +131,21 @@ class WorkerHost:
             if activation.started and activation.state is State.RUNNING:
                 self.spawn(activation.journal.verify())
 
-    def verify_waiting(self) -> None:
-        """Compare the activations that wait for something with Redis, as a notice may be lost."""
+    def verify_doubtful(self) -> None:
+        """Compare with Redis the activations that wait for something, as a notice may be lost, and those that
+        began before the lease lapsed: the code of one that was taken over ends now, and not at its next call
+        of ctx."""
         for activation in self.active:
-            if activation.is_waiting and activation.state is State.RUNNING:
-                self.spawn(activation.journal.verify())
+            if activation.state is State.RUNNING and activation.started:
+                journal = activation.journal
+                if activation.is_waiting or journal.lapses != self.lapses(journal.fence.prefix):
+                    self.spawn(journal.verify())
 
     async def verify_regularly(self) -> None:
-        """Verify the waiting activations three times per lease."""
+        """Verify the doubtful activations three times per lease."""
         while True:
             await asyncio.sleep(self.lease.seconds / 3)
-            self.verify_waiting()
+            self.verify_doubtful()
 
     # --- the end ------------------------------------------------------------------------
 

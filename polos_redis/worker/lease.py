@@ -1,21 +1,22 @@
 """The lease: a worker's claim to be alive, a counter in Redis that the worker raises every few seconds.
 
 No clock is compared across machines: others presume a worker dead when its counter stands still on their own
-monotonic clock, and a worker judges itself by its own last renewal.
+clock, and a worker judges itself by its own last renewal.
 
 A thread renews it, over a connection of its own: code that blocks the event loop makes a worker slow, not
-dead, and its steps must not run elsewhere meanwhile. A frozen process still loses its lease, and so does one
-whose loop does not turn for `BLOCKED_LEASES` leases.
+dead, and its steps must not run elsewhere meanwhile. A frozen process still loses its lease, as does one
+whose C code holds the interpreter's lock, and one whose loop is blocked for longer than its guard allows.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgpack
 
@@ -24,19 +25,25 @@ from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.state import scripts
 from polos_redis.state.store import Store
 from polos_redis.wire.routing import wire_to
+from polos_redis.worker.loop_guard import LoopGuard
 
 logger = logging.getLogger("polos.worker")
 
-BLOCKED_LEASES = 20
 END_SECONDS = 2.0  # for the thread, when the worker stops
+
+# A monotonic clock that goes on while the machine sleeps, where there is one: others see the sleep as well.
+now: Callable[[], float] = time.monotonic
+if hasattr(time, "clock_gettime"):
+    now = functools.partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Lease:
     """The lease of one worker: a counter in each partition, valid only there. While a partition can't be
     renewed (its node is away, its slot migrates) the worker continues in the others.
 
-    `lapses` is how often a counter has stood still for a lease. Whoever has started something before a lapse
-    must look whether it is still its own, even if the lease has been renewed since.
+    `lapses` is how often the counter of each partition has stood still for a lease. What began before a lapse
+    must check that it is still its worker's, even if the lease has been renewed since. `given_up` is called
+    in the thread when the `guard` gives up the loop.
     """
 
     def __init__(
@@ -48,18 +55,22 @@ class Lease:
         workflows: Sequence[str],
         queues: Sequence[str],
         stats: WorkerStats,
+        guard: LoopGuard,
+        given_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.store = store
         self.worker_id = worker_id
         self.seconds = seconds
-        self.lapses = 0
+        self.lapses = dict.fromkeys(store.prefixes, 0)
+        self.guard = guard
+        self._given_up = given_up
         self._url = url
         self._stats = stats
         self._serves = b""
         self.announce(workflows, queues)
         self._renewed = dict.fromkeys(store.prefixes, float("-inf"))
         self._fresh = {prefix: asyncio.Event() for prefix in store.prefixes}
-        self._turned = time.monotonic()  # when the worker's loop turned last
+        self._reported = float("-inf")  # when a lapse was logged last
         self._stopping = False
         self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None  # of the thread
 
@@ -70,15 +81,15 @@ class Lease:
 
     def age(self, prefix: bytes) -> float:
         """Returns the seconds since the last renewal in a partition."""
-        return time.monotonic() - self._renewed[prefix]
+        return now() - self._renewed[prefix]
 
     def is_fresh(self, prefix: bytes) -> bool:
         """Whether this worker may start anything in a partition: it renewed less than a lease ago."""
-        return time.monotonic() - self._renewed[prefix] < self.seconds
+        return now() - self._renewed[prefix] < self.seconds
 
     def is_held(self, prefix: bytes, lapses: int) -> bool:
-        """Whether the lease is fresh, and has not lapsed since this number of lapses was read."""
-        return time.monotonic() - self._renewed[prefix] < self.seconds and lapses == self.lapses
+        """Whether the lease of a partition is fresh, and has not lapsed since its `lapses` were read."""
+        return now() - self._renewed[prefix] < self.seconds and lapses == self.lapses[prefix]
 
     async def wait_until_fresh(self, prefix: bytes) -> None:
         """Return after the next renewal, or at once when the lease is fresh."""
@@ -91,12 +102,14 @@ class Lease:
         await asyncio.gather(*(self._renew(self.store, prefix) for prefix in self.store.prefixes))
 
     async def _renew(self, store: Store, prefix: bytes) -> None:
-        since = time.monotonic()  # from the request on, not from the reply
+        since = now()  # from the request on, not from the reply
         await store.workers.renew(prefix, self.worker_id, self._serves)
         if (before := self._renewed[prefix]) > 0:
             self._stats.renewals_missed += max(0, round((since - before) / (self.seconds / 3)) - 1)
-            if time.monotonic() - before >= self.seconds:
-                self.lapses += 1  # before the lease is fresh again: nobody sees only the one
+            if (stood_still := now() - before) >= self.seconds:
+                self.lapses[prefix] += 1  # before the lease is fresh again: nobody sees only the one
+                self._renewed[prefix] = since
+                self._report_lapse(stood_still)
         self._renewed[prefix] = since
 
     async def run(self) -> None:
@@ -108,8 +121,8 @@ class Lease:
         ).start()
         try:
             while not ended.done():
-                self._turned = time.monotonic()
-                await asyncio.wait({ended}, timeout=self.seconds / 3)
+                self.guard.beat()
+                await asyncio.wait({ended}, timeout=self.guard.interval / 2)
             ended.result()
         finally:
             self._stopping = True
@@ -119,6 +132,12 @@ class Lease:
             await asyncio.wait({ended}, timeout=END_SECONDS)
 
     # --- in the thread ------------------------------------------------------------------
+
+    def _report_lapse(self, seconds: float) -> None:
+        """Log that the lease had lapsed: once, as it mostly lapses in all partitions."""
+        if now() - self._reported >= self.seconds:
+            self._reported = now()
+            logger.warning("the lease had lapsed", extra={"seconds": round(seconds, 1)})
 
     def _run_in_thread(self, loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
         error: BaseException | None = None
@@ -134,9 +153,11 @@ class Lease:
         stop = asyncio.Event()
         self._stop = (asyncio.get_running_loop(), stop)
         partitions = self.store.partitions
-        wire = wire_to(self._url, name="polos-lease", scripts=(scripts.RENEW_LEASE,))
+        credentials = self.store.wire.credentials
+        wire = wire_to(self._url, name="polos-lease", scripts=(scripts.RENEW_LEASE,), credentials=credentials)
         store = Store(wire, partitions.namespace, partitions.number, patience=None)
         running = [asyncio.create_task(self._keep(store, prefix, loop)) for prefix in store.prefixes]
+        running.append(asyncio.create_task(self._watch_the_loop()))
         stopped = asyncio.create_task(stop.wait())
         try:
             while not self._stopping and not stopped.done():
@@ -150,11 +171,10 @@ class Lease:
             await wire.close()
 
     async def _keep(self, store: Store, prefix: bytes, loop: asyncio.AbstractEventLoop) -> None:
+        """Renew in one partition, unless the loop is given up."""
         while True:
             await asyncio.sleep(self.seconds / 3)
-            blocked = time.monotonic() - self._turned
-            if blocked > BLOCKED_LEASES * self.seconds:
-                logger.error("the lease is given up: the loop is blocked", extra={"seconds": round(blocked)})
+            if self.guard.is_over:
                 continue
             try:
                 await self._renew(store, prefix)
@@ -163,6 +183,17 @@ class Lease:
             else:
                 with contextlib.suppress(RuntimeError):  # the worker's loop was closed
                     loop.call_soon_threadsafe(self._fresh[prefix].set)
+
+    async def _watch_the_loop(self) -> None:
+        over = False
+        while True:
+            await asyncio.sleep(self.guard.interval)
+            self.guard.look()
+            if self.guard.is_over and not over:
+                self._given_up()
+            elif over and not self.guard.is_over:
+                logger.warning("the event loop turns again: the lease is renewed")
+            over = self.guard.is_over
 
 
 def _resolve(ended: asyncio.Future[None], error: BaseException | None) -> None:

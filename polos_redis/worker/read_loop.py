@@ -120,7 +120,7 @@ class Reading:
             names = (names + names)[self._turn : self._turn + free]
         count = min(READ_COUNT, max(1, free // len(names)))
         async with self._readers.reading(self.reader, count * len(names)):
-            lapses = self._lease.lapses
+            lapses = self._lease.lapses.copy()
             reply = await self.reader.wire.send(
                 "XREADGROUP", "GROUP", keys.GROUP, self._host.worker_id, "COUNT", count,
                 "BLOCK", max(1, int(block * 1000)), "STREAMS", *names, *([">"] * len(names)),
@@ -129,7 +129,7 @@ class Reading:
             for key, entries in reply or ():
                 prefix, queue = self._streams[key]
                 for entry, flat in entries:
-                    self._dispatch.deliver((prefix, queue, entry), flat, lapses)
+                    self._dispatch.deliver((prefix, queue, entry), flat, lapses[prefix])
 
     async def reconcile(self) -> None:
         """Hand back entries that are pending for this worker but not held: a reply was lost, or the store

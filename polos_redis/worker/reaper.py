@@ -1,10 +1,13 @@
 """The reaper: recovers the entries of dead workers.
 
-A consumer is presumed dead when its lease counter (or the lack of one) has stood still for a full lease on
-the reaper's own monotonic clock, watched without a break: an outage or a clock jump kills no worker. The
-reaper works from the group's list of consumers, because a half-open blocked read can receive entries after
-its lease row is gone. The entries go back to the queue in bounded batches; an empty consumer is removed
-later.
+A consumer is presumed dead when its lease counter (or the lack of one) has stood still for a full lease in
+which it could have been renewed, as this worker has watched it (`lease_watch.py`): an outage or a clock jump
+kills no worker. The reaper works from the group's list of consumers, because a half-open blocked read can
+receive entries after its lease row is gone. The entries go back to the queue in bounded batches; an empty
+consumer is removed later.
+
+It also looks through the partition's rows for what half of a script has left, some rows at a time: a server
+whose log was cut within a script may have loaded that.
 """
 
 from __future__ import annotations
@@ -18,18 +21,23 @@ from typing import Any
 from polos_redis.errors import PolosError
 from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.state import keys
+from polos_redis.state.repairs import FIRST, Table
 from polos_redis.state.store import Store
 from polos_redis.values.text import text
+from polos_redis.wire.wire import Wire
+from polos_redis.worker.lease_watch import LeaseCounters
 
 logger = logging.getLogger("polos.worker")
 
 BATCH = 100
+REPAIRED_ROWS = 100  # that the leader looks at, four times per lease
+LEAST_ROWS = 20  # that a call counts as
 MARGIN_SECONDS = 5.0
 
 
 class Reaper:
     """Watches the other workers of one partition. `in_charge` says whether this worker is the one to act,
-    `in_touch` whether it has been able to renew its own lease there."""
+    `overdue` for how many seconds it should have been able to renew its own lease there and was not."""
 
     def __init__(
         self,
@@ -41,7 +49,7 @@ class Reaper:
         block_seconds: float,
         max_deliveries: int,
         in_charge: Callable[[], bool],
-        in_touch: Callable[[], bool],
+        overdue: Callable[[], float],
         stats: WorkerStats,
     ) -> None:
         self.store = store
@@ -51,73 +59,104 @@ class Reaper:
         self.empty_after = lease_seconds + block_seconds + min(MARGIN_SECONDS, lease_seconds)
         self.max_deliveries = max_deliveries
         self.in_charge = in_charge
-        self.in_touch = in_touch
+        self.overdue = overdue
         self.stats = stats
-        self._counters: dict[str, tuple[bytes, float]] = {}
-        self._epoch = -1
-        self._last_sweep = 0.0
+        self._watch = LeaseCounters(lease_seconds)
+        self._tables: list[Table] = []  # to look through for half a change, and the cursor in the first one
+        self._cursor = FIRST
+        self._repaired_at = float("-inf")
+        self._node: Wire | None = None
+        self._lost_seconds = 0.0  # of the node's connection, at the previous look
 
     async def run(self) -> None:
         """Watch until cancelled. All workers watch; the leader of the timers acts."""
         while True:
-            await asyncio.sleep(self.lease_seconds / 4)
+            pause = self._watch.period
             try:
-                await self.sweep()
+                pause = await self.sweep()
+                if self.in_charge() and time.monotonic() - self._repaired_at >= self._watch.period:
+                    self._repaired_at = time.monotonic()
+                    await self.repair()
             except PolosError as error:
                 logger.warning("reaping has to wait", extra={"error": str(error)})
+            await asyncio.sleep(pause)
 
-    async def sweep(self) -> None:
-        """Check every worker once."""
+    async def sweep(self) -> float:
+        """Check every worker once; returns the seconds until the next check."""
+        queues = await self.store.wire.call("SMEMBERS", self.prefix + keys.QUEUES.encode(), patience=None)
+        pending = {queue: await self._pending(queue) for queue in map(text, queues)}
+        counters = await self._look({name for consumers in pending.values() for name in consumers})
+        pause = self._watch.period
+        for queue, consumers in pending.items():
+            for name in counters:
+                silent = self._watch.silent_for(name)
+                if not consumers.get(name):
+                    if silent >= self.empty_after and self.in_charge():
+                        await self.store.workers.prune(self.prefix, queue, name, counters[name])
+                elif silent < self.lease_seconds:
+                    pause = min(pause, self.lease_seconds - silent)
+                elif self.in_charge():
+                    await self._recover(queue, name, counters[name])
+        return max(pause, self._watch.period / 10)
+
+    async def repair(self) -> None:
+        """Look for what half of a script has left, in the next rows of the partition."""
+        left = REPAIRED_ROWS
+        if not self._tables:
+            self._tables = await self.store.repairs.tables(self.prefix)
+        while self._tables and left > 0:
+            page = await self.store.repairs.page(self.prefix, self._tables[0], self._cursor, REPAIRED_ROWS)
+            for execution_id, wrong in page.wrong:
+                logger.warning("repaired half a change", extra={"execution": execution_id, "found": wrong})
+            self._cursor = page.cursor or FIRST
+            if page.cursor is None:
+                del self._tables[0]
+            left -= max(LEAST_ROWS, page.rows)
+
+    async def _pending(self, queue: str) -> dict[str, int]:
+        """Returns the consumers of a queue and how many entries each of them holds."""
+        found = await self.store.wire.call("XINFO", "CONSUMERS", self._key(queue), keys.GROUP, patience=None)
+        rows = [dict(zip(row[::2], row[1::2], strict=True)) for row in found]
+        return {text(row[b"name"]): row[b"pending"] for row in rows}
+
+    async def _look(self, consumers: set[str]) -> dict[str, bytes]:
+        """Watch the leases of all other workers and of these consumers; returns their counters."""
         wire = self.store.wire
+        node = wire.node(self.prefix)
+        lost = float("inf")
+        if node is not None and node is self._node:
+            lost = node.lost_seconds - self._lost_seconds
+        asked = time.monotonic()
         leases = await wire.call("HGETALL", self.prefix + keys.WORKERS.encode(), patience=None)
-        now = time.monotonic()
-        away = now - self._last_sweep > self.lease_seconds / 2 or not self.in_touch()
-        if self._epoch != wire.epoch or away:
-            self._counters.clear()  # Redis or this process was away: the others may have been unable to renew
-            self._epoch = wire.epoch
-        self._last_sweep = now
-        rows = {text(k): v for k, v in zip(leases[::2], leases[1::2], strict=True)}
-        present: set[str] = set(rows)
-        queues = await wire.call("SMEMBERS", self.prefix + keys.QUEUES.encode(), patience=None)
-        for queue in map(text, queues):
-            key = self.prefix + keys.QUEUE.encode() + queue.encode()
-            found = await wire.call("XINFO", "CONSUMERS", key, keys.GROUP, patience=None)
-            consumers = [dict(zip(row[::2], row[1::2], strict=True)) for row in found]
-            pending = {text(consumer[b"name"]): consumer[b"pending"] for consumer in consumers}
-            present.update(pending)
-            for name in pending.keys() | rows.keys():
-                counter = rows.get(name, b"")
-                silent = self._silent_for(name, counter, now)
-                if name != self.worker_id and silent >= self.lease_seconds and self.in_charge():
-                    if pending.get(name):
-                        await self._recover(queue, key, name)
-                    elif silent >= self.empty_after:
-                        await self.store.workers.prune(self.prefix, queue, name, counter)
-        self._counters = {name: last for name, last in self._counters.items() if name in present}
+        answered = time.monotonic()
+        self._node = node = wire.node(self.prefix)
+        self._lost_seconds = 0.0 if node is None else node.lost_seconds
+        rows = {text(name): counter for name, counter in zip(leases[::2], leases[1::2], strict=True)}
+        counters = {name: rows.get(name, b"") for name in consumers | rows.keys() if name != self.worker_id}
+        self._watch.saw(counters, asked=asked, answered=answered, lost=lost + self.overdue())
+        return counters
 
-    def _silent_for(self, name: str, counter: bytes, now: float) -> float:
-        """Returns for how many seconds this worker has seen a counter unchanged."""
-        last = self._counters.get(name)
-        if last is None or last[0] != counter:
-            self._counters[name] = (counter, now)
-            return 0.0
-        return now - last[1]
+    def _key(self, queue: str) -> bytes:
+        return self.prefix + keys.QUEUE.encode() + queue.encode()
 
-    async def _recover(self, queue: str, key: bytes, consumer: str) -> None:
+    async def _recover(self, queue: str, consumer: str, counter: bytes) -> None:
         while self.in_charge():
             rows: list[Any] = await self.store.wire.call(
-                "XPENDING", key, keys.GROUP, "-", "+", BATCH, consumer, patience=None
+                "XPENDING", self._key(queue), keys.GROUP, "-", "+", BATCH, consumer, patience=None
             )
             if not rows:
                 return
-            requeued, failed, dropped = await self.store.queues.requeue(
+            moved = await self.store.queues.requeue(
                 self.prefix,
                 queue,
                 consumer,
                 [row[0] for row in rows],
-                lost=True,
+                lost=counter,
                 max_deliveries=self.max_deliveries,
             )
+            if moved is None:  # it has come back
+                return
+            requeued, failed, dropped = moved
             outcome = {"requeued": requeued, "failed": failed, "dropped": dropped}
             for what, entries in outcome.items():
                 self.stats.recovered[what] += entries

@@ -1,19 +1,24 @@
-"""Checks of the Redis server before a worker starts."""
+"""Before a worker starts: wait for the Redis server, and check it."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
-from polos_redis.errors import ConfigurationError, RedisRefusedError
+from polos_redis.errors import ConfigurationError, RedisRefusedError, RedisUnavailableError
 from polos_redis.state.needed_commands import find_missing
 from polos_redis.state.store import Store
 from polos_redis.values.text import text
+from polos_redis.wire.replies import NotRedisError
+from polos_redis.wire.routing import AnyWire
 from polos_redis.wire.wire import Wire
 
 logger = logging.getLogger("polos.worker")
 
 MIN_REDIS, MIN_VALKEY = (7, 0), (8, 0)
 NEEDED = f"Redis {MIN_REDIS[0]}.{MIN_REDIS[1]} or Valkey {MIN_VALKEY[0]}.{MIN_VALKEY[1]}, or newer"
+FIRST_SECONDS, REPORT_SECONDS = 5.0, 30.0  # until the first report that Redis is away, and between reports
+ATTEMPT_SECONDS, PAUSE_SECONDS = 1.0, 0.5  # patience of the checks, and the pause between two attempts
 # Servers that speak Redis' protocol and say so in INFO, by their field there.
 UNSUITABLE = {
     "dragonfly_version": ("Dragonfly", "it keeps no log of its writes, so its restart would lose executions"),
@@ -21,11 +26,38 @@ UNSUITABLE = {
 }
 
 
+async def wait_for_servers(wire: AnyWire, namespace: str, partitions: int) -> None:
+    """Wait until Redis can be reached, and check that a worker can use it. The log says what it waits for.
+
+    Raises at once where waiting does not help: `ConfigurationError` as `check_servers` does, or for a
+    namespace with another number of partitions, `RedisRefusedError` for a wrong password or a missing right,
+    and `NotRedisError`.
+    """
+    store = Store(wire, namespace, partitions, patience=ATTEMPT_SECONDS)
+    now = asyncio.get_running_loop().time
+    report_at, waited = now() + FIRST_SECONDS, False
+    while True:
+        try:
+            await store.partitions.check()
+            await check_servers(store)
+        except NotRedisError:
+            raise
+        except RedisUnavailableError as error:
+            if now() >= report_at:
+                logger.warning("waiting for Redis", extra={"error": str(error)})
+                report_at, waited = now() + REPORT_SECONDS, True
+            await asyncio.sleep(PAUSE_SECONDS)
+        else:
+            if waited:
+                logger.info("Redis is back", extra={"redis": wire.address})
+            return
+
+
 async def check_servers(store: Store) -> None:
     """Raises `ConfigurationError` for a server that is too old, is none of Redis' kind, lacks commands,
     refuses them to this user, or may evict keys; warns of one that does not persist."""
     for node in await store.wire.nodes():
-        await _check(node)
+        await _check(node, store.partitions.patience)
     checked: set[Wire | None] = set()
     for prefix in store.prefixes:
         node_of = store.wire.node(prefix)
@@ -35,7 +67,7 @@ async def check_servers(store: Store) -> None:
 
 
 async def _check_commands(store: Store, prefix: bytes) -> None:
-    missing = await find_missing(store.wire, prefix)
+    missing = await find_missing(store.wire, prefix, store.partitions.patience)
     address = store.wire.address
     if missing is None:
         raise ConfigurationError(
@@ -54,17 +86,17 @@ async def _check_commands(store: Store, prefix: bytes) -> None:
         )
 
 
-async def _check(wire: Wire) -> None:
+async def _check(wire: Wire, patience: float | None) -> None:
     try:
-        info = text(await wire.call("INFO", "server"))
+        info = text(await wire.call("INFO", "server", patience=patience))
         facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
         _check_version(facts)
     except RedisRefusedError:
         logger.warning("the server's version could not be checked: the user may not call INFO")
     try:
-        flat = await wire.call("CONFIG", "GET", "maxmemory-policy")
+        flat = await wire.call("CONFIG", "GET", "maxmemory-policy", patience=patience)
         policy = text(flat[1]) if len(flat) > 1 else "noeviction"
-        flat = await wire.call("CONFIG", "GET", "appendonly")
+        flat = await wire.call("CONFIG", "GET", "appendonly", patience=patience)
         durable = len(flat) < 2 or text(flat[1]) == "yes"
     except RedisRefusedError:
         logger.warning("eviction and persistence could not be checked: the user may not call CONFIG")

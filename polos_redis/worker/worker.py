@@ -16,10 +16,12 @@ import signal
 import socket
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import partial
-from typing import Any
+from types import FrameType
+from typing import Any, TypeVar
 
 from polos_redis import settings, tasks
 from polos_redis.client import PolosClient
+from polos_redis.connection.connection import PatientConnection
 from polos_redis.connection.notices import Notices
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.published import define, limits_of
@@ -34,7 +36,7 @@ from polos_redis.runtime.activation import Activation
 from polos_redis.state import keys
 from polos_redis.state.store import Store
 from polos_redis.triggers.declarations import declare
-from polos_redis.watchdog import Watchdog
+from polos_redis.watchdog import Watchdog, stacks
 from polos_redis.worker.background import Background
 from polos_redis.worker.blocking import work_of
 from polos_redis.worker.deliveries import Deliveries
@@ -43,14 +45,18 @@ from polos_redis.worker.duties import Duties
 from polos_redis.worker.errands import ErrandRunner
 from polos_redis.worker.host import WorkerHost
 from polos_redis.worker.lease import Lease
+from polos_redis.worker.log_rewriter import LogRewriter
+from polos_redis.worker.loop_guard import LoopGuard
 from polos_redis.worker.read_connections import Readers
 from polos_redis.worker.read_loop import Reading, make_groups
 from polos_redis.worker.reaper import Reaper
 from polos_redis.worker.served import Served
-from polos_redis.worker.server_checks import check_servers
+from polos_redis.worker.server_checks import wait_for_servers
 from polos_redis.worker.timers import TimerLeader
 
 logger = logging.getLogger("polos.worker")
+
+T = TypeVar("T")
 
 BLOCK_SECONDS = 2.0
 CLOSE_SECONDS = 5.0  # at the end: how long returning entries may take
@@ -61,10 +67,16 @@ class Worker:
     worker runs), including the tools of agents among them.
 
     Any number of workers share the work. A dead worker is noticed within `lease_seconds` and its executions
-    continue elsewhere from their journals. On SIGTERM or SIGINT a worker stops reading, lets running steps
+    continue elsewhere from their journals. While Redis is unreachable a worker waits, also at its start; it
+    says so in the log. On SIGTERM or SIGINT a worker stops reading, lets running steps
     finish for up to `grace_seconds`, hands the rest back and returns; a second signal stops it at once. It
     reads the queues of its workflows and the default queue, or only those of `queues`. `channels` send the
     notifications of its suspensions; by default the webhook of POLOS_WEBHOOK_URL does, if that is set.
+
+    Code that blocks the event loop does not cost the worker its lease, for up to `max_blocked_seconds`. Then
+    the stacks of all threads are logged and the lease is given up: other workers continue the executions.
+    `on_blocked` is called at that moment, in another thread; `polos worker` exits there. A loop that turns
+    again takes the lease up again.
     """
 
     def __init__(
@@ -75,6 +87,7 @@ class Worker:
         concurrency: int | None = None,
         lease_seconds: float | None = None,
         blocked_seconds: float | None = None,
+        max_blocked_seconds: float | None = None,
         max_deliveries: int | None = None,
         grace_seconds: float | None = None,
         put_back_seconds: float | None = None,
@@ -84,16 +97,19 @@ class Worker:
         metrics_host: str | None = None,
         channels: Iterable[Channel] | None = None,
         handle_signals: bool = True,
+        on_blocked: Callable[[], object] | None = None,
     ) -> None:
         self.client = client
         self.concurrency: int = settings.resolve("concurrency", concurrency)
         self.lease_seconds: float = settings.resolve("lease_seconds", lease_seconds)
         self.blocked_seconds: float = settings.resolve("blocked_seconds", blocked_seconds)
+        self.max_blocked_seconds: float = settings.resolve("max_blocked_seconds", max_blocked_seconds)
         self.max_deliveries: int = settings.resolve("max_deliveries", max_deliveries)
         self.grace_seconds: float = settings.resolve("grace_seconds", grace_seconds)
         self.put_back_ms = int(settings.resolve("put_back_seconds", put_back_seconds) * 1000)
         self.audit_ms = int(settings.resolve("audit_seconds", audit_seconds) * 1000)
         self.handle_signals = handle_signals
+        self.on_blocked = on_blocked
         self.metrics_port: int | None = settings.resolve("metrics_port", metrics_port)
         self.metrics_host: str = settings.resolve("metrics_host", metrics_host)
         self.metrics_url: str | None = None
@@ -108,6 +124,8 @@ class Worker:
         self._workflows = None if workflows is None else list(workflows)
         self._queues: list[str] | None = settings.resolve("queues", queues)
         self._running = False
+        self._guard = LoopGuard(self.max_blocked_seconds)
+        self._signals = 0  # received
         self._stops = 0  # calls of `stop`
         self._stopping, self._stop_now = asyncio.Event(), asyncio.Event()
         self._background = Background()
@@ -122,7 +140,9 @@ class Worker:
     # --- the run ------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Work until stopped. Raises `ConfigurationError` when the server can't be used."""
+        """Work until stopped. Waits while Redis is unreachable. Raises `ConfigurationError` when the server
+        can't be used, `RedisRefusedError` when it refuses the connection, and `RedisUnavailableError` when
+        what answers there is no Redis server."""
         if self._running:
             raise ConfigurationError("this worker was run already: create another one")
         self._running = True
@@ -131,32 +151,38 @@ class Worker:
         own = {keys.DEFAULT_QUEUE, *(workflow.queue.name for workflow in workflows.values())}
         self.queues = sorted(own if self._queues is None else self._queues)
         tasks.install(asyncio.get_running_loop())
-        host = self.host = await self._connect(workflows.values())
-        if self._stopping.is_set():
-            host.drain()
+        restore = self._take_signals()
+        try:
+            host = self.host = await self._unless_stopped(self._connect(workflows.values()))
+            if host is not None:
+                await self._work(host, served)
+        finally:
+            restore()
+        logger.info("worker stopped", extra={"worker": self.worker_id})
+
+    async def _work(self, host: WorkerHost, served: Served) -> None:
+        """Start, work until stopped, drain and leave."""
         readers = Readers(host.store.wire, host.store.prefixes, self.block_seconds, host.room)
-        dispatch = Dispatch(host, workflows)
+        dispatch = Dispatch(host, served.by_id)
         self._readings = [
             Reading(reader, readers, self.queues, host, dispatch, concurrency=self.concurrency)
             for reader in readers
         ]
-        restore = self._take_signals()
         try:
             self._closing.push_async_callback(host.close)
             self._closing.push_async_callback(readers.close)
-            reading = await self._start(host, workflows.values())
-            self._closing.callback(served.watch(self._serve_more))
-            await self._until_stopped()
-            await self._drain(host, readers, reading)
+            reading = await self._unless_stopped(self._start(host, served.by_id.values()))
+            if reading is not None:
+                self._closing.callback(served.watch(self._serve_more))
+                await self._until_stopped()
+                await self._drain(host, readers, reading)
         finally:
             host.drain()
             await self._leave(host)
-            restore()
-        logger.info("worker stopped", extra={"worker": self.worker_id})
 
     def stop(self) -> None:
         """Stop gracefully, as on SIGTERM; a second call stops at once. Call it in the worker's own loop. A
-        worker that has not started yet stops as soon as it does."""
+        worker that still starts, or waits for Redis, gives up."""
         self._stops += 1
         if self._stops == 1:
             self._stopping.set()
@@ -166,13 +192,21 @@ class Worker:
             self._stop_now.set()
 
     async def _connect(self, workflows: Collection[WorkflowDefinition[Any, Any]]) -> WorkerHost:
-        """Check the server and return the host, on the client's connection."""
-        session = await self.client.session()
-        store = Store(session.wire, self.client.namespace, self.client.partitions, patience=None)
-        await check_servers(store)
+        """Wait for Redis, check it and return the host, on the client's connections."""
+        connection = PatientConnection(self.client)
+        await wait_for_servers(connection.wire(), self.client.namespace, self.client.partitions)
+        store = await connection.store()
         ids = [workflow.id for workflow in workflows]
         lease = Lease(
-            store, self.client.url, self.worker_id, self.lease_seconds, ids, self.queues, self.stats
+            store,
+            self.client.url,
+            self.worker_id,
+            self.lease_seconds,
+            ids,
+            self.queues,
+            self.stats,
+            self._guard,
+            self._give_up,
         )
         deliveries = Deliveries(
             store,
@@ -182,7 +216,7 @@ class Worker:
             max_deliveries=self.max_deliveries,
         )
         return WorkerHost(
-            self.client,
+            connection,
             store,
             self.worker_id,
             lease,
@@ -207,13 +241,14 @@ class Worker:
         await declare(store, workflows)
         await define(store, workflows)
         await host.lease.renew()
-        await notices.start(*store.prefixes)
+        await notices.start(*store.prefixes, patience=None)
         self._first_epoch = store.wire.epoch
         self._watch(host)
         await self._show_metrics()
         ids = [workflow.id for workflow in workflows]
         logger.info("worker ready", extra={"worker": self.worker_id, "workflows": ids})
-        loops: list[Coroutine[Any, Any, None]] = [host.lease.run(), host.verify_regularly()]
+        rewriter = LogRewriter(store, lambda prefix: self._duties[prefix].leads)
+        loops: list[Coroutine[Any, Any, None]] = [host.lease.run(), host.verify_regularly(), rewriter.run()]
         for duties in self._duties.values():
             loops += duties.loops()
         reading = [tasks.spawn(one.run(), "polos-reader") for one in self._readings]
@@ -256,6 +291,20 @@ class Worker:
         watchdog.start()
         self._closing.callback(watchdog.stop)
 
+    def _give_up(self) -> None:
+        """Report a loop that has been blocked for too long. The lease's thread calls this and has stopped
+        renewing; the log may be what blocks, so it comes last."""
+        if self.on_blocked is not None:
+            self.on_blocked()
+        facts = {"worker": self.worker_id, "seconds": round(self._guard.blocked_seconds)}
+        if logger.isEnabledFor(logging.ERROR):
+            message = "the event loop is blocked: the lease is given up"
+            logger.handle(
+                logger.makeRecord(
+                    logger.name, logging.ERROR, __file__, 0, message, (), None, extra=facts, sinfo=stacks()
+                )
+            )
+
     def _duties_in(self, prefix: bytes, host: WorkerHost) -> Duties:
         store, client = host.store, self.client
         errands = ErrandRunner(
@@ -274,7 +323,7 @@ class Worker:
             block_seconds=self.block_seconds,
             max_deliveries=self.max_deliveries,
             in_charge=lambda: timers.holding,
-            in_touch=lambda: host.lease.age(prefix) < self.lease_seconds / 2,
+            overdue=lambda: max(0.0, host.lease.age(prefix) - self.lease_seconds / 2),
             stats=self.stats,
         )
         return Duties(
@@ -287,6 +336,17 @@ class Worker:
             self._duties[notice[1]].hurry()
         elif self.host is not None:
             self.host.notify(notice)
+
+    async def _unless_stopped(self, starting: Coroutine[Any, Any, T]) -> T | None:
+        """Returns the result of a part of the start; None if `stop` cancelled it."""
+        part, stopping = tasks.spawn(starting), tasks.spawn(self._stopping.wait())
+        try:
+            await asyncio.wait([part, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            part.cancel()  # no effect on one that is done
+            await asyncio.wait([part])
+        return None if part.cancelled() else part.result()
 
     async def _until_stopped(self) -> None:
         """Wait for `stop`. Raises the failure of a loop."""
@@ -337,14 +397,27 @@ class Worker:
                 await store.workers.prune(prefix, queue, self.worker_id, counter or b"")
 
     def _take_signals(self) -> Callable[[], None]:
-        """Stop on SIGTERM and SIGINT; returns a function that restores the handlers."""
+        """Stop on SIGTERM and SIGINT; returns a function that restores the handlers.
+
+        A blocked loop calls none of its handlers, so the guard learns of the signal besides: from then on the
+        loop may be blocked for the grace period only, and not at all after a second signal.
+        """
         loop = asyncio.get_running_loop()
         handled: list[signal.Signals] = []
+
+        def note(by_loop: Any, number: int, frame: FrameType | None) -> None:
+            self._guard.allow_only(0 if self._signals else self.grace_seconds)
+            self._signals += 1
+            if callable(by_loop):
+                by_loop(number, frame)
+
         if self.handle_signals:
             for one in (signal.SIGTERM, signal.SIGINT):
                 with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                     loop.add_signal_handler(one, self.stop)
                     handled.append(one)
+                    signal.signal(one, partial(note, signal.getsignal(one)))
+                    signal.siginterrupt(one, False)
 
         def restore() -> None:
             for one in handled:

@@ -40,6 +40,7 @@ async def hanging(log: Path, count: int) -> None:
     await until(lambda: len(read_log(log)) == count and read_log(log)[-1].hanging)
 
 
+@pytest.mark.promise("model call")
 async def test_a_worker_killed_between_two_calls(fleet: Fleet, client: PolosClient, tmp_path: Path) -> None:
     """Killed while the tools called by the first answer are running."""
     script = {"say": "", "tool_calls": NOTES}, {"say": "all noted"}

@@ -67,14 +67,6 @@ def test_without_redis_one_sentence_names_it_and_no_password(
     assert "secret" not in done.sentence
 
 
-def test_a_worker_without_redis_says_so(offline: Command, tmp_path: Path) -> None:
-    (tmp_path / "flow.py").write_text("from polos_redis import workflow\n@workflow\nasync def f(ctx): ...\n")
-    done = offline.run("worker", "flow.py", "--patience", "0.1")
-    assert done.code == 1
-    assert "127.0.0.1" in done.sentence
-    assert "secret" not in done.sentence
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -10,6 +10,7 @@ import pytest
 
 from polos_redis import PolosClient, Workflow, WorkflowContext, errands
 from polos_redis.state import keys
+from polos_redis.state.errands import Errand
 from polos_redis.worker import errands as runner
 from tests.harness.command import Command
 from tests.harness.running import running, until
@@ -74,3 +75,33 @@ async def answer_early(client: PolosClient, execution_id: str) -> None:
         resumed_by="ann",
         early=True,
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "enews\n", "\x1b[31my", "y" + "0" * 5_000, "u9 x", "y\u202e ask", "l*", "{x}", "-"]
+)
+async def test_a_name_that_no_errand_has_is_refused_and_shown_visibly(
+    name: str, redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    done = await Command(redis_url, namespace, tmp_path)("errands", "retry", "--", name)
+    assert done.code == 1 and done.err.count("\n") == 1
+    assert done.err.startswith("polos: no errand ") and done.err.rstrip("\n").isprintable()
+
+
+async def test_retrying_all_leaves_those_that_run(redis_url: str, namespace: str, tmp_path: Path) -> None:
+    async with PolosClient(redis_url, namespace) as client:
+        store = await client.store()
+        prefix = store.prefixes[0]
+        await store.wire.call("ZADD", prefix + keys.ERRANDS.encode(), 1, "enews", 1, "kdaily")
+        for name in ("enews", "kdaily"):
+            errand = Errand(name, b"1")
+            _, due = await store.errands.start(prefix, errand, "a", most=3, alone=True, longest_ms=60_000)
+        failing = Errand("kdaily", due)
+        await store.errands.failed(prefix, failing, "a", "no", most=3, first_ms=60_000, longest_ms=60_000)
+        polos = Command(redis_url, namespace, tmp_path)
+        assert "running" in (await polos("errands", "list")).out
+        done = await polos("errands", "retry", "--all", "--json")
+        assert json.loads(done.out) == {"retried": ["kdaily"]}
+        (left,) = await errands.list_failed(client)
+        assert (left["errand"], left["status"]) == ("enews", "running")
+        await store.wire.call("DEL", prefix + keys.ERRANDS.encode(), prefix + keys.ERRAND_FAILURES.encode())

@@ -69,6 +69,7 @@ async def left(client: PolosClient, handle: ExecutionHandle[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
+@pytest.mark.promise("cancel")
 async def test_a_waiting_tree_ends_with_its_root(partitions: int, redis_url: str, namespace: str) -> None:
     async with (
         PolosClient(redis_url, namespace, partitions=partitions) as client,
@@ -105,6 +106,7 @@ async def _stream(client: PolosClient, handle: ExecutionHandle[Any], finishes: i
                 return
 
 
+@pytest.mark.promise("cancel")
 async def test_running_code_gets_a_cancelled_error_and_no_step_starts(redis_url: str, namespace: str) -> None:
     started: set[str] = set()
     cancelled: set[str] = set()

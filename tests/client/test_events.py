@@ -151,6 +151,7 @@ async def _take(stream: Any, count: int) -> list[Event]:
 
 
 @pytest.mark.failure(31)
+@pytest.mark.promise("event stream")
 async def test_a_reader_that_reconnects_for_each_event_misses_none(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, tells_a_story) as at:
         handle = await tells_a_story.invoke(at.client, 3)
@@ -303,6 +304,7 @@ async def test_an_invalid_event_id_is_refused(last: str, redis_url: str, namespa
 
 
 @pytest.mark.failure(31)
+@pytest.mark.promise("event stream")
 async def test_trimmed_history_is_reported(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
         ids = [await events.publish(client, "t", EventData("n", n)) for n in range(4)]

@@ -47,6 +47,7 @@ async def typed(ctx: WorkflowContext, input: Order) -> Order:
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
+@pytest.mark.promise("invoke")
 async def test_a_key_starts_one_execution(partitions: int, redis_url: str, namespace: str) -> None:
     async with (
         PolosClient(redis_url, namespace, partitions=partitions) as client,

@@ -110,6 +110,7 @@ async def test_inputs_arrive_typed(
         (takes_anything, "x" * 2_000_000, ValueTooLargeError, "limit"),
     ],
 )
+@pytest.mark.promise("input")
 async def test_an_invalid_input_is_refused_at_the_call(
     which: Workflow[Any, Any],
     input: Any,
@@ -132,6 +133,7 @@ async def test_an_invalid_input_is_refused_at_the_call(
         (takes_nothing, {"some": "thing"}, "takes no input"),
     ],
 )
+@pytest.mark.promise("input")
 async def test_an_invalid_input_by_id_fails_at_the_worker(
     which: Workflow[Any, Any], input: Any, named: str, redis_url: str, namespace: str
 ) -> None:

@@ -98,6 +98,7 @@ async def decisions_of(at: Running, handle: ExecutionHandle[Any]) -> list[tuple[
 
 
 @pytest.mark.failure(28)
+@pytest.mark.promise("answer checked")
 async def test_only_named_approvers_decide(at: Running) -> None:
     handle = await asked(at, approvers=["ann", "group:finance"])
     for by, groups in (
@@ -320,6 +321,7 @@ async def test_an_early_answer_counts_as_one_of_two(redis_url: str, namespace: s
 
 
 @pytest.mark.failure(23)
+@pytest.mark.promise("no answer")
 async def test_one_of_two_approvals_does_not_survive_a_timeout(at: Running) -> None:
     handle = await asked(at, required=2, timeout=3600)
     await says(at, handle, "ann")
@@ -397,6 +399,7 @@ async def test_a_default_that_decided_is_not_asked_again(redis_url: str, namespa
 
 
 @pytest.mark.threat(16)
+@pytest.mark.promise("data shown")
 async def test_a_decision_must_match_the_data_shown(at: Running) -> None:
     handle = await asked(at, data={"amount": 5, "to": "zoë"})
     digest = (await at.client.get_suspension(handle.id, "ask"))["digest"]

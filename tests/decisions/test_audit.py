@@ -59,6 +59,7 @@ async def forgotten(client: PolosClient, execution_id: str) -> None:
     await until(gone)
 
 
+@pytest.mark.promise("audit")
 async def test_the_audit_says_how_each_suspension_ended(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks) as at:
         answered, expired, defaulted, closed = [
@@ -132,6 +133,7 @@ async def test_a_refused_answer_leaves_no_trace(redis_url: str, namespace: str) 
         assert await at.client.audit(handle.id) == []
 
 
+@pytest.mark.promise("audit")
 async def test_the_audit_outlives_its_execution(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, asks, audit_seconds=7200) as at:
         handle = await asks.invoke(at.client, {})

@@ -183,6 +183,7 @@ async def test_a_suspension_is_sent_to_the_webhook(
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.promise("notification")
 async def test_a_notification_is_resent_until_it_is_accepted(redis_url: str, namespace: str) -> None:
     """Refused connections, errors, redirects and silence: the same notification is resent until a 2xx."""
     port = free_port()
@@ -209,6 +210,7 @@ async def test_a_notification_is_resent_until_it_is_accepted(redis_url: str, nam
         assert await run.result(handle) == "fine"
 
 
+@pytest.mark.promise("notification")
 async def test_another_worker_sends_what_a_killed_one_was_sending(
     redis_url: str, namespace: str, tmp_path: Path, client: PolosClient
 ) -> None:

@@ -93,7 +93,7 @@ async def test_a_rejection_needs_only_its_reason(
     async with running(redis_url, namespace, pays) as at:
         if channel == "early":
             handle = await at.client.invoke(pays, "", start_delay=0.5)
-            named = {"suspend_execution_id": handle.id, "suspend_step_key": "pay"}
+            named: dict[str, Any] = {"suspend_execution_id": handle.id, "suspend_step_key": "pay"}
             assert (await at.client.resume(**named, data=NO, early=True)).outcome == "early"
         else:
             handle = await asked(at)

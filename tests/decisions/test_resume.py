@@ -191,6 +191,7 @@ async def test_an_empty_answer_is_an_answer(
 
 
 @pytest.mark.failure(23)
+@pytest.mark.promise("answer")
 async def test_of_many_concurrent_answers_one_decides(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, approval) as at:
         handle = await _parked(at)
@@ -205,6 +206,7 @@ async def test_of_many_concurrent_answers_one_decides(redis_url: str, namespace:
 
 
 @pytest.mark.failure(23)
+@pytest.mark.promise("answer")
 async def test_an_answer_races_a_deadline_and_a_cancel(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, approval) as at:
         handles = await asyncio.gather(*(_parked(at, 3600) for _ in range(20)))
@@ -358,6 +360,7 @@ async def test_an_early_answer_after_the_end_is_refused(redis_url: str, namespac
 
 
 @pytest.mark.failure(24)
+@pytest.mark.promise("suspend")
 async def test_a_suspension_can_be_answered_as_soon_as_its_event_is_seen(
     redis_url: str, namespace: str
 ) -> None:

@@ -256,6 +256,7 @@ def fields(caught: pytest.ExceptionInfo[InvalidAnswerError]) -> list[str]:
     [(name, False) for name in TYPES] + [(name, True) for name in OWN],
     ids=lambda part: part if isinstance(part, str) else ("", "imported")[part],
 )
+@pytest.mark.promise("answer checked")
 async def test_a_valid_answer_becomes_the_type_and_all_others_are_refused(
     name: str, imported: bool, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

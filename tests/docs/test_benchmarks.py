@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 
+from benchmarks.loss.disk import cut
+from benchmarks.stage import BenchmarkError
 from tests import ROOT
+from tests.harness.programs import skip_without
+from tests.harness.servers import KINDS, server_binaries
 
 PROCESSES = {"worker", "client", "redis"}
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @pytest.mark.timeout(120)
@@ -59,3 +63,78 @@ def test_an_unusable_server_is_an_error(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "there is no such file" in done.stderr
     assert done.stdout == ""
+
+
+# --- python -m benchmarks loss --------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+def test_a_loss_is_counted_and_the_rest_finishes() -> None:
+    done = run("loss", "--crashes", "1", "--seconds", "0.2", "--only", "everysec", "--json", timeout=280)
+    assert (done.returncode, done.stderr) == (0, "")
+    report: dict[str, Any] = json.loads(done.stdout)
+    (row,) = report["rows"]
+    assert (row["scenario"], row["crashes"]) == ("everysec", 1)
+    assert row["acknowledged"] > 0 and row["finished"] == row["left"]
+    assert row["away_seconds"] > 0
+
+
+@pytest.mark.timeout(300)
+def test_replicated_calls_survive_a_failover_and_the_table_says_so() -> None:
+    done = run("loss", "--crashes", "1", "--seconds", "0.2", "--only", "sentinel, replicated", timeout=280)
+    assert (done.returncode, done.stderr) == (0, "")
+    head, _, row, *_ = done.stdout.splitlines()
+    names = [cell.strip() for cell in head.strip("|").split("|")]
+    cells = dict(zip(names, [cell.strip() for cell in row.strip("|").split("|")], strict=True))
+    assert cells["scenario"] == "sentinel, replicated" and cells["what crashes"] == "the master's machine"
+    assert int(cells["acknowledged"].replace(",", "")) > 0
+    assert (cells["lost starts"], cells["lost answers"]) == ("0", "0")
+
+
+def test_a_server_whose_waitaof_cannot_be_believed_is_an_error() -> None:
+    valkey = server_binaries()["valkey"]
+    if isinstance(valkey, str):
+        skip_without(KINDS["valkey"], valkey)
+    done = run("loss", "--crashes", "1", "--only", "everysec", "--server", str(valkey))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "answers WAITAOF before it has fsynced" in done.stderr
+
+
+def command(*words: bytes) -> bytes:
+    """A command as it stands in a log."""
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+
+
+SET_A = command(b"SET", b"a", b"<marker 1>")
+BOTH = command(b"MULTI") + command(b"SET", b"b", b"\r\n") + SET_A + command(b"EXEC")
+OTHER = command(b"SET", b"c", b"1")
+
+
+@pytest.mark.parametrize(
+    ("log", "left"),
+    [
+        (SET_A, SET_A),
+        (SET_A + OTHER, SET_A),
+        (OTHER + SET_A + OTHER + SET_A + OTHER, OTHER + SET_A + OTHER + SET_A),
+        (BOTH + OTHER, BOTH),
+        (SET_A + BOTH, SET_A + BOTH),
+        (SET_A + BOTH[:-3], SET_A),
+        (SET_A + command(b"MULTI") + SET_A, SET_A),
+        (SET_A + OTHER + b"*3\r\n$3", SET_A),
+    ],
+)
+def test_the_log_is_cut_behind_the_last_proven_write(tmp_path: Path, log: bytes, left: bytes) -> None:
+    folder = tmp_path / "appendonlydir"
+    folder.mkdir()
+    file = folder / "appendonly.aof.1.incr.aof"
+    file.write_bytes(log)
+    assert cut(tmp_path, [b"<marker 1>", b"another"]) == len(log) - len(left)
+    assert file.read_bytes() == left
+
+
+def test_a_log_without_a_proof_is_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "appendonlydir"
+    folder.mkdir()
+    (folder / "appendonly.aof.1.incr.aof").write_bytes(OTHER)
+    with pytest.raises(BenchmarkError, match="nothing that is proven"):
+        cut(tmp_path, [b"<marker 1>"])

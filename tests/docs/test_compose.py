@@ -21,6 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from polos_redis.embedded.server import SETTINGS
 from tests import ROOT
 from tests.harness.programs import program
+from tests.harness.redis_image import image
 from tests.harness.servers import server_binaries
 
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -50,18 +51,19 @@ def mounted(service: dict[str, Any], path: str) -> Path:
 @pytest.fixture
 def compose_redis(binary: Path, tmp_path: Path) -> Iterator[int]:
     """The redis service: its command and its mounted file, but with the test's port and directory."""
-    name, conf, *options = SERVICES["redis"]["command"]
-    assert name == "redis-server"
+    name, script, conf, *options = SERVICES["redis"]["command"]
+    assert name == "sh"
     found = server_binaries()["redis8"]
     redis_server = binary if isinstance(found, str) else found
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    file = str(mounted(SERVICES["redis"], conf))
+    files = [str(mounted(SERVICES["redis"], path)) for path in (script, conf)]
     options = [str(tmp_path) if option == "/data" else option for option in options]
-    command = [str(redis_server), file, *options, "--port", str(port), "--bind", "127.0.0.1"]
+    command = [name, *files, *options, "--port", str(port), "--bind", "127.0.0.1"]
+    environment = image(tmp_path / "bin", redis_server, "-p", str(port))
     with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         with Redis(port=port) as redis:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,12 @@ AT_A_TIME = 10  # keys of a migrating slot
 class Node(ChaosServer):
     """One master."""
 
-    def __init__(self, folder: Path, binary: Path) -> None:
+    def __init__(self, folder: Path, binary: Path, config: Mapping[str, str] | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             bus: int = probe.getsockname()[1]
         settings = {"cluster-enabled": "yes", "cluster-port": str(bus), "cluster-node-timeout": "2000"}
-        super().__init__(folder, port=0, binary=binary, config={**settings, **AT_ONCE})
+        super().__init__(folder, port=0, binary=binary, config={**settings, **AT_ONCE, **(config or {})})
         self.bus = bus
         self.id = ""
 
@@ -48,9 +48,9 @@ class Node(ChaosServer):
 class Cluster:
     """Three masters with a third of the slots each: `with Cluster(folder, binary) as cluster: ...`."""
 
-    def __init__(self, folder: Path, binary: Path) -> None:
-        self._folder, self._binary = folder, binary
-        self.nodes = [Node(folder / str(number), binary) for number in range(NODES)]
+    def __init__(self, folder: Path, binary: Path, config: Mapping[str, str] | None = None) -> None:
+        self._folder, self._binary, self._config = folder, binary, config
+        self.nodes = [Node(folder / str(number), binary, config) for number in range(NODES)]
         self._running = False
 
     @property
@@ -150,7 +150,7 @@ class Cluster:
 
     def add_replica(self, master: Node) -> Node:
         """Start a replica of a master, and return once it is in sync."""
-        replica = Node(self._folder / str(len(self.nodes)), self._binary)
+        replica = Node(self._folder / str(len(self.nodes)), self._binary, self._config)
         self.nodes.append(replica)
         replica.start()
         replica.id = replica.do("CLUSTER", "MYID").decode()

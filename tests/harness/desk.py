@@ -12,6 +12,7 @@ import msgpack
 
 from polos_redis.state import keys, scripts
 from polos_redis.state.journal import step_record
+from polos_redis.state.repairs import FIRST, LIVE
 from polos_redis.state.stuck import StuckReason
 from tests.invariants.state import Partition, RawConnection, read
 from tests.invariants.state_invariants import violations
@@ -196,8 +197,8 @@ class Desk:
         assert activated.id == keys.child_id(by.id, key, 0)
         return activated
 
-    def choose(self, by: Activated, key: str, branch: str, *others: Arg) -> Any:
-        return _learn_changes(by, self.run("choose_winner", *by.fence, key, branch, *others))
+    def choose(self, by: Activated, key: str, branch: str, *others: Arg, races: bytes = b"") -> Any:
+        return _learn_changes(by, self.run("choose_winner", *by.fence, key, branch, races, *others))
 
     def park(
         self,
@@ -281,9 +282,32 @@ class Desk:
         return self.run("fire_timers", worker, 60_000, limit, 0)[:3]
 
     def requeue(
-        self, consumer: str, *entries: bytes, lost: bool = False, most: int = 5, queue: str = "default"
+        self,
+        consumer: str,
+        *entries: bytes,
+        lost: bool = False,
+        lease: str | int = "",
+        most: int = 5,
+        queue: str = "default",
     ) -> Any:
-        return self.run("requeue_entries", queue, consumer, "lost" if lost else "back", most, *entries)
+        return self.run("requeue_entries", queue, consumer, lease if lost else "back", most, *entries)
+
+    def repair(self, rows: int = 100) -> list[tuple[str, str]]:
+        """Look through the whole partition for half a change, as the reaper does; returns what was wrong."""
+        state = self.state
+        found: list[tuple[str, str]] = []
+        tables: list[tuple[str, bytes]] = [("queue", name) for name in state.listed_queues]
+        tables += [(status, name) for status in LIVE for name in (*state.workflows, b"")]
+        for kind, name in [*tables, ("suspensions", b"")]:
+            cursor = FIRST
+            while True:
+                cursor, _, flat = self.run("repair", kind, name, cursor, rows)
+                found += [
+                    (one.decode(), what.decode()) for one, what in zip(flat[::2], flat[1::2], strict=True)
+                ]
+                if cursor == FIRST:
+                    break
+        return found
 
     def parked(self, key: str = "ok", timeout: int = 0, **options: Any) -> str:
         """The id of an execution that waits for a person at `key`."""

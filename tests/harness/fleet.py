@@ -49,8 +49,12 @@ class WorkerProcess:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    @property
+    def is_ready(self) -> bool:
+        return _READY in self.log
+
     async def ready(self) -> None:
-        await until(lambda: _READY in self.log or not self.running, "a worker to be ready")
+        await until(lambda: self.is_ready or not self.running, "a worker to be ready")
         assert self.running, f"the worker ended:\n{self.log}"
 
     async def said(self, text: str) -> None:
@@ -185,11 +189,11 @@ async def _work(defined_in: str, knows: str, options: dict[str, Any]) -> None:
     from polos_redis.definitions.registry import registered
     from polos_redis.runtime.activation import Activation
 
-    import_module(defined_in)
+    module = import_module(defined_in)
     known = registered().values()
     chosen = [workflow for workflow in known if not knows or workflow.id in knows.split(",")]
     async with PolosClient() as client:
-        worker = Worker(client, chosen, **options)
+        worker = Worker(client, chosen, channels=getattr(module, "CHANNELS", None), **options)
 
         def tell() -> None:
             gc.collect()

@@ -56,6 +56,16 @@ class Proxy:
         for line in self._lines:
             line.frozen = True
 
+    def half_close(self) -> None:
+        """End the stream of replies on every connection; requests still reach the server."""
+        for line in list(self._lines):
+            line.half_close()
+
+    @property
+    def silent_lines(self) -> int:
+        """The number of connections that were frozen or half closed and that nobody has closed yet."""
+        return sum(line.frozen for line in self._lines)
+
     def reset(self) -> None:
         """Reset every connection, dropping what was held back."""
         for line in list(self._lines):
@@ -131,8 +141,14 @@ class _Line:
         self.loses = False
         self.frozen = False
 
+    def half_close(self) -> None:
+        self.frozen = True
+        if self._client.can_write_eof() and not self._client.is_closing():
+            self._client.write_eof()
+
     def reset(self) -> None:
         sock: socket.socket = self._client.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST, not FIN
+        if not self._client.is_closing():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST, not FIN
         self._client.transport.abort()
         self.task.cancel()

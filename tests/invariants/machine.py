@@ -527,6 +527,14 @@ class Machine(RuleBasedStateMachine):
         if lost and self.undelivered():
             self.deliver(heir, False)
 
+    @precondition(lambda self: self.pending)
+    @rule(consumer=consumers)
+    def recover_too_late(self, consumer: str) -> None:
+        """A worker was presumed dead, and has renewed its lease since."""
+        held = [entry for entry, holder in self.pending.items() if holder == consumer]
+        assert self.call("requeue_entries", "default", consumer, "1", MOST, *held) is None
+        self.the_state_equals_the_models()
+
     def hand_back(self, consumer: str, lost: bool) -> None:
         running = {by.entry for by in self.activations if by.consumer == consumer}
         entries = [entry for entry, holder in self.pending.items() if holder == consumer]
@@ -534,7 +542,7 @@ class Machine(RuleBasedStateMachine):
             entries = [entry for entry in entries if entry not in running]
         by_entry = {one.entry: one for one in self.model.executions.values()}
         held = [by_entry[entry] for entry in entries if entry in by_entry]
-        reply = self.call("requeue_entries", "default", consumer, "lost" if lost else "back", MOST, *entries)
+        reply = self.call("requeue_entries", "default", consumer, "" if lost else "back", MOST, *entries)
         failed = 0
         for one in held:
             if lost:
@@ -679,6 +687,12 @@ class Machine(RuleBasedStateMachine):
             self.journal(in_flight, "b", b"", True)
         for by in self.activations:
             by.sure = False
+
+    @rule(rows=st.sampled_from([1, 100]))
+    def repair(self, rows: int) -> None:
+        """No script leaves anything to repair."""
+        with self.desk.unchanged():
+            assert not self.desk.repair(rows)
 
     # --- checks after every step ----------------------------------------------------------
 

@@ -50,6 +50,7 @@ TYPES = {
     keys.TIMER_LEADER: "string",
     keys.SESSION: "string",
     keys.RATE: "string",
+    keys.CONFIRMED: "string",
     keys.META: "hash",
 }
 
@@ -171,6 +172,7 @@ class Partition:
     serves: dict[bytes, bytes] = field(default_factory=dict)
     meta: dict[bytes, bytes] = field(default_factory=dict)
     timer_leader: bytes | None = None
+    confirmed: bytes | None = None
     unknown: list[str] = field(default_factory=list)
 
     def put(self, name: bytes, kind: str, ttl: int, value: Any, groups: Any, pending: Any) -> None:

@@ -214,7 +214,7 @@ class Composition(Machine):
             return
         others = {"ask too": "other"} if b"ask too" in by.known_records else {}
         flat = [part for pair in others.items() for part in pair]
-        if self.write(by, lost, "choose_winner", "race", "code", *flat) is not None:
+        if self.write(by, lost, "choose_winner", "race", "code", b"", *flat) is not None:
             self.model.executions[by.id].win("race", "code", others)
             self.learn_changes(by, lost)
 

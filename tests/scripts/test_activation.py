@@ -68,6 +68,7 @@ def test_all_later_entries_go_to_the_same_queue(desk: Desk) -> None:
 
 
 @pytest.mark.failure(16)
+@pytest.mark.promise("invoke")
 def test_a_repeated_invoke_changes_nothing(desk: Desk) -> None:
     done = desk.finished()
     one = desk.invoke()
@@ -150,6 +151,7 @@ def put_back(desk: Desk, by: Activated) -> None:
     ],
 )
 @pytest.mark.parametrize("write", WRITES)
+@pytest.mark.promise("two workers")
 def test_a_lost_activation_writes_nothing(
     desk: Desk, write: str, lose: Callable[[Desk, Activated], None]
 ) -> None:
@@ -369,6 +371,7 @@ def test_a_large_result_is_left_out_of_the_notice(desk: Desk) -> None:
         assert me.received(1) == [[b"done", by.id.encode(), b"completed", b"output", False]]
 
 
+@pytest.mark.promise("retention")
 def test_an_execution_is_forgotten_after_its_retention(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "ok")

@@ -228,6 +228,44 @@ def test_the_end_of_the_execution_leaves_the_race_open(desk: Desk, end: str) -> 
 # --- too late for a race ----------------------------------------------------------------
 
 
+def started(desk: Desk, by: Activated) -> Any:
+    """How many children of the step "kid" have started."""
+    return desk.record(by.id, "kid")[6]
+
+
+def test_no_more_children_start_once_another_branch_has_won(desk: Desk) -> None:
+    by = desk.start()
+    desk.suspend(by, "ask", FAR, race=branch("race", "ask", "ask"))
+    desk.spawn(by, "kid", 2, total=5, race=branch("race", "kid", "kid"))
+    desk.answer(by.id, "ask")
+    assert status(desk, by, "kid") == b"closed"
+    with desk.unchanged():
+        _, record = desk.spawn(by, "kid", 2, first=2, total=5, race=branch("race", "kid", "kid"))
+    assert record == desk.state.journals[by.id.encode()][b"kid"]
+    assert started(desk, by) == len(desk.state.children[by.id.encode()]) == 2
+
+
+def test_a_child_that_nobody_waits_for_starts_whoever_has_won(desk: Desk) -> None:
+    """Its call had passed the gate before; the race only learns that it belongs to a losing branch."""
+    by = desk.start()
+    desk.suspend(by, "ask", FAR, race=branch("race", "ask", "ask"))
+    desk.answer(by.id, "ask")
+    desk.spawn(by, "kid", 1, status="started", race=(b"", branch("race", "code", "step", "kid")[1]))
+    assert status(desk, by, "kid") == b"started" and started(desk, by) == 1
+    assert members(desk, by) == {b"ask": b"ask", b"step": b"code", b"kid": b"code"}
+
+
+def test_a_race_that_is_chosen_belongs_to_the_branch_around_it(desk: Desk) -> None:
+    by = desk.start()
+    desk.suspend(by, "ask", FAR, race=branch("race", "ask", "ask"))
+    around = branch("race", "code", "inner", "quick")[1]
+    desk.choose(by, "inner", "quick", "quick", "quick", races=around)
+    assert members(desk, by) == {b"ask": b"ask", b"inner": b"code", b"quick": b"code"}
+    desk.answer(by.id, "ask")
+    with desk.unchanged():
+        desk.choose(by, "inner", "slow", races=around)
+
+
 def test_a_wait_in_a_decided_race_is_closed_from_the_start(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "first", race=branch("race", "first", "first"))
@@ -239,6 +277,7 @@ def test_a_wait_in_a_decided_race_is_closed_from_the_start(desk: Desk) -> None:
     desk.spawn(by, "kid", race=branch("race", "kid", "kid"))
     desk.backoff(by, "call", races=branch("race", "call", "call")[1])
     assert [status(desk, by, key) for key in (*WAITS, "call")] == [b"closed"] * 4 + [b"abandoned"]
+    assert started(desk, by) == 0, "the child that never started does not count"
     assert winner(desk, by) == b"first"
     assert members(desk, by) == {key.encode(): key.encode() for key in ("first", *WAITS, "call")}
     state = desk.state

@@ -37,6 +37,21 @@ def test_requeue_moves_an_entry_to_the_end_of_the_queue(desk: Desk, lost: bool) 
         assert desk.requeue("w1", by.entry, lost=lost) == [0, 0, 0]
 
 
+@pytest.mark.failure(41)
+def test_requeue_spares_a_worker_that_has_renewed_its_lease(desk: Desk) -> None:
+    by = desk.start()
+    desk.do("HSET", keys.WORKERS, "w1", 7)
+    with desk.unchanged():
+        assert desk.requeue("w1", by.entry, lost=True, lease=6) is None
+        assert desk.requeue("w1", by.entry, lost=True) is None, "its first renewal came since"
+    assert desk.requeue("w1", by.entry, lost=True, lease=7) == [1, 0, 0]
+    again = desk.deliver("w1")
+    desk.do("HDEL", keys.WORKERS, "w1")
+    with desk.unchanged():
+        assert desk.requeue("w1", again.entry, lost=True, lease=7) is None
+    assert desk.requeue("w1", again.entry) == [1, 0, 0], "what it hands back itself needs no lease"
+
+
 def test_requeue_leaves_entries_of_another_consumer_alone(desk: Desk) -> None:
     by = desk.start(consumer="w2")
     with desk.unchanged():

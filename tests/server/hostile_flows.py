@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, Json, create_model
 
-from polos_redis import WorkflowContext, workflow
+from polos_redis import StepExecutionError, WorkflowContext, workflow
 
 
 class And(BaseModel):
@@ -97,3 +97,27 @@ async def asks_later(ctx: WorkflowContext) -> str:
     await ctx.step.suspend("gate")
     await ctx.step.suspend("ask", schema=Everything)
     return "answered"
+
+
+@workflow(id="hostile-shown")
+async def shows(ctx: WorkflowContext, input: Any) -> str:
+    await ctx.step.suspend("ask", data={"shown": input}, form={})
+    return "answered"
+
+
+@workflow(id="hostile-resumes")
+async def resumes(ctx: WorkflowContext, input: dict[str, Any]) -> str:
+    """Pass an answer on from inside a worker, as an event and as a call."""
+    execution_id, key = input["to"], input["key"]
+    found = []
+    try:
+        await ctx.step.publish_event("event", f"{key}/{execution_id}", input["data"], "resume")
+        found.append("passed on")
+    except StepExecutionError as error:
+        found.append(error.error_type)
+    try:
+        await ctx.step.resume("call", key, execution_id, data=input["data"])
+        found.append("passed on")
+    except StepExecutionError as error:
+        found.append(error.error_type)
+    return " ".join(found)

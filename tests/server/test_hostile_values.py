@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -27,6 +28,7 @@ from tests.harness.running import until
 FLOWS = str(Path(__file__).with_name("hostile_flows.py"))
 MAX_WAIT = 0.5  # seconds that a process may compute while another caller waits for it
 MAX_GROWTH = 100_000_000  # bytes
+MAX_PAGE = 2_000_000  # bytes of a page
 
 
 def _nested(depth: int, leaf: Any, wrap: Callable[[Any], Any]) -> Any:
@@ -181,8 +183,12 @@ class Site:
 
 
 @pytest.fixture
-async def site(redis_url: str, namespace: str, tmp_path: Path) -> AsyncIterator[Site]:
-    polos = Command(redis_url, namespace, tmp_path)
+def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
+    return Command(redis_url, namespace, tmp_path)
+
+
+@pytest.fixture
+async def site(polos: Command, redis_url: str, namespace: str) -> AsyncIterator[Site]:
     serve = ("serve", "--insecure-dev", "--port", "0", "--rate-limit", "100000/minute")
     with polos.worker(FLOWS) as worker, polos.start(POLOS, *serve) as server:
         async with (
@@ -235,3 +241,133 @@ async def test_hostile_values_hold_up_nobody(site: Site) -> None:
         assert statuses & {200, 413, 422}, (name, statuses)
         print(f"{name}: {len(text)} bytes, {sorted(statuses)}, {wait:.3f} s, {growth / 1e6:.0f} MB")
         assert wait < MAX_WAIT and growth < MAX_GROWTH, (name, wait, growth)
+
+
+# --- pages, and steps of other workflows --------------------------------------------------------
+
+ON_PAGES = [
+    "a union, 18 deep, invalid",
+    "a union, 45 deep",
+    "a union through dicts",
+    "a tree of 48 levels",
+    "wrong items",
+    "objects without their many fields",
+    "a long text for a pattern",
+    "deep JSON in a string",
+    "an unknown tag",
+    "too many parts",
+    "too many levels",
+    "levels that can be read",
+    "keys with one hash",
+    "many unknown fields",
+]
+
+
+async def post_form(site: Site, execution_id: str, key: str, **fields: Any) -> httpx2.Response:
+    """Load an approval page and send its form with these fields."""
+    path = f"/approve/{execution_id}/{quote(key, safe='')}"
+    page = await site.api.get(path)
+    assert page.status_code == 200 and len(page.content) < MAX_PAGE
+    (token,) = set(re.findall(r'name="form_token" value="([^"]+)"', page.text))
+    return await site.api.post(path, data={"form_token": token, **fields})
+
+
+async def pages_and_steps(site: Site, name: str, text: str) -> tuple[set[int], list[str]]:
+    """Send a value by the JSON box of a page and by steps of another workflow, and have pages show it."""
+    key = "ask it"
+    asked = [await site.asked(key) for _ in range(2)]
+    statuses, results = set(), []
+    async with site.watched():
+        answer = await post_form(site, asked[0], key, json=text)
+        statuses.add(answer.status_code)
+        assert len(answer.content) < MAX_PAGE, name
+        passed_on = await site.post(
+            "/api/v1/executions",
+            f'{{"workflow_id":"hostile-resumes","input":{{"to":"{asked[1]}","key":"{key}","data":{text}}}}}',
+        )
+        statuses.add(passed_on.status_code)
+        if passed_on.status_code == 201:
+            results.append(await site.client.get_handle(passed_on.json()["id"]).result(timeout=120))
+        shown = await site.post("/api/v1/executions", f'{{"workflow_id":"hostile-shown","input":{text}}}')
+        statuses.add(shown.status_code)
+        if shown.status_code == 201:
+            shown_id = shown.json()["id"]
+            await until(partial(site.is_open, shown_id, "ask"), "the suspension that shows it")
+            for path in (f"/approve/{shown_id}/ask", f"/executions/{shown_id}", "/", "/executions"):
+                page = await site.api.get(path)
+                assert page.status_code == 200 and len(page.content) < MAX_PAGE, (name, path)
+            await site.client.cancel(shown_id)
+    for one in asked:
+        if not await site.ended(one):
+            await site.client.cancel(one)
+    return statuses, results
+
+
+@pytest.mark.failure(47)
+@pytest.mark.threat(12)
+async def test_hostile_values_on_pages_and_in_steps_hold_up_nobody(site: Site) -> None:
+    await pages_and_steps(site, "harmless", HARMLESS)
+    for name in ON_PAGES:
+        before = {one: site.memory(one, "VmRSS") for one in site.processes}
+        site.forget_peaks()
+        statuses, results = await pages_and_steps(site, name, ATTACKS[name])
+        growth = max(site.memory(one, "VmHWM") - before[one] for one in site.processes)
+        wait = max(site.waits.values())
+        print(f"{name}: {sorted(statuses)}, {results}, {wait:.3f} s, {growth / 1e6:.0f} MB")
+        assert statuses <= {200, 201, 303, 413, 422}, (name, statuses)
+        allowed = (
+            "passed on|InvalidAnswerError|ValueTooLargeError|ExecutionFinishedError|SuspensionNotFoundError"
+        )
+        assert all(re.fullmatch(f"({allowed}) ({allowed})", one) for one in results), (name, results)
+        assert wait < MAX_WAIT and growth < MAX_GROWTH, (name, wait, growth)
+
+
+@pytest.mark.threat(12)
+async def test_hostile_forms_hold_up_nobody(site: Site) -> None:
+    """Rows, fields and texts that no page has offered."""
+    key = "ask it"
+    execution_id = await site.asked(key)
+    rows = [str(number) for number in range(3_000)]
+    posts: dict[str, dict[str, Any]] = {
+        "many rows": {"answer/numbers#": rows, "_add": "answer/numbers"},
+        "rows of rows": {"answer/lists#": rows, **{f"answer/lists/{one}#": rows[:2] for one in rows}},
+        "a row that is removed": {"answer/numbers#": rows, "_remove": "answer/numbers/7"},
+        "deep names": {"answer/tree" + "/children/0" * 300 + "/value": "1", "answer/tree/children#": ["0"]},
+        "a long text": {"answer/name": "a" * 1_000_000 + "!"},
+        "a long number": {"answer/numbers#": ["0"], "answer/numbers/0": "1" * 1_000_000},
+        "JSON in a field": {"answer/untyped": "[" * 250_000},
+        "escapes": {"answer/untyped": "[" * 600_000},
+        "many fields": {f"x{number}": "" for number in range(20_000)},
+        "odd texts": {"answer/name": "\0\u202e", "_add": "\0", "_remove": "answer/" + "/" * 10_000},
+    }
+    for name, fields in posts.items():
+        before = {one: site.memory(one, "VmRSS") for one in site.processes}
+        site.forget_peaks()
+        async with site.watched():
+            answer = await post_form(site, execution_id, key, **fields)
+        growth = max(site.memory(one, "VmHWM") - before[one] for one in site.processes)
+        wait = max(site.waits.values())
+        print(
+            f"{name}: {answer.status_code}, {len(answer.content)} bytes, {wait:.3f} s, {growth / 1e6:.0f} MB"
+        )
+        assert answer.status_code in (200, 303, 400, 413, 422), (name, answer.status_code, answer.text[:300])
+        assert len(answer.content) < MAX_PAGE, name
+        assert wait < MAX_WAIT and growth < MAX_GROWTH, (name, wait, growth)
+        if await site.ended(execution_id):
+            execution_id = await site.asked(key)
+
+
+@pytest.mark.threat(12)
+async def test_the_command_refuses_hostile_answers_with_a_sentence(site: Site, polos: Command) -> None:
+    execution_id = await site.asked("ask")
+    for name, text in ATTACKS.items():
+        if len(text) > 120_000:
+            continue  # no argument is that long
+        done = await polos("resume", execution_id, "--data", text)
+        if done.code == 0:  # it fits the JSON schema: the worker checks the rest
+            await until(partial(site.ended, execution_id), "the end")
+            execution_id = await site.asked("ask")
+            continue
+        assert (done.code, done.err.count("\n")) in ((1, 1), (2, 1)), (name, done.code, done.err[:500])
+        assert done.err.startswith("polos: ") and len(done.err) < 5_000, name
+        assert not await site.ended(execution_id)

@@ -242,6 +242,7 @@ async def test_large_inputs_are_sent_in_several_calls(redis_url: str, namespace:
 
 @pytest.mark.failure(1, 16)
 @pytest.mark.parametrize("fault", ["reply lost", "activation lost"])
+@pytest.mark.promise("child")
 async def test_a_fault_while_starting_children_starts_none_twice(
     fault: str, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +351,7 @@ async def test_nothing_parks_while_a_child_is_being_prepared(
         assert (asked["data"], below) == ("parent", "child")
 
 
+@pytest.mark.promise("child")
 async def test_results_outlive_the_children(redis_url: str, namespace: str, client: PolosClient) -> None:
     @flow
     async def parent(ctx: WorkflowContext) -> list[int]:

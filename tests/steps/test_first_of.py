@@ -27,8 +27,8 @@ from polos_redis import (
 from polos_redis.executions.batch import BatchWorkflowInput
 from polos_redis.runtime.steps.first_of import Winner
 from tests.harness.fleet import Fleet
-from tests.harness.fleet_races import interrupted, overtaken
-from tests.harness.running import Running, running, soon, until, working
+from tests.harness.fleet_races import interrupted, left_behind, overtaken
+from tests.harness.running import Running, journal_of, running, soon, until, working
 from tests.invariants.rows import rows
 
 CALLS: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -256,6 +256,7 @@ KINDS: dict[str, tuple[Any, str, Any]] = {
 
 @pytest.mark.parametrize("partitions", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.promise("race")
 async def test_any_branch_can_win_and_the_others_leave_nothing(
     kind: str, partitions: int, redis_url: str, namespace: str
 ) -> None:
@@ -557,6 +558,7 @@ async def test_a_wait_cancelled_by_asyncio_is_closed_when_the_execution_parks(
 
 
 @pytest.mark.failure(1)
+@pytest.mark.promise("race")
 async def test_a_crash_after_the_decision_changes_nothing(fleet: Fleet, client: PolosClient) -> None:
     """The winner is code, so a replay could pick another branch: by then the loser would be faster."""
     first = await fleet.start(defined_in="tests.harness.fleet_races")
@@ -589,6 +591,25 @@ async def test_a_branch_that_loses_while_its_worker_is_dead_does_not_run_again(
     await fleet.start(defined_in="tests.harness.fleet_races")
     assert await handle.result(timeout=20) == "ask"
     assert [name for name, _ in fleet.effects(handle.id)] == ["work"]
+
+
+@pytest.mark.failure(1)
+async def test_what_a_losing_branch_has_done_is_not_missed_after_a_lost_worker(
+    fleet: Fleet, client: PolosClient
+) -> None:
+    """The worker dies before it can tell the race what was started in its branches."""
+    first = await fleet.start(defined_in="tests.harness.fleet_races")
+    handle = await left_behind.invoke(client)
+    await fleet.seen(handle.id, "third")
+    first.kill()
+    await client.resume(suspend_execution_id=handle.id, suspend_step_key="ask", data="stop")
+    heir = await fleet.start(defined_in="tests.harness.fleet_races")
+    assert await handle.result(timeout=20) == "ask"
+    store = await client.store()
+    journaled = {name for name in await journal_of(store, handle.id) if name and name[0] != 0xFF}
+    assert journaled >= {b"first", b"inner", b"quick", b"child", b"second", b"ask", b"race"}
+    assert (await client.get_execution(handle.id))["unreached_steps"] == []
+    assert "not reached" not in heir.log
 
 
 async def test_removing_the_winning_branch_is_named_in_the_error(redis_url: str, namespace: str) -> None:

@@ -351,6 +351,7 @@ def _counted(ctx: WorkflowContext, key: str, function: Callable[..., Any], *args
 
 
 @pytest.mark.failure(12)
+@pytest.mark.promise("step")
 async def test_failures_are_journaled_and_raised_again_on_replay(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, collects_failures) as at:
         handle = await collects_failures.invoke(at.client)
@@ -439,10 +440,16 @@ async def test_an_abandoned_step_stays_abandoned_on_replay(redis_url: str, names
         handle = await asks_when_a_step_is_slow.invoke(at.client, kind)
         await at.parked(handle)
         (step,) = (await at.client.get_execution(handle.id))["steps"]
-        assert (step["step_key"], step["status"]) == ("charge", "abandoned")
+        assert (step["step_key"], step["status"], step["attempts"]) == ("charge", "abandoned", 1)
         await at.answer(handle, "ask", "no")
         assert await at.result(handle) == "asked: no"
         assert CALLS[handle.id] == Counter(charge=1)
+        found = [
+            (event.event_type, event.data["attempt"])
+            for event in await at.events(handle)
+            if event.event_type.startswith("step_")
+        ]
+        assert found == [("step_start", 1), ("step_finish", 1)], "no attempt that never ran"
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ async def shows(ctx: WorkflowContext, input: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", SHOWN)
+@pytest.mark.promise("suspend")
 async def test_the_data_shown_and_the_answer_returned(kind: str, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, shows) as at:
         handle = await shows.invoke(at.client, kind)
@@ -96,6 +97,7 @@ async def two_stages(ctx: WorkflowContext) -> list[Any]:
     return [manager["data"], finance["data"]]
 
 
+@pytest.mark.promise("code")
 async def test_stages_suspend_one_after_the_other(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, two_stages) as at:
         handle, rejected = await two_stages.invoke(at.client), await two_stages.invoke(at.client)
@@ -234,6 +236,7 @@ async def has_a_deadline(ctx: WorkflowContext, input: Any) -> Any:
 
 
 @pytest.mark.parametrize("timeout", [0.02, timedelta(milliseconds=20)], ids=["seconds", "timedelta"])
+@pytest.mark.promise("no answer")
 async def test_an_expired_deadline_raises(timeout: Any, redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, has_a_deadline) as at:
         handle = await has_a_deadline.invoke(at.client, timeout)

@@ -24,7 +24,7 @@ from tests.harness.deployments import Code, Deployed, crash, journaled, stuck
 from tests.harness.running import Running, running, until
 from tests.steps.test_leaving import answering_before
 
-pytestmark = pytest.mark.failure(45)
+pytestmark = [pytest.mark.failure(45), pytest.mark.promise("changed code")]
 
 NEVER = 3600.0
 

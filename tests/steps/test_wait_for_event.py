@@ -88,6 +88,7 @@ async def publishes_to_itself(ctx: WorkflowContext, topic: str) -> Any:
 # --- an event -----------------------------------------------------------------------------
 
 
+@pytest.mark.promise("event")
 async def test_a_wait_gets_the_first_event_after_it_opened(at: Running) -> None:
     await events.publish(at.client, "orders", EventData("order", Order(0)))
     handles = [await waits.invoke(at.client, options("orders")) for _ in range(6)]
@@ -459,6 +460,7 @@ async def test_wrong_use_is_refused(arguments: Any, message: str, redis_url: str
 
 
 @pytest.mark.failure(16)
+@pytest.mark.promise("event")
 async def test_an_event_is_published_once_across_a_crash(fleet: Fleet, client: PolosClient) -> None:
     """The worker dies after the event is published and before that is journaled."""
     first = await fleet.start(defined_in="tests.harness.fleet_waits")

@@ -186,6 +186,7 @@ async def test_a_wait_does_not_delay_an_answer(redis_url: str, namespace: str) -
 
 
 @pytest.mark.failure(26)
+@pytest.mark.promise("timer")
 async def test_a_wait_expires_while_no_worker_is_running(redis_url: str, namespace: str) -> None:
     async with running(redis_url, namespace, waits_for) as at:
         handle = await waits_for.invoke(at.client, {"hours": 1})

@@ -294,6 +294,7 @@ async def test_a_tick_fired_by_several_workers_fires_once(
             assert store.partitions.prefix(one["id"]) == store.partitions.prefix(one["input"]["schedule_id"])
 
 
+@pytest.mark.promise("schedule")
 async def test_late_ticks_fire_and_missed_ticks_are_skipped(
     client: PolosClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -402,6 +403,7 @@ async def ticked(client: PolosClient, times: int) -> None:
 
 
 @pytest.mark.timeout(90)
+@pytest.mark.promise("schedule")
 async def test_two_workers_fire_each_second_once_for_twenty_seconds(
     fleet: Fleet, client: PolosClient
 ) -> None:
@@ -417,6 +419,7 @@ async def test_two_workers_fire_each_second_once_for_twenty_seconds(
 
 
 @pytest.mark.timeout(90)
+@pytest.mark.promise("schedule")
 async def test_each_tick_fires_once_when_the_timer_leader_is_killed(
     fleet: Fleet, client: PolosClient
 ) -> None:

@@ -91,6 +91,7 @@ def data_of(executions: list[dict[str, Any]]) -> list[Any]:
 # --- one at a time ----------------------------------------------------------------------
 
 
+@pytest.mark.promise("trigger")
 async def test_each_event_starts_one_execution_in_the_order_of_the_topic(client: PolosClient) -> None:
     count = 2 * READ + 50
     await register(client, typed)
@@ -371,6 +372,7 @@ async def test_events_of_topics_in_all_partitions_reach_the_workers(
 
 
 @pytest.mark.timeout(90)
+@pytest.mark.promise("trigger")
 async def test_each_event_starts_one_execution_when_the_worker_that_hands_them_out_is_killed(
     fleet: Fleet, client: PolosClient
 ) -> None:

@@ -280,6 +280,7 @@ def shown(value: object) -> str:
 
 
 @pytest.mark.parametrize("value", VALUES, ids=shown)
+@pytest.mark.promise("value")
 def test_a_value_decodes_typed_and_equal(value: Any) -> None:
     assert same(back(value), value)
     nested = [{"k": (value, {"x": [value]})}]
@@ -722,6 +723,7 @@ class Trap(metaclass=Touchy):
         "$:Box[" + "list[" * 190 + "nope" + "]" * 191,
     ],
 )
+@pytest.mark.promise("value")
 def test_a_stored_type_name_is_never_imported_or_called(
     code: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

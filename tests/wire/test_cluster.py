@@ -23,9 +23,11 @@ from polos_redis import (
 )
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.errors import ConnectionLostError, RedisRefusedError
+from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.state import keys, scripts
 from polos_redis.wire.routing import wire_to
 from polos_redis.worker.errands import CONCURRENCY
+from polos_redis.worker.reaper import Reaper
 from tests.harness.cluster import Cluster, Node
 from tests.harness.fleet import Fleet
 from tests.harness.fleet_workflows import approval, chain, gated
@@ -86,6 +88,46 @@ async def test_moving_slots_under_load_loses_nothing(
         assert len({event.id for event in seen}) == len(seen)
         assert fleet.counts()[handle.id] == {f"step-{step}": 1 for step in range(STEPS)}
     assert all("lost worker" not in worker.log for worker in workers)
+
+
+@pytest.mark.failure(44)
+async def test_the_reaper_of_a_partition_does_not_mind_reconnects_to_other_nodes(client: PolosClient) -> None:
+    store = await client.store()
+    handle = await in_partition(client, 0, approval, None)
+    prefix = store.prefixes[0]
+    queue = prefix + b"queue:default"
+    await store.queues.make_group(prefix, "default")
+    await store.wire.call("XREADGROUP", "GROUP", keys.GROUP, "dead", "COUNT", 1, "STREAMS", queue, ">")
+    stats = WorkerStats()
+    reaper = Reaper(
+        store,
+        prefix,
+        "me",
+        lease_seconds=1.0,
+        block_seconds=0.5,
+        max_deliveries=5,
+        in_charge=lambda: True,
+        overdue=lambda: 0.0,
+        stats=stats,
+    )
+    own = store.wire.node(prefix)
+    others = [node for node in await store.wire.nodes() if node is not own]
+    reaping = asyncio.create_task(reaper.run())
+    cuts = 0
+
+    async def recovered() -> bool:
+        nonlocal cuts
+        for node in others:
+            if node.connected:
+                cuts += 1
+                node.drop("the test cuts it")
+            await node.call("PING")
+        return stats.recovered["requeued"] == 1
+
+    await until(recovered, "the entry to be requeued")
+    assert cuts > 2 * len(others)
+    reaping.cancel()
+    await client.cancel(handle.id)
 
 
 @pytest.mark.failure(39)

@@ -19,6 +19,7 @@ from polos_redis import (
     workflow,
 )
 from polos_redis.errors import PolosError
+from polos_redis.state import keys
 from polos_redis.wire import dialing
 from polos_redis.wire.dialing import dial
 from tests.harness.running import soon, until
@@ -90,6 +91,30 @@ async def test_a_worker_and_a_client_live_through_rotations(
             await soon(running)
     if isinstance(provider, Rotating):
         assert threading.get_ident() not in provider.threads, "it may block"
+
+
+@pytest.mark.parametrize("kind", [Rotating, Awaited])
+async def test_a_workers_lease_is_renewed_with_them(
+    chaos_server: ChaosServer, namespace: str, kind: type[Any]
+) -> None:
+    provider = kind()
+    async with PolosClient(chaos_server.url, namespace) as admin:
+        await rotate(admin, provider, "first")
+        store = await admin.store()
+        await store.wire.call("ACL", "SETUSER", "default", ">another", "resetpass")
+        async with PolosClient(chaos_server.url, namespace, credential_provider=provider) as client:
+            worker = Worker(client, [flow], handle_signals=False, lease_seconds=0.5)
+            running = asyncio.create_task(worker.run())
+            await soon(worker.ready.wait())
+            key = store.prefixes[0] + keys.WORKERS.encode()
+
+            async def renewed() -> bool:
+                return int(await store.wire.call("HGET", key, worker.worker_id)) > 3
+
+            await until(renewed, "the lease to be renewed")
+            worker.stop()
+            await soon(running)
+        await store.wire.call("ACL", "SETUSER", "default", "nopass")
 
 
 async def test_polos_takes_one_as_well(chaos_server: ChaosServer, namespace: str) -> None:

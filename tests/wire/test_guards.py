@@ -25,6 +25,7 @@ SCRIPTS = {script.sha.decode(): script.name for script in scripts.ALL}
 BESIDES = {
     "renew_lease",
     "fire_timers",
+    "repair",
     "xpending",
     "hgetall",
     "xinfo",

@@ -180,7 +180,7 @@ async def test_a_reaper_does_not_count_the_time_of_an_outage(
         block_seconds=0.5,
         max_deliveries=5,
         in_charge=lambda: True,
-        in_touch=lambda: True,
+        overdue=lambda: 0.0,
         stats=WorkerStats(),
     )
     await reaper.sweep()
@@ -194,6 +194,48 @@ async def test_a_reaper_does_not_count_the_time_of_an_outage(
 
 
 # --- the network ------------------------------------------------------------------------
+
+
+@pytest.mark.failure(44)
+async def test_a_dead_worker_is_recovered_from_while_connections_are_cut_again_and_again(
+    chaos_server: ChaosServer, client: PolosClient, fleet: Fleet
+) -> None:
+    async with Proxy(chaos_server.url) as proxy:
+        victim = await fleet.start(url=proxy.url)
+        handle = await gated.invoke(client, {"gate": "go"})
+        await fleet.seen(handle.id, "two")
+        heir = await fleet.start(url=proxy.url)
+        victim.kill()
+
+        async def cut() -> None:
+            while True:
+                await asyncio.sleep(0.6)  # the fault itself: less than the lease
+                proxy.reset()
+
+        cutting = asyncio.create_task(cut())
+        assert await fleet.seen(handle.id, "two", times=2) == [victim.pid, heir.pid]
+        cutting.cancel()
+        fleet.open("go")
+        assert await handle.result(timeout=20) == [victim.pid, heir.pid, heir.pid]
+
+
+@pytest.mark.failure(39, 44)
+async def test_workers_whose_connections_are_cut_again_and_again_are_not_presumed_dead(
+    chaos_server: ChaosServer, client: PolosClient, fleet: Fleet
+) -> None:
+    async with Proxy(chaos_server.url) as proxy:
+        workers = [await fleet.start(url=proxy.url) for _ in range(2)]
+        handles = [await gated.invoke(client, {"gate": "go"}) for _ in range(4)]
+        for handle in handles:
+            await fleet.seen(handle.id, "two")
+        for _ in range(12):
+            proxy.reset()
+            await asyncio.sleep(0.4)  # the fault itself: for several leases, less than one apart
+        fleet.open("go")
+        for handle in handles:
+            await handle.result(timeout=20)
+            assert Counter(name for name, _ in fleet.effects(handle.id))["two"] == 1
+        assert all("recovered from a lost worker" not in worker.log for worker in workers)
 
 
 @pytest.mark.failure(14)

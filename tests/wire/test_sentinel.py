@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from polos_redis import PolosClient, RedisUnavailableError
+from polos_redis.errors import RedisRefusedError
 from tests.harness.fleet import Fleet
 from tests.harness.fleet_workflows import approval, chain, gated
-from tests.harness.running import until
+from tests.harness.running import soon, until
 from tests.harness.sentinel import PASSWORD, SERVICE, Watched
 from tests.invariants.state_invariants import check
 
@@ -62,6 +63,14 @@ async def test_an_error_reports_what_the_sentinels_do_not_know(watched: Watched,
         with pytest.raises(RedisUnavailableError, match=r"127\.0\.0\.1:1 .*127\.0\.0\.1:2 ") as caught:
             await client.list_executions()
         assert PASSWORD not in str(caught.value)
+
+
+async def test_sentinels_that_all_refuse_are_a_refusal(watched: Watched, namespace: str) -> None:
+    """Repeating the call would not help, so a worker does not wait for them."""
+    refusing = f"{watched.url}?sentinel_username=nobody&sentinel_password=wrong"
+    async with PolosClient(refusing, namespace) as client:
+        with pytest.raises(RedisRefusedError, match=r"no sentinel knows the master: .*WRONGPASS"):
+            await soon(client.list_executions())
 
 
 async def test_an_unavailable_sentinel_is_skipped(watched: Watched, namespace: str) -> None:

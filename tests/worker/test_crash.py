@@ -46,6 +46,7 @@ async def group(client: PolosClient) -> dict[str, int]:
 
 
 @pytest.mark.failure(1)
+@pytest.mark.promise("step", "effect", "lost worker")
 async def test_another_worker_takes_over_from_one_killed_in_a_step(fleet: Fleet, client: PolosClient) -> None:
     await fleet.start()
     await fleet.start()
@@ -60,6 +61,7 @@ async def test_another_worker_takes_over_from_one_killed_in_a_step(fleet: Fleet,
 
 
 @pytest.mark.failure(2, 19)
+@pytest.mark.promise("two workers")
 async def test_a_frozen_worker_that_wakes_after_its_recovery_changes_nothing(
     fleet: Fleet, client: PolosClient
 ) -> None:
@@ -116,6 +118,7 @@ async def test_a_step_much_longer_than_the_lease_is_not_lost(fleet: Fleet, clien
 
 
 @pytest.mark.failure(26)
+@pytest.mark.promise("timer")
 async def test_timers_that_came_due_without_a_worker_fire_once_afterwards(
     fleet: Fleet, client: PolosClient
 ) -> None:

@@ -118,6 +118,7 @@ FOREIGN = [
 @pytest.mark.parametrize(
     ("kind", "gone"), [*((kind, False) for kind in OWN + FOREIGN), *((kind, True) for kind in OWN)]
 )
+@pytest.mark.promise("value")
 async def test_an_execution_waits_for_a_deployment_that_reads_its_values(
     kind: str, gone: bool, redis_url: str, namespace: str
 ) -> None:

@@ -22,6 +22,7 @@ async def keep_one_running(fleet: Fleet, **options: Any) -> None:
 
 
 @pytest.mark.failure(9)
+@pytest.mark.promise("poison")
 async def test_an_execution_that_kills_every_worker_is_failed(fleet: Fleet, client: PolosClient) -> None:
     handle = await deadly.invoke(client, {"always": True})
     supervisor = asyncio.create_task(keep_one_running(fleet, lease_seconds=0.3, max_deliveries=2))

@@ -242,6 +242,7 @@ def test_overlapping_spans_are_counted() -> None:
     assert most_at_once([(1, 5), (2, 6), (4, 7)]) == 3
 
 
+@pytest.mark.promise("queue limit")
 async def test_a_hundred_executions_respect_a_limit_of_three_while_two_workers_are_killed(
     fleet: Fleet, spread: PolosClient, partitions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -693,6 +694,7 @@ def test_polos_worker_needs_at_least_one_queue(polos: Command) -> None:
 # --- a store that is lost, or goes back in time ---------------------------------------------
 
 
+@pytest.mark.promise("queue limit")
 async def test_the_limit_holds_while_redis_is_killed_and_restarted(
     chaos_server: ChaosServer, namespace: str, partitions: int, stage: Stage
 ) -> None:

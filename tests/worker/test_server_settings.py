@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from polos_redis import ConfigurationError, PolosClient, RedisUnavailableError, Worker, events
+from polos_redis import ConfigurationError, PolosClient, Worker, events
 from polos_redis.errors import PolosError
 from polos_redis.state.store import Store
 from tests.harness.fleet import Fleet
@@ -146,14 +146,6 @@ async def test_a_warning_is_logged_for_a_server_that_cannot_be_checked(
             await start_and_stop(client)
     assert "may not call INFO" in caplog.text
     assert "may not call CONFIG" in caplog.text
-
-
-@pytest.mark.failure(13)
-async def test_a_worker_without_a_server_says_so(namespace: str, tmp_path: Path) -> None:
-    nowhere = f"unix://{tmp_path}/nobody.sock"
-    async with PolosClient(nowhere, namespace, patience_seconds=0.2) as client:
-        with pytest.raises(RedisUnavailableError, match=r"nobody\.sock"):
-            await soon(worker_on(client).run())
 
 
 async def start_and_stop(client: PolosClient) -> None:

@@ -63,7 +63,8 @@ class Calls:
         on first use, since queue entries don't carry it."""
         if self._created is None:
             activation = self._activation
-            (created,) = await activation.host.store.executions.read_fields(activation.id, "created")
+            executions, execution_id = activation.host.store.executions, activation.id
+            (created,) = await activation.journal.ask(lambda: executions.read_fields(execution_id, "created"))
             self._created = to_datetime_us(int(created or 0))  # 0: deleted, so nothing will be written
         return self._created
 

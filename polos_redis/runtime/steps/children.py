@@ -9,6 +9,7 @@ parent's replay needs its own journal only, however long ago the child was delet
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
@@ -28,7 +29,6 @@ from polos_redis.runtime.call_sites import CallSite, caller, described
 from polos_redis.runtime.steps.calls import Calls
 from polos_redis.runtime.steps.child_requests import ChildCall, ChildOptions, batch_calls, child_call
 from polos_redis.state import journal, keys, stored_errors
-from polos_redis.state.fencing import RaceMembership
 from polos_redis.state.journal import ChildRecord, ResultRecord
 from polos_redis.state.start import Child
 from polos_redis.values.text import raw
@@ -160,7 +160,7 @@ class Children(Calls):
         await self._start(key, calls, "started", call_site)
         return [
             ExecutionHandle(
-                activation.host.client,
+                activation.host.connection,
                 keys.child_id(activation.id, key, index),
                 one.workflow_id,
                 root_workflow_id=activation.origin.root_workflow_id,
@@ -179,9 +179,7 @@ class Children(Calls):
         names = [journal.result_name(child_id) for child_id in ids]
         missing = [name for name in names if name not in activation.journal.records]
         if missing:  # results that came during this activation
-            found = await activation.host.store.executions.read_records(activation.id, missing)
-            present = {n: v for n, v in zip(missing, found, strict=True) if v is not None}
-            activation.journal.records |= present
+            await activation.journal.read_more(missing)
         records = activation.journal.records
         return [
             (child_id, journal.parse_result(records.get(name, b"")))
@@ -218,15 +216,17 @@ class Children(Calls):
                 children = children[len(chunk) :]
                 stored = await self._spawn(key, status, len(calls), started, chunk)
                 started += len(chunk)
+                if children and (await self._read(key, stored, ChildRecord, call_site)).status == "closed":
+                    break  # another branch has won meanwhile
         finally:
             activation.landed()
         return stored
 
     async def _spawn(self, key: str, status: str, total: int, first: int, chunk: list[Child]) -> bytes:
         activation = self._activation
-        events, races = activation.events.first(), race_membership() if status == "open" else RaceMembership()
+        events, races = activation.events.first(), race_membership()
         store, name = activation.host.store, raw(key)
-        retention_ms = activation.host.client.retention_ms
+        retention_ms = activation.host.connection.retention_ms
 
         async def send(known: int) -> Any:
             reply = await store.fenced.spawn(
@@ -252,14 +252,16 @@ class Children(Calls):
 
     async def _child(self, key: str, index: int, call: ChildCall) -> Child:
         activation = self._activation
+        prepared = functools.partial(
+            prepare,
+            activation.host.connection,
+            call.workflow,
+            call.payload,
+            parent=(activation.origin, activation.id),
+            **call.options,
+        )
         try:
-            workflow_id, packed, start = await prepare(
-                activation.host.client,
-                call.workflow,
-                call.payload,
-                parent=(activation.origin, activation.id),
-                **call.options,
-            )
+            workflow_id, packed, start = await activation.journal.ask(prepared)
         except (StoredValueError, ConfigurationError) as error:
             raise type(error)(f"child {index} of step {key!r}: {error}") from error.__cause__
         return Child(keys.child_id(activation.id, key, index), workflow_id, packed, start)

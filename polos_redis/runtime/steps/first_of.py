@@ -17,7 +17,7 @@ from typing import Any
 
 from polos_redis import tasks
 from polos_redis.errors import StepKeyError
-from polos_redis.runtime.branches import BRANCH, Branch, is_one_wait
+from polos_redis.runtime.branches import BRANCH, Branch, is_one_wait, race_membership
 from polos_redis.runtime.call_sites import CallSite, caller, described
 from polos_redis.runtime.steps.calls import Calls
 from polos_redis.state import journal
@@ -129,10 +129,11 @@ class Races(Calls):
         if activation.unreached and self._closes_waits(first, runners):
             await activation.reach_decisions(call_site)
         flat = [raw(part) for pair in started.items() for part in pair]
+        around = race_membership().races
         stored = await self._commit_wait(
             key,
             lambda known: activation.host.store.fenced.choose(
-                activation.fence, known, name, raw(first), flat
+                activation.fence, known, name, raw(first), around, flat
             ),
         )
         winner = journal.parse(stored)

@@ -39,4 +39,5 @@ class Publishing(Values):
         # Not the id alone: a deleted execution may be started again under its id, and publishes again then.
         created_at = await self._created_at()
         once = self.idempotency_key(f"publish {to_us(created_at)} {key}")
-        return await publish_once(activation.host.client, topic, event, once, mark)
+        connection = activation.host.connection
+        return await activation.journal.ask(lambda: publish_once(connection, topic, event, once, mark))

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar, overload
 from polos_redis import failures, tasks
 from polos_redis.definitions.parameters import is_async
 from polos_redis.errors import StepExecutionError, StoredValueError, UnreadableValueError
-from polos_redis.runtime.branches import race_membership
+from polos_redis.runtime.branches import branches_around, race_membership
 from polos_redis.runtime.call_sites import CallSite
 from polos_redis.runtime.durable_state import StateDraft
 from polos_redis.runtime.steps.calls import Calls
@@ -33,6 +33,7 @@ T = TypeVar("T")
 PARK_FROM_SECONDS = 5.0  # a retry with a longer delay parks and frees its slot
 
 _STATELESS: AbstractContextManager[None] = nullcontext()
+_NOT_STARTED = object()
 
 
 class Runs(Calls):
@@ -118,7 +119,7 @@ class Runs(Calls):
             if activation.unreached:
                 await activation.reach_decisions(call_site)
 
-        clock, running = activation.loop.time, activation.events.running
+        clock, running, branches = activation.loop.time, activation.events.running, branches_around()
         parked = False
         activation.in_flight += 1
         try:
@@ -139,14 +140,14 @@ class Runs(Calls):
                         failure = self._own_failure(raised)
                     else:
                         took = (clock() - since) * 1000
-                        await self._commit(key, "ok", attempt, took, value, state=state)
+                        await self._commit(key, "ok", attempt, took, value, branches, state=state)
                         if draft is not None:
                             draft.take_over()
                         return result
                 delay = retry_delay(failure, attempt, max_retries, base_delay, max_delay)
                 status = "failed" if delay is None else "backoff" if delay > PARK_FROM_SECONDS else "retry"
                 took, error = (clock() - since) * 1000, stored_errors.error_record(failure)
-                await self._commit(key, status, attempt, took, error, failure, delay or 0.0)
+                await self._commit(key, status, attempt, took, error, branches, failure, delay or 0.0)
                 del running[key]
                 if delay is None:
                     name, message = failures.name_of(failure), failures.text_of(failure)
@@ -163,7 +164,8 @@ class Runs(Calls):
         except asyncio.CancelledError:
             if not activation.over and not parked:
                 activation.in_flight += 1
-                activation.host.spawn(self._abandon(key, attempt + 1))
+                since, _ = running.get(key, (0.0, attempt))
+                activation.host.spawn(self._abandon(key, attempt, branches, since))
             raise
         finally:
             running.pop(key, None)
@@ -212,16 +214,20 @@ class Runs(Calls):
         except StoredValueError as error:
             raise activation.stop_with(error) from error.__cause__
 
-    async def _abandon(self, key: str, attempt: int) -> None:
+    async def _abandon(self, key: str, attempt: int, branches: list[bytes], since: float) -> None:
         """Journal that the workflow's code has cancelled the call, as a timeout around it does.
 
         Otherwise a replay, where the call may be faster, would take another path. A closing event loop also
-        cancels everything, but by then the worker has ended its activations.
+        cancels everything, but by then the worker has ended its activations. The record has the number of the
+        next attempt, because it replaces that of this one, which may be on its way.
         """
+        running = self._activation.events.running
+        running[key] = (since, attempt)
         try:
             if not self._activation.over:
-                await self._commit(key, "abandoned", attempt, 0.0, b"")
+                await self._commit(key, "abandoned", attempt + 1, 0.0, b"", branches)
         finally:
+            running.pop(key, None)
             self._activation.landed()
 
     async def _stay_abandoned(self, key: str) -> NoReturn:
@@ -246,23 +252,32 @@ class Runs(Calls):
         activation = self._activation
 
         def start() -> Any:
-            # It may have waited for a free thread, and must not start if it was cancelled meanwhile.
-            if activation.over:
-                raise RuntimeError("this activation has ended")
-            return call()
+            # It may have waited for a free thread, and may no longer start.
+            return call() if activation.gate.is_open() else _NOT_STARTED
 
-        thread = activation.host.in_thread(start)
-        thread.add_done_callback(tasks.mark_retrieved)
-        try:
-            result = await asyncio.shield(thread)
-        except asyncio.CancelledError:
-            if not thread.done() and not activation.over:
-                activation.in_flight += 1
-                thread.add_done_callback(self._thread_ended, context=tasks.OUTSIDE)
-            raise
-        if inspect.isawaitable(result):  # a lambda around an async call
-            return await tasks.in_context(tasks.step_context(), lambda: result)
-        return result
+        while True:
+            thread = activation.host.in_thread(start)
+            thread.add_done_callback(tasks.mark_retrieved)
+            try:
+                result = await asyncio.shield(thread)
+            except asyncio.CancelledError:
+                if not thread.done() and not activation.over:
+                    activation.in_flight += 1
+                    thread.add_done_callback(self._thread_ended, context=tasks.OUTSIDE)
+                raise
+            if result is not _NOT_STARTED:
+                break
+            await activation.gate.passed(in_flight=True)
+        if not inspect.isawaitable(result):
+            return result
+        if not activation.journal.held:  # a lambda around an async call, which starts only now
+            try:
+                await activation.gate.passed(in_flight=True)
+            except BaseException:
+                if inspect.iscoroutine(result):
+                    result.close()
+                raise
+        return await tasks.in_context(tasks.step_context(), lambda: result)
 
     def _thread_ended(self, thread: asyncio.Future[Any]) -> None:
         self._activation.landed()
@@ -276,6 +291,7 @@ class Runs(Calls):
         attempt: int,
         took: float,
         value: bytes,
+        branches: list[bytes],
         failure: BaseException | None = None,
         delay: float = 0.0,
         state: bytes = b"",
@@ -283,9 +299,9 @@ class Runs(Calls):
         """Journal the end of an attempt, with the events not emitted yet."""
         activation = self._activation
         activation.host.stats.steps[activation.workflow.id, status].add(took / 1000)
-        record = journal.step_record(status, attempt, took, value, state)
+        record = journal.step_record(status, attempt, took, value, state, branches)
         error = None if failure is None else failures.line_of(failure)
-        events = activation.events.step_finish(key, attempt, status, error)
+        events = activation.events.step_finish(key, attempt - (status == "abandoned"), status, error)
         store, name = activation.host.store.fenced, raw(key)
         races = race_membership().races if status == "backoff" else b""
 

@@ -303,12 +303,16 @@ class Suspending(Runs):
         resumed_by: str | None = None,
     ) -> Coroutine[Any, Any, None]:
         """Answer a suspension of another execution, once. Raises `StepExecutionError` if it is refused."""
-        client, by = self._activation.host.client, resumed_by or f"execution {self._activation.id}"
+        activation = self._activation
+        connection, by = activation.host.connection, resumed_by or f"execution {activation.id}"
+
+        def decide() -> Coroutine[Any, Any, answers.Resumed]:
+            return answers.decide(
+                connection, suspend_execution_id, suspend_step_key, data, by=by, channel="workflow"
+            )
 
         async def answer() -> None:
-            await answers.decide(
-                client, suspend_execution_id, suspend_step_key, data, by=by, channel="workflow"
-            )
+            await activation.journal.ask(decide)
 
         return self._run(key, True, answer, 0, 0.0, 0.0, caller())
 

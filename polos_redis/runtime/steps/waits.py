@@ -118,7 +118,8 @@ class Waits(Calls):
         activation = self._activation
         activation.in_flight += 1
         try:
-            await activation.host.store.topics.subscribe(topic, subscriber)
+            topics = activation.host.store.topics
+            await activation.journal.ask(lambda: topics.subscribe(topic, subscriber))
             return await self._open(key, timeout_ms, None, topic, subscriber)
         except BaseException:
             activation.host.spawn(self._unsubscribe(key, topic, subscriber))

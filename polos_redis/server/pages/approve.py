@@ -32,6 +32,7 @@ from polos_redis.server.callers import Caller
 from polos_redis.server.pages import forms
 from polos_redis.server.pages.draft import Draft
 from polos_redis.server.pages.page_route import PageRoute
+from polos_redis.server.pages.posted import posted
 from polos_redis.server.pages.previews import page_budget, suspension_preview
 from polos_redis.server.pages.rendering import approve_path, redirect, render
 from polos_redis.server.pages.shown_values import as_json
@@ -90,7 +91,7 @@ async def show(
 
 @router.post("/approve/{execution_id}/{step_key:anything}")
 async def decide(request: Request, execution_id: str, step_key: str) -> Response:
-    sent = await request.form(max_files=0, max_fields=MAX_CONTROLS, max_part_size=1 << 24)
+    sent = await posted(request, controls=MAX_CONTROLS, large=True)
     token = _text(sent, "token")
     caller = await visitor(request, token=token)
     sessions_of(request).check_form(request, _text(sent, "form_token"), token)

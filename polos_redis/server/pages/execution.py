@@ -6,16 +6,25 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
 from polos_redis.client import PolosClient
 from polos_redis.decisions.answer_types import verdict
 from polos_redis.definitions.published import definition_of
-from polos_redis.errors import ExecutionFinishedError, ExecutionNotFoundError, NotFailedError
+from polos_redis.errors import (
+    ExecutionFinishedError,
+    ExecutionNotFoundError,
+    InvalidInputError,
+    NotFailedError,
+    NotSkippableError,
+)
 from polos_redis.executions import ending
+from polos_redis.executions.ending import LONGEST_REASON, MOST_SKIPPED
 from polos_redis.executions.queries import audit_tail, get_execution
 from polos_redis.server.pages.page_route import PageRoute
+from polos_redis.server.pages.posted import posted
 from polos_redis.server.pages.previews import (
     CHARACTERS,
     NODES,
@@ -38,6 +47,7 @@ from polos_redis.values.times import iso
 
 MAX_CHILDREN = 100
 MAX_OPEN = 100  # links to open decisions
+MAX_UNREACHED = 50  # decisions that a stuck execution's code passes over
 MAX_NEWEST = 200  # steps, decisions, audit entries
 PART_NODES = 200  # values shown of one step's value, or of one suspension's data
 PART_CHARACTERS = 20_000  # of their texts
@@ -71,11 +81,28 @@ async def cancel(request: Request, execution_id: str) -> Response:
 
 @router.post("/executions/{execution_id}/retry")
 async def retry(request: Request, execution_id: str) -> Response:
-    _, created = await _authorized(request)
+    name, created = await _authorized(request)
+    sent = await _form(request)
+    skip, reason = [str(key) for key in sent.getlist("skip")], str(sent.get("reason", "")).strip()
+    if skip:
+        await visitor(request, "admin")
     try:
-        await ending.retry(site_of(request).client, execution_id, created=created)
+        await ending.retry(
+            site_of(request).client,
+            execution_id,
+            skip=skip,
+            reason=reason or None,
+            by=name,
+            created=created,
+        )
     except ExecutionNotFoundError:
         return await _page(request, execution_id, f"Not retried: {ANOTHER}", 409)
+    except NotSkippableError as error:
+        notice = f"Not retried: {error.step_key} has no accepted answer that could be skipped."
+        return await _page(request, execution_id, notice, 409)
+    except InvalidInputError:
+        notice = "Not retried: choose the answers to skip, and say why."
+        return await _page(request, execution_id, notice, 422)
     except NotFailedError as error:
         return await _page(
             request,
@@ -90,9 +117,13 @@ async def _authorized(request: Request) -> tuple[str | None, str]:
     """Returns the name of a caller whose form may change something, and the creation time of the execution
     that they saw. Raises `Problem` 401 or 403."""
     caller = await visitor(request, "invoke")
-    sent = await request.form(max_files=0, max_fields=10)
+    sent = await _form(request)
     sessions_of(request).check_form(request, str(sent.get("form_token", "")))
     return caller.name, str(sent.get("created", "")) or "unknown"
+
+
+async def _form(request: Request) -> FormData:
+    return await posted(request, controls=MOST_SKIPPED + 10, large=True)
 
 
 async def _page(request: Request, execution_id: str, notice: str = "", status: int = 200) -> Response:
@@ -103,9 +134,11 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
     trail, earlier = await audit_tail(client, execution_id, MAX_NEWEST, _audited)
     waiting = execution["open_suspensions"] + execution["open_suspensions_below"]
     left = execution["left_out"]
+    passed_over = [] if execution["stuck"] is None else execution["stuck"]["keys"]
     hidden = {
         "children": max(0, len(execution["children"]) - MAX_CHILDREN) + left["children"],
         "waiting": len(waiting) - MAX_OPEN,
+        "unreached": len(passed_over) - MAX_UNREACHED,
         "steps": max(0, len(execution["steps"]) - MAX_NEWEST) + left["steps"],
         "suspensions": max(0, len(execution["suspensions"]) - MAX_NEWEST) + left["suspensions"],
         "audit": earlier,
@@ -118,6 +151,7 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
     execution["steps"] = execution["steps"][-MAX_NEWEST:]
     over = execution["status"] in ENDED
     internal = (await definition_of(await client.store(), execution["workflow_id"])).internal
+    retriable = execution["status"] in ("failed", "stuck") and not internal
     return render(
         request,
         "execution.html",
@@ -125,6 +159,7 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
             "execution": execution,
             "created": text(created),
             "waiting": waiting[:MAX_OPEN],
+            "passed_over": passed_over[:MAX_UNREACHED],
             "timeline": bars,
             "hidden": hidden,
             "audit": trail,
@@ -134,7 +169,9 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
             "notice": notice,
             "over": over,
             "can_cancel": not over and caller.may("invoke"),
-            "can_retry": execution["status"] == "failed" and caller.may("invoke") and not internal,
+            "can_retry": retriable and caller.may("invoke"),
+            "can_skip": retriable and caller.may("admin"),
+            "longest_reason": LONGEST_REASON,
         },
         status=status,
     )
@@ -150,6 +187,9 @@ def _preview(execution: dict[str, Any], budget: PreviewBudget) -> None:
     decisions."""
     for name in ("result", "input", "state"):
         execution[name] = shown(execution[name], budget, NODES // 4, CHARACTERS // 4)
+    if execution["stuck"] is not None:
+        for one in execution["stuck"]["keys"][:MAX_UNREACHED]:
+            one["data"] = answer_preview(one["data"], budget)
     for step in reversed(execution["steps"][-MAX_NEWEST:]):
         step["value"] = shown(step.get("value"), budget, PART_NODES, PART_CHARACTERS)
     execution["suspensions"] = [

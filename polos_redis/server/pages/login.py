@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from polos_redis.server import problems
 from polos_redis.server.pages.page_route import PageRoute
+from polos_redis.server.pages.posted import posted
 from polos_redis.server.pages.rendering import redirect, render
 from polos_redis.server.security import address_of, find_key, public
 from polos_redis.server.sessions import sessions_of
@@ -26,7 +27,7 @@ async def log_in(request: Request) -> Response:
     site, address = site_of(request), address_of(request)
     if wait := await site.rate.take(address):
         raise problems.too_many(wait)
-    sent = await request.form(max_files=0, max_fields=10)
+    sent = await posted(request)
     sessions = sessions_of(request)
     sessions.check_form(request, str(sent.get("form_token", "")))
     after = _local(str(sent.get("next", "/")))
@@ -43,7 +44,7 @@ async def log_in(request: Request) -> Response:
 
 @router.post("/logout", dependencies=[Depends(public)])
 async def log_out(request: Request) -> Response:
-    sent = await request.form(max_files=0, max_fields=10)
+    sent = await posted(request)
     sessions = sessions_of(request)
     request.state.caller = await sessions.read(request)
     sessions.check_form(request, str(sent.get("form_token", "")))

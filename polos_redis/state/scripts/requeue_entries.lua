@@ -2,12 +2,15 @@
 -- requeue_entries: move entries from a consumer back to the queue, as new ones at its end: acknowledged, deleted,
 -- added.
 -- KEYS  1 the partition's prefix
--- ARGV  1 queue  2 consumer  3 'lost' (its worker died: counted) or 'back' (handed back: not counted)
+-- ARGV  1 queue  2 consumer  3 'back' (handed back: not counted), or the lease counter of a worker presumed dead
+--       (counted) that the caller has seen unchanged, '' for none
 --       4 how many losses in a row without progress fail an execution  5.. entries
--- Returns {requeued, failed for good, dropped (stale)}.
+-- Returns {requeued, failed for good, dropped (stale)}; nil when the lease was renewed since.
 -- #include cancelling
-local P, queue, consumer, why, most = KEYS[1], unpack(ARGV, 1, 4)
+local P, queue, consumer, seen, most = KEYS[1], unpack(ARGV, 1, 4)
 local ENTRIES <const> = 5
+local is_lost = seen ~= 'back'
+if is_lost and (redis.call('HGET', P .. 'workers', consumer) or '') ~= seen then return false end
 local stream, requeued, failed, dropped = queue_key(P, queue), 0, 0, 0
 
 -- execution_of: the execution that an entry stands for; nil when the entry is gone.
@@ -34,7 +37,7 @@ for i = ENTRIES, #ARGV do
       dropped = dropped + 1
       take_off(P, queue, entry)
     else
-      local losses = why == 'lost' and count_losses(id) or 0
+      local losses = is_lost and count_losses(id) or 0
       if losses >= tonumber(most) then
         failed = failed + 1
         local text = 'its worker was lost ' .. losses .. ' times in a row while it ran; see what it does between its '

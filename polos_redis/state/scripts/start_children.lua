@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- start_children: start some children of a step, a bounded number at a time. A child that exists is left as it is; one
 -- that failed before its parent was retried runs again. One that is older than its parent is that of an execution with
--- the parent's id that is no longer kept: if it has ended, it is forgotten. Idempotent.
+-- the parent's id that is no longer kept: if it has ended, it is forgotten. None is started for a step that was closed.
+-- Idempotent.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 'open' when they are waited for, else 'started'
 --       7 children of the step  8 index of the first of these  9 retention in ms  10 the race it decides, or ''
@@ -23,7 +24,8 @@ local count, old, is = fence(P, id, entry, owner, known, key, 'relations', 'crea
 if count < 0 then return count end
 local _, parent_created = unpack(is, FURTHER)
 local record = old and cmsgpack.unpack(old)
-if record and (record[KIND] ~= 'child' or record[CHILD_STARTED] > first or record[CHILD_STARTED] == total) then
+if record and (record[KIND] ~= 'child' or record[STATUS] == 'closed' or record[CHILD_STARTED] > first
+    or record[CHILD_STARTED] == total) then
   claim(P, id, owner, is, now)
   return {count, old}
 end
@@ -40,7 +42,7 @@ claim(P, id, owner, is, now)
 
 -- open: the record of a new step.
 local function open()
-  if not join(P, id, races) then status = 'closed' end
+  if not join(P, id, races) and status == 'open' then status = 'closed' end
   if status == 'open' then note_wait(P, id, key) end
   local relations = read_relations((unpack(is, FURTHER)))
   if not relations.kids then
@@ -87,8 +89,8 @@ if record[STATUS] ~= 'closed' then
   for i = children, #ARGV, PER_CHILD do
     start(ARGV[i], now_us + (i - children) / PER_CHILD, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
   end
+  record[CHILD_STARTED] = first + (#ARGV - children + 1) / PER_CHILD
 end
-record[CHILD_STARTED] = first + (#ARGV - children + 1) / PER_CHILD
 local packed
 if record[STATUS] == 'open' and record[CHILD_LEFT] == 0 then
   packed = resolve(P, id, key, record, 'done')

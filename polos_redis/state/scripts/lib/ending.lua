@@ -52,9 +52,11 @@ end
 -- ending: end an execution, whatever the cause. `e` is HMGET of ENDING_FIELDS; `fields` are written with its status;
 -- `value` is the result, kept as `field`. Closes open waits, takes the entry off the queue, gives every key a TTL,
 -- emits the finish event after `events`, and notifies whoever registered for the result. `count` is the journal's count
--- of changes, where it is known: 0 says that there is no journal.
+-- of changes, where it is known: 0 says that there is no journal. The status comes first and the index last: an
+-- execution that has ended by half is in the index of those that have not, where repair finds it.
 local function ending(P, id, e, status, field, value, event, events, fields, count)
   local exec, retention = P .. 'exec:' .. id, tonumber(e[EXEC_RETENTION])
+  redis.call('HSET', exec, 'status', status, 'finished', now, field, value, unpack(fields))
   if e[EXEC_WAITS] then
     for _, key in ipairs(read_waits(e[EXEC_WAITS])) do
       close(P, id, key, 'retry')
@@ -66,8 +68,6 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
   elseif e[EXEC_STATUS] == 'queued' then
     redis.call('ZREM', P .. 'timers', 'p' .. id)
   end
-  reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_STATUS], status)
-  redis.call('HSET', exec, 'status', status, 'finished', now, field, value, unpack(fields))
   redis.call('HDEL', exec, 'entry', 'owner', 'notify', 'attempts', 'progress', 'held_back', 'early', 'answers',
     'stuck', 'unreached_waits')
 
@@ -108,4 +108,5 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
     if e[EXEC_STATUS] == 'queued' then leave(P, id, relations) end
     if relations.parent then notify_parent(P, id, relations, status, value) end
   end
+  reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_STATUS], status)
 end

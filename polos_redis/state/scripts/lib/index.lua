@@ -16,13 +16,15 @@ local function add_to_index(P, id, workflow, created)
   redis.call('ZADD', index_of(P, 'queued', workflow), created, id)
 end
 
--- reindex: move an execution in the index with its status.
+-- reindex: move an execution in the index with its status. It is in two indexes for a moment, never in none: repair
+-- finds it by its row.
 local function reindex(P, id, workflow, created, from, to)
+  redis.call('ZADD', index_of(P, to, workflow), created, id)
   if redis.call('ZREM', index_of(P, from, workflow), id) == 0 and
       redis.call('ZREM', index_of(P, from, ''), id) == 1 then
-    workflow = ''
+    redis.call('ZREM', index_of(P, to, workflow), id)
+    redis.call('ZADD', index_of(P, to, ''), created, id)
   end
-  redis.call('ZADD', index_of(P, to, workflow), created, id)
 end
 
 -- drop_from_index: forget an execution, and a workflow id that has no more of them.

@@ -8,8 +8,8 @@ end
 -- rewrite: store a record that has changed. Returns it packed.
 local function rewrite(P, id, key, record)
   local packed = cmsgpack.pack(record)
-  redis.call('HSET', P .. 'journal:' .. id, key, packed)
   redis.call('HINCRBY', P .. 'journal:' .. id, '', 1)
+  redis.call('HSET', P .. 'journal:' .. id, key, packed)
   return packed
 end
 

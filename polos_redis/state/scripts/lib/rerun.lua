@@ -110,6 +110,7 @@ end
 -- revive: undo the end of an execution: nothing of it expires, and its children are not ended any more.
 local function revive(P, id, e)
   local exec = P .. 'exec:' .. id
+  reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_STATUS], 'queued') -- first: repair finds it there
   redis.call('ZREM', P .. 'expiry', id)
   redis.call('ZREM', P .. 'timers', 'c' .. id) -- the children that its end has not reached go on
   redis.call('HDEL', exec, 'retried') -- its own retries are counted from zero
@@ -121,7 +122,6 @@ local function revive(P, id, e)
   for _, key in ipairs(read_waits(e[EXEC_WAITS])) do
     redis.call('PERSIST', P .. 'topic:' .. key .. '/' .. id)
   end
-  reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_STATUS], 'queued')
 end
 
 -- take_back: a child that runs again is to be ended with its parent, and where that has ended, with those above it.

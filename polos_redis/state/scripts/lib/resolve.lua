@@ -60,9 +60,10 @@ end
 local function resolve_one(P, id, key, record, status)
   local kind, member = record[KIND], id .. ' ' .. key
   record[STATUS] = status
+  local position = ({suspend = DECIDED, wait = WAIT_DECIDED, child = CHILD_DECIDED})[kind]
+  if position then record[position] = now end
+  local packed = rewrite(P, id, key, record) -- first: an open wait always has its rows
   if kind == 'suspend' then
-    record[DECIDED] = now
-    local packed = rewrite(P, id, key, record)
     redis.call('ZREM', P .. 'suspensions', member)
     if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 's' .. member) end
     note_audit(P, id, key, record, status)
@@ -74,20 +75,17 @@ local function resolve_one(P, id, key, record, status)
     return packed
   elseif kind == 'wait' then
     local topic, subscriber = record[WAIT_TOPIC], record[WAIT_SUBSCRIBER]
-    record[WAIT_DECIDED] = now
     if record[DEADLINE] > 0 then redis.call('ZREM', P .. 'timers', 'w' .. member) end
     if string.sub(subscriber, 1, 1) == 'w' then
       redis.call('HDEL', P .. 'subs:' .. topic, subscriber)
     elseif subscriber ~= '' and status ~= 'event' then -- after an event, whoever handed it out sees to that
       note_errand(P, 'u' .. #topic .. ' ' .. topic .. subscriber)
     end
-  elseif kind == 'child' then
-    record[CHILD_DECIDED] = now
-  else
+  elseif kind ~= 'child' then
     redis.call('ZREM', P .. 'timers', 'b' .. member)
   end
   forget_wait(P, id, key)
-  return rewrite(P, id, key, record)
+  return packed
 end
 
 -- close: give up an open wait; a step whose retry waits becomes `step_status`.

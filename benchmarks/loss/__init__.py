@@ -1,0 +1,1 @@
+"""`python -m benchmarks loss`: what is lost of acknowledged calls when Redis crashes or fails over."""

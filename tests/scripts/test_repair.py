@@ -1,0 +1,299 @@
+"""repair: after any part of any script's writes, every execution goes on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polos_redis.embedded import EmbeddedServer
+from polos_redis.state import keys
+from tests.harness.desk import FAR, Desk
+from tests.harness.server_log import commands, log_file
+from tests.invariants.state_invariants import violations
+
+QUEUE = "narrow"
+NEAR: dict[str, Any] = {"queue": QUEUE, "semaphore": QUEUE, "limit": 1, "near": True}
+Change = Callable[[], Any]
+
+
+@pytest.fixture(scope="module")
+def logged(every_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A server whose log has a command as soon as its reply comes."""
+    folder = tmp_path_factory.mktemp("logged")
+    with EmbeddedServer(folder, binary=every_binary, config={"appendfsync": "always"}) as server:
+        yield server
+
+
+@pytest.fixture
+def desk(logged: EmbeddedServer, namespace: str) -> Iterator[Desk]:
+    with Desk(logged.url, namespace) as desk:
+        desk.connection.do("FLUSHALL")
+        for queue in ("default", QUEUE):
+            desk.run("create_group", queue)
+        yield desk
+        desk.connection.do("FLUSHALL")
+
+
+# --- every transition, prepared up to the script in question ------------------------------
+
+
+def invoke(desk: Desk) -> Change:
+    return desk.invoke
+
+
+def invoke_later(desk: Desk) -> Change:
+    return lambda: desk.invoke(delay=FAR, timeout=FAR)
+
+
+def invoke_with_a_free_slot(desk: Desk) -> Change:
+    return lambda: desk.invoke(**NEAR)
+
+
+def invoke_without_a_free_slot(desk: Desk) -> Change:
+    desk.invoke(**NEAR)
+    return lambda: desk.invoke(**NEAR)
+
+
+def write_the_first_step(desk: Desk) -> Change:
+    by = desk.start()
+    return lambda: desk.write(by, "a")
+
+
+def suspend(desk: Desk) -> Change:
+    by = desk.start()
+    return lambda: desk.suspend(by, "ok", FAR)
+
+
+def wait(desk: Desk) -> Change:
+    by = desk.start()
+    return lambda: desk.wait(by, "nap", FAR)
+
+
+def back_off(desk: Desk) -> Change:
+    by = desk.start()
+    return lambda: desk.backoff(by, "a")
+
+
+def park(desk: Desk) -> Change:
+    by = desk.start()
+    desk.suspend(by, "ok", FAR)
+    return lambda: desk.park(by, "ok")
+
+
+def park_with_a_waiter(desk: Desk) -> Change:
+    by = desk.start(**NEAR)
+    desk.suspend(by, "ok", FAR)
+    desk.invoke(**NEAR)
+    return lambda: desk.park(by, "ok")
+
+
+def answer(desk: Desk) -> Change:
+    one = desk.parked(timeout=FAR)
+    return lambda: desk.answer(one, "ok")
+
+
+def answer_without_a_free_slot(desk: Desk) -> Change:
+    one = desk.parked(timeout=FAR, **NEAR)
+    desk.invoke(**NEAR)
+    return lambda: desk.answer(one, "ok")
+
+
+def answer_while_it_runs(desk: Desk) -> Change:
+    by = desk.start()
+    desk.suspend(by, "ok", FAR)
+    return lambda: desk.answer(by.id, "ok")
+
+
+def fire_a_timeout(desk: Desk) -> Change:
+    one = desk.parked(timeout=FAR)
+    desk.make_due(f"s{one} ok")
+    return desk.fire
+
+
+def fire_a_start(desk: Desk) -> Change:
+    one = desk.invoke(delay=FAR)
+    desk.make_due(f"p{one}")
+    return desk.fire
+
+
+def fire_a_retry(desk: Desk) -> Change:
+    by = desk.start()
+    desk.backoff(by, "a")
+    desk.park(by, "a")
+    desk.make_due(f"b{by.id} a")
+    return desk.fire
+
+
+def fire_a_run_timeout(desk: Desk) -> Change:
+    by = desk.start(timeout=FAR)
+    desk.make_due(f"t{by.id}")
+    return desk.fire
+
+
+def cancel(desk: Desk) -> Change:
+    one = desk.parked(timeout=FAR)
+    return lambda: desk.cancel(one)
+
+
+def cancel_a_running_one(desk: Desk) -> Change:
+    by = desk.start()
+    desk.suspend(by, "ok", FAR)
+    return lambda: desk.cancel(by.id)
+
+
+def finish(desk: Desk) -> Change:
+    by = desk.start()
+    desk.write(by, "a")
+    return lambda: desk.finish(by)
+
+
+def finish_with_a_waiter(desk: Desk) -> Change:
+    by = desk.start(**NEAR)
+    desk.invoke(**NEAR)
+    return lambda: desk.finish(by)
+
+
+def start_a_child(desk: Desk) -> Change:
+    by = desk.start()
+    return lambda: desk.spawn(by, "kid")
+
+
+def finish_a_child(desk: Desk) -> Change:
+    by = desk.start()
+    child = desk.child(by)
+    desk.park(by, "kid")
+    return lambda: desk.finish(child)
+
+
+def retry(desk: Desk) -> Change:
+    by = desk.start()
+    desk.write(by, "a")
+    desk.finish(by, "failed")
+    return lambda: desk.retry(by.id)
+
+
+def auto_retry(desk: Desk) -> Change:
+    by = desk.start()
+    desk.write(by, "a")
+    return lambda: desk.auto_retry(by)
+
+
+def put_back(desk: Desk) -> Change:
+    by = desk.start()
+    return lambda: desk.run("put_back", "default", by.id, by.entry, FAR)
+
+
+def requeue(desk: Desk) -> Change:
+    by = desk.start()
+    return lambda: desk.requeue("w1", by.entry, lost=True)
+
+
+def requeue_for_the_last_time(desk: Desk) -> Change:
+    by = desk.start()
+    return lambda: desk.requeue("w1", by.entry, lost=True, most=1)
+
+
+TRANSITIONS = [
+    *(invoke, invoke_later, invoke_with_a_free_slot, invoke_without_a_free_slot),
+    *(write_the_first_step, suspend, wait, back_off, park, park_with_a_waiter),
+    *(answer, answer_without_a_free_slot, answer_while_it_runs),
+    *(fire_a_timeout, fire_a_start, fire_a_retry, fire_a_run_timeout, cancel, cancel_a_running_one),
+    *(finish, finish_with_a_waiter, start_a_child, finish_a_child, retry, auto_retry),
+    *(put_back, requeue, requeue_for_the_last_time),
+]
+
+
+# --- half of it -----------------------------------------------------------------------------
+
+
+def halves(desk: Desk, server: EmbeddedServer, change: Change) -> Iterator[tuple[int, list[list[bytes]]]]:
+    """Bring the store into each state in which only the first writes of a change have been applied; yields
+    their number and all its writes."""
+    before = desk.snapshot()
+    size = log_file(server.data_dir).stat().st_size
+    change()
+    log = log_file(server.data_dir).read_bytes()[size:]
+    writes = [one for one in commands(log) if one[0].upper() not in (b"MULTI", b"EXEC", b"SELECT")]
+    assert writes
+    for count in range(len(writes) + 1):
+        desk.restore(before)
+        for reply in desk.connection.together([tuple(one) for one in writes[:count]]):
+            assert not isinstance(reply, Exception), reply
+        yield count, writes
+
+
+# What is left is harmless: it goes away by itself, or is only for people to read.
+LEFT = re.compile(
+    r"timers has a row [sbtw]\S+( \w+)? that nothing waits for"  # dropped when it is due
+    r"|timers has [st]\S+( ok)? at 1, not \d+"  # the test made it due
+    r"|execution \S+ still notes its wait \w+, which is decided and has no topic"
+    r"|execution \S+ has the child \S+, which is nothing"  # its parent starts it again
+    r"|execution \S+ has ok (answered|expired|closed), but its audit says \[\]"
+    r"|audit:\S+ has no TTL and belongs to no execution"
+)
+
+
+@pytest.mark.failure(43)
+@pytest.mark.parametrize("rows", [1, 100])
+@pytest.mark.parametrize("transition", TRANSITIONS)
+def test_after_half_a_change_every_execution_goes_on(
+    desk: Desk, logged: EmbeddedServer, transition: Callable[[Desk], Change], rows: int
+) -> None:
+    whole = 0
+    for count, writes in halves(desk, logged, transition(desk)):
+        broken = violations(desk.namespace, desk.connection)
+        found = desk.repair(rows)
+        left = [one for one in violations(desk.namespace, desk.connection) if not LEFT.fullmatch(one)]
+        assert not left, f"after {count} of {len(writes)} writes, repaired: {found}"
+        assert not desk.repair(rows), "one pass is enough"
+        if count in (0, len(writes)):
+            assert not found, f"nothing was wrong: {broken}"
+            whole += 1
+    assert whole == 2
+
+
+@pytest.mark.failure(43)
+def test_half_an_invoke_runs(desk: Desk, logged: EmbeddedServer) -> None:
+    one = ""
+
+    def change() -> None:
+        nonlocal one
+        one = desk.invoke()
+
+    for count, _ in halves(desk, logged, change):
+        desk.repair()
+        if one.encode() in desk.state.executions:
+            assert desk.deliver().id == one, f"after {count} writes"
+            assert not desk.read_entries("w1")
+
+
+@pytest.mark.failure(43)
+def test_half_of_the_last_childs_end_wakes_the_parent(desk: Desk, logged: EmbeddedServer) -> None:
+    by = desk.start()
+    desk.spawn(by, "kids", 2)
+    first, second = desk.deliver(), desk.deliver()
+    desk.park(by, "kids")
+    desk.finish(first)
+    for count, writes in halves(desk, logged, lambda: desk.finish(second)):
+        desk.repair()
+        fields = desk.execution(second.id)
+        if fields["status"] == b"completed":
+            assert desk.execution(by.id)["status"] == b"queued", f"after {count} of {len(writes)} writes"
+            assert desk.record(by.id, "kids")[2] == b"done"
+        else:
+            assert count == 0 and desk.execution(by.id)["status"] == b"waiting"
+
+
+@pytest.mark.failure(43)
+def test_a_slot_of_an_execution_that_does_not_want_it_is_released(desk: Desk) -> None:
+    stray = desk.finished()
+    desk.do("HSET", keys.SLOTS + QUEUE, stray, 9)
+    waiter = desk.invoke(**NEAR)
+    assert not desk.read_entries("w1", QUEUE)
+    assert desk.repair() == [(stray, "it held a slot without being runnable")]
+    assert desk.deliver(queue=QUEUE).id == waiter
+    desk.check()
