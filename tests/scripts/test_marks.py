@@ -238,6 +238,31 @@ def test_the_losers_of_a_race_that_stays_are_not_run_again(desk: Desk, how: str)
 
 
 @both
+def test_a_race_whose_winner_runs_again_may_end_otherwise(desk: Desk, how: str) -> None:
+    by = desk.start()
+    desk.suspend(by, "ask", FAR, race=branch("race", "ask", "ask"))
+    desk.write(by, "x", step(status="failed"))
+    desk.choose(by, "race", "code", "x", "code")
+    answered(desk, by, "after")
+    by.known = 0
+    run_again(desk, by, how)
+    assert b"race" not in desk.state.journals[by.id.encode()]
+    assert marks(desk, by, "after") == [OPTIONAL]
+
+
+def test_nothing_depends_on_a_child_whose_end_code_has_not_learnt(desk: Desk) -> None:
+    """The step waits for another child, and runs again."""
+    by = desk.start()
+    desk.spawn(by, "kids", 2)
+    desk.finish(desk.deliver(), "failed", packed(["E", "no", ""]))
+    answered(desk, by, "meanwhile")
+    by.known = 0
+    run_again(desk, by, "auto_retry")
+    assert b"kids" not in desk.state.journals[by.id.encode()]
+    assert marks(desk, by, "meanwhile") == [None]
+
+
+@both
 def test_what_is_left_stays_left(desk: Desk, how: str) -> None:
     by = desk.start()
     fail_a_step(desk, by)
@@ -269,8 +294,11 @@ ways = pytest.mark.parametrize("how", ["stuck", "failed"])
 @ways
 def test_a_retry_skips_answers(desk: Desk, how: str) -> None:
     by = unreached(desk, how)
+    before = int(desk.state.journals[by.id.encode()][b""])
     reply = desk.retry(by.id, skip=["ok"], by="bob", reason="the key was renamed")
     assert reply == [b"retried", 2]
+    dropped = how == "failed"  # what is not kept counts as one more change
+    assert int(desk.state.journals[by.id.encode()][b""]) == before + 1 + dropped
     assert marks(desk, by, "ok", "other") == [("skipped", "bob", "the key was renamed"), None]
     at = journal.parse(desk.state.journals[by.id.encode()][b"ok"])
     assert isinstance(at, SuspensionRecord) and at.mark is not None and at.mark.at_ms >= at.decided_ms

@@ -169,6 +169,25 @@ async def test_what_was_given_up_before_a_failure(retries: int, redis_url: str, 
         assert await mark_of(at, handle, "review") == "left"
 
 
+async def test_what_was_given_up_before_it_became_stuck(redis_url: str, namespace: str) -> None:
+    async def asks(flow: Deployed, ctx: WorkflowContext) -> None:
+        await asyncio.gather(ctx.step.suspend("old"), ctx.step.suspend("review"))
+
+    async def changed(flow: Deployed, ctx: WorkflowContext) -> None:
+        asking = asyncio.ensure_future(ctx.step.suspend("review"))
+        await asyncio.wait([asking], timeout=0.02)
+        asking.cancel()
+        await asyncio.wait([asking])
+
+    async with deployed(redis_url, namespace, asks) as (at, flow, handle):
+        await at.parked(handle)
+        flow.deploy(changed)
+        await at.answer(handle, "old")
+        assert (await stuck(at, handle)).keys == ("old",)
+        with pytest.raises(ExecutionFinishedError):
+            await at.answer(handle, "review")
+
+
 async def test_a_task_that_ends_is_not_cancelled(redis_url: str, namespace: str) -> None:
     """Its answer has to be reached."""
 

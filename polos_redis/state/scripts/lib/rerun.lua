@@ -45,22 +45,21 @@ local function prune_race(P, id, key, race, dropped)
   end
 end
 
--- ended_at: when what is recorded here came to its end, ms.
+-- ended_at: when code has learnt how what is recorded here ended, ms.
 local function ended_at(record)
-  if record[KIND] == 'step' then return record[#record] end
-  local at = decided_at(record)
-  return at > 0 and at or record[OPENED]
+  local at = record[KIND] == 'step' and record[#record] or decided_at(record)
+  return at > 0 and at or math.huge
 end
 
 -- mark_optional: code that is to find another outcome than before, where something is dropped, may come to other
--- questions than before: it need not reach the answers to those it asked later. What lost a race that stays is not run
--- again.
+-- questions than before: it need not reach the answers to those it asked later. What is dropped of a race that stays
+-- has lost it, and is not run again.
 local function mark_optional(P, id, records, dropped)
   local lost, earliest = {}, math.huge
   for key, record in pairs(records) do
-    if record[KIND] == 'race' and record[STATUS] == 'won' and not dropped[key] then
+    if record[KIND] == 'race' and not dropped[key] then
       local members = record[RACE_MEMBERS]
-      for i = 1, #members, 2 do lost[members[i]] = members[i + 1] ~= record[RACE_WINNER] end
+      for i = 1, #members, 2 do lost[members[i]] = true end
     end
   end
   for key in pairs(dropped) do
