@@ -39,9 +39,10 @@ Describe = Callable[[Sequence[FrameType], "asyncio.Task[Any] | None"], dict[str,
 class Watchdog:
     """Watches the running loop from `start` to `stop`.
 
-    When it has not turned for `seconds`, one warning names the place in the user's code, with the facts that
-    `describe` finds in the frames of the stack, innermost first, and in the current task. `blocked` is called
-    each time, in the thread.
+    When it has not turned for `seconds`, a warning names the place in the user's code, with the facts that
+    `describe` finds in the frames of the stack, innermost first, and in the current task; so does one after
+    twice that time, four times and so on, if it is another place. `blocked` is called once per block, in the
+    thread.
     """
 
     def __init__(
@@ -80,26 +81,32 @@ class Watchdog:
     # --- in the thread ------------------------------------------------------------------
 
     def _watch(self) -> None:
-        beats, looks = self._beats, 0
+        beats, looks, due, reported = self._beats, 0, LOOKS, False
         while not self._stop.wait(self.seconds / LOOKS):
-            looks = looks + 1 if beats == self._beats else 0
+            if beats == self._beats:
+                looks += 1
+            else:
+                looks, due, reported = 0, LOOKS, False
             beats = self._beats
-            if looks == LOOKS:
-                self._report()
+            if looks == due:  # and at growing distances, as other code may block the loop by then
+                reported = self._report(first=not reported) or reported
+                due *= 2
 
-    def _report(self) -> None:
+    def _report(self, *, first: bool) -> bool:
+        """Returns whether code blocks the loop."""
         frame = sys._current_frames().get(self._thread_id)
         if frame is None or _name(frame) in _IDLE:
-            return
+            return False
         frames: list[FrameType] = []
         while frame is not None and _name(frame) not in _LOOP:
             frames.append(frame)
             frame = frame.f_back
-        self._blocked()
+        if first:
+            self._blocked()
         place = place_of(frames)
         now = time.monotonic()
         if now - self._warned.get(place, float("-inf")) < QUIET_SECONDS:
-            return
+            return True
         if len(self._warned) >= PLACES:
             self._warned.clear()
         self._warned[place] = now
@@ -109,6 +116,7 @@ class Watchdog:
             facts = {}
         allowed = {"seconds": self.seconds}
         self._logger.warning("the event loop is blocked", extra={**facts, **allowed, "at": place})
+        return True
 
 
 def place_of(frames: Sequence[FrameType]) -> str:

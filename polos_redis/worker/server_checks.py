@@ -17,8 +17,8 @@ logger = logging.getLogger("polos.worker")
 
 MIN_REDIS, MIN_VALKEY = (7, 0), (8, 0)
 NEEDED = f"Redis {MIN_REDIS[0]}.{MIN_REDIS[1]} or Valkey {MIN_VALKEY[0]}.{MIN_VALKEY[1]}, or newer"
-FIRST_SECONDS, REPORT_SECONDS = 1.0, 30.0  # until the first report that Redis is away, and between reports
-PAUSE_SECONDS = 0.5  # before the checks are repeated
+FIRST_SECONDS, REPORT_SECONDS = 5.0, 30.0  # until the first report that Redis is away, and between reports
+ATTEMPT_SECONDS, PAUSE_SECONDS = 1.0, 0.5  # patience of the checks, and the pause between two attempts
 # Servers that speak Redis' protocol and say so in INFO, by their field there.
 UNSUITABLE = {
     "dragonfly_version": ("Dragonfly", "it keeps no log of its writes, so its restart would lose executions"),
@@ -33,17 +33,19 @@ async def wait_for_servers(wire: AnyWire, namespace: str, partitions: int) -> No
     namespace with another number of partitions, `RedisRefusedError` for a wrong password or a missing right,
     and `NotRedisError`.
     """
-    seconds, waited = FIRST_SECONDS, False
+    store = Store(wire, namespace, partitions, patience=ATTEMPT_SECONDS)
+    now = asyncio.get_running_loop().time
+    report_at, waited = now() + FIRST_SECONDS, False
     while True:
-        store = Store(wire, namespace, partitions, patience=seconds)
         try:
             await store.partitions.check()
             await check_servers(store)
         except NotRedisError:
             raise
         except RedisUnavailableError as error:
-            logger.warning("waiting for Redis", extra={"error": str(error)})
-            seconds, waited = REPORT_SECONDS, True
+            if now() >= report_at:
+                logger.warning("waiting for Redis", extra={"error": str(error)})
+                report_at, waited = now() + REPORT_SECONDS, True
             await asyncio.sleep(PAUSE_SECONDS)
         else:
             if waited:

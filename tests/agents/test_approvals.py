@@ -248,7 +248,7 @@ def test_a_tool_whose_input_hides_something_is_refused(function: Callable[..., A
 async def test_an_approval_of_a_finished_call_need_not_be_reached_again(
     redis_url: str, namespace: str
 ) -> None:
-    agent = Agent(id="teller", model="gpt-4o", tools=[guarded])
+    agent = Agent(id="repeating-teller", model="gpt-4o", tools=[guarded])
 
     def turn(request: Request) -> Reply:
         more = [Call("pay_out", {**FULL, "cents": request.round})] if request.round < 3 else []

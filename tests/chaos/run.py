@@ -74,7 +74,7 @@ async def _run(
     plan: Plan, folder: Path, target: OneServer | ServerCluster, history: History, say: Callable[[str], None]
 ) -> None:
     os.environ["POLOS_PARTITIONS"] = str(plan.partitions)
-    os.environ["POLOS_PATIENCE_SECONDS"] = "3"  # of workers, as `polos worker` has it
+    os.environ["POLOS_PATIENCE_SECONDS"] = "0.5"  # of workers, which must not need any
     options = {"lease_seconds": plan.lease_seconds, "max_deliveries": 1000, "grace_seconds": 2.0}
     with Fleet(target.url, NAMESPACE, folder) as fleet:
         effects = EffectsFile(fleet.effects_file)

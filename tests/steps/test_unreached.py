@@ -329,7 +329,7 @@ async def test_an_answer_while_it_becomes_stuck(redis_url: str, namespace: str) 
         assert replies[0] > 0
 
 
-async def test_attempts_and_the_rest_of_a_batch_are_new(redis_url: str, namespace: str) -> None:
+async def test_further_attempts_are_new(redis_url: str, namespace: str) -> None:
     """A record alone does not make a call a repeated one."""
     attempts: list[int] = []
 
@@ -345,14 +345,79 @@ async def test_attempts_and_the_rest_of_a_batch_are_new(redis_url: str, namespac
     async def changed(flow: Deployed, ctx: WorkflowContext) -> None:
         await ctx.step.run("tried", fails, max_retries=5, base_delay=NEVER, max_delay=NEVER)
 
-    async with deployed(redis_url, namespace, retried) as (at, flow, handle):
+    async with deployed(redis_url, namespace, retried, stuck_seconds=NEVER) as (at, flow, handle):
         await at.parked(handle)
         flow.deploy(changed)
         await at.answer(handle, "review")
         await until(lambda: [one for one in at.worker.active if one.is_waiting and one.unreached])
         await at.make_due(handle, "tried", "b")
+        await until(lambda: [one for one in at.worker.active if not one.parking.waits])
+        at.host.stuck_seconds = 0.4
+        assert len(attempts) == crash(at, handle) == 1
         assert (await stuck(at, handle)).keys == ("review",)
         assert len(attempts) == 1
+
+
+async def test_another_attempt_in_place_is_new(redis_url: str, namespace: str) -> None:
+    attempts: list[int] = []
+
+    async def changed(flow: Deployed, ctx: WorkflowContext) -> None:
+        async def fails() -> None:
+            attempts.append(1)
+            await flow.new.wait()
+            raise ValueError("no")
+
+        await ctx.step.run("tried", fails, max_retries=5, base_delay=0.01)
+
+    async with deployed(redis_url, namespace, reviewed_beside_a_nap) as (at, flow, handle):
+        await at.parked(handle)
+        flow.deploy(changed)
+        await at.make_due(handle, "nap", "w")
+        await until(lambda: attempts)
+        await at.answer(handle, "review")
+        await until(lambda: [one for one in at.worker.active if one.unreached])
+        flow.new.set()
+        assert (await stuck(at, handle)).keys == ("review",)
+        assert len(attempts) == 1
+
+
+async def test_the_rest_of_a_batch_is_new(redis_url: str, namespace: str) -> None:
+    """Its children are started by several calls; a crash comes after the first."""
+    many = [BatchWorkflowInput(id=child.id, payload=None)] * 150
+
+    async def batch(flow: Deployed, ctx: WorkflowContext) -> None:
+        await asyncio.gather(ctx.step.suspend("review"), ctx.step.batch_invoke("many", many))
+
+    async def changed(flow: Deployed, ctx: WorkflowContext) -> None:
+        await ctx.step.batch_invoke("many", many)
+
+    def crash_after_the_first(at: Running, crashed: Callable[[], None]) -> None:
+        fenced = at.host.store.fenced
+        spawn = fenced.spawn
+
+        def once(*args: Any, **options: Any) -> asyncio.Future[Any]:
+            fenced.spawn = spawn  # type: ignore[method-assign]
+            started = spawn(*args, **options)
+            started.add_done_callback(lambda _: drop())
+            return started
+
+        def drop() -> None:
+            crashed()
+            for activation in list(at.worker.active):
+                if activation.workflow.id == "deployed":
+                    activation.dropped("a test crashes it")
+
+        fenced.spawn = once  # type: ignore[method-assign]
+
+    flow = Deployed(batch)
+    async with running(redis_url, namespace, flow.workflow, child, put_back_seconds=0.02) as at:
+        at.host.stuck_seconds = 0.4
+        crash_after_the_first(at, lambda: flow.deploy(changed))
+        handle = await flow.workflow.invoke(at.client)
+        await until(lambda: at.worker.stats.dropped)
+        await at.answer(handle, "review")
+        assert (await stuck(at, handle)).keys == ("review",)
+        assert len(await at.client.list_executions(limit=200)) == 101
 
 
 async def test_a_worker_that_drains_hands_it_back(redis_url: str, namespace: str) -> None:
@@ -446,24 +511,22 @@ async def test_a_timeout_that_comes_again_while_something_new_is_held(redis_url:
     async def asks_late(flow: Deployed, ctx: WorkflowContext) -> Any:
         async def late() -> Any:
             try:
-                async with asyncio.timeout(1.0):
-                    await asyncio.gather(ctx.step.suspend("first"), ctx.step.run("held", flow.new.wait))
+                async with asyncio.timeout(0.5):
+                    await ctx.step.suspend("first")
             except TimeoutError:
                 return (await ctx.step.suspend("review"))["data"]
 
         async def beside() -> None:
-            await ctx.step.suspend("go")
-            await flow.step(ctx, "new")
+            await ctx.step.run("busy", flow.new.wait)
 
         return (await asyncio.gather(beside(), late()))[1]
 
-    async with deployed(redis_url, namespace, asks_late, stuck_seconds=0.2) as (at, flow, handle):
+    async with deployed(redis_url, namespace, asks_late, stuck_seconds=0.1) as (at, flow, handle):
         await at.opened(handle, "review")
-        await at.parked(handle)
         await at.answer(handle, "review", "go on")
-        await at.answer(handle, "go")
+        assert crash(at, handle) == 1
+        flow.new.set()
         assert await all_there(at, handle) == "go on"
-        assert flow.effects == ["new"]
 
 
 async def test_a_cancelled_group(redis_url: str, namespace: str) -> None:
@@ -548,6 +611,34 @@ async def test_the_losing_branch_of_a_race(late: bool, redis_url: str, namespace
         await at.answer(handle, "last")
         assert await all_there(at, handle) == "quick"
         assert flow.effects == ["won"]
+
+
+async def test_a_branch_that_loses_before_it_gets_to_its_decision(redis_url: str, namespace: str) -> None:
+    """The decision is in the branch whose open wait the winner closes."""
+
+    async def races(flow: Deployed, ctx: WorkflowContext) -> str:
+        async def late() -> None:
+            if flow.new.is_set():
+                await asyncio.sleep(NEVER)
+            await ctx.step.suspend("review")
+
+        async def slow() -> None:
+            await asyncio.gather(ctx.step.suspend("more"), late())
+
+        async def quick() -> None:
+            await ctx.step.wait_for("nap", seconds=60)
+            await asyncio.sleep(0.05)
+
+        return (await ctx.step.first_of("race", {"slow": slow(), "quick": quick()})).name
+
+    async with deployed(redis_url, namespace, races, stuck_seconds=NEVER) as (at, flow, handle):
+        await at.opened(handle, "review")
+        await at.parked(handle)
+        await at.answer(handle, "review")
+        await until(lambda: at.worker.stats.parks["deployed"] == 2)
+        flow.new.set()
+        await at.make_due(handle, "nap", "w")
+        assert await all_there(at, handle) == "quick"
 
 
 async def test_a_race_around_what_was_asked_before(redis_url: str, namespace: str) -> None:
@@ -635,6 +726,18 @@ async def test_skipped_steps_stop_it(redis_url: str, namespace: str) -> None:
         await at.client.retry(handle.id)
         assert await at.result(handle) == "done"
         assert flow.effects == []
+
+
+async def test_a_skipped_answer_does_not_stop_it(redis_url: str, namespace: str) -> None:
+    """Somebody has said that it need not be reached, nor is it named as a step that was not."""
+    async with deployed(redis_url, namespace, reviewed, unreached="stop") as (at, flow, handle):
+        await at.parked(handle)
+        flow.deploy(dropped)
+        await at.answer(handle, "review", {"approved": False, "reason": "fraud"})
+        await stuck(at, handle)
+        await at.client.retry(handle.id, skip="review", reason="reviewed elsewhere", by="ann")
+        assert await at.result(handle) == "approved"
+        assert (await at.client.get_execution(handle.id))["unreached_steps"] == []
 
 
 def test_an_option_that_does_not_exist() -> None:

@@ -242,3 +242,22 @@ def test_the_users_own_code_is_named_before_installed_code() -> None:
         frame for frame in call(ours, installed)() if "site-packages/requests" in frame.f_code.co_filename
     ]
     assert watchdog.place_of(only) == "/app/lib/site-packages/requests/api.py:2 in run"
+
+
+async def test_code_that_blocks_later_in_the_same_turn_is_named_as_well(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    counted: list[None] = []
+    dog = watchdog.Watchdog(BLOCKED, logging.getLogger("polos.worker"), blocked=lambda: counted.append(None))
+    dog.start()
+
+    def shorter() -> None:
+        time.sleep(2 * BLOCKED)
+
+    shorter()
+    hold()
+    await warning(caplog)
+    dog.stop()
+    places = [one.at for one in caplog.records if one.message == MESSAGE]  # type: ignore[attr-defined]
+    assert named(hold) in places and len(places) == len(set(places))
+    assert len(counted) == 1

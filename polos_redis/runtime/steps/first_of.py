@@ -121,12 +121,14 @@ class Races(Calls):
             for step_key in runner.branch.keys
         }
         activation, name = self._activation, raw(key)
-        before = activation.journal.records.get(name)
-        if before is not None:  # of an earlier activation, whose branches may have got further
-            self._pass_losers(await self._read(key, before, RaceRecord, call_site), first)
+        before = None
+        if (known := activation.journal.records.get(name)) is not None:
+            # of an earlier activation, whose branches may have got further
+            before = await self._read(key, known, RaceRecord, call_site)
+            self._pass_losers(before, first)
         if decided and not started:
             return first
-        if activation.unreached and self._closes_waits(first, runners):
+        if activation.unreached and self._closes_waits(first, runners, before):
             await activation.reach_decisions(call_site)
         flat = [raw(part) for pair in started.items() for part in pair]
         around = race_membership().races
@@ -141,10 +143,12 @@ class Races(Calls):
         self._pass_losers(winner, winner.winner)
         return winner.winner
 
-    def _closes_waits(self, winner: str, runners: dict[str, _Runner]) -> bool:
+    def _closes_waits(self, winner: str, runners: dict[str, _Runner], race: RaceRecord | None) -> bool:
         """Whether this winner would close an open wait of another branch."""
         records = self._activation.journal.records
-        losing = [key for name, one in runners.items() if name != winner for key in one.branch.keys]
+        losing = {key for name, one in runners.items() if name != winner for key in one.branch.keys}
+        if race is not None:
+            losing.update(key for key, branch in race.members.items() if branch != winner)
         return any(journal.is_open(found) for key in losing if (found := records.get(raw(key))) is not None)
 
 

@@ -203,7 +203,7 @@ local function check_entry(entry, flat)
   local id = ''
   for i = 1, #flat, 2 do if flat[i] == 'id' then id = flat[i + 1] end end
   local status, live = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry'))
-  if status == 'queued' and live == entry then return end
+  if id == '' or (status == 'queued' and live == entry) then return end -- a worker removes what it can't read
   take_off(P, name, entry)
   note(id, 'an entry was not its own')
 end
