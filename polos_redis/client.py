@@ -183,9 +183,13 @@ class PolosClient(Connection):
         The keys include `id`, `workflow_id`, `status`, `input`, `result`, `error` (`type`, `message`,
         `traceback`), `created_at`, `started_at` and `finished_at` (ISO 8601), `starts_at` (when a delayed
         execution will be queued), `steps`, `suspensions` (the data shown, and who answered, when and how),
-        `open_suspensions`, `waits`, `children` (up to 1000 per step), `usage` (tokens of models) and
-        `held_back` (`times` and `reason` of a queued execution that meets a stored value it can't read). A
-        root execution also lists the open suspensions of its descendants as `open_suspensions_below`. Raises
+        `open_suspensions`, `waits`, `children` (up to 1000 per step), `usage` (tokens of models),
+        `held_back` (`times` and `reason` of a queued execution that meets a stored value it can't read),
+        `stuck` (`kind`, `message`, `where` and the `keys` of the decisions that the code of a stuck execution
+        passes over) and `unreached_steps` (journaled steps that it did not reach until its end). A suspension
+        is `unreached` if it is open, but the code, as deployed now, does not ask it any more; a `mark` says
+        why an accepted answer need not be reached ("left", "optional" or "skipped"). A root execution also
+        lists the open suspensions of its descendants as `open_suspensions_below`. Raises
         `ExecutionNotFoundError`.
         """
         return await queries.get_execution(self, execution_id)

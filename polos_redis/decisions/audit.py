@@ -26,7 +26,7 @@ def entries(stored: Sequence[bytes], execution_id: str, read: Read = readable) -
 def entry(packed: bytes, read: Read = readable) -> dict[str, Any]:
     """Returns one entry as JSON values, made of stored values by `read`."""
     array = msgpack.unpackb(packed, raw=True)
-    one, key, workflow, what, at, by, channel, digest, opened, answer, reason = array[:11]
+    one, key, workflow, what, at, by, channel, digest, opened, answer = array[:10]
     return {
         "execution_id": text(one),
         "workflow_id": text(workflow),
@@ -38,5 +38,5 @@ def entry(packed: bytes, read: Read = readable) -> dict[str, Any]:
         "digest": digest.hex() or None,
         "opened_at": iso(int(opened)),
         "data": read(answer),
-        "reason": text(reason) or None,
+        "reason": text(array[10]) if len(array) > 10 else None,
     }

@@ -133,7 +133,7 @@ class Decision(Shape):
     channel: str
 
 
-class Mark(Shape):
+class SuspensionMark(Shape):
     """Why code need not reach an accepted answer: it is left (the code cancelled the task that asked),
     optional (asked after something that a retry runs again) or skipped (by somebody)."""
 
@@ -170,7 +170,7 @@ class Suspension(Shape):
     unreached: bool = Field(
         description="It is open, but its code, as deployed now, has not reached it in its last activation."
     )
-    mark: Mark | None
+    mark: SuspensionMark | None
 
 
 class ListedSuspension(Suspension):

@@ -22,6 +22,11 @@ class Workers:
         )
         return counter
 
+    async def lease_seconds(self, prefix: bytes, worker: str) -> float:
+        """How long the lease of a worker is by its own settings; 0 if it has none."""
+        packed = await self._wire.call("HGET", prefix + keys.SERVES.encode(), worker, patience=None)
+        return 0.0 if packed is None else float(msgpack.unpackb(packed)["lease_seconds"])
+
     async def prune(self, prefix: bytes, queue: str, consumer: str, lease: bytes) -> bool:
         """Remove a dead worker's empty consumer and its lease; False if the consumer holds entries or the
         lease counter is no longer `lease`."""

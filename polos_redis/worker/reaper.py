@@ -89,15 +89,25 @@ class Reaper:
         pause = self._watch.period
         for queue, consumers in pending.items():
             for name in counters:
-                silent = self._watch.silent_for(name)
-                if not consumers.get(name):
-                    if silent >= self.empty_after and self.in_charge():
-                        await self.store.workers.prune(self.prefix, queue, name, counters[name])
-                elif silent < self.lease_seconds:
-                    pause = min(pause, self.lease_seconds - silent)
-                elif self.in_charge():
+                due = await self._due(name, self.lease_seconds if consumers.get(name) else self.empty_after)
+                if due > 0:
+                    pause = min(pause, due)
+                elif consumers.get(name):
                     await self._recover(queue, name, counters[name])
+                else:
+                    await self.store.workers.prune(self.prefix, queue, name, counters[name])
         return max(pause, self._watch.period / 10)
+
+    async def _due(self, name: str, after: float) -> float:
+        """Returns in how many seconds this worker is to act if it goes on to see no renewal, 0 for now. It
+        acts `after` so many, or later if the other one's lease is longer, as while the setting is changed."""
+        silent = self._watch.silent_for(name)
+        if silent < after:
+            return after - silent
+        if not self.in_charge():
+            return self._watch.period
+        own = await self.store.workers.lease_seconds(self.prefix, name)
+        return max(0.0, after + max(0.0, own - self.lease_seconds) - silent)
 
     async def repair(self) -> None:
         """Look for what half of a script has left, in the next rows of the partition."""

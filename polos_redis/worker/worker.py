@@ -173,7 +173,6 @@ class Worker:
             self._closing.push_async_callback(readers.close)
             reading = await self._unless_stopped(self._start(host, served.by_id.values()))
             if reading is not None:
-                self._closing.callback(served.watch(self._serve_more))
                 await self._until_stopped()
                 await self._drain(host, readers, reading)
         finally:
@@ -253,6 +252,8 @@ class Worker:
             loops += duties.loops()
         reading = [tasks.spawn(one.run(), "polos-reader") for one in self._readings]
         self._loops = [*(tasks.spawn(one, "polos-worker-loop") for one in loops), *reading]
+        assert self._served is not None
+        self._closing.callback(self._served.watch(self._serve_more))
         self.ready.set()
         return reading
 

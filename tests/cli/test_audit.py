@@ -78,7 +78,7 @@ async def test_the_audit_is_a_table_and_json(polos: Command, at: Running) -> Non
     of_child = await polos("audit", child, "--json")
     assert plain.code == json.code == of_child.code == 0, plain.err
     titles, below, own = plain.out.splitlines()
-    assert titles.split() == ["AT", "STEP", "WHAT", "BY", "CHANNEL", "ANSWER", "SHOWN"]
+    assert titles.split() == ["AT", "STEP", "WHAT", "BY", "CHANNEL", "ANSWER", "SHOWN", "REASON"]
     for row, step, by, entry in (
         (below, f"ask of {child}", "ann", entries[0]),
         (own, "own", "bob", entries[1]),

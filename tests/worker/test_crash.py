@@ -45,6 +45,19 @@ async def group(client: PolosClient) -> dict[str, int]:
     return dict(pending)
 
 
+async def workers(client: PolosClient) -> list[str]:
+    """The workers that have a lease."""
+    store = await client.store()
+    found = await store.wire.call("HKEYS", store.prefixes[0] + keys.WORKERS.encode())
+    return [name.decode() for name in found]
+
+
+async def renewals(client: PolosClient, worker: str) -> int:
+    """How often a worker has renewed its lease."""
+    store = await client.store()
+    return int(await store.wire.call("HGET", store.prefixes[0] + keys.WORKERS.encode(), worker))
+
+
 @pytest.mark.failure(1)
 @pytest.mark.promise("step", "effect", "lost worker")
 async def test_another_worker_takes_over_from_one_killed_in_a_step(fleet: Fleet, client: PolosClient) -> None:
@@ -101,6 +114,25 @@ async def test_a_worker_whose_loop_is_blocked_past_its_lease_is_not_presumed_dea
     log = fleet.of(first).log
     assert "the event loop is blocked" in log
     assert "recovered from a lost worker" not in "".join(worker.log for worker in fleet.workers)
+
+
+@pytest.mark.promise("lost worker")
+async def test_a_worker_with_a_longer_lease_is_judged_by_its_own(fleet: Fleet, client: PolosClient) -> None:
+    """As while the setting is changed. Only the other worker may lead, as it started first."""
+    other = await fleet.start(knows="approval")
+    await fleet.start(lease_seconds=9.0, knows="gated")
+    handle, worker = await in_step_two(fleet, client)
+    leases = {name: await renewals(client, name) for name in await workers(client)}
+    patient = min(leases, key=lambda name: leases[name])
+
+    async def renewed(times: int) -> bool:
+        return await renewals(client, patient) >= leases[patient] + times
+
+    await until(lambda: renewed(2))
+    fleet.open("go")
+    assert await handle.result(timeout=20) == [worker.pid] * 3
+    assert names(fleet, handle) == ["one", "two", "two-through", "three"]
+    assert "recovered from a lost worker" not in other.log
 
 
 @pytest.mark.failure(4)

@@ -24,8 +24,8 @@ for i = SKIPPED, #ARGV do
   if may_mark(record) then -- not named twice
     mark(P, id, ARGV[i], record, 'skipped', by, reason)
     redis.call('HINCRBY', P .. 'journal:' .. id, '', 1)
-    add_to_audit(P, id, ARGV[i], 'skipped', by, '', record[SHOWN_DIGEST], record[OPENED], record[ANSWER], reason,
-      record[AUDIT])
+    add_to_audit(P, id, ARGV[i], 'skipped', by, '', record[SHOWN_DIGEST], record[OPENED], record[ANSWER], record[AUDIT],
+      reason)
   end
 end
 return {'retried', stuck and unstick(P, id, e) or rerun(P, id, e, 0)}

@@ -88,7 +88,7 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
     local early = redis.call('HGETALL', P .. 'early:' .. id)
     for i = 1, #early, 2 do
       local key, answer, _, by, channel = early[i], unpack(read_record(early[i + 1]))
-      add_to_audit(P, id, key, 'unused', by or '', channel or '', '', 0, answer or '', '')
+      add_to_audit(P, id, key, 'unused', by or '', channel or '', '', 0, answer or '')
       local errand = 'y' .. id .. ' ' .. key
       redis.call('ZREM', P .. 'errands', errand)
       redis.call('HDEL', P .. 'errand_failures', errand)

@@ -20,9 +20,9 @@ local function emit(P, id, key, kind, data)
 end
 
 -- add_to_audit: add an entry to the audit, which outlives the execution: execution, step key, workflow, what, ms, by,
--- channel, digest of what was shown, opened ms, the answer (codec) or '', and the reason or ''. It is kept for
--- `retention` ms; without one, as long as the audit is kept anyway, or a year.
-local function add_to_audit(P, id, key, what, by, channel, digest, opened, answer, reason, retention)
+-- channel, digest of what was shown, opened ms, the answer (codec) or '', and the reason if there is one. It is kept
+-- for `retention` ms; without one, as long as the audit is kept anyway, or a year.
+local function add_to_audit(P, id, key, what, by, channel, digest, opened, answer, retention, reason)
   local audit = P .. 'audit:' .. root_of(id)
   local workflow = redis.call('HGET', P .. 'exec:' .. id, 'workflow') or ''
   redis.call('RPUSH', audit, cmsgpack.pack({id, key, workflow, what, now, by, channel, digest, opened, answer, reason}))
@@ -36,7 +36,7 @@ end
 -- note_audit: add what became of a suspension, or one of several decisions on it, to the audit.
 local function note_audit(P, id, key, record, what)
   add_to_audit(P, id, key, what, record[BY], record[CHANNEL], record[SHOWN_DIGEST] or '', record[OPENED],
-    what == 'closed' and '' or record[ANSWER], '', record[AUDIT])
+    what == 'closed' and '' or record[ANSWER], record[AUDIT])
 end
 
 -- may_mark: whether a record is that of an accepted answer which code has to reach.
