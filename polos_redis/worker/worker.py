@@ -254,7 +254,6 @@ class Worker:
         self._loops = [*(tasks.spawn(one, "polos-worker-loop") for one in loops), *reading]
         assert self._served is not None
         self._closing.callback(self._served.watch(self._serve_more))
-        self.ready.set()
         return reading
 
     def _serve_more(self, workflows: Collection[WorkflowDefinition[Any, Any]]) -> None:
@@ -350,8 +349,9 @@ class Worker:
         return None if part.cancelled() else part.result()
 
     async def _until_stopped(self) -> None:
-        """Wait for `stop`. Raises the failure of a loop."""
+        """Say that the worker is ready, and wait for `stop`. Raises the failure of a loop."""
         stopping = tasks.spawn(self._stopping.wait())
+        self.ready.set()
         await asyncio.wait([*self._loops, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         for task in self._loops:
