@@ -673,15 +673,18 @@ async def test_tasks_that_outlive_the_function(redis_url: str, namespace: str) -
             await ctx.step.suspend("review")
 
         flow.kept = asyncio.ensure_future(asks())
-        await ctx.step.run("busy", flow.new.wait)
+        await flow.step(ctx, "charge")
+        await flow.new.wait()
         return "done"
 
     async with deployed(redis_url, namespace, leaves, stuck_seconds=NEVER) as (at, flow, handle):
         await at.opened(handle, "review")
         await at.answer(handle, "review")
-        await until(lambda: "review" in {key for one in at.worker.active for key in one.call_sites})
+        await until(lambda: flow.effects == ["charge"])
+        assert crash(at, handle) == 1
         flow.new.set()
         assert await all_there(at, handle) == "done"
+        assert flow.effects == ["charge"]
 
 
 # --- completed steps, children and events ------------------------------------------------------------
