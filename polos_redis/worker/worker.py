@@ -173,7 +173,6 @@ class Worker:
             self._closing.push_async_callback(readers.close)
             reading = await self._unless_stopped(self._start(host, served.by_id.values()))
             if reading is not None:
-                self._closing.callback(served.watch(self._serve_more))
                 await self._until_stopped()
                 await self._drain(host, readers, reading)
         finally:
@@ -253,7 +252,8 @@ class Worker:
             loops += duties.loops()
         reading = [tasks.spawn(one.run(), "polos-reader") for one in self._readings]
         self._loops = [*(tasks.spawn(one, "polos-worker-loop") for one in loops), *reading]
-        self.ready.set()
+        assert self._served is not None
+        self._closing.callback(self._served.watch(self._serve_more))
         return reading
 
     def _serve_more(self, workflows: Collection[WorkflowDefinition[Any, Any]]) -> None:
@@ -349,8 +349,9 @@ class Worker:
         return None if part.cancelled() else part.result()
 
     async def _until_stopped(self) -> None:
-        """Wait for `stop`. Raises the failure of a loop."""
+        """Say that the worker is ready, and wait for `stop`. Raises the failure of a loop."""
         stopping = tasks.spawn(self._stopping.wait())
+        self.ready.set()
         await asyncio.wait([*self._loops, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         for task in self._loops:

@@ -87,7 +87,7 @@ PROGRAM = """
         assert_type(ctx.state, Any)
         return Receipt(ctx.state.count)
 
-    @workflow(state_schema=Tally)
+    @workflow(state_schema=Tally, unreached="stop")
     async def only_counts(ctx: WorkflowContext) -> int:
         return 1
 
@@ -221,6 +221,10 @@ MISTAKES = """
     @workflow(on_start=hook)  # E: Argument "on_start" to "workflow"
     async def hooked(ctx: WorkflowContext) -> int:
         return await ctx.step.invoke_and_wait("key", buy, 1)  # E: Argument 2 to "invoke_and_wait"
+
+    @workflow(unreached="raise")  # E: No overload variant
+    async def strict(ctx: WorkflowContext) -> int:
+        return 1
 
     @workflow(state_schema="Tally")  # E: No overload variant
     async def counted(ctx: WorkflowContext) -> int:

@@ -277,12 +277,18 @@ async def test_an_answer_while_changed_code_runs(redis_url: str, namespace: str)
         await at.parked(handle)
         flow.deploy(changed)
         await at.make_due(handle, "nap", "w")
-        await until(lambda: [one for one in at.worker.active if one.in_flight])
+        await until(lambda: owned(at, handle))  # from then on it is notified
         await at.answer(handle, "review", {"approved": True})
         await until(lambda: [one for one in at.worker.active if one.unreached])
         flow.new.set()
         assert (await stuck(at, handle)).keys == ("review",)
         assert flow.effects == [] and await journaled(at, handle) == {"nap", "review", "busy"}
+
+
+async def owned(at: Running, handle: ExecutionHandle[Any]) -> bool:
+    """Whether an activation owns the execution: it has written, or loaded the journal."""
+    (owner,) = await at.host.store.executions.read_fields(handle.id, "owner")
+    return owner is not None
 
 
 async def reviewed_beside_a_nap(flow: Deployed, ctx: WorkflowContext) -> Any:
@@ -667,15 +673,18 @@ async def test_tasks_that_outlive_the_function(redis_url: str, namespace: str) -
             await ctx.step.suspend("review")
 
         flow.kept = asyncio.ensure_future(asks())
-        await ctx.step.run("busy", flow.new.wait)
+        await flow.step(ctx, "charge")
+        await flow.new.wait()
         return "done"
 
     async with deployed(redis_url, namespace, leaves, stuck_seconds=NEVER) as (at, flow, handle):
         await at.opened(handle, "review")
         await at.answer(handle, "review")
-        await until(lambda: "review" in {key for one in at.worker.active for key in one.call_sites})
+        await until(lambda: flow.effects == ["charge"])
+        assert crash(at, handle) == 1
         flow.new.set()
         assert await all_there(at, handle) == "done"
+        assert flow.effects == ["charge"]
 
 
 # --- completed steps, children and events ------------------------------------------------------------
