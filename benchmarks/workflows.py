@@ -22,19 +22,19 @@ async def nothing() -> None:
     """The step of `ten_steps`."""
 
 
-@workflow
+@workflow(id="benchmark_noop")
 async def noop(ctx: WorkflowContext) -> None:
     """No steps."""
 
 
-@workflow
+@workflow(id="benchmark_ten_steps")
 async def ten_steps(ctx: WorkflowContext) -> None:
     """Ten sequential steps."""
     for number in range(STEPS):
         await ctx.step.run(f"step-{number}", nothing)
 
 
-@workflow
+@workflow(id="benchmark_approval")
 async def approval(ctx: WorkflowContext) -> bool:
     """One suspension, whose answer is the result."""
     resume = await ctx.step.suspend(SUSPENSION, data=SHOWN, timeout=3600)

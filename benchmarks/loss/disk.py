@@ -28,6 +28,7 @@ class Markers:
 
     def __init__(self) -> None:
         self.confirmed = 0
+        self.proven = asyncio.Event()
         self._written = 0
 
     async def _write(self, wire: Wire, delay: float) -> None:
@@ -42,6 +43,7 @@ class Markers:
                 local, _ = await wire.send("WAITAOF", 1, 0, 0)
                 if local:
                     self.confirmed = max(self.confirmed, number)
+                    self.proven.set()
                 await second
         except PolosError:
             pass
@@ -49,13 +51,19 @@ class Markers:
 
 @asynccontextmanager
 async def markers(url: str) -> AsyncIterator[Markers]:
-    """Writes markers inside the block. Raises `BenchmarkError` if none is confirmed."""
+    """Writes markers inside the block, which begins once one is confirmed. Raises `BenchmarkError` if none
+    is."""
     found = Markers()
     wires = [Wire(url, name="loss", timeout=PATIENCE) for _ in range(WRITERS)]
     for wire in wires:
         await wire.connect()
     tasks = [asyncio.create_task(found._write(wire, number / WRITERS)) for number, wire in enumerate(wires)]
     try:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await found.proven.wait()
+        except TimeoutError:
+            raise BenchmarkError(f"the server has confirmed no fsync within {PATIENCE:g} s") from None
         yield found
     finally:
         for task in tasks:
@@ -63,8 +71,6 @@ async def markers(url: str) -> AsyncIterator[Markers]:
         await asyncio.gather(*tasks, return_exceptions=True)
         for wire in wires:
             wire.abort()
-    if not found.confirmed:
-        raise BenchmarkError("the server has confirmed no fsync: let the load run longer")
 
 
 def marker(number: int) -> str:

@@ -106,7 +106,7 @@ async def retry(
 ) -> Response:
     """Continue a failed or stuck execution from its journal, as a new run. To `skip` accepted answers that
     its code does not reach requires the scope admin, and is noted in the audit."""
-    skip, reason = ((), None) if body is None else (body.skip, body.reason)
+    skip, reason = ((), None) if body is None else (body.skip, body.reason or None)
     if skip and not caller.may("admin"):
         raise forbidden("the scope 'admin' is required to skip answers", "admin")
     run = await client.retry(execution_id, skip=skip, reason=reason, by=caller.name)

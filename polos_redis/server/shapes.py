@@ -88,13 +88,17 @@ class ResumeRequest(RequestBody):
 class RetryRequest(RequestBody):
     """How to retry an execution; without a body, nothing is skipped."""
 
-    skip: StepKey | Annotated[list[StepKey], Field(max_length=MOST_SKIPPED)] = Field(
-        [],
+    model_config = ConfigDict(
+        json_schema_extra={"dependentRequired": {"skip": ["reason"], "reason": ["skip"]}}
+    )
+
+    skip: StepKey | Annotated[list[StepKey], Field(min_length=1, max_length=MOST_SKIPPED)] = Field(
+        default_factory=list,
         description="Step keys of accepted answers that the code need not reach. Requires the scope admin, "
         "and a reason.",
     )
-    reason: Annotated[str, Field(min_length=1, max_length=LONGEST_REASON)] | None = Field(
-        None, description="Why they are skipped, for the audit."
+    reason: Annotated[str, Field(max_length=LONGEST_REASON, pattern=r"\S")] = Field(
+        default_factory=str, description="Why they are skipped, for the audit."
     )
 
 

@@ -219,7 +219,8 @@ async def test_a_key_is_kept_as_long_as_its_execution(redis_url: str, namespace:
 
 async def test_an_unknown_option_is_refused(client: PolosClient) -> None:
     with pytest.raises(
-        TypeError, match=r"unexpected option 'retires'; expected one of concurrency_key, idempotency_key"
+        TypeError,
+        match=r"unexpected option 'retires'; expected one of concurrency_key, durability, idempotency_key",
     ):
         await client.invoke("echo", 1, retires=3)  # type: ignore[call-overload]
 

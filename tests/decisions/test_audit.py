@@ -86,6 +86,7 @@ async def test_the_audit_says_how_each_suspension_ended(redis_url: str, namespac
             "digest": shown_digest(encode(SHOWN)).hex(),
             "opened_at": opened,
             "data": {"ok": 1},
+            "reason": None,
         }
         for handle in (expired, defaulted):
             await at.make_due(handle, "ask", "s")

@@ -191,10 +191,10 @@ def test_a_workflow_without_open_suspensions_reads_none(desk: Desk) -> None:
     for _ in range(20):
         desk.parked(workflow="busy")
     took = read_by(desk, "list_suspensions", "-inf", 9, "nothing", 1000, 1 << 20)
-    assert "zrangebyscore" not in took and "hget" not in took
+    assert "zrangebyscore" not in took and "hmget" not in took
     desk.invoke(workflow="nothing")
     took = read_by(desk, "list_suspensions", "-inf", 9, "nothing", 15, 1 << 20)
-    assert took["hget"] == 15
+    assert took["hmget"] == 15
 
 
 @pytest.mark.threat(13)
