@@ -753,7 +753,7 @@ class Machine(RuleBasedStateMachine):
             if key in journal and _status(before) in _DECIDED:
                 counts = b"child" in before and _status(before) == _status(journal[key]) == "closed"
                 marked = _mark(journal[key]) and not _mark(before)
-                same = _unmarked(journal[key]) == before if marked else journal[key] == before
+                same = _unmarked(journal[key], before) if marked else journal[key] == before
                 assert same or counts, f"{key!r} of {one.id} was overwritten"
         self.stored[one.id] = journal
 
@@ -773,11 +773,10 @@ def _mark(packed: bytes) -> str:
     return record[18][0].decode() if record is not None and marked else ""
 
 
-def _unmarked(packed: bytes) -> bytes:
-    record = record_of(packed)
-    assert record is not None
-    unmarked: bytes = msgpack.packb(record[: 18 if record[17] else 17], use_bin_type=False)
-    return unmarked
+def _unmarked(packed: bytes, before: bytes) -> bool:
+    """Whether a marked record is what it was before, but for its mark."""
+    record, was = record_of(packed), record_of(before)
+    return record is not None and was is not None and record[: len(was)] == was
 
 
 def _status(packed: bytes | None) -> str:
