@@ -34,9 +34,12 @@ class Deliveries:
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, delivery: Delivery) -> None:
-        """Enter a delivery that was read."""
+    def hold(self, delivery: Delivery) -> bool:
+        """Enter a delivery that was read; returns whether it is new. One that is held already comes again
+        from a store that went back in time; whoever holds it finds out what is lost."""
+        new = delivery not in self._held
         self._held.add(delivery)
+        return new
 
     def snapshot(self) -> frozenset[Delivery]:
         """Returns the deliveries held now."""

@@ -43,8 +43,10 @@ class Dispatch:
         """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, origin, ..) (,
         journal, ..))]. Entries that can't run here are returned, also those read before the lease lapsed
         (`lapses` is the partition's number before the read)."""
-        self._deliveries.hold(delivery)
         prefix, queue, entry = delivery
+        if not self._deliveries.hold(delivery):
+            logger.warning("delivered again", extra={"queue": queue, "entry": text(entry)})
+            return
         if not flat or self._host.draining or not self._lease.is_held(prefix, lapses):
             self._deliveries.let_go(delivery)
             return

@@ -378,6 +378,23 @@ async def test_a_worker_hands_back_entries_whose_delivery_was_lost(
 # --- a store that goes back in time -----------------------------------------------------
 
 
+@pytest.mark.failure(37)
+async def test_an_entry_delivered_again_to_its_worker_is_not_run_beside_itself(
+    client: PolosClient, fleet: Fleet
+) -> None:
+    """As by a store that has lost the delivery. Two activations of one entry would end each other."""
+    worker = await fleet.start()
+    handle = await gated.invoke(client, {"gate": "go"})
+    await fleet.seen(handle.id, "two")
+    store = await client.store()
+    queue = store.partitions.prefix(handle.id) + b"queue:default"
+    await store.wire.call("XGROUP", "SETID", queue, keys.GROUP, 0)
+    await worker.said("delivered again")
+    fleet.open("go")
+    assert await handle.result(timeout=20) == [worker.pid] * 3
+    assert fleet.effects(handle.id) == [(name, worker.pid) for name in ("one", "two", "two-through", "three")]
+
+
 @pytest.mark.failure(18, 37)
 async def test_a_store_that_goes_back_in_time_is_a_consistent_prefix(
     chaos_server: ChaosServer, client: PolosClient, fleet: Fleet, tmp_path: Path
