@@ -436,7 +436,7 @@ async def test_a_thread_whose_step_was_cancelled_changes_nothing(
 
 
 @workflow(state_schema=Cart)
-async def leaves_a_task(ctx: WorkflowContext) -> Cart:
+async def leaves_a_writing_task(ctx: WorkflowContext) -> Cart:
     ends = asyncio.Event()
     left: list[asyncio.Task[None]] = []
 
@@ -458,8 +458,8 @@ async def leaves_a_task(ctx: WorkflowContext) -> Cart:
 
 
 async def test_a_task_that_a_step_left_changes_nothing(redis_url: str, namespace: str) -> None:
-    async with running(redis_url, namespace, leaves_a_task) as at:
-        assert await leaves_a_task.run(at.client, timeout=60) == Cart(items=["in time"])
+    async with running(redis_url, namespace, leaves_a_writing_task) as at:
+        assert await leaves_a_writing_task.run(at.client, timeout=60) == Cart(items=["in time"])
 
 
 @workflow(state_schema=Cart)
