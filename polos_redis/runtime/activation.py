@@ -142,8 +142,8 @@ class Activation:
             logger.info("start", extra={"execution": self.id, "workflow": self.workflow.id, "run": self.run})
 
     def take(self, loaded: Loaded, epoch: int, lapses: int) -> None:
-        """Continue an execution that was started before, as loaded on this connection after so many lapses of
-        the lease."""
+        """Continue an execution that was started before. It was loaded on the connection `epoch`, after
+        `lapses` lapses of the lease."""
         self.journal.take(loaded, epoch, lapses)
         self.events.start_emitted = loaded.started
         self._look()

@@ -142,9 +142,9 @@ class FencedJournal:
 
         Needed after every reconnect: the store may have gone back in time, or the notice of a decision may be
         lost; and after every lapse of the lease, when another worker may have taken the execution over. A
-        difference ends the activation; decisions are passed on to `reread`. A call joins a comparison that
-        runs already, which may have begun before what the caller knows of: whoever needs one from now on
-        checks `current` or `held` afterwards.
+        difference ends the activation; decisions are passed on to `reread`. A call joins a comparison in
+        progress, which may have started before the reconnect or lapse that the caller saw: check `current` or
+        `held` afterwards.
         """
         if self._verifying is not None:
             await asyncio.shield(self._verifying)

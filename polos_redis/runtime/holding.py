@@ -3,8 +3,8 @@
 Code may change while a person decides. If it no longer calls `suspend` with the key of an accepted decision,
 it must not go on as if nobody had decided. So whatever the journal does not have yet (steps, waits, children,
 the winner of a race), the park and the successful end are held back while a decision is unreached. On replay,
-unchanged code gets there by its journaled calls alone, and nothing is held for longer than its other tasks
-take to start. If something is held and the code does not touch ctx for `seconds`, the execution is stuck.
+unchanged code gets there by its journaled calls alone, so a call is held only until the other tasks have
+started. If something is held and the code does not use ctx for `stuck_seconds`, the execution is stuck.
 """
 
 from __future__ import annotations

@@ -99,8 +99,8 @@ class Reaper:
         return max(pause, self._watch.period / 10)
 
     async def _due(self, name: str, after: float) -> float:
-        """Returns in how many seconds this worker is to act if it goes on to see no renewal, 0 for now. It
-        acts `after` so many, or later if the other one's lease is longer, as while the setting is changed."""
+        """Returns the seconds until this worker acts on another one that renews no more; 0 for now. It acts
+        `after` seconds of silence, or later if the other lease is longer, as while the setting is changed."""
         silent = self._watch.silent_for(name)
         if silent < after:
             return after - silent

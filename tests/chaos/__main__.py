@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=1, help="of the load's and the faults' choices (default: 1)"
     )
     parser.add_argument(
-        "--seeds", type=int, default=1, help="so many runs, with consecutive seeds (default: 1)"
+        "--seeds", type=int, default=1, help="number of runs, with consecutive seeds (default: 1)"
     )
     parser.add_argument("--varied", action="store_true", help="the runs differ in server, log and partitions")
     parser.add_argument(

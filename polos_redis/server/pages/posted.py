@@ -12,7 +12,7 @@ MOST_ESCAPES = 300_000  # `%xx` in a body: each takes 240 bytes of memory while 
 
 
 async def posted(request: Request, *, controls: int = 10, large: bool = False) -> FormData:
-    """The posted form: at most so many controls, and no files; not `large`, at most 64 KB.
+    """Returns the posted form: at most `controls` controls, no files, and at most 64 KB unless `large`.
 
     Raises `Problem` 413.
     """
