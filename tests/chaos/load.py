@@ -1,7 +1,7 @@
 """The load: users who start executions of every workflow, answer, cancel, retry, publish and read streams.
 
 A suspension shows a plan of how to answer it, so the inbox is answered whoever started what:
-`after` (seconds), `rivals` (the number of different answers at once), `people` (who answer one after the other),
+`after` (seconds), `rivals` (the number of different answers at once), `people` (who answer in turn),
 `once_notified` (not before its notification was sent), `silent` (not by the inbox).
 """
 
