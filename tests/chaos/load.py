@@ -60,6 +60,7 @@ class Load:
         self.stopping = asyncio.Event()
         self.settled = asyncio.Event()  # every user is done
         self.open: dict[str, str] = {}  # executions that a user waits for -> workflow
+        self._bells: list[str] = []  # topics that listeners wait for
         self._random = random.Random(f"load {seed}")
         self._scenarios: dict[str, Callable[[], Awaitable[None]]] = {
             "steps": self._steps,
@@ -103,7 +104,10 @@ class Load:
                 with suppress(ScheduleNotFoundError):
                     await schedules.delete(self.client, schedule.id)
             self.settled.set()
-            await asyncio.Event().wait()  # the inbox is answered until the run is over
+            while True:  # until the run is over, as the inbox is answered: a crash may have undone an end
+                for topic in self._bells:
+                    await self._publish(topic, token())
+                await asyncio.sleep(2)
         finally:
             for task in (inbox, news, *self._side):
                 task.cancel()
@@ -357,6 +361,7 @@ class Load:
 
     async def _listener(self) -> None:
         topic = f"bell-{token()}"
+        self._bells.append(topic)
         end = asyncio.create_task(self._through("listener", {"topic": topic}))
         while not end.done():
             await asyncio.wait({end}, timeout=0.3)
