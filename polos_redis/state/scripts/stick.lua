@@ -10,13 +10,14 @@
 -- #include fence
 -- #include deactivate
 local P, id, entry, owner, known, state, seen, reason = KEYS[1], unpack(ARGV)
-local count, _, is = fence(P, id, entry, owner, known, '', 'workflow', 'created', 'queue', 'relations', 'answers')
+local count, _, is = fence(P, id, entry, owner, known, '', 'workflow', 'index', 'created', 'queue', 'relations',
+  'answers')
 if count < 0 then return count end
-local workflow, created, queue, relations, answers = unpack(is, FURTHER)
+local workflow, index, created, queue, relations, answers = unpack(is, FURTHER)
 if unseen(answers, seen) then return count end
 if state ~= '' then redis.call('HSET', P .. 'exec:' .. id, 'state', state) end
 redis.call('HSET', P .. 'exec:' .. id, 'stuck', reason)
-deactivate(P, id, entry, 'stuck', workflow, created, queue, relations)
+deactivate(P, id, entry, 'stuck', index or workflow, created, queue, relations)
 local root = root_of(id)
 redis.call('XADD', P .. 'topic:' .. root, '*', event_of(id, root, 'workflow_stuck'), reason)
 return 0
