@@ -158,7 +158,7 @@ async def test_cursors_visit_everything_once(limit: int, redis_url: str, namespa
 
 async def test_cursors_survive_rows_that_come_and_go(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
-        ids = [(await client.invoke("nobody-runs-it")).id for _ in range(6)]
+        ids = [(await _apart(client.invoke("nobody-runs-it"))).id for _ in range(6)]
         page = await client.list_executions(limit=2)
         await client.invoke("nobody-runs-it")
         await client.cancel(ids[4])

@@ -72,6 +72,7 @@ def test_retry_requeues_a_failed_execution(desk: Desk) -> None:
         "started",
         "retention",
         "state",
+        "stream",
     )
     new = {"status": b"queued", "run": b"2", "last_error": ERROR}
     assert fields == {name: before[name] for name in same} | new

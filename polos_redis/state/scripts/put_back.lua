@@ -6,6 +6,7 @@
 -- Returns 1, or 0 when the entry was not the live one (it is deleted).
 -- #include semaphore
 -- #include journal
+-- #include stream
 local P, queue, id, entry, delay, reason = KEYS[1], unpack(ARGV)
 local TIMES <const> = 1 -- positions in the field `held_back`
 local PROGRESS <const> = 2
@@ -25,7 +26,8 @@ if reason then
 end
 redis.call('ZADD', P .. 'timers', now + tonumber(delay), 'p' .. id)
 list(P, 'queued', index or workflow, created, id)
-redis.call('HDEL', exec, 'entry', 'owner')
+disown(P, id)
+redis.call('HDEL', exec, 'entry')
 take_off(P, queue, entry)
 leave(P, id, read_relations(relations))
 return 1

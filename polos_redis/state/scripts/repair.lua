@@ -73,7 +73,8 @@ local function check_queued(id, name, created, entry, workflow, run, queue, rela
   if entry then
     if stands(queue, entry) then return drop_places(id, name, relations) end
     list(P, 'queued', name, created, id)
-    redis.call('HDEL', P .. 'exec:' .. id, 'entry', 'owner')
+    disown(P, id)
+    redis.call('HDEL', P .. 'exec:' .. id, 'entry')
     take_off(P, queue, entry)
     put_on(P, id, workflow, run, queue, carried(id))
     unlist(P, 'queued', name, id)
@@ -86,7 +87,7 @@ local function check_queued(id, name, created, entry, workflow, run, queue, rela
     if not redis.call('ZSCORE', P .. 'errands', 'l' .. id) then note_errand(P, 'l' .. id) end
     return
   end
-  redis.call('HDEL', P .. 'exec:' .. id, 'owner')
+  disown(P, id)
   if semaphore then
     if redis.call('ZSCORE', P .. 'waiters:' .. semaphore, id) then
       check_holders(semaphore, relations.limit)
@@ -159,13 +160,11 @@ local function complete(id, status, from)
   if not value then return false end
   local e = redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS))
   local event, from_outside, relations = '', status == 'cancelled', read_relations(e[EXEC_RELATIONS])
-  if status == 'completed' then
-    event = '\130' .. cmsgpack.pack('status', status, 'result') .. value -- a map of two
-  elseif status == 'failed' then
+  if status == 'failed' then
     local error_type, text = unpack(read_record(value))
     from_outside = error_type == 'WorkflowTimeoutError'
     event = finish_event(P, id, status, field, (error_type or '') .. ': ' .. (text or ''))
-  else
+  elseif status == 'cancelled' then
     event = finish_event(P, id, status, field, value)
   end
   e[EXEC_STATUS] = from
@@ -205,7 +204,8 @@ local function check_execution(id, from)
     check_queued(id, names, created, entry, workflow, run, queue, relations)
   elseif entry then
     take_off(P, queue, entry)
-    redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'held_back')
+    disown(P, id)
+    redis.call('HDEL', exec, 'entry', 'attempts', 'progress', 'held_back')
     note(id, 'it had an entry and was not queued')
   end
   if (status == 'waiting' and not open) or (status == 'stuck' and not stuck) then

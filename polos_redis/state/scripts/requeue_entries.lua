@@ -49,7 +49,7 @@ for i = ENTRIES, #ARGV do
           finish_event(P, id, 'failed', 'error', 'WorkerLostError: ' .. text), {}, {})
       else
         requeued = requeued + 1
-        redis.call('HDEL', P .. 'exec:' .. id, 'owner')
+        disown(P, id)
         put_on(P, id, e[EXEC_WORKFLOW], redis.call('HGET', P .. 'exec:' .. id, 'run'), e[EXEC_QUEUE])
         take_off(P, queue, entry)
       end

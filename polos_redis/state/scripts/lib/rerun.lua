@@ -47,7 +47,7 @@ end
 
 -- ended_at: when code has learnt how what is recorded here ended, ms.
 local function ended_at(record)
-  local at = record[KIND] == 'step' and record[#record] or decided_at(record)
+  local at = record[KIND] == 'step' and math.floor(record[#record]) or decided_at(record)
   return at > 0 and at or math.huge
 end
 
@@ -143,12 +143,13 @@ local function rerun(P, id, e, delay)
   local exec, relations, ended = P .. 'exec:' .. id, read_relations(e[EXEC_RELATIONS]), e[EXEC_STATUS] ~= 'queued'
   local name = e[EXEC_INDEX] or e[EXEC_WORKFLOW]
   list(P, 'queued', name, e[EXEC_CREATED], id) -- first: repair finds it there
+  if not is_told(id, e) then open_stream(P, id, e[EXEC_STARTED]) end -- what is dropped has been told then
   prune(P, id)
   if ended then revive(P, id, e, name) end
   local error = redis.call('HGET', exec, 'error')
   if error then redis.call('HSET', exec, 'last_error', error) end
   redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'held_back', 'answers', 'output', 'error',
-    'cancelled_by', 'finished', 'unreached', 'unreached_waits')
+    'cancelled_by', 'finished', 'unreached', 'unreached_waits', 'running')
   redis.call('HSET', exec, 'status', 'queued')
   local run = redis.call('HINCRBY', exec, 'run', 1)
   if not ended then
