@@ -146,8 +146,9 @@ class Stage:
         await self.spread(lambda: workflow.invoke(self.client), times)
 
     async def count(self, status: str, workflow: Workflow[Any, Any]) -> int:
-        """Number of a workflow's executions with a status. Costs one ZCARD."""
-        key = f"{keys.prefix(NAMESPACE, 0)}{keys.INDEX}{status}:{workflow.id}"
+        """Number of a workflow's executions that wait, or have ended, as "completed". Costs one ZCARD."""
+        name = "ended" if status == "completed" else status
+        key = f"{keys.prefix(NAMESPACE, 0)}{keys.INDEX}{name}:{workflow.id}"
         return int(await self._store.wire.call("ZCARD", key))
 
     async def until(self, status: str, workflow: Workflow[Any, Any], count: int) -> int:
