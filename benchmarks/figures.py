@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -64,6 +64,21 @@ def as_json(about: dict[str, str | int], figures: Sequence[Figure]) -> str:
     return json.dumps({"about": about, "figures": rows}, indent=2)
 
 
+def from_json(report: dict[str, Any]) -> list[Figure]:
+    """The figures of what `as_json` wrote."""
+    figures = []
+    for row in report["figures"]:
+        row = {name: value for name, value in row.items() if name != "met"}
+        figures.append(Figure(**{**row, "cpu": row["cpu"] and Cpu(**row["cpu"])}))
+    return figures
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Collection[int] = ()) -> str:
+    """A table in Markdown, with the columns at `numeric` aligned to the right."""
+    rules = ["---:" if index in numeric else "---" for index in range(len(head))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rules, *rows])
+
+
 HEAD = ("scenario", "figure", "value", "unit", "target", "worker us", "client us", "redis us")
 
 
@@ -102,13 +117,14 @@ def _row(figure: Figure) -> tuple[str, ...]:
     target = ""
     if figure.target is not None:
         word, verdict = (">=" if figure.more else "<="), ("ok" if figure.met else "missed")
-        target = f"{word} {_number(figure.target)} {verdict}"
+        target = f"{word} {number(figure.target)} {verdict}"
     cpu = figure.cpu
-    costs = ("", "", "") if cpu is None else tuple(map(_number, (cpu.worker, cpu.client, cpu.redis)))
-    return (figure.scenario, figure.name, _number(figure.value), figure.unit, target, *costs)
+    costs = ("", "", "") if cpu is None else tuple(map(number, (cpu.worker, cpu.client, cpu.redis)))
+    return (figure.scenario, figure.name, number(figure.value), figure.unit, target, *costs)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A value with as many digits as mean something."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -40,10 +40,10 @@ async def invoke(stage: Stage, size: Size) -> list[Figure]:
 
 async def end_to_end(stage: Stage, size: Size) -> list[Figure]:
     """The client starts executions while the worker runs them, until all have finished."""
-    done = await stage.warm_up(noop)
+    await stage.warm_up(noop)
     async with stage.measured(size.executions) as measured:
         await stage.invoke(noop, size.executions)
-        await stage.until("completed", noop, done + size.executions)
+        await stage.until_queued()
     rate = size.executions / measured.seconds
     return [Figure("noop", "executions, end to end", rate, "/s", 10_000, cpu=measured.cpu)]
 
@@ -52,22 +52,24 @@ async def drain(stage: Stage, size: Size) -> list[Figure]:
     """The worker alone, on a queue filled beforehand. The first tenth is its warm-up."""
     await stage.invoke(noop, size.executions)
     await stage.worker.run()
-    first = await stage.until("completed", noop, size.executions // 10)
-    left = size.executions - first
+    left = await stage.until_queued(at_most=size.executions * 9 // 10)
     if not left:
         raise BenchmarkError("the worker emptied the queue during its warm-up: run it with more executions")
     async with stage.measured(left) as measured:
-        await stage.until("completed", noop, size.executions)
+        await stage.until_queued()
     rate = left / measured.seconds
     return [Figure("drain", "executions from a full queue", rate, "/s", cpu=measured.cpu)]
 
 
 async def steps(stage: Stage, size: Size) -> list[Figure]:
     """The client starts executions with ten steps while the worker runs them."""
-    done = await stage.warm_up(ten_steps)
+    await stage.warm_up(ten_steps)
     async with stage.measured(size.ten_steps) as measured:
         await stage.invoke(ten_steps, size.ten_steps)
-        await stage.until("completed", ten_steps, done + size.ten_steps)
+        await stage.until_queued()
+    (last,) = await stage.client.list_executions(workflow=ten_steps, limit=1)
+    if len((await stage.client.get_execution(last["id"]))["steps"]) != STEPS:
+        raise BenchmarkError(f"the execution {last['id']} has not journaled its {STEPS} steps")
     rate = STEPS * size.ten_steps / measured.seconds
     return [Figure("steps", "steps, end to end", rate, "/s", 40_000, cpu=measured.cpu)]
 
@@ -100,20 +102,20 @@ async def storm(stage: Stage, size: Size) -> list[Figure]:
     handles = await _suspended(stage, size.storm)
     async with stage.measured(size.storm) as measured:
         await asyncio.gather(*(_resume(stage, handle.id) for handle in handles))
-        await stage.until("completed", approval, size.storm)
+        await stage.until_queued()
     return [
-        Figure("storm", f"{size.storm:,} resumes until all have finished", measured.seconds, "s"),
+        Figure("storm", f"{size.storm:,} resumes until all have finished", measured.seconds, "s", more=False),
         Figure("storm", "resumes", size.storm / measured.seconds, "/s", cpu=measured.cpu),
     ]
 
 
 async def memory(stage: Stage, size: Size) -> list[Figure]:
     """Memory of a suspended execution in Redis."""
-    existing = await stage.warm_up(approval, "waiting")
+    await stage.warm_up(approval)
     before = await stage.memory()
     async with stage.measured(size.suspended) as measured:
         await stage.invoke(approval, size.suspended)
-        await stage.until("waiting", approval, existing + size.suspended)
+        await stage.until_queued()
     rate = size.suspended / measured.seconds
     growth = (await stage.memory() - before) / size.suspended
     return [
@@ -128,13 +130,12 @@ async def calls(stage: Stage, size: Size) -> list[Figure]:
 
     async def counted(workflow: Workflow[None, Any]) -> tuple[float, float]:
         before = await stage.calls()
-        done = await stage.count("completed", workflow)
         await stage.invoke(workflow, size.counted)
+        await stage.until_queued()
         if workflow is approval:
-            await stage.until("waiting", approval, size.counted)
             rows = await stage.client.list_suspensions(limit=size.counted)
             await asyncio.gather(*(_resume(stage, row["execution_id"]) for row in rows))
-        await stage.until("completed", workflow, done + size.counted)
+            await stage.until_queued()
         after = await stage.calls()
         return (after[0] - before[0]) / size.counted, (after[1] - before[1]) / size.counted
 
@@ -142,9 +143,9 @@ async def calls(stage: Stage, size: Size) -> list[Figure]:
     figures = []
     for index, unit in enumerate(("calls", "commands")):
         figures += [
-            Figure("calls", "per no-op execution", bare[index], unit),
-            Figure("calls", "per step", (stepped[index] - bare[index]) / STEPS, unit),
-            Figure("calls", "per suspend and resume", approved[index] - bare[index], unit),
+            Figure("calls", "per no-op execution", bare[index], unit, more=False),
+            Figure("calls", "per step", (stepped[index] - bare[index]) / STEPS, unit, more=False),
+            Figure("calls", "per suspend and resume", approved[index] - bare[index], unit, more=False),
         ]
     return figures
 
@@ -157,7 +158,7 @@ async def _suspended(stage: Stage, count: int) -> list[ExecutionHandle[bool]]:
         handles.append(await approval.invoke(stage.client))
 
     await stage.spread(start, count)
-    await stage.until("waiting", approval, count)
+    await stage.until_queued()
     return handles
 
 

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from redis.asyncio import Redis
+
 from benchmarks.figures import Cpu
 from benchmarks.worker import NAMESPACE
 from polos_redis import PolosClient, Workflow
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.embedded.binary import ServerBinary, find_server, inspect_server
-from polos_redis.state import keys
-from polos_redis.state.store import Store
 
+QUEUE = f"polos:{{{NAMESPACE}:0}}:queue:default"
 POLL_SECONDS = 0.005
 STUCK_SECONDS = 30.0
 
@@ -116,7 +117,7 @@ class Stage:
     def __init__(
         self,
         client: PolosClient,
-        store: Store,
+        redis: Redis,
         worker: WorkerProcess,
         in_flight: int,
         show_progress: Callable[[str], None],
@@ -124,7 +125,7 @@ class Stage:
         self.client = client
         self.worker = worker
         self._show_progress = show_progress
-        self._store = store
+        self._redis = redis
         self._in_flight = in_flight
 
     # --- load ---------------------------------------------------------------------------
@@ -145,36 +146,45 @@ class Stage:
         """Start `times` executions."""
         await self.spread(lambda: workflow.invoke(self.client), times)
 
-    async def count(self, status: str, workflow: Workflow[Any, Any]) -> int:
-        """Number of a workflow's executions with a status. Costs one ZCARD."""
-        key = f"{keys.prefix(NAMESPACE, 0)}{keys.INDEX}{status}:{workflow.id}"
-        return int(await self._store.wire.call("ZCARD", key))
+    async def queued(self) -> int:
+        """Number of executions that are neither finished nor parked: they have an entry in the queue."""
+        return int(await self._redis.xlen(QUEUE))
 
-    async def until(self, status: str, workflow: Workflow[Any, Any], count: int) -> int:
-        """Wait until `count` executions have a status, and return their number.
+    async def until_queued(self, at_most: int = 0) -> int:
+        """Wait until at most this many executions are queued, and return their number.
 
         Raises `BenchmarkError` if the number has not changed for 30 s.
         """
         last, since = -1, time.monotonic()
-        while (now := await self.count(status, workflow)) < count:
+        while (now := await self.queued()) > at_most:
             if now != last:
                 last, since = now, time.monotonic()
-                self._show_progress(f"{now:,} of {count:,} {status}")
+                self._show_progress(f"{now:,} executions to go")
             elif time.monotonic() - since > STUCK_SECONDS:
                 raise BenchmarkError(
-                    f"stuck: {now} of {count} executions of {workflow.id} are {status}, and the number has "
-                    f"not changed for {STUCK_SECONDS:g} s"
+                    f"stuck: {now} executions are queued, and the number has not changed for "
+                    f"{STUCK_SECONDS:g} s"
                 )
             if self.worker.working:
                 self.worker.check()
             await asyncio.sleep(POLL_SECONDS)
         return now
 
-    async def warm_up(self, workflow: Workflow[Any, Any], status: str = "completed", times: int = 200) -> int:
-        """Start the worker and run executions until all code is warm; returns their number."""
+    async def warm_up(self, workflow: Workflow[Any, Any], times: int = 200) -> None:
+        """Start the worker and run executions until all code is warm and they have finished or parked."""
         await self.worker.run()
         await self.invoke(workflow, times)
-        return await self.until(status, workflow, times)
+        await self.until_queued()
+
+    async def check(self) -> None:
+        """Raises `BenchmarkError` if an execution has failed or is stuck."""
+        for status in ("failed", "stuck"):
+            if page := await self.client.list_executions(status=status, limit=1):
+                execution = await self.client.get_execution(page[0]["id"])
+                raise BenchmarkError(
+                    f"an execution of {execution['workflow_id']} is {status}: "
+                    f"{execution['error'] or execution['stuck']}"
+                )
 
     # --- measures -----------------------------------------------------------------------
 
@@ -195,14 +205,11 @@ class Stage:
         """CPU seconds of worker, client and Redis."""
         worker = await self.worker.cpu()
         redis = await self.info("cpu")
-        used = float(redis["used_cpu_user"]) + float(redis["used_cpu_sys"])
-        return worker, time.process_time(), used
+        return worker, time.process_time(), redis["used_cpu_user"] + redis["used_cpu_sys"]
 
-    async def info(self, section: str) -> dict[str, str]:
-        """A section of Redis' INFO as a dict."""
-        text: bytes = await self._store.wire.call("INFO", section)
-        lines = [line.partition(":") for line in text.decode().splitlines()]
-        return {name: value for name, colon, value in lines if colon}
+    async def info(self, section: str) -> dict[str, Any]:
+        """A section of Redis' INFO, parsed."""
+        return dict(await self._redis.info(section))
 
     async def memory(self) -> int:
         """Bytes allocated by Redis, read when the number is stable."""
@@ -217,9 +224,10 @@ class Stage:
     async def calls(self) -> tuple[int, int]:
         """Number of calls to Redis (scripts and queue reads), and of commands run by the scripts."""
         stats = await self.info("commandstats")
-        counts = {name.partition("_")[2]: int(stat.split(",")[0][6:]) for name, stat in stats.items()}
+        counts = {name.partition("_")[2]: stat["calls"] for name, stat in stats.items()}
         calls = sum(counts.get(name, 0) for name in ("eval", "evalsha", "xreadgroup"))
-        return calls, sum(counts.values()) - calls
+        own = sum(counts.get(name, 0) for name in ("info", "xlen"))
+        return calls, sum(counts.values()) - calls - own
 
 
 @asynccontextmanager
@@ -227,9 +235,15 @@ async def open_stage(
     server: ServerBinary, *, loop: str, in_flight: int, profile: str, show_progress: Callable[[str], None]
 ) -> AsyncIterator[Stage]:
     """Starts the server, the worker's process and the client, and stops them at the end."""
-    async with EmbeddedServer(binary=server.path) as redis, PolosClient(redis.url, NAMESPACE) as client:
+    async with (
+        EmbeddedServer(binary=server.path) as redis,
+        PolosClient(redis.url, NAMESPACE) as client,
+        Redis.from_url(redis.url) as observer,
+    ):
         worker = await WorkerProcess.start(redis.url, loop, profile)
         try:
-            yield Stage(client, await client.store(), worker, in_flight, show_progress)
+            stage = Stage(client, observer, worker, in_flight, show_progress)
+            yield stage
+            await stage.check()
         finally:
             await worker.stop()

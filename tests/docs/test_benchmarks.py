@@ -27,7 +27,13 @@ def run(*arguments: str, timeout: float = 100) -> subprocess.CompletedProcess[st
 @pytest.mark.timeout(120)
 def test_every_scenario_reports_numbers_as_json() -> None:
     done = run("--quick", "--json")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        f"[{number}/8] {name}"
+        for number, name in enumerate(
+            ("invoke", "noop", "drain", "steps", "latency", "storm", "memory", "calls"), start=1
+        )
+    ]
     report: dict[str, Any] = json.loads(done.stdout)
     figures = report["figures"]
     assert [*dict.fromkeys(figure["scenario"] for figure in figures)] == [
@@ -52,7 +58,7 @@ def test_every_scenario_reports_numbers_as_json() -> None:
 
 def test_without_a_terminal_the_table_is_plain() -> None:
     done = run("--quick", "--only", "invoke")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "[1/1] invoke\n")
     head, row, *_ = done.stdout.splitlines()
     assert " ".join(head.split()) == "scenario figure value unit target worker us client us redis us"
     assert row.startswith("invoke") and "\033" not in done.stdout
