@@ -14,12 +14,12 @@
 -- #include fence
 -- #include clock
 -- #include resolve
+-- #include early
 -- #include errands
 -- #include outbox
 local P, id, entry, owner, known, key, timeout, shown, decides, races, shown_digest, audit, options =
   KEYS[1], unpack(ARGV, 1, 12)
 local EVENTS <const> = 13
-local EARLY_KEY <const> = 7 -- in an early answer: {answer, digest, by, channel, ms, groups, id of an API key or ''}
 local count, old, is = fence(P, id, entry, owner, known, key)
 if count < 0 then return count end
 claim(P, id, owner, is, now)

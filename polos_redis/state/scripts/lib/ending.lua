@@ -3,6 +3,7 @@
 -- #include append
 -- #include semaphore
 -- #include wake
+-- #include early
 -- What the end of an execution and its next run need to know of it, by the positions in execution.lua.
 local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'workflow', 'queue', 'created', 'retention', 'waits',
   'notify', 'early', 'relations', 'answers'}
@@ -87,8 +88,8 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
   if e[EXEC_EARLY] then
     local early = redis.call('HGETALL', P .. 'early:' .. id)
     for i = 1, #early, 2 do
-      local key, answer, _, by, channel = early[i], unpack(read_record(early[i + 1]))
-      add_to_audit(P, id, key, 'unused', by or '', channel or '', '', 0, answer or '')
+      local key = early[i]
+      note_unused(P, id, key, early[i + 1])
       local errand = 'y' .. id .. ' ' .. key
       redis.call('ZREM', P .. 'errands', errand)
       redis.call('HDEL', P .. 'errand_failures', errand)
