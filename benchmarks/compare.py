@@ -65,10 +65,10 @@ def compared(rounds: Sequence[tuple[Sequence[Figure], Sequence[Figure]]]) -> lis
 def _values(figures: Sequence[Figure]) -> dict[tuple[str, str, str, bool], float]:
     values = {}
     for figure in figures:
-        values[figure.scenario, figure.name, figure.unit, figure.more] = figure.value
+        values[figure.scenario, figure.label, figure.unit, figure.more] = figure.value
         for process, us in asdict(figure.cpu).items() if figure.cpu is not None else ():
             if us is not None:
-                values[figure.scenario, f"{figure.name}: CPU of {process}", "us", False] = us
+                values[figure.scenario, f"{figure.label}: CPU of {process}", "us", False] = us
     return values
 
 
@@ -128,7 +128,8 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         prog="python -m benchmarks compare",
         description="Run the scenarios in two checkouts (for example Git worktrees), in turn, and report new "
         "divided by old: the median of the rounds, and the lowest and highest.",
-        epilog="Both run with this interpreter and its installed libraries.",
+        epilog="Both run with this interpreter and its installed libraries. Without --only, everything but "
+        "`suspended` runs, which takes long and is a comparison itself.",
     )
     parser.add_argument("old", type=Path, metavar="OLD", help="folder of the old checkout")
     parser.add_argument(
@@ -145,8 +146,8 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 def compare(args: argparse.Namespace) -> tuple[list[Comparison], dict[str, str]]:
     """Runs everything. Returns the comparisons, and why the scenarios without one are missing."""
     options = ["--server", args.server, "--loop", args.loop, "--in-flight", str(args.in_flight)]
-    options += ["--quick"] * args.quick
-    names = args.only or list(scenarios.ALL)
+    options += ["--quick"] * args.quick + ["--full"] * args.full
+    names = args.only or [name for name in scenarios.ALL if name != "suspended"]
     rounds: dict[str, list[tuple[list[Figure], list[Figure]]]] = {name: [] for name in names}
     missing: dict[str, str] = {}
     with ExitStack() as stack:

@@ -7,11 +7,13 @@ import importlib.util
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 
@@ -20,6 +22,8 @@ from benchmarks.worker import NAMESPACE
 from polos_redis import PolosClient, Workflow
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.embedded.binary import ServerBinary, find_server, inspect_server
+
+T = TypeVar("T")
 
 QUEUE = f"polos:{{{NAMESPACE}:0}}:queue:default"
 POLL_SECONDS = 0.005
@@ -121,10 +125,12 @@ class Stage:
         worker: WorkerProcess,
         in_flight: int,
         show_progress: Callable[[str], None],
+        beside: Callable[[], AbstractAsyncContextManager[Stage]],
     ) -> None:
         self.client = client
         self.worker = worker
-        self._show_progress = show_progress
+        self.beside = beside  # opens another stage like this one
+        self.show_progress = show_progress
         self._redis = redis
         self._in_flight = in_flight
 
@@ -132,14 +138,18 @@ class Stage:
 
     async def spread(self, call: Callable[[], Awaitable[Any]], times: int) -> None:
         """Make a call `times` times, with at most `in_flight` calls at once."""
-        remaining = iter(range(times))
+        await self.for_each(range(times), lambda _: call())
+
+    async def for_each(self, items: Collection[T], call: Callable[[T], Awaitable[Any]]) -> None:
+        """Make a call for each item, with at most `in_flight` calls at once."""
+        remaining = iter(items)
 
         async def caller() -> None:
-            for _ in remaining:
-                await call()
+            for item in remaining:
+                await call(item)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(times, self._in_flight)):
+            for _ in range(min(len(items), self._in_flight)):
                 group.create_task(caller())
 
     async def invoke(self, workflow: Workflow[Any, Any], times: int) -> None:
@@ -159,7 +169,7 @@ class Stage:
         while (now := await self.queued()) > at_most:
             if now != last:
                 last, since = now, time.monotonic()
-                self._show_progress(f"{now:,} executions to go")
+                self.show_progress(f"{now:,} executions to go")
             elif time.monotonic() - since > STUCK_SECONDS:
                 raise BenchmarkError(
                     f"stuck: {now} executions are queued, and the number has not changed for "
@@ -212,22 +222,40 @@ class Stage:
         return dict(await self._redis.info(section))
 
     async def memory(self) -> int:
-        """Bytes allocated by Redis, read when the number is stable."""
+        """Bytes allocated by Redis without those of its Lua interpreter, read when the number is stable."""
         last = -1
         while True:
-            used = int((await self.info("memory"))["used_memory"])
+            info = await self.info("memory")
+            used = int(info["used_memory"]) - int(info["used_memory_vm_eval"])
             if last >= 0 and abs(used - last) <= 16_384:
                 return used
             last = used
             await asyncio.sleep(0.3)
 
-    async def calls(self) -> tuple[int, int]:
-        """Number of calls to Redis (scripts and queue reads), and of commands run by the scripts."""
+    async def log_rewritten(self) -> None:
+        """Wait while Redis rewrites its log, which costs it time and memory."""
+        while True:
+            info = await self.info("persistence")
+            if not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]:
+                return
+            self.show_progress("Redis rewrites its log")
+            await asyncio.sleep(0.3)
+
+    async def connections(self) -> int:
+        """Number of connections to Redis, without the one that asks."""
+        return int((await self.info("clients"))["connected_clients"]) - 1
+
+    async def commands(self) -> Counter[str]:
+        """How often Redis has run each command so far, without what the stage asks it."""
         stats = await self.info("commandstats")
-        counts = {name.partition("_")[2]: stat["calls"] for name, stat in stats.items()}
-        calls = sum(counts.get(name, 0) for name in ("eval", "evalsha", "xreadgroup"))
-        own = sum(counts.get(name, 0) for name in ("info", "xlen"))
-        return calls, sum(counts.values()) - calls - own
+        counts = Counter({name.partition("_")[2]: int(stat["calls"]) for name, stat in stats.items()})
+        for name in ("info", "xlen"):
+            del counts[name]
+        return counts
+
+    async def ping(self) -> None:
+        """A round trip of the client without any work, on the connection that its calls use."""
+        await (await self.client.store()).wire.call(b"PING")
 
 
 @asynccontextmanager
@@ -235,6 +263,9 @@ async def open_stage(
     server: ServerBinary, *, loop: str, in_flight: int, profile: str, show_progress: Callable[[str], None]
 ) -> AsyncIterator[Stage]:
     """Starts the server, the worker's process and the client, and stops them at the end."""
+    beside = partial(
+        open_stage, server, loop=loop, in_flight=in_flight, profile="", show_progress=show_progress
+    )
     async with (
         EmbeddedServer(binary=server.path) as redis,
         PolosClient(redis.url, NAMESPACE) as client,
@@ -242,7 +273,7 @@ async def open_stage(
     ):
         worker = await WorkerProcess.start(redis.url, loop, profile)
         try:
-            stage = Stage(client, observer, worker, in_flight, show_progress)
+            stage = Stage(client, observer, worker, in_flight, show_progress, beside)
             yield stage
             await stage.check()
         finally:
