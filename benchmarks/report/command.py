@@ -24,7 +24,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks report",
         description="Run the scenarios and write the figures as report.json, as report.md, and as plots.",
-        epilog="Peers are included if `python -m benchmarks peers --output FOLDER` has left a peers.json there.",
+        epilog="Peers are included if `python -m benchmarks peers --output FOLDER` left a peers.json there.",
     )
     add_options(parser)
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="report medians of N runs")

@@ -99,6 +99,8 @@ def _latency(figures: Sequence[Figure], _: Peers) -> Canvas | None:
         shares = [100 * index / count for index in range(count + 1)]
         axis.plot(figure.distribution, shares, label=f"{_short(figure)} (p50 {number(figure.value)} ms)")
     axis.set_xscale("log")
+    lowest = min(figure.distribution[0] for figure in found)
+    axis.set_xlim(lowest * 0.9, max(figure.distribution[-2] for figure in found) * 1.1)  # without the slowest
     axis.set_ylim(0, 100)
     axis.set_xlabel("milliseconds")
     axis.set_ylabel("% of the calls")
@@ -127,7 +129,7 @@ def _cost(figures: Sequence[Figure], _: Peers) -> Canvas | None:
     axis.margins(x=0.1)
     axis.set_xlabel("microseconds of CPU")
     axis.set_title("Cost of an operation by process")
-    axis.legend(loc="lower right")
+    canvas.legend(loc="outside right upper")
     return canvas
 
 
@@ -140,7 +142,7 @@ def _suspended(figures: Sequence[Figure], _: Peers) -> Canvas | None:
         return None
     canvas, (axis, other) = _canvas(2, 3.8)
     for name in GROWTHS:
-        points = [figure for figure in ratios if figure.name.startswith(f"{name}, slower")]
+        points = [figure for figure in ratios if figure.name.startswith(f"{name}: ")]
         axis.plot([one.size or 0 for one in points], [one.value for one in points], marker="o", label=name)
     targets = {figure.target for figure in ratios if figure.target is not None}
     for target in targets:
@@ -153,8 +155,10 @@ def _suspended(figures: Sequence[Figure], _: Peers) -> Canvas | None:
         other.axhline(limit, color="black", linestyle="--", linewidth=1)
     other.set_ylim(0, max(limit or 0.0, *(one.value for one in memory)) * 1.15)
     other.set_title("Bytes of Redis for each")
+    _plain(other, "y")
     for one in (axis, other):
         one.set_xscale("log")
+        one.set_xticks([figure.size or 0 for figure in memory])
         one.set_xlabel("suspended executions (dashed: the target)")
         one.grid(alpha=0.3)
         _plain(one, "x")
@@ -171,6 +175,7 @@ def _replay(figures: Sequence[Figure], _: Peers) -> Canvas | None:
     for one in found:
         at = (one.size or 0, one.value)
         axis.annotate(f"{number(one.value)} ms", at, (0, 8), textcoords="offset points", ha="center")
+    axis.set_xticks([one.size or 0 for one in found])
     axis.margins(x=0.1, y=0.2)
     axis.set_xlabel("steps in the journal")
     axis.set_ylabel("milliseconds")

@@ -105,7 +105,13 @@ async def _compared(few: Stage, many: Stage, size: Size, count: int) -> list[Fig
 
 def _slower(name: str, ratio: float, size: Size, count: int) -> Figure:
     return Figure(
-        "suspended", f"{name}, slower than at {size.few:,}", ratio, "x", SLOWER, more=False, size=count
+        "suspended",
+        f"{name}: times slower than with {size.few:,}",
+        ratio,
+        "x",
+        SLOWER,
+        more=False,
+        size=count,
     )
 
 

@@ -92,7 +92,7 @@ def test_each_checkout_runs_its_own_package(tmp_path: Path) -> None:
         + "\n\n_once = invoke\n\n\nasync def invoke(*arguments):  # type: ignore\n"
         + "    await _once(*arguments)\n    return await _once(*arguments)\n"
     )
-    done = compare(str(tmp_path), "--quick", "--only", "calls", "--rounds", "2", "--json")
+    done = compare(str(tmp_path), "--quick", "--only", "commands", "--rounds", "2", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["missing"] == {}
@@ -101,10 +101,10 @@ def test_each_checkout_runs_its_own_package(tmp_path: Path) -> None:
         assert 0.45 < ratio < 0.55
     assert report["about"]["rounds"] == 2
     assert [line.partition("] ")[2] for line in done.stderr.splitlines()] == [
-        "round 1, calls, old",
-        "round 1, calls, new",
-        "round 2, calls, new",
-        "round 2, calls, old",
+        "round 1, commands, old",
+        "round 1, commands, new",
+        "round 2, commands, new",
+        "round 2, commands, old",
     ]
 
 
