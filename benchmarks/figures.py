@@ -143,7 +143,7 @@ def show(about: dict[str, str | int], figures: Sequence[Figure], out: TextIO) ->
     """Prints a table: with lines on a terminal that is wide enough, in plain columns elsewhere."""
     rows = [_row(figure) for figure in figures]
     conditions = ", ".join(f"{name} {value}" for name, value in about.items())
-    note = "us: CPU per execution (in some scenarios per suspended execution, call or resume)"
+    note = "us: CPU of each process per execution (in some scenarios per step, child, resume, or event read)"
     if out.isatty() and _draw(figures, rows, f"{conditions}\n{note}", out):
         return
     widths = [max(len(row[index]) for row in [HEAD, *rows]) for index in range(len(HEAD))]
