@@ -50,11 +50,21 @@ def run(
                 written = str(profile / f"{name}.pstats") if profile else ""
                 try:
                     found.append(runner.run(_run(name, size, server, loop, in_flight, written, progress)))
-                except (BenchmarkError, PolosError, OSError) as error:
-                    results.missing[name] = str(error)
+                except Exception as error:
+                    results.missing[name] = _reason(error)
             if name not in results.missing:
                 results.figures += median(found)
     return results
+
+
+def _reason(error: Exception) -> str:
+    """Why a scenario has failed. Raises the error if it is a fault of the benchmark."""
+    cause: BaseException = error
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    if not isinstance(cause, BenchmarkError | PolosError | OSError | TimeoutError):
+        raise error
+    return str(cause) or type(cause).__name__
 
 
 async def _run(

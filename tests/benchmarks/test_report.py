@@ -15,10 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from benchmarks import scenarios
 from benchmarks.figures import Cpu, Figure, as_json, from_json, median, percentiles
 from benchmarks.report.command import write
 from benchmarks.report.page import page
 from benchmarks.report.peers import read
+from benchmarks.runs import run
+from benchmarks.scenarios import Size
+from benchmarks.stage import BenchmarkError, Stage, choose_server
+from polos_redis.errors import RedisUnavailableError
 from tests import ROOT
 
 ABOUT: dict[str, str | int] = {"date": "2026-11-26 09:00 UTC", "commit": "0123456789", "cores": 2}
@@ -250,6 +255,40 @@ def test_the_command_measures_and_writes(tmp_path: Path) -> None:
     assert (again.returncode, again.stderr) == (0, "")
     for file in folder.iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BenchmarkError("stuck"),
+        RedisUnavailableError("stuck"),
+        ExceptionGroup("", [ExceptionGroup("", [OSError("stuck")]), ValueError()]),
+    ],
+)
+def test_a_scenario_that_fails_is_missing_and_the_others_run(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def failing(stage: Stage, size: Size) -> list[Figure]:
+        raise error
+
+    monkeypatch.setitem(scenarios.ALL, "storm", failing)
+    results = run(
+        ["storm", "invoke"], scenarios.QUICK, choose_server("redis"), loop="asyncio", in_flight=8, repeat=2
+    )
+    assert results.missing == {"storm": "stuck"}
+    assert [figure.scenario for figure in results.figures] == ["invoke"]
+    assert capsys.readouterr().err.splitlines() == [
+        *("[1/4] storm, run 1", "[2/4] storm, run 2", "[3/4] invoke, run 1", "[4/4] invoke, run 2")
+    ]
+
+
+def test_a_fault_of_the_benchmark_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wrong(stage: Stage, size: Size) -> list[Figure]:
+        raise ValueError("wrong")
+
+    monkeypatch.setitem(scenarios.ALL, "storm", wrong)
+    with pytest.raises(ValueError, match="wrong"):
+        run(["storm"], scenarios.QUICK, choose_server("redis"), loop="asyncio", in_flight=8)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"about": {}, "figures": [{}], "missing": {}}', "[]"])

@@ -416,14 +416,15 @@ def test_an_early_answer_is_unused_unless_its_suspension_has_got_it(
     """It waits for its errand until its suspension has got it; the execution may end before it is dropped."""
     by = desk.start()
     desk.answer(by.id, "ok", ANSWER, "d1", early=True, api_key="k1")
-    several = {"policy": packed({"required": 2, "rejections": 2})} if decided == "among several" else {}
-    desk.suspend(by, "ok", **several)
     if decided == "among several":
+        desk.suspend(by, "ok", policy=packed({"required": 2, "rejections": 2}))
         record = journal.parse(desk.state.journals[by.id.encode()][b"ok"])
         assert isinstance(record, SuspensionRecord)
         opening = record.opening
         assert desk.answer(by.id, "ok", ANSWER, "d1", opening=opening)[0] == b"recorded"
-    elif decided != "by nobody":
+    else:
+        desk.suspend(by, "ok")
+    if decided in ("by it", "by somebody else"):
         desk.answer(by.id, "ok", ANSWER, "d1", by="ann" if decided == "by it" else "zoe")
     if drop == "before the end":
         assert desk.run("drop_early", by.id, "ok", "another") == 0

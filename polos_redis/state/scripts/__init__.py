@@ -124,6 +124,8 @@ def _constants_of_libraries() -> dict[str, str]:
 INVOKE = load("invoke")
 LOAD = load("load")
 WRITE_STEP = load("write_step")
+NOTE_STARTS = load("note_starts")
+FOLLOW = load("follow")
 BACK_OFF = load("back_off")
 SUSPEND = load("suspend")
 PARK = load("park")
