@@ -19,11 +19,11 @@ class Size:
     counted: int = 2_000  # commands, for each workflow
     suspended: tuple[int, ...] = (1_000, 10_000, 100_000)
     few: int = 100  # suspended in the stage that these are compared with
-    rounds: int = 3
-    round_executions: int = 3_000
-    round_samples: int = 200
-    round_pages: int = 20
-    round_timers: int = 200
+    rounds: int = 9
+    round_executions: int = 1_500
+    round_samples: int = 100
+    round_pages: int = 10
+    round_timers: int = 60
     children: int = 1_000
     fan_outs: int = 5
     readers: int = 100

@@ -18,7 +18,7 @@ from polos_redis import ExecutionHandle
 SLOWER = 1.2
 LATE_MS = 50
 PAGE = 50
-HEAD_START = 0.5  # seconds until the first timer is due
+HEAD_START = 0.3  # seconds until the first timer is due
 PER_SECOND = 200  # timers that become due
 
 
