@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from benchmarks.figures import Figure, number
 from benchmarks.report.peers import Peers
@@ -70,21 +70,26 @@ def _canvas(columns: int, height: float) -> tuple[Canvas, list[Axes]]:
 
 
 def _peers(_: Sequence[Figure], peers: Peers) -> Canvas | None:
-    """Throughput next to peers, on a logarithmic scale."""
+    """Throughput next to peers."""
     shown = [(name, title) for name, title in peers.titles().items() if name in ("jobs", "steps")]
     if not shown:
         return None
     rows = [row for row in peers.rows if row.figures]
-    canvas, axes = _canvas(len(shown), 1.2 + 0.35 * len(rows))
+    names = [row.name for row in reversed(rows)]
+    colours = [OURS if row is peers.rows[0] else OTHERS for row in reversed(rows)]
+    canvas, axes = _canvas(len(shown), 1.0 + 0.35 * len(rows))
     for axis, (name, title) in zip(axes, shown, strict=True):
-        having = [row for row in reversed(rows) if name in row.figures]
-        values = [row.figures[name].value for row in having]
-        colours = [OURS if row is rows[0] else OTHERS for row in having]
-        bars = axis.barh([row.name for row in having], values, color=colours, log=True)
-        axis.bar_label(bars, labels=[f"{value:,.0f}" for value in values], padding=3, fontsize=9)
-        axis.set_xlim(min(values) / 3, max(values) * 6)
+        found = [row.figures.get(name) for row in reversed(rows)]
+        values = [one.value if one is not None else 0.0 for one in found]
+        bars = axis.barh(names, values, color=colours)
+        labels = [f"{one.value:,.0f}" if one is not None else "-" for one in found]
+        axis.bar_label(bars, labels=labels, padding=3, fontsize=9)
+        axis.margins(x=0.15)
         axis.set_title(f"{title} (/s)")
+        axis.xaxis.set_major_locator(MaxNLocator(5))
         _plain(axis, "x")
+        if axis is not axes[0]:
+            axis.tick_params(labelleft=False)
     return canvas
 
 
@@ -191,7 +196,7 @@ def _short(figure: Figure) -> str:
 
 
 def _plain(axis: Axes, which: str) -> None:
-    """Numbers of a logarithmic axis as people write them."""
+    """Numbers of an axis as people write them."""
     one = axis.xaxis if which == "x" else axis.yaxis
     one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     one.set_minor_formatter(NullFormatter())
