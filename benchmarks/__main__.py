@@ -24,7 +24,7 @@ def arguments() -> argparse.Namespace:
         description="Measure the speed and cost of polos-redis on this machine, with a private Redis "
         "(settings as shipped), one worker process and one client process.",
         epilog=f"scenarios: {', '.join(scenarios.ALL)}. `python -m benchmarks loss --help`: what a crash of "
-        "Redis loses.",
+        "Redis loses. `python -m benchmarks peers --help`: how others compare.",
     )
     parser.add_argument(
         "--only",
@@ -114,6 +114,10 @@ def main() -> int:
         from benchmarks.loss import command
 
         return command.main(sys.argv[2:])
+    if sys.argv[1:2] == ["peers"]:
+        from benchmarks.peers import command as peers
+
+        return peers.main(sys.argv[2:])
     args = arguments()
     for name in [name for name in os.environ if name.startswith("POLOS_")]:
         del os.environ[name]  # settings as shipped
