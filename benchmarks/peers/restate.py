@@ -118,9 +118,12 @@ class Client:
 async def client(address: str) -> AsyncIterator[Client]:
     import aiohttp
 
-    unlimited = aiohttp.TCPConnector(limit=0)
+    # Restate refuses the type of a body that a handler does not take.
     async with aiohttp.ClientSession(
-        address.split()[0], connector=unlimited, raise_for_status=True
+        address.split()[0],
+        connector=aiohttp.TCPConnector(limit=0),
+        skip_auto_headers=["Content-Type"],
+        raise_for_status=True,
     ) as session:
         yield Client(session)
 
