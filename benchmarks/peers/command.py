@@ -78,7 +78,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
         help="event loop of everything (default uvloop)",
     )
     parser.add_argument(
-        "--in-flight", type=int, default=64, metavar="N", help="concurrent calls of a client (default 64)"
+        "--in-flight", type=int, default=32, metavar="N", help="concurrent calls of a client (default 32)"
     )
     parser.add_argument(
         "--cache", type=Path, metavar="FOLDER", help=f"where peers are installed (default {cache_folder()})"
