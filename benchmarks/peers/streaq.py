@@ -16,7 +16,7 @@ PEER = Peer(
     module="streaq",
     server="redis",
     cases=JOB_CASES,
-    stated=f"concurrency={CONCURRENCY}, and as many prefetched; results by result(), which subscribes to each",
+    stated=f"concurrency={CONCURRENCY}, and as many prefetched; results by result()",
     packages=("streaq==7.2.0", "coredis==6.9.0", "uvloop==0.23.0"),
 )
 
