@@ -257,6 +257,23 @@ def test_a_run_reports_json_and_markdown(tmp_path: Path) -> None:
     assert (tmp_path / "results" / "peers.md").read_text().startswith("|  | no-ops, end to end |")
 
 
+BROKEN = """
+import sys
+from benchmarks.peers import command, peer
+command.PEERS += (peer.Peer("broken", "no_such_peer", "redis", ("jobs",), ""),)
+sys.exit(command.main(["--quick", "--only", "polos", "--only", "no_such_peer"]))
+"""
+
+
+def test_a_peer_that_fails_is_reported_beside_the_others() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "| polos-redis | " in done.stdout and "| broken |" not in done.stdout
+    assert "- broken: failed: its worker has ended with status 1: " in done.stdout
+
+
 @pytest.mark.timeout(300)
 def test_the_lightest_peer_is_installed_and_measured(request: pytest.FixtureRequest) -> None:
     assert request.config.cache is not None
