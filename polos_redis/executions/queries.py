@@ -91,6 +91,8 @@ async def _running_steps(store: Store, execution_id: str, fields: dict[str, byte
     if fields["status"] != b"queued" or "running" not in fields:
         return []
     running = msgpack.unpackb(fields["running"], raw=True)
+    if not running:
+        return []
     records = await store.executions.read_records(execution_id, [name for name, _, _ in running])
     return [
         {"step_key": text(name), "attempt": attempt, "started_at": iso(since)}
