@@ -91,7 +91,7 @@ async def postgres(settings: Mapping[str, str]) -> AsyncIterator[str]:
         options = [word for setting, value in own.items() for word in ("-c", f"{setting}={value}")]
         question: list[str | Path] = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
         start: list[str | Path] = [*become, programs / "postgres", "-D", data, *options]
-        async with _kept("PostgreSQL", start, log) as server:
+        async with _kept("PostgreSQL", start, data, log) as server:
             await server.until(lambda: subprocess.run(question, check=False).returncode == 0)
             yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/benchmark"
 
@@ -114,9 +114,10 @@ async def restate(installed: Path, settings: Mapping[str, str]) -> AsyncIterator
             "RESTATE_ADMIN__BIND_PORT": str(admin),
             **settings,
         }
-        command: list[str | Path] = [binary, "--no-logo", "--base-dir", Path(name) / "data"]
+        data = Path(name) / "data"
+        command: list[str | Path] = [binary, "--no-logo", "--base-dir", data]
         address = f"http://127.0.0.1:{ingress} http://127.0.0.1:{admin}"
-        async with _kept("Restate", command, log, environment) as server:
+        async with _kept("Restate", command, data, log, environment) as server:
             for url, path in zip(address.split(), ("/restate/health", "/health"), strict=True):
                 await server.until(partial(_healthy, url + path))
             yield address
@@ -173,14 +174,18 @@ class _Kept:
 
 @asynccontextmanager
 async def _kept(
-    name: str, command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None
+    name: str,
+    command: Sequence[str | Path],
+    data: Path,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[_Kept]:
-    """Runs a server inside the block."""
+    """Runs a server inside the block. Its keeper removes its data."""
     nothing = os.open(os.devnull, os.O_RDONLY)  # a keeper passes a lock on to its server
     try:
         with log.open("ab") as written:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, keeper.__file__, str(nothing), "", *map(str, command)),
+                *(sys.executable, keeper.__file__, str(nothing), str(data), *map(str, command)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=written,
