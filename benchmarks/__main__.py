@@ -21,6 +21,7 @@ def arguments() -> argparse.Namespace:
         "(settings as shipped), one worker process and one client process.",
         epilog=f"scenarios: {', '.join(scenarios.ALL)}. `python -m benchmarks loss --help`: what a crash of "
         "Redis loses. `python -m benchmarks compare --help`: the ratios of two checkouts. "
+        "`python -m benchmarks peers --help`: how others compare. "
         "`python -m benchmarks report --help`: a page with plots.",
     )
     add_options(parser)
@@ -49,6 +50,10 @@ def main() -> int:
             from benchmarks.report import command as report
 
             return report.main(words)
+        case ["peers", *words]:
+            from benchmarks.peers import command as peers
+
+            return peers.main(words)
     args = arguments()
     try:
         server = choose_server(args.server)
