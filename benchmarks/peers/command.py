@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.peers import dbos, polos, restate, saq, servers, streaq, taskiq
@@ -19,6 +17,7 @@ from benchmarks.peers.environments import Environment, cache_folder, environment
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.report import Row, as_json, as_markdown, figures
 from benchmarks.stage import BenchmarkError, choose_server
+from benchmarks.surroundings import surroundings
 from polos_redis.embedded.binary import ServerBinary
 from polos_redis.errors import PolosError
 
@@ -180,22 +179,14 @@ def main(words: list[str]) -> int:
     for name in [name for name in os.environ if name.startswith("POLOS_")]:
         del os.environ[name]  # settings as shipped
     try:
-        load = os.getloadavg()[0]
         binary = choose_server(args.server)
-        rows = asyncio.run(measure(args, binary))
         about: dict[str, str | int | float] = {
-            "polos-redis": version("polos-redis"),
-            "python": platform.python_version(),
-            "loop": args.loop,
-            binary.flavour: binary.version,
-            "appendfsync": "everysec",
-            "cores": os.cpu_count() or 0,
-            "worker processes": 1,
+            **surroundings(binary, args.loop),
             "in flight": args.in_flight,
             "seconds": args.seconds,
             "rounds": args.rounds,
-            "load before": f"{load:.1f}",
         }
+        rows = asyncio.run(measure(args, binary))
         if any(row.peer.server == "postgres" and row.rounds for row in rows):
             about["postgresql"] = servers.postgres_version()
         reference = next(row for row in rows if row.peer is REFERENCE)
