@@ -29,6 +29,12 @@ async def noop(ctx: WorkflowContext) -> None:
     """No steps."""
 
 
+@workflow(id="benchmark_one_step")
+async def one_step(ctx: WorkflowContext) -> None:
+    """One step."""
+    await ctx.step.run("step-0", nothing)
+
+
 @workflow(id="benchmark_ten_steps")
 async def ten_steps(ctx: WorkflowContext) -> None:
     """Ten sequential steps."""
@@ -65,4 +71,4 @@ async def alarm(ctx: WorkflowContext, due: datetime) -> float:
     return time.time() - due.timestamp()
 
 
-ALL = (noop, ten_steps, approval, journal, fan_out, alarm)
+ALL = (noop, one_step, ten_steps, approval, journal, fan_out, alarm)

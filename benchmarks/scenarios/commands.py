@@ -10,7 +10,7 @@ from benchmarks.figures import Figure
 from benchmarks.scenarios.sizes import Size
 from benchmarks.scenarios.suspending import resume
 from benchmarks.stage import Stage
-from benchmarks.workflows import STEPS, approval, noop, ten_steps
+from benchmarks.workflows import STEPS, approval, noop, one_step, ten_steps
 from polos_redis import Workflow
 
 CALLS = ("eval", "evalsha", "xreadgroup")
@@ -33,10 +33,12 @@ async def commands(stage: Stage, size: Size) -> list[Figure]:
         after.subtract(before)
         return after
 
-    bare, stepped, approved = await counted(noop), await counted(ten_steps), await counted(approval)
+    bare, one, ten = await counted(noop), await counted(one_step), await counted(ten_steps)
+    approved = await counted(approval)
     operations = [
         ("per no-op execution", _each(bare, size.counted), 11.0),
-        ("per step", _each(_less(stepped, bare), size.counted * STEPS), 3.0),
+        ("per first step", _each(_less(one, bare), size.counted), None),
+        ("per further step", _each(_less(ten, one), size.counted * (STEPS - 1)), 3.0),
         ("per suspend and resume", _each(_less(approved, bare), size.counted), None),
     ]
     figures = []

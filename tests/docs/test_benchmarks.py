@@ -54,7 +54,7 @@ def test_every_scenario_reports_numbers_as_json() -> None:
         "latency resume -> finished, p50 in PINGs",
         "memory per suspended execution",
         "commands per no-op execution",
-        "commands per step",
+        "commands per further step",
         "handles connections of 200 awaited handles",
         "imports import polos_redis, against these libraries",
         "imports from polos_redis import PolosClient, Worker, workflow, against these libraries",
