@@ -150,10 +150,20 @@ def redis_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         cluster: Cluster = request.getfixturevalue("redis_cluster")
         return cluster.url
     if kind == "servers":
+        counts = [request.node.callspec.params.get(name, SERVERS) for name in ("partitions", "many", "at")]
+        if min(counts) < SERVERS:
+            pytest.skip(f"{SERVERS} servers need as many partitions")
         servers: list[EmbeddedServer] = request.getfixturevalue("several_servers")
         return ",".join(one.url for one in servers)
     name = "every_server" if "every_server" in request.fixturenames else "server"
     server: EmbeddedServer = request.getfixturevalue(name)
+    return server.url
+
+
+@pytest.fixture
+def one_partition(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of one server, for a test of a namespace with one partition, whatever the others run on."""
+    monkeypatch.setenv("POLOS_PARTITIONS", "1")
     return server.url
 
 
