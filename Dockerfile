@@ -5,7 +5,7 @@ WORKDIR /src
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY polos_redis polos_redis
 COPY cli cli
-RUN pip install --no-cache-dir '.[agents,metrics,server,webhook]' && rm -rf /src
+RUN pip install --no-cache-dir '.[agents,fast,metrics,server,webhook]' && rm -rf /src
 
 RUN useradd --create-home --uid 10001 polos
 USER polos

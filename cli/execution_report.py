@@ -66,6 +66,9 @@ def _print_summary(execution: dict[str, Any]) -> None:
     for label in ("started", "finished"):
         if execution[f"{label}_at"]:
             _field(label, utc(execution[f"{label}_at"]))
+    for one in execution["running_steps"]:
+        attempt = f", attempt {one['attempt']}" if one["attempt"] > 1 else ""
+        _field("runs", (one["step_key"], "bold"), f", since {utc(one['started_at'])}{attempt}")
     if execution["lost_deliveries"]:
         _field("lost", f"{execution['lost_deliveries']} workers in a row while they ran it")
     if held := execution["held_back"]:

@@ -15,7 +15,7 @@ import typer
 from polos_redis.client import PolosClient
 from polos_redis.errors import ConfigurationError, RedisUnavailableError
 
-from . import commands
+from . import commands, event_loop
 from .log_format import JsonLogs, LogFormat, LogFormatOption, log_to_stderr
 from .options import SERVER_NEEDS, DurableOptions
 
@@ -113,7 +113,7 @@ def serve(
     endpoint = listen(host, port)
     listener = Listener(app, forwarded_allow_ips=forwarded_allow_ips)
     with contextlib.closing(endpoint):
-        asyncio.run(_serve(client, listener, endpoint, insecure_dev))
+        event_loop.run(_serve(client, listener, endpoint, insecure_dev))
 
 
 async def _serve(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
@@ -129,6 +128,7 @@ def worker(
     """
     from polos_redis.definitions.registry import registered
 
+    from . import event_loop
     from . import modules as user_modules
 
     log_to_stderr(LogFormat.json if json else log_format)
@@ -148,7 +148,7 @@ def worker(
         "metrics_port": metrics_port,
         "metrics_host": metrics_host,
     }
-    asyncio.run(_work(connection.client(), options))
+    event_loop.run(_work(connection.client(), options))
 
 
 async def _work(client: PolosClient, options: dict[str, Any]) -> None:

@@ -182,7 +182,8 @@ class PolosClient(Connection):
 
         The keys include `id`, `workflow_id`, `status`, `input`, `result`, `error` (`type`, `message`,
         `traceback`), `created_at`, `started_at` and `finished_at` (ISO 8601), `starts_at` (when a delayed
-        execution will be queued), `steps`, `suspensions` (the data shown, and who answered, when and how),
+        execution will be queued), `steps`, `running_steps` (`step_key`, `attempt` and `started_at` of those
+        that have run for a while), `suspensions` (the data shown, and who answered, when and how),
         `open_suspensions`, `waits`, `children` (up to 1000 per step), `usage` (tokens of models),
         `held_back` (`times` and `reason` of a queued execution that meets a stored value it can't read),
         `stuck` (`kind`, `message`, `where` and the `keys` of the decisions that the code of a stuck execution

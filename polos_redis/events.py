@@ -222,6 +222,7 @@ async def follow(
     store = await client.store()
     if execution_id is not None and not await _exists(store, execution_id):
         raise ExecutionNotFoundError(execution_id)
+    await store.topics.follow(topic)
     after, skip = await _position(store, topic, last_event_id)
     if last_event_id and execution_id is not None and await _is_over(store, topic, after, execution_id):
         return None
@@ -243,8 +244,10 @@ async def _read(
                 if execution_id is not None and await _is_last(store, execution_id, event):
                     return
             after, skip = entry, 0
-        if not entries and execution_id is not None and await _is_over(store, topic, after, execution_id):
-            return
+        if not entries:
+            await store.topics.follow(topic)  # the store may have gone back to before there was a stream
+            if execution_id is not None and await _is_over(store, topic, after, execution_id):
+                return
 
 
 async def _data(stored: bytes, plain: bool) -> Any:

@@ -45,6 +45,8 @@ class JournalEntries:
         self._seen.add(name)
         if name == journal.COUNT:
             self.changes = int(stored)
+        elif name == journal.WRITER:
+            pass
         elif journal.is_result(name):
             self._add_result(name, stored)
         else:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from typing import Any, TypeVar
 
+import msgpack
+
 from polos_redis import errands
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions import audit as audit_log
@@ -56,6 +58,7 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
     delayed = fields["status"] == b"queued" and "entry" not in fields
     view["starts_at"] = iso(await store.timers.starts_ms(execution_id) if delayed else None)
     view["early_answers"] = await _early_answers(store, execution_id) if "early" in fields else []
+    view["running_steps"] = await _running_steps(store, execution_id, fields)
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:
         below = await store.suspensions.open_below(execution_id, MAX_CHILDREN)
@@ -81,6 +84,21 @@ async def _unreached_waits(store: Store, execution_ids: Collection[str]) -> dict
     names = list(execution_ids)
     found = await asyncio.gather(*(store.executions.read_fields(one, "unreached_waits") for one in names))
     return {one: step_keys(packed) for one, (packed,) in zip(names, found, strict=True)}
+
+
+async def _running_steps(store: Store, execution_id: str, fields: dict[str, bytes]) -> list[dict[str, Any]]:
+    """Returns the steps whose functions run, as JSON values: those that have run for a while."""
+    if fields["status"] != b"queued" or "running" not in fields:
+        return []
+    running = msgpack.unpackb(fields["running"], raw=True)
+    if not running:
+        return []
+    records = await store.executions.read_records(execution_id, [name for name, _, _ in running])
+    return [
+        {"step_key": text(name), "attempt": attempt, "started_at": iso(since)}
+        for (name, attempt, since), record in zip(running, records, strict=True)
+        if record is None or journal.attempt_of(record) < attempt
+    ]
 
 
 async def _early_answers(store: Store, execution_id: str) -> list[dict[str, Any]]:

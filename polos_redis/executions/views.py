@@ -41,6 +41,7 @@ def describe(
         "started_at": iso(number("started")),
         "finished_at": iso(number("finished")),
         "starts_at": None,
+        "running_steps": [],
         "run": number("run"),
         "root_execution_id": keys.root_of(execution_id),
         **_origin(text(fields["workflow"]), fields.get("origin")),

@@ -145,13 +145,13 @@ class Activation:
         """Continue an execution that was started before. It was loaded on the connection `epoch`, after
         `lapses` lapses of the lease."""
         self.journal.take(loaded, epoch, lapses)
-        self.events.start_emitted = loaded.started
+        self.events.start_told = loaded.started
         self._look()
 
     def take_inlined(self, records: dict[bytes, bytes]) -> None:
         """Continue an execution with the journal inlined in its queue entry."""
         self.journal.take_inlined(records)
-        self.events.start_emitted = True
+        self.events.start_told = True
         self._look()
 
     def fail_before_start(self, error: BaseException) -> None:
@@ -231,12 +231,14 @@ class Activation:
         execution emits nothing."""
         events = self.events.custom(event_type, codec.encode(value, limit=self.host.value_limit))
         write = self.host.store.fenced.write
-        await self.journal.commit(b"", b"", lambda known: write(self.fence, known, b"", b"", events))
+        await self.journal.commit(b"", b"", lambda known: write(self.fence, known, b"", b"", b"", events))
 
     def tick(self, now: float) -> None:
-        """Emit the starts of long-running steps; the worker calls this every 20 ms."""
+        """Tell the starts of long-running steps; the worker calls this every 20 ms."""
         if self.state is State.RUNNING and self.started and self.journal.current:
-            self.journal.emit(self.events.overdue(now))
+            overdue = self.events.overdue(now)
+            if overdue is not None:
+                self.journal.note_starts(*overdue)
 
     # --- decisions ----------------------------------------------------------------------
 
@@ -251,7 +253,7 @@ class Activation:
 
     def reread(self, loaded: Loaded) -> None:
         """Receive the decisions in a journal that was read again."""
-        self.events.start_emitted = self.events.start_emitted and loaded.started
+        self.events.start_told = self.events.start_told and loaded.started
         self._look()
         self.parking.reread(self.journal.records)
 

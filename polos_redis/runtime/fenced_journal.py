@@ -34,7 +34,6 @@ T = TypeVar("T")
 
 REFUSED_SECONDS = 1.0  # between attempts to reconnect to a server that refuses us
 TRANSIENT_SECONDS = 0.25  # between attempts at a write that a connected server can't serve now
-EVENTS_PER_ENTRY = 8  # a sequence id tells no more apart
 
 
 class Holder(Protocol):
@@ -49,7 +48,8 @@ class Holder(Protocol):
 class FencedJournal:
     """The journal of one activation behind its fence.
 
-    `records` is the journal as far as known, `known` how many changes that includes, and `answers` how many
+    `records` is the journal as far as known, `size` about how many bytes it has, `known` how many changes
+    that includes, and `answers` how many
     accepted answers that were not there when the execution was queued: an activation can't leave without
     having seen all of them. All of it is as of `lapses` of the worker's lease: after another one it may be
     out of date.
@@ -68,6 +68,7 @@ class FencedJournal:
         "known",
         "lapses",
         "records",
+        "size",
     )
 
     def __init__(
@@ -80,6 +81,7 @@ class FencedJournal:
         self._holder: Holder | None = holder
         self.records: dict[bytes, bytes] = {}
         self.known = 0
+        self.size = 0
         self.answers = 0
         self.epoch = host.store.wire.epoch
         self.lapses = lapses
@@ -109,6 +111,7 @@ class FencedJournal:
     def take(self, loaded: Loaded, epoch: int, lapses: int) -> None:
         """Start from a loaded journal; loading it made this activation the owner."""
         self.records = loaded.journal
+        self.size = sum(map(len, self.records.values()))
         self.known = int(loaded.journal.get(journal.COUNT, b"0"))
         self.answers = max(self.answers, loaded.answers)
         self.epoch, self.lapses = epoch, lapses
@@ -224,6 +227,7 @@ class FencedJournal:
             self.known = max(self.known, changes)
             if record:
                 self.records[name] = record + journal.UNTIMED
+                self.size += len(record)
             elif type(reply) is not int:
                 self.records[name] = reply[1]
             return changes
@@ -270,14 +274,13 @@ class FencedJournal:
                     await self._code.leave()
                 await self.reconnect()  # it was refused, as while a password is being changed
 
-    def emit(self, events: Sequence[bytes]) -> None:
-        """Emit events by writes of their own, without waiting for them: at most once."""
-        for first in range(0, len(events), 2 * EVENTS_PER_ENTRY):
-            some = events[first : first + 2 * EVENTS_PER_ENTRY]
-            future = self._store.fenced.write(self.fence, self.known, b"", b"", some)
-            future.add_done_callback(self._emitted, context=tasks.OUTSIDE)
+    def note_starts(self, first: bool, steps: Sequence[tuple[bytes, int, int, bool]]) -> None:
+        """Tell starts by a write of its own, as `LifecycleEvents.overdue` returns them, without waiting for
+        it: at most once."""
+        future = self._store.fenced.note_starts(self.fence, self.known, first, steps)
+        future.add_done_callback(self._noted, context=tasks.OUTSIDE)
 
-    def _emitted(self, future: asyncio.Future[int]) -> None:
+    def _noted(self, future: asyncio.Future[int]) -> None:
         if future.exception() is not None:
             return
         if future.result() >= 0:

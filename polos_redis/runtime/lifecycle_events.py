@@ -1,18 +1,21 @@
 """Lifecycle events: the start of an execution, and the start and finish of its steps.
 
-A start is not worth its own call: it travels with the next write, usually that of the finish. Only a step or
-an execution that lasts longer than `NOTICE_SECONDS` has its start emitted at once. (The script that ends an
-execution emits its finish; the one that opens a suspension emits that.)
+A start is not worth its own call: it is told with the next write, usually that of the finish. Only a step or
+an execution that lasts longer than `NOTICE_SECONDS` has its start told at once. (The script that ends an
+execution tells its finish; the one that opens a suspension tells that.)
 
-An event is two items of a script's arguments: its type, followed by NUL and the execution's id where that is
-not the root, as all executions of a tree share the root's stream; and its data (codec).
+What the journal says itself, the start of an execution and its steps that succeed, is encoded by the scripts,
+and only for an execution that has a stream (see scripts/lib/stream.lua). Any other event is two items of a
+script's arguments: its type, followed by NUL and the execution's id where that is not the root, as all
+executions of a tree share the root's stream; and its data (codec).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from polos_redis.values import codec
+from polos_redis.values.text import raw
 
 NOTICE_SECONDS = 0.02
 
@@ -21,30 +24,36 @@ _STEP_START = b"step_start"
 _STEP_FINISH = b"step_finish"
 
 
-class LifecycleEvents:
-    """The events of one activation: which starts have been emitted, and the encoding of all.
+class RunningStep(NamedTuple):
+    """A step whose function runs now: an attempt, since when, and whether its start was told."""
 
-    Each method returns the events that the next write has to carry, and counts them as emitted.
-    `start_emitted`: whether the execution's start was emitted, by this activation or an earlier one.
-    `running`: the steps whose function runs now, with the time it started (0 once that was emitted) and the
-    attempt.
+    attempt: int
+    since: float
+    told: bool = False
+
+
+class LifecycleEvents:
+    """The events of one activation: which starts were told, and what the journal does not say, encoded.
+
+    Each method returns what the next write has to tell, and counts it as told. `start_told`: whether the
+    execution's start was, by this activation or an earlier one. `running` has the steps whose functions run.
     """
 
-    __slots__ = ("_execution_id", "_mark", "_workflow_id", "running", "start_emitted", "started_at")
+    __slots__ = ("_execution_id", "_mark", "_workflow_id", "running", "start_told", "started_at")
 
     def __init__(self, workflow_id: str, execution_id: str) -> None:
         self._workflow_id = workflow_id
         self._execution_id = execution_id
         self._mark = b"\0" + execution_id.encode() if "." in execution_id else b""
         self.started_at = 0.0
-        self.start_emitted = False
-        self.running: dict[str, tuple[float, int]] = {}
+        self.start_told = False
+        self.running: dict[str, RunningStep] = {}
 
     def first(self) -> list[bytes]:
-        """Returns the execution's start, unless it was emitted."""
-        if self.start_emitted:
+        """Returns the execution's start, unless it was told."""
+        if self.start_told:
             return []
-        self.start_emitted = True
+        self.start_told = True
         data = codec.encode({"workflow_id": self._workflow_id, "execution_id": self._execution_id})
         return [_WORKFLOW_START + self._mark, data]
 
@@ -52,31 +61,45 @@ class LifecycleEvents:
         """Returns an event of a user's type."""
         return [*self.first(), event_type.encode() + self._mark, data]
 
+    def starts(self, key: str) -> bytes:
+        """Returns which starts are told with the success of a step, as write_step takes it."""
+        step = self.running[key]
+        if not step.told:
+            self.running[key] = step._replace(told=True)  # `overdue` must not repeat it
+        if self.start_told:
+            return b"" if step.told else b"s"
+        self.start_told = True
+        return b"w" if step.told else b"ws"
+
     def step_finish(self, key: str, attempt: int, status: str, error: str | None = None) -> list[bytes]:
-        """Returns the finish of a step's attempt, after its start unless that was emitted."""
+        """Returns the finish of a step's attempt that did not succeed, after its start unless that was
+        told."""
         events = self.first()
-        since, _ = self.running.get(key, (1.0, 0))
-        if since:
-            events += self._step_start(key, attempt)
-            if key in self.running:
-                self.running[key] = (0.0, attempt)  # `overdue` must not repeat it while this is on its way
+        step = self.running.get(key)
+        if step is not None and not step.told:
+            events += (_STEP_START + self._mark, codec.encode({"step_key": key, "attempt": attempt}))
+            self.running[key] = step._replace(told=True)
         data: dict[str, Any] = {"step_key": key, "attempt": attempt, "status": status}
         if error is not None:
             data["error"] = error
         events += (_STEP_FINISH + self._mark, codec.encode(data))
         return events
 
-    def overdue(self, now: float) -> list[bytes]:
-        """Returns the starts to emit at once: of everything older than `NOTICE_SECONDS`."""
-        events: list[bytes] = []
-        if not self.start_emitted and now - self.started_at > NOTICE_SECONDS:
-            events += self.first()
-        for key, (since, attempt) in self.running.items():
-            if since and now - since > NOTICE_SECONDS:
-                self.running[key] = (0.0, attempt)
-                events += self.first()
-                events += self._step_start(key, attempt)
-        return events
-
-    def _step_start(self, key: str, attempt: int) -> list[bytes]:
-        return [_STEP_START + self._mark, codec.encode({"step_key": key, "attempt": attempt})]
+    def overdue(self, now: float) -> tuple[bool, list[tuple[bytes, int, int, bool]]] | None:
+        """Returns the starts to tell at once, when anything is older than `NOTICE_SECONDS`: whether the
+        execution's is among them, and the steps that run: key, attempt, age in ms and whether its start was
+        told before."""
+        due = now - NOTICE_SECONDS
+        steps = [
+            (raw(key), step.attempt, int((now - step.since) * 1000), step.told)
+            for key, step in self.running.items()
+            if step.told or step.since < due
+        ]
+        first = not self.start_told and (self.started_at < due or bool(steps))
+        if not first and all(told for *_, told in steps):
+            return None
+        self.start_told = True
+        for key, step in self.running.items():
+            if step.since < due and not step.told:
+                self.running[key] = step._replace(told=True)
+        return first, steps

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class Outcome:
     """How an execution ends, as the finish script takes it.
 
-    `value` is the output (codec) or the error's record; `event` the data of the finish event (codec);
+    `value` is the output (codec) or the error's record; `event` the data of the finish event (codec) when it
+    has failed;
     `state` the workflow's state (codec), empty for none; `unreached` the journaled steps that the code did
     not reach; `events` are emitted before the finish event.
     """
@@ -57,7 +58,7 @@ def outcome_of(
         return failed(exited, durable_state, run, note)
     except BaseException as error:
         return failed(error, durable_state, run, note)
-    return Outcome("completed", output, _completed_event(output, run), state)
+    return Outcome("completed", output, b"", state)
 
 
 def failed(error: BaseException, durable_state: DurableState | None, run: int, note: str = "") -> Outcome:
@@ -73,18 +74,3 @@ def failed(error: BaseException, durable_state: DurableState | None, run: int, n
     except BaseException:  # a property of the state may raise anything
         state = b""
     return Outcome("failed", error_record(error, note), event, state)
-
-
-def _event_around(fields: dict[str, Any]) -> bytes:
-    """Returns the encoded event {**fields, "result": ...} up to the result, whose stored form follows."""
-    return codec.encode({**fields, "result": None})[: -len(codec.encode(None))]
-
-
-_COMPLETED = _event_around({"status": "completed"})
-
-
-def _completed_event(output: bytes, run: int) -> bytes:
-    """Returns the data of a finish event, around an encoded output."""
-    if run == 1:
-        return _COMPLETED + output
-    return _event_around({"status": "completed", "run": run}) + output

@@ -226,6 +226,12 @@ class Stuck(Shape):
     keys: list[UnreachedKey]
 
 
+class RunningStep(Shape):
+    step_key: str
+    attempt: int
+    started_at: Timestamp
+
+
 class Execution(ExecutionSummary):
     input: Any
     result: Any
@@ -236,6 +242,7 @@ class Execution(ExecutionSummary):
     user_id: str | None
     started_by: str | None
     steps: list[ExecutionStep]
+    running_steps: list[RunningStep] = Field(description="Steps whose functions have run for a while.")
     suspensions: list[Suspension]
     open_suspensions: list[Suspension]
     open_suspensions_below: list[Suspension]

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from polos_redis.state import keys, scripts
+from polos_redis.state import journal, keys, scripts
 from polos_redis.state.fencing import Fence
 from polos_redis.state.partitions import Partitions, pack_roots
 from polos_redis.state.start import DEFAULTS, Start
@@ -77,12 +77,14 @@ class Executions:
         if reply is None:
             return None
         packed, started, losses, origin, flat, answers = reply
+        records = dict(zip(flat[::2], flat[1::2], strict=True))
+        records.pop(journal.WRITER, None)
         return Loaded(
             packed,
             started is not None,
             int(losses or 0),
             origin,
-            dict(zip(flat[::2], flat[1::2], strict=True)),
+            records,
             int(answers or 0),
         )
 

@@ -64,9 +64,19 @@ class FencedWrites:
     def _run(self, script: Script, by: Fence, known: int, *rest: Arg) -> Future[Any]:
         return self._wire.run(script, *by, known, *rest)
 
-    def write(self, by: Fence, known: int, key: bytes, record: bytes, events: Sequence[bytes]) -> Future[int]:
-        """Journal a step's record. With an empty key, emit events only."""
-        return self._run(scripts.WRITE_STEP, by, known, key, record, *events)
+    def write(
+        self, by: Fence, known: int, key: bytes, record: bytes, starts: bytes, events: Sequence[bytes] = ()
+    ) -> Future[int]:
+        """Journal a step's record. One that has succeeded comes without events, and with the `starts` that
+        are told with it, see write_step.lua. With an empty key, emit events only."""
+        return self._run(scripts.WRITE_STEP, by, known, key, record, starts, *events)
+
+    def note_starts(
+        self, by: Fence, known: int, first: bool, steps: Sequence[tuple[bytes, int, int, bool]]
+    ) -> Future[int]:
+        """Note the steps that run: key, attempt, age in ms and whether its start was told before; with
+        `first`, tell the start of the execution."""
+        return self._run(scripts.NOTE_STARTS, by, known, _pack(steps), b"1" if first else b"")
 
     def backoff(
         self,

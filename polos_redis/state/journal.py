@@ -43,6 +43,7 @@ from polos_redis.values.text import raw, text
 
 VERSION = 1
 COUNT = b""  # the journal's field that counts its changes
+WRITER = b"\xfe"  # the journal's field that names its direct writer, see write_step.lua
 UNTIMED = b"\0"  # msgpack's 0: completes a step's record whose time only the server knows
 
 # No bin type: the scripts' cmsgpack can't read it, and they do read these records.
@@ -67,11 +68,11 @@ class StepRecord:
     def from_array(cls, array: list[Any]) -> StepRecord:
         if len(array) == 7:  # the usual one, without state
             _, _, status, attempt, took_ms, value, finished_ms = array
-            return cls(status.decode(), attempt, took_ms, value, b"", finished_ms)
+            return cls(status.decode(), attempt, took_ms, value, b"", int(finished_ms))
         _, _, status, attempt, took_ms, value, state, *more, finished_ms = array
         flat = msgpack.unpackb(more[0], raw=True) if more else ()
         branches = tuple(zip(flat[::2], flat[1::2], strict=True))
-        return cls(status.decode(), attempt, took_ms, value, state, finished_ms, branches)
+        return cls(status.decode(), attempt, took_ms, value, state, int(finished_ms), branches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +280,15 @@ def step_record(
     else:
         packed = _pack((*fields, 0))
     return packed[: -len(UNTIMED)]
+
+
+def attempt_of(record: bytes) -> int:
+    """Returns which attempt a step's record is of; 0 for a record of another kind or a damaged one."""
+    try:
+        step = parse(record)
+    except UnreadableValueError:
+        return 0
+    return step.attempt if isinstance(step, StepRecord) else 0
 
 
 def has_lost(record: bytes, journal: Mapping[bytes, bytes], reached: Container[str]) -> bool:

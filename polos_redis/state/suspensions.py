@@ -132,10 +132,16 @@ class Suspensions:
                 found[text(step)] = None
         return found
 
-    async def drop_early_answer(self, execution_id: str, step_key: str) -> None:
-        """Remove an early answer that was accepted or refused."""
-        key = self._partitions.prefix(execution_id) + keys.EARLY.encode() + raw(execution_id)
-        await self._wire.call("HDEL", key, raw(step_key), patience=self._partitions.patience)
+    async def drop_early_answer(self, execution_id: str, step_key: str, answer: Answer) -> None:
+        """Remove an early answer that was accepted or refused; the audit names one that was refused."""
+        await self._wire.call_script(
+            scripts.DROP_EARLY,
+            self._partitions.prefix(execution_id),
+            raw(execution_id),
+            raw(step_key),
+            answer.digest,
+            patience=self._partitions.patience,
+        )
 
     async def below(self, root_id: str) -> AsyncIterator[list[tuple[str, str]]]:
         """Yields pages of (execution id, step key): the suspensions below a root, open or decided."""

@@ -13,6 +13,7 @@ from polos_redis.state.partitions import Partitions
 from polos_redis.state.start import Start
 from polos_redis.values.text import raw, text
 
+EMPTY_MS = 60_000  # how long an empty stream lasts that somebody follows before there is an execution
 REPEATED_MS = 60_000  # beyond the patience: how long a call that was given up may still arrive
 
 
@@ -77,6 +78,19 @@ class Topics:
             "XRANGE", key, b"(" + position, "+", "COUNT", count, patience=self._partitions.patience
         )
         return [(entry, flat) for entry, flat in found]
+
+    async def follow(self, topic: str) -> None:
+        """See to it that the stream of an execution's own topic exists before it is read. Most executions
+        have none until somebody follows them; then it holds all that has happened."""
+        step_key, execution_id = keys.parse_topic(topic)
+        if step_key is None and execution_id == topic:
+            await self._wire.call_script(
+                scripts.FOLLOW,
+                self._partitions.topic_prefix(topic),
+                raw(topic),
+                EMPTY_MS,
+                patience=self._partitions.patience,
+            )
 
     def stream_key(self, topic: str) -> bytes:
         """The key of a topic's stream, for a tail that reads it."""

@@ -318,4 +318,4 @@ async def _decide_early(store: Store, rest: str) -> None:
     except (ResumeError, StoredValueError, ExecutionNotFoundError) as error:
         facts = {"execution": execution_id, "step": step_key, "why": str(error)}
         logger.warning("an early answer is dropped", extra=facts)
-    await store.suspensions.drop_early_answer(execution_id, step_key)
+    await store.suspensions.drop_early_answer(execution_id, step_key, answer)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from polos_redis import PolosClient
+from polos_redis.cli import event_loop
 from tests.harness.command import POLOS, Command
 
 FLOW = """
@@ -52,6 +55,32 @@ def test_a_worker_runs_a_file_or_a_module(polos: Command, target: str) -> None:
         assert (done.code, done.json) == (0, 42), done.err
     assert "worker ready" in worker.err and "worker stopped" in worker.err
     assert worker.out == ""
+
+
+LOOP = """
+import asyncio
+from polos_redis import workflow
+
+@workflow(id="cli-loop")
+async def loop(ctx):
+    return type(asyncio.get_running_loop()).__module__
+"""
+
+
+def test_a_worker_runs_on_uvloop_where_it_is_installed(polos: Command) -> None:
+    (polos.folder / "loop.py").write_text(LOOP)
+    with polos.worker("loop.py"):
+        done = polos.run("invoke", "cli-loop", "--wait")
+        assert (done.code, done.json) == (0, "uvloop" if find_spec("uvloop") else "asyncio.unix_events")
+
+
+def test_without_uvloop_it_runs_on_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+
+    async def module_of_the_loop() -> str:
+        return type(asyncio.get_running_loop()).__module__
+
+    assert event_loop.run(module_of_the_loop()).startswith("asyncio.")
 
 
 PARTS = """

@@ -297,7 +297,7 @@ async def test_an_early_answer_by_a_non_approver_is_dropped(redis_url: str, name
             return await store.suspensions.early_answer(handle.id, "ask") is None
 
         await until(dropped)
-        assert await decisions_of(at, handle) == [] and await handle.status() == "waiting"
+        assert await decisions_of(at, handle) == [("unused", "eve")] and await handle.status() == "waiting"
         await says(at, handle, "ann", groups=["finance"])
         assert (await at.result(at.client.get_handle(handle.id)))["resumed_by"] == "ann"
 

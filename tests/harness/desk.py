@@ -120,8 +120,20 @@ class Desk:
         return activated
 
     def write(self, by: Activated, key: Arg, record: bytes | None = None, *events: Arg) -> Any:
+        """Without events, a record that says it succeeded is told as one."""
         record = step() if record is None else record
-        return _learn_changes(by, self.run("write_step", *by.fence, key, record, *(events or ("e", b"\x01"))))
+        starts = ""
+        if not events:
+            if key and msgpack.unpackb(record + b"\0", raw=True)[2] == b"ok":
+                started = self.do("HEXISTS", keys.EXEC + by.id, "started")
+                starts = "s" if started else "ws"
+            else:
+                events = ("e", b"\x01")
+        return _learn_changes(by, self.run("write_step", *by.fence, key, record, starts, *events))
+
+    def note_starts(self, by: Activated, *step_keys: str, first: bool = False) -> Any:
+        steps = msgpack.packb([(key, 1, 0, False) for key in step_keys], use_bin_type=False)
+        return _learn_changes(by, self.run("note_starts", *by.fence, steps, int(first)))
 
     def backoff(
         self, by: Activated, key: Arg, delay: int = FAR, record: bytes | None = None, races: bytes = b""
@@ -353,8 +365,10 @@ class Desk:
         return record
 
     def events(self, topic: str | bytes) -> list[bytes]:
-        """The types of a topic's events."""
+        """The types of a topic's events, as somebody sees them who begins to follow it now."""
         name = topic if isinstance(topic, bytes) else topic.encode()
+        if name in self.state.executions:
+            self.run("follow", name, 60_000)
         return [kind for _, flat in self.state.topics.get(name, []) for kind in flat[::2]]
 
     def snapshot(self) -> Snapshot:

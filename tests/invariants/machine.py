@@ -341,7 +341,9 @@ class Machine(RuleBasedStateMachine):
             return
         attempt = _attempt(by.known_records.get(key.encode())) + 1
         status = "ok" if key in STEPS else "retry" if attempt < 3 else "failed"
-        reply = self.write(by, lost, "write_step", key, step(value, status, attempt), "step_finish", b"\x80")
+        events: tuple[Any, ...] = () if status == "ok" else ("step_finish", b"\x80")
+        starts = "s" if status == "ok" else ""
+        reply = self.write(by, lost, "write_step", key, step(value, status, attempt), starts, *events)
         if reply is not None:
             one = self.model.executions[by.id]
             assert one.journal.get(key) not in ("ok", "failed")

@@ -15,7 +15,7 @@ import msgpack
 import redis
 
 from polos_redis.state import keys
-from polos_redis.state.journal import is_result
+from polos_redis.state.journal import WRITER, is_result
 from polos_redis.wire import urls
 
 TYPES = {
@@ -142,6 +142,7 @@ class Partition:
     ttl: dict[str, int] = field(default_factory=dict)  # of every key, by its name without the prefix
     executions: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
     journals: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
+    writers: dict[bytes, bytes] = field(default_factory=dict)  # execution -> its journal's direct writer
     early: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
     queues: dict[bytes, Queue] = field(default_factory=dict)
     topics: dict[bytes, list[tuple[bytes, list[bytes]]]] = field(default_factory=dict)
@@ -194,6 +195,8 @@ class Partition:
             self.index[status, workflow] = _scores(value)
         else:
             taken = _converted(kind, value)
+            if head == keys.JOURNAL and WRITER in taken:
+                self.writers[rest] = taken.pop(WRITER)
             field_name = _FIELDS.get(head, head.rstrip(":"))
             if head.endswith(":"):
                 getattr(self, field_name)[rest] = taken

@@ -226,6 +226,19 @@ class PartitionInvariants:
             if record is not None and record[1] != b"suspend":
                 yield f"{who} still notes its wait {show(key)}, which is decided and has no topic"
         yield from self._races(who, journal)
+        yield from self._stream(who, execution_id, fields)
+
+    def _stream(self, who: str, execution_id: bytes, fields: dict[bytes, bytes]) -> Iterator[str]:
+        """A root that says it has a stream has one, and no other has; a direct writer owns a root without
+        one."""
+        status, told = fields.get(b"status"), b"stream" in fields
+        if b"." in execution_id and told:
+            yield f"{who} is a child and has a stream"
+        if b"." not in execution_id and status in UNFINISHED and told != (execution_id in self.state.topics):
+            yield f"{who} is {'' if told else 'not '}to have a stream, and has {'none' if told else 'one'}"
+        writer = self.state.writers.get(execution_id)
+        if writer is not None and (status != b"queued" or told or writer != fields.get(b"owner")):
+            yield f"{who} has a direct writer, {show(writer)}, and is {show(status)}"
 
     def _audit(self, who: str, execution_id: bytes, journal: dict[bytes, bytes]) -> Iterator[str]:
         """The audit has the outcome of every suspension once, and every one of several decisions."""

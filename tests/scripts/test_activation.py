@@ -83,7 +83,8 @@ def test_a_repeated_invoke_changes_nothing(desk: Desk) -> None:
 Write = Callable[[Desk, Activated], Any]
 WRITES: dict[str, Write] = {
     "write": lambda desk, by: desk.write(by, "new"),
-    "notice": lambda desk, by: desk.write(by, "", b""),
+    "event": lambda desk, by: desk.write(by, "", b""),
+    "note_starts": lambda desk, by: desk.note_starts(by, "new"),
     "backoff": lambda desk, by: desk.backoff(by, "new"),
     "suspend": lambda desk, by: desk.suspend(by, "new", FAR),
     "wait": lambda desk, by: desk.wait(by, "new", FAR),
@@ -189,7 +190,9 @@ def test_the_first_write_takes_ownership_and_starts_the_execution(desk: Desk) ->
     assert after == fields, "later writes do not touch the execution"
 
 
-@pytest.mark.parametrize("write", ["write", "notice", "backoff", "suspend", "wait", "spawn", "choose"])
+@pytest.mark.parametrize(
+    "write", ["write", "event", "note_starts", "backoff", "suspend", "wait", "spawn", "choose"]
+)
 def test_any_first_write_takes_ownership(desk: Desk, write: str) -> None:
     by = desk.start()
     before = desk.now()
@@ -208,10 +211,13 @@ def test_an_event_alone_journals_nothing(desk: Desk) -> None:
 def test_events_of_a_child_go_to_its_roots_topic(desk: Desk) -> None:
     parent = desk.start()
     root, child = parent.id, desk.child(parent)
-    desk.write(child, "a", step(), f"step_finish\0{child.id}", b"\x80")
+    desk.write(child, "a")
     desk.suspend(child, "ok", FAR)
     desk.finish(child)
     assert desk.events(root) == [
+        b"workflow_start",  # what the root's journal says
+        f"workflow_start\0{child.id}".encode(),
+        f"step_start\0{child.id}".encode(),
         f"step_finish\0{child.id}".encode(),
         f"suspend_ok\0{child.id}".encode(),
         f"workflow_finish\0{child.id}".encode(),
@@ -232,7 +238,7 @@ def test_a_delayed_duplicate_of_a_write_undoes_no_later_one(desk: Desk, late: st
         script, duplicate = "back_off", (*first, "a", step(b"", "backoff"), FAR, b"", "e", b"\x01")
     else:
         desk.write(by, "a", step(b"first", late))
-        script, duplicate = "write_step", (*first, "a", step(b"first", late), "e", b"\x01")
+        script, duplicate = "write_step", (*first, "a", step(b"first", late), "", "e", b"\x01")
     with desk.unchanged():
         assert desk.run(script, *duplicate) >= 1
     if late != "ok":
@@ -377,6 +383,7 @@ def test_an_execution_is_forgotten_after_its_retention(desk: Desk) -> None:
     desk.suspend(by, "ok")
     desk.finish(by)
     other = desk.finished()
+    desk.run("follow", other, 60_000)
     desk.do("ZADD", keys.EXPIRY, 1, by.id)
     assert desk.fire() == [0, 1, -1]
     state = desk.state

@@ -408,6 +408,33 @@ def test_an_audit_of_nothing_else_is_kept_for_a_year(desk: Desk) -> None:
     assert 364 * 86_400_000 < desk.state.ttl[keys.AUDIT + by.id] <= 365 * 86_400_000
 
 
+@pytest.mark.parametrize("drop", ["before the end", "never"])
+@pytest.mark.parametrize("decided", ["by it", "among several", "by somebody else", "by nobody"])
+def test_an_early_answer_is_unused_unless_its_suspension_has_got_it(
+    desk: Desk, decided: str, drop: str
+) -> None:
+    """It waits for its errand until its suspension has got it; the execution may end before it is dropped."""
+    by = desk.start()
+    desk.answer(by.id, "ok", ANSWER, "d1", early=True, api_key="k1")
+    if decided == "among several":
+        desk.suspend(by, "ok", policy=packed({"required": 2, "rejections": 2}))
+        record = journal.parse(desk.state.journals[by.id.encode()][b"ok"])
+        assert isinstance(record, SuspensionRecord)
+        opening = record.opening
+        assert desk.answer(by.id, "ok", ANSWER, "d1", opening=opening)[0] == b"recorded"
+    else:
+        desk.suspend(by, "ok")
+    if decided in ("by it", "by somebody else"):
+        desk.answer(by.id, "ok", ANSWER, "d1", by="ann" if decided == "by it" else "zoe")
+    if drop == "before the end":
+        assert desk.run("drop_early", by.id, "ok", "another") == 0
+        assert desk.run("drop_early", by.id, "ok", "d1") == 1
+        assert desk.run("drop_early", by.id, "ok", "d1") == 0
+    desk.cancel(by.id)
+    unused = [one["by"] for one in audited(desk, by.id) if one["status"] == "unused"]
+    assert unused == ([] if decided in ("by it", "among several") else ["ann"])
+
+
 # --- open suspensions that code no longer reaches ---------------------------------------
 
 

@@ -224,7 +224,8 @@ async def test_a_nul_in_a_step_key_does_not_mark_a_child(desk: Desk) -> None:
     async with PolosClient(desk.url, desk.namespace, partitions=1) as client:
         found = [event async for event in events.stream_workflow(client, "wf", child.id)]
     assert [(event.event_type, event.metadata["execution_id"]) for event in found] == [
-        (kind, one.id) for one in (by, child) for kind in ("suspend_a\0b", "workflow_finish")
+        ("workflow_start", by.id),
+        *((kind, one.id) for one in (by, child) for kind in ("suspend_a\0b", "workflow_finish")),
     ]
 
 
@@ -283,6 +284,9 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.finish(desk.deliver("w1"))
         desk.publish("news", "e", b"\x01")
         listed(desk, "+inf", 9, "", "completed")
+        desk.run("follow", by.id, 1000)
+        desk.run("drop_early", by.id, "ok", "d1")
+        desk.note_starts(desk.start())
         desk.run("namespace_stats", 1, "wf", "default")
         desk.run("take_requests", "somebody", 1000, 2000, 1)
         desk.run("confirm", 1000)

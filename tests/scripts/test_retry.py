@@ -73,6 +73,7 @@ def test_retry_requeues_a_failed_execution(desk: Desk) -> None:
         "retention",
         "state",
         "relations",
+        "stream",
     )
     new = {"status": b"queued", "run": b"2", "last_error": ERROR}
     assert fields == {name: before[name] for name in same} | new

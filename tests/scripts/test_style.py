@@ -105,9 +105,9 @@ def test_every_hmget_reply_is_unpacked_into_as_many_names(name: str) -> None:
     text = code(FILES[name])
     named = HMGET.findall(text)
     for names, arguments, _ in named:
-        fields = re.findall(r"'(\w*)'|, (key)\b", arguments)
+        fields = re.findall(r"'(\w*)'|, (key|WRITER)\b", arguments)
         assert len(fields) == len(names.split(",")), names
-    by_position = re.findall(r"'HMGET', [^\n]*(?:unpack\(ENDING_FIELDS\)|'started', \.\.\.)\)", text)
+    by_position = re.findall(r"'HMGET', [^\n]*(?:unpack\(ENDING_FIELDS\)|'stream', \.\.\.)\)", text)
     assert len(named) + len(by_position) == text.count("'HMGET'")
 
 

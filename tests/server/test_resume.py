@@ -239,7 +239,8 @@ async def test_an_early_answer_counts_only_with_a_valid_key(
             (why,) = {vars(one)["why"] for one in caplog.records if "early answer" in one.message}
             assert "the API key it was given with is no longer valid" in why
             assert (await client.get_suspension(handle.id, "approve/it"))["status"] == "open"
-            assert await client.audit(handle.id) == []
+            (unused,) = await client.audit(handle.id)
+            assert (unused["status"], unused["by"]) == ("unused", "ann")
             own = await key(client, "approve", name="ann")
             decided = await run_desk.resume(handle.id, {"approved": False}, headers=own)
             assert decided.json()["outcome"] == "accepted"

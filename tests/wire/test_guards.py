@@ -61,8 +61,8 @@ class Monitor:
             name = words[0].lower()
             if name == "evalsha":
                 name = SCRIPTS[words[1]]
-            if name == "write_step" and not words[8]:
-                continue  # a start event: sent for steps that take long, so only on a slow machine
+            if name == "note_starts":
+                continue  # of steps that take long, so only on a slow machine
             if name == "echo":
                 self._mark.set()
             elif self._namespace in line and name not in BESIDES:

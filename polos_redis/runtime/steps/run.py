@@ -21,6 +21,7 @@ from polos_redis.errors import StepExecutionError, StoredValueError, UnreadableV
 from polos_redis.runtime.branches import branches_around, race_membership
 from polos_redis.runtime.call_sites import CallSite
 from polos_redis.runtime.durable_state import StateDraft
+from polos_redis.runtime.lifecycle_events import RunningStep
 from polos_redis.runtime.steps.calls import Calls
 from polos_redis.runtime.steps.retries import check_retries, retry_delay
 from polos_redis.state import journal, stored_errors
@@ -30,6 +31,7 @@ from polos_redis.values.text import raw
 
 T = TypeVar("T")
 
+MOST_BYTES_UNTOLD = 1 << 18  # of a journal whose history has not been told, see scripts/lib/stream.lua
 PARK_FROM_SECONDS = 5.0  # a retry with a longer delay parks and frees its slot
 
 _STATELESS: AbstractContextManager[None] = nullcontext()
@@ -126,7 +128,7 @@ class Runs(Calls):
             while True:
                 attempt += 1
                 since = clock()
-                running[key] = (since, attempt)
+                running[key] = RunningStep(attempt, since)
                 with self._draft() as draft:
                     try:
                         bound = call if draft is None else draft.bound(call)
@@ -164,8 +166,7 @@ class Runs(Calls):
         except asyncio.CancelledError:
             if not activation.over and not parked:
                 activation.in_flight += 1
-                since, _ = running.get(key, (0.0, attempt))
-                activation.host.spawn(self._abandon(key, attempt, branches, since))
+                activation.host.spawn(self._abandon(key, attempt, branches, running.get(key)))
             raise
         finally:
             running.pop(key, None)
@@ -214,7 +215,7 @@ class Runs(Calls):
         except StoredValueError as error:
             raise activation.stop_with(error) from error.__cause__
 
-    async def _abandon(self, key: str, attempt: int, branches: list[bytes], since: float) -> None:
+    async def _abandon(self, key: str, attempt: int, branches: list[bytes], step: RunningStep | None) -> None:
         """Journal that the workflow's code has cancelled the call, as a timeout around it does.
 
         Otherwise a replay, where the call may be faster, would take another path. A closing event loop also
@@ -222,7 +223,8 @@ class Runs(Calls):
         next attempt, because it replaces that of this one, which may be on its way.
         """
         running = self._activation.events.running
-        running[key] = (since, attempt)
+        if step is not None:
+            running[key] = step
         try:
             if not self._activation.over:
                 await self._commit(key, "abandoned", attempt + 1, 0.0, b"", branches)
@@ -301,7 +303,13 @@ class Runs(Calls):
         activation.host.stats.steps[activation.workflow.id, status].add(took / 1000)
         record = journal.step_record(status, attempt, took, value, state, branches)
         error = None if failure is None else failures.line_of(failure)
-        events = activation.events.step_finish(key, attempt - (status == "abandoned"), status, error)
+        starts, events = b"", []
+        if status == "ok":
+            starts = activation.events.starts(key)
+            if activation.journal.size > MOST_BYTES_UNTOLD:
+                starts += b"l"
+        else:
+            events = activation.events.step_finish(key, attempt - (status == "abandoned"), status, error)
         store, name = activation.host.store.fenced, raw(key)
         races = race_membership().races if status == "backoff" else b""
 
@@ -311,6 +319,6 @@ class Runs(Calls):
                 return store.backoff(
                     activation.fence, known, name, record, delay_ms=delay_ms, races=races, events=events
                 )
-            return store.write(activation.fence, known, name, record, events)
+            return store.write(activation.fence, known, name, record, starts, events)
 
         return activation.journal.commit(name, record, send)

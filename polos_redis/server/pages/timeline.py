@@ -123,6 +123,11 @@ def _intervals(execution: Mapping[str, Any]) -> Iterable[_Interval]:
             ]
             end = start + timedelta(milliseconds=step["took_ms"])
             yield _Interval("step", step["step_key"], step["status"], ", ".join(notes), start, end)
+    for one in execution["running_steps"]:
+        start = times.parse(one["started_at"])
+        if start is not None:
+            note = "runs" + (f", attempt {one['attempt']}" if one["attempt"] > 1 else "")
+            yield _Interval("step", one["step_key"], "running", note, start, None)
     for one in execution["suspensions"]:
         start = times.parse(one["opened_at"])
         if start is not None:

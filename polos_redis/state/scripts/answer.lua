@@ -14,11 +14,10 @@
 -- {'unknown', open step keys ...}, {'look', record, origin or false} when it has to be checked against this,
 -- {'full'} (too many early ones), or {'missing'} (no such execution).
 -- #include wake
+-- #include early
 local P, id, key, answer, digest, by, channel, keep, seen, approves, groups, person, api_key, invalid_key =
   KEYS[1], unpack(ARGV)
 person, api_key = person or by, api_key or ''
-local DECISION_DIGEST <const> = 2 -- in a decision: {answer, digest, by, channel, ms, approves, person}
-local DECISION_BY <const> = 3
 local DECISION_AT <const> = 5
 local DECISION_APPROVES <const> = 6
 local DECISION_PERSON <const> = 7

@@ -15,5 +15,5 @@ if tonumber(redis.call('HGET', exec, 'retried') or 0) >= tonumber(most) then ret
 claim(P, id, owner, is, now)
 redis.call('HINCRBY', exec, 'retried', 1)
 redis.call('HSET', exec, 'last_error', error)
-if #ARGV >= EVENTS then redis.call('XADD', P .. 'topic:' .. root_of(id), '*', unpack(ARGV, EVENTS)) end
+if #ARGV >= EVENTS then tell(P, id, is, {unpack(ARGV, EVENTS)}) end
 return rerun(P, id, is, tonumber(delay))

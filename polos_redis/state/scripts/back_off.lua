@@ -8,14 +8,15 @@
 -- #include clock
 -- #include attempt
 -- #include resolve
+-- #include stream
 local P, id, entry, owner, known, key, record, delay, races = KEYS[1], unpack(ARGV, 1, 8)
 local EVENTS <const> = 9
 local count, old, is = fence(P, id, entry, owner, known, key)
 if count < 0 or superseded(old, record) then return count end
+tell(P, id, is, {unpack(ARGV, EVENTS)})
 claim(P, id, owner, is, now)
 note_wait(P, id, key)
 redis.call('HSET', P .. 'journal:' .. id, '', count + 1, key, record .. cmsgpack.pack(now))
 redis.call('ZADD', P .. 'timers', now + tonumber(delay), 'b' .. id .. ' ' .. key)
 if not join(P, id, races) then close(P, id, key, 'abandoned') end
-if #ARGV >= EVENTS then redis.call('XADD', P .. 'topic:' .. root_of(id), '*', unpack(ARGV, EVENTS)) end
 return changes(P, id)

@@ -2,8 +2,9 @@
 -- finish: end an execution as completed or failed from its activation, and acknowledge its entry.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 how many of the answers accepted since it was queued it has seen
---       6 'completed' or 'failed'  7 output (codec) or error  8 data of the finish event
---       9 further fields of the execution (msgpack list), or ''  10.. events that come before it
+--       6 'completed' or 'failed'  7 output (codec) or error  8 data of the finish event when
+--       it has failed, or ''  9 further fields of the execution (msgpack list), or ''
+--       10.. events that come before it
 -- Returns 0; -1 or -2 as write_step does; the journal's count of changes, having changed nothing, when it has not seen
 -- all answers.
 -- #include fence

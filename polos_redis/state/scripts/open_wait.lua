@@ -10,13 +10,14 @@
 -- #include clock
 -- #include resolve
 -- #include subscribe
+-- #include stream
 local P, id, entry, owner, known, key, delay, at, topic, subscriber, decides, races = KEYS[1], unpack(ARGV, 1, 11)
 local EVENTS <const> = 12
 local count, old, is = fence(P, id, entry, owner, known, key)
 if count < 0 then return count end
 claim(P, id, owner, is, now)
 if old then return {count, old} end
-if #ARGV >= EVENTS then redis.call('XADD', P .. 'topic:' .. root_of(id), '*', unpack(ARGV, EVENTS)) end
+if #ARGV >= EVENTS and is_told(id, is) then tell(P, id, is, {unpack(ARGV, EVENTS)}) end
 local due = delay ~= '' and now + tonumber(delay) or tonumber(at) or 0
 local event, event_type, data, decided = '', '', '', 0
 local record = {1, 'wait', 'open', now, due, topic, subscriber, event, event_type, data, decided, decides}

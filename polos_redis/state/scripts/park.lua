@@ -30,6 +30,6 @@ for i = STEP_KEYS, first - 1 do give_up(P, id, ARGV[i]) end
 if #decided > 1 then return decided end
 
 if state ~= '' then redis.call('HSET', P .. 'exec:' .. id, 'state', state) end
-deactivate(P, id, entry, 'waiting', workflow, created, queue, relations)
+deactivate(P, id, is, entry, 'waiting', workflow, created, queue, relations)
 if unreached ~= '' then redis.call('HSET', P .. 'exec:' .. id, 'unreached_waits', unreached) end
 return 0

@@ -6,14 +6,16 @@
 -- Returns the event's stream id.
 -- #include errands
 -- #include event
+-- #include stream
 local P, topic, id, retention, kind, data, name, once_ms = KEYS[1], unpack(ARGV)
 local key, once = P .. 'topic:' .. topic, name ~= '' and P .. 'once:' .. name
 local before = once and redis.call('GET', once)
 if before then return before end
-local ttl = redis.call('PTTL', key)
-local event = redis.call('XADD', key, '*', kind, data)
 local status, its_retention
 if id ~= '' then status, its_retention = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'retention')) end
+if topic == id then follow(P, id) end
+local ttl = redis.call('PTTL', key)
+local event = redis.call('XADD', key, '*', kind, data)
 if not status then
   redis.call('XTRIM', key, 'MINID', '~', math.max(0, now - tonumber(retention)))
   redis.call('PEXPIRE', key, retention)

@@ -6,6 +6,7 @@
 -- Returns 1, or 0 when the entry was not the live one (it is deleted).
 -- #include semaphore
 -- #include journal
+-- #include stream
 local P, queue, id, entry, delay, reason = KEYS[1], unpack(ARGV)
 local TIMES <const> = 1 -- positions in the field `held_back`
 local PROGRESS <const> = 2
@@ -13,7 +14,8 @@ local exec = P .. 'exec:' .. id
 local status, live, relations, before = unpack(redis.call('HMGET', exec, 'status', 'entry', 'relations', 'held_back'))
 take_off(P, queue, entry)
 if status ~= 'queued' or live ~= entry then return 0 end
-redis.call('HDEL', exec, 'entry', 'owner')
+disown(P, id)
+redis.call('HDEL', exec, 'entry')
 if reason then
   local progress = changes(P, id)
   local last = before and cmsgpack.unpack(before) or {0, progress}

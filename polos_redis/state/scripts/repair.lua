@@ -66,7 +66,8 @@ local function check_queued(id, entry, workflow, run, queue, relations)
   if entry then
     if stands(queue, entry) then return end
     take_off(P, queue, entry)
-    redis.call('HDEL', P .. 'exec:' .. id, 'entry', 'owner')
+    disown(P, id)
+    redis.call('HDEL', P .. 'exec:' .. id, 'entry')
     put_on(P, id, workflow, run, queue, carried(id))
     return note(id, 'its entry was gone')
   end
@@ -76,7 +77,7 @@ local function check_queued(id, entry, workflow, run, queue, relations)
     if not redis.call('ZSCORE', P .. 'errands', 'l' .. id) then note_errand(P, 'l' .. id) end
     return
   end
-  redis.call('HDEL', P .. 'exec:' .. id, 'owner')
+  disown(P, id)
   if semaphore then
     if redis.call('ZSCORE', P .. 'waiters:' .. semaphore, id) then
       check_holders(semaphore, relations.limit)
@@ -149,13 +150,11 @@ local function complete(id, status)
   if not value then return false end
   local e = redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS))
   local event, from_outside, relations = '', status == 'cancelled', read_relations(e[EXEC_RELATIONS])
-  if status == 'completed' then
-    event = '\130' .. cmsgpack.pack('status', status, 'result') .. value -- a map of two
-  elseif status == 'failed' then
+  if status == 'failed' then
     local error_type, text = unpack(read_record(value))
     from_outside = error_type == 'WorkflowTimeoutError'
     event = finish_event(P, id, status, field, (error_type or '') .. ': ' .. (text or ''))
-  else
+  elseif status == 'cancelled' then
     event = finish_event(P, id, status, field, value)
   end
   e[EXEC_STATUS] = kind
@@ -190,7 +189,8 @@ local function check_execution(id)
     check_queued(id, entry, workflow, run, queue, relations)
   elseif entry then
     take_off(P, queue, entry)
-    redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'held_back')
+    disown(P, id)
+    redis.call('HDEL', exec, 'entry', 'attempts', 'progress', 'held_back')
     note(id, 'it had an entry and was not queued')
   end
   if (status == 'waiting' and not open) or (status == 'stuck' and not stuck) then

@@ -47,7 +47,7 @@ for i = ENTRIES, #ARGV do
       else
         requeued = requeued + 1
         take_off(P, queue, entry)
-        redis.call('HDEL', P .. 'exec:' .. id, 'owner')
+        disown(P, id)
         put_on(P, id, e[EXEC_WORKFLOW], redis.call('HGET', P .. 'exec:' .. id, 'run'), e[EXEC_QUEUE])
       end
     end

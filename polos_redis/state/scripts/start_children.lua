@@ -83,7 +83,11 @@ local function start(child, created, workflow, input, options)
   end
 end
 
-if children > EVENTS then redis.call('XADD', P .. 'topic:' .. root_of(id), '*', unpack(ARGV, EVENTS, children - 1)) end
+if children > EVENTS then
+  tell(P, id, is, {unpack(ARGV, EVENTS, children - 1)})
+elseif not is_told(id, is) then
+  open_stream(P, id) -- for the children's events
+end
 record = record or open()
 if record[STATUS] ~= 'closed' then
   for i = children, #ARGV, PER_CHILD do

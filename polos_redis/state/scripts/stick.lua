@@ -16,7 +16,6 @@ local workflow, created, queue, relations, answers = unpack(is, FURTHER)
 if unseen(answers, seen) then return count end
 if state ~= '' then redis.call('HSET', P .. 'exec:' .. id, 'state', state) end
 redis.call('HSET', P .. 'exec:' .. id, 'stuck', reason)
-deactivate(P, id, entry, 'stuck', workflow, created, queue, relations)
-local root = root_of(id)
-redis.call('XADD', P .. 'topic:' .. root, '*', event_of(id, root, 'workflow_stuck'), reason)
+tell(P, id, is, {event_of(id, root_of(id), 'workflow_stuck'), reason})
+deactivate(P, id, is, entry, 'stuck', workflow, created, queue, relations)
 return 0

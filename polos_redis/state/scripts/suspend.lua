@@ -14,12 +14,13 @@
 -- #include fence
 -- #include clock
 -- #include resolve
+-- #include early
 -- #include errands
 -- #include outbox
+-- #include stream
 local P, id, entry, owner, known, key, timeout, shown, decides, races, shown_digest, audit, options =
   KEYS[1], unpack(ARGV, 1, 12)
 local EVENTS <const> = 13
-local EARLY_KEY <const> = 7 -- in an early answer: {answer, digest, by, channel, ms, groups, id of an API key or ''}
 local count, old, is = fence(P, id, entry, owner, known, key)
 if count < 0 then return count end
 claim(P, id, owner, is, now)
@@ -34,7 +35,7 @@ local record = {1, 'suspend', 'open', now, deadline, shown, answer, digest, by, 
 if races ~= '' then
   if not join(P, id, races) then
     record[STATUS], record[DECIDED] = 'closed', now
-    if #ARGV >= EVENTS then redis.call('XADD', P .. 'topic:' .. root_of(id), '*', unpack(ARGV, EVENTS)) end
+    if #ARGV >= EVENTS and is_told(id, is) then tell(P, id, is, {unpack(ARGV, EVENTS)}) end
     local packed = rewrite(P, id, key, record)
     return {changes(P, id), packed}
   end
@@ -49,7 +50,7 @@ append(events, event_of(id, root, 'suspend_' .. key), event_data)
 note_wait(P, id, key)
 redis.call('XADD', topic, '*', 'suspend', event_data)
 redis.call('PERSIST', topic) -- somebody may have published to it before
-redis.call('XADD', P .. 'topic:' .. root, '*', unpack(events))
+tell(P, id, is, events)
 if root ~= id then redis.call('SADD', P .. 'below:' .. root, member) end
 if early and record[POLICY] == '' and early[EARLY_KEY] == '' then
   record[ANSWER], record[DIGEST], record[BY], record[CHANNEL] = unpack(early)

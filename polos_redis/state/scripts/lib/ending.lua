@@ -3,9 +3,11 @@
 -- #include append
 -- #include semaphore
 -- #include wake
+-- #include early
+-- #include stream
 -- What the end of an execution and its next run need to know of it, by the positions in execution.lua.
-local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'workflow', 'queue', 'created', 'retention', 'waits',
-  'notify', 'early', 'relations', 'answers'}
+local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'stream', 'workflow', 'queue', 'created', 'retention',
+  'waits', 'notify', 'early', 'relations', 'answers'}
 
 -- result_field: the field of the parent's journal that holds a child's result: status, value, the step key that waits
 -- for it, and when that began to wait.
@@ -51,11 +53,15 @@ end
 
 -- ending: end an execution, whatever the cause. `e` is HMGET of ENDING_FIELDS; `fields` are written with its status;
 -- `value` is the result, kept as `field`. Closes open waits, takes the entry off the queue, gives every key a TTL,
--- emits the finish event after `events`, and notifies whoever registered for the result. `count` is the journal's count
--- of changes, where it is known: 0 says that there is no journal. The status comes first and the index last: an
--- execution that has ended by half is in the index of those that have not, where repair finds it.
+-- emits the finish event (of `event`, when it has not completed) after `events`, if there is a stream, and notifies
+-- whoever registered for the result. `count` is the journal's count of changes, where it is known: 0 says that there is
+-- no journal. The status comes first and the index last: an execution that has ended by half is in the index of those
+-- that have not, where repair finds it.
 local function ending(P, id, e, status, field, value, event, events, fields, count)
-  local exec, retention = P .. 'exec:' .. id, tonumber(e[EXEC_RETENTION])
+  local exec, retention, root = P .. 'exec:' .. id, tonumber(e[EXEC_RETENTION]), root_of(id)
+  local told = is_told(id, e) or status ~= 'completed'
+  if told and not is_told(id, e) then open_stream(P, id, e[EXEC_STARTED]) end
+  if not told and count ~= 0 then redis.call('HDEL', P .. 'journal:' .. id, WRITER) end
   redis.call('HSET', exec, 'status', status, 'finished', now, field, value, unpack(fields))
   if e[EXEC_WAITS] then
     for _, key in ipairs(read_waits(e[EXEC_WAITS])) do
@@ -69,14 +75,15 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
     redis.call('ZREM', P .. 'timers', 'p' .. id)
   end
   redis.call('HDEL', exec, 'entry', 'owner', 'notify', 'attempts', 'progress', 'held_back', 'early', 'answers',
-    'stuck', 'unreached_waits')
+    'stuck', 'unreached_waits', 'running')
 
-  local root = root_of(id)
-  local topic = P .. 'topic:' .. root
-  append(events, event_of(id, root, 'workflow_finish'), event)
-  redis.call('XADD', topic, '*', unpack(events))
+  if told then
+    if status == 'completed' then event = completed(P, id, value) end
+    append(events, event_of(id, root, 'workflow_finish'), event)
+    redis.call('XADD', P .. 'topic:' .. root, '*', unpack(events))
+  end
   if root == id or not is_live(redis.call('HGET', P .. 'exec:' .. root, 'status')) then
-    redis.call('PEXPIRE', topic, retention)
+    if told then redis.call('PEXPIRE', P .. 'topic:' .. root, retention) end
     if e[EXEC_RELATIONS] then
       redis.call('PEXPIRE', P .. 'below:' .. root, retention)
       if root ~= id then redis.call('SADD', P .. 'descendants:' .. root, id) end -- the set may have expired
@@ -87,8 +94,8 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
   if e[EXEC_EARLY] then
     local early = redis.call('HGETALL', P .. 'early:' .. id)
     for i = 1, #early, 2 do
-      local key, answer, _, by, channel = early[i], unpack(read_record(early[i + 1]))
-      add_to_audit(P, id, key, 'unused', by or '', channel or '', '', 0, answer or '')
+      local key = early[i]
+      note_unused(P, id, key, early[i + 1])
       local errand = 'y' .. id .. ' ' .. key
       redis.call('ZREM', P .. 'errands', errand)
       redis.call('HDEL', P .. 'errand_failures', errand)

@@ -1,19 +1,20 @@
--- The positions in what `fence` and ENDING_FIELDS read of an execution. `fence` reads the first four, and then what a
+-- The positions in what `fence` and ENDING_FIELDS read of an execution. `fence` reads the first five, and then what a
 -- script asks for further.
 local EXEC_STATUS <const> = 1
 local EXEC_ENTRY <const> = 2
 local EXEC_OWNER <const> = 3
 local EXEC_STARTED <const> = 4
-local FURTHER <const> = 5
-local EXEC_WORKFLOW <const> = 5
-local EXEC_QUEUE <const> = 6
-local EXEC_CREATED <const> = 7
-local EXEC_RETENTION <const> = 8
-local EXEC_WAITS <const> = 9
-local EXEC_NOTIFY <const> = 10
-local EXEC_EARLY <const> = 11
-local EXEC_RELATIONS <const> = 12
-local EXEC_ANSWERS <const> = 13
+local EXEC_STREAM <const> = 5
+local FURTHER <const> = 6
+local EXEC_WORKFLOW <const> = 6
+local EXEC_QUEUE <const> = 7
+local EXEC_CREATED <const> = 8
+local EXEC_RETENTION <const> = 9
+local EXEC_WAITS <const> = 10
+local EXEC_NOTIFY <const> = 11
+local EXEC_EARLY <const> = 12
+local EXEC_RELATIONS <const> = 13
+local EXEC_ANSWERS <const> = 14
 
 -- is_live: whether an execution of this status has yet to end; false for one that does not exist.
 local function is_live(status)

@@ -1,11 +1,18 @@
 -- #include execution
+-- may_write: what is read of an execution, by the positions in execution.lua, if this activation may write: its entry
+-- has to be the live one, and no other activation the owner.
+local function may_write(P, id, entry, owner, ...)
+  local is = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry', 'owner', 'started', 'stream', ...)
+  local owned = is[EXEC_OWNER]
+  if is[EXEC_STATUS] == 'queued' and is[EXEC_ENTRY] == entry and (not owned or owned == owner) then return is end
+end
+
 -- fence: check that this activation may write. Returns -1 when its entry is not the live one or another activation owns
 -- the execution, -2 when the journal has lost records that the activation knows of. Otherwise returns the journal's
 -- count of changes, the record under `key` ('' for none), and the execution's fields by the positions in execution.lua.
 local function fence(P, id, entry, owner, known, key, ...)
-  local is = redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry', 'owner', 'started', ...)
-  local owned = is[EXEC_OWNER]
-  if is[EXEC_STATUS] ~= 'queued' or is[EXEC_ENTRY] ~= entry or (owned and owned ~= owner) then return -1 end
+  local is = may_write(P, id, entry, owner, ...)
+  if not is then return -1 end
   local count, record = unpack(redis.call('HMGET', P .. 'journal:' .. id, '', key))
   count = tonumber(count or 0)
   if count < tonumber(known) then return -2 end

@@ -47,7 +47,7 @@ end
 
 -- ended_at: when code has learnt how what is recorded here ended, ms.
 local function ended_at(record)
-  local at = record[KIND] == 'step' and record[#record] or decided_at(record)
+  local at = record[KIND] == 'step' and math.floor(record[#record]) or decided_at(record)
   return at > 0 and at or math.huge
 end
 
@@ -141,6 +141,7 @@ end
 -- has ended, or is about to. Returns the number of the new run.
 local function rerun(P, id, e, delay)
   local exec, relations, ended = P .. 'exec:' .. id, read_relations(e[EXEC_RELATIONS]), e[EXEC_STATUS] ~= 'queued'
+  if not is_told(id, e) then open_stream(P, id, e[EXEC_STARTED]) end -- what is dropped has been told then
   prune(P, id)
   if ended then
     revive(P, id, e)
@@ -150,7 +151,7 @@ local function rerun(P, id, e, delay)
   local error = redis.call('HGET', exec, 'error')
   if error then redis.call('HSET', exec, 'last_error', error) end
   redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'held_back', 'answers', 'output', 'error',
-    'cancelled_by', 'finished', 'unreached', 'unreached_waits')
+    'cancelled_by', 'finished', 'unreached', 'unreached_waits', 'running')
   redis.call('HSET', exec, 'status', 'queued')
   local run = redis.call('HINCRBY', exec, 'run', 1)
   if not ended then leave(P, id, relations) end

@@ -1,6 +1,8 @@
+-- #include stream
 -- subscribe: note that a member wants the events of a topic that come after its last one now. Returns the member's
 -- place: the id of that last event.
 local function subscribe(P, topic, member)
+  follow(P, topic)
   local last = redis.call('XREVRANGE', P .. 'topic:' .. topic, '+', '-', 'COUNT', 1)[1]
   local id = unpack(last or {'0-0'})
   redis.call('HSETNX', P .. 'subs:' .. topic, member, id)
