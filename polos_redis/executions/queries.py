@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Collection
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from polos_redis.executions import views
 from polos_redis.executions.journal_entries import MAX_CHILDREN, JournalEntries
 from polos_redis.executions.page import Page
 from polos_redis.state import journal, keys
-from polos_redis.state.executions import STATUSES
+from polos_redis.state.executions import STATUSES, Place
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
 from polos_redis.state.store import Store
@@ -32,7 +33,7 @@ from polos_redis.state.suspensions import MOST_BYTES
 from polos_redis.tasks import Slices
 from polos_redis.values.plain import readable
 from polos_redis.values.preview import Stored
-from polos_redis.values.text import text
+from polos_redis.values.text import raw, text
 from polos_redis.values.times import iso
 
 LIST_LIMIT = 1000
@@ -57,7 +58,8 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
     view = views.describe(execution_id, fields, entries, read)
     delayed = fields["status"] == b"queued" and "entry" not in fields
     view["starts_at"] = iso(await store.timers.starts_ms(execution_id) if delayed else None)
-    view["early_answers"] = await _early_answers(store, execution_id) if "early" in fields else []
+    keeps_early = "early" in fields and fields["status"] not in (b"completed", b"failed", b"cancelled")
+    view["early_answers"] = await _early_answers(store, execution_id) if keeps_early else []
     view["running_steps"] = await _running_steps(store, execution_id, fields)
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:
@@ -131,17 +133,14 @@ async def list_executions(
     one of these workflows; without a `workflow`, to those that are themselves of one of these, too."""
     if status is not None and status not in STATUSES:
         raise ConfigurationError(f"status must be one of {', '.join(STATUSES)}, not {status!r}")
-    before = "+inf" if cursor is None else str(_cursor(cursor))
+    before = None if cursor is None else _place(cursor)
     limit = _limit(limit)
     statuses = STATUSES if status is None else (status,)
     store = await connection.store()
     for _ in range(MOST_EMPTY):
-        rows, next_cursor = await store.executions.newest(
-            statuses, _workflow_id(workflow), before, limit, roots
-        )
-        if rows or next_cursor is None:
+        rows, before = await store.executions.newest(statuses, _workflow_id(workflow), before, limit, roots)
+        if rows or before is None:
             break
-        before = next_cursor
     page = [
         {
             "id": text(row[0]),
@@ -154,7 +153,7 @@ async def list_executions(
         }
         for row in rows
     ]
-    return Page(page, next_cursor)
+    return Page(page, None if before is None else f"{before[0]}-{text(before[1])}")
 
 
 async def list_suspensions(
@@ -324,4 +323,16 @@ def _cursor(cursor: str) -> int:
     try:
         return int(cursor)
     except (TypeError, ValueError):
-        raise ConfigurationError(f"cursor must be the next_cursor of a page, not {cursor!r}") from None
+        raise _no_cursor(cursor) from None
+
+
+def _place(cursor: str) -> Place:
+    """The place that a cursor of executions names: microseconds, and an execution's id."""
+    found = re.fullmatch(r"(\d{1,18})-(.+)", cursor, re.ASCII) if isinstance(cursor, str) else None
+    if found is None:
+        raise _no_cursor(cursor)
+    return int(found[1]), raw(found[2])
+
+
+def _no_cursor(cursor: object) -> ConfigurationError:
+    return ConfigurationError(f"cursor must be the next_cursor of a page, not {cursor!r}")

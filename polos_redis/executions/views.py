@@ -16,6 +16,9 @@ from polos_redis.state.stuck import StuckReason
 from polos_redis.values.text import text
 from polos_redis.values.times import iso, to_datetime_us
 
+# Fields of an execution that mean nothing after its end, though they stay until its next run.
+_OF_LIVE = frozenset(("attempts", "held_back", "stuck", "unreached_waits"))
+
 
 def describe(
     execution_id: str, fields: dict[str, bytes], entries: JournalEntries, read: Read
@@ -26,6 +29,8 @@ def describe(
     def number(name: str) -> int | None:
         return int(fields[name]) if name in fields else None
 
+    if fields["status"] in (b"completed", b"failed", b"cancelled"):
+        fields = {name: value for name, value in fields.items() if name not in _OF_LIVE}
     created = number("created")
     journaled = entries.view(step_keys(fields.get("unreached_waits")))
     return {

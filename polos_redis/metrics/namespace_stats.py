@@ -76,7 +76,8 @@ async def read_namespace_stats(store: Store) -> NamespaceStats:
     stats = NamespaceStats()
     workflows, limits = set[str](), dict[str, int]()
     for prefix in store.prefixes:
-        workflows |= await _members(store, prefix + keys.WORKFLOWS.encode())
+        names = await store.partitions.workflows(prefix, store.partitions.patience)
+        workflows |= {text(name) for name in names if name}
         limits |= await _limits(store, prefix)
     queues = {keys.DEFAULT_QUEUE, *limits}
     for prefix in store.prefixes:

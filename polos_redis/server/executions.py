@@ -62,7 +62,7 @@ async def list_executions(
     status: shapes.Status | None = None,
     workflow: str | None = None,
     limit: shapes.Limit = 50,
-    cursor: shapes.Cursor = None,
+    cursor: shapes.PlaceCursor = None,
 ) -> Response:
     """List executions, newest first. A page of a key that is restricted to workflows may be short."""
     page = await queries.list_executions(

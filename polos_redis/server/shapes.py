@@ -29,6 +29,9 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[
     str | None, Query(pattern=r"^[0-9]{1,18}$", description="The next_cursor of the page before.")
 ]
+PlaceCursor = Annotated[
+    str | None, Query(pattern=r"^[0-9]{1,18}-.{1,256}$", description="The next_cursor of the page before.")
+]
 
 
 class RequestBody(BaseModel):

@@ -15,10 +15,13 @@ from polos_redis.values.text import raw, text
 UNFINISHED = ("queued", "waiting", "stuck")
 FINISHED = ("completed", "failed", "cancelled")
 NAMES_PER_CALL = 100  # workflows per call of a script, so that none takes long
+ROWS_PER_CALL = 2000  # of an index: about as many are looked at
 RECORDS_PER_CALL = 500  # of a journal
 BYTES_PER_CALL = 1 << 20  # of records, beyond the last few
 LEAST_LOOKED_AT = 100  # rows of all workflows that a page of one workflow looks at
 STATUSES = (*UNFINISHED, *FINISHED)
+
+Place = tuple[int, bytes]  # in a listing: a time (us) and an execution's id
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,13 @@ class Executions:
         """Create an execution: 1; 0 if one with this id exists, -1 if that one has another digest."""
         options = b"" if start is DEFAULTS else start.pack(self._partitions, execution_id)
         created: int = await self._acknowledging.call_script(
-            scripts.INVOKE,
+            scripts.INVOKE_WITH_OPTIONS if options else scripts.INVOKE,
             self._partitions.prefix(execution_id),
             execution_id,
             raw(workflow_id),
             input,
             retention_ms,
-            options,
+            *((options,) if options else ()),
             patience=self._partitions.patience,
         )
         return created
@@ -208,53 +211,70 @@ class Executions:
         self,
         statuses: Sequence[str],
         workflow: str,
-        before: str,
+        before: Place | None,
         limit: int,
         roots: Collection[str] = (),
-    ) -> tuple[list[list[Any]], str | None]:
-        """Returns executions, newest first, and where the next page begins (us), None after the last one.
+    ) -> tuple[list[list[Any]], Place | None]:
+        """Returns executions listed before a place, newest first, and the place before which the next page
+        begins; None after the last one. They are listed by creation, queued executions alone by the time
+        they were queued.
 
-        A row is [id, workflow, status, created us, started ms, finished ms]. With a workflow there may be
-        fewer rows than `limit` on a page that is not the last one. With `roots`, the page is restricted to
-        executions whose root is of one of these workflows, and without a workflow to those that are
-        themselves of one of these.
+        A row is [id, workflow, status, created us, started ms, finished ms, start of a delayed one ms,
+        listed at us]. There may be fewer rows than `limit`, even none, on a page that is not the last one.
+        With `roots`, the page is restricted to executions whose root is of one of these workflows, and
+        without a workflow to those that are themselves of one of these.
         """
         packed, filters = pack_roots(roots), bool(workflow or roots)
         found: list[list[Any]] = []
-        next_pages: list[int] = []
+        next_pages: list[Place] = []
+        at, one = before or ("+inf", b"")
         for prefix in self._partitions.prefixes:
-            if workflow or roots:
-                names = [raw(one) for one in ([workflow] if workflow else sorted(roots))]
-            else:
-                names = await self._workflows(prefix)
-            for first in range(
-                0, len(names) + 1, NAMES_PER_CALL
-            ):  # and b"", the index of those beyond the most
-                some = [*names, b""][first : first + NAMES_PER_CALL]
-                next_page, rows = await self._wire.call_script(
+            for names, queues in await self._indexes(prefix, statuses, workflow, roots):
+                next_at, next_id, rows = await self._wire.call_script(
                     scripts.LIST_EXECUTIONS,
                     prefix,
-                    before,
+                    at,
+                    one,
                     max(limit, LEAST_LOOKED_AT) if filters else limit,
                     raw(workflow),
                     packed,
+                    ROWS_PER_CALL,
                     len(statuses),
+                    len(names),
                     *statuses,
-                    *some,
+                    *names,
+                    *queues,
                     patience=self._partitions.patience,
                 )
                 found += rows
-                next_pages += [int(next_page)] if next_page else []
+                next_pages += [(int(next_at), next_id)] if next_at else []
         # Below the highest of them, some index has rows that were not read.
-        complete = max(next_pages, default=0)
-        rows = sorted((row for row in found if int(row[3]) >= complete), key=lambda row: -int(row[3]))
+        complete = max(next_pages, default=None)
+        rows = sorted(found, key=_place, reverse=True)
+        if complete is not None:
+            rows = [row for row in rows if _place(row) >= complete]
         if len(rows) > limit:
-            return rows[:limit], text(rows[limit - 1][3])
-        return rows, str(complete) if complete else None
+            return rows[:limit], _place(rows[limit - 1])
+        return rows, complete
 
-    async def _workflows(self, prefix: bytes) -> list[bytes]:
-        """The workflow ids that have indexes in a partition: a bounded number."""
-        found: list[bytes] = await self._wire.call(
-            "SMEMBERS", prefix + keys.WORKFLOWS.encode(), patience=self._partitions.patience
-        )
-        return found
+    async def _indexes(
+        self, prefix: bytes, statuses: Sequence[str], workflow: str, roots: Collection[str]
+    ) -> list[tuple[list[bytes], list[bytes]]]:
+        """The names of the indexes and the queues to look at in a partition, a bounded number per call of the
+        script. Queued executions with an entry are only in the index of all and in their queue."""
+        patience = self._partitions.patience
+        if workflow or roots:
+            names = [*([raw(workflow)] if workflow else map(raw, sorted(roots))), b""]
+        else:
+            names = await self._partitions.workflows(prefix, patience)
+        from_queues = "queued" in statuses and "completed" not in statuses
+        queues = await self._partitions.queues(prefix, patience) if from_queues else []
+        return [
+            (names[first : first + NAMES_PER_CALL], queues[first : first + NAMES_PER_CALL])
+            for first in range(0, max(len(names), len(queues)), NAMES_PER_CALL)
+        ]
+
+
+def _place(row: list[Any]) -> Place:
+    """Where a row is listed."""
+    return int(row[-1]), row[0]

@@ -68,6 +68,21 @@ class Partitions:
         """Returns the prefix of the partition a caller's requests are counted in."""
         return self.prefixes[keys.partition_of(caller, self.number)]
 
+    async def workflows(self, prefix: bytes, patience: float | None) -> list[bytes]:
+        """Returns the names under which a partition lists executions, a bounded number: workflow ids, and b""
+        if it has executions of further ones."""
+        found: list[bytes] = await self.wire.call(
+            "ZRANGE", prefix + keys.WORKFLOWS.encode(), 0, -1, patience=patience
+        )
+        return sorted(found)
+
+    async def queues(self, prefix: bytes, patience: float | None) -> list[bytes]:
+        """Returns the queues that have a stream in a partition."""
+        found: list[bytes] = await self.wire.call(
+            "SMEMBERS", prefix + keys.QUEUES.encode(), patience=patience
+        )
+        return sorted(found)
+
     async def check(self) -> None:
         """Fix the namespace's layout on first use. Raises `ConfigurationError` if it differs from the fixed
         one. Of several servers, each is checked when it is connected instead."""

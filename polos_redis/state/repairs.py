@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from polos_redis.state import keys, scripts
+from polos_redis.state import scripts
 from polos_redis.state.partitions import Partitions
 from polos_redis.values.text import text
 
@@ -28,13 +28,14 @@ class Repairs:
     """All repairs of the namespace."""
 
     def __init__(self, partitions: Partitions) -> None:
+        self._partitions = partitions
         self._wire = partitions.wire
 
     async def tables(self, prefix: bytes) -> list[Table]:
         """Returns what to look through in a partition: the entries of its queues, the executions that have
-        not ended, and the open suspensions."""
-        queues = await self._members(prefix + keys.QUEUES.encode())
-        workflows = [*await self._members(prefix + keys.WORKFLOWS.encode()), b""]
+        not ended and have no entry, and the open suspensions."""
+        queues = await self._partitions.queues(prefix, patience=None)
+        workflows = await self._partitions.workflows(prefix, patience=None)
         listed = [(status, name) for status in LIVE for name in workflows]
         return [*(("queue", name) for name in queues), *listed, ("suspensions", b"")]
 
@@ -46,7 +47,3 @@ class Repairs:
         found = list(map(text, flat))
         wrong = list(zip(found[::2], found[1::2], strict=True))
         return RepairedPage(None if after == FIRST else after, looked, wrong)
-
-    async def _members(self, key: bytes) -> list[bytes]:
-        found: list[bytes] = await self._wire.call("SMEMBERS", key, patience=None)
-        return sorted(found)

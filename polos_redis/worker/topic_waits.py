@@ -41,9 +41,9 @@ async def check(store: Store, rest: str) -> int | None:
     topic, subscriber = _subscription(rest)
     entry, execution_id, step_key = subscriber[1:].split(" ", 2)
     # The entry first: a wait that is not about to open by then, and is not open later, never will be.
-    (at_work,) = await store.executions.read_fields(execution_id, "entry")
+    status, at_work = await store.executions.read_fields(execution_id, "status", "entry")
     (record,) = await store.executions.read_records(execution_id, [raw(step_key)])
-    if record is None and at_work == raw(entry):
+    if record is None and status == b"queued" and at_work == raw(entry):
         return CHECK_AGAIN_MS
     if record is None or not waits_as(record, subscriber):
         await store.topics.unsubscribe(topic, subscriber)

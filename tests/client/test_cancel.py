@@ -258,7 +258,8 @@ async def _count(client: PolosClient, status: str, count: int) -> bool:
 
 async def _is_past(client: PolosClient, handle: ExecutionHandle[Any]) -> bool:
     store = await client.store()
-    due = await store.wire.call("ZSCORE", store.partitions.prefix(handle.id) + b"expiry", handle.id)
+    ended = f"index:ended:{handle.workflow_id}".encode()
+    due = await store.wire.call("ZSCORE", store.partitions.prefix(handle.id) + ended, handle.id)
     return bool(int((await store.wire.call("TIME"))[0]) > float(due) / 1000)
 
 

@@ -347,7 +347,8 @@ async def test_the_cost_of_deleting_does_not_depend_on_others(
         recording = _Recording(store.wire)
         store.executions._wire = recording  # type: ignore[assignment]
         assert await client.delete(one.id) == 3
-        expiry = store.partitions.prefix(other.id) + keys.EXPIRY.encode()
+        ended = f"{keys.INDEX}ended:{other.workflow_id}".encode()
+        expiry = store.partitions.prefix(other.id) + ended
         ids = [f"{number:032x}" for number in range(20_000)]
         for first in range(0, len(ids), 1000):
             rows = [part for one_id in ids[first : first + 1000] for part in (4_000_000_000_000, one_id)]

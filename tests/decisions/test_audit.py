@@ -51,7 +51,9 @@ async def forgotten(client: PolosClient, execution_id: str) -> None:
     """Ends an execution's retention and waits until it is gone."""
     store = await client.store()
     prefix = store.partitions.prefix(execution_id)
-    await store.wire.call("ZADD", prefix + b"expiry", "XX", 1, execution_id.encode())
+    (workflow,) = await store.executions.read_fields(execution_id, "workflow")
+    assert workflow is not None
+    await store.wire.call("ZADD", prefix + b"index:ended:" + workflow, "XX", 1, execution_id.encode())
 
     async def gone() -> bool:
         return (await store.executions.read_fields(execution_id, "status"))[0] is None

@@ -93,8 +93,9 @@ class Desk:
     ) -> str:
         """Start an execution; `options` are those of creation.lua."""
         name = execution_id or new_id()
-        given = packed(options) if options else b""
-        assert self.run("invoke", name, workflow, input, retention, given) == 1
+        given = (packed(options),) if options else ()
+        script = "invoke_with_options" if options else "invoke"
+        assert self.run(script, name, workflow, input, retention, *given) == 1
         return name
 
     def deliver(self, consumer: str = "w1", queue: str = "default", owner: str = "") -> Activated:
@@ -341,6 +342,41 @@ class Desk:
         assert self.finish(by) == 0
         return by.id
 
+    def retention_ends(self, execution_id: str) -> None:
+        """Have an execution that has ended forgotten by the next pass of the timers; if it has expired, the
+        rows it has left."""
+        names = [name for (what, name), rows in self.state.index.items() if execution_id.encode() in rows]
+        for name in set(names):
+            self.do("ZADD", keys.INDEX.encode() + b"ended:" + name, 1, execution_id)
+            self.do("ZADD", keys.WORKFLOWS, 0, name)
+
+    def listed(
+        self,
+        *statuses: str,
+        before: tuple[Arg, Arg] | None = None,
+        limit: int = 100,
+        workflow: Arg = "",
+        roots: Sequence[str] = (),
+        rows: int = 2000,
+    ) -> tuple[tuple[bytes, bytes] | None, list[list[Any]]]:
+        """A page of executions, and where the next one begins."""
+        state = self.state
+        names = [_bytes(one) for one in ([workflow] if workflow else roots)] or sorted(
+            {*state.workflows} - {b""}
+        )
+        names, queues = [*names, b""], sorted(state.listed_queues)
+        filters = (limit, workflow, packed(sorted(roots)) if roots else b"", rows)
+        at, one, found = self.run(
+            *("list_executions", *(before or ("+inf", b""))),
+            *filters,
+            len(statuses),
+            len(names),
+            *statuses,
+            *names,
+            *queues,
+        )
+        return ((at, one) if at else None), found
+
     def make_due(self, member: Arg) -> None:
         """Make a timer due."""
         assert self.do("ZSCORE", keys.TIMERS, member) is not None
@@ -453,3 +489,7 @@ class Subscriber:
         assert pong == [b"pong", b""], f"unexpected notice: {pong}"
         assert all(push[0] == b"smessage" for push in pushes)
         return [msgpack.unpackb(push[2], raw=True) for push in pushes]
+
+
+def _bytes(name: Arg) -> bytes:
+    return name if isinstance(name, bytes) else str(name).encode()

@@ -178,7 +178,7 @@ class RelationInvariants:
             yield f"{who} and its semaphore {semaphore} are {negation}in the same partition"
         seen = execution_id in home.slots.get(relations.semaphore, {})
         waits = execution_id in home.waiters.get(relations.semaphore, {})
-        if b"entry" in fields and (not seen or waits):
+        if fields.get(b"status") == b"queued" and b"entry" in fields and (not seen or waits):
             yield f"{who} has an entry but no slot of semaphore {semaphore}"
 
     def _semaphore(self, home: Partition, semaphore: bytes) -> Iterator[str]:

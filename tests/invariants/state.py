@@ -27,8 +27,7 @@ TYPES = {
     keys.INDEX: "zset",
     keys.TIMERS: "zset",
     keys.SUSPENSIONS: "zset",
-    keys.EXPIRY: "zset",
-    keys.WORKFLOWS: "set",
+    keys.WORKFLOWS: "zset",
     keys.WORKERS: "hash",
     keys.SERVES: "hash",
     keys.CHILDREN: "set",
@@ -162,8 +161,7 @@ class Partition:
     errand_failures: dict[bytes, bytes] = field(default_factory=dict)
     outbox: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
     suspensions: dict[bytes, float] = field(default_factory=dict)
-    expiry: dict[bytes, float] = field(default_factory=dict)
-    workflows: set[bytes] = field(default_factory=set)
+    workflows: dict[bytes, float] = field(default_factory=dict)
     listed_queues: set[bytes] = field(default_factory=set)
     limits: dict[bytes, bytes] = field(default_factory=dict)
     definitions: dict[bytes, bytes] = field(default_factory=dict)
@@ -175,6 +173,16 @@ class Partition:
     timer_leader: bytes | None = None
     confirmed: bytes | None = None
     unknown: list[str] = field(default_factory=list)
+
+    @property
+    def ended(self) -> dict[bytes, float]:
+        """The executions that have ended, by the end of their retention (ms)."""
+        return {
+            one: due
+            for (what, _), rows in self.index.items()
+            if what == b"ended"
+            for one, due in rows.items()
+        }
 
     def put(self, name: bytes, kind: str, ttl: int, value: Any, groups: Any, pending: Any) -> None:
         """Store one key."""
@@ -191,8 +199,8 @@ class Partition:
         elif head == keys.TOPIC:
             self.topics[rest] = [(entry, flat) for entry, flat in value]
         elif head == keys.INDEX:
-            status, _, workflow = rest.partition(b":")
-            self.index[status, workflow] = _scores(value)
+            what, _, workflow = rest.partition(b":")
+            self.index[what, workflow] = _scores(value)
         else:
             taken = _converted(kind, value)
             if head == keys.JOURNAL and WRITER in taken:
@@ -399,6 +407,7 @@ class Relations:
     """An execution's relations to others."""
 
     parent: bytes | None = None
+    parent_created: bytes | None = None
     key: bytes | None = None
     kids: bool = False
     semaphore: bytes | None = None

@@ -37,7 +37,7 @@ from tests.invariants.state import (
 
 # Keys that never have a TTL: they belong to the partition, or hold only rows of unfinished executions.
 PERMANENT = (
-    *(keys.QUEUE, keys.INDEX, keys.TIMERS, keys.SUSPENSIONS, keys.EXPIRY, keys.ERRANDS, keys.ERRAND_FAILURES),
+    *(keys.QUEUE, keys.INDEX, keys.TIMERS, keys.SUSPENSIONS, keys.ERRANDS, keys.ERRAND_FAILURES),
     *(keys.WORKFLOWS, keys.WORKERS, keys.SERVES, keys.META, keys.QUEUES, keys.LIMITS),
     *(keys.DEFINITIONS, keys.SCHEDULES, keys.KEYS),
     *(keys.CHILDREN, keys.SUBS, keys.SLOTS, keys.WAITERS),
@@ -90,7 +90,7 @@ class PartitionInvariants:
         timers = {m: due for m, due in self.state.timers.items() if m not in expected.allowed}
         yield from _difference("timers", timers, expected.timers)
         yield from _difference("suspensions", self.state.suspensions, expected.suspensions)
-        yield from self._expiry()
+        yield from self._ended()
         yield from self._index()
         yield from self._queues()
 
@@ -172,7 +172,7 @@ class PartitionInvariants:
             yield from self._finished(who, execution_id, fields, waits)
         else:
             yield f"{who} has the status {show(status)}"
-        if (status == b"stuck") != (b"stuck" in fields):
+        if status not in FINISHED and (status == b"stuck") != (b"stuck" in fields):
             yield f"{who} is {show(status)} but its reason for being stuck is {show(fields.get(b'stuck'))}"
         if status in UNFINISHED:
             for name in (b"finished", b"output", b"error", b"cancelled_by"):
@@ -298,9 +298,6 @@ class PartitionInvariants:
         self, who: str, execution_id: bytes, fields: dict[bytes, bytes], waits: dict[bytes, Any]
     ) -> Iterator[str]:
         status = show(fields[b"status"])
-        for name in (*OF_ACTIVATIONS, b"notify", b"early", b"held_back"):
-            if name in fields:
-                yield f"{who} is {status} but has {show(name)}: {show(fields[name])}"
         for key in waits:
             yield f"{who} is {status} but its wait {show(key)} is open"
         if execution_id in self.state.early:
@@ -309,34 +306,36 @@ class PartitionInvariants:
             yield f"{who} is {status} but has no finish time"
             return
         due = int(fields[b"finished"]) + int(fields[b"retention"])
-        row = self.state.expiry.get(execution_id)
+        name = _name(fields)
+        row = self.state.index.get((b"ended", name), {}).get(execution_id)
         if row is None and due > self.state.now:
-            yield f"{who} is {status} but has no row in expiry"
+            yield f"{who} is {status} but has no row in index ended:{show(name)}"
         elif row is not None and row != due:
-            yield f"{who} is {status} until {due} but its row in expiry says {row:.0f}"
+            yield f"{who} is {status} until {due} but its row in index ended:{show(name)} says {row:.0f}"
 
     # --- rows beside executions -----------------------------------------------------------
 
-    def _expiry(self) -> Iterator[str]:
-        for execution_id, due in self.state.expiry.items():
+    def _ended(self) -> Iterator[str]:
+        for execution_id, due in self.state.ended.items():
             status = self.state.executions.get(execution_id, {}).get(b"status")
             if status in UNFINISHED and due > self.state.now:  # else a predecessor's, not yet removed
-                yield f"execution {show(execution_id)} is {show(status)} but has a row in expiry"
+                yield f"execution {show(execution_id)} is {show(status)} but is listed as one that has ended"
             elif status is None and due > self.state.now:
-                yield f"expiry has a row for {show(execution_id)}, which is gone before its time"
+                yield f"{show(execution_id)} is listed as one that has ended, but is gone before its time"
 
     def _index(self) -> Iterator[str]:
-        """Every execution is in exactly the index of its status and workflow, or in that of its status alone,
-        by its creation time."""
-        for (status, workflow), rows in self.state.index.items():
-            where = f"index {show(status)}:{show(workflow)}"
+        """Every execution is in exactly the indexes that it belongs to, by its creation time."""
+        for (what, name), rows in self.state.index.items():
+            if what == b"ended":
+                continue
+            where = f"index {show(what)}:{show(name)}"
             for execution_id, score in rows.items():
                 fields = self.state.executions.get(execution_id)
-                forgotten_later = execution_id in self.state.expiry
+                forgotten_later = execution_id in self.state.ended
                 if fields is None:
                     if not forgotten_later:
                         yield f"{where} has a row for {show(execution_id)}, which does not exist"
-                elif fields.get(b"status") != status or workflow not in (b"", fields.get(b"workflow")):
+                elif (what, name) not in _indexes(fields):
                     if not forgotten_later or fields.get(b"status") in FINISHED:
                         now = show(fields.get(b"status"))
                         yield f"{where} has a row for {show(execution_id)}, which is {now}"
@@ -344,13 +343,12 @@ class PartitionInvariants:
                     created = show(fields.get(b"created"))
                     yield f"{where} has {show(execution_id)} at {score:.0f}, created {created}"
         for execution_id, fields in self.state.executions.items():
-            status, workflow = fields.get(b"status", b""), fields.get(b"workflow", b"")
-            shared = execution_id in self.state.index.get((status, b""), {})
-            if (execution_id in self.state.index.get((status, workflow), {})) == shared:
-                where = "two rows" if shared else "no row"
-                yield f"execution {show(execution_id)} has {where} in index {show(status)}:{show(workflow)}"
-            if workflow not in self.state.workflows and not shared:
-                yield f"the workflow of execution {show(execution_id)}, {show(workflow)}, is not listed"
+            for what, name in _indexes(fields):
+                if execution_id not in self.state.index.get((what, name), {}):
+                    where = f"{show(what)}:{show(name)}"
+                    yield f"execution {show(execution_id)} has no row in index {where}"
+                if name not in self.state.workflows:
+                    yield f"the workflow of execution {show(execution_id)}, {show(name)}, is not listed"
 
     def _queues(self) -> Iterator[str]:
         """Every entry is the live one of a queued execution: all scripts change the two together."""
@@ -368,6 +366,18 @@ class PartitionInvariants:
                 yield f"queue {show(name)} has entry {show(entry)} pending that was deleted"
         for name in self.state.listed_queues - self.state.queues.keys():
             yield f"queue {show(name)} is listed but does not exist"
+
+
+def _name(fields: dict[bytes, bytes]) -> bytes:
+    """The name of the indexes that an execution is in."""
+    return fields.get(b"index", fields.get(b"workflow", b""))
+
+
+def _indexes(fields: dict[bytes, bytes]) -> set[tuple[bytes, bytes]]:
+    """The indexes by creation time that an execution is in."""
+    status, name = fields.get(b"status", b""), _name(fields)
+    by_status = status != b"completed" and not (status == b"queued" and b"entry" in fields)
+    return {(b"all", name), (status, name)} if by_status else {(b"all", name)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,10 +40,10 @@ def test_invoke_creates_an_execution_and_its_entry(desk: Desk) -> None:
     assert state.queues[b"default"].entries == {
         entry: {b"id": one.encode(), b"workflow": b"charge", b"run": b"1", b"input": b"\x00\xffin"}
     }
-    assert state.workflows == {b"charge"}
+    assert state.workflows.keys() == {b"charge"}
     assert set(state.ttl) == {
-        *(keys.EXEC + one, keys.QUEUE + "default", keys.WORKFLOWS),
-        keys.INDEX + "queued:charge",
+        *(keys.EXEC + one, keys.QUEUE + "default", keys.QUEUES, keys.WORKFLOWS),
+        keys.INDEX + "all:charge",
     }
 
 
@@ -309,7 +309,8 @@ def test_park_clears_the_activation(desk: Desk) -> None:
     fields = desk.execution(by.id)
     assert fields["status"] == b"waiting" and not {"entry", "owner", "attempts", "progress"} & set(fields)
     assert not desk.state.queues[b"default"].entries and not desk.state.queues[b"default"].pending
-    assert desk.state.index == {(b"waiting", b"wf"): {by.id.encode(): float(fields["created"])}}
+    row = {by.id.encode(): float(fields["created"])}
+    assert desk.state.index == {(b"all", b"wf"): row, (b"waiting", b"wf"): row}
 
 
 @pytest.mark.failure(24)
@@ -350,13 +351,13 @@ def test_finish_ends_everything(desk: Desk, status: str, field: str) -> None:
     fields = desk.execution(by.id)
     assert fields["status"] == status.encode() and fields[field] == value
     assert fields["unreached"] == b"z"
-    assert not {"entry", "owner", "notify", "attempts", "progress"} & set(fields)
+    assert by.entry not in desk.state.queues[b"default"].entries
     assert desk.record(by.id, "open")[2] == b"closed"
     assert desk.record(by.id, "b")[2] == b"retry"
     assert desk.events(by.id)[-2:] == [b"step_finish", b"workflow_finish"]
     state = desk.state
     assert not state.timers and not state.suspensions and not state.early
-    assert state.expiry == {by.id.encode(): float(int(fields["finished"]) + RETENTION)}
+    assert state.ended == {by.id.encode(): float(int(fields["finished"]) + RETENTION)}
     topics = (keys.TOPIC + by.id, keys.TOPIC + "open/" + by.id)
     for name in (keys.JOURNAL + by.id, *topics):
         assert RETENTION - 60_000 < state.ttl[name] <= RETENTION, name
@@ -384,28 +385,29 @@ def test_an_execution_is_forgotten_after_its_retention(desk: Desk) -> None:
     desk.finish(by)
     other = desk.finished()
     desk.run("follow", other, 60_000)
-    desk.do("ZADD", keys.EXPIRY, 1, by.id)
+    desk.retention_ends(by.id)
     assert desk.fire() == [0, 1, -1]
     state = desk.state
-    assert list(state.executions) == [other.encode()] == list(state.expiry)
+    assert list(state.executions) == [other.encode()] == list(state.ended)
     assert list(state.topics) == [other.encode()] and state.journals == {}
-    assert state.index == {(b"completed", b"wf"): {other.encode(): float(desk.execution(other)["created"])}}
+    assert {what for what, _ in state.index} == {b"all", b"ended"}
+    assert state.index[b"all", b"wf"] == {other.encode(): float(desk.execution(other)["created"])}
 
 
 def test_an_expired_execution_leaves_no_row_behind(desk: Desk) -> None:
     one = desk.finished(retention=5)
     desk.do("PEXPIRE", keys.EXEC + one, 0)
-    desk.do("ZADD", keys.EXPIRY, 1, one)
+    desk.retention_ends(one)
     assert desk.fire() == [0, 1, -1]
-    assert desk.state.index == {} and desk.state.expiry == {}
+    assert desk.state.index == {} and desk.state.ended == {}
 
 
 def test_a_reused_id_is_not_forgotten_with_its_predecessor(desk: Desk) -> None:
     one = desk.finished(retention=5)
     desk.do("PEXPIRE", keys.EXEC + one, 0)  # no timer has fired since, and the same id is used again
     desk.do("DEL", keys.TOPIC + one)  # it expired before its execution did
-    desk.do("ZADD", keys.EXPIRY, 1, one)
+    desk.retention_ends(one)
     desk.invoke(one)
     assert desk.fire() == [0, 1, -1]
     assert desk.execution(one)["status"] == b"queued"
-    assert list(desk.state.index) == [(b"queued", b"wf")] and desk.state.expiry == {}
+    assert list(desk.state.index) == [(b"all", b"wf")] and desk.state.ended == {}

@@ -434,7 +434,7 @@ def test_a_forgotten_descendant_leaves_no_child_behind(desk: Desk) -> None:
     desk.child(grandchild, status="started")
     desk.finish(child)
     desk.finish(grandchild)
-    desk.do("ZADD", keys.EXPIRY, 1, grandchild.id)
+    desk.retention_ends(grandchild.id)
     assert desk.fire()[1] == 1
     assert desk.state.children == {}, "nobody is left to record descendants that have not finished"
 
@@ -463,7 +463,7 @@ def test_an_expired_child_does_not_hold_up_the_cascade(desk: Desk) -> None:
     desk.finish(grandchild)
     desk.cancel(by.id)
     assert desk.state.children == {} and desk.state.timers == {}
-    desk.do("ZADD", keys.EXPIRY, 1, child.id)
+    desk.retention_ends(child.id)
     desk.fire()
 
 
@@ -472,7 +472,7 @@ def test_a_forgotten_child_leaves_its_parents_set(desk: Desk) -> None:
     child = desk.child(by, status="started")
     desk.child(child, status="started")
     desk.finish(child)
-    desk.do("ZADD", keys.EXPIRY, 1, child.id)
+    desk.retention_ends(child.id)
     assert desk.fire() == [0, 1, -1]
     assert desk.state.children == {}
 
@@ -482,7 +482,7 @@ def test_a_child_of_an_earlier_execution_is_not_taken_for_ones_own(desk: Desk, s
     before = desk.start()
     child = desk.child(before, status="started")
     desk.finish(before)
-    desk.do("ZADD", keys.EXPIRY, 1, before.id)
+    desk.retention_ends(before.id)
     desk.fire()
     desk.invoke(before.id)
     by = desk.deliver()
@@ -503,7 +503,7 @@ def test_an_expired_parent_leaves_no_set_of_children(desk: Desk) -> None:
     desk.child(by, status="started")
     desk.finish(by)
     desk.do("PEXPIRE", keys.EXEC + by.id, 0)
-    desk.do("ZADD", keys.EXPIRY, 1, by.id)
+    desk.retention_ends(by.id)
     assert desk.fire() == [0, 1, -1]
     assert desk.state.children == {}
 
@@ -513,7 +513,7 @@ def test_an_ended_execution_is_kept_until_its_descendants_have_ended(desk: Desk)
     desk.spawn(by, "kids", 100, total=101)
     desk.spawn(by, "kids", 1, first=100, total=101)
     desk.cancel(by.id, by="ann")
-    desk.do("ZADD", keys.EXPIRY, 1, by.id)
+    desk.retention_ends(by.id)
     desk.fire(limit=1)
     assert by.id.encode() not in desk.state.executions
     ended = [fields[b"cancelled_by"] for fields in desk.state.executions.values()]
@@ -612,7 +612,7 @@ def test_suspensions_of_descendants_are_found_from_their_root(desk: Desk) -> Non
     for one in (grandchild, child):
         desk.finish(one)
     assert 0 < desk.state.ttl[keys.BELOW + by.id] <= RETENTION
-    desk.do("ZADD", keys.EXPIRY, 1, by.id)
+    desk.retention_ends(by.id)
     desk.fire()
     assert desk.state.below == {}
 

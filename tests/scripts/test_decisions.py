@@ -300,7 +300,7 @@ def test_the_audit_outlives_the_execution(desk: Desk) -> None:
     one = suspended(desk)
     desk.answer(one, "ok")
     desk.finish(desk.deliver())
-    desk.do("ZADD", keys.EXPIRY, 1, one)
+    desk.retention_ends(one)
     assert desk.fire()[1] == 1
     state = desk.state
     assert not state.executions and list(state.audit) == [one.encode()]
@@ -336,7 +336,7 @@ def test_delete_keeps_people_times_and_subjects_in_the_audit(desk: Desk) -> None
     assert audit(desk, by.id) == [[*entry[:9], b""] for entry in before]
     assert desk.do("PEXPIRETIME", keys.AUDIT + by.id) == ttl
     state = desk.state
-    assert not state.executions and not state.journals and not state.topics and not state.expiry
+    assert not state.executions and not state.journals and not state.topics and not state.ended
     assert not any(state.index.values()) and not state.below and not state.early
     with desk.unchanged():
         assert desk.run("delete_execution", by.id) == [b"deleted", 0, 2]

@@ -10,6 +10,7 @@ import pytest
 from polos_redis import PolosClient, events
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys, scripts
+from polos_redis.state.executions import STATUSES
 from tests.harness.desk import FAR, RETENTION, Desk, branch, new_id, packed, subscriber
 
 ODD: list[str | bytes] = [
@@ -96,7 +97,7 @@ def test_events_of_a_child_whose_root_is_forgotten_leave_no_permanent_key(desk: 
     parent = desk.start()
     root, child = parent.id, desk.child(parent, status="started")
     desk.finish(parent)
-    desk.do("ZADD", keys.EXPIRY, 1, root)
+    desk.retention_ends(root)
     desk.fire()
     assert keys.TOPIC + root not in desk.state.ttl
     desk.write(child, "a")
@@ -109,15 +110,6 @@ def test_events_of_a_child_whose_root_is_forgotten_leave_no_permanent_key(desk: 
 # --- list -------------------------------------------------------------------------------
 
 
-def listed(
-    desk: Desk, before: Any = "+inf", limit: int = 100, workflow: str = "", *statuses: str
-) -> list[Any]:
-    some = statuses or ("queued", "waiting", "completed")
-    names = [workflow] if workflow else desk.do("SMEMBERS", keys.WORKFLOWS)
-    _, found = desk.run("list_executions", before, limit, workflow, "", len(some), *some, *names, "")
-    return list(found)
-
-
 def inbox(desk: Desk, after: Any = "-inf", limit: int = 9, workflow: str = "") -> list[Any]:
     _, found = desk.run("list_suspensions", after, limit, workflow, 1000, 1 << 20)
     return list(found)
@@ -128,29 +120,31 @@ def test_list_returns_the_newest_first_in_complete_pages(desk: Desk) -> None:
         desk.finished(workflow=f"w{n % 3}") if n % 2 else desk.parked(workflow=f"w{n % 3}") for n in range(11)
     ]
     made.append(desk.invoke(workflow="w1"))
-    found, before = [], "+inf"
-    while page := listed(desk, before, 4):
+    found, before = [], None
+    while True:
+        before, page = desk.listed(*STATUSES, before=before, limit=4)
         found += page
-        before = page[-1][3]
+        if before is None:
+            break
     assert [row[0].decode() for row in found] == made[::-1]
     last = desk.execution(made[-2])
     fields = ("workflow", "status", "created", "started", "finished")
-    assert found[1] == [made[-2].encode(), *(last.get(field) for field in fields), None]
+    assert found[1] == [made[-2].encode(), *(last.get(field) for field in fields), None, last["created"]]
 
 
 def test_list_says_when_a_delayed_execution_starts(desk: Desk) -> None:
     by = desk.start()
     assert desk.run("put_back", "default", by.id, by.entry, FAR) == 1
-    ((_, _, status, *_, starts),) = listed(desk, "+inf", 4)
+    ((_, _, status, *_, starts, _),) = desk.listed("queued")[1]
     assert (status, starts) == (b"queued", desk.do("ZSCORE", keys.TIMERS, "p" + by.id))
 
 
 def test_list_by_workflow_and_status(desk: Desk) -> None:
     one, two = desk.parked(workflow="a"), desk.parked(workflow="a:b")
     done = desk.finished(workflow="a")
-    assert [row[0].decode() for row in listed(desk, "+inf", 9, "a")] == [done, one]
-    assert [row[0].decode() for row in listed(desk, "+inf", 9, "", "waiting")] == [two, one]
-    assert listed(desk, "+inf", 9, "c") == listed(desk, "+inf", 9, "", "failed") == []
+    assert [row[0].decode() for row in desk.listed(*STATUSES, workflow="a")[1]] == [done, one]
+    assert [row[0].decode() for row in desk.listed("waiting")[1]] == [two, one]
+    assert desk.listed(*STATUSES, workflow="c") == desk.listed("failed") == (None, [])
 
 
 # --- inbox ------------------------------------------------------------------------------
@@ -208,8 +202,8 @@ def test_any_two_step_keys_are_kept_apart(desk: Desk) -> None:
 @pytest.mark.parametrize("name", ODD, ids=repr)
 def test_workflows_queues_and_topics_may_have_any_name(desk: Desk, name: str | bytes) -> None:
     one = desk.finished(workflow=raw(name))
-    assert listed(desk, "+inf", 9, raw(name)) == listed(desk)  # type: ignore[arg-type]
-    assert listed(desk)[0][:2] == [one.encode(), raw(name)]
+    assert desk.listed(*STATUSES, workflow=raw(name)) == desk.listed(*STATUSES)
+    assert desk.listed(*STATUSES)[1][0][:2] == [one.encode(), raw(name)]
     desk.publish(raw(name), raw(name))
     assert desk.events(raw(name)) == [raw(name)]
 
@@ -283,7 +277,8 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.fire()
         desk.finish(desk.deliver("w1"))
         desk.publish("news", "e", b"\x01")
-        listed(desk, "+inf", 9, "", "completed")
+        desk.listed("completed")
+        desk.listed("queued", "waiting")
         desk.run("follow", by.id, 1000)
         desk.run("drop_early", by.id, "ok", "d1")
         desk.note_starts(desk.start())

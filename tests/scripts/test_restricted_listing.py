@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys
+from polos_redis.state.executions import STATUSES
 from tests.harness.desk import Desk, new_id, packed
 
 WORKFLOWS = "abc"
@@ -40,20 +41,23 @@ def test_pages_have_what_has_such_a_root(
         for number, name in enumerate([root_workflow, *children]):
             one, score = f"{root}.{number}" if number else root, score + 1
             desk.do("HSET", keys.EXEC + one, "workflow", name, "status", "waiting")
+            desk.do("ZADD", f"{keys.INDEX}all:{name}", score, one)
             desk.do("ZADD", f"{keys.INDEX}waiting:{name}", score, one)
             desk.do("ZADD", keys.SUSPENSIONS, score, f"{one} k")
             if root_workflow in roots and workflow in ("", name):
                 waiting.append(one.encode())
                 if workflow or name in roots:
                     listed.append(one.encode())
-    names = [workflow] if workflow else sorted(roots)
-    found, cursor = [], "+inf"
-    while cursor:
-        cursor, page = desk.run(
-            "list_executions", cursor, limit, workflow, packed(sorted(roots)), 1, "waiting", *names, ""
-        )
-        found += [row[0] for row in page]
-    assert found == listed[::-1]
+    for statuses in (("waiting",), STATUSES):
+        found, before = [], None
+        while True:
+            before, rows = desk.listed(
+                *statuses, before=before, limit=limit, workflow=workflow, roots=sorted(roots)
+            )
+            found += [row[0] for row in rows]
+            if before is None:
+                break
+        assert found == listed[::-1]
     found, cursor = [], "-inf"
     while cursor:
         cursor, page = desk.run(
@@ -68,9 +72,10 @@ def test_pages_have_what_has_such_a_root(
 def test_a_child_of_a_forgotten_root_is_in_no_ones_list(desk: Desk) -> None:
     child = f"{new_id()}.1"
     desk.do("HSET", keys.EXEC + child, "workflow", "a", "status", "waiting")
-    desk.do("ZADD", f"{keys.INDEX}waiting:a", 5, child)
+    for what in ("all", "waiting"):
+        desk.do("ZADD", f"{keys.INDEX}{what}:a", 5, child)
     desk.do("ZADD", keys.SUSPENSIONS, 5, f"{child} k")
-    assert desk.run("list_executions", "+inf", 9, "a", packed(["a"]), 1, "waiting", "a", "") == [b"", []]
+    assert desk.listed("waiting", workflow="a", roots=["a"]) == (None, [])
     assert desk.run("list_suspensions", "-inf", 9, "", 9, 9, packed(["a"])) == [b"", []]
-    assert len(desk.run("list_executions", "+inf", 9, "a", "", 1, "waiting", "a", "")[1]) == 1
+    assert len(desk.listed("waiting", workflow="a")[1]) == 1
     desk.connection.do("FLUSHALL")

@@ -72,7 +72,6 @@ def test_retry_requeues_a_failed_execution(desk: Desk) -> None:
         "started",
         "retention",
         "state",
-        "relations",
         "stream",
     )
     new = {"status": b"queued", "run": b"2", "last_error": ERROR}
@@ -81,8 +80,8 @@ def test_retry_requeues_a_failed_execution(desk: Desk) -> None:
     assert state.queues[b"slow"].entries == {
         entry: {b"id": by.id.encode(), b"workflow": b"parent", b"run": b"2"}
     }
-    assert state.index == {(b"queued", b"parent"): {by.id.encode(): float(fields["created"])}}
-    assert state.expiry == state.timers == {}
+    assert state.index == {(b"all", b"parent"): {by.id.encode(): float(fields["created"])}}
+    assert state.ended == state.timers == {}
     _, (kind, data) = state.topics[by.id.encode()][-1]
     assert kind == b"workflow_retry" and msgpack.unpackb(data) == {"run": 2, "delay_ms": 0}
     assert desk.record(by.id, "a")[5] == b"\x07"
@@ -211,7 +210,7 @@ def test_auto_retry_ends_the_run_and_queues_the_next(desk: Desk) -> None:
     assert (fields["run"], fields["retried"], fields["last_error"]) == (b"2", b"1", ERROR)
     assert not {"owner", "attempts", "progress", "error"} & set(fields)
     assert list(state.queues[b"default"].entries) == [fields["entry"]] and fields["entry"] != by.entry
-    assert state.queues[b"default"].pending == {} and state.expiry == {}
+    assert state.queues[b"default"].pending == {} and state.ended == {}
     assert desk.events(by.id)[-2:] == [b"step_finish", b"workflow_retry"]
     assert desk.finish(by) == -1
 
@@ -399,7 +398,7 @@ def test_a_forgotten_failed_child_does_not_start_again(desk: Desk, how: str) -> 
     kids = [desk.deliver() for _ in range(2)]
     for kid in kids:
         fail(desk, kid)
-    desk.do("ZADD", keys.EXPIRY, 1, kids[0].id)
+    desk.retention_ends(kids[0].id)
     desk.fire()
     by.known = 0
     run_again(desk, by, how)

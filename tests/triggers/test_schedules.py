@@ -389,7 +389,7 @@ async def timer_leader(client: PolosClient, fleet: Fleet, name: str) -> WorkerPr
 
 async def count_of(client: PolosClient, workflow_id: str, status: str) -> int:
     store = await client.store()
-    name = f"{keys.INDEX}{status}:{workflow_id}".encode()
+    name = f"{keys.INDEX}{'ended' if status == 'completed' else status}:{workflow_id}".encode()
     return sum([int(await store.wire.call("ZCARD", prefix + name)) for prefix in store.prefixes])
 
 

@@ -30,6 +30,7 @@ BESIDES = {
     "hgetall",
     "xinfo",
     "smembers",
+    "zrange",
 }  # what an idle worker sends periodically
 
 

@@ -241,7 +241,7 @@ async def test_recovering_thousands_of_entries_takes_a_few_small_calls(
     assert len(handles) == count
 
     async def all_done() -> bool:
-        done = [await store.wire.call("ZCARD", p + b"index:completed:chain") for p in store.prefixes]
+        done = [await store.wire.call("ZCARD", p + b"index:ended:chain") for p in store.prefixes]
         return bool(sum(done) == count)
 
     await until(all_done, "all of them to finish")

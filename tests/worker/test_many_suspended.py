@@ -47,7 +47,7 @@ async def finish(client: PolosClient, store: Store, ids: list[str]) -> None:
             )
         )
     await all_of(store, "waiting", 0)
-    await all_of(store, "queued", 0)
+    await none_live(store)
 
 
 async def all_of(store: Store, status: str, count: int) -> None:
@@ -58,6 +58,17 @@ async def all_of(store: Store, status: str, count: int) -> None:
         return bool(sum(counts) == count)
 
     await until(there, f"{count} executions to be {status}")
+
+
+async def none_live(store: Store) -> None:
+    async def there() -> bool:
+        for prefix in store.prefixes:
+            every = await store.wire.call("ZCARD", prefix + b"index:all:approval")
+            if every != await store.wire.call("ZCARD", prefix + b"index:ended:approval"):
+                return False
+        return True
+
+    await until(there, "all executions to end")
 
 
 async def forgotten(store: Store) -> None:

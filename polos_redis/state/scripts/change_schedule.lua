@@ -10,7 +10,7 @@
 local P, name, seen, schedule, tick, id, workflow, input, retention, options = KEYS[1], unpack(ARGV)
 local schedules = P .. 'schedules'
 if (redis.call('HGET', schedules, name) or '') ~= seen then return 0 end
-if id ~= '' and redis.call('EXISTS', P .. 'exec:' .. id) == 0 then
+if id ~= '' then
   create(P, id, workflow, input, retention, now_us, options ~= '' and cmsgpack.unpack(options))
 end
 if schedule ~= '' then redis.call('HSET', schedules, name, schedule) else redis.call('HDEL', schedules, name) end

@@ -8,7 +8,7 @@
 -- #include deletion
 local P, id = KEYS[1], unpack(ARGV)
 local ENTRY_ANSWER <const> = 10 -- in an entry of the audit, see note_audit
-local status = redis.call('HGET', P .. 'exec:' .. id, 'status')
+local status, workflow, index = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'workflow', 'index'))
 if is_live(status) then return {'status', status} end
 if redis.call('EXISTS', P .. 'children:' .. id) == 1 then return {'status', 'waiting for descendants'} end
 local audit = P .. 'audit:' .. id
@@ -19,7 +19,7 @@ for i, packed in ipairs(entries) do
   redis.call('LSET', audit, i - 1, cmsgpack.pack(entry))
 end
 if status then
-  forget(P, id)
+  forget(P, id, index or workflow)
   redis.call('ZREM', P .. 'timers', 'c' .. id) -- there is no child to end any more
 else
   redis.call('SREM', P .. 'descendants:' .. root_of(id), id)

@@ -8,5 +8,6 @@
 local P, member, event, kind, data = KEYS[1], unpack(ARGV)
 if occur(P, member, event, kind, data) then return 1 end
 local id, key = who_waits(member)
-local lives = redis.call('HGET', P .. 'exec:' .. id, 'entry') == string.match(member, '^%a(%S+)')
+local status, entry = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry'))
+local lives = status == 'queued' and entry == string.match(member, '^%a(%S+)')
 return lives and redis.call('HEXISTS', P .. 'journal:' .. id, key) == 0 and -1 or 0

@@ -10,6 +10,8 @@
 -- #include event
 -- #include deletion
 local P, worker, hold, batch, running = KEYS[1], unpack(ARGV)
+local SWEPT <const> = 10 -- workflows in one pass
+local SWEEP_MS <const> = 1000
 local limit = tonumber(batch)
 local holder = redis.call('GET', P .. 'timer_leader')
 if holder and holder ~= worker then return {-1} end
@@ -17,9 +19,11 @@ redis.call('SET', P .. 'timer_leader', worker, 'PX', hold)
 
 -- make_runnable: its delay is over, or a worker knows its workflow by now.
 local function make_runnable(id)
-  local status, entry, workflow, run, queue, relations = unpack(redis.call('HMGET', P .. 'exec:' .. id,
-    'status', 'entry', 'workflow', 'run', 'queue', 'relations'))
-  if status == 'queued' and not entry then offer(P, id, workflow, run, queue, read_relations(relations)) end
+  local status, entry, workflow, index, created, run, queue, relations = unpack(redis.call('HMGET', P .. 'exec:' .. id,
+    'status', 'entry', 'workflow', 'index', 'created', 'run', 'queue', 'relations'))
+  if status == 'queued' and not entry then
+    offer_listed(P, id, index or workflow, created, workflow, run, queue, read_relations(relations))
+  end
 end
 
 -- time_out: its run has reached its deadline.
@@ -52,27 +56,39 @@ local due = redis.call('ZRANGEBYSCORE', P .. 'timers', '-inf', now, 'LIMIT', 0, 
 for _, member in ipairs(due) do
   local kind, id = string.sub(member, 1, 1), string.sub(member, 2)
   if kind == 'p' then
-    redis.call('ZREM', P .. 'timers', member)
     make_runnable(id)
+    redis.call('ZREM', P .. 'timers', member)
   elseif kind == 'c' then
     if budget > 0 then budget = budget - cancel_children(P, id, budget) end
   elseif kind == 't' then
-    redis.call('ZREM', P .. 'timers', member)
     time_out(id)
+    redis.call('ZREM', P .. 'timers', member)
   else
     decide_due(kind, member, id)
   end
 end
 
-local gone = redis.call('ZRANGEBYSCORE', P .. 'expiry', '-inf', now, 'LIMIT', 0, limit)
-local unknown = {}
-for _, id in ipairs(gone) do
-  -- an execution is kept until its descendants have been ended
-  if not redis.call('ZSCORE', P .. 'timers', 'c' .. id) and forget(P, id) then unknown[#unknown + 1] = id end
+-- sweep: forget executions of a workflow whose retention is over. Returns how many were looked at. Executions that end
+-- later may be due before those that are there now, so it comes again after a second.
+local function sweep(name, most)
+  local ended, gone = index_of(P, 'ended', name), {}
+  local over = redis.call('ZRANGEBYSCORE', ended, '-inf', now, 'LIMIT', 0, most)
+  for _, id in ipairs(over) do
+    -- an execution is kept until its descendants have been ended
+    if not redis.call('ZSCORE', P .. 'timers', 'c' .. id) and not forget(P, id, name) then gone[#gone + 1] = id end
+  end
+  if #gone > 0 then unlist_gone(P, gone, name) end
+  local _, due = unpack(redis.call('ZRANGE', ended, 0, 0, 'WITHSCORES'))
+  redis.call('ZADD', P .. 'workflows', 'XX', math.min(now + SWEEP_MS, tonumber(due or math.huge)), name)
+  return #over
 end
-if #unknown > 0 then drop_from_all(P, unknown) end
+
+local swept = 0
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', P .. 'workflows', '-inf', now, 'LIMIT', 0, SWEPT)) do
+  if swept < limit then swept = swept + sweep(name, limit - swept) end
+end
 
 local errands = redis.call('ZRANGEBYSCORE', P .. 'errands', '-inf', now_us / 1000, 'WITHSCORES', 'LIMIT', 0,
   limit + tonumber(running))
 local _, next_due = unpack(redis.call('ZRANGE', P .. 'timers', 0, 0, 'WITHSCORES'))
-return {#due, #gone, next_due and math.max(0, tonumber(next_due) - now) or -1, errands}
+return {#due, swept, next_due and math.max(0, tonumber(next_due) - now) or -1, errands}

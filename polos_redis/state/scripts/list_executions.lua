@@ -1,59 +1,170 @@
 #!lua flags=no-writes
--- list_executions: a page of executions of some statuses and workflows, newest first. However many there are, it reads
--- few rows beyond the page.
+-- list_executions: a page of executions of some statuses and workflows, newest first: by creation, or where only queued
+-- ones are wanted, by the time they were queued. However many there are, it reads few rows beyond the page, and ends it
+-- early behind many that are of other statuses or workflows.
 -- KEYS  1 the partition's prefix
--- ARGV  1 created before (us, exclusive) or '+inf'  2 limit  3 the only workflow to return rows of, or '' for all
---       4 the only workflows whose trees to return rows of (msgpack list of those of the roots), or '' for all
---       5 how many statuses follow  6.. statuses, then workflows to look at, '' among them for those without an index
--- Returns {where the next page begins (us), '' after the last one, a list of {id, workflow, status, created us, started
--- ms, finished ms, start of a delayed one in ms}}.
+-- ARGV  1 listed before (us), or '+inf'  2 the first id not to list of those at that time, '' to list none of them
+--       3 limit  4 the only workflow to return rows of, or '' for all
+--       5 the only workflows whose trees to return rows of (msgpack list of those of the roots), or '' for all
+--       6 how many rows to look at, about, beyond four for each of the page  7 how many statuses follow
+--       8 how many names follow
+--       9.. statuses, names of indexes to look at, queues to look at
+-- Returns {where the next page begins: us and id, '' and '' after the last one, a list of {id, workflow, status,
+-- created us, started ms, finished ms, start of a delayed one in ms, listed at us}}.
 -- #include index
 -- #include roots
-local P, before, limit, only, roots, statuses = KEYS[1], unpack(ARGV, 1, 5)
-local NAMES <const> = 6
-roots = read_roots(roots)
-limit = tonumber(limit)
-if before ~= '+inf' then before = '(' .. before end
-local workflows = NAMES + tonumber(statuses) -- where they begin
-local found, sources = {}, {}
-for i = workflows, #ARGV do
-  for j = NAMES, workflows - 1 do
-    sources[#sources + 1] = {key = index_of(P, ARGV[j], ARGV[i]), from = 0}
+local P, before, before_id, limit, only, roots, budget, statuses, names = KEYS[1], unpack(ARGV, 1, 8)
+local WORDS <const> = 9
+local FIRST_STEP <const> = 1000 -- rows to pass over at once
+local MOST_READ <const> = 1000 -- of a source at once
+local LAST_NUMBER <const> = 999 -- of the entries of a millisecond that are told apart
+roots, limit = read_roots(roots), tonumber(limit)
+budget = tonumber(budget) + 4 * limit
+local first_name = WORDS + tonumber(statuses)
+local first_queue = first_name + tonumber(names)
+local wanted, found, sources = {}, {}, {}
+for i = WORDS, first_name - 1 do wanted[ARGV[i]] = true end
+local start = before == '+inf' and math.huge or tonumber(before)
+local place = {at = start, id = before_id}
+
+-- is_before: whether one row comes before another: it is newer, or its id is higher, byte by byte as in an index. The
+-- server's locale may compare them in another way.
+local function is_before(one, other)
+  if one.at ~= other.at then return one.at > other.at end
+  for i = 1, math.min(#one.id, #other.id) do
+    local a, b = string.byte(one.id, i), string.byte(other.id, i)
+    if a ~= b then return a > b end
+  end
+  return #one.id > #other.id
+end
+
+-- add: take in a row of a source, unless it is on an earlier page, or is only passed over.
+local function add(source, is_listed, id, at, entry)
+  local row = {id = id, at = at, entry = entry}
+  if is_listed and is_before(place, row) then found[#found + 1] = row end
+  source.last = row
+end
+
+-- pass_over: skip rows of executions that wait or have failed, however many they are: counting is cheap.
+local function pass_over(source)
+  local step = FIRST_STEP
+  while true do
+    local _, newest = unpack(redis.call('ZREVRANGE', source.key, source.rank, source.rank, 'WITHSCORES'))
+    local last = source.rank + step - 1
+    local _, oldest = unpack(redis.call('ZREVRANGE', source.key, last, last, 'WITHSCORES'))
+    local left = oldest and redis.call('ZCOUNT', source.key, oldest, newest) or 0
+    for _, status in ipairs({'waiting', 'stuck', 'failed', 'cancelled'}) do
+      left = left - (oldest and redis.call('ZCOUNT', index_of(P, status, source.name), oldest, newest) or 0)
+    end
+    if oldest and left == 0 then
+      source.rank, step = redis.call('ZCOUNT', source.key, oldest, '+inf'), 2 * step
+    elseif step == FIRST_STEP then
+      return
+    else
+      step = FIRST_STEP
+    end
   end
 end
 
--- read: read some rows of an index; its `last` row is nil at its end.
-local function read(source, count)
-  local page = redis.call('ZREVRANGEBYSCORE', source.key, before, '-inf', 'WITHSCORES', 'LIMIT', source.from, count)
-  for i = 1, #page, 2 do found[#found + 1] = {id = page[i], created = tonumber(page[i + 1])} end
-  source.from, source.last = source.from + count, #page == 2 * count and found[#found].created or nil
+-- read_rows: read some rows of an index, newest first. Returns how many there were.
+local function read_rows(source, count)
+  if not source.rank then
+    local from = before_id == '' and before or '(' .. before
+    source.rank = start < math.huge and redis.call('ZCOUNT', source.key, from, '+inf') or 0
+  end
+  if source.completed then pass_over(source) end
+  local page = redis.call('ZREVRANGE', source.key, source.rank, source.rank + count - 1, 'WITHSCORES')
+  source.rank = source.rank + count
+  local ids, is_ended, has_failed, was_cancelled = {}, {}, {}, {}
+  for i = 1, #page, 2 do ids[#ids + 1] = page[i] end
+  if source.completed and #ids > 0 then
+    is_ended = redis.call('ZMSCORE', index_of(P, 'ended', source.name), unpack(ids))
+    has_failed = redis.call('ZMSCORE', index_of(P, 'failed', source.name), unpack(ids))
+    was_cancelled = redis.call('ZMSCORE', index_of(P, 'cancelled', source.name), unpack(ids))
+  end
+  for i, id in ipairs(ids) do
+    local is_listed = not source.completed or (is_ended[i] and not has_failed[i] and not was_cancelled[i])
+    add(source, is_listed, id, tonumber(page[i * 2]))
+  end
+  return #ids
 end
 
-local count = math.min(limit, math.ceil(2 * limit / math.max(1, #sources)))
-local behind = sources
+-- read_entries: read some entries of a queue, newest first. Returns how many there were.
+local function read_entries(source, count)
+  if not source.till then
+    local ms, number = string.format('%.0f', math.floor(start / 1000)), start % 1000
+    source.till = start == math.huge and '+' or before_id == '' and '(' .. ms .. '-' .. number
+      or number == LAST_NUMBER and ms or ms .. '-' .. number
+  end
+  local page = redis.call('XREVRANGE', source.key, source.till, '-', 'COUNT', count)
+  for _, one in ipairs(page) do
+    local entry, flat = unpack(one)
+    local fields = {}
+    for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+    local ms, number = string.match(entry, '^(%d+)-(%d+)$')
+    local is_listed = only == '' and (not roots or roots[fields.workflow]) or only == fields.workflow
+    add(source, is_listed and fields.id, fields.id or '', ms * 1000 + math.min(number, LAST_NUMBER), entry)
+    source.till = '(' .. entry
+  end
+  return #page
+end
+
+-- read: read some of a source's rows, beyond those of the time at which the page begins that are on an earlier one; its
+-- `last` row is nil at its end.
+local function read(source, count)
+  count = math.min(count, MOST_READ)
+  while true do
+    local rows = source.read(source, count)
+    budget = budget - rows
+    if rows < count then
+      source.last = nil
+      return
+    end
+    if is_before(place, source.last) then return end
+  end
+end
+
+for i = first_name, first_queue - 1 do
+  if wanted.completed then -- the index of all executions has the others as well
+    local completed = statuses == '1'
+    sources[#sources + 1] = {key = index_of(P, 'all', ARGV[i]), name = ARGV[i], completed = completed, read = read_rows}
+  else
+    for status in pairs(wanted) do sources[#sources + 1] = {key = index_of(P, status, ARGV[i]), read = read_rows} end
+  end
+end
+if wanted.queued and not wanted.completed then
+  for i = first_queue, #ARGV do
+    sources[#sources + 1] = {key = P .. 'queue:' .. ARGV[i], read = read_entries}
+  end
+end
+
+local count, behind, page_ends = math.min(limit, math.ceil(2 * limit / math.max(1, #sources))), sources, nil
 while #behind > 0 do
   for _, source in ipairs(behind) do read(source, count) end
-  table.sort(found, function(a, b)
-    if a.created == b.created then return a.id > b.id end
-    return a.created > b.created
-  end)
-  local page_ends = found[limit] and found[limit].created or -1
-  behind, count = {}, 2 * count
-  -- an index that has been read down to its last row only, and not beyond the page, may have more for it
+  table.sort(found, is_before)
+  page_ends, behind, count = found[limit], {}, 2 * count
+  -- a source that has been read down to its last row only, and not beyond the page, may have more for it
   for _, source in ipairs(sources) do
-    if source.last and source.last > page_ends then behind[#behind + 1] = source end
+    local more = source.last and (not page_ends or is_before(source.last, page_ends))
+    if more and budget > 0 then behind[#behind + 1] = source end
   end
+end
+for _, source in ipairs(sources) do -- of one that has more, nothing is known beyond its last row
+  if source.last and (not page_ends or is_before(source.last, page_ends)) then page_ends = source.last end
 end
 
-local result, last = {}, ''
+local result = {}
 for i = 1, math.min(limit, #found) do
-  local id, created = found[i].id, string.format('%.0f', found[i].created)
-  local workflow, status, started, finished, entry = unpack(redis.call('HMGET', P .. 'exec:' .. id,
-    'workflow', 'status', 'started', 'finished', 'entry'))
-  if workflow and (only == '' or only == workflow) and has_root(P, id, workflow, roots) then
-    local starts = status == 'queued' and not entry and redis.call('ZSCORE', P .. 'timers', 'p' .. id)
-    result[#result + 1] = {id, workflow, status, created, started, finished, starts}
+  local row = found[i]
+  if page_ends and is_before(page_ends, row) then break end
+  local workflow, status, created, started, finished, entry = unpack(redis.call('HMGET', P .. 'exec:' .. row.id,
+    'workflow', 'status', 'created', 'started', 'finished', 'entry'))
+  local is_its_own = only == '' and (not roots or roots[workflow]) or only == workflow
+  local is_wanted = wanted[status] and (not row.entry or row.entry == entry)
+  if is_wanted and is_its_own and has_root(P, row.id, workflow, roots) then
+    local starts = status == 'queued' and not entry and redis.call('ZSCORE', P .. 'timers', 'p' .. row.id)
+    result[#result + 1] = {row.id, workflow, status, created, started, finished, starts, string.format('%.0f', row.at)}
   end
-  if i == limit then last = created end
 end
-return {last, result}
+if not page_ends then return {'', '', result} end
+return {string.format('%.0f', page_ends.at), page_ends.id, result}

@@ -16,11 +16,13 @@ local function is_among(packed, key)
   for _, one in ipairs(packed and cmsgpack.unpack(packed) or {}) do if one == key then return true end end
 end
 
--- an open suspension belongs to an execution that is live
-if only ~= '' and redis.call('EXISTS', index_of(P, 'queued', only), index_of(P, 'waiting', only),
-  index_of(P, 'stuck', only), index_of(P, 'queued', ''), index_of(P, 'waiting', ''), index_of(P, 'stuck', '')) == 0 then
-  return {'', {}}
+-- count_live: how many executions have not ended, in the indexes of a name.
+local function count_live(name)
+  return redis.call('ZCARD', index_of(P, 'all', name)) - redis.call('ZCARD', index_of(P, 'ended', name))
 end
+
+-- an open suspension belongs to an execution that is live
+if only ~= '' and count_live(only) <= 0 and count_live('') <= 0 then return {'', {}} end
 if after ~= '-inf' then after = '(' .. after end
 local count = (only ~= '' or roots) and most_rows or math.min(limit, most_rows)
 local page = redis.call('ZRANGEBYSCORE', P .. 'suspensions', after, '+inf', 'WITHSCORES', 'LIMIT', 0, count)

@@ -7,17 +7,22 @@
 -- stuck, completed, failed, cancelled), by queue a list of counts (entries to be delivered, entries delivered, slots
 -- held, waiters)}.
 -- #include clock
+-- #include index
 local P, workflows = KEYS[1], unpack(ARGV, 1, 1)
 local NAMES <const> = 2
-local STATUSES = {'queued', 'waiting', 'stuck', 'completed', 'failed', 'cancelled'}
 local queues = NAMES + tonumber(workflows) -- where they begin
 local by_workflow, by_queue = {}, {}
+
+local function count(what, name)
+  return redis.call('ZCARD', index_of(P, what, name))
+end
+
 for i = NAMES, queues - 1 do
-  local counts = {}
-  for j, status in ipairs(STATUSES) do
-    counts[j] = redis.call('ZCARD', P .. 'index:' .. status .. ':' .. ARGV[i])
-  end
-  by_workflow[#by_workflow + 1] = counts
+  local all, ended, waiting, stuck = count('all', ARGV[i]), count('ended', ARGV[i]), count('waiting', ARGV[i]),
+    count('stuck', ARGV[i])
+  local failed, cancelled = count('failed', ARGV[i]), count('cancelled', ARGV[i])
+  by_workflow[#by_workflow + 1] = {math.max(0, all - ended - waiting - stuck), waiting, stuck,
+    math.max(0, ended - failed - cancelled), failed, cancelled}
 end
 for i = queues, #ARGV do
   local stream, waiters = P .. 'queue:' .. ARGV[i], redis.call('ZCARD', P .. 'waiters:' .. ARGV[i])

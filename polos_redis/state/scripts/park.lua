@@ -13,9 +13,10 @@
 -- #include deactivate
 local P, id, entry, owner, known, state, seen, unreached, given_up = KEYS[1], unpack(ARGV, 1, 8)
 local STEP_KEYS <const> = 9
-local count, _, is = fence(P, id, entry, owner, known, '', 'workflow', 'created', 'queue', 'relations', 'answers')
+local count, _, is = fence(P, id, entry, owner, known, '', 'workflow', 'index', 'created', 'queue', 'relations',
+  'answers')
 if count < 0 then return count end
-local workflow, created, queue, relations, answers = unpack(is, FURTHER)
+local workflow, index, created, queue, relations, answers = unpack(is, FURTHER)
 local first = STEP_KEYS + tonumber(given_up) -- where the waits begin
 if #ARGV < first then return -3 end
 local decided = {count}
@@ -30,6 +31,6 @@ for i = STEP_KEYS, first - 1 do give_up(P, id, ARGV[i]) end
 if #decided > 1 then return decided end
 
 if state ~= '' then redis.call('HSET', P .. 'exec:' .. id, 'state', state) end
-deactivate(P, id, is, entry, 'waiting', workflow, created, queue, relations)
+deactivate(P, id, is, entry, 'waiting', index or workflow, created, queue, relations)
 if unreached ~= '' then redis.call('HSET', P .. 'exec:' .. id, 'unreached_waits', unreached) end
 return 0

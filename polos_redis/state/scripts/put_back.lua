@@ -11,11 +11,12 @@ local P, queue, id, entry, delay, reason = KEYS[1], unpack(ARGV)
 local TIMES <const> = 1 -- positions in the field `held_back`
 local PROGRESS <const> = 2
 local exec = P .. 'exec:' .. id
-local status, live, relations, before = unpack(redis.call('HMGET', exec, 'status', 'entry', 'relations', 'held_back'))
-take_off(P, queue, entry)
-if status ~= 'queued' or live ~= entry then return 0 end
-disown(P, id)
-redis.call('HDEL', exec, 'entry')
+local status, live, workflow, index, created, relations, before = unpack(redis.call('HMGET', exec,
+  'status', 'entry', 'workflow', 'index', 'created', 'relations', 'held_back'))
+if status ~= 'queued' or live ~= entry then
+  take_off(P, queue, entry)
+  return 0
+end
 if reason then
   local progress = changes(P, id)
   local last = before and cmsgpack.unpack(before) or {0, progress}
@@ -24,5 +25,9 @@ if reason then
   delay = delay * 2 ^ math.min(times - 1, 5)
 end
 redis.call('ZADD', P .. 'timers', now + tonumber(delay), 'p' .. id)
+list(P, 'queued', index or workflow, created, id)
+disown(P, id)
+redis.call('HDEL', exec, 'entry')
+take_off(P, queue, entry)
 leave(P, id, read_relations(relations))
 return 1

@@ -3,8 +3,8 @@
 -- have loaded its first writes only. An execution that nothing would continue becomes runnable again, and goes on from
 -- its journal; rows of what is not there are removed.
 -- KEYS  1 the partition's prefix
--- ARGV  1 which rows: 'queue' (the entries of a queue), 'suspensions' (the inbox), or the index of a status: 'queued',
---       'waiting' or 'stuck'  2 the queue, or the workflow of the index, else ''  3 cursor, '0' for the first page
+-- ARGV  1 which rows: 'queue' (the entries of a queue), 'suspensions' (the inbox), or an index: 'queued', 'waiting' or
+--       'stuck'  2 the queue, or the name of the index, else ''  3 cursor, '0' for the first page
 --       4 how many rows
 -- Returns {the next cursor, '0' after the last page, rows looked at, flat list: execution, what was wrong}.
 -- #include cancelling
@@ -61,16 +61,26 @@ local function carried(id)
   return inlined_payload(P, id, input, origin, started)
 end
 
+-- drop_places: a queued execution has an entry: it is not to get another one.
+local function drop_places(id, name, relations)
+  local places = redis.call('ZREM', index_of(P, 'queued', name), id) + redis.call('ZREM', P .. 'timers', 'p' .. id)
+  if relations.semaphore then places = places + redis.call('ZREM', P .. 'waiters:' .. relations.semaphore, id) end
+  if places > 0 then note(id, 'it had an entry and was to get another one') end
+end
+
 -- check_queued: a queued execution has an entry, starts later, or is to get a slot.
-local function check_queued(id, entry, workflow, run, queue, relations)
+local function check_queued(id, name, created, entry, workflow, run, queue, relations)
   if entry then
-    if stands(queue, entry) then return end
-    take_off(P, queue, entry)
+    if stands(queue, entry) then return drop_places(id, name, relations) end
+    list(P, 'queued', name, created, id)
     disown(P, id)
     redis.call('HDEL', P .. 'exec:' .. id, 'entry')
+    take_off(P, queue, entry)
     put_on(P, id, workflow, run, queue, carried(id))
+    unlist(P, 'queued', name, id)
     return note(id, 'its entry was gone')
   end
+  list(P, 'queued', name, created, id)
   if redis.call('ZSCORE', P .. 'timers', 'p' .. id) then return end
   local semaphore = relations.semaphore
   if semaphore and not relations.near then
@@ -85,7 +95,7 @@ local function check_queued(id, entry, workflow, run, queue, relations)
     end
     release_slot(P, semaphore, relations.limit, id, relations.slot or 0)
   end
-  offer(P, id, workflow, run, queue, relations, carried(id))
+  offer_listed(P, id, name, created, workflow, run, queue, relations, carried(id))
   note(id, 'it was queued without an entry')
 end
 
@@ -121,9 +131,9 @@ local function check_waits(id, waits)
 end
 
 -- continue: make an execution runnable that waits for nothing.
-local function continue(id, from, workflow, created, run, queue, relations)
-  reindex(P, id, workflow, created, from, 'queued')
-  offer(P, id, workflow, run, queue, relations, carried(id))
+local function continue(id, name, from, workflow, created, run, queue, relations)
+  offer(P, id, name, created, workflow, run, queue, relations, carried(id))
+  unlist(P, from, name, id)
   note(id, 'it was waiting for nothing')
 end
 
@@ -144,7 +154,7 @@ end
 
 -- complete: end an execution whose end was begun. Its finish event may come twice. Returns false when there is no
 -- result, which a retry drops.
-local function complete(id, status)
+local function complete(id, status, from)
   local field = ({completed = 'output', failed = 'error', cancelled = 'cancelled_by'})[status]
   local value = redis.call('HGET', P .. 'exec:' .. id, field)
   if not value then return false end
@@ -157,7 +167,8 @@ local function complete(id, status)
   elseif status == 'cancelled' then
     event = finish_event(P, id, status, field, value)
   end
-  e[EXEC_STATUS] = kind
+  e[EXEC_STATUS] = from
+  if kind ~= 'queue' then e[EXEC_ENTRY] = false end -- it is listed as one without an entry
   ending(P, id, e, status, field, value, event, {}, {})
   if from_outside and relations.kids then redis.call('ZADD', P .. 'timers', now, 'c' .. id) end
   if relations.parent then recount(relations.parent, relations.key) end
@@ -165,28 +176,32 @@ local function complete(id, status)
   return true
 end
 
--- check_execution: look at the execution of a row in an index.
-local function check_execution(id)
+-- check_execution: look at an execution that is found as one of this status: by its entry, or its row in an index.
+local function check_execution(id, from)
   local exec = P .. 'exec:' .. id
-  local status, entry, workflow, run, queue, packed, created, waits, stuck = unpack(redis.call('HMGET', exec,
-    'status', 'entry', 'workflow', 'run', 'queue', 'relations', 'created', 'waits', 'stuck'))
+  local status, entry, workflow, index, run, queue, packed, created, waits, stuck = unpack(redis.call('HMGET', exec,
+    'status', 'entry', 'workflow', 'index', 'run', 'queue', 'relations', 'created', 'waits', 'stuck'))
   if not status then
-    redis.call('ZREM', index_of(P, kind, name), id)
+    unlist(P, from, name, id)
+    unlist(P, 'all', name, id)
+    drop_name(P, name)
     return note(id, 'it was listed and is not there')
   end
   if not is_live(status) then
-    if complete(id, status) then return end
+    if complete(id, status, from) then return end
     redis.call('HSET', exec, 'status', 'queued') -- its retry was begun
     status = 'queued'
   end
-  if status ~= kind then
-    reindex(P, id, workflow, created, kind, status)
-    note(id, 'it was listed as ' .. kind)
+  local names = index or workflow
+  if status ~= from then
+    if status ~= 'queued' or not entry then list(P, status, names, created, id) end
+    unlist(P, from, names, id)
+    note(id, 'it was listed as ' .. from)
   end
   local relations, open = read_relations(packed), check_waits(id, waits)
   if relations.deadline then add_row(id, 'timers', 'timers', relations.deadline, 't' .. id) end
   if status == 'queued' then
-    check_queued(id, entry, workflow, run, queue, relations)
+    check_queued(id, names, created, entry, workflow, run, queue, relations)
   elseif entry then
     take_off(P, queue, entry)
     disown(P, id)
@@ -194,16 +209,19 @@ local function check_execution(id)
     note(id, 'it had an entry and was not queued')
   end
   if (status == 'waiting' and not open) or (status == 'stuck' and not stuck) then
-    continue(id, status, workflow, created, run, queue, relations)
+    continue(id, names, status, workflow, created, run, queue, relations)
   end
 end
 
 -- check_entry: an entry is the live one of a queued execution.
 local function check_entry(entry, flat)
-  local id = ''
-  for i = 1, #flat, 2 do if flat[i] == 'id' then id = flat[i + 1] end end
+  local fields = {}
+  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+  local id = fields.id
+  if not id then return end -- a worker removes what it can't read
   local status, live = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'entry'))
-  if id == '' or (status == 'queued' and live == entry) then return end -- a worker removes what it can't read
+  if live == entry and status ~= 'waiting' and status ~= 'stuck' then return check_execution(id, 'queued') end
+  if not status then unlist_uncreated(P, id, fields.workflow or '') end
   take_off(P, name, entry)
   note(id, 'an entry was not its own')
 end
@@ -227,7 +245,7 @@ else
   local after, found = unpack(redis.call('ZSCAN', key, cursor, 'COUNT', limit))
   for i = 1, #found, 2 do
     looked = looked + 1
-    if kind == 'suspensions' then check_row(found[i]) else check_execution(found[i]) end
+    if kind == 'suspensions' then check_row(found[i]) else check_execution(found[i], kind) end
   end
   cursor = after
 end

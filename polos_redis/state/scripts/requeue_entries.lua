@@ -13,10 +13,12 @@ local is_lost = seen ~= 'back'
 if is_lost and (redis.call('HGET', P .. 'workers', consumer) or '') ~= seen then return false end
 local stream, requeued, failed, dropped = queue_key(P, queue), 0, 0, 0
 
--- execution_of: the execution that an entry stands for; nil when the entry is gone.
+-- execution_of: the execution that an entry stands for, and its workflow; nil when the entry is gone.
 local function execution_of(entry)
   local _, flat = unpack(redis.call('XRANGE', stream, entry, entry)[1] or {})
-  for i = 1, #(flat or {}), 2 do if flat[i] == 'id' then return flat[i + 1] end end
+  local fields = {}
+  for i = 1, #(flat or {}), 2 do fields[flat[i]] = flat[i + 1] end
+  return fields.id, fields.workflow
 end
 
 -- count_losses: how many activations in a row have been lost without progress in between, with this one.
@@ -31,10 +33,11 @@ end
 for i = ENTRIES, #ARGV do
   local entry = ARGV[i]
   if #redis.call('XPENDING', stream, 'workers', entry, entry, 1, consumer) > 0 then
-    local id = execution_of(entry)
+    local id, workflow = execution_of(entry)
     local e = id and redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS)) or {}
     if e[EXEC_STATUS] ~= 'queued' or e[EXEC_ENTRY] ~= entry then
       dropped = dropped + 1
+      if workflow and not e[EXEC_STATUS] then unlist_uncreated(P, id, workflow) end
       take_off(P, queue, entry)
     else
       local losses = is_lost and count_losses(id) or 0
@@ -46,9 +49,9 @@ for i = ENTRIES, #ARGV do
           finish_event(P, id, 'failed', 'error', 'WorkerLostError: ' .. text), {}, {})
       else
         requeued = requeued + 1
-        take_off(P, queue, entry)
         disown(P, id)
         put_on(P, id, e[EXEC_WORKFLOW], redis.call('HGET', P .. 'exec:' .. id, 'run'), e[EXEC_QUEUE])
+        take_off(P, queue, entry)
       end
     end
   end

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- start_children: start some children of a step, a bounded number at a time. A child that exists is left as it is; one
--- that failed before its parent was retried runs again. One that is older than its parent is that of an execution with
--- the parent's id that is no longer kept: if it has ended, it is forgotten. None is started for a step that was closed.
--- Idempotent.
+-- that failed before its parent was retried runs again. One whose parent was created at another time is that of an
+-- execution with the parent's id that is no longer kept: if it has ended, it is forgotten. None is started for a step
+-- that was closed. Idempotent.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 entry  3 owner  4 known changes  5 step key  6 'open' when they are waited for, else 'started'
 --       7 children of the step  8 index of the first of these  9 retention in ms  10 the race it decides, or ''
@@ -29,11 +29,14 @@ if record and (record[KIND] ~= 'child' or record[STATUS] == 'closed' or record[C
   claim(P, id, owner, is, now)
   return {count, old}
 end
-local statuses, older = {}, {}
+local statuses, older, indexes = {}, {}, {}
 for i = children, #ARGV, PER_CHILD do
   local child = ARGV[i]
-  local its_status, created = unpack(redis.call('HMGET', P .. 'exec:' .. child, 'status', 'created'))
-  statuses[child], older[child] = its_status, its_status and tonumber(created) < tonumber(parent_created)
+  local its_status, workflow, index, relations = unpack(redis.call('HMGET', P .. 'exec:' .. child,
+    'status', 'workflow', 'index', 'relations'))
+  statuses[child] = its_status
+  older[child] = its_status and read_relations(relations).parent_created ~= parent_created
+  indexes[child] = index or workflow
   if older[child] and is_live(its_status) then
     return {'older', child}
   end
@@ -63,7 +66,7 @@ local function start(child, created, workflow, input, options)
   end
   local is = statuses[child]
   if older[child] then
-    forget(P, child)
+    forget(P, child, indexes[child])
     is = nil
   end
   if is == 'completed' then
@@ -79,7 +82,9 @@ local function start(child, created, workflow, input, options)
     rerun(P, child, redis.call('HMGET', P .. 'exec:' .. child, unpack(ENDING_FIELDS)), 0)
   elseif not is then
     redis.call('SADD', P .. 'descendants:' .. root_of(id), child)
-    create(P, child, workflow, input, retention, created, cmsgpack.unpack(options))
+    options = cmsgpack.unpack(options)
+    options.parent_created = parent_created
+    create(P, child, workflow, input, retention, created, options)
   end
 end
 

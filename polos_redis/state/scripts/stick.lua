@@ -10,12 +10,13 @@
 -- #include fence
 -- #include deactivate
 local P, id, entry, owner, known, state, seen, reason = KEYS[1], unpack(ARGV)
-local count, _, is = fence(P, id, entry, owner, known, '', 'workflow', 'created', 'queue', 'relations', 'answers')
+local count, _, is = fence(P, id, entry, owner, known, '', 'workflow', 'index', 'created', 'queue', 'relations',
+  'answers')
 if count < 0 then return count end
-local workflow, created, queue, relations, answers = unpack(is, FURTHER)
+local workflow, index, created, queue, relations, answers = unpack(is, FURTHER)
 if unseen(answers, seen) then return count end
 if state ~= '' then redis.call('HSET', P .. 'exec:' .. id, 'state', state) end
 redis.call('HSET', P .. 'exec:' .. id, 'stuck', reason)
 tell(P, id, is, {event_of(id, root_of(id), 'workflow_stuck'), reason})
-deactivate(P, id, is, entry, 'stuck', workflow, created, queue, relations)
+deactivate(P, id, is, entry, 'stuck', index or workflow, created, queue, relations)
 return 0

@@ -12,8 +12,6 @@ local subs, member = P .. 'subs:' .. topic, 't' .. workflow
 if redis.call('HGET', subs, member) ~= from then return -1 end
 local early = tonumber(earliest) - now
 if early > 0 then return early end
-if redis.call('EXISTS', P .. 'exec:' .. id) == 0 then
-  create(P, id, workflow, input, retention, now_us, options ~= '' and cmsgpack.unpack(options))
-end
+create(P, id, workflow, input, retention, now_us, options ~= '' and cmsgpack.unpack(options))
 redis.call('HSET', subs, member, to)
 return 0

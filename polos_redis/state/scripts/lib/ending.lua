@@ -7,7 +7,7 @@
 -- #include stream
 -- What the end of an execution and its next run need to know of it, by the positions in execution.lua.
 local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'stream', 'workflow', 'queue', 'created', 'retention',
-  'waits', 'notify', 'early', 'relations', 'answers'}
+  'waits', 'notify', 'early', 'relations', 'answers', 'index'}
 
 -- result_field: the field of the parent's journal that holds a child's result: status, value, the step key that waits
 -- for it, and when that began to wait.
@@ -55,10 +55,12 @@ end
 -- `value` is the result, kept as `field`. Closes open waits, takes the entry off the queue, gives every key a TTL,
 -- emits the finish event (of `event`, when it has not completed) after `events`, if there is a stream, and notifies
 -- whoever registered for the result. `count` is the journal's count of changes, where it is known: 0 says that there is
--- no journal. The status comes first and the index last: an execution that has ended by half is in the index of those
--- that have not, where repair finds it.
+-- no journal. The status comes first, and last goes what repair finds an execution by that has ended by half: its
+-- entry, or its row in the index of those that have not ended. Fields that mean nothing after the end stay until the
+-- next run.
 local function ending(P, id, e, status, field, value, event, events, fields, count)
   local exec, retention, root = P .. 'exec:' .. id, tonumber(e[EXEC_RETENTION]), root_of(id)
+  local before, name = e[EXEC_STATUS], e[EXEC_INDEX] or e[EXEC_WORKFLOW]
   local told = is_told(id, e) or status ~= 'completed'
   if told and not is_told(id, e) then open_stream(P, id, e[EXEC_STARTED]) end
   if not told and count ~= 0 then redis.call('HDEL', P .. 'journal:' .. id, WRITER) end
@@ -69,13 +71,6 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
       redis.call('PEXPIRE', P .. 'topic:' .. key .. '/' .. id, retention)
     end
   end
-  if e[EXEC_ENTRY] then
-    take_off(P, e[EXEC_QUEUE], e[EXEC_ENTRY])
-  elseif e[EXEC_STATUS] == 'queued' then
-    redis.call('ZREM', P .. 'timers', 'p' .. id)
-  end
-  redis.call('HDEL', exec, 'entry', 'owner', 'notify', 'attempts', 'progress', 'held_back', 'early', 'answers',
-    'stuck', 'unreached_waits', 'running')
 
   if told then
     if status == 'completed' then event = completed(P, id, value) end
@@ -103,7 +98,8 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
     redis.call('UNLINK', P .. 'early:' .. id)
   end
   redis.call('PEXPIRE', exec, retention + 60000)
-  redis.call('ZADD', P .. 'expiry', now + retention, id)
+  list(P, 'ended', name, now + retention, id)
+  if status ~= 'completed' then list(P, status, name, e[EXEC_CREATED], id) end
 
   if e[EXEC_NOTIFY] then
     local notice = {'done', id, status, field, #value <= 16384 and value or false}
@@ -112,8 +108,10 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
   if e[EXEC_RELATIONS] then
     local relations = read_relations(e[EXEC_RELATIONS])
     if relations.deadline then redis.call('ZREM', P .. 'timers', 't' .. id) end
-    if e[EXEC_STATUS] == 'queued' then leave(P, id, relations) end
+    if before == 'queued' then leave(P, id, relations) end
     if relations.parent then notify_parent(P, id, relations, status, value) end
   end
-  reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_STATUS], status)
+  if before == 'queued' and not e[EXEC_ENTRY] then redis.call('ZREM', P .. 'timers', 'p' .. id) end
+  if before ~= 'queued' or not e[EXEC_ENTRY] then unlist(P, before, name, id) end
+  if e[EXEC_ENTRY] then take_off(P, e[EXEC_QUEUE], e[EXEC_ENTRY]) end
 end

@@ -15,6 +15,7 @@ local EXEC_NOTIFY <const> = 11
 local EXEC_EARLY <const> = 12
 local EXEC_RELATIONS <const> = 13
 local EXEC_ANSWERS <const> = 14
+local EXEC_INDEX <const> = 15 -- left out where it is the workflow's
 
 -- is_live: whether an execution of this status has yet to end; false for one that does not exist.
 local function is_live(status)

@@ -1,5 +1,7 @@
 -- #include append
 -- #include index
+local XACKDEL_SINCE <const> = 524800 -- Redis 8.2, as REDIS_VERSION_NUM has it. Valkey calls itself Redis 7.2 there
+
 -- queue_key: the stream that an execution's entries go to.
 local function queue_key(P, queue)
   return P .. 'queue:' .. (queue or 'default')
@@ -8,14 +10,23 @@ end
 -- take_off: acknowledge and delete an entry.
 local function take_off(P, queue, entry)
   local key = queue_key(P, queue)
-  redis.pcall('XACK', key, 'workers', entry)
-  redis.call('XDEL', key, entry)
+  if redis.REDIS_VERSION_NUM >= XACKDEL_SINCE then
+    -- it leaves an entry that was not delivered
+    if redis.call('XACKDEL', key, 'workers', 'IDS', 1, entry)[1] ~= 1 then redis.call('XDEL', key, entry) end
+  else
+    redis.call('XACK', key, 'workers', entry)
+    redis.call('XDEL', key, entry)
+  end
 end
 
--- put_on: add an entry for a runnable execution; it becomes the live one. `more` are further fields of the entry.
+-- add_entry: add an entry for a runnable execution, with these further fields. Returns its id.
+local function add_entry(P, id, workflow, run, queue, more)
+  return redis.call('XADD', queue_key(P, queue), '*', 'id', id, 'workflow', workflow, 'run', run, unpack(more or {}))
+end
+
+-- put_on: add an entry for a runnable execution; it becomes the live one.
 local function put_on(P, id, workflow, run, queue, more)
-  local entry = redis.call('XADD', queue_key(P, queue), '*', 'id', id, 'workflow', workflow, 'run', run,
-    unpack(more or {}))
+  local entry = add_entry(P, id, workflow, run, queue, more)
   redis.call('HSET', P .. 'exec:' .. id, 'status', 'queued', 'entry', entry)
 end
 

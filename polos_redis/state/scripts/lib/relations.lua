@@ -1,6 +1,6 @@
 -- An execution's field `relations` is one msgpack map of what binds it to others; without the field there is nothing.
--- parent, key (its parent and the step key there), kids (whether it has had children), semaphore, limit, near, slot
--- (its version there, see semaphore.lua), timeout, deadline (of the run, ms).
+-- parent, parent_created, key (its parent, when that was created, the step key there), kids (whether it has had
+-- children), semaphore, limit, near, slot (its version there, see semaphore.lua), timeout, deadline (of the run, ms).
 local function read_relations(packed)
   return packed and cmsgpack.unpack(packed) or {}
 end

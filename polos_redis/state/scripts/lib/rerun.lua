@@ -107,12 +107,12 @@ local function prune(P, id)
 end
 
 -- revive: undo the end of an execution: nothing of it expires, and its children are not ended any more.
-local function revive(P, id, e)
+local function revive(P, id, e, name)
   local exec = P .. 'exec:' .. id
-  reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_STATUS], 'queued') -- first: repair finds it there
-  redis.call('ZREM', P .. 'expiry', id)
+  unlist(P, 'ended', name, id)
+  unlist(P, e[EXEC_STATUS], name, id)
   redis.call('ZREM', P .. 'timers', 'c' .. id) -- the children that its end has not reached go on
-  redis.call('HDEL', exec, 'retried') -- its own retries are counted from zero
+  redis.call('HDEL', exec, 'notify', 'early', 'stuck', 'retried') -- its own retries are counted from zero
   redis.call('PERSIST', exec)
   redis.call('PERSIST', P .. 'journal:' .. id)
   redis.call('PERSIST', P .. 'topic:' .. id) -- a child has no topic of its own, and none below
@@ -141,20 +141,21 @@ end
 -- has ended, or is about to. Returns the number of the new run.
 local function rerun(P, id, e, delay)
   local exec, relations, ended = P .. 'exec:' .. id, read_relations(e[EXEC_RELATIONS]), e[EXEC_STATUS] ~= 'queued'
+  local name = e[EXEC_INDEX] or e[EXEC_WORKFLOW]
+  list(P, 'queued', name, e[EXEC_CREATED], id) -- first: repair finds it there
   if not is_told(id, e) then open_stream(P, id, e[EXEC_STARTED]) end -- what is dropped has been told then
   prune(P, id)
-  if ended then
-    revive(P, id, e)
-  elseif e[EXEC_ENTRY] then
-    take_off(P, e[EXEC_QUEUE], e[EXEC_ENTRY])
-  end
+  if ended then revive(P, id, e, name) end
   local error = redis.call('HGET', exec, 'error')
   if error then redis.call('HSET', exec, 'last_error', error) end
   redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'held_back', 'answers', 'output', 'error',
     'cancelled_by', 'finished', 'unreached', 'unreached_waits', 'running')
   redis.call('HSET', exec, 'status', 'queued')
   local run = redis.call('HINCRBY', exec, 'run', 1)
-  if not ended then leave(P, id, relations) end
+  if not ended then
+    if e[EXEC_ENTRY] then take_off(P, e[EXEC_QUEUE], e[EXEC_ENTRY]) end
+    leave(P, id, relations)
+  end
   if ended and relations.timeout then
     relations.deadline = now + delay + relations.timeout
     redis.call('ZADD', P .. 'timers', relations.deadline, 't' .. id)
@@ -166,7 +167,7 @@ local function rerun(P, id, e, delay)
   if delay > 0 then
     redis.call('ZADD', P .. 'timers', now + delay, 'p' .. id)
   else
-    offer(P, id, e[EXEC_WORKFLOW], run, e[EXEC_QUEUE], relations)
+    offer_listed(P, id, name, e[EXEC_CREATED], e[EXEC_WORKFLOW], run, e[EXEC_QUEUE], relations)
   end
   return run
 end
@@ -174,11 +175,11 @@ end
 -- unstick: continue a stuck execution as a new run, with all of its journal. Its deadline stays. Returns the number of
 -- the run.
 local function unstick(P, id, e)
-  local exec = P .. 'exec:' .. id
-  reindex(P, id, e[EXEC_WORKFLOW], e[EXEC_CREATED], 'stuck', 'queued')
+  local exec, name = P .. 'exec:' .. id, e[EXEC_INDEX] or e[EXEC_WORKFLOW]
   redis.call('HDEL', exec, 'stuck')
   local run = redis.call('HINCRBY', exec, 'run', 1)
   emit_retry(P, id, run, 0)
-  offer(P, id, e[EXEC_WORKFLOW], run, e[EXEC_QUEUE], read_relations(e[EXEC_RELATIONS]))
+  offer(P, id, name, e[EXEC_CREATED], e[EXEC_WORKFLOW], run, e[EXEC_QUEUE], read_relations(e[EXEC_RELATIONS]))
+  unlist(P, 'stuck', name, id)
   return run
 end

@@ -16,10 +16,13 @@ end
 
 -- admit: make an execution that holds a slot runnable, if it still wants to be. Returns whether it does.
 local function admit(P, id)
-  local status, entry, workflow, run, queue, input, origin, started = unpack(redis.call('HMGET', P .. 'exec:' .. id,
-    'status', 'entry', 'workflow', 'run', 'queue', 'input', 'origin', 'started'))
+  local status, entry, workflow, index, run, queue, input, origin, started = unpack(redis.call('HMGET',
+    P .. 'exec:' .. id, 'status', 'entry', 'workflow', 'index', 'run', 'queue', 'input', 'origin', 'started'))
   if status ~= 'queued' or redis.call('ZSCORE', P .. 'timers', 'p' .. id) then return false end
-  if not entry then put_on(P, id, workflow, run, queue, inlined_payload(P, id, input, origin, started)) end
+  if not entry then
+    put_on(P, id, workflow, run, queue, inlined_payload(P, id, input, origin, started))
+    unlist(P, 'queued', index or workflow, id)
+  end
   return true
 end
 
@@ -30,12 +33,13 @@ local function move_up(P, semaphore, limit)
   local free = limit_of(P, semaphore, limit) - redis.call('HLEN', slots) + waiting
   local moving = math.min(free, waiting, 100)
   for _ = 1, moving do
-    local id = redis.call('ZPOPMIN', waiters)[1]
+    local id = redis.call('ZRANGE', waiters, 0, 0)[1]
     if redis.call('EXISTS', P .. 'exec:' .. id) == 1 then
       admit(P, id)
     else
       note_errand(P, 'a' .. id .. ' ' .. redis.call('HGET', slots, id) .. ' ' .. limit .. ' ' .. semaphore)
     end
+    redis.call('ZREM', waiters, id)
   end
   return moving == waiting and free - moving or 0
 end
@@ -67,16 +71,29 @@ local function release_slot(P, semaphore, limit, id, version)
   end
 end
 
--- offer: make an execution runnable: at once, or when it gets a slot of its semaphore.
-local function offer(P, id, workflow, run, queue, relations, more)
-  if not relations.semaphore then return put_on(P, id, workflow, run, queue, more) end
+-- offer: make an execution runnable: at once, or when it gets a slot of its semaphore. `name` is that of its indexes.
+-- Returns whether it has an entry now.
+local function offer(P, id, name, created, workflow, run, queue, relations, more)
+  if not relations.semaphore then
+    put_on(P, id, workflow, run, queue, more)
+    return true
+  end
+  list(P, 'queued', name, created, id)
   relations.slot = (relations.slot or 0) + 1
   redis.call('HSET', P .. 'exec:' .. id, 'status', 'queued', 'relations', cmsgpack.pack(relations))
   if not relations.near then
     note_errand(P, 'l' .. id)
   elseif acquire_slot(P, relations.semaphore, relations.limit, id, relations.slot) then
     put_on(P, id, workflow, run, queue, more)
+    unlist(P, 'queued', name, id)
+    return true
   end
+  return false
+end
+
+-- offer_listed: as offer, for an execution that is listed as one without an entry.
+local function offer_listed(P, id, name, created, workflow, run, queue, relations, more)
+  if offer(P, id, name, created, workflow, run, queue, relations, more) then unlist(P, 'queued', name, id) end
 end
 
 -- leave: hand the slot of an execution that is no longer runnable to the first waiter.

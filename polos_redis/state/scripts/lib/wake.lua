@@ -6,11 +6,14 @@
 -- leave without having seen it.
 local function wake(P, id, key, record, decision)
   local packed = resolve(P, id, key, record, decision)
-  local status, owner, workflow, created, run, queue, input, origin, relations = unpack(redis.call('HMGET',
-    P .. 'exec:' .. id, 'status', 'owner', 'workflow', 'created', 'run', 'queue', 'input', 'origin', 'relations'))
+  local status, owner, workflow, index, created, run, queue, input, origin, relations = unpack(redis.call('HMGET',
+    P .. 'exec:' .. id, 'status', 'owner', 'workflow', 'index', 'created', 'run', 'queue', 'input', 'origin',
+    'relations'))
   if status == 'waiting' then
-    reindex(P, id, workflow, created, 'waiting', 'queued')
-    offer(P, id, workflow, run, queue, read_relations(relations), inlined_payload(P, id, input, origin, true))
+    local name = index or workflow
+    offer(P, id, name, created, workflow, run, queue, read_relations(relations),
+      inlined_payload(P, id, input, origin, true))
+    unlist(P, 'waiting', name, id)
   elseif status == 'queued' then
     local answers = decision == 'answered' and redis.call('HINCRBY', P .. 'exec:' .. id, 'answers', 1) or nil
     if owner then -- '<worker>:<number>'

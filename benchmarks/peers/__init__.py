@@ -1,0 +1,1 @@
+"""`python -m benchmarks peers`: the same work on polos-redis and on what people would use instead."""

@@ -1,0 +1,1 @@
+"""`python -m benchmarks report`: the figures as a page with plots (docs/benchmarks.md)."""

@@ -1,0 +1,1 @@
+"""Benchmarks: their commands and reports. Figures are not judged."""
