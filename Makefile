@@ -4,6 +4,7 @@
 # make test-skipped     the tests that the last run skipped: none may be skipped again
 # make test-partitions  the tests, in namespaces of four partitions
 # make test-cluster     the tests on a Redis Cluster of three nodes, which they start
+# make test-servers     the tests on three servers that share the partitions, without a cluster
 # make test-floors      some tests, with the oldest dependencies that pyproject.toml allows
 # make chaos            every feature under every fault, for half an hour: 15 seeds on several servers
 # make bench            the figures, also of peers, as a page with plots in benchmarks/results: about 20 minutes
@@ -22,8 +23,8 @@ ALL := --servers=all --hypothesis-profile=thorough
 # The tests start hundreds of Python processes, which must not compile their modules each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check test-all test-skipped test-partitions test-cluster test-floors chaos bench lint types tests format \
-	docs clean
+.PHONY: demo test check test-all test-skipped test-partitions test-cluster test-servers test-floors chaos bench lint \
+	types tests format docs clean
 
 demo: $(VENV)/.installed-embedded,server
 	$(VENV)/bin/polos demo $(DEMO_ARGS)
@@ -51,6 +52,9 @@ test-partitions: tests
 
 test-cluster: export POLOS_TEST_CLUSTER = 1
 test-cluster: tests
+
+test-servers: export POLOS_TEST_SERVERS = 3
+test-servers: tests
 
 # Every dependency by its name, and each way the package uses it; what tests the tests' own tools is left out.
 FLOORS := tests/client/test_imports.py tests/client/test_workflow.py tests/cli/test_app.py tests/cli/test_invoke.py \

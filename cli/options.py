@@ -68,7 +68,7 @@ class ConnectionOptions:
             envvar="POLOS_REDIS_URL",
             metavar="URL",
             show_default="redis://127.0.0.1:6379/0",
-            help="The URL of Redis.",
+            help="The URL of Redis; of several servers, with commas between them.",
         ),
     ] = None
     namespace: Annotated[

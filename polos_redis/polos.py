@@ -56,7 +56,9 @@ class Polos(PolosClient):
                 server = await stack.enter_async_context(EmbeddedServer(self._data_dir))
                 self.url = server.url
             stack.push_async_callback(self.aclose)
-            await self.session()  # a worker would wait for Redis without end
+            store = await self.store()  # a worker would wait for Redis without end
+            for node in await store.wire.nodes():
+                await node.call("PING", patience=self.patience)
             self._worker = Worker(self, self._workflows, handle_signals=False, **self._worker_options)
             self._running = tasks.spawn(self._worker.run(), "polos-worker")
             stack.push_async_callback(self._stop_worker)

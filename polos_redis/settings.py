@@ -41,6 +41,14 @@ def _text(value: Any) -> str:
     return value
 
 
+def _urls(value: Any) -> str:
+    """The URL of a server, or of several: a list, or a text with commas between them."""
+    urls = [value] if isinstance(value, str) else value
+    if not isinstance(urls, (list, tuple)) or not urls or not all(isinstance(u, str) and u for u in urls):
+        raise ValueError("the URL of a server, or a list with the URL of each server")
+    return ",".join(urls)
+
+
 def _positive(kind: type[int] | type[float]) -> Callable[[Any], Any]:
     def parse(value: Any) -> Any:
         expected = "a positive whole number" if kind is int else "a positive number of seconds"
@@ -138,7 +146,14 @@ _count, _seconds = _positive(int), _positive(float)
 OPTIONS = {
     option.name: option
     for option in (
-        Option("url", "POLOS_REDIS_URL", "redis://127.0.0.1:6379/0", _text, "URL of Redis", private=True),
+        Option(
+            "url",
+            "POLOS_REDIS_URL",
+            "redis://127.0.0.1:6379/0",
+            _urls,
+            "URL of Redis; of several servers, a list or comma-separated",
+            private=True,
+        ),
         Option(
             "namespace", "POLOS_NAMESPACE", "default", _text, "separates installations that share a Redis"
         ),

@@ -36,11 +36,12 @@ PARTITIONS = os.environ.get("POLOS_TEST_PARTITIONS", "")
 if PARTITIONS:
     os.environ["POLOS_PARTITIONS"] = PARTITIONS
 ON_CLUSTER = os.environ.get("POLOS_TEST_CLUSTER") == "1"
+SERVERS = int(os.environ.get("POLOS_TEST_SERVERS", "0"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrise `redis_url` by the markers `also_on_cluster` and `only_on_cluster`; POLOS_TEST_CLUSTER=1
-    runs every test on the cluster.
+    runs every test on the cluster, POLOS_TEST_SERVERS=3 on three servers.
 
     Tests that request `server`, `every_server` or `chaos_server` stay on one server: they inspect it over
     their own connections, restart it or change its settings.
@@ -51,6 +52,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if ON_CLUSTER or metafunc.definition.get_closest_marker("only_on_cluster"):
         metafunc.parametrize("redis_url", ["cluster"], indirect=True)
+    elif SERVERS:
+        metafunc.parametrize("redis_url", ["servers"], indirect=True)
     elif metafunc.definition.get_closest_marker("also_on_cluster"):
         metafunc.parametrize("redis_url", ["server", "cluster"], indirect=True)
 
@@ -131,15 +134,36 @@ def redis_cluster(running_servers: RunningServers, binary: Path) -> Cluster:
 
 
 @pytest.fixture
+def several_servers(running_servers: RunningServers, binary: Path) -> list[EmbeddedServer]:
+    """With POLOS_TEST_SERVERS, the session's servers that share namespaces. Shared: use a `namespace`."""
+    return running_servers.several(binary, SERVERS)
+
+
+@pytest.fixture
 def redis_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of the test's server: the cluster (with partitions on all nodes) where the test is parametrised
-    with it, else `every_server` if requested, else `server`."""
-    if getattr(request, "param", "server") == "cluster":
+    """The URL of the test's server: the cluster or several servers (with partitions on all of them) where the
+    test is parametrised with it, else `every_server` if requested, else `server`."""
+    kind = getattr(request, "param", "server")
+    if kind != "server":
         monkeypatch.setenv("POLOS_PARTITIONS", PARTITIONS or "6")
+    if kind == "cluster":
         cluster: Cluster = request.getfixturevalue("redis_cluster")
         return cluster.url
+    if kind == "servers":
+        counts = [request.node.callspec.params.get(name, SERVERS) for name in ("partitions", "many", "at")]
+        if min(counts) < SERVERS:
+            pytest.skip(f"{SERVERS} servers need as many partitions")
+        servers: list[EmbeddedServer] = request.getfixturevalue("several_servers")
+        return ",".join(one.url for one in servers)
     name = "every_server" if "every_server" in request.fixturenames else "server"
     server: EmbeddedServer = request.getfixturevalue(name)
+    return server.url
+
+
+@pytest.fixture
+def one_partition(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of one server, for a test of a namespace with one partition, whatever the others run on."""
+    monkeypatch.setenv("POLOS_PARTITIONS", "1")
     return server.url
 
 

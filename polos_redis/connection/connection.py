@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -21,11 +22,15 @@ from polos_redis.state.store import Store
 from polos_redis.wire.dialing import CredentialProvider
 from polos_redis.wire.durable import Durability
 from polos_redis.wire.routing import AnyWire
-from polos_redis.wire.urls import parse
+from polos_redis.wire.servers import ranges
+from polos_redis.wire.urls import parse_all, split
 
 
 class Connection:
-    """A namespace on one Redis, with the options of `PolosClient`.
+    """A namespace on one Redis, or on several plain servers, with the options of `PolosClient`.
+
+    `url` names a server, the master of a sentinel service or a cluster. Several servers, given as a list of
+    URLs or with commas between them, share the partitions; their number and order are fixed per namespace.
 
     It connects on first use and need not be closed. It is not tied to an event loop: a second `asyncio.run`
     and a forked child make new connections. Tasks may share it, and so may threads that each run a loop.
@@ -41,7 +46,7 @@ class Connection:
 
     def __init__(
         self,
-        url: str | None = None,
+        url: str | Sequence[str] | None = None,
         namespace: str | None = None,
         *,
         partitions: int | None = None,
@@ -53,10 +58,11 @@ class Connection:
         credential_provider: CredentialProvider | None = None,
     ) -> None:
         self.url: str = settings.resolve("url", url)
-        parse(self.url)  # raises for an invalid URL here, not at the first call
+        servers = parse_all(self.url)  # raises for an invalid URL here, not at the first call
         self._credentials = _checked(credential_provider, self.url)
         self.namespace = keys.check_namespace(settings.resolve("namespace", namespace))
         self.partitions: int = settings.resolve("partitions", partitions)
+        ranges(self.partitions, len(servers))  # raises if there are fewer partitions than servers
         self.retention_ms = int(settings.resolve("retention_seconds", retention_seconds) * 1000)
         self.max_value_bytes: int = settings.resolve("max_value_bytes", max_value_bytes)
         self.patience: float = settings.resolve("patience_seconds", patience_seconds)
@@ -149,7 +155,7 @@ def _checked(provider: CredentialProvider | None, url: str) -> CredentialProvide
             "credential_provider= must have a method get_credentials that returns (user, password), "
             f"not {type(provider).__name__}"
         )
-    if "@" in urlsplit(url).netloc:
+    if any("@" in urlsplit(one).netloc for one in split(url)):
         raise ConfigurationError(
             "the Redis URL has a user or password, and there is a credential_provider=: leave out one of them"
         )

@@ -25,7 +25,8 @@ REFUSED_SECONDS = 1.0
 
 
 class Notices:
-    """The reply channels of one process, one per partition, on one connection (one each on a cluster)."""
+    """The reply channels of one process, one per partition: on one connection per server, on a cluster on one
+    per partition."""
 
     def __init__(
         self,

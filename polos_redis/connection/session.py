@@ -12,6 +12,7 @@ from polos_redis.connection.tails import Tails
 from polos_redis.errors import ExecutionNotFoundError
 from polos_redis.state import scripts
 from polos_redis.state.executions import FINISHED, Ended
+from polos_redis.state.layout import Layout
 from polos_redis.state.store import Store
 from polos_redis.state.suspensions import acknowledges
 from polos_redis.values.text import text
@@ -35,7 +36,14 @@ class Session:
     ) -> None:
         self.pid = os.getpid()
         self._url, self._credentials = url, credentials
-        self.wire = wire_to(url, name="polos-client", scripts=scripts.ALL, credentials=credentials)
+        self.wire = wire_to(
+            url,
+            name="polos-client",
+            scripts=scripts.ALL,
+            partitions=partitions,
+            credentials=credentials,
+            verify=Layout(url, namespace, partitions, credentials).verify,
+        )
         self.store = Store(self.wire, namespace, partitions, patience)
         self.name = os.urandom(6).hex()
         self.notices = Notices(self.wire, self.store.prefixes, self.name, self._received, self._recheck)
@@ -55,7 +63,7 @@ class Session:
         return self._patient
 
     async def check(self) -> None:
-        """Check once that the namespace has this number of partitions. Raises `ConfigurationError`."""
+        """Check once that the namespace has this layout. Raises `ConfigurationError`."""
         if not self.checked:
             await self.store.partitions.check()
             self.checked = True
@@ -71,7 +79,13 @@ class Session:
             if durability not in self._durable:
                 partitions = self.store.partitions
                 wire = DurableWire(
-                    self._url, durability, replicas, scripts.CONFIRM, acknowledges, self._credentials
+                    self._url,
+                    durability,
+                    replicas,
+                    scripts.CONFIRM,
+                    acknowledges,
+                    partitions=partitions.number,
+                    credentials=self._credentials,
                 )
                 try:
                     await wire.check(partitions.prefixes, partitions.patience)

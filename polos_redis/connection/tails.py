@@ -1,4 +1,4 @@
-"""Tails: all readers of topics in a process share one blocked XREAD (one per partition on a cluster).
+"""Tails: all readers of topics in a process share one blocked XREAD per server (per partition on a cluster).
 
 A reader requests the entries after an id and requests more when it has processed them, so a slow reader
 delays no other. One read serves all requests. A request that comes while the read is blocked ends it by
@@ -28,7 +28,7 @@ Entries = list[tuple[bytes, list[bytes]]]  # stream id, flat list of type and da
 
 
 class Tails:
-    """The tails of a process: one, or one per partition on a cluster."""
+    """The tails of a process: one per server, or one per partition on a cluster."""
 
     def __init__(self, main: AnyWire, prefixes: Sequence[bytes], patience: float) -> None:
         tails = {tuple(group): Tail(main, group[0], patience) for group in main.groups(prefixes)}

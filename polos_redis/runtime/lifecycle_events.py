@@ -24,8 +24,8 @@ _STEP_START = b"step_start"
 _STEP_FINISH = b"step_finish"
 
 
-class RunningStep(NamedTuple):
-    """A step whose function runs now: an attempt, since when, and whether its start was told."""
+class StepAttempt(NamedTuple):
+    """An attempt at a step, whose function runs now: since when, and whether its start was told."""
 
     attempt: int
     since: float
@@ -47,7 +47,7 @@ class LifecycleEvents:
         self._mark = b"\0" + execution_id.encode() if "." in execution_id else b""
         self.started_at = 0.0
         self.start_told = False
-        self.running: dict[str, RunningStep] = {}
+        self.running: dict[str, StepAttempt] = {}
 
     def first(self) -> list[bytes]:
         """Returns the execution's start, unless it was told."""

@@ -37,7 +37,7 @@ async def healthz() -> Response:
 
 
 async def redis_responds(client: PolosClient) -> bool:
-    """Whether Redis responds; on a cluster, all of its masters."""
+    """Whether Redis responds: all servers, or all masters of a cluster."""
     try:
         async with asyncio.timeout(READY_TIMEOUT_SECONDS):
             store = await client.store()
@@ -49,7 +49,7 @@ async def redis_responds(client: PolosClient) -> bool:
 
 @router.get("/readyz", responses={200: {"model": shapes.Health}}, dependencies=[Depends(probed)])
 async def readyz(request: Request) -> Response:
-    """Succeed while Redis responds, too; on a cluster, all of its masters."""
+    """Succeed while Redis responds, too: all servers, or all masters of a cluster."""
     ready: Latest[bool] = request.app.state.ready
     if not await ready.get():
         raise Problem(

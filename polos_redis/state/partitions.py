@@ -7,14 +7,16 @@ semaphore and a schedule live in the partition of their name or id.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any, Protocol
 
 import msgpack
 
-from polos_redis.errors import ConfigurationError
 from polos_redis.state import keys
+from polos_redis.state.layout import Layout
 from polos_redis.values.text import raw
 from polos_redis.wire.routing import AnyWire
+from polos_redis.wire.servers import ServersWire
 from polos_redis.wire.transport import Arg, Script
 
 
@@ -82,18 +84,11 @@ class Partitions:
         return sorted(found)
 
     async def check(self) -> None:
-        """Fix the namespace's number of partitions on first use. Raises `ConfigurationError` if it differs
-        from the fixed one."""
-        key = self.prefixes[0] + keys.META.encode()
-        fixed = await self.wire.call("HGET", key, "partitions", patience=self.patience)
-        if fixed is None:
-            await self.wire.call("HSETNX", key, "partitions", self.number, patience=self.patience)
-            fixed = await self.wire.call("HGET", key, "partitions", patience=self.patience)
-        if int(fixed) != self.number:
-            raise ConfigurationError(
-                f"namespace {self.namespace!r} has {int(fixed)} partitions, not {self.number}: "
-                "set POLOS_PARTITIONS to that number, which can't be changed"
-            )
+        """Fix the namespace's layout on first use. Raises `ConfigurationError` if it differs from the fixed
+        one. Of several servers, each is checked when it is connected instead."""
+        if not isinstance(self.wire, ServersWire):
+            layout = Layout("", self.namespace, self.number)
+            await layout.check(partial(self.wire.call, patience=self.patience), self.wire.address)
 
 
 def pack_roots(workflows: Collection[str]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from polos_redis.errors import ConfigurationError, PolosError, RedisRefusedError, RedisUnavailableError
@@ -21,6 +22,13 @@ async def ask(url: str, *command: str, credentials: CredentialProvider | None = 
         return await wire.send(*command)
     finally:
         await wire.close()
+
+
+def server_at(url: str, **options: Any) -> Wire:
+    """The wire to the server of a URL, or to the master of its sentinel service; not yet connected."""
+    target = parse(url)
+    locate = partial(find_master, target) if target.kind == "sentinel" else None
+    return Wire(url, locate=locate, **options)
 
 
 async def find_master(target: RedisUrl) -> str:

@@ -50,10 +50,17 @@ class DurableWire:
         replicas: int,
         mark: Script,
         acknowledges: Callable[[Script, Any], bool],
+        *,
+        partitions: int = 1,
         credentials: CredentialProvider | None = None,
     ) -> None:
         self._wire = wire_to(
-            url, name="polos-durable", scripts=(), timeout=REPLY_SECONDS, credentials=credentials
+            url,
+            name="polos-durable",
+            scripts=(),
+            partitions=partitions,
+            timeout=REPLY_SECONDS,
+            credentials=credentials,
         )
         self._durability, self._replicas, self._mark = durability, replicas, mark
         self._acknowledges = acknowledges
@@ -71,7 +78,8 @@ class DurableWire:
         except RedisUnavailableError as error:
             if not call.executed:
                 raise
-            raise NotConfirmedError(self._wire.address, self._promise, error.__cause__ or error) from error
+            address = (self._wire.node(key) or self._wire).address
+            raise NotConfirmedError(address, self._promise, error.__cause__ or error) from error
 
     @property
     def _promise(self) -> str:

@@ -1,7 +1,12 @@
-"""Redis URLs. They name one server, the master of a sentinel service, or a cluster."""
+"""Redis URLs. Each names one server, the master of a sentinel service, or a cluster.
+
+URLs of several servers are one text, separated by commas. A comma inside a URL separates hosts, so only one
+before another URL's scheme ends a URL.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
@@ -9,6 +14,8 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urls
 from polos_redis.errors import ConfigurationError
 
 SENTINEL_PORT, REDIS_PORT = 26379, 6379
+
+_NEXT = re.compile(r"\s*,\s*(?=[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +38,27 @@ class RedisUrl:
         return f"{before}{_at(host or urlsplit(self.seeds[0]).hostname or 'localhost', port)}{after}"
 
 
+def split(url: str) -> list[str]:
+    """The URLs in a text of one or more."""
+    return _NEXT.split(url.strip())
+
+
+def parse_all(url: str) -> list[RedisUrl]:
+    """Parses the URLs of one or more servers, as `parse` does. A cluster stands alone, and no URL twice."""
+    urls = split(url)
+    found = [parse(one) for one in urls]
+    if len(urls) > 1 and any(one.kind == "cluster" for one in found):
+        raise bad_url("a cluster can't be one of several servers: name it alone")
+    for position, one in enumerate(urls):
+        if one in urls[:position]:
+            raise bad_url(f"it names {found[position].address} twice")
+    return found
+
+
 def parse(url: str) -> RedisUrl:
-    """Parses a URL. Raises `ConfigurationError`, whose message never contains a password."""
+    """Parses the URL of a server, a sentinel service or a cluster.
+
+    Raises `ConfigurationError`, whose message never contains a password."""
     try:
         parts = urlsplit(url)
         scheme, _, kind = parts.scheme.partition("+")
@@ -54,7 +80,9 @@ def parse(url: str) -> RedisUrl:
 def _server(url: str, parts: SplitResult, path: list[str]) -> RedisUrl:
     servers = _servers(parts, REDIS_PORT)
     if len(servers) > 1:
-        raise bad_url("use redis+cluster:// or redis+sentinel:// for several hosts")
+        raise bad_url(
+            "use redis+cluster:// or redis+sentinel:// for several hosts, and whole URLs for several servers"
+        )
     if len(path) > 1 or not all(part.isdecimal() for part in path):
         raise bad_url()
     return RedisUrl("server", servers[0], (url,))
@@ -106,6 +134,6 @@ def bad_url(why: str = "") -> ConfigurationError:
     return ConfigurationError(
         f"the Redis URL is invalid{f' ({why})' if why else ''}: write redis://user:password@host:port/0, "
         "unix:///path/to/socket, redis+sentinel://user:password@host:port,host:port/service or "
-        "redis+cluster://user:password@host:port,host:port (rediss for TLS), and escape special characters "
-        "in user and password as %XX"
+        "redis+cluster://user:password@host:port,host:port (rediss for TLS), or several URLs of servers with "
+        "commas between them, and escape special characters in user and password as %XX"
     )

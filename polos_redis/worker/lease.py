@@ -153,8 +153,13 @@ class Lease:
         stop = asyncio.Event()
         self._stop = (asyncio.get_running_loop(), stop)
         partitions = self.store.partitions
-        credentials = self.store.wire.credentials
-        wire = wire_to(self._url, name="polos-lease", scripts=(scripts.RENEW_LEASE,), credentials=credentials)
+        wire = wire_to(
+            self._url,
+            name="polos-lease",
+            scripts=(scripts.RENEW_LEASE,),
+            partitions=partitions.number,
+            credentials=self.store.wire.credentials,
+        )
         store = Store(wire, partitions.namespace, partitions.number, patience=None)
         running = [asyncio.create_task(self._keep(store, prefix, loop)) for prefix in store.prefixes]
         running.append(asyncio.create_task(self._watch_the_loop()))

@@ -1,5 +1,5 @@
-"""The reading connections of a worker: one, or one per partition on a cluster, where a blocked read covers
-one cluster slot.
+"""The reading connections of a worker: one per server, or one per partition on a cluster, where a blocked
+read covers one cluster slot.
 
 A worker never reads more than it can run, so the readers share its free slots: a slot that one has requested
 is not free for the others. A reader that got nothing the last time requests one entry of each queue; one that

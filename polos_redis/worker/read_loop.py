@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from polos_redis.errors import ConnectionLostError, RedisRefusedError
+from polos_redis.errors import ConnectionLostError, PolosError
 from polos_redis.state import keys
 from polos_redis.state.store import Store
 from polos_redis.values.text import text
@@ -58,6 +58,7 @@ class Reading:
         self._concurrency = concurrency
         self._streams: dict[bytes, tuple[bytes, str]] = {}
         self._find_streams()
+        self._groups_lost = False
         self._epoch = -1
         self._turn = 0  # of the queues, if not all can be read at once
         self._reconciled = float("-inf")
@@ -75,9 +76,9 @@ class Reading:
                         logger.warning("reading has to wait", extra={"error": str(error)})
                     await asyncio.sleep(self._pause)
                     self._pause = min(2 * self._pause, LONGEST_READ_PAUSE)
-            except RedisRefusedError as error:
+            except PolosError as error:
                 if getattr(error, "code", "") == "NOGROUP":  # the stream was lost with the store
-                    await make_groups(self._host.store, self.reader.prefixes, self._queues)
+                    self._groups_lost = True
                 else:
                     logger.error("the queue can't be read", extra={"error": str(error)})
                     await asyncio.sleep(REFUSED_SECONDS)
@@ -87,6 +88,9 @@ class Reading:
         wire = self.reader.wire
         for prefix in self.reader.prefixes:
             await self._lease.wait_until_fresh(prefix)
+        if self._groups_lost:
+            await make_groups(self._host.store, self.reader.prefixes, self._queues)
+            self._groups_lost = False
         if self._epoch != wire.epoch or not wire.connected:
             await wire.call("PING", patience=None)
             self.reader.client_id = await client_id(wire)

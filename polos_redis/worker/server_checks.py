@@ -63,12 +63,11 @@ async def check_servers(store: Store) -> None:
         node_of = store.wire.node(prefix)
         if node_of not in checked:
             checked.add(node_of)
-            await _check_commands(store, prefix)
+            await _check_commands(store, prefix, (node_of or store.wire).address)
 
 
-async def _check_commands(store: Store, prefix: bytes) -> None:
+async def _check_commands(store: Store, prefix: bytes, address: str) -> None:
     missing = await find_missing(store.wire, prefix, store.partitions.patience)
-    address = store.wire.address
     if missing is None:
         raise ConfigurationError(
             f"the server at {address} can't run the scripts of polos-redis: use {NEEDED}"

@@ -390,12 +390,14 @@ class Worker:
 
     async def _withdraw(self, store: Store) -> None:
         """Remove this worker's lease and its empty consumers."""
-        for prefix in store.prefixes:
-            for queue in self.queues:
-                counter = await store.wire.call(
-                    "HGET", prefix + keys.WORKERS.encode(), self.worker_id, patience=0.5
-                )
-                await store.workers.prune(prefix, queue, self.worker_id, counter or b"")
+        await asyncio.gather(*(self._withdraw_in(store, prefix) for prefix in store.prefixes))
+
+    async def _withdraw_in(self, store: Store, prefix: bytes) -> None:
+        for queue in self.queues:
+            counter = await store.wire.call(
+                "HGET", prefix + keys.WORKERS.encode(), self.worker_id, patience=0.5
+            )
+            await store.workers.prune(prefix, queue, self.worker_id, counter or b"")
 
     def _take_signals(self) -> Callable[[], None]:
         """Stop on SIGTERM and SIGINT; returns a function that restores the handlers.

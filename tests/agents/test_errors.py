@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -176,7 +177,8 @@ def test_a_missing_openai_package_fails_only_the_worker(
         asyncio.run(main())
     """
     command = [sys.executable, "-c", dedent(program)]
-    environment = {"POLOS_REDIS_URL": redis_url, "POLOS_NAMESPACE": namespace, "OPENAI_API_KEY": "key"}
+    ours = {"POLOS_REDIS_URL": redis_url, "POLOS_NAMESPACE": namespace, "OPENAI_API_KEY": "key"}
+    environment = {**os.environ, **ours}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "agents need the openai package in the workers: pip install 'polos-redis[agents]'" in done.stderr
 

@@ -172,7 +172,7 @@ async def test_a_page_is_a_sequence(redis_url: str, namespace: str) -> None:
         assert not empty
         assert (len(empty), list(empty), empty.next_cursor) == (0, [], None)
         assert not await client.list_suspensions()
-        ids = [(await client.invoke("nobody-runs-it")).id for _ in range(3)]
+        ids = [(await _apart(client.invoke("nobody-runs-it"))).id for _ in range(3)]
         page = await client.list_executions(limit=2)
         assert page
         assert (page[0]["id"], page[-1]["id"]) == (ids[2], ids[1])

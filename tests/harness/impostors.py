@@ -26,6 +26,9 @@ def bulk(text: str) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
+LAYOUT = b"*4\r\n" + bulk("1 of 1") + bulk("1") + bulk("0 to 0") + b"$-1\r\n"
+
+
 @asynccontextmanager
 async def impostor(info: str, eval_reply: bytes) -> AsyncIterator[str]:
     """A server with this INFO, a namespace of one partition and one answer to all scripts; yields its URL."""
@@ -34,7 +37,7 @@ async def impostor(info: str, eval_reply: bytes) -> AsyncIterator[str]:
         if name == "INFO":
             return bulk(info)
         return {
-            "HGET": bulk("1"), "PING": b"+PONG\r\n", "CLIENT": b"+OK\r\n", "SCRIPT": bulk("0" * 40),
+            "HMGET": LAYOUT, "PING": b"+PONG\r\n", "CLIENT": b"+OK\r\n", "SCRIPT": bulk("0" * 40),
             "EVALSHA": eval_reply, "EVAL": eval_reply,
         }.get(name, UNKNOWN)  # fmt: skip
 

@@ -69,6 +69,7 @@ class RunningServers:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._servers: dict[Path, EmbeddedServer] = {}
+        self._several: list[EmbeddedServer] = []
         self._cluster: Cluster | None = None
 
     def of(self, binary: Path) -> EmbeddedServer:
@@ -86,14 +87,20 @@ class RunningServers:
             self._cluster = Cluster(self._folder / "cluster", binary)
         return self._cluster.start()
 
+    def several(self, binary: Path, number: int) -> list[EmbeddedServer]:
+        """Servers that share namespaces without a cluster."""
+        for position in range(len(self._several), number):
+            self._several.append(EmbeddedServer(self._folder / f"several-{position}", binary=binary).start())
+        return self._several[:number]
+
     def pids(self) -> set[int]:
         """The process ids of the servers and of their keepers."""
         nodes = self._cluster.nodes if self._cluster is not None else []
-        running = [server for server in (*self._servers.values(), *nodes) if server.running]
+        running = [server for server in (*self._servers.values(), *self._several, *nodes) if server.running]
         return {pid for server in running for pid in (server.pid, os_parent(server.pid))}
 
     def stop(self) -> None:
-        for server in self._servers.values():
+        for server in (*self._servers.values(), *self._several):
             server.stop()
         if self._cluster is not None:
             self._cluster.stop()

@@ -16,7 +16,7 @@ import redis
 
 from polos_redis.state import keys
 from polos_redis.state.journal import WRITER, is_result
-from polos_redis.wire.urls import parse
+from polos_redis.wire import urls
 
 TYPES = {
     keys.EXEC: "hash",
@@ -225,7 +225,10 @@ class Namespace:
     """All partitions of a namespace as one."""
 
     def __init__(self, partitions: Sequence[Partition]) -> None:
-        self.partitions = {_number(partition.prefix): partition for partition in partitions}
+        self.partitions = {
+            _number(partition.prefix): partition
+            for partition in sorted(partitions, key=lambda one: one.ttl.keys() != {keys.META})
+        }
         zero = self.partitions.get(0)
         self.count = int(zero.meta.get(b"partitions", b"1")) if zero is not None else 1
         self._of = {
@@ -254,10 +257,11 @@ def _number(prefix: str) -> int:
 
 
 def masters(url: str) -> list[str]:
-    """The URLs of all servers behind a URL: for a cluster its masters."""
-    target = parse(url)
+    """The URLs of all servers behind a URL: several servers, or for a cluster its masters."""
+    servers = urls.split(url)
+    target = urls.parse(servers[0])
     if target.kind == "server":
-        return [url]
+        return servers
     with RawConnection(target.seeds[0]) as connection:
         rows = connection.do("CLUSTER", "SLOTS")
     return sorted({target.server(row[2][0].decode(), row[2][1]) for row in rows})

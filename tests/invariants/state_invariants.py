@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -65,7 +66,9 @@ def violations(namespace: str, *connections: RawConnection) -> list[str]:
     """The violations in a namespace spread over these servers, one sentence each."""
     partitions = [partition for connection in connections for partition in read(connection, namespace)]
     relations = RelationInvariants(Namespace(partitions))
-    found = [
+    used = Counter(partition.prefix for partition in partitions if partition.ttl.keys() != {keys.META})
+    found = [f"{prefix}: on {servers} servers" for prefix, servers in used.items() if servers > 1]
+    found += [
         text for partition in partitions for text in PartitionInvariants(partition, relations).violations()
     ]
     return [*found, *relations.violations()]

@@ -191,7 +191,25 @@ def test_one_can_follow_an_execution_before_it_is_there(desk: Desk) -> None:
     assert 0 < desk.state.ttl[keys.TOPIC + one] <= 60_000
     desk.do("PEXPIRE", keys.TOPIC + one, 5)
     assert follow(desk, one) == 0
-    assert desk.state.ttl[keys.TOPIC + one] > 5 or follow(desk, one) == 0
+    assert desk.state.ttl[keys.TOPIC + one] > 5_000
+
+
+@pytest.mark.parametrize("options", [{}, {"delay": FAR}, {"queue": "other"}])
+def test_who_follows_before_it_is_there_gets_everything(desk: Desk, options: dict[str, Any]) -> None:
+    one = "ab" * 16
+    follow(desk, one)
+    desk.publish(one, "early", of=one)
+    desk.invoke(one, **options)
+    assert desk.state.ttl[keys.TOPIC + one] == -1
+    if options.get("delay"):
+        desk.make_due("p" + one)
+        desk.fire()
+    by = desk.deliver(queue=options.get("queue", "default"))
+    desk.write(by, "a")
+    assert [kind for kind, _ in told(desk, one)] == [
+        b"early",
+        *(b"workflow_start", b"step_start", b"step_finish"),
+    ]
 
 
 def test_following_a_child_is_following_its_root(desk: Desk) -> None:

@@ -282,12 +282,15 @@ async def test_a_lapse_concerns_its_partition_only(redis_url: str, namespace: st
         assert all(lease.is_held(prefix, before[prefix]) for prefix in others)
 
 
-async def test_an_unanswered_renewal_is_a_lapse(redis_url: str, namespace: str) -> None:
+async def test_an_unanswered_renewal_is_a_lapse(one_partition: str, namespace: str) -> None:
     """The server may raise the counter only after others have seen it stand still for a lease."""
-    async with PolosClient(redis_url, namespace) as client, PolosClient(redis_url, namespace) as another:
+    async with (
+        PolosClient(one_partition, namespace) as client,
+        PolosClient(one_partition, namespace) as another,
+    ):
         store = await client.store()
         (prefix,) = store.prefixes
-        lease = Lease(store, redis_url, "w", 0.3, [], [], WorkerStats(), LoopGuard(300))
+        lease = Lease(store, one_partition, "w", 0.3, [], [], WorkerStats(), LoopGuard(300))
         await lease.renew()
         (lapses,) = lease.lapses.values()
         await (await another.store()).wire.call("CLIENT", "PAUSE", 400, "WRITE")
@@ -404,10 +407,10 @@ async def test_code_that_was_taken_over_is_cancelled_before_it_calls_ctx(
 
 
 async def test_a_notice_reaches_the_activation_that_owns_the_execution(
-    redis_url: str, namespace: str
+    one_partition: str, namespace: str
 ) -> None:
     """A worker may be given an execution again that it has lost and not noticed yet."""
-    async with running(redis_url, namespace, asks, concurrency=2, lease_seconds=600) as at:
+    async with running(one_partition, namespace, asks, concurrency=2, lease_seconds=600) as at:
         for _ in range(8):  # in whatever order the two are found
             handle = await asks.invoke(at.client)
             await at.opened(handle, "ask")

@@ -143,10 +143,10 @@ async def test_a_change_leaves_a_paused_schedule_paused(client: PolosClient) -> 
 
 async def test_list_returns_all_schedules(redis_url: str, namespace: str) -> None:
     """More of them than fit on a page."""
-    async with PolosClient(redis_url, namespace, partitions=2) as client:
+    async with PolosClient(redis_url, namespace, partitions=3) as client:
         creating = (schedules.create(client, typed, DAILY, key=f"user-{n}") for n in range(1500))
         created = await asyncio.gather(*creating)
-        assert len({keys.partition_of(one, 2) for one in created}) == 2
+        assert len({keys.partition_of(one, 3) for one in created}) == 3
         assert {one.id for one in await schedules.list(client)} == set(created)
 
 

@@ -1,4 +1,4 @@
-"""TLS to a cluster and to sentinels, on servers without a plain port."""
+"""TLS to a cluster, to sentinels and to several servers, on servers without a plain port."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def runs(url: str, namespace: str) -> None:
 
 async def refused(url: str, namespace: str) -> None:
     """A server whose certificate nobody vouches for is not spoken to."""
-    async with PolosClient(url, namespace, patience_seconds=1) as client:
+    async with PolosClient(url, namespace, partitions=4, patience_seconds=1) as client:
         with pytest.raises(RedisUnavailableError, match=r"(?i)certificate"):
             await client.list_executions()
 
@@ -150,3 +150,13 @@ async def test_a_sentinels_master_over_tls(certified: Certified, namespace: str)
         await runs(f"{url}?ssl_ca_certs={certified.cert}", namespace)
         assert certified.do(master, "DBSIZE")
         await refused(url, namespace)
+
+
+async def test_several_servers_over_tls(certified: Certified, namespace: str) -> None:
+    """Each URL has its own options."""
+    with certified.server() as first, certified.server() as second:
+        urls = [f"rediss://127.0.0.1:{port}/0" for port in (first, second)]
+        await runs(",".join(f"{url}?ssl_ca_certs={certified.cert}" for url in urls), namespace)
+        for port, partition in ((first, 0), (second, 2)):
+            assert certified.do(port, "EXISTS", f"polos:{{{namespace}:{partition}}}:queue:default")
+        await refused(",".join(urls), namespace)

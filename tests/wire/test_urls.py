@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from polos_redis import ConfigurationError, PolosClient
 from polos_redis.state.keys import prefix
 from polos_redis.wire.cluster import SLOTS, prefix_of, slot_of
-from polos_redis.wire.urls import parse
+from polos_redis.wire.urls import parse, parse_all
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,40 @@ def test_a_url_of_a_service_behind_sentinels(url: str, seeds: list[str], service
     assert "s3cret" not in target.address
 
 
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("redis://a", ["a:6379"]),
+        ("redis://:s3cret@a:1/0,rediss://b:2/1", ["a:1", "b:2"]),
+        (" redis://a , unix:///run/b.sock ", ["a:6379", "/run/b.sock"]),
+        (
+            "redis+sentinel://a,b:7/main,redis://c,rediss+sentinel://d,e/other/0?ssl_ca_certs=/ca.pem",
+            ["'main' of the sentinels a:26379,b:7", "c:6379", "'other' of the sentinels d:26379,e:26379"],
+        ),
+        ("unix:///run/a,b.sock,unix:///run/c.sock", ["/run/a,b.sock", "/run/c.sock"]),
+        ("redis+cluster://a,b", ["the cluster at a:6379,b:6379"]),
+    ],
+)
+def test_a_comma_before_a_scheme_separates_servers(url: str, found: list[str]) -> None:
+    assert [target.address for target in parse_all(url)] == found
+    assert PolosClient(url, partitions=3).partitions == 3
+
+
+@pytest.mark.parametrize("url", [[], [""], ["redis://a", 1], 5, {"redis://a": 1}])
+def test_what_is_no_list_of_urls_is_refused(url: Any) -> None:
+    with pytest.raises(ConfigurationError, match="url= must be the URL of a server, or a list with"):
+        PolosClient(url)
+
+
+def test_a_credential_provider_and_a_password_of_any_server_exclude_each_other() -> None:
+    class Provider:
+        def get_credentials(self) -> tuple[str, str]:
+            return "user", "s3cret"
+
+    with pytest.raises(ConfigurationError, match="leave out one of them"):
+        PolosClient(["redis://a", "redis://:s3cret@b"], partitions=2, credential_provider=Provider())
+
+
 def test_a_node_without_a_host_is_on_the_seeds_host() -> None:
     assert parse("redis+cluster://10.0.0.9:1").server("", 2) == "redis://10.0.0.9:2"
     assert parse("redis+cluster://h").server("fe80::1", 2) == "redis://[fe80::1]:2"
@@ -93,6 +129,15 @@ def test_a_node_without_a_host_is_on_the_seeds_host() -> None:
         ("redis+sentinel://:s3cret@a", "name of the sentinels' service must follow"),
         ("redis+sentinel://:s3cret@a/main/db", "name of the sentinels' service must follow"),
         ("redis+sentinel://:s3cret@a/main/0/1", "name of the sentinels' service must follow"),
+        ("redis://:s3cret@a,redis+cluster://b", "a cluster can't be one of several servers: name it alone"),
+        ("redis://:s3cret@a,redis://b,redis://:s3cret@a", "it names a:6379 twice"),
+        ("redis://:s3cret@a,http://b", "or several URLs of servers with commas between them"),
+        ("redis://:s3cret@a,", "redis://user:password@host:port/0"),
+        (",redis://:s3cret@a", "redis://user:password@host:port/0"),
+        (
+            "redis://:s3cret@a,redis://b,c",
+            "redis.cluster:// .* for several hosts, and whole URLs for",
+        ),
         ("redis+other://:s3cret@a", "redis://user:password@host:port/0"),
         ("unix+cluster:///run/s3cret", "unix:///path/to/socket"),
         ("http://:s3cret@a", "redis://user:password@host:port/0"),

@@ -242,15 +242,16 @@ async def test_a_workflow_may_have_any_name(client: PolosClient, name: str) -> N
     await client.cancel(handle.id)
 
 
-async def test_the_number_of_workflow_names_is_limited(client: PolosClient) -> None:
+async def test_the_number_of_workflow_names_is_limited(one_partition: str, namespace: str) -> None:
     names = [f"many-{number:05}" for number in range(MAX_NAMES + 5)]
-    handles = await asyncio.gather(*(client.invoke(name) for name in names))
-    seen = await look(client)
-    assert (seen["polos_names_left_out", "workflows"], seen["polos_executions", "", "queued"]) == (0, 5)
-    found = {key[1] for key in seen.samples if key[0] == "polos_executions"} - {""}
-    assert found == set(names[:MAX_NAMES])
-    assert all(seen["polos_executions", name, "queued"] == 1 for name in found)
-    await asyncio.gather(*(client.cancel(handle.id) for handle in handles))
+    async with PolosClient(one_partition, namespace) as client:
+        handles = await asyncio.gather(*(client.invoke(name) for name in names))
+        seen = await look(client)
+        assert (seen["polos_names_left_out", "workflows"], seen["polos_executions", "", "queued"]) == (0, 5)
+        found = {key[1] for key in seen.samples if key[0] == "polos_executions"} - {""}
+        assert found == set(names[:MAX_NAMES])
+        assert all(seen["polos_executions", name, "queued"] == 1 for name in found)
+        await asyncio.gather(*(client.cancel(handle.id) for handle in handles))
 
 
 async def test_the_server_exposes_the_metrics_of_the_state(client: PolosClient) -> None:

@@ -88,7 +88,7 @@ async def test_entries_with_the_same_id_in_two_partitions_are_told_apart(
     global _gate
     _gate = asyncio.Event()
     _runs.clear()
-    async with PolosClient(redis_url, namespace, partitions=2) as client:
+    async with PolosClient(redis_url, namespace, partitions=3) as client:
         store = await client.store()
         here = await in_partition(client, 0, runs_once, False)
         there = await in_partition(client, 1, runs_once, True)
@@ -142,8 +142,8 @@ async def test_suspensions_and_listings_span_all_partitions(redis_url: str, name
 
 
 async def test_another_number_of_partitions_is_refused(redis_url: str, namespace: str) -> None:
-    async with PolosClient(redis_url, namespace, partitions=2) as client:
+    async with PolosClient(redis_url, namespace, partitions=3) as client:
         await client.list_executions()
-    async with PolosClient(redis_url, namespace, partitions=3) as other:
-        with pytest.raises(ConfigurationError, match="has 2 partitions, not 3"):
+    async with PolosClient(redis_url, namespace, partitions=4) as other:
+        with pytest.raises(ConfigurationError, match="has 3 partitions, not 4"):
             await other.list_executions()

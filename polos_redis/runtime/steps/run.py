@@ -21,7 +21,7 @@ from polos_redis.errors import StepExecutionError, StoredValueError, UnreadableV
 from polos_redis.runtime.branches import branches_around, race_membership
 from polos_redis.runtime.call_sites import CallSite
 from polos_redis.runtime.durable_state import StateDraft
-from polos_redis.runtime.lifecycle_events import RunningStep
+from polos_redis.runtime.lifecycle_events import StepAttempt
 from polos_redis.runtime.steps.calls import Calls
 from polos_redis.runtime.steps.retries import check_retries, retry_delay
 from polos_redis.state import journal, stored_errors
@@ -128,7 +128,7 @@ class Runs(Calls):
             while True:
                 attempt += 1
                 since = clock()
-                running[key] = RunningStep(attempt, since)
+                running[key] = StepAttempt(attempt, since)
                 with self._draft() as draft:
                     try:
                         bound = call if draft is None else draft.bound(call)
@@ -215,7 +215,7 @@ class Runs(Calls):
         except StoredValueError as error:
             raise activation.stop_with(error) from error.__cause__
 
-    async def _abandon(self, key: str, attempt: int, branches: list[bytes], step: RunningStep | None) -> None:
+    async def _abandon(self, key: str, attempt: int, branches: list[bytes], step: StepAttempt | None) -> None:
         """Journal that the workflow's code has cancelled the call, as a timeout around it does.
 
         Otherwise a replay, where the call may be faster, would take another path. A closing event loop also

@@ -7,11 +7,13 @@
 -- delay (ms), at (ms), digest (of the request), parent, parent_created, key.
 local function create(P, id, workflow, input, retention, created, o)
   o = o or {}
-  local name, exec = name_for(P, id, workflow, o.queue), P .. 'exec:' .. id
+  local exec = P .. 'exec:' .. id
+  local name, told = name_for(P, id, workflow, o.queue)
   if not name then return false end
   local fields = {'workflow', workflow, 'status', 'queued', 'run', 1, 'input', input, 'created', created,
     'retention', retention}
   if name ~= workflow then append(fields, 'index', name) end
+  if told then append(fields, 'stream', 1) end
   for _, option in ipairs({'queue', 'origin', 'digest'}) do
     if o[option] then append(fields, option, o[option]) end
   end

@@ -13,8 +13,11 @@ end
 local function fence(P, id, entry, owner, known, key, ...)
   local is = may_write(P, id, entry, owner, ...)
   if not is then return -1 end
-  local count, record = unpack(redis.call('HMGET', P .. 'journal:' .. id, '', key))
-  count = tonumber(count or 0)
+  local count, record = 0, false
+  if is[EXEC_STARTED] then -- else nothing was journaled
+    count, record = unpack(redis.call('HMGET', P .. 'journal:' .. id, '', key))
+    count = tonumber(count or 0)
+  end
   if count < tonumber(known) then return -2 end
   return count, record, is
 end

@@ -20,24 +20,28 @@ local function unlist(P, what, name, id)
   redis.call('ZREM', index_of(P, what, name), id)
 end
 
--- name_for: the name of the indexes for a new execution, nil when there is one with this id. The same command tells
--- whether workflow and queue are known: their keys count twice and four times. A new queue gets its stream and group.
+-- name_for: the name of the indexes for a new execution, nil when there is one with this id; and whether it has a
+-- stream already, of somebody who follows it. The same command tells whether workflow and queue are known: their keys
+-- count twice and four times, the stream's eight times. A new queue gets its stream and group.
 local function name_for(P, id, workflow, queue)
-  local all, stream = index_of(P, 'all', workflow), P .. 'queue:' .. (queue or 'default')
-  local found = redis.call('EXISTS', P .. 'exec:' .. id, all, all, stream, stream, stream, stream)
+  local all, stream, topic = index_of(P, 'all', workflow), P .. 'queue:' .. (queue or 'default'), P .. 'topic:' .. id
+  local found = redis.call('EXISTS', P .. 'exec:' .. id, all, all, stream, stream, stream, stream, topic, topic, topic,
+    topic, topic, topic, topic, topic)
+  local told = found >= 8
   if found % 2 == 1 then return end
-  if found < 4 then
+  if told then redis.call('PERSIST', topic) end
+  if found % 8 < 4 then
     redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
     redis.call('SADD', P .. 'queues', queue or 'default')
   end
-  if found % 4 >= 2 then return workflow end
+  if found % 4 >= 2 then return workflow, told end
   local workflows = P .. 'workflows'
   if redis.call('ZADD', workflows, 'NX', 0, workflow) == 1 and redis.call('ZCARD', workflows) > MOST_WORKFLOWS then
     redis.call('ZREM', workflows, workflow)
     redis.call('ZADD', workflows, 'NX', 0, '')
-    return ''
+    return '', told
   end
-  return workflow
+  return workflow, told
 end
 
 -- drop_name: forget a name that has no executions any more.
