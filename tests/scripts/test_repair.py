@@ -235,6 +235,7 @@ LEFT = re.compile(
     r"|execution \S+ has ok (answered|expired|closed), but its audit says \[\]"
     r"|audit:\S+ has no TTL and belongs to no execution"
     r"|execution \S+ is not to have a stream, and has one"  # it is told anew by whoever needs it
+    r"|execution \S+ is to have a stream, and has none"  # its first event creates it
 )
 
 

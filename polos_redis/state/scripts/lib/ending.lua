@@ -62,7 +62,7 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
   local exec, retention, root = P .. 'exec:' .. id, tonumber(e[EXEC_RETENTION]), root_of(id)
   local before, name = e[EXEC_STATUS], e[EXEC_INDEX] or e[EXEC_WORKFLOW]
   local told = is_told(id, e) or status ~= 'completed'
-  if told and not is_told(id, e) then open_stream(P, id, e[EXEC_STARTED]) end
+  if told and not is_told(id, e) then open_stream(P, id, e[EXEC_STARTED], true) end
   if not told and count ~= 0 then redis.call('HDEL', P .. 'journal:' .. id, WRITER) end
   redis.call('HSET', exec, 'status', status, 'finished', now, field, value, unpack(fields))
   if e[EXEC_WAITS] then

@@ -49,7 +49,8 @@ local function told_before(one, other)
   return false
 end
 
--- history: what has happened to a root so far: a list of {when in ms, rank, step key, events}, in order.
+-- history: what has happened to a root so far: a list of {when in ms, rank, step key, events}, in order; and whether it
+-- has ended. Nothing has happened before it has started, except an end.
 local function history(P, id, started, journal)
   local workflow, status, finished, output, running = unpack(redis.call('HMGET', P .. 'exec:' .. id,
     'workflow', 'status', 'finished', 'output', 'running'))
@@ -77,32 +78,44 @@ local function history(P, id, started, journal)
   end
   table.sort(told, told_before)
   if status == 'completed' then add(finished, 4, '', 'workflow_finish', completed(P, id, output)) end
-  return told
+  return told, not is_live(status)
 end
 
 local function create_empty(topic)
+  redis.call('UNLINK', topic)
   redis.call('XDEL', topic, redis.call('XADD', topic, '0-1', '', ''))
 end
 
--- open_stream: give a root its stream, with its history so far, unless it has one. The ids of the events follow from
--- when they happened. `started`: since when its start counts as told, or false; without it, since it has started.
-local function open_stream(P, id, started)
+-- tell_history: give a root that has no stream one with its history so far, if there is any. The ids of the events
+-- follow from when they happened. `started`: since when its start counts as told. Returns whether there is any.
+local function tell_history(P, id, started)
   local exec, topic = P .. 'exec:' .. id, P .. 'topic:' .. id
-  if started == nil then started = redis.call('HGET', exec, 'started') end
-  started = tonumber(started or nil)
   redis.call('UNLINK', topic) -- of half a change
   local journal = redis.call('HGETALL', P .. 'journal:' .. id)
+  local told, ended = history(P, id, tonumber(started), journal)
   local last, sequence = 0, 0
-  for _, one in ipairs(history(P, id, started, journal)) do
+  for _, one in ipairs(told) do
     local at = math.floor(one[AT])
     if at > last then last, sequence = at, 0 else sequence = sequence + 1 end
     redis.call('XADD', topic, string.format('%.0f-%d', last, sequence), unpack(one[EVENTS_AT]))
   end
-  if last == 0 then create_empty(topic) end
-  if #journal > 0 then redis.call('HDEL', P .. 'journal:' .. id, WRITER) end -- its steps are told from now on
+  for i = 1, #journal, 2 do -- its steps are told from now on
+    if journal[i] == WRITER then redis.call('HDEL', P .. 'journal:' .. id, WRITER) end
+  end
+  local ttl = ended and redis.call('PTTL', exec) or 0
+  if #told > 0 and ttl > 0 then redis.call('PEXPIRE', topic, math.max(1, ttl - AFTER_TOPIC_MS)) end
+  return #told > 0
+end
+
+-- open_stream: give a root that has no stream one with its history so far; with `more`, the caller adds events at once.
+-- `started`: since when its start counts as told, or false; without it, since it has started.
+local function open_stream(P, id, started, more)
+  local exec = P .. 'exec:' .. id
+  if started == nil then started = redis.call('HGET', exec, 'started') end
+  if not (started and tell_history(P, id, started)) then
+    if more then redis.call('UNLINK', P .. 'topic:' .. id) else create_empty(P .. 'topic:' .. id) end
+  end
   redis.call('HSET', exec, 'stream', 1)
-  local ttl = redis.call('PTTL', exec)
-  if ttl > 0 then redis.call('PEXPIRE', topic, math.max(1, ttl - AFTER_TOPIC_MS)) end
 end
 
 -- tell: add events to the stream of an execution's tree. `is` has what was read of the execution before this script has
@@ -110,7 +123,7 @@ end
 local function tell(P, id, is, events)
   local root = root_of(id)
   if root == id and not is[EXEC_STREAM] then
-    open_stream(P, id, is[EXEC_STARTED])
+    open_stream(P, id, is[EXEC_STARTED], true)
     is[EXEC_STREAM] = '1'
   end
   return redis.call('XADD', P .. 'topic:' .. root, '*', unpack(events))
