@@ -12,7 +12,8 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha1
 from typing import Any, Protocol, cast
 
 from hiredis import Reader, ReplyError, pack_command
@@ -39,13 +40,21 @@ _NOTHING: Any = object()
 _INHERITED: list[asyncio.Transport] = []  # from a parent process: kept alive, never touched
 
 
-@dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script; `sha` is the SHA-1 of its source in hex."""
+    """A Lua script, which is read when it is first needed."""
 
-    name: str
-    source: bytes
-    sha: bytes
+    def __init__(self, name: str, read: Callable[[], bytes]) -> None:
+        self.name = name
+        self._read = read
+
+    @cached_property
+    def source(self) -> bytes:
+        return self._read()
+
+    @cached_property
+    def sha(self) -> bytes:
+        """The SHA-1 of the source in hex."""
+        return sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
 
 class TransportOwner(Protocol):

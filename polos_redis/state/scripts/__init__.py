@@ -24,8 +24,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
-from hashlib import sha1
+from functools import cache, partial
 from importlib.resources import files
 
 from polos_redis.wire.wire import Script
@@ -58,7 +57,11 @@ class _File:
 
 
 def load(name: str) -> Script:
-    """Read one script with its includes."""
+    """Returns one script with its includes."""
+    return Script(name, partial(_source, name))
+
+
+def _source(name: str) -> bytes:
     main = _read(f"{name}.lua")
     files = [*_libraries(main), main]
     words: Counter[str] = Counter()
@@ -72,8 +75,7 @@ def load(name: str) -> Script:
                 text = text.replace(function.text, "", 1)
                 words.subtract(function.words)
         parts.append(text)
-    source = (main.opening + "".join(reversed(parts))).encode()
-    return Script(name, source, sha1(source).hexdigest().encode())
+    return (main.opening + "".join(reversed(parts))).encode()
 
 
 def _libraries(file: _File) -> list[_File]:
