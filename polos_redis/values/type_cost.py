@@ -39,13 +39,13 @@ class Place:
     places of the values of other dicts, `keys` those of their keys if these are costly, `arrays` the lists,
     `tagged` the unions whose member a tag selects, and `texts` the places of JSON inside a string.
     `text_cost` counts what more a string takes, and `hashed` how the items of a set or the keys of a dict are
-    read, whose hashes may collide. `names` counts the named fields, each of which may be
-    missing, and `follows` says whether anything inside a value is checked.
+    read, whose hashes may collide. `names` counts the named fields and `positions` those of tuples,
+    each of which may be missing, and `follows` says whether anything inside a value is checked.
     """
 
     __slots__ = (
-        *("arrays", "fields", "follows", "hashed", "keys", "mappings", "names", "tagged", "text_cost"),
-        *("texts", "width"),
+        *("arrays", "fields", "follows", "hashed", "keys", "mappings", "names", "positions"),
+        *("tagged", "text_cost", "texts", "width"),
     )
 
     def __init__(self) -> None:
@@ -59,11 +59,13 @@ class Place:
         self.texts: list[Place] = []
         self.text_cost: TextCost | None = None
         self.names = 0
+        self.positions = 0
         self.follows = False
 
     def complete(self) -> None:
         """Count what was found."""
         self.names = sum(len(fields.known) for fields in self.fields)
+        self.positions = sum(len(items.first) for items in self.arrays)  # all may be missing
         self.follows = any((self.fields, self.mappings, self.arrays, self.tagged, self.texts))
 
     @property
@@ -178,7 +180,7 @@ def _reachable(root: Place) -> Iterator[Place]:
 
 
 def _count(root: Place, value: Any) -> bounds.Work[tuple[int, int]]:
-    checks = paths = root.checks(value) + _CONTAINER * root.names
+    checks = paths = root.checks(value) + _CONTAINER * root.names + root.positions
     steps = 0
     level = {root: _Level(value)}
     read: list[Any] = []  # keeps what was read from strings alive while its ids are in use
@@ -192,7 +194,8 @@ def _count(root: Place, value: Any) -> bounds.Work[tuple[int, int]]:
                     if type(child) in _SCALARS and not inner.texts:
                         more += inner.width if inner.text_cost is None else inner.checks(child)
                     else:
-                        more += _CONTAINER * inner.width + (inner.names if bounds.is_mapping(child) else 0)
+                        more += _CONTAINER * inner.width
+                        more += inner.names if bounds.is_mapping(child) else inner.positions
                         if inner.follows and child:
                             if inner not in below:
                                 below[inner] = _Level()

@@ -11,11 +11,11 @@ from pathlib import Path
 def image(folder: Path, server: Path, *connect: str) -> dict[str, str]:
     """Returns an environment with the image's programs on PATH. Inside a container redis-cli finds the server
     at its standard port; here it does with the options `connect`."""
-    cli = shutil.which("redis-cli") or "redis-cli"
+    cli = shutil.which("redis-cli")
     programs = {
         "docker-entrypoint.sh": 'exec "$@"',
         "redis-server": f'exec {shlex.quote(str(server))} "$@"',
-        "redis-cli": f'exec {shlex.join([cli, *connect])} "$@"',
+        "redis-cli": f'exec {shlex.join([cli, *connect])} "$@"' if cli else "exit 127",
     }
     folder.mkdir()
     for name, text in programs.items():

@@ -263,7 +263,7 @@ def after(seconds: float) -> str:
 
 
 def execution(**fields: Any) -> dict[str, Any]:
-    empty: dict[str, Any] = {"steps": [], "suspensions": [], "waits": [], "children": []}
+    empty: dict[str, Any] = {"steps": [], "running_steps": [], "suspensions": [], "waits": [], "children": []}
     return {"created_at": after(0), "finished_at": None, "status": "waiting", **empty, **fields}
 
 

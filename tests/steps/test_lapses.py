@@ -199,7 +199,7 @@ async def stored(at: Running, activation: Activation) -> dict[bytes, Any]:
             for name in names:
                 if name.startswith(prefix + keys.QUEUE.encode()):  # a read changes it
                     found[name] = await store.wire.call("XRANGE", name, "-", "+")
-                elif name.removeprefix(prefix) not in (b"workers", b"serves", b"timer_leader"):
+                elif name.removeprefix(prefix) not in (b"workers", b"serves", b"timer_leader", b"workflows"):
                     found[name] = await store.wire.call("DUMP", name)
             if cursor == b"0":
                 break
