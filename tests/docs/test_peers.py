@@ -315,7 +315,14 @@ def alive(pid: int) -> bool:
 def test_nothing_outlives_the_command(tmp_path: Path, number: signal.Signals) -> None:
     arguments = [sys.executable, "-m", "benchmarks", "peers", "--only", "polos", "--seconds", "60"]
     environ = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(arguments, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments,
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a script may ignore it
+    )
     started: set[int] = set()
 
     def all_run() -> bool:

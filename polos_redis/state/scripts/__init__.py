@@ -1,7 +1,8 @@
 """The Lua scripts: one transition of state each, loaded from this folder.
 
 A file opens with `#!lua`, which makes Redis refuse a script that leaves its partition's slot, and a header:
-what it does, KEYS, ARGV, what it returns. `-- #include x` inserts `lib/x.lua`, with its own includes, once.
+what it does, KEYS, ARGV, what it returns. `-- #include x` inserts `lib/x.lua`, with its own includes, once, and
+in a script at this place: a usual path comes before what only others need.
 Checks come first and writes last: an error in the middle would keep the writes before it.
 
 Every position has a name (`tests/scripts/test_style.py` holds the scripts to this):
@@ -34,6 +35,7 @@ _INCLUDE = re.compile(r"^-- #include (\w+)$", re.MULTILINE)
 _CONSTANT = re.compile(r"^local (\w+) <const> = (\d+).*\n", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 _FUNCTION = re.compile(r"^local function (\w+)\(.*?^end\n", re.MULTILINE | re.DOTALL)
+_HERE = "\0\n"
 _TOKEN = re.compile(r"\s*--.*|'[^'\n]*'|\b[A-Z][A-Z_]+\b")  # a comment, a string or the name of a constant
 _WORD = re.compile(r"\w+")
 
@@ -47,8 +49,10 @@ class _Function:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One file: its opening line, the libraries it includes, its code and the functions in it."""
+    """One file: its opening line, the libraries it includes, its code and the functions in it. In a script's
+    code, `_HERE` is where each library stands."""
 
+    name: str
     opening: str
     includes: tuple[str, ...]
     text: str
@@ -63,19 +67,25 @@ def load(name: str) -> Script:
 
 def _source(name: str) -> bytes:
     main = _read(f"{name}.lua")
-    files = [*_libraries(main), main]
+    files = [*_libraries(main), main]  # what is included further down comes later
     words: Counter[str] = Counter()
     for file in files:
         words.update(file.words)
-    parts = []
+    texts: dict[str, str] = {}
     for file in reversed(files):
         text = file.text
         for function in reversed(file.functions):  # a function is called by later ones only
             if words[function.name] == 1:
                 text = text.replace(function.text, "", 1)
                 words.subtract(function.words)
-        parts.append(text)
-    return (main.opening + "".join(reversed(parts))).encode()
+        texts[file.name] = text
+    begun = texts.pop(main.name).split(_HERE)
+    parts = [begun[0]]
+    for name, after in zip(main.includes, begun[1:], strict=True):
+        library = _read(f"lib/{name}.lua")
+        parts += [texts.pop(file.name, "") for file in (*_libraries(library), library)]
+        parts.append(after)
+    return (main.opening + "".join(parts)).encode()
 
 
 def _libraries(file: _File) -> list[_File]:
@@ -104,11 +114,14 @@ def _read(path: str) -> _File:
     def token(match: re.Match[str]) -> str:
         return "" if match[0].lstrip().startswith("--") else constants.get(match[0], match[0])
 
-    code = _TOKEN.sub(token, _COMMENT.sub("", _CONSTANT.sub("", rest)))
+    here = _HERE if opening else ""
+    code = _TOKEN.sub(token, _COMMENT.sub("", _CONSTANT.sub("", _INCLUDE.sub(here, rest))))
     functions = [
         _Function(match[1], match[0], Counter(_WORD.findall(match[0]))) for match in _FUNCTION.finditer(code)
     ]
-    return _File(opening and opening + "\n", includes, code, Counter(_WORD.findall(code)), tuple(functions))
+    return _File(
+        path, opening and opening + "\n", includes, code, Counter(_WORD.findall(code)), tuple(functions)
+    )
 
 
 @cache

@@ -8,7 +8,8 @@
 -- Returns 0; -1 or -2 as write_step does; the journal's count of changes, having changed nothing, when it has not seen
 -- all answers.
 -- #include fence
--- #include ending
+-- #include ended
+-- #include queue
 local P, id, entry, owner, known, seen, status, value, event, more = KEYS[1], unpack(ARGV, 1, 9)
 local EVENTS <const> = 10
 local count, _, e = fence(P, id, entry, owner, known, '', unpack(ENDING_FIELDS, FURTHER))
@@ -16,5 +17,19 @@ if count < 0 or unseen(e[EXEC_ANSWERS], seen) then return count end
 local field = status == 'completed' and 'output' or 'error'
 local fields = more ~= '' and cmsgpack.unpack(more) or {}
 if not e[EXEC_STARTED] then append(fields, 'started', now) end
+if status == 'completed' and root_of(id) == id
+    and not (e[EXEC_STREAM] or e[EXEC_WAITS] or e[EXEC_EARLY] or e[EXEC_RELATIONS]) then
+  -- the usual end, as `ending` has it; to define what only others need would take as long as all of this
+  local retention = tonumber(e[EXEC_RETENTION])
+  if count ~= 0 then redis.call('HDEL', P .. 'journal:' .. id, WRITER) end
+  redis.call('HSET', P .. 'exec:' .. id, 'status', status, 'finished', now, field, value, unpack(fields))
+  if count ~= 0 then redis.call('PEXPIRE', P .. 'journal:' .. id, retention) end
+  keep(P, id, e[EXEC_INDEX] or e[EXEC_WORKFLOW], retention)
+  if e[EXEC_NOTIFY] then notify_of_end(P, id, e[EXEC_NOTIFY], status, field, value) end
+  take_off(P, e[EXEC_QUEUE], entry)
+  return 0
+end
+
+-- #include ending
 ending(P, id, e, status, field, value, event, {unpack(ARGV, EVENTS)}, fields, count)
 return 0

@@ -1,14 +1,11 @@
 -- #include clock
 -- #include execution
+-- #include ended
 -- #include append
 -- #include semaphore
 -- #include wake
 -- #include early
 -- #include stream
--- What the end of an execution and its next run need to know of it, by the positions in execution.lua.
-local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'stream', 'workflow', 'queue', 'created', 'retention',
-  'waits', 'notify', 'early', 'relations', 'answers', 'index'}
-
 -- result_field: the field of the parent's journal that holds a child's result: status, value, the step key that waits
 -- for it, and when that began to wait.
 local function result_field(id)
@@ -97,14 +94,10 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
     end
     redis.call('UNLINK', P .. 'early:' .. id)
   end
-  redis.call('PEXPIRE', exec, retention + 60000)
-  list(P, 'ended', name, now + retention, id)
+  keep(P, id, name, retention)
   if status ~= 'completed' then list(P, status, name, e[EXEC_CREATED], id) end
 
-  if e[EXEC_NOTIFY] then
-    local notice = {'done', id, status, field, #value <= 16384 and value or false}
-    for who in string.gmatch(e[EXEC_NOTIFY], '%S+') do notify(P, who, notice) end
-  end
+  if e[EXEC_NOTIFY] then notify_of_end(P, id, e[EXEC_NOTIFY], status, field, value) end
   if e[EXEC_RELATIONS] then
     local relations = read_relations(e[EXEC_RELATIONS])
     if relations.deadline then redis.call('ZREM', P .. 'timers', 't' .. id) end

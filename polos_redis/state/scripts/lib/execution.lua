@@ -17,6 +17,11 @@ local EXEC_RELATIONS <const> = 13
 local EXEC_ANSWERS <const> = 14
 local EXEC_INDEX <const> = 15 -- left out where it is the workflow's
 
+-- The journal's field of this name has the direct writer: the activation that owns a root without a stream, once it has
+-- written. It journals steps that succeed without a look at the execution. What ends its ownership, or creates the
+-- stream, removes the field first. No step key has this byte, and no name of a result begins with it.
+local WRITER = '\254'
+
 -- is_live: whether an execution of this status has yet to end; false for one that does not exist.
 local function is_live(status)
   return status == 'queued' or status == 'waiting' or status == 'stuck'

@@ -5,11 +5,6 @@
 -- somebody follows it, or something happens that its journal does not say (see `tell`). Its history until then can be
 -- told from its hash and its journal: its start, its steps that have succeeded, its successful end. The field `stream`
 -- says that the stream exists. Idea: event sourcing's projections, which are built when they are first read.
-
--- The journal's field of this name has the direct writer: the activation that owns a root without a stream, once it has
--- written. It journals steps that succeed without a look at the execution. What ends its ownership, or creates the
--- stream, removes the field first. No step key has this byte, and no name of a result begins with it.
-local WRITER = '\254'
 local TOOK <const> = 5 -- ms, in a step's record
 local RUNNING_STEP <const> = 1 -- in the field `running`, a list of steps: {step key, attempt, since when, ms}
 local RUNNING_ATTEMPT <const> = 2
