@@ -1,8 +1,8 @@
 """The Lua scripts: one transition of state each, loaded from this folder.
 
 A file opens with `#!lua`, which makes Redis refuse a script that leaves its partition's slot, and a header:
-what it does, KEYS, ARGV, what it returns. `-- #include x` inserts `lib/x.lua`, with its own includes, once, and
-in a script at this place: a usual path comes before what only others need.
+what it does, KEYS, ARGV, what it returns. `-- #include x` inserts `lib/x.lua`, with its own includes, once,
+and in a script at this place: a usual path comes before what only others need.
 Checks come first and writes last: an error in the middle would keep the writes before it.
 
 Every position has a name (`tests/scripts/test_style.py` holds the scripts to this):
