@@ -76,7 +76,7 @@ def _read(loop: asyncio.AbstractEventLoop, requests: asyncio.Queue[str]) -> None
 
 
 async def measure(client: Client, case: str, seconds: float, samples: int, in_flight: int) -> dict[str, Any]:
-    """Measure a case for about so many seconds.
+    """Measure a case for about this many seconds.
 
     Returns `count` and `seconds` of the cases that are about throughput, `milliseconds` of the others.
     """

@@ -12,7 +12,7 @@ from benchmarks.worker import NAMESPACE
 from benchmarks.workflows import approval
 from polos_redis import PolosClient
 
-BACKGROUND = 20  # at most so many calls are the worker's own, in 0.2 s
+BACKGROUND = 20  # at most this many calls are the worker's own, in 0.2 s
 
 
 async def handles(stage: Stage, size: Size) -> list[Figure]:

@@ -145,13 +145,13 @@ class Activation:
         """Continue an execution that was started before. It was loaded on the connection `epoch`, after
         `lapses` lapses of the lease."""
         self.journal.take(loaded, epoch, lapses)
-        self.events.start_told = loaded.started
+        self.events.start_emitted = loaded.started
         self._look()
 
     def take_inlined(self, records: dict[bytes, bytes]) -> None:
         """Continue an execution with the journal inlined in its queue entry."""
         self.journal.take_inlined(records)
-        self.events.start_told = True
+        self.events.start_emitted = True
         self._look()
 
     def fail_before_start(self, error: BaseException) -> None:
@@ -234,7 +234,7 @@ class Activation:
         await self.journal.commit(b"", b"", lambda known: write(self.fence, known, b"", b"", b"", events))
 
     def tick(self, now: float) -> None:
-        """Tell the starts of long-running steps; the worker calls this every 20 ms."""
+        """Emit the starts of long-running steps; the worker calls this every 20 ms."""
         if self.state is State.RUNNING and self.started and self.journal.current:
             overdue = self.events.overdue(now)
             if overdue is not None:
@@ -253,7 +253,7 @@ class Activation:
 
     def reread(self, loaded: Loaded) -> None:
         """Receive the decisions in a journal that was read again."""
-        self.events.start_told = self.events.start_told and loaded.started
+        self.events.start_emitted = self.events.start_emitted and loaded.started
         self._look()
         self.parking.reread(self.journal.records)
 

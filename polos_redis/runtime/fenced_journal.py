@@ -275,7 +275,7 @@ class FencedJournal:
                 await self.reconnect()  # it was refused, as while a password is being changed
 
     def note_starts(self, first: bool, steps: Sequence[tuple[bytes, int, int, bool]]) -> None:
-        """Tell starts by a write of its own, as `LifecycleEvents.overdue` returns them, without waiting for
+        """Emit starts by a write of its own, as `LifecycleEvents.overdue` returns them, without waiting for
         it: at most once."""
         future = self._store.fenced.note_starts(self.fence, self.known, first, steps)
         future.add_done_callback(self._noted, context=tasks.OUTSIDE)

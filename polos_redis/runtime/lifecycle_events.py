@@ -1,8 +1,8 @@
 """Lifecycle events: the start of an execution, and the start and finish of its steps.
 
-A start is not worth its own call: it is told with the next write, usually that of the finish. Only a step or
-an execution that lasts longer than `NOTICE_SECONDS` has its start told at once. (The script that ends an
-execution tells its finish; the one that opens a suspension tells that.)
+A start is not worth its own call: it is emitted with the next write, usually the finish. Only a step or an
+execution that lasts longer than `NOTICE_SECONDS` has its start emitted at once. (The script that ends an
+execution emits its finish; the one that opens a suspension emits that.)
 
 What the journal says itself, the start of an execution and its steps that succeed, is encoded by the scripts,
 and only for an execution that has a stream (see scripts/lib/stream.lua). Any other event is two items of a
@@ -25,35 +25,35 @@ _STEP_FINISH = b"step_finish"
 
 
 class StepAttempt(NamedTuple):
-    """An attempt at a step, whose function runs now: since when, and whether its start was told."""
+    """An attempt at a step, whose function runs now: since when, and whether its start was emitted."""
 
     attempt: int
     since: float
-    told: bool = False
+    emitted: bool = False
 
 
 class LifecycleEvents:
-    """The events of one activation: which starts were told, and what the journal does not say, encoded.
+    """The events of one activation: which starts were emitted, and what the journal does not say, encoded.
 
-    Each method returns what the next write has to tell, and counts it as told. `start_told`: whether the
+    Each method returns what the next write has to emit, and marks it emitted. `start_emitted`: whether the
     execution's start was, by this activation or an earlier one. `running` has the steps whose functions run.
     """
 
-    __slots__ = ("_execution_id", "_mark", "_workflow_id", "running", "start_told", "started_at")
+    __slots__ = ("_execution_id", "_mark", "_workflow_id", "running", "start_emitted", "started_at")
 
     def __init__(self, workflow_id: str, execution_id: str) -> None:
         self._workflow_id = workflow_id
         self._execution_id = execution_id
         self._mark = b"\0" + execution_id.encode() if "." in execution_id else b""
         self.started_at = 0.0
-        self.start_told = False
+        self.start_emitted = False
         self.running: dict[str, StepAttempt] = {}
 
     def first(self) -> list[bytes]:
-        """Returns the execution's start, unless it was told."""
-        if self.start_told:
+        """Returns the execution's start, unless it was emitted."""
+        if self.start_emitted:
             return []
-        self.start_told = True
+        self.start_emitted = True
         data = codec.encode({"workflow_id": self._workflow_id, "execution_id": self._execution_id})
         return [_WORKFLOW_START + self._mark, data]
 
@@ -62,23 +62,23 @@ class LifecycleEvents:
         return [*self.first(), event_type.encode() + self._mark, data]
 
     def starts(self, key: str) -> bytes:
-        """Returns which starts are told with the success of a step, as write_step takes it."""
+        """Returns which starts are emitted with the success of a step, as write_step takes it."""
         step = self.running[key]
-        if not step.told:
-            self.running[key] = step._replace(told=True)  # `overdue` must not repeat it
-        if self.start_told:
-            return b"" if step.told else b"s"
-        self.start_told = True
-        return b"w" if step.told else b"ws"
+        if not step.emitted:
+            self.running[key] = step._replace(emitted=True)  # `overdue` must not repeat it
+        if self.start_emitted:
+            return b"" if step.emitted else b"s"
+        self.start_emitted = True
+        return b"w" if step.emitted else b"ws"
 
     def step_finish(self, key: str, attempt: int, status: str, error: str | None = None) -> list[bytes]:
         """Returns the finish of a step's attempt that did not succeed, after its start unless that was
-        told."""
+        emitted."""
         events = self.first()
         step = self.running.get(key)
-        if step is not None and not step.told:
+        if step is not None and not step.emitted:
             events += (_STEP_START + self._mark, codec.encode({"step_key": key, "attempt": attempt}))
-            self.running[key] = step._replace(told=True)
+            self.running[key] = step._replace(emitted=True)
         data: dict[str, Any] = {"step_key": key, "attempt": attempt, "status": status}
         if error is not None:
             data["error"] = error
@@ -88,18 +88,18 @@ class LifecycleEvents:
     def overdue(self, now: float) -> tuple[bool, list[tuple[bytes, int, int, bool]]] | None:
         """Returns the starts to tell at once, when anything is older than `NOTICE_SECONDS`: whether the
         execution's is among them, and the steps that run: key, attempt, age in ms and whether its start was
-        told before."""
+        emitted before."""
         due = now - NOTICE_SECONDS
         steps = [
-            (raw(key), step.attempt, int((now - step.since) * 1000), step.told)
+            (raw(key), step.attempt, int((now - step.since) * 1000), step.emitted)
             for key, step in self.running.items()
-            if step.told or step.since < due
+            if step.emitted or step.since < due
         ]
-        first = not self.start_told and (self.started_at < due or bool(steps))
-        if not first and all(told for *_, told in steps):
+        first = not self.start_emitted and (self.started_at < due or bool(steps))
+        if not first and all(emitted for *_, emitted in steps):
             return None
-        self.start_told = True
+        self.start_emitted = True
         for key, step in self.running.items():
-            if step.since < due and not step.told:
-                self.running[key] = step._replace(told=True)
+            if step.since < due and not step.emitted:
+                self.running[key] = step._replace(emitted=True)
         return first, steps

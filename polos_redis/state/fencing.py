@@ -68,14 +68,14 @@ class FencedWrites:
         self, by: Fence, known: int, key: bytes, record: bytes, starts: bytes, events: Sequence[bytes] = ()
     ) -> Future[int]:
         """Journal a step's record. One that has succeeded comes without events, and with the `starts` that
-        are told with it, see write_step.lua. With an empty key, emit events only."""
+        are emitted with it, see write_step.lua. With an empty key, emit events only."""
         return self._run(scripts.WRITE_STEP, by, known, key, record, starts, *events)
 
     def note_starts(
         self, by: Fence, known: int, first: bool, steps: Sequence[tuple[bytes, int, int, bool]]
     ) -> Future[int]:
-        """Note the steps that run: key, attempt, age in ms and whether its start was told before; with
-        `first`, tell the start of the execution."""
+        """Note the steps that run: key, attempt, age in ms and whether its start was emitted before; with
+        `first`, emit the start of the execution."""
         return self._run(scripts.NOTE_STARTS, by, known, _pack(steps), b"1" if first else b"")
 
     def backoff(

@@ -222,8 +222,10 @@ async def at_place(
 
 
 def _is_quiet(activation: Activation) -> bool:
-    """Whether all starts are told: the write of one would notice a lost execution as well."""
-    return activation.events.start_told and all(step.told for step in activation.events.running.values())
+    """Whether all starts are emitted: the write of one would notice a lost execution as well."""
+    return activation.events.start_emitted and all(
+        step.emitted for step in activation.events.running.values()
+    )
 
 
 @pytest.mark.parametrize("what", FLOWS)

@@ -31,7 +31,7 @@ from polos_redis.values.text import raw
 
 T = TypeVar("T")
 
-MOST_BYTES_UNTOLD = 1 << 18  # of a journal whose history has not been told, see scripts/lib/stream.lua
+MOST_BYTES_UNTOLD = 1 << 18  # of a journal whose history is not in a stream, see scripts/lib/stream.lua
 PARK_FROM_SECONDS = 5.0  # a retry with a longer delay parks and frees its slot
 
 _STATELESS: AbstractContextManager[None] = nullcontext()
