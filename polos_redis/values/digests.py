@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from hashlib import blake2b, sha256
 from typing import Any
 
@@ -65,6 +66,8 @@ def _canonical(value: Any) -> Any:
     if cls is dict:
         entries = (_pack_neutral(_canonical(k)) + _pack_neutral(_canonical(v)) for k, v in value.items())
         return ExtType(_CANONICAL_DICT, b"".join(sorted(entries)))
+    if cls is float and math.isnan(value):
+        return math.nan  # whatever its sign and its payload
     if cls is not ExtType:
         return value
     code, payload = value
