@@ -86,7 +86,7 @@ class LifecycleEvents:
         return events
 
     def overdue(self, now: float) -> tuple[bool, list[tuple[bytes, int, int, bool]]] | None:
-        """Returns the starts to tell at once, when anything is older than `NOTICE_SECONDS`: whether the
+        """Returns the starts to emit at once, when anything is older than `NOTICE_SECONDS`: whether the
         execution's is among them, and the steps that run: key, attempt, age in ms and whether its start was
         emitted before."""
         due = now - NOTICE_SECONDS
