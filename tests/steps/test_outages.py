@@ -725,8 +725,8 @@ async def test_a_result_that_the_store_has_lost_is_not_missing_in_the_code(
 
         executions.read_records = read_after_the_loss  # type: ignore[method-assign]
         await play.start("result_beside_a_task")
-        stage.open.set()
         await until(lambda: sum(play.worker.stats.dropped.values()))
+        stage.open.set()  # only now: a step that runs when its activation is dropped runs again
         await store.wire.call("HSET", *lost)
         await play.finish()
 
