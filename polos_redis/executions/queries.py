@@ -30,6 +30,7 @@ from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
 from polos_redis.state.store import Store
 from polos_redis.state.suspensions import MOST_BYTES
+from polos_redis.state.timers import starts_ms
 from polos_redis.tasks import Slices
 from polos_redis.values.plain import readable
 from polos_redis.values.preview import Stored
@@ -60,6 +61,11 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
     view["starts_at"] = iso(await store.timers.starts_ms(execution_id) if delayed else None)
     keeps_early = "early" in fields and fields["status"] not in (b"completed", b"failed", b"cancelled")
     view["early_answers"] = await _early_answers(store, execution_id) if keeps_early else []
+    if fields["status"] == b"queued":
+        version = view["version"] if view["pinned"] else None
+        view["unserved"] = not await store.workers.serve(
+            store.partitions.prefix(execution_id), view["workflow_id"], version
+        )
     view["running_steps"] = await _running_steps(store, execution_id, fields)
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:
@@ -149,7 +155,7 @@ async def list_executions(
             "created_at": iso(int(row[3]) / 1000),
             "started_at": iso(int(row[4] or 0)),
             "finished_at": iso(int(row[5] or 0)),
-            "starts_at": iso(int(row[6] or 0)),
+            "starts_at": iso(starts_ms(row[6])),
             "version": text(row[7]) or None,
         }
         for row in rows

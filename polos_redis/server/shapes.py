@@ -249,6 +249,10 @@ class Execution(ExecutionSummary):
     started_by: str | None
     steps: list[ExecutionStep]
     running_steps: list[RunningStep] = Field(description="Steps whose functions have run for a while.")
+    pinned: bool = Field(description="Only workers that serve its version continue it.")
+    unserved: bool = Field(
+        description="It is queued, and no worker serves its workflow, or its version of it."
+    )
     suspensions: list[Suspension]
     open_suspensions: list[Suspension]
     open_suspensions_below: list[Suspension]

@@ -8,6 +8,7 @@ import msgpack
 
 from polos_redis.state import keys, scripts
 from polos_redis.state.partitions import Partitions
+from polos_redis.values.text import raw
 
 
 class Workers:
@@ -34,7 +35,7 @@ class Workers:
         lease counter is no longer `lease`."""
         return bool(
             await self._wire.call_script(
-                scripts.PRUNE_CONSUMER, prefix, queue, consumer, lease, patience=None
+                scripts.PRUNE_CONSUMER, prefix, raw(queue), consumer, lease, patience=None
             )
         )
 
@@ -48,6 +49,17 @@ class Workers:
             )
             found |= {worker: msgpack.unpackb(one) for worker, one in zip(flat[::2], flat[1::2], strict=True)}
         return list(found.values())
+
+    async def serve(self, prefix: bytes, workflow_id: str, version: str | None = None) -> bool:
+        """Whether any worker with a lease in this partition serves a workflow, or this version of it."""
+        packed = await self._wire.call(
+            "HVALS", prefix + keys.SERVES.encode(), patience=self._partitions.patience
+        )
+        return any(
+            workflow_id in announced["workflows"]
+            and version in (None, announced["versions"].get(workflow_id))
+            for announced in map(msgpack.unpackb, packed)
+        )
 
     async def served(self) -> dict[str, set[str]]:
         """Returns the ids of the workflows that workers with a lease serve, and the queues that they read."""
