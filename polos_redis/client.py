@@ -185,6 +185,7 @@ class PolosClient(Connection):
         execution will be queued), `steps`, `running_steps` (`step_key`, `attempt` and `started_at` of those
         that have run for a while), `suspensions` (the data shown, and who answered, when and how),
         `open_suspensions`, `waits`, `children` (up to 1000 per step), `usage` (tokens of models),
+        `unserved` (True if it is queued and no worker serves its workflow),
         `held_back` (`times` and `reason` of a queued execution that meets a stored value it can't read),
         `stuck` (`kind`, `message`, `where` and the `keys` of the decisions that the code of a stuck execution
         passes over) and `unreached_steps` (journaled steps that it did not reach until its end). A suspension

@@ -12,8 +12,10 @@ executions of a tree share the root's stream; and its data (codec).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import asyncio
+from typing import Any
 
+from polos_redis.runtime.code_tasks import CodeTasks
 from polos_redis.values import codec
 from polos_redis.values.text import raw
 
@@ -24,12 +26,27 @@ _STEP_START = b"step_start"
 _STEP_FINISH = b"step_finish"
 
 
-class StepAttempt(NamedTuple):
-    """An attempt at a step, whose function runs now: since when, and whether its start was emitted."""
+class StepAttempt:
+    """An attempt at a step, whose function runs now: since when, and whether its start was emitted. It owns
+    the tasks that the function starts: they are guarded, but belong to no activation."""
 
-    attempt: int
-    since: float
-    emitted: bool = False
+    __slots__ = ("attempt", "code", "emitted", "key", "since")
+
+    is_step = True
+
+    def __init__(self, code: CodeTasks, key: str, attempt: int, since: float) -> None:
+        self.code = code
+        self.key = key
+        self.attempt = attempt
+        self.since = since
+        self.emitted = False
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        pass
+
+    def log_facts(self) -> dict[str, Any]:
+        """Returns what a log record of the step's function has to say."""
+        return {**self.code.facts, "step": self.key, "attempt": self.attempt}
 
 
 class LifecycleEvents:
@@ -64,12 +81,11 @@ class LifecycleEvents:
     def starts(self, key: str) -> bytes:
         """Returns which starts are emitted with the success of a step, as write_step takes it."""
         step = self.running[key]
-        if not step.emitted:
-            self.running[key] = step._replace(emitted=True)  # `overdue` must not repeat it
+        emitted, step.emitted = step.emitted, True  # `overdue` must not repeat it
         if self.start_emitted:
-            return b"" if step.emitted else b"s"
+            return b"" if emitted else b"s"
         self.start_emitted = True
-        return b"w" if step.emitted else b"ws"
+        return b"w" if emitted else b"ws"
 
     def step_finish(self, key: str, attempt: int, status: str, error: str | None = None) -> list[bytes]:
         """Returns the finish of a step's attempt that did not succeed, after its start unless that was
@@ -78,7 +94,7 @@ class LifecycleEvents:
         step = self.running.get(key)
         if step is not None and not step.emitted:
             events += (_STEP_START + self._mark, codec.encode({"step_key": key, "attempt": attempt}))
-            self.running[key] = step._replace(emitted=True)
+            step.emitted = True
         data: dict[str, Any] = {"step_key": key, "attempt": attempt, "status": status}
         if error is not None:
             data["error"] = error
@@ -99,7 +115,7 @@ class LifecycleEvents:
         if not first and all(emitted for *_, emitted in steps):
             return None
         self.start_emitted = True
-        for key, step in self.running.items():
-            if step.since < due and not step.emitted:
-                self.running[key] = step._replace(emitted=True)
+        for step in self.running.values():
+            if step.since < due:
+                step.emitted = True
         return first, steps

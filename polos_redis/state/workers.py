@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgpack
 
 from polos_redis.state import keys, scripts
@@ -40,10 +42,17 @@ class Workers:
         """Returns the ids of the workflows that workers with a lease serve, and the queues that they read."""
         served: dict[str, set[str]] = {}
         for prefix in self._partitions.prefixes:
-            for packed in await self._wire.call(
-                "HVALS", prefix + keys.SERVES.encode(), patience=self._partitions.patience
-            ):
-                announced = msgpack.unpackb(packed)
+            for announced in await self._announced(prefix):
                 for workflow_id in announced["workflows"]:
                     served.setdefault(workflow_id, set()).update(announced["queues"])
         return served
+
+    async def serve(self, prefix: bytes, workflow_id: str) -> bool:
+        """Whether any worker with a lease in this partition serves a workflow."""
+        return any(workflow_id in announced["workflows"] for announced in await self._announced(prefix))
+
+    async def _announced(self, prefix: bytes) -> list[dict[str, Any]]:
+        packed = await self._wire.call(
+            "HVALS", prefix + keys.SERVES.encode(), patience=self._partitions.patience
+        )
+        return [msgpack.unpackb(one) for one in packed]
