@@ -81,11 +81,15 @@ class LifecycleEvents:
     def starts(self, key: str) -> bytes:
         """Returns which starts are emitted with the success of a step, as write_step takes it."""
         step = self.running[key]
-        emitted, step.emitted = step.emitted, True  # `overdue` must not repeat it
-        if self.start_emitted:
-            return b"" if emitted else b"s"
-        self.start_emitted = True
-        return b"w" if emitted else b"ws"
+        if not step.emitted:
+            step.emitted = True  # `overdue` must not repeat it
+            starts = b"s"
+        else:
+            starts = b""
+        if not self.start_emitted:
+            self.start_emitted = True
+            starts = b"w" + starts
+        return starts
 
     def step_finish(self, key: str, attempt: int, status: str, error: str | None = None) -> list[bytes]:
         """Returns the finish of a step's attempt that did not succeed, after its start unless that was
