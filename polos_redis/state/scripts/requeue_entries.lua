@@ -5,8 +5,8 @@
 -- ARGV  1 queue  2 consumer  3 'back' (handed back: not counted), or the lease counter of a worker presumed dead
 --       (counted) that the caller has seen unchanged, '' for none
 --       4 how many losses in a row without progress fail an execution  5.. entries
--- Returns {requeued, failed for good, dropped (stale), flat list of those that have failed, their workflows and errors};
--- nil when the lease was renewed since.
+-- Returns {requeued, failed for good, dropped (stale), flat list of those that have failed, their workflows and
+-- errors}; nil when the lease was renewed since.
 -- #include cancelling
 local P, queue, consumer, seen, most = KEYS[1], unpack(ARGV, 1, 4)
 local ENTRIES <const> = 5
