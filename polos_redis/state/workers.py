@@ -38,21 +38,28 @@ class Workers:
             )
         )
 
+    async def announced(self) -> list[dict[str, Any]]:
+        """Returns what each worker with a lease announces: `workflows` (ids), `versions` (of those that have
+        one), `queues` and `lease_seconds`."""
+        found: dict[bytes, dict[str, Any]] = {}
+        for prefix in self._partitions.prefixes:
+            found |= await self._announced(prefix)
+        return list(found.values())
+
     async def served(self) -> dict[str, set[str]]:
         """Returns the ids of the workflows that workers with a lease serve, and the queues that they read."""
         served: dict[str, set[str]] = {}
-        for prefix in self._partitions.prefixes:
-            for announced in await self._announced(prefix):
-                for workflow_id in announced["workflows"]:
-                    served.setdefault(workflow_id, set()).update(announced["queues"])
+        for announced in await self.announced():
+            for workflow_id in announced["workflows"]:
+                served.setdefault(workflow_id, set()).update(announced["queues"])
         return served
 
     async def serve(self, prefix: bytes, workflow_id: str) -> bool:
         """Whether any worker with a lease in this partition serves a workflow."""
-        return any(workflow_id in announced["workflows"] for announced in await self._announced(prefix))
+        return any(workflow_id in one["workflows"] for one in (await self._announced(prefix)).values())
 
-    async def _announced(self, prefix: bytes) -> list[dict[str, Any]]:
-        packed = await self._wire.call(
-            "HVALS", prefix + keys.SERVES.encode(), patience=self._partitions.patience
+    async def _announced(self, prefix: bytes) -> dict[bytes, dict[str, Any]]:
+        flat = await self._wire.call(
+            "HGETALL", prefix + keys.SERVES.encode(), patience=self._partitions.patience
         )
-        return [msgpack.unpackb(one) for one in packed]
+        return {worker: msgpack.unpackb(one) for worker, one in zip(flat[::2], flat[1::2], strict=True)}
