@@ -44,6 +44,10 @@ class Replay:
         if decided_ms >= self._queued_ms:
             self._ahead.add(asyncio.current_task())
 
+    def goes_on(self) -> None:
+        """Note that what was just journaled does not end the replay."""
+        self._known = self._activation.journal.known
+
     def started(self, task: asyncio.Task[Any]) -> None:
         """Note a task that the current one has started."""
         self._parents[task] = parent = asyncio.current_task()

@@ -185,6 +185,30 @@ async def test_code_that_no_longer_reaches_a_step_is_not_silent_for_ever(
     assert logged.messages == ["answered", "end"]
 
 
+async def test_a_patch_that_is_asked_during_a_replay_does_not_end_it(
+    redis_url: str, namespace: str, logged: Collecting
+) -> None:
+    async def old(flow: Deployed, ctx: WorkflowContext) -> None:
+        ctx.logger.info("starts")
+        await flow.step(ctx, "one")
+        ctx.logger.info("one done")
+        await ctx.step.suspend("ask")
+
+    async def new(flow: Deployed, ctx: WorkflowContext) -> None:
+        assert not await ctx.patched("new")
+        await old(flow, ctx)
+        ctx.logger.info("answered")
+
+    flow = Deployed(old, "sells")
+    async with running(redis_url, namespace, flow.workflow) as at:
+        handle = await flow.workflow.invoke(at.client)
+        await at.parked(handle)
+        flow.deploy(new)
+        await at.answer(handle, "ask")
+        await at.result(handle)
+    assert logged.messages == ["starts", "one done", "answered"]
+
+
 # --- any shape of code --------------------------------------------------------------------
 
 
