@@ -9,7 +9,20 @@ import typer
 
 from polos_redis.errors import PolosError
 
-from . import audit, demo, errands, executions, invoke, keys, links, schedules, serve, suspensions, worker
+from . import (
+    audit,
+    demo,
+    doctor,
+    errands,
+    executions,
+    invoke,
+    keys,
+    links,
+    schedules,
+    serve,
+    suspensions,
+    worker,
+)
 from .commands import CONTEXT, flowing
 from .options import UsageError
 from .output import note, prepare_streams, printable
@@ -24,6 +37,7 @@ OVERVIEW = """Durable workflows on Redis: run workers, start and follow executio
   polos resume ID --approve                   approve it
   polos show ID                               show everything about an execution
   polos audit ID                              show who decided what
+  polos doctor                                check Redis, settings, workers and work
   polos serve --insecure-dev                  serve the REST API and the pages on this machine
 
 Redis is found by --url or POLOS_REDIS_URL, the namespace by --namespace or POLOS_NAMESPACE. Every command
@@ -58,7 +72,10 @@ def _polos(
     pass
 
 
-for group in (demo, worker, serve, invoke, executions, suspensions, audit, links, keys, schedules, errands):
+for group in (
+    *(demo, worker, serve, invoke, executions, suspensions, audit, links, keys, schedules, errands),
+    *(doctor,),
+):
     group.add_to(app)
 
 
