@@ -170,8 +170,8 @@ async def check_queues(
             yield warning(
                 "queues",
                 name,
-                f"no worker has a free slot for {count(queue.waiting, 'execution')} of this queue, the oldest "
-                f"of which has waited for {_duration(age * 1000)}",
+                f"no worker has a free slot for {count(queue.waiting, 'execution')} of this queue, the "
+                f"oldest of which has waited for {_duration(age * 1000)}",
                 "start more workers, or raise POLOS_CONCURRENCY if theirs have CPU left",
             )
     if alive and not found:
