@@ -21,6 +21,7 @@ from . import (
     schedules,
     serve,
     suspensions,
+    versions,
     worker,
 )
 from .commands import CONTEXT, flowing
@@ -72,10 +73,11 @@ def _polos(
     pass
 
 
-for group in (
-    *(demo, worker, serve, invoke, executions, suspensions, audit, links, keys, schedules, errands),
-    *(doctor,),
-):
+GROUPS = (
+    *(demo, worker, serve, invoke, executions, suspensions, audit, links),
+    *(versions, keys, schedules, errands, doctor),
+)
+for group in GROUPS:
     group.add_to(app)
 
 
