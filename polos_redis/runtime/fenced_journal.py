@@ -223,8 +223,10 @@ class FencedJournal:
             if changes < 0:
                 self._end(refusal(changes))
                 await self._code.leave()
-            self._confirm(changes, self.known + (name != b""))
-            self.known = max(self.known, changes)
+            if self._unconfirmed:
+                self._confirm(changes, self.known + (name != b""))
+            if changes > self.known:
+                self.known = changes
             if record:
                 self.records[name] = record + journal.UNTIMED
                 self.size += len(record)
@@ -284,16 +286,16 @@ class FencedJournal:
         if future.exception() is not None:
             return
         if future.result() >= 0:
-            self._confirm(future.result(), self.known)
+            if self._unconfirmed:
+                self._confirm(future.result(), self.known)
         else:
             self._end(refusal(future.result()))
 
     def _confirm(self, changes: int, expected: int) -> None:
         """After the first write: read the journal again if more has changed than by that write."""
-        if self._unconfirmed:
-            self._unconfirmed = False
-            if changes != expected:
-                self._host.spawn(self.verify())
+        self._unconfirmed = False
+        if changes != expected:
+            self._host.spawn(self.verify())
 
     def finish(
         self, outcome: Outcome, done: Callable[[Outcome, bool], None], again: Callable[[], None]
