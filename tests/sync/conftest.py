@@ -12,21 +12,10 @@ from typing import Any
 import pytest
 
 from polos_redis import Workflow
-from polos_redis.sync import PolosClient, event_loop
+from polos_redis.sync import PolosClient
 from tests.harness.running import DEADLINE, running
 
 Work = Callable[..., AbstractContextManager[None]]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def threads_of_the_clients() -> None:
-    """The background threads stay for as long as the process: started here, no test leaves them behind."""
-    all_busy = threading.Barrier(2)
-
-    async def start() -> None:
-        await asyncio.gather(*(asyncio.to_thread(all_busy.wait, DEADLINE) for _ in range(2)))
-
-    event_loop.run(start)
 
 
 @pytest.fixture
