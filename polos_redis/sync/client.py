@@ -109,6 +109,7 @@ class PolosClient(AsyncCalls):
     delete = blocking(AsyncClient.delete)
     served_workflows = blocking(AsyncClient.served_workflows)
     served_queues = blocking(AsyncClient.served_queues)
+    versions = blocking(AsyncClient.versions)
 
     # --- closing ------------------------------------------------------------------------
 
