@@ -38,6 +38,7 @@ LAYERS = (
         "sync",
         "agents",
         "worker",
+        "diagnosis",
         "server",
         "polos",
         "types",
