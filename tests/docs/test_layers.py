@@ -31,7 +31,19 @@ LAYERS = (
         "notifications",
         "runtime",
     ),
-    *("client", "workflow", "schedules", "agents", "worker", "server", "polos", "types", "__init__", "cli"),
+    *(
+        "client",
+        "workflow",
+        "schedules",
+        "agents",
+        "worker",
+        "server",
+        "polos",
+        "testing",
+        "types",
+        "__init__",
+        "cli",
+    ),
 )
 
 
