@@ -25,6 +25,7 @@ from polos_redis.wire.urls import split
 from polos_redis.wire.wire import Wire
 
 SERVER, PARTITIONS, RANGE, COMPLETE = "server", "partitions", "range", "complete"  # fields
+CLOCK, SKIPS = "clock", "skips"  # a field of a test's namespace, and its value: see clock.py
 
 Call = Callable[..., Awaitable[Any]]  # sends a command to one server
 Record = Mapping[str, str]
@@ -50,14 +51,15 @@ class Layout:
             for position, share in enumerate(ranges(partitions, count), 1)
         ]
 
-    async def check(self, call: Call, address: str) -> None:
-        """Record the layout on the namespace's only server, or compare it with the record there. Raises
-        `ConfigurationError` if they differ."""
+    async def check(self, call: Call, address: str) -> bool:
+        """Record the layout on the namespace's only server, or compare it with the record there. Returns
+        whether time can be skipped in the namespace. Raises `ConfigurationError` if the layouts differ."""
         found = await self._read(call)
         if found.keys() >= self._records[0].keys():
             self._compare(0, found, address)
         else:
             await self._record(0, call, address)
+        return found.get(CLOCK) == SKIPS
 
     async def verify(self, position: int, server: Wire) -> None:
         """Compare a server's record with its position among several. Raises `ConfigurationError` if they
@@ -103,7 +105,7 @@ class Layout:
             await asyncio.gather(*(wire.close() for wire in wires))
 
     async def _read(self, call: Call) -> Record:
-        names = (SERVER, PARTITIONS, RANGE, COMPLETE)
+        names = (SERVER, PARTITIONS, RANGE, COMPLETE, CLOCK)
         values = await call("HMGET", self._key, *names)
         return {name: text(value) for name, value in zip(names, values, strict=True) if value is not None}
 

@@ -38,7 +38,16 @@ from tests.invariants.state import (
 # Keys that never have a TTL: they belong to the partition, or hold only rows of unfinished executions.
 PERMANENT = (
     *(keys.QUEUE, keys.INDEX, keys.TIMERS, keys.SUSPENSIONS, keys.ERRANDS, keys.ERRAND_FAILURES),
-    *(keys.WORKFLOWS, keys.WORKERS, keys.SERVES, keys.META, keys.QUEUES, keys.LIMITS),
+    *(
+        keys.WORKFLOWS,
+        keys.WORKERS,
+        keys.SERVES,
+        keys.META,
+        keys.SKIPPED,
+        keys.EXPIRING,
+        keys.QUEUES,
+        keys.LIMITS,
+    ),
     *(keys.DEFINITIONS, keys.SCHEDULES, keys.KEYS),
     *(keys.CHILDREN, keys.SUBS, keys.SLOTS, keys.WAITERS),
 )
