@@ -41,6 +41,7 @@ LAYERS = (
         "diagnosis",
         "server",
         "polos",
+        "testing",
         "types",
         "__init__",
         "cli",
