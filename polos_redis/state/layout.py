@@ -18,6 +18,7 @@ from typing import Any
 from polos_redis.errors import ConfigurationError, RedisUnavailableError
 from polos_redis.state import keys
 from polos_redis.values.text import text
+from polos_redis.wire.cluster import ClusterWire
 from polos_redis.wire.dialing import CredentialProvider
 from polos_redis.wire.discovery import ASK_SECONDS, server_at
 from polos_redis.wire.servers import ranges
@@ -25,9 +26,11 @@ from polos_redis.wire.urls import split
 from polos_redis.wire.wire import Wire
 
 SERVER, PARTITIONS, RANGE, COMPLETE = "server", "partitions", "range", "complete"  # fields
+CLOCK, SKIPS = "clock", "skips"  # a field of a test's namespace, and its value: see clock.py
 
 Call = Callable[..., Awaitable[Any]]  # sends a command to one server
 Record = Mapping[str, str]
+AnyServer = Wire | ClusterWire  # a cluster counts as one server
 
 
 class Layout:
@@ -50,14 +53,22 @@ class Layout:
             for position, share in enumerate(ranges(partitions, count), 1)
         ]
 
-    async def check(self, call: Call, address: str) -> None:
-        """Record the layout on the namespace's only server, or compare it with the record there. Raises
-        `ConfigurationError` if they differ."""
+    async def check(self, call: Call, address: str) -> bool:
+        """Record the layout on the namespace's only server, or compare it with the record there. Returns
+        whether time can be skipped in the namespace. Raises `ConfigurationError` if the layouts differ."""
         found = await self._read(call)
         if found.keys() >= self._records[0].keys():
             self._compare(0, found, address)
         else:
             await self._record(0, call, address)
+        return found.get(CLOCK) == SKIPS
+
+    async def compare(self, position: int, server: AnyServer, patience: float | None) -> Record:
+        """Returns a server's record, empty if it has none, and records nothing. Raises `ConfigurationError`
+        if it is not that of its position."""
+        found = await self._read(partial(server.call, patience=patience))
+        self._compare(position, found, server.address)
+        return found
 
     async def verify(self, position: int, server: Wire) -> None:
         """Compare a server's record with its position among several. Raises `ConfigurationError` if they
@@ -103,7 +114,7 @@ class Layout:
             await asyncio.gather(*(wire.close() for wire in wires))
 
     async def _read(self, call: Call) -> Record:
-        names = (SERVER, PARTITIONS, RANGE, COMPLETE)
+        names = (SERVER, PARTITIONS, RANGE, COMPLETE, CLOCK)
         values = await call("HMGET", self._key, *names)
         return {name: text(value) for name, value in zip(names, values, strict=True) if value is not None}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from polos_redis.state import keys, scripts
+from polos_redis.state.failed_execution import FailedExecution
 from polos_redis.state.fencing import Fence
 from polos_redis.state.partitions import Partitions
 from polos_redis.values.text import raw, text
@@ -32,8 +33,9 @@ class Queues:
         *,
         max_deliveries: int,
         lost: bytes | None = None,
-    ) -> tuple[int, int, int] | None:
-        """Return a consumer's entries to the queue; returns how many were requeued, failed and dropped.
+    ) -> tuple[int, list[FailedExecution], int] | None:
+        """Return a consumer's entries to the queue; returns how many were requeued, the executions that have
+        failed, and how many were dropped.
 
         If its worker is presumed dead, `lost` is the lease counter that was seen unchanged, b"" for none:
         such entries count towards `max_deliveries`. Returns None, having changed nothing, if it was renewed
@@ -49,7 +51,7 @@ class Queues:
             *entries,
             patience=self._partitions.patience,
         )
-        return None if reply is None else (reply[0], reply[1], reply[2])
+        return None if reply is None else (reply[0], FailedExecution.parse(reply[3]), reply[2])
 
     async def reserve(self, by: Fence, queue: str, to: str, version: str | None = None) -> bool:
         """Move an execution to a reserved stream, and with a version start it with that; returns False if it
@@ -88,11 +90,9 @@ class Queues:
     async def leave(self, prefix: bytes, stream: str, worker: str) -> bool:
         """Remove a worker that no longer reads a reserved stream from its consumers; returns False while it
         holds entries of it."""
-        key = prefix + keys.QUEUE.encode() + raw(stream)
-        held = await self._wire.call("XPENDING", key, keys.GROUP, "-", "+", 1, worker, patience=None)
-        if not held:
-            await self._wire.call("XGROUP", "DELCONSUMER", key, keys.GROUP, worker, patience=None)
-        return not held
+        return bool(
+            await self._wire.call_script(scripts.LEAVE_STREAM, prefix, raw(stream), worker, patience=None)
+        )
 
     async def close(self, prefix: bytes, stream: str, limit: int) -> bool:
         """Remove a reserved stream that no worker reads, after its executions, up to `limit` of them: they

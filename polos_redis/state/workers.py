@@ -44,22 +44,8 @@ class Workers:
         one), `queues` and `lease_seconds`."""
         found: dict[bytes, dict[str, Any]] = {}
         for prefix in self._partitions.prefixes:
-            flat = await self._wire.call(
-                "HGETALL", prefix + keys.SERVES.encode(), patience=self._partitions.patience
-            )
-            found |= {worker: msgpack.unpackb(one) for worker, one in zip(flat[::2], flat[1::2], strict=True)}
+            found |= await self._announced(prefix)
         return list(found.values())
-
-    async def serve(self, prefix: bytes, workflow_id: str, version: str | None = None) -> bool:
-        """Whether any worker with a lease in this partition serves a workflow, or this version of it."""
-        packed = await self._wire.call(
-            "HVALS", prefix + keys.SERVES.encode(), patience=self._partitions.patience
-        )
-        return any(
-            workflow_id in announced["workflows"]
-            and version in (None, announced["versions"].get(workflow_id))
-            for announced in map(msgpack.unpackb, packed)
-        )
 
     async def served(self) -> dict[str, set[str]]:
         """Returns the ids of the workflows that workers with a lease serve, and the queues that they read."""
@@ -68,3 +54,16 @@ class Workers:
             for workflow_id in announced["workflows"]:
                 served.setdefault(workflow_id, set()).update(announced["queues"])
         return served
+
+    async def serve(self, prefix: bytes, workflow_id: str, version: str | None = None) -> bool:
+        """Whether any worker with a lease in this partition serves a workflow, or this version of it."""
+        return any(
+            workflow_id in one["workflows"] and version in (None, one["versions"].get(workflow_id))
+            for one in (await self._announced(prefix)).values()
+        )
+
+    async def _announced(self, prefix: bytes) -> dict[bytes, dict[str, Any]]:
+        flat = await self._wire.call(
+            "HGETALL", prefix + keys.SERVES.encode(), patience=self._partitions.patience
+        )
+        return {worker: msgpack.unpackb(one) for worker, one in zip(flat[::2], flat[1::2], strict=True)}

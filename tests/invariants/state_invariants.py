@@ -39,16 +39,8 @@ from tests.invariants.state import (
 # Keys that never have a TTL: they belong to the partition, or hold only rows of unfinished executions.
 PERMANENT = (
     *(keys.QUEUE, keys.INDEX, keys.TIMERS, keys.SUSPENSIONS, keys.ERRANDS, keys.ERRAND_FAILURES),
-    *(
-        keys.WORKFLOWS,
-        keys.VERSIONS,
-        keys.RESERVED,
-        keys.WORKERS,
-        keys.SERVES,
-        keys.META,
-        keys.QUEUES,
-        keys.LIMITS,
-    ),
+    *(keys.WORKFLOWS, keys.VERSIONS, keys.WORKERS, keys.SERVES, keys.META, keys.QUEUES, keys.LIMITS),
+    *(keys.RESERVED, keys.SKIPPED, keys.EXPIRING),
     *(keys.DEFINITIONS, keys.SCHEDULES, keys.KEYS),
     *(keys.CHILDREN, keys.SUBS, keys.SLOTS, keys.WAITERS),
 )
