@@ -10,9 +10,9 @@
 -- #include versions
 local P, queue, id, entry, to, version = KEYS[1], unpack(ARGV)
 local exec = P .. 'exec:' .. id
-local status, live, workflow, created, run, input, origin, started = unpack(redis.call('HMGET', exec, 'status',
-  'entry', 'workflow', 'created', 'run', 'input', 'origin', 'started'))
-if status ~= 'queued' or live ~= entry then
+local status, live, on, workflow, created, run, input, origin, started = unpack(redis.call('HMGET', exec, 'status',
+  'entry', 'queue', 'workflow', 'created', 'run', 'input', 'origin', 'started'))
+if status ~= 'queued' or live ~= entry or (on or 'default') ~= queue then -- entries of two streams may have one id
   take_off(P, queue, entry)
   return 0
 end
