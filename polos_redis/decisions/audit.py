@@ -12,6 +12,7 @@ from polos_redis.state import keys
 from polos_redis.values.plain import readable
 from polos_redis.values.text import text
 from polos_redis.values.times import to_iso
+from polos_redis.values.versioned import items_of
 
 
 def entries(stored: Sequence[bytes], execution_id: str, read: Read = readable) -> list[AuditEntry]:
@@ -25,8 +26,9 @@ def entries(stored: Sequence[bytes], execution_id: str, read: Read = readable) -
 
 def entry(packed: bytes, read: Read = readable) -> AuditEntry:
     """Returns one entry, made of stored values by `read`."""
-    array = msgpack.unpackb(packed, raw=True)
-    one, key, workflow, what, at, by, channel, digest, opened, answer = array[:10]
+    one, key, workflow, what, at, by, channel, digest, opened, answer, *reason = items_of(
+        "an audit entry", msgpack.unpackb(packed, raw=True)
+    )
     return AuditEntry(
         execution_id=text(one),
         workflow_id=text(workflow),
@@ -38,5 +40,5 @@ def entry(packed: bytes, read: Read = readable) -> AuditEntry:
         digest=digest.hex() or None,
         opened_at=to_iso(int(opened)),
         data=read(answer),
-        reason=text(array[10]) if len(array) > 10 else None,
+        reason=text(reason[0]) if reason else None,
     )

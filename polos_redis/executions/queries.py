@@ -47,6 +47,7 @@ from polos_redis.values.plain import readable
 from polos_redis.values.preview import Stored
 from polos_redis.values.text import raw, text
 from polos_redis.values.times import iso, to_iso
+from polos_redis.values.versioned import items_of
 
 LIST_LIMIT = 1000
 MOST_EMPTY = 10  # pages without a row that are read before an empty one is returned
@@ -110,7 +111,9 @@ async def _open_suspensions_below(
     rows = await asyncio.gather(
         *(store.executions.read_fields(one, "workflow", "unreached_waits") for one in ids)
     )
-    around = {one: (text(workflow), step_keys(packed)) for one, (workflow, packed) in zip(ids, rows, strict=True)}
+    around = {
+        one: (text(workflow), step_keys(packed)) for one, (workflow, packed) in zip(ids, rows, strict=True)
+    }
     found: list[Suspension] = []
     size = 0
     async for one, step_key, record in read_suspensions(store, below):
@@ -128,7 +131,8 @@ async def _running_steps(store: Store, execution_id: str, fields: dict[str, byte
     """Returns the steps whose functions run: those that have run for a while."""
     if fields["status"] != b"queued" or "running" not in fields:
         return []
-    running = msgpack.unpackb(fields["running"], raw=True)
+    rows = msgpack.unpackb(fields["running"], raw=True)
+    running = [items_of("a running step", row)[:3] for row in rows]
     if not running:
         return []
     records = await store.executions.read_records(execution_id, [name for name, _, _ in running])

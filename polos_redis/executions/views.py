@@ -28,6 +28,7 @@ from polos_redis.state.origin import Origin
 from polos_redis.state.stuck import StuckReason
 from polos_redis.values.text import text
 from polos_redis.values.times import iso, to_datetime_us
+from polos_redis.values.versioned import items_of
 
 # Fields of an execution that mean nothing after its end, though they stay until its next run.
 _OF_LIVE = frozenset(("attempts", "held_back", "stuck", "unreached_waits"))
@@ -126,7 +127,8 @@ def _held_back(fields: dict[str, bytes], changes: int) -> HeldBack | None:
     """Why a queued execution goes back to its queue again and again; None once its journal has progressed."""
     if "held_back" not in fields:
         return None
-    times, progress, reason = msgpack.unpackb(fields["held_back"], raw=True)
+    held_back = items_of("the reason it is held back", msgpack.unpackb(fields["held_back"], raw=True))
+    times, progress, reason, *_ = held_back
     if int(progress) != changes:
         return None
     return HeldBack(times=int(times), reason=text(reason))

@@ -31,7 +31,7 @@ local function time_out(id)
   local e = redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS))
   if not is_live(e[EXEC_STATUS]) then return end
   local text = 'it did not finish within its ' .. read_relations(e[EXEC_RELATIONS]).timeout / 1000 .. ' seconds'
-  terminate(P, id, e, 'failed', 'error', cmsgpack.pack({'WorkflowTimeoutError', text, ''}),
+  terminate(P, id, e, 'failed', 'error', cmsgpack.pack({1, 'WorkflowTimeoutError', text, ''}),
     finish_event(P, id, 'failed', 'error', 'WorkflowTimeoutError: ' .. text))
 end
 

@@ -45,7 +45,7 @@ for i = ENTRIES, #ARGV do
         failed = failed + 1
         local text = 'its worker was lost ' .. losses .. ' times in a row while it ran; see what it does between its '
           .. 'last journaled step and the next'
-        ending(P, id, e, 'failed', 'error', cmsgpack.pack({'WorkerLostError', text, ''}),
+        ending(P, id, e, 'failed', 'error', cmsgpack.pack({1, 'WorkerLostError', text, ''}),
           finish_event(P, id, 'failed', 'error', 'WorkerLostError: ' .. text), {}, {})
       else
         requeued = requeued + 1
