@@ -189,7 +189,7 @@ PROGRAM = """
         assert_type(await client.get_handle("id"), ExecutionHandle[Any])
         resumed = await client.resume(suspend_execution_id="id", suspend_step_key="ask", data={"ok": True})
         assert_type(resumed, Resumed)
-        assert_type(await client.list_executions(), Page[dict[str, Any]])
+        assert_type(await client.list_executions(), Page[results.ExecutionSummary])
         assert_type(events.stream_workflow(client, "w", "id"), AsyncIterator[Event])
         async for event in events.stream_topic(client, "ask/id"):
             assert_type(event, Event)
