@@ -11,11 +11,18 @@ from polos_redis.decisions import answers
 from polos_redis.decisions.answers import Resumed
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.errors import InsideWorkflowError
-from polos_redis.executions import ending, queries, starting
+from polos_redis.executions import ending, queries, starting, versions
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.page import Page
 from polos_redis.executions.starting import InvokeOptions
-from polos_redis.results import AuditEntry, Execution, ExecutionSummary, Suspension, SuspensionDetails
+from polos_redis.results import (
+    AuditEntry,
+    Execution,
+    ExecutionSummary,
+    OpenVersion,
+    Suspension,
+    SuspensionDetails,
+)
 from polos_redis.wire.durable import Durability
 
 __all__ = ["PolosClient"]
@@ -233,6 +240,10 @@ class PolosClient(Connection):
         `ExecutionNotFoundError` if neither exists.
         """
         return await queries.audit(self, execution_id)
+
+    async def versions(self) -> list[OpenVersion]:
+        """Return which versions of workflows (`@workflow(version=...)`) still have open executions."""
+        return await versions.open_versions(self)
 
     # --- deleting -----------------------------------------------------------------------
 

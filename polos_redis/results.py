@@ -22,6 +22,7 @@ __all__ = [
     "ExecutionWait",
     "Failure",
     "HeldBack",
+    "OpenVersion",
     "PassedOver",
     "RunningStep",
     "Stuck",
@@ -300,6 +301,8 @@ class ExecutionSummary(View):
     finished_at: Timestamp | None
     starts_at: Timestamp | None
     """When a delayed execution will be put on its queue."""
+    version: str | None
+    """The version of the code that started it; None before its start, and without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -345,3 +348,19 @@ class Execution(ExecutionSummary):
     left_out: dict[str, int]
     """How many older steps, suspensions, waits and children are not listed: the newest 10,000 of each are, up
     to 32 MiB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OpenVersion(View):
+    """A version of a workflow that still has open executions, or workers."""
+
+    workflow_id: str
+    version: str | None
+    """None for executions that have not started, and those that a workflow without a version has started."""
+    open: int
+    """How many executions of it have not ended."""
+    oldest: str | None
+    """The id of the oldest of them; None without any, and in the row without a version."""
+    oldest_created_at: Timestamp | None
+    workers: int | None
+    """How many workers announce it now; None in the row without a version."""

@@ -71,6 +71,7 @@ def describe(
         finished_at=iso(number("finished")),
         starts_at=starts_at,
         run=number("run"),
+        version=text(fields.get("version")) or None,
         root_execution_id=keys.root_of(execution_id),
         root_workflow_id=origin.root_workflow_id,
         parent_execution_id=origin.parent_execution_id,
