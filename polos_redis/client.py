@@ -19,9 +19,9 @@ from polos_redis.results import (
     AuditEntry,
     Execution,
     ExecutionSummary,
-    OpenVersion,
     Suspension,
     SuspensionDetails,
+    WorkflowVersion,
 )
 from polos_redis.wire.durable import Durability
 
@@ -34,9 +34,10 @@ class PolosClient(Connection):
     """A client of one namespace on one Redis, for any program that starts executions or answers them.
 
     It connects on first use and need not be closed. Tasks may share a client, and it works in any event loop:
-    in a second `asyncio.run`, in another thread or in a forked child it opens new connections. With a
-    `credential_provider`, each connection asks it for user and password. Options not given come from their
-    environment variables, then from their defaults (see the options reference).
+    in a second `asyncio.run`, in another thread or in a forked child it opens new connections. Code without
+    asyncio uses `polos_redis.sync.PolosClient`. With a `credential_provider`, each connection asks it for
+    user and password. Options not given come from their environment variables, then from their defaults (see
+    the options reference).
 
     While Redis is unavailable, every call is repeated for up to `patience_seconds`, then raises
     `RedisUnavailableError`.
@@ -241,7 +242,7 @@ class PolosClient(Connection):
         """
         return await queries.audit(self, execution_id)
 
-    async def versions(self) -> list[OpenVersion]:
+    async def versions(self) -> list[WorkflowVersion]:
         """Return which versions of workflows (`@workflow(version=...)`) still have open executions."""
         return await versions.open_versions(self)
 

@@ -22,7 +22,6 @@ __all__ = [
     "ExecutionWait",
     "Failure",
     "HeldBack",
-    "OpenVersion",
     "PassedOver",
     "RunningStep",
     "Stuck",
@@ -30,6 +29,7 @@ __all__ = [
     "SuspensionDetails",
     "SuspensionMark",
     "TokenUsage",
+    "WorkflowVersion",
 ]
 
 
@@ -351,7 +351,7 @@ class Execution(ExecutionSummary):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class OpenVersion(View):
+class WorkflowVersion(View):
     """A version of a workflow that still has open executions, or workers."""
 
     workflow_id: str

@@ -6,12 +6,12 @@ from collections import Counter
 
 from polos_redis.connection.connection import Connection
 from polos_redis.metrics.namespace_stats import read_namespace_stats
-from polos_redis.results import OpenVersion
+from polos_redis.results import WorkflowVersion
 from polos_redis.state.executions import UNFINISHED
 from polos_redis.values.times import iso
 
 
-async def open_versions(connection: Connection) -> list[OpenVersion]:
+async def open_versions(connection: Connection) -> list[WorkflowVersion]:
     """See `PolosClient.versions`."""
     store = await connection.store()
     by_version = await store.versions.open()
@@ -26,7 +26,7 @@ async def open_versions(connection: Connection) -> list[OpenVersion]:
     for (workflow_id, _), found in by_version.items():
         without[workflow_id] -= found.open
     rows = [
-        OpenVersion(
+        WorkflowVersion(
             workflow_id=workflow_id,
             version=version,
             open=found.open,
@@ -37,7 +37,7 @@ async def open_versions(connection: Connection) -> list[OpenVersion]:
         for (workflow_id, version), found in by_version.items()
     ]
     rows += [
-        OpenVersion(
+        WorkflowVersion(
             workflow_id=workflow_id,
             version=version,
             open=0,
@@ -49,7 +49,7 @@ async def open_versions(connection: Connection) -> list[OpenVersion]:
         if (workflow_id, version) not in by_version
     ]
     rows += [
-        OpenVersion(
+        WorkflowVersion(
             workflow_id=workflow_id,
             version=None,
             open=count,
