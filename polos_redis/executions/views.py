@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import msgpack
-
 from polos_redis.decisions.views import Read, step_keys
 from polos_redis.errors import StoredValueError
 from polos_redis.executions.journal_entries import JournalEntries, failure_view
@@ -24,11 +22,11 @@ from polos_redis.results import (
     SuspensionDetails,
 )
 from polos_redis.state import keys
+from polos_redis.state.held_back import parse_held_back
 from polos_redis.state.origin import Origin
 from polos_redis.state.stuck import StuckReason
 from polos_redis.values.text import text
 from polos_redis.values.times import iso, to_datetime_us
-from polos_redis.values.versioned import items_of
 
 # Fields of an execution that mean nothing after its end, though they stay until its next run.
 _OF_LIVE = frozenset(("attempts", "held_back", "stuck", "unreached_waits"))
@@ -128,11 +126,8 @@ def _held_back(fields: dict[str, bytes], changes: int) -> HeldBack | None:
     """Why a queued execution goes back to its queue again and again; None once its journal has progressed."""
     if "held_back" not in fields:
         return None
-    held_back = items_of("the reason it is held back", msgpack.unpackb(fields["held_back"], raw=True))
-    times, progress, reason, *_ = held_back
-    if int(progress) != changes:
-        return None
-    return HeldBack(times=int(times), reason=text(reason))
+    times, progress, reason = parse_held_back(fields["held_back"])
+    return HeldBack(times=times, reason=reason) if progress == changes else None
 
 
 def suspension_details(
