@@ -335,6 +335,8 @@ class Execution(ExecutionSummary):
     steps: list[ExecutionStep]
     running_steps: list[RunningStep]
     """Steps whose functions have run for a while."""
+    unserved: bool
+    """It is queued, and no worker serves its workflow."""
     unreached_steps: list[str]
     """Journaled steps that its code did not reach until its end."""
     suspensions: list[Suspension]

@@ -77,6 +77,7 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
         read,
         children=await _children(store, entries.children()),
         running_steps=await _running_steps(store, execution_id, fields),
+        unserved=await _is_unserved(store, execution_id, fields),
         early_answers=await _early_answers(store, execution_id) if keeps_early else [],
         open_suspensions_below=await _open_suspensions_below(store, execution_id, read, slices),
         starts_at=iso(await store.timers.starts_ms(execution_id) if delayed else None),
@@ -141,6 +142,14 @@ async def _running_steps(store: Store, execution_id: str, fields: dict[str, byte
         for (name, attempt, since), record in zip(running, records, strict=True)
         if record is None or journal.attempt_of(record) < attempt
     ]
+
+
+async def _is_unserved(store: Store, execution_id: str, fields: dict[str, bytes]) -> bool:
+    """Returns whether an execution is queued and no worker serves its workflow."""
+    if fields["status"] != b"queued":
+        return False
+    prefix = store.partitions.prefix(execution_id)
+    return not await store.workers.serve(prefix, text(fields["workflow"]))
 
 
 async def _early_answers(store: Store, execution_id: str) -> list[EarlyAnswer]:
