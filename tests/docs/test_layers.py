@@ -42,6 +42,7 @@ LAYERS = (
         "diagnosis",
         "server",
         "polos",
+        "testing",
         "types",
         "__init__",
         "cli",
