@@ -10,6 +10,7 @@ import typer
 
 from polos_redis import events as event_streams
 from polos_redis.client import PolosClient
+from polos_redis.executions.statuses import details
 
 from . import commands
 from .execution_report import print_report
@@ -26,13 +27,15 @@ from .options import (
     person,
 )
 from .output import compact, line, note, print_json, status, table
-from .times import utc
+from .times import told, utc
 
 
 class Status(StrEnum):
     queued = "queued"
+    running = "running"
     waiting = "waiting"
     stuck = "stuck"
+    paused = "paused"
     completed = "completed"
     failed = "failed"
     cancelled = "cancelled"
@@ -43,7 +46,7 @@ def add_to(app: typer.Typer) -> None:
     commands.add(app, show, "Show everything about an execution.")
     commands.add(app, events, "Follow the events of an execution.")
     commands.add(app, cancel, "Cancel an execution.")
-    commands.add(app, retry, "Retry a failed or stuck execution.")
+    commands.add(app, retry, "Retry a failed, stuck or paused execution.")
     commands.add(app, delete, "Delete a finished execution.")
 
 
@@ -56,7 +59,7 @@ def list_executions(
     connection: ConnectionOptions,
     json: Json = False,
 ) -> None:
-    """List executions, newest first.
+    """List executions, newest first, and what each is doing: the step that runs, or what it waits for.
 
     \b
     Examples:
@@ -80,11 +83,12 @@ def list_executions(
             utc(row["created_at"]),
             utc(row["finished_at"]),
             row["workflow_id"],
+            told(details(row)),
         )
         for row in page
     ]
     if rows:
-        table(("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW"), rows)
+        table(("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW", "DETAILS"), rows)
     else:
         note("no executions")
     if page.next_cursor is not None:

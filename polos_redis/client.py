@@ -160,18 +160,20 @@ class PolosClient(Connection):
         by: str | None = None,
         durability: Durability | None = None,
     ) -> int:
-        """Continue a failed or stuck execution from its journal, as a new run; return the number of that run.
+        """Continue a failed, stuck or paused execution from its journal, as a new run; return the number of
+        that run.
 
         Steps, waits and children that succeeded keep their results. Those that failed, timed out or were
-        closed run again if the execution has failed; a stuck one keeps its whole journal.
+        closed run again if the execution has failed; a stuck one keeps its whole journal. One that is paused
+        keeps its open waits, too.
 
         `skip` has the step keys of accepted answers that the new run need not reach: the audit then notes
         the `reason` and who skipped them (`by`). Without it, code that does not reach them is stuck again.
 
-        Raises `ExecutionNotFoundError`; `NotFailedError` if the execution is neither failed nor stuck;
+        Raises `ExecutionNotFoundError`; `NotFailedError` if the execution is not failed, stuck or paused;
         `NotSkippableError` if it has no such answer; `InvalidInputError` if `skip` comes without a reason, or
-        the other way round; `InternalWorkflowError` for an internal workflow: only a retry of its parent runs
-        it again.
+        the other way round; `InternalWorkflowError` for an internal workflow that has failed: only a retry
+        of its parent runs it again.
         """
         return await ending.retry(self, execution_id, skip=skip, reason=reason, by=by, durability=durability)
 
@@ -181,9 +183,8 @@ class PolosClient(Connection):
         """Return one execution as plain JSON values.
 
         The keys include `id`, `workflow_id`, `status`, `input`, `result`, `error` (`type`, `message`,
-        `traceback`), `created_at`, `started_at` and `finished_at` (ISO 8601), `starts_at` (when a delayed
-        execution will be queued), `steps`, `running_steps` (`step_key`, `attempt` and `started_at` of those
-        that have run for a while), `suspensions` (the data shown, and who answered, when and how),
+        `traceback`), `created_at`, `started_at` and `finished_at` (ISO 8601), what `list_executions` says of
+        what it is doing, `steps`, `suspensions` (the data shown, and who answered, when and how),
         `open_suspensions`, `waits`, `children` (up to 1000 per step), `usage` (tokens of models),
         `held_back` (`times` and `reason` of a queued execution that meets a stored value it can't read),
         `stuck` (`kind`, `message`, `where` and the `keys` of the decisions that the code of a stuck execution
@@ -203,7 +204,15 @@ class PolosClient(Connection):
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[dict[str, Any]]:
-        """Return a page of executions, newest first, each with `id`, `workflow_id`, `status` and times.
+        """Return a page of executions, newest first, each with `id`, `workflow_id`, `status` and times, and
+        with what it is doing.
+
+        `status` is queued, running, waiting, stuck, paused, completed, failed or cancelled. A running one has
+        its `worker` and `running_steps` (`step_key`, `attempt` and `started_at` of those that have run for a
+        while). `waits_for` has the soonest to end of its `open_waits`, each with `kind` (person, time, event,
+        child or retry), `step_key`, `since`, `until`, `topic` and `children` (how many have not ended). A
+        queued one has `queued_at`, or `starts_at` if it is delayed, and `ahead`, how many wait for a slot
+        before it. `reason` says why it is stuck or paused.
 
         `cursor` is the previous page's `next_cursor`; `limit` is at most 1000. A page may have fewer rows,
         and yet a `next_cursor`.

@@ -7,8 +7,6 @@ import re
 from collections.abc import AsyncIterator, Collection
 from typing import Any, TypeVar
 
-import msgpack
-
 from polos_redis import errands
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions import audit as audit_log
@@ -24,10 +22,12 @@ from polos_redis.errors import (
 from polos_redis.executions import views
 from polos_redis.executions.journal_entries import MAX_CHILDREN, JournalEntries
 from polos_redis.executions.page import Page
+from polos_redis.executions.statuses import status_view
 from polos_redis.state import journal, keys
-from polos_redis.state.executions import STATUSES, Place
+from polos_redis.state.executions import FINISHED, STORED_STATUSES, Place
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
+from polos_redis.state.statuses import STATUSES, UNFINISHED, Condition
 from polos_redis.state.store import Store
 from polos_redis.state.suspensions import MOST_BYTES
 from polos_redis.tasks import Slices
@@ -39,6 +39,7 @@ from polos_redis.values.times import iso
 LIST_LIMIT = 1000
 MOST_EMPTY = 10  # pages without a row that are read before an empty one is returned
 AUDIT_PAGE = 20  # entries per call
+MOST_WAITS = 100  # that one execution is said to wait for
 MOST_BYTES_BELOW = 1 << 24  # of what open suspensions of descendants show
 
 T = TypeVar("T")
@@ -55,12 +56,18 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
         for name, stored in page:
             entries.add(name, stored)
             await slices.pause()
-    view = views.describe(execution_id, fields, entries, read)
-    delayed = fields["status"] == b"queued" and "entry" not in fields
-    view["starts_at"] = iso(await store.timers.starts_ms(execution_id) if delayed else None)
-    keeps_early = "early" in fields and fields["status"] not in (b"completed", b"failed", b"cancelled")
+    word = text(fields["status"])
+    status: Condition | None
+    if word in FINISHED:
+        by = text(fields.get("cancelled_by")) or None
+        status = Condition(word, text(fields["workflow"]), cancelled_by=by)
+    else:
+        status = (await store.statuses.read([execution_id], MOST_WAITS)).get(execution_id)
+        if status is None or status.word not in UNFINISHED:  # it has ended since, or was deleted
+            return await get_execution(connection, execution_id, read)
+    view = views.describe(execution_id, fields, entries, status, read)
+    keeps_early = "early" in fields and word not in FINISHED
     view["early_answers"] = await _early_answers(store, execution_id) if keeps_early else []
-    view["running_steps"] = await _running_steps(store, execution_id, fields)
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:
         below = await store.suspensions.open_below(execution_id, MAX_CHILDREN)
@@ -72,12 +79,11 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
             size += len(row[2].shown)
             await slices.pause()
     children = view["children"][:MAX_CHILDREN]  # of more, the status that the journal has stays
-    current = await asyncio.gather(
-        *(store.executions.read_fields(child["id"], "workflow", "status") for child in children)
-    )
-    for child, (workflow, status) in zip(children, current, strict=True):
-        child["workflow_id"] = text(workflow) or None
-        child["status"] = text(status) or child["status"]
+    statuses = await store.statuses.read([child["id"] for child in children], 0)
+    for child in children:
+        found = statuses.get(child["id"])
+        child["workflow_id"] = None if found is None else found.workflow_id
+        child["status"] = child["status"] if found is None else found.word
     return view
 
 
@@ -86,21 +92,6 @@ async def _unreached_waits(store: Store, execution_ids: Collection[str]) -> dict
     names = list(execution_ids)
     found = await asyncio.gather(*(store.executions.read_fields(one, "unreached_waits") for one in names))
     return {one: step_keys(packed) for one, (packed,) in zip(names, found, strict=True)}
-
-
-async def _running_steps(store: Store, execution_id: str, fields: dict[str, bytes]) -> list[dict[str, Any]]:
-    """Returns the steps whose functions run, as JSON values: those that have run for a while."""
-    if fields["status"] != b"queued" or "running" not in fields:
-        return []
-    running = msgpack.unpackb(fields["running"], raw=True)
-    if not running:
-        return []
-    records = await store.executions.read_records(execution_id, [name for name, _, _ in running])
-    return [
-        {"step_key": text(name), "attempt": attempt, "started_at": iso(since)}
-        for (name, attempt, since), record in zip(running, records, strict=True)
-        if record is None or journal.attempt_of(record) < attempt
-    ]
 
 
 async def _early_answers(store: Store, execution_id: str) -> list[dict[str, Any]]:
@@ -135,25 +126,43 @@ async def list_executions(
         raise ConfigurationError(f"status must be one of {', '.join(STATUSES)}, not {status!r}")
     before = None if cursor is None else _place(cursor)
     limit = _limit(limit)
-    statuses = STATUSES if status is None else (status,)
+    wanted = STORED_STATUSES if status is None else (status,)
     store = await connection.store()
     for _ in range(MOST_EMPTY):
-        rows, before = await store.executions.newest(statuses, _workflow_id(workflow), before, limit, roots)
-        if rows or before is None:
+        rows, before = await store.executions.newest(wanted, _workflow_id(workflow), before, limit, roots)
+        page = await _summaries(store, rows)
+        if status is not None:  # one that has got another status meanwhile is listed no more
+            page = [one for one in page if one["status"] == status]
+        if page or before is None:
             break
-    page = [
-        {
-            "id": text(row[0]),
-            "workflow_id": text(row[1]),
-            "status": text(row[2]),
-            "created_at": iso(int(row[3]) / 1000),
-            "started_at": iso(int(row[4] or 0)),
-            "finished_at": iso(int(row[5] or 0)),
-            "starts_at": iso(int(row[6] or 0)),
-        }
-        for row in rows
-    ]
     return Page(page, None if before is None else f"{before[0]}-{text(before[1])}")
+
+
+async def _summaries(store: Store, rows: list[list[Any]]) -> list[dict[str, Any]]:
+    """Returns rows of `newest` as JSON values, without those of executions that are deleted meanwhile."""
+    kept = ("completed", "failed")  # their rows say it all
+    others = [text(row[0]) for row in rows if text(row[2]) not in kept]
+    current = await store.statuses.read(others) if others else {}
+    found = []
+    for row in rows:
+        execution_id, workflow_id, stored = text(row[0]), text(row[1]), text(row[2])
+        if stored in kept:
+            status = Condition(stored, workflow_id, int(row[3]), int(row[4] or 0), int(row[5] or 0))
+        elif execution_id in current:
+            status = current[execution_id]
+        else:
+            continue
+        found.append(
+            {
+                "id": execution_id,
+                "workflow_id": workflow_id,
+                "created_at": iso((status.created_us or 0) / 1000),
+                "started_at": iso(status.started_ms),
+                "finished_at": iso(status.finished_ms),
+                **status_view(status),
+            }
+        )
+    return found
 
 
 async def list_suspensions(
@@ -207,17 +216,17 @@ async def read_suspension(
     """Returns a suspension as an answer is checked against it, and as `get_suspension` returns it. `read`
     makes plain JSON of stored values."""
     store = await connection.store()
-    fields, found = await asyncio.gather(
-        store.executions.read_fields(
-            execution_id, "workflow", "status", "origin", "created", "unreached_waits"
-        ),
+    fields, statuses, found = await asyncio.gather(
+        store.executions.read_fields(execution_id, "workflow", "origin", "created", "unreached_waits"),
+        store.statuses.read([execution_id], 0),
         _listed(read_suspensions(store, [(execution_id, step_key)])),
     )
-    workflow, status, origin, created, unreached = fields
-    if workflow is None:
+    workflow, origin, created, unreached = fields
+    if workflow is None or execution_id not in statuses:
         raise ExecutionNotFoundError(execution_id)
     if found:
-        around = views.suspended_execution(execution_id, workflow, status, origin, created)
+        word = statuses[execution_id].word
+        around = views.suspended_execution(execution_id, workflow, word, origin, created)
         view = suspension_view(*found[0], read, unreached=step_keys(unreached))
         return StoredSuspension(*found[0], origin), {**view, **around}
     below = await find_below(store, execution_id, step_key)

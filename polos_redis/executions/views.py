@@ -9,9 +9,11 @@ import msgpack
 from polos_redis.decisions.views import Read, step_keys
 from polos_redis.errors import StoredValueError
 from polos_redis.executions.journal_entries import JournalEntries, error_view
+from polos_redis.executions.statuses import status_view
 from polos_redis.redaction import redact_text
 from polos_redis.state import keys
 from polos_redis.state.origin import Origin
+from polos_redis.state.statuses import Condition
 from polos_redis.state.stuck import StuckReason
 from polos_redis.values.text import text
 from polos_redis.values.times import iso, to_datetime_us
@@ -21,10 +23,10 @@ _OF_LIVE = frozenset(("attempts", "held_back", "stuck", "unreached_waits"))
 
 
 def describe(
-    execution_id: str, fields: dict[str, bytes], entries: JournalEntries, read: Read
+    execution_id: str, fields: dict[str, bytes], entries: JournalEntries, status: Condition, read: Read
 ) -> dict[str, Any]:
-    """The full view of one execution: the fields of its hash, and its journal by kind of record. `read` makes
-    plain JSON of stored values."""
+    """The full view of one execution: what it is doing, the fields of its hash, and its journal by kind of
+    record. `read` makes plain JSON of stored values."""
 
     def number(name: str) -> int | None:
         return int(fields[name]) if name in fields else None
@@ -36,17 +38,14 @@ def describe(
     return {
         "id": execution_id,
         "workflow_id": text(fields["workflow"]),
-        "status": text(fields["status"]),
+        **status_view(status),
         "input": read(fields.get("input")),
         "result": read(fields.get("output")),
-        "error": error_view(fields.get("error")),
+        "error": error_view(fields.get("last_error" if status.word == "paused" else "error")),
         "last_error": error_view(fields.get("last_error")),
-        "cancelled_by": text(fields.get("cancelled_by")) or None,
         "created_at": iso(created / 1000 if created else None),
         "started_at": iso(number("started")),
         "finished_at": iso(number("finished")),
-        "starts_at": None,
-        "running_steps": [],
         "run": number("run"),
         "root_execution_id": keys.root_of(execution_id),
         **_origin(text(fields["workflow"]), fields.get("origin")),
@@ -99,7 +98,7 @@ def _held_back(fields: dict[str, bytes], changes: int) -> dict[str, Any] | None:
 def suspended_execution(
     execution_id: str,
     workflow: bytes | None,
-    status: bytes | None,
+    status: str,
     origin: bytes | None,
     created_us: bytes | None,
 ) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def suspended_execution(
         "root_execution_id": keys.root_of(execution_id),
         "user_id": relations["user_id"],
         "started_by": relations["started_by"],
-        "execution_status": text(status),
+        "execution_status": status,
         "execution_created_at": to_datetime_us(int(created_us or 0)).isoformat(timespec="microseconds"),
     }
 

@@ -24,7 +24,7 @@ StepKey = Annotated[
 PERSON_NAME = "A person's name has no invisible characters, and letters of one script."
 Person = Annotated[str, Field(json_schema_extra={"format": "person-name", "maxLength": LONGEST})]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-Status = Literal["queued", "waiting", "stuck", "completed", "failed", "cancelled"]
+Status = Literal["queued", "running", "waiting", "stuck", "paused", "completed", "failed", "cancelled"]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[
     str | None, Query(pattern=r"^[0-9]{1,18}$", description="The next_cursor of the page before.")
@@ -116,10 +116,35 @@ class Started(Shape):
     workflow_id: str
 
 
+class RunningStep(Shape):
+    step_key: str
+    attempt: int
+    started_at: Timestamp
+
+
+class OpenWait(Shape):
+    """What an execution waits for."""
+
+    kind: Literal["person", "time", "event", "child", "retry"]
+    step_key: str
+    since: Timestamp | None
+    until: Timestamp | None = Field(description="Its deadline, or when its time or attempt comes.")
+    topic: str | None = Field(description="That of an event.")
+    children: int | None = Field(description="How many children have not ended.")
+
+
 class ExecutionSummary(Shape):
     id: str
     workflow_id: str
     status: Status
+    worker: str | None = Field(description="The id of the worker that runs it.")
+    queued_at: Timestamp | None = Field(description="Since when it is queued.")
+    ahead: int | None = Field(description="How many executions wait for a slot before it, if it does.")
+    running_steps: list[RunningStep] = Field(description="Steps whose functions have run for a while.")
+    waits_for: list[OpenWait] = Field(description="Some of its open waits, the soonest to end first.")
+    open_waits: int
+    reason: str | None = Field(description="Why it is stuck or paused.")
+    cancelled_by: str | None
     created_at: Timestamp | None
     started_at: Timestamp | None
     finished_at: Timestamp | None
@@ -221,31 +246,23 @@ class UnreachedKey(Shape):
 
 
 class Stuck(Shape):
-    """Why an execution is stuck, until it is retried or cancelled."""
+    """Why an execution is stuck or paused, until it is retried or cancelled."""
 
-    kind: str = Field(description="unreached: its code passes over accepted answers.")
+    kind: str = Field(description="unreached: its code passes over answers; exhausted: it has failed.")
     message: str
     where: str | None = Field(description="file:line where its code left the recorded path.")
     keys: list[UnreachedKey]
-
-
-class RunningStep(Shape):
-    step_key: str
-    attempt: int
-    started_at: Timestamp
 
 
 class Execution(ExecutionSummary):
     input: Any
     result: Any
     error: Failure | None
-    cancelled_by: str | None
     run: int | None
     root_execution_id: str
     user_id: str | None
     started_by: str | None
     steps: list[ExecutionStep]
-    running_steps: list[RunningStep] = Field(description="Steps whose functions have run for a while.")
     suspensions: list[Suspension]
     open_suspensions: list[Suspension]
     open_suspensions_below: list[Suspension]
