@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from polos_redis import tasks
 from polos_redis.definitions.definition import WorkflowDefinition
+from polos_redis.definitions.exhausted import OnExhausted
 from polos_redis.definitions.parameters import underlying
 from polos_redis.definitions.queue import Queue
 from polos_redis.definitions.registry import DefinitionSite, register
@@ -96,6 +97,7 @@ def workflow(
     batch_timeout_seconds: float | None = None,
     internal: bool | None = None,
     unreached: Unreached = "warn",
+    on_exhausted: OnExhausted = "fail",
 ) -> _Decorator: ...
 def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = None, **options: Any) -> Any:
     """Make a workflow of an async function that takes `(ctx)` or `(ctx, input)`, and register it.
@@ -126,6 +128,10 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
       events that the code, changed meanwhile, did not reach: "stop" makes it stuck, "warn" completes it and
       names them in the log and in its report, "ignore" completes it. An accepted decision of a person is
       never passed over: then the execution is stuck in any case.
+    - `on_exhausted`: what happens when an execution has failed and has no `retries` left: "fail" ends it,
+      "pause" leaves it paused. It keeps its journal, its open waits, its children and its deadline, and those
+      who await it keep waiting, until somebody retries it (`client.retry`, `polos retry`, its page) or
+      cancels it. An invalid input and `run_timeout_seconds` fail it in any case.
 
     Raises `ConfigurationError` for unusable options, or for an id that another workflow has.
     """

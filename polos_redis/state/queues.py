@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import msgpack
 
 from polos_redis.state import scripts
 from polos_redis.state.fencing import Fence
 from polos_redis.state.partitions import Partitions
-from polos_redis.values.text import raw
+from polos_redis.values.text import raw, text
+
+NOTHING_KNOWN: Mapping[str, bool] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """What became of a consumer's entries: how many were requeued, how many executions failed or were
+    paused, how many entries were stale. `unknown`: the workflows of those left, see `Queues.requeue`."""
+
+    requeued: int
+    failed: int
+    dropped: int
+    unknown: set[str]
 
 
 class Queues:
@@ -30,12 +47,16 @@ class Queues:
         *,
         max_deliveries: int,
         lost: bytes | None = None,
-    ) -> tuple[int, int, int] | None:
-        """Return a consumer's entries to the queue; returns how many were requeued, failed and dropped.
+        pausing: Mapping[str, bool] = NOTHING_KNOWN,
+    ) -> Requeued | None:
+        """Return a consumer's entries to the queue; returns what became of them.
 
         If its worker is presumed dead, `lost` is the lease counter that was seen unchanged, b"" for none:
         such entries count towards `max_deliveries`. Returns None, having changed nothing, if it was renewed
         since: the worker lives, and may have checked that they are still its own.
+
+        Those of an execution that is lost too often are left while it is not known from `pausing` whether its
+        workflow has it fail or pause: the result names these workflows.
         """
         reply = await self._wire.call_script(
             scripts.REQUEUE_ENTRIES,
@@ -44,10 +65,14 @@ class Queues:
             consumer,
             "back" if lost is None else lost,
             max_deliveries,
+            msgpack.packb({raw(one): pauses for one, pauses in pausing.items()}, use_bin_type=False),
             *entries,
             patience=self._partitions.patience,
         )
-        return None if reply is None else (reply[0], reply[1], reply[2])
+        if reply is None:
+            return None
+        requeued, failed, dropped, *unknown = reply
+        return Requeued(requeued, failed, dropped, {text(one) for one in unknown})
 
     async def put_back(self, by: Fence, queue: str, delay_ms: int, reason: str = "") -> None:
         """Return an execution to the queue after a delay, without counting the delivery. A reason is stored,

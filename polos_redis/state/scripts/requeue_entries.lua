@@ -4,14 +4,19 @@
 -- KEYS  1 the partition's prefix
 -- ARGV  1 queue  2 consumer  3 'back' (handed back: not counted), or the lease counter of a worker presumed dead
 --       (counted) that the caller has seen unchanged, '' for none
---       4 how many losses in a row without progress fail an execution  5.. entries
--- Returns {requeued, failed for good, dropped (stale)}; nil when the lease was renewed since.
+--       4 how many losses in a row without progress fail an execution
+--       5 which workflows pause instead of failing (msgpack map of those that are known: true or false)  6.. entries
+-- Returns {requeued, failed for good or paused, dropped (stale), the workflows that have to be known, whose entries are
+-- left}; nil when the lease was renewed since.
 -- #include cancelling
-local P, queue, consumer, seen, most = KEYS[1], unpack(ARGV, 1, 4)
-local ENTRIES <const> = 5
+-- #include deactivate
+-- #include status
+local P, queue, consumer, seen, most, pausing = KEYS[1], unpack(ARGV, 1, 5)
+local ENTRIES <const> = 6
 local is_lost = seen ~= 'back'
 if is_lost and (redis.call('HGET', P .. 'workers', consumer) or '') ~= seen then return false end
-local stream, requeued, failed, dropped = queue_key(P, queue), 0, 0, 0
+local stream, requeued, failed, dropped, unknown = queue_key(P, queue), 0, 0, 0, {}
+pausing = cmsgpack.unpack(pausing)
 
 -- execution_of: the execution that an entry stands for, and its workflow; nil when the entry is gone.
 local function execution_of(entry)
@@ -23,11 +28,17 @@ end
 
 -- count_losses: how many activations in a row have been lost without progress in between, with this one.
 local function count_losses(id)
-  local exec, progress = P .. 'exec:' .. id, changes(P, id)
-  local losses, before = unpack(redis.call('HMGET', exec, 'attempts', 'progress'))
-  losses = losses and tonumber(before) >= progress and tonumber(losses) + 1 or 1
-  redis.call('HSET', exec, 'attempts', losses, 'progress', progress)
-  return losses
+  local losses, before = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'attempts', 'progress'))
+  return losses and tonumber(before) >= changes(P, id) and tonumber(losses) + 1 or 1
+end
+
+-- pause: leave an execution paused that would fail, with this error.
+local function pause(id, e, error, text)
+  local reason = cmsgpack.pack({kind = PAUSED, keys = {}, at = '', message = 'WorkerLostError: ' .. text})
+  redis.call('HSET', P .. 'exec:' .. id, 'last_error', error, 'stuck', reason)
+  tell(P, id, e, {event_of(id, root_of(id), 'workflow_paused'), reason})
+  deactivate(P, id, e, e[EXEC_ENTRY], 'stuck', e[EXEC_INDEX] or e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_QUEUE],
+    e[EXEC_RELATIONS])
 end
 
 for i = ENTRIES, #ARGV do
@@ -41,14 +52,22 @@ for i = ENTRIES, #ARGV do
       take_off(P, queue, entry)
     else
       local losses = is_lost and count_losses(id) or 0
-      if losses >= tonumber(most) then
+      if losses >= tonumber(most) and pausing[workflow] == nil then
+        unknown[#unknown + 1] = workflow
+      elseif losses >= tonumber(most) then
         failed = failed + 1
         local text = 'its worker was lost ' .. losses .. ' times in a row while it ran; see what it does between its '
           .. 'last journaled step and the next'
-        ending(P, id, e, 'failed', 'error', cmsgpack.pack({'WorkerLostError', text, ''}),
-          finish_event(P, id, 'failed', 'error', 'WorkerLostError: ' .. text), {}, {})
+        local error = cmsgpack.pack({'WorkerLostError', text, ''})
+        if pausing[workflow] then
+          pause(id, e, error, text)
+        else
+          ending(P, id, e, 'failed', 'error', error,
+            finish_event(P, id, 'failed', 'error', 'WorkerLostError: ' .. text), {}, {})
+        end
       else
         requeued = requeued + 1
+        if is_lost then redis.call('HSET', P .. 'exec:' .. id, 'attempts', losses, 'progress', changes(P, id)) end
         disown(P, id)
         put_on(P, id, e[EXEC_WORKFLOW], redis.call('HGET', P .. 'exec:' .. id, 'run'), e[EXEC_QUEUE])
         take_off(P, queue, entry)
@@ -56,4 +75,4 @@ for i = ENTRIES, #ARGV do
     end
   end
 end
-return {requeued, failed, dropped}
+return {requeued, failed, dropped, unpack(unknown)}
