@@ -76,6 +76,7 @@ def list_executions(
     if json:
         print_json({"executions": list(page), "next_cursor": page.next_cursor})
         return
+    shows_versions = any(row["version"] for row in page)
     rows = [
         (
             row["id"],
@@ -83,12 +84,14 @@ def list_executions(
             utc(row["created_at"]),
             utc(row["finished_at"]),
             row["workflow_id"],
+            *((row["version"] or "-",) if shows_versions else ()),
             told(details(row)),
         )
         for row in page
     ]
     if rows:
-        table(("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW", "DETAILS"), rows)
+        titles = ("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW")
+        table((*titles, *(("VERSION",) if shows_versions else ()), "DETAILS"), rows)
     else:
         note("no executions")
     if page.next_cursor is not None:

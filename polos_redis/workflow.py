@@ -98,6 +98,7 @@ def workflow(
     internal: bool | None = None,
     unreached: Unreached = "warn",
     on_exhausted: OnExhausted = "fail",
+    version: str | None = None,
 ) -> _Decorator: ...
 def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = None, **options: Any) -> Any:
     """Make a workflow of an async function that takes `(ctx)` or `(ctx, input)`, and register it.
@@ -132,6 +133,8 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
       "pause" leaves it paused. It keeps its journal, its open waits, its children and its deadline, and those
       who await it keep waiting, until somebody retries it (`client.retry`, `polos retry`, its page) or
       cancels it. An invalid input and `run_timeout_seconds` fail it in any case.
+    - `version`: the version of this code, a text of up to 128 bytes. An execution keeps the version that
+      started it, and shows it; `polos versions` counts those that are open.
 
     Raises `ConfigurationError` for unusable options, or for an id that another workflow has.
     """

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from polos_redis.definitions import exhausted
 from polos_redis.definitions import unreached as unreached_
+from polos_redis.definitions import version as versions
 from polos_redis.definitions.cron import Declared
 from polos_redis.definitions.exhausted import FAIL, OnExhausted
 from polos_redis.definitions.parameters import NOTHING, is_async, parameters, signature_text, underlying
@@ -54,6 +55,7 @@ class WorkflowDefinition(Generic[In, Out]):
         internal: bool | None = None,
         unreached: Unreached = WARN,
         on_exhausted: OnExhausted = FAIL,
+        version: str | None = None,
     ) -> None:
         self.id = id
         self.internal = bool(internal)
@@ -83,6 +85,7 @@ class WorkflowDefinition(Generic[In, Out]):
             self._check_internal()
         self.unreached = unreached_.checked(unreached, id)
         self.on_exhausted = exhausted.checked(on_exhausted, id)
+        self.version = versions.checked(version, id)
         self.retries = retries
         self.retry_delay = retry_delay
         if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:

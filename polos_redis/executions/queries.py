@@ -159,6 +159,7 @@ async def _summaries(store: Store, rows: list[list[Any]]) -> list[dict[str, Any]
                 "created_at": iso((status.created_us or 0) / 1000),
                 "started_at": iso(status.started_ms),
                 "finished_at": iso(status.finished_ms),
+                "version": text(row[7]) or None,
                 **status_view(status),
             }
         )

@@ -47,6 +47,7 @@ def describe(
         "started_at": iso(number("started")),
         "finished_at": iso(number("finished")),
         "run": number("run"),
+        "version": text(fields.get("version")) or None,
         "root_execution_id": keys.root_of(execution_id),
         **_origin(text(fields["workflow"]), fields.get("origin")),
         "queue": text(fields.get("queue", b"")) or keys.DEFAULT_QUEUE,

@@ -129,13 +129,19 @@ def test_list_returns_the_newest_first_in_complete_pages(desk: Desk) -> None:
     assert [row[0].decode() for row in found] == made[::-1]
     last = desk.execution(made[-2])
     fields = ("workflow", "status", "created", "started", "finished")
-    assert found[1] == [made[-2].encode(), *(last.get(field) for field in fields), None, last["created"]]
+    assert found[1] == [
+        made[-2].encode(),
+        *(last.get(field) for field in fields),
+        None,
+        None,
+        last["created"],
+    ]
 
 
 def test_list_says_when_a_delayed_execution_starts(desk: Desk) -> None:
     by = desk.start()
     assert desk.run("put_back", "default", by.id, by.entry, FAR) == 1
-    ((_, _, status, *_, starts, _),) = desk.listed("queued")[1]
+    ((_, _, status, *_, starts, _, _),) = desk.listed("queued")[1]
     assert (status, starts) == (b"queued", desk.do("ZSCORE", keys.TIMERS, "p" + by.id))
 
 
@@ -279,6 +285,8 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.publish("news", "e", b"\x01")
         desk.listed("completed")
         desk.listed("queued", "waiting")
+        desk.listed("running")
+        desk.run("read_statuses", 9, by.id)
         desk.run("follow", by.id, 1000)
         desk.run("drop_early", by.id, "ok", "d1")
         desk.note_starts(desk.start())

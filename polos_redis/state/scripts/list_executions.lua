@@ -11,7 +11,8 @@
 --       9.. statuses, the words of status.lua; next to 'completed', the stored ones; names of indexes to look at,
 --       queues to look at
 -- Returns {where the next page begins: us and id, '' and '' after the last one, a list of {id, workflow, stored status,
--- created us, started ms, finished ms, start of a delayed one in ms, listed at us}}.
+-- created us, started ms, finished ms, start of a delayed one in ms, version, listed
+-- at us}}.
 -- #include index
 -- #include roots
 -- #include status
@@ -176,14 +177,15 @@ local result = {}
 for i = 1, math.min(limit, #found) do
   local row = found[i]
   if page_ends and is_before(page_ends, row) then break end
-  local workflow, status, created, started, finished, entry, reason = unpack(redis.call('HMGET',
-    P .. 'exec:' .. row.id, 'workflow', 'status', 'created', 'started', 'finished', 'entry', 'stuck'))
+  local workflow, status, created, started, finished, entry, reason, version = unpack(redis.call('HMGET',
+    P .. 'exec:' .. row.id, 'workflow', 'status', 'created', 'started', 'finished', 'entry', 'stuck', 'version'))
   local is_its_own = only == '' and (not roots or roots[workflow]) or only == workflow
   local is_wanted = stored[status] and (not row.entry or row.entry == entry)
   if status == 'stuck' and not all_stuck then is_wanted = wanted[is_paused(reason) and 'paused' or 'stuck'] end
   if is_wanted and is_its_own and has_root(P, row.id, workflow, roots) then
     local starts = status == 'queued' and not entry and redis.call('ZSCORE', P .. 'timers', 'p' .. row.id)
-    result[#result + 1] = {row.id, workflow, status, created, started, finished, starts, string.format('%.0f', row.at)}
+    result[#result + 1] = {row.id, workflow, status, created, started, finished, starts, version,
+      string.format('%.0f', row.at)}
   end
 end
 if not page_ends then return {'', '', result} end

@@ -35,10 +35,10 @@ end
 -- pause: leave an execution paused that would fail, with this error.
 local function pause(id, e, error, text)
   local reason = cmsgpack.pack({kind = PAUSED, keys = {}, at = '', message = 'WorkerLostError: ' .. text})
-  redis.call('HSET', P .. 'exec:' .. id, 'last_error', error, 'stuck', reason)
+  redis.call('HSET', P .. 'exec:' .. id, 'last_error', error)
   tell(P, id, e, {event_of(id, root_of(id), 'workflow_paused'), reason})
   deactivate(P, id, e, e[EXEC_ENTRY], 'stuck', e[EXEC_INDEX] or e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_QUEUE],
-    e[EXEC_RELATIONS])
+    e[EXEC_RELATIONS], {'stuck', reason})
 end
 
 for i = ENTRIES, #ARGV do

@@ -22,9 +22,8 @@ if unseen(answers, seen) then return count end
 if state ~= '' then redis.call('HSET', P .. 'exec:' .. id, 'state', state) end
 claim(P, id, owner, is, now)
 if error ~= '' then redis.call('HSET', P .. 'exec:' .. id, 'last_error', error) end
-redis.call('HSET', P .. 'exec:' .. id, 'stuck', reason)
 local events = {unpack(ARGV, EVENTS)}
 append(events, event_of(id, root_of(id), error ~= '' and 'workflow_paused' or 'workflow_stuck'), reason)
 tell(P, id, is, events)
-deactivate(P, id, is, entry, 'stuck', index or workflow, created, queue, relations)
+deactivate(P, id, is, entry, 'stuck', index or workflow, created, queue, relations, {'stuck', reason})
 return 0
