@@ -77,6 +77,7 @@ def list_executions(
         print_json({"executions": list(page), "next_cursor": page.next_cursor})
         return
     shows_versions = any(row["version"] for row in page)
+    shows_details = any(map(details, page))
     rows = [
         (
             row["id"],
@@ -85,13 +86,13 @@ def list_executions(
             utc(row["finished_at"]),
             row["workflow_id"],
             *((row["version"] or "-",) if shows_versions else ()),
-            told(details(row)),
+            *((told(details(row)),) if shows_details else ()),
         )
         for row in page
     ]
     if rows:
-        titles = ("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW")
-        table((*titles, *(("VERSION",) if shows_versions else ()), "DETAILS"), rows)
+        more = ("VERSION",) * shows_versions + ("DETAILS",) * shows_details
+        table(("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW", *more), rows)
     else:
         note("no executions")
     if page.next_cursor is not None:

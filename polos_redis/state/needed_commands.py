@@ -22,6 +22,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "XGROUP CREATE": (_KEY, "g", "0"),
     "XGROUP DELCONSUMER": (_KEY, "g", "c"),
     "XINFO CONSUMERS": (_KEY, "g"),
+    "XINFO GROUPS": (_KEY,),
     "XREAD": ("STREAMS", _KEY, "0"),
     "XREADGROUP": ("GROUP", "g", "c", "STREAMS", _KEY, ">"),
 }
