@@ -26,9 +26,10 @@ class PolosClient(Connection):
     """A client of one namespace on one Redis, for any program that starts executions or answers them.
 
     It connects on first use and need not be closed. Tasks may share a client, and it works in any event loop:
-    in a second `asyncio.run`, in another thread or in a forked child it opens new connections. With a
-    `credential_provider`, each connection asks it for user and password. Options not given come from their
-    environment variables, then from their defaults (see the options reference).
+    in a second `asyncio.run`, in another thread or in a forked child it opens new connections. Code without
+    asyncio uses `polos_redis.sync.PolosClient`. With a `credential_provider`, each connection asks it for
+    user and password. Options not given come from their environment variables, then from their defaults (see
+    the options reference).
 
     While Redis is unavailable, every call is repeated for up to `patience_seconds`, then raises
     `RedisUnavailableError`.
@@ -186,12 +187,13 @@ class PolosClient(Connection):
         `result`, `error` (`type`, `message`, `traceback`), `created_at`, `started_at` and `finished_at` (ISO
         8601), what `list_executions` says of what it is doing, `steps`, `suspensions` (the data shown, and
         who answered, when and how), `open_suspensions`, `waits`, `children` (up to 1000 per step), `usage`
-        (tokens of models), `held_back` (`times` and `reason` of a queued execution that meets a stored value
-        it can't read), `stuck` (`kind`, `message`, `where` and the `keys` of the decisions that the code of a
-        stuck execution passes over) and `unreached_steps` (journaled steps that it did not reach until its
-        end). A suspension is `unreached` if it is open, but the code, as deployed now, does not ask it any
-        more; a `mark` says why an accepted answer need not be reached ("left", "optional" or "skipped"). A
-        root execution also lists the open suspensions of its descendants as `open_suspensions_below`. Raises
+        (tokens of models), `unserved` (whether it is queued and no worker serves its workflow), `held_back`
+        (`times` and `reason` of a queued execution that meets a stored value it can't read), `stuck` (`kind`,
+        `message`, `where` and the `keys` of the decisions that the code of a stuck execution passes over) and
+        `unreached_steps` (journaled steps that it did not reach until its end). A suspension is `unreached`
+        if it is open, but the code, as deployed now, does not ask it any more; a `mark` says why an accepted
+        answer need not be reached ("left", "optional" or "skipped"). A root execution also lists the open
+        suspensions of its descendants as `open_suspensions_below`. Raises
         `ExecutionNotFoundError`.
         """
         return await queries.get_execution(self, execution_id)

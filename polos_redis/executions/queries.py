@@ -68,6 +68,9 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
     view = views.describe(execution_id, fields, entries, status, read)
     keeps_early = "early" in fields and word not in FINISHED
     view["early_answers"] = await _early_answers(store, execution_id) if keeps_early else []
+    if view["status"] == "queued":
+        prefix = store.partitions.prefix(execution_id)
+        view["unserved"] = not await store.workers.serve(prefix, view["workflow_id"])
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:
         below = await store.suspensions.open_below(execution_id, MAX_CHILDREN)

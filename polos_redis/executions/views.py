@@ -46,6 +46,7 @@ def describe(
         "created_at": iso(created / 1000 if created else None),
         "started_at": iso(number("started")),
         "finished_at": iso(number("finished")),
+        "unserved": False,
         "run": number("run"),
         "version": text(fields.get("version")) or None,
         "root_execution_id": keys.root_of(execution_id),

@@ -266,6 +266,7 @@ class Execution(ExecutionSummary):
     user_id: str | None
     started_by: str | None
     steps: list[ExecutionStep]
+    unserved: bool = Field(description="It is queued, and no worker serves its workflow.")
     suspensions: list[Suspension]
     open_suspensions: list[Suspension]
     open_suspensions_below: list[Suspension]

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import msgpack
 
 from polos_redis.state import scripts
+from polos_redis.state.failed_execution import FailedExecution
 from polos_redis.state.fencing import Fence
 from polos_redis.state.partitions import Partitions
 from polos_redis.values.text import raw, text
@@ -18,11 +19,12 @@ NOTHING_KNOWN: Mapping[str, bool] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Requeued:
-    """What became of a consumer's entries: how many were requeued, how many executions failed or were
-    paused, how many entries were stale. `unknown`: the workflows of those left, see `Queues.requeue`."""
+    """What became of a consumer's entries: how many were requeued, the executions that failed or were paused,
+    how many entries were dropped. `unknown`: the workflows of those left, see `Queues.requeue`."""
 
     requeued: int
-    failed: int
+    failed: list[FailedExecution]
+    paused: list[FailedExecution]
     dropped: int
     unknown: set[str]
 
@@ -71,8 +73,14 @@ class Queues:
         )
         if reply is None:
             return None
-        requeued, failed, dropped, *unknown = reply
-        return Requeued(requeued, failed, dropped, {text(one) for one in unknown})
+        requeued, _, dropped, failed, paused, unknown = reply
+        return Requeued(
+            requeued,
+            [FailedExecution(*map(text, one)) for one in failed],
+            [FailedExecution(*map(text, one)) for one in paused],
+            dropped,
+            {text(one) for one in unknown},
+        )
 
     async def put_back(self, by: Fence, queue: str, delay_ms: int, reason: str = "") -> None:
         """Return an execution to the queue after a delay, without counting the delivery. A reason is stored,

@@ -21,6 +21,7 @@ from typing import Any
 from polos_redis.definitions.published import definition_of
 from polos_redis.errors import PolosError
 from polos_redis.metrics.worker_stats import WorkerStats
+from polos_redis.runtime.failure_log import log_failed_executions
 from polos_redis.state import keys
 from polos_redis.state.repairs import FIRST, Table
 from polos_redis.state.store import Store
@@ -171,7 +172,12 @@ class Reaper:
                 return
             for workflow_id in moved.unknown:
                 pausing[workflow_id] = (await definition_of(self.store, workflow_id)).pauses
-            outcome = {"requeued": moved.requeued, "failed": moved.failed, "dropped": moved.dropped}
+            outcome = {"requeued": moved.requeued, "failed": len(moved.failed), "dropped": moved.dropped}
+            if moved.paused:
+                outcome["paused"] = len(moved.paused)
             for what, entries in outcome.items():
                 self.stats.recovered[what] += entries
             logger.warning("recovered from a lost worker", extra={"lost": consumer, **outcome})
+            log_failed_executions(moved.failed)
+            for one in moved.paused:
+                logger.warning("paused", extra=one._asdict())

@@ -169,6 +169,7 @@ class Worker:
             for reader in readers
         ]
         try:
+            self._closing.callback(dispatch.unknown.close)
             self._closing.push_async_callback(host.close)
             self._closing.push_async_callback(readers.close)
             reading = await self._unless_stopped(self._start(host, served.by_id.values()))

@@ -325,10 +325,13 @@ class Desk:
         queue: str = "default",
         pausing: Mapping[str, bool] | None = None,
     ) -> Any:
-        """Requeue entries; without `pausing`, executions that are lost too often fail."""
+        """Entries requeued, failed and dropped; None if the lease was renewed. Without `pausing`, executions
+        that are lost too often fail."""
         fails = {text(name): False for name in self.state.workflows} if lost else {}
         known = packed(fails if pausing is None else pausing)
-        return self.run("requeue_entries", queue, consumer, lease if lost else "back", most, known, *entries)
+        lease = lease if lost else "back"
+        reply = self.run("requeue_entries", queue, consumer, lease, most, known, *entries)
+        return reply and reply[:3]
 
     def repair(self, rows: int = 100) -> list[tuple[str, str]]:
         """Look through the whole partition for half a change, as the reaper does; returns what was wrong."""

@@ -567,17 +567,18 @@ class Machine(RuleBasedStateMachine):
         known = packed({one.decode(): False for one in self.desk.state.workflows})
         lease = "" if lost else "back"
         reply = self.call("requeue_entries", "default", consumer, lease, MOST, known, *entries)
-        failed = 0
+        failed: list[bytes] = []
         for one in held:
             if lost:
                 one.losses = one.losses + 1 if one.losses and one.progress >= one.count else 1
                 one.progress = one.count
             if lost and one.losses >= MOST:
                 self.model.end(one, "failed")
-                failed += 1
+                failed.append(one.id.encode())
             else:
                 one.owner, one.entry = None, b""
-        assert reply == [len(held) - failed, failed, len(entries) - len(held)]
+        assert reply[:3] == [len(held) - len(failed), len(failed), len(entries) - len(held)]
+        assert [one[0] for one in reply[3]] == failed
         for entry in entries:
             del self.pending[entry]
 

@@ -6,8 +6,9 @@
 --       (counted) that the caller has seen unchanged, '' for none
 --       4 how many losses in a row without progress fail an execution
 --       5 which workflows pause instead of failing (msgpack map of those that are known: true or false)  6.. entries
--- Returns {requeued, failed for good or paused, dropped (stale), the workflows that have to be known, whose entries are
--- left}; nil when the lease was renewed since.
+-- Returns {requeued, failed for good or paused, dropped (stale), {id, workflow, error} of those that have failed,
+-- likewise of those that are paused, the workflows that have to be known, whose entries are left}; nil when
+-- the lease was renewed since.
 -- #include cancelling
 -- #include deactivate
 -- #include status
@@ -15,7 +16,8 @@ local P, queue, consumer, seen, most, pausing = KEYS[1], unpack(ARGV, 1, 5)
 local ENTRIES <const> = 6
 local is_lost = seen ~= 'back'
 if is_lost and (redis.call('HGET', P .. 'workers', consumer) or '') ~= seen then return false end
-local stream, requeued, failed, dropped, unknown = queue_key(P, queue), 0, 0, 0, {}
+local stream, requeued, dropped = queue_key(P, queue), 0, 0
+local failed, paused, unknown = {}, {}, {}
 pausing = cmsgpack.unpack(pausing)
 
 -- execution_of: the execution that an entry stands for, and its workflow; nil when the entry is gone.
@@ -33,8 +35,8 @@ local function count_losses(id)
 end
 
 -- pause: leave an execution paused that would fail, with this error.
-local function pause(id, e, error, text)
-  local reason = cmsgpack.pack({kind = PAUSED, keys = {}, at = '', message = 'WorkerLostError: ' .. text})
+local function pause(id, e, error, shown)
+  local reason = cmsgpack.pack({kind = PAUSED, keys = {}, at = '', message = shown})
   redis.call('HSET', P .. 'exec:' .. id, 'last_error', error)
   tell(P, id, e, {event_of(id, root_of(id), 'workflow_paused'), reason})
   deactivate(P, id, e, e[EXEC_ENTRY], 'stuck', e[EXEC_INDEX] or e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_QUEUE],
@@ -55,15 +57,15 @@ for i = ENTRIES, #ARGV do
       if losses >= tonumber(most) and pausing[workflow] == nil then
         unknown[#unknown + 1] = workflow
       elseif losses >= tonumber(most) then
-        failed = failed + 1
         local text = 'its worker was lost ' .. losses .. ' times in a row while it ran; see what it does between its '
           .. 'last journaled step and the next'
-        local error = cmsgpack.pack({'WorkerLostError', text, ''})
+        local error, shown = cmsgpack.pack({'WorkerLostError', text, ''}), 'WorkerLostError: ' .. text
         if pausing[workflow] then
-          pause(id, e, error, text)
+          pause(id, e, error, shown)
+          paused[#paused + 1] = {id, workflow, shown}
         else
-          ending(P, id, e, 'failed', 'error', error,
-            finish_event(P, id, 'failed', 'error', 'WorkerLostError: ' .. text), {}, {})
+          ending(P, id, e, 'failed', 'error', error, finish_event(P, id, 'failed', 'error', shown), {}, {})
+          failed[#failed + 1] = {id, workflow, shown}
         end
       else
         requeued = requeued + 1
@@ -75,4 +77,4 @@ for i = ENTRIES, #ARGV do
     end
   end
 end
-return {requeued, failed, dropped, unpack(unknown)}
+return {requeued, #failed + #paused, dropped, failed, paused, unknown}
