@@ -154,7 +154,7 @@ async def test_list_filters_and_continues_by_cursor(polos: Command, redis_url: s
     async with PolosClient(redis_url, namespace) as client:
         ids = [(await client.invoke(workflow_id)).id for _ in range(3)]
         await client.invoke("cli-another")
-        await client.cancel(ids[0])
+        await client.cancel(ids[0], cancelled_by="ann")
         newest = (await polos("list", "--workflow", workflow_id, "--limit", "2", "--json")).json
         older = await polos("list", "--workflow", workflow_id, "--cursor", newest["next_cursor"], "--json")
         plain = await polos("list", "--status", "cancelled")
@@ -165,7 +165,7 @@ async def test_list_filters_and_continues_by_cursor(polos: Command, redis_url: s
     assert older.json["next_cursor"] is None
     titles, cancelled = plain.out.splitlines()
     assert titles.split() == ["ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW", "DETAILS"]
-    assert cancelled.split()[:2] == [ids[0], "cancelled"] and cancelled.endswith(workflow_id)
+    assert cancelled.split()[:2] == [ids[0], "cancelled"] and cancelled.endswith(f"{workflow_id}  by ann")
     assert "more results: --cursor " in first.err
 
 
