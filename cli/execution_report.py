@@ -96,7 +96,7 @@ def _print_stuck(execution_id: str, word: str, stuck: dict[str, Any]) -> None:
     if word == "paused":
         _field("go on with", join(["polos", "retry", execution_id]), ", once the cause is fixed")
         return
-    decisions = [one for one in stuck["keys"] if one["at"] is not None]
+    decisions = [one for one in stuck["passed_over"] if one["at"] is not None]
     for one in decisions:
         by = f" by {one['by']}" if one["by"] else ""
         at = f" at {utc(one['at'])} ({one['channel']})"

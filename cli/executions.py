@@ -182,10 +182,10 @@ def retry(
     connection: DurableOptions,
     json: Json = False,
 ) -> None:
-    """Retry a failed or stuck execution from its journal, as a new run.
+    """Retry a failed, stuck or paused execution from its journal, as a new run.
 
-    Whatever succeeded keeps its result; of a failed execution, whatever failed, timed out or was closed runs
-    again, children too. A stuck one goes on from its whole journal: deploy code that reaches the answers it
+    Whatever succeeded keeps its result; of a failed or paused execution, whatever failed, timed out or was
+    closed runs again, children too. A paused one keeps its open waits. A stuck one goes on from its whole journal: deploy code that reaches the answers it
     must not pass over, or skip them.
 
     \b

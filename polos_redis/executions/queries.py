@@ -1,11 +1,12 @@
-"""Queries: executions, suspensions and audits, as plain JSON values."""
+"""Queries: executions, suspensions and audits."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections.abc import AsyncIterator, Collection
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 from polos_redis import errands
 from polos_redis.connection.connection import Connection
@@ -23,6 +24,16 @@ from polos_redis.executions import views
 from polos_redis.executions.journal_entries import MAX_CHILDREN, JournalEntries
 from polos_redis.executions.page import Page
 from polos_redis.executions.statuses import status_view
+from polos_redis.results import (
+    AuditEntry,
+    EarlyAnswer,
+    Execution,
+    ExecutionChild,
+    ExecutionStatus,
+    ExecutionSummary,
+    Suspension,
+    SuspensionDetails,
+)
 from polos_redis.state import journal, keys
 from polos_redis.state.executions import FINISHED, STORED_STATUSES, Place
 from polos_redis.state.journal import SuspensionRecord
@@ -45,71 +56,100 @@ MOST_BYTES_BELOW = 1 << 24  # of what open suspensions of descendants show
 T = TypeVar("T")
 
 
-async def get_execution(connection: Connection, execution_id: str, read: Read = readable) -> dict[str, Any]:
+async def get_execution(connection: Connection, execution_id: str, read: Read = readable) -> Execution:
     """See `PolosClient.get_execution`. `read` makes plain JSON of stored values."""
     store = await connection.store()
     fields = await store.executions.read(execution_id)
     if "workflow" not in fields:
         raise ExecutionNotFoundError(execution_id)
-    entries, slices = JournalEntries(execution_id, read), Slices()
+    entries, slices = JournalEntries(execution_id, text(fields["workflow"]), read), Slices()
     async for page in store.executions.journal_pages(execution_id):
         for name, stored in page:
             entries.add(name, stored)
             await slices.pause()
     word = text(fields["status"])
-    status: Condition | None
+    condition: Condition | None
     if word in FINISHED:
         by = text(fields.get("cancelled_by")) or None
-        status = Condition(word, text(fields["workflow"]), cancelled_by=by)
+        condition = Condition(word, text(fields["workflow"]), cancelled_by=by)
     else:
-        status = (await store.statuses.read([execution_id], MOST_WAITS)).get(execution_id)
-        if status is None or status.word not in UNFINISHED:  # it has ended since, or was deleted
+        condition = (await store.statuses.read([execution_id], MOST_WAITS)).get(execution_id)
+        if condition is None or condition.word not in UNFINISHED:  # it has ended since, or was deleted
             return await get_execution(connection, execution_id, read)
-    view = views.describe(execution_id, fields, entries, status, read)
     keeps_early = "early" in fields and word not in FINISHED
-    view["early_answers"] = await _early_answers(store, execution_id) if keeps_early else []
-    if view["status"] == "queued":
-        prefix = store.partitions.prefix(execution_id)
-        view["unserved"] = not await store.workers.serve(prefix, view["workflow_id"])
-    below: list[tuple[str, str]] = []
-    if keys.root_of(execution_id) == execution_id:
-        below = await store.suspensions.open_below(execution_id, MAX_CHILDREN)
-    view["open_suspensions_below"] = shown_below = []
-    size, unreached = 0, await _unreached_waits(store, {one for one, _ in below})
-    async for row in read_suspensions(store, below):
-        if row[2].status == "open" and size <= MOST_BYTES_BELOW:
-            shown_below.append(suspension_view(*row, read, unreached=unreached[row[0]]))
-            size += len(row[2].shown)
+    return views.describe(
+        execution_id,
+        fields,
+        entries,
+        read,
+        condition=condition,
+        children=await _children(store, entries.children()),
+        unserved=condition.word == "queued" and await _is_unserved(store, execution_id, condition),
+        early_answers=await _early_answers(store, execution_id) if keeps_early else [],
+        open_suspensions_below=await _open_suspensions_below(store, execution_id, read, slices),
+    )
+
+
+async def _children(store: Store, children: list[ExecutionChild]) -> list[ExecutionChild]:
+    """Returns children with their workflows and statuses; of more than `MAX_CHILDREN`, the later ones keep
+    the status that the journal has."""
+    first = children[:MAX_CHILDREN]
+    current = await store.statuses.read([child.id for child in first], 0)
+    found = []
+    for child in first:
+        condition = current.get(child.id)
+        if condition is None:
+            found.append(replace(child, workflow_id=None))
+        else:
+            status = cast("ExecutionStatus", condition.word)
+            found.append(replace(child, workflow_id=condition.workflow_id, status=status))
+    return found + children[MAX_CHILDREN:]
+
+
+async def _open_suspensions_below(
+    store: Store, execution_id: str, read: Read, slices: Slices
+) -> list[Suspension]:
+    """Returns the open suspensions of a root's descendants, as many as fit into an answer."""
+    if keys.root_of(execution_id) != execution_id:
+        return []
+    below = await store.suspensions.open_below(execution_id, MAX_CHILDREN)
+    ids = list({one for one, _ in below})
+    rows = await asyncio.gather(
+        *(store.executions.read_fields(one, "workflow", "unreached_waits") for one in ids)
+    )
+    around = {
+        one: (text(workflow), step_keys(packed)) for one, (workflow, packed) in zip(ids, rows, strict=True)
+    }
+    found: list[Suspension] = []
+    size = 0
+    async for one, step_key, record in read_suspensions(store, below):
+        if record.status == "open" and size <= MOST_BYTES_BELOW:
+            workflow_id, unreached = around[one]
+            found.append(
+                suspension_view(one, workflow_id, step_key, record, read, unreached=step_key in unreached)
+            )
+            size += len(record.shown)
             await slices.pause()
-    children = view["children"][:MAX_CHILDREN]  # of more, the status that the journal has stays
-    statuses = await store.statuses.read([child["id"] for child in children], 0)
-    for child in children:
-        found = statuses.get(child["id"])
-        child["workflow_id"] = None if found is None else found.workflow_id
-        child["status"] = child["status"] if found is None else found.word
-    return view
+    return found
 
 
-async def _unreached_waits(store: Store, execution_ids: Collection[str]) -> dict[str, list[str]]:
-    """Returns the step keys of open suspensions that the code of these executions no longer reaches."""
-    names = list(execution_ids)
-    found = await asyncio.gather(*(store.executions.read_fields(one, "unreached_waits") for one in names))
-    return {one: step_keys(packed) for one, (packed,) in zip(names, found, strict=True)}
+async def _is_unserved(store: Store, execution_id: str, condition: Condition) -> bool:
+    """Returns whether no worker serves the workflow of an execution."""
+    return not await store.workers.serve(store.partitions.prefix(execution_id), condition.workflow_id)
 
 
-async def _early_answers(store: Store, execution_id: str) -> list[dict[str, Any]]:
-    """Returns the answers that came before their suspensions and have not been used, as JSON values. `errand`
-    is the work of checking one, if that has failed."""
+async def _early_answers(store: Store, execution_id: str) -> list[EarlyAnswer]:
+    """Returns the answers that came before their suspensions and have not been used."""
     early = await store.suspensions.early_answers(execution_id)
     names = [f"y{execution_id} {step_key}" for step_key in early]
     failed = await store.errands.failures_of(store.partitions.prefix(execution_id), names)
     return [
-        {
-            "step_key": step_key,
-            "resumed_by": None if answer is None else answer.by or None,
-            "channel": None if answer is None else answer.channel,
-            "errand": None if one is None else errands.describe(one),
-        }
+        EarlyAnswer(
+            step_key=step_key,
+            resumed_by=None if answer is None else answer.by or None,
+            channel=None if answer is None else answer.channel,
+            errand=None if one is None else errands.describe(one),
+        )
         for (step_key, answer), one in zip(early.items(), failed, strict=True)
     ]
 
@@ -122,7 +162,7 @@ async def list_executions(
     limit: int = 50,
     cursor: str | None = None,
     roots: Collection[str] = (),
-) -> Page[dict[str, Any]]:
+) -> Page[ExecutionSummary]:
     """See `PolosClient.list_executions`. With `roots`, the page is restricted to executions whose root is of
     one of these workflows; without a `workflow`, to those that are themselves of one of these, too."""
     if status is not None and status not in STATUSES:
@@ -135,14 +175,14 @@ async def list_executions(
         rows, before = await store.executions.newest(wanted, _workflow_id(workflow), before, limit, roots)
         page = await _summaries(store, rows)
         if status is not None:  # one that has got another status meanwhile is listed no more
-            page = [one for one in page if one["status"] == status]
+            page = [one for one in page if one.status == status]
         if page or before is None:
             break
     return Page(page, None if before is None else f"{before[0]}-{text(before[1])}")
 
 
-async def _summaries(store: Store, rows: list[list[Any]]) -> list[dict[str, Any]]:
-    """Returns rows of `newest` as JSON values, without those of executions that are deleted meanwhile."""
+async def _summaries(store: Store, rows: list[list[Any]]) -> list[ExecutionSummary]:
+    """Returns the executions in rows of `newest`, without those that are deleted meanwhile."""
     kept = ("completed", "failed")  # their rows say it all
     others = [text(row[0]) for row in rows if text(row[2]) not in kept]
     current = await store.statuses.read(others) if others else {}
@@ -150,21 +190,21 @@ async def _summaries(store: Store, rows: list[list[Any]]) -> list[dict[str, Any]
     for row in rows:
         execution_id, workflow_id, stored = text(row[0]), text(row[1]), text(row[2])
         if stored in kept:
-            status = Condition(stored, workflow_id, int(row[3]), int(row[4] or 0), int(row[5] or 0))
+            condition = Condition(stored, workflow_id, int(row[3]), int(row[4] or 0), int(row[5] or 0))
         elif execution_id in current:
-            status = current[execution_id]
+            condition = current[execution_id]
         else:
             continue
         found.append(
-            {
-                "id": execution_id,
-                "workflow_id": workflow_id,
-                "created_at": iso((status.created_us or 0) / 1000),
-                "started_at": iso(status.started_ms),
-                "finished_at": iso(status.finished_ms),
-                "version": text(row[7]) or None,
-                **status_view(status),
-            }
+            ExecutionSummary(
+                id=execution_id,
+                workflow_id=workflow_id,
+                created_at=iso((condition.created_us or 0) / 1000),
+                started_at=iso(condition.started_ms),
+                finished_at=iso(condition.finished_ms),
+                version=text(row[7]) or None,
+                **status_view(condition),
+            )
         )
     return found
 
@@ -177,7 +217,7 @@ async def list_suspensions(
     cursor: str | None = None,
     roots: Collection[str] = (),
     read: Read = readable,
-) -> Page[dict[str, Any]]:
+) -> Page[Suspension]:
     """See `PolosClient.list_suspensions`. `roots` as in `list_executions`. `read` makes plain JSON of stored
     values."""
     after = "-inf" if cursor is None else str(_cursor(cursor))
@@ -194,9 +234,9 @@ async def list_suspensions(
     return Page(found, next_cursor)
 
 
-def _open_suspension(row: list[Any], read: Read) -> dict[str, Any] | None:
-    """A row of `oldest_open` as JSON values; None for one that can't be read, so it doesn't hide the others.
-    `get_execution` reports it."""
+def _open_suspension(row: list[Any], read: Read) -> Suspension | None:
+    """A row of `oldest_open`; None for one that can't be read, so it doesn't hide the others. `get_execution`
+    reports it."""
     execution_id, step_key, workflow_id, _, packed, unreached = row
     try:
         record = None if packed is None else journal.parse(packed)
@@ -204,11 +244,12 @@ def _open_suspension(row: list[Any], read: Read) -> dict[str, Any] | None:
         return None
     if not isinstance(record, SuspensionRecord):
         return None
-    view = suspension_view(text(execution_id), text(step_key), record, read)
-    return {**view, "workflow_id": text(workflow_id), "unreached": bool(unreached)}
+    return suspension_view(
+        text(execution_id), text(workflow_id), text(step_key), record, read, unreached=bool(unreached)
+    )
 
 
-async def get_suspension(connection: Connection, execution_id: str, step_key: str) -> dict[str, Any]:
+async def get_suspension(connection: Connection, execution_id: str, step_key: str) -> SuspensionDetails:
     """See `PolosClient.get_suspension`."""
     _, view = await read_suspension(connection, execution_id, step_key)
     return view
@@ -216,7 +257,7 @@ async def get_suspension(connection: Connection, execution_id: str, step_key: st
 
 async def read_suspension(
     connection: Connection, execution_id: str, step_key: str, read: Read = readable
-) -> tuple[StoredSuspension, dict[str, Any]]:
+) -> tuple[StoredSuspension, SuspensionDetails]:
     """Returns a suspension as an answer is checked against it, and as `get_suspension` returns it. `read`
     makes plain JSON of stored values."""
     store = await connection.store()
@@ -229,15 +270,22 @@ async def read_suspension(
     if workflow is None or execution_id not in statuses:
         raise ExecutionNotFoundError(execution_id)
     if found:
-        word = statuses[execution_id].word
-        around = views.suspended_execution(execution_id, workflow, word, origin, created)
-        view = suspension_view(*found[0], read, unreached=step_keys(unreached))
-        return StoredSuspension(*found[0], origin), {**view, **around}
+        ((_, _, record),) = found
+        view = suspension_view(
+            execution_id,
+            text(workflow),
+            step_key,
+            record,
+            read,
+            unreached=step_key in step_keys(unreached),
+        )
+        details = views.suspension_details(view, statuses[execution_id].word, origin, created)
+        return StoredSuspension(execution_id, step_key, record, origin), details
     below = await find_below(store, execution_id, step_key)
     if below is not None:
         return await read_suspension(connection, below, step_key, read)
-    others = (await get_execution(connection, execution_id, Stored))["open_suspensions"]
-    raise SuspensionNotFoundError(execution_id, step_key, [one["step_key"] for one in others])
+    others = (await get_execution(connection, execution_id, Stored)).open_suspensions
+    raise SuspensionNotFoundError(execution_id, step_key, [one.step_key for one in others])
 
 
 async def root_workflow(connection: Connection, execution_id: str) -> str | None:
@@ -252,12 +300,12 @@ async def root_workflow(connection: Connection, execution_id: str) -> str | None
     _, stored = await store.suspensions.audit(root_id, 0, AUDIT_PAGE)
     for packed in stored:
         entry = audit_log.entry(packed)
-        if entry["execution_id"] == root_id:
-            return str(entry["workflow_id"])
+        if entry.execution_id == root_id:
+            return entry.workflow_id
     return None
 
 
-async def audit(connection: Connection, execution_id: str, read: Read = readable) -> list[dict[str, Any]]:
+async def audit(connection: Connection, execution_id: str, read: Read = readable) -> list[AuditEntry]:
     """See `PolosClient.audit`. `read` makes plain JSON of stored values."""
     page = await audit_page(connection, execution_id, read=read)
     found = list(page)
@@ -274,12 +322,12 @@ async def audit_page(
     limit: int = LIST_LIMIT,
     cursor: str | None = None,
     read: Read = readable,
-) -> Page[dict[str, Any]]:
+) -> Page[AuditEntry]:
     """Returns a page of the audit, oldest first. Like other pages it may be short, or empty, and yet have a
     `next_cursor`. Raises `ExecutionNotFoundError`."""
     store, root_id = await connection.store(), keys.root_of(execution_id)
     first = at = 0 if cursor is None else _cursor(cursor)
-    found: list[dict[str, Any]] = []
+    found: list[AuditEntry] = []
     size, slices = 0, Slices()
     while True:
         total, stored = await store.suspensions.audit(root_id, at, AUDIT_PAGE)
@@ -302,13 +350,13 @@ async def audit_page(
 
 async def audit_tail(
     connection: Connection, execution_id: str, most: int, read: Read
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[list[AuditEntry], int]:
     """Returns the newest entries of the audit, oldest first, and how many earlier ones are left out. Of a
     descendant, only those among the newest of its root are found."""
     store, root_id = await connection.store(), keys.root_of(execution_id)
     total, _ = await store.suspensions.audit(root_id, 0, 0)
     at = first = max(0, total - (most if root_id == execution_id else LIST_LIMIT))
-    found: list[dict[str, Any]] = []
+    found: list[AuditEntry] = []
     while at < total:
         _, stored = await store.suspensions.audit(root_id, at, min(AUDIT_PAGE, total - at))
         if not stored:  # deleted meanwhile

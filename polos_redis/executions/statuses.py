@@ -1,17 +1,18 @@
 """Tells what executions are doing, in the same words wherever people look: CLI, API and pages.
 
-`status_view` has the facts, as plain JSON values. `details` puts them into words: what follows the status.
+`status_view` has the facts. `details` puts them into words: what follows the status.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from polos_redis.redaction import redact_text
+from polos_redis.results import OpenWait, RunningStep
 from polos_redis.state.statuses import KINDS, Condition, PendingWait
-from polos_redis.values.times import iso
+from polos_redis.values.times import iso, to_iso
 
 _NOUNS: Final = {
     "person": ("a person", "people"),
@@ -34,7 +35,7 @@ Part = str | Moment
 
 
 def status_view(status: Condition) -> dict[str, Any]:
-    """Returns the facts about what an execution is doing, as plain JSON values."""
+    """Returns the facts about what an execution is doing, as fields of an `ExecutionSummary`."""
     return {
         "status": status.word,
         "worker": status.worker,
@@ -42,7 +43,7 @@ def status_view(status: Condition) -> dict[str, Any]:
         "starts_at": iso(status.starts_ms),
         "ahead": status.ahead,
         "running_steps": [
-            {"step_key": one.step_key, "attempt": one.attempt, "started_at": iso(one.since_ms)}
+            RunningStep(step_key=one.step_key, attempt=one.attempt, started_at=to_iso(one.since_ms))
             for one in status.running
         ],
         "waits_for": [_wait_view(one) for one in status.waits],
@@ -52,15 +53,15 @@ def status_view(status: Condition) -> dict[str, Any]:
     }
 
 
-def _wait_view(wait: PendingWait) -> dict[str, Any]:
-    return {
-        "kind": wait.kind,
-        "step_key": wait.step_key,
-        "since": iso(wait.since_ms),
-        "until": iso(wait.until_ms),
-        "topic": wait.topic,
-        "children": wait.children,
-    }
+def _wait_view(wait: PendingWait) -> OpenWait:
+    return OpenWait(
+        kind=cast("Any", wait.kind),
+        step_key=wait.step_key,
+        since=iso(wait.since_ms),
+        until=iso(wait.until_ms),
+        topic=wait.topic,
+        children=wait.children,
+    )
 
 
 def sentence(view: Mapping[str, Any]) -> list[Part]:

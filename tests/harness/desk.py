@@ -29,7 +29,7 @@ SHOWN_DIGEST = b"d" * 32
 AUDIT_MS = 3_600_000
 FAR = 3_600_000  # ms: beyond the end of any test
 ALL = 1_000_000  # answers seen by an activation that has seen all of them
-ERROR: bytes = msgpack.packb(("OSError", "no paper", ""))
+ERROR: bytes = msgpack.packb((1, "OSError", "no paper", ""))
 PAUSED = StuckReason(EXHAUSTED, (), "", "OSError: no paper").pack()
 REASON = StuckReason("unreached", ("ok",), "flow.py:7", "its code has not reached ok").pack()
 

@@ -155,7 +155,8 @@ class Runs(Calls):
                     if draft is not None:
                         draft.close()
                 delay = retry_delay(failure, attempt, max_retries, base_delay, max_delay)
-                status = "failed" if delay is None else "backoff" if delay > PARK_FROM_SECONDS else "retry"
+                parks_from = 0.0 if activation.host.store.clock.skips else PARK_FROM_SECONDS
+                status = "failed" if delay is None else "backoff" if delay > parks_from else "retry"
                 took, error = (clock() - since) * 1000, stored_errors.error_record(failure)
                 await self._commit(key, status, attempt, took, error, branches, failure, delay or 0.0)
                 del running[key]

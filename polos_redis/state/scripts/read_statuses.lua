@@ -22,10 +22,10 @@ most = tonumber(most)
 local function running_steps(id, running)
   local found = {}
   for _, one in ipairs(running and cmsgpack.unpack(running) or {}) do
-    local key, attempt, since = unpack(one)
+    local version, key, attempt, since = unpack(one)
     local size = redis.call('HSTRLEN', P .. 'journal:' .. id, key)
     local done = size > LARGEST_FAILURE or (size > 0 and (record_of(P, id, key)[ATTEMPT] or 0) >= attempt)
-    if not done then found[#found + 1] = {key, attempt, string.format('%.0f', since)} end
+    if version == 1 and not done then found[#found + 1] = {key, attempt, string.format('%.0f', since)} end
   end
   return found
 end

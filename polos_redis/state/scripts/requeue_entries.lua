@@ -59,7 +59,7 @@ for i = ENTRIES, #ARGV do
       elseif losses >= tonumber(most) then
         local text = 'its worker was lost ' .. losses .. ' times in a row while it ran; see what it does between its '
           .. 'last journaled step and the next'
-        local error, shown = cmsgpack.pack({'WorkerLostError', text, ''}), 'WorkerLostError: ' .. text
+        local error, shown = cmsgpack.pack({1, 'WorkerLostError', text, ''}), 'WorkerLostError: ' .. text
         if pausing[workflow] then
           pause(id, e, error, shown)
           paused[#paused + 1] = {id, workflow, shown}
