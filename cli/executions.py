@@ -185,8 +185,8 @@ def retry(
     """Retry a failed, stuck or paused execution from its journal, as a new run.
 
     Whatever succeeded keeps its result; of a failed or paused execution, whatever failed, timed out or was
-    closed runs again, children too. A paused one keeps its open waits. A stuck one goes on from its whole journal: deploy code that reaches the answers it
-    must not pass over, or skip them.
+    closed runs again, children too. A paused one keeps its open waits. A stuck one goes on from its whole
+    journal: deploy code that reaches the answers it must not pass over, or skip them.
 
     \b
     Examples:
