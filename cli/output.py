@@ -20,9 +20,9 @@ Part = str | tuple[str, str]  # text, or text and its terminal style
 STATUS_STYLES = {
     **dict.fromkeys(("completed", "answered", "ok"), "green"),
     **dict.fromkeys(("failed", "stuck", "expired", "unreadable", "problem"), "red"),
-    **dict.fromkeys(("waiting", "open", "backoff", "retry", "warning", "unknown"), "yellow"),
+    **dict.fromkeys(("waiting", "paused", "open", "backoff", "retry", "warning", "unknown"), "yellow"),
     **dict.fromkeys(("cancelled", "closed"), "magenta"),
-    "queued": "cyan",
+    **dict.fromkeys(("queued", "running"), "cyan"),
 }
 
 
