@@ -243,7 +243,7 @@ class _Dev:
         panel("polos dev", {LABELS.get(name, name.capitalize()): facts[name] for name in facts}, sys.stdout)
         if workflows:
             command = ["polos", "invoke", workflows[0], *self._connection()]
-            self.say("Start an execution:  ", (f"{shlex.join(command)} --input JSON", "cyan"))
+            self.say("Start an execution:  ", (f"{shlex.join(command)} [--input JSON]", "cyan"))
         self.say("Ctrl-C stops everything. What has not ended continues at the next start.")
 
     def _connection(self) -> list[str]:

@@ -153,7 +153,7 @@ def test_one_screen_says_where_everything_is(polos: Command) -> None:
             assert answer.status_code == 200 and text in answer.text
         assert httpx2.get(f"{_address(running, 'API')}/executions").status_code == 200
         assert "(started; its data is in .polos)" in running.out
-        assert "polos invoke dev-asks --input JSON" in running.out
+        assert "polos invoke dev-asks [--input JSON]" in running.out
         assert "Started server process" not in running.err and "watchfiles" not in running.err
     assert (polos.folder / ".polos" / ".gitignore").read_text() == "*\n"
     assert running.out.splitlines()[-1] == "stopped; what has not ended continues at the next start"
