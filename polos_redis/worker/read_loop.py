@@ -45,8 +45,6 @@ class Reading:
         queues: Sequence[str],
         host: WorkerHost,
         dispatch: Dispatch,
-        *,
-        concurrency: int,
     ) -> None:
         self.reader = reader
         self._readers = readers
@@ -55,7 +53,6 @@ class Reading:
         self._lease = host.lease
         self._deliveries = host.deliveries
         self._dispatch = dispatch
-        self._concurrency = concurrency
         self._streams: dict[bytes, tuple[bytes, str]] = {}
         self._find_streams()
         self._groups_lost = False
@@ -113,8 +110,7 @@ class Reading:
         if len(self._streams) < len(self._queues) * len(self.reader.prefixes):
             self._find_streams()
         names = list(self._streams)
-        free = self._concurrency - len(self._host.active)
-        free, block = self._readers.share(self.reader, free, len(names))
+        free, block = self._readers.share(self.reader, self._host.free_slots, len(names))
         if not free:
             self._readers.room.clear()
             await self._readers.room.wait()

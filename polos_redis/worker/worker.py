@@ -166,10 +166,7 @@ class Worker:
         """Start, work until stopped, drain and leave."""
         readers = Readers(host.store.wire, host.store.prefixes, self.block_seconds, host.room)
         dispatch = Dispatch(host, served.by_id)
-        self._readings = [
-            Reading(reader, readers, self.queues, host, dispatch, concurrency=self.concurrency)
-            for reader in readers
-        ]
+        self._readings = [Reading(reader, readers, self.queues, host, dispatch) for reader in readers]
         try:
             self._closing.callback(dispatch.unknown.close)
             self._closing.push_async_callback(host.close)
