@@ -43,9 +43,10 @@ async def test_an_async_step_is_cancelled_and_retried(
     @flow
     async def waits(ctx: WorkflowContext) -> tuple[str, str, int]:
         try:
-            return await ctx.step.run("slow", slow, max_retries=1, base_delay=0, timeout=timeout)
+            await ctx.step.run("slow", slow, max_retries=1, base_delay=0, timeout=timeout)
         except StepExecutionError as error:
             return error.error_type, error.error_message, error.attempts
+        raise AssertionError("it can't succeed")
 
     async with running(redis_url, namespace, waits) as at:
         assert await at.result(await waits.invoke(at.client)) == ("TimeoutError", LATE, 2)
@@ -100,7 +101,7 @@ async def test_a_cancelled_call_is_no_timeout(redis_url: str, namespace: str) ->
 async def test_a_sync_step_is_retried_when_its_thread_has_ended(
     redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    release, attempts = threading.Event(), []
+    release, attempts = threading.Event(), list[int]()
     running_now, most = 0, 0
 
     def slow() -> str:
@@ -135,7 +136,7 @@ async def test_a_sync_step_is_retried_when_its_thread_has_ended(
 async def test_retry_abandoned_does_not_wait_for_the_thread(
     redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    release, attempts = threading.Event(), []
+    release, attempts = threading.Event(), list[int]()
 
     def slow() -> str:
         attempts.append(len(attempts) + 1)
