@@ -172,6 +172,14 @@ class StepKeyError(PolosError):
     """
 
 
+class NotAwaitedError(PolosError):
+    """A call of ctx, as `ctx.step.run(...)`, was not awaited, so it did not run.
+
+    The execution fails even if the workflow catches the error, since its next result could rest on a call
+    that was never made.
+    """
+
+
 class OlderChildError(PolosError):
     """A step would start a child under an id that a child of an earlier execution still has.
 

@@ -18,7 +18,7 @@ from polos_redis import tasks
 from polos_redis.definitions.exhausted import PAUSE
 from polos_redis.definitions.parameters import underlying
 from polos_redis.definitions.unreached import IGNORE, STOP
-from polos_redis.errors import PolosError, StepKeyError
+from polos_redis.errors import NotAwaitedError, PolosError, StepKeyError
 from polos_redis.runtime.branches import BRANCH
 from polos_redis.runtime.call_sites import CallSite, described
 from polos_redis.runtime.code_tasks import CodeTasks
@@ -365,8 +365,11 @@ class Activation:
             self.landed()
 
     def saved_state(self) -> bytes | None:
-        """Returns the packed state of the workflow, empty for none. If it can't be saved, fails the execution
-        and returns None."""
+        """Returns the packed state of the workflow, empty for none. If it can't be saved, or an error stops
+        the execution anyway, fails the execution and returns None."""
+        if self._fatal is not None and not self.unreached:
+            self._finish()
+            return None
         try:
             return b"" if self.durable_state is None else self.durable_state.pack()
         except BaseException as error:  # a property of the state may raise anything
@@ -387,10 +390,13 @@ class Activation:
 
     def _outcome(self) -> Outcome:
         note = f" ({named(self.unreached, self.journal.records)} not reached)" if self.unreached else ""
-        if self._fatal is not None:
-            return failed(self._fatal, self.durable_state, self.run, note)
-        assert self.code.main is not None
-        return outcome_of(self.code.main, self.durable_state, self.run, self.host.value_limit, note)
+        main, fatal = self.code.main, self._fatal
+        assert main is not None
+        if isinstance(fatal, NotAwaitedError) and main.done() and (main.cancelled() or main.exception()):
+            fatal = None  # the code's own error may be why it did not come to the call's await
+        if fatal is not None:
+            return failed(fatal, self.durable_state, self.run, note)
+        return outcome_of(main, self.durable_state, self.run, self.host.value_limit, note)
 
     def _finish(self) -> None:
         """End the execution as its code has ended. A successful end is held back while accepted decisions are

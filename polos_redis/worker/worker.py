@@ -33,6 +33,7 @@ from polos_redis.notifications.channels import Channel
 from polos_redis.notifications.configured import configured_channels
 from polos_redis.notifications.outbox import Outbox
 from polos_redis.runtime.activation import Activation
+from polos_redis.runtime.steps import unawaited
 from polos_redis.state import keys
 from polos_redis.state.store import Store
 from polos_redis.triggers.declarations import declare
@@ -152,6 +153,7 @@ class Worker:
         own = {keys.DEFAULT_QUEUE, *(workflow.queue.name for workflow in workflows.values())}
         self.queues = sorted(own if self._queues is None else self._queues)
         tasks.install(asyncio.get_running_loop())
+        unawaited.install()
         restore = self._take_signals()
         try:
             host = self.host = await self._unless_stopped(self._connect(workflows.values()))
@@ -173,7 +175,6 @@ class Worker:
                 host,
                 dispatch,
                 ReservedStreams(host.store, self.worker_id, reader.prefixes, self.queues, served.by_id),
-                concurrency=self.concurrency,
             )
             for reader in readers
         ]
