@@ -15,6 +15,7 @@ from . import (
     doctor,
     errands,
     executions,
+    fleet,
     invoke,
     keys,
     links,
@@ -75,7 +76,7 @@ def _polos(
 
 GROUPS = (
     *(demo, worker, serve, invoke, executions, suspensions, audit, links),
-    *(versions, keys, schedules, errands, doctor),
+    *(versions, keys, schedules, errands, fleet, doctor),
 )
 for group in GROUPS:
     group.add_to(app)

@@ -18,9 +18,9 @@ WIDEST = 40  # maximum padding of a column in a pipe, so that one long value doe
 Part = str | tuple[str, str]  # text, or text and its terminal style
 
 STATUS_STYLES = {
-    **dict.fromkeys(("completed", "answered", "ok"), "green"),
-    **dict.fromkeys(("failed", "stuck", "expired", "unreadable", "problem"), "red"),
-    **dict.fromkeys(("waiting", "open", "backoff", "retry", "warning", "unknown"), "yellow"),
+    **dict.fromkeys(("completed", "answered", "ok", "alive"), "green"),
+    **dict.fromkeys(("failed", "stuck", "expired", "unreadable", "problem", "silent"), "red"),
+    **dict.fromkeys(("waiting", "open", "backoff", "retry", "warning", "unknown", "gone"), "yellow"),
     **dict.fromkeys(("cancelled", "closed"), "magenta"),
     "queued": "cyan",
 }
