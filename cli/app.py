@@ -14,6 +14,7 @@ from . import (
     demo,
     doctor,
     errands,
+    events,
     executions,
     fleet,
     invoke,
@@ -75,7 +76,7 @@ def _polos(
 
 
 GROUPS = (
-    *(demo, worker, serve, invoke, executions, suspensions, audit, links),
+    *(demo, worker, serve, invoke, executions, events, suspensions, audit, links),
     *(versions, keys, schedules, errands, fleet, doctor),
 )
 for group in GROUPS:
