@@ -23,6 +23,7 @@ from . import (
     schedules,
     serve,
     suspensions,
+    top,
     versions,
     worker,
 )
@@ -77,7 +78,7 @@ def _polos(
 
 GROUPS = (
     *(demo, worker, serve, invoke, executions, events, suspensions, audit, links),
-    *(versions, keys, schedules, errands, fleet, doctor),
+    *(versions, keys, schedules, errands, fleet, top, doctor),
 )
 for group in GROUPS:
     group.add_to(app)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from polos_redis.diagnosis.workers import WorkerReading
 
 
+WORKER_TITLES = ("ID", "STATUS", "UP", "BUSY", "VERSION", "QUEUES", "WORKFLOWS")
+QUEUE_TITLES = ("QUEUE", "WAITING", "OLDEST", "RUNNING", "LIMIT", "AT LIMIT", "WORKERS")
+
+
 def add_to(app: typer.Typer) -> None:
     commands.add(app, workers, "List workers.")
     commands.add(app, queues, "List queues.")
@@ -43,8 +47,7 @@ def workers(*, connection: ConnectionOptions, json: Json = False) -> None:
     elif not found:
         note("no workers")
     else:
-        titles = ("ID", "STATUS", "UP", "BUSY", "VERSION", "QUEUES", "WORKFLOWS")
-        table(titles, [_worker_row(one) for one in found])
+        table(WORKER_TITLES, [worker_row(one) for one in found])
 
 
 async def _read_workers(client: PolosClient) -> list[WorkerReading]:
@@ -56,7 +59,8 @@ async def _read_workers(client: PolosClient) -> list[WorkerReading]:
     return sorted(found.values(), key=lambda one: one.id)
 
 
-def _worker_row(one: WorkerReading) -> tuple[Part, ...]:
+def worker_row(one: WorkerReading) -> tuple[Part, ...]:
+    """Returns the cells of `WORKER_TITLES`."""
     facts = one.facts
     return (
         one.id,
@@ -83,8 +87,7 @@ def queues(*, connection: ConnectionOptions, json: Json = False) -> None:
     if json:
         print_json([one.plain() for one in found])
     else:
-        titles = ("QUEUE", "WAITING", "OLDEST", "RUNNING", "LIMIT", "AT LIMIT", "WORKERS")
-        table(titles, [_queue_row(one) for one in found])
+        table(QUEUE_TITLES, [queue_row(one) for one in found])
     if left_out:
         note(f"{left_out:,} further queues are not listed")
 
@@ -100,7 +103,8 @@ async def _read_queues(client: PolosClient) -> tuple[list[QueueReading], int]:
     return await read_queues(store, stats, workers.values()), stats.left_out["queues"]
 
 
-def _queue_row(one: QueueReading) -> tuple[Part, ...]:
+def queue_row(one: QueueReading) -> tuple[Part, ...]:
+    """Returns the cells of `QUEUE_TITLES`."""
     unread = one.waiting > 0 and one.workers == 0
     return (
         one.name,
