@@ -45,7 +45,11 @@ def events(execution_id: ExecutionId, *, connection: ConnectionOptions, json: Js
 
 def tail(
     execution_id: Annotated[
-        str | None, typer.Argument(metavar="EXECUTION_ID", help="Follow this execution until it finishes.")
+        str | None,
+        typer.Argument(
+            metavar="EXECUTION_ID",
+            help="Follow this execution until it finishes: its id, or the beginning if unique.",
+        ),
     ] = None,
     topic: Annotated[
         str | None, typer.Option("--topic", metavar="TOPIC", help="Follow this topic instead.")

@@ -104,7 +104,8 @@ def _further(number: int, noun: str) -> list[str]:
 
 def _summary(found: Overview) -> list[tuple[Part, ...]]:
     rates = found.rates
-    running = sum(one.delivered for one in found.queues)
+    running = sum(one.delivered for one in found.queues)  # their status is "queued"
+    numbers = {**found.executions, "queued": max(0, found.executions["queued"] - running)}
     return [
         (
             ("per second  ", "bold"),
@@ -116,7 +117,7 @@ def _summary(found: Overview) -> list[tuple[Part, ...]]:
         (
             ("executions  ", "bold"),
             f"{running:,} running, "
-            + ", ".join(f"{number:,} {status}" for status, number in found.executions.items()),
+            + ", ".join(f"{number:,} {status}" for status, number in numbers.items()),
         ),
         (
             ("waits       ", "bold"),
