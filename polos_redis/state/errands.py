@@ -10,8 +10,10 @@ from typing import Literal
 import msgpack
 
 from polos_redis.state import keys, scripts
+from polos_redis.state.clock import Clock
 from polos_redis.state.partitions import Partitions
 from polos_redis.values.text import raw, text
+from polos_redis.values.versioned import items_of
 
 REASON_LENGTH = 1000  # characters
 
@@ -45,8 +47,8 @@ Failure = Literal["later", "set aside", "changed"]
 class Errands:
     """All errands of the namespace. An errand stored again since it was read is left alone."""
 
-    def __init__(self, partitions: Partitions) -> None:
-        self._partitions = partitions
+    def __init__(self, partitions: Partitions, clock: Clock) -> None:
+        self._partitions, self._clock = partitions, clock
         self._wire = partitions.wire
 
     async def start(
@@ -143,7 +145,8 @@ class Errands:
             if packed is None or due is None:
                 found.append(None)
                 continue
-            attempts, _, tried, reason, *until = msgpack.unpackb(packed, raw=True)
+            stored = items_of("a failed errand", msgpack.unpackb(packed, raw=True))
+            attempts, _, tried, reason, *until = stored
             aside = isinf(float(due))
             if until and now is None:
                 now = await self._now(prefix)
@@ -157,7 +160,7 @@ class Errands:
         if node is None:
             return 0
         seconds, micros = await node.call("TIME", patience=self._partitions.patience)
-        return int(seconds) * 1000 + int(micros) // 1000
+        return int(seconds) * 1000 + int(micros) // 1000 + await self._clock.skipped_ms()
 
     async def retry(self, prefix: bytes, name: str) -> bool:
         """Make a failed errand due now, with no attempt counted; False if it has not failed."""

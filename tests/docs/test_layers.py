@@ -17,8 +17,9 @@ from tests import ROOT
 
 # From the bottom to the top, as docs/architecture.md draws them.
 LAYERS = (
-    *("version", "errors", "failures", "redaction", "tasks", "threads", "watchdog"),
-    *("values", "logs", "wire", "embedded", "state", "definitions", "settings", "connection", "decisions"),
+    *("version", "errors", "frames", "failures", "redaction", "tasks", "threads", "watchdog"),
+    *("values", "results", "logs", "wire", "embedded", "state", "definitions", "settings", "connection"),
+    "decisions",
     *(
         "metrics",
         "events",
@@ -41,6 +42,7 @@ LAYERS = (
         "diagnosis",
         "server",
         "polos",
+        "testing",
         "types",
         "__init__",
         "cli",

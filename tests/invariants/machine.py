@@ -37,7 +37,7 @@ STEPS, WAITS, RETRIES = ("a", "b"), ("ask", "ask too", "ask both"), ("call",)
 DEFAULTS = ("ask too",)  # with a timeout, these have a default answer
 TERMS = {"ask both": AnswerPolicy(required=REQUIRED).pack()}
 PEOPLE = ("ann", "bob")
-ERROR = msgpack.packb(["Error", "it failed", ""])  # serves as a result as well
+ERROR = msgpack.packb([1, "Error", "it failed", ""])  # serves as a result as well
 MOST = 3  # consecutive losses that fail an execution
 
 indices = st.integers(0, 99)
@@ -550,17 +550,18 @@ class Machine(RuleBasedStateMachine):
         by_entry = {one.entry: one for one in self.model.executions.values()}
         held = [by_entry[entry] for entry in entries if entry in by_entry]
         reply = self.call("requeue_entries", "default", consumer, "" if lost else "back", MOST, *entries)
-        failed = 0
+        failed: list[bytes] = []
         for one in held:
             if lost:
                 one.losses = one.losses + 1 if one.losses and one.progress >= one.count else 1
                 one.progress = one.count
             if lost and one.losses >= MOST:
                 self.model.end(one, "failed")
-                failed += 1
+                failed.append(one.id.encode())
             else:
                 one.owner, one.entry = None, b""
-        assert reply == [len(held) - failed, failed, len(entries) - len(held)]
+        assert reply[:3] == [len(held) - len(failed), len(failed), len(entries) - len(held)]
+        assert reply[3][::3] == failed
         for entry in entries:
             del self.pending[entry]
 
@@ -644,7 +645,7 @@ class Machine(RuleBasedStateMachine):
             del self.model.executions[one.id]
             self.called = [(script, args) for script, args in self.called if one.id not in args]
         audit = self.desk.state.audit.get(root.id.encode(), [])
-        assert not any(msgpack.unpackb(entry, raw=True)[9] for entry in audit), "an answer is left over"
+        assert not any(msgpack.unpackb(entry, raw=True)[10] for entry in audit), "an answer is left over"
 
     @precondition(lambda self: self.called)
     @rule(back=st.sampled_from((0, 0, 0, 1, 1, 2, 3, 5, 8, 13, 21)))

@@ -1,0 +1,35 @@
+"""What tests of workflows need: a world with a server, a worker and a client, and scripted models."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from polos_redis.testing.model import Call, Fail, Hang, ModelRequest, Say, ScriptedModel, When
+    from polos_redis.testing.suspension import OpenSuspension
+    from polos_redis.testing.worlds import World, world
+
+__all__ = [
+    "Call",
+    "Fail",
+    "Hang",
+    "ModelRequest",
+    "OpenSuspension",
+    "Say",
+    "ScriptedModel",
+    "When",
+    "World",
+    "world",
+]
+
+_MODULES = {"OpenSuspension": "suspension", "World": "worlds", "world": "worlds"}  # of all others: model
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use: pytest loads the plugin of this package in every run."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_MODULES.get(name, 'model')}")
+    globals()[name] = found = getattr(module, name)
+    return found
