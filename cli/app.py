@@ -46,7 +46,8 @@ OVERVIEW = """Durable workflows on Redis: run workers, start and follow executio
   polos serve --insecure-dev                  serve the REST API and the pages on this machine
 
 Redis is found by --url or POLOS_REDIS_URL, the namespace by --namespace or POLOS_NAMESPACE. Of an execution's
-id the first digits are enough, at least four, if no other id begins with them. Every command takes --json. Exit codes: 0 success, 1 failure, 2 wrong usage.
+id the first digits are enough, at least four, if no other id begins with them. Every command takes --json.
+Exit codes: 0 success, 1 failure, 2 wrong usage.
 """
 
 app = typer.Typer(
