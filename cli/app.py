@@ -15,13 +15,16 @@ from . import (
     dev,
     doctor,
     errands,
+    events,
     executions,
+    fleet,
     invoke,
     keys,
     links,
     schedules,
     serve,
     suspensions,
+    top,
     versions,
     worker,
 )
@@ -41,10 +44,12 @@ OVERVIEW = """Durable workflows on Redis: run workers, start and follow executio
   polos show ID                               show everything about an execution
   polos audit ID                              show who decided what
   polos doctor                                check Redis, settings, workers and work
+  polos top                                   watch rates, queues, workers and waits
   polos serve --insecure-dev                  serve the REST API and the pages on this machine
 
-Redis is found by --url or POLOS_REDIS_URL, the namespace by --namespace or POLOS_NAMESPACE. Every command
-takes --json. Exit codes: 0 success, 1 failure, 2 wrong usage.
+Redis is found by --url or POLOS_REDIS_URL, the namespace by --namespace or POLOS_NAMESPACE. Of an execution's
+id the first digits are enough, at least four, if no other id begins with them. Every command takes --json.
+Exit codes: 0 success, 1 failure, 2 wrong usage.
 """
 
 app = typer.Typer(
@@ -76,8 +81,8 @@ def _polos(
 
 
 GROUPS = (
-    *(demo, dev, worker, serve, invoke, executions, suspensions, audit, links),
-    *(versions, keys, schedules, errands, doctor),
+    *(demo, dev, worker, serve, invoke, executions, events, suspensions, audit, links),
+    *(versions, keys, schedules, errands, fleet, top, doctor),
 )
 for group in GROUPS:
     group.add_to(app)

@@ -1,4 +1,4 @@
-"""`polos list`, `show`, `events`, `cancel`, `retry` and `delete`: existing executions."""
+"""`polos list`, `show`, `cancel`, `retry` and `delete`: existing executions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from polos_redis import events as event_streams
-from polos_redis.client import PolosClient
 from polos_redis.executions.statuses import details
 
 from . import commands
@@ -26,7 +24,7 @@ from .options import (
     UsageError,
     person,
 )
-from .output import compact, line, note, print_json, status, table
+from .output import line, note, print_json, status, table
 from .times import told, utc
 
 
@@ -44,7 +42,6 @@ class Status(StrEnum):
 def add_to(app: typer.Typer) -> None:
     commands.add(app, list_executions, "List executions, newest first.", "list")
     commands.add(app, show, "Show everything about an execution.")
-    commands.add(app, events, "Follow the events of an execution.")
     commands.add(app, cancel, "Cancel an execution.")
     commands.add(app, retry, "Retry a failed, stuck or paused execution.")
     commands.add(app, delete, "Delete a finished execution.")
@@ -112,39 +109,6 @@ def show(execution_id: ExecutionId, *, connection: ConnectionOptions, json: Json
         print_json(execution)
     else:
         print_report(execution)
-
-
-def events(
-    execution_id: ExecutionId,
-    *,
-    connection: ConnectionOptions,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
-) -> None:
-    """Print the events of an execution, from the first one, and follow new ones until it finishes.
-
-    \b
-    Examples:
-      polos events 3f2a...
-      polos events 3f2a... --json | jq 'select(.event_type == "workflow_finish")'
-    """
-    connection.run(lambda client: _follow(client, execution_id, json))
-
-
-async def _follow(client: PolosClient, execution_id: str, json: bool) -> None:
-    async for event in event_streams.stream_workflow(client, "", execution_id, plain=True):
-        at = event.created_at.isoformat(timespec="milliseconds")
-        if json:
-            fields = {
-                name: getattr(event, name) for name in ("id", "sequence_id", "topic", "event_type", "data")
-            }
-            print_json({**fields, "created_at": at, "metadata": event.metadata}, indent=None)
-        else:
-            source = event.metadata.get("execution_id")
-            descendant = f"  of {source}" if source not in (None, execution_id) else ""
-            line(
-                *((at, "dim"), "  ", (event.event_type.ljust(16), "bold"), "  ", compact(event.data)),
-                (descendant, "dim"),
-            )
 
 
 def cancel(
