@@ -13,7 +13,7 @@ from polos_redis.diagnosis.queues import QueueReading, read_queues
 from polos_redis.diagnosis.workers import WorkerReading, read_workers
 from polos_redis.metrics.namespace_stats import read_namespace_stats
 from polos_redis.metrics.worker_facts import WorkerFacts
-from polos_redis.state.executions import STATUSES
+from polos_redis.state.executions import STORED_STATUSES
 from polos_redis.state.store import Store
 
 LOOK_SECONDS = 0.25
@@ -78,7 +78,7 @@ class Overviews:
         """Returns the next overview. Raises `RedisUnavailableError`."""
         workers, stats = await asyncio.gather(read_workers(self._store), read_namespace_stats(self._store))
         self._saw(workers)
-        executions = dict.fromkeys(STATUSES, 0)
+        executions = dict.fromkeys(STORED_STATUSES, 0)
         for (_, status), number in stats.executions.items():
             executions[status] += number
         return Overview(
