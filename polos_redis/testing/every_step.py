@@ -76,7 +76,7 @@ async def replay_at_every_step(
         workflows = partial(is_reached, module=module)
     values: dict[tuple[str, str], Any] = {}
 
-    async def run(url: str, crash_at: int) -> tuple[_Outcome, list[CrashPoint]]:
+    async def run(url: str, crash_at: int) -> tuple[_RunEnd, list[CrashPoint]]:
         async with new_namespace(url, is_erased=True) as client:
             one = _Run(client, workflow, answers or {}, workflows, values, timeout)
             return await one.run(input, crash_at, [] if effects is None else effects)
@@ -102,7 +102,7 @@ async def replay_at_every_step(
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
+class _RunEnd:
     """How a run ended: with a result or an error, or `stuck` with a reason; and what it has done."""
 
     result: Any
@@ -111,7 +111,7 @@ class _Outcome:
     unreached: list[str]
     effects: list[Any]
 
-    def differences(self, undisturbed: _Outcome) -> list[str]:
+    def differences(self, undisturbed: _RunEnd) -> list[str]:
         """Returns in words how it differs from the run without a crash."""
         found: list[str] = []
         if self.stuck:
@@ -168,7 +168,7 @@ class _Run:
         if self._working is not None:
             self._working.hurry()
 
-    async def run(self, input: Any, crash_at: int, effects: list[Any]) -> tuple[_Outcome, list[CrashPoint]]:
+    async def run(self, input: Any, crash_at: int, effects: list[Any]) -> tuple[_RunEnd, list[CrashPoint]]:
         """Run it to its end; returns how it ended, and the crash points that were met."""
         effects.clear()
         client = self._client
@@ -286,7 +286,7 @@ class _Run:
         else:
             await suspension.answer(answer)
 
-    async def _outcome(self, handle: ExecutionHandle[Any], effects: list[Any]) -> _Outcome:
+    async def _outcome(self, handle: ExecutionHandle[Any], effects: list[Any]) -> _RunEnd:
         """Returns how the run has ended, before the end of its workers."""
         view = await self._client.get_execution(handle.id)
         result, error = None, None
@@ -296,7 +296,7 @@ class _Run:
                 result = await handle.result()
             except (ExecutionFailedError, ExecutionCancelledError) as raised:
                 error = raised
-        return _Outcome(result, error, stuck, view["unreached_steps"], list(effects))
+        return _RunEnd(result, error, stuck, view["unreached_steps"], list(effects))
 
 
 def _without(some: Sequence[Any], others: Sequence[Any]) -> list[Any]:
