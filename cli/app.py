@@ -12,6 +12,7 @@ from polos_redis.errors import PolosError
 from . import (
     audit,
     demo,
+    dev,
     doctor,
     errands,
     executions,
@@ -32,6 +33,7 @@ OVERVIEW = """Durable workflows on Redis: run workers, start and follow executio
 
 \b
   polos demo                                  see it work, in one terminal
+  polos dev charge.py                         develop: Redis, a worker that reloads, the pages
   polos worker charge.py                      run the workflows in a file
   polos invoke charge --input '{"amount": 5}' start an execution
   polos suspensions                           list what waits for a person
@@ -74,7 +76,7 @@ def _polos(
 
 
 GROUPS = (
-    *(demo, worker, serve, invoke, executions, suspensions, audit, links),
+    *(demo, dev, worker, serve, invoke, executions, suspensions, audit, links),
     *(versions, keys, schedules, errands, doctor),
 )
 for group in GROUPS:

@@ -10,6 +10,7 @@ import typer
 
 from polos_redis import events as event_streams
 from polos_redis.client import PolosClient
+from polos_redis.executions.statuses import details
 
 from . import commands
 from .execution_report import print_report
@@ -26,13 +27,15 @@ from .options import (
     person,
 )
 from .output import compact, line, note, print_json, status, table
-from .times import utc
+from .times import told, utc
 
 
 class Status(StrEnum):
     queued = "queued"
+    running = "running"
     waiting = "waiting"
     stuck = "stuck"
+    paused = "paused"
     completed = "completed"
     failed = "failed"
     cancelled = "cancelled"
@@ -43,7 +46,7 @@ def add_to(app: typer.Typer) -> None:
     commands.add(app, show, "Show everything about an execution.")
     commands.add(app, events, "Follow the events of an execution.")
     commands.add(app, cancel, "Cancel an execution.")
-    commands.add(app, retry, "Retry a failed or stuck execution.")
+    commands.add(app, retry, "Retry a failed, stuck or paused execution.")
     commands.add(app, delete, "Delete a finished execution.")
 
 
@@ -56,7 +59,7 @@ def list_executions(
     connection: ConnectionOptions,
     json: Json = False,
 ) -> None:
-    """List executions, newest first.
+    """List executions, newest first, and what each is doing: the step that runs, or what it waits for.
 
     \b
     Examples:
@@ -74,6 +77,7 @@ def list_executions(
         print_json({"executions": list(page), "next_cursor": page.next_cursor})
         return
     shows_versions = any(row["version"] for row in page)
+    shows_details = any(map(details, page))
     rows = [
         (
             row["id"],
@@ -82,12 +86,13 @@ def list_executions(
             utc(row["finished_at"]),
             row["workflow_id"],
             *((row["version"] or "-",) if shows_versions else ()),
+            *((told(details(row)),) if shows_details else ()),
         )
         for row in page
     ]
     if rows:
-        titles = ("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW")
-        table((*titles, "VERSION") if shows_versions else titles, rows)
+        more = ("VERSION",) * shows_versions + ("DETAILS",) * shows_details
+        table(("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW", *more), rows)
     else:
         note("no executions")
     if page.next_cursor is not None:
@@ -177,11 +182,11 @@ def retry(
     connection: DurableOptions,
     json: Json = False,
 ) -> None:
-    """Retry a failed or stuck execution from its journal, as a new run.
+    """Retry a failed, stuck or paused execution from its journal, as a new run.
 
-    Whatever succeeded keeps its result; of a failed execution, whatever failed, timed out or was closed runs
-    again, children too. A stuck one goes on from its whole journal: deploy code that reaches the answers it
-    must not pass over, or skip them.
+    Whatever succeeded keeps its result; of a failed or paused execution, whatever failed, timed out or was
+    closed runs again, children too. A paused one keeps its open waits. A stuck one goes on from its whole
+    journal: deploy code that reaches the answers it must not pass over, or skip them.
 
     \b
     Examples:

@@ -20,9 +20,9 @@ Part = str | tuple[str, str]  # text, or text and its terminal style
 STATUS_STYLES = {
     **dict.fromkeys(("completed", "answered", "ok"), "green"),
     **dict.fromkeys(("failed", "stuck", "expired", "unreadable", "problem"), "red"),
-    **dict.fromkeys(("waiting", "open", "backoff", "retry", "warning", "unknown"), "yellow"),
+    **dict.fromkeys(("waiting", "paused", "open", "backoff", "retry", "warning", "unknown"), "yellow"),
     **dict.fromkeys(("cancelled", "closed"), "magenta"),
-    "queued": "cyan",
+    **dict.fromkeys(("queued", "running"), "cyan"),
 }
 
 
@@ -121,9 +121,9 @@ def panel(title: str, fields: Mapping[str, str], stream: TextIO) -> None:
         )
         _console(stream).print(Panel(body, title=Text(printable(title), "bold yellow"), expand=False))
         return
-    line(title, stream=stream)
-    for name, value in fields.items():
-        line(f"  {name.ljust(width)}  {value}", stream=stream)
+    rows = [title, *(f"  {name.ljust(width)}  {value}" for name, value in fields.items())]
+    text = "".join(f"{printable(row).rstrip()}\n" for row in rows)
+    print(text, end="", file=stream, flush=True)  # at once: other processes may print as well
 
 
 def _console(stream: TextIO) -> Console:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from polos_redis import tasks
+from polos_redis.definitions.exhausted import PAUSE
 from polos_redis.definitions.parameters import underlying
 from polos_redis.definitions.unreached import IGNORE, STOP
 from polos_redis.errors import PolosError, StepKeyError
@@ -34,6 +35,8 @@ from polos_redis.state import journal, keys
 from polos_redis.state.executions import Loaded
 from polos_redis.state.fencing import Fence
 from polos_redis.state.origin import Origin
+from polos_redis.state.stored_errors import parse_error
+from polos_redis.state.stuck import EXHAUSTED, StuckReason
 from polos_redis.values import bounds, codec
 from polos_redis.values.text import raw, text
 
@@ -420,7 +423,43 @@ class Activation:
         if outcome.status == "failed" and self._may_retry and self.workflow.retries and not self.unreached:
             self.host.spawn(self._auto_retry(outcome))
         else:
+            self._end_as(outcome)
+
+    def _end_as(self, outcome: Outcome) -> None:
+        """End the execution, or leave it paused if it has failed and its workflow asks for that."""
+        if outcome.status == "failed" and self._may_retry and self.workflow.on_exhausted == PAUSE:
+            self.host.spawn(self._pause(outcome))
+        else:
             self.journal.finish(outcome, self._finished, self._finish)
+
+    async def _pause(self, outcome: Outcome) -> None:
+        """Leave a failed execution paused until somebody retries or cancels it."""
+        error = parse_error(outcome.value)
+        why = f"{error.type}: {error.message}"
+        reason = StuckReason(EXHAUSTED, (), "", why).pack()
+        stick = self.host.store.fenced.stick
+        try:
+            reply = await self.journal.leave(
+                lambda known, answers: stick(
+                    self.fence, known, answers, outcome.state, reason, outcome.value, outcome.events
+                )
+            )
+        except PolosError as refused:
+            self.dropped(f"pause refused: {refused}", pause=True)
+            return
+        if reply == 0:
+            facts = {
+                "execution": self.id,
+                "workflow": self.workflow.id,
+                "error": f"{error.type}: {error.message}",
+            }
+            logger.warning("paused", extra=facts)
+            self.host.stats.paused[self.workflow.id] += 1
+            self.end("paused")
+        elif reply > 0:
+            self._finish()
+        else:
+            self.dropped(refusal(reply))
 
     async def _give_up_and_finish(self) -> None:
         await self.give_up()
@@ -446,7 +485,7 @@ class Activation:
             self.dropped(f"retry refused: {error}", pause=True)
             return
         if run == 0:
-            self.journal.finish(outcome, self._finished, self._finish)
+            self._end_as(outcome)
         elif run < 0:
             self.dropped(refusal(run))
         else:

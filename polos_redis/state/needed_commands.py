@@ -30,8 +30,10 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "WAITAOF": ("1", "1", "1"),
     "XACKDEL": (_KEY, "g", "IDS", "1", "0-1"),
     "XGROUP CREATE": (_KEY, "g", "0"),
+    "XGROUP CREATECONSUMER": (_KEY, "g", "c"),
     "XGROUP DELCONSUMER": (_KEY, "g", "c"),
     "XINFO CONSUMERS": (_KEY, "g"),
+    "XINFO GROUPS": (_KEY,),
     "XREAD": ("STREAMS", _KEY, "0"),
     "XREADGROUP": ("GROUP", "g", "c", "STREAMS", _KEY, ">"),
 }

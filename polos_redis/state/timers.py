@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from polos_redis.state import keys, scripts
+from polos_redis.state import scripts
 from polos_redis.state.errands import Errand
 from polos_redis.state.failed_execution import FailedExecution
 from polos_redis.state.partitions import Partitions
-from polos_redis.values.text import raw, text
+from polos_redis.values.text import text
+
+NEVER_MS = (1 << 53) - 1  # the timer of an unserved execution, see scripts/lib/reserved.lua
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +25,18 @@ class Fired:
     failed: list[FailedExecution]
 
 
+def starts_ms(due: bytes | None) -> int | None:
+    """Returns the time of an execution's start timer; None for that of an unserved one."""
+    ms = 0 if due is None else int(float(due))
+    return ms if 0 < ms < NEVER_MS else None
+
+
 class Timers:
     """All timers of the namespace."""
 
     def __init__(self, partitions: Partitions) -> None:
         self._partitions = partitions
         self._wire = partitions.wire
-
-    async def starts_ms(self, execution_id: str) -> int | None:
-        """Returns when an execution will be put on its queue, if that is delayed."""
-        key = self._partitions.prefix(execution_id) + keys.TIMERS.encode()
-        due = await self._wire.call(
-            "ZSCORE", key, b"p" + raw(execution_id), patience=self._partitions.patience
-        )
-        return None if due is None else int(float(due))
 
     async def fire(self, prefix: bytes, worker: str, hold_ms: int, limit: int, running: int) -> Fired | None:
         """Fire due timers, as the partition's leader for the next `hold_ms`; None if another worker is the
