@@ -28,7 +28,8 @@ class Host(Protocol[A]):
     would only be refused again, and with a `reason` that people are to see. `lapses` counts how often the
     lease of a partition was lost; `lease_is_held` says whether it is fresh, and has not lapsed since.
     `abandon` replaces a thread of `in_thread` that has exceeded its time. `spawn` starts a task that outlives
-    the activation and logs its failure.
+    the activation and logs its failure. `recorded_values` has the values of `ctx.step.uuid`, `now` and
+    `random` that a test repeats, by execution and step key, and takes new ones; None elsewhere.
     """
 
     store: Store
@@ -41,6 +42,7 @@ class Host(Protocol[A]):
     resources: Resources
     draining: bool
     stuck_seconds: float
+    recorded_values: dict[tuple[str, str], Any] | None
 
     @property
     def connection(self) -> Connection: ...

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from polos_redis.testing.every_step import replay_at_every_step
     from polos_redis.testing.model import Call, Fail, Hang, ModelRequest, Say, ScriptedModel, When
     from polos_redis.testing.suspension import OpenSuspension
     from polos_redis.testing.worlds import World, world
@@ -20,10 +21,16 @@ __all__ = [
     "ScriptedModel",
     "When",
     "World",
+    "replay_at_every_step",
     "world",
 ]
 
-_MODULES = {"OpenSuspension": "suspension", "World": "worlds", "world": "worlds"}  # of all others: model
+_MODULES = {  # of all others: model
+    "OpenSuspension": "suspension",
+    "World": "worlds",
+    "replay_at_every_step": "every_step",
+    "world": "worlds",
+}
 
 
 def __getattr__(name: str) -> object:

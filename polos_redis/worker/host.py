@@ -58,6 +58,7 @@ class WorkerHost:
         self.draining = False
         self.stuck_seconds = settings.STUCK_SECONDS
         self.abandoned = 0
+        self.recorded_values: dict[tuple[str, str], Any] | None = None
         self.active: set[Activation] = set()
         self.room, self.idle = asyncio.Event(), asyncio.Event()
         self.lease = lease

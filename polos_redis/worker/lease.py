@@ -75,6 +75,7 @@ class Lease:
         self._renewed = dict.fromkeys(store.prefixes, float("-inf"))
         self._fresh = {prefix: asyncio.Event() for prefix in store.prefixes}
         self._reported = float("-inf")  # when a lapse was logged last
+        self._frozen = False
         self._stopping = False
         self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None  # of the thread
 
@@ -105,6 +106,20 @@ class Lease:
         while not self.is_fresh(prefix):
             self._fresh[prefix].clear()
             await self._fresh[prefix].wait()
+
+    def freeze(self) -> None:
+        """Let the lease lapse and renew it no more, so that the worker starts nothing: a test's crash."""
+        self._frozen = True
+        for prefix in self._renewed:
+            self.lapses[prefix] += 1
+            self._renewed[prefix] = float("-inf")
+
+    def thaw(self) -> None:
+        """Take the lease up again; what began before it was frozen stays doubtful."""
+        self._frozen = False
+        for prefix, fresh in self._fresh.items():
+            self._renewed[prefix] = now()
+            fresh.set()
 
     async def renew(self) -> None:
         """Raise the counters, before `run`."""
@@ -189,7 +204,7 @@ class Lease:
         """Renew in one partition, unless the loop is given up."""
         while True:
             await asyncio.sleep(self.seconds / 3)
-            if self.guard.is_over:
+            if self.guard.is_over or self._frozen:
                 continue
             try:
                 await self._renew(store, prefix)
