@@ -9,7 +9,20 @@ import typer
 
 from polos_redis.errors import PolosError
 
-from . import audit, demo, errands, executions, invoke, keys, links, schedules, serve, suspensions, worker
+from . import (
+    audit,
+    demo,
+    errands,
+    executions,
+    histories,
+    invoke,
+    keys,
+    links,
+    schedules,
+    serve,
+    suspensions,
+    worker,
+)
 from .commands import CONTEXT, flowing
 from .options import UsageError
 from .output import note, prepare_streams, printable
@@ -58,7 +71,22 @@ def _polos(
     pass
 
 
-for group in (demo, worker, serve, invoke, executions, suspensions, audit, links, keys, schedules, errands):
+for group in (
+    *(
+        demo,
+        worker,
+        serve,
+        invoke,
+        executions,
+        histories,
+        suspensions,
+        audit,
+        links,
+        keys,
+        schedules,
+        errands,
+    ),
+):
     group.add_to(app)
 
 

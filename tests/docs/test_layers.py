@@ -30,8 +30,10 @@ LAYERS = (
         "triggers",
         "notifications",
         "runtime",
+        "replay",
     ),
-    *("client", "workflow", "schedules", "agents", "worker", "server", "polos", "types", "__init__", "cli"),
+    *("client", "workflow", "schedules", "agents", "worker", "server", "polos", "testing"),
+    *("types", "__init__", "cli"),
 )
 
 
