@@ -166,7 +166,7 @@ def _histories(source: str, connection: ConnectionOptions) -> Iterator[History]:
         lines = read_lines(sys.stdin.buffer, "standard input")
     elif Path(source).is_file():
         lines = read_lines(Path(source).read_bytes().splitlines(), source)
-    elif "." in source.strip(".") and "/" in source:
+    elif source.endswith((".jsonl", ".json")) or "/" in source:
         raise HistoryError(f"no such file: {source}")
     else:
         yield connection.run(lambda client: client.get_history(source))

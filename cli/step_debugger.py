@@ -17,10 +17,11 @@ class StepDebugger:
 
     def __init__(self, step_key: str | None) -> None:
         self._step_key = step_key
+        self._over = False
         self._pdb = pdb.Pdb(nosigint=True, skip=["polos_redis.*", "asyncio.*", "contextlib"])
 
     def before_call(self, step_key: str, call_site: CallSite) -> None:
-        if self._pdb.quitting or self._step_key not in (None, step_key):
+        if self._over or self._step_key not in (None, step_key):
             return
         note(f"step {step_key!r} at {place(call_site)}")
         frame = _frame_of(call_site)
@@ -37,7 +38,8 @@ class StepDebugger:
                 break
             above = above.f_back
         debugger.interaction(frame, None)
-        if not debugger.quitting and debugger.stopframe is not debugger.botframe:
+        self._over = debugger.quitting
+        if not self._over and debugger.stopframe is not debugger.botframe:
             sys.settrace(debugger.trace_dispatch)
 
 

@@ -65,7 +65,7 @@ class History:
         version = found.get(FORMAT) if isinstance(found, dict) else None
         if version is None:
             raise HistoryError(f"{where} is not a history: export one with polos export")
-        if version != VERSION:
+        if type(version) is not int or version != VERSION:
             raise HistoryError(
                 f"{where} has format {version!r}, and this release reads {VERSION}: replay it with the "
                 "release that wrote it, or export it again"

@@ -34,7 +34,7 @@ class Tally(WorkflowState):
 
 
 def _line(code: Code, offset: int) -> str:
-    return f"tests/replay/test_replay.py:{code.__code__.co_firstlineno + offset}"  # type: ignore[attr-defined]
+    return f"tests/replay/test_replay.py:{code.__code__.co_firstlineno + offset}"
 
 
 # --- code that has not changed ----------------------------------------------------------------------
@@ -259,6 +259,7 @@ async def skips_pay(flow: Deployed, ctx: WorkflowContext) -> Any:
 CHECK = "the history goes on with the step 'check'"
 OPEN = "the history goes on with the open suspension 'approval'"
 DECISION = "the decision on 'approval' by ann"
+UNREACHED = "the decision on 'approval' not reached"
 WAITING = {
     renamed_step: ("call", "verify", 1, f"the code calls 'verify' at LINE, but {CHECK}"),
     new_step: ("call", "fraud", 2, f"the code calls 'fraud' at LINE, but {OPEN}"),
@@ -296,8 +297,7 @@ COMPLETED = {
     other_result: ("result", None, 0, 'the code returns "paid", but the execution returned "done"'),
     raising: (
         *("outcome", None, 2),
-        "the code fails at LINE with KeyError: 'gone' (the decision on 'approval' not reached), "
-        + "but the execution completed",
+        f"the code fails at LINE with KeyError: 'gone' ({UNREACHED}), but the execution completed",
     ),
     skips_pay: ("unreached", "pay", 2, "the code returns after LINE and does not reach the step 'pay'"),
 }
