@@ -174,7 +174,6 @@ class _RecordedStep(Step):
 
         return await super()._run(key, True, stop, max_retries, base_delay, max_delay, call_site)
 
-
     async def _child(self, key: str, index: int, call: ChildCall) -> Child:
         self._observer.stopped.add(key)
         try:

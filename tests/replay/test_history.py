@@ -24,7 +24,7 @@ from polos_redis import (
 )
 from polos_redis.executions.history import read_lines
 from polos_redis.state import journal, stored_errors
-from polos_redis.testing.replay import replay
+from polos_redis.testing import replay
 from polos_redis.values import codec
 from polos_redis.values.plain import to_plain
 from polos_redis.values.stored_secrets import redact_stored
