@@ -21,6 +21,7 @@ from . import (
     schedules,
     serve,
     suspensions,
+    versions,
     worker,
 )
 from .commands import CONTEXT, flowing
@@ -71,22 +72,11 @@ def _polos(
     pass
 
 
-for group in (
-    *(
-        demo,
-        worker,
-        serve,
-        invoke,
-        executions,
-        histories,
-        suspensions,
-        audit,
-        links,
-        keys,
-        schedules,
-        errands,
-    ),
-):
+GROUPS = (
+    *(demo, worker, serve, invoke, executions, histories, suspensions, audit, links),
+    *(versions, keys, schedules, errands),
+)
+for group in GROUPS:
     group.add_to(app)
 
 

@@ -49,7 +49,8 @@ def print_report(execution: dict[str, Any]) -> None:
 
 def _print_summary(execution: dict[str, Any]) -> None:
     _field("execution", (execution["id"], "bold"))
-    _field("workflow", execution["workflow_id"])
+    version = f", version {execution['version']}" if execution["version"] else ""
+    _field("workflow", execution["workflow_id"], version)
     if execution["parent_execution_id"]:
         _field("child of", execution["parent_execution_id"])
     by = f" by {execution['cancelled_by']}" if execution["cancelled_by"] else ""

@@ -73,6 +73,7 @@ def list_executions(
     if json:
         print_json({"executions": list(page), "next_cursor": page.next_cursor})
         return
+    shows_versions = any(row["version"] for row in page)
     rows = [
         (
             row["id"],
@@ -80,11 +81,13 @@ def list_executions(
             utc(row["created_at"]),
             utc(row["finished_at"]),
             row["workflow_id"],
+            *((row["version"] or "-",) if shows_versions else ()),
         )
         for row in page
     ]
     if rows:
-        table(("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW"), rows)
+        titles = ("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW")
+        table((*titles, "VERSION") if shows_versions else titles, rows)
     else:
         note("no executions")
     if page.next_cursor is not None:

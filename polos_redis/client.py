@@ -11,7 +11,7 @@ from polos_redis.decisions import answers
 from polos_redis.decisions.answers import Resumed
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.errors import InsideWorkflowError
-from polos_redis.executions import ending, queries, starting
+from polos_redis.executions import ending, queries, starting, versions
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.history import History, read_history
 from polos_redis.executions.page import Page
@@ -181,17 +181,17 @@ class PolosClient(Connection):
     async def get_execution(self, execution_id: str) -> dict[str, Any]:
         """Return one execution as plain JSON values.
 
-        The keys include `id`, `workflow_id`, `status`, `input`, `result`, `error` (`type`, `message`,
-        `traceback`), `created_at`, `started_at` and `finished_at` (ISO 8601), `starts_at` (when a delayed
-        execution will be queued), `steps`, `running_steps` (`step_key`, `attempt` and `started_at` of those
-        that have run for a while), `suspensions` (the data shown, and who answered, when and how),
-        `open_suspensions`, `waits`, `children` (up to 1000 per step), `usage` (tokens of models),
-        `held_back` (`times` and `reason` of a queued execution that meets a stored value it can't read),
-        `stuck` (`kind`, `message`, `where` and the `keys` of the decisions that the code of a stuck execution
-        passes over) and `unreached_steps` (journaled steps that it did not reach until its end). A suspension
-        is `unreached` if it is open, but the code, as deployed now, does not ask it any more; a `mark` says
-        why an accepted answer need not be reached ("left", "optional" or "skipped"). A root execution also
-        lists the open suspensions of its descendants as `open_suspensions_below`. Raises
+        The keys include `id`, `workflow_id`, `version` (of the code that started it), `status`, `input`,
+        `result`, `error` (`type`, `message`, `traceback`), `created_at`, `started_at` and `finished_at` (ISO
+        8601), `starts_at` (when a delayed execution will be queued), `steps`, `running_steps` (`step_key`,
+        `attempt` and `started_at` of those that have run for a while), `suspensions` (the data shown, and who
+        answered, when and how), `open_suspensions`, `waits`, `children` (up to 1000 per step), `usage`
+        (tokens of models), `held_back` (`times` and `reason` of a queued execution that meets a stored value
+        it can't read), `stuck` (`kind`, `message`, `where` and the `keys` of the decisions that the code of a
+        stuck execution passes over) and `unreached_steps` (journaled steps that it did not reach until its
+        end). A suspension is `unreached` if it is open, but the code, as deployed now, does not ask it any
+        more; a `mark` says why an accepted answer need not be reached ("left", "optional" or "skipped"). A
+        root execution also lists the open suspensions of its descendants as `open_suspensions_below`. Raises
         `ExecutionNotFoundError`.
         """
         return await queries.get_execution(self, execution_id)
@@ -204,7 +204,8 @@ class PolosClient(Connection):
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[dict[str, Any]]:
-        """Return a page of executions, newest first, each with `id`, `workflow_id`, `status` and times.
+        """Return a page of executions, newest first, each with `id`, `workflow_id`, `version`, `status` and
+        times.
 
         `cursor` is the previous page's `next_cursor`; `limit` is at most 1000. A page may have fewer rows,
         and yet a `next_cursor`.
@@ -251,6 +252,16 @@ class PolosClient(Connection):
         """Return what is recorded of an execution, to replay code against it (see the guide "Replaying
         recorded executions"). Raises `ExecutionNotFoundError`."""
         return await read_history(self, execution_id)
+
+    async def versions(self) -> list[dict[str, Any]]:
+        """Return which versions of workflows (`@workflow(version=...)`) still have open executions.
+
+        Each row has `workflow_id`, `version`, `open` (how many the version has started that have not ended),
+        `oldest` (the id of the oldest one) and `oldest_created_at` (ISO 8601), and `workers` (how many
+        announce this version now). The row with the version None counts those that have not started, and
+        those that a workflow without a version has started; it has no `oldest` and no `workers`.
+        """
+        return await versions.open_versions(self)
 
     # --- deleting -----------------------------------------------------------------------
 

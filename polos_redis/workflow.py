@@ -96,6 +96,7 @@ def workflow(
     batch_timeout_seconds: float | None = None,
     internal: bool | None = None,
     unreached: Unreached = "warn",
+    version: str | None = None,
 ) -> _Decorator: ...
 def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = None, **options: Any) -> Any:
     """Make a workflow of an async function that takes `(ctx)` or `(ctx, input)`, and register it.
@@ -126,6 +127,8 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
       events that the code, changed meanwhile, did not reach: "stop" makes it stuck, "warn" completes it and
       names them in the log and in its report, "ignore" completes it. An accepted decision of a person is
       never passed over: then the execution is stuck in any case.
+    - `version`: the version of this code, a text of up to 128 bytes. An execution keeps the version that
+      started it, and shows it; `polos versions` counts those that are open.
 
     Raises `ConfigurationError` for unusable options, or for an id that another workflow has.
     """

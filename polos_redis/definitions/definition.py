@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from polos_redis.definitions import version as versions
 from polos_redis.definitions.cron import Declared
 from polos_redis.definitions.parameters import NOTHING, is_async, parameters, signature_text, underlying
 from polos_redis.definitions.queue import DEFAULT, Queue, as_queue
@@ -50,6 +51,7 @@ class WorkflowDefinition(Generic[In, Out]):
         batch_timeout_seconds: float | None = None,
         internal: bool | None = None,
         unreached: Unreached = WARN,
+        version: str | None = None,
     ) -> None:
         self.id = id
         self.internal = bool(internal)
@@ -78,6 +80,7 @@ class WorkflowDefinition(Generic[In, Out]):
         if internal:
             self._check_internal()
         self.unreached = checked(unreached, id)
+        self.version = versions.checked(version, id)
         self.retries = retries
         self.retry_delay = retry_delay
         if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:

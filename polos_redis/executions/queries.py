@@ -150,6 +150,7 @@ async def list_executions(
             "started_at": iso(int(row[4] or 0)),
             "finished_at": iso(int(row[5] or 0)),
             "starts_at": iso(int(row[6] or 0)),
+            "version": text(row[7]) or None,
         }
         for row in rows
     ]

@@ -48,6 +48,7 @@ def describe(
         "starts_at": None,
         "running_steps": [],
         "run": number("run"),
+        "version": text(fields.get("version")) or None,
         "root_execution_id": keys.root_of(execution_id),
         **_origin(text(fields["workflow"]), fields.get("origin")),
         "queue": text(fields.get("queue", b"")) or keys.DEFAULT_QUEUE,

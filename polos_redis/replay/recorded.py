@@ -37,7 +37,7 @@ _FOREVER = 1e12  # seconds: a replay decides itself when code is stuck
 class Observer:
     """What a replay learns from its activation.
 
-    `calls` are the step keys of the calls so far, in order, and `stopped` those that the history has no
+    `calls` are the step keys of the calls so far, and `stopped` those that the history has no
     outcome of; `ended` is called when the activation ends, with the reason if it was handed back.
     `outcome`: status, value and state (codec or stored error) if the code has ended. `before_call` is called
     with each call's key and place.
@@ -46,7 +46,7 @@ class Observer:
     def __init__(
         self, ended: Callable[[], None], before_call: Callable[[str, CallSite], None] | None = None
     ) -> None:
-        self.calls: list[str] = []
+        self.calls: set[str] = set()
         self.stopped: set[str] = set()
         self.outcome: tuple[str, bytes, bytes] | None = None
         self.handed_back = ""
@@ -151,11 +151,15 @@ class _RecordedStep(Step):
         super().__init__(activation)
         self._observer = observer
 
+    def _note(self, key: str, call_site: CallSite) -> None:
+        observer = self._observer
+        if key not in observer.calls and not self._activation.over:
+            observer.calls.add(key)
+            if observer.before_call is not None:
+                observer.before_call(key, call_site)
+
     async def _start_call(self, key: str, call_site: CallSite) -> bytes | None:
-        if not self._activation.over:
-            if self._observer.before_call is not None:
-                self._observer.before_call(key, call_site)
-            self._observer.calls.append(key)
+        self._note(key, call_site)
         return await super()._start_call(key, call_site)
 
     async def _run(
@@ -172,6 +176,7 @@ class _RecordedStep(Step):
             self._observer.stopped.add(key)
             await _forever()
 
+        self._note(key, call_site)
         return await super()._run(key, True, stop, max_retries, base_delay, max_delay, call_site)
 
     async def _child(self, key: str, index: int, call: ChildCall) -> Child:

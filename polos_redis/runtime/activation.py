@@ -200,6 +200,10 @@ class Activation:
             branch.note(key)
         return self.journal.records.get(raw(key))
 
+    def may_start(self) -> bool:
+        """Whether a ctx call, a new one too, may start right now."""
+        return self.gate.is_open() and not (self.unreached or self.parking.given_up)
+
     @property
     def over(self) -> bool:
         """Whether whatever the code still does is discarded."""
@@ -208,8 +212,10 @@ class Activation:
     def landed(self) -> None:
         """Note that a ctx call is no longer in flight; the code may be idle now."""
         self.in_flight -= 1
-        self.gate.leave_if_held_back()
-        self.parking.arm()
+        if self.gate.held_back:
+            self.gate.leave_if_held_back()
+        if self.parking.waits:
+            self.parking.arm()
 
     async def check(self, value: Any, work: bounds.Work[T]) -> T:
         """Run a check of a value from outside, in turns if the value is large. The code is busy meanwhile."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from polos_redis.runtime.call_sites import caller
 from polos_redis.runtime.step import Step
+from polos_redis.runtime.steps.patches import Patches
 
 if TYPE_CHECKING:
     from polos_redis.runtime.activation import Activation
@@ -20,6 +23,7 @@ class WorkflowContext:
 
     __slots__ = (
         "_activation",
+        "_patches",
         "execution_id",
         "parent_execution_id",
         "root_execution_id",
@@ -34,6 +38,7 @@ class WorkflowContext:
     def __init__(self, activation: Activation) -> None:
         origin = activation.origin
         self._activation: Activation = activation
+        self._patches: Patches | None = None  # once it is asked for one
         self.execution_id: str = activation.id
         self.workflow_id: str = activation.workflow.id
         self.root_execution_id: str = activation.root
@@ -53,3 +58,16 @@ class WorkflowContext:
         """
         durable_state = self._activation.durable_state
         return None if durable_state is None else durable_state.visible()
+
+    def patched(self, id: str) -> Coroutine[Any, Any, bool]:
+        """Whether this execution takes the part of the code that a change, named by `id`, has added:
+        `if await ctx.patched("fraud-check"):`.
+
+        False exactly when the journal has a record that the code has not reached at the first call: the
+        execution came this far before the change, so it must go on as it did. The answer is journaled (under
+        the step key `patched:` and the id), and is the same at every replay and at every call with this id.
+        Raises `StepKeyError` for an id that is no text, or is longer than 256 bytes, and inside a step.
+        """
+        if self._patches is None:
+            self._patches = Patches(self._activation)
+        return self._patches.patched(id, caller())

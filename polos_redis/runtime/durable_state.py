@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from polos_redis.errors import StateConflictError, StoredValueError
 from polos_redis.values import codec
@@ -54,12 +53,12 @@ class DurableState:
 
 
 class StateDraft:
-    """The state as one attempt of a step changes it, a context manager: `take_over` merges the changes once
-    they are journaled, as a replay will.
+    """The state as one attempt of a step changes it, from `open` to `close`: `take_over` merges the changes
+    once they are journaled, as a replay will.
 
     The step works on a copy, made at its first access. So what it leaves behind, such as a thread that goes
     on after its call was cancelled, can't change the state. A step that runs alone may also change the state
-    itself, through a reference its function closes over; leaving the context undoes what was not merged.
+    itself, through a reference its function closes over; `close` undoes what was not merged.
     """
 
     __slots__ = (
@@ -136,13 +135,12 @@ class StateDraft:
             self.durable_state.put(self._changes)
         self._merged = True
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
+        """Show the copy to the code that runs in this context from now on."""
         self._token = _draft.set(self)
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the attempt, in the same context."""
         assert self._token is not None
         _draft.reset(self._token)
         self.durable_state.claimed -= self._claimed

@@ -131,14 +131,21 @@ class FencedJournal:
 
     def unreached(self, used: Container[str], passed_over: Container[str]) -> list[bytes]:
         """Returns the names of journaled steps that are in neither collection of step keys; not those that
-        were given up, or belong to branches that have lost a race."""
+        were given up, or belong to branches that have lost a race, nor patches."""
         return [
             name
             for name, record in self.records.items()
-            if name and not journal.is_result(name)
+            if name and not journal.is_result(name) and not journal.is_patch(name)
             if (key := text(name)) not in used and key not in passed_over
             if not journal.is_given_up(record) and not journal.has_lost(record, self.records, used)
         ]
+
+    def is_behind(self, used: Container[str], passed_over: Container[str]) -> bool:
+        """Returns whether a record of a step key in neither collection is one that code on the recorded path
+        would still reach."""
+        left = {name for name in self.records if name and not journal.is_result(name)}
+        left = {name for name in left if (key := text(name)) not in used and key not in passed_over}
+        return bool(left and left - journal.need_not_be_reached(self.records, used))
 
     async def verify(self) -> None:
         """Read the journal again and compare it with what this activation knows.
@@ -223,8 +230,10 @@ class FencedJournal:
             if changes < 0:
                 self._end(refusal(changes))
                 await self._code.leave()
-            self._confirm(changes, self.known + (name != b""))
-            self.known = max(self.known, changes)
+            if self._unconfirmed:
+                self._confirm(changes, self.known + (name != b""))
+            if changes > self.known:
+                self.known = changes
             if record:
                 self.records[name] = record + journal.UNTIMED
                 self.size += len(record)
@@ -284,16 +293,16 @@ class FencedJournal:
         if future.exception() is not None:
             return
         if future.result() >= 0:
-            self._confirm(future.result(), self.known)
+            if self._unconfirmed:
+                self._confirm(future.result(), self.known)
         else:
             self._end(refusal(future.result()))
 
     def _confirm(self, changes: int, expected: int) -> None:
         """After the first write: read the journal again if more has changed than by that write."""
-        if self._unconfirmed:
-            self._unconfirmed = False
-            if changes != expected:
-                self._host.spawn(self.verify())
+        self._unconfirmed = False
+        if changes != expected:
+            self._host.spawn(self.verify())
 
     def finish(
         self, outcome: Outcome, done: Callable[[Outcome, bool], None], again: Callable[[], None]

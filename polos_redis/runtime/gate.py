@@ -69,7 +69,7 @@ class Gate:
             and gated.state is State.RUNNING
             and not self.held_back
             and not gated.host.draining
-            and gated.journal.held
+            and gated.host.lease_is_held(gated.fence.prefix, gated.journal.lapses)
         )
 
     async def passed(self, *, in_flight: bool = False) -> None:

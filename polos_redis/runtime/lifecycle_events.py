@@ -12,7 +12,8 @@ executions of a tree share the root's stream; and its data (codec).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from polos_redis.values import codec
 from polos_redis.values.text import raw
@@ -24,7 +25,8 @@ _STEP_START = b"step_start"
 _STEP_FINISH = b"step_finish"
 
 
-class StepAttempt(NamedTuple):
+@dataclass(slots=True)
+class StepAttempt:
     """An attempt at a step, whose function runs now: since when, and whether its start was emitted."""
 
     attempt: int
@@ -65,11 +67,14 @@ class LifecycleEvents:
         """Returns which starts are emitted with the success of a step, as write_step takes it."""
         step = self.running[key]
         if not step.emitted:
-            self.running[key] = step._replace(emitted=True)  # `overdue` must not repeat it
-        if self.start_emitted:
-            return b"" if step.emitted else b"s"
-        self.start_emitted = True
-        return b"w" if step.emitted else b"ws"
+            step.emitted = True  # `overdue` must not repeat it
+            starts = b"s"
+        else:
+            starts = b""
+        if not self.start_emitted:
+            self.start_emitted = True
+            starts = b"w" + starts
+        return starts
 
     def step_finish(self, key: str, attempt: int, status: str, error: str | None = None) -> list[bytes]:
         """Returns the finish of a step's attempt that did not succeed, after its start unless that was
@@ -78,7 +83,7 @@ class LifecycleEvents:
         step = self.running.get(key)
         if step is not None and not step.emitted:
             events += (_STEP_START + self._mark, codec.encode({"step_key": key, "attempt": attempt}))
-            self.running[key] = step._replace(emitted=True)
+            step.emitted = True
         data: dict[str, Any] = {"step_key": key, "attempt": attempt, "status": status}
         if error is not None:
             data["error"] = error
@@ -99,7 +104,7 @@ class LifecycleEvents:
         if not first and all(emitted for *_, emitted in steps):
             return None
         self.start_emitted = True
-        for key, step in self.running.items():
-            if step.since < due and not step.emitted:
-                self.running[key] = step._replace(emitted=True)
+        for step in self.running.values():
+            if step.since < due:
+                step.emitted = True
         return first, steps

@@ -124,6 +124,9 @@ class ExecutionSummary(Shape):
     started_at: Timestamp | None
     finished_at: Timestamp | None
     starts_at: Timestamp | None = Field(description="When a delayed execution will be put on its queue.")
+    version: str | None = Field(
+        description="The version of the code that started it; null before its start, and without one."
+    )
 
 
 class ExecutionPage(Shape):

@@ -72,10 +72,12 @@ class Executions:
         )
         return created
 
-    async def load(self, by: Fence) -> Loaded | None:
-        """Become the owner of a delivered execution; None if its entry is no longer the live one."""
+    async def load(self, by: Fence, version: str | None = None) -> Loaded | None:
+        """Become the owner of a delivered execution; None if its entry is no longer the live one. One that
+        has not started yet, and has no version, gets that of the code, unless it is None."""
+        more = () if version is None else (raw(version),)
         reply = await self._wire.call_script(
-            scripts.LOAD, by.prefix, by.id, by.entry, by.owner, patience=None
+            scripts.LOAD, by.prefix, by.id, by.entry, by.owner, *more, patience=None
         )
         if reply is None:
             return None
@@ -220,9 +222,9 @@ class Executions:
         they were queued.
 
         A row is [id, workflow, status, created us, started ms, finished ms, start of a delayed one ms,
-        listed at us]. There may be fewer rows than `limit`, even none, on a page that is not the last one.
-        With `roots`, the page is restricted to executions whose root is of one of these workflows, and
-        without a workflow to those that are themselves of one of these.
+        version, listed at us]. There may be fewer rows than `limit`, even none, on a page that is not the
+        last one. With `roots`, the page is restricted to executions whose root is of one of these
+        workflows, and without a workflow to those that are themselves of one of these.
         """
         packed, filters = pack_roots(roots), bool(workflow or roots)
         found: list[list[Any]] = []

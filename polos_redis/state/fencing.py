@@ -69,7 +69,7 @@ class FencedWrites:
     ) -> Future[int]:
         """Journal a step's record. One that has succeeded comes without events, and with the `starts` that
         are emitted with it, see write_step.lua. With an empty key, emit events only."""
-        return self._run(scripts.WRITE_STEP, by, known, key, record, starts, *events)
+        return self._wire.run(scripts.WRITE_STEP, *by, known, key, record, starts, *events)
 
     def note_starts(
         self, by: Fence, known: int, first: bool, steps: Sequence[tuple[bytes, int, int, bool]]

@@ -357,6 +357,36 @@ def word_for(kind: type) -> str:
     return _WORDS[kind]
 
 
+PATCH = "patched:"  # begins the step keys of patches
+_PATCH = PATCH.encode()
+
+
+def is_patch(name: bytes) -> bool:
+    """Returns whether a field of the journal says whether a patch is taken. Code that has dropped the patch
+    need not reach it."""
+    return name.startswith(_PATCH)
+
+
+def need_not_be_reached(records: Mapping[bytes, bytes], reached: Container[str]) -> set[bytes]:
+    """Returns the names of records that a replay may end without: what was in the branches that have lost a
+    race, one of those `reached`, and answers that are marked."""
+    found: set[bytes] = set()
+    for name, stored in records.items():
+        if not name or is_result(name):
+            continue
+        try:
+            record = parse(stored)
+        except UnreadableValueError:
+            continue
+        if isinstance(record, SuspensionRecord) and record.mark is not None:
+            found.add(name)
+        elif isinstance(record, RaceRecord) and record.status == "won" and text(name) in reached:
+            found |= {raw(key) for key, branch in record.members.items() if branch != record.winner}
+        elif isinstance(record, StepRecord) and has_lost(stored, records, reached):
+            found.add(name)
+    return found
+
+
 _OPEN = ("open", "backoff")
 
 

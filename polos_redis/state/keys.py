@@ -24,6 +24,7 @@ REPLY = "reply:"  # sharded pub/sub channel of one client or worker
 TIMERS = "timers"  # zset: due time in ms -> timer
 SUSPENSIONS = "suspensions"  # zset: open suspensions by opening time
 WORKFLOWS = "workflows"  # zset: the names of indexes -> when to look for executions to forget, ms
+VERSIONS = "versions"  # set: names of version indexes that have rows: workflow, NUL, version
 WORKERS = "workers"  # hash: worker id -> lease counter
 SERVES = "serves"  # hash: worker id -> what it serves (msgpack)
 CHILDREN = "children:"  # set: an execution's unfinished children
@@ -56,6 +57,7 @@ ID_LENGTH = 32
 # The longest names that callers may give, in bytes of UTF-8.
 LONGEST_NAME = 256  # ids, keys, queues and event types
 LONGEST_STEP_KEY = 512
+LONGEST_VERSION = 128
 LONGEST_TOPIC = 1024  # has room for a step key and an execution id
 
 

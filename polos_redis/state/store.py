@@ -23,6 +23,7 @@ from polos_redis.state.semaphores import Semaphores
 from polos_redis.state.suspensions import Suspensions
 from polos_redis.state.timers import Timers
 from polos_redis.state.topics import Topics
+from polos_redis.state.versions import Versions
 from polos_redis.state.workers import Workers
 from polos_redis.wire.routing import AnyWire
 
@@ -60,4 +61,5 @@ class Store:
         self.suspensions = Suspensions(self.partitions)
         self.timers = Timers(self.partitions)
         self.topics = Topics(self.partitions)
+        self.versions = Versions(self.partitions)
         self.workers = Workers(self.partitions)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgpack
 
 from polos_redis.state import keys, scripts
@@ -36,14 +38,21 @@ class Workers:
             )
         )
 
+    async def announced(self) -> list[dict[str, Any]]:
+        """Returns what each worker with a lease announces: `workflows` (ids), `versions` (of those that have
+        one), `queues` and `lease_seconds`."""
+        found: dict[bytes, dict[str, Any]] = {}
+        for prefix in self._partitions.prefixes:
+            flat = await self._wire.call(
+                "HGETALL", prefix + keys.SERVES.encode(), patience=self._partitions.patience
+            )
+            found |= {worker: msgpack.unpackb(one) for worker, one in zip(flat[::2], flat[1::2], strict=True)}
+        return list(found.values())
+
     async def served(self) -> dict[str, set[str]]:
         """Returns the ids of the workflows that workers with a lease serve, and the queues that they read."""
         served: dict[str, set[str]] = {}
-        for prefix in self._partitions.prefixes:
-            for packed in await self._wire.call(
-                "HVALS", prefix + keys.SERVES.encode(), patience=self._partitions.patience
-            ):
-                announced = msgpack.unpackb(packed)
-                for workflow_id in announced["workflows"]:
-                    served.setdefault(workflow_id, set()).update(announced["queues"])
+        for announced in await self.announced():
+            for workflow_id in announced["workflows"]:
+                served.setdefault(workflow_id, set()).update(announced["queues"])
         return served

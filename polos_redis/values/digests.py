@@ -6,7 +6,7 @@ import math
 from hashlib import blake2b, sha256
 from typing import Any
 
-from msgpack import ExtType, packb, unpackb
+from msgpack import ExtType, unpackb
 
 from polos_redis.errors import NotStorableError
 from polos_redis.values import codec, packing, records
@@ -41,7 +41,7 @@ def shown_digest(data: bytes, form: bytes = b"") -> bytes:
 
 def _canonical_bytes(data: bytes) -> bytes:
     try:
-        return _pack_neutral(_canonical(_neutral(data)))
+        return packing.pack(_canonical(_neutral(data)))
     except (RecursionError, ValueError) as error:
         if isinstance(error, NotStorableError):
             raise
@@ -53,18 +53,13 @@ def _neutral(data: bytes) -> Any:
     return unpackb(data, strict_map_key=False, unicode_errors="surrogatepass")
 
 
-def _pack_neutral(value: Any) -> bytes:
-    packed: bytes = packb(value, unicode_errors="surrogatepass")
-    return packed
-
-
 def _canonical(value: Any) -> Any:
     """The value with each dict and set replaced by its sorted packed entries."""
     cls = type(value)
     if cls is list:
         return [_canonical(item) for item in value]
     if cls is dict:
-        entries = (_pack_neutral(_canonical(k)) + _pack_neutral(_canonical(v)) for k, v in value.items())
+        entries = (packing.pack(_canonical(k)) + packing.pack(_canonical(v)) for k, v in value.items())
         return ExtType(_CANONICAL_DICT, b"".join(sorted(entries)))
     if cls is float and math.isnan(value):
         return math.nan  # whatever its sign and its payload
@@ -74,7 +69,7 @@ def _canonical(value: Any) -> Any:
     if code == packing.JSON:  # the same value, however it came
         return _canonical(_neutral(payload))
     if code in (packing.SET, packing.FROZENSET):
-        entries = (_pack_neutral(_canonical(item)) for item in _neutral(payload))
+        entries = (packing.pack(_canonical(item)) for item in _neutral(payload))
         return ExtType(_CANONICAL_SET, bytes([code]) + b"".join(sorted(entries)))
     if code == packing.TUPLE or code in packing.RECORD_KINDS:
         body = _neutral(payload)
@@ -82,5 +77,5 @@ def _canonical(value: Any) -> Any:
             body[0] = records.name_in(body[0])
         if code == packing.MODEL and len(body) > 2:
             body = [body[0], body[1], *(body[3:] if any(body[3:]) else ())]
-        return ExtType(code, _pack_neutral(_canonical(body)))
+        return ExtType(code, packing.pack(_canonical(body)))
     return value

@@ -30,6 +30,7 @@ Restore = Callable[[list[Any]], Any]
 
 MODEL, DATACLASS, ENUM = "model", "dataclass", "enum"
 
+_BUILTIN = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict, set, frozenset))
 _new = object.__new__
 _set = object.__setattr__  # past frozen classes and pydantic's own __setattr__
 # tag or enum's type name -> (type name, type, kind, function)
@@ -38,6 +39,8 @@ _RESTORERS: dict[str, tuple[str, type, str, Restore]] = {}
 
 def kind_of(cls: type) -> str | None:
     """MODEL, DATACLASS or ENUM; None for other classes. An enum may mix in a dataclass and is an enum."""
+    if cls in _BUILTIN:  # nearly always
+        return None
     if type_names.is_enum(cls):
         return ENUM
     if type_names.is_model(cls):

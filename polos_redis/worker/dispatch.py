@@ -1,7 +1,8 @@
 """Dispatch: from a delivered entry to a running activation.
 
 The entry of a new execution carries the input, so its first activation reads nothing from Redis; the entry of
-a woken execution carries its journal when that is small. Anything else is loaded.
+a woken execution carries its journal when that is small. Anything else is loaded, and so is a new execution
+of a workflow with a version, which is stored by that.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Dispatch:
         self._host.add(activation)
         if records is not None:
             activation.take_inlined(dict(zip(records[::2], records[1::2], strict=True)))
-        if len(flat) > 6:
+        if len(flat) > 6 and (workflow.version is None or records is not None):
             bounds.at_once(start_code(activation, flat[7], more.get(b"origin")))  # at most 4 KB
         else:
             self._host.spawn(self._load(activation))
@@ -75,7 +76,7 @@ class Dispatch:
             while True:
                 await self._lease.wait_until_fresh(prefix)
                 epoch, lapses = store.wire.epoch, self._lease.lapses[prefix]
-                loaded = await store.executions.load(activation.fence)
+                loaded = await store.executions.load(activation.fence, activation.workflow.version)
                 if epoch == store.wire.epoch and self._lease.is_held(prefix, lapses):
                     break
         except PolosError as error:

@@ -59,6 +59,7 @@ class WorkerHost:
         self.active: set[Activation] = set()
         self.room, self.idle = asyncio.Event(), asyncio.Event()
         self.lease = lease
+        self.lease_is_held = lease.is_held  # asked at every step
         self.deliveries = deliveries
         self._background = background
         self._loop = asyncio.get_running_loop()
@@ -86,9 +87,6 @@ class WorkerHost:
 
     def lapses(self, prefix: bytes) -> int:
         return self.lease.lapses[prefix]
-
-    def lease_is_held(self, prefix: bytes, lapses: int) -> bool:
-        return self.lease.is_held(prefix, lapses)
 
     async def wait_for_lease(self, prefix: bytes) -> None:
         await self.lease.wait_until_fresh(prefix)

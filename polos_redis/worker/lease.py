@@ -16,7 +16,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgpack
 
@@ -52,7 +52,7 @@ class Lease:
         url: str,
         worker_id: str,
         seconds: float,
-        workflows: Sequence[str],
+        workflows: Mapping[str, str | None],
         queues: Sequence[str],
         stats: WorkerStats,
         guard: LoopGuard,
@@ -74,9 +74,15 @@ class Lease:
         self._stopping = False
         self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None  # of the thread
 
-    def announce(self, workflows: Sequence[str], queues: Sequence[str]) -> None:
-        """Say with the next renewal what this worker serves."""
-        serves = {"workflows": list(workflows), "queues": list(queues), "lease_seconds": self.seconds}
+    def announce(self, workflows: Mapping[str, str | None], queues: Sequence[str]) -> None:
+        """Say with the next renewal what this worker serves: ids of workflows, and the versions of those that
+        have one."""
+        serves = {
+            "workflows": list(workflows),
+            "versions": {one: version for one, version in workflows.items() if version is not None},
+            "queues": list(queues),
+            "lease_seconds": self.seconds,
+        }
         self._serves = msgpack.packb(serves)
 
     def age(self, prefix: bytes) -> float:

@@ -195,13 +195,13 @@ class Worker:
         connection = PatientConnection(self.client)
         await wait_for_servers(connection.wire(), self.client.namespace, self.client.partitions)
         store = await connection.store()
-        ids = [workflow.id for workflow in workflows]
+        versions = {workflow.id: workflow.version for workflow in workflows}
         lease = Lease(
             store,
             self.client.url,
             self.worker_id,
             self.lease_seconds,
-            ids,
+            versions,
             self.queues,
             self.stats,
             self._guard,
@@ -277,7 +277,8 @@ class Worker:
                 facts = {"workflows": ids, "error": str(error)}
                 logger.error("workflows defined later can't be announced", extra=facts)
                 return
-            self.host.lease.announce([one.id for one in self._served.by_id.values()], self.queues)
+            versions = {one.id: one.version for one in self._served.by_id.values()}
+            self.host.lease.announce(versions, self.queues)
             logger.info("workflows added", extra={"worker": self.worker_id, "workflows": ids})
 
     def _watch(self, host: WorkerHost) -> None:

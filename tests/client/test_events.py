@@ -64,8 +64,8 @@ async def test_a_slow_load_emits_no_second_start(redis_url: str, namespace: str)
     async with running(redis_url, namespace, tells_a_story) as at:
         load = at.host.store.executions.load
 
-        async def load_slowly(by: Fence) -> Loaded | None:
-            loaded = await load(by)
+        async def load_slowly(by: Fence, version: str | None = None) -> Loaded | None:
+            loaded = await load(by, version)
             ticks = asyncio.Event()  # the worker emits a start for what is still running at each of its ticks
             asyncio.get_running_loop().call_later(4 * TICK_SECONDS, ticks.set)
             await ticks.wait()

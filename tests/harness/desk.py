@@ -120,6 +120,10 @@ class Desk:
         assert activated.id == name
         return activated
 
+    def load(self, by: Activated, *version: str) -> Any:
+        """Become the owner, as code of this version."""
+        return self.run("load", by.id, by.entry, by.owner, *version)
+
     def write(self, by: Activated, key: Arg, record: bytes | None = None, *events: Arg) -> Any:
         """Without events, a record that says it succeeded is told as one."""
         record = step() if record is None else record

@@ -28,6 +28,7 @@ TYPES = {
     keys.TIMERS: "zset",
     keys.SUSPENSIONS: "zset",
     keys.WORKFLOWS: "zset",
+    keys.VERSIONS: "set",
     keys.WORKERS: "hash",
     keys.SERVES: "hash",
     keys.CHILDREN: "set",
@@ -167,6 +168,7 @@ class Partition:
     definitions: dict[bytes, bytes] = field(default_factory=dict)
     schedules: dict[bytes, bytes] = field(default_factory=dict)
     api_keys: dict[bytes, bytes] = field(default_factory=dict)
+    versions: set[bytes] = field(default_factory=set)
     workers: dict[bytes, bytes] = field(default_factory=dict)
     serves: dict[bytes, bytes] = field(default_factory=dict)
     meta: dict[bytes, bytes] = field(default_factory=dict)

@@ -38,7 +38,7 @@ from tests.invariants.state import (
 # Keys that never have a TTL: they belong to the partition, or hold only rows of unfinished executions.
 PERMANENT = (
     *(keys.QUEUE, keys.INDEX, keys.TIMERS, keys.SUSPENSIONS, keys.ERRANDS, keys.ERRAND_FAILURES),
-    *(keys.WORKFLOWS, keys.WORKERS, keys.SERVES, keys.META, keys.QUEUES, keys.LIMITS),
+    *(keys.WORKFLOWS, keys.VERSIONS, keys.WORKERS, keys.SERVES, keys.META, keys.QUEUES, keys.LIMITS),
     *(keys.DEFINITIONS, keys.SCHEDULES, keys.KEYS),
     *(keys.CHILDREN, keys.SUBS, keys.SLOTS, keys.WAITERS),
 )
@@ -347,8 +347,12 @@ class PartitionInvariants:
                 if execution_id not in self.state.index.get((what, name), {}):
                     where = f"{show(what)}:{show(name)}"
                     yield f"execution {show(execution_id)} has no row in index {where}"
-                if name not in self.state.workflows:
+                if what != b"version" and name not in self.state.workflows:
                     yield f"the workflow of execution {show(execution_id)}, {show(name)}, is not listed"
+
+        of_versions = {name for (what, name), rows in self.state.index.items() if what == b"version" and rows}
+        for name in of_versions ^ self.state.versions:
+            yield f"the version {show(name)} has open executions or is listed, but not both"
 
     def _queues(self) -> Iterator[str]:
         """Every entry is the live one of a queued execution: all scripts change the two together."""
@@ -376,8 +380,12 @@ def _name(fields: dict[bytes, bytes]) -> bytes:
 def _indexes(fields: dict[bytes, bytes]) -> set[tuple[bytes, bytes]]:
     """The indexes by creation time that an execution is in."""
     status, name = fields.get(b"status", b""), _name(fields)
-    by_status = status != b"completed" and not (status == b"queued" and b"entry" in fields)
-    return {(b"all", name), (status, name)} if by_status else {(b"all", name)}
+    found = {(b"all", name)}
+    if status != b"completed" and not (status == b"queued" and b"entry" in fields):
+        found.add((status, name))
+    if b"version" in fields and status in UNFINISHED:
+        found.add((b"version", fields[b"workflow"] + b"\0" + fields[b"version"]))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

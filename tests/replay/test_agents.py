@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from polos_redis import Agent, WorkflowContext, tool, workflow
+from polos_redis import Agent, Workflow, WorkflowContext, tool, workflow
 from polos_redis.replay.replaying import replayed_elsewhere
 from tests.harness.agents import answer, asked, talking
 from tests.harness.llm import Call, Reply, Request, Say
@@ -51,7 +51,7 @@ async def test_an_agent_with_a_tool(redis_url: str, namespace: str) -> None:
         histories = [await history_of(at.client, one) for one in (handle, child)]
         await until(lambda: sent == ["ann"])
 
-    known = {asks.id: asks, careful.id: careful}
+    known: dict[str, Workflow[Any, Any]] = {asks.id: asks, careful.id: careful}
     assert [found for _, found in replayed_elsewhere([*open_, *histories], known)] == [None] * 4
     assert sent == ["ann"] and len(requests) == 2
 

@@ -143,7 +143,7 @@ async def test_a_history_says_what_show_says(redis_url: str, namespace: str, tmp
     async def other(ctx: WorkflowContext, amount: int) -> str:
         return await ctx.step.run("charge", str)
 
-    changed = Workflow(other, "history-flow")
+    changed: Workflow[int, str] = Workflow(other, "history-flow")
     with pytest.raises(DivergedError) as raised:
         replay(file, workflows=[changed])
     first, second = raised.value.divergences

@@ -359,6 +359,28 @@ async def test_a_dropped_decision(redis_url: str, namespace: str) -> None:
     assert found.message.startswith("the code returns after tests/harness/deployments.py:")
 
 
+async def test_a_patch_is_no_divergence(redis_url: str, namespace: str) -> None:
+    async def patched(flow: Deployed, ctx: WorkflowContext) -> Any:
+        if await ctx.patched("fraud"):
+            await flow.step(ctx, "fraud")
+        return await approves(flow, ctx)
+
+    flow = Deployed(approves)
+    async with running(redis_url, namespace, flow.workflow) as at:
+        handle = await flow.workflow.invoke(at.client)
+        await at.parked(handle)
+        before = await history_of(at.client, handle)
+        flow.deploy(patched)
+        handle = await flow.workflow.invoke(at.client)
+        await at.parked(handle)
+        assert flow.effects == ["fraud", "check"]
+        after = await history_of(at.client, handle)
+    assert diverged(before, patched) is None
+    assert diverged(after, patched) is None
+    found = diverged(after, approves)
+    assert found is not None and found.step_key == "fraud"
+
+
 async def test_another_failure(redis_url: str, namespace: str) -> None:
     flow = Deployed(fails)
     async with running(redis_url, namespace, flow.workflow) as at:

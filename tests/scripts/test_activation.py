@@ -271,6 +271,53 @@ def test_load_does_not_start_a_new_execution(desk: Desk) -> None:
     assert "started" not in desk.execution(by.id)
 
 
+def test_load_stores_the_first_version_until_the_execution_has_started(desk: Desk) -> None:
+    by = desk.start()
+    desk.load(by, "1")
+    assert desk.execution(by.id)["version"] == b"1"
+    created = int(desk.execution(by.id)["created"])
+    assert desk.state.index[b"version", b"wf\x001"] == {by.id.encode(): created}
+    assert desk.state.versions == {b"wf\x001"}
+    with desk.unchanged():
+        desk.load(by, "1")
+        desk.load(by, "2")
+    desk.write(by, "a")
+    desk.requeue("w1", by.entry)
+    later = desk.deliver("w2")
+    desk.load(later, "2")
+    assert desk.execution(by.id)["version"] == b"1" and desk.state.versions == {b"wf\x001"}
+
+
+def test_what_code_without_a_version_has_started_gets_none(desk: Desk) -> None:
+    by = desk.start()
+    desk.write(by, "a")
+    with desk.unchanged():
+        desk.load(by, "1")
+
+
+@pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
+def test_a_version_is_listed_while_it_has_open_executions(desk: Desk, end: str) -> None:
+    one, other = desk.start(), desk.start()
+    desk.load(one, "1")
+    desk.load(other, "1")
+
+    def finish(by: Activated) -> None:
+        if end == "cancelled":
+            desk.cancel(by.id)
+        else:
+            desk.finish(by, end)
+
+    finish(one)
+    assert set(desk.state.index[b"version", b"wf\x001"]) == {other.id.encode()}
+    finish(other)
+    assert desk.state.versions == set() and (b"version", b"wf\x001") not in desk.state.index
+    assert desk.execution(one.id)["version"] == b"1"
+    if end == "failed":
+        desk.retry(one.id)
+        assert set(desk.state.index[b"version", b"wf\x001"]) == {one.id.encode()}
+        assert desk.state.versions == {b"wf\x001"}
+
+
 # --- backoff ----------------------------------------------------------------------------
 
 

@@ -182,6 +182,31 @@ def auto_retry(desk: Desk) -> Change:
     return lambda: desk.auto_retry(by)
 
 
+def load_a_version(desk: Desk) -> Change:
+    by = desk.start()
+    return lambda: desk.load(by, "2")
+
+
+def finish_the_last_of_a_version(desk: Desk) -> Change:
+    by = desk.start()
+    desk.load(by, "2")
+    return lambda: desk.finish(by)
+
+
+def cancel_one_of_two_of_a_version(desk: Desk) -> Change:
+    for _ in range(2):
+        by = desk.start()
+        desk.load(by, "2")
+    return lambda: desk.cancel(by.id)
+
+
+def retry_one_of_a_version(desk: Desk) -> Change:
+    by = desk.start()
+    desk.load(by, "2")
+    desk.finish(by, "failed")
+    return lambda: desk.retry(by.id)
+
+
 def put_back(desk: Desk) -> Change:
     by = desk.start()
     return lambda: desk.run("put_back", "default", by.id, by.entry, FAR)
@@ -203,6 +228,7 @@ TRANSITIONS = [
     *(answer, answer_without_a_free_slot, answer_while_it_runs),
     *(fire_a_timeout, fire_a_start, fire_a_retry, fire_a_run_timeout, cancel, cancel_a_running_one),
     *(finish, finish_with_a_waiter, start_a_child, finish_a_child, retry, auto_retry),
+    *(load_a_version, finish_the_last_of_a_version, cancel_one_of_two_of_a_version, retry_one_of_a_version),
     *(put_back, requeue, requeue_for_the_last_time),
 ]
 

@@ -272,7 +272,7 @@ async def test_a_lapse_that_nobody_noticed_costs_one_look(
 async def test_a_lapse_concerns_its_partition_only(redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace, partitions=4) as client:
         store = await client.store()
-        lease = Lease(store, redis_url, "w", 60, [], [], WorkerStats(), LoopGuard(300))
+        lease = Lease(store, redis_url, "w", 60, {}, [], WorkerStats(), LoopGuard(300))
         await lease.renew()
         before = lease.lapses.copy()
         one, *others = store.prefixes
@@ -292,7 +292,7 @@ async def test_an_unanswered_renewal_is_a_lapse(one_partition: str, namespace: s
     ):
         store = await client.store()
         (prefix,) = store.prefixes
-        lease = Lease(store, one_partition, "w", 0.3, [], [], WorkerStats(), LoopGuard(300))
+        lease = Lease(store, one_partition, "w", 0.3, {}, [], WorkerStats(), LoopGuard(300))
         await lease.renew()
         (lapses,) = lease.lapses.values()
         await (await another.store()).wire.call("CLIENT", "PAUSE", 400, "WRITE")
@@ -313,7 +313,7 @@ def test_a_lease_that_is_held_was_never_seen_to_stand_still(
     wire = wire_to("redis://nowhere", name="never connected", scripts=())
     store = Store(wire, "lapses", 1, patience=None)
     (prefix,) = store.prefixes
-    lease = Lease(store, "", "w", lease_seconds, [], [], WorkerStats(), LoopGuard(300))
+    lease = Lease(store, "", "w", lease_seconds, {}, [], WorkerStats(), LoopGuard(300))
     until_raised = until_replied = 0.0
 
     async def renew(*_: Any) -> int:

@@ -46,9 +46,9 @@ def counting_loads(at: Running) -> Iterator[list[str]]:
     executions, loaded = at.host.store.executions, []
     load = executions.load
 
-    async def counted(by: Fence) -> Any:
+    async def counted(by: Fence, version: str | None = None) -> Any:
         loaded.append(by.id.decode())
-        return await load(by)
+        return await load(by, version)
 
     executions.load = counted  # type: ignore[method-assign]
     yield loaded

@@ -570,8 +570,8 @@ async def test_an_answer_during_verification_does_not_end_the_activation(
         (activation,) = worker.active
         load = host_of(worker).store.executions.load
 
-        async def load_slowly(by: Any) -> Any:
-            loaded = await load(by)
+        async def load_slowly(by: Any, version: str | None = None) -> Any:
+            loaded = await load(by, version)
             await client.resume(suspend_execution_id=handle.id, suspend_step_key="ask", data="yes")
             await until(lambda: not activation.parking.waits, "the answer's notice")
             return loaded

@@ -12,7 +12,6 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, TypeVar, overload
 
 from polos_redis import failures, tasks
@@ -20,7 +19,7 @@ from polos_redis.definitions.parameters import is_async
 from polos_redis.errors import StepExecutionError, StoredValueError, UnreadableValueError
 from polos_redis.runtime.branches import branches_around, race_membership
 from polos_redis.runtime.call_sites import CallSite
-from polos_redis.runtime.durable_state import StateDraft
+from polos_redis.runtime.durable_state import DurableState, StateDraft
 from polos_redis.runtime.lifecycle_events import StepAttempt
 from polos_redis.runtime.steps.calls import Calls
 from polos_redis.runtime.steps.retries import check_retries, retry_delay
@@ -34,7 +33,6 @@ T = TypeVar("T")
 MOST_BYTES_UNTOLD = 1 << 18  # of a journal whose history is not in a stream, see scripts/lib/stream.lua
 PARK_FROM_SECONDS = 5.0  # a retry with a longer delay parks and frees its slot
 
-_STATELESS: AbstractContextManager[None] = nullcontext()
 _NOT_STARTED = object()
 
 
@@ -111,7 +109,10 @@ class Runs(Calls):
         call_site: CallSite,
     ) -> Any:
         activation = self._activation
-        stored = await self._start_call(key, call_site)
+        if activation.may_start():  # the usual case, without another coroutine
+            stored = activation.register(key, call_site)
+        else:
+            stored = await self._start_call(key, call_site)
         attempt = 0
         if stored is not None:
             record = await self._journaled(key, stored, call_site)
@@ -129,7 +130,8 @@ class Runs(Calls):
                 attempt += 1
                 since = clock()
                 running[key] = StepAttempt(attempt, since)
-                with self._draft() as draft:
+                draft = None if activation.durable_state is None else self._draft(activation.durable_state)
+                try:
                     try:
                         bound = call if draft is None else draft.bound(call)
                         if in_loop:
@@ -142,10 +144,13 @@ class Runs(Calls):
                         failure = self._own_failure(raised)
                     else:
                         took = (clock() - since) * 1000
-                        await self._commit(key, "ok", attempt, took, value, branches, state=state)
+                        await self._succeed(key, attempt, took, value, branches, state)
                         if draft is not None:
                             draft.take_over()
                         return result
+                finally:
+                    if draft is not None:
+                        draft.close()
                 delay = retry_delay(failure, attempt, max_retries, base_delay, max_delay)
                 status = "failed" if delay is None else "backoff" if delay > PARK_FROM_SECONDS else "retry"
                 took, error = (clock() - since) * 1000, stored_errors.error_record(failure)
@@ -203,17 +208,15 @@ class Runs(Calls):
         if record.status == "abandoned":
             await self._stay_abandoned(key)
 
-    def _draft(self) -> AbstractContextManager[StateDraft | None]:
-        """Returns the draft of the workflow's state for one attempt, if it has a state."""
+    def _draft(self, durable_state: DurableState) -> StateDraft:
+        """Returns an open draft of the workflow's state for one attempt."""
         activation = self._activation
-        if activation.durable_state is None:
-            return _STATELESS
         try:
-            return activation.durable_state.draft(
-                alone=activation.in_flight == 1 and not activation.code.spawned
-            )
+            draft = durable_state.draft(alone=activation.in_flight == 1 and not activation.code.spawned)
         except StoredValueError as error:
             raise activation.stop_with(error) from error.__cause__
+        draft.open()
+        return draft
 
     async def _abandon(self, key: str, attempt: int, branches: list[bytes], step: StepAttempt | None) -> None:
         """Journal that the workflow's code has cancelled the call, as a timeout around it does.
@@ -286,6 +289,21 @@ class Runs(Calls):
         if not thread.cancelled() and thread.exception() is None and inspect.iscoroutine(thread.result()):
             thread.result().close()  # nothing is left to await it
 
+    def _succeed(
+        self, key: str, attempt: int, took: float, value: bytes, branches: list[bytes], state: bytes
+    ) -> Coroutine[Any, Any, int]:
+        """Journal the success of an attempt, with the starts not emitted yet."""
+        activation = self._activation
+        activation.host.stats.steps[activation.workflow.id, "ok"].add(took / 1000)
+        record = journal.step_record("ok", attempt, took, value, state, branches)
+        starts = activation.events.starts(key)
+        if activation.journal.size > MOST_BYTES_UNTOLD:
+            starts += b"l"
+        name, fence, write = raw(key), activation.fence, activation.host.store.fenced.write
+        return activation.journal.commit(
+            name, record, lambda known: write(fence, known, name, record, starts)
+        )
+
     def _commit(
         self,
         key: str,
@@ -296,20 +314,13 @@ class Runs(Calls):
         branches: list[bytes],
         failure: BaseException | None = None,
         delay: float = 0.0,
-        state: bytes = b"",
     ) -> Coroutine[Any, Any, int]:
-        """Journal the end of an attempt, with the events not emitted yet."""
+        """Journal the end of an attempt that did not succeed, with the events not emitted yet."""
         activation = self._activation
         activation.host.stats.steps[activation.workflow.id, status].add(took / 1000)
-        record = journal.step_record(status, attempt, took, value, state, branches)
+        record = journal.step_record(status, attempt, took, value, branches=branches)
         error = None if failure is None else failures.line_of(failure)
-        starts, events = b"", []
-        if status == "ok":
-            starts = activation.events.starts(key)
-            if activation.journal.size > MOST_BYTES_UNTOLD:
-                starts += b"l"
-        else:
-            events = activation.events.step_finish(key, attempt - (status == "abandoned"), status, error)
+        events = activation.events.step_finish(key, attempt - (status == "abandoned"), status, error)
         store, name = activation.host.store.fenced, raw(key)
         races = race_membership().races if status == "backoff" else b""
 
@@ -319,6 +330,6 @@ class Runs(Calls):
                 return store.backoff(
                     activation.fence, known, name, record, delay_ms=delay_ms, races=races, events=events
                 )
-            return store.write(activation.fence, known, name, record, starts, events)
+            return store.write(activation.fence, known, name, record, b"", events)
 
         return activation.journal.commit(name, record, send)

@@ -18,7 +18,7 @@ local field = status == 'completed' and 'output' or 'error'
 local fields = more ~= '' and cmsgpack.unpack(more) or {}
 if not e[EXEC_STARTED] then append(fields, 'started', now) end
 if status == 'completed' and root_of(id) == id
-    and not (e[EXEC_STREAM] or e[EXEC_WAITS] or e[EXEC_EARLY] or e[EXEC_RELATIONS]) then
+    and not (e[EXEC_STREAM] or e[EXEC_WAITS] or e[EXEC_EARLY] or e[EXEC_RELATIONS] or e[EXEC_VERSION]) then
   -- the usual end, as `ending` has it; to define what only others need would take as long as all of this
   local retention = tonumber(e[EXEC_RETENTION])
   if count ~= 0 then redis.call('HDEL', P .. 'journal:' .. id, WRITER) end

@@ -10,7 +10,7 @@
 --       8 how many names follow
 --       9.. statuses, names of indexes to look at, queues to look at
 -- Returns {where the next page begins: us and id, '' and '' after the last one, a list of {id, workflow, status,
--- created us, started ms, finished ms, start of a delayed one in ms, listed at us}}.
+-- created us, started ms, finished ms, start of a delayed one in ms, version, listed at us}}.
 -- #include index
 -- #include roots
 local P, before, before_id, limit, only, roots, budget, statuses, names = KEYS[1], unpack(ARGV, 1, 8)
@@ -157,13 +157,14 @@ local result = {}
 for i = 1, math.min(limit, #found) do
   local row = found[i]
   if page_ends and is_before(page_ends, row) then break end
-  local workflow, status, created, started, finished, entry = unpack(redis.call('HMGET', P .. 'exec:' .. row.id,
-    'workflow', 'status', 'created', 'started', 'finished', 'entry'))
+  local workflow, status, created, started, finished, entry, version = unpack(redis.call('HMGET',
+    P .. 'exec:' .. row.id, 'workflow', 'status', 'created', 'started', 'finished', 'entry', 'version'))
   local is_its_own = only == '' and (not roots or roots[workflow]) or only == workflow
   local is_wanted = wanted[status] and (not row.entry or row.entry == entry)
   if is_wanted and is_its_own and has_root(P, row.id, workflow, roots) then
     local starts = status == 'queued' and not entry and redis.call('ZSCORE', P .. 'timers', 'p' .. row.id)
-    result[#result + 1] = {row.id, workflow, status, created, started, finished, starts, string.format('%.0f', row.at)}
+    result[#result + 1] = {row.id, workflow, status, created, started, finished, starts, version,
+      string.format('%.0f', row.at)}
   end
 end
 if not page_ends then return {'', '', result} end

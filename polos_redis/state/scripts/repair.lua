@@ -179,8 +179,8 @@ end
 -- check_execution: look at an execution that is found as one of this status: by its entry, or its row in an index.
 local function check_execution(id, from)
   local exec = P .. 'exec:' .. id
-  local status, entry, workflow, index, run, queue, packed, created, waits, stuck = unpack(redis.call('HMGET', exec,
-    'status', 'entry', 'workflow', 'index', 'run', 'queue', 'relations', 'created', 'waits', 'stuck'))
+  local status, entry, workflow, index, run, queue, packed, created, waits, stuck, version = unpack(redis.call('HMGET',
+    exec, 'status', 'entry', 'workflow', 'index', 'run', 'queue', 'relations', 'created', 'waits', 'stuck', 'version'))
   if not status then
     unlist(P, from, name, id)
     unlist(P, 'all', name, id)
@@ -197,6 +197,9 @@ local function check_execution(id, from)
     if status ~= 'queued' or not entry then list(P, status, names, created, id) end
     unlist(P, from, names, id)
     note(id, 'it was listed as ' .. from)
+  end
+  if version and list_version(P, id, workflow, version, created) then
+    note(id, 'it was not listed by its version')
   end
   local relations, open = read_relations(packed), check_waits(id, waits)
   if relations.deadline then add_row(id, 'timers', 'timers', relations.deadline, 't' .. id) end

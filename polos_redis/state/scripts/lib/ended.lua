@@ -3,7 +3,7 @@
 -- #include notify
 -- What the end of an execution and its next run need to know of it, by the positions in execution.lua.
 local ENDING_FIELDS = {'status', 'entry', 'owner', 'started', 'stream', 'workflow', 'queue', 'created', 'retention',
-  'waits', 'notify', 'early', 'relations', 'answers', 'index'}
+  'waits', 'notify', 'early', 'relations', 'answers', 'index', 'version'}
 
 -- keep: keep an execution that has ended for its retention, in ms. The TTL is the safety net below the index.
 local function keep(P, id, name, retention)

@@ -6,6 +6,7 @@
 -- #include wake
 -- #include early
 -- #include stream
+-- #include versions
 -- result_field: the field of the parent's journal that holds a child's result: status, value, the step key that waits
 -- for it, and when that began to wait.
 local function result_field(id)
@@ -97,6 +98,7 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
   keep(P, id, name, retention)
   if status ~= 'completed' then list(P, status, name, e[EXEC_CREATED], id) end
 
+  if e[EXEC_VERSION] then unlist_version(P, id, e[EXEC_WORKFLOW], e[EXEC_VERSION]) end
   if e[EXEC_NOTIFY] then notify_of_end(P, id, e[EXEC_NOTIFY], status, field, value) end
   if e[EXEC_RELATIONS] then
     local relations = read_relations(e[EXEC_RELATIONS])

@@ -16,6 +16,7 @@ local EXEC_EARLY <const> = 12
 local EXEC_RELATIONS <const> = 13
 local EXEC_ANSWERS <const> = 14
 local EXEC_INDEX <const> = 15 -- left out where it is the workflow's
+local EXEC_VERSION <const> = 16
 
 -- The journal's field of this name has the direct writer: the activation that owns a root without a stream, once it has
 -- written. It journals steps that succeed without a look at the execution. What ends its ownership, or creates the

@@ -112,6 +112,7 @@ local function revive(P, id, e, name)
   unlist(P, 'ended', name, id)
   unlist(P, e[EXEC_STATUS], name, id)
   redis.call('ZREM', P .. 'timers', 'c' .. id) -- the children that its end has not reached go on
+  if e[EXEC_VERSION] then list_version(P, id, e[EXEC_WORKFLOW], e[EXEC_VERSION], e[EXEC_CREATED]) end
   redis.call('HDEL', exec, 'notify', 'early', 'stuck', 'retried') -- its own retries are counted from zero
   redis.call('PERSIST', exec)
   redis.call('PERSIST', P .. 'journal:' .. id)
