@@ -12,6 +12,7 @@ from polos_redis.errors import PolosError
 from . import (
     audit,
     demo,
+    doctor,
     errands,
     executions,
     histories,
@@ -38,6 +39,7 @@ OVERVIEW = """Durable workflows on Redis: run workers, start and follow executio
   polos resume ID --approve                   approve it
   polos show ID                               show everything about an execution
   polos audit ID                              show who decided what
+  polos doctor                                check Redis, settings, workers and work
   polos serve --insecure-dev                  serve the REST API and the pages on this machine
 
 Redis is found by --url or POLOS_REDIS_URL, the namespace by --namespace or POLOS_NAMESPACE. Every command
@@ -74,7 +76,7 @@ def _polos(
 
 GROUPS = (
     *(demo, worker, serve, invoke, executions, histories, suspensions, audit, links),
-    *(versions, keys, schedules, errands),
+    *(versions, keys, schedules, errands, doctor),
 )
 for group in GROUPS:
     group.add_to(app)

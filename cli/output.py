@@ -19,8 +19,8 @@ Part = str | tuple[str, str]  # text, or text and its terminal style
 
 STATUS_STYLES = {
     **dict.fromkeys(("completed", "answered", "ok"), "green"),
-    **dict.fromkeys(("failed", "stuck", "expired", "unreadable"), "red"),
-    **dict.fromkeys(("waiting", "open", "backoff", "retry"), "yellow"),
+    **dict.fromkeys(("failed", "stuck", "expired", "unreadable", "problem"), "red"),
+    **dict.fromkeys(("waiting", "open", "backoff", "retry", "warning", "unknown"), "yellow"),
     **dict.fromkeys(("cancelled", "closed"), "magenta"),
     "queued": "cyan",
 }
@@ -82,9 +82,9 @@ def lines(text: str, indent: str = "", style: str = "", stream: TextIO | None = 
         line(indent, (one.expandtabs(4), style), stream=stream)
 
 
-def status(word: str) -> Part:
-    """Returns a status word in its colour."""
-    return word, STATUS_STYLES.get(word, "")
+def status(word: str, width: int = 0) -> Part:
+    """Returns a status word in its colour, padded to a width."""
+    return word.ljust(width), STATUS_STYLES.get(word, "")
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[Part]]) -> None:

@@ -27,9 +27,10 @@ class PolosClient(Connection):
     """A client of one namespace on one Redis, for any program that starts executions or answers them.
 
     It connects on first use and need not be closed. Tasks may share a client, and it works in any event loop:
-    in a second `asyncio.run`, in another thread or in a forked child it opens new connections. With a
-    `credential_provider`, each connection asks it for user and password. Options not given come from their
-    environment variables, then from their defaults (see the options reference).
+    in a second `asyncio.run`, in another thread or in a forked child it opens new connections. Code without
+    asyncio uses `polos_redis.sync.PolosClient`. With a `credential_provider`, each connection asks it for
+    user and password. Options not given come from their environment variables, then from their defaults (see
+    the options reference).
 
     While Redis is unavailable, every call is repeated for up to `patience_seconds`, then raises
     `RedisUnavailableError`.

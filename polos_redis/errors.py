@@ -270,6 +270,10 @@ class InsideWorkflowError(PolosError):
     """A method for use outside workflows was called in a workflow, where its result is not journaled."""
 
 
+class InsideEventLoopError(PolosError):
+    """A method of `polos_redis.sync` was called in a thread that runs an event loop, which it would block."""
+
+
 class InternalWorkflowError(PolosError):
     """The workflow is internal, so only another workflow may start or retry it, as a child."""
 

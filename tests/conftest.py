@@ -16,6 +16,7 @@ import pytest
 from polos_redis import PolosClient
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.errors import ConfigurationError
+from polos_redis.sync.event_loop import NAME as sync_threads
 from tests.harness.cluster import Cluster
 from tests.harness.fleet import Fleet
 from tests.harness.programs import skip_without
@@ -205,17 +206,20 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_left_behind(temp_dir: Path, running_servers: RunningServers, no_leaks: None) -> Iterator[None]:
     """Fails a test that leaves a process, a thread or a temporary file behind."""
-    threads = set(threading.enumerate())
+    threads = _threads()
     processes = _descendants()
     files = set(temp_dir.iterdir())
     yield
     _wait_until_none(
         "processes", lambda: {_command(pid) for pid in _descendants() - processes - running_servers.pids()}
     )
-    _wait_until_none(
-        "threads", lambda: {t.name for t in set(threading.enumerate()) - threads if t.is_alive()}
-    )
+    _wait_until_none("threads", lambda: {t.name for t in _threads() - threads if t.is_alive()})
     _wait_until_none("temporary files", lambda: {path.name for path in set(temp_dir.iterdir()) - files})
+
+
+def _threads() -> set[threading.Thread]:
+    """The threads, without those of synchronous clients, which stay for as long as the process."""
+    return {one for one in threading.enumerate() if not one.name.startswith(sync_threads)}
 
 
 def _wait_until_none(what: str, left: Callable[[], set[str]]) -> None:

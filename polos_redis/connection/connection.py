@@ -59,7 +59,7 @@ class Connection:
     ) -> None:
         self.url: str = settings.resolve("url", url)
         servers = parse_all(self.url)  # raises for an invalid URL here, not at the first call
-        self._credentials = _checked(credential_provider, self.url)
+        self.credentials = _checked(credential_provider, self.url)
         self.namespace = keys.check_namespace(settings.resolve("namespace", namespace))
         self.partitions: int = settings.resolve("partitions", partitions)
         ranges(self.partitions, len(servers))  # raises if there are fewer partitions than servers
@@ -84,7 +84,7 @@ class Connection:
             for other in list(self._sessions):  # another thread may do the same for its loop
                 if other.is_closed() and (left := self._sessions.pop(other, None)) is not None:
                     left.abort()
-            session = Session(self.url, self.namespace, self.partitions, self.patience, self._credentials)
+            session = Session(self.url, self.namespace, self.partitions, self.patience, self.credentials)
             self._sessions[loop] = session
         return session
 

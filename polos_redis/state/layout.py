@@ -18,6 +18,7 @@ from typing import Any
 from polos_redis.errors import ConfigurationError, RedisUnavailableError
 from polos_redis.state import keys
 from polos_redis.values.text import text
+from polos_redis.wire.cluster import ClusterWire
 from polos_redis.wire.dialing import CredentialProvider
 from polos_redis.wire.discovery import ASK_SECONDS, server_at
 from polos_redis.wire.servers import ranges
@@ -28,6 +29,7 @@ SERVER, PARTITIONS, RANGE, COMPLETE = "server", "partitions", "range", "complete
 
 Call = Callable[..., Awaitable[Any]]  # sends a command to one server
 Record = Mapping[str, str]
+AnyServer = Wire | ClusterWire  # a cluster counts as one server
 
 
 class Layout:
@@ -58,6 +60,13 @@ class Layout:
             self._compare(0, found, address)
         else:
             await self._record(0, call, address)
+
+    async def compare(self, position: int, server: AnyServer, patience: float | None) -> Record:
+        """Returns a server's record, empty if it has none, and records nothing. Raises `ConfigurationError`
+        if it is not that of its position."""
+        found = await self._read(partial(server.call, patience=patience))
+        self._compare(position, found, server.address)
+        return found
 
     async def verify(self, position: int, server: Wire) -> None:
         """Compare a server's record with its position among several. Raises `ConfigurationError` if they

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgpack
 
@@ -12,12 +13,21 @@ from polos_redis.wire.routing import AnyWire
 # A key of the partition, one of its channels, and the words of commands that don't take keys only.
 _KEY, _CHANNEL = "*key*", "*channel*"
 _WORDS: dict[str, tuple[str, ...]] = {
+    "BGREWRITEAOF": (),
+    "CLIENT ID": (),
+    "CLIENT SETNAME": ("polos",),
+    "CLIENT UNBLOCK": ("1",),
+    "CONFIG GET": ("appendonly",),
     "EVAL": ("return 1", "1", _KEY),
     "EVALSHA": ("0" * 40, "1", _KEY),
+    "INFO": (),
     "PING": (),
+    "SCRIPT LOAD": ("return 1",),
     "SPUBLISH": (_CHANNEL, ""),
     "SSUBSCRIBE": (_CHANNEL,),
     "TIME": (),
+    "WAIT": ("1", "1"),
+    "WAITAOF": ("1", "1", "1"),
     "XACKDEL": (_KEY, "g", "IDS", "1", "0-1"),
     "XGROUP CREATE": (_KEY, "g", "0"),
     "XGROUP DELCONSUMER": (_KEY, "g", "c"),
@@ -47,7 +57,7 @@ SENT = (
         "HSETNX",
     ),
     *("HVALS", "PING", "SET", "SMEMBERS", "SSCAN", "SSUBSCRIBE", "TIME", "XINFO CONSUMERS", "XPENDING"),
-    *("XRANGE", "XREAD", "XREADGROUP", "ZMSCORE", "ZRANGE", "ZSCORE"),
+    *("XRANGE", "XREAD", "XREADGROUP", "ZCARD", "ZMSCORE", "ZRANGE", "ZSCORE"),
 )
 
 
@@ -65,8 +75,25 @@ async def find_missing(
 ) -> tuple[list[str], list[str]] | None:
     """Ask a partition's server which commands it does not know, and which ones this user may not run on the
     partition's keys and channels. None if it can't say: it is neither Redis 7 nor Valkey, or newer."""
+    found = await _ask(wire, prefix, needed(), patience)
+    if found is None:
+        return None
+    unknown, denied = found
+    return [name for name in unknown if name not in _WHERE_KNOWN], denied
+
+
+async def find_denied(
+    wire: AnyWire, prefix: bytes, names: Sequence[str], patience: float | None
+) -> list[str]:
+    """Returns those of some commands that this user can't run on a partition's server."""
+    found = await _ask(wire, prefix, names, patience)
+    return [] if found is None else [name for name in names if name in (*found[0], *found[1])]
+
+
+async def _ask(
+    wire: AnyWire, prefix: bytes, names: Sequence[str], patience: float | None
+) -> tuple[list[str], list[str]] | None:
     places = {_KEY: prefix + b"exec:", _CHANNEL: prefix + keys.REPLY.encode()}
-    names = needed()
     commands = [
         [*name.split(), *(places.get(word, word) for word in _WORDS.get(name, _KEYS))] for name in names
     ]
@@ -75,4 +102,4 @@ async def find_missing(
     if reply is None:
         return None
     unknown, denied = ([names[position - 1] for position in positions] for positions in reply)
-    return [name for name in unknown if name not in _WHERE_KNOWN], denied
+    return unknown, denied

@@ -67,7 +67,7 @@ class LogRewriter:
             self._warn("", "whether Redis must rewrite its log can't be checked: the user may not call INFO")
             return True
         facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-        if facts.get("aof_enabled") != "1" or _closes_transactions(facts.get("valkey_version", "")):
+        if facts.get("aof_enabled") != "1" or closes_transactions(facts.get("valkey_version", "")):
             return True
         if "1" in (facts.get("aof_rewrite_in_progress"), facts.get("aof_rewrite_scheduled")):
             return False
@@ -98,6 +98,6 @@ class LogRewriter:
             logger.warning(warning)
 
 
-def _closes_transactions(valkey: str) -> bool:
+def closes_transactions(valkey: str) -> bool:
     numbers = [int(part) for part in valkey.split(".")[:2] if part.isdigit()]
     return len(numbers) == 2 and tuple(numbers) >= CLOSES_TRANSACTIONS

@@ -89,7 +89,7 @@ async def _check(wire: Wire, patience: float | None) -> None:
     try:
         info = text(await wire.call("INFO", "server", patience=patience))
         facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-        _check_version(facts)
+        check_version(facts)
     except RedisRefusedError:
         logger.warning("the server's version could not be checked: the user may not call INFO")
     try:
@@ -112,7 +112,7 @@ async def _check(wire: Wire, patience: float | None) -> None:
         )
 
 
-def _check_version(facts: dict[str, str]) -> None:
+def check_version(facts: dict[str, str]) -> None:
     for field, (server, reason) in UNSUITABLE.items():
         if field in facts:
             raise ConfigurationError(f"this is {server} {facts[field]}: {reason}; use {NEEDED}")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import subprocess
 import sys
-import textwrap
 import threading
 import weakref
 from typing import Any
@@ -15,37 +13,8 @@ from typing import Any
 import pytest
 
 from polos_redis import PolosClient, RedisUnavailableError, Workflow, WorkflowContext, events
-from tests import ROOT
 from tests.harness.running import connections, running, soon, until
-
-SETTINGS = pytest.mark.parametrize(
-    "options", [(), ("-X", "dev", "-W", "error")], ids=["plain", "dev-mode-and-warnings-are-errors"]
-)
-
-
-PRELUDE = """
-import asyncio, logging, os, sys
-from polos_redis import *
-# in dev mode asyncio reports what took long, and on a busy machine everything may
-logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing"))
-"""
-
-
-def _run(source: str, url: str, namespace: str, *options: str) -> str:
-    """Runs a user's program in its own process; returns what it printed. Nothing goes to stderr."""
-    source = PRELUDE + textwrap.dedent(source)
-    environment = {**os.environ, "POLOS_REDIS_URL": url, "POLOS_NAMESPACE": namespace}
-    done = subprocess.run(
-        [sys.executable, *options, "-c", source],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert not done.stderr
-    assert done.returncode == 0
-    return done.stdout
+from tests.harness.user_programs import SETTINGS, run_program
 
 
 @SETTINGS
@@ -71,7 +40,7 @@ def test_a_client_need_not_be_closed(options: tuple[str, ...], redis_url: str, n
 
         asyncio.run(bounded())
     """
-    assert _run(source, redis_url, namespace, *options) == "queued\n"
+    assert run_program(source, redis_url, namespace, *options) == "queued\n"
 
 
 @SETTINGS
@@ -91,7 +60,7 @@ def test_pending_tasks_at_exit_are_quiet(options: tuple[str, ...], redis_url: st
 
         asyncio.run(main())
     """
-    assert _run(source, redis_url, namespace, *options) == "0\n"
+    assert run_program(source, redis_url, namespace, *options) == "0\n"
 
 
 @SETTINGS
@@ -114,7 +83,7 @@ def test_a_client_works_in_a_second_run(options: tuple[str, ...], redis_url: str
         asyncio.run(client.aclose())
         print(asyncio.run(look(ids[0])))
     """
-    assert _run(source, redis_url, namespace, *options) == "queued queued queued\nqueued\n"
+    assert run_program(source, redis_url, namespace, *options) == "queued queued queued\nqueued\n"
 
 
 def test_the_loop_keeps_running_while_the_first_call_imports_redis(redis_url: str, namespace: str) -> None:
@@ -135,7 +104,7 @@ def test_the_loop_keeps_running_while_the_first_call_imports_redis(redis_url: st
 
         asyncio.run(main())
     """
-    assert _run(source, redis_url, namespace) == "0 True\n"
+    assert run_program(source, redis_url, namespace) == "0 True\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -158,7 +127,7 @@ def test_a_client_works_after_a_fork(options: tuple[str, ...], redis_url: str, n
         pid, status = os.wait()
         print("parent", status, asyncio.run(count()))
     """
-    assert _run(source, redis_url, namespace, *options) == "child 2\nparent 0 2\n"
+    assert run_program(source, redis_url, namespace, *options) == "child 2\nparent 0 2\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -189,7 +158,7 @@ def test_a_client_works_after_a_fork_during_a_run(redis_url: str, namespace: str
 
         asyncio.run(main())
     """
-    assert _run(source, redis_url, namespace) == "child 3\nparent 23 False\n"
+    assert run_program(source, redis_url, namespace) == "child 3\nparent 23 False\n"
 
 
 def test_a_client_keeps_no_loop_alive(redis_url: str, namespace: str) -> None:

@@ -311,6 +311,57 @@ ANSWERS = """
         return payment.amount  # E
 """
 
+WITHOUT_ASYNCIO = """
+    from collections.abc import Iterator
+    from typing import Any, assert_type
+
+    from polos_redis import Agent, AgentResult, Event, EventData, Page, Resumed, WorkflowContext, workflow
+    from polos_redis.sync import ExecutionHandle, PolosClient, Stream, apikeys, events, schedules
+
+    @workflow
+    async def buy(ctx: WorkflowContext, input: int) -> str:
+        return ""
+
+    talker = Agent(id="talker", model="m")
+
+    def main() -> int:
+        with PolosClient(patience_seconds=5) as client:
+            assert_type(client, PolosClient)
+        handle = client.invoke(buy, 1, idempotency_key="once")
+        assert_type(handle, ExecutionHandle[str])
+        assert_type(handle.result(timeout=5), str)
+        assert_type(handle.load(), ExecutionHandle[str])
+        assert_type(handle.id, str)
+        assert_type(client.invoke("buy", 1), ExecutionHandle[Any])
+        assert_type(client.get_handle("id").result(), Any)
+        resumed = client.resume(suspend_execution_id="id", suspend_step_key="ask", data=1, early=True)
+        assert_type(resumed, Resumed)
+        assert_type(client.list_executions(limit=5).next_cursor, str | None)
+        assert_type(client.retry("id", skip=["ask"], reason="by mistake"), int)
+        assert_type(client.served_workflows(), set[str])
+        assert_type(events.publish(client, "topic", EventData("x")), str)
+        assert_type(events.stream_topic(client, "topic", plain=True), Stream[Event])
+        assert_type(events.stream_topic(client, "topic").next(timeout=5), Event)
+        for event in events.stream_workflow(client, "buy", "id"):
+            assert_type(event, Event)
+        assert_type(schedules.list(client), list[schedules.Schedule])
+        assert_type(apikeys.create(client, "ann", ["read"]), tuple[apikeys.ApiKey, str])
+        assert_type(client.call(buy.run, 1), str)
+        assert_type(client.call(talker.run, "Hi"), AgentResult[str])
+        general: ExecutionHandle[object] = handle
+        iterator: Iterator[Event] = events.stream_topic(client, "topic")
+        print(general, iterator)
+
+        client.invoke(buy, 1, inital_state={})  # E
+        client.resume(suspend_step_key="ask", data=1)  # E
+        client.cancel("id", by="ann")  # E
+        client.list_executions(limit="many")  # E
+        client.call(buy.run, "not a number")  # E
+        events.publish(client, "topic", "said")  # E
+        schedules.create(client, buy)  # E
+        return handle.result()  # E
+"""
+
 
 def _mypy(source: str, folder: Path) -> dict[int, str]:
     """Returns mypy's messages by line."""
@@ -349,17 +400,25 @@ def _expected(source: str) -> set[int]:
     return {number for number, line in enumerate(lines, 1) if line.endswith("# E")}
 
 
-@pytest.mark.timeout(300)
-def test_answers_are_typed_for_mypy(tmp_path: Path) -> None:
-    found = _mypy(ANSWERS, tmp_path)
-    assert found.keys() == _expected(ANSWERS), found
+PROGRAMS = pytest.mark.parametrize(
+    "source",
+    [pytest.param(ANSWERS, id="answers"), pytest.param(WITHOUT_ASYNCIO, id="without asyncio")],
+)
 
 
+@PROGRAMS
 @pytest.mark.timeout(300)
-def test_answers_are_typed_for_pyright(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(textwrap.dedent(ANSWERS))
+def test_mypy_finds_the_mistakes(source: str, tmp_path: Path) -> None:
+    found = _mypy(source, tmp_path)
+    assert found.keys() == _expected(source), found
+
+
+@PROGRAMS
+@pytest.mark.timeout(300)
+def test_pyright_finds_the_mistakes(source: str, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(textwrap.dedent(source))
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "program.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     found = {int(line) for line in re.findall(r"program\.py:(\d+):\d+ - error", done.stdout)}
-    assert found == _expected(ANSWERS), done.stdout + done.stderr
+    assert found == _expected(source), done.stdout + done.stderr
