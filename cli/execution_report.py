@@ -70,6 +70,10 @@ def _print_summary(execution: dict[str, Any]) -> None:
     for one in execution["running_steps"]:
         attempt = f", attempt {one['attempt']}" if one["attempt"] > 1 else ""
         _field("runs", (one["step_key"], "bold"), f", since {utc(one['started_at'])}{attempt}")
+    if execution["unserved"]:
+        _field(
+            "unserved", ("no worker serves this workflow", "bold yellow"), ": deploy its code, or cancel it"
+        )
     if execution["lost_deliveries"]:
         _field("lost", f"{execution['lost_deliveries']} workers in a row while they ran it")
     if held := execution["held_back"]:

@@ -50,7 +50,13 @@ class ApiKey:
     @property
     def holds(self) -> bool:
         """Whether the key is valid: neither revoked nor expired."""
-        return self.revoked_at is None and (self.expires_at is None or datetime.now(UTC) < self.expires_at)
+        return self.held_at(time.time())
+
+    def held_at(self, seconds: float) -> bool:
+        """Whether the key is not revoked, and not expired at a time (seconds since 1970)."""
+        return self.revoked_at is None and (
+            self.expires_at is None or datetime.fromtimestamp(seconds, UTC) < self.expires_at
+        )
 
     def may(self, scope: str) -> bool:
         """Whether the key has a scope; admin includes all."""
@@ -78,7 +84,8 @@ async def create(
         )
     if expires_in is not None and not 0 < expires_in < 1e10:
         raise ConfigurationError(f"expires_in must be a positive number of seconds, not {expires_in!r}")
-    now = time.time()
+    store = await client.store()
+    now = await store.clock.now()
     key = ApiKey(
         id=secrets.token_hex(8),
         name=name,
@@ -89,7 +96,7 @@ async def create(
         workflows=_workflow_ids(workflows),
     )
     secret = f"{KEY_PREFIX}{key.id}_{secrets.token_urlsafe(32)}"
-    await (await client.store()).api_keys.put(key.id, _pack(key, _digest(secret)))
+    await store.api_keys.put(key.id, _pack(key, _digest(secret)))
     return key, secret
 
 
@@ -107,11 +114,13 @@ async def find(client: Connection, secret: str) -> ApiKey | None:
     """Return the key with this secret; None if it is unknown, revoked or expired."""
     if not secret.startswith(KEY_PREFIX) or not secret.isascii():
         return None
-    packed = await (await client.store()).api_keys.read(secret[len(KEY_PREFIX) :].partition("_")[0])
+    store = await client.store()
+    packed = await store.api_keys.read(secret[len(KEY_PREFIX) :].partition("_")[0])
     if packed is None:
         return None
     key, digest = _unpack(packed)
-    return key if hmac.compare_digest(digest, _digest(secret)) and key.holds else None
+    is_same = hmac.compare_digest(digest, _digest(secret))
+    return key if is_same and key.held_at(await store.clock.now()) else None
 
 
 async def get(client: Connection, key_id: str) -> ApiKey | None:
@@ -141,7 +150,7 @@ async def revoke(client: Connection, id_or_name: str) -> list[ApiKey]:
     revoked = []
     for key, digest in matching:
         if key.revoked_at is None:
-            key = replace(key, revoked_at=to_datetime(int(time.time() * 1000)))
+            key = replace(key, revoked_at=to_datetime(await store.clock.now_ms()))
             await store.api_keys.put(key.id, _pack(key, digest))
         revoked.append(key)
     return revoked

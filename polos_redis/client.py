@@ -187,12 +187,13 @@ class PolosClient(Connection):
         8601), `starts_at` (when a delayed execution will be queued), `steps`, `running_steps` (`step_key`,
         `attempt` and `started_at` of those that have run for a while), `suspensions` (the data shown, and who
         answered, when and how), `open_suspensions`, `waits`, `children` (up to 1000 per step), `usage`
-        (tokens of models), `held_back` (`times` and `reason` of a queued execution that meets a stored value
-        it can't read), `stuck` (`kind`, `message`, `where` and the `keys` of the decisions that the code of a
-        stuck execution passes over) and `unreached_steps` (journaled steps that it did not reach until its
-        end). A suspension is `unreached` if it is open, but the code, as deployed now, does not ask it any
-        more; a `mark` says why an accepted answer need not be reached ("left", "optional" or "skipped"). A
-        root execution also lists the open suspensions of its descendants as `open_suspensions_below`. Raises
+        (tokens of models), `unserved` (whether it is queued and no worker serves its workflow), `held_back`
+        (`times` and `reason` of a queued execution that meets a stored value it can't read), `stuck` (`kind`,
+        `message`, `where` and the `keys` of the decisions that the code of a stuck execution passes over) and
+        `unreached_steps` (journaled steps that it did not reach until its end). A suspension is `unreached`
+        if it is open, but the code, as deployed now, does not ask it any more; a `mark` says why an accepted
+        answer need not be reached ("left", "optional" or "skipped"). A root execution also lists the open
+        suspensions of its descendants as `open_suspensions_below`. Raises
         `ExecutionNotFoundError`.
         """
         return await queries.get_execution(self, execution_id)

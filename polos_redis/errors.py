@@ -236,7 +236,10 @@ class ErrandNotFoundError(PolosError):
 
 
 class ExecutionFailedError(PolosError):
-    """The execution failed. `error_type`, `error_message` and `traceback` describe the workflow's error."""
+    """The execution failed. `error_type`, `error_message` and `traceback` describe the workflow's error.
+
+    Its text is one line, without the traceback.
+    """
 
     def __init__(self, execution_id: str, error_type: str, error_message: str, traceback: str = "") -> None:
         self.execution_id = execution_id
@@ -246,8 +249,8 @@ class ExecutionFailedError(PolosError):
         super().__init__(execution_id, error_type, error_message, traceback)
 
     def __str__(self) -> str:
-        text = f"execution {self.execution_id} failed: {self.error_type}: {self.error_message}"
-        return f"{text}\n\n{self.traceback}" if self.traceback else text
+        message = " ".join(self.error_message.split())
+        return f"execution {self.execution_id} failed: {self.error_type}: {message}"
 
 
 class ExecutionCancelledError(PolosError):

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import math
 import traceback
+from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
+
+from polos_redis import frames
 
 TEXT_LIMIT = 16_384  # characters
 NAME_LIMIT = 1_024
@@ -53,15 +57,31 @@ def repr_of(error: BaseException) -> str:
         return line_of(error)
 
 
-def traceback_of(error: BaseException) -> str:
-    """Returns an exception's traceback as text, without its middle if it is very long."""
+def traceback_of(error: BaseException, *, of_user: bool = False) -> str:
+    """Returns an exception's traceback as text, without its middle if it is very long; `of_user`: only the
+    frames of the user's own code."""
     try:
-        trace = "".join(traceback.format_exception(error))
+        whole = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+        if of_user:
+            _reduce(whole)
+        trace = "".join(whole.format())
     except BaseException:
         trace = f"<the traceback of {name_of(error)} can't be formatted>"
     if len(trace) > 2 * TEXT_LIMIT:
         trace = trace[:TEXT_LIMIT] + "\n ... \n" + trace[-TEXT_LIMIT:]
     return trace
+
+
+def _reduce(whole: traceback.TracebackException) -> None:
+    """Removes the frames that are not the user's, of the exceptions before it and inside it as well."""
+    left, seen = [whole], set[int]()
+    while left:
+        one = left.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            one.stack[:] = frames.of_user(one.stack, lambda frame: frame.filename)
+            left += [more for more in (one.__cause__, one.__context__) if more is not None]
+            left += one.exceptions or ()
 
 
 def members(error: BaseException) -> list[BaseException]:
@@ -72,6 +92,20 @@ def members(error: BaseException) -> list[BaseException]:
             inside = BaseExceptionGroup.exceptions.__get__(one)  # past a property
             found += inside[: LOOKED_AT - len(found)]
     return found
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yields an exception, those in it, and what these came from; `LOOKED_AT` at most."""
+    left, seen = [error], set[int]()
+    while left and len(seen) < LOOKED_AT:
+        one = left.pop(0)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        left += members(one)[1:]
+        origins = (_attribute(one, "__cause__"), _attribute(one, "__context__"))
+        left += [origin for origin in origins if origin is not None][:1]
 
 
 def retry_after(error: BaseException) -> float:
@@ -88,6 +122,16 @@ def _retry_after(error: BaseException) -> float:
         return float(seconds) if 0 < seconds < math.inf else 0.0
     except BaseException:
         return 0.0
+
+
+def frames_of(error: BaseException) -> TracebackType | None:
+    """Returns an exception's traceback, past a property of this name."""
+    found: TracebackType | None = _attribute(error, "__traceback__")
+    return found
+
+
+def _attribute(error: BaseException, name: str) -> Any:
+    return BaseException.__dict__[name].__get__(error)
 
 
 def _text(error: BaseException) -> str:

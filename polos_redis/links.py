@@ -106,13 +106,14 @@ class Links:
         name: str | None = None,
         groups: Iterable[str] = (),
         seconds: float | None = None,
+        at: float | None = None,
     ) -> str:
         """Return a token for one suspension of one run, valid for `seconds` from now.
 
         `run` and `created_at` (the time the execution was created, to the microsecond) are the fields `run`
         and `execution_created_at` of `client.get_suspension` and of a `Notification`. Without `created_at`,
         the token is for the execution that has the id now, by this machine's clock: pass it if the clock may
-        be behind that of Redis.
+        be behind that of Redis. `at` is the time to take for now (seconds since 1970).
 
         Raises `ConfigurationError`.
         """
@@ -121,14 +122,15 @@ class Links:
         if name is not None:
             check_name("a link's name", name)
         groups = check_groups("a link", groups)
-        now = time.time()
+        now = time.time() if at is None else at
         expires = now + settings.resolve("link_seconds", self.seconds if seconds is None else seconds)
         created_us = None if created_at is None else to_us(created_at)
         content = [execution_id, step_key, run, created_us, now, expires, scope, name, groups]
         return f"{LINK_PREFIX}{self._signer().dumps(content)}"
 
-    def read(self, token: str) -> Link:
-        """Verify a token and return its content. Raises `LinkError` if it is invalid or expired."""
+    def read(self, token: str, *, at: float | None = None) -> Link:
+        """Verify a token and return its content. Raises `LinkError` if it is invalid or expired, by now or by
+        the time `at` (seconds since 1970)."""
         from itsdangerous import BadData
 
         try:
@@ -142,7 +144,7 @@ class Links:
                 "for another namespace; ask for a new one"
             ) from None
         expires_at = datetime.fromtimestamp(expires, UTC)
-        if time.time() >= expires:
+        if (time.time() if at is None else at) >= expires:
             raise LinkError(
                 f"this link expired at {expires_at:%Y-%m-%d %H:%M:%S} UTC; ask for a new one", expires_at
             )
@@ -163,6 +165,7 @@ class Links:
         name: str | None = None,
         groups: Iterable[str] = (),
         seconds: float | None = None,
+        at: float | None = None,
     ) -> str:
         """Return the address of a suspension's page, with a token if there is a secret.
 
@@ -175,7 +178,15 @@ class Links:
         if not self.secrets:
             return page
         token = self.token(
-            execution_id, step_key, run, created_at, scope=scope, name=name, groups=groups, seconds=seconds
+            execution_id,
+            step_key,
+            run,
+            created_at,
+            scope=scope,
+            name=name,
+            groups=groups,
+            seconds=seconds,
+            at=at,
         )
         return f"{page}?token={token}"
 

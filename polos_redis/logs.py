@@ -1,6 +1,6 @@
-"""Logging: the package's loggers, and the formatters of its command: one line of text with key=value pairs,
-or one JSON object per line. Tokens of links and secrets of API keys are redacted, and characters that a
-terminal would obey are escaped."""
+"""Logging: the package's loggers, a filter that adds the execution to anybody's records, and the formatters
+of its command: one line of text with key=value pairs, or one JSON object per line. Tokens of links and
+secrets of API keys are redacted, and characters that a terminal would obey are escaped."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from polos_redis import failures
+from polos_redis import failures, tasks
 from polos_redis.redaction import redact_text
 from polos_redis.values.text import visible, visible_json
 
-LOGGERS = ("polos.execution", "polos.notices", "polos.server", "polos.wire", "polos.worker")
+LOGGERS = ("polos.execution", "polos.notices", "polos.server", "polos.wire", "polos.worker", "polos.workflow")
 
+_RUNTIME = frozenset(LOGGERS) - {"polos.workflow"}
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _REDUNDANT = {"color_message"}  # uvicorn's message again, with terminal colours
 
@@ -50,6 +51,26 @@ def _guarded(handle: Callable[[logging.LogRecord], None]) -> Callable[[logging.L
     return guarded
 
 
+class ExecutionFilter(logging.Filter):
+    """Adds `execution` and `workflow`, and inside a step `step` and `attempt`, to the records that workflow
+    code logs with any logger, and drops those that it logs again during a replay. Other records pass
+    unchanged.
+
+    Add it to a handler, which all loggers share: `handler.addFilter(ExecutionFilter())`.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        owner = tasks.OWNER.get()
+        if owner is None or record.name in _RUNTIME:
+            return True
+        facts = owner.log_facts()
+        if facts is None:
+            return False
+        for name, value in facts.items():
+            vars(record).setdefault(name, value)
+        return True
+
+
 class KeyValueFormatter(logging.Formatter):
     """Formats a record as `2026-01-01T00:00:00.000+00:00 INFO start execution=... workflow=...`."""
 
@@ -57,8 +78,8 @@ class KeyValueFormatter(logging.Formatter):
         pairs = "".join(f" {name}={_quoted(value)}" for name, value in _extras(record).items())
         line = f"{_time(record)} {record.levelname} {record.getMessage()}{pairs}"
         shown = redact_text(visible(line))
-        if record.exc_info:
-            shown += "\n" + redact_text(visible(self.formatException(record.exc_info), multiline=True))
+        if trace := _trace(self, record):
+            shown += "\n" + redact_text(visible(trace, multiline=True))
         if record.stack_info:
             shown += "\n" + redact_text(visible(record.stack_info, multiline=True))
         return shown
@@ -75,11 +96,18 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **_extras(record),
         }
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
+        if trace := _trace(self, record):
+            fields["exception"] = trace
         if record.stack_info:
             fields["stack"] = record.stack_info
         return redact_text(visible_json(json.dumps(fields, default=str, ensure_ascii=False)))
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    """The record's traceback, as it was formatted before if it was; empty if it has none."""
+    if record.exc_text or not record.exc_info:
+        return record.exc_text or ""
+    return formatter.formatException(record.exc_info)
 
 
 def _quoted(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
@@ -10,9 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from polos_redis import tasks
 from polos_redis.client import PolosClient
-from polos_redis.worker.worker import Worker
+from polos_redis.worker.worker_task import WorkerTask
 from polos_redis.workflow import Workflow
 
 
@@ -43,8 +41,6 @@ class Polos(PolosClient):
         self._workflows = workflows
         self._worker_options = worker_options or {}
         self._stack: contextlib.AsyncExitStack | None = None
-        self._worker: Worker | None = None
-        self._running: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -56,24 +52,11 @@ class Polos(PolosClient):
                 server = await stack.enter_async_context(EmbeddedServer(self._data_dir))
                 self.url = server.url
             stack.push_async_callback(self.aclose)
-            store = await self.store()  # a worker would wait for Redis without end
-            for node in await store.wire.nodes():
-                await node.call("PING", patience=self.patience)
-            self._worker = Worker(self, self._workflows, handle_signals=False, **self._worker_options)
-            self._running = tasks.spawn(self._worker.run(), "polos-worker")
-            stack.push_async_callback(self._stop_worker)
-            ready = tasks.spawn(self._worker.ready.wait())
-            await asyncio.wait([ready, self._running], return_when=asyncio.FIRST_COMPLETED)
-            ready.cancel()
-            if self._running.done():
-                self._running.result()
+            worker = WorkerTask(self, self._workflows, **self._worker_options)
+            stack.push_async_callback(worker.stop)
+            await worker.start()
             self._stack = stack.pop_all()
         return self
-
-    async def _stop_worker(self) -> None:
-        if self._worker is not None and self._running is not None:
-            self._worker.stop()
-            await self._running
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -19,19 +19,19 @@ SLICE_SECONDS = 0.002
 
 
 class Owner(Protocol):
-    """Owner of the tasks that its code starts: an activation, or `INSIDE_STEP`."""
+    """Owner of the tasks that its code starts: an activation's code, or an attempt at a step.
 
+    `is_step`: the code is a step's function; its tasks are guarded, but belong to no activation. `log_facts`
+    returns what a log record of this code has to say, None if the record must be dropped because the code
+    runs again.
+    """
+
+    @property
+    def is_step(self) -> bool: ...
     def adopt(self, task: asyncio.Task[Any]) -> None: ...
+    def log_facts(self) -> dict[str, Any] | None: ...
 
 
-class _InsideStep:
-    """Owner of the tasks that a step's function starts: they are guarded, but belong to no activation."""
-
-    def adopt(self, task: asyncio.Task[Any]) -> None:
-        pass
-
-
-INSIDE_STEP = _InsideStep()
 OWNER: ContextVar[Owner | None] = ContextVar("polos_owner", default=None)
 OUTSIDE = Context()  # without an owner: for the runtime's own tasks and callbacks
 
@@ -53,11 +53,11 @@ async def guard(coro: Coroutine[Any, Any, Any]) -> Any:
         raise WorkflowExit(failures.line_of(error)) from error
 
 
-def step_context() -> Context:
+def step_context(step: Owner) -> Context:
     """Returns the context of one call of a step's function: a copy of the caller's. The function sees the
     caller's variables; what it sets ends with it, as a replay does not call it."""
     context = copy_context()
-    context.run(OWNER.set, INSIDE_STEP)
+    context.run(OWNER.set, step)
     return context
 
 
@@ -95,7 +95,14 @@ async def _awaiting(awaitable: Any) -> Any:
 
 def in_workflow() -> bool:
     """Whether the calling code belongs to a workflow and not to one of its steps."""
-    return OWNER.get() not in (None, INSIDE_STEP)
+    owner = OWNER.get()
+    return owner is not None and not owner.is_step
+
+
+def in_step() -> bool:
+    """Whether the calling code belongs to a step's function."""
+    owner = OWNER.get()
+    return owner is not None and owner.is_step
 
 
 def is_cancelled() -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-import sysconfig
 import threading
 import time
 import traceback
@@ -20,15 +19,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from polos_redis import frames as stack_frames
 from polos_redis import tasks
 
 LOOKS = 4  # within the allowed time
 QUIET_SECONDS = 60.0  # between two warnings about the same place
 PLACES = 100  # that are remembered for that
 
-_OURS = f"{Path(__file__).parent}/"
-_LIBRARY = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib"))
-_INSTALLED = ("site-packages", "dist-packages")
 # The frames of a loop itself, as (module, function): what runs in the loop is above them on the stack.
 _LOOP = {("base_events", "_run_once"), ("base_events", "run_forever"), ("runners", "run")}
 _IDLE = {("selectors", "select"), *_LOOP}
@@ -122,10 +119,8 @@ class Watchdog:
 def place_of(frames: Sequence[FrameType]) -> str:
     """Returns file, line and function of the code that blocks: the innermost frame of a user's own code, else
     of an installed package, else of all."""
-    others = [frame for frame in frames if not frame.f_code.co_filename.startswith(_OURS)]
-    installed = [frame for frame in others if not _is_library(frame.f_code.co_filename)]
-    own = [frame for frame in installed if not any(part in frame.f_code.co_filename for part in _INSTALLED)]
-    found = next(iter([*own, *installed, *frames]))
+    own = stack_frames.of_user(frames, lambda frame: frame.f_code.co_filename)
+    found = (own or frames)[0]
     return f"{found.f_code.co_filename}:{found.f_lineno} in {found.f_code.co_qualname}"
 
 
@@ -135,12 +130,6 @@ def stacks() -> str:
     return "\n".join(
         f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame)).rstrip()}"
         for ident, frame in sys._current_frames().items()
-    )
-
-
-def _is_library(file: str) -> bool:
-    return file.startswith("<frozen") or (
-        file.startswith(_LIBRARY) and not any(part in file for part in _INSTALLED)
     )
 
 

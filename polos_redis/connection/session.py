@@ -11,6 +11,7 @@ from polos_redis.connection.notices import Notices
 from polos_redis.connection.tails import Tails
 from polos_redis.errors import ExecutionNotFoundError
 from polos_redis.state import scripts
+from polos_redis.state.clock import SkippingWire, skipping
 from polos_redis.state.executions import FINISHED, Ended
 from polos_redis.state.layout import Layout
 from polos_redis.state.store import Store
@@ -59,13 +60,16 @@ class Session:
         if self._patient is None:
             patient = self._patient = copy.copy(self)
             partitions = self.store.partitions
-            patient.store = Store(self.wire, partitions.namespace, partitions.number, patience=None)
+            patient.store = Store(self.store.wire, partitions.namespace, partitions.number, patience=None)
         return self._patient
 
     async def check(self) -> None:
         """Check once that the namespace has this layout. Raises `ConfigurationError`."""
         if not self.checked:
-            await self.store.partitions.check()
+            partitions = self.store.partitions
+            if await partitions.check():
+                wire = skipping(self.wire)
+                self.store = Store(wire, partitions.namespace, partitions.number, partitions.patience)
             self.checked = True
 
     async def durable_store(self, durability: Durability, replicas: int) -> Store:
@@ -92,7 +96,13 @@ class Session:
                 except BaseException:
                     await wire.close()
                     raise
-                store = Store(self.wire, partitions.namespace, partitions.number, partitions.patience, wire)
+                store = Store(
+                    self.store.wire,
+                    partitions.namespace,
+                    partitions.number,
+                    partitions.patience,
+                    SkippingWire(wire) if self.store.clock.skips else wire,
+                )
                 self._durable[durability] = wire, store
             return self._durable[durability][1]
 

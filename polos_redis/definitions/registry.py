@@ -105,3 +105,8 @@ def watch(watcher: Callable[[WorkflowDefinition[Any, Any]], Any]) -> Callable[[]
 def registered() -> dict[str, WorkflowDefinition[Any, Any]]:
     """Returns the workflows this process has defined, by id."""
     return dict(_registry)
+
+
+def module_of(definition: WorkflowDefinition[Any, Any]) -> str:
+    """Returns the name of the module that defines a registered workflow."""
+    return _sites[definition.id].module

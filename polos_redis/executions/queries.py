@@ -60,6 +60,9 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
     view["starts_at"] = iso(await store.timers.starts_ms(execution_id) if delayed else None)
     keeps_early = "early" in fields and fields["status"] not in (b"completed", b"failed", b"cancelled")
     view["early_answers"] = await _early_answers(store, execution_id) if keeps_early else []
+    if fields["status"] == b"queued":
+        prefix = store.partitions.prefix(execution_id)
+        view["unserved"] = not await store.workers.serve(prefix, view["workflow_id"])
     view["running_steps"] = await _running_steps(store, execution_id, fields)
     below: list[tuple[str, str]] = []
     if keys.root_of(execution_id) == execution_id:

@@ -47,6 +47,7 @@ def describe(
         "finished_at": iso(number("finished")),
         "starts_at": None,
         "running_steps": [],
+        "unserved": False,
         "run": number("run"),
         "version": text(fields.get("version")) or None,
         "root_execution_id": keys.root_of(execution_id),

@@ -45,10 +45,12 @@ class QueueStats:
 
 @dataclass(slots=True)
 class LeaseReading:
-    """A worker's lease: the number of renewals in all partitions, and its duration."""
+    """A worker's lease: the number of renewals in all partitions, its duration, and the workflows that the
+    worker serves."""
 
     renewals: int
     seconds: float
+    workflows: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -132,7 +134,8 @@ async def _read_leases(store: Store, prefix: bytes, stats: NamespaceStats) -> No
     for worker, counter in zip(workers[::2], workers[1::2], strict=True):
         options = msgpack.unpackb(announced[worker]) if worker in announced else {}
         seconds = options.get("lease_seconds", default)
-        lease = stats.leases.setdefault(text(worker), LeaseReading(0, seconds))
+        workflows = frozenset(options.get("workflows", ()))
+        lease = stats.leases.setdefault(text(worker), LeaseReading(0, seconds, workflows))
         lease.renewals += int(counter)
 
 
@@ -167,7 +170,7 @@ def _counted(names: Iterable[str]) -> list[str]:
 
 
 class LeaseWatch:
-    """Counts live workers, by this process's monotonic clock.
+    """Tells live workers from dead ones, by this process's monotonic clock.
 
     A worker is presumed dead if its lease has not been renewed for the lease's duration. One seen for the
     first time is live.
@@ -176,8 +179,8 @@ class LeaseWatch:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, float]] = {}
 
-    def count(self, leases: dict[str, LeaseReading]) -> int:
-        """Return the number of live workers, given their current leases."""
+    def live(self, leases: dict[str, LeaseReading]) -> dict[str, LeaseReading]:
+        """Return the leases of live workers, given all current ones."""
         now, before = time.monotonic(), self._seen
         self._seen = {
             worker: seen
@@ -185,4 +188,4 @@ class LeaseWatch:
             else (lease.renewals, now)
             for worker, lease in leases.items()
         }
-        return sum(now - self._seen[worker][1] < lease.seconds for worker, lease in leases.items())
+        return {one: lease for one, lease in leases.items() if now - self._seen[one][1] < lease.seconds}

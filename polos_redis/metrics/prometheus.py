@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from polos_redis.connection.connection import Connection
 from polos_redis.errors import ConfigurationError, RedisUnavailableError
-from polos_redis.metrics.namespace_stats import LeaseWatch, NamespaceStats, read_namespace_stats
+from polos_redis.metrics.namespace_stats import LeaseReading, LeaseWatch, NamespaceStats, read_namespace_stats
 from polos_redis.metrics.worker_stats import Durations, ObservedWorker
 from polos_redis.redaction import redact_text
 
@@ -40,6 +40,9 @@ class Metric:
 
 STATE = (
     Metric("polos_executions", "gauge", ("workflow", "status"), "executions that are still stored"),
+    Metric(
+        "polos_executions_unserved", "gauge", ("workflow",), "queued executions that no live worker serves"
+    ),
     Metric("polos_suspensions_open", "gauge", (), "open suspensions"),
     Metric("polos_suspension_oldest_seconds", "gauge", (), "age of the oldest open suspension, or 0"),
     Metric("polos_queue_waiting", "gauge", ("queue",), "runnable executions not yet delivered to a worker"),
@@ -104,8 +107,8 @@ async def exposition(client: Connection) -> bytes:
         raise RedisUnavailableError(
             f"metrics could not be read within {TIMEOUT_SECONDS:g} s: Redis is unavailable or busy"
         ) from None
-    workers = _lease_watches.setdefault(client, LeaseWatch()).count(stats.leases)
-    return _text(_state_families(stats, workers))
+    live = _lease_watches.setdefault(client, LeaseWatch()).live(stats.leases)
+    return _text(_state_families(stats, live))
 
 
 class WorkerMetrics:
@@ -157,12 +160,18 @@ def require_prometheus() -> None:
         ) from None
 
 
-def _state_families(stats: NamespaceStats, workers: int) -> Iterator[Family]:
+def _state_families(stats: NamespaceStats, live: dict[str, LeaseReading]) -> Iterator[Family]:
+    served = frozenset[str]().union(*(lease.workflows for lease in live.values()))
     queues = [((name,), queue) for name, queue in stats.queues.items()]
     return _families(
         STATE,
         {
             "polos_executions": list(stats.executions.items()),
+            "polos_executions_unserved": [
+                ((name,), 0 if name in served else count)
+                for (name, status), count in stats.executions.items()
+                if status == "queued" and name
+            ],
             "polos_suspensions_open": [((), stats.suspensions)],
             "polos_suspension_oldest_seconds": [((), stats.oldest_suspension_ms / 1000)],
             "polos_queue_waiting": [(name, queue.waiting) for name, queue in queues],
@@ -177,7 +186,7 @@ def _state_families(stats: NamespaceStats, workers: int) -> Iterator[Family]:
             "polos_errands": [((), stats.errands)],
             "polos_errands_due": [((), stats.errands_due)],
             "polos_errands_set_aside": [((), stats.errands_set_aside)],
-            "polos_workers": [((), workers)],
+            "polos_workers": [((), len(live))],
             "polos_partitions_unattended": [((), stats.unattended)],
             "polos_names_left_out": _by_name(stats.left_out),
         },

@@ -57,6 +57,11 @@ class Outbox:
         self._sending: set[asyncio.Task[None]] = set()
         self._has_room = asyncio.Event()
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether notifications are being sent."""
+        return bool(self._sending)
+
     async def run(self) -> None:
         """Claim and send due notifications, until cancelled."""
         while True:
@@ -108,7 +113,7 @@ class Outbox:
         if suspension is None:
             logger.info("a notification was dropped: its suspension is no longer open", extra=facts)
         else:
-            notification = _notification(suspension, self.links)
+            notification = _notification(suspension, self.links, await self.store.clock.now())
             try:
                 async with asyncio.timeout(SEND_SECONDS):
                     await self.channel.send(notification)
@@ -140,18 +145,18 @@ def _backoff_ms(notification: Notification, claimed: ClaimedNotification) -> int
     return min(max(claimed.due - HOLD_MS - opened_ms, MIN_RETRY_MS), MAX_RETRY_MS)
 
 
-def _notification(suspension: dict[str, Any], links: Links | None) -> Notification:
-    """The notification of a suspension that `get_suspension` returned."""
+def _notification(suspension: dict[str, Any], links: Links | None, now: float) -> Notification:
+    """The notification of a suspension that `get_suspension` returned; `now` in seconds since 1970."""
     execution_id, step_key, run = suspension["execution_id"], suspension["step_key"], suspension["run"]
     created_at = datetime.fromisoformat(suspension["execution_created_at"])
     url: str | None = None
     personal: dict[str, str] = {}
     if links is not None and links.public_url is not None:
-        url = links.url(execution_id, step_key, run, created_at)
+        url = links.url(execution_id, step_key, run, created_at, at=now)
         for name in suspension["approvers"] if links.secrets else ():
             if not name.startswith(GROUP):
                 with contextlib.suppress(ConfigurationError):  # an approver whose name no link can carry
-                    personal[name] = links.url(execution_id, step_key, run, created_at, name=name)
+                    personal[name] = links.url(execution_id, step_key, run, created_at, name=name, at=now)
     expires_at = suspension["expires_at"]
     name = f"{execution_id}\0{to_us(created_at)}\0{step_key}\0{run}"
     identity = name.encode("utf-8", "surrogatepass")

@@ -225,7 +225,7 @@ class RecordedHost:
     async def wait_for_lease(self, prefix: bytes) -> None:
         pass
 
-    def in_thread(self, function: Callable[[], Any]) -> Future[Any]:
+    def in_thread(self, step: tasks.Owner, function: Callable[[], Any]) -> Future[Any]:
         return asyncio.get_running_loop().create_future()
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:

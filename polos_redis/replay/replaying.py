@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import TracebackType
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from traceback import walk_tb
 from typing import Any
 
-from polos_redis import tasks
+from polos_redis import frames, tasks
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.parameters import underlying
 from polos_redis.definitions.registry import registered
@@ -271,7 +271,7 @@ class _Replay:
     def _stands_at(self) -> str:
         """The line of the user's code that the main task is at."""
         main = self._activation.code.main
-        return (_innermost(main) if main is not None else None) or self._last_call()
+        return ("" if main is None else _innermost(_at(main))) or self._last_call()
 
     def _failed_at(self) -> str:
         """The line of the user's code that the failure comes from."""
@@ -279,40 +279,32 @@ class _Replay:
         if main is None or not main.done() or main.cancelled():
             return ""
         error = main.exception()
-        return "" if error is None else _innermost_of(error.__traceback__)
+        if error is None:
+            return ""
+        return _innermost([(one.f_code, line) for one, line in walk_tb(error.__traceback__)])
 
     def _found(self, kind: str, message: str, step_key: str | None = None, where: str = "") -> Divergence:
         return Divergence(self._history.id, self._history.workflow_id, kind, message, step_key, where)
 
 
 _ENDS = ("replayed", "finished", "parked", "stuck")
-_OURS = "polos_redis."
 
 
-def _innermost(task: asyncio.Task[Any]) -> str:
-    """The innermost line of users' code that a suspended task is at; "" if there is none."""
-    found = ""
+def _at(task: asyncio.Task[Any]) -> list[CallSite]:
+    """The lines that a suspended task is at, from the outside."""
+    found: list[CallSite] = []
     code: Any = task.get_coro()
     while code is not None:
         frame = getattr(code, "cr_frame", None)
-        if frame is not None and not _is_ours(frame.f_globals):
-            found = place((frame.f_code, frame.f_lineno))
+        found += [] if frame is None else [(frame.f_code, frame.f_lineno)]
         code = getattr(code, "cr_await", None)
     return found
 
 
-def _innermost_of(trace: TracebackType | None) -> str:
-    found = ""
-    while trace is not None:
-        if not _is_ours(trace.tb_frame.f_globals):
-            found = place((trace.tb_frame.f_code, trace.tb_lineno))
-        trace = trace.tb_next
-    return found
-
-
-def _is_ours(names: dict[str, Any]) -> bool:
-    module = str(names.get("__name__", ""))
-    return module.startswith((_OURS, "asyncio.")) or module in ("polos_redis", "asyncio")
+def _innermost(lines: Sequence[CallSite]) -> str:
+    """The innermost line of users' code; "" if there is none."""
+    own = frames.of_user(lines, lambda one: one[0].co_filename)
+    return place(own[-1]) if own else ""
 
 
 def _are_equal(ours: bytes, theirs: bytes) -> bool:

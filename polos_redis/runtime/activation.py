@@ -21,6 +21,7 @@ from polos_redis.errors import PolosError, StepKeyError
 from polos_redis.runtime.branches import BRANCH
 from polos_redis.runtime.call_sites import CallSite, described
 from polos_redis.runtime.code_tasks import CodeTasks
+from polos_redis.runtime.failure_log import log_failure
 from polos_redis.runtime.fenced_journal import FencedJournal, refusal
 from polos_redis.runtime.gate import Gate, State
 from polos_redis.runtime.holding import Hold, named
@@ -28,6 +29,7 @@ from polos_redis.runtime.host import Host
 from polos_redis.runtime.lifecycle_events import LifecycleEvents
 from polos_redis.runtime.outcome import Outcome, failed, outcome_of
 from polos_redis.runtime.parking import Parking
+from polos_redis.runtime.replay import Replay
 from polos_redis.state import journal, keys
 from polos_redis.state.executions import Loaded
 from polos_redis.state.fencing import Fence
@@ -112,7 +114,7 @@ class Activation:
         owner = f"{host.worker_id}:{next(_nonces)}".encode()
         self.fence = Fence(host.store.partitions.prefix(execution_id), execution_id.encode(), entry, owner)
         self.loop = asyncio.get_running_loop()
-        self.code = CodeTasks(execution_id, self.loop)
+        self.code = CodeTasks(execution_id, workflow.id, self.loop)
         self.events = LifecycleEvents(workflow.id, execution_id)
         self.journal = FencedJournal(host, self.fence, self.code, self, lapses=lapses)
         self.gate = Gate(self)
@@ -145,14 +147,20 @@ class Activation:
         """Continue an execution that was started before. It was loaded on the connection `epoch`, after
         `lapses` lapses of the lease."""
         self.journal.take(loaded, epoch, lapses)
+        self._repeat()
         self.events.start_emitted = loaded.started
         self._look()
 
     def take_inlined(self, records: dict[bytes, bytes]) -> None:
         """Continue an execution with the journal inlined in its queue entry."""
         self.journal.take_inlined(records)
+        self._repeat()
         self.events.start_emitted = True
         self._look()
+
+    def _repeat(self) -> None:
+        if self.journal.records:
+            self.code.replay = Replay(self, int(self.fence.entry.partition(b"-")[0]))
 
     def fail_before_start(self, error: BaseException) -> None:
         """Fail the execution without running its code: its input can't be read or does not fit."""
@@ -442,16 +450,21 @@ class Activation:
         elif run < 0:
             self.dropped(refusal(run))
         else:
-            logger.warning(
-                "failed, continues as a new run",
-                extra={"execution": self.id, "run": run, "delay_ms": delay_ms},
-            )
+            facts = {"run": run, "delay_ms": delay_ms}
+            self._log_failure(logging.WARNING, "failed, continues as a new run", outcome, facts)
             self.end("auto-retried")
 
-    def _finished(self, outcome: Outcome, here: bool) -> None:
-        """End after the execution has ended, `here` or by an earlier write whose reply was lost."""
+    def _log_failure(self, level: int, message: str, outcome: Outcome, facts: dict[str, Any]) -> None:
+        if outcome.error is not None:
+            log_failure(level, message, outcome.error, {**self.code.facts, **facts, "error": outcome.line})
+
+    def _finished(self, outcome: Outcome, status: str, here: bool) -> None:
+        """End after the execution has ended with a status, `here` or by an earlier write whose reply was lost
+        or by someone entitled to."""
+        if status == outcome.status == "failed":
+            self._log_failure(logging.ERROR, "failed", outcome, {"run": self.run} if self.run > 1 else {})
         if here:
-            if logger.isEnabledFor(logging.INFO):
+            if outcome.status != "failed" and logger.isEnabledFor(logging.INFO):
                 extra = {"execution": self.id, "workflow": self.workflow.id, "status": outcome.status}
                 logger.info("finish", extra=extra)
             stats = self.host.stats

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from polos_redis import tasks
 
@@ -22,19 +22,48 @@ LEAVES, LEAVE_SECONDS = 16, 0.05  # throttle ctx calls made after the end: from 
 ENDED = "the activation has ended"
 
 
+class Repeats(Protocol):
+    """The replay of an activation, see `Replay`."""
+
+    def goes_on(self) -> None: ...
+    def started(self, task: asyncio.Task[Any]) -> None: ...
+    def ended(self, task: asyncio.Task[Any]) -> None: ...
+    def passed(self, decided_ms: int) -> None: ...
+    def repeats(self) -> bool: ...
+
+
 class CodeTasks:
     """`main`, which runs the workflow function, and `spawned`, the tasks that function has started.
 
     All of them end with the activation, and what they return or raise afterwards is discarded. `end` cancels
     the main task once; it cancels what it awaits and may await its own clean-up. The tasks it leaves behind
     are cancelled when it is done. Whatever survives that is cancelled again after a grace period.
+    `replay` knows which code only repeats what was done before; None in an execution's first activation.
     """
 
-    __slots__ = ("_leaves", "ended", "execution_id", "loop", "main", "spawned")
+    __slots__ = (
+        "_leaves",
+        "ended",
+        "execution_id",
+        "loop",
+        "main",
+        "replay",
+        "spawned",
+        "workflow_id",
+    )
 
-    def __init__(self, execution_id: str, loop: asyncio.AbstractEventLoop) -> None:
+    is_step = False
+
+    def __init__(
+        self,
+        execution_id: str,
+        workflow_id: str,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self.execution_id = execution_id
+        self.workflow_id = workflow_id
         self.loop = loop
+        self.replay: Repeats | None = None
         self.main: asyncio.Task[Any] | None = None
         self.spawned: set[asyncio.Task[Any]] = set()
         self.ended = False
@@ -62,12 +91,26 @@ class CodeTasks:
             task.get_loop().call_soon(task.cancel, context=tasks.OUTSIDE)
             return
         self.spawned.add(task)
+        if self.replay is not None:
+            self.replay.started(task)
         task.add_done_callback(self._spawned_done, context=tasks.OUTSIDE)
 
     def _spawned_done(self, task: asyncio.Task[Any]) -> None:
         self.spawned.discard(task)
+        if self.replay is not None:
+            self.replay.ended(task)
         if self.ended:
             tasks.mark_retrieved(task)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The execution, as log records name it."""
+        return {"execution": self.execution_id, "workflow": self.workflow_id}
+
+    def log_facts(self) -> dict[str, Any] | None:
+        """Returns what a log record of the code has to say; None during a replay and after the end, when the
+        code will log the same again."""
+        return None if self.ended or (self.replay is not None and self.replay.repeats()) else self.facts
 
     async def leave(self) -> NoReturn:
         """End a ctx call made after the end: yield, then raise `CancelledError`. A loop that swallows the
@@ -80,6 +123,7 @@ class CodeTasks:
         """Cancel the code. If any of it is still there a moment later, `cancel_waits` has to cancel the waits
         it awaits: in a shielded scope they would never end."""
         self.ended = True
+        self.replay = None  # without this reference cycle the activation is freed at once
         if self._left():
             self._cancel()
             self.loop.call_later(CLEAN_UP_SECONDS, self._cancel_waits, cancel_waits, context=tasks.OUTSIDE)

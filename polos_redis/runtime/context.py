@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from polos_redis.runtime.call_sites import caller
 from polos_redis.runtime.step import Step
 from polos_redis.runtime.steps.patches import Patches
+from polos_redis.runtime.workflow_logger import WorkflowLogger
 
 if TYPE_CHECKING:
     from polos_redis.runtime.activation import Activation
@@ -48,6 +49,13 @@ class WorkflowContext:
         self.user_id: str | None = origin.user_id
         self.run: int = activation.run
         self.step: Step = Step(activation)
+
+    @property
+    def logger(self) -> WorkflowLogger:
+        """A logger for the workflow's code and its steps: its records carry `execution` and `workflow`, and
+        inside a step `step` and `attempt`. It is silent while the code is replayed. Its name is
+        `polos.workflow`."""
+        return WorkflowLogger(self._activation.code)
 
     @property
     def state(self) -> Any:

@@ -305,11 +305,11 @@ class FencedJournal:
             self._host.spawn(self.verify())
 
     def finish(
-        self, outcome: Outcome, done: Callable[[Outcome, bool], None], again: Callable[[], None]
+        self, outcome: Outcome, done: Callable[[Outcome, str, bool], None], again: Callable[[], None]
     ) -> None:
-        """End the execution. Calls `done` once it has ended, with whether this write is known to have ended
-        it, or `again` when it has not and the journal was read again; neither if the activation is dropped.
-        Starts a task only then."""
+        """End the execution. Calls `done` once it has ended, with its status and whether this write is known
+        to have ended it, or `again` when it has not and the journal was read again; neither if the activation
+        is dropped. Starts a task only then."""
         if self.epoch != self._store.wire.epoch:
             self._host.spawn(self._look_for_end(outcome, done, again))
             return
@@ -325,7 +325,7 @@ class FencedJournal:
             elif future.result() < 0:
                 self._end(refusal(future.result()))
             else:
-                done(outcome, True)
+                done(outcome, outcome.status, True)
 
         one = outcome
         future = self._store.fenced.finish(
@@ -334,14 +334,16 @@ class FencedJournal:
         future.add_done_callback(replied, context=tasks.OUTSIDE)
 
     async def _look_for_end(
-        self, outcome: Outcome, done: Callable[[Outcome, bool], None], again: Callable[[], None]
+        self, outcome: Outcome, done: Callable[[Outcome, str, bool], None], again: Callable[[], None]
     ) -> None:
         """After a lost connection: see whether the execution has ended."""
         try:
             await self.reconnect()
             ended = await self._store.executions.watch(self.fence.id.decode(), "")
             if ended is not None and ended.status in FINISHED:
-                done(outcome, False)  # by the write whose reply was lost, or by someone entitled to
+                done(
+                    outcome, ended.status, False
+                )  # by the write whose reply was lost, or by someone entitled to
                 return
         except PolosError as error:
             self._end(f"finish refused: {error}", pause=True)

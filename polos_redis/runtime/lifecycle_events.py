@@ -12,9 +12,10 @@ executions of a tree share the root's stream; and its data (codec).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
 from typing import Any
 
+from polos_redis.runtime.code_tasks import CodeTasks
 from polos_redis.values import codec
 from polos_redis.values.text import raw
 
@@ -25,13 +26,27 @@ _STEP_START = b"step_start"
 _STEP_FINISH = b"step_finish"
 
 
-@dataclass(slots=True)
 class StepAttempt:
-    """An attempt at a step, whose function runs now: since when, and whether its start was emitted."""
+    """An attempt at a step, whose function runs now: since when, and whether its start was emitted. It owns
+    the tasks that the function starts: they are guarded, but belong to no activation."""
 
-    attempt: int
-    since: float
-    emitted: bool = False
+    __slots__ = ("attempt", "code", "emitted", "key", "since")
+
+    is_step = True
+
+    def __init__(self, code: CodeTasks, key: str, attempt: int, since: float) -> None:
+        self.code = code
+        self.key = key
+        self.attempt = attempt
+        self.since = since
+        self.emitted = False
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        pass
+
+    def log_facts(self) -> dict[str, Any]:
+        """Returns what a log record of the step's function has to say."""
+        return {**self.code.facts, "step": self.key, "attempt": self.attempt}
 
 
 class LifecycleEvents:

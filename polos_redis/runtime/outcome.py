@@ -28,7 +28,8 @@ class Outcome:
     `value` is the output (codec) or the error's record; `event` the data of the finish event (codec) when it
     has failed;
     `state` the workflow's state (codec), empty for none; `unreached` the journaled steps that the code did
-    not reach; `events` are emitted before the finish event.
+    not reach; `events` are emitted before the finish event. `error` is what the code raised, and `line` its
+    kind and message; both are only logged.
     """
 
     status: str
@@ -37,6 +38,8 @@ class Outcome:
     state: bytes
     unreached: Sequence[bytes] = ()
     events: Sequence[bytes] = ()
+    error: BaseException | None = None
+    line: str = ""
 
     def fields(self) -> list[bytes]:
         """Returns the other fields of the execution: name, value, ..."""
@@ -64,13 +67,11 @@ def outcome_of(
 def failed(error: BaseException, durable_state: DurableState | None, run: int, note: str = "") -> Outcome:
     """Returns the outcome of a failure, whose message ends with a note; a state that can't be saved is left
     out."""
-    fields: dict[str, Any] = {
-        "status": "failed",
-        "error": failures.line_of(error) + note,
-    }
+    line = failures.line_of(error) + note
+    fields: dict[str, Any] = {"status": "failed", "error": line}
     event = codec.encode(fields if run == 1 else {**fields, "run": run})
     try:
         state = b"" if durable_state is None else durable_state.pack()
     except BaseException:  # a property of the state may raise anything
         state = b""
-    return Outcome("failed", error_record(error, note), event, state)
+    return Outcome("failed", error_record(error, note), event, state, error=error, line=line)

@@ -196,7 +196,7 @@ async def bearer(site: Site, token: str, address: str) -> Caller:
     if site.links is None or not site.links.secrets:
         raise _unauthorized("this is not an API key, and this server accepts no signed links")
     try:
-        link = site.links.read(token)
+        link = site.links.read(token, at=await (await site.client.store()).clock.now())
     except LinkError as error:
         raise _unauthorized(str(error)) from None
     return of_link(link)

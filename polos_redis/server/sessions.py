@@ -138,7 +138,8 @@ async def open_session(client: PolosClient, session_id: str, key_id: str) -> Api
     """Returns the API key of an open session; None if the session was closed, or the key is not valid."""
     store = await client.store()
     holder, key = await asyncio.gather(store.login_sessions.key_id(session_id), apikeys.get(client, key_id))
-    return key if key is not None and key.holds and holder == key.id else None
+    is_its_holder = key is not None and holder == key.id and key.held_at(await store.clock.now())
+    return key if is_its_holder else None
 
 
 def sessions_of(request: Request) -> Sessions:

@@ -249,6 +249,7 @@ class Execution(ExecutionSummary):
     started_by: str | None
     steps: list[ExecutionStep]
     running_steps: list[RunningStep] = Field(description="Steps whose functions have run for a while.")
+    unserved: bool = Field(description="It is queued, and no worker serves its workflow.")
     suspensions: list[Suspension]
     open_suspensions: list[Suspension]
     open_suspensions_below: list[Suspension]

@@ -140,7 +140,7 @@ async def _key_is_valid(site: Site, caller: Caller) -> bool:
     if caller.session_id:
         return await open_session(site.client, caller.session_id, caller.key_id) is not None
     key = await apikeys.get(site.client, caller.key_id)
-    return key is not None and key.holds
+    return key is not None and key.held_at(await (await site.client.store()).clock.now())
 
 
 def _message(caller: Caller, event: Event) -> bytes:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
-
 import msgpack
 
 from polos_redis.state import keys
+from polos_redis.state.clock import Clock
 from polos_redis.state.partitions import Partitions
 
 
 class ApiKeys:
     """All API keys of the namespace."""
 
-    def __init__(self, partitions: Partitions) -> None:
-        self._partitions = partitions
+    def __init__(self, partitions: Partitions, clock: Clock) -> None:
+        self._partitions, self._clock = partitions, clock
         self._wire = partitions.wire
         self._name = partitions.prefixes[0] + keys.KEYS.encode()
 
@@ -36,7 +35,7 @@ class ApiKeys:
             return False
         stored = msgpack.unpackb(packed, unicode_errors="surrogatepass")
         expires = stored["expires"]
-        holds = stored["revoked"] is None and (expires is None or time.time() * 1000 < expires)
+        holds = stored["revoked"] is None and (expires is None or await self._clock.now_ms() < expires)
         return holds and not {scope, "admin"}.isdisjoint(stored["scopes"])
 
     async def read_all(self) -> list[bytes]:

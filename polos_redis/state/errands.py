@@ -10,6 +10,7 @@ from typing import Literal
 import msgpack
 
 from polos_redis.state import keys, scripts
+from polos_redis.state.clock import Clock
 from polos_redis.state.partitions import Partitions
 from polos_redis.values.text import raw, text
 
@@ -45,8 +46,8 @@ Failure = Literal["later", "set aside", "changed"]
 class Errands:
     """All errands of the namespace. An errand stored again since it was read is left alone."""
 
-    def __init__(self, partitions: Partitions) -> None:
-        self._partitions = partitions
+    def __init__(self, partitions: Partitions, clock: Clock) -> None:
+        self._partitions, self._clock = partitions, clock
         self._wire = partitions.wire
 
     async def start(
@@ -157,7 +158,7 @@ class Errands:
         if node is None:
             return 0
         seconds, micros = await node.call("TIME", patience=self._partitions.patience)
-        return int(seconds) * 1000 + int(micros) // 1000
+        return int(seconds) * 1000 + int(micros) // 1000 + await self._clock.skipped_ms()
 
     async def retry(self, prefix: bytes, name: str) -> bool:
         """Make a failed errand due now, with no attempt counted; False if it has not failed."""

@@ -48,6 +48,8 @@ SESSION = "session:"  # string with a TTL, partition 0: a login session -> its A
 RATE = "rate:"  # string with a TTL: when the requests of a caller are paid off, us
 CONFIRMED = "confirmed"  # string with a TTL: what a connection writes before it waits for a confirmation
 META = "meta"  # hash: facts fixed for the namespace
+SKIPPED = "skipped"  # string, in a test's namespace: by how many ms its clock is ahead of the server's
+EXPIRING = "expiring"  # zset, in a test's namespace: when a key expires by that clock, ms -> its name
 
 GROUP = "workers"  # the consumer group of every queue
 DEFAULT_QUEUE = "default"

@@ -26,6 +26,7 @@ from polos_redis.wire.urls import split
 from polos_redis.wire.wire import Wire
 
 SERVER, PARTITIONS, RANGE, COMPLETE = "server", "partitions", "range", "complete"  # fields
+CLOCK, SKIPS = "clock", "skips"  # a field of a test's namespace, and its value: see clock.py
 
 Call = Callable[..., Awaitable[Any]]  # sends a command to one server
 Record = Mapping[str, str]
@@ -52,14 +53,15 @@ class Layout:
             for position, share in enumerate(ranges(partitions, count), 1)
         ]
 
-    async def check(self, call: Call, address: str) -> None:
-        """Record the layout on the namespace's only server, or compare it with the record there. Raises
-        `ConfigurationError` if they differ."""
+    async def check(self, call: Call, address: str) -> bool:
+        """Record the layout on the namespace's only server, or compare it with the record there. Returns
+        whether time can be skipped in the namespace. Raises `ConfigurationError` if the layouts differ."""
         found = await self._read(call)
         if found.keys() >= self._records[0].keys():
             self._compare(0, found, address)
         else:
             await self._record(0, call, address)
+        return found.get(CLOCK) == SKIPS
 
     async def compare(self, position: int, server: AnyServer, patience: float | None) -> Record:
         """Returns a server's record, empty if it has none, and records nothing. Raises `ConfigurationError`
@@ -112,7 +114,7 @@ class Layout:
             await asyncio.gather(*(wire.close() for wire in wires))
 
     async def _read(self, call: Call) -> Record:
-        names = (SERVER, PARTITIONS, RANGE, COMPLETE)
+        names = (SERVER, PARTITIONS, RANGE, COMPLETE, CLOCK)
         values = await call("HMGET", self._key, *names)
         return {name: text(value) for name, value in zip(names, values, strict=True) if value is not None}
 

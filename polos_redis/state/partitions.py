@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgpack
 
 from polos_redis.state import keys
-from polos_redis.state.layout import Layout
+from polos_redis.state.layout import CLOCK, SKIPS, Layout
 from polos_redis.values.text import raw
 from polos_redis.wire.routing import AnyWire
 from polos_redis.wire.servers import ServersWire
@@ -83,12 +83,16 @@ class Partitions:
         )
         return sorted(found)
 
-    async def check(self) -> None:
-        """Fix the namespace's layout on first use. Raises `ConfigurationError` if it differs from the fixed
-        one. Of several servers, each is checked when it is connected instead."""
-        if not isinstance(self.wire, ServersWire):
-            layout = Layout("", self.namespace, self.number)
-            await layout.check(partial(self.wire.call, patience=self.patience), self.wire.address)
+    async def check(self) -> bool:
+        """Fix the namespace's layout on first use. Returns whether it is a test's, whose time can be skipped.
+        Raises `ConfigurationError` if the layout differs from the fixed one. Of several servers, each is
+        checked when it is connected instead."""
+        call = partial(self.wire.call, patience=self.patience)
+        if isinstance(self.wire, ServersWire):
+            found = await call("HGET", self.prefixes[0] + keys.META.encode(), CLOCK)
+            return bool(found == SKIPS.encode())
+        layout = Layout("", self.namespace, self.number)
+        return await layout.check(call, self.wire.address)
 
 
 def pack_roots(workflows: Collection[str]) -> bytes:

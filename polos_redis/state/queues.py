@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from polos_redis.state import scripts
+from polos_redis.state.failed_execution import FailedExecution
 from polos_redis.state.fencing import Fence
 from polos_redis.state.partitions import Partitions
 from polos_redis.values.text import raw
@@ -30,8 +31,9 @@ class Queues:
         *,
         max_deliveries: int,
         lost: bytes | None = None,
-    ) -> tuple[int, int, int] | None:
-        """Return a consumer's entries to the queue; returns how many were requeued, failed and dropped.
+    ) -> tuple[int, list[FailedExecution], int] | None:
+        """Return a consumer's entries to the queue; returns how many were requeued, the executions that have
+        failed, and how many were dropped.
 
         If its worker is presumed dead, `lost` is the lease counter that was seen unchanged, b"" for none:
         such entries count towards `max_deliveries`. Returns None, having changed nothing, if it was renewed
@@ -47,7 +49,7 @@ class Queues:
             *entries,
             patience=self._partitions.patience,
         )
-        return None if reply is None else (reply[0], reply[1], reply[2])
+        return None if reply is None else (reply[0], FailedExecution.parse(reply[3]), reply[2])
 
     async def put_back(self, by: Fence, queue: str, delay_ms: int, reason: str = "") -> None:
         """Return an execution to the queue after a delay, without counting the delivery. A reason is stored,

@@ -8,6 +8,7 @@ safe to repeat, and are repeated while Redis is away, until the patience ends.
 from __future__ import annotations
 
 from polos_redis.state.api_keys import ApiKeys
+from polos_redis.state.clock import Clock
 from polos_redis.state.definitions import Definitions
 from polos_redis.state.errands import Errands
 from polos_redis.state.executions import Executions
@@ -46,9 +47,10 @@ class Store:
         self.wire = wire
         self.partitions = Partitions(wire, namespace, partitions, patience, acknowledging)
         self.prefixes = self.partitions.prefixes
-        self.api_keys = ApiKeys(self.partitions)
+        self.clock = Clock(self.partitions)
+        self.api_keys = ApiKeys(self.partitions, self.clock)
         self.definitions = Definitions(self.partitions)
-        self.errands = Errands(self.partitions)
+        self.errands = Errands(self.partitions, self.clock)
         self.executions = Executions(self.partitions)
         self.fenced = FencedWrites(self.partitions)
         self.login_sessions = LoginSessions(self.partitions)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from polos_redis.state import keys, scripts
 from polos_redis.state.errands import Errand
+from polos_redis.state.failed_execution import FailedExecution
 from polos_redis.state.partitions import Partitions
 from polos_redis.values.text import raw, text
 
@@ -13,12 +14,13 @@ from polos_redis.values.text import raw, text
 @dataclass(frozen=True, slots=True)
 class Fired:
     """Result of one timer pass: how many timers fired and how many executions expired, the ms to the next
-    timer (None if there is none), and the errands that are due."""
+    timer (None if there is none), the errands that are due, and the executions that have failed."""
 
     fired: int
     forgotten: int
     next_ms: int | None
     errands: list[Errand]
+    failed: list[FailedExecution]
 
 
 class Timers:
@@ -44,6 +46,8 @@ class Timers:
         )
         if reply[0] == -1:
             return None
-        fired, forgotten, next_ms, flat = reply
+        fired, forgotten, next_ms, flat, failed = reply
         errands = [Errand(text(name), due) for name, due in zip(flat[::2], flat[1::2], strict=True)]
-        return Fired(fired, forgotten, None if next_ms < 0 else next_ms, errands)
+        return Fired(
+            fired, forgotten, None if next_ms < 0 else next_ms, errands, FailedExecution.parse(failed)
+        )

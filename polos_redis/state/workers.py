@@ -43,10 +43,7 @@ class Workers:
         one), `queues` and `lease_seconds`."""
         found: dict[bytes, dict[str, Any]] = {}
         for prefix in self._partitions.prefixes:
-            flat = await self._wire.call(
-                "HGETALL", prefix + keys.SERVES.encode(), patience=self._partitions.patience
-            )
-            found |= {worker: msgpack.unpackb(one) for worker, one in zip(flat[::2], flat[1::2], strict=True)}
+            found |= await self._announced(prefix)
         return list(found.values())
 
     async def served(self) -> dict[str, set[str]]:
@@ -56,3 +53,13 @@ class Workers:
             for workflow_id in announced["workflows"]:
                 served.setdefault(workflow_id, set()).update(announced["queues"])
         return served
+
+    async def serve(self, prefix: bytes, workflow_id: str) -> bool:
+        """Whether any worker with a lease in this partition serves a workflow."""
+        return any(workflow_id in one["workflows"] for one in (await self._announced(prefix)).values())
+
+    async def _announced(self, prefix: bytes) -> dict[bytes, dict[str, Any]]:
+        flat = await self._wire.call(
+            "HGETALL", prefix + keys.SERVES.encode(), patience=self._partitions.patience
+        )
+        return {worker: msgpack.unpackb(one) for worker, one in zip(flat[::2], flat[1::2], strict=True)}

@@ -64,7 +64,9 @@ class DurableWire:
         )
         self._durability, self._replicas, self._mark = durability, replicas, mark
         self._acknowledges = acknowledges
-        self._calls: dict[Wire, deque[_Call]] = {}  # of the next group; a node's task runs while it is here
+        self._calls: dict[
+            Wire, deque[_ConfirmedCall]
+        ] = {}  # of the next group; a node's task runs while it is here
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def call_script(self, script: Script, key: bytes, *args: Arg, patience: float | None = 30.0) -> Any:
@@ -72,7 +74,7 @@ class DurableWire:
 
         Raises `NotConfirmedError` if the script was executed, but not confirmed within `patience`.
         """
-        call = _Call(script, key, args)
+        call = _ConfirmedCall(script, key, args)
         try:
             return await self._wire.repeat(key, lambda node: self._join(node, call), patience)
         except RedisUnavailableError as error:
@@ -89,7 +91,7 @@ class DurableWire:
 
     # --- groups ---
 
-    def _join(self, node: Wire, call: _Call) -> Future[Any]:
+    def _join(self, node: Wire, call: _ConfirmedCall) -> Future[Any]:
         """Put a call into the next group of a node."""
         call.future = asyncio.get_running_loop().create_future()
         waiting = self._calls.get(node)
@@ -104,9 +106,9 @@ class DurableWire:
         waiting.append(call)
         return call.future
 
-    async def _run(self, node: Wire, waiting: deque[_Call]) -> None:
+    async def _run(self, node: Wire, waiting: deque[_ConfirmedCall]) -> None:
         """Run the groups of a node until no call waits."""
-        group: list[_Call] = []
+        group: list[_ConfirmedCall] = []
         try:
             while waiting:
                 group = [waiting.popleft() for _ in range(min(len(waiting), MOST_CALLS))]
@@ -116,11 +118,11 @@ class DurableWire:
             for call in (*group, *waiting):  # none, unless this task was cancelled
                 call.fail(CallLostError(f"the connection to {node.address} was closed", sent=False))
 
-    async def _run_group(self, node: Wire, group: Sequence[_Call]) -> None:
+    async def _run_group(self, node: Wire, group: Sequence[_ConfirmedCall]) -> None:
         epoch = node.epoch
         sent = [node.run(call.script, call.key, *call.args) for call in group]
         replies = await asyncio.gather(*sent, return_exceptions=True)
-        executed: list[_Call] = []
+        executed: list[_ConfirmedCall] = []
         for call, reply in zip(group, replies, strict=True):
             if isinstance(reply, BaseException):
                 call.fail(reply)
@@ -253,7 +255,7 @@ class DurableWire:
         self._wire.abort()
 
 
-class _Call:
+class _ConfirmedCall:
     """One call: its script, and the future that its caller awaits in this attempt."""
 
     __slots__ = ("args", "executed", "future", "key", "reply", "script")

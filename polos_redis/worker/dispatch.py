@@ -23,6 +23,7 @@ from polos_redis.values import bounds
 from polos_redis.values.text import text
 from polos_redis.worker.deliveries import Delivery
 from polos_redis.worker.host import WorkerHost
+from polos_redis.worker.unknown_workflows import UnknownWorkflows
 
 logger = logging.getLogger("polos.worker")
 
@@ -35,6 +36,7 @@ class Dispatch:
         self._lease = host.lease
         self._deliveries = host.deliveries
         self._workflows = workflows
+        self.unknown = UnknownWorkflows()
 
     def deliver(self, delivery: Delivery, flat: list[bytes] | None, lapses: int) -> None:
         """Start an activation for an entry: [id, .., workflow, .., run, .. (, input, .. (, origin, ..) (,
@@ -57,8 +59,7 @@ class Dispatch:
             return
         workflow = self._workflows.get(name)
         if workflow is None:
-            facts = {"execution": execution_id, "workflow": text(name)}
-            logger.info("unknown workflow, put back", extra=facts)
+            self.unknown.note(text(name), execution_id)
             self._deliveries.put_back(Fence(prefix, flat[1], entry, b""), queue)
             return
         activation = Activation(self._host, workflow, execution_id, entry, run, queue, lapses)

@@ -26,6 +26,11 @@ class Duties:
         """Whether this worker is the partition's timer leader, who acts where one worker should."""
         return self._timers.holding
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether this worker sends notifications of the partition."""
+        return any(outbox.is_sending for outbox in self._outboxes)
+
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """The loops to run, each until cancelled."""
         return [self._timers.run(), self._reaper.run(), *(outbox.run() for outbox in self._outboxes)]

@@ -91,8 +91,8 @@ class WorkerHost:
     async def wait_for_lease(self, prefix: bytes) -> None:
         await self.lease.wait_until_fresh(prefix)
 
-    def in_thread(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
-        run = tasks.step_context().run
+    def in_thread(self, step: tasks.Owner, function: Callable[[], Any]) -> asyncio.Future[Any]:
+        run = tasks.step_context(step).run
         return self._loop.run_in_executor(self._threads, run, _call_in_thread, function)
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from polos_redis.errors import PolosError
 from polos_redis.metrics.worker_stats import WorkerStats
+from polos_redis.runtime.failure_log import log_failed_executions
 from polos_redis.state import keys
 from polos_redis.state.repairs import FIRST, Table
 from polos_redis.state.store import Store
@@ -167,7 +168,8 @@ class Reaper:
             if moved is None:  # it has come back
                 return
             requeued, failed, dropped = moved
-            outcome = {"requeued": requeued, "failed": failed, "dropped": dropped}
+            outcome = {"requeued": requeued, "failed": len(failed), "dropped": dropped}
             for what, entries in outcome.items():
                 self.stats.recovered[what] += entries
             logger.warning("recovered from a lost worker", extra={"lost": consumer, **outcome})
+            log_failed_executions(failed)

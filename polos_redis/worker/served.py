@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from polos_redis.definitions import registry
 from polos_redis.definitions.definition import WorkflowDefinition
@@ -14,16 +14,25 @@ from polos_redis.errors import ConfigurationError
 
 logger = logging.getLogger("polos.worker")
 
+Chosen: TypeAlias = (
+    Iterable[WorkflowDefinition[Any, Any]] | Callable[[WorkflowDefinition[Any, Any]], bool] | None
+)
+
 
 class Served:
-    """The workflows of one worker. `chosen` is None for all that this process defines, now and later.
+    """The workflows of one worker. `chosen` is None for all that this process defines, now and later, or a
+    function that chooses among these.
 
-    Raises `ConfigurationError` if there are none, or for one that can't be resolved.
+    Raises `ConfigurationError` if there are none, unless a function may choose some later, or for one that
+    can't be resolved.
     """
 
-    def __init__(self, chosen: Iterable[WorkflowDefinition[Any, Any]] | None) -> None:
-        self._later = chosen is None
-        self.by_id = resolved(registry.registered().values() if chosen is None else chosen)
+    def __init__(self, chosen: Chosen) -> None:
+        self._later = chosen is None or callable(chosen)
+        self._accepts = chosen if callable(chosen) else _accept_all
+        if chosen is None or callable(chosen):
+            chosen = filter(self._accepts, registry.registered().values())
+        self.by_id = resolved(chosen, may_be_none=self._accepts is not _accept_all)
 
     def watch(self, added: Callable[[list[WorkflowDefinition[Any, Any]]], None]) -> Callable[[], None]:
         """Serve also what is defined from now on, or defined again, as in a notebook's next cell; `added` is
@@ -33,6 +42,8 @@ class Served:
         loop = asyncio.get_running_loop()
 
         def take_in(definition: WorkflowDefinition[Any, Any]) -> None:
+            if not self._accepts(definition):
+                return
             new = [one for name, one in _with_needed([definition]).items() if one is not self.by_id.get(name)]
             new = [one for one in new if one is definition or _name(one) not in self.by_id]
             for one in new:
@@ -55,13 +66,20 @@ class Served:
         return ends
 
 
-def resolved(chosen: Iterable[WorkflowDefinition[Any, Any]]) -> dict[bytes, WorkflowDefinition[Any, Any]]:
-    """Returns workflows and those they need, resolved, by id. Raises `ConfigurationError` for none.
+def _accept_all(definition: WorkflowDefinition[Any, Any]) -> bool:
+    return True
+
+
+def resolved(
+    chosen: Iterable[WorkflowDefinition[Any, Any]], *, may_be_none: bool = False
+) -> dict[bytes, WorkflowDefinition[Any, Any]]:
+    """Returns workflows and those they need, resolved, by id. Raises `ConfigurationError` for none, unless
+    there `may_be_none`.
 
     A chosen workflow comes before one that is needed: a tool may have been redefined after its agent.
     """
     workflows = _with_needed(chosen)
-    if not workflows:
+    if not workflows and not may_be_none:
         raise ConfigurationError("no workflows to run: import the modules that define them first")
     for workflow in workflows.values():
         workflow.resolve()

@@ -12,6 +12,7 @@ import logging
 import random
 
 from polos_redis.errors import PolosError
+from polos_redis.runtime.failure_log import log_failed_executions
 from polos_redis.state.store import Store
 from polos_redis.worker.errands import ErrandRunner
 
@@ -59,6 +60,7 @@ class TimerLeader:
         self.holding = reply is not None
         if reply is None:
             return random.uniform(0.5, 1.0) * HOLD_MS / 1000
+        log_failed_executions(reply.failed)
         self.errands.run(reply.errands, self.hurry)
         more = len(reply.errands) == BATCH + running and self.errands.has_room
         if more or BATCH in (reply.fired, reply.forgotten):

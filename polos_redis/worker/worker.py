@@ -50,7 +50,7 @@ from polos_redis.worker.loop_guard import LoopGuard
 from polos_redis.worker.read_connections import Readers
 from polos_redis.worker.read_loop import Reading, make_groups
 from polos_redis.worker.reaper import Reaper
-from polos_redis.worker.served import Served
+from polos_redis.worker.served import Chosen, Served
 from polos_redis.worker.server_checks import wait_for_servers
 from polos_redis.worker.timers import TimerLeader
 
@@ -64,7 +64,7 @@ CLOSE_SECONDS = 5.0  # at the end: how long returning entries may take
 
 class Worker:
     """Runs executions of the given workflows (by default, of all that this process defines, also while the
-    worker runs), including the tools of agents among them.
+    worker runs; a function chooses among these), including the tools of agents among them.
 
     Any number of workers share the work. A dead worker is noticed within `lease_seconds` and its executions
     continue elsewhere from their journals. While Redis is unreachable a worker waits, also at its start; it
@@ -82,7 +82,7 @@ class Worker:
     def __init__(
         self,
         client: PolosClient,
-        workflows: Iterable[WorkflowDefinition[Any, Any]] | None = None,
+        workflows: Chosen = None,
         *,
         concurrency: int | None = None,
         lease_seconds: float | None = None,
@@ -121,7 +121,7 @@ class Worker:
         self.block_seconds = min(BLOCK_SECONDS, self.lease_seconds / 2)
         self.ready = asyncio.Event()
         self.host: WorkerHost | None = None  # once it is connected
-        self._workflows = None if workflows is None else list(workflows)
+        self._workflows = workflows if workflows is None or callable(workflows) else list(workflows)
         self._queues: list[str] | None = settings.resolve("queues", queues)
         self._running = False
         self._guard = LoopGuard(self.max_blocked_seconds)
@@ -169,6 +169,7 @@ class Worker:
             for reader in readers
         ]
         try:
+            self._closing.callback(dispatch.unknown.close)
             self._closing.push_async_callback(host.close)
             self._closing.push_async_callback(readers.close)
             reading = await self._unless_stopped(self._start(host, served.by_id.values()))
@@ -189,6 +190,16 @@ class Worker:
                 self.host.drain()
         else:
             self._stop_now.set()
+
+    def hurry(self) -> None:
+        """Fire the timers now that are due, instead of at the next look."""
+        for duties in self._duties.values():
+            duties.hurry()
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether notifications are being sent."""
+        return any(duties.is_sending for duties in self._duties.values())
 
     async def _connect(self, workflows: Collection[WorkflowDefinition[Any, Any]]) -> WorkerHost:
         """Wait for Redis, check it and return the host, on the client's connections."""

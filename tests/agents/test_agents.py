@@ -22,9 +22,10 @@ from polos_redis import (
 )
 from polos_redis.agents import RunSoFar
 from polos_redis.agents.options import AgentOptions
-from tests.harness.agents import KEY, PROVIDERS, error_of, talking
+from polos_redis.testing.model import Call, Fail, ModelRequest, Reply, Say, ScriptedModel, When
+from polos_redis.testing.model.server import API_KEY as KEY
+from tests.harness.agents import PROVIDERS, error_of, talking
 from tests.harness.command import Command
-from tests.harness.llm import Call, Fail, Reply, Request, Say, When, llm
 from tests.harness.running import soon, until
 from tests.harness.serving import calling as calling_pages
 
@@ -124,7 +125,7 @@ async def test_messages_can_be_the_input(redis_url: str, namespace: str) -> None
 
 
 async def test_an_agent_may_have_its_own_base_url(redis_url: str, namespace: str) -> None:
-    async with llm([Say("from elsewhere")]) as elsewhere:
+    async with ScriptedModel([Say("from elsewhere")]) as elsewhere:
         agent = Agent(id="elsewhere", model="llama", provider_base_url=elsewhere.base_url)
         async with talking(redis_url, namespace, [], agent) as (server, at_work):
             assert (await agent.run(at_work.client, "Hi")).result == "from elsewhere"
@@ -163,7 +164,7 @@ async def test_a_workflow_calls_an_agent(redis_url: str, namespace: str) -> None
 
 
 async def test_a_workflow_calls_several_agents(redis_url: str, namespace: str) -> None:
-    def reply(request: Request) -> Reply:
+    def reply(request: ModelRequest) -> Reply:
         return Fail(400, "I do not do that") if request.prompt == "three" else Say(f"{request.prompt}!")
 
     served = asks_several, plain["openai"], forecaster["openai"]
@@ -214,7 +215,7 @@ async def test_usage_is_shown(redis_url: str, namespace: str, tmp_path: Path) ->
 # --- stop conditions ----------------------------------------------------------------------
 
 
-def calling(request: Request) -> Reply:
+def calling(request: ModelRequest) -> Reply:
     """A model that keeps calling tools."""
     return Say(f"turn {request.round + 1}", tool_calls=[Call("weather", {"name": "Riga"})])
 

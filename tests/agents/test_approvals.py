@@ -12,9 +12,9 @@ import pytest
 from pydantic import AliasChoices, BaseModel, Field, PlainSerializer, PrivateAttr, SecretStr, field_validator
 
 from polos_redis import Agent, ConfigurationError, InvalidAnswerError, WorkflowContext, tool, workflow
+from polos_redis.testing.model import Call, ModelRequest, Reply, Say
 from tests.agents.test_tools import calls, status_of
 from tests.harness.agents import answer, asked, talking
-from tests.harness.llm import Call, Reply, Request, Say
 
 ran: list[Any] = []  # the inputs of tools
 
@@ -250,7 +250,7 @@ async def test_an_approval_of_a_finished_call_need_not_be_reached_again(
 ) -> None:
     agent = Agent(id="repeating-teller", model="gpt-4o", tools=[guarded])
 
-    def turn(request: Request) -> Reply:
+    def turn(request: ModelRequest) -> Reply:
         more = [Call("pay_out", {**FULL, "cents": request.round})] if request.round < 3 else []
         return Say(tool_calls=more)
 

@@ -13,11 +13,11 @@ from pydantic import BaseModel
 from polos_redis import PolosClient, WorkflowContext, workflow
 from polos_redis.agents import Agent, tool
 from polos_redis.links import Links
+from polos_redis.testing.model import Call, Say, read_log
 from tests.docs.test_seed import agent_program, planning, script
 from tests.harness.agents import asked, talking
 from tests.harness.chromium import ARGS, CHROMIUM, SECRET, async_playwright, chromium, expect
 from tests.harness.command import Command
-from tests.harness.llm import Call, Say, read_log
 from tests.harness.running import created_at, until
 from tests.harness.serving import serving
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from polos_redis import PolosClient
+from polos_redis.testing.model import read_log, repeated
 from tests.harness.agent_workflows import ask_the_writer
 from tests.harness.fleet import Fleet
-from tests.harness.llm import llm_process, read_log, repeated
+from tests.harness.model_process import model_process
 from tests.harness.running import until
 
 pytestmark = pytest.mark.also_on_cluster
@@ -29,7 +30,7 @@ def serving(folder: Path, *script: dict[str, Any]) -> Iterator[Path]:
     """Runs the server with a script; yields its log."""
     path, log = folder / "script.json", folder / "log"
     path.write_text(json.dumps(script))
-    with pytest.MonkeyPatch.context() as patch, llm_process(path, log) as base_url:
+    with pytest.MonkeyPatch.context() as patch, model_process(path, log) as base_url:
         patch.setenv("OPENAI_API_KEY", "sk-test")
         patch.setenv("OPENAI_BASE_URL", base_url)
         yield log

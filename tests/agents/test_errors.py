@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from polos_redis import Agent, ExecutionHandle
 from polos_redis.agents.providers.openai import SHORTEST_SECRET, SURELY_SECRET, masked, retry_after
 from polos_redis.state import keys
-from tests.harness.agents import KEY, PROVIDERS, error_of, talking
-from tests.harness.llm import Fail, Hang, Reply, Say, Server, When
+from polos_redis.testing.model import Fail, Hang, Reply, Say, ScriptedModel, When
+from polos_redis.testing.model.server import API_KEY as KEY
+from tests.harness.agents import PROVIDERS, error_of, talking
 from tests.harness.running import Running, journal_of, until
 
 agents = {
@@ -32,7 +33,7 @@ impatient = Agent(id="impatient", model="gpt-4o", provider_timeout=0.2, max_retr
 both = pytest.mark.parametrize("provider", PROVIDERS)
 
 
-async def arrived(server: Server, count: int) -> None:
+async def arrived(server: ScriptedModel, count: int) -> None:
     """Waits until `count` requests have arrived."""
     await until(lambda: len(server.log) == count)
 
@@ -140,11 +141,9 @@ async def test_a_permanent_error_fails_at_once(
     assert KEY not in shown + stored + caplog.text
 
 
-async def test_a_missing_key_fails_with_a_hint(
-    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_missing_key_fails_with_a_hint(redis_url: str, namespace: str) -> None:
     async with talking(redis_url, namespace, [], agents["openai"]) as (_, at_work):
-        monkeypatch.delenv("OPENAI_API_KEY")
+        del os.environ["OPENAI_API_KEY"]
         _, message = await error_of(at_work, await agents["openai"].invoke(at_work.client, "Hi"))
     assert message.endswith(
         "(tried once): NoRetryError: no API key for the model's provider: set OPENAI_API_KEY for the workers"
@@ -227,12 +226,10 @@ def test_a_key_is_masked_wherever_it_can_be_told_from_the_text(key: str, before:
 
 
 @pytest.mark.threat(31)
-async def test_a_key_that_is_no_header_is_not_repeated(
-    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_key_that_is_no_header_is_not_repeated(redis_url: str, namespace: str) -> None:
     """A line break in the key: the HTTP package's error quotes the header."""
     async with talking(redis_url, namespace, [Say("never")], impatient) as (server, at):
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-broken-0123456789\nsecond-line-of-it")
+        os.environ["OPENAI_API_KEY"] = "sk-broken-0123456789\nsecond-line-of-it"
         handle = await impatient.invoke(at.client, "hello")
         _, text = await error_of(at, handle)
         assert "the connection to the model's provider failed" in text

@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from polos_redis import Agent, WorkflowContext, tool, workflow
+from polos_redis.testing.model import Call, ModelRequest, Reply, Say
 from tests.harness.agents import error_of, talking
-from tests.harness.llm import Call, Reply, Request, Say
 
 MAX_WAIT = 0.5  # seconds that another workflow may wait more than without the value
 ATTEMPTS = 3  # the best of them counts: the machine may be busy
@@ -73,7 +73,7 @@ async def test_hostile_output_holds_up_nobody(
 ) -> None:
     """A tool's arguments and a final answer of the declared type, in a worker with other workflows."""
 
-    def reply(request: Request) -> Reply:
+    def reply(request: ModelRequest) -> Reply:
         if through == "answer":
             return Say(text)
         return Say("refused") if request.round else Say(tool_calls=[Call("hostile-tool", text)])

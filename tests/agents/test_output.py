@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from polos_redis import Agent
 from polos_redis.agents.output import schema_of
+from polos_redis.testing.model import ModelRequest, Reply, Say
 from tests.harness.agents import PROVIDERS, error_of, talking
-from tests.harness.llm import Reply, Request, Say
 
 
 class Level(StrEnum):
@@ -216,7 +216,7 @@ def test_a_name_the_api_would_refuse_is_changed() -> None:
 # --- invalid answers ----------------------------------------------------------------------
 
 
-def mending(request: Request) -> Reply:
+def mending(request: ModelRequest) -> Reply:
     """A model that gets it right at the fourth attempt."""
     answers: list[Any] = ["a range", {"low": 1}, {"low": 5, "high": 1}, {"low": 1, "high": 5}]
     return Say(answers[request.round])

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from polos_redis import Agent, Event, ExecutionHandle, PolosClient
 from polos_redis.agents import AgentStream, Restarted, tool
 from polos_redis.agents.stream import TurnText
+from polos_redis.testing.model import Call, ModelRequest, Reply, Say, ScriptedModel
 from tests.harness.agent_workflows import ask_the_writer, writer
 from tests.harness.agents import PROVIDERS, talking
 from tests.harness.fleet import Fleet
-from tests.harness.llm import Call, Reply, Request, Say, llm
 from tests.harness.running import soon, until
 
 TEXT = "The quick brown fox jumps over the lazy dog."
@@ -120,7 +120,7 @@ async def test_only_the_agents_own_text_is_followed(redis_url: str, namespace: s
     inner = Agent(id="inner", model="gpt-4o")
     outer = Agent(id="outer", model="gpt-4o", tools=[inner])
 
-    def reply(request: Request) -> Reply:
+    def reply(request: ModelRequest) -> Reply:
         if request.prompt == "inside":
             return Say("the inner text")
         return Say("outer") if request.round else Say(tool_calls=[Call("inner", {"input": "inside"})])
@@ -135,19 +135,12 @@ async def test_only_the_agents_own_text_is_followed(redis_url: str, namespace: s
 # --- workers that die or are presumed dead ------------------------------------------------
 
 
-@pytest.fixture
-def openai_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    return monkeypatch
-
-
 async def test_a_worker_killed_while_the_model_writes_leaves_no_gap(
-    fleet: Fleet, client: PolosClient, openai_environment: pytest.MonkeyPatch
+    fleet: Fleet, client: PolosClient
 ) -> None:
     """Another worker makes the call again; a reader sees the text once, without a break."""
     replies = [Say(TEXT, chunks=10, pause_seconds=0.06, hang_after=6), Say(TEXT, chunks=4)]
-    async with llm(replies) as server:
-        openai_environment.setenv("OPENAI_BASE_URL", server.base_url)
+    async with ScriptedModel(replies) as server:
         victim = await fleet.start(**AGENTS)
         stream = await writer.stream(client, "Tell")
         chunks: list[str] = []
@@ -168,21 +161,18 @@ async def _follow(stream: AgentStream[Any], chunks: list[str]) -> None:
         chunks.append(chunk)  # noqa: PERF401 - they are looked at as they come
 
 
-async def test_text_from_a_worker_presumed_dead_is_not_emitted(
-    fleet: Fleet, client: PolosClient, openai_environment: pytest.MonkeyPatch
-) -> None:
+async def test_text_from_a_worker_presumed_dead_is_not_emitted(fleet: Fleet, client: PolosClient) -> None:
     """It wakes after another worker has answered, gets the rest of its own text, and can emit none of it."""
     gate = asyncio.Event()
     first = Say("A first text, of which no more is ever told.", chunks=6, pause_seconds=0.06)
 
-    async def reply(request: Request) -> Reply:
+    async def reply(request: ModelRequest) -> Reply:
         if request.number == 0:
             return first
         await gate.wait()
         return Say(TEXT)
 
-    async with llm(reply) as server:
-        openai_environment.setenv("OPENAI_BASE_URL", server.base_url)
+    async with ScriptedModel(reply) as server:
         frozen = await fleet.start(**AGENTS)
         stream = await writer.stream(client, "Tell")
         await until(lambda: server.log and server.log[0].chunks >= 2)

@@ -27,8 +27,8 @@ from polos_redis import (
     workflow,
 )
 from polos_redis.server.pages.forms import of_schema
+from polos_redis.testing.model import Call, Fail, ModelRequest, Reply, Say, When
 from tests.harness.agents import answer, asked, error_of, talking
-from tests.harness.llm import Call, Fail, Reply, Request, Say, When
 from tests.harness.running import until
 from tests.harness.serving import calling as calling_api
 
@@ -75,7 +75,7 @@ send_some = tool(id="send_some", approval=is_large)(send_it)
 def calls(*tool_calls: Call, then: str = "done") -> Any:
     """A model that makes these calls and is then done."""
 
-    def reply(request: Request) -> Reply:
+    def reply(request: ModelRequest) -> Reply:
         return Say(then) if request.round else Say(tool_calls=tool_calls)
 
     return reply
@@ -278,7 +278,7 @@ async def test_an_agent_can_be_a_tool(redis_url: str, namespace: str) -> None:
     expert = Agent(id="expert", model="gpt-4o", description="Ask one who knows.", output_schema=Mail)
     boss = Agent(id="boss", model="gpt-4o", tools=[expert], max_tokens=1000)
 
-    def reply(request: Request) -> Reply:
+    def reply(request: ModelRequest) -> Reply:
         if request.prompt == "How much?":
             return Say({"to": "ann", "amount": 3}, usage=(100, 10))
         tool_calls = [Call("expert", {"input": "How much?"})] * 2
@@ -390,7 +390,7 @@ async def test_nothing_is_approved_before_it_is_shown(redis_url: str, namespace:
     agent = Agent(id="not-early", model="gpt-4o", tools=[send])
     gate = asyncio.Event()
 
-    async def reply(request: Request) -> Reply:
+    async def reply(request: ModelRequest) -> Reply:
         await gate.wait()
         return Say("done") if request.round else Say(tool_calls=FOUR[:1])
 

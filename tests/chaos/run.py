@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from polos_redis import PolosClient
+from polos_redis.testing.model import Call, ModelRequest, Reply, Say, ScriptedModel
 from tests.chaos.effects import EffectsFile
 from tests.chaos.faults import ClusterFaults, Faults, ServerFaults, Workers
 from tests.chaos.history import History
@@ -20,7 +21,6 @@ from tests.chaos.targets import OneServer, ServerCluster
 from tests.chaos.terms import KEYED, NARROW
 from tests.chaos.watch import Watch, final_snapshots, final_streams
 from tests.harness.fleet import Fleet
-from tests.harness.llm import Call, Reply, Request, Say, Server, llm
 from tests.invariants import state_invariants
 from tests.invariants.state import UNFINISHED, Partition, read_all
 
@@ -177,21 +177,19 @@ async def _progress(history: History, load: Load, say: Callable[[str], None]) ->
 
 
 @asynccontextmanager
-async def _model(history: History) -> AsyncIterator[Server]:
+async def _model(history: History) -> AsyncIterator[ScriptedModel]:
     """The model that agents call: first the tools, then a word that names the job."""
 
-    def reply(request: Request) -> Reply:
+    def reply(request: ModelRequest) -> Reply:
         if request.round == 0:
             job = {"name": request.prompt}
             return Say("", tool_calls=[Call("note", job), Call("pay", job)])
         return Say(f"done with {request.prompt}")
 
-    async with llm(reply) as server:
-        os.environ["OPENAI_API_KEY"] = "sk-test-0123456789"
-        os.environ["OPENAI_BASE_URL"] = server.base_url
+    async with ScriptedModel(reply) as model:
         offset = time.time() - time.monotonic()
-        yield server
-        for request in server.log:
+        yield model
+        for request in model.log:
             if request.outcome == "finished":
                 call = f"{request.prompt} round {request.round}"
                 history.paid.append((request.began - offset, call))

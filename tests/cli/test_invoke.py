@@ -97,7 +97,11 @@ async def test_an_unknown_workflow_gets_a_warning(polos: Command, redis_url: str
     assert done.err.startswith("polos: warning: no worker serves workflow 'cli-unheard-of'")
     async with PolosClient(redis_url, namespace) as client:
         assert (await client.get_execution(done.json["id"]))["status"] == "queued"
+        shown = await polos("show", done.json["id"])
+        assert "no worker serves this workflow: deploy its code, or cancel it" in shown.out
+        assert (await polos("show", done.json["id"], "--json")).json["unserved"] is True
         await client.cancel(done.json["id"])
+        assert "no worker serves" not in (await polos("show", done.json["id"])).out
 
 
 @pytest.mark.failure(29)

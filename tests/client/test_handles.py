@@ -96,7 +96,8 @@ async def test_a_failed_execution_raises(redis_url: str, namespace: str) -> None
             assert error.execution_id == handle.id
             assert (error.error_type, error.error_message) == ("LookupError", "no such customer: Ünal")
             assert "test_handles.py" in error.traceback
-            assert 'raise LookupError("no such customer' in str(error)
+            assert 'raise LookupError("no such customer' in error.traceback
+            assert str(error) == f"execution {handle.id} failed: LookupError: no such customer: Ünal"
             assert "polos_redis" not in error.traceback.partition("test_handles.py")[2]
 
 

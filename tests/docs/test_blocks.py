@@ -32,7 +32,7 @@ More marks:
 - `<!-- test: needs curl -->`: skips the page's commands where this program is missing.
 - multi-line marks, up to the closing `-->`: `<!-- test:python` adds code to the module, `<!-- test:bash` runs
   commands, `<!-- test:file NAME` writes a file, `<!-- test:model` is what the page's LLM says, as JSON for
-  `tests.harness.llm.Script`. Write `--\\>` for a literal `-->`.
+  `polos_redis.testing.model.ScriptedReplies`. Write `--\\>` for a literal `-->`.
 
 Two things differ from what a reader does. Ports that pages listen on are replaced by free ones, in commands
 and files, and back in the output. `pip` is a stand-in: it checks that the requested packages are installed in
@@ -65,9 +65,10 @@ import yaml
 
 from polos_redis import PolosClient
 from polos_redis.definitions.registry import _registry
+from polos_redis.testing.model import ScriptedModel, ScriptedReplies
 from polos_redis.workflow import Workflow
-from tests.harness.llm import Script, llm, llm_process
 from tests.harness.markdown import Block, Mark, MarkdownPage, pages
+from tests.harness.model_process import model_process
 from tests.harness.programs import skip_without
 from tests.harness.running import soon, working
 from tests.harness.terminals import Reader
@@ -308,7 +309,7 @@ def model_of(page: MarkdownPage) -> str | None:
 
 
 @pytest.fixture
-async def model(page: MarkdownPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+async def model(page: MarkdownPage, tmp_path: Path) -> AsyncIterator[None]:
     """The LLM that the page's agents call."""
     said = model_of(page)
     if said is None:
@@ -316,10 +317,7 @@ async def model(page: MarkdownPage, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return
     path = tmp_path / "model.json"
     path.write_text(said)
-    script = Script.load(path)
-    async with llm(script) as server:
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    async with ScriptedModel(ScriptedReplies.load(path)):
         yield
 
 
@@ -351,7 +349,7 @@ def test_a_page_can_be_followed(page: MarkdownPage, redis_url: str, namespace: s
     said = model_of(page)
     if said is not None:
         (tmp_path / "model.json").write_text(said)
-    server = llm_process(tmp_path / "model.json", tmp_path / "model.log") if said else nullcontext()
+    server = model_process(tmp_path / "model.json", tmp_path / "model.log") if said else nullcontext()
     with server as base_url:
         if base_url is not None:
             environment |= {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": base_url}

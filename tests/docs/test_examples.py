@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from polos_redis.testing.model import read_log
 from tests import ROOT
 from tests.harness.command import Command, Running, wait_until
-from tests.harness.llm import llm_process, read_log
+from tests.harness.model_process import model_process
 
 EXAMPLES = ROOT / "examples"
 
@@ -29,7 +30,7 @@ def example(polos: Command, name: str, *said: dict[str, Any]) -> Iterator[tuple[
     """Runs an example's worker and its program; its model replies with `said` and logs the requests."""
     path, log = polos.folder / "script.json", polos.folder / "llm.log"
     path.write_text(json.dumps(said))
-    with llm_process(path, log) as base_url:
+    with model_process(path, log) as base_url:
         polos.environment |= {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": base_url}
         program = str(EXAMPLES / name)
         with polos.worker(program) as worker, polos.start(sys.executable, program) as running:

@@ -12,9 +12,10 @@ from textwrap import indent
 
 import pytest
 
+from polos_redis.testing.model import read_log
 from tests import DATA
 from tests.harness.command import Command, Running, wait_until
-from tests.harness.llm import llm_process, read_log
+from tests.harness.model_process import model_process
 
 FUNCTIONS = """
 from pydantic import BaseModel
@@ -249,7 +250,7 @@ def planning(polos: Command, folder: Path) -> Iterator[Path]:
     """The model's provider, which returns the plan once; yields its log."""
     path, log = folder / "script.json", folder / "llm.log"
     path.write_text(json.dumps([{"say": PLAN, "usage": [120, 60]}]))
-    with llm_process(path, log) as base_url:
+    with model_process(path, log) as base_url:
         polos.environment |= {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": base_url}
         yield log
 

@@ -1,4 +1,4 @@
-"""Agents at work in a test: a real worker, and the LLM server of tests/harness/llm.py."""
+"""Agents at work in a test: a real worker, and a scripted model."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
-
 from polos_redis import ExecutionHandle, Workflow
-from tests.harness.llm import Answering, Reply, Server, When, llm
+from polos_redis.testing.model import Answering, Reply, ScriptedModel, When
 from tests.harness.running import Running, running, until
 
-KEY = "sk-test-0123456789"
 PROVIDERS = ("openai", "openai-responses")
 
 
@@ -23,14 +20,13 @@ async def talking(
     replies: Answering | Iterable[Reply | When],
     *workflows: Workflow[Any, Any],
     **options: Any,
-) -> AsyncIterator[tuple[Server, Running]]:
-    """A worker for these workflows, and the LLM server their agents call."""
-    with pytest.MonkeyPatch.context() as patch:
-        async with llm(replies) as server:
-            patch.setenv("OPENAI_API_KEY", KEY)
-            patch.setenv("OPENAI_BASE_URL", server.base_url)
-            async with running(url, namespace, *workflows, **options) as at_work:
-                yield server, at_work
+) -> AsyncIterator[tuple[ScriptedModel, Running]]:
+    """A worker for these workflows, and the model their agents call."""
+    async with (
+        ScriptedModel(replies) as model,
+        running(url, namespace, *workflows, **options) as at_work,
+    ):
+        yield model, at_work
 
 
 async def asked(at_work: Running, count: int = 1, *, but: Iterable[str] = ()) -> list[dict[str, Any]]:

@@ -307,7 +307,9 @@ class Desk:
         most: int = 5,
         queue: str = "default",
     ) -> Any:
-        return self.run("requeue_entries", queue, consumer, lease if lost else "back", most, *entries)
+        """Entries requeued, failed and dropped; None if the lease was renewed."""
+        reply = self.run("requeue_entries", queue, consumer, lease if lost else "back", most, *entries)
+        return reply and reply[:3]
 
     def repair(self, rows: int = 100) -> list[tuple[str, str]]:
         """Look through the whole partition for half a change, as the reaper does; returns what was wrong."""

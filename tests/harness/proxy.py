@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from tests.harness.endpoint import Listener
+from polos_redis.testing.model.listener import LoopbackListener
 
 NIL = b"*-1\r\n"  # the reply to a blocked read that timed out
 
@@ -23,7 +23,7 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._lines: set[_Line] = set()
-        self._listener = Listener(self._accept)
+        self._listener = LoopbackListener(self._accept)
         self._marker: bytes | None = None
         self._lost = asyncio.Event()
         self.armed = asyncio.Event()  # set once the request whose reply will be lost has gone through

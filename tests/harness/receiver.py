@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from tests.harness.endpoint import Listener
+from polos_redis.testing.model.listener import LoopbackListener
 
 HANG = 0  # instead of a status: never answer
 
@@ -53,7 +53,7 @@ class Receiver:
     def __init__(self, answers: Iterable[int] = (), port: int = 0) -> None:
         self.answers = deque(answers)
         self.requests: list[Request] = []
-        self._listener = Listener(self._handle, port)
+        self._listener = LoopbackListener(self._handle, port)
 
     async def __aenter__(self) -> Self:
         await self._listener.__aenter__()

@@ -550,17 +550,18 @@ class Machine(RuleBasedStateMachine):
         by_entry = {one.entry: one for one in self.model.executions.values()}
         held = [by_entry[entry] for entry in entries if entry in by_entry]
         reply = self.call("requeue_entries", "default", consumer, "" if lost else "back", MOST, *entries)
-        failed = 0
+        failed: list[bytes] = []
         for one in held:
             if lost:
                 one.losses = one.losses + 1 if one.losses and one.progress >= one.count else 1
                 one.progress = one.count
             if lost and one.losses >= MOST:
                 self.model.end(one, "failed")
-                failed += 1
+                failed.append(one.id.encode())
             else:
                 one.owner, one.entry = None, b""
-        assert reply == [len(held) - failed, failed, len(entries) - len(held)]
+        assert reply[:3] == [len(held) - len(failed), len(failed), len(entries) - len(held)]
+        assert reply[3][::3] == failed
         for entry in entries:
             del self.pending[entry]
 

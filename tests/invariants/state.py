@@ -52,6 +52,8 @@ TYPES = {
     keys.RATE: "string",
     keys.CONFIRMED: "string",
     keys.META: "hash",
+    keys.SKIPPED: "string",
+    keys.EXPIRING: "zset",
 }
 
 UNFINISHED = (b"queued", b"waiting", b"stuck")
@@ -174,6 +176,8 @@ class Partition:
     meta: dict[bytes, bytes] = field(default_factory=dict)
     timer_leader: bytes | None = None
     confirmed: bytes | None = None
+    skipped: bytes | None = None
+    expiring: dict[bytes, float] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
 
     @property

@@ -39,6 +39,7 @@ from tests.invariants.state import (
 PERMANENT = (
     *(keys.QUEUE, keys.INDEX, keys.TIMERS, keys.SUSPENSIONS, keys.ERRANDS, keys.ERRAND_FAILURES),
     *(keys.WORKFLOWS, keys.VERSIONS, keys.WORKERS, keys.SERVES, keys.META, keys.QUEUES, keys.LIMITS),
+    *(keys.SKIPPED, keys.EXPIRING),
     *(keys.DEFINITIONS, keys.SCHEDULES, keys.KEYS),
     *(keys.CHILDREN, keys.SUBS, keys.SLOTS, keys.WAITERS),
 )

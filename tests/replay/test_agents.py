@@ -8,8 +8,8 @@ from pydantic import BaseModel
 
 from polos_redis import Agent, Workflow, WorkflowContext, tool, workflow
 from polos_redis.replay.replaying import replayed_elsewhere
+from polos_redis.testing.model import Call, ModelRequest, Reply, Say
 from tests.harness.agents import answer, asked, talking
-from tests.harness.llm import Call, Reply, Request, Say
 from tests.harness.running import until
 from tests.replay.programs import history_of
 
@@ -20,13 +20,13 @@ class Mail(BaseModel):
 
 async def test_an_agent_with_a_tool(redis_url: str, namespace: str) -> None:
     sent: list[str] = []
-    requests: list[Request] = []
+    requests: list[ModelRequest] = []
 
     def send(mail: Mail) -> str:
         sent.append(mail.to)
         return f"sent to {mail.to}"
 
-    def model(request: Request) -> Reply:
+    def model(request: ModelRequest) -> Reply:
         requests.append(request)
         return Say("done") if request.round else Say(tool_calls=[Call("send", {"to": "ann"})])
 

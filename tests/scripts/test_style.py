@@ -14,7 +14,10 @@ from polos_redis.wire.transport import Script
 
 FOLDER = Path(polos_redis.state.scripts.__path__[0])
 FILES = {str(path.relative_to(FOLDER)): path.read_text() for path in FOLDER.glob("**/*.lua")}
-SCRIPTS = {script.name: FILES[f"{script.name}.lua"] for script in scripts.ALL}
+EVERY = (*scripts.ALL, *scripts.OF_TESTS)
+VARIANTS = tuple(map(scripts.skipping, EVERY))
+SKIPPED_TIME = "skipped_time"  # the library that `skipping` puts before a script
+SCRIPTS = {script.name: FILES[f"{script.name}.lua"] for script in EVERY}
 
 INCLUDE = re.compile(r"^-- #include (\w+)$", re.MULTILINE)
 HEADER = re.compile(
@@ -57,7 +60,9 @@ def test_every_script_is_loaded_and_every_library_is_included() -> None:
         for text in FILES.values()
         for library in re.findall(r"^-- #include (\w+)$", text, re.MULTILINE)
     }
-    assert {f"lib/{library}.lua" for library in included} == {name for name in FILES if "/" in name}
+    assert SKIPPED_TIME not in included
+    libraries = {f"lib/{library}.lua" for library in (*included, SKIPPED_TIME)}
+    assert libraries == {name for name in FILES if "/" in name}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -122,7 +127,7 @@ def test_a_constant_has_one_meaning_and_is_used(name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", [*EVERY, *VARIANTS], ids=lambda script: script.name)
 def test_comments_constants_and_unused_functions_are_not_sent(script: Script) -> None:
     source = script.source.decode()
     assert source.startswith("#!lua")
@@ -136,7 +141,7 @@ def test_comments_constants_and_unused_functions_are_not_sent(script: Script) ->
 
 
 def test_strings_are_sent_as_written() -> None:
-    for script in scripts.ALL:
+    for script in EVERY:
         sent = set(re.findall(r"'[^'\n]*'", script.source.decode()))
         assert sent <= set(re.findall(r"'[^'\n]*'", code(with_includes(script.name))))
 
@@ -147,7 +152,7 @@ GLOBALS = (
 KEYWORDS = "and break do else elseif end false for function if in local nil not or return then true while"
 
 
-@pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", [*EVERY, *VARIANTS], ids=lambda script: script.name)
 def test_every_name_is_declared(script: Script) -> None:
     """Redis finds a name that nothing declares only when the line that uses it runs."""
     code = re.sub(r"^#!.*\n", "", script.source.decode())

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from polos_redis import ExecutionHandle, PolosClient, WorkflowContext, workflow
+from polos_redis.testing.model.listener import LoopbackListener
 from tests import DATA
 from tests.harness.chromium import CHROMIUM_NAMES
-from tests.harness.endpoint import Listener
 from tests.harness.programs import program
 from tests.harness.running import Running, working
 from tests.harness.serving import calling
@@ -67,8 +67,8 @@ async def test_the_snippet_works_from_a_page_of_an_allowed_origin(client: PolosC
         writer.close()
 
     async with (
-        Listener(page_of_another_site) as chosen,
-        Listener(page_of_another_site) as other,
+        LoopbackListener(page_of_another_site) as chosen,
+        LoopbackListener(page_of_another_site) as other,
     ):
         origins = [f"http://127.0.0.1:{door.port}" for door in (chosen, other)]
         async with (

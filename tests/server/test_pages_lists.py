@@ -247,6 +247,13 @@ class TestExecution:
             for x, one in zip(starts, bars, strict=True)
         )
 
+    async def test_an_execution_that_no_worker_serves_says_so(self, run: Running, visitor: Visitor) -> None:
+        unknown = await run.client.invoke("lists_unknown")
+        assert "No worker serves this workflow." in (await visitor.get(f"/executions/{unknown.id}")).text
+        await run.client.cancel(unknown.id)
+        for handle in (unknown, await run.client.invoke(ASKS, 1)):
+            assert "No worker serves" not in (await visitor.get(f"/executions/{handle.id}")).text
+
     async def test_a_long_execution_shows_its_newest_steps(self, run: Running, visitor: Visitor) -> None:
         handle = await run.client.invoke(WALKS, MAX_NEWEST + 3)
         await run.result(handle)

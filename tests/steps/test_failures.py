@@ -25,6 +25,8 @@ from polos_redis import (
     failures,
     tasks,
 )
+from polos_redis.runtime.code_tasks import CodeTasks
+from polos_redis.runtime.lifecycle_events import StepAttempt
 from polos_redis.runtime.steps.retries import LONGEST_RETRY_AFTER, retry_delay
 from polos_redis.state.stored_errors import error_record, parse_error
 from tests.harness.running import running
@@ -114,6 +116,8 @@ def test_every_exception_can_be_read(error: BaseException) -> None:
     )
     assert len(failures.line_of(error)) < 2 * failures.TEXT_LIMIT
     assert len(record.traceback) < 3 * failures.TEXT_LIMIT
+    assert 0 < len(failures.traceback_of(error, of_user=True)) < 3 * failures.TEXT_LIMIT
+    assert next(failures.chain(error)) is error
     assert retry_delay(error, 1, 0, 1.0, 10.0) is None
     delay = retry_delay(error, 1, 2, 1.0, 10.0)
     assert delay is not None
@@ -176,6 +180,7 @@ def test_a_very_large_group_is_read_in_part() -> None:
     for _ in range(5_000):
         group = ExceptionGroup("deep", [group])
     assert len(failures.members(group)) == failures.LOOKED_AT
+    assert len(list(failures.chain(group))) <= failures.LOOKED_AT
     assert parse_error(error_record(group)).type == "ExceptionGroup"
 
 
@@ -418,7 +423,9 @@ async def test_no_frame_of_ours_holds_the_exception_that_passed_through_it() -> 
         except TimeoutError:
             raise ValueError("no") from None
 
+    code = CodeTasks("execution", "workflow", asyncio.get_running_loop())
+    context = tasks.step_context(StepAttempt(code, "step", 1, 0.0))
     with pytest.raises(ValueError, match="no") as raised:
-        await tasks.in_context(tasks.step_context(), fails)
+        await tasks.in_context(context, fails)
     (frame,) = [f for f, _ in traceback.walk_tb(raised.tb) if f.f_code.co_name == "in_context"]
     assert not [held for held in frame.f_locals.values() if isinstance(held, BaseException)]

@@ -35,8 +35,8 @@ from polos_redis import (
 from polos_redis.errors import RedisRefusedError
 from polos_redis.runtime.steps import run
 from polos_redis.state import keys
+from polos_redis.testing.model import Say, ScriptedModel
 from polos_redis.worker.host import WorkerHost
-from tests.harness.llm import Say, llm
 from tests.harness.proxy import Proxy
 from tests.harness.running import host_of, until, working
 from tests.harness.servers import ChaosServer
@@ -477,16 +477,13 @@ class Play:
 
 @contextlib.asynccontextmanager
 async def playing(server: ChaosServer, namespace: str, url: str = "", **options: Any) -> AsyncIterator[Play]:
-    with pytest.MonkeyPatch.context() as patch:
-        async with (
-            llm(lambda request: Say("hello", chunks=5, pause_seconds=0.02)) as model,
-            PolosClient(server.url, namespace, patience_seconds=60) as client,
-            PolosClient(url or server.url, namespace, patience_seconds=PATIENCE) as impatient,
-        ):
-            patch.setenv("OPENAI_API_KEY", "sk-test")
-            patch.setenv("OPENAI_BASE_URL", model.base_url)
-            async with working(impatient, *WORKFLOWS, lease_seconds=LEASE, **options) as worker:
-                yield Play(client, worker, {})
+    async with (
+        ScriptedModel(lambda request: Say("hello", chunks=5, pause_seconds=0.02)),
+        PolosClient(server.url, namespace, patience_seconds=60) as client,
+        PolosClient(url or server.url, namespace, patience_seconds=PATIENCE) as impatient,
+        working(impatient, *WORKFLOWS, lease_seconds=LEASE, **options) as worker,
+    ):
+        yield Play(client, worker, {})
 
 
 @pytest.mark.failure(42)
@@ -642,22 +639,19 @@ async def test_a_model_that_speaks_during_an_outage_is_asked_once(
 ) -> None:
     text = "one two three four five six seven eight nine ten"
     async with (
-        llm([Say(text, chunks=10, pause_seconds=0.1)]) as model,
+        ScriptedModel([Say(text, chunks=10, pause_seconds=0.1)]) as model,
         PolosClient(chaos_server.url, namespace) as client,
         PolosClient(chaos_server.url, namespace, patience_seconds=PATIENCE) as impatient,
+        working(impatient, outage_agent),
     ):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("OPENAI_API_KEY", "sk-test")
-            patch.setenv("OPENAI_BASE_URL", model.base_url)
-            async with working(impatient, outage_agent):
-                stream = await outage_agent.stream(client, "count")
-                async for _ in stream.text_chunks:
-                    break
-                chaos_server.kill()
-                await asyncio.sleep(SHORT)  # the outage itself
-                await asyncio.to_thread(chaos_server.start)
-                assert (await client.get_handle(stream.execution_id).result(timeout=60)).result == text
-                assert len(model.log) == 1
+        stream = await outage_agent.stream(client, "count")
+        async for _ in stream.text_chunks:
+            break
+        chaos_server.kill()
+        await asyncio.sleep(SHORT)  # the outage itself
+        await asyncio.to_thread(chaos_server.start)
+        assert (await client.get_handle(stream.execution_id).result(timeout=60)).result == text
+        assert len(model.log) == 1
 
 
 # --- refusals ---------------------------------------------------------------------------

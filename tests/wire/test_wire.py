@@ -29,9 +29,9 @@ from polos_redis.errors import (
     RedisRefusedError,
     RedisUnavailableError,
 )
+from polos_redis.testing.model.listener import LoopbackListener
 from polos_redis.wire.replies import CallLostError, RefusedReplyError, TransientReplyError
 from polos_redis.wire.wire import Script, Wire
-from tests.harness.endpoint import Listener
 from tests.harness.programs import program, skip_without
 from tests.harness.servers import binary_with_tls
 
@@ -124,7 +124,7 @@ class Proxy:
         self.target = port
         self.flowing = asyncio.Event()
         self.flowing.set()
-        self.listener = Listener(self.accept)
+        self.listener = LoopbackListener(self.accept)
 
     async def __aenter__(self) -> Proxy:
         await self.listener.__aenter__()
@@ -411,7 +411,7 @@ def test_nonsense_from_the_peer_ends_the_connection(run: Run) -> None:
             await reader.read()
             writer.close()
 
-        async with Listener(speak) as listener:
+        async with LoopbackListener(speak) as listener:
             wire = Wire(f"redis://127.0.0.1:{listener.port}")
             await wire.connect()
             first, second = wire.send("PING"), wire.send("PING")
@@ -895,7 +895,7 @@ def test_closing_while_connecting(run: Run) -> None:
             await reader.read()
             writer.close()
 
-        async with Listener(mute) as listener:
+        async with LoopbackListener(mute) as listener:
             for user in ("", ":pw@"):  # our own handshake, and redis-py's
                 wire = Wire(f"redis://{user}127.0.0.1:{listener.port}", connect_timeout=60)
                 callers = [

@@ -293,19 +293,23 @@ async def test_a_killed_worker_is_no_longer_counted(fleet: Fleet, client: PolosC
     await until(gone, "the workers to be presumed dead")
 
 
+def _lease(seconds: float) -> LeaseReading:
+    return LeaseReading(7, seconds, frozenset())
+
+
 def test_a_worker_is_alive_as_long_as_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("polos_redis.metrics.namespace_stats.time.monotonic", lambda: now)
-    lives, leases = LeaseWatch(), {"long": LeaseReading(7, 15.0), "short": LeaseReading(7, 2.0)}
-    assert lives.count(leases) == 2
+    lives, leases = LeaseWatch(), {"long": _lease(15.0), "short": _lease(2.0)}
+    assert len(lives.live(leases)) == 2
     now = 102.0
-    assert lives.count(leases) == 1
+    assert len(lives.live(leases)) == 1
     leases["short"].renewals += 1
-    assert lives.count(leases) == 2
+    assert len(lives.live(leases)) == 2
     now = 116.0
-    assert lives.count(leases) == 0
-    assert lives.count({}) == 0
-    assert lives.count(leases) == 2, "one seen for the first time is alive"
+    assert len(lives.live(leases)) == 0
+    assert len(lives.live({})) == 0
+    assert len(lives.live(leases)) == 2, "one seen for the first time is alive"
 
 
 # --- a worker's counters ----------------------------------------------------------------

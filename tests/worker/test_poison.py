@@ -49,7 +49,7 @@ async def test_progress_resets_the_count_of_lost_workers(fleet: Fleet, client: P
 async def test_an_unknown_workflow_is_left_to_workers_that_know_it(fleet: Fleet, client: PolosClient) -> None:
     old = await fleet.start(knows="chain", put_back_seconds=0.2)
     handle = await gated.invoke(client, {"gate": "go"})
-    await until(lambda: old.log.count("unknown workflow, put back") == 2)
+    await old.said("unknown workflows, put back")
     assert await handle.status() == "queued"
     fleet.open("go")
     new = await fleet.start(put_back_seconds=0.2)

@@ -13,10 +13,10 @@ import pytest
 
 from polos_redis import ConfigurationError, Polos, PolosClient, RedisUnavailableError, Worker
 from polos_redis.errors import RedisRefusedError
+from polos_redis.testing.model.listener import LoopbackListener
 from polos_redis.wire.replies import NotRedisError
 from polos_redis.worker import server_checks
 from tests.harness.command import POLOS, Command
-from tests.harness.endpoint import Listener
 from tests.harness.fleet_workflows import gated
 from tests.harness.impostors import UNKNOWN, impostor
 from tests.harness.proxy import Proxy
@@ -156,7 +156,7 @@ async def test_a_program_that_is_no_redis_is_an_error_at_once(namespace: str, ba
         writer.close()
 
     async with (
-        Listener(answer) as listener,
+        LoopbackListener(answer) as listener,
         PolosClient(f"redis://127.0.0.1:{listener.port}", namespace) as client,
     ):
         with pytest.raises(NotRedisError, match=r"127\.0\.0\.1:\d+.* is it a Redis server\?"):

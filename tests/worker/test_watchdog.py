@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 from polos_redis import HookContext, PolosClient, Workflow, WorkflowContext, watchdog
+from polos_redis import frames as stack_frames
 from polos_redis.server.app import create_app
 from polos_redis.server.listening import Listener, listen
 from tests.harness.running import running, until
@@ -236,7 +237,7 @@ def test_the_users_own_code_is_named_before_installed_code() -> None:
         return frames[1:]
 
     installed = call("/app/lib/site-packages/requests/api.py", stack)
-    ours = f"{watchdog._OURS}runtime/steps/run.py"
+    ours = f"{stack_frames._OURS}runtime/steps/run.py"
     assert watchdog.place_of(call("/app/charge.py", installed)()) == "/app/charge.py:2 in run"
     only = [
         frame for frame in call(ours, installed)() if "site-packages/requests" in frame.f_code.co_filename

@@ -95,6 +95,8 @@ class Calls:
                 key, "a wait given up before is not given up again: has its timeout or race gone?"
             )
         activation.waited.append((_kind(record), record.decided_ms - record.opened_ms))
+        if activation.code.replay is not None:
+            activation.code.replay.passed(record.decided_ms)
         branch = BRANCH.get()
         if branch is not None and branch.direct:
             # a wait decided before it became part of this race does not decide the race
@@ -115,7 +117,7 @@ class Calls:
         raise AssertionError("nobody resolves this future")
 
     def _refuse_inside_step(self, key: str, call: str) -> None:
-        if tasks.OWNER.get() is tasks.INSIDE_STEP:
+        if tasks.in_step():
             raise StepKeyError(
                 f"ctx.step.{call}({key!r}) was called inside a step's function: a step can't wait; "
                 f"call {call} in the workflow's own code"

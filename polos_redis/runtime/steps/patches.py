@@ -37,7 +37,7 @@ class Patches(Runs):
             keys.check_text("a patch's id", id, error=StepKeyError)
         except StepKeyError as error:
             raise activation.stop_with(StepKeyError(f"{error} (at {at})")) from None
-        if tasks.OWNER.get() is tasks.INSIDE_STEP:
+        if tasks.in_step():
             raise StepKeyError(
                 f"ctx.patched({id!r}) was called inside a step's function, at {at}: call it in the "
                 "workflow's own code, and pass the step what it decides"
@@ -63,11 +63,15 @@ class Patches(Runs):
         activation, running = self._activation, self._activation.events.running
         while activation.parking.given_up:
             await activation.give_up()
-        running[key] = StepAttempt(1, activation.loop.time())
+        running[key] = StepAttempt(activation.code, key, 1, activation.loop.time())
+        replay = activation.code.replay
+        repeats = replay is not None and replay.repeats()
         activation.in_flight += 1
         try:
             value = TAKEN if taken else NOT_TAKEN
             await self._commit(key, "ok", 1, 0.0, value, branches_around())
+            if replay is not None and repeats:
+                replay.goes_on()
         finally:
             running.pop(key, None)
             activation.landed()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar, overload
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 MOST_BYTES_UNTOLD = 1 << 18  # of a journal whose history is not in a stream, see scripts/lib/stream.lua
 PARK_FROM_SECONDS = 5.0  # a retry with a longer delay parks and frees its slot
+
+logger = logging.getLogger("polos.execution")
 
 _NOT_STARTED = object()
 
@@ -129,15 +132,15 @@ class Runs(Calls):
             while True:
                 attempt += 1
                 since = clock()
-                running[key] = StepAttempt(attempt, since)
+                running[key] = step = StepAttempt(activation.code, key, attempt, since)
                 draft = None if activation.durable_state is None else self._draft(activation.durable_state)
                 try:
                     try:
                         bound = call if draft is None else draft.bound(call)
                         if in_loop:
-                            result = await tasks.in_context(tasks.step_context(), bound)
+                            result = await tasks.in_context(tasks.step_context(step), bound)
                         else:
-                            result = await self._in_thread(bound)
+                            result = await self._in_thread(step, bound)
                         value = codec.encode(result, limit=activation.host.value_limit)
                         state = b"" if draft is None else draft.changes()
                     except BaseException as raised:
@@ -152,10 +155,12 @@ class Runs(Calls):
                     if draft is not None:
                         draft.close()
                 delay = retry_delay(failure, attempt, max_retries, base_delay, max_delay)
-                status = "failed" if delay is None else "backoff" if delay > PARK_FROM_SECONDS else "retry"
+                parks_from = 0.0 if activation.host.store.clock.skips else PARK_FROM_SECONDS
+                status = "failed" if delay is None else "backoff" if delay > parks_from else "retry"
                 took, error = (clock() - since) * 1000, stored_errors.error_record(failure)
                 await self._commit(key, status, attempt, took, error, branches, failure, delay or 0.0)
                 del running[key]
+                _log_attempt(step, failure, delay)
                 if delay is None:
                     name, message = failures.name_of(failure), failures.text_of(failure)
                     raise StepExecutionError(key, name, message, attempt) from failure
@@ -251,7 +256,7 @@ class Runs(Calls):
             raise raised
         return raised
 
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+    async def _in_thread(self, step: StepAttempt, call: Callable[[], Any]) -> Any:
         """Run a sync function in a thread. A thread can't be cancelled: if the caller is, the step stays in
         flight until the thread ends, and its result is dropped."""
         activation = self._activation
@@ -261,7 +266,7 @@ class Runs(Calls):
             return call() if activation.gate.is_open() else _NOT_STARTED
 
         while True:
-            thread = activation.host.in_thread(start)
+            thread = activation.host.in_thread(step, start)
             thread.add_done_callback(tasks.mark_retrieved)
             try:
                 result = await asyncio.shield(thread)
@@ -282,7 +287,7 @@ class Runs(Calls):
                 if inspect.iscoroutine(result):
                     result.close()
                 raise
-        return await tasks.in_context(tasks.step_context(), lambda: result)
+        return await tasks.in_context(tasks.step_context(step), lambda: result)
 
     def _thread_ended(self, thread: asyncio.Future[Any]) -> None:
         self._activation.landed()
@@ -333,3 +338,12 @@ class Runs(Calls):
             return store.write(activation.fence, known, name, record, b"", events)
 
         return activation.journal.commit(name, record, send)
+
+
+def _log_attempt(step: StepAttempt, failure: BaseException, delay: float | None) -> None:
+    """Log a failed attempt, with the seconds until the next one if there is one."""
+    facts = {**step.log_facts(), "error": failures.line_of(failure)}
+    if delay is None:
+        logger.warning("step failed", extra=facts)
+    else:
+        logger.warning("step failed, is retried", extra={**facts, "retry_in_seconds": round(delay, 3)})

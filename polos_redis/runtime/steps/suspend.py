@@ -287,9 +287,10 @@ class Suspending(Runs):
         activation.in_flight += 1  # no park until the suspension is open
         try:
             created_at = await self._created_at()
+            now = await activation.host.store.clock.now()
         finally:
             activation.landed()
-        url = links.url(activation.id, key, activation.run, created_at)
+        url = links.url(activation.id, key, activation.run, created_at, at=now)
         return codec.encode({**shown, "_approval_url": url}, limit=codec.UNLIMITED)
 
     def resume(

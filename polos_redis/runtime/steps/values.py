@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 import uuid
 from collections.abc import Callable, Coroutine
 from hashlib import blake2b
@@ -26,7 +25,7 @@ class Values(Runs):
 
     def now(self, key: str) -> Coroutine[Any, Any, int]:
         """The time in ms since 1970 by the worker's clock when this was first reached."""
-        return self._value(key, lambda: time.time_ns() // 1_000_000, caller())
+        return self._run(key, True, self._activation.host.store.clock.now_ms, 0, 0.0, 0.0, caller())
 
     def random(self, key: str) -> Coroutine[Any, Any, float]:
         """A random number from 0 to 1 (1 excluded), the same at every replay. Not for secrets."""

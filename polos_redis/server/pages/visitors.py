@@ -38,7 +38,8 @@ async def _link_holder(request: Request, token: str) -> Caller:
     try:
         if site.links is None or not site.links.secrets:
             raise LinkError("this server can't check signed links: POLOS_SECRET is not set")
-        caller = of_link(site.links.read(token))
+        now = await (await site.client.store()).clock.now()
+        caller = of_link(site.links.read(token, at=now))
     except LinkError as error:
         if wait := await site.failures.take(address):
             raise problems.too_many(wait) from None

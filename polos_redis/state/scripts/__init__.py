@@ -18,6 +18,10 @@ Every position has a name (`tests/scripts/test_style.py` holds the scripts to th
   each would cost something in every run of a script, and in every function that uses it.
 
 A function, too, costs something in every run of a script that contains it: `load` leaves out the unused ones.
+
+Tests can skip time. The scripts of their namespaces are variants: `skipping` puts `lib/skipped_time.lua`
+before a script, and its functions in the place of the commands that depend on the clock. The scripts of all
+other namespaces are as if there were no such thing.
 """
 
 from __future__ import annotations
@@ -38,6 +42,13 @@ _FUNCTION = re.compile(r"^local function (\w+)\(.*?^end\n", re.MULTILINE | re.DO
 _HERE = "\0\n"
 _TOKEN = re.compile(r"\s*--.*|'[^'\n]*'|\b[A-Z][A-Z_]+\b")  # a comment, a string or the name of a constant
 _WORD = re.compile(r"\w+")
+_SKIPPED_TIME = "skipped_time"
+_DEPEND_ON_THE_CLOCK = (  # the functions of lib/skipped_time.lua
+    ("redis.call('TIME')", "skipped_time(KEYS[1])"),
+    ("redis.call('XADD', ", "skipped_add(KEYS[1], "),
+    ("redis.call('PEXPIRE', ", "skipped_expire(KEYS[1], "),
+    ("redis.call('SET', once, event, 'PX', ", "skipped_set(KEYS[1], once, event, "),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +76,16 @@ def load(name: str) -> Script:
     return Script(name, partial(_source, name))
 
 
-def _source(name: str) -> bytes:
-    main = _read(f"{name}.lua")
-    files = [*_libraries(main), main]  # what is included further down comes later
+@cache
+def skipping(script: Script) -> Script:
+    """Returns the variant of a script for namespaces whose time can be skipped."""
+    return Script(script.name, partial(_source, script.name, skips=True))
+
+
+def _source(name: str, skips: bool = False) -> bytes:
+    main = _read(f"{name}.lua", skips)
+    first = [_read(f"lib/{_SKIPPED_TIME}.lua")] if skips else []
+    files = [*first, *_libraries(main, skips), main]  # what is included further down comes later
     words: Counter[str] = Counter()
     for file in files:
         words.update(file.words)
@@ -82,20 +100,21 @@ def _source(name: str) -> bytes:
     begun = texts.pop(main.name).split(_HERE)
     parts = [begun[0]]
     for name, after in zip(main.includes, begun[1:], strict=True):
-        library = _read(f"lib/{name}.lua")
-        parts += [texts.pop(file.name, "") for file in (*_libraries(library), library)]
+        library = _read(f"lib/{name}.lua", skips)
+        parts += [texts.pop(file.name, "") for file in (*_libraries(library, skips), library)]
         parts.append(after)
-    return (main.opening + "".join(parts)).encode()
+    before = [texts[file.name] for file in first]
+    return (main.opening + "".join((*before, *parts))).encode()
 
 
-def _libraries(file: _File) -> list[_File]:
+def _libraries(file: _File, skips: bool) -> list[_File]:
     """What a file includes, each library once and behind those it includes itself."""
     found: dict[str, _File] = {}
 
     def visit(file: _File) -> None:
         for name in file.includes:
             if name not in found:
-                library = _read(f"lib/{name}.lua")
+                library = _read(f"lib/{name}.lua", skips)
                 visit(library)
                 found[name] = library
 
@@ -104,8 +123,9 @@ def _libraries(file: _File) -> list[_File]:
 
 
 @cache
-def _read(path: str) -> _File:
-    """Read a file: comments are left out, constants replaced."""
+def _read(path: str, skips: bool = False) -> _File:
+    """Read a file: comments are left out, constants replaced, and commands that depend on the clock if it
+    `skips`."""
     text = _FOLDER.joinpath(path).read_text("utf-8")
     constants = _constants_of_libraries() | dict(_CONSTANT.findall(text))
     includes = tuple(_INCLUDE.findall(text))
@@ -116,6 +136,8 @@ def _read(path: str) -> _File:
 
     here = _HERE if opening else ""
     code = _TOKEN.sub(token, _COMMENT.sub("", _CONSTANT.sub("", _INCLUDE.sub(here, rest))))
+    for command, function in _DEPEND_ON_THE_CLOCK if skips else ():
+        code = code.replace(command, function)
     functions = [
         _Function(match[1], match[0], Counter(_WORD.findall(match[0]))) for match in _FUNCTION.finditer(code)
     ]
@@ -194,3 +216,7 @@ CHECK_COMMANDS = load("check_commands")
 CONFIRM = load("confirm")
 
 ALL = tuple(value for value in list(globals().values()) if isinstance(value, Script))
+
+LOOK_AHEAD = load("look_ahead")
+SKIP_TIME = load("skip_time")
+OF_TESTS = (LOOK_AHEAD, SKIP_TIME)  # only namespaces of tests run them

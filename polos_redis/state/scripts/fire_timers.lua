@@ -4,15 +4,15 @@
 -- KEYS  1 the partition's prefix
 -- ARGV  1 worker  2 how long it is the timer leader, ms  3 largest batch  4 due errands that the worker runs already
 -- Returns {timers fired, executions forgotten, ms until the next timer or -1, flat list of errands that are due and
--- their times: the caller runs these, as they concern other partitions or need more than Lua}, or {-1} when another
--- worker is the timer leader.
+-- their times: the caller runs these, as they concern other partitions or need more than Lua, flat list of executions
+-- that have failed, their workflows and errors}, or {-1} when another worker is the timer leader.
 -- #include cancelling
 -- #include event
 -- #include deletion
 local P, worker, hold, batch, running = KEYS[1], unpack(ARGV)
 local SWEPT <const> = 10 -- workflows in one pass
 local SWEEP_MS <const> = 1000
-local limit = tonumber(batch)
+local limit, failed = tonumber(batch), {}
 local holder = redis.call('GET', P .. 'timer_leader')
 if holder and holder ~= worker then return {-1} end
 redis.call('SET', P .. 'timer_leader', worker, 'PX', hold)
@@ -31,8 +31,10 @@ local function time_out(id)
   local e = redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS))
   if not is_live(e[EXEC_STATUS]) then return end
   local text = 'it did not finish within its ' .. read_relations(e[EXEC_RELATIONS]).timeout / 1000 .. ' seconds'
+  local shown = 'WorkflowTimeoutError: ' .. text
   terminate(P, id, e, 'failed', 'error', cmsgpack.pack({'WorkflowTimeoutError', text, ''}),
-    finish_event(P, id, 'failed', 'error', 'WorkflowTimeoutError: ' .. text))
+    finish_event(P, id, 'failed', 'error', shown))
+  for _, fact in ipairs({id, e[EXEC_WORKFLOW], shown}) do failed[#failed + 1] = fact end
 end
 
 -- decide_due: the timer of a wait: 's' of a suspension, 'b' of a step's retry, 'w' of a wait for a time or an event.
@@ -91,4 +93,4 @@ end
 local errands = redis.call('ZRANGEBYSCORE', P .. 'errands', '-inf', now_us / 1000, 'WITHSCORES', 'LIMIT', 0,
   limit + tonumber(running))
 local _, next_due = unpack(redis.call('ZRANGE', P .. 'timers', 0, 0, 'WITHSCORES'))
-return {#due, swept, next_due and math.max(0, tonumber(next_due) - now) or -1, errands}
+return {#due, swept, next_due and math.max(0, tonumber(next_due) - now) or -1, errands, failed}

@@ -5,13 +5,15 @@
 -- ARGV  1 queue  2 consumer  3 'back' (handed back: not counted), or the lease counter of a worker presumed dead
 --       (counted) that the caller has seen unchanged, '' for none
 --       4 how many losses in a row without progress fail an execution  5.. entries
--- Returns {requeued, failed for good, dropped (stale)}; nil when the lease was renewed since.
+-- Returns {requeued, failed for good, dropped (stale), flat list of those that have failed, their workflows and
+-- errors}; nil when the lease was renewed since.
 -- #include cancelling
 local P, queue, consumer, seen, most = KEYS[1], unpack(ARGV, 1, 4)
 local ENTRIES <const> = 5
 local is_lost = seen ~= 'back'
 if is_lost and (redis.call('HGET', P .. 'workers', consumer) or '') ~= seen then return false end
 local stream, requeued, failed, dropped = queue_key(P, queue), 0, 0, 0
+local facts = {}
 
 -- execution_of: the execution that an entry stands for, and its workflow; nil when the entry is gone.
 local function execution_of(entry)
@@ -45,8 +47,10 @@ for i = ENTRIES, #ARGV do
         failed = failed + 1
         local text = 'its worker was lost ' .. losses .. ' times in a row while it ran; see what it does between its '
           .. 'last journaled step and the next'
+        local shown = 'WorkerLostError: ' .. text
         ending(P, id, e, 'failed', 'error', cmsgpack.pack({'WorkerLostError', text, ''}),
-          finish_event(P, id, 'failed', 'error', 'WorkerLostError: ' .. text), {}, {})
+          finish_event(P, id, 'failed', 'error', shown), {}, {})
+        for _, fact in ipairs({id, e[EXEC_WORKFLOW], shown}) do facts[#facts + 1] = fact end
       else
         requeued = requeued + 1
         disown(P, id)
@@ -56,4 +60,4 @@ for i = ENTRIES, #ARGV do
     end
   end
 end
-return {requeued, failed, dropped}
+return {requeued, failed, dropped, facts}

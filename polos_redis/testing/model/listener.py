@@ -10,8 +10,8 @@ from typing import Any, Self
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
 
-class Listener:
-    """`async with Listener(handle) as listener: ... listener.port`; the end closes every connection,
+class LoopbackListener:
+    """`async with LoopbackListener(handle) as listener: ... listener.port`; the end closes every connection,
     even one that arrives during the shutdown."""
 
     def __init__(self, handle: Handle, port: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""The tests' LLM server, called by the real OpenAI client."""
+"""The scripted model, called by the real OpenAI client."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from tests import DATA
-from tests.harness.command import wait_until
-from tests.harness.llm import (
+from polos_redis.testing.model import (
     Call,
     Fail,
     Hang,
+    ModelRequest,
     Reply,
-    Request,
     Say,
-    Server,
+    ScriptedModel,
     When,
-    llm,
-    llm_process,
     read_log,
     repeated,
 )
+from tests import DATA
+from tests.harness.command import wait_until
+from tests.harness.model_process import model_process
 from tests.harness.running import soon, until
 
 SCRIPT = DATA / "llm_weather.json"
@@ -76,7 +75,7 @@ TRIP = Trip(title="Baltic", places=[Place(name="Riga", country="Latvia")], budge
 class Asker:
     """One interface to both APIs, for what they have in common."""
 
-    def __init__(self, server: Server, api: str, **options: Any) -> None:
+    def __init__(self, server: ScriptedModel, api: str, **options: Any) -> None:
         self.api = api
         self.client = AsyncOpenAI(
             base_url=server.base_url, **{"api_key": "test", "max_retries": 0, **options}
@@ -122,7 +121,7 @@ def api(request: pytest.FixtureRequest) -> str:
 
 
 async def test_chat_completions_return_text_and_usage() -> None:
-    async with llm([Say("Rain.", usage=(7, 3))]) as server, Asker(server, "chat").client as client:
+    async with ScriptedModel([Say("Rain.", usage=(7, 3))]) as server, Asker(server, "chat").client as client:
         answer = await client.chat.completions.create(model="small", messages=ASKED)
     (choice,) = answer.choices
     assert (choice.message.content, choice.message.refusal, choice.finish_reason) == ("Rain.", None, "stop")
@@ -142,7 +141,10 @@ async def test_chat_completions_return_text_and_usage() -> None:
 
 
 async def test_responses_return_text_and_usage() -> None:
-    async with llm([Say("Rain.", usage=(7, 3))]) as server, Asker(server, "responses").client as client:
+    async with (
+        ScriptedModel([Say("Rain.", usage=(7, 3))]) as server,
+        Asker(server, "responses").client as client,
+    ):
         answer = await client.responses.create(model="small", input="What?", instructions="Be short.")
     assert (answer.output_text, answer.status, answer.error) == ("Rain.", "completed", None)
     assert answer.usage
@@ -157,7 +159,10 @@ async def test_responses_return_text_and_usage() -> None:
 
 
 async def test_text_is_streamed(api: str) -> None:
-    async with llm([Say("It is raining.", chunks=4)]) as server, (asker := Asker(server, api)).client:
+    async with (
+        ScriptedModel([Say("It is raining.", chunks=4)]) as server,
+        (asker := Asker(server, api)).client,
+    ):
         pieces = [piece async for piece in asker.deltas()]
     assert len(pieces) == 4
     assert "".join(pieces) == "It is raining."
@@ -165,7 +170,10 @@ async def test_text_is_streamed(api: str) -> None:
 
 
 async def test_the_last_chunk_has_the_usage_on_request() -> None:
-    async with llm([Say("Rain.", usage=(7, 3))] * 2) as server, (asker := Asker(server, "chat")).client:
+    async with (
+        ScriptedModel([Say("Rain.", usage=(7, 3))] * 2) as server,
+        (asker := Asker(server, "chat")).client,
+    ):
         plain = [chunk async for chunk in await asker.ask(stream=True)]
         counted = [
             chunk async for chunk in await asker.ask(stream=True, stream_options={"include_usage": True})
@@ -180,7 +188,7 @@ async def test_the_last_chunk_has_the_usage_on_request() -> None:
 async def test_responses_stream_their_events_in_order() -> None:
     """Types and order match the real API's; its client also assembles them."""
     reply = Say("Rain.", tool_calls=CALLS[:1], usage=(7, 3), chunks=2)
-    async with llm([reply] * 2) as server, (asker := Asker(server, "responses")).client as client:
+    async with ScriptedModel([reply] * 2) as server, (asker := Asker(server, "responses")).client as client:
         events = [event async for event in await asker.ask(stream=True)]
         async with client.responses.stream(model="small", input=ASKED) as stream:
             final = await stream.get_final_response()
@@ -199,7 +207,7 @@ async def test_responses_stream_their_events_in_order() -> None:
 
 
 async def test_tool_calls_are_returned() -> None:
-    async with llm([Say(tool_calls=CALLS)] * 2) as server:
+    async with ScriptedModel([Say(tool_calls=CALLS)] * 2) as server:
         async with (chat := Asker(server, "chat")).client:
             answer = await chat.ask(tools=CHAT_TOOLS)
         async with (responses := Asker(server, "responses")).client:
@@ -216,7 +224,7 @@ async def test_tool_calls_are_returned() -> None:
 
 async def test_chat_completions_stream_parallel_tool_calls_in_fragments() -> None:
     reply = Say("Let me see.", tool_calls=CALLS)
-    async with llm([reply]) as server, (asker := Asker(server, "chat")).client:
+    async with ScriptedModel([reply]) as server, (asker := Asker(server, "chat")).client:
         choices = [chunk.choices[0] async for chunk in await asker.ask(stream=True, tools=CHAT_TOOLS)]
     assert "".join(choice.delta.content or "" for choice in choices) == reply.text
     assert choices[-1].finish_reason == "tool_calls"
@@ -232,7 +240,7 @@ async def test_chat_completions_stream_parallel_tool_calls_in_fragments() -> Non
 async def test_the_client_assembles_a_chat_completions_stream() -> None:
     reply = Say("Let me see.", tool_calls=CALLS[:2], usage=(7, 3))
     async with (
-        llm([reply]) as server,
+        ScriptedModel([reply]) as server,
         Asker(server, "chat").client as client,
         client.chat.completions.stream(
             model="small", messages=ASKED, tools=CHAT_TOOLS, stream_options={"include_usage": True}
@@ -248,7 +256,7 @@ async def test_the_client_assembles_a_chat_completions_stream() -> None:
 
 
 async def test_responses_stream_parallel_tool_calls_in_fragments() -> None:
-    async with llm([Say(tool_calls=CALLS)]) as server, (asker := Asker(server, "responses")).client:
+    async with ScriptedModel([Say(tool_calls=CALLS)]) as server, (asker := Asker(server, "responses")).client:
         events = [event async for event in await asker.ask(stream=True, tools=RESPONSES_TOOLS)]
     for index, arguments in enumerate(ARGUMENTS):
         pieces = [
@@ -262,7 +270,7 @@ async def test_responses_stream_parallel_tool_calls_in_fragments() -> None:
 
 async def test_new_calls_have_unique_ids() -> None:
     reply = Say(tool_calls=[Call("weather"), Call("weather")])
-    async with llm([reply] * 2) as server, (asker := Asker(server, "responses")).client:
+    async with ScriptedModel([reply] * 2) as server, (asker := Asker(server, "responses")).client:
         found = [call.call_id for _ in range(2) for call in (await asker.ask()).output]
     assert len(set(found)) == 4
 
@@ -270,13 +278,13 @@ async def test_new_calls_have_unique_ids() -> None:
 async def test_a_round_of_tools_works_in_either_api(api: str) -> None:
     """One reply function serves both APIs, deciding by what the request says."""
 
-    async def reply(request: Request) -> Reply:
+    async def reply(request: ModelRequest) -> Reply:
         if request.round == 0:
             return Say(tool_calls=CALLS[:2])
         assert request.round == 1
         return Say(f"{request.prompt} {request.results['call_riga']}, {request.results['call_tallinn']}.")
 
-    async with llm(reply) as server, (asker := Asker(server, api)).client:
+    async with ScriptedModel(reply) as server, (asker := Asker(server, api)).client:
         first = await asker.ask()
         said: Any = [*ASKED]
         if api == "chat":
@@ -298,7 +306,7 @@ async def test_a_round_of_tools_works_in_either_api(api: str) -> None:
 
 async def test_a_conversation_continues_by_the_id_of_its_last_response() -> None:
     replies = [Say(tool_calls=CALLS[:1]), Say("Rain."), Say("Bye.")]
-    async with llm(replies) as server, (asker := Asker(server, "responses")).client:
+    async with ScriptedModel(replies) as server, (asker := Asker(server, "responses")).client:
         first = await asker.ask()
         output: Any = [{"type": "function_call_output", "call_id": "call_riga", "output": "rain"}]
         second = await asker.ask(input=output, previous_response_id=first.id, store=False)
@@ -310,7 +318,10 @@ async def test_a_conversation_continues_by_the_id_of_its_last_response() -> None
 
 
 async def test_a_refusal_is_returned(api: str) -> None:
-    async with llm([Say(refusal="I won't.", chunks=2)] * 2) as server, (asker := Asker(server, api)).client:
+    async with (
+        ScriptedModel([Say(refusal="I won't.", chunks=2)] * 2) as server,
+        (asker := Asker(server, api)).client,
+    ):
         whole = await asker.ask()
         events = [event async for event in await asker.ask(stream=True)]
     if api == "chat":
@@ -333,7 +344,7 @@ async def test_a_refusal_is_returned(api: str) -> None:
 
 async def test_structured_output_is_returned(api: str) -> None:
     reply = Say(TRIP.model_dump())
-    async with llm([reply]) as server, Asker(server, api).client as client:
+    async with ScriptedModel([reply]) as server, Asker(server, api).client as client:
         if api == "chat":
             chat = await client.chat.completions.parse(model="small", messages=ASKED, response_format=Trip)
             parsed = chat.choices[0].message.parsed
@@ -347,7 +358,7 @@ async def test_structured_output_is_returned(api: str) -> None:
 
 async def test_a_truncated_answer_says_so(api: str) -> None:
     reply = Say("It is rain", finish_reason="length")
-    async with llm([reply] * 2) as server, (asker := Asker(server, api)).client:
+    async with ScriptedModel([reply] * 2) as server, (asker := Asker(server, api)).client:
         whole = await asker.ask()
         events = [event async for event in await asker.ask(stream=True)]
     if api == "chat":
@@ -366,7 +377,7 @@ async def test_a_truncated_answer_says_so(api: str) -> None:
 
 async def test_too_many_requests_has_its_headers(api: str) -> None:
     reply = Fail(429, "slow down", retry_after=0.5, code="rate_limit_exceeded")
-    async with llm([reply]) as server, (asker := Asker(server, api)).client:
+    async with ScriptedModel([reply]) as server, (asker := Asker(server, api)).client:
         with pytest.raises(openai.RateLimitError, match="slow down") as error:
             await asker.ask()
     assert error.value.response.headers["retry-after"] == "0.5"
@@ -377,14 +388,14 @@ async def test_too_many_requests_has_its_headers(api: str) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_client_retries(api: str, stream: bool) -> None:
     replies: list[Reply] = [Fail(429, retry_after=0.01), Fail(500, retry_after=0.01), Say("Rain.")]
-    async with llm(replies) as server, (asker := Asker(server, api, max_retries=2)).client:
+    async with ScriptedModel(replies) as server, (asker := Asker(server, api, max_retries=2)).client:
         await asker.ask(stream=stream)
     assert [request.outcome for request in server.log[:2]] == ["failed", "failed"]
     assert [request.headers["x-stainless-retry-count"] for request in server.log] == ["0", "1", "2"]
 
 
 async def test_a_server_error_is_returned(api: str) -> None:
-    async with llm([Fail(500, "out of order")]) as server, (asker := Asker(server, api)).client:
+    async with ScriptedModel([Fail(500, "out of order")]) as server, (asker := Asker(server, api)).client:
         with pytest.raises(openai.InternalServerError, match="out of order"):
             await asker.ask(stream=True)
     assert server.log[0].status == 500
@@ -394,7 +405,7 @@ async def test_a_server_error_is_returned(api: str) -> None:
 async def test_a_stream_can_be_cut(api: str, pieces: int) -> None:
     reply = Say("It is raining.", chunks=3, cut_after=pieces)
     received: list[str] = []
-    async with llm([reply, Say("Sun.")]) as server, (asker := Asker(server, api)).client:
+    async with ScriptedModel([reply, Say("Sun.")]) as server, (asker := Asker(server, api)).client:
         with pytest.raises(openai.APIConnectionError):
             await asker.read(received)
         assert await asker.text() == "Sun."
@@ -403,14 +414,20 @@ async def test_a_stream_can_be_cut(api: str, pieces: int) -> None:
 
 
 async def test_an_answer_can_be_cut(api: str) -> None:
-    async with llm([Say("It is raining.", cut_after=1)]) as server, (asker := Asker(server, api)).client:
+    async with (
+        ScriptedModel([Say("It is raining.", cut_after=1)]) as server,
+        (asker := Asker(server, api)).client,
+    ):
         with pytest.raises(openai.APIConnectionError):
             await asker.ask()
     assert (server.log[0].outcome, server.log[0].status) == ("cut", 200)
 
 
 async def test_a_stream_can_end_with_an_error(api: str) -> None:
-    async with llm([Say("It is raining.", fail_after=1)]) as server, (asker := Asker(server, api)).client:
+    async with (
+        ScriptedModel([Say("It is raining.", fail_after=1)]) as server,
+        (asker := Asker(server, api)).client,
+    ):
         if api == "chat":
             with pytest.raises(openai.APIError, match="in the middle"):
                 await asker.read()
@@ -422,7 +439,7 @@ async def test_a_stream_can_end_with_an_error(api: str) -> None:
 
 async def test_the_server_can_hang(api: str) -> None:
     async with (
-        llm([Hang()]) as server,
+        ScriptedModel([Hang()]) as server,
         (asker := Asker(server, api, timeout=openai.Timeout(60, read=0.1))).client,
     ):
         with pytest.raises(openai.APITimeoutError):
@@ -435,7 +452,7 @@ async def test_a_stream_can_hang_in_the_middle(api: str) -> None:
     reply = Say("It is raining.", chunks=3, hang_after=2)
     received: list[str] = []
     async with (
-        llm([reply]) as server,
+        ScriptedModel([reply]) as server,
         (asker := Asker(server, api, timeout=openai.Timeout(60, read=1))).client,
     ):
         with pytest.raises(openai.APITimeoutError):
@@ -447,7 +464,7 @@ async def test_a_stream_can_hang_in_the_middle(api: str) -> None:
 async def test_a_slow_stream_arrives_piece_by_piece(api: str) -> None:
     """The first piece arrives long before the others: the pause is longer than any test."""
     reply = Say("It is raining.", pause_seconds=3600)
-    async with llm([reply]) as server, (asker := Asker(server, api)).client:
+    async with ScriptedModel([reply]) as server, (asker := Asker(server, api)).client:
         async with aclosing(asker.deltas()) as pieces:
             assert await soon(anext(pieces)) == "It i"
             assert (server.log[0].outcome, server.log[0].chunks) == ("open", 1)
@@ -455,7 +472,7 @@ async def test_a_slow_stream_arrives_piece_by_piece(api: str) -> None:
 
 
 async def test_the_server_stops_while_clients_wait(api: str) -> None:
-    async with llm([Hang(), Say("Rain.", hang_after=1)]) as server:
+    async with ScriptedModel([Hang(), Say("Rain.", hang_after=1)]) as server:
         asker = Asker(server, api)
         tasks = [asyncio.create_task(asker.read()) for _ in range(2)]
         await until(lambda: [request.hanging for request in server.log] == [True, True])
@@ -473,13 +490,13 @@ async def test_concurrent_requests_get_their_own_answers(api: str) -> None:
     count = 20
     all_here = asyncio.Event()
 
-    async def reply(request: Request) -> Reply:
+    async def reply(request: ModelRequest) -> Reply:
         if len(server.log) == count:
             all_here.set()
         await all_here.wait()
         return Say(f"You asked {request.prompt}")
 
-    async with llm(reply) as server, (asker := Asker(server, api)).client:
+    async with ScriptedModel(reply) as server, (asker := Asker(server, api)).client:
         questions = [[{"role": "user", "content": f"question {n}"}] for n in range(count)]
         name = "messages" if api == "chat" else "input"
         answers = await soon(asyncio.gather(*[asker.ask(**{name: asked}) for asked in questions]))
@@ -493,7 +510,7 @@ async def test_a_script_may_have_conditions() -> None:
         When(Say("sun"), prompt="Tallinn"),
         Say("any"),
     ]
-    async with llm(script) as server, (asker := Asker(server, "chat")).client:
+    async with ScriptedModel(script) as server, (asker := Asker(server, "chat")).client:
         assert await asker.text() == "any"
         tallinn: Any = [{"role": "user", "content": "And in Tallinn?"}]
         answer = await asker.ask(messages=tallinn)
@@ -503,7 +520,7 @@ async def test_a_script_may_have_conditions() -> None:
 
 
 async def test_an_exhausted_script_is_an_error() -> None:
-    server = llm([Say("Rain.")])
+    server = ScriptedModel([Say("Rain.")])
 
     async def ask_twice() -> None:
         async with server, (asker := Asker(server, "chat", max_retries=5)).client:
@@ -516,10 +533,10 @@ async def test_an_exhausted_script_is_an_error() -> None:
 
 
 async def test_a_failing_reply_function_is_an_error() -> None:
-    def reply(request: Request) -> Reply:
+    def reply(request: ModelRequest) -> Reply:
         raise RuntimeError("not this one")
 
-    server = llm(reply)
+    server = ScriptedModel(reply)
 
     async def ask() -> None:
         async with server, (asker := Asker(server, "chat")).client:
@@ -620,7 +637,7 @@ SCHEMA = "response_format.json_schema.schema"
     ],
 )
 async def test_chat_completions_refuses_invalid_requests(body: Any, param: str | None, why: str) -> None:
-    async with llm([]) as server, (asker := Asker(server, "chat")).client:
+    async with ScriptedModel([]) as server, (asker := Asker(server, "chat")).client:
         with pytest.raises(openai.BadRequestError) as refused:
             await asker.ask(**body)
     assert (refused.value.param, refused.value.type) == (param, "invalid_request_error")
@@ -657,7 +674,7 @@ async def test_chat_completions_refuses_invalid_requests(body: Any, param: str |
     ],
 )
 async def test_responses_refuses_invalid_requests(body: Any, param: str, why: str) -> None:
-    async with llm([]) as server, (asker := Asker(server, "responses")).client:
+    async with ScriptedModel([]) as server, (asker := Asker(server, "responses")).client:
         with pytest.raises(openai.BadRequestError) as refused:
             await asker.ask(**body)
     assert (refused.value.param, refused.value.type) == (param, "invalid_request_error")
@@ -665,7 +682,7 @@ async def test_responses_refuses_invalid_requests(body: Any, param: str, why: st
 
 
 async def test_a_non_strict_schema_may_be_open() -> None:
-    async with llm([Say({"a": "b"})]) as server, (asker := Asker(server, "chat")).client:
+    async with ScriptedModel([Say({"a": "b"})]) as server, (asker := Asker(server, "chat")).client:
         answer = await asker.ask(response_format=strict(OPEN, strict=False))
     assert json.loads(answer.choices[0].message.content) == {"a": "b"}
 
@@ -673,7 +690,10 @@ async def test_a_non_strict_schema_may_be_open() -> None:
 @pytest.mark.parametrize("authorization", [None, "Bearer", "Basic test"])
 async def test_a_missing_key_is_refused(authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
-    async with llm([]) as server, httpx2.AsyncClient(base_url=server.base_url, headers=headers) as client:
+    async with (
+        ScriptedModel([]) as server,
+        httpx2.AsyncClient(base_url=server.base_url, headers=headers) as client,
+    ):
         answer = await client.post("/responses", json={"model": "small", "input": "x"})
     assert answer.status_code == 401
     error = answer.json()["error"]
@@ -682,7 +702,10 @@ async def test_a_missing_key_is_refused(authorization: str | None) -> None:
 
 async def test_an_unknown_path_or_a_non_object_body_is_refused() -> None:
     headers = {"Authorization": "Bearer test"}
-    async with llm([]) as server, httpx2.AsyncClient(base_url=server.base_url, headers=headers) as client:
+    async with (
+        ScriptedModel([]) as server,
+        httpx2.AsyncClient(base_url=server.base_url, headers=headers) as client,
+    ):
         assert (await client.post("/completions", json={})).status_code == 404
         for content in (b"[]", b"{"):
             assert (await client.post("/responses", content=content)).status_code == 400
@@ -707,7 +730,7 @@ for _ in client.chat.completions.create(model="small", messages=said, stream=Tru
 
 def test_a_process_log_survives_a_killed_client(tmp_path: Path) -> None:
     log = tmp_path / "llm.log"
-    with llm_process(SCRIPT, log) as url:
+    with model_process(SCRIPT, log) as url:
         with subprocess.Popen([sys.executable, "-c", WORKER, url]) as worker:
             wait_until(lambda: len(read_log(log)) == 2 and read_log(log)[1].hanging, "it never hung")
             assert [request.outcome for request in read_log(log)] == ["finished", "open"]

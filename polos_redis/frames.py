@@ -1,0 +1,31 @@
+"""Frames of a stack: which of them are the user's own code, and which an installed package's, the standard
+library's or ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+F = TypeVar("F")
+
+_OURS = f"{Path(__file__).parent}/"
+_LIBRARY = f"{Path(os.__file__).parent}/"
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+def of_user(frames: Sequence[F], file_of: Callable[[F], str]) -> list[F]:
+    """Returns the frames of the user's own code, in order; without any, those of installed packages."""
+    files = [(frame, file_of(frame)) for frame in frames]
+    others = [(frame, file) for frame, file in files if not file.startswith(_OURS) and not _is_library(file)]
+    own = [frame for frame, file in others if not _is_installed(file)]
+    return own or [frame for frame, _ in others]
+
+
+def _is_library(file: str) -> bool:
+    return file.startswith("<frozen") or (file.startswith(_LIBRARY) and not _is_installed(file))
+
+
+def _is_installed(file: str) -> bool:
+    return any(part in file for part in _INSTALLED)

@@ -1,0 +1,1 @@
+"""polos_redis.testing: what users test their workflows with."""
