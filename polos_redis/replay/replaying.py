@@ -93,19 +93,21 @@ async def _replay(
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SkippingLoop)
     tasks.install(loop)
-    replay = _Replay(history, workflow, before_call)
-    tasks.spawn(replay.start())
+    replay = _HistoryReplay(history, workflow, before_call)
+    start = tasks.spawn(replay.start())
     while not replay.ended:
         before = replay.touches
         await loop.quiet()
         if replay.touches == before:
             break
+    if start.done():
+        start.result()
     replay.end()
     await loop.quiet()  # what the code still does to clean up
     return replay.divergence
 
 
-class _Replay:
+class _HistoryReplay:
     """One replay. `divergence` is known once it has ended."""
 
     def __init__(
@@ -115,7 +117,7 @@ class _Replay:
         self._observer = Observer(self._compare, before_call)
         self._host = RecordedHost(self._observer)
         queue = str(history.view.get("queue", "default"))
-        self._activation = Activation(self._host, workflow, history.id, b"replay", history.run, queue, 0)
+        self._activation = Activation(self._host, workflow, history.id, _ENTRY, history.run, queue, 0)
         self.ended = False
         self.divergence: Divergence | None = None
 
@@ -287,6 +289,7 @@ class _Replay:
         return Divergence(self._history.id, self._history.workflow_id, kind, message, step_key, where)
 
 
+_ENTRY = b"99999999999999-0"  # as of a queue's stream, later than all that is recorded
 _ENDS = ("replayed", "finished", "parked", "stuck")
 
 
