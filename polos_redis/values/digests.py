@@ -10,6 +10,7 @@ from msgpack import ExtType, unpackb
 
 from polos_redis.errors import NotStorableError
 from polos_redis.values import codec, packing, records
+from polos_redis.values.packing import pack
 
 _CANONICAL_DICT, _CANONICAL_SET = 64, 65  # extension types used in digests, never stored
 
@@ -41,7 +42,7 @@ def shown_digest(data: bytes, form: bytes = b"") -> bytes:
 
 def _canonical_bytes(data: bytes) -> bytes:
     try:
-        return packing.pack(_canonical(_neutral(data)))
+        return pack(_canonical(_neutral(data)))
     except (RecursionError, ValueError) as error:
         if isinstance(error, NotStorableError):
             raise
@@ -59,7 +60,7 @@ def _canonical(value: Any) -> Any:
     if cls is list:
         return [_canonical(item) for item in value]
     if cls is dict:
-        entries = (packing.pack(_canonical(k)) + packing.pack(_canonical(v)) for k, v in value.items())
+        entries = (pack(_canonical(k)) + pack(_canonical(v)) for k, v in value.items())
         return ExtType(_CANONICAL_DICT, b"".join(sorted(entries)))
     if cls is float and math.isnan(value):
         return math.nan  # whatever its sign and its payload
@@ -69,7 +70,7 @@ def _canonical(value: Any) -> Any:
     if code == packing.JSON:  # the same value, however it came
         return _canonical(_neutral(payload))
     if code in (packing.SET, packing.FROZENSET):
-        entries = (packing.pack(_canonical(item)) for item in _neutral(payload))
+        entries = (pack(_canonical(item)) for item in _neutral(payload))
         return ExtType(_CANONICAL_SET, bytes([code]) + b"".join(sorted(entries)))
     if code == packing.TUPLE or code in packing.RECORD_KINDS:
         body = _neutral(payload)
@@ -77,5 +78,5 @@ def _canonical(value: Any) -> Any:
             body[0] = records.name_in(body[0])
         if code == packing.MODEL and len(body) > 2:
             body = [body[0], body[1], *(body[3:] if any(body[3:]) else ())]
-        return ExtType(code, packing.pack(_canonical(body)))
+        return ExtType(code, pack(_canonical(body)))
     return value
