@@ -6,6 +6,7 @@ import pdb  # noqa: T100 - it is what --debug is for
 import sys
 from types import FrameType
 
+from polos_redis import frames, tasks
 from polos_redis.replay.divergence import place
 from polos_redis.runtime.call_sites import CallSite
 
@@ -24,7 +25,7 @@ class StepDebugger:
         if self._over or self._step_key not in (None, step_key):
             return
         note(f"step {step_key!r} at {place(call_site)}")
-        frame = _frame_of(call_site)
+        frame = _frame_of(call_site) or _awaiting_frame()
         if frame is not None:
             self._stop(frame)
 
@@ -44,8 +45,16 @@ class StepDebugger:
 
 
 def _frame_of(call_site: CallSite) -> FrameType | None:
-    """The frame that makes a call; None if the call was made before, and another task runs it."""
+    """The frame that makes a call; None if the call was made before, and a task of its own runs it."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and frame.f_code is not call_site[0]:
         frame = frame.f_back
     return frame
+
+
+def _awaiting_frame() -> FrameType | None:
+    """The frame of the workflow's main task that awaits the tasks it has started; None without one."""
+    main = getattr(tasks.OWNER.get(), "main", None)
+    found = [] if main is None else frames.suspended(main)
+    own = frames.of_user(found, lambda one: one.f_code.co_filename)
+    return own[-1] if own else None

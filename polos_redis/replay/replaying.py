@@ -273,7 +273,8 @@ class _HistoryReplay:
     def _stands_at(self) -> str:
         """The line of the user's code that the main task is at."""
         main = self._activation.code.main
-        return ("" if main is None else _innermost(_at(main))) or self._last_call()
+        found = [] if main is None else frames.suspended(main)
+        return _innermost([(one.f_code, one.f_lineno) for one in found]) or self._last_call()
 
     def _failed_at(self) -> str:
         """The line of the user's code that the failure comes from."""
@@ -291,17 +292,6 @@ class _HistoryReplay:
 
 _ENTRY = b"99999999999999-0"  # as of a queue's stream, later than all that is recorded
 _ENDS = ("replayed", "finished", "parked", "stuck")
-
-
-def _at(task: asyncio.Task[Any]) -> list[CallSite]:
-    """The lines that a suspended task is at, from the outside."""
-    found: list[CallSite] = []
-    code: Any = task.get_coro()
-    while code is not None:
-        frame = getattr(code, "cr_frame", None)
-        found += [] if frame is None else [(frame.f_code, frame.f_lineno)]
-        code = getattr(code, "cr_await", None)
-    return found
 
 
 def _innermost(lines: Sequence[CallSite]) -> str:

@@ -139,6 +139,33 @@ async def test_debugging_an_execution(polos: Command, client: PolosClient) -> No
     assert (polos.folder / "effects.txt").read_text() == effects
 
 
+async def test_debugging_steps_in_tasks(polos: Command, client: PolosClient) -> None:
+    (polos.folder / "fan.py").write_text(FAN)
+    with polos.worker("fan.py"):
+        execution_id = (await polos("invoke", "fan", "--input", "3", "--json")).json["id"]
+        assert await client.get_handle(execution_id).result(timeout=60) == 3
+    done = await polos("replay", "fan.py", execution_id, "--debug", "--step", "s1", input=b"p count\nc\n")
+    assert done.code == 0, done.err
+    assert done.err == "step 's1' at fan.py:13\nreplayed 1 execution: none diverged\n"
+    assert "fan.py(13)fan()\n-> return sum(await asyncio.gather(" in done.out and "(Pdb) 3\n" in done.out
+
+
+FAN = """
+import asyncio
+
+from polos_redis import WorkflowContext, workflow
+
+
+async def same(number: int) -> int:
+    return number
+
+
+@workflow
+async def fan(ctx: WorkflowContext, count: int) -> int:
+    return sum(await asyncio.gather(*(ctx.step.run(f"s{n}", same, n) for n in range(count))))
+"""
+
+
 def test_wrong_usage_is_one_sentence(polos: Command) -> None:
     (polos.folder / "empty.jsonl").write_text("\n")
     (polos.folder / "other.jsonl").write_text('\n{"a": 1}\n')
