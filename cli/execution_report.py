@@ -91,7 +91,7 @@ def _print_summary(execution: dict[str, Any]) -> None:
 
 def _print_stuck(execution_id: str, stuck: dict[str, Any]) -> None:
     _field("stuck", (stuck["message"], "bold red"))
-    decisions = [one for one in stuck["keys"] if one["at"] is not None]
+    decisions = [one for one in stuck["passed_over"] if one["at"] is not None]
     for one in decisions:
         by = f" by {one['by']}" if one["by"] else ""
         at = f" at {utc(one['at'])} ({one['channel']})"

@@ -16,6 +16,14 @@ from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.history import History, read_history
 from polos_redis.executions.page import Page
 from polos_redis.executions.starting import InvokeOptions
+from polos_redis.results import (
+    AuditEntry,
+    Execution,
+    ExecutionSummary,
+    Suspension,
+    SuspensionDetails,
+    WorkflowVersion,
+)
 from polos_redis.wire.durable import Durability
 
 __all__ = ["PolosClient"]
@@ -179,22 +187,12 @@ class PolosClient(Connection):
 
     # --- reading ------------------------------------------------------------------------
 
-    async def get_execution(self, execution_id: str) -> dict[str, Any]:
-        """Return one execution as plain JSON values.
+    async def get_execution(self, execution_id: str) -> Execution:
+        """Return everything about one execution: status, times, input, result or error, its steps,
+        suspensions, waits and children.
 
-        The keys include `id`, `workflow_id`, `version` (of the code that started it), `status`, `input`,
-        `result`, `error` (`type`, `message`, `traceback`), `created_at`, `started_at` and `finished_at` (ISO
-        8601), `starts_at` (when a delayed execution will be queued), `steps`, `running_steps` (`step_key`,
-        `attempt` and `started_at` of those that have run for a while), `suspensions` (the data shown, and who
-        answered, when and how), `open_suspensions`, `waits`, `children` (up to 1000 per step), `usage`
-        (tokens of models), `unserved` (whether it is queued and no worker serves its workflow), `held_back`
-        (`times` and `reason` of a queued execution that meets a stored value it can't read), `stuck` (`kind`,
-        `message`, `where` and the `keys` of the decisions that the code of a stuck execution passes over) and
-        `unreached_steps` (journaled steps that it did not reach until its end). A suspension is `unreached`
-        if it is open, but the code, as deployed now, does not ask it any more; a `mark` says why an accepted
-        answer need not be reached ("left", "optional" or "skipped"). A root execution also lists the open
-        suspensions of its descendants as `open_suspensions_below`. Raises
-        `ExecutionNotFoundError`.
+        It reads like a dict, too, and prints as JSON. A root execution also lists the open suspensions of its
+        descendants. Raises `ExecutionNotFoundError`.
         """
         return await queries.get_execution(self, execution_id)
 
@@ -205,9 +203,8 @@ class PolosClient(Connection):
         workflow: str | WorkflowDefinition[Any, Any] | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> Page[dict[str, Any]]:
-        """Return a page of executions, newest first, each with `id`, `workflow_id`, `version`, `status` and
-        times.
+    ) -> Page[ExecutionSummary]:
+        """Return a page of executions, newest first.
 
         `cursor` is the previous page's `next_cursor`; `limit` is at most 1000. A page may have fewer rows,
         and yet a `next_cursor`.
@@ -222,31 +219,27 @@ class PolosClient(Connection):
         workflow: str | WorkflowDefinition[Any, Any] | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> Page[dict[str, Any]]:
-        """Return a page of open suspensions, oldest first, each with its data, its times and who may answer.
+    ) -> Page[Suspension]:
+        """Return a page of open suspensions, oldest first.
 
         `cursor` is the previous page's `next_cursor`; `limit` is at most 1000. A page may have fewer rows,
         even none, and yet a `next_cursor`: when rows are large, or when many belong to other workflows.
         """
         return await queries.list_suspensions(self, workflow=workflow, limit=limit, cursor=cursor)
 
-    async def get_suspension(self, execution_id: str, step_key: str) -> dict[str, Any]:
-        """Return one suspension, open or not, with the keys of `list_suspensions` and those of its execution:
-        `root_workflow_id`, `root_execution_id`, `user_id`, `started_by`, `execution_status` and
-        `execution_created_at` (to the microsecond).
+    async def get_suspension(self, execution_id: str, step_key: str) -> SuspensionDetails:
+        """Return one suspension, open or not, with facts about its execution.
 
         A root's id also finds a descendant's suspension. Raises `ExecutionNotFoundError`,
         `SuspensionNotFoundError` or `AmbiguousSuspensionError`.
         """
         return await queries.get_suspension(self, execution_id, step_key)
 
-    async def audit(self, execution_id: str) -> list[dict[str, Any]]:
+    async def audit(self, execution_id: str) -> list[AuditEntry]:
         """Return the decisions on the suspensions of an execution and its descendants, oldest first.
 
-        Each entry has `execution_id`, `workflow_id`, `step_key`, `status` ("recorded", "answered", "expired"
-        or "closed"), `by`, `at`, `channel`, `digest` (of the data shown), `opened_at` and `data` (the answer;
-        None after `delete`). The audit outlives the execution: workers keep it for `audit_seconds`, a year by
-        default. Raises `ExecutionNotFoundError` if neither exists.
+        The audit outlives the execution: workers keep it for `audit_seconds`, a year by default. Raises
+        `ExecutionNotFoundError` if neither exists.
         """
         return await queries.audit(self, execution_id)
 
@@ -255,14 +248,8 @@ class PolosClient(Connection):
         recorded executions"). Raises `ExecutionNotFoundError`."""
         return await read_history(self, execution_id)
 
-    async def versions(self) -> list[dict[str, Any]]:
-        """Return which versions of workflows (`@workflow(version=...)`) still have open executions.
-
-        Each row has `workflow_id`, `version`, `open` (how many the version has started that have not ended),
-        `oldest` (the id of the oldest one) and `oldest_created_at` (ISO 8601), and `workers` (how many
-        announce this version now). The row with the version None counts those that have not started, and
-        those that a workflow without a version has started; it has no `oldest` and no `workers`.
-        """
+    async def versions(self) -> list[WorkflowVersion]:
+        """Return which versions of workflows (`@workflow(version=...)`) still have open executions."""
         return await versions.open_versions(self)
 
     # --- deleting -----------------------------------------------------------------------

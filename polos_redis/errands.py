@@ -3,10 +3,9 @@ failed since it last succeeded. `polos_redis.worker.errands` describes the kinds
 
 from __future__ import annotations
 
-from typing import Any
-
 from polos_redis.connection.connection import Connection
 from polos_redis.errors import ErrandNotFoundError
+from polos_redis.results import ErrandFailure
 from polos_redis.state.errands import FailedErrand
 from polos_redis.values.times import iso
 
@@ -23,12 +22,12 @@ KINDS = {
 }
 
 
-async def list_failed(connection: Connection) -> list[dict[str, Any]]:
-    """Returns the errands whose latest attempt has failed, those set aside first, as JSON values; also those
-    of users' values that are running."""
+async def list_failed(connection: Connection) -> list[ErrandFailure]:
+    """Returns the errands whose latest attempt has failed, those set aside first; also those of users'
+    values that are running."""
     store = await connection.store()
     found = [describe(one) async for one in store.errands.failures()]
-    return sorted(found, key=lambda one: (one["status"] != "set aside", one["tried_at"]))
+    return sorted(found, key=lambda one: (one.status != "set aside", one.tried_at or ""))
 
 
 async def retry(connection: Connection, name: str) -> None:
@@ -43,19 +42,18 @@ async def retry(connection: Connection, name: str) -> None:
     raise ErrandNotFoundError(name)
 
 
-def describe(failed: FailedErrand) -> dict[str, Any]:
-    """Returns a failed errand as JSON values. `execution_id` and `step_key` are those of an early answer; one
-    that is running has no error yet."""
+def describe(failed: FailedErrand) -> ErrandFailure:
+    """Returns a failed errand for people and programs."""
     execution_id, step_key = None, None
     if failed.name.startswith("y"):
         execution_id, _, step_key = failed.name[1:].partition(" ")
-    return {
-        "errand": failed.name,
-        "kind": KINDS.get(failed.name[:1], "unknown"),
-        "execution_id": execution_id,
-        "step_key": step_key,
-        "status": "set aside" if failed.set_aside else "running" if failed.running else "failing",
-        "attempts": failed.attempts,
-        "error": None if failed.running else failed.reason,
-        "tried_at": iso(failed.tried_ms),
-    }
+    return ErrandFailure(
+        errand=failed.name,
+        kind=KINDS.get(failed.name[:1], "unknown"),
+        execution_id=execution_id,
+        step_key=step_key,
+        status="set aside" if failed.set_aside else "running" if failed.running else "failing",
+        attempts=failed.attempts,
+        error=None if failed.running else failed.reason,
+        tried_at=iso(failed.tried_ms),
+    )

@@ -19,9 +19,10 @@ from urllib.parse import quote
 
 from polos_redis import settings
 from polos_redis.decisions.people import check_groups, check_name
-from polos_redis.errors import ConfigurationError, LinkError
+from polos_redis.errors import ConfigurationError, LinkError, UnreadableValueError
 from polos_redis.redaction import LINK_PREFIX
 from polos_redis.values.times import to_datetime_us, to_us
+from polos_redis.values.versioned import VERSION, items_of
 
 if TYPE_CHECKING:
     from itsdangerous import URLSafeSerializer
@@ -125,7 +126,7 @@ class Links:
         now = time.time() if at is None else at
         expires = now + settings.resolve("link_seconds", self.seconds if seconds is None else seconds)
         created_us = None if created_at is None else to_us(created_at)
-        content = [execution_id, step_key, run, created_us, now, expires, scope, name, groups]
+        content = [VERSION, execution_id, step_key, run, created_us, now, expires, scope, name, groups]
         return f"{LINK_PREFIX}{self._signer().dumps(content)}"
 
     def read(self, token: str, *, at: float | None = None) -> Link:
@@ -137,11 +138,17 @@ class Links:
             if not token.startswith(LINK_PREFIX):
                 raise BadData("not a link's token")
             content = self._signer().loads(token[len(LINK_PREFIX) :])
-            execution_id, step_key, run, created_us, signed, expires, scope, name, groups = content
+            (execution_id, step_key, run, created_us, signed, expires, scope, name, groups, *_) = items_of(
+                "this link", content
+            )
         except (BadData, ValueError):  # ValueError: signed with our secret, but not by this class
             raise LinkError(
                 "this link is invalid: it is incomplete, was changed, or was signed with another secret or "
                 "for another namespace; ask for a new one"
+            ) from None
+        except UnreadableValueError:
+            raise LinkError(
+                "this link was signed by another version of polos-redis; ask for a new one"
             ) from None
         expires_at = datetime.fromtimestamp(expires, UTC)
         if (time.time() if at is None else at) >= expires:

@@ -12,6 +12,7 @@ from benchmarks.scenarios.suspending import resume
 from benchmarks.stage import Stage
 from benchmarks.workflows import STEPS, approval, noop, one_step, ten_steps
 from polos_redis import Workflow
+from polos_redis.results import Suspension
 
 CALLS = ("eval", "evalsha", "xreadgroup")
 LEAST = 0.05  # what is rarer, per operation, is background work
@@ -66,7 +67,7 @@ def _each(counts: Counter[str], times: int) -> dict[str, float]:
     return {name: count / times for name, count in counts.items()}
 
 
-async def _suspensions(stage: Stage) -> list[dict[str, Any]]:
+async def _suspensions(stage: Stage) -> list[Suspension]:
     """All open suspensions."""
     page = await stage.client.list_suspensions(limit=1000)
     rows = [*page]

@@ -6,14 +6,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-import msgpack
-
 from polos_redis.diagnosis.finding import Finding, count, ok, problem, warning
 from polos_redis.diagnosis.workers import WorkerReading
 from polos_redis.errors import RedisRefusedError
 from polos_redis.metrics.namespace_stats import NamespaceStats
 from polos_redis.redaction import redact_text
 from polos_redis.state import keys
+from polos_redis.state.held_back import parse_held_back
 from polos_redis.state.store import Store
 from polos_redis.state.stuck import StuckReason
 from polos_redis.values.text import raw, text
@@ -199,12 +198,12 @@ async def check_held_back(store: Store) -> AsyncIterator[Finding]:
                 continue
             seen += 1
             if seen <= MOST:
-                times, _, reason = msgpack.unpackb(packed, raw=True)
+                times, _, reason = parse_held_back(packed)
                 yield problem(
                     "unreadable",
                     execution_id,
                     f"workers can't run this execution of workflow {text(workflow)!r} and have put it back "
-                    f"{count(int(times), 'time')}: {redact_text(text(reason))}",
+                    f"{count(times, 'time')}: {redact_text(reason)}",
                     "deploy code that reads the value, or cancel the execution",
                 )
     if seen > MOST:

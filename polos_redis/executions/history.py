@@ -16,11 +16,9 @@ from typing import Any, Self
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions.views import step_keys
 from polos_redis.errors import ExecutionNotFoundError, HistoryError
-from polos_redis.executions import views
-from polos_redis.executions.journal_entries import JournalEntries
+from polos_redis.executions.queries import get_execution
 from polos_redis.state import journal
 from polos_redis.tasks import Slices
-from polos_redis.values.plain import readable
 from polos_redis.values.stored_secrets import redact_stored
 from polos_redis.values.text import text
 
@@ -53,7 +51,9 @@ class History:
         """Return the history as a line of JSON, without the line's end."""
         stored = {name: _encode(value) for name, value in self._fields.items()}
         records = {_name(name): _encode(record) for name, record in self._records.items()}
-        return json.dumps({FORMAT: VERSION, **self.view, "stored": {**stored, "journal": records}})
+        return json.dumps(
+            {FORMAT: VERSION, **self.view, "status": self.status, "stored": {**stored, "journal": records}}
+        )
 
     @classmethod
     def from_line(cls, line: str | bytes, where: str = "the history") -> Self:
@@ -112,29 +112,21 @@ def read_lines(lines: Iterable[str | bytes], source: str) -> Iterator[History]:
 
 async def read_history(connection: Connection, execution_id: str) -> History:
     """See `PolosClient.get_history`."""
-    for _ in range(_ATTEMPTS):
-        history = await _read(connection, execution_id)
-        status, run = await (await connection.store()).executions.read_fields(execution_id, "status", "run")
-        if (text(status), int(run or 0)) == (history.status, history.run):
-            break  # else it has changed meanwhile
-    return history
-
-
-async def _read(connection: Connection, execution_id: str) -> History:
-    """Read an execution and its journal, which may be newer."""
     executions = (await connection.store()).executions
-    fields = await executions.read(execution_id)
-    if "workflow" not in fields:
-        raise ExecutionNotFoundError(execution_id)
-    records: dict[bytes, bytes] = {}
-    entries, slices = JournalEntries(execution_id, readable), Slices()
-    async for name, stored in _journal(executions.journal_pages(execution_id)):
-        records[name] = redact_stored(stored)
-        entries.add(name, stored)
-        await slices.pause()
-    view = views.describe(execution_id, fields, entries, readable)
+    for attempt in range(_ATTEMPTS):
+        fields = await executions.read(execution_id)
+        if "workflow" not in fields:
+            raise ExecutionNotFoundError(execution_id)
+        records, slices = {}, Slices()
+        async for name, stored in _journal(executions.journal_pages(execution_id)):
+            records[name] = redact_stored(stored)
+            await slices.pause()
+        view = await get_execution(connection, execution_id)
+        status, run = text(fields["status"]), int(fields["run"])
+        if (view.status, view.run) == (status, run) or attempt == _ATTEMPTS - 1:
+            break  # else it has changed meanwhile
     kept = {name: redact_stored(fields[name]) for name in _STORED if name in fields}
-    return History(execution_id, text(fields["workflow"]), view["status"], view["run"], view, kept, records)
+    return History(execution_id, text(fields["workflow"]), status, run, view, kept, records)
 
 
 async def _journal(pages: AsyncIterator[list[tuple[bytes, bytes]]]) -> AsyncIterator[tuple[bytes, bytes]]:

@@ -1,25 +1,37 @@
-"""The entries of a journal as plain JSON values, collected from its pages: the newest, within bounds."""
+"""The entries of a journal for people and programs, collected from its pages: the newest, within bounds."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Collection
+from dataclasses import replace
 from itertools import count
-from typing import Any, Final
+from typing import Final, Generic, TypeVar, cast
 
 from polos_redis.decisions.views import Read, suspension_view
 from polos_redis.errors import StoredValueError
 from polos_redis.redaction import redact_text
+from polos_redis.results import (
+    ExecutionChild,
+    ExecutionStatus,
+    ExecutionStep,
+    ExecutionWait,
+    Failure,
+    Suspension,
+    TokenUsage,
+)
 from polos_redis.state import journal, keys, stored_errors
 from polos_redis.state.journal import ChildRecord, StepRecord, SuspensionRecord, WaitRecord
 from polos_redis.values.plain import readable
 from polos_redis.values.text import text
-from polos_redis.values.times import iso
+from polos_redis.values.times import iso, to_iso
 
 MAX_CHILDREN: Final = 1000  # listed for one step
 MOST: Final = 10_000  # entries of one kind
 MOST_BYTES: Final = 1 << 25  # of their records
 _USAGE = b"usage"
+
+T = TypeVar("T")
 
 
 class JournalEntries:
@@ -29,13 +41,16 @@ class JournalEntries:
     the agents it waited for; None without any. `changes` is the journal's count of its changes.
     """
 
-    def __init__(self, execution_id: str, read: Read) -> None:
-        self._execution_id = execution_id
+    def __init__(self, execution_id: str, workflow_id: str, read: Read) -> None:
+        self._execution_id, self._workflow_id = execution_id, workflow_id
         self._read = read
         self._seen: set[bytes] = set()
         self._results: dict[bytes, str] = {}
-        self._steps, self._suspensions, self._waits, self._children = (_Newest() for _ in range(4))
-        self.usage: dict[str, int] | None = None
+        self._steps: _Newest[ExecutionStep] = _Newest()
+        self._suspensions: _Newest[Suspension] = _Newest()
+        self._waits: _Newest[ExecutionWait] = _Newest()
+        self._children: _Newest[ExecutionChild] = _Newest()
+        self.usage: TokenUsage | None = None
         self.changes = 0
 
     def add(self, name: bytes, stored: bytes) -> None:
@@ -66,15 +81,14 @@ class JournalEntries:
         try:
             record = journal.parse(stored)
         except StoredValueError as error:
-            unreadable = {"status": "unreadable", "error": str(error), "finished_at": None}
-            self._steps.add(0, size, {"step_key": step_key, **unreadable})
+            self._steps.add(0, size, _unreadable(step_key, str(error)))
             return
         if isinstance(record, StepRecord):
             self._steps.add(record.finished_ms, size, _step(step_key, record, self._read))
             if record.status == "ok":
                 self._add_usage(record.value)
         elif isinstance(record, SuspensionRecord):
-            view = suspension_view(self._execution_id, step_key, record, self._read)
+            view = suspension_view(self._execution_id, self._workflow_id, step_key, record, self._read)
             self._suspensions.add(record.opened_ms, size, view, keep=record.status == "open")
         elif isinstance(record, WaitRecord):
             self._waits.add(record.opened_ms, size, _wait(step_key, record, self._read))
@@ -90,40 +104,62 @@ class JournalEntries:
         usage = value.get("usage") if isinstance(value, dict) else None
         if not isinstance(usage, dict) or not usage.keys() >= {"input_tokens", "output_tokens"}:
             return
-        names = ("input_tokens", "output_tokens", "requests")
-        before = self.usage or dict.fromkeys(names, 0)
-        total = {name: before[name] + int(usage.get(name) or 0) for name in names}
-        self.usage = {**total, "total_tokens": total["input_tokens"] + total["output_tokens"]}
+        before: dict[str, int] = self.usage or {}
+        tokens_in, tokens_out, requests = (
+            before.get(name, 0) + int(usage.get(name) or 0)
+            for name in ("input_tokens", "output_tokens", "requests")
+        )
+        self.usage = TokenUsage(
+            input_tokens=tokens_in,
+            output_tokens=tokens_out,
+            requests=requests,
+            total_tokens=tokens_in + tokens_out,
+        )
 
-    def view(self, unreached: Collection[str] = ()) -> dict[str, Any]:
-        """Returns the entries by kind, oldest first, and how many older ones are `left_out`. `unreached` are
-        the step keys of open suspensions that the code no longer reaches."""
-        kinds = {
-            "steps": self._steps,
-            "suspensions": self._suspensions,
-            "waits": self._waits,
-            "children": self._children,
+    def steps(self) -> list[ExecutionStep]:
+        """Returns the steps, oldest first."""
+        return self._steps.entries()
+
+    def suspensions(self, unreached: Collection[str] = ()) -> list[Suspension]:
+        """Returns the suspensions, oldest first. `unreached` are the step keys of open ones that the code no
+        longer reaches."""
+        return [
+            replace(one, unreached=True) if one.status == "open" and one.step_key in unreached else one
+            for one in self._suspensions.entries()
+        ]
+
+    def waits(self) -> list[ExecutionWait]:
+        """Returns the waits, oldest first."""
+        return self._waits.entries()
+
+    def children(self) -> list[ExecutionChild]:
+        """Returns the children, oldest first, with the statuses that the journal has."""
+        results = ((one, self._results.get(journal.result_name(one.id))) for one in self._children.entries())
+        return [
+            one if status is None else replace(one, status=cast("ExecutionStatus", status))
+            for one, status in results
+        ]
+
+    def left_out(self) -> dict[str, int]:
+        """Returns how many older entries are left out, by kind."""
+        return {
+            "steps": self._steps.left_out,
+            "suspensions": self._suspensions.left_out,
+            "waits": self._waits.left_out,
+            "children": self._children.left_out,
         }
-        found: dict[str, Any] = {name: newest.entries() for name, newest in kinds.items()}
-        for child in found["children"]:
-            child["status"] = self._results.get(journal.result_name(child["id"]))
-        for suspension in found["suspensions"]:
-            suspension["unreached"] = suspension["status"] == "open" and suspension["step_key"] in unreached
-        found["open_suspensions"] = [one for one in found["suspensions"] if one["status"] == "open"]
-        found["left_out"] = {name: newest.left_out for name, newest in kinds.items()}
-        return found
 
 
-class _Newest:
+class _Newest(Generic[T]):
     """The newest entries of one kind: at most `MOST`, with at most `MOST_BYTES`."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[bool, int, int, int, dict[str, Any]]] = []
+        self._heap: list[tuple[bool, int, int, int, T]] = []
         self._numbers = count()
         self._size = 0
         self.left_out = 0
 
-    def add(self, time: int, size: int, entry: dict[str, Any], *, keep: bool = False) -> None:
+    def add(self, time: int, size: int, entry: T, *, keep: bool = False) -> None:
         """Adds an entry of some bytes; those to `keep` are left out last."""
         heapq.heappush(self._heap, (keep, time, next(self._numbers), size, entry))
         self._size += size
@@ -131,50 +167,68 @@ class _Newest:
             self._size -= heapq.heappop(self._heap)[3]
             self.left_out += 1
 
-    def entries(self) -> list[dict[str, Any]]:
+    def entries(self) -> list[T]:
         """Returns the entries, oldest first."""
         return [entry for _, _, _, _, entry in sorted(self._heap, key=lambda one: one[1:3])]
 
 
-def _wait(step_key: str, record: WaitRecord, read: Read) -> dict[str, Any]:
-    return {
-        "step_key": step_key,
-        "status": record.status,
-        "topic": record.topic or None,
-        "opened_at": iso(record.opened_ms),
-        "until": iso(record.due_ms),
-        "decided_at": iso(record.decided_ms),
-        "event": read(record.data) if record.status == "event" else None,
-    }
+def _wait(step_key: str, record: WaitRecord, read: Read) -> ExecutionWait:
+    return ExecutionWait(
+        step_key=step_key,
+        status=record.status,
+        topic=record.topic or None,
+        opened_at=to_iso(record.opened_ms),
+        until=iso(record.due_ms),
+        decided_at=iso(record.decided_ms),
+        event=read(record.data) if record.status == "event" else None,
+    )
 
 
-def _child(step_key: str, child_id: str, record: ChildRecord) -> dict[str, Any]:
-    """A child of a step. `status` is known here only if the parent waited for the child and it ended."""
-    return {"step_key": step_key, "id": child_id, "status": None, "waited_for": record.status != "started"}
+def _child(step_key: str, child_id: str, record: ChildRecord) -> ExecutionChild:
+    return ExecutionChild(
+        step_key=step_key,
+        id=child_id,
+        workflow_id=None,
+        status=None,
+        waited_for=record.status != "started",
+    )
 
 
-def _step(step_key: str, record: StepRecord, read: Read) -> dict[str, Any]:
+def _step(step_key: str, record: StepRecord, read: Read) -> ExecutionStep:
     failed = record.status != "ok"
     given_up = record.status == "abandoned" and not record.value  # in place of an attempt that never ran
-    return {
-        "step_key": step_key,
-        "status": record.status,
-        "attempts": record.attempt - given_up,
-        "started_at": iso(record.finished_ms - record.took_ms),
-        "finished_at": iso(record.finished_ms),
-        "took_ms": round(record.took_ms, 3),
-        "value": None if failed else read(record.value),
-        "error": error_view(record.value) if failed else None,
-    }
+    return ExecutionStep(
+        step_key=step_key,
+        status=record.status,
+        attempts=record.attempt - given_up,
+        started_at=iso(record.finished_ms - record.took_ms),
+        finished_at=iso(record.finished_ms),
+        took_ms=round(record.took_ms, 3),
+        value=None if failed else read(record.value),
+        error=failure_view(record.value) if failed else None,
+    )
 
 
-def error_view(stored: bytes | None) -> dict[str, str] | None:
+def _unreadable(step_key: str, why: str) -> ExecutionStep:
+    return ExecutionStep(
+        step_key=step_key,
+        status="unreadable",
+        attempts=0,
+        started_at=None,
+        finished_at=None,
+        took_ms=None,
+        value=None,
+        error=why,
+    )
+
+
+def failure_view(stored: bytes | None) -> Failure | None:
     """Returns a stored error, without tokens and secrets; None if there is none."""
     if not stored:
         return None
     error = stored_errors.parse_error(stored)
-    return {
-        "type": error.type,
-        "message": redact_text(error.message),
-        "traceback": redact_text(error.traceback),
-    }
+    return Failure(
+        type=error.type,
+        message=redact_text(error.message),
+        traceback=redact_text(error.traceback),
+    )

@@ -1,11 +1,12 @@
-"""Queries: executions, suspensions and audits, as plain JSON values."""
+"""Queries: executions, suspensions and audits."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections.abc import AsyncIterator, Collection
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 import msgpack
 
@@ -24,6 +25,17 @@ from polos_redis.errors import (
 from polos_redis.executions import views
 from polos_redis.executions.journal_entries import MAX_CHILDREN, JournalEntries
 from polos_redis.executions.page import Page
+from polos_redis.results import (
+    AuditEntry,
+    EarlyAnswer,
+    Execution,
+    ExecutionChild,
+    ExecutionStatus,
+    ExecutionSummary,
+    RunningStep,
+    Suspension,
+    SuspensionDetails,
+)
 from polos_redis.state import journal, keys
 from polos_redis.state.executions import STATUSES, Place
 from polos_redis.state.journal import SuspensionRecord
@@ -34,7 +46,8 @@ from polos_redis.tasks import Slices
 from polos_redis.values.plain import readable
 from polos_redis.values.preview import Stored
 from polos_redis.values.text import raw, text
-from polos_redis.values.times import iso
+from polos_redis.values.times import iso, to_iso
+from polos_redis.values.versioned import items_of
 
 LIST_LIMIT = 1000
 MOST_EMPTY = 10  # pages without a row that are read before an empty one is returned
@@ -44,81 +57,113 @@ MOST_BYTES_BELOW = 1 << 24  # of what open suspensions of descendants show
 T = TypeVar("T")
 
 
-async def get_execution(connection: Connection, execution_id: str, read: Read = readable) -> dict[str, Any]:
+async def get_execution(connection: Connection, execution_id: str, read: Read = readable) -> Execution:
     """See `PolosClient.get_execution`. `read` makes plain JSON of stored values."""
     store = await connection.store()
     fields = await store.executions.read(execution_id)
     if "workflow" not in fields:
         raise ExecutionNotFoundError(execution_id)
-    entries, slices = JournalEntries(execution_id, read), Slices()
+    entries, slices = JournalEntries(execution_id, text(fields["workflow"]), read), Slices()
     async for page in store.executions.journal_pages(execution_id):
         for name, stored in page:
             entries.add(name, stored)
             await slices.pause()
-    view = views.describe(execution_id, fields, entries, read)
     delayed = fields["status"] == b"queued" and "entry" not in fields
-    view["starts_at"] = iso(await store.timers.starts_ms(execution_id) if delayed else None)
     keeps_early = "early" in fields and fields["status"] not in (b"completed", b"failed", b"cancelled")
-    view["early_answers"] = await _early_answers(store, execution_id) if keeps_early else []
-    if fields["status"] == b"queued":
-        prefix = store.partitions.prefix(execution_id)
-        view["unserved"] = not await store.workers.serve(prefix, view["workflow_id"])
-    view["running_steps"] = await _running_steps(store, execution_id, fields)
-    below: list[tuple[str, str]] = []
-    if keys.root_of(execution_id) == execution_id:
-        below = await store.suspensions.open_below(execution_id, MAX_CHILDREN)
-    view["open_suspensions_below"] = shown_below = []
-    size, unreached = 0, await _unreached_waits(store, {one for one, _ in below})
-    async for row in read_suspensions(store, below):
-        if row[2].status == "open" and size <= MOST_BYTES_BELOW:
-            shown_below.append(suspension_view(*row, read, unreached=unreached[row[0]]))
-            size += len(row[2].shown)
-            await slices.pause()
-    children = view["children"][:MAX_CHILDREN]  # of more, the status that the journal has stays
-    current = await asyncio.gather(
-        *(store.executions.read_fields(child["id"], "workflow", "status") for child in children)
+    return views.describe(
+        execution_id,
+        fields,
+        entries,
+        read,
+        children=await _children(store, entries.children()),
+        running_steps=await _running_steps(store, execution_id, fields),
+        unserved=await _is_unserved(store, execution_id, fields),
+        early_answers=await _early_answers(store, execution_id) if keeps_early else [],
+        open_suspensions_below=await _open_suspensions_below(store, execution_id, read, slices),
+        starts_at=iso(await store.timers.starts_ms(execution_id) if delayed else None),
     )
-    for child, (workflow, status) in zip(children, current, strict=True):
-        child["workflow_id"] = text(workflow) or None
-        child["status"] = text(status) or child["status"]
-    return view
 
 
-async def _unreached_waits(store: Store, execution_ids: Collection[str]) -> dict[str, list[str]]:
-    """Returns the step keys of open suspensions that the code of these executions no longer reaches."""
-    names = list(execution_ids)
-    found = await asyncio.gather(*(store.executions.read_fields(one, "unreached_waits") for one in names))
-    return {one: step_keys(packed) for one, (packed,) in zip(names, found, strict=True)}
+async def _children(store: Store, children: list[ExecutionChild]) -> list[ExecutionChild]:
+    """Returns children with their workflows and statuses; of more than `MAX_CHILDREN`, the later ones keep
+    the status that the journal has."""
+    first = children[:MAX_CHILDREN]
+    current = await asyncio.gather(
+        *(store.executions.read_fields(child.id, "workflow", "status") for child in first)
+    )
+    return [
+        replace(
+            child,
+            workflow_id=text(workflow) or None,
+            status=cast("ExecutionStatus", text(status)) or child.status,
+        )
+        for child, (workflow, status) in zip(first, current, strict=True)
+    ] + children[MAX_CHILDREN:]
 
 
-async def _running_steps(store: Store, execution_id: str, fields: dict[str, bytes]) -> list[dict[str, Any]]:
-    """Returns the steps whose functions run, as JSON values: those that have run for a while."""
+async def _open_suspensions_below(
+    store: Store, execution_id: str, read: Read, slices: Slices
+) -> list[Suspension]:
+    """Returns the open suspensions of a root's descendants, as many as fit into an answer."""
+    if keys.root_of(execution_id) != execution_id:
+        return []
+    below = await store.suspensions.open_below(execution_id, MAX_CHILDREN)
+    ids = list({one for one, _ in below})
+    rows = await asyncio.gather(
+        *(store.executions.read_fields(one, "workflow", "unreached_waits") for one in ids)
+    )
+    around = {
+        one: (text(workflow), step_keys(packed)) for one, (workflow, packed) in zip(ids, rows, strict=True)
+    }
+    found: list[Suspension] = []
+    size = 0
+    async for one, step_key, record in read_suspensions(store, below):
+        if record.status == "open" and size <= MOST_BYTES_BELOW:
+            workflow_id, unreached = around[one]
+            found.append(
+                suspension_view(one, workflow_id, step_key, record, read, unreached=step_key in unreached)
+            )
+            size += len(record.shown)
+            await slices.pause()
+    return found
+
+
+async def _running_steps(store: Store, execution_id: str, fields: dict[str, bytes]) -> list[RunningStep]:
+    """Returns the steps whose functions run: those that have run for a while."""
     if fields["status"] != b"queued" or "running" not in fields:
         return []
-    running = msgpack.unpackb(fields["running"], raw=True)
+    rows = msgpack.unpackb(fields["running"], raw=True)
+    running = [items_of("a running step", row)[:3] for row in rows]
     if not running:
         return []
     records = await store.executions.read_records(execution_id, [name for name, _, _ in running])
     return [
-        {"step_key": text(name), "attempt": attempt, "started_at": iso(since)}
+        RunningStep(step_key=text(name), attempt=attempt, started_at=to_iso(since))
         for (name, attempt, since), record in zip(running, records, strict=True)
         if record is None or journal.attempt_of(record) < attempt
     ]
 
 
-async def _early_answers(store: Store, execution_id: str) -> list[dict[str, Any]]:
-    """Returns the answers that came before their suspensions and have not been used, as JSON values. `errand`
-    is the work of checking one, if that has failed."""
+async def _is_unserved(store: Store, execution_id: str, fields: dict[str, bytes]) -> bool:
+    """Returns whether an execution is queued and no worker serves its workflow."""
+    if fields["status"] != b"queued":
+        return False
+    prefix = store.partitions.prefix(execution_id)
+    return not await store.workers.serve(prefix, text(fields["workflow"]))
+
+
+async def _early_answers(store: Store, execution_id: str) -> list[EarlyAnswer]:
+    """Returns the answers that came before their suspensions and have not been used."""
     early = await store.suspensions.early_answers(execution_id)
     names = [f"y{execution_id} {step_key}" for step_key in early]
     failed = await store.errands.failures_of(store.partitions.prefix(execution_id), names)
     return [
-        {
-            "step_key": step_key,
-            "resumed_by": None if answer is None else answer.by or None,
-            "channel": None if answer is None else answer.channel,
-            "errand": None if one is None else errands.describe(one),
-        }
+        EarlyAnswer(
+            step_key=step_key,
+            resumed_by=None if answer is None else answer.by or None,
+            channel=None if answer is None else answer.channel,
+            errand=None if one is None else errands.describe(one),
+        )
         for (step_key, answer), one in zip(early.items(), failed, strict=True)
     ]
 
@@ -131,7 +176,7 @@ async def list_executions(
     limit: int = 50,
     cursor: str | None = None,
     roots: Collection[str] = (),
-) -> Page[dict[str, Any]]:
+) -> Page[ExecutionSummary]:
     """See `PolosClient.list_executions`. With `roots`, the page is restricted to executions whose root is of
     one of these workflows; without a `workflow`, to those that are themselves of one of these, too."""
     if status is not None and status not in STATUSES:
@@ -145,16 +190,16 @@ async def list_executions(
         if rows or before is None:
             break
     page = [
-        {
-            "id": text(row[0]),
-            "workflow_id": text(row[1]),
-            "status": text(row[2]),
-            "created_at": iso(int(row[3]) / 1000),
-            "started_at": iso(int(row[4] or 0)),
-            "finished_at": iso(int(row[5] or 0)),
-            "starts_at": iso(int(row[6] or 0)),
-            "version": text(row[7]) or None,
-        }
+        ExecutionSummary(
+            id=text(row[0]),
+            workflow_id=text(row[1]),
+            status=cast("ExecutionStatus", text(row[2])),
+            created_at=iso(int(row[3]) / 1000),
+            started_at=iso(int(row[4] or 0)),
+            finished_at=iso(int(row[5] or 0)),
+            starts_at=iso(int(row[6] or 0)),
+            version=text(row[7]) or None,
+        )
         for row in rows
     ]
     return Page(page, None if before is None else f"{before[0]}-{text(before[1])}")
@@ -168,7 +213,7 @@ async def list_suspensions(
     cursor: str | None = None,
     roots: Collection[str] = (),
     read: Read = readable,
-) -> Page[dict[str, Any]]:
+) -> Page[Suspension]:
     """See `PolosClient.list_suspensions`. `roots` as in `list_executions`. `read` makes plain JSON of stored
     values."""
     after = "-inf" if cursor is None else str(_cursor(cursor))
@@ -185,9 +230,9 @@ async def list_suspensions(
     return Page(found, next_cursor)
 
 
-def _open_suspension(row: list[Any], read: Read) -> dict[str, Any] | None:
-    """A row of `oldest_open` as JSON values; None for one that can't be read, so it doesn't hide the others.
-    `get_execution` reports it."""
+def _open_suspension(row: list[Any], read: Read) -> Suspension | None:
+    """A row of `oldest_open`; None for one that can't be read, so it doesn't hide the others. `get_execution`
+    reports it."""
     execution_id, step_key, workflow_id, _, packed, unreached = row
     try:
         record = None if packed is None else journal.parse(packed)
@@ -195,11 +240,12 @@ def _open_suspension(row: list[Any], read: Read) -> dict[str, Any] | None:
         return None
     if not isinstance(record, SuspensionRecord):
         return None
-    view = suspension_view(text(execution_id), text(step_key), record, read)
-    return {**view, "workflow_id": text(workflow_id), "unreached": bool(unreached)}
+    return suspension_view(
+        text(execution_id), text(workflow_id), text(step_key), record, read, unreached=bool(unreached)
+    )
 
 
-async def get_suspension(connection: Connection, execution_id: str, step_key: str) -> dict[str, Any]:
+async def get_suspension(connection: Connection, execution_id: str, step_key: str) -> SuspensionDetails:
     """See `PolosClient.get_suspension`."""
     _, view = await read_suspension(connection, execution_id, step_key)
     return view
@@ -207,7 +253,7 @@ async def get_suspension(connection: Connection, execution_id: str, step_key: st
 
 async def read_suspension(
     connection: Connection, execution_id: str, step_key: str, read: Read = readable
-) -> tuple[StoredSuspension, dict[str, Any]]:
+) -> tuple[StoredSuspension, SuspensionDetails]:
     """Returns a suspension as an answer is checked against it, and as `get_suspension` returns it. `read`
     makes plain JSON of stored values."""
     store = await connection.store()
@@ -221,14 +267,22 @@ async def read_suspension(
     if workflow is None:
         raise ExecutionNotFoundError(execution_id)
     if found:
-        around = views.suspended_execution(execution_id, workflow, status, origin, created)
-        view = suspension_view(*found[0], read, unreached=step_keys(unreached))
-        return StoredSuspension(*found[0], origin), {**view, **around}
+        ((_, _, record),) = found
+        view = suspension_view(
+            execution_id,
+            text(workflow),
+            step_key,
+            record,
+            read,
+            unreached=step_key in step_keys(unreached),
+        )
+        details = views.suspension_details(view, status, origin, created)
+        return StoredSuspension(execution_id, step_key, record, origin), details
     below = await find_below(store, execution_id, step_key)
     if below is not None:
         return await read_suspension(connection, below, step_key, read)
-    others = (await get_execution(connection, execution_id, Stored))["open_suspensions"]
-    raise SuspensionNotFoundError(execution_id, step_key, [one["step_key"] for one in others])
+    others = (await get_execution(connection, execution_id, Stored)).open_suspensions
+    raise SuspensionNotFoundError(execution_id, step_key, [one.step_key for one in others])
 
 
 async def root_workflow(connection: Connection, execution_id: str) -> str | None:
@@ -243,12 +297,12 @@ async def root_workflow(connection: Connection, execution_id: str) -> str | None
     _, stored = await store.suspensions.audit(root_id, 0, AUDIT_PAGE)
     for packed in stored:
         entry = audit_log.entry(packed)
-        if entry["execution_id"] == root_id:
-            return str(entry["workflow_id"])
+        if entry.execution_id == root_id:
+            return entry.workflow_id
     return None
 
 
-async def audit(connection: Connection, execution_id: str, read: Read = readable) -> list[dict[str, Any]]:
+async def audit(connection: Connection, execution_id: str, read: Read = readable) -> list[AuditEntry]:
     """See `PolosClient.audit`. `read` makes plain JSON of stored values."""
     page = await audit_page(connection, execution_id, read=read)
     found = list(page)
@@ -265,12 +319,12 @@ async def audit_page(
     limit: int = LIST_LIMIT,
     cursor: str | None = None,
     read: Read = readable,
-) -> Page[dict[str, Any]]:
+) -> Page[AuditEntry]:
     """Returns a page of the audit, oldest first. Like other pages it may be short, or empty, and yet have a
     `next_cursor`. Raises `ExecutionNotFoundError`."""
     store, root_id = await connection.store(), keys.root_of(execution_id)
     first = at = 0 if cursor is None else _cursor(cursor)
-    found: list[dict[str, Any]] = []
+    found: list[AuditEntry] = []
     size, slices = 0, Slices()
     while True:
         total, stored = await store.suspensions.audit(root_id, at, AUDIT_PAGE)
@@ -293,13 +347,13 @@ async def audit_page(
 
 async def audit_tail(
     connection: Connection, execution_id: str, most: int, read: Read
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[list[AuditEntry], int]:
     """Returns the newest entries of the audit, oldest first, and how many earlier ones are left out. Of a
     descendant, only those among the newest of its root are found."""
     store, root_id = await connection.store(), keys.root_of(execution_id)
     total, _ = await store.suspensions.audit(root_id, 0, 0)
     at = first = max(0, total - (most if root_id == execution_id else LIST_LIMIT))
-    found: list[dict[str, Any]] = []
+    found: list[AuditEntry] = []
     while at < total:
         _, stored = await store.suspensions.audit(root_id, at, min(AUDIT_PAGE, total - at))
         if not stored:  # deleted meanwhile

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header
 from starlette.responses import Response
 
+from polos_redis import results
 from polos_redis.errors import ConfigurationError
 from polos_redis.executions import queries
 from polos_redis.server import shapes
@@ -59,7 +60,7 @@ async def start(
 async def list_executions(
     client: Client,
     caller: Annotated[Caller, Depends(require("read", restricts=True))],
-    status: shapes.Status | None = None,
+    status: results.ExecutionStatus | None = None,
     workflow: str | None = None,
     limit: shapes.Limit = 50,
     cursor: shapes.PlaceCursor = None,
@@ -71,7 +72,7 @@ async def list_executions(
     return Json({"executions": list(page), "next_cursor": page.next_cursor})
 
 
-@router.get("/{execution_id}", responses={200: {"model": shapes.Execution}})
+@router.get("/{execution_id}", responses={200: {"model": results.Execution}})
 async def get_execution(
     execution_id: str, client: Client, caller: Annotated[Caller, Depends(require("read"))]
 ) -> Response:

@@ -19,8 +19,10 @@ from starlette.responses import Response
 from polos_redis import apikeys
 from polos_redis.apikeys import ApiKey
 from polos_redis.client import PolosClient
+from polos_redis.errors import UnreadableValueError
 from polos_redis.server.callers import Caller
 from polos_redis.server.problems import Problem
+from polos_redis.values.versioned import VERSION, items_of
 
 COOKIE = "polos_session"
 VISITOR = "polos_visitor"
@@ -64,7 +66,13 @@ class Sessions:
         """Logs in the holder of a key: opens a session and sets its cookie."""
         session_id = secrets.token_urlsafe(16)
         await (await self._client.store()).login_sessions.open(session_id, key.id, SESSION_SECONDS)
-        self._set(request, response, COOKIE, str(self._cookies.dumps([key.id, session_id])), SESSION_SECONDS)
+        self._set(
+            request,
+            response,
+            COOKIE,
+            str(self._cookies.dumps([VERSION, key.id, session_id])),
+            SESSION_SECONDS,
+        )
 
     async def end(self, request: Request, response: Response) -> None:
         """Logs out: closes the session of the request's cookie, and deletes the cookie."""
@@ -80,8 +88,9 @@ class Sessions:
     def _content(self, request: Request) -> tuple[str, str]:
         """Returns the API key's id and the session's id of a valid cookie; two empty texts without one."""
         try:
-            key_id, session_id = self._cookies.loads(request.cookies.get(COOKIE, ""), max_age=SESSION_SECONDS)
-        except (BadData, ValueError, TypeError):
+            content = self._cookies.loads(request.cookies.get(COOKIE, ""), max_age=SESSION_SECONDS)
+            key_id, session_id, *_ = items_of("the cookie", content)
+        except (BadData, ValueError, TypeError, UnreadableValueError):
             return "", ""
         return str(key_id), str(session_id)
 

@@ -1,5 +1,5 @@
 """Shapes of the API's requests and responses. Requests are validated; responses are only documented, in
-/openapi.json."""
+/openapi.json: what a query returns (results.py), and the shapes here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from polos_redis.executions.ending import LONGEST_REASON, MOST_SKIPPED
+from polos_redis.results import AuditEntry, ExecutionSummary, Suspension, Timestamp
 from polos_redis.state.keys import LONGEST_NAME, LONGEST_STEP_KEY
 from polos_redis.values.names import LONGEST
 
@@ -23,8 +24,6 @@ StepKey = Annotated[
 ]
 PERSON_NAME = "A person's name has no invisible characters, and letters of one script."
 Person = Annotated[str, Field(json_schema_extra={"format": "person-name", "maxLength": LONGEST})]
-Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-Status = Literal["queued", "waiting", "stuck", "completed", "failed", "cancelled"]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[
     str | None, Query(pattern=r"^[0-9]{1,18}$", description="The next_cursor of the page before.")
@@ -116,151 +115,14 @@ class Started(Shape):
     workflow_id: str
 
 
-class ExecutionSummary(Shape):
-    id: str
-    workflow_id: str
-    status: Status
-    created_at: Timestamp | None
-    started_at: Timestamp | None
-    finished_at: Timestamp | None
-    starts_at: Timestamp | None = Field(description="When a delayed execution will be put on its queue.")
-    version: str | None = Field(
-        description="The version of the code that started it; null before its start, and without one."
-    )
-
-
 class ExecutionPage(Shape):
     executions: list[ExecutionSummary]
     next_cursor: str | None
 
 
-class Decision(Shape):
-    """One person's answer."""
-
-    data: Any
-    by: str | None
-    at: Timestamp
-    channel: str
-
-
-class SuspensionMark(Shape):
-    """Why code need not reach an accepted answer: it is left (the code cancelled the task that asked),
-    optional (asked after something that a retry runs again) or skipped (by somebody)."""
-
-    kind: Literal["left", "optional", "skipped"]
-    at: Timestamp
-    by: str | None
-    reason: str | None
-
-
-class Suspension(Shape):
-    execution_id: str
-    step_key: str
-    topic: str
-    status: Literal["open", "answered", "expired", "closed"]
-    data: Any
-    digest: str
-    opened_at: Timestamp
-    expires_at: Timestamp | None
-    answer: Any
-    resumed_by: str | None
-    channel: str | None
-    decided_at: Timestamp | None
-    schema_: dict[str, Any] | None = Field(alias="schema")
-    reject_schema: dict[str, Any] | None = Field(
-        description="The schema of an answer with `approved: false`, if it is not that of the others."
-    )
-    form: dict[str, Any] | None = Field(description="The form of its page, if the workflow declares one.")
-    approvers: list[str]
-    required: int
-    rejections: int
-    allow_self: bool
-    on_timeout: dict[str, Any] | None
-    decisions: list[Decision]
-    unreached: bool = Field(
-        description="It is open, but its code, as deployed now, has not reached it in its last activation."
-    )
-    mark: SuspensionMark | None
-
-
-class ListedSuspension(Suspension):
-    workflow_id: str
-
-
-class SuspensionDetails(ListedSuspension):
-    run: int
-    root_workflow_id: str
-    root_execution_id: str
-    user_id: str | None
-    started_by: str | None
-    execution_status: Status
-    execution_created_at: Timestamp
-
-
 class SuspensionPage(Shape):
-    suspensions: list[ListedSuspension]
-    next_cursor: str | None
-
-
-class Failure(Shape):
-    type: str
-    message: str
-    traceback: str
-
-
-class ExecutionStep(Shape):
-    step_key: str
-    status: str
-
-
-class UnreachedKey(Shape):
-    """A step key that code passes over, with the decision on it; a step that is not a suspension has none."""
-
-    step_key: str
-    data: Any
-    by: str | None
-    at: Timestamp | None
-    channel: str | None
-
-
-class Stuck(Shape):
-    """Why an execution is stuck, until it is retried or cancelled."""
-
-    kind: str = Field(description="unreached: its code passes over accepted answers.")
-    message: str
-    where: str | None = Field(description="file:line where its code left the recorded path.")
-    keys: list[UnreachedKey]
-
-
-class RunningStep(Shape):
-    step_key: str
-    attempt: int
-    started_at: Timestamp
-
-
-class Execution(ExecutionSummary):
-    input: Any
-    result: Any
-    error: Failure | None
-    cancelled_by: str | None
-    run: int | None
-    root_execution_id: str
-    user_id: str | None
-    started_by: str | None
-    steps: list[ExecutionStep]
-    running_steps: list[RunningStep] = Field(description="Steps whose functions have run for a while.")
-    unserved: bool = Field(description="It is queued, and no worker serves its workflow.")
     suspensions: list[Suspension]
-    open_suspensions: list[Suspension]
-    open_suspensions_below: list[Suspension]
-    unreached_steps: list[str] = Field(
-        description="Journaled steps that its code did not reach until its end."
-    )
-    stuck: Stuck | None
-    left_out: dict[str, int] = Field(
-        description="How many older steps, suspensions, waits and children are not listed: the newest 10,000 "
-        "of each are, up to 32 MiB."
-    )
+    next_cursor: str | None
 
 
 class Decided(Shape):
@@ -289,19 +151,6 @@ class Retried(Shape):
 
 class Deleted(Shape):
     deleted: int
-
-
-class AuditEntry(Shape):
-    execution_id: str
-    workflow_id: str
-    step_key: str
-    status: Literal["recorded", "answered", "expired", "closed"]
-    by: str | None
-    at: Timestamp
-    channel: str | None
-    digest: str
-    opened_at: Timestamp
-    data: Any
 
 
 class Audit(Shape):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
+from polos_redis import results
 from polos_redis.decisions import answers
 from polos_redis.executions import queries
 from polos_redis.executions.queries import read_suspension
@@ -42,7 +43,7 @@ async def list_suspensions(
 
 @router.get(
     "/executions/{execution_id}/suspensions/{step_key:anything}",
-    responses={200: {"model": shapes.SuspensionDetails}},
+    responses={200: {"model": results.SuspensionDetails}},
 )
 async def get_suspension(
     execution_id: str,

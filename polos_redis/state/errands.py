@@ -13,6 +13,7 @@ from polos_redis.state import keys, scripts
 from polos_redis.state.clock import Clock
 from polos_redis.state.partitions import Partitions
 from polos_redis.values.text import raw, text
+from polos_redis.values.versioned import items_of
 
 REASON_LENGTH = 1000  # characters
 
@@ -144,7 +145,8 @@ class Errands:
             if packed is None or due is None:
                 found.append(None)
                 continue
-            attempts, _, tried, reason, *until = msgpack.unpackb(packed, raw=True)
+            stored = items_of("a failed errand", msgpack.unpackb(packed, raw=True))
+            attempts, _, tried, reason, *until = stored
             aside = isinf(float(due))
             if until and now is None:
                 now = await self._now(prefix)

@@ -23,8 +23,8 @@ child        [1, "child", status, opened ms, children, results to come, children
              status: started (nobody waits) | open | done | closed
 race         [1, "race", status, opened ms, winner, decided ms, [step key, branch, ...]]
              status: open | won; the list has the waits opened and the steps started in its branches
-result       of a child that is waited for, under b"\xff" and the child's hash: [status, output or error or
-             canceller, step key that waits for it]
+result       of a child that is waited for, under b"\xff" and the child's hash: [1, status, output or error or
+             canceller, step key that waits for it, when it began to wait, ms]
 
 stored_errors.py has the format of errors.
 """
@@ -40,6 +40,7 @@ import msgpack
 
 from polos_redis.errors import UnreadableValueError
 from polos_redis.values.text import raw, text
+from polos_redis.values.versioned import items_of
 
 VERSION = 1
 COUNT = b""  # the journal's field that counts its changes
@@ -321,8 +322,10 @@ def is_result(name: bytes) -> bool:
 def parse_result(raw: bytes) -> ResultRecord:
     """Read a child's result. Raises `UnreadableValueError` if it is damaged."""
     try:
-        status, value = msgpack.unpackb(raw, raw=True)[:2]
+        status, value, *_ = items_of("a child's result in the journal", msgpack.unpackb(raw, raw=True))
         return ResultRecord(status.decode(), value)
+    except UnreadableValueError:
+        raise
     except Exception as error:
         raise UnreadableValueError(f"a child's result in the journal is damaged: {error}") from None
 

@@ -1,4 +1,4 @@
-"""Stored errors: exceptions as msgpack [type name, message, traceback text]."""
+"""Stored errors: exceptions as msgpack [1, type name, message, traceback text]."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import msgpack
 
 from polos_redis import failures
+from polos_redis.errors import UnreadableValueError
+from polos_redis.values.versioned import VERSION, items_of
 
 # No bin type: the scripts' cmsgpack can't read it.
 _pack = msgpack.Packer(use_bin_type=False, unicode_errors="replace").pack
@@ -24,13 +26,16 @@ class ErrorRecord:
 def error_record(error: BaseException, note: str = "") -> bytes:
     """Returns an exception's stored form, with a note after its message; never raises."""
     name, text, trace = failures.name_of(error), failures.text_of(error), failures.traceback_of(error)
-    packed: bytes = _pack((name, text + note, trace))
+    packed: bytes = _pack((VERSION, name, text + note, trace))
     return packed
 
 
 def parse_error(raw: bytes) -> ErrorRecord:
     """Read a stored exception; never raises, a damaged record becomes an error that says so."""
     try:
-        return ErrorRecord(*msgpack.unpackb(raw, raw=False, unicode_errors="replace")[:3])
+        found = msgpack.unpackb(raw, raw=False, unicode_errors="replace")
+        return ErrorRecord(*items_of("the stored error", found)[:3])
+    except UnreadableValueError as error:
+        return ErrorRecord("UnreadableValueError", str(error))
     except Exception:
         return ErrorRecord("UnreadableValueError", "the stored error is damaged")

@@ -12,6 +12,7 @@ from polos_redis.state import keys, scripts
 from polos_redis.state.partitions import Partitions, pack_roots
 from polos_redis.values.names import canonical
 from polos_redis.values.text import raw, text
+from polos_redis.values.versioned import items_of
 from polos_redis.wire.transport import Script
 
 MOST_ROWS = 1000  # rows that a page looks at, in each partition
@@ -231,6 +232,7 @@ def _fitting(rows: list[list[Any]]) -> int:
 
 
 def _early(packed: bytes) -> Answer:
-    value, digest, by, channel, _, groups, key_id = msgpack.unpackb(packed, raw=True)
+    stored = items_of("an early answer", msgpack.unpackb(packed, raw=True))
+    value, digest, by, channel, _, groups, key_id, *_ = stored
     names = [text(group) for group in msgpack.unpackb(groups, raw=True)] if groups else []
     return Answer(value, digest, text(by), names, text(channel), key_id=text(key_id))

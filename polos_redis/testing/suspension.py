@@ -11,19 +11,20 @@ from polos_redis import events
 from polos_redis.client import PolosClient
 from polos_redis.decisions.answers import Resumed
 from polos_redis.executions.handle import ExecutionHandle
+from polos_redis.results import Suspension
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSuspension:
     """A suspension that waits for an answer: its ids, and the `data` that it shows, as plain JSON.
 
-    `view` has everything that `PolosClient.get_suspension` returns about it.
+    `view` is all that `PolosClient.get_execution` returns about it.
     """
 
     execution_id: str
     step_key: str
     data: Any
-    view: Any = field(repr=False)
+    view: Suspension = field(repr=False)
     _client: PolosClient = field(repr=False)
 
     async def answer(

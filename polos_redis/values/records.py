@@ -24,6 +24,7 @@ from typing import Any
 
 from polos_redis.errors import NotStorableError, UnknownTypeError, UnreadableValueError
 from polos_redis.values import changed, shapes, type_names
+from polos_redis.values.view import View
 
 Body = Callable[[Any], list[Any]]
 Restore = Callable[[list[Any]], Any]
@@ -70,7 +71,8 @@ def body_of(cls: type) -> Body:
     if kind == MODEL:
         return _model_body(cls, tag_of(cls))
     try:
-        _new(cls)
+        if not issubclass(cls, View):
+            _new(cls)
     except TypeError as error:
         raise NotStorableError(
             f"a {cls.__qualname__} can't be stored, because it holds more than its fields ({error})"
@@ -104,6 +106,8 @@ def _restorer(tag: str) -> tuple[str, type, str, Restore]:
     assert kind is not None  # find_type finds only these kinds
     if kind == ENUM:
         return name, cls, kind, _enum_restorer(cls, name)
+    if issubclass(cls, View):
+        return name, cls, kind, lambda body: cls.restored(_named(body[1]))
     is_same = shape == shapes.fingerprint(cls)
     if kind == MODEL:
         return name, cls, kind, _model_restorer(cls) if is_same else _changed_model_restorer(cls, name)

@@ -34,9 +34,14 @@ def to_us(when: datetime) -> int:
     return (when - _EPOCH) // _MICROSECOND
 
 
+def to_iso(ms: float) -> str:
+    """A stored time as ISO 8601 in UTC with milliseconds."""
+    return to_datetime(ms).isoformat(timespec="milliseconds")
+
+
 def iso(ms: float | None) -> str | None:
-    """A stored time as ISO 8601 in UTC with milliseconds; None for None or 0."""
-    return to_datetime(ms).isoformat(timespec="milliseconds") if ms else None
+    """As `to_iso`; None for None or 0."""
+    return to_iso(ms) if ms else None
 
 
 # --- times that users pass ---

@@ -94,6 +94,7 @@ async def test_the_end_of_a_long_audit(client: PolosClient) -> None:
     entries = [
         pack(
             [
+                1,
                 root,
                 f"ask {n}",
                 "large-asks",

@@ -25,6 +25,7 @@ PROGRAM = """
         HookResult, Page, Polos, PolosClient, Resumed, Winner, Worker, Workflow, WorkflowContext,
         WorkflowState, events, queue, workflow,
     )
+    from polos_redis import results
     from polos_redis import types as polos_types
     from polos_redis.features import events as features
 
@@ -171,6 +172,16 @@ PROGRAM = """
         assert_type(await handle.status(), str)
         assert_type(await (await tidy.invoke(client)).result(), int)
         assert_type(await (await client.invoke(with_input, {"a": 1})).result(), list[str])
+        execution = await client.get_execution(handle.id)
+        assert_type(execution, results.Execution)
+        assert_type(execution.status, results.ExecutionStatus)
+        assert_type(execution.steps[0].attempts, int)
+        assert_type(execution["status"], Any)
+        as_dict: dict[str, Any] = execution
+        assert_type(await client.list_executions(), Page[results.ExecutionSummary])
+        assert_type(await client.list_suspensions(), Page[results.Suspension])
+        assert_type((await client.get_suspension(handle.id, "ask")).user_id, str | None)
+        assert_type(await client.audit(handle.id), list[results.AuditEntry])
         by_id = await client.invoke("tidy-up")
         assert_type(by_id, ExecutionHandle[Any])
         general: ExecutionHandle[object] = handle
@@ -178,7 +189,7 @@ PROGRAM = """
         assert_type(await client.get_handle("id"), ExecutionHandle[Any])
         resumed = await client.resume(suspend_execution_id="id", suspend_step_key="ask", data={"ok": True})
         assert_type(resumed, Resumed)
-        assert_type(await client.list_executions(), Page[dict[str, Any]])
+        assert_type(await client.list_executions(), Page[results.ExecutionSummary])
         assert_type(events.stream_workflow(client, "w", "id"), AsyncIterator[Event])
         async for event in events.stream_topic(client, "ask/id"):
             assert_type(event, Event)

@@ -76,9 +76,9 @@ async def test_the_audit_says_how_each_suspension_ended(redis_url: str, namespac
             suspend_execution_id=answered.id, suspend_step_key="ask", data={"ok": 1}, resumed_by="ann"
         )
         (entry,) = await at.client.audit(answered.id)
-        at_once = entry.pop("at")
-        assert datetime.fromisoformat(at_once) == resumed.resumed_at
+        assert datetime.fromisoformat(entry.at) == resumed.resumed_at
         assert entry == {
+            "at": entry.at,
             "execution_id": answered.id,
             "workflow_id": "audit-asks",
             "step_key": "ask",

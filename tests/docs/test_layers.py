@@ -18,7 +18,8 @@ from tests import ROOT
 # From the bottom to the top, as docs/architecture.md draws them.
 LAYERS = (
     *("version", "errors", "frames", "failures", "redaction", "tasks", "threads", "watchdog"),
-    *("values", "logs", "wire", "embedded", "state", "definitions", "settings", "connection", "decisions"),
+    *("values", "results", "logs", "wire", "embedded", "state", "definitions", "settings", "connection"),
+    "decisions",
     *(
         "metrics",
         "events",

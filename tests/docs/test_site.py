@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 # The modules that users import from, besides `polos_redis` itself.
 PUBLIC = (
     *("client", "workflow", "events", "schedules", "types", "features.events", "worker", "notifications"),
-    *("metrics", "embedded", "links", "apikeys", "agents"),
+    *("metrics", "embedded", "links", "apikeys", "agents", "results"),
 )
 MODULES = {"codec", "errors", "events", "schedules"}  # modules in `polos_redis.__all__`
 

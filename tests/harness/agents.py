@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from polos_redis import ExecutionHandle, Workflow
+from polos_redis.results import Suspension
 from polos_redis.testing.model import Answering, Reply, ScriptedModel, When
 from tests.harness.running import Running, running, until
 
@@ -29,16 +30,16 @@ async def talking(
         yield model, at_work
 
 
-async def asked(at_work: Running, count: int = 1, *, but: Iterable[str] = ()) -> list[dict[str, Any]]:
+async def asked(at_work: Running, count: int = 1, *, but: Iterable[str] = ()) -> list[Suspension]:
     """Wait for `count` open suspensions, without those in `but`; returns them sorted by step key."""
 
-    async def there() -> list[dict[str, Any]]:
+    async def there() -> list[Suspension]:
         page = await at_work.client.list_suspensions()
-        found = [one for one in page if one["step_key"] not in but]
+        found = [one for one in page if one.step_key not in but]
         return found if len(found) >= count else []
 
-    found: list[dict[str, Any]] = await until(there, f"{count} suspensions")
-    return sorted(found, key=lambda one: str(one["step_key"]))
+    found: list[Suspension] = await until(there, f"{count} suspensions")
+    return sorted(found, key=lambda one: one.step_key)
 
 
 async def answer(at_work: Running, suspension: dict[str, Any], data: Any, **options: Any) -> None:

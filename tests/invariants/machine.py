@@ -37,7 +37,7 @@ STEPS, WAITS, RETRIES = ("a", "b"), ("ask", "ask too", "ask both"), ("call",)
 DEFAULTS = ("ask too",)  # with a timeout, these have a default answer
 TERMS = {"ask both": AnswerPolicy(required=REQUIRED).pack()}
 PEOPLE = ("ann", "bob")
-ERROR = msgpack.packb(["Error", "it failed", ""])  # serves as a result as well
+ERROR = msgpack.packb([1, "Error", "it failed", ""])  # serves as a result as well
 MOST = 3  # consecutive losses that fail an execution
 
 indices = st.integers(0, 99)
@@ -645,7 +645,7 @@ class Machine(RuleBasedStateMachine):
             del self.model.executions[one.id]
             self.called = [(script, args) for script, args in self.called if one.id not in args]
         audit = self.desk.state.audit.get(root.id.encode(), [])
-        assert not any(msgpack.unpackb(entry, raw=True)[9] for entry in audit), "an answer is left over"
+        assert not any(msgpack.unpackb(entry, raw=True)[10] for entry in audit), "an answer is left over"
 
     @precondition(lambda self: self.called)
     @rule(back=st.sampled_from((0, 0, 0, 1, 1, 2, 3, 5, 8, 13, 21)))

@@ -244,7 +244,7 @@ class PartitionInvariants:
     def _audit(self, who: str, execution_id: bytes, journal: dict[bytes, bytes]) -> Iterator[str]:
         """The audit has the outcome of every suspension once, and every one of several decisions."""
         entries = self.state.audit.get(execution_id.partition(b".")[0], [])
-        audited = [msgpack.unpackb(entry, raw=True) for entry in entries]
+        audited = [msgpack.unpackb(entry, raw=True)[1:] for entry in entries]  # after the version
         for key, record in records(journal):
             if record[1] != b"suspend":
                 continue

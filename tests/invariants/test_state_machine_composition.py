@@ -362,7 +362,7 @@ class Composition(Machine):
 
 def result(packed: bytes) -> str:
     """A child's outcome in its parent's journal."""
-    status: bytes = msgpack.unpackb(packed, raw=True)[0]
+    status: bytes = msgpack.unpackb(packed, raw=True)[1]
     return status.decode()
 
 

@@ -36,7 +36,12 @@ def parent_of(desk: Desk, count: int, **options: Any) -> tuple[Activated, list[A
 def result(desk: Desk, by: Activated, key: str = "kids", index: int = 0) -> list[Any] | None:
     """A child's outcome in its parent's journal: status, value, step key."""
     held = desk.state.journals[by.id.encode()].get(result_name(child_id(by, key, index)))
-    return None if held is None else msgpack.unpackb(held, raw=True)[:3]
+    if held is None:
+        return None
+    items: list[Any]
+    version, *items = msgpack.unpackb(held, raw=True)
+    assert version == 1
+    return items[:3]
 
 
 def left(desk: Desk, by: Activated, key: str = "kids") -> int:
@@ -50,7 +55,7 @@ def status(desk: Desk, execution_id: str) -> bytes:
 
 
 def fail(desk: Desk, by: Activated) -> None:
-    assert desk.finish(by, "failed", packed(["ValueError", "no", ""])) == 0
+    assert desk.finish(by, "failed", packed([1, "ValueError", "no", ""])) == 0
 
 
 def retried(desk: Desk, by: Activated) -> Activated:
@@ -542,7 +547,7 @@ def test_the_run_timeout_ends_an_execution_in_any_state(desk: Desk, state: str) 
     fields = desk.execution(one)
     text = "it did not finish within its 3600 seconds"
     assert fields["status"] == b"failed"
-    assert msgpack.unpackb(fields["error"]) == ["WorkflowTimeoutError", text, ""]
+    assert msgpack.unpackb(fields["error"]) == [1, "WorkflowTimeoutError", text, ""]
     _, (kind, data) = desk.state.topics[one.encode()][-1]
     assert kind == b"workflow_finish"
     assert msgpack.unpackb(data) == {"status": "failed", "error": f"WorkflowTimeoutError: {text}"}

@@ -49,7 +49,9 @@ def says(desk: Desk, one: str, by: str, approves: bool, key: str = "ok") -> Any:
 
 
 def audit(desk: Desk, root: str) -> list[list[Any]]:
-    return [msgpack.unpackb(entry, raw=True) for entry in desk.state.audit.get(root.encode(), [])]
+    entries = [msgpack.unpackb(entry, raw=True) for entry in desk.state.audit.get(root.encode(), [])]
+    assert all(version == 1 for version, *_ in entries)
+    return [items for _, *items in entries]
 
 
 def changes(desk: Desk, one: str) -> int:
@@ -240,7 +242,7 @@ def test_an_early_answer_is_not_applied_unchecked(desk: Desk) -> None:
     assert msgpack.unpackb(opened, raw=True)[2] == b"open"
     state = desk.state
     stored = msgpack.unpackb(state.early[by.id.encode()][b"ok"], raw=True)
-    assert stored[:4] == [YES, b"yes", b"ann", b"client"] and stored[5] == groups
+    assert stored[:5] == [1, YES, b"yes", b"ann", b"client"] and stored[6] == groups
     assert list(state.errands) == [f"y{by.id} ok".encode()]
     assert f"{by.id} ok".encode() in state.suspensions and audit(desk, by.id) == []
 
@@ -252,7 +254,7 @@ def test_an_early_answer_of_an_api_key_is_not_applied_unchecked(desk: Desk) -> N
     _, opened = desk.suspend(by, "ok", FAR)
     assert msgpack.unpackb(opened, raw=True)[2] == b"open"
     state = desk.state
-    assert msgpack.unpackb(state.early[by.id.encode()][b"ok"], raw=True)[6] == b"k1"
+    assert msgpack.unpackb(state.early[by.id.encode()][b"ok"], raw=True)[7] == b"k1"
     assert list(state.errands) == [f"y{by.id} ok".encode()]
     assert f"{by.id} ok".encode() in state.suspensions and audit(desk, by.id) == []
     assert desk.answer(by.id, "ok", b"\xc2", "no", by="bob")[0] == b"accepted", "it holds nobody up"

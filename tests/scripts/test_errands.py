@@ -48,7 +48,8 @@ def attempts(desk: Desk, errand: str = ERRAND) -> list[Any] | None:
     packed = desk.do("HGET", keys.ERRAND_FAILURES, errand)
     if packed is None:
         return None
-    count, attempt, ms, reason, *until = msgpack.unpackb(packed)
+    version, count, attempt, ms, reason, *until = msgpack.unpackb(packed)
+    assert version == 1
     assert desk.now() - 60_000 < ms <= desk.now() and all(ms <= one for one in until)
     return [count, attempt, reason]
 

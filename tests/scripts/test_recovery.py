@@ -89,8 +89,8 @@ def test_repeated_losses_without_progress_fail_the_execution(desk: Desk) -> None
     assert notice[:4] == [b"done", by.id.encode(), b"failed", b"error"]
     fields = desk.execution(by.id)
     assert fields["status"] == b"failed" and fields["input"] == b"in"
-    kind, text, _ = msgpack.unpackb(fields["error"])
-    assert kind == "WorkerLostError" and "3 times in a row" in text
+    version, kind, text, _ = msgpack.unpackb(fields["error"])
+    assert (version, kind) == (1, "WorkerLostError") and "3 times in a row" in text
     _, (event, data) = desk.state.topics[by.id.encode()][-1]
     assert event == b"workflow_finish"
     assert msgpack.unpackb(data) == {"status": "failed", "error": f"WorkerLostError: {text}"}
@@ -162,12 +162,12 @@ def held_back(desk: Desk, by: Activated) -> tuple[int, list[Any]]:
 def test_putback_for_a_reason_waits_longer_each_time_until_there_is_progress(desk: Desk) -> None:
     by = desk.start()
     for times, delay in enumerate((1, 2, 4, 8, 16, 32, 32), 1):
-        assert held_back(desk, by) == (delay, [times, 0, "unreadable"])
+        assert held_back(desk, by) == (delay, [1, times, 0, "unreadable"])
         desk.make_due("p" + by.id)
         desk.fire()
         by = desk.deliver()
     desk.write(by, "progress")
-    assert held_back(desk, by) == (1, [1, 1, "unreadable"])
+    assert held_back(desk, by) == (1, [1, 1, 1, "unreadable"])
     desk.make_due("p" + by.id)
     desk.fire()
     by = desk.deliver()

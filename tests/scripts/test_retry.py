@@ -13,7 +13,7 @@ from polos_redis.state.journal import result_name
 from tests.harness.desk import FAR, Activated, Desk, branch, new_id, packed, step
 from tests.invariants.state import relations_of
 
-ERROR = packed(["ValueError", "no", ""])
+ERROR = packed([1, "ValueError", "no", ""])
 
 
 @pytest.fixture

@@ -227,7 +227,7 @@ def test_a_new_run_goes_behind_the_other_waiters(desk: Desk) -> None:
     assert desk.auto_retry(by) == 2
     assert entries(desk) == [second] and waiters(desk) == [by.id]
     failing = desk.deliver(queue=SEMAPHORE)
-    desk.finish(failing, "failed", packed(["ValueError", "no", ""]))
+    desk.finish(failing, "failed", packed([1, "ValueError", "no", ""]))
     assert entries(desk) == [by.id]
     assert desk.retry(second) == [b"retried", 2]
     assert waiters(desk) == [second]

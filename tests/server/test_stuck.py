@@ -40,7 +40,7 @@ async def test_it_is_read_and_retried(redis_url: str, namespace: str) -> None:
         assert [one["id"] for one in listed["executions"]] == [handle.id]
         why = (await api.get(f"{PATH}/{handle.id}")).json()["stuck"]
         assert why == (await at.client.get_execution(handle.id))["stuck"]
-        (passed_over,) = why.pop("keys")
+        (passed_over,) = why.pop("passed_over")
         assert why == {"kind": "unreached", "message": MESSAGE, "where": WHERE}
         assert passed_over.pop("at") is not None
         assert passed_over == {

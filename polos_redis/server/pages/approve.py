@@ -84,9 +84,9 @@ async def show(
     check_link(caller, suspension)
     if format == "json":
         return StoredJson(suspension)
-    suspension = suspension_preview(suspension, page_budget())
-    form = forms.of_suspension(suspension)
-    return _page(request, caller, suspension, form, form.blank(), token)
+    shown = suspension_preview(suspension, page_budget())
+    form = forms.of_suspension(shown)
+    return _page(request, caller, shown, form, form.blank(), token)
 
 
 @router.post("/approve/{execution_id}/{step_key:anything}")
@@ -97,11 +97,11 @@ async def decide(request: Request, execution_id: str, step_key: str) -> Response
     sessions_of(request).check_form(request, _text(sent, "form_token"), token)
     check_address(caller, execution_id, step_key)
     client = site_of(request).client
-    stored, suspension = await read_suspension(client, execution_id, step_key, Stored)
-    check_link(caller, suspension)
+    stored, found = await read_suspension(client, execution_id, step_key, Stored)
+    check_link(caller, found)
     if not caller.may("approve"):
         raise Problem(403, "you may view this, but not decide it", kind="forbidden", scope="approve")
-    suspension = suspension_preview(suspension, page_budget())
+    suspension = suspension_preview(found, page_budget())
     form = forms.of_suspension(suspension)
     draft = Draft((name, text) for name, text in sent.multi_items() if isinstance(text, str))
     if form.is_too_large(draft, texts=False):

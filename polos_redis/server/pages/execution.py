@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
@@ -23,6 +25,7 @@ from polos_redis.errors import (
 from polos_redis.executions import ending
 from polos_redis.executions.ending import LONGEST_REASON, MOST_SKIPPED
 from polos_redis.executions.queries import audit_tail, get_execution
+from polos_redis.results import Execution, ExecutionChild
 from polos_redis.server.pages.page_route import PageRoute
 from polos_redis.server.pages.posted import posted
 from polos_redis.server.pages.previews import (
@@ -130,25 +133,21 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
     caller = request.state.caller
     client = site_of(request).client
     (created,) = await (await client.store()).executions.read_fields(execution_id, "created")
-    execution = await get_execution(client, execution_id, Stored)
+    found = await get_execution(client, execution_id, Stored)
     trail, earlier = await audit_tail(client, execution_id, MAX_NEWEST, _audited)
-    waiting = execution["open_suspensions"] + execution["open_suspensions_below"]
-    left = execution["left_out"]
-    passed_over = [] if execution["stuck"] is None else execution["stuck"]["keys"]
+    waiting = found.open_suspensions + found.open_suspensions_below
+    left = found.left_out
     hidden = {
-        "children": max(0, len(execution["children"]) - MAX_CHILDREN) + left["children"],
+        "children": max(0, len(found.children) - MAX_CHILDREN) + left["children"],
         "waiting": len(waiting) - MAX_OPEN,
-        "unreached": len(passed_over) - MAX_UNREACHED,
-        "steps": max(0, len(execution["steps"]) - MAX_NEWEST) + left["steps"],
-        "suspensions": max(0, len(execution["suspensions"]) - MAX_NEWEST) + left["suspensions"],
+        "unreached": 0 if found.stuck is None else len(found.stuck.passed_over) - MAX_UNREACHED,
+        "steps": max(0, len(found.steps) - MAX_NEWEST) + left["steps"],
+        "suspensions": max(0, len(found.suspensions) - MAX_NEWEST) + left["suspensions"],
         "audit": earlier,
     }
-    execution["children"] = execution["children"][:MAX_CHILDREN]
-    await _add_times(client, execution["children"])
-    execution["suspensions"] = execution["suspensions"][-MAX_NEWEST:]
-    _preview(execution, page_budget())
-    bars = timeline(execution)  # before the steps are cut
-    execution["steps"] = execution["steps"][-MAX_NEWEST:]
+    execution = _preview(found, page_budget())
+    execution["children"] = await _with_times(client, found.children[:MAX_CHILDREN])
+    bars = timeline({**execution, "steps": found.steps})
     over = execution["status"] in ENDED
     internal = (await definition_of(await client.store(), execution["workflow_id"])).internal
     retriable = execution["status"] in ("failed", "stuck") and not internal
@@ -159,7 +158,7 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
             "execution": execution,
             "created": text(created),
             "waiting": waiting[:MAX_OPEN],
-            "passed_over": passed_over[:MAX_UNREACHED],
+            "passed_over": [] if execution["stuck"] is None else execution["stuck"].passed_over,
             "timeline": bars,
             "hidden": hidden,
             "audit": trail,
@@ -182,27 +181,40 @@ def _audited(stored: bytes | None) -> Any:
     return answer_preview(Stored(stored), PreviewBudget(10, 1000))
 
 
-def _preview(execution: dict[str, Any], budget: PreviewBudget) -> None:
-    """Replaces the values of an execution by previews: the outcome first, then the newest steps and
+def _preview(found: Execution, budget: PreviewBudget) -> dict[str, Any]:
+    """Returns an execution with previews of its values: the outcome first, then the newest steps and
     decisions."""
-    for name in ("result", "input", "state"):
-        execution[name] = shown(execution[name], budget, NODES // 4, CHARACTERS // 4)
-    if execution["stuck"] is not None:
-        for one in execution["stuck"]["keys"][:MAX_UNREACHED]:
-            one["data"] = answer_preview(one["data"], budget)
-    for step in reversed(execution["steps"][-MAX_NEWEST:]):
-        step["value"] = shown(step.get("value"), budget, PART_NODES, PART_CHARACTERS)
-    execution["suspensions"] = [
+    outcomes = {
+        name: shown(found[name], budget, NODES // 4, CHARACTERS // 4) for name in ("result", "input", "state")
+    }
+    stuck = found.stuck and replace(
+        found.stuck,
+        passed_over=[
+            replace(one, data=answer_preview(one.data, budget))
+            for one in found.stuck.passed_over[:MAX_UNREACHED]
+        ],
+    )
+    steps = [
+        replace(step, value=shown(step.value, budget, PART_NODES, PART_CHARACTERS))
+        for step in reversed(found.steps[-MAX_NEWEST:])
+    ]
+    suspensions = [
         suspension_preview(one, budget, nodes=PART_NODES, characters=PART_CHARACTERS)
-        for one in reversed(execution["suspensions"])
-    ][::-1]
+        for one in reversed(found.suspensions[-MAX_NEWEST:])
+    ]
+    return {**found, **outcomes, "stuck": stuck, "steps": steps[::-1], "suspensions": suspensions[::-1]}
 
 
-async def _add_times(client: PolosClient, children: list[dict[str, Any]]) -> None:
+async def _with_times(client: PolosClient, children: Sequence[ExecutionChild]) -> list[dict[str, Any]]:
     store = await client.store()
     rows = await asyncio.gather(
-        *(store.executions.read_fields(one["id"], "created", "finished") for one in children)
+        *(store.executions.read_fields(one.id, "created", "finished") for one in children)
     )
-    for one, (created, finished) in zip(children, rows, strict=True):
-        one["created_at"] = iso(int(created) / 1000 if created else None)
-        one["finished_at"] = iso(int(finished) if finished else None)
+    return [
+        {
+            **one,
+            "created_at": iso(int(created) / 1000 if created else None),
+            "finished_at": iso(int(finished) if finished else None),
+        }
+        for one, (created, finished) in zip(children, rows, strict=True)
+    ]

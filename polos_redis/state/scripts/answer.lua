@@ -73,7 +73,7 @@ if keep == '1' and key ~= '' and not record then
   local early = P .. 'early:' .. id
   local kept = redis.call('HGET', early, key)
   if kept then
-    local _, kept_digest, kept_by, _, kept_at, _, kept_key = unpack(cmsgpack.unpack(kept))
+    local _, kept_digest, kept_by, _, kept_at, _, kept_key = unpack(cmsgpack.unpack(kept), EARLY_ANSWER)
     if kept_key == '' or kept_key ~= invalid_key then
       return {kept_digest == digest and 'kept' or 'other', kept_at, kept_by, kept_key}
     end
@@ -81,7 +81,7 @@ if keep == '1' and key ~= '' and not record then
     return {'full'}
   end
   redis.call('HSET', P .. 'exec:' .. id, 'early', 1)
-  redis.call('HSET', early, key, cmsgpack.pack({answer, digest, by, channel, now, groups, api_key}))
+  redis.call('HSET', early, key, cmsgpack.pack({1, answer, digest, by, channel, now, groups, api_key}))
   return {'kept', now, by}
 end
 

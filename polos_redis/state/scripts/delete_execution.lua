@@ -7,7 +7,7 @@
 -- has not ended or descendants of it have not.
 -- #include deletion
 local P, id = KEYS[1], unpack(ARGV)
-local ENTRY_ANSWER <const> = 10 -- in an entry of the audit, see note_audit
+local ENTRY_ANSWER <const> = 11 -- in an entry of the audit, see add_to_audit
 local status, workflow, index = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'status', 'workflow', 'index'))
 if is_live(status) then return {'status', status} end
 if redis.call('EXISTS', P .. 'children:' .. id) == 1 then return {'status', 'waiting for descendants'} end

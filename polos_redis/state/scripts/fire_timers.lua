@@ -32,7 +32,7 @@ local function time_out(id)
   if not is_live(e[EXEC_STATUS]) then return end
   local text = 'it did not finish within its ' .. read_relations(e[EXEC_RELATIONS]).timeout / 1000 .. ' seconds'
   local shown = 'WorkflowTimeoutError: ' .. text
-  terminate(P, id, e, 'failed', 'error', cmsgpack.pack({'WorkflowTimeoutError', text, ''}),
+  terminate(P, id, e, 'failed', 'error', cmsgpack.pack({1, 'WorkflowTimeoutError', text, ''}),
     finish_event(P, id, 'failed', 'error', shown))
   for _, fact in ipairs({id, e[EXEC_WORKFLOW], shown}) do failed[#failed + 1] = fact end
 end

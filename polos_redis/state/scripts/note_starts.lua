@@ -20,7 +20,7 @@ local root, running, events = root_of(id), {}, {}
 if first == '1' then append(events, event_of(id, root, 'workflow_start'), workflow_start(workflow, id)) end
 for _, one in ipairs(cmsgpack.unpack(packed)) do
   local key, attempt = one[STEP_KEY], one[STEP_ATTEMPT]
-  running[#running + 1] = {key, attempt, now_us / 1000 - one[STEP_AGE]}
+  running[#running + 1] = {1, key, attempt, now_us / 1000 - one[STEP_AGE]}
   if not one[STEP_TOLD] then append(events, event_of(id, root, 'step_start'), step_start(key, attempt)) end
 end
 for i = 1, is_told(id, is) and #events or 0, ITEMS_PER_ENTRY do

@@ -8,8 +8,8 @@
 -- #include journal
 -- #include stream
 local P, queue, id, entry, delay, reason = KEYS[1], unpack(ARGV)
-local TIMES <const> = 1 -- positions in the field `held_back`
-local PROGRESS <const> = 2
+local TIMES <const> = 2 -- positions in the field `held_back`: {version, times, progress, reason}
+local PROGRESS <const> = 3
 local exec = P .. 'exec:' .. id
 local status, live, workflow, index, created, relations, before = unpack(redis.call('HMGET', exec,
   'status', 'entry', 'workflow', 'index', 'created', 'relations', 'held_back'))
@@ -19,9 +19,9 @@ if status ~= 'queued' or live ~= entry then
 end
 if reason then
   local progress = changes(P, id)
-  local last = before and cmsgpack.unpack(before) or {0, progress}
+  local last = before and cmsgpack.unpack(before) or {1, 0, progress}
   local times = last[PROGRESS] == progress and last[TIMES] + 1 or 1
-  redis.call('HSET', exec, 'held_back', cmsgpack.pack({times, progress, reason}))
+  redis.call('HSET', exec, 'held_back', cmsgpack.pack({1, times, progress, reason}))
   delay = delay * 2 ^ math.min(times - 1, 5)
 end
 redis.call('ZADD', P .. 'timers', now + tonumber(delay), 'p' .. id)

@@ -161,7 +161,7 @@ local function complete(id, status, from)
   local e = redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS))
   local event, from_outside, relations = '', status == 'cancelled', read_relations(e[EXEC_RELATIONS])
   if status == 'failed' then
-    local error_type, text = unpack(read_record(value))
+    local _, error_type, text = unpack(read_record(value))
     from_outside = error_type == 'WorkflowTimeoutError'
     event = finish_event(P, id, status, field, (error_type or '') .. ': ' .. (text or ''))
   elseif status == 'cancelled' then

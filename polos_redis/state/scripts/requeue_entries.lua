@@ -48,7 +48,7 @@ for i = ENTRIES, #ARGV do
         local text = 'its worker was lost ' .. losses .. ' times in a row while it ran; see what it does between its '
           .. 'last journaled step and the next'
         local shown = 'WorkerLostError: ' .. text
-        ending(P, id, e, 'failed', 'error', cmsgpack.pack({'WorkerLostError', text, ''}),
+        ending(P, id, e, 'failed', 'error', cmsgpack.pack({1, 'WorkerLostError', text, ''}),
           finish_event(P, id, 'failed', 'error', shown), {}, {})
         for _, fact in ipairs({id, e[EXEC_WORKFLOW], shown}) do facts[#facts + 1] = fact end
       else

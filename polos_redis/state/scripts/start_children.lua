@@ -72,7 +72,7 @@ local function start(child, created, workflow, input, options)
   if is == 'completed' then
     if record[STATUS] == 'open' then
       local output = redis.call('HGET', P .. 'exec:' .. child, 'output')
-      redis.call('HSET', P .. 'journal:' .. id, result, cmsgpack.pack({'completed', output, key, record[OPENED]}))
+      redis.call('HSET', P .. 'journal:' .. id, result, cmsgpack.pack({1, 'completed', output, key, record[OPENED]}))
     end
     record[CHILD_LEFT] = record[CHILD_LEFT] - 1
     return

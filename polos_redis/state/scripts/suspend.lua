@@ -53,7 +53,7 @@ redis.call('PERSIST', topic) -- somebody may have published to it before
 tell(P, id, is, events)
 if root ~= id then redis.call('SADD', P .. 'below:' .. root, member) end
 if early and record[POLICY] == '' and early[EARLY_KEY] == '' then
-  record[ANSWER], record[DIGEST], record[BY], record[CHANNEL] = unpack(early)
+  record[ANSWER], record[DIGEST], record[BY], record[CHANNEL] = unpack(early, EARLY_ANSWER)
   redis.call('HDEL', P .. 'early:' .. id, key)
   redis.call('HSET', journal, '', count + 1)
   local packed = resolve(P, id, key, record, 'answered')

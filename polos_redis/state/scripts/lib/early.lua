@@ -1,8 +1,9 @@
 -- #include resolve
--- In an early answer: {answer, digest, by, channel, ms, groups, id of an API key or ''}.
-local EARLY_DIGEST <const> = 2
-local EARLY_BY <const> = 3
-local EARLY_KEY <const> = 7
+-- In an early answer: {version, answer, digest, by, channel, ms, groups, id of an API key or ''}.
+local EARLY_ANSWER <const> = 2
+local EARLY_DIGEST <const> = 3
+local EARLY_BY <const> = 4
+local EARLY_KEY <const> = 8
 local DECISION_DIGEST <const> = 2 -- in a decision: {answer, digest, by, channel, ms, approves, person}
 local DECISION_BY <const> = 3
 
@@ -21,6 +22,6 @@ end
 local function note_unused(P, id, key, packed)
   local early = read_record(packed) -- it may be damaged
   if was_given(record_of(P, id, key), early) then return end
-  local answer, _, by, channel = unpack(early)
+  local answer, _, by, channel = unpack(early, EARLY_ANSWER)
   add_to_audit(P, id, key, 'unused', by or '', channel or '', '', 0, answer or '')
 end

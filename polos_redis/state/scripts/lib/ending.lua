@@ -7,8 +7,8 @@
 -- #include early
 -- #include stream
 -- #include versions
--- result_field: the field of the parent's journal that holds a child's result: status, value, the step key that waits
--- for it, and when that began to wait.
+-- result_field: the field of the parent's journal that holds a child's result: {version, status, value, the step key
+-- that waits for it, and when that began to wait}.
 local function result_field(id)
   return '\255' .. string.match(id, '[^.]*$') -- the child's hash
 end
@@ -39,7 +39,7 @@ local function notify_parent(P, id, relations, status, value)
   if not is_live(is) and is ~= 'failed' then return end
   local record = record_of(P, parent, key)
   if record[KIND] ~= 'child' or record[STATUS] == 'started' then return end
-  local result = cmsgpack.pack({status, value, key, record[OPENED]})
+  local result = cmsgpack.pack({1, status, value, key, record[OPENED]})
   if redis.call('HSETNX', P .. 'journal:' .. parent, result_field(id), result) == 0 then return end
   record[CHILD_LEFT] = record[CHILD_LEFT] - 1
   if record[CHILD_LEFT] > 0 or record[STATUS] ~= 'open' then

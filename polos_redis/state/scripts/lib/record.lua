@@ -38,10 +38,10 @@ local CHILD_RACE <const> = 9
 local RACE_WINNER <const> = 5
 local RACE_DECIDED <const> = 6
 local RACE_MEMBERS <const> = 7 -- what was started in its branches: step key, branch, step key, branch ...
--- A child's result is no such record: it begins with status and value.
-local RESULT_STATUS <const> = 1
-local RESULT_STEP <const> = 3 -- the step key that waits for it
-local RESULT_OPENED <const> = 4 -- when that began to wait, ms
+-- A child's result is no such record: {version, status, value, step key, ms}.
+local RESULT_STATUS <const> = 2
+local RESULT_STEP <const> = 4 -- the step key that waits for it
+local RESULT_OPENED <const> = 5 -- when that began to wait, ms
 
 -- read_record: a journal record; empty when it is damaged, because one unreadable record must not stop the others.
 local function read_record(packed)

@@ -19,13 +19,14 @@ local function emit(P, id, key, kind, data)
   redis.call('XADD', P .. 'topic:' .. root, '*', event_of(id, root, kind .. '_' .. key), data)
 end
 
--- add_to_audit: add an entry to the audit, which outlives the execution: execution, step key, workflow, what, ms, by,
--- channel, digest of what was shown, opened ms, the answer (codec) or '', and the reason if there is one. It is kept
--- for `retention` ms; without one, as long as the audit is kept anyway, or a year.
+-- add_to_audit: add an entry to the audit, which outlives the execution: {version, execution, step key, workflow,
+-- what, ms, by, channel, digest of what was shown, opened ms, the answer (codec) or '', and the reason if there is
+-- one}. It is kept for `retention` ms; without one, as long as the audit is kept anyway, or a year.
 local function add_to_audit(P, id, key, what, by, channel, digest, opened, answer, retention, reason)
   local audit = P .. 'audit:' .. root_of(id)
   local workflow = redis.call('HGET', P .. 'exec:' .. id, 'workflow') or ''
-  redis.call('RPUSH', audit, cmsgpack.pack({id, key, workflow, what, now, by, channel, digest, opened, answer, reason}))
+  local entry = {1, id, key, workflow, what, now, by, channel, digest, opened, answer, reason}
+  redis.call('RPUSH', audit, cmsgpack.pack(entry))
   if retention then
     redis.call('PEXPIRE', audit, retention)
   else

@@ -6,9 +6,9 @@
 -- told from its hash and its journal: its start, its steps that have succeeded, its successful end. The field `stream`
 -- says that the stream exists. Idea: event sourcing's projections, which are built when they are first read.
 local TOOK <const> = 5 -- ms, in a step's record
-local RUNNING_STEP <const> = 1 -- in the field `running`, a list of steps: {step key, attempt, since when, ms}
-local RUNNING_ATTEMPT <const> = 2
-local RUNNING_SINCE <const> = 3
+local RUNNING_STEP <const> = 2 -- in the field `running`, a list of steps: {version, step key, attempt, since when, ms}
+local RUNNING_ATTEMPT <const> = 3
+local RUNNING_SINCE <const> = 4
 local NOTICE_MS <const> = 20 -- a step that takes longer has its start told when it starts
 local AFTER_TOPIC_MS <const> = 60000 -- an execution that has ended is kept longer than its stream, by this
 -- In what is to be told:
