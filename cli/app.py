@@ -18,6 +18,7 @@ from . import (
     events,
     executions,
     fleet,
+    histories,
     invoke,
     keys,
     links,
@@ -81,7 +82,7 @@ def _polos(
 
 
 GROUPS = (
-    *(demo, dev, worker, serve, invoke, executions, events, suspensions, audit, links),
+    *(demo, dev, worker, serve, invoke, executions, events, histories, suspensions, audit, links),
     *(versions, keys, schedules, errands, fleet, top, doctor),
 )
 for group in GROUPS:

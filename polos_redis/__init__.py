@@ -21,12 +21,14 @@ from polos_redis.errors import (
     AmbiguousSuspensionError,
     ApiKeyNotFoundError,
     ConfigurationError,
+    DivergedError,
     ErrandNotFoundError,
     EventsTrimmedError,
     ExecutionCancelledError,
     ExecutionFailedError,
     ExecutionFinishedError,
     ExecutionNotFoundError,
+    HistoryError,
     HookFailedError,
     IdempotencyConflictError,
     InsideEventLoopError,
@@ -68,6 +70,7 @@ from polos_redis.errors import (
 from polos_redis.events import BatchEventPayload, Event, EventData, EventPayload
 from polos_redis.executions.batch import BatchStepResult, BatchWorkflowInput
 from polos_redis.executions.handle import ExecutionHandle
+from polos_redis.executions.history import History
 from polos_redis.executions.page import Page
 from polos_redis.logs import guard_loggers
 from polos_redis.runtime.context import WorkflowContext
@@ -103,6 +106,7 @@ __all__ = [
     "BatchStepResult",
     "BatchWorkflowInput",
     "ConfigurationError",
+    "DivergedError",
     "EmbeddedServer",
     "ErrandNotFoundError",
     "Event",
@@ -114,6 +118,8 @@ __all__ = [
     "ExecutionFinishedError",
     "ExecutionHandle",
     "ExecutionNotFoundError",
+    "History",
+    "HistoryError",
     "HookContext",
     "HookFailedError",
     "HookResult",

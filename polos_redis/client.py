@@ -13,6 +13,7 @@ from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.errors import InsideWorkflowError
 from polos_redis.executions import ending, queries, starting, versions
 from polos_redis.executions.handle import ExecutionHandle
+from polos_redis.executions.history import History, read_history
 from polos_redis.executions.page import Page
 from polos_redis.executions.starting import InvokeOptions
 from polos_redis.results import (
@@ -245,6 +246,11 @@ class PolosClient(Connection):
         `ExecutionNotFoundError` if neither exists.
         """
         return await queries.audit(self, execution_id)
+
+    async def get_history(self, execution_id: str) -> History:
+        """Return what is recorded of an execution, to replay code against it (see the guide "Replaying
+        recorded executions"). Raises `ExecutionNotFoundError`."""
+        return await read_history(self, execution_id)
 
     async def versions(self) -> list[WorkflowVersion]:
         """Return which versions of workflows (`@workflow(version=...)`) still have open executions."""

@@ -375,6 +375,26 @@ class WorkerLostError(PolosError):
     """The execution failed because its worker died `max_deliveries` times in a row while running it."""
 
 
+# --- replays ----------------------------------------------------------------------------
+
+
+class HistoryError(PolosError):
+    """A recorded history can't be read; the message has its place and the reason."""
+
+
+class DivergedError(PolosError):
+    """Code does not take the path that a history has recorded. `divergences` are those of each history."""
+
+    def __init__(self, divergences: Sequence[object]) -> None:
+        self.divergences = divergences
+        super().__init__(divergences)
+
+    def __str__(self) -> str:
+        shown = [str(one) for one in self.divergences[:MAX_LISTED]]
+        more = len(self.divergences) - MAX_LISTED
+        return "\n".join(shown + ([f"and {more} more"] if more > 0 else []))
+
+
 # --- agents -----------------------------------------------------------------------------
 
 

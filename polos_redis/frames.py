@@ -3,10 +3,12 @@ library's or ours."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 F = TypeVar("F")
 
@@ -21,6 +23,17 @@ def of_user(frames: Sequence[F], file_of: Callable[[F], str]) -> list[F]:
     others = [(frame, file) for frame, file in files if not file.startswith(_OURS) and not _is_library(file)]
     own = [frame for frame, file in others if not _is_installed(file)]
     return own or [frame for frame, _ in others]
+
+
+def suspended(task: asyncio.Task[Any]) -> list[FrameType]:
+    """Returns the frames of a task that is not running now, the innermost last."""
+    found: list[FrameType] = []
+    code: Any = task.get_coro()
+    while code is not None:
+        frame = getattr(code, "cr_frame", None)
+        found += [] if frame is None else [frame]
+        code = getattr(code, "cr_await", None)
+    return found
 
 
 def _is_library(file: str) -> bool:

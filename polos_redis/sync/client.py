@@ -106,6 +106,7 @@ class PolosClient(AsyncCalls):
     list_suspensions = blocking(AsyncClient.list_suspensions)
     get_suspension = blocking(AsyncClient.get_suspension)
     audit = blocking(AsyncClient.audit)
+    get_history = blocking(AsyncClient.get_history)
     delete = blocking(AsyncClient.delete)
     served_workflows = blocking(AsyncClient.served_workflows)
     served_queues = blocking(AsyncClient.served_queues)

@@ -1,4 +1,4 @@
-"""What tests of workflows need: a world with a server, a worker and a client, and scripted models."""
+"""Tests of workflows: a world with a server, a worker and a client, scripted models, and replays."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from polos_redis.testing.every_step import replay_at_every_step
+    from polos_redis.testing.histories import replay
     from polos_redis.testing.model import Call, Fail, Hang, ModelRequest, Say, ScriptedModel, When
     from polos_redis.testing.suspension import OpenSuspension
     from polos_redis.testing.worlds import World, world
@@ -21,6 +22,7 @@ __all__ = [
     "ScriptedModel",
     "When",
     "World",
+    "replay",
     "replay_at_every_step",
     "world",
 ]
@@ -28,6 +30,7 @@ __all__ = [
 _MODULES = {  # of all others: model
     "OpenSuspension": "suspension",
     "World": "worlds",
+    "replay": "histories",
     "replay_at_every_step": "every_step",
     "world": "worlds",
 }

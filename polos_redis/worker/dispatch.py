@@ -3,8 +3,7 @@
 The entry of a new execution carries the input, so its first activation reads nothing from Redis; the entry of
 a woken execution carries its journal when that is small. Anything else is loaded, and so is a new execution
 of a workflow with a version, which is stored by that. One that is to be pinned to its version, or whose
-workflow is unknown here, is moved to a reserved stream (`reserved.py`). The input is decoded and validated
-here, once.
+workflow is unknown here, is moved to a reserved stream (`reserved.py`).
 """
 
 from __future__ import annotations
@@ -16,16 +15,13 @@ from typing import Any
 import msgpack
 
 from polos_redis.definitions.definition import WorkflowDefinition
-from polos_redis.errors import InternalWorkflowError, InvalidInputError, PolosError, UnreadableValueError
+from polos_redis.errors import PolosError
 from polos_redis.runtime.activation import Activation
-from polos_redis.runtime.context import WorkflowContext
-from polos_redis.runtime.durable_state import DurableState
+from polos_redis.runtime.code_start import start_code
 from polos_redis.runtime.gate import State
-from polos_redis.runtime.hooks import coroutine_of
 from polos_redis.state import keys
 from polos_redis.state.fencing import Fence
-from polos_redis.state.origin import Origin
-from polos_redis.values import bounds, codec
+from polos_redis.values import bounds
 from polos_redis.values.text import raw, text
 from polos_redis.worker.deliveries import Delivery
 from polos_redis.worker.host import WorkerHost
@@ -81,7 +77,7 @@ class Dispatch:
         if records is not None:
             activation.take_inlined(dict(zip(records[::2], records[1::2], strict=True)))
         if len(flat) > 6 and (workflow.version is None or records is not None or version):
-            bounds.at_once(self._start(activation, flat[7], more.get(b"origin")))  # at most 4 KB
+            bounds.at_once(start_code(activation, flat[7], more.get(b"origin")))  # at most 4 KB
         else:
             self._host.spawn(self._load(activation))
 
@@ -125,38 +121,4 @@ class Dispatch:
             activation.dropped("lost")
             return
         activation.take(loaded, epoch, lapses)
-        await bounds.in_turns(self._start(activation, loaded.input, loaded.origin))
-
-    def _start(self, activation: Activation, packed: bytes, origin: bytes | None) -> bounds.Work[None]:
-        """Decode and validate the input and run the code with it.
-
-        An invalid input fails an execution that has not started yet, and so does an internal workflow's start
-        by anything but a workflow: whoever started it may not have known the workflow yet. A stored value
-        that can't be read, or an input that was valid before, holds it back.
-        """
-        workflow = activation.workflow
-        try:
-            if origin is not None:
-                activation.origin = Origin.unpack(workflow.id, origin)
-            if workflow.internal and activation.origin.parent_execution_id is None:
-                raise InternalWorkflowError(workflow.id)
-            validated = yield from workflow.input_check(codec.decode(packed))
-            if activation.origin.initial_state is not None:
-                state = yield from workflow.state_check(codec.decode(activation.origin.initial_state))
-                activation.durable_state = DurableState(state, self._host.value_limit)
-        except UnreadableValueError as error:
-            activation.gate.hold_back("input", error)
-            return
-        except GeneratorExit:  # this work is given up
-            raise
-        except BaseException as error:  # a validator may raise anything, SystemExit too
-            if activation.state is State.ENDED:
-                return
-            if isinstance(error, InvalidInputError) and activation.journal.records:
-                activation.gate.hold_back("input", error)
-            else:
-                activation.fail_before_start(error)
-            return
-        if activation.state is not State.ENDED:
-            ctx = WorkflowContext(activation)
-            activation.start(lambda: coroutine_of(workflow, ctx, validated))
+        await bounds.in_turns(start_code(activation, loaded.input, loaded.origin))

@@ -31,6 +31,7 @@ LAYERS = (
         "triggers",
         "notifications",
         "runtime",
+        "replay",
     ),
     *(
         "client",
