@@ -71,8 +71,11 @@ def _print_summary(execution: dict[str, Any]) -> None:
         attempt = f", attempt {one['attempt']}" if one["attempt"] > 1 else ""
         _field("runs", (one["step_key"], "bold"), f", since {utc(one['started_at'])}{attempt}")
     if execution["unserved"]:
+        of = f"version {execution['version']} of " if execution["pinned"] else ""
         _field(
-            "unserved", ("no worker serves this workflow", "bold yellow"), ": deploy its code, or cancel it"
+            "unserved",
+            (f"no worker serves {of}this workflow", "bold yellow"),
+            ": deploy its code, or cancel it",
         )
     if execution["lost_deliveries"]:
         _field("lost", f"{execution['lost_deliveries']} workers in a row while they ran it")

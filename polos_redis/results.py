@@ -335,8 +335,10 @@ class Execution(ExecutionSummary):
     steps: list[ExecutionStep]
     running_steps: list[RunningStep]
     """Steps whose functions have run for a while."""
+    pinned: bool
+    """Only workers that serve its version continue it."""
     unserved: bool
-    """It is queued, and no worker serves its workflow."""
+    """It is queued, and no worker serves its workflow, or the version that it is pinned to."""
     unreached_steps: list[str]
     """Journaled steps that its code did not reach until its end."""
     suspensions: list[Suspension]

@@ -247,7 +247,7 @@ OPTIONS = {
             "POLOS_PUT_BACK_SECONDS",
             2.0,
             _seconds,
-            "delay before an execution of an unknown workflow is offered again",
+            "delay before an execution that a worker can't load or read is offered again",
         ),
         Option(
             "queues",

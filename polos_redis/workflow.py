@@ -17,6 +17,7 @@ from polos_redis.definitions.parameters import underlying
 from polos_redis.definitions.queue import Queue
 from polos_redis.definitions.registry import DefinitionSite, register
 from polos_redis.definitions.unreached import Unreached
+from polos_redis.definitions.version import VersionPolicy
 from polos_redis.errors import ConfigurationError, InsideWorkflowError
 from polos_redis.executions.starting import InvokeOptions
 from polos_redis.state import keys
@@ -97,6 +98,7 @@ def workflow(
     internal: bool | None = None,
     unreached: Unreached = "warn",
     version: str | None = None,
+    version_policy: VersionPolicy = "any",
 ) -> _Decorator: ...
 def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = None, **options: Any) -> Any:
     """Make a workflow of an async function that takes `(ctx)` or `(ctx, input)`, and register it.
@@ -129,6 +131,8 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
       never passed over: then the execution is stuck in any case.
     - `version`: the version of this code, a text of up to 128 bytes. An execution keeps the version that
       started it, and shows it; `polos versions` counts those that are open.
+    - `version_policy`: which workers continue an execution that this version has started: with "any", all
+      that serve the workflow, with the code they have; with "pin", only those that serve this version of it.
 
     Raises `ConfigurationError` for unusable options, or for an id that another workflow has.
     """

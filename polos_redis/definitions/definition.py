@@ -14,6 +14,7 @@ from polos_redis.definitions.parameters import NOTHING, is_async, parameters, si
 from polos_redis.definitions.queue import DEFAULT, Queue, as_queue
 from polos_redis.definitions.trigger import Trigger
 from polos_redis.definitions.unreached import WARN, Unreached, checked
+from polos_redis.definitions.version import ANY, VersionPolicy
 from polos_redis.errors import ConfigurationError, InvalidInputError, NotStorableError, ValueTooLargeError
 from polos_redis.values import bounds, packing
 from polos_redis.values.bounded_type import UNCHECKED
@@ -52,6 +53,7 @@ class WorkflowDefinition(Generic[In, Out]):
         internal: bool | None = None,
         unreached: Unreached = WARN,
         version: str | None = None,
+        version_policy: VersionPolicy = ANY,
     ) -> None:
         self.id = id
         self.internal = bool(internal)
@@ -81,6 +83,7 @@ class WorkflowDefinition(Generic[In, Out]):
             self._check_internal()
         self.unreached = checked(unreached, id)
         self.version = versions.checked(version, id)
+        self.pinned_version = versions.pinned(version_policy, self.version, id)
         self.retries = retries
         self.retry_delay = retry_delay
         if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:

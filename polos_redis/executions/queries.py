@@ -42,6 +42,7 @@ from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
 from polos_redis.state.store import Store
 from polos_redis.state.suspensions import MOST_BYTES
+from polos_redis.state.timers import starts_ms
 from polos_redis.tasks import Slices
 from polos_redis.values.plain import readable
 from polos_redis.values.preview import Stored
@@ -145,11 +146,12 @@ async def _running_steps(store: Store, execution_id: str, fields: dict[str, byte
 
 
 async def _is_unserved(store: Store, execution_id: str, fields: dict[str, bytes]) -> bool:
-    """Returns whether an execution is queued and no worker serves its workflow."""
+    """Returns whether an execution is queued and no worker serves its workflow, or the version it is pinned
+    to."""
     if fields["status"] != b"queued":
         return False
-    prefix = store.partitions.prefix(execution_id)
-    return not await store.workers.serve(prefix, text(fields["workflow"]))
+    prefix, version = store.partitions.prefix(execution_id), keys.parse_stream(text(fields.get("queue")))[1]
+    return not await store.workers.serve(prefix, text(fields["workflow"]), version or None)
 
 
 async def _early_answers(store: Store, execution_id: str) -> list[EarlyAnswer]:
@@ -197,7 +199,7 @@ async def list_executions(
             created_at=iso(int(row[3]) / 1000),
             started_at=iso(int(row[4] or 0)),
             finished_at=iso(int(row[5] or 0)),
-            starts_at=iso(int(row[6] or 0)),
+            starts_at=iso(starts_ms(row[6])),
             version=text(row[7]) or None,
         )
         for row in rows

@@ -54,6 +54,7 @@ def describe(
     if fields["status"] in (b"completed", b"failed", b"cancelled"):
         fields = {name: value for name, value in fields.items() if name not in _OF_LIVE}
     created, workflow_id = number("created"), text(fields["workflow"])
+    queue, version, _ = keys.parse_stream(text(fields.get("queue")))
     origin = _origin(workflow_id, fields.get("origin"))
     suspensions = entries.suspensions(step_keys(fields.get("unreached_waits")))
     return Execution(
@@ -71,13 +72,14 @@ def describe(
         starts_at=starts_at,
         run=number("run"),
         version=text(fields.get("version")) or None,
+        pinned=bool(version),
         root_execution_id=keys.root_of(execution_id),
         root_workflow_id=origin.root_workflow_id,
         parent_execution_id=origin.parent_execution_id,
         session_id=origin.session_id,
         user_id=origin.user_id,
         started_by=origin.started_by,
-        queue=text(fields.get("queue", b"")) or keys.DEFAULT_QUEUE,
+        queue=queue or keys.DEFAULT_QUEUE,
         state=read(fields.get("state")),
         usage=entries.usage,
         lost_deliveries=number("attempts") or 0,

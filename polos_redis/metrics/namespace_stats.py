@@ -112,7 +112,8 @@ async def _count(
             for status, count in zip(STATUSES, counts, strict=True):
                 stats.executions[workflow, status] += count
         for queue, counts in zip(some_queues, by_queue, strict=True):
-            stats.queues[queue].add(*counts)
+            of = keys.parse_stream(queue)[0]
+            stats.queues[of].add(*(counts if of == queue else [*counts[:2], 0, 0]))  # slots are of a queue
     suspensions, oldest, timers, timers_due, errands, errands_due, set_aside, attended = totals
     stats.suspensions += suspensions
     stats.oldest_suspension_ms = max(stats.oldest_suspension_ms, oldest)

@@ -24,6 +24,7 @@ REPLY = "reply:"  # sharded pub/sub channel of one client or worker
 TIMERS = "timers"  # zset: due time in ms -> timer
 SUSPENSIONS = "suspensions"  # zset: open suspensions by opening time
 WORKFLOWS = "workflows"  # zset: the names of indexes -> when to look for executions to forget, ms
+RESERVED = "reserved"  # set: reserved streams, and those that unserved executions wait for
 VERSIONS = "versions"  # set: names of version indexes that have rows: workflow, NUL, version
 WORKERS = "workers"  # hash: worker id -> lease counter
 SERVES = "serves"  # hash: worker id -> what it serves (msgpack)
@@ -153,6 +154,19 @@ def _derived(kind: str, size: int, *parts: str) -> str:
         found.update(len(encoded).to_bytes(8, "big"))
         found.update(encoded)
     return found.hexdigest()
+
+
+def reserved_stream(queue: str, workflow_id: str, version: str = "") -> str:
+    """Returns the stream of a queue that is read by workers that serve this version of a workflow; without a
+    version, by those that serve the workflow."""
+    return f"{queue}\0{version}\0{workflow_id}"
+
+
+def parse_stream(name: str) -> tuple[str, str, str]:
+    """Returns queue, version and workflow id of a stream; both are empty for one that is not reserved."""
+    queue, _, rest = name.partition("\0")
+    version, _, workflow_id = rest.partition("\0")
+    return queue, version, workflow_id
 
 
 def suspension_topic(step_key: str, execution_id: str) -> str:

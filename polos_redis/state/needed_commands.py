@@ -30,6 +30,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "WAITAOF": ("1", "1", "1"),
     "XACKDEL": (_KEY, "g", "IDS", "1", "0-1"),
     "XGROUP CREATE": (_KEY, "g", "0"),
+    "XGROUP CREATECONSUMER": (_KEY, "g", "c"),
     "XGROUP DELCONSUMER": (_KEY, "g", "c"),
     "XINFO CONSUMERS": (_KEY, "g"),
     "XREAD": ("STREAMS", _KEY, "0"),

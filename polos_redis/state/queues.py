@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from polos_redis.state import scripts
+from polos_redis.state import keys, scripts
 from polos_redis.state.failed_execution import FailedExecution
 from polos_redis.state.fencing import Fence
 from polos_redis.state.partitions import Partitions
-from polos_redis.values.text import raw
+from polos_redis.values.text import raw, text
+
+_STAYS = 2  # reply of reserve.lua
 
 
 class Queues:
@@ -42,7 +44,7 @@ class Queues:
         reply = await self._wire.call_script(
             scripts.REQUEUE_ENTRIES,
             prefix,
-            queue,
+            raw(queue),
             consumer,
             "back" if lost is None else lost,
             max_deliveries,
@@ -51,6 +53,54 @@ class Queues:
         )
         return None if reply is None else (reply[0], FailedExecution.parse(reply[3]), reply[2])
 
+    async def reserve(self, by: Fence, queue: str, to: str, version: str | None = None) -> bool:
+        """Move an execution to a reserved stream, and with a version start it with that; returns False if it
+        has started before and stays where it is."""
+        stored = () if version is None else (version,)
+        moved = await self._wire.call_script(
+            scripts.RESERVE,
+            by.prefix,
+            raw(queue),
+            by.id,
+            by.entry,
+            raw(to),
+            *stored,
+            patience=self._partitions.patience,
+        )
+        return bool(moved != _STAYS)
+
+    async def reserved(self, prefix: bytes) -> set[str]:
+        """Returns the reserved streams of a partition, and those that unserved executions wait for."""
+        names = await self._wire.call("SMEMBERS", prefix + keys.RESERVED.encode(), patience=None)
+        return set(map(text, names))
+
+    async def has_unserved(self, prefix: bytes, stream: str) -> bool:
+        """Returns whether executions wait for a worker to read a reserved stream."""
+        key = prefix + f"{keys.INDEX}unserved:".encode() + raw(stream)
+        return bool(await self._wire.call("ZCARD", key, patience=None))
+
+    async def serve(self, prefix: bytes, stream: str, worker: str, limit: int) -> int:
+        """Prepare a reserved stream to be read by a worker, and make up to `limit` of the executions runnable
+        that wait for that; returns how many are left."""
+        left: int = await self._wire.call_script(
+            scripts.SERVE, prefix, raw(stream), worker, limit, patience=None
+        )
+        return left
+
+    async def leave(self, prefix: bytes, stream: str, worker: str) -> bool:
+        """Remove a worker that no longer reads a reserved stream from its consumers; returns False while it
+        holds entries of it."""
+        return bool(
+            await self._wire.call_script(scripts.LEAVE_STREAM, prefix, raw(stream), worker, patience=None)
+        )
+
+    async def close(self, prefix: bytes, stream: str, limit: int) -> bool:
+        """Remove a reserved stream that no worker reads, after its executions, up to `limit` of them: they
+        wait for a worker. Returns whether there are more."""
+        return bool(
+            await self._wire.call_script(scripts.CLOSE_STREAM, prefix, raw(stream), limit, patience=None)
+        )
+
     async def put_back(self, by: Fence, queue: str, delay_ms: int, reason: str = "") -> None:
         """Return an execution to the queue after a delay, without counting the delivery. A reason is stored,
         and the delay then doubles each time, up to 32-fold, until the journal makes progress."""
@@ -58,7 +108,7 @@ class Queues:
         await self._wire.call_script(
             scripts.PUT_BACK,
             by.prefix,
-            queue,
+            raw(queue),
             by.id,
             by.entry,
             delay_ms,

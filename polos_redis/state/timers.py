@@ -10,6 +10,8 @@ from polos_redis.state.failed_execution import FailedExecution
 from polos_redis.state.partitions import Partitions
 from polos_redis.values.text import raw, text
 
+NEVER_MS = (1 << 53) - 1  # the timer of an unserved execution, see scripts/lib/reserved.lua
+
 
 @dataclass(frozen=True, slots=True)
 class Fired:
@@ -23,6 +25,12 @@ class Fired:
     failed: list[FailedExecution]
 
 
+def starts_ms(due: bytes | None) -> int | None:
+    """Returns the time of an execution's start timer; None for that of an unserved one."""
+    ms = 0 if due is None else int(float(due))
+    return ms if 0 < ms < NEVER_MS else None
+
+
 class Timers:
     """All timers of the namespace."""
 
@@ -31,12 +39,13 @@ class Timers:
         self._wire = partitions.wire
 
     async def starts_ms(self, execution_id: str) -> int | None:
-        """Returns when an execution will be put on its queue, if that is delayed."""
+        """Returns when an execution will be put on its queue, if that is delayed; None for an unserved one,
+        which waits for a worker."""
         key = self._partitions.prefix(execution_id) + keys.TIMERS.encode()
         due = await self._wire.call(
             "ZSCORE", key, b"p" + raw(execution_id), patience=self._partitions.patience
         )
-        return None if due is None else int(float(due))
+        return starts_ms(due)
 
     async def fire(self, prefix: bytes, worker: str, hold_ms: int, limit: int, running: int) -> Fired | None:
         """Fire due timers, as the partition's leader for the next `hold_ms`; None if another worker is the

@@ -8,6 +8,7 @@ import msgpack
 
 from polos_redis.state import keys, scripts
 from polos_redis.state.partitions import Partitions
+from polos_redis.values.text import raw
 
 
 class Workers:
@@ -34,7 +35,7 @@ class Workers:
         lease counter is no longer `lease`."""
         return bool(
             await self._wire.call_script(
-                scripts.PRUNE_CONSUMER, prefix, queue, consumer, lease, patience=None
+                scripts.PRUNE_CONSUMER, prefix, raw(queue), consumer, lease, patience=None
             )
         )
 
@@ -54,9 +55,12 @@ class Workers:
                 served.setdefault(workflow_id, set()).update(announced["queues"])
         return served
 
-    async def serve(self, prefix: bytes, workflow_id: str) -> bool:
-        """Whether any worker with a lease in this partition serves a workflow."""
-        return any(workflow_id in one["workflows"] for one in (await self._announced(prefix)).values())
+    async def serve(self, prefix: bytes, workflow_id: str, version: str | None = None) -> bool:
+        """Whether any worker with a lease in this partition serves a workflow, or this version of it."""
+        return any(
+            workflow_id in one["workflows"] and version in (None, one["versions"].get(workflow_id))
+            for one in (await self._announced(prefix)).values()
+        )
 
     async def _announced(self, prefix: bytes) -> dict[bytes, dict[str, Any]]:
         flat = await self._wire.call(

@@ -78,9 +78,26 @@ class Deliveries:
         finally:
             self._held.discard(delivery)
 
-    def put_back(self, fence: Fence, queue: str) -> None:
-        """Return an entry after a pause: another worker may know its workflow."""
-        self._background.spawn(self._put_back(fence, queue))
+    def reserve(self, fence: Fence, queue: str, to: str) -> None:
+        """Move an entry to a reserved stream, for workers that know its workflow."""
+        self._background.spawn(self._reserve(fence, queue, to))
+
+    async def _reserve(self, fence: Fence, queue: str, to: str) -> None:
+        try:
+            await self._store.queues.reserve(fence, queue, to)
+        finally:
+            self._held.discard((fence.prefix, queue, fence.entry))
+
+    async def pin(self, fence: Fence, queue: str, to: str, version: str) -> bool:
+        """Start an execution with a version, and move its entry to the stream of that; returns False if it
+        has started before: then this worker still holds it."""
+        pinned = True
+        try:
+            pinned = await self._store.queues.reserve(fence, queue, to, version)
+        finally:
+            if pinned:
+                self._held.discard((fence.prefix, queue, fence.entry))
+        return pinned
 
     async def _put_back(self, fence: Fence, queue: str, reason: str = "") -> None:
         try:

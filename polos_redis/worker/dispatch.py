@@ -2,8 +2,9 @@
 
 The entry of a new execution carries the input, so its first activation reads nothing from Redis; the entry of
 a woken execution carries its journal when that is small. Anything else is loaded, and so is a new execution
-of a workflow with a version, which is stored by that. The input is decoded and
-validated here, once.
+of a workflow with a version, which is stored by that. One that is to be pinned to its version, or whose
+workflow is unknown here, is moved to a reserved stream (`reserved.py`). The input is decoded and validated
+here, once.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.durable_state import DurableState
 from polos_redis.runtime.gate import State
 from polos_redis.runtime.hooks import coroutine_of
+from polos_redis.state import keys
 from polos_redis.state.fencing import Fence
 from polos_redis.state.origin import Origin
 from polos_redis.values import bounds, codec
-from polos_redis.values.text import text
+from polos_redis.values.text import raw, text
 from polos_redis.worker.deliveries import Delivery
 from polos_redis.worker.host import WorkerHost
 from polos_redis.worker.unknown_workflows import UnknownWorkflows
@@ -64,16 +66,46 @@ class Dispatch:
         workflow = self._workflows.get(name)
         if workflow is None:
             self.unknown.note(text(name), execution_id)
-            self._deliveries.put_back(Fence(prefix, flat[1], entry, b""), queue)
+            to = keys.reserved_stream(keys.parse_stream(queue)[0], text(name))
+            self._deliveries.reserve(Fence(prefix, flat[1], entry, b""), queue, to)
+            return
+        version = keys.parse_stream(queue)[1] if "\0" in queue else ""
+        if version and version != workflow.version:  # it was defined again meanwhile
+            self._deliveries.let_go(delivery)
+            return
+        if workflow.pinned_version is not None and not version and records is None:
+            self._host.spawn(self._pin(delivery, workflow, workflow.pinned_version, execution_id, run))
             return
         activation = Activation(self._host, workflow, execution_id, entry, run, queue, lapses)
         self._host.add(activation)
         if records is not None:
             activation.take_inlined(dict(zip(records[::2], records[1::2], strict=True)))
-        if len(flat) > 6 and (workflow.version is None or records is not None):
+        if len(flat) > 6 and (workflow.version is None or records is not None or version):
             bounds.at_once(self._start(activation, flat[7], more.get(b"origin")))  # at most 4 KB
         else:
             self._host.spawn(self._load(activation))
+
+    async def _pin(
+        self,
+        delivery: Delivery,
+        workflow: WorkflowDefinition[Any, Any],
+        version: str,
+        execution_id: str,
+        run: int,
+    ) -> None:
+        """Move the entry of an execution that has not started to the stream of the version; one that started
+        without being pinned goes on here."""
+        prefix, queue, entry = delivery
+        to = keys.reserved_stream(keys.parse_stream(queue)[0], workflow.id, version)
+        fence, lapses = Fence(prefix, raw(execution_id), entry, b""), self._lease.lapses[prefix]
+        if await self._deliveries.pin(fence, queue, to, version):
+            return
+        if self._host.draining or not self._lease.is_held(prefix, lapses):
+            self._deliveries.let_go(delivery)
+            return
+        activation = Activation(self._host, workflow, execution_id, entry, run, queue, lapses)
+        self._host.add(activation)
+        await self._load(activation)
 
     async def _load(self, activation: Activation) -> None:
         store, prefix = self._host.store, activation.fence.prefix

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from polos_redis.errors import ConnectionLostError, PolosError
 from polos_redis.state import keys
 from polos_redis.state.store import Store
-from polos_redis.values.text import text
+from polos_redis.values.text import raw, text
 from polos_redis.wire.wire import FIRST_PAUSE, client_id
 from polos_redis.worker.dispatch import Dispatch
 from polos_redis.worker.host import WorkerHost
-from polos_redis.worker.read_connections import Reader, Readers
+from polos_redis.worker.read_connections import TURN_SECONDS, Reader, Readers
+from polos_redis.worker.reserved import ReservedStreams
 
 logger = logging.getLogger("polos.worker")
 
@@ -45,6 +46,7 @@ class Reading:
         queues: Sequence[str],
         host: WorkerHost,
         dispatch: Dispatch,
+        reserved: ReservedStreams,
         *,
         concurrency: int,
     ) -> None:
@@ -55,9 +57,9 @@ class Reading:
         self._lease = host.lease
         self._deliveries = host.deliveries
         self._dispatch = dispatch
+        self.reserved = reserved
         self._concurrency = concurrency
         self._streams: dict[bytes, tuple[bytes, str]] = {}
-        self._find_streams()
         self._groups_lost = False
         self._epoch = -1
         self._turn = 0  # of the queues, if not all can be read at once
@@ -90,28 +92,31 @@ class Reading:
             await self._lease.wait_until_fresh(prefix)
         if self._groups_lost:
             await make_groups(self._host.store, self.reader.prefixes, self._queues)
+            self.reserved.lost()
             self._groups_lost = False
         if self._epoch != wire.epoch or not wire.connected:
             await wire.call("PING", patience=None)
             self.reader.client_id = await client_id(wire)
             self._epoch, self._reconciled = wire.epoch, float("-inf")
+        if self.reserved.are_due():
+            await self.reserved.look()
+            self._find_streams()
         now = asyncio.get_running_loop().time
         if now() - self._reconciled > self._lease.seconds / 2:
             await self.reconcile()
             self._reconciled = now()
 
     def _find_streams(self) -> None:
-        """The streams of all queues; a workflow that is defined later may bring another queue."""
+        """The streams of all queues, which a workflow that is defined later may bring, and the reserved
+        ones."""
+        streams = [(prefix, queue) for prefix in self.reader.prefixes for queue in self._queues]
         self._streams = {
-            prefix + keys.QUEUE.encode() + queue.encode(): (prefix, queue)
-            for prefix in self.reader.prefixes
-            for queue in self._queues
+            prefix + keys.QUEUE.encode() + raw(name): (prefix, name)
+            for prefix, name in [*streams, *self.reserved]
         }
 
     async def _read(self) -> None:
         """Read as many entries as there are free slots, or wait for a slot."""
-        if len(self._streams) < len(self._queues) * len(self.reader.prefixes):
-            self._find_streams()
         names = list(self._streams)
         free = self._concurrency - len(self._host.active)
         free, block = self._readers.share(self.reader, free, len(names))
@@ -122,6 +127,7 @@ class Reading:
         if free < len(names):
             self._turn = (self._turn + free) % len(names)
             names = (names + names)[self._turn : self._turn + free]
+            block = min(block, TURN_SECONDS)
         count = min(READ_COUNT, max(1, free // len(names)))
         async with self._readers.reading(self.reader, count * len(names)):
             lapses = self._lease.lapses.copy()

@@ -6,6 +6,8 @@ kills no worker. The reaper works from the group's list of consumers, because a 
 receive entries after its lease row is gone. The entries go back to the queue in bounded batches; an empty
 consumer is removed later.
 
+A reserved stream (`reserved.py`) that has no consumers is removed, and its executions wait for one.
+
 It also looks through the partition's rows for what half of a script has left, some rows at a time: a server
 whose log was cut within a script may have loaded that.
 """
@@ -18,13 +20,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from polos_redis.errors import PolosError
+from polos_redis.errors import PolosError, RedisUnavailableError
 from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.runtime.failure_log import log_failed_executions
 from polos_redis.state import keys
 from polos_redis.state.repairs import FIRST, Table
 from polos_redis.state.store import Store
-from polos_redis.values.text import text
+from polos_redis.values.text import raw, text
 from polos_redis.wire.wire import Wire
 from polos_redis.worker.lease_watch import LeaseCounters
 
@@ -85,7 +87,9 @@ class Reaper:
     async def sweep(self) -> float:
         """Check every worker once; returns the seconds until the next check."""
         queues = await self.store.wire.call("SMEMBERS", self.prefix + keys.QUEUES.encode(), patience=None)
-        pending = {queue: await self._pending(queue) for queue in map(text, queues)}
+        reserved = await self.store.queues.reserved(self.prefix)
+        pending = {queue: await self._pending(queue) for queue in {*map(text, queues)} - reserved}
+        pending |= {queue: await self._pending_of_reserved(queue) for queue in reserved}
         counters = await self._look({name for consumers in pending.values() for name in consumers})
         pause = self._watch.period
         for queue, consumers in pending.items():
@@ -97,7 +101,15 @@ class Reaper:
                     await self._recover(queue, name, counters[name])
                 else:
                     await self.store.workers.prune(self.prefix, queue, name, counters[name])
+        for queue in reserved:
+            if not pending[queue]:
+                await self._close(queue)
         return max(pause, self._watch.period / 10)
+
+    async def _close(self, queue: str) -> None:
+        """Remove a reserved stream that no worker reads."""
+        while self.in_charge() and await self.store.queues.close(self.prefix, queue, BATCH):
+            pass
 
     async def _due(self, name: str, after: float) -> float:
         """Returns the seconds until this worker acts on another one that renews no more; 0 for now. It acts
@@ -130,6 +142,15 @@ class Reaper:
         rows = [dict(zip(row[::2], row[1::2], strict=True)) for row in found]
         return {text(row[b"name"]): row[b"pending"] for row in rows}
 
+    async def _pending_of_reserved(self, queue: str) -> dict[str, int]:
+        """As `_pending`; a reserved stream may be gone."""
+        try:
+            return await self._pending(queue)
+        except RedisUnavailableError:
+            raise
+        except PolosError:
+            return {}
+
     async def _look(self, consumers: set[str]) -> dict[str, bytes]:
         """Watch the leases of all other workers and of these consumers; returns their counters."""
         wire = self.store.wire
@@ -148,7 +169,7 @@ class Reaper:
         return counters
 
     def _key(self, queue: str) -> bytes:
-        return self.prefix + keys.QUEUE.encode() + queue.encode()
+        return self.prefix + keys.QUEUE.encode() + raw(queue)
 
     async def _recover(self, queue: str, consumer: str, counter: bytes) -> None:
         while self.in_charge():

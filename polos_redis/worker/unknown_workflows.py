@@ -1,4 +1,4 @@
-"""Executions of workflows that this worker does not know: one warning a minute, not one for each put-back."""
+"""Executions of workflows that this worker does not know: one warning a minute, not one for each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_COUNTED = 10_000  # executions that are told apart
 
 
 class UnknownWorkflows:
-    """Collects what was put back since the last warning, and warns."""
+    """Collects what was left to other workers since the last warning, and warns."""
 
     def __init__(self) -> None:
         self._executions: dict[str, set[str]] = {}  # by workflow
@@ -26,7 +26,7 @@ class UnknownWorkflows:
         self._last = float("-inf")
 
     def note(self, workflow: str, execution_id: str) -> None:
-        """Note an execution that was put back."""
+        """Note an execution that was left to other workers."""
         found = self._executions.setdefault(workflow, set())
         if execution_id not in found and self._counted < MAX_COUNTED:
             found.add(execution_id)
@@ -51,4 +51,4 @@ class UnknownWorkflows:
         count: int | str = self._counted if self._counted < MAX_COUNTED else f"{MAX_COUNTED} or more"
         self._executions, self._counted = {}, 0
         facts = {"workflows": names[:MAX_NAMES] + more, "executions": count}
-        logger.warning("unknown workflows, put back", extra=facts)
+        logger.warning("unknown workflows, left to other workers", extra=facts)

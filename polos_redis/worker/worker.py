@@ -50,6 +50,7 @@ from polos_redis.worker.loop_guard import LoopGuard
 from polos_redis.worker.read_connections import Readers
 from polos_redis.worker.read_loop import Reading, make_groups
 from polos_redis.worker.reaper import Reaper
+from polos_redis.worker.reserved import ReservedStreams
 from polos_redis.worker.served import Chosen, Served
 from polos_redis.worker.server_checks import wait_for_servers
 from polos_redis.worker.timers import TimerLeader
@@ -165,7 +166,15 @@ class Worker:
         readers = Readers(host.store.wire, host.store.prefixes, self.block_seconds, host.room)
         dispatch = Dispatch(host, served.by_id)
         self._readings = [
-            Reading(reader, readers, self.queues, host, dispatch, concurrency=self.concurrency)
+            Reading(
+                reader,
+                readers,
+                self.queues,
+                host,
+                dispatch,
+                ReservedStreams(host.store, self.worker_id, reader.prefixes, self.queues, served.by_id),
+                concurrency=self.concurrency,
+            )
             for reader in readers
         ]
         try:
@@ -405,7 +414,8 @@ class Worker:
         await asyncio.gather(*(self._withdraw_in(store, prefix) for prefix in store.prefixes))
 
     async def _withdraw_in(self, store: Store, prefix: bytes) -> None:
-        for queue in self.queues:
+        reserved = [name for reading in self._readings for name in reading.reserved.joined(prefix)]
+        for queue in [*reserved, *self.queues]:
             counter = await store.wire.call(
                 "HGET", prefix + keys.WORKERS.encode(), self.worker_id, patience=0.5
             )

@@ -29,6 +29,7 @@ TYPES = {
     keys.SUSPENSIONS: "zset",
     keys.WORKFLOWS: "zset",
     keys.VERSIONS: "set",
+    keys.RESERVED: "set",
     keys.WORKERS: "hash",
     keys.SERVES: "hash",
     keys.CHILDREN: "set",
@@ -171,6 +172,7 @@ class Partition:
     schedules: dict[bytes, bytes] = field(default_factory=dict)
     api_keys: dict[bytes, bytes] = field(default_factory=dict)
     versions: set[bytes] = field(default_factory=set)
+    reserved: set[bytes] = field(default_factory=set)
     workers: dict[bytes, bytes] = field(default_factory=dict)
     serves: dict[bytes, bytes] = field(default_factory=dict)
     meta: dict[bytes, bytes] = field(default_factory=dict)

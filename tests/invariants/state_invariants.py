@@ -15,6 +15,7 @@ import msgpack
 
 from polos_redis.state import keys
 from polos_redis.state.journal import is_result
+from polos_redis.state.timers import NEVER_MS
 from polos_redis.values.versioned import VERSION
 from tests.invariants.relation_invariants import RelationInvariants
 from tests.invariants.state import (
@@ -40,7 +41,7 @@ from tests.invariants.state import (
 PERMANENT = (
     *(keys.QUEUE, keys.INDEX, keys.TIMERS, keys.SUSPENSIONS, keys.ERRANDS, keys.ERRAND_FAILURES),
     *(keys.WORKFLOWS, keys.VERSIONS, keys.WORKERS, keys.SERVES, keys.META, keys.QUEUES, keys.LIMITS),
-    *(keys.SKIPPED, keys.EXPIRING),
+    *(keys.RESERVED, keys.SKIPPED, keys.EXPIRING),
     *(keys.DEFINITIONS, keys.SCHEDULES, keys.KEYS),
     *(keys.CHILDREN, keys.SUBS, keys.SLOTS, keys.WAITERS),
 )
@@ -96,6 +97,7 @@ class PartitionInvariants:
         yield from self._ended()
         yield from self._index()
         yield from self._queues()
+        yield from self._unserved()
 
     # --- keys ---------------------------------------------------------------------------
 
@@ -361,7 +363,7 @@ class PartitionInvariants:
     def _index(self) -> Iterator[str]:
         """Every execution is in exactly the indexes that it belongs to, by its creation time."""
         for (what, name), rows in self.state.index.items():
-            if what == b"ended":
+            if what in (b"ended", b"unserved"):
                 continue
             where = f"index {show(what)}:{show(name)}"
             for execution_id, score in rows.items():
@@ -405,6 +407,25 @@ class PartitionInvariants:
                 yield f"queue {show(name)} has entry {show(entry)} pending that was deleted"
         for name in self.state.listed_queues - self.state.queues.keys():
             yield f"queue {show(name)} is listed but does not exist"
+
+    def _unserved(self) -> Iterator[str]:
+        """The executions that wait for a worker to read their reserved streams are listed by these."""
+        rows = {
+            (name, execution_id): created
+            for (what, name), index in self.state.index.items()
+            if what == b"unserved"
+            for execution_id, created in index.items()
+        }
+        waiting = {
+            (fields.get(b"queue", b""), execution_id): int(fields[b"created"])
+            for execution_id, fields in self.state.executions.items()
+            if self.state.timers.get(b"p" + execution_id) == NEVER_MS
+        }
+        for (name, execution_id), _ in rows.items() ^ waiting.items():
+            yield f"execution {show(execution_id)} is unserved or listed in {show(name)}, but not both"
+        reserved = {name for name in self.state.queues if b"\0" in name} | {name for name, _ in rows}
+        for name in reserved - self.state.reserved:
+            yield f"queue {show(name)} is reserved, but not listed as such"
 
 
 def _name(fields: dict[bytes, bytes]) -> bytes:

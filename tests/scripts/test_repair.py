@@ -17,6 +17,7 @@ from tests.invariants.state_invariants import violations
 
 QUEUE = "narrow"
 NEAR: dict[str, Any] = {"queue": QUEUE, "semaphore": QUEUE, "limit": 1, "near": True}
+PINNED = (keys.reserved_stream("default", "wf", "2"), "2")
 Change = Callable[[], Any]
 
 
@@ -212,6 +213,69 @@ def put_back(desk: Desk) -> Change:
     return lambda: desk.run("put_back", "default", by.id, by.entry, FAR)
 
 
+def reserved(desk: Desk, **options: Any) -> tuple[str, str]:
+    """An execution on the reserved stream of version 2: its id, and the stream."""
+    queue = options.get("queue", "default")
+    stream = keys.reserved_stream(queue, "wf", "2")
+    by = desk.start(**options)
+    assert desk.run("reserve", queue, by.id, by.entry, stream, "2") == 1
+    return by.id, stream
+
+
+def unserved(desk: Desk, **options: Any) -> tuple[str, str]:
+    one, stream = reserved(desk, **options)
+    assert desk.run("close_stream", stream, 10) == 0
+    return one, stream
+
+
+def reserve(desk: Desk) -> Change:
+    by = desk.start()
+    return lambda: desk.run("reserve", "default", by.id, by.entry, keys.reserved_stream("default", "wf"))
+
+
+def pin(desk: Desk) -> Change:
+    by = desk.start()
+    return lambda: desk.run("reserve", "default", by.id, by.entry, *PINNED)
+
+
+def close_stream(desk: Desk, **options: Any) -> Change:
+    _, stream = reserved(desk, **options)
+    return lambda: desk.run("close_stream", stream, 10)
+
+
+def close_stream_with_a_waiter(desk: Desk) -> Change:
+    change = close_stream(desk, **NEAR)
+    desk.invoke(**NEAR)
+    return change
+
+
+def serve(desk: Desk, **options: Any) -> Change:
+    _, stream = unserved(desk, **options)
+    return lambda: desk.run("serve", stream, "w1", 10)
+
+
+def serve_without_a_free_slot(desk: Desk) -> Change:
+    change = serve(desk, **NEAR)
+    desk.invoke(**NEAR)
+    return change
+
+
+def cancel_an_unserved_one(desk: Desk) -> Change:
+    one, _ = unserved(desk)
+    return lambda: desk.cancel(one)
+
+
+def answer_one_that_is_not_served(desk: Desk) -> Change:
+    _, stream = unserved(desk)
+    assert desk.run("serve", stream, "w1", 10) == 0
+    by = desk.deliver(queue=stream)
+    desk.suspend(by, "ok")
+    assert desk.park(by, "ok") == 0
+    assert desk.run("prune_consumer", stream, "w1", "") == 1
+    assert desk.run("close_stream", stream, 10) == 0
+    return lambda: desk.answer(by.id, "ok")
+
+
 def requeue(desk: Desk) -> Change:
     by = desk.start()
     return lambda: desk.requeue("w1", by.entry, lost=True)
@@ -230,6 +294,8 @@ TRANSITIONS = [
     *(finish, finish_with_a_waiter, start_a_child, finish_a_child, retry, auto_retry),
     *(load_a_version, finish_the_last_of_a_version, cancel_one_of_two_of_a_version, retry_one_of_a_version),
     *(put_back, requeue, requeue_for_the_last_time),
+    *(reserve, pin, close_stream, close_stream_with_a_waiter, serve, serve_without_a_free_slot),
+    *(cancel_an_unserved_one, answer_one_that_is_not_served),
 ]
 
 

@@ -345,8 +345,8 @@ class Loads:
         self.go = asyncio.Event()
         load = Executions.load
 
-        async def held(executions: Executions, by: Fence) -> Loaded | None:
-            loaded = await load(executions, by)
+        async def held(executions: Executions, by: Fence, *version: str | None) -> Loaded | None:
+            loaded = await load(executions, by, *version)
             if b":" in by.owner and not by.owner.startswith(b"another"):
                 self.replies += 1
                 await self.go.wait()

@@ -47,12 +47,12 @@ async def test_progress_resets_the_count_of_lost_workers(fleet: Fleet, client: P
 
 @pytest.mark.failure(10)
 async def test_an_unknown_workflow_is_left_to_workers_that_know_it(fleet: Fleet, client: PolosClient) -> None:
-    old = await fleet.start(knows="chain", put_back_seconds=0.2)
+    old = await fleet.start(knows="chain")
     handle = await gated.invoke(client, {"gate": "go"})
-    await old.said("unknown workflows, put back")
+    await old.said("unknown workflows, left to other workers")
     assert await handle.status() == "queued"
     fleet.open("go")
-    new = await fleet.start(put_back_seconds=0.2)
+    new = await fleet.start()
     assert await handle.result(timeout=20) == [new.pid] * 3
     assert (await client.get_execution(handle.id))["lost_deliveries"] == 0
     other = await chain.invoke(client, {"steps": 1})

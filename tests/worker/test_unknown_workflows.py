@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polos_redis import Workflow, WorkflowContext
+from polos_redis import ExecutionHandle, Workflow, WorkflowContext
 from polos_redis.metrics import exposition
 from polos_redis.worker import unknown_workflows
 from polos_redis.worker.unknown_workflows import UnknownWorkflows
-from tests.harness.running import running, until
+from tests.harness.running import Running, running, until
 
 
 async def _nothing(ctx: WorkflowContext) -> None:
@@ -31,16 +32,22 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[tuple[list[str], int | st
     return [
         (vars(one)["workflows"], vars(one)["executions"])
         for one in caplog.records
-        if one.getMessage() == "unknown workflows, put back" and one.levelno == logging.WARNING
+        if one.getMessage() == "unknown workflows, left to other workers" and one.levelno == logging.WARNING
     ]
 
 
+async def is_moved(at: Running, handle: ExecutionHandle[Any]) -> bool:
+    """Whether a worker that does not know the workflow has moved an execution to a reserved stream."""
+    (queue,) = await (await at.client.store()).executions.read_fields(handle.id, "queue")
+    return queue is not None
+
+
 @pytest.mark.failure(10)
-async def test_put_backs_are_logged_together_and_the_execution_says_why_it_waits(
+async def test_they_are_logged_together_and_the_execution_says_why_it_waits(
     redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unknown_workflows, "FIRST_SECONDS", 0.2)
-    async with running(redis_url, namespace, known, put_back_seconds=0.02) as at:
+    async with running(redis_url, namespace, known) as at:
         handles = [await at.client.invoke(name) for name in ("later", "later", "later", "never", "never")]
         await until(lambda: warnings(caplog))
         assert warnings(caplog) == [(["later", "never"], 5)]
@@ -53,6 +60,8 @@ async def test_put_backs_are_logged_together_and_the_execution_says_why_it_waits
         assert (await at.client.get_execution(ended.id))["unserved"] is False
         shown = (await exposition(at.client)).decode()
         assert 'polos_executions_unserved{workflow="known"} 0.0' in shown
+        again = await at.client.invoke("never")
+        await until(partial(is_moved, at, again))
         await at.client.cancel(handles[3].id)
         assert (await at.client.get_execution(handles[3].id))["unserved"] is False
     # what came since the first warning is logged when the worker stops, not a minute later

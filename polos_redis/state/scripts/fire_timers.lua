@@ -9,6 +9,7 @@
 -- #include cancelling
 -- #include event
 -- #include deletion
+-- #include reserved
 local P, worker, hold, batch, running = KEYS[1], unpack(ARGV)
 local SWEPT <const> = 10 -- workflows in one pass
 local SWEEP_MS <const> = 1000
@@ -16,15 +17,6 @@ local limit, failed = tonumber(batch), {}
 local holder = redis.call('GET', P .. 'timer_leader')
 if holder and holder ~= worker then return {-1} end
 redis.call('SET', P .. 'timer_leader', worker, 'PX', hold)
-
--- make_runnable: its delay is over, or a worker knows its workflow by now.
-local function make_runnable(id)
-  local status, entry, workflow, index, created, run, queue, relations = unpack(redis.call('HMGET', P .. 'exec:' .. id,
-    'status', 'entry', 'workflow', 'index', 'created', 'run', 'queue', 'relations'))
-  if status == 'queued' and not entry then
-    offer_listed(P, id, index or workflow, created, workflow, run, queue, read_relations(relations))
-  end
-end
 
 -- time_out: its run has reached its deadline.
 local function time_out(id)
@@ -58,7 +50,7 @@ local due = redis.call('ZRANGEBYSCORE', P .. 'timers', '-inf', now, 'LIMIT', 0, 
 for _, member in ipairs(due) do
   local kind, id = string.sub(member, 1, 1), string.sub(member, 2)
   if kind == 'p' then
-    make_runnable(id)
+    make_runnable(P, id)
     redis.call('ZREM', P .. 'timers', member)
   elseif kind == 'c' then
     if budget > 0 then budget = budget - cancel_children(P, id, budget) end

@@ -1,12 +1,11 @@
 #!lua flags=allow-oom
--- put_back: return an execution to the queue after a delay, because this worker does not know its workflow, or can't
--- read its stored values. With a reason, the delay doubles each time, up to 32-fold, until the journal makes progress.
+-- put_back: return an execution to the queue after a delay, because this worker can't load it or read its stored
+-- values. With a reason, the delay doubles each time, up to 32-fold, until the journal makes progress.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 queue  2 id  3 entry  4 delay in ms  5 reason, if there is one to store
 -- Returns 1, or 0 when the entry was not the live one (it is deleted).
--- #include semaphore
 -- #include journal
--- #include stream
+-- #include reserved
 local P, queue, id, entry, delay, reason = KEYS[1], unpack(ARGV)
 local TIMES <const> = 2 -- positions in the field `held_back`: {version, times, progress, reason}
 local PROGRESS <const> = 3
@@ -24,10 +23,5 @@ if reason then
   redis.call('HSET', exec, 'held_back', cmsgpack.pack({1, times, progress, reason}))
   delay = delay * 2 ^ math.min(times - 1, 5)
 end
-redis.call('ZADD', P .. 'timers', now + tonumber(delay), 'p' .. id)
-list(P, 'queued', index or workflow, created, id)
-disown(P, id)
-redis.call('HDEL', exec, 'entry')
-take_off(P, queue, entry)
-leave(P, id, read_relations(relations))
+leave_queue(P, id, queue, entry, now + tonumber(delay), index or workflow, created, relations)
 return 1

@@ -8,6 +8,7 @@
 --       4 how many rows
 -- Returns {the next cursor, '0' after the last page, rows looked at, flat list: execution, what was wrong}.
 -- #include cancelling
+-- #include reserved
 local P, kind, name, cursor, limit = KEYS[1], unpack(ARGV)
 local HOLDERS <const> = 20 -- of a semaphore, looked at for each execution that waits for a slot
 local looked, repaired = 0, {}
@@ -62,8 +63,9 @@ local function carried(id)
 end
 
 -- drop_places: a queued execution has an entry: it is not to get another one.
-local function drop_places(id, name, relations)
+local function drop_places(id, name, queue, relations)
   local places = redis.call('ZREM', index_of(P, 'queued', name), id) + redis.call('ZREM', P .. 'timers', 'p' .. id)
+  if is_reserved(queue) then places = places + redis.call('ZREM', index_of(P, 'unserved', queue), id) end
   if relations.semaphore then places = places + redis.call('ZREM', P .. 'waiters:' .. relations.semaphore, id) end
   if places > 0 then note(id, 'it had an entry and was to get another one') end
 end
@@ -71,7 +73,7 @@ end
 -- check_queued: a queued execution has an entry, starts later, or is to get a slot.
 local function check_queued(id, name, created, entry, workflow, run, queue, relations)
   if entry then
-    if stands(queue, entry) then return drop_places(id, name, relations) end
+    if stands(queue, entry) then return drop_places(id, name, queue, relations) end
     list(P, 'queued', name, created, id)
     disown(P, id)
     redis.call('HDEL', P .. 'exec:' .. id, 'entry')
@@ -81,7 +83,9 @@ local function check_queued(id, name, created, entry, workflow, run, queue, rela
     return note(id, 'its entry was gone')
   end
   list(P, 'queued', name, created, id)
-  if redis.call('ZSCORE', P .. 'timers', 'p' .. id) then return end
+  local starts = redis.call('ZSCORE', P .. 'timers', 'p' .. id)
+  if starts == NEVER and list_unserved(P, id, queue, created) then note(id, 'it was not listed as unserved') end
+  if starts then return end
   local semaphore = relations.semaphore
   if semaphore and not relations.near then
     if not redis.call('ZSCORE', P .. 'errands', 'l' .. id) then note_errand(P, 'l' .. id) end
@@ -242,6 +246,10 @@ if kind == 'queue' then
   local found = redis.call('XRANGE', queue_key(P, name), cursor == '0' and '-' or '(' .. cursor, '+', 'COUNT', limit)
   for _, one in ipairs(found) do check_entry(unpack(one)) end
   looked = #found
+  if looked == 0 and is_reserved(name) and redis.call('EXISTS', queue_key(P, name)) == 0
+    and redis.call('SREM', P .. 'queues', name) == 1 then
+    note(name, 'a queue was listed that is not there')
+  end
   cursor = looked == tonumber(limit) and found[looked][1] or '0'
 else
   local key = kind == 'suspensions' and P .. kind or index_of(P, kind, name)

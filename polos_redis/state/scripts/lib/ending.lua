@@ -106,7 +106,10 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
     if before == 'queued' then leave(P, id, relations) end
     if relations.parent then notify_parent(P, id, relations, status, value) end
   end
-  if before == 'queued' and not e[EXEC_ENTRY] then redis.call('ZREM', P .. 'timers', 'p' .. id) end
+  if before == 'queued' and not e[EXEC_ENTRY] then
+    redis.call('ZREM', P .. 'timers', 'p' .. id)
+    if e[EXEC_QUEUE] then unlist(P, 'unserved', e[EXEC_QUEUE], id) end
+  end
   if before ~= 'queued' or not e[EXEC_ENTRY] then unlist(P, before, name, id) end
   if e[EXEC_ENTRY] then take_off(P, e[EXEC_QUEUE], e[EXEC_ENTRY]) end
 end

@@ -24,8 +24,23 @@ local function add_entry(P, id, workflow, run, queue, more)
   return redis.call('XADD', queue_key(P, queue), '*', 'id', id, 'workflow', workflow, 'run', run, unpack(more or {}))
 end
 
+-- is_reserved: whether a queue's stream is for the workers of one workflow, see reserved.lua.
+local function is_reserved(queue)
+  return queue and string.find(queue, '\0', 1, true)
+end
+
+-- open_reserved: create a reserved stream and its group, unless they exist.
+local function open_reserved(P, queue)
+  local stream = queue_key(P, queue)
+  redis.call('SADD', P .. 'reserved', queue)
+  if redis.call('EXISTS', stream) == 1 then return end
+  redis.call('SADD', P .. 'queues', queue) -- first: repair finds it
+  redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+end
+
 -- put_on: add an entry for a runnable execution; it becomes the live one.
 local function put_on(P, id, workflow, run, queue, more)
+  if is_reserved(queue) then open_reserved(P, queue) end
   local entry = add_entry(P, id, workflow, run, queue, more)
   redis.call('HSET', P .. 'exec:' .. id, 'status', 'queued', 'entry', entry)
 end

@@ -1,0 +1,106 @@
+"""Reserved streams: how executions get there, leave them while nobody reads them, and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from polos_redis.embedded import EmbeddedServer
+from polos_redis.state import keys
+from polos_redis.state.timers import NEVER_MS
+from tests.harness.desk import Activated, Desk
+
+PINNED = keys.reserved_stream("default", "wf", "2")
+
+
+@pytest.fixture
+def desk(every_server: EmbeddedServer, namespace: str) -> Iterator[Desk]:
+    with Desk(every_server.url, namespace) as desk:
+        yield desk
+
+
+def entries(desk: Desk, stream: str) -> list[str]:
+    queue = desk.state.queues.get(stream.encode())
+    return [] if queue is None else [fields[b"id"].decode() for fields in queue.entries.values()]
+
+
+def pin(desk: Desk, by: Activated) -> int:
+    moved: int = desk.run("reserve", "default", by.id, by.entry, PINNED, "2")
+    return moved
+
+
+def test_an_execution_is_pinned_before_it_starts(desk: Desk) -> None:
+    by = desk.start()
+    assert pin(desk, by) == 1
+    assert entries(desk, "default") == [] and entries(desk, PINNED) == [by.id]
+    fields = desk.execution(by.id)
+    assert (fields["queue"], fields["version"]) == (PINNED.encode(), b"2")
+    assert pin(desk, by) == 0, "its entry is not the live one any more"
+    again = desk.deliver(queue=PINNED)
+    desk.write(again, "a")
+    assert desk.requeue("w1", again.entry, lost=True, queue=PINNED) == [1, 0, 0]
+    assert entries(desk, PINNED) == [by.id], "whoever loses it, it stays with its version"
+
+
+def test_one_that_has_started_stays_where_it_is(desk: Desk) -> None:
+    by = desk.start()
+    desk.write(by, "a")
+    with desk.unchanged():
+        assert pin(desk, by) == 2
+
+
+def test_a_stale_entry_is_deleted(desk: Desk) -> None:
+    by = desk.start()
+    desk.cancel(by.id)
+    assert pin(desk, by) == 0
+    assert desk.state.reserved == set()
+
+
+def test_a_stream_that_somebody_reads_is_not_closed(desk: Desk) -> None:
+    by = desk.start()
+    assert desk.run("serve", PINNED, "w1", 10) == 0
+    pin(desk, by)
+    with desk.unchanged():
+        assert desk.run("close_stream", PINNED, 10) == 0
+    assert desk.deliver(queue=PINNED).id == by.id
+
+
+def test_a_closed_stream_is_served_in_batches(desk: Desk) -> None:
+    pinned = [desk.start() for _ in range(5)]
+    for by in pinned:
+        assert pin(desk, by) == 1
+    assert [desk.run("close_stream", PINNED, 2) for _ in range(3)] == [1, 1, 0]
+    state = desk.state
+    assert PINNED.encode() not in state.queues and PINNED.encode() in state.reserved
+    assert {state.timers[b"p" + by.id.encode()] for by in pinned} == {NEVER_MS}
+    assert desk.fire()[0] == 0, "that time never comes"
+    desk.cancel(pinned[1].id)
+    assert [desk.run("serve", PINNED, "w1", 2) for _ in range(2)] == [2, 0]
+    assert entries(desk, PINNED) == [pinned[number].id for number in (0, 2, 3, 4)]
+    assert desk.state.timers == {}
+
+
+def test_a_closed_stream_without_executions_is_forgotten(desk: Desk) -> None:
+    by = desk.start()
+    pin(desk, by)
+    assert desk.run("close_stream", PINNED, 10) == 0
+    desk.cancel(by.id)
+    assert desk.run("close_stream", PINNED, 10) == 0
+    assert desk.state.reserved == set()
+
+
+def test_a_wake_opens_a_closed_stream(desk: Desk) -> None:
+    by = desk.start()
+    pin(desk, by)
+    by = desk.deliver(queue=PINNED)
+    desk.suspend(by, "ok")
+    assert desk.park(by, "ok") == 0
+    assert desk.run("prune_consumer", PINNED, "w1", "") == 1
+    assert desk.run("close_stream", PINNED, 10) == 0
+    assert PINNED.encode() not in desk.state.queues
+    desk.answer(by.id, "ok")
+    assert entries(desk, PINNED) == [by.id]
+    assert desk.run("close_stream", PINNED, 10) == 0
+    assert desk.run("serve", PINNED, "w2", 10) == 0
+    assert desk.deliver("w2", PINNED).id == by.id
