@@ -113,7 +113,18 @@ class _RecordedWrites(FencedWrites):
     ) -> Future[Any]:
         return _done(0)
 
-    def stick(self, by: Fence, known: int, answers: int, state: bytes, reason: bytes) -> Future[int]:
+    def stick(
+        self,
+        by: Fence,
+        known: int,
+        answers: int,
+        state: bytes,
+        reason: bytes,
+        error: bytes = b"",
+        events: Sequence[bytes] = (),
+    ) -> Future[int]:
+        if error:  # it has failed, and would pause
+            self._observer.outcome = "failed", error, state
         return _done(0)
 
     def finish(

@@ -32,6 +32,7 @@ SERVER, PARTITIONS, RANGE, COMPLETE = "server", "partitions", "range", "complete
 FORMAT, MINIMUM_READER = "format", "minimum_reader"  # fields
 KNOWN_FORMAT = 1  # the newest format that this release reads and writes
 CLOCK, SKIPS = "clock", "skips"  # a field of a test's namespace, and its value: see clock.py
+WORLD = "world-"  # a test's namespace begins with it
 
 Call = Callable[..., Awaitable[Any]]  # sends a command to one server
 Record = Mapping[str, str]
