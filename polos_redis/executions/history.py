@@ -51,9 +51,7 @@ class History:
         """Return the history as a line of JSON, without the line's end."""
         stored = {name: _encode(value) for name, value in self._fields.items()}
         records = {_name(name): _encode(record) for name, record in self._records.items()}
-        return json.dumps(
-            {FORMAT: VERSION, **self.view, "status": self.status, "stored": {**stored, "journal": records}}
-        )
+        return json.dumps({FORMAT: VERSION, **self.view, "stored": {**stored, "journal": records}})
 
     @classmethod
     def from_line(cls, line: str | bytes, where: str = "the history") -> Self:
@@ -122,11 +120,13 @@ async def read_history(connection: Connection, execution_id: str) -> History:
             records[name] = redact_stored(stored)
             await slices.pause()
         view = await get_execution(connection, execution_id)
-        status, run = text(fields["status"]), int(fields["run"])
-        if (view.status, view.run) == (status, run) or attempt == _ATTEMPTS - 1:
+        after = await executions.read_fields(execution_id, "status", "run")
+        if after == [fields["status"], fields["run"]] or attempt == _ATTEMPTS - 1:
             break  # else it has changed meanwhile
     kept = {name: redact_stored(fields[name]) for name in _STORED if name in fields}
-    return History(execution_id, text(fields["workflow"]), status, run, view, kept, records)
+    return History(
+        execution_id, text(fields["workflow"]), view.status, int(fields["run"]), view, kept, records
+    )
 
 
 async def _journal(pages: AsyncIterator[list[tuple[bytes, bytes]]]) -> AsyncIterator[tuple[bytes, bytes]]:
