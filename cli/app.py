@@ -12,9 +12,12 @@ from polos_redis.errors import PolosError
 from . import (
     audit,
     demo,
+    dev,
     doctor,
     errands,
+    events,
     executions,
+    fleet,
     histories,
     invoke,
     keys,
@@ -22,6 +25,7 @@ from . import (
     schedules,
     serve,
     suspensions,
+    top,
     versions,
     worker,
 )
@@ -33,6 +37,7 @@ OVERVIEW = """Durable workflows on Redis: run workers, start and follow executio
 
 \b
   polos demo                                  see it work, in one terminal
+  polos dev charge.py                         develop: Redis, a worker that reloads, the pages
   polos worker charge.py                      run the workflows in a file
   polos invoke charge --input '{"amount": 5}' start an execution
   polos suspensions                           list what waits for a person
@@ -40,10 +45,12 @@ OVERVIEW = """Durable workflows on Redis: run workers, start and follow executio
   polos show ID                               show everything about an execution
   polos audit ID                              show who decided what
   polos doctor                                check Redis, settings, workers and work
+  polos top                                   watch rates, queues, workers and waits
   polos serve --insecure-dev                  serve the REST API and the pages on this machine
 
-Redis is found by --url or POLOS_REDIS_URL, the namespace by --namespace or POLOS_NAMESPACE. Every command
-takes --json. Exit codes: 0 success, 1 failure, 2 wrong usage.
+Redis is found by --url or POLOS_REDIS_URL, the namespace by --namespace or POLOS_NAMESPACE. Of an execution's
+id the first digits are enough, at least four, if no other id begins with them. Every command takes --json.
+Exit codes: 0 success, 1 failure, 2 wrong usage.
 """
 
 app = typer.Typer(
@@ -75,8 +82,8 @@ def _polos(
 
 
 GROUPS = (
-    *(demo, worker, serve, invoke, executions, histories, suspensions, audit, links),
-    *(versions, keys, schedules, errands, doctor),
+    *(demo, dev, worker, serve, invoke, executions, events, histories, suspensions, audit, links),
+    *(versions, keys, schedules, errands, fleet, top, doctor),
 )
 for group in GROUPS:
     group.add_to(app)

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 import typer
 
+from .ids import full_id, is_beginning
 from .options import ConnectionOptions
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -19,7 +20,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 def add(app: typer.Typer, command: Callable[..., None], short_help: str, name: str | None = None) -> None:
     """Adds a command whose help is its docstring. A parameter `connection: ConnectionOptions` becomes the
     options --url, --namespace and --patience, and `connection: DurableOptions` --durability and --replicas as
-    well."""
+    well. With a connection, a parameter `execution_id` gets the whole id if a beginning was given."""
     text = flowing(inspect.getdoc(command) or "")
     app.command(name, short_help=short_help, help=text)(_expanded(command))
 
@@ -57,6 +58,9 @@ def _expanded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**values: Any) -> None:
         connection = options(**{option.name: values.pop(option.name) for option in fields(options)})
+        given = values.get("execution_id")
+        if given is not None and is_beginning(given):
+            values["execution_id"] = connection.run(lambda client: full_id(client, given))
         command(connection=connection, **values)
 
     run.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from shlex import join, quote
 from typing import Any
 
+from polos_redis.executions.statuses import details
+from polos_redis.state.statuses import UNFINISHED
+
 from .output import Part, compact, line, lines, status
 from .suspensions import not_reached, requirements, resume_command
-from .times import duration, since, until, utc
+from .times import duration, since, told, until, utc
 
 LABEL_WIDTH = 12
 
@@ -53,21 +56,20 @@ def _print_summary(execution: dict[str, Any]) -> None:
     _field("workflow", execution["workflow_id"], version)
     if execution["parent_execution_id"]:
         _field("child of", execution["parent_execution_id"])
-    by = f" by {execution['cancelled_by']}" if execution["cancelled_by"] else ""
-    _field("status", status(execution["status"]), by)
-    if stuck := execution["stuck"]:
-        _print_stuck(execution["id"], stuck)
+    stuck = execution["stuck"]
+    more = "" if stuck else told(details(execution))
+    _field("status", status(execution["status"]), f" {more}" if more else "")
+    if stuck:
+        _print_stuck(execution["id"], execution["status"], stuck)
     if execution["run"] > 1:
         error = execution["last_error"]
         after = f", after {error['type']}: {error['message']}" if error else ""
         _field("run", f"{execution['run']}{after}")
     _field("created", utc(execution["created_at"]))
-    if execution["starts_at"]:
-        _field("starts", utc(execution["starts_at"]))
     for label in ("started", "finished"):
         if execution[f"{label}_at"]:
             _field(label, utc(execution[f"{label}_at"]))
-    for one in execution["running_steps"]:
+    for one in execution["running_steps"][1:]:  # the status names the first
         attempt = f", attempt {one['attempt']}" if one["attempt"] > 1 else ""
         _field("runs", (one["step_key"], "bold"), f", since {utc(one['started_at'])}{attempt}")
     if execution["unserved"]:
@@ -92,8 +94,11 @@ def _print_summary(execution: dict[str, Any]) -> None:
         _field("models", f"{tokens}, {usage['requests']} requests")
 
 
-def _print_stuck(execution_id: str, stuck: dict[str, Any]) -> None:
-    _field("stuck", (stuck["message"], "bold red"))
+def _print_stuck(execution_id: str, word: str, stuck: dict[str, Any]) -> None:
+    _field(word, (stuck["message"], "bold red"))
+    if word == "paused":
+        _field("go on with", join(["polos", "retry", execution_id]), ", once the cause is fixed")
+        return
     decisions = [one for one in stuck["passed_over"] if one["at"] is not None]
     for one in decisions:
         by = f" by {one['by']}" if one["by"] else ""
@@ -161,7 +166,7 @@ def _unfinished_children(children: list[dict[str, Any]]) -> dict[str, int]:
     """Returns, per step that waits for children, the number of them still running."""
     counts: dict[str, int] = {}
     for one in children:
-        if one["waited_for"] and one["status"] in ("queued", "waiting", "stuck"):
+        if one["waited_for"] and one["status"] in UNFINISHED:
             counts[one["step_key"]] = counts.get(one["step_key"], 0) + 1
     return counts
 

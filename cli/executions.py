@@ -1,4 +1,4 @@
-"""`polos list`, `show`, `events`, `cancel`, `retry` and `delete`: existing executions."""
+"""`polos list`, `show`, `cancel`, `retry` and `delete`: existing executions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from polos_redis import events as event_streams
-from polos_redis.client import PolosClient
+from polos_redis.executions.statuses import details
 
 from . import commands
 from .execution_report import print_report
@@ -25,14 +24,16 @@ from .options import (
     UsageError,
     person,
 )
-from .output import compact, line, note, print_json, status, table
-from .times import utc
+from .output import line, note, print_json, status, table
+from .times import told, utc
 
 
 class Status(StrEnum):
     queued = "queued"
+    running = "running"
     waiting = "waiting"
     stuck = "stuck"
+    paused = "paused"
     completed = "completed"
     failed = "failed"
     cancelled = "cancelled"
@@ -41,9 +42,8 @@ class Status(StrEnum):
 def add_to(app: typer.Typer) -> None:
     commands.add(app, list_executions, "List executions, newest first.", "list")
     commands.add(app, show, "Show everything about an execution.")
-    commands.add(app, events, "Follow the events of an execution.")
     commands.add(app, cancel, "Cancel an execution.")
-    commands.add(app, retry, "Retry a failed or stuck execution.")
+    commands.add(app, retry, "Retry a failed, stuck or paused execution.")
     commands.add(app, delete, "Delete a finished execution.")
 
 
@@ -56,7 +56,7 @@ def list_executions(
     connection: ConnectionOptions,
     json: Json = False,
 ) -> None:
-    """List executions, newest first.
+    """List executions, newest first, and what each is doing: the step that runs, or what it waits for.
 
     \b
     Examples:
@@ -74,6 +74,7 @@ def list_executions(
         print_json({"executions": list(page), "next_cursor": page.next_cursor})
         return
     shows_versions = any(row["version"] for row in page)
+    shows_details = any(map(details, page))
     rows = [
         (
             row["id"],
@@ -82,12 +83,13 @@ def list_executions(
             utc(row["finished_at"]),
             row["workflow_id"],
             *((row["version"] or "-",) if shows_versions else ()),
+            *((told(details(row)),) if shows_details else ()),
         )
         for row in page
     ]
     if rows:
-        titles = ("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW")
-        table((*titles, "VERSION") if shows_versions else titles, rows)
+        more = ("VERSION",) * shows_versions + ("DETAILS",) * shows_details
+        table(("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW", *more), rows)
     else:
         note("no executions")
     if page.next_cursor is not None:
@@ -107,39 +109,6 @@ def show(execution_id: ExecutionId, *, connection: ConnectionOptions, json: Json
         print_json(execution)
     else:
         print_report(execution)
-
-
-def events(
-    execution_id: ExecutionId,
-    *,
-    connection: ConnectionOptions,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
-) -> None:
-    """Print the events of an execution, from the first one, and follow new ones until it finishes.
-
-    \b
-    Examples:
-      polos events 3f2a...
-      polos events 3f2a... --json | jq 'select(.event_type == "workflow_finish")'
-    """
-    connection.run(lambda client: _follow(client, execution_id, json))
-
-
-async def _follow(client: PolosClient, execution_id: str, json: bool) -> None:
-    async for event in event_streams.stream_workflow(client, "", execution_id, plain=True):
-        at = event.created_at.isoformat(timespec="milliseconds")
-        if json:
-            fields = {
-                name: getattr(event, name) for name in ("id", "sequence_id", "topic", "event_type", "data")
-            }
-            print_json({**fields, "created_at": at, "metadata": event.metadata}, indent=None)
-        else:
-            source = event.metadata.get("execution_id")
-            descendant = f"  of {source}" if source not in (None, execution_id) else ""
-            line(
-                *((at, "dim"), "  ", (event.event_type.ljust(16), "bold"), "  ", compact(event.data)),
-                (descendant, "dim"),
-            )
 
 
 def cancel(
@@ -177,11 +146,11 @@ def retry(
     connection: DurableOptions,
     json: Json = False,
 ) -> None:
-    """Retry a failed or stuck execution from its journal, as a new run.
+    """Retry a failed, stuck or paused execution from its journal, as a new run.
 
-    Whatever succeeded keeps its result; of a failed execution, whatever failed, timed out or was closed runs
-    again, children too. A stuck one goes on from its whole journal: deploy code that reaches the answers it
-    must not pass over, or skip them.
+    Whatever succeeded keeps its result; of a failed or paused execution, whatever failed, timed out or was
+    closed runs again, children too. A paused one keeps its open waits. A stuck one goes on from its whole
+    journal: deploy code that reaches the answers it must not pass over, or skip them.
 
     \b
     Examples:

@@ -27,11 +27,16 @@ def load(target: str) -> None:
     The classes of `python dir/charge.py`, which live in `__main__`, are stored under that module too, so that
     all processes agree on the names of types.
     """
-    if target.endswith(".py") or "/" in target or "\\" in target:
+    if is_file(target):
         _load_file(target)
     else:
         _make_importable(Path.cwd())
         _run(target, lambda: importlib.import_module(target))
+
+
+def is_file(target: str) -> bool:
+    """Whether a target names a file, not a module."""
+    return target.endswith(".py") or "/" in target or "\\" in target
 
 
 def _load_file(target: str) -> None:

@@ -30,7 +30,9 @@ By = Annotated[
         help="Your name, for the record.",
     ),
 ]
-ExecutionId = Annotated[str, typer.Argument(metavar="EXECUTION_ID", help="The execution's id.")]
+ExecutionId = Annotated[
+    str, typer.Argument(metavar="EXECUTION_ID", help="The execution's id, or its beginning if unique.")
+]
 StepKey = Annotated[
     str | None,
     typer.Argument(metavar="STEP_KEY", help="The suspension's step key. Needed only if several are open."),

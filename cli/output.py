@@ -12,17 +12,21 @@ from polos_redis.values.text import visible, visible_json
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 WIDEST = 40  # maximum padding of a column in a pipe, so that one long value does not widen every row
 
 Part = str | tuple[str, str]  # text, or text and its terminal style
 
 STATUS_STYLES = {
-    **dict.fromkeys(("completed", "answered", "ok"), "green"),
-    **dict.fromkeys(("failed", "stuck", "expired", "unreadable", "problem"), "red"),
-    **dict.fromkeys(("waiting", "open", "backoff", "retry", "warning", "unknown"), "yellow"),
+    **dict.fromkeys(("completed", "answered", "ok", "alive"), "green"),
+    **dict.fromkeys(("failed", "stuck", "expired", "unreadable", "problem", "silent"), "red"),
+    **dict.fromkeys(
+        ("waiting", "paused", "open", "backoff", "retry", "warning", "unknown", "gone"), "yellow"
+    ),
     **dict.fromkeys(("cancelled", "closed"), "magenta"),
-    "queued": "cyan",
+    **dict.fromkeys(("queued", "running"), "cyan"),
 }
 
 
@@ -64,16 +68,20 @@ def line(*parts: Part, stream: TextIO | None = None) -> None:
     """Prints one line, never truncated; parts are styled on a terminal."""
     stream = stream or sys.stdout
     if stream.isatty():
-        from rich.text import Text
-
-        styled = [
-            (printable(part), "") if isinstance(part, str) else (printable(part[0]), part[1])
-            for part in parts
-        ]
-        _console(stream).print(Text.assemble(*styled), soft_wrap=True)
+        console(stream).print(styled(*parts), soft_wrap=True)
     else:
         text = "".join(printable(part if isinstance(part, str) else part[0]) for part in parts)
         print(text.rstrip(), file=stream, flush=True)
+
+
+def styled(*parts: Part) -> Text:
+    """Returns parts as one text for a terminal."""
+    from rich.text import Text
+
+    pairs = [
+        (printable(part), "") if isinstance(part, str) else (printable(part[0]), part[1]) for part in parts
+    ]
+    return Text.assemble(*pairs)
 
 
 def lines(text: str, indent: str = "", style: str = "", stream: TextIO | None = None) -> None:
@@ -90,22 +98,25 @@ def status(word: str, width: int = 0) -> Part:
 def table(titles: Sequence[str], rows: Sequence[Sequence[Part]]) -> None:
     """Prints rows in columns: a wrapping table on a terminal, else aligned text with complete values."""
     if sys.stdout.isatty():
-        from rich.table import Table
-        from rich.text import Text
-
-        grid = Table(box=None, pad_edge=False, header_style="bold")
-        for column, title in enumerate(titles):  # the id comes first and must stay copyable
-            grid.add_column(title, overflow="fold", no_wrap=column == 0)
-        for row in rows:
-            cells = [part if isinstance(part, tuple) else (part, "") for part in row]
-            grid.add_row(*(Text(printable(text), style) for text, style in cells))
-        _console(sys.stdout).print(grid)
+        console(sys.stdout).print(grid(titles, rows))
         return
     texts = [list(titles)]
     texts += [[printable(part if isinstance(part, str) else part[0]) for part in row] for row in rows]
     widths = [min(WIDEST, max(len(row[column]) for row in texts)) for column in range(len(titles))]
     for row in texts:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def grid(titles: Sequence[str], rows: Sequence[Sequence[Part]]) -> Table:
+    """Returns rows in columns for a terminal; they wrap where it is narrow."""
+    from rich.table import Table
+
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    for column, title in enumerate(titles):  # the id comes first and must stay copyable
+        found.add_column(title, overflow="fold", no_wrap=column == 0)
+    for row in rows:
+        found.add_row(*(styled(part) for part in row))
+    return found
 
 
 def panel(title: str, fields: Mapping[str, str], stream: TextIO) -> None:
@@ -119,14 +130,15 @@ def panel(title: str, fields: Mapping[str, str], stream: TextIO) -> None:
             Text.assemble((printable(name.ljust(width)), "dim"), "  ", printable(value))
             for name, value in fields.items()
         )
-        _console(stream).print(Panel(body, title=Text(printable(title), "bold yellow"), expand=False))
+        console(stream).print(Panel(body, title=Text(printable(title), "bold yellow"), expand=False))
         return
-    line(title, stream=stream)
-    for name, value in fields.items():
-        line(f"  {name.ljust(width)}  {value}", stream=stream)
+    rows = [title, *(f"  {name.ljust(width)}  {value}" for name, value in fields.items())]
+    text = "".join(f"{printable(row).rstrip()}\n" for row in rows)
+    print(text, end="", file=stream, flush=True)  # at once: other processes may print as well
 
 
-def _console(stream: TextIO) -> Console:
+def console(stream: TextIO) -> Console:
+    """Returns rich's console of a stream, without its markup."""
     from rich.console import Console
 
     return Console(file=stream, highlight=False, markup=False, emoji=False)

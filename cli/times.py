@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+
+from polos_redis.executions.statuses import Moment, Part
 
 
 def iso(time: datetime | None) -> str | None:
@@ -29,6 +32,15 @@ def since(time: str) -> str:
     """Returns a past time and its age."""
     age = (datetime.now(UTC) - _parsed(time)).total_seconds()
     return f"since {utc(time)} ({duration(max(0.0, age))})"
+
+
+def told(parts: Sequence[Part]) -> str:
+    """Returns what is told of an execution as one text."""
+    return "".join(_moment(part) if isinstance(part, Moment) else part for part in parts)
+
+
+def _moment(moment: Moment) -> str:
+    return since(moment.at) if moment.word == "since" else until(moment.at)
 
 
 def duration(seconds: float) -> str:

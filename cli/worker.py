@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +25,13 @@ BLOCKED = 70  # exit code after the event loop was blocked for too long
 
 class NoWorkflowError(PolosError):
     """The modules define no workflow."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self.modules = modules
+        super().__init__(modules)
+
+    def __str__(self) -> str:
+        return f"no workflow defined in {', '.join(self.modules)}: decorate an async function with @workflow"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -135,9 +143,7 @@ def worker(
     for module in modules:
         user_modules.load(module)
     if not registered():
-        raise NoWorkflowError(
-            f"no workflow defined in {', '.join(modules)}: decorate an async function with @workflow"
-        )
+        raise NoWorkflowError(modules)
     options = {
         "concurrency": concurrency,
         "lease_seconds": lease_seconds,
@@ -155,7 +161,7 @@ async def _work(client: PolosClient, options: dict[str, Any]) -> None:
     from polos_redis.worker import Worker
 
     worker = Worker(
-        client, on_blocked=lambda: _exit_soon(BLOCKED, "exiting: the event loop is blocked"), **options
+        client, on_blocked=lambda: exit_soon(BLOCKED, "exiting: the event loop is blocked"), **options
     )
     code = 1
     try:
@@ -163,10 +169,10 @@ async def _work(client: PolosClient, options: dict[str, Any]) -> None:
             await worker.run()
         code = 0
     finally:
-        _exit_soon(code)
+        exit_soon(code)
 
 
-def _exit_soon(code: int, why: str = "exiting while user code is still running") -> None:
+def exit_soon(code: int, why: str = "exiting while user code is still running") -> None:
     """Exits soon even if user code still runs: threads can't be stopped, tasks may ignore cancellation."""
 
     def say() -> None:

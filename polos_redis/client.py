@@ -170,18 +170,20 @@ class PolosClient(Connection):
         by: str | None = None,
         durability: Durability | None = None,
     ) -> int:
-        """Continue a failed or stuck execution from its journal, as a new run; return the number of that run.
+        """Continue a failed, stuck or paused execution from its journal, as a new run; return the number of
+        that run.
 
         Steps, waits and children that succeeded keep their results. Those that failed, timed out or were
-        closed run again if the execution has failed; a stuck one keeps its whole journal.
+        closed run again if the execution has failed; a stuck one keeps its whole journal. One that is paused
+        keeps its open waits, too.
 
         `skip` has the step keys of accepted answers that the new run need not reach: the audit then notes
         the `reason` and who skipped them (`by`). Without it, code that does not reach them is stuck again.
 
-        Raises `ExecutionNotFoundError`; `NotFailedError` if the execution is neither failed nor stuck;
+        Raises `ExecutionNotFoundError`; `NotFailedError` if the execution is not failed, stuck or paused;
         `NotSkippableError` if it has no such answer; `InvalidInputError` if `skip` comes without a reason, or
-        the other way round; `InternalWorkflowError` for an internal workflow: only a retry of its parent runs
-        it again.
+        the other way round; `InternalWorkflowError` for an internal workflow that has failed: only a retry
+        of its parent runs it again.
         """
         return await ending.retry(self, execution_id, skip=skip, reason=reason, by=by, durability=durability)
 
@@ -204,7 +206,9 @@ class PolosClient(Connection):
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[ExecutionSummary]:
-        """Return a page of executions, newest first.
+        """Return a page of executions, newest first, and what each is doing.
+
+        `status` is queued, running, waiting, stuck, paused, completed, failed or cancelled.
 
         `cursor` is the previous page's `next_cursor`; `limit` is at most 1000. A page may have fewer rows,
         and yet a `next_cursor`.

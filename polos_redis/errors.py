@@ -172,6 +172,14 @@ class StepKeyError(PolosError):
     """
 
 
+class NotAwaitedError(PolosError):
+    """A call of ctx, as `ctx.step.run(...)`, was not awaited, so it did not run.
+
+    The execution fails even if the workflow catches the error, since its next result could rest on a call
+    that was never made.
+    """
+
+
 class OlderChildError(PolosError):
     """A step would start a child under an id that a child of an earlier execution still has.
 
@@ -334,7 +342,7 @@ class NotFinishedError(PolosError):
 
 
 class NotFailedError(PolosError):
-    """Only a failed or stuck execution can be retried; `status` is its current status."""
+    """Only a failed, stuck or paused execution can be retried; `status` is its current status."""
 
     def __init__(self, execution_id: str, status: str) -> None:
         self.execution_id = execution_id
@@ -343,7 +351,8 @@ class NotFailedError(PolosError):
 
     def __str__(self) -> str:
         return (
-            f"execution {self.execution_id} can't be retried: it is {self.status}, neither failed nor stuck"
+            f"execution {self.execution_id} can't be retried: it is {self.status}, not failed, stuck or "
+            "paused"
         )
 
 
@@ -462,9 +471,9 @@ class ExecutionFinishedError(ResumeError):
     def __str__(self) -> str:
         if not self.what:
             return f"execution {self.execution_id} has already finished: it is {self.status}"
-        if self.status in ("queued", "waiting", "stuck"):
-            return f"{self.what} of {self.execution_id} was closed: the workflow continued without an answer"
-        return f"{self.what} of {self.execution_id} was closed: the execution is {self.status}"
+        if self.status in ("completed", "failed", "cancelled"):
+            return f"{self.what} of {self.execution_id} was closed: the execution is {self.status}"
+        return f"{self.what} of {self.execution_id} was closed: the workflow continued without an answer"
 
 
 class SuspensionNotFoundError(ResumeError):

@@ -169,7 +169,8 @@ def _validate(topic: str, event: EventData) -> tuple[str | None, str | None]:
 async def stream_topic(
     client: Connection, topic: str, *, last_event_id: str | None = None, plain: bool = False
 ) -> AsyncIterator[Event]:
-    """Stream the events of a topic from its beginning, or from after `last_event_id`; never ends.
+    """Stream the events of a topic from its beginning, or from after `last_event_id` ("$": only new ones);
+    never ends.
 
     Survives reconnects and restarts of Redis without a gap or a duplicate. With `plain=True`, data is plain
     JSON, so no type need be imported. Raises `EventsTrimmedError` when the event to continue from is gone.
@@ -188,7 +189,8 @@ async def stream_workflow(
     last_event_id: str | None = None,
     plain: bool = False,
 ) -> AsyncIterator[Event]:
-    """Stream the events of an execution from its beginning, or from after `last_event_id`.
+    """Stream the events of an execution from its beginning, or from after `last_event_id` ("$": only new
+    ones).
 
     Ends after the execution's finish event. Event types are workflow_start, step_start, step_finish,
     suspend_K, resume_K and timeout_K (K is the step key), workflow_finish, and whatever user code publishes.
@@ -285,6 +287,8 @@ async def _position(store: Store, topic: str, last_event_id: str | None) -> tupl
     """Return the stream id to read after, and the number of events to skip in the next entry."""
     if last_event_id is None or last_event_id in ("", "0", "0-0"):
         return b"0-0", 0
+    if last_event_id == "$":
+        return await store.topics.last(topic), 0
     entry, _, index = last_event_id.partition(".")
     ms, _, sequence = entry.partition("-")
     try:

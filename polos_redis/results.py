@@ -22,6 +22,7 @@ __all__ = [
     "ExecutionWait",
     "Failure",
     "HeldBack",
+    "OpenWait",
     "PassedOver",
     "RunningStep",
     "Stuck",
@@ -44,7 +45,9 @@ class _Format:
 
 
 Timestamp = Annotated[str, _Format("date-time")]
-ExecutionStatus = Literal["queued", "waiting", "stuck", "completed", "failed", "cancelled"]
+ExecutionStatus = Literal[
+    "queued", "running", "waiting", "stuck", "paused", "completed", "failed", "cancelled"
+]
 SuspensionStatus = Literal["open", "answered", "expired", "closed"]
 
 
@@ -98,6 +101,22 @@ class RunningStep(View):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OpenWait(View):
+    """What an execution waits for."""
+
+    kind: Literal["person", "time", "event", "child", "retry"]
+    step_key: str
+    since: Timestamp | None
+    """None for a retry."""
+    until: Timestamp | None
+    """Its deadline, or when its time or the step's next attempt comes."""
+    topic: str | None
+    """That of an event."""
+    children: int | None
+    """How many of a step's children have not ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExecutionWait(View):
     """A wait for a time or an event."""
 
@@ -147,10 +166,10 @@ class PassedOver(View):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stuck(View):
-    """Why an execution is stuck, until it is retried or cancelled."""
+    """Why an execution is stuck or paused, until it is retried or cancelled."""
 
     kind: str
-    """unreached: its code passes over accepted answers."""
+    """unreached: its code passes over accepted answers; exhausted: it has failed."""
     message: str
     where: str | None
     """file:line where its code left the recorded path."""
@@ -299,8 +318,23 @@ class ExecutionSummary(View):
     created_at: Timestamp | None
     started_at: Timestamp | None
     finished_at: Timestamp | None
+    queued_at: Timestamp | None
+    """Since when it is on its queue, or waits for a slot."""
     starts_at: Timestamp | None
     """When a delayed execution will be put on its queue."""
+    ahead: int | None
+    """How many executions wait for a slot before it, if it waits for one."""
+    worker: str | None
+    """The id of the worker that runs it."""
+    running_steps: list[RunningStep]
+    """Steps whose functions have run for a while."""
+    waits_for: list[OpenWait]
+    """Some of its open waits, the soonest to end first."""
+    open_waits: int
+    """How many waits are open in all."""
+    reason: str | None
+    """Why it is stuck or paused."""
+    cancelled_by: str | None
     version: str | None
     """The version of the code that started it; None before its start, and without one."""
 
@@ -314,7 +348,6 @@ class Execution(ExecutionSummary):
     error: Failure | None
     last_error: Failure | None
     """Of the run before this one."""
-    cancelled_by: str | None
     run: int | None
     root_execution_id: str
     root_workflow_id: str
@@ -333,8 +366,6 @@ class Execution(ExecutionSummary):
     """Set while it meets a stored value that no worker can read."""
     stuck: Stuck | None
     steps: list[ExecutionStep]
-    running_steps: list[RunningStep]
-    """Steps whose functions have run for a while."""
     pinned: bool
     """Only workers that serve its version continue it."""
     unserved: bool

@@ -30,9 +30,22 @@ class DaemonThreads(Executor):
         future: Future[Any] = Future()
         self._jobs.put((future, functools.partial(fn, *args, **kwargs)))
         if not self._idle.acquire(blocking=False) and self._count < self._limit:
-            self._count += 1
-            threading.Thread(target=self._work, name=f"{self._name}-{self._count}", daemon=True).start()
+            self._start()
         return future
+
+    def _start(self) -> None:
+        self._count += 1
+        threading.Thread(target=self._work, name=f"{self._name}-{self._count}", daemon=True).start()
+
+    def allow_more(self, number: int) -> None:
+        """Raise the limit, and start threads for waiting jobs; or lower it again with a negative number, when
+        idle threads beyond it end."""
+        self._limit += number
+        for _ in range(min(self._limit - self._count, self._jobs.qsize())):
+            self._start()
+        while self._count > self._limit and self._idle.acquire(blocking=False):
+            self._count -= 1
+            self._jobs.put(None)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

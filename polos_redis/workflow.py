@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from polos_redis import tasks
 from polos_redis.definitions.definition import WorkflowDefinition
+from polos_redis.definitions.exhausted import OnExhausted
 from polos_redis.definitions.parameters import underlying
 from polos_redis.definitions.queue import Queue
 from polos_redis.definitions.registry import DefinitionSite, register
@@ -97,6 +98,7 @@ def workflow(
     batch_timeout_seconds: float | None = None,
     internal: bool | None = None,
     unreached: Unreached = "warn",
+    on_exhausted: OnExhausted = "fail",
     version: str | None = None,
     version_policy: VersionPolicy = "any",
 ) -> _Decorator: ...
@@ -129,6 +131,10 @@ def workflow(function: Callable[..., Any] | None = None, /, *, id: str | None = 
       events that the code, changed meanwhile, did not reach: "stop" makes it stuck, "warn" completes it and
       names them in the log and in its report, "ignore" completes it. An accepted decision of a person is
       never passed over: then the execution is stuck in any case.
+    - `on_exhausted`: what happens when an execution has failed and has no `retries` left: "fail" ends it,
+      "pause" leaves it paused. It keeps its journal, its open waits, its children and its deadline, and those
+      who await it keep waiting, until somebody retries it (`client.retry`, `polos retry`, its page) or
+      cancels it. An invalid input and `run_timeout_seconds` fail it in any case.
     - `version`: the version of this code, a text of up to 128 bytes. An execution keeps the version that
       started it, and shows it; `polos versions` counts those that are open.
     - `version_policy`: which workers continue an execution that this version has started: with "any", all

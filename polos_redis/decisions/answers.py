@@ -99,7 +99,7 @@ async def decide(
             reply = await _send(store, execution_id, step_key, answer, digest)
         elif early and digest is None:  # a digest means the suspension was shown, so it is not early
             reply = await _keep(store, execution_id, step_key, answer)
-    return _outcome(execution_id, step_key, reply)
+    return await _outcome(store, execution_id, step_key, reply)
 
 
 async def decide_stored(
@@ -122,12 +122,13 @@ async def decide_stored(
     execution_id, step_key = suspension.execution_id, suspension.step_key
     store = await connection.acknowledging_store(durability)
     reply = await _send(store, execution_id, step_key, answer, digest, checked=checked)
-    return _outcome(execution_id, step_key, reply)
+    return await _outcome(store, execution_id, step_key, reply)
 
 
 async def decide_early(store: Store, execution_id: str, step_key: str, answer: Answer) -> Resumed:
     """Give a suspension the answer that was kept for it; as `decide`."""
-    return _outcome(execution_id, step_key, await _send(store, execution_id, step_key, answer, None))
+    reply = await _send(store, execution_id, step_key, answer, None)
+    return await _outcome(store, execution_id, step_key, reply)
 
 
 def _encode(
@@ -218,7 +219,7 @@ async def _checked(answer: Answer, suspension: StoredSuspension, digest: str | N
     return replace(answer, value=fields, digest=digests.stored_digest(fields))
 
 
-def _outcome(execution_id: str, step_key: str, reply: list[Any]) -> Resumed:
+async def _outcome(store: Store, execution_id: str, step_key: str, reply: list[Any]) -> Resumed:
     """Returns the result for a reply of answer.lua, or raises the error it stands for."""
     tag = reply[0]
     if tag in _OUTCOMES:
@@ -230,7 +231,8 @@ def _outcome(execution_id: str, step_key: str, reply: list[Any]) -> Resumed:
     if tag == b"expired":
         raise SuspensionExpiredError(execution_id, step_key, to_datetime(int(reply[1])))
     if tag == b"closed":
-        raise ExecutionFinishedError(execution_id, text(reply[1]), f"suspension {step_key!r}")
+        status = await store.statuses.word(execution_id, reply[1])
+        raise ExecutionFinishedError(execution_id, status, f"suspension {step_key!r}")
     if tag == b"unknown":
         raise SuspensionNotFoundError(execution_id, step_key, [text(key) for key in reply[1:]])
     if tag == b"full":

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from polos_redis.definitions import exhausted
+from polos_redis.definitions import unreached as unreached_
 from polos_redis.definitions import version as versions
 from polos_redis.definitions.cron import Declared
+from polos_redis.definitions.exhausted import FAIL, OnExhausted
 from polos_redis.definitions.parameters import NOTHING, is_async, parameters, signature_text, underlying
 from polos_redis.definitions.queue import DEFAULT, Queue, as_queue
 from polos_redis.definitions.trigger import Trigger
-from polos_redis.definitions.unreached import WARN, Unreached, checked
+from polos_redis.definitions.unreached import WARN, Unreached
 from polos_redis.definitions.version import ANY, VersionPolicy
 from polos_redis.errors import ConfigurationError, InvalidInputError, NotStorableError, ValueTooLargeError
 from polos_redis.values import bounds, packing
@@ -52,6 +55,7 @@ class WorkflowDefinition(Generic[In, Out]):
         batch_timeout_seconds: float | None = None,
         internal: bool | None = None,
         unreached: Unreached = WARN,
+        on_exhausted: OnExhausted = FAIL,
         version: str | None = None,
         version_policy: VersionPolicy = ANY,
     ) -> None:
@@ -81,7 +85,8 @@ class WorkflowDefinition(Generic[In, Out]):
             )
         if internal:
             self._check_internal()
-        self.unreached = checked(unreached, id)
+        self.unreached = unreached_.checked(unreached, id)
+        self.on_exhausted = exhausted.checked(on_exhausted, id)
         self.version = versions.checked(version, id)
         self.pinned_version = versions.pinned(version_policy, self.version, id)
         self.retries = retries

@@ -9,6 +9,7 @@ from typing import Any
 import msgpack
 
 from polos_redis.definitions.definition import WorkflowDefinition
+from polos_redis.definitions.exhausted import PAUSE
 from polos_redis.errors import ConfigurationError
 from polos_redis.state import keys
 from polos_redis.state.store import Store
@@ -28,6 +29,7 @@ class PublishedDefinition:
     batch_size: int = 1
     batch_timeout: float | None = None
     internal: bool = False
+    pauses: bool = False  # instead of failing
 
     @classmethod
     def of(cls, workflow: WorkflowDefinition[Any, Any]) -> PublishedDefinition:
@@ -45,6 +47,7 @@ class PublishedDefinition:
             batch_size=trigger.batch_size if trigger else 1,
             batch_timeout=trigger.batch_timeout_seconds if trigger else None,
             internal=workflow.internal,
+            pauses=workflow.on_exhausted == PAUSE,
         )
 
     def pack(self) -> bytes:

@@ -7,15 +7,15 @@ import shlex
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from polos_redis.diagnosis.finding import Finding, count, ok, problem, warning
+from polos_redis.diagnosis.queues import now_ms, oldest_entry_seconds
 from polos_redis.diagnosis.workers import WorkerReading
-from polos_redis.errors import RedisRefusedError
 from polos_redis.metrics.namespace_stats import NamespaceStats
 from polos_redis.redaction import redact_text
 from polos_redis.state import keys
 from polos_redis.state.held_back import parse_held_back
 from polos_redis.state.store import Store
 from polos_redis.state.stuck import StuckReason
-from polos_redis.values.text import raw, text
+from polos_redis.values.text import text
 
 MOST = 10  # of a kind that are reported one by one
 OVERDUE_SECONDS = 10.0  # of timers and errands; workers look ten times a second
@@ -87,7 +87,7 @@ async def check_timers(store: Store, alive: bool) -> list[Finding]:
     number, oldest_ms, example = 0, 0.0, ""
     errands, oldest_errand_ms, errand = 0, 0.0, ""
     for prefix in store.prefixes:
-        now = await _now_ms(store, prefix)
+        now = await now_ms(store, prefix)
         until = now - int(OVERDUE_SECONDS * 1000)
         for name in (keys.TIMERS, keys.ERRANDS):
             late, first, member = await _overdue(store, prefix + name.encode(), until)
@@ -163,7 +163,7 @@ async def check_queues(
                 f"start a worker that does: polos worker FILE --queues {shlex.quote(name)}",
             )
             continue
-        age = await _oldest_entry_seconds(store, name)
+        age = await oldest_entry_seconds(store, name)
         if age > BACKLOG_SECONDS:
             found = True
             yield warning(
@@ -223,33 +223,6 @@ async def _overdue(store: Store, key: bytes, until_ms: int) -> tuple[int, float,
         return 0, 0.0, ""
     late: int = await store.wire.call("ZCOUNT", key, "-inf", until_ms, patience=patience)
     return late, float(first[1]), text(first[0])
-
-
-async def _oldest_entry_seconds(store: Store, queue: str) -> float:
-    """Returns how long the oldest undelivered entry of a queue has waited; 0 if there is none."""
-    patience, oldest = store.partitions.patience, 0.0
-    for prefix in store.prefixes:
-        key = prefix + keys.QUEUE.encode() + raw(queue)
-        try:
-            groups = await store.wire.call("XINFO", "GROUPS", key, patience=patience)
-        except RedisRefusedError:  # no stream here, or no right to ask
-            continue
-        last = b"0"
-        for row in groups:
-            group = dict(zip(row[::2], row[1::2], strict=True))
-            if group[b"name"] == keys.GROUP.encode():
-                last = group[b"last-delivered-id"]
-        entries = await store.wire.call("XRANGE", key, b"(" + last, "+", "COUNT", 1, patience=patience)
-        for entry_id, _ in entries:
-            now = await _now_ms(store, prefix)
-            oldest = max(oldest, (now - int(entry_id.partition(b"-")[0])) / 1000)
-    return oldest
-
-
-async def _now_ms(store: Store, prefix: bytes) -> int:
-    node = store.wire.node(prefix)
-    seconds, micros = await (node or store.wire).call("TIME", patience=store.partitions.patience)
-    return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _describe_timer(member: str) -> str:

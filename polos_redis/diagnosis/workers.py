@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import msgpack
 
 from polos_redis import settings
 from polos_redis.errors import RedisRefusedError
+from polos_redis.metrics.worker_facts import WorkerFacts
 from polos_redis.state import keys
 from polos_redis.state.store import Store
 from polos_redis.values.text import raw, text
@@ -30,7 +31,8 @@ class WorkerReading:
 
     `renewals` is the sum of its lease counters, None without a lease. `held` has, per queue, the entries that
     it was given and has not finished; `idle_seconds` is the time since it last asked for some, infinite if
-    it never did. `alive` is None until `watch` has found out.
+    it never did. `facts` are as of its last renewal, None without a lease. `alive` is None until `watch` has
+    found out.
     """
 
     id: str
@@ -40,12 +42,36 @@ class WorkerReading:
     queues: list[str] = field(default_factory=list)
     held: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     idle_seconds: float = float("inf")
+    facts: WorkerFacts | None = None
     alive: bool | None = None
+
+    @property
+    def status(self) -> str:
+        """One word: "alive", "silent" with a lease that is no longer renewed, "gone" without a lease, and
+        "unknown" before `watch`."""
+        if self.renewals is None:
+            return "gone"
+        return {True: "alive", False: "silent", None: "unknown"}[self.alive]
 
     @property
     def entries(self) -> int:
         """The entries that it holds."""
         return sum(self.held.values())
+
+    def plain(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        return {
+            "id": self.id,
+            "status": self.status,
+            "executions": self.entries,
+            "lease_seconds": self.lease_seconds if self.renewals is not None else None,
+            "queues": self.queues or sorted(self.held),
+            "workflows": self.workflows,
+            **{
+                one.name: None if self.facts is None else getattr(self.facts, one.name)
+                for one in fields(WorkerFacts)
+            },
+        }
 
 
 async def read_workers(store: Store) -> dict[str, WorkerReading]:
@@ -99,6 +125,9 @@ async def _read_leases(store: Store, prefix: bytes, found: dict[str, WorkerReadi
         said = msgpack.unpackb(announced[name]) if name in announced else {}
         one.lease_seconds = said.get("lease_seconds", settings.OPTIONS["lease_seconds"].default)
         one.workflows, one.queues = said.get("workflows", []), said.get("queues", [])
+        facts = WorkerFacts.parse(said.get("facts", {}))
+        if one.facts is None or facts.up_seconds > one.facts.up_seconds:  # the latest of all partitions
+            one.facts = facts
 
 
 async def _consumers(store: Store, prefix: bytes, queue: bytes) -> list[dict[bytes, Any]]:

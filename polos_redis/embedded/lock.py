@@ -44,6 +44,30 @@ def lock_directory(data_dir: Path, used_here: Callable[[], bool]) -> IO[str]:
         return lock
 
 
+def wait_for_abandoned(data_dir: Path) -> None:
+    """Waits until a server whose owner died has released its data directory: until then it may answer, though
+    it is about to exit. Does nothing if no server uses the directory, or one whose owner lives."""
+    import fcntl
+
+    try:
+        lock = (data_dir / "server.lock").open()
+    except FileNotFoundError:
+        return
+    deadline = time.monotonic() + _WAIT_SECONDS
+    with lock:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().strip()
+                if not owner.isdigit() or not _is_abandoned(int(owner), lambda: True):
+                    return
+                time.sleep(0.02)
+            else:
+                return
+
+
 def _is_abandoned(owner: int, used_here: Callable[[], bool]) -> bool:
     """Whether the process that holds the lock is about to exit, because its owner died or killed it."""
     if owner == os.getpid():

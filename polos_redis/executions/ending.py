@@ -74,16 +74,20 @@ async def retry(
     run, found, workflow = await store.executions.read_fields(execution_id, "run", "created", "workflow")
     if run is None or found is None or text(found) != (created or text(found)):
         raise ExecutionNotFoundError(execution_id)
-    # Its parent called it once, for which a person may have approved: another run is the parent's to start.
-    if (await definition_of(store, text(workflow))).internal:
-        raise InternalWorkflowError(text(workflow), "retry")
-    tag, *rest = await store.executions.retry(execution_id, int(run), found, skipped, by or "", reason or "")
+    # A parent has called an internal one once, for which a person may have approved: another run of a failed
+    # one is the parent's to start. One that is stuck or paused has not ended yet.
+    internal = (await definition_of(store, text(workflow))).internal
+    tag, *rest = await store.executions.retry(
+        execution_id, int(run), found, skipped, by or "", reason or "", only_stuck=internal
+    )
     if tag == b"no answer":
         raise NotSkippableError(execution_id, text(rest[0]))
     if tag == b"retried":
         return int(rest[0])
     if tag == b"status":
-        raise NotFailedError(execution_id, text(rest[0]))
+        if internal:
+            raise InternalWorkflowError(text(workflow), "retry")
+        raise NotFailedError(execution_id, await store.statuses.word(execution_id, rest[0]))
     if tag == b"run":  # another caller retried it first
         return int(rest[0])
     raise ExecutionNotFoundError(execution_id)
@@ -119,7 +123,7 @@ async def delete(connection: Connection, execution_id: str, *, durability: Durab
     # The root first: its script refuses while any descendant still runs.
     tag, *rest = await store.executions.delete(execution_id)
     if tag == b"status":
-        raise NotFinishedError(execution_id, text(rest[0]))
+        raise NotFinishedError(execution_id, await store.statuses.word(execution_id, rest[0]))
     deleted, entries = int(rest[0]), int(rest[1])
     async for descendants in store.executions.descendants(execution_id):
         for tag, *rest in await asyncio.gather(*map(store.executions.delete, descendants)):

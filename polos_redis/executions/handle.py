@@ -86,15 +86,14 @@ class ExecutionHandle(Generic[Out]):
         return cast("Out", outcome(self.id, ended))
 
     async def status(self) -> str:
-        """Return the status: queued, waiting, completed, failed or cancelled.
+        """Return the status: queued, running, waiting, stuck, paused, completed, failed or cancelled.
 
         Raises `ExecutionNotFoundError`.
         """
-        store = await self._connection.store()
-        (status,) = await store.executions.read_fields(self.id, "status")
-        if status is None:
+        found = await (await self._connection.store()).statuses.read([self.id], 0)
+        if self.id not in found:
             raise ExecutionNotFoundError(self.id)
-        return text(status)
+        return found[self.id].word
 
     async def cancel(self, *, cancelled_by: str | None = None, durability: Durability | None = None) -> None:
         """Cancel the execution and its descendants; see `PolosClient.cancel`."""

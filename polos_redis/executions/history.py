@@ -113,7 +113,7 @@ def read_lines(lines: Iterable[str | bytes], source: str) -> Iterator[History]:
 async def read_history(connection: Connection, execution_id: str) -> History:
     """See `PolosClient.get_history`."""
     executions = (await connection.store()).executions
-    for attempt in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS):
         fields = await executions.read(execution_id)
         if "workflow" not in fields:
             raise ExecutionNotFoundError(execution_id)
@@ -122,11 +122,12 @@ async def read_history(connection: Connection, execution_id: str) -> History:
             records[name] = redact_stored(stored)
             await slices.pause()
         view = await get_execution(connection, execution_id)
-        status, run = text(fields["status"]), int(fields["run"])
-        if (view.status, view.run) == (status, run) or attempt == _ATTEMPTS - 1:
+        now = await executions.read_fields(execution_id, "status", "run")
+        if now == [fields["status"], fields["run"]]:
             break  # else it has changed meanwhile
     kept = {name: redact_stored(fields[name]) for name in _STORED if name in fields}
-    return History(execution_id, text(fields["workflow"]), status, run, view, kept, records)
+    run = int(fields["run"])
+    return History(execution_id, text(fields["workflow"]), view.status, run, view, kept, records)
 
 
 async def _journal(pages: AsyncIterator[list[tuple[bytes, bytes]]]) -> AsyncIterator[tuple[bytes, bytes]]:

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
-import msgpack
-
 from polos_redis import errands
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions import audit as audit_log
@@ -25,6 +23,7 @@ from polos_redis.errors import (
 from polos_redis.executions import views
 from polos_redis.executions.journal_entries import MAX_CHILDREN, JournalEntries
 from polos_redis.executions.page import Page
+from polos_redis.executions.statuses import status_view
 from polos_redis.results import (
     AuditEntry,
     EarlyAnswer,
@@ -32,27 +31,26 @@ from polos_redis.results import (
     ExecutionChild,
     ExecutionStatus,
     ExecutionSummary,
-    RunningStep,
     Suspension,
     SuspensionDetails,
 )
 from polos_redis.state import journal, keys
-from polos_redis.state.executions import STATUSES, Place
+from polos_redis.state.executions import FINISHED, STORED_STATUSES, Place
 from polos_redis.state.journal import SuspensionRecord
 from polos_redis.state.origin import Origin
+from polos_redis.state.statuses import STATUSES, UNFINISHED, Condition
 from polos_redis.state.store import Store
 from polos_redis.state.suspensions import MOST_BYTES
-from polos_redis.state.timers import starts_ms
 from polos_redis.tasks import Slices
 from polos_redis.values.plain import readable
 from polos_redis.values.preview import Stored
 from polos_redis.values.text import raw, text
-from polos_redis.values.times import iso, to_iso
-from polos_redis.values.versioned import items_of
+from polos_redis.values.times import iso
 
 LIST_LIMIT = 1000
 MOST_EMPTY = 10  # pages without a row that are read before an empty one is returned
 AUDIT_PAGE = 20  # entries per call
+MOST_WAITS = 100  # that one execution is said to wait for
 MOST_BYTES_BELOW = 1 << 24  # of what open suspensions of descendants show
 
 T = TypeVar("T")
@@ -69,19 +67,26 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
         for name, stored in page:
             entries.add(name, stored)
             await slices.pause()
-    delayed = fields["status"] == b"queued" and "entry" not in fields
-    keeps_early = "early" in fields and fields["status"] not in (b"completed", b"failed", b"cancelled")
+    word = text(fields["status"])
+    condition: Condition | None
+    if word in FINISHED:
+        by = text(fields.get("cancelled_by")) or None
+        condition = Condition(word, text(fields["workflow"]), cancelled_by=by)
+    else:
+        condition = (await store.statuses.read([execution_id], MOST_WAITS)).get(execution_id)
+        if condition is None or condition.word not in UNFINISHED:  # it has ended since, or was deleted
+            return await get_execution(connection, execution_id, read)
+    keeps_early = "early" in fields and word not in FINISHED
     return views.describe(
         execution_id,
         fields,
         entries,
         read,
+        condition=condition,
         children=await _children(store, entries.children()),
-        running_steps=await _running_steps(store, execution_id, fields),
-        unserved=await _is_unserved(store, execution_id, fields),
+        unserved=condition.word == "queued" and await _is_unserved(store, execution_id, fields, condition),
         early_answers=await _early_answers(store, execution_id) if keeps_early else [],
         open_suspensions_below=await _open_suspensions_below(store, execution_id, read, slices),
-        starts_at=iso(await store.timers.starts_ms(execution_id) if delayed else None),
     )
 
 
@@ -89,17 +94,16 @@ async def _children(store: Store, children: list[ExecutionChild]) -> list[Execut
     """Returns children with their workflows and statuses; of more than `MAX_CHILDREN`, the later ones keep
     the status that the journal has."""
     first = children[:MAX_CHILDREN]
-    current = await asyncio.gather(
-        *(store.executions.read_fields(child.id, "workflow", "status") for child in first)
-    )
-    return [
-        replace(
-            child,
-            workflow_id=text(workflow) or None,
-            status=cast("ExecutionStatus", text(status)) or child.status,
-        )
-        for child, (workflow, status) in zip(first, current, strict=True)
-    ] + children[MAX_CHILDREN:]
+    current = await store.statuses.read([child.id for child in first], 0)
+    found = []
+    for child in first:
+        condition = current.get(child.id)
+        if condition is None:
+            found.append(replace(child, workflow_id=None))
+        else:
+            status = cast("ExecutionStatus", condition.word)
+            found.append(replace(child, workflow_id=condition.workflow_id, status=status))
+    return found + children[MAX_CHILDREN:]
 
 
 async def _open_suspensions_below(
@@ -129,29 +133,12 @@ async def _open_suspensions_below(
     return found
 
 
-async def _running_steps(store: Store, execution_id: str, fields: dict[str, bytes]) -> list[RunningStep]:
-    """Returns the steps whose functions run: those that have run for a while."""
-    if fields["status"] != b"queued" or "running" not in fields:
-        return []
-    rows = msgpack.unpackb(fields["running"], raw=True)
-    running = [items_of("a running step", row)[:3] for row in rows]
-    if not running:
-        return []
-    records = await store.executions.read_records(execution_id, [name for name, _, _ in running])
-    return [
-        RunningStep(step_key=text(name), attempt=attempt, started_at=to_iso(since))
-        for (name, attempt, since), record in zip(running, records, strict=True)
-        if record is None or journal.attempt_of(record) < attempt
-    ]
-
-
-async def _is_unserved(store: Store, execution_id: str, fields: dict[str, bytes]) -> bool:
-    """Returns whether an execution is queued and no worker serves its workflow, or the version it is pinned
-    to."""
-    if fields["status"] != b"queued":
-        return False
+async def _is_unserved(
+    store: Store, execution_id: str, fields: dict[str, bytes], condition: Condition
+) -> bool:
+    """Returns whether no worker serves an execution's workflow, or the version it is pinned to."""
     prefix, version = store.partitions.prefix(execution_id), keys.parse_stream(text(fields.get("queue")))[1]
-    return not await store.workers.serve(prefix, text(fields["workflow"]), version or None)
+    return not await store.workers.serve(prefix, condition.workflow_id, version or None)
 
 
 async def _early_answers(store: Store, execution_id: str) -> list[EarlyAnswer]:
@@ -185,26 +172,44 @@ async def list_executions(
         raise ConfigurationError(f"status must be one of {', '.join(STATUSES)}, not {status!r}")
     before = None if cursor is None else _place(cursor)
     limit = _limit(limit)
-    statuses = STATUSES if status is None else (status,)
+    wanted = STORED_STATUSES if status is None else (status,)
     store = await connection.store()
     for _ in range(MOST_EMPTY):
-        rows, before = await store.executions.newest(statuses, _workflow_id(workflow), before, limit, roots)
-        if rows or before is None:
+        rows, before = await store.executions.newest(wanted, _workflow_id(workflow), before, limit, roots)
+        page = await _summaries(store, rows)
+        if status is not None:  # one that has got another status meanwhile is listed no more
+            page = [one for one in page if one.status == status]
+        if page or before is None:
             break
-    page = [
-        ExecutionSummary(
-            id=text(row[0]),
-            workflow_id=text(row[1]),
-            status=cast("ExecutionStatus", text(row[2])),
-            created_at=iso(int(row[3]) / 1000),
-            started_at=iso(int(row[4] or 0)),
-            finished_at=iso(int(row[5] or 0)),
-            starts_at=iso(starts_ms(row[6])),
-            version=text(row[7]) or None,
-        )
-        for row in rows
-    ]
     return Page(page, None if before is None else f"{before[0]}-{text(before[1])}")
+
+
+async def _summaries(store: Store, rows: list[list[Any]]) -> list[ExecutionSummary]:
+    """Returns the executions in rows of `newest`, without those that are deleted meanwhile."""
+    kept = ("completed", "failed")  # their rows say it all
+    others = [text(row[0]) for row in rows if text(row[2]) not in kept]
+    current = await store.statuses.read(others) if others else {}
+    found = []
+    for row in rows:
+        execution_id, workflow_id, stored = text(row[0]), text(row[1]), text(row[2])
+        if stored in kept:
+            condition = Condition(stored, workflow_id, int(row[3]), int(row[4] or 0), int(row[5] or 0))
+        elif execution_id in current:
+            condition = current[execution_id]
+        else:
+            continue
+        found.append(
+            ExecutionSummary(
+                id=execution_id,
+                workflow_id=workflow_id,
+                created_at=iso((condition.created_us or 0) / 1000),
+                started_at=iso(condition.started_ms),
+                finished_at=iso(condition.finished_ms),
+                version=text(row[7]) or None,
+                **status_view(condition),
+            )
+        )
+    return found
 
 
 async def list_suspensions(
@@ -259,14 +264,13 @@ async def read_suspension(
     """Returns a suspension as an answer is checked against it, and as `get_suspension` returns it. `read`
     makes plain JSON of stored values."""
     store = await connection.store()
-    fields, found = await asyncio.gather(
-        store.executions.read_fields(
-            execution_id, "workflow", "status", "origin", "created", "unreached_waits"
-        ),
+    fields, statuses, found = await asyncio.gather(
+        store.executions.read_fields(execution_id, "workflow", "origin", "created", "unreached_waits"),
+        store.statuses.read([execution_id], 0),
         _listed(read_suspensions(store, [(execution_id, step_key)])),
     )
-    workflow, status, origin, created, unreached = fields
-    if workflow is None:
+    workflow, origin, created, unreached = fields
+    if workflow is None or execution_id not in statuses:
         raise ExecutionNotFoundError(execution_id)
     if found:
         ((_, _, record),) = found
@@ -278,7 +282,7 @@ async def read_suspension(
             read,
             unreached=step_key in step_keys(unreached),
         )
-        details = views.suspension_details(view, status, origin, created)
+        details = views.suspension_details(view, statuses[execution_id].word, origin, created)
         return StoredSuspension(execution_id, step_key, record, origin), details
     below = await find_below(store, execution_id, step_key)
     if below is not None:

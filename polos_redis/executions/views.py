@@ -8,6 +8,7 @@ from typing import cast
 from polos_redis.decisions.views import Read, step_keys
 from polos_redis.errors import StoredValueError
 from polos_redis.executions.journal_entries import JournalEntries, failure_view
+from polos_redis.executions.statuses import status_view
 from polos_redis.redaction import redact_text
 from polos_redis.results import (
     EarlyAnswer,
@@ -16,7 +17,6 @@ from polos_redis.results import (
     ExecutionStatus,
     HeldBack,
     PassedOver,
-    RunningStep,
     Stuck,
     Suspension,
     SuspensionDetails,
@@ -24,6 +24,7 @@ from polos_redis.results import (
 from polos_redis.state import keys
 from polos_redis.state.held_back import parse_held_back
 from polos_redis.state.origin import Origin
+from polos_redis.state.statuses import Condition
 from polos_redis.state.stuck import StuckReason
 from polos_redis.values.text import text
 from polos_redis.values.times import iso, to_datetime_us
@@ -39,11 +40,10 @@ def describe(
     read: Read,
     *,
     children: list[ExecutionChild],
-    running_steps: list[RunningStep],
+    condition: Condition,
     unserved: bool,
     early_answers: list[EarlyAnswer],
     open_suspensions_below: list[Suspension],
-    starts_at: str | None,
 ) -> Execution:
     """Everything about one execution: the fields of its hash, its journal by kind of record, and what was
     read elsewhere. `read` makes plain JSON of stored values."""
@@ -60,16 +60,14 @@ def describe(
     return Execution(
         id=execution_id,
         workflow_id=workflow_id,
-        status=cast("ExecutionStatus", text(fields["status"])),
+        **status_view(condition),
         input=read(fields.get("input")),
         result=read(fields.get("output")),
-        error=failure_view(fields.get("error")),
+        error=failure_view(fields.get("last_error" if condition.word == "paused" else "error")),
         last_error=failure_view(fields.get("last_error")),
-        cancelled_by=text(fields.get("cancelled_by")) or None,
         created_at=iso(created / 1000 if created else None),
         started_at=iso(number("started")),
         finished_at=iso(number("finished")),
-        starts_at=starts_at,
         run=number("run"),
         version=text(fields.get("version")) or None,
         pinned=bool(version),
@@ -86,7 +84,6 @@ def describe(
         held_back=_held_back(fields, entries.changes),
         stuck=_stuck(fields.get("stuck"), suspensions),
         steps=entries.steps(),
-        running_steps=running_steps,
         unserved=unserved,
         unreached_steps=step_keys(fields.get("unreached")),
         suspensions=suspensions,
@@ -135,7 +132,7 @@ def _held_back(fields: dict[str, bytes], changes: int) -> HeldBack | None:
 
 
 def suspension_details(
-    suspension: Suspension, status: bytes | None, origin: bytes | None, created_us: bytes | None
+    suspension: Suspension, status: str, origin: bytes | None, created_us: bytes | None
 ) -> SuspensionDetails:
     """A suspension with facts about its execution: root, people, status and time of creation."""
     relations = _origin(suspension.workflow_id, origin)
@@ -145,7 +142,7 @@ def suspension_details(
         root_execution_id=keys.root_of(suspension.execution_id),
         user_id=relations.user_id,
         started_by=relations.started_by,
-        execution_status=cast("ExecutionStatus", text(status)),
+        execution_status=cast("ExecutionStatus", status),
         execution_created_at=to_datetime_us(int(created_us or 0)).isoformat(timespec="microseconds"),
     )
 

@@ -12,7 +12,7 @@ import msgpack
 
 from polos_redis import settings
 from polos_redis.state import keys
-from polos_redis.state.executions import STATUSES
+from polos_redis.state.executions import STORED_STATUSES
 from polos_redis.state.scripts import NAMESPACE_STATS
 from polos_redis.state.store import Store
 from polos_redis.values.text import raw, text
@@ -89,8 +89,8 @@ async def read_namespace_stats(store: Store) -> NamespaceStats:
     for prefix in store.prefixes:
         await _count(store, prefix, ["", *shown[0]], shown[1], stats)
         await _read_leases(store, prefix, stats)
-    if not any(stats.executions["", status] for status in STATUSES):
-        for status in STATUSES:
+    if not any(stats.executions["", status] for status in STORED_STATUSES):
+        for status in STORED_STATUSES:
             del stats.executions["", status]
     for name, limit in limits.items():
         if name in stats.queues:
@@ -109,7 +109,7 @@ async def _count(
             NAMESPACE_STATS, prefix, len(some_workflows), *names, patience=store.partitions.patience
         )
         for workflow, counts in zip(some_workflows, by_workflow, strict=True):
-            for status, count in zip(STATUSES, counts, strict=True):
+            for status, count in zip(STORED_STATUSES, counts, strict=True):
                 stats.executions[workflow, status] += count
         for queue, counts in zip(some_queues, by_queue, strict=True):
             of = keys.parse_stream(queue)[0]

@@ -66,6 +66,7 @@ WORKER = (
     Metric("polos_activations_total", "counter", ("workflow",), "activations started"),
     Metric("polos_parks_total", "counter", ("workflow",), "activations that parked"),
     Metric("polos_executions_stuck_total", "counter", ("workflow",), "executions that became stuck"),
+    Metric("polos_executions_paused_total", "counter", ("workflow",), "executions paused as they had failed"),
     Metric(
         "polos_steps_unreached_total",
         "counter",
@@ -136,6 +137,7 @@ class WorkerMetrics:
                 "polos_activations_total": _by_name(stats.activations),
                 "polos_parks_total": _by_name(stats.parks),
                 "polos_executions_stuck_total": _by_name(stats.stuck),
+                "polos_executions_paused_total": _by_name(stats.paused),
                 "polos_steps_unreached_total": _by_name(stats.unreached),
                 "polos_activations_dropped_total": _by_name(stats.dropped),
                 "polos_executions_ended_total": list(stats.ended.copy().items()),

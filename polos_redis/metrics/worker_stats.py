@@ -52,6 +52,7 @@ class WorkerStats:
         "ended",
         "loop_blocked",
         "parks",
+        "paused",
         "recovered",
         "renewals_missed",
         "steps",
@@ -67,6 +68,7 @@ class WorkerStats:
         self.ended = defaultdict[tuple[str, str], int](int)  # executions, by workflow and status
         self.steps = defaultdict[tuple[str, str], Durations](_steps)  # attempts, by workflow and status
         self.stuck = defaultdict[str, int](int)  # executions that became stuck, by workflow
+        self.paused = defaultdict[str, int](int)  # executions that have failed and were paused, by workflow
         self.unreached = defaultdict[str, int](int)  # journaled steps not reached until the end, by workflow
         self.waits = defaultdict[str, Durations](_waits)  # by kind
         self.recovered = defaultdict[str, int](int)  # entries of lost workers, by outcome

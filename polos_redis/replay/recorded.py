@@ -23,6 +23,7 @@ from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.resources import Resources
 from polos_redis.runtime.step import Step
 from polos_redis.runtime.steps.child_requests import ChildCall
+from polos_redis.runtime.steps.time_limits import TimeLimit
 from polos_redis.state.fencing import Fence, FencedWrites
 from polos_redis.state.start import Child
 from polos_redis.state.store import Store
@@ -112,7 +113,18 @@ class _RecordedWrites(FencedWrites):
     ) -> Future[Any]:
         return _done(0)
 
-    def stick(self, by: Fence, known: int, answers: int, state: bytes, reason: bytes) -> Future[int]:
+    def stick(
+        self,
+        by: Fence,
+        known: int,
+        answers: int,
+        state: bytes,
+        reason: bytes,
+        error: bytes = b"",
+        events: Sequence[bytes] = (),
+    ) -> Future[int]:
+        if error:  # it would be paused instead of failing
+            self._observer.outcome = "failed", error, state
         return _done(0)
 
     def finish(
@@ -171,6 +183,7 @@ class _RecordedStep(Step):
         base_delay: float,
         max_delay: float,
         call_site: CallSite,
+        limit: TimeLimit | None = None,
     ) -> Any:
         async def stop() -> NoReturn:
             self._observer.stopped.add(key)
@@ -197,6 +210,7 @@ class RecordedHost:
     links: Links | None = None
     draining = False
     stuck_seconds = _FOREVER
+    recorded_values: dict[tuple[str, str], Any] | None = None
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -227,6 +241,9 @@ class RecordedHost:
 
     def in_thread(self, step: tasks.Owner, function: Callable[[], Any]) -> Future[Any]:
         return asyncio.get_running_loop().create_future()
+
+    def abandon(self, thread: Future[Any]) -> None:
+        pass
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:
         task = tasks.spawn(coro)

@@ -15,9 +15,10 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from polos_redis import tasks
+from polos_redis.definitions.exhausted import PAUSE
 from polos_redis.definitions.parameters import underlying
 from polos_redis.definitions.unreached import IGNORE, STOP
-from polos_redis.errors import PolosError, StepKeyError
+from polos_redis.errors import NotAwaitedError, PolosError, StepKeyError
 from polos_redis.runtime.branches import BRANCH
 from polos_redis.runtime.call_sites import CallSite, described
 from polos_redis.runtime.code_tasks import CodeTasks
@@ -34,6 +35,8 @@ from polos_redis.state import journal, keys
 from polos_redis.state.executions import Loaded
 from polos_redis.state.fencing import Fence
 from polos_redis.state.origin import Origin
+from polos_redis.state.stored_errors import parse_error
+from polos_redis.state.stuck import EXHAUSTED, StuckReason
 from polos_redis.values import bounds, codec
 from polos_redis.values.text import raw, text
 
@@ -362,8 +365,11 @@ class Activation:
             self.landed()
 
     def saved_state(self) -> bytes | None:
-        """Returns the packed state of the workflow, empty for none. If it can't be saved, fails the execution
-        and returns None."""
+        """Returns the packed state of the workflow, empty for none. If it can't be saved, or an error stops
+        the execution anyway, fails the execution and returns None."""
+        if self._fatal is not None and not self.unreached:
+            self._finish()
+            return None
         try:
             return b"" if self.durable_state is None else self.durable_state.pack()
         except BaseException as error:  # a property of the state may raise anything
@@ -384,10 +390,13 @@ class Activation:
 
     def _outcome(self) -> Outcome:
         note = f" ({named(self.unreached, self.journal.records)} not reached)" if self.unreached else ""
-        if self._fatal is not None:
-            return failed(self._fatal, self.durable_state, self.run, note)
-        assert self.code.main is not None
-        return outcome_of(self.code.main, self.durable_state, self.run, self.host.value_limit, note)
+        main, fatal = self.code.main, self._fatal
+        assert main is not None
+        if isinstance(fatal, NotAwaitedError) and main.done() and (main.cancelled() or main.exception()):
+            fatal = None  # the code's own error may be why it did not come to the call's await
+        if fatal is not None:
+            return failed(fatal, self.durable_state, self.run, note)
+        return outcome_of(main, self.durable_state, self.run, self.host.value_limit, note)
 
     def _finish(self) -> None:
         """End the execution as its code has ended. A successful end is held back while accepted decisions are
@@ -420,7 +429,43 @@ class Activation:
         if outcome.status == "failed" and self._may_retry and self.workflow.retries and not self.unreached:
             self.host.spawn(self._auto_retry(outcome))
         else:
+            self._end_as(outcome)
+
+    def _end_as(self, outcome: Outcome) -> None:
+        """End the execution, or leave it paused if it has failed and its workflow asks for that."""
+        if outcome.status == "failed" and self._may_retry and self.workflow.on_exhausted == PAUSE:
+            self.host.spawn(self._pause(outcome))
+        else:
             self.journal.finish(outcome, self._finished, self._finish)
+
+    async def _pause(self, outcome: Outcome) -> None:
+        """Leave a failed execution paused until somebody retries or cancels it."""
+        error = parse_error(outcome.value)
+        why = f"{error.type}: {error.message}"
+        reason = StuckReason(EXHAUSTED, (), "", why).pack()
+        stick = self.host.store.fenced.stick
+        try:
+            reply = await self.journal.leave(
+                lambda known, answers: stick(
+                    self.fence, known, answers, outcome.state, reason, outcome.value, outcome.events
+                )
+            )
+        except PolosError as refused:
+            self.dropped(f"pause refused: {refused}", pause=True)
+            return
+        if reply == 0:
+            facts = {
+                "execution": self.id,
+                "workflow": self.workflow.id,
+                "error": f"{error.type}: {error.message}",
+            }
+            logger.warning("paused", extra=facts)
+            self.host.stats.paused[self.workflow.id] += 1
+            self.end("paused")
+        elif reply > 0:
+            self._finish()
+        else:
+            self.dropped(refusal(reply))
 
     async def _give_up_and_finish(self) -> None:
         await self.give_up()
@@ -446,7 +491,7 @@ class Activation:
             self.dropped(f"retry refused: {error}", pause=True)
             return
         if run == 0:
-            self.journal.finish(outcome, self._finished, self._finish)
+            self._end_as(outcome)
         elif run < 0:
             self.dropped(refusal(run))
         else:

@@ -26,8 +26,10 @@ class Host(Protocol[A]):
     accepted decision to reach and does not use ctx for so long is stuck. `released` frees the slot of an
     activation that has ended; `hand_back` gives its queue entry back, after a pause where an immediate retry
     would only be refused again, and with a `reason` that people are to see. `lapses` counts how often the
-    lease of a partition was lost; `lease_is_held` says whether it is fresh, and has not lapsed since. `spawn`
-    starts a task that outlives the activation and logs its failure.
+    lease of a partition was lost; `lease_is_held` says whether it is fresh, and has not lapsed since.
+    `abandon` replaces a thread of `in_thread` that has exceeded its time. `spawn` starts a task that outlives
+    the activation and logs its failure. `recorded_values` has the values of `ctx.step.uuid`, `now` and
+    `random` that a test repeats, by execution and step key, and takes new ones; None elsewhere.
     """
 
     store: Store
@@ -40,6 +42,7 @@ class Host(Protocol[A]):
     resources: Resources
     draining: bool
     stuck_seconds: float
+    recorded_values: dict[tuple[str, str], Any] | None
 
     @property
     def connection(self) -> Connection: ...
@@ -47,6 +50,7 @@ class Host(Protocol[A]):
     def lease_is_held(self, prefix: bytes, lapses: int) -> bool: ...
     async def wait_for_lease(self, prefix: bytes) -> None: ...
     def in_thread(self, step: tasks.Owner, function: Callable[[], Any]) -> asyncio.Future[Any]: ...
+    def abandon(self, thread: asyncio.Future[Any]) -> None: ...
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None: ...
     def released(self, activation: A) -> None: ...
     def hand_back(self, activation: A, *, pause: bool = False, reason: str = "") -> None: ...

@@ -105,8 +105,8 @@ async def retry(
     caller: Annotated[Caller, Depends(require("invoke"))],
     body: shapes.RetryRequest | None = None,
 ) -> Response:
-    """Continue a failed or stuck execution from its journal, as a new run. To `skip` accepted answers that
-    its code does not reach requires the scope admin, and is noted in the audit."""
+    """Continue a failed, stuck or paused execution from its journal, as a new run. To `skip` accepted answers
+    that its code does not reach requires the scope admin, and is noted in the audit."""
     skip, reason = ((), None) if body is None else (body.skip, body.reason or None)
     if skip and not caller.may("admin"):
         raise forbidden("the scope 'admin' is required to skip answers", "admin")

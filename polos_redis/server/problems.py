@@ -83,7 +83,7 @@ REFUSALS: dict[type[PolosError], _Row] = {
     errors.ExecutionFinishedError: (409, "The execution has finished", ("status",)),
     errors.AmbiguousSuspensionError: (409, "Several suspensions match", ("candidates",)),
     errors.ShownChangedError: (409, "The data shown has changed", ()),
-    errors.NotFailedError: (409, "The execution is neither failed nor stuck", ("status",)),
+    errors.NotFailedError: (409, "The execution is not failed, stuck or paused", ("status",)),
     errors.NotSkippableError: (409, "Nothing to skip", ("step_key",)),
     errors.NotFinishedError: (409, "The execution has not finished", ("status",)),
     errors.IdempotencyConflictError: (

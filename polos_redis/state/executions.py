@@ -19,7 +19,7 @@ ROWS_PER_CALL = 2000  # of an index: about as many are looked at
 RECORDS_PER_CALL = 500  # of a journal
 BYTES_PER_CALL = 1 << 20  # of records, beyond the last few
 LEAST_LOOKED_AT = 100  # rows of all workflows that a page of one workflow looks at
-STATUSES = (*UNFINISHED, *FINISHED)
+STORED_STATUSES = (*UNFINISHED, *FINISHED)  # people see more, see statuses.py
 
 Place = tuple[int, bytes]  # in a listing: a time (us) and an execution's id
 
@@ -111,10 +111,19 @@ class Executions:
         return reply
 
     async def retry(
-        self, execution_id: str, run: int, created: bytes, skip: Sequence[str], by: str, reason: str
+        self,
+        execution_id: str,
+        run: int,
+        created: bytes,
+        skip: Sequence[str],
+        by: str,
+        reason: str,
+        *,
+        only_stuck: bool,
     ) -> list[Any]:
-        """Continue a failed or stuck execution as a new run, which need not reach the accepted answers under
-        the step keys in `skip`; returns the tagged reply of retry.lua.
+        """Continue a failed, stuck or paused execution as a new run, which need not reach the accepted
+        answers under the step keys in `skip`; returns the tagged reply of retry.lua. With `only_stuck`, a
+        failed one is left.
 
         `run` and `created` as in `cancel`.
         """
@@ -126,6 +135,7 @@ class Executions:
             created,
             raw(by),
             raw(reason),
+            b"1" if only_stuck else b"",
             *map(raw, skip),
             patience=self._partitions.patience,
         )
@@ -224,9 +234,11 @@ class Executions:
         A row is [id, workflow, status, created us, started ms, finished ms, start of a delayed one ms,
         version, listed at us]. There may be fewer rows than `limit`, even none, on a page that is not the
         last one. With `roots`, the page is restricted to executions whose root is of one of these
-        workflows, and without a workflow to those that are themselves of one of these.
+        workflows, and without a workflow to those that are themselves of one of these. `statuses` are words
+        of `statuses.py`, or all `STORED_STATUSES`; the status in a row is the stored one.
         """
-        packed, filters = pack_roots(roots), bool(workflow or roots)
+        packed = pack_roots(roots)
+        filters = bool(workflow or roots) or ("stuck" in statuses) != ("paused" in statuses)
         found: list[list[Any]] = []
         next_pages: list[Place] = []
         at, one = before or ("+inf", b"")
@@ -269,7 +281,7 @@ class Executions:
             names = [*([raw(workflow)] if workflow else map(raw, sorted(roots))), b""]
         else:
             names = await self._partitions.workflows(prefix, patience)
-        from_queues = "queued" in statuses and "completed" not in statuses
+        from_queues = bool({"queued", "running"}.intersection(statuses)) and "completed" not in statuses
         queues = await self._partitions.queues(prefix, patience) if from_queues else []
         return [
             (names[first : first + NAMES_PER_CALL], queues[first : first + NAMES_PER_CALL])

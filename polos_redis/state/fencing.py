@@ -205,10 +205,19 @@ class FencedWrites:
         """Close waits that the code has given up; those that are answered are marked as left."""
         return self._run(scripts.GIVE_UP, by, known, *given_up)
 
-    def stick(self, by: Fence, known: int, answers: int, state: bytes, reason: bytes) -> Future[int]:
-        """End the activation, and leave its execution stuck until somebody retries or cancels it; `reason`
-        is a packed `StuckReason`."""
-        return self._run(scripts.STICK, by, known, state, answers, reason)
+    def stick(
+        self,
+        by: Fence,
+        known: int,
+        answers: int,
+        state: bytes,
+        reason: bytes,
+        error: bytes = b"",
+        events: Sequence[bytes] = (),
+    ) -> Future[int]:
+        """End the activation, and leave its execution stuck, or with an `error` paused, until somebody
+        retries or cancels it; `reason` is a packed `StuckReason`."""
+        return self._run(scripts.STICK, by, known, state, answers, reason, error, *events)
 
     def finish(
         self,

@@ -55,7 +55,8 @@ EXPIRING = "expiring"  # zset, in a test's namespace: when a key expires by that
 GROUP = "workers"  # the consumer group of every queue
 DEFAULT_QUEUE = "default"
 
-ID_LENGTH = 32
+ID_LENGTH = 32  # hex digits
+CHILD_LENGTH = 20  # of a child's id, after the dot
 
 # The longest names that callers may give, in bytes of UTF-8.
 LONGEST_NAME = 256  # ids, keys, queues and event types
@@ -121,7 +122,7 @@ def is_execution_id(text: str) -> bool:
 
 def child_id(parent: str, step_key: str, index: int) -> str:
     """Returns the id of a child: the same at every replay of its parent."""
-    return f"{root_of(parent)}.{_derived('child', 10, parent, step_key, str(index))}"
+    return f"{root_of(parent)}.{_derived('child', CHILD_LENGTH // 2, parent, step_key, str(index))}"
 
 
 def derived_id(workflow_id: str, key: str) -> str:

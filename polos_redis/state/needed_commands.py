@@ -33,6 +33,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "XGROUP CREATECONSUMER": (_KEY, "g", "c"),
     "XGROUP DELCONSUMER": (_KEY, "g", "c"),
     "XINFO CONSUMERS": (_KEY, "g"),
+    "XINFO GROUPS": (_KEY,),
     "XREAD": ("STREAMS", _KEY, "0"),
     "XREADGROUP": ("GROUP", "g", "c", "STREAMS", _KEY, ">"),
 }
@@ -58,7 +59,7 @@ SENT = (
         "HSETNX",
     ),
     *("HVALS", "PING", "SET", "SMEMBERS", "SSCAN", "SSUBSCRIBE", "TIME", "XINFO CONSUMERS", "XPENDING"),
-    *("XRANGE", "XREAD", "XREADGROUP", "ZCARD", "ZMSCORE", "ZRANGE", "ZSCORE"),
+    *("XRANGE", "XREAD", "XREADGROUP", "XREVRANGE", "ZCARD", "ZMSCORE", "ZRANGE", "ZSCAN", "ZSCORE"),
 )
 
 

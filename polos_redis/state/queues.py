@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import msgpack
 
 from polos_redis.state import keys, scripts
 from polos_redis.state.failed_execution import FailedExecution
@@ -11,6 +15,20 @@ from polos_redis.state.partitions import Partitions
 from polos_redis.values.text import raw, text
 
 _STAYS = 2  # reply of reserve.lua
+
+NOTHING_KNOWN: Mapping[str, bool] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """What became of a consumer's entries: how many were requeued, the executions that failed or were paused,
+    how many entries were dropped. `unknown`: the workflows of those left, see `Queues.requeue`."""
+
+    requeued: int
+    failed: list[FailedExecution]
+    paused: list[FailedExecution]
+    dropped: int
+    unknown: set[str]
 
 
 class Queues:
@@ -33,13 +51,16 @@ class Queues:
         *,
         max_deliveries: int,
         lost: bytes | None = None,
-    ) -> tuple[int, list[FailedExecution], int] | None:
-        """Return a consumer's entries to the queue; returns how many were requeued, the executions that have
-        failed, and how many were dropped.
+        pausing: Mapping[str, bool] = NOTHING_KNOWN,
+    ) -> Requeued | None:
+        """Return a consumer's entries to the queue; returns what became of them.
 
         If its worker is presumed dead, `lost` is the lease counter that was seen unchanged, b"" for none:
         such entries count towards `max_deliveries`. Returns None, having changed nothing, if it was renewed
         since: the worker lives, and may have checked that they are still its own.
+
+        Those of an execution that is lost too often are left while it is not known from `pausing` whether its
+        workflow has it fail or pause: the result names these workflows.
         """
         reply = await self._wire.call_script(
             scripts.REQUEUE_ENTRIES,
@@ -48,10 +69,20 @@ class Queues:
             consumer,
             "back" if lost is None else lost,
             max_deliveries,
+            msgpack.packb({raw(one): pauses for one, pauses in pausing.items()}, use_bin_type=False),
             *entries,
             patience=self._partitions.patience,
         )
-        return None if reply is None else (reply[0], FailedExecution.parse(reply[3]), reply[2])
+        if reply is None:
+            return None
+        requeued, _, dropped, failed, paused, unknown = reply
+        return Requeued(
+            requeued,
+            [FailedExecution(*map(text, one)) for one in failed],
+            [FailedExecution(*map(text, one)) for one in paused],
+            dropped,
+            {text(one) for one in unknown},
+        )
 
     async def reserve(self, by: Fence, queue: str, to: str, version: str | None = None) -> bool:
         """Move an execution to a reserved stream, and with a version start it with that; returns False if it

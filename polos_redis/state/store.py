@@ -21,6 +21,7 @@ from polos_redis.state.rates import Rates
 from polos_redis.state.repairs import Repairs
 from polos_redis.state.schedules import Schedules
 from polos_redis.state.semaphores import Semaphores
+from polos_redis.state.statuses import Statuses
 from polos_redis.state.suspensions import Suspensions
 from polos_redis.state.timers import Timers
 from polos_redis.state.topics import Topics
@@ -60,6 +61,7 @@ class Store:
         self.repairs = Repairs(self.partitions)
         self.schedules = Schedules(self.partitions)
         self.semaphores = Semaphores(self.partitions)
+        self.statuses = Statuses(self.partitions)
         self.suspensions = Suspensions(self.partitions)
         self.timers = Timers(self.partitions)
         self.topics = Topics(self.partitions)

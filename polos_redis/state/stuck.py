@@ -10,14 +10,15 @@ import msgpack
 from polos_redis.values.text import text
 
 UNREACHED = "unreached"  # its code got past accepted decisions without having seen them
+EXHAUSTED = "exhausted"  # it has failed, and is paused until somebody retries it
 
 _pack = msgpack.Packer(use_bin_type=False).pack  # plain maps and strings are what the codec stores, too
 
 
 @dataclass(frozen=True, slots=True)
 class StuckReason:
-    """`kind`: `UNREACHED`; `keys`: the step keys it is about; `at`: file:line where the code left the
-    recorded path, empty if unknown; `message`: one sentence for people."""
+    """`kind`: `UNREACHED` or `EXHAUSTED`; `keys`: the step keys it is about; `at`: file:line where the code
+    left the recorded path, empty if unknown; `message`: one sentence for people."""
 
     kind: str
     keys: tuple[str, ...]

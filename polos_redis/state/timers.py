@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from polos_redis.state import keys, scripts
+from polos_redis.state import scripts
 from polos_redis.state.errands import Errand
 from polos_redis.state.failed_execution import FailedExecution
 from polos_redis.state.partitions import Partitions
-from polos_redis.values.text import raw, text
+from polos_redis.values.text import text
 
 NEVER_MS = (1 << 53) - 1  # the timer of an unserved execution, see scripts/lib/reserved.lua
 
@@ -37,15 +37,6 @@ class Timers:
     def __init__(self, partitions: Partitions) -> None:
         self._partitions = partitions
         self._wire = partitions.wire
-
-    async def starts_ms(self, execution_id: str) -> int | None:
-        """Returns when an execution will be put on its queue, if that is delayed; None for an unserved one,
-        which waits for a worker."""
-        key = self._partitions.prefix(execution_id) + keys.TIMERS.encode()
-        due = await self._wire.call(
-            "ZSCORE", key, b"p" + raw(execution_id), patience=self._partitions.patience
-        )
-        return starts_ms(due)
 
     async def fire(self, prefix: bytes, worker: str, hold_ms: int, limit: int, running: int) -> Fired | None:
         """Fire due timers, as the partition's leader for the next `hold_ms`; None if another worker is the

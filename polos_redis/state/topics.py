@@ -96,6 +96,12 @@ class Topics:
         """The key of a topic's stream, for a tail that reads it."""
         return self._key(keys.TOPIC, topic)
 
+    async def last(self, topic: str) -> bytes:
+        """Returns the stream id of a topic's last entry; 0-0 if it has none."""
+        key, patience = self._key(keys.TOPIC, topic), self._partitions.patience
+        found = await self._wire.call("XREVRANGE", key, "+", "-", "COUNT", 1, patience=patience)
+        return bytes(found[0][0]) if found else b"0-0"
+
     async def count_in(self, topic: str, entry: str) -> int:
         """The number of events in one entry of a topic; 0 when the entry is gone."""
         key, patience = self._key(keys.TOPIC, topic), self._partitions.patience

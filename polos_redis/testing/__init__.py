@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from polos_redis.testing.every_step import replay_at_every_step
     from polos_redis.testing.histories import replay
     from polos_redis.testing.model import Call, Fail, Hang, ModelRequest, Say, ScriptedModel, When
     from polos_redis.testing.suspension import OpenSuspension
@@ -22,6 +23,7 @@ __all__ = [
     "When",
     "World",
     "replay",
+    "replay_at_every_step",
     "world",
 ]
 
@@ -29,6 +31,7 @@ _MODULES = {  # of all others: model
     "OpenSuspension": "suspension",
     "World": "worlds",
     "replay": "histories",
+    "replay_at_every_step": "every_step",
     "world": "worlds",
 }
 

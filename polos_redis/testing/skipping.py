@@ -5,33 +5,44 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 from polos_redis.state.clock import Ahead, Clock
-from polos_redis.worker.worker_task import WorkerTask
 
 PAUSE_SECONDS = 0.002  # between two looks
 
 
-async def skip(
-    clock: Clock, worker: WorkerTask, channels: Sequence[str], skip_ms: int, timeout: float
-) -> None:
+class Working(Protocol):
+    """The worker of a test's namespace."""
+
+    @property
+    def is_sending(self) -> bool: ...
+    def hurry(self) -> None: ...
+
+
+async def skip(clock: Clock, worker: Working, channels: Sequence[str], skip_ms: int, timeout: float) -> None:
     """See `World.skip`."""
-    ahead = await _idle(clock, worker, channels, timeout)
+    ahead = await idle(clock, worker, channels, timeout)
     until = ahead[0].now_ms + skip_ms
     while True:
         dues = [one.due_ms for one in ahead if one.due_ms is not None]
         due = min([until, *dues])
-        ms = math.ceil(due - min(one.now_ms for one in ahead))
-        if ms > 0:
-            await clock.skip_to(ahead[0].skipped_ms + ms)
-            worker.hurry()
-        ahead = await _idle(clock, worker, channels, timeout)
+        await skip_to(clock, worker, ahead, due)
+        ahead = await idle(clock, worker, channels, timeout)
         if due == until:
             await clock.skip_to(ahead[0].skipped_ms)  # removes what has expired
             return
 
 
-async def _idle(clock: Clock, worker: WorkerTask, channels: Sequence[str], timeout: float) -> list[Ahead]:
+async def skip_to(clock: Clock, worker: Working, ahead: Sequence[Ahead], due_ms: float) -> None:
+    """Skip to a due time, as seen from the last look, and fire what is due then."""
+    ms = math.ceil(due_ms - min(one.now_ms for one in ahead))
+    if ms > 0:
+        await clock.skip_to(ahead[0].skipped_ms + ms)
+        worker.hurry()
+
+
+async def idle(clock: Clock, worker: Working, channels: Sequence[str], timeout: float) -> list[Ahead]:
     """Wait until nothing happens before the next due time, in two looks with nothing between them; returns
     what the last one found."""
     before: list[int] | None = None

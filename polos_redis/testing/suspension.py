@@ -66,15 +66,15 @@ async def open_suspension(
                 elif event.event_type == "workflow_stuck" and event.metadata["execution_id"] == handle.id:
                     break
     except TimeoutError:
-        where = await _where(client, handle)
+        where = await whereabouts(client, handle)
         raise TimeoutError(
             f"execution {handle.id} did not open {wanted} within {timeout:g} s: {where}"
         ) from None
-    where = await _where(client, handle)
+    where = await whereabouts(client, handle)
     raise AssertionError(f"execution {handle.id} opened no {wanted.removeprefix('a ')}: {where}")
 
 
-async def _where(client: PolosClient, handle: ExecutionHandle[Any]) -> str:
+async def whereabouts(client: PolosClient, handle: ExecutionHandle[Any]) -> str:
     """Returns where an execution is, in words."""
     view = await client.get_execution(handle.id)
     status = view["status"]

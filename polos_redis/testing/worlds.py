@@ -128,16 +128,25 @@ async def world(
         is_shared = url is not None
         if url is None:
             url = (await stack.enter_async_context(EmbeddedServer())).url
-        client = await stack.enter_async_context(PolosClient(url, f"world-{uuid.uuid4().hex[:12]}"))
-        meta = keys.prefix(client.namespace, 0) + keys.META
-        wire = PatientConnection(client).wire()
-        await wire.call("HSET", meta, CLOCK, SKIPS, patience=client.patience)  # before anybody connects to it
-        if is_shared:
-            stack.push_async_callback(_erase, client)
+        client = await stack.enter_async_context(new_namespace(url, is_erased=is_shared))
         made = World(client, workflows, **options)
         stack.push_async_callback(made.stop)
         await made.start()
         yield made
+
+
+@contextlib.asynccontextmanager
+async def new_namespace(url: str, *, is_erased: bool) -> AsyncIterator[PolosClient]:
+    """Make a client of a new namespace whose time can be skipped; whether the end of the block erases it."""
+    async with PolosClient(url, f"world-{uuid.uuid4().hex[:12]}") as client:
+        meta = keys.prefix(client.namespace, 0) + keys.META
+        wire = PatientConnection(client).wire()
+        await wire.call("HSET", meta, CLOCK, SKIPS, patience=client.patience)  # before anybody connects to it
+        try:
+            yield client
+        finally:
+            if is_erased:
+                await _erase(client)
 
 
 async def _erase(client: PolosClient) -> None:

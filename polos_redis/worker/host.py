@@ -28,7 +28,8 @@ TICK_SECONDS = 0.02
 
 
 class WorkerHost:
-    """The active activations of a worker. `room` is set when a slot is free, `idle` when all are."""
+    """The active activations of a worker. `room` is set when a slot is free, `idle` when all are.
+    `abandoned` is the number of threads whose steps have timed out, and which still run."""
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class WorkerHost:
         self.resources = Resources()
         self.draining = False
         self.stuck_seconds = settings.STUCK_SECONDS
+        self.abandoned = 0
+        self.recorded_values: dict[tuple[str, str], Any] | None = None
         self.active: set[Activation] = set()
         self.room, self.idle = asyncio.Event(), asyncio.Event()
         self.lease = lease
@@ -64,6 +67,7 @@ class WorkerHost:
         self._background = background
         self._loop = asyncio.get_running_loop()
         self._threads = DaemonThreads(concurrency, "polos-step")
+        self._concurrency = concurrency
         self._ticking = False
 
     def add(self, activation: Activation) -> None:
@@ -94,6 +98,29 @@ class WorkerHost:
     def in_thread(self, step: tasks.Owner, function: Callable[[], Any]) -> asyncio.Future[Any]:
         run = tasks.step_context(step).run
         return self._loop.run_in_executor(self._threads, run, _call_in_thread, function)
+
+    def abandon(self, thread: asyncio.Future[Any]) -> None:
+        self.abandoned += 1
+        self._threads.allow_more(1)
+        thread.add_done_callback(self._abandoned_ended, context=tasks.OUTSIDE)
+        if self.abandoned == self._concurrency:
+            logger.error(
+                "reading stops: as many threads are abandoned as executions may run; find what blocks them "
+                "and restart this worker",
+                extra={"worker": self.worker_id, "abandoned": self.abandoned},
+            )
+
+    def _abandoned_ended(self, thread: asyncio.Future[Any]) -> None:
+        if self.abandoned == self._concurrency:
+            logger.warning("reading goes on: an abandoned thread has ended", extra={"worker": self.worker_id})
+        self.abandoned -= 1
+        self._threads.allow_more(-1)
+        self.room.set()
+
+    @property
+    def free_slots(self) -> int:
+        """How many more executions may run here; none while too many threads are abandoned."""
+        return 0 if self.abandoned >= self._concurrency else self._concurrency - len(self.active)
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:
         self._background.spawn(coro)

@@ -17,6 +17,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgpack
 
@@ -43,7 +44,8 @@ class Lease:
 
     `lapses` is how often the counter of each partition has stood still for a lease. What began before a lapse
     must check that it is still its worker's, even if the lease has been renewed since. `given_up` is called
-    in the thread when the `guard` gives up the loop.
+    in the thread when the `guard` gives up the loop. Each renewal stores the `facts` about the worker, which
+    are called in the thread, too.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Lease:
         stats: WorkerStats,
         guard: LoopGuard,
         given_up: Callable[[], None] = lambda: None,
+        facts: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self.store = store
         self.worker_id = worker_id
@@ -66,24 +69,25 @@ class Lease:
         self._given_up = given_up
         self._url = url
         self._stats = stats
-        self._serves = b""
+        self._facts = facts
+        self._serves: dict[str, Any] = {}
         self.announce(workflows, queues)
         self._renewed = dict.fromkeys(store.prefixes, float("-inf"))
         self._fresh = {prefix: asyncio.Event() for prefix in store.prefixes}
         self._reported = float("-inf")  # when a lapse was logged last
+        self._frozen = False
         self._stopping = False
         self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None  # of the thread
 
     def announce(self, workflows: Mapping[str, str | None], queues: Sequence[str]) -> None:
         """Say with the next renewal what this worker serves: ids of workflows, and the versions of those that
         have one."""
-        serves = {
+        self._serves = {
             "workflows": list(workflows),
             "versions": {one: version for one, version in workflows.items() if version is not None},
             "queues": list(queues),
             "lease_seconds": self.seconds,
         }
-        self._serves = msgpack.packb(serves)
 
     def age(self, prefix: bytes) -> float:
         """Returns the seconds since the last renewal in a partition."""
@@ -103,13 +107,28 @@ class Lease:
             self._fresh[prefix].clear()
             await self._fresh[prefix].wait()
 
+    def freeze(self) -> None:
+        """Let the lease lapse and renew it no more, so that the worker starts nothing: a test's crash."""
+        self._frozen = True
+        for prefix in self._renewed:
+            self.lapses[prefix] += 1
+            self._renewed[prefix] = float("-inf")
+
+    def thaw(self) -> None:
+        """Take the lease up again; what began before it was frozen stays doubtful."""
+        self._frozen = False
+        for prefix, fresh in self._fresh.items():
+            self._renewed[prefix] = now()
+            fresh.set()
+
     async def renew(self) -> None:
         """Raise the counters, before `run`."""
         await asyncio.gather(*(self._renew(self.store, prefix) for prefix in self.store.prefixes))
 
     async def _renew(self, store: Store, prefix: bytes) -> None:
+        serves = msgpack.packb({**self._serves, "facts": self._facts()})
         since = now()  # from the request on, not from the reply
-        await store.workers.renew(prefix, self.worker_id, self._serves)
+        await store.workers.renew(prefix, self.worker_id, serves)
         if (before := self._renewed[prefix]) > 0:
             self._stats.renewals_missed += max(0, round((since - before) / (self.seconds / 3)) - 1)
             if (stood_still := now() - before) >= self.seconds:
@@ -185,7 +204,7 @@ class Lease:
         """Renew in one partition, unless the loop is given up."""
         while True:
             await asyncio.sleep(self.seconds / 3)
-            if self.guard.is_over:
+            if self.guard.is_over or self._frozen:
                 continue
             try:
                 await self._renew(store, prefix)

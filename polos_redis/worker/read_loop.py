@@ -47,8 +47,6 @@ class Reading:
         host: WorkerHost,
         dispatch: Dispatch,
         reserved: ReservedStreams,
-        *,
-        concurrency: int,
     ) -> None:
         self.reader = reader
         self._readers = readers
@@ -58,7 +56,6 @@ class Reading:
         self._deliveries = host.deliveries
         self._dispatch = dispatch
         self.reserved = reserved
-        self._concurrency = concurrency
         self._streams: dict[bytes, tuple[bytes, str]] = {}
         self._groups_lost = False
         self._epoch = -1
@@ -118,8 +115,7 @@ class Reading:
     async def _read(self) -> None:
         """Read as many entries as there are free slots, or wait for a slot."""
         names = list(self._streams)
-        free = self._concurrency - len(self._host.active)
-        free, block = self._readers.share(self.reader, free, len(names))
+        free, block = self._readers.share(self.reader, self._host.free_slots, len(names))
         if not free:
             self._readers.room.clear()
             await self._readers.room.wait()

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from polos_redis.definitions.published import definition_of
 from polos_redis.errors import PolosError, RedisUnavailableError
 from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.runtime.failure_log import log_failed_executions
@@ -172,6 +173,7 @@ class Reaper:
         return self.prefix + keys.QUEUE.encode() + raw(queue)
 
     async def _recover(self, queue: str, consumer: str, counter: bytes) -> None:
+        pausing: dict[str, bool] = {}
         while self.in_charge():
             rows: list[Any] = await self.store.wire.call(
                 "XPENDING", self._key(queue), keys.GROUP, "-", "+", BATCH, consumer, patience=None
@@ -185,12 +187,18 @@ class Reaper:
                 [row[0] for row in rows],
                 lost=counter,
                 max_deliveries=self.max_deliveries,
+                pausing=pausing,
             )
             if moved is None:  # it has come back
                 return
-            requeued, failed, dropped = moved
-            outcome = {"requeued": requeued, "failed": len(failed), "dropped": dropped}
+            for workflow_id in moved.unknown:
+                pausing[workflow_id] = (await definition_of(self.store, workflow_id)).pauses
+            outcome = {"requeued": moved.requeued, "failed": len(moved.failed), "dropped": moved.dropped}
+            if moved.paused:
+                outcome["paused"] = len(moved.paused)
             for what, entries in outcome.items():
                 self.stats.recovered[what] += entries
             logger.warning("recovered from a lost worker", extra={"lost": consumer, **outcome})
-            log_failed_executions(failed)
+            log_failed_executions(moved.failed)
+            for one in moved.paused:
+                logger.warning("paused", extra=one._asdict())

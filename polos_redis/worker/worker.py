@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import partial
 from types import FrameType
@@ -28,11 +29,13 @@ from polos_redis.definitions.published import define, limits_of
 from polos_redis.definitions.queue import Queue
 from polos_redis.errors import ConfigurationError, PolosError
 from polos_redis.links import Links
+from polos_redis.metrics.worker_facts import WorkerFacts
 from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.notifications.channels import Channel
 from polos_redis.notifications.configured import configured_channels
 from polos_redis.notifications.outbox import Outbox
 from polos_redis.runtime.activation import Activation
+from polos_redis.runtime.steps import unawaited
 from polos_redis.state import keys
 from polos_redis.state.store import Store
 from polos_redis.triggers.declarations import declare
@@ -137,6 +140,7 @@ class Worker:
         self._served: Served | None = None
         self._announcing = asyncio.Lock()
         self._first_epoch = 0
+        self._started = time.monotonic()
 
     # --- the run ------------------------------------------------------------------------
 
@@ -146,12 +150,13 @@ class Worker:
         what answers there is no Redis server."""
         if self._running:
             raise ConfigurationError("this worker was run already: create another one")
-        self._running = True
+        self._running, self._started = True, time.monotonic()
         served = self._served = Served(self._workflows)
         workflows = served.by_id
         own = {keys.DEFAULT_QUEUE, *(workflow.queue.name for workflow in workflows.values())}
         self.queues = sorted(own if self._queues is None else self._queues)
         tasks.install(asyncio.get_running_loop())
+        unawaited.install()
         restore = self._take_signals()
         try:
             host = self.host = await self._unless_stopped(self._connect(workflows.values()))
@@ -173,7 +178,6 @@ class Worker:
                 host,
                 dispatch,
                 ReservedStreams(host.store, self.worker_id, reader.prefixes, self.queues, served.by_id),
-                concurrency=self.concurrency,
             )
             for reader in readers
         ]
@@ -226,6 +230,7 @@ class Worker:
             self.stats,
             self._guard,
             self._give_up,
+            self._facts,
         )
         deliveries = Deliveries(
             store,
@@ -461,6 +466,9 @@ class Worker:
         self._closing.push_async_callback(endpoint.close)
         self.metrics_url = await endpoint.open()
         logger.info("metrics", extra={"worker": self.worker_id, "url": self.metrics_url})
+
+    def _facts(self) -> dict[str, Any]:
+        return WorkerFacts.of(self, time.monotonic() - self._started).plain()
 
     @property
     def active(self) -> Collection[Activation]:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import select
 import shlex
 import signal
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from tests.harness.command import DEADLINE, POLOS, Command
+from tests.harness.command import Command
+from tests.harness.keyboard import terminal
 
 END_OF_INPUT = b"\x04"
 
@@ -28,75 +22,8 @@ def polos(tmp_path: Path) -> Command:
     return Command("redis://127.0.0.1:1/0", "elsewhere", tmp_path)
 
 
-class Terminal:
-    """What a person sees and types."""
-
-    def __init__(self, controller: int, process: subprocess.Popen[bytes]) -> None:
-        self.controller, self.process = controller, process
-        self.raw = b""
-
-    @property
-    def screen(self) -> str:
-        return re.sub(r"\x1b\[[0-9;]*m", "", self.raw.decode(errors="replace"))
-
-    def type(self, text: bytes) -> None:
-        os.write(self.controller, text)
-
-    def wait_for(self, text: str) -> None:
-        deadline = time.monotonic() + DEADLINE
-        while text not in self.screen:
-            assert time.monotonic() < deadline, f"{text!r} did not appear:\n{self.screen}"
-            assert self._read(), f"it ended without {text!r}:\n{self.screen}"
-
-    def end(self) -> int:
-        """Reads to the end; returns the exit code."""
-        while self._read():
-            pass
-        return self.process.wait(DEADLINE)
-
-    def _read(self) -> bool:
-        if not select.select([self.controller], [], [], DEADLINE)[0]:
-            return False
-        try:
-            data = os.read(self.controller, 65536)
-        except OSError:  # how Linux reports that the other side has closed
-            return False
-        self.raw += data
-        return bool(data)
-
-
-@contextmanager
-def terminal(polos: Command, *args: str) -> Iterator[Terminal]:
-    controller, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [POLOS, "demo", *args],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**polos.environment, "TERM": "xterm-256color", "COLUMNS": "100"},
-        start_new_session=True,
-        preexec_fn=_own_the_terminal,
-    )
-    os.close(theirs)
-    try:
-        yield Terminal(controller, process)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(controller)
-
-
-def _own_the_terminal() -> None:
-    """Makes a typed Ctrl-C a signal, and one that is not ignored as in a script's background jobs."""
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_a_yes_approves_and_the_demo_continues(polos: Command) -> None:
-    with terminal(polos) as person:
+    with terminal(polos, "demo") as person:
         person.wait_for("approve? y/N ")
         assert "╭" in person.screen and "\x1b[" in person.raw.decode()
         assert re.search(r"Amount +\$5,000.00", person.screen)
@@ -111,7 +38,7 @@ def test_a_yes_approves_and_the_demo_continues(polos: Command) -> None:
 
 @pytest.mark.parametrize("typed", [b"\n", END_OF_INPUT], ids=["nothing", "end of input"])
 def test_anything_but_a_yes_rejects(polos: Command, typed: bytes) -> None:
-    with terminal(polos) as person:
+    with terminal(polos, "demo") as person:
         person.wait_for("approve? y/N ")
         person.type(typed)
         assert person.end() == 0
@@ -120,7 +47,7 @@ def test_anything_but_a_yes_rejects(polos: Command, typed: bytes) -> None:
 
 
 def test_another_terminal_may_answer_with_the_printed_line(polos: Command) -> None:
-    with terminal(polos) as person:
+    with terminal(polos, "demo") as person:
         person.wait_for("approve? y/N ")
         line = next(
             row.strip() for row in person.screen.splitlines() if row.strip().startswith("polos resume ")
@@ -135,7 +62,7 @@ def test_another_terminal_may_answer_with_the_printed_line(polos: Command) -> No
 
 
 def test_a_browser_may_answer_on_the_printed_page(polos: Command) -> None:
-    with terminal(polos) as screen:
+    with terminal(polos, "demo") as screen:
         screen.wait_for("y/N")
         page = re.search(r"http://127\.0\.0\.1:\d+/approve/[0-9a-f]{32}", screen.screen)
         assert page is not None
@@ -153,7 +80,7 @@ def test_a_browser_may_answer_on_the_printed_page(polos: Command) -> None:
 
 
 def test_ctrl_c_leaves_nothing_behind(polos: Command) -> None:
-    with terminal(polos) as person:
+    with terminal(polos, "demo") as person:
         person.wait_for("approve? y/N ")
         person.type(b"\x03")
         assert person.end() == 128 + signal.SIGINT

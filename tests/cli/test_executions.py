@@ -89,7 +89,7 @@ async def test_show_says_what_an_execution_waits_for(polos: Command, working: Po
     assert shown.code == 0, shown.err
     deadline = one["expires_at"][:19].replace("T", " ")
     assert f"waits for   review, until {deadline} UTC (in " in shown.out
-    assert "status      waiting" in shown.out
+    assert f"status      waiting for a person (review) until {deadline} UTC (in " in shown.out
     assert "  write  ok  at " in shown.out
     assert "  print  failed  at " in shown.out
     assert "2 attempts\n      OSError: no paper\n" in shown.out
@@ -154,7 +154,7 @@ async def test_list_filters_and_continues_by_cursor(polos: Command, redis_url: s
     async with PolosClient(redis_url, namespace) as client:
         ids = [(await client.invoke(workflow_id)).id for _ in range(3)]
         await client.invoke("cli-another")
-        await client.cancel(ids[0])
+        await client.cancel(ids[0], cancelled_by="ann")
         newest = (await polos("list", "--workflow", workflow_id, "--limit", "2", "--json")).json
         older = await polos("list", "--workflow", workflow_id, "--cursor", newest["next_cursor"], "--json")
         plain = await polos("list", "--status", "cancelled")
@@ -163,8 +163,9 @@ async def test_list_filters_and_continues_by_cursor(polos: Command, redis_url: s
             await client.cancel(row["id"])
     assert [row["id"] for row in newest["executions"] + older.json["executions"]] == ids[::-1]
     assert older.json["next_cursor"] is None
-    (cancelled,) = plain.out.splitlines()[1:]
-    assert cancelled.split()[:2] == [ids[0], "cancelled"] and cancelled.endswith(workflow_id)
+    titles, cancelled = plain.out.splitlines()
+    assert titles.split() == ["ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW", "DETAILS"]
+    assert cancelled.split()[:2] == [ids[0], "cancelled"] and cancelled.endswith(f"{workflow_id}  by ann")
     assert "more results: --cursor " in first.err
 
 
@@ -188,9 +189,8 @@ async def test_show_says_when_a_delayed_execution_starts(
         handle = await client.invoke("cli-nobody", start_at=datetime(2100, 1, 2, 3, 4, 5, tzinfo=UTC))
         at_once = await client.invoke("cli-nobody")
         shown, other = await polos("show", handle.id), await polos("show", at_once.id)
-    assert "status      queued\n" in shown.out
-    assert "starts      2100-01-02 03:04:05 UTC\n" in shown.out
-    assert "starts" not in other.out
+    assert "status      queued until 2100-01-02 03:04:05 UTC (in " in shown.out
+    assert "status      queued since 20" in other.out
 
 
 async def test_show_and_events_include_children(polos: Command, working: Polos) -> None:
@@ -225,7 +225,7 @@ async def test_retry_resumes_a_failed_execution_once(polos: Command, working: Po
         assert await handle.result(timeout=DEADLINE) == 2
         repeated, shown = await polos("retry", handle.id), await polos("show", handle.id)
     assert repeated.code == 1
-    assert "it is completed, neither failed nor stuck" in repeated.sentence
+    assert "it is completed, not failed, stuck or paused" in repeated.sentence
     assert "run         2, after LookupError: no ink\n" in shown.out
 
 

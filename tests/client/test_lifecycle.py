@@ -217,7 +217,7 @@ async def test_cancelled_calls_do_not_affect_the_others(redis_url: str, namespac
 
 
 async def _all_finished(client: PolosClient) -> bool:
-    return not await client.list_executions(status="queued")
+    return not any([await client.list_executions(status=word) for word in ("queued", "running")])
 
 
 async def test_closing_ends_pending_waits(redis_url: str, namespace: str) -> None:

@@ -196,10 +196,10 @@ async def test_an_invalid_cursor_is_refused(cursor: Any, redis_url: str, namespa
                 await pages(cursor=cursor)
 
 
-@pytest.mark.parametrize("status", ["running", "", "Completed", 5])
+@pytest.mark.parametrize("status", ["Running", "", "Completed", 5])
 async def test_an_invalid_status_is_refused(status: Any, redis_url: str, namespace: str) -> None:
     async with PolosClient(redis_url, namespace) as client:
-        with pytest.raises(ConfigurationError, match="status must be one of queued, waiting"):
+        with pytest.raises(ConfigurationError, match="status must be one of queued, running, waiting"):
             await client.list_executions(status=status)
 
 

@@ -296,7 +296,7 @@ async def test_the_schema_can_be_read_to_show_a_form(redis_url: str, namespace: 
         assert listed["schema"] == found["schema"]
         assert found["schema"]["properties"]["limit"] == Decision.model_json_schema()["properties"]["limit"]
         assert listed["approvers"] == [] and listed["required"] == listed["rejections"] == 1
-        assert found["execution_status"] in ("queued", "waiting") and found["run"] == 1
+        assert found["execution_status"] in ("running", "waiting") and found["run"] == 1
         untyped = await at.client.list_suspensions(workflow="none")
         assert list(untyped) == []
 
@@ -626,7 +626,7 @@ async def test_hostile_answers_are_refused_briefly(
             with pytest.raises(InvalidAnswerError):
                 await at.answer(decision, "ask", wrong)
         for one in (handle, decision, facts):
-            assert await one.status() in ("queued", "waiting") and not SEEN[one.id]
+            assert await one.status() in ("running", "waiting") and not SEEN[one.id]
 
 
 async def test_the_deepest_accepted_answer_stays_whole(redis_url: str, namespace: str) -> None:

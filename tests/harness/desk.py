@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +13,9 @@ import msgpack
 from polos_redis.state import keys, scripts
 from polos_redis.state.journal import step_record
 from polos_redis.state.repairs import FIRST, LIVE
-from polos_redis.state.stuck import StuckReason
+from polos_redis.state.statuses import Condition
+from polos_redis.state.stuck import EXHAUSTED, StuckReason
+from polos_redis.values.text import text
 from tests.invariants.state import Partition, RawConnection, read
 from tests.invariants.state_invariants import violations
 
@@ -27,6 +29,8 @@ SHOWN_DIGEST = b"d" * 32
 AUDIT_MS = 3_600_000
 FAR = 3_600_000  # ms: beyond the end of any test
 ALL = 1_000_000  # answers seen by an activation that has seen all of them
+ERROR: bytes = msgpack.packb((1, "OSError", "no paper", ""))
+PAUSED = StuckReason(EXHAUSTED, (), "", "OSError: no paper").pack()
 REASON = StuckReason("unreached", ("ok",), "flow.py:7", "its code has not reached ok").pack()
 
 _SCRIPTS = {script.name: script for script in scripts.ALL}
@@ -232,8 +236,20 @@ class Desk:
     def give_up(self, by: Activated, *given_up: Arg) -> Any:
         return _learn_changes(by, self.run("give_up", *by.fence, *given_up))
 
-    def stick(self, by: Activated, *, state: bytes = b"", seen: int = ALL, reason: bytes = REASON) -> Any:
-        return self.run("stick", *by.fence, state, seen, reason)
+    def stick(
+        self,
+        by: Activated,
+        *,
+        state: bytes = b"",
+        seen: int = ALL,
+        reason: bytes = REASON,
+        error: bytes = b"",
+    ) -> Any:
+        return self.run("stick", *by.fence, state, seen, reason, error)
+
+    def pause(self, by: Activated, *, seen: int = ALL) -> Any:
+        """Leave an execution paused that has failed."""
+        return self.stick(by, seen=seen, reason=PAUSED, error=ERROR)
 
     def finish(
         self, by: Activated, status: str = "completed", value: bytes = b"\x01", *, seen: int = ALL
@@ -265,9 +281,10 @@ class Desk:
         skip: Sequence[Arg] = (),
         by: Arg = "",
         reason: Arg = "",
+        only_stuck: bool = False,
     ) -> Any:
         self.next_millisecond()
-        return self.run("retry", execution_id, run, created, by, reason, *skip)
+        return self.run("retry", execution_id, run, created, by, reason, int(only_stuck), *skip)
 
     def publish(
         self, topic: Arg, kind: Arg = "e", data: bytes = b"\x01", *, of: Arg = "", once: str = ""
@@ -306,9 +323,14 @@ class Desk:
         lease: str | int = "",
         most: int = 5,
         queue: str = "default",
+        pausing: Mapping[str, bool] | None = None,
     ) -> Any:
-        """Entries requeued, failed and dropped; None if the lease was renewed."""
-        reply = self.run("requeue_entries", queue, consumer, lease if lost else "back", most, *entries)
+        """Entries requeued, failed and dropped; None if the lease was renewed. Without `pausing`, executions
+        that are lost too often fail."""
+        fails = {text(name): False for name in self.state.workflows} if lost else {}
+        known = packed(fails if pausing is None else pausing)
+        lease = lease if lost else "back"
+        reply = self.run("requeue_entries", queue, consumer, lease, most, known, *entries)
         return reply and reply[:3]
 
     def repair(self, rows: int = 100) -> list[tuple[str, str]]:
@@ -382,6 +404,12 @@ class Desk:
             *queues,
         )
         return ((at, one) if at else None), found
+
+    def status(self, execution_id: str, most_waits: int = 10) -> Condition:
+        """What an execution is doing."""
+        with self.unchanged():
+            (row,) = self.run("read_statuses", most_waits, execution_id)
+        return Condition.from_row(row)
 
     def make_due(self, member: Arg) -> None:
         """Make a timer due."""

@@ -124,6 +124,11 @@ async def deadly(ctx: WorkflowContext, input: Any) -> str:
     return "lived"
 
 
+@workflow(on_exhausted="pause")
+async def deadly_pausing(ctx: WorkflowContext, input: Any) -> str:
+    return await deadly(ctx, input)
+
+
 def _effects(execution_id: str) -> list[str]:
     lines = [line.split() for line in Path(os.environ[EFFECTS]).read_text().splitlines()]
     return [line[1] for line in lines if line[0] == execution_id]

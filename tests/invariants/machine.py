@@ -25,7 +25,18 @@ from hypothesis.stateful import (
 from polos_redis.decisions.answer_policy import AnswerPolicy
 from polos_redis.state import journal, keys
 from polos_redis.state.journal import SuspensionRecord, is_result
-from tests.harness.desk import AUDIT_MS, FAR, REASON, RETENTION, SHOWN_DIGEST, Desk, Snapshot, packed, step
+from tests.harness.desk import (
+    AUDIT_MS,
+    FAR,
+    PAUSED,
+    REASON,
+    RETENTION,
+    SHOWN_DIGEST,
+    Desk,
+    Snapshot,
+    packed,
+    step,
+)
 from tests.invariants.model import REQUIRED, Activation, Execution, Model, branch_of, race_of
 from tests.invariants.relation_invariants import RelationInvariants
 from tests.invariants.state import Namespace, Partition, is_open, record_of, records
@@ -468,16 +479,17 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.writer(0))
     @rule(index=indices, lost=st.booleans())
     def stick(self, index: int, lost: bool) -> None:
-        """Code that has changed can't go on."""
+        """Code that has changed can't go on, or code has failed whose workflow pauses then."""
         by = self.writer(index)
         if by is not None and index % 3 == 0:
-            self.stick_one(by, lost)
+            self.stick_one(by, lost, paused=index % 2 == 0)
 
-    def stick_one(self, by: Activation, lost: bool) -> None:
-        args = ("stick", "", by.answers, REASON)
+    def stick_one(self, by: Activation, lost: bool, *, paused: bool) -> None:
+        """Code can't go on, or has failed."""
+        args = ("stick", "", by.answers, *((PAUSED, ERROR) if paused else (REASON, "")))
         if not self.has_to_look(by, *args) and self.write(by, lost, *args) is not None:
             self.pending.pop(by.entry, None)
-            self.model.park(self.model.executions[by.id], "stuck")
+            self.model.park(self.model.executions[by.id], "stuck", paused)
             self.over(by, lost)
 
     @precondition(lambda self: self.stuck())
@@ -488,12 +500,15 @@ class Machine(RuleBasedStateMachine):
         one = found[index % len(found)]
         if late and one.run > 1:
             with self.desk.unchanged():
-                assert self.desk.run("retry", one.id, one.run - 1, "", "", "") == [b"run", b"%d" % one.run]
+                assert self.desk.run("retry", one.id, one.run - 1, "", "", "", "") == [
+                    b"run",
+                    b"%d" % one.run,
+                ]
         elif index % 2:
             self.unstick_one(one)
 
     def unstick_one(self, one: Execution, *skipped: str) -> None:
-        reply = self.call("retry", one.id, one.run, "", "bob", "why", *skipped)
+        reply = self.call("retry", one.id, one.run, "", "bob", "why", "", *skipped)
         assert reply == [b"retried", one.run + 1]
         for key in skipped:
             one.mark(key, "skipped")
@@ -509,7 +524,7 @@ class Machine(RuleBasedStateMachine):
             self.unstick_one(one, key)
         else:
             with self.desk.unchanged():
-                reply = self.desk.run("retry", one.id, one.run, "", "bob", "why", key)
+                reply = self.desk.run("retry", one.id, one.run, "", "bob", "why", "", key)
                 assert reply == [b"no answer", key.encode()]
 
     def stuck(self) -> list[Execution]:
@@ -539,7 +554,7 @@ class Machine(RuleBasedStateMachine):
     def recover_too_late(self, consumer: str) -> None:
         """A worker was presumed dead, and has renewed its lease since."""
         held = [entry for entry, holder in self.pending.items() if holder == consumer]
-        assert self.call("requeue_entries", "default", consumer, "1", MOST, *held) is None
+        assert self.call("requeue_entries", "default", consumer, "1", MOST, b"\x80", *held) is None
         self.the_state_equals_the_models()
 
     def hand_back(self, consumer: str, lost: bool) -> None:
@@ -549,7 +564,9 @@ class Machine(RuleBasedStateMachine):
             entries = [entry for entry in entries if entry not in running]
         by_entry = {one.entry: one for one in self.model.executions.values()}
         held = [by_entry[entry] for entry in entries if entry in by_entry]
-        reply = self.call("requeue_entries", "default", consumer, "" if lost else "back", MOST, *entries)
+        known = packed({one.decode(): False for one in self.desk.state.workflows})
+        lease = "" if lost else "back"
+        reply = self.call("requeue_entries", "default", consumer, lease, MOST, known, *entries)
         failed: list[bytes] = []
         for one in held:
             if lost:
@@ -561,7 +578,7 @@ class Machine(RuleBasedStateMachine):
             else:
                 one.owner, one.entry = None, b""
         assert reply[:3] == [len(held) - len(failed), len(failed), len(entries) - len(held)]
-        assert reply[3][::3] == failed
+        assert [one[0] for one in reply[3]] == failed
         for entry in entries:
             del self.pending[entry]
 
@@ -737,7 +754,8 @@ class Machine(RuleBasedStateMachine):
         assert fields.get(b"owner", b"").decode() == (one.owner or ""), one.id
         assert (b"p" + name in state.timers) == one.later, one.id
         assert int(fields.get(b"answers", b"0")) == one.answers, one.id
-        assert fields.get(b"stuck", b"") == (REASON if one.status == "stuck" else b""), one.id
+        reason = (PAUSED if one.paused else REASON) if one.status == "stuck" else b""
+        assert fields.get(b"stuck", b"") == reason, one.id
         assert {key.decode() for key in state.early.get(name, {})} == one.early.keys()
 
         journal = state.journals.get(name, {})

@@ -64,6 +64,7 @@ class Execution:
     parent: str = ""
     key: str = ""  # the parent's step
     semaphore: str = ""
+    paused: bool = False  # where it is stuck: it has failed
     retried_at: int = 0  # model time of its latest retry
     ended_from_outside: int = 0
 
@@ -260,12 +261,15 @@ class Model:
         elif one.status == "queued" and status == "answered":
             one.answers += 1
 
-    def park(self, one: Execution, status: str = "waiting") -> None:
-        one.status, one.losses, one.answers = status, 0, 0
+    def park(self, one: Execution, status: str = "waiting", paused: bool = False) -> None:
+        one.status, one.losses, one.answers, one.paused = status, 0, 0, paused
         self.leave(one)
 
     def unstick(self, one: Execution) -> None:
-        """Start a new run of a stuck execution."""
+        """Start a new run of a stuck execution; of a paused one, what has failed runs again."""
+        if one.paused:
+            one.forget_failures(self.executions)
+            one.auto_retries = 0
         one.run += 1
         self.offer(one)
 

@@ -104,16 +104,22 @@ class Composition(Machine):
         one = found[index % len(found)]
         if late and one.run > 1:
             with self.desk.unchanged():
-                assert self.desk.run("retry", one.id, one.run - 1, "", "", "") == [b"run", b"%d" % one.run]
+                assert self.desk.run("retry", one.id, one.run - 1, "", "", "", "") == [
+                    b"run",
+                    b"%d" % one.run,
+                ]
         elif one.status != "failed":
             with self.desk.unchanged():
-                assert self.desk.run("retry", one.id, one.run, "", "", "") == [b"status", one.status.encode()]
+                assert self.desk.run("retry", one.id, one.run, "", "", "", "") == [
+                    b"status",
+                    one.status.encode(),
+                ]
         else:
             self.rerun(one)
 
     def rerun(self, one: Execution) -> None:
         if len(self.model.unfinished()) < self.many:
-            assert self.call("retry", one.id, one.run, "", "", "") == [b"retried", one.run + 1]
+            assert self.call("retry", one.id, one.run, "", "", "", "") == [b"retried", one.run + 1]
             one.auto_retries = 0
             self.model.rerun(one)
 
@@ -262,7 +268,9 @@ class Composition(Machine):
         consumer=consumers,
         keys=st.lists(steps, max_size=4, unique=True),
         semaphore=semaphores,
-        how=st.sampled_from(("park", "park", "completed", "completed", "failed", "auto_retry", "stick")),
+        how=st.sampled_from(
+            ("park", "park", "completed", "completed", "failed", "auto_retry", "stick", "pause")
+        ),
         lost=rarely,
     )
     def activate(self, consumer: str, keys: list[str], semaphore: str, how: str, lost: bool) -> None:
@@ -280,8 +288,8 @@ class Composition(Machine):
         if by.sure and by in self.activations:
             if how == "park":
                 self.park(self.index_of(by), lost)
-            elif how == "stick":
-                self.stick_one(by, lost)
+            elif how in ("stick", "pause"):
+                self.stick_one(by, lost, paused=how == "pause")
             elif how == "cancelled":
                 self.cancel_one(one)
             elif how == "auto_retry":

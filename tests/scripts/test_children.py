@@ -425,7 +425,7 @@ def test_a_retried_grandchild_ends_with_the_root(desk: Desk) -> None:
     fail(desk, grandchild)
     desk.finish(child)
     assert desk.state.children == {}
-    assert desk.run("retry", grandchild.id, 1, "", "", "") == [b"retried", 2]
+    assert desk.run("retry", grandchild.id, 1, "", "", "", "") == [b"retried", 2]
     desk.cancel(by.id, by="ann")
     while desk.state.timers:
         assert desk.fire()[0] > 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys
-from polos_redis.state.executions import FINISHED, STATUSES
+from polos_redis.state.executions import FINISHED, STORED_STATUSES
 from tests.harness.desk import FAR, Desk, new_id
 
 MOST_WORKFLOWS = 1000
@@ -77,12 +77,14 @@ def add(desk: Desk, name: str, status: str, created: int, shared: bool = False) 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     made=st.lists(
-        st.tuples(st.integers(0, 12), st.sampled_from(STATUSES), st.booleans(), st.integers(0, 3)),
+        st.tuples(st.integers(0, 12), st.sampled_from(STORED_STATUSES), st.booleans(), st.integers(0, 3)),
         max_size=60,
     ),
     limit=st.integers(1, 9),
     workflow=st.sampled_from(["", "w0", "w1", "none"]),
-    statuses=st.sampled_from([STATUSES, *((one,) for one in STATUSES), ("completed", "waiting")]),
+    statuses=st.sampled_from(
+        [STORED_STATUSES, *((one,) for one in STORED_STATUSES), ("completed", "waiting")]
+    ),
     rows=st.sampled_from([1, 7, 2000]),
 )
 def test_pages_have_every_execution_once_newest_first(
@@ -112,7 +114,7 @@ def test_a_page_reads_few_rows_however_they_are_spread(desk: Desk) -> None:
         for repeat in range(5 if number % 40 else 60):
             add(desk, f"w{number % 40}", "failed", 100 * number + repeat)
     names = [f"w{number}" for number in range(40)]
-    for statuses in (("failed",), STATUSES):
+    for statuses in (("failed",), STORED_STATUSES):
         for limit in (1, 50, 1000):
             args = ("+inf", "", limit, "", "", 2000, len(statuses), len(names), *statuses, *names)
             took = read_by(desk, "list_executions", *args)
@@ -154,7 +156,7 @@ def test_a_stale_entry_is_not_listed(desk: Desk) -> None:
     stale, by = desk.finished(), desk.start()
     desk.do("XADD", f"{keys.QUEUE}default", "*", "id", by.id, "workflow", "wf", "run", 1)
     desk.do("XADD", f"{keys.QUEUE}default", "*", "id", stale, "workflow", "wf", "run", 1)
-    assert [row[0].decode() for row in desk.listed("queued")[1]] == [by.id]
+    assert [row[0].decode() for row in desk.listed("queued", "running")[1]] == [by.id]
     desk.connection.do("FLUSHALL")
 
 
@@ -167,7 +169,7 @@ def test_ids_beyond_the_most_share_an_index(desk: Desk) -> None:
     desk.check()
     assert desk.do("ZCARD", keys.WORKFLOWS) == MOST_WORKFLOWS + 1, "and the empty name"
     for workflow, one in (("last", last), ("beyond", beyond), ("w0", first)):
-        assert [row[0].decode() for row in desk.listed(*STATUSES, workflow=workflow)[1]] == [one]
+        assert [row[0].decode() for row in desk.listed(*STORED_STATUSES, workflow=workflow)[1]] == [one]
     by = _delivered(desk, beyond)
     desk.write(by, "a")
     desk.suspend(by, "ok")

@@ -10,7 +10,7 @@ import pytest
 from polos_redis import PolosClient, events
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys, scripts
-from polos_redis.state.executions import STATUSES
+from polos_redis.state.executions import STORED_STATUSES
 from tests.harness.desk import FAR, RETENTION, Desk, branch, new_id, packed, subscriber
 
 ODD: list[str | bytes] = [
@@ -122,29 +122,35 @@ def test_list_returns_the_newest_first_in_complete_pages(desk: Desk) -> None:
     made.append(desk.invoke(workflow="w1"))
     found, before = [], None
     while True:
-        before, page = desk.listed(*STATUSES, before=before, limit=4)
+        before, page = desk.listed(*STORED_STATUSES, before=before, limit=4)
         found += page
         if before is None:
             break
     assert [row[0].decode() for row in found] == made[::-1]
     last = desk.execution(made[-2])
     fields = ("workflow", "status", "created", "started", "finished")
-    assert found[1] == [made[-2].encode(), *(last.get(field) for field in fields), None, last["created"]]
+    assert found[1] == [
+        made[-2].encode(),
+        *(last.get(field) for field in fields),
+        None,
+        None,
+        last["created"],
+    ]
 
 
 def test_list_says_when_a_delayed_execution_starts(desk: Desk) -> None:
     by = desk.start()
     assert desk.run("put_back", "default", by.id, by.entry, FAR) == 1
-    ((_, _, status, *_, starts, _),) = desk.listed("queued")[1]
+    ((_, _, status, *_, starts, _, _),) = desk.listed("queued")[1]
     assert (status, starts) == (b"queued", desk.do("ZSCORE", keys.TIMERS, "p" + by.id))
 
 
 def test_list_by_workflow_and_status(desk: Desk) -> None:
     one, two = desk.parked(workflow="a"), desk.parked(workflow="a:b")
     done = desk.finished(workflow="a")
-    assert [row[0].decode() for row in desk.listed(*STATUSES, workflow="a")[1]] == [done, one]
+    assert [row[0].decode() for row in desk.listed(*STORED_STATUSES, workflow="a")[1]] == [done, one]
     assert [row[0].decode() for row in desk.listed("waiting")[1]] == [two, one]
-    assert desk.listed(*STATUSES, workflow="c") == desk.listed("failed") == (None, [])
+    assert desk.listed(*STORED_STATUSES, workflow="c") == desk.listed("failed") == (None, [])
 
 
 # --- inbox ------------------------------------------------------------------------------
@@ -202,8 +208,8 @@ def test_any_two_step_keys_are_kept_apart(desk: Desk) -> None:
 @pytest.mark.parametrize("name", ODD, ids=repr)
 def test_workflows_queues_and_topics_may_have_any_name(desk: Desk, name: str | bytes) -> None:
     one = desk.finished(workflow=raw(name))
-    assert desk.listed(*STATUSES, workflow=raw(name)) == desk.listed(*STATUSES)
-    assert desk.listed(*STATUSES)[1][0][:2] == [one.encode(), raw(name)]
+    assert desk.listed(*STORED_STATUSES, workflow=raw(name)) == desk.listed(*STORED_STATUSES)
+    assert desk.listed(*STORED_STATUSES)[1][0][:2] == [one.encode(), raw(name)]
     desk.publish(raw(name), raw(name))
     assert desk.events(raw(name)) == [raw(name)]
 
@@ -279,6 +285,8 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.publish("news", "e", b"\x01")
         desk.listed("completed")
         desk.listed("queued", "waiting")
+        desk.listed("running")
+        desk.run("read_statuses", 9, by.id)
         desk.run("follow", by.id, 1000)
         desk.run("drop_early", by.id, "ok", "d1")
         desk.note_starts(desk.start())

@@ -11,7 +11,7 @@ import pytest
 
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys
-from tests.harness.desk import FAR, Desk
+from tests.harness.desk import FAR, Activated, Desk, step
 from tests.harness.server_log import commands, log_file
 from tests.invariants.state_invariants import violations
 
@@ -286,6 +286,41 @@ def requeue_for_the_last_time(desk: Desk) -> Change:
     return lambda: desk.requeue("w1", by.entry, lost=True, most=1)
 
 
+def failing(desk: Desk) -> Activated:
+    """An activation that has failed, with an open wait."""
+    by = desk.start()
+    desk.write(by, "a", step(b"", "failed"))
+    desk.suspend(by, "ok", FAR)
+    return by
+
+
+def stick(desk: Desk) -> Change:
+    by = failing(desk)
+    return lambda: desk.stick(by)
+
+
+def unstick(desk: Desk) -> Change:
+    by = failing(desk)
+    desk.stick(by)
+    return lambda: desk.retry(by.id)
+
+
+def pause(desk: Desk) -> Change:
+    by = failing(desk)
+    return lambda: desk.pause(by)
+
+
+def retry_a_paused_one(desk: Desk) -> Change:
+    by = failing(desk)
+    desk.pause(by)
+    return lambda: desk.retry(by.id)
+
+
+def pause_after_the_last_loss(desk: Desk) -> Change:
+    by = failing(desk)
+    return lambda: desk.requeue("w1", by.entry, lost=True, most=1, pausing={"wf": True})
+
+
 TRANSITIONS = [
     *(invoke, invoke_later, invoke_with_a_free_slot, invoke_without_a_free_slot),
     *(write_the_first_step, suspend, wait, back_off, park, park_with_a_waiter),
@@ -296,6 +331,7 @@ TRANSITIONS = [
     *(put_back, requeue, requeue_for_the_last_time),
     *(reserve, pin, close_stream, close_stream_with_a_waiter, serve, serve_without_a_free_slot),
     *(cancel_an_unserved_one, answer_one_that_is_not_served),
+    *(stick, unstick, pause, retry_a_paused_one, pause_after_the_last_loss),
 ]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys
-from polos_redis.state.executions import STATUSES
+from polos_redis.state.executions import STORED_STATUSES
 from tests.harness.desk import Desk, new_id, packed
 
 WORKFLOWS = "abc"
@@ -48,7 +48,7 @@ def test_pages_have_what_has_such_a_root(
                 waiting.append(one.encode())
                 if workflow or name in roots:
                     listed.append(one.encode())
-    for statuses in (("waiting",), STATUSES):
+    for statuses in (("waiting",), STORED_STATUSES):
         found, before = [], None
         while True:
             before, rows = desk.listed(

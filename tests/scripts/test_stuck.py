@@ -29,6 +29,7 @@ LEAVES: dict[str, Leave] = {
     "park": lambda desk, by, seen: desk.park(by, "other", seen=seen),
     "stick": lambda desk, by, seen: desk.stick(by, seen=seen),
     "completed": lambda desk, by, seen: desk.finish(by, seen=seen),
+    "pause": lambda desk, by, seen: desk.pause(by, seen=seen),
     "failed": lambda desk, by, seen: desk.finish(by, "failed", seen=seen),
 }
 ways = pytest.mark.parametrize("way", LEAVES)

@@ -219,7 +219,7 @@ async def test_a_step_in_flight_keeps_the_activation(redis_url: str, namespace: 
         await at.opened(handle, "ask")
         # by the time this many calls have returned, the start event and an idle check are past
         for _ in range(200):
-            assert await handle.status() == "queued"
+            assert await handle.status() == "running"
         _held.set()
         await at.parked(handle)
         await at.answer(handle, "ask")

@@ -190,7 +190,7 @@ async def test_an_answer_arrives_while_a_sibling_step_runs(redis_url: str, names
         await at.opened(handle, "ask")
         await at.answer(handle, "ask", "now")
         await until(lambda: CALLS[handle.id]["ask"])
-        assert await handle.status() == "queued"
+        assert await handle.status() == "running"
         _go_on.set()
         assert await at.result(handle) == ["long", "now"]
         steps = (await at.client.get_execution(handle.id))["steps"]

@@ -151,7 +151,7 @@ async def until_parked(at: Running, handle: ExecutionHandle[Any]) -> list[str]:
 
 async def finished(at: Running, handle: ExecutionHandle[Any]) -> None:
     """Answer whatever comes until the execution has ended, and check that it did so well."""
-    while (await handle.status()) in ("queued", "waiting"):
+    while (await handle.status()) in ("queued", "running", "waiting"):
         for key in await open_keys(at, handle):
             await answer_one(at, handle, key)
     assert await at.result(handle) == "done"

@@ -331,7 +331,7 @@ async def test_errands_for_a_node_that_is_away_hold_up_no_others(
             try:
                 stuck = [await in_partition(client, 0, waits, None) for _ in range(CONCURRENCY + 50)]
                 assert await early.result(timeout=60) == "early"
-                assert await stuck[0].status() == "queued"
+                assert await stuck[0].status() in ("queued", "running")
             finally:
                 await asyncio.to_thread(victim.resume)
             for handle in stuck:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import logging
 import sys
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from typing import Any, NoReturn, TypeVar, overload
 
 from polos_redis import failures, tasks
@@ -24,6 +24,8 @@ from polos_redis.runtime.durable_state import DurableState, StateDraft
 from polos_redis.runtime.lifecycle_events import StepAttempt
 from polos_redis.runtime.steps.calls import Calls
 from polos_redis.runtime.steps.retries import check_retries, retry_delay
+from polos_redis.runtime.steps.thread_calls import NOT_STARTED, awaited, leave
+from polos_redis.runtime.steps.time_limits import TimeLimit, in_loop_within, in_thread_within, time_limit
 from polos_redis.state import journal, stored_errors
 from polos_redis.state.journal import StepRecord
 from polos_redis.values import codec
@@ -35,8 +37,6 @@ MOST_BYTES_UNTOLD = 1 << 18  # of a journal whose history is not in a stream, se
 PARK_FROM_SECONDS = 5.0  # a retry with a longer delay parks and frees its slot
 
 logger = logging.getLogger("polos.execution")
-
-_NOT_STARTED = object()
 
 
 class Runs(Calls):
@@ -54,6 +54,8 @@ class Runs(Calls):
         max_retries: int = ...,
         base_delay: float = ...,
         max_delay: float = ...,
+        timeout: float | timedelta | None = ...,
+        retry_abandoned: bool = ...,
         **kwargs: Any,
     ) -> Coroutine[Any, Any, T]: ...
     @overload
@@ -66,6 +68,8 @@ class Runs(Calls):
         max_retries: int = ...,
         base_delay: float = ...,
         max_delay: float = ...,
+        timeout: float | timedelta | None = ...,
+        retry_abandoned: bool = ...,
         **kwargs: Any,
     ) -> Coroutine[Any, Any, T]: ...
     def run(
@@ -77,6 +81,8 @@ class Runs(Calls):
         max_retries: int = 2,
         base_delay: float = 1.0,
         max_delay: float = 10.0,
+        timeout: float | timedelta | None = None,
+        retry_abandoned: bool = False,
         **kwargs: Any,
     ) -> Coroutine[Any, Any, Any]:
         """Call a function once and journal its result; a replay returns the journaled value.
@@ -89,6 +95,10 @@ class Runs(Calls):
         groups. A call runs at least once: one that was
         running when its worker died runs again (see `idempotency_key`); a journaled one never does.
 
+        `timeout` (seconds) limits each attempt, which then fails with `TimeoutError`. It cancels an async
+        function. The thread of a sync one can't be stopped: it is abandoned and its result dropped, and the
+        retry waits until it has ended, unless `retry_abandoned` lets them run side by side.
+
         Raises `StepExecutionError` when the last attempt has failed, in this run and at every replay; a
         result that can't be stored fails the step without a retry.
         """
@@ -96,10 +106,12 @@ class Runs(Calls):
             raise TypeError(f"step {key!r}: expected a function and its arguments, got {function!r}")
         check_retries(key, max_retries, base_delay, max_delay)
         call = functools.partial(function, *args, **kwargs) if args or kwargs else function
+        limit = None
+        if timeout is not None or retry_abandoned is not False:
+            limit = time_limit(key, timeout, retry_abandoned)
         frame = sys._getframe(1)
-        return self._run(
-            key, is_async(function), call, max_retries, base_delay, max_delay, (frame.f_code, frame.f_lineno)
-        )
+        call_site = frame.f_code, frame.f_lineno
+        return self._run(key, is_async(function), call, max_retries, base_delay, max_delay, call_site, limit)
 
     async def _run(
         self,
@@ -110,6 +122,7 @@ class Runs(Calls):
         base_delay: float,
         max_delay: float,
         call_site: CallSite,
+        limit: TimeLimit | None = None,
     ) -> Any:
         activation = self._activation
         if activation.may_start():  # the usual case, without another coroutine
@@ -137,7 +150,9 @@ class Runs(Calls):
                 try:
                     try:
                         bound = call if draft is None else draft.bound(call)
-                        if in_loop:
+                        if limit is not None:
+                            result = await self._within(limit, step, in_loop, bound, attempt > max_retries)
+                        elif in_loop:
                             result = await tasks.in_context(tasks.step_context(step), bound)
                         else:
                             result = await self._in_thread(step, bound)
@@ -256,6 +271,19 @@ class Runs(Calls):
             raise raised
         return raised
 
+    async def _within(
+        self, limit: TimeLimit, step: StepAttempt, in_loop: bool, call: Callable[[], Any], is_last: bool
+    ) -> Any:
+        """Call the function of an attempt that has a time limit."""
+        activation = self._activation
+        if in_loop:
+            return await in_loop_within(limit, step, call)
+        while (
+            result := await in_thread_within(limit, activation, step, call, is_last=is_last)
+        ) is NOT_STARTED:
+            await activation.gate.passed(in_flight=True)
+        return result
+
     async def _in_thread(self, step: StepAttempt, call: Callable[[], Any]) -> Any:
         """Run a sync function in a thread. A thread can't be cancelled: if the caller is, the step stays in
         flight until the thread ends, and its result is dropped."""
@@ -263,7 +291,7 @@ class Runs(Calls):
 
         def start() -> Any:
             # It may have waited for a free thread, and may no longer start.
-            return call() if activation.gate.is_open() else _NOT_STARTED
+            return call() if activation.gate.is_open() else NOT_STARTED
 
         while True:
             thread = activation.host.in_thread(step, start)
@@ -271,28 +299,11 @@ class Runs(Calls):
             try:
                 result = await asyncio.shield(thread)
             except asyncio.CancelledError:
-                if not thread.done() and not activation.over:
-                    activation.in_flight += 1
-                    thread.add_done_callback(self._thread_ended, context=tasks.OUTSIDE)
+                leave(activation, thread)
                 raise
-            if result is not _NOT_STARTED:
-                break
+            if result is not NOT_STARTED:
+                return await awaited(activation, step, result)
             await activation.gate.passed(in_flight=True)
-        if not inspect.isawaitable(result):
-            return result
-        if not activation.journal.held:  # a lambda around an async call, which starts only now
-            try:
-                await activation.gate.passed(in_flight=True)
-            except BaseException:
-                if inspect.iscoroutine(result):
-                    result.close()
-                raise
-        return await tasks.in_context(tasks.step_context(step), lambda: result)
-
-    def _thread_ended(self, thread: asyncio.Future[Any]) -> None:
-        self._activation.landed()
-        if not thread.cancelled() and thread.exception() is None and inspect.iscoroutine(thread.result()):
-            thread.result().close()  # nothing is left to await it
 
     def _succeed(
         self, key: str, attempt: int, took: float, value: bytes, branches: list[bytes], state: bytes

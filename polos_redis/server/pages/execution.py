@@ -110,7 +110,7 @@ async def retry(request: Request, execution_id: str) -> Response:
         return await _page(
             request,
             execution_id,
-            f"Not retried: this execution is {error.status}, neither failed nor stuck.",
+            f"Not retried: this execution is {error.status}, not failed, stuck or paused.",
             409,
         )
     return redirect(f"/executions/{execution_id}")
@@ -150,7 +150,8 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
     bars = timeline({**execution, "steps": found.steps})
     over = execution["status"] in ENDED
     internal = (await definition_of(await client.store(), execution["workflow_id"])).internal
-    retriable = execution["status"] in ("failed", "stuck") and not internal
+    word = execution["status"]
+    retriable = word in ("stuck", "paused") or (word == "failed" and not internal)
     return render(
         request,
         "execution.html",

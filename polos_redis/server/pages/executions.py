@@ -13,7 +13,7 @@ from polos_redis.server.pages.rendering import render
 from polos_redis.server.pages.visitors import visitor
 from polos_redis.server.problems import Problem
 from polos_redis.server.site import site_of
-from polos_redis.state.executions import STATUSES
+from polos_redis.state.statuses import STATUSES
 
 PAGE_ROWS = 50
 MAX_WORKFLOWS = 200  # suggested for the filter

@@ -9,15 +9,6 @@ _ACRONYMS = frozenset(
 )
 _WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])")
 
-STATUS_LABELS = {
-    "queued": "Running",  # it runs, or will as soon as a worker is free
-    "waiting": "Waiting",
-    "stuck": "Stuck",
-    "completed": "Completed",
-    "failed": "Failed",
-    "cancelled": "Cancelled",
-}
-
 
 def is_identifier(name: str) -> bool:
     """Whether a name is one word, as programs use them: no sentence could be made of it."""
@@ -51,5 +42,5 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 
 def status_label(status: str) -> str:
-    """Returns an execution's status in one word."""
-    return STATUS_LABELS.get(status, status.capitalize())
+    """Returns an execution's status as a label."""
+    return status.capitalize()

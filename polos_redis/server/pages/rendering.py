@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from polos_redis.executions.statuses import details
 from polos_redis.redaction import redact_text
 from polos_redis.server.callers import Caller
 from polos_redis.server.pages import labels, shown_values, times
@@ -63,6 +64,7 @@ def _environment() -> Environment:
     }
     environment.globals |= {
         "count": labels.count,
+        "details": details,
         "asset": address,
         "took": times.execution_duration,
         "other_fields": _other_fields,

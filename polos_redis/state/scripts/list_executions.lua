@@ -1,18 +1,21 @@
 #!lua flags=no-writes
 -- list_executions: a page of executions of some statuses and workflows, newest first: by creation, or where only queued
--- ones are wanted, by the time they were queued. However many there are, it reads few rows beyond the page, and ends it
--- early behind many that are of other statuses or workflows.
+-- or running ones are wanted, by the time they were queued. However many there are, it reads few rows beyond the page,
+-- and ends it early behind many that are of other statuses or workflows.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 listed before (us), or '+inf'  2 the first id not to list of those at that time, '' to list none of them
 --       3 limit  4 the only workflow to return rows of, or '' for all
 --       5 the only workflows whose trees to return rows of (msgpack list of those of the roots), or '' for all
 --       6 how many rows to look at, about, beyond four for each of the page  7 how many statuses follow
 --       8 how many names follow
---       9.. statuses, names of indexes to look at, queues to look at
--- Returns {where the next page begins: us and id, '' and '' after the last one, a list of {id, workflow, status,
--- created us, started ms, finished ms, start of a delayed one in ms, version, listed at us}}.
+--       9.. statuses, the words of status.lua; next to 'completed', the stored ones; names of indexes to look at,
+--       queues to look at
+-- Returns {where the next page begins: us and id, '' and '' after the last one, a list of {id, workflow, stored status,
+-- created us, started ms, finished ms, start of a delayed one in ms, version, listed
+-- at us}}.
 -- #include index
 -- #include roots
+-- #include status
 local P, before, before_id, limit, only, roots, budget, statuses, names = KEYS[1], unpack(ARGV, 1, 8)
 local WORDS <const> = 9
 local FIRST_STEP <const> = 1000 -- rows to pass over at once
@@ -22,8 +25,10 @@ roots, limit = read_roots(roots), tonumber(limit)
 budget = tonumber(budget) + 4 * limit
 local first_name = WORDS + tonumber(statuses)
 local first_queue = first_name + tonumber(names)
-local wanted, found, sources = {}, {}, {}
+local wanted, stored, found, sources = {}, {}, {}, {}
 for i = WORDS, first_name - 1 do wanted[ARGV[i]] = true end
+for word in pairs(wanted) do stored[word == 'running' and 'queued' or word == 'paused' and 'stuck' or word] = true end
+local all_stuck = wanted.completed or (wanted.stuck or false) == (wanted.paused or false)
 local start = before == '+inf' and math.huge or tonumber(before)
 local place = {at = start, id = before_id}
 
@@ -89,14 +94,25 @@ local function read_rows(source, count)
   return #ids
 end
 
--- read_entries: read some entries of a queue, newest first. Returns how many there were.
+-- read_entries: read some entries of a queue, newest first. Returns how many there were. Those up to the last one that
+-- was delivered are running.
 local function read_entries(source, count)
   if not source.till then
     local ms, number = string.format('%.0f', math.floor(start / 1000)), start % 1000
     source.till = start == math.huge and '+' or before_id == '' and '(' .. ms .. '-' .. number
       or number == LAST_NUMBER and ms or ms .. '-' .. number
+    source.from = '-'
+    if not (wanted.queued and wanted.running) then
+      local delivered = last_delivered(source.key)
+      local ms_delivered, number_delivered = string.match(delivered, '^(%d+)-(%d+)$')
+      if wanted.queued then
+        source.from = '(' .. delivered
+      elseif start > ms_delivered * 1000 + math.min(number_delivered, LAST_NUMBER) then
+        source.till = delivered
+      end
+    end
   end
-  local page = redis.call('XREVRANGE', source.key, source.till, '-', 'COUNT', count)
+  local page = redis.call('XREVRANGE', source.key, source.till, source.from, 'COUNT', count)
   for _, one in ipairs(page) do
     local entry, flat = unpack(one)
     local fields = {}
@@ -129,10 +145,14 @@ for i = first_name, first_queue - 1 do
     local completed = statuses == '1'
     sources[#sources + 1] = {key = index_of(P, 'all', ARGV[i]), name = ARGV[i], completed = completed, read = read_rows}
   else
-    for status in pairs(wanted) do sources[#sources + 1] = {key = index_of(P, status, ARGV[i]), read = read_rows} end
+    for status in pairs(stored) do
+      if status ~= 'queued' or wanted.queued then -- a running one has an entry
+        sources[#sources + 1] = {key = index_of(P, status, ARGV[i]), read = read_rows}
+      end
+    end
   end
 end
-if wanted.queued and not wanted.completed then
+if stored.queued and not wanted.completed then
   for i = first_queue, #ARGV do
     sources[#sources + 1] = {key = P .. 'queue:' .. ARGV[i], read = read_entries}
   end
@@ -157,10 +177,11 @@ local result = {}
 for i = 1, math.min(limit, #found) do
   local row = found[i]
   if page_ends and is_before(page_ends, row) then break end
-  local workflow, status, created, started, finished, entry, version = unpack(redis.call('HMGET',
-    P .. 'exec:' .. row.id, 'workflow', 'status', 'created', 'started', 'finished', 'entry', 'version'))
+  local workflow, status, created, started, finished, entry, reason, version = unpack(redis.call('HMGET',
+    P .. 'exec:' .. row.id, 'workflow', 'status', 'created', 'started', 'finished', 'entry', 'stuck', 'version'))
   local is_its_own = only == '' and (not roots or roots[workflow]) or only == workflow
-  local is_wanted = wanted[status] and (not row.entry or row.entry == entry)
+  local is_wanted = stored[status] and (not row.entry or row.entry == entry)
+  if status == 'stuck' and not all_stuck then is_wanted = wanted[is_paused(reason) and 'paused' or 'stuck'] end
   if is_wanted and is_its_own and has_root(P, row.id, workflow, roots) then
     local starts = status == 'queued' and not entry and redis.call('ZSCORE', P .. 'timers', 'p' .. row.id)
     result[#result + 1] = {row.id, workflow, status, created, started, finished, starts, version,

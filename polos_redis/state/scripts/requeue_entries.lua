@@ -4,16 +4,21 @@
 -- KEYS  1 the partition's prefix
 -- ARGV  1 queue  2 consumer  3 'back' (handed back: not counted), or the lease counter of a worker presumed dead
 --       (counted) that the caller has seen unchanged, '' for none
---       4 how many losses in a row without progress fail an execution  5.. entries
--- Returns {requeued, failed for good, dropped (stale), flat list of those that have failed, their workflows and
--- errors}; nil when the lease was renewed since.
+--       4 how many losses in a row without progress fail an execution
+--       5 which workflows pause instead of failing (msgpack map of those that are known: true or false)  6.. entries
+-- Returns {requeued, failed for good or paused, dropped (stale), {id, workflow, error} of those that have failed,
+-- likewise of those that are paused, the workflows that have to be known, whose entries are left}; nil when
+-- the lease was renewed since.
 -- #include cancelling
-local P, queue, consumer, seen, most = KEYS[1], unpack(ARGV, 1, 4)
-local ENTRIES <const> = 5
+-- #include deactivate
+-- #include status
+local P, queue, consumer, seen, most, pausing = KEYS[1], unpack(ARGV, 1, 5)
+local ENTRIES <const> = 6
 local is_lost = seen ~= 'back'
 if is_lost and (redis.call('HGET', P .. 'workers', consumer) or '') ~= seen then return false end
-local stream, requeued, failed, dropped = queue_key(P, queue), 0, 0, 0
-local facts = {}
+local stream, requeued, dropped = queue_key(P, queue), 0, 0
+local failed, paused, unknown = {}, {}, {}
+pausing = cmsgpack.unpack(pausing)
 
 -- execution_of: the execution that an entry stands for, and its workflow; nil when the entry is gone.
 local function execution_of(entry)
@@ -25,11 +30,17 @@ end
 
 -- count_losses: how many activations in a row have been lost without progress in between, with this one.
 local function count_losses(id)
-  local exec, progress = P .. 'exec:' .. id, changes(P, id)
-  local losses, before = unpack(redis.call('HMGET', exec, 'attempts', 'progress'))
-  losses = losses and tonumber(before) >= progress and tonumber(losses) + 1 or 1
-  redis.call('HSET', exec, 'attempts', losses, 'progress', progress)
-  return losses
+  local losses, before = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'attempts', 'progress'))
+  return losses and tonumber(before) >= changes(P, id) and tonumber(losses) + 1 or 1
+end
+
+-- pause: leave an execution paused that would fail, with this error.
+local function pause(id, e, error, shown)
+  local reason = cmsgpack.pack({kind = PAUSED, keys = {}, at = '', message = shown})
+  redis.call('HSET', P .. 'exec:' .. id, 'last_error', error)
+  tell(P, id, e, {event_of(id, root_of(id), 'workflow_paused'), reason})
+  deactivate(P, id, e, e[EXEC_ENTRY], 'stuck', e[EXEC_INDEX] or e[EXEC_WORKFLOW], e[EXEC_CREATED], e[EXEC_QUEUE],
+    e[EXEC_RELATIONS], {'stuck', reason})
 end
 
 for i = ENTRIES, #ARGV do
@@ -43,16 +54,22 @@ for i = ENTRIES, #ARGV do
       take_off(P, queue, entry)
     else
       local losses = is_lost and count_losses(id) or 0
-      if losses >= tonumber(most) then
-        failed = failed + 1
+      if losses >= tonumber(most) and pausing[workflow] == nil then
+        unknown[#unknown + 1] = workflow
+      elseif losses >= tonumber(most) then
         local text = 'its worker was lost ' .. losses .. ' times in a row while it ran; see what it does between its '
           .. 'last journaled step and the next'
-        local shown = 'WorkerLostError: ' .. text
-        ending(P, id, e, 'failed', 'error', cmsgpack.pack({1, 'WorkerLostError', text, ''}),
-          finish_event(P, id, 'failed', 'error', shown), {}, {})
-        for _, fact in ipairs({id, e[EXEC_WORKFLOW], shown}) do facts[#facts + 1] = fact end
+        local error, shown = cmsgpack.pack({1, 'WorkerLostError', text, ''}), 'WorkerLostError: ' .. text
+        if pausing[workflow] then
+          pause(id, e, error, shown)
+          paused[#paused + 1] = {id, workflow, shown}
+        else
+          ending(P, id, e, 'failed', 'error', error, finish_event(P, id, 'failed', 'error', shown), {}, {})
+          failed[#failed + 1] = {id, workflow, shown}
+        end
       else
         requeued = requeued + 1
+        if is_lost then redis.call('HSET', P .. 'exec:' .. id, 'attempts', losses, 'progress', changes(P, id)) end
         disown(P, id)
         put_on(P, id, e[EXEC_WORKFLOW], redis.call('HGET', P .. 'exec:' .. id, 'run'), e[EXEC_QUEUE])
         take_off(P, queue, entry)
@@ -60,4 +77,4 @@ for i = ENTRIES, #ARGV do
     end
   end
 end
-return {requeued, failed, dropped, facts}
+return {requeued, #failed + #paused, dropped, failed, paused, unknown}

@@ -1,20 +1,21 @@
 #!lua
--- retry: continue a failed execution from its journal as a new run, or a stuck one from its whole journal.
+-- retry: continue a failed or paused execution from its journal as a new run, or a stuck one from its whole journal.
 -- KEYS  1 the partition's prefix
 -- ARGV  1 id  2 the run that the caller saw  3 when the execution that the caller saw was created, us, or '' for any
---       4 who has its code skip accepted answers, or ''  5 why  6.. the step keys of these
--- Returns {'missing'}, {'run', current run} when it is another run by now, {'status', status} when it has not
--- failed and is not stuck, {'no answer', step key} when this is not an answer that code has to reach, or
+--       4 who has its code skip accepted answers, or ''  5 why  6 '1' when only a stuck or paused one may be retried
+--       7.. the step keys of the answers to skip
+-- Returns {'missing'}, {'run', current run} when it is another run by now, {'status', status} when it is neither failed
+-- nor stuck, or may not be retried, {'no answer', step key} when this is not an answer that code has to reach, or
 -- {'retried', new run}.
 -- #include rerun
-local P, id, seen, created, by, reason = KEYS[1], unpack(ARGV, 1, 5)
-local SKIPPED <const> = 6
+local P, id, seen, created, by, reason, only_stuck = KEYS[1], unpack(ARGV, 1, 6)
+local SKIPPED <const> = 7
 local e = redis.call('HMGET', P .. 'exec:' .. id, unpack(ENDING_FIELDS))
 if not e[EXEC_STATUS] or (created ~= '' and e[EXEC_CREATED] ~= created) then return {'missing'} end
 local run = redis.call('HGET', P .. 'exec:' .. id, 'run')
 if run ~= seen then return {'run', run} end
 local stuck = e[EXEC_STATUS] == 'stuck'
-if not stuck and e[EXEC_STATUS] ~= 'failed' then return {'status', e[EXEC_STATUS]} end
+if not stuck and (e[EXEC_STATUS] ~= 'failed' or only_stuck == '1') then return {'status', e[EXEC_STATUS]} end
 for i = SKIPPED, #ARGV do
   if not may_mark(record_of(P, id, ARGV[i])) then return {'no answer', ARGV[i]} end
 end

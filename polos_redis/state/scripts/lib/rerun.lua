@@ -1,4 +1,5 @@
 -- #include ending
+-- #include status
 -- is_result: whether a field of a journal is a child's result, not a step key.
 local function is_result(field)
   return string.byte(field) == 255
@@ -173,10 +174,14 @@ local function rerun(P, id, e, delay)
   return run
 end
 
--- unstick: continue a stuck execution as a new run, with all of its journal. Its deadline stays. Returns the number of
--- the run.
+-- unstick: continue a stuck execution as a new run, with all of its journal, or a paused one without what has failed.
+-- Its deadline stays, and so do its open waits. Returns the number of the run.
 local function unstick(P, id, e)
   local exec, name = P .. 'exec:' .. id, e[EXEC_INDEX] or e[EXEC_WORKFLOW]
+  if is_paused(redis.call('HGET', exec, 'stuck')) then
+    prune(P, id)
+    redis.call('HDEL', exec, 'retried') -- its own retries are counted from zero
+  end
   redis.call('HDEL', exec, 'stuck')
   local run = redis.call('HINCRBY', exec, 'run', 1)
   emit_retry(P, id, run, 0)
