@@ -123,7 +123,7 @@ class _RecordedWrites(FencedWrites):
         error: bytes = b"",
         events: Sequence[bytes] = (),
     ) -> Future[int]:
-        if error:  # it would be paused instead of failing
+        if error:  # it has failed, and would pause
             self._observer.outcome = "failed", error, state
         return _done(0)
 
@@ -209,8 +209,8 @@ class RecordedHost:
     channel_names: Sequence[str] = ()
     links: Links | None = None
     draining = False
-    stuck_seconds = _FOREVER
     recorded_values: dict[tuple[str, str], Any] | None = None
+    stuck_seconds = _FOREVER
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -243,7 +243,7 @@ class RecordedHost:
         return asyncio.get_running_loop().create_future()
 
     def abandon(self, thread: Future[Any]) -> None:
-        pass
+        raise AssertionError("a replay starts no thread")
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:
         task = tasks.spawn(coro)

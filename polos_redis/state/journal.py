@@ -103,7 +103,7 @@ class Mark:
 
     @classmethod
     def from_array(cls, array: list[Any]) -> Mark:
-        kind, at_ms, by, reason = array
+        kind, at_ms, by, reason, *_ = array
         return cls(text(kind), int(at_ms), text(by), text(reason))
 
 

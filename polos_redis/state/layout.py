@@ -6,6 +6,9 @@ another order of the servers, or one more or less is then an error instead of a 
 
 When all servers of a namespace have their records, each is marked `complete`. So a server without a record
 is known to be new, or to have lost its data, as soon as another one is complete.
+
+A record also has the format of what is stored, and the lowest format that a reader must know. A release that
+stores what earlier ones would misread raises the latter; they then refuse to connect.
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ from polos_redis.wire.urls import split
 from polos_redis.wire.wire import Wire
 
 SERVER, PARTITIONS, RANGE, COMPLETE = "server", "partitions", "range", "complete"  # fields
+FORMAT, MINIMUM_READER = "format", "minimum_reader"  # fields
+KNOWN_FORMAT = 1  # the newest format that this release reads and writes
 CLOCK, SKIPS = "clock", "skips"  # a field of a test's namespace, and its value: see clock.py
+WORLD = "world-"  # a test's namespace begins with it
 
 Call = Callable[..., Awaitable[Any]]  # sends a command to one server
 Record = Mapping[str, str]
@@ -55,7 +61,8 @@ class Layout:
 
     async def check(self, call: Call, address: str) -> bool:
         """Record the layout on the namespace's only server, or compare it with the record there. Returns
-        whether time can be skipped in the namespace. Raises `ConfigurationError` if the layouts differ."""
+        whether time can be skipped in the namespace. Raises `ConfigurationError` if the layouts differ, or if
+        this release can't read what is stored."""
         found = await self._read(call)
         if found.keys() >= self._records[0].keys():
             self._compare(0, found, address)
@@ -114,18 +121,26 @@ class Layout:
             await asyncio.gather(*(wire.close() for wire in wires))
 
     async def _read(self, call: Call) -> Record:
-        names = (SERVER, PARTITIONS, RANGE, COMPLETE, CLOCK)
+        names = (SERVER, PARTITIONS, RANGE, COMPLETE, CLOCK, MINIMUM_READER)
         values = await call("HMGET", self._key, *names)
         return {name: text(value) for name, value in zip(names, values, strict=True) if value is not None}
 
     async def _record(self, position: int, call: Call, address: str) -> None:
         """Record a server's share. Of two processes that disagree, one is refused at the first field."""
-        for name, value in self._records[position].items():
+        formats = {FORMAT: KNOWN_FORMAT, MINIMUM_READER: KNOWN_FORMAT}
+        for name, value in {**formats, **self._records[position]}.items():
             await call("HSETNX", self._key, name, value)
             self._compare(position, await self._read(call), address)
 
     def _compare(self, position: int, found: Record, address: str) -> None:
-        """Raises `ConfigurationError` if a server's record is not that of its position."""
+        """Raises `ConfigurationError` if a server's record is not that of its position, or of a format that
+        this release can't read."""
+        if int(found.get(MINIMUM_READER, KNOWN_FORMAT)) > KNOWN_FORMAT:
+            raise ConfigurationError(
+                f"namespace {self._namespace!r} on Redis at {address} needs a release that reads format "
+                f"{found[MINIMUM_READER]}, and this one reads up to format {KNOWN_FORMAT}: deploy the "
+                "release that is in use there"
+            )
         record = self._records[position]
         differs = [name for name in record if found.get(name, record[name]) != record[name]]
         if differs and SERVER not in differs and PARTITIONS in differs:

@@ -32,13 +32,15 @@ class Origin:
 
     @classmethod
     def unpack(cls, workflow_id: str, packed: bytes | None) -> Origin:
-        """Read the stored form; None is the origin of a root execution without people or session."""
+        """Read the stored form; None is the origin of a root execution without people or session. Fields of a
+        later release are ignored."""
         if packed is None:
             return cls(workflow_id)
         found = codec.decode(packed)
         if not isinstance(found, dict):
             raise UnreadableValueError("damaged: the origin of the execution can't be read")
-        return cls(**{"root_workflow_id": workflow_id, **found})
+        known = {name: value for name, value in found.items() if name in cls.__slots__}
+        return cls(**{"root_workflow_id": workflow_id, **known})
 
     def _fields(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgpack
 
 from polos_redis.state import keys
-from polos_redis.state.layout import CLOCK, SKIPS, Layout
+from polos_redis.state.layout import CLOCK, SKIPS, WORLD, Layout
 from polos_redis.values.text import raw
 from polos_redis.wire.routing import AnyWire
 from polos_redis.wire.servers import ServersWire
@@ -89,6 +89,8 @@ class Partitions:
         checked when it is connected instead."""
         call = partial(self.wire.call, patience=self.patience)
         if isinstance(self.wire, ServersWire):
+            if not self.namespace.startswith(WORLD):  # no client needs the first server only to ask
+                return False
             found = await call("HGET", self.prefixes[0] + keys.META.encode(), CLOCK)
             return bool(found == SKIPS.encode())
         layout = Layout("", self.namespace, self.number)

@@ -15,7 +15,7 @@ from polos_redis.errors import InvalidInputError
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.notifications.configured import configured_channels
 from polos_redis.state import keys
-from polos_redis.state.layout import CLOCK, SKIPS
+from polos_redis.state.layout import CLOCK, SKIPS, WORLD
 from polos_redis.testing import skipping
 from polos_redis.testing.suspension import OpenSuspension, open_suspension
 from polos_redis.values.times import span, to_datetime
@@ -138,7 +138,7 @@ async def world(
 @contextlib.asynccontextmanager
 async def new_namespace(url: str, *, is_erased: bool) -> AsyncIterator[PolosClient]:
     """Make a client of a new namespace whose time can be skipped; whether the end of the block erases it."""
-    async with PolosClient(url, f"world-{uuid.uuid4().hex[:12]}") as client:
+    async with PolosClient(url, f"{WORLD}{uuid.uuid4().hex[:12]}") as client:
         meta = keys.prefix(client.namespace, 0) + keys.META
         wire = PatientConnection(client).wire()
         await wire.call("HSET", meta, CLOCK, SKIPS, patience=client.patience)  # before anybody connects to it

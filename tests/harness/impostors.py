@@ -26,7 +26,7 @@ def bulk(text: str) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
-LAYOUT = b"*4\r\n" + bulk("1 of 1") + bulk("1") + bulk("0 to 0") + b"$-1\r\n"
+LAYOUT = b"*6\r\n" + bulk("1 of 1") + bulk("1") + bulk("0 to 0") + b"$-1\r\n" * 3
 
 
 @asynccontextmanager

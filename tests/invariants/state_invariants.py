@@ -16,6 +16,7 @@ import msgpack
 from polos_redis.state import keys
 from polos_redis.state.journal import is_result
 from polos_redis.state.timers import NEVER_MS
+from polos_redis.values.versioned import VERSION
 from tests.invariants.relation_invariants import RelationInvariants
 from tests.invariants.state import (
     FINISHED,
@@ -86,6 +87,7 @@ class PartitionInvariants:
     def violations(self) -> Iterator[str]:
         yield from (f"{self.state.prefix}{text}" for text in self.state.unknown)
         yield from self._keys()
+        yield from self._versions()
         expected = _Expected()
         for execution_id, fields in self.state.executions.items():
             yield from self._execution(execution_id, fields, expected)
@@ -123,6 +125,38 @@ class PartitionInvariants:
                 yield f"{name} has no TTL and belongs to {whose}"
             elif ttl != -1 and status in UNFINISHED and self._lasts(kind, rest, owner or b""):
                 yield f"{name} has a TTL but its execution is {show(status)}"
+
+    def _versions(self) -> Iterator[str]:
+        """Every stored tuple begins with the version of its format."""
+        for what, packed in self._tuples():
+            try:
+                stored = msgpack.unpackb(packed, raw=True, strict_map_key=False)
+            except ValueError:  # damaged by a test
+                continue
+            if isinstance(stored, list) and stored[:1] != [VERSION]:
+                yield f"{what} begins with {stored[:1]}, not with version {VERSION}"
+
+    def _tuples(self) -> Iterator[tuple[str, bytes]]:
+        """The stored tuples, and what each is."""
+        state = self.state
+        for execution_id, journal in state.journals.items():
+            for key, packed in journal.items():
+                if key:
+                    yield f"the record {show(key)} of execution {show(execution_id)}", packed
+        for execution_id, answers in state.early.items():
+            for key, packed in answers.items():
+                yield f"the early answer {show(key)} of execution {show(execution_id)}", packed
+        for root, entries in state.audit.items():
+            yield from ((f"an audit entry of {show(root)}", packed) for packed in entries)
+        for execution_id, fields in state.executions.items():
+            for name in (b"error", b"held_back"):
+                if name in fields:
+                    yield f"{show(name)} of execution {show(execution_id)}", fields[name]
+            if b"running" in fields:
+                for row in msgpack.unpackb(fields[b"running"], raw=True):
+                    yield f"a running step of execution {show(execution_id)}", msgpack.packb(row)
+        for errand, packed in state.errand_failures.items():
+            yield f"the failure of errand {show(errand)}", packed
 
     def _owner(self, kind: str, rest: bytes) -> bytes | None:
         """The execution a key belongs to; None for a free topic, an event's name and the timer leader."""

@@ -137,7 +137,7 @@ async def test_every_server_records_what_it_holds(
     async with PolosClient([server.url for server in servers[:3]], namespace) as client:
         assert client.url == three
         await use(client, 5)
-    shared = {"partitions": "6", "complete": "1"}
+    shared = {"partitions": "6", "complete": "1", "format": "1", "minimum_reader": "1"}
     assert [record(server, namespace) for server in servers] == [
         {"server": "1 of 3", "range": "0 to 1", **shared},
         {"server": "2 of 3", "range": "2 to 3", **shared},

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -24,6 +25,7 @@ from polos_redis import (
     events,
     workflow,
 )
+from polos_redis.state import keys
 from tests.harness.command import Command
 from tests.harness.running import Running, running, until
 
@@ -150,6 +152,39 @@ async def test_an_execution_waits_for_a_deployment_that_reads_its_values(
         deploy_fixed()
         assert await at.result(handle) == 5000
         assert (await at.client.get_execution(handle.id))["held_back"] is None
+
+
+NEWER: dict[str, tuple[Callable[[list[Any]], list[Any]], str]] = {
+    "record": (lambda record: [2, *record[1:]], "a journal record is of version 2 and kind b'step'"),
+    "kind": (lambda record: [1, "vote", *record[2:]], "a journal record is of version 1 and kind b'vote'"),
+    "value": (
+        lambda record: [*record[:5], msgpack.packb(msgpack.ExtType(126, msgpack.packb("new"))), *record[6:]],
+        "126",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NEWER)
+async def test_what_a_newer_release_wrote_waits_for_it(what: str, redis_url: str, namespace: str) -> None:
+    """An older worker in a rolling deploy puts the execution back; nothing fails, and nothing is changed."""
+    deploy_fixed()
+    async with running(redis_url, namespace, keeps, put_back_seconds=0.02) as at:
+        handle = await keeps.invoke(at.client, {"kind": "step"})
+        await at.opened(handle, "gate")
+        await at.parked(handle)
+        store = await at.client.store()
+        journal = store.partitions.prefix(handle.id) + keys.JOURNAL.encode() + handle.id.encode()
+        own = await store.wire.call("HGET", journal, "load")
+        change, reason = NEWER[what]
+        newer = msgpack.packb(change(msgpack.unpackb(own, raw=True)), use_bin_type=False)
+        await store.wire.call("HSET", journal, "load", newer)
+        await at.answer(handle, "gate")
+        execution = await held_back(at, handle)
+        assert (execution["status"], execution["error"], execution["lost_deliveries"]) == ("queued", None, 0)
+        assert reason in execution["held_back"]["reason"]
+        assert await store.wire.call("HGET", journal, "load") == newer
+        await store.wire.call("HSET", journal, "load", own)  # now one that reads it is deployed
+        assert await at.result(handle) == 5000
 
 
 RUNS: list[str] = []
