@@ -17,6 +17,7 @@ from polos_redis.executions.history import History, read_lines
 
 from . import commands
 from .executions import Status
+from .ids import full_id, is_beginning
 from .options import ConnectionOptions, Json, Limit, UsageError
 from .output import line, note, print_json
 
@@ -28,7 +29,8 @@ def add_to(app: typer.Typer) -> None:
 
 def export(
     execution_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="EXECUTION_ID...", help="The executions' ids.")
+        list[str] | None,
+        typer.Argument(metavar="EXECUTION_ID...", help="The executions' ids, or their beginnings if unique."),
     ] = None,
     workflow: Annotated[
         str | None,
@@ -75,7 +77,7 @@ async def _chosen(
     client: PolosClient, ids: list[str] | None, workflow: str | None, status: Status | None, limit: int
 ) -> AsyncIterator[str]:
     for one in ids or ():
-        yield one
+        yield await full_id(client, one) if is_beginning(one) else one
     cursor, left = None, 0 if ids else limit
     while left > 0:
         name = None if status is None else status.value
@@ -169,13 +171,17 @@ def _histories(source: str, connection: ConnectionOptions) -> Iterator[History]:
     elif source.endswith((".jsonl", ".json")) or "/" in source:
         raise HistoryError(f"no such file: {source}")
     else:
-        yield connection.run(lambda client: client.get_history(source))
+        yield connection.run(lambda client: _named(client, source))
         return
     for history in lines:
         found = True
         yield history
     if not found:
         raise HistoryError(f"{source} has no history: write it with polos export")
+
+
+async def _named(client: PolosClient, given: str) -> History:
+    return await client.get_history(await full_id(client, given) if is_beginning(given) else given)
 
 
 def _executions(count: int) -> str:

@@ -51,7 +51,9 @@ class History:
         """Return the history as a line of JSON, without the line's end."""
         stored = {name: _encode(value) for name, value in self._fields.items()}
         records = {_name(name): _encode(record) for name, record in self._records.items()}
-        return json.dumps({FORMAT: VERSION, **self.view, "stored": {**stored, "journal": records}})
+        return json.dumps(
+            {FORMAT: VERSION, **self.view, "status": self.status, "stored": {**stored, "journal": records}}
+        )
 
     @classmethod
     def from_line(cls, line: str | bytes, where: str = "the history") -> Self:
@@ -111,7 +113,7 @@ def read_lines(lines: Iterable[str | bytes], source: str) -> Iterator[History]:
 async def read_history(connection: Connection, execution_id: str) -> History:
     """See `PolosClient.get_history`."""
     executions = (await connection.store()).executions
-    for attempt in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS):
         fields = await executions.read(execution_id)
         if "workflow" not in fields:
             raise ExecutionNotFoundError(execution_id)
@@ -120,13 +122,12 @@ async def read_history(connection: Connection, execution_id: str) -> History:
             records[name] = redact_stored(stored)
             await slices.pause()
         view = await get_execution(connection, execution_id)
-        after = await executions.read_fields(execution_id, "status", "run")
-        if after == [fields["status"], fields["run"]] or attempt == _ATTEMPTS - 1:
+        now = await executions.read_fields(execution_id, "status", "run")
+        if now == [fields["status"], fields["run"]]:
             break  # else it has changed meanwhile
     kept = {name: redact_stored(fields[name]) for name in _STORED if name in fields}
-    return History(
-        execution_id, text(fields["workflow"]), view.status, int(fields["run"]), view, kept, records
-    )
+    run = int(fields["run"])
+    return History(execution_id, text(fields["workflow"]), view.status, run, view, kept, records)
 
 
 async def _journal(pages: AsyncIterator[list[tuple[bytes, bytes]]]) -> AsyncIterator[tuple[bytes, bytes]]:

@@ -291,7 +291,7 @@ class _HistoryReplay:
 
 
 _ENTRY = b"99999999999999-0"  # as of a queue's stream, later than all that is recorded
-_ENDS = ("replayed", "finished", "parked", "stuck")
+_ENDS = ("replayed", "finished", "parked", "stuck", "paused")
 
 
 def _innermost(lines: Sequence[CallSite]) -> str:

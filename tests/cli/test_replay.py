@@ -144,7 +144,9 @@ async def test_debugging_steps_in_tasks(polos: Command, client: PolosClient) -> 
     with polos.worker("fan.py"):
         execution_id = (await polos("invoke", "fan", "--input", "3", "--json")).json["id"]
         assert await client.get_handle(execution_id).result(timeout=60) == 3
-    done = await polos("replay", "fan.py", execution_id, "--debug", "--step", "s1", input=b"p count\nc\n")
+    done = await polos(
+        "replay", "fan.py", execution_id[:12], "--debug", "--step", "s1", input=b"p count\nc\n"
+    )
     assert done.code == 0, done.err
     assert done.err == "step 's1' at fan.py:13\nreplayed 1 execution: none diverged\n"
     assert "fan.py(13)fan()\n-> return sum(await asyncio.gather(" in done.out and "(Pdb) 3\n" in done.out

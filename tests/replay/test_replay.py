@@ -465,6 +465,18 @@ async def test_several_runs(redis_url: str, namespace: str) -> None:
     assert diverged(history, fails_first, retries=1, retry_delay=0.0) is None
 
 
+async def test_a_paused_execution(redis_url: str, namespace: str) -> None:
+    """What failed runs again when it is retried, so the history ends there."""
+    flow = Deployed(fails, on_exhausted="pause")
+    async with running(redis_url, namespace, flow.workflow) as at:
+        handle = await flow.workflow.invoke(at.client)
+        await at.reached(handle, "paused")
+        history = await history_of(at.client, handle)
+    assert history.status == "paused"
+    assert diverged(history, fails, on_exhausted="pause") is None
+    assert diverged(history, approves) is not None
+
+
 async def test_a_run_timeout_is_not_the_codes(redis_url: str, namespace: str) -> None:
     flow = Deployed(approves, run_timeout_seconds=0.2)
     async with running(redis_url, namespace, flow.workflow) as at:
