@@ -101,9 +101,6 @@ class _RecordedWrites(FencedWrites):
     ) -> Future[int]:
         return _done(known + (key != b""))  # events, or a step that the code has cancelled
 
-    def note_span(self, by: Fence, origin: bytes) -> Future[int]:
-        return _done(0)
-
     def give_up(self, by: Fence, known: int, given_up: Sequence[bytes]) -> Future[int]:
         return _done(known)
 

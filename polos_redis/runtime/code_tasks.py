@@ -114,12 +114,14 @@ class CodeTasks:
     def facts(self) -> dict[str, Any]:
         """The execution, as log records name it, and the span if it is traced."""
         facts = {"execution": self.execution_id, "workflow": self.workflow_id}
-        return facts if self.span is None else facts | self.span.ids()
+        return facts if self.span is None else facts | self.span.ids
 
     def log_facts(self) -> dict[str, Any] | None:
         """Returns what a log record of the code has to say; None during a replay and after the end, when the
         code will log the same again."""
-        return None if self.ended or (self.replay is not None and self.replay.repeats()) else self.facts
+        if self.ended or (self.replay is not None and self.replay.repeats()):
+            return None
+        return self.facts if self.span is None else self.facts | self.span.active_ids
 
     async def leave(self) -> NoReturn:
         """End a ctx call made after the end: yield, then raise `CancelledError`. A loop that swallows the

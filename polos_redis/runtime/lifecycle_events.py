@@ -68,10 +68,15 @@ class StepAttempt:
                 span.fail(failure)
             span.end()
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The attempt, as log records name it, and its span if it is traced."""
+        facts = {**self.code.facts, "step": self.key, "attempt": self.attempt}
+        return facts if self.span is None else facts | self.span.ids
+
     def log_facts(self) -> dict[str, Any]:
         """Returns what a log record of the step's function has to say."""
-        facts = {**self.code.facts, "step": self.key, "attempt": self.attempt}
-        return facts if self.span is None else facts | self.span.ids()
+        return self.facts if self.span is None else self.facts | self.span.active_ids
 
 
 class LifecycleEvents:

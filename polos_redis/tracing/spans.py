@@ -80,6 +80,8 @@ class Span:
 
     def fail(self, error: BaseException) -> None:
         """Record what was raised, with secrets redacted, and set the status."""
+        if not self._span.is_recording():
+            return
         kind, line = failures.name_of(error), redact_text(failures.line_of(error))
         attributes = {
             "exception.type": kind,
@@ -106,13 +108,17 @@ class Span:
         """Its place in the trace."""
         return place_of(self._span.get_span_context())
 
+    @property
     def ids(self) -> dict[str, str]:
-        """Returns the trace and span id that a log record has: those of the active span, or of this one where
-        none is active, as in a thread of the code's own."""
+        """Its trace and span id, as a log record has them."""
+        return _ids(self._span.get_span_context())
+
+    @property
+    def active_ids(self) -> dict[str, str]:
+        """The ids of the active span, or of this one where none is active, as in a thread of the code's
+        own."""
         found = trace.get_current_span().get_span_context()
-        if not found.is_valid:
-            found = self._span.get_span_context()
-        return {"trace_id": f"{found.trace_id:032x}", "span_id": f"{found.span_id:016x}"}
+        return _ids(found) if found.is_valid else self.ids
 
 
 class Tracer:
@@ -149,6 +155,10 @@ def _start(
     except Exception as error:
         _report(error)
         return None
+
+
+def _ids(found: SpanContext) -> dict[str, str]:
+    return {"trace_id": f"{found.trace_id:032x}", "span_id": f"{found.span_id:016x}"}
 
 
 def _span_context(place: TraceContext) -> SpanContext:

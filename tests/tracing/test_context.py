@@ -73,13 +73,13 @@ def test_headers_are_read_or_ignored_as_opentelemetry_does(parent: str, state: s
 def test_an_active_span_comes_before_the_context_of_a_request() -> None:
     assert current() is None
     with received(CALLER):
-        assert current() == CALLER
+        assert current() == CALLER and is_traced()
         token = context.attach(_placed(7, 8, 1))
         try:
             assert current() == TraceContext(f"00-{7:032x}-{8:016x}-01")
         finally:
             context.detach(token)
-    assert current() is None
+    assert current() is None and not is_traced()
 
 
 async def _origin(client: PolosClient, execution_id: str) -> Origin | None:

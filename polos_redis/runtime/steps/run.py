@@ -361,7 +361,7 @@ class Runs(Calls):
 
 def _log_attempt(step: StepAttempt, failure: BaseException, delay: float | None) -> None:
     """Log a failed attempt, with the seconds until the next one if there is one."""
-    facts = {**step.log_facts(), "error": failures.line_of(failure)}
+    facts = {**step.facts, "error": failures.line_of(failure)}
     if delay is None:
         logger.warning("step failed", extra=facts)
     else:
