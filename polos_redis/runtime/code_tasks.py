@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from polos_redis import tasks
 
+if TYPE_CHECKING:
+    from polos_redis.tracing.spans import Span
+
 logger = logging.getLogger("polos.execution")
 
 CLEAN_UP_SECONDS = 0.05  # after the first cancel: code still at a wait of ours is in a shielded scope
 RECANCEL_SECONDS = 5.0
 LEAVES, LEAVE_SECONDS = 16, 0.05  # throttle ctx calls made after the end: from this many on, this long
 ENDED = "the activation has ended"
-
-
-if TYPE_CHECKING:
-    from polos_redis.tracing.spans import Span
 
 
 class Repeats(Protocol):

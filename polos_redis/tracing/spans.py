@@ -49,9 +49,13 @@ class Span:
         """Make this the active span of the context variables that this is called with."""
         otel_context.attach(self.context)
 
-    def child(self, name: str, attributes: Attributes, kind: SpanKind = SpanKind.INTERNAL) -> Span | None:
-        """Start a span inside this one."""
-        return _start(self._tracer, name, self.context, attributes, kind)
+    def child(self, name: str, attributes: Attributes) -> Span | None:
+        """Start a span inside the active one, which may be the code's own, or inside this one where none is
+        active."""
+        active = otel_context.get_current()
+        if not trace.get_current_span(active).get_span_context().is_valid:
+            active = self.context
+        return _start(self._tracer, name, active, attributes, SpanKind.INTERNAL)
 
     @contextmanager
     def calling(self, name: str, attributes: Attributes) -> Iterator[Span | None]:

@@ -54,7 +54,8 @@ def unreliable():
 @workflow(id="order")
 async def order(ctx):
     ctx.logger.warning("begins")
-    await ctx.step.run("charge", charge)
+    with mine.start_as_current_span("around the charge"):
+        await ctx.step.run("charge", charge)
     await ctx.step.suspend("approve")
     await asyncio.gather(ctx.step.run("left", charge_async), ctx.step.run("right", charge_async))
     await ctx.step.suspend("approve again")
@@ -111,7 +112,9 @@ async def test_activations_and_steps_of_one_execution_are_one_trace(
         assert one.attributes["polos.execution.id"] == execution_id
         assert one.service == "orders" and not one.is_error
     (charge,) = collector.named("step charge")
-    assert charge.parent_id == activations[0].id
+    around = collector.named("around the charge")  # the code runs again in each activation
+    assert [one.parent_id for one in around] == [one.id for one in activations]
+    assert charge.parent_id == around[0].id
     sides = [*collector.named("step left"), *collector.named("step right")]
     assert {one.parent_id for one in sides} == {activations[1].id}
     own = collector.named("a call of my own")
