@@ -25,6 +25,7 @@ def test_the_owner_stores_it_and_changes_nothing_else(desk: Desk) -> None:
 
 def test_another_activation_stores_nothing(desk: Desk) -> None:
     by = desk.start()
+    desk.load(by)  # it is the owner now
     before = desk.execution(by.id)
     assert desk.run("note_span", by.id, by.entry, "another", b"origin") == -1
     assert desk.run("note_span", by.id, "1-1", by.owner, b"origin") == -1

@@ -12,15 +12,20 @@ from tests.harness.command import Command
 from tests.tracing.test_workers import CONFIGURED
 
 AGENTS = """
+from dataclasses import dataclass
 from polos_redis import Agent, tool
 
-@tool
-def weather(city: str) -> str:
-    "The weather in a city."
-    return f"4 degrees in {city}"
+@dataclass
+class City:
+    name: str
 
 @tool
-async def tide(city: str) -> str:
+def weather(city: City) -> str:
+    "The weather in a city."
+    return f"4 degrees in {city.name}"
+
+@tool
+async def tide(city: City) -> str:
     "The tide in a city."
     return "high"
 
@@ -28,7 +33,7 @@ agent = Agent(id="forecaster", model="gpt-4o", provider="PROVIDER", tools=[weath
               max_output_tokens=500)
 """
 REPLIES = [
-    Say(tool_calls=[Call("weather", {"city": "Riga"}), Call("tide", {"city": "Riga"})], usage=(100, 20)),
+    Say(tool_calls=[Call("weather", {"name": "Riga"}), Call("tide", {"name": "Riga"})], usage=(100, 20)),
     Say("Cold.", usage=(150, 30)),
 ]
 
@@ -41,7 +46,7 @@ async def test_an_agent(redis_url: str, namespace: str, tmp_path: Path, provider
             polos = Command(redis_url, namespace, tmp_path)
             polos.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
             with polos.worker("app.py"):
-                done = await polos("invoke", "forecaster", "--input", '{"messages": []}', "--wait")
+                done = await polos("invoke", "forecaster", "--input", '"Weather?"', "--wait")
                 assert done.code == 0, done.err
     assert len(model.log) == 2
     (run,) = collector.named("activation forecaster")
@@ -82,7 +87,7 @@ async def test_a_model_call_that_fails(redis_url: str, namespace: str, tmp_path:
             polos = Command(redis_url, namespace, tmp_path)
             polos.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
             with polos.worker("app.py"):
-                done = await polos("invoke", "forecaster", "--input", '{"messages": []}', "--wait")
+                done = await polos("invoke", "forecaster", "--input", '"Weather?"', "--wait")
                 assert done.code != 0
     (call,) = collector.named("chat gpt-4o")
     assert call.is_error and call.attributes["error.type"] == "NoRetryError"
