@@ -18,6 +18,7 @@ from polos_redis.server.security import forbidden, require, uncovered
 from polos_redis.server.site import Client
 from polos_redis.server.stored_json import StoredJson
 from polos_redis.state.keys import LONGEST_NAME
+from polos_redis.tracing import TraceContext, received
 from polos_redis.values.json_value import from_json
 from polos_redis.values.preview import Stored
 from polos_redis.workflow import InvokeOptions
@@ -31,9 +32,12 @@ async def start(
     client: Client,
     caller: Annotated[Caller, Depends(require("invoke", restricts=True))],
     idempotency_key: Annotated[str, Header(max_length=LONGEST_NAME)] = "",
+    traceparent: Annotated[str, Header()] = "",
+    tracestate: Annotated[str, Header()] = "",
 ) -> Response:
     """Start an execution of a workflow by its id; a worker validates the input. Repeating a request with the
-    same idempotency key starts it once."""
+    same idempotency key starts it once. The spans of its activations belong to the W3C trace context of the
+    request, if it has one."""
     if idempotency_key and body.idempotency_key not in (None, idempotency_key):
         raise Problem(
             409, "idempotency_key and the header Idempotency-Key differ", kind="idempotency-conflict"
@@ -49,7 +53,8 @@ async def start(
     if body.initial_state is not None:
         options["initial_state"] = from_json(body.initial_state)
     try:
-        handle = await client.invoke(body.workflow_id, from_json(body.input), **options)
+        with received(TraceContext.parse(traceparent, tracestate)):
+            handle = await client.invoke(body.workflow_id, from_json(body.input), **options)
     except ConfigurationError as error:  # a concurrency_key without a limit on the queue
         raise Problem(409, str(error), kind="queue-conflict", title="Queue conflict") from None
     location = f"{router.prefix}/{handle.id}"

@@ -1,4 +1,4 @@
-"""Origins: the root and parent of an execution, and the people and session it is for, stored with it."""
+"""Origins: the root and parent of an execution, its people, session and trace, stored with it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ class Origin:
     user_id: str | None = None
     initial_state: bytes | None = None  # codec: reading an origin must not need the state's type
     started_by: str | None = None
+    traceparent: str | None = None  # of the span that started it, else of its first activation
+    tracestate: str | None = None
+    last_span: str | None = None  # traceparent of its last activation
 
     @property
     def starters(self) -> set[str]:
