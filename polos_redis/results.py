@@ -278,6 +278,8 @@ class SuspensionDetails(Suspension):
     root_execution_id: str
     user_id: str | None
     started_by: str | None
+    forked_by: list[str]
+    """Who forked it, and the executions that it goes back to."""
     execution_status: ExecutionStatus
     execution_created_at: Timestamp
     """To the microsecond."""
@@ -352,6 +354,10 @@ class Execution(ExecutionSummary):
     root_execution_id: str
     root_workflow_id: str
     parent_execution_id: str | None
+    forked_from: str | None
+    """The execution whose journal it goes on from. What it has from there ended before `created_at`."""
+    forked_by: list[str]
+    """Who forked it, and the executions that it goes back to."""
     session_id: str | None
     user_id: str | None
     started_by: str | None
