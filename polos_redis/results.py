@@ -293,8 +293,8 @@ class AuditEntry(View):
     workflow_id: str
     step_key: str
     status: str
-    """answered, recorded (one of several approvals), expired, closed, skipped (see `reason`), or of an answer
-    that came early: unused or set aside."""
+    """answered, recorded (one of several approvals), expired, closed, skipped or copied to a fork (see
+    `reason`), or of an answer that came early: unused or set aside."""
     by: str | None
     at: Timestamp
     channel: str | None
@@ -304,7 +304,7 @@ class AuditEntry(View):
     data: Any
     """The answer; None once its execution was deleted."""
     reason: str | None
-    """Why somebody skipped it."""
+    """Why somebody skipped it; of a copied one, its origin."""
 
 
 # --- executions -------------------------------------------------------------------------
