@@ -31,7 +31,7 @@ TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)  # sent by a typed Ctrl-C and 
 
 
 def main(parent: socket.socket, names: list[str]) -> int:
-    """Runs a worker until it is told to stop; returns the exit code."""
+    """Runs a worker until it is asked to stop; returns the exit code."""
     # They reach this process as well, but it is the parent that stops the worker.
     for number in TERMINAL_SIGNALS:
         signal.signal(number, lambda *_: None)  # programs that steps start don't inherit this

@@ -35,7 +35,7 @@ def since(time: str) -> str:
 
 
 def told(parts: Sequence[Part]) -> str:
-    """Returns what is told of an execution as one text."""
+    """Returns an execution's status and its details as one text."""
     return "".join(_moment(part) if isinstance(part, Moment) else part for part in parts)
 
 

@@ -300,7 +300,7 @@ class AuditEntry(View):
     channel: str | None
     digest: str | None
     """The SHA-256 of the data shown."""
-    opened_at: Timestamp
+    opened_at: Timestamp | None
     data: Any
     """The answer; None once its execution was deleted."""
     reason: str | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -33,6 +34,10 @@ for _name in list(os.environ):
         del os.environ[_name]
 for _name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"):
     os.environ.pop(_name, None)
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in a script's background: programs would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 PARTITIONS = os.environ.get("POLOS_TEST_PARTITIONS", "")
 if PARTITIONS:
     os.environ["POLOS_PARTITIONS"] = PARTITIONS

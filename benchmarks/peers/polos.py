@@ -46,8 +46,11 @@ class Client:
         await self._jobs[job].invoke(self._client)
 
     async def finished(self) -> bool:
-        queued = await self._client.list_executions(status="queued", limit=1)
-        return not queued and queued.next_cursor is None
+        for status in ("queued", "running"):
+            found = await self._client.list_executions(status=status, limit=1)
+            if found or found.next_cursor is not None:
+                return False
+        return True
 
     async def call(self) -> None:
         await (await self._workflows.noop.invoke(self._client)).result()

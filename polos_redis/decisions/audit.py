@@ -11,7 +11,7 @@ from polos_redis.results import AuditEntry
 from polos_redis.state import keys
 from polos_redis.values.plain import readable
 from polos_redis.values.text import text
-from polos_redis.values.times import to_iso
+from polos_redis.values.times import iso, to_iso
 from polos_redis.values.versioned import items_of
 
 
@@ -38,7 +38,7 @@ def entry(packed: bytes, read: Read = readable) -> AuditEntry:
         at=to_iso(int(at)),
         channel=text(channel) or None,
         digest=digest.hex() or None,
-        opened_at=to_iso(int(opened)),
+        opened_at=iso(int(opened)),
         data=read(answer),
         reason=text(reason[0]) if reason else None,
     )

@@ -68,7 +68,7 @@ class SkippingLoop(asyncio.SelectorEventLoop):
         return self.skips and not self._threads and len(selector.get_map()) <= self._own
 
     def jump(self, seconds: float | None) -> None:
-        """Go to the next timer, which is due in so many seconds; None if there is none."""
+        """Skip to the next timer, which is due in this many seconds; None if there is none."""
         assert self._quiet is not None
         self._jumps += 1
         if seconds is None or self._jumps > MOST_JUMPS:

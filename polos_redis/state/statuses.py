@@ -124,9 +124,10 @@ class Statuses:
         return {name: status for some in found for name, status in some}
 
     async def word(self, execution_id: str, stored: bytes) -> str:
-        """Returns the word for a stored status of an execution, as a script has replied with it."""
+        """Returns the word for a stored status of an execution, as a script has replied with it; any other
+        reply as it is."""
         word = text(stored)
-        if word in FINISHED or word == "waiting":
+        if word not in ("queued", "stuck"):  # which can mean running and paused as well
             return word
         found = (await self.read([execution_id], 0)).get(execution_id)
         return word if found is None else found.word

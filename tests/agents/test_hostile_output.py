@@ -14,8 +14,7 @@ from polos_redis import Agent, WorkflowContext, tool, workflow
 from polos_redis.testing.model import Call, ModelRequest, Reply, Say
 from tests.harness.agents import error_of, talking
 
-MAX_WAIT = 0.5  # seconds that another workflow may wait more than without the value
-ATTEMPTS = 3  # the best of them counts: the machine may be busy
+MAX_WAIT = 0.5  # seconds of CPU that another workflow may wait for more than without the value
 
 
 class Left(BaseModel):
@@ -88,24 +87,22 @@ async def test_hostile_output_holds_up_nobody(
     async with talking(redis_url, namespace, reply, agent, quick) as (_, at_work):
 
         async def longest(until_done: asyncio.Task[Any] | None) -> float:
-            """How long another workflow takes at most, while a task runs; of ten without one."""
+            """The most CPU that this thread, the worker's, spends while another workflow runs: as long as a
+            task runs, or ten times without one."""
             most, count = 0.0, 0
             while count < 10 or (until_done is not None and not until_done.done()):
-                start = time.perf_counter()
+                start = time.thread_time()
                 handle = await at_work.client.invoke(quick)
                 assert await handle.result(timeout=60) == "done"
-                most, count = max(most, time.perf_counter() - start), count + 1
+                most, count = max(most, time.thread_time() - start), count + 1
             return most
 
-        waits = []
-        for _ in range(ATTEMPTS):
-            usual = await longest(None)
-            handle = await agent.invoke(at_work.client, "go")
-            ended = asyncio.create_task(at_work.reached(handle, status))
-            waits.append(await longest(ended) - usual)
-            if waits[-1] < MAX_WAIT:
-                break
-        assert min(waits) < MAX_WAIT
+        usual = await longest(None)
+        handle = await agent.invoke(at_work.client, "go")
+        ended = asyncio.create_task(at_work.reached(handle, status))
+        wait = await longest(ended) - usual
+        print(f"{wait:.3f} s of CPU more than {usual:.3f} s")
+        assert wait < MAX_WAIT
         if through == "tool":
             (result,) = (await handle.result()).tool_results
             assert result.status == "invalid" and len(str(result.result)) < 20_000

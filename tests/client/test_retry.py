@@ -438,10 +438,10 @@ async def test_only_a_failed_execution_can_be_retried(redis_url: str, namespace:
         await at.answer(done, "ok")
         await at.result(done)
         for handle, status in ((done, "completed"), (waiting, "waiting")):
-            with pytest.raises(NotFailedError, match=f"it is {status}, neither failed nor stuck"):
+            with pytest.raises(NotFailedError, match=f"it is {status}, not failed, stuck or paused"):
                 await at.client.retry(handle.id)
         await waiting.cancel()
-        with pytest.raises(NotFailedError, match="it is cancelled, neither failed nor stuck"):
+        with pytest.raises(NotFailedError, match="it is cancelled, not failed, stuck or paused"):
             await at.client.retry(waiting.id)
         with pytest.raises(ExecutionNotFoundError):
             await at.client.retry("0" * 32)

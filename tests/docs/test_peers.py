@@ -270,7 +270,7 @@ def test_a_peer_that_fails_is_reported_beside_the_others() -> None:
         [sys.executable, "-c", BROKEN], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
     )
     assert (done.returncode, done.stderr) == (1, "")
-    assert "| polos-redis | " in done.stdout and "| broken |" not in done.stdout
+    assert "| polos-redis | " in done.stdout and "| broken |" not in done.stdout, done.stdout
     assert "- broken: failed: its worker has ended with status 1: " in done.stdout
 
 

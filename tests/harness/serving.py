@@ -19,7 +19,10 @@ KIND = "urn:polos:problem:"
 @contextlib.asynccontextmanager
 async def calling(client: PolosClient, **options: Any) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of a server in development mode, which needs no key."""
-    async with serving(client, insecure_dev=True, **options) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with (
+        serving(client, insecure_dev=True, **options) as url,
+        httpx2.AsyncClient(base_url=url, timeout=20) as api,
+    ):
         yield api
 
 

@@ -43,7 +43,7 @@ def answered(desk: Desk, by: Activated, *suspensions: str, **more: Any) -> None:
 
 
 def audited(desk: Desk, execution_id: str) -> list[dict[str, Any]]:
-    return [entry(one) for one in desk.do("LRANGE", keys.AUDIT + execution_id, 0, -1)]
+    return [dict(entry(one)) for one in desk.do("LRANGE", keys.AUDIT + execution_id, 0, -1)]
 
 
 LEFT = ("left", "", "")
@@ -149,7 +149,7 @@ def run_again(desk: Desk, by: Activated, how: str) -> None:
     if how == "auto_retry":
         assert desk.auto_retry(by) == 2
     else:
-        assert desk.finish(by, "failed", packed(["E", "no", ""])) == 0
+        assert desk.finish(by, "failed", packed([1, "E", "no", ""])) == 0
         assert desk.retry(by.id) == [b"retried", 2]
 
 
@@ -168,7 +168,7 @@ def expire(desk: Desk, by: Activated) -> None:
 
 
 def fail_a_child(desk: Desk, by: Activated) -> None:
-    desk.finish(desk.child(by, "x"), "failed", packed(["E", "no", ""]))
+    desk.finish(desk.child(by, "x"), "failed", packed([1, "E", "no", ""]))
 
 
 def give_up_a_wait(desk: Desk, by: Activated) -> None:
@@ -202,7 +202,7 @@ def test_what_was_asked_before_it_was_over_is_not_optional(desk: Desk, how: str)
     answered(desk, by, "meanwhile")
     desk.make_due(f"s{by.id} x")
     desk.fire()
-    desk.finish(desk.deliver(), "failed", packed(["E", "no", ""]))
+    desk.finish(desk.deliver(), "failed", packed([1, "E", "no", ""]))
     answered(desk, by, "after")
     by.known = 0
     run_again(desk, by, how)
@@ -254,7 +254,7 @@ def test_nothing_depends_on_a_child_whose_end_code_has_not_learnt(desk: Desk) ->
     """The step waits for another child, and runs again."""
     by = desk.start()
     desk.spawn(by, "kids", 2)
-    desk.finish(desk.deliver(), "failed", packed(["E", "no", ""]))
+    desk.finish(desk.deliver(), "failed", packed([1, "E", "no", ""]))
     answered(desk, by, "meanwhile")
     by.known = 0
     run_again(desk, by, "auto_retry")
@@ -284,7 +284,7 @@ def unreached(desk: Desk, how: str) -> Activated:
     if how == "stuck":
         assert desk.stick(by) == 0
     else:
-        assert desk.finish(by, "failed", packed(["E", "no", ""])) == 0
+        assert desk.finish(by, "failed", packed([1, "E", "no", ""])) == 0
     return by
 
 
@@ -347,7 +347,7 @@ def test_what_is_skipped_or_left_is_not_skipped_again(desk: Desk, how: str) -> N
     if how == "stuck":
         desk.stick(again)
     else:
-        desk.finish(again, "failed", packed(["E", "no", ""]))
+        desk.finish(again, "failed", packed([1, "E", "no", ""]))
     with desk.unchanged():
         assert desk.retry(by.id, 2, skip=["ok"], by="bob", reason="r") == [b"no answer", b"ok"]
         assert desk.retry(by.id, 2, skip=["other"], by="bob", reason="r") == [b"no answer", b"other"]
@@ -380,7 +380,7 @@ def test_an_early_answer_that_was_not_used_is_in_the_audit(desk: Desk, how: str)
         desk.make_due("t" + by.id)
         desk.fire()
     else:
-        desk.finish(by, how, packed(["E", "no", ""]))
+        desk.finish(by, how, packed([1, "E", "no", ""]))
     used, unused = audited(desk, by.id)
     assert (used["step_key"], used["status"]) == ("used", "answered")
     assert unused.pop("at") is not None

@@ -74,7 +74,7 @@ WHAT_THE_JOURNAL_DOES_NOT_SAY: dict[str, Callable[[Desk, Activated], Any]] = {
     "an event of its own": lambda desk, by: desk.write(by, "", b"", "text_delta", b"\x01"),
     "a published event": lambda desk, by: desk.publish(by.id, "news", of=by.id),
     "a subscription": lambda desk, by: desk.run("subscribe", by.id, "twf"),
-    "a failed end": lambda desk, by: desk.finish(by, "failed", packed(["E", "no", ""])),
+    "a failed end": lambda desk, by: desk.finish(by, "failed", packed([1, "E", "no", ""])),
     "a cancellation": lambda desk, by: desk.cancel(by.id),
     "a further run": lambda desk, by: desk.auto_retry(by),
     "being stuck": lambda desk, by: desk.stick(by),
@@ -111,7 +111,7 @@ def test_the_first_write_tells_the_start_once(desk: Desk) -> None:
     follow(desk, other.id)
     desk.write(other, "a")
     failing = desk.start()
-    desk.finish(failing, "failed", packed(["E", "no", ""]))
+    desk.finish(failing, "failed", packed([1, "E", "no", ""]))
     assert [kind for kind, _ in told(desk, other.id)] == [b"workflow_start", b"step_start", b"step_finish"]
     assert [kind for kind, _ in told(desk, failing.id)] == [b"workflow_finish"]  # as the desk tells no start
     assert [kind for kind, _ in told(desk, by.id)] == [b"suspend_ok"]
@@ -269,7 +269,7 @@ def take_over(desk: Desk, by: Activated) -> Any:
 
 ENDS: dict[str, Callable[[Desk, Activated], Any]] = {
     "finished": lambda desk, by: desk.finish(by),
-    "failed": lambda desk, by: desk.finish(by, "failed", packed(["E", "no", ""])),
+    "failed": lambda desk, by: desk.finish(by, "failed", packed([1, "E", "no", ""])),
     "cancelled": lambda desk, by: desk.cancel(by.id),
     "timed out": time_out,
     "stuck": lambda desk, by: desk.stick(by),

@@ -258,7 +258,7 @@ def test_forgetting_executions_is_bounded_too(desk: Desk) -> None:
 
 def test_one_worker_at_a_time_is_the_timer_leader(desk: Desk) -> None:
     desk.make_due(f"s{desk.parked('ok', FAR)} ok")
-    assert desk.run("fire_timers", "w1", 60_000, 0, 0) == [0, 0, 0, []]
+    assert desk.run("fire_timers", "w1", 60_000, 0, 0) == [0, 0, 0, [], []]
     assert 0 < desk.state.ttl[keys.TIMER_LEADER] <= 60_000
     with desk.unchanged():
         assert desk.fire(worker="w2") == [-1]

@@ -211,7 +211,7 @@ async def test_an_early_answer_counts_only_with_a_valid_key(
     """It is given before the workflow asks; what counts is whether its key is valid when it asks."""
     by = {"resumed_by": "ann"} if end.startswith("an admin") else {}
     scopes = ["admin"] if by else ["approve"]
-    lifetime = 1.0 if end == "expired" else None
+    lifetime = 3.0 if end == "expired" else None
     created, secret = await apikeys.create(client, "boss" if by else "ann", scopes, expires_in=lifetime)
     async with calling(client) as api:
         handle = await client.invoke(approval, {"rules": rules})

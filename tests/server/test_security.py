@@ -81,7 +81,10 @@ def test_every_route_is_in_the_table() -> None:
 
 @pytest.mark.threat(2, 5)
 async def test_every_route_requires_its_scope(client: PolosClient) -> None:
-    async with serving(client, rate_limit="10000/minute") as url, httpx2.AsyncClient(base_url=url) as api:
+    async with (
+        serving(client, rate_limit="10000/minute") as url,
+        httpx2.AsyncClient(base_url=url, timeout=20) as api,
+    ):
         keys = {scope: await key(client, scope) for scope in apikeys.SCOPES}
         for method, path, required in ROUTES:
             refused = problem(await _send(api, method, path), 401, "unauthorized")
@@ -97,7 +100,7 @@ async def test_every_route_requires_its_scope(client: PolosClient) -> None:
 @pytest.mark.threat(2)
 @pytest.mark.also_on_cluster
 async def test_only_health_and_the_schema_are_public(client: PolosClient) -> None:
-    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url, timeout=20) as api:
         for path in ("/healthz", "/readyz", "/openapi.json"):
             assert (await api.get(path)).status_code == 200
 
@@ -124,7 +127,7 @@ async def test_wrong_credentials_are_refused_even_for_developers(client: PolosCl
 @pytest.mark.threat(5)
 @pytest.mark.also_on_cluster
 async def test_a_key_ends_with_its_revocation_or_expiry(client: PolosClient) -> None:
-    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url, timeout=20) as api:
         created, secret = await apikeys.create(client, "ann", ["read"])
         headers = {"Authorization": f"Bearer {secret}"}
         assert (await api.get("/api/v1/executions", headers=headers)).status_code == 200
@@ -247,7 +250,7 @@ async def test_a_link_ends_when_its_suspension_closes_and_reopens(client: PolosC
         await run.reached(handle, "failed")
         await client.retry(handle.id)
         await run.opened(handle, "ask")
-        async with httpx2.AsyncClient(base_url=url) as api:
+        async with httpx2.AsyncClient(base_url=url, timeout=20) as api:
             for number, status in ((1, 403), (2, 403), (3, 200)):
                 token = links.token(handle.id, "ask", number, await created_at(client, handle.id))
                 answered = await api.post(
@@ -296,7 +299,7 @@ async def test_the_starter_is_the_key_whatever_the_body_says(client: PolosClient
     async with serving(client) as url, working(client, guarded) as worker:
         run = Running(client, worker)
         mallory = await key(client, "invoke", "approve", name="mallory")
-        async with httpx2.AsyncClient(base_url=url) as api:
+        async with httpx2.AsyncClient(base_url=url, timeout=20) as api:
             for user_id in ("bob", ""):
                 body = {"workflow_id": guarded.id, "input": ["own"], "user_id": user_id}
                 started = await api.post("/api/v1/executions", json=body, headers=mallory)
@@ -315,7 +318,7 @@ async def test_nobody_chooses_the_starter_by_being_first(client: PolosClient) ->
     shop = await key(client, "invoke", name="shop")
     rotated = await key(client, "invoke", name="shop")
     body = {"workflow_id": guarded.id, "input": ["own"], "idempotency_key": "order-7"}
-    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url, timeout=20) as api:
         first = await api.post("/api/v1/executions", json={**body, "user_id": "nobody"}, headers=mallory)
         refused = await api.post("/api/v1/executions", json={**body, "user_id": "ann"}, headers=shop)
         conflict = problem(refused, 409, "idempotency-conflict")
@@ -329,7 +332,7 @@ async def test_nobody_chooses_the_starter_by_being_first(client: PolosClient) ->
 
 async def test_an_invalid_link_is_refused(client: PolosClient) -> None:
     links = Links([SECRET], client.namespace, None, 3600)
-    async with serving(client, links=links) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with serving(client, links=links) as url, httpx2.AsyncClient(base_url=url, timeout=20) as api:
         token = links.token("x", "y", 1, NOW)
         other = Links([SECRET], "another namespace", None, 3600).token("x", "y", 1, NOW)
         forged = Links([SECRET[::-1]], client.namespace, None, 3600).token("x", "y", 1, NOW)
@@ -411,7 +414,10 @@ def test_a_wildcard_origin_is_refused_in_development() -> None:
 
 @pytest.mark.threat(3)
 async def test_each_key_has_its_own_rate(client: PolosClient) -> None:
-    async with serving(client, rate_limit="5/hour") as url, httpx2.AsyncClient(base_url=url) as api:
+    async with (
+        serving(client, rate_limit="5/hour") as url,
+        httpx2.AsyncClient(base_url=url, timeout=20) as api,
+    ):
         ann, bob = await key(client, "read"), await key(client, "read")
         for _ in range(5):
             assert (await api.get("/api/v1/executions", headers=ann)).status_code == 200
@@ -424,7 +430,7 @@ async def test_each_key_has_its_own_rate(client: PolosClient) -> None:
 
 @pytest.mark.threat(1)
 async def test_guessing_is_slowed_down_and_affects_nobody_else(client: PolosClient) -> None:
-    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(base_url=url, timeout=20) as api:
         wrong = {"Authorization": "Bearer polos_0000000000000000_guess"}
         seen = [(await api.get("/api/v1/executions", headers=wrong)).status_code for _ in range(30)]
         assert seen[:20] == [401] * 20
@@ -437,7 +443,7 @@ async def test_guessing_is_slowed_down_and_affects_nobody_else(client: PolosClie
 async def test_no_secret_is_logged(client: PolosClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     links = Links([SECRET], client.namespace, None, 3600)
-    async with serving(client, links=links) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with serving(client, links=links) as url, httpx2.AsyncClient(base_url=url, timeout=20) as api:
         created, secret = await apikeys.create(client, "ann", ["read"])
         token = links.token("x", "y", 1, NOW)
         await api.get("/api/v1/executions", headers={"Authorization": f"Bearer {secret}"})

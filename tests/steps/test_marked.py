@@ -316,8 +316,11 @@ async def test_a_retry_that_skips_an_answer(how: str, redis_url: str, namespace:
         }
         (one,) = (await at.client.get_execution(handle.id))["suspensions"]
         assert one["answer"] == "no" and one["mark"]["at"] is not None
-        del one["mark"]["at"]
-        assert one["mark"] == {"kind": "skipped", "by": "ann", "reason": "the step is gone"}
+        assert {name: value for name, value in one["mark"].items() if name != "at"} == {
+            "kind": "skipped",
+            "by": "ann",
+            "reason": "the step is gone",
+        }
 
 
 async def test_a_retry_that_skips_nothing(redis_url: str, namespace: str) -> None:

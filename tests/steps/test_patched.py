@@ -292,7 +292,7 @@ async def change(at: Running, flow: Deployed, program: list[Any], seed: int) -> 
     place, said = chance.randrange(len(program) + 1), list[bool]()
     history = {int(key.split()[0]) for key in await journaled(at, handle)}
     flow.deploy(code_of(program, place, said))
-    while await handle.status() in ("queued", "waiting"):
+    while await handle.status() in ("queued", "running", "waiting"):
         await answer_one(at, handle, chance)
         if chance.random() < 0.5:
             crash(at, handle)

@@ -143,7 +143,7 @@ async def test_an_execution_waits_for_a_deployment_that_reads_its_values(
             deploy_renamed()
         await at.answer(handle, "gate")
         execution = await held_back(at, handle)
-        assert execution["status"] == "queued"
+        await at.reached(handle, "queued")
         assert (execution["error"], execution["lost_deliveries"]) == (None, 0)
         expected = (
             "is not imported in this process" if gone else "amt would be lost, and amount set to a default"
@@ -360,8 +360,11 @@ async def test_three_deployments(redis_url: str, namespace: str, tmp_path: Path)
                 report = (await polos("show", execution_id)).out
                 return "held back" in report and "amt would be lost, and amount set to a default" in report
 
+            async def queued() -> bool:  # between two attempts to read the value
+                return (await client.get_execution(execution_id))["status"] == "queued"
+
             await until(shown)
-            assert (await client.get_execution(execution_id))["status"] == "queued"
+            await until(queued)
         assert "held back" in second.err and "held-back-shop" in second.err
         write("amount", "Field(0, validation_alias='amt')")
         with polos.worker("shop.py"):

@@ -7,7 +7,7 @@
 -- #include clock
 -- #include index
 local P, channels = KEYS[1], unpack(ARGV)
-local UNTIL <const> = 5 -- of an attempt that has begun, see attempts.lua
+local UNTIL <const> = 6 -- of an attempt that has begun, see attempts.lua
 local due
 
 local function look(key)

@@ -80,7 +80,7 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
     if e[EXEC_RELATIONS] then
       redis.call('PEXPIRE', P .. 'below:' .. root, retention)
       if root ~= id then redis.call('SADD', P .. 'descendants:' .. root, id) end -- the set may have expired
-      redis.call('PEXPIRE', P .. 'descendants:' .. root, retention)
+      redis.call('PEXPIRE', P .. 'descendants:' .. root, retention + 60000) -- as `keep`: not before they are forgotten
     end
   end
   if count ~= 0 then redis.call('PEXPIRE', P .. 'journal:' .. id, retention) end
