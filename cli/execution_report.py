@@ -81,6 +81,10 @@ def _print_summary(execution: dict[str, Any]) -> None:
     for one in execution["running_steps"][1:]:  # the status names the first
         attempt = f", attempt {one['attempt']}" if one["attempt"] > 1 else ""
         _field("runs", (one["step_key"], "bold"), f", since {utc(one['started_at'])}{attempt}")
+    for one in execution["running_steps"]:
+        if one["progress_at"]:
+            at = f" at {utc(one['progress_at'])}"
+            _field("progress", (one["step_key"], "bold"), f": {compact(one['progress'])}{at}")
     if execution["unserved"]:
         of = f"version {execution['version']} of " if execution["pinned"] else ""
         _field(

@@ -98,6 +98,10 @@ class RunningStep(View):
     step_key: str
     attempt: int
     started_at: Timestamp
+    progress: Any
+    """What this attempt has reported last with `ctx.step.heartbeat`; None for nothing."""
+    progress_at: Timestamp | None
+    """When that was stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

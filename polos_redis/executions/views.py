@@ -60,7 +60,7 @@ def describe(
     return Execution(
         id=execution_id,
         workflow_id=workflow_id,
-        **status_view(condition),
+        **status_view(condition, read),
         input=read(fields.get("input")),
         result=read(fields.get("output")),
         error=failure_view(fields.get("last_error" if condition.word == "paused" else "error")),
