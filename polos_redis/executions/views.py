@@ -16,6 +16,7 @@ from polos_redis.results import (
     ExecutionChild,
     ExecutionStatus,
     HeldBack,
+    LoopBlock,
     PassedOver,
     Stuck,
     Suspension,
@@ -42,6 +43,7 @@ def describe(
     children: list[ExecutionChild],
     condition: Condition,
     unserved: bool,
+    blocked_loop: LoopBlock | None,
     early_answers: list[EarlyAnswer],
     open_suspensions_below: list[Suspension],
 ) -> Execution:
@@ -87,6 +89,7 @@ def describe(
         stuck=_stuck(fields.get("stuck"), suspensions),
         steps=entries.steps(),
         unserved=unserved,
+        blocked_loop=blocked_loop,
         unreached_steps=step_keys(fields.get("unreached")),
         suspensions=suspensions,
         open_suspensions=[one for one in suspensions if one.status == "open"],
