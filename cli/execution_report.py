@@ -6,6 +6,7 @@ from collections.abc import Callable
 from shlex import join, quote
 from typing import Any
 
+from polos_redis import settings
 from polos_redis.executions.statuses import details
 from polos_redis.state.statuses import UNFINISHED
 
@@ -89,9 +90,22 @@ def _print_summary(execution: dict[str, Any]) -> None:
         _field("state", compact(execution["state"]))
     if execution["status"] == "completed":
         _field("result", compact(execution["result"]))
+    if records := execution["records"]:
+        _print_length(records, execution["status"] in UNFINISHED)
     if usage := execution["usage"]:
         tokens = f"{usage['input_tokens']} tokens in, {usage['output_tokens']} out"
         _field("models", f"{tokens}, {usage['requests']} requests")
+
+
+def _print_length(records: int, goes_on: bool) -> None:
+    limit = settings.resolve("max_journal_records")
+    long: list[Part] = []
+    if goes_on and records > settings.long_journal(limit):
+        long = [
+            (f" of at most {limit:,}", "bold yellow"),
+            ": call ctx.continue_as_new, or let children do parts of the work",
+        ]
+    _field("journal", f"{records:,} {'record' if records == 1 else 'records'}", *long)
 
 
 def _print_stuck(execution_id: str, word: str, stuck: dict[str, Any]) -> None:

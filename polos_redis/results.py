@@ -365,6 +365,8 @@ class Execution(ExecutionSummary):
     held_back: HeldBack | None
     """Set while it meets a stored value that no worker can read."""
     stuck: Stuck | None
+    records: int
+    """Of its journal, the results of children included; see `max_journal_records`."""
     steps: list[ExecutionStep]
     pinned: bool
     """Only workers that serve its version continue it."""

@@ -38,7 +38,8 @@ class JournalEntries:
     """The newest steps, suspensions, waits and children of a journal. Open suspensions count as newest.
 
     `usage` are the tokens used, as far as the journal has them: by the execution's own model calls, and by
-    the agents it waited for; None without any. `changes` is the journal's count of its changes.
+    the agents it waited for; None without any. `changes` is the journal's count of its changes, `records` the
+    number of its records.
     """
 
     def __init__(self, execution_id: str, workflow_id: str, read: Read) -> None:
@@ -52,6 +53,7 @@ class JournalEntries:
         self._children: _Newest[ExecutionChild] = _Newest()
         self.usage: TokenUsage | None = None
         self.changes = 0
+        self.records = 0
 
     def add(self, name: bytes, stored: bytes) -> None:
         """Adds a field of the journal; one that was added before is ignored."""
@@ -62,10 +64,12 @@ class JournalEntries:
             self.changes = int(stored)
         elif name == journal.WRITER:
             pass
-        elif journal.is_result(name):
-            self._add_result(name, stored)
         else:
-            self._add_record(text(name), stored)
+            self.records += 1
+            if journal.is_result(name):
+                self._add_result(name, stored)
+            else:
+                self._add_record(text(name), stored)
 
     def _add_result(self, name: bytes, stored: bytes) -> None:
         try:

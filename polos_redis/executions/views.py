@@ -83,6 +83,7 @@ def describe(
         lost_deliveries=number("attempts") or 0,
         held_back=_held_back(fields, entries.changes),
         stuck=_stuck(fields.get("stuck"), suspensions),
+        records=entries.records,
         steps=entries.steps(),
         unserved=unserved,
         unreached_steps=step_keys(fields.get("unreached")),

@@ -12,7 +12,7 @@ from asyncio import Future
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn
 
-from polos_redis import tasks
+from polos_redis import settings, tasks
 from polos_redis.connection.connection import Connection
 from polos_redis.connection.session import Session
 from polos_redis.links import Links
@@ -219,6 +219,7 @@ class RecordedHost:
         self.store.fenced = _RecordedWrites(self.store, observer)
         self.stats = WorkerStats()
         self.value_limit = self.connection.max_value_bytes
+        self.max_journal_records: int = settings.resolve("max_journal_records")
         self.resources = Resources()
         self._tasks: set[asyncio.Task[Any]] = set()
 

@@ -92,12 +92,25 @@ async def test_show_says_what_an_execution_waits_for(polos: Command, working: Po
     assert f"status      waiting for a person (review) until {deadline} UTC (in " in shown.out
     assert "  write  ok  at " in shown.out
     assert "  print  failed  at " in shown.out
+    assert "journal     3 records\n" in shown.out
     assert "2 attempts\n      OSError: no paper\n" in shown.out
     assert 'raise OSError("no paper")' in shown.out
     assert json.dumps({"text": LONG}) in shown.out
     assert f"polos resume {handle.id} review --approve" in shown.out
     assert "status      cancelled by bob" in cancelled.out
     assert "  review  closed  at " in cancelled.out
+
+
+async def test_show_says_that_a_journal_is_long(polos: Command, working: Polos) -> None:
+    polos.environment["POLOS_MAX_JOURNAL_RECORDS"] = "10"
+    async with working as client:
+        handle = await waiting(client)
+        shown = await polos("show", handle.id)
+        await client.cancel(handle.id)
+        cancelled = await polos("show", handle.id)
+    hint = " of at most 10: call ctx.continue_as_new, or let children do parts of the work\n"
+    assert f"journal     3 records{hint}" in shown.out
+    assert "journal     3 records\n" in cancelled.out
 
 
 async def test_show_says_who_answered_and_why_it_failed(polos: Command, working: Polos) -> None:

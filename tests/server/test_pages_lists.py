@@ -247,6 +247,18 @@ class TestExecution:
             for x, one in zip(starts, bars, strict=True)
         )
 
+    async def test_a_long_journal_says_so(
+        self, run: Running, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        handle = await run.client.invoke(WORKS, {"day": "2026-03-01", "sources": ["crm"]})
+        await run.opened(handle, "look")
+        long = "Journal 4 records of at most 10: long"
+        assert long not in (await visitor.get(f"/executions/{handle.id}")).text
+        monkeypatch.setenv("POLOS_MAX_JOURNAL_RECORDS", "10")
+        assert long in (await visitor.get(f"/executions/{handle.id}")).text
+        await run.client.cancel(handle.id)
+        assert long not in (await visitor.get(f"/executions/{handle.id}")).text
+
     async def test_an_execution_that_no_worker_serves_says_so(self, run: Running, visitor: Visitor) -> None:
         unknown = await run.client.invoke("lists_unknown")
         assert "No worker serves this workflow." in (await visitor.get(f"/executions/{unknown.id}")).text

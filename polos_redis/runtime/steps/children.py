@@ -198,6 +198,10 @@ class Children(Calls):
                     f"started {record.children} before: its arguments must be the same at every replay"
                 )
             )
+        if status == "open" and record is None:
+            activation.expect(len(calls), key, call_site)  # their results
+        elif record is not None and record.status == "open":
+            activation.journal.expected += record.left
         started = 0 if record is None else record.started
         if stored is not None and (
             started == len(calls) or (record is not None and record.status == "closed")
