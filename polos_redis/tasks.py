@@ -11,9 +11,12 @@ import asyncio
 import types
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from polos_redis import failures
+
+if TYPE_CHECKING:
+    from polos_redis.tracing.spans import Span
 
 SLICE_SECONDS = 0.002
 
@@ -23,8 +26,10 @@ class Owner(Protocol):
 
     `is_step`: the code is a step's function; its tasks are guarded, but belong to no activation. `log_facts`
     returns what a log record of this code has to say, None if the record must be dropped because the code
-    runs again.
+    runs again. `span` is the code's span, if it is traced.
     """
+
+    span: Span | None
 
     @property
     def is_step(self) -> bool: ...
@@ -58,6 +63,8 @@ def step_context(step: Owner) -> Context:
     caller's variables; what it sets ends with it, as a replay does not call it."""
     context = copy_context()
     context.run(OWNER.set, step)
+    if step.span is not None:
+        context.run(step.span.enter)
     return context
 
 

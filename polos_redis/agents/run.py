@@ -23,6 +23,7 @@ from polos_redis.agents.conversation import (
 from polos_redis.agents.options import AgentOptions
 from polos_redis.agents.output import error_text
 from polos_redis.agents.providers import Request
+from polos_redis.agents.spans import describe_run, model_call, note_turn, note_usage
 from polos_redis.agents.tool_calls import ToolCalls
 from polos_redis.agents.turn_events import TurnEvents
 from polos_redis.errors import (
@@ -36,6 +37,7 @@ from polos_redis.values import schemas
 
 if TYPE_CHECKING:
     from polos_redis.runtime.context import WorkflowContext
+    from polos_redis.tracing.spans import Span
 
 FIRST_DELAY, LONGEST_DELAY = 2.0, 120.0  # seconds between attempts at a model call
 
@@ -52,6 +54,11 @@ class AgentRun:
         self._results: list[ToolResult] = []
         self._invalid_answers = 0
 
+    @property
+    def _span(self) -> Span | None:
+        """The span of the activation, if it is traced."""
+        return self._ctx._activation.code.span
+
     async def run(self, input: AgentInput) -> AgentResult[Any]:
         """Run until the model is done or a limit is reached.
 
@@ -59,6 +66,8 @@ class AgentRun:
         `AgentStoppedError` if a limit ends an agent that has an output_schema.
         """
         options = self._options
+        if self._span is not None:
+            describe_run(self._span, options, self._ctx.session_id)
         if options.system_prompt:
             self._messages.append({"role": "system", "content": options.system_prompt})
         self._messages += input.messages
@@ -83,6 +92,8 @@ class AgentRun:
         raise AssertionError("itertools.count never ends")
 
     def _result(self, answer: Any, turns: int, stopped_by: str | None) -> AgentResult[Any]:
+        if self._span is not None:
+            note_usage(self._span, self._usage)
         return AgentResult(self._options.agent_id, answer, self._usage, self._results, turns, stopped_by)
 
     async def _execute_tools(self, number: int, turn: Turn) -> None:
@@ -132,7 +143,11 @@ class AgentRun:
         events = TurnEvents(self._ctx, number)
         await events.start()
         try:
-            turn = await options.provider.complete(request, self._ctx._activation.host.resources, events.text)
+            with model_call(self._span, options) as span:
+                resources = self._ctx._activation.host.resources
+                turn = await options.provider.complete(request, resources, events.text)
+                if span is not None:
+                    note_turn(span, turn)
         except PolosError:  # a `ModelCallError` is worth a retry
             raise
         except Exception as error:  # not the provider's fault: a retry would fail too, after it was paid for

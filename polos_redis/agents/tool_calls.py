@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from polos_redis.agents.approvals import UnshownArgumentsError, approve
 from polos_redis.agents.conversation import AgentResult, ToolCall, ToolResult, Usage
 from polos_redis.agents.output import error_text
+from polos_redis.agents.spans import traced_tool
 from polos_redis.agents.tools import Tool
 from polos_redis.errors import StepExecutionError, UnreadableValueError
 from polos_redis.state import journal
@@ -89,7 +90,7 @@ class ToolCalls:
         if not approval.approved:
             return ToolResult(tool.name, call.id, arguments, "rejected", approval.note)
         try:
-            value = await self._run(f"tool_{position}_{tool.name}", tool, approval.input)
+            value = await self._run(f"tool_{position}_{tool.name}", tool, call, approval.input)
         except StepExecutionError as error:
             problem = f"the tool failed: {error.error_type}: {error.error_message}"
             return ToolResult(tool.name, call.id, arguments, "failed", problem, approval.note)
@@ -98,8 +99,11 @@ class ToolCalls:
             value, spent = value.result, value.usage
         return ToolResult(tool.name, call.id, arguments, "ok", codec.plain(value), approval.note, spent)
 
-    async def _run(self, key: str, tool: Tool, input: Any) -> Any:
+    async def _run(self, key: str, tool: Tool, call: ToolCall, input: Any) -> Any:
         if tool.workflow is not None:
             return await self._ctx.step.invoke_and_wait(key, tool.workflow, input)
         arguments = () if tool.input_type is None else (input,)
-        return await self._ctx.step.run(key, tool.function, *arguments, max_retries=tool.max_retries)
+        function = tool.function
+        if self._ctx._activation.code.span is not None:
+            function = traced_tool(function, tool.name, call)
+        return await self._ctx.step.run(key, function, *arguments, max_retries=tool.max_retries)

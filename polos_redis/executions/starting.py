@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Any, TypedDict
 
+from polos_redis import tracing
 from polos_redis.connection.connection import Connection
 from polos_redis.decisions.people import check_name
 from polos_redis.definitions.definition import WorkflowDefinition
@@ -57,7 +58,12 @@ async def invoke(
     connection: Connection, workflow: WorkflowDefinition[Any, Any] | str, input: Any, options: InvokeOptions
 ) -> ExecutionHandle[Any]:
     """Start an execution; see `PolosClient.invoke`."""
-    if not options and isinstance(workflow, WorkflowDefinition) and workflow.plain:
+    if (
+        not options
+        and isinstance(workflow, WorkflowDefinition)
+        and workflow.plain
+        and not tracing.is_traced()
+    ):
         # There are no start options to resolve.
         checked = workflow.check_quickly(input)
         if checked is UNCHECKED:
@@ -208,6 +214,7 @@ def _origin(
             keys.check_text(f"workflow {workflow_id!r}: session_id", value, empty=True)
         elif value is not None:
             check_name(f"workflow {workflow_id!r}: {name}", value, InvalidInputError)
+    traceparent, tracestate = tracing.current() or (None, None)
     if parent is not None:
         inherited, parent_id = parent
         return Origin(
@@ -216,11 +223,21 @@ def _origin(
             session_id=people["session_id"] or inherited.session_id,
             user_id=people["user_id"] or inherited.user_id,
             started_by=inherited.started_by,
+            forked_by=inherited.forked_by,
             initial_state=state,
+            traceparent=traceparent,
+            tracestate=tracestate or None,
         )
-    if state is None and not any(value is not None for value in people.values()):
+    if state is None and traceparent is None and not any(value is not None for value in people.values()):
         return None
-    return Origin(workflow_id, None, **people, initial_state=state)
+    return Origin(
+        workflow_id,
+        None,
+        **people,
+        initial_state=state,
+        traceparent=traceparent,
+        tracestate=tracestate or None,
+    )
 
 
 def start_options(

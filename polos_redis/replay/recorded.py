@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from polos_redis import settings, tasks
 from polos_redis.connection.connection import Connection
@@ -30,6 +30,9 @@ from polos_redis.state.store import Store
 from polos_redis.values.text import text
 from polos_redis.wire.transport import Arg, Script
 from polos_redis.wire.wire import Wire
+
+if TYPE_CHECKING:
+    from polos_redis.tracing.spans import Tracer
 
 _NOWHERE = "redis://replay.invalid"
 _FOREVER = 1e12  # seconds: a replay decides itself when code is stuck
@@ -210,6 +213,7 @@ class RecordedHost:
     links: Links | None = None
     draining = False
     recorded_values: dict[tuple[str, str], Any] | None = None
+    tracer: Tracer | None = None
     stuck_seconds = _FOREVER
 
     def __init__(self, observer: Observer) -> None:

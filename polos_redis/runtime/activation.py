@@ -31,6 +31,7 @@ from polos_redis.runtime.lifecycle_events import LifecycleEvents
 from polos_redis.runtime.outcome import Outcome, failed, outcome_of
 from polos_redis.runtime.parking import Parking
 from polos_redis.runtime.replay import Replay
+from polos_redis.runtime.spans import activation_span, note_span
 from polos_redis.state import journal, keys
 from polos_redis.state.executions import Loaded
 from polos_redis.state.fencing import Fence
@@ -142,9 +143,11 @@ class Activation:
     def start(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Start the workflow's code."""
         self.events.started_at = self.loop.time()
+        if self.host.tracer is not None:
+            self.code.span = activation_span(self.host.tracer, self)
         self.code.start(call, self._code_done)
         if logger.isEnabledFor(logging.INFO):
-            logger.info("start", extra={"execution": self.id, "workflow": self.workflow.id, "run": self.run})
+            logger.info("start", extra={**self.code.facts, "run": self.run})
 
     def take(self, loaded: Loaded, epoch: int, lapses: int) -> None:
         """Continue an execution that was started before. It was loaded on the connection `epoch`, after
@@ -451,6 +454,8 @@ class Activation:
             self.host.spawn(self._give_up_and_finish())
             return
         outcome.events = self.events.first()
+        if outcome.status == "failed":
+            self.note_span()  # it may be retried
         if outcome.status == "failed" and self._may_retry and self.workflow.retries and not self.unreached:
             self.host.spawn(self._auto_retry(outcome))
         else:
@@ -479,12 +484,9 @@ class Activation:
             self.dropped(f"pause refused: {refused}", pause=True)
             return
         if reply == 0:
-            facts = {
-                "execution": self.id,
-                "workflow": self.workflow.id,
-                "error": f"{error.type}: {error.message}",
-            }
+            facts = {**self.code.facts, "error": f"{error.type}: {error.message}"}
             logger.warning("paused", extra=facts)
+            self._fail_span(outcome)
             self.host.stats.paused[self.workflow.id] += 1
             self.end("paused")
         elif reply > 0:
@@ -524,7 +526,17 @@ class Activation:
             self._log_failure(logging.WARNING, "failed, continues as a new run", outcome, facts)
             self.end("auto-retried")
 
+    def note_span(self) -> None:
+        """Store where the span of this activation is, which is about to end; the next one links to it."""
+        if self.code.span is not None:
+            note_span(self, self.code.span)
+
+    def _fail_span(self, outcome: Outcome) -> None:
+        if self.code.span is not None and outcome.error is not None:
+            self.code.span.fail(outcome.error)
+
     def _log_failure(self, level: int, message: str, outcome: Outcome, facts: dict[str, Any]) -> None:
+        self._fail_span(outcome)
         if outcome.error is not None:
             log_failure(level, message, outcome.error, {**self.code.facts, **facts, "error": outcome.line})
 
@@ -535,14 +547,15 @@ class Activation:
             self._log_failure(logging.ERROR, "failed", outcome, {"run": self.run} if self.run > 1 else {})
         if here:
             if outcome.status != "failed" and logger.isEnabledFor(logging.INFO):
-                extra = {"execution": self.id, "workflow": self.workflow.id, "status": outcome.status}
-                logger.info("finish", extra=extra)
+                logger.info("finish", extra={**self.code.facts, "status": outcome.status})
             stats = self.host.stats
             stats.ended[self.workflow.id, outcome.status] += 1
             if outcome.unreached:
                 stats.unreached[self.workflow.id] += len(outcome.unreached)
             for kind, ms in self.waited:
                 stats.waits[kind].add(ms / 1000)
+        if self.code.span is not None:
+            self.code.span.note({"polos.status": status})
         self.end("finished")
 
     def dropped(self, why: str, *, pause: bool = False) -> None:
@@ -568,3 +581,6 @@ class Activation:
         self.parking.close()
         self.journal.close()
         self.code.end(self.parking.cancel_waits)
+        if self.code.span is not None:
+            self.code.span.note({"polos.ended": how})
+            self.code.span.end()

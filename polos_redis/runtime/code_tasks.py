@@ -10,9 +10,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from polos_redis import tasks
+
+if TYPE_CHECKING:
+    from polos_redis.tracing.spans import Span
 
 logger = logging.getLogger("polos.execution")
 
@@ -48,6 +51,7 @@ class CodeTasks:
         "loop",
         "main",
         "replay",
+        "span",
         "spawned",
         "workflow_id",
     )
@@ -64,6 +68,7 @@ class CodeTasks:
         self.workflow_id = workflow_id
         self.loop = loop
         self.replay: Repeats | None = None
+        self.span: Span | None = None
         self.main: asyncio.Task[Any] | None = None
         self.spawned: set[asyncio.Task[Any]] = set()
         self.ended = False
@@ -75,6 +80,8 @@ class CodeTasks:
         """Start the workflow function as the main task; `done` is called when it returns or raises."""
         context = copy_context()
         context.run(tasks.OWNER.set, self)
+        if self.span is not None:
+            context.run(self.span.enter)
         code = call()
         self.main = asyncio.Task(tasks.guard(code), loop=self.loop, context=context)
         tasks.close_unstarted(self.main, code)
@@ -104,13 +111,16 @@ class CodeTasks:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The execution, as log records name it."""
-        return {"execution": self.execution_id, "workflow": self.workflow_id}
+        """The execution, as log records name it, and the span if it is traced."""
+        facts = {"execution": self.execution_id, "workflow": self.workflow_id}
+        return facts if self.span is None else facts | self.span.ids
 
     def log_facts(self) -> dict[str, Any] | None:
         """Returns what a log record of the code has to say; None during a replay and after the end, when the
         code will log the same again."""
-        return None if self.ended or (self.replay is not None and self.replay.repeats()) else self.facts
+        if self.ended or (self.replay is not None and self.replay.repeats()):
+            return None
+        return self.facts if self.span is None else self.facts | self.span.active_ids
 
     async def leave(self) -> NoReturn:
         """End a ctx call made after the end: yield, then raise `CancelledError`. A loop that swallows the

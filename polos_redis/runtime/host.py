@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from polos_redis.metrics.worker_stats import WorkerStats
     from polos_redis.runtime.resources import Resources
     from polos_redis.state.store import Store
+    from polos_redis.tracing.spans import Tracer
 
 A = TypeVar("A", contravariant=True)
 
@@ -29,7 +30,8 @@ class Host(Protocol[A]):
     lease of a partition was lost; `lease_is_held` says whether it is fresh, and has not lapsed since.
     `abandon` replaces a thread of `in_thread` that has exceeded its time. `spawn` starts a task that outlives
     the activation and logs its failure. `recorded_values` has the values of `ctx.step.uuid`, `now` and
-    `random` that a test repeats, by execution and step key, and takes new ones; None elsewhere.
+    `random` that a test repeats, by execution and step key, and takes new ones; None elsewhere. `tracer` is
+    None unless the process is configured for tracing.
     """
 
     store: Store
@@ -44,6 +46,7 @@ class Host(Protocol[A]):
     draining: bool
     stuck_seconds: float
     recorded_values: dict[tuple[str, str], Any] | None
+    tracer: Tracer | None
 
     @property
     def connection(self) -> Connection: ...

@@ -13,11 +13,14 @@ executions of a tree share the root's stream; and its data (codec).
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polos_redis.runtime.code_tasks import CodeTasks
 from polos_redis.values import codec
 from polos_redis.values.text import raw
+
+if TYPE_CHECKING:
+    from polos_redis.tracing.spans import Span
 
 NOTICE_SECONDS = 0.02
 
@@ -30,7 +33,7 @@ class StepAttempt:
     """An attempt at a step, whose function runs now: since when, and whether its start was emitted. It owns
     the tasks that the function starts: they are guarded, but belong to no activation."""
 
-    __slots__ = ("attempt", "code", "emitted", "key", "since")
+    __slots__ = ("attempt", "code", "emitted", "key", "since", "span")
 
     is_step = True
 
@@ -40,13 +43,40 @@ class StepAttempt:
         self.attempt = attempt
         self.since = since
         self.emitted = False
+        self.span: Span | None = None
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
         pass
 
+    def start_span(self, activation: Span) -> None:
+        """Start the span of this attempt, inside that of its activation."""
+        attributes: dict[str, str | int] = {
+            "polos.workflow.id": self.code.workflow_id,
+            "polos.execution.id": self.code.execution_id,
+            "polos.step.key": self.key,
+            "polos.step.attempt": self.attempt,
+        }
+        self.span = activation.child(f"step {self.key}", attributes)
+
+    def end_span(self, status: str = "", failure: BaseException | None = None) -> None:
+        """End the span of this attempt if it has one, with how the attempt ended unless it succeeded."""
+        span = self.span
+        if span is not None:
+            if status:
+                span.note({"polos.step.status": status})
+            if failure is not None:
+                span.fail(failure)
+            span.end()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The attempt, as log records name it, and its span if it is traced."""
+        facts = {**self.code.facts, "step": self.key, "attempt": self.attempt}
+        return facts if self.span is None else facts | self.span.ids
+
     def log_facts(self) -> dict[str, Any]:
         """Returns what a log record of the step's function has to say."""
-        return {**self.code.facts, "step": self.key, "attempt": self.attempt}
+        return self.facts if self.span is None else self.facts | self.span.active_ids
 
 
 class LifecycleEvents:

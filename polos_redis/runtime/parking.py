@@ -47,7 +47,7 @@ class Parked(Protocol):
     `unreached`: the accepted decisions that its code has not reached; `hold_park` is called at a wait that it
     can't park at before. `must_reach`: whether a journaled step key is one that its code has yet to reach.
     `continued` is called when the park was refused. `saved_state` returns None if the state can't be saved,
-    when the execution fails instead.
+    when the execution fails instead. `note_span` stores the activation's place in its trace.
     """
 
     id: str
@@ -68,6 +68,7 @@ class Parked(Protocol):
     def hold_park(self, key: str) -> None: ...
     def saved_state(self) -> bytes | None: ...
     def continued(self) -> None: ...
+    def note_span(self) -> None: ...
     def dropped(self, why: str, *, pause: bool = False) -> None: ...
     def end(self, how: str) -> None: ...
 
@@ -213,6 +214,7 @@ class Parking:
             raw(key) for key in journal.asked(activation.journal.records) if activation.must_reach(key)
         ]
         park = activation.host.store.fenced.park
+        activation.note_span()
         try:
             reply = await activation.journal.leave(
                 lambda known, answers: park(fence, known, answers, state, given_up, waits, unreached)
@@ -227,8 +229,9 @@ class Parking:
                 self.notify(text(key), record)
             activation.continued()
         elif reply == 0:
-            extra = {"execution": activation.id, "workflow": activation.workflow.id, "waits": [*self.waits]}
-            logger.info("park", extra=extra)
+            logger.info("park", extra={**self._code.facts, "waits": [*self.waits]})
+            if self._code.span is not None:
+                self._code.span.note({"polos.waits": [*self.waits]})
             activation.host.stats.parks[activation.workflow.id] += 1
             activation.end("parked")
         elif reply > 0:

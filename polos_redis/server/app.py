@@ -85,7 +85,10 @@ def create_app(
         CORSMiddleware,
         allow_origins=origins,
         allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+        allow_headers=[
+            *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"),
+            *("traceparent", "tracestate"),
+        ],
         expose_headers=["Location", "Retry-After"],
     )
     app.add_middleware(Headers, is_https=site.is_https)

@@ -1,4 +1,4 @@
-"""Routes of executions: start, list, read, cancel, retry, delete, audit."""
+"""Routes of executions: start, list, read, cancel, retry, fork, delete, audit."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from polos_redis.server.security import forbidden, require, uncovered
 from polos_redis.server.site import Client
 from polos_redis.server.stored_json import StoredJson
 from polos_redis.state.keys import LONGEST_NAME
+from polos_redis.tracing import TraceContext, received
 from polos_redis.values.json_value import from_json
 from polos_redis.values.preview import Stored
 from polos_redis.workflow import InvokeOptions
@@ -31,9 +32,12 @@ async def start(
     client: Client,
     caller: Annotated[Caller, Depends(require("invoke", restricts=True))],
     idempotency_key: Annotated[str, Header(max_length=LONGEST_NAME)] = "",
+    traceparent: Annotated[str, Header()] = "",
+    tracestate: Annotated[str, Header()] = "",
 ) -> Response:
     """Start an execution of a workflow by its id; a worker validates the input. Repeating a request with the
-    same idempotency key starts it once."""
+    same idempotency key starts it once. The spans of its activations belong to the W3C trace context of the
+    request, if it has one."""
     if idempotency_key and body.idempotency_key not in (None, idempotency_key):
         raise Problem(
             409, "idempotency_key and the header Idempotency-Key differ", kind="idempotency-conflict"
@@ -49,7 +53,8 @@ async def start(
     if body.initial_state is not None:
         options["initial_state"] = from_json(body.initial_state)
     try:
-        handle = await client.invoke(body.workflow_id, from_json(body.input), **options)
+        with received(TraceContext.parse(traceparent, tracestate)):
+            handle = await client.invoke(body.workflow_id, from_json(body.input), **options)
     except ConfigurationError as error:  # a concurrency_key without a limit on the queue
         raise Problem(409, str(error), kind="queue-conflict", title="Queue conflict") from None
     location = f"{router.prefix}/{handle.id}"
@@ -112,6 +117,34 @@ async def retry(
         raise forbidden("the scope 'admin' is required to skip answers", "admin")
     run = await client.retry(execution_id, skip=skip, reason=reason, by=caller.name)
     return Json({"id": execution_id, "run": run})
+
+
+@router.post("/{execution_id}/fork", status_code=201, responses={201: {"model": shapes.Forked}})
+async def fork(
+    execution_id: str,
+    client: Client,
+    caller: Annotated[Caller, Depends(require("invoke"))],
+    body: shapes.ForkRequest,
+) -> Response:
+    """Start a new execution with the input and the journal of another one up to a step. Requires the scopes
+    read and invoke. A restricted key must cover the execution's own workflow, too: the fork is a root."""
+    if not caller.may("read"):
+        raise forbidden("the scope 'read' is required to copy an execution", "read")
+    if body.keep_decisions and not caller.may("admin"):
+        raise forbidden("the scope 'admin' is required to copy decisions", "admin")
+    if caller.workflows:
+        workflow_id = (await client.get_handle(execution_id)).workflow_id
+        if not caller.covers(workflow_id):
+            raise uncovered(caller, f"it can't start {workflow_id!r}", "invoke")
+    handle = await client.fork(
+        execution_id,
+        from_step=body.from_step,
+        results={key: from_json(value) for key, value in body.results.items()},
+        keep_decisions=body.keep_decisions,
+        by=caller.name,
+    )
+    found = {"id": handle.id, "workflow_id": handle.workflow_id, "forked_from": execution_id}
+    return Json(found, 201, {"Location": f"{router.prefix}/{handle.id}"})
 
 
 @router.get("/{execution_id}/audit", responses={200: {"model": shapes.Audit}})

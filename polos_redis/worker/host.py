@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from polos_redis import failures, settings, tasks
+from polos_redis import failures, settings, tasks, tracing
 from polos_redis.connection.connection import Connection
 from polos_redis.links import Links
 from polos_redis.metrics.worker_stats import WorkerStats
@@ -61,6 +61,7 @@ class WorkerHost:
         self.stuck_seconds = settings.STUCK_SECONDS
         self.abandoned = 0
         self.recorded_values: dict[tuple[str, str], Any] | None = None
+        self.tracer = tracing.configured_tracer()
         self.active: set[Activation] = set()
         self.room, self.idle = asyncio.Event(), asyncio.Event()
         self.lease = lease

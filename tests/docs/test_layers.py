@@ -17,7 +17,7 @@ from tests import ROOT
 
 # From the bottom to the top, as docs/architecture.md draws them.
 LAYERS = (
-    *("version", "errors", "frames", "failures", "redaction", "tasks", "threads", "watchdog"),
+    *("version", "errors", "frames", "failures", "redaction", "tracing", "tasks", "threads", "watchdog"),
     *("values", "results", "logs", "wire", "embedded", "state", "definitions", "settings", "connection"),
     "decisions",
     *(

@@ -146,6 +146,8 @@ class Runs(Calls):
                 attempt += 1
                 since = clock()
                 running[key] = step = StepAttempt(activation.code, key, attempt, since)
+                if activation.code.span is not None:
+                    step.start_span(activation.code.span)
                 draft = None if activation.durable_state is None else self._draft(activation.durable_state)
                 try:
                     try:
@@ -175,6 +177,8 @@ class Runs(Calls):
                 took, error = (clock() - since) * 1000, stored_errors.error_record(failure)
                 await self._commit(key, status, attempt, took, error, branches, failure, delay or 0.0)
                 del running[key]
+                if step.span is not None:
+                    step.end_span(status, failure)
                 _log_attempt(step, failure, delay)
                 if delay is None:
                     name, message = failures.name_of(failure), failures.text_of(failure)
@@ -190,11 +194,15 @@ class Runs(Calls):
                     await activation.reach_decisions(call_site, in_flight=True)
         except asyncio.CancelledError:
             if not activation.over and not parked:
+                if key in running:
+                    running[key].end_span("abandoned")
                 activation.in_flight += 1
                 activation.host.spawn(self._abandon(key, attempt, branches, running.get(key)))
             raise
         finally:
-            running.pop(key, None)
+            ended = running.pop(key, None)
+            if ended is not None and ended.span is not None:
+                ended.end_span()
             activation.landed()
 
     async def _journaled(self, key: str, stored: bytes, call_site: CallSite) -> StepRecord:
@@ -353,7 +361,7 @@ class Runs(Calls):
 
 def _log_attempt(step: StepAttempt, failure: BaseException, delay: float | None) -> None:
     """Log a failed attempt, with the seconds until the next one if there is one."""
-    facts = {**step.log_facts(), "error": failures.line_of(failure)}
+    facts = {**step.facts, "error": failures.line_of(failure)}
     if delay is None:
         logger.warning("step failed", extra=facts)
     else:

@@ -101,7 +101,7 @@ async def _abandon(
     """Abandon a thread; returns when the step may be tried again."""
     thread.add_done_callback(drop_result, context=tasks.OUTSIDE)
     activation.host.abandon(thread)
-    facts = {**step.log_facts(), "seconds": limit.seconds}
+    facts = {**step.facts, "seconds": limit.seconds}
     if is_last or limit.retry_abandoned:
         logger.warning("step timed out, its thread is abandoned", extra=facts)
         return
