@@ -201,6 +201,21 @@ class OlderChildError(PolosError):
         )
 
 
+class NotContinuableError(PolosError):
+    """`ctx.continue_as_new` was refused, because something of the run has not ended; nothing has changed.
+
+    It is an error like any other: code that catches it can see to that, and call it again.
+    """
+
+    def __init__(self, call_site: str, why: str) -> None:
+        self.call_site = call_site
+        self.why = why
+        super().__init__(call_site, why)
+
+    def __str__(self) -> str:
+        return f"ctx.continue_as_new at {self.call_site} can't end this run: {self.why}"
+
+
 class JournalFullError(PolosError):
     """A new call of ctx would give an execution's journal more records than it may have (50,000 by default).
 

@@ -351,6 +351,8 @@ class Execution(ExecutionSummary):
     last_error: Failure | None
     """Of the run before this one."""
     run: int | None
+    continued_in: int | None
+    """The last run that `ctx.continue_as_new` has begun: what is listed here is of the runs since then."""
     root_execution_id: str
     root_workflow_id: str
     parent_execution_id: str | None

@@ -42,8 +42,8 @@ class JournalEntries:
     number of its records.
     """
 
-    def __init__(self, execution_id: str, workflow_id: str, read: Read) -> None:
-        self._execution_id, self._workflow_id = execution_id, workflow_id
+    def __init__(self, execution_id: str, workflow_id: str, since_run: int, read: Read) -> None:
+        self._execution_id, self._workflow_id, self._since_run = execution_id, workflow_id, since_run
         self._read = read
         self._seen: set[bytes] = set()
         self._results: dict[bytes, str] = {}
@@ -98,7 +98,7 @@ class JournalEntries:
             self._waits.add(record.opened_ms, size, _wait(step_key, record, self._read))
         elif isinstance(record, ChildRecord):
             for index in range(min(record.started, MAX_CHILDREN)):
-                child_id = record.child_id(self._execution_id, step_key, index)
+                child_id = record.child_id(self._execution_id, step_key, index, self._since_run)
                 self._children.add(record.opened_ms, 0, _child(step_key, child_id, record))
 
     def _add_usage(self, stored: bytes) -> None:

@@ -145,6 +145,18 @@ class _RecordedWrites(FencedWrites):
         self._observer.outcome = status, value, state
         return _done(0)
 
+    def continue_as_new(
+        self,
+        by: Fence,
+        known: int,
+        answers: int,
+        input: bytes,
+        origin: bytes,
+        state: bytes,
+        events: Sequence[bytes],
+    ) -> Future[Any]:
+        return _done(0)  # this run ends; a history has the last one only
+
     def auto_retry(
         self, by: Fence, known: int, error: bytes, times: int, delay_ms: int, events: Sequence[bytes]
     ) -> Future[int]:

@@ -220,6 +220,12 @@ class Activation:
                 self._check_length(key, call_site)
         return stored
 
+    def touch(self) -> None:
+        """Note a use of ctx by the code. Raises the error that stops the execution, if there is one."""
+        self.touches += 1
+        if self._fatal is not None:
+            raise self._fatal
+
     def expect(self, records: int, key: str, call_site: CallSite) -> None:
         """Note that a new call adds further records to the journal. Raises `JournalFullError` when these are
         too many."""

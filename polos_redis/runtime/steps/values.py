@@ -56,6 +56,9 @@ class Values(Runs):
         return self._run(key, True, make, 0, 0.0, 0.0, call_site)
 
     def idempotency_key(self, key: str) -> str:
-        """A stable key (32 hex digits) for the far side of a step: the same at every attempt and replay."""
-        name = f"{self._activation.id}\0{key}".encode("utf-8", "surrogatepass")
+        """A stable key (32 hex digits) for the far side of a step: the same at every attempt, replay and
+        retry, and another one after `ctx.continue_as_new`."""
+        activation = self._activation
+        run = f"\0{activation.origin.since_run}" if activation.origin.since_run > 1 else ""
+        name = f"{activation.id}\0{key}{run}".encode("utf-8", "surrogatepass")
         return blake2b(name, digest_size=16).hexdigest()
