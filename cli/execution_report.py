@@ -74,7 +74,7 @@ def _print_summary(execution: dict[str, Any]) -> None:
     if execution["run"] > 1:
         error = execution["last_error"]
         after = f", after {error['type']}: {error['message']}" if error else ""
-        _field("run", f"{execution['run']}{after}")
+        _field("run", f"{execution['run']}{_continued(execution)}{after}")
     _field("created", utc(execution["created_at"]))
     for label in ("started", "finished"):
         if execution[f"{label}_at"]:
@@ -104,6 +104,14 @@ def _print_summary(execution: dict[str, Any]) -> None:
     if usage := execution["usage"]:
         tokens = f"{usage['input_tokens']} tokens in, {usage['output_tokens']} out"
         _field("models", f"{tokens}, {usage['requests']} requests")
+
+
+def _continued(execution: dict[str, Any]) -> str:
+    """Returns in which run it has continued as new, if it has."""
+    since = execution["continued_in"]
+    if since is None:
+        return ""
+    return ", continued as new" + ("" if since == execution["run"] else f" in run {since}")
 
 
 def _print_length(records: int, goes_on: bool) -> None:

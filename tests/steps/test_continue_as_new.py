@@ -57,6 +57,7 @@ async def failure(at: Running, workflow: Flow, input: Any = None) -> ExecutionFa
     return raised.value
 
 
+@pytest.mark.failure(55)
 async def test_a_poller_goes_through_its_runs(redis_url: str, namespace: str) -> None:
     ran: list[tuple[int, int]] = []
     seen: list[Any] = []
@@ -146,6 +147,7 @@ async def test_in_a_task_of_the_code_and_in_a_shield(redis_url: str, namespace: 
         assert await at.result(await in_a_task.invoke(at.client, 0)) == "done 2"
 
 
+@pytest.mark.promise("continue as new")
 async def test_whoever_waits_gets_the_last_runs_result(redis_url: str, namespace: str) -> None:
     """A parent, a handle that awaited it before, and one that comes later. The deadline stays."""
 

@@ -80,16 +80,15 @@ class Continuing(Calls):
         activation = self._activation
         try:
             open_waits = await self._sent(packed, state)
+            if open_waits is not None:
+                activation.continued()
+                if not refused.done():
+                    refused.set_result(open_waits)
         except Exception as error:
             logger.exception("could not continue as new", extra=activation.code.facts)
             activation.dropped(f"could not continue as new: {type(error).__name__}", pause=True)
-            open_waits = None
-        if open_waits is None:
+        finally:
             refused.cancel()  # the code may await it where its own cancellation does not reach
-            return
-        activation.continued()
-        if not refused.done():
-            refused.set_result(open_waits)
 
     async def _sent(self, packed: bytes, state: bytes) -> list[str] | None:
         """Returns None once the activation is over, and otherwise the step keys of open waits, if any."""
