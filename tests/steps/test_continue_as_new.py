@@ -307,6 +307,29 @@ async def test_a_retry_goes_on_in_the_run_that_failed(redis_url: str, namespace:
     assert (found.run, found.continued_in) == (3, 2)
 
 
+async def test_a_fork_begins_with_the_last_run(redis_url: str, namespace: str) -> None:
+    """It has the children of that run from there, and starts others than it did."""
+
+    @flow
+    async def works(ctx: WorkflowContext, number: int) -> list[Any]:
+        values = [await ctx.step.invoke_and_wait("kid", leaf, number)]
+        if number == 0:
+            await ctx.continue_as_new(1)
+        await ctx.step.uuid("later")
+        values.append(await ctx.step.invoke_and_wait("other", leaf, number))
+        return values
+
+    async with running(redis_url, namespace, works, leaf) as at:
+        handle = await works.invoke(at.client, 0)
+        assert await at.result(handle) == [1, 1]
+        fork = await at.client.fork(handle.id, from_step="later")
+        assert await at.result(fork) == [1, 1]
+        first, again = [await at.client.get_execution(one.id) for one in (handle, fork)]
+    ids, forked = ({one.step_key: one.id for one in found.children} for found in (first, again))
+    assert ids["kid"] == forked["kid"] and ids["other"] != forked["other"]
+    assert (first.continued_in, again.continued_in) == (2, None)
+
+
 # --- refusals ----------------------------------------------------------------------------
 
 
