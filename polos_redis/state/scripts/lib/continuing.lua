@@ -13,5 +13,5 @@ local function clear_runs(P, id, run, retention, waits, workflow, version)
   local event = '\129' .. cmsgpack.pack('run', tonumber(run)) -- a map of one
   redis.call('XADD', P .. 'topic:' .. root, '*', event_of(id, root, 'workflow_continue'), event)
   redis.call('HDEL', exec, 'continuing', 'started', 'waits', 'version', 'forked', 'attempts', 'progress', 'held_back',
-    'answers', 'retried', 'last_error', 'unreached', 'unreached_waits', 'running')
+    'answers', 'retried', 'last_error', 'unreached', 'unreached_waits', 'running', 'heartbeats')
 end
