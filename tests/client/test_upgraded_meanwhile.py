@@ -15,7 +15,10 @@ import pytest
 
 from polos_redis import Polos, PolosClient, ReleaseTooOldError, Worker, WorkflowContext, events, workflow
 from polos_redis.connection import session
+from polos_redis.state import keys
 from polos_redis.state.layout import KNOWN_FORMAT
+from polos_redis.wire.servers import ranges
+from polos_redis.wire.urls import split
 from tests.harness.command import POLOS, Command, Running
 from tests.harness.formats import store
 from tests.harness.running import soon, until, working
@@ -253,32 +256,45 @@ async def test_a_worker_in_a_program_raises(polos: Command, redis_url: str, name
         assert not worker.active
 
 
-@workflow(id="publishes")
-async def publishes(ctx: WorkflowContext) -> str:
+@workflow(id="upgraded-child")
+async def child(ctx: WorkflowContext) -> str:
+    return "of the child"
+
+
+@workflow(id="starts-a-child")
+async def starts_a_child(ctx: WorkflowContext) -> Any:
     gates["reached"].set()
     await gates["go"].wait()
-    await ctx.step.publish_event("publish", topic="upgraded", data=1)
-    return "published"
+    return await ctx.step.invoke_and_wait("child", "upgraded-child")
 
 
 async def test_a_worker_that_is_refused_at_a_new_connection_fails_nothing(
     polos: Command, redis_url: str, namespace: str
 ) -> None:
-    """Several servers are compared at each new connection, before the worker has looked."""
+    """Several servers are compared at each new connection: here the first one is, which has the definition of
+    the child, while that of the execution can still be written to."""
     gates.update((name, asyncio.Event()) for name in ("reached", "go"))
+    first = masters(redis_url)[0]
     async with PolosClient(redis_url, namespace) as client:
-        older = Worker(client, [publishes], lease_seconds=3, grace_seconds=0.5, handle_signals=False)
+        older = Worker(
+            client, [starts_a_child, child], lease_seconds=3, grace_seconds=0.5, handle_signals=False
+        )
         run = asyncio.create_task(older.run())
         await soon(older.ready.wait())
-        handle = await publishes.invoke(client)
+        on_the_first = ranges(client.partitions, len(split(redis_url)))[0]
+        handle = await starts_a_child.invoke(client)
+        while len(split(redis_url)) > 1 and keys.partition_of(handle.id, client.partitions) in on_the_first:
+            await client.cancel(handle.id)
+            handle = await starts_a_child.invoke(client)
         await soon(gates["reached"].wait())
+        await until(lambda: [one for one in older.active if one.id == handle.id and one.started])
         upgrade(redis_url, namespace)
-        for server in masters(redis_url):
-            with RawConnection(server) as connection:
-                connection.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        with RawConnection(first) as connection:
+            connection.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         gates["go"].set()
         with pytest.raises(ReleaseTooOldError, match=SAID):
             await soon(run)
     store(redis_url, namespace, minimum_reader=KNOWN_FORMAT)
-    async with PolosClient(redis_url, namespace) as client, working(client, publishes):
-        assert (await client.wait_for_end(handle.id)).status == "completed"
+    async with PolosClient(redis_url, namespace) as client, working(client, starts_a_child, child):
+        ended = await soon(client.wait_for_end(handle.id))
+        assert ended.status == "completed"
