@@ -129,6 +129,7 @@ class Worker:
         self._queues: list[str] | None = settings.resolve("queues", queues)
         self._running = False
         self._guard = LoopGuard(self.max_blocked_seconds)
+        self._watchdog: Watchdog | None = None
         self._signals = 0  # received
         self._stops = 0  # calls of `stop`
         self._outdated: ReleaseTooOldError | None = None  # why it stops
@@ -328,9 +329,9 @@ class Worker:
             self.stats.loop_blocked += 1
 
         seconds = min(self.blocked_seconds, self.lease_seconds / 2)
-        watchdog = Watchdog(seconds, logger, partial(work_of, host.active), count)
-        watchdog.start()
-        self._closing.callback(watchdog.stop)
+        self._watchdog = Watchdog(seconds, logger, partial(work_of, host.active), count)
+        self._watchdog.start()
+        self._closing.callback(self._watchdog.stop)
 
     @staticmethod
     def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[T], None], argument: T) -> None:
@@ -488,7 +489,8 @@ class Worker:
         logger.info("metrics", extra={"worker": self.worker_id, "url": self.metrics_url})
 
     def _facts(self) -> dict[str, Any]:
-        return WorkerFacts.of(self, time.monotonic() - self._started).plain()
+        blocked = None if self._watchdog is None else self._watchdog.blocking()
+        return WorkerFacts.of(self, time.monotonic() - self._started, blocked).plain()
 
     @property
     def active(self) -> Collection[Activation]:
