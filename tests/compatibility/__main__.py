@@ -22,7 +22,10 @@ def main() -> int:
     parser.add_argument("--since", metavar="REVISION", help="compare the snapshots with those of a revision")
     options = parser.parse_args()
     if options.since:
-        found = snapshots.since(options.since)
+        try:
+            found = snapshots.since(options.since)
+        except RuntimeError as error:
+            parser.error(f"--since {options.since}: git says: {error}")
     else:
         with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder) / "redis") as server:
             work = Path(folder) / "work"
