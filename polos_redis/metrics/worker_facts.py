@@ -18,7 +18,8 @@ class WorkerFacts:
 
     `up_seconds` is how long it has been running, by its own monotonic clock. `concurrency` is the number of
     its slots. The others count since its start: activations, executions that ended, those of them that
-    failed, and attempts of steps.
+    failed, and attempts of steps. `blocked` says what blocks its event loop: execution, workflow and step, or
+    errand, as far as known, `at` (file, line and function) and `seconds`; None while the loop turns.
     """
 
     host: str = ""
@@ -30,9 +31,12 @@ class WorkerFacts:
     ended: int = 0
     failed: int = 0
     steps: int = 0
+    blocked: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, worker: ObservedWorker, up_seconds: float) -> WorkerFacts:
+    def of(
+        cls, worker: ObservedWorker, up_seconds: float, blocked: Mapping[str, Any] | None = None
+    ) -> WorkerFacts:
         """Returns the facts about a worker of this process. Any thread may call it."""
         stats = worker.stats
         ended = stats.ended.copy()
@@ -46,6 +50,7 @@ class WorkerFacts:
             ended=sum(ended.values()),
             failed=sum(number for (_, status), number in ended.items() if status == "failed"),
             steps=sum(sum(one.counts) for one in stats.steps.copy().values()),
+            blocked=None if blocked is None else {name: _storable(one) for name, one in blocked.items()},
         )
 
     @classmethod
@@ -57,3 +62,8 @@ class WorkerFacts:
     def plain(self) -> dict[str, Any]:
         """Returns JSON values, as they are stored."""
         return asdict(self)
+
+
+def _storable(value: Any) -> Any:
+    """Returns a number, or text that is UTF-8: a step key and a path need not be."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

@@ -129,6 +129,7 @@ class Worker:
         self._queues: list[str] | None = settings.resolve("queues", queues)
         self._running = False
         self._guard = LoopGuard(self.max_blocked_seconds)
+        self._watchdog: Watchdog | None = None
         self._signals = 0  # received
         self._stops = 0  # calls of `stop`
         self._stopping, self._stop_now = asyncio.Event(), asyncio.Event()
@@ -313,9 +314,9 @@ class Worker:
             self.stats.loop_blocked += 1
 
         seconds = min(self.blocked_seconds, self.lease_seconds / 2)
-        watchdog = Watchdog(seconds, logger, partial(work_of, host.active), count)
-        watchdog.start()
-        self._closing.callback(watchdog.stop)
+        self._watchdog = Watchdog(seconds, logger, partial(work_of, host.active), count)
+        self._watchdog.start()
+        self._closing.callback(self._watchdog.stop)
 
     def _give_up(self) -> None:
         """Report a loop that has been blocked for too long. The lease's thread calls this and has stopped
@@ -468,7 +469,8 @@ class Worker:
         logger.info("metrics", extra={"worker": self.worker_id, "url": self.metrics_url})
 
     def _facts(self) -> dict[str, Any]:
-        return WorkerFacts.of(self, time.monotonic() - self._started).plain()
+        blocked = None if self._watchdog is None else self._watchdog.blocking()
+        return WorkerFacts.of(self, time.monotonic() - self._started, blocked).plain()
 
     @property
     def active(self) -> Collection[Activation]:
