@@ -16,6 +16,7 @@ from typing import Any
 
 from polos_redis import EventData
 from polos_redis.cli.worker import BLOCKED
+from polos_redis.results import ExecutionSummary
 from polos_redis.state import keys
 from polos_redis.sync import PolosClient, events
 from polos_redis.values import codec
@@ -48,6 +49,10 @@ def exercise(url: str, namespace: str, folder: Path) -> dict[str, Surface]:
         run.polos.environment |= {"OPENAI_BASE_URL": model, "OPENAI_API_KEY": "none"}
         run.everything()
         return run.surfaces()
+
+
+def _has_progress(execution: ExecutionSummary) -> bool:
+    return any(step.progress_at for step in execution.running_steps)
 
 
 class _Run:
@@ -247,13 +252,15 @@ class _Run:
     def _running(self) -> None:
         one, other = self._invoke("running"), self._invoke("running")
         found = self._until(
-            lambda: next((x for x in self.client.list_executions() if x.running_steps), None),
-            "a running step",
+            lambda: next((x for x in self.client.list_executions() if _has_progress(x)), None),
+            "the progress of a step",
         )
         waiting = other if found.id == one else one
         self._until(lambda: self.client.get_execution(waiting).ahead is not None, "the other in the line")
         for command in (("show", one), ("show", other), ("list",), ("queues",)):
             self._json(*command)
+        with self._following("tail", found.id) as tail:  # events of progress are for those who follow
+            tail.wait_for("step_progress")
         (self.folder / GATE).touch()
         for execution_id in (one, other):
             self._reach(execution_id, "completed")

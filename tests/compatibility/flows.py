@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -55,8 +56,9 @@ def refuse() -> None:
     raise ValueError("no paper")
 
 
-def until_there(path: str) -> None:
+def until_there(path: str, heartbeat: Callable[[str], None]) -> None:
     while not Path(path).exists():
+        heartbeat("not yet")
         time.sleep(0.02)
 
 
@@ -112,7 +114,7 @@ async def changed(ctx: WorkflowContext) -> None:
 
 @workflow(id="frozen-running", queue=queue("frozen-narrow", concurrency_limit=1))
 async def running(ctx: WorkflowContext) -> None:
-    await ctx.step.run("until", until_there, GATE)
+    await ctx.step.run("until", until_there, GATE, ctx.step.heartbeat)
 
 
 @workflow(id="frozen-daily", schedule="0 9 * * *")

@@ -11,7 +11,19 @@ from tests.compatibility.snapshots import THING
 
 # Keys under which there is whatever a user's code or Redis has.
 FREE = {
-    *("answer", "data", "event", "form", "input", "journal", "reject_schema", "result", "schema", "state"),
+    *(
+        "answer",
+        "data",
+        "event",
+        "form",
+        "input",
+        "journal",
+        "progress",
+        "reject_schema",
+        "result",
+        "schema",
+        "state",
+    ),
     "value",
 }
 
