@@ -30,8 +30,8 @@ from . import (
     worker,
 )
 from .commands import CONTEXT, flowing
-from .options import UsageError
 from .output import note, prepare_streams, printable
+from .usage import UsageError
 
 OVERVIEW = """Durable workflows on Redis: run workers, start and follow executions, answer approvals.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from polos_redis.metrics.worker_stats import ObservedWorker
 from polos_redis.version import __version__
+
+MOST = 5  # abandoned steps that are named
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,8 @@ class WorkerFacts:
 
     `up_seconds` is how long it has been running, by its own monotonic clock. `concurrency` is the number of
     its slots. The others count since its start: activations, executions that ended, those of them that
-    failed, and attempts of steps.
+    failed, and attempts of steps. `abandoned` is the number of threads that still run a step that has timed
+    out, and `abandoned_steps` names the steps of the first ones: "STEP_KEY of EXECUTION_ID".
     """
 
     host: str = ""
@@ -30,9 +33,13 @@ class WorkerFacts:
     ended: int = 0
     failed: int = 0
     steps: int = 0
+    abandoned: int = 0
+    abandoned_steps: Sequence[str] = ()
 
     @classmethod
-    def of(cls, worker: ObservedWorker, up_seconds: float) -> WorkerFacts:
+    def of(
+        cls, worker: ObservedWorker, up_seconds: float, abandoned: Sequence[Mapping[str, Any]] = ()
+    ) -> WorkerFacts:
         """Returns the facts about a worker of this process. Any thread may call it."""
         stats = worker.stats
         ended = stats.ended.copy()
@@ -46,6 +53,8 @@ class WorkerFacts:
             ended=sum(ended.values()),
             failed=sum(number for (_, status), number in ended.items() if status == "failed"),
             steps=sum(sum(one.counts) for one in stats.steps.copy().values()),
+            abandoned=len(abandoned),
+            abandoned_steps=tuple(map(_step, abandoned[:MOST])),
         )
 
     @classmethod
@@ -57,3 +66,8 @@ class WorkerFacts:
     def plain(self) -> dict[str, Any]:
         """Returns JSON values, as they are stored."""
         return asdict(self)
+
+
+def _step(facts: Mapping[str, Any]) -> str:
+    """Names a step in UTF-8, which its key need not be."""
+    return f"{facts['step']} of {facts['execution']}".encode("utf-8", "replace").decode()

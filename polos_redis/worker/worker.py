@@ -468,7 +468,8 @@ class Worker:
         logger.info("metrics", extra={"worker": self.worker_id, "url": self.metrics_url})
 
     def _facts(self) -> dict[str, Any]:
-        return WorkerFacts.of(self, time.monotonic() - self._started).plain()
+        abandoned = {} if self.host is None else self.host.abandoned_steps.copy()
+        return WorkerFacts.of(self, time.monotonic() - self._started, list(abandoned.values())).plain()
 
     @property
     def active(self) -> Collection[Activation]:
