@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from polos_redis import PolosClient, Workflow, WorkflowContext, workflow
-from polos_redis.diagnosis import Finding, diagnose
+from polos_redis import PolosClient, WorkflowContext, workflow
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys
 from polos_redis.state.errands import Errand
 from tests.harness.command import Command
 from tests.harness.fleet import Fleet
 from tests.harness.fleet_workflows import gated
-from tests.harness.running import running, until, working
+from tests.harness.running import until, working
 
 GOOD = {"maxmemory": "200mb"}
 BAD = {
@@ -124,77 +119,3 @@ def test_without_redis_the_finding_says_so(tmp_path: Path) -> None:
     assert done.code == 1 and done.err == ""
     assert "127.0.0.1:1 can't be reached" in done.out and "-> start Redis" in done.out
     assert "secret" not in done.out
-
-
-async def findings(client: PolosClient, check: str) -> list[Finding]:
-    return [one for one in (await diagnose(client)).findings if one.check == check]
-
-
-@pytest.mark.parametrize("partitions", [1, 3])
-async def test_a_version_that_nobody_serves_is_found_while_executions_are_pinned_to_it(
-    redis_url: str, namespace: str, partitions: int
-) -> None:
-    async def asks(ctx: WorkflowContext) -> None:
-        await ctx.step.suspend("review")
-
-    def version(name: str) -> Workflow[Any, Any]:
-        found: Workflow[Any, Any] = workflow(id="doctor-version", version=name, version_policy="pin")(asks)
-        return found
-
-    async with PolosClient(redis_url, namespace, partitions=partitions) as client:
-        anywhere = workflow(id="doctor-any", version="1")(asks)
-        async with working(client, version("1"), anywhere):
-            handles = [await client.invoke("doctor-version") for _ in range(3)]
-            loose = await client.invoke(anywhere)
-
-            async def wait() -> bool:
-                return {await one.status() for one in (*handles, loose)} == {"waiting"}
-
-            await until(wait)
-            assert await findings(client, "versions") == []
-        async with working(client, version("2")):
-            (found,) = await findings(client, "versions")
-            assert (found.level, found.where) == ("warning", "doctor-version")
-            assert found.found == (
-                "no worker serves version '1' of this workflow, to which 3 open executions are pinned; all of "
-                "them wait"
-            )
-            assert found.remedy.endswith("or cancel them: polos list --workflow doctor-version")
-            await client.resume(suspend_execution_id=handles[0].id, suspend_step_key="review", data=True)
-            (found,) = await findings(client, "versions")
-            assert found.level == "problem" and found.found.endswith("1 of them is ready to run")
-            for one in (*handles, loose):
-                await client.cancel(one.id)
-            assert await findings(client, "versions") == []
-
-
-async def test_threads_that_still_run_steps_that_timed_out_are_found(redis_url: str, namespace: str) -> None:
-    release = threading.Event()
-
-    @workflow(id="doctor-hangs")
-    async def hangs(ctx: WorkflowContext) -> None:
-        await ctx.step.run("hang\udcff", release.wait, max_retries=0, timeout=0.05)
-
-    async with running(redis_url, namespace, hangs, concurrency=2) as at:
-        handles = []
-        for number, level in enumerate(("warning", "problem"), 1):
-            handles.append(await hangs.invoke(at.client))
-            await until(lambda number=number: at.host.abandoned == number)
-
-            async def is_found(level: str = level) -> bool:
-                return [one.level for one in await findings(at.client, "threads")] == [level]
-
-            await until(is_found, "the next renewal")
-        (found,) = await findings(at.client, "threads")
-        steps = " and ".join(f"hang? of {one.id}" for one in handles)
-        assert found.found == (
-            f"2 threads of this worker still run a step that has timed out: {steps.replace(' and ', ', ')}; the "
-            "worker reads no more executions"
-        )
-        assert found.remedy.startswith("give what the step calls a timeout of its own; py-spy dump --pid ")
-        release.set()
-
-        async def is_over() -> bool:
-            return not await findings(at.client, "threads")
-
-        await until(is_over, "the next renewal")
