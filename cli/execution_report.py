@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from shlex import join, quote
 from typing import Any
 
@@ -21,11 +22,16 @@ def print_report(execution: dict[str, Any]) -> None:
     _print_summary(execution)
     _print_waits(execution)
     left_out = execution["left_out"]
-    _print_section("steps", execution["steps"], _print_step, left_out["steps"])
+    _print_section(
+        "steps",
+        execution["steps"],
+        lambda one: _print_step(one, _copied(execution, one["finished_at"])),
+        left_out["steps"],
+    )
     _print_section(
         "suspensions",
         execution["suspensions"],
-        lambda one: _print_suspension(one, execution["id"]),
+        lambda one: _print_suspension(one, execution["id"], _copied(execution, one["decided_at"])),
         left_out["suspensions"],
     )
     _print_section("early answers", execution["early_answers"], _print_early_answer)
@@ -56,6 +62,9 @@ def _print_summary(execution: dict[str, Any]) -> None:
     _field("workflow", execution["workflow_id"], version)
     if execution["parent_execution_id"]:
         _field("child of", execution["parent_execution_id"])
+    if execution["forked_from"]:
+        by = f", by {execution['forked_by'][-1]}" if execution["forked_by"] else ""
+        _field("forked from", execution["forked_from"], by)
     stuck = execution["stuck"]
     more = "" if stuck else in_words(details(execution))
     _field("status", status(execution["status"]), f" {more}" if more else "")
@@ -142,7 +151,14 @@ def _print_section(
             print_row(row)
 
 
-def _print_step(one: dict[str, Any]) -> None:
+def _copied(execution: dict[str, Any], at: str | None) -> str:
+    """Returns a remark about what a fork has from the execution that it was forked from: it ended before."""
+    if not execution["forked_from"] or at is None:
+        return ""
+    return "  copied" if datetime.fromisoformat(at) < datetime.fromisoformat(execution["created_at"]) else ""
+
+
+def _print_step(one: dict[str, Any], remark: str) -> None:
     parts: list[Part] = ["  ", (one["step_key"], "bold"), "  ", status(one["status"])]
     if one["finished_at"]:
         parts.append(f"  at {utc(one['finished_at'])}")
@@ -150,7 +166,7 @@ def _print_step(one: dict[str, Any]) -> None:
         parts.append(f"  took {duration(one['took_ms'] / 1000)}")
     if one.get("attempts", 1) > 1:
         parts.append(f"  {one['attempts']} attempts")
-    line(*parts)
+    line(*parts, remark)
     error = one.get("error")
     if error is None:
         line("      ", compact(one.get("value")))

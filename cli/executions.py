@@ -1,17 +1,19 @@
-"""`polos list`, `show`, `cancel`, `retry` and `delete`: existing executions."""
+"""`polos list`, `show`, `cancel`, `retry`, `fork` and `delete`: existing executions."""
 
 from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from polos_redis.executions.statuses import details
+from polos_redis.values.json_value import from_json
 
 from . import commands
 from .execution_report import print_report
+from .json_option import read_json
 from .options import (
     By,
     ConnectionOptions,
@@ -46,6 +48,7 @@ def add_to(app: typer.Typer) -> None:
     commands.add(app, show, "Show everything about an execution.")
     commands.add(app, cancel, "Cancel an execution.")
     commands.add(app, retry, "Retry a failed, stuck or paused execution.")
+    commands.add(app, fork, "Start a new execution from a step of another one.")
     commands.add(app, delete, "Delete a finished execution.")
 
 
@@ -176,6 +179,62 @@ def retry(
     else:
         skipped = f", skipping {', '.join(skip)}" if skip else ""
         line("retrying ", (execution_id, "bold"), f" as run {run}{skipped}")
+
+
+def fork(
+    execution_id: ExecutionId,
+    from_step: Annotated[
+        str, typer.Option("--from", metavar="STEP_KEY", help="The first step that the fork runs again.")
+    ],
+    results: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="STEP_KEY=JSON",
+            help="Another result for a step: JSON, @file, or - for stdin. May be repeated.",
+        ),
+    ] = None,
+    keep_decisions: Annotated[
+        bool,
+        typer.Option("--keep-decisions", help="Copy the answers of people instead of asking again."),
+    ] = False,
+    by: By = None,
+    *,
+    connection: DurableOptions,
+    json: Json = False,
+) -> None:
+    """Start a new execution with the input and the journal of another one up to a step, and print its id.
+
+    It runs that step and what had not ended when the step began; earlier results are copied, those of
+    children as well. People are asked again, unless --keep-decisions copies their answers, which the audit
+    notes. The other execution is left as it is, running or not. With --set, a copied step has another result,
+    or the step of --from has one and does not run.
+
+    \b
+    Examples:
+      polos fork 3f2a... --from charge
+      polos fork 3f2a... --from charge --set 'quote={"amount": 4200}'
+      polos fork 3f2a... --from ship --keep-decisions --by alice
+    """
+    values = dict(map(_result, results or ()))
+    name = person(by)
+    handle = connection.run(
+        lambda client: client.fork(
+            execution_id, from_step=from_step, results=values, keep_decisions=keep_decisions, by=name
+        )
+    )
+    if json:
+        print_json({"id": handle.id, "workflow_id": handle.workflow_id, "forked_from": execution_id})
+    else:
+        print(handle.id, flush=True)
+
+
+def _result(given: str) -> tuple[str, Any]:
+    """Returns the step key and the value of --set."""
+    key, equals, value = given.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set must be STEP_KEY=JSON, not {given!r}")
+    return key, from_json(read_json(f"--set {key}", value))
 
 
 def delete(

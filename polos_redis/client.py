@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from polos_redis import tasks
@@ -11,7 +11,7 @@ from polos_redis.decisions import answers
 from polos_redis.decisions.answers import Resumed
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.errors import InsideWorkflowError
-from polos_redis.executions import ending, queries, starting, versions
+from polos_redis.executions import ending, forking, queries, starting, versions
 from polos_redis.executions.handle import ExecutionHandle
 from polos_redis.executions.history import History, read_history
 from polos_redis.executions.page import Page
@@ -186,6 +186,43 @@ class PolosClient(Connection):
         of its parent runs it again.
         """
         return await ending.retry(self, execution_id, skip=skip, reason=reason, by=by, durability=durability)
+
+    async def fork(
+        self,
+        execution_id: str,
+        *,
+        from_step: str,
+        results: Mapping[str, Any] | None = None,
+        keep_decisions: bool = False,
+        by: str | None = None,
+        durability: Durability | None = None,
+    ) -> ExecutionHandle[Any]:
+        """Start a new execution with the input and the journal of another one up to a step; return its
+        handle.
+
+        The fork runs `from_step` and what had not ended when that began; earlier results are copied, those of
+        children as well. The other execution is left as it is, running or not.
+
+        - `results`: other results for steps, by step key: for copied ones, or for `from_step` itself, which
+          then does not run.
+        - `keep_decisions`: copy the answers of people, too. The audit notes each as copied. Without it, the
+          fork asks again.
+        - `by`: the person who forks it. They count among those who started the fork, as do those who started
+          the other execution.
+
+        A fork of a child is a root. Raises `ExecutionNotFoundError`; `StepNotForkableError` if the journal
+        has no such step, is too large up to there (32 MiB), or a result can't be set; `InternalWorkflowError`
+        for an internal workflow; `InvalidInputError`, `NotStorableError` or `ValueTooLargeError`.
+        """
+        return await forking.fork(
+            self,
+            execution_id,
+            from_step=from_step,
+            results=results,
+            keep_decisions=keep_decisions,
+            by=by,
+            durability=durability,
+        )
 
     # --- reading ------------------------------------------------------------------------
 

@@ -371,6 +371,19 @@ class NotSkippableError(PolosError):
         )
 
 
+class StepNotForkableError(PolosError):
+    """An execution can't be forked from `step_key`, or with another result for it; `why` says why."""
+
+    def __init__(self, execution_id: str, step_key: str, why: str) -> None:
+        self.execution_id = execution_id
+        self.step_key = step_key
+        self.why = why
+        super().__init__(execution_id, step_key, why)
+
+    def __str__(self) -> str:
+        return f"execution {self.execution_id}, step {self.step_key!r}: {self.why}"
+
+
 class WorkerLostError(PolosError):
     """The execution failed because its worker died `max_deliveries` times in a row while running it."""
 

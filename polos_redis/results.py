@@ -278,6 +278,8 @@ class SuspensionDetails(Suspension):
     root_execution_id: str
     user_id: str | None
     started_by: str | None
+    forked_by: list[str]
+    """Who forked it, and the executions that it goes back to."""
     execution_status: ExecutionStatus
     execution_created_at: Timestamp
     """To the microsecond."""
@@ -291,8 +293,8 @@ class AuditEntry(View):
     workflow_id: str
     step_key: str
     status: str
-    """answered, recorded (one of several approvals), expired, closed, skipped (see `reason`), or of an answer
-    that came early: unused or set aside."""
+    """answered, recorded (one of several approvals), expired, closed, skipped or copied to a fork (see
+    `reason`), or of an answer that came early: unused or set aside."""
     by: str | None
     at: Timestamp
     channel: str | None
@@ -302,7 +304,7 @@ class AuditEntry(View):
     data: Any
     """The answer; None once its execution was deleted."""
     reason: str | None
-    """Why somebody skipped it."""
+    """Why somebody skipped it; of a copied one, its origin."""
 
 
 # --- executions -------------------------------------------------------------------------
@@ -352,6 +354,10 @@ class Execution(ExecutionSummary):
     root_execution_id: str
     root_workflow_id: str
     parent_execution_id: str | None
+    forked_from: str | None
+    """The execution whose journal it goes on from. What it has from there ended before `created_at`."""
+    forked_by: list[str]
+    """Who forked it, and the executions that it goes back to."""
     session_id: str | None
     user_id: str | None
     started_by: str | None

@@ -20,7 +20,7 @@ from polos_redis.results import (
     Suspension,
     TokenUsage,
 )
-from polos_redis.state import journal, keys, stored_errors
+from polos_redis.state import journal, stored_errors
 from polos_redis.state.journal import ChildRecord, StepRecord, SuspensionRecord, WaitRecord
 from polos_redis.values.plain import readable
 from polos_redis.values.text import text
@@ -94,7 +94,7 @@ class JournalEntries:
             self._waits.add(record.opened_ms, size, _wait(step_key, record, self._read))
         elif isinstance(record, ChildRecord):
             for index in range(min(record.started, MAX_CHILDREN)):
-                child_id = keys.child_id(self._execution_id, step_key, index)
+                child_id = record.child_id(self._execution_id, step_key, index)
                 self._children.add(record.opened_ms, 0, _child(step_key, child_id, record))
 
     def _add_usage(self, stored: bytes) -> None:

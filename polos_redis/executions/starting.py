@@ -223,6 +223,7 @@ def _origin(
             session_id=people["session_id"] or inherited.session_id,
             user_id=people["user_id"] or inherited.user_id,
             started_by=inherited.started_by,
+            forked_by=inherited.forked_by,
             initial_state=state,
             traceparent=traceparent,
             tracestate=tracestate or None,

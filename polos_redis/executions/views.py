@@ -74,6 +74,8 @@ def describe(
         root_execution_id=keys.root_of(execution_id),
         root_workflow_id=origin.root_workflow_id,
         parent_execution_id=origin.parent_execution_id,
+        forked_from=origin.forked_from,
+        forked_by=list(origin.forked_by),
         session_id=origin.session_id,
         user_id=origin.user_id,
         started_by=origin.started_by,
@@ -142,6 +144,7 @@ def suspension_details(
         root_execution_id=keys.root_of(suspension.execution_id),
         user_id=relations.user_id,
         started_by=relations.started_by,
+        forked_by=list(relations.forked_by),
         execution_status=cast("ExecutionStatus", status),
         execution_created_at=to_datetime_us(int(created_us or 0)).isoformat(timespec="microseconds"),
     )

@@ -1,4 +1,4 @@
-"""Routes of executions: start, list, read, cancel, retry, delete, audit."""
+"""Routes of executions: start, list, read, cancel, retry, fork, delete, audit."""
 
 from __future__ import annotations
 
@@ -117,6 +117,34 @@ async def retry(
         raise forbidden("the scope 'admin' is required to skip answers", "admin")
     run = await client.retry(execution_id, skip=skip, reason=reason, by=caller.name)
     return Json({"id": execution_id, "run": run})
+
+
+@router.post("/{execution_id}/fork", status_code=201, responses={201: {"model": shapes.Forked}})
+async def fork(
+    execution_id: str,
+    client: Client,
+    caller: Annotated[Caller, Depends(require("invoke"))],
+    body: shapes.ForkRequest,
+) -> Response:
+    """Start a new execution with the input and the journal of another one up to a step. Requires the scopes
+    read and invoke. A restricted key must cover the execution's own workflow, too: the fork is a root."""
+    if not caller.may("read"):
+        raise forbidden("the scope 'read' is required to copy an execution", "read")
+    if body.keep_decisions and not caller.may("admin"):
+        raise forbidden("the scope 'admin' is required to copy decisions", "admin")
+    if caller.workflows:
+        workflow_id = (await client.get_handle(execution_id)).workflow_id
+        if not caller.covers(workflow_id):
+            raise uncovered(caller, f"it can't start {workflow_id!r}", "invoke")
+    handle = await client.fork(
+        execution_id,
+        from_step=body.from_step,
+        results={key: from_json(value) for key, value in body.results.items()},
+        keep_decisions=body.keep_decisions,
+        by=caller.name,
+    )
+    found = {"id": handle.id, "workflow_id": handle.workflow_id, "forked_from": execution_id}
+    return Json(found, 201, {"Location": f"{router.prefix}/{handle.id}"})
 
 
 @router.get("/{execution_id}/audit", responses={200: {"model": shapes.Audit}})

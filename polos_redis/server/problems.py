@@ -85,6 +85,7 @@ REFUSALS: dict[type[PolosError], _Row] = {
     errors.ShownChangedError: (409, "The data shown has changed", ()),
     errors.NotFailedError: (409, "The execution is not failed, stuck or paused", ("status",)),
     errors.NotSkippableError: (409, "Nothing to skip", ("step_key",)),
+    errors.StepNotForkableError: (409, "Can't be forked like this", ("step_key",)),
     errors.NotFinishedError: (409, "The execution has not finished", ("status",)),
     errors.IdempotencyConflictError: (
         409,

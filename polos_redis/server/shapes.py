@@ -9,6 +9,7 @@ from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from polos_redis.executions.ending import LONGEST_REASON, MOST_SKIPPED
+from polos_redis.executions.forking import MOST_SET
 from polos_redis.results import AuditEntry, ExecutionSummary, Suspension, Timestamp
 from polos_redis.state.keys import LONGEST_NAME, LONGEST_STEP_KEY
 from polos_redis.values.names import LONGEST
@@ -104,6 +105,21 @@ class RetryRequest(RequestBody):
     )
 
 
+class ForkRequest(RequestBody):
+    """From where to fork an execution."""
+
+    from_step: StepKey = Field(description="The step key of the first step to run again.")
+    results: Annotated[dict[StepKey, Any], Field(max_length=MOST_SET)] = Field(
+        default_factory=dict, description="Other results for steps, by step key."
+    )
+    keep_decisions: bool = Field(
+        False,
+        strict=True,
+        description="Copy the answers of people instead of asking again. Requires the scope admin, and is "
+        "noted in the audit.",
+    )
+
+
 class Shape(BaseModel):
     """A response; later releases may add members."""
 
@@ -142,6 +158,12 @@ class Cancelled(Shape):
     id: str
     status: Literal["cancelled"]
     cancelled_by: str | None
+
+
+class Forked(Shape):
+    id: str
+    workflow_id: str
+    forked_from: str
 
 
 class Retried(Shape):

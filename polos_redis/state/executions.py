@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import msgpack
 
 from polos_redis.state import journal, keys, scripts
 from polos_redis.state.fencing import Fence
@@ -20,6 +22,8 @@ RECORDS_PER_CALL = 500  # of a journal
 BYTES_PER_CALL = 1 << 20  # of records, beyond the last few
 LEAST_LOOKED_AT = 100  # rows of all workflows that a page of one workflow looks at
 STORED_STATUSES = (*UNFINISHED, *FINISHED)  # people see more, see statuses.py
+
+_pack = msgpack.Packer(use_bin_type=False).pack  # no bin type: the scripts' cmsgpack can't read it
 
 Place = tuple[int, bytes]  # in a listing: a time (us) and an execution's id
 
@@ -71,6 +75,37 @@ class Executions:
             patience=self._partitions.patience,
         )
         return created
+
+    async def fork(
+        self,
+        execution_id: str,
+        workflow_id: str,
+        input: bytes,
+        retention_ms: int,
+        start: Start,
+        started: bytes,
+        records: Mapping[bytes, bytes],
+        copied: Sequence[tuple[str, str, str]] = (),
+    ) -> bool:
+        """Create an execution that goes on from these journal records; False if one with this id exists.
+
+        `started` is the data of its start event. `copied` names the decisions among the records for the
+        audit: step key, who copies it, and the reason.
+        """
+        created: int = await self._acknowledging.call_script(
+            scripts.FORK,
+            self._partitions.prefix(execution_id),
+            execution_id,
+            raw(workflow_id),
+            input,
+            retention_ms,
+            start.pack(self._partitions, execution_id),
+            started,
+            _pack([tuple(map(raw, one)) for one in copied]),
+            *(part for pair in records.items() for part in pair),
+            patience=self._partitions.patience,
+        )
+        return created == 1
 
     async def load(self, by: Fence, version: str | None = None) -> Loaded | None:
         """Become the owner of a delivered execution; None if its entry is no longer the live one. One that

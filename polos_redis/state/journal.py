@@ -19,8 +19,10 @@ suspension   [1, "suspend", status, opened ms, deadline ms or 0, shown, answer, 
 wait         [1, "wait", status, opened ms, due ms or 0, topic ("": a delay), subscriber to the topic,
              event id, event type, data, decided ms, race]
              status: open | over | event | expired | closed
-child        [1, "child", status, opened ms, children, results to come, children started, decided ms, race]
-             status: started (nobody waits) | open | done | closed
+child        [1, "child", status, opened ms, children, results to come, children started, decided ms, race
+             (, of)]
+             status: started (nobody waits) | open | done | closed; of: the execution whose children they are,
+             in the journal of a fork that did not start them itself
 race         [1, "race", status, opened ms, winner, decided ms, [step key, branch, ...]]
              status: open | won; the list has the waits opened and the steps started in its branches
 result       of a child that is waited for, under b"\xff" and the child's hash: [1, status, output or error or
@@ -39,6 +41,7 @@ from typing import Any
 import msgpack
 
 from polos_redis.errors import UnreadableValueError
+from polos_redis.state import keys
 from polos_redis.values.text import raw, text
 from polos_redis.values.versioned import items_of
 
@@ -197,7 +200,8 @@ class WaitRecord:
 
 @dataclass(frozen=True, slots=True)
 class ChildRecord:
-    """A step that starts children: `started` have started so far, `left` have not ended yet."""
+    """A step that starts children: `started` have started so far, `left` have not ended yet. `of` is the
+    execution whose children they are, if a fork has them from there."""
 
     status: str
     opened_ms: int
@@ -206,10 +210,11 @@ class ChildRecord:
     started: int
     decided_ms: int
     race: bytes = b""
+    of: str = ""
 
     @classmethod
     def from_array(cls, array: list[Any]) -> ChildRecord:
-        _, _, status, opened, children, left, started, decided, *race = array
+        _, _, status, opened, children, left, started, decided, *more = array
         return cls(
             status.decode(),
             int(opened),
@@ -217,8 +222,13 @@ class ChildRecord:
             int(left),
             int(started),
             int(decided),
-            race[0] if race else b"",
+            more[0] if more else b"",
+            text(more[1]) if len(more) > 1 else "",
         )
+
+    def child_id(self, execution_id: str, step_key: str, index: int) -> str:
+        """Returns the id of one of the children; `execution_id` has this record in its journal."""
+        return keys.child_id(self.of or execution_id, step_key, index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +293,11 @@ def step_record(
     return packed[: -len(UNTIMED)]
 
 
+def finished_at(step: bytes) -> float:
+    """Returns when a step was journaled, ms, with a fraction that tells steps of one millisecond apart."""
+    return float(msgpack.unpackb(step, raw=True)[-1])
+
+
 def attempt_of(record: bytes) -> int:
     """Returns which attempt a step's record is of; 0 for a record of another kind or a damaged one."""
     try:
@@ -312,6 +327,11 @@ def has_lost(record: bytes, journal: Mapping[bytes, bytes], reached: Container[s
 def result_name(child_id: str) -> bytes:
     """Returns the journal's field for a child's result."""
     return b"\xff" + child_id.rpartition(".")[2].encode()
+
+
+def is_step_key(name: bytes) -> bool:
+    """Returns whether a field of the journal is a step key, which has a record."""
+    return name not in (COUNT, WRITER) and not is_result(name)
 
 
 def is_result(name: bytes) -> bool:

@@ -22,15 +22,18 @@ class Origin:
     traceparent: str | None = None  # of the span that started it, else of its first activation
     tracestate: str | None = None
     last_span: str | None = None  # traceparent of its last activation
+    forked_from: str | None = None
+    forked_by: tuple[str, ...] = ()
 
     @property
     def starters(self) -> set[str]:
-        """The people who started it: the user it is for, and the person who acted for that user."""
-        return {one for one in (self.user_id, self.started_by) if one}
+        """The people who started it: the user it is for, the person who acted for that user, and whoever
+        forked it, or an execution that it goes back to."""
+        return {one for one in (self.user_id, self.started_by, *self.forked_by) if one}
 
     def pack(self) -> bytes:
         """Returns the stored form."""
-        known = {name: value for name, value in self._fields().items() if value is not None}
+        known = {name: value for name, value in self._fields().items() if value not in (None, ())}
         return codec.encode(known, limit=codec.UNLIMITED)  # the initial state has been checked
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
@@ -95,6 +95,33 @@ class PolosClient(AsyncCalls):
     def get_handle(self, execution_id: str) -> ExecutionHandle[Any]:
         """Return a handle to any execution, without a call to Redis. Its `load` checks that it exists."""
         return ExecutionHandle(self._client.get_handle(execution_id))
+
+    def fork(
+        self,
+        execution_id: str,
+        *,
+        from_step: str,
+        results: Mapping[str, Any] | None = None,
+        keep_decisions: bool = False,
+        by: str | None = None,
+        durability: Durability | None = None,
+    ) -> ExecutionHandle[Any]:
+        """Start a new execution with the journal of another one up to a step; return its handle.
+
+        Options and errors are those of `polos_redis.PolosClient.fork`.
+        """
+        return ExecutionHandle(
+            event_loop.run(
+                lambda: self._client.fork(
+                    execution_id,
+                    from_step=from_step,
+                    results=results,
+                    keep_decisions=keep_decisions,
+                    by=by,
+                    durability=durability,
+                )
+            )
+        )
 
     # --- the other methods of the asynchronous client -----------------------------------
 

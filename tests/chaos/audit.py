@@ -122,15 +122,18 @@ def journaled_steps(history: History) -> Iterator[Violation]:
 
 
 def values_given(history: History) -> Iterator[Violation]:
-    """The code is given the same value for a key at every activation, and returns what it was given."""
+    """The code is given the same value for a key at every activation, and returns what it was given. A step's
+    value may be lost as soon as its run has ended: a slow worker gives it to the code later."""
     first: dict[tuple[str, str], Effect] = {}
+    acknowledged = {run.start.attempt: run.ended for runs in runs_of(history).values() for run in runs}
     for effect in sorted(history.effects, key=attrgetter("at")):
         if effect.what != effects.SAW:
             continue
         known = effect.execution_id, effect.step
         before = first.setdefault(known, effect)
         if before.value != effect.value:
-            if not history.lost(before.at, root_of(effect.execution_id), until=effect.at):
+            since = min(before.at, acknowledged.get(before.value, inf))
+            if not history.lost(since, root_of(effect.execution_id), until=effect.at):
                 yield Violation(
                     "value given",
                     effect.execution_id,

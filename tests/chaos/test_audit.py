@@ -114,6 +114,13 @@ def given_twice(on: Forged) -> None:
     on.effect(5, SAW, "a", TWO, value="y")
 
 
+def given_late(on: Forged) -> None:
+    """A slow worker gives a value to the code long after its step; another one gives another."""
+    token = on.step(1, "a", ONE)
+    on.effect(5, SAW, "a", ONE, value=token)
+    on.effect(7, SAW, "a", TWO, value=on.step(6, "a", TWO))
+
+
 def three_in_two(on: Forged, *, third: float = 1.2, **more: Any) -> None:
     """Three executions in a semaphore with a limit of two."""
     on.limits = {"narrow": 2}
@@ -312,7 +319,12 @@ def test_a_broken_promise_is_found(rule: str, forge: Forge) -> None:
 
 
 # What breaks the one promise may break others by its nature.
-ALSO = {"state": {"result"}, "journal": {"lost"}, "answer": {"unfinished"}}
+ALSO = {
+    "state": {"result"},
+    "journal": {"lost"},
+    "answer": {"unfinished"},
+    "value given": {"repeated effect"},
+}
 
 
 def with_fault(forge: Forge, began: float, ended: float, *pids: int, **more: Any) -> Forge:
@@ -394,6 +406,7 @@ EXCUSED: list[Forge] = [
     crash(record_changes, JUST_NOW),
     crash(lambda on: reads(on, 0, 1, 3), 2),
     crash(ticked_twice, JUST_NOW),
+    crash(given_late, 1.2),
     crash(event_without_start, LONG_AGO, "feedbeef"),
     crash(gone, JUST_NOW),
     crash(answers_one_that_is_gone, JUST_NOW),
@@ -426,6 +439,7 @@ NOT_EXCUSED: list[tuple[str, Forge]] = [
     ("limit", with_fault(three_in_two, 1.15, 1.15, TWO)),
     ("value given", with_fault(given_twice, 2, 4)),
     ("value given", crash(given_twice, 6)),  # afterwards
+    ("value given", crash(given_late, 0.4)),  # before the step
     ("answer", crash(two_answers, LONG_AGO, OTHER)),  # the cut part has somebody else's
     ("answer", crash(answered_and_not_given, LONG_AGO)),
     ("journal", with_fault(record_changes, 2, 3)),

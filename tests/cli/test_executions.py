@@ -1,4 +1,4 @@
-"""`polos list`, `show`, `events`, `suspensions`, `cancel` and `retry`."""
+"""`polos list`, `show`, `events`, `suspensions`, `cancel`, `retry` and `fork`."""
 
 from __future__ import annotations
 
@@ -53,6 +53,12 @@ async def magazine(ctx: WorkflowContext, input: str) -> str:
     return "printed"
 
 
+@workflow(id="cli-two-steps")
+async def two_steps(ctx: WorkflowContext, input: str) -> list[str]:
+    bought = await ctx.step.run("buy", lambda: input)
+    return [bought, await ctx.step.run("print", lambda: "printed")]
+
+
 @workflow(id="cli-second-run")
 async def second_run(ctx: WorkflowContext) -> int:
     if ctx.run == 1:
@@ -67,7 +73,7 @@ def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def working(redis_url: str, namespace: str) -> Polos:
-    return Polos(url=redis_url, namespace=namespace, workflows=[story, magazine, second_run])
+    return Polos(url=redis_url, namespace=namespace, workflows=[story, magazine, two_steps, second_run])
 
 
 async def waiting(client: PolosClient) -> ExecutionHandle[Story]:
@@ -227,6 +233,28 @@ async def test_retry_resumes_a_failed_execution_once(polos: Command, working: Po
     assert repeated.code == 1
     assert "it is completed, not failed, stuck or paused" in repeated.sentence
     assert "run         2, after LookupError: no ink\n" in shown.out
+
+
+async def test_fork_starts_from_a_step(polos: Command, working: Polos) -> None:
+    async with working as client:
+        handle = await two_steps.invoke(client, "ink")
+        assert await handle.result(timeout=DEADLINE) == ["ink", "printed"]
+        done = await polos("fork", handle.id, "--from", "print", "--by", "ann")
+        fork = client.get_handle(done.out.strip())
+        assert await fork.result(timeout=DEADLINE) == ["ink", "printed"]
+        shown = await polos("show", fork.id)
+        other = await polos("fork", handle.id, "--from", "print", "--set", 'buy="toner"', "--json")
+        assert other.json["forked_from"] == handle.id and other.json["workflow_id"] == "cli-two-steps"
+        toner = client.get_handle(other.json["id"])
+        assert await toner.result(timeout=DEADLINE) == ["toner", "printed"]
+        missing = await polos("fork", handle.id, "--from", "sell")
+        wrong = await polos("fork", handle.id, "--from", "print", "--set", "buy")
+        no_json = await polos("fork", handle.id, "--from", "print", "--set", "buy=toner")
+    assert f"forked from {handle.id}, by ann\n" in shown.out.replace("  ", " ")
+    assert (missing.code, wrong.code, no_json.code) == (1, 2, 2)
+    assert "step 'sell': its journal has no such step" in missing.sentence
+    assert "--set must be STEP_KEY=JSON, not 'buy'" in wrong.err
+    assert "--set buy can't be read as JSON" in no_json.err
 
 
 @pytest.mark.parametrize("command", ["show", "events", "cancel", "retry"])

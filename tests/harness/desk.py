@@ -286,6 +286,22 @@ class Desk:
         self.next_millisecond()
         return self.run("retry", execution_id, run, created, by, reason, int(only_stuck), *skip)
 
+    def fork(
+        self,
+        *,
+        records: Mapping[str, bytes],
+        copied: Sequence[tuple[Arg, ...]] = (),
+        execution_id: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Start an execution that goes on from these records; `options` are those of creation.lua."""
+        name = execution_id or new_id()
+        flat = [part for pair in records.items() for part in pair]
+        given = packed(options) if options else b""
+        event = packed({"workflow_id": "wf", "execution_id": name})
+        assert self.run("fork", name, "wf", b"in", RETENTION, given, event, packed(copied), *flat) == 1
+        return name
+
     def publish(
         self, topic: Arg, kind: Arg = "e", data: bytes = b"\x01", *, of: Arg = "", once: str = ""
     ) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
@@ -144,7 +145,8 @@ class _Line:
     def half_close(self) -> None:
         self.frozen = True
         if self._client.can_write_eof() and not self._client.is_closing():
-            self._client.write_eof()
+            with suppress(OSError):  # the client has just closed it
+                self._client.write_eof()
 
     def reset(self) -> None:
         sock: socket.socket = self._client.get_extra_info("socket")

@@ -108,9 +108,9 @@ class RelationInvariants:
                 continue
             who = f"execution {show(execution_id)} waits at {show(key)}"
             total, left, started = record[4:7]
+            of = record[9] if len(record) > 9 else execution_id  # a fork has children of another execution
             ids = [
-                keys.child_id(execution_id.decode(), key.decode("utf-8", "surrogatepass"), n)
-                for n in range(started)
+                keys.child_id(of.decode(), key.decode("utf-8", "surrogatepass"), n) for n in range(started)
             ]
             missing = [one for one in ids if result_name(one) not in journal]
             if left != len(missing) + total - started:

@@ -287,13 +287,16 @@ class PartitionInvariants:
             of_it = [one for one in audited if (one[0], one[1], one[8]) == (execution_id, key, record[3])]
             of_it = [one for one in of_it if one[3] != b"set aside"]  # of an answer, not of the suspension
             skipped = [one[3] for one in of_it].count(b"skipped")
-            if skipped != (record[18:] != [] and record[18][0] == b"skipped"):
+            copied = b"copied" in [one[3] for one in of_it]  # with its mark: a fork has it
+            if skipped != (record[18:] != [] and record[18][0] == b"skipped") and not (
+                copied and not skipped
+            ):
                 yield f"{who} has {show(key)} marked {record[18:]}, but skipped {skipped} times in its audit"
             if record[18:] and record[2] != b"answered":
                 yield f"{who} has {show(key)} {show(record[2])}, but marked {record[18]}"
             ends = [one[3] for one in of_it if one[3] not in (b"recorded", b"skipped")]
             never_asked = record[2] == b"closed" and record[3] == record[10]  # its race was over
-            expected = [] if record[2] == b"open" else [record[2]]
+            expected = [] if record[2] == b"open" else [b"copied" if copied else record[2]]
             if ends != expected and not (never_asked and not ends):
                 yield f"{who} has {show(key)} {show(record[2])}, but its audit says {ends}"
             made = len(msgpack.unpackb(record[12], raw=True)) if record[12] else 0

@@ -177,6 +177,20 @@ def retry(desk: Desk) -> Change:
     return lambda: desk.retry(by.id)
 
 
+def fork(desk: Desk, **options: Any) -> Change:
+    records = {"a": step() + b"\x01", "b": step() + b"\x02"}
+    return lambda: desk.fork(records=records, timeout=FAR, **options)
+
+
+def fork_with_a_free_slot(desk: Desk) -> Change:
+    return fork(desk, **NEAR)
+
+
+def fork_without_a_free_slot(desk: Desk) -> Change:
+    desk.invoke(**NEAR)
+    return fork(desk, **NEAR)
+
+
 def auto_retry(desk: Desk) -> Change:
     by = desk.start()
     desk.write(by, "a")
@@ -327,6 +341,7 @@ TRANSITIONS = [
     *(answer, answer_without_a_free_slot, answer_while_it_runs),
     *(fire_a_timeout, fire_a_start, fire_a_retry, fire_a_run_timeout, cancel, cancel_a_running_one),
     *(finish, finish_with_a_waiter, start_a_child, finish_a_child, retry, auto_retry),
+    *(fork, fork_with_a_free_slot, fork_without_a_free_slot),
     *(load_a_version, finish_the_last_of_a_version, cancel_one_of_two_of_a_version, retry_one_of_a_version),
     *(put_back, requeue, requeue_for_the_last_time),
     *(reserve, pin, close_stream, close_stream_with_a_waiter, serve, serve_without_a_free_slot),

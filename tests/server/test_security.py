@@ -39,6 +39,7 @@ ROUTES = [
     ("POST", "/api/v1/executions/x/resume", "approve"),
     ("POST", "/api/v1/executions/x/cancel", "invoke"),
     ("POST", "/api/v1/executions/x/retry", "invoke"),
+    ("POST", "/api/v1/executions/x/fork", "invoke"),
     ("GET", "/api/v1/executions/x/audit", "read"),
     ("GET", "/api/v1/executions/x/events", "read"),
     ("GET", "/api/v1/executions/x/suspensions/y", "read"),

@@ -361,7 +361,7 @@ async def test_three_deployments(redis_url: str, namespace: str, tmp_path: Path)
                 return "held back" in report and "amt would be lost, and amount set to a default" in report
 
             async def queued() -> bool:  # between two attempts to read the value
-                return (await client.get_execution(execution_id))["status"] == "queued"
+                return await client.get_handle(execution_id).status() == "queued"
 
             await until(shown)
             await until(queued)

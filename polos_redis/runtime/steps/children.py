@@ -157,11 +157,12 @@ class Children(Calls):
         self, key: str, calls: list[ChildCall], call_site: CallSite
     ) -> list[ExecutionHandle[Any]]:
         activation = self._activation
-        await self._start(key, calls, "started", call_site)
+        stored = await self._start(key, calls, "started", call_site)
+        record = await self._read(key, stored, ChildRecord, call_site)
         return [
             ExecutionHandle(
                 activation.host.connection,
-                keys.child_id(activation.id, key, index),
+                record.child_id(activation.id, key, index),
                 one.workflow_id,
                 root_workflow_id=activation.origin.root_workflow_id,
             )
@@ -172,10 +173,11 @@ class Children(Calls):
         self, key: str, calls: list[ChildCall], call_site: CallSite
     ) -> list[tuple[str, ResultRecord]]:
         activation = self._activation
-        ids = [keys.child_id(activation.id, key, index) for index in range(len(calls))]
         stored = await self._start(key, calls, "open", call_site)
-        if calls:
-            await self._decision(key, stored, ChildRecord, call_site)
+        if not calls:
+            return []
+        record = await self._decision(key, stored, ChildRecord, call_site)
+        ids = [record.child_id(activation.id, key, index) for index in range(len(calls))]
         names = [journal.result_name(child_id) for child_id in ids]
         missing = [name for name in names if name not in activation.journal.records]
         if missing:  # results that came during this activation

@@ -223,7 +223,11 @@ def _obstacle(caller: Caller, suspension: Mapping[str, Any]) -> str:
             suspension["step_key"],
             caller.name,
             caller.groups,
-            {one for one in (suspension["user_id"], suspension["started_by"]) if one},
+            {
+                one
+                for one in (suspension["user_id"], suspension["started_by"], *suspension["forked_by"])
+                if one
+            },
         )
     except NotApproverError as error:
         return f"You can't decide this: {error.reason}."

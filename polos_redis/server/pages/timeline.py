@@ -72,7 +72,7 @@ def timeline(execution: Mapping[str, Any], now: datetime | None = None) -> Timel
     """Lays out an execution as `client.get_execution` returns it, with bars ordered by start. Of more than
     `MAX_BARS` it keeps the open ones and those that ended last. A child needs `created_at` to get a bar."""
     now = now or datetime.now(UTC)
-    intervals = list(_intervals(execution))
+    intervals = [one for one in _intervals(execution) if not _is_copied(one, execution)]
     start = times.parse(execution["created_at"]) or now
     start = min([start, *(one.start for one in intervals)])
     end = times.parse(execution["finished_at"])
@@ -84,6 +84,12 @@ def timeline(execution: Mapping[str, Any], now: datetime | None = None) -> Timel
     newest.sort(key=lambda one: (one.start, one.end or now))
     bars = [_bar(one, start, end, total) for one in newest]
     return Timeline(bars, _ticks(total), total, len(intervals) - len(newest))
+
+
+def _is_copied(one: _Interval, execution: Mapping[str, Any]) -> bool:
+    """Returns whether a fork has this from the execution that it was forked from."""
+    created = times.parse(execution["created_at"])
+    return bool(execution["forked_from"] and created and one.end is not None and one.end < created)
 
 
 def _bar(one: _Interval, scale_start: datetime, end: datetime, total: float) -> Bar:

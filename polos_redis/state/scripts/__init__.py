@@ -160,6 +160,7 @@ def _constants_of_libraries() -> dict[str, str]:
 
 INVOKE = load("invoke")
 INVOKE_WITH_OPTIONS = load("invoke_with_options")
+FORK = load("fork")
 LOAD = load("load")
 WRITE_STEP = load("write_step")
 NOTE_STARTS = load("note_starts")

@@ -189,6 +189,7 @@ local function check_execution(id, from)
     unlist(P, from, name, id)
     unlist(P, 'all', name, id)
     drop_name(P, name)
+    redis.call('UNLINK', P .. 'journal:' .. id) -- of a fork
     return note(id, 'it was listed and is not there')
   end
   if not is_live(status) then

@@ -4,7 +4,7 @@
 -- KEYS  1 the partition's prefix
 -- ARGV  1 queue  2 id  3 entry  4 reserved stream  5 the version to store, if it is to start with this one
 -- Returns 1; 0 when the entry was not the live one (it is deleted); 2 when the execution has started before, and is
--- not to get a version any more (it stays).
+-- no fork that starts here: it is not to get a version any more (it stays).
 -- #include queue
 -- #include stream
 -- #include versions
@@ -17,7 +17,7 @@ if status ~= 'queued' or live ~= entry or (on or 'default') ~= queue then -- ent
   return 0
 end
 if version then
-  if started then return 2 end
+  if started and redis.call('HDEL', exec, 'forked') == 0 then return 2 end
   redis.call('HSET', exec, 'version', version)
   list_version(P, id, workflow, version, created)
 end

@@ -1,6 +1,15 @@
 -- #include clock
 -- #include semaphore
 -- #include index
+-- relations_for: what binds a new execution that starts at a time, ms, to others, by its options (see create).
+local function relations_for(P, o, from)
+  local relations = {parent = o.parent, parent_created = o.parent_created, key = o.key, timeout = o.timeout}
+  local limit = o.semaphore and limit_of(P, o.semaphore, o.limit)
+  if limit then relations.semaphore, relations.limit, relations.near = o.semaphore, limit, o.near end
+  if o.timeout then relations.deadline = from + o.timeout end
+  return relations
+end
+
 -- create: create an execution and make it runnable: at once, when it gets a slot, or later; unless there is one with
 -- its id. Returns whether it was created. `created` is its score in the index, us. `o` are its options, one map: queue,
 -- origin (where it comes from, for its code), semaphore (if a limit is known), limit, near, timeout (of the run, ms),
@@ -18,10 +27,8 @@ local function create(P, id, workflow, input, retention, created, o)
     if o[option] then append(fields, option, o[option]) end
   end
   local from = math.max(now + (o.delay or 0), o.at or 0)
-  local relations = {parent = o.parent, parent_created = o.parent_created, key = o.key, timeout = o.timeout}
-  local limit = o.semaphore and limit_of(P, o.semaphore, o.limit)
-  if limit then relations.semaphore, relations.limit, relations.near = o.semaphore, limit, o.near end
-  if o.timeout then relations.deadline = from + o.timeout end
+  local relations = relations_for(P, o, from)
+  local limit = relations.limit
   if next(relations) then append(fields, 'relations', cmsgpack.pack(relations)) end
   local carried = #input + #(o.origin or '') <= 4096 and {'input', input} or {}
   if o.origin and #carried > 0 then append(carried, 'origin', o.origin) end
