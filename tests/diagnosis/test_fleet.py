@@ -32,8 +32,8 @@ async def test_threads_that_still_run_steps_that_timed_out_are_found(redis_url: 
         (found,) = await findings(at.client)
         first, second = (f"hang? of {one.id}" for one in handles)
         assert found.found == (
-            f"2 threads of this worker still run a step that has timed out: {first}, {second}; the worker reads "
-            "no more executions"
+            f"2 threads of this worker still run a step that has timed out: {first}, {second}; the worker "
+            "reads no more executions"
         )
         assert found.remedy.startswith("give what the step calls a timeout of its own; py-spy dump --pid ")
         release.set()
