@@ -184,21 +184,24 @@ def status(word: str, width: int = 0) -> Part:
 
 
 def field(name: str, value: Part, width: int, *, stream: TextIO | None = None) -> None:
-    """Prints a name and a value on a terminal, aligned by the width of the names, or where that is too narrow
-    for the value closer together. Within `shortening` a long value wraps, for a few lines."""
+    """Prints a name and a value on a terminal, aligned by the width of the names. A value that needs more
+    room wraps between words; where a word needs more, name and value stand closer together. Within
+    `shortening` a long value is shortened to a few lines."""
     stream = stream or sys.stdout
     screen = console(stream)
     room = max(screen.width - width - 2, 1)
     text = styled(value)
     if shortens() and isinstance(words(value), Long):
-        found = cut(text.plain, LONG_LINES * room, stream)
-        first, *rest = styled((found, "" if isinstance(value, str) else value[1])).wrap(screen, room)
-    else:
-        first, rest = text, []
+        shortened = cut(text.plain, LONG_LINES * room, stream)
+        rows = list(styled((shortened, "" if isinstance(value, str) else value[1])).wrap(screen, room))
+    elif text.cell_len <= room or any(one.cell_len > room for one in text.split(" ")):
+        rows = [text]
         if text.cell_len > room:
             width = len(name) - 1  # as it has one space less
-    screen.print(styled((name.ljust(width), "dim"), "  ").append_text(first), soft_wrap=True)
-    for one in rest:
+    else:
+        rows = list(text.wrap(screen, room))
+    screen.print(styled((name.ljust(width), "dim"), "  ").append_text(rows[0]), soft_wrap=True)
+    for one in rows[1:]:
         screen.print(styled(" " * (width + 2)).append_text(one), soft_wrap=True)
 
 

@@ -6,23 +6,22 @@ import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
-from .output import Long, Part, console, cut, field, line, printable, shortens, styled, words
+from .output import LONG_LINES, Long, Part, console, cut, field, line, printable, shortens, styled, words
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
 WIDEST = 40  # maximum padding of a column in a pipe, so that one long value does not widen every row
-LEAST = 20  # cells of a column of long values, below which rows become cards
+LEAST = 10  # cells of a column of long values, below which rows become cards
 GAP = 2  # cells between columns
 
 Row = Sequence[Part]
 
 
 def table(titles: Sequence[str], rows: Sequence[Row]) -> None:
-    """Prints rows. On a terminal long values are shortened to its width within `shortening`, and wrap
-    otherwise; rows that still don't fit become cards of a line per value. Elsewhere columns are aligned, and
-    all values complete."""
+    """Prints rows. On a terminal long values wrap, within `shortening` for a few lines; rows that still don't
+    fit become cards of a line per value. Elsewhere columns are aligned, and all values complete."""
     if not sys.stdout.isatty():
         _print_plain(titles, rows)
         return
@@ -84,7 +83,9 @@ def _share(needed: Sequence[int], is_long: Sequence[bool], width: int) -> list[i
 
 
 def _fitting(cell: Text, cells: int, stream: IO[str]) -> Text:
-    """Shortens the text of a cell."""
-    if not shortens() or cell.cell_len <= cells:
+    """Shortens the text of a cell to a few lines."""
+    if not shortens() or cell.cell_len <= LONG_LINES * cells:
         return cell
-    return styled((cut(cell.plain, cells, stream), str(cell.spans[0].style) if cell.spans else ""))
+    return styled(
+        (cut(cell.plain, LONG_LINES * cells, stream), str(cell.spans[0].style) if cell.spans else "")
+    )
