@@ -81,6 +81,12 @@ def _print_summary(execution: dict[str, Any]) -> None:
     for one in execution["running_steps"][1:]:  # the status names the first
         attempt = f", attempt {one['attempt']}" if one["attempt"] > 1 else ""
         _field("runs", (one["step_key"], "bold"), f", since {utc(one['started_at'])}{attempt}")
+    for one in execution["running_steps"]:
+        if one["progress_at"]:
+            at = f" at {dated(one['progress_at'])}"
+            _field("progress", (one["step_key"], "bold"), ": ", compact(one["progress"]), at)
+    if block := execution["blocked_loop"]:
+        _print_block(block)
     if execution["unserved"]:
         of = f"version {execution['version']} of " if execution["pinned"] else ""
         _field(
@@ -101,6 +107,23 @@ def _print_summary(execution: dict[str, Any]) -> None:
     if usage := execution["usage"]:
         tokens = f"{usage['input_tokens']} tokens in, {usage['output_tokens']} out"
         _field("models", f"{tokens}, {usage['requests']} requests")
+
+
+def _print_block(block: dict[str, Any]) -> None:
+    seconds = duration(block["seconds"])
+    if not block["by_itself"]:
+        _field(
+            "held up",
+            ("the event loop of its worker is blocked", "bold yellow"),
+            f" for {seconds} by other code",
+        )
+        return
+    where = f"step {block['step_key']}" if block["step_key"] is not None else "its code between steps"
+    _field(
+        "blocks",
+        ("the event loop of its worker", "bold yellow"),
+        f" for {seconds}: {where}, at {block['at']}; a plain function as a step runs in a thread",
+    )
 
 
 def _print_stuck(execution_id: str, word: str, stuck: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -50,6 +51,18 @@ def workers(full: Full = False, *, connection: ConnectionOptions, json: Json = F
     else:
         with shortening(full):
             table(WORKER_TITLES, [worker_row(one) for one in found])
+    for one in found:
+        if one.facts is not None and one.facts.blocked is not None:
+            note(_blocked(one.id, one.facts.blocked))
+
+
+def _blocked(worker: str, block: Mapping[str, Any]) -> str:
+    """Says what blocks the event loop of a worker."""
+    what = [
+        f"{name} {block[name]}" for name in ("execution", "step", "errand") if block.get(name) is not None
+    ]
+    by = f" by {', '.join(what)}" if what else ""
+    return f"the event loop of {worker} is blocked for {duration(block['seconds'])}{by}, at {block['at']}"
 
 
 async def _read_workers(client: PolosClient) -> list[WorkerReading]:

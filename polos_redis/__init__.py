@@ -77,6 +77,7 @@ from polos_redis.logs import guard_loggers
 from polos_redis.runtime.context import WorkflowContext
 from polos_redis.runtime.hooks import HookContext, HookResult
 from polos_redis.runtime.steps.first_of import Winner
+from polos_redis.values.stored_as import stored_as
 from polos_redis.version import __version__ as __version__
 from polos_redis.workflow import Workflow, workflow
 
@@ -181,6 +182,7 @@ __all__ = [
     "events",
     "queue",
     "schedules",
+    "stored_as",
     "tool",
     "workflow",
 ]

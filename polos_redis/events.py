@@ -192,9 +192,9 @@ async def stream_workflow(
     """Stream the events of an execution from its beginning, or from after `last_event_id` ("$": only new
     ones).
 
-    Ends after the execution's finish event. Event types are workflow_start, step_start, step_finish,
-    suspend_K, resume_K and timeout_K (K is the step key), workflow_finish, and whatever user code publishes.
-    With `plain=True`, data is plain JSON, so no type need be imported.
+    Ends after the execution's finish event. Event types are workflow_start, step_start, step_progress,
+    step_finish, suspend_K, resume_K and timeout_K (K is the step key), workflow_finish, and whatever user
+    code publishes. With `plain=True`, data is plain JSON, so no type need be imported.
 
     Raises `ExecutionNotFoundError`, or `EventsTrimmedError` when the event to continue from is gone.
     """

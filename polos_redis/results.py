@@ -22,6 +22,7 @@ __all__ = [
     "ExecutionWait",
     "Failure",
     "HeldBack",
+    "LoopBlock",
     "OpenWait",
     "PassedOver",
     "RunningStep",
@@ -98,6 +99,25 @@ class RunningStep(View):
     step_key: str
     attempt: int
     started_at: Timestamp
+    progress: Any
+    """What this attempt has reported last with `ctx.step.heartbeat`; None for nothing."""
+    progress_at: Timestamp | None
+    """When that was stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoopBlock(View):
+    """Code that blocks the event loop of an execution's worker, as of the worker's last renewal of its
+    lease."""
+
+    by_itself: bool
+    """Whether the code is this execution's; of others, only the seconds are told."""
+    step_key: str | None
+    """The step whose function it is; None for code between steps."""
+    at: str | None
+    """File, line and function."""
+    seconds: float
+    """For how long it had blocked the loop by then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -376,6 +396,8 @@ class Execution(ExecutionSummary):
     """Only workers that serve its version continue it."""
     unserved: bool
     """It is queued, and no worker serves its workflow, or the version that it is pinned to."""
+    blocked_loop: LoopBlock | None
+    """Set while code blocks the event loop of the worker that runs it: nothing that runs there goes on."""
     unreached_steps: list[str]
     """Journaled steps that its code did not reach until its end."""
     suspensions: list[Suspension]

@@ -39,7 +39,7 @@ class Watchdog:
     When it has not turned for `seconds`, a warning names the place in the user's code, with the facts that
     `describe` finds in the frames of the stack, innermost first, and in the current task; so does one after
     twice that time, four times and so on, if it is another place. `blocked` is called once per block, in the
-    thread.
+    thread. `blocking` says what blocks the loop now.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Watchdog:
         self._stop = threading.Event()
         self._warned: dict[str, float] = {}
         self._beat_handle: asyncio.TimerHandle | None = None
+        self._block: tuple[float, dict[str, Any]] | None = None  # since when, and the facts
 
     def start(self) -> None:
         """Start watching the running loop."""
@@ -71,6 +72,15 @@ class Watchdog:
         if self._beat_handle is not None:
             self._beat_handle.cancel()
 
+    def blocking(self) -> dict[str, Any] | None:
+        """Returns what blocks the loop now: the facts of `describe`, the place (`at`), and for how many
+        `seconds`; None while the loop turns. Any thread may call it."""
+        block = self._block
+        if block is None:
+            return None
+        since, facts = block
+        return {**facts, "seconds": round(time.monotonic() - since, 1)}
+
     def _beat(self) -> None:
         self._beats += 1
         self._beat_handle = self._loop.call_later(self.seconds / LOOKS / 2, self._beat, context=tasks.OUTSIDE)
@@ -84,6 +94,7 @@ class Watchdog:
                 looks += 1
             else:
                 looks, due, reported = 0, LOOKS, False
+                self._block = None
             beats = self._beats
             if looks == due:  # and at growing distances, as other code may block the loop by then
                 reported = self._report(first=not reported) or reported
@@ -101,16 +112,18 @@ class Watchdog:
         if first:
             self._blocked()
         place = place_of(frames)
+        try:
+            facts = self._describe(frames, asyncio.current_task(self._loop))
+        except Exception:  # the loop goes on meanwhile, so what it reads may change
+            facts = {}
         now = time.monotonic()
+        since = now - self.seconds if first or self._block is None else self._block[0]
+        self._block = since, {**facts, "at": place}
         if now - self._warned.get(place, float("-inf")) < QUIET_SECONDS:
             return True
         if len(self._warned) >= PLACES:
             self._warned.clear()
         self._warned[place] = now
-        try:
-            facts = self._describe(frames, asyncio.current_task(self._loop))
-        except Exception:  # the loop goes on meanwhile, so what it reads may change
-            facts = {}
         allowed = {"seconds": self.seconds}
         self._logger.warning("the event loop is blocked", extra={**facts, **allowed, "at": place})
         return True

@@ -31,6 +31,7 @@ from polos_redis.results import (
     ExecutionChild,
     ExecutionStatus,
     ExecutionSummary,
+    LoopBlock,
     Suspension,
     SuspensionDetails,
 )
@@ -85,6 +86,7 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
         condition=condition,
         children=await _children(store, entries.children()),
         unserved=condition.word == "queued" and await _is_unserved(store, execution_id, fields, condition),
+        blocked_loop=await _blocked_loop(store, execution_id, condition.worker),
         early_answers=await _early_answers(store, execution_id) if keeps_early else [],
         open_suspensions_below=await _open_suspensions_below(store, execution_id, read, slices),
     )
@@ -139,6 +141,23 @@ async def _is_unserved(
     """Returns whether no worker serves an execution's workflow, or the version it is pinned to."""
     prefix, version = store.partitions.prefix(execution_id), keys.parse_stream(text(fields.get("queue")))[1]
     return not await store.workers.serve(prefix, condition.workflow_id, version or None)
+
+
+async def _blocked_loop(store: Store, execution_id: str, worker: str | None) -> LoopBlock | None:
+    """Returns what blocks the event loop of the worker that runs an execution, as the worker has said."""
+    if worker is None:
+        return None
+    facts = await store.workers.facts(store.partitions.prefix(execution_id), worker)
+    blocked = facts.get("blocked")
+    if blocked is None:
+        return None
+    by_itself = blocked.get("execution") == execution_id
+    return LoopBlock(
+        by_itself=by_itself,
+        step_key=blocked.get("step") if by_itself else None,
+        at=blocked.get("at") if by_itself else None,
+        seconds=blocked["seconds"],
+    )
 
 
 async def _early_answers(store: Store, execution_id: str) -> list[EarlyAnswer]:

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
+from polos_redis.decisions.views import Read
 from polos_redis.redaction import redact_text
 from polos_redis.results import OpenWait, RunningStep
 from polos_redis.state.statuses import KINDS, Condition, PendingWait
+from polos_redis.values.plain import readable
 from polos_redis.values.times import iso, to_iso
 
 _NOUNS: Final = {
@@ -34,8 +36,9 @@ class Moment:
 Part = str | Moment
 
 
-def status_view(status: Condition) -> dict[str, Any]:
-    """Returns the facts about what an execution is doing, as fields of an `ExecutionSummary`."""
+def status_view(status: Condition, read: Read = readable) -> dict[str, Any]:
+    """Returns the facts about what an execution is doing, as fields of an `ExecutionSummary`. `read` makes
+    plain JSON of stored values."""
     return {
         "status": status.word,
         "worker": status.worker,
@@ -43,7 +46,13 @@ def status_view(status: Condition) -> dict[str, Any]:
         "starts_at": iso(status.starts_ms),
         "ahead": status.ahead,
         "running_steps": [
-            RunningStep(step_key=one.step_key, attempt=one.attempt, started_at=to_iso(one.since_ms))
+            RunningStep(
+                step_key=one.step_key,
+                attempt=one.attempt,
+                started_at=to_iso(one.since_ms),
+                progress=read(one.progress or None),
+                progress_at=iso(one.progress_ms),
+            )
             for one in status.running
         ],
         "waits_for": [_wait_view(one) for one in status.waits],

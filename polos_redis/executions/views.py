@@ -16,6 +16,7 @@ from polos_redis.results import (
     ExecutionChild,
     ExecutionStatus,
     HeldBack,
+    LoopBlock,
     PassedOver,
     Stuck,
     Suspension,
@@ -42,6 +43,7 @@ def describe(
     children: list[ExecutionChild],
     condition: Condition,
     unserved: bool,
+    blocked_loop: LoopBlock | None,
     early_answers: list[EarlyAnswer],
     open_suspensions_below: list[Suspension],
 ) -> Execution:
@@ -60,7 +62,7 @@ def describe(
     return Execution(
         id=execution_id,
         workflow_id=workflow_id,
-        **status_view(condition),
+        **status_view(condition, read),
         input=read(fields.get("input")),
         result=read(fields.get("output")),
         error=failure_view(fields.get("last_error" if condition.word == "paused" else "error")),
@@ -87,6 +89,7 @@ def describe(
         stuck=_stuck(fields.get("stuck"), suspensions),
         steps=entries.steps(),
         unserved=unserved,
+        blocked_loop=blocked_loop,
         unreached_steps=step_keys(fields.get("unreached")),
         suspensions=suspensions,
         open_suspensions=[one for one in suspensions if one.status == "open"],

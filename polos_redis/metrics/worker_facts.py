@@ -21,7 +21,9 @@ class WorkerFacts:
     `up_seconds` is how long it has been running, by its own monotonic clock. `concurrency` is the number of
     its slots. The others count since its start: activations, executions that ended, those of them that
     failed, and attempts of steps. `abandoned` is the number of threads that still run a step that has timed
-    out, and `abandoned_steps` names the steps of the first ones: "STEP_KEY of EXECUTION_ID".
+    out, and `abandoned_steps` names the steps of the first ones: "STEP_KEY of EXECUTION_ID". `blocked` says
+    what blocks its event loop: execution, workflow and step, or errand, as far as known, `at` (file, line and
+    function) and `seconds`; None while the loop turns.
     """
 
     host: str = ""
@@ -35,10 +37,16 @@ class WorkerFacts:
     steps: int = 0
     abandoned: int = 0
     abandoned_steps: Sequence[str] = ()
+    blocked: Mapping[str, Any] | None = None
 
     @classmethod
     def of(
-        cls, worker: ObservedWorker, up_seconds: float, abandoned: Sequence[Mapping[str, Any]] = ()
+        cls,
+        worker: ObservedWorker,
+        up_seconds: float,
+        *,
+        abandoned: Sequence[Mapping[str, Any]] = (),
+        blocked: Mapping[str, Any] | None = None,
     ) -> WorkerFacts:
         """Returns the facts about a worker of this process. Any thread may call it."""
         stats = worker.stats
@@ -55,6 +63,7 @@ class WorkerFacts:
             steps=sum(sum(one.counts) for one in stats.steps.copy().values()),
             abandoned=len(abandoned),
             abandoned_steps=tuple(map(_step, abandoned[:MOST])),
+            blocked=None if blocked is None else {name: _storable(one) for name, one in blocked.items()},
         )
 
     @classmethod
@@ -69,5 +78,9 @@ class WorkerFacts:
 
 
 def _step(facts: Mapping[str, Any]) -> str:
-    """Names a step in UTF-8, which its key need not be."""
-    return f"{facts['step']} of {facts['execution']}".encode("utf-8", "replace").decode()
+    return str(_storable(f"{facts['step']} of {facts['execution']}"))
+
+
+def _storable(value: Any) -> Any:
+    """Returns a number, or text that is UTF-8: a step key and a path need not be."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

@@ -11,7 +11,8 @@ import asyncio
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Collection, Coroutine
+import threading
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from polos_redis import tasks
@@ -30,6 +31,7 @@ from polos_redis.runtime.host import Host
 from polos_redis.runtime.lifecycle_events import LifecycleEvents
 from polos_redis.runtime.outcome import Outcome, failed, outcome_of
 from polos_redis.runtime.parking import Parking
+from polos_redis.runtime.progress import Progress, Report
 from polos_redis.runtime.replay import Replay
 from polos_redis.runtime.spans import activation_span, note_span
 from polos_redis.state import journal, keys
@@ -53,6 +55,7 @@ E = TypeVar("E", bound=BaseException)
 T = TypeVar("T")
 
 
+_making_progress = threading.Lock()
 _nonces = itertools.count(1)  # a worker's id is random, so worker id and number make a unique owner
 _origin_of_a_root = functools.lru_cache(
     Origin
@@ -88,6 +91,7 @@ class Activation:
         "origin",
         "parking",
         "passed_over",
+        "progress",
         "queue",
         "root",
         "run",
@@ -127,6 +131,7 @@ class Activation:
         self.ended_as = ""
         self.origin = _origin_of_a_root(workflow.id)
         self.durable_state: DurableState | None = None
+        self.progress: Progress | None = None
         self.passed_over: set[str] = set()
         self.unreached: set[str] = set()
         self.call_sites: dict[str, CallSite] = {}
@@ -155,6 +160,8 @@ class Activation:
         self.journal.take(loaded, epoch, lapses)
         self._repeat()
         self.events.start_emitted = loaded.started
+        if loaded.heartbeats:
+            self.progress = Progress(loaded.heartbeats)
         self._look()
 
     def take_inlined(self, records: dict[bytes, bytes]) -> None:
@@ -254,11 +261,30 @@ class Activation:
         await self.journal.commit(b"", b"", lambda known: write(self.fence, known, b"", b"", b"", events))
 
     def tick(self, now: float) -> None:
-        """Emit the starts of long-running steps; the worker calls this every 20 ms."""
+        """Emit the starts of long-running steps, and their progress; the worker calls this every 20 ms."""
         if self.state is State.RUNNING and self.started and self.journal.current:
             overdue = self.events.overdue(now)
             if overdue is not None:
                 self.journal.note_starts(*overdue)
+            if self.progress is not None:
+                reports = self.progress.due(now, self.events.running)
+                if reports:
+                    self._write_progress(self.progress, reports)
+
+    def _write_progress(self, progress: Progress, reports: Sequence[Report]) -> None:
+        def written(future: asyncio.Future[int]) -> None:
+            if future.cancelled() or future.exception() is not None:
+                progress.write_again(reports)
+
+        future = self.journal.note_progress([report.row() for report in reports])
+        future.add_done_callback(written, context=tasks.OUTSIDE)
+
+    def progress_of_steps(self) -> Progress:
+        """Returns the progress that its steps report, from the first report on. Any thread may call it."""
+        with _making_progress:
+            if self.progress is None:
+                self.progress = Progress()
+            return self.progress
 
     # --- decisions ----------------------------------------------------------------------
 

@@ -289,6 +289,12 @@ class FencedJournal:
         future = self._store.fenced.note_starts(self.fence, self.known, first, steps)
         future.add_done_callback(self._noted, context=tasks.OUTSIDE)
 
+    def note_progress(self, reports: Sequence[tuple[bytes, int, bytes]]) -> asyncio.Future[int]:
+        """Write what steps have reported, as `Report.row` returns it, without waiting for it."""
+        future = self._store.fenced.note_progress(self.fence, self.known, reports)
+        future.add_done_callback(self._noted, context=tasks.OUTSIDE)
+        return future
+
     def _noted(self, future: asyncio.Future[int]) -> None:
         if future.exception() is not None:
             return

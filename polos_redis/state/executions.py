@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -31,7 +31,8 @@ Place = tuple[int, bytes]  # in a listing: a time (us) and an execution's id
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """An execution that has started before, as an activation loads it. `answers`: how many the journal has
-    that were accepted since the execution was queued."""
+    that were accepted since the execution was queued; `heartbeats`: the attempt and the progress (codec) that
+    steps have reported last, by step key."""
 
     input: bytes
     started: bool
@@ -39,6 +40,7 @@ class Loaded:
     origin: bytes | None
     journal: dict[bytes, bytes]
     answers: int = 0
+    heartbeats: Mapping[str, tuple[int, bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Executions:
         )
         if reply is None:
             return None
-        packed, started, losses, origin, flat, answers = reply
+        packed, started, losses, origin, flat, answers, heartbeats = reply
         records = dict(zip(flat[::2], flat[1::2], strict=True))
         records.pop(journal.WRITER, None)
         return Loaded(
@@ -126,6 +128,7 @@ class Executions:
             origin,
             records,
             int(answers or 0),
+            _heartbeats(heartbeats) if heartbeats else {},
         )
 
     async def cancel(self, execution_id: str, run: int, by: str, created: bytes) -> list[Any]:
@@ -322,6 +325,11 @@ class Executions:
             (names[first : first + NAMES_PER_CALL], queues[first : first + NAMES_PER_CALL])
             for first in range(0, max(len(names), len(queues)), NAMES_PER_CALL)
         ]
+
+
+def _heartbeats(packed: bytes) -> dict[str, tuple[int, bytes]]:
+    """Read the field `heartbeats`, without rows of newer releases."""
+    return {text(row[1]): (row[2], row[3]) for row in msgpack.unpackb(packed, raw=True) if row[0] == 1}
 
 
 def _place(row: list[Any]) -> Place:

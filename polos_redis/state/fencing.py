@@ -78,6 +78,12 @@ class FencedWrites:
         `first`, emit the start of the execution."""
         return self._run(scripts.NOTE_STARTS, by, known, _pack(steps), b"1" if first else b"")
 
+    def note_progress(
+        self, by: Fence, known: int, reports: Sequence[tuple[bytes, int, bytes]]
+    ) -> Future[int]:
+        """Store what steps that run have reported: key, attempt and value (codec)."""
+        return self._run(scripts.NOTE_PROGRESS, by, known, _pack(reports))
+
     def note_span(self, by: Fence, origin: bytes) -> Future[int]:
         """Store an origin with the span of this activation, for the next one to link to."""
         return self._wire.run(scripts.NOTE_SPAN, *by, origin)

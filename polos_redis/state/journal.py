@@ -7,7 +7,8 @@ reads its own array with `from_array`; `parse` finds the class.
 step         [1, "step", status, attempt, took ms, value or error, (state, (branches,)) finished ms]
              status: ok | failed | retry (may run again) | backoff (waits for its durable retry delay) |
              abandoned (the workflow's code cancelled the call)
-             state: the fields of ctx.state that it changed, if any; branches: those of races it ran in, if
+             state: the fields of ctx.state that it changed, if any, and of one that may run again its
+             progress, see `ctx.step.heartbeat`; branches: those of races it ran in, if
              any, from the inside: a packed list of race, branch, race, branch, ...
 suspension   [1, "suspend", status, opened ms, deadline ms or 0, shown, answer, digest, by, channel,
              decided ms, policy, decisions, race, digest of what is shown, retention of its audit in ms, run

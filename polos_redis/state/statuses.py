@@ -27,11 +27,20 @@ PER_CALL = 50  # executions per call of the script, so that none takes long
 
 @dataclass(frozen=True, slots=True)
 class RunningAttempt:
-    """A step whose function has run for a while."""
+    """A step whose function has run for a while. `progress`: what it has reported last (codec), empty for
+    nothing; `progress_ms`: when that was written."""
 
     step_key: str
     attempt: int
     since_ms: int
+    progress: bytes = b""
+    progress_ms: int | None = None
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> RunningAttempt:
+        """Read a running step in a row of read_statuses.lua."""
+        key, attempt, since, progress, at = row
+        return cls(text(key), int(attempt), int(since), progress, _number(at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ class Condition:
             _number(ahead),
             StuckReason.parse(reason) if reason else None,
             text(by) or None,
-            tuple(RunningAttempt(text(key), int(attempt), int(since)) for key, attempt, since in running),
+            tuple(map(RunningAttempt.from_row, running)),
             int(open_waits),
             tuple(sorted(map(PendingWait.from_row, waits), key=lambda one: one.until_ms or float("inf"))),
         )

@@ -30,6 +30,14 @@ class Workers:
         packed = await self._wire.call("HGET", prefix + keys.SERVES.encode(), worker, patience=None)
         return 0.0 if packed is None else float(msgpack.unpackb(packed)["lease_seconds"])
 
+    async def facts(self, prefix: bytes, worker: str) -> dict[str, Any]:
+        """Returns what a worker has said about itself with its last renewal; empty if it has no lease."""
+        packed = await self._wire.call(
+            "HGET", prefix + keys.SERVES.encode(), worker, patience=self._partitions.patience
+        )
+        found: dict[str, Any] = {} if packed is None else msgpack.unpackb(packed).get("facts", {})
+        return found
+
     async def prune(self, prefix: bytes, queue: str, consumer: str, lease: bytes) -> bool:
         """Remove a dead worker's empty consumer and its lease; False if the consumer holds entries or the
         lease counter is no longer `lease`."""

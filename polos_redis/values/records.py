@@ -98,9 +98,11 @@ def _restorer(tag: str) -> tuple[str, type, str, Restore]:
     name, _, shape = tag.partition("#")
     cls = type_names.find_type(name)
     if cls is None:
+        missing = next(iter(type_names.missing_types(name)), name)
+        inner = f", with {missing!r}," if missing != name else ""
         raise UnknownTypeError(
-            f"the type {name!r} is not imported in this process: import its module, or restore the class if "
-            "it was renamed or removed"
+            f"the type {name!r}{inner} is not imported in this process: import its module; if the class was "
+            f"moved or renamed, declare it with @stored_as({missing!r})"
         )
     kind = kind_of(cls)
     assert kind is not None  # find_type finds only these kinds
@@ -140,8 +142,18 @@ def _findable_name(cls: type) -> str:
             f"the class {name} exists twice, in the running program and in an imported copy of its module: "
             "move it to a module that is only imported"
         )
+    place = type_names.place_of(cls)
+    if found is not None and place != (other := type_names.place_of(found)):
+        if type_names.is_same_source(found, cls):
+            raise NotStorableError(
+                f"the class {name} exists twice, as {place} and as {other}: import its module by one name"
+            )
+        raise NotStorableError(
+            f"the class {place} can't be stored as {name}, the name of {other}: give it another with "
+            "@stored_as"
+        )
     raise NotStorableError(
-        f"the class {cls.__qualname__} can't be found as {name}: assign it to that name in its module"
+        f"the class {cls.__qualname__} can't be found as {place}: assign it to that name in its module"
     )
 
 

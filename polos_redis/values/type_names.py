@@ -5,6 +5,7 @@ A name is `module:qualname`. A module that runs as `__main__` is named as if it 
 `shop/__init__.py` the file does not show its package: then `charge:X` and `shop.charge:X` are the same type
 to whoever has only one of the two modules. A parametrised pydantic model is `module:Box[int,other:Item]`;
 its arguments are builtins from a fixed list, containers and unions of them, and named types.
+`@stored_as` (stored_as.py) gives a class another name than that of its place, `module:qualname`.
 
 Names come from the store and are not trusted. The lookup covers only modules that are already imported,
 reads only plain dictionaries (no import, no module `__getattr__`, no descriptor) and finds only pydantic
@@ -14,6 +15,7 @@ models, dataclasses and enums.
 from __future__ import annotations
 
 import functools
+import re
 import sys
 import types
 import typing
@@ -47,6 +49,9 @@ _class_mro = type.__dict__["__mro__"].__get__
 _FOUND: dict[str, tuple[type, str, types.ModuleType, dict[str, Any], str, object]] = {}
 _MAX_FOUND = 4096  # there is no limit to the names of parametrised models
 
+_GIVEN = "__polos_stored_as__"  # attribute of a class: its given names, of which the first is stored
+_PLACES: dict[str, str] = {}  # given name -> the place of its class
+
 
 def type_name(cls: type) -> str:
     """The name under which a type is stored.
@@ -57,14 +62,34 @@ def type_name(cls: type) -> str:
     if parameters:
         origin, arguments = parameters
         return f"{type_name(origin)}[{','.join(_argument_name(a) for a in arguments)}]"
+    names = given_names(cls)
+    return names[0] if names else place_of(cls)
+
+
+def place_of(cls: type) -> str:
+    """Where a class is defined, as `module:qualname`: its name, unless it was given one."""
     return f"{module_name(cls.__module__)}:{cls.__qualname__}"
+
+
+def given_names(cls: type) -> tuple[str, ...]:
+    """The names that `stored_as` has given to this class; its bases' names are not its own."""
+    names: tuple[str, ...] = _class_dict(cls).get(_GIVEN, ())
+    return names
+
+
+def give_names(cls: type, names: tuple[str, ...]) -> None:
+    """Give names to a class. The attribute is copied with the class by `@dataclass(slots=True)`."""
+    type.__setattr__(cls, _GIVEN, names)
+    _PLACES.update(dict.fromkeys(names, place_of(cls)))
+    _FOUND.clear()
 
 
 def find_type(name: str) -> type | None:
     """The imported pydantic model, dataclass or enum with this name, or None.
 
-    Imports nothing and calls nothing that the name refers to. Finds the new class after a module is reloaded,
-    and the class in `__main__` if the same file is also imported as a module.
+    A given name comes before a place of the same name. Imports nothing and calls nothing that the name refers
+    to. Finds the new class after a module is reloaded, and the class in `__main__` if the same file is also
+    imported as a module.
     """
     known = _FOUND.get(name)
     if known is not None:
@@ -103,6 +128,11 @@ def name_of_file(file: str) -> str:
     return name
 
 
+def is_same_source(one: type, other: type) -> bool:
+    """Whether two classes come from the same lines of code: a module was reloaded or imported twice."""
+    return _source(one) == _source(other)
+
+
 def is_model(cls: type) -> bool:
     """Whether cls is a pydantic model. Does not import pydantic: without it, no model exists."""
     return _base_model() in _class_mro(cls)
@@ -114,6 +144,12 @@ def is_dataclass(cls: type) -> bool:
 
 def is_enum(cls: type) -> bool:
     return Enum in _class_mro(cls)
+
+
+def _source(cls: type) -> tuple[str, str]:
+    module = sys.modules.get(cls.__module__)
+    file = None if module is None else object.__getattribute__(module, "__dict__").get("__file__")
+    return file if isinstance(file, str) else module_name(cls.__module__), cls.__qualname__
 
 
 def _base_model() -> Any:
@@ -145,11 +181,18 @@ def _argument_name(argument: Any) -> str:
     raise NotStorableError(f"the type argument {argument!r} can't be stored: give the model a named subclass")
 
 
+def missing_types(name: str) -> list[str]:
+    """The named types that are not found, of those in the name of a parametrised model; or this type."""
+    return [part for part in re.split(r"[\[\],]", name) if ":" in part and find_type(part) is None]
+
+
 def _search(name: str) -> type | None:
     head, bracket, rest = name.partition("[")
-    for key, module, namespace, path in _candidates(head):
+    for key, module, namespace, path, given in _candidates(head):
         found = _walk(namespace, path)
-        if found is not None and bracket:
+        if found is None or (given and head not in given_names(found)):
+            continue
+        if bracket:
             found = _parametrise(found, rest)
         if found is not None:
             if len(_FOUND) >= _MAX_FOUND:
@@ -159,15 +202,19 @@ def _search(name: str) -> type | None:
     return None
 
 
-def _candidates(name: str) -> Iterator[tuple[str, types.ModuleType, dict[str, Any], list[str]]]:
-    module, colon, qualname = name.partition(":")
-    if not colon:
-        return
-    keys = ["__main__", module] if module == main_name() else [module]
-    for key in keys if module in sys.modules or len(keys) > 1 else _keys_of_its_file(module):
-        found = _module(key)
-        if found is not None:
-            yield key, found, object.__getattribute__(found, "__dict__"), qualname.split(".")
+def _candidates(name: str) -> Iterator[tuple[str, types.ModuleType, dict[str, Any], list[str], bool]]:
+    """Where a class of this name may be, and whether it must have been given the name: first its place as a
+    given name, then the place that the name is."""
+    for place in dict.fromkeys((_PLACES.get(name, name), name)):
+        module, colon, qualname = place.partition(":")
+        if not colon:
+            continue
+        keys = ["__main__", module] if module == main_name() else [module]
+        for key in keys if module in sys.modules or len(keys) > 1 else _keys_of_its_file(module):
+            found = _module(key)
+            if found is not None:
+                namespace = object.__getattribute__(found, "__dict__")
+                yield key, found, namespace, qualname.split("."), place != name
 
 
 def _module(key: str) -> types.ModuleType | None:

@@ -129,6 +129,7 @@ class Worker:
         self._queues: list[str] | None = settings.resolve("queues", queues)
         self._running = False
         self._guard = LoopGuard(self.max_blocked_seconds)
+        self._watchdog: Watchdog | None = None
         self._signals = 0  # received
         self._stops = 0  # calls of `stop`
         self._stopping, self._stop_now = asyncio.Event(), asyncio.Event()
@@ -313,9 +314,9 @@ class Worker:
             self.stats.loop_blocked += 1
 
         seconds = min(self.blocked_seconds, self.lease_seconds / 2)
-        watchdog = Watchdog(seconds, logger, partial(work_of, host.active), count)
-        watchdog.start()
-        self._closing.callback(watchdog.stop)
+        self._watchdog = Watchdog(seconds, logger, partial(work_of, host.active), count)
+        self._watchdog.start()
+        self._closing.callback(self._watchdog.stop)
 
     def _give_up(self) -> None:
         """Report a loop that has been blocked for too long. The lease's thread calls this and has stopped
@@ -469,7 +470,9 @@ class Worker:
 
     def _facts(self) -> dict[str, Any]:
         abandoned = {} if self.host is None else self.host.abandoned_steps.copy()
-        return WorkerFacts.of(self, time.monotonic() - self._started, list(abandoned.values())).plain()
+        blocked = None if self._watchdog is None else self._watchdog.blocking()
+        up_seconds = time.monotonic() - self._started
+        return WorkerFacts.of(self, up_seconds, abandoned=list(abandoned.values()), blocked=blocked).plain()
 
     @property
     def active(self) -> Collection[Activation]:

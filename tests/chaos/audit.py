@@ -297,7 +297,8 @@ def several_people(history: History) -> Iterator[Violation]:
 
 def journals(history: History) -> Iterator[Violation]:
     """A journal only grows: what is settled stays as it is, unless a retry drops a failure or a crash the end
-    of the log."""
+    of the log. A result that was on its way when the code cancelled its step gives way, if no code saw it."""
+    seen = {(effect.execution_id, effect.step) for effect in history.effects if effect.what == effects.SAW}
     last: dict[str, Snapshot] = {}
     everything = [*sorted(history.snapshots, key=attrgetter("at")), *history.final.values()]
     for snapshot in everything:
@@ -305,7 +306,7 @@ def journals(history: History) -> Iterator[Violation]:
         last[snapshot.execution_id] = snapshot
         if before is None or history.lost(before.at, root_of(before.execution_id), until=snapshot.at):
             continue
-        yield from _changes(before, snapshot)
+        yield from _changes(before, snapshot, seen)
     for execution_id, snapshot in last.items():
         if (
             history.final
@@ -315,7 +316,7 @@ def journals(history: History) -> Iterator[Violation]:
             yield Violation("journal", execution_id, "it is gone")
 
 
-def _changes(before: Snapshot, after: Snapshot) -> Iterator[Violation]:
+def _changes(before: Snapshot, after: Snapshot, seen: set[tuple[str, str]]) -> Iterator[Violation]:
     if after.run < before.run:
         yield Violation("journal", after.execution_id, f"run {before.run} became run {after.run}")
     for key, (kind, status, outcome) in before.records.items():
@@ -325,6 +326,8 @@ def _changes(before: Snapshot, after: Snapshot) -> Iterator[Violation]:
             continue
         if now is None:
             yield Violation("journal", after.execution_id, f"{name} is gone")
+        elif (status, now[:2]) == ("ok", ("step", "abandoned")) and (after.execution_id, key) not in seen:
+            continue
         elif now[0] != kind or (status in SETTLED[kind] and now[1:] != (status, outcome)):
             changed = "" if now[:2] != (kind, status) else ", with another outcome"
             yield Violation("journal", after.execution_id, f"{name} became ({now[0]}, {now[1]}){changed}")

@@ -130,6 +130,7 @@ class History:
 
     seed: int = 0
     fsync_always: bool = False
+    lease_seconds: float = 0.0
     limits: dict[str, int] = field(default_factory=dict)  # of semaphores, by name or by what precedes a "/"
     effects: list[Effect] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
@@ -152,8 +153,12 @@ class History:
     # --- what faults explain ------------------------------------------------------------
 
     def hit(self, pid: int, first: float, last: float) -> bool:
-        """Whether a fault hit a worker, or the server, between two times."""
-        return any(fault.hit(pid) and fault.within(first, last) for fault in self.faults)
+        """Whether a fault hit a worker, or the server, between two times. After one of the server, a lease
+        that was not renewed in time may still lapse."""
+        return any(
+            fault.hit(pid) and fault.within(first - (0.0 if fault.pids else self.lease_seconds), last)
+            for fault in self.faults
+        )
 
     def lost(self, at: float, *names: str, until: float = inf) -> bool:
         """Whether what was acknowledged at a time, and is known by one of these names, may have been lost by

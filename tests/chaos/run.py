@@ -58,6 +58,7 @@ async def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> History:
     history = History(
         seed=plan.seed,
         fsync_always=plan.fsync == "always" and not plan.cluster,
+        lease_seconds=plan.lease_seconds,
         limits={"narrow": NARROW, "keyed": KEYED},
     )
     target = (ServerCluster if plan.cluster else OneServer)(folder, plan.binary, plan.fsync)

@@ -145,6 +145,23 @@ def record_changes(on: Forged, before: Fields = OK, after: Fields | None = None,
     on.snapshots.append(Snapshot(5, ID, "queued", run, {"a": after} if after else {}))
 
 
+def result_gives_way(on: Forged) -> None:
+    """The code cancels a step whose result is on its way."""
+    record_changes(on, after=("step", "abandoned", "2"))
+
+
+def lapses_afterwards(on: Forged) -> None:
+    """A step begins as soon as the server is back, and the worker's lease lapses nevertheless."""
+    on.lease_seconds = 2.0
+    again(on)
+    on.fault(0.1, 0.8)
+
+
+def seen_result_gives_way(on: Forged) -> None:
+    on.effect(2, SAW, "a", ONE, value="x")
+    result_gives_way(on)
+
+
 def run_goes_back(on: Forged) -> None:
     on.snapshot(1, 2, a=OK)
     on.snapshot(5, 1, a=OK)
@@ -407,6 +424,8 @@ EXCUSED: list[Forge] = [
     crash(lambda on: reads(on, 0, 1, 3), 2),
     crash(ticked_twice, JUST_NOW),
     crash(given_late, 1.2),
+    result_gives_way,
+    lapses_afterwards,
     crash(event_without_start, LONG_AGO, "feedbeef"),
     crash(gone, JUST_NOW),
     crash(answers_one_that_is_gone, JUST_NOW),
@@ -444,6 +463,7 @@ NOT_EXCUSED: list[tuple[str, Forge]] = [
     ("answer", crash(answered_and_not_given, LONG_AGO)),
     ("journal", with_fault(record_changes, 2, 3)),
     ("journal", crash(record_changes, LONG_AGO, OTHER)),
+    ("journal", seen_result_gives_way),
     ("tick", crash(ticked_twice, 0.2)),
     ("trigger", crash(event_without_start, LONG_AGO)),
     ("stream", with_fault(lambda on: reads(on, 0, 1, 3), 1, 2)),

@@ -59,6 +59,7 @@ async def test_a_worker_says_where_it_runs_and_what_it_has_done(
         "steps": 4,
         "abandoned": 0,
         "abandoned_steps": [],
+        "blocked": None,
     }
     assert one["host"] and one["up_seconds"] > 0
     shown = await polos("workers")

@@ -144,6 +144,10 @@ class Desk:
         steps = msgpack.packb([(key, 1, 0, False) for key in step_keys], use_bin_type=False)
         return _learn_changes(by, self.run("note_starts", *by.fence, steps, int(first)))
 
+    def note_progress(self, by: Activated, *step_keys: str, attempt: int = 1, value: bytes = b"\x05") -> Any:
+        reports = msgpack.packb([(key, attempt, value) for key in step_keys], use_bin_type=False)
+        return _learn_changes(by, self.run("note_progress", *by.fence, reports))
+
     def backoff(
         self, by: Activated, key: Arg, delay: int = FAR, record: bytes | None = None, races: bytes = b""
     ) -> Any:

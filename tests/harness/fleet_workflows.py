@@ -186,3 +186,17 @@ async def number(ctx: WorkflowContext, input: Any) -> int:
         return int(input)
 
     return await ctx.step.run("step", numbered)
+
+
+@workflow
+async def reporting(ctx: WorkflowContext, input: Any) -> Any:
+    """A step that reports its progress and waits for a gate; returns what its last attempt has found."""
+    happen = effects_of(ctx)
+
+    async def report() -> Any:
+        found = ctx.step.last_progress()
+        ctx.step.heartbeat([*(found or ()), os.getpid()])
+        await happen("report", input["gate"])
+        return ctx.step.last_progress()
+
+    return await ctx.step.run("report", report)

@@ -58,7 +58,7 @@ Call = tuple[str, tuple[Any, ...]]
 
 
 # Fields of an execution that mean something only until it ends.
-OF_THE_LIVE = (b"entry", b"owner", b"answers", b"stuck")
+OF_THE_LIVE = (b"entry", b"owner", b"answers", b"stuck", b"heartbeats")
 
 
 class Machine(RuleBasedStateMachine):
@@ -334,8 +334,9 @@ class Machine(RuleBasedStateMachine):
                 assert self.desk.run("load", by.id, by.entry, by.owner) is None
             self.activations.remove(by)
             return
-        flat, answers = self.call("load", by.id, by.entry, by.owner)[4:]
+        flat, answers, heartbeats = self.call("load", by.id, by.entry, by.owner)[4:]
         assert int(answers or 0) == one.answers
+        assert _heartbeats(heartbeats) == one.heartbeats
         one.owner = by.owner
         if lost:
             return
@@ -364,6 +365,39 @@ class Machine(RuleBasedStateMachine):
             one = self.model.executions[by.id]
             assert one.journal.get(key) not in ("ok", "failed")
             one.put(key, status)
+            assert reply == one.count
+            self.learn_changes(by, lost)
+
+    @precondition(lambda self: self.writer(0))
+    @rule(
+        index=indices,
+        found=st.sets(st.sampled_from(STEPS + RETRIES), min_size=1),
+        value=st.integers(0, 9),
+        lost=rarely,
+    )
+    def report(self, index: int, found: set[str], value: int, lost: bool) -> None:
+        """Steps that run report their progress."""
+        by = self.writer(index)
+        if by is None:
+            return
+        running = {key: by.known_records.get(key.encode()) for key in found}
+        reports = {
+            key: (_attempt(record) + 1, msgpack.packb(value))
+            for key, record in running.items()
+            if _status(record) in ("", "retry")
+        }
+        if not reports:
+            return
+        reply = self.write(by, lost, "note_progress", packed([(key, *one) for key, one in reports.items()]))
+        if reply is not None:
+            self.called.pop()  # it may come again, and stores a later time then
+            one = self.model.executions[by.id]
+            may_run = {
+                key: report
+                for key, report in one.heartbeats.items()
+                if one.journal.get(key, "retry") in ("retry", "backoff")
+            }
+            one.heartbeats = may_run | reports
             assert reply == one.count
             self.learn_changes(by, lost)
 
@@ -754,6 +788,8 @@ class Machine(RuleBasedStateMachine):
         assert fields.get(b"owner", b"").decode() == (one.owner or ""), one.id
         assert (b"p" + name in state.timers) == one.later, one.id
         assert int(fields.get(b"answers", b"0")) == one.answers, one.id
+        if not one.finished:
+            assert _heartbeats(fields.get(b"heartbeats")) == one.heartbeats, one.id
         reason = (PAUSED if one.paused else REASON) if one.status == "stuck" else b""
         assert fields.get(b"stuck", b"") == reason, one.id
         assert {key.decode() for key in state.early.get(name, {})} == one.early.keys()
@@ -817,6 +853,12 @@ def decisions_of(packed: bytes) -> dict[str, str]:
     record = journal.parse(packed)
     assert isinstance(record, SuspensionRecord)
     return {one.by: one.answer.decode() for one in record.decisions}
+
+
+def _heartbeats(packed: bytes | None) -> dict[str, tuple[int, bytes]]:
+    """Attempt and progress by step key."""
+    rows = [] if packed is None else msgpack.unpackb(packed, raw=True)
+    return {row[1].decode(): (row[2], row[3]) for row in rows}
 
 
 def _attempt(packed: bytes | None) -> int:

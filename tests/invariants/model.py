@@ -59,6 +59,7 @@ class Execution:
     losses: int = 0
     progress: int = 0
     answers: int = 0  # accepted since it was queued
+    heartbeats: dict[str, tuple[int, bytes]] = field(default_factory=dict)  # step key -> attempt and progress
     auto_retries: int = 0  # auto-retries so far
     later: bool = False  # queued, once a timer puts it on the queue
     parent: str = ""
@@ -263,6 +264,7 @@ class Model:
 
     def park(self, one: Execution, status: str = "waiting", paused: bool = False) -> None:
         one.status, one.losses, one.answers, one.paused = status, 0, 0, paused
+        one.heartbeats.clear()
         self.leave(one)
 
     def unstick(self, one: Execution) -> None:
@@ -343,6 +345,7 @@ class Model:
         self.leave(one)
         one.run, one.status, one.later, one.losses = one.run + 1, "queued", later, 0
         one.answers = 0
+        one.heartbeats.clear()
         if not later:
             self.offer(one)
 

@@ -152,9 +152,9 @@ class PartitionInvariants:
             for name in (b"error", b"held_back"):
                 if name in fields:
                     yield f"{show(name)} of execution {show(execution_id)}", fields[name]
-            if b"running" in fields:
-                for row in msgpack.unpackb(fields[b"running"], raw=True):
-                    yield f"a running step of execution {show(execution_id)}", msgpack.packb(row)
+            for name in (b"running", b"heartbeats"):
+                for row in msgpack.unpackb(fields.get(name, b"\x90"), raw=True):
+                    yield f"a row of {show(name)} of execution {show(execution_id)}", msgpack.packb(row)
         for errand, packed in state.errand_failures.items():
             yield f"the failure of errand {show(errand)}", packed
 

@@ -85,6 +85,7 @@ WRITES: dict[str, Write] = {
     "write": lambda desk, by: desk.write(by, "new"),
     "event": lambda desk, by: desk.write(by, "", b""),
     "note_starts": lambda desk, by: desk.note_starts(by, "new"),
+    "note_progress": lambda desk, by: desk.note_progress(by, "new"),
     "backoff": lambda desk, by: desk.backoff(by, "new"),
     "suspend": lambda desk, by: desk.suspend(by, "new", FAR),
     "wait": lambda desk, by: desk.wait(by, "new", FAR),
@@ -191,7 +192,8 @@ def test_the_first_write_takes_ownership_and_starts_the_execution(desk: Desk) ->
 
 
 @pytest.mark.parametrize(
-    "write", ["write", "event", "note_starts", "backoff", "suspend", "wait", "spawn", "choose"]
+    "write",
+    ["write", "event", "note_starts", "note_progress", "backoff", "suspend", "wait", "spawn", "choose"],
 )
 def test_any_first_write_takes_ownership(desk: Desk, write: str) -> None:
     by = desk.start()
@@ -255,19 +257,22 @@ def test_load_returns_the_state_and_takes_ownership(desk: Desk) -> None:
     desk.write(by, "a", step(b"\x05"))
     desk.requeue("w1", by.entry, lost=True)
     later = desk.deliver("w2")
-    data, started, losses, origin, flat, answers = desk.run("load", later.id, later.entry, later.owner)
+    data, started, losses, origin, flat, answers, heartbeats = desk.run(
+        "load", later.id, later.entry, later.owner
+    )
     assert data == b"in" and int(started) <= desk.now() and losses == b"1" and origin is None
     journal = dict(zip(flat[::2], flat[1::2], strict=True))
     assert set(journal) == {b"", b"a"} and journal[b""] == b"1"
     assert desk.execution(by.id)["owner"] == later.owner.encode()
     with desk.unchanged():
         again = desk.run("load", later.id, later.entry, later.owner)
-    assert again == [data, started, losses, origin, flat, answers] and answers is None
+    assert again == [data, started, losses, origin, flat, answers, heartbeats]
+    assert (answers, heartbeats) == (None, None)
 
 
 def test_load_does_not_start_a_new_execution(desk: Desk) -> None:
     by = desk.start()
-    assert desk.run("load", by.id, by.entry, by.owner) == [b"in", None, None, None, [], None]
+    assert desk.run("load", by.id, by.entry, by.owner) == [b"in", None, None, None, [], None, None]
     assert "started" not in desk.execution(by.id)
 
 

@@ -12,17 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from polos_redis import PolosClient
+from polos_redis import PolosClient, apikeys
+from polos_redis.results import LoopBlock
 from polos_redis.worker.loop_guard import LoopGuard
 from tests.harness.command import POLOS, Command, Running, wait_until
 from tests.harness.fleet import Fleet
 from tests.harness.fleet_workflows import blocking
 from tests.harness.running import until
+from tests.harness.serving import serving
+from tests.harness.visiting import visiting
 
 pytestmark = [pytest.mark.failure(46), pytest.mark.promise("blocked loop")]
 
 BLOCKS = """
-import os, pathlib, sys, threading
+import asyncio, os, pathlib, sys, threading, time
 from polos_redis import workflow
 
 def deadlock(seconds):
@@ -34,6 +37,10 @@ def fill(seconds):
     while True:  # until the pipe that nobody reads is full
         sys.stderr.write("." * 4096)
 
+def gate():
+    while not os.path.exists("open"):
+        time.sleep(0.01)
+
 @workflow(id="cli-blocks")
 async def blocks(ctx, how: str):
     async def block():
@@ -41,10 +48,18 @@ async def blocks(ctx, how: str):
             file.write(f"{os.getpid()}\\n")
         if not os.path.exists("blocked"):
             pathlib.Path("blocked").touch()
-            fill(1) if how == "log" else deadlock(float(how))
+            fill(1) if how == "log" else gate() if how == "gate" else deadlock(float(how))
         return os.getpid()
 
     return await ctx.step.run("block", block)
+
+@workflow(id="cli-waits")
+async def waits(ctx):
+    async def wait():
+        while not os.path.exists("open"):
+            await asyncio.sleep(0.01)
+
+    await ctx.step.run("wait", wait)
 """
 LEASE = ("--lease-seconds", "1.5")
 ENDLESS = "1e6"
@@ -91,6 +106,55 @@ async def test_a_deadlocked_worker_exits_and_another_one_takes_over(
             assert await handle.result(timeout=60) == heir.process.pid
         assert effects(polos) == [worker.process.pid, heir.process.pid]
         assert logged_at(said, "the lease is given up") < logged_at(heir.err, "recovered from a lost worker")
+
+
+async def test_people_see_which_step_blocks_the_loop(polos: Command, redis_url: str, namespace: str) -> None:
+    async with PolosClient(redis_url, namespace) as client:
+        with polos.start(POLOS, "worker", "blocks.py", *LEASE) as worker:
+            worker.wait_for("worker ready")
+            other = await client.invoke("cli-waits")
+
+            async def runs() -> bool:
+                return bool((await client.get_execution(other.id)).running_steps)
+
+            await until(runs, "the other execution's step")
+            handle = await client.invoke("cli-blocks", "gate")
+
+            async def told(execution_id: str) -> LoopBlock | None:
+                return (await client.get_execution(execution_id)).blocked_loop
+
+            block = await until(lambda: told(handle.id), "a renewal that says so")
+            assert (block.by_itself, block.step_key) == (True, "block")
+            assert block.at is not None and "blocks.py:" in block.at and block.at.endswith(" in gate")
+            assert block.seconds > 0
+            shown = (await polos("show", handle.id)).out
+            assert "blocks      the event loop of its worker for " in shown
+            assert ": step block, at " in shown
+            assert f" by execution {handle.id}, step block, at " in (await polos("workers")).err
+            held_up = await told(other.id)
+            assert held_up is not None
+            assert (held_up.by_itself, held_up.step_key, held_up.at) == (False, None, None)
+            _, secret = await apikeys.create(client, "ann", ["read"])
+            async with serving(client) as base, visiting(base) as visitor:
+                await visitor.log_in(secret)
+                page = (await visitor.get(f"/executions/{handle.id}")).text
+                assert (
+                    "The event loop is blocked" in page and "Step block has blocked its worker for " in page
+                )
+                assert "blocks.py:" in page
+                page = (await visitor.get(f"/executions/{other.id}")).text
+                assert "Other code has blocked its worker for " in page and "blocks.py" not in page
+            said = "held up     the event loop of its worker is blocked for "
+            assert said in (await polos("show", other.id)).out
+            (polos.folder / "open").touch()
+            assert await handle.result(timeout=60) == worker.process.pid
+            await other.result(timeout=60)
+
+            async def over() -> bool:
+                (one,) = (await polos("workers", "--json")).json
+                return one["blocked"] is None
+
+            await until(over, "a renewal after the block")
 
 
 def logged_at(log: str, what: str) -> str:

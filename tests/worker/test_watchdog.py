@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -262,3 +263,26 @@ async def test_code_that_blocks_later_in_the_same_turn_is_named_as_well(
     places = [one.at for one in caplog.records if one.message == MESSAGE]  # type: ignore[attr-defined]
     assert named(hold) in places and len(places) == len(set(places))
     assert len(counted) == 1
+
+
+async def test_what_blocks_the_loop_is_told_until_it_turns_again() -> None:
+    dog = watchdog.Watchdog(BLOCKED, logging.getLogger("polos.worker"), lambda frames, task: {"step": "slow"})
+    dog.start()
+    seen: list[dict[str, Any]] = []
+
+    def look() -> None:
+        while len(seen) < 2:
+            block = dog.blocking()
+            if block is not None and (not seen or block["seconds"] > seen[-1]["seconds"]):
+                seen.append(block)
+            done.wait(BLOCKED / 10)
+
+    done = threading.Event()
+    looking = threading.Thread(target=look)
+    looking.start()
+    looking.join()  # blocks the loop until it is named twice, for longer the second time
+    assert [one["step"] for one in seen] == ["slow", "slow"]
+    assert "test_watchdog.py:" in seen[0]["at"]
+    assert seen[0]["seconds"] < seen[1]["seconds"]
+    await until(lambda: dog.blocking() is None, "the watchdog to see a beat")
+    dog.stop()

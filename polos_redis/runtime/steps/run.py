@@ -135,6 +135,8 @@ class Runs(Calls):
             if record.status == "ok":
                 return await self._decode(key, record.value)
             attempt = record.attempt
+            if record.state:
+                activation.progress_of_steps().restore(key, attempt, record.state)
             if activation.unreached:
                 await activation.reach_decisions(call_site)
 
@@ -342,7 +344,10 @@ class Runs(Calls):
         """Journal the end of an attempt that did not succeed, with the events not emitted yet."""
         activation = self._activation
         activation.host.stats.steps[activation.workflow.id, status].add(took / 1000)
-        record = journal.step_record(status, attempt, took, value, branches=branches)
+        progress = b""  # for the next attempt
+        if activation.progress is not None and status in ("retry", "backoff"):
+            progress = activation.progress.latest(key)
+        record = journal.step_record(status, attempt, took, value, progress, branches)
         error = None if failure is None else failures.line_of(failure)
         events = activation.events.step_finish(key, attempt - (status == "abandoned"), status, error)
         store, name = activation.host.store.fenced, raw(key)

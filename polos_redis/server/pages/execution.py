@@ -203,7 +203,18 @@ def _preview(found: Execution, budget: PreviewBudget) -> dict[str, Any]:
         suspension_preview(one, budget, nodes=PART_NODES, characters=PART_CHARACTERS)
         for one in reversed(found.suspensions[-MAX_NEWEST:])
     ]
-    return {**found, **outcomes, "stuck": stuck, "steps": steps[::-1], "suspensions": suspensions[::-1]}
+    running = [
+        replace(step, progress=shown(step.progress, budget, PART_NODES, PART_CHARACTERS))
+        for step in found.running_steps
+    ]
+    return {
+        **found,
+        **outcomes,
+        "stuck": stuck,
+        "steps": steps[::-1],
+        "suspensions": suspensions[::-1],
+        "running_steps": running,
+    }
 
 
 async def _with_times(client: PolosClient, children: Sequence[ExecutionChild]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@
 --       a fork has it from its first activation
 -- Returns nil when the entry is not the live one or another activation owns the execution, else
 -- {input, started in ms or nil, losses or nil, origin or nil, the journal as a flat list of field and record, answers
--- accepted since it was queued or nil}.
+-- accepted since it was queued or nil, what its steps have reported as in heartbeats.lua or nil}.
 -- #include fence
 -- #include versions
 local P, id, entry, owner, version = KEYS[1], unpack(ARGV)
@@ -17,6 +17,6 @@ if version and (not is[EXEC_STARTED] or redis.call('HDEL', P .. 'exec:' .. id, '
   local workflow, created, first = unpack(redis.call('HMGET', P .. 'exec:' .. id, 'workflow', 'created', 'version'))
   list_version(P, id, workflow, first, created)
 end
-local input, started, losses, origin, answers = unpack(redis.call('HMGET', P .. 'exec:' .. id,
-  'input', 'started', 'attempts', 'origin', 'answers'))
-return {input, started, losses, origin, redis.call('HGETALL', P .. 'journal:' .. id), answers}
+local input, started, losses, origin, answers, heartbeats = unpack(redis.call('HMGET', P .. 'exec:' .. id,
+  'input', 'started', 'attempts', 'origin', 'answers', 'heartbeats'))
+return {input, started, losses, origin, redis.call('HGETALL', P .. 'journal:' .. id), answers, heartbeats}

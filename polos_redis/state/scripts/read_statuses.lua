@@ -4,13 +4,14 @@
 -- ARGV  1 how many waits of each to return at most  2.. ids
 -- Returns a list of {status, workflow, created us, started ms, finished ms, the worker that runs it, since when it is
 -- queued ms, when a delayed one is put on its queue ms, how many wait for a slot before it, why it is stuck,
--- who has cancelled it, {step key, attempt, since ms} of each step that runs, how many waits are open, {kind, step key,
--- since ms, until ms or 0, topic, children} of some of these}. What is unknown is ''; of an execution that does not
--- exist there is an empty list.
+-- who has cancelled it, {step key, attempt, since ms, progress (codec), ms} of each step that runs, how many waits are
+-- open, {kind, step key, since ms, until ms or 0, topic, children} of some of these}. What is unknown is ''; of an
+-- execution that does not exist there is an empty list.
 -- #include status
 -- #include execution
 -- #include relations
 -- #include waits
+-- #include heartbeats
 local P, most = KEYS[1], unpack(ARGV, 1, 1)
 local IDS <const> = 2
 local MOST_LOOKED_AT <const> = 1000 -- step keys of one execution
@@ -18,14 +19,23 @@ local LARGEST_WAIT <const> = 8192 -- bytes of a record: that of an open wait for
 local LARGEST_FAILURE <const> = 262144 -- likewise: that of a failed attempt is smaller
 most = tonumber(most)
 
--- running_steps: the steps that are noted as running and have not journaled that attempt.
-local function running_steps(id, running)
-  local found = {}
+-- running_steps: the steps that are noted as running and have not journaled that attempt, each with what that attempt
+-- has reported last.
+local function running_steps(id, running, heartbeats)
+  local found, reported = {}, {}
+  for _, one in ipairs(read_heartbeats(heartbeats)) do reported[one[HEARTBEAT_STEP]] = one end
   for _, one in ipairs(running and cmsgpack.unpack(running) or {}) do
     local version, key, attempt, since = unpack(one)
     local size = redis.call('HSTRLEN', P .. 'journal:' .. id, key)
     local done = size > LARGEST_FAILURE or (size > 0 and (record_of(P, id, key)[ATTEMPT] or 0) >= attempt)
-    if version == 1 and not done then found[#found + 1] = {key, attempt, string.format('%.0f', since)} end
+    if version == 1 and not done then
+      local value, at = '', ''
+      local report = reported[key]
+      if report and report[HEARTBEAT_AT] >= math.floor(since) then
+        value, at = report[HEARTBEAT_VALUE], string.format('%.0f', report[HEARTBEAT_AT])
+      end
+      found[#found + 1] = {key, attempt, string.format('%.0f', since), value, at}
+    end
   end
   return found
 end
@@ -81,8 +91,8 @@ for i = IDS, #ARGV do
   local status, workflow, created, started, finished, by = unpack(redis.call('HMGET', exec,
     'status', 'workflow', 'created', 'started', 'finished', 'cancelled_by'))
   if status then
-    local queue, entry, owner, running, reason, waits, relations = unpack(redis.call('HMGET', exec,
-      'queue', 'entry', 'owner', 'running', 'stuck', 'waits', 'relations'))
+    local queue, entry, owner, running, heartbeats, reason, waits, relations = unpack(redis.call('HMGET', exec,
+      'queue', 'entry', 'owner', 'running', 'heartbeats', 'stuck', 'waits', 'relations'))
     local worker = status == 'queued' and worker_of(P, queue, entry, owner)
     local since, starts, ahead
     if status == 'queued' then since, starts, ahead = place_of(id, entry, relations) end
@@ -90,7 +100,7 @@ for i = IDS, #ARGV do
     if is_live(status) then count, open = open_waits(id, waits) end
     row = {word_for(P, status, queue, entry, owner, reason), workflow, created or '', started or '', finished or '',
       worker or '', since or '', starts or '', ahead or '', status == 'stuck' and reason or '', by or '',
-      worker and running_steps(id, running) or {}, count, open}
+      worker and running_steps(id, running, heartbeats) or {}, count, open}
   end
   result[#result + 1] = row
 end

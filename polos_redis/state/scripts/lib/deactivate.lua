@@ -8,6 +8,6 @@ local function deactivate(P, id, is, entry, status, name, created, queue, relati
   redis.call('HSET', P .. 'exec:' .. id, 'status', status, unpack(more or {}))
   take_off(P, queue, entry)
   redis.call('HDEL', P .. 'exec:' .. id, 'entry', 'owner', 'attempts', 'progress', 'held_back', 'answers',
-    'unreached_waits', 'running')
+    'unreached_waits', 'running', 'heartbeats')
   if relations then leave(P, id, read_relations(relations)) end
 end

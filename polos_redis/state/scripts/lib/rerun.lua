@@ -151,7 +151,7 @@ local function rerun(P, id, e, delay)
   local error = redis.call('HGET', exec, 'error')
   if error then redis.call('HSET', exec, 'last_error', error) end
   redis.call('HDEL', exec, 'entry', 'owner', 'attempts', 'progress', 'held_back', 'answers', 'output', 'error',
-    'cancelled_by', 'finished', 'unreached', 'unreached_waits', 'running')
+    'cancelled_by', 'finished', 'unreached', 'unreached_waits', 'running', 'heartbeats')
   redis.call('HSET', exec, 'status', 'queued')
   local run = redis.call('HINCRBY', exec, 'run', 1)
   if not ended then
