@@ -7,6 +7,7 @@ from datetime import datetime
 from shlex import join, quote
 from typing import Any
 
+from polos_redis import settings
 from polos_redis.executions.statuses import details
 from polos_redis.state.statuses import UNFINISHED
 
@@ -73,7 +74,7 @@ def _print_summary(execution: dict[str, Any]) -> None:
     if execution["run"] > 1:
         error = execution["last_error"]
         after = f", after {error['type']}: {error['message']}" if error else ""
-        _field("run", str(execution["run"]), Long(after))
+        _field("run", f"{execution['run']}{_continued(execution)}", Long(after))
     _field("created", dated(execution["created_at"]))
     for label in ("started", "finished"):
         if execution[f"{label}_at"]:
@@ -104,6 +105,8 @@ def _print_summary(execution: dict[str, Any]) -> None:
         _field("state", compact(execution["state"]))
     if execution["status"] == "completed":
         _field("result", compact(execution["result"]))
+    if records := execution["records"]:
+        _print_length(records, execution["status"] in UNFINISHED)
     if usage := execution["usage"]:
         tokens = f"{usage['input_tokens']} tokens in, {usage['output_tokens']} out"
         _field("models", f"{tokens}, {usage['requests']} requests")
@@ -124,6 +127,25 @@ def _print_block(block: dict[str, Any]) -> None:
         ("the event loop of its worker", "bold yellow"),
         f" for {seconds}: {where}, at {block['at']}; a plain function as a step runs in a thread",
     )
+
+
+def _continued(execution: dict[str, Any]) -> str:
+    """Returns in which run it has continued as new, if it has."""
+    since = execution["continued_in"]
+    if since is None:
+        return ""
+    return ", continued as new" + ("" if since == execution["run"] else f" in run {since}")
+
+
+def _print_length(records: int, goes_on: bool) -> None:
+    limit = settings.resolve("max_journal_records")
+    long: list[Part] = []
+    if goes_on and records > settings.long_journal(limit):
+        long = [
+            (f" of at most {limit:,}", "bold yellow"),
+            ": call ctx.continue_as_new, or let children do parts of the work",
+        ]
+    _field("journal", f"{records:,} {'record' if records == 1 else 'records'}", *long)
 
 
 def _print_stuck(execution_id: str, word: str, stuck: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from asyncio import Future
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from polos_redis import tasks
+from polos_redis import settings, tasks
 from polos_redis.connection.connection import Connection
 from polos_redis.connection.session import Session
 from polos_redis.links import Links
@@ -145,6 +145,18 @@ class _RecordedWrites(FencedWrites):
         self._observer.outcome = status, value, state
         return _done(0)
 
+    def continue_as_new(
+        self,
+        by: Fence,
+        known: int,
+        answers: int,
+        input: bytes,
+        origin: bytes,
+        state: bytes,
+        events: Sequence[bytes],
+    ) -> Future[Any]:
+        return _done(0)  # this run ends; a history has the last one only
+
     def auto_retry(
         self, by: Fence, known: int, error: bytes, times: int, delay_ms: int, events: Sequence[bytes]
     ) -> Future[int]:
@@ -223,6 +235,7 @@ class RecordedHost:
         self.store.fenced = _RecordedWrites(self.store, observer)
         self.stats = WorkerStats()
         self.value_limit = self.connection.max_value_bytes
+        self.max_journal_records: int = settings.resolve("max_journal_records")
         self.resources = Resources()
         self._tasks: set[asyncio.Task[Any]] = set()
 

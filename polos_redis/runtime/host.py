@@ -38,6 +38,7 @@ class Host(Protocol[A]):
     worker_id: str
     stats: WorkerStats
     value_limit: int
+    max_journal_records: int
     audit_ms: int
     channel_names: Sequence[str]
     links: Links | None

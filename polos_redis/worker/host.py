@@ -42,6 +42,7 @@ class WorkerHost:
         *,
         stats: WorkerStats,
         concurrency: int,
+        max_journal_records: int,
         audit_ms: int,
         channel_names: Sequence[str],
         links: Links | None,
@@ -51,6 +52,7 @@ class WorkerHost:
         self.worker_id = worker_id
         self.stats = stats
         self.value_limit = connection.max_value_bytes
+        self.max_journal_records = max_journal_records
         self.audit_ms = audit_ms
         self.channel_names = channel_names
         self.links = links

@@ -209,6 +209,10 @@ class PartitionInvariants:
             yield from self._finished(who, execution_id, fields, waits)
         else:
             yield f"{who} has the status {show(status)}"
+        if b"continuing" in fields:
+            yield f"{who} has begun to continue as new, and nothing ends that"
+        if int(fields.get(b"since", b"1")) > int(fields[b"run"]):
+            yield f"{who} has run {show(fields[b'run'])}, and its journal begins with a later one"
         if status not in FINISHED and (status == b"stuck") != (b"stuck" in fields):
             yield f"{who} is {show(status)} but its reason for being stuck is {show(fields.get(b'stuck'))}"
         if status in UNFINISHED:
