@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from polos_redis import settings, tasks
@@ -259,7 +259,7 @@ class RecordedHost:
     def in_thread(self, step: tasks.Owner, function: Callable[[], Any]) -> Future[Any]:
         return asyncio.get_running_loop().create_future()
 
-    def abandon(self, thread: Future[Any]) -> None:
+    def abandon(self, thread: Future[Any], facts: Mapping[str, Any]) -> None:
         raise AssertionError("a replay starts no thread")
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:

@@ -492,8 +492,10 @@ class Worker:
         logger.info("metrics", extra={"worker": self.worker_id, "url": self.metrics_url})
 
     def _facts(self) -> dict[str, Any]:
+        abandoned = {} if self.host is None else self.host.abandoned_steps.copy()
         blocked = None if self._watchdog is None else self._watchdog.blocking()
-        return WorkerFacts.of(self, time.monotonic() - self._started, blocked).plain()
+        up_seconds = time.monotonic() - self._started
+        return WorkerFacts.of(self, up_seconds, abandoned=list(abandoned.values()), blocked=blocked).plain()
 
     @property
     def active(self) -> Collection[Activation]:

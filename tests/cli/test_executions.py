@@ -307,13 +307,14 @@ async def test_an_unknown_execution_is_one_sentence(polos: Command, command: str
 async def test_a_terminal_gets_colours_and_whole_values(polos: Command, working: Polos) -> None:
     async with working as client:
         handle = await waiting(client)
-        screen = _on_a_terminal(polos, "suspensions")
+        screen = _on_a_terminal(polos, "suspensions", "--full")
+        shortened = _on_a_terminal(polos, "suspensions")
         table = _on_a_terminal(polos, "list")
         await client.cancel(handle.id)
     assert "\x1b[" in screen
     assert handle.id in screen
     assert "".join(screen.split()).count("".join(LONG.split())) == 1
-    assert "…" not in screen + table
+    assert "…" not in screen + table and "…" in shortened
     assert handle.id in table
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from polos_redis import EventData
-from polos_redis.cli.worker import BLOCKED
+from polos_redis.cli.exit_codes import BLOCKED, TOO_OLD
 from polos_redis.results import ExecutionSummary
 from polos_redis.state import keys
 from polos_redis.sync import PolosClient, events
@@ -88,6 +88,7 @@ class _Run:
             self._left("polos worker", "SIGTERM", worker.wait())
             self.logged = [json.loads(line) for line in worker.err.splitlines()]
         self._left("polos worker", "the event loop was blocked for too long", BLOCKED)
+        self._left("polos worker", "the namespace needs a newer release", TOO_OLD)
         self._without_namespace()
 
     # --- commands ---
