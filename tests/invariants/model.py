@@ -284,6 +284,7 @@ class Model:
         for part in (one.journal, one.code, one.races, one.child_steps, one.results, one.decisions):
             part.clear()
         one.marks.clear()
+        one.heartbeats.clear()
         for keys in (one.defaults, one.doubtful):
             keys.clear()
         self.leave(one)
