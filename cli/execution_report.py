@@ -112,6 +112,23 @@ def _print_summary(execution: dict[str, Any]) -> None:
         _field("models", f"{tokens}, {usage['requests']} requests")
 
 
+def _print_block(block: dict[str, Any]) -> None:
+    seconds = duration(block["seconds"])
+    if not block["by_itself"]:
+        _field(
+            "held up",
+            ("the event loop of its worker is blocked", "bold yellow"),
+            f" for {seconds} by other code",
+        )
+        return
+    where = f"step {block['step_key']}" if block["step_key"] is not None else "its code between steps"
+    _field(
+        "blocks",
+        ("the event loop of its worker", "bold yellow"),
+        f" for {seconds}: {where}, at {block['at']}; a plain function as a step runs in a thread",
+    )
+
+
 def _continued(execution: dict[str, Any]) -> str:
     """Returns in which run it has continued as new, if it has."""
     since = execution["continued_in"]
@@ -129,23 +146,6 @@ def _print_length(records: int, goes_on: bool) -> None:
             ": call ctx.continue_as_new, or let children do parts of the work",
         ]
     _field("journal", f"{records:,} {'record' if records == 1 else 'records'}", *long)
-
-
-def _print_block(block: dict[str, Any]) -> None:
-    seconds = duration(block["seconds"])
-    if not block["by_itself"]:
-        _field(
-            "held up",
-            ("the event loop of its worker is blocked", "bold yellow"),
-            f" for {seconds} by other code",
-        )
-        return
-    where = f"step {block['step_key']}" if block["step_key"] is not None else "its code between steps"
-    _field(
-        "blocks",
-        ("the event loop of its worker", "bold yellow"),
-        f" for {seconds}: {where}, at {block['at']}; a plain function as a step runs in a thread",
-    )
 
 
 def _print_stuck(execution_id: str, word: str, stuck: dict[str, Any]) -> None:

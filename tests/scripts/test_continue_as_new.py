@@ -28,6 +28,7 @@ def worked(desk: Desk, **options: Any) -> Activated:
     """An activation with a step, a decided suspension, a decided race and a child that has ended."""
     by = desk.start(**options)
     desk.write(by, "a", step(b"\x07"))
+    desk.note_progress(by, "b")
     desk.suspend(by, "ok", FAR)
     desk.answer(by.id, "ok")
     desk.suspend(by, "race ask", race=branch("race", "race ask", "race ask"))

@@ -11,7 +11,7 @@ from polos_redis import PolosClient, events
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys, scripts
 from polos_redis.state.executions import STORED_STATUSES
-from tests.harness.desk import FAR, RETENTION, Desk, branch, new_id, packed, subscriber
+from tests.harness.desk import FAR, RETENTION, Desk, branch, new_id, packed, step, subscriber
 
 ODD: list[str | bytes] = [
     "{x}",
@@ -298,6 +298,11 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.run("repair", "queue", "default", "0", 9)
         desk.cancel(desk.invoke())
         desk.cancel(desk.stuck())
+        desk.cancel(desk.fork(records={"a": step()}))
+        continued = desk.start()
+        desk.note_progress(continued, "a")
+        desk.continue_as_new(continued)
+        desk.cancel(continued.id)
         desk.invoke()
         unserved = desk.deliver("w1")
         desk.run("reserve", "default", unserved.id, unserved.entry, "default\0\0wf")
