@@ -30,7 +30,7 @@ from . import (
     worker,
 )
 from .commands import CONTEXT, flowing
-from .options import UsageError
+from .exit_codes import exit_code
 from .output import note, prepare_streams, printable
 
 OVERVIEW = """Durable workflows on Redis: run workers, start and follow executions, answer approvals.
@@ -50,7 +50,7 @@ OVERVIEW = """Durable workflows on Redis: run workers, start and follow executio
 
 Redis is found by --url or POLOS_REDIS_URL, the namespace by --namespace or POLOS_NAMESPACE. Of an execution's
 id the first digits are enough, at least four, if no other id begins with them. Every command takes --json.
-Exit codes: 0 success, 1 failure, 2 wrong usage.
+Exit codes: 0 success, 1 failure, 2 wrong usage, 78 the namespace needs a newer release.
 """
 
 app = typer.Typer(
@@ -90,11 +90,10 @@ for group in GROUPS:
 
 
 def run_app() -> None:
-    """Runs the command. Prints a `PolosError` as one sentence on standard error and exits with code 1, or
-    with code 2 after wrong usage."""
+    """Runs the command. Prints a `PolosError` as one sentence on standard error and exits with its code."""
     prepare_streams()
     try:
         app()
     except PolosError as error:
         note(f"polos: {printable(str(error))}")
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(exit_code(error))

@@ -23,9 +23,10 @@ from polos_redis.client import PolosClient
 from polos_redis.errors import PolosError
 
 from . import event_loop, modules
+from .exit_codes import BLOCKED
 from .log_format import LogFormat, log_to_stderr
 from .output import prepare_streams
-from .worker import BLOCKED, NoWorkflowError, exit_soon
+from .worker import NoWorkflowError, exit_soon
 
 TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)  # sent by a typed Ctrl-C and a closed terminal
 

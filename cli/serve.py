@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polos_redis.client import PolosClient
-from polos_redis.errors import ConfigurationError, RedisUnavailableError
+from polos_redis.connection.session import FORMAT_SECONDS
+from polos_redis.errors import ConfigurationError, PolosError, RedisUnavailableError, ReleaseTooOldError
 
 from . import commands, event_loop
 from .log_format import JsonLogs, LogFormat, LogFormatOption, log_to_stderr
@@ -83,6 +84,8 @@ def serve(
     Callers need an API key (`polos keys create`) or a signed link. POLOS_PUBLIC_URL is the address at which
     people reach this server, POLOS_SECRET signs links; see docs/guides/rest-api.md. On SIGTERM or Ctrl-C the
     server ends open streams, lets requests finish and exits with code 0; a second signal stops it at once.
+    When the namespace is upgraded so that this release can't read it, it stops likewise and exits with code
+    78.
 
     \b
     Examples:
@@ -128,8 +131,27 @@ async def _serve(
         base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         addresses = {"inbox": f"{base}/", "api": f"{base}/api/v1", "openapi": f"{base}/openapi.json"}
         log.info("server ready", extra=addresses)
+        watch = asyncio.create_task(_watch_format(client, listener))
         await listener.serve([endpoint])
+        watch.cancel()
+        await asyncio.wait([watch])
     log.info("server stopped")
+    if not watch.cancelled():
+        watch.result()
+
+
+async def _watch_format(client: PolosClient, listener: Listener) -> None:
+    """Stops the server and raises `ReleaseTooOldError` once the namespace needs a newer release."""
+    while True:
+        await asyncio.sleep(FORMAT_SECONDS)
+        try:
+            await (await client.store()).partitions.check_reader()
+        except ReleaseTooOldError as error:
+            log.error("this server stops: %s", error)
+            listener.stop()
+            raise
+        except PolosError:  # Redis is away, which its requests say
+            pass
 
 
 async def _warn(client: PolosClient, insecure_dev: bool) -> None:

@@ -15,12 +15,12 @@ from polos_redis.client import PolosClient
 from polos_redis.errors import PolosError
 
 from . import commands
+from .exit_codes import BLOCKED, exit_code
 from .log_format import JsonLogs, LogFormat, LogFormatOption, log_to_stderr
 from .options import ConnectionOptions
 
 EXIT_SECONDS = 2.0  # after a stop: time for exit handlers and for threads about to end
 FLUSH_SECONDS = 1.0  # for the last line of the log, whose reader may be what blocks
-BLOCKED = 70  # exit code after the event loop was blocked for too long
 
 
 class NoWorkflowError(PolosError):
@@ -124,7 +124,8 @@ def worker(
     that package's module. On SIGTERM or Ctrl-C the worker takes no new work, lets running steps finish,
     returns the rest to the queue and exits with code 0; a second signal stops it at once. Without Redis it
     waits, also at its start. When code blocks the event loop for too long, it logs where and exits with code
-    70; other workers continue its executions.
+    70; other workers continue its executions. When the namespace is upgraded so that this release can't read
+    it, the worker stops as on SIGTERM and exits with code 78.
 
     \b
     Examples:
@@ -168,6 +169,9 @@ async def _work(client: PolosClient, options: dict[str, Any]) -> None:
         async with client:
             await worker.run()
         code = 0
+    except PolosError as error:
+        code = exit_code(error)
+        raise
     finally:
         exit_soon(code)
 

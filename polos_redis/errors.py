@@ -20,6 +20,10 @@ class ConfigurationError(PolosError):
     """An argument, option, environment variable or server setting is invalid; the message names it."""
 
 
+class ReleaseTooOldError(ConfigurationError):
+    """The namespace needs a release that reads a newer format than this one does."""
+
+
 # --- Redis ------------------------------------------------------------------------------
 
 

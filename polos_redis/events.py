@@ -242,6 +242,8 @@ async def _read(
     session = await client.session()
     store, key = session.store, session.store.topics.stream_key(topic)
     while True:
+        if not session.checked:
+            await session.check()
         entries = await session.tail.next(key, after, IDLE_SECONDS)
         for entry, flat in entries:
             for index in range(skip, len(flat) // 2):

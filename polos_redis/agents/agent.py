@@ -15,6 +15,7 @@ from polos_redis.agents.stream import AgentStream
 from polos_redis.agents.tools import Tool
 from polos_redis.definitions.queue import Queue
 from polos_redis.definitions.registry import DefinitionSite, register
+from polos_redis.definitions.version import VersionPolicy
 from polos_redis.errors import InvalidInputError
 from polos_redis.runtime.steps.child_requests import WorkflowCall
 from polos_redis.values import bounds
@@ -72,6 +73,9 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
     `AgentStoppedError` instead. A model call that fails temporarily is retried `max_retries` times, durably,
     after the delay the provider asks for.
 
+    `queue`, `run_timeout_seconds`, `internal`, `version` and `version_policy` are as in `@workflow`. Model,
+    prompt and tools are code in this sense.
+
     Raises `ConfigurationError` for invalid options.
     """
 
@@ -100,6 +104,8 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
         queue: Queue | str | dict[str, Any] | None = None,
         run_timeout_seconds: float | None = None,
         internal: bool | None = None,
+        version: str | None = None,
+        version_policy: VersionPolicy = "any",
     ) -> None:
         what = f"agent {id!r}"
         self.options = AgentOptions(
@@ -125,7 +131,13 @@ class Agent(Workflow[Any, AgentResult[Out]], Generic[Out]):
             return await AgentRun(self.options, ctx).run(input)
 
         super().__init__(
-            run_agent, id, queue=queue, run_timeout_seconds=run_timeout_seconds, internal=internal
+            run_agent,
+            id,
+            queue=queue,
+            run_timeout_seconds=run_timeout_seconds,
+            internal=internal,
+            version=version,
+            version_policy=version_policy,
         )
         self._input_type = AgentInput
         self.__doc__ = description or f"Ask the agent {id}."

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+import weakref
 from typing import Any, Self
 
+from polos_redis import tasks
 from polos_redis.connection.notices import Notices
 from polos_redis.connection.tails import Tails
 from polos_redis.errors import ExecutionNotFoundError
 from polos_redis.state import scripts
 from polos_redis.state.clock import SkippingWire, skipping
 from polos_redis.state.executions import FINISHED, Ended
-from polos_redis.state.layout import Layout
+from polos_redis.state.layout import Layout, can_read
 from polos_redis.state.store import Store
 from polos_redis.state.suspensions import acknowledges
 from polos_redis.values.text import text
@@ -22,10 +24,15 @@ from polos_redis.wire.durable import Durability, DurableWire
 from polos_redis.wire.routing import wire_to
 
 RECHECK_SECONDS = 10.0  # a notice may be lost: read the execution itself this often
+FORMAT_SECONDS = 10.0  # between two questions for the namespace's format
 
 
 class Session:
-    """The wire, the reply channel and the tails of one event loop. A forked child needs its own."""
+    """The wire, the reply channel and the tails of one event loop. A forked child needs its own.
+
+    `checked` is whether a call may go ahead without `check`. While the session is used it becomes false every
+    ten seconds, as the namespace may have been upgraded since.
+    """
 
     def __init__(
         self,
@@ -49,7 +56,10 @@ class Session:
         self.name = os.urandom(6).hex()
         self.notices = Notices(self.wire, self.store.prefixes, self.name, self._received, self._recheck)
         self.tail = Tails(self.wire, self.store.prefixes, patience)
+        self.is_worker = False  # that of a worker, which looks for itself
         self.checked = False
+        self._has_layout = False
+        self._is_too_old = False
         self._durable: dict[Durability, tuple[DurableWire, Store]] = {}
         self._preparing = asyncio.Lock()
         self._ends: dict[bytes, list[asyncio.Future[Ended | None]]] = {}
@@ -61,16 +71,40 @@ class Session:
             patient = self._patient = copy.copy(self)
             partitions = self.store.partitions
             patient.store = Store(self.store.wire, partitions.namespace, partitions.number, patience=None)
+            patient.is_worker = True
         return self._patient
 
     async def check(self) -> None:
-        """Check once that the namespace has this layout. Raises `ConfigurationError`."""
-        if not self.checked:
-            partitions = self.store.partitions
+        """Check that the namespace has this layout, and a format that this release can read. Raises
+        `ConfigurationError`, or as one of those `ReleaseTooOldError`.
+
+        The layout is checked once. The format is asked for every ten seconds, without waiting for it; once it
+        was too new, each call waits for it. Workers ask with their leases, also for the code they run.
+        """
+        partitions = self.store.partitions
+        if not self._has_layout:
             if await partitions.check():
                 wire = skipping(self.wire)
                 self.store = Store(wire, partitions.namespace, partitions.number, partitions.patience)
-            self.checked = True
+            self._has_layout = True
+        elif self._is_too_old:
+            if tasks.OWNER.get() is None:
+                await partitions.check_reader()
+                self._is_too_old = False
+            return
+        else:
+            asked = partitions.ask_reader()
+            asked.add_done_callback(self._hear_format, context=tasks.OUTSIDE)
+        self.checked = True
+        if not self.is_worker:
+            loop = asyncio.get_running_loop()
+            loop.call_later(FORMAT_SECONDS, _check_again, weakref.ref(self), context=tasks.OUTSIDE)
+
+    def _hear_format(self, asked: asyncio.Future[bytes | None]) -> None:
+        answered = not asked.cancelled() and asked.exception() is None  # if not, it is asked again later
+        if answered and not can_read(text(asked.result())):
+            self._is_too_old, self.checked = True, False
+            self._recheck()
 
     async def durable_store(self, durability: Durability, replicas: int) -> Store:
         """Returns the store whose acknowledged calls are confirmed by a DurableWire, made on first use.
@@ -117,6 +151,8 @@ class Session:
             waiting = self._ends.setdefault(name, [])
             waiting.append(future)
             try:
+                if not self.checked:
+                    await self.check()
                 ended = await self.store.executions.watch(execution_id, self.name)
                 if ended is None:
                     raise ExecutionNotFoundError(execution_id)
@@ -174,3 +210,8 @@ class Session:
 def _wake(future: asyncio.Future[Ended | None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _check_again(session: weakref.ref[Session]) -> None:
+    if (found := session()) is not None:
+        found.checked = False

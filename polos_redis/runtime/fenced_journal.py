@@ -18,7 +18,13 @@ from collections.abc import Callable, Container, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from polos_redis import settings, tasks
-from polos_redis.errors import ConnectionLostError, PolosError, RedisRefusedError, RedisUnavailableError
+from polos_redis.errors import (
+    ConnectionLostError,
+    PolosError,
+    RedisRefusedError,
+    RedisUnavailableError,
+    ReleaseTooOldError,
+)
 from polos_redis.runtime.code_tasks import CodeTasks
 from polos_redis.runtime.host import Host
 from polos_redis.runtime.outcome import Outcome
@@ -282,6 +288,9 @@ class FencedJournal:
                 return await call()
             except (ConnectionLostError, RedisUnavailableError):
                 await self.reconnect()
+            except ReleaseTooOldError as error:  # at a new connection: the worker is about to stop
+                self._end(f"a call was refused: {error}", pause=True)
+                await self._code.leave()
             except RedisRefusedError as error:
                 if getattr(error, "code", "") == "OOM":
                     raise

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.responses import Response
 
 from polos_redis.client import PolosClient
-from polos_redis.errors import PolosError
+from polos_redis.errors import PolosError, ReleaseTooOldError
 from polos_redis.server import shapes
 from polos_redis.server.bodies import Json
 from polos_redis.server.callers import Caller
@@ -37,11 +37,13 @@ async def healthz() -> Response:
 
 
 async def redis_responds(client: PolosClient) -> bool:
-    """Whether Redis responds: all servers, or all masters of a cluster."""
+    """Whether Redis responds: all servers, or all masters of a cluster. Raises `ReleaseTooOldError`."""
     try:
         async with asyncio.timeout(READY_TIMEOUT_SECONDS):
             store = await client.store()
             await asyncio.gather(*(node.call("PING") for node in await store.wire.nodes()))
+    except ReleaseTooOldError:
+        raise
     except (PolosError, TimeoutError):
         return False
     return True

@@ -118,6 +118,15 @@ def of(error: PolosError) -> Problem:
             title="Redis is unavailable",
             headers={"Retry-After": str(RETRY_SECONDS)},
         )
+    if isinstance(error, errors.ReleaseTooOldError):
+        log.error("%s", error)
+        return Problem(
+            503,
+            "this server needs a newer release to read what is stored: repeat the request once it has one",
+            kind="release-too-old",
+            title="The server's release is too old",
+            headers={"Retry-After": str(RETRY_SECONDS)},
+        )
     for kind in type(error).__mro__:
         if kind in REFUSALS:
             status, title, names = REFUSALS[kind]

@@ -8,7 +8,8 @@ When all servers of a namespace have their records, each is marked `complete`. S
 is known to be new, or to have lost its data, as soon as another one is complete.
 
 A record also has the format of what is stored, and the lowest format that a reader must know. A release that
-stores what earlier ones would misread raises the latter; they then refuse to connect.
+stores what earlier ones would misread raises the latter. They then refuse to connect; those that are
+connected read it again now and then (`check_reader`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from polos_redis.errors import ConfigurationError, RedisUnavailableError
+from polos_redis.errors import ConfigurationError, RedisUnavailableError, ReleaseTooOldError
 from polos_redis.state import keys
 from polos_redis.values.text import text
 from polos_redis.wire.cluster import ClusterWire
@@ -133,14 +134,9 @@ class Layout:
             self._compare(position, await self._read(call), address)
 
     def _compare(self, position: int, found: Record, address: str) -> None:
-        """Raises `ConfigurationError` if a server's record is not that of its position, or of a format that
-        this release can't read."""
-        if int(found.get(MINIMUM_READER, KNOWN_FORMAT)) > KNOWN_FORMAT:
-            raise ConfigurationError(
-                f"namespace {self._namespace!r} on Redis at {address} needs a release that reads format "
-                f"{found[MINIMUM_READER]}, and this one reads up to format {KNOWN_FORMAT}: deploy the "
-                "release that is in use there"
-            )
+        """Raises `ConfigurationError` if a server's record is not that of its position, or
+        `ReleaseTooOldError`."""
+        check_reader(found.get(MINIMUM_READER, ""), self._namespace, address)
         record = self._records[position]
         differs = [name for name in record if found.get(name, record[name]) != record[name]]
         if differs and SERVER not in differs and PARTITIONS in differs:
@@ -168,3 +164,18 @@ class Layout:
                     f"server or has lost its data; name server {self._records[position][SERVER]} in its "
                     "place, or restore the data"
                 )
+
+
+def can_read(minimum: str) -> bool:
+    """Whether this release knows the format that a namespace's minimum reader must know; an empty text is
+    that of a namespace that has not been used."""
+    return int(minimum or KNOWN_FORMAT) <= KNOWN_FORMAT
+
+
+def check_reader(minimum: str, namespace: str, address: str) -> None:
+    """Raises `ReleaseTooOldError` unless this release can read a namespace."""
+    if not can_read(minimum):
+        raise ReleaseTooOldError(
+            f"namespace {namespace!r} on Redis at {address} needs a release that reads format {minimum}, and "
+            f"this one reads up to format {KNOWN_FORMAT}: deploy the release that is in use there"
+        )

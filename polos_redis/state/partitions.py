@@ -6,6 +6,7 @@ semaphore and a schedule live in the partition of their name or id.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from functools import partial
 from typing import Any, Protocol
@@ -13,8 +14,8 @@ from typing import Any, Protocol
 import msgpack
 
 from polos_redis.state import keys
-from polos_redis.state.layout import CLOCK, SKIPS, WORLD, Layout
-from polos_redis.values.text import raw
+from polos_redis.state.layout import CLOCK, MINIMUM_READER, SKIPS, WORLD, Layout, check_reader
+from polos_redis.values.text import raw, text
 from polos_redis.wire.routing import AnyWire
 from polos_redis.wire.servers import ServersWire
 from polos_redis.wire.transport import Arg, Script
@@ -95,6 +96,18 @@ class Partitions:
             return bool(found == SKIPS.encode())
         layout = Layout("", self.namespace, self.number)
         return await layout.check(call, self.wire.address)
+
+    async def check_reader(self) -> None:
+        """Raises `ReleaseTooOldError` if the namespace has been upgraded so that this release can't read it.
+        The server of partition 0 says so."""
+        minimum = await self.wire.call(
+            "HGET", self.prefixes[0] + keys.META.encode(), MINIMUM_READER, patience=self.patience
+        )
+        check_reader(text(minimum), self.namespace, self.wire.address)
+
+    def ask_reader(self) -> asyncio.Future[bytes | None]:
+        """Ask what `check_reader` asks, without waiting for it or repeating it; returns the wire's future."""
+        return self.wire.send("HGET", self.prefixes[0] + keys.META.encode(), MINIMUM_READER)
 
 
 def pack_roots(workflows: Collection[str]) -> bytes:

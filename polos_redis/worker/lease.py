@@ -21,7 +21,7 @@ from typing import Any
 
 import msgpack
 
-from polos_redis.errors import PolosError
+from polos_redis.errors import PolosError, ReleaseTooOldError
 from polos_redis.metrics.worker_stats import WorkerStats
 from polos_redis.state import scripts
 from polos_redis.state.store import Store
@@ -45,7 +45,8 @@ class Lease:
     `lapses` is how often the counter of each partition has stood still for a lease. What began before a lapse
     must check that it is still its worker's, even if the lease has been renewed since. `given_up` is called
     in the thread when the `guard` gives up the loop. Each renewal stores the `facts` about the worker, which
-    are called in the thread, too.
+    are called in the thread, too. So is `outdated`, after each renewal that finds that the namespace needs a
+    newer release; the lease is renewed all the same.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Lease:
         guard: LoopGuard,
         given_up: Callable[[], None] = lambda: None,
         facts: Callable[[], Mapping[str, Any]] = dict,
+        outdated: Callable[[ReleaseTooOldError], None] = lambda error: None,
     ) -> None:
         self.store = store
         self.worker_id = worker_id
@@ -70,6 +72,7 @@ class Lease:
         self._url = url
         self._stats = stats
         self._facts = facts
+        self._outdated = outdated
         self._serves: dict[str, Any] = {}
         self.announce(workflows, queues)
         self._renewed = dict.fromkeys(store.prefixes, float("-inf"))
@@ -136,6 +139,11 @@ class Lease:
                 self._renewed[prefix] = since
                 self._report_lapse(stood_still)
         self._renewed[prefix] = since
+        if prefix == store.prefixes[0]:
+            try:
+                await store.partitions.check_reader()
+            except ReleaseTooOldError as error:
+                self._outdated(error)
 
     async def run(self) -> None:
         """Renew until cancelled, three times per lease."""

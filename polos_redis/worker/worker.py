@@ -27,7 +27,7 @@ from polos_redis.connection.notices import Notices
 from polos_redis.definitions.definition import WorkflowDefinition
 from polos_redis.definitions.published import define, limits_of
 from polos_redis.definitions.queue import Queue
-from polos_redis.errors import ConfigurationError, PolosError
+from polos_redis.errors import ConfigurationError, PolosError, ReleaseTooOldError
 from polos_redis.links import Links
 from polos_redis.metrics.worker_facts import WorkerFacts
 from polos_redis.metrics.worker_stats import WorkerStats
@@ -134,6 +134,7 @@ class Worker:
         self._watchdog: Watchdog | None = None
         self._signals = 0  # received
         self._stops = 0  # calls of `stop`
+        self._outdated: ReleaseTooOldError | None = None  # why it stops
         self._stopping, self._stop_now = asyncio.Event(), asyncio.Event()
         self._background = Background()
         self._duties: dict[bytes, Duties] = {}
@@ -150,7 +151,8 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped. Waits while Redis is unreachable. Raises `ConfigurationError` when the server
         can't be used, `RedisRefusedError` when it refuses the connection, and `RedisUnavailableError` when
-        what answers there is no Redis server."""
+        what answers there is no Redis server. If the namespace is upgraded meanwhile, so that this release
+        can't read it, it stops as on SIGTERM and raises `ReleaseTooOldError`."""
         if self._running:
             raise ConfigurationError("this worker was run already: create another one")
         self._running, self._started = True, time.monotonic()
@@ -168,6 +170,8 @@ class Worker:
         finally:
             restore()
         logger.info("worker stopped", extra={"worker": self.worker_id})
+        if self._outdated is not None:
+            raise self._outdated
 
     async def _work(self, host: WorkerHost, served: Served) -> None:
         """Start, work until stopped, drain and leave."""
@@ -201,11 +205,21 @@ class Worker:
         worker that still starts, or waits for Redis, gives up."""
         self._stops += 1
         if self._stops == 1:
-            self._stopping.set()
-            if self.host is not None:
-                self.host.drain()
+            self._begin_to_stop()
         else:
             self._stop_now.set()
+
+    def _begin_to_stop(self) -> None:
+        self._stopping.set()
+        if self.host is not None:
+            self.host.drain()
+
+    def _stop_outdated(self, error: ReleaseTooOldError) -> None:
+        """Stop gracefully, as this release can't read the namespace any more."""
+        if self._outdated is None:
+            self._outdated = error
+            logger.error("this worker stops: %s", error, extra={"worker": self.worker_id})
+            self._begin_to_stop()
 
     def hurry(self) -> None:
         """Fire the timers now that are due, instead of at the next look."""
@@ -234,6 +248,7 @@ class Worker:
             self._guard,
             self._give_up,
             self._facts,
+            partial(self._in_loop, asyncio.get_running_loop(), self._stop_outdated),
         )
         deliveries = Deliveries(
             store,
@@ -320,6 +335,11 @@ class Worker:
         self._watchdog = Watchdog(seconds, logger, partial(work_of, host.active), count)
         self._watchdog.start()
         self._closing.callback(self._watchdog.stop)
+
+    @staticmethod
+    def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[T], None], argument: T) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(call, argument)
 
     def _give_up(self) -> None:
         """Report a loop that has been blocked for too long. The lease's thread calls this and has stopped

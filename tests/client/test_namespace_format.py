@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from polos_redis import ConfigurationError, PolosClient, WorkflowContext, workflow
-from polos_redis.state import keys
+from polos_redis import PolosClient, ReleaseTooOldError, WorkflowContext, workflow
 from tests.harness.command import Command
-from tests.invariants.state import RawConnection, masters, read_all
+from tests.harness.formats import store
+from tests.invariants.state import read_all
 
 
 @workflow(id="formatted")
@@ -25,14 +24,6 @@ from polos_redis import workflow
 async def formatted(ctx):
     return 1
 """
-
-
-def store(url: str, namespace: str, **fields: Any) -> None:
-    """Write fields of the namespace's meta hash on all of its servers."""
-    for server in masters(url):
-        with RawConnection(server) as connection:
-            for name, value in fields.items():
-                connection.do("HSET", keys.prefix(namespace, 0) + keys.META, name, value)
 
 
 async def test_the_first_use_records_the_format(redis_url: str, namespace: str) -> None:
@@ -50,7 +41,7 @@ async def test_a_release_that_is_too_old_is_refused(used: bool, redis_url: str, 
     store(redis_url, namespace, format=4, minimum_reader=3)
     before = read_all(redis_url, namespace)
     async with PolosClient(redis_url, namespace) as client:
-        with pytest.raises(ConfigurationError) as caught:
+        with pytest.raises(ReleaseTooOldError) as caught:
             await formatted.invoke(client)
     assert f"namespace {namespace!r} on Redis at " in str(caught.value)
     assert str(caught.value).endswith(
@@ -83,7 +74,7 @@ async def test_a_worker_that_is_too_old_does_not_start(
     store(redis_url, namespace, minimum_reader=2)
     (tmp_path / "flows.py").write_text(FLOWS)
     ended = await Command(redis_url, namespace, tmp_path)("worker", "flows.py")
-    assert ended.code != 0
+    assert ended.code == 78
     assert "needs a release that reads format 2, and this one reads up to format 1" in ended.err
     assert "Traceback" not in ended.err
     store(redis_url, namespace, minimum_reader=1)

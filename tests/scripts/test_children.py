@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import permutations
 from typing import Any
 
 import msgpack
@@ -523,6 +524,28 @@ def test_an_ended_execution_is_kept_until_its_descendants_have_ended(desk: Desk)
     assert by.id.encode() not in desk.state.executions
     ended = [fields[b"cancelled_by"] for fields in desk.state.executions.values()]
     assert ended == [b"ann"] * 101
+
+
+@pytest.mark.parametrize("retentions", list(permutations((RETENTION // 100, RETENTION, 3 * RETENTION))))
+def test_what_a_tree_shares_is_kept_for_the_longest_retention(
+    desk: Desk, retentions: tuple[int, ...]
+) -> None:
+    """The stream, the set of suspensions and the set by which `delete` finds the descendants."""
+    by = desk.start()
+    children = [desk.child(by, f"kid-{index}", status="started") for index in range(len(retentions))]
+    for child in children:
+        desk.suspend(child, "ok")
+    assert desk.run("follow", by.id, FAR) == 1
+    desk.finish(by)
+    longest = RETENTION
+    for child, retention in zip(children, retentions, strict=True):
+        desk.do("HSET", keys.EXEC + child.id, "retention", retention)
+        assert desk.finish(child) == 0
+        longest = max(longest, retention)
+        for name, more in ((keys.TOPIC, 0), (keys.BELOW, 0), (keys.DESCENDANTS, 60_000)):
+            left = desk.do("PTTL", name + by.id)
+            assert longest - 30_000 < left - more <= longest
+    assert desk.state.descendants[by.id.encode()] == {child.id.encode() for child in children}
 
 
 # --- the run timeout --------------------------------------------------------------------

@@ -309,6 +309,17 @@ def test_the_audit_outlives_the_execution(desk: Desk) -> None:
     assert 0 < desk.do("PTTL", keys.AUDIT + one) <= AUDIT_MS
 
 
+def test_an_entry_with_a_shorter_retention_shortens_none_before_it(desk: Desk) -> None:
+    by = desk.start()
+    desk.suspend(by, "first")
+    desk.answer(by.id, "first")
+    desk.do("PEXPIRE", keys.AUDIT + by.id, 3 * AUDIT_MS)  # by a worker that keeps entries longer
+    desk.suspend(by, "second")
+    desk.answer(by.id, "second")
+    assert [entry[1] for entry in audit(desk, by.id)] == [b"first", b"second"]
+    assert 2 * AUDIT_MS < desk.do("PTTL", keys.AUDIT + by.id) <= 3 * AUDIT_MS
+
+
 def test_a_suspension_that_never_opened_is_not_in_the_audit(desk: Desk) -> None:
     by = desk.start()
     desk.suspend(by, "first", race=branch("race", "first", "first"))

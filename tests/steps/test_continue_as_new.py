@@ -16,6 +16,7 @@ from polos_redis import (
     ExecutionFailedError,
     HookContext,
     HookResult,
+    IdempotencyConflictError,
     InvalidInputError,
     NotContinuableError,
     NotStorableError,
@@ -241,6 +242,21 @@ async def test_an_early_answer_waits_for_the_run_that_asks(redis_url: str, names
             await at.opened(handle, f"go {number}")
             await at.answer(handle, f"go {number}")
         assert await at.result(handle) == "early"
+
+
+async def test_its_idempotency_key_still_finds_it(redis_url: str, namespace: str) -> None:
+    @flow
+    async def keyed(ctx: WorkflowContext, number: int) -> int:
+        if number < 9:
+            await ctx.continue_as_new(9)
+        return number
+
+    async with running(redis_url, namespace, keyed) as at:
+        handle = await keyed.invoke(at.client, 1, idempotency_key="the-loop")
+        assert await at.result(handle) == 9
+        assert (await keyed.invoke(at.client, 1, idempotency_key="the-loop")).id == handle.id
+        with pytest.raises(IdempotencyConflictError, match="with a different request"):
+            await keyed.invoke(at.client, 2, idempotency_key="the-loop")
 
 
 async def test_hooks_start_each_run_and_end_the_last(redis_url: str, namespace: str) -> None:

@@ -1,6 +1,7 @@
 -- #include clock
 -- #include execution
 -- #include ended
+-- #include extend
 -- #include append
 -- #include semaphore
 -- #include wake
@@ -77,11 +78,11 @@ local function ending(P, id, e, status, field, value, event, events, fields, cou
     redis.call('XADD', P .. 'topic:' .. root, '*', unpack(events))
   end
   if root == id or not is_live(redis.call('HGET', P .. 'exec:' .. root, 'status')) then
-    if told then redis.call('PEXPIRE', P .. 'topic:' .. root, retention) end
+    if told then extend(P .. 'topic:' .. root, retention) end
     if e[EXEC_RELATIONS] then
-      redis.call('PEXPIRE', P .. 'below:' .. root, retention)
+      extend(P .. 'below:' .. root, retention)
       if root ~= id then redis.call('SADD', P .. 'descendants:' .. root, id) end -- the set may have expired
-      redis.call('PEXPIRE', P .. 'descendants:' .. root, retention + 60000) -- as `keep`: not before they are forgotten
+      extend(P .. 'descendants:' .. root, retention + 60000) -- as `keep`: not before they are forgotten
     end
   end
   if count ~= 0 then redis.call('PEXPIRE', P .. 'journal:' .. id, retention) end

@@ -1,5 +1,6 @@
 -- #include errands
 -- #include execution
+-- #include extend
 -- #include append
 -- #include waits
 local RACE_KEY <const> = 1
@@ -21,14 +22,14 @@ end
 
 -- add_to_audit: add an entry to the audit, which outlives the execution: {version, execution, step key, workflow,
 -- what, ms, by, channel, digest of what was shown, opened ms, the answer (codec) or '', and the reason if there is
--- one}. It is kept for `retention` ms; without one, as long as the audit is kept anyway, or a year.
+-- one}. It is kept for `retention` ms at least; without one, as long as the audit is kept anyway, or a year.
 local function add_to_audit(P, id, key, what, by, channel, digest, opened, answer, retention, reason)
   local audit = P .. 'audit:' .. root_of(id)
   local workflow = redis.call('HGET', P .. 'exec:' .. id, 'workflow') or ''
   local entry = {1, id, key, workflow, what, now, by, channel, digest, opened, answer, reason}
   redis.call('RPUSH', audit, cmsgpack.pack(entry))
   if retention then
-    redis.call('PEXPIRE', audit, retention)
+    extend(audit, retention)
   else
     redis.call('PEXPIRE', audit, 31536000000, 'NX')
   end
