@@ -81,6 +81,7 @@ class _Run:
             self._failures()
             self._changed_code()
             self._running()
+            self._continuing()
             self._agent()
             self._early_answer()
             self._namespace()
@@ -267,6 +268,15 @@ class _Run:
             self._reach(execution_id, "completed")
             self.events += self._lines("events", execution_id)
 
+    def _continuing(self) -> None:
+        one = self._invoke("continuing", "--input", "1")
+        for page in (1, 2):
+            self._open(one, f"page-{page}")
+            self._json("resume", one, f"page-{page}", "--approve")
+        self._reach(one, "completed")
+        self._json("show", one)
+        self.events += self._lines("events", one)
+
     def _agent(self) -> None:
         one = self._invoke("agent", "--input", json.dumps(PROMPT))
         self._reach(one, "completed")
@@ -400,7 +410,10 @@ class _Run:
                     else {}
                 )
             found[kind].append(data)
-        return {kind: shape(data, free=("arguments", "data", "result")) for kind, data in found.items()}
+        return {
+            kind: shape(data, free=("arguments", "data", "progress", "result"))
+            for kind, data in found.items()
+        }
 
     def _logs(self) -> Surface:
         """The messages about executions: their levels, and the fields that each has besides those of all."""

@@ -117,6 +117,14 @@ async def running(ctx: WorkflowContext) -> None:
     await ctx.step.run("until", until_there, GATE, ctx.step.heartbeat)
 
 
+@workflow(id="frozen-continuing")
+async def continuing(ctx: WorkflowContext, input: int) -> int:
+    await ctx.step.suspend(f"page-{input}")
+    if input < 2:
+        await ctx.continue_as_new(input + 1)
+    return input
+
+
 @workflow(id="frozen-daily", schedule="0 9 * * *")
 async def daily(ctx: WorkflowContext) -> None:
     pass
