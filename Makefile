@@ -8,6 +8,7 @@
 # make test-floors      some tests, with the oldest dependencies that pyproject.toml allows
 # make chaos            every feature under every fault, for half an hour: 15 seeds on several servers
 # make bench            the figures, also of peers, as a page with plots in benchmarks/results: about 20 minutes
+# make snapshots        the public surfaces as they are now, in tests/compatibility/snapshots
 # make docs             the documentation as a site, in site/
 # make clean            forget the virtual environment and all caches
 
@@ -23,8 +24,8 @@ ALL := --servers=all --hypothesis-profile=thorough
 # The tests start hundreds of Python processes, which must not compile their modules each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check test-all test-skipped test-partitions test-cluster test-servers test-floors chaos bench lint \
-	types tests format docs clean
+.PHONY: demo test check test-all test-skipped test-partitions test-cluster test-servers test-floors chaos bench snapshots \
+	lint types tests format docs clean
 
 demo: $(VENV)/.installed-embedded,server
 	$(VENV)/bin/polos demo $(DEMO_ARGS)
@@ -73,6 +74,9 @@ chaos: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	-$(VENV)/bin/python -m benchmarks peers --output benchmarks/results
 	$(VENV)/bin/python -m benchmarks report $(BENCH_ARGS)
+
+snapshots: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.compatibility --write
 
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .

@@ -7,8 +7,9 @@ from typing import Any
 import typer
 
 from . import commands
-from .options import ConnectionOptions, ExecutionId, Json
-from .output import compact, note, print_json, table
+from .options import ConnectionOptions, ExecutionId, Full, Json
+from .output import Long, compact, note, print_json, shortening
+from .tables import table
 from .times import utc
 
 
@@ -16,7 +17,9 @@ def add_to(app: typer.Typer) -> None:
     commands.add(app, audit, "Show who decided what, when and how.")
 
 
-def audit(execution_id: ExecutionId, *, connection: ConnectionOptions, json: Json = False) -> None:
+def audit(
+    execution_id: ExecutionId, full: Full = False, *, connection: ConnectionOptions, json: Json = False
+) -> None:
     """Show who decided the suspensions of an execution and its descendants: when, through which channel, and
     the digest of the data shown. The audit outlives the execution (a year by default).
 
@@ -32,7 +35,8 @@ def audit(execution_id: ExecutionId, *, connection: ConnectionOptions, json: Jso
         note("no decisions yet")
     else:
         titles = ("AT", "STEP", "WHAT", "BY", "CHANNEL", "ANSWER", "SHOWN", "REASON")
-        table(titles, [_row(entry, execution_id) for entry in entries])
+        with shortening(full):
+            table(titles, [_row(entry, execution_id) for entry in entries])
 
 
 def _row(entry: dict[str, Any], execution_id: str) -> tuple[str, ...]:
@@ -45,5 +49,5 @@ def _row(entry: dict[str, Any], execution_id: str) -> tuple[str, ...]:
         entry["channel"] or "",
         "" if entry["data"] is None else compact(entry["data"]),
         (entry["digest"] or "")[:16],
-        entry["reason"] or "",
+        Long(entry["reason"] or ""),
     )

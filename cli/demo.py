@@ -16,9 +16,10 @@ import typer
 from polos_redis.errors import PolosError
 
 from . import commands
-from .options import SERVER_NEEDS, By, UsageError, person
+from .options import SERVER_NEEDS, By, person
 from .output import Part, line, panel, print_json
 from .times import until
+from .usage import UsageError
 
 if TYPE_CHECKING:
     from polos_redis.events import Event

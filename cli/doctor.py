@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Annotated
@@ -11,13 +10,13 @@ import typer
 
 from . import commands
 from .options import ConnectionOptions, Json
-from .output import Part, line, print_json, status
+from .output import Part, console, line, print_json, status
 
 if TYPE_CHECKING:
     from polos_redis.diagnosis import Diagnosis, Finding
 
 WIDTHS = {"level": 9, "check": 13}
-LEAST_ROOM = 30  # characters of a line's text, however narrow the terminal is
+NARROW = 70  # columns of a terminal below which texts stand under their headings, not beside them
 
 
 def add_to(app: typer.Typer) -> None:
@@ -86,23 +85,32 @@ def _print(diagnosis: Diagnosis, all_: bool) -> None:
 def _print_finding(finding: Finding, several: bool) -> None:
     where = finding.where if several or finding.check not in _OF_SERVERS else ""
     found = f"{where}: {finding.found}" if where else finding.found
-    first, *rest = _wrapped(found)
-    line(status(finding.level, WIDTHS["level"]), finding.check.ljust(WIDTHS["check"]), first)
-    for one in rest:
-        line(" " * sum(WIDTHS.values()), one)
+    heading: list[Part] = [status(finding.level, WIDTHS["level"]), finding.check.ljust(WIDTHS["check"])]
+    indent = " " * (2 if _is_narrow() else sum(WIDTHS.values()))
+    texts = _wrapped(found, len(indent))
+    if _is_narrow():
+        line(*heading)
+    else:
+        line(*heading, texts.pop(0))
+    for one in texts:
+        line(indent, one)
     if finding.remedy:
-        first, *rest = _wrapped(finding.remedy, 3)
-        line(" " * sum(WIDTHS.values()), ("-> ", "dim"), first)
+        first, *rest = _wrapped(finding.remedy, len(indent) + 3)
+        line(indent, ("-> ", "dim"), first)
         for one in rest:
-            line(" " * (sum(WIDTHS.values()) + 3), one)
+            line(indent, "   ", one)
 
 
-def _wrapped(text: str, indent: int = 0) -> list[str]:
+def _is_narrow() -> bool:
+    return sys.stdout.isatty() and console(sys.stdout).width < NARROW
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
     """Wraps a text to the terminal's width; elsewhere it stays on one line."""
     if not sys.stdout.isatty():
         return [text]
-    room = shutil.get_terminal_size().columns - sum(WIDTHS.values()) - indent
-    return textwrap.wrap(text, max(room, LEAST_ROOM), break_long_words=False, break_on_hyphens=False) or [""]
+    room = console(sys.stdout).width - indent
+    return textwrap.wrap(text, max(room, 1), break_long_words=False, break_on_hyphens=False) or [""]
 
 
 # Checks whose findings name a server; with only one server that need not be repeated.

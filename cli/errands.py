@@ -10,9 +10,11 @@ from polos_redis import errands
 from polos_redis.client import PolosClient
 
 from . import commands
-from .options import ConnectionOptions, Json, UsageError
-from .output import line, note, print_json, table
-from .times import utc
+from .options import ConnectionOptions, Full, Json
+from .output import Long, line, note, print_json, shortening
+from .tables import table
+from .times import ago
+from .usage import UsageError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,7 +26,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(group, name="errands", short_help="See and retry failed errands.")
 
 
-def list_failed(*, connection: ConnectionOptions, json: Json = False) -> None:
+def list_failed(full: Full = False, *, connection: ConnectionOptions, json: Json = False) -> None:
     """List the errands whose latest attempt has failed: work that workers do beside running code, such as
     checking early answers and firing schedules; and those being tried now. One that was set aside is not
     tried again by itself.
@@ -40,12 +42,13 @@ def list_failed(*, connection: ConnectionOptions, json: Json = False) -> None:
         note("no failed errands")
     else:
         titles = ("ERRAND", "KIND", "STATUS", "ATTEMPTS", "TRIED", "ERROR")
-        table(titles, [_row(one) for one in found])
+        with shortening(full):
+            table(titles, [_row(one) for one in found])
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
-    columns = one["errand"], one["kind"], one["status"], str(one["attempts"]), utc(one["tried_at"])
-    return (*columns, one["error"] or "")
+    columns = one["errand"], one["kind"], one["status"], str(one["attempts"]), ago(one["tried_at"])
+    return (*columns, Long(one["error"] or ""))
 
 
 def retry(

@@ -15,8 +15,10 @@ from polos_redis.state.keys import root_of
 
 from . import commands
 from .all_executions import AllExecutions
-from .options import ConnectionOptions, ExecutionId, UsageError
+from .completion import execution_ids
+from .options import ConnectionOptions, ExecutionId
 from .output import compact, line, note, print_json
+from .usage import UsageError
 
 NEW_ONLY = "$"
 JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
@@ -49,6 +51,7 @@ def tail(
         typer.Argument(
             metavar="EXECUTION_ID",
             help="Follow this execution until it finishes: its id, or the beginning if unique.",
+            autocompletion=execution_ids,
         ),
     ] = None,
     topic: Annotated[

@@ -7,12 +7,13 @@ from datetime import datetime
 from shlex import join, quote
 from typing import Any
 
+from polos_redis import settings
 from polos_redis.executions.statuses import details
 from polos_redis.state.statuses import UNFINISHED
 
-from .output import Part, compact, line, lines, status
+from .output import Long, Part, compact, line, lines, status
 from .suspensions import not_reached, requirements, resume_command
-from .times import duration, since, told, until, utc
+from .times import dated, duration, in_words, since, until, utc
 
 LABEL_WIDTH = 12
 
@@ -51,7 +52,7 @@ def print_report(execution: dict[str, Any]) -> None:
         )
     if error := execution["error"]:
         line()
-        line(("error", "bold red"), "  ", f"{error['type']}: {error['message']}")
+        line(("error", "bold red"), "  ", Long(f"{error['type']}: {error['message']}"))
         if error.get("traceback"):
             lines(error["traceback"], "  ", "dim")
 
@@ -66,25 +67,25 @@ def _print_summary(execution: dict[str, Any]) -> None:
         by = f", by {execution['forked_by'][-1]}" if execution["forked_by"] else ""
         _field("forked from", execution["forked_from"], by)
     stuck = execution["stuck"]
-    more = "" if stuck else told(details(execution))
+    more = "" if stuck else in_words(details(execution))
     _field("status", status(execution["status"]), f" {more}" if more else "")
     if stuck:
         _print_stuck(execution["id"], execution["status"], stuck)
     if execution["run"] > 1:
         error = execution["last_error"]
         after = f", after {error['type']}: {error['message']}" if error else ""
-        _field("run", f"{execution['run']}{after}")
-    _field("created", utc(execution["created_at"]))
+        _field("run", f"{execution['run']}{_continued(execution)}", Long(after))
+    _field("created", dated(execution["created_at"]))
     for label in ("started", "finished"):
         if execution[f"{label}_at"]:
-            _field(label, utc(execution[f"{label}_at"]))
+            _field(label, dated(execution[f"{label}_at"]))
     for one in execution["running_steps"][1:]:  # the status names the first
         attempt = f", attempt {one['attempt']}" if one["attempt"] > 1 else ""
         _field("runs", (one["step_key"], "bold"), f", since {utc(one['started_at'])}{attempt}")
     for one in execution["running_steps"]:
         if one["progress_at"]:
-            at = f" at {utc(one['progress_at'])}"
-            _field("progress", (one["step_key"], "bold"), f": {compact(one['progress'])}{at}")
+            at = f" at {dated(one['progress_at'])}"
+            _field("progress", (one["step_key"], "bold"), ": ", compact(one["progress"]), at)
     if block := execution["blocked_loop"]:
         _print_block(block)
     if execution["unserved"]:
@@ -98,12 +99,14 @@ def _print_summary(execution: dict[str, Any]) -> None:
         _field("lost", f"{execution['lost_deliveries']} workers in a row while they ran it")
     if held := execution["held_back"]:
         times = "once" if held["times"] == 1 else f"{held['times']} times"
-        _field("held back", f"{times}, until a worker can read it: {held['reason']}")
+        _field("held back", f"{times}, until a worker can read it: ", Long(held["reason"]))
     _field("input", compact(execution["input"]))
     if execution["state"] is not None:
         _field("state", compact(execution["state"]))
     if execution["status"] == "completed":
         _field("result", compact(execution["result"]))
+    if records := execution["records"]:
+        _print_length(records, execution["status"] in UNFINISHED)
     if usage := execution["usage"]:
         tokens = f"{usage['input_tokens']} tokens in, {usage['output_tokens']} out"
         _field("models", f"{tokens}, {usage['requests']} requests")
@@ -126,8 +129,27 @@ def _print_block(block: dict[str, Any]) -> None:
     )
 
 
+def _continued(execution: dict[str, Any]) -> str:
+    """Returns in which run it has continued as new, if it has."""
+    since = execution["continued_in"]
+    if since is None:
+        return ""
+    return ", continued as new" + ("" if since == execution["run"] else f" in run {since}")
+
+
+def _print_length(records: int, goes_on: bool) -> None:
+    limit = settings.resolve("max_journal_records")
+    long: list[Part] = []
+    if goes_on and records > settings.long_journal(limit):
+        long = [
+            (f" of at most {limit:,}", "bold yellow"),
+            ": call ctx.continue_as_new, or let children do parts of the work",
+        ]
+    _field("journal", f"{records:,} {'record' if records == 1 else 'records'}", *long)
+
+
 def _print_stuck(execution_id: str, word: str, stuck: dict[str, Any]) -> None:
-    _field(word, (stuck["message"], "bold red"))
+    _field(word, (Long(stuck["message"]), "bold red"))
     if word == "paused":
         _field("go on with", join(["polos", "retry", execution_id]), ", once the cause is fixed")
         return
@@ -135,7 +157,7 @@ def _print_stuck(execution_id: str, word: str, stuck: dict[str, Any]) -> None:
     for one in decisions:
         by = f" by {one['by']}" if one["by"] else ""
         at = f" at {utc(one['at'])} ({one['channel']})"
-        _field("decided", (one["step_key"], "bold"), f": {compact(one['data'])}{by}{at}")
+        _field("decided", (one["step_key"], "bold"), ": ", compact(one["data"]), f"{by}{at}")
     _field("go on with", join(["polos", "retry", execution_id]), ", once code that reaches it is deployed")
     if decisions:
         skip = [part for one in decisions for part in ("--skip", one["step_key"])]
@@ -194,9 +216,9 @@ def _print_step(one: dict[str, Any], remark: str) -> None:
     if error is None:
         line("      ", compact(one.get("value")))
     elif isinstance(error, str):  # the journal entry is unreadable
-        line("      ", (error, "red"))
+        line("      ", (Long(error), "red"))
     else:
-        line("      ", (f"{error['type']}: {error['message']}", "red"))
+        line("      ", (Long(f"{error['type']}: {error['message']}"), "red"))
         if error.get("traceback"):
             lines(error["traceback"], "      ", "dim")
 
@@ -235,7 +257,7 @@ def _print_early_answer(one: dict[str, Any]) -> None:
             line("      ", f"is being checked, attempt {failed['attempts']}")
             return
         attempts = f"{failed['attempts']} {'attempt' if failed['attempts'] == 1 else 'attempts'}"
-        line("      ", (f"could not be checked, after {attempts}: {failed['error']}", "red"))
+        line("      ", (f"could not be checked, after {attempts}: ", "red"), (Long(failed["error"]), "red"))
         if failed["status"] == "set aside":
             line("      ", "set aside; try again: ", f"polos errands retry {quote(failed['errand'])}")
 
@@ -263,7 +285,7 @@ def _print_suspension(one: dict[str, Any], execution_id: str, suffix: str = "") 
         )
     for decision in one["decisions"]:
         by, at = decision["by"] or "an anonymous user", utc(decision["at"])
-        line("      decided ", f"{compact(decision['data'])} by {by} at {at} ({decision['channel']})")
+        line("      decided ", compact(decision["data"]), f" by {by} at {at} ({decision['channel']})")
     if one["status"] == "open":
         if needed := requirements(one):
             line("      needs   ", needed)

@@ -20,14 +20,16 @@ from .options import (
     Cursor,
     DurableOptions,
     ExecutionId,
+    Full,
     Json,
     Limit,
     OfWorkflow,
-    UsageError,
     person,
 )
-from .output import line, note, print_json, status, table
-from .times import told, utc
+from .output import Long, line, note, print_json, shortening, status
+from .tables import table
+from .times import ago, in_words
+from .usage import UsageError
 
 
 class Status(StrEnum):
@@ -55,6 +57,7 @@ def list_executions(
     workflow: OfWorkflow = None,
     limit: Limit = 50,
     cursor: Cursor = None,
+    full: Full = False,
     *,
     connection: ConnectionOptions,
     json: Json = False,
@@ -82,25 +85,29 @@ def list_executions(
         (
             row["id"],
             status(row["status"]),
-            utc(row["created_at"]),
-            utc(row["finished_at"]),
+            ago(row["created_at"]),
+            ago(row["finished_at"]),
             row["workflow_id"],
             *((row["version"] or "-",) if shows_versions else ()),
-            *((told(details(row)),) if shows_details else ()),
+            *((Long(in_words(details(row), brief=True)),) if shows_details else ()),
         )
         for row in page
     ]
     if rows:
         more = ("VERSION",) * shows_versions + ("DETAILS",) * shows_details
-        table(("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW", *more), rows)
+        with shortening(full):
+            table(("ID", "STATUS", "CREATED", "FINISHED", "WORKFLOW", *more), rows)
     else:
         note("no executions")
     if page.next_cursor is not None:
         note(f"more results: --cursor {page.next_cursor}")
 
 
-def show(execution_id: ExecutionId, *, connection: ConnectionOptions, json: Json = False) -> None:
-    """Show everything about an execution: status, input, steps, open waits, decisions, error.
+def show(
+    execution_id: ExecutionId, full: Full = False, *, connection: ConnectionOptions, json: Json = False
+) -> None:
+    """Show everything about an execution: status, input, steps, open waits, decisions, error. A terminal
+    shows up to three lines of each value; --full shows all.
 
     \b
     Examples:
@@ -111,7 +118,8 @@ def show(execution_id: ExecutionId, *, connection: ConnectionOptions, json: Json
     if json:
         print_json(execution)
     else:
-        print_report(execution)
+        with shortening(full):
+            print_report(execution)
 
 
 def cancel(

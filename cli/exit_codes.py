@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polos_redis.errors import PolosError, ReleaseTooOldError
 
-from .options import UsageError
+from .usage import UsageError
 
 BLOCKED = 70  # the event loop was blocked for too long
 TOO_OLD = 78  # the namespace needs a newer release: a restart of this one won't help

@@ -11,8 +11,9 @@ import typer
 from polos_redis.client import PolosClient
 
 from . import commands
-from .options import ConnectionOptions, Json
-from .output import Part, note, print_json, status, table
+from .options import ConnectionOptions, Full, Json
+from .output import Long, Part, note, print_json, shortening, status
+from .tables import table
 from .times import duration
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
     commands.add(app, queues, "List queues.")
 
 
-def workers(*, connection: ConnectionOptions, json: Json = False) -> None:
+def workers(full: Full = False, *, connection: ConnectionOptions, json: Json = False) -> None:
     """List the workers of the namespace: whether each is alive, how long it has been up, how many executions
     it holds and can hold, and what it serves.
 
@@ -48,7 +49,8 @@ def workers(*, connection: ConnectionOptions, json: Json = False) -> None:
     elif not found:
         note("no workers")
     else:
-        table(WORKER_TITLES, [worker_row(one) for one in found])
+        with shortening(full):
+            table(WORKER_TITLES, [worker_row(one) for one in found])
     for one in found:
         if one.facts is not None and one.facts.blocked is not None:
             note(_blocked(one.id, one.facts.blocked))
@@ -81,8 +83,8 @@ def worker_row(one: WorkerReading) -> tuple[Part, ...]:
         "-" if facts is None else duration(facts.up_seconds),
         str(one.entries) if facts is None else f"{one.entries} of {facts.concurrency}",
         "-" if facts is None else facts.version,
-        ", ".join(one.queues or sorted(one.held)) or "-",
-        ", ".join(one.workflows) or "-",
+        Long(", ".join(one.queues or sorted(one.held)) or "-"),
+        Long(", ".join(one.workflows) or "-"),
     )
 
 

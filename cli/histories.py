@@ -15,11 +15,12 @@ from polos_redis.client import PolosClient
 from polos_redis.errors import ExecutionNotFoundError, HistoryError
 from polos_redis.executions.history import History, read_lines
 
-from . import commands
+from . import commands, completion
 from .executions import Status
 from .ids import full_id, is_beginning
-from .options import ConnectionOptions, Json, Limit, UsageError
+from .options import ConnectionOptions, Json, Limit
 from .output import line, note, print_json
+from .usage import UsageError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,11 +31,20 @@ def add_to(app: typer.Typer) -> None:
 def export(
     execution_ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="EXECUTION_ID...", help="The executions' ids, or their beginnings if unique."),
+        typer.Argument(
+            metavar="EXECUTION_ID...",
+            help="The executions' ids, or their beginnings if unique.",
+            autocompletion=completion.execution_ids,
+        ),
     ] = None,
     workflow: Annotated[
         str | None,
-        typer.Option("--workflow", metavar="WORKFLOW_ID", help="The newest executions of this workflow."),
+        typer.Option(
+            "--workflow",
+            metavar="WORKFLOW_ID",
+            help="The newest executions of this workflow.",
+            autocompletion=completion.workflow_ids,
+        ),
     ] = None,
     status: Annotated[
         Status | None, typer.Option("--status", help="With --workflow: only those with this status.")

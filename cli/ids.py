@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from polos_redis.state import keys
 from polos_redis.values.text import text
 
-from .options import UsageError
+from .usage import UsageError
 
 if TYPE_CHECKING:
     from polos_redis.client import PolosClient
@@ -36,17 +36,17 @@ async def full_id(client: PolosClient, given: str) -> str:
     With a dot it is that of a descendant, and both parts may be abbreviated; without one only roots count. It
     is compared with the ids of all executions. Raises `UsageError` if several executions match.
     """
-    root, dot, child = given.partition(".")
-    pattern = root + "?" * (keys.ID_LENGTH - len(root)) + (f".{child}*" if dot else "")
-    found = sorted({one async for one in _matching(client, pattern)})  # a scan may return one twice
+    found = sorted({one async for one in matching_ids(client, given)})  # a scan may return one twice
     if len(found) > 1:
         ids = ", ".join(found[:MOST_SHOWN]) + (", ..." if len(found) > MOST_SHOWN else "")
         raise UsageError(f"several executions have ids that begin with {given!r}: {ids}. Type more of it")
     return found[0] if found else given
 
 
-async def _matching(client: PolosClient, pattern: str) -> AsyncIterator[str]:
-    """Yields the ids of existing executions that match a pattern, a few more than are shown."""
+async def matching_ids(client: PolosClient, given: str) -> AsyncIterator[str]:
+    """Yields the ids of existing executions that begin with `given`, a few more than are shown."""
+    root, dot, child = given.partition(".")
+    pattern = root + "?" * (keys.ID_LENGTH - len(root)) + (f".{child}*" if dot else "")
     store = await client.store()
     number = 0
     for prefix in store.prefixes:

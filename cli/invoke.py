@@ -11,10 +11,11 @@ from polos_redis.client import PolosClient
 from polos_redis.values.json_value import from_json
 from polos_redis.workflow import InvokeOptions
 
-from . import commands
+from . import commands, completion
 from .json_option import read_json
-from .options import DurableOptions, Json, UsageError
+from .options import DurableOptions, Json
 from .output import compact, note, print_json, printable
+from .usage import UsageError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,7 +23,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def invoke(
-    workflow_id: Annotated[str, typer.Argument(metavar="WORKFLOW_ID", help="The workflow's id.")],
+    workflow_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="WORKFLOW_ID", help="The workflow's id.", autocompletion=completion.workflow_ids
+        ),
+    ],
     input: Annotated[
         str | None,
         typer.Option("--input", "-i", metavar="JSON|@FILE|-", help="The input: JSON, @file, or - for stdin."),

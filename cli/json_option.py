@@ -9,7 +9,7 @@ from typing import Any
 from polos_redis.errors import ValueTooLargeError
 from polos_redis.values import json_text
 
-from .options import UsageError
+from .usage import UsageError
 
 
 def read_json(option: str, text: str) -> Any:

@@ -11,9 +11,11 @@ from polos_redis import apikeys
 from polos_redis.apikeys import ApiKey
 
 from . import commands
-from .options import ConnectionOptions, Json
-from .output import Part, line, note, print_json, table
-from .times import iso, utc
+from .completion import workflow_ids
+from .options import ConnectionOptions, Full, Json
+from .output import Long, Part, line, note, print_json, shortening
+from .tables import table
+from .times import ago, iso, utc
 
 DAY_SECONDS = 86400.0
 
@@ -48,6 +50,7 @@ def create(
             "--workflow",
             metavar="WORKFLOW_ID",
             show_default="all",
+            autocompletion=workflow_ids,
             help="A workflow to restrict the key to. Repeatable.",
         ),
     ] = None,
@@ -84,7 +87,7 @@ def create(
     print(secret, flush=True)
 
 
-def list_keys(*, connection: ConnectionOptions, json: Json = False) -> None:
+def list_keys(full: Full = False, *, connection: ConnectionOptions, json: Json = False) -> None:
     """List all keys, oldest first, including expired and revoked ones.
 
     \b
@@ -97,9 +100,9 @@ def list_keys(*, connection: ConnectionOptions, json: Json = False) -> None:
     elif not keys:
         note("no keys")
     else:
-        table(
-            ("ID", "CREATED", "STATE", "SCOPES", "WORKFLOWS", "GROUPS", "NAME"), [_row(key) for key in keys]
-        )
+        titles = ("ID", "CREATED", "STATE", "SCOPES", "WORKFLOWS", "GROUPS", "NAME")
+        with shortening(full):
+            table(titles, [_row(key) for key in keys])
 
 
 def revoke(
@@ -132,13 +135,15 @@ def _until(key: ApiKey) -> str:
 def _state(key: ApiKey) -> Part:
     if key.revoked_at is not None:
         return "revoked", "red"
-    return (_until(key), "") if key.holds else ("expired", "yellow")
+    if not key.holds:
+        return "expired", "yellow"
+    return f"expires {ago(key.expires_at)}" if key.expires_at else "until revoked"
 
 
 def _row(key: ApiKey) -> tuple[Part, ...]:
-    groups = ",".join(key.groups) or "-"
-    workflows = ",".join(key.workflows) or "all"
-    return key.id, utc(key.created_at), _state(key), ",".join(key.scopes), workflows, groups, key.name
+    groups = Long(",".join(key.groups) or "-")
+    workflows = Long(",".join(key.workflows) or "all")
+    return key.id, ago(key.created_at), _state(key), ",".join(key.scopes), workflows, groups, key.name
 
 
 def _plain(key: ApiKey) -> dict[str, Any]:

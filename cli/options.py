@@ -12,8 +12,9 @@ from typing import Annotated, TypeVar
 import typer
 
 from polos_redis.client import PolosClient
-from polos_redis.errors import PolosError
 from polos_redis.executions.queries import LIST_LIMIT
+
+from .completion import execution_ids, open_step_keys, workflow_ids
 
 T = TypeVar("T")
 
@@ -31,15 +32,31 @@ By = Annotated[
     ),
 ]
 ExecutionId = Annotated[
-    str, typer.Argument(metavar="EXECUTION_ID", help="The execution's id, or its beginning if unique.")
+    str,
+    typer.Argument(
+        metavar="EXECUTION_ID",
+        help="The execution's id, or its beginning if unique.",
+        autocompletion=execution_ids,
+    ),
 ]
 StepKey = Annotated[
     str | None,
-    typer.Argument(metavar="STEP_KEY", help="The suspension's step key. Needed only if several are open."),
+    typer.Argument(
+        metavar="STEP_KEY",
+        help="The suspension's step key. Needed only if several are open.",
+        autocompletion=open_step_keys,
+    ),
 ]
 OfWorkflow = Annotated[
-    str | None, typer.Option("--workflow", metavar="WORKFLOW_ID", help="Only those of this workflow.")
+    str | None,
+    typer.Option(
+        "--workflow",
+        metavar="WORKFLOW_ID",
+        help="Only those of this workflow.",
+        autocompletion=workflow_ids,
+    ),
 ]
+Full = Annotated[bool, typer.Option("--full", help="Show long values whole on a terminal, too.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=LIST_LIMIT, help="Maximum number of rows.")]
 Cursor = Annotated[
     str | None,
@@ -53,10 +70,6 @@ class Durability(StrEnum):
     server = "server"
     fsync = "fsync"
     replicated = "replicated"
-
-
-class UsageError(PolosError):
-    """The command line is wrong. Reported in one sentence, like every error, but with exit code 2."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from polos_redis.redaction import redact_text
 from polos_redis.values.text import visible, visible_json
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-WIDEST = 40  # maximum padding of a column in a pipe, so that one long value does not widen every row
+LONG_LINES = 3  # that a long value may take on a terminal
+TRACEBACK_LINES = 12
+BOX_CELLS = 4  # that the box of a panel takes beside its text
 
 Part = str | tuple[str, str]  # text, or text and its terminal style
+
+
+class Long(str):
+    """A value of any length: an input, a result, an error. Shortened on a terminal within `shortening`."""
+
+    __slots__ = ()
+
 
 STATUS_STYLES = {
     **dict.fromkeys(("completed", "answered", "ok", "alive"), "green"),
@@ -44,9 +54,9 @@ def printable(text: str, *, multiline: bool = False) -> str:
     return visible(redact_text(text), multiline=multiline)
 
 
-def compact(value: Any) -> str:
+def compact(value: Any) -> Long:
     """Returns a value as JSON on one line."""
-    return json.dumps(value, ensure_ascii=False)
+    return Long(json.dumps(value, ensure_ascii=False))
 
 
 def print_json(
@@ -64,14 +74,85 @@ def note(text: str) -> None:
     print(printable(text, multiline=True), file=sys.stderr, flush=True)
 
 
+class Shortening:
+    """The state of `shortening`: whether a value has been shortened."""
+
+    happened = False
+
+
+_shortening: ContextVar[Shortening | None] = ContextVar("shortening", default=None)
+
+
+@contextmanager
+def shortening(full: bool, *, hint: bool = True) -> Iterator[None]:
+    """Shortens `Long` values that are printed to a terminal within, unless `full`. If there were any, a hint
+    at the end says how to see them whole."""
+    state = None if full else Shortening()
+    token = _shortening.set(state)
+    try:
+        yield
+    finally:
+        _shortening.reset(token)
+    if hint and state is not None and state.happened:
+        note("some values are shortened: --full shows them whole")
+
+
+def shortens() -> bool:
+    """Whether long values are shortened now."""
+    return _shortening.get() is not None
+
+
+def cut(text: str, cells: int, stream: IO[str]) -> str:
+    """Returns a printable text that takes at most this many cells of a terminal, and ends with an ellipsis if
+    it is shortened."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= cells:
+        return text
+    if (state := _shortening.get()) is not None:
+        state.happened = True
+    mark = ellipsis(stream)
+    return set_cell_size(text, max(0, cells - len(mark))).rstrip() + mark
+
+
+def ellipsis(stream: IO[str]) -> str:
+    """Returns the mark of shortened text in the stream's encoding."""
+    return "…" if (getattr(stream, "encoding", None) or "").lower().startswith("utf") else "..."
+
+
 def line(*parts: Part, stream: TextIO | None = None) -> None:
-    """Prints one line, never truncated; parts are styled on a terminal."""
+    """Prints one line; parts are styled on a terminal. Only `Long` parts are ever shortened."""
     stream = stream or sys.stdout
     if stream.isatty():
-        console(stream).print(styled(*parts), soft_wrap=True)
+        screen = console(stream)
+        if shortens():
+            parts = _shortened(parts, LONG_LINES * screen.width, stream)
+        screen.print(styled(*parts), soft_wrap=True)
     else:
-        text = "".join(printable(part if isinstance(part, str) else part[0]) for part in parts)
+        text = "".join(printable(words(part)) for part in parts)
         print(text.rstrip(), file=stream, flush=True)
+
+
+def _shortened(parts: tuple[Part, ...], cells: int, stream: TextIO) -> tuple[Part, ...]:
+    """Shortens the long parts so that all fit."""
+    from rich.cells import cell_len
+
+    number = sum(isinstance(words(part), Long) for part in parts)
+    if not number:
+        return parts
+    others = sum(cell_len(printable(words(part))) for part in parts if not isinstance(words(part), Long))
+    room = max(cells - others, cells // 2) // number
+    return tuple(
+        (cut(printable(words(part)), room, stream), "" if isinstance(part, str) else part[1])
+        if isinstance(words(part), Long)
+        else part
+        for part in parts
+    )
+
+
+def words(part: Part) -> str:
+    """Returns the text of a part."""
+    return part if isinstance(part, str) else part[0]
 
 
 def styled(*parts: Part) -> Text:
@@ -85,9 +166,16 @@ def styled(*parts: Part) -> Text:
 
 
 def lines(text: str, indent: str = "", style: str = "", stream: TextIO | None = None) -> None:
-    """Prints a text of several lines, each indented."""
-    for one in text.rstrip("\n").split("\n"):
-        line(indent, (one.expandtabs(4), style), stream=stream)
+    """Prints a text of several lines, such as a traceback, each indented. A terminal shows only the last ones
+    within `shortening`."""
+    found = text.rstrip("\n").split("\n")
+    state = _shortening.get()
+    if state is not None and len(found) > TRACEBACK_LINES and (stream or sys.stdout).isatty():
+        state.happened = True
+        line(indent, (ellipsis(stream or sys.stdout), style), stream=stream)
+        found = found[-TRACEBACK_LINES:]
+    for one in found:
+        line(indent, (Long(one.expandtabs(4)), style), stream=stream)
 
 
 def status(word: str, width: int = 0) -> Part:
@@ -95,45 +183,47 @@ def status(word: str, width: int = 0) -> Part:
     return word.ljust(width), STATUS_STYLES.get(word, "")
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[Part]]) -> None:
-    """Prints rows in columns: a wrapping table on a terminal, else aligned text with complete values."""
-    if sys.stdout.isatty():
-        console(sys.stdout).print(grid(titles, rows))
-        return
-    texts = [list(titles)]
-    texts += [[printable(part if isinstance(part, str) else part[0]) for part in row] for row in rows]
-    widths = [min(WIDEST, max(len(row[column]) for row in texts)) for column in range(len(titles))]
-    for row in texts:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-
-
-def grid(titles: Sequence[str], rows: Sequence[Sequence[Part]]) -> Table:
-    """Returns rows in columns for a terminal; they wrap where it is narrow."""
-    from rich.table import Table
-
-    found = Table(box=None, pad_edge=False, header_style="bold")
-    for column, title in enumerate(titles):  # the id comes first and must stay copyable
-        found.add_column(title, overflow="fold", no_wrap=column == 0)
-    for row in rows:
-        found.add_row(*(styled(part) for part in row))
-    return found
+def field(name: str, value: Part, width: int, *, stream: TextIO | None = None) -> None:
+    """Prints a name and a value on a terminal, aligned by the width of the names. A value that needs more
+    room wraps between words; where a word needs more, name and value stand closer together. Within
+    `shortening` a long value is shortened to a few lines."""
+    stream = stream or sys.stdout
+    screen = console(stream)
+    room = max(screen.width - width - 2, 1)
+    text = styled(value)
+    if shortens() and isinstance(words(value), Long):
+        shortened = cut(text.plain, LONG_LINES * room, stream)
+        rows = list(styled((shortened, "" if isinstance(value, str) else value[1])).wrap(screen, room))
+    elif text.cell_len <= room or any(one.cell_len > room for one in text.split(" ")):
+        rows = [text]
+        if text.cell_len > room:
+            width = len(name) - 1  # as it has one space less
+    else:
+        rows = list(text.wrap(screen, room))
+    screen.print(styled((name.ljust(width), "dim"), "  ").append_text(rows[0]), soft_wrap=True)
+    for one in rows[1:]:
+        screen.print(styled(" " * (width + 2)).append_text(one), soft_wrap=True)
 
 
 def panel(title: str, fields: Mapping[str, str], stream: TextIO) -> None:
-    """Prints titled fields, in a box on a terminal."""
+    """Prints titled fields, on a terminal in a box if that has room."""
     width = max(map(len, fields), default=0)
     if stream.isatty():
         from rich.panel import Panel
         from rich.text import Text
 
-        body = Text("\n").join(
-            Text.assemble((printable(name.ljust(width)), "dim"), "  ", printable(value))
-            for name, value in fields.items()
-        )
-        console(stream).print(Panel(body, title=Text(printable(title), "bold yellow"), expand=False))
+        screen = console(stream)
+        rows = [styled((name.ljust(width), "dim"), "  ", value) for name, value in fields.items()]
+        heading = styled((title, "bold yellow"))
+        if max(row.cell_len for row in (heading, *rows)) + BOX_CELLS <= screen.width:
+            screen.print(Panel(Text("\n").join(rows), title=heading, expand=False))
+            return
+        line((title, "bold yellow"), stream=stream)
+        for name, value in fields.items():
+            field(name, value, width, stream=stream)
         return
-    rows = [title, *(f"  {name.ljust(width)}  {value}" for name, value in fields.items())]
-    text = "".join(f"{printable(row).rstrip()}\n" for row in rows)
+    texts = [title, *(f"  {name.ljust(width)}  {value}" for name, value in fields.items())]
+    text = "".join(f"{printable(row).rstrip()}\n" for row in texts)
     print(text, end="", file=stream, flush=True)  # at once: other processes may print as well
 
 

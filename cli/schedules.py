@@ -11,11 +11,15 @@ from polos_redis.client import PolosClient
 from polos_redis.schedules import Schedule
 
 from . import commands
+from .completion import schedule_ids
 from .options import ConnectionOptions, Json, OfWorkflow
-from .output import Part, line, note, print_json, table
-from .times import iso, utc
+from .output import Part, line, note, print_json
+from .tables import table
+from .times import ago, dated, iso
 
-ScheduleId = Annotated[str, typer.Argument(metavar="SCHEDULE_ID", help="The schedule's id.")]
+ScheduleId = Annotated[
+    str, typer.Argument(metavar="SCHEDULE_ID", help="The schedule's id.", autocompletion=schedule_ids)
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -89,15 +93,15 @@ def _report(schedule: Schedule, done: str, json: bool) -> None:
     if json:
         print_json(_plain(schedule))
     else:
-        next_tick = "" if schedule.next_at is None else f", next at {utc(schedule.next_at)}"
+        next_tick = "" if schedule.next_at is None else f", next at {dated(schedule.next_at)}"
         line(f"{done} ", (schedule.id, "bold"), f" of {schedule.workflow_id}{next_tick}")
 
 
 def _row(schedule: Schedule) -> tuple[Part, ...]:
     return (
         schedule.id,
-        ("paused", "yellow") if schedule.paused else utc(schedule.next_at),
-        utc(schedule.last_at),
+        ("paused", "yellow") if schedule.paused else ago(schedule.next_at),
+        ago(schedule.last_at),
         schedule.cron,
         schedule.timezone,
         schedule.key,

@@ -22,15 +22,17 @@ from .options import (
     Cursor,
     DurableOptions,
     ExecutionId,
+    Full,
     Json,
     Limit,
     OfWorkflow,
     StepKey,
-    UsageError,
     person,
 )
-from .output import Part, compact, line, note, print_json, table
+from .output import Part, compact, line, note, print_json, shortening
+from .tables import table
 from .times import since, until, utc
+from .usage import UsageError
 
 
 class NothingOpenError(ResumeError):
@@ -49,6 +51,7 @@ def suspensions(
     workflow: OfWorkflow = None,
     limit: Limit = 50,
     cursor: Cursor = None,
+    full: Full = False,
     *,
     connection: ConnectionOptions,
     json: Json = False,
@@ -66,7 +69,8 @@ def suspensions(
     if json:
         print_json({"suspensions": list(page), "next_cursor": page.next_cursor})
         return
-    _print_suspensions(list(page))
+    with shortening(full):
+        _print_suspensions(list(page))
     if page.next_cursor is not None:
         note(f"more results: --cursor {page.next_cursor}")
 

@@ -1,7 +1,9 @@
-"""Times and durations as text for people."""
+"""Times and durations as text for people: on a terminal with their distance from now by this machine's
+clock."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -20,27 +22,58 @@ def utc(time: str | datetime | None) -> str:
     return _parsed(time).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def ago(time: str | datetime | None) -> str:
+    """Returns a time as tables show it: "3 min ago" or "in 2 h" on a terminal, elsewhere as `utc`."""
+    if time is None or not sys.stdout.isatty():
+        return utc(time)
+    seconds = _left(time)
+    if abs(seconds) < 1:
+        return "now"
+    return f"in {rough(seconds)}" if seconds > 0 else f"{rough(-seconds)} ago"
+
+
+def dated(time: str | datetime | None) -> str:
+    """Returns a time as reports show it: as `utc`, and on a terminal as `ago` in parentheses."""
+    return f"{utc(time)} ({ago(time)})" if time is not None and sys.stdout.isatty() else utc(time)
+
+
 def until(time: str | None) -> str:
-    """Returns a deadline and the time left on this machine's clock."""
+    """Returns a deadline and the time left."""
     if time is None:
         return "without a deadline"
-    left = (_parsed(time) - datetime.now(UTC)).total_seconds()
+    left = _left(time)
     return f"until {utc(time)} ({f'in {duration(left)}' if left > 0 else 'due now'})"
 
 
 def since(time: str) -> str:
     """Returns a past time and its age."""
-    age = (datetime.now(UTC) - _parsed(time)).total_seconds()
-    return f"since {utc(time)} ({duration(max(0.0, age))})"
+    return f"since {utc(time)} ({duration(max(0.0, -_left(time)))})"
 
 
-def told(parts: Sequence[Part]) -> str:
-    """Returns an execution's status and its details as one text."""
-    return "".join(_moment(part) if isinstance(part, Moment) else part for part in parts)
+def in_words(parts: Sequence[Part], *, brief: bool = False) -> str:
+    """Returns an execution's status and its details as one text. If `brief`, a terminal gets only the
+    distances of its times: "for 3 min", "due in 2 h"."""
+    shown = _brief if brief and sys.stdout.isatty() else _whole
+    return "".join(shown(part) if isinstance(part, Moment) else part for part in parts)
 
 
-def _moment(moment: Moment) -> str:
+def _whole(moment: Moment) -> str:
     return since(moment.at) if moment.word == "since" else until(moment.at)
+
+
+def _brief(moment: Moment) -> str:
+    left = _left(moment.at)
+    if moment.word == "since":
+        return f"for {rough(max(0.0, -left))}"
+    return f"due in {rough(left)}" if left > 0 else "due now"
+
+
+def rough(seconds: float) -> str:
+    """Returns a duration in its largest unit, rounded."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if round(seconds / (size / 60)) >= 60 or seconds >= size:
+            return f"{round(seconds / size):,} {unit}"
+    return f"{round(seconds)} s"
 
 
 def duration(seconds: float) -> str:
@@ -54,6 +87,11 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {int(seconds % 60)} s"
     hours = minutes // 60
     return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def _left(time: str | datetime) -> float:
+    """The seconds from now to a time, negative for a past one."""
+    return (_parsed(time) - datetime.now(UTC)).total_seconds()
 
 
 def _parsed(time: str | datetime) -> datetime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,11 +15,12 @@ from polos_redis.client import PolosClient
 from . import commands
 from .fleet import QUEUE_TITLES, WORKER_TITLES, queue_row, worker_row
 from .options import ConnectionOptions, Json
-from .output import Part, console, grid, line, print_json, styled, table
+from .output import Part, console, cut, line, print_json, printable, shortening, styled, words
+from .tables import Row, columns, table
 from .times import duration
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Console, Group, RenderableType
 
     from polos_redis.diagnosis.overview import Overview
 
@@ -40,8 +42,8 @@ def top(
     """Watch a namespace at work: rates, executions by status, what waits, the busiest queues and workers.
     Ctrl-C ends it.
 
-    With --json or off a terminal it prints one overview. Rates are those between the last two renewals of
-    each worker's lease, so the first ones take up to two thirds of a lease (10 s by default).
+    With --json, off a terminal and on a dumb one it prints one overview. Rates are those between the last two
+    renewals of each worker's lease, so the first ones take up to two thirds of a lease (10 s by default).
 
     \b
     Examples:
@@ -58,48 +60,82 @@ async def _show(client: PolosClient, interval: float, json: bool) -> None:
     overviews = Overviews(await client.store())
     if json:
         print_json((await overviews.read_with_rates()).plain())
-    elif not sys.stdout.isatty():
+        return
+    screen = console(sys.stdout)
+    if not screen.is_terminal or screen.is_dumb_terminal:
         _print(await overviews.read_with_rates())
-    else:
-        from rich.live import Live
+        return
+    from rich.live import Live
 
-        screen = _screen(await overviews.read(), client.namespace)
-        with Live(screen, console=console(sys.stdout), screen=True, auto_refresh=False) as live:
-            while True:
-                await asyncio.sleep(interval)
-                live.update(_screen(await overviews.read(), client.namespace), refresh=True)
+    first = _screen(await overviews.read(), client.namespace, screen)
+    with Live(first, console=screen, screen=True, auto_refresh=False) as live:
+        while True:
+            await asyncio.sleep(interval)
+            live.update(_screen(await overviews.read(), client.namespace, screen), refresh=True)
 
 
 def _print(found: Overview) -> None:
-    for parts in _summary(found):
-        line(*parts)
+    for label, *parts in _summary(found):
+        line(label, " ", *parts)
     line()
     table(QUEUE_TITLES, [queue_row(one) for one in found.queues])
     line()
     table(WORKER_TITLES, [worker_row(one) for one in found.workers])
 
 
-def _screen(found: Overview, namespace: str) -> Group:
+def _screen(found: Overview, namespace: str, screen: Console) -> Group:
+    """Returns what fits a screen: the summary, and as many queues and workers as there is room for."""
     from rich.console import Group
+    from rich.table import Table
 
+    summary = Table.grid(padding=(0, 1))
+    for label, *parts in _summary(found):
+        summary.add_row(styled(label), styled(*parts))
+    heading, how = styled("namespace ", (namespace, "bold")), styled(("   Ctrl-C ends it", "dim"))
+    if heading.cell_len + how.cell_len <= screen.width:
+        heading.append_text(how)
     queues = sorted(found.queues, key=lambda one: -one.waiting - one.delivered)
     workers = sorted(found.workers, key=lambda one: (one.alive, -one.entries))
-    heading: tuple[Part, ...] = ("namespace ", (namespace, "bold"), ("   Ctrl-C ends it", "dim"))
-    return Group(
-        styled(*heading),
-        "",
-        *(styled(*parts) for parts in _summary(found)),
-        "",
-        grid(QUEUE_TITLES, [queue_row(one) for one in queues[:MOST]]),
-        *_further(len(queues), "queues"),
-        "",
-        grid(WORKER_TITLES, [worker_row(one) for one in workers[:MOST]]),
-        *_further(len(workers), "workers"),
-    )
+    queue_rows, worker_rows = list(map(queue_row, queues)), list(map(worker_row, workers))
+    for most in range(MOST, 0, -1):
+        shown = Group(
+            heading,
+            "",
+            summary,
+            "",
+            *_rows(QUEUE_TITLES, queue_rows, most, "queues", screen),
+            "",
+            *_rows(WORKER_TITLES, worker_rows, most, "workers", screen),
+        )
+        if len(screen.render_lines(shown)) <= screen.height:
+            break
+    return shown
 
 
-def _further(number: int, noun: str) -> list[str]:
-    return [f"{number - MOST:,} further {noun}: polos {noun}"] * (number > MOST)
+def _rows(
+    titles: Sequence[str], rows: Sequence[Row], most: int, noun: str, screen: Console
+) -> Iterator[RenderableType]:
+    """Yields the first rows as a table or, where that is too wide, each as a paragraph."""
+    with shortening(full=False, hint=False):
+        found = columns(titles, rows[:most], screen.width, screen.file)
+        if found is not None:
+            yield found
+        else:
+            yield styled((noun, "bold"))
+            yield from (_paragraph(titles, row, screen) for row in rows[:most])
+    if len(rows) > most:
+        yield f"{len(rows) - most:,} further {noun}: polos {noun}"
+
+
+def _paragraph(titles: Sequence[str], row: Row, screen: Console) -> RenderableType:
+    """Returns what a row has to say: its first cell, and those that have a value."""
+    parts: list[Part] = [row[0]]
+    for title, part in zip(titles[1:], row[1:], strict=True):
+        if words(part) == "-":
+            continue
+        text = cut(printable(words(part)), screen.width - len(title) - 1, screen.file)
+        parts += [("  " + title.lower() + " ", "dim"), text if isinstance(part, str) else (text, part[1])]
+    return styled(*parts)
 
 
 def _summary(found: Overview) -> list[tuple[Part, ...]]:
@@ -108,19 +144,19 @@ def _summary(found: Overview) -> list[tuple[Part, ...]]:
     numbers = {**found.executions, "queued": max(0, found.executions["queued"] - running)}
     return [
         (
-            ("per second  ", "bold"),
+            ("per second ", "bold"),
             "not known yet"
             if rates is None
             else f"{rates.ended:,} executions ended ({rates.failed:,} failed), {rates.steps:,} steps, "
             f"{rates.activations:,} activations",
         ),
         (
-            ("executions  ", "bold"),
+            ("executions ", "bold"),
             f"{running:,} running, "
             + ", ".join(f"{number:,} {status}" for status, number in numbers.items()),
         ),
         (
-            ("waits       ", "bold"),
+            ("waits      ", "bold"),
             f"{found.suspensions:,} for people"
             + (f", the oldest for {duration(found.oldest_suspension_seconds)}" if found.suspensions else "")
             + f"; {found.timers:,} timers, {found.timers_due:,} due; {found.errands:,} errands, "

@@ -6,8 +6,9 @@ import typer
 
 from . import commands
 from .options import ConnectionOptions, Json
-from .output import note, print_json, table
-from .times import utc
+from .output import note, print_json
+from .tables import table
+from .times import ago
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,7 +42,7 @@ def versions(*, connection: ConnectionOptions, json: Json = False) -> None:
                     str(row["open"]),
                     "-" if row["workers"] is None else str(row["workers"]),
                     row["oldest"] or "-",
-                    utc(row["oldest_created_at"]),
+                    ago(row["oldest_created_at"]),
                 )
                 for row in rows
             ],

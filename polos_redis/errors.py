@@ -205,6 +205,44 @@ class OlderChildError(PolosError):
         )
 
 
+class NotContinuableError(PolosError):
+    """`ctx.continue_as_new` was refused, because something of the run has not ended; nothing has changed.
+
+    It is an error like any other: code that catches it can see to that, and call it again.
+    """
+
+    def __init__(self, call_site: str, why: str) -> None:
+        self.call_site = call_site
+        self.why = why
+        super().__init__(call_site, why)
+
+    def __str__(self) -> str:
+        return f"ctx.continue_as_new at {self.call_site} can't end this run: {self.why}"
+
+
+class JournalFullError(PolosError):
+    """A new call of ctx would give an execution's journal more records than it may have (50,000 by default).
+
+    The execution fails even if the workflow catches the error, and is not retried by itself. Everything
+    journaled stays: with a higher limit (`max_journal_records`), a retry goes on from there.
+    """
+
+    def __init__(self, step_key: str, call_site: str, records: int, limit: int) -> None:
+        self.step_key = step_key
+        self.call_site = call_site
+        self.records = records
+        self.limit = limit
+        super().__init__(step_key, call_site, records, limit)
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step_key!r} at {self.call_site} would bring the execution's journal to "
+            f"{self.records:,} records, and it may have {self.limit:,}: go on with an empty one in time "
+            "(ctx.continue_as_new), or let children do parts of the work; to finish this execution, raise "
+            "max_journal_records (POLOS_MAX_JOURNAL_RECORDS) and retry it"
+        )
+
+
 # --- executions -------------------------------------------------------------------------
 
 

@@ -38,7 +38,12 @@ __all__ = [
 
 EPOCH_MS = 1_577_836_800_000  # 2020: keeps sequence ids below 2 ** 53, as JSON readers need
 INDEXES = 8  # events of one entry that get distinct sequence ids
-RESERVED = {"workflow_start", "workflow_finish", "workflow_retry"}  # only the runtime emits these
+RESERVED = {
+    "workflow_start",
+    "workflow_finish",
+    "workflow_retry",
+    "workflow_continue",
+}  # only the runtime emits these
 IDLE_SECONDS = 5.0  # a stream this quiet checks whether its execution has ended
 
 

@@ -371,6 +371,8 @@ class Execution(ExecutionSummary):
     last_error: Failure | None
     """Of the run before this one."""
     run: int | None
+    continued_in: int | None
+    """The last run that `ctx.continue_as_new` has begun: what is listed here is of the runs since then."""
     root_execution_id: str
     root_workflow_id: str
     parent_execution_id: str | None
@@ -391,6 +393,8 @@ class Execution(ExecutionSummary):
     held_back: HeldBack | None
     """Set while it meets a stored value that no worker can read."""
     stuck: Stuck | None
+    records: int
+    """Of its journal, the results of children included; see `max_journal_records`."""
     steps: list[ExecutionStep]
     pinned: bool
     """Only workers that serve its version continue it."""

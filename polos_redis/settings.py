@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 SHORTEST_SECRET = 32  # characters
 DURABILITIES = ("server", "fsync", "replicated")
+LONG_JOURNAL = 0.2  # of `max_journal_records`: from there on a journal is long
 STUCK_SECONDS = 10.0  # without a use of ctx, while code has yet to reach an accepted decision
 
 
@@ -236,6 +237,13 @@ OPTIONS = {
             "an execution fails after losing this many workers in a row",
         ),
         Option(
+            "max_journal_records",
+            "POLOS_MAX_JOURNAL_RECORDS",
+            50_000,
+            _count,
+            "most records of one execution's journal; from a fifth of it on, the worker warns",
+        ),
+        Option(
             "grace_seconds",
             "POLOS_GRACE_SECONDS",
             25.0,
@@ -304,6 +312,11 @@ OPTIONS = {
         ),
     )
 }
+
+
+def long_journal(max_records: int) -> int:
+    """The number of records from which on a journal is long."""
+    return int(max_records * LONG_JOURNAL)
 
 
 def resolve(name: str, argument: Any = None) -> Any:

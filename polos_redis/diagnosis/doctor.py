@@ -15,6 +15,7 @@ from polos_redis.diagnosis.fleet import check_leaders, check_workers
 from polos_redis.diagnosis.rights import check_rights
 from polos_redis.diagnosis.server_facts import read_server
 from polos_redis.diagnosis.servers import check_server
+from polos_redis.diagnosis.versions import check_versions
 from polos_redis.diagnosis.work import (
     check_errands,
     check_held_back,
@@ -153,6 +154,7 @@ async def _check_namespace(store: Store) -> list[Finding]:
     found += await check_timers(store, alive)
     found += [one async for one in check_errands(store)]
     found += check_workflows(stats, everyone)
+    found += await check_versions(store, everyone)
     found += [one async for one in check_queues(store, stats, everyone)]
     found += [one async for one in check_stuck(store, stats)]
     found += [one async for one in check_held_back(store)]

@@ -55,7 +55,8 @@ def check_environment(connection: Connection) -> Iterator[Finding]:
         except ConfigurationError as error:
             fine = False
             remedy = "set it to a valid value, or unset it"
-            yield problem("settings", option.environment, str(error), remedy)
+            what = str(error).removeprefix(f"{option.environment} ")  # the finding begins with it
+            yield problem("settings", option.environment, what, remedy)
     known = [*(option.environment for option in settings.OPTIONS.values()), *OTHERS]
     for name in sorted(os.environ):
         if not name.startswith("POLOS") or name in known:

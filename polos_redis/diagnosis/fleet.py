@@ -39,8 +39,33 @@ def check_workers(workers: Sequence[WorkerReading], stats: NamespaceStats) -> It
             "noticed after the longer",
             "set one POLOS_LEASE_SECONDS for all",
         )
+    yield from _capped(
+        _abandoned(alive), "threads", "further workers with steps that timed out and still run"
+    )
     yield from _capped(_dead(workers, bool(alive)), "leases", "further workers whose leases have lapsed")
     yield from _capped(_left_behind(workers, bool(alive)), "consumers", "further consumers without a lease")
+
+
+def _abandoned(alive: Sequence[WorkerReading]) -> Iterator[Finding]:
+    for one in alive:
+        facts = one.facts
+        if facts is None or not facts.abandoned:
+            continue
+        is_full = facts.abandoned >= facts.concurrency
+        runs = (
+            "thread of this worker still runs" if facts.abandoned == 1 else "threads of this worker still run"
+        )
+        further = facts.abandoned - len(facts.abandoned_steps)
+        steps = ", ".join(facts.abandoned_steps) + (f" and {further:,} more" if further > 0 else "")
+        stops = "; the worker reads no more executions" if is_full else ""
+        yield (problem if is_full else warning)(
+            "threads",
+            one.id,
+            f"{facts.abandoned:,} {runs} a step that has timed out: {steps}{stops}",
+            "give what the step calls a timeout of its own; "
+            f"py-spy dump --pid {facts.pid} on {facts.host} shows where it hangs, and restarting the worker "
+            "ends it",
+        )
 
 
 def _dead(workers: Sequence[WorkerReading], recovered: bool) -> Iterator[Finding]:

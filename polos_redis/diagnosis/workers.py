@@ -29,10 +29,10 @@ MARGIN_SECONDS = 1.0
 class WorkerReading:
     """A worker, or a consumer that has no lease.
 
-    `renewals` is the sum of its lease counters, None without a lease. `held` has, per queue, the entries that
-    it was given and has not finished; `idle_seconds` is the time since it last asked for some, infinite if
-    it never did. `facts` are as of its last renewal, None without a lease. `alive` is None until `watch` has
-    found out.
+    `versions` has those of its workflows that have one. `renewals` is the sum of its lease counters, None
+    without a lease. `held` has, per queue, the entries that it was given and has not finished;
+    `idle_seconds` is the time since it last asked for some, infinite if it never did. `facts` are as of its
+    last renewal, None without a lease. `alive` is None until `watch` has found out.
     """
 
     id: str
@@ -40,6 +40,7 @@ class WorkerReading:
     lease_seconds: float = 0.0
     workflows: list[str] = field(default_factory=list)
     queues: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
     held: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     idle_seconds: float = float("inf")
     facts: WorkerFacts | None = None
@@ -125,6 +126,7 @@ async def _read_leases(store: Store, prefix: bytes, found: dict[str, WorkerReadi
         said = msgpack.unpackb(announced[name]) if name in announced else {}
         one.lease_seconds = said.get("lease_seconds", settings.OPTIONS["lease_seconds"].default)
         one.workflows, one.queues = said.get("workflows", []), said.get("queues", [])
+        one.versions = said.get("versions", {})
         facts = WorkerFacts.parse(said.get("facts", {}))
         if one.facts is None or facts.up_seconds > one.facts.up_seconds:  # the latest of all partitions
             one.facts = facts

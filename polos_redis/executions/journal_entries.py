@@ -38,11 +38,12 @@ class JournalEntries:
     """The newest steps, suspensions, waits and children of a journal. Open suspensions count as newest.
 
     `usage` are the tokens used, as far as the journal has them: by the execution's own model calls, and by
-    the agents it waited for; None without any. `changes` is the journal's count of its changes.
+    the agents it waited for; None without any. `changes` is the journal's count of its changes, `records` the
+    number of its records.
     """
 
-    def __init__(self, execution_id: str, workflow_id: str, read: Read) -> None:
-        self._execution_id, self._workflow_id = execution_id, workflow_id
+    def __init__(self, execution_id: str, workflow_id: str, since_run: int, read: Read) -> None:
+        self._execution_id, self._workflow_id, self._since_run = execution_id, workflow_id, since_run
         self._read = read
         self._seen: set[bytes] = set()
         self._results: dict[bytes, str] = {}
@@ -52,6 +53,7 @@ class JournalEntries:
         self._children: _Newest[ExecutionChild] = _Newest()
         self.usage: TokenUsage | None = None
         self.changes = 0
+        self.records = 0
 
     def add(self, name: bytes, stored: bytes) -> None:
         """Adds a field of the journal; one that was added before is ignored."""
@@ -62,10 +64,12 @@ class JournalEntries:
             self.changes = int(stored)
         elif name == journal.WRITER:
             pass
-        elif journal.is_result(name):
-            self._add_result(name, stored)
         else:
-            self._add_record(text(name), stored)
+            self.records += 1
+            if journal.is_result(name):
+                self._add_result(name, stored)
+            else:
+                self._add_record(text(name), stored)
 
     def _add_result(self, name: bytes, stored: bytes) -> None:
         try:
@@ -94,7 +98,7 @@ class JournalEntries:
             self._waits.add(record.opened_ms, size, _wait(step_key, record, self._read))
         elif isinstance(record, ChildRecord):
             for index in range(min(record.started, MAX_CHILDREN)):
-                child_id = record.child_id(self._execution_id, step_key, index)
+                child_id = record.child_id(self._execution_id, step_key, index, self._since_run)
                 self._children.add(record.opened_ms, 0, _child(step_key, child_id, record))
 
     def _add_usage(self, stored: bytes) -> None:

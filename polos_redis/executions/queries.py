@@ -63,7 +63,9 @@ async def get_execution(connection: Connection, execution_id: str, read: Read = 
     fields = await store.executions.read(execution_id)
     if "workflow" not in fields:
         raise ExecutionNotFoundError(execution_id)
-    entries, slices = JournalEntries(execution_id, text(fields["workflow"]), read), Slices()
+    workflow_id = text(fields["workflow"])
+    since_run = views.origin_of(workflow_id, fields.get("origin")).since_run
+    entries, slices = JournalEntries(execution_id, workflow_id, since_run, read), Slices()
     async for page in store.executions.journal_pages(execution_id):
         for name, stored in page:
             entries.add(name, stored)

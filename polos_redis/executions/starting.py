@@ -133,9 +133,11 @@ def _state_digest(origin: Origin) -> bytes:
 async def _differing(
     store: Store, execution_id: str, workflow_id: str, packed: bytes, start: Start
 ) -> list[str]:
-    """What of a request differs from the one that started an execution; empty if that is gone."""
-    first, packed_origin = await store.executions.read_fields(execution_id, "input", "origin")
-    if first is None:
+    """What of a request differs from the one that started an execution; empty if that is gone, or has
+    continued as new with another input."""
+    fields = await store.executions.read_fields(execution_id, "input", "origin", "since")
+    first, packed_origin, since = fields
+    if first is None or since is not None:
         return []
     ours, theirs = (Origin.unpack(workflow_id, one) for one in (start.origin, packed_origin))
     differing = ["input"] if digests.stored_digest(first) != digests.stored_digest(packed) else []

@@ -57,7 +57,7 @@ def describe(
         fields = {name: value for name, value in fields.items() if name not in _OF_LIVE}
     created, workflow_id = number("created"), text(fields["workflow"])
     queue, version, _ = keys.parse_stream(text(fields.get("queue")))
-    origin = _origin(workflow_id, fields.get("origin"))
+    origin = origin_of(workflow_id, fields.get("origin"))
     suspensions = entries.suspensions(step_keys(fields.get("unreached_waits")))
     return Execution(
         id=execution_id,
@@ -71,6 +71,7 @@ def describe(
         started_at=iso(number("started")),
         finished_at=iso(number("finished")),
         run=number("run"),
+        continued_in=number("since"),
         version=text(fields.get("version")) or None,
         pinned=bool(version),
         root_execution_id=keys.root_of(execution_id),
@@ -87,6 +88,7 @@ def describe(
         lost_deliveries=number("attempts") or 0,
         held_back=_held_back(fields, entries.changes),
         stuck=_stuck(fields.get("stuck"), suspensions),
+        records=entries.records,
         steps=entries.steps(),
         unserved=unserved,
         blocked_loop=blocked_loop,
@@ -140,7 +142,7 @@ def suspension_details(
     suspension: Suspension, status: str, origin: bytes | None, created_us: bytes | None
 ) -> SuspensionDetails:
     """A suspension with facts about its execution: root, people, status and time of creation."""
-    relations = _origin(suspension.workflow_id, origin)
+    relations = origin_of(suspension.workflow_id, origin)
     return SuspensionDetails(
         **suspension,
         root_workflow_id=relations.root_workflow_id,
@@ -153,7 +155,8 @@ def suspension_details(
     )
 
 
-def _origin(workflow_id: str, packed: bytes | None) -> Origin:
+def origin_of(workflow_id: str, packed: bytes | None) -> Origin:
+    """Returns the origin of an execution; that of a plain one if it can't be read."""
     try:
         return Origin.unpack(workflow_id, packed)
     except (StoredValueError, TypeError):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from polos_redis import tasks
+from polos_redis import settings, tasks
 from polos_redis.connection.connection import Connection
 from polos_redis.connection.session import Session
 from polos_redis.links import Links
@@ -145,6 +145,18 @@ class _RecordedWrites(FencedWrites):
         self._observer.outcome = status, value, state
         return _done(0)
 
+    def continue_as_new(
+        self,
+        by: Fence,
+        known: int,
+        answers: int,
+        input: bytes,
+        origin: bytes,
+        state: bytes,
+        events: Sequence[bytes],
+    ) -> Future[Any]:
+        return _done(0)  # this run ends; a history has the last one only
+
     def auto_retry(
         self, by: Fence, known: int, error: bytes, times: int, delay_ms: int, events: Sequence[bytes]
     ) -> Future[int]:
@@ -223,6 +235,7 @@ class RecordedHost:
         self.store.fenced = _RecordedWrites(self.store, observer)
         self.stats = WorkerStats()
         self.value_limit = self.connection.max_value_bytes
+        self.max_journal_records: int = settings.resolve("max_journal_records")
         self.resources = Resources()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -246,7 +259,7 @@ class RecordedHost:
     def in_thread(self, step: tasks.Owner, function: Callable[[], Any]) -> Future[Any]:
         return asyncio.get_running_loop().create_future()
 
-    def abandon(self, thread: Future[Any]) -> None:
+    def abandon(self, thread: Future[Any], facts: Mapping[str, Any]) -> None:
         raise AssertionError("a replay starts no thread")
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:

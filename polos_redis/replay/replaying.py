@@ -165,11 +165,10 @@ class _HistoryReplay:
         )
         if new and (finished or history.status == "waiting"):
             return self._new_call(new[0], f"the execution {how_it_was(history)} without it")
-        if finished:
+        if finished or (history.status == "waiting" and self._activation.ended_as == "continued"):
             where = self._stands_at()
-            return self._found(
-                "outcome", f"the code stops at {where}, but the execution {how_it_was(history)}", where=where
-            )
+            message = f"the code {self._stops()} at {where}, but the execution {how_it_was(history)}"
+            return self._found("outcome", message, where=where)
         return None
 
     def _compare_ended(
@@ -256,7 +255,7 @@ class _HistoryReplay:
             message = f"the code returns after {where} and does not reach {what}"
         else:
             where = self._stands_at()
-            message = f"the code stops at {where} and does not reach {what}"
+            message = f"the code {self._stops()} at {where} and does not reach {what}"
         return self._found("unreached", message, key, where)
 
     def _recorded_error(self) -> stored_errors.ErrorRecord:
@@ -269,6 +268,9 @@ class _HistoryReplay:
     def _start(self) -> str:
         code = underlying(self._activation.workflow.function).__code__
         return place((code, code.co_firstlineno))
+
+    def _stops(self) -> str:
+        return "continues as new" if self._activation.ended_as == "continued" else "stops"
 
     def _stands_at(self) -> str:
         """The line of the user's code that the main task is at."""
@@ -291,7 +293,7 @@ class _HistoryReplay:
 
 
 _ENTRY = b"99999999999999-0"  # as of a queue's stream, later than all that is recorded
-_ENDS = ("replayed", "finished", "parked", "stuck", "paused")
+_ENDS = ("replayed", "finished", "parked", "stuck", "paused", "continued")
 
 
 def _innermost(lines: Sequence[CallSite]) -> str:

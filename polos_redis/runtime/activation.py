@@ -19,7 +19,7 @@ from polos_redis import tasks
 from polos_redis.definitions.exhausted import PAUSE
 from polos_redis.definitions.parameters import underlying
 from polos_redis.definitions.unreached import IGNORE, STOP
-from polos_redis.errors import NotAwaitedError, PolosError, StepKeyError
+from polos_redis.errors import JournalFullError, NotAwaitedError, PolosError, StepKeyError
 from polos_redis.runtime.branches import BRANCH
 from polos_redis.runtime.call_sites import CallSite, described
 from polos_redis.runtime.code_tasks import CodeTasks
@@ -219,7 +219,38 @@ class Activation:
         branch = BRANCH.get()
         if branch is not None:
             branch.note(key)
-        return self.journal.records.get(raw(key))
+        known = self.journal
+        stored = known.records.get(raw(key))
+        if stored is None:
+            known.expected += 1
+            if known.expected > known.notable:
+                self._check_length(key, call_site)
+        return stored
+
+    def touch(self) -> None:
+        """Note a use of ctx by the code. Raises the error that stops the execution, if there is one."""
+        self.touches += 1
+        if self._fatal is not None:
+            raise self._fatal
+
+    def expect(self, records: int, key: str, call_site: CallSite) -> None:
+        """Note that a new call adds further records to the journal. Raises `JournalFullError` when these are
+        too many."""
+        self.journal.expected += records
+        if self.journal.expected > self.journal.notable:
+            self._check_length(key, call_site)
+
+    def _check_length(self, key: str, call_site: CallSite) -> None:
+        """Warn once that the journal is long, and stop the execution when it is full."""
+        records, limit = self.journal.expected, self.host.max_journal_records
+        if records > limit:
+            self._may_retry = False  # it would be full again
+            raise self.stop_with(JournalFullError(key, described(call_site), records, limit))
+        self.journal.notable = limit
+        extra = {"execution": self.id, "workflow": self.workflow.id, "records": records, "limit": limit}
+        logger.warning(
+            "the journal is long: call ctx.continue_as_new, or let children do parts of the work", extra=extra
+        )
 
     def may_start(self) -> bool:
         """Whether a ctx call, a new one too, may start right now."""

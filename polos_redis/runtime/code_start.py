@@ -44,7 +44,7 @@ def start_code(
     except BaseException as error:  # a validator may raise anything, SystemExit too
         if activation.state is State.ENDED:
             return
-        if isinstance(error, InvalidInputError) and activation.journal.records:
+        if isinstance(error, InvalidInputError) and (activation.journal.records or activation.run > 1):
             activation.gate.hold_back("input", error)
         else:
             activation.fail_before_start(error)

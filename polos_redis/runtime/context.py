@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from polos_redis.runtime.call_sites import caller
 from polos_redis.runtime.step import Step
+from polos_redis.runtime.steps.continuing import Continuing
 from polos_redis.runtime.steps.patches import Patches
 from polos_redis.runtime.workflow_logger import WorkflowLogger
 
@@ -19,7 +20,7 @@ class WorkflowContext:
 
     `root_*` name the execution at the top of its tree (itself, if it has no parent); `session_id` and
     `user_id` are those given to `invoke`, else the parent's. `run` counts from 1; a retry of the failed
-    execution is the next one.
+    execution is the next one, and so is what `continue_as_new` begins.
     """
 
     __slots__ = (
@@ -66,6 +67,22 @@ class WorkflowContext:
         """
         durable_state = self._activation.durable_state
         return None if durable_state is None else durable_state.visible()
+
+    def continue_as_new(self, input: Any = None) -> Coroutine[Any, Any, NoReturn]:
+        """End this run, and begin the next one of this execution with another input and an empty journal:
+        `await ctx.continue_as_new({"page": input["page"] + 1})`.
+
+        The execution keeps its id, its state, its deadline, and whoever awaits its result. No code after the
+        call runs: like at a park, it is cancelled (`except Exception` does not see that, `finally` does). The
+        workflow starts over with `input`, which is validated, and with `ctx.run` one higher; its own retries
+        are counted from zero, and a step key may be used again.
+
+        Raises `InvalidInputError`, `NotStorableError` or `ValueTooLargeError` for an unusable input, and
+        `NotContinuableError` while a wait is open or a step runs, in a branch of `first_of`, and inside a
+        step. Nothing has changed then. Children that nobody waits for go on; answers that came before their
+        suspensions are kept.
+        """
+        return Continuing(self._activation).continue_as_new(input, caller())
 
     def patched(self, id: str) -> Coroutine[Any, Any, bool]:
         """Whether this execution takes the part of the code that a change, named by `id`, has added:

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Container, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
-from polos_redis import tasks
+from polos_redis import settings, tasks
 from polos_redis.errors import (
     ConnectionLostError,
     PolosError,
@@ -57,8 +57,9 @@ class FencedJournal:
     `records` is the journal as far as known, `size` about how many bytes it has, `known` how many changes
     that includes, and `answers` how many
     accepted answers that were not there when the execution was queued: an activation can't leave without
-    having seen all of them. All of it is as of `lapses` of the worker's lease: after another one it may be
-    out of date.
+    having seen all of them. `expected` counts its records, and those it gets by calls that have started:
+    above `notable`, that number is worth a look. All of it is as of `lapses` of the worker's lease: after
+    another one it may be out of date.
     """
 
     __slots__ = (
@@ -70,9 +71,11 @@ class FencedJournal:
         "_verifying",
         "answers",
         "epoch",
+        "expected",
         "fence",
         "known",
         "lapses",
+        "notable",
         "records",
         "size",
     )
@@ -89,6 +92,8 @@ class FencedJournal:
         self.known = 0
         self.size = 0
         self.answers = 0
+        self.expected = 0
+        self.notable = settings.long_journal(host.max_journal_records)
         self.epoch = host.store.wire.epoch
         self.lapses = lapses
         self._unconfirmed = False
@@ -118,6 +123,7 @@ class FencedJournal:
         """Start from a loaded journal; loading it made this activation the owner."""
         self.records = loaded.journal
         self.size = sum(map(len, self.records.values()))
+        self.expected = len(self.records) - (journal.COUNT in self.records)
         self.known = int(loaded.journal.get(journal.COUNT, b"0"))
         self.answers = max(self.answers, loaded.answers)
         self.epoch, self.lapses = epoch, lapses
@@ -126,6 +132,7 @@ class FencedJournal:
         """Start from the journal inlined in the queue entry. As this activation has loaded nothing, it is not
         the owner yet: it is not notified of decisions, and its first write shows whether there were any."""
         self.records = records
+        self.expected = len(records) - 1  # but the count
         self.known = int(records[journal.COUNT])
         self._unconfirmed = True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from polos_redis import tasks
@@ -28,16 +28,17 @@ class Host(Protocol[A]):
     activation that has ended; `hand_back` gives its queue entry back, after a pause where an immediate retry
     would only be refused again, and with a `reason` that people are to see. `lapses` counts how often the
     lease of a partition was lost; `lease_is_held` says whether it is fresh, and has not lapsed since.
-    `abandon` replaces a thread of `in_thread` that has exceeded its time. `spawn` starts a task that outlives
-    the activation and logs its failure. `recorded_values` has the values of `ctx.step.uuid`, `now` and
-    `random` that a test repeats, by execution and step key, and takes new ones; None elsewhere. `tracer` is
-    None unless the process is configured for tracing.
+    `abandon` replaces a thread of `in_thread` that has exceeded its time; `facts` say of which step it is.
+    `spawn` starts a task that outlives the activation and logs its failure. `recorded_values` has the values
+    of `ctx.step.uuid`, `now` and `random` that a test repeats, by execution and step key, and takes new ones;
+    None elsewhere. `tracer` is None unless the process is configured for tracing.
     """
 
     store: Store
     worker_id: str
     stats: WorkerStats
     value_limit: int
+    max_journal_records: int
     audit_ms: int
     channel_names: Sequence[str]
     links: Links | None
@@ -53,7 +54,7 @@ class Host(Protocol[A]):
     def lease_is_held(self, prefix: bytes, lapses: int) -> bool: ...
     async def wait_for_lease(self, prefix: bytes) -> None: ...
     def in_thread(self, step: tasks.Owner, function: Callable[[], Any]) -> asyncio.Future[Any]: ...
-    def abandon(self, thread: asyncio.Future[Any]) -> None: ...
+    def abandon(self, thread: asyncio.Future[Any], facts: Mapping[str, Any]) -> None: ...
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None: ...
     def released(self, activation: A) -> None: ...
     def hand_back(self, activation: A, *, pause: bool = False, reason: str = "") -> None: ...

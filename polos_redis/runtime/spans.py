@@ -52,18 +52,24 @@ def activation_span(tracer: Tracer, activation: Traced) -> Span | None:
     return tracer.activation(f"activation {activation.workflow.id}", attributes, parent, previous)
 
 
-def note_span(activation: Traced, span: Span) -> None:
-    """Store the place of the span, before the write that ends the activation, without waiting for it."""
-    place = span.place
+def noted(activation: Traced, span: Span) -> Origin:
+    """Returns the origin of an execution with the place of the activation's span, if it has one."""
+    place, origin = span.place, activation.origin
     if place is None:
-        return
-    origin = activation.origin
+        return origin
     start = TraceContext.parse(origin.traceparent, origin.tracestate) or place
-    noted = dataclasses.replace(
+    return dataclasses.replace(
         origin,
         traceparent=start.traceparent,
         tracestate=start.tracestate or None,
         last_span=place.traceparent,
     )
-    future = activation.host.store.fenced.note_span(activation.fence, noted.pack())
+
+
+def note_span(activation: Traced, span: Span) -> None:
+    """Store the place of the span, before the write that ends the activation, without waiting for it."""
+    origin = noted(activation, span)
+    if origin is activation.origin:
+        return
+    future = activation.host.store.fenced.note_span(activation.fence, origin.pack())
     future.add_done_callback(tasks.mark_retrieved, context=tasks.OUTSIDE)

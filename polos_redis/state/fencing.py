@@ -52,9 +52,10 @@ class FencedWrites:
     """All writes of activations. `by` is the writer's fence, `known` the number of journal changes it knows,
     `events` alternates types and encoded data.
 
-    `park`, `stick` and `finish` end the activation. `answers` says how many answers that were accepted since
-    its execution was queued the activation has seen. When there are more, they change nothing, and reply with
-    the journal's number of changes, which is above 0: the activation has to look again.
+    `park`, `stick`, `finish` and `continue_as_new` end the activation. `answers` says how many answers that
+    were accepted since its execution was queued the activation has seen. When there are more, they change
+    nothing, and reply with the journal's number of changes, which is above 0: the activation has to look
+    again.
     """
 
     def __init__(self, partitions: Partitions) -> None:
@@ -253,6 +254,20 @@ class FencedWrites:
             _pack(fields) if fields else b"",
             *events,
         )
+
+    def continue_as_new(
+        self,
+        by: Fence,
+        known: int,
+        answers: int,
+        input: bytes,
+        origin: bytes,
+        state: bytes,
+        events: Sequence[bytes],
+    ) -> Future[Any]:
+        """End the activation, and begin the next run with this input and origin and an empty journal. Replies
+        with the step keys of open waits, if there are any, having changed nothing."""
+        return self._run(scripts.CONTINUE_AS_NEW, by, known, answers, input, origin, state, *events)
 
     def auto_retry(
         self, by: Fence, known: int, error: bytes, times: int, delay_ms: int, events: Sequence[bytes]

@@ -227,9 +227,10 @@ class ChildRecord:
             text(more[1]) if len(more) > 1 else "",
         )
 
-    def child_id(self, execution_id: str, step_key: str, index: int) -> str:
-        """Returns the id of one of the children; `execution_id` has this record in its journal."""
-        return keys.child_id(self.of or execution_id, step_key, index)
+    def child_id(self, execution_id: str, step_key: str, index: int, since_run: int) -> str:
+        """Returns the id of one of the children; `execution_id` has this record in its journal, which begins
+        with the run `since_run`."""
+        return keys.child_id(self.of or execution_id, step_key, index, since_run)
 
 
 @dataclass(frozen=True, slots=True)

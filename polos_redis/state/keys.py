@@ -120,9 +120,11 @@ def is_execution_id(text: str) -> bool:
     )
 
 
-def child_id(parent: str, step_key: str, index: int) -> str:
-    """Returns the id of a child: the same at every replay of its parent."""
-    return f"{root_of(parent)}.{_derived('child', CHILD_LENGTH // 2, parent, step_key, str(index))}"
+def child_id(parent: str, step_key: str, index: int, since_run: int = 1) -> str:
+    """Returns the id of a child: the same at every replay of its parent, whose journal begins with this
+    run."""
+    run = (str(since_run),) if since_run > 1 else ()
+    return f"{root_of(parent)}.{_derived('child', CHILD_LENGTH // 2, parent, step_key, str(index), *run)}"
 
 
 def derived_id(workflow_id: str, key: str) -> str:

@@ -24,12 +24,18 @@ class Origin:
     last_span: str | None = None  # traceparent of its last activation
     forked_from: str | None = None
     forked_by: tuple[str, ...] = ()
+    continued_in: int | None = None  # the run that its journal begins with, if it has continued as new
 
     @property
     def starters(self) -> set[str]:
         """The people who started it: the user it is for, the person who acted for that user, and whoever
         forked it, or an execution that it goes back to."""
         return {one for one in (self.user_id, self.started_by, *self.forked_by) if one}
+
+    @property
+    def since_run(self) -> int:
+        """The run that the journal begins with."""
+        return self.continued_in or 1
 
     def pack(self) -> bytes:
         """Returns the stored form."""

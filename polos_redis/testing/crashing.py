@@ -30,15 +30,17 @@ _JOURNALING = {
     )
 }
 _ENDING_A_STEP = {scripts.WRITE_STEP.name, scripts.BACK_OFF.name}
-_ENDING = {scripts.FINISH.name, scripts.AUTO_RETRY.name}
+_ENDING = {scripts.FINISH.name, scripts.AUTO_RETRY.name, scripts.CONTINUE_AS_NEW.name}
 
 
 @dataclass(frozen=True, slots=True)
 class CrashPoint:
-    """Where a worker can crash: right after it journaled a step, or before it ends an execution (no key)."""
+    """Where a worker can crash: right after it journaled a step, or before it ends an execution or, if that
+    `continues` as new, its run (no key)."""
 
     execution_id: str
     step_key: str | None
+    continues: bool = False
 
     def __str__(self) -> str:
         of = (
@@ -47,7 +49,7 @@ class CrashPoint:
             else ""
         )
         if self.step_key is None:
-            return f"right before the end{of}"
+            return f"right before {'continuing as new' if self.continues else 'the end'}{of}"
         return f"right after step {self.step_key!r}{of} was journaled"
 
 
@@ -145,7 +147,9 @@ class CrashingWire(SkippingWire):
         execution_id = text(args[0])
         if keys.root_of(execution_id) != self._root_id:
             return False
-        self.points.append(CrashPoint(execution_id, None if ends else text(args[_STEP_KEY])))
+        step_key = None if ends else text(args[_STEP_KEY])
+        continues = script.name == scripts.CONTINUE_AS_NEW.name
+        self.points.append(CrashPoint(execution_id, step_key, continues))
         return len(self.points) == self._crash_at
 
 

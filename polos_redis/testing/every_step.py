@@ -18,6 +18,7 @@ from polos_redis.definitions import registry
 from polos_redis.embedded.server import EmbeddedServer
 from polos_redis.errors import ExecutionCancelledError, ExecutionFailedError, InvalidInputError
 from polos_redis.executions.handle import ExecutionHandle
+from polos_redis.results import Suspension
 from polos_redis.state import keys
 from polos_redis.testing import skipping
 from polos_redis.testing.crashing import CrashingWire, CrashPoint, crashing_wire
@@ -52,7 +53,7 @@ async def replay_at_every_step(
     timeout: float = SECONDS,
 ) -> Out:
     """Run a workflow once undisturbed, and once for each point where its worker may crash: right after each
-    step was journaled, and right before the end, its children's included. Returns its result.
+    step was journaled, and right before the end of a run, its children's included. Returns its result.
 
     Each run has a new namespace. Another worker continues after the crash, and time is skipped whenever all
     waits. A crash must not change the result or error, the `effects`, or whether the code reaches all that
@@ -156,7 +157,7 @@ class _Run:
         self._values = values
         self._timeout = timeout
         self._working: WorkerTask | None = None
-        self._asked: set[tuple[str, str]] = set()
+        self._asked: set[tuple[str, str, int]] = set()
 
     @property
     def is_sending(self) -> bool:
@@ -261,7 +262,7 @@ class _Run:
             if view["status"] in FINAL or view["stuck"] is not None:
                 return
             opened = [*view["open_suspensions"], *view["open_suspensions_below"]]
-            new = [one for one in opened if (one["execution_id"], one["step_key"]) not in self._asked]
+            new = [one for one in opened if _opening(one) not in self._asked]
             for one in new:
                 await self._answer(one)
             dues = [one.due_ms for one in ahead if one.due_ms is not None]
@@ -278,7 +279,7 @@ class _Run:
                 f"suspension {key!r} has no answer: give it one, such as answers={{{key!r}: ...}}, or an "
                 "async function that lets it time out"
             )
-        self._asked.add((view["execution_id"], key))
+        self._asked.add(_opening(view))
         answer = self._answers[key]
         suspension = OpenSuspension(view["execution_id"], key, view["data"], view, self._client)
         if callable(answer):
@@ -310,3 +311,8 @@ def _without(some: Sequence[Any], others: Sequence[Any]) -> list[Any]:
 
 def _listed(values: Sequence[Any]) -> str:
     return ", ".join(map(repr, values))
+
+
+def _opening(view: Suspension) -> tuple[str, str, int]:
+    """A suspension of one run: `ctx.continue_as_new` and retries may open it again."""
+    return view.execution_id, view.step_key, view.run

@@ -21,10 +21,8 @@ def stored_as(name: str, *earlier: str) -> Callable[[C], C]:
     A decorator for pydantic models, dataclasses (above `@dataclass`) and enums. A class without it is stored
     as `module:Class`; after it was moved, give it this name. Values are also found under the class's present
     `module:Class`, and under `earlier` names. Subclasses have their own names. The name of a generic model is
-    that of all its parametrised forms.
-
-        @stored_as("shop:Order")
-        class Order(BaseModel): ...
+    that of all its parametrised forms. For example, put `@stored_as("shop:Order")` above a class `Order` that
+    has left the module `shop`.
 
     Raises `ConfigurationError` for a name of another form, one that another class has, a class whose values
     are not stored by a name, and a class inside a function.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from polos_redis import failures, settings, tasks, tracing
@@ -29,7 +29,7 @@ TICK_SECONDS = 0.02
 
 class WorkerHost:
     """The active activations of a worker. `room` is set when a slot is free, `idle` when all are.
-    `abandoned` is the number of threads whose steps have timed out, and which still run."""
+    `abandoned_steps` has what is known of the steps that have timed out and whose threads still run."""
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class WorkerHost:
         *,
         stats: WorkerStats,
         concurrency: int,
+        max_journal_records: int,
         audit_ms: int,
         channel_names: Sequence[str],
         links: Links | None,
@@ -51,13 +52,14 @@ class WorkerHost:
         self.worker_id = worker_id
         self.stats = stats
         self.value_limit = connection.max_value_bytes
+        self.max_journal_records = max_journal_records
         self.audit_ms = audit_ms
         self.channel_names = channel_names
         self.links = links
         self.resources = Resources()
         self.draining = False
         self.stuck_seconds = settings.STUCK_SECONDS
-        self.abandoned = 0
+        self.abandoned_steps: dict[asyncio.Future[Any], Mapping[str, Any]] = {}
         self.recorded_values: dict[tuple[str, str], Any] | None = None
         self.tracer = tracing.configured_tracer()
         self.active: set[Activation] = set()
@@ -100,8 +102,13 @@ class WorkerHost:
         run = tasks.step_context(step).run
         return self._loop.run_in_executor(self._threads, run, _call_in_thread, function)
 
-    def abandon(self, thread: asyncio.Future[Any]) -> None:
-        self.abandoned += 1
+    @property
+    def abandoned(self) -> int:
+        """The number of threads whose steps have timed out, and which still run."""
+        return len(self.abandoned_steps)
+
+    def abandon(self, thread: asyncio.Future[Any], facts: Mapping[str, Any]) -> None:
+        self.abandoned_steps[thread] = facts
         self._threads.allow_more(1)
         thread.add_done_callback(self._abandoned_ended, context=tasks.OUTSIDE)
         if self.abandoned == self._concurrency:
@@ -114,7 +121,7 @@ class WorkerHost:
     def _abandoned_ended(self, thread: asyncio.Future[Any]) -> None:
         if self.abandoned == self._concurrency:
             logger.warning("reading goes on: an abandoned thread has ended", extra={"worker": self.worker_id})
-        self.abandoned -= 1
+        del self.abandoned_steps[thread]
         self._threads.allow_more(-1)
         self.room.set()
 

@@ -93,6 +93,7 @@ class Worker:
         blocked_seconds: float | None = None,
         max_blocked_seconds: float | None = None,
         max_deliveries: int | None = None,
+        max_journal_records: int | None = None,
         grace_seconds: float | None = None,
         put_back_seconds: float | None = None,
         audit_seconds: float | None = None,
@@ -109,6 +110,7 @@ class Worker:
         self.blocked_seconds: float = settings.resolve("blocked_seconds", blocked_seconds)
         self.max_blocked_seconds: float = settings.resolve("max_blocked_seconds", max_blocked_seconds)
         self.max_deliveries: int = settings.resolve("max_deliveries", max_deliveries)
+        self.max_journal_records: int = settings.resolve("max_journal_records", max_journal_records)
         self.grace_seconds: float = settings.resolve("grace_seconds", grace_seconds)
         self.put_back_ms = int(settings.resolve("put_back_seconds", put_back_seconds) * 1000)
         self.audit_ms = int(settings.resolve("audit_seconds", audit_seconds) * 1000)
@@ -264,6 +266,7 @@ class Worker:
             self._background,
             stats=self.stats,
             concurrency=self.concurrency,
+            max_journal_records=self.max_journal_records,
             audit_ms=self.audit_ms,
             channel_names=[channel.name for channel in self.channels],
             links=self.links,
@@ -489,8 +492,10 @@ class Worker:
         logger.info("metrics", extra={"worker": self.worker_id, "url": self.metrics_url})
 
     def _facts(self) -> dict[str, Any]:
+        abandoned = {} if self.host is None else self.host.abandoned_steps.copy()
         blocked = None if self._watchdog is None else self._watchdog.blocking()
-        return WorkerFacts.of(self, time.monotonic() - self._started, blocked).plain()
+        up_seconds = time.monotonic() - self._started
+        return WorkerFacts.of(self, up_seconds, abandoned=list(abandoned.values()), blocked=blocked).plain()
 
     @property
     def active(self) -> Collection[Activation]:

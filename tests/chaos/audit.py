@@ -296,8 +296,9 @@ def several_people(history: History) -> Iterator[Violation]:
 
 
 def journals(history: History) -> Iterator[Violation]:
-    """A journal only grows: what is settled stays as it is, unless a retry drops a failure or a crash the end
-    of the log. A result that was on its way when the code cancelled its step gives way, if no code saw it."""
+    """A journal only grows: what is settled stays as it is, unless a retry drops a failure, a crash the end
+    of the log, or the code begins another one with a new run. A result that was on its way when the code
+    cancelled its step gives way, if no code saw it."""
     seen = {(effect.execution_id, effect.step) for effect in history.effects if effect.what == effects.SAW}
     last: dict[str, Snapshot] = {}
     everything = [*sorted(history.snapshots, key=attrgetter("at")), *history.final.values()]
@@ -319,6 +320,10 @@ def journals(history: History) -> Iterator[Violation]:
 def _changes(before: Snapshot, after: Snapshot, seen: set[tuple[str, str]]) -> Iterator[Violation]:
     if after.run < before.run:
         yield Violation("journal", after.execution_id, f"run {before.run} became run {after.run}")
+    if after.since < before.since:
+        yield Violation("journal", after.execution_id, f"it begins with run {after.since} again")
+    if after.since > before.run:
+        return
     for key, (kind, status, outcome) in before.records.items():
         now = after.records.get(key)
         name = f"record {key!r} ({kind}, {status})"

@@ -122,6 +122,7 @@ class Snapshot:
     status: str
     run: int
     records: dict[str, Fields]
+    since: int = 1  # the run that the journal begins with
 
 
 @dataclass

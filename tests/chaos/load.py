@@ -83,6 +83,7 @@ class Load:
             "stubborn": self._stubborn,
             "forgiving": self._forgiving,
             "tally": self._tally,
+            "feed": self._feed,
             "office": self._office,
         }
         self._deck: list[str] = []
@@ -399,6 +400,13 @@ class Load:
 
     async def _tally(self) -> None:
         await self._through("tally")
+
+    async def _feed(self) -> None:
+        last = self._random.randint(1, 4)
+        ended = await self._through("feed", {"number": 0, "last": last})
+        expected = " ".join(map(str, range(last + 1)))
+        if ended.status == "completed" and ended.given["log"] != expected:
+            self.history.left.append(f"execution {ended.execution_id} has had the runs {ended.given['log']}")
 
     async def _office(self) -> None:
         await self._through("office", {"prompt": f"job {token()}"})

@@ -140,9 +140,16 @@ def answered_and_not_given(on: Forged) -> None:
     on.ends(6)
 
 
-def record_changes(on: Forged, before: Fields = OK, after: Fields | None = None, run: int = 1) -> None:
+def record_changes(
+    on: Forged, before: Fields = OK, after: Fields | None = None, run: int = 1, since: int = 1
+) -> None:
     on.snapshot(1, a=before)
-    on.snapshots.append(Snapshot(5, ID, "queued", run, {"a": after} if after else {}))
+    on.snapshots.append(Snapshot(5, ID, "queued", run, {"a": after} if after else {}, since))
+
+
+def begins_with_an_earlier_run(on: Forged) -> None:
+    for at, since in ((1, 3), (5, 2)):
+        on.snapshots.append(Snapshot(at, ID, "queued", 3, {}, since))
 
 
 def result_gives_way(on: Forged) -> None:
@@ -303,6 +310,8 @@ BROKEN: list[tuple[str, Forge]] = [
     ("journal", lambda on: record_changes(on, ANSWERED, ("suspend", "expired", "1"))),
     ("journal", lambda on: record_changes(on, ANSWERED, None, run=2)),
     ("journal", lambda on: record_changes(on, ("suspend", "open", "1"), None)),
+    ("journal", lambda on: record_changes(on, OK, None, run=3, since=1)),
+    ("journal", begins_with_an_earlier_run),
     ("journal", run_goes_back),
     ("tick", ticked_twice),
     ("trigger", event_without_start),
@@ -440,6 +449,7 @@ EXCUSED: list[Forge] = [
     a_failure_retried,
     lambda on: record_changes(on, ("suspend", "open", "1"), ANSWERED),
     lambda on: record_changes(on, ("step", "retry", "1"), OK),
+    lambda on: record_changes(on, OK, None, run=2, since=2),
 ]
 
 

@@ -109,7 +109,7 @@ class Watch:
         commands: list[tuple[Any, ...]] = []
         for execution_id in some:
             commands += [
-                ("HMGET", f"{prefix}exec:{execution_id}", "status", "run"),
+                ("HMGET", f"{prefix}exec:{execution_id}", "status", "run", "since"),
                 ("HGETALL", f"{prefix}journal:{execution_id}"),
             ]
         replies = connection.together(commands)
@@ -122,7 +122,8 @@ class Watch:
             if fields[0] is not None:
                 journal = dict(zip(flat[::2], flat[1::2], strict=True))
                 status = fields[0].decode()
-                found.append(Snapshot(at, execution_id, status, int(fields[1]), fields_of(journal)))
+                run, since = int(fields[1]), int(fields[2] or 1)
+                found.append(Snapshot(at, execution_id, status, run, fields_of(journal), since))
         return found
 
 
@@ -150,7 +151,8 @@ def final_snapshots(partitions: Iterable[Partition]) -> dict[str, Snapshot]:
         for execution_id, fields in partition.executions.items():
             journal = fields_of(partition.journals.get(execution_id, {}))
             name, status = execution_id.decode(), fields[b"status"].decode()
-            found[name] = Snapshot(at, name, status, int(fields[b"run"]), journal)
+            run, since = int(fields[b"run"]), int(fields.get(b"since", 1))
+            found[name] = Snapshot(at, name, status, run, journal, since)
     return found
 
 

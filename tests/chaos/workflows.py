@@ -424,6 +424,23 @@ async def tally(ctx: WorkflowContext, input: Any) -> dict[str, str]:
     return acting.given
 
 
+@workflow(state_schema=Tally)
+async def feed(ctx: WorkflowContext, input: Any) -> dict[str, str]:
+    """Continues as new a few times; its state has each run once, in order."""
+    acting, number = Acting(ctx), input["number"]
+    await acting.step(f"fetch-{number}", 0.05)
+    if number % 2:
+        await acting.ask(f"ask-{number}", {"after": 0})
+    child = await ctx.step.invoke_and_wait("leaf", leaf, {})
+    acting.saw(f"leaf-{number}", child["work"])
+    await ctx.step.invoke("aside", leaf, {})
+    ctx.state.log.append(str(number))
+    if number < input["last"]:
+        await ctx.continue_as_new({**input, "number": number + 1})
+    acting.saw("log", " ".join(ctx.state.log))
+    return acting.given
+
+
 # --- agents -----------------------------------------------------------------------------
 
 

@@ -66,6 +66,16 @@ async def second_run(ctx: WorkflowContext) -> int:
     return ctx.run
 
 
+@workflow(id="cli-continues")
+async def continues(ctx: WorkflowContext, number: int) -> int:
+    await ctx.step.uuid(f"step {number}")
+    if number == 0:
+        await ctx.continue_as_new(1)
+    if ctx.run == 2:
+        raise LookupError("no ink")
+    return number
+
+
 @pytest.fixture
 def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
     return Command(redis_url, namespace, tmp_path)
@@ -73,7 +83,9 @@ def polos(redis_url: str, namespace: str, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def working(redis_url: str, namespace: str) -> Polos:
-    return Polos(url=redis_url, namespace=namespace, workflows=[story, magazine, two_steps, second_run])
+    return Polos(
+        url=redis_url, namespace=namespace, workflows=[story, magazine, two_steps, second_run, continues]
+    )
 
 
 async def waiting(client: PolosClient) -> ExecutionHandle[Story]:
@@ -98,12 +110,40 @@ async def test_show_says_what_an_execution_waits_for(polos: Command, working: Po
     assert f"status      waiting for a person (review) until {deadline} UTC (in " in shown.out
     assert "  write  ok  at " in shown.out
     assert "  print  failed  at " in shown.out
+    assert "journal     3 records\n" in shown.out
     assert "2 attempts\n      OSError: no paper\n" in shown.out
     assert 'raise OSError("no paper")' in shown.out
     assert json.dumps({"text": LONG}) in shown.out
     assert f"polos resume {handle.id} review --approve" in shown.out
     assert "status      cancelled by bob" in cancelled.out
     assert "  review  closed  at " in cancelled.out
+
+
+async def test_show_says_that_a_journal_is_long(polos: Command, working: Polos) -> None:
+    polos.environment["POLOS_MAX_JOURNAL_RECORDS"] = "10"
+    async with working as client:
+        handle = await waiting(client)
+        shown = await polos("show", handle.id)
+        await client.cancel(handle.id)
+        cancelled = await polos("show", handle.id)
+    hint = " of at most 10: call ctx.continue_as_new, or let children do parts of the work\n"
+    assert f"journal     3 records{hint}" in shown.out
+    assert "journal     3 records\n" in cancelled.out
+
+
+async def test_show_says_that_an_execution_continued_as_new(polos: Command, working: Polos) -> None:
+    async with working as client:
+        handle = await continues.invoke(client, 0)
+        await client.wait_for_end(handle.id)
+        failed = await polos("show", handle.id)
+        await polos("retry", handle.id)
+        assert await handle.result() == 1
+        shown, exported = await polos("show", handle.id), await polos("export", handle.id)
+    assert "run         2, continued as new\n" in failed.out
+    assert "run         3, continued as new in run 2, after LookupError: no ink\n" in shown.out
+    assert "step 1  ok" in shown.out and "step 0" not in shown.out
+    assert exported.json["continued_in"] == 2
+    assert {one["step_key"] for one in exported.json["steps"]} == {"step 1"}
 
 
 async def test_show_says_who_answered_and_why_it_failed(polos: Command, working: Polos) -> None:
@@ -267,13 +307,14 @@ async def test_an_unknown_execution_is_one_sentence(polos: Command, command: str
 async def test_a_terminal_gets_colours_and_whole_values(polos: Command, working: Polos) -> None:
     async with working as client:
         handle = await waiting(client)
-        screen = _on_a_terminal(polos, "suspensions")
+        screen = _on_a_terminal(polos, "suspensions", "--full")
+        shortened = _on_a_terminal(polos, "suspensions")
         table = _on_a_terminal(polos, "list")
         await client.cancel(handle.id)
     assert "\x1b[" in screen
     assert handle.id in screen
     assert "".join(screen.split()).count("".join(LONG.split())) == 1
-    assert "…" not in screen + table
+    assert "…" not in screen + table and "…" in shortened
     assert handle.id in table
 
 

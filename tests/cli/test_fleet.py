@@ -57,6 +57,8 @@ async def test_a_worker_says_where_it_runs_and_what_it_has_done(
         "ended": 1,
         "failed": 0,
         "steps": 4,
+        "abandoned": 0,
+        "abandoned_steps": [],
         "blocked": None,
     }
     assert one["host"] and one["up_seconds"] > 0

@@ -78,7 +78,7 @@ async def test_a_key_is_created_listed_and_revoked(polos: Command, client: Polos
         "ops,audit",
         "alice",
     ]
-    assert second.startswith(other.id) and "until 2" in second
+    assert second.startswith(other.id) and "expires 2" in second
     assert second.split()[-4:] == ["invoke", "charge,refund", "-", "shop"]
     listed = await polos("keys", "list", "--json")
     assert listed.json["keys"][1] == row

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polos_redis import PolosClient
-from polos_redis.cli import output
+from polos_redis.cli import output, tables
 from polos_redis.values.text import first_hidden
 from tests.harness.command import Command
 
@@ -52,7 +52,7 @@ def test_texts_are_harmless(text: str, terminal: bool) -> None:
         output.line("a", (text, ""), stream=stream)
         output.lines(text, indent="  ", stream=stream)
         output.note(text)
-        output.table(["title"], [[text], [(text, "")]])
+        tables.table(["title"], [[text], [(text, "")]])
         output.panel(text, {text: text}, stream)
     written = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())  # rich's own colours
     assert first_hidden(written.replace("\n", "").replace("\t", "")) is None

@@ -25,7 +25,7 @@ def client(url: str = URL) -> PolosClient:
             "POLOS_LEASE_SECONDS",
             "soon",
             "problem",
-            "POLOS_LEASE_SECONDS must be a positive number",
+            "must be a positive number",
             "unset it",
         ),
         ("POLOS_SECRET", "short", "problem", "at least 32 characters", "unset it"),

@@ -13,7 +13,7 @@ from tests import ROOT
 @pytest.mark.parametrize(
     ("mark", "page", "rows"),
     [
-        ("failure", "docs/reliability.md", [*range(1, 55)]),
+        ("failure", "docs/reliability.md", [*range(1, 56)]),
         ("threat", "docs/security.md", [*range(1, 32)]),
     ],
 )

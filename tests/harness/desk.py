@@ -203,7 +203,7 @@ class Desk:
         children: list[Arg] = []
         for index in range(first, first + count):
             given = {**options, "parent": by.id, "key": key}
-            child = keys.child_id(by.id, key, index)
+            child = keys.child_id(by.id, key, index, self.since_run(by))
             children += (child, workflow, b"in %d" % index, packed(given))
         whole = first + count if total is None else total
         return _learn_changes(
@@ -219,8 +219,12 @@ class Desk:
         """The activation of a step's only child."""
         self.spawn(by, key, **options)
         activated = self.deliver(queue=options.get("queue", "default"))
-        assert activated.id == keys.child_id(by.id, key, 0)
+        assert activated.id == keys.child_id(by.id, key, 0, self.since_run(by))
         return activated
+
+    def since_run(self, by: Activated) -> int:
+        """The run that the journal of an activation's execution begins with."""
+        return int(self.do("HGET", keys.EXEC + by.id, "since") or 1)
 
     def choose(self, by: Activated, key: str, branch: str, *others: Arg, races: bytes = b"") -> Any:
         return _learn_changes(by, self.run("choose_winner", *by.fence, key, branch, races, *others))
@@ -259,6 +263,19 @@ class Desk:
         self, by: Activated, status: str = "completed", value: bytes = b"\x01", *, seen: int = ALL
     ) -> Any:
         return self.run("finish", *by.fence, seen, status, value, b"\x81\xa6status\x01", "")
+
+    def continue_as_new(
+        self,
+        by: Activated,
+        input: bytes = b"next",
+        *,
+        origin: bytes = b"\x80",
+        state: bytes = b"",
+        seen: int = ALL,
+        events: Sequence[Arg] = (),
+    ) -> Any:
+        """Begin the next run with an empty journal."""
+        return self.run("continue_as_new", *by.fence, seen, input, origin, state, *events)
 
     def next_millisecond(self) -> None:
         """Wait for the next millisecond of the server's clock: wait records opened under one key in several

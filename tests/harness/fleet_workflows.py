@@ -153,6 +153,24 @@ async def chain(ctx: WorkflowContext, input: Any) -> list[int]:
     return values
 
 
+@workflow
+async def polls(ctx: WorkflowContext, input: Any) -> list[int]:
+    """`steps` steps and a short wait in each of `runs` runs; returns the sum of their values, and the run."""
+    happen, run = effects_of(ctx), input.get("run", 0)
+    total = input.get("total", 0)
+    for number in range(input["steps"]):
+
+        async def numbered(number: int = number) -> int:
+            await happen(f"{run}.{number}")
+            return number
+
+        total += await ctx.step.run(f"step-{number}", numbered)
+    await ctx.step.wait_for("pause", seconds=0.01)
+    if run + 1 < input["runs"]:
+        await ctx.continue_as_new({**input, "run": run + 1, "total": total})
+    return [total, ctx.run]
+
+
 @workflow(queue=queue("limited", concurrency_limit=3))
 async def in_queue(ctx: WorkflowContext, input: Any) -> None:
     """A step that takes `seconds` and waits for its gate, if any; its effects record the times."""

@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
 import pty
 import re
 import select
 import signal
+import struct
 import subprocess
+import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tests.harness.command import DEADLINE, POLOS, Command
+
+ROWS = 50
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
     """What a person sees and types."""
 
-    def __init__(self, controller: int, process: subprocess.Popen[bytes]) -> None:
-        self.controller, self.process = controller, process
+    process: subprocess.Popen[bytes]
+
+    def __init__(self, controller: int) -> None:
+        self.controller = controller
         self.raw = b""
 
     @property
     def screen(self) -> str:
-        return re.sub(r"\x1b\[[0-9;]*m", "", self.raw.decode(errors="replace"))
+        return _ESCAPES.sub("", self.raw.decode(errors="replace"))
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self.screen.splitlines()]
+
+    @property
+    def frame(self) -> list[str]:
+        """The lines of a live screen as it was last drawn in full."""
+        drawn = self.raw.decode(errors="replace").split("\x1b[H")
+        return [line.rstrip() for line in _ESCAPES.sub("", drawn[-2]).splitlines()]
+
+    def resize(self, columns: int, rows: int = ROWS) -> None:
+        fcntl.ioctl(self.controller, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def type(self, text: bytes) -> None:
         os.write(self.controller, text)
 
-    def wait_for(self, text: str) -> None:
+    def wait_for(self, text: str, after: int = 0) -> None:
+        """Waits for a text, with `after` beyond so many characters of the screen."""
         deadline = time.monotonic() + DEADLINE
-        while text not in self.screen:
+        while text not in self.screen[after:]:
             assert time.monotonic() < deadline, f"{text!r} did not appear:\n{self.screen}"
             assert self._read(), f"it ended without {text!r}:\n{self.screen}"
 
@@ -59,21 +82,33 @@ class Terminal:
 
 
 @contextmanager
-def terminal(polos: Command, *args: str) -> Iterator[Terminal]:
-    """`polos` at a terminal of its own, until the block ends."""
+def terminal(
+    polos: Command,
+    *args: str,
+    columns: int = 100,
+    rows: int = ROWS,
+    environment: Mapping[str, str] | None = None,
+    program: str = POLOS,
+) -> Iterator[Terminal]:
+    """`polos`, or another program, at a terminal of its own, until the block ends."""
     controller, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [POLOS, *args],
+    person = Terminal(controller)
+    person.resize(columns, rows)
+    person.process = process = subprocess.Popen(
+        [program, *args],
         cwd=polos.folder,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env={**polos.environment, "TERM": "xterm-256color", "COLUMNS": "100"},
+        env={
+            **{name: one for name, one in polos.environment.items() if name not in ("COLUMNS", "LINES")},
+            "TERM": "xterm-256color",
+            **(environment or {}),
+        },
         start_new_session=True,
         preexec_fn=_own_the_terminal,
     )
     os.close(theirs)
-    person = Terminal(controller, process)
     try:
         yield person
     finally:
@@ -83,10 +118,20 @@ def terminal(polos: Command, *args: str) -> Iterator[Terminal]:
             os.close(person.controller)
 
 
+async def at_terminal(
+    polos: Command, columns: int, *args: str, environment: Mapping[str, str] | None = None, exits: int = 0
+) -> list[str]:
+    """Runs `polos` at a terminal to its end; returns the lines it has printed."""
+
+    def run() -> list[str]:
+        with terminal(polos, *args, columns=columns, environment=environment) as person:
+            assert person.end() == exits, person.screen
+            return person.lines
+
+    return await asyncio.to_thread(run)
+
+
 def _own_the_terminal() -> None:
     """Makes a typed Ctrl-C a signal, and one that is not ignored as in a script's background jobs."""
-    import fcntl
-    import termios
-
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

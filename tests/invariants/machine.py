@@ -512,6 +512,29 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.writer(0))
     @rule(index=indices, lost=st.booleans())
+    def continue_as_new(self, index: int, lost: bool) -> None:
+        by = self.writer(index)
+        if by is not None and index % 3 == 0:
+            self.continue_one(by, lost)
+
+    def continue_one(self, by: Activation, lost: bool) -> None:
+        """Code begins the next run with an empty journal, unless a wait is open."""
+        args = ("continue_as_new", by.answers, b"next", b"\x80", b"")
+        if self.has_to_look(by, *args):
+            return
+        one = self.model.executions.get(by.id)
+        if one is not None and one.fence(by) == 0 and one.open:
+            with self.desk.unchanged():
+                waits = self.desk.run(args[0], *by.fence, *args[1:])
+            assert {key.decode() for key in waits} == {*one.open}
+        elif self.write(by, lost, *args) is not None:
+            assert one is not None
+            self.model.continue_as_new(one)
+            self.stored.pop(one.id, None)
+            self.over(by, lost)
+
+    @precondition(lambda self: self.writer(0))
+    @rule(index=indices, lost=st.booleans())
     def stick(self, index: int, lost: bool) -> None:
         """Code that has changed can't go on, or code has failed whose workflow pauses then."""
         by = self.writer(index)

@@ -45,6 +45,7 @@ class Execution:
     status: str = "queued"
     owner: str | None = None
     run: int = 1
+    since: int = 1  # the run that its journal begins with
     count: int = 0
     journal: dict[str, str] = field(default_factory=dict)
     code: list[str] = field(default_factory=list)  # the step keys it has started in any run
@@ -63,6 +64,7 @@ class Execution:
     auto_retries: int = 0  # auto-retries so far
     later: bool = False  # queued, once a timer puts it on the queue
     parent: str = ""
+    parent_since: int = 1  # of the parent when it started this one
     key: str = ""  # the parent's step
     semaphore: str = ""
     paused: bool = False  # where it is stuck: it has failed
@@ -275,6 +277,19 @@ class Model:
         one.run += 1
         self.offer(one)
 
+    def continue_as_new(self, one: Execution) -> None:
+        """Start a new run with an empty journal. Early answers stay."""
+        one.run = one.since = one.run + 1
+        one.count = one.losses = one.progress = one.answers = one.auto_retries = 0
+        for part in (one.journal, one.code, one.races, one.child_steps, one.results, one.decisions):
+            part.clear()
+        one.marks.clear()
+        one.heartbeats.clear()
+        for keys in (one.defaults, one.doubtful):
+            keys.clear()
+        self.leave(one)
+        self.offer(one)
+
     def put_back(self, one: Execution) -> None:
         one.later = True
         self.leave(one)
@@ -294,6 +309,8 @@ class Model:
         status = parent.journal.get(child.key, "started")
         if parent.status in ("completed", "cancelled") or status == "started" or child.id in parent.results:
             return
+        if parent.since != child.parent_since:
+            return  # it has continued as new, and may have another step of this key
         parent.results[child.id] = child.status
         if status == "open" and self.complete(parent, child.key):
             self.decide(parent, child.key, "done")
@@ -325,7 +342,9 @@ class Model:
             if child in one.results:
                 continue
             if before is None:
-                self.create(Execution(child, parent=one.id, key=key, semaphore=semaphore))
+                self.create(
+                    Execution(child, parent=one.id, parent_since=one.since, key=key, semaphore=semaphore)
+                )
             elif before.status == "completed":
                 if status == "open":
                     one.results[child] = before.status

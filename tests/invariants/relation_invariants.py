@@ -10,6 +10,7 @@ import msgpack
 
 from polos_redis.state import keys
 from polos_redis.state.journal import result_name
+from polos_redis.state.origin import Origin
 from tests.invariants.state import (
     UNFINISHED,
     Namespace,
@@ -109,9 +110,8 @@ class RelationInvariants:
             who = f"execution {show(execution_id)} waits at {show(key)}"
             total, left, started = record[4:7]
             of = record[9] if len(record) > 9 else execution_id  # a fork has children of another execution
-            ids = [
-                keys.child_id(of.decode(), key.decode("utf-8", "surrogatepass"), n) for n in range(started)
-            ]
+            step_key = key.decode("utf-8", "surrogatepass")
+            ids = [keys.child_id(of.decode(), step_key, n, _since_run(fields)) for n in range(started)]
             missing = [one for one in ids if result_name(one) not in journal]
             if left != len(missing) + total - started:
                 yield f"{who} for {left} of {total} children; {len(missing)} of {started} have no result"
@@ -338,3 +338,10 @@ def _grants(home: Partition, execution_id: bytes, semaphore: bytes) -> bool:
 def _delivers(home: Partition, topic: bytes) -> bool:
     """Whether an errand delivers the topic's events to those who wait for one."""
     return b"w" + topic in home.errands
+
+
+def _since_run(fields: dict[bytes, bytes]) -> int:
+    """The run that an execution's journal begins with; a fork has that of where it is from."""
+    if b"forked_from" in fields.get(b"origin", b""):
+        return Origin.unpack("", fields[b"origin"]).since_run
+    return int(fields.get(b"since", 1))

@@ -416,6 +416,7 @@ class Relations:
 
     parent: bytes | None = None
     parent_created: bytes | None = None
+    parent_since: bytes | None = None
     key: bytes | None = None
     kids: bool = False
     semaphore: bytes | None = None

@@ -209,6 +209,10 @@ class PartitionInvariants:
             yield from self._finished(who, execution_id, fields, waits)
         else:
             yield f"{who} has the status {show(status)}"
+        if b"continuing" in fields:
+            yield f"{who} has begun to continue as new, and nothing ends that"
+        if int(fields.get(b"since", b"1")) > int(fields[b"run"]):
+            yield f"{who} has run {show(fields[b'run'])}, and its journal begins with a later one"
         if status not in FINISHED and (status == b"stuck") != (b"stuck" in fields):
             yield f"{who} is {show(status)} but its reason for being stuck is {show(fields.get(b'stuck'))}"
         if status in UNFINISHED:
@@ -301,7 +305,8 @@ class PartitionInvariants:
                 yield f"{who} has {show(key)} {show(record[2])}, but its audit says {ends}"
             made = len(msgpack.unpackb(record[12], raw=True)) if record[12] else 0
             last = int(bool(made) and record[2] == b"answered")  # the last one decided it
-            if sum(one[3] == b"recorded" for one in of_it) != made - last:
+            noted = 0 if copied else made - last  # the one entry of a copy names everybody
+            if sum(one[3] == b"recorded" for one in of_it) != noted:
                 yield f"{who} has {made} decisions on {show(key)}, but its audit has another number"
 
     def _races(self, who: str, journal: dict[bytes, bytes]) -> Iterator[str]:

@@ -172,6 +172,8 @@ BROKEN: list[tuple[Callable[[Desk], None], Break, str]] = [
     (queued, lambda d: d.do("HSET", EXEC, "entry", "1-1"), "as entry 1-1, which is not in queue default"),
     (queued, lambda d: d.do("DEL", QUEUE), "which is not in queue default"),
     (queued, lambda d: d.do("ZADD", keys.TIMERS, FAR, "p" + ME), "that nothing waits for"),
+    (queued, lambda d: d.do("HSET", EXEC, "continuing", 1), "has begun to continue as new"),
+    (queued, lambda d: d.do("HSET", EXEC, "since", 2), "has run 1, and its journal begins with a later one"),
     (queued, lambda d: d.do("EXPIRE", EXEC, 1000), "has a TTL"),
     (queued, lambda d: d.do("DEL", EXEC), "stale entry"),
     (queued, lambda d: d.do("XADD", QUEUE, "*", "id", ME, "workflow", "wf"), "stale entry"),

@@ -184,7 +184,9 @@ class Composition(Machine):
     def start_children(self, by: Activation, key: str, semaphore: str, lost: bool) -> None:
         record = record_of(by.known_records.get(key.encode(), b""))
         first = 0 if record is None else record[6]
-        ids = [keys.child_id(by.id, key, index) for index in range(CHILD_STEPS[key])]
+        one = self.model.executions.get(by.id)
+        since = 1 if one is None else one.since
+        ids = [keys.child_id(by.id, key, index, since) for index in range(CHILD_STEPS[key])]
         chunk = ids[first : first + CHUNK]
         if (first == len(ids) and record) or len(self.model.unfinished()) + len(chunk) > self.many:
             return
@@ -269,7 +271,7 @@ class Composition(Machine):
         keys=st.lists(steps, max_size=4, unique=True),
         semaphore=semaphores,
         how=st.sampled_from(
-            ("park", "park", "completed", "completed", "failed", "auto_retry", "stick", "pause")
+            ("park", "park", "completed", "completed", "failed", "auto_retry", "stick", "pause", "continue")
         ),
         lost=rarely,
     )
@@ -292,6 +294,8 @@ class Composition(Machine):
                 self.stick_one(by, lost, paused=how == "pause")
             elif how == "cancelled":
                 self.cancel_one(one)
+            elif how == "continue":
+                self.continue_one(by, lost)
             elif how == "auto_retry":
                 self.auto_retry(self.index_of(by), False, lost)
             else:

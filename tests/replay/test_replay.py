@@ -465,6 +465,83 @@ async def test_several_runs(redis_url: str, namespace: str) -> None:
     assert diverged(history, fails_first, retries=1, retry_delay=0.0) is None
 
 
+async def polls(flow: Deployed, ctx: WorkflowContext) -> Any:
+    for page in range(2):
+        await flow.step(ctx, f"page {page}")
+    ctx.state.count += 1
+    if ctx.state.count < 3:
+        await ctx.continue_as_new()
+    await ctx.step.suspend("last", data={})
+    return ctx.state.count
+
+
+async def polls_once_more(flow: Deployed, ctx: WorkflowContext) -> Any:
+    """Its runs are shorter."""
+    await flow.step(ctx, "page 0")
+    ctx.state.count += 1
+    await ctx.continue_as_new()
+
+
+async def never_ends(flow: Deployed, ctx: WorkflowContext) -> Any:
+    for page in range(2):
+        await flow.step(ctx, f"page {page}")
+    await ctx.continue_as_new()
+
+
+async def test_an_execution_that_continued_as_new(redis_url: str, namespace: str) -> None:
+    """Its history is that of the run it is in."""
+    options: dict[str, Any] = {"state_schema": Tally}
+    flow = Deployed(polls, **options)
+    async with running(redis_url, namespace, flow.workflow) as at:
+        handle = await flow.workflow.invoke(at.client)
+        await at.parked(handle)
+        waiting = await history_of(at.client, handle)
+        await at.answer(handle, "last")
+        assert await at.result(handle) == 3
+        history = await history_of(at.client, handle)
+    assert (history.run, history.view["continued_in"]) == (3, 3)
+    assert sorted(history.records) == [b"", b"last", b"page 0", b"page 1"]
+    for recorded in (waiting, history):
+        assert diverged(recorded, polls, **options) is None
+    for recorded, how in ((waiting, "continues as new"), (history, "stops")):  # a decision holds it back
+        found = diverged(recorded, polls_once_more, **options)
+        assert found is not None and (found.kind, found.step_key) == ("unreached", "page 1")
+        assert found.message == (
+            f"the code {how} at {_line(polls_once_more, 4)} and does not reach the step 'page 1'"
+        )
+        found = diverged(recorded, never_ends, **options)
+        assert found is not None and (found.kind, found.step_key) == ("unreached", "last")
+
+
+async def test_one_that_is_about_to_continue_as_new(redis_url: str, namespace: str) -> None:
+    """A history that ends before that, and code that continues although the execution has completed."""
+
+    async def waits(flow: Deployed, ctx: WorkflowContext) -> Any:
+        await flow.step(ctx, "page 0")
+        await flow.step(ctx, "page 1")
+        await ctx.step.run("last", flow.new.wait)
+        return "done"
+
+    async def continues(flow: Deployed, ctx: WorkflowContext) -> Any:
+        await flow.step(ctx, "page 0")
+        await flow.step(ctx, "page 1")
+        await ctx.continue_as_new()
+
+    flow = Deployed(waits)
+    async with running(redis_url, namespace, flow.workflow) as at:
+        handle = await flow.workflow.invoke(at.client)
+        await until(lambda: flow.effects == ["page 0", "page 1"])
+
+        async def recorded() -> bool:
+            return b"page 1" in (await at.client.get_history(handle.id)).records
+
+        await until(recorded)
+        history = await history_of(at.client, handle)
+        flow.new.set()
+        await at.result(handle)
+    assert diverged(history, continues) is None, "it may come to that"
+
+
 async def test_a_paused_execution(redis_url: str, namespace: str) -> None:
     """What failed runs again when it is retried, so the history ends there."""
     flow = Deployed(fails, on_exhausted="pause")

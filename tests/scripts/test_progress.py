@@ -57,6 +57,14 @@ def test_whoever_loads_gets_it_until_the_execution_parks_or_runs_anew(desk: Desk
     assert stored(desk, heir) == {}
 
 
+def test_an_execution_that_continues_as_new_starts_without(desk: Desk) -> None:
+    by = desk.start()
+    desk.note_progress(by, "a")
+    assert desk.continue_as_new(by) == 0
+    assert stored(desk, by) == {}
+    assert desk.load(desk.deliver("w2"))[6] is None
+
+
 def test_a_running_step_is_shown_with_what_its_own_attempt_has_reported(desk: Desk) -> None:
     by = desk.start()
     desk.note_starts(by, "a", "b")

@@ -11,7 +11,7 @@ from polos_redis import PolosClient, events
 from polos_redis.embedded import EmbeddedServer
 from polos_redis.state import keys, scripts
 from polos_redis.state.executions import STORED_STATUSES
-from tests.harness.desk import FAR, RETENTION, Desk, branch, new_id, packed, subscriber
+from tests.harness.desk import FAR, RETENTION, Desk, branch, new_id, packed, step, subscriber
 
 ODD: list[str | bytes] = [
     "{x}",
@@ -313,6 +313,10 @@ def test_a_user_limited_to_one_partitions_keys_can_run_every_script(desk: Desk) 
         desk.run("delete_execution", desk.finished())
         desk.run("claim_notifications", "webhook", 9, FAR)
         desk.run("notification_sent", "webhook", f"{by.id} ok", 1, "")
+        continued = desk.start(queue="further")
+        desk.note_progress(continued, "a")
+        desk.continue_as_new(continued)
+        desk.fork(records={"a": step()})
         assert ran.names == {script.name for script in scripts.ALL}
         with pytest.raises(Exception, match=r"NOPERM|ACL|permission"):
             desk.connection.do("EVAL", scripts.WATCH_EXECUTION.source, 1, "polos:{other:0}:", by.id, "")

@@ -197,6 +197,37 @@ def auto_retry(desk: Desk) -> Change:
     return lambda: desk.auto_retry(by)
 
 
+def continue_as_new(desk: Desk) -> Change:
+    by = desk.start(timeout=FAR)
+    desk.write(by, "a")
+    desk.suspend(by, "ok")
+    desk.answer(by.id, "ok")
+    return lambda: desk.continue_as_new(by)
+
+
+def continue_a_child_as_new(desk: Desk) -> Change:
+    by = desk.start()
+    child = desk.child(by)
+    desk.park(by, "kid")
+    desk.suspend(child, "ok")
+    desk.answer(child.id, "ok")
+    desk.spawn(child, "stray", status="started")
+    return lambda: desk.continue_as_new(child)
+
+
+def continue_as_new_with_a_waiter(desk: Desk) -> Change:
+    by = desk.start(**NEAR)
+    desk.invoke(**NEAR)
+    return lambda: desk.continue_as_new(by)
+
+
+def continue_one_of_a_version_as_new(desk: Desk) -> Change:
+    _, stream = reserved(desk)
+    by = desk.deliver(queue=stream)
+    desk.write(by, "a")
+    return lambda: desk.continue_as_new(by)
+
+
 def load_a_version(desk: Desk) -> Change:
     by = desk.start()
     return lambda: desk.load(by, "2")
@@ -342,6 +373,8 @@ TRANSITIONS = [
     *(fire_a_timeout, fire_a_start, fire_a_retry, fire_a_run_timeout, cancel, cancel_a_running_one),
     *(finish, finish_with_a_waiter, start_a_child, finish_a_child, retry, auto_retry),
     *(fork, fork_with_a_free_slot, fork_without_a_free_slot),
+    *(continue_as_new, continue_a_child_as_new, continue_as_new_with_a_waiter),
+    continue_one_of_a_version_as_new,
     *(load_a_version, finish_the_last_of_a_version, cancel_one_of_two_of_a_version, retry_one_of_a_version),
     *(put_back, requeue, requeue_for_the_last_time),
     *(reserve, pin, close_stream, close_stream_with_a_waiter, serve, serve_without_a_free_slot),

@@ -264,7 +264,8 @@ def after(seconds: float) -> str:
 
 def execution(**fields: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {"steps": [], "running_steps": [], "suspensions": [], "waits": [], "children": []}
-    return {"created_at": after(0), "finished_at": None, "status": "waiting", **empty, **fields}
+    plain = {"created_at": after(0), "finished_at": None, "status": "waiting", "forked_from": None}
+    return {**plain, **empty, **fields}
 
 
 def step(name: str, start: float, seconds: float) -> dict[str, Any]:

@@ -56,7 +56,15 @@ async def heavy(ctx: WorkflowContext, input: int) -> Any:
     return ["y" * 1000] * 500
 
 
+async def continues(ctx: WorkflowContext, input: int) -> int:
+    await ctx.step.run(f"page {input}", asyncio.sleep, 0)
+    if input < 3:
+        await ctx.continue_as_new(input + 1)
+    return input
+
+
 ASKS: Workflow[Any, Any] = Workflow(asks, "lists_asks")
+CONTINUES: Workflow[Any, Any] = Workflow(continues, "lists_continues")
 CHILD: Workflow[Any, Any] = Workflow(child, "lists_child")
 HEAVY: Workflow[Any, Any] = Workflow(heavy, "lists_heavy")
 WALKS: Workflow[Any, Any] = Workflow(walks, "lists_walks")
@@ -65,7 +73,7 @@ WORKS: Workflow[Any, Any] = Workflow(works, "lists_works")
 
 @pytest.fixture
 async def run(redis_url: str, namespace: str) -> AsyncIterator[Running]:
-    async with running(redis_url, namespace, ASKS, CHILD, HEAVY, WALKS, WORKS) as run:
+    async with running(redis_url, namespace, ASKS, CHILD, CONTINUES, HEAVY, WALKS, WORKS) as run:
         yield run
 
 
@@ -246,6 +254,25 @@ class TestExecution:
             x >= 0 and x + float(one["width"].rstrip("%")) <= 100.01
             for x, one in zip(starts, bars, strict=True)
         )
+
+    async def test_one_that_continued_as_new_says_so(self, run: Running, visitor: Visitor) -> None:
+        handle = await run.client.invoke(CONTINUES, 1)
+        assert await run.result(handle) == 3
+        page = await visitor.get(f"/executions/{handle.id}")
+        assert "Continued as new in run 3; this page has what happened since" in page.text
+        assert "page 3" in page.text and "page 2" not in page.text
+
+    async def test_a_long_journal_says_so(
+        self, run: Running, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        handle = await run.client.invoke(WORKS, {"day": "2026-03-01", "sources": ["crm"]})
+        await run.opened(handle, "look")
+        long = "Journal 4 records of at most 10: long"
+        assert long not in (await visitor.get(f"/executions/{handle.id}")).text
+        monkeypatch.setenv("POLOS_MAX_JOURNAL_RECORDS", "10")
+        assert long in (await visitor.get(f"/executions/{handle.id}")).text
+        await run.client.cancel(handle.id)
+        assert long not in (await visitor.get(f"/executions/{handle.id}")).text
 
     async def test_an_execution_that_no_worker_serves_says_so(self, run: Running, visitor: Visitor) -> None:
         unknown = await run.client.invoke("lists_unknown")

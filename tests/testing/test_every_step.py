@@ -14,6 +14,7 @@ from polos_redis import (
     ExecutionFailedError,
     SuspendTimeoutError,
     WorkflowContext,
+    WorkflowState,
     workflow,
 )
 from polos_redis.testing import OpenSuspension, replay_at_every_step
@@ -125,6 +126,22 @@ async def crash_changes_its_keys(ctx: WorkflowContext) -> None:
     await ctx.step.run("last", happen, "last")
 
 
+class Polled(WorkflowState):
+    pages: tuple[int, ...] = ()
+
+
+@workflow(state_schema=Polled)
+async def crash_polls(ctx: WorkflowContext, page: int) -> list[Any]:
+    await ctx.step.run("poll", happen, f"page {page}")
+    value = await ctx.step.uuid("value")
+    answer = await ctx.step.suspend("ask", data=page)
+    await ctx.step.invoke_and_wait("child", crash_without_steps, page)
+    ctx.state.pages += (page,)
+    if page < 2:
+        await ctx.continue_as_new(page + 1)
+    return [value, answer["data"], ctx.state.pages]
+
+
 @workflow
 async def crash_without_steps(ctx: WorkflowContext, number: int) -> int:
     return number + 1
@@ -196,6 +213,17 @@ async def test_a_race_has_one_winner(redis_url: str, answered: bool) -> None:
     answers = {"ask": perhaps}
     winner = await replay_at_every_step(crash_races, answers=answers, effects=effects, url=redis_url)
     assert [winner] == effects == ["answer" if answered else "time"]
+
+
+async def test_runs_that_continue_as_new_are_not_lost_or_repeated(redis_url: str) -> None:
+    async def answer(suspension: OpenSuspension) -> None:
+        await suspension.answer(f"yes to {suspension.data}")
+
+    found = await replay_at_every_step(
+        crash_polls, 0, answers={"ask": answer}, effects=effects, url=redis_url
+    )
+    assert found[1:] == ["yes to 2", (0, 1, 2)]
+    assert effects == ["page 0", "page 1", "page 2"]
 
 
 async def test_a_failure_is_raised(redis_url: str) -> None:

@@ -14,7 +14,15 @@ from polos_redis import ExecutionHandle, PolosClient, Workflow
 from polos_redis.state import keys
 from polos_redis.worker.reaper import BATCH
 from tests.harness.fleet import Fleet, WorkerProcess
-from tests.harness.fleet_workflows import approval, blocking, chain, gated, gated_in_thread, in_thread
+from tests.harness.fleet_workflows import (
+    approval,
+    blocking,
+    chain,
+    gated,
+    gated_in_thread,
+    in_thread,
+    polls,
+)
 from tests.harness.running import journal_of, until
 
 pytestmark = pytest.mark.also_on_cluster
@@ -71,6 +79,31 @@ async def test_another_worker_takes_over_from_one_killed_in_a_step(fleet: Fleet,
     assert result == [victim.pid, heir.pid, heir.pid]
     assert names(fleet, handle) == ["one", "two", "two", "two-through", "three"]
     assert (await client.get_execution(handle.id))["lost_deliveries"] == 0, "the loss no longer counts"
+
+
+@pytest.mark.failure(1, 55)
+@pytest.mark.promise("continue as new")
+async def test_runs_that_continue_as_new_survive_killed_workers(fleet: Fleet, client: PolosClient) -> None:
+    """Wherever a worker is killed, an execution is in its old run as a whole, or in its new one."""
+    await fleet.start()
+    victim = await fleet.start()
+    runs, steps, kills = 40, 5, 4
+    handles = [await polls.invoke(client, {"runs": runs, "steps": steps}) for _ in range(3)]
+    for kill in range(1, kills + 1):
+        share = len(handles) * runs * steps * kill // (kills + 1)
+
+        def have_happened(share: int = share) -> bool:
+            return sum(len(fleet.effects(handle.id)) for handle in handles) >= share
+
+        await until(have_happened, f"{share} steps")
+        victim.kill()
+        victim = await fleet.start()
+    for handle in handles:
+        assert await handle.result(timeout=60) == [runs * sum(range(steps)), runs]
+        done = names(fleet, handle)
+        assert list(dict.fromkeys(done)) == [f"{run}.{step}" for run in range(runs) for step in range(steps)]
+        assert len(done) - runs * steps <= kills, "only a step that was running runs again"
+        assert (await client.get_execution(handle.id)).continued_in == runs
 
 
 @pytest.mark.failure(2, 19)

@@ -162,7 +162,7 @@ class Children(Calls):
         return [
             ExecutionHandle(
                 activation.host.connection,
-                record.child_id(activation.id, key, index),
+                record.child_id(activation.id, key, index, activation.origin.since_run),
                 one.workflow_id,
                 root_workflow_id=activation.origin.root_workflow_id,
             )
@@ -177,7 +177,10 @@ class Children(Calls):
         if not calls:
             return []
         record = await self._decision(key, stored, ChildRecord, call_site)
-        ids = [record.child_id(activation.id, key, index) for index in range(len(calls))]
+        ids = [
+            record.child_id(activation.id, key, index, activation.origin.since_run)
+            for index in range(len(calls))
+        ]
         names = [journal.result_name(child_id) for child_id in ids]
         missing = [name for name in names if name not in activation.journal.records]
         if missing:  # results that came during this activation
@@ -200,6 +203,10 @@ class Children(Calls):
                     f"started {record.children} before: its arguments must be the same at every replay"
                 )
             )
+        if status == "open" and record is None:
+            activation.expect(len(calls), key, call_site)  # their results
+        elif record is not None and record.status == "open":
+            activation.journal.expected += record.left
         started = 0 if record is None else record.started
         if stored is not None and (
             started == len(calls) or (record is not None and record.status == "closed")
@@ -266,7 +273,8 @@ class Children(Calls):
             workflow_id, packed, start = await activation.journal.ask(prepared)
         except (StoredValueError, ConfigurationError) as error:
             raise type(error)(f"child {index} of step {key!r}: {error}") from error.__cause__
-        return Child(keys.child_id(activation.id, key, index), workflow_id, packed, start)
+        child_id = keys.child_id(activation.id, key, index, activation.origin.since_run)
+        return Child(child_id, workflow_id, packed, start)
 
 
 class _Older(Exception):

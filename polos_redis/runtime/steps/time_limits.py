@@ -100,7 +100,7 @@ async def _abandon(
 ) -> None:
     """Abandon a thread; returns when the step may be tried again."""
     thread.add_done_callback(drop_result, context=tasks.OUTSIDE)
-    activation.host.abandon(thread)
+    activation.host.abandon(thread, step.facts)
     facts = {**step.facts, "seconds": limit.seconds}
     if is_last or limit.retry_abandoned:
         logger.warning("step timed out, its thread is abandoned", extra=facts)

@@ -17,6 +17,7 @@ from polos_redis.errors import NotAwaitedError
 from polos_redis.runtime.call_sites import described
 from polos_redis.runtime.gate import State
 from polos_redis.runtime.steps.calls import Calls
+from polos_redis.runtime.steps.continuing import Continuing
 from polos_redis.runtime.steps.patches import Patches
 
 Warn = Callable[[Coroutine[Any, Any, Any]], None]
@@ -48,7 +49,10 @@ def _fails(calls: Calls, arguments: dict[str, Any]) -> bool:
     if activation.state is State.FINISHING:
         return False
     key, call_site = arguments.get("key", arguments.get("id")), arguments.get("call_site")
-    call = f"ctx.patched({key!r})" if isinstance(calls, Patches) else f"the call of step {key!r}"
+    if isinstance(calls, Continuing):
+        call = "ctx.continue_as_new(...)"
+    else:
+        call = f"ctx.patched({key!r})" if isinstance(calls, Patches) else f"the call of step {key!r}"
     at = f" at {described(call_site)}" if call_site is not None else ""
     error = NotAwaitedError(f"{call}{at} was not awaited, so it did not run: write `await` before it")
     if asyncio._get_running_loop() is activation.loop:

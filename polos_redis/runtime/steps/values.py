@@ -52,10 +52,16 @@ class Values(Runs):
     ) -> Coroutine[Any, Any, T]:
         recorded = self._activation.host.recorded_values
         if recorded is not None:
-            make = partial(_recorded, recorded, (self._activation.id, key), make)
+            make = partial(_recorded, recorded, (self._activation.id, self._of_this_run(key)), make)
         return self._run(key, True, make, 0, 0.0, 0.0, call_site)
 
     def idempotency_key(self, key: str) -> str:
-        """A stable key (32 hex digits) for the far side of a step: the same at every attempt and replay."""
-        name = f"{self._activation.id}\0{key}".encode("utf-8", "surrogatepass")
+        """A stable key (32 hex digits) for the far side of a step: the same at every attempt, replay and
+        retry, and another one after `ctx.continue_as_new`."""
+        name = f"{self._activation.id}\0{self._of_this_run(key)}".encode("utf-8", "surrogatepass")
         return blake2b(name, digest_size=16).hexdigest()
+
+    def _of_this_run(self, key: str) -> str:
+        """A step key, told apart from the same one before `ctx.continue_as_new`."""
+        since = self._activation.origin.since_run
+        return key if since == 1 else f"{key}\0{since}"

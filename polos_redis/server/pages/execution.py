@@ -12,6 +12,7 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
+from polos_redis import settings
 from polos_redis.client import PolosClient
 from polos_redis.decisions.answer_types import verdict
 from polos_redis.definitions.published import definition_of
@@ -172,9 +173,16 @@ async def _page(request: Request, execution_id: str, notice: str = "", status: i
             "can_retry": retriable and caller.may("invoke"),
             "can_skip": retriable and caller.may("admin"),
             "longest_reason": LONGEST_REASON,
+            "limit": None if over else _limit_of_a_long_journal(found.records),
         },
         status=status,
     )
+
+
+def _limit_of_a_long_journal(records: int) -> int | None:
+    """Returns how many records a journal may have, if it is long."""
+    limit: int = settings.resolve("max_journal_records")
+    return limit if records > settings.long_journal(limit) else None
 
 
 def _audited(stored: bytes | None) -> Any:

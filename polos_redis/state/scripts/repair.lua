@@ -8,6 +8,7 @@
 --       4 how many rows
 -- Returns {the next cursor, '0' after the last page, rows looked at, flat list: execution, what was wrong}.
 -- #include cancelling
+-- #include continuing
 -- #include reserved
 local P, kind, name, cursor, limit = KEYS[1], unpack(ARGV)
 local HOLDERS <const> = 20 -- of a semaphore, looked at for each execution that waits for a slot
@@ -196,6 +197,12 @@ local function check_execution(id, from)
     if complete(id, status, from) then return end
     redis.call('HSET', exec, 'status', 'queued') -- its retry was begun
     status = 'queued'
+  end
+  local continuing, retention = unpack(redis.call('HMGET', exec, 'continuing', 'retention'))
+  if continuing then
+    clear_runs(P, id, run, tonumber(retention), waits, workflow, version)
+    waits, version = nil, nil
+    note(id, 'its next run was begun')
   end
   local names = index or workflow
   if status ~= from then

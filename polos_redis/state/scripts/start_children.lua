@@ -20,9 +20,9 @@ local EVENTS <const> = 13
 local PER_CHILD <const> = 4
 total, first = tonumber(total), tonumber(first)
 local children = EVENTS + tonumber(events) -- where they begin
-local count, old, is = fence(P, id, entry, owner, known, key, 'relations', 'created')
+local count, old, is = fence(P, id, entry, owner, known, key, 'relations', 'created', 'since')
 if count < 0 then return count end
-local _, parent_created = unpack(is, FURTHER)
+local _, parent_created, parent_since = unpack(is, FURTHER)
 local record = old and cmsgpack.unpack(old)
 if record and (record[KIND] ~= 'child' or record[STATUS] == 'closed' or record[CHILD_STARTED] > first
     or record[CHILD_STARTED] == total) then
@@ -83,7 +83,7 @@ local function start(child, created, workflow, input, options)
   elseif not is then
     redis.call('SADD', P .. 'descendants:' .. root_of(id), child)
     options = cmsgpack.unpack(options)
-    options.parent_created = parent_created
+    options.parent_created, options.parent_since = parent_created, parent_since or nil
     create(P, child, workflow, input, retention, created, options)
   end
 end

@@ -3,7 +3,8 @@
 -- #include index
 -- relations_for: what binds a new execution that starts at a time, ms, to others, by its options (see create).
 local function relations_for(P, o, from)
-  local relations = {parent = o.parent, parent_created = o.parent_created, key = o.key, timeout = o.timeout}
+  local relations = {parent = o.parent, parent_created = o.parent_created, parent_since = o.parent_since, key = o.key,
+    timeout = o.timeout}
   local limit = o.semaphore and limit_of(P, o.semaphore, o.limit)
   if limit then relations.semaphore, relations.limit, relations.near = o.semaphore, limit, o.near end
   if o.timeout then relations.deadline = from + o.timeout end
@@ -13,7 +14,8 @@ end
 -- create: create an execution and make it runnable: at once, when it gets a slot, or later; unless there is one with
 -- its id. Returns whether it was created. `created` is its score in the index, us. `o` are its options, one map: queue,
 -- origin (where it comes from, for its code), semaphore (if a limit is known), limit, near, timeout (of the run, ms),
--- delay (ms), at (ms), digest (of the request), parent, parent_created, key.
+-- delay (ms), at (ms), digest (of the request), parent, parent_created, parent_since (the run that its journal began
+-- with, if it has continued as new), key.
 local function create(P, id, workflow, input, retention, created, o)
   o = o or {}
   local exec = P .. 'exec:' .. id

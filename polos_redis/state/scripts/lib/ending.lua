@@ -32,12 +32,13 @@ local function let_go(P, one, relations)
 end
 
 -- notify_parent: a child has ended. Its parent is woken when a step waited for this child last; one that has failed
--- keeps the result for its next run.
+-- keeps the result for its next run. One that has continued as new does not know the step any more.
 local function notify_parent(P, id, relations, status, value)
   local parent, key = relations.parent, relations.key
   let_go(P, id, relations)
-  local is = redis.call('HGET', P .. 'exec:' .. parent, 'status')
+  local is, since = unpack(redis.call('HMGET', P .. 'exec:' .. parent, 'status', 'since'))
   if not is_live(is) and is ~= 'failed' then return end
+  if since and since ~= relations.parent_since then return end
   local record = record_of(P, parent, key)
   if record[KIND] ~= 'child' or record[STATUS] == 'started' then return end
   local result = cmsgpack.pack({1, status, value, key, record[OPENED]})
