@@ -108,6 +108,12 @@ def test_events_that_are_older_than_the_retention_go(desk: Desk) -> None:
     assert kinds[-1] == b"workflow_continue"
 
 
+def test_a_retention_that_began_before_1970_drops_nothing(desk: Desk) -> None:
+    by = desk.start(retention=10**13)
+    assert desk.continue_as_new(by) == 0
+    assert desk.events(by.id)[-1] == b"workflow_continue"
+
+
 def test_a_child_leaves_its_roots_stream_alone(desk: Desk) -> None:
     by = desk.start()
     child = desk.child(by)

@@ -36,7 +36,9 @@ if state ~= '' then append(fields, 'state', state) end
 if queue then append(fields, 'queue', queue) end
 redis.call('HSET', exec, unpack(fields)) -- from here on it is the next run; repair does the rest if need be
 clear_runs(P, id, run, tonumber(e[EXEC_RETENTION]), e[EXEC_WAITS], e[EXEC_WORKFLOW], e[EXEC_VERSION])
-if root_of(id) == id then redis.call('XTRIM', P .. 'topic:' .. id, 'MINID', '~', now - e[EXEC_RETENTION]) end
+if root_of(id) == id then
+  redis.call('XTRIM', P .. 'topic:' .. id, 'MINID', '~', math.max(0, now - e[EXEC_RETENTION]))
+end
 offer_listed(P, id, name, e[EXEC_CREATED], e[EXEC_WORKFLOW], run, queue, relations,
   inlined_payload(P, id, input, origin))
 return 0
