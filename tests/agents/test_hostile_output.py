@@ -14,7 +14,7 @@ from polos_redis import Agent, WorkflowContext, tool, workflow
 from polos_redis.testing.model import Call, ModelRequest, Reply, Say
 from tests.harness.agents import error_of, talking
 
-MAX_WAIT = 0.5  # seconds of CPU that another workflow may wait for more than without the value
+MAX_WAIT = 1.0  # seconds of CPU that another workflow may wait for more than without the value
 
 
 class Left(BaseModel):

@@ -14,7 +14,18 @@ from tests import ROOT
 
 SECONDS = 60
 STARTED = {
-    *("announcer", "approval", "asked", "delayed", "early", "failing", "forgiving", "hurried", "keyed"),
+    *(
+        "announcer",
+        "approval",
+        "asked",
+        "delayed",
+        "early",
+        "failing",
+        "feed",
+        "forgiving",
+        "hurried",
+        "keyed",
+    ),
     *("listener", "long", "narrow", "notified", "office", "parent", "race", "responder", "steps", "stubborn"),
     *("tally", "timed"),
 }

@@ -4,6 +4,7 @@ lose nothing."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import signal
 from collections.abc import Iterator
@@ -118,11 +119,10 @@ def _said_once(process: Running) -> None:
 
 
 async def test_a_worker_of_the_newer_release_stays(polos: Command, redis_url: str, namespace: str) -> None:
-    with (
-        polos.start(POLOS, "worker", "older.py", "--lease-seconds", "3") as older,
-        polos.worker("newer.py", "--lease-seconds", "3"),
-    ):
+    with contextlib.ExitStack() as stack:
+        older = stack.enter_context(polos.start(POLOS, "worker", "older.py", "--lease-seconds", "3"))
         older.wait_for("worker ready")
+        stack.enter_context(polos.worker("newer.py", "--lease-seconds", "3"))
         upgrade(redis_url, namespace)
         assert await older.ended() == 78
         store(redis_url, namespace, minimum_reader=KNOWN_FORMAT)

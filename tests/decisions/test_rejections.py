@@ -125,7 +125,7 @@ async def by_link(at: Running, handle: ExecutionHandle[Any]) -> None:
     found = await at.client.get_suspension(handle.id, "pay")
     created_at = datetime.fromisoformat(found["execution_created_at"])
     token = links.token(handle.id, "pay", found["run"], created_at, name="ann")
-    async with serving(at.client, links=links) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with serving(at.client, links=links) as url, httpx2.AsyncClient(timeout=60, base_url=url) as api:
         response = await api.post(
             f"/api/v1/executions/{handle.id}/resume",
             json={"step_key": "pay", "data": NO},

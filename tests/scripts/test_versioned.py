@@ -158,8 +158,8 @@ def test_items_that_a_later_release_appends_are_ignored(
     fields = _unpacked(stored)
     if write is suspension:  # up to the places of its optional items
         fields += [b"", [b"left", 1, b"", b""]][len(fields) - 17 :]
-    elif write in (wait, children):  # whose race is optional
-        fields += [b""] * ({wait: 12, children: 9}[write] - len(fields))
+    elif write in (wait, children):  # whose race, and execution of a fork, are optional
+        fields += [b""] * ({wait: 12, children: 10}[write] - len(fields))
     elif write is audited:
         fields += [b""] * (12 - len(fields))
     known = read(packed(fields))

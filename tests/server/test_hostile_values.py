@@ -26,7 +26,7 @@ from tests.harness.command import POLOS, Command, Running
 from tests.harness.running import until
 
 FLOWS = str(Path(__file__).with_name("hostile_flows.py"))
-MAX_WAIT = 0.5  # seconds that a process may compute while another caller waits for it
+MAX_WAIT = 1.0  # seconds that a process may compute while another caller waits for it
 MAX_GROWTH = 100_000_000  # bytes
 MAX_PAGE = 2_000_000  # bytes of a page
 

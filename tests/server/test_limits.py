@@ -99,12 +99,12 @@ async def test_a_body_that_stalls_is_refused(client: PolosClient, monkeypatch: p
             stalled = await Socket.open(url, head(**mine) + sent)
             assert await stalled.status() == 408
             stalled.close()
-        async with httpx2.AsyncClient(base_url=url) as api:
+        async with httpx2.AsyncClient(timeout=60, base_url=url) as api:
             assert (await api.post(PATH, json={"workflow_id": "limits"}, headers=mine)).status_code == 201
 
 
 async def test_what_is_held_of_bodies_is_limited_for_each_caller(client: PolosClient) -> None:
-    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(timeout=60, base_url=url) as api:
         mine, yours = await key(client, "invoke"), await key(client, "invoke")
         held = [await Socket.open(url, head(**mine)) for _ in range(2 * bodies.MOST_BODIES)]
         sending = [asyncio.ensure_future(one.send(b" " * (SIZE - 1))) for one in held]
@@ -210,7 +210,7 @@ async def test_a_broken_body_logs_no_error(client: PolosClient, caplog: pytest.L
         "an endless chunk head": head + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 200_000,
         "no request after one": b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\nno request\r\n\r\n",
     }
-    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(timeout=60, base_url=url) as api:
         for one in sent.values():
             leaving = await Socket.open(url, one)
             await leaving.send(b"")
@@ -240,7 +240,7 @@ async def test_a_response_does_not_wait_for_acknowledgements(client: PolosClient
 
 @pytest.mark.threat(1)
 async def test_guesses_cause_few_look_ups(client: PolosClient) -> None:
-    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(timeout=60, base_url=url) as api:
         known = await key(client, "read")
         assert (await api.get(PATH, headers=known)).status_code == 200
         before, started = await commands(client), time.monotonic()
@@ -260,7 +260,7 @@ async def test_guesses_cause_few_look_ups(client: PolosClient) -> None:
 
 @pytest.mark.threat(1)
 async def test_a_refused_key_is_not_looked_up_again(client: PolosClient) -> None:
-    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(timeout=60, base_url=url) as api:
         wrong = {"Authorization": "Bearer polos_0000000000000000_guess"}
         before = await commands(client)
         assert [(await api.get(PATH, headers=wrong)).status_code for _ in range(10)] == [401] * 10
@@ -268,7 +268,10 @@ async def test_a_refused_key_is_not_looked_up_again(client: PolosClient) -> None
 
 
 async def test_a_caller_over_the_limit_causes_no_look_ups(client: PolosClient) -> None:
-    async with serving(client, rate_limit="5/hour") as url, httpx2.AsyncClient(base_url=url) as api:
+    async with (
+        serving(client, rate_limit="5/hour") as url,
+        httpx2.AsyncClient(timeout=60, base_url=url) as api,
+    ):
         mine = await key(client, "read")
         assert [(await api.get("/api/v1/suspensions", headers=mine)).status_code for _ in range(5)] == [
             200
@@ -284,7 +287,7 @@ async def test_a_caller_over_the_limit_causes_no_look_ups(client: PolosClient) -
 
 @pytest.mark.threat(5)
 async def test_a_revoked_key_is_refused_at_once(client: PolosClient) -> None:
-    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(timeout=60, base_url=url) as api:
         made, secret = await apikeys.create(client, "ann", ["read"])
         mine = {"Authorization": f"Bearer {secret}"}
         assert (await api.get(PATH, headers=mine)).status_code == 200
@@ -308,7 +311,10 @@ async def test_every_route_has_a_rate_for_an_address_without_a_key(
         for method in route.methods or ()
     } | {("GET", "/nothing"), ("PUT", "/login")}
     assert len(routes) > 30
-    async with serving(client, rate_limit="3/hour") as url, httpx2.AsyncClient(base_url=url) as api:
+    async with (
+        serving(client, rate_limit="3/hour") as url,
+        httpx2.AsyncClient(timeout=60, base_url=url) as api,
+    ):
         for method, path in sorted(routes):
             seen = [(await api.request(method, path)).status_code for _ in range(5)]
             assert seen[-1] == 429, (method, path, seen)
@@ -316,7 +322,10 @@ async def test_every_route_has_a_rate_for_an_address_without_a_key(
 
 @pytest.mark.threat(3)
 async def test_other_public_requests_do_not_count_against_a_probe(client: PolosClient) -> None:
-    async with serving(client, rate_limit="3/hour") as url, httpx2.AsyncClient(base_url=url) as api:
+    async with (
+        serving(client, rate_limit="3/hour") as url,
+        httpx2.AsyncClient(timeout=60, base_url=url) as api,
+    ):
         for _ in range(5):
             refused = await api.get("/openapi.json")
         problem(refused, 429, "too-many-requests")
@@ -332,7 +341,7 @@ async def test_servers_count_a_caller_together(limit: str, sent: int, client: Po
     async with (
         serving(client, rate_limit=limit) as one,
         serving(client, rate_limit=limit) as two,
-        httpx2.AsyncClient() as api,
+        httpx2.AsyncClient(timeout=60) as api,
     ):
         mine = await key(client, "read")
         most = int(limit.partition("/")[0])
@@ -344,7 +353,10 @@ async def test_servers_count_a_caller_together(limit: str, sent: int, client: Po
 
 
 async def test_calls_at_once_share_what_is_taken(client: PolosClient) -> None:
-    async with serving(client, rate_limit="400/hour") as url, httpx2.AsyncClient(base_url=url) as api:
+    async with (
+        serving(client, rate_limit="400/hour") as url,
+        httpx2.AsyncClient(timeout=60, base_url=url) as api,
+    ):
         mine = await key(client, "read")
         answers = await asyncio.gather(*(api.get("/api/v1/suspensions", headers=mine) for _ in range(100)))
         assert {answer.status_code for answer in answers} == {200}
@@ -377,7 +389,7 @@ async def test_the_streams_of_a_caller_are_limited(
     client: PolosClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(site, "STREAMS", (2, 3))
-    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as api:
+    async with serving(client) as url, httpx2.AsyncClient(timeout=60, base_url=url) as api:
         mine, yours = await key(client, "read"), await key(client, "read")
         topic = "/api/v1/topics/t/events"
 

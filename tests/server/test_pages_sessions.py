@@ -125,7 +125,7 @@ async def test_a_copied_cookie_is_refused_after_the_logout_in_every_process(
     async with (
         PolosClient(redis_url, namespace) as elsewhere,
         serving(elsewhere, links=links) as other,
-        httpx2.AsyncClient(follow_redirects=True) as thief,
+        httpx2.AsyncClient(timeout=60, follow_redirects=True) as thief,
         visiting(site.base) as again,
     ):
         await again.log_in(secret)  # a second session of the same key
@@ -159,7 +159,7 @@ async def test_behind_an_undeclared_proxy_the_public_url_makes_cookies_secure(
 ) -> None:
     _, secret = await key_of(client)
     links = Links([SECRET], namespace, public_url, 60)
-    async with serving(client, links=links) as base, httpx2.AsyncClient(base_url=base) as http:
+    async with serving(client, links=links) as base, httpx2.AsyncClient(timeout=60, base_url=base) as http:
         page = Page(await http.get("/login"))
         (visitor_cookie,) = page.response.headers.get_list("set-cookie")
         sent = {"form_token": page.form("/login").get("form_token"), "key": secret}
@@ -202,7 +202,7 @@ async def test_rotating_the_secret_ends_no_session_while_the_old_one_is_kept(
     for secrets, path in (([new, SECRET], "/"), ([new], "/login")):
         async with (
             serving(client, links=Links(secrets, namespace, "", 60)) as base,
-            httpx2.AsyncClient(base_url=base, follow_redirects=True) as http,
+            httpx2.AsyncClient(timeout=60, base_url=base, follow_redirects=True) as http,
         ):
             response = await http.get("/", headers={"Cookie": f"polos_session={value}"})
             assert response.url.path == path
@@ -399,7 +399,7 @@ async def test_browsers_are_told_to_use_https_where_people_do(
 ) -> None:
     """A proxy that speaks HTTPS to people speaks HTTP to the server."""
     links = Links([SECRET], namespace, public_url, 60)
-    async with serving(client, links=links) as base, httpx2.AsyncClient(base_url=base) as http:
+    async with serving(client, links=links) as base, httpx2.AsyncClient(timeout=60, base_url=base) as http:
         for path in ("/login", "/healthz", "/api/v1/executions", "/nothing"):
             found = (await http.get(path)).headers.get("strict-transport-security")
             assert (found is not None) == public_url.startswith("https:"), path

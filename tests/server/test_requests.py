@@ -132,7 +132,10 @@ async def test_every_response_has_security_headers(client: PolosClient) -> None:
 
 
 async def test_a_trusted_proxy_names_the_caller(client: PolosClient) -> None:
-    async with serving(client, rate_limit="2/hour") as url, httpx2.AsyncClient(base_url=url) as api:
+    async with (
+        serving(client, rate_limit="2/hour") as url,
+        httpx2.AsyncClient(timeout=60, base_url=url) as api,
+    ):
 
         async def status(address: str) -> int:
             return (await api.get(PATH, headers={"X-Forwarded-For": address})).status_code

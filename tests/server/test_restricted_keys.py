@@ -178,7 +178,7 @@ async def test_lists_leave_out_the_rest(shop: Shop) -> None:
         return [one["execution_id"] for one in page["suspensions"]]
 
     everything = {shop.ordered.id, shop.child, shop.charged.id}
-    admin = httpx2.AsyncClient(base_url=shop.url, headers=await key(shop.at.client, "read"))
+    admin = httpx2.AsyncClient(timeout=60, base_url=shop.url, headers=await key(shop.at.client, "read"))
     async with admin:
         assert await ids(admin) == everything
         assert len(await open_ones(admin)) == 2

@@ -297,7 +297,7 @@ async def test_the_key_says_who_answers(client: PolosClient) -> None:
     async with (
         serving(client) as url,
         working(client, approval) as worker,
-        httpx2.AsyncClient(base_url=url) as api,
+        httpx2.AsyncClient(timeout=60, base_url=url) as api,
     ):
         desk = Desk(api, Running(client, worker))
 

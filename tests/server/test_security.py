@@ -150,7 +150,7 @@ async def test_a_key_is_for_its_namespace(client: PolosClient, redis_url: str, n
     async with (
         PolosClient(redis_url, namespace + "-other") as other,
         serving(other) as url,
-        httpx2.AsyncClient(base_url=url, headers=headers) as api,
+        httpx2.AsyncClient(timeout=60, base_url=url, headers=headers) as api,
     ):
         problem(await api.get("/api/v1/executions"), 401, "unauthorized")
 
@@ -164,7 +164,7 @@ async def test_a_link_is_only_for_its_suspension_in_its_run(client: PolosClient)
     async with (
         serving(client, links=links) as url,
         working(client, guarded) as worker,
-        httpx2.AsyncClient(base_url=url) as api,
+        httpx2.AsyncClient(timeout=60, base_url=url) as api,
     ):
         run = Running(client, worker)
         handle = await client.invoke(guarded, ["first", "second"])
@@ -235,7 +235,9 @@ async def test_a_link_stays_valid_while_its_suspension_is_open_across_runs(clien
 
         await until(in_the_next_run)
         assert (await client.get_suspension(handle.id, "ask"))["run"] == 1
-        async with httpx2.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}) as api:
+        async with httpx2.AsyncClient(
+            timeout=60, base_url=url, headers={"Authorization": f"Bearer {token}"}
+        ) as api:
             path = f"/api/v1/executions/{handle.id}/resume"
             done = await api.post(path, json={"step_key": "ask", "data": 5})
         assert done.json()["outcome"] == "accepted"
@@ -275,7 +277,7 @@ async def test_a_link_is_not_for_a_deleted_and_restarted_execution(
         created = await created_at(client, handle.id) if says_when else None
         token = links.token(handle.id, "first", 1, created)
         headers = {"Authorization": f"Bearer {token}"}
-        async with httpx2.AsyncClient(base_url=url, headers=headers) as api:
+        async with httpx2.AsyncClient(timeout=60, base_url=url, headers=headers) as api:
             shown = await api.get(f"/api/v1/executions/{handle.id}/suspensions/first")
             assert shown.status_code == 200
         await client.cancel(handle.id)
@@ -283,7 +285,7 @@ async def test_a_link_is_not_for_a_deleted_and_restarted_execution(
         restarted = await client.invoke(guarded, ["first"], idempotency_key="once")
         assert restarted.id == handle.id
         await run.opened(restarted, "first")
-        async with httpx2.AsyncClient(base_url=url, headers=headers) as api:
+        async with httpx2.AsyncClient(timeout=60, base_url=url, headers=headers) as api:
             answer = {"step_key": "first", "data": "yes"}
             refused = await api.post(f"/api/v1/executions/{restarted.id}/resume", json=answer)
             assert "was restarted" in problem(refused, 403, "forbidden")["detail"]
@@ -351,7 +353,7 @@ async def test_an_invalid_link_is_refused(client: PolosClient) -> None:
 
 async def test_a_session_cookie_can_only_read(client: PolosClient) -> None:
     _, secret = await apikeys.create(client, "ann", ["admin"])
-    async with serving(client) as url, httpx2.AsyncClient(base_url=url) as browser:
+    async with serving(client) as url, httpx2.AsyncClient(timeout=60, base_url=url) as browser:
         token = re.search(r'name="form_token" value="([^"]+)"', (await browser.get("/login")).text)
         assert token is not None
         await browser.post("/login", data={"form_token": token[1], "key": secret})
@@ -387,7 +389,7 @@ async def test_pages_of_allowed_origins_may_call(client: PolosClient) -> None:
     headers = await key(client, "read")
     async with (
         serving(client, cors_origins=["https://app.example.com/"]) as url,
-        httpx2.AsyncClient(base_url=url) as api,
+        httpx2.AsyncClient(timeout=60, base_url=url) as api,
     ):
         for origin, allowed in (("https://app.example.com", True), ("https://evil.example.com", False)):
             asked = {

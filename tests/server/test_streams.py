@@ -149,7 +149,7 @@ async def test_a_stream_ends_when_its_key_is_revoked(
 
     async with contextlib.AsyncExitStack() as stack:
         api = await stack.enter_async_context(
-            httpx2.AsyncClient(base_url=await stack.enter_async_context(serving(client)))
+            httpx2.AsyncClient(timeout=60, base_url=await stack.enter_async_context(serving(client)))
         )
         headers = {name: await key(client, "read", name=name) for name in ("ann", "bob")}
         anns, bobs = [
@@ -185,7 +185,7 @@ async def _end(lines: AsyncIterator[str]) -> None:
 
 async def test_stopping_the_server_ends_open_streams(client: PolosClient) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        api = await stack.enter_async_context(httpx2.AsyncClient())
+        api = await stack.enter_async_context(httpx2.AsyncClient(timeout=60))
         async with serving(client, insecure_dev=True) as url:
             answer = await stack.enter_async_context(api.stream("GET", f"{url}/api/v1/topics/quiet/events"))
             assert answer.status_code == 200
@@ -210,7 +210,7 @@ async def test_tokens_are_only_for_approvers(client: PolosClient) -> None:
     url = links.url("x", "y", 1, datetime.now(UTC))
     page = url.partition("?")[0]
     _, secret = await apikeys.create(client, "ann", ["approve"])
-    async with serving(client) as server, httpx2.AsyncClient(base_url=server) as api:
+    async with serving(client) as server, httpx2.AsyncClient(timeout=60, base_url=server) as api:
         data = {"in": [{"_approval_url": url, "note": f"see {url}", "key": secret}]}
         await events.publish(client, "links", EventData("suspend", data))
         for scope, shown in (("read", page), ("approve", url), ("admin", url)):

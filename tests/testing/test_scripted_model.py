@@ -692,7 +692,7 @@ async def test_a_missing_key_is_refused(authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     async with (
         ScriptedModel([]) as server,
-        httpx2.AsyncClient(base_url=server.base_url, headers=headers) as client,
+        httpx2.AsyncClient(timeout=60, base_url=server.base_url, headers=headers) as client,
     ):
         answer = await client.post("/responses", json={"model": "small", "input": "x"})
     assert answer.status_code == 401
@@ -704,7 +704,7 @@ async def test_an_unknown_path_or_a_non_object_body_is_refused() -> None:
     headers = {"Authorization": "Bearer test"}
     async with (
         ScriptedModel([]) as server,
-        httpx2.AsyncClient(base_url=server.base_url, headers=headers) as client,
+        httpx2.AsyncClient(timeout=60, base_url=server.base_url, headers=headers) as client,
     ):
         assert (await client.post("/completions", json={})).status_code == 404
         for content in (b"[]", b"{"):

@@ -71,7 +71,7 @@ async def look(client: PolosClient) -> Scrape:
 
 async def scrape(url: str | None) -> Scrape:
     assert url is not None
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         reply = await http.get(url)
     assert reply.status_code == 200
     assert reply.headers["content-type"].startswith("text/plain; version=")

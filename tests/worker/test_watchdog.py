@@ -214,7 +214,7 @@ async def test_a_request_that_blocks_the_server_is_named(
         listener = Listener(app)
         listening = listen("127.0.0.1", 0)
         serving = asyncio.create_task(listener.serve([listening]))
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=60) as http:
             url = f"http://127.0.0.1:{listening.getsockname()[1]}/blocks?token=secret"
             assert (await http.get(url, timeout=30)).status_code == 200
         found = await warning(caplog)
