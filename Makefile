@@ -9,6 +9,7 @@
 # make chaos            every feature under every fault, for half an hour: 15 seeds on several servers
 # make bench            the figures, also of peers, as a page with plots in benchmarks/results: about 20 minutes
 # make snapshots        the public surfaces as they are now, in tests/compatibility/snapshots
+# make golden           what this version stores, in tests/compatibility/golden
 # make docs             the documentation as a site, in site/
 # make clean            forget the virtual environment and all caches
 
@@ -25,7 +26,7 @@ ALL := --servers=all --hypothesis-profile=thorough
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check test-all test-skipped test-partitions test-cluster test-servers test-floors chaos bench snapshots \
-	lint types tests format docs clean
+	golden lint types tests format docs clean
 
 demo: $(VENV)/.installed-embedded,server
 	$(VENV)/bin/polos demo $(DEMO_ARGS)
@@ -77,6 +78,9 @@ bench: $(VENV)/.installed-dev
 
 snapshots: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.compatibility --write
+
+golden: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.compatibility.golden_record
 
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .
